@@ -1,0 +1,1 @@
+"""One file, one job or one claim: `python -m experiments.NAME --help`."""
