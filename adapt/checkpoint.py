@@ -1,0 +1,161 @@
+"""Checkpoints of a run: what is frozen once, what trains at every save; Orbax arrays behind one atomic index file.
+
+    checkpoints/frozen/        the frozen parameters, written once
+    checkpoints/step_00000250/ trainable parameters, optimizer state, step, key
+    checkpoints/index.json     which step is "last" and which is "best", and what the loop needs to go on
+
+A save is complete when index.json is replaced; a process killed before that leaves the previous save in force.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt import tree as t
+from adapt.errors import CheckpointError, OutputError, TreeError
+from adapt.train import State
+
+MARGIN = 64 << 20  # bytes left free on the disk beside what a save needs
+
+
+def save(folder: Path, state: State, info: dict[str, Any], best: bool) -> None:
+    """Save ``state`` as the last checkpoint, and as the best one if ``best``; ``info`` is plain JSON.
+
+    Raises :class:`OutputError` when the disk is full; the saves before stay valid.
+    """
+    step = int(state.step)
+    index = read_index(folder)
+    name = f"step_{step:08d}"
+    need_space(folder, t.nbytes((state.params, state.opt_state)))
+    if index.get("last", {}).get("folder") != name:
+        write_tree(folder / name, to_tree(state))
+    index["last"] = {"folder": name, **info}
+    if best:
+        index["best"] = index["last"]
+    write_text(folder / "index.json", json.dumps(index, indent=1))
+    for old in folder.glob("step_*"):
+        if old.name not in {entry["folder"] for entry in index.values()}:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def save_frozen(folder: Path, frozen: t.Tree) -> None:
+    """Save the frozen parameters, once a run."""
+    need_space(folder, t.nbytes(frozen))
+    if t.paths(frozen):
+        write_tree(folder / "frozen", frozen)
+
+
+def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
+    """The last checkpoint as (State placed like ``like``, info). Strict: paths, shapes and dtypes are those of ``like``.
+
+    Raises :class:`CheckpointError` where there is none or it does not fit.
+    """
+    info = read_index(folder).get("last")
+    if info is None:
+        raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite")
+    tree = read_tree(folder / info["folder"], to_tree(like))
+    leaves, structure = jax.tree.flatten(like.opt_state)
+    names = [f"leaf_{number:04d}" for number in range(len(leaves))]
+    opt_state = structure.unflatten([tree["optimizer"][name] for name in names])
+    key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
+    return State(tree["step"], tree.get("params", {}), opt_state, jax.device_put(key, like.step.sharding), tree["halted"]), info
+
+
+def load_params(folder: Path, like: t.Tree) -> t.Tree:
+    """The whole ``{"encoder", "head"}`` tree of the best checkpoint, as numpy float32, with the shapes of ``like``."""
+    index = read_index(folder)
+    info = index.get("best") or index.get("last")
+    if info is None:
+        raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save")
+    params = read_tree(folder / info["folder"], None).get("params", {})
+    if (folder / "frozen").exists():
+        params = t.merge(params, read_tree(folder / "frozen", None))
+    params = {"encoder": {}, "head": {}} | params
+    try:
+        t.check_like(params, like, f"the parameters in {folder}", dtypes=True)
+    except TreeError as fault:
+        raise CheckpointError(str(fault)) from None
+    return params
+
+
+def to_tree(state: State) -> t.Tree:
+    """A state as nested dicts of arrays; optimizer leaves are numbered in the order of their pytree."""
+    leaves = jax.tree.leaves(state.opt_state)
+    optimizer = {f"leaf_{number:04d}": leaf for number, leaf in enumerate(leaves)}
+    return {
+        "step": state.step,
+        "halted": state.halted,
+        "key": jax.random.key_data(state.key),
+        "params": state.params,
+        "optimizer": optimizer,
+    }
+
+
+def write_tree(target: Path, tree: t.Tree) -> None:
+    from orbax.checkpoint import v1 as orbax
+
+    if target.exists():  # left by a process that was killed between the write and the index
+        shutil.rmtree(target)
+    try:
+        orbax.save(target, tree)
+    except Exception as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
+        for half in target.parent.glob(f"{target.name}*"):
+            shutil.rmtree(half, ignore_errors=True)
+        if isinstance(fault, OSError) or "No space left" in str(fault) or "ENOSPC" in str(fault):
+            raise OutputError(f"cannot write {target}: {str(fault).splitlines()[0]}; earlier checkpoints are kept") from None
+        raise
+
+
+def read_tree(source: Path, like: t.Tree | None) -> t.Tree:
+    """Read a tree; with ``like``, strictly its structure and placed on its devices; without, numpy arrays."""
+    from orbax.checkpoint import v1 as orbax
+
+    try:
+        stored = orbax.metadata(source).metadata
+        if like is None:
+            cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+            wanted = t.map_paths(lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cpu), stored)
+            return t.map_paths(lambda _, leaf: np.asarray(leaf), orbax.load(source, wanted))
+        t.check_like(stored, like, f"the checkpoint {source}", dtypes=True)
+        wanted = t.map_paths(lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        return orbax.load(source, wanted)
+    except TreeError as fault:
+        raise CheckpointError(str(fault)) from None
+    except (OSError, ValueError, KeyError) as fault:
+        raise CheckpointError(f"cannot read the checkpoint {source}: {str(fault).splitlines()[0]}") from None
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "index.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as fault:
+        raise CheckpointError(f"{folder / 'index.json'} is not JSON: {fault}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as fault:
+        beside.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {fault.strerror or fault}") from None
+
+
+def need_space(folder: Path, need: int) -> None:
+    """Raise :class:`OutputError` before writing when ``need`` bytes will not fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if need + MARGIN > free:
+        raise OutputError(f"the disk of {folder} has {free / 1e6:.0f} MB free and the checkpoint needs {need / 1e6:.0f} MB: make room")

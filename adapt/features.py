@@ -1,0 +1,100 @@
+"""The encoder as a fixed feature extractor: any number of examples through it in constant memory."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt import pack, train
+from adapt import tree as t
+from adapt.errors import StrategyError
+from adapt.hub import Pretrained
+from adapt.images import pixels
+from adapt.models import POOLINGS, Classifier, Encoder, Model
+
+WINDOW = 4096  # examples that are sorted and packed together
+IMAGES = 32  # images a batch
+
+Forward = Callable[[t.Tree, Mapping[str, Any]], jax.Array]
+
+
+def extractor(pretrained: Pretrained, pooling: str = "mean", layer: int | None = None, dtype: Any = np.float32) -> tuple[Forward, t.Tree]:
+    """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device).
+
+    ``layer`` counts 0 (embedding) to L (last block, with the final norm; the default); the head is discarded, except
+    the pooler where ``pooling="pooler"`` asks for it. Raises :class:`StrategyError` for a layer or pooling not there.
+    """
+    config = pretrained.config
+    layer = config.layers if layer is None else layer
+    if not 0 <= layer <= config.layers:
+        raise StrategyError(f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}")
+    if pooling not in POOLINGS:
+        raise StrategyError(f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)}")
+    params = t.graft(t.drop(pretrained.params, "head"), "head", pooler(pretrained) if pooling == "pooler" else {})
+    model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype))
+    return features_at(model, layer), jax.device_put(params, jax.local_devices()[0])
+
+
+@functools.cache
+def features_at(model: Model, layer: int) -> Forward:
+    """One compiled function a model and layer, however often it is asked for."""
+
+    def forward(params: t.Tree, batch: Mapping[str, Any]) -> jax.Array:
+        cut = model.stages if layer == model.stages - 1 else layer + 1
+        return model.apply_head(params["head"], model.prefix(params, batch, cut), batch)
+
+    return jax.jit(forward)
+
+
+def pooler(pretrained: Pretrained) -> t.Tree:
+    """The pre-trained pooler as a head of its own. Raises :class:`StrategyError` if the checkpoint has none."""
+    head = pretrained.params["head"]
+    if "pooler" not in head:
+        there = ", ".join(head) or "nothing"
+        raise StrategyError(
+            f"{pretrained.source} has no pooler to graft (its head holds: {there}): give another --pooling, "
+            "mean, cls, max or last"
+        )
+    return {"pooler": head["pooler"]}
+
+
+def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
+    """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself."""
+    tokenizer, start = pretrained.tokenizer, 0
+    if tokenizer is None:
+        raise StrategyError(f"{pretrained.source} has no tokenizer (tokenizer.json, vocab.txt, or vocab.json with merges.txt)")
+    for texts in chunks:
+        tokens, truncated = tokenizer.encode(texts)
+        for index, batch in pack.windows(tokens, tokenizer.max_length, pad=pretrained.config.pad_token):
+            yield index + start, batch, truncated
+            truncated = 0
+        start += len(texts)
+
+
+def image_windows(pretrained: Pretrained, chunks: Iterable[list[Any]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
+    """Chunks of PIL images -> (index, batch, 0), one image a row."""
+    start, settings = 0, pretrained.images
+    if settings is None:
+        raise StrategyError(f"{pretrained.source} is not an image encoder: give --text-column, not --image-column")
+    for images in chunks:
+        for at in range(0, len(images), IMAGES):
+            part = images[at : at + IMAGES]
+            batch = pack.image_batch(pixels(part, settings, start + at + 1), pretrained.config.positions, IMAGES)
+            yield np.arange(start + at, start + at + len(part)), batch, 0
+        start += len(images)
+
+
+def encode(pretrained: Pretrained, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None) -> np.ndarray:
+    """Texts -> features float32 [N, D]; ``normalize`` scales each to length 1, as sentence encoders are compared.
+
+    Texts longer than the tokenizer's ``max_length`` are truncated.
+    """
+    forward, params = extractor(pretrained, pooling, layer)
+    chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
+    pairs = ((index, batch) for index, batch, _ in text_windows(pretrained, chunks))
+    features = train.evaluate(forward, params, pairs, len(texts))
+    if not len(texts):
+        return np.zeros((0, pretrained.config.width), np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12) if normalize else features

@@ -1,0 +1,194 @@
+"""A name becomes a loaded checkpoint: a folder, a finished run, a bundled asset, or a hub id; and back to a folder."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from adapt import assets, checkpoint, families
+from adapt import tree as t
+from adapt.errors import CheckpointError
+from adapt.images import ImageSettings, image_settings
+from adapt.models import HEADS, Encoder, EncoderConfig, Model
+from adapt.tokenizer import Tokenizer, load_tokenizer
+
+PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint in memory: ``params`` is ``{"encoder": ..., "head": ...}`` of float32 numpy arrays."""
+
+    source: str
+    config: EncoderConfig
+    head: Any
+    params: t.Tree
+    tokenizer: Tokenizer | None = None
+    images: ImageSettings | None = None
+    task: str = ""  # of a finished run: classification, multilabel, regression; pre-training: mlm, clm
+    labels: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        return Model(Encoder(self.config), self.head)
+
+    def encode(self, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None) -> np.ndarray:
+        """Texts -> features float32 [N, D], the encoder used as it is. See :func:`adapt.features.encode`."""
+        from adapt.features import encode
+
+        return encode(self, texts, pooling, normalize, layer)
+
+
+def load(name: str | Path) -> Pretrained:
+    """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a hub id.
+
+    Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded in part.
+    """
+    folder = resolve(str(name))
+    if (folder / "model.json").exists():
+        return load_run(folder, str(name))
+    hf = read_json(folder, "config.json")
+    if "model_type" not in hf:
+        raise CheckpointError(f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?")
+    module = families.family(hf["model_type"])
+    try:
+        config, head, params = families.to_params(module, hf, read_tensors(folder), str(folder))
+    except KeyError as missing:
+        raise CheckpointError(f"{folder / 'config.json'} has no entry {missing}") from None
+    return with_inputs(Pretrained(str(name), config, head, params), folder, None)
+
+
+def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:
+    """Add what turns raw input into arrays: the tokenizer, or the image settings."""
+    config = model.config
+    if config.is_image:
+        return dataclasses.replace(model, images=image_settings(folder, config.image_size, config.channels))
+    if max_length is None and (file := folder / "sentence_bert_config.json").exists():
+        max_length = read_json(folder, file.name).get("max_seq_length")
+    tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions), config.family)
+    if tokenizer is not None and tokenizer.size > config.vocabulary:
+        raise CheckpointError(
+            f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has {config.vocabulary} rows: "
+            "the tokenizer belongs to another checkpoint"
+        )
+    return dataclasses.replace(model, tokenizer=tokenizer)
+
+
+def resolve(name: str) -> Path:
+    """The local folder of a checkpoint's name. Raises :class:`CheckpointError` when nothing is found."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
+    if name in assets.CHECKPOINTS:
+        return assets.fetch(name)
+    bundled = ", ".join(assets.CHECKPOINTS)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name:
+        raise CheckpointError(f"no checkpoint folder {name!r}: give a folder, a bundled name ({bundled}) or a hub id")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, cache_dir=assets.cache_folder() / "hub"))
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as fault:
+        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        raise CheckpointError(
+            f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub gave none: {reason}"
+        ) from None
+
+
+def read_json(folder: Path, file: str) -> dict[str, Any]:
+    path = folder / file
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors") from None
+    except (ValueError, OSError) as fault:
+        raise CheckpointError(f"{path} is not JSON: {fault}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not a JSON object")
+    return content
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        weight_map, files = None, ["model.safetensors"]
+    elif index.exists():
+        weight_map = read_json(folder, index.name).get("weight_map", {})
+        files = sorted(set(weight_map.values()))
+    else:
+        pickled = [f.name for pattern in ("*.bin", "*.pt", "*.msgpack", "*.h5") for f in folder.glob(pattern)]
+        hint = f" (found {pickled[0]}; convert it to safetensors first)" if pickled else ""
+        raise CheckpointError(f"no model.safetensors in {folder}{hint}")
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            tensors |= safetensors.numpy.load_file(folder / file)
+        except FileNotFoundError:
+            raise CheckpointError(f"{index} names {file}, which is not in the folder: fetch it again") from None
+        except (safetensors.SafetensorError, OSError, ValueError) as fault:
+            raise CheckpointError(f"{folder / file} is truncated or corrupt ({fault}): fetch it again") from None
+    if weight_map is not None and (absent := sorted(set(weight_map) - set(tensors))):
+        raise CheckpointError(f"{index} names {absent[0]} and {len(absent) - 1} more tensors that the shards do not hold")
+    return tensors
+
+
+def save_model(folder: Path, model: Pretrained) -> None:
+    """Write what a run's folder needs beside its checkpoints: model.json and the tokenizer."""
+    head = {"kind": type(model.head).__name__}
+    head |= {f.name: getattr(model.head, f.name) for f in dataclasses.fields(model.head) if f.name not in ("dtype", "parent", "name")}
+    content = {
+        "encoder": dataclasses.asdict(model.config),
+        "head": head,
+        "task": model.task,
+        "labels": list(model.labels),
+        "max_length": model.tokenizer.max_length if model.tokenizer else None,
+        "images": dataclasses.asdict(model.images) if model.images else None,
+    }
+    if model.tokenizer:
+        model.tokenizer.save(folder)
+    (folder / "model.json").write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def load_run(folder: Path, source: str) -> Pretrained:
+    """A finished (or stopped) run: its best checkpoint, encoder and head."""
+    content = read_json(folder, "model.json")
+    try:
+        spec = dict(content["head"])
+        head = HEADS[spec.pop("kind")](**spec)
+        config = EncoderConfig(**content["encoder"])
+        run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))
+        images, max_length = content["images"], content["max_length"]
+    except (KeyError, TypeError) as fault:
+        raise CheckpointError(f"{folder / 'model.json'} was not written by this version of adapt: {fault}") from None
+    params = checkpoint.load_params(folder / "checkpoints", run.model.shapes())
+    run = dataclasses.replace(run, params=params)
+    if images:
+        images = {key: tuple(value) if isinstance(value, list) else value for key, value in images.items()}
+        return dataclasses.replace(run, images=ImageSettings(**images))
+    return with_inputs(run, folder, max_length)
+
+
+def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]) -> None:
+    """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    for name, text in {"config.json": json.dumps(dict(config), indent=2), **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+
+
+def replace_folder(beside: Path, target: Path) -> None:
+    """Move a finished folder to its place, so that nobody ever sees half of one."""
+    if target.exists():
+        shutil.rmtree(target)
+    beside.rename(target)

@@ -1,0 +1,258 @@
+"""One transformer encoder for text and patches: post-norm (BERT) and pre-norm (GPT-2, ViT), packed rows throughout.
+
+Shapes in names: R rows, C tokens a row, D width, H heads, K width of a head, V vocabulary, N examples.
+The stages are the embedding (stage 0) and the blocks (stages 1 to L); a final norm belongs to the last block's stage.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Batch = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that fixes an encoder's shapes and arithmetic; plain numbers, so it is saved as JSON."""
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+    positions: int
+    vocabulary: int = 0  # text
+    types: int = 0  # segment types of text pairs; 0: the family has none
+    image_size: int = 0  # images: pixels a side
+    patch_size: int = 0
+    channels: int = 0
+    causal: bool = False
+    pre_norm: bool = False
+    activation: str = "gelu"
+    norm_epsilon: float = 1e-12
+    qkv_bias: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    init_range: float = 0.02
+    pad_token: int = 0
+
+    @property
+    def is_image(self) -> bool:
+        return self.image_size > 0
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": nn.gelu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+}
+
+
+class Dropout(nn.Module):
+    """Inverted dropout from 16 random bits an element: the rate is exact to 2^-17 and the bits cost half."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        cut = round(self.rate * 65536)
+        if deterministic or cut == 0:
+            return x
+        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
+        return jnp.where(bits >= cut, x * jnp.asarray(65536 / (65536 - cut), x.dtype), jnp.zeros((), x.dtype))
+
+
+class Weights(nn.Module):
+    """The kernel [in, out] and bias [out] of a dense layer, in compute dtype, for the caller to multiply."""
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+    init_range: float = 0.02
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array | None]:
+        kernel = self.param("kernel", nn.initializers.normal(self.init_range), (self.inputs, self.outputs))
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,)) if self.bias else None
+        return kernel.astype(self.dtype), None if bias is None else bias.astype(self.dtype)
+
+
+class Dense(Weights):
+    """x [..., in] -> x kernel + bias [..., out]."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        kernel, bias = super().__call__()
+        x = x.astype(self.dtype) @ kernel
+        return x if bias is None else x + bias
+
+
+class Norm(nn.Module):
+    """Layer normalisation (Ba et al. 2016); statistics in float32 whatever the compute dtype."""
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return (x * scale + bias).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, 3.2), block-diagonal over segments, causal where the family is.
+
+    Query, key and value are separate leaves and one matrix product; heads come before tokens ([R, H, C, K]), the
+    layout that XLA multiplies fastest on the CPU.
+    """
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool) -> jax.Array:
+        c = self.config
+        rows, tokens, width = x_RCD.shape
+        parts = [Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n)() for n in ("query", "key", "value")]
+        qkv = x_RCD @ jnp.concatenate([kernel for kernel, _ in parts], 1)
+        if c.qkv_bias:
+            qkv = qkv + jnp.concatenate([bias for _, bias in parts if bias is not None])
+        q, k, v = qkv.reshape(rows, tokens, 3, c.heads, width // c.heads).transpose(2, 0, 3, 1, 4)
+        scores_RHCC = jnp.einsum("RHCK,RHTK->RHCT", q * (width // c.heads) ** -0.5, k).astype(jnp.float32)
+        if mask_R1CC is not None:
+            scores_RHCC = jnp.where(mask_R1CC, scores_RHCC, jnp.finfo(jnp.float32).min)
+        weights = Dropout(c.attention_dropout)(nn.softmax(scores_RHCC).astype(self.dtype), deterministic)
+        mixed = jnp.einsum("RHCT,RHTK->RHCK", weights, v).transpose(0, 2, 1, 3).reshape(rows, tokens, width)
+        return Dense(width, width, True, c.init_range, self.dtype, name="output")(mixed)
+
+
+class MLP(nn.Module):
+    """Two dense layers with an activation between."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        x = Dense(c.width, c.mlp_width, True, c.init_range, self.dtype, name="up")(x)
+        return Dense(c.mlp_width, c.width, True, c.init_range, self.dtype, name="down")(ACTIVATIONS[c.activation](x))
+
+
+class Block(nn.Module):
+    """Attention and MLP with residuals; the norm after each sum (BERT) or before each branch (GPT-2, ViT)."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
+        c = self.config
+        branches = (
+            ("attention", lambda x: Attention(c, self.dtype, name="attention")(x, mask, deterministic)),
+            ("mlp", lambda x: MLP(c, self.dtype, name="mlp")(x)),
+        )
+        for name, branch in branches:
+            norm, drop = Norm(c.norm_epsilon, self.dtype, name=f"{name}_norm"), Dropout(c.dropout)
+            if c.pre_norm:
+                x = x + drop(branch(norm(x)), deterministic)
+            else:
+                x = norm(x + drop(branch(x), deterministic))
+        return x
+
+
+class TextEmbedding(nn.Module):
+    """Token, position and type embeddings, summed; BERT normalises the sum."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        c, normal = self.config, nn.initializers.normal(self.config.init_range)
+        self.token = self.param("token", normal, (c.vocabulary, c.width))
+        self.position = self.param("position", normal, (c.positions, c.width))
+        if c.types:
+            self.type = self.param("type", normal, (c.types, c.width))
+        if not c.pre_norm:
+            self.norm = Norm(c.norm_epsilon, self.dtype)
+        self.dropout = Dropout(c.dropout)
+
+    def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
+        x_RCD = self.token[batch["tokens"]] + self.position[batch["positions"]]
+        if self.config.types:
+            x_RCD = x_RCD + (self.type[batch["types"]] if "types" in batch else self.type[0])
+        x_RCD = x_RCD.astype(self.dtype) if self.config.pre_norm else self.norm(x_RCD)
+        return self.dropout(x_RCD, deterministic)
+
+
+class PatchEmbedding(nn.Module):
+    """Square patches of pixels [N, S, S, channels] through one dense layer, after a class token (ViT, eq. 1)."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
+        c, p, side = self.config, self.config.patch_size, self.config.image_size // self.config.patch_size
+        normal = nn.initializers.normal(c.init_range)
+        x = batch["pixels"].reshape(-1, side, p, side, p, c.channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(-1, side * side, p * p * c.channels)
+        x = Dense(p * p * c.channels, c.width, True, c.init_range, self.dtype, name="patch")(x)
+        first = self.param("class_token", normal, (c.width,)).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, c.width)), x], 1)
+        x = x + self.param("position", normal, (c.positions, c.width)).astype(self.dtype)
+        return Dropout(c.dropout)(x, deterministic)
+
+
+class Encoder(nn.Module):
+    """``embed``, then ``run`` any band of blocks, then ``finish``: the stages that freezing and caching cut between."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        self.embedding = (PatchEmbedding if c.is_image else TextEmbedding)(c, self.dtype)
+        self.blocks = [Block(c, self.dtype, name=f"block_{index:02d}") for index in range(c.layers)]
+        if c.pre_norm:
+            self.final_norm = Norm(c.norm_epsilon, self.dtype)
+
+    def embed(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        """The embedding stage: batch -> x [R, C, D]."""
+        return self.embedding(batch, deterministic)
+
+    def run(self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True) -> jax.Array:
+        """Blocks ``first`` to ``last - 1`` on x [R, C, D]."""
+        mask = attention_mask(batch, self.config.causal)
+        for block in self.blocks[first:last]:
+            x_RCD = block(x_RCD, mask, deterministic)
+        return x_RCD
+
+    def finish(self, x_RCD: jax.Array) -> jax.Array:
+        """The final norm, where the family has one."""
+        return self.final_norm(x_RCD) if self.config.pre_norm else x_RCD
+
+    def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
+        x = self.embed(batch, deterministic)
+        return self.finish(self.run(x, batch, 0, self.config.layers, deterministic))
+
+
+def attention_mask(batch: Batch, causal: bool) -> jax.Array | None:
+    """True where a token may look: within its own segment, not ahead if causal. None for images (all may)."""
+    if "pixels" in batch:
+        return None
+    segments = batch["segments"]
+    mask_R1CC = segments[:, None, :, None] == segments[:, None, None, :]
+    return mask_R1CC & jnp.tril(jnp.ones(mask_R1CC.shape[-2:], bool)) if causal else mask_R1CC

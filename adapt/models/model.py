@@ -1,0 +1,97 @@
+"""An encoder and a head on parameters ``{"encoder": ..., "head": ...}``, as pure functions cut where freezing cuts."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from adapt.models.encoder import Batch, Encoder
+from adapt.tree import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """``apply = suffix . prefix``: stages before ``cut`` run deterministic and need no gradient, the rest trains.
+
+    ``cut`` counts leading stages: 0 none, 1 the embedding, 1 + k the first k blocks, layers + 1 the whole encoder.
+    """
+
+    encoder: Encoder
+    head: nn.Module
+
+    @property
+    def stages(self) -> int:
+        return self.encoder.config.layers + 1
+
+    def cast(self, dtype: Any) -> "Model":
+        """The same model with another compute dtype; parameters stay as they are stored."""
+        return Model(self.encoder.clone(dtype=dtype), self.head.clone(dtype=dtype))
+
+    def init(self, key: jax.Array) -> Tree:
+        """Fresh float32 parameters; weights from N(0, init_range), norms at identity."""
+        batch = example_batch(self.encoder.config)
+        encoder = jax.jit(self.encoder.init)(key, batch)["params"]
+        return {"encoder": encoder, "head": self.init_head(jax.random.fold_in(key, 1))}
+
+    def init_head(self, key: jax.Array) -> Tree:
+        """Fresh float32 parameters of the head alone; ``{}`` for a head without weights of its own."""
+        config = self.encoder.config
+        batch, table = example_batch(config), jnp.zeros((config.vocabulary, config.width))
+        tokens = config.positions if config.is_image else 2
+        return dict(jax.jit(self.head.init)(key, jnp.zeros((1, tokens, config.width)), batch, table).get("params", {}))
+
+    def shapes(self) -> Tree:
+        """The tree of parameter shapes, without computing anything."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def prefix(self, params: Tree, batch: Batch, cut: int) -> jax.Array | None:
+        """The first ``cut`` stages, deterministic: a pure function of the batch. None for cut 0."""
+        if cut == 0:
+            return None
+        variables, last = {"params": params["encoder"]}, min(cut, self.stages) - 1
+        x = self.encoder.apply(variables, batch, method="embed")
+        x = self.encoder.apply(variables, x, batch, 0, last, method="run")
+        return self.encoder.apply(variables, x, method="finish") if cut == self.stages else x
+
+    def suffix(self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None) -> jax.Array:
+        """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic."""
+        variables, still = {"params": params["encoder"]}, key is None
+        rngs = {} if still else {"dropout": key}
+        if cut == 0:
+            x = self.encoder.apply(variables, batch, still, rngs=rngs, method="embed")
+        if cut < self.stages:
+            first, layers = max(cut - 1, 0), self.encoder.config.layers
+            x = self.encoder.apply(variables, x, batch, first, layers, still, rngs=rngs, method="run")
+            x = self.encoder.apply(variables, x, method="finish")
+        return self.apply_head(params.get("head", {}), x, batch, params["encoder"]["embedding"].get("token"), key)
+
+    def apply_head(self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None) -> jax.Array:
+        """The head alone on x [R, C, D]; ``head`` are its bare parameters."""
+        rngs = {} if key is None else {"dropout": key}
+        return self.head.apply({"params": head}, x, batch, table, key is None, rngs=rngs)  # pyright: ignore
+
+    def apply(self, params: Tree, batch: Batch, key: jax.Array | None = None, cut: int = 0) -> jax.Array:
+        """Encoder and head: the head's output, float32."""
+        return self.suffix(params, self.prefix(params, batch, cut), batch, cut, key)
+
+    def hidden_states(self, params: Tree, batch: Batch) -> list[jax.Array]:
+        """What every stage puts out, [R, C, D] each: the embedding, then each block, the last one after the final norm."""
+        variables = {"params": params["encoder"]}
+        states = [self.encoder.apply(variables, batch, method="embed")]
+        for index in range(self.encoder.config.layers):
+            states.append(self.encoder.apply(variables, states[-1], batch, index, index + 1, method="run"))
+        return [*states[:-1], self.encoder.apply(variables, states[-1], method="finish")]
+
+
+def example_batch(config: Any) -> dict[str, jax.Array]:
+    """The smallest batch that a model takes, of zeros: one example of two tokens, or one image."""
+    if config.is_image:
+        size, tokens = config.image_size, config.positions
+        row = {"pixels": jnp.zeros((1, size, size, config.channels))}
+    else:
+        tokens = 2
+        row = {name: jnp.zeros((1, tokens), jnp.int32) for name in ("tokens", "positions", "types")}
+    ids = {"first": jnp.zeros(1, jnp.int32), "length": jnp.full(1, tokens, jnp.int32)}
+    return row | ids | {"segments": jnp.zeros((1, tokens), jnp.int32)}

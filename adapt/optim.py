@@ -1,0 +1,75 @@
+"""Optimizers by group: freezing as an optax mask, learning-rate schedules, decay where it belongs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from adapt import tree as t
+from adapt.errors import RuleError
+
+FROZEN = "frozen"  # a string, never None: None is an empty pytree
+
+
+def trainable(params: t.Tree, labels: t.Tree) -> t.Tree:
+    """The leaves that some group trains."""
+    groups = t.paths(labels)
+    return t.select(params, lambda path: not path.endswith("/") and groups[path] != FROZEN)
+
+
+def frozen(params: t.Tree, labels: t.Tree) -> t.Tree:
+    """The leaves labelled FROZEN, and empty subtrees."""
+    groups = t.paths(labels)
+    return t.select(params, lambda path: path.endswith("/") or groups[path] == FROZEN)
+
+
+def by_label(
+    groups: Mapping[str, optax.GradientTransformation], labels: t.Tree, clip_norm: float | None = None
+) -> optax.GradientTransformation:
+    """One optimizer a group; leaves labelled FROZEN get zero updates and own no optimizer state.
+
+    Takes the whole parameter tree (a loop of your own) or only the trainable part of it (``make_step``): both
+    give the same updates, for labels are looked up by path. ``clip_norm`` clips the global norm of the gradients
+    of what trains; frozen leaves have no part in it. Raises :class:`RuleError` when groups and labels differ.
+    """
+    by_path = t.paths(labels)
+    names = set(by_path.values()) - {FROZEN}
+    if names != set(groups):
+        raise RuleError(f"the labels name the groups {sorted(names)}, the optimizers are for {sorted(groups)}")
+
+    def labels_of(params: Any) -> Any:
+        return t.map_paths(lambda path, _: by_path[path], params)
+
+    def trains(params: Any) -> Any:
+        return jax.tree.map(lambda group: group != FROZEN, labels_of(params))
+
+    transforms = optax.partition({**groups, FROZEN: optax.set_to_zero()}, labels_of)
+    if clip_norm is None:
+        return transforms
+    return optax.chain(optax.masked(optax.clip_by_global_norm(clip_norm), trains), transforms)
+
+
+def decays(params: Any) -> Any:
+    """Mask for weight decay: every leaf but biases and normalisation scales (Devlin et al. 2019, A.2)."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+
+
+def adamw(rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019) with bias correction; decay on neither biases nor norms."""
+    return optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=decays)
+
+
+def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear") -> optax.Schedule:
+    """Linear warm-up over ``warmup`` (a share of ``steps``), then ``linear`` or ``cosine`` decay to 0, or ``constant``.
+
+    The rate of step 0 is ``peak / warm`` rather than 0, so that no step is spent on nothing.
+    """
+    warm = min(round(warmup * steps), steps - 1)
+    rest = max(steps - warm, 1)
+    after = {
+        "linear": optax.linear_schedule(peak, 0.0, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "constant": optax.constant_schedule(peak),
+    }[decay]
+    return after if warm < 1 else optax.join_schedules([optax.linear_schedule(peak / warm, peak, max(warm - 1, 1)), after], [warm])

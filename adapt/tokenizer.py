@@ -1,0 +1,119 @@
+"""Text to token ids: a thin layer over ``tokenizers`` that sets truncation and padding itself."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from adapt.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """Sequences of different lengths in one array: example n is ``values[offsets[n]:offsets[n + 1]]``."""
+
+    values: np.ndarray  # int32 [total]
+    offsets: np.ndarray  # int64 [N + 1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def take(self, index: np.ndarray) -> "Ragged":
+        return ragged([self[i] for i in index])
+
+
+def ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
+    """Pack sequences of ids into a :class:`Ragged` of int32."""
+    offsets = np.zeros(len(sequences) + 1, np.int64)
+    np.cumsum([len(s) for s in sequences], out=offsets[1:])
+    values = np.concatenate([np.asarray(s, np.int32) for s in sequences]) if sequences else np.zeros(0, np.int32)
+    return Ragged(values, offsets)
+
+
+class Tokenizer:
+    """``encode`` texts to ids, cut to ``max_length`` tokens with the special tokens kept; padding is never added."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, max_length: int):
+        backend.no_padding()
+        backend.enable_truncation(max_length)
+        self.backend, self.max_length = backend, max_length
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ragged, int]:
+        """Token ids of every text, and how many texts were truncated."""
+        encodings = self.backend.encode_batch_fast(list(texts))
+        return ragged([e.ids for e in encodings]), sum(bool(e.overflowing) for e in encodings)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id it can give."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
+    def mask_id(self) -> int:
+        """The id of the mask token. Raises :class:`CheckpointError` if there is none."""
+        for token in ("[MASK]", "<mask>"):
+            if (found := self.backend.token_to_id(token)) is not None:
+                return found
+        raise CheckpointError("the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input")
+
+    @property
+    def special_ids(self) -> np.ndarray:
+        """Ids that are never masked: the added tokens marked special."""
+        return np.array([i for i, token in self.backend.get_added_tokens_decoder().items() if token.special], np.int32)
+
+    def save(self, folder: Path) -> None:
+        self.backend.save(str(folder / "tokenizer.json"))
+
+
+def load_tokenizer(folder: Path, max_length: int, family: str) -> Tokenizer | None:
+    """tokenizer.json; else vocab.txt (WordPiece) or vocab.json + merges.txt (byte-level BPE); else None."""
+    settings = {}
+    if (config := folder / "tokenizer_config.json").exists():
+        settings = json.loads(config.read_text("utf-8"))
+    try:
+        if (file := folder / "tokenizer.json").exists():
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        elif (file := folder / "vocab.txt").exists():
+            backend = wordpiece(file, settings.get("do_lower_case", True))
+        elif (file := folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+            backend = byte_level_bpe(file, folder / "merges.txt")
+        else:
+            return None
+    except Exception as fault:  # the library raises bare Exception for any malformed file
+        raise CheckpointError(f"cannot read the tokenizer {file}: {fault}") from None
+    return Tokenizer(backend, max_length)
+
+
+def wordpiece(vocab: Path, lowercase: bool) -> tokenizers.Tokenizer:
+    """BERT's tokenizer from vocab.txt, one token a line."""
+    ids = {token: index for index, token in enumerate(vocab.read_text("utf-8").splitlines())}
+    backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)  # pyright: ignore
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore
+    special = [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    template = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special)
+    backend.post_processor = template  # pyright: ignore
+    backend.decoder = decoders.WordPiece()  # pyright: ignore
+    backend.add_special_tokens([name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if name in ids])
+    return backend
+
+
+def byte_level_bpe(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
+    """GPT-2's tokenizer from vocab.json and merges.txt."""
+    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    backend.decoder = decoders.ByteLevel()  # pyright: ignore
+    if backend.token_to_id("<|endoftext|>") is not None:
+        backend.add_special_tokens(["<|endoftext|>"])
+    return backend

@@ -1,0 +1,172 @@
+"""One jitted step, one loop. What is frozen is an argument of its own: not differentiated, not donated, not returned."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adapt import optim
+from adapt import tree as t
+from adapt.errors import TrainingError
+from adapt.losses import Loss
+from adapt.models import Model
+
+Step = Callable[[t.Tree, "State", Mapping[str, Any]], tuple["State", dict[str, jax.Array]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that training changes: steps taken, the trainable parameters, their optimizer state.
+
+    ``key`` never changes: step s uses ``fold_in(key, s)``. ``halted`` is set by a step whose loss or gradient is not
+    finite; from then on steps change nothing, so the parameters stay those of the last good step.
+    """
+
+    step: jax.Array
+    params: t.Tree
+    opt_state: Any
+    key: jax.Array
+    halted: jax.Array
+
+
+def init_state(params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array) -> tuple[t.Tree, State]:
+    """Split ``params`` by ``labels`` into (frozen parameters, State with a copy of what trains).
+
+    ``params`` stays usable: what trains is copied, so that its donation to the step never touches the original.
+    Raises :class:`TrainingError` when nothing trains.
+    """
+    trainable = optim.trainable(params, labels)
+    if not t.paths(trainable):
+        raise TrainingError("every parameter is FROZEN: nothing would train; label at least one leaf with a group")
+    device = jax.local_devices()[0]
+    trainable = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trainable)
+    state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), key, jnp.bool_(False))
+    # Committed to a device, as restored arrays are: otherwise the first step after a resume would compile again.
+    return jax.device_put(optim.frozen(params, labels), device), jax.device_put(state, device)
+
+
+def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: int = 0, dropout: bool = True) -> Step:
+    """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, with the state donated.
+
+    A batch holds the model's inputs, ``label`` and ``weight`` [N]; if ``weight`` is [A, N], everything has a leading
+    axis of A micro-batches, whose sums of losses and of weights are accumulated before one division: the same gradient
+    as one large batch. The first ``cut`` stages run deterministic. Metrics: ``loss`` (weighted mean), ``grad_norm``
+    (before clipping, of what trains), ``weight``.
+    """
+
+    def total(trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params = t.merge(frozen, trainable)
+        output = model.apply(params, batch, key if dropout else None, cut)
+        return (loss(output, batch["label"]) * batch["weight"]).sum(), batch["weight"].sum()
+
+    gradient = jax.value_and_grad(total, has_aux=True)
+
+    def step(frozen: t.Tree, state: State, batch: Mapping[str, Any]) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        if batch["weight"].ndim == 1:
+            (summed, weight), grads = gradient(state.params, frozen, batch, key)
+        else:
+
+            def add(carry: Any, part: Any) -> tuple[Any, None]:
+                micro, index = part
+                return jax.tree.map(jnp.add, carry, gradient(state.params, frozen, micro, jax.random.fold_in(key, index))), None
+
+            zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
+            parts = (dict(batch), jnp.arange(len(batch["weight"])))
+            ((summed, weight), grads), _ = jax.lax.scan(add, zero, parts)
+        weight = jnp.maximum(weight, 1e-9)
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        norm, mean = optax.global_norm(grads), summed / weight
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        good = jnp.isfinite(mean) & jnp.isfinite(norm) & ~state.halted
+        new = (optax.apply_updates(state.params, updates), opt_state)
+        params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state))
+        after = State(state.step + good, params, opt_state, state.key, ~good)
+        return after, {"loss": mean, "grad_norm": norm, "weight": weight}
+
+    return jax.jit(step, donate_argnums=1)
+
+
+def make_eval(model: Model) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
+    """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted."""
+    return jax.jit(lambda params, batch: model.apply(params, batch))
+
+
+def evaluate(
+    forward: Callable[[t.Tree, Mapping[str, Any]], jax.Array], params: t.Tree, batches: Iterable[tuple[np.ndarray, Mapping[str, Any]]], count: int
+) -> np.ndarray:
+    """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples."""
+    out: np.ndarray | None = None
+    pending: list[tuple[np.ndarray, jax.Array]] = []
+    for index, batch in batches:
+        pending.append((index, forward(params, batch)))
+        if len(pending) > 2:  # fetch late, so that the next batch is packed while this one runs
+            out = place(out, *pending.pop(0), count)
+    for index, values in pending:
+        out = place(out, index, values, count)
+    return np.zeros((0, 0), np.float32) if out is None else out
+
+
+def place(out: np.ndarray | None, index: np.ndarray, values: jax.Array, count: int) -> np.ndarray:
+    fetched = np.asarray(values)[: len(index)]
+    if out is None:
+        out = np.zeros((count, *fetched.shape[1:]), np.float32)
+    out[index] = fetched
+    return out
+
+
+def loop(
+    step: Step, frozen: t.Tree, state: State, batches: Iterable[Mapping[str, Any]], log_every: int, seen: set[Any] | None = None
+) -> Iterator[tuple[State, dict[str, float]]]:
+    """Take a step a batch; every ``log_every`` steps, and at the end, yield (state, record).
+
+    The host looks at the device only there. The record has ``step``, ``loss`` (mean over examples since the last
+    record), ``grad_norm``, ``examples``, and the ``seconds`` and ``compile_seconds`` they took; a step with a shape not
+    yet in ``seen`` counts as compilation and its examples are not in ``timed_examples``. The yielded state is valid until
+    the next one is asked for, since the step donates it. Raises :class:`TrainingError`, saying at which step, when the
+    loss is not finite; the state stays that of the last good step.
+    """
+    seen = set() if seen is None else seen
+    window: list[dict[str, jax.Array]] = []
+    started, compiling, compiled = time.perf_counter(), 0.0, 0
+    for batch in batches:
+        shape = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
+        if fresh := shape not in seen:
+            seen.add(shape)
+            jax.block_until_ready(state.step)
+            before = time.perf_counter()
+        state, metrics = step(frozen, state, batch)
+        window.append(metrics)
+        if fresh:
+            jax.block_until_ready(state.step)
+            compiling, compiled = compiling + time.perf_counter() - before, compiled + int(np.sum(np.asarray(batch["weight"]) > 0))
+        if len(window) == log_every:
+            yield state, record(state, window, started, compiling, compiled)
+            window, started, compiling, compiled = [], time.perf_counter(), 0.0, 0
+    if window:
+        yield state, record(state, window, started, compiling, compiled)
+
+
+def record(state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: int) -> dict[str, float]:
+    halted, taken, fetched = jax.device_get((state.halted, state.step, window))
+    if halted:
+        raise TrainingError(
+            f"the loss is not finite at step {int(taken) + 1}: training stopped, the last good checkpoint is kept; "
+            "lower the learning rate, clip the gradient (--clip-norm), or look at the data of that step"
+        )
+    loss, norm, weight = (np.array([metrics[name] for metrics in fetched], np.float64) for name in ("loss", "grad_norm", "weight"))
+    return {
+        "step": int(taken),
+        "loss": float((loss * weight).sum() / weight.sum()),
+        "grad_norm": float(norm.mean()),
+        "examples": float(weight.sum()),
+        "timed_examples": float(weight.sum()) - compiled,
+        "seconds": time.perf_counter() - started - compiling,
+        "compile_seconds": compiling,
+    }

@@ -1,0 +1,127 @@
+"""Every family against outputs that the original library recorded (tests/references/record.py)."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from adapt import families, hub
+from adapt import tree as t
+from adapt.models import MaskedLM, Model
+
+REFERENCES = Path(__file__).parent / "references"
+CASES = sorted(folder.name for folder in REFERENCES.iterdir() if folder.is_dir())
+TEXT = [name for name in CASES if not name.startswith("vit")]
+
+
+def unpacked(recorded) -> dict[str, np.ndarray]:
+    """The recorded inputs as a batch with one example a row."""
+    if "pixel_values" in recorded:
+        pixels = recorded["pixel_values"].transpose(0, 2, 3, 1)
+        rows, tokens = len(pixels), recorded["last_hidden_state"].shape[1]
+        lengths = np.full(rows, tokens, np.int32)
+        inputs = {"pixels": pixels}
+    else:
+        ids = recorded["input_ids"].astype(np.int32)
+        rows, tokens = ids.shape
+        lengths = recorded["attention_mask"].sum(1).astype(np.int32)
+        inputs = {"tokens": ids, "positions": np.tile(np.arange(tokens, dtype=np.int32), (rows, 1))}
+        if "token_type_ids" in recorded:
+            inputs["types"] = recorded["token_type_ids"].astype(np.int32)
+    real = np.arange(tokens) < lengths[:, None]
+    segments = np.where(real, np.arange(rows)[:, None], rows).astype(np.int32)
+    return inputs | {"segments": segments, "first": np.arange(rows, dtype=np.int32) * tokens, "length": lengths}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_hidden_states_and_head_agree_with_the_original_library(case):
+    loaded, recorded = hub.load(REFERENCES / case), np.load(REFERENCES / case / "outputs.npz")
+    batch, model = unpacked(recorded), loaded.model
+    real = batch["segments"] < len(batch["segments"])
+    states = jax.jit(model.hidden_states)(loaded.params, batch)
+    # ViT's last recorded state is before the final norm; last_hidden_state is after it in every family.
+    expected = [*recorded["hidden_states"][:-1], recorded["last_hidden_state"]]
+    assert len(states) == len(expected) == loaded.config.layers + 1
+    for ours, theirs in zip(states, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-4, rtol=0)
+    output = np.asarray(model.apply(loaded.params, batch))
+    assert {"logits", "pooler_output"} & set(recorded) or not t.paths(loaded.params["head"])
+    if "logits" in recorded:
+        theirs = recorded["logits"]
+        np.testing.assert_allclose(output[real] if theirs.ndim == 3 else output, theirs[real] if theirs.ndim == 3 else theirs, atol=1e-4, rtol=0)
+    elif "pooler_output" in recorded:
+        np.testing.assert_allclose(output, recorded["pooler_output"], atol=1e-4, rtol=0)
+    if isinstance(loaded.head, MaskedLM) and loaded.head.next_sentence:
+        ours = loaded.head.apply({"params": loaded.params["head"]}, states[-1], batch, method="next_sentence_logits")
+        np.testing.assert_allclose(ours, recorded["seq_relationship_logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_table_writes_what_it_read(case):
+    """Import, export, import again: the same tree, bit for bit, names and values of every leaf."""
+    loaded = hub.load(REFERENCES / case)
+    module = families.family(loaded.config.family)
+    hf = module.write_config(loaded.config) | {"architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]}
+    tensors = families.to_tensors(module, loaded.config, loaded.head, loaded.params)
+    config, head, params = families.to_params(module, hf, tensors, "memory")
+    assert (config, head) == (loaded.config, loaded.head)
+    t.check_like(params, loaded.params)
+    assert t.digest(params) == t.digest(loaded.params)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_tensor_of_the_file_lands_under_its_own_name(case):
+    """Output parity cannot see a key bias (softmax ignores it), so compare the tensors themselves."""
+    loaded = hub.load(REFERENCES / case)
+    module = families.family(loaded.config.family)
+    stored = {module.canonical(name): tensor for name, tensor in hub.read_tensors(REFERENCES / case).items()}
+    written = families.to_tensors(module, loaded.config, loaded.head, loaded.params)
+    assert written.keys() <= stored.keys()
+    untied_bias = "cls.predictions.bias" if "cls.predictions.decoder.weight" in written else None
+    for name, tensor in written.items():
+        source = "cls.predictions.decoder.bias" if name == untied_bias else name
+        np.testing.assert_array_equal(tensor, stored[source])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dropping_the_head_leaves_the_encoder_bit_for_bit(case):
+    loaded, recorded = hub.load(REFERENCES / case), np.load(REFERENCES / case / "outputs.npz")
+    batch, before = unpacked(recorded), t.digest(loaded.params)
+    run = jax.jit(Model.hidden_states, static_argnums=0)
+    whole = run(loaded.model, loaded.params, batch)
+    dropped = t.drop(loaded.params, "head")
+    assert list(dropped) == ["encoder"] and t.digest(loaded.params) == before
+    for a, b in zip(whole, run(loaded.model, dropped, batch), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize("case", TEXT)
+def test_packed_rows_agree_with_one_example_a_row(case):
+    loaded, recorded = hub.load(REFERENCES / case), np.load(REFERENCES / case / "outputs.npz")
+    batch = unpacked(recorded)
+    rows, width = batch["tokens"].shape
+    packed = {name: np.zeros((2, 2 * width), np.int32) for name in batch if np.ndim(batch[name]) == 2}
+    packed["segments"] += rows
+    first, at = np.zeros(rows, np.int32), [5, 0]  # the first example starts in mid-row, the others share rows
+    for n, length in enumerate(batch["length"]):
+        row = n % 2
+        for name, array in packed.items():
+            array[row, at[row] : at[row] + length] = batch[name][n, :length]
+        first[n], at[row] = row * 2 * width + at[row], at[row] + length
+    packed |= {"first": first, "length": batch["length"]}
+    alone, together = (np.asarray(loaded.model.hidden_states(loaded.params, b)[-1]) for b in (batch, packed))
+    for n, length in enumerate(batch["length"]):
+        flat = together.reshape(-1, together.shape[-1])[first[n] : first[n] + length]
+        np.testing.assert_allclose(flat, alone[n, :length], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", [n for n in TEXT if n.startswith("gpt2")])
+def test_gpt2_is_causal(name):
+    """The gradient of an early token's state with respect to later embeddings is exactly zero."""
+    loaded, recorded = hub.load(REFERENCES / name), np.load(REFERENCES / name / "outputs.npz")
+    batch, variables = unpacked(recorded), {"params": loaded.params["encoder"]}
+    encoder = loaded.model.encoder
+    x = encoder.apply(variables, batch, method="embed")
+    grad = jax.grad(lambda x: encoder.apply(variables, x, batch, 0, loaded.config.layers, method="run")[0, 3].sum())(x)
+    assert np.abs(grad[0, :4]).min(-1).max() > 0 and not np.any(grad[0, 4:]) and not np.any(grad[1:])
