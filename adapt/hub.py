@@ -18,6 +18,7 @@ from adapt.images import ImageSettings, image_settings
 from adapt.models import HEADS, Encoder, EncoderConfig, Model
 from adapt.tokenizer import Tokenizer, load_tokenizer
 
+BUNDLED = [name for name, asset in assets.ASSETS.items() if "config.json" in asset.files]
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
 
@@ -87,9 +88,9 @@ def resolve(name: str) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
-    if name in assets.CHECKPOINTS:
+    if name in BUNDLED:
         return assets.fetch(name)
-    bundled = ", ".join(assets.CHECKPOINTS)
+    bundled = ", ".join(BUNDLED)
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name:
         raise CheckpointError(f"no checkpoint folder {name!r}: give a folder, a bundled name ({bundled}) or a hub id")
     import huggingface_hub

@@ -49,6 +49,10 @@ class Tokenizer:
         backend.enable_truncation(max_length)
         self.backend, self.max_length = backend, max_length
 
+    def cut_to(self, max_length: int) -> "Tokenizer":
+        """The same tokenizer with another length to cut to."""
+        return Tokenizer(tokenizers.Tokenizer.from_str(self.backend.to_str()), max_length)
+
     def encode(self, texts: Sequence[str]) -> tuple[Ragged, int]:
         """Token ids of every text, and how many texts were truncated."""
         encodings = self.backend.encode_batch_fast(list(texts))

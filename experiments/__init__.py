@@ -1,1 +1,87 @@
-"""One file, one job or one claim: `python -m experiments.NAME --help`."""
+"""One file, one job: ``python -m experiments.NAME``. A frozen dataclass ``Config`` is the flags, ``main`` reads top to bottom."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adapt.errors import AdaptError, OutputError
+
+UNCOMPARED = ("out", "resume", "overwrite", "stop_after")  # flags that may differ between a run and its resumption
+
+
+def launch(config: type, main: Callable[[Any], Any]) -> None:
+    """Read the flags, run ``main``; a user's mistake ends in one line ``error: ...`` and status 2, without a traceback."""
+    import tyro
+
+    flags = tyro.cli(config, description=sys.modules[main.__module__].__doc__)
+    compilation_cache()
+    try:
+        main(flags)
+    except AdaptError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as fault:
+        if fault.errno is None:
+            raise
+        print(f"error: {fault.filename or 'the system'}: {fault.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; what was saved stays, go on with --resume where the command has it", file=sys.stderr)
+        sys.exit(130)
+
+
+def compilation_cache() -> None:
+    """Compiled programs persist between processes, in the cache folder, so that a second start does not compile."""
+    import jax
+
+    from adapt.assets import cache_folder
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def check_out(out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse an output folder that exists, before any work is done."""
+    if resume and overwrite:
+        raise OutputError("--resume goes on with a run and --overwrite deletes it: give one of them")
+    if resume and not (out / "config.json").exists():
+        raise OutputError(f"--resume: there is no run in {out} (no config.json)")
+    if out.exists() and not resume and not overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"the output folder {out} exists: give --resume to go on with it, --overwrite to replace it, or another --out")
+
+
+def open_run(out: Path, config: Any) -> None:
+    """Make the run's folder with config.json, or check on ``--resume`` that the flags are those of the run."""
+    flags = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    if getattr(config, "resume", False):
+        before = json.loads((out / "config.json").read_text("utf-8"))
+        for name, value in flags.items():
+            if name not in UNCOMPARED and before.get(name) != value:
+                flag = "--" + name.replace("_", "-")
+                raise OutputError(f"--resume: {flag} was {before.get(name)!r} in {out} and is {value!r} now: give the same flags")
+        return
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    write_json(out / "config.json", flags)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, written beside and renamed."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(content, indent=1), "utf-8")
+    os.replace(beside, path)
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide numbers, for lineage.json."""
+    names = ("adapt", "jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
+    found = {name: next(importlib.metadata.distributions(name=name), None) for name in names}
+    return {"python": sys.version.split()[0]} | {name: package.version for name, package in found.items() if package}

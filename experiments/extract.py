@@ -1,0 +1,101 @@
+"""The encoder as a fixed feature extractor over a whole data set: features.npy, float32 [N, D], one row an input row.
+
+    python -m experiments.extract --checkpoint minilm --data reviews --out runs/features
+    python -m experiments.extract --checkpoint runs/finetune --data new.csv --pooling cls --layer 4 --out runs/layer4
+
+Examples are packed by length, whatever their order in the file; memory does not grow with their number.
+"""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from adapt import data, examples, features, hub, report
+from adapt import tree as t
+from adapt.errors import OutputError
+from experiments import check_out, launch, open_run, versions, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    checkpoint: str = "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    text_column: str = "text"
+    image_column: str | None = None
+    pooling: Literal["mean", "cls", "max", "last", "pooler"] = "mean"
+    layer: int | None = None  # 0 (embedding) to L (the last block, the default)
+    normalize: bool = False  # scale every feature vector to length 1
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
+    out: Path = Path("runs/extract")
+    overwrite: bool = False
+
+
+def main(config: Config) -> dict[str, Any]:
+    check_out(config.out, False, config.overwrite)
+    pretrained = hub.load(config.checkpoint)
+    table = data.read(config.data)
+    forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype))
+    stream = examples.windows(pretrained, table, config.text_column, config.image_column)
+    report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded")
+
+    open_run(config.out, config)
+    started, truncated, tokens, padded = time.perf_counter(), 0, 0, 0
+    target, beside = config.out / "features.npy", config.out / "features.npy.tmp"
+    shape = (len(table), pretrained.config.width)
+    need, free = 4 * shape[0] * shape[1], free_bytes(config.out)
+    if need > free:
+        raise OutputError(f"features.npy needs {need / 1e6:.0f} MB and the disk of {config.out} has {free / 1e6:.0f} MB free")
+    out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+    with report.progress("extracting", len(table)) as bar:
+        done, pending = 0, []
+        for index, batch, cut in stream:
+            pending.append((index, forward(params, batch)))
+            truncated, tokens, padded = truncated + cut, tokens + int(batch["length"].sum()), padded + batch["segments"].size
+            if len(pending) > 2:  # write late, so that the next batch is packed while this one runs
+                done += write(out, *pending.pop(0), config.normalize)
+                bar.update(done, **{"examples/s": f"{done / (time.perf_counter() - started):.0f}"})
+        for index, values in pending:
+            done += write(out, index, values, config.normalize)
+    out.flush()
+    os.replace(beside, target)
+    seconds = time.perf_counter() - started
+    if truncated:
+        report.warn(f"{truncated} texts are longer than {pretrained.tokenizer.max_length if pretrained.tokenizer else 0} tokens and were truncated")
+    result = {
+        "examples": shape[0],
+        "width": shape[1],
+        "seconds": seconds,
+        "examples_per_second": shape[0] / seconds,
+        "padding": 1 - tokens / padded,
+        "truncated": truncated,
+        "encoder_digest": t.digest(pretrained.params["encoder"]),
+        "versions": versions(),
+    }
+    write_json(config.out / "result.json", result)
+    shown = ("examples", "width", "examples_per_second", "padding", "truncated")
+    report.table(str(target), ("", "value"), [(key, result[key]) for key in shown])
+    if not report.console.is_terminal:
+        print(f"{target}: {shape[0]} x {shape[1]} float32, {result['examples_per_second']:.0f} examples/s")
+    return result
+
+
+def write(out: np.ndarray, index: np.ndarray, values: Any, normalize: bool) -> int:
+    rows = np.asarray(values)[: len(index)]
+    if normalize:
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    out[index] = rows
+    return len(index)
+
+
+def free_bytes(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+if __name__ == "__main__":
+    launch(Config, main)

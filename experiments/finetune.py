@@ -1,0 +1,337 @@
+"""Adapt a pre-trained encoder to a labelled data set: discard its head, attach a new one, freeze by strategy, train.
+
+    python -m experiments.finetune                                    # tiny-bert on film reviews, some 30 s on 2 cores
+    python -m experiments.finetune --checkpoint minilm --strategy top:2 --train reviews --epochs 3 --out runs/top2
+
+The run's folder holds result.json, metrics.jsonl, history.png, config.json, lineage.json and checkpoints; it is itself
+a checkpoint that the other commands take.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapt import bundled, checkpoint, data, examples, hub, losses, optim, prefix, report, strategies, targets, train
+from adapt import tree as t
+from adapt.errors import DataError, StrategyError, TrainingError
+from adapt.features import pooler
+from adapt.models import Classifier, Encoder, Model
+from experiments import check_out, launch, open_run, versions, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Flags. None means: chosen by strategy, task or family, and printed."""
+
+    checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    train: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    test: str | None = None  # default: the test part of --train, where that is a bundled set
+    validation: str | None = None  # default: a stratified 10% of --train
+    text_column: str = "text"
+    label_column: str = "label"
+    image_column: str | None = None  # images in place of texts
+    task: Literal["classification", "multilabel", "regression"] = "classification"
+    strategy: str = "full"  # full | frozen | top:K
+    pooling: Literal["mean", "cls", "max", "last", "pooler"] | None = None  # default: mean; GPT-2 last; ViT cls
+    epochs: int = 3
+    batch_size: int = 32  # examples a step
+    accumulate: int = 1  # micro-batches a step
+    learning_rate: float | None = None  # of the encoder; default 1e-4 (tiny encoders) or 5e-5
+    head_learning_rate: float | None = None  # default 1e-3, and 1e-2 where only the head trains
+    warmup: float = 0.1  # share of all steps
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # of the gradient of what trains; 0: no clipping
+    dropout: float | None = None  # default: the checkpoint's own
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
+    max_length: int | None = None  # tokens; longer texts are truncated; default: the checkpoint's own
+    patience: int = 3  # epochs without a better validation score before training stops; 0: never stop early
+    save_every: int = 0  # steps between checkpoints within an epoch; 0: at the end of each epoch only
+    random_weights: bool = False  # the encoder's shapes with fresh weights: the control that pre-training has to beat
+    seed: int = 0
+    out: Path = Path("runs/finetune")
+    resume: bool = False  # go on with the run in --out, bit for bit
+    overwrite: bool = False
+    stop_after: int | None = None  # stop at this step as an interruption would (for tests of --resume)
+
+
+SCORES = {"classification": "accuracy", "multilabel": "macro_f1", "regression": "pearson"}
+
+
+def main(config: Config) -> dict[str, Any]:
+    check_flags(config)
+    check_out(config.out, config.resume, config.overwrite)
+
+    # The checkpoint, without its head.
+    pretrained = load(config)
+    discarded, params = t.discarded(pretrained.params, "head"), t.drop(pretrained.params, "head")
+    phase = strategies.strategy(config.strategy, pretrained.config.layers)[0]
+
+    # The data, as examples with labels.
+    sets, names = read_data(config, pretrained)
+
+    # A new head, labels that decide what trains, an optimizer a group.
+    key = jax.random.key(config.seed)
+    model, params = attach(config, pretrained, params, max(len(names), 1), key)
+    labels = t.label(params, phase.rules)
+    per_epoch = -(-len(sets["train"]) // config.batch_size)
+    rates = {g: rate for g, rate in learning_rates(config, pretrained).items() if g in phase.groups}
+    schedules = {g: optim.schedule(rate, per_epoch * config.epochs, config.warmup, config.decay) for g, rate in rates.items()}
+    groups = {g: optim.adamw(schedule, config.weight_decay) for g, schedule in schedules.items()}
+    tx = optim.by_label(groups, labels, config.clip_norm or None)
+    frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
+    digest_before = t.digest(optim.frozen(params, labels))
+    show_start(config, pretrained, discarded, params, labels, rates, sets)
+
+    # The run's folder; from here on something is written.
+    run = dataclasses.replace(pretrained, head=model.head, labels=tuple(names), task=config.task)
+    open_run(config.out, config)
+    saves, progress = config.out / "checkpoints", Progress()
+    if config.resume:
+        state, info = checkpoint.restore(saves, state)
+        progress = Progress(**info["progress"])
+    else:
+        hub.save_model(config.out, run)
+        checkpoint.save_frozen(saves, frozen)
+        write_json(config.out / "lineage.json", lineage(config, pretrained, discarded, params))
+    metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
+
+    # Train.
+    step = train.make_step(compute(config, model), losses.LOSSES[config.task], tx, prefix.cut(labels, model.encoder.config.layers))
+    forward = train.make_eval(compute(config, model))
+    plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed)
+    seen: set[Any] = set()
+    with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
+        for epoch in range(int(state.step) // per_epoch, config.epochs):
+            if progress.stale >= config.patience > 0:
+                break
+            batches = sets["train"].batches(plan, config.seed, epoch, int(state.step) % per_epoch, config.accumulate)
+            for state, record in train.loop(step, frozen, state, batches, log_every(config, per_epoch), seen):
+                progress.examples += record["timed_examples"]
+                progress.seconds += record["seconds"]
+                metrics.write({"epoch": epoch} | record | {f"rate_{g}": float(s(record["step"] - 1)) for g, s in schedules.items()})
+                speed = record["timed_examples"] / max(record["seconds"], 1e-9)
+                bar.update(record["step"], loss=f"{record['loss']:.4f}", **{"examples/s": f"{speed:.0f}"})
+                at = record["step"]
+                if config.save_every and at // config.save_every > progress.saved // config.save_every and at % per_epoch:
+                    progress = save(saves, state, progress, metrics, at, best=False)
+                if config.stop_after is not None and at >= config.stop_after and at % per_epoch:
+                    return stopped(config, at)
+            progress, best = validate(config, forward, t.merge(frozen, state.params), sets["validation"], progress, metrics, epoch, int(state.step))
+            progress = save(saves, state, progress, metrics, int(state.step), best)
+            if config.stop_after is not None and int(state.step) >= config.stop_after and epoch + 1 < config.epochs:
+                return stopped(config, int(state.step))
+
+    # Test with the best checkpoint, read back from the disk.
+    best_params = checkpoint.load_params(saves, model.shapes())
+    result = test(config, forward, best_params, sets)
+    result |= {
+        "examples_per_second": progress.examples / progress.seconds if progress.seconds else None,
+        "parameters_trained": t.count(optim.trainable(params, labels)),
+        "parameters_frozen": t.count(optim.frozen(params, labels)),
+        "steps": int(state.step),
+        "best_step": progress.best_step,
+        "validation_score": progress.best_score,
+        "discarded": discarded,
+        "frozen_digest_before": digest_before,
+        "frozen_digest_after": t.digest(optim.frozen(best_params, labels)),
+    }
+    if result["frozen_digest_after"] != digest_before:
+        raise TrainingError("the frozen parameters moved: the digests before and after differ; please report this")
+    write_json(config.out / "result.json", result)
+    plot = report.plot_history(config.out, SCORES[config.task])
+    show_end(config, result, plot)
+    return result
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop must know to go on after a stop, beside the state."""
+
+    best_score: float | None = None
+    best_loss: float = float("inf")
+    best_step: int = 0
+    stale: int = 0  # epochs since the best
+    saved: int = 0  # step of the last save
+    examples: float = 0.0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+
+
+def check_flags(config: Config) -> None:
+    if config.strategy == "frozen" and config.learning_rate is not None:
+        raise StrategyError("--learning-rate is the encoder's, and --strategy frozen does not train it: give --head-learning-rate")
+    if config.epochs < 1 or config.batch_size < 1 or config.accumulate < 1 or config.batch_size % config.accumulate:
+        raise StrategyError(
+            f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} must be at least 1, "
+            "and --accumulate a divisor of --batch-size"
+        )
+    for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "dropout", "warmup"):
+        value, most = getattr(config, name), 1.0 if name in ("dropout", "warmup") else float("inf")
+        if value is not None and not (0 <= value < most or value == 0):
+            raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 0" + (" and below 1" if most == 1 else ""))
+
+
+def load(config: Config) -> hub.Pretrained:
+    """The checkpoint, with the flags that change it."""
+    pretrained = hub.load(config.checkpoint)
+    if config.dropout is not None:
+        changed = dataclasses.replace(pretrained.config, dropout=config.dropout, attention_dropout=config.dropout)
+        pretrained = dataclasses.replace(pretrained, config=changed)
+    if config.max_length is not None and pretrained.tokenizer is not None:
+        if not 3 <= config.max_length <= pretrained.config.positions:
+            raise StrategyError(f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, the encoder's positions")
+        pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(config.max_length))
+    if config.random_weights:
+        fresh = jax.device_get(pretrained.model.init(jax.random.key(config.seed + 1)))
+        pretrained = dataclasses.replace(pretrained, params=fresh)
+    return pretrained
+
+
+def read_data(config: Config, pretrained: hub.Pretrained) -> tuple[dict[str, examples.Examples], list[str]]:
+    """(train, validation and test examples, the classes' names)."""
+    examples.check_inputs(pretrained, config.image_column)
+    own_test = config.train in bundled.SETS
+    if config.test is None and not own_test:
+        raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
+    tables = {
+        "train": data.read(config.train, split="train" if own_test else None),
+        "test": data.read(config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None),
+    }
+    if config.validation:
+        tables["validation"] = data.read(config.validation)
+    names = targets.labels_of(tables["train"], config.label_column, config.task)
+    sets = {}
+    for part, table in tables.items():
+        labels = targets.encode_labels(table, config.label_column, names, config.task)
+        sets[part] = examples.examples(pretrained, table, config.text_column, config.image_column, labels)
+    if not config.validation:
+        kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
+        sets["train"], sets["validation"] = sets["train"].take(kept), sets["train"].take(held)
+    return sets, names
+
+
+def attach(config: Config, pretrained: hub.Pretrained, params: t.Tree, classes: int, key: jax.Array) -> tuple[Model, t.Tree]:
+    """The encoder with a new head on it; the pre-trained pooler is grafted back where ``--pooling pooler`` asks for it."""
+    family = pretrained.config.family
+    pooling = config.pooling or {"gpt2": "last", "vit": "cls"}.get(family, "mean")
+    # A head for GPT-2's last token has no bias, as in the original library, so that it can be exported.
+    head = Classifier(classes, pooling, bias=(family, pooling) != ("gpt2", "last"), dropout=pretrained.config.dropout)
+    model = Model(Encoder(pretrained.config), head)
+    fresh = model.init_head(jax.random.fold_in(key, 2))
+    if pooling == "pooler":
+        fresh = t.graft(t.drop(fresh, "pooler"), "pooler", pooler(pretrained)["pooler"])
+        report.chat.print("grafted   head/pooler, pre-trained, back under the new head")
+    return model, t.graft(params, "head", fresh)
+
+
+def compute(config: Config, model: Model) -> Model:
+    return model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
+
+
+def learning_rates(config: Config, pretrained: hub.Pretrained) -> dict[str, float]:
+    """Peak rates by group. Small encoders take a larger one; a head alone on frozen features, a much larger one."""
+    encoder = config.learning_rate if config.learning_rate is not None else 1e-4 if pretrained.config.width < 256 else 5e-5
+    head = config.head_learning_rate if config.head_learning_rate is not None else 1e-2 if config.strategy == "frozen" else 1e-3
+    return {"encoder": encoder, "head": head}
+
+
+def log_every(config: Config, per_epoch: int) -> int:
+    """Steps between looks at the device: rare enough to cost nothing, and at every save."""
+    every = max(1, min(20, per_epoch // 5))
+    return min(every, *(n for n in (config.save_every, config.stop_after) if n), every)
+
+
+def validate(config: Config, forward: Any, params: t.Tree, part: examples.Examples, progress: Progress, metrics: report.Metrics, epoch: int, step: int) -> tuple[Progress, bool]:
+    """Score the validation examples and keep count of the best; a tie goes to the lower loss."""
+    values, mean_loss = score(config, forward, params, part)
+    new = values[SCORES[config.task]]
+    old = -np.inf if progress.best_score is None else progress.best_score
+    best = progress.best_score is None or (not np.isnan(new) and (new, -mean_loss) > (old, -progress.best_loss))
+    metrics.write({"epoch": epoch, "step": step, "validation_loss": mean_loss} | {f"validation_{k}": finite(v) for k, v in values.items()})
+    report.chat.print(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   " + "   ".join(f"{k} {v:.4f}" for k, v in values.items()))
+    if best:
+        kept = new if not np.isnan(new) else -1.0
+        return dataclasses.replace(progress, best_score=kept, best_loss=mean_loss, best_step=step, stale=0), True
+    return dataclasses.replace(progress, stale=progress.stale + 1), False
+
+
+def score(config: Config, forward: Any, params: t.Tree, part: examples.Examples) -> tuple[dict[str, float], float]:
+    """(metrics, mean loss) over examples."""
+    logits = train.evaluate(forward, params, part.windows(), len(part))
+    mean_loss = float(np.mean(losses.LOSSES[config.task](jnp.asarray(logits), jnp.asarray(part.labels))))
+    return losses.metrics(logits, part.labels, config.task), mean_loss
+
+
+def test(config: Config, forward: Any, params: t.Tree, sets: dict[str, examples.Examples]) -> dict[str, Any]:
+    values, mean_loss = score(config, forward, params, sets["test"])
+    result: dict[str, Any] = {name: finite(value) for name, value in values.items()} | {"loss": mean_loss}
+    if config.task != "regression":
+        result["majority_accuracy"] = losses.majority_accuracy(sets["train"].labels, sets["test"].labels, config.task)
+    return result
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if np.isfinite(value) else None
+
+
+def save(saves: Path, state: train.State, progress: Progress, metrics: report.Metrics, at: int, best: bool) -> Progress:
+    progress = dataclasses.replace(progress, saved=at, metrics_bytes=metrics.size)
+    checkpoint.save(saves, state, {"progress": dataclasses.asdict(progress)}, best)
+    return progress
+
+
+def stopped(config: Config, at: int) -> dict[str, Any]:
+    report.console.print(f"stopped after step {at}; go on with --resume --out {config.out}", highlight=False)
+    return {}
+
+
+def lineage(config: Config, pretrained: hub.Pretrained, discarded: dict[str, Any], params: t.Tree) -> dict[str, Any]:
+    """Where this run's parameters come from."""
+    return {
+        "source": pretrained.source,
+        "family": pretrained.config.family,
+        "random_weights": config.random_weights,
+        "encoder_digest": t.digest(params["encoder"]),
+        "discarded": discarded,
+        "train": config.train,
+        "test": config.test or config.train,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "backend": jax.default_backend(),
+    }
+
+
+def show_start(config: Config, pretrained: hub.Pretrained, discarded: dict[str, Any], params: t.Tree, labels: t.Tree, rates: dict[str, float], sets: dict[str, examples.Examples]) -> None:
+    c = pretrained.config
+    report.chat.print(f"loaded    {pretrained.source}: {c.family}, {c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters")
+    gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
+    report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
+    report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
+    for name, part in sets.items():
+        if part.truncated:
+            report.warn(f"{part.truncated} texts of {name} are longer than {part.max_length} tokens and were truncated")
+    counts = t.summary(params, labels)
+    rows = [(group, count, f"{rates[group]:.2g}" if group in rates else "-") for group, count in counts.items()]
+    report.table(f"strategy {config.strategy}", ("group", "parameters", "learning rate"), rows)
+
+
+def show_end(config: Config, result: dict[str, Any], plot: Path) -> None:
+    keys = ("accuracy", "macro_f1", "mse", "pearson", "spearman", "loss", "majority_accuracy", "examples_per_second")
+    shown = {key: result[key] for key in keys if result.get(key) is not None}
+    report.table("test", ("metric", "value"), list(shown.items()))
+    report.chat.print(f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}" if result["parameters_frozen"] else "")
+    report.chat.print(f"plot      {plot}")
+    if not report.console.is_terminal:
+        print(json.dumps(shown | {"out": str(config.out)}))
+
+
+if __name__ == "__main__":
+    launch(Config, main)
