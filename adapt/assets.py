@@ -7,9 +7,12 @@ installed: no code of it runs. What it must hash to is written here, so a change
 import hashlib
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +114,20 @@ def fetch(name: str) -> Path:
             "free some space, or name another folder in ADAPT_CACHE"
         ) from error
     return folder
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached at all. Its client finds out by half a minute of loud retries.
+
+    Proxies and `HF_ENDPOINT` are respected; a certificate that only the client may know counts as an answer.
+    """
+    try:
+        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except OSError as error:
+        return isinstance(getattr(error, "reason", error), ssl.SSLError)
+    return True
 
 
 def _folder(name: str) -> Path:

@@ -1,0 +1,132 @@
+"""Targets: a label column becomes numbers, in an order that does not depend on the order of the rows.
+
+`names = labels_of(train, ...)` is kept with the run; train, validation and test are all encoded by it. Errors
+name the file and the row, counted from 1 without the header.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from adapt.data import Table, numbered
+from adapt.errors import DataError
+
+Task = Literal["classification", "multilabel", "regression"]
+
+
+def labels_of(table: Table, column: str, task: Task) -> list[str]:
+    """The classes of a training table: sorted, numbers by size, so that row order can't change them.
+
+    A column whose feature has names of its own (`datasets.ClassLabel`) keeps them, in their order.
+    Regression has no classes: []. For the forms of multi-label values see `encode_labels`.
+
+    Raises DataError: a row without label, fewer than two classes.
+    """
+    if task == "regression":
+        return []
+    present = {name for _, names in _labels(table, column, task) for name in names}
+    if len(present) < 2:
+        only = f"only '{present.pop()}'" if present else "no label at all"
+        raise DataError(f"{table.where}: column '{column}' has {only}; {task} takes at least two classes")
+    return _own_names(table, column) or sorted(present, key=_natural)
+
+
+def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -> np.ndarray:
+    """What the losses take: int32 [N] (classification), float32 [N, len(names)] of 0 and 1 (multilabel),
+    float32 [N] (regression).
+
+    A multi-label value is a list, a JSON list in a string, or `red;green`; it may be empty, but not missing.
+
+    Raises DataError: a label that is not among `names`, a row without label, a number that is not finite.
+    """
+    if task == "regression":
+        numbers = (_number(table, column, row, value) for row, value in numbered(table, column))
+        return np.fromiter(numbers, np.float32)
+    index = {name: position for position, name in enumerate(names)}
+    positions = []
+    for row, found in _labels(table, column, task):
+        unseen = [name for name in found if name not in index]
+        if unseen:
+            there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise DataError(f"{table.where}: row {row}: label '{unseen[0]}' is unseen in training ({there})")
+        positions.append([index[name] for name in found])
+    if task == "classification":
+        return np.array([position for (position,) in positions], np.int32)
+    target = np.zeros((len(table), len(names)), np.float32)
+    for row, found in enumerate(positions):
+        target[row, found] = 1
+    return target
+
+
+def stratified_split(target: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint ascending int64 indices (training, validation), the second of about fraction * N rows.
+
+    target: int [N] as classes, of which each keeps its share (largest remainder) and at least one training
+    row; other targets are split by a plain permutation. The same arguments give the same split anywhere:
+    `RandomState` is the stream that NumPy promises never to change.
+
+    Raises DataError: too few rows for one of them to be held out.
+    """
+    random = np.random.RandomState(seed)
+    count = len(target)
+    wanted = max(1, round(fraction * count))
+    order = random.permutation(count)
+    if target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
+        sizes = np.bincount(target)
+        share = sizes * (wanted / count)
+        taken = np.floor(share).astype(int)
+        for place in np.argsort(taken - share, kind="stable")[: wanted - taken.sum()]:
+            taken[place] += 1
+        taken = np.minimum(taken, np.maximum(sizes - 1, 0))
+        order = np.concatenate([order[target[order] == place][:some] for place, some in enumerate(taken)])
+    held_out = np.sort(order[: min(wanted, count - 1)])
+    if not len(held_out):
+        raise DataError(f"{count} rows are too few to hold some out for validation; name a validation file")
+    return np.setdiff1d(np.arange(count), held_out), held_out
+
+
+def _labels(table: Table, column: str, task: Task) -> Iterator[tuple[int, list[str]]]:
+    """(row, names of its labels); exactly one name unless multilabel."""
+    own = _own_names(table, column)
+    for row, value in numbered(table, column):
+        try:
+            values = _several(value) if task == "multilabel" else [value]
+        except json.JSONDecodeError as error:
+            raise DataError(f"{table.where}: row {row}: '{value}' is not a JSON list: {error.msg}") from error
+        if any(each is None or not str(each).strip() or (own and each < 0) for each in values):
+            raise DataError(f"{table.where}: row {row} has no label in column '{column}'")
+        yield row, [own[each] if own else str(each) for each in values]
+
+
+def _several(value: Any) -> list:
+    """The labels in one multi-label value."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = json.loads(value)
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(";") if name.strip()]
+    return value if isinstance(value, list) else [value]
+
+
+def _own_names(table: Table, column: str) -> list[str] | None:
+    """The names of a ClassLabel column, or of a list of ClassLabel."""
+    feature = table.rows.features.get(column)
+    return getattr(getattr(feature, "feature", feature), "names", None)
+
+
+def _number(table: Table, column: str, row: int, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not abs(number) <= float(np.finfo(np.float32).max):  # false for nan, too
+        raise DataError(f"{table.where}: row {row}: '{value}' in column '{column}' is not a finite number")
+    return number
+
+
+def _natural(name: str) -> tuple[bool, float, str]:
+    """Numbers first, by value; then words."""
+    number = re.fullmatch(r"[+-]?\d+(\.\d+)?", name)
+    return (not number, float(name) if number else 0.0, name)
