@@ -1,5 +1,7 @@
 """Checkpoints of a run: what is frozen once, what trains at every save; Orbax arrays behind one atomic index file.
 
+Arrays are stored with the digest of every top-level entry, for a flipped bit in them is nothing that Orbax would see.
+
     checkpoints/frozen/        the frozen parameters, written once
     checkpoints/step_00000250/ trainable parameters, optimizer state, step, key
     checkpoints/index.json     which step is "last" and which is "best", and what the loop needs to go on
@@ -72,7 +74,7 @@ def load_params(folder: Path, like: t.Tree) -> t.Tree:
     info = index.get("best") or index.get("last")
     if info is None:
         raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save")
-    params = read_tree(folder / info["folder"], None).get("params", {})
+    params = read_tree(folder / info["folder"], None, "params").get("params", {})
     if (folder / "frozen").exists():
         params = t.merge(params, read_tree(folder / "frozen", None))
     params = {"encoder": {}, "head": {}} | params
@@ -99,10 +101,11 @@ def to_tree(state: State) -> t.Tree:
 def write_tree(target: Path, tree: t.Tree) -> None:
     from orbax.checkpoint import v1 as orbax
 
+    target = target.absolute()  # Orbax takes no other
     if target.exists():  # left by a process that was killed between the write and the index
         shutil.rmtree(target)
     try:
-        orbax.save(target, tree)
+        orbax.save(target, tree, custom_metadata={"digests": digests(tree)})
     except Exception as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
         for half in target.parent.glob(f"{target.name}*"):
             shutil.rmtree(half, ignore_errors=True)
@@ -111,32 +114,57 @@ def write_tree(target: Path, tree: t.Tree) -> None:
         raise
 
 
-def read_tree(source: Path, like: t.Tree | None) -> t.Tree:
-    """Read a tree; with ``like``, strictly its structure and placed on its devices; without, numpy arrays."""
+def read_tree(source: Path, like: t.Tree | None, only: str = "") -> t.Tree:
+    """Read a tree; with ``like``, strictly its structure and placed on its devices; without, numpy arrays.
+
+    With ``only``, the bytes of that top-level entry alone are read.
+    """
     from orbax.checkpoint import v1 as orbax
 
+    source = source.absolute()
+    cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+
+    def wanted(path: str, leaf: Any) -> Any:
+        if only and not path.startswith(f"{only}/"):
+            return orbax.PLACEHOLDER
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cpu if like is None else leaf.sharding)
+
     try:
-        stored = orbax.metadata(source).metadata
-        if like is None:
-            cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-            wanted = t.map_paths(lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cpu), stored)
-            return t.map_paths(lambda _, leaf: np.asarray(leaf), orbax.load(source, wanted))
-        t.check_like(stored, like, f"the checkpoint {source}", dtypes=True)
-        wanted = t.map_paths(lambda _, leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        return orbax.load(source, wanted)
+        stored = orbax.metadata(source)
+        if like is not None:
+            t.check_like(stored.metadata, like, f"the checkpoint {source}", dtypes=True)
+        tree = orbax.load(source, t.map_paths(wanted, stored.metadata if like is None else like))
+        tree = {name: node for name, node in tree.items() if only in ("", name)}
+        expected = stored.custom_metadata["digests"]
+        if digests(tree) != {name: expected[name] for name in tree}:
+            raise CheckpointError(f"the checkpoint {source} is corrupt: its arrays are not those that were saved")
+        return tree if like is not None else t.map_paths(lambda _, leaf: np.asarray(leaf), tree)
+    except CheckpointError:
+        raise
     except TreeError as fault:
         raise CheckpointError(str(fault)) from None
-    except (OSError, ValueError, KeyError) as fault:
-        raise CheckpointError(f"cannot read the checkpoint {source}: {str(fault).splitlines()[0]}") from None
+    except Exception as fault:  # Orbax and tensorstore raise what they like, bare Exception too, for a damaged file
+        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        raise CheckpointError(f"cannot read the checkpoint {source}: {reason}") from None
+
+
+def digests(tree: t.Tree) -> dict[str, str]:
+    """The digest of every top-level entry."""
+    return {name: t.digest({name: node}) for name, node in tree.items()}
 
 
 def read_index(folder: Path) -> dict[str, Any]:
+    """``{"last": {"folder": ...}, "best": ...}``; empty before the first save."""
+    file = folder / "index.json"
     try:
-        return json.loads((folder / "index.json").read_text("utf-8"))
+        index = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as fault:
-        raise CheckpointError(f"{folder / 'index.json'} is not JSON: {fault}") from None
+    except (ValueError, OSError) as fault:
+        raise CheckpointError(f"{file} is not JSON: {fault}") from None
+    if not isinstance(index, dict) or not all(isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()):
+        raise CheckpointError(f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint")
+    return index
 
 
 def write_text(path: Path, text: str) -> None:
@@ -155,7 +183,10 @@ def write_text(path: Path, text: str) -> None:
 
 def need_space(folder: Path, need: int) -> None:
     """Raise :class:`OutputError` before writing when ``need`` bytes will not fit."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise OutputError(f"cannot make the folder {folder}: {fault.strerror or fault}") from None
     free = shutil.disk_usage(folder).free
     if need + MARGIN > free:
         raise OutputError(f"the disk of {folder} has {free / 1e6:.0f} MB free and the checkpoint needs {need / 1e6:.0f} MB: make room")

@@ -36,5 +36,9 @@ class OutputError(AdaptError):
     """An output folder that exists, or a disk that is full."""
 
 
+class ExportError(AdaptError):
+    """A model that the format asked for can't express."""
+
+
 class TrainingError(AdaptError):
     """Training can't go on: the loss is not finite."""

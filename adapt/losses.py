@@ -38,7 +38,7 @@ def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
     if task == "regression":
         return logits
     if task == "multilabel":
-        return 1 / (1 + np.exp(-logits))
+        return np.exp(-np.logaddexp(0, -logits))  # 1 / (1 + exp(-x)), without overflow
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)
 

@@ -7,21 +7,21 @@ import jax
 import optax
 
 from adapt import tree as t
-from adapt.errors import RuleError
+from adapt.errors import RuleError, StrategyError
 
 FROZEN = "frozen"  # a string, never None: None is an empty pytree
 
 
 def trainable(params: t.Tree, labels: t.Tree) -> t.Tree:
     """The leaves that some group trains."""
-    groups = t.paths(labels)
-    return t.select(params, lambda path: not path.endswith("/") and groups[path] != FROZEN)
+    group = t.group_of(labels)
+    return t.select(params, lambda path: not path.endswith("/") and group(path) != FROZEN)
 
 
 def frozen(params: t.Tree, labels: t.Tree) -> t.Tree:
     """The leaves labelled FROZEN, and empty subtrees."""
-    groups = t.paths(labels)
-    return t.select(params, lambda path: path.endswith("/") or groups[path] == FROZEN)
+    group = t.group_of(labels)
+    return t.select(params, lambda path: path.endswith("/") or group(path) == FROZEN)
 
 
 def by_label(
@@ -33,13 +33,13 @@ def by_label(
     give the same updates, for labels are looked up by path. ``clip_norm`` clips the global norm of the gradients
     of what trains; frozen leaves have no part in it. Raises :class:`RuleError` when groups and labels differ.
     """
-    by_path = t.paths(labels)
-    names = set(by_path.values()) - {FROZEN}
+    group = t.group_of(labels)
+    names = set(t.paths(labels).values()) - {FROZEN}
     if names != set(groups):
         raise RuleError(f"the labels name the groups {sorted(names)}, the optimizers are for {sorted(groups)}")
 
     def labels_of(params: Any) -> Any:
-        return t.map_paths(lambda path, _: by_path[path], params)
+        return t.map_paths(lambda path, _: group(path), params)
 
     def trains(params: Any) -> Any:
         return jax.tree.map(lambda group: group != FROZEN, labels_of(params))
@@ -67,9 +67,12 @@ def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear"
     """
     warm = min(round(warmup * steps), steps - 1)
     rest = max(steps - warm, 1)
-    after = {
+    shapes = {
         "linear": optax.linear_schedule(peak, 0.0, rest),
         "cosine": optax.cosine_decay_schedule(peak, rest),
         "constant": optax.constant_schedule(peak),
-    }[decay]
+    }
+    if decay not in shapes:
+        raise StrategyError(f"unknown decay {decay!r}: give one of {', '.join(shapes)}")
+    after = shapes[decay]
     return after if warm < 1 else optax.join_schedules([optax.linear_schedule(peak / warm, peak, max(warm - 1, 1)), after], [warm])

@@ -45,9 +45,8 @@ def strategy(name: str, layers: int) -> list[Phase]:
     Raises :class:`StrategyError` for a name that is not known, a number that is missing or too many, or a depth that
     is not there.
     """
+    spellings = [f"{base}:[0-9]+" if base == "top" else base for base in STRATEGIES]
+    if not re.fullmatch("|".join(spellings), name):
+        raise StrategyError(f"unknown strategy {name!r}: give one of {', '.join(spellings).replace('[0-9]+', 'K')}")
     base, _, number = name.partition(":")
-    wants_number = base == "top"
-    if base not in STRATEGIES or wants_number != bool(re.fullmatch(r"\d+", number)) or (number and not wants_number):
-        known = ", ".join(f"{key}:K" if key == "top" else key for key in STRATEGIES)
-        raise StrategyError(f"unknown strategy {name!r}: give one of {known}")
-    return STRATEGIES[base](layers, int(number)) if wants_number else STRATEGIES[base](layers)
+    return STRATEGIES[base](layers, int(number)) if number else STRATEGIES[base](layers)

@@ -38,15 +38,15 @@ class State:
 def init_state(params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array) -> tuple[t.Tree, State]:
     """Split ``params`` by ``labels`` into (frozen parameters, State with a copy of what trains).
 
-    ``params`` stays usable: what trains is copied, so that its donation to the step never touches the original.
-    Raises :class:`TrainingError` when nothing trains.
+    ``params`` and ``key`` stay usable: what the step gets donated is a copy. Raises :class:`TrainingError` when nothing
+    trains.
     """
     trainable = optim.trainable(params, labels)
     if not t.paths(trainable):
         raise TrainingError("every parameter is FROZEN: nothing would train; label at least one leaf with a group")
     device = jax.local_devices()[0]
     trainable = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trainable)
-    state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), key, jnp.bool_(False))
+    state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), jnp.array(key, copy=True), jnp.bool_(False))
     # Committed to a device, as restored arrays are: otherwise the first step after a resume would compile again.
     return jax.device_put(optim.frozen(params, labels), device), jax.device_put(state, device)
 
@@ -96,6 +96,28 @@ def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: i
 def make_eval(model: Model) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
     """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted."""
     return jax.jit(lambda params, batch: model.apply(params, batch))
+
+
+def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
+    """``(params, batch) -> sums`` of loss, right answers and weights over a batch with ``label`` and ``weight``, jitted."""
+
+    def score(params: t.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        logits, weight = model.apply(params, batch), batch["weight"]
+        right = (logits.argmax(-1) == batch["label"]) * weight
+        return {"loss": (loss(logits, batch["label"]) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
+
+    return jax.jit(score)
+
+
+def mean_score(
+    score: Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]], params: t.Tree, batches: Iterable[Mapping[str, Any]]
+) -> dict[str, float]:
+    """The weighted means of ``loss`` and ``accuracy`` over all batches."""
+    sums: dict[str, float] = {}
+    for batch in batches:
+        for name, value in score(params, batch).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: sums[name] / sums["weight"] for name in ("loss", "accuracy")}
 
 
 def evaluate(

@@ -6,6 +6,7 @@ Every function here is pure: inputs are never changed, and leaves are shared, ne
 """
 
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -22,7 +23,7 @@ Rules = Sequence[tuple[str, str]]
 
 
 def paths(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    """Flatten to ``{path: leaf}``, sorted by path. Empty subtrees are left out; see :func:`empties`."""
+    """Flatten to ``{path: leaf}``, sorted at every level. Empty subtrees are left out; see :func:`empties`."""
     flat: dict[str, Any] = {}
     for name in sorted(tree):
         node = tree[name]
@@ -89,36 +90,39 @@ def drop(tree: Tree, path: str) -> Tree:
 
 def discarded(tree: Tree, path: str) -> dict[str, Any]:
     """What ``drop(tree, path)`` takes away, as plain JSON: names with shapes, parameter count, digest."""
-    gone = get(tree, path)
+    gone, path = get(tree, path), path.strip("/")
+    flat = paths(gone, f"{path}/") if isinstance(gone, dict) else {path: gone}
+    shapes = {name: list(leaf.shape) for name, leaf in flat.items()}
     gone = gone if isinstance(gone, dict) else {path.rsplit("/", 1)[-1]: gone}
-    shapes = {f"{path}/{name}": list(leaf.shape) for name, leaf in paths(gone).items()}
     return {"path": path, "parameters": count(gone), "shapes": shapes, "digest": digest(gone)}
 
 
-def graft(tree: Tree, path: str, subtree: Any) -> Tree:
+def graft(tree: Tree, path: str, subtree: Any, prefix: str = "") -> Tree:
     """The tree with ``subtree`` attached at ``path``, which must be free: drop what is there first, visibly."""
     name, _, rest = path.strip("/").partition("/")
+    here = f"{prefix}{name}"
     if rest:
         child = tree.get(name, {})
         if not isinstance(child, dict):
-            raise TreeError(f"cannot graft at {path!r}: {name!r} is a parameter, not a subtree")
-        return tree | {name: graft(child, rest, subtree)}
+            raise TreeError(f"cannot graft at '{here}/{rest}': {here!r} is a parameter, not a subtree")
+        return tree | {name: graft(child, rest, subtree, f"{here}/")}
     if name in tree:
-        raise TreeError(f"cannot graft at {path!r}: it is taken; drop(params, {path!r}) first")
+        raise TreeError(f"cannot graft at {here!r}: it is taken; drop(params, {here!r}) first")
     return tree | {name: subtree}
 
 
 def merge(*trees: Tree) -> Tree:
-    """The union of trees with disjoint paths (frozen and trainable parameters). Raises on overlap."""
-    merged: Tree = {}
-    for tree in trees:
-        for name, node in tree.items():
-            if name in merged:
-                if not (isinstance(node, dict) and isinstance(merged[name], dict)):
-                    raise TreeError(f"cannot merge: {name!r} is in both trees")
-                node = merge(merged[name], node)
-            merged = merged | {name: node}
-    return merged
+    """The union of trees with disjoint paths (frozen and trainable parameters). Raises :class:`TreeError` on overlap."""
+
+    def union(one: Tree, other: Tree, prefix: str = "") -> Tree:
+        both = {}
+        for name in [name for name in one if name in other]:
+            if not (isinstance(one[name], dict) and isinstance(other[name], dict)):
+                raise TreeError(f"cannot merge: '{prefix}{name}' is in both trees")
+            both[name] = union(one[name], other[name], f"{prefix}{name}/")
+        return one | other | both
+
+    return functools.reduce(union, trees, {})
 
 
 def select(tree: Tree, keep: Callable[[str], bool]) -> Tree:
@@ -171,6 +175,18 @@ def label(params: Tree, rules: Rules) -> Tree:
     return unflatten(match([*paths(params), *empties(params)], rules))
 
 
+def group_of(labels: Tree) -> Callable[[str], str]:
+    """``path -> group`` by a label tree. Raises :class:`RuleError` for a path that it has no label for."""
+    groups = paths(labels)
+
+    def group(path: str) -> str:
+        if path not in groups:
+            raise RuleError(f"{path!r} has no label: make the labels from the very tree that trains, after every drop and graft")
+        return groups[path]
+
+    return group
+
+
 def check_like(tree: Tree, like: Tree, what: str = "parameters", dtypes: bool = False) -> None:
     """Raise :class:`TreeError` unless both trees have the same paths and shapes (and dtypes, if asked).
 
@@ -197,7 +213,7 @@ def digest(tree: Tree) -> str:
     """
     sha = hashlib.sha256()
     for path, leaf in paths(tree).items():
-        array = np.ascontiguousarray(jax.device_get(leaf))
+        array = np.asarray(jax.device_get(leaf), order="C")  # ascontiguousarray would give scalars a dimension
         sha.update(json.dumps([path, str(array.dtype), list(array.shape)]).encode())
         sha.update(array.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
@@ -205,9 +221,8 @@ def digest(tree: Tree) -> str:
 
 def summary(params: Tree, labels: Tree) -> dict[str, int]:
     """Parameters of each group, ``{group: count}``, in the order in which groups first appear by path."""
-    groups: dict[str, int] = {}
-    flat_labels = paths(labels)
+    counts: dict[str, int] = {}
+    group = group_of(labels)
     for path, leaf in paths(params).items():
-        group = flat_labels[path]
-        groups[group] = groups.get(group, 0) + int(np.prod(leaf.shape))
-    return groups
+        counts[group(path)] = counts.get(group(path), 0) + int(np.prod(leaf.shape))
+    return counts

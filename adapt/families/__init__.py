@@ -3,6 +3,7 @@
 A family module has
 
 * ``MODEL_TYPES``: the ``model_type`` values of config.json that it reads;
+* ``PREFIX``: what the original library puts before the encoder's names where a head is on it;
 * ``read_config(hf) -> EncoderConfig`` and ``write_config(config) -> dict``, each other's inverse;
 * ``canonical(name) -> str | None``: a checkpoint's tensor name in the table's spelling; None for a buffer to ignore;
 * ``recognise(hf, tensors) -> head``: the pre-training head whose weights are there, as a module;
@@ -19,6 +20,8 @@ import numpy as np
 from adapt import tree as t
 from adapt.errors import CheckpointError
 from adapt.models import Encoder, Model
+
+HEADS = ("classifier.", "cls.", "lm_head.", "score.")  # how names that take no PREFIX begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,3 +116,8 @@ def to_tensors(module: ModuleType, config: Any, head: Any, params: t.Tree) -> di
     """Params -> the tensors of a checkpoint, by the same table."""
     flat = {path: np.asarray(leaf) for path, leaf in t.paths(params).items()}
     return {row.name: row.to_tensor([flat[path] for path in row.paths]) for row in module.table(config, head)}
+
+
+def with_prefix(module: ModuleType, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The table's names as the original library's classes with a head spell them."""
+    return {name if name.startswith(HEADS) else module.PREFIX + name: tensor for name, tensor in tensors.items()}

@@ -11,6 +11,7 @@ from adapt.families import Row, dense, norm
 from adapt.models import Classifier, EncoderConfig, MaskedLM
 
 MODEL_TYPES = ("bert",)
+PREFIX = "bert."
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
 
 
@@ -64,7 +65,7 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
 
 def canonical(name: str) -> str | None:
     """Without the ``bert.`` prefix, with weight and bias for gamma and beta; position ids are a buffer."""
-    name = re.sub(r"^bert\.", "", name)
+    name = name.removeprefix(PREFIX)
     name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
     return None if name == "embeddings.position_ids" else name
 

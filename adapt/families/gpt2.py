@@ -12,6 +12,7 @@ from adapt.families.bert import ACTIVATIONS, activation
 from adapt.models import CausalLM, Classifier, EncoderConfig
 
 MODEL_TYPES = ("gpt2",)
+PREFIX = "transformer."
 
 
 def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
@@ -60,7 +61,7 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
 
 def canonical(name: str) -> str | None:
     """Without the ``transformer.`` prefix; the causal mask is a buffer in old files."""
-    name = re.sub(r"^transformer\.", "", name)
+    name = name.removeprefix(PREFIX)
     return None if re.fullmatch(r"h\.\d+\.attn\.(bias|masked_bias)", name) else name
 
 

@@ -1,6 +1,5 @@
 """ViT (Dosovitskiy et al. 2021): patches and a class token, pre-norm, a final norm, an image classifier on top."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from adapt.families.bert import ACTIVATIONS, activation
 from adapt.models import Classifier, EncoderConfig
 
 MODEL_TYPES = ("vit",)
+PREFIX = "vit."
 
 
 def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
@@ -59,7 +59,7 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
 
 def canonical(name: str) -> str | None:
     """Without the ``vit.`` prefix."""
-    return re.sub(r"^vit\.", "", name)
+    return name.removeprefix(PREFIX)
 
 
 def recognise(hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:

@@ -5,6 +5,7 @@ The stages are the embedding (stage 0) and the blocks (stages 1 to L); a final n
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,18 +56,30 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint32 bits for dropout masks: the murmur3 finaliser (Appleby) over a counter, keyed between its rounds.
+
+    Not for cryptography nor for sampling at large, but each element costs two multiplications in the fusion that uses
+    it, against some twenty rounds of threefry: on the CPU that was a fifth to a half of a training step.
+    """
+    words = jax.random.key_data(key).reshape(-1)
+    x = jax.lax.iota(jnp.uint32, math.prod(shape)) ^ words[0]
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B) + words[1]
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return (x ^ (x >> 16)).reshape(shape)
+
+
 class Dropout(nn.Module):
-    """Inverted dropout from 16 random bits an element: the rate is exact to 2^-17 and the bits cost half."""
+    """Inverted dropout (Srivastava et al. 2014)."""
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        cut = round(self.rate * 65536)
-        if deterministic or cut == 0:
+        if deterministic or self.rate == 0:
             return x
-        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
-        return jnp.where(bits >= cut, x * jnp.asarray(65536 / (65536 - cut), x.dtype), jnp.zeros((), x.dtype))
+        keep = random_bits(self.make_rng("dropout"), x.shape) >= jnp.uint32(round(self.rate * 2**32))
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
 
 class Weights(nn.Module):

@@ -16,12 +16,12 @@ from adapt.models.encoder import ACTIVATIONS, Batch, Dense, Dropout, Norm
 
 def cls(x_TD: jax.Array, batch: Batch) -> jax.Array:
     """The first token of each example."""
-    return x_TD[batch["first"]]
+    return owned(x_TD[batch["first"]], batch)
 
 
 def last(x_TD: jax.Array, batch: Batch) -> jax.Array:
     """The last token of each example."""
-    return x_TD[batch["first"] + jnp.maximum(batch["length"], 1) - 1]
+    return owned(x_TD[batch["first"] + jnp.maximum(batch["length"], 1) - 1], batch)
 
 
 def mean(x_TD: jax.Array, batch: Batch) -> jax.Array:
@@ -35,7 +35,12 @@ def maximum(x_TD: jax.Array, batch: Batch) -> jax.Array:
     """The maximum over each example's own tokens, by feature."""
     examples = batch["length"].shape[0]
     top = jax.ops.segment_max(x_TD, batch["segments"].reshape(-1), examples)
-    return jnp.where(batch["length"][:, None] > 0, top, jnp.zeros((), x_TD.dtype))
+    return owned(top, batch)
+
+
+def owned(x_ND: jax.Array, batch: Batch) -> jax.Array:
+    """Zeros for an example without tokens, as its mean is: never a token of its neighbours."""
+    return jnp.where(batch["length"][:, None] > 0, x_ND, jnp.zeros((), x_ND.dtype))
 
 
 POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {

@@ -1,0 +1,58 @@
+"""Pre-training targets for packed batches: BERT's masking, GPT-2's next token. NumPy, on the host, from a seed."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adapt.hub import Pretrained
+from adapt.pack import Arrays
+from adapt.tokenizer import Ragged, ragged
+
+Corruption = Callable[[Arrays, np.random.Generator], Arrays]
+
+
+def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
+    """Masked-LM targets (Devlin et al. 2019, 3.1): of ``rate`` of the tokens, 80% become [MASK], 10% a random token,
+    10% stay. Special tokens are never chosen. Adds ``targets`` (flat positions), ``label`` and ``weight``, all [M] with
+    M fixed by the batch's shape, so that only chosen positions go through the vocabulary product.
+    """
+    assert pretrained.tokenizer is not None
+    mask, special = pretrained.tokenizer.mask_id, pretrained.tokenizer.special_ids
+    vocabulary = pretrained.tokenizer.size
+
+    def corrupt(batch: Arrays, rng: np.random.Generator) -> Arrays:
+        tokens, slots = batch["tokens"].reshape(-1), len(batch["first"])
+        maskable = np.flatnonzero((batch["segments"].reshape(-1) < slots) & ~np.isin(tokens, special))
+        most = max(int(round(rate * tokens.size)), 1)
+        wanted = min(max(int(round(rate * len(maskable))), 1), most, len(maskable))
+        chosen = np.sort(rng.choice(maskable, wanted, replace=False)) if len(maskable) else maskable
+        label = tokens[chosen]
+        how = rng.random(len(chosen))
+        corrupted = tokens.copy()
+        corrupted[chosen[how < 0.8]] = mask
+        swapped = chosen[(how >= 0.8) & (how < 0.9)]
+        corrupted[swapped] = rng.integers(0, vocabulary, len(swapped))
+        out = {name: value for name, value in batch.items() if name not in ("label", "weight")}
+        return out | {"tokens": corrupted.reshape(batch["tokens"].shape)} | slotted(chosen, label, most)
+
+    return corrupt
+
+
+def causal(batch: Arrays, rng: np.random.Generator) -> Arrays:
+    """Next-token targets: every token but the last of each example predicts the one after it. Deterministic."""
+    tokens, segments, slots = batch["tokens"].reshape(-1), batch["segments"].reshape(-1), len(batch["first"])
+    follows = (segments[:-1] == segments[1:]) & (segments[:-1] < slots) & (batch["positions"].reshape(-1)[1:] > 0)
+    chosen = np.flatnonzero(follows)
+    out = {name: value for name, value in batch.items() if name not in ("label", "weight")}
+    return out | slotted(chosen, tokens[chosen + 1], tokens.size)
+
+
+def slotted(chosen: np.ndarray, label: np.ndarray, most: int) -> Arrays:
+    """Positions and labels in ``most`` places, with weight 1 where there is one."""
+    targets, labels, weight = np.zeros(most, np.int32), np.zeros(most, np.int32), np.zeros(most, np.float32)
+    targets[: len(chosen)], labels[: len(chosen)], weight[: len(chosen)] = chosen, label, 1.0
+    return {"targets": targets, "label": labels, "weight": weight}
+
+
+def take(pieces: Sequence[Sequence[int]], index: np.ndarray) -> Ragged:
+    return ragged([pieces[i] for i in index])

@@ -1,0 +1,196 @@
+"""Continue or start pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2, with the step of fine-tuning.
+
+    python -m experiments.pretrain --checkpoint tiny-bert --text FILE --steps 1000 --out runs/pretrain
+    python -m experiments.finetune --checkpoint runs/pretrain --out runs/adapted       # discards the head trained here
+
+``{"encoder", "head"}`` goes in and comes out. A checkpoint without a language-model head gets a fresh one. Every line of
+the text is an example; lines longer than --max-length become several. 5% of the examples are held out.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapt import checkpoint, corrupt, data, hub, losses, optim, pack, report, train
+from adapt import tree as t
+from adapt.errors import DataError, StrategyError
+from adapt.models import CausalLM, Encoder, MaskedLM, Model
+from adapt.tokenizer import Ragged
+from experiments import check_out, launch, open_run, versions, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    text: str  # plain UTF-8 text, one example a line
+    checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    steps: int = 1000
+    batch_size: int = 32  # examples a step
+    max_length: int = 128  # tokens an example
+    mask_rate: float = 0.15  # masked-LM only
+    learning_rate: float = 1e-4
+    warmup: float = 0.1  # share of all steps
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # 0: no clipping
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
+    validate_every: int = 200  # steps between validations, each with a checkpoint
+    random_weights: bool = False  # start from fresh weights in the checkpoint's shapes
+    seed: int = 0
+    out: Path = Path("runs/pretrain")
+    resume: bool = False  # go on with the run in --out, bit for bit
+    overwrite: bool = False
+    stop_after: int | None = None  # stop at this step as an interruption would (for tests of --resume)
+
+
+def main(config: Config) -> dict[str, Any]:
+    if config.steps < 1 or config.batch_size < 1 or config.validate_every < 1 or not 0 < config.mask_rate < 1:
+        raise StrategyError("--steps, --batch-size and --validate-every must be at least 1, and --mask-rate between 0 and 1")
+    check_out(config.out, config.resume, config.overwrite)
+    pretrained, task = load(config)
+    key = jax.random.key(config.seed)
+    model, params = with_head(config, pretrained, key)
+    tokens, held_out = read_text(config, pretrained)
+    corruption = corrupt.masked(pretrained, config.mask_rate) if task == "mlm" else corrupt.causal
+
+    # Everything trains, but for what a masked-LM loss never reaches.
+    unused = "head/(pooler|next_sentence)/.*"
+    reached = getattr(model.head, "next_sentence", False)
+    labels = t.label(params, ([(unused, optim.FROZEN)] if reached else []) + [(".*", "all")])
+    schedule = optim.schedule(config.learning_rate, config.steps, config.warmup, config.decay)
+    tx = optim.by_label({"all": optim.adamw(schedule, config.weight_decay)}, labels, config.clip_norm or None)
+    frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
+    plan = pack.plan(tokens.lengths, config.batch_size, config.seed)
+    report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {t.count(params):,} parameters, head {type(model.head).__name__}")
+    report.chat.print(f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n")
+
+    open_run(config.out, config)
+    saves, info = config.out / "checkpoints", {"metrics_bytes": 0, "examples": 0.0, "seconds": 0.0, "start_loss": None}
+    if config.resume:
+        state, info = checkpoint.restore(saves, state)
+    else:
+        hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
+        checkpoint.save_frozen(saves, frozen)
+        write_json(config.out / "lineage.json", lineage(config, pretrained))
+    metrics = report.Metrics(config.out / "metrics.jsonl", info["metrics_bytes"])
+    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
+    step = train.make_step(computed, losses.cross_entropy, tx)
+    score = train.make_score(computed, losses.cross_entropy)
+
+    def validate(at: int) -> dict[str, float]:
+        values = train.mean_score(score, t.merge(frozen, state.params), batches(held_out, plan, config.seed, 0, 0, corruption, once=True))
+        record = {"step": at, "validation_loss": values["loss"], "validation_accuracy": values["accuracy"]}
+        metrics.write(record)
+        report.chat.print(f"step {at}   validation loss {values['loss']:.4f}   accuracy {values['accuracy']:.4f}")
+        return values
+
+    values = validate(0) if int(state.step) == 0 else {}
+    info["start_loss"] = info["start_loss"] or values["loss"]
+    per_epoch, seen = -(-len(tokens) // config.batch_size), set()
+    with report.progress("pre-training", config.steps, int(state.step)) as bar:
+        while (done := int(state.step)) < config.steps:
+            stop = min(config.steps, (done // config.validate_every + 1) * config.validate_every, config.stop_after or config.steps)
+            stream = batches(tokens, plan, config.seed, *divmod(done, per_epoch), corruption)
+            some = (batch for batch, _ in zip(stream, range(stop - done), strict=False))
+            for state, record in train.loop(step, frozen, state, some, 20, seen):
+                info["examples"] += record["timed_examples"]
+                info["seconds"] += record["seconds"]
+                metrics.write(record | {"rate": float(schedule(record["step"] - 1))})
+                bar.update(record["step"], loss=f"{record['loss']:.4f}", **{"targets/s": f"{record['timed_examples'] / record['seconds']:.0f}"})
+            if stop % config.validate_every == 0 or stop == config.steps:
+                values = validate(stop)
+            checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
+            if stop == config.stop_after and stop < config.steps:
+                report.console.print(f"stopped after step {stop}; go on with --resume --out {config.out}")
+                return {}
+    values = values or validate(config.steps)
+
+    result = {
+        "loss": values["loss"],
+        "accuracy": values["accuracy"],
+        "perplexity": float(np.exp(min(values["loss"], 700.0))),
+        "loss_before": info["start_loss"],
+        "targets_per_second": info["examples"] / info["seconds"] if info["seconds"] else None,
+        "steps": config.steps,
+        "task": task,
+        "parameters_trained": t.count(optim.trainable(params, labels)),
+        "parameters_frozen": t.count(optim.frozen(params, labels)),
+    }
+    write_json(config.out / "result.json", result)
+    plot = report.plot_history(config.out, "accuracy")
+    shown = {key: result[key] for key in ("loss_before", "loss", "accuracy", "perplexity", "targets_per_second") if result[key] is not None}
+    report.table("held-out text", ("metric", "value"), list(shown.items()))
+    report.chat.print(f"plot      {plot}")
+    if not report.console.is_terminal:
+        print(json.dumps(shown | {"out": str(config.out)}))
+    return result
+
+
+def load(config: Config) -> tuple[hub.Pretrained, str]:
+    """The checkpoint with the tokenizer cut to --max-length, and its objective: mlm or clm."""
+    pretrained = hub.load(config.checkpoint)
+    if pretrained.config.is_image or pretrained.tokenizer is None:
+        raise StrategyError(f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one")
+    longest = min(config.max_length, pretrained.config.positions)
+    pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(longest))
+    return pretrained, "clm" if pretrained.config.causal else "mlm"
+
+
+def with_head(config: Config, pretrained: hub.Pretrained, key: jax.Array) -> tuple[Model, t.Tree]:
+    """The checkpoint's own language-model head, or a fresh one, tied to the embedding."""
+    c = pretrained.config
+    head, params = pretrained.head, pretrained.params
+    if not isinstance(head, CausalLM if c.causal else MaskedLM):
+        head = CausalLM(c.vocabulary) if c.causal else MaskedLM(c.vocabulary, activation=c.activation, norm_epsilon=c.norm_epsilon)
+        params = t.graft(t.drop(params, "head"), "head", Model(Encoder(c), head).init_head(jax.random.fold_in(key, 2)))
+        report.warn(f"{pretrained.source} has no language-model head: a fresh one is trained from the start")
+    model = Model(Encoder(c), head)
+    return model, jax.device_get(model.init(jax.random.fold_in(key, 3))) if config.random_weights else params
+
+
+def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragged]:
+    """(training, held-out) token ids; blank lines are skipped, long lines become several examples."""
+    assert pretrained.tokenizer is not None
+    pieces = []
+    for chunk in data.chunks(data.read_lines(config.text), ["text"], 4096):
+        pieces += pretrained.tokenizer.split([line for line in chunk["text"] if line.strip()])
+    kept = [piece for piece in pieces if len(piece) > 1]
+    if len(kept) < 2:
+        raise DataError(f"{config.text} has {len(kept)} lines with text: pre-training needs at least 2, one of them held out")
+    order = np.random.RandomState(config.seed).permutation(len(kept))
+    held = max(1, min(len(kept) // 20, 2000))
+    return corrupt.take(kept, order[held:]), corrupt.take(kept, order[:held])
+
+
+def batches(tokens: Ragged, plan: pack.Plan, seed: int, epoch: int, skip: int, corruption: corrupt.Corruption, once: bool = False) -> Iterator[pack.Arrays]:
+    """Packed and corrupted batches without end (or of one pass), from batch ``skip`` of ``epoch`` on; pure in its arguments."""
+    nothing = np.zeros(len(tokens), np.int32)
+    while True:
+        for number, batch in enumerate(pack.batches(tokens, nothing, plan, seed, epoch, skip), skip):
+            yield corruption(batch, np.random.default_rng([seed, epoch, number]))
+        if once:
+            return
+        epoch, skip = epoch + 1, 0
+
+
+def lineage(config: Config, pretrained: hub.Pretrained) -> dict[str, Any]:
+    return {
+        "source": pretrained.source,
+        "family": pretrained.config.family,
+        "random_weights": config.random_weights,
+        "encoder_digest": t.digest(pretrained.params["encoder"]),
+        "text": config.text,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "backend": jax.default_backend(),
+    }
+
+
+if __name__ == "__main__":
+    launch(Config, main)
