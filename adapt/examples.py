@@ -74,7 +74,11 @@ class Images:
     def batch(self, index: np.ndarray, slots: int) -> pack.Arrays:
         config, settings = self.pretrained.config, self.pretrained.images
         assert settings is not None  # checked when the examples were made
-        rows = next(data.chunks(self.table.select(index), [self.column], max(len(index), 1)))[self.column] if len(index) else []
+        rows = (
+            next(data.chunks(self.table.select(index), [self.column], max(len(index), 1)))[self.column]
+            if len(index)
+            else []
+        )
         return pack.image_batch(pixels(rows, settings), config.positions, slots)
 
     def windows(self) -> Pairs:
@@ -87,7 +91,9 @@ class Images:
 Examples = Texts | Images
 
 
-def examples(pretrained: Pretrained, table: data.Table, text_column: str, image_column: str | None, labels: np.ndarray) -> Examples:
+def examples(
+    pretrained: Pretrained, table: data.Table, text_column: str, image_column: str | None, labels: np.ndarray
+) -> Examples:
     """The examples of a table for this encoder. Raises :class:`StrategyError` if column and encoder do not go together."""
     check_inputs(pretrained, image_column)
     if image_column is not None:
@@ -101,7 +107,9 @@ def examples(pretrained: Pretrained, table: data.Table, text_column: str, image_
     return Texts(tokens, labels, tokenizer.max_length, pretrained.config.pad_token, sum(cut for _, cut in parts))
 
 
-def windows(pretrained: Pretrained, table: data.Table, text_column: str, image_column: str | None) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
+def windows(
+    pretrained: Pretrained, table: data.Table, text_column: str, image_column: str | None
+) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
     """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction."""
     check_inputs(pretrained, image_column)
     if image_column is not None:
@@ -114,6 +122,10 @@ def check_inputs(pretrained: Pretrained, image_column: Any) -> None:
     if pretrained.config.is_image and image_column is None:
         raise StrategyError(f"{pretrained.source} is an image encoder: name the image column with --image-column")
     if not pretrained.config.is_image and image_column is not None:
-        raise StrategyError(f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column")
+        raise StrategyError(
+            f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column"
+        )
     if not pretrained.config.is_image and pretrained.tokenizer is None:
-        raise StrategyError(f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+        raise StrategyError(
+            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+        )

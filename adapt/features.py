@@ -20,7 +20,9 @@ IMAGES = 32  # images a batch
 Forward = Callable[[t.Tree, Mapping[str, Any]], jax.Array]
 
 
-def extractor(pretrained: Pretrained, pooling: str = "mean", layer: int | None = None, dtype: Any = np.float32) -> tuple[Forward, t.Tree]:
+def extractor(
+    pretrained: Pretrained, pooling: str = "mean", layer: int | None = None, dtype: Any = np.float32
+) -> tuple[Forward, t.Tree]:
     """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device).
 
     ``layer`` counts 0 (embedding) to L (last block, with the final norm; the default); the head is discarded, except
@@ -64,7 +66,9 @@ def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterato
     """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself."""
     tokenizer, start = pretrained.tokenizer, 0
     if tokenizer is None:
-        raise StrategyError(f"{pretrained.source} has no tokenizer (tokenizer.json, vocab.txt, or vocab.json with merges.txt)")
+        raise StrategyError(
+            f"{pretrained.source} has no tokenizer (tokenizer.json, vocab.txt, or vocab.json with merges.txt)"
+        )
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)
         for index, batch in pack.windows(tokens, tokenizer.max_length, pad=pretrained.config.pad_token):
@@ -86,7 +90,9 @@ def image_windows(pretrained: Pretrained, chunks: Iterable[list[Any]]) -> Iterat
         start += len(images)
 
 
-def encode(pretrained: Pretrained, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None) -> np.ndarray:
+def encode(
+    pretrained: Pretrained, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None
+) -> np.ndarray:
     """Texts -> features float32 [N, D]; ``normalize`` scales each to length 1, as sentence encoders are compared.
 
     Texts longer than the tokenizer's ``max_length`` are truncated.

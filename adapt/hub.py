@@ -39,7 +39,9 @@ class Pretrained:
     def model(self) -> Model:
         return Model(Encoder(self.config), self.head)
 
-    def encode(self, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None) -> np.ndarray:
+    def encode(
+        self, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None
+    ) -> np.ndarray:
         """Texts -> features float32 [N, D], the encoder used as it is. See :func:`adapt.features.encode`."""
         from adapt.features import encode
 
@@ -97,7 +99,9 @@ def resolve(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, cache_dir=assets.cache_folder() / "hub"))
+        return Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, cache_dir=assets.cache_folder() / "hub")
+        )
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as fault:
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise CheckpointError(
@@ -110,7 +114,9 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors") from None
+        raise CheckpointError(
+            f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors"
+        ) from None
     except (ValueError, OSError) as fault:
         raise CheckpointError(f"{path} is not JSON: {fault}") from None
     if not isinstance(content, dict):
@@ -139,14 +145,20 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         except (safetensors.SafetensorError, OSError, ValueError) as fault:
             raise CheckpointError(f"{folder / file} is truncated or corrupt ({fault}): fetch it again") from None
     if weight_map is not None and (absent := sorted(set(weight_map) - set(tensors))):
-        raise CheckpointError(f"{index} names {absent[0]} and {len(absent) - 1} more tensors that the shards do not hold")
+        raise CheckpointError(
+            f"{index} names {absent[0]} and {len(absent) - 1} more tensors that the shards do not hold"
+        )
     return tensors
 
 
 def save_model(folder: Path, model: Pretrained) -> None:
     """Write what a run's folder needs beside its checkpoints: model.json and the tokenizer."""
     head = {"kind": type(model.head).__name__}
-    head |= {f.name: getattr(model.head, f.name) for f in dataclasses.fields(model.head) if f.name not in ("dtype", "parent", "name")}
+    head |= {
+        f.name: getattr(model.head, f.name)
+        for f in dataclasses.fields(model.head)
+        if f.name not in ("dtype", "parent", "name")
+    }
     content = {
         "encoder": dataclasses.asdict(model.config),
         "head": head,
@@ -179,7 +191,9 @@ def load_run(folder: Path, source: str) -> Pretrained:
     return with_inputs(run, folder, max_length)
 
 
-def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]) -> None:
+def write_folder(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]
+) -> None:
     """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text files."""
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})

@@ -48,7 +48,9 @@ def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.n
     return rows, starts, len(held)
 
 
-def assemble(tokens: Ragged, index: np.ndarray, rows: np.ndarray, starts: np.ndarray, shape: tuple[int, int, int], pad: int = 0) -> Arrays:
+def assemble(
+    tokens: Ragged, index: np.ndarray, rows: np.ndarray, starts: np.ndarray, shape: tuple[int, int, int], pad: int = 0
+) -> Arrays:
     """The arrays of one batch of ``shape`` (R, C, N): examples ``index`` of ``tokens`` at their rows and starts."""
     count_rows, width, slots = shape
     lengths = tokens.offsets[index + 1] - tokens.offsets[index]
@@ -66,7 +68,10 @@ def assemble(tokens: Ragged, index: np.ndarray, rows: np.ndarray, starts: np.nda
     out["segments"][where] = np.repeat(np.arange(len(index)), lengths)
     out["positions"][where] = within
     out["first"][: len(index)], out["length"][: len(index)] = first, lengths
-    return {k: v.reshape(count_rows, width) if len(v) == count_rows * width and k not in ("first", "length") else v for k, v in out.items()}
+    return {
+        k: v.reshape(count_rows, width) if len(v) == count_rows * width and k not in ("first", "length") else v
+        for k, v in out.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +124,9 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def batches(tokens: Ragged, labels: np.ndarray, plan: Plan, seed: int, epoch: int, skip: int = 0, pad: int = 0, parts: int = 1) -> Iterator[Arrays]:
+def batches(
+    tokens: Ragged, labels: np.ndarray, plan: Plan, seed: int, epoch: int, skip: int = 0, pad: int = 0, parts: int = 1
+) -> Iterator[Arrays]:
     """The packed training batches of one epoch, from batch ``skip`` on. The last one may have empty slots (weight 0).
 
     With ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis.

@@ -28,7 +28,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], out
     for index, name in enumerate(columns):
         view.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
-        view.add_row(*(f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        view.add_row(
+            *(
+                f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+                for cell in row
+            )
+        )
     out.print(view)
     out.print()
 
@@ -46,7 +51,13 @@ class Progress:
 @contextlib.contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
     """``with progress("training", steps) as bar: bar.update(step, loss="0.31")``."""
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.fields[shown]}"), bars.TimeRemainingColumn())
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[shown]}"),
+        bars.TimeRemainingColumn(),
+    )
     with bars.Progress(*columns, console=chat, transient=True) as bar:
         yield Progress(bar, bar.add_task(what, total=total, completed=done, shown=""))
 
@@ -87,18 +98,34 @@ def plot_history(run: Path, score: str = "") -> Path:
     training = [r for r in records if "loss" in r]
     checks = [r for r in records if "validation_loss" in r]
     scored = [r for r in checks if r.get(f"validation_{score}") is not None] if score else []
-    figure, axes = plt.subplots(2 if scored else 1, 1, figsize=(7, 5.6 if scored else 3.6), sharex=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        2 if scored else 1, 1, figsize=(7, 5.6 if scored else 3.6), sharex=True, squeeze=False, layout="constrained"
+    )
     axis = axes[0, 0]
     axis.plot([r["step"] for r in training], [r["loss"] for r in training], color="#4477aa", lw=1.2, label="training")
     if checks:
-        axis.plot([r["step"] for r in checks], [r["validation_loss"] for r in checks], "o-", color="#cc6677", ms=4, label="validation")
+        axis.plot(
+            [r["step"] for r in checks],
+            [r["validation_loss"] for r in checks],
+            "o-",
+            color="#cc6677",
+            ms=4,
+            label="validation",
+        )
     axis.set_ylabel("loss (nats)" if score != "pearson" else "squared error")
     axis.legend(frameon=False)
     if scored:
         below = axes[1, 0]
         below.plot([r["step"] for r in scored], [r[f"validation_{score}"] for r in scored], "o-", color="#cc6677", ms=4)
         best = max(scored, key=lambda r: r[f"validation_{score}"])
-        below.annotate(f"{best[f'validation_{score}']:.3f}", (best["step"], best[f"validation_{score}"]), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=9)
+        below.annotate(
+            f"{best[f'validation_{score}']:.3f}",
+            (best["step"], best[f"validation_{score}"]),
+            textcoords="offset points",
+            xytext=(0, 6),
+            ha="center",
+            fontsize=9,
+        )
         below.margins(y=0.25)
         below.set_ylabel(f"validation {score.replace('_', ' ')}")
     axes[-1, 0].set_xlabel("step")

@@ -30,7 +30,9 @@ def frozen(layers: int) -> list[Phase]:
 def top(layers: int, k: int) -> list[Phase]:
     """Fine-tune the head and the last ``k`` blocks (with the final norm where there is one); freeze what is below."""
     if not 1 <= k <= layers:
-        raise StrategyError(f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full")
+        raise StrategyError(
+            f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full"
+        )
     blocks = "|".join(f"block_{index:02d}" for index in range(layers - k, layers))
     rules = [("head/.*", "head"), (f"encoder/({blocks}|final_norm)/.*", "encoder"), (".*", FROZEN)]
     return [Phase(rules, ("encoder", "head"))]

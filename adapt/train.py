@@ -35,7 +35,9 @@ class State:
     halted: jax.Array
 
 
-def init_state(params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array) -> tuple[t.Tree, State]:
+def init_state(
+    params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array
+) -> tuple[t.Tree, State]:
     """Split ``params`` by ``labels`` into (frozen parameters, State with a copy of what trains).
 
     ``params`` and ``key`` stay usable: what the step gets donated is a copy. Raises :class:`TrainingError` when nothing
@@ -60,7 +62,9 @@ def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: i
     (before clipping, of what trains), ``weight``.
     """
 
-    def total(trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def total(
+        trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         params = t.merge(frozen, trainable)
         output = model.apply(params, batch, key if dropout else None, cut)
         return (loss(output, batch["label"]) * batch["weight"]).sum(), batch["weight"].sum()
@@ -75,7 +79,9 @@ def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: i
 
             def add(carry: Any, part: Any) -> tuple[Any, None]:
                 micro, index = part
-                return jax.tree.map(jnp.add, carry, gradient(state.params, frozen, micro, jax.random.fold_in(key, index))), None
+                return jax.tree.map(
+                    jnp.add, carry, gradient(state.params, frozen, micro, jax.random.fold_in(key, index))
+                ), None
 
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
             parts = (dict(batch), jnp.arange(len(batch["weight"])))
@@ -110,7 +116,9 @@ def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]]
 
 
 def mean_score(
-    score: Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]], params: t.Tree, batches: Iterable[Mapping[str, Any]]
+    score: Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]],
+    params: t.Tree,
+    batches: Iterable[Mapping[str, Any]],
 ) -> dict[str, float]:
     """The weighted means of ``loss`` and ``accuracy`` over all batches."""
     sums: dict[str, float] = {}
@@ -121,7 +129,10 @@ def mean_score(
 
 
 def evaluate(
-    forward: Callable[[t.Tree, Mapping[str, Any]], jax.Array], params: t.Tree, batches: Iterable[tuple[np.ndarray, Mapping[str, Any]]], count: int
+    forward: Callable[[t.Tree, Mapping[str, Any]], jax.Array],
+    params: t.Tree,
+    batches: Iterable[tuple[np.ndarray, Mapping[str, Any]]],
+    count: int,
 ) -> np.ndarray:
     """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples."""
     out: np.ndarray | None = None
@@ -144,7 +155,12 @@ def place(out: np.ndarray | None, index: np.ndarray, values: jax.Array, count: i
 
 
 def loop(
-    step: Step, frozen: t.Tree, state: State, batches: Iterable[Mapping[str, Any]], log_every: int, seen: set[Any] | None = None
+    step: Step,
+    frozen: t.Tree,
+    state: State,
+    batches: Iterable[Mapping[str, Any]],
+    log_every: int,
+    seen: set[Any] | None = None,
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Take a step a batch; every ``log_every`` steps, and at the end, yield (state, record).
 
@@ -167,7 +183,10 @@ def loop(
         window.append(metrics)
         if fresh:
             jax.block_until_ready(state.step)
-            compiling, compiled = compiling + time.perf_counter() - before, compiled + int(np.sum(np.asarray(batch["weight"]) > 0))
+            compiling, compiled = (
+                compiling + time.perf_counter() - before,
+                compiled + int(np.sum(np.asarray(batch["weight"]) > 0)),
+            )
         if len(window) == log_every:
             yield state, record(state, window, started, compiling, compiled)
             window, started, compiling, compiled = [], time.perf_counter(), 0.0, 0
@@ -175,14 +194,18 @@ def loop(
         yield state, record(state, window, started, compiling, compiled)
 
 
-def record(state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: int) -> dict[str, float]:
+def record(
+    state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: int
+) -> dict[str, float]:
     halted, taken, fetched = jax.device_get((state.halted, state.step, window))
     if halted:
         raise TrainingError(
             f"the loss is not finite at step {int(taken) + 1}: training stopped, the last good checkpoint is kept; "
             "lower the learning rate, clip the gradient (--clip-norm), or look at the data of that step"
         )
-    loss, norm, weight = (np.array([metrics[name] for metrics in fetched], np.float64) for name in ("loss", "grad_norm", "weight"))
+    loss, norm, weight = (
+        np.array([metrics[name] for metrics in fetched], np.float64) for name in ("loss", "grad_norm", "weight")
+    )
     return {
         "step": int(taken),
         "loss": float((loss * weight).sum() / weight.sum()),

@@ -70,7 +70,9 @@ def get(tree: Tree, path: str) -> Any:
         if not isinstance(node, dict) or name not in node:
             here = "/".join(names[:depth])
             there = ", ".join(sorted(node)) if isinstance(node, dict) and node else "nothing"
-            raise TreeError(f"no {path!r} in the parameters: {f'under {here!r}' if here else 'at the top'} there is {there}")
+            raise TreeError(
+                f"no {path!r} in the parameters: {f'under {here!r}' if here else 'at the top'} there is {there}"
+            )
         node = node[name]
     return node
 
@@ -134,7 +136,9 @@ def select(tree: Tree, keep: Callable[[str], bool]) -> Tree:
 def map_paths(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
     """``function(path, leaf)`` on every leaf, structure kept."""
     return {
-        name: map_paths(function, node, f"{prefix}{name}/") if isinstance(node, dict) else function(f"{prefix}{name}", node)
+        name: map_paths(function, node, f"{prefix}{name}/")
+        if isinstance(node, dict)
+        else function(f"{prefix}{name}", node)
         for name, node in tree.items()
     }
 
@@ -181,7 +185,9 @@ def group_of(labels: Tree) -> Callable[[str], str]:
 
     def group(path: str) -> str:
         if path not in groups:
-            raise RuleError(f"{path!r} has no label: make the labels from the very tree that trains, after every drop and graft")
+            raise RuleError(
+                f"{path!r} has no label: make the labels from the very tree that trains, after every drop and graft"
+            )
         return groups[path]
 
     return group

@@ -54,7 +54,9 @@ def check_out(out: Path, resume: bool, overwrite: bool) -> None:
     if resume and not (out / "config.json").exists():
         raise OutputError(f"--resume: there is no run in {out} (no config.json)")
     if out.exists() and not resume and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"the output folder {out} exists: give --resume to go on with it, --overwrite to replace it, or another --out")
+        raise OutputError(
+            f"the output folder {out} exists: give --resume to go on with it, --overwrite to replace it, or another --out"
+        )
 
 
 def open_run(out: Path, config: Any) -> None:
@@ -65,7 +67,9 @@ def open_run(out: Path, config: Any) -> None:
         for name, value in flags.items():
             if name not in UNCOMPARED and before.get(name) != value:
                 flag = "--" + name.replace("_", "-")
-                raise OutputError(f"--resume: {flag} was {before.get(name)!r} in {out} and is {value!r} now: give the same flags")
+                raise OutputError(
+                    f"--resume: {flag} was {before.get(name)!r} in {out} and is {value!r} now: give the same flags"
+                )
         return
     if out.exists():
         shutil.rmtree(out)

@@ -41,7 +41,9 @@ def main(config: Config) -> dict[str, Any]:
     table = data.read(config.data)
     forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype))
     stream = examples.windows(pretrained, table, config.text_column, config.image_column)
-    report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded")
+    report.chat.print(
+        f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded"
+    )
 
     open_run(config.out, config)
     started, truncated, tokens, padded = time.perf_counter(), 0, 0, 0
@@ -49,13 +51,19 @@ def main(config: Config) -> dict[str, Any]:
     shape = (len(table), pretrained.config.width)
     need, free = 4 * shape[0] * shape[1], free_bytes(config.out)
     if need > free:
-        raise OutputError(f"features.npy needs {need / 1e6:.0f} MB and the disk of {config.out} has {free / 1e6:.0f} MB free")
+        raise OutputError(
+            f"features.npy needs {need / 1e6:.0f} MB and the disk of {config.out} has {free / 1e6:.0f} MB free"
+        )
     out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
     with report.progress("extracting", len(table)) as bar:
         done, pending = 0, []
         for index, batch, cut in stream:
             pending.append((index, forward(params, batch)))
-            truncated, tokens, padded = truncated + cut, tokens + int(batch["length"].sum()), padded + batch["segments"].size
+            truncated, tokens, padded = (
+                truncated + cut,
+                tokens + int(batch["length"].sum()),
+                padded + batch["segments"].size,
+            )
             if len(pending) > 2:  # write late, so that the next batch is packed while this one runs
                 done += write(out, *pending.pop(0), config.normalize)
                 bar.update(done, **{"examples/s": f"{done / (time.perf_counter() - started):.0f}"})
@@ -65,7 +73,9 @@ def main(config: Config) -> dict[str, Any]:
     os.replace(beside, target)
     seconds = time.perf_counter() - started
     if truncated:
-        report.warn(f"{truncated} texts are longer than {pretrained.tokenizer.max_length if pretrained.tokenizer else 0} tokens and were truncated")
+        report.warn(
+            f"{truncated} texts are longer than {pretrained.tokenizer.max_length if pretrained.tokenizer else 0} tokens and were truncated"
+        )
     result = {
         "examples": shape[0],
         "width": shape[1],

@@ -17,7 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import bundled, checkpoint, data, examples, hub, losses, optim, prefix, report, strategies, targets, train
+from adapt import (
+    bundled,
+    checkpoint,
+    data,
+    examples,
+    hub,
+    losses,
+    optim,
+    prefix,
+    report,
+    strategies,
+    targets,
+    train,
+)
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError, TrainingError
 from adapt.features import pooler
@@ -82,7 +95,9 @@ def main(config: Config) -> dict[str, Any]:
     labels = t.label(params, phase.rules)
     per_epoch = -(-len(sets["train"]) // config.batch_size)
     rates = {g: rate for g, rate in learning_rates(config, pretrained).items() if g in phase.groups}
-    schedules = {g: optim.schedule(rate, per_epoch * config.epochs, config.warmup, config.decay) for g, rate in rates.items()}
+    schedules = {
+        g: optim.schedule(rate, per_epoch * config.epochs, config.warmup, config.decay) for g, rate in rates.items()
+    }
     groups = {g: optim.adamw(schedule, config.weight_decay) for g, schedule in schedules.items()}
     tx = optim.by_label(groups, labels, config.clip_norm or None)
     frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
@@ -103,7 +118,9 @@ def main(config: Config) -> dict[str, Any]:
     metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
 
     # Train.
-    step = train.make_step(compute(config, model), losses.LOSSES[config.task], tx, prefix.cut(labels, model.encoder.config.layers))
+    step = train.make_step(
+        compute(config, model), losses.LOSSES[config.task], tx, prefix.cut(labels, model.encoder.config.layers)
+    )
     forward = train.make_eval(compute(config, model))
     plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed)
     seen: set[Any] = set()
@@ -115,15 +132,32 @@ def main(config: Config) -> dict[str, Any]:
             for state, record in train.loop(step, frozen, state, batches, log_every(config, per_epoch), seen):
                 progress.examples += record["timed_examples"]
                 progress.seconds += record["seconds"]
-                metrics.write({"epoch": epoch} | record | {f"rate_{g}": float(s(record["step"] - 1)) for g, s in schedules.items()})
+                metrics.write(
+                    {"epoch": epoch}
+                    | record
+                    | {f"rate_{g}": float(s(record["step"] - 1)) for g, s in schedules.items()}
+                )
                 speed = record["timed_examples"] / max(record["seconds"], 1e-9)
                 bar.update(record["step"], loss=f"{record['loss']:.4f}", **{"examples/s": f"{speed:.0f}"})
                 at = record["step"]
-                if config.save_every and at // config.save_every > progress.saved // config.save_every and at % per_epoch:
+                if (
+                    config.save_every
+                    and at // config.save_every > progress.saved // config.save_every
+                    and at % per_epoch
+                ):
                     progress = save(saves, state, progress, metrics, at, best=False)
                 if config.stop_after is not None and at >= config.stop_after and at % per_epoch:
                     return stopped(config, at)
-            progress, best = validate(config, forward, t.merge(frozen, state.params), sets["validation"], progress, metrics, epoch, int(state.step))
+            progress, best = validate(
+                config,
+                forward,
+                t.merge(frozen, state.params),
+                sets["validation"],
+                progress,
+                metrics,
+                epoch,
+                int(state.step),
+            )
             progress = save(saves, state, progress, metrics, int(state.step), best)
             if config.stop_after is not None and int(state.step) >= config.stop_after and epoch + 1 < config.epochs:
                 return stopped(config, int(state.step))
@@ -166,7 +200,9 @@ class Progress:
 
 def check_flags(config: Config) -> None:
     if config.strategy == "frozen" and config.learning_rate is not None:
-        raise StrategyError("--learning-rate is the encoder's, and --strategy frozen does not train it: give --head-learning-rate")
+        raise StrategyError(
+            "--learning-rate is the encoder's, and --strategy frozen does not train it: give --head-learning-rate"
+        )
     if config.epochs < 1 or config.batch_size < 1 or config.accumulate < 1 or config.batch_size % config.accumulate:
         raise StrategyError(
             f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} must be at least 1, "
@@ -175,7 +211,9 @@ def check_flags(config: Config) -> None:
     for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "dropout", "warmup"):
         value, most = getattr(config, name), 1.0 if name in ("dropout", "warmup") else float("inf")
         if value is not None and not (0 <= value < most or value == 0):
-            raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 0" + (" and below 1" if most == 1 else ""))
+            raise StrategyError(
+                f"--{name.replace('_', '-')} {value} must be at least 0" + (" and below 1" if most == 1 else "")
+            )
 
 
 def load(config: Config) -> hub.Pretrained:
@@ -186,7 +224,9 @@ def load(config: Config) -> hub.Pretrained:
         pretrained = dataclasses.replace(pretrained, config=changed)
     if config.max_length is not None and pretrained.tokenizer is not None:
         if not 3 <= config.max_length <= pretrained.config.positions:
-            raise StrategyError(f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, the encoder's positions")
+            raise StrategyError(
+                f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, the encoder's positions"
+            )
         pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(config.max_length))
     if config.random_weights:
         fresh = jax.device_get(pretrained.model.init(jax.random.key(config.seed + 1)))
@@ -202,7 +242,9 @@ def read_data(config: Config, pretrained: hub.Pretrained) -> tuple[dict[str, exa
         raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
     tables = {
         "train": data.read(config.train, split="train" if own_test else None),
-        "test": data.read(config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None),
+        "test": data.read(
+            config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None
+        ),
     }
     if config.validation:
         tables["validation"] = data.read(config.validation)
@@ -217,7 +259,9 @@ def read_data(config: Config, pretrained: hub.Pretrained) -> tuple[dict[str, exa
     return sets, names
 
 
-def attach(config: Config, pretrained: hub.Pretrained, params: t.Tree, classes: int, key: jax.Array) -> tuple[Model, t.Tree]:
+def attach(
+    config: Config, pretrained: hub.Pretrained, params: t.Tree, classes: int, key: jax.Array
+) -> tuple[Model, t.Tree]:
     """The encoder with a new head on it; the pre-trained pooler is grafted back where ``--pooling pooler`` asks for it."""
     family = pretrained.config.family
     pooling = config.pooling or {"gpt2": "last", "vit": "cls"}.get(family, "mean")
@@ -237,8 +281,16 @@ def compute(config: Config, model: Model) -> Model:
 
 def learning_rates(config: Config, pretrained: hub.Pretrained) -> dict[str, float]:
     """Peak rates by group. Small encoders take a larger one; a head alone on frozen features, a much larger one."""
-    encoder = config.learning_rate if config.learning_rate is not None else 1e-4 if pretrained.config.width < 256 else 5e-5
-    head = config.head_learning_rate if config.head_learning_rate is not None else 1e-2 if config.strategy == "frozen" else 1e-3
+    encoder = (
+        config.learning_rate if config.learning_rate is not None else 1e-4 if pretrained.config.width < 256 else 5e-5
+    )
+    head = (
+        config.head_learning_rate
+        if config.head_learning_rate is not None
+        else 1e-2
+        if config.strategy == "frozen"
+        else 1e-3
+    )
     return {"encoder": encoder, "head": head}
 
 
@@ -248,14 +300,29 @@ def log_every(config: Config, per_epoch: int) -> int:
     return min(every, *(n for n in (config.save_every, config.stop_after) if n), every)
 
 
-def validate(config: Config, forward: Any, params: t.Tree, part: examples.Examples, progress: Progress, metrics: report.Metrics, epoch: int, step: int) -> tuple[Progress, bool]:
+def validate(
+    config: Config,
+    forward: Any,
+    params: t.Tree,
+    part: examples.Examples,
+    progress: Progress,
+    metrics: report.Metrics,
+    epoch: int,
+    step: int,
+) -> tuple[Progress, bool]:
     """Score the validation examples and keep count of the best; a tie goes to the lower loss."""
     values, mean_loss = score(config, forward, params, part)
     new = values[SCORES[config.task]]
     old = -np.inf if progress.best_score is None else progress.best_score
     best = progress.best_score is None or (not np.isnan(new) and (new, -mean_loss) > (old, -progress.best_loss))
-    metrics.write({"epoch": epoch, "step": step, "validation_loss": mean_loss} | {f"validation_{k}": finite(v) for k, v in values.items()})
-    report.chat.print(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   " + "   ".join(f"{k} {v:.4f}" for k, v in values.items()))
+    metrics.write(
+        {"epoch": epoch, "step": step, "validation_loss": mean_loss}
+        | {f"validation_{k}": finite(v) for k, v in values.items()}
+    )
+    report.chat.print(
+        f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   "
+        + "   ".join(f"{k} {v:.4f}" for k, v in values.items())
+    )
     if best:
         kept = new if not np.isnan(new) else -1.0
         return dataclasses.replace(progress, best_score=kept, best_loss=mean_loss, best_step=step, stale=0), True
@@ -309,9 +376,19 @@ def lineage(config: Config, pretrained: hub.Pretrained, discarded: dict[str, Any
     }
 
 
-def show_start(config: Config, pretrained: hub.Pretrained, discarded: dict[str, Any], params: t.Tree, labels: t.Tree, rates: dict[str, float], sets: dict[str, examples.Examples]) -> None:
+def show_start(
+    config: Config,
+    pretrained: hub.Pretrained,
+    discarded: dict[str, Any],
+    params: t.Tree,
+    labels: t.Tree,
+    rates: dict[str, float],
+    sets: dict[str, examples.Examples],
+) -> None:
     c = pretrained.config
-    report.chat.print(f"loaded    {pretrained.source}: {c.family}, {c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters")
+    report.chat.print(
+        f"loaded    {pretrained.source}: {c.family}, {c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters"
+    )
     gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
     report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
     report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
@@ -327,7 +404,11 @@ def show_end(config: Config, result: dict[str, Any], plot: Path) -> None:
     keys = ("accuracy", "macro_f1", "mse", "pearson", "spearman", "loss", "majority_accuracy", "examples_per_second")
     shown = {key: result[key] for key in keys if result.get(key) is not None}
     report.table("test", ("metric", "value"), list(shown.items()))
-    report.chat.print(f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}" if result["parameters_frozen"] else "")
+    report.chat.print(
+        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"
+        if result["parameters_frozen"]
+        else ""
+    )
     report.chat.print(f"plot      {plot}")
     if not report.console.is_terminal:
         print(json.dumps(shown | {"out": str(config.out)}))

@@ -36,7 +36,9 @@ def main(config: Config) -> None:
         raise CheckpointError(f"{config.run} is not a run's folder (no model.json): give what finetune wrote to --out")
     run = hub.load(config.run)
     if run.task not in losses.LOSSES:
-        raise CheckpointError(f"{config.run} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote")
+        raise CheckpointError(
+            f"{config.run} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote"
+        )
     table = data.read(config.data)
     stream = examples.windows(run, table, config.text_column, config.image_column)
     forward = train.make_eval(run.model)

@@ -51,7 +51,9 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     if config.steps < 1 or config.batch_size < 1 or config.validate_every < 1 or not 0 < config.mask_rate < 1:
-        raise StrategyError("--steps, --batch-size and --validate-every must be at least 1, and --mask-rate between 0 and 1")
+        raise StrategyError(
+            "--steps, --batch-size and --validate-every must be at least 1, and --mask-rate between 0 and 1"
+        )
     check_out(config.out, config.resume, config.overwrite)
     pretrained, task = load(config)
     key = jax.random.key(config.seed)
@@ -67,8 +69,12 @@ def main(config: Config) -> dict[str, Any]:
     tx = optim.by_label({"all": optim.adamw(schedule, config.weight_decay)}, labels, config.clip_norm or None)
     frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
     plan = pack.plan(tokens.lengths, config.batch_size, config.seed)
-    report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {t.count(params):,} parameters, head {type(model.head).__name__}")
-    report.chat.print(f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n")
+    report.chat.print(
+        f"loaded    {pretrained.source}: {pretrained.config.family}, {t.count(params):,} parameters, head {type(model.head).__name__}"
+    )
+    report.chat.print(
+        f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n"
+    )
 
     open_run(config.out, config)
     saves, info = config.out / "checkpoints", {"metrics_bytes": 0, "examples": 0.0, "seconds": 0.0, "start_loss": None}
@@ -84,7 +90,9 @@ def main(config: Config) -> dict[str, Any]:
     score = train.make_score(computed, losses.cross_entropy)
 
     def validate(at: int) -> dict[str, float]:
-        values = train.mean_score(score, t.merge(frozen, state.params), batches(held_out, plan, config.seed, 0, 0, corruption, once=True))
+        values = train.mean_score(
+            score, t.merge(frozen, state.params), batches(held_out, plan, config.seed, 0, 0, corruption, once=True)
+        )
         record = {"step": at, "validation_loss": values["loss"], "validation_accuracy": values["accuracy"]}
         metrics.write(record)
         report.chat.print(f"step {at}   validation loss {values['loss']:.4f}   accuracy {values['accuracy']:.4f}")
@@ -95,14 +103,22 @@ def main(config: Config) -> dict[str, Any]:
     per_epoch, seen = -(-len(tokens) // config.batch_size), set()
     with report.progress("pre-training", config.steps, int(state.step)) as bar:
         while (done := int(state.step)) < config.steps:
-            stop = min(config.steps, (done // config.validate_every + 1) * config.validate_every, config.stop_after or config.steps)
+            stop = min(
+                config.steps,
+                (done // config.validate_every + 1) * config.validate_every,
+                config.stop_after or config.steps,
+            )
             stream = batches(tokens, plan, config.seed, *divmod(done, per_epoch), corruption)
             some = (batch for batch, _ in zip(stream, range(stop - done), strict=False))
             for state, record in train.loop(step, frozen, state, some, 20, seen):
                 info["examples"] += record["timed_examples"]
                 info["seconds"] += record["seconds"]
                 metrics.write(record | {"rate": float(schedule(record["step"] - 1))})
-                bar.update(record["step"], loss=f"{record['loss']:.4f}", **{"targets/s": f"{record['timed_examples'] / record['seconds']:.0f}"})
+                bar.update(
+                    record["step"],
+                    loss=f"{record['loss']:.4f}",
+                    **{"targets/s": f"{record['timed_examples'] / record['seconds']:.0f}"},
+                )
             if stop % config.validate_every == 0 or stop == config.steps:
                 values = validate(stop)
             checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
@@ -124,7 +140,11 @@ def main(config: Config) -> dict[str, Any]:
     }
     write_json(config.out / "result.json", result)
     plot = report.plot_history(config.out, "accuracy")
-    shown = {key: result[key] for key in ("loss_before", "loss", "accuracy", "perplexity", "targets_per_second") if result[key] is not None}
+    shown = {
+        key: result[key]
+        for key in ("loss_before", "loss", "accuracy", "perplexity", "targets_per_second")
+        if result[key] is not None
+    }
     report.table("held-out text", ("metric", "value"), list(shown.items()))
     report.chat.print(f"plot      {plot}")
     if not report.console.is_terminal:
@@ -136,7 +156,9 @@ def load(config: Config) -> tuple[hub.Pretrained, str]:
     """The checkpoint with the tokenizer cut to --max-length, and its objective: mlm or clm."""
     pretrained = hub.load(config.checkpoint)
     if pretrained.config.is_image or pretrained.tokenizer is None:
-        raise StrategyError(f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one")
+        raise StrategyError(
+            f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one"
+        )
     longest = min(config.max_length, pretrained.config.positions)
     pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(longest))
     return pretrained, "clm" if pretrained.config.causal else "mlm"
@@ -147,7 +169,11 @@ def with_head(config: Config, pretrained: hub.Pretrained, key: jax.Array) -> tup
     c = pretrained.config
     head, params = pretrained.head, pretrained.params
     if not isinstance(head, CausalLM if c.causal else MaskedLM):
-        head = CausalLM(c.vocabulary) if c.causal else MaskedLM(c.vocabulary, activation=c.activation, norm_epsilon=c.norm_epsilon)
+        head = (
+            CausalLM(c.vocabulary)
+            if c.causal
+            else MaskedLM(c.vocabulary, activation=c.activation, norm_epsilon=c.norm_epsilon)
+        )
         params = t.graft(t.drop(params, "head"), "head", Model(Encoder(c), head).init_head(jax.random.fold_in(key, 2)))
         report.warn(f"{pretrained.source} has no language-model head: a fresh one is trained from the start")
     model = Model(Encoder(c), head)
@@ -162,13 +188,23 @@ def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragge
         pieces += pretrained.tokenizer.split([line for line in chunk["text"] if line.strip()])
     kept = [piece for piece in pieces if len(piece) > 1]
     if len(kept) < 2:
-        raise DataError(f"{config.text} has {len(kept)} lines with text: pre-training needs at least 2, one of them held out")
+        raise DataError(
+            f"{config.text} has {len(kept)} lines with text: pre-training needs at least 2, one of them held out"
+        )
     order = np.random.RandomState(config.seed).permutation(len(kept))
     held = max(1, min(len(kept) // 20, 2000))
     return corrupt.take(kept, order[held:]), corrupt.take(kept, order[:held])
 
 
-def batches(tokens: Ragged, plan: pack.Plan, seed: int, epoch: int, skip: int, corruption: corrupt.Corruption, once: bool = False) -> Iterator[pack.Arrays]:
+def batches(
+    tokens: Ragged,
+    plan: pack.Plan,
+    seed: int,
+    epoch: int,
+    skip: int,
+    corruption: corrupt.Corruption,
+    once: bool = False,
+) -> Iterator[pack.Arrays]:
     """Packed and corrupted batches without end (or of one pass), from batch ``skip`` of ``epoch`` on; pure in its arguments."""
     nothing = np.zeros(len(tokens), np.int32)
     while True:

@@ -81,7 +81,9 @@ def family(model_type: str) -> ModuleType:
     raise CheckpointError(f"unknown architecture {model_type!r} in config.json: adapt reads {known}")
 
 
-def to_params(module: ModuleType, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str) -> tuple[Any, Any, t.Tree]:
+def to_params(
+    module: ModuleType, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
+) -> tuple[Any, Any, t.Tree]:
     """Tensors of a checkpoint -> (EncoderConfig, head module, params), strict in both directions.
 
     Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+`` not known,
@@ -106,7 +108,8 @@ def to_params(module: ModuleType, hf: Mapping[str, Any], tensors: Mapping[str, n
     if lines:
         shown = lines[:12] + ([f"... and {len(lines) - 12} more"] if len(lines) > 12 else [])
         raise CheckpointError(
-            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):\n  " + "\n  ".join(shown)
+            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):\n  "
+            + "\n  ".join(shown)
         )
     params = t.unflatten(dict(sorted(flat.items())))
     return config, head, {"encoder": params["encoder"], "head": params.get("head", {})}

@@ -12,12 +12,20 @@ from adapt.models import Classifier, EncoderConfig, MaskedLM
 
 MODEL_TYPES = ("bert",)
 PREFIX = "bert."
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 
 def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
     if hf.get("position_embedding_type", "absolute") != "absolute":
-        raise CheckpointError(f"position_embedding_type {hf['position_embedding_type']!r} in config.json: only absolute is read")
+        raise CheckpointError(
+            f"position_embedding_type {hf['position_embedding_type']!r} in config.json: only absolute is read"
+        )
     if hf.get("is_decoder"):
         raise CheckpointError("is_decoder is true in config.json: only BERT encoders are read")
     return EncoderConfig(
@@ -77,16 +85,22 @@ def recognise(hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[An
     if any(name.startswith("cls.") for name in tensors):
         decoder_bias = tensors.pop("cls.predictions.decoder.bias", None)
         decoder, table = tensors.get("cls.predictions.decoder.weight"), tensors.get("embeddings.word_embeddings.weight")
-        tied = decoder is None or (hf.get("tie_word_embeddings", True) and table is not None and np.array_equal(decoder, table))
+        tied = decoder is None or (
+            hf.get("tie_word_embeddings", True) and table is not None and np.array_equal(decoder, table)
+        )
         if tied:
             tensors.pop("cls.predictions.decoder.weight", None)
         if decoder_bias is not None and not tied:  # of the two that an untied file holds, this one is used
             tensors["cls.predictions.bias"] = decoder_bias
         next_sentence = any(name.startswith("cls.seq_relationship.") for name in tensors)
         if pooler and not next_sentence:
-            raise CheckpointError("a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head")
+            raise CheckpointError(
+                "a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head"
+            )
         epsilon = hf.get("layer_norm_eps", 1e-12)
-        return MaskedLM(hf["vocab_size"], tied, next_sentence, activation(hf.get("hidden_act", "gelu")), epsilon), tensors
+        return MaskedLM(
+            hf["vocab_size"], tied, next_sentence, activation(hf.get("hidden_act", "gelu")), epsilon
+        ), tensors
     classes = len(tensors["classifier.weight"]) if "classifier.weight" in tensors else 0
     return Classifier(classes, "pooler" if pooler else "cls"), tensors
 

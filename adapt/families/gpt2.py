@@ -16,7 +16,11 @@ PREFIX = "transformer."
 
 
 def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
-    for flag, default in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False)):
+    for flag, default in (
+        ("scale_attn_weights", True),
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("add_cross_attention", False),
+    ):
         if hf.get(flag, default) != default:
             raise CheckpointError(f"{flag} is {hf[flag]} in config.json: only {default} is read")
     return EncoderConfig(
@@ -71,7 +75,12 @@ def recognise(hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[An
     if "score.weight" in tensors:
         return Classifier(len(tensors["score.weight"]), "last", bias=False), tensors
     stored, embedding = tensors.get("lm_head.weight"), tensors.get("wte.weight")
-    if stored is not None and hf.get("tie_word_embeddings", True) and embedding is not None and np.array_equal(stored, embedding):
+    if (
+        stored is not None
+        and hf.get("tie_word_embeddings", True)
+        and embedding is not None
+        and np.array_equal(stored, embedding)
+    ):
         tensors.pop("lm_head.weight")
         stored = None
     if stored is not None or wants[0] == "GPT2LMHeadModel":

@@ -17,7 +17,9 @@ PREFIX = "vit."
 def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
     size, patch = hf.get("image_size", 224), hf.get("patch_size", 16)
     if not isinstance(size, int) or not isinstance(patch, int) or size % patch:
-        raise CheckpointError(f"image_size {size} and patch_size {patch} in config.json: only square whole patches are read")
+        raise CheckpointError(
+            f"image_size {size} and patch_size {patch} in config.json: only square whole patches are read"
+        )
     return EncoderConfig(
         family="vit",
         layers=hf["num_hidden_layers"],

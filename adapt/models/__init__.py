@@ -4,4 +4,14 @@ from adapt.models.encoder import Encoder, EncoderConfig
 from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM
 from adapt.models.model import Model, example_batch
 
-__all__ = ["HEADS", "POOLINGS", "CausalLM", "Classifier", "Encoder", "EncoderConfig", "MaskedLM", "Model", "example_batch"]
+__all__ = [
+    "HEADS",
+    "POOLINGS",
+    "CausalLM",
+    "Classifier",
+    "Encoder",
+    "EncoderConfig",
+    "MaskedLM",
+    "Model",
+    "example_batch",
+]

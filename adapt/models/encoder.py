@@ -138,7 +138,9 @@ class Attention(nn.Module):
     def __call__(self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool) -> jax.Array:
         c = self.config
         rows, tokens, width = x_RCD.shape
-        parts = [Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n)() for n in ("query", "key", "value")]
+        parts = [
+            Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n)() for n in ("query", "key", "value")
+        ]
         qkv = x_RCD @ jnp.concatenate([kernel for kernel, _ in parts], 1)
         if c.qkv_bias:
             qkv = qkv + jnp.concatenate([bias for _, bias in parts if bias is not None])

@@ -55,7 +55,9 @@ class Model:
         x = self.encoder.apply(variables, x, batch, 0, last, method="run")
         return self.encoder.apply(variables, x, method="finish") if cut == self.stages else x
 
-    def suffix(self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None) -> jax.Array:
+    def suffix(
+        self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None
+    ) -> jax.Array:
         """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic."""
         variables, still = {"params": params["encoder"]}, key is None
         rngs = {} if still else {"dropout": key}
@@ -67,7 +69,9 @@ class Model:
             x = self.encoder.apply(variables, x, method="finish")
         return self.apply_head(params.get("head", {}), x, batch, params["encoder"]["embedding"].get("token"), key)
 
-    def apply_head(self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None) -> jax.Array:
+    def apply_head(
+        self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None
+    ) -> jax.Array:
         """The head alone on x [R, C, D]; ``head`` are its bare parameters."""
         rngs = {} if key is None else {"dropout": key}
         return self.head.apply({"params": head}, x, batch, table, key is None, rngs=rngs)  # pyright: ignore
