@@ -9,7 +9,7 @@ import numpy as np
 
 from adapt import pack, train
 from adapt import tree as t
-from adapt.errors import StrategyError
+from adapt.errors import DataError, StrategyError
 from adapt.hub import Pretrained
 from adapt.images import pixels
 from adapt.models import POOLINGS, Classifier, Encoder, Model
@@ -95,8 +95,10 @@ def encode(
 ) -> np.ndarray:
     """Texts -> features float32 [N, D]; ``normalize`` scales each to length 1, as sentence encoders are compared.
 
-    Texts longer than the tokenizer's ``max_length`` are truncated.
+    Texts longer than the tokenizer's ``max_length`` are truncated. Raises :class:`DataError` for a bare string.
     """
+    if isinstance(texts, str):
+        raise DataError("encode takes a list of texts: put the one text in [brackets]")
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     pairs = ((index, batch) for index, batch, _ in text_windows(pretrained, chunks))

@@ -74,7 +74,7 @@ def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pret
         return dataclasses.replace(model, images=image_settings(folder, config.image_size, config.channels))
     if max_length is None and (file := folder / "sentence_bert_config.json").exists():
         max_length = read_json(folder, file.name).get("max_seq_length")
-    tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions), config.family)
+    tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions))
     if tokenizer is not None and tokenizer.size > config.vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has {config.vocabulary} rows: "
@@ -181,12 +181,12 @@ def load_run(folder: Path, source: str) -> Pretrained:
         config = EncoderConfig(**content["encoder"])
         run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))
         images, max_length = content["images"], content["max_length"]
-    except (KeyError, TypeError) as fault:
+    except (KeyError, TypeError, ValueError) as fault:
         raise CheckpointError(f"{folder / 'model.json'} was not written by this version of adapt: {fault}") from None
     params = checkpoint.load_params(folder / "checkpoints", run.model.shapes())
     run = dataclasses.replace(run, params=params)
     if images:
-        images = {key: tuple(value) if isinstance(value, list) else value for key, value in images.items()}
+        images |= {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
         return dataclasses.replace(run, images=ImageSettings(**images))
     return with_inputs(run, folder, max_length)
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -85,30 +86,42 @@ class Tokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
 
 
-def load_tokenizer(folder: Path, max_length: int, family: str) -> Tokenizer | None:
+def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
     """tokenizer.json; else vocab.txt (WordPiece) or vocab.json + merges.txt (byte-level BPE); else None."""
-    settings = {}
-    if (config := folder / "tokenizer_config.json").exists():
-        settings = json.loads(config.read_text("utf-8"))
     try:
         if (file := folder / "tokenizer.json").exists():
             backend = tokenizers.Tokenizer.from_file(str(file))
         elif (file := folder / "vocab.txt").exists():
-            backend = wordpiece(file, settings.get("do_lower_case", True))
+            backend = wordpiece(file, read_settings(folder))
         elif (file := folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            backend = byte_level_bpe(file, folder / "merges.txt")
+            backend = byte_level_bpe(file, folder / "merges.txt", read_settings(folder))
         else:
             return None
+    except CheckpointError:
+        raise
     except Exception as fault:  # the library raises bare Exception for any malformed file
         raise CheckpointError(f"cannot read the tokenizer {file}: {fault}") from None
     return Tokenizer(backend, max_length)
 
 
-def wordpiece(vocab: Path, lowercase: bool) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from vocab.txt, one token a line."""
-    ids = {token: index for index, token in enumerate(vocab.read_text("utf-8").splitlines())}
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says; nothing where it is not there."""
+    config = folder / "tokenizer_config.json"
+    try:
+        return dict(json.loads(config.read_text("utf-8"))) if config.exists() else {}
+    except (ValueError, TypeError) as fault:
+        raise CheckpointError(f"{config} is not a JSON object: {fault}") from None
+
+
+def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """BERT's tokenizer from vocab.txt, one token a line: lines end in a newline alone, for U+2028 may be a token."""
+    ids = {token: index for index, token in enumerate(vocab.read_text("utf-8").removesuffix("\n").split("\n"))}
+    if absent := {"[UNK]", "[CLS]", "[SEP]"} - ids.keys():
+        raise ValueError(f"there is no {min(absent)} in it")
     backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)  # pyright: ignore
+    lowercase, strip_accents = settings.get("do_lower_case", True), settings.get("strip_accents")
+    chinese = settings.get("tokenize_chinese_chars", True)
+    backend.normalizer = normalizers.BertNormalizer(True, chinese, strip_accents, lowercase)  # pyright: ignore
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore
     special = [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
     template = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special)
@@ -118,10 +131,11 @@ def wordpiece(vocab: Path, lowercase: bool) -> tokenizers.Tokenizer:
     return backend
 
 
-def byte_level_bpe(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
+def byte_level_bpe(vocab: Path, merges: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """GPT-2's tokenizer from vocab.json and merges.txt."""
     backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    space = settings.get("add_prefix_space", False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)  # pyright: ignore
     backend.decoder = decoders.ByteLevel()  # pyright: ignore
     if backend.token_to_id("<|endoftext|>") is not None:
         backend.add_special_tokens(["<|endoftext|>"])

@@ -114,7 +114,7 @@ def graft(tree: Tree, path: str, subtree: Any, prefix: str = "") -> Tree:
 
 
 def merge(*trees: Tree) -> Tree:
-    """The union of trees with disjoint paths (frozen and trainable parameters). Raises :class:`TreeError` on overlap."""
+    """The union of trees with disjoint paths: frozen and trainable parameters. Raises :class:`TreeError` on overlap."""
 
     def union(one: Tree, other: Tree, prefix: str = "") -> Tree:
         both = {}

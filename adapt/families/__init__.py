@@ -19,7 +19,7 @@ import numpy as np
 
 from adapt import tree as t
 from adapt.errors import CheckpointError
-from adapt.models import Encoder, Model
+from adapt.models import Encoder, EncoderConfig, Model
 
 HEADS = ("classifier.", "cls.", "lm_head.", "score.")  # how names that take no PREFIX begin
 
@@ -47,7 +47,7 @@ class Row:
         return [np.ascontiguousarray(part) for part in np.split(tensor, len(self.paths), -1)]
 
     def to_tensor(self, leaves: list[np.ndarray]) -> np.ndarray:
-        tensor = np.concatenate(leaves, -1)
+        tensor = leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1)
         if self.layout == "transposed":
             tensor = tensor.T
         elif self.layout == "patches":
@@ -55,7 +55,7 @@ class Row:
             tensor = tensor.reshape(p, p, -1, width).transpose(3, 2, 0, 1)
         elif self.layout == "token":
             tensor = tensor.reshape((1,) * (3 - tensor.ndim) + tensor.shape)
-        return np.ascontiguousarray(tensor)
+        return tensor
 
 
 def dense(name: str, path: str, bias: bool = True, layout: str = "transposed") -> list[Row]:
@@ -90,7 +90,12 @@ def to_params(
     ``!`` misshapen.
     """
     config = module.read_config(hf)
-    named = {canonical: tensor for name, tensor in tensors.items() if (canonical := module.canonical(name))}
+    check_config(config, where)
+    named: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        if (canonical := module.canonical(name)) in named:
+            raise CheckpointError(f"the weights in {where} hold {canonical} twice, the second time as {name}")
+        named |= {canonical: tensor} if canonical else {}
     head, named = module.recognise(hf, named)
     rows = module.table(config, head)
     want = t.paths(Model(Encoder(config), head).shapes())
@@ -102,7 +107,7 @@ def to_params(
         elif named[row.name].shape != shape:
             lines.append(f"! {row.name} {named[row.name].shape}, expected {shape}")
         else:
-            flat.update(zip(row.paths, row.to_leaves(named[row.name].astype(np.float32)), strict=True))
+            flat.update(zip(row.paths, row.to_leaves(named[row.name].astype(np.float32, copy=False)), strict=True))
     known = {row.name for row in rows}
     lines += [f"+ {name} {tensor.shape}" for name, tensor in named.items() if name not in known]
     if lines:
@@ -115,10 +120,24 @@ def to_params(
     return config, head, {"encoder": params["encoder"], "head": params.get("head", {})}
 
 
+def check_config(config: EncoderConfig, where: str) -> None:
+    """Raise :class:`CheckpointError` for sizes that make no encoder."""
+    sizes = {name: getattr(config, name) for name in ("layers", "width", "heads", "mlp_width", "positions")}
+    sizes |= {} if config.is_image else {"vocabulary": config.vocabulary}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise CheckpointError(f"config.json in {where} says {size!r} for {name}: it must be at least 1")
+    if config.width % config.heads:
+        raise CheckpointError(
+            f"config.json in {where} says {config.heads} heads, which does not divide the width {config.width}"
+        )
+
+
 def to_tensors(module: ModuleType, config: Any, head: Any, params: t.Tree) -> dict[str, np.ndarray]:
     """Params -> the tensors of a checkpoint, by the same table."""
     flat = {path: np.asarray(leaf) for path, leaf in t.paths(params).items()}
-    return {row.name: row.to_tensor([flat[path] for path in row.paths]) for row in module.table(config, head)}
+    rows = module.table(config, head)
+    return {row.name: np.ascontiguousarray(row.to_tensor([flat[path] for path in row.paths])) for row in rows}
 
 
 def with_prefix(module: ModuleType, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
