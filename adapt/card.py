@@ -1,0 +1,51 @@
+"""The README.md of an exported folder: what it is, code that loads it as it stands, the classes, and what to know."""
+
+from collections.abc import Sequence
+
+PROBABILITIES = {"classification": "softmax(logits)", "multilabel": "sigmoid(logits)"}
+
+
+def card(title: str, library: str, code: str, task: str, classes: Sequence[str], notes: Sequence[str]) -> str:
+    """Markdown. ``code`` runs in the folder, given ``texts`` or ``images``, and leaves ``outputs`` or ``logits``."""
+    parts = [f"---\nlibrary_name: {library}\n---\n# {title}\n\nExported by adapt.\n\n```python\n{code}```", *notes]
+    if task in PROBABILITIES:
+        parts.append(f"Probabilities are {PROBABILITIES[task]}, by class:")
+    elif classes:
+        parts.append("The logit is the value itself." if task == "regression" else "Logits by class:")
+    parts += ["\n".join(f"- {index}: {name}" for index, name in enumerate(classes))] if task != "regression" else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+TEXTS = """\
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
+model = {auto}.from_pretrained(".")
+outputs = model(**tokenizer(texts, truncation=True, padding={padding}, return_tensors="pt"))
+"""
+IMAGES = """\
+from transformers import {auto}, AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained(".", backend="pil")  # this folder
+model = {auto}.from_pretrained(".")
+outputs = model(**processor(images, return_tensors="pt"))
+"""
+SENTENCES = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # this folder
+logits = model.encode(texts)
+"""
+
+STRAIGHT_POOLER = """\
+This head was trained on the first token itself, where the class has a pooler with a tanh. So the pooler is 2^-16 times
+the identity, where tanh is straight, and the classifier's weights are 2^16 times the trained ones. Compute in float32
+or bfloat16: such weights overflow in float16. To train further, start from the run, not from here."""
+ADDED_PADDING = """\
+The tokenizer had no padding token: `{pad}` was added, with a row of zeros in the embedding. Pad on the right."""
+RESIZING = """\
+Pictures were resized by Pillow. `backend="pil"` does the same; torchvision rounds some pixels to the next value."""
+GRAY = """\
+Pictures were converted to gray (`image.convert("L")`), which the processor does not do."""
+LOGITS = """\
+`encode` returns logits, not embeddings: leave `normalize_embeddings` off, and do not compare them by cosine."""
