@@ -68,19 +68,18 @@ class Metrics:
     def __init__(self, path: Path, size: int = 0):
         self.path = path
         if path.exists():
-            os.truncate(path, size)
-        self.file = path.open("a", encoding="utf-8")
+            os.truncate(path, min(size, self.size))
 
     def write(self, record: Mapping[str, Any]) -> None:
         try:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
+            with self.path.open("a", encoding="utf-8") as file:  # nothing stays open, or unwritten when a disk is full
+                file.write(json.dumps(record) + "\n")
         except OSError as fault:
             raise OutputError(f"cannot write {self.path}: {fault.strerror}") from None
 
     @property
     def size(self) -> int:
-        return self.file.tell()
+        return self.path.stat().st_size
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

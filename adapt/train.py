@@ -88,7 +88,7 @@ def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: i
             ((summed, weight), grads), _ = jax.lax.scan(add, zero, parts)
         weight = jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        norm, mean = optax.global_norm(grads), summed / weight
+        norm, mean = optax.tree.norm(grads), summed / weight
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         good = jnp.isfinite(mean) & jnp.isfinite(norm) & ~state.halted
         new = (optax.apply_updates(state.params, updates), opt_state)
