@@ -110,7 +110,7 @@ def write_tree(target: Path, tree: t.Tree) -> None:
     if target.exists():  # left by a process that was killed between the write and the index
         shutil.rmtree(target)
     try:
-        orbax.save(target, tree)
+        orbax.save(str(target), tree)
         write_text(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()))
     except Exception as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
         for half in target.parent.glob(f"{target.name}*"):
@@ -140,10 +140,10 @@ def read_tree(source: Path, like: t.Tree | None, only: str = "") -> t.Tree:
 
     verify(source)
     try:
-        stored = orbax.metadata(source).metadata
+        stored = orbax.metadata(str(source)).metadata
         if like is not None:
             t.check_like(stored, like, f"the checkpoint {source}", dtypes=True)
-        tree = orbax.load(source, t.map_paths(wanted, stored if like is None else like))
+        tree = orbax.load(str(source), t.map_paths(wanted, stored if like is None else like))
     except TreeError as fault:
         raise CheckpointError(str(fault)) from None
     except Exception as fault:  # Orbax and tensorstore raise what they like, bare Exception too

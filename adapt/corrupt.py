@@ -23,8 +23,8 @@ def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
     def corrupt(batch: Arrays, rng: np.random.Generator) -> Arrays:
         tokens, slots = batch["tokens"].reshape(-1), len(batch["first"])
         maskable = np.flatnonzero((batch["segments"].reshape(-1) < slots) & ~np.isin(tokens, special))
-        most = max(int(round(rate * tokens.size)), 1)
-        wanted = min(max(int(round(rate * len(maskable))), 1), most, len(maskable))
+        most = max(round(rate * tokens.size), 1)
+        wanted = min(max(round(rate * len(maskable)), 1), most, len(maskable))
         chosen = np.sort(rng.choice(maskable, wanted, replace=False)) if len(maskable) else maskable
         label = tokens[chosen]
         how = rng.random(len(chosen))

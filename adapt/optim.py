@@ -1,6 +1,6 @@
 """Optimizers by group: freezing as an optax mask, learning-rate schedules, decay where it belongs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -60,7 +60,7 @@ def adamw(rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.Gra
     return optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=decays)
 
 
-def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear") -> optax.Schedule:
+def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear") -> Callable[[Any], Any]:
     """Linear warm-up over ``warmup`` (a share of ``steps``), then ``linear`` or ``cosine`` decay to 0, or ``constant``.
 
     The rate of step 0 is ``peak / warm`` rather than 0, so that no step is spent on nothing.

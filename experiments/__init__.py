@@ -1,4 +1,7 @@
-"""One file, one job: ``python -m experiments.NAME``. A frozen dataclass ``Config`` is the flags, ``main`` reads top to bottom."""
+"""One file, one job: ``python -m experiments.NAME``.
+
+A frozen dataclass ``Config`` is the flags, and ``main`` reads top to bottom.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -6,13 +9,15 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from adapt.errors import AdaptError, OutputError
 
-UNCOMPARED = ("out", "resume", "overwrite", "stop_after")  # flags that may differ between a run and its resumption
+# Flags that may differ between a run and its resumption.
+UNCOMPARED = ("out", "resume", "overwrite", "stop_after")
 
 
 def launch(config: type, main: Callable[[Any], Any]) -> None:
@@ -84,8 +89,26 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(beside, path)
 
 
+def lineage(config: Any, pretrained: Any, **more: Any) -> dict[str, Any]:
+    """Where a run's parameters come from: the source, its encoder's digest, and what the experiment adds."""
+    import jax
+
+    from adapt.tree import digest
+
+    return {
+        "source": pretrained.source,
+        "family": pretrained.config.family,
+        "random_weights": config.random_weights,
+        "encoder_digest": digest(pretrained.params["encoder"]),
+        **more,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "backend": jax.default_backend(),
+    }
+
+
 def versions() -> dict[str, str]:
     """Of the packages that decide numbers, for lineage.json."""
     names = ("adapt", "jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
-    found = {name: next(importlib.metadata.distributions(name=name), None) for name in names}
+    found = {name: next(iter(importlib.metadata.distributions(name=name)), None) for name in names}
     return {"python": sys.version.split()[0]} | {name: package.version for name, package in found.items() if package}

@@ -72,9 +72,9 @@ def main(config: Config) -> dict[str, Any]:
     out.flush()
     os.replace(beside, target)
     seconds = time.perf_counter() - started
-    if truncated:
+    if truncated and pretrained.tokenizer:
         report.warn(
-            f"{truncated} texts are longer than {pretrained.tokenizer.max_length if pretrained.tokenizer else 0} tokens and were truncated"
+            f"{truncated} texts are longer than {pretrained.tokenizer.max_length} tokens and were truncated"
         )
     result = {
         "examples": shape[0],

@@ -9,7 +9,6 @@ a checkpoint that the other commands take.
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import (
-    bundled,
     checkpoint,
-    data,
     examples,
     hub,
     losses,
@@ -28,14 +25,13 @@ from adapt import (
     prefix,
     report,
     strategies,
-    targets,
     train,
 )
 from adapt import tree as t
-from adapt.errors import DataError, StrategyError, TrainingError
+from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooler
 from adapt.models import Classifier, Encoder, Model
-from experiments import check_out, launch, open_run, versions, write_json
+from experiments import check_out, inputs, launch, lineage, open_run, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +78,12 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, config.resume, config.overwrite)
 
     # The checkpoint, without its head.
-    pretrained = load(config)
+    pretrained = inputs.load(config)
     discarded, params = t.discarded(pretrained.params, "head"), t.drop(pretrained.params, "head")
     phase = strategies.strategy(config.strategy, pretrained.config.layers)[0]
 
     # The data, as examples with labels.
-    sets, names = read_data(config, pretrained)
+    sets, names = inputs.read_sets(config, pretrained)
 
     # A new head, labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
@@ -114,52 +110,39 @@ def main(config: Config) -> dict[str, Any]:
     else:
         hub.save_model(config.out, run)
         checkpoint.save_frozen(saves, frozen)
-        write_json(config.out / "lineage.json", lineage(config, pretrained, discarded, params))
+        origin = lineage(config, pretrained, train=config.train, test=config.test or config.train, discarded=discarded)
+        write_json(config.out / "lineage.json", origin)
     metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
 
-    # Train.
-    step = train.make_step(
-        compute(config, model), losses.LOSSES[config.task], tx, prefix.cut(labels, model.encoder.config.layers)
-    )
-    forward = train.make_eval(compute(config, model))
+    # Train: epochs of steps, a validation and a checkpoint after each.
+    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
+    step = train.make_step(computed, losses.LOSSES[config.task], tx, prefix.cut(labels, pretrained.config.layers))
+    forward, seen = train.make_eval(computed), set()
     plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed)
-    seen: set[Any] = set()
     with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
         for epoch in range(int(state.step) // per_epoch, config.epochs):
             if progress.stale >= config.patience > 0:
                 break
             batches = sets["train"].batches(plan, config.seed, epoch, int(state.step) % per_epoch, config.accumulate)
-            for state, record in train.loop(step, frozen, state, batches, log_every(config, per_epoch), seen):
+            for taken, record in train.loop(step, frozen, state, batches, log_every(config, per_epoch), seen):
+                state, at = taken, int(record["step"])
+                progress.step = at
                 progress.examples += record["timed_examples"]
                 progress.seconds += record["seconds"]
-                metrics.write(
-                    {"epoch": epoch}
-                    | record
-                    | {f"rate_{g}": float(s(record["step"] - 1)) for g, s in schedules.items()}
-                )
+                now = {f"rate_{group}": float(schedule(at - 1)) for group, schedule in schedules.items()}
+                metrics.write({"epoch": epoch, **record, **now})
                 speed = record["timed_examples"] / max(record["seconds"], 1e-9)
-                bar.update(record["step"], loss=f"{record['loss']:.4f}", **{"examples/s": f"{speed:.0f}"})
-                at = record["step"]
-                if (
-                    config.save_every
-                    and at // config.save_every > progress.saved // config.save_every
-                    and at % per_epoch
-                ):
-                    progress = save(saves, state, progress, metrics, at, best=False)
-                if config.stop_after is not None and at >= config.stop_after and at % per_epoch:
+                bar.update(at, loss=f"{record['loss']:.4f}", **{"examples/s": f"{speed:.0f}"})
+                due = config.save_every and at // config.save_every > progress.saved // config.save_every
+                if due and at % per_epoch:
+                    save(saves, state, progress, metrics, best=False)
+                if at == config.stop_after and at % per_epoch:
                     return stopped(config, at)
-            progress, best = validate(
-                config,
-                forward,
-                t.merge(frozen, state.params),
-                sets["validation"],
-                progress,
-                metrics,
-                epoch,
-                int(state.step),
+            best = validate(
+                config, forward, t.merge(frozen, state.params), sets["validation"], progress, metrics, epoch
             )
-            progress = save(saves, state, progress, metrics, int(state.step), best)
-            if config.stop_after is not None and int(state.step) >= config.stop_after and epoch + 1 < config.epochs:
+            save(saves, state, progress, metrics, best)
+            if int(state.step) == config.stop_after and epoch + 1 < config.epochs:
                 return stopped(config, int(state.step))
 
     # Test with the best checkpoint, read back from the disk.
@@ -192,6 +175,7 @@ class Progress:
     best_loss: float = float("inf")
     best_step: int = 0
     stale: int = 0  # epochs since the best
+    step: int = 0
     saved: int = 0  # step of the last save
     examples: float = 0.0
     seconds: float = 0.0
@@ -205,8 +189,8 @@ def check_flags(config: Config) -> None:
         )
     if config.epochs < 1 or config.batch_size < 1 or config.accumulate < 1 or config.batch_size % config.accumulate:
         raise StrategyError(
-            f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} must be at least 1, "
-            "and --accumulate a divisor of --batch-size"
+            f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} "
+            "must be at least 1, and --accumulate a divisor of --batch-size"
         )
     for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "dropout", "warmup"):
         value, most = getattr(config, name), 1.0 if name in ("dropout", "warmup") else float("inf")
@@ -214,49 +198,6 @@ def check_flags(config: Config) -> None:
             raise StrategyError(
                 f"--{name.replace('_', '-')} {value} must be at least 0" + (" and below 1" if most == 1 else "")
             )
-
-
-def load(config: Config) -> hub.Pretrained:
-    """The checkpoint, with the flags that change it."""
-    pretrained = hub.load(config.checkpoint)
-    if config.dropout is not None:
-        changed = dataclasses.replace(pretrained.config, dropout=config.dropout, attention_dropout=config.dropout)
-        pretrained = dataclasses.replace(pretrained, config=changed)
-    if config.max_length is not None and pretrained.tokenizer is not None:
-        if not 3 <= config.max_length <= pretrained.config.positions:
-            raise StrategyError(
-                f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, the encoder's positions"
-            )
-        pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(config.max_length))
-    if config.random_weights:
-        fresh = jax.device_get(pretrained.model.init(jax.random.key(config.seed + 1)))
-        pretrained = dataclasses.replace(pretrained, params=fresh)
-    return pretrained
-
-
-def read_data(config: Config, pretrained: hub.Pretrained) -> tuple[dict[str, examples.Examples], list[str]]:
-    """(train, validation and test examples, the classes' names)."""
-    examples.check_inputs(pretrained, config.image_column)
-    own_test = config.train in bundled.SETS
-    if config.test is None and not own_test:
-        raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
-    tables = {
-        "train": data.read(config.train, split="train" if own_test else None),
-        "test": data.read(
-            config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None
-        ),
-    }
-    if config.validation:
-        tables["validation"] = data.read(config.validation)
-    names = targets.labels_of(tables["train"], config.label_column, config.task)
-    sets = {}
-    for part, table in tables.items():
-        labels = targets.encode_labels(table, config.label_column, names, config.task)
-        sets[part] = examples.examples(pretrained, table, config.text_column, config.image_column, labels)
-    if not config.validation:
-        kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
-        sets["train"], sets["validation"] = sets["train"].take(kept), sets["train"].take(held)
-    return sets, names
 
 
 def attach(
@@ -273,10 +214,6 @@ def attach(
         fresh = t.graft(t.drop(fresh, "pooler"), "pooler", pooler(pretrained)["pooler"])
         report.chat.print("grafted   head/pooler, pre-trained, back under the new head")
     return model, t.graft(params, "head", fresh)
-
-
-def compute(config: Config, model: Model) -> Model:
-    return model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
 
 
 def learning_rates(config: Config, pretrained: hub.Pretrained) -> dict[str, float]:
@@ -308,25 +245,20 @@ def validate(
     progress: Progress,
     metrics: report.Metrics,
     epoch: int,
-    step: int,
-) -> tuple[Progress, bool]:
-    """Score the validation examples and keep count of the best; a tie goes to the lower loss."""
+) -> bool:
+    """Score the validation examples, keep count in ``progress``: is this the best so far? A tie goes to the lower loss."""
     values, mean_loss = score(config, forward, params, part)
-    new = values[SCORES[config.task]]
-    old = -np.inf if progress.best_score is None else progress.best_score
-    best = progress.best_score is None or (not np.isnan(new) and (new, -mean_loss) > (old, -progress.best_loss))
-    metrics.write(
-        {"epoch": epoch, "step": step, "validation_loss": mean_loss}
-        | {f"validation_{k}": finite(v) for k, v in values.items()}
-    )
-    report.chat.print(
-        f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   "
-        + "   ".join(f"{k} {v:.4f}" for k, v in values.items())
-    )
+    named = {f"validation_{name}": finite(value) for name, value in values.items()}
+    metrics.write({"epoch": epoch, "step": progress.step, "validation_loss": mean_loss, **named})
+    shown = "   ".join(f"{name} {value:.4f}" for name, value in values.items())
+    report.chat.print(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   {shown}")
+    new = finite(values[SCORES[config.task]])
+    new = -1.0 if new is None else new  # a correlation that is not defined
+    best = progress.best_score is None or (new, -mean_loss) > (progress.best_score, -progress.best_loss)
     if best:
-        kept = new if not np.isnan(new) else -1.0
-        return dataclasses.replace(progress, best_score=kept, best_loss=mean_loss, best_step=step, stale=0), True
-    return dataclasses.replace(progress, stale=progress.stale + 1), False
+        progress.best_score, progress.best_loss, progress.best_step = new, mean_loss, progress.step
+    progress.stale = 0 if best else progress.stale + 1
+    return best
 
 
 def score(config: Config, forward: Any, params: t.Tree, part: examples.Examples) -> tuple[dict[str, float], float]:
@@ -349,31 +281,14 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def save(saves: Path, state: train.State, progress: Progress, metrics: report.Metrics, at: int, best: bool) -> Progress:
-    progress = dataclasses.replace(progress, saved=at, metrics_bytes=metrics.size)
+def save(saves: Path, state: train.State, progress: Progress, metrics: report.Metrics, best: bool) -> None:
+    progress.saved, progress.metrics_bytes = int(state.step), metrics.size
     checkpoint.save(saves, state, {"progress": dataclasses.asdict(progress)}, best)
-    return progress
 
 
 def stopped(config: Config, at: int) -> dict[str, Any]:
     report.console.print(f"stopped after step {at}; go on with --resume --out {config.out}", highlight=False)
     return {}
-
-
-def lineage(config: Config, pretrained: hub.Pretrained, discarded: dict[str, Any], params: t.Tree) -> dict[str, Any]:
-    """Where this run's parameters come from."""
-    return {
-        "source": pretrained.source,
-        "family": pretrained.config.family,
-        "random_weights": config.random_weights,
-        "encoder_digest": t.digest(params["encoder"]),
-        "discarded": discarded,
-        "train": config.train,
-        "test": config.test or config.train,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions(),
-        "backend": jax.default_backend(),
-    }
 
 
 def show_start(
@@ -386,15 +301,15 @@ def show_start(
     sets: dict[str, examples.Examples],
 ) -> None:
     c = pretrained.config
-    report.chat.print(
-        f"loaded    {pretrained.source}: {c.family}, {c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters"
-    )
+    size = f"{c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters"
+    report.chat.print(f"loaded    {pretrained.source}: {c.family}, {size}")
     gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
     report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
     report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
     for name, part in sets.items():
-        if part.truncated:
-            report.warn(f"{part.truncated} texts of {name} are longer than {part.max_length} tokens and were truncated")
+        if part.truncated and pretrained.tokenizer:
+            longest = pretrained.tokenizer.max_length
+            report.warn(f"{part.truncated} texts of {name} are longer than {longest} tokens and were truncated")
     counts = t.summary(params, labels)
     rows = [(group, count, f"{rates[group]:.2g}" if group in rates else "-") for group, count in counts.items()]
     report.table(f"strategy {config.strategy}", ("group", "parameters", "learning rate"), rows)

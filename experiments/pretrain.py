@@ -9,7 +9,6 @@ the text is an example; lines longer than --max-length become several. 5% of the
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, Encoder, MaskedLM, Model
 from adapt.tokenizer import Ragged
-from experiments import check_out, launch, open_run, versions, write_json
+from experiments import check_out, launch, lineage, open_run, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +68,8 @@ def main(config: Config) -> dict[str, Any]:
     tx = optim.by_label({"all": optim.adamw(schedule, config.weight_decay)}, labels, config.clip_norm or None)
     frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
     plan = pack.plan(tokens.lengths, config.batch_size, config.seed)
-    report.chat.print(
-        f"loaded    {pretrained.source}: {pretrained.config.family}, {t.count(params):,} parameters, head {type(model.head).__name__}"
-    )
+    size = f"{t.count(params):,} parameters, head {type(model.head).__name__}"
+    report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
     report.chat.print(
         f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n"
     )
@@ -83,7 +81,7 @@ def main(config: Config) -> dict[str, Any]:
     else:
         hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
         checkpoint.save_frozen(saves, frozen)
-        write_json(config.out / "lineage.json", lineage(config, pretrained))
+        write_json(config.out / "lineage.json", lineage(config, pretrained, text=config.text))
     metrics = report.Metrics(config.out / "metrics.jsonl", info["metrics_bytes"])
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
     step = train.make_step(computed, losses.cross_entropy, tx)
@@ -110,12 +108,13 @@ def main(config: Config) -> dict[str, Any]:
             )
             stream = batches(tokens, plan, config.seed, *divmod(done, per_epoch), corruption)
             some = (batch for batch, _ in zip(stream, range(stop - done), strict=False))
-            for state, record in train.loop(step, frozen, state, some, 20, seen):
+            for taken, record in train.loop(step, frozen, state, some, 20, seen):
+                state = taken
                 info["examples"] += record["timed_examples"]
                 info["seconds"] += record["seconds"]
                 metrics.write(record | {"rate": float(schedule(record["step"] - 1))})
                 bar.update(
-                    record["step"],
+                    int(record["step"]),
                     loss=f"{record['loss']:.4f}",
                     **{"targets/s": f"{record['timed_examples'] / record['seconds']:.0f}"},
                 )
@@ -213,19 +212,6 @@ def batches(
         if once:
             return
         epoch, skip = epoch + 1, 0
-
-
-def lineage(config: Config, pretrained: hub.Pretrained) -> dict[str, Any]:
-    return {
-        "source": pretrained.source,
-        "family": pretrained.config.family,
-        "random_weights": config.random_weights,
-        "encoder_digest": t.digest(pretrained.params["encoder"]),
-        "text": config.text,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions(),
-        "backend": jax.default_backend(),
-    }
 
 
 if __name__ == "__main__":

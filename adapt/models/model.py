@@ -29,6 +29,10 @@ class Model:
         """The same model with another compute dtype; parameters stay as they are stored."""
         return Model(self.encoder.clone(dtype=dtype), self.head.clone(dtype=dtype))
 
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """A method of the encoder on its parameters."""
+        return self.encoder.apply(*arguments, **named)
+
     def init(self, key: jax.Array) -> Tree:
         """Fresh float32 parameters; weights from N(0, init_range), norms at identity."""
         batch = example_batch(self.encoder.config)
@@ -51,9 +55,9 @@ class Model:
         if cut == 0:
             return None
         variables, last = {"params": params["encoder"]}, min(cut, self.stages) - 1
-        x = self.encoder.apply(variables, batch, method="embed")
-        x = self.encoder.apply(variables, x, batch, 0, last, method="run")
-        return self.encoder.apply(variables, x, method="finish") if cut == self.stages else x
+        x = self.run(variables, batch, method="embed")
+        x = self.run(variables, x, batch, 0, last, method="run")
+        return self.run(variables, x, method="finish") if cut == self.stages else x
 
     def suffix(
         self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None
@@ -62,11 +66,11 @@ class Model:
         variables, still = {"params": params["encoder"]}, key is None
         rngs = {} if still else {"dropout": key}
         if cut == 0:
-            x = self.encoder.apply(variables, batch, still, rngs=rngs, method="embed")
+            x = self.run(variables, batch, still, rngs=rngs, method="embed")
         if cut < self.stages:
             first, layers = max(cut - 1, 0), self.encoder.config.layers
-            x = self.encoder.apply(variables, x, batch, first, layers, still, rngs=rngs, method="run")
-            x = self.encoder.apply(variables, x, method="finish")
+            x = self.run(variables, x, batch, first, layers, still, rngs=rngs, method="run")
+            x = self.run(variables, x, method="finish")
         return self.apply_head(params.get("head", {}), x, batch, params["encoder"]["embedding"].get("token"), key)
 
     def apply_head(
@@ -83,10 +87,10 @@ class Model:
     def hidden_states(self, params: Tree, batch: Batch) -> list[jax.Array]:
         """What every stage puts out, [R, C, D] each: the embedding, then each block, the last one after the final norm."""
         variables = {"params": params["encoder"]}
-        states = [self.encoder.apply(variables, batch, method="embed")]
+        states = [self.run(variables, batch, method="embed")]
         for index in range(self.encoder.config.layers):
-            states.append(self.encoder.apply(variables, states[-1], batch, index, index + 1, method="run"))
-        return [*states[:-1], self.encoder.apply(variables, states[-1], method="finish")]
+            states.append(self.run(variables, states[-1], batch, index, index + 1, method="run"))
+        return [*states[:-1], self.run(variables, states[-1], method="finish")]
 
 
 def example_batch(config: Any) -> dict[str, jax.Array]:

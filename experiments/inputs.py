@@ -1,0 +1,52 @@
+"""What the training experiments share: the checkpoint and the data that their flags name."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from adapt import bundled, data, examples, hub, targets
+from adapt.errors import DataError, StrategyError
+
+
+def load(config: Any) -> hub.Pretrained:
+    """The checkpoint, with the flags that change it."""
+    pretrained = hub.load(config.checkpoint)
+    if config.dropout is not None:
+        changed = dataclasses.replace(pretrained.config, dropout=config.dropout, attention_dropout=config.dropout)
+        pretrained = dataclasses.replace(pretrained, config=changed)
+    if config.max_length is not None and pretrained.tokenizer is not None:
+        if not 3 <= config.max_length <= pretrained.config.positions:
+            raise StrategyError(
+                f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, the encoder's positions"
+            )
+        pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(config.max_length))
+    if config.random_weights:
+        fresh = jax.device_get(pretrained.model.init(jax.random.key(config.seed + 1)))
+        pretrained = dataclasses.replace(pretrained, params=fresh)
+    return pretrained
+
+
+def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, examples.Examples], list[str]]:
+    """(train, validation and test examples, the classes' names)."""
+    examples.check_inputs(pretrained, config.image_column)
+    own_test = config.train in bundled.SETS
+    if config.test is None and not own_test:
+        raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
+    tables = {
+        "train": data.read(config.train, split="train" if own_test else None),
+        "test": data.read(
+            config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None
+        ),
+    }
+    if config.validation:
+        tables["validation"] = data.read(config.validation)
+    names = targets.labels_of(tables["train"], config.label_column, config.task)
+    sets = {}
+    for part, table in tables.items():
+        labels = targets.encode_labels(table, config.label_column, names, config.task)
+        sets[part] = examples.examples(pretrained, table, config.text_column, config.image_column, labels)
+    if not config.validation:
+        kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
+        sets["train"], sets["validation"] = sets["train"].take(kept), sets["train"].take(held)
+    return sets, names
