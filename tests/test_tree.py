@@ -1,0 +1,267 @@
+"""Paths, labels and surgery on random trees: every function is pure and strict."""
+
+import re
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from adapt import tree as t
+from adapt.errors import RuleError, TreeError
+from adapt.optim import FROZEN
+
+NAMES = st.sampled_from(["a", "b", "encoder", "head", "block_00", "bias", "a-b"])
+SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (0,), (2, 0)])
+
+
+@st.composite
+def arrays(draw):
+    shape = draw(SHAPES)
+    return np.array(draw(st.lists(st.integers(-9, 9), min_size=4, max_size=4)), np.float32)[
+        : np.prod(shape, dtype=int)
+    ].reshape(shape)
+
+
+def trees(least: int = 0):
+    """Nested dicts with arrays, scalars and empty subtrees."""
+    nested = st.recursive(
+        arrays() | st.just({}), lambda node: st.dictionaries(NAMES, node, min_size=1, max_size=3), max_leaves=8
+    )
+    return st.dictionaries(NAMES, nested, min_size=least, max_size=3)
+
+
+def shape_of(tree):
+    """A tree with the identity of every leaf: equal before and after means that nothing was written or copied."""
+    return {name: shape_of(node) if isinstance(node, dict) else id(node) for name, node in tree.items()}
+
+
+@given(trees())
+def test_unflatten_inverts_paths_with_the_empty_subtrees(tree):
+    flat = t.paths(tree) | dict.fromkeys(t.empties(tree))
+    assert shape_of(t.unflatten(flat)) == shape_of(tree)
+
+
+@given(trees(), st.data())
+def test_select_splits_a_tree_in_two_that_merge_to_it_in_any_order(tree, data):
+    names = [*t.paths(tree), *t.empties(tree)]
+    kept = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    one, other = t.select(tree, lambda path: path in kept), t.select(tree, lambda path: path not in kept)
+    assert {*t.paths(one), *t.empties(one)} == kept
+    assert shape_of(t.merge(one, other)) == shape_of(t.merge(other, one)) == shape_of(tree)
+
+
+@given(trees(), st.data())
+def test_merge_refuses_an_overlap_and_says_where(tree, data):
+    assume(t.paths(tree))
+    path = data.draw(st.sampled_from(sorted(t.paths(tree))))
+    before = shape_of(tree)
+    with pytest.raises(TreeError, match=re.escape(f"'{path}' is in both")):
+        t.merge(tree, t.unflatten({path: np.float32(0)}))
+    assert shape_of(tree) == before
+
+
+@given(trees(1), st.data())
+def test_drop_is_pure_and_graft_inverts_it(tree, data):
+    every = {path[: end.start()] for path in [*t.paths(tree), *t.empties(tree)] for end in re.finditer("/|$", path)} - {
+        ""
+    }
+    path = data.draw(st.sampled_from(sorted(every)))
+    before, gone = shape_of(tree), t.get(tree, path)
+    dropped = t.drop(tree, path)
+    assert shape_of(tree) == before
+    assert not any(name == path or name.startswith(f"{path}/") for name in [*t.paths(dropped), *t.empties(dropped)])
+    with pytest.raises(TreeError):
+        t.get(dropped, path)
+    assert shape_of(t.graft(dropped, path, gone)) == before
+    with pytest.raises(TreeError, match="is taken"):
+        t.graft(tree, path, gone)
+
+
+@given(trees(1), st.data())
+def test_the_record_of_what_is_discarded_accounts_for_every_parameter(tree, data):
+    path = data.draw(st.sampled_from(sorted(tree)))
+    record, dropped = t.discarded(tree, path), t.drop(tree, path)
+    assert record["parameters"] == t.count(tree) - t.count(dropped)
+    assert record["shapes"] == {p: list(leaf.shape) for p, leaf in t.paths(tree).items() if p not in t.paths(dropped)}
+
+
+def test_discarding_one_leaf_is_recorded_under_its_own_path():
+    tree = {"encoder": {"bias": np.ones(3, np.float32)}}
+    assert t.discarded(tree, "encoder/bias")["shapes"] == {"encoder/bias": [3]}
+    assert t.discarded(tree, "encoder/")["shapes"] == {"encoder/bias": [3]}
+    assert t.discarded({"head": {}}, "head") | {"digest": ""} == {
+        "path": "head",
+        "parameters": 0,
+        "shapes": {},
+        "digest": "",
+    }
+
+
+def test_what_is_not_there_is_answered_with_what_is():
+    tree = {"encoder": {"a": np.ones(1)}, "head": {}}
+    for path, there in [("tail", "at the top there is encoder, head"), ("encoder/b", "under 'encoder' there is a")]:
+        for function in (t.get, t.drop, t.discarded):
+            with pytest.raises(TreeError, match=re.escape(f"no '{path}' in the parameters: {there}")):
+                function(tree, path)
+    with pytest.raises(TreeError, match="under 'head' there is nothing"):
+        t.drop(tree, "head/classifier")
+    with pytest.raises(TreeError, match=re.escape("cannot graft at 'encoder/a/b': 'encoder/a' is a parameter")):
+        t.graft(tree, "encoder/a/b", {})
+
+
+@given(trees())
+def test_count_and_bytes_are_sums_over_leaves(tree):
+    leaves = t.paths(tree).values()
+    assert t.count(tree) == sum(leaf.size for leaf in leaves)
+    assert t.nbytes(tree) == sum(leaf.nbytes for leaf in leaves)
+
+
+# Rules and labels
+
+
+RULES = st.lists(
+    st.tuples(
+        st.sampled_from([".*", "a/.*", "a", "head/.*", ".*bias", "encoder/.*", "b.*", "x"]), st.sampled_from("uvw")
+    ),
+    max_size=4,
+)
+
+
+@given(trees(), RULES)
+def test_the_first_rule_that_matches_wins_and_every_rule_and_every_leaf_is_used(tree, rules):
+    names = [*t.paths(tree), *t.empties(tree)]
+    winners = {
+        name: next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None) for name in names
+    }
+    if None in winners.values() or set(winners.values()) != set(range(len(rules))):
+        with pytest.raises(RuleError):
+            t.label(tree, rules)
+    else:
+        labels = t.label(tree, rules)
+        assert t.paths(labels) == {name: rules[winners[name]][1] for name in t.paths(tree)}
+        assert t.empties(labels) == t.empties(tree)
+
+
+def test_a_leaf_without_rule_is_named():
+    with pytest.raises(
+        RuleError, match=r"no rule matches 'head/bias': add one, or end the list with \('\.\*', FROZEN\)"
+    ):
+        t.label({"encoder": {"a": 1}, "head": {"bias": 1}}, [("encoder/.*", FROZEN)])
+
+
+def test_a_rule_that_wins_nothing_names_the_nearest_paths_or_the_earlier_rule():
+    tree = {"encoder": {"block_00": {"bias": 1}, "block_01": {"bias": 1}}}
+    with pytest.raises(
+        RuleError, match=r"'enc/block_01/bias'.* wins no parameter: the nearest paths are encoder/block_01/bias"
+    ):
+        t.label(tree, [("enc/block_01/bias", "top"), (".*", FROZEN)])
+    with pytest.raises(RuleError, match="an earlier rule wins all that it matches"):
+        t.label(tree, [(".*", FROZEN), ("encoder/block_01/.*", "top")])
+    with pytest.raises(RuleError, match="is not a regular expression"):
+        t.label(tree, [("encoder/(", "top")])
+
+
+def test_a_rule_may_match_an_empty_head_and_no_other_nothing():
+    tree = {"encoder": {"a": np.ones(2)}, "head": {}}
+    labels = t.label(tree, [("head/.*", "head"), ("encoder/.*", FROZEN)])
+    assert labels == {"encoder": {"a": FROZEN}, "head": {}}
+    assert t.summary(tree, labels) == {FROZEN: 2}
+    with pytest.raises(RuleError, match="wins no parameter"):
+        t.label(t.drop(tree, "head"), [("head/.*", "head"), ("encoder/.*", FROZEN)])
+
+
+@given(trees(), st.data())
+def test_summary_counts_every_parameter_once(tree, data):
+    labels = t.map_paths(lambda path, leaf: data.draw(st.sampled_from("uv")), tree)
+    counts = t.summary(tree, labels)
+    assert sum(counts.values()) == t.count(tree)
+    flat = t.paths(labels)
+    assert counts == {
+        g: sum(leaf.size for p, leaf in t.paths(tree).items() if flat[p] == g) for g in dict.fromkeys(flat.values())
+    }
+
+
+def test_a_leaf_that_was_grafted_after_labelling_has_no_label():
+    tree = {"encoder": {"a": np.ones(2)}}
+    labels = t.label(tree, [(".*", FROZEN)])
+    with pytest.raises(RuleError, match="'head/k' has no label: make the labels from the very tree that trains"):
+        t.summary(t.graft(tree, "head", {"k": np.ones(1)}), labels)
+
+
+# Strict comparison
+
+
+@given(trees())
+def test_a_tree_is_like_itself(tree):
+    t.check_like(tree, tree, dtypes=True)
+
+
+def test_the_diff_has_a_line_for_every_difference_and_no_other():
+    like = {
+        "a": np.ones((2, 3), np.float32),
+        "b": np.ones(1, np.float32),
+        "same": np.ones(4),
+        "d": {"e": np.ones(5, np.float32)},
+    }
+    tree = {"a": np.ones((3, 2), np.float32), "c": np.ones(7), "same": np.ones(4), "d": {"e": np.ones(5, np.float16)}}
+    with pytest.raises(TreeError) as caught:
+        t.check_like(tree, like, "the weights", dtypes=True)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "the weights do not fit (- missing, + not expected, ! misshapen):"
+    assert sorted(lines) == [
+        "  ! a (3, 2), expected (2, 3)",
+        "  ! d/e float16, expected float32",
+        "  + c (7,)",
+        "  - b (1,)",
+    ]
+    with pytest.raises(TreeError) as caught:
+        t.check_like(tree, like, "the weights")
+    assert len(str(caught.value).splitlines()) == 4  # the dtype was not asked for
+
+
+def test_a_long_diff_is_cut_and_says_so():
+    with pytest.raises(TreeError, match=r"\.\.\. and 8 more$"):
+        t.check_like({}, {f"p{i}": np.ones(1) for i in range(20)})
+
+
+# The digest
+
+
+@given(trees(), st.data())
+def test_the_digest_sees_one_flipped_bit(tree, data):
+    filled = {path: leaf for path, leaf in t.paths(tree).items() if leaf.nbytes}
+    assume(filled)
+    path = data.draw(st.sampled_from(sorted(filled)))
+    raw = bytearray(filled[path].tobytes())
+    bit = data.draw(st.integers(0, 8 * len(raw) - 1))
+    raw[bit // 8] ^= 1 << bit % 8
+    changed = np.frombuffer(bytes(raw), np.float32).reshape(filled[path].shape)
+    assert t.digest(t.unflatten(t.paths(tree) | {path: changed})) != t.digest(tree)
+
+
+@given(trees(), st.data())
+def test_the_digest_sees_dtype_shape_and_name(tree, data):
+    assume(t.paths(tree))
+    path = data.draw(st.sampled_from(sorted(t.paths(tree))))
+    flat = t.paths(tree)
+    leaf = flat[path]
+    others = [flat | {path: leaf.view(np.int32)}, flat | {path: leaf.reshape((1, *leaf.shape))}]
+    others.append({p: v for p, v in flat.items() if p != path} | {f"{path}2": leaf})
+    assert t.digest(tree) not in {t.digest(t.unflatten(other)) for other in others}
+    assert len({t.digest(t.unflatten(other)) for other in others}) == 3
+
+
+@given(trees())
+def test_the_digest_depends_on_neither_order_nor_library_nor_memory_layout(tree):
+    backwards = lambda node: {k: backwards(node[k]) for k in reversed(list(node))} if isinstance(node, dict) else node
+    same = [backwards(tree), t.map_paths(lambda _, leaf: jnp.asarray(leaf), tree)]
+    same.append(t.map_paths(lambda _, leaf: np.asfortranarray(leaf).reshape(leaf.shape), tree))
+    assert {t.digest(other) for other in same} == {t.digest(tree)}
+
+
+def test_the_digest_of_a_scalar_is_not_that_of_a_vector_of_one():
+    assert t.digest({"a": np.float32(1)}) != t.digest({"a": np.ones(1, np.float32)})
+    assert t.digest({"a": np.ones(2, ml_dtypes.bfloat16)}) != t.digest({"a": np.ones(2, np.float16)})
