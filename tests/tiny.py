@@ -29,8 +29,9 @@ def classifier(family: str = "bert", pooling: str = "mean", classes: int = CLASS
 def params(model: Model, seed: int = 0) -> t.Tree:
     """Random parameters, norms and biases too, since ones and zeros hide mistakes: numpy float32, shared: never write."""
     rng = np.random.default_rng(seed)
-    fresh = jax.device_get(model.init(jax.random.key(seed)))
-    return t.map_paths(lambda _, leaf: (leaf + 0.1 * rng.standard_normal(leaf.shape)).astype(np.float32), fresh)
+    centre = lambda path: 1.0 if path.endswith("scale") else 0.0
+    random = lambda path, leaf: (centre(path) + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+    return t.map_paths(random, model.shapes())
 
 
 def texts(count: int, seed: int = 0, longest: int = 20) -> Ragged:
