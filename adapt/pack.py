@@ -58,20 +58,16 @@ def assemble(
         "tokens": np.full(count_rows * width, pad, np.int32),
         "segments": np.full(count_rows * width, slots, np.int32),
         "positions": np.zeros(count_rows * width, np.int32),
-        "first": np.zeros(slots, np.int32),
-        "length": np.zeros(slots, np.int32),
     }
+    spans = {"first": np.zeros(slots, np.int32), "length": np.zeros(slots, np.int32)}
     first = rows.astype(np.int64) * width + starts
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     where = np.repeat(first, lengths) + within
     out["tokens"][where] = tokens.values[np.repeat(tokens.offsets[index], lengths) + within]
     out["segments"][where] = np.repeat(np.arange(len(index)), lengths)
     out["positions"][where] = within
-    out["first"][: len(index)], out["length"][: len(index)] = first, lengths
-    return {
-        k: v.reshape(count_rows, width) if len(v) == count_rows * width and k not in ("first", "length") else v
-        for k, v in out.items()
-    }
+    spans["first"][: len(index)], spans["length"][: len(index)] = first, lengths
+    return {name: array.reshape(count_rows, width) for name, array in out.items()} | spans
 
 
 @dataclasses.dataclass(frozen=True)

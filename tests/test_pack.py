@@ -1,0 +1,222 @@
+"""Packing: nothing overlaps, is split or lost, whatever the lengths; few shapes; an order that any step can find again."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapt import pack
+from adapt.tokenizer import Ragged, ragged
+
+LENGTHS = st.lists(st.integers(0, 40), max_size=60).map(lambda found: np.array(found, np.int64))
+SOME = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(lambda found: np.array(found, np.int64))
+
+
+def numbered(lengths: np.ndarray) -> Ragged:
+    """Examples of these lengths in which every token id is different, and none is 0, the padding."""
+    return ragged(np.split(np.arange(1, lengths.sum() + 1), np.cumsum(lengths)[:-1]) if len(lengths) else [])
+
+
+def examples_in(batch: pack.Arrays, count: int) -> list[np.ndarray]:
+    flat = batch["tokens"].reshape(-1)
+    return [flat[first : first + n] for first, n in zip(batch["first"][:count], batch["length"][:count], strict=True)]
+
+
+@given(LENGTHS, st.integers(40, 80), st.none() | st.integers(1, 5))
+def test_no_two_examples_share_a_token_and_none_leaves_its_row(lengths, width, most):
+    rows, starts, used = pack.pack(lengths, width, most)
+    taken = np.zeros((used, width), int)
+    for row, start, length in zip(rows, starts, lengths, strict=True):
+        assert start >= 0 and start + length <= width
+        taken[row, start : start + length] += 1
+    assert taken.max(initial=0) <= 1 and taken.sum() == lengths.sum()
+    assert set(rows) == set(range(used))  # no empty row
+    assert most is None or np.bincount(rows, minlength=1).max() <= most
+
+
+@given(SOME, st.integers(40, 80))
+def test_no_two_rows_would_fit_in_one(lengths, width):
+    """Hence more than half of all tokens are owned, whatever the lengths (one row may be the exception)."""
+    rows, _, used = pack.pack(lengths, width)
+    held = np.sort(np.bincount(rows, lengths, used))
+    assert used == 1 or held[0] + held[1] > width
+    assert lengths.sum() > (used - 1) * width / 2
+
+
+def test_sentences_pad_less_than_4_percent():
+    lengths = np.clip(np.random.default_rng(0).gamma(4, 7, 2000).astype(int) + 3, 3, 128)
+    assert 1 - lengths.sum() / (pack.pack(lengths, 128)[2] * 128) < 0.04
+
+
+def test_an_example_longer_than_a_row_is_refused():
+    with pytest.raises(ValueError, match="an example of 9 tokens does not fit a row of 8"):
+        pack.pack(np.array([3, 9]), 8)
+
+
+@given(SOME, st.integers(40, 80), st.randoms(use_true_random=False))
+def test_assembled_rows_hold_every_token_with_its_owner_and_position(lengths, width, random):
+    tokens = numbered(lengths)
+    index = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))
+    rows, starts, used = pack.pack(lengths[index], width)
+    slots = len(index) + random.randint(0, 3)
+    batch = pack.assemble(tokens, index, rows, starts, (used + 1, width, slots), pad=0)
+    assert batch["tokens"].shape == batch["segments"].shape == batch["positions"].shape == (used + 1, width)
+    for slot, (example, found) in enumerate(zip(index, examples_in(batch, len(index)), strict=True)):
+        np.testing.assert_array_equal(found, tokens[example])
+        mine = batch["segments"] == slot
+        np.testing.assert_array_equal(batch["tokens"][mine], tokens[example])
+        np.testing.assert_array_equal(batch["positions"][mine], np.arange(lengths[example]))
+    nobody = batch["segments"] == slots
+    assert nobody.sum() == nobody.size - lengths[index].sum()
+    assert not batch["tokens"][nobody].any() and not batch["positions"][nobody].any()
+    assert not batch["length"][len(index) :].any()
+    assert all(array.dtype == np.int32 for array in batch.values())
+    assert pack.padding(batch) == pytest.approx(nobody.mean())
+
+
+# Training batches
+
+
+@settings(max_examples=20)
+@given(SOME, st.integers(1, 12), st.integers(0, 9))
+def test_a_plan_has_at_most_3_shapes_and_is_a_pure_function(lengths, examples, seed):
+    plan = pack.plan(lengths, examples, seed)
+    assert 1 <= len(plan.rows) <= 3 and list(plan.rows) == sorted(set(plan.rows))
+    assert plan.width >= lengths.max() and plan.width % 32 == 0
+    assert plan == pack.plan(lengths.copy(), examples, seed)
+
+
+@settings(max_examples=50)
+@given(SOME, st.integers(1, 12), st.data())
+def test_a_plan_holds_any_batch(lengths, examples, data):
+    """Of up to ``examples`` examples, not only of those that were sampled when the plan was made."""
+    plan = pack.plan(lengths, examples, 0)
+    chosen = data.draw(st.permutations(range(len(lengths))))[: data.draw(st.integers(0, examples))]
+    part = lengths[np.array(chosen, int)]
+    rows, starts, used = plan.place(part)
+    assert plan.rows_for(used) >= used
+    assert (
+        len({(row, start + i) for row, start, n in zip(rows, starts, part, strict=True) for i in range(n)})
+        == part.sum()
+    )
+    assert np.all(starts + part <= plan.width) and np.all(rows < used)
+
+
+def test_a_plan_holds_the_batch_for_which_best_fit_needs_a_row_more_than_for_longer_examples():
+    """Best-fit decreasing is not monotone: 4 tokens fewer in the longest example, and it needs 4 rows in place of 3."""
+    longest = [33, 32, 23, 21, 21, 15, 13, 11, 8, 6, 6, 3]
+    shorter = np.array([29, *longest[1:]])
+    plan = pack.Plan(64, (3,), 12, tuple(longest))
+    assert pack.pack(np.array(longest), 64)[2] == 3 and pack.pack(shorter, 64)[2] == 4
+    rows, starts, used = plan.place(shorter[::-1])
+    batch = pack.assemble(numbered(shorter[::-1]), np.arange(12), rows, starts, (3, 64, 12))
+    assert used == 3
+    assert [list(found) for found in examples_in(batch, 12)] == [
+        list(x) for x in map(numbered(shorter[::-1]).__getitem__, range(12))
+    ]
+
+
+EPOCH = dict(
+    lengths=SOME, examples=st.integers(1, 9), seed=st.integers(0, 5), epoch=st.integers(0, 3), parts=st.integers(1, 3)
+)
+
+
+def epoch_of(lengths, examples, seed, epoch, parts, skip=0):
+    plan = pack.plan(lengths, examples, seed)
+    return plan, list(pack.batches(numbered(lengths), np.arange(len(lengths)), plan, seed, epoch, skip, parts=parts))
+
+
+def micro(batch: pack.Arrays) -> list[pack.Arrays]:
+    """The micro-batches of a batch."""
+    if batch["weight"].ndim == 1:
+        return [batch]
+    return [{name: array[part] for name, array in batch.items()} for part in range(len(batch["weight"]))]
+
+
+@settings(max_examples=25)
+@given(**EPOCH)
+def test_every_example_comes_exactly_once_an_epoch_with_its_label(lengths, examples, seed, epoch, parts):
+    plan, batches = epoch_of(lengths, examples, seed, epoch, parts)
+    tokens, seen = numbered(lengths), []
+    assert len(batches) == -(-len(lengths) // (examples * parts))
+    assert {batch["tokens"].shape[-2:] for batch in batches} <= {(rows, plan.width) for rows in plan.rows}
+    for part in (part for batch in batches for part in micro(batch)):
+        count = int(part["weight"].sum())
+        np.testing.assert_array_equal(part["weight"], np.arange(examples) < count)
+        for label, found in zip(part["label"], examples_in(part, count), strict=False):
+            np.testing.assert_array_equal(found, tokens[label])
+        seen += part["label"][:count].tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+@settings(max_examples=25)
+@given(**EPOCH, skip=st.integers(0, 8))
+def test_the_order_is_a_pure_function_and_skipping_gives_the_tail(lengths, examples, seed, epoch, parts, skip):
+    _, whole = epoch_of(lengths, examples, seed, epoch, parts)
+    _, tail = epoch_of(lengths, examples, seed, epoch, parts, skip)
+    assert len(tail) == len(whole[skip:])
+    for one, other in zip(whole[skip:], tail, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+@given(st.integers(0, 300), st.integers(0, 99), st.integers(0, 99))
+def test_epochs_are_permutations_and_differ(count, seed, epoch):
+    one = pack.order(count, seed, epoch)
+    assert sorted(one) == list(range(count))
+    if count > 20:
+        assert not np.array_equal(one, pack.order(count, seed, epoch + 1))
+        assert not np.array_equal(one, pack.order(count, seed + 1, epoch))
+
+
+@given(st.integers(0, 5), st.sampled_from([(), (3,)]))
+def test_empty_slots_weigh_nothing(count, tail):
+    labels = np.ones((count, *tail), np.float32)
+    found = pack.targets(labels, 5)
+    assert found["label"].shape == (5, *tail) and found["label"].dtype == labels.dtype
+    assert found["weight"].tolist() == [1.0] * count + [0.0] * (5 - count)
+    assert not found["label"][count:].any()
+
+
+# Windows
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 150), max_size=80).map(lambda found: np.array(found, np.int64)),
+    st.integers(150, 512),
+    st.sampled_from([64, 256, 1024]),
+)
+def test_windows_cover_every_example_once_in_at_most_3_shapes(lengths, max_length, budget):
+    tokens, seen, shapes = numbered(lengths), [], set()
+    for index, batch in pack.windows(tokens, max_length, budget):
+        shapes.add(tuple((name, array.shape) for name, array in batch.items()))
+        assert batch["tokens"].size <= max(budget, batch["tokens"].shape[1])
+        for example, found in zip(index, examples_in(batch, len(index)), strict=True):
+            np.testing.assert_array_equal(found, tokens[example])
+        seen += index.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+    assert len(shapes) <= 3
+
+
+def test_windows_refuse_an_example_that_no_row_would_hold():
+    with pytest.raises(ValueError, match="an example of 40 tokens is longer than the 32 of the windows"):
+        next(pack.windows(numbered(np.array([3, 40])), 32))
+
+
+@given(st.integers(1, 2000))
+def test_window_widths_hold_the_longest_example(max_length):
+    widths = pack.widths(max_length)
+    assert 1 <= len(widths) <= 3 and widths[-1] >= max_length and list(widths) == sorted(set(widths))
+    assert widths[-1] < max_length + 8
+
+
+def test_an_image_is_a_row_of_its_own():
+    pixels = np.random.default_rng(0).standard_normal((3, 4, 4, 1)).astype(np.float32)
+    batch = pack.image_batch(pixels, 5, 4)
+    np.testing.assert_array_equal(batch["pixels"][:3], pixels)
+    assert not batch["pixels"][3:].any()
+    np.testing.assert_array_equal(batch["segments"], np.repeat(np.arange(4)[:, None], 5, 1))
+    np.testing.assert_array_equal(batch["segments"].reshape(-1)[batch["first"]], np.arange(4))
+    np.testing.assert_array_equal(batch["length"], [5] * 4)
