@@ -13,8 +13,8 @@ from rich.table import Table
 
 from adapt.errors import OutputError
 
-console = Console(highlight=False)  # result lines: printed always
-chat = Console(highlight=False, quiet=not console.is_terminal)  # what only a person wants to watch
+console = Console(highlight=False, markup=False, emoji=False)  # result lines: printed always
+chat = Console(highlight=False, markup=False, emoji=False, quiet=not console.is_terminal)  # what only a person watches
 
 
 def warn(sentence: str) -> None:
@@ -67,8 +67,8 @@ class Metrics:
 
     def __init__(self, path: Path, size: int = 0):
         self.path = path
-        if path.exists():
-            os.truncate(path, min(size, self.size))
+        path.touch()
+        os.truncate(path, min(size, self.size))
 
     def write(self, record: Mapping[str, Any]) -> None:
         try:

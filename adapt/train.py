@@ -194,6 +194,15 @@ def loop(
         yield state, record(state, window, started, compiling, compiled)
 
 
+def check_finite(loss: float, step: int) -> None:
+    """Raise :class:`TrainingError` when the validation loss after ``step`` is not finite."""
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"the validation loss is not finite after step {step}: training stopped, the last good checkpoint is kept; "
+            "lower the learning rate, or look at the validation data"
+        )
+
+
 def record(
     state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: int
 ) -> dict[str, float]:

@@ -3,6 +3,7 @@
 A frozen dataclass ``Config`` is the flags, and ``main`` reads top to bottom.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +65,55 @@ def check_out(out: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def open_run(out: Path, config: Any) -> None:
-    """Make the run's folder with config.json, or check on ``--resume`` that the flags are those of the run."""
+@contextlib.contextmanager
+def open_run(out: Path, config: Any) -> Iterator[None]:
+    """Make the run's folder with config.json, or check on ``--resume`` that the flags are those of the run.
+
+    What goes wrong inside leaves nothing half-written: the new folder goes, and what ``--overwrite`` was to replace
+    comes back. Raises :class:`OutputError`; only folders of runs are ever replaced.
+    """
     flags = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     if getattr(config, "resume", False):
-        before = json.loads((out / "config.json").read_text("utf-8"))
-        for name, value in flags.items():
-            if name not in UNCOMPARED and before.get(name) != value:
-                flag = "--" + name.replace("_", "-")
-                raise OutputError(
-                    f"--resume: {flag} was {before.get(name)!r} in {out} and is {value!r} now: give the same flags"
-                )
+        check_flags_of(out, flags)
+        yield
         return
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    write_json(out / "config.json", flags)
+    out = out.resolve()
+    before = out.with_name(f".{out.name}.before")
+    filled, empty = out.exists() and any(out.iterdir()), out.exists()
+    if filled and not (out / "config.json").exists():
+        raise OutputError(
+            f"{out} is no run's folder (no config.json), so --overwrite leaves it alone: remove it yourself"
+        )
+    try:
+        if filled:
+            shutil.rmtree(before, ignore_errors=True)
+            out.rename(before)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "config.json", flags)
+        yield
+    except BaseException:
+        for path in out.iterdir() if out.exists() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if filled:
+            before.replace(out)
+        elif not empty and out.exists():
+            out.rmdir()
+        raise
+    if filled:
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def check_flags_of(out: Path, flags: dict[str, Any]) -> None:
+    """Raise :class:`OutputError` naming the first flag that is not as it was when the run in ``out`` began."""
+    try:
+        before = json.loads((out / "config.json").read_text("utf-8"))
+        known = dict(before)
+    except (ValueError, TypeError) as fault:
+        raise OutputError(f"--resume: {out / 'config.json'} is not what adapt wrote: {fault}") from None
+    for name, value in flags.items():
+        if name not in UNCOMPARED and known.get(name) != value:
+            flag, old = "--" + name.replace("_", "-"), known.get(name)
+            raise OutputError(f"--resume: {flag} was {old!r} in {out} and is {value!r} now: give the same flags")
 
 
 def write_json(path: Path, content: Any) -> None:

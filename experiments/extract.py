@@ -45,48 +45,37 @@ def main(config: Config) -> dict[str, Any]:
         f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded"
     )
 
-    open_run(config.out, config)
-    started, truncated, tokens, padded = time.perf_counter(), 0, 0, 0
-    target, beside = config.out / "features.npy", config.out / "features.npy.tmp"
-    shape = (len(table), pretrained.config.width)
-    need, free = 4 * shape[0] * shape[1], free_bytes(config.out)
-    if need > free:
-        raise OutputError(
-            f"features.npy needs {need / 1e6:.0f} MB and the disk of {config.out} has {free / 1e6:.0f} MB free"
-        )
-    out = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-    with report.progress("extracting", len(table)) as bar:
-        done, pending = 0, []
-        for index, batch, cut in stream:
-            pending.append((index, forward(params, batch)))
-            truncated, tokens, padded = (
-                truncated + cut,
-                tokens + int(batch["length"].sum()),
-                padded + batch["segments"].size,
-            )
-            if len(pending) > 2:  # write late, so that the next batch is packed while this one runs
-                done += write(out, *pending.pop(0), config.normalize)
-                bar.update(done, **{"examples/s": f"{done / (time.perf_counter() - started):.0f}"})
-        for index, values in pending:
-            done += write(out, index, values, config.normalize)
-    out.flush()
-    os.replace(beside, target)
-    seconds = time.perf_counter() - started
+    target, shape = config.out / "features.npy", (len(table), pretrained.config.width)
+    with open_run(config.out, config):
+        started, truncated, tokens, padded = time.perf_counter(), 0, 0, 0
+        out = reserve(target.with_name("features.npy.tmp"), shape)
+        with report.progress("extracting", len(table)) as bar:
+            done, pending = 0, []
+            for index, batch, cut in stream:
+                pending.append((index, forward(params, batch)))
+                truncated, tokens = truncated + cut, tokens + int(batch["length"].sum())
+                padded += batch["segments"].size
+                if len(pending) > 2:  # write late, so that the next batch is packed while this one runs
+                    done += write(out, *pending.pop(0), config.normalize)
+                    bar.update(done, **{"examples/s": f"{done / (time.perf_counter() - started):.0f}"})
+            for index, values in pending:
+                done += write(out, index, values, config.normalize)
+        out.flush()
+        os.replace(target.with_name("features.npy.tmp"), target)
+        seconds = time.perf_counter() - started
+        result = {
+            "examples": shape[0],
+            "width": shape[1],
+            "seconds": seconds,
+            "examples_per_second": shape[0] / seconds,
+            "padding": 1 - tokens / padded,
+            "truncated": truncated,
+            "encoder_digest": t.digest(pretrained.params["encoder"]),
+            "versions": versions(),
+        }
+        write_json(config.out / "result.json", result)
     if truncated and pretrained.tokenizer:
-        report.warn(
-            f"{truncated} texts are longer than {pretrained.tokenizer.max_length} tokens and were truncated"
-        )
-    result = {
-        "examples": shape[0],
-        "width": shape[1],
-        "seconds": seconds,
-        "examples_per_second": shape[0] / seconds,
-        "padding": 1 - tokens / padded,
-        "truncated": truncated,
-        "encoder_digest": t.digest(pretrained.params["encoder"]),
-        "versions": versions(),
-    }
-    write_json(config.out / "result.json", result)
+        report.warn(f"{truncated} texts are longer than {pretrained.tokenizer.max_length} tokens and were truncated")
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     report.table(str(target), ("", "value"), [(key, result[key]) for key in shown])
     if not report.console.is_terminal:
@@ -102,9 +91,18 @@ def write(out: np.ndarray, index: np.ndarray, values: Any, normalize: bool) -> i
     return len(index)
 
 
-def free_bytes(folder: Path) -> int:
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
+def reserve(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A memory-mapped float32 array whose bytes are the file's own already: a full disk is an error here, not a crash later."""
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    try:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as fault:
+        raise OutputError(
+            f"{path.parent} has no room for {out.nbytes / 1e6:.0f} MB of features: {fault.strerror}"
+        ) from None
+    return out
 
 
 if __name__ == "__main__":

@@ -102,17 +102,21 @@ def main(config: Config) -> dict[str, Any]:
 
     # The run's folder; from here on something is written.
     run = dataclasses.replace(pretrained, head=model.head, labels=tuple(names), task=config.task)
-    open_run(config.out, config)
     saves, progress = config.out / "checkpoints", Progress()
-    if config.resume:
-        state, info = checkpoint.restore(saves, state)
-        progress = Progress(**info["progress"])
-    else:
-        hub.save_model(config.out, run)
-        checkpoint.save_frozen(saves, frozen)
-        origin = lineage(config, pretrained, train=config.train, test=config.test or config.train, discarded=discarded)
-        write_json(config.out / "lineage.json", origin)
-    metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
+    with open_run(config.out, config):
+        if config.resume:
+            state, info = checkpoint.restore(saves, state)
+            progress = Progress(**info["progress"])
+        metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
+        if not config.resume:
+            hub.save_model(config.out, run)
+            checkpoint.save_frozen(saves, frozen)
+            origin = lineage(
+                config, pretrained, train=config.train, test=config.test or config.train, discarded=discarded
+            )
+            write_json(config.out / "lineage.json", origin)
+            save(saves, state, progress, metrics, best=False)  # a good checkpoint to keep, whenever the run stops
+    began = int(state.step)
 
     # Train: epochs of steps, a validation and a checkpoint after each.
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
@@ -136,13 +140,13 @@ def main(config: Config) -> dict[str, Any]:
                 due = config.save_every and at // config.save_every > progress.saved // config.save_every
                 if due and at % per_epoch:
                     save(saves, state, progress, metrics, best=False)
-                if at == config.stop_after and at % per_epoch:
+                if began < (config.stop_after or 0) <= at and at % per_epoch:
                     return stopped(config, at)
             best = validate(
                 config, forward, t.merge(frozen, state.params), sets["validation"], progress, metrics, epoch
             )
             save(saves, state, progress, metrics, best)
-            if int(state.step) == config.stop_after and epoch + 1 < config.epochs:
+            if began < (config.stop_after or 0) <= int(state.step) and epoch + 1 < config.epochs:
                 return stopped(config, int(state.step))
 
     # Test with the best checkpoint, read back from the disk.
@@ -172,7 +176,7 @@ class Progress:
     """What the loop must know to go on after a stop, beside the state."""
 
     best_score: float | None = None
-    best_loss: float = float("inf")
+    best_loss: float = 0.0
     best_step: int = 0
     stale: int = 0  # epochs since the best
     step: int = 0
@@ -248,6 +252,7 @@ def validate(
 ) -> bool:
     """Score the validation examples, keep count in ``progress``: is this the best so far? A tie goes to the lower loss."""
     values, mean_loss = score(config, forward, params, part)
+    train.check_finite(mean_loss, progress.step)
     named = {f"validation_{name}": finite(value) for name, value in values.items()}
     metrics.write({"epoch": epoch, "step": progress.step, "validation_loss": mean_loss, **named})
     shown = "   ".join(f"{name} {value:.4f}" for name, value in values.items())
@@ -270,7 +275,7 @@ def score(config: Config, forward: Any, params: t.Tree, part: examples.Examples)
 
 def test(config: Config, forward: Any, params: t.Tree, sets: dict[str, examples.Examples]) -> dict[str, Any]:
     values, mean_loss = score(config, forward, params, sets["test"])
-    result: dict[str, Any] = {name: finite(value) for name, value in values.items()} | {"loss": mean_loss}
+    result: dict[str, Any] = {name: finite(value) for name, value in values.items()} | {"loss": finite(mean_loss)}
     if config.task != "regression":
         result["majority_accuracy"] = losses.majority_accuracy(sets["train"].labels, sets["test"].labels, config.task)
     return result
@@ -287,7 +292,7 @@ def save(saves: Path, state: train.State, progress: Progress, metrics: report.Me
 
 
 def stopped(config: Config, at: int) -> dict[str, Any]:
-    report.console.print(f"stopped after step {at}; go on with --resume --out {config.out}", highlight=False)
+    report.console.print(f"stopped after step {at}; go on with --resume --out {config.out}", soft_wrap=True)
     return {}
 
 
@@ -324,7 +329,7 @@ def show_end(config: Config, result: dict[str, Any], plot: Path) -> None:
         if result["parameters_frozen"]
         else ""
     )
-    report.chat.print(f"plot      {plot}")
+    report.chat.print(f"plot      {plot}", soft_wrap=True)
     if not report.console.is_terminal:
         print(json.dumps(shown | {"out": str(config.out)}))
 

@@ -48,5 +48,6 @@ def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, exampl
         sets[part] = examples.examples(pretrained, table, config.text_column, config.image_column, labels)
     if not config.validation:
         kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
-        sets["train"], sets["validation"] = sets["train"].take(kept), sets["train"].take(held)
+        held_out = dataclasses.replace(sets["train"].take(held), truncated=0)  # counted once, for the whole file
+        sets["train"], sets["validation"] = sets["train"].take(kept), held_out
     return sets, names

@@ -66,7 +66,7 @@ def main(config: Config) -> None:
         beside.unlink(missing_ok=True)
     if truncated[0] and run.tokenizer:
         report.warn(f"{truncated[0]} texts are longer than {run.tokenizer.max_length} tokens and were truncated")
-    report.console.print(f"{config.out}: {len(table)} predictions", markup=False)
+    report.console.print(f"{config.out}: {len(table)} predictions", soft_wrap=True)
 
 
 def rows(probabilities: np.ndarray, run: hub.Pretrained) -> Iterator[list[Any]]:

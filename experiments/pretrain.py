@@ -74,15 +74,7 @@ def main(config: Config) -> dict[str, Any]:
         f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n"
     )
 
-    open_run(config.out, config)
     saves, info = config.out / "checkpoints", {"metrics_bytes": 0, "examples": 0.0, "seconds": 0.0, "start_loss": None}
-    if config.resume:
-        state, info = checkpoint.restore(saves, state)
-    else:
-        hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
-        checkpoint.save_frozen(saves, frozen)
-        write_json(config.out / "lineage.json", lineage(config, pretrained, text=config.text))
-    metrics = report.Metrics(config.out / "metrics.jsonl", info["metrics_bytes"])
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
     step = train.make_step(computed, losses.cross_entropy, tx)
     score = train.make_score(computed, losses.cross_entropy)
@@ -91,21 +83,29 @@ def main(config: Config) -> dict[str, Any]:
         values = train.mean_score(
             score, t.merge(frozen, state.params), batches(held_out, plan, config.seed, 0, 0, corruption, once=True)
         )
+        train.check_finite(values["loss"], at)
         record = {"step": at, "validation_loss": values["loss"], "validation_accuracy": values["accuracy"]}
         metrics.write(record)
         report.chat.print(f"step {at}   validation loss {values['loss']:.4f}   accuracy {values['accuracy']:.4f}")
         return values
 
-    values = validate(0) if int(state.step) == 0 else {}
-    info["start_loss"] = info["start_loss"] or values["loss"]
+    with open_run(config.out, config):
+        if config.resume:
+            state, info = checkpoint.restore(saves, state)
+        metrics = report.Metrics(config.out / "metrics.jsonl", info["metrics_bytes"])
+        if not config.resume:
+            hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
+            checkpoint.save_frozen(saves, frozen)
+            write_json(config.out / "lineage.json", lineage(config, pretrained, text=config.text))
+            info["validation"] = validate(0)
+            info["start_loss"] = info["validation"]["loss"]
+            checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
     per_epoch, seen = -(-len(tokens) // config.batch_size), set()
     with report.progress("pre-training", config.steps, int(state.step)) as bar:
         while (done := int(state.step)) < config.steps:
-            stop = min(
-                config.steps,
-                (done // config.validate_every + 1) * config.validate_every,
-                config.stop_after or config.steps,
-            )
+            stop = min(config.steps, (done // config.validate_every + 1) * config.validate_every)
+            if done < (config.stop_after or 0) < stop:
+                stop = config.stop_after or stop
             stream = batches(tokens, plan, config.seed, *divmod(done, per_epoch), corruption)
             some = (batch for batch, _ in zip(stream, range(stop - done), strict=False))
             for taken, record in train.loop(step, frozen, state, some, 20, seen):
@@ -119,12 +119,14 @@ def main(config: Config) -> dict[str, Any]:
                     **{"targets/s": f"{record['timed_examples'] / record['seconds']:.0f}"},
                 )
             if stop % config.validate_every == 0 or stop == config.steps:
-                values = validate(stop)
-            checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
+                info["validation"] = validate(stop)
+                checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
             if stop == config.stop_after and stop < config.steps:
-                report.console.print(f"stopped after step {stop}; go on with --resume --out {config.out}")
+                report.console.print(
+                    f"stopped after step {stop}; go on with --resume --out {config.out}", soft_wrap=True
+                )
                 return {}
-    values = values or validate(config.steps)
+    values = info["validation"]
 
     result = {
         "loss": values["loss"],
@@ -145,7 +147,7 @@ def main(config: Config) -> dict[str, Any]:
         if result[key] is not None
     }
     report.table("held-out text", ("metric", "value"), list(shown.items()))
-    report.chat.print(f"plot      {plot}")
+    report.chat.print(f"plot      {plot}", soft_wrap=True)
     if not report.console.is_terminal:
         print(json.dumps(shown | {"out": str(config.out)}))
     return result
