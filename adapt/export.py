@@ -214,8 +214,13 @@ def with_inputs(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     if isinstance(run.head, Classifier):
         if "pad_token" not in special_tokens(backend):
             backend.add_special_tokens([PAD])
+            # Read as it will be read: where ids have a gap, that gives the token another id than adding it did.
+            backend = type(backend).from_str(backend.to_str())
             notes = [card.ADDED_PADDING.format(pad=PAD)]
-        run = with_padding(run, backend.token_to_id(special_tokens(backend)["pad_token"]))
+        pad = backend.token_to_id(special_tokens(backend)["pad_token"])
+        if list(backend.get_vocab().values()).count(pad) > 1:
+            raise ExportError(f"{PAD} can't be added to the tokenizer, whose ids have a gap: add a padding token to it")
+        run = with_padding(run, pad)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; BertTokenizer rebuilds it
