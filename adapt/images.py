@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.errors import DataError
+from adapt.errors import CheckpointError, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,18 @@ class ImageSettings:
 
 
 def image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
-    """From preprocessor_config.json where there is one, else ViT's own: bilinear, mean and std one half."""
-    hf: dict[str, Any] = {}
-    if (file := folder / "preprocessor_config.json").exists():
-        hf = json.loads(file.read_text("utf-8"))
+    """From preprocessor_config.json where there is one, else ViT's own: bilinear, mean and std one half.
+
+    Raises :class:`CheckpointError` for a file that is no JSON object, or has another number of channels.
+    """
+    file = folder / "preprocessor_config.json"
+    try:
+        hf = dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
+    except (ValueError, TypeError) as fault:
+        raise CheckpointError(f"{file} is not a JSON object: {fault}") from None
+    for name in ("image_mean", "image_std"):
+        if len(hf.get(name) or [0.5]) not in (1, channels):
+            raise CheckpointError(f"{file} has {len(hf[name])} values of {name} and the encoder {channels} channels")
     normalise, rescale = hf.get("do_normalize", True), hf.get("rescale_factor", 1 / 255)
     return ImageSettings(
         size,
