@@ -5,7 +5,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import CONFIGS, classifier, params
+from small import CONFIGS, classifier, params
 
 from adapt import prefix
 from adapt import tree as t

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from hlo import dot_flops
-from tiny import CLASSES, SHAPE, batch, bits, classifier, copy, params, setup, texts
+from small import CLASSES, SHAPE, batch, bits, classifier, copy, params, setup, texts
 
 from adapt import optim, pack, prefix, train
 from adapt import tree as t
