@@ -98,12 +98,16 @@ def resolve(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
+    reached = assets.hub_answers()
     try:
-        return Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, cache_dir=assets.cache_folder() / "hub")
+        home = assets.cache_folder() / "hub"
+        found = huggingface_hub.snapshot_download(
+            name, allow_patterns=PATTERNS, cache_dir=home, local_files_only=not reached
         )
+        return Path(found)
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as fault:
-        reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+        said = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        reason = said if reached else "it cannot be reached from here"
         raise CheckpointError(
             f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub gave none: {reason}"
         ) from None
