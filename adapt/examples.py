@@ -32,8 +32,8 @@ class Texts:
     def take(self, index: np.ndarray) -> "Texts":
         return dataclasses.replace(self, tokens=self.tokens.take(index), labels=self.labels[index])
 
-    def plan(self, examples: int, seed: int) -> pack.Plan:
-        return pack.plan(self.tokens.lengths, examples, seed)
+    def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
+        return pack.plan(self.tokens.lengths, examples, seed, epochs, parts)
 
     def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
         """The training batches of one epoch from batch ``skip`` on, packed."""
@@ -60,15 +60,13 @@ class Images:
     def take(self, index: np.ndarray) -> "Images":
         return dataclasses.replace(self, table=self.table.select(index), labels=self.labels[index])
 
-    def plan(self, examples: int, seed: int) -> pack.Plan:
+    def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
         return pack.Plan(self.pretrained.config.positions, (examples,), examples)
 
     def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
         """The training batches of one epoch from batch ``skip`` on: one image a row."""
-        order, size = pack.order(len(self), seed, epoch), plan.examples * parts
-        for start in range(skip * size, len(order), size):
-            micro = [order[start + i * plan.examples : start + (i + 1) * plan.examples] for i in range(parts)]
-            made = [self.batch(part, plan.examples) | pack.targets(self.labels[part], plan.examples) for part in micro]
+        for step in pack.micro_batches(len(self), plan.examples, parts, seed, epoch, skip):
+            made = [self.batch(part, plan.examples) | pack.targets(self.labels[part], plan.examples) for part in step]
             yield made[0] if parts == 1 else pack.stack(made)
 
     def batch(self, index: np.ndarray, slots: int) -> pack.Arrays:

@@ -13,7 +13,6 @@ import numpy as np
 from adapt.tokenizer import Ragged
 
 Arrays = dict[str, np.ndarray]
-SAMPLED_BATCHES = 128
 
 
 def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray, int]:
@@ -72,52 +71,49 @@ def assemble(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The static shapes of training batches: a row width and at most three budgets of rows, in growing order.
-
-    ``longest`` are the lengths of the ``examples`` longest ones, in falling order; the last budget holds them.
-    """
+    """The static shapes of training batches: a row width and at most three budgets of rows, in growing order."""
 
     width: int
     rows: tuple[int, ...]
     examples: int
-    longest: tuple[int, ...] = ()
 
     def rows_for(self, needed: int) -> int:
-        return next(rows for rows in self.rows if rows >= needed)
-
-    def place(self, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """:func:`pack`, in no more rows than the last budget has.
-
-        Best fit is not monotone: shorter examples may need a row more than longer ones. Then the n-th longest example
-        takes the place of the n-th longest of all, which is no shorter.
-        """
-        rows, starts, used = pack(lengths, self.width)
-        if used > self.rows[-1]:
-            falling = np.argsort(-lengths, kind="stable")
-            places = pack(np.array(self.longest), self.width)
-            rows[falling], starts[falling], used = places[0][: len(lengths)], places[1][: len(lengths)], places[2]
-        return rows, starts, used
+        """The least budget that holds ``needed`` rows. Raises :class:`ValueError` for a batch that was not planned."""
+        for rows in self.rows:
+            if rows >= needed:
+                return rows
+        raise ValueError(f"a batch needs {needed} rows and the plan has {self.rows}: plan for all epochs that are run")
 
 
-def plan(lengths: np.ndarray, examples: int, seed: int, multiple: int = 32) -> Plan:
-    """Choose shapes for random batches of ``examples`` from a sample of them: two budgets that waste least, and one
-    that is sure to hold any batch. Deterministic in ``lengths`` and ``seed``, so a resumed run has the same shapes.
+def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1, multiple: int = 16) -> Plan:
+    """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50 microseconds each.
+
+    Deterministic in its arguments, so a resumed run has the same shapes.
     """
     width = max(-(-int(lengths.max()) // multiple) * multiple, 64)
-    rng = np.random.default_rng([seed, 7])
-    sample = [rng.choice(lengths, min(examples, len(lengths)), replace=False) for _ in range(SAMPLED_BATCHES)]
-    needed = np.array([pack(batch, width)[2] for batch in sample])
-    longest = np.sort(lengths)[::-1][:examples]
-    sure = pack(longest, width)[2]
-    high = int(needed.max())
-    wasted = {low: np.where(needed <= low, low, high).mean() for low in np.unique(needed)}
-    low = int(min(wasted, key=lambda rows: wasted[rows]))
-    return Plan(width, tuple(sorted({low, high, max(sure, high)})), examples, tuple(longest.tolist()))
+    steps = (step for epoch in range(epochs) for step in micro_batches(len(lengths), examples, parts, seed, epoch))
+    needed = np.array([max(pack(lengths[part], width)[2] for part in step) for step in steps])
+    values, counts = np.unique(needed, return_counts=True)
+    fits, most = np.cumsum(counts), values[-1]  # fits[i]: batches that a budget of values[i] holds
+    low, middle = np.triu_indices(len(values))
+    padded = values[low] * fits[low] + values[middle] * (fits[middle] - fits[low]) + most * (fits[-1] - fits[middle])
+    best = padded.argmin()
+    return Plan(width, tuple(sorted({int(values[low[best]]), int(values[middle[best]]), int(most)})), examples)
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of one epoch: a pure function of seed and epoch, so any step of any run can be found again."""
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def micro_batches(
+    count: int, examples: int, parts: int, seed: int, epoch: int, skip: int = 0
+) -> Iterator[list[np.ndarray]]:
+    """The examples of every step of an epoch from step ``skip`` on: ``parts`` index arrays of up to ``examples`` each."""
+    permutation = order(count, seed, epoch)
+    for start in range(skip * examples * parts, count, examples * parts):
+        cuts = range(start, start + examples * parts, examples)
+        yield [permutation[cut : cut + examples] for cut in cuts]
 
 
 def batches(
@@ -127,16 +123,13 @@ def batches(
 
     With ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis.
     """
-    permutation, size, lengths = order(len(tokens), seed, epoch), plan.examples * parts, tokens.lengths
-    for start in range(skip * size, len(permutation), size):
-        index = permutation[start : start + size]
-        micro = [index[i * plan.examples : (i + 1) * plan.examples] for i in range(parts)]
-        packed = [plan.place(lengths[part]) for part in micro]
-        rows = plan.rows_for(max(used for *_, used in packed))
-        shape = (rows, plan.width, plan.examples)
+    lengths = tokens.lengths
+    for step in micro_batches(len(tokens), plan.examples, parts, seed, epoch, skip):
+        packed = [pack(lengths[part], plan.width) for part in step]
+        shape = (plan.rows_for(max(used for *_, used in packed)), plan.width, plan.examples)
         made = [
             assemble(tokens, part, *places[:2], shape, pad) | targets(labels[part], plan.examples)
-            for part, places in zip(micro, packed, strict=True)
+            for part, places in zip(step, packed, strict=True)
         ]
         yield made[0] if parts == 1 else stack(made)
 

@@ -122,7 +122,7 @@ def main(config: Config) -> dict[str, Any]:
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
     step = train.make_step(computed, losses.LOSSES[config.task], tx, prefix.cut(labels, pretrained.config.layers))
     forward, seen = train.make_eval(computed), set()
-    plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed)
+    plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed, config.epochs, config.accumulate)
     with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
         for epoch in range(int(state.step) // per_epoch, config.epochs):
             if progress.stale >= config.patience > 0:

@@ -67,7 +67,9 @@ def main(config: Config) -> dict[str, Any]:
     schedule = optim.schedule(config.learning_rate, config.steps, config.warmup, config.decay)
     tx = optim.by_label({"all": optim.adamw(schedule, config.weight_decay)}, labels, config.clip_norm or None)
     frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
-    plan = pack.plan(tokens.lengths, config.batch_size, config.seed)
+    per_epoch, seen = -(-len(tokens) // config.batch_size), set()
+    plan = pack.plan(tokens.lengths, config.batch_size, config.seed, -(-config.steps // per_epoch))
+    held_plan = pack.plan(held_out.lengths, config.batch_size, config.seed, 1)
     size = f"{t.count(params):,} parameters, head {type(model.head).__name__}"
     report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
     report.chat.print(
@@ -81,7 +83,7 @@ def main(config: Config) -> dict[str, Any]:
 
     def validate(at: int) -> dict[str, float]:
         values = train.mean_score(
-            score, t.merge(frozen, state.params), batches(held_out, plan, config.seed, 0, 0, corruption, once=True)
+            score, t.merge(frozen, state.params), batches(held_out, held_plan, config.seed, 0, 0, corruption, once=True)
         )
         train.check_finite(values["loss"], at)
         record = {"step": at, "validation_loss": values["loss"], "validation_accuracy": values["accuracy"]}
@@ -100,7 +102,6 @@ def main(config: Config) -> dict[str, Any]:
             info["validation"] = validate(0)
             info["start_loss"] = info["validation"]["loss"]
             checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
-    per_epoch, seen = -(-len(tokens) // config.batch_size), set()
     with report.progress("pre-training", config.steps, int(state.step)) as bar:
         while (done := int(state.step)) < config.steps:
             stop = min(config.steps, (done // config.validate_every + 1) * config.validate_every)

@@ -187,7 +187,7 @@ def test_every_shape_of_a_plan_is_traced_once():
     frozen, state = train.init_state(tree, labels, tx, jax.random.key(0))
     step, shapes = train.make_step(Bag(), cross_entropy, tx), set()
     tokens = texts(90)
-    plan = pack.plan(tokens.lengths, 8, 0)
+    plan = pack.plan(tokens.lengths, 8, 0, 2)
     for epoch in range(2):
         for made in pack.batches(tokens, np.zeros(90, np.int32), plan, 0, epoch):
             state, _ = step(frozen, state, made)
