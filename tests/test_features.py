@@ -1,0 +1,173 @@
+"""The encoder as it is: features of a text are its own, whatever its neighbours, its place or the number of texts."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from adapt import features, hub, pack, train
+from adapt.errors import DataError, StrategyError
+from adapt.images import pixels
+
+POOLED = ["mean", "cls", "max", "last", "pooler"]
+TEXTS = [text for text, _ in tiny.sentences(23, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def bert(inputs) -> hub.Pretrained:
+    return hub.load(inputs.checkpoint("bert_bare_pooler"))
+
+
+@pytest.fixture(scope="module")
+def gpt2(inputs) -> hub.Pretrained:
+    return hub.load(inputs.checkpoint("gpt2_bare"))
+
+
+@pytest.fixture(scope="module")
+def vit(inputs) -> hub.Pretrained:
+    return hub.load(inputs.checkpoint("vit_classifier"))
+
+
+@pytest.fixture(scope="module")
+def states(bert) -> list[list[np.ndarray]]:
+    """Hidden states [layer][text] with one text a row: the slow and certain way."""
+    tokens, _ = bert.tokenizer.encode(TEXTS)
+    width = tokens.lengths.max()
+    rows = np.arange(len(tokens))
+    batch = pack.assemble(tokens, rows, rows, np.zeros_like(rows), (len(rows), width, len(rows)))
+    found = jax.jit(bert.model.hidden_states)(bert.params, batch)
+    return [[layer[row, :n] for row, n in enumerate(tokens.lengths)] for layer in map(np.asarray, found)]
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_packed_features_are_those_of_one_text_a_row(bert, states, pooling):
+    head = bert.params["head"]["pooler"]
+    by_hand = {
+        "mean": lambda x: x.mean(0),
+        "cls": lambda x: x[0],
+        "max": lambda x: x.max(0),
+        "last": lambda x: x[-1],
+        "pooler": lambda x: np.tanh(x[0] @ head["kernel"] + head["bias"]),
+    }
+    got = features.encode(bert, TEXTS, pooling)
+    assert got.shape == (len(TEXTS), bert.config.width) and got.dtype == np.float32
+    np.testing.assert_allclose(got, [by_hand[pooling](x) for x in states[-1]], atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, None])
+def test_layers_count_from_the_embedding_to_the_last_block(bert, states, layer):
+    expected = [x.mean(0) for x in states[-1 if layer is None else layer]]
+    np.testing.assert_allclose(features.encode(bert, TEXTS, "mean", layer=layer), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_a_text_has_the_same_features_alone_and_in_any_company(bert, pooling):
+    every = features.encode(bert, TEXTS, pooling)
+    for row in (0, 11):
+        np.testing.assert_allclose(features.encode(bert, [TEXTS[row]], pooling)[0], every[row], atol=1e-5)
+    shuffled = np.random.default_rng(0).permutation(len(TEXTS))
+    again = features.encode(bert, [TEXTS[i] for i in shuffled], pooling)
+    np.testing.assert_allclose(again, every[shuffled], atol=1e-5)
+
+
+def test_chunks_are_invisible(bert, monkeypatch):
+    every = features.encode(bert, TEXTS)
+    monkeypatch.setattr(features, "WINDOW", 5)
+    np.testing.assert_allclose(features.encode(bert, TEXTS), every, atol=1e-5)
+
+
+def test_normalised_features_have_length_1_and_the_same_direction(bert):
+    plain, unit = features.encode(bert, TEXTS), features.encode(bert, TEXTS, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(unit * np.linalg.norm(plain, axis=1, keepdims=True), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_texts_beyond_the_positions_are_cut_and_counted(bert):
+    long, cut = " ".join(["film"] * 60), " ".join(["film"] * (bert.tokenizer.max_length - 2))
+    one, other = features.encode(bert, [long, cut])
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    counts = [count for *_, count in features.text_windows(bert, [["film", long], ["film"], [long, long]])]
+    assert sum(counts) == 3
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "last"])
+def test_a_text_without_any_token_has_zeros_and_never_its_neighbour(gpt2, pooling):
+    """GPT-2 has no special tokens, so an empty text has no token at all."""
+    together = features.encode(gpt2, ["", "the film", ""], pooling)
+    assert not together[[0, 2]].any() and together[1].any()
+    np.testing.assert_array_equal(features.encode(gpt2, [""], pooling), np.zeros((1, gpt2.config.width)))
+    np.testing.assert_allclose(together[1], features.encode(gpt2, ["the film"], pooling)[0], atol=1e-5)
+
+
+def test_no_text_is_no_row(bert):
+    assert features.encode(bert, []).shape == (0, bert.config.width)
+    assert features.encode(bert, [], normalize=True).shape == (0, bert.config.width)
+
+
+def test_the_method_is_the_function(bert):
+    np.testing.assert_array_equal(bert.encode(TEXTS, "cls", True, 1), features.encode(bert, TEXTS, "cls", True, 1))
+
+
+def test_encoding_twice_compiles_once(bert):
+    forward, _ = features.extractor(bert, "mean")
+    features.encode(bert, TEXTS)
+    size = forward._cache_size()
+    features.encode(bert, TEXTS[:7])
+    features.encode(bert, TEXTS)
+    assert features.extractor(bert, "mean")[0] is forward and forward._cache_size() == size <= 3
+
+
+def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
+    pictures = [tiny.picture(seed) for seed in range(37)]
+    forward, params = features.extractor(vit, "cls")
+    windows = list(features.image_windows(vit, [pictures[:5], pictures[5:]]))
+    assert np.concatenate([index for index, *_ in windows]).tolist() == list(range(37))
+    assert len({batch["pixels"].shape for _, batch, _ in windows}) == 1
+    got = train.evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
+    alone = pack.image_batch(pixels([pictures[36]], vit.images), vit.config.positions, features.IMAGES)
+    np.testing.assert_allclose(np.asarray(forward(params, alone))[0], got[36], atol=1e-5)
+
+
+def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
+    mistakes = [
+        (lambda: features.encode(bert, TEXTS, "median"), "unknown pooling 'median': give one of mean, cls, max, last"),
+        (lambda: features.encode(bert, TEXTS, layer=3), "layer 3 is not there: the encoder has layers 0 .* to 2"),
+        (lambda: features.encode(bert, TEXTS, layer=-1), "layer -1 is not there"),
+        (
+            lambda: features.encode(gpt2, TEXTS, "pooler"),
+            r"gpt2_bare has no pooler to graft \(its head holds: nothing\)",
+        ),
+        (lambda: features.encode(vit, TEXTS), "vit_classifier has no tokenizer"),
+        (lambda: list(features.image_windows(bert, [[]])), "bert_bare_pooler is not an image encoder"),
+    ]
+    for function, message in mistakes:
+        with pytest.raises(StrategyError, match=message) as caught:
+            function()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="encode takes a list of texts"):
+        features.encode(bert, "one text")  # pyright: ignore
+
+
+# MiniLM, against sentence-transformers
+
+
+@pytest.fixture(scope="module")
+def minilm(asset) -> hub.Pretrained:
+    return hub.load(asset("minilm"))
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return np.load(tiny.REFERENCES / "minilm.npz")
+
+
+def test_minilm_tokens_are_those_of_the_original_library(minilm, recorded):
+    tokens, truncated = minilm.tokenizer.encode(recorded["sentences"].tolist())
+    for row, (ids, mask) in enumerate(zip(recorded["input_ids"], recorded["attention_mask"], strict=True)):
+        np.testing.assert_array_equal(tokens[row], ids[mask > 0])
+    assert truncated == 1  # one of them is longer than the 256 that sentence_bert_config.json allows
+
+
+def test_minilm_normalised_embeddings_are_within_1e_5_of_sentence_transformers(minilm, recorded):
+    got = minilm.encode(recorded["sentences"].tolist(), normalize=True)
+    np.testing.assert_allclose(got, recorded["embeddings"], atol=1e-5)

@@ -1,0 +1,49 @@
+"""`import adapt` is cheap, complete, and touches no device."""
+
+import subprocess
+import sys
+
+import adapt
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_loads_no_library_and_no_room():
+    code = "import sys; before = set(sys.modules); import adapt; print(*sorted(set(sys.modules) - before))"
+    loaded = python(code).split()
+    assert [name for name in loaded if name.startswith("adapt")] == ["adapt"]
+    assert {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names) == {"adapt"}
+
+
+def test_what_opens_a_data_set_or_a_checkpoint_is_imported_when_it_is_used():
+    late = (
+        "datasets",
+        "orbax",
+        "sklearn",
+        "scipy",
+        "pandas",
+        "matplotlib",
+        "huggingface_hub",
+        "PIL",
+        "torch",
+        "tensorflow",
+    )
+    everything = "; ".join(f"adapt.{name}" for name in adapt.__all__)
+    found = python(f"import sys, adapt; {everything}; print(*(name for name in {late} if name in sys.modules))")
+    assert found == ""
+
+
+def test_no_device_is_touched_by_any_import():
+    rooms = "features, checkpoint, data, export, prefix, report, assets"
+    code = f"import adapt; from adapt import {rooms}; {'; '.join(f'adapt.{name}' for name in adapt.__all__)}"
+    probe = "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    assert python(f"{code}; {probe}") == "False"
+
+
+def test_every_name_that_is_promised_is_there_and_no_other():
+    assert dir(adapt) == adapt.__all__ == sorted(adapt.__all__)
+    for name in adapt.__all__:
+        assert name == "FROZEN" or getattr(adapt, name).__name__ == name
+    assert not hasattr(adapt, "train_everything")
