@@ -44,7 +44,7 @@ or bfloat16: such weights overflow in float16. To train further, start from the 
 ADDED_PADDING = """\
 The tokenizer had no padding token: `{pad}` was added, with a row of zeros in the embedding. Pad on the right."""
 RESIZING = """\
-Pictures were resized by Pillow. `backend="pil"` does the same; torchvision rounds some pixels to the next value."""
+Pictures were resized by Pillow. `backend="pil"` does the same; torchvision rounds some pixels to the next of 256 values."""
 GRAY = """\
 Pictures were converted to gray (`image.convert("L")`), which the processor does not do."""
 LOGITS = """\

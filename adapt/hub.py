@@ -204,6 +204,7 @@ def write_folder(
     for name, text in {"config.json": json.dumps(dict(config), indent=2), **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors writes for the owner alone
 
 
 def replace_folder(beside: Path, target: Path) -> None:

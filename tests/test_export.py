@@ -1,92 +1,34 @@
-"""Exports: what is in the folder, what is refused, and, where torch is installed, the logits of the other libraries."""
+"""Exports: what is in the folder, what is refused, and that nothing is half-written. Parity: test_export_peers.py."""
 
 import dataclasses
 import errno
 import json
-import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from PIL import Image
+from runs import (
+    LANGUAGE_MODELS,
+    REFERENCES,
+    SENTENCE_TRANSFORMERS,
+    TEXTS,
+    TRANSFORMERS,
+    finished,
+    inputs,
+    logits_of,
+    pretrained,
+)
 
-from adapt import families, hub, train
+from adapt import families, hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
 from adapt.export import EXPORTS, PAD, choose, export
-from adapt.features import image_windows, text_windows
 from adapt.images import image_settings, preprocessor
-from adapt.models import Classifier
 from adapt.tokenizer import Tokenizer
-
-TEXTS = [
-    "the film was good",
-    "so",
-    "the plot was so very dull and the cast was cold and the score was poor and so the end",  # truncated
-    "a warm cast [MASK] [PAD] and unknown letters",
-    "good <|endoftext|>",
-]
-TRANSFORMERS = [
-    ("bert_bare_pooler", "pooler", "transformers"),
-    ("bert_bare_pooler", "cls", "transformers"),
-    ("gpt2_bare", "last", "transformers"),
-    ("vit_classifier", "cls", "transformers"),
-    ("vit_gray_no_qkv_bias", "cls", "transformers"),
-]
-SENTENCE_TRANSFORMERS = [
-    (case, pooling, "sentence-transformers")
-    for case in ("bert_bare_pooler", "gpt2_bare")
-    for pooling in ("mean", "max", "cls")
-]
-LANGUAGE_MODELS = [
-    ("bert_mlm_tied", "BertForMaskedLM"),
-    ("bert_mlm_untied_sharded", "BertForMaskedLM"),
-    ("bert_mlm_relu", "BertForMaskedLM"),
-    ("bert_pretraining", "BertForPreTraining"),
-    ("gpt2_lm_tied", "GPT2LMHeadModel"),
-    ("gpt2_lm_untied", "GPT2LMHeadModel"),
-]
-
-
-@pytest.fixture
-def finished(pretrained):
-    """`finished("bert_bare_pooler", "cls")`: a run with a random head, no weight of it 0 or 1."""
-
-    folders = {}
-
-    def make(case, pooling, classes=3, task="classification", bias: bool | None = None, gap=True) -> hub.Pretrained:
-        folder = folders[case] = folders.get(case) or pretrained(case)
-        if not gap:
-            vocabulary = read(folder / "vocab.json")
-            free = sorted(set(range(100)) - set(vocabulary.values()))
-            (folder / "vocab.json").write_text(json.dumps(vocabulary | {f"unused {id}": id for id in free}))
-        run = hub.load(folder)
-        biased = bias if bias is not None else not case.startswith("gpt2") or pooling != "last"
-        run = dataclasses.replace(run, head=Classifier(classes, pooling, biased, dropout=0.1), task=task)
-        rng = np.random.default_rng(5)
-        head = t.map_paths(lambda _, leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), run.model.shapes()["head"])
-        labels = () if task == "regression" else ("no", "maybe; so", "ja 好")[:classes]
-        return dataclasses.replace(run, params=run.params | {"head": head}, labels=labels)
-
-    return make
-
-
-def inputs(run: hub.Pretrained) -> list:
-    if not run.config.is_image:
-        return TEXTS
-    rng = np.random.default_rng(7)
-    shapes, bands = [(40, 56), (20, 30), (32, 32)], run.config.channels
-    arrays = [rng.integers(0, 256, (*shape, bands) if bands == 3 else shape, np.uint8) for shape in shapes]
-    return [Image.fromarray(array) for array in arrays]
-
-
-def logits_of(run: hub.Pretrained, raw: list) -> np.ndarray:
-    """What `predict` computes: packed rows."""
-    windows = (image_windows if run.config.is_image else text_windows)(run, [raw])
-    batches = ((index, batch) for index, batch, _ in windows)
-    return train.evaluate(train.make_eval(run.model), run.params, batches, len(raw))
 
 
 def files_of(folder: Path) -> set[str]:
@@ -98,8 +40,8 @@ def read(path: Path):
 
 
 @pytest.mark.parametrize(("case", "pooling", "format"), [*TRANSFORMERS, *SENTENCE_TRANSFORMERS])
-def test_a_whole_folder_is_written_and_nothing_beside_it(finished, tmp_path, case, pooling, format):
-    run, out = finished(case, pooling), tmp_path / "new" / "out"
+def test_a_whole_folder_is_written_and_nothing_beside_it(tmp_path, case, pooling, format):
+    run, out = finished(tmp_path, case, pooling), tmp_path / "new" / "out"
     before = t.digest(run.params)
     assert export(run, out, format) == format
     wanted = {"config.json", "model.safetensors", "README.md"}
@@ -118,26 +60,27 @@ def test_a_whole_folder_is_written_and_nothing_beside_it(finished, tmp_path, cas
     assert config["problem_type"] == "single_label_classification"
     assert all(name in (out / "README.md").read_text("utf-8") for name in run.labels)
     assert all(tensor.dtype == np.float32 for tensor in hub.read_tensors(out).values())
+    assert len({path.stat().st_mode for path in out.rglob("*") if path.is_file()}) == 1  # all as readable as each other
 
 
-def test_auto_takes_transformers_where_it_can(finished):
+def test_auto_takes_transformers_where_it_can(tmp_path):
     for case, pooling, format in [*TRANSFORMERS, *SENTENCE_TRANSFORMERS]:
         if (case, pooling, format) != ("bert_bare_pooler", "cls", "sentence-transformers"):
-            assert choose(finished(case, pooling), "auto") == format
+            assert choose(finished(tmp_path, case, pooling), "auto") == format
 
 
 @pytest.mark.parametrize(
     ("task", "classes", "problem"),
     [("multilabel", 3, "multi_label_classification"), ("regression", 1, "regression")],
 )
-def test_the_problem_type_is_in_the_config(finished, tmp_path, task, classes, problem):
-    export(finished("bert_bare_pooler", "pooler", classes, task), tmp_path / "out")
+def test_the_problem_type_is_in_the_config(tmp_path, task, classes, problem):
+    export(finished(tmp_path, "bert_bare_pooler", "pooler", classes, task), tmp_path / "out")
     config = read(tmp_path / "out" / "config.json")
     assert config["problem_type"] == problem and len(config["id2label"]) == config["num_labels"] == classes
 
 
-def test_the_tokenizer_file_neither_truncates_nor_pads_by_itself(finished, tmp_path):
-    run = finished("bert_bare_pooler", "mean")
+def test_the_tokenizer_file_neither_truncates_nor_pads_by_itself(tmp_path):
+    run = finished(tmp_path, "bert_bare_pooler", "mean")
     export(run, tmp_path / "out")
     content, settings = read(tmp_path / "out" / "tokenizer.json"), read(tmp_path / "out" / "tokenizer_config.json")
     assert content["truncation"] is None and content["padding"] is None
@@ -147,8 +90,8 @@ def test_the_tokenizer_file_neither_truncates_nor_pads_by_itself(finished, tmp_p
 
 
 @pytest.mark.parametrize("gap", [True, False])
-def test_a_tokenizer_without_padding_gets_a_token_and_the_embedding_a_row(finished, tmp_path, gap):
-    run = finished("gpt2_bare", "last", gap=gap)
+def test_a_tokenizer_without_padding_gets_a_token_and_the_embedding_a_row(tmp_path, gap):
+    run = finished(tmp_path, "gpt2_bare", "last", gap=gap)
     size, digest = run.tokenizer.size, t.digest(run.params)
     assert size == run.config.vocabulary == 100
     export(run, tmp_path / "out")
@@ -164,8 +107,8 @@ def test_a_tokenizer_without_padding_gets_a_token_and_the_embedding_a_row(finish
     assert read(tmp_path / "second" / "config.json") == config
 
 
-def test_a_padding_token_never_takes_the_id_of_another(finished, tmp_path):
-    run = finished("gpt2_bare", "last")
+def test_a_padding_token_never_takes_the_id_of_another(tmp_path):
+    run = finished(tmp_path, "gpt2_bare", "last")
     content = json.loads(run.tokenizer.backend.to_str())
     content["model"]["vocab"] |= {"\u0120": len(content["model"]["vocab"]) + 1, "x": len(content["model"]["vocab"])}
     content["added_tokens"] = []
@@ -175,8 +118,8 @@ def test_a_padding_token_never_takes_the_id_of_another(finished, tmp_path):
         export(run, tmp_path / "out")
 
 
-def test_the_first_token_goes_through_a_straight_pooler(finished, tmp_path):
-    run = finished("bert_bare_pooler", "cls")
+def test_the_first_token_goes_through_a_straight_pooler(tmp_path):
+    run = finished(tmp_path, "bert_bare_pooler", "cls")
     export(run, tmp_path / "out")
     tensors = hub.read_tensors(tmp_path / "out")
     np.testing.assert_array_equal(tensors["bert.pooler.dense.weight"], 2.0**-16 * np.eye(36, dtype=np.float32))
@@ -187,8 +130,8 @@ def test_the_first_token_goes_through_a_straight_pooler(finished, tmp_path):
 
 
 @pytest.mark.parametrize(("case", "pooling", "format"), TRANSFORMERS)
-def test_adapt_loads_back_what_it_exported(finished, tmp_path, case, pooling, format):
-    run = finished(case, pooling)
+def test_adapt_loads_back_what_it_exported(tmp_path, case, pooling, format):
+    run = finished(tmp_path, case, pooling)
     export(run, tmp_path / "out")
     again = hub.load(tmp_path / "out")
     assert again.images == run.images or run.images.mean == again.images.mean[:1]
@@ -196,8 +139,8 @@ def test_adapt_loads_back_what_it_exported(finished, tmp_path, case, pooling, fo
 
 
 @pytest.mark.parametrize(("case", "architecture"), LANGUAGE_MODELS)
-def test_a_language_model_comes_back_bit_for_bit(pretrained, tmp_path, case, architecture):
-    run = hub.load(pretrained(case))
+def test_a_language_model_comes_back_bit_for_bit(tmp_path, case, architecture):
+    run = hub.load(pretrained(tmp_path, case))
     assert export(run, tmp_path / "out") == "transformers"
     again = hub.load(tmp_path / "out")
     assert read(tmp_path / "out" / "config.json")["architectures"] == [architecture]
@@ -205,9 +148,9 @@ def test_a_language_model_comes_back_bit_for_bit(pretrained, tmp_path, case, arc
     assert t.digest(again.params) == t.digest(run.params)
 
 
-def test_every_name_has_the_prefix_of_the_original_library(pretrained, tmp_path):
+def test_every_name_has_the_prefix_of_the_original_library(tmp_path):
     for case in ("bert_pretraining", "bert_mlm_untied_sharded", "gpt2_lm_untied", "vit_classifier"):
-        folder = pretrained(case)
+        folder = pretrained(tmp_path, case)
         run = hub.load(folder)
         module = families.family(run.config.family)
         names = set(families.with_prefix(module, families.to_tensors(module, run.config, run.head, run.params)))
@@ -245,26 +188,26 @@ def refuse(run: hub.Pretrained, out: Path, format: str) -> str:
 
 
 @pytest.mark.parametrize(("case", "pooling", "format"), REFUSED)
-def test_what_does_not_export_is_one_line_that_names_what_does(finished, tmp_path, case, pooling, format):
-    assert EXPORTS in refuse(finished(case, pooling), tmp_path / "out", format)
+def test_what_does_not_export_is_one_line_that_names_what_does(tmp_path, case, pooling, format):
+    assert EXPORTS in refuse(finished(tmp_path, case, pooling), tmp_path / "out", format)
 
 
-def test_a_bias_on_the_last_token_of_gpt2_is_refused(finished, tmp_path):
-    assert "a bias" in refuse(finished("gpt2_bare", "last", bias=True), tmp_path / "out", "auto")
+def test_a_bias_on_the_last_token_of_gpt2_is_refused(tmp_path):
+    assert "a bias" in refuse(finished(tmp_path, "gpt2_bare", "last", bias=True), tmp_path / "out", "auto")
 
 
-def test_an_encoder_without_a_head_is_refused(pretrained, tmp_path):
+def test_an_encoder_without_a_head_is_refused(tmp_path):
     for case in ("bert_bare_pooler", "gpt2_bare", "vit_bare_pooler"):
-        assert "no task head" in refuse(hub.load(pretrained(case)), tmp_path / "out", "auto")
+        assert "no task head" in refuse(hub.load(pretrained(tmp_path, case)), tmp_path / "out", "auto")
 
 
-def test_a_text_model_without_a_tokenizer_is_refused(finished, tmp_path):
-    run = dataclasses.replace(finished("bert_bare_pooler", "cls"), tokenizer=None)
+def test_a_text_model_without_a_tokenizer_is_refused(tmp_path):
+    run = dataclasses.replace(finished(tmp_path, "bert_bare_pooler", "cls"), tokenizer=None)
     assert "no tokenizer" in refuse(run, tmp_path / "out", "auto")
 
 
-def test_an_output_that_exists_is_kept_unless_overwrite(finished, tmp_path):
-    run, out = finished("bert_bare_pooler", "cls"), tmp_path / "out"
+def test_an_output_that_exists_is_kept_unless_overwrite(tmp_path):
+    run, out = finished(tmp_path, "bert_bare_pooler", "cls"), tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="exists"):
@@ -278,16 +221,16 @@ def test_an_output_that_exists_is_kept_unless_overwrite(finished, tmp_path):
         export(run, out / "config.json", overwrite=True)
 
 
-def test_an_output_that_holds_the_run_is_refused(finished, tmp_path):
-    run = finished("bert_bare_pooler", "cls")
+def test_an_output_that_holds_the_run_is_refused(tmp_path):
+    run = finished(tmp_path, "bert_bare_pooler", "cls")
     for out in (Path(run.source), Path(run.source).parent):
         with pytest.raises(OutputError, match="holds the run"):
             export(run, out, overwrite=True)
     assert (Path(run.source) / "model.safetensors").exists()
 
 
-def test_a_disk_that_fills_up_leaves_what_was_there(finished, tmp_path, monkeypatch):
-    run, out, write = finished("bert_bare_pooler", "mean"), tmp_path / "there" / "out", hub.write_folder
+def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
+    run, out, write = finished(tmp_path, "bert_bare_pooler", "mean"), tmp_path / "there" / "out", hub.write_folder
     export(run, out)
     before = (out / "config.json").read_bytes()
 
@@ -305,140 +248,17 @@ def test_a_disk_that_fills_up_leaves_what_was_there(finished, tmp_path, monkeypa
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
-def test_the_command_says_what_it_wrote_and_fails_in_one_line(pretrained, tmp_path, command):
-    run, out = pretrained("bert_classifier"), tmp_path / "out"
-    done = command("export", "--run", run, "--out", out)
+def test_the_command_says_what_it_wrote_and_fails_in_one_line(tmp_path):
+    run, out = pretrained(tmp_path, "bert_classifier"), tmp_path / "out"
+    home = os.environ | {"ADAPT_CACHE": str(tmp_path), "PYTHONPATH": str(REFERENCES.parents[1]), "JAX_PLATFORMS": "cpu"}
+
+    def command(*flags: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "experiments.export", "--run", str(run), *map(str, flags)]
+        return subprocess.run(words, capture_output=True, text=True, env=home, timeout=120)
+
+    done = command("--out", out)
     assert done.returncode == 0 and "transformers" in done.stdout and (out / "config.json").exists(), done.stderr
     for flags in (("--out", out), ("--out", tmp_path / "x", "--format", "onnx"), ("--out", run, "--overwrite")):
-        failed = command("export", "--run", run, *flags)
+        failed = command(*flags)
         assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and failed.stderr.startswith("error: ")
         assert not (tmp_path / "x").exists()
-
-
-# The rest needs the other libraries. Their own warnings are theirs.
-peers = pytest.mark.filterwarnings("default")
-
-
-@pytest.fixture
-def torch():
-    module = pytest.importorskip("torch", reason="torch is not installed: pip install adapt[peers]")
-    module.set_num_threads(1)
-    return module
-
-
-@pytest.fixture
-def transformers(torch):
-    return pytest.importorskip("transformers", reason="transformers is not installed: pip install adapt[peers]")
-
-
-@pytest.fixture
-def sentence_transformers(torch):
-    reason = "sentence-transformers is not installed: pip install adapt[peers]"
-    return pytest.importorskip("sentence_transformers", reason=reason)
-
-
-def readme_code(folder: Path, monkeypatch, **given) -> dict:
-    """Run the code of the exported README.md in its folder."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.S)
-    monkeypatch.chdir(folder)
-    exec(code, given)
-    return given
-
-
-def loaded(transformers, folder: Path, auto: str):
-    """The model, after a look at the report: every weight is from the file, and every weight of the file is used."""
-    model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
-    assert not any(report.values()), report
-    return model
-
-
-@peers
-@pytest.mark.parametrize(
-    ("case", "pooling", "task", "classes"),
-    [
-        ("bert_bare_pooler", "pooler", "classification", 3),
-        ("bert_bare_pooler", "cls", "classification", 3),
-        ("bert_bare_pooler", "cls", "multilabel", 3),
-        ("bert_bare_pooler", "pooler", "regression", 1),
-        ("gpt2_bare", "last", "classification", 3),
-        ("gpt2_bare", "last", "multilabel", 2),
-        ("gpt2_bare", "last", "regression", 1),
-        ("gpt2_hub_layout", "last", "classification", 2),
-    ],
-)
-def test_transformers_gives_the_same_logits_on_text(
-    finished, tmp_path, torch, transformers, monkeypatch, case, pooling, task, classes
-):
-    run, out = finished(case, pooling, classes, task), tmp_path / "out"
-    ours = logits_of(run, TEXTS)
-    export(run, out)
-    model = loaded(transformers, out, "AutoModelForSequenceClassification")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-    assert tokenizer.model_max_length == run.tokenizer.max_length and tokenizer.padding_side == "right"
-    assert [model.config.id2label[i] for i in range(classes)] == list(run.labels or ["LABEL_0"])
-    ids = tokenizer(TEXTS, truncation=True)["input_ids"]
-    assert ids == [list(run.tokenizer.encode([text])[0][0]) for text in TEXTS]
-    with torch.no_grad():
-        single = [model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy() for text in TEXTS]
-        batch = readme_code(out, monkeypatch, texts=TEXTS)["outputs"].logits.numpy()
-    np.testing.assert_allclose(np.stack(single), ours, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(batch, ours, atol=1e-4, rtol=0)
-    target = {"classification": torch.zeros(5, dtype=torch.long), "regression": torch.zeros(5)}
-    labels = target.get(task, torch.zeros(5, classes))
-    loss = model(**tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt"), labels=labels).loss
-    expected = {"classification": -np.log(np.asarray(jax.nn.softmax(ours))[:, 0]), "regression": ours[:, 0] ** 2}
-    expected["multilabel"] = np.log1p(np.exp(ours))
-    assert math.isclose(loss.item(), expected[task].mean(), rel_tol=1e-4)  # the problem type is understood
-
-
-@peers
-@pytest.mark.parametrize(("case", "bias"), [("vit_classifier", True), ("vit_gray_no_qkv_bias", False)])
-def test_transformers_gives_the_same_logits_on_images(finished, tmp_path, torch, transformers, monkeypatch, case, bias):
-    run, out = finished(case, "cls", bias=bias), tmp_path / "out"
-    images = inputs(run)
-    ours = logits_of(run, images)
-    export(run, out)
-    model = loaded(transformers, out, "AutoModelForImageClassification")
-    processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil")
-    with torch.no_grad():
-        single = [model(**processor(image, return_tensors="pt")).logits[0].numpy() for image in images]
-        batch = readme_code(out, monkeypatch, images=images)["outputs"].logits.numpy()
-    np.testing.assert_allclose(np.stack(single), ours, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(batch, ours, atol=1e-4, rtol=0)
-    assert model.config.id2label[2] == "ja 好"
-
-
-@peers
-@pytest.mark.parametrize(("case", "pooling", "format"), SENTENCE_TRANSFORMERS)
-@pytest.mark.parametrize("bias", [True, False])
-def test_sentence_transformers_encodes_to_the_logits(
-    finished, tmp_path, sentence_transformers, transformers, monkeypatch, caplog, case, pooling, format, bias
-):
-    run, out = finished(case, pooling, bias=bias), tmp_path / "out"
-    ours = logits_of(run, TEXTS)
-    export(run, out, format)
-    transformers.logging.enable_propagation()
-    with caplog.at_level("WARNING"):
-        given = readme_code(out, monkeypatch, texts=TEXTS)
-    assert not caplog.records, caplog.text  # of weights that are missing, not used, or made anew
-    assert given["model"].max_seq_length == run.tokenizer.max_length and given["logits"].dtype == np.float32
-    np.testing.assert_allclose(given["logits"], ours, atol=1e-4, rtol=0)
-    single = np.stack([given["model"].encode(text) for text in TEXTS])
-    np.testing.assert_allclose(single, ours, atol=1e-4, rtol=0)
-
-
-@peers
-@pytest.mark.parametrize(("case", "architecture"), LANGUAGE_MODELS)
-def test_transformers_gives_the_recorded_logits_of_language_models(
-    pretrained, tmp_path, torch, transformers, case, architecture
-):
-    recorded = np.load(Path(__file__).parent / "references" / case / "outputs.npz")
-    export(hub.load(pretrained(case)), tmp_path / "out")
-    model = loaded(transformers, tmp_path / "out", architecture)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    batch = {name: torch.tensor(recorded[name]).long() for name in names if name in recorded}
-    with torch.no_grad():
-        outputs = model(**batch)
-    logits = outputs.prediction_logits if architecture == "BertForPreTraining" else outputs.logits
-    real = recorded["attention_mask"].astype(bool)
-    np.testing.assert_allclose(logits.numpy()[real], recorded["logits"][real], atol=1e-4, rtol=0)
