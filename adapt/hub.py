@@ -59,9 +59,9 @@ def load(name: str | Path) -> Pretrained:
     hf = read_json(folder, "config.json")
     if "model_type" not in hf:
         raise CheckpointError(f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?")
-    module = families.family(hf["model_type"])
+    module, tensors = families.family(hf["model_type"]), read_tensors(folder)
     try:
-        config, head, params = families.to_params(module, hf, read_tensors(folder), str(folder))
+        config, head, params = families.to_params(module, hf, tensors, str(folder))
     except KeyError as missing:
         raise CheckpointError(f"{folder / 'config.json'} has no entry {missing}") from None
     return with_inputs(Pretrained(str(name), config, head, params), folder, None)
@@ -134,7 +134,9 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     if (folder / "model.safetensors").exists():
         weight_map, files = None, ["model.safetensors"]
     elif index.exists():
-        weight_map = read_json(folder, index.name).get("weight_map", {})
+        weight_map = read_json(folder, index.name).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+            raise CheckpointError(f"{index} has no weight_map of tensors to files: fetch it again")
         files = sorted(set(weight_map.values()))
     else:
         pickled = [f.name for pattern in ("*.bin", "*.pt", "*.msgpack", "*.h5") for f in folder.glob(pattern)]
@@ -146,11 +148,11 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             tensors |= safetensors.numpy.load_file(folder / file)
         except FileNotFoundError:
             raise CheckpointError(f"{index} names {file}, which is not in the folder: fetch it again") from None
-        except (safetensors.SafetensorError, OSError, ValueError) as fault:
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as fault:
             raise CheckpointError(f"{folder / file} is truncated or corrupt ({fault}): fetch it again") from None
     if weight_map is not None and (absent := sorted(set(weight_map) - set(tensors))):
         raise CheckpointError(
-            f"{index} names {absent[0]} and {len(absent) - 1} more tensors that the shards do not hold"
+            f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again"
         )
     return tensors
 
