@@ -1,9 +1,14 @@
-"""What several tests need."""
+"""Fixtures that several tests need: assets, a place for what is compiled or parsed, tiny inputs, commands."""
 
+import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
+import tiny
 from hypothesis import settings
 
 from adapt import assets
@@ -26,3 +31,80 @@ def asset() -> Callable[[str], Path]:
             raise
 
     return fetch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(request) -> Path:
+    """Programs compiled by any test, kept for all tests, workers and later sessions: compiling is what takes time."""
+    folder = Path(request.config.cache.mkdir("compiled"))
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scratch_cache(tmp_path_factory, compiled) -> Path:
+    """An ADAPT_CACHE of the session, for tests that need no asset."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "compiled").symlink_to(compiled)
+    return folder
+
+
+@pytest.fixture
+def own_cache(scratch_cache, monkeypatch) -> Path:
+    monkeypatch.setenv("ADAPT_CACHE", str(scratch_cache))
+    return scratch_cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Tiny checkpoints and data, to be read only."""
+
+    folder: Path
+
+    def checkpoint(self, case: str) -> str:
+        """A recorded random checkpoint with a tokenizer."""
+        path = self.folder / case
+        return str(path if path.exists() else tiny.checkpoint(path, case))
+
+    @property
+    def train(self) -> str:
+        """32 sentences in two classes."""
+        return str(self.folder / "train.csv")
+
+    @property
+    def test(self) -> str:
+        """14 sentences."""
+        return str(self.folder / "test.csv")
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {"train": self.train, "test": self.test}
+
+    @property
+    def images(self) -> dict[str, str]:
+        """Folders of 24 and 8 pictures in two classes."""
+        return {"train": str(self.folder / "pictures"), "test": str(self.folder / "new"), "image_column": "image"}
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Inputs:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny.write_table(folder / "train.csv", tiny.sentences(32))
+    tiny.write_table(folder / "test.csv", tiny.sentences(14, seed=1))
+    tiny.image_folder(folder / "pictures", 24)
+    tiny.image_folder(folder / "new", 8, seed=100)
+    return Inputs(folder)
+
+
+@pytest.fixture(scope="session")
+def command(scratch_cache) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`command("finetune", "--epochs", 0)` runs `python -m experiments.finetune --epochs 0` to its end."""
+
+    def run(name: str, *flags: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
+        home = tiny.environment(scratch_cache, **env)
+        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=home, timeout=300)
+
+    return run

@@ -1,72 +1,89 @@
-"""Encoders and examples small enough that a test compiles and runs them in a second, shared by several tests."""
+"""Tiny things that tests are made of: random checkpoints with a tokenizer, sentences, tables, pictures."""
 
-import dataclasses
-import functools
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
 
-import jax
 import numpy as np
+from PIL import Image
 
-from adapt import pack, train
-from adapt import tree as t
-from adapt.models import Classifier, Encoder, EncoderConfig, Model
-from adapt.optim import adamw, by_label
-from adapt.strategies import strategy
-from adapt.tokenizer import Ragged, ragged
-
-CONFIGS = {
-    "bert": EncoderConfig("bert", 2, 16, 2, 32, 24, vocabulary=40, types=2),
-    "gpt2": EncoderConfig("gpt2", 2, 16, 2, 32, 24, vocabulary=40, causal=True, pre_norm=True, activation="gelu_tanh"),
-    "vit": EncoderConfig("vit", 2, 16, 2, 32, 17, image_size=16, patch_size=4, channels=3, pre_norm=True),
-}
-CONFIGS["small"] = dataclasses.replace(CONFIGS["bert"], layers=1)  # compiles in half the time
-SHAPE = (3, 32, 8)  # rows, tokens a row, examples: what `batch` makes
-CLASSES = 3
+ROOT = Path(__file__).parent.parent
+REFERENCES = Path(__file__).parent / "references"
+GOOD, BAD = ("good", "fine", "great", "warm"), ("bad", "dull", "poor", "cold")
+PLAIN = ("the", "a", "film", "plot", "was", "is", "and", "very", "so", "cast", "score", "end")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def classifier(family: str = "bert", pooling: str = "mean", classes: int = CLASSES, dropout: float = 0.0) -> Model:
-    return Model(Encoder(CONFIGS[family]), Classifier(classes, pooling, dropout=dropout))
+def checkpoint(folder: Path, case: str, **changes: object) -> Path:
+    """A recorded random checkpoint as a folder of its own, with a tokenizer and changes of its config.json."""
+    shutil.copytree(REFERENCES / case, folder, ignore=shutil.ignore_patterns("*.npz"))
+    if changes:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+    if case.startswith("bert"):
+        (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *PLAIN, *GOOD, *BAD]))
+    elif case.startswith("gpt2"):
+        write_bpe(folder, [*PLAIN, *GOOD, *BAD])
+    return folder
 
 
-@functools.cache
-def params(model: Model, seed: int = 0) -> t.Tree:
-    """Random parameters, norms and biases too, since ones and zeros hide mistakes: numpy float32, shared: never write."""
+def write_bpe(folder: Path, words: Iterable[str]) -> None:
+    """vocab.json and merges.txt of a byte-level BPE in which a space and a word's first letter are one token."""
+    letters = sorted(set("".join(words)))
+    tokens = [*letters, "Ġ", *(f"Ġ{letter}" for letter in letters), "Ċ"]
+    assert len(tokens) < 99  # the recorded embeddings have 100 rows, the last of them is the end of a text
+    ids = {token: number for number, token in enumerate(tokens)} | {"<|endoftext|>": 99}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"Ġ {letter}\n" for letter in letters))
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """(text, label): 2 to 9 words, of which one tells the class; every second one is positive."""
     rng = np.random.default_rng(seed)
-    centre = lambda path: 1.0 if path.endswith("scale") else 0.0
-    random = lambda path, leaf: (centre(path) + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
-    return t.map_paths(random, model.shapes())
+    rows = []
+    for number in range(count):
+        label, telling = (("positive", GOOD), ("negative", BAD))[number % 2]
+        words = [*rng.choice(PLAIN, rng.integers(1, 9)), str(rng.choice(telling))]
+        rows.append((" ".join(rng.permutation(words)), label))
+    return rows
 
 
-def texts(count: int, seed: int = 0, longest: int = 20) -> Ragged:
-    """Token ids of ``count`` examples of 2 to ``longest`` tokens."""
-    rng = np.random.default_rng(seed)
-    return ragged([rng.integers(1, 40, length) for length in rng.integers(2, longest + 1, count)])
+def write_table(path: Path, rows: Iterable[Iterable[object]], header: Iterable[str] = ("text", "label")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows([header, *rows])
+    return path
 
 
-def batch(family: str = "bert", seed: int = 0, examples: int = 8, classes: int = CLASSES) -> pack.Arrays:
-    """One training batch of static shape; fewer than 8 ``examples`` leave slots empty."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, examples).astype(np.int32)
-    if family == "vit":
-        made = pack.image_batch(rng.standard_normal((examples, 16, 16, 3)).astype(np.float32), 17, 8)
-        return made | pack.targets(labels, 8)
-    tokens = texts(examples, seed, longest=12)
-    rows, starts, _ = pack.pack(tokens.lengths, SHAPE[1])
-    return pack.assemble(tokens, np.arange(examples), rows, starts, SHAPE) | pack.targets(labels, 8)
+def picture(seed: int, size: int = 32) -> Image.Image:
+    """Coloured noise, bright for even seeds and dark for odd ones."""
+    noise = np.random.default_rng(seed).integers(0, 128, (size, size, 3))
+    return Image.fromarray((noise + 127 * (seed % 2 == 0)).astype(np.uint8))
 
 
-def setup(model: Model, name: str, rate: float = 1e-2, clip_norm: float | None = 1.0):
-    """(labels, optimizer) of a strategy, AdamW with decay."""
-    phase = strategy(name, model.encoder.config.layers)[0]
-    labels = t.label(params(model), phase.rules)
-    return labels, by_label({group: adamw(rate) for group in phase.groups}, labels, clip_norm)
+def image_folder(folder: Path, count: int, seed: int = 0) -> Path:
+    """One folder a class, as `datasets` reads them: the column `image`, and `label` with the folders' names."""
+    for number in range(seed, seed + count):
+        file = folder / ("bright", "dark")[number % 2] / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(file)
+    return folder
 
 
-def copy(state: train.State) -> train.State:
-    """A state that the step may eat."""
-    return jax.tree.map(lambda leaf: leaf.copy(), state)
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    """Of a command started by a test: this code, that cache, and warnings shown, so that leaks are seen."""
+    own = {"ADAPT_CACHE": str(cache), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default"}
+    return os.environ | own | more
 
 
-def bits(tree) -> list[bytes]:
-    """The bytes of every leaf of a pytree, keys included."""
-    data = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    return [np.asarray(data(leaf)).tobytes() for leaf in jax.tree.leaves(tree)]
+def lines(path: Path) -> list[dict]:
+    """The records of a metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def untimed(records: Iterable[dict]) -> list[dict]:
+    """The records of a metrics.jsonl without what the clock decides."""
+    timed = ("seconds", "compile_seconds", "timed_examples")
+    return [{name: value for name, value in record.items() if name not in timed} for record in records]
