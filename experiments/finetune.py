@@ -151,7 +151,8 @@ def main(config: Config) -> dict[str, Any]:
 
     # Test with the best checkpoint, read back from the disk.
     best_params = checkpoint.load_params(saves, model.shapes())
-    result = test(config, forward, best_params, sets)
+    # Committed to a device, as the parameters of the validations were: otherwise ``forward`` would compile again.
+    result = test(config, forward, jax.device_put(best_params, jax.local_devices()[0]), sets)
     result |= {
         "examples_per_second": progress.examples / progress.seconds if progress.seconds else None,
         "parameters_trained": t.count(optim.trainable(params, labels)),
