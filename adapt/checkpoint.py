@@ -31,10 +31,8 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool) -> None:
 
     Raises :class:`OutputError` when the disk is full; the saves before stay valid.
     """
-    step = int(state.step)
-    index = read_index(folder)
-    name = f"step_{step:08d}"
     need_space(folder, t.nbytes((state.params, state.opt_state)))
+    index, name = read_index(folder), f"step_{int(state.step):08d}"
     if index.get("last", {}).get("folder") != name:
         write_tree(folder / name, to_tree(state))
     index["last"] = {"folder": name, **info}
