@@ -35,7 +35,7 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool) -> None:
     index, name = read_index(folder), f"step_{int(state.step):08d}"
     if index.get("last", {}).get("folder") != name:
         write_tree(folder / name, to_tree(state))
-    index["last"] = {"folder": name, **info}
+    index["last"] = {**info, "folder": name}  # info may be what restore() gave, with the folder of then
     if best:
         index["best"] = index["last"]
     write_text(folder / "index.json", json.dumps(index, indent=1))
