@@ -1,5 +1,6 @@
 """Every family against outputs that the original library recorded (tests/references/record.py)."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -13,6 +14,18 @@ from adapt.models import MaskedLM, Model
 REFERENCES = Path(__file__).parent / "references"
 CASES = sorted(folder.name for folder in REFERENCES.iterdir() if folder.is_dir())
 TEXT = [name for name in CASES if not name.startswith("vit")]
+
+hidden_states = jax.jit(Model.hidden_states, static_argnums=0)
+
+
+@functools.cache
+def load(case: str) -> hub.Pretrained:
+    return hub.load(REFERENCES / case)
+
+
+@functools.cache
+def reference(case: str) -> dict[str, np.ndarray]:
+    return dict(np.load(REFERENCES / case / "outputs.npz"))
 
 
 def unpacked(recorded) -> dict[str, np.ndarray]:
@@ -36,33 +49,41 @@ def unpacked(recorded) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_hidden_states_and_head_agree_with_the_original_library(case):
-    loaded, recorded = hub.load(REFERENCES / case), np.load(REFERENCES / case / "outputs.npz")
+    loaded, recorded = load(case), reference(case)
     batch, model = unpacked(recorded), loaded.model
     real = batch["segments"] < len(batch["segments"])
-    states = jax.jit(model.hidden_states)(loaded.params, batch)
+    states = hidden_states(model, loaded.params, batch)
     # ViT's last recorded state is before the final norm; last_hidden_state is after it in every family.
     expected = [*recorded["hidden_states"][:-1], recorded["last_hidden_state"]]
     assert len(states) == len(expected) == loaded.config.layers + 1
     for ours, theirs in zip(states, expected, strict=True):
         np.testing.assert_allclose(np.asarray(ours)[real], theirs[real], atol=1e-4, rtol=0)
-    output = np.asarray(model.apply(loaded.params, batch))
+    output = np.asarray(jax.jit(model.apply)(loaded.params, batch))
     assert {"logits", "pooler_output"} & set(recorded) or not t.paths(loaded.params["head"])
     if "logits" in recorded:
         theirs = recorded["logits"]
-        np.testing.assert_allclose(output[real] if theirs.ndim == 3 else output, theirs[real] if theirs.ndim == 3 else theirs, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(
+            output[real] if theirs.ndim == 3 else output,
+            theirs[real] if theirs.ndim == 3 else theirs,
+            atol=1e-4,
+            rtol=0,
+        )
     elif "pooler_output" in recorded:
         np.testing.assert_allclose(output, recorded["pooler_output"], atol=1e-4, rtol=0)
     if isinstance(loaded.head, MaskedLM) and loaded.head.next_sentence:
-        ours = loaded.head.apply({"params": loaded.params["head"]}, states[-1], batch, method="next_sentence_logits")
+        answer = jax.jit(functools.partial(loaded.head.apply, method="next_sentence_logits"))
+        ours = answer({"params": loaded.params["head"]}, states[-1], batch)
         np.testing.assert_allclose(ours, recorded["seq_relationship_logits"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_table_writes_what_it_read(case):
     """Import, export, import again: the same tree, bit for bit, names and values of every leaf."""
-    loaded = hub.load(REFERENCES / case)
+    loaded = load(case)
     module = families.family(loaded.config.family)
-    hf = module.write_config(loaded.config) | {"architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]}
+    hf = module.write_config(loaded.config) | {
+        "architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]
+    }
     tensors = families.to_tensors(module, loaded.config, loaded.head, loaded.params)
     config, head, params = families.to_params(module, hf, tensors, "memory")
     assert (config, head) == (loaded.config, loaded.head)
@@ -73,7 +94,7 @@ def test_the_table_writes_what_it_read(case):
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_of_the_file_lands_under_its_own_name(case):
     """Output parity cannot see a key bias (softmax ignores it), so compare the tensors themselves."""
-    loaded = hub.load(REFERENCES / case)
+    loaded = load(case)
     module = families.family(loaded.config.family)
     stored = {module.canonical(name): tensor for name, tensor in hub.read_tensors(REFERENCES / case).items()}
     written = families.to_tensors(module, loaded.config, loaded.head, loaded.params)
@@ -86,19 +107,18 @@ def test_every_tensor_of_the_file_lands_under_its_own_name(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_dropping_the_head_leaves_the_encoder_bit_for_bit(case):
-    loaded, recorded = hub.load(REFERENCES / case), np.load(REFERENCES / case / "outputs.npz")
+    loaded, recorded = load(case), reference(case)
     batch, before = unpacked(recorded), t.digest(loaded.params)
-    run = jax.jit(Model.hidden_states, static_argnums=0)
-    whole = run(loaded.model, loaded.params, batch)
+    whole = hidden_states(loaded.model, loaded.params, batch)
     dropped = t.drop(loaded.params, "head")
     assert list(dropped) == ["encoder"] and t.digest(loaded.params) == before
-    for a, b in zip(whole, run(loaded.model, dropped, batch), strict=True):
+    for a, b in zip(whole, hidden_states(loaded.model, dropped, batch), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 @pytest.mark.parametrize("case", TEXT)
 def test_packed_rows_agree_with_one_example_a_row(case):
-    loaded, recorded = hub.load(REFERENCES / case), np.load(REFERENCES / case / "outputs.npz")
+    loaded, recorded = load(case), reference(case)
     batch = unpacked(recorded)
     rows, width = batch["tokens"].shape
     packed = {name: np.zeros((2, 2 * width), np.int32) for name in batch if np.ndim(batch[name]) == 2}
@@ -110,7 +130,7 @@ def test_packed_rows_agree_with_one_example_a_row(case):
             array[row, at[row] : at[row] + length] = batch[name][n, :length]
         first[n], at[row] = row * 2 * width + at[row], at[row] + length
     packed |= {"first": first, "length": batch["length"]}
-    alone, together = (np.asarray(loaded.model.hidden_states(loaded.params, b)[-1]) for b in (batch, packed))
+    alone, together = (np.asarray(hidden_states(loaded.model, loaded.params, b)[-1]) for b in (batch, packed))
     for n, length in enumerate(batch["length"]):
         flat = together.reshape(-1, together.shape[-1])[first[n] : first[n] + length]
         np.testing.assert_allclose(flat, alone[n, :length], atol=1e-5, rtol=0)
@@ -119,9 +139,15 @@ def test_packed_rows_agree_with_one_example_a_row(case):
 @pytest.mark.parametrize("name", [n for n in TEXT if n.startswith("gpt2")])
 def test_gpt2_is_causal(name):
     """The gradient of an early token's state with respect to later embeddings is exactly zero."""
-    loaded, recorded = hub.load(REFERENCES / name), np.load(REFERENCES / name / "outputs.npz")
+    loaded, recorded = load(name), reference(name)
     batch, variables = unpacked(recorded), {"params": loaded.params["encoder"]}
     encoder = loaded.model.encoder
-    x = encoder.apply(variables, batch, method="embed")
-    grad = jax.grad(lambda x: encoder.apply(variables, x, batch, 0, loaded.config.layers, method="run")[0, 3].sum())(x)
+
+    @jax.jit
+    def gradient(variables, batch):
+        x = encoder.apply(variables, batch, method="embed")
+        run = lambda x: encoder.apply(variables, x, batch, 0, loaded.config.layers, method="run")
+        return jax.grad(lambda x: run(x)[0, 3].sum())(x)
+
+    grad = gradient(variables, batch)
     assert np.abs(grad[0, :4]).min(-1).max() > 0 and not np.any(grad[0, 4:]) and not np.any(grad[1:])
