@@ -28,7 +28,7 @@ from adapt import (
     train,
 )
 from adapt import tree as t
-from adapt.errors import StrategyError, TrainingError
+from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Classifier, Encoder, Model
 from experiments import check_out, inputs, launch, lineage, open_run, write_json
@@ -74,7 +74,7 @@ SCORES = {"classification": "accuracy", "multilabel": "macro_f1", "regression": 
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_flags(config)
+    inputs.check_flags(config)
     check_out(config.out, config.resume, config.overwrite)
 
     # The checkpoint, without its head.
@@ -187,24 +187,6 @@ class Progress:
     metrics_bytes: int = 0
 
 
-def check_flags(config: Config) -> None:
-    if config.strategy == "frozen" and config.learning_rate is not None:
-        raise StrategyError(
-            "--learning-rate is the encoder's, and --strategy frozen does not train it: give --head-learning-rate"
-        )
-    if config.epochs < 1 or config.batch_size < 1 or config.accumulate < 1 or config.batch_size % config.accumulate:
-        raise StrategyError(
-            f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} "
-            "must be at least 1, and --accumulate a divisor of --batch-size"
-        )
-    for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "dropout", "warmup"):
-        value, most = getattr(config, name), 1.0 if name in ("dropout", "warmup") else float("inf")
-        if value is not None and not (0 <= value < most or value == 0):
-            raise StrategyError(
-                f"--{name.replace('_', '-')} {value} must be at least 0" + (" and below 1" if most == 1 else "")
-            )
-
-
 def attach(
     config: Config, pretrained: hub.Pretrained, params: t.Tree, classes: int, key: jax.Array
 ) -> tuple[Model, t.Tree]:
@@ -223,17 +205,12 @@ def attach(
 
 def learning_rates(config: Config, pretrained: hub.Pretrained) -> dict[str, float]:
     """Peak rates by group. Small encoders take a larger one; a head alone on frozen features, a much larger one."""
-    encoder = (
-        config.learning_rate if config.learning_rate is not None else 1e-4 if pretrained.config.width < 256 else 5e-5
-    )
-    head = (
-        config.head_learning_rate
-        if config.head_learning_rate is not None
-        else 1e-2
-        if config.strategy == "frozen"
-        else 1e-3
-    )
-    return {"encoder": encoder, "head": head}
+    default = {
+        "encoder": 1e-4 if pretrained.config.width < 256 else 5e-5,
+        "head": 1e-2 if config.strategy == "frozen" else 1e-3,
+    }
+    given = {"encoder": config.learning_rate, "head": config.head_learning_rate}
+    return {group: default[group] if rate is None else rate for group, rate in given.items()}
 
 
 def log_every(config: Config, per_epoch: int) -> int:

@@ -9,6 +9,25 @@ from adapt import bundled, data, examples, hub, targets
 from adapt.errors import DataError, StrategyError
 
 
+def check_flags(config: Any) -> None:
+    """Raise :class:`StrategyError` for flags that contradict each other or are out of range."""
+    if config.strategy == "frozen" and config.learning_rate is not None:
+        raise StrategyError(
+            "--learning-rate is the encoder's, and --strategy frozen does not train it: give --head-learning-rate"
+        )
+    if config.epochs < 1 or config.batch_size < 1 or config.accumulate < 1 or config.batch_size % config.accumulate:
+        raise StrategyError(
+            f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} "
+            "must be at least 1, and --accumulate a divisor of --batch-size"
+        )
+    for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "dropout", "warmup"):
+        value, most = getattr(config, name), 1.0 if name in ("dropout", "warmup") else float("inf")
+        if value is not None and not (0 <= value < most or value == 0):
+            raise StrategyError(
+                f"--{name.replace('_', '-')} {value} must be at least 0" + (" and below 1" if most == 1 else "")
+            )
+
+
 def load(config: Any) -> hub.Pretrained:
     """The checkpoint, with the flags that change it."""
     pretrained = hub.load(config.checkpoint)
