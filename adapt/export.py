@@ -218,7 +218,7 @@ def with_inputs(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
             backend = type(backend).from_str(backend.to_str())
             notes = [card.ADDED_PADDING.format(pad=PAD)]
         pad = backend.token_to_id(special_tokens(backend)["pad_token"])
-        if list(backend.get_vocab().values()).count(pad) > 1:
+        if pad is None or list(backend.get_vocab().values()).count(pad) > 1:
             raise ExportError(f"{PAD} can't be added to the tokenizer, whose ids have a gap: add a padding token to it")
         run = with_padding(run, pad)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
