@@ -95,6 +95,14 @@ def test_frozen_parameters_on_the_device_are_not_copied_and_trained_ones_are():
     assert all(moving[path] != before[path] for path in moving)
 
 
+def test_the_step_reuses_the_memory_of_the_state_and_of_nothing_else():
+    frozen, state, step = start("top:1")
+    eaten = jax.tree.leaves((state.params, state.opt_state))
+    step(frozen, state, batch())
+    assert all(leaf.is_deleted() for leaf in eaten)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(frozen))
+
+
 @pytest.mark.parametrize("on_device", [False, True])
 def test_parameters_and_key_are_usable_after_training_so_two_runs_from_one_load_agree(on_device):
     model, labels, tx, step = prepared("full")
