@@ -20,12 +20,17 @@ def check_flags(config: Any) -> None:
             f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} "
             "must be at least 1, and --accumulate a divisor of --batch-size"
         )
-    for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "dropout", "warmup"):
-        value, most = getattr(config, name), 1.0 if name in ("dropout", "warmup") else float("inf")
-        if value is not None and not (0 <= value < most or value == 0):
-            raise StrategyError(
-                f"--{name.replace('_', '-')} {value} must be at least 0" + (" and below 1" if most == 1 else "")
-            )
+    check_ranges(config)
+
+
+def check_ranges(config: Any) -> None:
+    """Raise :class:`StrategyError` for a rate, a norm or a share that is negative, not a number, or too large."""
+    shares = ("dropout", "warmup")
+    for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", *shares):
+        value, limit = getattr(config, name, None), 1.0 if name in shares else float("inf")
+        if value is not None and not 0 <= value < limit:
+            bound = "below 1" if name in shares else "finite"
+            raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 0 and {bound}")
 
 
 def load(config: Any) -> hub.Pretrained:

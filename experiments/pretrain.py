@@ -22,7 +22,7 @@ from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, Encoder, MaskedLM, Model
 from adapt.tokenizer import Ragged
-from experiments import check_out, launch, lineage, open_run, write_json
+from experiments import check_out, inputs, launch, lineage, open_run, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +49,12 @@ class Config:
 
 
 def main(config: Config) -> dict[str, Any]:
-    if config.steps < 1 or config.batch_size < 1 or config.validate_every < 1 or not 0 < config.mask_rate < 1:
-        raise StrategyError(
-            "--steps, --batch-size and --validate-every must be at least 1, and --mask-rate between 0 and 1"
-        )
+    for name, least in (("steps", 1), ("batch_size", 1), ("validate_every", 1), ("max_length", 3)):
+        if getattr(config, name) < least:
+            raise StrategyError(f"--{name.replace('_', '-')} {getattr(config, name)} must be at least {least}")
+    if not 0 < config.mask_rate < 1:
+        raise StrategyError(f"--mask-rate {config.mask_rate} must be between 0 and 1")
+    inputs.check_ranges(config)
     check_out(config.out, config.resume, config.overwrite)
     pretrained, task = load(config)
     key = jax.random.key(config.seed)
@@ -188,10 +190,13 @@ def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragge
     pieces = []
     for chunk in data.chunks(data.read_lines(config.text), ["text"], 4096):
         pieces += pretrained.tokenizer.split([line for line in chunk["text"] if line.strip()])
-    kept = [piece for piece in pieces if len(piece) > 1]
+    # What can be a target: any token but the first (causal-LM), any that is not special, as [UNK] is (masked-LM).
+    special = set() if pretrained.config.causal else set(pretrained.tokenizer.special_ids.tolist())
+    kept = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]
     if len(kept) < 2:
         raise DataError(
-            f"{config.text} has {len(kept)} lines with text: pre-training needs at least 2, one of them held out"
+            f"{config.text} has {len(kept)} lines with words that the tokenizer knows: pre-training needs at least 2, "
+            "one of them held out"
         )
     order = np.random.RandomState(config.seed).permutation(len(kept))
     held = max(1, min(len(kept) // 20, 2000))
