@@ -19,7 +19,14 @@ chat = Console(highlight=False, markup=False, emoji=False, quiet=not console.is_
 
 def warn(sentence: str) -> None:
     """A line on stderr that begins with ``note:``."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {sentence}", markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(f"note: {sentence}")
+
+
+def warn_truncated(count: int, longest: int, where: str) -> None:
+    """Say how many texts of ``where`` were cut to ``longest`` tokens, if any were."""
+    if count:
+        what = "1 text is" if count == 1 else f"{count:,} texts are"
+        warn(f"{where}: {what} longer than {longest} tokens and truncated")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], out: Console = chat) -> None:

@@ -74,8 +74,8 @@ def main(config: Config) -> dict[str, Any]:
             "versions": versions(),
         }
         write_json(config.out / "result.json", result)
-    if truncated and pretrained.tokenizer:
-        report.warn(f"{truncated} texts are longer than {pretrained.tokenizer.max_length} tokens and were truncated")
+    if pretrained.tokenizer:
+        report.warn_truncated(truncated, pretrained.tokenizer.max_length, config.data)
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     report.table(str(target), ("", "value"), [(key, result[key]) for key in shown])
     if not report.console.is_terminal:

@@ -290,9 +290,8 @@ def show_start(
     report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
     report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
     for name, part in sets.items():
-        if part.truncated and pretrained.tokenizer:
-            longest = pretrained.tokenizer.max_length
-            report.warn(f"{part.truncated} texts of {name} are longer than {longest} tokens and were truncated")
+        if pretrained.tokenizer:
+            report.warn_truncated(part.truncated, pretrained.tokenizer.max_length, name)
     counts = t.summary(params, labels)
     rows = [(group, count, f"{rates[group]:.2g}" if group in rates else "-") for group, count in counts.items()]
     report.table(f"strategy {config.strategy}", ("group", "parameters", "learning rate"), rows)

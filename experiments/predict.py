@@ -64,8 +64,8 @@ def main(config: Config) -> None:
         os.replace(beside, config.out)
     finally:
         beside.unlink(missing_ok=True)
-    if truncated[0] and run.tokenizer:
-        report.warn(f"{truncated[0]} texts are longer than {run.tokenizer.max_length} tokens and were truncated")
+    if run.tokenizer:
+        report.warn_truncated(truncated[0], run.tokenizer.max_length, config.data)
     report.console.print(f"{config.out}: {len(table)} predictions", soft_wrap=True)
 
 
