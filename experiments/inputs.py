@@ -24,7 +24,12 @@ def check_flags(config: Any) -> None:
 
 
 def check_ranges(config: Any) -> None:
-    """Raise :class:`StrategyError` for a rate, a norm or a share that is negative, not a number, or too large."""
+    """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no number, or too large."""
+    for name, limit in (("seed", 2**32), ("patience", 2**31), ("save_every", 2**31)):
+        if not 0 <= getattr(config, name, 0) < limit:
+            raise StrategyError(
+                f"--{name.replace('_', '-')} {getattr(config, name)} must be at least 0 and below {limit}"
+            )
     shares = ("dropout", "warmup")
     for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", *shares):
         value, limit = getattr(config, name, None), 1.0 if name in shares else float("inf")
