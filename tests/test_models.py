@@ -13,7 +13,7 @@ from small import CONFIGS, batch, classifier, params
 from adapt import pack
 from adapt import tree as t
 from adapt.models import POOLINGS, CausalLM, Classifier, Encoder, MaskedLM, Model
-from adapt.models.encoder import Dropout
+from adapt.models.encoder import Dropout, random_bits
 from adapt.tokenizer import ragged
 
 FAMILIES = ["bert", "gpt2", "vit"]
@@ -238,8 +238,10 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_dropout_masks_are_independent_between_places_keys_and_steps():
     size = 2**18
+    bits = jax.jit(lambda key: random_bits(key, (512, size // 512)))
     keys = [jax.random.key(0), jax.random.key(1), *(jax.random.fold_in(jax.random.key(0), step) for step in range(4))]
-    masks = [np.asarray(mask(0.5, size)(key)).ravel() == 0 for key in keys]
+    keys += [jax.random.wrap_key_data(np.array(words, np.uint32)) for words in [(7, 1), (7, 2), (2**31, 1)]]
+    masks = [np.asarray(bits(key)).ravel() < 2**31 for key in keys]
     for i, one in enumerate(masks):
         for other in masks[:i]:
             assert correlation(one, other) < 5
