@@ -8,10 +8,14 @@ Each folder has a SHA256SUMS of its files, checked before it is read: Orbax itse
 A save is complete when index.json is replaced; a process killed before that leaves the previous save in force.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +109,44 @@ def write_tree(target: Path, tree: t.Tree) -> None:
     from orbax.checkpoint import v1 as orbax
 
     target = target.absolute()  # Orbax takes no other
-    if target.exists():  # left by a process that was killed between the write and the index
-        shutil.rmtree(target)
+    remove(target)  # left by a process that was killed between the write and the index
     try:
-        orbax.save(str(target), tree)
+        with quiet():
+            orbax.save(str(target), tree)
         write_text(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()))
     except Exception as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
-        for half in target.parent.glob(f"{target.name}*"):
-            shutil.rmtree(half, ignore_errors=True)
-        if isinstance(fault, OSError) or "No space left" in str(fault) or "ENOSPC" in str(fault):
-            raise OutputError(
-                f"cannot write {target}: {str(fault).splitlines()[0]}; earlier checkpoints are kept"
-            ) from None
+        remove(target)
+        full = next((words for words in ("No space left on device", "Disk quota exceeded") if words in str(fault)), "")
+        if isinstance(fault, OSError) or full or "ENOSPC" in str(fault):
+            reason = full or str(fault).splitlines()[0]
+            raise OutputError(f"cannot write {target}: {reason}; earlier checkpoints are kept") from None
         raise
+
+
+def remove(target: Path) -> None:
+    """A folder of arrays, and what Orbax keeps beside it while it writes."""
+    for half in target.parent.glob(f"{target.name}*"):
+        shutil.rmtree(half, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let one exception tell of a failure, of which Orbax's threads log a page each and its callbacks print another."""
+    log, shown = logging.getLogger("absl"), sys.unraisablehook
+
+    def unraisable(what: Any) -> None:
+        if "Event loop is closed" not in str(what.exc_value):
+            shown(what)
+
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    except Exception:
+        sys.unraisablehook = unraisable  # for good: the callbacks come when they come
+        raise
+    finally:
+        log.setLevel(level)
 
 
 def read_tree(source: Path, like: t.Tree | None, only: str = "") -> t.Tree:
