@@ -1,0 +1,161 @@
+"""The sides of the benchmark as processes: how one is driven and watched, and adapt's own."""
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from adapt.errors import TrainingError
+from experiments import peers
+
+
+class Worker:
+    """One side in a process of its own, driven by JSON lines; what it prints goes to ``log``."""
+
+    def __init__(self, name: str, command: list[str], log: Path):
+        self.name, self.log = name, log
+        # Where a GPU is at hand: this is a comparison on the CPU.
+        where = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | where
+            )
+
+    def ask(self, job: str, **request: Any) -> dict[str, Any]:
+        """The answer to one job, and ``foreign``: the share of all cores that others used meanwhile.
+
+        Raises :class:`TrainingError` with the worker's own words when the job failed.
+        """
+        assert self.process.stdin and self.process.stdout
+        started, before = time.perf_counter(), cpu_seconds(self.process.pid)
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({"job": job} | request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "the process ended"}
+        if "error" in answer:
+            raise TrainingError(f"{self.name} failed: {answer['error']} (see {self.log})")
+        after, wall = cpu_seconds(self.process.pid), time.perf_counter() - started
+        foreign = (after[0] - before[0]) - (after[1] - before[1])
+        return answer | {"foreign": max(foreign, 0.0) / (wall * (os.cpu_count() or 1))}
+
+    def close(self) -> None:
+        """End the process: it leaves when its input ends, and is killed if it does not."""
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """(of the whole machine, of one process) until now; zeros where there is no /proc."""
+    try:
+        machine = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0, 0.0
+    tick = os.sysconf("SC_CLK_TCK")
+    user, idle = int(own[11]) + int(own[12]), machine[3] + machine[4]
+    return (sum(machine) - idle) / tick, user / tick
+
+
+def peak_memory(command: list[str], log: Path) -> float:
+    """Run a command to its end: the peak of its anonymous memory (RssAnon) in MB, looked at every 20 ms.
+
+    Memory-mapped files count in RSS but not here, as the kernel can drop them. 0 where there is no /proc.
+    """
+    peak = 0
+    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                found = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")]
+                peak = max(peak, *map(int, found), 0)
+            time.sleep(0.02)
+    if process.returncode:
+        raise TrainingError(f"{' '.join(command[1:4])} failed: {log.read_text().strip()[-300:]}")
+    return peak / 1000
+
+
+class Adapt:
+    """adapt itself, with the functions that the experiments use: nothing here is for the benchmark alone."""
+
+    def __init__(self, checkpoint: str, task: str, batch_size: int, cores: int, seed: int, learning: dict[str, float]):
+        import jax
+        import numpy as np
+
+        from adapt import examples, hub, losses, optim, strategies, train
+        from adapt import tree as t
+        from adapt.models import Classifier, Encoder, Model
+        from adapt.tokenizer import ragged
+        from experiments import compilation_cache, versions
+
+        compilation_cache()
+        content = json.loads(Path(task).read_text("utf-8"))
+        pretrained = hub.load(checkpoint)
+        config, tokenizer = pretrained.config, pretrained.tokenizer
+        assert tokenizer is not None  # checked by the benchmark
+        key = jax.random.key(seed)
+        model = Model(Encoder(config), Classifier(content["classes"], "mean", dropout=config.dropout))
+        params = t.graft(t.drop(pretrained.params, "head"), "head", model.init_head(key))
+        labels = t.label(params, strategies.strategy("full", config.layers)[0].rules)
+        groups = {name: optim.adamw(learning["rate"], learning["decay"]) for name in ("encoder", "head")}
+        tx = optim.by_label(groups, labels, learning["clip"])
+        self.frozen, self.state = train.init_state(params, labels, tx, key)
+        self.step, self.seen = train.make_step(model, losses.LOSSES["classification"], tx), set()
+        tokens, targets = ragged(content["ids"]), np.array(content["labels"], np.int32)
+        self.examples = examples.Texts(tokens, targets, tokenizer.max_length, config.pad_token)
+        self.plan = self.examples.plan(batch_size, seed, content["epochs"])
+        self.seed, self.batch_size = seed, batch_size
+        self.pretrained, self.texts = pretrained, content["texts"]
+        self.versions = versions()
+
+    def train(self, order: list[int], epoch: int) -> dict[str, float]:
+        """The first steps of an epoch, packing included; ``order`` is what every epoch's permutation gives."""
+        from adapt import train
+
+        steps = -(-len(order) // self.batch_size)
+        batches = itertools.islice(self.examples.batches(self.plan, self.seed, epoch), steps)
+        ((self.state, record),) = train.loop(self.step, self.frozen, self.state, batches, steps, self.seen)
+        shown = {"seconds": record["seconds"], "loss": record["loss"], "compile_seconds": record["compile_seconds"]}
+        return {"examples": record["timed_examples"]} | shown
+
+    def extract(self, index: list[int]) -> dict[str, float]:
+        """Features of the texts ``index``, tokenization and packing included."""
+        texts = [self.texts[i] for i in index]
+        started = time.perf_counter()
+        features = self.pretrained.encode(texts, "mean")
+        return {"examples": len(features), "seconds": time.perf_counter() - started}
+
+    def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
+        """float32 matrix products: GFLOP/s of each repetition, by size."""
+        import jax
+
+        product = jax.jit(lambda a: a @ a)
+        found: dict[str, list[float]] = {}
+        for size in sizes:
+            a = jax.random.normal(jax.random.key(0), (size, size))
+            found[str(size)] = peers.matmul_rates(lambda a=a: product(a).block_until_ready(), size, repeats)
+        return {"rates": found}
+
+
+def command(name: str, interpreter: Path | str = sys.executable) -> list[str]:
+    """How the worker of a side is started; a peer's interpreter sees nothing of this project but the file peers.py."""
+    if name == "adapt":
+        return [sys.executable, "-m", "experiments.workers"]
+    return [str(interpreter), "-P", peers.__file__]
+
+
+if __name__ == "__main__":
+    peers.serve({"adapt": Adapt})

@@ -1,0 +1,77 @@
+"""The benchmark on a tiny checkpoint: every figure is there, and what is not installed is skipped and said so."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from adapt.models import EncoderConfig
+from experiments import benchmark
+from experiments.workers import peak_memory
+
+
+@pytest.fixture
+def bare(tmp_path) -> Path:
+    """An interpreter without any package."""
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_without_peers_it_measures_itself_and_says_what_it_skips(bare, tmp_path, capsys):
+    config = benchmark.Config(
+        checkpoint=str(tiny.checkpoint(tmp_path / "bert", "bert_mlm_tied")),
+        data=str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(60))),
+        peers=bare,
+        keras=tmp_path / "absent",
+        rounds=1,
+        steps=2,
+        batch_size=8,
+        sentences=32,
+        memory=0,
+        out=tmp_path / "out",
+    )
+    benchmark.main(config)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "note: skipped transformers + torch: torch failed: ModuleNotFoundError: No module named 'torch'" in said
+    assert "note: skipped keras-hub on JAX" in said and "absent" in said
+    found = json.loads((config.out / "benchmark.json").read_text())
+    assert set(found["skipped"]) == {"torch", "keras"}
+    assert [(row["job"], row["side"]) for row in found["summary"]] == [(job, "adapt") for job in benchmark.JOBS]
+    assert all(row["median"] > 0 for row in found["summary"])
+    assert [entry["examples"] for entry in found["rounds"] if entry["job"] != "rate"] == [16, 32]
+    assert (config.out / "benchmark.png").stat().st_size > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_peak_memory_counts_what_was_allocated_and_freed(tmp_path):
+    program = "import time; held = bytearray({}); time.sleep(0.2); del held; time.sleep(0.1)"
+    none, some = (
+        peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log") for size in (1, 10**8)
+    )
+    assert some - none == pytest.approx(100, rel=0.1)
+
+
+def test_ratios_are_taken_round_by_round():
+    speeds = {"adapt": [10.0, 20.0, 60.0], "torch": [5.0, 5.0, 30.0]}
+    rounds = [
+        {"round": number, "job": "train", "side": side, "speed": speed, "gflops": speed}
+        for side, values in speeds.items()
+        for number, speed in enumerate(values)
+    ]
+    rounds += [{"round": 0, "job": "rate", "side": "adapt", "speed": 100.0}]
+    ours, theirs, _ = benchmark.summary(rounds)
+    assert (ours["median"], ours["share"]) == (20.0, 0.2)
+    assert (theirs["ratio"], theirs["ratio_least"], theirs["ratio_most"]) == (2.0, 2.0, 4.0)
+
+
+def test_flops_are_those_of_the_weights_and_of_the_pairs_of_tokens():
+    c = EncoderConfig("bert", layers=6, width=384, heads=12, mlp_width=1536, positions=512)
+    weights = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
+    tokens, pairs = 3 + 5, 9 + 25
+    assert benchmark.forward_flops(c, np.array([3, 5])) == 2 * weights * tokens + 6 * 2 * 2 * 384 * pairs
