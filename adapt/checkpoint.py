@@ -13,8 +13,10 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,8 +113,8 @@ def write_tree(target: Path, tree: t.Tree) -> None:
     target = target.absolute()  # Orbax takes no other
     remove(target)  # left by a process that was killed between the write and the index
     try:
-        with quiet():
-            orbax.save(str(target), tree)
+        with quiet(), plain(target) as path:
+            orbax.save(path, tree)
         write_text(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()))
     except Exception as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
         remove(target)
@@ -143,7 +145,8 @@ def quiet() -> Iterator[None]:
     try:
         yield
     except Exception:
-        sys.unraisablehook = unraisable  # for good: the callbacks come when they come
+        if getattr(shown, "__module__", "") != __name__:
+            sys.unraisablehook = unraisable  # for good: the callbacks come when they come
         raise
     finally:
         log.setLevel(level)
@@ -167,16 +170,28 @@ def read_tree(source: Path, like: t.Tree | None, only: str = "") -> t.Tree:
 
     verify(source)
     try:
-        stored = orbax.metadata(str(source)).metadata
-        if like is not None:
-            t.check_like(stored, like, f"the checkpoint {source}", dtypes=True)
-        tree = orbax.load(str(source), t.map_paths(wanted, stored if like is None else like))
+        with quiet(), plain(source) as path:
+            stored = orbax.metadata(path).metadata
+            if like is not None:
+                t.check_like(stored, like, f"the checkpoint {source}", dtypes=True)
+            tree = orbax.load(path, t.map_paths(wanted, stored if like is None else like))
     except TreeError as fault:
         raise CheckpointError(str(fault)) from None
     except Exception as fault:  # Orbax and tensorstore raise what they like, bare Exception too
         reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         raise CheckpointError(f"cannot read the checkpoint {source}: {reason}") from None
     return {name: node for name, node in tree.items() if only in ("", name)}
+
+
+@contextlib.contextmanager
+def plain(path: Path) -> Iterator[str]:
+    """``path`` for Orbax, to which brackets and backslashes in a parent's name are a pattern: it gets a link to that one."""
+    if not re.search(r"[\[\]\\]", str(path.parent)):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "parent").symlink_to(path.parent)
+        yield str(Path(folder) / "parent" / path.name)
 
 
 def sums(folder: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
     except OSError as fault:
         if fault.errno is None:
             raise
-        print(f"error: {fault.filename or 'the system'}: {fault.strerror}", file=sys.stderr)
+        print(f"error: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; what was saved stays, go on with --resume where the command has it", file=sys.stderr)
@@ -51,18 +52,19 @@ def compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    # A cache that can't be written saves no time; it is no reason to trouble anybody.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
 
 
-def check_out(out: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse an output folder that exists, before any work is done."""
+def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
+    """Refuse an output folder that exists, before any work is done. ``resume`` is None where a command has no such flag."""
     if resume and overwrite:
         raise OutputError("--resume goes on with a run and --overwrite deletes it: give one of them")
     if resume and not (out / "config.json").exists():
         raise OutputError(f"--resume: there is no run in {out} (no config.json)")
     if out.exists() and not resume and not overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            f"the output folder {out} exists: give --resume to go on with it, --overwrite to replace it, or another --out"
-        )
+        go_on = "" if resume is None else "--resume to go on with it, "
+        raise OutputError(f"the output folder {out} exists: give {go_on}--overwrite to replace it, or another --out")
 
 
 @contextlib.contextmanager

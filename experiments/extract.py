@@ -36,7 +36,7 @@ class Config:
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_out(config.out, False, config.overwrite)
+    check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
     table = data.read(config.data)
     forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype))
