@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+MARK = "Exported by adapt."  # by this a folder is known as one that may be replaced
 PROBABILITIES = {"classification": "softmax(logits)", "multilabel": "sigmoid(logits)"}
 
 
 def card(title: str, library: str, code: str, task: str, classes: Sequence[str], notes: Sequence[str]) -> str:
     """Markdown. ``code`` runs in the folder, given ``texts`` or ``images``, and leaves ``outputs`` or ``logits``."""
-    parts = [f"---\nlibrary_name: {library}\n---\n# {title}\n\nExported by adapt.\n\n```python\n{code}```", *notes]
+    parts = [f"---\nlibrary_name: {library}\n---\n# {title}\n\n{MARK}\n\n```python\n{code}```", *notes]
     if task in PROBABILITIES:
         parts.append(f"Probabilities are {PROBABILITIES[task]}, by class:")
     elif classes:

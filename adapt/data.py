@@ -112,7 +112,7 @@ def chunks(table: Table, columns: Sequence[str], size: int = 1000) -> Iterator[d
     for start in range(0, len(rows), size):
         try:
             chunk = rows[start : start + size]
-        except OSError as error:  # Pillow's errors are of this kind
+        except Exception as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
             stop = min(start + size, len(rows))
             raise DataError(f"{table.where}: rows {start + 1} to {stop}: {_first_line(error)}") from error
         yield chunk

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from adapt import data, pack
+from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.features import IMAGES, image_windows, text_windows
 from adapt.hub import Pretrained
@@ -28,6 +29,11 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def digest(self) -> str:
+        """Of tokens and labels: what a resumed run compares."""
+        return t.digest({"offsets": self.tokens.offsets, "values": self.tokens.values, "labels": self.labels})
 
     def take(self, index: np.ndarray) -> "Texts":
         return dataclasses.replace(self, tokens=self.tokens.take(index), labels=self.labels[index])
@@ -56,6 +62,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def digest(self) -> str:
+        """Of the labels alone: pictures are decoded when they are needed."""
+        return t.digest({"labels": self.labels})
 
     def take(self, index: np.ndarray) -> "Images":
         return dataclasses.replace(self, table=self.table.select(index), labels=self.labels[index])

@@ -79,7 +79,9 @@ def export(run: hub.Pretrained, out: Path, format: str = "auto", overwrite: bool
         raise OutputError(f"the output folder {out} exists: give --overwrite to replace it, or another --out")
     if out.exists() and Path(run.source).expanduser().resolve().is_relative_to(out):
         raise OutputError(f"the output folder {out} holds the run that is exported: give another --out")
-    format = choose(run, format)
+    format, readme = choose(run, format), out / "README.md"
+    if out.exists() and any(out.iterdir()) and not (readme.is_file() and card.MARK in readme.read_text("utf-8")):
+        raise OutputError(f"{out} is no folder that export wrote, so --overwrite leaves it alone: remove it yourself")
     folders = (transformers_folders if format == "transformers" else sentence_transformers_folders)(run)
     size = sum(tensor.nbytes for folder in folders.values() for tensor in folder.tensors.values())
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")

@@ -99,6 +99,9 @@ def encode(
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     pairs = ((index, batch) for index, batch, _ in text_windows(pretrained, chunks))

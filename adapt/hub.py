@@ -15,7 +15,7 @@ from adapt import assets, checkpoint, families
 from adapt import tree as t
 from adapt.errors import CheckpointError
 from adapt.images import ImageSettings, image_settings
-from adapt.models import HEADS, Encoder, EncoderConfig, Model
+from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
 from adapt.tokenizer import Tokenizer, load_tokenizer
 
 BUNDLED = [name for name, asset in assets.ASSETS.items() if "config.json" in asset.files]
@@ -64,7 +64,17 @@ def load(name: str | Path) -> Pretrained:
         config, head, params = families.to_params(module, hf, tensors, str(folder))
     except KeyError as missing:
         raise CheckpointError(f"{folder / 'config.json'} has no entry {missing}") from None
-    return with_inputs(Pretrained(str(name), config, head, params), folder, None)
+    task, labels = class_names(hf, head)
+    return with_inputs(Pretrained(str(name), config, head, params, task=task, labels=labels), folder, None)
+
+
+def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:
+    """(task, labels) of a checkpoint whose head is a classifier, from id2label and problem_type; else nothing."""
+    names, problem = hf.get("id2label"), hf.get("problem_type")
+    if not getattr(head, "classes", 0) or not isinstance(names, dict) or len(names) != head.classes:
+        return "", ()
+    task = {"multi_label_classification": "multilabel", "regression": "regression"}.get(str(problem), "classification")
+    return task, () if task == "regression" else tuple(str(name) for name in names.values())
 
 
 def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:
@@ -74,6 +84,8 @@ def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pret
         return dataclasses.replace(model, images=image_settings(folder, config.image_size, config.channels))
     if max_length is None and (file := folder / "sentence_bert_config.json").exists():
         max_length = read_json(folder, file.name).get("max_seq_length")
+    if max_length is not None and (type(max_length) is not int or max_length < 3):
+        raise CheckpointError(f"max_seq_length {max_length!r} in {folder} is not a number of tokens from 3 on")
     tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions))
     if tokenizer is not None and tokenizer.size > config.vocabulary:
         raise CheckpointError(
@@ -187,6 +199,10 @@ def load_run(folder: Path, source: str) -> Pretrained:
         config = EncoderConfig(**content["encoder"])
         run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))
         images, max_length = content["images"], content["max_length"]
+        if isinstance(head, Classifier) and head.pooling not in POOLINGS:
+            raise ValueError(f"unknown pooling {head.pooling!r}")
+        if run.labels and len(run.labels) != getattr(head, "classes", 0):
+            raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")
     except (KeyError, TypeError, ValueError) as fault:
         raise CheckpointError(f"{folder / 'model.json'} was not written by this version of adapt: {fault}") from None
     params = checkpoint.load_params(folder / "checkpoints", run.model.shapes())
@@ -211,6 +227,9 @@ def write_folder(
 
 def replace_folder(beside: Path, target: Path) -> None:
     """Move a finished folder to its place, so that nobody ever sees half of one."""
+    old = target.with_name(f".{target.name}.old")
     if target.exists():
-        shutil.rmtree(target)
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
     beside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from adapt.errors import OutputError
 
-console = Console(highlight=False, markup=False, emoji=False)  # result lines: printed always
-chat = Console(highlight=False, markup=False, emoji=False, quiet=not console.is_terminal)  # what only a person watches
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # result lines: printed always
+chat = Console(
+    highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not console.is_terminal
+)  # what only a person watches
 
 
 def warn(sentence: str) -> None:

@@ -98,7 +98,12 @@ def _labels(table: Table, column: str, task: Task) -> Iterator[tuple[int, list[s
             raise DataError(f"{table.where}: row {row}: '{value}' is not a JSON list: {error.msg}") from error
         if any(each is None or not str(each).strip() or (own and each < 0) for each in values):
             raise DataError(f"{table.where}: row {row} has no label in column '{column}'")
-        yield row, [own[each] if own else str(each) for each in values]
+        yield row, [own[each] if own else _name(each) for each in values]
+
+
+def _name(value: Any) -> str:
+    """The label as text; a whole number is the same label whether its column is of integers or of floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _several(value: Any) -> list:

@@ -125,7 +125,7 @@ def mean_score(
     for batch in batches:
         for name, value in score(params, batch).items():
             sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: sums[name] / sums["weight"] for name in ("loss", "accuracy")}
+    return {name: sums[name] / max(sums["weight"], 1e-9) for name in ("loss", "accuracy")}
 
 
 def evaluate(

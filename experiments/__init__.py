@@ -72,25 +72,28 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
     """Make the run's folder with config.json, or check on ``--resume`` that the flags are those of the run.
 
     What goes wrong inside leaves nothing half-written: the new folder goes, and what ``--overwrite`` was to replace
-    comes back. Raises :class:`OutputError`; only folders of runs are ever replaced.
+    comes back. Raises :class:`OutputError`; only a folder that the same experiment wrote is ever replaced.
     """
     flags = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    flags = {"experiment": Path(sys.modules[type(config).__module__].__file__ or "").stem, **flags}
     if getattr(config, "resume", False):
         check_flags_of(out, flags)
         yield
         return
-    out = out.resolve()
+    out, this = out.resolve(), flags["experiment"]
     before = out.with_name(f".{out.name}.before")
     filled, empty = out.exists() and any(out.iterdir()), out.exists()
-    if filled and not (out / "config.json").exists():
+    if filled and not config.overwrite:  # it was not there when check_out looked
+        raise OutputError(f"the output folder {out} is being filled by another process: give another --out")
+    if filled and experiment_of(out) != this:
         raise OutputError(
-            f"{out} is no run's folder (no config.json), so --overwrite leaves it alone: remove it yourself"
+            f"{out} is not a folder that {this} wrote, so --overwrite leaves it alone: remove it yourself"
         )
     try:
         if filled:
             shutil.rmtree(before, ignore_errors=True)
             out.rename(before)
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=empty and not filled)
         write_json(out / "config.json", flags)
         yield
     except BaseException:
@@ -103,6 +106,22 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
         raise
     if filled:
         shutil.rmtree(before, ignore_errors=True)
+
+
+def experiment_of(out: Path) -> str | None:
+    """The experiment that wrote the folder ``out``, by its config.json; None if none did."""
+    try:
+        return json.loads((out / "config.json").read_text("utf-8")).get("experiment")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_same_origin(out: Path, origin: dict[str, Any]) -> None:
+    """Raise :class:`OutputError` on ``--resume`` when the encoder or the data are not those that the run began with."""
+    before = json.loads((out / "lineage.json").read_text("utf-8"))
+    for name, what in (("encoder_digest", "the encoder of --checkpoint"), ("data_digest", "the training data")):
+        if before.get(name) != origin[name]:
+            raise OutputError(f"--resume: {what} changed since the run in {out} began: start anew with --overwrite")
 
 
 def check_flags_of(out: Path, flags: dict[str, Any]) -> None:

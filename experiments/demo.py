@@ -26,7 +26,7 @@ class Config:
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_out(config.out, False, config.overwrite)
+    check_out(config.out, None, config.overwrite)
     epochs = 1 if config.short else config.epochs
     common = {
         "checkpoint": config.checkpoint,
@@ -42,7 +42,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     rows, results = [], {}
     for number, (name, flags) in enumerate(arms.items(), 1):
-        report.console.print(f"[bold]{number}/{len(arms)}  {name}[/bold]")
+        report.console.print(f"{number}/{len(arms)}  {name}", style="bold")
         out = config.out / "-".join(name.replace(",", "").split())
         started = time.perf_counter()
         result = finetune.main(finetune.Config(**common, **flags, out=out, overwrite=True))
@@ -52,7 +52,9 @@ def main(config: Config) -> dict[str, Any]:
     floor = results["pre-trained encoder, frozen"]["majority_accuracy"]
     rows.insert(0, ("majority class", floor, "", 0, ""))
     report.console.print()
-    title = f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epochs"
+    title = (
+        f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epoch{'s' * (epochs > 1)}"
+    )
     report.table(title, ("encoder", "test accuracy", "macro F1", "trained parameters", "time"), rows, report.console)
     write_json(config.out / "demo.json", results)
     report.console.print(

@@ -31,7 +31,7 @@ from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Classifier, Encoder, Model
-from experiments import check_out, inputs, launch, lineage, open_run, write_json
+from experiments import check_out, check_same_origin, inputs, launch, lineage, open_run, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,9 @@ def main(config: Config) -> dict[str, Any]:
     # A new head, labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
     model, params = attach(config, pretrained, params, max(len(names), 1), key)
+    if config.task == "regression" and model.head.bias:  # start at the mean, so that the scale is all there is to learn
+        mean = np.full(1, sets["train"].labels.mean(), np.float32)
+        params = t.graft(t.drop(params, "head/classifier/bias"), "head/classifier/bias", mean)
     labels = t.label(params, phase.rules)
     per_epoch = -(-len(sets["train"]) // config.batch_size)
     rates = {g: rate for g, rate in learning_rates(config, pretrained).items() if g in phase.groups}
@@ -104,16 +107,16 @@ def main(config: Config) -> dict[str, Any]:
     run = dataclasses.replace(pretrained, head=model.head, labels=tuple(names), task=config.task)
     saves, progress = config.out / "checkpoints", Progress()
     with open_run(config.out, config):
+        origin = lineage(config, pretrained, train=config.train, test=config.test or config.train)
+        origin |= {"data_digest": sets["train"].digest, "discarded": discarded}
         if config.resume:
+            check_same_origin(config.out, origin)
             state, info = checkpoint.restore(saves, state)
             progress = Progress(**info["progress"])
         metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
         if not config.resume:
             hub.save_model(config.out, run)
             checkpoint.save_frozen(saves, frozen)
-            origin = lineage(
-                config, pretrained, train=config.train, test=config.test or config.train, discarded=discarded
-            )
             write_json(config.out / "lineage.json", origin)
             save(saves, state, progress, metrics, best=False)  # a good checkpoint to keep, whenever the run stops
     began = int(state.step)
@@ -154,7 +157,7 @@ def main(config: Config) -> dict[str, Any]:
     # Committed to a device, as the parameters of the validations were: otherwise ``forward`` would compile again.
     result = test(config, forward, jax.device_put(best_params, jax.local_devices()[0]), sets)
     result |= {
-        "examples_per_second": progress.examples / progress.seconds if progress.seconds else None,
+        "examples_per_second": progress.examples / progress.seconds if progress.examples else None,
         "parameters_trained": t.count(optim.trainable(params, labels)),
         "parameters_frozen": t.count(optim.frozen(params, labels)),
         "steps": int(state.step),
@@ -254,7 +257,9 @@ def score(config: Config, forward: Any, params: t.Tree, part: examples.Examples)
 def test(config: Config, forward: Any, params: t.Tree, sets: dict[str, examples.Examples]) -> dict[str, Any]:
     values, mean_loss = score(config, forward, params, sets["test"])
     result: dict[str, Any] = {name: finite(value) for name, value in values.items()} | {"loss": finite(mean_loss)}
-    if config.task != "regression":
+    if config.task == "regression":
+        result["mse_of_mean"] = float(np.mean((sets["test"].labels - sets["train"].labels.mean()) ** 2))
+    else:
         result["majority_accuracy"] = losses.majority_accuracy(sets["train"].labels, sets["test"].labels, config.task)
     return result
 
@@ -286,6 +291,8 @@ def show_start(
     c = pretrained.config
     size = f"{c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters"
     report.chat.print(f"loaded    {pretrained.source}: {c.family}, {size}")
+    if config.random_weights:
+        report.chat.print("weights   random, in the checkpoint's shapes: its own are not used")
     gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
     report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
     report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
@@ -298,7 +305,17 @@ def show_start(
 
 
 def show_end(config: Config, result: dict[str, Any], plot: Path) -> None:
-    keys = ("accuracy", "macro_f1", "mse", "pearson", "spearman", "loss", "majority_accuracy", "examples_per_second")
+    keys = (
+        "accuracy",
+        "macro_f1",
+        "mse",
+        "pearson",
+        "spearman",
+        "loss",
+        "majority_accuracy",
+        "mse_of_mean",
+        "examples_per_second",
+    )
     shown = {key: result[key] for key in keys if result.get(key) is not None}
     report.table("test", ("metric", "value"), list(shown.items()))
     report.chat.print(

@@ -2,11 +2,13 @@
 
     python -m experiments.predict --run runs/finetune --data new.csv --text-column text --out predictions.csv
 
-One row an input row, in the input's order. Multi-label predictions are joined by ``;``; regression has no probabilities.
+One row an input row, in the input's order. Multi-label predictions are joined by ``;`` (a JSON list
+where a label has one in its name); regression has no probabilities.
 """
 
 import csv
 import dataclasses
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +77,8 @@ def rows(probabilities: np.ndarray, run: hub.Pretrained) -> Iterator[list[Any]]:
             yield [repr(float(values[0]))]
         elif run.task == "multilabel":
             chosen = [name for name, value in zip(run.labels, values, strict=True) if value > 0.5]
-            yield [";".join(chosen), *map(repr, map(float, values))]
+            joined = json.dumps(chosen) if any(";" in name for name in run.labels) else ";".join(chosen)
+            yield [joined, *map(repr, map(float, values))]
         else:
             yield [run.labels[int(values.argmax())], *map(repr, map(float, values))]
 

@@ -22,7 +22,7 @@ from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, Encoder, MaskedLM, Model
 from adapt.tokenizer import Ragged
-from experiments import check_out, inputs, launch, lineage, open_run, write_json
+from experiments import check_out, check_same_origin, inputs, launch, lineage, open_run, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +94,15 @@ def main(config: Config) -> dict[str, Any]:
         return values
 
     with open_run(config.out, config):
+        origin = lineage(config, pretrained, text=config.text, data_digest=t.digest({"ids": tokens.values}))
         if config.resume:
+            check_same_origin(config.out, origin)
             state, info = checkpoint.restore(saves, state)
         metrics = report.Metrics(config.out / "metrics.jsonl", info["metrics_bytes"])
         if not config.resume:
             hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
             checkpoint.save_frozen(saves, frozen)
-            write_json(config.out / "lineage.json", lineage(config, pretrained, text=config.text))
+            write_json(config.out / "lineage.json", origin)
             info["validation"] = validate(0)
             info["start_loss"] = info["validation"]["loss"]
             checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
@@ -136,7 +138,7 @@ def main(config: Config) -> dict[str, Any]:
         "accuracy": values["accuracy"],
         "perplexity": float(np.exp(min(values["loss"], 700.0))),
         "loss_before": info["start_loss"],
-        "targets_per_second": info["examples"] / info["seconds"] if info["seconds"] else None,
+        "targets_per_second": info["examples"] / info["seconds"] if info["examples"] else None,
         "steps": config.steps,
         "task": task,
         "parameters_trained": t.count(optim.trainable(params, labels)),

@@ -171,7 +171,7 @@ def test_an_output_folder_that_exists(refused, data, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
     assert "the output folder" in refused("finetune", *data(GOOD))[0]
-    assert "is no run's folder" in refused("finetune", *data(GOOD), "--overwrite")[0]
+    assert "is not a folder that finetune wrote" in refused("finetune", *data(GOOD), "--overwrite")[0]
     assert "the output folder" in refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt"))[0]
     under = refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt/run"))[0]
     assert "Not a directory" in under and "mine.txt" in under

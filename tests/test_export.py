@@ -215,10 +215,15 @@ def test_an_output_that_exists_is_kept_unless_overwrite(tmp_path):
     with pytest.raises(ExportError):
         export(run, out, "onnx", overwrite=True)
     assert files_of(out) == {"mine.txt"}
-    export(run, out, overwrite=True)
-    assert "mine.txt" not in files_of(out) and "config.json" in files_of(out)
+    with pytest.raises(OutputError, match="is no folder that export wrote"):
+        export(run, out, overwrite=True)
+    assert files_of(out) == {"mine.txt"}
+    export(run, tmp_path / "again")
+    (tmp_path / "again/mine.txt").write_text("mine")
+    export(run, tmp_path / "again", overwrite=True)
+    assert "mine.txt" not in files_of(tmp_path / "again") and "config.json" in files_of(tmp_path / "again")
     with pytest.raises(OutputError, match="exists"):
-        export(run, out / "config.json", overwrite=True)
+        export(run, tmp_path / "again/config.json", overwrite=True)
 
 
 def test_an_output_that_holds_the_run_is_refused(tmp_path):

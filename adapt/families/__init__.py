@@ -107,7 +107,8 @@ def to_params(
         elif named[row.name].shape != shape:
             lines.append(f"! {row.name} {named[row.name].shape}, expected {shape}")
         else:
-            flat.update(zip(row.paths, row.to_leaves(named[row.name].astype(np.float32, copy=False)), strict=True))
+            tensor = to_float32(named[row.name], row.name, where)
+            flat.update(zip(row.paths, row.to_leaves(tensor), strict=True))
     known = {row.name for row in rows}
     lines += [f"+ {name} {tensor.shape}" for name, tensor in named.items() if name not in known]
     if lines:
@@ -120,6 +121,19 @@ def to_params(
     return config, head, {"encoder": params["encoder"], "head": params.get("head", {})}
 
 
+def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
+    """Raises :class:`CheckpointError` for integers (a quantised file) and for what is not finite."""
+    if tensor.dtype.kind in "biu":
+        raise CheckpointError(
+            f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, no others"
+        )
+    with np.errstate(over="ignore"):
+        tensor = tensor.astype(np.float32, copy=False)
+    if not np.isfinite(tensor).all():
+        raise CheckpointError(f"{name} in {where} holds values that are not finite: the checkpoint is damaged")
+    return tensor
+
+
 def check_config(config: EncoderConfig, where: str) -> None:
     """Raise :class:`CheckpointError` for sizes that make no encoder."""
     sizes = {name: getattr(config, name) for name in ("layers", "width", "heads", "mlp_width", "positions")}
@@ -127,6 +141,13 @@ def check_config(config: EncoderConfig, where: str) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise CheckpointError(f"config.json in {where} says {size!r} for {name}: it must be at least 1")
+    for name in ("norm_epsilon", "dropout", "attention_dropout", "init_range"):
+        value = getattr(config, name)
+        most = 1.0 if name.endswith("dropout") else float("inf")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < most:
+            raise CheckpointError(
+                f"config.json in {where} says {value!r} for {name}: it must be a number from 0 to {most}"
+            )
     if config.width % config.heads:
         raise CheckpointError(
             f"config.json in {where} says {config.heads} heads, which does not divide the width {config.width}"

@@ -47,7 +47,7 @@ def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
 
 
 def activation(name: str) -> str:
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise CheckpointError(f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
@@ -85,9 +85,8 @@ def recognise(hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[An
     if any(name.startswith("cls.") for name in tensors):
         decoder_bias = tensors.pop("cls.predictions.decoder.bias", None)
         decoder, table = tensors.get("cls.predictions.decoder.weight"), tensors.get("embeddings.word_embeddings.weight")
-        tied = decoder is None or (
-            hf.get("tie_word_embeddings", True) and table is not None and np.array_equal(decoder, table)
-        )
+        may_tie = hf.get("tie_word_embeddings", True)
+        tied = may_tie and (decoder is None or (table is not None and np.array_equal(decoder, table)))
         if tied:
             tensors.pop("cls.predictions.decoder.weight", None)
         if decoder_bias is not None and not tied:  # of the two that an untied file holds, this one is used

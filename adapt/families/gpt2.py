@@ -39,6 +39,7 @@ def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
         attention_dropout=hf.get("attn_pdrop", 0.1),
         init_range=hf.get("initializer_range", 0.02),
         pad_token=hf.get("pad_token_id") or hf.get("eos_token_id") or 0,
+        end_token=hf.get("eos_token_id") or 0,
     )
 
 
@@ -58,8 +59,8 @@ def write_config(c: EncoderConfig) -> dict[str, Any]:
         "attn_pdrop": c.attention_dropout,
         "initializer_range": c.init_range,
         "pad_token_id": c.pad_token,
-        "bos_token_id": c.pad_token,
-        "eos_token_id": c.pad_token,
+        "bos_token_id": c.end_token,
+        "eos_token_id": c.end_token,
     }
 
 
@@ -84,7 +85,7 @@ def recognise(hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[An
         tensors.pop("lm_head.weight")
         stored = None
     if stored is not None or wants[0] == "GPT2LMHeadModel":
-        return CausalLM(hf["vocab_size"], tied=stored is None), tensors
+        return CausalLM(hf["vocab_size"], tied=stored is None and hf.get("tie_word_embeddings", True)), tensors
     return Classifier(0, "last"), tensors
 
 

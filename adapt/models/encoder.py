@@ -40,6 +40,7 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     init_range: float = 0.02
     pad_token: int = 0
+    end_token: int = 0  # decoders: the end of a text
 
     @property
     def is_image(self) -> bool:
