@@ -88,9 +88,9 @@ def main(config: Config) -> dict[str, Any]:
     # A new head, labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
     model, params = attach(config, pretrained, params, max(len(names), 1), key)
-    if config.task == "regression" and model.head.bias:  # start at the mean, so that the scale is all there is to learn
-        mean = np.full(1, sets["train"].labels.mean(), np.float32)
-        params = t.graft(t.drop(params, "head/classifier/bias"), "head/classifier/bias", mean)
+    if config.task == "regression" and model.head.bias:  # start at the median: the level need not be learned step by step
+        level = np.full(1, np.median(sets["train"].labels), np.float32)
+        params = t.graft(t.drop(params, "head/classifier/bias"), "head/classifier/bias", level)
     labels = t.label(params, phase.rules)
     per_epoch = -(-len(sets["train"]) // config.batch_size)
     rates = {g: rate for g, rate in learning_rates(config, pretrained).items() if g in phase.groups}
