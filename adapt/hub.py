@@ -69,12 +69,16 @@ def load(name: str | Path) -> Pretrained:
 
 
 def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:
-    """(task, labels) of a checkpoint whose head is a classifier, from id2label and problem_type; else nothing."""
+    """(task, labels) of a checkpoint whose head is a classifier, from id2label and problem_type; else nothing.
+
+    Names go by their numbers: a file may list "10" before "2".
+    """
     names, problem = hf.get("id2label"), hf.get("problem_type")
-    if not getattr(head, "classes", 0) or not isinstance(names, dict) or len(names) != head.classes:
+    numbers = [str(number) for number in range(getattr(head, "classes", 0))]
+    if not numbers or not isinstance(names, dict) or set(names) != set(numbers):
         return "", ()
     task = {"multi_label_classification": "multilabel", "regression": "regression"}.get(str(problem), "classification")
-    return task, () if task == "regression" else tuple(str(name) for name in names.values())
+    return task, () if task == "regression" else tuple(str(names[number]) for number in numbers)
 
 
 def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:

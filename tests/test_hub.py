@@ -87,6 +87,16 @@ def test_a_config_that_makes_no_encoder_is_refused(folder, changes, why):
     assert why in refusal(folder)
 
 
+def test_class_names_go_by_their_numbers_whatever_the_order_of_the_file(tmp_path):
+    case = tiny.checkpoint(tmp_path / "model", "bert_classifier", id2label={"2": "c", "0": "a", "1": "b"})
+    loaded = hub.load(case)
+    assert (loaded.task, loaded.labels) == ("classification", ("a", "b", "c"))
+    edit_config(case, problem_type="multi_label_classification")
+    assert (hub.load(case).task, hub.load(case).labels) == ("multilabel", ("a", "b", "c"))
+    edit_config(case, id2label={"0": "a", "1": "b"})
+    assert (hub.load(case).task, hub.load(case).labels) == ("", ())
+
+
 # model.safetensors
 
 
