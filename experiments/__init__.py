@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -28,6 +29,7 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
 
     flags = tyro.cli(config, description=sys.modules[main.__module__].__doc__)
     compilation_cache()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C counts even where a shell had it ignored
     try:
         main(flags)
     except AdaptError as fault:
