@@ -142,12 +142,11 @@ def quiet() -> Iterator[None]:
 
     level = log.level
     log.setLevel(logging.CRITICAL + 1)
+    if getattr(shown, "__module__", "") != __name__:
+        sys.unraisablehook = unraisable
     try:
         yield
-    except Exception:
-        if getattr(shown, "__module__", "") != __name__:
-            sys.unraisablehook = unraisable  # for good: the callbacks come when they come
-        raise
+        sys.unraisablehook = shown  # after a failure it stays for good: the callbacks come when they come
     finally:
         log.setLevel(level)
 

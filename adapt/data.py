@@ -8,29 +8,25 @@ The only importer of `datasets`, and only inside functions, since that import ta
 counted from 1 in messages, as a person counts them, without the header.
 """
 
-import csv
 import hashlib
-import json
 import shutil
-import tempfile
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt import bundled
 from adapt.assets import cache_folder, hub_answers
-from adapt.errors import DataError
+from adapt.errors import DataError, OutputError
+from adapt.parse import first_line, write_arrow
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-VERSION = 1  # of what _kept() keeps: another one parses anew
-csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,072 characters
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+VERSION = 2  # of what _kept() keeps: another one parses anew
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ def read_lines(path: str | Path) -> Table:
     path = Path(path).expanduser()
     if not path.is_file():
         raise DataError(f"{path} does not exist")
-    rows = _write_arrow(path, "lines", chain([["text"]], _lines(path)))
+    rows = _mapped(path, "lines")
     if not len(rows):
         raise DataError(f"{path} is empty")
     return Table(rows, str(path))
@@ -114,7 +110,7 @@ def chunks(table: Table, columns: Sequence[str], size: int = 1000) -> Iterator[d
             chunk = rows[start : start + size]
         except Exception as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
             stop = min(start + size, len(rows))
-            raise DataError(f"{table.where}: rows {start + 1} to {stop}: {_first_line(error)}") from error
+            raise DataError(f"{table.where}: rows {start + 1} to {stop}: {first_line(error)}") from error
         yield chunk
 
 
@@ -132,6 +128,37 @@ def check_texts(table: Table, column: str) -> None:
         raise DataError(f"{table.where}: row {first}{more} has no text in column '{column}'")
 
 
+def check_images(table: Table, column: str) -> "np.ndarray":
+    """Decode every picture once, coarsely: the SHA-256 of each, uint8 [N, 32].
+
+    Raises DataError naming the row, and the file where there is one, of what is no picture or only a part of one.
+    """
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    if column not in table.columns:
+        raise DataError(f"{table.where} has no column '{column}'; it has {', '.join(table.columns)}")
+    raw, sums = _datasets().Image(decode=False), np.zeros((len(table), 32), np.uint8)
+    try:
+        rows = table.rows.select_columns([column]).cast_column(column, raw)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{table.where}: column '{column}' holds no images: {first_line(error)}") from error
+    for index, row in enumerate(rows):
+        found, where = row[column] or {}, f"{table.where}: row {index + 1}"
+        try:
+            content = found.get("bytes") or Path(found.get("path") or "").read_bytes()
+            with Image.open(io.BytesIO(content)) as image:
+                image.draft("L", (64, 64))  # a JPEG is read whole, but decoded at an eighth of its size
+                image.load()
+        except Exception as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
+            name = f" ({found['path']})" if found.get("path") else ""
+            raise DataError(f"{where}{name} holds no image that can be decoded: {first_line(error)}") from error
+        sums[index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+    return sums
+
+
 def numbered(table: Table, column: str) -> Iterator[tuple[int, Any]]:
     """(row from 1, value) of one column, in constant memory."""
     return enumerate(chain.from_iterable(chunk[column] for chunk in chunks(table, [column])), 1)
@@ -144,14 +171,17 @@ def _read_file(path: Path, kind: str, split: str | None) -> "Dataset":
         raise DataError(f"{path} is empty")
     if split:
         raise DataError(f"{path} is a single file: it has no part '{split}'")
-    if kind == "csv":
-        return _write_arrow(path, kind, _csv(path, "\t" if path.suffix.lower() == ".tsv" else ","))
-    if kind == "json":
-        deque(_lines(path), maxlen=0)  # the reader lets pass what is not UTF-8
-    try:
-        return _load(str(path), None, path=kind, data_files=str(path), cache_dir=str(_kept(path)))
-    except DataError as error:
-        raise (kind == "json" and _bad_json(path)) or error from error
+    if kind != "parquet":
+        return _mapped(path, kind)
+    return _load(str(path), None, path=kind, data_files=str(path), cache_dir=str(_kept(path)))
+
+
+def _mapped(path: Path, kind: str) -> "Dataset":
+    """The rows of a text file, mapped into memory; parsed once for each state of the file."""
+    target = _kept(path) / f"{kind}.arrow"
+    if not target.exists():
+        write_arrow(path, kind, target)
+    return _datasets().Dataset.from_file(str(target))
 
 
 def _load(name: str, split: str | None, **arguments: Any) -> "Dataset":
@@ -159,7 +189,7 @@ def _load(name: str, split: str | None, **arguments: Any) -> "Dataset":
     try:
         parts = _datasets().load_dataset(**arguments)
     except Exception as error:  # there is no common base: readers and hub clients raise what they like
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         if arguments["path"] != name:
             raise DataError(f"cannot read {name}: {reason}") from error
         raise DataError(f"'{name}' does not exist here, and not on the hub: {reason}") from error
@@ -180,84 +210,6 @@ def _datasets() -> Any:
     return datasets
 
 
-def _write_arrow(path: Path, kind: str, records: Iterator[list[str]]) -> "Dataset":
-    """The records of a text file, of which the first names the columns, as an Arrow file of strings.
-
-    `datasets` would read CSV through pandas, which guesses types, drops lines of white space, fills short
-    rows, and takes the first column for an index where rows are longer than the header.
-    """
-    import pyarrow as pa
-
-    target = _kept(path) / f"{kind}.arrow"
-    if not target.exists():
-        schema = pa.schema([(name, pa.string()) for name in next(records)])
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            with pa.OSFile(f"{scratch}/rows", "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-                while batch := list(islice(records, 1000)):
-                    columns = [pa.array(values, pa.string()) for values in zip(*batch, strict=True)]
-                    writer.write_batch(pa.record_batch(columns, schema=schema))
-            Path(scratch, "rows").replace(target)
-    return _datasets().Dataset.from_file(str(target))
-
-
-def _csv(path: Path, delimiter: str) -> Iterator[list[str]]:
-    """Header, then rows, strictly: as many fields as the header names, closed quotes, exact strings."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        records = filter(None, reader)  # blank lines
-        try:
-            header = next(records, [])
-            repeated = {name for name in header if header.count(name) > 1}
-            if repeated:
-                raise DataError(f"{path} names the column '{min(repeated)}' twice")
-            yield header
-            for number, record in enumerate(records, 1):
-                if len(record) != len(header):
-                    raise DataError(
-                        f"{path}: row {number} (line {reader.line_num}) has {len(record)} fields, "
-                        f"the header has {len(header)}"
-                    )
-                yield record
-        except csv.Error as error:
-            raise DataError(f"{path}: line {reader.line_num}: {error}; is a quote missing?") from error
-        except UnicodeDecodeError as error:
-            raise _not_utf8(path) from error
-
-
-def _lines(path: Path) -> Iterator[list[str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from ([line.rstrip("\n")] for line in file)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path) from error
-
-
-def _not_utf8(path: Path) -> DataError:
-    with path.open("rb") as file:
-        numbers = (n for n, line in enumerate(file, 1) if line.decode(errors="replace").encode() != line)
-        return DataError(f"{path}: line {next(numbers)} is not UTF-8; convert the file with iconv")
-
-
-def _bad_json(path: Path) -> DataError | None:
-    """Where a file of JSON lines (or a JSON list) breaks, which the readers do not tell."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            whole, number = file.read(1) == "[", 0
-            file.seek(0)
-            if whole:
-                json.load(file)
-            for number, line in enumerate(file, 1):
-                if line.strip() and not isinstance(json.loads(line), dict):
-                    return DataError(f"{path}: line {number} is not a JSON object")
-    except json.JSONDecodeError as error:
-        return DataError(f"{path}: line {error.lineno if whole else number} is not JSON: {error.msg}")
-    return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _kept(path: Path) -> Path:
     """The folder that keeps what was parsed of a file or folder in its present state.
 
@@ -268,7 +220,11 @@ def _kept(path: Path) -> Path:
     states = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in map(Path.stat, files)]
     home = cache_folder() / "tables" / _digest(str(path.resolve()))
     folder = home / _digest(repr((VERSION, files, states)))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        why = f"{fault.strerror}: {fault.filename}"
+        raise OutputError(f"cannot keep what is parsed of {path} ({why}): point ADAPT_CACHE elsewhere") from None
     for other in home.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)

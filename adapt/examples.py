@@ -58,6 +58,7 @@ class Images:
     column: str
     labels: np.ndarray
     pretrained: Pretrained
+    sums: np.ndarray  # SHA-256 of each picture, uint8 [N, 32]
     truncated: int = 0
 
     def __len__(self) -> int:
@@ -65,11 +66,13 @@ class Images:
 
     @property
     def digest(self) -> str:
-        """Of the labels alone: pictures are decoded when they are needed."""
-        return t.digest({"labels": self.labels})
+        """Of pictures and labels: what a resumed run compares."""
+        return t.digest({"pictures": self.sums, "labels": self.labels})
 
     def take(self, index: np.ndarray) -> "Images":
-        return dataclasses.replace(self, table=self.table.select(index), labels=self.labels[index])
+        return dataclasses.replace(
+            self, table=self.table.select(index), labels=self.labels[index], sums=self.sums[index]
+        )
 
     def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
         return pack.Plan(self.pretrained.config.positions, (examples,), examples)
@@ -106,7 +109,7 @@ def examples(
     """The examples of a table for this encoder. Raises :class:`StrategyError` if column and encoder do not go together."""
     check_inputs(pretrained, image_column)
     if image_column is not None:
-        return Images(table, image_column, labels, pretrained)
+        return Images(table, image_column, labels, pretrained, data.check_images(table, image_column))
     data.check_texts(table, text_column)
     tokenizer = pretrained.tokenizer
     assert tokenizer is not None  # check_inputs

@@ -110,7 +110,7 @@ def plot_history(run: Path, score: str = "") -> Path:
         2 if scored else 1, 1, figsize=(7, 5.6 if scored else 3.6), sharex=True, squeeze=False, layout="constrained"
     )
     axis = axes[0, 0]
-    axis.plot([r["step"] for r in training], [r["loss"] for r in training], color="#4477aa", lw=1.2, label="training")
+    axis.plot([r["step"] for r in training], [r["loss"] for r in training], ".-", color="#4477aa", lw=1.2, ms=3, label="training")
     if checks:
         axis.plot(
             [r["step"] for r in checks],

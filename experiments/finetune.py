@@ -219,7 +219,7 @@ def learning_rates(config: Config, pretrained: hub.Pretrained) -> dict[str, floa
 def log_every(config: Config, per_epoch: int) -> int:
     """Steps between looks at the device: rare enough to cost nothing, and at every save."""
     every = max(1, min(20, per_epoch // 5))
-    return min(every, *(n for n in (config.save_every, config.stop_after) if n), every)
+    return min([every, *(n for n in (config.save_every, config.stop_after) if n)])
 
 
 def validate(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from adapt import data
 from adapt.data import check_texts, chunks, read, read_lines
-from adapt.errors import DataError
+from adapt.errors import DataError, OutputError
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +111,31 @@ def test_json_lines_json_list_and_parquet_read_alike(file, tmp_path):
         assert next(chunks(read(path), ["text", "label", "tags"])) == {
             name: [r[name] for r in rows] for name in rows[0]
         }
+
+
+def test_json_texts_stay_texts_and_numbers_agree_over_the_whole_file(file):
+    rows = (
+        [{"text": "2024-05-01", "n": 1}] + [{"text": "12:30:00"}] * 1500 + [{"n": 2.5, "text": None, "new": {"a": 1}}]
+    )
+    table = read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert table.rows[0] == {"text": "2024-05-01", "n": 1.0, "new": None}
+    assert table.rows[1501]["n"] == 2.5 and len(table) == 1502 and table.rows[1501]["new"] == {"a": 1}
+    for second in ('{"text": 5}', '{"text": 99999999999999999999}', '{"text": {"a": 1}}'):
+        with pytest.raises(DataError, match="a column mixes types"):
+            read(file("b.jsonl", '{"text": "a"}\n' + second))
+    with pytest.raises(DataError, match="entry 2 is not a JSON object"):
+        read(file("c.json", '[{"text": "a"}, 5]'))
+
+
+def test_a_blank_line_in_a_file_of_one_column_is_an_empty_text(file):
+    assert column(file("a.csv", "text\na\n\nb\n\n\n")) == ["a", "", "b"]
+    assert column(file("b.csv", "text,label\na,1\n\nb,2\n\n")) == ["a", "b"]
+
+
+def test_a_cache_that_can_not_be_written_is_named(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPT_CACHE", str(file("a_file", "")))
+    with pytest.raises(OutputError, match="point ADAPT_CACHE elsewhere"):
+        read(file("a.csv", "text\na\n"))
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
