@@ -146,7 +146,7 @@ def check_images(table: Table, column: str) -> "np.ndarray":
     except (TypeError, ValueError) as error:
         raise DataError(f"{table.where}: column '{column}' holds no images: {first_line(error)}") from error
     for index, row in enumerate(rows):
-        found, where = row[column] or {}, f"{table.where}: row {index + 1}"
+        found, where = dict(row)[column] or {}, f"{table.where}: row {index + 1}"
         try:
             content = found.get("bytes") or Path(found.get("path") or "").read_bytes()
             with Image.open(io.BytesIO(content)) as image:

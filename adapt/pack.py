@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from adapt.tokenizer import Ragged
+from adapt.tokenizer import Ragged, spans
 
 Arrays = dict[str, np.ndarray]
 
@@ -50,23 +50,30 @@ def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.n
 def assemble(
     tokens: Ragged, index: np.ndarray, rows: np.ndarray, starts: np.ndarray, shape: tuple[int, int, int], pad: int = 0
 ) -> Arrays:
-    """The arrays of one batch of ``shape`` (R, C, N): examples ``index`` of ``tokens`` at their rows and starts."""
+    """The arrays of one batch of ``shape`` (R, C, N): examples ``index`` of ``tokens`` at their rows and starts.
+
+    Token ids [total] become ``tokens`` and ``positions``, token states [total, D] become ``hidden`` [R, C, D].
+    """
     count_rows, width, slots = shape
-    lengths = tokens.offsets[index + 1] - tokens.offsets[index]
-    out = {
-        "tokens": np.full(count_rows * width, pad, np.int32),
-        "segments": np.full(count_rows * width, slots, np.int32),
-        "positions": np.zeros(count_rows * width, np.int32),
-    }
-    spans = {"first": np.zeros(slots, np.int32), "length": np.zeros(slots, np.int32)}
+    lengths = tokens.lengths[index]
     first = rows.astype(np.int64) * width + starts
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    where = np.repeat(first, lengths) + within
-    out["tokens"][where] = tokens.values[np.repeat(tokens.offsets[index], lengths) + within]
-    out["segments"][where] = np.repeat(np.arange(len(index)), lengths)
-    out["positions"][where] = within
-    spans["first"][: len(index)], spans["length"][: len(index)] = first, lengths
-    return {name: array.reshape(count_rows, width) for name, array in out.items()} | spans
+    where = spans(first, lengths)
+    segments = np.full(count_rows * width, slots, np.int32)
+    segments[where] = np.repeat(np.arange(len(index)), lengths)
+    out: Arrays = {"segments": segments}
+    if tokens.values.ndim == 1:
+        out |= {
+            "tokens": np.full(count_rows * width, pad, np.int32),
+            "positions": np.zeros(count_rows * width, np.int32),
+        }
+        out["tokens"][where] = tokens.values[tokens.where(index)]
+        out["positions"][where] = where - np.repeat(first, lengths)
+    else:
+        out["hidden"] = np.zeros((count_rows * width, tokens.values.shape[1]), tokens.values.dtype)
+        out["hidden"][where] = tokens.values[tokens.where(index)]
+    owned = {"first": np.zeros(slots, np.int32), "length": np.zeros(slots, np.int32)}
+    owned["first"][: len(index)], owned["length"][: len(index)] = first, lengths
+    return {name: array.reshape(count_rows, width, *array.shape[1:]) for name, array in out.items()} | owned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +185,15 @@ def windows(tokens: Ragged, max_length: int, budget: int = 1024, pad: int = 0) -
 def padding(batch: Arrays) -> float:
     """The fraction of a batch's tokens that nobody owns."""
     return 1.0 - float(batch["length"].sum()) / batch["segments"].size
+
+
+def feature_batches(features: np.ndarray, index: np.ndarray, slots: int) -> Iterator[tuple[np.ndarray, Arrays]]:
+    """Rows ``index`` of pooled features [N, D], ``slots`` a batch: (places in ``index``, ``{"hidden": [slots, D]}``)."""
+    for start in range(0, len(index), slots):
+        rows = index[start : start + slots]
+        hidden = np.zeros((slots, features.shape[1]), features.dtype)
+        hidden[: len(rows)] = features[rows]
+        yield np.arange(start, start + len(rows)), {"hidden": hidden}
 
 
 def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,22 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
         yield Progress(bar, bar.add_task(what, total=total, completed=done, shown=""))
 
 
+class Clock:
+    """Where the seconds of a run went: ``lap(name)`` adds the time since the last lap to ``laps[name]``."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.last = self.laps.get(name, 0.0) + now - self.last, now
+
+    @property
+    def total(self) -> float:
+        return sum(self.laps.values())
+
+
 class Metrics:
     """metrics.jsonl: one JSON object a line. ``size`` is what a checkpoint remembers, to cut the file back to on resume."""
 
@@ -110,7 +127,15 @@ def plot_history(run: Path, score: str = "") -> Path:
         2 if scored else 1, 1, figsize=(7, 5.6 if scored else 3.6), sharex=True, squeeze=False, layout="constrained"
     )
     axis = axes[0, 0]
-    axis.plot([r["step"] for r in training], [r["loss"] for r in training], ".-", color="#4477aa", lw=1.2, ms=3, label="training")
+    axis.plot(
+        [r["step"] for r in training],
+        [r["loss"] for r in training],
+        ".-",
+        color="#4477aa",
+        lw=1.2,
+        ms=3,
+        label="training",
+    )
     if checks:
         axis.plot(
             [r["step"] for r in checks],

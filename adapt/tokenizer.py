@@ -15,31 +15,38 @@ from adapt.errors import CheckpointError
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Sequences of different lengths in one array: example n is ``values[offsets[n]:offsets[n + 1]]``."""
+    """Sequences of different lengths in one array: example n is ``values[starts[n]:starts[n] + lengths[n]]``."""
 
-    values: np.ndarray  # int32 [total]
-    offsets: np.ndarray  # int64 [N + 1]
+    values: np.ndarray  # [total, ...]: int32 token ids, or token states [total, D]
+    starts: np.ndarray  # int64 [N]
+    lengths: np.ndarray  # int64 [N]
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
+        return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
 
     def take(self, index: np.ndarray) -> "Ragged":
-        return ragged([self[i] for i in index])
+        """The examples ``index``, in that order; the values are shared, not copied."""
+        return Ragged(self.values, self.starts[index], self.lengths[index])
+
+    def where(self, index: np.ndarray) -> np.ndarray:
+        """Where in ``values`` the elements of the examples ``index`` are, one after the other: int64 [total of them]."""
+        return spans(self.starts[index], self.lengths[index])
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[0..length) from each start, one after the other: int64 [sum of lengths]."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 
 
 def ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
     """Pack sequences of ids into a :class:`Ragged` of int32."""
-    offsets = np.zeros(len(sequences) + 1, np.int64)
-    np.cumsum([len(s) for s in sequences], out=offsets[1:])
+    lengths = np.array([len(s) for s in sequences], np.int64)
     values = np.concatenate([np.asarray(s, np.int32) for s in sequences]) if sequences else np.zeros(0, np.int32)
-    return Ragged(values, offsets)
+    return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
 
 class Tokenizer:

@@ -15,8 +15,7 @@ from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.losses import Loss
 from adapt.models import Model
-
-Step = Callable[[t.Tree, "State", Mapping[str, Any]], tuple["State", dict[str, jax.Array]]]
+from adapt.prefix import Cut, cut_at, suffix_batch
 
 
 @jax.tree_util.register_dataclass
@@ -53,20 +52,50 @@ def init_state(
     return jax.device_put(optim.frozen(params, labels), device), jax.device_put(state, device)
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """``(frozen, state, batch) -> (state, metrics)``: the compiled prefix, where there is one, and the compiled suffix.
+
+    A batch that brings ``hidden``, what the prefix would put out, skips the prefix.
+    """
+
+    prefix: Cut | None
+    suffix: Any  # jitted (frozen, state, batch) -> (state, metrics), with the state donated
+
+    def __call__(
+        self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]
+    ) -> tuple["State", dict[str, jax.Array]]:
+        if self.prefix is not None:
+            frozen, batch = self.prefix(frozen, batch)
+        return self.suffix(frozen, state, batch)
+
+    def programs(self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The compiled ``prefix`` (unless the batch brings ``hidden``) and ``suffix``: their text, FLOPs and memory."""
+        found = {}
+        if self.prefix is not None:
+            below, above = self.prefix.split(frozen)
+            hidden = batch.get("hidden")
+            if hidden is None:
+                found["prefix"] = self.prefix.run.lower(below, batch).compile()
+                hidden = jax.eval_shape(self.prefix.run, below, batch)
+            frozen, batch = above, suffix_batch(self.prefix.model, batch, self.prefix.at, hidden)
+        return found | {"suffix": self.suffix.lower(frozen, state, batch).compile()}
+
+
 def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: int = 0, dropout: bool = True) -> Step:
     """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, with the state donated.
 
     A batch holds the model's inputs, ``label`` and ``weight`` [N]; if ``weight`` is [A, N], everything has a leading
     axis of A micro-batches, whose sums of losses and of weights are accumulated before one division: the same gradient
-    as one large batch. The first ``cut`` stages run deterministic. Metrics: ``loss`` (weighted mean), ``grad_norm``
-    (before clipping, of what trains), ``weight``.
+    as one large batch. The first ``cut`` stages run deterministic, in a program of their own (see :mod:`adapt.prefix`).
+    Metrics: ``loss`` (weighted mean), ``grad_norm`` (before clipping, of what trains), ``weight``.
     """
 
     def total(
         trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         params = t.merge(frozen, trainable)
-        output = model.apply(params, batch, key if dropout else None, cut)
+        output = model.suffix(params, batch.get("hidden"), batch, cut, key if dropout else None)
         return (loss(output, batch["label"]) * batch["weight"]).sum(), batch["weight"].sum()
 
     gradient = jax.value_and_grad(total, has_aux=True)
@@ -96,12 +125,15 @@ def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: i
         after = State(state.step + good, params, opt_state, state.key, ~good)
         return after, {"loss": mean, "grad_norm": norm, "weight": weight}
 
-    return jax.jit(step, donate_argnums=1)
+    return Step(cut_at(model, cut) if cut else None, jax.jit(step, donate_argnums=1))
 
 
-def make_eval(model: Model) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
-    """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted."""
-    return jax.jit(lambda params, batch: model.apply(params, batch))
+def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
+    """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted; cut as a step is cut, where it is."""
+    if cut is None:
+        return jax.jit(lambda params, batch: model.apply(params, batch))
+    suffix = jax.jit(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at))
+    return lambda params, batch: suffix(*cut(params, batch))
 
 
 def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
@@ -155,7 +187,7 @@ def place(out: np.ndarray | None, index: np.ndarray, values: jax.Array, count: i
 
 
 def loop(
-    step: Step,
+    step: Callable[[t.Tree, State, Mapping[str, Any]], tuple[State, dict[str, jax.Array]]],
     frozen: t.Tree,
     state: State,
     batches: Iterable[Mapping[str, Any]],
@@ -166,13 +198,14 @@ def loop(
 
     The host looks at the device only there. The record has ``step``, ``loss`` (mean over examples since the last
     record), ``grad_norm``, ``examples``, and the ``seconds`` and ``compile_seconds`` they took; a step with a shape not
-    yet in ``seen`` counts as compilation and its examples are not in ``timed_examples``. The yielded state is valid until
+    yet in ``seen`` counts as compilation and its examples are not in ``timed_examples``; ``tokens`` of the examples
+    filled so many of the ``slots`` of their rows. The yielded state is valid until
     the next one is asked for, since the step donates it. Raises :class:`TrainingError`, saying at which step, when the
     loss is not finite; the state stays that of the last good step.
     """
     seen = set() if seen is None else seen
     window: list[dict[str, jax.Array]] = []
-    started, compiling, compiled = time.perf_counter(), 0.0, 0
+    started, compiling, compiled, tokens, slots = time.perf_counter(), 0.0, 0, 0, 0
     for batch in batches:
         shape = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
         if fresh := shape not in seen:
@@ -181,6 +214,8 @@ def loop(
             before = time.perf_counter()
         state, metrics = step(frozen, state, batch)
         window.append(metrics)
+        if "segments" in batch:
+            tokens, slots = tokens + int(batch["length"].sum()), slots + batch["segments"].size
         if fresh:
             jax.block_until_ready(state.step)
             compiling, compiled = (
@@ -188,10 +223,10 @@ def loop(
                 compiled + int(np.sum(np.asarray(batch["weight"]) > 0)),
             )
         if len(window) == log_every:
-            yield state, record(state, window, started, compiling, compiled)
-            window, started, compiling, compiled = [], time.perf_counter(), 0.0, 0
+            yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
+            window, started, compiling, compiled, tokens, slots = [], time.perf_counter(), 0.0, 0, 0, 0
     if window:
-        yield state, record(state, window, started, compiling, compiled)
+        yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
 
 
 def check_finite(loss: float, step: int) -> None:

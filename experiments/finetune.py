@@ -8,7 +8,6 @@ a checkpoint that the other commands take.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,8 @@ from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Classifier, Encoder, Model
-from experiments import check_out, check_same_origin, inputs, launch, lineage, open_run, write_json
+from experiments import caching, check_out, check_same_origin, inputs, launch, lineage, open_run, write_json
+from experiments.showing import show_end, show_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,9 @@ class Config:
     dropout: float | None = None  # default: the checkpoint's own
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
     max_length: int | None = None  # tokens; longer texts are truncated; default: the checkpoint's own
+    cache: Literal["auto", "on", "off"] = "auto"  # keep what the frozen blocks make of the data; auto: where that pays
+    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of what is kept; default: --dtype
+    log_every: int = 0  # steps between records in metrics.jsonl; 0: chosen by the length of an epoch
     patience: int = 3  # epochs without a better validation score before training stops; 0: never stop early
     save_every: int = 0  # steps between checkpoints within an epoch; 0: at the end of each epoch only
     random_weights: bool = False  # the encoder's shapes with fresh weights: the control that pre-training has to beat
@@ -74,6 +77,7 @@ SCORES = {"classification": "accuracy", "multilabel": "macro_f1", "regression": 
 
 
 def main(config: Config) -> dict[str, Any]:
+    clock = report.Clock()
     inputs.check_flags(config)
     check_out(config.out, config.resume, config.overwrite)
 
@@ -88,7 +92,9 @@ def main(config: Config) -> dict[str, Any]:
     # A new head, labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
     model, params = attach(config, pretrained, params, max(len(names), 1), key)
-    if config.task == "regression" and model.head.bias:  # start at the median: the level need not be learned step by step
+    if (
+        config.task == "regression" and model.head.bias
+    ):  # start at the median: the level need not be learned step by step
         level = np.full(1, np.median(sets["train"].labels), np.float32)
         params = t.graft(t.drop(params, "head/classifier/bias"), "head/classifier/bias", level)
     labels = t.label(params, phase.rules)
@@ -101,14 +107,17 @@ def main(config: Config) -> dict[str, Any]:
     tx = optim.by_label(groups, labels, config.clip_norm or None)
     frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
     digest_before = t.digest(optim.frozen(params, labels))
+    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
+    step = train.make_step(computed, losses.LOSSES[config.task], tx, prefix.cut(labels, pretrained.config.layers))
     show_start(config, pretrained, discarded, params, labels, rates, sets)
+    entries = caching.choose(config, step.prefix, frozen, sets)
 
     # The run's folder; from here on something is written.
     run = dataclasses.replace(pretrained, head=model.head, labels=tuple(names), task=config.task)
     saves, progress = config.out / "checkpoints", Progress()
     with open_run(config.out, config):
         origin = lineage(config, pretrained, train=config.train, test=config.test or config.train)
-        origin |= {"data_digest": sets["train"].digest, "discarded": discarded}
+        origin |= {"data_digest": sets["train"].digest, "discarded": discarded, "cached": bool(entries)}
         if config.resume:
             check_same_origin(config.out, origin)
             state, info = checkpoint.restore(saves, state)
@@ -121,10 +130,13 @@ def main(config: Config) -> dict[str, Any]:
             save(saves, state, progress, metrics, best=False)  # a good checkpoint to keep, whenever the run stops
     began = int(state.step)
 
+    # What stands still is computed once, where that pays.
+    clock.lap("set_up")
+    sets = caching.with_states(step.prefix, frozen, sets, entries)
+    clock.lap("encode")
+
     # Train: epochs of steps, a validation and a checkpoint after each.
-    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
-    step = train.make_step(computed, losses.LOSSES[config.task], tx, prefix.cut(labels, pretrained.config.layers))
-    forward, seen = train.make_eval(computed), set()
+    forward, seen = train.make_eval(computed, step.prefix), set()
     plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed, config.epochs, config.accumulate)
     with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
         for epoch in range(int(state.step) // per_epoch, config.epochs):
@@ -136,6 +148,9 @@ def main(config: Config) -> dict[str, Any]:
                 progress.step = at
                 progress.examples += record["timed_examples"]
                 progress.seconds += record["seconds"]
+                progress.compile_seconds += record["compile_seconds"]
+                progress.tokens += record["tokens"]
+                progress.slots += record["slots"]
                 now = {f"rate_{group}": float(schedule(at - 1)) for group, schedule in schedules.items()}
                 metrics.write({"epoch": epoch, **record, **now})
                 speed = record["timed_examples"] / max(record["seconds"], 1e-9)
@@ -145,10 +160,13 @@ def main(config: Config) -> dict[str, Any]:
                     save(saves, state, progress, metrics, best=False)
                 if began < (config.stop_after or 0) <= at and at % per_epoch:
                     return stopped(config, at)
+            clock.lap("train")
             best = validate(
                 config, forward, t.merge(frozen, state.params), sets["validation"], progress, metrics, epoch
             )
+            clock.lap("evaluate")
             save(saves, state, progress, metrics, best)
+            clock.lap("save")
             if began < (config.stop_after or 0) <= int(state.step) and epoch + 1 < config.epochs:
                 return stopped(config, int(state.step))
 
@@ -156,8 +174,12 @@ def main(config: Config) -> dict[str, Any]:
     best_params = checkpoint.load_params(saves, model.shapes())
     # Committed to a device, as the parameters of the validations were: otherwise ``forward`` would compile again.
     result = test(config, forward, jax.device_put(best_params, jax.local_devices()[0]), sets)
+    clock.lap("evaluate")
     result |= {
         "examples_per_second": progress.examples / progress.seconds if progress.examples else None,
+        "seconds": clock.laps | {"compile": progress.compile_seconds, "total": clock.total},
+        "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
+        "cache": caching.summary(entries),
         "parameters_trained": t.count(optim.trainable(params, labels)),
         "parameters_frozen": t.count(optim.frozen(params, labels)),
         "steps": int(state.step),
@@ -187,6 +209,9 @@ class Progress:
     saved: int = 0  # step of the last save
     examples: float = 0.0
     seconds: float = 0.0
+    compile_seconds: float = 0.0
+    tokens: float = 0  # of examples, and
+    slots: float = 0  # of the rows that they were packed in
     metrics_bytes: int = 0
 
 
@@ -218,7 +243,7 @@ def learning_rates(config: Config, pretrained: hub.Pretrained) -> dict[str, floa
 
 def log_every(config: Config, per_epoch: int) -> int:
     """Steps between looks at the device: rare enough to cost nothing, and at every save."""
-    every = max(1, min(20, per_epoch // 5))
+    every = config.log_every or max(1, min(20, per_epoch // 5))
     return min([every, *(n for n in (config.save_every, config.stop_after) if n)])
 
 
@@ -277,55 +302,6 @@ def save(saves: Path, state: train.State, progress: Progress, metrics: report.Me
 def stopped(config: Config, at: int) -> dict[str, Any]:
     report.console.print(f"stopped after step {at}; go on with --resume --out {config.out}", soft_wrap=True)
     return {}
-
-
-def show_start(
-    config: Config,
-    pretrained: hub.Pretrained,
-    discarded: dict[str, Any],
-    params: t.Tree,
-    labels: t.Tree,
-    rates: dict[str, float],
-    sets: dict[str, examples.Examples],
-) -> None:
-    c = pretrained.config
-    size = f"{c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters"
-    report.chat.print(f"loaded    {pretrained.source}: {c.family}, {size}")
-    if config.random_weights:
-        report.chat.print("weights   random, in the checkpoint's shapes: its own are not used")
-    gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
-    report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
-    report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
-    for name, part in sets.items():
-        if pretrained.tokenizer:
-            report.warn_truncated(part.truncated, pretrained.tokenizer.max_length, name)
-    counts = t.summary(params, labels)
-    rows = [(group, count, f"{rates[group]:.2g}" if group in rates else "-") for group, count in counts.items()]
-    report.table(f"strategy {config.strategy}", ("group", "parameters", "learning rate"), rows)
-
-
-def show_end(config: Config, result: dict[str, Any], plot: Path) -> None:
-    keys = (
-        "accuracy",
-        "macro_f1",
-        "mse",
-        "pearson",
-        "spearman",
-        "loss",
-        "majority_accuracy",
-        "mse_of_mean",
-        "examples_per_second",
-    )
-    shown = {key: result[key] for key in keys if result.get(key) is not None}
-    report.table("test", ("metric", "value"), list(shown.items()))
-    report.chat.print(
-        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"
-        if result["parameters_frozen"]
-        else ""
-    )
-    report.chat.print(f"plot      {plot}", soft_wrap=True)
-    if not report.console.is_terminal:
-        print(json.dumps(shown | {"out": str(config.out)}))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Adapt:
         self.frozen, self.state = train.init_state(params, labels, tx, key)
         self.step, self.seen = train.make_step(model, losses.LOSSES["classification"], tx), set()
         tokens, targets = ragged(content["ids"]), np.array(content["labels"], np.int32)
-        self.examples = examples.Texts(tokens, targets, tokenizer.max_length, config.pad_token)
+        self.examples = examples.Texts(tokens, np.arange(len(tokens)), targets, tokenizer.max_length, config.pad_token)
         self.plan = self.examples.plan(batch_size, seed, content["epochs"])
         self.seed, self.batch_size = seed, batch_size
         self.pretrained, self.texts = pretrained, content["texts"]

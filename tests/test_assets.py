@@ -25,9 +25,7 @@ def toy(tmp_path, monkeypatch) -> Asset:
         archive.writestr("toy/model/config.json", "{}")
         archive.writestr("toy/model/1_Pooling/config.json", '{"mean": true}')
         archive.writestr("toy/code.py", "raise SystemExit('no code of an asset is to run')")
-        archive.writestr(
-            "toy_asset-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-asset\nVersion: 1.0\n"
-        )
+        archive.writestr("toy_asset-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-asset\nVersion: 1.0\n")
         archive.writestr("toy_asset-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr("toy_asset-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -62,9 +60,7 @@ def test_a_corrupted_wheel_leaves_nothing(toy, monkeypatch):
 
 def test_an_unreachable_registry_is_one_line(toy, monkeypatch):
     monkeypatch.setitem(assets.ASSETS, "toy", dataclasses.replace(toy, package="toy-asset==2.0"))
-    with pytest.raises(
-        AssetError, match=r"^cannot download toy-asset==2\.0: No matching [^\n]* package registry"
-    ):
+    with pytest.raises(AssetError, match=r"^cannot download toy-asset==2\.0: No matching [^\n]* package registry"):
         fetch("toy")
 
 
@@ -78,9 +74,7 @@ def test_a_full_disk_is_one_line(toy, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(assets, "_unzip", full)
-    with pytest.raises(
-        AssetError, match=r"cannot keep toy in .*cache: No space left on device; [^\n]*ADAPT_CACHE"
-    ):
+    with pytest.raises(AssetError, match=r"cannot keep toy in .*cache: No space left on device; [^\n]*ADAPT_CACHE"):
         fetch("toy")
     assert list(assets.cache_folder().iterdir()) == []
 

@@ -72,9 +72,9 @@ def test_four_steps_are_two_steps_a_save_a_restore_and_two_steps(tmp_path, name)
     frozen, fresh, _ = start(name, key=99)  # what it is restored into does not matter
     restored, info = checkpoint.restore(tmp_path, fresh)
     assert info["note"] == "x" and bits(restored) == bits(half)
-    traces = step._cache_size()
+    traces = step.suffix._cache_size()
     end, second = advance(step, frozen, restored, range(2, 4))
-    assert step._cache_size() == traces
+    assert step.suffix._cache_size() == traces
     assert first + second == losses and bits(end) == bits(whole)
 
 
@@ -88,7 +88,7 @@ def test_the_first_step_after_a_restore_in_a_new_process_shares_the_trace_of_a_f
     restored, _ = step(frozen, restored, batch())
     step(frozen, restored, batch())
     step(frozen, state, batch())
-    assert step._cache_size() == 1
+    assert step.suffix._cache_size() == 1
 
 
 def test_a_restored_state_is_where_and_what_the_fresh_one_is(saved):

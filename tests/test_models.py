@@ -45,8 +45,11 @@ def test_the_cut_does_not_change_the_function(family):
     still, prefixes, states, _, _ = cut_everywhere(family)(batch(family), jax.random.key(0))
     for output in still[1:]:
         np.testing.assert_allclose(output, still[0], atol=1e-6)
-    for one, other in zip(prefixes, states, strict=True):
+    for one, other in zip(prefixes[:-1], states[:-1], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+    model, made = classifier(family), batch(family)
+    assert model.pooled(model.stages) and not model.pooled(model.stages - 1)
+    np.testing.assert_allclose(prefixes[-1], model.head.pool(states[-1], made), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -44,9 +44,7 @@ def test_named_labels_keep_their_names_and_order():
     # Another file, whose names are numbered otherwise: mapped by name.
     other = table([0, 1], _datasets().ClassLabel(names=["sport", "world"]))
     assert encode_labels(other, "label", names, "classification").tolist() == [1, 0]
-    several = table(
-        [[1, 2], []], _datasets().List(_datasets().ClassLabel(names=["world", "sport", "business"]))
-    )
+    several = table([[1, 2], []], _datasets().List(_datasets().ClassLabel(names=["world", "sport", "business"])))
     assert encode_labels(several, "label", names, "multilabel").tolist() == [[0, 1, 1], [0, 0, 0]]
     unlabelled = table([0, -1], _datasets().ClassLabel(names=["sport", "world"]))
     with pytest.raises(DataError, match="row 2 has no label"):
@@ -87,9 +85,7 @@ def test_a_target_that_is_no_finite_number_is_named(value):
 
 
 def test_bad_labels_are_named():
-    with pytest.raises(
-        DataError, match="column 'label' has only 'a'; classification takes at least two classes"
-    ):
+    with pytest.raises(DataError, match="column 'label' has only 'a'; classification takes at least two classes"):
         labels(["a", "a"])
     with pytest.raises(DataError, match="has no label at all; multilabel takes at least two"):
         labels(["", ""], "multilabel")
@@ -146,7 +142,5 @@ def test_the_split_is_pinned():
 
 
 def test_too_few_rows_to_hold_out():
-    with pytest.raises(
-        DataError, match="2 rows are too few to hold some out for validation; name a validation file"
-    ):
+    with pytest.raises(DataError, match="2 rows are too few to hold some out for validation; name a validation file"):
         stratified_split(np.array([0, 1]), 0.1, seed=0)

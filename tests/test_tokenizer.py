@@ -195,7 +195,7 @@ def test_a_malformed_file_is_one_line_that_names_it(tmp_path, files, message):
 @given(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=5), max_size=8), st.data())
 def test_ragged_gives_back_what_it_holds(sequences, data):
     held = ragged(sequences)
-    assert len(held) == len(sequences) and held.values.dtype == np.int32 and held.offsets.dtype == np.int64
+    assert len(held) == len(sequences) and held.values.dtype == np.int32 and held.starts.dtype == np.int64
     assert [held[i].tolist() for i in range(len(held))] == sequences
     assert held.lengths.tolist() == [len(s) for s in sequences]
     index = np.array(data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=6)) if sequences else [], int)

@@ -252,7 +252,7 @@ class Encoder(nn.Module):
 
     def run(self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True) -> jax.Array:
         """Blocks ``first`` to ``last - 1`` on x [R, C, D]."""
-        mask = attention_mask(batch, self.config.causal)
+        mask = None if self.config.is_image else attention_mask(batch, self.config.causal)
         for block in self.blocks[first:last]:
             x_RCD = block(x_RCD, mask, deterministic)
         return x_RCD
@@ -266,10 +266,8 @@ class Encoder(nn.Module):
         return self.finish(self.run(x, batch, 0, self.config.layers, deterministic))
 
 
-def attention_mask(batch: Batch, causal: bool) -> jax.Array | None:
-    """True where a token may look: within its own segment, not ahead if causal. None for images (all may)."""
-    if "pixels" in batch:
-        return None
+def attention_mask(batch: Batch, causal: bool) -> jax.Array:
+    """True where a token may look: within its own segment, not ahead if causal."""
     segments = batch["segments"]
     mask_R1CC = segments[:, None, :, None] == segments[:, None, None, :]
     return mask_R1CC & jnp.tril(jnp.ones(mask_R1CC.shape[-2:], bool)) if causal else mask_R1CC

@@ -55,7 +55,8 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
 class Classifier(nn.Module):
     """Pool each example and, if ``classes``, project: [N, classes] logits in float32; with 0 classes, features [N, D].
 
-    Regression has one class. With ``pooling="pooler"`` the pooler's weights are the head's own.
+    Regression has one class. With ``pooling="pooler"`` the pooler's weights are the head's own. Also takes what
+    :meth:`pool` gives, [N, D], in place of the encoder's output.
     """
 
     classes: int
@@ -64,10 +65,15 @@ class Classifier(nn.Module):
     dropout: float = 0.0
     dtype: Any = jnp.float32
 
+    @nn.nowrap
+    def pool(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
+        """The part of the head that has no weights: [R, C, D] -> [N, D]."""
+        return POOLINGS[self.pooling](x_RCD.reshape(-1, x_RCD.shape[-1]), batch)
+
     @nn.compact
-    def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
-        width = x_RCD.shape[-1]
-        x = POOLINGS[self.pooling](x_RCD.reshape(-1, width), batch)
+    def __call__(self, x: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+        width = x.shape[-1]
+        x = self.pool(x, batch) if x.ndim == 3 else x
         if self.pooling == "pooler":
             x = jnp.tanh(Dense(width, width, dtype=self.dtype, name="pooler")(x))
         if not self.classes:

@@ -15,7 +15,8 @@ from adapt.tree import Tree
 class Model:
     """``apply = suffix . prefix``: stages before ``cut`` run deterministic and need no gradient, the rest trains.
 
-    ``cut`` counts leading stages: 0 none, 1 the embedding, 1 + k the first k blocks, layers + 1 the whole encoder.
+    ``cut`` counts leading stages: 0 none, 1 the embedding, 1 + k the first k blocks, layers + 1 the whole encoder, and
+    with it the pooling where the head begins with one: that has no weights.
     """
 
     encoder: Encoder
@@ -50,20 +51,32 @@ class Model:
         """The tree of parameter shapes, without computing anything."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
+    def pooled(self, cut: int) -> bool:
+        """Whether the prefix ends in the head's pooling, so that it puts out a vector an example."""
+        return cut == self.stages and hasattr(self.head, "pool")
+
     def prefix(self, params: Tree, batch: Batch, cut: int) -> jax.Array | None:
-        """The first ``cut`` stages, deterministic: a pure function of the batch. None for cut 0."""
+        """The first ``cut`` stages, deterministic: a pure function of the batch, [R, C, D] or pooled [N, D]. None for cut 0."""
         if cut == 0:
             return None
         variables, last = {"params": params["encoder"]}, min(cut, self.stages) - 1
         x = self.run(variables, batch, method="embed")
         x = self.run(variables, x, batch, 0, last, method="run")
-        return self.run(variables, x, method="finish") if cut == self.stages else x
+        if cut < self.stages:
+            return x
+        x = self.run(variables, x, method="finish")
+        return self.head.pool(x, batch) if self.pooled(cut) else x  # pyright: ignore
 
     def suffix(
         self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None
     ) -> jax.Array:
-        """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic."""
-        variables, still = {"params": params["encoder"]}, key is None
+        """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic.
+
+        ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before the cut may be missing.
+        """
+        encoder = params.get("encoder", {})
+        variables, still = {"params": encoder}, key is None
+        x = None if x is None else x.astype(self.encoder.dtype)
         rngs = {} if still else {"dropout": key}
         if cut == 0:
             x = self.run(variables, batch, still, rngs=rngs, method="embed")
@@ -71,12 +84,12 @@ class Model:
             first, layers = max(cut - 1, 0), self.encoder.config.layers
             x = self.run(variables, x, batch, first, layers, still, rngs=rngs, method="run")
             x = self.run(variables, x, method="finish")
-        return self.apply_head(params.get("head", {}), x, batch, params["encoder"]["embedding"].get("token"), key)
+        return self.apply_head(params.get("head", {}), x, batch, encoder.get("embedding", {}).get("token"), key)
 
     def apply_head(
         self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None
     ) -> jax.Array:
-        """The head alone on x [R, C, D]; ``head`` are its bare parameters."""
+        """The head alone on x [R, C, D], or on what it pooled before; ``head`` are its bare parameters."""
         rngs = {} if key is None else {"dropout": key}
         return self.head.apply({"params": head}, x, batch, table, key is None, rngs=rngs)  # pyright: ignore
 

@@ -1,0 +1,78 @@
+"""The cache of a frozen prefix: what it makes of every example of a file, computed once and reused by later runs.
+
+The key is everything that the values depend on: the prefix's parameters and arithmetic, the token ids (or pictures)
+themselves, the cut, the dtypes, the backend and JAX's version. The split, the head, the seed and the rates are not in
+it, so other runs on the same file find it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt import tree as t
+from adapt.examples import Examples, States
+from adapt.models import Model
+from adapt.prefix import Cut, before
+from adapt.store import Entry
+from adapt.tokenizer import Ragged, spans
+
+VERSION = 1  # of what the cache holds: another one computes anew
+
+
+def entry(params: t.Tree, model: Model, at: int, examples: Examples, dtype: Any) -> Entry:
+    """Where the cache keeps what the prefix makes of a file of examples: pooled [N, D], or token states [T, D]."""
+    config = dataclasses.asdict(model.encoder.config)
+    still = ("dropout", "attention_dropout", "init_range")  # of no effect on a prefix
+    key = {
+        "version": VERSION,
+        "parameters": t.digest(before(params, model, at)),
+        "config": {name: value for name, value in config.items() if name not in still},
+        "examples": examples.inputs_digest,
+        "cut": at,
+        "pooling": getattr(model.head, "pooling", None) if model.pooled(at) else None,
+        "computed_in": str(np.dtype(model.encoder.dtype)),
+        "backend": jax.default_backend(),
+        "jax": jax.__version__,
+    }
+    whole = examples.whole
+    count = len(whole) if model.pooled(at) else int(whole.lengths.sum())
+    return Entry(key, (count, model.encoder.config.width), np.dtype(dtype))
+
+
+def states(
+    params: t.Tree,
+    cut: Cut,
+    examples: Examples,
+    kept: Entry,
+    told: Callable[[int], None] = lambda done: None,
+    waiting: Callable[[], None] = lambda: None,
+) -> States:
+    """What the prefix makes of every example of the file, memory-mapped; computed now where the cache has it not yet.
+
+    ``told`` gets the number of examples that are done, ``waiting`` is called if another process is computing them.
+    Batches of ``dataclasses.replace(examples, states=...)`` bring it as ``hidden``.
+    """
+    below, whole, pooled = cut.split(params)[0], examples.whole, cut.model.pooled(cut.at)
+
+    def pieces(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        pending, done = [], 0
+        for index, batch in examples.whole_windows(skip):
+            pending.append((index, batch["first"], cut.run(below, batch)))
+            if len(pending) > 2:  # fetched late, so that the next batch is packed while this one runs
+                yield place(*pending.pop(0))
+            told(done := done + len(index))
+        for each in pending:
+            yield place(*each)
+
+    def place(index: np.ndarray, first: np.ndarray, hidden: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        values = np.asarray(hidden)
+        if pooled:
+            return index, values[: len(index)]
+        source = spans(first[: len(index)].astype(np.int64), whole.lengths[index])
+        return whole.where(index), values.reshape(-1, values.shape[-1])[source]
+
+    values = kept.open(pieces, waiting)
+    return values if pooled else Ragged(values, whole.starts, whole.lengths)

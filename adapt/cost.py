@@ -1,0 +1,54 @@
+"""What a strategy costs before it runs: counts by hand from the config, rates by a few timed steps on this machine."""
+
+import functools
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from adapt.models import EncoderConfig
+
+WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they were not measured: a slow disk
+EFFICIENCY = 0.7  # of the machine's matrix products that an encoder reaches
+
+
+def block_flops(c: EncoderConfig, tokens: float, span: float) -> float:
+    """Of the matrix products of one block, forward, for ``tokens`` of which each looks at ``span``."""
+    return 2.0 * tokens * c.width * (4 * c.width + 2 * c.mlp_width + 2 * span)
+
+
+def embedding_flops(c: EncoderConfig, tokens: float) -> float:
+    """Of the patch projection of an image encoder; looking up a text's embeddings multiplies nothing."""
+    patches = tokens * (c.positions - 1) / c.positions
+    return 2.0 * patches * c.patch_size**2 * c.channels * c.width if c.is_image else 0.0
+
+
+def prefix_flops(c: EncoderConfig, cut: int, tokens: float, span: float) -> float:
+    """Of the matrix products of the first ``cut`` stages, forward."""
+    blocks = min(max(cut - 1, 0), c.layers)
+    return (embedding_flops(c, tokens) if cut else 0.0) + blocks * block_flops(c, tokens, span)
+
+
+@functools.cache
+def matmul_rate(size: int = 1024, repeats: int = 5) -> float:
+    """FLOP/s of float32 matrix products on this machine, the median of ``repeats``."""
+    product = jax.jit(lambda a: a @ a)
+    a = jax.block_until_ready(product(jax.random.normal(jax.random.key(0), (size, size)) / size))
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(product(a))
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def cache_saves(c: EncoderConfig, cut: int, lengths: np.ndarray, passes: float, nbytes: int, filled: bool) -> float:
+    """Seconds that keeping the prefix's output saves; negative where it costs more than it saves.
+
+    ``lengths`` [N] are the tokens of every example of the file, ``passes`` how often it is gone through, as a share of
+    the file (nine tenths in training, five times: 4.5), ``nbytes`` the size of what is kept, ``filled`` if it is there.
+    """
+    once = prefix_flops(c, cut, float(lengths.sum()), float(lengths.mean())) / (matmul_rate() * EFFICIENCY)
+    reading = passes * nbytes / READ
+    return passes * once - reading if filled else (passes - 1) * once - reading - nbytes / WRITE

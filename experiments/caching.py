@@ -1,0 +1,109 @@
+"""The cache of the frozen prefix in a training run: whether it pays, and the sets with it."""
+
+import dataclasses
+import json
+from typing import Any
+
+from adapt import cache, cost, report
+from adapt.errors import OutputError, StrategyError
+from adapt.examples import Examples
+from adapt.prefix import Cut
+from adapt.store import Entry
+from adapt.tree import Tree
+
+Entries = dict[str, Entry]  # by set
+
+
+def choose(config: Any, cut: Cut | None, params: Tree, sets: dict[str, Examples]) -> Entries:
+    """Where the cache keeps what the prefix makes of each set; nothing where the cache is off, or would not pay.
+
+    A resumed run does as it did before. Raises :class:`StrategyError` where ``--cache on`` can't be, with the reason,
+    and :class:`OutputError` where the disk can't hold it.
+    """
+    asked = config.cache
+    if config.resume:
+        asked = "on" if json.loads((config.out / "lineage.json").read_text("utf-8")).get("cached") else "off"
+    if cut is None and asked == "on":
+        raise StrategyError(
+            f"--cache on: with --strategy {config.strategy} the embedding trains, so nothing before it stands still; "
+            "give top:K or frozen, or --cache auto"
+        )
+    if cut is None or asked == "off":
+        report.chat.print("cache     off" + ("" if cut else ": the embedding trains, so nothing stands still"))
+        return {}
+    dtype = config.cache_dtype or config.dtype
+    entries = {name: cache.entry(params, cut.model, cut.at, part, dtype) for name, part in sets.items()}
+    saved = sum(saves(config, cut, name, sets, entries) for name in entries)
+    there, missing = size(entries, True), size(entries, False)
+    what = ", ".join(
+        f"{nbytes / 1e6:.0f} MB {state}" for nbytes, state in ((there, "there"), (missing, "to write")) if nbytes
+    )
+    verdict = f"{'saves' if saved > 0 else 'would cost'} about {abs(saved):.1f} s"
+    if asked == "auto" and saved <= 0:
+        report.chat.print(f"cache     off: {what}, {verdict}")
+        return {}
+    try:
+        for entry in entries.values():
+            if not entry.filled:
+                entry.need_space()
+    except OutputError as fault:
+        if asked == "on":
+            raise
+        report.warn(f"no cache: {fault}")
+        return {}
+    report.chat.print(f"cache     {cut.at} of {cut.model.stages} stages stand still: {what}, {verdict}")
+    return entries
+
+
+def saves(config: Any, cut: Cut, name: str, sets: dict[str, Examples], entries: Entries) -> float:
+    """Seconds that the cache of one set saves; a file that two sets share is written for the first of them."""
+    part, entry = sets[name], entries[name]
+    passes = (config.epochs if name != "test" else 1) * len(part) / len(part.whole)
+    first = next(other for other in entries if entries[other] == entry)
+    return cost.cache_saves(
+        cut.model.encoder.config, cut.at, part.whole.lengths, passes, entry.nbytes, entry.filled or first != name
+    )
+
+
+def size(entries: Entries, filled: bool) -> int:
+    """Bytes of the entries that are filled, or that are not; sets that share one count once."""
+    return sum({entry.folder: entry.nbytes for entry in entries.values() if entry.filled == filled}.values())
+
+
+def with_states(cut: Cut | None, params: Tree, sets: dict[str, Examples], entries: Entries) -> dict[str, Examples]:
+    """The sets with what the prefix makes of them, computed now where the cache does not have it."""
+    if cut is None or not entries:
+        return sets
+    made, found = {}, {}
+    wholes = {entries[name].folder: len(sets[name].whole) for name in entries if not entries[name].filled}
+    with report.progress("encoding", sum(wholes.values())) as bar:
+        done = 0
+        for name, part in sets.items():
+            entry = entries[name]
+            if entry.folder not in found:
+                told = lambda n, done=done: bar.update(done + n)
+                found[entry.folder] = cache.states(params, cut, part, entry, told, waiting)
+                done += wholes.get(entry.folder, 0)
+            made[name] = dataclasses.replace(part, states=found[entry.folder])
+    lossy = {str(entry.dtype): entry.relative_error for entry in entries.values() if entry.relative_error}
+    for dtype, error in lossy.items():
+        report.console.print(
+            f"cache     {dtype} keeps the states to a relative error of {error:.1e} (root mean square)"
+        )
+    return made
+
+
+def waiting() -> None:
+    report.console.print("cache     another process is computing it: waiting")
+
+
+def summary(entries: Entries) -> dict[str, Any] | None:
+    """What result.json says of the cache; None where it was off."""
+    if not entries:
+        return None
+    return {
+        "bytes": size(entries, True) + size(entries, False),
+        "dtype": str(next(iter(entries.values())).dtype),
+        "relative_error": max(entry.relative_error for entry in entries.values()),
+        "folders": sorted({str(entry.folder) for entry in entries.values()}),
+    }

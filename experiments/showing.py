@@ -1,0 +1,57 @@
+"""What a person sees of a fine-tuning run, before it and after it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from adapt import examples, hub, report
+from adapt import tree as t
+
+
+def show_start(
+    config: Any,
+    pretrained: hub.Pretrained,
+    discarded: dict[str, Any],
+    params: t.Tree,
+    labels: t.Tree,
+    rates: dict[str, float],
+    sets: dict[str, examples.Examples],
+) -> None:
+    c = pretrained.config
+    size = f"{c.layers} blocks of width {c.width}, {t.count(params['encoder']):,} parameters"
+    report.chat.print(f"loaded    {pretrained.source}: {c.family}, {size}")
+    if config.random_weights:
+        report.chat.print("weights   random, in the checkpoint's shapes: its own are not used")
+    gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
+    report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
+    report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
+    for name, part in sets.items():
+        if pretrained.tokenizer:
+            report.warn_truncated(part.truncated, pretrained.tokenizer.max_length, name)
+    counts = t.summary(params, labels)
+    rows = [(group, count, f"{rates[group]:.2g}" if group in rates else "-") for group, count in counts.items()]
+    report.table(f"strategy {config.strategy}", ("group", "parameters", "learning rate"), rows)
+
+
+def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
+    keys = (
+        "accuracy",
+        "macro_f1",
+        "mse",
+        "pearson",
+        "spearman",
+        "loss",
+        "majority_accuracy",
+        "mse_of_mean",
+        "examples_per_second",
+    )
+    shown = {key: result[key] for key in keys if result.get(key) is not None}
+    report.table("test", ("metric", "value"), list(shown.items()))
+    report.chat.print(
+        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"
+        if result["parameters_frozen"]
+        else ""
+    )
+    report.chat.print(f"plot      {plot}", soft_wrap=True)
+    if not report.console.is_terminal:
+        print(json.dumps(shown | {"out": str(config.out)}))
