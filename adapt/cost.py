@@ -3,6 +3,8 @@
 import functools
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +30,32 @@ def prefix_flops(c: EncoderConfig, cut: int, tokens: float, span: float) -> floa
     """Of the matrix products of the first ``cut`` stages, forward."""
     blocks = min(max(cut - 1, 0), c.layers)
     return (embedding_flops(c, tokens) if cut else 0.0) + blocks * block_flops(c, tokens, span)
+
+
+def step_flops(c: EncoderConfig, cut: int, tokens: float, span: float) -> float:
+    """Of the matrix products of a train step's suffix: twice a forward pass more for what trains, but no gradient of the
+    first block's input. The head is left out."""
+    if cut > c.layers:
+        return 0.0
+    first = 2.0 * tokens * c.width * 3 * c.width if cut else 0.0
+    return 3 * prefix_flops(c, c.layers + 1, tokens, span) - 3 * prefix_flops(c, cut, tokens, span) - first
+
+
+def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
+    """(seconds of the first call, which compiles; median of ``repeats`` later ones); ``run`` gets the number of the call."""
+    seconds = []
+    for number in range(repeats + 1):
+        started = time.perf_counter()
+        jax.block_until_ready(run(number))
+        seconds.append(time.perf_counter() - started)
+    return seconds[0], statistics.median(seconds[1:])
+
+
+def peak_bytes(program: Any) -> int:
+    """Bytes that a compiled program needs at once: arguments, results that do not reuse them, temporaries."""
+    memory = program.memory_analysis()
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return used + memory.temp_size_in_bytes
 
 
 @functools.cache

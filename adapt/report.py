@@ -15,6 +15,8 @@ from rich.table import Table
 from adapt.errors import OutputError
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # result lines: printed always
+if not console.is_terminal:
+    console.width = 120  # a file or a pipe has no width of its own
 chat = Console(
     highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not console.is_terminal
 )  # what only a person watches

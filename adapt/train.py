@@ -46,7 +46,7 @@ def init_state(
     if not t.paths(trainable):
         raise TrainingError("every parameter is FROZEN: nothing would train; label at least one leaf with a group")
     device = jax.local_devices()[0]
-    trainable = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trainable)
+    trainable = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(trainable)
     state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), jnp.array(key, copy=True), jnp.bool_(False))
     # Committed to a device, as restored arrays are: otherwise the first step after a resume would compile again.
     return jax.device_put(optim.frozen(params, labels), device), jax.device_put(state, device)

@@ -52,7 +52,7 @@ def compilation_cache() -> None:
     from adapt.assets import cache_folder
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     # A cache that can't be written saves no time; it is no reason to trouble anybody.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)

@@ -216,7 +216,7 @@ class Progress:
 
 
 def attach(
-    config: Config, pretrained: hub.Pretrained, params: t.Tree, classes: int, key: jax.Array
+    config: Any, pretrained: hub.Pretrained, params: t.Tree, classes: int, key: jax.Array
 ) -> tuple[Model, t.Tree]:
     """The encoder with a new head on it; the pre-trained pooler is grafted back where ``--pooling pooler`` asks for it."""
     family = pretrained.config.family

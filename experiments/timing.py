@@ -1,0 +1,111 @@
+"""A few timed steps on this machine: what the estimate of a run's cost is calibrated by."""
+
+import functools
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt import checkpoint, cost, losses, optim, prefix, report, strategies, train
+from adapt import tree as t
+from adapt.examples import Examples
+from adapt.models import Model
+
+
+def phase_of(name: str, params: t.Tree, layers: int) -> tuple[t.Tree, Any]:
+    """(labels, optimizer) of a strategy; the rates do not matter here."""
+    phase = strategies.strategy(name, layers)[0]
+    labels = t.label(params, phase.rules)
+    return labels, optim.by_label(
+        {group: optim.adamw(optim.schedule(1e-5, 100)) for group in phase.groups}, labels, 1.0
+    )
+
+
+def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Examples]) -> dict[str, Any]:
+    """Timed steps: seconds a window of the forward pass, and a step of ``full``, ``top:L``, ``top:1`` and ``frozen``."""
+    layers, found = model.encoder.config.layers, {}
+    names = list(dict.fromkeys(["frozen", "top:1", f"top:{layers}", "full"]))
+    plan = sets["train"].plan(config.batch_size, config.seed, config.epochs)
+    batches = [
+        batch for batch, _ in zip(sets["train"].batches(plan, config.seed, 0), range(config.steps + 1), strict=False)
+    ]
+    # One shape is enough: the others are some rows more or less. The most frequent is the one that is timed.
+    shapes = [batch["segments"].shape for batch in batches]
+    shape = max(set(shapes), key=shapes.count)
+    batches = [batch for batch in batches if batch["segments"].shape == shape]
+    with report.progress("timing", len(names) + 1) as bar:
+        for number, name in enumerate(names, 1):
+            labels, tx = phase_of(name, params, layers)
+            step = train.make_step(model, losses.LOSSES[config.task], tx, prefix.cut(labels, layers))
+            frozen, state = train.init_state(params, labels, tx, jax.random.key(0))
+            made = dict(batches[0])
+            if step.prefix is not None:
+                below, _ = step.prefix.split(frozen)
+                if name == "frozen":
+                    found["forward"] = forward_seconds(config, step.prefix, below, sets["train"])
+                    run = functools.partial(step.prefix.run, below)
+                    found["prefix"] = cost.timed(lambda n, run=run: run(batches[n % len(batches)]), config.steps)
+                made["hidden"] = np.asarray(step.prefix.run(below, batches[0]))
+            found[name] = (*time_steps(step, frozen, state, made, config.steps), peak(step, frozen, state, batches[0]))
+            bar.update(number)
+        bar.update(len(names) + 1)
+    return found
+
+
+def time_steps(step: train.Step, frozen: t.Tree, state: train.State, batch: Any, steps: int) -> tuple[float, float]:
+    """(seconds of the first step, median of those after it), the state handed on as a run does."""
+    held = [state]
+
+    def once(_: int) -> Any:
+        held[0], metrics = step(frozen, held[0], batch)
+        return metrics
+
+    return cost.timed(once, steps)
+
+
+def peak(step: train.Step, frozen: t.Tree, state: train.State, batch: Any) -> int:
+    shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (frozen, batch))
+    still = t.nbytes(step.prefix.split(frozen)[0]) if step.prefix else 0
+    programs = step.programs(shaped[0], state, shaped[1])
+    return max(
+        cost.peak_bytes(programs["suffix"]) + still, *(cost.peak_bytes(program) for program in programs.values())
+    )
+
+
+def forward_seconds(config: Any, cut: prefix.Cut, below: t.Tree, part: Examples) -> float:
+    """Seconds of the whole encoder over every example of the file, from a few windows spread over it."""
+    windows = [batch for _, batch in part.whole_windows()] if len(part.whole) <= 50_000 else []
+    windows = windows or [batch for (_, batch), _ in zip(part.whole_windows(), range(400), strict=False)]
+    by_shape: dict[tuple[int, ...], list[Any]] = {}
+    for batch in windows:
+        by_shape.setdefault(batch["segments"].shape, []).append(batch)
+    total = 0.0
+    for same in by_shape.values():
+        _, seconds = cost.timed(lambda n, same=same: cut.run(below, same[n % len(same)]), config.steps)
+        total += seconds * len(same)
+    slots = sum(int(batch["length"].sum()) for batch in windows)
+    return total * float(part.whole.lengths.sum()) / slots
+
+
+def finish_seconds(config: Any, classes: int) -> dict[str, float]:
+    """What every run does besides computing: seconds of a score and a plot, and of a byte of a checkpoint."""
+    found = {}
+    with tempfile.TemporaryDirectory(dir=config.out) as folder:
+        started = time.perf_counter()
+        losses.metrics(np.eye(4, max(classes, 2), dtype=np.float32), np.arange(4) % max(classes, 2), "classification")
+        found["score"] = time.perf_counter() - started
+        lines = [{"step": 1, "loss": 1.0}, {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5}]
+        Path(folder, "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        started = time.perf_counter()
+        report.plot_history(Path(folder), "accuracy")
+        found["plot"] = time.perf_counter() - started
+        array = {"a": np.zeros(16 << 20, np.float32)}
+        checkpoint.write_tree(Path(folder, "first"), {"a": np.zeros(4, np.float32)})  # imports Orbax
+        started = time.perf_counter()
+        checkpoint.write_tree(Path(folder, "checkpoint"), array)
+        found["byte_saved"] = (time.perf_counter() - started) / array["a"].nbytes
+    return found
