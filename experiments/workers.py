@@ -99,8 +99,9 @@ class Adapt:
         from adapt import tree as t
         from adapt.models import Classifier, Encoder, Model
         from adapt.tokenizer import ragged
-        from experiments import compilation_cache, versions
+        from experiments import compilation_cache, keep_memory, versions
 
+        keep_memory()
         compilation_cache()
         content = json.loads(Path(task).read_text("utf-8"))
         pretrained = hub.load(checkpoint)
