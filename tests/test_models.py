@@ -12,7 +12,15 @@ from small import CONFIGS, batch, classifier, params
 
 from adapt import pack
 from adapt import tree as t
-from adapt.models import POOLINGS, CausalLM, Classifier, Encoder, MaskedLM, Model
+from adapt.models import (
+    POOLINGS,
+    CausalLM,
+    Classifier,
+    Encoder,
+    MaskedLM,
+    Model,
+    encoder,
+)
 from adapt.models.encoder import Dropout, random_bits
 from adapt.tokenizer import ragged
 
@@ -260,3 +268,14 @@ def test_no_dropout_without_rate_or_when_deterministic():
     x = jnp.arange(6.0)
     assert Dropout(0.0).apply({}, x, False) is x
     assert Dropout(0.5).apply({}, x, True) is x
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kernel_that_gpus_and_tpus_use_gives_the_same(family, monkeypatch):
+    model, made = classifier(family), batch(family)
+    here = model.apply(params(model), made)
+    kernel, used = jax.nn.dot_product_attention, []
+    monkeypatch.setattr(encoder, "accelerated", lambda: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *args, **named: used.append(1) or kernel(*args, **named))
+    np.testing.assert_allclose(model.apply(params(model), made), here, atol=1e-5)
+    assert len(used) == model.encoder.config.layers

@@ -6,7 +6,7 @@ The stages are the embedding (stage 0) and the blocks (stages 1 to L); a final n
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -125,33 +125,54 @@ class Norm(nn.Module):
         return (x * scale + bias).astype(self.dtype)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, 3.2), block-diagonal over segments, causal where the family is.
+def project(x_RCD: jax.Array, kernels: Sequence[jax.Array], biases: Sequence[Any], heads: int) -> jax.Array:
+    """Query, key and value [3, R, H, C, K] in one matrix product, though their parameters are separate leaves."""
+    rows, tokens, width = x_RCD.shape
+    x = x_RCD @ jnp.concatenate(kernels, 1)
+    x = x if biases[0] is None else x + jnp.concatenate(biases)
+    return x.reshape(rows, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
 
-    Query, key and value are separate leaves and one matrix product; heads come before tokens ([R, H, C, K]), the
-    layout that XLA multiplies fastest on the CPU.
+
+def attend(qkv_3RHCK: jax.Array, mask: jax.Array | None, drop: Callable[[jax.Array], jax.Array] | None) -> jax.Array:
+    """softmax(q k^T / sqrt(K)) v by head (Vaswani et al. 2017, eq. 1): [R, H, C, K]; ``drop`` is dropout on the weights.
+
+    On GPU and TPU without dropout, JAX's own kernel. On the CPU heads come before tokens, the layout that XLA multiplies
+    fastest there.
     """
+    q, k, v = qkv_3RHCK
+    if drop is None and accelerated():
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+        return jax.nn.dot_product_attention(q, k, v, mask=mask).transpose(0, 2, 1, 3)
+    scores_RHCC = jnp.einsum("RHCK,RHTK->RHCT", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
+    if mask is not None:
+        scores_RHCC = jnp.where(mask, scores_RHCC, jnp.finfo(jnp.float32).min)
+    weights = nn.softmax(scores_RHCC).astype(v.dtype)
+    return jnp.einsum("RHCT,RHTK->RHCK", weights if drop is None else drop(weights), v)
+
+
+def accelerated() -> bool:
+    """Whether programs run on a GPU or a TPU."""
+    return jax.default_backend() in ("gpu", "tpu")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, 3.2), block-diagonal over segments, causal where the family is."""
 
     config: EncoderConfig
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool) -> jax.Array:
-        c = self.config
-        rows, tokens, width = x_RCD.shape
+        c, width = self.config, x_RCD.shape[-1]
         parts = [
             Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n)() for n in ("query", "key", "value")
         ]
-        qkv = x_RCD @ jnp.concatenate([kernel for kernel, _ in parts], 1)
-        if c.qkv_bias:
-            qkv = qkv + jnp.concatenate([bias for _, bias in parts if bias is not None])
-        q, k, v = qkv.reshape(rows, tokens, 3, c.heads, width // c.heads).transpose(2, 0, 3, 1, 4)
-        scores_RHCC = jnp.einsum("RHCK,RHTK->RHCT", q * (width // c.heads) ** -0.5, k).astype(jnp.float32)
-        if mask_R1CC is not None:
-            scores_RHCC = jnp.where(mask_R1CC, scores_RHCC, jnp.finfo(jnp.float32).min)
-        weights = Dropout(c.attention_dropout)(nn.softmax(scores_RHCC).astype(self.dtype), deterministic)
-        mixed = jnp.einsum("RHCT,RHTK->RHCK", weights, v).transpose(0, 2, 1, 3).reshape(rows, tokens, width)
-        return Dense(width, width, True, c.init_range, self.dtype, name="output")(mixed)
+        qkv = project(x_RCD, [kernel for kernel, _ in parts], [bias for _, bias in parts], c.heads)
+        dropout = Dropout(c.attention_dropout)
+        dry = deterministic or not c.attention_dropout
+        mixed_RHCK = attend(qkv, mask_R1CC, None if dry else lambda weights: dropout(weights, False))
+        mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
+        return Dense(width, width, True, c.init_range, self.dtype, name="output")(mixed_RCD)
 
 
 class MLP(nn.Module):
