@@ -204,5 +204,5 @@ def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:
         "pixels": full,
         "segments": np.broadcast_to(np.arange(slots, dtype=np.int32)[:, None], (slots, tokens)),
         "first": np.arange(slots, dtype=np.int32) * tokens,
-        "length": np.full(slots, tokens, np.int32),
+        "length": np.where(np.arange(slots) < len(pixels), tokens, 0).astype(np.int32),
     }

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,87 +60,140 @@ class Entry:
         ``waiting`` is called once if another process is filling it. A stopped filling goes on where it stopped; a
         file that is not as it was written is filled anew. Raises :class:`OutputError` when the disk can't hold it.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder / "lock", waiting):
+        if not self.intact():
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = (self.folder / "lock").open("w")
+            with lock:
+                hold(lock, waiting)
                 if not self.intact():
                     self.fill(pieces)
-        except OSError as fault:
-            why = f"{fault.strerror or fault}: {fault.filename or self.folder}"
-            raise OutputError(
-                f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give --cache off"
-            ) from None
         return np.memmap(self.folder / "values.bin", self.dtype, "r", shape=self.shape)
 
     def intact(self) -> bool:
-        """Whether the file is there, as it was written; what is not goes."""
+        """Whether the file is there, as it was written."""
         try:
             sums = json.loads((self.folder / "done.json").read_text("utf-8"))
             with (self.folder / "values.bin").open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == sums["sha256"]:
-                    return True
+                return hashlib.file_digest(file, "sha256").hexdigest() == sums["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass
-        for name in ("done.json", "values.bin"):
-            (self.folder / name).unlink(missing_ok=True)
-        return False
+            return False
 
     def fill(self, pieces: Pieces) -> None:
-        half, note = self.folder / "values.part", self.folder / "progress.json"
-        sums: dict[str, float] = {"pieces": 0, "error": 0.0, "total": 0.0}
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            if half.stat().st_size == self.nbytes:
-                sums |= json.loads(note.read_text("utf-8"))
-        if not sums["pieces"]:
-            write(self.folder / "key.json", dict(self.key) | {"shape": self.shape, "dtype": str(self.dtype)})
-            self.need_space()
-            reserve(half, self.nbytes)
-        out, noted = np.memmap(half, self.dtype, "r+", shape=self.shape), time.monotonic()
-        for rows, values in pieces(int(sums["pieces"])):
-            stored = values.astype(self.dtype)
-            if self.dtype != values.dtype:
-                exact = values.astype(np.float32)
-                sums["error"] += float(np.square(stored.astype(np.float32) - exact).sum(dtype=np.float64))
-                sums["total"] += float(np.square(exact).sum(dtype=np.float64))
-                if not np.isfinite(sums["error"]):
-                    raise OutputError(f"{self.dtype} can't hold the values to cache: give --cache-dtype bfloat16")
-            out[rows] = stored
-            sums["pieces"] += 1
+        """Write all pieces and put the file in its place; the caller holds the lock."""
+        half = self.folder / "values.part"
+        with writing(self.folder):
+            for name in ("done.json", "values.bin"):
+                (self.folder / name).unlink(missing_ok=True)
+            done = self.read_progress(half)
+            if not done.pieces:
+                write(self.folder / "key.json", dict(self.key) | {"shape": self.shape, "dtype": str(self.dtype)})
+                need_space([self])
+                self.note.unlink(missing_ok=True)
+                reserve(half, self.nbytes)
+            out = np.memmap(half, self.dtype, "r+", shape=self.shape)
+        noted = time.monotonic()
+        for rows, values in pieces(done.pieces):
+            out[rows] = self.stored(values, done)
+            done = dataclasses.replace(done, pieces=done.pieces + 1, rows=done.rows + len(rows))
             if time.monotonic() - noted > FLUSH:
-                out.flush()
-                write(note, sums)
+                with writing(self.folder):
+                    out.flush()
+                    write(self.note, dataclasses.asdict(done))
                 noted = time.monotonic()
-        out.flush()
-        del out
-        with half.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        half.replace(self.folder / "values.bin")
-        write(
-            self.folder / "done.json",
-            {"sha256": found, "relative_error": (sums["error"] / max(sums["total"], 1e-30)) ** 0.5},
-        )
-        note.unlink(missing_ok=True)
+        with writing(self.folder):
+            out.flush()
+            del out
+            self.note.unlink(missing_ok=True)
+            if done.rows != self.shape[0]:  # the note was not what was written
+                return self.fill(pieces)
+            with half.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            half.replace(self.folder / "values.bin")
+            error = (done.error / done.total) ** 0.5 if done.total else 0.0
+            write(self.folder / "done.json", {"sha256": found, "relative_error": error})
 
-    def need_space(self) -> None:
-        """Raise :class:`OutputError` when the disk can't hold the array."""
-        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        if self.nbytes + MARGIN > (free := shutil.disk_usage(there).free):
-            raise OutputError(
-                f"the disk of {self.folder} has {free / 1e6:.0f} MB free and the cache needs {self.nbytes / 1e6:.0f} MB: "
-                "make room, point ADAPT_CACHE to another disk, give --cache-dtype bfloat16 for half of it, or --cache off"
-            )
+    def stored(self, values: np.ndarray, done: "Progress") -> np.ndarray:
+        """The values in the dtype of the store, the error counted in ``done``. Raises where they do not fit."""
+        if values.dtype == self.dtype:
+            return values
+        exact = values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            stored = exact.astype(self.dtype)
+        finite = np.isfinite(exact)
+        back = stored.astype(np.float32)
+        if not np.isfinite(back[finite]).all():
+            (self.folder / "values.part").unlink(missing_ok=True)
+            self.note.unlink(missing_ok=True)
+            raise OutputError(f"{self.dtype} can't hold the values to cache: give --cache-dtype bfloat16")
+        done.error += float(np.square(back[finite] - exact[finite]).sum(dtype=np.float64))
+        done.total += float(np.square(exact[finite]).sum(dtype=np.float64))
+        return stored
+
+    @property
+    def note(self) -> Path:
+        return self.folder / "progress.json"
+
+    def read_progress(self, half: Path) -> "Progress":
+        """How far an earlier filling came; nothing where there was none, or its note makes no sense."""
+        try:
+            done = Progress(**json.loads(self.note.read_text("utf-8")))
+            numbers = (done.pieces, done.rows, done.error, done.total)
+            sound = all(isinstance(number, int | float) and number >= 0 for number in numbers)
+            if sound and isinstance(done.pieces, int) and half.stat().st_size == self.nbytes:
+                return done
+        except (OSError, ValueError, TypeError):
+            pass
+        return Progress()
+
+
+@dataclasses.dataclass
+class Progress:
+    """Of a filling: pieces and rows that are written; squares of the error of storing, and of the values."""
+
+    pieces: int = 0
+    rows: int = 0
+    error: float = 0.0
+    total: float = 0.0
+
+
+def need_space(entries: Sequence[Entry]) -> None:
+    """Raise :class:`OutputError` unless the cache can be written and its disk holds what is still missing of all entries."""
+    missing = {entry.folder: entry for entry in entries if not entry.filled}
+    needed = 0
+    for folder, entry in missing.items():
+        half = folder / "values.part"
+        needed += max(entry.nbytes - (half.stat().st_blocks * 512 if half.is_file() else 0), 0)
+    for folder in missing:
+        with writing(folder):
+            there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+            if needed + MARGIN > (free := shutil.disk_usage(there).free):
+                raise OutputError(
+                    f"the disk of {there} has {free / 1e6:.0f} MB free and the cache needs {needed / 1e6:.0f} MB: make room, "
+                    "point ADAPT_CACHE to another disk, give --cache-dtype bfloat16 for half of it, or --cache off"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file ``path``; the kernel lets it go if the process dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+def writing(folder: Path) -> Iterator[None]:
+    """One line for what goes wrong with the files of the cache."""
+    try:
         yield
+    except OSError as fault:
+        why = f"{fault.strerror or fault}: {fault.filename or folder}"
+        raise OutputError(
+            f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give --cache off"
+        ) from None
+
+
+def hold(lock: Any, waiting: Callable[[], None]) -> None:
+    """Hold a lock file until it is closed; the kernel lets it go if the process dies."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        waiting()
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def write(path: Path, content: Any) -> None:

@@ -135,10 +135,20 @@ def experiment_of(out: Path) -> str | None:
 
 def check_same_origin(out: Path, origin: dict[str, Any]) -> None:
     """Raise :class:`OutputError` on ``--resume`` when the encoder or the data are not those that the run began with."""
-    before = json.loads((out / "lineage.json").read_text("utf-8"))
+    before = read_lineage(out)
     for name, what in (("encoder_digest", "the encoder of --checkpoint"), ("data_digest", "the training data")):
         if before.get(name) != origin[name]:
             raise OutputError(f"--resume: {what} changed since the run in {out} began: start anew with --overwrite")
+
+
+def read_lineage(out: Path) -> dict[str, Any]:
+    """Of the run in ``out``. Raises :class:`OutputError` where there is none that can be read."""
+    try:
+        return dict(json.loads((out / "lineage.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as fault:
+        raise OutputError(
+            f"--resume: {out / 'lineage.json'} can't be read ({fault}): start anew with --overwrite"
+        ) from None
 
 
 def check_flags_of(out: Path, flags: dict[str, Any]) -> None:

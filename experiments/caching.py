@@ -1,15 +1,15 @@
 """The cache of the frozen prefix in a training run: whether it pays, and the sets with it."""
 
 import dataclasses
-import json
 from typing import Any
 
-from adapt import cache, cost, report
+from adapt import cache, cost, report, store
 from adapt.errors import OutputError, StrategyError
 from adapt.examples import Examples
 from adapt.prefix import Cut
 from adapt.store import Entry
 from adapt.tree import Tree
+from experiments import read_lineage
 
 Entries = dict[str, Entry]  # by set
 
@@ -22,7 +22,7 @@ def choose(config: Any, cut: Cut | None, params: Tree, sets: dict[str, Examples]
     """
     asked = config.cache
     if config.resume:
-        asked = "on" if json.loads((config.out / "lineage.json").read_text("utf-8")).get("cached") else "off"
+        asked = "on" if read_lineage(config.out).get("cached") else "off"
     if cut is None and asked == "on":
         raise StrategyError(
             f"--cache on: with --strategy {config.strategy} the embedding trains, so nothing before it stands still; "
@@ -43,9 +43,7 @@ def choose(config: Any, cut: Cut | None, params: Tree, sets: dict[str, Examples]
         report.chat.print(f"cache     off: {what}, {verdict}")
         return {}
     try:
-        for entry in entries.values():
-            if not entry.filled:
-                entry.need_space()
+        store.need_space(list(entries.values()))
     except OutputError as fault:
         if asked == "on":
             raise

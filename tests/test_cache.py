@@ -107,7 +107,6 @@ def test_accumulated_micro_batches_agree(run, tmp_path, case, strategy):
     np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), rtol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty slot counts as tokens with the cache off, as padding with it on")
 def test_images_count_as_much_padding_with_the_cache_as_without(run):
     on, off = (run(VIT, cache=cache, strategy="top:1", batch_size=32)["padding"] for cache in ("on", "off"))
     assert on == off
@@ -277,9 +276,6 @@ def two_files_of(monkeypatch, home: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", free)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="choose asks for the room of each file, not of all: the run starts and then stops"
-)
 def test_room_for_one_of_two_files_is_told_before_the_run_starts(run, home, tmp_path, monkeypatch):
     home.mkdir()
     two_files_of(monkeypatch, home)
@@ -295,7 +291,6 @@ def test_a_cache_that_cannot_be_written_names_the_variable(run, home):
         run(BERT, cache="on")
 
 
-@pytest.mark.xfail(strict=True, reason="only a disk that is too small makes auto go without; this stops the run")
 def test_auto_goes_without_a_cache_that_cannot_be_written(run, home, monkeypatch):
     monkeypatch.setattr(cost, "matmul_rate", lambda: 1e6)
     home.mkdir()
@@ -303,7 +298,6 @@ def test_auto_goes_without_a_cache_that_cannot_be_written(run, home, monkeypatch
     assert run(BERT, cache="auto", epochs=3, batch_size=32)["cache"] is None
 
 
-@pytest.mark.xfail(strict=True, reason="choose does not count the values.part that is there")
 def test_a_half_filled_cache_needs_no_second_room(run, home, monkeypatch):
     run(BERT, cache="on")
     for values in home.glob("prefix/*/values.bin"):
@@ -374,7 +368,6 @@ def test_a_resumed_run_does_as_it_did_before_whatever_pays_now(run, tmp_path, mo
     assert run(BERT, "off", **flags, resume=True)["cache"] is None
 
 
-@pytest.mark.xfail(strict=True, reason="a bare FileNotFoundError, as check_same_origin had before")
 def test_a_run_to_resume_without_its_lineage(run, tmp_path):
     run(BERT, stop_after=1, save_every=1)
     (tmp_path / "run/lineage.json").unlink()

@@ -276,6 +276,8 @@ def test_the_kernel_that_gpus_and_tpus_use_gives_the_same(family, monkeypatch):
     here = model.apply(params(model), made)
     kernel, used = jax.nn.dot_product_attention, []
     monkeypatch.setattr(encoder, "accelerated", lambda: True)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *args, **named: used.append(1) or kernel(*args, **named))
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *args, **named: used.append(1) or kernel(*args, **named)
+    )
     np.testing.assert_allclose(model.apply(params(model), made), here, atol=1e-5)
     assert len(used) == model.encoder.config.layers
