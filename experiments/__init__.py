@@ -56,7 +56,7 @@ def keep_memory() -> None:
     arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for option, value in ((arena_max, 2), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 << 20)):
+        for option, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 512 << 20)):
             mallopt(option, value)
 
 

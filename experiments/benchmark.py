@@ -92,7 +92,7 @@ def main(config: Config) -> dict[str, Any]:
     return result
 
 
-def read(config: Config) -> tuple[hub.Pretrained, data.Table, data.Table]:
+def read(config: Any) -> tuple[hub.Pretrained, data.Table, data.Table]:
     """(checkpoint, all rows, the rows to train on)."""
     pretrained = hub.load(config.checkpoint)
     if pretrained.tokenizer is None or pretrained.config.family != "bert":
@@ -103,7 +103,7 @@ def read(config: Config) -> tuple[hub.Pretrained, data.Table, data.Table]:
 
 
 def write_task(
-    config: Config, pretrained: hub.Pretrained, table: data.Table, train_table: data.Table
+    config: Any, pretrained: hub.Pretrained, table: data.Table, train_table: data.Table
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """task.json, the data as every side gets it -> (all texts, the lengths in tokens of what a job works on)."""
     names = targets.labels_of(train_table, config.label_column, "classification")
@@ -125,7 +125,7 @@ def write_task(
 
 
 def start(
-    config: Config, stack: contextlib.ExitStack
+    config: Any, stack: contextlib.ExitStack
 ) -> tuple[dict[str, Worker], dict[str, dict[str, str]], dict[str, str]]:
     """(the sides that answer, the versions of their libraries, why others are skipped)."""
     settings = {
@@ -227,7 +227,7 @@ def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def machine(config: Config) -> dict[str, Any]:
+def machine(config: Any) -> dict[str, Any]:
     """What the figures depend on."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):

@@ -76,21 +76,37 @@ class Torch:
         config = self.encoder.config
         self.head = torch.nn.Linear(config.hidden_size, content["classes"])
         self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
+        self.learning = learning
+        self.strategy("full")
+        self.sentences: Any = None
+
+    def strategy(self, name: str) -> dict[str, Any]:
+        """Train by this strategy from now on: what is frozen needs no gradient, and no dropout."""
+        torch, learning = self.torch, self.learning
+        layers = self.encoder.encoder.layer
+        kept = len(layers) if name == "full" else int(name[4:]) if name.startswith("top:") else 0
+        self.still = [] if name == "full" else [self.encoder.embeddings, *layers[: len(layers) - kept]]
+        self.encoder.requires_grad_(True)
+        for module in self.still:
+            module.requires_grad_(False)
         named = [*self.encoder.named_parameters(), *self.head.named_parameters()]
         still = [weight for name, weight in named if name.endswith("bias") or "LayerNorm" in name]
         decayed = [weight for name, weight in named if not (name.endswith("bias") or "LayerNorm" in name)]
+        still, decayed = ([weight for weight in part if weight.requires_grad] for part in (still, decayed))
         groups = [{"params": decayed, "weight_decay": learning["decay"]}, {"params": still, "weight_decay": 0.0}]
         self.weights = [*decayed, *still]
         self.clip = learning["clip"]
         # The default of transformers' Trainer, and faster than the loop over parameters.
         self.optimizer = torch.optim.AdamW(groups, lr=learning["rate"], fused=True)
-        self.sentences: Any = None
+        return {}
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
         """Train on the examples ``order``, each batch padded to its longest: pure steps, tokens were made before."""
         torch, functional = self.torch, self.torch.nn.functional
         self.encoder.train()
         self.dropout.train()
+        for module in self.still:
+            module.eval()
         loss, started = torch.zeros(()), time.perf_counter()
         for start in range(0, len(order), self.batch_size):
             index = order[start : start + self.batch_size]
@@ -118,6 +134,16 @@ class Torch:
         started = time.perf_counter()
         features = self.sentences.encode(texts, batch_size=self.batch_size, show_progress_bar=False)
         return {"examples": len(features), "seconds": time.perf_counter() - started}
+
+    def probe(self, features: str) -> dict[str, float]:
+        """Fit scikit-learn's logistic regression on features float32 [N, D] of the training texts, read from a file."""
+        import numpy as np
+        from sklearn.linear_model import LogisticRegression
+
+        x = np.fromfile(features, np.float32).reshape(len(self.labels), -1)
+        started = time.perf_counter()
+        LogisticRegression(max_iter=1000).fit(x, self.labels)
+        return {"examples": len(x), "seconds": time.perf_counter() - started}
 
     def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
         """float32 matrix products: GFLOP/s of each repetition, by size."""
@@ -149,7 +175,21 @@ class Keras:
             row[: len(ids[:WIDTH])] = ids[:WIDTH]
         self.lengths = np.array([min(len(ids), WIDTH) for ids in content["ids"]])
         self.labels = np.array(content["labels"], np.int32)
-        backbone = keras_hub.models.BertBackbone(
+        self.shape, self.classes, self.hub = shape, content["classes"], keras_hub
+        self.keras, self.learning, self.clock = keras, learning, clock(keras)
+        self.models: dict[str, Any] = {}
+        self.strategy("full")
+
+    def strategy(self, name: str) -> dict[str, Any]:
+        """Train by ``full`` or ``frozen`` from now on: a model each, so that neither compiles again."""
+        if name not in self.models:
+            self.models[name] = self.build(name)
+        self.model = self.models[name]
+        return {}
+
+    def build(self, name: str) -> Any:
+        keras, learning, shape = self.keras, self.learning, self.shape
+        backbone = self.hub.models.BertBackbone(
             vocabulary_size=shape["vocab_size"],
             num_layers=shape["num_hidden_layers"],
             num_heads=shape["num_attention_heads"],
@@ -158,15 +198,14 @@ class Keras:
             dropout=shape.get("hidden_dropout_prob", 0.1),
             max_sequence_length=shape["max_position_embeddings"],
         )
-        self.model = keras_hub.models.BertTextClassifier(
-            backbone, num_classes=content["classes"], preprocessor=None, dropout=0.1
-        )
+        backbone.trainable = name == "full"
+        model = self.hub.models.BertTextClassifier(backbone, num_classes=self.classes, preprocessor=None, dropout=0.1)
         optimizer = keras.optimizers.AdamW(
             learning["rate"], weight_decay=learning["decay"], global_clipnorm=learning["clip"]
         )
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        self.model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
-        self.clock = clock(keras)
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
+        return model
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
         """One ``fit`` on the examples ``order``; timed between its first and last step."""

@@ -56,11 +56,12 @@ def main(config: Config) -> dict[str, Any]:
                 bar.update(number)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         with report.progress("round", config.rounds) as bar:
-            for number in range(config.rounds):
+            for number in range(-1, config.rounds):  # one more before them warms up
                 for name, run in runs.items():
                     started = time.perf_counter()
                     run()
-                    seconds[name].append((time.perf_counter() - started) / config.steps)
+                    if number >= 0:
+                        seconds[name].append((time.perf_counter() - started) / config.steps)
                 bar.update(number + 1)
         result = {
             name: {"seconds": values, "ratio": ratio(values, seconds["as it is"])} for name, values in seconds.items()

@@ -92,12 +92,9 @@ class Adapt:
     """adapt itself, with the functions that the experiments use: nothing here is for the benchmark alone."""
 
     def __init__(self, checkpoint: str, task: str, batch_size: int, cores: int, seed: int, learning: dict[str, float]):
-        import jax
         import numpy as np
 
-        from adapt import examples, hub, losses, optim, strategies, train
-        from adapt import tree as t
-        from adapt.models import Classifier, Encoder, Model
+        from adapt import examples, hub
         from adapt.tokenizer import ragged
         from experiments import compilation_cache, keep_memory, versions
 
@@ -107,28 +104,50 @@ class Adapt:
         pretrained = hub.load(checkpoint)
         config, tokenizer = pretrained.config, pretrained.tokenizer
         assert tokenizer is not None  # checked by the benchmark
-        key = jax.random.key(seed)
-        model = Model(Encoder(config), Classifier(content["classes"], "mean", dropout=config.dropout))
-        params = t.graft(t.drop(pretrained.params, "head"), "head", model.init_head(key))
-        labels = t.label(params, strategies.strategy("full", config.layers)[0].rules)
-        groups = {name: optim.adamw(learning["rate"], learning["decay"]) for name in ("encoder", "head")}
-        tx = optim.by_label(groups, labels, learning["clip"])
-        self.frozen, self.state = train.init_state(params, labels, tx, key)
-        self.step, self.seen = train.make_step(model, losses.LOSSES["classification"], tx), set()
         tokens, targets = ragged(content["ids"]), np.array(content["labels"], np.int32)
         self.examples = examples.Texts(tokens, np.arange(len(tokens)), targets, tokenizer.max_length, config.pad_token)
         self.plan = self.examples.plan(batch_size, seed, content["epochs"])
-        self.seed, self.batch_size = seed, batch_size
+        self.seed, self.batch_size, self.learning, self.classes = seed, batch_size, learning, content["classes"]
         self.pretrained, self.texts = pretrained, content["texts"]
         self.versions = versions()
+        self.runs: dict[str, Any] = {}
+        self.strategy("full")
+
+    def strategy(self, name: str) -> dict[str, Any]:
+        """Train by this strategy from now on, with the cache where something stands still."""
+        import dataclasses
+
+        import jax
+
+        from adapt import cache, losses, optim, prefix, strategies, train
+        from adapt import tree as t
+        from adapt.models import Classifier, Encoder, Model
+
+        if name not in self.runs:
+            config, key = self.pretrained.config, jax.random.key(self.seed)
+            model = Model(Encoder(config), Classifier(self.classes, "mean", dropout=config.dropout))
+            params = t.graft(t.drop(self.pretrained.params, "head"), "head", model.init_head(key))
+            phase = strategies.strategy(name, config.layers)[0]
+            labels = t.label(params, phase.rules)
+            groups = {group: optim.adamw(self.learning["rate"], self.learning["decay"]) for group in phase.groups}
+            tx = optim.by_label(groups, labels, self.learning["clip"])
+            step = train.make_step(model, losses.LOSSES["classification"], tx, prefix.cut(labels, config.layers))
+            frozen, state = train.init_state(params, labels, tx, key)
+            part = self.examples
+            if step.prefix is not None:
+                entry = cache.entry(frozen, model, step.prefix.at, part, "float32")
+                part = dataclasses.replace(part, states=cache.states(frozen, step.prefix, part, entry))
+            self.runs[name] = {"step": step, "frozen": frozen, "state": state, "examples": part, "seen": set()}
+        self.run = self.runs[name]
+        return {}
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
         """The first steps of an epoch, packing included; ``order`` is what every epoch's permutation gives."""
         from adapt import train
 
-        steps = -(-len(order) // self.batch_size)
-        batches = itertools.islice(self.examples.batches(self.plan, self.seed, epoch), steps)
-        ((self.state, record),) = train.loop(self.step, self.frozen, self.state, batches, steps, self.seen)
+        steps, run = -(-len(order) // self.batch_size), self.run
+        batches = itertools.islice(run["examples"].batches(self.plan, self.seed, epoch), steps)
+        ((run["state"], record),) = train.loop(run["step"], run["frozen"], run["state"], batches, steps, run["seen"])
         shown = {"seconds": record["seconds"], "loss": record["loss"], "compile_seconds": record["compile_seconds"]}
         return {"examples": record["timed_examples"]} | shown
 

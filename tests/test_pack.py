@@ -210,4 +210,4 @@ def test_an_image_is_a_row_of_its_own():
     assert not batch["pixels"][3:].any()
     np.testing.assert_array_equal(batch["segments"], np.repeat(np.arange(4)[:, None], 5, 1))
     np.testing.assert_array_equal(batch["segments"].reshape(-1)[batch["first"]], np.arange(4))
-    np.testing.assert_array_equal(batch["length"], [5] * 4)
+    np.testing.assert_array_equal(batch["length"], [5, 5, 5, 0])

@@ -1,0 +1,235 @@
+"""What does a whole run cost, from the start of the process to its result, against what users can pick instead?
+
+    python -m experiments.whole_runs --peers torch-venv/bin/python --keras keras-venv/bin/python
+    python -m experiments.whole_runs --growth        # only: how cost and memory grow with examples and epochs
+
+adapt's runs are real ones: `finetune` as a user starts it, with an empty cache, and once more with another seed on the
+cache that is there then. A peer's run would take hours for all strategies, so it is its start-up plus its steps: their
+number times the median of what a step took in the rounds, in which all sides take their steps in turn. The peer's
+evaluations are left out, adapt's are in. The ceiling is the peer's time over the least that adapt's own work could take:
+its matrix products at the machine's own rate. Some 35 minutes on 2 cores; leave the machine alone meanwhile.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from adapt import pack, report
+from adapt.assets import cache_folder
+from experiments import benchmark, check_out, launch, open_run, write_json
+from experiments.workers import Worker, peak_memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    checkpoint: str = "minilm"  # a BERT folder in the Hugging Face layout, or a bundled name
+    data: str = "reviews"
+    text_column: str = "text"
+    label_column: str = "label"
+    peers: Path = Path(sys.executable)  # the interpreter that has torch, transformers, sentence-transformers
+    keras: Path = Path(sys.executable)  # the interpreter that has keras-hub and jax
+    strategies: tuple[str, ...] = ("full", "top:2", "top:1", "frozen")
+    epochs: int = 5
+    batch_size: int = 32
+    rounds: int = 5  # that count; one more before them warms up
+    steps: int = 10  # of each strategy and side, a round
+    sentences: int = 1024  # that sentence-transformers encodes, a round
+    growth: bool = False  # measure how cost and memory grow, and nothing else
+    sizes: tuple[int, ...] = (1000, 2000, 4000, 8000)  # examples, for --growth
+    cores: int = 2
+    seed: int = 0
+    out: Path = Path("runs/whole_runs")
+    overwrite: bool = False
+
+
+def main(config: Config) -> dict[str, Any]:
+    check_out(config.out, None, config.overwrite)
+    pretrained, table, train_table = benchmark.read(config)
+    with open_run(config.out, config):
+        if config.growth:
+            result = growth(
+                config, list(train_table.rows[config.text_column]), list(train_table.rows[config.label_column])
+            )
+            write_json(config.out / "growth.json", result)
+            return result
+        _, lengths = benchmark.write_task(config, pretrained, table, train_table)
+        own_cache(config)
+        real = {}
+        with report.progress("whole runs of adapt", 2 * len(config.strategies)) as bar:
+            for number, name in enumerate(config.strategies):
+                real[name] = {"first": whole_run(config, name, config.seed)}
+                bar.update(2 * number + 1)
+                if name == "frozen":
+                    real[name]["second"] = whole_run(config, name, config.seed + 1)
+                bar.update(2 * number + 2)
+        with contextlib.ExitStack() as stack:
+            started = time.perf_counter()
+            workers, libraries, skipped = benchmark.start(config, stack)
+            start_up = {"all": time.perf_counter() - started}
+            rounds = measure(config, workers, lengths, pretrained.config.width)
+        result = {
+            "machine": benchmark.machine(config),
+            "libraries": libraries,
+            "skipped": skipped,
+            "adapt": real,
+            "rounds": rounds,
+            "start_up": start_up,
+        }
+        result["table"] = summary(config, result, pretrained.config, lengths["train"])
+        write_json(config.out / "whole_runs.json", result)
+        show(result)
+    return result
+
+
+def own_cache(config: Config) -> None:
+    """An ADAPT_CACHE of its own for these runs, which has the assets and compiled programs, but nothing of a prefix."""
+    home, own = cache_folder(), config.out.absolute() / "cache"
+    own.mkdir()
+    home.mkdir(parents=True, exist_ok=True)
+    for entry in home.iterdir():
+        if entry.name != "prefix":
+            (own / entry.name).symlink_to(entry)
+    os.environ["ADAPT_CACHE"] = str(own)
+
+
+def command(config: Config, out: Path, **flags: Any) -> list[str]:
+    flags = {"checkpoint": config.checkpoint, "out": out, "batch_size": config.batch_size, "patience": 0} | flags
+    flags |= {"text_column": config.text_column, "label_column": config.label_column}
+    words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items()]
+    return [sys.executable, "-m", "experiments.finetune", *(word for pair in words for word in pair)]
+
+
+def whole_run(config: Config, name: str, seed: int, **flags: Any) -> dict[str, Any]:
+    """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and its result.json."""
+    out = config.out / f"{name.replace(':', '')}-{seed}"
+    flags = {"train": config.data, "strategy": name, "seed": seed, "epochs": config.epochs, "overwrite": None} | flags
+    words = command(config, out, **{key: value for key, value in flags.items() if value is not None})
+    started = time.perf_counter()
+    memory = peak_memory(words, config.out / f"{out.name}.log")
+    wall = time.perf_counter() - started
+    result = json.loads((out / "result.json").read_text("utf-8"))
+    kept = {key: result[key] for key in ("accuracy", "examples_per_second", "seconds", "steps")}
+    return kept | {"wall": wall, "memory_mb": memory}
+
+
+def measure(config: Config, workers: dict[str, Worker], lengths: Any, width: int) -> list[dict[str, Any]]:
+    """Steps of every strategy on every side, in turn; what sentence-transformers encodes; logistic regressions."""
+    rounds = []
+    kept = (Path(os.environ["ADAPT_CACHE"]) / "prefix").glob("*/values.bin")
+    pooled = [file for file in kept if file.stat().st_size == len(lengths["train"]) * 4 * width]
+    with report.progress("round", config.rounds + 1) as bar:
+        for number in range(config.rounds + 1):
+            order = pack.order(len(lengths["train"]), config.seed, number)[: config.steps * config.batch_size].tolist()
+            found = []
+            for name in config.strategies:
+                for side, worker in workers.items():
+                    if side == "keras" and name.startswith("top"):
+                        continue
+                    worker.ask("strategy", name=name)
+                    found.append({"job": name, "side": side} | worker.ask("train", order=order, epoch=number))
+            if "torch" in workers:
+                index = pack.order(len(lengths["extract"]), config.seed, number)[: config.sentences].tolist()
+                found.append({"job": "encode", "side": "torch"} | workers["torch"].ask("extract", index=index))
+                if pooled:
+                    answer = workers["torch"].ask("probe", features=str(pooled[0]))
+                    found.append({"job": "probe", "side": "torch"} | answer)
+            request = {"sizes": benchmark.SIZES, "repeats": benchmark.REPEATS}
+            rates = workers["adapt"].ask("rate", **request)["rates"]
+            found.append({"job": "rate", "side": "adapt", "gflops": max(map(statistics.median, rates.values()))})
+            rounds += [{"round": number} | each for each in found] if number else []
+            bar.update(number + 1)
+    return rounds
+
+
+def summary(config: Config, result: dict[str, Any], encoder: Any, lengths: Any) -> list[dict[str, Any]]:
+    """A row a strategy and peer: seconds of both whole runs, their ratio, the ratio of the steps, and the ceiling."""
+
+    def median(job: str, side: str) -> float | None:
+        found = [e["seconds"] / e["examples"] for e in result["rounds"] if (e["job"], e["side"]) == (job, side)]
+        return statistics.median(found) if found else None
+
+    rate = 1e9 * statistics.median(e["gflops"] for e in result["rounds"] if e["job"] == "rate")
+    once = benchmark.forward_flops(encoder, lengths)
+    trained, rows = 0.9 * len(lengths) * config.epochs, []  # a tenth is held out for validation
+    for name in config.strategies:
+        first, kept = result["adapt"][name]["first"], name.startswith("top:") and int(name[4:])
+        # The least that has to be multiplied: the prefix once, the suffix three times in every epoch.
+        blocks = encoder.layers if name == "full" else kept or 0
+        least = once * (1 - blocks / encoder.layers) + 3 * 0.9 * config.epochs * once * blocks / encoder.layers
+        own = median(name, "adapt")
+        for side in ("torch", "keras"):
+            if (step := median(name, side)) is None:
+                continue
+            whole = trained * step
+            row = {
+                "strategy": name,
+                "peer": benchmark.JOBS["train"][1][side],
+                "seconds": first["wall"],
+                "peer_seconds": whole,
+            }
+            row |= {"ratio": whole / first["wall"], "steps_ratio": step / own if own else None}
+            rows.append(row | {"ceiling": whole / (least / rate), "matmul_gflops": rate / 1e9})
+            if "second" in result["adapt"][name]:
+                again = result["adapt"][name]["second"]
+                rows[-1]["second_ratio"] = whole / (again["seconds"]["total"] - again["seconds"]["set_up"])
+    encode, fit = median("encode", "torch"), median("probe", "torch")
+    if encode and fit and "frozen" in result["adapt"]:
+        whole, first = (encode + fit) * len(lengths), result["adapt"]["frozen"]["first"]
+        row = {"strategy": "frozen", "peer": "sentence-transformers + logistic regression", "seconds": first["wall"]}
+        rows.append(row | {"peer_seconds": whole, "ratio": whole / first["wall"], "ceiling": whole / (once / rate)})
+    return rows
+
+
+def show(result: dict[str, Any]) -> None:
+    cell = lambda value, form: "" if value is None else format(value, form)
+    rows = []
+    for row in result["table"]:
+        numbers = [
+            cell(row.get(key), form) for key, form in (("seconds", ".0f"), ("peer_seconds", ".0f"), ("ratio", ".1f"))
+        ]
+        more = [cell(row.get(key), ".1f") for key in ("ceiling", "steps_ratio", "second_ratio")]
+        rows.append((row["strategy"], row["peer"], *numbers, *more))
+    columns = ("strategy", "against", "adapt s", "peer s", "ratio", "ceiling", "steps alone", "second run")
+    report.table("whole runs", columns, rows, report.console)
+
+
+def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any]:
+    """Seconds and peak RssAnon of top:1 with the cache: for one epoch of more and more examples, and for more epochs."""
+    own_cache(config)
+    test = write_csv(config.out / "test.csv", texts[:200], labels[:200])
+    found: dict[str, list[dict[str, Any]]] = {"examples": [], "epochs": []}
+    plans = [("examples", size, 1) for size in config.sizes] + [("epochs", config.sizes[1], n) for n in (1, 2, 4, 8)]
+    with report.progress("runs", len(plans)) as bar:
+        for number, (what, size, epochs) in enumerate(plans, 1):
+            data = write_csv(config.out / f"{size}.csv", texts[:size], labels[:size])
+            flags = {"train": data, "test": test, "cache": "on", "overwrite": None, "epochs": epochs}
+            run = whole_run(config, "top:1", 100 + number, **flags)
+            found[what].append({"examples": size, "epochs": epochs} | run)
+            bar.update(number)
+    for what, runs in found.items():
+        rows = []
+        for run in runs:
+            seconds = run["seconds"]
+            parts = (seconds["encode"], seconds["train"] - seconds["compile"], seconds["evaluate"])
+            shown = [f"{part:.1f}" for part in parts]
+            rows.append((run["examples"], run["epochs"], *shown, f"{run['wall']:.0f}", f"{run['memory_mb']:.0f}"))
+        columns = ("examples", "epochs", "encode s", "train s", "evaluate s", "wall s", "RssAnon MB")
+        report.table(f"more {what}, top:1 with the cache", columns, rows, report.console)
+    return found
+
+
+def write_csv(path: Path, texts: list[str], labels: list[Any]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text", "label"], *zip(texts, labels, strict=True)])
+    return path
+
+
+if __name__ == "__main__":
+    launch(Config, main)
