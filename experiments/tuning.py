@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import data, examples, hub, losses, optim, report, strategies, train
+from adapt import data, examples, hub, losses, optim, pack, report, strategies, train
 from adapt import tree as t
 from adapt.models import Classifier, Encoder, Model, encoder
 from experiments import check_out, launch, open_run, write_json
@@ -180,14 +180,13 @@ def in_turn(*arguments: Any) -> Callable[[], None]:
 
 def padded(config: Config, pretrained: hub.Pretrained, texts: examples.Texts) -> Callable[[], None]:
     """One example a row, all rows as long as the longest example of their batch, in steps of 16."""
-    from adapt import pack
+    chosen = [index for (index,) in pack.micro_batches(len(texts), config.batch_size, 1, config.seed, 0)]
+    widths = [-(-int(texts.tokens.lengths[index].max()) // 16) * 16 for index in chosen]
+    width = max(set(widths), key=widths.count)  # the most frequent alone, so that nothing compiles within a round
 
     def batches() -> Iterator[Any]:
-        for (index,) in pack.micro_batches(len(texts), config.batch_size, 1, config.seed, 0):
-            width = -(-int(texts.tokens.lengths[index].max()) // 16) * 16
-            if width != 64:  # the most frequent, so that nothing compiles within a round
-                continue
-            shape = (config.batch_size, width, config.batch_size)
+        shape = (config.batch_size, width, config.batch_size)
+        for index in (index for index, needed in zip(chosen, widths, strict=True) if needed == width):
             row = np.arange(len(index))
             batch = pack.assemble(texts.tokens, index, row, np.zeros_like(row), shape, texts.pad)
             yield batch | pack.targets(texts.labels[index], config.batch_size)

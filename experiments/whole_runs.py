@@ -4,10 +4,11 @@
     python -m experiments.whole_runs --growth        # only: how cost and memory grow with examples and epochs
 
 adapt's runs are real ones: `finetune` as a user starts it, with an empty cache, and once more with another seed on the
-cache that is there then. A peer's run would take hours for all strategies, so it is its start-up plus its steps: their
-number times the median of what a step took in the rounds, in which all sides take their steps in turn. The peer's
-evaluations are left out, adapt's are in. The ceiling is the peer's time over the least that adapt's own work could take:
-its matrix products at the machine's own rate. Some 35 minutes on 2 cores; leave the machine alone meanwhile.
+cache that is there then. A peer's run would take hours for all strategies, so it is computed: its start-up, its steps at
+the median of what a step took in the rounds, in which all sides take their steps in turn, and the same validations and
+test as adapt's at the rate of its steps with a frozen encoder. The ceiling is the peer's time over the least that adapt's
+own work could take: its matrix products at the machine's own rate. Some 35 minutes on 2 cores; leave the machine alone
+meanwhile. With --resume, runs of adapt that are done are kept.
 """
 
 import contextlib
@@ -47,10 +48,11 @@ class Config:
     seed: int = 0
     out: Path = Path("runs/whole_runs")
     overwrite: bool = False
+    resume: bool = False
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_out(config.out, None, config.overwrite)
+    check_out(config.out, config.resume, config.overwrite)
     pretrained, table, train_table = benchmark.read(config)
     with open_run(config.out, config):
         if config.growth:
@@ -70,9 +72,8 @@ def main(config: Config) -> dict[str, Any]:
                     real[name]["second"] = whole_run(config, name, config.seed + 1)
                 bar.update(2 * number + 2)
         with contextlib.ExitStack() as stack:
-            started = time.perf_counter()
             workers, libraries, skipped = benchmark.start(config, stack)
-            start_up = {"all": time.perf_counter() - started}
+            start_up = {name: worker.start_up for name, worker in workers.items()}
             rounds = measure(config, workers, lengths, pretrained.config.width)
         result = {
             "machine": benchmark.machine(config),
@@ -81,20 +82,22 @@ def main(config: Config) -> dict[str, Any]:
             "adapt": real,
             "rounds": rounds,
             "start_up": start_up,
+            "tested": len(lengths["extract"]) - len(lengths["train"]),
         }
         result["table"] = summary(config, result, pretrained.config, lengths["train"])
         write_json(config.out / "whole_runs.json", result)
         show(result)
+        report.console.print(f"plot      {plot(config, result)}", markup=False)
     return result
 
 
 def own_cache(config: Config) -> None:
     """An ADAPT_CACHE of its own for these runs, which has the assets and compiled programs, but nothing of a prefix."""
     home, own = cache_folder(), config.out.absolute() / "cache"
-    own.mkdir()
+    own.mkdir(exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
     for entry in home.iterdir():
-        if entry.name != "prefix":
+        if entry.name != "prefix" and not (own / entry.name).exists():
             (own / entry.name).symlink_to(entry)
     os.environ["ADAPT_CACHE"] = str(own)
 
@@ -109,6 +112,9 @@ def command(config: Config, out: Path, **flags: Any) -> list[str]:
 def whole_run(config: Config, name: str, seed: int, **flags: Any) -> dict[str, Any]:
     """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and its result.json."""
     out = config.out / f"{name.replace(':', '')}-{seed}"
+    noted = config.out / f"{out.name}.json"
+    if config.resume and noted.exists():
+        return json.loads(noted.read_text("utf-8"))
     flags = {"train": config.data, "strategy": name, "seed": seed, "epochs": config.epochs, "overwrite": None} | flags
     words = command(config, out, **{key: value for key, value in flags.items() if value is not None})
     started = time.perf_counter()
@@ -116,7 +122,8 @@ def whole_run(config: Config, name: str, seed: int, **flags: Any) -> dict[str, A
     wall = time.perf_counter() - started
     result = json.loads((out / "result.json").read_text("utf-8"))
     kept = {key: result[key] for key in ("accuracy", "examples_per_second", "seconds", "steps")}
-    return kept | {"wall": wall, "memory_mb": memory}
+    write_json(noted, found := kept | {"wall": wall, "memory_mb": memory})
+    return found
 
 
 def measure(config: Config, workers: dict[str, Worker], lengths: Any, width: int) -> list[dict[str, Any]]:
@@ -157,17 +164,21 @@ def summary(config: Config, result: dict[str, Any], encoder: Any, lengths: Any) 
 
     rate = 1e9 * statistics.median(e["gflops"] for e in result["rounds"] if e["job"] == "rate")
     once = benchmark.forward_flops(encoder, lengths)
-    trained, rows = 0.9 * len(lengths) * config.epochs, []  # a tenth is held out for validation
+    held = 0.1 * len(lengths)  # for validation
+    trained, evaluated = (len(lengths) - held) * config.epochs, held * config.epochs + result["tested"]
+    rows: list[dict[str, Any]] = []
     for name in config.strategies:
         first, kept = result["adapt"][name]["first"], name.startswith("top:") and int(name[4:])
-        # The least that has to be multiplied: the prefix once, the suffix three times in every epoch.
-        blocks = encoder.layers if name == "full" else kept or 0
-        least = once * (1 - blocks / encoder.layers) + 3 * 0.9 * config.epochs * once * blocks / encoder.layers
+        # The least that has to be multiplied: the prefix once, the suffix three times in every epoch and once to evaluate.
+        share = (encoder.layers if name == "full" else kept or 0) / encoder.layers
+        passes = (1 - share) * (len(lengths) + result["tested"]) + share * (3 * trained + evaluated)
+        least = once / len(lengths) * passes
         own = median(name, "adapt")
         for side in ("torch", "keras"):
             if (step := median(name, side)) is None:
                 continue
-            whole = trained * step
+            forward = median("frozen", side) or 0.0  # a step of a head on a frozen encoder is a forward pass
+            whole = result["start_up"][side] + trained * step + evaluated * forward
             row = {
                 "strategy": name,
                 "peer": benchmark.JOBS["train"][1][side],
@@ -178,12 +189,21 @@ def summary(config: Config, result: dict[str, Any], encoder: Any, lengths: Any) 
             rows.append(row | {"ceiling": whole / (least / rate), "matmul_gflops": rate / 1e9})
             if "second" in result["adapt"][name]:
                 again = result["adapt"][name]["second"]
-                rows[-1]["second_ratio"] = whole / (again["seconds"]["total"] - again["seconds"]["set_up"])
+                computed = whole - result["start_up"][side]  # start-up counted in neither
+                rows[-1]["second_ratio"] = computed / (again["seconds"]["total"] - again["seconds"]["set_up"])
     encode, fit = median("encode", "torch"), median("probe", "torch")
     if encode and fit and "frozen" in result["adapt"]:
-        whole, first = (encode + fit) * len(lengths), result["adapt"]["frozen"]["first"]
+        whole = result["start_up"]["torch"] + encode * (len(lengths) + result["tested"]) + fit * len(lengths)
+        first = result["adapt"]["frozen"]["first"]
         row = {"strategy": "frozen", "peer": "sentence-transformers + logistic regression", "seconds": first["wall"]}
-        rows.append(row | {"peer_seconds": whole, "ratio": whole / first["wall"], "ceiling": whole / (once / rate)})
+        rows.append(
+            row
+            | {
+                "peer_seconds": whole,
+                "ratio": whole / first["wall"],
+                "ceiling": whole / (once * (1 + result["tested"] / len(lengths)) / rate),
+            }
+        )
     return rows
 
 
@@ -198,6 +218,45 @@ def show(result: dict[str, Any]) -> None:
         rows.append((row["strategy"], row["peer"], *numbers, *more))
     columns = ("strategy", "against", "adapt s", "peer s", "ratio", "ceiling", "steps alone", "second run")
     report.table("whole runs", columns, rows, report.console)
+
+
+def plot(config: Config, result: dict[str, Any]) -> Path:
+    """Seconds of a whole run by strategy, a bar a side on a logarithmic scale, ratios on the peers' bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    bars: list[tuple[str, str, float, str, str]] = []
+    for name in config.strategies:
+        run = result["adapt"][name]
+        bars.append((f"{name}   adapt", name, run["first"]["wall"], "#4477aa", f"{run['first']['wall']:.0f} s"))
+        if "second" in run:
+            again = run["second"]["wall"]
+            bars.append(("same cache, another seed   adapt", name, again, "#88bbdd", f"{again:.0f} s"))
+        for row in (row for row in result["table"] if row["strategy"] == name):
+            text = f"{row['peer_seconds']:.0f} s, {row['ratio']:.1f} times adapt's"
+            bars.append((row["peer"], name, row["peer_seconds"], "#bbbbbb", text))
+    figure, axis = plt.subplots(figsize=(8.5, 0.42 * len(bars) + 1.1), layout="constrained")
+    place, places = 0.0, []
+    for number, bar in enumerate(bars):
+        place += 1.5 if number and bar[1] != bars[number - 1][1] else 1.0
+        places.append(place)
+    drawn = axis.barh(places, [bar[2] for bar in bars], color=[bar[3] for bar in bars], height=0.8)
+    axis.bar_label(drawn, [bar[4] for bar in bars], padding=4, fontsize=9)
+    axis.set_yticks(places, [bar[0] for bar in bars], fontsize=9)
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xlim(right=max(bar[2] for bar in bars) * 8)
+    cores = result["machine"]["cores"]
+    axis.set_xlabel(
+        f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores"
+    )
+    axis.spines[["top", "right"]].set_visible(False)
+    path = config.out / "whole_runs.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
 
 
 def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Worker:
 
     def __init__(self, name: str, command: list[str], log: Path):
         self.name, self.log = name, log
+        self.start_up = 0.0  # seconds until the side had answered that it is there
         # Where a GPU is at hand: this is a comparison on the CPU.
         where = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         with log.open("w") as stderr:
@@ -27,7 +28,7 @@ class Worker:
             )
 
     def ask(self, job: str, **request: Any) -> dict[str, Any]:
-        """The answer to one job, and ``foreign``: the share of all cores that others used meanwhile.
+        """The answer to one job, its ``wall`` seconds, and ``foreign``: the share of all cores that others used meanwhile.
 
         Raises :class:`TrainingError` with the worker's own words when the job failed.
         """
@@ -43,7 +44,7 @@ class Worker:
             raise TrainingError(f"{self.name} failed: {answer['error']} (see {self.log})")
         after, wall = cpu_seconds(self.process.pid), time.perf_counter() - started
         foreign = (after[0] - before[0]) - (after[1] - before[1])
-        return answer | {"foreign": max(foreign, 0.0) / (wall * (os.cpu_count() or 1))}
+        return answer | {"foreign": max(foreign, 0.0) / (wall * (os.cpu_count() or 1)), "wall": wall}
 
     def close(self) -> None:
         """End the process: it leaves when its input ends, and is killed if it does not."""

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,8 @@ import tiny
 
 from adapt import hub
 from experiments import finetune
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -65,3 +71,39 @@ def test_without_flags_finetune_takes_the_bundled_checkpoint_and_reviews(asset, 
     run = hub.load(tmp_path / "run")
     assert run.labels == ("negative", "positive")
     assert (run.config.layers, run.config.width, run.head.pooling) == (2, 128, "mean")
+
+
+COUNTING = """
+import sys
+from pathlib import Path
+import jax
+counts = {}
+jax.monitoring.register_event_listener(lambda name, **_: counts.__setitem__(name, counts.get(name, 0) + 1))
+from experiments import compilation_cache, finetune
+compilation_cache()
+checkpoint, train, test, out, strategy = sys.argv[1:]
+flags = {"checkpoint": checkpoint, "train": train, "test": test, "strategy": strategy, "cache": "auto"}
+finetune.main(finetune.Config(**flags, epochs=1, batch_size=4, out=Path(out)))
+print(*(counts.get(f"/jax/compilation_cache/cache_{what}", 0) for what in ("hits", "misses")))
+"""
+
+
+@pytest.mark.parametrize("strategy", ["full", "top:1"])
+def test_a_second_start_compiles_nothing(inputs, tmp_path, strategy):
+    """Every program of the first process is in the cache folder: the second takes them all from there."""
+    environment = os.environ | {"ADAPT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in environment.items() if not name.startswith("JAX_")}
+    found = []
+    for number in range(2):
+        words = [
+            inputs.checkpoint("bert_mlm_tied"),
+            inputs.train,
+            inputs.test,
+            str(tmp_path / f"run{number}"),
+            strategy,
+        ]
+        done = subprocess.run([sys.executable, "-c", COUNTING, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append([int(word) for word in done.stdout.split()[-2:]])
+    (_, compiled), (taken, again) = found
+    assert compiled > 0 and again == 0 and taken >= compiled

@@ -45,6 +45,21 @@ def test_no_two_rows_would_fit_in_one(lengths, width):
     assert lengths.sum() > (used - 1) * width / 2
 
 
+@given(SOME, st.integers(40, 80))
+def test_filling_row_by_row_is_a_packing_too(lengths, width):
+    rows, starts, used = pack.fill_rows(lengths, width)
+    taken = np.zeros((used, width), int)
+    for row, start, length in zip(rows, starts, lengths, strict=True):
+        taken[row, start : start + length] += 1
+    assert taken.max() <= 1 and taken.sum() == lengths.sum() and set(rows) == set(range(used))
+
+
+def test_what_best_fit_leaves_half_empty_is_filled_row_by_row():
+    """44 + 24 + 24 fill a row of 92, but best-fit decreasing puts 44 beside 44."""
+    lengths = np.array([44, 44, 24, 24, 24, 24])
+    assert pack.pack(lengths, 92, most=6)[2] == 3 and pack.pack(lengths, 92)[2] == 2
+
+
 def test_sentences_pad_less_than_4_percent():
     lengths = np.clip(np.random.default_rng(0).gamma(4, 7, 2000).astype(int) + 3, 3, 128)
     assert 1 - lengths.sum() / (pack.pack(lengths, 128)[2] * 128) < 0.04
