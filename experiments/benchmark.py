@@ -276,14 +276,14 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
             [row["name"] for row in rows],
             ["#4477aa" if row["side"] == "adapt" else "#bbbbbb" for row in rows],
         )
-        bars = axis.barh(names, [row["median"] for row in rows], color=colors, height=0.6)
-        shown = [
-            f"{row['median']:.0f}" + (f"  (adapt: {row['ratio']:.2f} times)" if "ratio" in row else "") for row in rows
-        ]
-        axis.bar_label(bars, shown, padding=8)
+        axis.barh(names, [row["median"] for row in rows], color=colors, height=0.6)
         for place, row in enumerate(rows):
             points = [e["speed"] for e in result["rounds"] if (e["job"], e["side"]) == (job, row["side"])]
             axis.plot(points, [place] * len(points), ".", color="black", ms=4, alpha=0.6)
+            times = f"  (adapt: {row['ratio']:.2f} times)" if "ratio" in row else ""
+            axis.annotate(
+                f"{row['median']:.0f}{times}", (max(points), place), (8, 0), textcoords="offset points", va="center"
+            )
         axis.margins(x=0.35)
         axis.set_xlim(left=0)
         axis.invert_yaxis()

@@ -247,7 +247,7 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
     axis.set_yticks(places, [bar[0] for bar in bars], fontsize=9)
     axis.invert_yaxis()
     axis.set_xscale("log")
-    axis.set_xlim(right=max(bar[2] for bar in bars) * 8)
+    axis.set_xlim(1, max(bar[2] for bar in bars) * 8)
     cores = result["machine"]["cores"]
     axis.set_xlabel(
         f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores"
