@@ -58,6 +58,19 @@ def peak_bytes(program: Any) -> int:
     return used + memory.temp_size_in_bytes
 
 
+class Compiling:
+    """Counts the ``seconds`` that this process spends on compiling from now on, by JAX's own events; tracing left out."""
+
+    EVENTS = ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self.count)
+
+    def count(self, event: str, duration_secs: float, **_: Any) -> None:
+        self.seconds += duration_secs * (event in self.EVENTS)
+
+
 @functools.cache
 def matmul_rate(size: int = 1024, repeats: int = 5) -> float:
     """FLOP/s of float32 matrix products on this machine, the median of ``repeats``."""

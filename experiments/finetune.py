@@ -17,6 +17,7 @@ import numpy as np
 
 from adapt import (
     checkpoint,
+    cost,
     examples,
     hub,
     losses,
@@ -77,7 +78,7 @@ SCORES = {"classification": "accuracy", "multilabel": "macro_f1", "regression": 
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock = report.Clock()
+    clock, compiling = report.Clock(), cost.Compiling()
     inputs.check_flags(config)
     check_out(config.out, config.resume, config.overwrite)
 
@@ -148,7 +149,6 @@ def main(config: Config) -> dict[str, Any]:
                 progress.step = at
                 progress.examples += record["timed_examples"]
                 progress.seconds += record["seconds"]
-                progress.compile_seconds += record["compile_seconds"]
                 progress.tokens += record["tokens"]
                 progress.slots += record["slots"]
                 now = {f"rate_{group}": float(schedule(at - 1)) for group, schedule in schedules.items()}
@@ -177,7 +177,7 @@ def main(config: Config) -> dict[str, Any]:
     clock.lap("evaluate")
     result |= {
         "examples_per_second": progress.examples / progress.seconds if progress.examples else None,
-        "seconds": clock.laps | {"compile": progress.compile_seconds, "total": clock.total},
+        "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
         "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
         "cache": caching.summary(entries),
         "parameters_trained": t.count(optim.trainable(params, labels)),
@@ -209,7 +209,6 @@ class Progress:
     saved: int = 0  # step of the last save
     examples: float = 0.0
     seconds: float = 0.0
-    compile_seconds: float = 0.0
     tokens: float = 0  # of examples, and
     slots: float = 0  # of the rows that they were packed in
     metrics_bytes: int = 0

@@ -81,7 +81,7 @@ class Estimate:
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock = report.Clock()
+    clock, compiling = report.Clock(), cost.Compiling()
     check_out(config.out, None, config.overwrite)
     inputs.check_ranges(config)
     if config.epochs < 1 or config.batch_size < 1 or config.steps < 1:
@@ -92,12 +92,13 @@ def main(config: Config) -> dict[str, Any]:
         strategies.strategy(name, layers)
     sets, names = read(config, pretrained)
     clock.lap("set_up")
+    set_up = clock.laps["set_up"] - compiling.seconds
     with open_run(config.out, config):
         bare = t.drop(pretrained.params, "head")
         model, params = finetune.attach(config, pretrained, bare, len(names) or 1, jax.random.key(config.seed))
         model = model.cast(jnp.dtype(config.dtype))
         timings = calibrate(config, model, params, sets)
-        timings |= {"set_up": clock.laps["set_up"], "finish": finish_seconds(config, len(names))}
+        timings |= {"set_up": set_up, "finish": finish_seconds(config, len(names))}
         depths = ["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen"]
         estimates = [estimate(config, model, params, sets, timings, name) for name in depths]
         show(config, estimates)
@@ -142,7 +143,8 @@ def estimate(
     }
     each = timings["forward"] / len(sets["train"].whole)  # seconds an example, forward
     save = (config.epochs + 1) * timings["finish"]["byte_saved"] * (t.nbytes(moving) + optimizer)
-    once = timings["set_up"] + timings["finish"]["score"] + timings["finish"]["plot"] + save
+    finish = timings["finish"]
+    once = timings["set_up"] + finish["first_save"] + finish["score"] + finish["plot"] + save
     seconds = once + steps * (suffix + blocks * timings["prefix"][1]) + each * sum(passes.values())
     wholes = {entry.folder: (entry, len(sets[part].whole)) for part, entry in entries.items()}
     missing = sum(

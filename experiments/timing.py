@@ -92,7 +92,7 @@ def forward_seconds(config: Any, cut: prefix.Cut, below: t.Tree, part: Examples)
 
 
 def finish_seconds(config: Any, classes: int) -> dict[str, float]:
-    """What every run does besides computing: seconds of a score and a plot, and of a byte of a checkpoint."""
+    """What every run does besides computing: seconds of a score, a plot, the first save, and of a byte of a checkpoint."""
     found = {}
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         started = time.perf_counter()
@@ -104,7 +104,9 @@ def finish_seconds(config: Any, classes: int) -> dict[str, float]:
         report.plot_history(Path(folder), "accuracy")
         found["plot"] = time.perf_counter() - started
         array = {"a": np.zeros(16 << 20, np.float32)}
-        checkpoint.write_tree(Path(folder, "first"), {"a": np.zeros(4, np.float32)})  # imports Orbax
+        started = time.perf_counter()
+        checkpoint.write_tree(Path(folder, "first"), {"a": np.zeros(4, np.float32)})
+        found["first_save"] = time.perf_counter() - started  # imports Orbax
         started = time.perf_counter()
         checkpoint.write_tree(Path(folder, "checkpoint"), array)
         found["byte_saved"] = (time.perf_counter() - started) / array["a"].nbytes
