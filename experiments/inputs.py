@@ -25,7 +25,7 @@ def check_flags(config: Any) -> None:
 
 def check_ranges(config: Any) -> None:
     """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no number, or too large."""
-    for name, limit in (("seed", 2**32), ("patience", 2**31), ("save_every", 2**31)):
+    for name, limit in (("seed", 2**32), ("patience", 2**31), ("save_every", 2**31), ("log_every", 2**31)):
         if not 0 <= getattr(config, name, 0) < limit:
             raise StrategyError(
                 f"--{name.replace('_', '-')} {getattr(config, name)} must be at least 0 and below {limit}"
