@@ -4,11 +4,12 @@
     python -m experiments.whole_runs --growth        # only: how cost and memory grow with examples and epochs
 
 adapt's runs are real ones: `finetune` as a user starts it, with an empty cache, and once more with another seed on the
-cache that is there then. A peer's run would take hours for all strategies, so it is computed: its start-up, its steps at
-the median of what a step took in the rounds, in which all sides take their steps in turn, and the same validations and
-test as adapt's at the rate of its steps with a frozen encoder. The ceiling is the peer's time over the least that adapt's
-own work could take: its matrix products at the machine's own rate. Some 35 minutes on 2 cores; leave the machine alone
-meanwhile. With --resume, runs of adapt that are done are kept.
+cache that is there then; each is done `--rounds` times and the run with the median time is the one that counts. A peer's
+run would take hours for all strategies, so it is computed: its start-up, its steps at the median of what a step took in
+the rounds, in which all sides take their steps in turn, and the same validations and test as adapt's at the rate of its
+steps with a frozen encoder. The ceiling is the peer's time over the least that adapt's own work could take: its matrix
+products at the machine's own rate. Some 65 minutes on 2 cores; leave the machine alone meanwhile. With --resume, runs of
+adapt that are done are kept.
 """
 
 import contextlib
@@ -16,13 +17,14 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from adapt import pack, report
+from adapt import hub, pack, report
 from adapt.assets import cache_folder
 from experiments import benchmark, check_out, launch, open_run, write_json
 from experiments.workers import Worker, peak_memory
@@ -63,28 +65,31 @@ def main(config: Config) -> dict[str, Any]:
             return result
         _, lengths = benchmark.write_task(config, pretrained, table, train_table)
         own_cache(config)
-        real = {}
-        with report.progress("whole runs of adapt", 2 * len(config.strategies)) as bar:
-            for number, name in enumerate(config.strategies):
-                real[name] = {"first": whole_run(config, name, config.seed)}
-                bar.update(2 * number + 1)
-                if name == "frozen":
-                    real[name]["second"] = whole_run(config, name, config.seed + 1)
-                bar.update(2 * number + 2)
+        real: dict[str, dict[str, list[Any]]] = {name: {} for name in config.strategies}
+        rounds: list[dict[str, Any]] = []
         with contextlib.ExitStack() as stack:
             workers, libraries, skipped = benchmark.start(config, stack)
             start_up = {name: worker.start_up for name, worker in workers.items()}
-            rounds = measure(config, workers, lengths, pretrained.config.width)
+            with report.progress("round", config.rounds + 1) as bar:
+                for number in range(config.rounds + 1):
+                    for name in config.strategies if number else ():
+                        for which, run in whole_runs(config, name, number).items():
+                            real[name].setdefault(which, []).append(run)
+                    found = measure(config, workers, lengths, pretrained, number)
+                    rounds += [{"round": number} | each for each in found] if number else []  # the first one warms up
+                    bar.update(number + 1)
         result = {
             "machine": benchmark.machine(config),
             "libraries": libraries,
             "skipped": skipped,
-            "adapt": real,
+            "adapt": {name: {which: middle(runs) for which, runs in found.items()} for name, found in real.items()},
+            "runs": real,
             "rounds": rounds,
             "start_up": start_up,
             "tested": len(lengths["extract"]) - len(lengths["train"]),
         }
         result["table"] = summary(config, result, pretrained.config, lengths["train"])
+        result["encoding_share"] = statistics.median(each["share"] for each in rounds if "share" in each)
         write_json(config.out / "whole_runs.json", result)
         show(result)
         report.console.print(f"plot      {plot(config, result)}", markup=False)
@@ -109,10 +114,24 @@ def command(config: Config, out: Path, **flags: Any) -> list[str]:
     return [sys.executable, "-m", "experiments.finetune", *(word for pair in words for word in pair)]
 
 
-def whole_run(config: Config, name: str, seed: int, **flags: Any) -> dict[str, Any]:
+def whole_runs(config: Config, name: str, number: int) -> dict[str, dict[str, Any]]:
+    """The ``number``-th run of a strategy with an empty cache and, where all is frozen, one more with another seed on it."""
+    shutil.rmtree(Path(os.environ["ADAPT_CACHE"]) / "prefix", ignore_errors=True)
+    runs = {"first": whole_run(config, name, config.seed, number)}
+    return runs | ({"second": whole_run(config, name, config.seed + 1, number)} if name == "frozen" else {})
+
+
+def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run with the median time, with the least and the most of all."""
+    walls = sorted(run["wall"] for run in runs)
+    median = next(run for run in runs if run["wall"] == statistics.median_low(walls))
+    return median | {"wall_least": walls[0], "wall_most": walls[-1]}
+
+
+def whole_run(config: Config, name: str, seed: int, number: int = 0, **flags: Any) -> dict[str, Any]:
     """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and its result.json."""
     out = config.out / f"{name.replace(':', '')}-{seed}"
-    noted = config.out / f"{out.name}.json"
+    noted = config.out / f"{out.name}-{number}.json"
     if config.resume and noted.exists():
         return json.loads(noted.read_text("utf-8"))
     flags = {"train": config.data, "strategy": name, "seed": seed, "epochs": config.epochs, "overwrite": None} | flags
@@ -126,33 +145,32 @@ def whole_run(config: Config, name: str, seed: int, **flags: Any) -> dict[str, A
     return found
 
 
-def measure(config: Config, workers: dict[str, Worker], lengths: Any, width: int) -> list[dict[str, Any]]:
-    """Steps of every strategy on every side, in turn; what sentence-transformers encodes; logistic regressions."""
-    rounds = []
-    kept = (Path(os.environ["ADAPT_CACHE"]) / "prefix").glob("*/values.bin")
-    pooled = [file for file in kept if file.stat().st_size == len(lengths["train"]) * 4 * width]
-    with report.progress("round", config.rounds + 1) as bar:
-        for number in range(config.rounds + 1):
-            order = pack.order(len(lengths["train"]), config.seed, number)[: config.steps * config.batch_size].tolist()
-            found = []
-            for name in config.strategies:
-                for side, worker in workers.items():
-                    if side == "keras" and name.startswith("top"):
-                        continue
-                    worker.ask("strategy", name=name)
-                    found.append({"job": name, "side": side} | worker.ask("train", order=order, epoch=number))
-            if "torch" in workers:
-                index = pack.order(len(lengths["extract"]), config.seed, number)[: config.sentences].tolist()
-                found.append({"job": "encode", "side": "torch"} | workers["torch"].ask("extract", index=index))
-                if pooled:
-                    answer = workers["torch"].ask("probe", features=str(pooled[0]))
-                    found.append({"job": "probe", "side": "torch"} | answer)
-            request = {"sizes": benchmark.SIZES, "repeats": benchmark.REPEATS}
-            rates = workers["adapt"].ask("rate", **request)["rates"]
-            found.append({"job": "rate", "side": "adapt", "gflops": max(map(statistics.median, rates.values()))})
-            rounds += [{"round": number} | each for each in found] if number else []
-            bar.update(number + 1)
-    return rounds
+def measure(
+    config: Config, workers: dict[str, Worker], lengths: Any, pretrained: hub.Pretrained, number: int
+) -> list[dict[str, Any]]:
+    """Steps of every strategy on every side, in turn; what encoding takes; logistic regressions; the machine's rate."""
+    order = pack.order(len(lengths["train"]), config.seed, number)[: config.steps * config.batch_size].tolist()
+    found = []
+    for name in config.strategies:
+        for side, worker in workers.items():
+            if side == "keras" and name.startswith("top"):
+                continue
+            worker.ask("strategy", name=name)
+            found.append({"job": name, "side": side} | worker.ask("train", order=order, epoch=number))
+    rates = workers["adapt"].ask("rate", sizes=benchmark.SIZES, repeats=benchmark.REPEATS)["rates"]
+    rate = max(map(statistics.median, rates.values()))
+    every = list(range(len(lengths["extract"])))
+    own = workers["adapt"].ask("extract", index=every)
+    share = benchmark.forward_flops(pretrained.config, lengths["extract"]) / own["seconds"] / (1e9 * rate)
+    found += [{"job": "rate", "side": "adapt", "gflops": rate}, {"job": "encode", "side": "adapt", "share": share} | own]
+    if "torch" in workers:
+        index = pack.order(len(every), config.seed, number)[: config.sentences].tolist()
+        found.append({"job": "encode", "side": "torch"} | workers["torch"].ask("extract", index=index))
+        kept = (Path(os.environ["ADAPT_CACHE"]) / "prefix").glob("*/values.bin")
+        size = len(lengths["train"]) * 4 * pretrained.config.width
+        for features in [file for file in kept if file.stat().st_size == size][:1]:
+            found.append({"job": "probe", "side": "torch"} | workers["torch"].ask("probe", features=str(features)))
+    return found
 
 
 def summary(config: Config, result: dict[str, Any], encoder: Any, lengths: Any) -> list[dict[str, Any]]:
@@ -218,6 +236,7 @@ def show(result: dict[str, Any]) -> None:
         rows.append((row["strategy"], row["peer"], *numbers, *more))
     columns = ("strategy", "against", "adapt s", "peer s", "ratio", "ceiling", "steps alone", "second run")
     report.table("whole runs", columns, rows, report.console)
+    report.console.print(f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products", markup=False)
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:

@@ -38,7 +38,8 @@ def test_whole_runs_of_what_is_installed(flags, bare, capsys, monkeypatch):
     runs = result["adapt"]["frozen"]
     assert runs["first"]["seconds"]["encode"] > 0 and runs["first"]["steps"] == 42
     assert runs["first"]["wall"] > runs["first"]["seconds"]["total"] > 0
-    assert {entry["job"] for entry in result["rounds"]} == {"frozen", "rate"}
+    assert {entry["job"] for entry in result["rounds"]} == {"frozen", "rate", "encode"}
+    assert len(result["runs"]["frozen"]["second"]) == 1 and result["encoding_share"] > 0
     assert json.loads((flags["out"] / "whole_runs.json").read_text()) == json.loads(json.dumps(result))
     assert (flags["out"] / "whole_runs.png").stat().st_size > 0
 
@@ -53,6 +54,11 @@ def test_growth_goes_through_sizes_and_epochs(flags):
     assert [(run["examples"], run["epochs"]) for run in found["examples"]] == [(20, 1), (40, 1)]
     assert [(run["examples"], run["epochs"]) for run in found["epochs"]] == [(40, 1), (40, 2), (40, 4), (40, 8)]
     assert all(run["memory_mb"] > 0 and run["seconds"]["encode"] > 0 for run in found["examples"])
+
+
+def test_the_run_that_counts_is_the_median_one():
+    runs = [{"wall": wall, "steps": number} for number, wall in enumerate([5.0, 1.0, 9.0])]
+    assert whole_runs.middle(runs) == {"wall": 5.0, "steps": 0, "wall_least": 1.0, "wall_most": 9.0}
 
 
 def test_the_ratio_is_the_median_of_rounds_and_not_of_sides():
