@@ -1,6 +1,6 @@
-"""Rows in: any data file, bundled set or hub name becomes one memory-mapped table with checked columns.
+"""Rows in: any data file, image folder or hub name becomes one memory-mapped table with checked columns.
 
-    train = read("reviews:train")                       # or a file, an image folder, a name on the hub
+    train = read("train.csv")                           # or an image folder, a name on the hub
     check_texts(train, "text")
     for chunk in chunks(train, ["text"]): ...           # {"text": [...]}: constant memory
 
@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapt import bundled
 from adapt.assets import cache_folder, hub_answers
 from adapt.errors import DataError, OutputError
 from adapt.parse import first_line, write_arrow
@@ -52,8 +51,8 @@ class Table:
 
 
 def read(spec: str | Path, *, split: str | None = None) -> Table:
-    """A table from a file (.csv .tsv .json .jsonl .parquet), a folder of images, a bundled set (`reviews`,
-    `trec`, `sms-spam`) or a dataset name on the hub; `name:split` is the same as `split`.
+    """A table from a file (.csv .tsv .json .jsonl .parquet), a folder of images, or a dataset name on the hub;
+    `name:split` is the same as `split`.
 
     Every CSV column is text, as it stands in the file: `007` and `NA` keep being `007` and `NA`. A file that
     changed is read anew, whatever its modification time says.
@@ -63,9 +62,7 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
     name, _, part = (str(spec), "", "") if Path(spec).expanduser().exists() else str(spec).partition(":")
     split = split or part or None
     path = Path(name).expanduser()
-    if name in bundled.SETS:
-        rows = _datasets().Dataset.from_dict(bundled.read(name, split))
-    elif path.is_dir():
+    if path.is_dir():
         rows = _load(name, split, path="imagefolder", data_dir=str(path), cache_dir=str(_kept(path)))
     elif path.suffix.lower() in FORMATS:
         rows = _read_file(path, FORMATS[path.suffix.lower()], split)
@@ -74,8 +71,7 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
     elif path.is_absolute() or name.count("/") > 1:
         raise DataError(f"{path} does not exist")
     elif "/" not in name:
-        known = ", ".join(bundled.SETS)
-        raise DataError(f"'{name}' is no file and no bundled set ({known}); on the hub, names are org/name")
+        raise DataError(f"'{name}' is no file; on the hub, names are org/name")
     else:
         if not hub_answers():
             _datasets().config.HF_HUB_OFFLINE = True  # then only what its cache has
@@ -83,6 +79,11 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
     if not len(rows):
         raise DataError(f"{spec} has no rows")
     return Table(rows, str(spec))
+
+
+def table(columns: dict[str, list], where: str) -> Table:
+    """A table of columns in memory, equally long; ``where`` is what messages call it."""
+    return Table(_datasets().Dataset.from_dict(columns), where)
 
 
 def read_lines(path: str | Path) -> Table:

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from adapt import bundled, data, hub, pack, report, targets
+from adapt import data, hub, pack, targets
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
 from experiments import check_out, launch, open_run, write_json
-from experiments.workers import Worker, command, peak_memory
+from experiments.parts import bundled, inputs, report
+from experiments.parts.workers import Worker, command, peak_memory
 
 JOBS = {
     "train": (
@@ -97,9 +98,9 @@ def read(config: Any) -> tuple[hub.Pretrained, data.Table, data.Table]:
     pretrained = hub.load(config.checkpoint)
     if pretrained.tokenizer is None or pretrained.config.family != "bert":
         raise StrategyError(f"{config.checkpoint} is not a BERT encoder with a tokenizer, which all sides can load")
-    table = data.read(config.data)
+    table = inputs.read(config.data)
     data.check_texts(table, config.text_column)
-    return pretrained, table, data.read(config.data, split="train") if config.data in bundled.SETS else table
+    return pretrained, table, inputs.read(config.data, split="train") if config.data in bundled.SETS else table
 
 
 def write_task(

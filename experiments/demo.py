@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adapt import report
 from experiments import check_out, finetune, launch, write_json
+from experiments.parts import report
 
 
 @dataclasses.dataclass(frozen=True)

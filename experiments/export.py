@@ -10,8 +10,8 @@ import dataclasses
 from pathlib import Path
 
 from adapt import hub
-from adapt.export import export
 from experiments import launch
+from experiments.parts.exporting import export
 
 
 @dataclasses.dataclass(frozen=True)

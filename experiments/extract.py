@@ -15,10 +15,11 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import data, examples, features, hub, report
+from adapt import examples, features, hub
 from adapt import tree as t
 from adapt.errors import OutputError
 from experiments import check_out, launch, open_run, versions, write_json
+from experiments.parts import inputs, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
-    table = data.read(config.data)
+    table = inputs.read(config.data)
     forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype))
     stream = examples.windows(pretrained, table, config.text_column, config.image_column)
     report.chat.print(

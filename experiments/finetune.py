@@ -15,24 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import (
-    checkpoint,
-    cost,
-    examples,
-    hub,
-    losses,
-    optim,
-    prefix,
-    report,
-    strategies,
-    train,
-)
+from adapt import checkpoint, cost, examples, hub, losses, optim, prefix, strategies, train
 from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Classifier, Encoder, Model
-from experiments import caching, check_out, check_same_origin, inputs, launch, lineage, open_run, write_json
-from experiments.showing import show_end, show_start
+from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
+from experiments.parts import caching, inputs, report
+from experiments.parts.showing import show_end, show_start
 
 
 @dataclasses.dataclass(frozen=True)

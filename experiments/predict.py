@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from adapt import data, examples, hub, losses, report, train
+from adapt import examples, hub, losses, train
 from adapt.errors import CheckpointError, OutputError
 from experiments import launch
+from experiments.parts import inputs, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ def main(config: Config) -> None:
         raise CheckpointError(
             f"{config.run} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote"
         )
-    table = data.read(config.data)
+    table = inputs.read(config.data)
     stream = examples.windows(run, table, config.text_column, config.image_column)
     forward = train.make_eval(run.model)
     truncated = [0]

@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import data, examples, hub, losses, optim, pack, report, strategies, train
+from adapt import examples, hub, losses, optim, pack, strategies, train
 from adapt import tree as t
 from adapt.models import Classifier, Encoder, Model, encoder
 from experiments import check_out, launch, open_run, write_json
+from experiments.parts import inputs, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
-    table = data.read(config.data)
+    table = inputs.read(config.data)
     texts = examples.examples(pretrained, table, config.text_column, None, np.zeros(len(table), np.int32))
     with open_run(config.out, config):
         runs = {}

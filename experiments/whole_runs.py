@@ -24,10 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adapt import hub, pack, report
+from adapt import hub, pack
 from adapt.assets import cache_folder
 from experiments import benchmark, check_out, launch, open_run, write_json
-from experiments.workers import Worker, peak_memory
+from experiments.parts import report
+from experiments.parts.workers import Worker, peak_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +163,10 @@ def measure(
     every = list(range(len(lengths["extract"])))
     own = workers["adapt"].ask("extract", index=every)
     share = benchmark.forward_flops(pretrained.config, lengths["extract"]) / own["seconds"] / (1e9 * rate)
-    found += [{"job": "rate", "side": "adapt", "gflops": rate}, {"job": "encode", "side": "adapt", "share": share} | own]
+    found += [
+        {"job": "rate", "side": "adapt", "gflops": rate},
+        {"job": "encode", "side": "adapt", "share": share} | own,
+    ]
     if "torch" in workers:
         index = pack.order(len(every), config.seed, number)[: config.sentences].tolist()
         found.append({"job": "encode", "side": "torch"} | workers["torch"].ask("extract", index=index))
@@ -236,7 +240,9 @@ def show(result: dict[str, Any]) -> None:
         rows.append((row["strategy"], row["peer"], *numbers, *more))
     columns = ("strategy", "against", "adapt s", "peer s", "ratio", "ceiling", "steps alone", "second run")
     report.table("whole runs", columns, rows, report.console)
-    report.console.print(f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products", markup=False)
+    report.console.print(
+        f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products", markup=False
+    )
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:

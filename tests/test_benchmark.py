@@ -10,7 +10,7 @@ import tiny
 
 from adapt.models import EncoderConfig
 from experiments import benchmark
-from experiments.workers import peak_memory
+from experiments.parts.workers import peak_memory
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from adapt import data
-from adapt.data import check_texts, chunks, read, read_lines
+from adapt.data import check_texts, chunks, read_lines
 from adapt.errors import DataError, OutputError
+from experiments.parts.inputs import read
 
 
 @pytest.fixture(autouse=True)

@@ -26,9 +26,9 @@ from runs import (
 from adapt import families, hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
-from adapt.export import EXPORTS, PAD, choose, export
 from adapt.images import image_settings, preprocessor
 from adapt.tokenizer import Tokenizer
+from experiments.parts.exporting import EXPORTS, PAD, choose, export
 
 
 def files_of(folder: Path) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 from runs import LANGUAGE_MODELS, REFERENCES, SENTENCE_TRANSFORMERS, TEXTS, finished, inputs, logits_of, pretrained
 
 from adapt import hub
-from adapt.export import export
+from experiments.parts.exporting import export
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own warnings are theirs
 

@@ -9,12 +9,13 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as some
 
-from adapt import corrupt, hub, losses, optim, pack, train
+from adapt import hub, losses, optim, pack, train
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, MaskedLM
 from adapt.tokenizer import ragged
 from experiments import finetune, pretrain
+from experiments.parts import corrupt
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

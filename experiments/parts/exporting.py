@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from adapt import card, checkpoint, families, hub
+from adapt import checkpoint, families, hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
 from adapt.images import preprocessor
 from adapt.models import CausalLM, Classifier, EncoderConfig, MaskedLM
+from experiments.parts import card
 
 SEQUENCES, IMAGES = "AutoModelForSequenceClassification", "AutoModelForImageClassification"
 # (family, head as `kind` says it) -> transformers' class, and the Auto class that finds it

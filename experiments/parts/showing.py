@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adapt import examples, hub, report
+from adapt import examples, hub
 from adapt import tree as t
+from experiments.parts import report
 
 
 def show_start(

@@ -1,12 +1,14 @@
 """What the training experiments share: the checkpoint and the data that their flags name."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from adapt import bundled, data, examples, hub, targets
+from adapt import data, examples, hub, targets
 from adapt.errors import DataError, StrategyError
+from experiments.parts import bundled
 
 
 def check_flags(config: Any) -> None:
@@ -56,6 +58,20 @@ def load(config: Any) -> hub.Pretrained:
     return pretrained
 
 
+def read(spec: str | Path, split: str | None = None) -> data.Table:
+    """What :func:`adapt.data.read` reads, or a bundled set: ``reviews``, ``reviews:test``."""
+    name, _, part = str(spec).partition(":")
+    if Path(spec).expanduser().exists():
+        return data.read(spec, split=split)
+    if name in bundled.SETS:
+        return data.table(bundled.read(name, split or part or None), str(spec))
+    if "/" not in str(spec) and not Path(name).suffix:
+        raise DataError(
+            f"{name!r} is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, names are org/name"
+        )
+    return data.read(spec, split=split)
+
+
 def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, examples.Examples], list[str]]:
     """(train, validation and test examples, the classes' names)."""
     examples.check_inputs(pretrained, config.image_column)
@@ -63,13 +79,13 @@ def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, exampl
     if config.test is None and not own_test:
         raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
     tables = {
-        "train": data.read(config.train, split="train" if own_test else None),
-        "test": data.read(
+        "train": read(config.train, split="train" if own_test else None),
+        "test": read(
             config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None
         ),
     }
     if config.validation:
-        tables["validation"] = data.read(config.validation)
+        tables["validation"] = read(config.validation)
     names = targets.labels_of(tables["train"], config.label_column, config.task)
     sets = {}
     for part, table in tables.items():

@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
-from adapt import cache, cost, report, store
+from adapt import cache, cost, store
 from adapt.errors import OutputError, StrategyError
 from adapt.examples import Examples
 from adapt.prefix import Cut
 from adapt.store import Entry
 from adapt.tree import Tree
 from experiments import read_lineage
+from experiments.parts import report
 
 Entries = dict[str, Entry]  # by set
 

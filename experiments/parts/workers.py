@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.errors import TrainingError
-from experiments import peers
+from experiments.parts import peers
 
 
 class Worker:
@@ -174,7 +174,7 @@ class Adapt:
 def command(name: str, interpreter: Path | str = sys.executable) -> list[str]:
     """How the worker of a side is started; a peer's interpreter sees nothing of this project but the file peers.py."""
     if name == "adapt":
-        return [sys.executable, "-m", "experiments.workers"]
+        return [sys.executable, "-m", "experiments.parts.workers"]
     return [str(interpreter), "-P", peers.__file__]
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import checkpoint, cost, losses, optim, prefix, report, strategies, train
+from adapt import checkpoint, cost, losses, optim, prefix, strategies, train
 from adapt import tree as t
 from adapt.examples import Examples
 from adapt.models import Model
+from experiments.parts import report
 
 
 def phase_of(name: str, params: t.Tree, layers: int) -> tuple[t.Tree, Any]:
