@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from adapt import tree as t
+from adapt.additions import FIELDS, is_added
 from adapt.examples import Examples, States
 from adapt.models import Model
 from adapt.prefix import Cut, before
@@ -25,10 +26,12 @@ VERSION = 1  # of what the cache holds: another one computes anew
 def entry(params: t.Tree, model: Model, at: int, examples: Examples, dtype: Any) -> Entry:
     """Where the cache keeps what the prefix makes of a file of examples: pooled [N, D], or token states [T, D]."""
     config = dataclasses.asdict(model.encoder.config)
+    below = before(params, model, at)
     still = ("dropout", "attention_dropout", "init_range")  # of no effect on a prefix
+    still += () if any(map(is_added, t.paths(below))) else FIELDS  # nor is what was added further up
     key = {
         "version": VERSION,
-        "parameters": t.digest(before(params, model, at)),
+        "parameters": t.digest(below),
         "config": {name: value for name, value in config.items() if name not in still},
         "examples": examples.inputs_digest,
         "cut": at,

@@ -1,6 +1,7 @@
 """Checkpoints of a run: what is frozen once, what trains at every save; Orbax arrays behind one atomic index file.
 
-    checkpoints/frozen/        the frozen parameters, written once
+    checkpoints/frozen_00/     the frozen parameters of a phase, written once; a delta's, which refers to the encoder
+                               that it began with, has only those that are not as they were there
     checkpoints/step_00000250/ trainable parameters, optimizer state, step, key
     checkpoints/index.json     which step is "last" and which is "best", and what the loop needs to go on
 
@@ -32,29 +33,40 @@ MARGIN = 64 << 20  # bytes left free on the disk beside what a save needs
 SUMS = "SHA256SUMS"
 
 
-def save(folder: Path, state: State, info: dict[str, Any], best: bool) -> None:
+def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: int = 0) -> None:
     """Save ``state`` as the last checkpoint, and as the best one if ``best``; ``info`` is plain JSON.
 
     Raises :class:`OutputError` when the disk is full; the saves before stay valid.
     """
     need_space(folder, t.nbytes((state.params, state.opt_state)))
-    index, name = read_index(folder), f"step_{int(state.step):08d}"
+    index, name = read_index(folder), f"step_{int(state.step):08d}_{phase:02d}"
     if index.get("last", {}).get("folder") != name:
         write_tree(folder / name, to_tree(state))
-    index["last"] = {**info, "folder": name}  # info may be what restore() gave, with the folder of then
+    # info may be what restore() gave, with the folders of then
+    index["last"] = {**info, "folder": name, "phase": phase, "frozen": f"frozen_{phase:02d}"}
     if best:
         index["best"] = index["last"]
     write_text(folder / "index.json", json.dumps(index, indent=1))
-    for old in folder.glob("step_*"):
-        if old.name not in {entry["folder"] for entry in index.values()}:
+    for old in (*folder.glob("step_*"), *folder.glob("frozen_*")):
+        if old.name not in {entry[what] for entry in index.values() for what in ("folder", "frozen")}:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def save_frozen(folder: Path, frozen: t.Tree) -> None:
-    """Save the frozen parameters, once a run."""
+def save_frozen(folder: Path, frozen: t.Tree, phase: int = 0) -> None:
+    """Save the frozen parameters, once a phase."""
     need_space(folder, t.nbytes(frozen))
     if t.paths(frozen):
-        write_tree(folder / "frozen", frozen)
+        write_tree(folder / f"frozen_{phase:02d}", frozen)
+
+
+def last(folder: Path) -> dict[str, Any]:
+    """What was said with the last save. Raises :class:`CheckpointError` where there is none."""
+    info = read_index(folder).get("last")
+    if info is None:
+        raise CheckpointError(
+            f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite"
+        )
+    return info
 
 
 def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
@@ -62,31 +74,29 @@ def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
 
     Raises :class:`CheckpointError` where there is none or it does not fit.
     """
-    info = read_index(folder).get("last")
-    if info is None:
-        raise CheckpointError(
-            f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite"
-        )
+    info = last(folder)
     tree = read_tree(folder / info["folder"], to_tree(like))
     leaves, structure = jax.tree.flatten(like.opt_state)
     names = [f"leaf_{number:04d}" for number in range(len(leaves))]
     opt_state = structure.unflatten([tree["optimizer"][name] for name in names])
-    key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
-    return State(
-        tree["step"], tree.get("params", {}), opt_state, jax.device_put(key, like.step.sharding), tree["halted"]
-    ), info
+    key = jax.device_put(jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key)), like.step.sharding)
+    return State(tree["step"], tree.get("params", {}), opt_state, key, tree["halted"]), info
 
 
-def load_params(folder: Path, like: t.Tree) -> t.Tree:
-    """The whole ``{"encoder", "head"}`` tree of the best checkpoint, as numpy float32, with the shapes of ``like``."""
+def load_params(folder: Path, like: t.Tree, base: t.Tree | None = None, which: str = "best") -> t.Tree:
+    """The whole ``{"encoder", "head"}`` tree of the best checkpoint, as numpy float32, with the shapes of ``like``.
+
+    ``base`` has what a delta does not store; ``which`` may be "last".
+    """
     index = read_index(folder)
-    info = index.get("best") or index.get("last")
+    info = index.get(which) or index.get("last")
     if info is None:
         raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save")
-    params = read_tree(folder / info["folder"], None, "params").get("params", {})
-    if (folder / "frozen").exists():
-        params = t.merge(params, read_tree(folder / "frozen", None))
-    params = {"encoder": {}, "head": {}} | params
+    params, still = read_tree(folder / info["folder"], None, "params").get("params", {}), folder / info["frozen"]
+    if still.exists():
+        params = t.merge(params, read_tree(still, None))
+    there = t.paths(params)
+    params = t.merge({"encoder": {}, "head": {}}, params, t.select(base or {}, lambda path: path not in there))
     try:
         t.check_like(params, like, f"the parameters in {folder}", dtypes=True)
     except TreeError as fault:
@@ -229,7 +239,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError) as fault:
         raise CheckpointError(f"{file} is not JSON: {fault}") from None
     if not isinstance(index, dict) or not all(
-        isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()
+        isinstance(e, dict) and isinstance(e.get("folder"), str) and isinstance(e.get("frozen"), str)
+        for e in index.values()
     ):
         raise CheckpointError(
             f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint"

@@ -173,8 +173,11 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def save_model(folder: Path, model: Pretrained) -> None:
-    """Write what a run's folder needs beside its checkpoints: model.json and the tokenizer."""
+def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None = None) -> None:
+    """Write what a run's folder needs beside its checkpoints: model.json and the tokenizer.
+
+    ``base`` is the ``source`` and the ``digest`` of the encoder to which delta checkpoints refer.
+    """
     head = {"kind": type(model.head).__name__}
     head |= {
         f.name: getattr(model.head, f.name)
@@ -187,6 +190,7 @@ def save_model(folder: Path, model: Pretrained) -> None:
         "task": model.task,
         "labels": list(model.labels),
         "max_length": model.tokenizer.max_length if model.tokenizer else None,
+        "base": base,
         "images": dataclasses.asdict(model.images) if model.images else None,
     }
     if model.tokenizer:
@@ -209,12 +213,28 @@ def load_run(folder: Path, source: str) -> Pretrained:
             raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")
     except (KeyError, TypeError, ValueError) as fault:
         raise CheckpointError(f"{folder / 'model.json'} was not written by this version of adapt: {fault}") from None
-    params = checkpoint.load_params(folder / "checkpoints", run.model.shapes())
+    base = base_encoder(folder, content["base"]) if content.get("base") else None
+    params = checkpoint.load_params(folder / "checkpoints", run.model.shapes(), base)
     run = dataclasses.replace(run, params=params)
     if images:
         images |= {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
         return dataclasses.replace(run, images=ImageSettings(**images))
     return with_inputs(run, folder, max_length)
+
+
+def base_encoder(folder: Path, base: Mapping[str, str]) -> t.Tree:
+    """``{"encoder": ...}`` that the delta in ``folder`` refers to. Raises :class:`CheckpointError` for any other."""
+    mend = f"put it back, or write its place into base.source of {folder / 'model.json'}"
+    try:
+        found = {"encoder": load(base["source"]).params["encoder"]}
+    except CheckpointError as fault:
+        raise CheckpointError(
+            f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}"
+        ) from None
+    if (digest := t.digest(found["encoder"])) != base["digest"]:
+        what = f"digest {digest[:12]}, and {folder} was trained on one with {base['digest'][:12]}"
+        raise CheckpointError(f"the encoder of {base['source']} has the {what}: {mend}")
+    return found
 
 
 def write_folder(

@@ -12,10 +12,11 @@ import optax
 
 from adapt import optim
 from adapt import tree as t
-from adapt.errors import TrainingError
+from adapt.errors import RuleError, TrainingError
 from adapt.losses import Loss
 from adapt.models import Model
 from adapt.prefix import Cut, cut_at, suffix_batch
+from adapt.pull import Pull
 
 
 @jax.tree_util.register_dataclass
@@ -52,6 +53,33 @@ def init_state(
     return jax.device_put(optim.frozen(params, labels), device), jax.device_put(state, device)
 
 
+def advance(
+    frozen: t.Tree, state: State, before: t.Tree, labels: t.Tree, tx: optax.GradientTransformation
+) -> tuple[t.Tree, State]:
+    """The next phase: (frozen, state) by new labels and optimizer, steps and key going on.
+
+    Leaves that go on training in their group keep their moments and their count; others begin anew. ``before`` are the
+    labels until now. Raises :class:`RuleError` where a group that goes on gains leaves: they would share its count.
+    """
+    groups = [{}, {}]
+    for found, tree in zip(groups, (before, labels), strict=True):
+        for path, group in t.paths(tree).items():
+            found.setdefault(group, set()).add(path)
+    old, new = groups
+    for group in (old.keys() & new.keys()) - {optim.FROZEN}:
+        if old[group] & new[group] and (gained := new[group] - old[group]):
+            raise RuleError(f"group {group!r} goes on and gains {min(gained)}: give what begins a group of its own")
+    still, fresh = init_state(t.merge(frozen, state.params), labels, tx, state.key)
+    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)}
+
+    def carried(path: Any, leaf: jax.Array) -> jax.Array:
+        found = kept.get(jax.tree_util.keystr(path), leaf)
+        return found if found.shape == leaf.shape else leaf
+
+    opt_state = jax.tree_util.tree_map_with_path(carried, fresh.opt_state)
+    return still, dataclasses.replace(fresh, step=state.step, halted=state.halted, opt_state=opt_state)
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """``(frozen, state, batch) -> (state, metrics)``: the compiled prefix, where there is one, and the compiled suffix.
@@ -61,6 +89,7 @@ class Step:
 
     prefix: Cut | None
     suffix: Any  # jitted (frozen, state, batch) -> (state, metrics), with the state donated
+    pull: Pull | None = None
 
     def __call__(
         self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]
@@ -82,18 +111,28 @@ class Step:
         return found | {"suffix": self.suffix.lower(frozen, state, batch).compile()}
 
 
-def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: int = 0, dropout: bool = True) -> Step:
+def make_step(
+    model: Model,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    cut: int = 0,
+    dropout: bool = True,
+    pull: Pull | None = None,
+) -> Step:
     """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, with the state donated.
 
     A batch holds the model's inputs, ``label`` and ``weight`` [N]; if ``weight`` is [A, N], everything has a leading
     axis of A micro-batches, whose sums of losses and of weights are accumulated before one division: the same gradient
     as one large batch. The first ``cut`` stages run deterministic, in a program of their own (see :mod:`adapt.prefix`).
+    With a ``pull``, ``frozen["anchor"]`` holds pre-trained values by path.
     Metrics: ``loss`` (weighted mean), ``grad_norm`` (before clipping, of what trains), ``weight``.
     """
 
     def total(
         trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        if pull and pull.mixout and dropout:
+            trainable = pull.mix(trainable, frozen["anchor"], jax.random.fold_in(key, 0xA11))
         params = t.merge(frozen, trainable)
         output = model.suffix(params, batch.get("hidden"), batch, cut, key if dropout else None)
         return (loss(output, batch["label"]) * batch["weight"]).sum(), batch["weight"].sum()
@@ -117,6 +156,7 @@ def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: i
             ((summed, weight), grads), _ = jax.lax.scan(add, zero, parts)
         weight = jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda g: g / weight, grads)
+        grads = pull.add(grads, state.params, frozen["anchor"]) if pull and pull.l2sp else grads
         norm, mean = optax.tree.norm(grads), summed / weight
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         good = jnp.isfinite(mean) & jnp.isfinite(norm) & ~state.halted
@@ -125,7 +165,7 @@ def make_step(model: Model, loss: Loss, tx: optax.GradientTransformation, cut: i
         after = State(state.step + good, params, opt_state, state.key, ~good)
         return after, {"loss": mean, "grad_norm": norm, "weight": weight}
 
-    return Step(cut_at(model, cut) if cut else None, jax.jit(step, donate_argnums=1))
+    return Step(cut_at(model, cut) if cut else None, jax.jit(step, donate_argnums=1), pull)
 
 
 def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:

@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import checkpoint, cost, examples, hub, losses, optim, prefix, strategies, train
+from adapt import checkpoint, cost, examples, hub, losses, optim, strategies, train
 from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Classifier, Encoder, Model
 from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
-from experiments.parts import caching, inputs, report
+from experiments.parts import caching, inputs, phases, report
+from experiments.parts.saving import Progress, begin, save
 from experiments.parts.showing import show_end, show_start
 
 
@@ -37,7 +38,9 @@ class Config:
     label_column: str = "label"
     image_column: str | None = None  # images in place of texts
     task: Literal["classification", "multilabel", "regression"] = "classification"
-    strategy: str = "full"  # full | frozen | top:K
+    strategy: str = (
+        "full"  # frozen | top:K | lora:8 | lp-ft | full+decay:0.9 | ...: adapt/strategies.py, or a wrong one
+    )
     pooling: Literal["mean", "cls", "max", "last", "pooler"] | None = None  # default: mean; GPT-2 last; ViT cls
     epochs: int = 3
     batch_size: int = 32  # examples a step
@@ -55,6 +58,7 @@ class Config:
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of what is kept; default: --dtype
     log_every: int = 0  # steps between records in metrics.jsonl; 0: chosen by the length of an epoch
     patience: int = 3  # epochs without a better validation score before training stops; 0: never stop early
+    save: Literal["auto", "delta", "full"] = "auto"  # delta: what trained, and the encoder's digest; auto: by its share
     save_every: int = 0  # steps between checkpoints within an epoch; 0: at the end of each epoch only
     random_weights: bool = False  # the encoder's shapes with fresh weights: the control that pre-training has to beat
     seed: int = 0
@@ -75,133 +79,121 @@ def main(config: Config) -> dict[str, Any]:
     # The checkpoint, without its head.
     pretrained = inputs.load(config)
     discarded, params = t.discarded(pretrained.params, "head"), t.drop(pretrained.params, "head")
-    phase = strategies.strategy(config.strategy, pretrained.config.layers)[0]
+    strategy = strategies.strategy(config.strategy, pretrained.config.layers, config.epochs)
+    pretrained = phases.prepare(strategy, pretrained)
 
     # The data, as examples with labels.
     sets, names = inputs.read_sets(config, pretrained)
 
-    # A new head, labels that decide what trains, an optimizer a group.
+    # A new head, what the strategy adds, and its phases: labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
     model, params = attach(config, pretrained, params, max(len(names), 1), key)
-    if (
-        config.task == "regression" and model.head.bias
-    ):  # start at the median: the level need not be learned step by step
+    if config.task == "regression" and model.head.bias:  # start at the median: the level need not be learned
         level = np.full(1, np.median(sets["train"].labels), np.float32)
         params = t.graft(t.drop(params, "head/classifier/bias"), "head/classifier/bias", level)
-    labels = t.label(params, phase.rules)
+    params = phases.start(strategy, model, params, jax.random.fold_in(key, 3))
     per_epoch = -(-len(sets["train"]) // config.batch_size)
-    rates = {g: rate for g, rate in learning_rates(config, pretrained).items() if g in phase.groups}
-    schedules = {
-        g: optim.schedule(rate, per_epoch * config.epochs, config.warmup, config.decay) for g, rate in rates.items()
-    }
-    groups = {g: optim.adamw(schedule, config.weight_decay) for g, schedule in schedules.items()}
-    tx = optim.by_label(groups, labels, config.clip_norm or None)
-    frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
-    digest_before = t.digest(optim.frozen(params, labels))
-    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
-    step = train.make_step(computed, losses.LOSSES[config.task], tx, prefix.cut(labels, pretrained.config.layers))
-    show_start(config, pretrained, discarded, params, labels, rates, sets)
-    entries = caching.choose(config, step.prefix, frozen, sets)
+    runs = phases.ready(config, strategy, model, params, per_epoch)
+    show_start(config, pretrained, discarded, params, runs, sets)
 
     # The run's folder; from here on something is written.
     run = dataclasses.replace(pretrained, head=model.head, labels=tuple(names), task=config.task)
-    saves, progress = config.out / "checkpoints", Progress()
+    saves, progress, first = config.out / "checkpoints", Progress(), runs[0]
     with open_run(config.out, config):
         origin = lineage(config, pretrained, train=config.train, test=config.test or config.train)
-        origin |= {"data_digest": sets["train"].digest, "discarded": discarded, "cached": bool(entries)}
+        origin |= {"data_digest": sets["train"].digest, "discarded": discarded}
+        base = phases.base_of(config, pretrained, params, runs[-1], origin["encoder_digest"])
+        stored = {"encoder": pretrained.params["encoder"]} if base else {}
         if config.resume:
             check_same_origin(config.out, origin)
-            state, info = checkpoint.restore(saves, state)
-            progress = Progress(**info["progress"])
+            progress = Progress(**checkpoint.last(saves)["progress"])
+            first = runs[progress.phase]
+            params = checkpoint.load_params(saves, model.shapes(), stored, "last")
+        frozen, state = train.init_state(params, first.labels, first.tx, jax.random.fold_in(key, 1))
+        state = checkpoint.restore(saves, state)[0] if config.resume else state
         metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
+        entries = caching.choose(config, first, frozen, sets, progress.cached(first))
         if not config.resume:
-            hub.save_model(config.out, run)
-            checkpoint.save_frozen(saves, frozen)
+            hub.save_model(config.out, run, base)
             write_json(config.out / "lineage.json", origin)
-            save(saves, state, progress, metrics, best=False)  # a good checkpoint to keep, whenever the run stops
+            begin(saves, first, frozen, stored, state, progress, metrics, bool(entries))
     began = int(state.step)
-
-    # What stands still is computed once, where that pays.
-    clock.lap("set_up")
-    sets = caching.with_states(step.prefix, frozen, sets, entries)
-    clock.lap("encode")
-
-    # Train: epochs of steps, a validation and a checkpoint after each.
-    forward, seen = train.make_eval(computed, step.prefix), set()
     plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed, config.epochs, config.accumulate)
-    with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
-        for epoch in range(int(state.step) // per_epoch, config.epochs):
-            if progress.stale >= config.patience > 0:
-                break
-            batches = sets["train"].batches(plan, config.seed, epoch, int(state.step) % per_epoch, config.accumulate)
-            for taken, record in train.loop(step, frozen, state, batches, log_every(config, per_epoch), seen):
-                state, at = taken, int(record["step"])
-                progress.step = at
-                progress.examples += record["timed_examples"]
-                progress.seconds += record["seconds"]
-                progress.tokens += record["tokens"]
-                progress.slots += record["slots"]
-                now = {f"rate_{group}": float(schedule(at - 1)) for group, schedule in schedules.items()}
-                metrics.write({"epoch": epoch, **record, **now})
-                speed = record["timed_examples"] / max(record["seconds"], 1e-9)
-                bar.update(at, loss=f"{record['loss']:.4f}", **{"examples/s": f"{speed:.0f}"})
-                due = config.save_every and at // config.save_every > progress.saved // config.save_every
-                if due and at % per_epoch:
-                    save(saves, state, progress, metrics, best=False)
-                if began < (config.stop_after or 0) <= at and at % per_epoch:
-                    return stopped(config, at)
-            clock.lap("train")
-            best = validate(
-                config, forward, t.merge(frozen, state.params), sets["validation"], progress, metrics, epoch
-            )
-            clock.lap("evaluate")
-            save(saves, state, progress, metrics, best)
-            clock.lap("save")
-            if began < (config.stop_after or 0) <= int(state.step) and epoch + 1 < config.epochs:
-                return stopped(config, int(state.step))
+    clock.lap("set_up")
 
-    # Test with the best checkpoint, read back from the disk.
-    best_params = checkpoint.load_params(saves, model.shapes())
+    # Train: phases of epochs of steps, a validation and a checkpoint after each epoch.
+    now, parts, forward = first, sets, None
+    with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
+        for phase in runs[first.number :]:
+            if phase is not first:
+                frozen, state = train.advance(frozen, state, now.labels, phase.labels, phase.tx)
+                entries = caching.choose(config, phase, frozen, sets, progress.cached(phase))
+                begin(saves, phase, frozen, stored, state, progress, metrics, bool(entries))
+            now, seen = phase, set()
+            # What stands still is computed once, where that pays.
+            parts = caching.with_states(phase.step.prefix, frozen, sets, entries)
+            clock.lap("encode")
+            forward = train.make_eval(phase.model, phase.step.prefix)
+            given = phases.given(frozen, phase, pretrained.params)
+            for epoch in range(int(state.step) // per_epoch, phase.last):
+                if progress.stale >= config.patience > 0 and phase is runs[-1]:
+                    break
+                skip = int(state.step) % per_epoch
+                batches = parts["train"].batches(plan, config.seed, epoch, skip, config.accumulate)
+                for taken, record in train.loop(phase.step, given, state, batches, log_every(config, per_epoch), seen):
+                    state, at = taken, int(record["step"])
+                    progress.count(record)
+                    rates = {f"rate_{group}": phase.rate(group, at - 1) for group in phase.rates}
+                    metrics.write({"epoch": epoch, **record, **rates})
+                    speed = record["timed_examples"] / max(record["seconds"], 1e-9)
+                    bar.update(at, loss=f"{record['loss']:.4f}", **{"examples/s": f"{speed:.0f}"})
+                    due = config.save_every and at // config.save_every > progress.saved // config.save_every
+                    if due and at % per_epoch:
+                        save(saves, state, progress, metrics, best=False)
+                    if began < (config.stop_after or 0) <= at and at % per_epoch:
+                        return stopped(config, at)
+                clock.lap("train")
+                whole = t.merge(frozen, state.params)
+                best = validate(config, forward, whole, parts["validation"], progress, metrics, epoch)
+                clock.lap("evaluate")
+                save(saves, state, progress, metrics, best)
+                clock.lap("save")
+                if began < (config.stop_after or 0) <= int(state.step) and epoch + 1 < config.epochs:
+                    return stopped(config, int(state.step))
+
+    # Test with the best checkpoint, read back from the disk, cut as it was trained.
+    best_params, phase = checkpoint.load_params(saves, model.shapes(), stored), runs[progress.best_phase]
+    still = optim.frozen(best_params, phase.labels)
+    if phase is not now:
+        entries = caching.choose(config, phase, still, sets, progress.cached(phase))
+        parts = caching.with_states(phase.step.prefix, still, sets, entries)
+        forward = train.make_eval(phase.model, phase.step.prefix)
     # Committed to a device, as the parameters of the validations were: otherwise ``forward`` would compile again.
-    result = test(config, forward, jax.device_put(best_params, jax.local_devices()[0]), sets)
+    result = test(config, forward, jax.device_put(best_params, jax.local_devices()[0]), parts)
     clock.lap("evaluate")
     result |= {
         "examples_per_second": progress.examples / progress.seconds if progress.examples else None,
         "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
         "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
         "cache": caching.summary(entries),
-        "parameters_trained": t.count(optim.trainable(params, labels)),
-        "parameters_frozen": t.count(optim.frozen(params, labels)),
+        "parameters_trained": t.count(optim.trainable(best_params, phase.labels)),
+        "parameters_frozen": t.count(still),
+        "phases": phases.summary(runs, params),
+        "saved": "delta" if base else "full",
         "steps": int(state.step),
         "best_step": progress.best_step,
+        "best_phase": progress.best_phase,
         "validation_score": progress.best_score,
         "discarded": discarded,
-        "frozen_digest_before": digest_before,
-        "frozen_digest_after": t.digest(optim.frozen(best_params, labels)),
+        "frozen_digest_before": progress.phases[phase.number]["digest"],
+        "frozen_digest_after": t.digest(still),
     }
-    if result["frozen_digest_after"] != digest_before:
+    if result["frozen_digest_after"] != result["frozen_digest_before"]:
         raise TrainingError("the frozen parameters moved: the digests before and after differ; please report this")
     write_json(config.out / "result.json", result)
     plot = report.plot_history(config.out, SCORES[config.task])
     show_end(config, result, plot)
     return result
-
-
-@dataclasses.dataclass
-class Progress:
-    """What the loop must know to go on after a stop, beside the state."""
-
-    best_score: float | None = None
-    best_loss: float = 0.0
-    best_step: int = 0
-    stale: int = 0  # epochs since the best
-    step: int = 0
-    saved: int = 0  # step of the last save
-    examples: float = 0.0
-    seconds: float = 0.0
-    tokens: float = 0  # of examples, and
-    slots: float = 0  # of the rows that they were packed in
-    metrics_bytes: int = 0
 
 
 def attach(
@@ -218,16 +210,6 @@ def attach(
         fresh = t.graft(t.drop(fresh, "pooler"), "pooler", pooler(pretrained)["pooler"])
         report.chat.print("grafted   head/pooler, pre-trained, back under the new head")
     return model, t.graft(params, "head", fresh)
-
-
-def learning_rates(config: Config, pretrained: hub.Pretrained) -> dict[str, float]:
-    """Peak rates by group. Small encoders take a larger one; a head alone on frozen features, a much larger one."""
-    default = {
-        "encoder": 1e-4 if pretrained.config.width < 256 else 5e-5,
-        "head": 1e-2 if config.strategy == "frozen" else 1e-3,
-    }
-    given = {"encoder": config.learning_rate, "head": config.head_learning_rate}
-    return {group: default[group] if rate is None else rate for group, rate in given.items()}
 
 
 def log_every(config: Config, per_epoch: int) -> int:
@@ -257,6 +239,7 @@ def validate(
     best = progress.best_score is None or (new, -mean_loss) > (progress.best_score, -progress.best_loss)
     if best:
         progress.best_score, progress.best_loss, progress.best_step = new, mean_loss, progress.step
+        progress.best_phase = progress.phase
     progress.stale = 0 if best else progress.stale + 1
     return best
 
@@ -281,11 +264,6 @@ def test(config: Config, forward: Any, params: t.Tree, sets: dict[str, examples.
 def finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if np.isfinite(value) else None
-
-
-def save(saves: Path, state: train.State, progress: Progress, metrics: report.Metrics, best: bool) -> None:
-    progress.saved, progress.metrics_bytes = int(state.step), metrics.size
-    checkpoint.save(saves, state, {"progress": dataclasses.asdict(progress)}, best)
 
 
 def stopped(config: Config, at: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     python -m experiments.tuning                  # MiniLM's shapes, 32 reviews a step, some 3 minutes on 2 cores
 
 A full fine-tuning step with dropout, random weights, real lengths: the step as it is, then with one choice replaced at a
-time. Each choice is one function: `project` and `attend` (encoder.py), `random_bits` (dropout), `Encoder.run` (blocks),
+time. Each choice is one function: `project`, `attend` and `random_bits` (layers.py), `Encoder.run` (blocks),
 `make_step` (donation), `pack` (rows), `train.loop` (overlap), `keep_memory` (experiments). Expect ratios above 1 where
 the choice is right for this machine; on another one some may turn.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from adapt import examples, hub, losses, optim, pack, strategies, train
 from adapt import tree as t
-from adapt.models import Classifier, Encoder, Model, encoder
+from adapt.models import Classifier, Encoder, Model, encoder, layers
 from experiments import check_out, launch, open_run, write_json
 from experiments.parts import inputs, report
 
@@ -86,7 +86,7 @@ def plain(config: Config, pretrained: hub.Pretrained, texts: examples.Texts, **c
         Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout)
     )
     params = t.graft(t.drop(pretrained.params, "head"), "head", model.init_head(jax.random.key(0)))
-    labels = t.label(params, strategies.strategy("full", pretrained.config.layers)[0].rules)
+    labels = t.label(params, strategies.strategy("full", pretrained.config.layers).phases[0].rules)
     tx = optim.by_label({group: optim.adamw(1e-6) for group in ("encoder", "head")}, labels, 1.0)
     frozen, state = train.init_state(params, labels, tx, jax.random.key(config.seed))
     step: Any = train.make_step(model, losses.cross_entropy, tx)
@@ -108,13 +108,13 @@ def plain(config: Config, pretrained: hub.Pretrained, texts: examples.Texts, **c
 
 
 def replaced(name: str, function: Any) -> Callable[..., Callable[[], None]]:
-    """The loop with a function of adapt.models.encoder replaced while it is traced."""
+    """The loop with a function of adapt.models.layers replaced while it is traced."""
 
     def changed(*arguments: Any) -> Callable[[], None]:
         run = plain(*arguments)
 
         def patched() -> None:
-            with mock.patch.object(encoder, name, function):
+            with mock.patch.object(layers, name, function):
                 run()
 
         return patched
@@ -122,15 +122,15 @@ def replaced(name: str, function: Any) -> Callable[..., Callable[[], None]]:
     return changed
 
 
-def tokens_first(qkv: jax.Array, mask: Any, drop: Any) -> jax.Array:
+def tokens_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: Any, drop: Any) -> jax.Array:
     """Attention with tokens before heads, [R, C, H, K], the layout of most implementations."""
-    q, k, v = qkv.transpose(0, 1, 3, 2, 4)
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     scores = jnp.einsum("RCHK,RTHK->RHCT", q * q.shape[-1] ** -0.5, k)
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
     return jnp.einsum("RHCT,RTHK->RCHK", weights if drop is None else drop(weights), v).transpose(0, 2, 1, 3)
 
 
-def three_products(x: jax.Array, kernels: Any, biases: Any, heads: int) -> jax.Array:
+def three_products(x: jax.Array, kernels: Any, biases: Any, added: Any, heads: int) -> jax.Array:
     """Query, key and value as three matrix products."""
     parts = [x @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
     rows, tokens, width = x.shape
@@ -151,7 +151,7 @@ def scanned(config: Config, pretrained: hub.Pretrained, texts: examples.Texts) -
             x = self.run({"params": params["encoder"]}, batch, False, rngs={"dropout": key}, method="embed")
             blocks = [params["encoder"][f"block_{number:02d}"] for number in range(c.layers)]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-            block, mask = encoder.Block(c), encoder.attention_mask(batch, c.causal)
+            block, mask = layers.Block(c), encoder.attention_mask(batch, c.causal)
 
             def one(x: jax.Array, part: Any) -> tuple[jax.Array, None]:
                 weights, number = part

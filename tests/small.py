@@ -56,7 +56,7 @@ def batch(family: str = "bert", seed: int = 0, examples: int = 8, classes: int =
 
 def setup(model: Model, name: str, rate: float = 1e-2, clip_norm: float | None = 1.0):
     """(labels, optimizer) of a strategy, AdamW with decay."""
-    phase = strategy(name, model.encoder.config.layers)[0]
+    phase = strategy(name, model.encoder.config.layers).phases[0]
     labels = t.label(params(model), phase.rules)
     return labels, by_label({group: adamw(rate) for group in phase.groups}, labels, clip_norm)
 

@@ -106,7 +106,7 @@ def test_a_restored_state_is_where_and_what_the_fresh_one_is(saved):
 
 def test_an_optimizer_without_state_is_restored_too(tmp_path):
     model = classifier("small")
-    labels = t.label(params(model), strategy("frozen", 1)[0].rules)
+    labels = t.label(params(model), strategy("frozen", 1).phases[0].rules)
     _, state = train.init_state(
         params(model), labels, optim.by_label({"head": optax.sgd(0.1)}, labels), jax.random.key(0)
     )

@@ -64,7 +64,7 @@ CASES = [
 def test_a_run_keeps_what_is_frozen_and_trains_the_rest(run, inputs, tmp_path, case, strategy, pooling):
     result = run(case, strategy=strategy, pooling=pooling)
     source, after = hub.load(inputs.checkpoint(case)), hub.load(tmp_path / "run")
-    labels = t.label(after.params, strategies.strategy(strategy, source.config.layers)[0].rules)
+    labels = t.label(after.params, strategies.strategy(strategy, source.config.layers).phases[0].rules)
     kept, trained = optim.frozen(after.params, labels), optim.trainable(after.params, labels)
 
     # The frozen leaves are those of the source, bit for bit; every other leaf has moved.

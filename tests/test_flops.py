@@ -45,7 +45,7 @@ def programs(name: str, parts: int = 0):
     """(compiled programs, cut, labels, optimizer, state) of a strategy; with ``parts``, of so many micro-batches."""
     params = MODEL.shapes()
     bias = [("head/.*", "head"), (".*/bias", "encoder"), (".*", optim.FROZEN)]
-    labels = t.label(params, bias if name == "bias" else strategy(name, LAYERS)[0].rules)
+    labels = t.label(params, bias if name == "bias" else strategy(name, LAYERS).phases[0].rules)
     groups = ("head",) if name == "frozen" else ("encoder", "head")
     tx = optim.by_label({group: optim.adamw(optim.schedule(1e-3, 100)) for group in groups}, labels, 1.0)
     cut = prefix.cut(labels, LAYERS)

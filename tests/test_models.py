@@ -21,7 +21,7 @@ from adapt.models import (
     Model,
     encoder,
 )
-from adapt.models.encoder import Dropout, random_bits
+from adapt.models.layers import Dropout, random_bits
 from adapt.tokenizer import ragged
 
 FAMILIES = ["bert", "gpt2", "vit"]

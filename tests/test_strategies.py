@@ -19,7 +19,7 @@ NAMES = ["frozen", "top:1", "top:2", "full"]
 
 def trained(family: str, name: str) -> set[str]:
     tree = params(classifier(family))
-    (phase,) = strategy(name, 2)
+    (phase,) = strategy(name, 2).phases
     labels = t.paths(t.label(tree, phase.rules))
     assert set(labels.values()) - {FROZEN} == set(phase.groups)
     assert {path for path, group in labels.items() if group == "head"} == {p for p in labels if p.startswith("head/")}
@@ -47,20 +47,20 @@ def test_the_final_norm_trains_with_the_last_block_and_the_embedding_only_with_a
 @pytest.mark.parametrize(("name", "cut"), [("frozen", 3), ("top:1", 2), ("top:2", 1), ("full", 0)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_frozen_prefix_ends_where_the_strategy_begins(family, name, cut):
-    labels = t.label(params(classifier(family)), strategy(name, 2)[0].rules)
+    labels = t.label(params(classifier(family)), strategy(name, 2).phases[0].rules)
     assert prefix.cut(labels, 2) == cut
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_head_without_weights_is_labelled_too(name):
     tree = t.drop(params(classifier()), "head") | {"head": {}}
-    assert t.label(tree, strategy(name, 2)[0].rules)["head"] == {}
+    assert t.label(tree, strategy(name, 2).phases[0].rules)["head"] == {}
 
 
 @given(st.integers(1, 60), st.integers(0, 99))
 def test_a_depth_is_taken_exactly_where_it_exists(layers, k):
     if 1 <= k <= layers:
-        (phase,) = strategy(f"top:{k}", layers)
+        (phase,) = strategy(f"top:{k}", layers).phases
         names = [f"encoder/block_{index:02d}/mlp/up/bias" for index in range(layers)]
         tree = t.unflatten(dict.fromkeys(["head/bias", "encoder/embedding/token", *names]))
         labels = t.paths(t.label(tree, phase.rules))

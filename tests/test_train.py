@@ -63,7 +63,7 @@ def test_frozen_leaves_are_bitwise_still_and_all_others_move(name):
 
 def test_frozen_leaves_are_still_under_momentum_and_decay_of_plain_sgd():
     model = classifier("small")
-    labels = t.label(params(model), strategy("frozen", 1)[0].rules)
+    labels = t.label(params(model), strategy("frozen", 1).phases[0].rules)
     sgd = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.9))
     tx = optim.by_label({"head": sgd}, labels, clip_norm=0.1)
     frozen, state = train.init_state(params(model), labels, tx, jax.random.key(0))
@@ -212,7 +212,7 @@ def test_every_shape_of_a_plan_is_traced_once():
 def plain():
     """A step whose change of parameters is minus the gradient, without dropout."""
     model = classifier("small")
-    labels = t.label(params(model), strategy("full", 1)[0].rules)
+    labels = t.label(params(model), strategy("full", 1).phases[0].rules)
     tx = optim.by_label({"encoder": optax.sgd(1.0), "head": optax.sgd(1.0)}, labels)
     return model, labels, tx, train.make_step(model, cross_entropy, tx, dropout=False)
 

@@ -1,7 +1,9 @@
 """The only folder that imports Flax (Linen: ``init(key, x) -> dict``, ``apply(dict, x) -> y``)."""
 
-from adapt.models.encoder import Encoder, EncoderConfig
+from adapt.models.config import EncoderConfig
+from adapt.models.encoder import Encoder
 from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM
+from adapt.models.layers import random_bits
 from adapt.models.model import Model, example_batch
 
 __all__ = [
@@ -14,4 +16,5 @@ __all__ = [
     "MaskedLM",
     "Model",
     "example_batch",
+    "random_bits",
 ]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from adapt.models.encoder import ACTIVATIONS, Batch, Dense, Dropout, Norm
+from adapt.models.layers import ACTIVATIONS, Batch, Dense, Dropout, Norm
 
 
 def cls(x_TD: jax.Array, batch: Batch) -> jax.Array:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from adapt.models.encoder import Batch, Encoder
+from adapt.models.encoder import Encoder
+from adapt.models.layers import Batch
 from adapt.tree import Tree
 
 

@@ -9,21 +9,19 @@ from adapt.examples import Examples
 from adapt.prefix import Cut
 from adapt.store import Entry
 from adapt.tree import Tree
-from experiments import read_lineage
 from experiments.parts import report
+from experiments.parts.phases import Run
 
 Entries = dict[str, Entry]  # by set
 
 
-def choose(config: Any, cut: Cut | None, params: Tree, sets: dict[str, Examples]) -> Entries:
+def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], before: bool | None = None) -> Entries:
     """Where the cache keeps what the prefix makes of each set; nothing where the cache is off, or would not pay.
 
-    A resumed run does as it did before. Raises :class:`StrategyError` where ``--cache on`` can't be, with the reason,
-    and :class:`OutputError` where the disk can't hold it.
+    A phase that began before a stop does as it did then. Raises :class:`StrategyError` where ``--cache on`` can't be, with
+    the reason, and :class:`OutputError` where the disk can't hold it.
     """
-    asked = config.cache
-    if config.resume:
-        asked = "on" if read_lineage(config.out).get("cached") else "off"
+    cut, asked = phase.step.prefix, config.cache if before is None else "on" if before else "off"
     if cut is None and asked == "on":
         raise StrategyError(
             f"--cache on: with --strategy {config.strategy} the embedding trains, so nothing before it stands still; "
@@ -34,7 +32,7 @@ def choose(config: Any, cut: Cut | None, params: Tree, sets: dict[str, Examples]
         return {}
     dtype = config.cache_dtype or config.dtype
     entries = {name: cache.entry(params, cut.model, cut.at, part, dtype) for name, part in sets.items()}
-    saved = sum(saves(config, cut, name, sets, entries) for name in entries)
+    saved = sum(saves(phase, cut, name, sets, entries) for name in entries)
     there, missing = size(entries, True), size(entries, False)
     what = ", ".join(
         f"{nbytes / 1e6:.0f} MB {state}" for nbytes, state in ((there, "there"), (missing, "to write")) if nbytes
@@ -54,10 +52,10 @@ def choose(config: Any, cut: Cut | None, params: Tree, sets: dict[str, Examples]
     return entries
 
 
-def saves(config: Any, cut: Cut, name: str, sets: dict[str, Examples], entries: Entries) -> float:
+def saves(phase: Run, cut: Cut, name: str, sets: dict[str, Examples], entries: Entries) -> float:
     """Seconds that the cache of one set saves; a file that two sets share is written for the first of them."""
     part, entry = sets[name], entries[name]
-    passes = (config.epochs if name != "test" else 1) * len(part) / len(part.whole)
+    passes = (phase.last - phase.first if name != "test" else 1) * len(part) / len(part.whole)
     first = next(other for other in entries if entries[other] == entry)
     return cost.cache_saves(
         cut.model.encoder.config, cut.at, part.whole.lengths, passes, entry.nbytes, entry.filled or first != name

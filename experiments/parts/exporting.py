@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt import checkpoint, families, hub
+from adapt import additions, checkpoint, families, hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
 from adapt.images import preprocessor
@@ -75,7 +75,7 @@ def export(run: hub.Pretrained, out: Path, format: str = "auto", overwrite: bool
     Raises :class:`ExportError` for what a format can't express, naming what exports, and :class:`OutputError` for
     a folder that exists (without ``overwrite``), that holds the run itself, or that the disk has no room for.
     """
-    out = Path(out).resolve()
+    out, run = Path(out).resolve(), merged(run)
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
         raise OutputError(f"the output folder {out} exists: give --overwrite to replace it, or another --out")
     if out.exists() and Path(run.source).expanduser().resolve().is_relative_to(out):
@@ -96,6 +96,16 @@ def export(run: hub.Pretrained, out: Path, format: str = "auto", overwrite: bool
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return format
+
+
+def merged(run: hub.Pretrained) -> hub.Pretrained:
+    """The run with LoRA merged into its weights. Raises :class:`ExportError` for additions that no library's class has."""
+    params, config = additions.merge_lora(run.params, run.config)
+    if left := [name for name in additions.FIELDS if getattr(config, name)]:
+        raise ExportError(
+            f"{run.source} has {left[0]} {getattr(config, left[0])}, which the torch world's classes lack"
+        )
+    return dataclasses.replace(run, params=params, config=config)
 
 
 def kind(head: Any, config: EncoderConfig) -> str:

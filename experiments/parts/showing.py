@@ -1,12 +1,13 @@
 """What a person sees of a fine-tuning run, before it and after it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from adapt import examples, hub
 from adapt import tree as t
-from experiments.parts import report
+from experiments.parts import phases, report
 
 
 def show_start(
@@ -14,8 +15,7 @@ def show_start(
     pretrained: hub.Pretrained,
     discarded: dict[str, Any],
     params: t.Tree,
-    labels: t.Tree,
-    rates: dict[str, float],
+    runs: Sequence[phases.Run],
     sets: dict[str, examples.Examples],
 ) -> None:
     c = pretrained.config
@@ -29,9 +29,14 @@ def show_start(
     for name, part in sets.items():
         if pretrained.tokenizer:
             report.warn_truncated(part.truncated, pretrained.tokenizer.max_length, name)
-    counts = t.summary(params, labels)
-    rows = [(group, count, f"{rates[group]:.2g}" if group in rates else "-") for group, count in counts.items()]
-    report.table(f"strategy {config.strategy}", ("group", "parameters", "learning rate"), rows)
+    for run in runs:
+        rates = run.rates
+        rows = [
+            (group, count, f"{rates[group]:.2g}" if group in rates else "-")
+            for group, count in t.summary(params, run.labels).items()
+        ]
+        which = f", epochs {run.first + 1} to {run.last}" if len(runs) > 1 else ""
+        report.table(f"strategy {config.strategy}{which}", ("group", "parameters", "learning rate"), rows)
 
 
 def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:

@@ -19,7 +19,7 @@ from experiments.parts import report
 
 def phase_of(name: str, params: t.Tree, layers: int) -> tuple[t.Tree, Any]:
     """(labels, optimizer) of a strategy; the rates do not matter here."""
-    phase = strategies.strategy(name, layers)[0]
+    phase = strategies.strategy(name, layers).phases[0]
     labels = t.label(params, phase.rules)
     return labels, optim.by_label(
         {group: optim.adamw(optim.schedule(1e-5, 100)) for group in phase.groups}, labels, 1.0

@@ -128,7 +128,7 @@ class Adapt:
             config, key = self.pretrained.config, jax.random.key(self.seed)
             model = Model(Encoder(config), Classifier(self.classes, "mean", dropout=config.dropout))
             params = t.graft(t.drop(self.pretrained.params, "head"), "head", model.init_head(key))
-            phase = strategies.strategy(name, config.layers)[0]
+            phase = strategies.strategy(name, config.layers).phases[0]
             labels = t.label(params, phase.rules)
             groups = {group: optim.adamw(self.learning["rate"], self.learning["decay"]) for group in phase.groups}
             tx = optim.by_label(groups, labels, self.learning["clip"])

@@ -1,0 +1,255 @@
+"""The layers of a transformer block, and what adaptation may add to them: LoRA, bottleneck adapters, prefixes.
+
+Shapes in names: R rows, C tokens a row, T tokens looked at, D width, H heads, K width of a head.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from adapt.models.config import EncoderConfig
+
+Batch = Mapping[str, Any]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": nn.gelu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+}
+
+
+def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint32 bits for dropout masks: the murmur3 finaliser (Appleby) over a counter, keyed between its rounds.
+
+    Not for cryptography nor for sampling at large, but each element costs two multiplications in the fusion that uses
+    it, against some twenty rounds of threefry: on the CPU that was a fifth to a half of a training step.
+    """
+    words = jax.random.key_data(key).reshape(-1)
+    x = jax.lax.iota(jnp.uint32, math.prod(shape)) ^ words[0]
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B) + words[1]
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return (x ^ (x >> 16)).reshape(shape)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout (Srivastava et al. 2014)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or self.rate == 0:
+            return x
+        keep = random_bits(self.make_rng("dropout"), x.shape) >= jnp.uint32(round(self.rate * 2**32))
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+class Weights(nn.Module):
+    """The kernel [in, out] and bias [out] of a dense layer, in compute dtype, for the caller to multiply."""
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+    init_range: float = 0.02
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array | None]:
+        kernel = self.param("kernel", nn.initializers.normal(self.init_range), (self.inputs, self.outputs))
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,)) if self.bias else None
+        return kernel.astype(self.dtype), None if bias is None else bias.astype(self.dtype)
+
+    @nn.compact
+    def low_rank(self, x: jax.Array, c: EncoderConfig) -> jax.Array | None:
+        """LoRA (Hu et al. 2021, eq. 3): alpha / r (x A) B, [..., out], 0 at first; None where this layer is no target."""
+        if not c.lora_rank or not re.fullmatch(c.lora_targets, "/".join(self.path)):
+            return None
+        return LowRank(self.inputs, self.outputs, c.lora_rank, c.lora_alpha, self.dtype, name="lora")(x)
+
+
+class Dense(Weights):
+    """x [..., in] -> x kernel + bias [..., out]; with a config, plus LoRA where it makes this layer a target."""
+
+    config: EncoderConfig | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        kernel, bias = super().__call__()
+        x = x.astype(self.dtype)
+        added = self.low_rank(x, self.config) if self.config else None
+        x = x @ kernel
+        x = x if bias is None else x + bias
+        return x if added is None else x + added
+
+
+class LowRank(nn.Module):
+    """alpha / r (x A) B with A [in, r] from N(0, 1 / in) and B [r, out] of zeros."""
+
+    inputs: int
+    outputs: int
+    rank: int
+    alpha: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        a = self.param("a", nn.initializers.normal(self.inputs**-0.5), (self.inputs, self.rank))
+        b = self.param("b", nn.initializers.zeros, (self.rank, self.outputs))
+        return x @ a.astype(self.dtype) @ b.astype(self.dtype) * (self.alpha / self.rank)
+
+
+class Norm(nn.Module):
+    """Layer normalisation (Ba et al. 2016); statistics in float32 whatever the compute dtype."""
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return (x * scale + bias).astype(self.dtype)
+
+
+def project(
+    x_RCD: jax.Array, kernels: Sequence[jax.Array], biases: Sequence[Any], added: Sequence[Any], heads: int
+) -> jax.Array:
+    """Query, key and value [3, R, H, C, K] in one matrix product, though their parameters are separate leaves.
+
+    ``added`` is what LoRA adds to each of them, or None.
+    """
+    rows, tokens, width = x_RCD.shape
+    x = x_RCD @ jnp.concatenate(kernels, 1)
+    x = x if biases[0] is None else x + jnp.concatenate(biases)
+    x = x.reshape(rows, tokens, 3, width)
+    for part, more in enumerate(added):
+        x = x if more is None else x.at[:, :, part].add(more)
+    return x.reshape(rows, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+
+
+def attend(
+    q_RHCK: jax.Array,
+    k_RHTK: jax.Array,
+    v_RHTK: jax.Array,
+    mask: jax.Array | None,
+    drop: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(K)) v by head (Vaswani et al. 2017, eq. 1): [R, H, C, K]; ``drop`` is dropout on the weights.
+
+    On GPU and TPU without dropout, JAX's own kernel. On the CPU heads come before tokens, the layout that XLA multiplies
+    fastest there.
+    """
+    if drop is None and accelerated():
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
+        return jax.nn.dot_product_attention(q, k, v, mask=mask).transpose(0, 2, 1, 3)
+    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * q_RHCK.shape[-1] ** -0.5, k_RHTK).astype(jnp.float32)
+    if mask is not None:
+        scores_RHCT = jnp.where(mask, scores_RHCT, jnp.finfo(jnp.float32).min)
+    weights = nn.softmax(scores_RHCT).astype(v_RHTK.dtype)
+    return jnp.einsum("RHCT,RHTK->RHCK", weights if drop is None else drop(weights), v_RHTK)
+
+
+def accelerated() -> bool:
+    """Whether programs run on a GPU or a TPU."""
+    return jax.default_backend() in ("gpu", "tpu")
+
+
+class Prefix(nn.Module):
+    """Keys and values that every token of a layer looks at before all others (Li and Liang 2021, eq. 3): [P, D] each."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, k_RHCK: jax.Array, v_RHCK: jax.Array, mask: jax.Array | None) -> tuple[Any, Any, Any]:
+        """(keys, values [R, H, P + C, K], the mask of both)."""
+        c, (rows, heads, _, width) = self.config, k_RHCK.shape
+        extended = []
+        for name, x in (("key", k_RHCK), ("value", v_RHCK)):
+            first_PD = self.param(name, nn.initializers.normal(c.init_range), (c.prefix_tokens, c.width))
+            first = first_PD.astype(self.dtype).reshape(-1, heads, width).transpose(1, 0, 2)
+            extended.append(jnp.concatenate([jnp.broadcast_to(first, (rows, *first.shape)), x], 2))
+        if mask is not None:
+            mask = jnp.concatenate([jnp.ones((*mask.shape[:-1], c.prefix_tokens), bool), mask], -1)
+        return *extended, mask
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, 3.2), block-diagonal over segments, causal where the family is."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool) -> jax.Array:
+        c, width, x_RCD = self.config, x_RCD.shape[-1], x_RCD.astype(self.dtype)
+        parts = [Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n) for n in ("query", "key", "value")]
+        kernels, biases = zip(*(part() for part in parts), strict=True)
+        added = [part.low_rank(x_RCD, c) for part in parts]
+        q, k, v = project(x_RCD, kernels, biases, added, c.heads)
+        if c.prefix_tokens:
+            k, v, mask_R1CC = Prefix(c, self.dtype, name="prefix")(k, v, mask_R1CC)
+        dropout = Dropout(c.attention_dropout)
+        dry = deterministic or not c.attention_dropout
+        mixed_RHCK = attend(q, k, v, mask_R1CC, None if dry else lambda weights: dropout(weights, False))
+        mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
+        return Dense(width, width, True, c.init_range, self.dtype, c, name="output")(mixed_RCD)
+
+
+class MLP(nn.Module):
+    """Two dense layers with an activation between."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        x = Dense(c.width, c.mlp_width, True, c.init_range, self.dtype, c, name="up")(x)
+        return Dense(c.mlp_width, c.width, True, c.init_range, self.dtype, c, name="down")(ACTIVATIONS[c.activation](x))
+
+
+class Adapter(nn.Module):
+    """A bottleneck with a residual (Houlsby et al. 2019, 2.1), the identity at first."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        low = ACTIVATIONS[c.activation](Dense(c.width, c.adapter_width, dtype=self.dtype, name="down")(x))
+        return x + Dense(c.adapter_width, c.width, init_range=0.0, dtype=self.dtype, name="up")(low)
+
+
+class Block(nn.Module):
+    """Attention and MLP with residuals; the norm after each sum (BERT) or before each branch (GPT-2, ViT)."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
+        c = self.config
+        branches = (
+            ("attention", lambda x: Attention(c, self.dtype, name="attention")(x, mask, deterministic)),
+            ("mlp", lambda x: MLP(c, self.dtype, name="mlp")(x)),
+        )
+        for name, branch in branches:
+            norm, drop = Norm(c.norm_epsilon, self.dtype, name=f"{name}_norm"), Dropout(c.dropout)
+            y = branch(norm(x) if c.pre_norm else x)
+            y = Adapter(c, self.dtype, name=f"{name}_adapter")(y) if c.adapter_width else y
+            x = x + drop(y, deterministic)
+            x = x if c.pre_norm else norm(x)
+        return x

@@ -1,0 +1,137 @@
+"""A strategy's phases made ready to run: labels, rates, schedules, optimizer and step of each."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from adapt import additions, losses, optim, prefix, strategies, train
+from adapt import tree as t
+from adapt.errors import StrategyError
+from adapt.hub import Pretrained
+from adapt.models import Model
+from adapt.pull import Pull
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One phase of a run: the epochs ``first`` to ``last - 1``."""
+
+    number: int
+    first: int
+    last: int
+    model: Model  # in the compute dtype
+    labels: t.Tree
+    rates: dict[str, float]  # peaks, by group
+    rate: Callable[[str, int], float]  # of a group at a step of the whole run
+    tx: Any
+    step: train.Step
+
+
+def phases(config: Any, strategy: strategies.Strategy, model: Model, params: t.Tree, per_epoch: int) -> list[Run]:
+    """Every phase of ``strategy`` for a run of ``per_epoch`` steps an epoch.
+
+    A group's optimizer counts from the phase in which it began, so its schedule is shifted by the steps before that.
+    """
+    layers, found, begun, first = model.encoder.config.layers, [], {}, 0
+    whole = sum(phase.epochs for phase in strategy.phases) * per_epoch
+    pull = Pull(strategy.l2sp, strategy.mixout) if strategy.l2sp or strategy.mixout else None
+    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
+    for number, phase in enumerate(strategy.phases):
+        labels, factors = strategies.label(phase, params, layers)
+        rates = {group: peak(config, phase, group, model) * factor for group, factor in factors.items()}
+        start = first * per_epoch
+        begun = {group: begun.get(group, start) for group in rates}
+        origin, steps = (0, whole) if strategy.one_schedule else (start, phase.epochs * per_epoch)
+        schedules = {group: optim.schedule(rate, steps, config.warmup, config.decay) for group, rate in rates.items()}
+        groups = {
+            group: optim.adamw(later(schedule, begun[group] - origin), config.weight_decay)
+            for group, schedule in schedules.items()
+        }
+        moving = [path for path, group in t.paths(labels).items() if group != optim.FROZEN]
+        if pull and phase is strategy.phases[-1] and not any(held(path) for path in moving):
+            raise StrategyError(
+                f"{config.strategy}: l2sp and mixout hold pre-trained weights, and none of them trains: leave them out"
+            )
+        tx = optim.by_label(groups, labels, config.clip_norm or None)
+        step = train.make_step(computed, losses.LOSSES[config.task], tx, prefix.cut(labels, layers), pull=pull)
+        rate = lambda group, at, schedules=schedules, origin=origin: float(schedules[group](at - origin))
+        found.append(Run(number, first, first + phase.epochs, computed, labels, rates, rate, tx, step))
+        first += phase.epochs
+    return found
+
+
+def later(schedule: Callable[[Any], Any], steps: int) -> Callable[[Any], Any]:
+    return (lambda count: schedule(count + steps)) if steps else schedule
+
+
+def peak(config: Any, phase: strategies.Phase, group: str, model: Model) -> float:
+    """The rate of a group: as the flags say, or by default larger for small encoders, few parameters, and a head alone."""
+    kind = strategies.kind(group)
+    if kind == "head":
+        default = 1e-2 if phase.groups == ("head",) else 1e-3
+        return default if config.head_learning_rate is None else config.head_learning_rate
+    default = (1e-4 if model.encoder.config.width < 256 else 5e-5) * strategies.BOOST.get(kind, 1.0)
+    return default if config.learning_rate is None else config.learning_rate
+
+
+def prepare(strategy: strategies.Strategy, pretrained: Pretrained) -> Pretrained:
+    """The checkpoint with the config that the strategy's additions want; its parameters have them after :func:`start`."""
+    return dataclasses.replace(pretrained, config=additions.add(pretrained.config, strategy.added))
+
+
+def start(strategy: strategies.Strategy, model: Model, params: t.Tree, key: Any) -> t.Tree:
+    """The parameters that a run begins with: fresh blocks where the strategy wants them, and what it adds."""
+    if strategy.reinit:
+        params = additions.renew_blocks(params, model, strategy.reinit, key)
+    return additions.graft_added(params, model, key) if strategy.added else params
+
+
+def given(frozen: t.Tree, run: Run, pretrained: t.Tree) -> t.Tree:
+    """What the step gets as frozen: with a pull, the pre-trained values of what trains beside it."""
+    if run.step.pull is None:
+        return frozen
+    group, before = t.group_of(run.labels), {"encoder": pretrained["encoder"]}
+    return frozen | {"anchor": t.select(before, lambda path: group(path) != optim.FROZEN)}
+
+
+def held(path: str) -> bool:
+    """Whether a leaf has a pre-trained value that a pull can hold it to."""
+    return path.startswith("encoder/") and not additions.is_added(path)
+
+
+def base_of(config: Any, pretrained: Pretrained, params: t.Tree, last: Run, digest: str) -> dict[str, str] | None:
+    """Where the encoder came from, and its digest, if checkpoints are to refer to it; None if they store all of it.
+
+    ``auto`` refers to it where at most half of the encoder's parameters train. Raises :class:`StrategyError` where
+    ``--save delta`` can't be.
+    """
+    moving = t.count(optim.trainable(params, last.labels).get("encoder", {}))
+    folder = Path(pretrained.source).expanduser()
+    source = str(folder.resolve()) if folder.is_dir() else pretrained.source
+    why = "--random-weights has no encoder to refer to" if config.random_weights else ""
+    if Path(source) == config.out.resolve():
+        why = f"--out {config.out} replaces the checkpoint that it would refer to"
+    if why and config.save == "delta":
+        raise StrategyError(f"--save delta: {why}: give --save full")
+    if why or config.save == "full" or (config.save == "auto" and 2 * moving > t.count(params["encoder"])):
+        return None
+    return {"source": source, "digest": digest}
+
+
+def summary(runs: list[Run], params: t.Tree) -> list[dict[str, Any]]:
+    """The phases as plain JSON: epochs, and parameters by group."""
+    return [{"epochs": run.last - run.first, "parameters": t.summary(params, run.labels)} for run in runs]
+
+
+def changed(frozen: t.Tree, base: t.Tree) -> t.Tree:
+    """The frozen leaves that are not as in ``base``: what a checkpoint that refers to it has to store."""
+    there = t.paths(base)
+    return t.select(frozen, lambda path: path not in there or not same(t.get(frozen, path), there[path]))
+
+
+def same(one: Any, other: Any) -> bool:
+    return np.array_equal(np.asarray(one).view(np.uint8), np.asarray(other).view(np.uint8))
