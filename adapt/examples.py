@@ -1,26 +1,24 @@
-"""Examples in memory or on disk, as batches: what a table of texts or images becomes for one encoder."""
+"""Examples in memory or on disk, as batches: what texts or images with labels become for one encoder."""
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from adapt import data, pack
+from adapt import pack
 from adapt import tree as t
-from adapt.errors import StrategyError
-from adapt.features import IMAGES, image_windows, text_windows
+from adapt.features import IMAGES, tokenizer_of
 from adapt.hub import Pretrained
 from adapt.images import pixels
 from adapt.tokenizer import Ragged
 
 Pairs = Iterator[tuple[np.ndarray, pack.Arrays]]
 Batches = Iterator[pack.Arrays]
+Pictures = Callable[[np.ndarray], Sequence[Any]]  # rows of a file, int64 [n] -> its PIL images
 POOLED = 1024  # pooled vectors a batch of an evaluation
-
-
 States = np.ndarray | Ragged  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
 
 
@@ -84,14 +82,13 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Rows of an image column, decoded when they are needed, with labels; ``rows`` and ``states`` as in :class:`Texts`."""
+    """Pictures, decoded when they are needed, with labels; ``rows`` and ``states`` as in :class:`Texts`."""
 
-    table: data.Table
-    column: str
+    pictures: Pictures
+    sums: np.ndarray  # SHA-256 of each picture of the file, uint8 [N, 32]
     rows: np.ndarray
     labels: np.ndarray
     pretrained: Pretrained
-    sums: np.ndarray  # SHA-256 of each picture of the file, uint8 [N, 32]
     truncated: int = 0
     states: States | None = None
 
@@ -135,10 +132,8 @@ class Images:
         if isinstance(self.states, Ragged):
             row = np.arange(len(index))
             return pack.assemble(self.states.take(self.rows), index, row, np.zeros_like(row), (slots, tokens, slots))
-        assert settings is not None  # checked when the examples were made
-        chosen = self.table.select(self.rows[index])
-        found = next(data.chunks(chosen, [self.column], max(len(index), 1)))[self.column] if len(index) else []
-        return pack.image_batch(pixels(found, settings), tokens, slots)
+        assert settings is not None  # of an image encoder
+        return pack.image_batch(pixels(self.pictures(self.rows[index]), settings), tokens, slots)
 
     def windows(self) -> Pairs:
         """Every image once, for evaluation."""
@@ -175,43 +170,16 @@ def digest_of(what: str, *arrays: np.ndarray) -> str:
 Examples = Texts | Images
 
 
-def examples(
-    pretrained: Pretrained, table: data.Table, text_column: str, image_column: str | None, labels: np.ndarray
-) -> Examples:
-    """The examples of a table for this encoder. Raises :class:`StrategyError` if column and encoder do not go together."""
-    check_inputs(pretrained, image_column)
-    if image_column is not None:
-        sums = data.check_images(table, image_column)
-        return Images(table, image_column, np.arange(len(table)), labels, pretrained, sums)
-    data.check_texts(table, text_column)
-    tokenizer = pretrained.tokenizer
-    assert tokenizer is not None  # check_inputs
-    parts = [tokenizer.encode(chunk[text_column]) for chunk in data.chunks(table, [text_column], 4096)]
+def texts(pretrained: Pretrained, chunks: Iterable[list[str]], labels: np.ndarray) -> Texts:
+    """Texts of a file, in chunks, for this encoder; labels [N, ...]. Raises :class:`StrategyError` without a tokenizer."""
+    tokenizer = tokenizer_of(pretrained)
+    parts = [tokenizer.encode(chunk) for chunk in chunks]
     lengths = np.concatenate([part.lengths for part, _ in parts])
     tokens = Ragged(np.concatenate([part.values for part, _ in parts]), np.cumsum(lengths) - lengths, lengths)
     truncated = sum(cut for _, cut in parts)
     return Texts(tokens, np.arange(len(tokens)), labels, tokenizer.max_length, pretrained.config.pad_token, truncated)
 
 
-def windows(
-    pretrained: Pretrained, table: data.Table, text_column: str, image_column: str | None
-) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
-    """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction."""
-    check_inputs(pretrained, image_column)
-    if image_column is not None:
-        return image_windows(pretrained, (chunk[image_column] for chunk in data.chunks(table, [image_column], 256)))
-    data.check_texts(table, text_column)
-    return text_windows(pretrained, (chunk[text_column] for chunk in data.chunks(table, [text_column], 4096)))
-
-
-def check_inputs(pretrained: Pretrained, image_column: Any) -> None:
-    if pretrained.config.is_image and image_column is None:
-        raise StrategyError(f"{pretrained.source} is an image encoder: name the image column with --image-column")
-    if not pretrained.config.is_image and image_column is not None:
-        raise StrategyError(
-            f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column"
-        )
-    if not pretrained.config.is_image and pretrained.tokenizer is None:
-        raise StrategyError(
-            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
-        )
+def images(pretrained: Pretrained, sums: np.ndarray, pictures: Pictures, labels: np.ndarray) -> Images:
+    """Pictures of a file for this encoder: ``sums`` uint8 [N, 32], the SHA-256 of each; labels [N, ...]."""
+    return Images(pictures, sums, np.arange(len(sums)), labels, pretrained)

@@ -13,6 +13,7 @@ from adapt.errors import DataError, StrategyError
 from adapt.hub import Pretrained
 from adapt.images import pixels
 from adapt.models import POOLINGS, Classifier, Encoder, Model
+from adapt.tokenizer import Tokenizer
 
 WINDOW = 4096  # examples that are sorted and packed together
 IMAGES = 32  # images a batch
@@ -62,13 +63,18 @@ def pooler(pretrained: Pretrained) -> t.Tree:
     return {"pooler": head["pooler"]}
 
 
+def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
+    """Raises :class:`StrategyError` for a checkpoint without one."""
+    if pretrained.tokenizer is None:
+        raise StrategyError(
+            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+        )
+    return pretrained.tokenizer
+
+
 def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
     """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself."""
-    tokenizer, start = pretrained.tokenizer, 0
-    if tokenizer is None:
-        raise StrategyError(
-            f"{pretrained.source} has no tokenizer (tokenizer.json, vocab.txt, or vocab.json with merges.txt)"
-        )
+    tokenizer, start = tokenizer_of(pretrained), 0
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)
         for index, batch in pack.windows(tokens, tokenizer.max_length, pad=pretrained.config.pad_token):

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from adapt import data, hub, pack, targets
+from adapt import hub, pack
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
 from experiments import check_out, launch, open_run, write_json
-from experiments.parts import bundled, inputs, report
+from experiments.parts import bundled, data, inputs, report, targets
 from experiments.parts.workers import Worker, command, peak_memory
 
 JOBS = {

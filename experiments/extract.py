@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import examples, features, hub
+from adapt import features, hub
 from adapt import tree as t
 from adapt.errors import OutputError
 from experiments import check_out, launch, open_run, versions, write_json
@@ -41,7 +41,7 @@ def main(config: Config) -> dict[str, Any]:
     pretrained = hub.load(config.checkpoint)
     table = inputs.read(config.data)
     forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype))
-    stream = examples.windows(pretrained, table, config.text_column, config.image_column)
+    stream = inputs.windows(pretrained, table, config.text_column, config.image_column)
     report.chat.print(
         f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded"
     )

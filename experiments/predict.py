@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt import examples, hub, losses, train
+from adapt import hub, losses, train
 from adapt.errors import CheckpointError, OutputError
 from experiments import launch
 from experiments.parts import inputs, report
@@ -43,7 +43,7 @@ def main(config: Config) -> None:
             f"{config.run} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote"
         )
     table = inputs.read(config.data)
-    stream = examples.windows(run, table, config.text_column, config.image_column)
+    stream = inputs.windows(run, table, config.text_column, config.image_column)
     forward = train.make_eval(run.model)
     truncated = [0]
 

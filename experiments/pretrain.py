@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import checkpoint, data, hub, losses, optim, pack, train
+from adapt import checkpoint, hub, losses, optim, pack, train
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, Encoder, MaskedLM, Model
 from adapt.tokenizer import Ragged
 from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
-from experiments.parts import corrupt, inputs, report
+from experiments.parts import corrupt, data, inputs, report
 
 
 @dataclasses.dataclass(frozen=True)

@@ -215,7 +215,7 @@ def ragged_of(like: Ragged, values: np.ndarray) -> Ragged:
 def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
     source = hub.load(inputs.checkpoint(VIT))
     params, sums = source.params, np.arange(64, dtype=np.uint8).reshape(2, 32)
-    images = Images(None, "image", np.arange(2), np.zeros(2), source, sums)  # type: ignore[arg-type]
+    images = Images(lambda rows: [], sums, np.arange(2), np.zeros(2), source)
     nearest = dataclasses.replace(source, images=dataclasses.replace(source.images, size=source.images.size + 1))
     others = [dataclasses.replace(images, sums=sums[::-1]), dataclasses.replace(images, pretrained=nearest)]
     entries = [cache.entry(params, source.model, 2, each, "float32") for each in (images, *others)]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapt import data
-from adapt.data import check_texts, chunks, read_lines
 from adapt.errors import DataError, OutputError
+from experiments.parts import data
+from experiments.parts.data import check_texts, chunks, read_lines
 from experiments.parts.inputs import read
 
 
@@ -37,8 +37,8 @@ def column(path: Path | str, name: str = "text") -> list:
     return [value for chunk in chunks(read(path), [name]) for value in chunk[name]]
 
 
-def test_importing_adapt_data_does_not_import_datasets():
-    program = "import adapt.targets, sys; sys.exit('datasets' in sys.modules or 'pyarrow' in sys.modules)"
+def test_importing_the_data_room_does_not_import_datasets():
+    program = "import experiments.parts.targets, sys; sys.exit('datasets' in sys.modules or 'pyarrow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

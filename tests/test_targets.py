@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.data import Table, _datasets
 from adapt.errors import DataError
-from adapt.targets import encode_labels, labels_of, stratified_split
+from experiments.parts.data import Table, _datasets
+from experiments.parts.targets import encode_labels, labels_of, stratified_split
 
 
 def table(values: list, feature: object = None) -> Table:

@@ -1,14 +1,16 @@
 """What the training experiments share: the checkpoint and the data that their flags name."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from adapt import data, examples, hub, targets
+from adapt import examples, features, hub, pack
 from adapt.errors import DataError, StrategyError
-from experiments.parts import bundled
+from experiments.parts import bundled, data, targets
 
 
 def check_flags(config: Any) -> None:
@@ -59,7 +61,7 @@ def load(config: Any) -> hub.Pretrained:
 
 
 def read(spec: str | Path, split: str | None = None) -> data.Table:
-    """What :func:`adapt.data.read` reads, or a bundled set: ``reviews``, ``reviews:test``."""
+    """What :func:`experiments.parts.data.read` reads, or a bundled set: ``reviews``, ``reviews:test``."""
     name, _, part = str(spec).partition(":")
     if Path(spec).expanduser().exists():
         return data.read(spec, split=split)
@@ -74,7 +76,7 @@ def read(spec: str | Path, split: str | None = None) -> data.Table:
 
 def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, examples.Examples], list[str]]:
     """(train, validation and test examples, the classes' names)."""
-    examples.check_inputs(pretrained, config.image_column)
+    check_inputs(pretrained, config.image_column)
     own_test = config.train in bundled.SETS
     if config.test is None and not own_test:
         raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
@@ -90,9 +92,43 @@ def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, exampl
     sets = {}
     for part, table in tables.items():
         labels = targets.encode_labels(table, config.label_column, names, config.task)
-        sets[part] = examples.examples(pretrained, table, config.text_column, config.image_column, labels)
+        sets[part] = make_examples(pretrained, table, config.text_column, config.image_column, labels)
     if not config.validation:
         kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
         held_out = dataclasses.replace(sets["train"].take(held), truncated=0)  # counted once, for the whole file
         sets["train"], sets["validation"] = sets["train"].take(kept), held_out
     return sets, names
+
+
+def make_examples(
+    pretrained: hub.Pretrained, table: data.Table, text_column: str, image_column: str | None, labels: np.ndarray
+) -> examples.Examples:
+    """The rows of a table as examples for this encoder, every text or picture checked first."""
+    check_inputs(pretrained, image_column)
+    if image_column is not None:
+        sums = data.check_images(table, image_column)
+        return examples.images(pretrained, sums, data.pictures(table, image_column), labels)
+    return examples.texts(pretrained, data.texts(table, text_column), labels)
+
+
+def windows(
+    pretrained: hub.Pretrained, table: data.Table, text_column: str, image_column: str | None
+) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
+    """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction."""
+    check_inputs(pretrained, image_column)
+    if image_column is not None:
+        chunks = data.chunks(table, [image_column], 256)
+        return features.image_windows(pretrained, (chunk[image_column] for chunk in chunks))
+    return features.text_windows(pretrained, data.texts(table, text_column))
+
+
+def check_inputs(pretrained: hub.Pretrained, image_column: str | None) -> None:
+    """Raise :class:`StrategyError` if column and encoder do not go together."""
+    if pretrained.config.is_image and image_column is None:
+        raise StrategyError(f"{pretrained.source} is an image encoder: name the image column with --image-column")
+    if not pretrained.config.is_image and image_column is not None:
+        raise StrategyError(
+            f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column"
+        )
+    if not pretrained.config.is_image:
+        features.tokenizer_of(pretrained)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adapt.data import Table, numbered
 from adapt.errors import DataError
+from experiments.parts.data import Table, numbered
 
 Task = Literal["classification", "multilabel", "regression"]
 

@@ -10,7 +10,7 @@ counted from 1 in messages, as a person counts them, without the header.
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.assets import cache_folder, hub_answers
 from adapt.errors import DataError, OutputError
-from adapt.parse import first_line, write_arrow
+from experiments.parts.parse import first_line, write_arrow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,6 +127,17 @@ def check_texts(table: Table, column: str) -> None:
     if blank:
         more = f" (and {blank - 1} more)" if blank > 1 else ""
         raise DataError(f"{table.where}: row {first}{more} has no text in column '{column}'")
+
+
+def texts(table: Table, column: str, size: int = 4096) -> Iterator[list[str]]:
+    """The texts of a column in order, ``size`` at a time; all of them are checked first, see `check_texts`."""
+    check_texts(table, column)
+    return (chunk[column] for chunk in chunks(table, [column], size))
+
+
+def pictures(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]]":
+    """Rows of the table, integers [n] from 0 -> their PIL images, decoded when they are asked for."""
+    return lambda rows: next(chunks(table.select(rows), [column], len(rows)))[column] if len(rows) else []
 
 
 def check_images(table: Table, column: str) -> "np.ndarray":
