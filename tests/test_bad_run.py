@@ -114,7 +114,7 @@ def test_a_disk_that_is_full_for_the_predictions(inputs, disk, tmp_path):
     small = disk(1)
     fill(small)
     with pytest.raises(OSError, match="No space left"):
-        predict.main(predict.Config(tmp_path / "run", inputs.test, small / "out.csv"))
+        predict.main(predict.Config((tmp_path / "run",), inputs.test, small / "out.csv"))
     assert [path.name for path in small.iterdir()] == ["filler"]
 
 
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(inputs, rated, tmp_path):
     assert checkpoint.read_index(tmp_path / "run/checkpoints")["last"]["folder"] == "step_00000003"
     assert all(np.isfinite(leaf).all() for leaf in t.paths(hub.load(tmp_path / "run").params).values())
     assert not (tmp_path / "run/result.json").exists()
-    predict.main(predict.Config(tmp_path / "run", str(tmp_path / "good.csv"), tmp_path / "out.csv"))
+    predict.main(predict.Config((tmp_path / "run",), str(tmp_path / "good.csv"), tmp_path / "out.csv"))
     # Resumed, it stops at the same step, and has lost nothing.
     with pytest.raises(TrainingError, match="at step 4"):
         finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
@@ -193,7 +193,7 @@ def test_long_texts_are_counted_and_reported(inputs, tmp_path, capsys):
     flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "strategy": "frozen", **FAST}
     finetune.main(finetune.Config(**flags, train=table, test=inputs.test, out=tmp_path / "run"))
     assert capsys.readouterr().err == "note: train: 2 texts are longer than 20 tokens and truncated\n"
-    predict.main(predict.Config(tmp_path / "run", table, tmp_path / "out.csv"))
+    predict.main(predict.Config((tmp_path / "run",), table, tmp_path / "out.csv"))
     assert capsys.readouterr().err == f"note: {table}: 2 texts are longer than 20 tokens and truncated\n"
 
 

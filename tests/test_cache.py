@@ -65,7 +65,7 @@ def losses(folder: Path) -> list[float]:
 
 def predictions(folder: Path, data: dict) -> tuple[list[str], np.ndarray]:
     flags = {"image_column": data["image_column"]} if "image_column" in data else {}
-    predict.main(predict.Config(folder, data["test"], folder / "out.csv", overwrite=True, **flags))
+    predict.main(predict.Config((folder,), data["test"], folder / "out.csv", overwrite=True, **flags))
     with (folder / "out.csv").open() as file:
         _, *rows = csv.reader(file)
     return [row[0] for row in rows], np.array([row[1:] for row in rows], np.float64)

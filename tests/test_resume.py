@@ -74,7 +74,7 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(flags, tmp_path):
 def test_a_resumed_process_compiles_each_shape_once(flags, tmp_path, monkeypatch):
     steps, forwards = [], []
     make_step, make_eval = train.make_step, train.make_eval
-    monkeypatch.setattr(train, "make_step", lambda *args: steps.append(make_step(*args)) or steps[-1])
+    monkeypatch.setattr(train, "make_step", lambda *args, **named: steps.append(make_step(*args, **named)) or steps[-1])
     monkeypatch.setattr(train, "make_eval", lambda *args: forwards.append(make_eval(*args)) or forwards[-1])
     shapes = []
     loop = train.loop
