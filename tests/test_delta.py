@@ -135,7 +135,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_runs_that_do_not_share_an_encoder_are_refused(run, inputs, tmp_path):
     one, other = run("one", strategy="frozen")[0], run("two", strategy="full")[0]
-    with pytest.raises(StrategyError, match="one and .*two do not share one encoder"):
+    with pytest.raises(StrategyError, match=r"one and .*two do not share one encoder"):
         predict.main(predict.Config((one, other), inputs.test, tmp_path / "both.csv"))
     cut, _ = run("cut", strategy="frozen", max_length=6)
     with pytest.raises(StrategyError, match="do not share one way of reading inputs"):

@@ -69,13 +69,18 @@ def later(schedule: Callable[[Any], Any], steps: int) -> Callable[[Any], Any]:
 
 
 def peak(config: Any, phase: strategies.Phase, group: str, model: Model) -> float:
-    """The rate of a group: as the flags say, or by default larger for small encoders, few parameters, and a head alone."""
+    """The rate of a group: as the flags say, or by default."""
+    given = config.head_learning_rate if strategies.kind(group) == "head" else config.learning_rate
+    default = default_rate(group, phase.groups == ("head",), model.encoder.config.width)
+    return default if given is None else given
+
+
+def default_rate(group: str, alone: bool, width: int) -> float:
+    """Larger for small encoders, for few parameters, and for a head that trains ``alone`` on features."""
     kind = strategies.kind(group)
     if kind == "head":
-        default = 1e-2 if phase.groups == ("head",) else 1e-3
-        return default if config.head_learning_rate is None else config.head_learning_rate
-    default = (1e-4 if model.encoder.config.width < 256 else 5e-5) * strategies.BOOST.get(kind, 1.0)
-    return default if config.learning_rate is None else config.learning_rate
+        return 1e-2 if alone else 1e-3
+    return (1e-4 if width < 256 else 5e-5) * strategies.BOOST.get(kind, 1.0)
 
 
 def prepare(strategy: strategies.Strategy, pretrained: Pretrained) -> Pretrained:
@@ -90,7 +95,7 @@ def start(strategy: strategies.Strategy, model: Model, params: t.Tree, key: Any)
     return additions.graft_added(params, model, key) if strategy.added else params
 
 
-def given(frozen: t.Tree, run: Run, pretrained: t.Tree) -> t.Tree:
+def given(frozen: t.Tree, run: Any, pretrained: t.Tree) -> t.Tree:
     """What the step gets as frozen: with a pull, the pre-trained values of what trains beside it."""
     if run.step.pull is None:
         return frozen
