@@ -10,32 +10,41 @@ import numpy as np
 
 from adapt import pack
 from adapt import tree as t
-from adapt.features import IMAGES, tokenizer_of
+from adapt.features import IMAGES, settings_of, tokenizer_of
 from adapt.hub import Pretrained
-from adapt.images import pixels
+from adapt.images import ImageSettings, pixels
 from adapt.tokenizer import Ragged
 
 Pairs = Iterator[tuple[np.ndarray, pack.Arrays]]
-Batches = Iterator[pack.Arrays]
-Pictures = Callable[[np.ndarray], Sequence[Any]]  # rows of a file, int64 [n] -> its PIL images
-POOLED = 1024  # pooled vectors a batch of an evaluation
 States = np.ndarray | Ragged  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
+POOLED = 1024  # pooled vectors a batch of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
-    """Tokenized texts of a file with labels. ``truncated`` of them were longer than the tokenizer's ``max_length``.
+class Pictures:
+    """Pictures of a file: ``take`` gives the PIL images of rows, int64 [n]; ``sums`` uint8 [N, 32] is the SHA-256 of each."""
 
-    ``rows`` says which of the file's texts these are: a split takes rows, and what is cached for the file serves any
-    split of it. With ``states``, batches hold ``hidden`` in place of ``tokens``.
+    take: Callable[[np.ndarray], Sequence[Any]]
+    sums: np.ndarray
+    settings: ImageSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Tokenized texts, or pictures that are decoded when they are needed, of a file with labels [N, ...].
+
+    ``rows`` says which of the file's examples these are: a split takes rows, and what is cached for the file serves any
+    split of it. With ``states``, batches hold ``hidden`` in place of ``tokens`` or ``pixels``. ``truncated`` texts were
+    longer than ``max_length``; a picture has ``max_length`` tokens.
     """
 
-    whole: Ragged
+    whole: Ragged  # token ids of every text of the file; of pictures the lengths alone
     rows: np.ndarray
     labels: np.ndarray
     max_length: int
-    pad: int
+    pad: int = 0
     truncated: int = 0
+    pictures: Pictures | None = None
     states: States | None = None
 
     def __len__(self) -> int:
@@ -47,139 +56,71 @@ class Texts:
 
     @property
     def digest(self) -> str:
-        """Of tokens and labels: what a resumed run compares."""
+        """Of inputs and labels: what a resumed run compares."""
         return t.digest({"inputs": {"file": self.inputs_digest, "rows": self.rows}, "labels": self.labels})
 
     @functools.cached_property
     def inputs_digest(self) -> str:
-        """Of the token ids of the whole file."""
-        return digest_of("tokens", self.whole.values, self.whole.lengths)
+        """Of the token ids of the whole file; or of all its pictures, and of how they become pixels."""
+        if self.pictures is None:
+            return t.digest({"tokens": {"0": self.whole.values, "1": self.whole.lengths}})
+        return t.digest({repr(self.pictures.settings): {"0": self.pictures.sums}})
 
-    def take(self, index: np.ndarray) -> "Texts":
+    def take(self, index: np.ndarray) -> "Examples":
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
 
     def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
+        if self.pictures is not None:
+            return pack.Plan(self.max_length, (examples,), examples)
         return pack.plan(self.tokens.lengths, examples, seed, epochs, parts)
 
-    def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Batches:
-        """The training batches of one epoch from batch ``skip`` on, packed."""
-        if isinstance(self.states, np.ndarray):
-            return pooled_batches(self, plan.examples, seed, epoch, skip, parts)
-        tokens = self.tokens if self.states is None else self.states.take(self.rows)
-        return pack.batches(tokens, self.labels, plan, seed, epoch, skip, self.pad, parts)
+    def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
+        """The training batches of one epoch from batch ``skip`` on: texts packed, one picture a row."""
+        make = lambda step: self.arrays([self.rows[part] for part in step], plan)
+        return pack.steps(make, self.labels, plan.examples, seed, epoch, skip, parts)
 
-    def windows(self) -> Pairs:
-        """Every example once, packed by length, for evaluation."""
-        if isinstance(self.states, np.ndarray):
-            return pack.feature_batches(self.states, self.rows, POOLED)
-        tokens = self.tokens if self.states is None else self.states.take(self.rows)
-        return pack.windows(tokens, self.max_length, pad=self.pad)
+    def arrays(self, step: list[np.ndarray], plan: pack.Plan) -> list[pack.Arrays]:
+        """The model's inputs in micro-batches of one shape, each of the file's rows in one part of ``step``."""
+        if isinstance(self.states, np.ndarray):  # one vector an example: nothing is packed
+            return [{"hidden": pack.in_slots(self.states[rows], plan.examples)} for rows in step]
+        if self.pictures is not None and self.states is None:
+            opened = (pixels(self.pictures.take(rows), self.pictures.settings) for rows in step)
+            return [pack.image_batch(each, plan.width, plan.examples) for each in opened]
+        return pack.packed(self.whole if self.states is None else self.states, step, plan, self.pad)
 
-    def whole_windows(self, skip: int = 0) -> Pairs:
-        """Every text of the file once, packed by length, from batch ``skip`` on: for the cache."""
-        return itertools.islice(pack.windows(self.whole, self.max_length, pad=self.pad), skip, None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """Pictures, decoded when they are needed, with labels; ``rows`` and ``states`` as in :class:`Texts`."""
-
-    pictures: Pictures
-    sums: np.ndarray  # SHA-256 of each picture of the file, uint8 [N, 32]
-    rows: np.ndarray
-    labels: np.ndarray
-    pretrained: Pretrained
-    truncated: int = 0
-    states: States | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def whole(self) -> Ragged:
-        """The shape of the file's token states: every picture has as many tokens. It has no token ids."""
-        count, tokens = len(self.sums), self.pretrained.config.positions
-        return Ragged(np.zeros(0, np.int32), np.arange(count) * tokens, np.full(count, tokens))
-
-    @property
-    def digest(self) -> str:
-        """Of pictures and labels: what a resumed run compares."""
-        return t.digest({"inputs": {"pictures": self.sums, "rows": self.rows}, "labels": self.labels})
-
-    @functools.cached_property
-    def inputs_digest(self) -> str:
-        """Of all pictures of the file, and of how they become pixels."""
-        return digest_of(repr(self.pretrained.images), self.sums)
-
-    def take(self, index: np.ndarray) -> "Images":
-        return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
-
-    def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
-        return pack.Plan(self.pretrained.config.positions, (examples,), examples)
-
-    def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Batches:
-        """The training batches of one epoch from batch ``skip`` on: one image a row."""
-        if isinstance(self.states, np.ndarray):
-            yield from pooled_batches(self, plan.examples, seed, epoch, skip, parts)
-            return
-        for step in pack.micro_batches(len(self), plan.examples, parts, seed, epoch, skip):
-            made = [self.batch(part, plan.examples) | pack.targets(self.labels[part], plan.examples) for part in step]
-            yield made[0] if parts == 1 else pack.stack(made)
-
-    def batch(self, index: np.ndarray, slots: int) -> pack.Arrays:
-        """The examples ``index``, one a row, as pixels or as the states of their tokens."""
-        tokens, settings = self.pretrained.config.positions, self.pretrained.images
-        if isinstance(self.states, Ragged):
-            row = np.arange(len(index))
-            return pack.assemble(self.states.take(self.rows), index, row, np.zeros_like(row), (slots, tokens, slots))
-        assert settings is not None  # of an image encoder
-        return pack.image_batch(pixels(self.pictures(self.rows[index]), settings), tokens, slots)
-
-    def windows(self) -> Pairs:
-        """Every image once, for evaluation."""
-        if isinstance(self.states, np.ndarray):
-            return pack.feature_batches(self.states, self.rows, POOLED)
-        cuts = range(0, len(self), IMAGES)
-        parts = (np.arange(start, min(start + IMAGES, len(self))) for start in cuts)
-        return ((part, self.batch(part, IMAGES)) for part in parts)
+    def windows(self, skip: int = 0) -> Pairs:
+        """Every example once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length."""
+        pooled = isinstance(self.states, np.ndarray)
+        if pooled or self.pictures is not None:
+            slots = POOLED if pooled else IMAGES
+            plan = pack.Plan(self.max_length, (slots,), slots)
+            cuts = range(skip * slots, len(self), slots)
+            parts = (np.arange(start, min(start + slots, len(self))) for start in cuts)
+            return ((part, self.arrays([self.rows[part]], plan)[0]) for part in parts)
+        held = self.whole if self.states is None else self.states
+        return itertools.islice(pack.windows(held.take(self.rows), self.max_length, pad=self.pad), skip, None)
 
     def whole_windows(self, skip: int = 0) -> Pairs:
-        """Every image of the file once, from batch ``skip`` on: for the cache."""
-        everything = dataclasses.replace(self, rows=np.arange(len(self.sums)), states=None)
-        cuts = range(skip * IMAGES, len(everything), IMAGES)
-        parts = (np.arange(start, min(start + IMAGES, len(everything))) for start in cuts)
-        return ((part, everything.batch(part, IMAGES)) for part in parts)
+        """Every example of the file once, from batch ``skip`` on: for the cache."""
+        return dataclasses.replace(self, rows=np.arange(len(self.whole)), states=None).windows(skip)
 
 
-def pooled_batches(examples: "Examples", slots: int, seed: int, epoch: int, skip: int, parts: int) -> Batches:
-    """Training batches of pooled features: nothing is packed, for an example is one vector."""
-    assert isinstance(examples.states, np.ndarray)
-    for step in pack.micro_batches(len(examples), slots, parts, seed, epoch, skip):
-        made = []
-        for part in step:
-            empty = {"hidden": np.zeros((slots, examples.states.shape[1]), examples.states.dtype)}
-            pairs = pack.feature_batches(examples.states, examples.rows[part], slots)
-            made.append(next(pairs, (None, empty))[1] | pack.targets(examples.labels[part], slots))
-        yield made[0] if parts == 1 else pack.stack(made)
-
-
-def digest_of(what: str, *arrays: np.ndarray) -> str:
-    return t.digest({what: {str(number): array for number, array in enumerate(arrays)}})
-
-
-Examples = Texts | Images
-
-
-def texts(pretrained: Pretrained, chunks: Iterable[list[str]], labels: np.ndarray) -> Texts:
-    """Texts of a file, in chunks, for this encoder; labels [N, ...]. Raises :class:`StrategyError` without a tokenizer."""
+def texts(pretrained: Pretrained, chunks: Iterable[list[str]], labels: np.ndarray) -> Examples:
+    """Texts of a file, in chunks, for this encoder. Raises :class:`StrategyError` if it takes none."""
     tokenizer = tokenizer_of(pretrained)
     parts = [tokenizer.encode(chunk) for chunk in chunks]
     lengths = np.concatenate([part.lengths for part, _ in parts])
     tokens = Ragged(np.concatenate([part.values for part, _ in parts]), np.cumsum(lengths) - lengths, lengths)
     truncated = sum(cut for _, cut in parts)
-    return Texts(tokens, np.arange(len(tokens)), labels, tokenizer.max_length, pretrained.config.pad_token, truncated)
+    return Examples(
+        tokens, np.arange(len(tokens)), labels, tokenizer.max_length, pretrained.config.pad_token, truncated
+    )
 
 
-def images(pretrained: Pretrained, sums: np.ndarray, pictures: Pictures, labels: np.ndarray) -> Images:
-    """Pictures of a file for this encoder: ``sums`` uint8 [N, 32], the SHA-256 of each; labels [N, ...]."""
-    return Images(pictures, sums, np.arange(len(sums)), labels, pretrained)
+def images(
+    pretrained: Pretrained, take: Callable[[np.ndarray], Sequence[Any]], sums: np.ndarray, labels: np.ndarray
+) -> Examples:
+    """Pictures of a file for this encoder, see :class:`Pictures`. Raises :class:`StrategyError` if it takes none."""
+    every, tokens = np.arange(len(sums)), pretrained.config.positions
+    whole = Ragged(np.zeros(0, np.int32), every * tokens, np.full(len(sums), tokens))
+    return Examples(whole, every, labels, tokens, pictures=Pictures(take, sums, settings_of(pretrained)))

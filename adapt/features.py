@@ -11,7 +11,7 @@ from adapt import pack, train
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.hub import Pretrained
-from adapt.images import pixels
+from adapt.images import ImageSettings, pixels
 from adapt.models import POOLINGS, Classifier, Encoder, Model
 from adapt.tokenizer import Tokenizer
 
@@ -72,6 +72,13 @@ def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
     return pretrained.tokenizer
 
 
+def settings_of(pretrained: Pretrained) -> ImageSettings:
+    """Raises :class:`StrategyError` for an encoder of texts."""
+    if pretrained.images is None:
+        raise StrategyError(f"{pretrained.source} is not an image encoder: give --text-column, not --image-column")
+    return pretrained.images
+
+
 def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
     """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself."""
     tokenizer, start = tokenizer_of(pretrained), 0
@@ -85,9 +92,7 @@ def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterato
 
 def image_windows(pretrained: Pretrained, chunks: Iterable[list[Any]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
     """Chunks of PIL images -> (index, batch, 0), one image a row."""
-    start, settings = 0, pretrained.images
-    if settings is None:
-        raise StrategyError(f"{pretrained.source} is not an image encoder: give --text-column, not --image-column")
+    start, settings = 0, settings_of(pretrained)
     for images in chunks:
         for at in range(0, len(images), IMAGES):
             part = images[at : at + IMAGES]

@@ -1,8 +1,7 @@
-"""A name becomes a loaded checkpoint: a folder, a finished run, a bundled asset, or a hub id; and back to a folder."""
+"""A name becomes a loaded checkpoint: a folder, a finished run, a bundled asset, or a hub id."""
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,9 +58,10 @@ def load(name: str | Path) -> Pretrained:
     hf = read_json(folder, "config.json")
     if "model_type" not in hf:
         raise CheckpointError(f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?")
-    module, tensors = families.family(hf["model_type"]), read_tensors(folder)
+    families.family(hf["model_type"])  # known, or refused before the weights are read
+    tensors = read_tensors(folder)
     try:
-        config, head, params = families.to_params(module, hf, tensors, str(folder))
+        config, head, params = families.to_params(hf, tensors, str(folder))
     except KeyError as missing:
         raise CheckpointError(f"{folder / 'config.json'} has no entry {missing}") from None
     task, labels = class_names(hf, head)
@@ -146,15 +146,13 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        weight_map, files = None, ["model.safetensors"]
-    elif index.exists():
+    index, weight_map, files = folder / "model.safetensors.index.json", {}, ["model.safetensors"]
+    if index.exists() and not (folder / files[0]).exists():
         weight_map = read_json(folder, index.name).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
             raise CheckpointError(f"{index} has no weight_map of tensors to files: fetch it again")
         files = sorted(set(weight_map.values()))
-    else:
+    elif not (folder / files[0]).exists():
         pickled = [f.name for pattern in ("*.bin", "*.pt", "*.msgpack", "*.h5") for f in folder.glob(pattern)]
         hint = f" (found {pickled[0]}; convert it to safetensors first)" if pickled else ""
         raise CheckpointError(f"no model.safetensors in {folder}{hint}")
@@ -166,7 +164,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             raise CheckpointError(f"{index} names {file}, which is not in the folder: fetch it again") from None
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as fault:
             raise CheckpointError(f"{folder / file} is truncated or corrupt ({fault}): fetch it again") from None
-    if weight_map is not None and (absent := sorted(set(weight_map) - set(tensors))):
+    if absent := sorted(set(weight_map) - set(tensors)):
         raise CheckpointError(
             f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again"
         )
@@ -235,25 +233,3 @@ def base_encoder(folder: Path, base: Mapping[str, str]) -> t.Tree:
         what = f"digest {digest[:12]}, and {folder} was trained on one with {base['digest'][:12]}"
         raise CheckpointError(f"the encoder of {base['source']} has the {what}: {mend}")
     return found
-
-
-def write_folder(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]
-) -> None:
-    """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
-    for name, text in {"config.json": json.dumps(dict(config), indent=2), **files}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, "utf-8")
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors writes for the owner alone
-
-
-def replace_folder(beside: Path, target: Path) -> None:
-    """Move a finished folder to its place, so that nobody ever sees half of one."""
-    old = target.with_name(f".{target.name}.old")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    beside.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -47,23 +47,6 @@ def image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
     )
 
 
-def preprocessor(settings: ImageSettings) -> dict[str, Any]:
-    """preprocessor_config.json of a ViTImageProcessor that does the same; :func:`image_settings` reads it back."""
-    per_channel = lambda values: np.broadcast_to(np.asarray(values, float), settings.channels).tolist()
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_convert_rgb": settings.channels == 3,
-        "do_resize": True,
-        "size": {"height": settings.size, "width": settings.size},
-        "resample": settings.resample,
-        "do_rescale": True,
-        "rescale_factor": settings.rescale,
-        "do_normalize": True,
-        "image_mean": per_channel(settings.mean),
-        "image_std": per_channel(settings.std),
-    }
-
-
 def pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -> np.ndarray:
     """PIL images -> float32 [N, size, size, channels]. Raises :class:`DataError` naming the row that is no picture."""
     out = np.empty((len(images), settings.size, settings.size, settings.channels), np.float32)

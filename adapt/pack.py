@@ -6,7 +6,7 @@ special case. Everything here is NumPy on the host.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -86,25 +86,20 @@ def assemble(
     Token ids [total] become ``tokens`` and ``positions``, token states [total, D] become ``hidden`` [R, C, D].
     """
     count_rows, width, slots = shape
-    lengths = tokens.lengths[index]
-    first = rows.astype(np.int64) * width + starts
-    where = spans(first, lengths)
-    segments = np.full(count_rows * width, slots, np.int32)
-    segments[where] = np.repeat(np.arange(len(index)), lengths)
-    out: Arrays = {"segments": segments}
-    if tokens.values.ndim == 1:
-        out |= {
-            "tokens": np.full(count_rows * width, pad, np.int32),
-            "positions": np.zeros(count_rows * width, np.int32),
-        }
-        out["tokens"][where] = tokens.values[tokens.where(index)]
-        out["positions"][where] = where - np.repeat(first, lengths)
-    else:
-        out["hidden"] = np.zeros((count_rows * width, tokens.values.shape[1]), tokens.values.dtype)
-        out["hidden"][where] = tokens.values[tokens.where(index)]
-    owned = {"first": np.zeros(slots, np.int32), "length": np.zeros(slots, np.int32)}
-    owned["first"][: len(index)], owned["length"][: len(index)] = first, lengths
-    return {name: array.reshape(count_rows, width, *array.shape[1:]) for name, array in out.items()} | owned
+    first, lengths = (rows.astype(np.int64) * width + starts).astype(np.int32), tokens.lengths[index].astype(np.int32)
+    where, held = spans(first, lengths), tokens.values[tokens.where(index)]
+
+    def laid(values: np.ndarray, empty: int = 0) -> np.ndarray:
+        out = np.full((count_rows * width, *values.shape[1:]), empty, values.dtype)
+        out[where] = values
+        return out.reshape(count_rows, width, *values.shape[1:])
+
+    inputs = {"hidden": laid(held)}
+    if held.ndim == 1:
+        positions = (where - np.repeat(first, lengths)).astype(np.int32)
+        inputs = {"tokens": laid(held, pad), "positions": laid(positions)}
+    segments = laid(np.repeat(np.arange(len(index), dtype=np.int32), lengths), slots)
+    return {"segments": segments, **inputs, "first": in_slots(first, slots), "length": in_slots(lengths, slots)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,29 +149,47 @@ def micro_batches(
         yield [permutation[cut : cut + examples] for cut in cuts]
 
 
+def steps(
+    make: Callable[[list[np.ndarray]], list[Arrays]],
+    labels: np.ndarray,
+    examples: int,
+    seed: int,
+    epoch: int,
+    skip: int = 0,
+    parts: int = 1,
+) -> Iterator[Arrays]:
+    """The training batches of one epoch from batch ``skip`` on: what ``make`` makes of each step, and its targets.
+
+    The last one may have empty slots (weight 0). With ``parts`` > 1 each batch is ``parts`` micro-batches of
+    ``examples``, stacked on a leading axis.
+    """
+    for step in micro_batches(len(labels), examples, parts, seed, epoch, skip):
+        made = [inputs | targets(labels[part], examples) for part, inputs in zip(step, make(step), strict=True)]
+        yield made[0] if parts == 1 else stack(made)
+
+
 def batches(
     tokens: Ragged, labels: np.ndarray, plan: Plan, seed: int, epoch: int, skip: int = 0, pad: int = 0, parts: int = 1
 ) -> Iterator[Arrays]:
-    """The packed training batches of one epoch, from batch ``skip`` on. The last one may have empty slots (weight 0).
+    """The packed training batches of one epoch, see :func:`steps`."""
+    return steps(lambda step: packed(tokens, step, plan, pad), labels, plan.examples, seed, epoch, skip, parts)
 
-    With ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis.
-    """
-    lengths = tokens.lengths
-    for step in micro_batches(len(tokens), plan.examples, parts, seed, epoch, skip):
-        packed = [pack(lengths[part], plan.width) for part in step]
-        shape = (plan.rows_for(max(used for *_, used in packed)), plan.width, plan.examples)
-        made = [
-            assemble(tokens, part, *places[:2], shape, pad) | targets(labels[part], plan.examples)
-            for part, places in zip(step, packed, strict=True)
-        ]
-        yield made[0] if parts == 1 else stack(made)
+
+def packed(tokens: Ragged, step: Sequence[np.ndarray], plan: Plan, pad: int = 0) -> list[Arrays]:
+    """The examples of each part of ``step`` packed, in micro-batches of one shape."""
+    found = [pack(tokens.lengths[part], plan.width) for part in step]
+    shape = (plan.rows_for(max(used for *_, used in found)), plan.width, plan.examples)
+    return [assemble(tokens, part, *places[:2], shape, pad) for part, places in zip(step, found, strict=True)]
 
 
 def targets(labels: np.ndarray, slots: int) -> Arrays:
     """Labels [n, ...] in ``slots`` places, with weight 1 where there is an example."""
-    label = np.zeros((slots, *labels.shape[1:]), labels.dtype)
-    label[: len(labels)] = labels
-    return {"label": label, "weight": (np.arange(slots) < len(labels)).astype(np.float32)}
+    return {"label": in_slots(labels, slots), "weight": (np.arange(slots) < len(labels)).astype(np.float32)}
+
+
+def in_slots(array: np.ndarray, slots: int) -> np.ndarray:
+    """[n, ...] -> [slots, ...], with zeros where there is no example."""
+    return np.concatenate([array, np.zeros((slots - len(array), *array.shape[1:]), array.dtype)])
 
 
 def stack(parts: Sequence[Arrays]) -> Arrays:
@@ -213,26 +226,10 @@ def windows(tokens: Ragged, max_length: int, budget: int = 1024, pad: int = 0) -
                 yield index, assemble(tokens, index, where[members] - batch * rows, starts[members], shape, pad)
 
 
-def padding(batch: Arrays) -> float:
-    """The fraction of a batch's tokens that nobody owns."""
-    return 1.0 - float(batch["length"].sum()) / batch["segments"].size
-
-
-def feature_batches(features: np.ndarray, index: np.ndarray, slots: int) -> Iterator[tuple[np.ndarray, Arrays]]:
-    """Rows ``index`` of pooled features [N, D], ``slots`` a batch: (places in ``index``, ``{"hidden": [slots, D]}``)."""
-    for start in range(0, len(index), slots):
-        rows = index[start : start + slots]
-        hidden = np.zeros((slots, features.shape[1]), features.dtype)
-        hidden[: len(rows)] = features[rows]
-        yield np.arange(start, start + len(rows)), {"hidden": hidden}
-
-
 def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:
     """One image a row: pixels float32 [n, S, S, channels], n <= slots, as a batch of ``slots`` rows of ``tokens``."""
-    full = np.zeros((slots, *pixels.shape[1:]), np.float32)
-    full[: len(pixels)] = pixels
     return {
-        "pixels": full,
+        "pixels": in_slots(pixels, slots),
         "segments": np.broadcast_to(np.arange(slots, dtype=np.int32)[:, None], (slots, tokens)),
         "first": np.arange(slots, dtype=np.int32) * tokens,
         "length": np.where(np.arange(slots) < len(pixels), tokens, 0).astype(np.int32),

@@ -65,7 +65,11 @@ class Entry:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock = (self.folder / "lock").open("w")
             with lock:
-                hold(lock, waiting)
+                try:  # the kernel lets it go if the process dies
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    waiting()
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 if not self.intact():
                     self.fill(pieces)
         return np.memmap(self.folder / "values.bin", self.dtype, "r", shape=self.shape)
@@ -121,13 +125,13 @@ class Entry:
         with np.errstate(over="ignore"):
             stored = exact.astype(self.dtype)
         finite = np.isfinite(exact)
-        back = stored.astype(np.float32)
-        if not np.isfinite(back[finite]).all():
+        exact, back = exact[finite], stored.astype(np.float32)[finite]
+        if not np.isfinite(back).all():
             (self.folder / "values.part").unlink(missing_ok=True)
             self.note.unlink(missing_ok=True)
             raise OutputError(f"{self.dtype} can't hold the values to cache: give --cache-dtype bfloat16")
-        done.error += float(np.square(back[finite] - exact[finite]).sum(dtype=np.float64))
-        done.total += float(np.square(exact[finite]).sum(dtype=np.float64))
+        done.error += float(np.square(back - exact).sum(dtype=np.float64))
+        done.total += float(np.square(exact).sum(dtype=np.float64))
         return stored
 
     @property
@@ -136,14 +140,11 @@ class Entry:
 
     def read_progress(self, half: Path) -> "Progress":
         """How far an earlier filling came; nothing where there was none, or its note makes no sense."""
-        try:
+        with contextlib.suppress(OSError, ValueError, TypeError):
             done = Progress(**json.loads(self.note.read_text("utf-8")))
-            numbers = (done.pieces, done.rows, done.error, done.total)
-            sound = all(isinstance(number, int | float) and number >= 0 for number in numbers)
-            if sound and isinstance(done.pieces, int) and half.stat().st_size == self.nbytes:
-                return done
-        except (OSError, ValueError, TypeError):
-            pass
+            numbers = dataclasses.astuple(done)
+            if list(map(type, numbers)) == [int, int, float, float] and min(numbers) >= 0:
+                return done if half.stat().st_size == self.nbytes else Progress()
         return Progress()
 
 
@@ -185,15 +186,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise OutputError(
             f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give --cache off"
         ) from None
-
-
-def hold(lock: Any, waiting: Callable[[], None]) -> None:
-    """Hold a lock file until it is closed; the kernel lets it go if the process dies."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        waiting()
-        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def write(path: Path, content: Any) -> None:

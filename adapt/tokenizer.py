@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from adapt.errors import CheckpointError
 
@@ -125,25 +124,19 @@ def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     ids = {token: index for index, token in enumerate(vocab.read_text("utf-8").removesuffix("\n").split("\n"))}
     if absent := {"[UNK]", "[CLS]", "[SEP]"} - ids.keys():
         raise ValueError(f"there is no {min(absent)} in it")
-    backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    lowercase, strip_accents = settings.get("do_lower_case", True), settings.get("strip_accents")
-    chinese = settings.get("tokenize_chinese_chars", True)
-    backend.normalizer = normalizers.BertNormalizer(True, chinese, strip_accents, lowercase)  # pyright: ignore
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore
-    special = [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
-    template = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special)
-    backend.post_processor = template  # pyright: ignore
-    backend.decoder = decoders.WordPiece()  # pyright: ignore
-    backend.add_special_tokens([name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if name in ids])
-    return backend
+    made = tokenizers.BertWordPieceTokenizer(
+        ids,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    return tokenizers.Tokenizer.from_str(made.to_str())
 
 
 def byte_level_bpe(vocab: Path, merges: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """GPT-2's tokenizer from vocab.json and merges.txt."""
-    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     space = settings.get("add_prefix_space", False)
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)  # pyright: ignore
-    backend.decoder = decoders.ByteLevel()  # pyright: ignore
-    if backend.token_to_id("<|endoftext|>") is not None:
-        backend.add_special_tokens(["<|endoftext|>"])
-    return backend
+    made = tokenizers.ByteLevelBPETokenizer.from_file(str(vocab), str(merges), add_prefix_space=space)
+    if made.token_to_id("<|endoftext|>") is not None:
+        made.add_special_tokens(["<|endoftext|>"])
+    return tokenizers.Tokenizer.from_str(made.to_str())

@@ -133,14 +133,9 @@ def select(tree: Tree, keep: Callable[[str], bool]) -> Tree:
     return unflatten({path: leaf for path, leaf in flat.items() if keep(path)})
 
 
-def map_paths(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
+def map_paths(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
     """``function(path, leaf)`` on every leaf, structure kept."""
-    return {
-        name: map_paths(function, node, f"{prefix}{name}/")
-        if isinstance(node, dict)
-        else function(f"{prefix}{name}", node)
-        for name, node in tree.items()
-    }
+    return unflatten({path: function(path, leaf) for path, leaf in paths(tree).items()} | dict.fromkeys(empties(tree)))
 
 
 def match(names: Iterable[str], rules: Rules) -> dict[str, str]:
@@ -194,11 +189,16 @@ def group_of(labels: Tree) -> Callable[[str], str]:
 
 
 def check_like(tree: Tree, like: Tree, what: str = "parameters", dtypes: bool = False) -> None:
-    """Raise :class:`TreeError` unless both trees have the same paths and shapes (and dtypes, if asked).
+    """Raise :class:`TreeError` with the :func:`differences`, unless there are none.
 
-    The message is a diff: ``-`` missing in ``tree``, ``+`` not expected, ``!`` misshapen. Nothing is ever
-    loaded in part: leave out what you do not want with a visible :func:`drop`.
+    Nothing is ever loaded in part: leave out what you do not want with a visible :func:`drop`.
     """
+    if wrong := differences(tree, like, dtypes):
+        raise TreeError(f"{what} do not fit (- missing, + not expected, ! misshapen):{wrong}")
+
+
+def differences(tree: Tree, like: Tree, dtypes: bool = False) -> str:
+    """A diff of paths and shapes (and dtypes, if asked): ``-`` missing in ``tree``, ``+`` not expected, ``!`` misshapen."""
     have, want = paths(tree), paths(like)
     lines = [f"- {p} {tuple(want[p].shape)}" for p in want if p not in have]
     lines += [f"+ {p} {tuple(have[p].shape)}" for p in have if p not in want]
@@ -207,9 +207,8 @@ def check_like(tree: Tree, like: Tree, what: str = "parameters", dtypes: bool = 
             lines.append(f"! {p} {tuple(have[p].shape)}, expected {tuple(want[p].shape)}")
         elif p in have and dtypes and have[p].dtype != want[p].dtype:
             lines.append(f"! {p} {have[p].dtype}, expected {want[p].dtype}")
-    if lines:
-        shown = lines[:12] + ([f"... and {len(lines) - 12} more"] if len(lines) > 12 else [])
-        raise TreeError(f"{what} do not fit (- missing, + not expected, ! misshapen):\n  " + "\n  ".join(shown))
+    shown = lines[:12] + ([f"... and {len(lines) - 12} more"] if len(lines) > 12 else [])
+    return "".join(f"\n  {line}" for line in shown)
 
 
 def digest(tree: Tree) -> str:

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import checkpoint, cost, examples, hub, losses, optim, strategies, train
+from adapt import checkpoint, examples, hub, losses, optim, strategies, train
 from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Classifier, Encoder, Model
 from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
-from experiments.parts import caching, inputs, phases, report
+from experiments.parts import caching, inputs, phases, report, timing
 from experiments.parts.saving import Progress, begin, save
 from experiments.parts.showing import show_end, show_start
 
@@ -72,7 +72,7 @@ SCORES = {"classification": "accuracy", "multilabel": "macro_f1", "regression": 
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock, compiling = report.Clock(), cost.Compiling()
+    clock, compiling = report.Clock(), timing.Compiling()
     inputs.check_flags(config)
     check_out(config.out, config.resume, config.overwrite)
 

@@ -25,8 +25,8 @@ from adapt.errors import DataError, StrategyError
 from adapt.examples import Examples
 from adapt.models import Model
 from experiments import check_out, finetune, launch, open_run, write_json
-from experiments.parts import inputs, report
-from experiments.parts.timing import calibrate, finish_seconds, phase_of
+from experiments.parts import caching, inputs, report
+from experiments.parts.timing import Compiling, calibrate, finish_seconds, phase_of
 
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
 
@@ -82,7 +82,7 @@ class Estimate:
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock, compiling = report.Clock(), cost.Compiling()
+    clock, compiling = report.Clock(), Compiling()
     check_out(config.out, None, config.overwrite)
     inputs.check_ranges(config)
     if config.epochs < 1 or config.batch_size < 1 or config.steps < 1:
@@ -149,7 +149,7 @@ def estimate(
     seconds = once + steps * (suffix + blocks * timings["prefix"][1]) + each * sum(passes.values())
     wholes = {entry.folder: (entry, len(sets[part].whole)) for part, entry in entries.items()}
     missing = sum(
-        count * each * blocks + entry.nbytes / cost.WRITE for entry, count in wholes.values() if not entry.filled
+        count * each * blocks + entry.nbytes / caching.WRITE for entry, count in wholes.values() if not entry.filled
     )
     cached = once + missing + steps * suffix + each * (1 - blocks) * sum(passes.values())
     tokens = float(sets["train"].whole.lengths.mean())

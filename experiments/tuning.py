@@ -80,7 +80,7 @@ def ratio(values: list[float], base: list[float]) -> float:
     return statistics.median(value / one for value, one in zip(values, base, strict=True))
 
 
-def plain(config: Config, pretrained: hub.Pretrained, texts: examples.Texts, **changed: Any) -> Callable[[], None]:
+def plain(config: Config, pretrained: hub.Pretrained, texts: examples.Examples, **changed: Any) -> Callable[[], None]:
     """A function that takes ``steps`` steps of the loop as it is; ``changed`` replaces a part of it."""
     model = changed.get("model") or Model(
         Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout)
@@ -142,7 +142,7 @@ def threefry(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.bits(key, shape, jnp.uint32)
 
 
-def scanned(config: Config, pretrained: hub.Pretrained, texts: examples.Texts) -> Callable[[], None]:
+def scanned(config: Config, pretrained: hub.Pretrained, texts: examples.Examples) -> Callable[[], None]:
     """The blocks as one scan over stacked parameters, in place of one after the other."""
 
     class Scanned(Model):
@@ -179,7 +179,7 @@ def in_turn(*arguments: Any) -> Callable[[], None]:
     return plain(*arguments, step=waiting)
 
 
-def padded(config: Config, pretrained: hub.Pretrained, texts: examples.Texts) -> Callable[[], None]:
+def padded(config: Config, pretrained: hub.Pretrained, texts: examples.Examples) -> Callable[[], None]:
     """One example a row, all rows as long as the longest example of their batch, in steps of 16."""
     chosen = [index for (index,) in pack.micro_batches(len(texts), config.batch_size, 1, config.seed, 0)]
     widths = [-(-int(texts.tokens.lengths[index].max()) // 16) * 16 for index in chosen]

@@ -15,12 +15,13 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapt import cache, cost, hub, pack, prefix, store
+from adapt import cache, examples, hub, pack, prefix, store
 from adapt import tree as t
 from adapt.errors import CheckpointError, OutputError, StrategyError
-from adapt.examples import Images, Texts
+from adapt.examples import Examples
 from adapt.tokenizer import Ragged, ragged
 from experiments import finetune, predict
+from experiments.parts import timing
 
 BERT, GPT2, VIT = "bert_mlm_tied", "gpt2_lm_tied", "vit_classifier"
 
@@ -158,9 +159,9 @@ def test_pooled_vectors_are_of_one_pooling_and_any_head(run, tmp_path, prefixes)
     assert prefixes == [] and set(again["cache"]["folders"]) < set(kept["cls"]["folders"])
 
 
-def some(count: int = 6, seed: int = 0) -> Texts:
+def some(count: int = 6, seed: int = 0) -> Examples:
     tokens = small.texts(count, seed)
-    return Texts(tokens, np.arange(count), np.zeros(count, np.int32), 24, 0)
+    return Examples(tokens, np.arange(count), np.zeros(count, np.int32), 24, 0)
 
 
 def changed(params: t.Tree, *paths: str) -> t.Tree:
@@ -215,9 +216,9 @@ def ragged_of(like: Ragged, values: np.ndarray) -> Ragged:
 def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
     source = hub.load(inputs.checkpoint(VIT))
     params, sums = source.params, np.arange(64, dtype=np.uint8).reshape(2, 32)
-    images = Images(lambda rows: [], sums, np.arange(2), np.zeros(2), source)
-    nearest = dataclasses.replace(source, images=dataclasses.replace(source.images, size=source.images.size + 1))
-    others = [dataclasses.replace(images, sums=sums[::-1]), dataclasses.replace(images, pretrained=nearest)]
+    make = lambda sums, source: examples.images(source, lambda rows: [], sums, np.zeros(2))
+    larger = dataclasses.replace(source, images=dataclasses.replace(source.images, size=source.images.size + 1))
+    images, others = make(sums, source), [make(sums[::-1], source), make(sums, larger)]
     entries = [cache.entry(params, source.model, 2, each, "float32") for each in (images, *others)]
     assert len({entry.folder for entry in entries}) == 3
     assert entries[0].shape == (2 * source.config.positions, source.config.width)
@@ -233,7 +234,7 @@ def test_nothing_stands_still_under_full(run, tmp_path):
 
 
 def test_auto_is_on_where_it_pays(run, home, prefixes, monkeypatch):
-    monkeypatch.setattr(cost, "matmul_rate", lambda: 1e6)  # a machine on which the prefix takes seconds
+    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)  # a machine on which the prefix takes seconds
     kept = lambda **flags: run(BERT, strategy="top:1", batch_size=32, **flags)["cache"]
     assert kept(epochs=1) is None
     assert not (home / "prefix").exists()
@@ -249,7 +250,7 @@ def test_auto_is_off_under_full(run):
 
 
 def test_auto_goes_without_where_the_disk_is_too_small_and_on_refuses(run, home, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cost, "matmul_rate", lambda: 1e6)
+    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
     usage = shutil.disk_usage
     too_small = lambda path: (
         usage(path)._replace(free=store.MARGIN + 1) if str(path).startswith(str(home)) else usage(path)
@@ -292,7 +293,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(run, home):
 
 
 def test_auto_goes_without_a_cache_that_cannot_be_written(run, home, monkeypatch):
-    monkeypatch.setattr(cost, "matmul_rate", lambda: 1e6)
+    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
     home.mkdir()
     (home / "prefix").write_text("a file where the folder should be")
     assert run(BERT, cache="auto", epochs=3, batch_size=32)["cache"] is None
@@ -359,12 +360,12 @@ def test_stopped_and_resumed_with_the_cache_is_the_same_run(run, home, tmp_path,
 
 def test_a_resumed_run_does_as_it_did_before_whatever_pays_now(run, tmp_path, monkeypatch):
     flags = {"cache": "auto", "epochs": 3, "batch_size": 32, "patience": 0}
-    monkeypatch.setattr(cost, "matmul_rate", lambda: 1e6)
+    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
     run(BERT, "on", **flags, stop_after=1)
-    monkeypatch.setattr(cost, "matmul_rate", lambda: 1e18)  # one that computes faster than it reads
+    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e18)  # one that computes faster than it reads
     run(BERT, "off", **flags, stop_after=1)
     assert run(BERT, "on", **flags, resume=True)["cache"]
-    monkeypatch.setattr(cost, "matmul_rate", lambda: 1e6)
+    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
     assert run(BERT, "off", **flags, resume=True)["cache"] is None
 
 
@@ -404,7 +405,7 @@ def test_a_filling_that_was_stopped_skips_what_is_done(monkeypatch, home, prefix
     assert np.array_equal(found.values, again.values) and len(again) == 500
 
 
-def alone(params: t.Tree, cut: prefix.Cut, texts: Texts) -> np.ndarray:
+def alone(params: t.Tree, cut: prefix.Cut, texts: Examples) -> np.ndarray:
     """What the prefix makes of at most 16 texts, one a row: [16, 24, D]."""
     row = np.arange(len(texts.whole))
     batch = pack.assemble(texts.whole, row, row, np.zeros_like(row), (16, 24, 16))
@@ -422,10 +423,10 @@ LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=16)
 FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def of_lengths(lengths: list[int]) -> Texts:
+def of_lengths(lengths: list[int]) -> Examples:
     rng = np.random.default_rng(lengths)
     whole = ragged([rng.integers(1, 40, length) for length in lengths])
-    return Texts(whole, rng.permutation(len(lengths)), rng.integers(0, 3, len(lengths)), 24, 0)
+    return Examples(whole, rng.permutation(len(lengths)), rng.integers(0, 3, len(lengths)), 24, 0)
 
 
 @FEW
@@ -474,7 +475,7 @@ def test_texts_in_rows_of_one_shape_agree_bit_for_bit_only_at_one_place_of_the_r
     rng = np.random.default_rng(0)
     for least, apart in ((13, 0), (2, 1e-6)):  # from half a row on, one example a row, at its beginning; any
         whole = ragged([rng.integers(1, 40, length) for length in rng.integers(least, 25, 100)])
-        texts = Texts(whole, np.arange(100), np.zeros(100, np.int32), 24, 0)
+        texts = Examples(whole, np.arange(100), np.zeros(100, np.int32), 24, 0)
         kept = cache.states(params, cut, texts, cache.entry(params, model, 2, texts, "float32"))
         assert {batch["tokens"].shape for _, batch in texts.whole_windows()} == {(42, 24)}
         plan, some = pack.Plan(24, (42,), 40), texts.take(rng.permutation(100)[:80])

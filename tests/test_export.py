@@ -26,9 +26,10 @@ from runs import (
 from adapt import families, hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
-from adapt.images import image_settings, preprocessor
+from adapt.images import image_settings
 from adapt.tokenizer import Tokenizer
-from experiments.parts.exporting import EXPORTS, PAD, choose, export
+from experiments.parts import folders
+from experiments.parts.exporting import EXPORTS, PAD, choose, export, preprocessor
 
 
 def files_of(folder: Path) -> set[str]:
@@ -152,8 +153,7 @@ def test_every_name_has_the_prefix_of_the_original_library(tmp_path):
     for case in ("bert_pretraining", "bert_mlm_untied_sharded", "gpt2_lm_untied", "vit_classifier"):
         folder = pretrained(tmp_path, case)
         run = hub.load(folder)
-        module = families.family(run.config.family)
-        names = set(families.with_prefix(module, families.to_tensors(module, run.config, run.head, run.params)))
+        names = set(families.with_prefix(run.config, families.to_tensors(run.config, run.params)))
         stored = {
             re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)) for name in hub.read_tensors(folder)
         }
@@ -235,7 +235,7 @@ def test_an_output_that_holds_the_run_is_refused(tmp_path):
 
 
 def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
-    run, out, write = finished(tmp_path, "bert_bare_pooler", "mean"), tmp_path / "there" / "out", hub.write_folder
+    run, out, write = finished(tmp_path, "bert_bare_pooler", "mean"), tmp_path / "there" / "out", folders.write_folder
     export(run, out)
     before = (out / "config.json").read_bytes()
 
@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(folder, *content)
 
-    monkeypatch.setattr(hub, "write_folder", full)
+    monkeypatch.setattr(folders, "write_folder", full)
     with pytest.raises(OutputError, match="No space left"):
         export(run, out, overwrite=True)
     assert (out / "config.json").read_bytes() == before and [p.name for p in out.parent.iterdir()] == ["out"]

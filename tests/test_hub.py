@@ -14,6 +14,7 @@ from adapt import assets, checkpoint, families, hub, optim, train
 from adapt import tree as t
 from adapt.errors import AdaptError, CheckpointError
 from adapt.models import Classifier
+from experiments.parts import folders
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
 
@@ -311,13 +312,12 @@ def test_a_run_without_checkpoint_or_with_a_damaged_one_is_refused(run):
 
 def test_a_written_folder_loads_as_it_was_and_replaces_the_old_one_whole(folder, tmp_path):
     model = hub.load(folder)
-    module = families.family("bert")
-    tensors = families.to_tensors(module, model.config, model.head, model.params)
+    tensors = families.to_tensors(model.config, model.params)
     beside, target = tmp_path / "beside", tmp_path / "target"
     target.mkdir()
     (target / "old").touch()
-    hub.write_folder(beside, module.write_config(model.config), tensors, {"sub/notes.txt": "é"})
-    hub.replace_folder(beside, target)
+    folders.write_folder(beside, families.write_config(model.config), tensors, {"sub/notes.txt": "é"})
+    folders.replace_folder(beside, target)
     assert not beside.exists() and not (target / "old").exists()
     assert (target / "sub/notes.txt").read_text("utf-8") == "é"
     assert t.digest(hub.load(target).params) == t.digest(model.params)

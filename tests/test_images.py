@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from adapt.errors import CheckpointError, DataError
-from adapt.images import ImageSettings, image_settings, pixels, preprocessor
+from adapt.images import ImageSettings, image_settings, pixels
+from experiments.parts.exporting import preprocessor
 
 REFERENCES = Path(__file__).parent / "references"
 

@@ -11,6 +11,7 @@ from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
 from experiments import finetune, plan
+from experiments.parts import caching, timing
 
 MINILM = EncoderConfig("bert", 6, 384, 12, 1536, 512, vocabulary=30522, types=2)
 
@@ -57,12 +58,12 @@ def test_an_unknown_strategy_to_measure_is_told_at_once(inputs, tmp_path):
 
 
 def test_a_cache_pays_from_the_second_pass_on_and_one_that_is_there_from_the_first(monkeypatch):
-    monkeypatch.setattr(cost, "matmul_rate", lambda: 200e9)
+    monkeypatch.setattr(timing, "matmul_rate", lambda: 200e9)
     lengths = np.full(1000, 27)
     pooled, states = 1000 * 384 * 4, 27_000 * 384 * 4
 
     def saves(cut, passes, nbytes, filled=False):
-        return cost.cache_saves(MINILM, cut, lengths, passes, nbytes, filled)
+        return caching.cache_saves(MINILM, cut, lengths, passes, nbytes, filled)
 
     assert saves(7, 1, pooled) < 0 < saves(7, 1, pooled, filled=True)
     assert saves(7, 2, pooled) > 0 and saves(7, 10, pooled) > 8 * saves(7, 2, pooled)

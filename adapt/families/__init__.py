@@ -1,36 +1,61 @@
-"""Families of checkpoints: one file each, with a config mapping and ONE name table for both import and export.
+"""Families of checkpoints: one file each, with ONE table for config.json and ONE for the tensors, both for both ways.
 
-A family module has
+A family is a file here, named as the ``model_type`` of config.json, that has
 
-* ``MODEL_TYPES``: the ``model_type`` values of config.json that it reads;
+* ``CONFIG``: rows (field of :class:`EncoderConfig`, its name in config.json, default unless it is required); of a
+  field's rows the first one is read and all are written;
+* ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read;
+* ``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the model has its leaves;
 * ``PREFIX``: what the original library puts before the encoder's names where a head is on it;
-* ``read_config(hf) -> EncoderConfig`` and ``write_config(config) -> dict``, each other's inverse;
-* ``canonical(name) -> str | None``: a checkpoint's tensor name in the table's spelling; None for a buffer to ignore;
-* ``recognise(hf, tensors) -> head``: the pre-training head whose weights are there, as a module;
-* ``table(config, head) -> list[Row]``: which tensor is which leaf.
+* ``BUFFERS``: a pattern of tensors to ignore;
+* ``recognise(config, hf, tensors) -> (head, tensors)``: the pre-training head whose weights are there, as a module, and
+  the tensors that are its own and the encoder's.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from types import ModuleType
+import importlib
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from adapt import tree as t
-from adapt.errors import CheckpointError
+from adapt.errors import CheckpointError, ExportError
 from adapt.models import Encoder, EncoderConfig, Model
 
+FAMILIES = ("bert", "gpt2", "vit")
 HEADS = ("classifier.", "cls.", "lm_head.", "score.")  # how names that take no PREFIX begin
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+}
+
+
+LAYOUTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int], np.ndarray]]] = {
+    "same": (lambda x: x, lambda x, _: x),
+    # torch's [out, in]
+    "transposed": (lambda x: x.T, lambda x, _: x.T),
+    # a convolution kernel [D, C, P, P] as [P*P*C, D]
+    "patches": (
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
+        lambda x, patch: x.reshape(patch, patch, -1, x.shape[-1]).transpose(3, 2, 0, 1),
+    ),
+    # a leading batch axis of 1, or two, taken off
+    "token": (
+        lambda x: x.reshape(x.shape[-2:] if x.shape[1] > 1 else x.shape[-1:]),
+        lambda x, _: x.reshape((1,) * (3 - x.ndim) + x.shape),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One tensor of a checkpoint and the leaf, or the leaves side by side along the last axis, that it becomes.
-
-    ``layout``: ``same``; ``transposed`` (torch's [out, in]); ``patches`` (a convolution kernel [D, C, P, P] as
-    [P*P*C, D]); ``token`` (a leading batch axis of 1, or two, taken off).
-    """
+    """One tensor of a checkpoint and the leaf, or the leaves side by side along the last axis, that it becomes."""
 
     name: str
     paths: tuple[str, ...]
@@ -38,30 +63,17 @@ class Row:
     patch_size: int = 0
 
     def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
-        if self.layout == "transposed":
-            tensor = tensor.T
-        elif self.layout == "patches":
-            tensor = tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
-        elif self.layout == "token":
-            tensor = tensor.reshape(tensor.shape[-2:] if tensor.shape[1] > 1 else tensor.shape[-1:])
-        return [np.ascontiguousarray(part) for part in np.split(tensor, len(self.paths), -1)]
+        return [np.ascontiguousarray(part) for part in np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)]
 
     def to_tensor(self, leaves: list[np.ndarray]) -> np.ndarray:
         tensor = leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1)
-        if self.layout == "transposed":
-            tensor = tensor.T
-        elif self.layout == "patches":
-            p, width = self.patch_size, tensor.shape[-1]
-            tensor = tensor.reshape(p, p, -1, width).transpose(3, 2, 0, 1)
-        elif self.layout == "token":
-            tensor = tensor.reshape((1,) * (3 - tensor.ndim) + tensor.shape)
-        return tensor
+        return LAYOUTS[self.layout][1](tensor, self.patch_size)
 
 
-def dense(name: str, path: str, bias: bool = True, layout: str = "transposed") -> list[Row]:
-    """The rows of one dense layer, ``name.weight`` and ``name.bias``."""
-    rows = [Row(f"{name}.weight", (f"{path}/kernel",), layout)]
-    return rows + [Row(f"{name}.bias", (f"{path}/bias",))] if bias else rows
+def dense(name: str, *paths: str, layout: str = "transposed") -> list[Row]:
+    """The rows of one dense layer, ``name.weight`` and ``name.bias``, or of several that are stored as one."""
+    weight = Row(f"{name}.weight", tuple(f"{path}/kernel" for path in paths), layout)
+    return [weight, Row(f"{name}.bias", tuple(f"{path}/bias" for path in paths))]
 
 
 def norm(name: str, path: str) -> list[Row]:
@@ -69,54 +81,90 @@ def norm(name: str, path: str) -> list[Row]:
     return [Row(f"{name}.weight", (f"{path}/scale",)), Row(f"{name}.bias", (f"{path}/bias",))]
 
 
-def family(model_type: str) -> ModuleType:
-    """The family that reads ``model_type``. Raises :class:`CheckpointError` naming those that are known."""
-    from adapt.families import bert, gpt2, vit
-
-    modules = (bert, gpt2, vit)
-    for module in modules:
-        if model_type in module.MODEL_TYPES:
-            return module
-    known = ", ".join(name for module in modules for name in module.MODEL_TYPES)
-    raise CheckpointError(f"unknown architecture {model_type!r} in config.json: adapt reads {known}")
+def family(name: Any) -> Any:
+    """The module of a family. Raises :class:`CheckpointError` naming those that are known."""
+    if name not in FAMILIES:
+        raise CheckpointError(f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}")
+    return importlib.import_module(f"{__name__}.{name}")
 
 
-def to_params(
-    module: ModuleType, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
-) -> tuple[Any, Any, t.Tree]:
+def table(config: EncoderConfig, leaves: t.Tree) -> list[Row]:
+    """The rows of the family's table that are of these leaves, block by block."""
+    rows = [
+        Row(
+            row.name.replace("#", str(block)),
+            tuple(path.replace("#", f"{block:02d}") for path in row.paths),
+            row.layout,
+            config.patch_size,
+        )
+        for row in family(config.family).TABLE
+        for block in range(config.layers if "#" in row.name else 1)
+    ]
+    return [row for row in rows if leaves.keys() >= set(row.paths)]
+
+
+def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
+    """config.json -> what fixes an encoder. Raises :class:`CheckpointError`, or KeyError for an entry that is missing."""
+    module = family(hf["model_type"])
+    rows = reversed(module.CONFIG)
+    fields = {ours: hf.get(theirs, *default) if default else hf[theirs] for ours, theirs, *default in rows}
+    name = fields["activation"]
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise CheckpointError(f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}")
+    fields = module.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
+    return EncoderConfig(family=hf["model_type"], **fields)
+
+
+def write_config(config: EncoderConfig) -> dict[str, Any]:
+    """Inverse of :func:`read_config`."""
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
+    fields = dataclasses.asdict(config) | {"activation": activation}
+    return {"model_type": config.family} | {theirs: fields[ours] for ours, theirs, *_ in family(config.family).CONFIG}
+
+
+def canonical(model_type: str, name: str) -> str | None:
+    """A tensor's name in the table's spelling: no prefix, weight and bias for gamma and beta; None for a buffer."""
+    module = family(model_type)
+    name = name.removeprefix(module.PREFIX)
+    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+    return None if re.fullmatch(module.BUFFERS, name) else name
+
+
+def tie(
+    hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], decoder: str, embedding: str
+) -> tuple[bool, dict[str, np.ndarray]]:
+    """Whether the decoder is the embedding, and the tensors without the copy of it that a file may hold."""
+    stored = tensors.get(decoder)
+    same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
+    tied = bool(hf.get("tie_word_embeddings", True)) and same
+    return tied, {name: tensor for name, tensor in tensors.items() if not (tied and name == decoder)}
+
+
+def to_params(hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str) -> tuple[Any, Any, t.Tree]:
     """Tensors of a checkpoint -> (EncoderConfig, head module, params), strict in both directions.
 
     Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+`` not known,
     ``!`` misshapen.
     """
-    config = module.read_config(hf)
+    config = read_config(hf)
     check_config(config, where)
     named: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        if (canonical := module.canonical(name)) in named:
-            raise CheckpointError(f"the weights in {where} hold {canonical} twice, the second time as {name}")
-        named |= {canonical: tensor} if canonical else {}
-    head, named = module.recognise(hf, named)
-    rows = module.table(config, head)
-    want = t.paths(Model(Encoder(config), head).shapes())
-    lines, flat = [], {}
+        if (spelt := canonical(config.family, name)) in named:
+            raise CheckpointError(f"the weights in {where} hold {spelt} twice, the second time as {name}")
+        named |= {spelt: tensor} if spelt else {}
+    head, named = family(config.family).recognise(config, hf, named)
+    leaves, want, flat = t.paths(Model(Encoder(config), head).shapes()), {}, {}
+    rows = table(config, leaves)
     for row in rows:
-        shape = row.to_tensor([np.broadcast_to(np.float32(0), want[path].shape) for path in row.paths]).shape
-        if row.name not in named:
-            lines.append(f"- {row.name} {shape}")
-        elif named[row.name].shape != shape:
-            lines.append(f"! {row.name} {named[row.name].shape}, expected {shape}")
-        else:
-            tensor = to_float32(named[row.name], row.name, where)
-            flat.update(zip(row.paths, row.to_leaves(tensor), strict=True))
-    known = {row.name for row in rows}
-    lines += [f"+ {name} {tensor.shape}" for name, tensor in named.items() if name not in known]
-    if lines:
-        shown = lines[:12] + ([f"... and {len(lines) - 12} more"] if len(lines) > 12 else [])
+        empty = row.to_tensor([np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths])
+        want[row.name] = jax.ShapeDtypeStruct(empty.shape, empty.dtype)
+    if wrong := t.differences(named, want):
         raise CheckpointError(
-            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):\n  "
-            + "\n  ".join(shown)
+            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}"
         )
+    for row in rows:
+        flat |= zip(row.paths, row.to_leaves(to_float32(named[row.name], row.name, where)), strict=True)
     params = t.unflatten(dict(sorted(flat.items())))
     return config, head, {"encoder": params["encoder"], "head": params.get("head", {})}
 
@@ -136,31 +184,29 @@ def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
 
 def check_config(config: EncoderConfig, where: str) -> None:
     """Raise :class:`CheckpointError` for sizes that make no encoder."""
-    sizes = {name: getattr(config, name) for name in ("layers", "width", "heads", "mlp_width", "positions")}
-    sizes |= {} if config.is_image else {"vocabulary": config.vocabulary}
-    for name, size in sizes.items():
+    says = f"config.json in {where} says"
+    for name in ("layers", "width", "heads", "mlp_width", "positions", *([] if config.is_image else ["vocabulary"])):
+        size = getattr(config, name)
         if not isinstance(size, int) or size < 1:
-            raise CheckpointError(f"config.json in {where} says {size!r} for {name}: it must be at least 1")
+            raise CheckpointError(f"{says} {size!r} for {name}: it must be at least 1")
     for name in ("norm_epsilon", "dropout", "attention_dropout", "init_range"):
-        value = getattr(config, name)
-        most = 1.0 if name.endswith("dropout") else float("inf")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < most:
-            raise CheckpointError(
-                f"config.json in {where} says {value!r} for {name}: it must be a number from 0 to {most}"
-            )
+        value, most = getattr(config, name), 1.0 if name.endswith("dropout") else float("inf")
+        if type(value) not in (int, float) or not 0 <= value < most:
+            raise CheckpointError(f"{says} {value!r} for {name}: it must be a number from 0 to {most}")
     if config.width % config.heads:
-        raise CheckpointError(
-            f"config.json in {where} says {config.heads} heads, which does not divide the width {config.width}"
-        )
+        raise CheckpointError(f"{says} {config.heads} heads, which does not divide the width {config.width}")
 
 
-def to_tensors(module: ModuleType, config: Any, head: Any, params: t.Tree) -> dict[str, np.ndarray]:
-    """Params -> the tensors of a checkpoint, by the same table."""
+def to_tensors(config: EncoderConfig, params: t.Tree) -> dict[str, np.ndarray]:
+    """Params -> the tensors of a checkpoint, by the same table. Raises :class:`ExportError` for a leaf that is not in it."""
     flat = {path: np.asarray(leaf) for path, leaf in t.paths(params).items()}
-    rows = module.table(config, head)
+    rows = table(config, flat)
+    if left := flat.keys() - {path for row in rows for path in row.paths}:
+        raise ExportError(f"{config.family} has no tensor for {min(left)}")
     return {row.name: np.ascontiguousarray(row.to_tensor([flat[path] for path in row.paths])) for row in rows}
 
 
-def with_prefix(module: ModuleType, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The table's names as the original library's classes with a head spell them."""
-    return {name if name.startswith(HEADS) else module.PREFIX + name: tensor for name, tensor in tensors.items()}
+    prefix = family(config.family).PREFIX
+    return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in tensors.items()}

@@ -3,16 +3,21 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from adapt import cache, cost, store
 from adapt.errors import OutputError, StrategyError
 from adapt.examples import Examples
+from adapt.models import EncoderConfig
 from adapt.prefix import Cut
 from adapt.store import Entry
 from adapt.tree import Tree
-from experiments.parts import report
+from experiments.parts import report, timing
 from experiments.parts.phases import Run
 
 Entries = dict[str, Entry]  # by set
+WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they were not measured: a slow disk
+EFFICIENCY = 0.7  # of the machine's matrix products that an encoder reaches
 
 
 def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], before: bool | None = None) -> Entries:
@@ -57,9 +62,20 @@ def saves(phase: Run, cut: Cut, name: str, sets: dict[str, Examples], entries: E
     part, entry = sets[name], entries[name]
     passes = (phase.last - phase.first if name != "test" else 1) * len(part) / len(part.whole)
     first = next(other for other in entries if entries[other] == entry)
-    return cost.cache_saves(
+    return cache_saves(
         cut.model.encoder.config, cut.at, part.whole.lengths, passes, entry.nbytes, entry.filled or first != name
     )
+
+
+def cache_saves(c: EncoderConfig, cut: int, lengths: np.ndarray, passes: float, nbytes: int, filled: bool) -> float:
+    """Seconds that keeping the prefix's output saves; negative where it costs more than it saves.
+
+    ``lengths`` [N] are the tokens of every example of the file, ``passes`` how often it is gone through, as a share of
+    the file (nine tenths in training, five times: 4.5), ``nbytes`` the size of what is kept, ``filled`` if it is there.
+    """
+    once = cost.prefix_flops(c, cut, float(lengths.sum()), float(lengths.mean())) / (timing.matmul_rate() * EFFICIENCY)
+    reading = passes * nbytes / READ
+    return passes * once - reading if filled else (passes - 1) * once - reading - nbytes / WRITE
 
 
 def size(entries: Entries, filled: bool) -> int:

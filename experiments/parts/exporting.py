@@ -17,9 +17,9 @@ import numpy as np
 from adapt import additions, checkpoint, families, hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
-from adapt.images import preprocessor
+from adapt.images import ImageSettings
 from adapt.models import CausalLM, Classifier, EncoderConfig, MaskedLM
-from experiments.parts import card
+from experiments.parts import card, folders
 
 SEQUENCES, IMAGES = "AutoModelForSequenceClassification", "AutoModelForImageClassification"
 # (family, head as `kind` says it) -> transformers' class, and the Auto class that finds it
@@ -83,14 +83,14 @@ def export(run: hub.Pretrained, out: Path, format: str = "auto", overwrite: bool
     format, readme = choose(run, format), out / "README.md"
     if out.exists() and any(out.iterdir()) and not (readme.is_file() and card.MARK in readme.read_text("utf-8")):
         raise OutputError(f"{out} is no folder that export wrote, so --overwrite leaves it alone: remove it yourself")
-    folders = (transformers_folders if format == "transformers" else sentence_transformers_folders)(run)
-    size = sum(tensor.nbytes for folder in folders.values() for tensor in folder.tensors.values())
+    contents = (transformers_folders if format == "transformers" else sentence_transformers_folders)(run)
+    size = sum(tensor.nbytes for folder in contents.values() for tensor in folder.tensors.values())
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         checkpoint.need_space(out.parent, size)
-        for name, folder in folders.items():
-            hub.write_folder(beside / name, folder.config, folder.tensors, folder.files)
-        hub.replace_folder(beside, out)
+        for name, folder in contents.items():
+            folders.write_folder(beside / name, folder.config, folder.tensors, folder.files)
+        folders.replace_folder(beside, out)
     except OSError as fault:
         raise OutputError(f"cannot write {out}: {fault.strerror or fault}") from None
     finally:
@@ -138,26 +138,26 @@ def choose(run: hub.Pretrained, format: str) -> str:
 def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     """The one folder of a transformers checkpoint."""
     family, trained = run.config.family, kind(run.head, run.config)
-    module, notes = families.family(family), []
     architecture, auto = TRANSFORMERS[family, trained]
+    notes = []
     if (family, trained) == ("bert", "cls pooling"):
         run, notes = straight_pooler(run), [card.STRAIGHT_POOLER]
     if isinstance(run.head, Classifier) and not run.head.bias and family != "gpt2":
         run = with_bias(run)
     run, files, more = with_inputs(run)
-    tensors = families.with_prefix(module, families.to_tensors(module, run.config, run.head, run.params))
+    tensors = families.with_prefix(run.config, families.to_tensors(run.config, run.params))
     if "cls.predictions.decoder.weight" in tensors:  # untied: of the two biases in a file, the library uses this one
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
     padding = isinstance(run.head, Classifier) or family == "bert"  # GPT-2's language model has no token for it
     code = (card.IMAGES if run.config.is_image else card.TEXTS).format(auto=auto, padding=padding)
     title = f"{architecture}, trained with {trained}"
     files["README.md"] = card.card(title, "transformers", code, run.task, class_names(run), [*notes, *more])
-    return {"": Folder(module.write_config(run.config) | described(run, architecture), tensors, files)}
+    return {"": Folder(families.write_config(run.config) | described(run, architecture), tensors, files)}
 
 
 def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     """Transformer, pooling and dense, by names that all versions read. No normalisation: ``encode`` gives logits."""
-    module, head = families.family(run.config.family), run.params["head"]["classifier"]
+    head = run.params["head"]["classifier"]
     trained = kind(run.head, run.config)
     architecture = SENTENCE_TRANSFORMERS[run.config.family, trained]
     run, files, notes = with_inputs(run)
@@ -181,11 +181,11 @@ def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     files |= {name: text(content) for name, content in contents.items()}
     title, notes = f"{architecture} with {trained} and a dense layer", [card.LOGITS, *notes]
     files["README.md"] = card.card(title, "sentence-transformers", card.SENTENCES, run.task, class_names(run), notes)
-    config = module.write_config(run.config) | described(run, architecture)
+    config = families.write_config(run.config) | described(run, architecture)
     weights = {"linear.weight": np.ascontiguousarray(np.asarray(head["kernel"]).T)}
     weights |= {"linear.bias": np.asarray(head["bias"])} if run.head.bias else {}
     return {
-        "": Folder(config, families.to_tensors(module, run.config, Classifier(0, "cls"), run.params), files),
+        "": Folder(config, families.to_tensors(run.config, t.drop(run.params, "head")), files),
         "2_Dense": Folder(dense | {"activation_function": "torch.nn.modules.linear.Identity"}, weights, {}),
     }
 
@@ -246,6 +246,23 @@ def with_inputs(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     named = special_tokens(backend)
     files = {"tokenizer_config.json": text(settings | named), "special_tokens_map.json": text(named)}
     return run, files | {"tokenizer.json": backend.to_str(pretty=True)}, notes
+
+
+def preprocessor(settings: ImageSettings) -> dict[str, Any]:
+    """preprocessor_config.json of a ViTImageProcessor that does the same; :func:`adapt.images.image_settings` reads it back."""
+    per_channel = lambda values: np.broadcast_to(np.asarray(values, float), settings.channels).tolist()
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": settings.channels == 3,
+        "do_resize": True,
+        "size": {"height": settings.size, "width": settings.size},
+        "resample": settings.resample,
+        "do_rescale": True,
+        "rescale_factor": settings.rescale,
+        "do_normalize": True,
+        "image_mean": per_channel(settings.mean),
+        "image_std": per_channel(settings.std),
+    }
 
 
 def special_tokens(backend: Any) -> dict[str, str]:

@@ -107,7 +107,7 @@ def make_examples(
     check_inputs(pretrained, image_column)
     if image_column is not None:
         sums = data.check_images(table, image_column)
-        return examples.images(pretrained, sums, data.pictures(table, image_column), labels)
+        return examples.images(pretrained, data.pictures(table, image_column), sums, labels)
     return examples.texts(pretrained, data.texts(table, text_column), labels)
 
 

@@ -1,20 +1,59 @@
-"""A few timed steps on this machine: what the estimate of a run's cost is calibrated by."""
+"""What this machine takes: clocks on compiled programs, and the few timed steps that the estimate of a cost is made of."""
 
 import functools
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from adapt import checkpoint, cost, losses, optim, prefix, strategies, train
+from adapt import checkpoint, losses, optim, prefix, strategies, train
 from adapt import tree as t
 from adapt.examples import Examples
 from adapt.models import Model
 from experiments.parts import report
+
+
+def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
+    """(seconds of the first call, which compiles; median of ``repeats`` later ones); ``run`` gets the number of the call."""
+    seconds = []
+    for number in range(repeats + 1):
+        started = time.perf_counter()
+        jax.block_until_ready(run(number))
+        seconds.append(time.perf_counter() - started)
+    return seconds[0], statistics.median(seconds[1:])
+
+
+def peak_bytes(program: Any) -> int:
+    """Bytes that a compiled program needs at once: arguments, results that do not reuse them, temporaries."""
+    memory = program.memory_analysis()
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return used + memory.temp_size_in_bytes
+
+
+class Compiling:
+    """Counts the ``seconds`` that this process spends on compiling from now on, by JAX's own events; tracing left out."""
+
+    EVENTS = ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self.count)
+
+    def count(self, event: str, duration_secs: float, **_: Any) -> None:
+        self.seconds += duration_secs * (event in self.EVENTS)
+
+
+@functools.cache
+def matmul_rate(size: int = 1024, repeats: int = 5) -> float:
+    """FLOP/s of float32 matrix products on this machine, the median of ``repeats``."""
+    product, a = jax.jit(lambda a: a @ a), jax.random.normal(jax.random.key(0), (size, size)) / size
+    return 2 * size**3 / timed(lambda _: product(a), repeats)[1]
 
 
 def phase_of(name: str, params: t.Tree, layers: int) -> tuple[t.Tree, Any]:
@@ -49,7 +88,7 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
                 if name == "frozen":
                     found["forward"] = forward_seconds(config, step.prefix, below, sets["train"])
                     run = functools.partial(step.prefix.run, below)
-                    found["prefix"] = cost.timed(lambda n, run=run: run(batches[n % len(batches)]), config.steps)
+                    found["prefix"] = timed(lambda n, run=run: run(batches[n % len(batches)]), config.steps)
                 made["hidden"] = np.asarray(step.prefix.run(below, batches[0]))
             found[name] = (*time_steps(step, frozen, state, made, config.steps), peak(step, frozen, state, batches[0]))
             bar.update(number)
@@ -65,16 +104,14 @@ def time_steps(step: train.Step, frozen: t.Tree, state: train.State, batch: Any,
         held[0], metrics = step(frozen, held[0], batch)
         return metrics
 
-    return cost.timed(once, steps)
+    return timed(once, steps)
 
 
 def peak(step: train.Step, frozen: t.Tree, state: train.State, batch: Any) -> int:
     shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (frozen, batch))
     still = t.nbytes(step.prefix.split(frozen)[0]) if step.prefix else 0
     programs = step.programs(shaped[0], state, shaped[1])
-    return max(
-        cost.peak_bytes(programs["suffix"]) + still, *(cost.peak_bytes(program) for program in programs.values())
-    )
+    return max(peak_bytes(programs["suffix"]) + still, *(peak_bytes(program) for program in programs.values()))
 
 
 def forward_seconds(config: Any, cut: prefix.Cut, below: t.Tree, part: Examples) -> float:
@@ -86,7 +123,7 @@ def forward_seconds(config: Any, cut: prefix.Cut, below: t.Tree, part: Examples)
         by_shape.setdefault(batch["segments"].shape, []).append(batch)
     total = 0.0
     for same in by_shape.values():
-        _, seconds = cost.timed(lambda n, same=same: cut.run(below, same[n % len(same)]), config.steps)
+        _, seconds = timed(lambda n, same=same: cut.run(below, same[n % len(same)]), config.steps)
         total += seconds * len(same)
     slots = sum(int(batch["length"].sum()) for batch in windows)
     return total * float(part.whole.lengths.sum()) / slots

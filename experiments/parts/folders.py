@@ -1,0 +1,32 @@
+"""Folders of other libraries' layouts, written whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+
+def write_folder(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]
+) -> None:
+    """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    for name, text in {"config.json": json.dumps(dict(config), indent=2), **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors writes for the owner alone
+
+
+def replace_folder(beside: Path, target: Path) -> None:
+    """Move a finished folder to its place, so that nobody ever sees half of one."""
+    old = target.with_name(f".{target.name}.old")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    beside.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
