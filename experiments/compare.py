@@ -206,8 +206,7 @@ def mean_loss(logits: np.ndarray, sets: dict[str, Examples], rows: np.ndarray) -
 
 def path(config: Config, title: str, budget: int, seed: int) -> Path:
     """A cell of the grid: its JSON; what was right beside it, as bits."""
-    name = title.replace(", ", "-").replace(":", "").replace("/", "-")
-    return config.out / "cells" / f"{name}-{budget}-{seed}.json"
+    return config.out / "cells" / f"{verdict.stem(title, budget, seed)}.json"
 
 
 def save(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -100,7 +101,8 @@ def given(frozen: t.Tree, run: Any, pretrained: t.Tree) -> t.Tree:
     if run.step.pull is None:
         return frozen
     group, before = t.group_of(run.labels), {"encoder": pretrained["encoder"]}
-    return frozen | {"anchor": t.select(before, lambda path: group(path) != optim.FROZEN)}
+    anchor = t.select(before, lambda path: group(path) != optim.FROZEN)
+    return frozen | {"anchor": jax.device_put(anchor, jax.local_devices()[0])}
 
 
 def held(path: str) -> bool:

@@ -56,6 +56,11 @@ def summary(cells: list[dict[str, Any]], folder: Path, ways: list[str], budgets:
     return {"ways": ways, "budgets": list(budgets), "rows": rows, "answer": answer(rows, right, budgets, rng)}
 
 
+def stem(way: str, budget: int, seed: int) -> str:
+    """The name of a cell's files."""
+    return f"{way.replace(', ', '-').replace(':', '').replace('/', '-')}-{budget}-{seed}"
+
+
 def mean(values: Any) -> float:
     return float(np.mean(list(values)))
 
