@@ -75,19 +75,6 @@ class Tokenizer:
         """One more than the largest id it can give."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    @property
-    def mask_id(self) -> int:
-        """The id of the mask token. Raises :class:`CheckpointError` if there is none."""
-        for token in ("[MASK]", "<mask>"):
-            if (found := self.backend.token_to_id(token)) is not None:
-                return found
-        raise CheckpointError("the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input")
-
-    @property
-    def special_ids(self) -> np.ndarray:
-        """Ids that are never masked: the added tokens marked special."""
-        return np.array([i for i, token in self.backend.get_added_tokens_decoder().items() if token.special], np.int32)
-
     def save(self, folder: Path) -> None:
         self.backend.save(str(folder / "tokenizer.json"))
 

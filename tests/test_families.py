@@ -84,7 +84,8 @@ def test_the_table_writes_what_it_read(case):
         "architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]
     }
     tensors = families.to_tensors(loaded.config, loaded.params)
-    config, head, params = families.to_params(hf, tensors, "memory")
+    config = families.read_config(hf, "memory")
+    head, params = families.to_params(config, hf, tensors, "memory")
     assert (config, head) == (loaded.config, loaded.head)
     t.check_like(params, loaded.params)
     assert t.digest(params) == t.digest(loaded.params)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt import cache, cost, store
+from adapt import cache, store
 from adapt.errors import OutputError, StrategyError
 from adapt.examples import Examples
 from adapt.models import EncoderConfig
@@ -13,7 +13,7 @@ from adapt.prefix import Cut
 from adapt.store import Entry
 from adapt.tree import Tree
 from experiments import read_lineage
-from experiments.parts import report, timing
+from experiments.parts import cost, report, timing
 
 Entries = dict[str, Entry]  # by set
 WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they were not measured: a slow disk
