@@ -120,12 +120,12 @@ class Plan:
 Make = Callable[[list[np.ndarray], Plan], list[Arrays]]  # examples of each micro-batch -> inputs of one shape
 
 
-def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1, multiple: int = 16) -> Plan:
+def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50 microseconds each.
 
     Deterministic in its arguments, so a resumed run has the same shapes.
     """
-    width = max(-(-int(lengths.max()) // multiple) * multiple, 64)
+    width = max(-(-int(lengths.max()) // 16) * 16, 64)
     steps = (step for epoch in range(epochs) for step in micro_batches(len(lengths), examples, parts, seed, epoch))
     needed = np.array([max(pack(lengths[part], width)[2] for part in step) for step in steps])
     values, counts = np.unique(needed, return_counts=True)

@@ -81,13 +81,14 @@ class Tokenizer:
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
     """tokenizer.json; else vocab.txt (WordPiece) or vocab.json + merges.txt (byte-level BPE); else None."""
+    config = folder / "tokenizer_config.json"
     try:
         if (file := folder / "tokenizer.json").exists():
             backend = tokenizers.Tokenizer.from_file(str(file))
         elif (file := folder / "vocab.txt").exists():
-            backend = wordpiece(file, read_settings(folder))
+            backend = wordpiece(file, read_settings(config))
         elif (file := folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            backend = byte_level_bpe(file, folder / "merges.txt", read_settings(folder))
+            backend = byte_level_bpe(file, folder / "merges.txt", read_settings(config))
         else:
             return None
     except CheckpointError:
@@ -97,13 +98,12 @@ def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
     return Tokenizer(backend, max_length)
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says; nothing where it is not there."""
-    config = folder / "tokenizer_config.json"
+def read_settings(file: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where it is not there."""
     try:
-        return dict(json.loads(config.read_text("utf-8"))) if config.exists() else {}
+        return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
     except (ValueError, TypeError) as fault:
-        raise CheckpointError(f"{config} is not a JSON object: {fault}") from None
+        raise CheckpointError(f"{file} is not a JSON object: {fault}") from None
 
 
 def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
