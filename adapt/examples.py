@@ -12,21 +12,12 @@ from adapt import pack
 from adapt import tree as t
 from adapt.features import IMAGES, settings_of, tokenizer_of
 from adapt.hub import Pretrained
-from adapt.images import ImageSettings, pixels
+from adapt.images import pixels
 from adapt.tokenizer import Ragged
 
 Pairs = Iterator[tuple[np.ndarray, pack.Arrays]]
 States = np.ndarray | Ragged  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
 POOLED = 1024  # pooled vectors a batch of an evaluation
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """Pictures of a file: ``take`` gives the PIL images of rows, int64 [n]; ``sums`` uint8 [N, 32] is the SHA-256 of each."""
-
-    take: Callable[[np.ndarray], Sequence[Any]]
-    sums: np.ndarray
-    settings: ImageSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +35,8 @@ class Examples:
     max_length: int
     pad: int = 0
     truncated: int = 0
-    pictures: Pictures | None = None
+    pictures: Callable[[np.ndarray], np.ndarray] | None = None  # rows of the file -> pixels float32 [n, S, S, channels]
+    pictures_digest: str = ""
     states: States | None = None
 
     def __len__(self) -> int:
@@ -62,9 +54,7 @@ class Examples:
     @functools.cached_property
     def inputs_digest(self) -> str:
         """Of the token ids of the whole file; or of all its pictures, and of how they become pixels."""
-        if self.pictures is None:
-            return t.digest({"tokens": {"0": self.whole.values, "1": self.whole.lengths}})
-        return t.digest({repr(self.pictures.settings): {"0": self.pictures.sums}})
+        return self.pictures_digest or t.digest({"tokens": {"0": self.whole.values, "1": self.whole.lengths}})
 
     def take(self, index: np.ndarray) -> "Examples":
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
@@ -76,16 +66,15 @@ class Examples:
 
     def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
         """The training batches of one epoch from batch ``skip`` on: texts packed, one picture a row."""
-        make = lambda step: self.arrays([self.rows[part] for part in step], plan)
-        return pack.steps(make, self.labels, plan.examples, seed, epoch, skip, parts)
+        make = lambda step, plan: self.arrays([self.rows[part] for part in step], plan)
+        return pack.batches(make, self.labels, plan, seed, epoch, skip, parts)
 
     def arrays(self, step: list[np.ndarray], plan: pack.Plan) -> list[pack.Arrays]:
         """The model's inputs in micro-batches of one shape, each of the file's rows in one part of ``step``."""
         if isinstance(self.states, np.ndarray):  # one vector an example: nothing is packed
             return [{"hidden": pack.in_slots(self.states[rows], plan.examples)} for rows in step]
         if self.pictures is not None and self.states is None:
-            opened = (pixels(self.pictures.take(rows), self.pictures.settings) for rows in step)
-            return [pack.image_batch(each, plan.width, plan.examples) for each in opened]
+            return [pack.image_batch(self.pictures(rows), plan.width, plan.examples) for rows in step]
         return pack.packed(self.whole if self.states is None else self.states, step, plan, self.pad)
 
     def windows(self, skip: int = 0) -> Pairs:
@@ -120,7 +109,11 @@ def texts(pretrained: Pretrained, chunks: Iterable[list[str]], labels: np.ndarra
 def images(
     pretrained: Pretrained, take: Callable[[np.ndarray], Sequence[Any]], sums: np.ndarray, labels: np.ndarray
 ) -> Examples:
-    """Pictures of a file for this encoder, see :class:`Pictures`. Raises :class:`StrategyError` if it takes none."""
-    every, tokens = np.arange(len(sums)), pretrained.config.positions
+    """Pictures of a file for this encoder: ``take`` gives the PIL images of rows, ``sums`` uint8 [N, 32] are their SHA-256.
+
+    Raises :class:`StrategyError` if it takes none.
+    """
+    settings, every, tokens = settings_of(pretrained), np.arange(len(sums)), pretrained.config.positions
     whole = Ragged(np.zeros(0, np.int32), every * tokens, np.full(len(sums), tokens))
-    return Examples(whole, every, labels, tokens, pictures=Pictures(take, sums, settings_of(pretrained)))
+    pictures, digest = lambda rows: pixels(take(rows), settings), t.digest({repr(settings): {"0": sums}})
+    return Examples(whole, every, labels, tokens, pictures=pictures, pictures_digest=digest)

@@ -58,12 +58,8 @@ def load(name: str | Path) -> Pretrained:
     hf = read_json(folder, "config.json")
     if "model_type" not in hf:
         raise CheckpointError(f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?")
-    families.family(hf["model_type"])  # known, or refused before the weights are read
-    tensors = read_tensors(folder)
-    try:
-        config, head, params = families.to_params(hf, tensors, str(folder))
-    except KeyError as missing:
-        raise CheckpointError(f"{folder / 'config.json'} has no entry {missing}") from None
+    config = families.read_config(hf, str(folder))
+    head, params = families.to_params(config, hf, read_tensors(folder), str(folder))
     task, labels = class_names(hf, head)
     return with_inputs(Pretrained(str(name), config, head, params, task=task, labels=labels), folder, None)
 
@@ -115,12 +111,9 @@ def resolve(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     reached = assets.hub_answers()
+    where: dict[str, Any] = {"cache_dir": assets.cache_folder() / "hub", "local_files_only": not reached}
     try:
-        home = assets.cache_folder() / "hub"
-        found = huggingface_hub.snapshot_download(
-            name, allow_patterns=PATTERNS, cache_dir=home, local_files_only=not reached
-        )
-        return Path(found)
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, **where))
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as fault:
         said = (str(fault).strip() or type(fault).__name__).splitlines()[0]
         reason = said if reached else "it cannot be reached from here"

@@ -1,7 +1,6 @@
 """Pictures to pixels, the way that the checkpoint's preprocessor_config.json says."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from adapt.errors import CheckpointError, DataError
+from adapt.tokenizer import read_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,7 @@ def image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
     Raises :class:`CheckpointError` for a file that is no JSON object, or has another number of channels.
     """
     file = folder / "preprocessor_config.json"
-    try:
-        hf = dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
-    except (ValueError, TypeError) as fault:
-        raise CheckpointError(f"{file} is not a JSON object: {fault}") from None
+    hf = read_settings(file)
     for name in ("image_mean", "image_std"):
         if len(hf.get(name) or [0.5]) not in (1, channels):
             raise CheckpointError(f"{file} has {len(hf[name])} values of {name} and the encoder {channels} channels")

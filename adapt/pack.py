@@ -46,11 +46,10 @@ def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.n
         if space > length and held[row] != most:
             by_space[space - length].append(row)
             spaces |= 1 << (space - length)
+    found = rows, starts, len(held)
     if most is None and len(lengths) <= BATCH and len(held) > -(-int(lengths.sum()) // width):
-        other = fill_rows(lengths, width)
-        if other[2] < len(held):
-            return other
-    return rows, starts, len(held)
+        return min(found, fill_rows(lengths, width), key=lambda each: each[2])
+    return found
 
 
 def fill_rows(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -118,12 +117,15 @@ class Plan:
         raise ValueError(f"a batch needs {needed} rows and the plan has {self.rows}: plan for all epochs that are run")
 
 
-def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1, multiple: int = 16) -> Plan:
+Make = Callable[[list[np.ndarray], Plan], list[Arrays]]  # examples of each micro-batch -> inputs of one shape
+
+
+def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50 microseconds each.
 
     Deterministic in its arguments, so a resumed run has the same shapes.
     """
-    width = max(-(-int(lengths.max()) // multiple) * multiple, 64)
+    width = max(-(-int(lengths.max()) // 16) * 16, 64)
     steps = (step for epoch in range(epochs) for step in micro_batches(len(lengths), examples, parts, seed, epoch))
     needed = np.array([max(pack(lengths[part], width)[2] for part in step) for step in steps])
     values, counts = np.unique(needed, return_counts=True)
@@ -149,30 +151,18 @@ def micro_batches(
         yield [permutation[cut : cut + examples] for cut in cuts]
 
 
-def steps(
-    make: Callable[[list[np.ndarray]], list[Arrays]],
-    labels: np.ndarray,
-    examples: int,
-    seed: int,
-    epoch: int,
-    skip: int = 0,
-    parts: int = 1,
+def batches(
+    make: Make, labels: np.ndarray, plan: Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1
 ) -> Iterator[Arrays]:
     """The training batches of one epoch from batch ``skip`` on: what ``make`` makes of each step, and its targets.
 
-    The last one may have empty slots (weight 0). With ``parts`` > 1 each batch is ``parts`` micro-batches of
-    ``examples``, stacked on a leading axis.
+    For packed tokens that is ``functools.partial(packed, tokens)``. The last batch may have empty slots (weight 0). With
+    ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis.
     """
-    for step in micro_batches(len(labels), examples, parts, seed, epoch, skip):
-        made = [inputs | targets(labels[part], examples) for part, inputs in zip(step, make(step), strict=True)]
+    slots = plan.examples
+    for step in micro_batches(len(labels), slots, parts, seed, epoch, skip):
+        made = [inputs | targets(labels[part], slots) for part, inputs in zip(step, make(step, plan), strict=True)]
         yield made[0] if parts == 1 else stack(made)
-
-
-def batches(
-    tokens: Ragged, labels: np.ndarray, plan: Plan, seed: int, epoch: int, skip: int = 0, pad: int = 0, parts: int = 1
-) -> Iterator[Arrays]:
-    """The packed training batches of one epoch, see :func:`steps`."""
-    return steps(lambda step: packed(tokens, step, plan, pad), labels, plan.examples, seed, epoch, skip, parts)
 
 
 def packed(tokens: Ragged, step: Sequence[np.ndarray], plan: Plan, pad: int = 0) -> list[Arrays]:

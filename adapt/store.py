@@ -85,15 +85,15 @@ class Entry:
 
     def fill(self, pieces: Pieces) -> None:
         """Write all pieces and put the file in its place; the caller holds the lock."""
-        half = self.folder / "values.part"
+        half, note = self.folder / "values.part", self.folder / "progress.json"
         with writing(self.folder):
             for name in ("done.json", "values.bin"):
                 (self.folder / name).unlink(missing_ok=True)
-            done = self.read_progress(half)
+            done = self.read_progress(half, note)
             if not done.pieces:
                 write(self.folder / "key.json", dict(self.key) | {"shape": self.shape, "dtype": str(self.dtype)})
                 need_space([self])
-                self.note.unlink(missing_ok=True)
+                note.unlink(missing_ok=True)
                 reserve(half, self.nbytes)
             out = np.memmap(half, self.dtype, "r+", shape=self.shape)
         noted = time.monotonic()
@@ -103,12 +103,12 @@ class Entry:
             if time.monotonic() - noted > FLUSH:
                 with writing(self.folder):
                     out.flush()
-                    write(self.note, dataclasses.asdict(done))
+                    write(note, dataclasses.asdict(done))
                 noted = time.monotonic()
         with writing(self.folder):
             out.flush()
             del out
-            self.note.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
             if done.rows != self.shape[0]:  # the note was not what was written
                 return self.fill(pieces)
             with half.open("rb") as file:
@@ -127,21 +127,17 @@ class Entry:
         finite = np.isfinite(exact)
         exact, back = exact[finite], stored.astype(np.float32)[finite]
         if not np.isfinite(back).all():
-            (self.folder / "values.part").unlink(missing_ok=True)
-            self.note.unlink(missing_ok=True)
+            for name in ("values.part", "progress.json"):
+                (self.folder / name).unlink(missing_ok=True)
             raise OutputError(f"{self.dtype} can't hold the values to cache: give --cache-dtype bfloat16")
         done.error += float(np.square(back - exact).sum(dtype=np.float64))
         done.total += float(np.square(exact).sum(dtype=np.float64))
         return stored
 
-    @property
-    def note(self) -> Path:
-        return self.folder / "progress.json"
-
-    def read_progress(self, half: Path) -> "Progress":
+    def read_progress(self, half: Path, note: Path) -> "Progress":
         """How far an earlier filling came; nothing where there was none, or its note makes no sense."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            done = Progress(**json.loads(self.note.read_text("utf-8")))
+            done = Progress(**json.loads(note.read_text("utf-8")))
             numbers = dataclasses.astuple(done)
             if list(map(type, numbers)) == [int, int, float, float] and min(numbers) >= 0:
                 return done if half.stat().st_size == self.nbytes else Progress()

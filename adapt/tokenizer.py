@@ -75,32 +75,20 @@ class Tokenizer:
         """One more than the largest id it can give."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
-    @property
-    def mask_id(self) -> int:
-        """The id of the mask token. Raises :class:`CheckpointError` if there is none."""
-        for token in ("[MASK]", "<mask>"):
-            if (found := self.backend.token_to_id(token)) is not None:
-                return found
-        raise CheckpointError("the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input")
-
-    @property
-    def special_ids(self) -> np.ndarray:
-        """Ids that are never masked: the added tokens marked special."""
-        return np.array([i for i, token in self.backend.get_added_tokens_decoder().items() if token.special], np.int32)
-
     def save(self, folder: Path) -> None:
         self.backend.save(str(folder / "tokenizer.json"))
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
     """tokenizer.json; else vocab.txt (WordPiece) or vocab.json + merges.txt (byte-level BPE); else None."""
+    config = folder / "tokenizer_config.json"
     try:
         if (file := folder / "tokenizer.json").exists():
             backend = tokenizers.Tokenizer.from_file(str(file))
         elif (file := folder / "vocab.txt").exists():
-            backend = wordpiece(file, read_settings(folder))
+            backend = wordpiece(file, read_settings(config))
         elif (file := folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            backend = byte_level_bpe(file, folder / "merges.txt", read_settings(folder))
+            backend = byte_level_bpe(file, folder / "merges.txt", read_settings(config))
         else:
             return None
     except CheckpointError:
@@ -110,13 +98,12 @@ def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
     return Tokenizer(backend, max_length)
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says; nothing where it is not there."""
-    config = folder / "tokenizer_config.json"
+def read_settings(file: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where it is not there."""
     try:
-        return dict(json.loads(config.read_text("utf-8"))) if config.exists() else {}
+        return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
     except (ValueError, TypeError) as fault:
-        raise CheckpointError(f"{config} is not a JSON object: {fault}") from None
+        raise CheckpointError(f"{file} is not a JSON object: {fault}") from None
 
 
 def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:

@@ -117,12 +117,12 @@ def merge(*trees: Tree) -> Tree:
     """The union of trees with disjoint paths: frozen and trainable parameters. Raises :class:`TreeError` on overlap."""
 
     def union(one: Tree, other: Tree, prefix: str = "") -> Tree:
-        both = {}
-        for name in [name for name in one if name in other]:
-            if not (isinstance(one[name], dict) and isinstance(other[name], dict)):
+        merged = dict(one)
+        for name, node in other.items():
+            if name in one and not (isinstance(one[name], dict) and isinstance(node, dict)):
                 raise TreeError(f"cannot merge: '{prefix}{name}' is in both trees")
-            both[name] = union(one[name], other[name], f"{prefix}{name}/")
-        return one | other | both
+            merged[name] = union(one[name], node, f"{prefix}{name}/") if name in one else node
+        return merged
 
     return functools.reduce(union, trees, {})
 
@@ -144,21 +144,20 @@ def match(names: Iterable[str], rules: Rules) -> dict[str, str]:
     Every path must match a rule and every rule must win at least one path; otherwise :class:`RuleError`
     with the nearest paths that exist. This one language serves freezing, rates, sharding and dtypes.
     """
-    names, won, groups = list(names), [0] * len(rules), {}
+    names, won, groups = list(names), set(), {}
     for pattern, _ in rules:
         try:
             re.compile(pattern)
         except re.error as fault:
             raise RuleError(f"rule {pattern!r} is not a regular expression: {fault}") from None
     for name in names:
-        for index, (pattern, group) in enumerate(rules):
-            if re.fullmatch(pattern, name):
-                groups[name], won[index] = group, won[index] + 1
-                break
-        else:
+        winner = next((index for index, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None)
+        if winner is None:
             raise RuleError(f"no rule matches {name!r}: add one, or end the list with ('.*', FROZEN)")
-    for (pattern, group), wins in zip(rules, won, strict=True):
-        if not wins:
+        groups[name] = rules[winner][1]
+        won.add(winner)
+    for index, (pattern, group) in enumerate(rules):
+        if index not in won:
             earlier = any(re.fullmatch(pattern, name) for name in names)
             near = difflib.get_close_matches(re.sub(r"[\\().*+?|^$\[\]]", "", pattern), names, n=3, cutoff=0.0)
             why = "an earlier rule wins all that it matches" if earlier else f"the nearest paths are {', '.join(near)}"

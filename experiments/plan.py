@@ -19,13 +19,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from adapt import cache, cost, hub, optim, prefix, strategies
+from adapt import cache, hub, optim, prefix, strategies
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.examples import Examples
 from adapt.models import Model
 from experiments import check_out, finetune, launch, open_run, write_json
-from experiments.parts import caching, inputs, report
+from experiments.parts import caching, cost, inputs, report
 from experiments.parts.timing import Compiling, calibrate, finish_seconds, phase_of
 
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less

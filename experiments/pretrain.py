@@ -8,6 +8,7 @@ the text is an example; lines longer than --max-length become several. 5% of the
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,7 +195,7 @@ def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragge
     for chunk in data.chunks(data.read_lines(config.text), ["text"], 4096):
         pieces += pretrained.tokenizer.split([line for line in chunk["text"] if line.strip()])
     # What can be a target: any token but the first (causal-LM), any that is not special, as [UNK] is (masked-LM).
-    special = set() if pretrained.config.causal else set(pretrained.tokenizer.special_ids.tolist())
+    special = set() if pretrained.config.causal else set(corrupt.special_ids(pretrained.tokenizer).tolist())
     kept = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]
     if len(kept) < 2:
         raise DataError(
@@ -216,9 +217,9 @@ def batches(
     once: bool = False,
 ) -> Iterator[pack.Arrays]:
     """Packed and corrupted batches without end (or of one pass), from batch ``skip`` of ``epoch`` on; pure in its arguments."""
-    nothing = np.zeros(len(tokens), np.int32)
+    make, nothing = functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32)
     while True:
-        for number, batch in enumerate(pack.batches(tokens, nothing, plan, seed, epoch, skip), skip):
+        for number, batch in enumerate(pack.batches(make, nothing, plan, seed, epoch, skip), skip):
             yield corruption(batch, np.random.default_rng([seed, epoch, number]))
         if once:
             return

@@ -29,7 +29,7 @@ from adapt.errors import ExportError, OutputError
 from adapt.images import image_settings
 from adapt.tokenizer import Tokenizer
 from experiments.parts import folders
-from experiments.parts.exporting import EXPORTS, PAD, choose, export, preprocessor
+from experiments.parts.exporting import EXPORTS, PAD, choose, export, with_prefix
 
 
 def files_of(folder: Path) -> set[str]:
@@ -153,7 +153,7 @@ def test_every_name_has_the_prefix_of_the_original_library(tmp_path):
     for case in ("bert_pretraining", "bert_mlm_untied_sharded", "gpt2_lm_untied", "vit_classifier"):
         folder = pretrained(tmp_path, case)
         run = hub.load(folder)
-        names = set(families.with_prefix(run.config, families.to_tensors(run.config, run.params)))
+        names = set(with_prefix(run.config, families.to_tensors(run.config, run.params)))
         stored = {
             re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)) for name in hub.read_tensors(folder)
         }
@@ -163,7 +163,7 @@ def test_every_name_has_the_prefix_of_the_original_library(tmp_path):
 def test_image_settings_come_back(tmp_path):
     settings = image_settings(tmp_path, 32, 3)
     settings = dataclasses.replace(settings, resample=3, rescale=1 / 127.5, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor(settings)))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(folders.preprocessor(settings)))
     assert image_settings(tmp_path, 32, 3) == settings
 
 

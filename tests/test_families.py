@@ -9,6 +9,7 @@ import pytest
 
 from adapt import families, hub
 from adapt import tree as t
+from adapt.errors import ExportError
 from adapt.models import MaskedLM, Model
 
 REFERENCES = Path(__file__).parent / "references"
@@ -84,10 +85,18 @@ def test_the_table_writes_what_it_read(case):
         "architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]
     }
     tensors = families.to_tensors(loaded.config, loaded.params)
-    config, head, params = families.to_params(hf, tensors, "memory")
+    config = families.read_config(hf, "memory")
+    head, params = families.to_params(config, hf, tensors, "memory")
     assert (config, head) == (loaded.config, loaded.head)
     t.check_like(params, loaded.params)
     assert t.digest(params) == t.digest(loaded.params)
+
+
+def test_a_leaf_that_no_tensor_takes_is_refused():
+    loaded = load("bert_bare_pooler")
+    params = t.graft(loaded.params, "encoder/block_00/attention/query/lora", np.zeros(3, np.float32))
+    with pytest.raises(ExportError, match="bert has no tensor for encoder/block_00/attention/query/lora"):
+        families.to_tensors(loaded.config, params)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from adapt.errors import CheckpointError, DataError
 from adapt.images import ImageSettings, image_settings, pixels
-from experiments.parts.exporting import preprocessor
+from experiments.parts.folders import preprocessor
 
 REFERENCES = Path(__file__).parent / "references"
 

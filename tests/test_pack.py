@@ -1,5 +1,6 @@
 """Packing: nothing overlaps, is split or lost, whatever the lengths; few shapes; an order that any step can find again."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -128,7 +129,8 @@ EPOCH = dict(
 
 def epoch_of(lengths, examples, seed, epoch, parts, skip=0):
     plan = pack.plan(lengths, examples, seed, epoch + 1, parts)
-    return plan, list(pack.batches(numbered(lengths), np.arange(len(lengths)), plan, seed, epoch, skip, parts=parts))
+    make = functools.partial(pack.packed, numbered(lengths))
+    return plan, list(pack.batches(make, np.arange(len(lengths)), plan, seed, epoch, skip, parts))
 
 
 def micro(batch: pack.Arrays) -> list[pack.Arrays]:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tiny
 
-from adapt import cost, hub
+from adapt import hub
 from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
 from experiments import finetune, plan
-from experiments.parts import caching, timing
+from experiments.parts import caching, cost, timing
 
 MINILM = EncoderConfig("bert", 6, 384, 12, 1536, 512, vocabulary=30522, types=2)
 

@@ -1,5 +1,6 @@
 """pretrain: a checkpoint and plain text in, a checkpoint with its head out, which finetune discards."""
 
+import functools
 import json
 
 import jax
@@ -93,7 +94,9 @@ def packed(lengths, seed=0):
     rng = np.random.default_rng(seed)
     tokens = ragged([[2, *rng.integers(5, 25, length), 3] for length in lengths])
     plan = pack.plan(tokens.lengths, len(tokens), 0, 1)
-    return next(pack.batches(tokens, np.zeros(len(tokens), np.int32), plan, 0, 0)), tokens
+    return next(
+        pack.batches(functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32), plan, 0, 0)
+    ), tokens
 
 
 @given(some.lists(some.integers(1, 18), min_size=1, max_size=12), some.integers(0, 2**31), some.floats(0.01, 0.9))

@@ -197,7 +197,7 @@ def test_every_shape_of_a_plan_is_traced_once():
     tokens = texts(90)
     plan = pack.plan(tokens.lengths, 8, 0, 2)
     for epoch in range(2):
-        for made in pack.batches(tokens, np.zeros(90, np.int32), plan, 0, epoch):
+        for made in pack.batches(functools.partial(pack.packed, tokens), np.zeros(90, np.int32), plan, 0, epoch):
             state, _ = step(frozen, state, made)
             shapes.add(made["tokens"].shape)
     assert 1 < len(shapes) <= 3

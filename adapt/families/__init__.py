@@ -26,7 +26,6 @@ from adapt.errors import CheckpointError, ExportError
 from adapt.models import Encoder, EncoderConfig, Model
 
 FAMILIES = ("bert", "gpt2", "vit")
-HEADS = ("classifier.", "cls.", "lm_head.", "score.")  # how names that take no PREFIX begin
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -34,8 +33,6 @@ ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
 }
-
-
 LAYOUTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int], np.ndarray]]] = {
     "same": (lambda x: x, lambda x, _: x),
     # torch's [out, in]
@@ -60,14 +57,12 @@ class Row:
     name: str
     paths: tuple[str, ...]
     layout: str = "same"
-    patch_size: int = 0
 
     def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
         return [np.ascontiguousarray(part) for part in np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)]
 
-    def to_tensor(self, leaves: list[np.ndarray]) -> np.ndarray:
-        tensor = leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1)
-        return LAYOUTS[self.layout][1](tensor, self.patch_size)
+    def to_tensor(self, leaves: list[np.ndarray], patch_size: int) -> np.ndarray:
+        return LAYOUTS[self.layout][1](leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1), patch_size)
 
 
 def dense(name: str, *paths: str, layout: str = "transposed") -> list[Row]:
@@ -91,28 +86,27 @@ def family(name: Any) -> Any:
 def table(config: EncoderConfig, leaves: t.Tree) -> list[Row]:
     """The rows of the family's table that are of these leaves, block by block."""
     rows = [
-        Row(
-            row.name.replace("#", str(block)),
-            tuple(path.replace("#", f"{block:02d}") for path in row.paths),
-            row.layout,
-            config.patch_size,
-        )
+        Row(row.name.replace("#", str(block)), tuple(p.replace("#", f"{block:02d}") for p in row.paths), row.layout)
         for row in family(config.family).TABLE
         for block in range(config.layers if "#" in row.name else 1)
     ]
     return [row for row in rows if leaves.keys() >= set(row.paths)]
 
 
-def read_config(hf: Mapping[str, Any]) -> EncoderConfig:
-    """config.json -> what fixes an encoder. Raises :class:`CheckpointError`, or KeyError for an entry that is missing."""
-    module = family(hf["model_type"])
-    rows = reversed(module.CONFIG)
-    fields = {ours: hf.get(theirs, *default) if default else hf[theirs] for ours, theirs, *default in rows}
+def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
+    """config.json -> what fixes an encoder. Raises :class:`CheckpointError` where it does not."""
+    module, fields = family(hf["model_type"]), {}
+    for ours, theirs, *default in reversed(module.CONFIG):
+        if theirs not in hf and not default:
+            raise CheckpointError(f"{where}/config.json has no entry {theirs!r}")
+        fields[ours] = hf.get(theirs, *default)
     name = fields["activation"]
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise CheckpointError(f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}")
     fields = module.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
-    return EncoderConfig(family=hf["model_type"], **fields)
+    config = EncoderConfig(family=hf["model_type"], **fields)
+    check_config(config, where)
+    return config
 
 
 def write_config(config: EncoderConfig) -> dict[str, Any]:
@@ -140,14 +134,14 @@ def tie(
     return tied, {name: tensor for name, tensor in tensors.items() if not (tied and name == decoder)}
 
 
-def to_params(hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str) -> tuple[Any, Any, t.Tree]:
-    """Tensors of a checkpoint -> (EncoderConfig, head module, params), strict in both directions.
+def to_params(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
+) -> tuple[Any, t.Tree]:
+    """Tensors of a checkpoint -> (head module, params), strict in both directions.
 
     Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+`` not known,
     ``!`` misshapen.
     """
-    config = read_config(hf)
-    check_config(config, where)
     named: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         if (spelt := canonical(config.family, name)) in named:
@@ -157,7 +151,8 @@ def to_params(hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: s
     leaves, want, flat = t.paths(Model(Encoder(config), head).shapes()), {}, {}
     rows = table(config, leaves)
     for row in rows:
-        empty = row.to_tensor([np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths])
+        parts = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
+        empty = row.to_tensor(parts, config.patch_size)
         want[row.name] = jax.ShapeDtypeStruct(empty.shape, empty.dtype)
     if wrong := t.differences(named, want):
         raise CheckpointError(
@@ -166,7 +161,7 @@ def to_params(hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: s
     for row in rows:
         flat |= zip(row.paths, row.to_leaves(to_float32(named[row.name], row.name, where)), strict=True)
     params = t.unflatten(dict(sorted(flat.items())))
-    return config, head, {"encoder": params["encoder"], "head": params.get("head", {})}
+    return head, {"encoder": params["encoder"], "head": params.get("head", {})}
 
 
 def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
@@ -203,10 +198,5 @@ def to_tensors(config: EncoderConfig, params: t.Tree) -> dict[str, np.ndarray]:
     rows = table(config, flat)
     if left := flat.keys() - {path for row in rows for path in row.paths}:
         raise ExportError(f"{config.family} has no tensor for {min(left)}")
-    return {row.name: np.ascontiguousarray(row.to_tensor([flat[path] for path in row.paths])) for row in rows}
-
-
-def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The table's names as the original library's classes with a head spell them."""
-    prefix = family(config.family).PREFIX
-    return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
+    tensors = {row.name: row.to_tensor([flat[path] for path in row.paths], config.patch_size) for row in rows}
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

@@ -5,15 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from adapt import cache, cost, store
+from adapt import cache, store
 from adapt.errors import OutputError, StrategyError
 from adapt.examples import Examples
 from adapt.models import EncoderConfig
 from adapt.prefix import Cut
 from adapt.store import Entry
 from adapt.tree import Tree
+<<<<<<< HEAD
 from experiments.parts import report, timing
 from experiments.parts.phases import Run
+=======
+from experiments import read_lineage
+from experiments.parts import cost, report, timing
+>>>>>>> 87333e4723b88967bb1aff389a1f79c272b9ced1
 
 Entries = dict[str, Entry]  # by set
 WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they were not measured: a slow disk

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from adapt.errors import CheckpointError
 from adapt.hub import Pretrained
 from adapt.pack import Arrays
-from adapt.tokenizer import Ragged, ragged
+from adapt.tokenizer import Ragged, Tokenizer, ragged
 
 Corruption = Callable[[Arrays, np.random.Generator], Arrays]
 
@@ -17,7 +18,7 @@ def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
     M fixed by the batch's shape, so that only chosen positions go through the vocabulary product.
     """
     assert pretrained.tokenizer is not None
-    mask, special = pretrained.tokenizer.mask_id, pretrained.tokenizer.special_ids
+    mask, special = mask_id(pretrained.tokenizer), special_ids(pretrained.tokenizer)
     vocabulary = pretrained.tokenizer.size
 
     def corrupt(batch: Arrays, rng: np.random.Generator) -> Arrays:
@@ -36,6 +37,20 @@ def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
         return out | {"tokens": corrupted.reshape(batch["tokens"].shape)} | slotted(chosen, label, most)
 
     return corrupt
+
+
+def mask_id(tokenizer: Tokenizer) -> int:
+    """The id of the mask token. Raises :class:`CheckpointError` if there is none."""
+    for token in ("[MASK]", "<mask>"):
+        if (found := tokenizer.backend.token_to_id(token)) is not None:
+            return found
+    raise CheckpointError("the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input")
+
+
+def special_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """Ids that are never masked, int32: the added tokens marked special."""
+    added = tokenizer.backend.get_added_tokens_decoder()
+    return np.array([number for number, token in added.items() if token.special], np.int32)
 
 
 def causal(batch: Arrays, rng: np.random.Generator) -> Arrays:

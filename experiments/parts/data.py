@@ -129,10 +129,10 @@ def check_texts(table: Table, column: str) -> None:
         raise DataError(f"{table.where}: row {first}{more} has no text in column '{column}'")
 
 
-def texts(table: Table, column: str, size: int = 4096) -> Iterator[list[str]]:
-    """The texts of a column in order, ``size`` at a time; all of them are checked first, see `check_texts`."""
+def texts(table: Table, column: str) -> Iterator[list[str]]:
+    """The texts of a column in order, some thousand at a time; all of them are checked first, see `check_texts`."""
     check_texts(table, column)
-    return (chunk[column] for chunk in chunks(table, [column], size))
+    return (chunk[column] for chunk in chunks(table, [column], 4096))
 
 
 def pictures(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]]":

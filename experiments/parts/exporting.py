@@ -17,7 +17,6 @@ import numpy as np
 from adapt import additions, checkpoint, families, hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
-from adapt.images import ImageSettings
 from adapt.models import CausalLM, Classifier, EncoderConfig, MaskedLM
 from experiments.parts import card, folders
 
@@ -47,6 +46,7 @@ PROBLEMS = {
     "multilabel": "multi_label_classification",
     "regression": "regression",
 }
+HEADS = ("classifier.", "cls.", "lm_head.", "score.")  # how names that take no prefix begin
 PAD = "<|pad|>"
 SPECIAL = {  # what transformers calls a special token -> how the tokenizers of these families spell it
     "pad_token": ("[PAD]", "<pad>", PAD),
@@ -145,7 +145,7 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     if isinstance(run.head, Classifier) and not run.head.bias and family != "gpt2":
         run = with_bias(run)
     run, files, more = with_inputs(run)
-    tensors = families.with_prefix(run.config, families.to_tensors(run.config, run.params))
+    tensors = with_prefix(run.config, families.to_tensors(run.config, run.params))
     if "cls.predictions.decoder.weight" in tensors:  # untied: of the two biases in a file, the library uses this one
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
     padding = isinstance(run.head, Classifier) or family == "bert"  # GPT-2's language model has no token for it
@@ -190,6 +190,12 @@ def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     }
 
 
+def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names of a family's table as the original library's classes with a head spell them."""
+    prefix = families.family(config.family).PREFIX
+    return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
+
+
 def straight_pooler(run: hub.Pretrained) -> hub.Pretrained:
     """A head on the first token as BERT's pooler and classifier.
 
@@ -217,7 +223,7 @@ def with_inputs(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     """
     if run.images:
         notes = [card.RESIZING] + [card.GRAY] * (run.images.channels == 1)
-        return run, {"preprocessor_config.json": text(preprocessor(run.images))}, notes
+        return run, {"preprocessor_config.json": text(folders.preprocessor(run.images))}, notes
     tokenizer = run.tokenizer
     assert tokenizer is not None
     backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
@@ -246,23 +252,6 @@ def with_inputs(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     named = special_tokens(backend)
     files = {"tokenizer_config.json": text(settings | named), "special_tokens_map.json": text(named)}
     return run, files | {"tokenizer.json": backend.to_str(pretty=True)}, notes
-
-
-def preprocessor(settings: ImageSettings) -> dict[str, Any]:
-    """preprocessor_config.json of a ViTImageProcessor that does the same; :func:`adapt.images.image_settings` reads it back."""
-    per_channel = lambda values: np.broadcast_to(np.asarray(values, float), settings.channels).tolist()
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_convert_rgb": settings.channels == 3,
-        "do_resize": True,
-        "size": {"height": settings.size, "width": settings.size},
-        "resample": settings.resample,
-        "do_rescale": True,
-        "rescale_factor": settings.rescale,
-        "do_normalize": True,
-        "image_mean": per_channel(settings.mean),
-        "image_std": per_channel(settings.std),
-    }
 
 
 def special_tokens(backend: Any) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Folders of other libraries' layouts, written whole or not at all."""
+"""Folders in the layout of other libraries: config.json, model.safetensors, preprocessor_config.json."""
 
 import json
 import shutil
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+
+from adapt.images import ImageSettings
 
 
 def write_folder(
@@ -30,3 +32,20 @@ def replace_folder(beside: Path, target: Path) -> None:
         target.rename(old)
     beside.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def preprocessor(settings: ImageSettings) -> dict[str, Any]:
+    """preprocessor_config.json of a ViTImageProcessor that does the same; :func:`adapt.images.image_settings` reads it back."""
+    per_channel = lambda values: np.broadcast_to(np.asarray(values, float), settings.channels).tolist()
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": settings.channels == 3,
+        "do_resize": True,
+        "size": {"height": settings.size, "width": settings.size},
+        "resample": settings.resample,
+        "do_rescale": True,
+        "rescale_factor": settings.rescale,
+        "do_normalize": True,
+        "image_mean": per_channel(settings.mean),
+        "image_std": per_channel(settings.std),
+    }
