@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import cache, cost, hub, losses, prefix, probe, strategies
+from adapt import cache, hub, losses, prefix, probe, strategies
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.examples import Examples
 from adapt.models import Classifier, Encoder, Model
 from experiments import check_out, launch, open_run, write_json
-from experiments.parts import caching, inputs, report, targets, verdict
+from experiments.parts import caching, cost, inputs, report, targets, verdict
 from experiments.parts.trials import Arm
 
 ALL = 0

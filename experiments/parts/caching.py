@@ -12,13 +12,8 @@ from adapt.models import EncoderConfig
 from adapt.prefix import Cut
 from adapt.store import Entry
 from adapt.tree import Tree
-<<<<<<< HEAD
-from experiments.parts import report, timing
-from experiments.parts.phases import Run
-=======
-from experiments import read_lineage
 from experiments.parts import cost, report, timing
->>>>>>> 87333e4723b88967bb1aff389a1f79c272b9ced1
+from experiments.parts.phases import Run
 
 Entries = dict[str, Entry]  # by set
 WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they were not measured: a slow disk

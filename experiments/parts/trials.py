@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adapt import cache, cost, hub, losses, optim, pack, prefix, strategies, train
+from adapt import cache, hub, losses, optim, pack, prefix, strategies, train
 from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.examples import Examples
 from adapt.models import Classifier, Encoder, Model
 from adapt.pull import Pull
-from experiments.parts import caching, phases
+from experiments.parts import caching, cost, phases
 
 BATCH = 32
 LONG = 1 << 30  # steps between looks at the device: once, at the end
