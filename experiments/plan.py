@@ -4,8 +4,8 @@
     python -m experiments.plan --checkpoint minilm --data reviews --epochs 5 --measure full frozen top:1
 
 A few steps of four programs are timed on this machine (the whole encoder forward, and the suffixes of ``frozen``,
-``top:1`` and ``full``, besides ``top:L``, from which the other depths follow, since a step's cost is linear in them);
-everything else is counted. Expect the seconds, which leave out compiling, within a fifth of the real ones on a machine
+``top:1`` and ``full``, besides ``top:L``, from which the other depths follow, since a step's cost is linear in them), and
+those of ``--also``; everything else is counted. Expect the seconds, which leave out compiling, within a fifth of the real ones on a machine
 as quiet as it was; --measure runs the strategies that it names afterwards and shows both.
 """
 
@@ -26,7 +26,7 @@ from adapt.examples import Examples
 from adapt.models import Model
 from experiments import check_out, finetune, launch, open_run, write_json
 from experiments.parts import caching, cost, inputs, report
-from experiments.parts.timing import Compiling, calibrate, finish_seconds, phase_of
+from experiments.parts.timing import Compiling, calibrate, finish_seconds, prepared
 
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
 
@@ -46,6 +46,7 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_length: int | None = None
+    also: tuple[str, ...] = ("bitfit", "lora:8", "adapters:16")  # to plan for, besides full, top:K and frozen
     steps: int = 10  # that are timed, of each program
     measure: tuple[str, ...] = ()  # strategies to run afterwards, to show both
     seed: int = 0
@@ -89,8 +90,8 @@ def main(config: Config) -> dict[str, Any]:
         raise StrategyError("--epochs, --batch-size and --steps must be at least 1")
     pretrained = inputs.load(config)
     layers = pretrained.config.layers
-    for name in config.measure:
-        strategies.strategy(name, layers)
+    for name in (*config.measure, *config.also):
+        strategies.strategy(name, layers, config.epochs)
     sets, names = read(config, pretrained)
     clock.lap("set_up")
     set_up = clock.laps["set_up"] - compiling.seconds
@@ -100,7 +101,7 @@ def main(config: Config) -> dict[str, Any]:
         model = model.cast(jnp.dtype(config.dtype))
         timings = calibrate(config, model, params, sets)
         timings |= {"set_up": set_up, "finish": finish_seconds(config, len(names))}
-        depths = ["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen"]
+        depths = dict.fromkeys(["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", *config.also])
         estimates = [estimate(config, model, params, sets, timings, name) for name in depths]
         show(config, estimates)
         measured = {name: run(config, name) for name in config.measure}
@@ -125,7 +126,7 @@ def estimate(
     config: Config, model: Model, params: t.Tree, sets: dict[str, Examples], timings: dict[str, Any], name: str
 ) -> Estimate:
     c, layers = model.encoder.config, model.encoder.config.layers
-    labels, tx = phase_of(name, params, layers)
+    model, params, labels, tx = prepared(name, model, params)
     cut = prefix.cut(labels, layers)
     moving = optim.trainable(params, labels)
     optimizer = t.nbytes(jax.eval_shape(tx.init, moving))
@@ -134,7 +135,8 @@ def estimate(
     low, high = timings["top:1"], timings[f"top:{layers}"]
     share = (int(name[4:]) - 1) / max(layers - 1, 1) if name.startswith("top:") else 0.0
     on_line = [one + share * (other - one) for one, other in zip(low, high, strict=True)]
-    _, suffix, peak = timings[name] if name in ("full", "frozen") else on_line
+    depth = name in ("full", "frozen") or name.startswith("top:")
+    _, suffix, peak, flops = on_line if name.startswith("top:") and depth else timings[name]
 
     steps = config.epochs * -(-len(sets["train"]) // config.batch_size)
     blocks = min(max(cut - 1, 0), layers) / layers  # of the encoder, before the cut
@@ -153,7 +155,7 @@ def estimate(
     )
     cached = once + missing + steps * suffix + each * (1 - blocks) * sum(passes.values())
     tokens = float(sets["train"].whole.lengths.mean())
-    after = cost.step_flops(c, cut, tokens, tokens)
+    after = cost.step_flops(c, cut, tokens, tokens) if depth else flops
     return Estimate(
         name,
         cut,
@@ -187,7 +189,7 @@ def show(config: Config, estimates: list[Estimate]) -> None:
     title = f"{config.checkpoint} on {config.data}, {config.epochs} epochs in batches of {config.batch_size}"
     report.table(title, columns, rows, report.console)
     for e in estimates:
-        report.console.print(f"{e.strategy:8}{verdict(e, full)}", soft_wrap=True)
+        report.console.print(f"{e.strategy:12}{verdict(e, full)}", soft_wrap=True)
     note = "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left out."
     report.console.print(f"{note} What is worth it by its accuracy, only a run can say.", soft_wrap=True)
 

@@ -20,11 +20,15 @@ MINILM = EncoderConfig("bert", 6, 384, 12, 1536, 512, vocabulary=30522, types=2)
 def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
     table = str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(40)))
     flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "data": table, "batch_size": 4, "steps": 2, "epochs": 1}
+    flags |= {"also": ("bitfit", "lora:2")}
     result = plan.main(plan.Config(**flags, measure=("frozen",), test=table, out=tmp_path / "plan"))
     rows = {row["strategy"]: row for row in result["strategies"]}
     source = hub.load(flags["checkpoint"])
     layers, width = source.config.layers, source.config.width
-    assert list(rows) == ["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen"]
+    assert list(rows) == ["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", "bitfit", "lora:2"]
+    biases = sum(leaf.size for path, leaf in t.paths(source.params["encoder"]).items() if path.endswith("bias"))
+    assert rows["bitfit"]["parameters_trained"] == biases + 2 * width + 2
+    assert rows["lora:2"]["parameters_trained"] == layers * 2 * 2 * 2 * width + 2 * width + 2
 
     head = 2 * width + 2
     assert rows["frozen"]["parameters_trained"] == head

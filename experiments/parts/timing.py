@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import checkpoint, losses, optim, prefix, strategies, train
+from adapt import additions, checkpoint, losses, optim, prefix, strategies, train
 from adapt import tree as t
+from adapt.errors import StrategyError
 from adapt.examples import Examples
 from adapt.models import Model
-from experiments.parts import report
+from experiments.parts import phases, report
 
 
 def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
@@ -56,19 +57,25 @@ def matmul_rate() -> float:
     return 2 * 1024**3 / timed(lambda _: product(a), 5)[1]
 
 
-def phase_of(name: str, params: t.Tree, layers: int) -> tuple[t.Tree, Any]:
-    """(labels, optimizer) of a strategy; the rates do not matter here."""
-    phase = strategies.strategy(name, layers).phases[0]
-    labels = t.label(params, phase.rules)
-    return labels, optim.by_label(
-        {group: optim.adamw(optim.schedule(1e-5, 100)) for group in phase.groups}, labels, 1.0
-    )
+def prepared(name: str, model: Model, params: t.Tree) -> tuple[Model, t.Tree, t.Tree, Any]:
+    """(model, parameters, labels, optimizer) of a strategy of one phase; the rates do not matter here."""
+    spec, key = strategies.strategy(name, model.encoder.config.layers, 6), jax.random.key(0)
+    if len(spec.phases) > 1:
+        raise StrategyError(f"{name} has {len(spec.phases)} phases, and a plan is of one: plan what it does in each")
+    model = Model(model.encoder.clone(config=additions.add(model.encoder.config, spec.added)), model.head)
+    params = phases.start(spec, model, params, key)
+    labels, groups = strategies.label(spec.phases[0], params, model.encoder.config.layers)
+    rates = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
+    return model, params, labels, optim.by_label(rates, labels, 1.0)
 
 
 def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Examples]) -> dict[str, Any]:
-    """Timed steps: seconds a window of the forward pass, and a step of ``full``, ``top:L``, ``top:1`` and ``frozen``."""
-    layers, found = model.encoder.config.layers, {}
-    names = list(dict.fromkeys(["frozen", "top:1", f"top:{layers}", "full"]))
+    """Timed steps: seconds a window of the forward pass, and a step of ``full``, ``top:L``, ``top:1``, ``frozen`` and others.
+
+    Of a step: (first, median) seconds, peak bytes, FLOPs of its suffix an example by the compiler.
+    """
+    layers, found, whole = model.encoder.config.layers, {}, (model, params)
+    names = list(dict.fromkeys(["frozen", "top:1", f"top:{layers}", "full", *config.also]))
     plan = sets["train"].plan(config.batch_size, config.seed, config.epochs)
     batches = [
         batch for batch, _ in zip(sets["train"].batches(plan, config.seed, 0), range(config.steps + 1), strict=False)
@@ -79,7 +86,7 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
     batches = [batch for batch in batches if batch["segments"].shape == shape]
     with report.progress("timing", len(names) + 1) as bar:
         for number, name in enumerate(names, 1):
-            labels, tx = phase_of(name, params, layers)
+            model, params, labels, tx = prepared(name, *whole)
             step = train.make_step(model, losses.LOSSES[config.task], tx, prefix.cut(labels, layers))
             frozen, state = train.init_state(params, labels, tx, jax.random.key(0))
             made = dict(batches[0])
@@ -90,7 +97,8 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
                     run = functools.partial(step.prefix.run, below)
                     found["prefix"] = timed(lambda n, run=run: run(batches[n % len(batches)]), config.steps)
                 made["hidden"] = np.asarray(step.prefix.run(below, batches[0]))
-            found[name] = (*time_steps(step, frozen, state, made, config.steps), peak(step, frozen, state, batches[0]))
+            needs = peak_and_flops(step, frozen, state, batches[0])
+            found[name] = (*time_steps(step, frozen, state, made, config.steps), *needs)
             bar.update(number)
         bar.update(len(names) + 1)
     return found
@@ -107,11 +115,12 @@ def time_steps(step: train.Step, frozen: t.Tree, state: train.State, batch: Any,
     return timed(once, steps)
 
 
-def peak(step: train.Step, frozen: t.Tree, state: train.State, batch: Any) -> int:
+def peak_and_flops(step: train.Step, frozen: t.Tree, state: train.State, batch: Any) -> tuple[int, float]:
     shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (frozen, batch))
     still = t.nbytes(step.prefix.split(frozen)[0]) if step.prefix else 0
     programs = step.programs(shaped[0], state, shaped[1])
-    return max(peak_bytes(programs["suffix"]) + still, *(peak_bytes(program) for program in programs.values()))
+    peak = max(peak_bytes(programs["suffix"]) + still, *(peak_bytes(program) for program in programs.values()))
+    return peak, programs["suffix"].cost_analysis()["flops"] / len(batch["label"])
 
 
 def forward_seconds(config: Any, cut: prefix.Cut, below: t.Tree, part: Examples) -> float:
