@@ -1,7 +1,7 @@
 """Checkpoints of a run: what is frozen once, what trains at every save; Orbax arrays behind one atomic index file.
 
-    checkpoints/frozen_00/     the frozen parameters of a phase, written once; a delta's, which refers to the encoder
-                               that it began with, has only those that are not as they were there
+    checkpoints/frozen/        the frozen parameters of a phase, written once (of a later one: frozen_01); a delta's, which
+                               refers to the encoder that it began with, has only those that are not as they were there
     checkpoints/step_00000250/ trainable parameters, optimizer state, step, key
     checkpoints/index.json     which step is "last" and which is "best", and what the loop needs to go on
 
@@ -39,16 +39,17 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
     Raises :class:`OutputError` when the disk is full; the saves before stay valid.
     """
     need_space(folder, t.nbytes((state.params, state.opt_state)))
-    index, name = read_index(folder), f"step_{int(state.step):08d}_{phase:02d}"
+    index, name = read_index(folder), f"step_{int(state.step):08d}{suffix(phase)}"
     if index.get("last", {}).get("folder") != name:
         write_tree(folder / name, to_tree(state))
     # info may be what restore() gave, with the folders of then
-    index["last"] = {**info, "folder": name, "phase": phase, "frozen": f"frozen_{phase:02d}"}
+    index["last"] = {**info, "folder": name} | ({"frozen": f"frozen{suffix(phase)}"} if phase else {})
     if best:
         index["best"] = index["last"]
     write_text(folder / "index.json", json.dumps(index, indent=1))
-    for old in (*folder.glob("step_*"), *folder.glob("frozen_*")):
-        if old.name not in {entry[what] for entry in index.values() for what in ("folder", "frozen")}:
+    used = {name for entry in index.values() for name in (entry["folder"], entry.get("frozen", "frozen"))}
+    for old in (*folder.glob("step_*"), *folder.glob("frozen*")):
+        if old.name not in used:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -56,7 +57,12 @@ def save_frozen(folder: Path, frozen: t.Tree, phase: int = 0) -> None:
     """Save the frozen parameters, once a phase."""
     need_space(folder, t.nbytes(frozen))
     if t.paths(frozen):
-        write_tree(folder / f"frozen_{phase:02d}", frozen)
+        write_tree(folder / f"frozen{suffix(phase)}", frozen)
+
+
+def suffix(phase: int) -> str:
+    """Of the folders of a phase; the first one's have none."""
+    return f"_{phase:02d}" if phase else ""
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -92,7 +98,8 @@ def load_params(folder: Path, like: t.Tree, base: t.Tree | None = None, which: s
     info = index.get(which) or index.get("last")
     if info is None:
         raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save")
-    params, still = read_tree(folder / info["folder"], None, "params").get("params", {}), folder / info["frozen"]
+    params = read_tree(folder / info["folder"], None, "params").get("params", {})
+    still = folder / info.get("frozen", "frozen")
     if still.exists():
         params = t.merge(params, read_tree(still, None))
     there = t.paths(params)
@@ -239,8 +246,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError) as fault:
         raise CheckpointError(f"{file} is not JSON: {fault}") from None
     if not isinstance(index, dict) or not all(
-        isinstance(e, dict) and isinstance(e.get("folder"), str) and isinstance(e.get("frozen"), str)
-        for e in index.values()
+        isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()
     ):
         raise CheckpointError(
             f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint"

@@ -33,7 +33,7 @@ def stored(folder: Path) -> set[str]:
     """The paths of all parameters that a run's checkpoints hold."""
     index = checkpoint.read_index(folder / "checkpoints")["best"]
     found = set(t.paths(checkpoint.read_tree(folder / "checkpoints" / index["folder"], None)["params"]))
-    still = folder / "checkpoints" / index["frozen"]
+    still = folder / "checkpoints" / index.get("frozen", "frozen")
     return found | (set(t.paths(checkpoint.read_tree(still, None))) if still.exists() else set())
 
 
