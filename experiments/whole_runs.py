@@ -131,8 +131,8 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def whole_run(config: Config, name: str, seed: int, number: int = 0, **flags: Any) -> dict[str, Any]:
     """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and its result.json."""
-    out = config.out / f"{name.replace(':', '')}-{seed}"
-    noted = config.out / f"{out.name}-{number}.json"
+    out = config.out / f"{name.replace(':', '')}-{seed}-{number}"
+    noted = config.out / f"{out.name}.json"
     if config.resume and noted.exists():
         return json.loads(noted.read_text("utf-8"))
     flags = {"train": config.data, "strategy": name, "seed": seed, "epochs": config.epochs, "overwrite": None} | flags
@@ -143,6 +143,7 @@ def whole_run(config: Config, name: str, seed: int, number: int = 0, **flags: An
     result = json.loads((out / "result.json").read_text("utf-8"))
     kept = {key: result[key] for key in ("accuracy", "examples_per_second", "seconds", "steps")}
     write_json(noted, found := kept | {"wall": wall, "memory_mb": memory})
+    shutil.rmtree(out)  # its checkpoints, of every round, would fill the disk
     return found
 
 

@@ -32,14 +32,14 @@ def flags(tmp_path, monkeypatch) -> dict:
 
 def test_whole_runs_of_what_is_installed(flags, bare, capsys, monkeypatch):
     monkeypatch.setattr(whole_runs, "command", with_test(whole_runs.command, flags["data"]))
-    small = {"strategies": ("frozen",), "epochs": 3, "batch_size": 4, "rounds": 1, "steps": 1}
+    small = {"strategies": ("frozen",), "epochs": 3, "batch_size": 4, "rounds": 2, "steps": 1}
     result = whole_runs.main(whole_runs.Config(**flags, **small, peers=bare, keras=bare))
     assert set(result["skipped"]) == {"torch", "keras"} and result["table"] == []
     runs = result["adapt"]["frozen"]
     assert runs["first"]["seconds"]["encode"] > 0 and runs["first"]["steps"] == 42
     assert runs["first"]["wall"] > runs["first"]["seconds"]["total"] > 0
     assert {entry["job"] for entry in result["rounds"]} == {"frozen", "rate", "encode"}
-    assert len(result["runs"]["frozen"]["second"]) == 1 and result["encoding_share"] > 0
+    assert len(result["runs"]["frozen"]["second"]) == 2 and result["encoding_share"] > 0
     assert json.loads((flags["out"] / "whole_runs.json").read_text()) == json.loads(json.dumps(result))
     assert (flags["out"] / "whole_runs.png").stat().st_size > 0
 
