@@ -20,7 +20,7 @@ from adapt.prefix import Cut, before
 from adapt.store import Entry
 from adapt.tokenizer import Ragged, spans
 
-VERSION = 1  # of what the cache holds: another one computes anew
+VERSION = 2  # of what the cache holds: another one computes anew
 
 
 def entry(params: t.Tree, model: Model, at: int, examples: Examples, dtype: Any) -> Entry:

@@ -115,7 +115,7 @@ def test_temporary_memory_is_that_of_what_trains(name):
     found = programs(name)[0]
     assert found["suffix"].memory_analysis().temp_size_in_bytes <= 1.1 * TEMPORARY[name] * MIB
     if "prefix" in found:  # nothing is kept for a backward pass: a block's worth, whatever the depth
-        assert found["prefix"].memory_analysis().temp_size_in_bytes <= 24 * MIB
+        assert found["prefix"].memory_analysis().temp_size_in_bytes <= 28 * MIB
 
 
 @pytest.mark.parametrize("name", ["frozen", "top:1", "full"])
@@ -136,4 +136,4 @@ def test_accumulation_costs_its_parts_and_stores_nothing_for_what_is_frozen(name
     more = four["suffix"].memory_analysis().temp_size_in_bytes - once["suffix"].memory_analysis().temp_size_in_bytes
     hidden = 4 * 4 * WIDTH * (EXAMPLES if name == "frozen" else every)
     assert more <= 1.1 * moving + hidden + MIB
-    assert four["prefix"].memory_analysis().temp_size_in_bytes <= 24 * MIB + hidden
+    assert four["prefix"].memory_analysis().temp_size_in_bytes <= 28 * MIB + hidden

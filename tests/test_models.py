@@ -19,7 +19,7 @@ from adapt.models import (
     Encoder,
     MaskedLM,
     Model,
-    encoder,
+    layers,
 )
 from adapt.models.layers import Dropout, random_bits
 from adapt.tokenizer import ragged
@@ -275,7 +275,7 @@ def test_the_kernel_that_gpus_and_tpus_use_gives_the_same(family, monkeypatch):
     model, made = classifier(family), batch(family)
     here = model.apply(params(model), made)
     kernel, used = jax.nn.dot_product_attention, []
-    monkeypatch.setattr(encoder, "accelerated", lambda: True)
+    monkeypatch.setattr(layers, "accelerated", lambda: True)
     monkeypatch.setattr(
         jax.nn, "dot_product_attention", lambda *args, **named: used.append(1) or kernel(*args, **named)
     )

@@ -148,16 +148,18 @@ def attend(
     """softmax(q k^T / sqrt(K)) v by head (Vaswani et al. 2017, eq. 1): [R, H, C, K]; ``drop`` is dropout on the weights.
 
     On GPU and TPU without dropout, JAX's own kernel. On the CPU heads come before tokens, the layout that XLA multiplies
-    fastest there.
+    fastest there, and the weights are divided by their sum after the product with v, which is smaller than they are.
     """
     if drop is None and accelerated():
         q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
         return jax.nn.dot_product_attention(q, k, v, mask=mask).transpose(0, 2, 1, 3)
     scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * q_RHCK.shape[-1] ** -0.5, k_RHTK).astype(jnp.float32)
     if mask is not None:
-        scores_RHCT = jnp.where(mask, scores_RHCT, jnp.finfo(jnp.float32).min)
-    weights = nn.softmax(scores_RHCT).astype(v_RHTK.dtype)
-    return jnp.einsum("RHCT,RHTK->RHCK", weights if drop is None else drop(weights), v_RHTK)
+        scores_RHCT = scores_RHCT + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
+    weights_RHCT = jnp.exp(scores_RHCT - jax.lax.stop_gradient(scores_RHCT.max(-1, keepdims=True)))
+    total_RHC1 = weights_RHCT.sum(-1, keepdims=True)
+    weights_RHCT = (weights_RHCT if drop is None else drop(weights_RHCT)).astype(v_RHTK.dtype)
+    return (jnp.einsum("RHCT,RHTK->RHCK", weights_RHCT, v_RHTK) / total_RHC1).astype(v_RHTK.dtype)
 
 
 def accelerated() -> bool:

@@ -32,7 +32,7 @@ class Run:
     step: train.Step
 
 
-def phases(config: Any, strategy: strategies.Strategy, model: Model, params: t.Tree, per_epoch: int) -> list[Run]:
+def ready(config: Any, strategy: strategies.Strategy, model: Model, params: t.Tree, per_epoch: int) -> list[Run]:
     """Every phase of ``strategy`` for a run of ``per_epoch`` steps an epoch.
 
     A group's optimizer counts from the phase in which it began, so its schedule is shifted by the steps before that.
@@ -43,7 +43,7 @@ def phases(config: Any, strategy: strategies.Strategy, model: Model, params: t.T
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
     for number, phase in enumerate(strategy.phases):
         labels, factors = strategies.label(phase, params, layers)
-        rates = {group: peak(config, phase, group, model) * factor for group, factor in factors.items()}
+        rates = {group: peak(config, strategy, phase, group, model) * factor for group, factor in factors.items()}
         start = first * per_epoch
         begun = {group: begun.get(group, start) for group in rates}
         origin, steps = (0, whole) if strategy.one_schedule else (start, phase.epochs * per_epoch)
@@ -69,10 +69,11 @@ def later(schedule: Callable[[Any], Any], steps: int) -> Callable[[Any], Any]:
     return (lambda count: schedule(count + steps)) if steps else schedule
 
 
-def peak(config: Any, phase: strategies.Phase, group: str, model: Model) -> float:
+def peak(config: Any, strategy: strategies.Strategy, phase: strategies.Phase, group: str, model: Model) -> float:
     """The rate of a group: as the flags say, or by default."""
     given = config.head_learning_rate if strategies.kind(group) == "head" else config.learning_rate
-    default = default_rate(group, phase.groups == ("head",), model.encoder.config.width)
+    alone = phase.groups == ("head",) and not strategy.one_schedule
+    default = default_rate(group, alone, model.encoder.config.width)
     return default if given is None else given
 
 

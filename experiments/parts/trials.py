@@ -87,7 +87,7 @@ class Arm:
                 entries = {n: cache.entry(frozen, self.model, cut, part, "float32") for n, part in sets.items()}
                 kept = caching.with_states(step.prefix, frozen, sets, entries)
             share = phase.epochs / sum(phase.epochs for phase in spec.phases)
-            alone = phase.groups == ("head",)
+            alone = phase.groups == ("head",) and not spec.one_schedule
             self.phases.append(Phase(groups, share, labels, tx, step, kept, alone))
         self.forward = train.make_eval(self.model, self.phases[-1].step.prefix)
 
