@@ -79,9 +79,8 @@ class Examples:
 
     def windows(self, skip: int = 0) -> Pairs:
         """Every example once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length."""
-        pooled = isinstance(self.states, np.ndarray)
-        if pooled or self.pictures is not None:
-            slots = POOLED if pooled else IMAGES
+        if isinstance(self.states, np.ndarray) or self.pictures is not None:
+            slots = POOLED if isinstance(self.states, np.ndarray) else IMAGES
             plan = pack.Plan(self.max_length, (slots,), slots)
             cuts = range(skip * slots, len(self), slots)
             parts = (np.arange(start, min(start + slots, len(self))) for start in cuts)

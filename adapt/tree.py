@@ -133,9 +133,14 @@ def select(tree: Tree, keep: Callable[[str], bool]) -> Tree:
     return unflatten({path: leaf for path, leaf in flat.items() if keep(path)})
 
 
-def map_paths(function: Callable[[str, Any], Any], tree: Tree) -> Tree:
-    """``function(path, leaf)`` on every leaf, structure kept."""
-    return unflatten({path: function(path, leaf) for path, leaf in paths(tree).items()} | dict.fromkeys(empties(tree)))
+def map_paths(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
+    """``function(path, leaf)`` on every leaf, structure and order kept."""
+    return {
+        name: map_paths(function, node, f"{prefix}{name}/")
+        if isinstance(node, dict)
+        else function(f"{prefix}{name}", node)
+        for name, node in tree.items()
+    }
 
 
 def match(names: Iterable[str], rules: Rules) -> dict[str, str]:
