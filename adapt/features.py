@@ -91,13 +91,11 @@ def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterato
 
 
 def image_windows(pretrained: Pretrained, chunks: Iterable[list[Any]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
-    """Chunks of PIL images -> (index, batch, 0), one image a row."""
+    """Chunks of at most ``IMAGES`` PIL images -> (index, batch, 0), one image a row."""
     start, settings = 0, settings_of(pretrained)
     for images in chunks:
-        for at in range(0, len(images), IMAGES):
-            part = images[at : at + IMAGES]
-            batch = pack.image_batch(pixels(part, settings, start + at + 1), pretrained.config.positions, IMAGES)
-            yield np.arange(start + at, start + at + len(part)), batch, 0
+        batch = pack.image_batch(pixels(images, settings, start + 1), pretrained.config.positions, IMAGES)
+        yield np.arange(start, start + len(images)), batch, 0
         start += len(images)
 
 

@@ -65,11 +65,6 @@ class Tokenizer:
         encodings = self.backend.encode_batch_fast(list(texts))
         return ragged([e.ids for e in encodings]), sum(bool(e.overflowing) for e in encodings)
 
-    def split(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of every text, those longer than ``max_length`` as several pieces, each with its special tokens."""
-        encodings = self.backend.encode_batch(list(texts))
-        return [piece.ids for e in encodings for piece in (e, *e.overflowing)]
-
     @property
     def size(self) -> int:
         """One more than the largest id it can give."""

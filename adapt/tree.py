@@ -68,11 +68,9 @@ def get(tree: Tree, path: str) -> Any:
     node: Any = tree
     for depth, name in enumerate(names := path.strip("/").split("/")):
         if not isinstance(node, dict) or name not in node:
-            here = "/".join(names[:depth])
+            where = f"under {'/'.join(names[:depth])!r}" if depth else "at the top"
             there = ", ".join(sorted(node)) if isinstance(node, dict) and node else "nothing"
-            raise TreeError(
-                f"no {path!r} in the parameters: {f'under {here!r}' if here else 'at the top'} there is {there}"
-            )
+            raise TreeError(f"no {path!r} in the parameters: {where} there is {there}")
         node = node[name]
     return node
 

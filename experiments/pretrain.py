@@ -193,7 +193,7 @@ def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragge
     assert pretrained.tokenizer is not None
     pieces = []
     for chunk in data.chunks(data.read_lines(config.text), ["text"], 4096):
-        pieces += pretrained.tokenizer.split([line for line in chunk["text"] if line.strip()])
+        pieces += corrupt.split(pretrained.tokenizer, [line for line in chunk["text"] if line.strip()])
     # What can be a target: any token but the first (causal-LM), any that is not special, as [UNK] is (masked-LM).
     special = set() if pretrained.config.causal else set(corrupt.special_ids(pretrained.tokenizer).tolist())
     kept = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]

@@ -165,7 +165,7 @@ def test_only_masked_positions_go_through_the_vocabulary_product(bert):
 
 def test_long_lines_become_several_examples_and_nothing_is_lost(bert):
     words = " ".join(str(word) for word in np.random.default_rng(0).choice(tiny.PLAIN, 50))
-    pieces = bert.tokenizer.cut_to(12).split([words, "good"])
+    pieces = corrupt.split(bert.tokenizer.cut_to(12), [words, "good"])
     assert max(map(len, pieces)) <= 12 and all(piece[0] == 2 and piece[-1] == 3 for piece in pieces)
     whole = [bert.tokenizer.backend.token_to_id(word) for word in words.split()]
     assert [token for piece in pieces[:-1] for token in piece[1:-1]] == whole

@@ -69,5 +69,11 @@ def slotted(chosen: np.ndarray, label: np.ndarray, most: int) -> Arrays:
     return {"targets": targets, "label": labels, "weight": weight}
 
 
+def split(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of every text, those longer than ``max_length`` as several pieces, each with its special tokens."""
+    encodings = tokenizer.backend.encode_batch(list(texts))
+    return [piece.ids for e in encodings for piece in (e, *e.overflowing)]
+
+
 def take(pieces: Sequence[Sequence[int]], index: np.ndarray) -> Ragged:
     return ragged([pieces[i] for i in index])

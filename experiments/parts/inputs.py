@@ -117,7 +117,7 @@ def windows(
     """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction."""
     check_inputs(pretrained, image_column)
     if image_column is not None:
-        chunks = data.chunks(table, [image_column], 256)
+        chunks = data.chunks(table, [image_column], features.IMAGES)
         return features.image_windows(pretrained, (chunk[image_column] for chunk in chunks))
     return features.text_windows(pretrained, data.texts(table, text_column))
 
