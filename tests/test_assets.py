@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_line(toy, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(assets, "_unzip", full)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
     with pytest.raises(AssetError, match=r"cannot keep toy in .*cache: No space left on device; [^\n]*ADAPT_CACHE"):
         fetch("toy")
     assert list(assets.cache_folder().iterdir()) == []

@@ -23,7 +23,7 @@ def reviews() -> tuple[Columns, Columns]:
 
 def amazon() -> tuple[Columns, Columns]:
     """3,591 sentences of product reviews, 59% positive: rated like `reviews`, which see. 98 zeros are dropped, then
-    19 repetitions, of which each keeps its first rating."""
+    19 repetitions, of which each keeps its first rating. One sentence is among the films' too (`don't waste your money.`)."""
     return split(distinct(_rated("amazonReviewSnippets")), 1000)
 
 
