@@ -109,7 +109,7 @@ def logistic(
     train: np.ndarray,
     strengths: Sequence[float],
     classes: int,
-    tolerance: float = 1e-5,
+    tolerance: float = 2e-6,
     steps: int = 500,
 ) -> Linear:
     """Logistic regressions, ``strength / 2 ||w||^2 + sum of losses``: one column for two classes, else one a class.

@@ -1,6 +1,7 @@
 """What the probe shows beside a table: the layer curve, and its speed against scikit-learn's."""
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,13 @@ def speed(
                 settings = {"C": 1 / strength, "max_iter": 100_000}
                 for solver in SOLVERS:
                     model = LogisticRegression(solver=solver, **settings)
-                    taken, _ = clocked(lambda model=model, x=x, y=y: model.fit(x.astype(np.float32), y))
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        taken, _ = clocked(lambda model=model, x=x, y=y: model.fit(x.astype(np.float32), y))
                     seconds[solver], weights[solver] = seconds[solver] + taken, (model.coef_, model.intercept_)
-                exact = LogisticRegression(solver="newton-cholesky", tol=1e-12, **settings).fit(x, y).coef_
+                with warnings.catch_warnings():  # of a Hessian that it finds ill-conditioned
+                    warnings.simplefilter("ignore")
+                    exact = LogisticRegression(solver="newton-cholesky", tol=1e-12, **settings).fit(x, y).coef_
                 for side, (weight, bias) in weights.items():
                     gradients[side].append(gradient(x, y, np.float64(weight), np.float64(bias), strength))
                     apart[side].append(float(np.linalg.norm(weight - exact) / np.linalg.norm(exact)))
