@@ -193,12 +193,12 @@ def load_run(folder: Path, source: str) -> Pretrained:
     """A finished (or stopped) run: its best checkpoint, encoder and head."""
     content = read_json(folder, "model.json")
     try:
-        spec = dict(content["head"])
+        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in content["head"].items()}
         head = HEADS[spec.pop("kind")](**spec)
         config = EncoderConfig(**content["encoder"])
         run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))
         images, max_length = content["images"], content["max_length"]
-        if isinstance(head, Classifier) and head.pooling not in POOLINGS:
+        if isinstance(head, Classifier) and head.pooling not in (*POOLINGS, "attention"):
             raise ValueError(f"unknown pooling {head.pooling!r}")
         if run.labels and len(run.labels) != getattr(head, "classes", 0):
             raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")

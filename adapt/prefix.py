@@ -94,5 +94,6 @@ class Cut:
 
 
 def cut_at(model: Model, at: int) -> Cut:
-    """A :class:`Cut` with its compiled prefix."""
+    """A :class:`Cut` with its compiled prefix. Raises :class:`StrategyError` where the head reads a layer before it."""
+    model.check_cut(at)
     return Cut(model, at, make_prefix(model, at))
