@@ -49,7 +49,7 @@ def contrastive(embeddings: jax.Array, label: jax.Array, temperature: float = 0.
     [N] is 1, and 0 for an empty slot, which is nobody's negative.
     """
     anchors, positives = unit_pairs(embeddings, label)
-    logits = jnp.where(label > 0, anchors @ positives.T / temperature, jnp.finfo(jnp.float32).min)
+    logits = jnp.where(label > 0, anchors @ positives.T / temperature, -1e9)
     return cross_entropy(logits, jnp.arange(len(label)))
 
 

@@ -12,6 +12,7 @@ Several runs on one encoder (``--strategy frozen``) share one pass of it, and th
 import csv
 import dataclasses
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(config: Config) -> None:
         raise OutputError(f"the output file {config.out} exists: give --overwrite to replace it, or another --out")
     runs = [load(path) for path in config.run]
     check_shared(config.run, runs)
+    check_pairs(config)
     task, columns = runs[0].task, heads.text_columns(config)
     heads.check_columns(task, columns, runs[0])
     table = inputs.read(config.data)
@@ -86,6 +88,15 @@ def load(path: Path) -> hub.Pretrained:
     run = hub.load(path)
     predictions.check(run)
     return run
+
+
+def check_pairs(config: Config) -> None:
+    """Raise :class:`StrategyError` where a run was trained on pairs of texts and is given single ones, or the reverse."""
+    for path in (path for path in config.run if (path / "config.json").exists()):
+        before = json.loads((path / "config.json").read_text("utf-8")).get("text_pair_column")
+        if bool(before) != bool(config.text_pair_column):
+            was = f"with --text-pair-column {before}" if before else "without --text-pair-column"
+            raise StrategyError(f"{path} was trained {was}: predict takes the texts of a row as training did")
 
 
 def check_shared(paths: tuple[Path, ...], runs: list[hub.Pretrained]) -> None:
