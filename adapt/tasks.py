@@ -53,10 +53,8 @@ def decisions(predicted: np.ndarray, truth: np.ndarray) -> Scores:
     """accuracy (all labels of an example right, where it has several) and macro_f1 over the classes that occur."""
     from sklearn.metrics import accuracy_score, f1_score
 
-    return {
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),  # pyright: ignore
-    }
+    f1 = f1_score(truth, predicted, average="macro", zero_division=0.0)  # pyright: ignore
+    return {"accuracy": float(accuracy_score(truth, predicted)), "macro_f1": float(f1)}
 
 
 def classification(logits: np.ndarray, labels: np.ndarray) -> Scores:
@@ -90,16 +88,6 @@ def calibration_error(p: np.ndarray, labels: np.ndarray, bins: int = 15) -> floa
     confidence, right = p.max(-1), p.argmax(-1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return float(np.abs(np.bincount(which, right - confidence, bins)).sum() / max(len(p), 1))
-
-
-def tags(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """:func:`decisions` of words."""
-    return decisions(logits.argmax(-1), labels)
-
-
-def multilabel(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """:func:`decisions` of each label by itself."""
-    return decisions((logits > 0).astype(np.int32), labels.astype(np.int32))
 
 
 def multitask(logits: np.ndarray, labels: np.ndarray, columns: Sequence[str] = ()) -> Scores:
@@ -170,35 +158,26 @@ def majority(train: np.ndarray, test: np.ndarray) -> Scores:
     return {"majority_accuracy": float((test == rows[counts.argmax()]).reshape(len(test), -1).all(1).mean())}
 
 
-def column_majorities(train: np.ndarray, test: np.ndarray) -> Scores:
-    """The mean over label columns of :func:`majority`."""
+def majorities(train: np.ndarray, test: np.ndarray) -> Scores:
+    """The mean of :func:`majority` over label columns [N, K]."""
     each = [majority(*both)["majority_accuracy"] for both in zip(train.T, test.T, strict=True)]
     return {"majority_accuracy": float(np.mean(each))}
 
 
-def mean_answer(train: np.ndarray, test: np.ndarray) -> Scores:
-    """Squared error of always answering the mean of training."""
-    return {"mse_of_mean": float(np.mean((test - train.mean()) ** 2))}
-
-
-def chance(train: np.ndarray, test: np.ndarray) -> Scores:
-    """recall_at_1 of a guess."""
-    return {"chance_recall_at_1": 1 / len(test)}
-
-
-def share(train: np.ndarray, test: np.ndarray) -> Scores:
-    """average_precision of any order that does not look: the share of pairs of one class."""
-    return {"chance_average_precision": float(test.mean())}
-
+tags = lambda logits, labels: decisions(logits.argmax(-1), labels)
+multilabel = lambda logits, labels: decisions((logits > 0).astype(np.int32), labels.astype(np.int32))
+mean_answer = lambda train, test: {"mse_of_mean": float(np.mean((test - train.mean()) ** 2))}
+guess = lambda train, test: {"chance_recall_at_1": 1 / len(test)}
+any_order = lambda train, test: {"chance_average_precision": float(test.mean())}
 
 TASKS = {
     "classification": Task(losses.cross_entropy, classification, "accuracy", majority),
     "multilabel": Task(losses.binary_cross_entropy, multilabel, "macro_f1", majority),
     "regression": Task(losses.squared_error, regression, "pearson", mean_answer, classes=1),
-    "multitask": Task(losses.columns_cross_entropy, multitask, "accuracy", column_majorities),
+    "multitask": Task(losses.columns_cross_entropy, multitask, "accuracy", majorities),
     "tags": Task(losses.cross_entropy, tags, "accuracy", majority, Tagger),
     "span": Task(losses.span_cross_entropy, spans, "f1", majority, Span),
     "choice": Task(losses.choice_cross_entropy, choice, "accuracy", majority, classes=1),
-    "contrastive": Task(losses.contrastive, retrieval, "recall_at_1", chance, classes=0),
-    "setfit": Task(losses.cosine_error, similarity, "average_precision", share, classes=0),
+    "contrastive": Task(losses.contrastive, retrieval, "recall_at_1", guess, classes=0),
+    "setfit": Task(losses.cosine_error, similarity, "average_precision", any_order, classes=0),
 }

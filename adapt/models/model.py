@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from adapt.errors import StrategyError
 from adapt.models.encoder import Encoder
 from adapt.models.layers import Batch
 from adapt.tree import Tree
@@ -37,14 +36,6 @@ class Model:
     def width(self) -> int:
         """Of what the head takes."""
         return len(self.reads) * self.encoder.config.width
-
-    def check_cut(self, cut: int) -> None:
-        """Raise :class:`StrategyError` where the head reads a layer that a prefix of ``cut`` stages would not put out."""
-        if min(self.reads) + 1 < cut < self.stages:
-            raise StrategyError(
-                f"the head reads layers {', '.join(map(str, self.reads))} and {cut} of {self.stages} stages are frozen: "
-                f"read layers from {cut - 1} on, or freeze none or all of the encoder"
-            )
 
     def cast(self, dtype: Any) -> "Model":
         """The same model with another compute dtype; parameters stay as they are stored."""
