@@ -193,7 +193,7 @@ def load_run(folder: Path, source: str) -> Pretrained:
     """A finished (or stopped) run: its best checkpoint, encoder and head."""
     content = read_json(folder, "model.json")
     try:
-        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in content["head"].items()}
+        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(content["head"]).items()}
         head = HEADS[spec.pop("kind")](**spec)
         config = EncoderConfig(**content["encoder"])
         run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))

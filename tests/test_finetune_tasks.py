@@ -85,10 +85,10 @@ def predicted(tmp_path, **flags) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("case", ["bert_mlm_tied", "gpt2_lm_tied"])
 @pytest.mark.parametrize("task", FLAGS)
-def test_a_run_of_every_task_scores_what_it_says_and_is_read_back(run, tmp_path, task, case):
-    result = run(task, case)
+def test_a_run_of_every_task_scores_what_it_says_and_is_read_back(run, tmp_path, task):
+    """On GPT-2, which has no types and no special tokens; the tests below are on BERT."""
+    result = run(task, "gpt2_lm_tied")
     assert METRICS[task] <= set(result) and np.isfinite(result["loss"])
     assert all(0 <= result[name] <= 1 for name in METRICS[task])
     after = hub.load(tmp_path / "run")
@@ -101,31 +101,31 @@ def test_a_run_of_every_task_scores_what_it_says_and_is_read_back(run, tmp_path,
     assert after.labels == names.get(task, ())
 
 
-@pytest.mark.parametrize("strategy", ["frozen", "top:1", "full"])
-@pytest.mark.parametrize("task", ["tags", "span", "choice", "multitask"])
+@pytest.mark.parametrize(
+    ("task", "strategy"), [("tags", "top:1"), ("span", "frozen"), ("choice", "frozen"), ("setfit", "top:1")]
+)
 def test_a_task_is_the_same_with_and_without_the_cache(run, task, strategy):
-    if strategy == "full":
-        whole = run(task, dropout=0.0, accumulate=2)  # micro-batches are one batch, also of words and of choices
-        other = run(task, dropout=0.0)
-    else:
-        whole, other = (run(task, strategy=strategy, dropout=0.0, cache=cache) for cache in ("on", "off"))
-        assert (whole["cache"], other["cache"])[1] is None and whole["cache"] is not None
+    kept, computed = (run(task, strategy=strategy, dropout=0.0, cache=cache) for cache in ("on", "off"))
+    assert computed["cache"] is None and kept["cache"] is not None
+    for name in (*METRICS[task], "loss"):  # the last digits decide between pairs of one cosine
+        near = 1e-2 if task == "setfit" and name != "loss" else 1e-4
+        assert kept[name] == pytest.approx(computed[name], rel=near, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["tags", "choice"])
+def test_micro_batches_of_words_and_of_choices_are_one_batch(run, task):
+    one, two = (run(task, dropout=0.0, accumulate=parts) for parts in (1, 2))
     for name in (*METRICS[task], "loss"):
-        assert whole[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6)
-
-
-def test_setfit_computes_every_text_once(run):
-    result = run("setfit", strategy="top:1", cache="on")
-    assert (
-        result["cache"]["bytes"] < 2 * 24 * 24 * 32 * 4
-    )  # two files at most of 24 texts of up to 24 tokens of width 32
+        assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6)
 
 
 # What the heads learn
 
+LEARN = {"epochs": 10, "learning_rate": 1e-2, "head_learning_rate": 1e-2, "patience": 0, "dropout": 0.0}
+
 
 def test_tags_are_learnt_and_predicted_for_every_word(run, tmp_path):
-    result = run("tags", epochs=12, learning_rate=3e-3, patience=0)
+    result = run("tags", **LEARN)
     assert result["accuracy"] > 0.95 > result["majority_accuracy"]
     found = predicted(tmp_path)
     right = [json.loads(row["prediction"]) == tags_of(text) for row, text in zip(found, SENTENCES, strict=True)]
@@ -133,7 +133,7 @@ def test_tags_are_learnt_and_predicted_for_every_word(run, tmp_path):
 
 
 def test_spans_are_learnt_and_predicted_as_characters(run, tmp_path):
-    result = run("span", epochs=20, learning_rate=3e-3, patience=0, label_column="span")
+    result = run("span", **LEARN)
     assert result["exact_match"] > 0.7
     found, right = predicted(tmp_path, text_pair_column="label"), 0
     for row, text in zip(found, SENTENCES, strict=True):
@@ -144,7 +144,7 @@ def test_spans_are_learnt_and_predicted_as_characters(run, tmp_path):
 
 
 def test_a_choice_is_predicted_by_its_number(run, tmp_path):
-    result = run("choice", epochs=12, learning_rate=3e-3, patience=0)
+    result = run("choice", **LEARN)
     found = predicted(tmp_path, text_pair_column="one,two,three")
     right = np.mean([int(row["prediction"]) == number % 3 for number, row in enumerate(found)])
     assert right == pytest.approx(result["accuracy"]) and right > 0.8
@@ -153,7 +153,7 @@ def test_a_choice_is_predicted_by_its_number(run, tmp_path):
 
 
 def test_several_columns_are_predicted_each_with_its_own_probabilities(run, tmp_path):
-    result = run("multitask", epochs=4, learning_rate=3e-3)
+    result = run("multitask", **LEARN)
     found = predicted(tmp_path)
     kinds = [row["prediction:label"] for row in found]
     expected = [row[2] for row in rows_of("multitask")[0]]
@@ -165,9 +165,8 @@ def test_several_columns_are_predicted_each_with_its_own_probabilities(run, tmp_
 
 
 def test_contrastive_training_brings_pairs_together_and_extract_reads_them(run, tmp_path):
-    before = run("contrastive", learning_rate=0.0, pooling="mean")
-    after = run("contrastive", learning_rate=3e-3, pooling="mean", epochs=8, patience=0, batch_size=8)
-    assert after["loss"] < before["loss"]
+    before, after = run("contrastive", learning_rate=0.0), run("contrastive", **LEARN)
+    assert after["loss"] < before["loss"] and after["mrr"] > before["mrr"]
     with pytest.raises(CheckpointError, match="was trained for embeddings \\(contrastive\\), which extract computes"):
         predicted(tmp_path, text_pair_column="other")
     config = extract.Config(str(tmp_path / "run"), str(tmp_path / "data.csv"), out=tmp_path / "features")
@@ -175,9 +174,8 @@ def test_contrastive_training_brings_pairs_together_and_extract_reads_them(run, 
 
 
 def test_setfit_separates_classes(run):
-    before = run("setfit", learning_rate=0.0)
-    after = run("setfit", learning_rate=3e-3)
-    assert after["average_precision"] > max(before["average_precision"], 0.9)
+    before, after = (run("setfit", learning_rate=rate, dropout=0.0) for rate in (0.0, 1e-2))
+    assert after["average_precision"] > 0.85 > 0.6 > before["average_precision"]
 
 
 # Flags of the head

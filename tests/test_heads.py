@@ -26,7 +26,7 @@ HEADS = {
     "columns": (Classifier(5, "cls", columns=(3, 2)), "multitask"),
     "tags": (Tagger(4), "tags"),
     "span": (Span(12), "span"),
-    "choice": (Classifier(1, "last"), "choice"),
+    "choice": (Classifier(1, "last", bias=False), "choice"),
     "contrastive": (Classifier(0, "pooler"), "contrastive"),
     "setfit": (Classifier(0, "attention"), "setfit"),
 }

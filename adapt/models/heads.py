@@ -137,7 +137,8 @@ class Tagger(nn.Module):
 class Span(nn.Module):
     """Logits [N, 2, tokens] of where a span starts and where it ends, -inf beyond an example's own tokens.
 
-    A start and an end vector, as in Devlin et al. 2019, 4.2; ``tokens`` is the most that an example may have.
+    A start and an end vector (Devlin et al. 2019, 4.2), without biases, which a softmax over places would not see;
+    ``tokens`` is the most that an example may have.
     """
 
     tokens: int
@@ -148,7 +149,7 @@ class Span(nn.Module):
     def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
         width, place_L = x_RCD.shape[-1], jnp.arange(self.tokens)
         x = Dropout(self.dropout)(x_RCD.reshape(-1, width), deterministic)
-        logits_T2 = Dense(width, 2, dtype=self.dtype, name="span")(x).astype(jnp.float32)
+        logits_T2 = Dense(width, 2, False, dtype=self.dtype, name="span")(x).astype(jnp.float32)
         own_NL = place_L < jnp.maximum(batch["length"], 1)[:, None]  # an empty slot has one place, so its loss is 0
         logits_NL2 = logits_T2[jnp.where(own_NL, batch["first"][:, None] + place_L, 0)]
         return jnp.where(own_NL[:, None], logits_NL2.transpose(0, 2, 1), -jnp.inf)

@@ -79,8 +79,9 @@ def new_head(config: Any, pretrained: hub.Pretrained, names: list[str]) -> Any:
     if task.head is Tagger:
         return Tagger(classes, c.dropout)
     pooling = config.pooling or {"gpt2": "last", "vit": "cls"}.get(c.family, "mean")
-    # A head for GPT-2's last token has no bias, as in the original library, so that it can be exported.
-    bias = (c.family, pooling) != ("gpt2", "last")
+    # A head for GPT-2's last token has no bias, as in the original library, so that it can be exported; between choices
+    # one would be of no effect.
+    bias = (c.family, pooling) != ("gpt2", "last") and config.task != "choice"
     columns = columns_of(config.label_column) if config.task == "multitask" else []
     widths = tuple(sum(name.startswith(f"{column}=") for name in names) for column in columns)
     return Classifier(classes, pooling, bias, c.dropout, tuple(config.layers), config.mix, widths)
