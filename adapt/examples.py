@@ -100,7 +100,8 @@ class Examples:
 
         Where words have labels, ``index`` counts them.
         """
-        pooled, rows = isinstance(self.states, np.ndarray), self.rows.reshape(-1)
+        pooled = isinstance(self.states, np.ndarray)
+        rows = self.rows.reshape(-1)
         if pooled or self.pictures is not None:
             slots = POOLED if pooled else IMAGES
             plan = pack.Plan(self.max_length, (slots,), slots)

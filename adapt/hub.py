@@ -193,7 +193,8 @@ def load_run(folder: Path, source: str) -> Pretrained:
     """A finished (or stopped) run: its best checkpoint, encoder and head."""
     content = read_json(folder, "model.json")
     try:
-        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(content["head"]).items()}
+        spec = dict(content["head"])
+        spec |= {key: tuple(value) for key, value in spec.items() if isinstance(value, list)}
         head = HEADS[spec.pop("kind")](**spec)
         config = EncoderConfig(**content["encoder"])
         run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))

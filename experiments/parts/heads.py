@@ -10,7 +10,7 @@ import numpy as np
 from adapt import hub, losses
 from adapt.errors import StrategyError
 from adapt.models import Classifier, Span, Tagger
-from adapt.tasks import TASKS, Task
+from adapt.tasks import TASKS, Task, multitask
 from experiments.parts.targets import columns_of
 
 # How many columns --text-pair-column names, at least and at most; else none or one.
@@ -26,10 +26,10 @@ def text_columns(config: Any) -> list[str]:
 
 def task_of(config: Any) -> Task:
     """The task, whose metrics have the names of the label columns where there are several."""
-    task = TASKS[config.task]
     if config.task != "multitask":
-        return task
-    return dataclasses.replace(task, metrics=partial(task.metrics, columns=columns_of(config.label_column)))
+        return TASKS[config.task]
+    metrics = partial(multitask, columns=columns_of(config.label_column))
+    return dataclasses.replace(TASKS[config.task], metrics=metrics)
 
 
 def check(config: Any, pretrained: hub.Pretrained) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from adapt.errors import DataError
-from adapt.tokenizer import Ragged, ragged
+from adapt.tokenizer import ragged
 from experiments.parts.data import Table, numbered
 
 Task = Literal[
@@ -43,10 +43,10 @@ def labels_of(table: Table, column: str, task: Task) -> list[str]:
     return _own_names(table, column) or sorted(present, key=_natural)
 
 
-def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -> "np.ndarray | Ragged":
+def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -> Any:
     """What the losses take: int32 [N] (classification, setfit; choice: the number of the right one, from 0), float32
     [N, len(names)] of 0 and 1 (multilabel), float32 [N] (regression), int32 [N, columns] (multitask), a class of every
-    word (tags), ones (contrastive); characters int64 [N, 2], the end exclusive (span).
+    word (tags: a Ragged), ones (contrastive); characters int64 [N, 2], the end exclusive (span).
 
     A multi-label value is a list, a JSON list in a string, or `red;green`; it may be empty, but not missing. Tags are a
     list, a JSON list, or words with spaces between them. A span is `[start, end]`, or SQuAD's
