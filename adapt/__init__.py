@@ -21,7 +21,7 @@ _HOMES = {
     "optim": ("FROZEN", "adamw", "by_label", "schedule"),
     "losses": ("cross_entropy", "binary_cross_entropy", "squared_error"),
     "strategies": ("strategy",),
-    "models": ("Classifier", "CausalLM", "Encoder", "EncoderConfig", "MaskedLM", "Model"),
+    "models": ("Classifier", "CausalLM", "Encoder", "EncoderConfig", "MaskedLM", "Model", "Span", "Tagger"),
     "train": ("State", "init_state", "make_eval", "make_step"),
     "hub": ("Pretrained", "load"),
     "errors": ("AdaptError",),

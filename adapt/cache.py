@@ -36,13 +36,15 @@ def entry(params: t.Tree, model: Model, at: int, examples: Examples, dtype: Any)
         "examples": examples.inputs_digest,
         "cut": at,
         "pooling": getattr(model.head, "pooling", None) if model.pooled(at) else None,
+        "layers": model.reads if at == model.stages else None,
         "computed_in": str(np.dtype(model.encoder.dtype)),
         "backend": jax.default_backend(),
         "jax": jax.__version__,
     }
     whole = examples.whole
     count = len(whole) if model.pooled(at) else int(whole.lengths.sum())
-    return Entry(key, (count, model.encoder.config.width), np.dtype(dtype))
+    width = model.width if at == model.stages else model.encoder.config.width
+    return Entry(key, (count, width), np.dtype(dtype))
 
 
 def states(

@@ -13,7 +13,7 @@ from adapt import tree as t
 from adapt.features import IMAGES, settings_of, tokenizer_of
 from adapt.hub import Pretrained
 from adapt.images import pixels
-from adapt.tokenizer import Ragged
+from adapt.tokenizer import Ragged, Text
 
 Pairs = Iterator[tuple[np.ndarray, pack.Arrays]]
 States = np.ndarray | Ragged  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
@@ -25,13 +25,15 @@ class Examples:
     """Tokenized texts, or pictures that are decoded when they are needed, of a file with labels [N, ...].
 
     ``rows`` says which of the file's examples these are: a split takes rows, and what is cached for the file serves any
-    split of it. With ``states``, batches hold ``hidden`` in place of ``tokens`` or ``pixels``. ``truncated`` texts were
-    longer than ``max_length``; a picture has ``max_length`` tokens.
+    split of it. An example of several sequences (choices, pairs to compare) has a row of them, [N, K]; where words have
+    labels, they are Ragged int32 [words, 2] of (place of its token in the example, class). With ``states``, batches hold
+    ``hidden`` in place of ``tokens`` or ``pixels``. ``truncated`` texts were longer than ``max_length``; a picture has
+    ``max_length`` tokens.
     """
 
     whole: Ragged  # token ids of every text of the file; of pictures the lengths alone
     rows: np.ndarray
-    labels: np.ndarray
+    labels: Any
     max_length: int
     pad: int = 0
     truncated: int = 0
@@ -44,17 +46,32 @@ class Examples:
 
     @property
     def tokens(self) -> Ragged:
-        return self.whole.take(self.rows)
+        return self.whole.take(self.rows.reshape(-1))
+
+    @property
+    def truth(self) -> np.ndarray:
+        """The labels in the order in which :meth:`windows` counts: of words, their classes."""
+        if isinstance(self.labels, Ragged):
+            return self.labels.values[self.labels.where(np.arange(len(self))), 1]
+        return self.labels
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs of the head there are: one a sequence, or a word."""
+        return int(self.labels.lengths.sum()) if isinstance(self.labels, Ragged) else self.rows.size
 
     @property
     def digest(self) -> str:
         """Of inputs and labels: what a resumed run compares."""
-        return t.digest({"inputs": {"file": self.inputs_digest, "rows": self.rows}, "labels": self.labels})
+        ragged = isinstance(self.labels, Ragged)
+        labels = {"truth": self.truth, "lengths": self.labels.lengths} if ragged else self.labels
+        return t.digest({"inputs": {"file": self.inputs_digest, "rows": self.rows}, "labels": labels})
 
     @functools.cached_property
     def inputs_digest(self) -> str:
         """Of the token ids of the whole file; or of all its pictures, and of how they become pixels."""
-        return self.pictures_digest or t.digest({"tokens": {"0": self.whole.values, "1": self.whole.lengths}})
+        turns = {} if self.whole.turns is None else {"2": self.whole.turns}
+        return self.pictures_digest or t.digest({"tokens": {"0": self.whole.values, "1": self.whole.lengths, **turns}})
 
     def take(self, index: np.ndarray) -> "Examples":
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
@@ -62,11 +79,12 @@ class Examples:
     def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
         if self.pictures is not None:
             return pack.Plan(self.max_length, (examples,), examples)
-        return pack.plan(self.tokens.lengths, examples, seed, epochs, parts)
+        return pack.plan(self.whole.lengths[self.rows], examples, seed, epochs, parts)
 
     def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
         """The training batches of one epoch from batch ``skip`` on: texts packed, one picture a row."""
-        make = lambda step, plan: self.arrays([self.rows[part] for part in step], plan)
+        sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
+        make = lambda step, _: self.arrays([self.rows[part].reshape(-1) for part in step], sequences)
         return pack.batches(make, self.labels, plan, seed, epoch, skip, parts)
 
     def arrays(self, step: list[np.ndarray], plan: pack.Plan) -> list[pack.Arrays]:
@@ -78,31 +96,44 @@ class Examples:
         return pack.packed(self.whole if self.states is None else self.states, step, plan, self.pad)
 
     def windows(self, skip: int = 0) -> Pairs:
-        """Every example once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length."""
-        if isinstance(self.states, np.ndarray) or self.pictures is not None:
-            slots = POOLED if isinstance(self.states, np.ndarray) else IMAGES
+        """Every sequence once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length.
+
+        Where words have labels, ``index`` counts them.
+        """
+        pooled = isinstance(self.states, np.ndarray)
+        rows = self.rows.reshape(-1)
+        if pooled or self.pictures is not None:
+            slots = POOLED if pooled else IMAGES
             plan = pack.Plan(self.max_length, (slots,), slots)
-            cuts = range(skip * slots, len(self), slots)
-            parts = (np.arange(start, min(start + slots, len(self))) for start in cuts)
-            return ((part, self.arrays([self.rows[part]], plan)[0]) for part in parts)
+            cuts = range(skip * slots, len(rows), slots)
+            parts = (np.arange(start, min(start + slots, len(rows))) for start in cuts)
+            return ((part, self.arrays([rows[part]], plan)[0]) for part in parts)
         held = self.whole if self.states is None else self.states
-        return itertools.islice(pack.windows(held.take(self.rows), self.max_length, pad=self.pad), skip, None)
+        found = itertools.islice(pack.windows(held.take(rows), self.max_length, pad=self.pad), skip, None)
+        if not isinstance(self.labels, Ragged):
+            return found
+        words = Ragged(self.labels.values, np.cumsum(self.labels.lengths) - self.labels.lengths, self.labels.lengths)
+        return ((words.where(index), batch | pack.tagged(self.labels[index], batch)) for index, batch in found)
 
     def whole_windows(self, skip: int = 0) -> Pairs:
         """Every example of the file once, from batch ``skip`` on: for the cache."""
-        return dataclasses.replace(self, rows=np.arange(len(self.whole)), states=None).windows(skip)
+        return dataclasses.replace(self, rows=np.arange(len(self.whole)), labels=None, states=None).windows(skip)
 
 
-def texts(pretrained: Pretrained, chunks: Iterable[list[str]], labels: np.ndarray) -> Examples:
-    """Texts of a file, in chunks, for this encoder. Raises :class:`StrategyError` if it takes none."""
-    tokenizer = tokenizer_of(pretrained)
-    parts = [tokenizer.encode(chunk) for chunk in chunks]
-    lengths = np.concatenate([part.lengths for part, _ in parts])
-    tokens = Ragged(np.concatenate([part.values for part, _ in parts]), np.cumsum(lengths) - lengths, lengths)
-    truncated = sum(cut for _, cut in parts)
-    return Examples(
-        tokens, np.arange(len(tokens)), labels, tokenizer.max_length, pretrained.config.pad_token, truncated
-    )
+def texts(pretrained: Pretrained, chunks: Iterable[Sequence[Text]], labels: np.ndarray) -> Examples:
+    """Texts (or pairs) of a file, in chunks, for this encoder. Raises :class:`StrategyError` if it takes none."""
+    return tokenized(pretrained, map(tokenizer_of(pretrained).encode, chunks), labels)
+
+
+def tokenized(pretrained: Pretrained, parts: Iterable[tuple[Ragged, int]], labels: Any) -> Examples:
+    """What the tokenizer made of a file's chunks, with labels: of each in turn, or of as many sequences as come to one."""
+    ragged, cut = zip(*parts, strict=True)
+    values, lengths = (np.concatenate([getattr(part, name) for part in ragged]) for name in ("values", "lengths"))
+    turns = None if ragged[0].turns is None else np.concatenate([part.turns for part in ragged])
+    whole, rows = Ragged(values, np.cumsum(lengths) - lengths, lengths, turns), np.arange(len(lengths))
+    rows = rows if len(rows) == len(labels) else rows.reshape(len(labels), -1)
+    length, pad = tokenizer_of(pretrained).max_length, pretrained.config.pad_token
+    return Examples(whole, rows, labels, length, pad, sum(cut))
 
 
 def images(

@@ -27,15 +27,17 @@ def extractor(
     """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device).
 
     ``layer`` counts 0 (embedding) to L (last block, with the final norm; the default); the head is discarded, except
-    the pooler where ``pooling="pooler"`` asks for it. Raises :class:`StrategyError` for a layer or pooling not there.
+    the weights of a pooling that has some, ``"pooler"`` or a run's ``"attention"``. Raises :class:`StrategyError` for a
+    layer or pooling not there.
     """
     config = pretrained.config
     layer = config.layers if layer is None else layer
     if not 0 <= layer <= config.layers:
         raise StrategyError(f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}")
-    if pooling not in POOLINGS:
-        raise StrategyError(f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)}")
-    params = t.graft(t.drop(pretrained.params, "head"), "head", pooler(pretrained) if pooling == "pooler" else {})
+    if pooling not in (*POOLINGS, "attention"):
+        raise StrategyError(f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention")
+    own = pooler(pretrained, pooling) if pooling in ("pooler", "attention") else {}
+    params = t.graft(t.drop(pretrained.params, "head"), "head", own)
     model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype))
     return features_at(model, layer), jax.device_put(params, jax.local_devices()[0])
 
@@ -51,16 +53,16 @@ def features_at(model: Model, layer: int) -> Forward:
     return jax.jit(forward)
 
 
-def pooler(pretrained: Pretrained) -> t.Tree:
-    """The pre-trained pooler as a head of its own. Raises :class:`StrategyError` if the checkpoint has none."""
+def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:
+    """The weights of a pooling as a head of its own. Raises :class:`StrategyError` if the checkpoint has none."""
     head = pretrained.params["head"]
-    if "pooler" not in head:
+    if kind not in head:
         there = ", ".join(head) or "nothing"
         raise StrategyError(
-            f"{pretrained.source} has no pooler to graft (its head holds: {there}): give another --pooling, "
+            f"{pretrained.source} has no {kind} to graft (its head holds: {there}): give another --pooling, "
             "mean, cls, max or last"
         )
-    return {"pooler": head["pooler"]}
+    return {kind: head[kind]}
 
 
 def tokenizer_of(pretrained: Pretrained) -> Tokenizer:

@@ -194,11 +194,12 @@ def load_run(folder: Path, source: str) -> Pretrained:
     content = read_json(folder, "model.json")
     try:
         spec = dict(content["head"])
+        spec |= {key: tuple(value) for key, value in spec.items() if isinstance(value, list)}
         head = HEADS[spec.pop("kind")](**spec)
         config = EncoderConfig(**content["encoder"])
         run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))
         images, max_length = content["images"], content["max_length"]
-        if isinstance(head, Classifier) and head.pooling not in POOLINGS:
+        if isinstance(head, Classifier) and head.pooling not in (*POOLINGS, "attention"):
             raise ValueError(f"unknown pooling {head.pooling!r}")
         if run.labels and len(run.labels) != getattr(head, "classes", 0):
             raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")

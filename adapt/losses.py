@@ -1,18 +1,16 @@
 """Losses are per example, float32, and pure; a step takes sums of them and of weights, never means of means."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Softmax cross-entropy in nats. logits [N, C], label int32 [N] -> [N]."""
+    """Softmax cross-entropy in nats. logits [..., C], label int32 [...] -> [...]."""
     return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), label)
 
 
@@ -26,59 +24,47 @@ def squared_error(logits: jax.Array, label: jax.Array) -> jax.Array:
     return (logits[:, 0].astype(jnp.float32) - label) ** 2
 
 
-LOSSES: dict[str, Loss] = {
-    "classification": cross_entropy,
-    "multilabel": binary_cross_entropy,
-    "regression": squared_error,
-}
+def columns_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Sum over label columns of the cross-entropy. logits [N, K, C], -inf where a column has fewer, label [N, K] -> [N]."""
+    return cross_entropy(logits, label).sum(-1)
 
 
-def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
-    """logits [N, C] -> softmax or sigmoid probabilities [N, C]; regression: the values as they are."""
-    logits = logits.astype(np.float64)
-    if task == "regression":
-        return logits
-    if task == "multilabel":
-        return np.exp(-np.logaddexp(0, -logits))  # 1 / (1 + exp(-x)), without overflow
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
+def choice_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Cross-entropy between the K sequences of an example. logits [N * K, 1], label int32 [N] -> [N]."""
+    return cross_entropy(logits.reshape(len(label), -1), label)
 
 
-def metrics(logits: np.ndarray, labels: np.ndarray, task: str) -> dict[str, float]:
-    """Test metrics of one data set (scikit-learn and SciPy do the counting).
+def span_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Mean of the cross-entropies of start and end (Devlin et al. 2019, 4.2). logits [N, 2, L], label int32 [N, 2] -> [N].
 
-    classification: accuracy, macro_f1 over the classes that occur in labels or predictions; multilabel: accuracy is
-    the share of examples with every label right, macro_f1 over labels; regression: mse, pearson, spearman (nan where
-    a side is constant, since a correlation is then not defined).
+    An example whose label is -1 counts nothing: its span was cut off.
     """
-    from sklearn.metrics import accuracy_score, f1_score
-
-    if task == "regression":
-        from scipy import stats
-
-        values = logits[:, 0].astype(np.float64)
-        varies = len(values) > 1 and np.ptp(values) > 0 and np.ptp(labels) > 0
-
-        def correlation(kind: Any) -> float:
-            return float(kind(values, labels).statistic) if varies else float("nan")
-
-        return {
-            "mse": float(np.mean((values - labels) ** 2)),
-            "pearson": correlation(stats.pearsonr),
-            "spearman": correlation(stats.spearmanr),
-        }
-    predicted = (logits > 0).astype(np.int32) if task == "multilabel" else logits.argmax(-1)
-    truth = labels.astype(np.int32)
-    return {
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),  # pyright: ignore
-    }
+    return jnp.where(label[:, 0] < 0, 0.0, cross_entropy(logits, jnp.maximum(label, 0)).mean(-1))
 
 
-def majority_accuracy(train: np.ndarray, test: np.ndarray, task: str) -> float:
-    """Accuracy on ``test`` of always answering what is most frequent in ``train``: the floor of every result."""
-    if task == "multilabel":
-        rows, counts = np.unique(train, axis=0, return_counts=True)
-        return float((test == rows[counts.argmax()]).all(-1).mean())
-    values, counts = np.unique(train, return_counts=True)
-    return float((test == values[counts.argmax()]).mean())
+def contrastive(embeddings: jax.Array, label: jax.Array, temperature: float = 0.05) -> jax.Array:
+    """InfoNCE (van den Oord et al. 2018, eq. 4) with the batch's other positives as negatives (Henderson et al. 2017).
+
+    The cross-entropy of cosines over the temperature. embeddings [2 N, D], anchors and positives in turn -> [N]; label
+    [N] is 1, and 0 for an empty slot, which is nobody's negative.
+    """
+    anchors, positives = unit_pairs(embeddings, label)
+    logits = jnp.where(label > 0, anchors @ positives.T / temperature, -1e9)
+    return cross_entropy(logits, jnp.arange(len(label)))
+
+
+def cosine_error(embeddings: jax.Array, label: jax.Array) -> jax.Array:
+    """Squared error of a pair's cosine, to be 1 for the same class and 0 for others (Tunstall et al. 2022, 3).
+
+    embeddings [2 N, D], a pair in turn, label [N] of 0 and 1 -> [N].
+    """
+    one, other = unit_pairs(embeddings, label)
+    return ((one * other).sum(-1) - label) ** 2
+
+
+def unit_pairs(embeddings: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """embeddings [2 N, D] -> two of [N, D] of length 1 in float32; zeros stay zeros, and their gradient finite."""
+    x = embeddings.astype(jnp.float32)
+    x = x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
+    x = x.reshape(len(label), 2, -1)
+    return x[:, 0], x[:, 1]

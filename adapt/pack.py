@@ -82,7 +82,8 @@ def assemble(
 ) -> Arrays:
     """The arrays of one batch of ``shape`` (R, C, N): examples ``index`` of ``tokens`` at their rows and starts.
 
-    Token ids [total] become ``tokens`` and ``positions``, token states [total, D] become ``hidden`` [R, C, D].
+    Token ids [total] become ``tokens``, ``positions`` and, of pairs, ``types``; token states [total, D] become
+    ``hidden`` [R, C, D].
     """
     count_rows, width, slots = shape
     first, lengths = (rows.astype(np.int64) * width + starts).astype(np.int32), tokens.lengths[index].astype(np.int32)
@@ -97,6 +98,8 @@ def assemble(
     if held.ndim == 1:
         positions = (where - np.repeat(first, lengths)).astype(np.int32)
         inputs = {"tokens": laid(held, pad), "positions": laid(positions)}
+        if tokens.turns is not None:
+            inputs["types"] = laid((positions >= np.repeat(tokens.turns[index], lengths)).astype(np.int32))
     segments = laid(np.repeat(np.arange(len(index), dtype=np.int32), lengths), slots)
     return {"segments": segments, **inputs, "first": in_slots(first, slots), "length": in_slots(lengths, slots)}
 
@@ -123,11 +126,11 @@ Make = Callable[[list[np.ndarray], Plan], list[Arrays]]  # examples of each micr
 def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50 microseconds each.
 
-    Deterministic in its arguments, so a resumed run has the same shapes.
+    ``lengths`` are [N], or [N, K] for examples of K sequences. Deterministic, so a resumed run has the same shapes.
     """
     width = max(-(-int(lengths.max()) // 16) * 16, 64)
     steps = (step for epoch in range(epochs) for step in micro_batches(len(lengths), examples, parts, seed, epoch))
-    needed = np.array([max(pack(lengths[part], width)[2] for part in step) for step in steps])
+    needed = np.array([max(pack(lengths[part].reshape(-1), width)[2] for part in step) for step in steps])
     values, counts = np.unique(needed, return_counts=True)
     fits, most = np.cumsum(counts), values[-1]  # fits[i]: batches that a budget of values[i] holds
     low, middle = np.triu_indices(len(values))
@@ -152,16 +155,18 @@ def micro_batches(
 
 
 def batches(
-    make: Make, labels: np.ndarray, plan: Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1
+    make: Make, labels: np.ndarray | Ragged, plan: Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1
 ) -> Iterator[Arrays]:
     """The training batches of one epoch from batch ``skip`` on: what ``make`` makes of each step, and its targets.
 
     For packed tokens that is ``functools.partial(packed, tokens)``. The last batch may have empty slots (weight 0). With
     ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis.
     """
-    slots = plan.examples
-    for step in micro_batches(len(labels), slots, parts, seed, epoch, skip):
-        made = [inputs | targets(labels[part], slots) for part, inputs in zip(step, make(step, plan), strict=True)]
+    for step in micro_batches(len(labels), plan.examples, parts, seed, epoch, skip):
+        made = [
+            inputs | (tagged(own, inputs) if isinstance(own := labels[part], Ragged) else targets(own, plan.examples))
+            for part, inputs in zip(step, make(step, plan), strict=True)
+        ]
         yield made[0] if parts == 1 else stack(made)
 
 
@@ -175,6 +180,14 @@ def packed(tokens: Ragged, step: Sequence[np.ndarray], plan: Plan, pad: int = 0)
 def targets(labels: np.ndarray, slots: int) -> Arrays:
     """Labels [n, ...] in ``slots`` places, with weight 1 where there is an example."""
     return {"label": in_slots(labels, slots), "weight": (np.arange(slots) < len(labels)).astype(np.float32)}
+
+
+def tagged(labels: Ragged, inputs: Arrays) -> Arrays:
+    """The labels of words, int32 [words, 2] of (place in the example, class), for a batch of R*C tokens, all [R*C]:
+    ``targets``, where each word's token is in it, ``label``, and ``weight`` 1 where there is a word."""
+    values, size = labels.values[labels.where(np.arange(len(labels)))], inputs["segments"].size
+    at = np.repeat(inputs["first"][: len(labels)], labels.lengths) + values[:, 0]
+    return {"targets": in_slots(at, size)} | targets(values[:, 1], size)
 
 
 def in_slots(array: np.ndarray, slots: int) -> np.ndarray:

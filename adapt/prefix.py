@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from adapt import tree as t
+from adapt.errors import StrategyError
 from adapt.models import Model
 from adapt.optim import FROZEN
 
@@ -94,5 +95,10 @@ class Cut:
 
 
 def cut_at(model: Model, at: int) -> Cut:
-    """A :class:`Cut` with its compiled prefix."""
+    """A :class:`Cut` with its compiled prefix. Raises :class:`StrategyError` where the head reads a layer that it hides."""
+    if min(model.reads) + 1 < at < model.stages:
+        raise StrategyError(
+            f"the head reads layers {', '.join(map(str, model.reads))} and {at} of {model.stages} stages are frozen: "
+            f"read layers from {at - 1} on, or freeze none or all of the encoder"
+        )
     return Cut(model, at, make_prefix(model, at))

@@ -263,10 +263,7 @@ def label(phase: Phase, params: t.Tree, layers: int) -> tuple[t.Tree, dict[str, 
 
     :func:`kind` takes that number off again.
     """
-    labels = t.label(params, phase.rules)
-    factors = dict.fromkeys(phase.groups, 1.0)
-    if phase.decay == 1:
-        return labels, factors
+    labels, factors = t.label(params, phase.rules), dict.fromkeys(phase.groups, 1.0)
 
     def by_stage(path: str, group: str) -> str:
         at = stage(path, layers)
@@ -275,7 +272,7 @@ def label(phase: Phase, params: t.Tree, layers: int) -> tuple[t.Tree, dict[str, 
         factors[name := f"{group}_{at:02d}"] = phase.decay ** (layers - at)
         return name
 
-    labels = t.map_paths(by_stage, labels)
+    labels = labels if phase.decay == 1 else t.map_paths(by_stage, labels)
     return labels, {group: factor for group, factor in factors.items() if group in set(t.paths(labels).values())}
 
 

@@ -11,6 +11,8 @@ import tokenizers
 
 from adapt.errors import CheckpointError
 
+Text = str | tuple[str, str]  # one, or a pair
+
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
@@ -19,16 +21,21 @@ class Ragged:
     values: np.ndarray  # [total, ...]: int32 token ids, or token states [total, D]
     starts: np.ndarray  # int64 [N]
     lengths: np.ndarray  # int64 [N]
+    turns: np.ndarray | None = None  # int64 [N], of pairs: where the second text begins
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: Any) -> Any:
+        """One sequence; for an array of indices, see :meth:`take`."""
+        if isinstance(index, np.ndarray):
+            return self.take(index)
         return self.values[self.starts[index] : self.starts[index] + self.lengths[index]]
 
     def take(self, index: np.ndarray) -> "Ragged":
         """The examples ``index``, in that order; the values are shared, not copied."""
-        return Ragged(self.values, self.starts[index], self.lengths[index])
+        turns = None if self.turns is None else self.turns[index]
+        return Ragged(self.values, self.starts[index], self.lengths[index], turns)
 
     def where(self, index: np.ndarray) -> np.ndarray:
         """Where in ``values`` the elements of the examples ``index`` are, one after the other: int64 [total of them]."""
@@ -48,6 +55,13 @@ def ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
     return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
 
+def gather(encodings: Sequence[tokenizers.Encoding]) -> tuple[Ragged, int]:
+    """(the token ids, how many were truncated)."""
+    ids, pairs = ragged([e.ids for e in encodings]), bool(encodings) and encodings[0].n_sequences == 2
+    turns = np.array([len(e) - sum(e.type_ids) for e in encodings]) if pairs else None
+    return dataclasses.replace(ids, turns=turns), sum(bool(e.overflowing) for e in encodings)
+
+
 class Tokenizer:
     """``encode`` texts to ids, cut to ``max_length`` tokens with the special tokens kept; padding is never added."""
 
@@ -60,10 +74,9 @@ class Tokenizer:
         """The same tokenizer with another length to cut to."""
         return Tokenizer(tokenizers.Tokenizer.from_str(self.backend.to_str()), max_length)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ragged, int]:
-        """Token ids of every text, and how many texts were truncated."""
-        encodings = self.backend.encode_batch_fast(list(texts))
-        return ragged([e.ids for e in encodings]), sum(bool(e.overflowing) for e in encodings)
+    def encode(self, texts: Sequence[Text]) -> tuple[Ragged, int]:
+        """Token ids of every text or pair of texts, and how many were truncated: of a pair, the longer text first."""
+        return gather(self.backend.encode_batch_fast(list(texts)))
 
     @property
     def size(self) -> int:

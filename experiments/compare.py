@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import cache, hub, losses, prefix, probe, strategies
+from adapt import cache, hub, prefix, probe, strategies, tasks
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.examples import Examples
@@ -95,7 +95,7 @@ def read(config: Config, source: hub.Pretrained) -> tuple[dict[str, Examples], i
     found = {}
     for name, table in tables.items():
         labels = targets.encode_labels(table, config.label_column, names, "classification")
-        made = inputs.make_examples(source, table, config.text_column, None, labels)
+        made = inputs.make_examples(source, table, [config.text_column], None, labels)
         found[name] = made if name in ("train", "test") else made.take(np.arange(min(len(made), config.test)))
     return found, len(names)
 
@@ -200,7 +200,7 @@ def scores(found: np.ndarray, heads: Any, number: int, which: int) -> np.ndarray
 
 def mean_loss(logits: np.ndarray, sets: dict[str, Examples], rows: np.ndarray) -> float:
     """Cross-entropy of rows of the training set."""
-    chosen = losses.probabilities(logits, "classification")[np.arange(len(rows)), sets["train"].labels[rows]]
+    chosen = tasks.softmax(logits)[np.arange(len(rows)), sets["train"].labels[rows]]
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
 
@@ -214,9 +214,9 @@ def save(
 ) -> None:
     found = {"way": title, "budget": budget, "seed": seed, **more, "sets": {}}
     for name, values in logits.items():
-        labels, chances = sets[name].labels, losses.probabilities(values, "classification")
+        labels, chances = sets[name].labels, tasks.softmax(values)
         right = values.argmax(-1) == labels
-        found["sets"][name] = {"accuracy": float(right.mean()), "ece": verdict.calibration_error(chances, labels)}
+        found["sets"][name] = {"accuracy": float(right.mean()), "ece": tasks.calibration_error(chances, labels)}
     np.savez_compressed(cell.with_suffix(".npz"), **{n: v.argmax(-1) == sets[n].labels for n, v in logits.items()})
     write_json(cell, found)
 

@@ -28,7 +28,7 @@ class Config:
     data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     text_column: str = "text"
     image_column: str | None = None
-    pooling: Literal["mean", "cls", "max", "last", "pooler"] = "mean"
+    pooling: Literal["mean", "cls", "max", "last", "pooler", "attention"] = "mean"
     layer: int | None = None  # 0 (embedding) to L (the last block, the default)
     normalize: bool = False  # scale every feature vector to length 1
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from adapt import checkpoint, examples, hub, losses, optim, strategies, train
+from adapt import checkpoint, examples, hub, optim, strategies, train
 from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
-from adapt.models import Classifier, Encoder, Model
+from adapt.models import Encoder, Model
+from adapt.tasks import TASKS
 from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
-from experiments.parts import caching, inputs, phases, report, timing
+from experiments.parts import caching, heads, inputs, phases, report, targets, timing
 from experiments.parts.saving import Progress, begin, save
 from experiments.parts.showing import show_end, show_start
 
@@ -34,14 +34,18 @@ class Config:
     train: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     test: str | None = None  # default: the test part of --train, where that is a bundled set
     validation: str | None = None  # default: a stratified 10% of --train
-    text_column: str = "text"
-    label_column: str = "label"
+    text_column: str = "text"  # tags: a list of words, or words with spaces between them
+    text_pair_column: str | None = None  # the second text of a pair; of a span its question; of a choice: a,b,c
+    label_column: str = "label"  # multitask: several, label,fine
     image_column: str | None = None  # images in place of texts
-    task: Literal["classification", "multilabel", "regression"] = "classification"
+    task: targets.Task = "classification"
     strategy: str = (
         "full"  # frozen | top:K | lora:8 | lp-ft | full+decay:0.9 | ...: adapt/strategies.py, or a wrong one
     )
-    pooling: Literal["mean", "cls", "max", "last", "pooler"] | None = None  # default: mean; GPT-2 last; ViT cls
+    pooling: Literal["mean", "cls", "max", "last", "pooler", "attention"] | None = None  # mean; GPT-2 last; ViT cls
+    layers: tuple[int, ...] = ()  # that the head reads, 0 the embedding; default: the last
+    mix: Literal["concat", "learned"] = "concat"  # of these layers: side by side, or a learned mean
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes count more, in training only
     epochs: int = 3
     batch_size: int = 32  # examples a step
     accumulate: int = 1  # micro-batches a step
@@ -68,9 +72,6 @@ class Config:
     stop_after: int | None = None  # stop at this step as an interruption would (for tests of --resume)
 
 
-SCORES = {"classification": "accuracy", "multilabel": "macro_f1", "regression": "pearson"}
-
-
 def main(config: Config) -> dict[str, Any]:
     clock, compiling = report.Clock(), timing.Compiling()
     inputs.check_flags(config)
@@ -87,13 +88,14 @@ def main(config: Config) -> dict[str, Any]:
 
     # A new head, what the strategy adds, and its phases: labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
-    model, params = attach(config, pretrained, params, max(len(names), 1), key)
+    model, params = attach(config, pretrained, params, names, key)
     if config.task == "regression" and model.head.bias:  # start at the median: the level need not be learned
         level = np.full(1, np.median(sets["train"].labels), np.float32)
         params = t.graft(t.drop(params, "head/classifier/bias"), "head/classifier/bias", level)
     params = phases.start(strategy, model, params, jax.random.fold_in(key, 3))
     per_epoch = -(-len(sets["train"]) // config.batch_size)
-    runs = phases.ready(config, strategy, model, params, per_epoch)
+    loss = heads.loss_of(config, sets["train"].truth, names)
+    runs = phases.ready(config, strategy, model, params, per_epoch, loss)
     show_start(config, pretrained, discarded, params, runs, sets)
 
     # The run's folder; from here on something is written.
@@ -191,22 +193,18 @@ def main(config: Config) -> dict[str, Any]:
     if result["frozen_digest_after"] != result["frozen_digest_before"]:
         raise TrainingError("the frozen parameters moved: the digests before and after differ; please report this")
     write_json(config.out / "result.json", result)
-    plot = report.plot_history(config.out, SCORES[config.task])
+    plot = report.plot_history(config.out, TASKS[config.task].score)
     show_end(config, result, plot)
     return result
 
 
 def attach(
-    config: Any, pretrained: hub.Pretrained, params: t.Tree, classes: int, key: jax.Array
+    config: Any, pretrained: hub.Pretrained, params: t.Tree, names: list[str], key: jax.Array
 ) -> tuple[Model, t.Tree]:
     """The encoder with a new head on it; the pre-trained pooler is grafted back where ``--pooling pooler`` asks for it."""
-    family = pretrained.config.family
-    pooling = config.pooling or {"gpt2": "last", "vit": "cls"}.get(family, "mean")
-    # A head for GPT-2's last token has no bias, as in the original library, so that it can be exported.
-    head = Classifier(classes, pooling, bias=(family, pooling) != ("gpt2", "last"), dropout=pretrained.config.dropout)
-    model = Model(Encoder(pretrained.config), head)
+    model = Model(Encoder(pretrained.config), heads.new_head(config, pretrained, names))
     fresh = model.init_head(jax.random.fold_in(key, 2))
-    if pooling == "pooler":
+    if config.pooling == "pooler":
         fresh = t.graft(t.drop(fresh, "pooler"), "pooler", pooler(pretrained)["pooler"])
         report.chat.print("grafted   head/pooler, pre-trained, back under the new head")
     return model, t.graft(params, "head", fresh)
@@ -234,7 +232,7 @@ def validate(
     metrics.write({"epoch": epoch, "step": progress.step, "validation_loss": mean_loss, **named})
     shown = "   ".join(f"{name} {value:.4f}" for name, value in values.items())
     report.chat.print(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   {shown}")
-    new = finite(values[SCORES[config.task]])
+    new = finite(values[TASKS[config.task].score])
     new = -1.0 if new is None else new  # a correlation that is not defined
     best = progress.best_score is None or (new, -mean_loss) > (progress.best_score, -progress.best_loss)
     if best:
@@ -246,19 +244,14 @@ def validate(
 
 def score(config: Config, forward: Any, params: t.Tree, part: examples.Examples) -> tuple[dict[str, float], float]:
     """(metrics, mean loss) over examples."""
-    logits = train.evaluate(forward, params, part.windows(), len(part))
-    mean_loss = float(np.mean(losses.LOSSES[config.task](jnp.asarray(logits), jnp.asarray(part.labels))))
-    return losses.metrics(logits, part.labels, config.task), mean_loss
+    task, outputs = heads.task_of(config), train.evaluate(forward, params, part.windows(), part.outputs)
+    return task.metrics(outputs, part.truth), task.mean_loss(outputs, part.truth)
 
 
 def test(config: Config, forward: Any, params: t.Tree, sets: dict[str, examples.Examples]) -> dict[str, Any]:
     values, mean_loss = score(config, forward, params, sets["test"])
-    result: dict[str, Any] = {name: finite(value) for name, value in values.items()} | {"loss": finite(mean_loss)}
-    if config.task == "regression":
-        result["mse_of_mean"] = float(np.mean((sets["test"].labels - sets["train"].labels.mean()) ** 2))
-    else:
-        result["majority_accuracy"] = losses.majority_accuracy(sets["train"].labels, sets["test"].labels, config.task)
-    return result
+    floor = heads.task_of(config).floor(sets["train"].truth, sets["test"].truth)
+    return {name: finite(value) for name, value in (values | {"loss": mean_loss} | floor).items()}
 
 
 def finite(value: float) -> float | None:

@@ -55,6 +55,11 @@ class Config:
 
     dropout = None
     random_weights = False
+    text_pair_column = None
+    layers = ()
+    mix = "concat"
+    class_weights = "none"
+    accumulate = 1
     validation = None
 
     @property
@@ -97,7 +102,7 @@ def main(config: Config) -> dict[str, Any]:
     set_up = clock.laps["set_up"] - compiling.seconds
     with open_run(config.out, config):
         bare = t.drop(pretrained.params, "head")
-        model, params = finetune.attach(config, pretrained, bare, len(names) or 1, jax.random.key(config.seed))
+        model, params = finetune.attach(config, pretrained, bare, names, jax.random.key(config.seed))
         model = model.cast(jnp.dtype(config.dtype))
         timings = calibrate(config, model, params, sets)
         timings |= {"set_up": set_up, "finish": finish_seconds(config, len(names))}

@@ -4,8 +4,9 @@
     python -m experiments.predict --run runs/topic runs/tone --data new.csv --out predictions.csv
 
 One row an input row, in the input's order. Multi-label predictions are joined by ``;`` (a JSON list where a label has one in
-its name); regression has no probabilities. Several runs on one encoder (``--strategy frozen``) share one pass of it, and
-their columns begin with the folder's name: ``tone:prediction``.
+its name), tags are a JSON list, a span is ``start,end,text``, a choice its number from 0; regression has no probabilities.
+Several runs on one encoder (``--strategy frozen``) share one pass of it, and their columns begin with the folder's name:
+``tone:prediction``.
 """
 
 import csv
@@ -21,11 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import hub, losses, train
+from adapt import hub, train
 from adapt import tree as t
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from experiments import launch
-from experiments.parts import inputs, report
+from experiments.parts import heads, inputs, predictions, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Config:
     data: str  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     out: Path  # the CSV file to write
     text_column: str = "text"
+    text_pair_column: str | None = None  # as in training
     image_column: str | None = None
     overwrite: bool = False
 
@@ -43,37 +45,39 @@ def main(config: Config) -> None:
         raise OutputError(f"the output file {config.out} exists: give --overwrite to replace it, or another --out")
     runs = [load(path) for path in config.run]
     check_shared(config.run, runs)
+    check_pairs(config)
+    task, columns = runs[0].task, heads.text_columns(config)
+    heads.check_columns(task, columns, runs[0])
     table = inputs.read(config.data)
-    stream = inputs.windows(runs[0], table, config.text_column, config.image_column)
+    labels = predictions.no_labels(table, columns, task)
+    part = inputs.make_examples(runs[0], table, columns, config.image_column, labels, task)
     forward, params = together(runs)
-    truncated = [0]
 
     def counted() -> Iterator[tuple[np.ndarray, Any]]:
-        with report.progress("predicting", len(table)) as bar:
+        with report.progress("predicting", part.outputs) as bar:
             done = 0
-            for index, batch, cut in stream:
-                truncated[0] += cut
+            for index, batch in part.windows():
                 yield index, batch
                 done += len(index)
                 bar.update(done)
 
-    outputs = train.evaluate(forward, params, counted(), len(table))
-    parts = np.split(outputs, np.cumsum([run.head.classes for run in runs])[:-1], -1)
+    outputs = train.evaluate(forward, params, counted(), part.outputs)
+    each = np.split(outputs, np.cumsum([run.head.classes for run in runs[:-1]]), -1) if len(runs) > 1 else [outputs]
     names = [f"{path.resolve().name}:" if len(runs) > 1 else "" for path in config.run]
     config.out.parent.mkdir(parents=True, exist_ok=True)
     beside = config.out.with_name(config.out.name + ".tmp")
     try:
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            heads = [["prediction", *(f"probability:{label}" for label in run.labels)] for run in runs]
-            writer.writerow([name + column for name, head in zip(names, heads, strict=True) for column in head])
-            found = [rows(losses.probabilities(part, run.task), run) for part, run in zip(parts, runs, strict=True)]
+            tops = [predictions.header(run, columns) for run in runs]
+            writer.writerow([name + column for name, top in zip(names, tops, strict=True) for column in top])
+            found = [predictions.rows(run, own, part, table, columns) for run, own in zip(runs, each, strict=True)]
             writer.writerows(itertools.chain.from_iterable(row) for row in zip(*found, strict=True))
         os.replace(beside, config.out)
     finally:
         beside.unlink(missing_ok=True)
     if runs[0].tokenizer:
-        report.warn_truncated(truncated[0], runs[0].tokenizer.max_length, config.data)
+        report.warn_truncated(part.truncated, runs[0].tokenizer.max_length, config.data)
     report.console.print(f"{config.out}: {len(table)} predictions", soft_wrap=True)
 
 
@@ -82,11 +86,17 @@ def load(path: Path) -> hub.Pretrained:
     if not (path / "model.json").exists():
         raise CheckpointError(f"{path} is not a run's folder (no model.json): give what finetune wrote to --out")
     run = hub.load(path)
-    if run.task not in losses.LOSSES:
-        raise CheckpointError(
-            f"{path} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote"
-        )
+    predictions.check(run)
     return run
+
+
+def check_pairs(config: Config) -> None:
+    """Raise :class:`StrategyError` where a run was trained on pairs of texts and is given single ones, or the reverse."""
+    for path in (path for path in config.run if (path / "config.json").exists()):
+        before = json.loads((path / "config.json").read_text("utf-8")).get("text_pair_column")
+        if bool(before) != bool(config.text_pair_column):
+            was = f"with --text-pair-column {before}" if before else "without --text-pair-column"
+            raise StrategyError(f"{path} was trained {was}: predict takes the texts of a row as training did")
 
 
 def check_shared(paths: tuple[Path, ...], runs: list[hub.Pretrained]) -> None:
@@ -95,6 +105,8 @@ def check_shared(paths: tuple[Path, ...], runs: list[hub.Pretrained]) -> None:
         raise StrategyError(
             f"two runs are called {paths[0].resolve().name}: their columns would be, too; rename one folder"
         )
+    if len(runs) > 1 and (alone := [run.task for run in runs if run.task not in predictions.TOGETHER]):
+        raise StrategyError(f"a run of the task {alone[0]} does not predict together with others: give it alone")
     reads = lambda run: (run.images, run.tokenizer and (run.tokenizer.max_length, run.tokenizer.backend.to_str()))
     for path, run in zip(paths[1:], runs[1:], strict=True):
         what = "encoder" if t.digest(run.params["encoder"]) != t.digest(runs[0].params["encoder"]) else ""
@@ -110,23 +122,13 @@ def together(runs: list[hub.Pretrained]) -> tuple[Any, dict[str, Any]]:
     models = [run.model for run in runs]
 
     def forward(params: dict[str, Any], batch: Any) -> jax.Array:
-        x = models[0].run({"params": params["encoder"]}, batch)
-        heads = zip(models, params["heads"], strict=True)
-        return jnp.concatenate([model.apply_head(head, x, batch) for model, head in heads], -1)
+        states, outputs = models[0].hidden_states(params, batch), []
+        for model, head in zip(models, params["heads"], strict=True):
+            read = jnp.concatenate([states[layer] for layer in model.reads], -1)
+            outputs.append(model.apply_head(head, read, batch))
+        return jnp.concatenate(outputs, -1)
 
     return jax.jit(forward), {"encoder": runs[0].params["encoder"], "heads": [run.params["head"] for run in runs]}
-
-
-def rows(probabilities: np.ndarray, run: hub.Pretrained) -> Iterator[list[Any]]:
-    for values in probabilities:
-        if run.task == "regression":
-            yield [repr(float(values[0]))]
-        elif run.task == "multilabel":
-            chosen = [name for name, value in zip(run.labels, values, strict=True) if value > 0.5]
-            joined = json.dumps(chosen) if any(";" in name for name in run.labels) else ";".join(chosen)
-            yield [joined, *map(repr, map(float, values))]
-        else:
-            yield [run.labels[int(values.argmax())], *map(repr, map(float, values))]
 
 
 if __name__ == "__main__":

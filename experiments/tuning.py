@@ -46,7 +46,7 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
     table = inputs.read(config.data)
-    texts = inputs.make_examples(pretrained, table, config.text_column, None, np.zeros(len(table), np.int32))
+    texts = inputs.make_examples(pretrained, table, [config.text_column], None, np.zeros(len(table), np.int32))
     with open_run(config.out, config):
         runs = {}
         with report.progress("compiling", len(CHOICES) + 1) as bar:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adapt import checkpoint, hub, losses, optim, strategies
+from adapt import checkpoint, hub, optim, strategies, tasks
 from adapt import tree as t
 from adapt.models import Classifier, Encoder, Model
 from experiments import finetune
@@ -25,7 +25,7 @@ PROMISED = {
     "frozen_digest_after",
 }
 SCORES = {
-    "classification": {"accuracy", "macro_f1", "majority_accuracy"},
+    "classification": {"accuracy", "macro_f1", "ece", "rare_f1", "auroc", "average_precision", "majority_accuracy"},
     "multilabel": {"accuracy", "macro_f1", "majority_accuracy"},
     "regression": {"mse", "mse_of_mean", "pearson", "spearman"},
 }
@@ -177,7 +177,7 @@ def test_best_is_the_best(run, inputs, tmp_path):
     texts, labels = zip(*tiny.sentences(14, seed=1), strict=True)
     states = loaded.encode(list(texts))
     logits = states @ loaded.params["head"]["classifier"]["kernel"] + loaded.params["head"]["classifier"]["bias"]
-    found = losses.metrics(logits, np.array([loaded.labels.index(label) for label in labels]), "classification")
+    found = tasks.classification(logits, np.array([loaded.labels.index(label) for label in labels]))
     assert found["accuracy"] == result["accuracy"] and found["macro_f1"] == pytest.approx(result["macro_f1"])
 
 

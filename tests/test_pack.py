@@ -1,5 +1,6 @@
 """Packing: nothing overlaps, is split or lost, whatever the lengths; few shapes; an order that any step can find again."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt import pack
+from adapt.examples import Examples
 from adapt.tokenizer import Ragged, ragged
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=60).map(lambda found: np.array(found, np.int64))
@@ -227,3 +229,56 @@ def test_an_image_is_a_row_of_its_own():
     np.testing.assert_array_equal(batch["segments"], np.repeat(np.arange(4)[:, None], 5, 1))
     np.testing.assert_array_equal(batch["segments"].reshape(-1)[batch["first"]], np.arange(4))
     np.testing.assert_array_equal(batch["length"], [5, 5, 5, 0])
+
+
+# Pairs, words, several sequences
+
+
+@given(SOME, st.randoms(use_true_random=False))
+def test_the_types_of_a_pair_turn_where_its_second_text_begins(lengths, random):
+    turns = np.array([random.randint(0, n) for n in lengths])
+    tokens = dataclasses.replace(numbered(lengths), turns=turns)
+    index = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))
+    rows, starts, used = pack.pack(lengths[index], 64)
+    batch = pack.assemble(tokens, index, rows, starts, (used + 1, 64, len(index)))
+    for slot, example in enumerate(index):
+        own = batch["types"][batch["segments"] == slot]
+        assert own.tolist() == [0] * turns[example] + [1] * (lengths[example] - turns[example])
+    assert not batch["types"][batch["segments"] == len(index)].any() and batch["types"].dtype == np.int32
+    assert "types" not in pack.assemble(numbered(lengths), index, rows, starts, (used + 1, 64, len(index)))
+
+
+@given(SOME, st.integers(0, 9), st.randoms(use_true_random=False))
+def test_the_label_of_a_word_goes_with_its_token(lengths, seed, random):
+    places = [sorted(random.sample(range(n), random.randint(0, n))) for n in lengths]
+    counts = np.array([len(each) for each in places])
+    values = np.array([[place, example] for example, each in enumerate(places) for place in each], np.int32)
+    labels = Ragged(values.reshape(-1, 2), np.cumsum(counts) - counts, counts)
+    tokens, plan = numbered(lengths), pack.plan(lengths, 3, seed, 1)
+    found = []
+    for batch in pack.batches(functools.partial(pack.packed, tokens), labels, plan, seed, 0):
+        assert len(batch["targets"]) == len(batch["label"]) == len(batch["weight"]) == batch["segments"].size
+        real = batch["weight"] > 0
+        found += zip(batch["tokens"].reshape(-1)[batch["targets"][real]], batch["label"][real], strict=True)
+        assert (batch["targets"][~real] == 0).all()
+    expected = [(tokens[example][place], example) for example, each in enumerate(places) for place in each]
+    assert sorted(found) == sorted(expected)
+
+
+@given(SOME.filter(lambda lengths: len(lengths) > 2), st.integers(0, 9))
+def test_the_sequences_of_an_example_stay_together_and_in_order(lengths, seed):
+    rows = np.arange(len(lengths) - len(lengths) % 3).reshape(-1, 3)
+    labels = np.arange(len(rows), dtype=np.int32)
+    examples = Examples(numbered(lengths), rows, labels, 100)
+    plan = examples.plan(2, seed, 1)
+    seen = []
+    for batch in examples.batches(plan, seed, 0):
+        assert len(batch["first"]) == 6 and len(batch["label"]) == 2
+        for slot in np.flatnonzero(batch["weight"]):
+            seen.append(int(batch["label"][slot]))
+            for place, row in enumerate(rows[seen[-1]]):
+                mine = batch["tokens"][batch["segments"] == 3 * slot + place]
+                np.testing.assert_array_equal(mine, examples.whole[row])
+    assert sorted(seen) == list(range(len(rows)))
+    once = np.concatenate([index for index, _ in examples.windows()])
+    assert sorted(once) == list(range(rows.size)) and examples.outputs == rows.size

@@ -114,7 +114,7 @@ def test_each_phase_has_its_rates_and_only_its_groups_train(flags, tmp_path):
 def test_a_schedule_over_all_phases_goes_on_where_a_group_begins():
     """ULMFiT's one schedule: the optimizer of a group that begins late sees the rate of that step of the run."""
     config = finetune.Config(strategy="gradual", epochs=3, warmup=0.25, decay="linear")
-    found = phases.ready(config, strategy("gradual", 2, 3), classifier(), params(classifier()), per_epoch=4)
+    found = phases.ready(config, strategy("gradual", 2, 3), classifier(), params(classifier()), 4, cross_entropy)
     rates = [[run.rate("head", step) for step in range(12)] for run in found]
     assert rates[0] == rates[1] == rates[2] and rates[0][2] == max(rates[0]) and rates[0][-1] < rates[0][3]
     frozen, state = train.init_state(params(classifier()), found[0].labels, found[0].tx, jax.random.key(0))

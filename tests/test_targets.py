@@ -144,3 +144,48 @@ def test_the_split_is_pinned():
 def test_too_few_rows_to_hold_out():
     with pytest.raises(DataError, match="2 rows are too few to hold some out for validation; name a validation file"):
         stratified_split(np.array([0, 1]), 0.1, seed=0)
+
+
+# Tasks with other labels
+
+
+def test_tags_are_the_classes_of_words_however_they_are_spelled():
+    for values in ([["N", "V"], ["N"]], ['["N", "V"]', '["N"]'], ["N V", "N"]):
+        assert labels(values, "tags") == ["N", "V"]
+        found = encode_labels(table(values), "label", ["N", "V"], "tags")
+        assert found.values.tolist() == [0, 1, 0] and found.lengths.tolist() == [2, 1]
+    assert encode_labels(table(["[ N ]"]), "label", ["N", "[", "]"], "tags").values.tolist() == [1, 0, 2]
+    with pytest.raises(DataError, match="row 2: label 'X' is unseen in training"):
+        encode_labels(table([["N"], ["X"]]), "label", ["N", "V"], "tags")
+    with pytest.raises(DataError, match="row 1 has no label"):
+        encode_labels(table([["N", ""]]), "label", ["N", "V"], "tags")
+
+
+def test_several_columns_are_classes_of_their_own():
+    columns = _datasets().Dataset.from_dict({"kind": ["b", "a", "b"], "size": [10, 9, 9]})
+    both = Table(columns, "some.csv")
+    names = labels_of(both, "kind, size", "multitask")
+    assert names == ["kind=a", "kind=b", "size=9", "size=10"]
+    found = encode_labels(both, "kind, size", names, "multitask")
+    assert found.tolist() == [[1, 1], [0, 0], [1, 0]] and found.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[4, 8], "[4, 8]", {"text": ["film"], "answer_start": [4]}, '{"text": "film", "answer_start": 4}'],
+)
+def test_a_span_is_a_pair_of_characters_or_an_answer_as_squad_has_it(value):
+    assert encode_labels(table([value]), "label", [], "span").tolist() == [[4, 8]]
+
+
+@pytest.mark.parametrize("value", ["", None, "[4]", "[8, 4]", "[-1, 4]", "[a, b]", '{"text": [], "answer_start": []}'])
+def test_what_is_no_span_is_named(value):
+    with pytest.raises(DataError, match=r"^some\.csv: row 2: .* is no span: give \[start, end\], or answer_start"):
+        encode_labels(table(["[0, 1]", value]), "label", [], "span")
+
+
+def test_a_choice_is_the_number_of_the_right_one_and_a_contrast_needs_no_label():
+    assert encode_labels(table(["2", "0"]), "label", ["0", "1", "2"], "choice").tolist() == [2, 0]
+    with pytest.raises(DataError, match="row 1: label '3' is unseen"):
+        encode_labels(table([3]), "label", ["0", "1", "2"], "choice")
+    assert encode_labels(table(["x", ""]), "none", [], "contrastive").tolist() == [1, 1]

@@ -202,3 +202,31 @@ def test_ragged_gives_back_what_it_holds(sequences, data):
     index = np.array(data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=6)) if sequences else [], int)
     taken = held.take(index)
     assert isinstance(taken, Ragged) and [taken[i].tolist() for i in range(len(taken))] == [sequences[i] for i in index]
+
+
+# Pairs
+
+
+@pytest.fixture(scope="module")
+def short(folders):
+    """BERT's and GPT-2's, cut to 12 tokens."""
+    return {family: load_tokenizer(files[0], 12) for family, files in folders.items()}
+
+
+def test_the_second_text_of_a_pair_begins_where_its_types_do(short):
+    tokens, truncated = short["bert"].encode([("the film", "was good"), ("a", "the films")])
+    assert [tokens[row].tolist() for row in (0, 1)] == ids(short["bert"], ("the film", "was good"), ("a", "the films"))
+    for row, turn in enumerate(tokens.turns):
+        types = short["bert"].backend.encode(*[("the film", "was good"), ("a", "the films")][row]).type_ids
+        assert types == [0] * turn + [1] * (len(types) - turn) and 0 < turn < len(types)
+    assert truncated == 0 and tokens.take(np.array([1])).turns.tolist() == [tokens.turns[1]]
+    assert short["bert"].encode(["the film"])[0].turns is None
+    first, second = ids(short["gpt2"], "the film", "was")
+    assert short["gpt2"].encode([("the film", "was")])[0][0].tolist() == first + second  # it has no template
+
+
+def test_a_pair_that_is_too_long_loses_the_end_of_its_longer_text(short):
+    tokens, truncated = short["bert"].encode([("the film was good " * 5, "the film"), ("a", "b")])
+    pieces = [short["bert"].backend.id_to_token(token) for token in tokens[0]]
+    assert truncated == 1 and len(pieces) == 12
+    assert pieces[int(tokens.turns[0]) :] == ["the", "film", "[SEP]"]

@@ -2,7 +2,7 @@
 
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
-from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM
+from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM, Span, Tagger
 from adapt.models.layers import random_bits
 from adapt.models.model import Model, example_batch
 
@@ -15,6 +15,8 @@ __all__ = [
     "EncoderConfig",
     "MaskedLM",
     "Model",
+    "Span",
+    "Tagger",
     "example_batch",
     "random_bits",
 ]

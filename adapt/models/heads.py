@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from adapt.models.layers import ACTIVATIONS, Batch, Dense, Dropout, Norm
@@ -38,6 +39,18 @@ def maximum(x_TD: jax.Array, batch: Batch) -> jax.Array:
     return owned(top, batch)
 
 
+def attention(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.Array:
+    """Each example's own tokens weighted by softmax(x . query / sqrt(D)), in float32; a query of zeros gives their mean."""
+    examples = batch["length"].shape[0] + 1  # nobody's tokens are one more, so that no gradient overflows there
+    owner_T, x = batch["segments"].reshape(-1), x_TD.astype(jnp.float32)
+    scores_T = x @ query_D.astype(jnp.float32) * x.shape[-1] ** -0.5
+    top_N = jax.lax.stop_gradient(jax.ops.segment_max(scores_T, owner_T, examples))
+    weights_T = jnp.exp(scores_T - top_N[owner_T])
+    total_N = jnp.maximum(jax.ops.segment_sum(weights_T, owner_T, examples), 1.0)  # 1 or more where there is a token
+    pooled_ND = jax.ops.segment_sum(weights_T[:, None] * x, owner_T, examples) / total_N[:, None]
+    return pooled_ND[:-1].astype(x_TD.dtype)
+
+
 def owned(x_ND: jax.Array, batch: Batch) -> jax.Array:
     """Zeros for an example without tokens, as its mean is: never a token of its neighbours."""
     return jnp.where(batch["length"][:, None] > 0, x_ND, jnp.zeros((), x_ND.dtype))
@@ -55,15 +68,26 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
 class Classifier(nn.Module):
     """Pool each example and, if ``classes``, project: [N, classes] logits in float32; with 0 classes, features [N, D].
 
-    Regression has one class. With ``pooling="pooler"`` the pooler's weights are the head's own. Also takes what
-    :meth:`pool` gives, [N, D], in place of the encoder's output.
+    Regression has one class. With ``pooling="pooler"`` or ``"attention"`` those weights are the head's own. Of several
+    ``layers`` the input is side by side, [R, C, layers * D], and stays so (BERT's feature-based approach, Devlin et al.
+    2019, 5.3), or is mixed to [N, D] by ``mix="learned"`` (ELMo's scalar mix, Peters et al. 2018, eq. 1). With label
+    ``columns`` of so many classes each, logits are [N, columns, most classes], -inf where a column has fewer. Also takes
+    what :meth:`pool` gives in place of the encoder's output.
     """
 
     classes: int
     pooling: str = "mean"
     bias: bool = True
     dropout: float = 0.0
+    layers: tuple[int, ...] = ()  # that are read: 0 the embedding, k the k-th block; none given: the last
+    mix: str = "concat"
+    columns: tuple[int, ...] = ()
     dtype: Any = jnp.float32
+
+    @property
+    def pools(self) -> bool:
+        """Whether the head begins with a part that has no weights: :meth:`pool`."""
+        return self.pooling != "attention"
 
     @nn.nowrap
     def pool(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
@@ -73,13 +97,62 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
         width = x.shape[-1]
-        x = self.pool(x, batch) if x.ndim == 3 else x
+        if not self.pools:
+            query = self.param("attention", nn.initializers.zeros, (width,))
+            x = attention(x.reshape(-1, width), batch, query)
+        elif x.ndim == 3:
+            x = self.pool(x, batch)
+        if self.mix == "learned":
+            shares = nn.softmax(self.param("mix", nn.initializers.zeros, (len(self.layers),)))
+            weights = (self.param("scale", nn.initializers.ones, ()) * shares).astype(x.dtype)
+            x = jnp.einsum("NLD,L->ND", x.reshape(len(x), len(self.layers), -1), weights)
         if self.pooling == "pooler":
             x = jnp.tanh(Dense(width, width, dtype=self.dtype, name="pooler")(x))
         if not self.classes:
             return x.astype(jnp.float32)
         x = Dropout(self.dropout)(x, deterministic)
-        return Dense(width, self.classes, self.bias, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        logits = Dense(x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        if not self.columns:
+            return logits
+        parts, most = jnp.split(logits, np.cumsum(self.columns)[:-1], axis=1), max(self.columns)
+        missing = [((0, 0), (0, most - part.shape[1])) for part in parts]
+        return jnp.stack([jnp.pad(*each, constant_values=-jnp.inf) for each in zip(parts, missing, strict=True)], 1)
+
+
+class Tagger(nn.Module):
+    """Logits [M, classes] of the tokens at the batch's ``targets`` (int32 [M], flat positions in R*C): words' first ones."""
+
+    classes: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+        width = x_RCD.shape[-1]
+        x = x_RCD.reshape(-1, width)
+        x = Dropout(self.dropout)(x[batch["targets"]] if "targets" in batch else x, deterministic)
+        return Dense(width, self.classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+
+
+class Span(nn.Module):
+    """Logits [N, 2, tokens] of where a span starts and where it ends, -inf beyond an example's own tokens.
+
+    A start and an end vector (Devlin et al. 2019, 4.2), without biases, which a softmax over places would not see;
+    ``tokens`` is the most that an example may have.
+    """
+
+    tokens: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+        width, place_L = x_RCD.shape[-1], jnp.arange(self.tokens)
+        x = Dropout(self.dropout)(x_RCD.reshape(-1, width), deterministic)
+        logits_T2 = Dense(width, 2, False, dtype=self.dtype, name="span")(x).astype(jnp.float32)
+        own_NL = place_L < jnp.maximum(batch["length"], 1)[:, None]  # an empty slot has one place, so its loss is 0
+        logits_NL2 = logits_T2[jnp.where(own_NL, batch["first"][:, None] + place_L, 0)]
+        return jnp.where(own_NL[:, None], logits_NL2.transpose(0, 2, 1), -jnp.inf)
 
 
 class MaskedLM(nn.Module):
@@ -148,4 +221,4 @@ class Decoder(nn.Module):
         return logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,)) if self.bias else logits
 
 
-HEADS: dict[str, type[nn.Module]] = {"Classifier": Classifier, "MaskedLM": MaskedLM, "CausalLM": CausalLM}
+HEADS: dict[str, type[nn.Module]] = {head.__name__: head for head in (Classifier, Tagger, Span, MaskedLM, CausalLM)}

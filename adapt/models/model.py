@@ -17,7 +17,7 @@ class Model:
     """``apply = suffix . prefix``: stages before ``cut`` run deterministic and need no gradient, the rest trains.
 
     ``cut`` counts leading stages: 0 none, 1 the embedding, 1 + k the first k blocks, layers + 1 the whole encoder, and
-    with it the pooling where the head begins with one: that has no weights.
+    with it the pooling where the head begins with one that has no weights.
     """
 
     encoder: Encoder
@@ -26,6 +26,16 @@ class Model:
     @property
     def stages(self) -> int:
         return self.encoder.config.layers + 1
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The layers that the head reads, side by side: the last, or those that it names."""
+        return getattr(self.head, "layers", ()) or (self.encoder.config.layers,)
+
+    @property
+    def width(self) -> int:
+        """Of what the head takes."""
+        return len(self.reads) * self.encoder.config.width
 
     def cast(self, dtype: Any) -> "Model":
         """The same model with another compute dtype; parameters stay as they are stored."""
@@ -45,8 +55,8 @@ class Model:
         """Fresh float32 parameters of the head alone; ``{}`` for a head without weights of its own."""
         config = self.encoder.config
         batch, table = example_batch(config), jnp.zeros((config.vocabulary, config.width))
-        tokens = config.positions if config.is_image else 2
-        return dict(jax.jit(self.head.init)(key, jnp.zeros((1, tokens, config.width)), batch, table).get("params", {}))
+        x = jnp.zeros((1, config.positions if config.is_image else 2, self.width))
+        return dict(jax.jit(self.head.init)(key, x, batch, table).get("params", {}))
 
     def shapes(self) -> Tree:
         """The tree of parameter shapes, without computing anything."""
@@ -54,19 +64,27 @@ class Model:
 
     def pooled(self, cut: int) -> bool:
         """Whether the prefix ends in the head's pooling, so that it puts out a vector an example."""
-        return cut == self.stages and hasattr(self.head, "pool")
+        return cut == self.stages and getattr(self.head, "pools", False)
 
     def prefix(self, params: Tree, batch: Batch, cut: int) -> jax.Array | None:
         """The first ``cut`` stages, deterministic: a pure function of the batch, [R, C, D] or pooled [N, D]. None for cut 0."""
         if cut == 0:
             return None
-        variables, last = {"params": params["encoder"]}, min(cut, self.stages) - 1
+        variables = {"params": params["encoder"]}
         x = self.run(variables, batch, method="embed")
-        x = self.run(variables, x, batch, 0, last, method="run")
         if cut < self.stages:
-            return x
-        x = self.run(variables, x, method="finish")
+            return self.run(variables, x, batch, 0, cut - 1, method="run")
+        x = self.layers(variables, x, batch, 0, True, {})
         return self.head.pool(x, batch) if self.pooled(cut) else x  # pyright: ignore
+
+    def layers(self, variables: Tree, x: jax.Array, batch: Batch, first: int, still: bool, rngs: Any) -> jax.Array:
+        """Blocks from ``first`` on and the final norm, and of what they put out the layers that the head reads."""
+        states, last = {first: x}, self.encoder.config.layers
+        for layer in sorted({*self.reads, last} - {first}):
+            x = states[layer] = self.run(variables, x, batch, first, layer, still, rngs=rngs, method="run")
+            first = layer
+        states[last] = self.run(variables, x, method="finish")
+        return states[last] if self.reads == (last,) else jnp.concatenate([states[layer] for layer in self.reads], -1)
 
     def suffix(
         self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None
@@ -82,9 +100,7 @@ class Model:
         if cut == 0:
             x = self.run(variables, batch, still, rngs=rngs, method="embed")
         if cut < self.stages:
-            first, layers = max(cut - 1, 0), self.encoder.config.layers
-            x = self.run(variables, x, batch, first, layers, still, rngs=rngs, method="run")
-            x = self.run(variables, x, method="finish")
+            x = self.layers(variables, x, batch, max(cut - 1, 0), still, rngs)  # pyright: ignore
         return self.apply_head(params.get("head", {}), x, batch, encoder.get("embedding", {}).get("token"), key)
 
     def apply_head(

@@ -60,7 +60,7 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
 def saves(phase: Run, cut: Cut, name: str, sets: dict[str, Examples], entries: Entries) -> float:
     """Seconds that the cache of one set saves; a file that two sets share is written for the first of them."""
     part, entry = sets[name], entries[name]
-    passes = (phase.last - phase.first if name != "test" else 1) * len(part) / len(part.whole)
+    passes = (phase.last - phase.first if name != "test" else 1) * part.rows.size / len(part.whole)
     first = next(other for other in entries if entries[other] == entry)
     return cache_saves(
         cut.model.encoder.config, cut.at, part.whole.lengths, passes, entry.nbytes, entry.filled or first != name

@@ -111,6 +111,8 @@ def merged(run: hub.Pretrained) -> hub.Pretrained:
 def kind(head: Any, config: EncoderConfig) -> str:
     """What a head is, in the words of the tables above."""
     if isinstance(head, Classifier):
+        if head.layers or head.columns:
+            return "a mix of layers" if head.layers else "several label columns"
         bias = (" and a bias" if head.bias else " and no bias") if head.pooling == "last" else ""
         return f"{head.pooling} pooling{bias}" if head.classes else "no task head"
     if isinstance(head, MaskedLM):

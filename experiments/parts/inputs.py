@@ -1,7 +1,7 @@
 """What the training experiments share: the checkpoint and the data that their flags name."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from adapt import examples, features, hub, pack
 from adapt.errors import DataError, StrategyError
-from experiments.parts import bundled, data, targets
+from adapt.tasks import TASKS
+from experiments.parts import bundled, data, heads, report, sequences, targets
 
 
 def check_flags(config: Any) -> None:
@@ -75,8 +76,9 @@ def read(spec: str | Path, split: str | None = None) -> data.Table:
 
 
 def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, examples.Examples], list[str]]:
-    """(train, validation and test examples, the classes' names)."""
+    """(train, validation and test examples, the names of what the head puts out)."""
     check_inputs(pretrained, config.image_column)
+    heads.check(config, pretrained)
     own_test = config.train in bundled.SETS
     if config.test is None and not own_test:
         raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
@@ -88,27 +90,42 @@ def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, exampl
     }
     if config.validation:
         tables["validation"] = read(config.validation)
-    names = targets.labels_of(tables["train"], config.label_column, config.task)
+    names, columns = targets.labels_of(tables["train"], config.label_column, config.task), heads.text_columns(config)
+    if config.task == "choice":
+        names = [str(number) for number in range(len(columns) - 1)]
     sets = {}
     for part, table in tables.items():
         labels = targets.encode_labels(table, config.label_column, names, config.task)
-        sets[part] = make_examples(pretrained, table, config.text_column, config.image_column, labels)
+        sets[part] = make_examples(pretrained, table, columns, config.image_column, labels, config.task)
     if not config.validation:
         kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
         held_out = dataclasses.replace(sets["train"].take(held), truncated=0)  # counted once, for the whole file
         sets["train"], sets["validation"] = sets["train"].take(kept), held_out
-    return sets, names
+    if config.task == "setfit":
+        sets = {part: sequences.in_pairs(made, config.seed) for part, made in sets.items()}
+    return sets, names if TASKS[config.task].classes is None else []
 
 
 def make_examples(
-    pretrained: hub.Pretrained, table: data.Table, text_column: str, image_column: str | None, labels: np.ndarray
+    pretrained: hub.Pretrained,
+    table: data.Table,
+    text_columns: Sequence[str],
+    image_column: str | None,
+    labels: Any,
+    task: str = "classification",
 ) -> examples.Examples:
     """The rows of a table as examples for this encoder, every text or picture checked first."""
     check_inputs(pretrained, image_column)
     if image_column is not None:
         sums = data.check_images(table, image_column)
         return examples.images(pretrained, data.pictures(table, image_column), sums, labels)
-    return examples.texts(pretrained, data.texts(table, text_column), labels)
+    made, lost = sequences.make(pretrained, table, text_columns, task, labels)
+    if lost:
+        what, of = ("words", labels.lengths.sum()) if task == "tags" else ("spans", len(labels))
+        report.warn(
+            f"{table.where}: {lost} of {of} {what} lie beyond the {made.max_length} tokens of an example: not scored"
+        )
+    return made
 
 
 def windows(

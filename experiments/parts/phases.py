@@ -32,7 +32,9 @@ class Run:
     step: train.Step
 
 
-def ready(config: Any, strategy: strategies.Strategy, model: Model, params: t.Tree, per_epoch: int) -> list[Run]:
+def ready(
+    config: Any, strategy: strategies.Strategy, model: Model, params: t.Tree, per_epoch: int, loss: losses.Loss
+) -> list[Run]:
     """Every phase of ``strategy`` for a run of ``per_epoch`` steps an epoch.
 
     A group's optimizer counts from the phase in which it began, so its schedule is shifted by the steps before that.
@@ -58,7 +60,7 @@ def ready(config: Any, strategy: strategies.Strategy, model: Model, params: t.Tr
                 f"{config.strategy}: l2sp and mixout hold pre-trained weights, and none of them trains: leave them out"
             )
         tx = optim.by_label(groups, labels, config.clip_norm or None)
-        step = train.make_step(computed, losses.LOSSES[config.task], tx, prefix.cut(labels, layers), pull=pull)
+        step = train.make_step(computed, loss, tx, prefix.cut(labels, layers), pull=pull)
         rate = lambda group, at, schedules=schedules, origin=origin: float(schedules[group](at - origin))
         found.append(Run(number, first, first + phase.epochs, computed, labels, rates, rate, tx, step))
         first += phase.epochs

@@ -1,5 +1,6 @@
 """What a person sees of a fine-tuning run, before it and after it."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,18 +41,8 @@ def show_start(
 
 
 def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
-    keys = (
-        "accuracy",
-        "macro_f1",
-        "mse",
-        "pearson",
-        "spearman",
-        "loss",
-        "majority_accuracy",
-        "mse_of_mean",
-        "examples_per_second",
-    )
-    shown = {key: result[key] for key in keys if result.get(key) is not None}
+    scores = itertools.takewhile(lambda key: key != "seconds", result)
+    shown = {key: result[key] for key in scores if result[key] is not None}
     report.table("test", ("metric", "value"), list(shown.items()))
     report.chat.print(
         f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"

@@ -4,6 +4,7 @@
 name the file and the row, counted from 1 without the header.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -12,21 +13,29 @@ from typing import Any, Literal
 import numpy as np
 
 from adapt.errors import DataError
+from adapt.tokenizer import ragged
 from experiments.parts.data import Table, numbered
 
-Task = Literal["classification", "multilabel", "regression"]
+Task = Literal[
+    "classification", "multilabel", "regression", "multitask", "tags", "span", "choice", "contrastive", "setfit"
+]
+NAMELESS = ("regression", "span", "choice", "contrastive")  # tasks whose labels are no classes
 
 
 def labels_of(table: Table, column: str, task: Task) -> list[str]:
     """The classes of a training table: sorted, numbers by size, so that row order can't change them.
 
     A column whose feature has names of its own (`datasets.ClassLabel`) keeps them, in their order.
-    Regression has no classes: []. For the forms of multi-label values see `encode_labels`.
+    Regression, spans, choices and contrasts have no classes: []. Several columns (`label,fine`, multitask) have those
+    of each, as `column=name`. For the forms of values see `encode_labels`.
 
     Raises DataError: a row without label, fewer than two classes.
     """
-    if task == "regression":
+    if task in NAMELESS:
         return []
+    if task == "multitask":
+        each = {one: labels_of(table, one, "classification") for one in columns_of(column)}
+        return [f"{one}={name}" for one, names in each.items() for name in names]
     present = {name for _, names in _labels(table, column, task) for name in names}
     if len(present) < 2:
         only = f"only '{present.pop()}'" if present else "no label at all"
@@ -34,14 +43,26 @@ def labels_of(table: Table, column: str, task: Task) -> list[str]:
     return _own_names(table, column) or sorted(present, key=_natural)
 
 
-def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -> np.ndarray:
-    """What the losses take: int32 [N] (classification), float32 [N, len(names)] of 0 and 1 (multilabel),
-    float32 [N] (regression).
+def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -> Any:
+    """What the losses take: int32 [N] (classification, setfit; choice: the number of the right one, from 0), float32
+    [N, len(names)] of 0 and 1 (multilabel), float32 [N] (regression), int32 [N, columns] (multitask), a class of every
+    word (tags: a Ragged), ones (contrastive); characters int64 [N, 2], the end exclusive (span).
 
-    A multi-label value is a list, a JSON list in a string, or `red;green`; it may be empty, but not missing.
+    A multi-label value is a list, a JSON list in a string, or `red;green`; it may be empty, but not missing. Tags are a
+    list, a JSON list, or words with spaces between them. A span is `[start, end]`, or SQuAD's
+    `{"text": ["some words"], "answer_start": [7]}`, whose first answer counts; either may be JSON in a string.
 
     Raises DataError: a label that is not among `names`, a row without label, a number that is not finite.
     """
+    if task == "contrastive":
+        return np.ones(len(table), np.int32)
+    if task == "span":
+        return np.array([_span(table, row, value) for row, value in numbered(table, column)], np.int64).reshape(-1, 2)
+    if task == "multitask":
+        each = {
+            one: [n.removeprefix(f"{one}=") for n in names if n.startswith(f"{one}=")] for one in columns_of(column)
+        }
+        return np.stack([encode_labels(table, one, own, "classification") for one, own in each.items()], 1)
     if task == "regression":
         numbers = (_number(table, column, row, value) for row, value in numbered(table, column))
         return np.fromiter(numbers, np.float32)
@@ -53,7 +74,9 @@ def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -
             there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             raise DataError(f"{table.where}: row {row}: label '{unseen[0]}' is unseen in training ({there})")
         positions.append([index[name] for name in found])
-    if task == "classification":
+    if task == "tags":
+        return ragged(positions)
+    if task != "multilabel":
         return np.array([position for (position,) in positions], np.int32)
     target = np.zeros((len(table), len(names)), np.float32)
     for row, found in enumerate(positions):
@@ -61,7 +84,7 @@ def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -
     return target
 
 
-def stratified_split(target: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(target: Any, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint ascending int64 indices (training, validation), the second of about fraction * N rows.
 
     target: int [N] as classes, of which each keeps its share (largest remainder) and at least one training
@@ -74,7 +97,7 @@ def stratified_split(target: np.ndarray, fraction: float, seed: int) -> tuple[np
     count = len(target)
     wanted = max(1, round(fraction * count))
     order = random.permutation(count)
-    if target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
+    if isinstance(target, np.ndarray) and target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
         sizes = np.bincount(target)
         share = sizes * (wanted / count)
         taken = np.floor(share).astype(int)
@@ -88,12 +111,27 @@ def stratified_split(target: np.ndarray, fraction: float, seed: int) -> tuple[np
     return np.setdiff1d(np.arange(count), held_out), held_out
 
 
+def columns_of(flag: str) -> list[str]:
+    """The names in a flag that takes several: `label,fine`."""
+    return [name.strip() for name in flag.split(",")]
+
+
+def listed(value: Any) -> list:
+    """A list, a JSON list in a string, or words with spaces between them."""
+    if not isinstance(value, str):
+        return list(value or [])
+    with contextlib.suppress(json.JSONDecodeError):
+        return json.loads(value) if value.lstrip().startswith("[") else value.split()
+    return value.split()  # the bracket is a word
+
+
 def _labels(table: Table, column: str, task: Task) -> Iterator[tuple[int, list[str]]]:
-    """(row, names of its labels); exactly one name unless multilabel."""
+    """(row, names of its labels); exactly one name unless multilabel or tags."""
+    several = {"multilabel": _several, "tags": listed}.get(task, lambda value: [value])
     own = _own_names(table, column)
     for row, value in numbered(table, column):
         try:
-            values = _several(value) if task == "multilabel" else [value]
+            values = several(value)
         except json.JSONDecodeError as error:
             raise DataError(f"{table.where}: row {row}: '{value}' is not a JSON list: {error.msg}") from error
         if any(each is None or not str(each).strip() or (own and each < 0) for each in values):
@@ -113,6 +151,23 @@ def _several(value: Any) -> list:
     if isinstance(value, str):
         return [name.strip() for name in value.split(";") if name.strip()]
     return value if isinstance(value, list) else [value]
+
+
+def _span(table: Table, row: int, value: Any) -> tuple[int, int]:
+    """(first character, the one after the last)."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        if isinstance(found, dict):
+            start, text = (np.atleast_1d(found[name])[0] for name in ("answer_start", "text"))
+            found = [int(start), int(start) + len(text)]
+        start, end = (int(place) for place in found)
+    except (ValueError, TypeError, KeyError, IndexError):
+        start, end = 0, 0
+    if not 0 <= start < end:
+        raise DataError(
+            f"{table.where}: row {row}: {value!r} is no span: give [start, end], or answer_start and text as SQuAD has them"
+        )
+    return start, end
 
 
 def _own_names(table: Table, column: str) -> list[str] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import additions, checkpoint, losses, optim, prefix, strategies, train
+from adapt import additions, checkpoint, optim, prefix, strategies, tasks, train
 from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.examples import Examples
@@ -87,7 +87,7 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
     with report.progress("timing", len(names) + 1) as bar:
         for number, name in enumerate(names, 1):
             model, params, labels, tx = prepared(name, *whole)
-            step = train.make_step(model, losses.LOSSES[config.task], tx, prefix.cut(labels, layers))
+            step = train.make_step(model, tasks.TASKS[config.task].loss, tx, prefix.cut(labels, layers))
             frozen, state = train.init_state(params, labels, tx, jax.random.key(0))
             made = dict(batches[0])
             if step.prefix is not None:
@@ -143,7 +143,7 @@ def finish_seconds(config: Any, classes: int) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         started = time.perf_counter()
-        losses.metrics(np.eye(4, max(classes, 2), dtype=np.float32), np.arange(4) % max(classes, 2), "classification")
+        tasks.classification(np.eye(4, max(classes, 2), dtype=np.float32), np.arange(4) % max(classes, 2))
         found["score"] = time.perf_counter() - started
         lines = [{"step": 1, "loss": 1.0}, {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5}]
         Path(folder, "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -13,14 +13,6 @@ DRAWS = 2000
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000", "#997700")
 
 
-def calibration_error(chances: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, eq. 3): |accuracy - confidence| by bins of confidence, weighted."""
-    confidence, right = chances.max(-1), chances.argmax(-1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, right - confidence, bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def bootstrap(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     """95% interval of the mean of values [seeds, examples], resampling seeds and examples at once."""
     seeds, examples = values.shape

@@ -134,7 +134,7 @@ class Adapt:
             labels = t.label(params, phase.rules)
             groups = {group: optim.adamw(self.learning["rate"], self.learning["decay"]) for group in phase.groups}
             tx = optim.by_label(groups, labels, self.learning["clip"])
-            step = train.make_step(model, losses.LOSSES["classification"], tx, prefix.cut(labels, config.layers))
+            step = train.make_step(model, losses.cross_entropy, tx, prefix.cut(labels, config.layers))
             frozen, state = train.init_state(params, labels, tx, key)
             part = self.examples
             if step.prefix is not None:
