@@ -129,7 +129,7 @@ def test_files_that_are_not_what_they_seem(refused, data, inputs, tmp_path):
 
 FLAGS = [
     ({"strategy": "freeze"}, "unknown strategy 'freeze': give one of full, frozen, top:K"),
-    ({"strategy": "top:"}, "unknown strategy 'top:'"),
+    ({"strategy": "top:"}, "'top:' must be spelled top:K"),
     ({"strategy": "top:3"}, "top:3 wants 3 blocks and the encoder has 2"),
     ({"strategy": "top:0"}, "top:0 wants 0 blocks"),
     ({"strategy": "frozen", "learning_rate": "1e-4"}, "--learning-rate is the encoder's"),

@@ -29,7 +29,7 @@ SCORES = {
     "multilabel": {"accuracy", "macro_f1", "majority_accuracy"},
     "regression": {"mse", "mse_of_mean", "pearson", "spearman"},
 }
-ALSO = {"steps", "best_step", "validation_score", "seconds", "padding", "cache"}
+ALSO = {"steps", "best_step", "best_phase", "phases", "saved", "validation_score", "seconds", "padding", "cache"}
 
 
 @pytest.fixture

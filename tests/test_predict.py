@@ -140,7 +140,7 @@ def test_a_run_that_moved_still_predicts(binary, inputs, tmp_path):
     run, _ = binary
     predict.main(predict.Config((run,), inputs.test, tmp_path / "here.csv"))
     moved = shutil.copytree(run, tmp_path / "elsewhere/run")
-    predict.main(predict.Config(moved, inputs.test, tmp_path / "there.csv"))
+    predict.main(predict.Config((moved,), inputs.test, tmp_path / "there.csv"))
     assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
 
 
@@ -151,14 +151,14 @@ def test_what_predict_refuses(binary, inputs, tmp_path):
     with pytest.raises(OutputError, match="exists"):
         predict.main(predict.Config((run,), inputs.test, out))
     with pytest.raises(CheckpointError, match="not a run's folder"):
-        predict.main(predict.Config(tmp_path, inputs.test, tmp_path / "new.csv"))
+        predict.main(predict.Config((tmp_path,), inputs.test, tmp_path / "new.csv"))
     with pytest.raises(DataError, match="no column 'words'; it has text, label"):
         predict.main(predict.Config((run,), inputs.test, out, text_column="words", overwrite=True))
     (tmp_path / "text.txt").write_text("the film\nthe plot\na cast\n")
     text, checkpoint = str(tmp_path / "text.txt"), inputs.checkpoint("bert_mlm_tied")
     pretrain.main(pretrain.Config(text, checkpoint, steps=1, batch_size=2, out=tmp_path / "pre"))
     with pytest.raises(CheckpointError, match="is a pre-training run"):
-        predict.main(predict.Config(tmp_path / "pre", inputs.test, tmp_path / "new.csv"))
+        predict.main(predict.Config((tmp_path / "pre",), inputs.test, tmp_path / "new.csv"))
     assert out.read_text() == "mine" and not (tmp_path / "new.csv").exists()
 
 
