@@ -108,7 +108,7 @@ class Examples:
             cuts = range(skip * slots, len(rows), slots)
             parts = (np.arange(start, min(start + slots, len(rows))) for start in cuts)
             return ((part, self.arrays([rows[part]], plan)[0]) for part in parts)
-        held = self.whole if self.states is None else self.states
+        held = self.states if isinstance(self.states, Ragged) else self.whole
         found = itertools.islice(pack.windows(held.take(rows), self.max_length, pad=self.pad), skip, None)
         if not isinstance(self.labels, Ragged):
             return found

@@ -131,7 +131,7 @@ def logistic(
     size, found = -(-count // -(-count * target.size // BLOCK)), []
     for start in range(0, count, size):
         fit = np.arange(start, start + size) % count  # the last block is filled up with fits of the first
-        which, strength = fit % len(train), np.float32(strengths)[fit // len(train)]
+        which, strength = fit % len(train), np.asarray(strengths, np.float32)[fit // len(train)]
         each = np.float32(train[which][:, used]), np.float32(scaled.std[which]), strength
         found.append(minimise(*shared, *each, tolerance, steps))
     by_set = lambda part: part.reshape(len(strengths), len(train), *part.shape[1:]).swapaxes(0, 1)

@@ -11,7 +11,7 @@ choose nothing. The folder holds result.json, layers.png and config.json.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,7 +99,7 @@ def main(config: Config) -> dict[str, Any]:
             "floor": floor(labels, test, classes),
             "examples": {"train": int((~test).sum()), "test": int(test.sum()) or "each fold of train in its turn"},
             "classes": names,
-            "selection": protocol(config, test.any()),
+            "selection": protocol(config, bool(test.any())),
             "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
             "encoder_digest": t.digest(pretrained.params["encoder"]),
             "versions": versions(),
@@ -179,7 +179,7 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[data.Table]
 
 def heads(
     config: Config, method: str, scaled: probe.Scaled, x: np.ndarray, labels: np.ndarray, sets: Sets, classes: int
-) -> tuple[np.ndarray, list[float], dict[str, Any]]:
+) -> tuple[np.ndarray, Sequence[Any], dict[str, Any]]:
     """(answers [S, K, H] for the rows that each set holds out, the K strengths, what there is to say of the fits).
 
     The strongest penalty comes first, and most neighbours, so that it wins a tie.
@@ -195,7 +195,7 @@ def heads(
         fit(scaled, labels, sets.train, grid, classes) if fit else probe.centroid(scaled, labels, sets.train, classes)
     )
     said = {"constant_features": constant}
-    if found.converged is not None:
+    if found.converged is not None and found.gradient is not None:
         stuck = [{"set": int(s), "strength": grid[k]} for s, k in np.argwhere(~found.converged)]
         said |= {"fits": found.converged.size, "largest_gradient": float(found.gradient.max()), "not_converged": stuck}
     return np.asarray(probe.predict(found, x, sets.held, classes)), grid, said

@@ -87,7 +87,7 @@ def speed(
                     warnings.simplefilter("ignore")
                     exact = LogisticRegression(solver="newton-cholesky", tol=1e-12, **settings).fit(x, y).coef_
                 for side, (weight, bias) in weights.items():
-                    gradients[side].append(gradient(x, y, np.float64(weight), np.float64(bias), strength))
+                    gradients[side].append(gradient(x, y, np.asarray(weight, float), np.asarray(bias, float), strength))
                     apart[side].append(float(np.linalg.norm(weight - exact) / np.linalg.norm(exact)))
             for solver in SOLVERS:
                 rates[solver].append(len(grid) / seconds[solver])

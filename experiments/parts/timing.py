@@ -60,11 +60,12 @@ def matmul_rate() -> float:
 def prepared(name: str, model: Model, params: t.Tree) -> tuple[Model, t.Tree, t.Tree, Any]:
     """(model, parameters, labels, optimizer) of a strategy of one phase; the rates do not matter here."""
     spec, key = strategies.strategy(name, model.encoder.config.layers, 6), jax.random.key(0)
-    if len(spec.phases) > 1:
+    first, *more = spec.phases
+    if more:
         raise StrategyError(f"{name} has {len(spec.phases)} phases, and a plan is of one: plan what it does in each")
     model = Model(model.encoder.clone(config=additions.add(model.encoder.config, spec.added)), model.head)
     params = phases.start(spec, model, params, key)
-    labels, groups = strategies.label(spec.phases[0], params, model.encoder.config.layers)
+    labels, groups = strategies.label(first, params, model.encoder.config.layers)
     rates = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
     return model, params, labels, optim.by_label(rates, labels, 1.0)
 

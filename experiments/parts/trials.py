@@ -99,7 +99,7 @@ class Arm:
 
     def fit(self, rows: np.ndarray, seed: int, scale: float, epochs: int) -> "Fit":
         """Train on the rows ``rows`` of the training set, every rate times ``scale``. A fit that diverges has no parameters."""
-        state, frozen, before, begun, steps = None, {}, None, {}, 0
+        state, frozen, before, begun, steps = None, {}, {}, {}, 0
         key, per_epoch, started = jax.random.key(seed), -(-len(rows) // BATCH), time.perf_counter()
         width = self.pretrained.config.width
         ends = np.round(np.cumsum([phase.share for phase in self.phases]) * epochs).astype(int)
