@@ -20,6 +20,8 @@ from adapt.errors import StrategyError
 from adapt.models import EncoderConfig, Model
 
 ADDED = r"encoder/.*/(lora|prefix|attention_adapter|mlp_adapter)/[^/]+(/[^/]+)?"
+NAMED = {"lora_rank": "LoRA's rank", "lora_alpha": "LoRA's alpha"}
+NAMED |= {"adapter_width": "the adapters' width", "prefix_tokens": "the number of a prefix's tokens"}
 FIELDS = ("lora_rank", "lora_alpha", "lora_targets", "adapter_width", "prefix_tokens")  # of EncoderConfig
 
 
@@ -33,8 +35,13 @@ def add(config: EncoderConfig, fields: Mapping[str, Any]) -> EncoderConfig:
     for name, value in fields.items():
         if getattr(config, name):
             raise StrategyError(f"the encoder has a {name} of {getattr(config, name)!r} already: export merges LoRA")
-        if name != "lora_targets" and value <= 0:
-            raise StrategyError(f"{name} {value} must be above 0")
+        if name == "lora_targets":
+            try:
+                re.compile(value)
+            except re.error as fault:
+                raise StrategyError(f"LoRA's targets {value!r} are no regular expression: {fault}") from None
+        elif not 0 < value <= (limit := config.mlp_width if name != "lora_alpha" else 1e6):
+            raise StrategyError(f"{NAMED[name]} {value:g} must be above 0 and at most {limit:g}")
     return dataclasses.replace(config, **fields)
 
 

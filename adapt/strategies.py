@@ -85,7 +85,7 @@ def bottom_frozen(layers: int, epochs: int, k: int) -> Strategy:
 def surgical(layers: int, epochs: int, blocks: str) -> Strategy:
     """The head and one band of blocks, counted from 0: surgical:0-1 (Lee et al. 2023)."""
     first, _, last = blocks.partition("-")
-    numbers = [int(word) if word.isdigit() else layers for word in (first, last or first)]
+    numbers = [int(word) if word.isdecimal() else layers for word in (first, last or first)]
     if not numbers[0] <= numbers[1] < layers:
         raise StrategyError(f"surgical:{blocks} is no band of the blocks 0 to {layers - 1}: give surgical:A-B")
     return one((f"encoder/({band(numbers[0], numbers[1] + 1)})/.*", "encoder"), epochs=epochs)
@@ -129,7 +129,12 @@ def lp_ft(base: Strategy, layers: int) -> Strategy:
     phase = base.phases[0]
     probe = max(round(phase.epochs / 3), 1)
     if len(base.phases) > 1 or probe >= phase.epochs:
-        raise StrategyError("lp-ft probes and then trains: it wants one phase to precede and --epochs of 2 or more")
+        why = (
+            f"what it is joined with has {len(base.phases)}"
+            if len(base.phases) > 1
+            else "--epochs is 1: give 2 or more"
+        )
+        raise StrategyError(f"lp-ft probes and then trains: it wants one phase to precede, and {why}")
     if phase.groups == ("head",):
         raise StrategyError("lp-ft with frozen trains nothing after the probe: leave out one of them")
     again = dataclasses.replace(phase, epochs=phase.epochs - probe)
@@ -193,7 +198,9 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
             spellings = ", ".join(spelling(name, function) for name, function in (STRATEGIES | CHANGES).items())
             raise StrategyError(f"unknown strategy {word!r}: give one of {spellings}, or some joined by +")
         function = (STRATEGIES | CHANGES)[name]
-        values = arguments(word, function, rest.split(",") if rest else [])
+        values = arguments(word, function, rest.split(",", max(len(parameters(function)) - 1, 1)) if rest else [])
+        if function in [used for used, _ in changes]:
+            raise StrategyError(f"{spec}: {name} is there twice, and a run has one: leave one out")
         if name in STRATEGIES:
             ways.append(function(layers, epochs, *values))
         else:
@@ -227,7 +234,10 @@ def arguments(word: str, function: Callable[..., Strategy], given: list[str]) ->
     if not needed <= len(given) <= len(wanted):
         raise StrategyError(f"{word!r} must be spelled {spelling(function.__name__.replace('_', '-'), function)}")
     try:
-        return [parameter.annotation(text) for parameter, text in zip(wanted, given, strict=False)]
+        values = [parameter.annotation(text) for parameter, text in zip(wanted, given, strict=False)]
+        if not all(abs(value) < 1e9 for value in values if not isinstance(value, str)):
+            raise ValueError
+        return values
     except ValueError:
         raise StrategyError(
             f"{word!r} must be spelled {spelling(function.__name__.replace('_', '-'), function)}, with numbers"

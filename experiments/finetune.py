@@ -96,6 +96,7 @@ def main(config: Config) -> dict[str, Any]:
     per_epoch = -(-len(sets["train"]) // config.batch_size)
     loss = heads.loss_of(config, sets["train"].truth, names)
     runs = phases.ready(config, strategy, model, params, per_epoch, loss)
+    caching.check(config, runs)
     show_start(config, pretrained, discarded, params, runs, sets)
 
     # The run's folder; from here on something is written.

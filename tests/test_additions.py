@@ -97,11 +97,18 @@ def test_targets_that_match_nothing_are_answered_with_the_layers_there_are():
         additions.graft_added(params(classifier()), model, jax.random.key(0))
 
 
+def test_targets_that_are_no_pattern_and_sizes_that_no_layer_has_are_one_line():
+    with pytest.raises(StrategyError, match=r"LoRA's targets '\(' are no regular expression: missing"):
+        additions.add(CONFIGS["bert"], LORA | {"lora_targets": "("})
+    with pytest.raises(StrategyError, match="LoRA's rank 1e\\+06 must be above 0 and at most 32"):
+        additions.add(CONFIGS["bert"], LORA | {"lora_rank": 10**6})
+
+
 def test_nothing_is_added_twice_and_no_size_is_zero():
     config = additions.add(CONFIGS["bert"], LORA)
     with pytest.raises(StrategyError, match="has a lora_rank of 2 already"):
         additions.add(config, LORA)
-    with pytest.raises(StrategyError, match="adapter_width 0 must be above 0"):
+    with pytest.raises(StrategyError, match="the adapters' width 0 must be above 0 and at most 32"):
         additions.add(CONFIGS["bert"], {"adapter_width": 0})
 
 

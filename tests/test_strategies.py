@@ -95,6 +95,7 @@ TRAINED = {
     "bitfit": lambda path: path.endswith("/bias"),
     "lora:2": lambda path: re.fullmatch(r"block_\d\d/attention/(query|value)/lora/[ab]", path),
     "lora:2,8,.*/mlp/.*": lambda path: re.fullmatch(r"block_\d\d/mlp/(up|down)/lora/[ab]", path),
+    "lora:2,8,block_0[01]{1,1}/.*(query|value){1,2}": lambda path: re.search(r"(query|value)/lora/[ab]$", path),
     "lora:2,8,block_01/.*": lambda path: path.startswith("block_01") and "/lora/" in path,
     "adapters:3": lambda path: re.match(r"block_\d\d/(attention|mlp)_(adapter|norm)/", path),
     "prefix:2": lambda path: re.fullmatch(r"block_\d\d/attention/prefix/(key|value)", path),
@@ -155,7 +156,13 @@ CONTRADICTIONS = {
     "frozen+lora:2": "trains already",
     "lora:2+lora:4": "trains already",
     "gradual+lora:2": "gradual has phases of its own",
-    "gradual+lp-ft": "wants one phase to precede",
+    "gradual+lp-ft": "wants one phase to precede, and what it is joined with has 4",
+    "lp-ft+lp-ft": "lp-ft is there twice",
+    "decay:0.9+decay:0.8": "decay is there twice",
+    "surgical:²": "no band of the blocks 0 to 1",
+    "lora:4,nan": "must be spelled lora:RANK",
+    "l2sp:inf": "must be spelled l2sp:STRENGTH",
+    "lora:99999999999": "must be spelled lora:RANK",
     "lp-ft+frozen": "trains nothing after the probe",
     "frozen+reinit:1": "would stay frozen",
     "top:1+reinit:2": r"would stay frozen \(encoder/block_00",
@@ -167,7 +174,7 @@ CONTRADICTIONS = {
     "decay:0": "above 0 and at most 1",
     "mixout:1": "below 1",
     "l2sp:-1": "must be above 0",
-    "l2sp:nan": "must be above 0",
+    "l2sp:nan": "must be spelled l2sp",
 }
 
 

@@ -1,6 +1,7 @@
 """The cache of the frozen prefix in a training run: whether it pays, and the sets with it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,22 @@ WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they 
 EFFICIENCY = 0.7  # of the machine's matrix products that an encoder reaches
 
 
-def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], before: bool | None = None) -> Entries:
-    """Where the cache keeps what the prefix makes of each set; nothing where the cache is off, or would not pay.
-
-    A phase that began before a stop does as it did then. Raises :class:`StrategyError` where ``--cache on`` can't be, with
-    the reason, and :class:`OutputError` where the disk can't hold it.
-    """
-    cut, asked = phase.step.prefix, config.cache if before is None else "on" if before else "off"
-    if cut is None and asked == "on":
+def check(config: Any, runs: Sequence[Run]) -> None:
+    """Raise :class:`StrategyError` where ``--cache on`` can't be: no phase has a stage that stands still."""
+    if config.cache == "on" and all(run.step.prefix is None for run in runs):
         raise StrategyError(
             f"--cache on: with --strategy {config.strategy} the embedding trains, so nothing before it stands still; "
             "give top:K or frozen, or --cache auto"
         )
+
+
+def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], before: bool | None = None) -> Entries:
+    """Where the cache keeps what the prefix makes of each set; nothing where the cache is off, or would not pay.
+
+    A phase that began before a stop does as it did then. Raises :class:`OutputError` where the disk can't hold what
+    ``--cache on`` asks for.
+    """
+    cut, asked = phase.step.prefix, config.cache if before is None else "on" if before else "off"
     if cut is None or asked == "off":
         report.chat.print("cache     off" + ("" if cut else ": the embedding trains, so nothing stands still"))
         return {}

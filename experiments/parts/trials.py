@@ -102,7 +102,7 @@ class Arm:
         state, frozen, before, begun, steps = None, {}, {}, {}, 0
         key, per_epoch, started = jax.random.key(seed), -(-len(rows) // BATCH), time.perf_counter()
         width = self.pretrained.config.width
-        ends = np.round(np.cumsum([phase.share for phase in self.phases]) * epochs).astype(int)
+        ends = np.round(np.cumsum([phase.share for phase in self.phases]) * epochs).astype(int).tolist()
         for number, (phase, last) in enumerate(zip(self.phases, ends, strict=True)):
             first = ends[number - 1] if number else 0
             if state is None:
