@@ -40,7 +40,9 @@ def add(config: EncoderConfig, fields: Mapping[str, Any]) -> EncoderConfig:
                 re.compile(value)
             except re.error as fault:
                 raise StrategyError(f"LoRA's targets {value!r} are no regular expression: {fault}") from None
-        elif not 0 < value <= (limit := config.mlp_width if name != "lora_alpha" else 1e6):
+            continue
+        limit = 1e6 if name == "lora_alpha" else config.mlp_width
+        if not 0 < value <= limit:
             raise StrategyError(f"{NAMED[name]} {value:g} must be above 0 and at most {limit:g}")
     return dataclasses.replace(config, **fields)
 

@@ -78,7 +78,7 @@ def arm(inputs):
     sets = {}
     for name, table in tables.items():
         labels = np.array([value == "positive" for value in table.rows["label"]], np.int32)
-        sets[name] = reading.make_examples(source, table, config.text_column, None, labels)
+        sets[name] = reading.make_examples(source, table, [config.text_column], None, labels)
     return lambda name: Arm(name, source, sets, 2)
 
 
@@ -104,10 +104,9 @@ def test_a_rate_that_is_data_is_the_schedule_that_finetune_has():
 def test_fits_of_one_arm_compile_once_and_repeat_exactly(arm, name):
     made = arm(name)
     first = made.fit(np.arange(20), 0, 1.0, 4)
-    traced = [phase.step.suffix._cache_size() for phase in made.phases]
     other = made.fit(np.arange(4, 24), 1, 3.0, 6)
     again = made.fit(np.arange(20), 0, 1.0, 4)
-    assert [phase.step.suffix._cache_size() for phase in made.phases] == traced
+    assert all(phase.step.suffix._cache_size() <= 1 for phase in made.phases)
     assert t.digest(first.params) == t.digest(again.params) != t.digest(other.params)
     assert first.steps == 4 and made.score(first.params, "test").shape == (14, 2)
     frozen = strategies.label(made.strategy.phases[-1], first.params, 2)[0]

@@ -78,9 +78,7 @@ def test_any_other_name_is_answered_with_those_there_are(name):
         strategy(name, 2)
 
 
-@pytest.mark.parametrize(
-    "name", ["top", "top:", "top:K", "top:1.5", "top:1,2", "full:1", "lora", "lora:2,3,.*,4", "decay"]
-)
+@pytest.mark.parametrize("name", ["top", "top:", "top:K", "top:1.5", "top:1,2", "full:1", "lora", "decay"])
 def test_a_number_that_is_missing_wrong_or_too_many_is_answered_with_the_spelling(name):
     base = name.partition(":")[0]
     with pytest.raises(StrategyError, match=f"must be spelled {base}"):
