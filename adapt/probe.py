@@ -3,7 +3,7 @@
     features = layer_features(pretrained, windows, count, ("mean", "cls"))   # every layer, one pass over the data
     scaled   = standardise(features[layer, pooling], train)
     heads    = logistic(scaled, labels, train, strengths, classes)           # all training sets and strengths together
-    answers  = predict(heads, features[layer, pooling], held, classes)
+    answers  = predict(heads, scaled.x, held, classes)
 
 S training sets (folds, seeds) are rows of a matrix, bool [S, N]; K are strengths, C classes, H the most rows held out.
 ``strength`` is the weight of the L2 penalty: 1 / C in scikit-learn's LogisticRegression, alpha in its Ridge.
@@ -24,7 +24,6 @@ from adapt.models import POOLINGS, Classifier, Encoder, Model
 from adapt.train import evaluate
 
 WEIGHTLESS = tuple(name for name in POOLINGS if name != "pooler")
-FLOOR = 1e-6  # a feature that deviates by no more than this share of its size is constant: float32 leaves noise there
 TINY = 1e-7  # directions with less of the mean eigenvalue, 1, are not whitened any further
 BLOCK = 1 << 20  # logits that are computed together: they stay in the processor's cache
 
@@ -61,46 +60,41 @@ class Scaled(NamedTuple):
     The first is a change of coordinates for the numbers' sake; what heads see is ``(x - mean[s]) / std[s]``.
     """
 
-    x: np.ndarray  # float32 [N, D]: (features - center) / scale
-    center: np.ndarray  # float64 [D]
-    scale: np.ndarray  # float64 [D], inf where a feature is constant
+    x: np.ndarray  # float64 [N, D]
     mean: np.ndarray  # float64 [S, D]
-    std: np.ndarray  # float64 [S, D], 1 where a feature is constant in a set
-    constant: np.ndarray  # bool [S, D]
+    std: np.ndarray  # float64 [S, D], inf where a feature is constant in a set: it counts nothing
 
 
 def standardise(features: np.ndarray, train: np.ndarray) -> Scaled:
     """features [N, D], train bool [S, N]. Rows that no set trains on decide nothing but their own ``x``."""
     raw, used = features.astype(np.float64), train.any(0)
     center, scale = raw[used].mean(0), raw[used].std(0)
-    floor = FLOOR * np.hypot(center, scale)
-    scale = np.where(scale > floor, scale, np.inf)
-    x, share = (raw - center) / scale, train / train.sum(1, keepdims=True)
+    floor = least(center, scale)
+    unit = np.where(scale > floor, scale, np.inf)
+    x, share = (raw - center) / unit, train / train.sum(1, keepdims=True)
     mean = share @ x
     std = np.sqrt(np.maximum(share @ x**2 - mean**2, 0))
-    constant = ~(std * np.where(scale < np.inf, scale, 0) > floor)
-    return Scaled(x.astype(np.float32), center, scale, mean, np.where(constant, 1, std), constant)
+    return Scaled(x, mean, np.where(std * scale > floor, std, np.inf))
+
+
+def least(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The deviation [D] up to which a feature is constant: a millionth of its size, since float32 leaves noise there, or
+    1e-12 of the largest (two of MiniLM's 384 deviate by 1e-32: to divide by that would blow up what is nothing)."""
+    size = np.hypot(center, scale)
+    return np.maximum(1e-6 * size, 1e-12 * size.max())
 
 
 class Linear(NamedTuple):
-    """Heads of S sets and K strengths on features as they are: ``features @ kernel + bias`` scores C columns.
+    """Heads of S sets and K strengths: ``scaled.x @ kernel + bias`` scores C columns.
 
     ``gradient`` is the largest entry of a fit's gradient of the mean objective by standardised weights and intercept,
     which is what scikit-learn's ``tol`` bounds.
     """
 
-    kernel: np.ndarray  # float32 [S, K, C, D]
-    bias: np.ndarray  # float32 [S, K, C]
+    kernel: np.ndarray  # float64 [S, K, C, D]
+    bias: np.ndarray  # float64 [S, K, C]
     gradient: np.ndarray | None = None  # [S, K]
     converged: np.ndarray | None = None  # bool [S, K]
-
-
-def linear(scaled: Scaled, weight: np.ndarray, bias: np.ndarray, *more: np.ndarray) -> Linear:
-    """Heads on ``scaled.x``, [S, K, C, D] and [S, K, C], as heads on features as they are; a constant one has no weight."""
-    still = weight * scaled.constant[:, None, None]
-    weight, bias = weight - still, bias + np.einsum("skcd,sd->skc", still, scaled.mean)
-    kernel = weight / scaled.scale
-    return Linear(kernel.astype(np.float32), (bias - kernel @ scaled.center).astype(np.float32), *more)
 
 
 def logistic(
@@ -119,7 +113,7 @@ def logistic(
     in the norm of that bound, is ``tolerance`` of what it was at zero.
     """
     used, count = train.any(0), len(train) * len(strengths)
-    x, y = scaled.x[used].astype(np.float64), labels[used]
+    x, y = scaled.x[used], labels[used]
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     values = np.maximum(values, 0) + TINY
     back = np.vstack([(vectors / np.sqrt(values)).T, np.zeros(x.shape[1])])  # from whitened weights to weights of x
@@ -128,15 +122,18 @@ def logistic(
     target = (y == 1)[None] if classes == 2 else y == np.arange(classes)[:, None]
     shared = (white, x, back, np.append(1 / values, 0), target)
     shared = jax.device_put([np.float32(each) for each in shared], jax.local_devices()[0])
+    std = np.where(scaled.std < np.inf, scaled.std, 1)
     size, found = -(-count // -(-count * target.size // BLOCK)), []
     for start in range(0, count, size):
         fit = np.arange(start, start + size) % count  # the last block is filled up with fits of the first
         which, strength = fit % len(train), np.asarray(strengths, np.float32)[fit // len(train)]
-        each = np.float32(train[which][:, used]), np.float32(scaled.std[which]), strength
+        each = np.float32(train[which][:, used]), np.float32(std[which]), strength
         found.append(minimise(*shared, *each, tolerance, steps))
     by_set = lambda part: part.reshape(len(strengths), len(train), *part.shape[1:]).swapaxes(0, 1)
     u, gradient, converged = (by_set(np.concatenate(part)[:count]) for part in zip(*found, strict=True))
-    return linear(scaled, u.astype(np.float64) @ back, u[..., -1], gradient, converged)
+    absent = (train[:, used] @ target.T == 0)[:, None] & (classes > 2)
+    kernel = u @ back * (scaled.std < np.inf)[:, None, None]
+    return Linear(kernel, np.where(absent, -np.inf, u[..., -1]), gradient, converged)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -205,38 +202,34 @@ def ridge(scaled: Scaled, labels: np.ndarray, train: np.ndarray, strengths: Sequ
 
     One eigendecomposition X'X = V L V' a set serves all strengths: w = V (L + strength)^-1 V'X'y.
     """
-    target, heads = one_hot(labels, classes) if classes else labels[:, None].astype(np.float64), []
+    target, heads = np.eye(classes)[labels] if classes else np.float64(labels)[:, None], []
     for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
         x, y = (scaled.x[rows] - mean) / std, target[rows]
         values, vectors = np.linalg.eigh(x.T @ x)
         inverse = 1 / (np.maximum(values, 0) + np.array(strengths)[:, None, None])  # [K, 1, D]
         weight = ((y - y.mean(0)).T @ x @ vectors * inverse) @ vectors.T / std
         heads.append((weight, y.mean(0) - weight @ mean))
-    return linear(scaled, *(np.array(part) for part in zip(*heads, strict=True)))
+    return Linear(*(np.array(part) for part in zip(*heads, strict=True)))
 
 
 def centroid(scaled: Scaled, labels: np.ndarray, train: np.ndarray, classes: int) -> Linear:
     """The nearest class mean of standardised features, K = 1: linear, ``m'x - ||m||^2 / 2``; absent classes score -inf."""
-    target, heads = one_hot(labels, classes), []
+    target, heads = np.eye(classes)[labels], []
     for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
         count = target[rows].sum(0)[:, None]
         center = (target[rows].T @ scaled.x[rows] / np.maximum(count, 1) - mean) / std
         bias = np.where(count[:, 0], -(center**2).sum(1) / 2 - center / std @ mean, -np.inf)
         heads.append(((center / std)[None], bias[None]))
-    return linear(scaled, *(np.array(part) for part in zip(*heads, strict=True)))
-
-
-def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
-    return (labels[:, None] == np.arange(classes)).astype(np.float64)
+    return Linear(*(np.array(part) for part in zip(*heads, strict=True)))
 
 
 @functools.partial(jax.jit, static_argnames="classes")
-def predict(heads: Linear, features: jax.Array, held: jax.Array, classes: int) -> jax.Array:
-    """features [N, D], held int [S, H] -> [S, K, H]: classes int32, or values float32 where ``classes`` is 0."""
+def predict(heads: Linear, x: jax.Array, held: jax.Array, classes: int) -> jax.Array:
+    """``scaled.x`` [N, D], held int [S, H] -> [S, K, H]: classes int32, or values float32 where ``classes`` is 0."""
 
     def one(part: Any) -> jax.Array:
         kernel, bias, rows = part
-        scores = jnp.einsum("kcd,hd->kch", kernel, features[rows], precision="highest") + bias[..., None]
+        scores = jnp.einsum("kcd,hd->kch", kernel, x[rows], precision="highest") + bias[..., None]
         if not classes:
             return scores[:, 0]
         return (jnp.argmax(scores, 1) if scores.shape[1] > 1 else scores[:, 0] > 0).astype(jnp.int32)

@@ -85,7 +85,7 @@ def main(config: Config) -> dict[str, Any]:
                 for pooling, x in zip(config.pooling, at_layer, strict=True):
                     scaled = probe.standardise(x, sets.train)
                     for method in methods:
-                        answers, grid, fits = heads(config, method, scaled, x, labels, sets, classes)
+                        answers, grid, fits = heads(config, method, scaled, labels, sets, classes)
                         judged.append(judge(answers, labels, sets, classes))
                         cell = {"method": method, "layer": layer, "pooling": pooling}
                         chosen = {"strengths": [grid[index] for index in judged[-1].choice]}
@@ -178,13 +178,13 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[data.Table]
 
 
 def heads(
-    config: Config, method: str, scaled: probe.Scaled, x: np.ndarray, labels: np.ndarray, sets: Sets, classes: int
+    config: Config, method: str, scaled: probe.Scaled, labels: np.ndarray, sets: Sets, classes: int
 ) -> tuple[np.ndarray, Sequence[Any], dict[str, Any]]:
     """(answers [S, K, H] for the rows that each set holds out, the K strengths, what there is to say of the fits).
 
     The strongest penalty comes first, and most neighbours, so that it wins a tie.
     """
-    constant = np.flatnonzero(scaled.constant.any(0)).tolist()
+    constant = np.flatnonzero(np.isinf(scaled.std).any(0)).tolist()
     if method == "knn":
         grid = sorted(config.neighbours, reverse=True)
         answers = probe.nearest(scaled, labels, sets.train, sets.held, tuple(grid), classes)
@@ -198,7 +198,7 @@ def heads(
     if found.converged is not None and found.gradient is not None:
         stuck = [{"set": int(s), "strength": grid[k]} for s, k in np.argwhere(~found.converged)]
         said |= {"fits": found.converged.size, "largest_gradient": float(found.gradient.max()), "not_converged": stuck}
-    return np.asarray(probe.predict(found, x, sets.held, classes)), grid, said
+    return np.asarray(probe.predict(found, scaled.x, sets.held, classes)), grid, said
 
 
 def scores(judged: Judged, labels: np.ndarray, tested: np.ndarray, drawn: np.ndarray, classes: int) -> dict[str, Any]:

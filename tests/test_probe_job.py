@@ -64,8 +64,8 @@ def test_labels_of_the_test_choose_nothing(given_test):
 
 
 def choices(x: np.ndarray, y: np.ndarray, sets: nested.Sets) -> np.ndarray:
-    heads = probe.logistic(probe.standardise(x, sets.train), y, sets.train, STRENGTHS, 2)
-    return np.asarray(probe.predict(heads, x, sets.held, 2))
+    scaled = probe.standardise(x, sets.train)
+    return np.asarray(probe.predict(probe.logistic(scaled, y, sets.train, STRENGTHS, 2), scaled.x, sets.held, 2))
 
 
 def test_the_best_candidate_is_that_of_the_inner_folds_for_each_split():

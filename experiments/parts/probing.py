@@ -66,6 +66,7 @@ def speed(
     grid, classes, count = np.logspace(4, -4, 10), int(labels.max()) + 1, len(train) * 10
     fit = lambda: probe.logistic(probe.standardise(features, train), labels, train, grid.tolist(), classes)
     first, heads = clocked(fit)
+    scaled = probe.standardise(features, train)
     rates, gradients, apart = ({name: [] for name in ("adapt", *SOLVERS)} for _ in range(3))
     with report.progress("timing", rounds) as bar:
         for number in range(rounds):
@@ -73,9 +74,8 @@ def speed(
             seconds = dict.fromkeys(SOLVERS, 0.0)
             for place, strength in enumerate(grid):  # one of each strength a round, as there are as many of each here
                 index = (number * len(grid) + place) % len(train)
-                x, mean, std = standard(features[train[index]])
-                y, kernel = labels[train[index]], heads.kernel[index, place].astype(np.float64)
-                weights = {"adapt": (kernel * std, heads.bias[index, place] + kernel @ mean)}
+                x, y = standard(features[train[index]]), labels[train[index]]
+                weights = {"adapt": by_standard(heads, scaled, index, place)}
                 settings = {"C": 1 / strength, "max_iter": 100_000}
                 for solver in SOLVERS:
                     model = LogisticRegression(solver=solver, **settings)
@@ -120,12 +120,17 @@ def clocked(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(standardised float64 features, mean, deviation), as the probe does it but by itself."""
+def standard(features: np.ndarray) -> np.ndarray:
+    """Standardised features, float64, as the probe has them but by themselves."""
     x = features.astype(np.float64)
     mean, std = x.mean(0), x.std(0)
-    std = np.where(std > probe.FLOOR * np.hypot(mean, std), std, np.inf)
-    return (x - mean) / std, mean, np.where(std < np.inf, std, 0)
+    return (x - mean) / np.where(std > probe.least(mean, std), std, np.inf)
+
+
+def by_standard(heads: probe.Linear, scaled: probe.Scaled, index: int, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """(weights [C, D], intercepts [C]) of a fit on standardised features, as scikit-learn has them."""
+    kernel, std = heads.kernel[index, place], scaled.std[index]
+    return kernel * np.where(std < np.inf, std, 0), heads.bias[index, place] + kernel @ scaled.mean[index]
 
 
 def gradient(x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray, strength: float) -> float:
