@@ -202,7 +202,7 @@ def ridge(scaled: Scaled, labels: np.ndarray, train: np.ndarray, strengths: Sequ
 
     One eigendecomposition X'X = V L V' a set serves all strengths: w = V (L + strength)^-1 V'X'y.
     """
-    target, heads = np.eye(classes)[labels] if classes else np.float64(labels)[:, None], []
+    target, heads = np.eye(classes)[labels] if classes else np.asarray(labels, np.float64)[:, None], []
     for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
         x, y = (scaled.x[rows] - mean) / std, target[rows]
         values, vectors = np.linalg.eigh(x.T @ x)

@@ -155,18 +155,23 @@ def fixed(
     found = features(source, sets)
     encoding = (time.perf_counter() - started) / sum(map(len, sets.values()))
     rows = [drawn(sets["train"].labels, *cell) for cell in cells]
-    masks = np.zeros((len(cells), len(sets["train"])), bool)
+    count = sum(map(len, found.values()))  # of all sets, one after the other, of which some rows of the first train
+    masks, labels = np.zeros((len(cells), count), bool), np.zeros(count, np.int32)
+    labels[: len(sets["train"])] = sets["train"].labels
     for mask, (kept, _) in zip(masks, rows, strict=True):
         mask[kept] = True
-    labels, penalties = sets["train"].labels, PENALTIES[: config.tries] if way == "probe" else (0.0,)
+    penalties = PENALTIES[: config.tries] if way == "probe" else (0.0,)
     started = time.perf_counter()
-    scaled = probe.standardise(found["train"], masks)
+    scaled = probe.standardise(np.concatenate(list(found.values())), masks)
     heads = (
         probe.logistic(scaled, labels, masks, penalties, classes)
         if way == "probe"
         else probe.centroid(scaled, labels, masks, classes)
     )
     seconds = (time.perf_counter() - started) / len(cells) / len(penalties)
+    found = dict(
+        zip(found, np.split(scaled.x, np.cumsum([len(values) for values in found.values()])[:-1]), strict=True)
+    )
     c, tokens = source.config, float(sets["train"].whole.lengths.mean())
     for number, ((budget, seed), (kept, held)) in enumerate(zip(cells, rows, strict=True)):
         logits = lambda name, which, number=number: scores(found[name], heads, number, which)
@@ -193,7 +198,7 @@ def features(source: hub.Pretrained, sets: dict[str, Examples]) -> dict[str, np.
 
 
 def scores(found: np.ndarray, heads: Any, number: int, which: int) -> np.ndarray:
-    """Logits [N, C] of one head; of two classes a head has one column."""
+    """Logits [N, C] of one head on scaled features; of two classes a head has one column."""
     values = found @ heads.kernel[number, which].T + heads.bias[number, which]
     return np.concatenate([np.zeros_like(values), values], 1) if values.shape[1] == 1 else values
 

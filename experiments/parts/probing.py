@@ -75,7 +75,7 @@ def speed(
             for place, strength in enumerate(grid):  # one of each strength a round, as there are as many of each here
                 index = (number * len(grid) + place) % len(train)
                 x, y = standard(features[train[index]]), labels[train[index]]
-                weights = {"adapt": by_standard(heads, scaled, index, place)}
+                weights: dict[str, Any] = {"adapt": by_standard(heads, scaled, index, place)}
                 settings = {"C": 1 / strength, "max_iter": 100_000}
                 for solver in SOLVERS:
                     model = LogisticRegression(solver=solver, **settings)
