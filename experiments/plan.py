@@ -97,7 +97,14 @@ def main(config: Config) -> dict[str, Any]:
     layers = pretrained.config.layers
     for name in (*config.measure, *config.also):
         strategies.strategy(name, layers, config.epochs)
+    depths = dict.fromkeys(["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", *config.also])
+    if unplanned := [name for name in config.measure if name not in depths]:
+        raise StrategyError(f"--measure {unplanned[0]}: it is not planned; name it in --also too")
     sets, names = read(config, pretrained)
+    if config.measure and "test" not in sets:
+        raise StrategyError(
+            f"--measure runs finetune, which tests: {config.data} has no test part, so name one with --test"
+        )
     clock.lap("set_up")
     set_up = clock.laps["set_up"] - compiling.seconds
     with open_run(config.out, config):
@@ -106,7 +113,6 @@ def main(config: Config) -> dict[str, Any]:
         model = model.cast(jnp.dtype(config.dtype))
         timings = calibrate(config, model, params, sets)
         timings |= {"set_up": set_up, "finish": finish_seconds(config, len(names))}
-        depths = dict.fromkeys(["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", *config.also])
         estimates = [estimate(config, model, params, sets, timings, name) for name in depths]
         show(config, estimates)
         measured = {name: run(config, name) for name in config.measure}

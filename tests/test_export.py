@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import (
+from exports import (
     LANGUAGE_MODELS,
     REFERENCES,
     SENTENCE_TRANSFORMERS,

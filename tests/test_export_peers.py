@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import LANGUAGE_MODELS, REFERENCES, SENTENCE_TRANSFORMERS, TEXTS, finished, inputs, logits_of, pretrained
+from exports import LANGUAGE_MODELS, REFERENCES, SENTENCE_TRANSFORMERS, TEXTS, finished, inputs, logits_of, pretrained
 
 from adapt import hub
 from experiments.parts.exporting import export

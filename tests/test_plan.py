@@ -54,9 +54,18 @@ def test_a_file_without_a_test_part_is_planned_for_all_the_same(inputs):
     assert set(sets) == {"train", "validation"} and len(names) == 2
 
 
-def test_an_unknown_strategy_to_measure_is_told_at_once(inputs, tmp_path):
-    config = plan.Config(checkpoint=inputs.checkpoint("bert_mlm_tied"), measure=("top:9",), out=tmp_path / "plan")
-    with pytest.raises(StrategyError, match="top:9"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("top:9", "top:9"),
+        ("surgical:0", "--measure surgical:0: it is not planned; name it in --also"),
+        ("frozen", "has no test part, so name one with --test"),
+    ],
+)
+def test_what_can_not_be_measured_is_told_at_once(inputs, tmp_path, name, message):
+    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "data": inputs.train, "measure": (name,)}
+    config = plan.Config(**flags, out=tmp_path / "plan")
+    with pytest.raises(StrategyError, match=message):
         plan.main(config)
     assert not (tmp_path / "plan").exists()
 
