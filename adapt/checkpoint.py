@@ -69,9 +69,7 @@ def last(folder: Path) -> dict[str, Any]:
     """What was said with the last save. Raises :class:`CheckpointError` where there is none."""
     info = read_index(folder).get("last")
     if info is None:
-        raise CheckpointError(
-            f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite"
-        )
+        raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite")
     return info
 
 
@@ -231,9 +229,7 @@ def verify(folder: Path) -> None:
         digest, _, name = line.partition("  ")
         if found.get(name) != digest:
             why = "not as it was saved" if name in found else "missing"
-            raise CheckpointError(
-                f"the checkpoint {folder} is damaged: its file {name!r} is {why}; go back to a copy of it"
-            )
+            raise CheckpointError(f"the checkpoint {folder} is damaged: its file {name!r} is {why}; go back to a copy of it")
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -245,12 +241,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         return {}
     except (ValueError, OSError) as fault:
         raise CheckpointError(f"{file} is not JSON: {fault}") from None
-    if not isinstance(index, dict) or not all(
-        isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()
-    ):
-        raise CheckpointError(
-            f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint"
-        )
+    if not isinstance(index, dict) or not all(isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()):
+        raise CheckpointError(f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint")
     return index
 
 

@@ -27,8 +27,7 @@ class Examples:
     ``rows`` says which of the file's examples these are: a split takes rows, and what is cached for the file serves any
     split of it. An example of several sequences (choices, pairs to compare) has a row of them, [N, K]; where words have
     labels, they are Ragged int32 [words, 2] of (place of its token in the example, class). With ``states``, batches hold
-    ``hidden`` in place of ``tokens`` or ``pixels``. ``truncated`` texts were longer than ``max_length``; a picture has
-    ``max_length`` tokens.
+    ``hidden`` in place of inputs. ``truncated`` texts were longer than ``max_length``; a picture has ``max_length`` tokens.
     """
 
     whole: Ragged  # token ids of every text of the file; of pictures the lengths alone
@@ -136,9 +135,7 @@ def tokenized(pretrained: Pretrained, parts: Iterable[tuple[Ragged, int]], label
     return Examples(whole, rows, labels, length, pad, sum(cut))
 
 
-def images(
-    pretrained: Pretrained, take: Callable[[np.ndarray], Sequence[Any]], sums: np.ndarray, labels: np.ndarray
-) -> Examples:
+def images(pretrained: Pretrained, take: Callable[[np.ndarray], Sequence[Any]], sums: np.ndarray, labels: np.ndarray) -> Examples:
     """Pictures of a file for this encoder: ``take`` gives the PIL images of rows, ``sums`` uint8 [N, 32] are their SHA-256.
 
     Raises :class:`StrategyError` if it takes none.

@@ -11,7 +11,7 @@ from adapt import pack, train
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.hub import Pretrained
-from adapt.images import ImageSettings, pixels
+from adapt.images import ImageSettings
 from adapt.models import POOLINGS, Classifier, Encoder, Model
 from adapt.tokenizer import Tokenizer
 
@@ -27,8 +27,7 @@ def extractor(
     """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device).
 
     ``layer`` counts 0 (embedding) to L (last block, with the final norm; the default); the head is discarded, except
-    the weights of a pooling that has some, ``"pooler"`` or a run's ``"attention"``. Raises :class:`StrategyError` for a
-    layer or pooling not there.
+    the weights of a pooling, ``"pooler"`` or a run's ``"attention"``. Raises :class:`StrategyError` for what is not there.
     """
     config = pretrained.config
     layer = config.layers if layer is None else layer
@@ -68,9 +67,7 @@ def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:
 def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
     """Raises :class:`StrategyError` for a checkpoint without one."""
     if pretrained.tokenizer is None:
-        raise StrategyError(
-            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
-        )
+        raise StrategyError(f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt")
     return pretrained.tokenizer
 
 
@@ -90,15 +87,6 @@ def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterato
             yield index + start, batch, truncated
             truncated = 0
         start += len(texts)
-
-
-def image_windows(pretrained: Pretrained, chunks: Iterable[list[Any]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
-    """Chunks of at most ``IMAGES`` PIL images -> (index, batch, 0), one image a row."""
-    start, settings = 0, settings_of(pretrained)
-    for images in chunks:
-        batch = pack.image_batch(pixels(images, settings, start + 1), pretrained.config.positions, IMAGES)
-        yield np.arange(start, start + len(images)), batch, 0
-        start += len(images)
 
 
 def encode(

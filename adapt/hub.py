@@ -38,9 +38,7 @@ class Pretrained:
     def model(self) -> Model:
         return Model(Encoder(self.config), self.head)
 
-    def encode(
-        self, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None) -> np.ndarray:
         """Texts -> features float32 [N, D], the encoder used as it is. See :func:`adapt.features.encode`."""
         from adapt.features import encode
 
@@ -127,9 +125,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors"
-        ) from None
+        raise CheckpointError(f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors") from None
     except (ValueError, OSError) as fault:
         raise CheckpointError(f"{path} is not JSON: {fault}") from None
     if not isinstance(content, dict):
@@ -158,9 +154,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as fault:
             raise CheckpointError(f"{folder / file} is truncated or corrupt ({fault}): fetch it again") from None
     if absent := sorted(set(weight_map) - set(tensors)):
-        raise CheckpointError(
-            f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again"
-        )
+        raise CheckpointError(f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again")
     return tensors
 
 
@@ -171,9 +165,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
     """
     head = {"kind": type(model.head).__name__}
     head |= {
-        f.name: getattr(model.head, f.name)
-        for f in dataclasses.fields(model.head)
-        if f.name not in ("dtype", "parent", "name")
+        f.name: getattr(model.head, f.name) for f in dataclasses.fields(model.head) if f.name not in ("dtype", "parent", "name")
     }
     content = {
         "encoder": dataclasses.asdict(model.config),
@@ -220,9 +212,7 @@ def base_encoder(folder: Path, base: Mapping[str, str]) -> t.Tree:
     try:
         found = {"encoder": load(base["source"]).params["encoder"]}
     except CheckpointError as fault:
-        raise CheckpointError(
-            f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}"
-        ) from None
+        raise CheckpointError(f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}") from None
     if (digest := t.digest(found["encoder"])) != base["digest"]:
         what = f"digest {digest[:12]}, and {folder} was trained on one with {base['digest'][:12]}"
         raise CheckpointError(f"the encoder of {base['source']} has the {what}: {mend}")

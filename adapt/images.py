@@ -54,6 +54,4 @@ def pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -
         if image.size != (settings.size, settings.size):
             image = image.resize((settings.size, settings.size), settings.resample)
         out[index] = np.asarray(image, np.float32).reshape(settings.size, settings.size, settings.channels)
-    return (out * np.float32(settings.rescale) - np.asarray(settings.mean, np.float32)) / np.asarray(
-        settings.std, np.float32
-    )
+    return (out * np.float32(settings.rescale) - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)

@@ -76,7 +76,5 @@ def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear"
         raise StrategyError(f"unknown decay {decay!r}: give one of {', '.join(shapes)}")
     after = shapes[decay]
     return (
-        after
-        if warm < 1
-        else optax.join_schedules([optax.linear_schedule(peak / warm, peak, max(warm - 1, 1)), after], [warm])
+        after if warm < 1 else optax.join_schedules([optax.linear_schedule(peak / warm, peak, max(warm - 1, 1)), after], [warm])
     )

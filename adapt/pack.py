@@ -21,8 +21,7 @@ def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.n
 
     ``most`` limits the examples a row. Free space is a bit set of capacities, so each example costs one shift.
     Without ``most``, best-fit decreasing needs at most 11/9 of the optimal rows plus 4 (Johnson 1973). Where it needs more
-    rows for a batch than the tokens alone would, :func:`fill_rows` is tried too. Raises :class:`ValueError` for an
-    example longer than a row.
+    rows than the tokens alone would, :func:`fill_rows` is tried too. Raises :class:`ValueError` for an example too long.
     """
     if len(lengths) and lengths.max() > width:
         raise ValueError(f"an example of {lengths.max()} tokens does not fit a row of {width}")
@@ -144,9 +143,7 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def micro_batches(
-    count: int, examples: int, parts: int, seed: int, epoch: int, skip: int = 0
-) -> Iterator[list[np.ndarray]]:
+def micro_batches(count: int, examples: int, parts: int, seed: int, epoch: int, skip: int = 0) -> Iterator[list[np.ndarray]]:
     """The examples of every step of an epoch from step ``skip`` on: ``parts`` index arrays of up to ``examples`` each."""
     permutation = order(count, seed, epoch)
     for start in range(skip * examples * parts, count, examples * parts):

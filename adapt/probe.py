@@ -87,8 +87,7 @@ def least(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
 class Linear(NamedTuple):
     """Heads of S sets and K strengths: ``scaled.x @ kernel + bias`` scores C columns.
 
-    ``gradient`` is the largest entry of a fit's gradient of the mean objective by standardised weights and intercept,
-    which is what scikit-learn's ``tol`` bounds.
+    ``gradient`` is the largest entry of a fit's gradient of the mean objective, standardised: scikit-learn's ``tol`` bounds it.
     """
 
     kernel: np.ndarray  # float64 [S, K, C, D]

@@ -69,9 +69,7 @@ def frozen(layers: int, epochs: int) -> Strategy:
 def top(layers: int, epochs: int, k: int) -> Strategy:
     """The head and the last K blocks, with the final norm where there is one."""
     if not 1 <= k <= layers:
-        raise StrategyError(
-            f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full"
-        )
+        raise StrategyError(f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full")
     return one((f"encoder/({band(layers - k, layers)}|final_norm)/.*", "encoder"), epochs=epochs)
 
 
@@ -129,11 +127,7 @@ def lp_ft(base: Strategy, layers: int) -> Strategy:
     phase = base.phases[0]
     probe = max(round(phase.epochs / 3), 1)
     if len(base.phases) > 1 or probe >= phase.epochs:
-        why = (
-            f"what it is joined with has {len(base.phases)}"
-            if len(base.phases) > 1
-            else "--epochs is 1: give 2 or more"
-        )
+        why = f"what it is joined with has {len(base.phases)}" if len(base.phases) > 1 else "--epochs is 1: give 2 or more"
         raise StrategyError(f"lp-ft probes and then trains: it wants one phase to precede, and {why}")
     if phase.groups == ("head",):
         raise StrategyError("lp-ft with frozen trains nothing after the probe: leave out one of them")
@@ -151,15 +145,11 @@ def decay(base: Strategy, layers: int, factor: float) -> Strategy:
 def reinit(base: Strategy, layers: int, k: int) -> Strategy:
     """Begin with fresh weights in the last K blocks (Zhang et al. 2021)."""
     if not 1 <= k <= layers:
-        raise StrategyError(
-            f"reinit:{k} wants {k} blocks and the encoder has {layers}: give reinit:1 to reinit:{layers}"
-        )
+        raise StrategyError(f"reinit:{k} wants {k} blocks and the encoder has {layers}: give reinit:1 to reinit:{layers}")
     kernels = [f"encoder/block_{index:02d}/mlp/up/kernel" for index in range(layers - k, layers)]
     still = [name for name in kernels if first_match(base.phases[-1].rules, name) == FROZEN]
     if still:
-        raise StrategyError(
-            f"reinit:{k} draws weights anew that would stay frozen ({still[0]}): train these blocks too"
-        )
+        raise StrategyError(f"reinit:{k} draws weights anew that would stay frozen ({still[0]}): train these blocks too")
     return dataclasses.replace(base, reinit=k)
 
 
@@ -188,8 +178,7 @@ CHANGES = names(lp_ft, decay, reinit, l2sp, mixout)
 def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     """Read ``"top:2"`` or ``"lora:8+decay:0.9"`` for an encoder of ``layers`` blocks and a run of ``epochs``.
 
-    Raises :class:`StrategyError` for a name that is not known, a number that is missing, wrong or too many, or a
-    combination that contradicts itself.
+    Raises :class:`StrategyError` for an unknown name, a number missing, wrong or too many, or a contradiction.
     """
     ways, changes = [], []
     for word in spec.split("+"):
@@ -269,10 +258,7 @@ def band(first: int, last: int) -> str:
 
 
 def label(phase: Phase, params: t.Tree, layers: int) -> tuple[t.Tree, dict[str, float]]:
-    """(label tree, factor of each group's rate). With ``decay`` each stage is a group of its own, ``encoder_05``.
-
-    :func:`kind` takes that number off again.
-    """
+    """(label tree, factor of each group's rate). With ``decay`` each stage is a group, ``encoder_05``; see :func:`kind`."""
     labels, factors = t.label(params, phase.rules), dict.fromkeys(phase.groups, 1.0)
 
     def by_stage(path: str, group: str) -> str:

@@ -35,13 +35,10 @@ class State:
     halted: jax.Array
 
 
-def init_state(
-    params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array
-) -> tuple[t.Tree, State]:
+def init_state(params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array) -> tuple[t.Tree, State]:
     """Split ``params`` by ``labels`` into (frozen parameters, State with a copy of what trains).
 
-    ``params`` and ``key`` stay usable: what the step gets donated is a copy. Raises :class:`TrainingError` when nothing
-    trains.
+    ``params`` and ``key`` stay usable: what the step gets donated is a copy. Raises :class:`TrainingError` if nothing trains.
     """
     trainable = optim.trainable(params, labels)
     if not t.paths(trainable):
@@ -91,9 +88,7 @@ class Step:
     suffix: Any  # jitted (frozen, state, batch) -> (state, metrics), with the state donated
     pull: Pull | None = None
 
-    def __call__(
-        self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]
-    ) -> tuple["State", dict[str, jax.Array]]:
+    def __call__(self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]) -> tuple["State", dict[str, jax.Array]]:
         if self.prefix is not None:
             frozen, batch = self.prefix(frozen, batch)
         return self.suffix(frozen, state, batch)
@@ -128,9 +123,7 @@ def make_step(
     Metrics: ``loss`` (weighted mean), ``grad_norm`` (before clipping, of what trains), ``weight``.
     """
 
-    def total(
-        trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def total(trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         if pull and pull.mixout and dropout:
             trainable = pull.mix(trainable, frozen["anchor"], jax.random.fold_in(key, 0xA11))
         params = t.merge(frozen, trainable)
@@ -147,9 +140,7 @@ def make_step(
 
             def add(carry: Any, part: Any) -> tuple[Any, None]:
                 micro, index = part
-                return jax.tree.map(
-                    jnp.add, carry, gradient(state.params, frozen, micro, jax.random.fold_in(key, index))
-                ), None
+                return jax.tree.map(jnp.add, carry, gradient(state.params, frozen, micro, jax.random.fold_in(key, index))), None
 
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
             parts = (dict(batch), jnp.arange(len(batch["weight"])))
@@ -176,30 +167,6 @@ def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping
     return lambda params, batch: suffix(*cut(params, batch))
 
 
-def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
-    """``(params, batch) -> sums`` of loss, right answers and weights over a batch with ``label`` and ``weight``, jitted."""
-
-    def score(params: t.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        logits, weight = model.apply(params, batch), batch["weight"]
-        right = (logits.argmax(-1) == batch["label"]) * weight
-        return {"loss": (loss(logits, batch["label"]) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
-
-    return jax.jit(score)
-
-
-def mean_score(
-    score: Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]],
-    params: t.Tree,
-    batches: Iterable[Mapping[str, Any]],
-) -> dict[str, float]:
-    """The weighted means of ``loss`` and ``accuracy`` over all batches."""
-    sums: dict[str, float] = {}
-    for batch in batches:
-        for name, value in score(params, batch).items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: sums[name] / max(sums["weight"], 1e-9) for name in ("loss", "accuracy")}
-
-
 def evaluate(
     forward: Callable[[t.Tree, Mapping[str, Any]], jax.Array],
     params: t.Tree,
@@ -208,22 +175,21 @@ def evaluate(
 ) -> np.ndarray:
     """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples."""
     out: np.ndarray | None = None
-    pending: list[tuple[np.ndarray, jax.Array]] = []
-    for index, batch in batches:
-        pending.append((index, forward(params, batch)))
-        if len(pending) > 2:  # fetch late, so that the next batch is packed while this one runs
-            out = place(out, *pending.pop(0), count)
-    for index, values in pending:
-        out = place(out, index, values, count)
+    for index, values in late((index, forward(params, batch)) for index, batch in batches):
+        fetched = np.asarray(values)[: len(index)]
+        out = np.zeros((count, *fetched.shape[1:]), np.float32) if out is None else out
+        out[index] = fetched
     return np.zeros((0, 0), np.float32) if out is None else out
 
 
-def place(out: np.ndarray | None, index: np.ndarray, values: jax.Array, count: int) -> np.ndarray:
-    fetched = np.asarray(values)[: len(index)]
-    if out is None:
-        out = np.zeros((count, *fetched.shape[1:]), np.float32)
-    out[index] = fetched
-    return out
+def late(computing: Iterable[Any], behind: int = 2) -> Iterator[Any]:
+    """The same items, ``behind`` of them later: so the next batch is packed while the device still computes this one."""
+    pending = []
+    for each in computing:
+        pending.append(each)
+        if len(pending) > behind:
+            yield pending.pop(0)
+    yield from pending
 
 
 def loop(
@@ -238,10 +204,9 @@ def loop(
 
     The host looks at the device only there. The record has ``step``, ``loss`` (mean over examples since the last
     record), ``grad_norm``, ``examples``, and the ``seconds`` and ``compile_seconds`` they took; a step with a shape not
-    yet in ``seen`` counts as compilation and its examples are not in ``timed_examples``; ``tokens`` of the examples
-    filled so many of the ``slots`` of their rows. The yielded state is valid until
-    the next one is asked for, since the step donates it. Raises :class:`TrainingError`, saying at which step, when the
-    loss is not finite; the state stays that of the last good step.
+    yet in ``seen`` counts as compilation and its examples are not in ``timed_examples``; ``tokens`` of the examples filled
+    so many of the ``slots`` of their rows. The yielded state is valid until the next one is asked for: the step donates it.
+    Raises :class:`TrainingError`, saying at which step, when the loss is not finite; the state stays the last good one.
     """
     seen = set() if seen is None else seen
     window: list[dict[str, jax.Array]] = []
@@ -258,10 +223,8 @@ def loop(
             tokens, slots = tokens + int(batch["length"].sum()), slots + batch["segments"].size
         if fresh:
             jax.block_until_ready(state.step)
-            compiling, compiled = (
-                compiling + time.perf_counter() - before,
-                compiled + int(np.sum(np.asarray(batch["weight"]) > 0)),
-            )
+            compiling += time.perf_counter() - before
+            compiled += int(np.sum(np.asarray(batch["weight"]) > 0))
         if len(window) == log_every:
             yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
             window, started, compiling, compiled, tokens, slots = [], time.perf_counter(), 0.0, 0, 0, 0
@@ -269,18 +232,7 @@ def loop(
         yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
 
 
-def check_finite(loss: float, step: int) -> None:
-    """Raise :class:`TrainingError` when the validation loss after ``step`` is not finite."""
-    if not np.isfinite(loss):
-        raise TrainingError(
-            f"the validation loss is not finite after step {step}: training stopped, the last good checkpoint is kept; "
-            "lower the learning rate, or look at the validation data"
-        )
-
-
-def record(
-    state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: int
-) -> dict[str, float]:
+def record(state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: int) -> dict[str, float]:
     halted, taken, fetched = jax.device_get((state.halted, state.step, window))
     if halted:
         raise TrainingError(

@@ -134,9 +134,7 @@ def select(tree: Tree, keep: Callable[[str], bool]) -> Tree:
 def map_paths(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
     """``function(path, leaf)`` on every leaf, structure and order kept."""
     return {
-        name: map_paths(function, node, f"{prefix}{name}/")
-        if isinstance(node, dict)
-        else function(f"{prefix}{name}", node)
+        name: map_paths(function, node, f"{prefix}{name}/") if isinstance(node, dict) else function(f"{prefix}{name}", node)
         for name, node in tree.items()
     }
 
@@ -182,9 +180,7 @@ def group_of(labels: Tree) -> Callable[[str], str]:
 
     def group(path: str) -> str:
         if path not in groups:
-            raise RuleError(
-                f"{path!r} has no label: make the labels from the very tree that trains, after every drop and graft"
-            )
+            raise RuleError(f"{path!r} has no label: make the labels from the very tree that trains, after every drop and graft")
         return groups[path]
 
     return group

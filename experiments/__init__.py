@@ -104,9 +104,7 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
     if filled and not config.overwrite:  # it was not there when check_out looked
         raise OutputError(f"the output folder {out} is being filled by another process: give another --out")
     if filled and experiment_of(out) != this:
-        raise OutputError(
-            f"{out} is not a folder that {this} wrote, so --overwrite leaves it alone: remove it yourself"
-        )
+        raise OutputError(f"{out} is not a folder that {this} wrote, so --overwrite leaves it alone: remove it yourself")
     try:
         if filled:
             shutil.rmtree(before, ignore_errors=True)
@@ -147,9 +145,7 @@ def read_lineage(out: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((out / "lineage.json").read_text("utf-8")))
     except (OSError, ValueError, TypeError) as fault:
-        raise OutputError(
-            f"--resume: {out / 'lineage.json'} can't be read ({fault}): start anew with --overwrite"
-        ) from None
+        raise OutputError(f"--resume: {out / 'lineage.json'} can't be read ({fault}): start anew with --overwrite") from None
 
 
 def check_flags_of(out: Path, flags: dict[str, Any]) -> None:

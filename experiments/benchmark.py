@@ -125,9 +125,7 @@ def write_task(
     return texts, {"train": ids.lengths, "extract": all_ids.lengths}
 
 
-def start(
-    config: Any, stack: contextlib.ExitStack
-) -> tuple[dict[str, Worker], dict[str, dict[str, str]], dict[str, str]]:
+def start(config: Any, stack: contextlib.ExitStack) -> tuple[dict[str, Worker], dict[str, dict[str, str]], dict[str, str]]:
     """(the sides that answer, the versions of their libraries, why others are skipped)."""
     settings = {
         "checkpoint": str(hub.resolve(config.checkpoint)),
@@ -150,9 +148,7 @@ def start(
                 raise
             skipped[name] = f"{fault}; looked for with {interpreter}"
             flag = "--peers" if name == "torch" else "--keras"
-            report.warn(
-                f"skipped {JOBS['train'][1][name]}: {fault}; looked for with {interpreter}, name another with {flag}"
-            )
+            report.warn(f"skipped {JOBS['train'][1][name]}: {fault}; looked for with {interpreter}, name another with {flag}")
     return workers, libraries, skipped
 
 
@@ -256,9 +252,7 @@ def show(config: Config, result: dict[str, Any], plot: Path) -> None:
         report.console.print(f"RssAnon of extraction with {count} sentences: {megabytes:.0f} MB", markup=False)
     worst = max(result["rounds"], key=lambda entry: entry["foreign"])
     if worst["foreign"] > DISTURBED:
-        report.warn(
-            f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): measure on a quiet machine"
-        )
+        report.warn(f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): measure on a quiet machine")
     report.console.print(f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}", markup=False)
 
 
@@ -282,9 +276,7 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
             points = [e["speed"] for e in result["rounds"] if (e["job"], e["side"]) == (job, row["side"])]
             axis.plot(points, [place] * len(points), ".", color="black", ms=4, alpha=0.6)
             times = f"  (adapt: {row['ratio']:.2f} times)" if "ratio" in row else ""
-            axis.annotate(
-                f"{row['median']:.0f}{times}", (max(points), place), (8, 0), textcoords="offset points", va="center"
-            )
+            axis.annotate(f"{row['median']:.0f}{times}", (max(points), place), (8, 0), textcoords="offset points", va="center")
         axis.margins(x=0.35)
         axis.set_xlim(left=0)
         axis.invert_yaxis()

@@ -20,14 +20,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import cache, hub, prefix, probe, strategies, tasks
+from adapt import hub, prefix, probe, strategies
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.examples import Examples
 from adapt.models import Classifier, Encoder, Model
 from experiments import check_out, launch, open_run, write_json
-from experiments.parts import caching, cost, inputs, report, targets, verdict
-from experiments.parts.trials import Arm
+from experiments.parts import cache, caching, cost, inputs, report, targets, tasks, timing, verdict
+from experiments.parts.trials import REPEATS, Arm
 
 ALL = 0
 FIXED = ("probe", "centroid")
@@ -67,9 +67,7 @@ def main(config: Config) -> dict[str, Any]:
     _, classes = sets[config.checkpoint]
     for budget in config.budgets:
         if budget and not 2 * classes <= budget <= len(sets[config.checkpoint][0]["train"]):
-            raise DataError(
-                f"--budgets {budget}: there are {len(sets[config.checkpoint][0]['train'])} training examples"
-            )
+            raise DataError(f"--budgets {budget}: there are {len(sets[config.checkpoint][0]['train'])} training examples")
     ways = [(f"{way}, {name}", name, way) for name in sources for way in FIXED]
     ways += [(f"{name}, {config.checkpoint}", config.checkpoint, name) for name in config.strategies]
     with open_run(config.out, config):
@@ -151,9 +149,7 @@ def fixed(
     cells = [(budget, seed) for budget in config.budgets for seed in range(config.seeds)]
     if all(path(config, title, *cell).exists() for cell in cells):
         return
-    started = time.perf_counter()
-    found = features(source, sets)
-    encoding = (time.perf_counter() - started) / sum(map(len, sets.values()))
+    found, encoding = features(source, sets)
     rows = [drawn(sets["train"].labels, *cell) for cell in cells]
     count = sum(map(len, found.values()))  # of all sets, one after the other, of which some rows of the first train
     masks, labels = np.zeros((len(cells), count), bool), np.zeros(count, np.int32)
@@ -169,9 +165,7 @@ def fixed(
         else probe.centroid(scaled, labels, masks, classes)
     )
     seconds = (time.perf_counter() - started) / len(cells) / len(penalties)
-    found = dict(
-        zip(found, np.split(scaled.x, np.cumsum([len(values) for values in found.values()])[:-1]), strict=True)
-    )
+    found = dict(zip(found, np.split(scaled.x, np.cumsum([len(values) for values in found.values()])[:-1]), strict=True))
     c, tokens = source.config, float(sets["train"].whole.lengths.mean())
     for number, ((budget, seed), (kept, held)) in enumerate(zip(cells, rows, strict=True)):
         logits = lambda name, which, number=number: scores(found[name], heads, number, which)
@@ -187,14 +181,15 @@ def fixed(
         told(number + 1)
 
 
-def features(source: hub.Pretrained, sets: dict[str, Examples]) -> dict[str, np.ndarray]:
-    """Mean-pooled features of every set, out of the cache."""
+def features(source: hub.Pretrained, sets: dict[str, Examples]) -> tuple[dict[str, np.ndarray], float]:
+    """(mean-pooled features of every set, out of the cache; seconds that an example takes where it is not in there)."""
     model = Model(Encoder(source.config), Classifier(0, "mean"))
     cut = prefix.cut_at(model, model.stages)
     params = jax.device_put(t.drop(source.params, "head"), jax.local_devices()[0])
     entries = {name: cache.entry(params, model, cut.at, part, "float32") for name, part in sets.items()}
     kept = caching.with_states(cut, params, sets, entries)
-    return {name: np.asarray(part.states)[part.rows] for name, part in kept.items()}
+    seconds = timing.forward_seconds(REPEATS, cut, cut.split(params)[0], sets["train"]) / len(sets["train"].whole)
+    return {name: np.asarray(part.states)[part.rows] for name, part in kept.items()}, seconds
 
 
 def scores(found: np.ndarray, heads: Any, number: int, which: int) -> np.ndarray:

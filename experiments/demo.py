@@ -52,9 +52,7 @@ def main(config: Config) -> dict[str, Any]:
     floor = results["pre-trained encoder, frozen"]["majority_accuracy"]
     rows.insert(0, ("majority class", floor, "", 0, ""))
     report.console.print()
-    title = (
-        f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epoch{'s' * (epochs > 1)}"
-    )
+    title = f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epoch{'s' * (epochs > 1)}"
     report.table(title, ("encoder", "test accuracy", "macro F1", "trained parameters", "time"), rows, report.console)
     write_json(config.out / "demo.json", results)
     report.console.print(

@@ -100,9 +100,7 @@ def reserve(path: Path, shape: tuple[int, int]) -> np.memmap:
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as fault:
-        raise OutputError(
-            f"{path.parent} has no room for {out.nbytes / 1e6:.0f} MB of features: {fault.strerror}"
-        ) from None
+        raise OutputError(f"{path.parent} has no room for {out.nbytes / 1e6:.0f} MB of features: {fault.strerror}") from None
     return out
 
 

@@ -19,11 +19,11 @@ from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Encoder, Model
-from adapt.tasks import TASKS
 from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
 from experiments.parts import caching, heads, inputs, phases, report, targets, timing
 from experiments.parts.saving import Progress, begin, save
 from experiments.parts.showing import show_end, show_start
+from experiments.parts.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Config:
     label_column: str = "label"  # multitask: several, label,fine
     image_column: str | None = None  # images in place of texts
     task: targets.Task = "classification"
-    strategy: str = (
-        "full"  # frozen | top:K | lora:8 | lp-ft | full+decay:0.9 | ...: adapt/strategies.py, or a wrong one
-    )
+    strategy: str = "full"  # frozen | top:K | lora:8 | lp-ft | full+decay:0.9 | ...: adapt/strategies.py, or a wrong one
     pooling: Literal["mean", "cls", "max", "last", "pooler", "attention"] | None = None  # mean; GPT-2 last; ViT cls
     layers: tuple[int, ...] = ()  # that the head reads, 0 the embedding; default: the last
     mix: Literal["concat", "learned"] = "concat"  # of these layers: side by side, or a learned mean
@@ -199,9 +197,7 @@ def main(config: Config) -> dict[str, Any]:
     return result
 
 
-def attach(
-    config: Any, pretrained: hub.Pretrained, params: t.Tree, names: list[str], key: jax.Array
-) -> tuple[Model, t.Tree]:
+def attach(config: Any, pretrained: hub.Pretrained, params: t.Tree, names: list[str], key: jax.Array) -> tuple[Model, t.Tree]:
     """The encoder with a new head on it; the pre-trained pooler is grafted back where ``--pooling pooler`` asks for it."""
     model = Model(Encoder(pretrained.config), heads.new_head(config, pretrained, names))
     fresh = model.init_head(jax.random.fold_in(key, 2))
@@ -228,7 +224,7 @@ def validate(
 ) -> bool:
     """Score the validation examples, keep count in ``progress``: is this the best so far? A tie goes to the lower loss."""
     values, mean_loss = score(config, forward, params, part)
-    train.check_finite(mean_loss, progress.step)
+    phases.check_finite(mean_loss, progress.step)
     named = {f"validation_{name}": finite(value) for name, value in values.items()}
     metrics.write({"epoch": epoch, "step": progress.step, "validation_loss": mean_loss, **named})
     shown = "   ".join(f"{name} {value:.4f}" for name, value in values.items())

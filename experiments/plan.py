@@ -19,13 +19,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from adapt import cache, hub, optim, prefix, strategies
+from adapt import hub, optim, prefix, strategies
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.examples import Examples
 from adapt.models import Model
 from experiments import check_out, finetune, launch, open_run, write_json
-from experiments.parts import caching, cost, inputs, report
+from experiments.parts import cache, caching, cost, inputs, report
 from experiments.parts.timing import Compiling, calibrate, finish_seconds, prepared
 
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
@@ -102,9 +102,7 @@ def main(config: Config) -> dict[str, Any]:
         raise StrategyError(f"--measure {unplanned[0]}: it is not planned; name it in --also too")
     sets, names = read(config, pretrained)
     if config.measure and "test" not in sets:
-        raise StrategyError(
-            f"--measure runs finetune, which tests: {config.data} has no test part, so name one with --test"
-        )
+        raise StrategyError(f"--measure runs finetune, which tests: {config.data} has no test part, so name one with --test")
     clock.lap("set_up")
     set_up = clock.laps["set_up"] - compiling.seconds
     with open_run(config.out, config):
@@ -152,18 +150,14 @@ def estimate(
     steps = config.epochs * -(-len(sets["train"]) // config.batch_size)
     blocks = min(max(cut - 1, 0), layers) / layers  # of the encoder, before the cut
     entries = entries_of(config, model, params, sets, cut)
-    passes = {
-        part: (config.epochs if part == "validation" else 1) * len(sets[part]) for part in sets if part != "train"
-    }
+    passes = {part: (config.epochs if part == "validation" else 1) * len(sets[part]) for part in sets if part != "train"}
     each = timings["forward"] / len(sets["train"].whole)  # seconds an example, forward
     save = (config.epochs + 1) * timings["finish"]["byte_saved"] * (t.nbytes(moving) + optimizer)
     finish = timings["finish"]
     once = timings["set_up"] + finish["first_save"] + finish["score"] + finish["plot"] + save
     seconds = once + steps * (suffix + blocks * timings["prefix"][1]) + each * sum(passes.values())
     wholes = {entry.folder: (entry, len(sets[part].whole)) for part, entry in entries.items()}
-    missing = sum(
-        count * each * blocks + entry.nbytes / caching.WRITE for entry, count in wholes.values() if not entry.filled
-    )
+    missing = sum(count * each * blocks + entry.nbytes / caching.WRITE for entry, count in wholes.values() if not entry.filled)
     cached = once + missing + steps * suffix + each * (1 - blocks) * sum(passes.values())
     tokens = float(sets["train"].whole.lengths.mean())
     after = cost.step_flops(c, cut, tokens, tokens) if depth else flops

@@ -10,7 +10,7 @@ the text is an example; lines longer than --max-length become several. 5% of the
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +21,11 @@ import numpy as np
 from adapt import checkpoint, hub, losses, optim, pack, train
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
+from adapt.losses import Loss
 from adapt.models import CausalLM, Encoder, MaskedLM, Model
 from adapt.tokenizer import Ragged
 from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
-from experiments.parts import corrupt, data, inputs, report
+from experiments.parts import corrupt, data, inputs, phases, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +77,18 @@ def main(config: Config) -> dict[str, Any]:
     held_plan = pack.plan(held_out.lengths, config.batch_size, config.seed, 1)
     size = f"{t.count(params):,} parameters, head {type(model.head).__name__}"
     report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
-    report.chat.print(
-        f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n"
-    )
+    report.chat.print(f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n")
 
     saves, info = config.out / "checkpoints", {"metrics_bytes": 0, "examples": 0.0, "seconds": 0.0, "start_loss": None}
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
     step = train.make_step(computed, losses.cross_entropy, tx)
-    score = train.make_score(computed, losses.cross_entropy)
+    score = make_score(computed, losses.cross_entropy)
 
     def validate(at: int) -> dict[str, float]:
-        values = train.mean_score(
+        values = mean_score(
             score, t.merge(frozen, state.params), batches(held_out, held_plan, config.seed, 0, 0, corruption, once=True)
         )
-        train.check_finite(values["loss"], at)
+        phases.check_finite(values["loss"], at)
         record = {"step": at, "validation_loss": values["loss"], "validation_accuracy": values["accuracy"]}
         metrics.write(record)
         report.chat.print(f"step {at}   validation loss {values['loss']:.4f}   accuracy {values['accuracy']:.4f}")
@@ -129,9 +128,7 @@ def main(config: Config) -> dict[str, Any]:
                 info["validation"] = validate(stop)
                 checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
             if stop == config.stop_after and stop < config.steps:
-                report.console.print(
-                    f"stopped after step {stop}; go on with --resume --out {config.out}", soft_wrap=True
-                )
+                report.console.print(f"stopped after step {stop}; go on with --resume --out {config.out}", soft_wrap=True)
                 return {}
     values = info["validation"]
 
@@ -160,13 +157,35 @@ def main(config: Config) -> dict[str, Any]:
     return result
 
 
+def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
+    """``(params, batch) -> sums`` of loss, right answers and weights over a batch with ``label`` and ``weight``, jitted."""
+
+    def score(params: t.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        logits, weight = model.apply(params, batch), batch["weight"]
+        right = (logits.argmax(-1) == batch["label"]) * weight
+        return {"loss": (loss(logits, batch["label"]) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
+
+    return jax.jit(score)
+
+
+def mean_score(
+    score: Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]],
+    params: t.Tree,
+    batches: Iterable[Mapping[str, Any]],
+) -> dict[str, float]:
+    """The weighted means of ``loss`` and ``accuracy`` over all batches."""
+    sums: dict[str, float] = {}
+    for batch in batches:
+        for name, value in score(params, batch).items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: sums[name] / max(sums["weight"], 1e-9) for name in ("loss", "accuracy")}
+
+
 def load(config: Config) -> tuple[hub.Pretrained, str]:
     """The checkpoint with the tokenizer cut to --max-length, and its objective: mlm or clm."""
     pretrained = hub.load(config.checkpoint)
     if pretrained.config.is_image or pretrained.tokenizer is None:
-        raise StrategyError(
-            f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one"
-        )
+        raise StrategyError(f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one")
     longest = min(config.max_length, pretrained.config.positions)
     pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(longest))
     return pretrained, "clm" if pretrained.config.causal else "mlm"
@@ -178,9 +197,7 @@ def with_head(config: Config, pretrained: hub.Pretrained, key: jax.Array) -> tup
     head, params = pretrained.head, pretrained.params
     if not isinstance(head, CausalLM if c.causal else MaskedLM):
         head = (
-            CausalLM(c.vocabulary)
-            if c.causal
-            else MaskedLM(c.vocabulary, activation=c.activation, norm_epsilon=c.norm_epsilon)
+            CausalLM(c.vocabulary) if c.causal else MaskedLM(c.vocabulary, activation=c.activation, norm_epsilon=c.norm_epsilon)
         )
         params = t.graft(t.drop(params, "head"), "head", Model(Encoder(c), head).init_head(jax.random.fold_in(key, 2)))
         report.warn(f"{pretrained.source} has no language-model head: a fresh one is trained from the start")

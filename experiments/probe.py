@@ -35,19 +35,9 @@ class Config:
     label_column: str = "label"
     image_column: str | None = None  # images in place of texts
     task: Literal["classification", "regression"] = "classification"
-    method: tuple[Literal["logistic", "ridge", "knn", "centroid"], ...] | None = (
-        None  # default: logistic; regression: ridge
-    )
+    method: tuple[Literal["logistic", "ridge", "knn", "centroid"], ...] | None = None  # default: logistic, or ridge
     pooling: tuple[Literal["mean", "cls", "max", "last"], ...] = ("mean",)
-    strengths: tuple[float, ...] = (
-        0.1,
-        1.0,
-        10.0,
-        100.0,
-        1e3,
-        1e4,
-        1e5,
-    )  # of the L2 penalty: scikit-learn's 1 / C, alpha
+    strengths: tuple[float, ...] = (0.1, 1, 10, 100, 1e3, 1e4, 1e5)  # of the L2 penalty: scikit-learn's 1 / C, or alpha
     neighbours: tuple[int, ...] = (1, 5, 20, 50)  # of knn
     folds: int = 5
     seeds: int = 5  # each draws other folds
@@ -150,9 +140,7 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[data.Table], 
             kept = np.sort(np.random.RandomState(0).permutation(len(table))[: config.limit])
             tables[number], labels[number] = table.select(kept), labels[number][kept]
     if len(tables[0]) < 2 * config.folds:
-        raise DataError(
-            f"{config.data}: {len(tables[0])} rows are too few for --folds {config.folds}: give two for each"
-        )
+        raise DataError(f"{config.data}: {len(tables[0])} rows are too few for --folds {config.folds}: give two for each")
     return tables, np.concatenate(labels), names
 
 
@@ -191,9 +179,7 @@ def heads(
         return np.asarray(answers), grid, {"constant_features": constant}
     grid = sorted(config.strengths, reverse=True) if method != "centroid" else [None]
     fit = {"logistic": probe.logistic, "ridge": probe.ridge}.get(method)
-    found = (
-        fit(scaled, labels, sets.train, grid, classes) if fit else probe.centroid(scaled, labels, sets.train, classes)
-    )
+    found = fit(scaled, labels, sets.train, grid, classes) if fit else probe.centroid(scaled, labels, sets.train, classes)
     said = {"constant_features": constant}
     if found.converged is not None and found.gradient is not None:
         stuck = [{"set": int(s), "strength": grid[k]} for s, k in np.argwhere(~found.converged)]
@@ -242,9 +228,7 @@ def protocol(config: Config, given: bool) -> str:
 def show(config: Config, result: dict[str, Any]) -> None:
     columns = ("method", "layer", "pooling", "validation", "test", "95% interval", "strength")
     rows = []
-    for cell in sorted(
-        result["cells"], key=lambda cell: (cell["method"], config.pooling.index(cell["pooling"]), cell["layer"])
-    ):
+    for cell in sorted(result["cells"], key=lambda cell: (cell["method"], config.pooling.index(cell["pooling"]), cell["layer"])):
         chosen = sorted(value for value in cell["strengths"] if value is not None)
         strength = " to ".join(f"{value:g}" for value in dict.fromkeys((*chosen[:1], *chosen[-1:]))) or "-"
         between = f"{cell['low']:.3f} to {cell['high']:.3f}"
@@ -261,17 +245,14 @@ def show(config: Config, result: dict[str, Any]) -> None:
         f"{selected['low']:.3f} to {selected['high']:.3f}"
     )
     report.console.print(f"selection {result['selection']}")
-    constant = sorted({index for cell in result["cells"] for index in cell["constant_features"]})
-    if constant:
-        report.console.print(
-            f"constant  features {', '.join(map(str, constant[:20]))} in some layer: they count nothing"
-        )
+    for layer, pooling, found in sorted({(c["layer"], c["pooling"], tuple(c["constant_features"])) for c in result["cells"]}):
+        if found:
+            named = ", ".join(map(str, found[:8])) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+            report.console.print(f"constant  on layer {layer}, {pooling}: features {named}; they count nothing")
     if fitted := [cell for cell in result["cells"] if "fits" in cell]:
         count, stuck = (sum(cell["fits"] for cell in fitted), sum(len(cell["not_converged"]) for cell in fitted))
         worst = max(cell["largest_gradient"] for cell in fitted)
-        report.console.print(
-            f"fits      {count:,} logistic regressions, {stuck} did not converge; gradient at most {worst:.1e}"
-        )
+        report.console.print(f"fits      {count:,} logistic regressions, {stuck} did not converge; gradient at most {worst:.1e}")
     report.console.print(f"plot      {config.out / result['plot']}")
 
 

@@ -64,9 +64,7 @@ def main(config: Config) -> dict[str, Any]:
                     if number >= 0:
                         seconds[name].append((time.perf_counter() - started) / config.steps)
                 bar.update(number + 1)
-        result = {
-            name: {"seconds": values, "ratio": ratio(values, seconds["as it is"])} for name, values in seconds.items()
-        }
+        result = {name: {"seconds": values, "ratio": ratio(values, seconds["as it is"])} for name, values in seconds.items()}
         write_json(config.out / "tuning.json", result)
     rows = []
     for name, found in result.items():
@@ -82,9 +80,7 @@ def ratio(values: list[float], base: list[float]) -> float:
 
 def plain(config: Config, pretrained: hub.Pretrained, texts: examples.Examples, **changed: Any) -> Callable[[], None]:
     """A function that takes ``steps`` steps of the loop as it is; ``changed`` replaces a part of it."""
-    model = changed.get("model") or Model(
-        Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout)
-    )
+    model = changed.get("model") or Model(Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout))
     params = t.graft(t.drop(pretrained.params, "head"), "head", model.init_head(jax.random.key(0)))
     labels = t.label(params, strategies.strategy("full", pretrained.config.layers).phases[0].rules)
     tx = optim.by_label({group: optim.adamw(1e-6) for group in ("encoder", "head")}, labels, 1.0)

@@ -59,9 +59,7 @@ def main(config: Config) -> dict[str, Any]:
     pretrained, table, train_table = benchmark.read(config)
     with open_run(config.out, config):
         if config.growth:
-            result = growth(
-                config, list(train_table.rows[config.text_column]), list(train_table.rows[config.label_column])
-            )
+            result = growth(config, list(train_table.rows[config.text_column]), list(train_table.rows[config.label_column]))
             write_json(config.out / "growth.json", result)
             return result
         _, lengths = benchmark.write_task(config, pretrained, table, train_table)
@@ -234,16 +232,12 @@ def show(result: dict[str, Any]) -> None:
     cell = lambda value, form: "" if value is None else format(value, form)
     rows = []
     for row in result["table"]:
-        numbers = [
-            cell(row.get(key), form) for key, form in (("seconds", ".0f"), ("peer_seconds", ".0f"), ("ratio", ".1f"))
-        ]
+        numbers = [cell(row.get(key), form) for key, form in (("seconds", ".0f"), ("peer_seconds", ".0f"), ("ratio", ".1f"))]
         more = [cell(row.get(key), ".1f") for key in ("ceiling", "steps_ratio", "second_ratio")]
         rows.append((row["strategy"], row["peer"], *numbers, *more))
     columns = ("strategy", "against", "adapt s", "peer s", "ratio", "ceiling", "steps alone", "second run")
     report.table("whole runs", columns, rows, report.console)
-    report.console.print(
-        f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products", markup=False
-    )
+    report.console.print(f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products", markup=False)
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:
@@ -275,9 +269,7 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
     axis.set_xscale("log")
     axis.set_xlim(1, max(bar[2] for bar in bars) * 8)
     cores = result["machine"]["cores"]
-    axis.set_xlabel(
-        f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores"
-    )
+    axis.set_xlabel(f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores")
     axis.spines[["top", "right"]].set_visible(False)
     path = config.out / "whole_runs.png"
     figure.savefig(path, dpi=130)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from adapt import hub, train
 from adapt import tree as t
-from adapt.features import image_windows, text_windows
+from adapt.features import text_windows
 from adapt.models import Classifier
+from experiments.parts.inputs import image_windows
 
 REFERENCES = Path(__file__).parent / "references"
 TEXTS = [
@@ -29,9 +30,7 @@ TRANSFORMERS = [
     ("vit_gray_no_qkv_bias", "cls", "transformers"),
 ]
 SENTENCE_TRANSFORMERS = [
-    (case, pooling, "sentence-transformers")
-    for case in ("bert_bare_pooler", "gpt2_bare")
-    for pooling in ("mean", "max", "cls")
+    (case, pooling, "sentence-transformers") for case in ("bert_bare_pooler", "gpt2_bare") for pooling in ("mean", "max", "cls")
 ]
 LANGUAGE_MODELS = [
     ("bert_mlm_tied", "BertForMaskedLM"),

@@ -42,10 +42,7 @@ def test_merged_lora_computes_the_same_in_plain_weights(family):
     plain = classifier(family)
     t.check_like(merged, plain.shapes())
     outputs = [np.asarray(m.apply(p, batch(family))) for m, p in ((model, tree), (plain, merged))]
-    assert (
-        np.abs(outputs[0] - np.asarray(plain.apply(t.select(tree, lambda p: "/lora/" not in p), batch(family)))).max()
-        > 1e-2
-    )
+    assert np.abs(outputs[0] - np.asarray(plain.apply(t.select(tree, lambda p: "/lora/" not in p), batch(family)))).max() > 1e-2
     np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
 
 

@@ -160,10 +160,7 @@ def test_flags_that_contradict_each_other(refused, data, inputs):
     assert "give one of them" in refused("finetune", *data(GOOD), "--resume", "--overwrite")[0]
     assert "there is no run in" in refused("finetune", *data(GOOD), "--resume")[0]
     extracting = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--data", inputs.test)
-    assert (
-        "layer 3 is not there: the encoder has layers 0 (embedding) to 2"
-        in refused("extract", *extracting, "--layer", 3)[0]
-    )
+    assert "layer 3 is not there: the encoder has layers 0 (embedding) to 2" in refused("extract", *extracting, "--layer", 3)[0]
     assert "layer -1 is not there" in refused("extract", *extracting, "--layer", -1)[0]
 
 
@@ -280,9 +277,7 @@ def test_a_tokenizer_json_that_is_none(broken):
 
 def test_the_status_of_a_process(command, inputs, tmp_path):
     """The same through a shell: status 2, one line, and nothing from the libraries beneath."""
-    done = command(
-        "finetune", "--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--train", "no.csv", "--test", "no.csv"
-    )
+    done = command("finetune", "--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--train", "no.csv", "--test", "no.csv")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no.csv does not exist\n")
     done = command("predict", "--run", tmp_path, "--data", inputs.test, "--out", tmp_path / "out.csv")
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1

@@ -51,9 +51,7 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(bare, tmp_path,
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
 def test_peak_memory_counts_what_was_allocated_and_freed(tmp_path):
     program = "import time; held = bytearray({}); time.sleep(0.2); del held; time.sleep(0.1)"
-    none, some = (
-        peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log") for size in (1, 10**8)
-    )
+    none, some = (peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log") for size in (1, 10**8))
     assert some - none == pytest.approx(100, rel=0.1)
 
 

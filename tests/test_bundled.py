@@ -131,9 +131,7 @@ def test_no_line_of_a_dialogue_is_in_two_rows():
 
 def test_no_article_is_filed_twice_or_updated():
     headlines, texts = zip(*(text.split("\n", 1) for text in column("bbc")), strict=True)
-    assert (
-        max(Counter(map(words, headlines)).values()) == max(Counter(words(text)[:100] for text in texts).values()) == 1
-    )
+    assert max(Counter(map(words, headlines)).values()) == max(Counter(words(text)[:100] for text in texts).values()) == 1
 
 
 def test_the_article_that_is_not_utf8_has_its_pound_sign():

@@ -15,13 +15,13 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapt import cache, examples, hub, pack, prefix, store
+from adapt import examples, hub, pack, prefix
 from adapt import tree as t
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.examples import Examples
 from adapt.tokenizer import Ragged, ragged
 from experiments import finetune, predict
-from experiments.parts import timing
+from experiments.parts import cache, store, timing
 
 BERT, GPT2, VIT = "bert_mlm_tied", "gpt2_lm_tied", "vit_classifier"
 
@@ -174,9 +174,7 @@ def test_what_makes_another_entry_and_what_does_not():
     params, at, texts, dtype = small.params(model), 2, some(), "float32"
     folder = cache.entry(params, model, at, texts, dtype).folder
     config = model.encoder.config
-    with_config = lambda **new: dataclasses.replace(
-        model, encoder=model.encoder.clone(config=dataclasses.replace(config, **new))
-    )
+    with_config = lambda **new: dataclasses.replace(model, encoder=model.encoder.clone(config=dataclasses.replace(config, **new)))
     other_ids = texts.whole.values.copy()
     other_ids[3] += 1
     moved = dataclasses.replace(texts.whole, lengths=texts.whole.lengths[::-1].copy())
@@ -252,9 +250,7 @@ def test_auto_is_off_under_full(run):
 def test_auto_goes_without_where_the_disk_is_too_small_and_on_refuses(run, home, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
     usage = shutil.disk_usage
-    too_small = lambda path: (
-        usage(path)._replace(free=store.MARGIN + 1) if str(path).startswith(str(home)) else usage(path)
-    )
+    too_small = lambda path: usage(path)._replace(free=store.MARGIN + 1) if str(path).startswith(str(home)) else usage(path)
     home.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", too_small)
     with pytest.raises(OutputError, match=r"the cache needs 0 MB: make room, .* --cache-dtype bfloat16"):
@@ -317,9 +313,7 @@ def test_a_half_filled_cache_needs_no_second_room(run, home, monkeypatch):
 def test_a_cache_of_bfloat16_says_its_relative_error(run, tmp_path, capsys):
     off = run(BERT, "off", cache="off")
     on = run(BERT, "on", cache="on", cache_dtype="bfloat16")
-    noted = [
-        json.loads((Path(folder) / "done.json").read_text())["relative_error"] for folder in on["cache"]["folders"]
-    ]
+    noted = [json.loads((Path(folder) / "done.json").read_text())["relative_error"] for folder in on["cache"]["folders"]]
     assert on["cache"]["dtype"] == "bfloat16" and on["cache"]["relative_error"] == max(noted)
     assert all(1e-4 < error < 1e-2 for error in noted)
     assert f"bfloat16 keeps the states to a relative error of {max(noted):.1e}" in capsys.readouterr().out
@@ -333,9 +327,7 @@ def test_a_cache_of_bfloat16_says_its_relative_error(run, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_states_too_large_for_float16():
     model = small.classifier("gpt2")
-    huge = t.map_paths(
-        lambda path, leaf: leaf * (1e6 if path.endswith("embedding/position") else 1), small.params(model)
-    )
+    huge = t.map_paths(lambda path, leaf: leaf * (1e6 if path.endswith("embedding/position") else 1), small.params(model))
     cut, texts = prefix.cut_at(model, 1), some()
     with pytest.raises(OutputError, match="float16 can't hold the values to cache: give --cache-dtype bfloat16"):
         cache.states(huge, cut, texts, cache.entry(huge, model, 1, texts, "float16"))

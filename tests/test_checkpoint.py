@@ -107,9 +107,7 @@ def test_a_restored_state_is_where_and_what_the_fresh_one_is(saved):
 def test_an_optimizer_without_state_is_restored_too(tmp_path):
     model = classifier("small")
     labels = t.label(params(model), strategy("frozen", 1).phases[0].rules)
-    _, state = train.init_state(
-        params(model), labels, optim.by_label({"head": optax.sgd(0.1)}, labels), jax.random.key(0)
-    )
+    _, state = train.init_state(params(model), labels, optim.by_label({"head": optax.sgd(0.1)}, labels), jax.random.key(0))
     checkpoint.save(tmp_path, state, {}, best=True)
     assert bits(checkpoint.restore(tmp_path, state)[0]) == bits(state)
 
@@ -188,9 +186,7 @@ def test_before_the_first_save_there_is_nothing_to_restore(tmp_path):
 
 def replace_leaf(state: train.State, path: str, leaf) -> train.State:
     flat = t.paths(state.params)
-    return dataclasses.replace(
-        state, params=t.unflatten({p: v for p, v in (flat | {path: leaf}).items() if v is not None})
-    )
+    return dataclasses.replace(state, params=t.unflatten({p: v for p, v in (flat | {path: leaf}).items() if v is not None}))
 
 
 LEAF = "head/classifier/bias"
@@ -266,9 +262,7 @@ def test_damage_to_any_file_is_one_line_that_names_it(saved, kind):
     checkpoint.restore(folder, state)
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", "3", '{"last": {}}', '{"last": 3}', '{"last": {"folder": 3}}', "\x80"]
-)
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"last": {}}', '{"last": 3}', '{"last": {"folder": 3}}', "\x80"])
 def test_a_damaged_index_is_one_line(saved, content):
     folder, state = saved
     (folder / "index.json").write_bytes(content.encode("latin-1"))
@@ -330,9 +324,7 @@ def small_disk(tmp_path):
     """A file system of 80 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)], capture_output=True, text=True
-    )
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)], capture_output=True, text=True)
     if mount.returncode:
         pytest.skip(f"no file system can be mounted: {mount.stderr.strip()}")
     yield disk

@@ -53,9 +53,7 @@ def rows_of(folder, ways: dict[str, tuple[float, float]]) -> tuple[list[dict], l
             right = noisy(accuracy, 1, seed=seed)[0] > 0
             np.savez(folder / f"{verdict.stem(way, 8, seed)}.npz", test=right, away=right)
             sets = {name: {"accuracy": right.mean(), "ece": 0.1} for name in ("test", "away")}
-            cells.append(
-                {"way": way, "budget": 8, "seed": seed, "sets": sets, "seconds": 1.0, "flops": flops, "steps": 1}
-            )
+            cells.append({"way": way, "budget": 8, "seed": seed, "sets": sets, "seconds": 1.0, "flops": flops, "steps": 1})
     return cells, list(ways)
 
 
@@ -128,9 +126,7 @@ def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, 
     assert len(result["rows"]) == 2 * 6 and len(list((tmp_path / "out/cells").glob("*.json"))) == 6 * 2 * 2
     page = (tmp_path / "results/compare.md").read_text()
     assert "python -m experiments.compare --checkpoint" in page and page.count("| full, ") == 2
-    assert (tmp_path / "results/compare_labels.png").stat().st_size and (
-        tmp_path / "results/compare_cost.png"
-    ).stat().st_size
+    assert (tmp_path / "results/compare_labels.png").stat().st_size and (tmp_path / "results/compare_cost.png").stat().st_size
     with pytest.raises(OutputError, match="exists"):
         compare.main(config)
     gone = sorted((tmp_path / "out/cells").glob("full*-8-1.*"))
@@ -155,9 +151,7 @@ def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, 
 )
 def test_bad_flags_are_one_line_before_anything_is_written(inputs, tmp_path, monkeypatch, flags, fault, message):
     read = reading.read
-    monkeypatch.setattr(
-        reading, "read", lambda spec, split=None: read(inputs.test if split == "test" else inputs.train)
-    )
+    monkeypatch.setattr(reading, "read", lambda spec, split=None: read(inputs.test if split == "test" else inputs.train))
     name = inputs.checkpoint("bert_mlm_tied")
     config = {
         "checkpoint": name,

@@ -108,15 +108,11 @@ def test_json_lines_json_list_and_parquet_read_alike(file, tmp_path):
     listed = file("a.json", json.dumps(rows))
     data._datasets().Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
     for path in (lines, listed, tmp_path / "a.parquet"):
-        assert next(chunks(read(path), ["text", "label", "tags"])) == {
-            name: [r[name] for r in rows] for name in rows[0]
-        }
+        assert next(chunks(read(path), ["text", "label", "tags"])) == {name: [r[name] for r in rows] for name in rows[0]}
 
 
 def test_json_texts_stay_texts_and_numbers_agree_over_the_whole_file(file):
-    rows = (
-        [{"text": "2024-05-01", "n": 1}] + [{"text": "12:30:00"}] * 1500 + [{"n": 2.5, "text": None, "new": {"a": 1}}]
-    )
+    rows = [{"text": "2024-05-01", "n": 1}] + [{"text": "12:30:00"}] * 1500 + [{"n": 2.5, "text": None, "new": {"a": 1}}]
     table = read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
     assert table.rows[0] == {"text": "2024-05-01", "n": 1.0, "new": None}
     assert table.rows[1501]["n"] == 2.5 and len(table) == 1502 and table.rows[1501]["new"] == {"a": 1}

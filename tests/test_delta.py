@@ -116,9 +116,7 @@ def test_several_runs_on_one_encoder_predict_as_each_by_itself(run, inputs, tmp_
     runs = [run("one", strategy="frozen")[0], run("two", strategy="frozen", pooling="max", seed=1)[0]]
     passes = []
     apply = hub.Model.run
-    monkeypatch.setattr(
-        hub.Model, "run", lambda *args, **named: passes.append(named["method"]) or apply(*args, **named)
-    )
+    monkeypatch.setattr(hub.Model, "run", lambda *args, **named: passes.append(named["method"]) or apply(*args, **named))
     predict.main(predict.Config(tuple(runs), inputs.test, tmp_path / "both.csv"))
     assert passes.count("embed") == 1  # traced once: one pass for both heads
     for folder in runs:

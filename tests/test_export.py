@@ -154,9 +154,7 @@ def test_every_name_has_the_prefix_of_the_original_library(tmp_path):
         folder = pretrained(tmp_path, case)
         run = hub.load(folder)
         names = set(with_prefix(run.config, families.to_tensors(run.config, run.params)))
-        stored = {
-            re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)) for name in hub.read_tensors(folder)
-        }
+        stored = {re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)) for name in hub.read_tensors(folder)}
         assert names <= stored, (case, names - stored)
 
 

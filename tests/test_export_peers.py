@@ -62,9 +62,7 @@ def loaded(transformers, folder: Path, auto: str):
         ("gpt2_hub_layout", "last", "classification", 2),
     ],
 )
-def test_transformers_gives_the_same_logits_on_text(
-    tmp_path, torch, transformers, monkeypatch, case, pooling, task, classes
-):
+def test_transformers_gives_the_same_logits_on_text(tmp_path, torch, transformers, monkeypatch, case, pooling, task, classes):
     run, out = finished(tmp_path, case, pooling, classes, task), tmp_path / "out"
     ours = logits_of(run, TEXTS)
     export(run, out)

@@ -40,9 +40,7 @@ def alone(loaded: hub.Pretrained, text: str, layer: int) -> np.ndarray:
     row = {name: np.zeros((1, longest), np.int32) for name in ("tokens", "positions")}
     row["tokens"][0, :count], row["positions"][0] = tokens[0], np.arange(longest)
     row["segments"] = np.where(np.arange(longest) < count, 0, 1)[None].astype(np.int32)
-    states = STATES(loaded)(
-        loaded.params, row | {"first": np.zeros(1, np.int32), "length": np.full(1, count, np.int32)}
-    )
+    states = STATES(loaded)(loaded.params, row | {"first": np.zeros(1, np.int32), "length": np.full(1, count, np.int32)})
     return np.asarray(states[layer])[0, :count]
 
 
@@ -148,9 +146,7 @@ def test_what_fails_leaves_what_was_there(run, inputs, tmp_path, monkeypatch):
         names = {path.name for path in tmp_path.iterdir()}
         assert names == {"texts.csv", "pictures", "out"}
     # In a new place, nothing is left at all.
-    broken = extract.Config(
-        inputs.checkpoint("vit_classifier"), str(pictures), image_column="image", out=tmp_path / "new"
-    )
+    broken = extract.Config(inputs.checkpoint("vit_classifier"), str(pictures), image_column="image", out=tmp_path / "new")
     with pytest.raises(DataError, match="rows 1 to 6"):
         extract.main(broken)
     assert not (tmp_path / "new").exists()

@@ -8,6 +8,7 @@ import tiny
 from adapt import features, hub, pack, train
 from adapt.errors import DataError, StrategyError
 from adapt.images import pixels
+from experiments.parts import inputs as reading
 
 POOLED = ["mean", "cls", "max", "last", "pooler"]
 TEXTS = [text for text, _ in tiny.sentences(23, seed=3)]
@@ -120,7 +121,7 @@ def test_encoding_twice_compiles_once(bert):
 def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     pictures = [tiny.picture(seed) for seed in range(37)]
     forward, params = features.extractor(vit, "cls")
-    windows = list(features.image_windows(vit, [pictures[:5], pictures[5:]]))
+    windows = list(reading.image_windows(vit, [pictures[:5], pictures[5:]]))
     assert np.concatenate([index for index, *_ in windows]).tolist() == list(range(37))
     assert len({batch["pixels"].shape for _, batch, _ in windows}) == 1
     got = train.evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
@@ -138,7 +139,7 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
             r"gpt2_bare has no pooler to graft \(its head holds: nothing\)",
         ),
         (lambda: features.encode(vit, TEXTS), "vit_classifier has no tokenizer"),
-        (lambda: list(features.image_windows(bert, [[]])), "bert_bare_pooler is not an image encoder"),
+        (lambda: list(reading.image_windows(bert, [[]])), "bert_bare_pooler is not an image encoder"),
     ]
     for function, message in mistakes:
         with pytest.raises(StrategyError, match=message) as caught:

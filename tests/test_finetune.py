@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tiny
 
-from adapt import checkpoint, hub, optim, strategies, tasks
+from adapt import checkpoint, hub, optim, strategies
 from adapt import tree as t
 from adapt.models import Classifier, Encoder, Model
 from experiments import finetune
+from experiments.parts import tasks
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -114,9 +115,7 @@ def test_a_runs_folder(run, inputs, tmp_path):
     assert kept == {"index.json", *(f"step_{step:08d}" for step in (result["best_step"], 16))}
 
 
-@pytest.mark.parametrize(
-    ("case", "pooling"), [("bert_mlm_tied", "mean"), ("gpt2_lm_tied", "last"), ("vit_classifier", "cls")]
-)
+@pytest.mark.parametrize(("case", "pooling"), [("bert_mlm_tied", "mean"), ("gpt2_lm_tied", "last"), ("vit_classifier", "cls")])
 def test_poolings_by_default(run, tmp_path, case, pooling):
     run(case, strategy="frozen")
     head = hub.load(tmp_path / "run").head

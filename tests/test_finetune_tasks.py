@@ -36,9 +36,7 @@ def rows_of(task: str) -> tuple[list[list], list[str]]:
         other = SENTENCES[(number + 2 + number % 2) % len(SENTENCES)]
         choices = [" ".join([word, "end"]) for word in ("the", "so", "a")]
         choices[number % 3] = text
-        rows.append(
-            [text, other, kind, f"c{number % 3}", json.dumps(tags_of(text)), json.dumps(span_of(text)), *choices]
-        )
+        rows.append([text, other, kind, f"c{number % 3}", json.dumps(tags_of(text)), json.dumps(span_of(text)), *choices])
     return rows, ["text", "other", "label", "third", "tags", "span", "one", "two", "three"]
 
 
@@ -101,9 +99,7 @@ def test_a_run_of_every_task_scores_what_it_says_and_is_read_back(run, tmp_path,
     assert after.labels == names.get(task, ())
 
 
-@pytest.mark.parametrize(
-    ("task", "strategy"), [("tags", "top:1"), ("span", "frozen"), ("choice", "frozen"), ("setfit", "top:1")]
-)
+@pytest.mark.parametrize(("task", "strategy"), [("tags", "top:1"), ("span", "frozen"), ("choice", "frozen"), ("setfit", "top:1")])
 def test_a_task_is_the_same_with_and_without_the_cache(run, task, strategy):
     kept, computed = (run(task, strategy=strategy, dropout=0.0, cache=cache) for cache in ("on", "off"))
     assert computed["cache"] is None and kept["cache"] is not None
@@ -189,9 +185,7 @@ def test_layers_of_the_encoder_are_read_side_by_side_or_mixed(run, tmp_path, mix
     assert ("mix" in after.params["head"]) == (mix == "learned")
     assert len(after.params["head"]["classifier"]["kernel"]) == (1 + (mix == "concat")) * after.config.width
     if strategy == "frozen":  # what the cache keeps is pooled, and gives the same
-        kept = run(
-            "classification", layers=(0, 2), mix=mix, strategy=strategy, text_pair_column=None, dropout=0.0, cache="on"
-        )
+        kept = run("classification", layers=(0, 2), mix=mix, strategy=strategy, text_pair_column=None, dropout=0.0, cache="on")
         assert kept["loss"] == pytest.approx(result["loss"], rel=1e-5)
     right = [row["prediction"] for row in predicted(tmp_path)]
     expected = [row[2] for row in rows_of("classification")[0]]
@@ -291,9 +285,7 @@ def test_more_labels_than_words_are_refused_with_the_row(run, tmp_path):
 
 def test_a_span_beyond_its_text_is_refused_with_the_row(run, tmp_path):
     table = tiny.write_table(tmp_path / "beyond.csv", [["a film", "[0, 1]"], ["so", "[0, 9]"]], ["text", "span"])
-    with pytest.raises(
-        DataError, match=r"beyond\.csv: row 2: the span 0 to 9 is empty or goes beyond the 2 characters"
-    ):
+    with pytest.raises(DataError, match=r"beyond\.csv: row 2: the span 0 to 9 is empty or goes beyond the 2 characters"):
         run("span", train=str(table), test=str(table), text_pair_column=None)
 
 

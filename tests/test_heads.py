@@ -15,8 +15,8 @@ from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.models import Classifier, Encoder, Model, Span, Tagger
 from adapt.models.heads import attention, mean
-from adapt.tasks import TASKS
 from adapt.tokenizer import Ragged, ragged
+from experiments.parts.tasks import TASKS
 
 HEADS = {
     "attention": (Classifier(3, "attention"), "classification"),

@@ -134,9 +134,7 @@ def test_a_damaged_header_is_refused_or_harmless_and_never_anything_else(folder)
 
 
 def test_the_diff_names_missing_unknown_and_misshapen_tensors_as_the_file_spells_them(folder):
-    edit_tensors(
-        folder, **{QUERY: None, "extra": np.zeros(3, np.float32), "cls.predictions.bias": np.zeros(7, np.float32)}
-    )
+    edit_tensors(folder, **{QUERY: None, "extra": np.zeros(3, np.float32), "cls.predictions.bias": np.zeros(7, np.float32)})
     first, *lines = refusal(folder, lines=4).splitlines()
     assert first == f"the weights in {folder} do not fit its config.json (- missing, + not known, ! misshapen):"
     assert sorted(lines) == [
@@ -208,9 +206,7 @@ def test_an_index_that_is_none_is_named(shards, content):
 def test_a_tokenizer_larger_than_the_embedding_belongs_to_another_checkpoint(folder):
     (folder / "vocab.txt").write_text("\n".join([*tiny.SPECIAL, *(f"w{i}" for i in range(96))]))
     message = refusal(folder)
-    assert "gives ids up to 100, the embedding has 100 rows" in message and message.endswith(
-        "belongs to another checkpoint"
-    )
+    assert "gives ids up to 100, the embedding has 100 rows" in message and message.endswith("belongs to another checkpoint")
 
 
 @pytest.mark.parametrize(("said", "expected"), [(7, 7), (10_000, 20), (None, 20)])
@@ -243,9 +239,7 @@ def test_a_hub_id_is_what_the_hub_gives_or_the_cache_holds(folder, monkeypatch, 
 
     asked = []
     monkeypatch.setattr(assets, "hub_answers", lambda: reached)
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda name, **flags: asked.append((name, flags)) or folder
-    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **flags: asked.append((name, flags)) or folder)
     assert t.digest(hub.load("some/model").params) == t.digest(hub.load(folder).params)
     asked_for = {"allow_patterns": hub.PATTERNS, "cache_dir": own_cache / "hub", "local_files_only": not reached}
     assert asked == [("some/model", asked_for)]
@@ -265,9 +259,7 @@ def run(folder, tmp_path):
         "encoder": model.params["encoder"]
     }
     labels = t.label(params, [("head/.*", "head"), (".*", optim.FROZEN)])
-    frozen, state = train.init_state(
-        params, labels, optim.by_label({"head": optim.adamw(0.1)}, labels), jax.random.key(0)
-    )
+    frozen, state = train.init_state(params, labels, optim.by_label({"head": optim.adamw(0.1)}, labels), jax.random.key(0))
     target = tmp_path / "run"
     target.mkdir()
     hub.save_model(target, ready)

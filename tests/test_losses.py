@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt import losses, tasks
+from adapt import losses
+from experiments.parts import tasks
 
 SEEDS = st.integers(0, 2**31)
 
@@ -53,9 +54,7 @@ def test_the_loss_of_several_columns_is_the_sum_of_their_own(seed):
         return losses.columns_cross_entropy(jnp.stack([logits[:, :3], short], 1), label).sum()
 
     def apart(logits):
-        return sum(
-            losses.cross_entropy(part, label[:, k]).sum() for k, part in enumerate((logits[:, :3], logits[:, 3:]))
-        )
+        return sum(losses.cross_entropy(part, label[:, k]).sum() for k, part in enumerate((logits[:, :3], logits[:, 3:])))
 
     for one, other in zip(*(jax.value_and_grad(f)(jnp.asarray(logits)) for f in (padded, apart)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

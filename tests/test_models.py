@@ -64,9 +64,7 @@ def test_the_cut_does_not_change_the_function(family):
 def test_dropout_is_off_before_the_cut_and_on_behind_it(family):
     """With a cut, the key acts as if the deterministic hidden state at the cut were the input."""
     function, made = cut_everywhere(family), batch(family)
-    (still, _, _, one, begun), (_, _, _, two, _), (_, _, _, again, _) = (
-        function(made, jax.random.key(key)) for key in (0, 1, 0)
-    )
+    (still, _, _, one, begun), (_, _, _, two, _), (_, _, _, again, _) = (function(made, jax.random.key(key)) for key in (0, 1, 0))
     for cut, (output, expected) in enumerate(zip(one, begun, strict=True)):
         np.testing.assert_allclose(output, expected, atol=1e-6)
         np.testing.assert_array_equal(output, again[cut])
@@ -276,8 +274,6 @@ def test_the_kernel_that_gpus_and_tpus_use_gives_the_same(family, monkeypatch):
     here = model.apply(params(model), made)
     kernel, used = jax.nn.dot_product_attention, []
     monkeypatch.setattr(layers, "accelerated", lambda: True)
-    monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda *args, **named: used.append(1) or kernel(*args, **named)
-    )
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *args, **named: used.append(1) or kernel(*args, **named))
     np.testing.assert_allclose(model.apply(params(model), made), here, atol=1e-5)
     assert len(used) == model.encoder.config.layers

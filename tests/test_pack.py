@@ -124,9 +124,7 @@ def test_a_batch_that_was_not_planned_is_refused():
         pack.Plan(64, (1, 3), 2).rows_for(4)
 
 
-EPOCH = dict(
-    lengths=SOME, examples=st.integers(1, 9), seed=st.integers(0, 5), epoch=st.integers(0, 3), parts=st.integers(1, 3)
-)
+EPOCH = dict(lengths=SOME, examples=st.integers(1, 9), seed=st.integers(0, 5), epoch=st.integers(0, 3), parts=st.integers(1, 3))
 
 
 def epoch_of(lengths, examples, seed, epoch, parts, skip=0):

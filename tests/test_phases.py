@@ -49,9 +49,7 @@ def test_what_goes_on_keeps_its_moments_and_what_begins_has_none(name):
     assert t.digest(t.merge(still, after.params)) == t.digest(whole)
     assert int(after.step) == 3 and bits(after.key) == bits(before.key)
     old, new = moments(before, "head"), moments(after, "head")
-    assert old and {name: leaf.tobytes() for name, leaf in old.items()} == {
-        n: leaf.tobytes() for n, leaf in new.items()
-    }
+    assert old and {name: leaf.tobytes() for name, leaf in old.items()} == {n: leaf.tobytes() for n, leaf in new.items()}
     assert any(np.any(leaf) for leaf in old.values())
     (group,) = set(t.paths(labels[1]).values()) - {"head", optim.FROZEN}
     begun = moments(after, group)
@@ -64,9 +62,7 @@ def test_the_next_phase_takes_steps_and_moves_what_it_trains():
     digest, before = t.digest(still), copy(state)
     state, metrics = train.make_step(model, cross_entropy, made[1])(still, state, batch(seed=9))
     assert np.isfinite(float(metrics["loss"])) and int(state.step) == 4 and t.digest(still) == digest
-    moved = {
-        path for path, leaf in t.paths(state.params).items() if not np.array_equal(leaf, t.get(before.params, path))
-    }
+    moved = {path for path, leaf in t.paths(state.params).items() if not np.array_equal(leaf, t.get(before.params, path))}
     assert {path.split("/")[0] for path in moved} == {"encoder", "head"}
 
 

@@ -96,7 +96,5 @@ def test_a_run_on_its_own_reports_where_its_seconds_went(inputs, tmp_path, monke
     flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts, "strategy": "frozen", "cache": "on"}
     result = finetune.main(finetune.Config(**flags, epochs=1, batch_size=4, out=tmp_path / "run"))
     parts = result["seconds"]
-    assert parts["total"] == pytest.approx(
-        sum(parts[name] for name in ("set_up", "encode", "train", "evaluate", "save"))
-    )
+    assert parts["total"] == pytest.approx(sum(parts[name] for name in ("set_up", "encode", "train", "evaluate", "save")))
     assert result["cache"]["bytes"] > 0 and result["cache"]["relative_error"] == 0

@@ -84,9 +84,7 @@ def test_rows_stay_in_the_order_of_the_file(binary, tmp_path):
 
 
 def test_multilabel(finetuned, tmp_path):
-    several = [
-        (text, ["red;blue", "blue", "", '["red"]'][number % 4]) for number, (text, _) in enumerate(tiny.sentences(24))
-    ]
+    several = [(text, ["red;blue", "blue", "", '["red"]'][number % 4]) for number, (text, _) in enumerate(tiny.sentences(24))]
     table = str(tiny.write_table(tmp_path / "several.csv", several))
     run, result = finetuned("multilabel", table, table, epochs=4)
     predict.main(predict.Config((run,), table, tmp_path / "out.csv"))

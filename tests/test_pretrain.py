@@ -94,9 +94,7 @@ def packed(lengths, seed=0):
     rng = np.random.default_rng(seed)
     tokens = ragged([[2, *rng.integers(5, 25, length), 3] for length in lengths])
     plan = pack.plan(tokens.lengths, len(tokens), 0, 1)
-    return next(
-        pack.batches(functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32), plan, 0, 0)
-    ), tokens
+    return next(pack.batches(functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32), plan, 0, 0)), tokens
 
 
 @given(some.lists(some.integers(1, 18), min_size=1, max_size=12), some.integers(0, 2**31), some.floats(0.01, 0.9))
@@ -184,9 +182,7 @@ def test_long_lines_become_several_examples_and_nothing_is_lost(bert):
 )
 def test_flags_out_of_range(inputs, text, tmp_path, flags, words):
     with pytest.raises(StrategyError, match=words):
-        pretrain.main(
-            pretrain.Config(text, **{"checkpoint": inputs.checkpoint("bert_mlm_tied")} | flags, out=tmp_path / "pre")
-        )
+        pretrain.main(pretrain.Config(text, **{"checkpoint": inputs.checkpoint("bert_mlm_tied")} | flags, out=tmp_path / "pre"))
     assert not (tmp_path / "pre").exists()
 
 

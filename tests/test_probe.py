@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from adapt import features, hub, probe
 from adapt.errors import StrategyError
 from experiments.parts import bundled, probing
+from experiments.parts import inputs as reading
 
 STRENGTHS = (0.01, 1.0, 30.0, 1e4)
 TEXTS = [text for text, _ in tiny.sentences(41, seed=3)]
@@ -57,9 +58,7 @@ def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
     for s, rows in enumerate(train):
         standardised, _ = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
-            there = linear_model.LogisticRegression(
-                C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cholesky"
-            )
+            there = linear_model.LogisticRegression(C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cholesky")
             there.fit(standardised, y[rows])
             weight, bias = probing.by_standard(heads, scaled, s, k)
             assert weight.shape == there.coef_.shape  # one column for two classes
@@ -105,9 +104,7 @@ def test_a_fit_is_the_same_alone_and_among_many():
     every, one = probe.standardise(x, train), probe.standardise(x, train[1:2])
     together = probe.logistic(every, y, train, STRENGTHS, 2)
     alone = probe.logistic(one, y, train[1:2], STRENGTHS[2:3], 2)
-    for got, expected in zip(
-        probing.by_standard(alone, one, 0, 0), probing.by_standard(together, every, 1, 2), strict=True
-    ):
+    for got, expected in zip(probing.by_standard(alone, one, 0, 0), probing.by_standard(together, every, 1, 2), strict=True):
         near(got, expected, 1e-4)
 
 
@@ -242,7 +239,7 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
 def test_layers_of_pictures(inputs):
     loaded = hub.load(inputs.checkpoint("vit_classifier"))
     pictures = [tiny.picture(seed) for seed in range(5)]
-    windows = [(index, batch) for index, batch, _ in features.image_windows(loaded, [pictures])]
+    windows = [(index, batch) for index, batch, _ in reading.image_windows(loaded, [pictures])]
     got = probe.layer_features(loaded, windows, 5, ("cls",))
     for layer in (0, loaded.config.layers):
         forward, params = features.extractor(loaded, "cls", layer)

@@ -36,10 +36,7 @@ def test_folds_part_the_rows_and_no_set_holds_out_whom_it_trains_on(seed, folds,
                 whole_class = (labels[sets.train[whole]] == name).sum()
                 assert abs((labels[rows] == name).sum() - whole_class / folds) <= 1
         assert sets.seed(split) == split // (len(sets.outer) // seeds)
-    tests = [
-        np.concatenate([sets.rows(w) for s, w in enumerate(sets.outer) if sets.seed(s) == seed])
-        for seed in range(seeds)
-    ]
+    tests = [np.concatenate([sets.rows(w) for s, w in enumerate(sets.outer) if sets.seed(s) == seed]) for seed in range(seeds)]
     for rows in tests:
         np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(test if test.any() else ~test))
 

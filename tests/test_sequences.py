@@ -46,9 +46,7 @@ def test_every_token_knows_its_word_also_where_a_word_is_several_tokens(encoders
         pieces = pieces_of(encoders[family], tokens[row])
         whole = ["".join(p for p, at in zip(pieces, own, strict=True) if at == n) for n in range(len(words))]
         found = [text.replace("##", "").replace("Ġ", "") for text in whole]
-        assert found == (
-            [each.strip("\u200b") for each in words] if row or family == "bert" else ["films", "a", "filmpl", ""]
-        )
+        assert found == ([each.strip("\u200b") for each in words] if row or family == "bert" else ["films", "a", "filmpl", ""])
         assert [p for p, at in zip(pieces, own, strict=True) if at < 0] == (["[CLS]", "[SEP]"] * (family == "bert"))
 
 
@@ -106,16 +104,12 @@ def test_a_span_is_the_tokens_that_its_characters_are_in(encoders, family, quest
 def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(encoders):
     text, question = "the film was so good " * 3, "a film so warm"
     table = data.table({"text": [text], "question": [question]}, "some.csv")
-    examples, lost = make(
-        encoders["bert"], table, ["text", "question"], "span", np.array([[len(text) - 5, len(text) - 1]])
-    )
+    examples, lost = make(encoders["bert"], table, ["text", "question"], "span", np.array([[len(text) - 5, len(text) - 1]]))
     assert lost == 1 and examples.labels.tolist() == [[-1, -1]] and examples.truncated == 1
     pieces = pieces_of(encoders["bert"], examples.tokens[0])
     assert pieces == ["[CLS]", *question.split(), "[SEP]", "the", "film", "was", "so", "good", "[SEP]"]
     long = data.table({"text": [text], "question": [text]}, "some.csv")
-    with pytest.raises(
-        DataError, match="rows 1 to 1: a question in column 'question' leaves no room for its text in the 12"
-    ):
+    with pytest.raises(DataError, match="rows 1 to 1: a question in column 'question' leaves no room for its text in the 12"):
         make(encoders["bert"], long, ["text", "question"], "span", np.array([[0, 3]]))
     assert encoders["bert"].tokenizer.encode([(text, "a")])[1] == 1  # the tokenizer itself cuts as it did
 
@@ -137,12 +131,8 @@ def test_a_choice_is_as_many_pairs_and_a_contrast_two_texts(encoders):
 
 def test_the_types_are_in_the_digest_of_the_inputs(encoders):
     """`a, b | c` and `a | b, c` have other types, though a tokenizer without [SEP] would make the same ids of them."""
-    one = make(
-        encoders["gpt2"], data.table({"a": ["the"], "b": ["film"]}, "x"), ["a", "b"], "classification", np.zeros(1)
-    )
-    other = make(
-        encoders["gpt2"], data.table({"a": ["th"], "b": ["efilm"]}, "x"), ["a", "b"], "classification", np.zeros(1)
-    )
+    one = make(encoders["gpt2"], data.table({"a": ["the"], "b": ["film"]}, "x"), ["a", "b"], "classification", np.zeros(1))
+    other = make(encoders["gpt2"], data.table({"a": ["th"], "b": ["efilm"]}, "x"), ["a", "b"], "classification", np.zeros(1))
     assert one[0].whole.values.tolist() == other[0].whole.values.tolist()
     assert one[0].inputs_digest != other[0].inputs_digest
 

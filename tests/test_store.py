@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from adapt import store
 from adapt.errors import OutputError
-from adapt.store import Entry
+from experiments.parts import store
+from experiments.parts.store import Entry
 
 ROWS, PIECES = 40, 8
 EXACT = np.random.default_rng(0).standard_normal((ROWS, 3)).astype(np.float32)
@@ -25,7 +27,7 @@ ENTRY = Entry({"what": "a test"}, EXACT.shape, np.dtype("float32"))
 CHILD = """
 import sys, time
 import test_store
-from adapt import store
+from experiments.parts import store
 store.FLUSH = 0.0
 until, pause = int(sys.argv[1]), float(sys.argv[2])
 def pieces(skip):
@@ -255,6 +257,44 @@ def test_a_part_of_another_size_starts_anew(counted, monkeypatch):
     assert np.array_equal(ENTRY.open(counted), EXACT) and counted.skips[-1] == 0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_part_that_was_damaged_between_a_stop_and_its_resume_is_computed_anew(counted, monkeypatch, dtype):
+    entry = dataclasses.replace(ENTRY, dtype=np.dtype(dtype))
+    monkeypatch.setattr(store, "FLUSH", -1.0)
+    with pytest.raises(KeyError):
+        entry.open(lambda skip: (part if number < 3 else {}["stop"] for number, part in enumerate(pieces())))
+    written = next(pieces())[0][0]  # a row of the first piece
+    part = np.memmap(entry.folder / "values.part", np.uint8, "r+")
+    part[written * part.size // ROWS + 1] ^= 0x10
+    part.flush()
+    assert np.array_equal(entry.open(counted), EXACT.astype(dtype)) and counted.skips == [3, 0]
+
+
+def test_what_changes_while_it_is_written_is_an_error_not_a_loop():
+    def spoiling(skip):
+        for number, piece in enumerate(pieces(skip)):
+            yield piece
+            if number == 2:
+                np.memmap(ENTRY.folder / "values.part", np.uint8, "r+")[:] = 7
+
+    with pytest.raises(OutputError, match=r"values\.part is not what was written"):
+        ENTRY.open(spoiling)
+    assert not ENTRY.filled and np.array_equal(ENTRY.open(pieces), EXACT)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.integers(0, 5), byte=st.integers(0, 11), bit=st.integers(0, 7), dtype=st.sampled_from(["<f4", "<f2"]))
+def test_the_checksum_sees_every_bit_and_every_row_but_no_order(row, byte, bit, dtype):
+    values = np.random.default_rng(3).standard_normal((6, 12 // np.dtype(dtype).itemsize)).astype(dtype)
+    rows, shuffled = np.array([4, 1, 9, 0, 30, 2]), np.array([5, 0, 3, 2, 4, 1])
+    whole = store.checksum(rows, values)
+    assert whole == store.checksum(rows[shuffled], values[shuffled])
+    assert whole == (store.checksum(rows[:2], values[:2]) + store.checksum(rows[2:], values[2:])) % 2**64
+    assert whole != store.checksum(rows[shuffled], values)
+    values.view(np.uint8)[row, byte] ^= 1 << bit
+    assert whole != store.checksum(rows, values)
+
+
 def test_an_old_note_is_not_taken_for_that_of_a_new_part(monkeypatch):
     """Stopped twice: between the renaming and done.json, and again before the first note of the new filling."""
     half_filled(monkeypatch, 5)
@@ -321,9 +361,7 @@ def test_a_real_disk_that_is_too_small(disk, monkeypatch):
     assert {path.name for path in LARGE.folder.iterdir()} == {"key.json", "lock"}
 
 
-@pytest.mark.parametrize(
-    "flush", [pytest.param(5.0, id="before its first note"), pytest.param(-1.0, id="after a note")]
-)
+@pytest.mark.parametrize("flush", [pytest.param(5.0, id="before its first note"), pytest.param(-1.0, id="after a note")])
 def test_a_stopped_filling_needs_no_second_room(disk, monkeypatch, flush):
     """72 MiB hold the array and the margin, but not the array twice."""
     disk(72)
@@ -341,9 +379,7 @@ def test_a_stopped_filling_needs_no_second_room(disk, monkeypatch, flush):
 def test_a_folder_that_cannot_be_made_names_the_variable(home):
     home.mkdir()
     (home / "prefix").write_text("a file where the folder should be")
-    with pytest.raises(
-        OutputError, match=r"the cache can't be written .*: point ADAPT_CACHE to another folder, or give"
-    ):
+    with pytest.raises(OutputError, match=r"the cache can't be written .*: point ADAPT_CACHE to another folder, or give"):
         ENTRY.open(pieces)
     assert not ENTRY.filled
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt import losses, tasks
-from adapt.tasks import TASKS
+from adapt import losses
+from experiments.parts import tasks
+from experiments.parts.tasks import TASKS
 
 SEEDS = st.integers(0, 2**31)
 

@@ -17,6 +17,7 @@ from adapt.errors import TrainingError
 from adapt.losses import cross_entropy
 from adapt.models import Model
 from adapt.strategies import strategy
+from experiments import pretrain
 
 STRATEGIES = ["frozen", "top:1", "full"]
 
@@ -241,9 +242,7 @@ def merged(parts: list[pack.Arrays]) -> pack.Arrays:
 def test_micro_batches_of_unequal_weight_give_the_gradient_of_one_large_batch():
     """8, 3, 1 and no examples at all: means of means would weigh them alike."""
     parts = [batch(seed=seed, examples=count) for seed, count in enumerate([8, 3, 1])]
-    empty = {name: np.zeros_like(array) for name, array in parts[0].items()} | {
-        "segments": np.full_like(parts[0]["segments"], 8)
-    }
+    empty = {name: np.zeros_like(array) for name, array in parts[0].items()} | {"segments": np.full_like(parts[0]["segments"], 8)}
     parts[1]["weight"] *= 2.5  # weights of examples need not be 1
     parts.append(empty)
     small, metrics = one_step(pack.stack(parts))
@@ -437,9 +436,9 @@ def test_outputs_come_in_the_order_of_the_examples_whatever_the_packing():
 
 def test_the_score_of_batches_is_the_weighted_mean_over_all_of_them():
     model = classifier("small")
-    score = train.make_score(model, cross_entropy)
+    score = pretrain.make_score(model, cross_entropy)
     batches = [batch(seed=seed, examples=n) for seed, n in enumerate([8, 3])]
-    found = train.mean_score(score, params(model), batches)
+    found = pretrain.mean_score(score, params(model), batches)
     forward = train.make_eval(model)
     logits = np.concatenate([forward(params(model), b)[: int(b["weight"].sum())] for b in batches])
     label = np.concatenate([b["label"][: int(b["weight"].sum())] for b in batches])

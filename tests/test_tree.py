@@ -20,16 +20,14 @@ SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (0,), (2, 0)])
 @st.composite
 def arrays(draw):
     shape = draw(SHAPES)
-    return np.array(draw(st.lists(st.integers(-9, 9), min_size=4, max_size=4)), np.float32)[
-        : np.prod(shape, dtype=int)
-    ].reshape(shape)
+    return np.array(draw(st.lists(st.integers(-9, 9), min_size=4, max_size=4)), np.float32)[: np.prod(shape, dtype=int)].reshape(
+        shape
+    )
 
 
 def trees(least: int = 0):
     """Nested dicts with arrays, scalars and empty subtrees."""
-    nested = st.recursive(
-        arrays() | st.just({}), lambda node: st.dictionaries(NAMES, node, min_size=1, max_size=3), max_leaves=8
-    )
+    nested = st.recursive(arrays() | st.just({}), lambda node: st.dictionaries(NAMES, node, min_size=1, max_size=3), max_leaves=8)
     return st.dictionaries(NAMES, nested, min_size=least, max_size=3)
 
 
@@ -65,9 +63,7 @@ def test_merge_refuses_an_overlap_and_says_where(tree, data):
 
 @given(trees(1), st.data())
 def test_drop_is_pure_and_graft_inverts_it(tree, data):
-    every = {path[: end.start()] for path in [*t.paths(tree), *t.empties(tree)] for end in re.finditer("/|$", path)} - {
-        ""
-    }
+    every = {path[: end.start()] for path in [*t.paths(tree), *t.empties(tree)] for end in re.finditer("/|$", path)} - {""}
     path = data.draw(st.sampled_from(sorted(every)))
     before, gone = shape_of(tree), t.get(tree, path)
     dropped = t.drop(tree, path)
@@ -123,9 +119,7 @@ def test_count_and_bytes_are_sums_over_leaves(tree):
 
 
 RULES = st.lists(
-    st.tuples(
-        st.sampled_from([".*", "a/.*", "a", "head/.*", ".*bias", "encoder/.*", "b.*", "x"]), st.sampled_from("uvw")
-    ),
+    st.tuples(st.sampled_from([".*", "a/.*", "a", "head/.*", ".*bias", "encoder/.*", "b.*", "x"]), st.sampled_from("uvw")),
     max_size=4,
 )
 
@@ -133,9 +127,7 @@ RULES = st.lists(
 @given(trees(), RULES)
 def test_the_first_rule_that_matches_wins_and_every_rule_and_every_leaf_is_used(tree, rules):
     names = [*t.paths(tree), *t.empties(tree)]
-    winners = {
-        name: next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None) for name in names
-    }
+    winners = {name: next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None) for name in names}
     if None in winners.values() or set(winners.values()) != set(range(len(rules))):
         with pytest.raises(RuleError):
             t.label(tree, rules)
@@ -146,17 +138,13 @@ def test_the_first_rule_that_matches_wins_and_every_rule_and_every_leaf_is_used(
 
 
 def test_a_leaf_without_rule_is_named():
-    with pytest.raises(
-        RuleError, match=r"no rule matches 'head/bias': add one, or end the list with \('\.\*', FROZEN\)"
-    ):
+    with pytest.raises(RuleError, match=r"no rule matches 'head/bias': add one, or end the list with \('\.\*', FROZEN\)"):
         t.label({"encoder": {"a": 1}, "head": {"bias": 1}}, [("encoder/.*", FROZEN)])
 
 
 def test_a_rule_that_wins_nothing_names_the_nearest_paths_or_the_earlier_rule():
     tree = {"encoder": {"block_00": {"bias": 1}, "block_01": {"bias": 1}}}
-    with pytest.raises(
-        RuleError, match=r"'enc/block_01/bias'.* wins no parameter: the nearest paths are encoder/block_01/bias"
-    ):
+    with pytest.raises(RuleError, match=r"'enc/block_01/bias'.* wins no parameter: the nearest paths are encoder/block_01/bias"):
         t.label(tree, [("enc/block_01/bias", "top"), (".*", FROZEN)])
     with pytest.raises(RuleError, match="an earlier rule wins all that it matches"):
         t.label(tree, [(".*", FROZEN), ("encoder/block_01/.*", "top")])

@@ -134,9 +134,7 @@ def tie(
     return tied, {name: tensor for name, tensor in tensors.items() if not (tied and name == decoder)}
 
 
-def to_params(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
-) -> tuple[Any, t.Tree]:
+def to_params(config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str) -> tuple[Any, t.Tree]:
     """Tensors of a checkpoint -> (head module, params), strict in both directions.
 
     Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+`` not known,
@@ -155,9 +153,7 @@ def to_params(
         empty = row.to_tensor(parts, config.patch_size)
         want[row.name] = jax.ShapeDtypeStruct(empty.shape, empty.dtype)
     if wrong := t.differences(named, want):
-        raise CheckpointError(
-            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}"
-        )
+        raise CheckpointError(f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}")
     for row in rows:
         flat |= zip(row.paths, row.to_leaves(to_float32(named[row.name], row.name, where)), strict=True)
     params = t.unflatten(dict(sorted(flat.items())))
@@ -167,9 +163,7 @@ def to_params(
 def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
     """Raises :class:`CheckpointError` for integers (a quantised file) and for what is not finite."""
     if tensor.dtype.kind in "biu":
-        raise CheckpointError(
-            f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, no others"
-        )
+        raise CheckpointError(f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, no others")
     with np.errstate(over="ignore"):
         tensor = tensor.astype(np.float32, copy=False)
     if not np.isfinite(tensor).all():

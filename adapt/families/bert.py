@@ -58,9 +58,7 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"pad_token": fields["pad_token"] or 0}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+def recognise(config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
     """Masked-LM (and next-sentence) head, sequence classifier, pooler alone, or nothing."""
     pooler = any(name.startswith("pooler.") for name in tensors)
     if not any(name.startswith("cls.") for name in tensors):
@@ -71,7 +69,5 @@ def recognise(
         tensors["cls.predictions.bias"] = bias
     next_sentence = any(name.startswith("cls.seq_relationship.") for name in tensors)
     if pooler and not next_sentence:
-        raise CheckpointError(
-            "a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head"
-        )
+        raise CheckpointError("a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head")
     return MaskedLM(config.vocabulary, tied, next_sentence, config.activation, config.norm_epsilon), tensors

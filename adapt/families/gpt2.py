@@ -57,9 +57,7 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return fields | always | {"mlp_width": width, "end_token": end, "pad_token": fields["pad_token"] or end}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+def recognise(config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
     """LM head, tied or stored; a sequence classifier (score); or nothing."""
     if "score.weight" in tensors:
         return Classifier(len(tensors["score.weight"]), "last", bias=False), tensors

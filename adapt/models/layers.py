@@ -122,9 +122,7 @@ class Norm(nn.Module):
         return (x * scale + bias).astype(self.dtype)
 
 
-def project(
-    x_RCD: jax.Array, kernels: Sequence[jax.Array], biases: Sequence[Any], added: Sequence[Any], heads: int
-) -> jax.Array:
+def project(x_RCD: jax.Array, kernels: Sequence[jax.Array], biases: Sequence[Any], added: Sequence[Any], heads: int) -> jax.Array:
     """Query, key and value [3, R, H, C, K] in one matrix product, though their parameters are separate leaves.
 
     ``added`` is what LoRA adds to each of them, or None.

@@ -86,9 +86,7 @@ class Model:
         states[last] = self.run(variables, x, method="finish")
         return states[last] if self.reads == (last,) else jnp.concatenate([states[layer] for layer in self.reads], -1)
 
-    def suffix(
-        self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None
-    ) -> jax.Array:
+    def suffix(self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None) -> jax.Array:
         """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic.
 
         ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before the cut may be missing.
@@ -103,9 +101,7 @@ class Model:
             x = self.layers(variables, x, batch, max(cut - 1, 0), still, rngs)  # pyright: ignore
         return self.apply_head(params.get("head", {}), x, batch, encoder.get("embedding", {}).get("token"), key)
 
-    def apply_head(
-        self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None
-    ) -> jax.Array:
+    def apply_head(self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None) -> jax.Array:
         """The head alone on x [R, C, D], or on what it pooled before; ``head`` are its bare parameters."""
         rngs = {} if key is None else {"dropout": key}
         return self.head.apply({"params": head}, x, batch, table, key is None, rngs=rngs)  # pyright: ignore

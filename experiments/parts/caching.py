@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from adapt import cache, store
 from adapt.errors import OutputError, StrategyError
 from adapt.examples import Examples
 from adapt.models import EncoderConfig
 from adapt.prefix import Cut
-from adapt.store import Entry
 from adapt.tree import Tree
-from experiments.parts import cost, report, timing
+from experiments.parts import cache, cost, report, store, timing
 from experiments.parts.phases import Run
+from experiments.parts.store import Entry
 
 Entries = dict[str, Entry]  # by set
 WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they were not measured: a slow disk
@@ -44,9 +43,7 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
     entries = {name: cache.entry(params, cut.model, cut.at, part, dtype) for name, part in sets.items()}
     saved = sum(saves(phase, cut, name, sets, entries) for name in entries)
     there, missing = size(entries, True), size(entries, False)
-    what = ", ".join(
-        f"{nbytes / 1e6:.0f} MB {state}" for nbytes, state in ((there, "there"), (missing, "to write")) if nbytes
-    )
+    what = ", ".join(f"{nbytes / 1e6:.0f} MB {state}" for nbytes, state in ((there, "there"), (missing, "to write")) if nbytes)
     verdict = f"{'saves' if saved > 0 else 'would cost'} about {abs(saved):.1f} s"
     if asked == "auto" and saved <= 0:
         report.chat.print(f"cache     off: {what}, {verdict}")
@@ -67,9 +64,7 @@ def saves(phase: Run, cut: Cut, name: str, sets: dict[str, Examples], entries: E
     part, entry = sets[name], entries[name]
     passes = (phase.last - phase.first if name != "test" else 1) * part.rows.size / len(part.whole)
     first = next(other for other in entries if entries[other] == entry)
-    return cache_saves(
-        cut.model.encoder.config, cut.at, part.whole.lengths, passes, entry.nbytes, entry.filled or first != name
-    )
+    return cache_saves(cut.model.encoder.config, cut.at, part.whole.lengths, passes, entry.nbytes, entry.filled or first != name)
 
 
 def cache_saves(c: EncoderConfig, cut: int, lengths: np.ndarray, passes: float, nbytes: int, filled: bool) -> float:
@@ -105,9 +100,7 @@ def with_states(cut: Cut | None, params: Tree, sets: dict[str, Examples], entrie
             made[name] = dataclasses.replace(part, states=found[entry.folder])
     lossy = {str(entry.dtype): entry.relative_error for entry in entries.values() if entry.relative_error}
     for dtype, error in lossy.items():
-        report.console.print(
-            f"cache     {dtype} keeps the states to a relative error of {error:.1e} (root mean square)"
-        )
+        report.console.print(f"cache     {dtype} keeps the states to a relative error of {error:.1e} (root mean square)")
     return made
 
 

@@ -102,9 +102,7 @@ def merged(run: hub.Pretrained) -> hub.Pretrained:
     """The run with LoRA merged into its weights. Raises :class:`ExportError` for additions that no library's class has."""
     params, config = additions.merge_lora(run.params, run.config)
     if left := [name for name in additions.FIELDS if getattr(config, name)]:
-        raise ExportError(
-            f"{run.source} has {left[0]} {getattr(config, left[0])}, which the torch world's classes lack"
-        )
+        raise ExportError(f"{run.source} has {left[0]} {getattr(config, left[0])}, which the torch world's classes lack")
     return dataclasses.replace(run, params=params, config=config)
 
 

@@ -12,9 +12,7 @@ import safetensors.numpy
 from adapt.images import ImageSettings
 
 
-def write_folder(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]
-) -> None:
+def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]) -> None:
     """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text files."""
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})

@@ -10,8 +10,8 @@ import numpy as np
 from adapt import hub, losses
 from adapt.errors import StrategyError
 from adapt.models import Classifier, Span, Tagger
-from adapt.tasks import TASKS, Task, multitask
 from experiments.parts.targets import columns_of
+from experiments.parts.tasks import TASKS, Task, multitask
 
 # How many columns --text-pair-column names, at least and at most; else none or one.
 OTHERS = {"tags": (0, 0), "setfit": (0, 0), "contrastive": (1, 1), "choice": (2, 1000)}
@@ -42,14 +42,10 @@ def check(config: Any, pretrained: hub.Pretrained) -> None:
             "--batch-size has: give --accumulate 1"
         )
     if config.class_weights != "none" and task.loss is not losses.cross_entropy:
-        raise StrategyError(
-            f"--class-weights {config.class_weights} goes with classification and tags, not {config.task}"
-        )
+        raise StrategyError(f"--class-weights {config.class_weights} goes with classification and tags, not {config.task}")
     if task.head is not Classifier and (config.pooling or config.layers):
         flag = "--pooling" if config.pooling else "--layers"
-        raise StrategyError(
-            f"{flag} is for heads that pool, and --task {config.task} reads the tokens of the last layer"
-        )
+        raise StrategyError(f"{flag} is for heads that pool, and --task {config.task} reads the tokens of the last layer")
     if config.mix == "learned" and not config.layers:
         raise StrategyError("--mix learned mixes the layers that --layers names: name them")
     if config.layers and config.pooling == "pooler":

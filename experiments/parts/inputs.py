@@ -1,7 +1,7 @@
 """What the training experiments share: the checkpoint and the data that their flags name."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from adapt import examples, features, hub, pack
 from adapt.errors import DataError, StrategyError
-from adapt.tasks import TASKS
+from adapt.features import IMAGES, settings_of
+from adapt.images import pixels
 from experiments.parts import bundled, data, heads, report, sequences, targets
+from experiments.parts.tasks import TASKS
 
 
 def check_flags(config: Any) -> None:
@@ -32,9 +34,7 @@ def check_ranges(config: Any) -> None:
     """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no number, or too large."""
     for name, limit in (("seed", 2**32), ("patience", 2**31), ("save_every", 2**31), ("log_every", 2**31)):
         if not 0 <= getattr(config, name, 0) < limit:
-            raise StrategyError(
-                f"--{name.replace('_', '-')} {getattr(config, name)} must be at least 0 and below {limit}"
-            )
+            raise StrategyError(f"--{name.replace('_', '-')} {getattr(config, name)} must be at least 0 and below {limit}")
     shares = ("dropout", "warmup")
     for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", *shares):
         value, limit = getattr(config, name, None), 1.0 if name in shares else float("inf")
@@ -69,9 +69,7 @@ def read(spec: str | Path, split: str | None = None) -> data.Table:
     if name in bundled.SETS:
         return data.table(bundled.read(name, split or part or None), str(spec))
     if "/" not in str(spec) and not Path(name).suffix:
-        raise DataError(
-            f"{name!r} is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, names are org/name"
-        )
+        raise DataError(f"{name!r} is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, names are org/name")
     return data.read(spec, split=split)
 
 
@@ -84,9 +82,7 @@ def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, exampl
         raise DataError(f"--test is missing: {config.train} is not a bundled set with a test part of its own")
     tables = {
         "train": read(config.train, split="train" if own_test else None),
-        "test": read(
-            config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None
-        ),
+        "test": read(config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None),
     }
     if config.validation:
         tables["validation"] = read(config.validation)
@@ -122,9 +118,7 @@ def make_examples(
     made, lost = sequences.make(pretrained, table, text_columns, task, labels)
     if lost:
         what, of = ("words", labels.lengths.sum()) if task == "tags" else ("spans", len(labels))
-        report.warn(
-            f"{table.where}: {lost} of {of} {what} lie beyond the {made.max_length} tokens of an example: not scored"
-        )
+        report.warn(f"{table.where}: {lost} of {of} {what} lie beyond the {made.max_length} tokens of an example: not scored")
     return made
 
 
@@ -135,7 +129,7 @@ def windows(
     check_inputs(pretrained, image_column)
     if image_column is not None:
         chunks = data.chunks(table, [image_column], features.IMAGES)
-        return features.image_windows(pretrained, (chunk[image_column] for chunk in chunks))
+        return image_windows(pretrained, (chunk[image_column] for chunk in chunks))
     return features.text_windows(pretrained, data.texts(table, text_column))
 
 
@@ -144,8 +138,15 @@ def check_inputs(pretrained: hub.Pretrained, image_column: str | None) -> None:
     if pretrained.config.is_image and image_column is None:
         raise StrategyError(f"{pretrained.source} is an image encoder: name the image column with --image-column")
     if not pretrained.config.is_image and image_column is not None:
-        raise StrategyError(
-            f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column"
-        )
+        raise StrategyError(f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column")
     if not pretrained.config.is_image:
         features.tokenizer_of(pretrained)
+
+
+def image_windows(pretrained: hub.Pretrained, chunks: Iterable[list[Any]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
+    """Chunks of at most ``IMAGES`` PIL images -> (index, batch, 0), one image a row."""
+    start, settings = 0, settings_of(pretrained)
+    for images in chunks:
+        batch = pack.image_batch(pixels(images, settings, start + 1), pretrained.config.positions, IMAGES)
+        yield np.arange(start, start + len(images)), batch, 0
+        start += len(images)

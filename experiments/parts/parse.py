@@ -44,9 +44,7 @@ def text_batches(rows: Iterator[list[str]]) -> tuple[Any, Iterator[Any]]:
 
     schema = pa.schema([(name, pa.string()) for name in next(rows)])
     columns = (list(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(rows, 1000)), []))
-    return schema, (
-        pa.record_batch([pa.array(values, pa.string()) for values in each], schema=schema) for each in columns
-    )
+    return schema, (pa.record_batch([pa.array(values, pa.string()) for values in each], schema=schema) for each in columns)
 
 
 def json_batches(path: Path) -> tuple[Any, Iterator[Any]]:
@@ -109,8 +107,7 @@ def records(path: Path, delimiter: str) -> Iterator[list[str]]:
             for number, record in enumerate(found, 1):
                 if len(record) != len(header):
                     raise DataError(
-                        f"{path}: row {number} (line {reader.line_num}) has {len(record)} fields, "
-                        f"the header has {len(header)}"
+                        f"{path}: row {number} (line {reader.line_num}) has {len(record)} fields, the header has {len(header)}"
                     )
                 yield record
         except csv.Error as error:

@@ -115,9 +115,7 @@ class Torch:
             hidden = self.encoder(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
             weight = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * weight).sum(1) / weight.sum(1)
-            loss = functional.cross_entropy(
-                self.head(self.dropout(pooled)), torch.tensor([self.labels[i] for i in index])
-            )
+            loss = functional.cross_entropy(self.head(self.dropout(pooled)), torch.tensor([self.labels[i] for i in index]))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
             self.optimizer.step()
@@ -200,9 +198,7 @@ class Keras:
         )
         backbone.trainable = name == "full"
         model = self.hub.models.BertTextClassifier(backbone, num_classes=self.classes, preprocessor=None, dropout=0.1)
-        optimizer = keras.optimizers.AdamW(
-            learning["rate"], weight_decay=learning["decay"], global_clipnorm=learning["clip"]
-        )
+        optimizer = keras.optimizers.AdamW(learning["rate"], weight_decay=learning["decay"], global_clipnorm=learning["clip"])
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
         return model

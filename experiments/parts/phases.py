@@ -11,7 +11,7 @@ import numpy as np
 
 from adapt import additions, losses, optim, prefix, strategies, train
 from adapt import tree as t
-from adapt.errors import StrategyError
+from adapt.errors import StrategyError, TrainingError
 from adapt.hub import Pretrained
 from adapt.models import Model
 from adapt.pull import Pull
@@ -145,3 +145,12 @@ def changed(frozen: t.Tree, base: t.Tree) -> t.Tree:
 
 def same(one: Any, other: Any) -> bool:
     return np.array_equal(np.asarray(one).view(np.uint8), np.asarray(other).view(np.uint8))
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raise :class:`TrainingError` when the validation loss after ``step`` is not finite."""
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"the validation loss is not finite after step {step}: training stopped, the last good checkpoint is kept; "
+            "lower the learning rate, or look at the validation data"
+        )

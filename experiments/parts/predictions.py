@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from adapt import hub, tasks
+from adapt import hub
 from adapt.errors import CheckpointError
 from adapt.examples import Examples
 from adapt.tokenizer import ragged
-from experiments.parts import data, sequences
+from experiments.parts import data, sequences, tasks
 
 Rows = Iterator[list[Any]]
 TOGETHER = ("classification", "multilabel", "regression")  # tasks whose outputs are [N, classes], side by side
@@ -20,9 +20,7 @@ TOGETHER = ("classification", "multilabel", "regression")  # tasks whose outputs
 def check(run: hub.Pretrained) -> None:
     """Raise :class:`CheckpointError` for a run that predicts nothing."""
     if run.task not in tasks.TASKS:
-        raise CheckpointError(
-            f"{run.source} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote"
-        )
+        raise CheckpointError(f"{run.source} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote")
     if tasks.TASKS[run.task].classes == 0:
         raise CheckpointError(f"{run.source} was trained for embeddings ({run.task}), which extract computes: use that")
 
@@ -86,9 +84,7 @@ def column_rows(run: hub.Pretrained, logits: np.ndarray) -> Rows:
         yield [*(names[int(p.argmax())] for names, p in own), *(each for _, p in own for each in numbers(p))]
 
 
-def tag_rows(
-    run: hub.Pretrained, logits: np.ndarray, part: Examples, table: data.Table, columns: Sequence[str]
-) -> Rows:
+def tag_rows(run: hub.Pretrained, logits: np.ndarray, part: Examples, table: data.Table, columns: Sequence[str]) -> Rows:
     """A JSON list with a tag for each word; null for words of which no token is left."""
     ends, row = np.cumsum(part.labels.lengths), 0
     tags, numbers = logits.argmax(-1), part.truth

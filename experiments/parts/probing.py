@@ -23,7 +23,7 @@ def plot(config: Any, methods: tuple[str, ...], result: dict[str, Any]) -> Path:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    size = (max(4.2 * len(methods), 6), 3.8)
+    size = (3.6 * len(methods) + 2.2, 3.8)
     figure, axes = plt.subplots(1, len(methods), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, method in zip(axes[0], methods, strict=True):
         for number, pooling in enumerate(config.pooling):
@@ -33,9 +33,7 @@ def plot(config: Any, methods: tuple[str, ...], result: dict[str, Any]) -> Path:
             )
             x = layer + 0.08 * (number - (len(config.pooling) - 1) / 2)
             band = np.maximum([test - low, high - test], 0)
-            axis.errorbar(
-                x, test, band, fmt="o-", color=COLOURS[number], ms=4, lw=1.4, capsize=2, label=f"{pooling}, test"
-            )
+            axis.errorbar(x, test, band, fmt="o-", color=COLOURS[number], ms=4, lw=1.4, capsize=2, label=f"{pooling}, test")
             axis.plot(x, validation, ":", color=COLOURS[number], lw=1.2, label=f"{pooling}, inner folds")
         axis.axhline(result["floor"], color="black", ls="--", lw=1, label="without features")
         axis.set_title(method, fontsize=10)
@@ -44,7 +42,8 @@ def plot(config: Any, methods: tuple[str, ...], result: dict[str, Any]) -> Path:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     axes[0, 0].set_ylabel("accuracy" if config.task == "classification" else "Pearson's correlation")
-    axes[0, -1].legend(frameon=False, fontsize=8)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside center right", frameon=False, fontsize=8)  # pyright: ignore[reportArgumentType]
     figure.suptitle(f"{config.checkpoint} on {config.data}: heads on frozen layers, 95% intervals", fontsize=11)
     path = config.out / "layers.png"
     figure.savefig(path, dpi=130)
@@ -52,9 +51,7 @@ def plot(config: Any, methods: tuple[str, ...], result: dict[str, Any]) -> Path:
     return path
 
 
-def speed(
-    features: np.ndarray, labels: np.ndarray, rounds: int = 3, folds: int = 10, seeds: int = 10
-) -> dict[str, Any]:
+def speed(features: np.ndarray, labels: np.ndarray, rounds: int = 3, folds: int = 10, seeds: int = 10) -> dict[str, Any]:
     """Logistic regressions a second: ``folds x seeds x 10`` of them here, a sample of the same in scikit-learn, in turn.
 
     Each trains on all rows but a fold. The strengths are those of LogisticRegressionCV: C = 1e-4 to 1e4. Here the clock runs
@@ -99,9 +96,7 @@ def speed(
     title = f"{count:,} logistic regressions on {train[0].sum():,} x {features.shape[1]} features, {classes} classes"
     columns = ("", "fits/s", "largest gradient", "coefficients off by", "adapt is faster")
     report.table(title, columns, rows, report.console)
-    report.console.print(
-        f"fits      {int((~heads.converged).sum())} of {count:,} did not converge; first call {first:.1f} s"
-    )
+    report.console.print(f"fits      {int((~heads.converged).sum())} of {count:,} did not converge; first call {first:.1f} s")
     return {
         "fits": count,
         "not_converged": int((~heads.converged).sum()),

@@ -41,10 +41,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], out
         view.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         view.add_row(
-            *(
-                f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-                for cell in row
-            )
+            *(f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
         )
     out.print(view)
     out.print()

@@ -51,9 +51,7 @@ def chunks(table: data.Table, columns: Sequence[str], task: str) -> Iterator[lis
             yield list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
 
 
-def with_tags(
-    pretrained: hub.Pretrained, table: data.Table, column: str, labels: Ragged
-) -> tuple[examples.Examples, int]:
+def with_tags(pretrained: hub.Pretrained, table: data.Table, column: str, labels: Ragged) -> tuple[examples.Examples, int]:
     """Words with a label each (Ragged int32) -> examples whose labels are (place, class) of every word that has a token."""
     tokenizer, parts, found, row = features.tokenizer_of(pretrained), [], [], 0
     for chunk in word_chunks(table, column):
@@ -120,9 +118,7 @@ def with_spans(
     return examples.tokenized(pretrained, parts, spans), int((spans[:, 0] < 0).sum())
 
 
-def located(
-    pretrained: hub.Pretrained, table: data.Table, columns: Sequence[str]
-) -> Iterator[tuple[list[str], list[Any]]]:
+def located(pretrained: hub.Pretrained, table: data.Table, columns: Sequence[str]) -> Iterator[tuple[list[str], list[Any]]]:
     """(the texts that spans lie in, their encodings), a chunk at a time: the question goes first, the text is truncated."""
     tokenizer, row = features.tokenizer_of(pretrained), 0
     backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())

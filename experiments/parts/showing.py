@@ -45,9 +45,7 @@ def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
     shown = {key: result[key] for key in scores if result[key] is not None}
     report.table("test", ("metric", "value"), list(shown.items()))
     report.chat.print(
-        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"
-        if result["parameters_frozen"]
-        else ""
+        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}" if result["parameters_frozen"] else ""
     )
     report.chat.print(f"plot      {plot}", soft_wrap=True)
     if not report.console.is_terminal:

@@ -16,9 +16,7 @@ from adapt.errors import DataError
 from adapt.tokenizer import ragged
 from experiments.parts.data import Table, numbered
 
-Task = Literal[
-    "classification", "multilabel", "regression", "multitask", "tags", "span", "choice", "contrastive", "setfit"
-]
+Task = Literal["classification", "multilabel", "regression", "multitask", "tags", "span", "choice", "contrastive", "setfit"]
 NAMELESS = ("regression", "span", "choice", "contrastive")  # tasks whose labels are no classes
 
 
@@ -59,9 +57,7 @@ def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -
     if task == "span":
         return np.array([_span(table, row, value) for row, value in numbered(table, column)], np.int64).reshape(-1, 2)
     if task == "multitask":
-        each = {
-            one: [n.removeprefix(f"{one}=") for n in names if n.startswith(f"{one}=")] for one in columns_of(column)
-        }
+        each = {one: [n.removeprefix(f"{one}=") for n in names if n.startswith(f"{one}=")] for one in columns_of(column)}
         return np.stack([encode_labels(table, one, own, "classification") for one, own in each.items()], 1)
     if task == "regression":
         numbers = (_number(table, column, row, value) for row, value in numbered(table, column))

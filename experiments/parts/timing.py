@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import additions, checkpoint, optim, prefix, strategies, tasks, train
+from adapt import additions, checkpoint, optim, prefix, strategies, train
 from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.examples import Examples
 from adapt.models import Model
-from experiments.parts import phases, report
+from experiments.parts import phases, report, tasks
 
 
 def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
@@ -78,9 +78,7 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
     layers, found, whole = model.encoder.config.layers, {}, (model, params)
     names = list(dict.fromkeys(["frozen", "top:1", f"top:{layers}", "full", *config.also]))
     plan = sets["train"].plan(config.batch_size, config.seed, config.epochs)
-    batches = [
-        batch for batch, _ in zip(sets["train"].batches(plan, config.seed, 0), range(config.steps + 1), strict=False)
-    ]
+    batches = [batch for batch, _ in zip(sets["train"].batches(plan, config.seed, 0), range(config.steps + 1), strict=False)]
     # One shape is enough: the others are some rows more or less. The most frequent is the one that is timed.
     shapes = [batch["segments"].shape for batch in batches]
     shape = max(set(shapes), key=shapes.count)
@@ -94,7 +92,7 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
             if step.prefix is not None:
                 below, _ = step.prefix.split(frozen)
                 if name == "frozen":
-                    found["forward"] = forward_seconds(config, step.prefix, below, sets["train"])
+                    found["forward"] = forward_seconds(config.steps, step.prefix, below, sets["train"])
                     run = functools.partial(step.prefix.run, below)
                     found["prefix"] = timed(lambda n, run=run: run(batches[n % len(batches)]), config.steps)
                 made["hidden"] = np.asarray(step.prefix.run(below, batches[0]))
@@ -124,8 +122,8 @@ def peak_and_flops(step: train.Step, frozen: t.Tree, state: train.State, batch: 
     return peak, programs["suffix"].cost_analysis()["flops"] / len(batch["label"])
 
 
-def forward_seconds(config: Any, cut: prefix.Cut, below: t.Tree, part: Examples) -> float:
-    """Seconds of the whole encoder over every example of the file, from a few windows spread over it."""
+def forward_seconds(repeats: int, cut: prefix.Cut, below: t.Tree, part: Examples) -> float:
+    """Seconds of a prefix over every example of the file, from a few windows spread over it."""
     windows = [batch for _, batch in part.whole_windows()] if len(part.whole) <= 50_000 else []
     windows = windows or [batch for (_, batch), _ in zip(part.whole_windows(), range(400), strict=False)]
     by_shape: dict[tuple[int, ...], list[Any]] = {}
@@ -133,7 +131,7 @@ def forward_seconds(config: Any, cut: prefix.Cut, below: t.Tree, part: Examples)
         by_shape.setdefault(batch["segments"].shape, []).append(batch)
     total = 0.0
     for same in by_shape.values():
-        _, seconds = timed(lambda n, same=same: cut.run(below, same[n % len(same)]), config.steps)
+        _, seconds = timed(lambda n, same=same: cut.run(below, same[n % len(same)]), repeats)
         total += seconds * len(same)
     slots = sum(int(batch["length"].sum()) for batch in windows)
     return total * float(part.whole.lengths.sum()) / slots

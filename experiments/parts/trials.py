@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adapt import cache, hub, losses, optim, pack, prefix, strategies, train
+from adapt import hub, losses, optim, pack, prefix, strategies, train
 from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.examples import Examples
 from adapt.models import Classifier, Encoder, Model
 from adapt.pull import Pull
-from experiments.parts import caching, cost, phases
+from experiments.parts import cache, caching, cost, phases, timing
 
 BATCH = 32
+REPEATS = 5  # of a timed window
 LONG = 1 << 30  # steps between looks at the device: once, at the end
 
 
@@ -69,12 +70,10 @@ class Arm:
         self.name, self.source = name, pretrained
         spec = strategies.strategy(name, pretrained.config.layers, 6)
         self.strategy, self.pretrained = spec, phases.prepare(spec, pretrained)
-        self.model = Model(
-            Encoder(self.pretrained.config), Classifier(classes, "mean", dropout=pretrained.config.dropout)
-        )
+        self.model = Model(Encoder(self.pretrained.config), Classifier(classes, "mean", dropout=pretrained.config.dropout))
         self.params = t.drop(pretrained.params, "head")
         self.plan = shapes(sets["train"])
-        whole, self.phases = self.start(0), []
+        whole, self.phases, self.encoding = self.start(0), [], 0.0  # seconds an example of what is kept, were it not there
         for phase in spec.phases:
             labels, groups = strategies.label(phase, whole, pretrained.config.layers)
             tx = optim.by_label({group: adjustable() for group in groups}, labels, 1.0)
@@ -86,6 +85,8 @@ class Arm:
                 frozen = jax.device_put(optim.frozen(whole, labels), jax.local_devices()[0])
                 entries = {n: cache.entry(frozen, self.model, cut, part, "float32") for n, part in sets.items()}
                 kept = caching.with_states(step.prefix, frozen, sets, entries)
+                below = step.prefix.split(frozen)[0]
+                self.encoding += timing.forward_seconds(REPEATS, step.prefix, below, sets["train"]) / len(sets["train"].whole)
             share = phase.epochs / sum(phase.epochs for phase in spec.phases)
             alone = phase.groups == ("head",) and not spec.one_schedule
             self.phases.append(Phase(groups, share, labels, tx, step, kept, alone))
@@ -111,8 +112,7 @@ class Arm:
                 frozen, state = train.advance(frozen, state, before, phase.labels, phase.tx)
             begun = {group: begun.get(group, steps) for group in phase.groups}
             rates = {
-                group: scale * phases.default_rate(group, phase.alone, width) * factor
-                for group, factor in phase.groups.items()
+                group: scale * phases.default_rate(group, phase.alone, width) * factor for group, factor in phase.groups.items()
             }
             offsets = {group: steps - began for group, began in begun.items()}
             state = adjusted(state, rates, (last - first) * per_epoch, offsets)
@@ -125,7 +125,7 @@ class Arm:
                 return Fit(None, time.perf_counter() - started, steps)
             before, steps = phase.labels, steps + (last - first) * per_epoch
         assert state is not None
-        return Fit(t.merge(frozen, state.params), time.perf_counter() - started, steps)
+        return Fit(t.merge(frozen, state.params), time.perf_counter() - started + self.encoding * len(rows), steps)
 
     def score(self, params: t.Tree, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Logits [N, C] of a set, or of rows of it."""

@@ -106,9 +106,7 @@ class Adapt:
         config, tokenizer = pretrained.config, pretrained.tokenizer
         assert tokenizer is not None  # checked by the benchmark
         tokens, targets = ragged(content["ids"]), np.array(content["labels"], np.int32)
-        self.examples = examples.Examples(
-            tokens, np.arange(len(tokens)), targets, tokenizer.max_length, config.pad_token
-        )
+        self.examples = examples.Examples(tokens, np.arange(len(tokens)), targets, tokenizer.max_length, config.pad_token)
         self.plan = self.examples.plan(batch_size, seed, content["epochs"])
         self.seed, self.batch_size, self.learning, self.classes = seed, batch_size, learning, content["classes"]
         self.pretrained, self.texts = pretrained, content["texts"]
@@ -122,9 +120,10 @@ class Adapt:
 
         import jax
 
-        from adapt import cache, losses, optim, prefix, strategies, train
+        from adapt import losses, optim, prefix, strategies, train
         from adapt import tree as t
         from adapt.models import Classifier, Encoder, Model
+        from experiments.parts import cache
 
         if name not in self.runs:
             config, key = self.pretrained.config, jax.random.key(self.seed)

