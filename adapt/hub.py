@@ -17,7 +17,7 @@ from adapt.images import ImageSettings, image_settings
 from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
 from adapt.tokenizer import Tokenizer, load_tokenizer
 
-BUNDLED = [name for name, asset in assets.ASSETS.items() if "config.json" in asset.files]
+BUNDLED = [name for name, asset in assets.ASSETS.items() if "model.safetensors" in asset.files]
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
 
