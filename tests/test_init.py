@@ -36,8 +36,8 @@ def test_what_opens_a_data_set_or_a_checkpoint_is_imported_when_it_is_used():
 
 
 def test_no_device_is_touched_by_any_import():
-    rooms = "features, checkpoint, examples, prefix, cache, assets"
-    parts = "data, targets, exporting, inputs, report"
+    rooms = "features, checkpoint, examples, prefix, assets"
+    parts = "cache, data, targets, exporting, inputs, report"
     code = f"import adapt; from adapt import {rooms}; from experiments.parts import {parts}"
     code += f"; {'; '.join(f'adapt.{name}' for name in adapt.__all__)}"
     probe = "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
