@@ -111,20 +111,21 @@ class Entry:
         with writing(self.folder):
             out.flush()
             note.unlink(missing_ok=True)
-            parts = (np.arange(at, min(at + PART, len(out))) for at in range(0, len(out), PART))
-            found = sum(checksum(rows, out[rows[0] : rows[-1] + 1]) for rows in parts) % 2**64
+            sha256, check = hashlib.sha256(), 0
+            for at in range(0, len(out), PART):
+                part = out[at : at + PART]
+                sha256.update(part.view(np.uint8))
+                check = (check + checksum(np.arange(at, at + len(part)), part)) % 2**64
             del out
-            if done.rows != self.shape[0] or found != done.check:  # an earlier part, or the note on it, is not as it was
+            if done.rows != self.shape[0] or check != done.check:  # an earlier part, or the note on it, is not as it was
                 if not begun:
                     raise OutputError(
                         f"{half} is not what was written into it: look at its disk, or point ADAPT_CACHE to another"
                     )
                 return self.fill(pieces)
-            with half.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
             half.replace(self.folder / "values.bin")
             error = (done.error / done.total) ** 0.5 if done.total else 0.0
-            write(self.folder / "done.json", {"sha256": found, "relative_error": error})
+            write(self.folder / "done.json", {"sha256": sha256.hexdigest(), "relative_error": error})
 
     def stored(self, values: np.ndarray, done: "Progress") -> np.ndarray:
         """The values in the dtype of the store, the error counted in ``done``. Raises where they do not fit."""

@@ -94,7 +94,7 @@ def write(config: Any, result: dict[str, Any], every: int) -> Path:
         "## Answer",
         "",
     ]
-    lines += [few(result, every), ""] if few(result, every) else []
+    lines += few(result)
     lines += sentences(result["answer"], label)
     if {encoder(way) for way in result["ways"]} != {encoder(result["ways"][0])}:
         lines += ["", f"Among the ways on {encoder(result['ways'][0])}, all on the same encoder:", ""]
@@ -145,21 +145,22 @@ def sentences(answers: list[dict[str, Any]], label: Any) -> list[str]:
     return lines
 
 
-def few(result: dict[str, Any], every: int) -> str:
-    """With few labels and little compute, which way? One sentence on those that are never beaten."""
+def few(result: dict[str, Any]) -> list[str]:
+    """With few labels and little compute, which way? A paragraph on those that are never beaten."""
     budgets = [one["budget"] for one in result["answer"] if 0 < one["budget"] <= FEW]
     answers = [one for one in result["answer"] if one["budget"] in budgets]
     never_beaten = [way for way in result["ways"] if answers and all(way in one["as_good"] for one in answers)]
     cost = lambda way: [r for r in result["rows"] if r["way"] == way and r["budget"] in budgets]
     if not never_beaten:
-        return ""
+        return []
     least = min(never_beaten, key=lambda way: sum(row["seconds"] for row in cost(way)))
     most, others = max(cost(least), key=lambda row: row["budget"]), [way for way in never_beaten if way != least]
     also = f" (nor is {', '.join(others)})" if others else ""
-    return (
+    return [
         f"With {FEW} labels or fewer and little compute: **{least}**. No way beats it beyond the interval at any such "
-        f"budget{also}, and a fit takes at most {most['seconds']:.2g} s here, {most['flops'] / 1e9:.3g} GFLOP."
-    )
+        f"budget{also}, and a fit takes at most {most['seconds']:.2g} s here, {most['flops'] / 1e9:.3g} GFLOP.",
+        "",
+    ]
 
 
 def command(config: Any) -> str:
