@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,9 @@ def quiet() -> Iterator[None]:
     try:
         yield
         sys.unraisablehook = shown  # after a failure it stays for good: the callbacks come when they come
+    except BaseException:
+        warnings.filterwarnings("ignore", "coroutine 'async_serialize_.*' was never awaited", RuntimeWarning)  # nor will be
+        raise
     finally:
         log.setLevel(level)
 

@@ -79,8 +79,6 @@ def test_a_disk_that_is_too_small_for_the_features(inputs, disk, tmp_path):
     assert not list(small.iterdir())
 
 
-# Of the write that failed Orbax abandons a coroutine, which Python reports when it is collected.
-@pytest.mark.filterwarnings("ignore:.*was never awaited:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_fills_up_in_mid_run(inputs, disk, tmp_path, monkeypatch):
     place, flags = disk(72), {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts, "patience": 0}
     flags |= {"epochs": 3, "batch_size": 4, "save_every": 1}
