@@ -114,7 +114,7 @@ class Entry:
             sha256, check = hashlib.sha256(), 0
             for at in range(0, len(out), PART):
                 part = out[at : at + PART]
-                sha256.update(part.view(np.uint8))
+                sha256.update(part.tobytes())
                 check = (check + checksum(np.arange(at, at + len(part)), part)) % 2**64
             del out
             if done.rows != self.shape[0] or check != done.check:  # an earlier part, or the note on it, is not as it was
