@@ -31,7 +31,8 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
     keep_memory()
     flags = tyro.cli(config, description=sys.modules[main.__module__].__doc__)
     compilation_cache()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C counts even where a shell had it ignored
+    signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
+    signal.signal(signal.SIGALRM, interrupt)
     try:
         main(flags)
     except AdaptError as fault:
@@ -43,8 +44,15 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
         print(f"error: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; what was saved stays, go on with --resume where the command has it", file=sys.stderr)
-        sys.exit(130)
+        print("interrupted; what was saved stays, go on with --resume where the command has it", file=sys.stderr, flush=True)
+        os._exit(130)  # Python would now and then end by the signal itself, after the line above
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Ctrl-C, put off while JAX's callback of the garbage collector runs: what is raised in there, Python drops."""
+    if frame is None or "gc_callback" not in frame.f_code.co_name:
+        raise KeyboardInterrupt
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def keep_memory() -> None:
