@@ -29,6 +29,7 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
     import tyro
 
     keep_memory()
+    wide_vectors()
     flags = tyro.cli(config, description=sys.modules[main.__module__].__doc__)
     compilation_cache()
     signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
@@ -66,6 +67,13 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         for option, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 512 << 20)):
             mallopt(option, value)
+
+
+def wide_vectors() -> None:
+    """Have XLA use a CPU's 512-bit vectors where there are any; it stays at 256 by itself, which took extraction 4% longer."""
+    flags, cpu = os.environ.get("XLA_FLAGS", ""), Path("/proc/cpuinfo")
+    if "xla_cpu_prefer_vector_width" not in flags and cpu.exists() and "avx512f" in cpu.read_text():
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
 
 
 def compilation_cache() -> None:

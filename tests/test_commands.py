@@ -107,3 +107,22 @@ def test_a_second_start_compiles_nothing(inputs, tmp_path, strategy):
         found.append([int(word) for word in done.stdout.split()[-2:]])
     (_, compiled), (taken, again) = found
     assert compiled > 0 and again == 0 and taken >= compiled
+
+
+def test_wide_vectors_respects_what_the_user_set(monkeypatch):
+    from experiments import wide_vectors
+
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=256")
+    wide_vectors()
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_prefer_vector_width=256"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    wide_vectors()
+    wide = Path("/proc/cpuinfo").exists() and "avx512f" in Path("/proc/cpuinfo").read_text()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x" + " --xla_cpu_prefer_vector_width=512" * wide
+
+
+def test_wide_vectors_are_in_time_for_xla():
+    """Set after JAX is imported, as the launcher does, an unknown flag is still read: so is this one."""
+    code = "import jax, os; os.environ['XLA_FLAGS'] = '--xla_cpu_prefer_vector_widths=1'; jax.numpy.zeros(1)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
+    assert found.returncode and "xla_cpu_prefer_vector_widths" in found.stderr

@@ -97,9 +97,10 @@ class Adapt:
 
         from adapt import examples, hub
         from adapt.tokenizer import ragged
-        from experiments import compilation_cache, keep_memory, versions
+        from experiments import compilation_cache, keep_memory, versions, wide_vectors
 
         keep_memory()
+        wide_vectors()
         compilation_cache()
         content = json.loads(Path(task).read_text("utf-8"))
         pretrained = hub.load(checkpoint)
