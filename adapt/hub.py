@@ -213,6 +213,8 @@ def base_encoder(folder: Path, base: Mapping[str, str]) -> t.Tree:
         found = {"encoder": load(base["source"]).params["encoder"]}
     except CheckpointError as fault:
         raise CheckpointError(f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}") from None
+    except RecursionError:
+        raise CheckpointError(f"{folder} refers to itself for its encoder, {mend}") from None
     if (digest := t.digest(found["encoder"])) != base["digest"]:
         what = f"digest {digest[:12]}, and {folder} was trained on one with {base['digest'][:12]}"
         raise CheckpointError(f"the encoder of {base['source']} has the {what}: {mend}")

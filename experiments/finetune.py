@@ -19,7 +19,7 @@ from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Encoder, Model
-from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
+from experiments import check_same_origin, launch, lineage, open_run, write_json
 from experiments.parts import caching, heads, inputs, phases, report, targets, timing
 from experiments.parts.saving import Progress, begin, save
 from experiments.parts.showing import show_end, show_start
@@ -73,7 +73,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     clock, compiling = report.Clock(), timing.Compiling()
     inputs.check_flags(config)
-    check_out(config.out, config.resume, config.overwrite)
+    inputs.check_out(config)
 
     # The checkpoint, without its head.
     pretrained = inputs.load(config)

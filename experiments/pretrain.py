@@ -24,7 +24,7 @@ from adapt.errors import DataError, StrategyError
 from adapt.losses import Loss
 from adapt.models import CausalLM, Encoder, MaskedLM, Model
 from adapt.tokenizer import Ragged
-from experiments import check_out, check_same_origin, launch, lineage, open_run, write_json
+from experiments import check_same_origin, launch, lineage, open_run, write_json
 from experiments.parts import corrupt, data, inputs, phases, report
 
 
@@ -58,7 +58,7 @@ def main(config: Config) -> dict[str, Any]:
     if not 0 < config.mask_rate < 1:
         raise StrategyError(f"--mask-rate {config.mask_rate} must be between 0 and 1")
     inputs.check_ranges(config)
-    check_out(config.out, config.resume, config.overwrite)
+    inputs.check_out(config)
     pretrained, task = load(config)
     key = jax.random.key(config.seed)
     model, params = with_head(config, pretrained, key)

@@ -19,6 +19,7 @@ from adapt import examples, hub, pack, prefix
 from adapt import tree as t
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.examples import Examples
+from adapt.models import heads
 from adapt.tokenizer import Ragged, ragged
 from experiments import finetune, predict
 from experiments.parts import cache, store, timing
@@ -205,6 +206,16 @@ def test_what_makes_another_entry_and_what_does_not():
         "split": (params, model, at, texts.take(np.array([4, 1])), dtype),
     }
     assert {name: cache.entry(*found).folder for name, found in same.items()} == dict.fromkeys(same, folder)
+
+
+def test_a_pooling_that_computes_something_else_under_its_name_makes_another_entry(monkeypatch):
+    model = small.classifier(pooling="ends")
+    texts = Examples(small.texts(6), np.arange(6), np.zeros(6), 20)
+    folders = []
+    for pool in (lambda x, batch: heads.last(x, batch), lambda x, batch: 3 * heads.last(x, batch)) * 2:
+        monkeypatch.setitem(heads.POOLINGS, "ends", pool)
+        folders.append(cache.entry(small.params(small.classifier()), model, 3, texts, "float32").folder)
+    assert folders[:2] == folders[2:] and folders[0] != folders[1]
 
 
 def ragged_of(like: Ragged, values: np.ndarray) -> Ragged:

@@ -11,7 +11,7 @@ import tiny
 
 from adapt import checkpoint, hub
 from adapt import tree as t
-from adapt.errors import CheckpointError, StrategyError
+from adapt.errors import CheckpointError, OutputError, StrategyError
 from experiments import finetune, predict
 from experiments.parts.exporting import export
 
@@ -143,3 +143,24 @@ def test_runs_that_do_not_share_an_encoder_are_refused(run, inputs, tmp_path):
     with pytest.raises(StrategyError, match="two runs are called one"):
         predict.main(predict.Config((one, one), inputs.test, tmp_path / "both.csv"))
     assert not (tmp_path / "both.csv").exists()
+
+
+def test_the_run_that_another_refers_to_is_not_replaced_by_what_was_trained_on_that(run):
+    """A is the encoder of B's delta: a run on B may not overwrite A, whose weights are nowhere else."""
+    first, _ = run("a", strategy="top:1")
+    second, result = run("b", checkpoint=str(first), strategy="frozen")
+    assert result["saved"] == "delta"
+    before = t.digest(hub.load(second).params)
+    with pytest.raises(OutputError, match=r"--out .*a holds the encoder that .*b refers to: give another --out"):
+        run("a", checkpoint=str(second), strategy="frozen", overwrite=True)
+    assert t.digest(hub.load(second).params) == before
+
+
+def test_deltas_in_a_circle_are_one_line(run):
+    first, _ = run("a", strategy="frozen")
+    second, _ = run("b", checkpoint=str(first), strategy="frozen")
+    content = json.loads((first / "model.json").read_text())
+    content["base"]["source"] = str(second)
+    (first / "model.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="refers to itself for its encoder"):
+        hub.load(first)

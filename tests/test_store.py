@@ -192,6 +192,12 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def renote(folder: Path, change) -> None:
+    sums = json.loads((folder / "done.json").read_text())
+    change(sums)
+    (folder / "done.json").write_text(json.dumps(sums))
+
+
 SPOILT = {
     "a flipped byte": lambda folder: flip(folder / "values.bin"),
     "cut short": lambda folder: os.truncate(folder / "values.bin", 100),
@@ -202,6 +208,9 @@ SPOILT = {
     "done.json of zeros": lambda folder: (folder / "done.json").write_bytes(bytes(50)),
     "done.json of something else": lambda folder: (folder / "done.json").write_text("[1]"),
     "done.json not text": lambda folder: (folder / "done.json").write_bytes(b"\xff\xfe"),
+    "no error in it": lambda folder: renote(folder, lambda sums: sums.pop("relative_error")),
+    "a word for the error": lambda folder: renote(folder, lambda sums: sums.update(relative_error="small")),
+    "null for the error": lambda folder: renote(folder, lambda sums: sums.update(relative_error=None)),
     "no done.json": lambda folder: (folder / "done.json").unlink(),
 }
 
@@ -447,3 +456,10 @@ def test_the_largest_float16_is_held():
     entry = Entry({}, (2,), np.dtype("float16"))
     values = entry.open(lambda skip: iter([(np.arange(2), np.array([65504, -65504], np.float32))]))
     assert values.tolist() == [65504, -65504] and entry.relative_error == 0
+
+
+def test_a_link_to_nothing_is_called_so(home):
+    ENTRY.folder.parent.mkdir(parents=True)
+    ENTRY.folder.symlink_to(home / "nowhere")
+    with pytest.raises(OutputError, match=r"the cache can't be written \(.* is a dangling link\)"):
+        ENTRY.open(pieces)

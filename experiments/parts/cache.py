@@ -6,6 +6,7 @@ it, so other runs on the same file find it.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from adapt import tree as t
 from adapt.additions import FIELDS, is_added
 from adapt.examples import Examples, States
 from adapt.models import Model
+from adapt.models.model import example_batch
 from adapt.prefix import Cut, before
 from adapt.tokenizer import Ragged, spans
 from experiments.parts.store import Entry
@@ -36,7 +38,7 @@ def entry(params: t.Tree, model: Model, at: int, examples: Examples, dtype: Any)
         "config": {name: value for name, value in config.items() if name not in still},
         "examples": examples.inputs_digest,
         "cut": at,
-        "pooling": getattr(model.head, "pooling", None) if model.pooled(at) else None,
+        "pooling": pooling_digest(model) if model.pooled(at) else None,
         "layers": model.reads if at == model.stages else None,
         "computed_in": str(np.dtype(model.encoder.dtype)),
         "backend": jax.default_backend(),
@@ -46,6 +48,14 @@ def entry(params: t.Tree, model: Model, at: int, examples: Examples, dtype: Any)
     count = len(whole) if model.pooled(at) else int(whole.lengths.sum())
     width = model.width if at == model.stages else model.encoder.config.width
     return Entry(key, (count, width), np.dtype(dtype))
+
+
+def pooling_digest(model: Model) -> str:
+    """Of what the head's pooling computes, as XLA gets it: a name may stand for another function tomorrow."""
+    batch = example_batch(model.encoder.config)
+    x = jax.ShapeDtypeStruct((*batch["segments"].shape, model.width), model.encoder.dtype)
+    text = jax.jit(lambda x: model.head.pool(x, batch)).lower(x).as_text()  # pyright: ignore
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def states(

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+import experiments
 from adapt import examples, features, hub, pack
-from adapt.errors import DataError, StrategyError
+from adapt.errors import DataError, OutputError, StrategyError
 from adapt.features import IMAGES, settings_of
 from adapt.images import pixels
 from experiments.parts import bundled, data, heads, report, sequences, targets
@@ -41,6 +42,17 @@ def check_ranges(config: Any) -> None:
         if value is not None and not 0 <= value < limit:
             bound = "below 1" if name in shares else "finite"
             raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 0 and {bound}")
+
+
+def check_out(config: Any) -> None:
+    """Refuse an output folder that exists, and one that a run between it and ``--checkpoint`` refers to for its encoder."""
+    experiments.check_out(config.out, config.resume, config.overwrite)
+    name, found = config.checkpoint, []
+    while (folder := Path(name).expanduser().resolve()) not in found and (folder / "model.json").is_file():
+        found.append(folder)
+        name = (hub.read_json(folder, "model.json").get("base") or {}).get("source", "")
+        if name and Path(name).resolve() == config.out.resolve():
+            raise OutputError(f"--out {config.out} holds the encoder that {folder} refers to: give another --out")
 
 
 def load(config: Any) -> hub.Pretrained:

@@ -81,7 +81,8 @@ class Entry:
         try:
             sums = json.loads((self.folder / "done.json").read_text("utf-8"))
             with (self.folder / "values.bin").open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == sums["sha256"]
+                same = hashlib.file_digest(file, "sha256").hexdigest() == sums["sha256"]
+            return same and type(error := sums["relative_error"]) is float and 0 <= error < float("inf")
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -200,7 +201,8 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        why = f"{fault.strerror or fault}: {fault.filename or folder}"
+        where = Path(fault.filename or folder)
+        why = f"{fault.strerror or fault}: {where}" if not where.is_symlink() or where.exists() else f"{where} is a dangling link"
         raise OutputError(
             f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give --cache off"
         ) from None
