@@ -229,11 +229,10 @@ def verify(folder: Path) -> None:
         found = sums(folder)
     except OSError as fault:
         raise CheckpointError(f"the checkpoint {folder} is incomplete: {fault.strerror}: {fault.filename}") from None
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        if found.get(name) != digest:
-            why = "not as it was saved" if name in found else "missing"
-            raise CheckpointError(f"the checkpoint {folder} is damaged: its file {name!r} is {why}; go back to a copy of it")
+    noted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if wrong := [name for name in {**noted, **found} if found.get(name) != noted.get(name)]:
+        why = "missing" if wrong[0] not in found else "not as it was saved"
+        raise CheckpointError(f"the checkpoint {folder} is damaged: its file {wrong[0]!r} is {why}; go back to a copy of it")
 
 
 def read_index(folder: Path) -> dict[str, Any]:

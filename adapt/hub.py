@@ -191,14 +191,17 @@ def load_run(folder: Path, source: str) -> Pretrained:
         config = EncoderConfig(**content["encoder"])
         run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))
         images, max_length = content["images"], content["max_length"]
+        base = content.get("base")
+        if base and not all(isinstance(base[name], str) for name in ("source", "digest")):
+            raise ValueError(f"base {base!r}")
         if isinstance(head, Classifier) and head.pooling not in (*POOLINGS, "attention"):
             raise ValueError(f"unknown pooling {head.pooling!r}")
         if run.labels and len(run.labels) != getattr(head, "classes", 0):
             raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")
     except (KeyError, TypeError, ValueError) as fault:
         raise CheckpointError(f"{folder / 'model.json'} was not written by this version of adapt: {fault}") from None
-    base = base_encoder(folder, content["base"]) if content.get("base") else None
-    params = checkpoint.load_params(folder / "checkpoints", run.model.shapes(), base)
+    encoder = base_encoder(folder, base) if base else None
+    params = checkpoint.load_params(folder / "checkpoints", run.model.shapes(), encoder)
     run = dataclasses.replace(run, params=params)
     if images:
         images |= {"mean": tuple(images["mean"]), "std": tuple(images["std"])}

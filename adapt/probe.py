@@ -130,6 +130,7 @@ def logistic(
         found.append(minimise(*shared, *each, tolerance, steps))
     by_set = lambda part: part.reshape(len(strengths), len(train), *part.shape[1:]).swapaxes(0, 1)
     u, gradient, converged = (by_set(np.concatenate(part)[:count]) for part in zip(*found, strict=True))
+    converged |= (scaled.std == np.inf).all(1)[:, None]  # nothing but an intercept, whose gradient is round-off from the start
     absent = (train[:, used] @ target.T == 0)[:, None] & (classes > 2)
     kernel = u @ back * (scaled.std < np.inf)[:, None, None]
     return Linear(kernel, np.where(absent, -np.inf, u[..., -1]), gradient, converged)

@@ -95,7 +95,7 @@ def bitfit(layers: int, epochs: int) -> Strategy:
 
 
 def lora(layers: int, epochs: int, rank: int, alpha: float = 16.0, targets: str = ".*/(query|value)") -> Strategy:
-    """Low-rank updates beside the dense layers whose path in the encoder matches ``targets`` (Hu et al. 2021)."""
+    """Low-rank updates beside the dense layers whose path in the encoder matches ``targets``, without ``+`` (Hu et al. 2021)."""
     added = {"lora_rank": rank, "lora_alpha": alpha, "lora_targets": targets}
     return one(("encoder/.*/lora/.*", "lora"), epochs=epochs, added=added)
 
@@ -139,6 +139,8 @@ def decay(base: Strategy, layers: int, factor: float) -> Strategy:
     """Layer-wise rate decay: each stage's rate is FACTOR times that of the stage above (Clark et al. 2020)."""
     if not 0 < factor <= 1:
         raise StrategyError(f"decay:{factor:g} must be above 0 and at most 1")
+    if all(phase.groups == ("head",) for phase in base.phases):
+        raise StrategyError("decay with frozen changes nothing, as no block trains: leave out one of them")
     return dataclasses.replace(base, phases=tuple(dataclasses.replace(p, decay=factor) for p in base.phases))
 
 
@@ -181,7 +183,7 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     Raises :class:`StrategyError` for an unknown name, a number missing, wrong or too many, or a contradiction.
     """
     ways, changes = [], []
-    for word in spec.split("+"):
+    for word in map(str.strip, spec.split("+")):
         name, _, rest = word.partition(":")
         if name not in STRATEGIES | CHANGES:
             spellings = ", ".join(spelling(name, function) for name, function in (STRATEGIES | CHANGES).items())
@@ -213,7 +215,8 @@ def unite(spec: str, ways: list[Strategy]) -> Strategy:
     every: dict[str, Any] = {}
     for way in ways:
         every |= way.added
-    return one(*(rule for rule in rules if rule != HEAD), epochs=ways[0].phases[0].epochs, added=every)
+    own = sorted((rule for rule in rules if rule != HEAD), key=lambda rule: (rule[1] == "encoder", rule[1] == "bias"))
+    return one(*own, epochs=ways[0].phases[0].epochs, added=every)  # what is added goes before the blocks that it is in
 
 
 def arguments(word: str, function: Callable[..., Strategy], given: list[str]) -> list[Any]:

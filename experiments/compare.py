@@ -60,14 +60,20 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, config.resume, config.overwrite)
     if not (1 <= config.tries <= len(RATES) and config.seeds >= 2 and config.budgets and config.strategies):
         raise StrategyError(f"--tries must be 1 to {len(RATES)}, --seeds 2 or more, and no list empty")
+    for flag, given in (("strategies", config.strategies), ("budgets", config.budgets)):
+        if len(set(given)) < len(given):
+            raise StrategyError(f"--{flag} has one of {', '.join(map(str, given))} twice: leave it out")
     sources = {name: hub.load(name) for name in dict.fromkeys((config.checkpoint, config.features))}
     for name in config.strategies:
         strategies.strategy(name, sources[config.checkpoint].config.layers, 6)
     sets = {name: read(config, source) for name, source in sources.items()}
     _, classes = sets[config.checkpoint]
     for budget in config.budgets:
-        if budget and not 2 * classes <= budget <= len(sets[config.checkpoint][0]["train"]):
-            raise DataError(f"--budgets {budget}: there are {len(sets[config.checkpoint][0]['train'])} training examples")
+        count = len(sets[config.checkpoint][0]["train"])
+        if budget and not 2 * classes <= budget <= count:
+            raise DataError(
+                f"--budgets {budget} must be 0 (all) or {2 * classes} (two for each of {classes} classes) to {count} examples"
+            )
     ways = [(f"{way}, {name}", name, way) for name in sources for way in FIXED]
     ways += [(f"{name}, {config.checkpoint}", config.checkpoint, name) for name in config.strategies]
     with open_run(config.out, config):
@@ -79,6 +85,8 @@ def main(config: Config) -> dict[str, Any]:
             run(config, title, way, sources[name], *sets[name], lambda n, done=done: bar.update(done + n))
     cells = [json.loads(path.read_text("utf-8")) for path in sorted((config.out / "cells").glob("*.json"))]
     result = verdict.summary(cells, config.out / "cells", [title for title, *_ in ways], config.budgets)
+    known = sets[config.checkpoint][0]
+    result |= tasks.majority(known["train"].labels, known["test"].labels)
     write_json(config.out / "compare.json", result)
     page = verdict.write(config, result, len(sets[config.checkpoint][0]["train"]))
     report.console.print(f"results   {page}", soft_wrap=True)

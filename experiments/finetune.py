@@ -132,7 +132,8 @@ def main(config: Config) -> dict[str, Any]:
                 begin(saves, phase, frozen, stored, state, progress, metrics, bool(entries))
             now, seen = phase, set()
             # What stands still is computed once, where that pays.
-            parts = caching.with_states(phase.step.prefix, frozen, sets, entries)
+            parts = caching.with_states(phase.step.prefix, frozen, sets, entries, config.cache)
+            progress.phases[phase.number]["cache"] = caching.summary(entries)
             clock.lap("encode")
             forward = train.make_eval(phase.model, phase.step.prefix)
             given = phases.given(frozen, phase, pretrained.params)
@@ -167,7 +168,7 @@ def main(config: Config) -> dict[str, Any]:
     still = optim.frozen(best_params, phase.labels)
     if phase is not now:
         entries = caching.choose(config, phase, still, sets, progress.cached(phase))
-        parts = caching.with_states(phase.step.prefix, still, sets, entries)
+        parts = caching.with_states(phase.step.prefix, still, sets, entries, config.cache)
         forward = train.make_eval(phase.model, phase.step.prefix)
     # Committed to a device, as the parameters of the validations were: otherwise ``forward`` would compile again.
     result = test(config, forward, jax.device_put(best_params, jax.local_devices()[0]), parts)
@@ -176,7 +177,7 @@ def main(config: Config) -> dict[str, Any]:
         "examples_per_second": progress.examples / progress.seconds if progress.examples else None,
         "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
         "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
-        "cache": caching.summary(entries),
+        "cache": next((each["cache"] for each in reversed(progress.phases) if each.get("cache")), None),
         "parameters_trained": t.count(optim.trainable(best_params, phase.labels)),
         "parameters_frozen": t.count(still),
         "phases": phases.summary(runs, params),

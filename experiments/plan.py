@@ -204,7 +204,8 @@ def verdict(e: Estimate, full: Estimate) -> str:
     if e is full:
         return "costs the most"
     less = f"{full.best / e.best:.1f} times cheaper than full"
-    how = "with the cache" if e.best < e.seconds else "without the cache, which does not pay"
+    alone = "without the cache, which does not pay" if e.cut else "nothing stands still to be cached"
+    how = "with the cache" if e.best < e.seconds else alone
     return f"{'worth it' if e.best <= WORTH * full.best else 'not worth it'}: {less}, {how}"
 
 

@@ -101,8 +101,9 @@ def check_pairs(config: Config) -> None:
 
 def check_shared(paths: tuple[Path, ...], runs: list[hub.Pretrained]) -> None:
     """Raise :class:`StrategyError` unless all runs have one encoder, which reads its inputs in one way."""
-    if len({path.resolve().name for path in paths}) < len(paths):
-        raise StrategyError(f"two runs are called {paths[0].resolve().name}: their columns would be, too; rename one folder")
+    names = [path.resolve().name for path in paths]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise StrategyError(f"two runs are called {twice[0]}: their columns would be, too; rename one folder")
     if len(runs) > 1 and (alone := [run.task for run in runs if run.task not in predictions.TOGETHER]):
         raise StrategyError(f"a run of the task {alone[0]} does not predict together with others: give it alone")
     reads = lambda run: (run.images, run.tokenizer and (run.tokenizer.max_length, run.tokenizer.backend.to_str()))

@@ -13,6 +13,9 @@ from hypothesis import settings
 
 from adapt import assets
 from adapt.errors import AssetError
+from experiments import wide_vectors
+
+wide_vectors()  # as the commands do, whose results are compared with those of calls from here
 
 settings.register_profile("adapt", deadline=None)  # a first call compiles, or imports
 settings.load_profile("adapt")

@@ -196,7 +196,7 @@ def test_long_texts_are_counted_and_reported(inputs, tmp_path, capsys):
     table = str(tiny.write_table(tmp_path / "long.csv", rows))
     flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "strategy": "frozen", **FAST}
     finetune.main(finetune.Config(**flags, train=table, test=inputs.test, out=tmp_path / "run"))
-    assert capsys.readouterr().err == "note: train: 2 texts are longer than 20 tokens and truncated\n"
+    assert capsys.readouterr().err.splitlines()[0] == "note: train: 2 texts are longer than 20 tokens and truncated"
     predict.main(predict.Config((tmp_path / "run",), table, tmp_path / "out.csv"))
     assert capsys.readouterr().err == f"note: {table}: 2 texts are longer than 20 tokens and truncated\n"
 

@@ -292,6 +292,25 @@ def test_room_for_one_of_two_files_is_told_before_the_run_starts(run, home, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(run, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OutputError("no room now")
+
+    monkeypatch.setattr(cache, "states", full)
+    monkeypatch.setattr("experiments.parts.caching.saves", lambda *_: 1.0)
+    assert run(BERT, cache="auto")["cache"] is None
+    assert "no cache: no room now" in capsys.readouterr().err
+
+
+def test_gradual_reports_the_cache_of_its_earlier_phases(run):
+    assert run(BERT, cache="on", strategy="gradual", epochs=3)["cache"]["bytes"] > 0
+
+
+def test_the_whole_bundled_set_is_no_validation_of_its_own_training(tmp_path):
+    with pytest.raises(StrategyError, match="--validation reviews is the whole set, with what is trained and tested on"):
+        finetune.main(finetune.Config(validation="reviews", out=tmp_path / "run"))
+
+
 def test_a_cache_that_cannot_be_written_names_the_variable(run, home):
     home.mkdir()
     (home / "prefix").write_text("a file where the folder should be")

@@ -382,3 +382,10 @@ def test_saving_leaves_the_state_as_it_was(tmp_path):
     before, kept = bits(state), copy(state)
     checkpoint.save(tmp_path, state, {}, best=True)
     assert bits(state) == before == bits(kept)
+
+
+def test_a_file_that_is_not_in_the_sums_is_damage_too(tmp_path):
+    checkpoint.write_tree(tmp_path / "tree", {"a": np.arange(4.0)})
+    (tmp_path / "tree" / "SHA256SUMS").write_text("")
+    with pytest.raises(CheckpointError, match=r"is damaged: its file .* is not as it was saved"):
+        checkpoint.read_tree(tmp_path / "tree", None)

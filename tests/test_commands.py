@@ -24,7 +24,7 @@ def spoken(command, tmp_path):
     def run(name: str, *flags: object, notes: int = 0) -> str:
         done = command(name, *flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        said = done.stderr.splitlines()
+        said = [line for line in done.stderr.splitlines() if "is no better than" not in line]  # of tiny runs, as it may be
         assert len(said) == notes and all(line.startswith("note: ") for line in said), done.stderr
         return done.stdout
 

@@ -68,6 +68,14 @@ def test_the_answer_is_the_best_and_the_cheapest_that_is_as_good(tmp_path):
     assert full["worst"] <= full["accuracy"] and full["interval"][0] < full["accuracy"] < full["interval"][1]
 
 
+def test_of_ways_that_cost_the_same_flops_the_faster_one_is_the_cheapest(tmp_path):
+    cells, ways = rows_of(tmp_path, {"probe": (0.7, 1e9), "centroid": (0.699, 1e9)})
+    for cell in cells:
+        cell["seconds"] = {"probe": 0.8, "centroid": 0.1}[cell["way"]]
+    (answer,) = verdict.summary(cells, tmp_path, ways, [8])["answer"]
+    assert (answer["best"], answer["cheapest"]) == ("probe", "centroid")
+
+
 @pytest.fixture
 def arm(inputs):
     source = hub.load(inputs.checkpoint("bert_mlm_tied"))
@@ -143,9 +151,10 @@ def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("flags", "fault", "message"),
     [
-        ({"budgets": (9999,)}, DataError, "--budgets 9999: there are 32 training examples"),
+        ({"budgets": (9999,)}, DataError, "--budgets 9999 must be 0 .all. or 4 .two for each of 2 classes. to 32 examples"),
         ({"budgets": (2,)}, DataError, "--budgets 2"),
         ({"strategies": ("best",)}, StrategyError, "unknown strategy 'best'"),
+        ({"strategies": ("bitfit", "bitfit")}, StrategyError, "--strategies has one of bitfit, bitfit twice"),
         ({"tries": 0}, StrategyError, "--tries must be 1 to 5"),
     ],
 )

@@ -164,3 +164,12 @@ def test_deltas_in_a_circle_are_one_line(run):
     (first / "model.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="refers to itself for its encoder"):
         hub.load(first)
+
+
+@pytest.mark.parametrize("base", ["x", {"source": "y"}, {"source": 1, "digest": "2"}])
+def test_a_base_that_is_no_base_is_one_line(run, base):
+    folder, _ = run("a", strategy="frozen")
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(content | {"base": base}))
+    with pytest.raises(CheckpointError, match="was not written by this version of adapt"):
+        hub.load(folder)

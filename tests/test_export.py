@@ -23,7 +23,7 @@ from exports import (
     pretrained,
 )
 
-from adapt import families, hub
+from adapt import hub
 from adapt import tree as t
 from adapt.errors import ExportError, OutputError
 from adapt.images import image_settings
@@ -153,7 +153,7 @@ def test_every_name_has_the_prefix_of_the_original_library(tmp_path):
     for case in ("bert_pretraining", "bert_mlm_untied_sharded", "gpt2_lm_untied", "vit_classifier"):
         folder = pretrained(tmp_path, case)
         run = hub.load(folder)
-        names = set(with_prefix(run.config, families.to_tensors(run.config, run.params)))
+        names = set(with_prefix(run.config, folders.to_tensors(run.config, run.params)))
         stored = {re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name)) for name in hub.read_tensors(folder)}
         assert names <= stored, (case, names - stored)
 

@@ -11,6 +11,7 @@ from adapt import families, hub
 from adapt import tree as t
 from adapt.errors import ExportError
 from adapt.models import MaskedLM, Model
+from experiments.parts import folders
 
 REFERENCES = Path(__file__).parent / "references"
 CASES = sorted(folder.name for folder in REFERENCES.iterdir() if folder.is_dir())
@@ -81,10 +82,8 @@ def test_hidden_states_and_head_agree_with_the_original_library(case):
 def test_the_table_writes_what_it_read(case):
     """Import, export, import again: the same tree, bit for bit, names and values of every leaf."""
     loaded = load(case)
-    hf = families.write_config(loaded.config) | {
-        "architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]
-    }
-    tensors = families.to_tensors(loaded.config, loaded.params)
+    hf = folders.write_config(loaded.config) | {"architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]}
+    tensors = folders.to_tensors(loaded.config, loaded.params)
     config = families.read_config(hf, "memory")
     head, params = families.to_params(config, hf, tensors, "memory")
     assert (config, head) == (loaded.config, loaded.head)
@@ -96,7 +95,7 @@ def test_a_leaf_that_no_tensor_takes_is_refused():
     loaded = load("bert_bare_pooler")
     params = t.graft(loaded.params, "encoder/block_00/attention/query/lora", np.zeros(3, np.float32))
     with pytest.raises(ExportError, match="bert has no tensor for encoder/block_00/attention/query/lora"):
-        families.to_tensors(loaded.config, params)
+        folders.to_tensors(loaded.config, params)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,7 +104,7 @@ def test_every_tensor_of_the_file_lands_under_its_own_name(case):
     loaded = load(case)
     tensors = hub.read_tensors(REFERENCES / case)
     stored = {families.canonical(loaded.config.family, name): tensor for name, tensor in tensors.items()}
-    written = families.to_tensors(loaded.config, loaded.params)
+    written = folders.to_tensors(loaded.config, loaded.params)
     assert written.keys() <= stored.keys()
     untied_bias = "cls.predictions.bias" if "cls.predictions.decoder.weight" in written else None
     for name, tensor in written.items():

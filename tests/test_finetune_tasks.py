@@ -307,3 +307,32 @@ def test_words_and_spans_that_were_cut_off_are_told_and_not_scored(run, inputs, 
     result = run("span", max_length=8, strategy="frozen")
     assert "spans lie beyond the 8 tokens" in " ".join(capsys.readouterr().err.split())
     assert np.isfinite(result["loss"])
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "message"),
+    [
+        (
+            "contrastive",
+            {"strategy": "frozen"},
+            "--task contrastive has a head without weights, so --strategy frozen would train",
+        ),
+        ("contrastive", {"strategy": "lp-ft", "epochs": 2}, "--strategy lp-ft would train nothing: give top:1"),
+        ("multitask", {"label_column": "label,label"}, "--label-column label,label: label columns must differ"),
+        ("multitask", {"label_column": "label,a=x"}, "have no = in their names"),
+    ],
+)
+def test_what_would_train_nothing_or_the_same_twice_is_one_line(run, task, flags, message):
+    with pytest.raises(StrategyError, match=message):
+        run(task, **flags)
+
+
+def test_a_choice_that_is_no_number_of_one_is_called_so(run):
+    with pytest.raises(DataError, match="row 1: 'c0' is not the number of a choice, 0 to 2"):
+        run("choice", label_column="third")
+
+
+def test_a_test_below_its_floor_is_said(run, capsys):
+    result = run("multitask", learning_rate=0.0, head_learning_rate=0.0)
+    said = capsys.readouterr().err
+    assert (result["accuracy"] <= result["majority_accuracy"]) == ("is no better than majority_accuracy" in said)

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 import tiny
 
-from adapt import assets, checkpoint, families, hub, optim, train
+from adapt import assets, checkpoint, hub, optim, train
 from adapt import tree as t
 from adapt.errors import AdaptError, CheckpointError
 from adapt.models import Classifier
@@ -304,11 +304,11 @@ def test_a_run_without_checkpoint_or_with_a_damaged_one_is_refused(run):
 
 def test_a_written_folder_loads_as_it_was_and_replaces_the_old_one_whole(folder, tmp_path):
     model = hub.load(folder)
-    tensors = families.to_tensors(model.config, model.params)
+    tensors = folders.to_tensors(model.config, model.params)
     beside, target = tmp_path / "beside", tmp_path / "target"
     target.mkdir()
     (target / "old").touch()
-    folders.write_folder(beside, families.write_config(model.config), tensors, {"sub/notes.txt": "é"})
+    folders.write_folder(beside, folders.write_config(model.config), tensors, {"sub/notes.txt": "é"})
     folders.replace_folder(beside, target)
     assert not beside.exists() and not (target / "old").exists()
     assert (target / "sub/notes.txt").read_text("utf-8") == "é"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -463,3 +464,44 @@ def test_a_link_to_nothing_is_called_so(home):
     ENTRY.folder.symlink_to(home / "nowhere")
     with pytest.raises(OutputError, match=r"the cache can't be written \(.* is a dangling link\)"):
         ENTRY.open(pieces)
+
+
+def test_a_folder_that_is_deleted_and_filled_by_another_meanwhile_gives_both_the_right_values():
+    """The first still holds the lock of the deleted folder when the second makes it anew."""
+    values = {}
+
+    def slow(name: str, deletes: bool):
+        def made(skip: int):
+            for number, piece in enumerate(pieces(skip)):
+                time.sleep(0.03)
+                if deletes and number == 2 and name not in values:
+                    values[name] = None  # once
+                    shutil.rmtree(ENTRY.folder)
+                    other.start()
+                    time.sleep(0.1)
+                yield piece
+
+        return made
+
+    other = threading.Thread(target=lambda: values.update(b=ENTRY.open(slow("b", False))))
+    first = ENTRY.open(slow("a", True))
+    other.join()
+    assert np.array_equal(first, EXACT) and np.array_equal(values["b"], EXACT)
+
+
+def test_a_folder_that_is_deleted_again_and_again_is_one_line():
+    def made(skip: int):
+        for number, piece in enumerate(pieces(skip)):
+            if number == 1:
+                shutil.rmtree(ENTRY.folder)
+            yield piece
+
+    with pytest.raises(OutputError, match="is deleted whenever it is filled: leave it alone, or give --cache off"):
+        ENTRY.open(made)
+
+
+def test_the_error_of_an_array_in_use_is_known_though_its_folder_is_deleted():
+    entry = dataclasses.replace(ENTRY, dtype=np.dtype(np.float16))
+    values = entry.open(pieces)
+    shutil.rmtree(entry.folder)
+    assert entry.relative_error > 0 and np.allclose(values, EXACT, rtol=1e-2)

@@ -72,7 +72,7 @@ def test_a_depth_is_taken_exactly_where_it_exists(layers, k):
             strategy(f"top:{k}", layers)
 
 
-@pytest.mark.parametrize("name", ["", "best", "tops", "top-1", " top:1", "Full", "full+", "lora:4+best"])
+@pytest.mark.parametrize("name", ["", "best", "tops", "top-1", "top :1", "Full", "full+", "lora:4+best"])
 def test_any_other_name_is_answered_with_those_there_are(name):
     with pytest.raises(StrategyError, match=r"unknown strategy '.*': give one of full, frozen, top:K, bottom-frozen:K"):
         strategy(name, 2)
@@ -149,7 +149,19 @@ def test_lp_ft_probes_before_what_it_is_joined_with():
     assert strategy("lp-ft", 2, 3).phases[1].rules == strategy("full", 2).phases[0].rules
 
 
+@pytest.mark.parametrize("parts", [("top:1", "lora:2"), ("top:2", "lora:2", "bitfit"), ("adapters:4", "surgical:0", "bitfit")])
+def test_joined_ways_train_the_same_in_any_order(parts):
+    leaves = ("query/kernel", "query/lora/a", "query/bias", "attention_adapter/up/bias", "attention_norm/bias")
+    names = [f"encoder/block_{block:02d}/{leaf}" for block in range(2) for leaf in leaves]
+    tree = t.unflatten(dict.fromkeys(["head/bias", "encoder/embedding/token", "encoder/final_norm/scale", *names]))
+    found = [t.label(tree, strategy("+".join(order), 2).phases[0].rules) for order in itertools.permutations(parts)]
+    assert all(labels == found[0] for labels in found)
+    if "lora:2" in parts:
+        assert {group for path, group in t.paths(found[0]).items() if "lora" in path} == {"lora"}
+
+
 CONTRADICTIONS = {
+    "frozen+decay:0.5": "decay with frozen changes nothing",
     "full+bitfit": "trains already",
     "frozen+lora:2": "trains already",
     "lora:2+lora:4": "trains already",

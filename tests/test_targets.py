@@ -186,6 +186,6 @@ def test_what_is_no_span_is_named(value):
 
 def test_a_choice_is_the_number_of_the_right_one_and_a_contrast_needs_no_label():
     assert encode_labels(table(["2", "0"]), "label", ["0", "1", "2"], "choice").tolist() == [2, 0]
-    with pytest.raises(DataError, match="row 1: label '3' is unseen"):
+    with pytest.raises(DataError, match="row 1: '3' is not the number of a choice, 0 to 2"):
         encode_labels(table([3]), "label", ["0", "1", "2"], "choice")
     assert encode_labels(table(["x", ""]), "none", [], "contrastive").tolist() == [1, 1]

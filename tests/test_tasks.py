@@ -149,6 +149,12 @@ def test_retrieval_ranks_each_positive_among_all(seed):
     assert found == pytest.approx({"recall_at_1": ranks.count(1) / 7, "mrr": np.mean(1 / np.array(ranks))})
 
 
+def test_an_encoder_that_puts_everything_in_one_place_retrieves_by_chance():
+    noise = 1e-8 * np.random.default_rng(0).standard_normal((40, 3))
+    found = tasks.retrieval(np.ones((40, 3)) + noise, np.ones(20, int))
+    assert found == pytest.approx({"recall_at_1": 1 / 20, "mrr": np.mean(1 / np.arange(1, 21))})
+
+
 def test_a_choice_is_between_the_sequences_of_one_example():
     logits = np.array([[0.0], [3], [1], [5], [4], [0]])
     assert tasks.choice(logits, np.array([1, 2]))["accuracy"] == 0.5

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from adapt import tree as t
-from adapt.errors import CheckpointError, ExportError
+from adapt.errors import CheckpointError
 from adapt.models import Encoder, EncoderConfig, Model
 
 FAMILIES = ("bert", "gpt2", "vit")
@@ -109,13 +109,6 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
     return config
 
 
-def write_config(config: EncoderConfig) -> dict[str, Any]:
-    """Inverse of :func:`read_config`."""
-    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation)
-    fields = dataclasses.asdict(config) | {"activation": activation}
-    return {"model_type": config.family} | {theirs: fields[ours] for ours, theirs, *_ in family(config.family).CONFIG}
-
-
 def canonical(model_type: str, name: str) -> str | None:
     """A tensor's name in the table's spelling: no prefix, weight and bias for gamma and beta; None for a buffer."""
     module = family(model_type)
@@ -184,13 +177,3 @@ def check_config(config: EncoderConfig, where: str) -> None:
             raise CheckpointError(f"{says} {value!r} for {name}: it must be a number from 0 to {most}")
     if config.width % config.heads:
         raise CheckpointError(f"{says} {config.heads} heads, which does not divide the width {config.width}")
-
-
-def to_tensors(config: EncoderConfig, params: t.Tree) -> dict[str, np.ndarray]:
-    """Params -> the tensors of a checkpoint, by the same table. Raises :class:`ExportError` for a leaf that is not in it."""
-    flat = {path: np.asarray(leaf) for path, leaf in t.paths(params).items()}
-    rows = table(config, flat)
-    if left := flat.keys() - {path for row in rows for path in row.paths}:
-        raise ExportError(f"{config.family} has no tensor for {min(left)}")
-    tensors = {row.name: row.to_tensor([flat[path] for path in row.paths], config.patch_size) for row in rows}
-    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

@@ -40,7 +40,10 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
         report.chat.print("cache     off" + ("" if cut else ": the embedding trains, so nothing stands still"))
         return {}
     dtype = config.cache_dtype or config.dtype
-    entries = {name: cache.entry(params, cut.model, cut.at, part, dtype) for name, part in sets.items()}
+    entries, kept = {}, {}
+    for name, part in sets.items():
+        entry = cache.entry(params, cut.model, cut.at, part, dtype)
+        entries[name] = kept.setdefault(entry.folder, entry)  # sets of one file share it
     saved = sum(saves(phase, cut, name, sets, entries) for name in entries)
     there, missing = size(entries, True), size(entries, False)
     what = ", ".join(f"{nbytes / 1e6:.0f} MB {state}" for nbytes, state in ((there, "there"), (missing, "to write")) if nbytes)
@@ -83,23 +86,35 @@ def size(entries: Entries, filled: bool) -> int:
     return sum({entry.folder: entry.nbytes for entry in entries.values() if entry.filled == filled}.values())
 
 
-def with_states(cut: Cut | None, params: Tree, sets: dict[str, Examples], entries: Entries) -> dict[str, Examples]:
-    """The sets with what the prefix makes of them, computed now where the cache does not have it."""
+def with_states(
+    cut: Cut | None, params: Tree, sets: dict[str, Examples], entries: Entries, asked: str = "on"
+) -> dict[str, Examples]:
+    """The sets with what the prefix makes of them, computed now where the cache does not have it.
+
+    Where it can't be kept, ``entries`` is emptied and training goes on without. Raises :class:`OutputError` under ``on``.
+    """
     if cut is None or not entries:
         return sets
     made, found = {}, {}
     wholes = {entries[name].folder: len(sets[name].whole) for name in entries if not entries[name].filled}
-    with report.progress("encoding", sum(wholes.values())) as bar:
-        done = 0
-        for name, part in sets.items():
-            entry = entries[name]
-            if entry.folder not in found:
-                told = lambda n, done=done: bar.update(done + n)
-                found[entry.folder] = cache.states(params, cut, part, entry, told, waiting)
-                done += wholes.get(entry.folder, 0)
-            made[name] = dataclasses.replace(part, states=found[entry.folder])
-    lossy = {str(entry.dtype): entry.relative_error for entry in entries.values() if entry.relative_error}
-    for dtype, error in lossy.items():
+    try:
+        with report.progress("encoding", sum(wholes.values())) as bar:
+            done = 0
+            for name, part in sets.items():
+                entry = entries[name]
+                if entry.folder not in found:
+                    told = lambda n, done=done: bar.update(done + n)
+                    found[entry.folder] = cache.states(params, cut, part, entry, told, waiting)
+                    done += wholes.get(entry.folder, 0)
+                made[name] = dataclasses.replace(part, states=found[entry.folder])
+    except OutputError as fault:
+        if asked == "on":
+            raise
+        report.warn(f"no cache: {fault}")
+        entries.clear()
+        return sets
+    if error := max(entry.relative_error for entry in entries.values()):
+        dtype = next(iter(entries.values())).dtype
         report.console.print(f"cache     {dtype} keeps the states to a relative error of {error:.1e} (root mean square)")
     return made
 

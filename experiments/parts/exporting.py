@@ -145,14 +145,14 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     if isinstance(run.head, Classifier) and not run.head.bias and family != "gpt2":
         run = with_bias(run)
     run, files, more = with_inputs(run)
-    tensors = with_prefix(run.config, families.to_tensors(run.config, run.params))
+    tensors = with_prefix(run.config, folders.to_tensors(run.config, run.params))
     if "cls.predictions.decoder.weight" in tensors:  # untied: of the two biases in a file, the library uses this one
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
     padding = isinstance(run.head, Classifier) or family == "bert"  # GPT-2's language model has no token for it
     code = (card.IMAGES if run.config.is_image else card.TEXTS).format(auto=auto, padding=padding)
     title = f"{architecture}, trained with {trained}"
     files["README.md"] = card.card(title, "transformers", code, run.task, class_names(run), [*notes, *more])
-    return {"": Folder(families.write_config(run.config) | described(run, architecture), tensors, files)}
+    return {"": Folder(folders.write_config(run.config) | described(run, architecture), tensors, files)}
 
 
 def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
@@ -181,11 +181,11 @@ def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     files |= {name: text(content) for name, content in contents.items()}
     title, notes = f"{architecture} with {trained} and a dense layer", [card.LOGITS, *notes]
     files["README.md"] = card.card(title, "sentence-transformers", card.SENTENCES, run.task, class_names(run), notes)
-    config = families.write_config(run.config) | described(run, architecture)
+    config = folders.write_config(run.config) | described(run, architecture)
     weights = {"linear.weight": np.ascontiguousarray(np.asarray(head["kernel"]).T)}
     weights |= {"linear.bias": np.asarray(head["bias"])} if run.head.bias else {}
     return {
-        "": Folder(config, families.to_tensors(run.config, t.drop(run.params, "head")), files),
+        "": Folder(config, folders.to_tensors(run.config, t.drop(run.params, "head")), files),
         "2_Dense": Folder(dense | {"activation_function": "torch.nn.modules.linear.Identity"}, weights, {}),
     }
 

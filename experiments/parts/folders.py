@@ -1,5 +1,6 @@
 """Folders in the layout of other libraries: config.json, model.safetensors, preprocessor_config.json."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -9,7 +10,11 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from adapt import families
+from adapt import tree as t
+from adapt.errors import ExportError
 from adapt.images import ImageSettings
+from adapt.models import EncoderConfig
 
 
 def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]) -> None:
@@ -47,3 +52,20 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
         "image_mean": per_channel(settings.mean),
         "image_std": per_channel(settings.std),
     }
+
+
+def write_config(config: EncoderConfig) -> dict[str, Any]:
+    """Inverse of :func:`adapt.families.read_config`."""
+    activation = next(theirs for theirs, ours in families.ACTIVATIONS.items() if ours == config.activation)
+    fields = dataclasses.asdict(config) | {"activation": activation}
+    return {"model_type": config.family} | {theirs: fields[ours] for ours, theirs, *_ in families.family(config.family).CONFIG}
+
+
+def to_tensors(config: EncoderConfig, params: t.Tree) -> dict[str, np.ndarray]:
+    """Params -> the tensors of a checkpoint, by the same table. Raises :class:`ExportError` for a leaf that is not in it."""
+    flat = {path: np.asarray(leaf) for path, leaf in t.paths(params).items()}
+    rows = families.table(config, flat)
+    if left := flat.keys() - {path for row in rows for path in row.paths}:
+        raise ExportError(f"{config.family} has no tensor for {min(left)}")
+    tensors = {row.name: row.to_tensor([flat[path] for path in row.paths], config.patch_size) for row in rows}
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

@@ -41,6 +41,9 @@ def check(config: Any, pretrained: hub.Pretrained) -> None:
             f"--accumulate {config.accumulate} would leave an example of --task contrastive fewer negatives than "
             "--batch-size has: give --accumulate 1"
         )
+    columns = columns_of(config.label_column)
+    if config.task == "multitask" and (len(set(columns)) < len(columns) or any("=" in name for name in columns)):
+        raise StrategyError(f"--label-column {config.label_column}: label columns must differ, and have no = in their names")
     if config.class_weights != "none" and task.loss is not losses.cross_entropy:
         raise StrategyError(f"--class-weights {config.class_weights} goes with classification and tags, not {config.task}")
     if task.head is not Classifier and (config.pooling or config.layers):

@@ -97,6 +97,11 @@ def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, exampl
         "test": read(config.test or config.train, split="test" if (config.test or config.train) in bundled.SETS else None),
     }
     if config.validation:
+        if config.validation in bundled.SETS and config.validation in (config.train, config.test):
+            raise StrategyError(
+                f"--validation {config.validation} is the whole set, with what is trained and tested on: leave it out for 10% "
+                "of --train, or name other data"
+            )
         tables["validation"] = read(config.validation)
     names, columns = targets.labels_of(tables["train"], config.label_column, config.task), heads.text_columns(config)
     if config.task == "choice":

@@ -55,6 +55,9 @@ def ready(
             for group, schedule in schedules.items()
         }
         moving = [path for path, group in t.paths(labels).items() if group != optim.FROZEN]
+        if not moving:
+            what = f"--task {config.task} has a head without weights, so --strategy {config.strategy} would train nothing"
+            raise StrategyError(f"{what}{f' in phase {number + 1}' if number else ''}: give top:1, full or lora:8")
         if pull and phase is strategy.phases[-1] and not any(held(path) for path in moving):
             raise StrategyError(
                 f"{config.strategy}: l2sp and mixout hold pre-trained weights, and none of them trains: leave them out"

@@ -10,6 +10,13 @@ from adapt import examples, hub
 from adapt import tree as t
 from experiments.parts import phases, report
 
+FLOORS = {  # of the test, and the score that is to be above it (1) or below it (-1)
+    "majority_accuracy": ("accuracy", 1),
+    "mse_of_mean": ("mse", -1),
+    "chance_recall_at_1": ("recall_at_1", 1),
+    "chance_average_precision": ("average_precision", 1),
+}
+
 
 def show_start(
     config: Any,
@@ -44,6 +51,13 @@ def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
     scores = itertools.takewhile(lambda key: key != "seconds", result)
     shown = {key: result[key] for key in scores if result[key] is not None}
     report.table("test", ("metric", "value"), list(shown.items()))
+    for floor, (score, sign) in FLOORS.items():
+        low, got = result.get(floor), result.get(score)
+        if low is not None and got is not None and sign * (got - low) <= 0:
+            report.warn(f"{score} {got:.4g} is no better than {floor} {low:.4g}, which looks at no input")
+    if result["best_phase"] < len(result["phases"]) - 1:
+        which = f"phase {result['best_phase'] + 1} of {len(result['phases'])}"
+        report.warn(f"the best validation was in {which}, at step {result['best_step']}: what trained later is not in the result")
     report.chat.print(
         f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}" if result["parameters_frozen"] else ""
     )

@@ -8,6 +8,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from adapt.errors import OutputError
 
 MARGIN = 64 << 20  # bytes left free on the disk
 FLUSH = 5.0  # seconds between notes of progress
+RETRIES = 3
 PART = 4096  # rows that are checked at once
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiples of it are spread evenly
 
@@ -51,9 +53,9 @@ class Entry:
     def filled(self) -> bool:
         return (self.folder / "done.json").exists()
 
-    @property
+    @functools.cached_property
     def relative_error(self) -> float:
-        """Of what is stored against what was computed, root mean square: 0 where the dtypes agree."""
+        """Of what is stored against what was computed, root mean square: 0 where the dtypes agree. As :meth:`open` found it."""
         return json.loads((self.folder / "done.json").read_text("utf-8"))["relative_error"]
 
     def open(self, pieces: Pieces, waiting: Callable[[], None] = lambda: None) -> np.ndarray:
@@ -62,6 +64,13 @@ class Entry:
         ``waiting`` is called once if another process is filling it. A stopped filling goes on where it stopped; a
         file that is not as it was written is filled anew. Raises :class:`OutputError` when the disk can't hold it.
         """
+        for _ in range(RETRIES):
+            if (values := self.opened(pieces, waiting)) is not None:
+                return values
+        raise OutputError(f"{self.folder} is deleted whenever it is filled: leave it alone, or give --cache off")
+
+    def opened(self, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray | None:
+        """What :meth:`open` does, once; None where the folder was deleted meanwhile."""
         if not self.intact():
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,9 +81,14 @@ class Entry:
                 except BlockingIOError:
                     waiting()
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                if not self.intact():
-                    self.fill(pieces)
-        return np.memmap(self.folder / "values.bin", self.dtype, "r", shape=self.shape)
+                if not is_at(os.fstat(lock.fileno()), self.folder / "lock") or not (self.intact() or self.fill(pieces)):
+                    return None
+        try:
+            self.__dict__.pop("relative_error", None)
+            self.relative_error  # noqa: B018 - kept, for the folder may be deleted while the array is in use
+            return np.memmap(self.folder / "values.bin", self.dtype, "r", shape=self.shape)
+        except FileNotFoundError:
+            return None
 
     def intact(self) -> bool:
         """Whether the file is there, as it was written."""
@@ -86,8 +100,8 @@ class Entry:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def fill(self, pieces: Pieces) -> None:
-        """Write all pieces and put the file in its place; the caller holds the lock."""
+    def fill(self, pieces: Pieces) -> bool:
+        """Write all pieces and put the file in its place; the caller holds the lock. False where it was deleted meanwhile."""
         half, note = self.folder / "values.part", self.folder / "progress.json"
         with writing(self.folder):
             for name in ("done.json", "values.bin"):
@@ -98,17 +112,21 @@ class Entry:
                 need_space([self])
                 note.unlink(missing_ok=True)
                 reserve(half, self.nbytes)
-            out = np.memmap(half, self.dtype, "r+", shape=self.shape)
+            out, own = np.memmap(half, self.dtype, "r+", shape=self.shape), half.stat()
         noted, begun = time.monotonic(), done.pieces
         for rows, values in pieces(begun):
             out[rows] = stored = self.stored(values, done)
             check = (done.check + checksum(rows, stored)) % 2**64
             done = dataclasses.replace(done, pieces=done.pieces + 1, rows=done.rows + len(rows), check=check)
             if time.monotonic() - noted > FLUSH:
+                if not is_at(own, half):
+                    return False
                 with writing(self.folder):
                     out.flush()
                     write(note, dataclasses.asdict(done))
                 noted = time.monotonic()
+        if not is_at(own, half):  # another process may be filling one of the same name
+            return False
         with writing(self.folder):
             out.flush()
             note.unlink(missing_ok=True)
@@ -127,6 +145,7 @@ class Entry:
             half.replace(self.folder / "values.bin")
             error = (done.error / done.total) ** 0.5 if done.total else 0.0
             write(self.folder / "done.json", {"sha256": sha256.hexdigest(), "relative_error": error})
+        return True
 
     def stored(self, values: np.ndarray, done: "Progress") -> np.ndarray:
         """The values in the dtype of the store, the error counted in ``done``. Raises where they do not fit."""
@@ -164,6 +183,14 @@ class Progress:
     error: float = 0.0
     total: float = 0.0
     check: int = 0
+
+
+def is_at(own: os.stat_result, path: Path) -> bool:
+    """Whether a file that is in use is still the one at ``path``."""
+    try:
+        return os.path.samestat(own, path.stat())
+    except OSError:
+        return False
 
 
 def checksum(rows: np.ndarray, values: np.ndarray) -> int:

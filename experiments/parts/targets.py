@@ -66,6 +66,8 @@ def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -
     positions = []
     for row, found in _labels(table, column, task):
         unseen = [name for name in found if name not in index]
+        if unseen and task == "choice":
+            raise DataError(f"{table.where}: row {row}: '{unseen[0]}' is not the number of a choice, 0 to {len(names) - 1}")
         if unseen:
             there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             raise DataError(f"{table.where}: row {row}: label '{unseen[0]}' is unseen in training ({there})")

@@ -16,6 +16,7 @@ from adapt.models import Classifier, Span, Tagger
 
 Scores = dict[str, float]
 NAN = float("nan")
+TIED = 1e-6  # cosines that differ by less are the same, but for round-off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,15 +136,19 @@ def best_spans(logits: np.ndarray) -> np.ndarray:
 
 
 def retrieval(embeddings: np.ndarray, labels: np.ndarray, size: int = 1024) -> Scores:
-    """recall_at_1 and mrr of finding each anchor's own positive among all of the set by its cosine. [2 N, D]."""
+    """recall_at_1 and mrr of finding each anchor's own positive among all of the set by its cosine. [2 N, D].
+
+    Of positives that are as near as its own (to round-off) one is drawn: the scores are the expected ones.
+    """
     anchors, positives = map(np.asarray, losses.unit_pairs(jnp.asarray(embeddings), jnp.asarray(labels)))
-    ranks = []
+    harmonic, recall, reciprocal = np.append(0, np.cumsum(1 / np.arange(1, len(anchors) + 1))), [], []
     for at in range(0, len(anchors), size):
         cosines = anchors[at : at + size] @ positives.T
-        own = cosines[np.arange(len(cosines)), at + np.arange(len(cosines))]
-        ranks.append(1 + (cosines > own[:, None]).sum(1))
-    found = np.concatenate(ranks)
-    return {"recall_at_1": float((found == 1).mean()), "mrr": float((1 / found).mean())}
+        apart = cosines - cosines[np.arange(len(cosines)), at + np.arange(len(cosines))][:, None]
+        nearer, tied = (apart > TIED).sum(1), (np.abs(apart) <= TIED).sum(1)
+        recall.append((nearer == 0) / tied)
+        reciprocal.append((harmonic[nearer + tied] - harmonic[nearer]) / tied)
+    return {"recall_at_1": float(np.concatenate(recall).mean()), "mrr": float(np.concatenate(reciprocal).mean())}
 
 
 def similarity(embeddings: np.ndarray, labels: np.ndarray) -> Scores:

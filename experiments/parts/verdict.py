@@ -73,7 +73,7 @@ def answer(rows: list[dict[str, Any]], right: Any, budgets: Sequence[int], rng: 
             less = right[best["way"], budget]["test"] - right[row["way"], budget]["test"]
             if row is best or bootstrap(less, rng)[0] <= 0:
                 as_good.append(row)
-        cheapest = min(as_good, key=lambda row: row["flops"])
+        cheapest = min(as_good, key=lambda row: (row["flops"], row["seconds"]))
         found.append({"budget": budget, "best": best["way"], "accuracy": best["accuracy"], "cheapest": cheapest["way"]})
         found[-1] |= {"cheapest_accuracy": cheapest["accuracy"], "as_good": [row["way"] for row in as_good]}
         found[-1] |= {"times_cheaper": best["flops"] / max(cheapest["flops"], 1.0)}
@@ -87,7 +87,9 @@ def write(config: Any, result: dict[str, Any], every: int) -> Path:
     lines = ["# Which way of adapting, with few labels and little compute?", ""]
     lines += [f"Written by `{command(config)}` on {time.strftime('%Y-%m-%d', time.gmtime())}."]
     lines += [
-        f"Task: {config.data}, sign of the rating; tested on its own test part and on {', '.join(config.out_of_domain)}."
+        f"Task: {config.data}, column {config.label_column}; tested on its own test part"
+        f"{' and on ' + ', '.join(config.out_of_domain) if config.out_of_domain else ''}. Always answering the most frequent"
+        f" label of training is right in {result['majority_accuracy']:.3f} of it."
         f" {config.seeds} seeds, {config.tries} rates or penalties tried by each way on a fifth of its labels."
         " Intervals: 95%, bootstrapped over seeds and test examples at once.",
         "",
@@ -153,9 +155,9 @@ def few(result: dict[str, Any]) -> list[str]:
     cost = lambda way: [r for r in result["rows"] if r["way"] == way and r["budget"] in budgets]
     if not never_beaten:
         return []
-    least = min(never_beaten, key=lambda way: sum(row["seconds"] for row in cost(way)))
+    least = min(never_beaten, key=lambda way: [sum(row[name] for row in cost(way)) for name in ("flops", "seconds")])
     most, others = max(cost(least), key=lambda row: row["budget"]), [way for way in never_beaten if way != least]
-    also = f" (nor is {', '.join(others)})" if others else ""
+    also = f" (nor {'is' if len(others) == 1 else 'are'} {'; '.join(others)})" if others else ""
     return [
         f"With {FEW} labels or fewer and little compute: **{least}**. No way beats it beyond the interval at any such "
         f"budget{also}, and a fit takes at most {most['seconds']:.2g} s here, {most['flops'] / 1e9:.3g} GFLOP.",
@@ -205,6 +207,7 @@ def plot_labels(config: Any, result: dict[str, Any], every: int) -> None:
         x = [(row["budget"] or every) * 1.05**middle for row in rows]
         y, ends = np.array([row["accuracy"] for row in rows]), np.transpose([row["interval"] for row in rows])
         axis.errorbar(x, y, (y - ends[0], ends[1] - y), label=way, lw=1.4, elinewidth=0.8, **style)
+    axis.axhline(result["majority_accuracy"], color="#888888", lw=1, ls=":", label="most frequent label")
     axis.set_xscale("log")
     ticks = sorted(budget or every for budget in result["budgets"])
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -220,7 +223,10 @@ def plot_cost(config: Any, result: dict[str, Any]) -> None:
     made, axis = figure()
     for way, style in styles(result["ways"]):
         rows = sorted((r for r in result["rows"] if r["way"] == way), key=lambda r: r["flops"])
-        axis.plot([row["flops"] / 1e9 for row in rows], [row["accuracy"] for row in rows], label=way, lw=1.4, **style)
+        y, ends = np.array([row["accuracy"] for row in rows]), np.transpose([row["interval"] for row in rows])
+        x = [row["flops"] / 1e9 for row in rows]
+        axis.errorbar(x, y, (y - ends[0], ends[1] - y), label=way, lw=1.4, elinewidth=0.5, **style)
+    axis.axhline(result["majority_accuracy"], color="#888888", lw=1, ls=":", label="most frequent label")
     axis.set_xscale("log")
     axis.set_xlabel("GFLOP of a fit (encoding included)")
     axis.set_ylabel(f"test accuracy on {config.data}")
