@@ -97,7 +97,8 @@ def test_token_types_are_read_and_without_them_all_are_0():
     made = batch()
     zeros = np.zeros_like(made["tokens"])
     function = features("bert")
-    np.testing.assert_array_equal(function(made), function(made | {"types": zeros}))
+    # Two programs, which XLA may fuse differently: equal but for round-off.
+    np.testing.assert_allclose(function(made), function(made | {"types": zeros}), rtol=0, atol=1e-6)
     assert not np.allclose(function(made), function(made | {"types": zeros + 1}), atol=1e-3)
 
 
