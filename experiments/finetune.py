@@ -133,7 +133,7 @@ def main(config: Config) -> dict[str, Any]:
             now, seen = phase, set()
             # What stands still is computed once, where that pays.
             parts = caching.with_states(phase.step.prefix, frozen, sets, entries, config.cache)
-            progress.phases[phase.number]["cache"] = caching.summary(entries)
+            progress.phases[phase.number] |= {"cached": bool(entries), "cache": caching.summary(entries)}
             clock.lap("encode")
             forward = train.make_eval(phase.model, phase.step.prefix)
             given = phases.given(frozen, phase, pretrained.params)

@@ -15,7 +15,7 @@ import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapt import examples, hub, pack, prefix
+from adapt import checkpoint, examples, hub, pack, prefix
 from adapt import tree as t
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.examples import Examples
@@ -292,7 +292,7 @@ def test_room_for_one_of_two_files_is_told_before_the_run_starts(run, home, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(run, monkeypatch, capsys):
+def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(run, tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OutputError("no room now")
 
@@ -300,6 +300,8 @@ def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(run, mon
     monkeypatch.setattr("experiments.parts.caching.saves", lambda *_: 1.0)
     assert run(BERT, cache="auto")["cache"] is None
     assert "no cache: no room now" in capsys.readouterr().err
+    (began,) = checkpoint.last(tmp_path / "run" / "checkpoints")["progress"]["phases"]
+    assert not began["cached"]  # so a resumed run does not insist on it
 
 
 def test_gradual_reports_the_cache_of_its_earlier_phases(run):

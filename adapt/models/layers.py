@@ -81,7 +81,7 @@ class Dense(Weights):
     config: EncoderConfig | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override] - Weights takes no x
         kernel, bias = super().__call__()
         x = x.astype(self.dtype)
         added = self.low_rank(x, self.config) if self.config else None

@@ -38,7 +38,7 @@ def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
                 answer = {"versions": side.versions}
             else:
                 answer = getattr(side, job)(**request)
-        except Exception as fault:
+        except Exception as fault:  # of whatever library: the benchmark gets it as the answer, the log all of it
             traceback.print_exc()
             answer = {"error": f"{type(fault).__name__}: {fault}"}
         print(json.dumps(answer), file=answers, flush=True)

@@ -27,7 +27,7 @@ class Progress:
     metrics_bytes: int = 0
     phase: int = 0
     best_phase: int = 0
-    phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # that began: the frozen digest, if it cached, what
+    phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # that began: frozen digest, cached or not, the cache
 
     def cached(self, phase: Run) -> bool | None:
         """Whether this phase used the cache before a stop; None if it had not begun."""
