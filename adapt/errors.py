@@ -42,3 +42,7 @@ class ExportError(AdaptError):
 
 class TrainingError(AdaptError):
     """Training can't go on: the loss is not finite."""
+
+
+class MeshError(AdaptError):
+    """A mesh that does not fit the devices, the batch or a parameter; processes that do not agree."""

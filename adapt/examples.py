@@ -13,9 +13,10 @@ from adapt import tree as t
 from adapt.features import IMAGES, settings_of, tokenizer_of
 from adapt.hub import Pretrained
 from adapt.images import pixels
+from adapt.shard import Layout
 from adapt.tokenizer import Ragged, Text
 
-Pairs = Iterator[tuple[np.ndarray, pack.Arrays]]
+Pairs = Iterator[tuple[Any, pack.Arrays]]  # of indices [n], on a mesh a list of them
 States = np.ndarray | Ragged  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
 POOLED = 1024  # pooled vectors a batch of an evaluation
 
@@ -39,6 +40,7 @@ class Examples:
     pictures: Callable[[np.ndarray], np.ndarray] | None = None  # rows of the file -> pixels float32 [n, S, S, channels]
     pictures_digest: str = ""
     states: States | None = None
+    layout: Layout | None = None  # batches and windows are its groups, of which this process makes its own
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -76,43 +78,57 @@ class Examples:
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
 
     def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
+        groups = self.layout.groups if self.layout else 1
         if self.pictures is not None:
-            return pack.Plan(self.max_length, (examples,), examples)
-        return pack.plan(self.whole.lengths[self.rows], examples, seed, epochs, parts)
+            return pack.Plan(self.max_length, (examples // groups,), examples // groups)
+        return pack.plan(self.whole.lengths[self.rows], examples // groups, seed, epochs, parts * groups)
 
     def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
         """The training batches of one epoch from batch ``skip`` on: texts packed, one picture a row."""
         sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
-        make = lambda step, _: self.arrays([self.rows[part].reshape(-1) for part in step], sequences)
-        return pack.batches(make, self.labels, plan, seed, epoch, skip, parts)
 
-    def arrays(self, step: list[np.ndarray], plan: pack.Plan) -> list[pack.Arrays]:
-        """The model's inputs in micro-batches of one shape, each of the file's rows in one part of ``step``."""
+        def make(step: pack.Part, kept: pack.Part, _: pack.Plan) -> list[pack.Arrays]:
+            rows = {id(part): self.rows[part].reshape(-1) for part in step}
+            return self.arrays(list(rows.values()), [rows[id(part)] for part in kept], sequences)
+
+        return pack.batches(make, self.labels, plan, seed, epoch, skip, parts, self.layout)
+
+    def arrays(self, step: pack.Part, kept: pack.Part, plan: pack.Plan) -> list[pack.Arrays]:
+        """The model's inputs in micro-batches of one shape, each of the file's rows in one part of ``step`` that is kept."""
         if isinstance(self.states, np.ndarray):  # one vector an example: nothing is packed
-            return [{"hidden": pack.in_slots(self.states[rows], plan.examples)} for rows in step]
+            return [{"hidden": pack.in_slots(self.states[rows], plan.examples)} for rows in kept]
         if self.pictures is not None and self.states is None:
-            return [pack.image_batch(self.pictures(rows), plan.width, plan.examples) for rows in step]
-        return pack.packed(self.whole if self.states is None else self.states, step, plan, self.pad)
+            return [pack.image_batch(self.pictures(rows), plan.width, plan.examples) for rows in kept]
+        return pack.packed(self.whole if self.states is None else self.states, step, kept, plan, self.pad)
 
     def windows(self, skip: int = 0) -> Pairs:
         """Every sequence once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length.
 
-        Where words have labels, ``index`` counts them.
+        Where words have labels, ``index`` counts them. On a mesh there is one a group: see :func:`adapt.pack.in_groups`.
         """
         pooled = isinstance(self.states, np.ndarray)
         rows = self.rows.reshape(-1)
         if pooled or self.pictures is not None:
             slots = POOLED if pooled else IMAGES
             plan = pack.Plan(self.max_length, (slots,), slots)
-            cuts = range(skip * slots, len(rows), slots)
-            parts = (np.arange(start, min(start + slots, len(rows))) for start in cuts)
-            return ((part, self.arrays([rows[part]], plan)[0]) for part in parts)
+            cuts = range(skip * slots * (self.layout.groups if self.layout else 1), len(rows), slots)
+            parts = [np.arange(start, min(start + slots, len(rows))) for start in cuts]
+            return pack.in_groups(parts, lambda part: self.arrays([rows[part]], [rows[part]], plan)[0], self.layout)
         held = self.states if isinstance(self.states, Ragged) else self.whole
-        found = itertools.islice(pack.windows(held.take(rows), self.max_length, pad=self.pad), skip, None)
-        if not isinstance(self.labels, Ragged):
-            return found
-        words = Ragged(self.labels.values, np.cumsum(self.labels.lengths) - self.labels.lengths, self.labels.lengths)
-        return ((words.where(index), batch | pack.tagged(self.labels[index], batch)) for index, batch in found)
+        words = None
+        if isinstance(self.labels, Ragged):
+            words = Ragged(self.labels.values, np.cumsum(self.labels.lengths) - self.labels.lengths, self.labels.lengths)
+        found = pack.windows(held.take(rows), self.max_length, pad=self.pad, layout=self.layout)
+        found = itertools.islice(found, skip, None)
+        return found if words is None else (self.tagged(words, *each) for each in found)
+
+    def tagged(self, words: Ragged, index: Any, batch: pack.Arrays) -> tuple[Any, pack.Arrays]:
+        """A window with the labels of its words, and which of all words these are."""
+        if self.layout is None:
+            return words.where(index), batch | pack.tagged(self.labels[index], batch)
+        own = [(index[group], {name: each[place] for name, each in batch.items()}) for place, group in enumerate(self.layout.own)]
+        tags = pack.stack([pack.tagged(self.labels[part], inputs) for part, inputs in own])
+        return [words.where(part) for part in index], batch | tags
 
     def whole_windows(self, skip: int = 0) -> Pairs:
         """Every example of the file once, from batch ``skip`` on: for the cache."""

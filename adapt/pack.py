@@ -7,9 +7,11 @@ special case. Everything here is NumPy on the host.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from adapt.shard import Layout
 from adapt.tokenizer import Ragged, spans
 
 Arrays = dict[str, np.ndarray]
@@ -119,7 +121,8 @@ class Plan:
         raise ValueError(f"a batch needs {needed} rows and the plan has {self.rows}: plan for all epochs that are run")
 
 
-Make = Callable[[list[np.ndarray], Plan], list[Arrays]]  # examples of each micro-batch -> inputs of one shape
+Part = list[np.ndarray]  # the examples of each micro-batch
+Make = Callable[[Part, Part, Plan], list[Arrays]]  # of a whole step, and of it what is to be made -> inputs of one shape
 
 
 def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
@@ -152,26 +155,40 @@ def micro_batches(count: int, examples: int, parts: int, seed: int, epoch: int, 
 
 
 def batches(
-    make: Make, labels: np.ndarray | Ragged, plan: Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1
+    make: Make,
+    labels: np.ndarray | Ragged,
+    plan: Plan,
+    seed: int,
+    epoch: int,
+    skip: int = 0,
+    parts: int = 1,
+    layout: Layout | None = None,
 ) -> Iterator[Arrays]:
     """The training batches of one epoch from batch ``skip`` on: what ``make`` makes of each step, and its targets.
 
     For packed tokens that is ``functools.partial(packed, tokens)``. The last batch may have empty slots (weight 0). With
-    ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis.
+    ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis. With a ``layout``
+    the next axis is its groups, of ``plan.examples`` each, and this process makes its own.
     """
-    for step in micro_batches(len(labels), plan.examples, parts, seed, epoch, skip):
+    groups, own = (layout.groups, layout.own) if layout else (1, (0,))
+    for step in micro_batches(len(labels), plan.examples, parts * groups, seed, epoch, skip):
+        kept = [part for place, part in enumerate(step) if place % groups in own]
         made = [
-            inputs | (tagged(own, inputs) if isinstance(own := labels[part], Ragged) else targets(own, plan.examples))
-            for part, inputs in zip(step, make(step, plan), strict=True)
+            inputs | (tagged(of, inputs) if isinstance(of := labels[part], Ragged) else targets(of, plan.examples))
+            for part, inputs in zip(kept, make(step, kept, plan), strict=True)
         ]
-        yield made[0] if parts == 1 else stack(made)
+        if layout is None:
+            yield made[0] if parts == 1 else stack(made)
+        else:
+            lead = (parts, len(own)) if parts > 1 else (len(own),)
+            yield {name: array.reshape(*lead, *array.shape[1:]) for name, array in stack(made).items()}
 
 
-def packed(tokens: Ragged, step: Sequence[np.ndarray], plan: Plan, pad: int = 0) -> list[Arrays]:
-    """The examples of each part of ``step`` packed, in micro-batches of one shape."""
-    found = [pack(tokens.lengths[part], plan.width) for part in step]
-    shape = (plan.rows_for(max(used for *_, used in found)), plan.width, plan.examples)
-    return [assemble(tokens, part, *places[:2], shape, pad) for part, places in zip(step, found, strict=True)]
+def packed(tokens: Ragged, step: Part, kept: Part, plan: Plan, pad: int = 0) -> list[Arrays]:
+    """The examples of each ``kept`` part packed, in micro-batches of the one shape that holds every part of ``step``."""
+    found = {id(part): pack(tokens.lengths[part], plan.width) for part in step}
+    shape = (plan.rows_for(max(used for *_, used in found.values())), plan.width, plan.examples)
+    return [assemble(tokens, part, *found[id(part)][:2], shape, pad) for part in kept]
 
 
 def targets(labels: np.ndarray, slots: int) -> Arrays:
@@ -203,11 +220,13 @@ def widths(max_length: int) -> tuple[int, ...]:
     return tuple(sorted({min(64, longest), min(128, longest), longest}))
 
 
-def windows(tokens: Ragged, max_length: int, budget: int = 1024, pad: int = 0) -> Iterator[tuple[np.ndarray, Arrays]]:
+def windows(
+    tokens: Ragged, max_length: int, budget: int = 1024, pad: int = 0, layout: Layout | None = None
+) -> Iterator[tuple[Any, Arrays]]:
     """All examples once, in whatever order packs best: (index [n], batch), at most three shapes in all.
 
-    ``budget`` is the number of tokens R*C of a batch. Features of example ``index[i]`` come out in slot i. Raises
-    :class:`ValueError` for an example longer than ``max_length``.
+    ``budget`` is the number of tokens R*C of a batch. Features of example ``index[i]`` come out in slot i; with a
+    ``layout`` see :func:`in_groups`. Raises :class:`ValueError` for an example longer than ``max_length``.
     """
     lengths, shorter = tokens.lengths, -1
     if lengths.max(initial=0) > max_length:
@@ -219,11 +238,27 @@ def windows(tokens: Ragged, max_length: int, budget: int = 1024, pad: int = 0) -
         where, starts, used = pack(lengths[chosen], width, per_row)
         by_row = np.argsort(where, kind="stable")
         cuts = np.searchsorted(where[by_row], np.arange(0, used, rows))
-        for batch, members in enumerate(np.split(by_row, cuts[1:])):
-            if len(members):
-                shape = (rows, width, rows * per_row)
-                index = chosen[members]
-                yield index, assemble(tokens, index, where[members] - batch * rows, starts[members], shape, pad)
+        shape = (rows, width, rows * per_row)
+
+        def made(members: np.ndarray, of: Any = (chosen, where, starts, shape)) -> Arrays:
+            chosen, where, starts, shape = of
+            return assemble(tokens, chosen[members], where[members] % shape[0], starts[members], shape, pad)
+
+        for index, batch in in_groups([part for part in np.split(by_row, cuts[1:]) if len(part)], made, layout):
+            yield [chosen[part] for part in index] if layout else chosen[index], batch
+
+
+def in_groups(
+    parts: Sequence[np.ndarray], make: Callable[[np.ndarray], Arrays], layout: Layout | None = None
+) -> Iterator[tuple[Any, Arrays]]:
+    """(part, what ``make`` makes of it); with a ``layout`` ([part of each group], the batch of this process's own groups)."""
+    if layout is None:
+        yield from ((part, make(part)) for part in parts)
+        return
+    for start in range(0, len(parts), layout.groups):
+        index = [*parts[start : start + layout.groups]]
+        index += [np.zeros(0, np.int64)] * (layout.groups - len(index))
+        yield index, stack([make(index[group]) for group in layout.own])
 
 
 def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:

@@ -58,7 +58,7 @@ def make_prefix(model: Model, at: int) -> Any:
     """
 
     def run(params: t.Tree, batch: Mapping[str, Any]) -> Any:
-        if np.ndim(batch["first"]) == 2:
+        if np.ndim(batch["first"]) == 2 + bool(model.layout):
             return jax.lax.map(lambda part: model.prefix(params, part, at), dict(batch))
         return model.prefix(params, batch, at)
 

@@ -14,9 +14,10 @@ from adapt import optim
 from adapt import tree as t
 from adapt.errors import RuleError, TrainingError
 from adapt.losses import Loss
-from adapt.models import Model
+from adapt.models import Model, merged
 from adapt.prefix import Cut, cut_at, suffix_batch
 from adapt.pull import Pull
+from adapt.shard import Layout
 
 
 @jax.tree_util.register_dataclass
@@ -35,14 +36,25 @@ class State:
     halted: jax.Array
 
 
-def init_state(params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array) -> tuple[t.Tree, State]:
+def init_state(
+    params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array, layout: Layout | None = None
+) -> tuple[t.Tree, State]:
     """Split ``params`` by ``labels`` into (frozen parameters, State with a copy of what trains).
 
-    ``params`` and ``key`` stay usable: what the step gets donated is a copy. Raises :class:`TrainingError` if nothing trains.
+    ``params`` and ``key`` stay usable: what the step gets donated is a copy. With a ``layout`` all of it is made straight
+    in its place on the mesh. Raises :class:`TrainingError` if nothing trains.
     """
     trainable = optim.trainable(params, labels)
     if not t.paths(trainable):
         raise TrainingError("every parameter is FROZEN: nothing would train; label at least one leaf with a group")
+    if layout:
+        layout.check(params)
+        trainable, still = layout.put(trainable), layout.put(optim.frozen(params, labels), layout.frozen_rules)
+        copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.shardings(trainable))(trainable)
+        moments = layout.shardings(jax.eval_shape(tx.init, trainable))
+        opt_state = jax.jit(tx.init, out_shardings=moments)(trainable)
+        rest = layout.put((np.int32(0), key, np.bool_(False)))
+        return still, State(rest[0], copied, opt_state, *rest[1:])
     device = jax.local_devices()[0]
     trainable = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(trainable)
     state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), jnp.array(key, copy=True), jnp.bool_(False))
@@ -51,7 +63,12 @@ def init_state(params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation,
 
 
 def advance(
-    frozen: t.Tree, state: State, before: t.Tree, labels: t.Tree, tx: optax.GradientTransformation
+    frozen: t.Tree,
+    state: State,
+    before: t.Tree,
+    labels: t.Tree,
+    tx: optax.GradientTransformation,
+    layout: Layout | None = None,
 ) -> tuple[t.Tree, State]:
     """The next phase: (frozen, state) by new labels and optimizer, steps and key going on.
 
@@ -66,7 +83,7 @@ def advance(
     for group in (old.keys() & new.keys()) - {optim.FROZEN}:
         if old[group] & new[group] and (gained := new[group] - old[group]):
             raise RuleError(f"group {group!r} goes on and gains {min(gained)}: give what begins a group of its own")
-    still, fresh = init_state(t.merge(frozen, state.params), labels, tx, state.key)
+    still, fresh = init_state(t.merge(frozen, state.params), labels, tx, state.key, layout)
     kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)}
 
     def carried(path: Any, leaf: jax.Array) -> jax.Array:
@@ -87,22 +104,28 @@ class Step:
     prefix: Cut | None
     suffix: Any  # jitted (frozen, state, batch) -> (state, metrics), with the state donated
     pull: Pull | None = None
+    layout: Layout | None = None
+
+    def placed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch over the mesh, where there is one."""
+        return self.layout.batch(batch, len(batch["weight"].shape) - 2) if self.layout else batch
 
     def __call__(self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]) -> tuple["State", dict[str, jax.Array]]:
+        batch = self.placed(batch)
         if self.prefix is not None:
             frozen, batch = self.prefix(frozen, batch)
         return self.suffix(frozen, state, batch)
 
     def programs(self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]) -> dict[str, Any]:
         """The compiled ``prefix`` (unless the batch brings ``hidden``) and ``suffix``: their text, FLOPs and memory."""
-        found = {}
+        found, batch = {}, self.placed(batch)
         if self.prefix is not None:
             below, above = self.prefix.split(frozen)
             hidden = batch.get("hidden")
             if hidden is None:
                 found["prefix"] = self.prefix.run.lower(below, batch).compile()
                 hidden = jax.eval_shape(self.prefix.run, below, batch)
-            frozen, batch = above, suffix_batch(self.prefix.model, batch, self.prefix.at, hidden)
+            frozen, batch = above, self.placed(suffix_batch(self.prefix.model, batch, self.prefix.at, hidden))
         return found | {"suffix": self.suffix.lower(frozen, state, batch).compile()}
 
 
@@ -128,13 +151,14 @@ def make_step(
             trainable = pull.mix(trainable, frozen["anchor"], jax.random.fold_in(key, 0xA11))
         params = t.merge(frozen, trainable)
         output = model.suffix(params, batch.get("hidden"), batch, cut, key if dropout else None)
-        return (loss(output, batch["label"]) * batch["weight"]).sum(), batch["weight"].sum()
+        label, weight = (merged(batch[name]) if model.layout else batch[name] for name in ("label", "weight"))
+        return (loss(output, label) * weight).sum(), weight.sum()
 
     gradient = jax.value_and_grad(total, has_aux=True)
 
     def step(frozen: t.Tree, state: State, batch: Mapping[str, Any]) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        if batch["weight"].ndim == 1:
+        if batch["weight"].ndim == 1 + bool(model.layout):
             (summed, weight), grads = gradient(state.params, frozen, batch, key)
         else:
 
@@ -154,17 +178,21 @@ def make_step(
         new = (optax.apply_updates(state.params, updates), opt_state)
         params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state))
         after = State(state.step + good, params, opt_state, state.key, ~good)
+        after = model.layout.hold(after) if model.layout else after
         return after, {"loss": mean, "grad_norm": norm, "weight": weight}
 
-    return Step(cut_at(model, cut) if cut else None, jax.jit(step, donate_argnums=1), pull)
+    return Step(cut_at(model, cut) if cut else None, jax.jit(step, donate_argnums=1), pull, model.layout)
 
 
 def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
     """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted; cut as a step is cut, where it is."""
+    layout = model.layout
+    placed, whole = (layout.batch, layout.whole) if layout else (dict, None)  # every process gets all outputs
     if cut is None:
-        return jax.jit(lambda params, batch: model.apply(params, batch))
-    suffix = jax.jit(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at))
-    return lambda params, batch: suffix(*cut(params, batch))
+        forward = jax.jit(lambda params, batch: model.apply(params, batch), out_shardings=whole)
+        return lambda params, batch: forward(params, placed(batch))
+    suffix = jax.jit(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at), out_shardings=whole)
+    return lambda params, batch: suffix(*cut(params, placed(batch)))
 
 
 def evaluate(
@@ -173,12 +201,17 @@ def evaluate(
     batches: Iterable[tuple[np.ndarray, Mapping[str, Any]]],
     count: int,
 ) -> np.ndarray:
-    """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples."""
+    """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples.
+
+    Of a batch of groups there is an index a group.
+    """
     out: np.ndarray | None = None
     for index, values in late((index, forward(params, batch)) for index, batch in batches):
-        fetched = np.asarray(values)[: len(index)]
+        fetched = np.asarray(values)
         out = np.zeros((count, *fetched.shape[1:]), np.float32) if out is None else out
-        out[index] = fetched
+        groups = index if isinstance(index, list) else [index]
+        for own, part in zip(groups, np.split(fetched, len(groups)), strict=True):
+            out[own] = part[: len(own)]
     return np.zeros((0, 0), np.float32) if out is None else out
 
 

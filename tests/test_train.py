@@ -182,6 +182,8 @@ def test_an_accumulated_step_costs_its_micro_batches():
 class Bag:
     """The least that a step takes for a model: the mean of token vectors, then one product."""
 
+    layout = None
+
     def suffix(self, tree, hidden, made, cut, key):
         vectors = tree["encoder"]["token"][made["tokens"].reshape(-1)]
         total = jax.ops.segment_sum(vectors, made["segments"].reshape(-1), len(made["length"]))

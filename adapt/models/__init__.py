@@ -4,11 +4,12 @@ from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM, Span, Tagger
 from adapt.models.layers import random_bits
-from adapt.models.model import Model, example_batch
+from adapt.models.model import REMAT, Model, example_batch, merged
 
 __all__ = [
     "HEADS",
     "POOLINGS",
+    "REMAT",
     "CausalLM",
     "Classifier",
     "Encoder",
@@ -18,5 +19,6 @@ __all__ = [
     "Span",
     "Tagger",
     "example_batch",
+    "merged",
     "random_bits",
 ]

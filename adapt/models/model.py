@@ -1,6 +1,8 @@
 """An encoder and a head on parameters ``{"encoder": ..., "head": ...}``, as pure functions cut where freezing cuts."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +24,9 @@ class Model:
 
     encoder: Encoder
     head: nn.Module
+    layout: Any = None  # an adapt.shard.Layout: batches, and what comes out, are groups [G, ...] over its mesh
+    remat: str = "none"  # what the backward pass computes again: see REMAT
+    scan: bool = False  # blocks of one structure as a loop, compiled once
 
     @property
     def stages(self) -> int:
@@ -39,7 +44,7 @@ class Model:
 
     def cast(self, dtype: Any) -> "Model":
         """The same model with another compute dtype; parameters stay as they are stored."""
-        return Model(self.encoder.clone(dtype=dtype), self.head.clone(dtype=dtype))
+        return dataclasses.replace(self, encoder=self.encoder.clone(dtype=dtype), head=self.head.clone(dtype=dtype))
 
     def run(self, *arguments: Any, **named: Any) -> Any:
         """A method of the encoder on its parameters."""
@@ -70,10 +75,14 @@ class Model:
         """The first ``cut`` stages, deterministic: a pure function of the batch, [R, C, D] or pooled [N, D]. None for cut 0."""
         if cut == 0:
             return None
-        variables = {"params": params["encoder"]}
+        below = functools.partial(self.below, {"params": self.with_tables(params["encoder"])}, cut=cut)
+        return self.layout.over_groups(below)(dict(batch)) if self.layout else below(batch)
+
+    def below(self, variables: Tree, batch: Batch, cut: int) -> jax.Array:
+        """What :meth:`prefix` does, of one group."""
         x = self.run(variables, batch, method="embed")
         if cut < self.stages:
-            return self.run(variables, x, batch, 0, cut - 1, method="run")
+            return self.band(variables, x, batch, 0, cut - 1, True, {})
         x = self.layers(variables, x, batch, 0, True, {})
         return self.head.pool(x, batch) if self.pooled(cut) else x  # pyright: ignore
 
@@ -81,17 +90,59 @@ class Model:
         """Blocks from ``first`` on and the final norm, and of what they put out the layers that the head reads."""
         states, last = {first: x}, self.encoder.config.layers
         for layer in sorted({*self.reads, last} - {first}):
-            x = states[layer] = self.run(variables, x, batch, first, layer, still, rngs=rngs, method="run")
+            x = states[layer] = self.band(variables, x, batch, first, layer, still, rngs)
             first = layer
         states[last] = self.run(variables, x, method="finish")
         return states[last] if self.reads == (last,) else jnp.concatenate([states[layer] for layer in self.reads], -1)
 
+    def band(self, variables: Tree, x: jax.Array, batch: Batch, first: int, last: int, still: bool, rngs: Any) -> jax.Array:
+        """Blocks ``first`` to ``last - 1``: unrolled or as a loop, each gathered where it is used and rematerialised."""
+        if first == last or not (self.layout or self.scan or self.remat != "none"):
+            return self.run(variables, x, batch, first, last, still, rngs=rngs, method="run")
+        blocks = [variables["params"][f"block_{index:02d}"] for index in range(first, last)]
+
+        def block(x: jax.Array, params: Tree, rngs: Any, at: int) -> jax.Array:
+            name = f"block_{at:02d}"
+            if self.layout:
+                params, x = self.layout.gather(params, f"encoder/{name}", self.encoder.dtype), self.layout.hold_rows(x)
+            return self.run({"params": {name: params}}, x, batch, at, at + 1, still, rngs=rngs, method="run")
+
+        kept = REMAT[self.remat]
+        if self.scan and len({shaped(each) for each in blocks}) == 1:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+
+            def one(x: jax.Array, part: tuple[Tree, jax.Array]) -> tuple[jax.Array, None]:
+                keys = {name: jax.random.fold_in(key, part[1]) for name, key in rngs.items()}
+                return kept(functools.partial(block, at=first))(x, part[0], keys), None
+
+            return jax.lax.scan(one, x, (stacked, jnp.arange(first, last)))[0]
+        for at, each in enumerate(blocks, first):
+            x = kept(functools.partial(block, at=at))(x, each, rngs)
+        return x
+
+    def with_tables(self, encoder: Tree) -> Tree:
+        """On a mesh the tables of the embedding whole, as their rows are looked up."""
+        if not self.layout or "embedding" not in encoder:
+            return encoder
+        return encoder | {"embedding": self.layout.gather(encoder["embedding"], "encoder/embedding")}
+
     def suffix(self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None) -> jax.Array:
         """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic.
 
-        ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before the cut may be missing.
+        ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before the cut may be missing. On a
+        mesh the outputs of all groups come one after the other.
         """
-        encoder = params.get("encoder", {})
+        params = params | {"encoder": self.with_tables(params.get("encoder", {}))}
+        if self.layout is None:
+            return self.above(params, x, dict(batch), key, cut)
+        params |= {"head": self.layout.gather(params.get("head", {}), "head")}
+        above = functools.partial(self.above, params, cut=cut)
+        keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(self.layout.groups))
+        return merged(self.layout.over_groups(above)(x, dict(batch), keys))
+
+    def above(self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, cut: int) -> jax.Array:
+        """What :meth:`suffix` does, of one group."""
+        encoder = params["encoder"]
         variables, still = {"params": encoder}, key is None
         x = None if x is None else x.astype(self.encoder.dtype)
         rngs = {} if still else {"dropout": key}
@@ -117,6 +168,24 @@ class Model:
         for index in range(self.encoder.config.layers):
             states.append(self.run(variables, states[-1], batch, index, index + 1, method="run"))
         return [*states[:-1], self.run(variables, states[-1], method="finish")]
+
+
+# By name, what wraps a block: keep all for the backward pass, only the block's input, or that and the products by weights.
+REMAT: dict[str, Callable[[Any], Any]] = {
+    "none": lambda block: block,
+    "block": jax.checkpoint,
+    "dots": functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+}
+
+
+def shaped(tree: Tree) -> str:
+    """What blocks must have in common to be a loop."""
+    return str(jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree))
+
+
+def merged(x: jax.Array) -> jax.Array:
+    """Groups [G, N, ...] one after the other, [G * N, ...]."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def example_batch(config: Any) -> dict[str, jax.Array]:

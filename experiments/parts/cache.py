@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import train
+from adapt import shard, train
 from adapt import tree as t
 from adapt.additions import FIELDS, is_added
 from adapt.examples import Examples, States
@@ -71,6 +71,7 @@ def states(
     ``told`` gets the number of examples that are done, ``waiting`` is called if another process is computing them.
     Batches of ``dataclasses.replace(examples, states=...)`` bring it as ``hidden``.
     """
+    layout = examples.layout
     below, whole, pooled = cut.split(params)[0], examples.whole, cut.model.pooled(cut.at)
 
     def pieces(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -79,11 +80,17 @@ def states(
         def computing() -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
             nonlocal done
             for index, batch in examples.whole_windows(skip):
+                batch = layout.batch(batch) if layout else batch
                 yield index, batch["first"], cut.run(below, batch)
-                told(done := done + len(index))
+                told(done := done + sum(map(len, index)) if layout else done + len(index))
 
-        for each in train.late(computing()):
-            yield place(*each)
+        for index, first, hidden in train.late(computing()):
+            if layout is None:
+                yield place(index, first, hidden)
+            else:
+                groups = zip(index, shard.fetch(first), shard.fetch(hidden), strict=True)
+                rows, values = zip(*(place(*group) for group in groups), strict=True)
+                yield np.concatenate(rows), np.concatenate(values)
 
     def place(index: np.ndarray, first: np.ndarray, hidden: jax.Array) -> tuple[np.ndarray, np.ndarray]:
         values = np.asarray(hidden)
