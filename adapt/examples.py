@@ -113,7 +113,8 @@ class Examples:
             plan = pack.Plan(self.max_length, (slots,), slots)
             cuts = range(skip * slots * (self.layout.groups if self.layout else 1), len(rows), slots)
             parts = [np.arange(start, min(start + slots, len(rows))) for start in cuts]
-            return pack.in_groups(parts, lambda part: self.arrays([rows[part]], [rows[part]], plan)[0], self.layout)
+            made = lambda step: self.arrays(step, step, plan)[0]
+            return pack.in_groups(parts, lambda part: made([rows[part]]), self.layout)
         held = self.states if isinstance(self.states, Ragged) else self.whole
         words = None
         if isinstance(self.labels, Ragged):
