@@ -5,6 +5,7 @@
     checkpoints/step_00000250/ trainable parameters, optimizer state, step, key
     checkpoints/index.json     which step is "last" and which is "best", and what the loop needs to go on
 
+With several processes all call these functions together: Orbax writes what each holds, the first process the rest.
 Each folder has a SHA256SUMS of its files, checked before it is read: Orbax itself does not see a flipped bit.
 A save is complete when index.json is replaced; a process killed before that leaves the previous save in force.
 """
@@ -28,6 +29,7 @@ import numpy as np
 
 from adapt import tree as t
 from adapt.errors import CheckpointError, OutputError, TreeError
+from adapt.shard import Layout, first, wait
 from adapt.train import State
 
 MARGIN = 64 << 20  # bytes left free on the disk beside what a save needs
@@ -39,7 +41,8 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
 
     Raises :class:`OutputError` when the disk is full; the saves before stay valid.
     """
-    need_space(folder, t.nbytes((state.params, state.opt_state)))
+    if first():
+        need_space(folder, t.nbytes((state.params, state.opt_state)))
     index, name = read_index(folder), f"step_{int(state.step):08d}{suffix(phase)}"
     if index.get("last", {}).get("folder") != name:
         write_tree(folder / name, to_tree(state))
@@ -47,6 +50,13 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
     index["last"] = {**info, "folder": name} | ({"frozen": f"frozen{suffix(phase)}"} if phase else {})
     if best:
         index["best"] = index["last"]
+    if first():
+        write_index(folder, index)
+    wait(f"{name} is saved")
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """Put the index in its place, then delete the folders that it no longer names."""
     write_text(folder / "index.json", json.dumps(index, indent=1))
     used = {name for entry in index.values() for name in (entry["folder"], entry.get("frozen", "frozen"))}
     for old in (*folder.glob("step_*"), *folder.glob("frozen*")):
@@ -56,7 +66,8 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
 
 def save_frozen(folder: Path, frozen: t.Tree, phase: int = 0) -> None:
     """Save the frozen parameters, once a phase."""
-    need_space(folder, t.nbytes(frozen))
+    if first():
+        need_space(folder, t.nbytes(frozen))
     if t.paths(frozen):
         write_tree(folder / f"frozen{suffix(phase)}", frozen)
 
@@ -84,23 +95,28 @@ def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
     leaves, structure = jax.tree.flatten(like.opt_state)
     names = [f"leaf_{number:04d}" for number in range(len(leaves))]
     opt_state = structure.unflatten([tree["optimizer"][name] for name in names])
-    key = jax.device_put(jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key)), like.step.sharding)
+    key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
+    if key.is_fully_addressable:
+        key = jax.device_put(key, like.step.sharding)
     return State(tree["step"], tree.get("params", {}), opt_state, key, tree["halted"]), info
 
 
-def load_params(folder: Path, like: t.Tree, base: t.Tree | None = None, which: str = "best") -> t.Tree:
-    """The whole ``{"encoder", "head"}`` tree of the best checkpoint, as numpy float32, with the shapes of ``like``.
+def load_params(
+    folder: Path, like: t.Tree, base: t.Tree | None = None, which: str = "best", layout: Layout | None = None
+) -> t.Tree:
+    """The whole ``{"encoder", "head"}`` tree of the best checkpoint, float32, with the shapes of ``like``.
 
-    ``base`` has what a delta does not store; ``which`` may be "last".
+    As numpy, or with a ``layout`` each leaf straight in its place on the mesh. ``base`` has what a delta does not store;
+    ``which`` may be "last".
     """
     index = read_index(folder)
     info = index.get(which) or index.get("last")
     if info is None:
         raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save")
-    params = read_tree(folder / info["folder"], None, "params").get("params", {})
+    params = read_tree(folder / info["folder"], None, "params", layout).get("params", {})
     still = folder / info.get("frozen", "frozen")
     if still.exists():
-        params = t.merge(params, read_tree(still, None))
+        params = t.merge(params, read_tree(still, None, layout=layout))
     there = t.paths(params)
     params = t.merge({"encoder": {}, "head": {}}, params, t.select(base or {}, lambda path: path not in there))
     try:
@@ -127,11 +143,14 @@ def write_tree(target: Path, tree: t.Tree) -> None:
     from orbax.checkpoint import v1 as orbax
 
     target = target.absolute()  # Orbax takes no other
-    remove(target)  # left by a process that was killed between the write and the index
+    if first():
+        remove(target)  # left by a process that was killed between the write and the index
+    wait(f"{target.name} is free")
     try:
         with quiet(), plain(target) as path:
             orbax.save(path, tree)
-        write_text(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()))
+        if first():
+            write_text(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()))
     except Exception as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
         remove(target)
         full = next((words for words in ("No space left on device", "Disk quota exceeded") if words in str(fault)), "")
@@ -170,8 +189,8 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def read_tree(source: Path, like: t.Tree | None, only: str = "") -> t.Tree:
-    """Read a tree; with ``like``, strictly its structure and placed on its devices; without, numpy arrays.
+def read_tree(source: Path, like: t.Tree | None, only: str = "", layout: Layout | None = None) -> t.Tree:
+    """Read a tree; with ``like``, strictly its structure and placed on its devices; without, by ``layout`` or as numpy.
 
     With ``only``, the arrays of that top-level entry alone.
     """
@@ -183,7 +202,9 @@ def read_tree(source: Path, like: t.Tree | None, only: str = "") -> t.Tree:
         if only and not path.startswith(f"{only}/"):
             return orbax.PLACEHOLDER
         if like is None:
-            return np.empty(leaf.shape, leaf.dtype)  # asks for a numpy array; its pages are never touched
+            if layout is None:
+                return np.empty(leaf.shape, leaf.dtype)  # asks for a numpy array; its pages are never touched
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[path])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
     verify(source)
@@ -192,6 +213,7 @@ def read_tree(source: Path, like: t.Tree | None, only: str = "") -> t.Tree:
             stored = orbax.metadata(path).metadata
             if like is not None:
                 t.check_like(stored, like, f"the checkpoint {source}", dtypes=True)
+            placed = t.paths(layout.shardings(stored)) if layout else {}
             tree = orbax.load(path, t.map_paths(wanted, stored if like is None else like))
     except TreeError as fault:
         raise CheckpointError(str(fault)) from None

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import pack, train
+from adapt import pack, shard, train
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.hub import Pretrained
 from adapt.images import ImageSettings
-from adapt.models import POOLINGS, Classifier, Encoder, Model
+from adapt.models import POOLINGS, Classifier, Encoder, Model, merged
+from adapt.shard import Layout
 from adapt.tokenizer import Tokenizer
 
 WINDOW = 4096  # examples that are sorted and packed together
@@ -22,9 +23,13 @@ Forward = Callable[[t.Tree, Mapping[str, Any]], jax.Array]
 
 
 def extractor(
-    pretrained: Pretrained, pooling: str = "mean", layer: int | None = None, dtype: Any = np.float32
+    pretrained: Pretrained,
+    pooling: str = "mean",
+    layer: int | None = None,
+    dtype: Any = np.float32,
+    layout: Layout | None = None,
 ) -> tuple[Forward, t.Tree]:
-    """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device).
+    """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device or mesh).
 
     ``layer`` counts 0 (embedding) to L (last block, with the final norm; the default); the head is discarded, except
     the weights of a pooling, ``"pooler"`` or a run's ``"attention"``. Raises :class:`StrategyError` for what is not there.
@@ -37,19 +42,24 @@ def extractor(
         raise StrategyError(f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention")
     own = pooler(pretrained, pooling) if pooling in ("pooler", "attention") else {}
     params = t.graft(t.drop(pretrained.params, "head"), "head", own)
-    model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype))
-    return features_at(model, layer), jax.device_put(params, jax.local_devices()[0])
+    model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype), layout)
+    return features_at(model, layer), shard.put(params, layout)
 
 
 @functools.cache
 def features_at(model: Model, layer: int) -> Forward:
     """One compiled function a model and layer, however often it is asked for."""
 
+    layout = model.layout
+
     def forward(params: t.Tree, batch: Mapping[str, Any]) -> jax.Array:
         cut = model.stages if layer == model.stages - 1 else layer + 1
-        return model.apply_head(params["head"], model.prefix(params, batch, cut), batch)
+        pool = functools.partial(model.apply_head, params["head"])
+        hidden = model.prefix(params, batch, cut)
+        return merged(layout.over_groups(pool)(hidden, dict(batch))) if layout else pool(hidden, batch)
 
-    return jax.jit(forward)
+    jitted = jax.jit(forward, out_shardings=layout.whole if layout else None)
+    return (lambda params, batch: jitted(params, layout.batch(batch))) if layout else jitted
 
 
 def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:
@@ -78,13 +88,18 @@ def settings_of(pretrained: Pretrained) -> ImageSettings:
     return pretrained.images
 
 
-def text_windows(pretrained: Pretrained, chunks: Iterable[list[str]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
-    """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself."""
+def text_windows(
+    pretrained: Pretrained, chunks: Iterable[list[str]], layout: Layout | None = None
+) -> Iterator[tuple[Any, pack.Arrays, int]]:
+    """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself.
+
+    With a ``layout`` a batch has its groups, and ``index`` is a list of theirs.
+    """
     tokenizer, start = tokenizer_of(pretrained), 0
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)
-        for index, batch in pack.windows(tokens, tokenizer.max_length, pad=pretrained.config.pad_token):
-            yield index + start, batch, truncated
+        for index, batch in pack.windows(tokens, tokenizer.max_length, pad=pretrained.config.pad_token, layout=layout):
+            yield [part + start for part in index] if layout else index + start, batch, truncated
             truncated = 0
         start += len(texts)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from adapt import assets, checkpoint, families
 from adapt import tree as t
@@ -134,7 +133,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names."""
+    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names; see :func:`mapped`."""
     index, weight_map, files = folder / "model.safetensors.index.json", {}, ["model.safetensors"]
     if index.exists() and not (folder / files[0]).exists():
         weight_map = read_json(folder, index.name).get("weight_map")
@@ -148,7 +147,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
-            tensors |= safetensors.numpy.load_file(folder / file)
+            tensors |= mapped(folder / file)
         except FileNotFoundError:
             raise CheckpointError(f"{index} names {file}, which is not in the folder: fetch it again") from None
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as fault:
@@ -156,6 +155,22 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     if absent := sorted(set(weight_map) - set(tensors)):
         raise CheckpointError(f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again")
     return tensors
+
+
+def mapped(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, those of float32 memory-mapped: a page is read where it is used, and never held."""
+    with safetensors.safe_open(path, framework="numpy") as file:  # which checks the header against the file
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
+        loaded = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "F32"}
+    raw = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[8:start].tobytes())
+
+    def view(name: str) -> np.ndarray:
+        first, last = (start + offset for offset in header[name]["data_offsets"])
+        return np.asarray(raw[first:last].view("<f4").reshape(header[name]["shape"]))
+
+    return {name: loaded[name] if name in loaded else view(name) for name in kinds}
 
 
 def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None = None) -> None:

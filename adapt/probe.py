@@ -20,7 +20,8 @@ import numpy as np
 from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.hub import Pretrained
-from adapt.models import POOLINGS, Classifier, Encoder, Model
+from adapt.models import POOLINGS, Classifier, Encoder, Model, merged
+from adapt.shard import Layout, put
 from adapt.train import evaluate
 
 WEIGHTLESS = tuple(name for name in POOLINGS if name != "pooler")
@@ -29,7 +30,11 @@ BLOCK = 1 << 20  # logits that are computed together: they stay in the processor
 
 
 def layer_features(
-    pretrained: Pretrained, windows: Iterable[tuple[np.ndarray, Mapping[str, Any]]], count: int, poolings: Sequence[str]
+    pretrained: Pretrained,
+    windows: Iterable[tuple[Any, Mapping[str, Any]]],
+    count: int,
+    poolings: Sequence[str],
+    layout: Layout | None = None,
 ) -> np.ndarray:
     """(index, batch) pairs over ``count`` examples -> features float32 [layers + 1, poolings, N, D], in memory, one pass.
 
@@ -37,8 +42,8 @@ def layer_features(
     """
     if unknown := [name for name in poolings if name not in WEIGHTLESS]:
         raise StrategyError(f"pooling {unknown[0]!r} can't be probed: give some of {', '.join(WEIGHTLESS)}")
-    params = jax.device_put(t.drop(pretrained.params, "head"), jax.local_devices()[0])
-    forward = pooled_layers(Model(Encoder(pretrained.config), Classifier(0)), tuple(poolings))
+    params = put(t.drop(pretrained.params, "head"), layout)
+    forward = pooled_layers(Model(Encoder(pretrained.config), Classifier(0), layout), tuple(poolings))
     return np.moveaxis(evaluate(forward, params, windows, count), 0, 2)
 
 
@@ -51,7 +56,13 @@ def pooled_layers(model: Model, poolings: tuple[str, ...]) -> Any:
         pooled = [jnp.stack([POOLINGS[name](x, batch) for name in poolings], 1) for x in states]
         return jnp.stack(pooled, 1).astype(jnp.float32)
 
-    return jax.jit(forward)
+    if (layout := model.layout) is None:
+        return jax.jit(forward)
+    grouped = lambda params, batch: merged(
+        layout.over_groups(functools.partial(forward, params | {"encoder": model.with_tables(params["encoder"])}))(batch)
+    )
+    jitted = jax.jit(grouped, out_shardings=layout.whole)
+    return lambda params, batch: jitted(params, layout.batch(batch))
 
 
 class Scaled(NamedTuple):

@@ -173,13 +173,22 @@ def place(leaf: Any, sharding: NamedSharding) -> Any:
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: np.asarray(leaf[index]))
 
 
-def fetch(leaf: Any) -> np.ndarray:
-    """A leaf as a numpy array, wherever it lies; every process of a run has to ask for it."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return np.asarray(leaf)
-    from jax.experimental import multihost_utils
+def put(tree: Any, layout: Layout | None = None) -> Any:
+    """A tree on the mesh, or without one committed to the first device."""
+    return layout.put(tree) if layout else jax.device_put(tree, jax.local_devices()[0])
 
-    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+def first() -> bool:
+    """Whether this is the process that writes what all of them have."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def wait(what: str) -> None:
+    """Until every process is here."""
+    if jax.distributed.is_initialized():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
 
 
 def sizes(spec: str, devices: int) -> dict[str, int]:

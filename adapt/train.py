@@ -37,19 +37,27 @@ class State:
 
 
 def init_state(
-    params: t.Tree, labels: t.Tree, tx: optax.GradientTransformation, key: jax.Array, layout: Layout | None = None
+    params: t.Tree,
+    labels: t.Tree,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    layout: Layout | None = None,
+    frozen_dtype: Any = None,
 ) -> tuple[t.Tree, State]:
     """Split ``params`` by ``labels`` into (frozen parameters, State with a copy of what trains).
 
     ``params`` and ``key`` stay usable: what the step gets donated is a copy. With a ``layout`` all of it is made straight
-    in its place on the mesh. Raises :class:`TrainingError` if nothing trains.
+    in its place on the mesh. ``frozen_dtype`` is what frozen matrices are stored in, by default their own.
+    Raises :class:`TrainingError` if nothing trains.
     """
-    trainable = optim.trainable(params, labels)
+    trainable, still = optim.trainable(params, labels), optim.frozen(params, labels)
+    if frozen_dtype is not None:
+        still = t.map_paths(lambda _, leaf: leaf.astype(frozen_dtype) if leaf.ndim > 1 else leaf, still)
     if not t.paths(trainable):
         raise TrainingError("every parameter is FROZEN: nothing would train; label at least one leaf with a group")
     if layout:
         layout.check(params)
-        trainable, still = layout.put(trainable), layout.put(optim.frozen(params, labels), layout.frozen_rules)
+        trainable, still = layout.put(trainable), layout.put(still, layout.frozen_rules)
         copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.shardings(trainable))(trainable)
         moments = layout.shardings(jax.eval_shape(tx.init, trainable))
         opt_state = jax.jit(tx.init, out_shardings=moments)(trainable)
@@ -59,7 +67,7 @@ def init_state(
     trainable = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(trainable)
     state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), jnp.array(key, copy=True), jnp.bool_(False))
     # Committed to a device, as restored arrays are: otherwise the first step after a resume would compile again.
-    return jax.device_put(optim.frozen(params, labels), device), jax.device_put(state, device)
+    return jax.device_put(still, device), jax.device_put(state, device)
 
 
 def advance(
@@ -143,7 +151,8 @@ def make_step(
     axis of A micro-batches, whose sums of losses and of weights are accumulated before one division: the same gradient
     as one large batch. The first ``cut`` stages run deterministic, in a program of their own (see :mod:`adapt.prefix`).
     With a ``pull``, ``frozen["anchor"]`` holds pre-trained values by path.
-    Metrics: ``loss`` (weighted mean), ``grad_norm`` (before clipping, of what trains), ``weight``.
+    Metrics: ``loss`` (weighted mean), ``grad_norm`` (before clipping, of what trains), ``weight``; where something trains
+    that is stored in less than float32, ``swallowed``: see :func:`adapt.optim.swallowed`.
     """
 
     def total(trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -179,7 +188,9 @@ def make_step(
         params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state))
         after = State(state.step + good, params, opt_state, state.key, ~good)
         after = model.layout.hold(after) if model.layout else after
-        return after, {"loss": mean, "grad_norm": norm, "weight": weight}
+        narrow = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(state.params))
+        lost = {"swallowed": optim.swallowed(state.params, updates)} if narrow else {}
+        return after, {"loss": mean, "grad_norm": norm, "weight": weight} | lost
 
     return Step(cut_at(model, cut) if cut else None, jax.jit(step, donate_argnums=1), pull, model.layout)
 
@@ -190,7 +201,7 @@ def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping
     placed, whole = (layout.batch, layout.whole) if layout else (dict, None)  # every process gets all outputs
     if cut is None:
         forward = jax.jit(lambda params, batch: model.apply(params, batch), out_shardings=whole)
-        return lambda params, batch: forward(params, placed(batch))
+        return (lambda params, batch: forward(params, placed(batch))) if layout else forward
     suffix = jax.jit(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at), out_shardings=whole)
     return lambda params, batch: suffix(*cut(params, placed(batch)))
 
@@ -201,18 +212,21 @@ def evaluate(
     batches: Iterable[tuple[np.ndarray, Mapping[str, Any]]],
     count: int,
 ) -> np.ndarray:
-    """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples.
-
-    Of a batch of groups there is an index a group.
-    """
+    """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples."""
     out: np.ndarray | None = None
     for index, values in late((index, forward(params, batch)) for index, batch in batches):
-        fetched = np.asarray(values)
+        own, fetched = of_examples(index, np.asarray(values))
         out = np.zeros((count, *fetched.shape[1:]), np.float32) if out is None else out
-        groups = index if isinstance(index, list) else [index]
-        for own, part in zip(groups, np.split(fetched, len(groups)), strict=True):
-            out[own] = part[: len(own)]
+        out[own] = fetched
     return np.zeros((0, 0), np.float32) if out is None else out
+
+
+def of_examples(index: Any, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which examples [n], what came out for them [n, ...]) of a batch, or of its groups: their indices are a list."""
+    if not isinstance(index, list):
+        return index, values[: len(index)]
+    parts = np.split(values, len(index))
+    return np.concatenate(index), np.concatenate([part[: len(own)] for own, part in zip(index, parts, strict=True)])
 
 
 def late(computing: Iterable[Any], behind: int = 2) -> Iterator[Any]:
@@ -283,4 +297,4 @@ def record(state: State, window: list[dict[str, jax.Array]], started: float, com
         "timed_examples": float(weight.sum()) - compiled,
         "seconds": time.perf_counter() - started - compiling,
         "compile_seconds": compiling,
-    }
+    } | ({"swallowed": float(np.mean([metrics["swallowed"] for metrics in fetched]))} if "swallowed" in fetched[0] else {})

@@ -209,6 +209,15 @@ def differences(tree: Tree, like: Tree, dtypes: bool = False) -> str:
     return "".join(f"\n  {line}" for line in shown)
 
 
+def fetch(leaf: Any) -> np.ndarray:
+    """A leaf as a numpy array, wherever it lies; where devices of several processes hold parts, all of them have to ask."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        from jax.experimental import multihost_utils
+
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf, order="C")  # ascontiguousarray would give scalars a dimension
+
+
 def digest(tree: Tree) -> str:
     """SHA-256 (hex) over path, dtype, shape and bytes of every leaf, in path order.
 
@@ -216,7 +225,7 @@ def digest(tree: Tree) -> str:
     """
     sha = hashlib.sha256()
     for path, leaf in paths(tree).items():
-        array = np.asarray(jax.device_get(leaf), order="C")  # ascontiguousarray would give scalars a dimension
+        array = fetch(leaf)
         sha.update(json.dumps([path, str(array.dtype), list(array.shape)]).encode())
         sha.update(array.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

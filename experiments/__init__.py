@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from adapt.errors import AdaptError, OutputError
+from experiments.parts import hosts
 
 # Flags that may differ between a run and its resumption.
-UNCOMPARED = ("out", "resume", "overwrite", "stop_after")
+DEVICES = ("mesh", "coordinator", "processes", "process_id", "join_timeout")
+UNCOMPARED = ("out", "resume", "overwrite", "stop_after", *DEVICES)
 
 
 def launch(config: type, main: Callable[[Any], Any]) -> None:
@@ -35,18 +37,28 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
     signal.signal(signal.SIGALRM, interrupt)
     try:
+        if hasattr(flags, "coordinator"):
+            hosts.join(flags)
         main(flags)
     except AdaptError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(fault))
     except OSError as fault:
         if fault.errno is None:
             raise
-        print(f"error: {f'{fault.filename}: ' if fault.filename else ''}{fault.strerror}", file=sys.stderr)
-        sys.exit(2)
+        fail(f"{f'{fault.filename}: ' if fault.filename else ''}{fault.strerror}")
+    except RuntimeError as fault:  # of a collective whose other side is gone
+        if not hosts.several() or type(fault).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
+            raise
+        fail(f"{hosts.DIED} ({str(fault).splitlines()[0][:200]})")
     except KeyboardInterrupt:
         print("interrupted; what was saved stays, go on with --resume where the command has it", file=sys.stderr, flush=True)
         os._exit(130)  # Python would now and then end by the signal itself, after the line above
+
+
+def fail(why: str) -> None:
+    """The one line of a mistake, and status 2; of several processes this one does not wait for the others."""
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(2) if hosts.several() else sys.exit(2)
 
 
 def interrupt(number: int, frame: Any) -> None:
@@ -91,6 +103,8 @@ def compilation_cache() -> None:
 
 def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
     """Refuse an output folder that exists, before any work is done. ``resume`` is None where a command has no such flag."""
+    if not hosts.first():  # the first process makes the folder, perhaps by now
+        return
     if resume and overwrite:
         raise OutputError("--resume goes on with a run and --overwrite deletes it: give one of them")
     if resume and not (out / "config.json").exists():
@@ -110,8 +124,16 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
     flags = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
     flags = {"experiment": Path(sys.modules[type(config).__module__].__file__ or "").stem, **flags}
     flags = json.loads(json.dumps(flags))  # as they are read back: lists for tuples
+    shared = {name: repr(value) for name, value in flags.items() if name not in ("coordinator", "process_id", "join_timeout")}
+    hosts.agree("their flags", {f"--{name.replace('_', '-')}": text for name, text in shared.items()})
     if getattr(config, "resume", False):
         check_flags_of(out, flags)
+        yield
+        return
+    if not hosts.first():
+        hosts.wait("folder")
+        if not (out / "config.json").exists():
+            raise OutputError(f"--out {out} is not on a disk that every host sees: the first process made it elsewhere")
         yield
         return
     out, this = out.resolve(), flags["experiment"]
@@ -127,6 +149,7 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
             out.rename(before)
         out.mkdir(parents=True, exist_ok=empty and not filled)
         write_json(out / "config.json", flags)
+        hosts.wait("folder")
         yield
     except BaseException:
         for path in out.iterdir() if out.exists() else ():
@@ -178,7 +201,9 @@ def check_flags_of(out: Path, flags: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON, written beside and renamed."""
+    """JSON, written beside and renamed, by the first process."""
+    if not hosts.first():
+        return
     beside = path.with_name(path.name + ".tmp")
     beside.write_text(json.dumps(content, indent=1), "utf-8")
     os.replace(beside, path)

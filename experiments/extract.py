@@ -3,7 +3,9 @@
     python -m experiments.extract --checkpoint minilm --data reviews --out runs/features
     python -m experiments.extract --checkpoint runs/finetune --data new.csv --pooling cls --layer 4 --out runs/layer4
 
-Examples are packed by length, whatever their order in the file; memory does not grow with their number.
+Examples are packed by length, whatever their order in the file; memory does not grow with their number. Of several
+processes each reads its own part of the rows, computes with its own devices, whose mesh is --mesh, and writes
+features_00000.npy or the like; index.json says which rows are where.
 """
 
 import dataclasses
@@ -12,18 +14,19 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import features, hub
+from adapt import features, hub, train
 from adapt import tree as t
 from adapt.errors import OutputError
 from experiments import check_out, launch, open_run, versions, write_json
-from experiments.parts import inputs, report
+from experiments.parts import hosts, inputs, report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(hosts.Devices):
     checkpoint: str = "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     text_column: str = "text"
@@ -39,17 +42,20 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
-    table = inputs.read(config.data)
-    forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype))
-    stream = inputs.windows(pretrained, table, config.text_column, config.image_column)
+    table, layout = inputs.read(config.data), hosts.layout(config, jax.local_devices())
+    whole, rows = len(table), hosts.rows(len(table))
+    table = table.select(rows) if hosts.several() else table
+    forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype), layout)
+    stream = inputs.windows(pretrained, table, config.text_column, config.image_column, layout)
     report.chat.print(
         f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded"
     )
 
-    target, shape = config.out / "features.npy", (len(table), pretrained.config.width)
+    name = f"features_{jax.process_index():05d}.npy" if hosts.several() else "features.npy"
+    target, shape = config.out / name, (len(table), pretrained.config.width)
     with open_run(config.out, config):
         started, truncated, tokens, padded = time.perf_counter(), 0, 0, 0
-        out = reserve(target.with_name("features.npy.tmp"), shape)
+        out = reserve(target.with_name(f"{name}.tmp"), shape)
         with report.progress("extracting", len(table)) as bar:
             done, pending = 0, []
             for index, batch, cut in stream:
@@ -62,30 +68,43 @@ def main(config: Config) -> dict[str, Any]:
             for index, values in pending:
                 done += write(out, index, values, config.normalize)
         out.flush()
-        os.replace(target.with_name("features.npy.tmp"), target)
+        os.replace(target.with_name(f"{name}.tmp"), target)
+        tokens, padded, truncated = (hosts.total(each) for each in (tokens, padded, truncated))  # and all are done
         seconds = time.perf_counter() - started
         result = {
-            "examples": shape[0],
+            "examples": whole,
             "width": shape[1],
             "seconds": seconds,
-            "examples_per_second": shape[0] / seconds,
+            "examples_per_second": whole / seconds,
             "padding": 1 - tokens / padded,
-            "truncated": truncated,
+            "truncated": int(truncated),
             "encoder_digest": t.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
+        if hosts.several():
+            write_json(config.out / "index.json", index_of(whole, shape[1]))
         write_json(config.out / "result.json", result)
     if pretrained.tokenizer:
-        report.warn_truncated(truncated, pretrained.tokenizer.max_length, config.data)
+        report.warn_truncated(int(truncated), pretrained.tokenizer.max_length, config.data)
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     report.table(str(target), ("", "value"), [(key, result[key]) for key in shown])
     if not report.console.is_terminal:
-        print(f"{target}: {shape[0]} x {shape[1]} float32, {result['examples_per_second']:.0f} examples/s")
+        print(f"{target}: {whole} x {shape[1]} float32, {result['examples_per_second']:.0f} examples/s")
     return result
 
 
-def write(out: np.ndarray, index: np.ndarray, values: Any, normalize: bool) -> int:
-    rows = np.asarray(values)[: len(index)]
+def index_of(count: int, width: int) -> dict[str, Any]:
+    """Which rows are in which file, in order: [first, last) of each."""
+    parts = hosts.parts(count)
+    files = [
+        {"file": f"features_{place:05d}.npy", "rows": [int(part[0]), int(part[-1]) + 1] if len(part) else [0, 0]}
+        for place, part in enumerate(parts)
+    ]
+    return {"files": files, "examples": count, "width": width, "dtype": "float32"}
+
+
+def write(out: np.ndarray, index: Any, values: Any, normalize: bool) -> int:
+    index, rows = train.of_examples(index, np.asarray(values))
     if normalize:
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     out[index] = rows

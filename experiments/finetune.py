@@ -14,20 +14,20 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from adapt import checkpoint, examples, hub, optim, strategies, train
+from adapt import checkpoint, examples, hub, optim, shard, strategies, train
 from adapt import tree as t
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Encoder, Model
 from experiments import check_same_origin, launch, lineage, open_run, write_json
-from experiments.parts import caching, heads, inputs, phases, report, targets, timing
+from experiments.parts import caching, heads, hosts, inputs, phases, report, targets, timing
 from experiments.parts.saving import Progress, begin, save
 from experiments.parts.showing import show_end, show_start
 from experiments.parts.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(hosts.Devices):
     """Flags. None means: chosen by strategy, task or family, and printed."""
 
     checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
@@ -55,6 +55,8 @@ class Config:
     clip_norm: float = 1.0  # of the gradient of what trains; 0: no clipping
     dropout: float | None = None  # default: the checkpoint's own
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
+    remat: Literal["none", "block", "dots"] = "none"  # compute again in the backward pass: blocks, or all but products by weights
+    scan: bool = False  # blocks as a loop: compiles once for all of them
     max_length: int | None = None  # tokens; longer texts are truncated; default: the checkpoint's own
     cache: Literal["auto", "on", "off"] = "auto"  # keep what the frozen blocks make of the data; auto: where that pays
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of what is kept; default: --dtype
@@ -74,6 +76,8 @@ def main(config: Config) -> dict[str, Any]:
     clock, compiling = report.Clock(), timing.Compiling()
     inputs.check_flags(config)
     inputs.check_out(config)
+    layout = hosts.layout(config)
+    shard.check_batch(layout, config.batch_size, config.accumulate)
 
     # The checkpoint, without its head.
     pretrained = inputs.load(config)
@@ -82,7 +86,7 @@ def main(config: Config) -> dict[str, Any]:
     pretrained = phases.prepare(strategy, pretrained)
 
     # The data, as examples with labels.
-    sets, names = inputs.read_sets(config, pretrained)
+    sets, names = inputs.read_sets(config, pretrained, layout)
 
     # A new head, what the strategy adds, and its phases: labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
@@ -93,7 +97,8 @@ def main(config: Config) -> dict[str, Any]:
     params = phases.start(strategy, model, params, jax.random.fold_in(key, 3))
     per_epoch = -(-len(sets["train"]) // config.batch_size)
     loss = heads.loss_of(config, sets["train"].truth, names)
-    runs = phases.ready(config, strategy, model, params, per_epoch, loss)
+    computed = dataclasses.replace(model, layout=layout, remat=config.remat, scan=config.scan)
+    runs = phases.ready(config, strategy, computed, params, per_epoch, loss)
     caching.check(config, runs)
     show_start(config, pretrained, discarded, params, runs, sets)
 
@@ -103,19 +108,21 @@ def main(config: Config) -> dict[str, Any]:
     with open_run(config.out, config):
         origin = lineage(config, pretrained, train=config.train, test=config.test or config.train)
         origin |= {"data_digest": sets["train"].digest, "discarded": discarded}
+        hosts.agree("what they read", {name: origin[name] for name in ("encoder_digest", "data_digest")})
         base = phases.base_of(config, pretrained, params, runs[-1], origin["encoder_digest"])
         stored = {"encoder": pretrained.params["encoder"]} if base else {}
         if config.resume:
             check_same_origin(config.out, origin)
             progress = Progress(**checkpoint.last(saves)["progress"])
             first = runs[progress.phase]
-            params = checkpoint.load_params(saves, model.shapes(), stored, "last")
-        frozen, state = train.init_state(params, first.labels, first.tx, jax.random.fold_in(key, 1))
+            params = checkpoint.load_params(saves, model.shapes(), stored, "last", layout)
+        frozen, state = train.init_state(params, first.labels, first.tx, jax.random.fold_in(key, 1), layout)
         state = checkpoint.restore(saves, state)[0] if config.resume else state
         metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
         entries = caching.choose(config, first, frozen, sets, progress.cached(first))
         if not config.resume:
-            hub.save_model(config.out, run, base)
+            if hosts.first():
+                hub.save_model(config.out, run, base)
             write_json(config.out / "lineage.json", origin)
             begin(saves, first, frozen, stored, state, progress, metrics, bool(entries))
     began = int(state.step)
@@ -127,7 +134,7 @@ def main(config: Config) -> dict[str, Any]:
     with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
         for phase in runs[first.number :]:
             if phase is not first:
-                frozen, state = train.advance(frozen, state, now.labels, phase.labels, phase.tx)
+                frozen, state = train.advance(frozen, state, now.labels, phase.labels, phase.tx, layout)
                 entries = caching.choose(config, phase, frozen, sets, progress.cached(phase))
                 begin(saves, phase, frozen, stored, state, progress, metrics, bool(entries))
             now, seen = phase, set()
@@ -164,14 +171,15 @@ def main(config: Config) -> dict[str, Any]:
                     return stopped(config, int(state.step))
 
     # Test with the best checkpoint, read back from the disk, cut as it was trained.
-    best_params, phase = checkpoint.load_params(saves, model.shapes(), stored), runs[progress.best_phase]
+    best_params = checkpoint.load_params(saves, model.shapes(), stored, layout=layout)
+    phase = runs[progress.best_phase]
     still = optim.frozen(best_params, phase.labels)
     if phase is not now:
         entries = caching.choose(config, phase, still, sets, progress.cached(phase))
         parts = caching.with_states(phase.step.prefix, still, sets, entries, config.cache)
         forward = train.make_eval(phase.model, phase.step.prefix)
     # Committed to a device, as the parameters of the validations were: otherwise ``forward`` would compile again.
-    result = test(config, forward, jax.device_put(best_params, jax.local_devices()[0]), parts)
+    result = test(config, forward, shard.put(best_params, layout), parts)
     clock.lap("evaluate")
     result |= {
         "examples_per_second": progress.examples / progress.seconds if progress.examples else None,

@@ -18,18 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import checkpoint, hub, losses, optim, pack, train
+from adapt import checkpoint, hub, losses, optim, pack, shard, train
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from adapt.losses import Loss
-from adapt.models import CausalLM, Encoder, MaskedLM, Model
+from adapt.models import CausalLM, Encoder, MaskedLM, Model, merged
 from adapt.tokenizer import Ragged
 from experiments import check_same_origin, launch, lineage, open_run, write_json
-from experiments.parts import corrupt, data, inputs, phases, report
+from experiments.parts import corrupt, data, hosts, inputs, phases, report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(hosts.Devices):
     text: str  # plain UTF-8 text, one example a line
     checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     steps: int = 1000
@@ -42,6 +42,8 @@ class Config:
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # 0: no clipping
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
+    remat: Literal["none", "block", "dots"] = "none"  # compute again in the backward pass: blocks, or all but products by weights
+    scan: bool = False  # blocks as a loop: compiles once for all of them
     validate_every: int = 200  # steps between validations, each with a checkpoint
     random_weights: bool = False  # start from fresh weights in the checkpoint's shapes
     seed: int = 0
@@ -59,6 +61,8 @@ def main(config: Config) -> dict[str, Any]:
         raise StrategyError(f"--mask-rate {config.mask_rate} must be between 0 and 1")
     inputs.check_ranges(config)
     inputs.check_out(config)
+    layout = hosts.layout(config)
+    shard.check_batch(layout, config.batch_size)
     pretrained, task = load(config)
     key = jax.random.key(config.seed)
     model, params = with_head(config, pretrained, key)
@@ -71,22 +75,25 @@ def main(config: Config) -> dict[str, Any]:
     labels = t.label(params, ([(unused, optim.FROZEN)] if reached else []) + [(".*", "all")])
     schedule = optim.schedule(config.learning_rate, config.steps, config.warmup, config.decay)
     tx = optim.by_label({"all": optim.adamw(schedule, config.weight_decay)}, labels, config.clip_norm or None)
-    frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1))
+    frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1), layout)
     per_epoch, seen = -(-len(tokens) // config.batch_size), set()
-    plan = pack.plan(tokens.lengths, config.batch_size, config.seed, -(-config.steps // per_epoch))
-    held_plan = pack.plan(held_out.lengths, config.batch_size, config.seed, 1)
+    groups = layout.groups if layout else 1
+    size = config.batch_size // groups
+    plan = pack.plan(tokens.lengths, size, config.seed, -(-config.steps // per_epoch), groups)
+    held_plan = pack.plan(held_out.lengths, size, config.seed, 1, groups)
     size = f"{t.count(params):,} parameters, head {type(model.head).__name__}"
     report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
     report.chat.print(f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n")
 
     saves, info = config.out / "checkpoints", {"metrics_bytes": 0, "examples": 0.0, "seconds": 0.0, "start_loss": None}
-    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
+    computed = dataclasses.replace(model, layout=layout, remat=config.remat, scan=config.scan)
+    computed = computed.cast(jnp.bfloat16) if config.dtype == "bfloat16" else computed
     step = train.make_step(computed, losses.cross_entropy, tx)
     score = make_score(computed, losses.cross_entropy)
 
     def validate(at: int) -> dict[str, float]:
         values = mean_score(
-            score, t.merge(frozen, state.params), batches(held_out, held_plan, config.seed, 0, 0, corruption, once=True)
+            score, t.merge(frozen, state.params), batches(held_out, held_plan, config.seed, 0, 0, corruption, True, layout)
         )
         phases.check_finite(values["loss"], at)
         record = {"step": at, "validation_loss": values["loss"], "validation_accuracy": values["accuracy"]}
@@ -96,12 +103,14 @@ def main(config: Config) -> dict[str, Any]:
 
     with open_run(config.out, config):
         origin = lineage(config, pretrained, text=config.text, data_digest=t.digest({"ids": tokens.values}))
+        hosts.agree("what they read", {name: origin[name] for name in ("encoder_digest", "data_digest")})
         if config.resume:
             check_same_origin(config.out, origin)
             state, info = checkpoint.restore(saves, state)
         metrics = report.Metrics(config.out / "metrics.jsonl", info["metrics_bytes"])
         if not config.resume:
-            hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
+            if hosts.first():
+                hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
             checkpoint.save_frozen(saves, frozen)
             write_json(config.out / "lineage.json", origin)
             info["validation"] = validate(0)
@@ -112,7 +121,7 @@ def main(config: Config) -> dict[str, Any]:
             stop = min(config.steps, (done // config.validate_every + 1) * config.validate_every)
             if done < (config.stop_after or 0) < stop:
                 stop = config.stop_after or stop
-            stream = batches(tokens, plan, config.seed, *divmod(done, per_epoch), corruption)
+            stream = batches(tokens, plan, config.seed, *divmod(done, per_epoch), corruption, layout=layout)
             some = (batch for batch, _ in zip(stream, range(stop - done), strict=False))
             for taken, record in train.loop(step, frozen, state, some, 20, seen):
                 state = taken
@@ -161,11 +170,13 @@ def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]]
     """``(params, batch) -> sums`` of loss, right answers and weights over a batch with ``label`` and ``weight``, jitted."""
 
     def score(params: t.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        logits, weight = model.apply(params, batch), batch["weight"]
-        right = (logits.argmax(-1) == batch["label"]) * weight
-        return {"loss": (loss(logits, batch["label"]) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
+        logits = model.apply(params, batch)
+        label, weight = (merged(batch[name]) if model.layout else batch[name] for name in ("label", "weight"))
+        right = (logits.argmax(-1) == label) * weight
+        return {"loss": (loss(logits, label) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
 
-    return jax.jit(score)
+    scored, layout = jax.jit(score), model.layout
+    return (lambda params, batch: scored(params, layout.batch(batch))) if layout else scored
 
 
 def mean_score(
@@ -232,12 +243,21 @@ def batches(
     skip: int,
     corruption: corrupt.Corruption,
     once: bool = False,
+    layout: shard.Layout | None = None,
 ) -> Iterator[pack.Arrays]:
-    """Packed and corrupted batches without end (or of one pass), from batch ``skip`` of ``epoch`` on; pure in its arguments."""
+    """Packed and corrupted batches without end (or of one pass), from batch ``skip`` of ``epoch`` on; pure in its arguments.
+
+    With a ``layout`` each of its groups is corrupted by itself.
+    """
     make, nothing = functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32)
     while True:
-        for number, batch in enumerate(pack.batches(make, nothing, plan, seed, epoch, skip), skip):
-            yield corruption(batch, np.random.default_rng([seed, epoch, number]))
+        for number, batch in enumerate(pack.batches(make, nothing, plan, seed, epoch, skip, layout=layout), skip):
+            rng = lambda *group, at=(seed, epoch, number): np.random.default_rng([*at, *group])
+            if layout is None:
+                yield corruption(batch, rng())
+            else:
+                parts = [{name: each[place] for name, each in batch.items()} for place in range(len(layout.own))]
+                yield pack.stack([corruption(part, rng(group)) for part, group in zip(parts, layout.own, strict=True)])
         if once:
             return
         epoch, skip = epoch + 1, 0

@@ -21,13 +21,13 @@ from adapt import hub, probe
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from experiments import check_out, launch, open_run, versions, write_json
-from experiments.parts import bundled, data, inputs, report, targets, timing
+from experiments.parts import bundled, data, hosts, inputs, report, targets, timing
 from experiments.parts.nested import Judged, Sets, best, interval, judge, nested, resample, score
 from experiments.parts.probing import plot, speed
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(hosts.Devices):
     checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     test: str | None = None  # default: the test part of a bundled set; otherwise each fold of --data in its turn
@@ -52,6 +52,8 @@ def main(config: Config) -> dict[str, Any]:
     methods = config.method or (("logistic",) if config.task == "classification" else ("ridge",))
     check_flags(config, methods)
     check_out(config.out, None, config.overwrite)
+    if hosts.several():
+        raise StrategyError("probe is of one process: leave out --coordinator, and give --mesh for its devices")
     pretrained = hub.load(config.checkpoint)
     tables, labels, names = read(config, pretrained)
     test = np.arange(len(labels)) >= len(tables[0])  # none where there is no test table
@@ -146,19 +148,19 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[data.Table], 
 
 def extract(config: Config, pretrained: hub.Pretrained, tables: list[data.Table]) -> np.ndarray:
     """Features float32 [layers + 1, poolings, N, D] of the tables, one after the other."""
-    count, truncated = sum(map(len, tables)), [0] * len(tables)
+    count, truncated, layout = sum(map(len, tables)), [0] * len(tables), hosts.layout(config)
 
-    def windows() -> Iterator[tuple[np.ndarray, Any]]:
+    def windows() -> Iterator[tuple[Any, Any]]:
         start = done = 0
         for number, table in enumerate(tables):
-            for index, batch, cut in inputs.windows(pretrained, table, config.text_column, config.image_column):
-                yield index + start, batch
+            for index, batch, cut in inputs.windows(pretrained, table, config.text_column, config.image_column, layout):
+                yield [part + start for part in index] if layout else index + start, batch
                 truncated[number] += cut
-                bar.update(done := done + len(index))
+                bar.update(done := done + (sum(map(len, index)) if layout else len(index)))
             start += len(table)
 
     with report.progress("extracting", count) as bar:
-        features = probe.layer_features(pretrained, windows(), count, config.pooling)
+        features = probe.layer_features(pretrained, windows(), count, config.pooling, layout)
     for number, name in enumerate((config.data, "the test")[: len(tables)]):
         if pretrained.tokenizer:
             report.warn_truncated(truncated[number], pretrained.tokenizer.max_length, name)

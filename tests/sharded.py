@@ -15,6 +15,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=" + os.environ.get("DEVICES", "8")
 )
 
+os.environ.setdefault("NPROC", "64")  # threads enough for collectives that wait for each other
+
 import jax
 import numpy as np
 import small
@@ -104,5 +106,7 @@ def run(
 
 
 if __name__ == "__main__":
+    if "ADAPT_COORDINATOR" in os.environ:
+        jax.distributed.initialize(os.environ["ADAPT_COORDINATOR"], 2, int(os.environ["ADAPT_PROCESS_ID"]))
     for case in json.loads(sys.argv[1]):
         print(json.dumps(run(**CASE | case)), flush=True)

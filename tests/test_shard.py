@@ -32,14 +32,20 @@ def key(case):
     return json.dumps({"mesh": None} | case, sort_keys=True)
 
 
-def sharded(cases, **env):
-    """{case: what tests/sharded.py says of it}."""
+def start(cases, **env):
+    """tests/sharded.py, begun."""
     here = Path(__file__).parent
     env = os.environ | {"PYTHONPATH": os.pathsep.join((str(here), str(here.parent))), "JAX_PLATFORMS": "cpu"} | env
     command = [sys.executable, str(here / "sharded.py"), json.dumps(cases)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {key(case): json.loads(line) for case, line in zip(cases, done.stdout.splitlines(), strict=True)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def sharded(cases, **env):
+    """{case: what tests/sharded.py says of it}."""
+    running = start(cases, **env)
+    out, words = running.communicate(timeout=900)
+    assert running.returncode == 0, words[-2000:]
+    return {key(case): json.loads(line) for case, line in zip(cases, out.splitlines(), strict=True)}
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ class Row:
     layout: str = "same"
 
     def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
-        return [np.ascontiguousarray(part) for part in np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)]
+        return np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)
 
     def to_tensor(self, leaves: list[np.ndarray], patch_size: int) -> np.ndarray:
         return LAYOUTS[self.layout][1](leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1), patch_size)

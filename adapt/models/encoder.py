@@ -31,10 +31,11 @@ class TextEmbedding(nn.Module):
         self.dropout = Dropout(c.dropout)
 
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
-        # Parameters may be numpy (as loaded), which traced indices can't index.
-        x_RCD = jnp.asarray(self.token)[batch["tokens"]] + jnp.asarray(self.position)[batch["positions"]]
+        # Parameters may be numpy (as loaded), which traced indices can't index; their sum is in float32 whatever they are.
+        row = lambda table, index: jnp.asarray(table)[index].astype(jnp.float32)
+        x_RCD = row(self.token, batch["tokens"]) + row(self.position, batch["positions"])
         if self.config.types:
-            x_RCD = x_RCD + (jnp.asarray(self.type)[batch["types"]] if "types" in batch else self.type[0])
+            x_RCD = x_RCD + row(self.type, batch.get("types", 0))
         x_RCD = x_RCD.astype(self.dtype) if self.config.pre_norm else self.norm(x_RCD)
         return self.dropout(x_RCD, deterministic)
 

@@ -13,15 +13,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import shard, train
+from adapt import train
 from adapt import tree as t
 from adapt.additions import FIELDS, is_added
+from adapt.errors import OutputError
 from adapt.examples import Examples, States
 from adapt.models import Model
 from adapt.models.model import example_batch
 from adapt.prefix import Cut, before
 from adapt.tokenizer import Ragged, spans
-from experiments.parts.store import Entry
+from experiments.parts import hosts
+from experiments.parts.store import Entry, Pieces
 
 VERSION = 2  # of what the cache holds: another one computes anew
 
@@ -88,7 +90,7 @@ def states(
             if layout is None:
                 yield place(index, first, hidden)
             else:
-                groups = zip(index, shard.fetch(first), shard.fetch(hidden), strict=True)
+                groups = zip(index, t.fetch(first), t.fetch(hidden), strict=True)
                 rows, values = zip(*(place(*group) for group in groups), strict=True)
                 yield np.concatenate(rows), np.concatenate(values)
 
@@ -99,5 +101,37 @@ def states(
         source = spans(first[: len(index)].astype(np.int64), whole.lengths[index])
         return whole.where(index), values.reshape(-1, values.shape[-1])[source]
 
-    values = kept.open(pieces, waiting)
+    values = open_together(kept, pieces, waiting)
     return values if pooled else Ragged(values, whole.starts, whole.lengths)
+
+
+def open_together(kept: Entry, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray:
+    """The array of an entry; of several processes all compute what is missing, and the first one writes it."""
+    if not hosts.several():
+        return kept.open(pieces, waiting)
+    done, failed = -1, -2
+    if hosts.first():
+        running: Iterator[Any] = iter(())
+
+        def told(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            nonlocal running
+            running = pieces(hosts.from_first(skip))
+            return running
+
+        try:
+            values = kept.open(told, waiting)
+        except OutputError:
+            for _ in running:  # the others compute it to its end
+                pass
+            hosts.from_first(failed)
+            raise
+        hosts.from_first(done)
+        return values
+    while (skip := hosts.from_first(0)) >= 0:
+        for _ in pieces(skip):
+            pass
+    if skip == failed:
+        raise OutputError("the first process can't write the cache: see what it says")
+    if not kept.filled:
+        raise OutputError(f"{kept.folder} is not there: point ADAPT_CACHE to a disk that every host sees, or give --cache off")
+    return np.memmap(kept.folder / "values.bin", kept.dtype, "r", shape=kept.shape)

@@ -11,7 +11,7 @@ from adapt.examples import Examples
 from adapt.models import EncoderConfig
 from adapt.prefix import Cut
 from adapt.tree import Tree
-from experiments.parts import cache, cost, report, store, timing
+from experiments.parts import cache, cost, hosts, report, store, timing
 from experiments.parts.phases import Run
 from experiments.parts.store import Entry
 
@@ -44,7 +44,7 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
     for name, part in sets.items():
         entry = cache.entry(params, cut.model, cut.at, part, dtype)
         entries[name] = kept.setdefault(entry.folder, entry)  # sets of one file share it
-    saved = sum(saves(phase, cut, name, sets, entries) for name in entries)
+    saved = hosts.from_first(float(sum(saves(phase, cut, name, sets, entries) for name in entries)))
     there, missing = size(entries, True), size(entries, False)
     what = ", ".join(f"{nbytes / 1e6:.0f} MB {state}" for nbytes, state in ((there, "there"), (missing, "to write")) if nbytes)
     verdict = f"{'saves' if saved > 0 else 'would cost'} about {abs(saved):.1f} s"

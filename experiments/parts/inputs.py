@@ -13,6 +13,7 @@ from adapt import examples, features, hub, pack
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.features import IMAGES, settings_of
 from adapt.images import pixels
+from adapt.shard import Layout
 from experiments.parts import bundled, data, heads, report, sequences, targets
 from experiments.parts.tasks import TASKS
 
@@ -85,8 +86,10 @@ def read(spec: str | Path, split: str | None = None) -> data.Table:
     return data.read(spec, split=split)
 
 
-def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, examples.Examples], list[str]]:
-    """(train, validation and test examples, the names of what the head puts out)."""
+def read_sets(
+    config: Any, pretrained: hub.Pretrained, layout: Layout | None = None
+) -> tuple[dict[str, examples.Examples], list[str]]:
+    """(train, validation and test examples, with a ``layout`` in its groups; the names of what the head puts out)."""
     check_inputs(pretrained, config.image_column)
     heads.check(config, pretrained)
     own_test = config.train in bundled.SETS
@@ -116,6 +119,7 @@ def read_sets(config: Any, pretrained: hub.Pretrained) -> tuple[dict[str, exampl
         sets["train"], sets["validation"] = sets["train"].take(kept), held_out
     if config.task == "setfit":
         sets = {part: sequences.in_pairs(made, config.seed) for part, made in sets.items()}
+    sets = {part: dataclasses.replace(made, layout=layout) for part, made in sets.items()}
     return sets, names if TASKS[config.task].classes is None else []
 
 
@@ -140,14 +144,17 @@ def make_examples(
 
 
 def windows(
-    pretrained: hub.Pretrained, table: data.Table, text_column: str, image_column: str | None
-) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
-    """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction."""
+    pretrained: hub.Pretrained, table: data.Table, text_column: str, image_column: str | None, layout: Layout | None = None
+) -> Iterator[tuple[Any, pack.Arrays, int]]:
+    """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction.
+
+    With a ``layout`` a batch has its groups, and ``index`` is a list of theirs.
+    """
     check_inputs(pretrained, image_column)
     if image_column is not None:
-        chunks = data.chunks(table, [image_column], features.IMAGES)
-        return image_windows(pretrained, (chunk[image_column] for chunk in chunks))
-    return features.text_windows(pretrained, data.texts(table, text_column))
+        chunks = data.chunks(table, [image_column], features.IMAGES * (layout.groups if layout else 1))
+        return image_windows(pretrained, (chunk[image_column] for chunk in chunks), layout)
+    return features.text_windows(pretrained, data.texts(table, text_column), layout)
 
 
 def check_inputs(pretrained: hub.Pretrained, image_column: str | None) -> None:
@@ -160,10 +167,16 @@ def check_inputs(pretrained: hub.Pretrained, image_column: str | None) -> None:
         features.tokenizer_of(pretrained)
 
 
-def image_windows(pretrained: hub.Pretrained, chunks: Iterable[list[Any]]) -> Iterator[tuple[np.ndarray, pack.Arrays, int]]:
-    """Chunks of at most ``IMAGES`` PIL images -> (index, batch, 0), one image a row."""
-    start, settings = 0, settings_of(pretrained)
+def image_windows(
+    pretrained: hub.Pretrained, chunks: Iterable[list[Any]], layout: Layout | None = None
+) -> Iterator[tuple[Any, pack.Arrays, int]]:
+    """Chunks of at most ``IMAGES`` PIL images a group -> (index, batch, 0), one image a row."""
+    start, settings, tokens = 0, settings_of(pretrained), pretrained.config.positions
     for images in chunks:
-        batch = pack.image_batch(pixels(images, settings, start + 1), pretrained.config.positions, IMAGES)
-        yield np.arange(start, start + len(images)), batch, 0
+        made = lambda part, images=images, start=start: pack.image_batch(
+            pixels([images[index] for index in part], settings, start + 1 + int(min(part, default=0))), tokens, IMAGES
+        )
+        parts = [np.arange(at, min(at + IMAGES, len(images))) for at in range(0, len(images), IMAGES)]
+        for index, batch in pack.in_groups(parts, made, layout):
+            yield [part + start for part in index] if layout else index + start, batch, 0
         start += len(images)

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import additions, losses, optim, prefix, strategies, train
+from adapt import additions, losses, optim, prefix, shard, strategies, train
 from adapt import tree as t
 from adapt.errors import StrategyError, TrainingError
 from adapt.hub import Pretrained
@@ -108,7 +107,7 @@ def given(frozen: t.Tree, run: Any, pretrained: t.Tree) -> t.Tree:
         return frozen
     group, before = t.group_of(run.labels), {"encoder": pretrained["encoder"]}
     anchor = t.select(before, lambda path: group(path) != optim.FROZEN)
-    return frozen | {"anchor": jax.device_put(anchor, jax.local_devices()[0])}
+    return frozen | {"anchor": shard.put(anchor, run.step.layout)}
 
 
 def held(path: str) -> bool:
@@ -147,7 +146,7 @@ def changed(frozen: t.Tree, base: t.Tree) -> t.Tree:
 
 
 def same(one: Any, other: Any) -> bool:
-    return np.array_equal(np.asarray(one).view(np.uint8), np.asarray(other).view(np.uint8))
+    return np.array_equal(t.fetch(one).view(np.uint8), t.fetch(other).view(np.uint8))
 
 
 def check_finite(loss: float, step: int) -> None:

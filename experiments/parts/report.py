@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapt.errors import OutputError
+from experiments.parts import hosts
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # result lines: printed always
 if not console.is_terminal:
@@ -24,6 +25,8 @@ chat = Console(
 
 def warn(sentence: str) -> None:
     """A line on stderr that begins with ``note:``."""
+    if not hosts.first():
+        return
     Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(f"note: {sentence}")
 
 
@@ -92,10 +95,13 @@ class Metrics:
 
     def __init__(self, path: Path, size: int = 0):
         self.path = path
-        path.touch()
-        os.truncate(path, min(size, self.size))
+        if hosts.first():
+            path.touch()
+            os.truncate(path, min(size, self.size))
 
     def write(self, record: Mapping[str, Any]) -> None:
+        if not hosts.first():
+            return
         try:
             with self.path.open("a", encoding="utf-8") as file:  # nothing stays open, or unwritten when a disk is full
                 file.write(json.dumps(record) + "\n")
@@ -104,7 +110,7 @@ class Metrics:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        return self.path.stat().st_size if hosts.first() else 0
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -113,6 +119,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def plot_history(run: Path, score: str = "") -> Path:
     """history.png from metrics.jsonl: loss by step, validation loss, and below it the validation ``score`` by step."""
+    path = run / "history.png"
+    if not hosts.first():
+        return path
     import matplotlib
 
     matplotlib.use("Agg")
@@ -164,7 +173,6 @@ def plot_history(run: Path, score: str = "") -> Path:
     for axis in axes[:, 0]:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    path = run / "history.png"
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path

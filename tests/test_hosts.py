@@ -1,0 +1,172 @@
+"""Several processes on the loopback address are one run: the same losses, one folder, one line when one of them dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+from test_shard import far, key, sharded, start
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+CASES = [
+    {"family": "bert", "strategy": "full", "mesh": "data=2,fsdp=4"},
+    {"family": "bert", "strategy": "frozen", "mesh": "data=8"},
+    {"family": "vit", "strategy": "full", "mesh": "fsdp=8"},
+    {"family": "vit", "strategy": "frozen", "mesh": "data=2,fsdp=2,tensor=2"},
+]
+
+
+def address() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def test_two_processes_of_four_devices_train_as_one_device_does():
+    where = address()
+    env = lambda number: {"ADAPT_COORDINATOR": where, "ADAPT_PROCESS_ID": str(number), "DEVICES": "4"}
+    pair = [start(CASES, **env(number)) for number in range(2)]
+    outputs = [process.communicate(timeout=600) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    alone = sharded([case | {"mesh": None} for case in CASES], DEVICES="1")
+    for number, case in enumerate(CASES):
+        one = alone[key(case | {"mesh": None})]
+        for out, _ in outputs:
+            both = [json.loads(line) for line in out.splitlines() if line.startswith("{")][number]
+            assert far(both["losses"], one["losses"]) < 1e-5
+            assert far(both["outputs"], one["outputs"], 1.0) < 1e-4
+
+
+@pytest.fixture
+def together(scratch_cache):
+    """`together("finetune", flags, [more for each process])` starts the command as often as there is more."""
+    started = []
+
+    def begin(name, flags, more, devices=2, where=None):
+        where = where or address()
+        env = tiny.environment(scratch_cache, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+        for number, each in enumerate(more):
+            place = ["--coordinator", where, "--processes", str(len(more)), "--process-id", str(number)]
+            words = [sys.executable, "-m", f"experiments.{name}", *map(str, flags), *place, *map(str, each)]
+            started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env))
+        return started
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+def ends(processes):
+    """(status, stdout, stderr) of each."""
+    done = [process.communicate(timeout=240) for process in processes]
+    return [(process.returncode, *words) for process, words in zip(processes, done, strict=True)]
+
+
+def flags_of(inputs, out, *more):
+    data = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--train", inputs.train, "--test", inputs.test)
+    rates = ("--learning-rate", 0.003, "--head-learning-rate", 0.01, "--validation", inputs.test)
+    return [*data, *rates, "--batch-size", 8, "--epochs", 2, "--patience", 0, "--dropout", 0, "--out", out, *more]
+
+
+def losses(out):
+    return [(line["step"], line["loss"]) for line in tiny.lines(out / "metrics.jsonl") if "loss" in line]
+
+
+def test_a_run_of_two_processes_and_its_resumption_on_one_device(inputs, together, command, tmp_path):
+    """Full fine-tuning, stopped; the cached top block; each against the same run on one device."""
+    both, one = tmp_path / "both", tmp_path / "one"
+    sharded_flags = ("--mesh", "data=2,fsdp=2")
+    found = ends(together("finetune", flags_of(inputs, both, "--stop-after", 4, *sharded_flags), [(), ()]))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert found[1][1] == ""  # the first process alone speaks
+    resumed = command("finetune", *flags_of(inputs, both, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert command("finetune", *flags_of(inputs, one)).returncode == 0
+    assert far([loss for _, loss in losses(both)], [loss for _, loss in losses(one)]) < 1e-4
+    assert len(losses(both)) == len(losses(one))
+
+
+def test_two_processes_fill_one_cache_and_extract_each_their_part(inputs, together, command, tmp_path):
+    cached = ("--strategy", "top:1", "--cache", "on")
+    found = ends(together("finetune", flags_of(inputs, tmp_path / "both", *cached), [(), ()], devices=1))
+    assert [status for status, *_ in found] == [0, 0], found
+    alone = command("finetune", *flags_of(inputs, tmp_path / "one", "--strategy", "top:1", "--cache", "off"))
+    assert alone.returncode == 0, alone.stderr
+    rows = [losses(tmp_path / name) for name in ("both", "one")]
+    assert far([loss for _, loss in rows[0]], [loss for _, loss in rows[1]]) < 1e-4
+    result = json.loads((tmp_path / "both" / "result.json").read_text())
+    assert result["cache"]["bytes"] > 0 and result["frozen_digest_before"] == result["frozen_digest_after"]
+
+
+def test_each_process_extracts_its_part(inputs, together, command, tmp_path):
+    data = ["--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--data", inputs.train]
+    found = ends(together("extract", [*data, "--out", tmp_path / "both"], [(), ()]))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert command("extract", *data, "--out", tmp_path / "one").returncode == 0
+    index = json.loads((tmp_path / "both" / "index.json").read_text())
+    parts = [np.load(tmp_path / "both" / each["file"]) for each in index["files"]]
+    assert [each["rows"] for each in index["files"]] == [[0, 16], [16, 32]]
+    np.testing.assert_allclose(np.concatenate(parts), np.load(tmp_path / "one" / "features.npy"), atol=1e-5)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_the_run_in_one_line_and_resume_goes_on(inputs, together, command, tmp_path, victim):
+    flags = flags_of(inputs, tmp_path / "run", "--epochs", 400, "--log-every", 1, "--save-every", 4)
+    pair = together("finetune", flags, [(), ()], devices=1)
+    until = time.monotonic() + 120
+    while not ((tmp_path / "run" / "metrics.jsonl").exists() and len(losses(tmp_path / "run")) > 8):
+        assert time.monotonic() < until and all(process.poll() is None for process in pair), "it never began to train"
+        time.sleep(0.1)
+    child = subprocess.run(["pgrep", "-P", str(pair[victim].pid)], capture_output=True, text=True).stdout.split()
+    for number in map(int, child):
+        os.kill(number, signal.SIGKILL)
+    status, _, words = ends(pair)[1 - victim]
+    assert status == 2
+    assert [line for line in words.splitlines() if "another process of this run has ended" in line], words
+    assert len([line for line in words.splitlines() if line.startswith("error:")]) == 1, words
+    resumed = command("finetune", *flags, "--resume", "--stop-after", len(losses(tmp_path / "run")) + 4)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def one_line(words):
+    found = [line for line in words.splitlines() if line.strip()]
+    assert len(found) == 1 and found[0].startswith("error:"), words
+    return found[0]
+
+
+def test_processes_that_disagree_say_so(inputs, together, tmp_path):
+    found = ends(together("finetune", flags_of(inputs, tmp_path / "run"), [(), ("--seed", 1)], devices=1))
+    assert [status for status, *_ in found] == [2, 2]
+    assert "disagree on their flags: --seed is 0 here" in one_line(found[0][2])
+    assert "disagree on their flags: --seed is 1 here" in one_line(found[1][2])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--coordinator", "localhost:9"), "go together"),
+        (("--process-id", 0), "go together"),
+        (("--coordinator", "localhost", "--processes", 2, "--process-id", 1), "must be HOST:PORT"),
+        (("--coordinator", "localhost:9", "--processes", 2, "--process-id", 2), "must be from 0 to"),
+        (
+            ("--coordinator", "localhost:9", "--processes", 2, "--process-id", 1, "--join-timeout", 2),
+            "does not answer within 2 s",
+        ),
+        (("--coordinator", "localhost:7634", "--processes", 2, "--process-id", 0, "--join-timeout", 3), "not all 2 processes"),
+        (("--mesh", "fsdp=3"), "takes 3 devices and there is 1"),
+        (("--mesh", "model=1"), "no axis 'model'"),
+    ],
+)
+def test_what_cannot_be_joined_is_one_line(inputs, command, tmp_path, flags, says):
+    done = command("finetune", *flags_of(inputs, tmp_path / "run"), *flags)
+    assert done.returncode == 2
+    assert says in one_line(done.stderr)
+    assert not (tmp_path / "run").exists()

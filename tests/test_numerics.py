@@ -1,0 +1,180 @@
+"""What accelerators ask of a step: half precision only where it does no harm, nothing of the host in it, no second copy."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small import batch, bits, classifier, params, setup
+
+from adapt import optim, train
+from adapt import tree as t
+from adapt.losses import cross_entropy
+from adapt.models import layers
+
+STEPS = [("full", {}), ("frozen", {}), ("top:1", {}), ("full", {"remat": "block", "scan": True}), ("full", {"remat": "dots"})]
+
+
+def made(name="full", family="bert", dtype=None, frozen_dtype=None, dropout=True, **options):
+    model = dataclasses.replace(classifier(family), **options)
+    model = model.cast(dtype) if dtype else model
+    labels, tx = setup(classifier(family), name)
+    layers = model.encoder.config.layers
+    cut = {"full": 0, "frozen": layers + 1, "top:1": layers}[name]
+    frozen, state = train.init_state(params(classifier(family)), labels, tx, jax.random.key(0), frozen_dtype=frozen_dtype)
+    return frozen, state, train.make_step(model, cross_entropy, tx, cut, dropout)
+
+
+def compiled(name, **options):
+    frozen, state, step = made(name, **options)
+    return state, step.programs(frozen, state, batch(options.get("family", "bert")))
+
+
+def host_calls(text):
+    return re.findall(r"callback|infeed|outfeed|SendToHost|RecvFromHost|\bsend\(|\brecv\(", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize(("name", "options"), STEPS)
+def test_nothing_of_the_host_is_in_a_step(name, options):
+    for program in compiled(name, dtype="bfloat16", **options)[1].values():
+        assert host_calls(program.as_text()) == []
+
+
+def test_a_callback_in_a_program_would_be_found():
+    def talks(x):
+        jax.debug.print("{}", x)
+        return x + 1
+
+    assert host_calls(jax.jit(talks).lower(1.0).compile().as_text())
+
+
+@pytest.mark.parametrize(("name", "options"), STEPS)
+def test_the_state_is_donated_and_no_byte_of_it_is_there_twice(name, options):
+    state, found = compiled(name, **options)
+    memory = found["suffix"].memory_analysis()
+    assert memory.alias_size_in_bytes >= t.nbytes((state.params, state.opt_state))
+    outputs = len(jax.tree.leaves(state)) + 3  # the metrics; each output has a pointer too
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes <= 16 * outputs
+
+
+def test_the_loop_looks_at_the_device_only_where_it_reports(monkeypatch):
+    """Every read of an array's value on the host is counted, and where it happens."""
+    from jax._src.array import ArrayImpl
+
+    frozen, state, step = made()
+    own, reads, reporting = ArrayImpl._value, [], []
+    monkeypatch.setattr(ArrayImpl, "_value", property(lambda self: reads.append(bool(reporting)) or own.fget(self)))
+    record = train.record
+
+    def reported(*arguments):
+        reporting.append(1)
+        try:
+            return record(*arguments)
+        finally:
+            reporting.pop()
+
+    monkeypatch.setattr(train, "record", reported)
+    records = list(train.loop(step, frozen, state, [batch(seed=seed) for seed in range(12)], log_every=6))
+    assert len(records) == 2 and reads and all(reads)
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+def test_softmax_norms_and_loss_are_in_float32_when_computing_in_bfloat16(family):
+    model, inputs = classifier(family).cast("bfloat16"), batch(family)
+
+    def loss(params, key):
+        return cross_entropy(model.apply(params, inputs, key), inputs["label"]).mean()
+
+    traced, kinds = jax.make_jaxpr(loss)(params(classifier(family)), jax.random.key(0)), {}
+    for equation in equations(traced.jaxpr):
+        kinds.setdefault(equation.primitive.name, set()).update(str(v.aval.dtype) for v in equation.outvars)
+    assert "bfloat16" in kinds["dot_general"]
+    for name in ("exp", "log", "rsqrt", "reduce_max"):
+        assert kinds[name] == {"float32"}, (name, kinds[name])
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+@pytest.mark.parametrize("remat", ["none", "block", "dots"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_is_computed_again_and_loops_change_no_result(family, remat, scan):
+    results = []
+    for options in ({}, {"remat": remat, "scan": scan}):
+        frozen, state, step = made(family=family, dropout=False, **options)
+        state, metrics = step(frozen, state, batch(family))
+        results.append((float(metrics["loss"]), float(metrics["grad_norm"]), t.paths(jax.device_get(state.params))))
+    assert results[0][:2] == pytest.approx(results[1][:2], rel=1e-5)
+    for path, leaf in results[0][2].items():
+        if not path.endswith("key/bias"):  # its gradient is round-off alone: a softmax does not see it
+            np.testing.assert_allclose(results[1][2][path], leaf, atol=5e-4)  # Adam's first step is a sign
+
+
+def test_rematerialisation_keeps_less_and_computes_more():
+    """Of a deeper encoder: temporaries, and FLOPs by the compiler."""
+
+    wide = dict(layers=6, width=64, mlp_width=256, positions=128, dropout=0.0, attention_dropout=0.0)
+    tokens = {name: jax.ShapeDtypeStruct((32, 128), jnp.int32) for name in ("tokens", "segments", "positions")}
+    slots = {name: jax.ShapeDtypeStruct((64,), jnp.int32) for name in ("first", "length", "label")}
+    inputs = tokens | slots | {"weight": jax.ShapeDtypeStruct((64,), jnp.float32)}
+
+    def cost(remat):
+        model = classifier("bert")
+        encoder = model.encoder.clone(config=dataclasses.replace(model.encoder.config, **wide))
+        model = dataclasses.replace(model, encoder=encoder, remat=remat)
+        labels, tx = t.map_paths(lambda *_: "all", model.shapes()), optax.sgd(0.1)
+        frozen, state = train.init_state(model.init(jax.random.key(0)), labels, tx, jax.random.key(0))
+        program = train.make_step(model, cross_entropy, tx, dropout=False).programs(frozen, state, inputs)["suffix"]
+        return program.memory_analysis().temp_size_in_bytes, program.cost_analysis()["flops"]
+
+    (all_bytes, all_flops), (dots_bytes, _), (block_bytes, block_flops) = (cost(remat) for remat in ("none", "dots", "block"))
+    assert block_bytes < dots_bytes < all_bytes and block_flops > 1.1 * all_flops
+
+
+def test_an_update_below_the_last_place_of_its_parameter_is_counted():
+    ones = {"a": jnp.ones(4, jnp.bfloat16), "b": jnp.ones(4, jnp.float32)}
+    small = {"a": jnp.full(4, 1e-3, jnp.bfloat16), "b": jnp.full(4, 1e-3)}
+    assert float(optim.swallowed(ones, small)) == 0.5  # bfloat16 has steps of 2^-7 there, float32 of 2^-23
+    assert float(optim.swallowed(ones, {"a": jnp.full(4, 0.1, jnp.bfloat16), "b": jnp.full(4, 1e-8)})) == 0.5
+    assert float(optim.swallowed(ones, jax.tree.map(jnp.zeros_like, ones))) == 0  # nothing was asked for
+
+
+def test_a_step_on_parameters_in_bfloat16_says_how_many_updates_are_lost():
+    model = classifier()
+    labels, tx = setup(model, "full", rate=1e-4)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params(model))
+    frozen, state = train.init_state(half, labels, tx, jax.random.key(0))
+    step = train.make_step(model, cross_entropy, tx)
+    [(_, record)] = train.loop(step, frozen, state, [batch()], log_every=1)
+    assert 0.2 < record["swallowed"] < 1
+    [(_, record)] = train.loop(step, *train.init_state(params(model), labels, tx, jax.random.key(0)), [batch()], log_every=1)
+    assert "swallowed" not in record
+
+
+def test_frozen_matrices_may_be_stored_in_bfloat16():
+    frozen, state, step = made("top:1", frozen_dtype="bfloat16")
+    before = bits(frozen)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1} == {"bfloat16"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves((state.params, frozen)) if leaf.ndim == 1} == {"float32"}
+    exact = made("top:1")
+    one, other = step(frozen, state, batch())[1]["loss"], exact[2](*exact[:2], batch())[1]["loss"]
+    assert float(one) == pytest.approx(float(other), rel=2e-2) and bits(frozen) == before
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+def test_the_attention_of_accelerators_computes_the_same(family, monkeypatch):
+    model, inputs = classifier(family), batch(family)
+    here = jax.jit(lambda: model.apply(params(model), inputs))()
+    monkeypatch.setattr(layers, "accelerated", lambda: True)
+    there = jax.jit(lambda: model.apply(params(model), inputs))()
+    np.testing.assert_allclose(here, there, atol=1e-5)
