@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_FLAGS ?=
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
 # The pins are CPU builds; elsewhere, JAX_PLATFORMS from the environment wins.
 export JAX_PLATFORMS ?= cpu
