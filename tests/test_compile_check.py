@@ -41,7 +41,7 @@ def number(pattern: str, text: str) -> float:
 
 @pytest.fixture(scope="module")
 def full():
-    return said(*SMALL, "--compare-unrolled", "--next-batch")
+    return said(*SMALL)
 
 
 @with_libtpu
@@ -62,7 +62,6 @@ def test_the_count_without_what_is_computed_again_is_that_of_the_unrolled_twin(f
 def test_memory_collectives_and_times_are_said(full):
     assert re.search(r"memory +[\d.]+ of 15.75 GiB a chip \([\d.]+ arguments, [\d.]+ temporary\): fits, ", full)
     assert re.search(r"suffix +\d+ all-gather of bf16 in groups of 4: a chip sends [\d.]+ MiB", full)
-    assert "next batch       16 examples: " in full and "unrolled         compiles in " in full
     assert "197 TFLOP/s" in full and "200 GB/s over 4 links (cloud.google.com/tpu/docs/v5e)" in full
 
 
@@ -76,9 +75,17 @@ def test_a_frozen_step_reduces_its_head_and_gathers_nothing():
 
 
 @with_libtpu
-def test_a_parameter_that_the_mesh_does_not_divide_is_one_line():
-    fault = said("--model", "bert-tiny", "--topology", "v5e:16x16", "--mesh", "fsdp=256", status=2).splitlines()
-    assert len(fault) == 1 and "which fsdp=256 does not divide" in fault[0]
+@pytest.mark.parametrize(
+    ("topology", "mesh", "why"),
+    [
+        ("v5e:16x16", "fsdp=256", "which fsdp=256 does not divide"),
+        ("v5p:8x8x8", "data=32,fsdp=16", "--mesh data=32,fsdp=16 does not fit the links between these devices"),
+        ("v5e:3x5", "fsdp=15", "--topology v5e:3x5: libtpu can't make it"),
+    ],
+)
+def test_a_mesh_or_a_slice_that_can_not_be_is_one_line(topology, mesh, why):
+    fault = said("--model", "bert-tiny", "--topology", topology, "--mesh", mesh, status=2).splitlines()
+    assert len(fault) == 1 and why in fault[0]
 
 
 @pytest.fixture
@@ -126,16 +133,33 @@ def test_a_program_that_does_not_fit_says_by_how_much():
     assert compile_check.fit(found) == "20.50 of 15.75 GiB a chip: does not fit, 4.75 GiB too much"
 
 
-def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path, capsys):
+def invented(case, topology, fits=True):
+    """What :func:`compiled` says of a case."""
+    sizes = {"used": 2**30, "arguments": 2**29, "temporary": 2**29, "limit": topology.chip.memory, "fits": fits}
+    paper = {"computing": 0.2, "sending": 0.01, "share": 0.95, "least": 0.9}
+    paper |= {"flops": 2.0, "flops_again": 0.5, "flops_model": 1.5, "collectives": []}
+    seconds = {"compile_seconds": 40.0 if case.scan else 100.0}
+    return {"case": compiling.dataclasses.asdict(case)} | sizes | seconds | (paper if fits else {})
+
+
+def test_twice_the_batch_and_the_unrolled_twin_are_compiled_when_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(compile_check, "compiled", invented)
+    compile_check.main(compile_check.Config(next_batch=True, compare_unrolled=True))
+    compiled_for.set(None)
+    out = capsys.readouterr().out
+    assert "next batch       1024 examples: 1.00 of 15.75 GiB a chip" in out
+    assert "unrolled         compiles in 100 s: the loop takes 0.40 of that" in out
+    assert "1.333 of the model's own count" in out and "1.000 of it without" in out
+
+
+def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
     asked = []
 
     def compiled(case, topology):
         asked.append((case.model, case.strategy, case.topology))
         if len(asked) == 3:
             raise KeyboardInterrupt
-        sizes = {"used": 2**30, "limit": topology.chip.memory, "fits": len(asked) != 2, "compile_seconds": 1.0}
-        paper = {"flops": 2.0, "flops_again": 0.5, "flops_model": 1.5, "collectives": [], "share": 0.95, "least": 0.9}
-        return {"case": compiling.dataclasses.asdict(case)} | sizes | (paper if sizes["fits"] else {})
+        return invented(case, topology, fits=len(asked) != 2)
 
     monkeypatch.setattr(compile_check, "compiled", compiled)
     config = compile_check.Config(table=True, out=tmp_path)
