@@ -111,8 +111,9 @@ def show(found: dict[str, Any], slice: Topology) -> None:
         if found["flops_again"]:
             say(f"                 {once:.3f} of it without what is computed again for the backward pass")
         for row in found["collectives"]:
-            sent, what = f"{row['sent'] / MIB:.4g} MiB", f"{row['times']} {row['kind']}"
-            say(f"{row['program']:16} {what} of {row['types']} in groups of {row['group']}: a chip sends {sent}")
+            where = "to a neighbour" if row["kind"] == "collective-permute" else f"in groups of {row['group']}"
+            what = f"{row['times']} {row['kind']} of {row['types']} {where}"
+            say(f"{row['program']:16} {what}: a chip sends {row['sent'] / MIB:.4g} MiB")
         times = f"{found['computing'] * 1e3:.4g} ms of products, {found['sending'] * 1e3:.3g} ms of sending"
         say(f"on paper         {times}: {found['share']:.1%} is computing, at least {found['least']:.1%}")
     say(f"compiled         in {found['compile_seconds']:.0f} s")

@@ -1,8 +1,8 @@
 """TPU slices that there are only on paper: their chips' figures, and topologies to compile for without a TPU.
 
 The figures are those of the vendor's pages "TPU v5e" and "TPU v5p" (cloud.google.com/tpu/docs/v5e and /v5p): dense bfloat16
-FLOP/s, memory, and the bandwidth of the links between chips, all links of a chip together, in one direction. Of a v5e's
-16 GB the compiler leaves 15.75 GiB to a program.
+FLOP/s, memory, and the bandwidth of the links between chips, all links of a chip together, read as what leaves it. Of a
+v5e's 16 GB the compiler leaves 15.75 GiB to a program.
 """
 
 import dataclasses
