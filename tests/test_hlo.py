@@ -163,10 +163,19 @@ def test_a_loop_whose_trips_can_not_be_read_is_refused(change):
         ("replica_groups={{0,1,2},{3,4,5}}", 3),
         ("replica_groups=[4,2]<=[8]", 2),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
+        ("replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=16], device_ids=([4,16]T(1,0)) {'axis_1'}, dimensions={1}", 4),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_0','axis_1':(2)4}", 8),
     ],
 )
 def test_groups_in_every_spelling(spelling, size):
     assert hlo.group(spelling) == size
+
+
+def test_groups_in_a_spelling_that_is_not_known_are_refused():
+    """Taken for groups of one device, such a collective would send nothing."""
+    for spelling in ("replica_groups={}", "replica_groups=other[4]", ""):
+        with pytest.raises(ValueError, match="groups can't be read"):
+            hlo.group(spelling)
 
 
 def test_a_text_that_is_no_program_is_refused():

@@ -252,12 +252,15 @@ def nbytes(shapes: list[tuple[str, tuple[int, ...]]]) -> int:
 
 
 def group(text: str) -> int:
-    """How many devices a collective's groups have, in any of the spellings of HLO."""
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text):
+    """How many devices a collective's groups have, in any of the spellings of HLO. Raises :class:`ValueError` for others."""
+    if "source_target_pairs=" in text:
+        return 2
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}", text):
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        return math.prod(axes[name] for name in re.findall(r"'(\w+)'", found[2]))
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])  # 'axis':(before)size is a part of an axis
+        return math.prod(int(size) if size else axes[name] for name, size in parts)
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
         return int(found[1])
-    if found := re.search(r"replica_groups=\{\{([0-9,]*)\}", text):
+    if found := re.search(r"replica_groups=\{\{([0-9,]+)\}", text):
         return len(found[1].split(","))
-    return 2 if "source_target_pairs=" in text else 1
+    raise ValueError(f"a collective whose groups can't be read: {text.strip()[:300]}")
