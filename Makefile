@@ -1,5 +1,6 @@
 # make demo    the main job on real input, with its own set-up (under 4 minutes on 2 cores after the downloads)
 # make test    lint, types, import contracts, tests with warnings as errors
+# make tpu     an environment of its own that compiles for TPUs without one, and the tests that need it
 #
 # Another Python: make test PYTHON=python3.12 VENV=.venv312   (3.11 gets JAX 0.10, 3.12 and newer JAX 0.12)
 
@@ -7,13 +8,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TPU_VENV ?= .venv-tpu
+TPU_STAMP := $(TPU_VENV)/.installed
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
 # The pins are CPU builds; elsewhere, JAX_PLATFORMS from the environment wins.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test venv assets clean
+.PHONY: demo test tpu venv assets clean
 
 demo: assets
 	$(BIN)/python -m experiments.demo $(DEMO_FLAGS)
@@ -23,6 +26,9 @@ test: venv
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+tpu: venv $(TPU_STAMP)
+	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/test_compile_check.py
 
 assets: venv
 	$(BIN)/python -m adapt.assets
@@ -36,5 +42,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(TPU_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tpu-compile]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(TPU_VENV)

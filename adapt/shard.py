@@ -219,7 +219,11 @@ def layout(
     axes = sizes(spec, len(devices))
     if len(devices) == 1:
         return None
-    mesh = jax.make_mesh(tuple(axes.values()), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices)
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    try:
+        mesh = jax.make_mesh(tuple(axes.values()), AXES, axis_types=kinds, devices=devices)
+    except NotImplementedError as fault:  # an axis of 16 on a torus of 8 x 8 x 8
+        raise MeshError(f"--mesh {spec} does not fit the links between these devices: {str(fault).split('. ')[0]}") from None
     trained = tuple(rules or RULES)
     return Layout(mesh, trained, tuple(frozen_rules or trained))
 

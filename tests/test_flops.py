@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from hlo import dot_flops
 
 from adapt import optim, prefix, train
 from adapt import tree as t
@@ -17,6 +16,7 @@ from adapt.losses import cross_entropy
 from adapt.models import Classifier, Encoder, EncoderConfig, Model
 from adapt.strategies import strategy
 from experiments.parts import cost
+from experiments.parts.hlo import dot_flops
 
 ROWS, TOKENS, EXAMPLES, LAYERS, WIDTH, MLP = 12, 80, 32, 6, 384, 1536
 CONFIG = EncoderConfig("bert", LAYERS, WIDTH, 12, MLP, 512, vocabulary=30522, types=2)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hlo import dot_flops
 from small import CLASSES, SHAPE, batch, bits, classifier, copy, params, setup, texts
 
 from adapt import optim, pack, prefix, train
@@ -18,6 +17,7 @@ from adapt.losses import cross_entropy
 from adapt.models import Model
 from adapt.strategies import strategy
 from experiments import pretrain
+from experiments.parts.hlo import dot_flops
 
 STRATEGIES = ["frozen", "top:1", "full"]
 

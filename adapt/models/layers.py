@@ -3,6 +3,7 @@
 Shapes in names: R rows, C tokens a row, T tokens looked at, D width, H heads, K width of a head.
 """
 
+import contextvars
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,9 @@ from flax import linen as nn
 from adapt.models.config import EncoderConfig
 
 Batch = Mapping[str, Any]
+
+# The platform that programs are compiled for, where it is not the one of this process's devices.
+compiled_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("compiled_for", default=None)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -162,7 +166,7 @@ def attend(
 
 def accelerated() -> bool:
     """Whether programs run on a GPU or a TPU."""
-    return jax.default_backend() in ("gpu", "tpu")
+    return (compiled_for.get() or jax.default_backend()) in ("gpu", "tpu")
 
 
 class Prefix(nn.Module):

@@ -1,0 +1,184 @@
+"""What would a train step cost on a TPU slice that nobody has at hand? It is compiled for it here, without a TPU.
+
+    pip install 'adapt[tpu-compile]'
+    python -m experiments.compile_check --model bert-large --strategy full --topology v5e:4x4
+    python -m experiments.compile_check --model gpt2-xl --topology v5e:16x16 --mesh data=4,fsdp=64 --next-batch
+    python -m experiments.compile_check --table --out runs/compile_check            # resumes where it stopped
+
+The programs are those of ``train.make_step``: bfloat16 compute, AdamW, clipping, dropout. Printed for each chip: matrix
+products against the model's own count, memory against the chip's, collectives with what a chip sends, and how much of a
+step would be computing if nothing overlapped. Expect about two minutes a program on two cores; the table has 48 of them.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from adapt import shard, strategies
+from adapt.errors import CheckpointError, MeshError, StrategyError
+from adapt.models import compiled_for
+from experiments import launch, write_json
+from experiments.parts import report
+from experiments.parts.chips import CHIPS, Topology, topology
+from experiments.parts.compiling import Case, compiled
+from experiments.parts.shapes import SHAPES
+
+GIB, MIB = 2**30, 2**20
+SLICES = {"v5e:2x2": "fsdp=4", "v5e:4x4": "fsdp=16", "v5e:16x16": "data=16,fsdp=16", "v5p:8x8x8": "data=8,fsdp=64"}
+STRATEGIES = ("full", "top:25%", "frozen")
+MODELS = ("bert-base", "bert-large", "vit-l16", "gpt2-xl")
+FIRST = (  # the rows of the table that matter most
+    ("bert-large", "full", "v5e:4x4"),
+    ("gpt2-xl", "full", "v5e:4x4"),
+    ("vit-l16", "full", "v5e:2x2"),
+    ("bert-large", "full", "v5e:16x16"),
+    ("bert-large", "frozen", "v5e:4x4"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: str = "bert-large"  # one of bert-tiny, bert-base, bert-large, vit-l16, gpt2-xl
+    strategy: str = "full"  # of one phase and without additions; top:25% is the last quarter of the blocks
+    topology: str = "v5e:4x4"  # v5e or v5p, and the sides of the slice
+    mesh: str | None = None  # as data=16,fsdp=16; default: fsdp over all chips, or data where the whole encoder is frozen
+    batch_size: int | None = None  # examples over all chips; default: by the model
+    tokens: int | None = None  # an example; default: as many as the model has positions
+    remat: Literal["none", "block", "dots"] | None = None  # default: block, none where the encoder is frozen
+    scan: bool = True  # blocks as a loop
+    compare_unrolled: bool = False  # compile with unrolled blocks too, for its time
+    next_batch: bool = False  # compile for twice the batch too, for its memory
+    table: bool = False  # every model, strategy and slice, a file each in --out; those that are there are kept
+    out: Path = Path("runs/compile_check")  # of --table
+
+
+def main(config: Config) -> Any:
+    jax.config.update("jax_enable_compilation_cache", False)  # or the second run would time a file
+    compiled_for.set("tpu")
+    if config.table:
+        return table(config)
+    case, slice = case_of(config), topology(config.topology)
+    found = compiled(case, slice)
+    show(found, slice)
+    if config.next_batch:
+        more = compiled(dataclasses.replace(case, batch_size=2 * case.batch_size), slice)
+        report.console.print(f"next batch       {2 * case.batch_size} examples: {fit(more)}")
+    if config.compare_unrolled:
+        flat = compiled(dataclasses.replace(case, scan=False), slice)["compile_seconds"]
+        ratio = found["compile_seconds"] / flat
+        report.console.print(f"unrolled         compiles in {flat:.0f} s: the loop takes {ratio:.2f} of that")
+    return found
+
+
+def case_of(config: Config) -> Case:
+    """The flags with what they leave open, checked as far as can be without libtpu."""
+    if config.model not in SHAPES:
+        raise CheckpointError(f"--model {config.model}: unknown: give one of {', '.join(SHAPES)}")
+    shape, slice, spec = SHAPES[config.model], topology(config.topology), config.strategy
+    if spec.startswith("top:") and spec.endswith("%") and spec[4:-1].isdecimal():
+        spec = f"top:{round(shape.config.layers * int(spec[4:-1]) / 100)}"
+    strategy = strategies.strategy(spec, shape.config.layers)
+    if len(strategy.phases) > 1 or strategy.added:
+        raise StrategyError(f"--strategy {spec} has several phases or additions: give full, top:K, frozen or the like")
+    if slice.chips < 2:
+        raise MeshError(f"--topology {config.topology} is a single chip: give a slice of several")
+    still = spec == "frozen"
+    mesh = config.mesh or (f"data={slice.chips}" if still else SLICES.get(config.topology, f"fsdp={slice.chips}"))
+    sizes = shard.sizes(mesh, slice.chips)
+    groups = sizes["data"] * sizes["fsdp"]
+    batch_size, tokens = config.batch_size or groups * shape.examples, config.tokens or shape.config.positions
+    if batch_size < 1 or batch_size % groups:
+        raise MeshError(f"--batch-size {batch_size} can't be divided over {mesh}: give a multiple of {groups}")
+    if not 1 <= tokens <= shape.config.positions or (shape.config.is_image and tokens != shape.config.positions):
+        raise StrategyError(f"--tokens {tokens}: {config.model} has {shape.config.positions} positions")
+    remat = config.remat or ("none" if still else "block")
+    return Case(config.model, spec, config.topology, mesh, batch_size, tokens, remat, config.scan)
+
+
+def show(found: dict[str, Any], slice: Topology) -> None:
+    """What there is to say of one case."""
+    case, say = found["case"], report.console.print
+    loop = "blocks as a loop" if case["scan"] else "blocks unrolled"
+    say(f"{case['model']}, {case['strategy']}: {case['batch_size']} examples of {case['tokens']} tokens over {slice.name}")
+    say(f"                 {slice.chips} chips as {case['mesh']}, rematerialisation {case['remat']}, {loop}")
+    say(f"memory           {fit(found)}")
+    if "flops" in found:
+        once, again = ((found["flops"] - less) / found["flops_model"] for less in (found["flops_again"], 0))
+        say(f"matrix products  {found['flops'] / 1e12:.4g} TFLOP a chip: {again:.3f} of the model's own count")
+        if found["flops_again"]:
+            say(f"                 {once:.3f} of it without what is computed again for the backward pass")
+        for row in found["collectives"]:
+            where = "to a neighbour" if row["kind"] == "collective-permute" else f"in groups of {row['group']}"
+            what = f"{row['times']} {row['kind']} of {row['types']} {where}"
+            say(f"{row['program']:16} {what}: a chip sends {row['sent'] / MIB:.4g} MiB")
+        times = f"{found['computing'] * 1e3:.4g} ms of products, {found['sending'] * 1e3:.3g} ms of sending"
+        say(f"on paper         {times}: {found['share']:.1%} is computing, at least {found['least']:.1%}")
+    say(f"compiled         in {found['compile_seconds']:.0f} s")
+    say(assumptions(slice))
+
+
+def assumptions(slice: Topology) -> str:
+    chip = slice.chip
+    rate = f"a {chip.name} does {chip.flops / 1e12:.0f} TFLOP/s in bfloat16, has {chip.memory / GIB:.4g} GiB to use"
+    links = f"sends {chip.links / 1e9:.0f} GB/s over {2 * chip.dimensions} links (cloud.google.com/tpu/docs/{chip.name})"
+    least = "nothing overlaps; at least: all goes over the two links of one dimension"
+    return f"assumed          {rate} and {links}; products at peak, {least}"
+
+
+def fit(found: dict[str, Any]) -> str:
+    used, limit = found["used"], found["limit"]
+    parts = (
+        f" ({found['arguments'] / GIB:.2f} arguments, {found['temporary'] / GIB:.2f} temporary)" if "arguments" in found else ""
+    )
+    room = f"{abs(limit - used) / GIB:.2f} GiB {'to spare' if found['fits'] else 'too much'}"
+    verdict = "fits" if found["fits"] else "does not fit"
+    return f"{used / GIB:.2f} of {limit / GIB:.2f} GiB a chip{parts}: {verdict}, {room}"
+
+
+def table(config: Config) -> list[dict[str, Any]]:
+    """Every cell, those that matter most first; a file each, so that it goes on where it stopped."""
+    every = [(model, strategy, name) for name in SLICES for strategy in STRATEGIES for model in MODELS]
+    folder, results = config.out / "cells", {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for model, strategy, name in dict.fromkeys((*FIRST, *every)):
+        case = case_of(dataclasses.replace(config, model=model, strategy=strategy, topology=name, mesh=None))
+        path = folder / f"{model}-{strategy}-{name}.json".replace(":", "").replace("%", "")
+        if not path.exists() or json.loads(path.read_text("utf-8"))["case"] != dataclasses.asdict(case):
+            write_json(path, compiled(case, topology(name)))
+            jax.clear_caches()
+        results[model, strategy, name] = json.loads(path.read_text("utf-8"))
+        report.chat.print(f"{model} {strategy} {name}: {fit(results[model, strategy, name])}")
+    page = markdown([(key, results[key]) for key in every])
+    (config.out / "table.md").write_text(page, "utf-8")
+    report.console.print(page)
+    return list(results.values())
+
+
+COLUMNS = ("model", "trains", "slice", "mesh", "remat", "examples", "GiB a chip", "products", "MiB sent", "computing", "compiled")
+
+
+def markdown(results: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> str:
+    """The table, and under it what it assumes."""
+    lines = [" | ".join(COLUMNS), " | ".join(["---"] * 5 + ["---:"] * 6)]
+    for (model, strategy, name), found in results:
+        case = found["case"]
+        cells = [model, strategy, name, case["mesh"], case["remat"], f"{case['batch_size']} x {case['tokens']}"]
+        cells += [
+            f"{found['used'] / GIB:.2f}" if found["fits"] else f"does not fit, by {(found['used'] - found['limit']) / GIB:.2f}"
+        ]
+        if "flops" in found:
+            sent = sum(row["sent"] for row in found["collectives"])
+            cells += [f"{found['flops'] / found['flops_model']:.3f}", f"{sent / MIB:.4g}", f"{found['least']:.1%}"]
+        else:
+            cells += [""] * 3
+        lines.append(" | ".join((*cells, f"{found['compile_seconds']:.0f} s")))
+    notes = [assumptions(topology(name)) for name in ("v5e:4x4", "v5p:8x8x8")]
+    assert len(notes) == len(CHIPS)
+    return "\n".join([*(f"| {line} |" for line in lines), "", *notes, ""])
+
+
+if __name__ == "__main__":
+    launch(Config, main)

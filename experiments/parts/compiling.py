@@ -1,0 +1,150 @@
+"""A real train step compiled from shapes for chips that are not there, and what the compiled programs say of themselves."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adapt import optim, prefix, shard, strategies, train
+from adapt import tree as t
+from adapt.losses import cross_entropy
+from adapt.models import Encoder, Model
+from experiments.parts import cost, hlo
+from experiments.parts.chips import Chip, Topology
+from experiments.parts.shapes import SHAPES
+
+UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is compiled; ``batch_size`` is the examples of all chips, ``tokens`` those of one example."""
+
+    model: str
+    strategy: str
+    topology: str
+    mesh: str
+    batch_size: int
+    tokens: int
+    remat: str
+    scan: bool = True
+
+
+array_like: Any = jax.ShapeDtypeStruct
+
+
+def abstract(case: Case, layout: shard.Layout) -> tuple[train.Step, t.Tree, train.State, dict[str, Any]]:
+    """(the step, frozen parameters, state, batch) as shapes with their places: AdamW, clipping, dropout, bfloat16 compute."""
+    shape = SHAPES[case.model]
+    layers, array = shape.config.layers, array_like
+    model = Model(Encoder(shape.config), shape.head, layout, case.remat, case.scan).cast(jnp.bfloat16)
+    params = model.shapes()
+    layout.check(params)
+    labels, factors = strategies.label(strategies.strategy(case.strategy, layers).phases[0], params, layers)
+    tx = optim.by_label({group: optim.adamw(optim.schedule(1e-4, 1000)) for group in factors}, labels, 1.0)
+    moving = optim.trainable(params, labels)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = train.State(array((), jnp.int32), moving, jax.eval_shape(tx.init, moving), key, array((), jnp.bool_))
+
+    def placed(tree: Any, rules: t.Rules) -> Any:
+        return jax.tree.map(lambda leaf, at: array(leaf.shape, leaf.dtype, sharding=at), tree, layout.shardings(tree, rules))
+
+    step = train.make_step(model, cross_entropy, tx, prefix.cut(labels, layers))
+    frozen = placed(optim.frozen(params, labels), layout.frozen_rules)
+    return step, frozen, placed(state, layout.rules), batch_of(case, layout)
+
+
+def batch_of(case: Case, layout: shard.Layout) -> dict[str, jax.ShapeDtypeStruct]:
+    """Groups [G, N, ...] of examples of full length, one a row."""
+    c, groups, array = SHAPES[case.model].config, layout.groups, jax.ShapeDtypeStruct
+    rows = (groups, case.batch_size // groups)
+    words = () if c.is_image else ("tokens", "positions")
+    batch = {name: array((*rows, case.tokens), jnp.int32) for name in ("segments", *words)}
+    if c.is_image:
+        batch["pixels"] = array((*rows, c.image_size, c.image_size, c.channels), jnp.float32)
+    batch |= {name: array(rows, jnp.int32) for name in ("first", "length", "label")}
+    return batch | {"weight": array(rows, jnp.float32)}
+
+
+def model_flops(case: Case, chips: int) -> float:
+    """Of the matrix products that a step has to do on each chip, by hand."""
+    shape = SHAPES[case.model]
+    c, head = shape.config, 2.0 * case.batch_size * shape.config.width * shape.head.classes
+    rules = strategies.strategy(case.strategy, c.layers).phases[0].rules
+    model = Model(Encoder(c), shape.head)
+    cut = prefix.cut(t.label(model.shapes(), rules), c.layers)
+    tokens = float(case.batch_size * case.tokens)
+    below, above = (count(c, cut, tokens, float(case.tokens)) for count in (cost.prefix_flops, cost.step_flops))
+    return (below + above + head * (2 if cut == model.stages else 3)) / chips
+
+
+def compiled(case: Case, topology: Topology) -> dict[str, Any]:
+    """Compile it, and say what came of it. Raises :class:`MeshError` where the mesh does not fit."""
+    layout = shard.layout(case.mesh, topology.devices())
+    assert layout is not None, "a slice has several chips"
+    shard.check_batch(layout, case.batch_size)
+    started = time.perf_counter()
+    found: dict[str, Any] = {"case": dataclasses.asdict(case), "limit": topology.chip.memory}
+    try:
+        step, frozen, state, batch = abstract(case, layout)
+        programs = step.programs(frozen, state, batch)
+    except jax.errors.JaxRuntimeError as fault:
+        used = needed(str(fault))
+        if used is None:
+            raise
+        return found | {"fits": False, "used": used, "compile_seconds": time.perf_counter() - started}
+    found["compile_seconds"] = time.perf_counter() - started
+    found |= memory(programs.values())
+    found["fits"] = found["used"] <= topology.chip.memory
+    texts = {name: program.as_text() for name, program in programs.items()}
+    found["flops"] = sum(hlo.dot_flops(text) for text in texts.values())
+    found["flops_again"] = sum(hlo.dot_flops(text, AGAIN) for text in texts.values())
+    found["flops_model"] = model_flops(case, topology.chips)
+    found["collectives"] = [row for name, text in texts.items() for row in gathered(name, hlo.collectives(text))]
+    return found | on_paper(found, topology.chip)
+
+
+AGAIN = "rematted_computation"  # in the names of what a checkpointed block computes again
+
+
+def memory(programs: Iterable[Any]) -> dict[str, int]:
+    """Bytes of a chip: arguments of all programs, and the temporaries and results of the one that needs the most."""
+    stats = [program.memory_analysis() for program in programs]
+    arguments = sum(each.argument_size_in_bytes for each in stats)
+    more = [each.temp_size_in_bytes + each.output_size_in_bytes - each.alias_size_in_bytes for each in stats]
+    return {"arguments": arguments, "temporary": max(more), "used": arguments + max(more)}
+
+
+def needed(message: str) -> int | None:
+    """The bytes that a program wanted which the compiler refused for its memory; None where it said something else."""
+    found = re.search(r"Used ([\d.]+)([BKMGT]?) of [\d.]+[BKMGT]? hbm", message)
+    return int(float(found[1]) * UNITS[found[2] or "B"]) if found else None
+
+
+def gathered(program: str, found: list[hlo.Collective]) -> list[dict[str, Any]]:
+    """Collectives of one kind, type and group together: how often they run and what each chip sends, in bytes."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for each in found:
+        key = (each.kind, " ".join(each.types), each.group)
+        row = rows.setdefault(key, dict(zip(("kind", "types", "group"), key, strict=True)) | {"times": 0, "sent": 0.0})
+        row["times"] += each.times
+        row["sent"] += each.times * each.sent
+    return [{"program": program} | row for row in rows.values()]
+
+
+def on_paper(found: dict[str, Any], chip: Chip) -> dict[str, float]:
+    """Seconds of a step at the chip's peak and on its links, nothing overlapped, and the share that is computing.
+
+    ``least`` sends everything over the two links of one dimension of the torus, ``share`` over all links.
+    """
+    computing = found["flops"] / chip.flops
+    sending = sum(row["sent"] for row in found["collectives"]) / chip.links
+    seconds = {"computing": computing, "sending": sending}
+    return seconds | {
+        "share": computing / (computing + sending),
+        "least": computing / (computing + chip.dimensions * sending),
+    }

@@ -1,0 +1,62 @@
+"""Well-known encoders by their shapes alone, with the batch that one accelerator takes of each."""
+
+import dataclasses
+
+from adapt.models import Classifier, EncoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """An encoder, its head, and how many examples of full length a chip gets."""
+
+    config: EncoderConfig
+    head: Classifier
+    examples: int
+
+
+def bert(layers: int, width: int, heads: int, examples: int = 32) -> Shape:
+    config = EncoderConfig("bert", layers, width, heads, 4 * width, 512, vocabulary=30522, types=2)
+    return Shape(config, Classifier(2, "mean", dropout=0.1), examples)
+
+
+# Devlin et al. 2019 (tiny: Turc et al. 2019), Dosovitskiy et al. 2021, Radford et al. 2019.
+SHAPES = {
+    "bert-tiny": bert(2, 128, 2, 2),
+    "bert-base": bert(12, 768, 12),
+    "bert-large": bert(24, 1024, 16),
+    "vit-l16": Shape(
+        EncoderConfig(
+            "vit",
+            24,
+            1024,
+            16,
+            4096,
+            197,
+            image_size=224,
+            patch_size=16,
+            channels=3,
+            pre_norm=True,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        Classifier(1000, "cls"),
+        64,
+    ),
+    "gpt2-xl": Shape(
+        EncoderConfig(
+            "gpt2",
+            48,
+            1600,
+            25,
+            6400,
+            1024,
+            vocabulary=50257,
+            causal=True,
+            pre_norm=True,
+            activation="gelu_tanh",
+            norm_epsilon=1e-5,
+        ),
+        Classifier(2, "mean", dropout=0.1),
+        8,
+    ),
+}

@@ -1,0 +1,185 @@
+"""Steps compiled for TPU slices: what they multiply, send and hold is what the model asks for, and mistakes are one line.
+
+ADAPT_TPU_PYTHON names a Python with libtpu, which is best in an environment of its own: `make tpu`.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from tiny import ROOT
+
+import experiments
+from adapt.models import Classifier, compiled_for
+from experiments import compile_check
+from experiments.parts import chips, compiling
+from experiments.parts.shapes import SHAPES
+
+PYTHON = os.environ.get("ADAPT_TPU_PYTHON") or (sys.executable if importlib.util.find_spec("libtpu") else None)
+with_libtpu = pytest.mark.skipif(PYTHON is None, reason="no libtpu here, and ADAPT_TPU_PYTHON names no Python that has it")
+SMALL = ("--model", "bert-tiny", "--topology", "v5e:2x2", "--tokens", 128)
+
+
+def said(*flags: object, status: int = 0) -> str:
+    """What the command prints, in a process with libtpu."""
+    command = [str(PYTHON), "-m", "experiments.compile_check", *map(str, flags)]
+    env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
+    assert done.returncode == status, done.stderr[-2000:]
+    return done.stdout if status == 0 else done.stderr
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    assert found, text
+    return float(found[1])
+
+
+@pytest.fixture(scope="module")
+def full():
+    return said(*SMALL)
+
+
+@with_libtpu
+def test_a_full_step_multiplies_what_the_model_asks_for(full):
+    assert number(r"products .*: ([\d.]+) of the model's own count", full) <= 1.40
+    assert 0.98 <= number(r" ([\d.]+) of it without what is computed again", full) <= 1.03
+
+
+@with_libtpu
+def test_the_count_without_what_is_computed_again_is_that_of_the_unrolled_twin(full):
+    twin = said(*SMALL, "--remat", "none", "--no-scan")
+    assert "computed again" not in twin
+    once = number(r" ([\d.]+) of it without what is computed again", full)
+    assert once == pytest.approx(number(r"products .*: ([\d.]+) of the model's own count", twin), abs=0.002)
+
+
+@with_libtpu
+def test_memory_collectives_and_times_are_said(full):
+    assert re.search(r"memory +[\d.]+ of 15.75 GiB a chip \([\d.]+ arguments, [\d.]+ temporary\): fits, ", full)
+    assert re.search(r"suffix +\d+ all-gather of bf16 in groups of 4: a chip sends [\d.]+ MiB", full)
+    assert "197 TFLOP/s" in full and "200 GB/s over 4 links (cloud.google.com/tpu/docs/v5e)" in full
+
+
+@with_libtpu
+def test_a_frozen_step_reduces_its_head_and_gathers_nothing():
+    found = said(*SMALL, "--strategy", "frozen")
+    assert 0.98 <= number(r"products .*: ([\d.]+) of the model's own count", found) <= 1.03
+    sent = re.findall(r"(\w+) +(\d+) ([\w-]+) of (\S+) in groups of 4: a chip sends ([\d.e-]+) MiB", found)
+    assert [(program, kind) for program, _, kind, _, _ in sent] == [("suffix", "all-reduce")] * len(sent)
+    assert 1 <= len(sent) <= 2 and sum(float(mib) for *_, mib in sent) < 0.01
+
+
+@with_libtpu
+@pytest.mark.parametrize(
+    ("topology", "mesh", "why"),
+    [
+        ("v5e:16x16", "fsdp=256", "which fsdp=256 does not divide"),
+        ("v5p:8x8x8", "data=32,fsdp=16", "--mesh data=32,fsdp=16 does not fit the links between these devices"),
+        ("v5e:3x5", "fsdp=15", "--topology v5e:3x5: libtpu can't make it"),
+    ],
+)
+def test_a_mesh_or_a_slice_that_can_not_be_is_one_line(topology, mesh, why):
+    fault = said("--model", "bert-tiny", "--topology", topology, "--mesh", mesh, status=2).splitlines()
+    assert len(fault) == 1 and why in fault[0]
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    def run(*flags: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["compile_check", *map(str, flags)])
+        with pytest.raises(SystemExit) as stopped:
+            experiments.launch(compile_check.Config, compile_check.main)
+        line = capsys.readouterr().err
+        assert stopped.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
+        return line.removeprefix("error: ").strip()
+
+    yield run
+    compiled_for.set(None)
+
+
+WRONG = [
+    ("--topology v6x:2x2", "there is no such slice: give one of v5e, v5p and its sides"),
+    ("--topology v5e:4", "a slice of v5e has 2 sides"),
+    ("--topology v5e:1x1", "is a single chip"),
+    ("--model bert-huge", "--model bert-huge: unknown: give one of bert-tiny, bert-base"),
+    ("--strategy all", "unknown strategy 'all'"),
+    ("--strategy lora:8", "several phases or additions"),
+    ("--mesh fsdp=3", "takes 3 devices and there are 16"),
+    ("--batch-size 24", "can't be divided over fsdp=16: give a multiple of 16"),
+    ("--tokens 513", "bert-large has 512 positions"),
+]
+
+
+@pytest.mark.parametrize(("flags", "why"), WRONG)
+def test_a_mistake_is_one_line(refused, flags, why):
+    assert why in refused(*flags.split())
+
+
+def test_without_libtpu_one_line_says_what_to_install(refused, monkeypatch):
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'adapt[tpu-compile]'" in refused()
+
+
+def test_a_program_that_does_not_fit_says_by_how_much():
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
+    used = compiling.needed(message)
+    assert used == 20.5 * 2**30 and compiling.needed("INTERNAL: something else") is None
+    found = {"used": used, "limit": 15.75 * 2**30, "fits": False}
+    assert compile_check.fit(found) == "20.50 of 15.75 GiB a chip: does not fit, 4.75 GiB too much"
+
+
+def invented(case, topology, fits=True):
+    """What :func:`compiled` says of a case."""
+    sizes = {"used": 2**30, "arguments": 2**29, "temporary": 2**29, "limit": topology.chip.memory, "fits": fits}
+    paper = {"computing": 0.2, "sending": 0.01, "share": 0.95, "least": 0.9}
+    paper |= {"flops": 2.0, "flops_again": 0.5, "flops_model": 1.5, "collectives": []}
+    seconds = {"compile_seconds": 40.0 if case.scan else 100.0}
+    return {"case": compiling.dataclasses.asdict(case)} | sizes | seconds | (paper if fits else {})
+
+
+def test_twice_the_batch_and_the_unrolled_twin_are_compiled_when_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr(compile_check, "compiled", invented)
+    compile_check.main(compile_check.Config(next_batch=True, compare_unrolled=True))
+    compiled_for.set(None)
+    out = capsys.readouterr().out
+    assert "next batch       1024 examples: 1.00 of 15.75 GiB a chip" in out
+    assert "unrolled         compiles in 100 s: the loop takes 0.40 of that" in out
+    assert "1.333 of the model's own count" in out and "1.000 of it without" in out
+
+
+def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
+    asked = []
+
+    def compiled(case, topology):
+        asked.append((case.model, case.strategy, case.topology))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return invented(case, topology, fits=len(asked) != 2)
+
+    monkeypatch.setattr(compile_check, "compiled", compiled)
+    config = compile_check.Config(table=True, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        compile_check.table(config)
+    assert asked[:2] == [("bert-large", "full", "v5e:4x4"), ("gpt2-xl", "full", "v5e:4x4")]
+    compile_check.table(config)
+    assert len(asked) == 48 + 1 and len(set(asked)) == 48
+    page = (tmp_path / "table.md").read_text()
+    assert page.count("\n| ") == 1 + 48 and "does not fit, by" in page and "90.0%" in page
+    cells = [json.loads(path.read_text())["case"]["mesh"] for path in (tmp_path / "cells").iterdir()]
+    assert len(cells) == 48 and {"fsdp=16", "data=16", "data=16,fsdp=16", "data=8,fsdp=64"} <= set(cells)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("bert-base", 109), ("bert-large", 334), ("vit-l16", 304), ("gpt2-xl", 1558)])
+def test_the_shapes_are_those_of_the_published_models(name, millions):
+    import jax
+
+    from adapt import tree as t
+    from adapt.models import Encoder, Model
+
+    shapes = Model(Encoder(SHAPES[name].config), Classifier(0)).shapes()
+    assert round(t.count(shapes) / 1e6) in (millions, millions - 1), jax.tree.map(lambda leaf: leaf.shape, shapes)
