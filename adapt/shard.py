@@ -167,15 +167,20 @@ def place(leaf: Any, sharding: NamedSharding) -> Any:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(place(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
     if sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
+        return jax.device_put(copied(leaf), sharding)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
-    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: np.asarray(leaf[index]))
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: np.array(leaf[index]))
 
 
 def put(tree: Any, layout: Layout | None = None) -> Any:
     """A tree on the mesh, or without one committed to the first device."""
-    return layout.put(tree) if layout else jax.device_put(tree, jax.local_devices()[0])
+    return layout.put(tree) if layout else jax.device_put(jax.tree.map(copied, tree), jax.local_devices()[0])
+
+
+def copied(leaf: Any) -> Any:
+    """A copy of an array of the host: a CPU device would share its memory, which may be mapped from a file."""
+    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def first() -> bool:
@@ -191,8 +196,11 @@ def wait(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def sizes(spec: str, devices: int) -> dict[str, int]:
-    """``"data=2,fsdp=4"`` -> the size of every axis; nothing given: all devices on ``data``. Raises :class:`MeshError`."""
+def sizes(spec: str, devices: int, some: bool = False) -> dict[str, int]:
+    """``"data=2,fsdp=4"`` -> the size of every axis; nothing given: all devices on ``data``.
+
+    Their product is the number of devices, or with ``some`` a divisor of it. Raises :class:`MeshError`.
+    """
     found: dict[str, int] = dict.fromkeys(AXES, 1)
     for part in filter(None, spec.split(",")):
         name, _, size = part.partition("=")
@@ -203,20 +211,23 @@ def sizes(spec: str, devices: int) -> dict[str, int]:
         found[name] = int(size)
     if not spec:
         found["data"] = devices
-    if (asked := math.prod(found.values())) != devices:
+    if (asked := math.prod(found.values())) != devices and not (some and devices % asked == 0):
         what = f"{asked} device{'s' * (asked > 1)}"
-        raise MeshError(
-            f"--mesh {spec} takes {what} and there {'is' if devices == 1 else 'are'} {devices}: their product must be equal"
-        )
+        raise MeshError(f"--mesh {spec} takes {what} and there {'is' if devices == 1 else 'are'} {devices}: it must divide them")
     return found
 
 
 def layout(
     spec: str = "", devices: Sequence[Any] | None = None, rules: t.Rules | None = None, frozen_rules: t.Rules | None = None
 ) -> Layout | None:
-    """The layout of a ``--mesh`` over all devices; None for a single one. Raises :class:`MeshError`."""
+    """The layout of a ``--mesh`` over all devices, of one process also over the first of them; None for a single one.
+
+    Raises :class:`MeshError`.
+    """
+    some = devices is None and jax.process_count() == 1
     devices = jax.devices() if devices is None else devices
-    axes = sizes(spec, len(devices))
+    axes = sizes(spec, len(devices), some)
+    devices = devices[: math.prod(axes.values())]
     if len(devices) == 1:
         return None
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
@@ -234,5 +245,6 @@ def check_batch(layout: Layout | None, batch_size: int, accumulate: int = 1) -> 
         axes = " x ".join(f"{axis}={layout.mesh.shape[axis]}" for axis in EXAMPLES)
         parts = f"{axes} in {accumulate} micro-batches" if accumulate > 1 else axes
         raise MeshError(
-            f"--batch-size {batch_size} can't be divided over {parts}: give a multiple of {layout.groups * accumulate}"
+            f"--batch-size {batch_size} can't be divided over {parts}: give a multiple of {layout.groups * accumulate}, "
+            "or a --mesh of fewer devices"
         )

@@ -17,7 +17,7 @@ from adapt.losses import Loss
 from adapt.models import Model, merged
 from adapt.prefix import Cut, cut_at, suffix_batch
 from adapt.pull import Pull
-from adapt.shard import Layout
+from adapt.shard import Layout, put
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +67,7 @@ def init_state(
     trainable = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(trainable)
     state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), jnp.array(key, copy=True), jnp.bool_(False))
     # Committed to a device, as restored arrays are: otherwise the first step after a resume would compile again.
-    return jax.device_put(still, device), jax.device_put(state, device)
+    return put(still), jax.device_put(state, device)
 
 
 def advance(
@@ -271,7 +271,7 @@ def loop(
         if fresh:
             jax.block_until_ready(state.step)
             compiling += time.perf_counter() - before
-            compiled += int(np.sum(np.asarray(batch["weight"]) > 0))
+            compiled += float(metrics["weight"])
         if len(window) == log_every:
             yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
             window, started, compiling, compiled, tokens, slots = [], time.perf_counter(), 0.0, 0, 0, 0
@@ -279,7 +279,9 @@ def loop(
         yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
 
 
-def record(state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: int) -> dict[str, float]:
+def record(
+    state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: float
+) -> dict[str, float]:
     halted, taken, fetched = jax.device_get((state.halted, state.step, window))
     if halted:
         raise TrainingError(

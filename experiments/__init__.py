@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,8 +48,11 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
             raise
         fail(f"{f'{fault.filename}: ' if fault.filename else ''}{fault.strerror}")
     except RuntimeError as fault:  # of a collective whose other side is gone
-        if not hosts.several() or type(fault).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
+        if not hosts.several():
             raise
+        if not hosts.LOST.search(str(fault)):
+            traceback.print_exc()
+            os._exit(1)  # it would wait for the others
         fail(f"{hosts.DIED} ({str(fault).splitlines()[0][:200]})")
     except KeyboardInterrupt:
         print("interrupted; what was saved stays, go on with --resume where the command has it", file=sys.stderr, flush=True)
@@ -141,6 +145,9 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
     filled, empty = out.exists() and any(out.iterdir()), out.exists()
     if filled and not config.overwrite:  # it was not there when check_out looked
         raise OutputError(f"the output folder {out} is being filled by another process: give another --out")
+    if filled and before.exists() and not any((out / name).exists() for name in ("result.json", "checkpoints/index.json")):
+        shutil.rmtree(out)  # what was to replace it was stopped before it had saved anything
+        before.rename(out)
     if filled and experiment_of(out) != this:
         raise OutputError(f"{out} is not a folder that {this} wrote, so --overwrite leaves it alone: remove it yourself")
     try:

@@ -22,7 +22,7 @@ from adapt import features, hub, train
 from adapt import tree as t
 from adapt.errors import OutputError
 from experiments import check_out, launch, open_run, versions, write_json
-from experiments.parts import hosts, inputs, report
+from experiments.parts import data, hosts, inputs, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,11 @@ def main(config: Config) -> dict[str, Any]:
     pretrained = hub.load(config.checkpoint)
     table, layout = inputs.read(config.data), hosts.layout(config, jax.local_devices())
     whole, rows = len(table), hosts.rows(len(table))
-    table = table.select(rows) if hosts.several() else table
+    if hosts.several():
+        hosts.agree("what they read", {"the rows": str(whole), "the encoder": t.digest(pretrained.params["encoder"])})
+        if config.image_column is None:
+            data.check_texts(table, config.text_column)  # here rows have the file's numbers
+        table = table.select(rows)
     forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype), layout)
     stream = inputs.windows(pretrained, table, config.text_column, config.image_column, layout)
     report.chat.print(
@@ -89,7 +93,8 @@ def main(config: Config) -> dict[str, Any]:
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     report.table(str(target), ("", "value"), [(key, result[key]) for key in shown])
     if not report.console.is_terminal:
-        print(f"{target}: {whole} x {shape[1]} float32, {result['examples_per_second']:.0f} examples/s")
+        where, rate = config.out if hosts.several() else target, result["examples_per_second"]
+        print(f"{where}: {whole} x {shape[1]} float32, {rate:.0f} examples/s")
     return result
 
 

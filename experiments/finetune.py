@@ -108,7 +108,7 @@ def main(config: Config) -> dict[str, Any]:
     with open_run(config.out, config):
         origin = lineage(config, pretrained, train=config.train, test=config.test or config.train)
         origin |= {"data_digest": sets["train"].digest, "discarded": discarded}
-        hosts.agree("what they read", {name: origin[name] for name in ("encoder_digest", "data_digest")})
+        hosts.agree("what they read", {"the encoder": origin["encoder_digest"]} | {part: sets[part].digest for part in sets})
         base = phases.base_of(config, pretrained, params, runs[-1], origin["encoder_digest"])
         stored = {"encoder": pretrained.params["encoder"]} if base else {}
         if config.resume:
@@ -241,6 +241,7 @@ def validate(
     new = finite(values[TASKS[config.task].score])
     new = -1.0 if new is None else new  # a correlation that is not defined
     best = progress.best_score is None or (new, -mean_loss) > (progress.best_score, -progress.best_loss)
+    best = hosts.from_first(best)  # on other hardware a tie may go the other way
     if best:
         progress.best_score, progress.best_loss, progress.best_step = new, mean_loss, progress.step
         progress.best_phase = progress.phase

@@ -67,6 +67,8 @@ def main(config: Config) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     model, params = with_head(config, pretrained, key)
     tokens, held_out = read_text(config, pretrained)
+    read = {"the text": t.digest({"ids": tokens.values, "lengths": tokens.lengths, "held_out": held_out.values})}
+    hosts.agree("what they read", {"the encoder": t.digest(pretrained.params["encoder"])} | read)
     corruption = corrupt.masked(pretrained, config.mask_rate) if task == "mlm" else corrupt.causal
 
     # Everything trains, but for what a masked-LM loss never reaches.
@@ -103,7 +105,6 @@ def main(config: Config) -> dict[str, Any]:
 
     with open_run(config.out, config):
         origin = lineage(config, pretrained, text=config.text, data_digest=t.digest({"ids": tokens.values}))
-        hosts.agree("what they read", {name: origin[name] for name in ("encoder_digest", "data_digest")})
         if config.resume:
             check_same_origin(config.out, origin)
             state, info = checkpoint.restore(saves, state)

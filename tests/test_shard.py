@@ -96,7 +96,8 @@ def test_a_step_on_a_mesh_compiles_once(found):
 @pytest.mark.parametrize(
     ("spec", "devices", "says"),
     [
-        ("data=2,fsdp=3", 8, "takes 6 devices and there are 8"),
+        ("data=2,fsdp=3", 8, "takes 6 devices and there are 8: it must divide them"),
+        ("fsdp=4", 8, "takes 4 devices and there are 8"),
         ("fsdp=4", 1, "takes 4 devices and there is 1"),
         ("model=8", 8, "no axis 'model'"),
         ("data=two", 8, "no size of an axis"),
@@ -113,6 +114,7 @@ def test_a_mesh_that_cannot_be_is_refused(spec, devices, says):
 def test_no_mesh_is_all_devices_on_data():
     assert shard.sizes("", 8) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert shard.layout("", jax.devices()[:1]) is None
+    assert shard.sizes("fsdp=2", 8, some=True)["fsdp"] == 2
 
 
 def abstract(spec, rules=shard.RULES):
@@ -140,3 +142,12 @@ def test_a_batch_that_the_groups_do_not_divide_is_refused():
     shard.check_batch(abstract("data=2,fsdp=4"), 32, 4)
     with pytest.raises(MeshError, match=r"--batch-size 36 can't be divided over data=2 x fsdp=4: give a multiple of 8"):
         shard.check_batch(abstract("data=2,fsdp=4"), 36)
+
+
+def test_what_goes_to_a_device_is_no_view_of_a_file(tmp_path):
+    """A file that is written into while a run reads it must not change the run."""
+    np.arange(4096, dtype=np.float32).tofile(tmp_path / "values")
+    held = shard.put({"encoder": np.asarray(np.memmap(tmp_path / "values", np.float32, "r"))})["encoder"]
+    with (tmp_path / "values").open("r+b") as file:
+        file.write(b"\xff" * 4096 * 4)
+    np.testing.assert_array_equal(held, np.arange(4096))

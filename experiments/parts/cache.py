@@ -7,6 +7,7 @@ it, so other runs on the same file find it.
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from adapt.tokenizer import Ragged, spans
 from experiments.parts import hosts
 from experiments.parts.store import Entry, Pieces
 
+SEEN = 10.0  # seconds in which another host sees what the first one wrote
 VERSION = 2  # of what the cache holds: another one computes anew
 
 
@@ -115,6 +117,8 @@ def open_together(kept: Entry, pieces: Pieces, waiting: Callable[[], None]) -> n
 
         def told(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal running
+            for _ in running:  # what was begun before the folder was deleted: the others compute it to its end
+                pass
             running = pieces(hosts.from_first(skip))
             return running
 
@@ -126,12 +130,22 @@ def open_together(kept: Entry, pieces: Pieces, waiting: Callable[[], None]) -> n
             hosts.from_first(failed)
             raise
         hosts.from_first(done)
+        check_seen(kept, True)
         return values
     while (skip := hosts.from_first(0)) >= 0:
         for _ in pieces(skip):
             pass
     if skip == failed:
         raise OutputError("the first process can't write the cache: see what it says")
-    if not kept.filled:
-        raise OutputError(f"{kept.folder} is not there: point ADAPT_CACHE to a disk that every host sees, or give --cache off")
+    until = time.monotonic() + SEEN
+    while not kept.filled and time.monotonic() < until:  # a shared disk may take its time
+        time.sleep(0.1)
+    check_seen(kept, kept.filled)
     return np.memmap(kept.folder / "values.bin", kept.dtype, "r", shape=kept.shape)
+
+
+def check_seen(kept: Entry, seen: bool) -> None:
+    """Raise :class:`OutputError`, in all processes or in none, unless every one of them sees what the first one wrote."""
+    if not hosts.every(seen):
+        why = "is not there for every process: point ADAPT_CACHE to a disk that all hosts see, or give --cache off"
+        raise OutputError(f"{kept.folder} {why}")

@@ -51,11 +51,15 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
     if asked == "auto" and saved <= 0:
         report.chat.print(f"cache     off: {what}, {verdict}")
         return {}
+    fault = None
     try:
         store.need_space(list(entries.values()))
-    except OutputError as fault:
+    except OutputError as found:
+        fault = found
+    if not hosts.every(fault is None):
+        fault = fault or OutputError("another process has no room for the cache: see what it says, or give --cache off")
         if asked == "on":
-            raise
+            raise fault
         report.warn(f"no cache: {fault}")
         return {}
     report.chat.print(f"cache     {cut.at} of {cut.model.stages} stages stand still: {what}, {verdict}")

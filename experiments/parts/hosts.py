@@ -24,10 +24,11 @@ from adapt import shard
 from adapt.errors import MeshError
 from adapt.shard import first, wait
 
-__all__ = ("Devices", "agree", "first", "from_first", "join", "layout", "parts", "rows", "several", "total", "wait")
+__all__ = ("Devices", "agree", "every", "first", "from_first", "join", "layout", "parts", "rows", "several", "total", "wait")
 
 CHILD = "ADAPT_PROCESS"  # set in the process that works, by the one that watches it
 DIED = "another process of this run has ended, so this one stops: look at what that one said, then go on with --resume"
+LOST = re.compile(r"Gloo|[Cc]onnection|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination|[Pp]eer|heartbeat")
 LOGGED = re.compile(r"[IWEF]\d{4} \d\d:\d\d:|\s+@ |\*\*\* |\[Gloo\] |RPC: |Additional GRPC error|:UNKNOWN:|https://")
 
 
@@ -141,6 +142,15 @@ def several() -> bool:
     import jax
 
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def every(value: bool) -> bool:
+    """Whether it holds in all processes."""
+    if not several():
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
 def from_first(value: Any) -> Any:
