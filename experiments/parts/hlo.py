@@ -220,7 +220,9 @@ def braces(text: str, word: str) -> str:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective that runs. One that is spread over fusions bears one channel: it is counted once.
+    """Every collective that runs. One that is spread over fusions bears one channel there: it is counted once.
+
+    Channels begin anew where TPU programs fuse a sum with its scatter, so kind and size must be the same too.
 
     Raises :class:`ValueError` for one in a loop with no trip count that can be read.
     """
@@ -241,7 +243,7 @@ def collectives(text: str) -> list[Collective]:
             kind = "reduce-scatter" if name.startswith("%all-reduce-scatter") else kind  # as TPU programs spell it
             channel = re.search(r"channel_id=(\d+)", each.text)
             made = Collective(kind, tuple(sorted({t for t, _ in larger})), nbytes(larger), group(each.text), times)
-            place = channel[1] if channel else f"{name} {each.name}"
+            place = (channel[1], kind, made.nbytes, made.group) if channel else (name, each.name)
             if place not in found or found[place].times < times:
                 found[place] = made
     return list(found.values())
