@@ -229,6 +229,8 @@ def plain(path: Path) -> Iterator[str]:
     if not re.search(r"[\[\]\\]", str(path.parent)):
         yield str(path)
         return
+    if jax.process_count() > 1:  # each process would have a link of its own, and Orbax wants one name
+        raise OutputError(f"{path.parent} has brackets or backslashes in its name: with several processes give another --out")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "parent").symlink_to(path.parent)
         yield str(Path(folder) / "parent" / path.name)

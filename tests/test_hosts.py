@@ -49,11 +49,15 @@ def together(scratch_cache):
     """`together("finetune", flags, [more for each process])` starts the command as often as there is more."""
     started = []
 
-    def begin(name, flags, more, devices=2, where=None):
-        where = where or address()
+    def begin(name, flags, more, devices=2, slurm=False):
+        where = address()
         env = tiny.environment(scratch_cache, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
         for number, each in enumerate(more):
             place = ["--coordinator", where, "--processes", str(len(more)), "--process-id", str(number)]
+            if slurm:  # what srun sets, from which JAX makes the address
+                place, job = [], {"JOB_ID": os.getpid(), "STEP_NODELIST": "localhost", "NTASKS": len(more)}
+                job |= {"STEP_NUM_TASKS": len(more), "PROCID": number, "LOCALID": number}
+                env = env | {f"SLURM_{name}": str(value) for name, value in job.items()}
             words = [sys.executable, "-m", f"experiments.{name}", *map(str, flags), *place, *map(str, each)]
             started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env))
         return started
@@ -93,7 +97,7 @@ def test_a_run_of_two_processes_and_its_resumption_on_one_device(inputs, togethe
     assert len(losses(both)) == len(losses(one))
 
 
-def test_two_processes_fill_one_cache_and_extract_each_their_part(inputs, together, command, tmp_path):
+def test_two_processes_fill_one_cache(inputs, together, command, tmp_path):
     cached = ("--strategy", "top:1", "--cache", "on")
     found = ends(together("finetune", flags_of(inputs, tmp_path / "both", *cached), [(), ()], devices=1))
     assert [status for status, *_ in found] == [0, 0], found
@@ -105,9 +109,9 @@ def test_two_processes_fill_one_cache_and_extract_each_their_part(inputs, togeth
     assert result["cache"]["bytes"] > 0 and result["frozen_digest_before"] == result["frozen_digest_after"]
 
 
-def test_each_process_extracts_its_part(inputs, together, command, tmp_path):
+def test_each_process_extracts_its_part_under_slurm(inputs, together, command, tmp_path):
     data = ["--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--data", inputs.train]
-    found = ends(together("extract", [*data, "--out", tmp_path / "both"], [(), ()]))
+    found = ends(together("extract", [*data, "--out", tmp_path / "both"], [(), ()], slurm=True))
     assert [status for status, *_ in found] == [0, 0], found
     assert command("extract", *data, "--out", tmp_path / "one").returncode == 0
     index = json.loads((tmp_path / "both" / "index.json").read_text())

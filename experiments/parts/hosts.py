@@ -58,7 +58,7 @@ def join(flags: Devices) -> None:
     if virtual or any(given):  # on a CPU each collective holds a thread, and all threads may wait for one that has none
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         os.environ.setdefault("NPROC", "64")
-    auto = flags.coordinator == "auto" or (not any(given) and int(os.environ.get("SLURM_NTASKS") or 1) > 1)
+    auto = flags.coordinator == "auto" or (not any(given) and int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1)  # set by srun
     if not auto and not any(given):
         return
     if not auto and not all(given):
