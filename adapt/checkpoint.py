@@ -29,7 +29,7 @@ import numpy as np
 
 from adapt import tree as t
 from adapt.errors import CheckpointError, OutputError, TreeError
-from adapt.shard import Layout, first, wait
+from adapt.shard import Layout, first, place, wait
 from adapt.train import State
 
 MARGIN = 64 << 20  # bytes left free on the disk beside what a save needs
@@ -96,9 +96,7 @@ def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
     names = [f"leaf_{number:04d}" for number in range(len(leaves))]
     opt_state = structure.unflatten([tree["optimizer"][name] for name in names])
     key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
-    if key.is_fully_addressable:
-        key = jax.device_put(key, like.step.sharding)
-    return State(tree["step"], tree.get("params", {}), opt_state, key, tree["halted"]), info
+    return State(tree["step"], tree.get("params", {}), opt_state, place(key, like.step.sharding), tree["halted"]), info
 
 
 def load_params(

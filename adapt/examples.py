@@ -46,6 +46,10 @@ class Examples:
         return len(self.rows)
 
     @property
+    def groups(self) -> int:
+        return self.layout.groups if self.layout else 1
+
+    @property
     def tokens(self) -> Ragged:
         return self.whole.take(self.rows.reshape(-1))
 
@@ -78,27 +82,23 @@ class Examples:
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
 
     def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> pack.Plan:
-        groups = self.layout.groups if self.layout else 1
+        examples, parts = examples // self.groups, parts * self.groups
         if self.pictures is not None:
-            return pack.Plan(self.max_length, (examples // groups,), examples // groups)
-        return pack.plan(self.whole.lengths[self.rows], examples // groups, seed, epochs, parts * groups)
+            return pack.Plan(self.max_length, (examples,), examples)
+        return pack.plan(self.whole.lengths[self.rows], examples, seed, epochs, parts)
 
     def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
         """The training batches of one epoch from batch ``skip`` on: texts packed, one picture a row."""
         sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
-
-        def make(step: pack.Part, kept: pack.Part, _: pack.Plan) -> list[pack.Arrays]:
-            rows = {id(part): self.rows[part].reshape(-1) for part in step}
-            return self.arrays(list(rows.values()), [rows[id(part)] for part in kept], sequences)
-
+        make = lambda step, kept, _: self.arrays([self.rows[part].reshape(-1) for part in step], kept, sequences)
         return pack.batches(make, self.labels, plan, seed, epoch, skip, parts, self.layout)
 
-    def arrays(self, step: pack.Part, kept: pack.Part, plan: pack.Plan) -> list[pack.Arrays]:
-        """The model's inputs in micro-batches of one shape, each of the file's rows in one part of ``step`` that is kept."""
+    def arrays(self, step: pack.Part, kept: Sequence[int], plan: pack.Plan) -> list[pack.Arrays]:
+        """The model's inputs in micro-batches of one shape, each of the file's rows in a part of ``step``, by its place."""
         if isinstance(self.states, np.ndarray):  # one vector an example: nothing is packed
-            return [{"hidden": pack.in_slots(self.states[rows], plan.examples)} for rows in kept]
+            return [{"hidden": pack.in_slots(self.states[step[place]], plan.examples)} for place in kept]
         if self.pictures is not None and self.states is None:
-            return [pack.image_batch(self.pictures(rows), plan.width, plan.examples) for rows in kept]
+            return [pack.image_batch(self.pictures(step[place]), plan.width, plan.examples) for place in kept]
         return pack.packed(self.whole if self.states is None else self.states, step, kept, plan, self.pad)
 
     def windows(self, skip: int = 0) -> Pairs:
@@ -111,10 +111,9 @@ class Examples:
         if pooled or self.pictures is not None:
             slots = POOLED if pooled else IMAGES
             plan = pack.Plan(self.max_length, (slots,), slots)
-            cuts = range(skip * slots * (self.layout.groups if self.layout else 1), len(rows), slots)
+            cuts = range(skip * slots * self.groups, len(rows), slots)
             parts = [np.arange(start, min(start + slots, len(rows))) for start in cuts]
-            made = lambda step: self.arrays(step, step, plan)[0]
-            return pack.in_groups(parts, lambda part: made([rows[part]]), self.layout)
+            return pack.in_groups(parts, lambda part: self.arrays([rows[part]], (0,), plan)[0], self.layout)
         held = self.states if isinstance(self.states, Ragged) else self.whole
         words = None
         if isinstance(self.labels, Ragged):

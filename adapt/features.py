@@ -58,8 +58,7 @@ def features_at(model: Model, layer: int) -> Forward:
         hidden = model.prefix(params, batch, cut)
         return merged(layout.over_groups(pool)(hidden, dict(batch))) if layout else pool(hidden, batch)
 
-    jitted = jax.jit(forward, out_shardings=layout.whole if layout else None)
-    return (lambda params, batch: jitted(params, layout.batch(batch))) if layout else jitted
+    return shard.placing(jax.jit(forward, out_shardings=layout.whole if layout else None), layout)
 
 
 def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:
@@ -99,7 +98,7 @@ def text_windows(
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)
         for index, batch in pack.windows(tokens, tokenizer.max_length, pad=pretrained.config.pad_token, layout=layout):
-            yield [part + start for part in index] if layout else index + start, batch, truncated
+            yield pack.of_each(index, functools.partial(np.add, start)), batch, truncated
             truncated = 0
         start += len(texts)
 

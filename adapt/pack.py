@@ -6,6 +6,7 @@ special case. Everything here is NumPy on the host.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ class Plan:
 
 
 Part = list[np.ndarray]  # the examples of each micro-batch
-Make = Callable[[Part, Part, Plan], list[Arrays]]  # of a whole step, and of it what is to be made -> inputs of one shape
+Make = Callable[[Part, Sequence[int], Plan], list[Arrays]]  # of a whole step the parts at these places -> inputs of one shape
 
 
 def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
@@ -172,10 +173,10 @@ def batches(
     """
     groups, own = (layout.groups, layout.own) if layout else (1, (0,))
     for step in micro_batches(len(labels), plan.examples, parts * groups, seed, epoch, skip):
-        kept = [part for place, part in enumerate(step) if place % groups in own]
+        kept = [place for place in range(len(step)) if place % groups in own]
         made = [
-            inputs | (tagged(of, inputs) if isinstance(of := labels[part], Ragged) else targets(of, plan.examples))
-            for part, inputs in zip(kept, make(step, kept, plan), strict=True)
+            inputs | (tagged(of, inputs) if isinstance(of := labels[step[place]], Ragged) else targets(of, plan.examples))
+            for place, inputs in zip(kept, make(step, kept, plan), strict=True)
         ]
         if layout is None:
             yield made[0] if parts == 1 else stack(made)
@@ -184,11 +185,11 @@ def batches(
             yield {name: array.reshape(*lead, *array.shape[1:]) for name, array in stack(made).items()}
 
 
-def packed(tokens: Ragged, step: Part, kept: Part, plan: Plan, pad: int = 0) -> list[Arrays]:
-    """The examples of each ``kept`` part packed, in micro-batches of the one shape that holds every part of ``step``."""
-    found = {id(part): pack(tokens.lengths[part], plan.width) for part in step}
-    shape = (plan.rows_for(max(used for *_, used in found.values())), plan.width, plan.examples)
-    return [assemble(tokens, part, *found[id(part)][:2], shape, pad) for part in kept]
+def packed(tokens: Ragged, step: Part, kept: Sequence[int], plan: Plan, pad: int = 0) -> list[Arrays]:
+    """The examples of the parts at the places ``kept`` packed, in the one shape that holds every part of ``step``."""
+    found = [pack(tokens.lengths[part], plan.width) for part in step]
+    shape = (plan.rows_for(max(used for *_, used in found)), plan.width, plan.examples)
+    return [assemble(tokens, step[place], *found[place][:2], shape, pad) for place in kept]
 
 
 def targets(labels: np.ndarray, slots: int) -> Arrays:
@@ -239,13 +240,17 @@ def windows(
         by_row = np.argsort(where, kind="stable")
         cuts = np.searchsorted(where[by_row], np.arange(0, used, rows))
         shape = (rows, width, rows * per_row)
+        parts = [part for part in np.split(by_row, cuts[1:]) if len(part)]
+        made = functools.partial(laid_out, tokens, chosen, where, starts, shape, pad)
+        for index, batch in in_groups(parts, made, layout):
+            yield of_each(index, chosen.__getitem__), batch
 
-        def made(members: np.ndarray, of: Any = (chosen, where, starts, shape)) -> Arrays:
-            chosen, where, starts, shape = of
-            return assemble(tokens, chosen[members], where[members] % shape[0], starts[members], shape, pad)
 
-        for index, batch in in_groups([part for part in np.split(by_row, cuts[1:]) if len(part)], made, layout):
-            yield [chosen[part] for part in index] if layout else chosen[index], batch
+def laid_out(
+    tokens: Ragged, chosen: np.ndarray, rows: np.ndarray, starts: np.ndarray, shape: Any, pad: int, members: np.ndarray
+) -> Arrays:
+    """One window: the ``members`` of the ``chosen`` examples, whose rows count on over the windows."""
+    return assemble(tokens, chosen[members], rows[members] % shape[0], starts[members], shape, pad)
 
 
 def in_groups(
@@ -259,6 +264,16 @@ def in_groups(
         index = [*parts[start : start + layout.groups]]
         index += [np.zeros(0, np.int64)] * (layout.groups - len(index))
         yield index, stack([make(index[group]) for group in layout.own])
+
+
+def of_each(index: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """``change`` of the index of a batch, or of that of each of its groups."""
+    return [change(part) for part in index] if isinstance(index, list) else change(index)
+
+
+def counted(index: Any) -> int:
+    """How many examples a batch holds, or all its groups."""
+    return sum(map(len, index)) if isinstance(index, list) else len(index)
 
 
 def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:

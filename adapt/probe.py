@@ -21,7 +21,7 @@ from adapt import tree as t
 from adapt.errors import StrategyError
 from adapt.hub import Pretrained
 from adapt.models import POOLINGS, Classifier, Encoder, Model, merged
-from adapt.shard import Layout, put
+from adapt.shard import Layout, placing, put
 from adapt.train import evaluate
 
 WEIGHTLESS = tuple(name for name in POOLINGS if name != "pooler")
@@ -61,8 +61,7 @@ def pooled_layers(model: Model, poolings: tuple[str, ...]) -> Any:
     grouped = lambda params, batch: merged(
         layout.over_groups(functools.partial(forward, params | {"encoder": model.with_tables(params["encoder"])}))(batch)
     )
-    jitted = jax.jit(grouped, out_shardings=layout.whole)
-    return lambda params, batch: jitted(params, layout.batch(batch))
+    return placing(jax.jit(grouped, out_shardings=layout.whole), layout)
 
 
 class Scaled(NamedTuple):

@@ -80,7 +80,7 @@ class Layout:
                     f"dimension {dimension} of {path} is {shape[dimension]}, which {axis}={self.mesh.shape[axis]} does not "
                     f"divide (rule {pattern!r}): give another --mesh"
                 )
-        if len(axes) > len(shape) and axes[len(shape) :] != [None] * (len(axes) - len(shape)):
+        if any(axes[len(shape) :]):
             raise MeshError(f"rule ({pattern!r}, {places!r}) names {len(axes)} dimensions, {path} has {len(shape)}")
         axes = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in axes[: len(shape)]]
         while axes and axes[-1] is None:  # as compiled programs spell it: the same layout twice compiles once
@@ -162,7 +162,7 @@ here_and_back.defvjp(
 )
 
 
-def place(leaf: Any, sharding: NamedSharding) -> Any:
+def place(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
     """One leaf in its place. A key goes by its data."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(place(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
@@ -176,6 +176,11 @@ def place(leaf: Any, sharding: NamedSharding) -> Any:
 def put(tree: Any, layout: Layout | None = None) -> Any:
     """A tree on the mesh, or without one committed to the first device."""
     return layout.put(tree) if layout else jax.device_put(jax.tree.map(copied, tree), jax.local_devices()[0])
+
+
+def placing(jitted: Any, layout: Layout | None) -> Any:
+    """``(params, batch) -> ...`` that lays the batch over the mesh first, where there is one."""
+    return (lambda params, batch: jitted(params, layout.batch(batch))) if layout else jitted
 
 
 def copied(leaf: Any) -> Any:

@@ -17,7 +17,7 @@ from adapt.losses import Loss
 from adapt.models import Model, merged
 from adapt.prefix import Cut, cut_at, suffix_batch
 from adapt.pull import Pull
-from adapt.shard import Layout, put
+from adapt.shard import Layout, placing, put
 
 
 @jax.tree_util.register_dataclass
@@ -198,12 +198,11 @@ def make_step(
 def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
     """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted; cut as a step is cut, where it is."""
     layout = model.layout
-    placed, whole = (layout.batch, layout.whole) if layout else (dict, None)  # every process gets all outputs
+    whole = layout.whole if layout else None  # every process gets all outputs
     if cut is None:
-        forward = jax.jit(lambda params, batch: model.apply(params, batch), out_shardings=whole)
-        return (lambda params, batch: forward(params, placed(batch))) if layout else forward
+        return placing(jax.jit(lambda params, batch: model.apply(params, batch), out_shardings=whole), layout)
     suffix = jax.jit(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at), out_shardings=whole)
-    return lambda params, batch: suffix(*cut(params, placed(batch)))
+    return placing(lambda params, batch: suffix(*cut(params, batch)), layout)
 
 
 def evaluate(
@@ -257,7 +256,7 @@ def loop(
     """
     seen = set() if seen is None else seen
     window: list[dict[str, jax.Array]] = []
-    started, compiling, compiled, tokens, slots = time.perf_counter(), 0.0, 0, 0, 0
+    started, compiling, compiled, tokens, slots = time.perf_counter(), 0.0, [], 0, 0
     for batch in batches:
         shape = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
         if fresh := shape not in seen:
@@ -271,18 +270,18 @@ def loop(
         if fresh:
             jax.block_until_ready(state.step)
             compiling += time.perf_counter() - before
-            compiled += float(metrics["weight"])
+            compiled.append(metrics["weight"])
         if len(window) == log_every:
             yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
-            window, started, compiling, compiled, tokens, slots = [], time.perf_counter(), 0.0, 0, 0, 0
+            window, started, compiling, compiled, tokens, slots = [], time.perf_counter(), 0.0, [], 0, 0
     if window:
         yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
 
 
 def record(
-    state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: float
+    state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: list[jax.Array]
 ) -> dict[str, float]:
-    halted, taken, fetched = jax.device_get((state.halted, state.step, window))
+    halted, taken, fetched, compiled = jax.device_get((state.halted, state.step, window, compiled))
     if halted:
         raise TrainingError(
             f"the loss is not finite at step {int(taken) + 1}: training stopped, the last good checkpoint is kept; "
@@ -296,7 +295,7 @@ def record(
         "loss": float((loss * weight).sum() / weight.sum()),
         "grad_norm": float(norm.mean()),
         "examples": float(weight.sum()),
-        "timed_examples": float(weight.sum()) - compiled,
+        "timed_examples": float(weight.sum() - sum(compiled)),
         "seconds": time.perf_counter() - started - compiling,
         "compile_seconds": compiling,
     } | ({"swallowed": float(np.mean([metrics["swallowed"] for metrics in fetched]))} if "swallowed" in fetched[0] else {})

@@ -23,8 +23,7 @@ from adapt.errors import AdaptError, OutputError
 from experiments.parts import hosts
 
 # Flags that may differ between a run and its resumption.
-DEVICES = ("mesh", "coordinator", "processes", "process_id", "join_timeout")
-UNCOMPARED = ("out", "resume", "overwrite", "stop_after", *DEVICES)
+UNCOMPARED = ("out", "resume", "overwrite", "stop_after", *(field.name for field in dataclasses.fields(hosts.Devices)))
 
 
 def launch(config: type, main: Callable[[Any], Any]) -> None:

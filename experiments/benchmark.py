@@ -2,12 +2,16 @@
 
     python -m experiments.benchmark                                  # a peer that is not installed is skipped, and said so
     python -m experiments.benchmark --peers torch-venv/bin/python --keras keras-venv/bin/python
+    python -m experiments.benchmark --device --peers torch-venv/bin/python       # on a GPU or TPU: see below
 
 Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization included), in turn with
 transformers + torch and sentence-transformers, and with keras-hub on JAX. Each side is a process of its own that
 stays warm, and one works at a time. Also: what share of the machine's matrix products each reaches, and the anonymous
 memory of extraction with N and 4 N sentences. Expect ratios that hold from run to run, and absolute figures that do
 not: quote the ratio. Some 15 minutes on 2 cores; leave the machine alone meanwhile (a note says if it was not).
+
+With --device: BERT-base, BERT-large, ViT-L/16 and GPT-2-XL by full, top:25% and frozen on the accelerator that is there, in
+bfloat16, in turn with transformers + torch: examples/s, model FLOPs by the measured rate of matrix products, peak memory.
 """
 
 import contextlib
@@ -21,7 +25,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,7 +33,8 @@ from adapt import hub, pack
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
 from experiments import check_out, launch, open_run, write_json
-from experiments.parts import bundled, data, inputs, report, targets
+from experiments.parts import bundled, data, device, inputs, report, targets
+from experiments.parts.shapes import MODELS, STRATEGIES
 from experiments.parts.workers import Worker, command, peak_memory
 
 JOBS = {
@@ -57,7 +62,7 @@ class Config:
     keras: Path = Path(sys.executable)  # the interpreter that has keras-hub and jax
     rounds: int = 5  # that count; one more before them warms up
     steps: int = 10  # of training, a round
-    batch_size: int = 32
+    batch_size: int | None = None  # default: 32, with --device by the model
     sentences: int = 2048  # of extraction, a round: a fixed random choice
     whole: bool = False  # extract all of the data in every round
     memory: int = 4096  # N of the memory measurement; 0: none
@@ -65,13 +70,24 @@ class Config:
     seed: int = 0
     out: Path = Path("runs/benchmark")
     overwrite: bool = False
+    device: bool = False  # steps on this machine's accelerator in place of all that: those of the flags below, in bfloat16
+    models: tuple[str, ...] = MODELS
+    strategies: tuple[str, ...] = STRATEGIES
+    tokens: int | None = None  # an example; default: as many as the model has positions
+    remat: Literal["none", "block", "dots"] = "none"
+    torch_compile: bool = False  # the peer's encoder by torch.compile
 
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, False, config.overwrite)
     for name in ("rounds", "steps", "batch_size", "sentences", "cores"):
-        if getattr(config, name) < 1:
-            raise StrategyError(f"--{name.replace('_', '-')} {getattr(config, name)} must be at least 1")
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if config.device:
+        device.cells(config)  # refuses what can't be
+        with open_run(config.out, config):
+            return device.main(config)
+    config = dataclasses.replace(config, batch_size=32 if config.batch_size is None else config.batch_size)
     pretrained, table, train_table = read(config)
     with open_run(config.out, config):
         texts, lengths = write_task(config, pretrained, table, train_table)
@@ -153,7 +169,7 @@ def start(config: Any, stack: contextlib.ExitStack) -> tuple[dict[str, Worker], 
 
 
 def measure(
-    config: Config, workers: dict[str, Worker], encoder: EncoderConfig, lengths: dict[str, np.ndarray]
+    config: Any, workers: dict[str, Worker], encoder: EncoderConfig, lengths: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """All rounds, the sides in turn. Round 0 compiles and warms up: it is not among what comes back."""
     count, rounds = len(lengths["extract"]), []

@@ -17,19 +17,17 @@ from typing import Any, Literal
 
 import jax
 
-from adapt import shard, strategies
-from adapt.errors import CheckpointError, MeshError, StrategyError
+from adapt import shard
+from adapt.errors import MeshError
 from adapt.models import compiled_for
 from experiments import launch, write_json
 from experiments.parts import report
-from experiments.parts.chips import CHIPS, Topology, topology
-from experiments.parts.compiling import Case, compiled
-from experiments.parts.shapes import SHAPES
+from experiments.parts.chips import Topology, topology
+from experiments.parts.compiling import Case, compiled, resolved, sizes
+from experiments.parts.shapes import MODELS, SHAPES, STRATEGIES
 
 GIB, MIB = 2**30, 2**20
 SLICES = {"v5e:2x2": "fsdp=4", "v5e:4x4": "fsdp=16", "v5e:16x16": "data=16,fsdp=16", "v5p:8x8x8": "data=8,fsdp=64"}
-STRATEGIES = ("full", "top:25%", "frozen")
-MODELS = ("bert-base", "bert-large", "vit-l16", "gpt2-xl")
 FIRST = (  # the rows of the table that matter most
     ("bert-large", "full", "v5e:4x4"),
     ("gpt2-xl", "full", "v5e:4x4"),
@@ -75,25 +73,17 @@ def main(config: Config) -> Any:
 
 def case_of(config: Config) -> Case:
     """The flags with what they leave open, checked as far as can be without libtpu."""
-    if config.model not in SHAPES:
-        raise CheckpointError(f"--model {config.model}: unknown: give one of {', '.join(SHAPES)}")
-    shape, slice, spec = SHAPES[config.model], topology(config.topology), config.strategy
-    if spec.startswith("top:") and spec.endswith("%") and spec[4:-1].isdecimal():
-        spec = f"top:{round(shape.config.layers * int(spec[4:-1]) / 100)}"
-    strategy = strategies.strategy(spec, shape.config.layers)
-    if len(strategy.phases) > 1 or strategy.added:
-        raise StrategyError(f"--strategy {spec} has several phases or additions: give full, top:K, frozen or the like")
+    spec, slice = resolved(config.model, config.strategy), topology(config.topology)
     if slice.chips < 2:
         raise MeshError(f"--topology {config.topology} is a single chip: give a slice of several")
     still = spec == "frozen"
     mesh = config.mesh or (f"data={slice.chips}" if still else SLICES.get(config.topology, f"fsdp={slice.chips}"))
-    sizes = shard.sizes(mesh, slice.chips)
-    groups = sizes["data"] * sizes["fsdp"]
-    batch_size, tokens = config.batch_size or groups * shape.examples, config.tokens or shape.config.positions
-    if batch_size < 1 or batch_size % groups:
+    axes = shard.sizes(mesh, slice.chips)
+    groups = axes["data"] * axes["fsdp"]
+    batch_size = groups * SHAPES[config.model].examples if config.batch_size is None else config.batch_size
+    tokens = sizes(config.model, batch_size, config.tokens)
+    if batch_size % groups:
         raise MeshError(f"--batch-size {batch_size} can't be divided over {mesh}: give a multiple of {groups}")
-    if not 1 <= tokens <= shape.config.positions or (shape.config.is_image and tokens != shape.config.positions):
-        raise StrategyError(f"--tokens {tokens}: {config.model} has {shape.config.positions} positions")
     remat = config.remat or ("none" if still else "block")
     return Case(config.model, spec, config.topology, mesh, batch_size, tokens, remat, config.scan)
 
@@ -175,8 +165,7 @@ def markdown(results: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> str:
         else:
             cells += [""] * 3
         lines.append(" | ".join((*cells, f"{found['compile_seconds']:.0f} s")))
-    notes = [assumptions(topology(name)) for name in ("v5e:4x4", "v5p:8x8x8")]
-    assert len(notes) == len(CHIPS)
+    notes = dict.fromkeys(assumptions(topology(name)) for name in SLICES)  # one of each chip
     return "\n".join([*(f"| {line} |" for line in lines), "", *notes, ""])
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import features, hub, train
+from adapt import features, hub, shard, train
 from adapt import tree as t
 from adapt.errors import OutputError
 from experiments import check_out, launch, open_run, versions, write_json
@@ -42,13 +42,13 @@ class Config(hosts.Devices):
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
-    table, layout = inputs.read(config.data), hosts.layout(config, jax.local_devices())
-    whole, rows = len(table), hosts.rows(len(table))
+    table, layout = inputs.read(config.data), shard.layout(config.mesh, jax.local_devices())
+    whole, parts = len(table), hosts.parts(len(table))
     if hosts.several():
         hosts.agree("what they read", {"the rows": str(whole), "the encoder": t.digest(pretrained.params["encoder"])})
         if config.image_column is None:
             data.check_texts(table, config.text_column)  # here rows have the file's numbers
-        table = table.select(rows)
+        table = table.select(parts[jax.process_index()])
     forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype), layout)
     stream = inputs.windows(pretrained, table, config.text_column, config.image_column, layout)
     report.chat.print(
@@ -81,31 +81,22 @@ def main(config: Config) -> dict[str, Any]:
             "seconds": seconds,
             "examples_per_second": whole / seconds,
             "padding": 1 - tokens / padded,
-            "truncated": int(truncated),
+            "truncated": truncated,
             "encoder_digest": t.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
         if hosts.several():
-            write_json(config.out / "index.json", index_of(whole, shape[1]))
+            files = [{"file": f"features_{k:05d}.npy", "rows": [part.start, part.stop]} for k, part in enumerate(parts)]
+            write_json(config.out / "index.json", {"files": files, "examples": whole, "width": shape[1], "dtype": "float32"})
         write_json(config.out / "result.json", result)
     if pretrained.tokenizer:
-        report.warn_truncated(int(truncated), pretrained.tokenizer.max_length, config.data)
+        report.warn_truncated(truncated, pretrained.tokenizer.max_length, config.data)
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     report.table(str(target), ("", "value"), [(key, result[key]) for key in shown])
     if not report.console.is_terminal:
         where, rate = config.out if hosts.several() else target, result["examples_per_second"]
         print(f"{where}: {whole} x {shape[1]} float32, {rate:.0f} examples/s")
     return result
-
-
-def index_of(count: int, width: int) -> dict[str, Any]:
-    """Which rows are in which file, in order: [first, last) of each."""
-    parts = hosts.parts(count)
-    files = [
-        {"file": f"features_{place:05d}.npy", "rows": [int(part[0]), int(part[-1]) + 1] if len(part) else [0, 0]}
-        for place, part in enumerate(parts)
-    ]
-    return {"files": files, "examples": count, "width": width, "dtype": "float32"}
 
 
 def write(out: np.ndarray, index: Any, values: Any, normalize: bool) -> int:

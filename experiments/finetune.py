@@ -76,7 +76,7 @@ def main(config: Config) -> dict[str, Any]:
     clock, compiling = report.Clock(), timing.Compiling()
     inputs.check_flags(config)
     inputs.check_out(config)
-    layout = hosts.layout(config)
+    layout = shard.layout(config.mesh)
     shard.check_batch(layout, config.batch_size, config.accumulate)
 
     # The checkpoint, without its head.
@@ -108,7 +108,9 @@ def main(config: Config) -> dict[str, Any]:
     with open_run(config.out, config):
         origin = lineage(config, pretrained, train=config.train, test=config.test or config.train)
         origin |= {"data_digest": sets["train"].digest, "discarded": discarded}
-        hosts.agree("what they read", {"the encoder": origin["encoder_digest"]} | {part: sets[part].digest for part in sets})
+        if hosts.several():
+            read = {part: made.digest for part, made in sets.items()}
+            hosts.agree("what they read", {"the encoder": origin["encoder_digest"]} | read)
         base = phases.base_of(config, pretrained, params, runs[-1], origin["encoder_digest"])
         stored = {"encoder": pretrained.params["encoder"]} if base else {}
         if config.resume:

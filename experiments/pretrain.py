@@ -61,14 +61,15 @@ def main(config: Config) -> dict[str, Any]:
         raise StrategyError(f"--mask-rate {config.mask_rate} must be between 0 and 1")
     inputs.check_ranges(config)
     inputs.check_out(config)
-    layout = hosts.layout(config)
+    layout = shard.layout(config.mesh)
     shard.check_batch(layout, config.batch_size)
     pretrained, task = load(config)
     key = jax.random.key(config.seed)
     model, params = with_head(config, pretrained, key)
     tokens, held_out = read_text(config, pretrained)
-    read = {"the text": t.digest({"ids": tokens.values, "lengths": tokens.lengths, "held_out": held_out.values})}
-    hosts.agree("what they read", {"the encoder": t.digest(pretrained.params["encoder"])} | read)
+    if hosts.several():
+        read = {"the text": t.digest({"ids": tokens.values, "lengths": tokens.lengths, "held_out": held_out.values})}
+        hosts.agree("what they read", {"the encoder": t.digest(pretrained.params["encoder"])} | read)
     corruption = corrupt.masked(pretrained, config.mask_rate) if task == "mlm" else corrupt.causal
 
     # Everything trains, but for what a masked-LM loss never reaches.
@@ -176,8 +177,7 @@ def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]]
         right = (logits.argmax(-1) == label) * weight
         return {"loss": (loss(logits, label) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
 
-    scored, layout = jax.jit(score), model.layout
-    return (lambda params, batch: scored(params, layout.batch(batch))) if layout else scored
+    return shard.placing(jax.jit(score), model.layout)
 
 
 def mean_score(

@@ -11,13 +11,14 @@ choose nothing. The folder holds result.json, layers.png and config.json.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from adapt import hub, probe
+from adapt import hub, pack, probe, shard
 from adapt import tree as t
 from adapt.errors import DataError, StrategyError
 from experiments import check_out, launch, open_run, versions, write_json
@@ -148,15 +149,15 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[data.Table], 
 
 def extract(config: Config, pretrained: hub.Pretrained, tables: list[data.Table]) -> np.ndarray:
     """Features float32 [layers + 1, poolings, N, D] of the tables, one after the other."""
-    count, truncated, layout = sum(map(len, tables)), [0] * len(tables), hosts.layout(config)
+    count, truncated, layout = sum(map(len, tables)), [0] * len(tables), shard.layout(config.mesh)
 
     def windows() -> Iterator[tuple[Any, Any]]:
         start = done = 0
         for number, table in enumerate(tables):
             for index, batch, cut in inputs.windows(pretrained, table, config.text_column, config.image_column, layout):
-                yield [part + start for part in index] if layout else index + start, batch
+                yield pack.of_each(index, functools.partial(np.add, start)), batch
                 truncated[number] += cut
-                bar.update(done := done + (sum(map(len, index)) if layout else len(index)))
+                bar.update(done := done + pack.counted(index))
             start += len(table)
 
     with report.progress("extracting", count) as bar:

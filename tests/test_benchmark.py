@@ -10,6 +10,7 @@ import tiny
 
 from adapt.models import EncoderConfig
 from experiments import benchmark
+from experiments.parts.compiling import Case, model_flops
 from experiments.parts.workers import peak_memory
 
 
@@ -46,6 +47,25 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(bare, tmp_path,
     assert all(row["median"] > 0 for row in found["summary"])
     assert [entry["examples"] for entry in found["rounds"] if entry["job"] != "rate"] == [16, 32]
     assert (config.out / "benchmark.png").stat().st_size > 0
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_device_is_measured_cell_by_cell(bare, tmp_path, capsys):
+    """On the CPU, which keeps no count of its memory."""
+    config = benchmark.Config(device=True, models=("bert-tiny",), peers=bare, rounds=2, steps=3, tokens=16, out=tmp_path / "out")
+    benchmark.main(config)
+    printed = capsys.readouterr()
+    assert "No module named 'torch'" in " ".join(printed.err.split())
+    found = json.loads((config.out / "benchmark.json").read_text())
+    assert [row["case"]["strategy"] for row in found["summary"]] == ["full", "top:1", "frozen"]
+    for row in found["summary"]:
+        mine = [e for e in found["rounds"] if e["case"] == row["case"] and e["side"] == "adapt"]
+        assert [e["examples"] for e in mine] == [6, 6] and row["adapt"]["peak_bytes"] is None
+        assert min(e["speed"] for e in mine) <= row["adapt"]["speed"] <= max(e["speed"] for e in mine)
+        flops = model_flops(Case(**row["case"]), 1) / 2  # an example
+        assert row["adapt"]["utilisation"] == pytest.approx(flops * row["adapt"]["speed"] / row["rate"])
+        assert "No module named 'torch'" in row["torch"]["error"] and "ratio" not in row
+    assert "| bert-tiny | full | none | 2 x 16 |" in printed.out == (config.out / "device.md").read_text() + "\n"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")

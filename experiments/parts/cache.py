@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import train
+from adapt import pack, train
 from adapt import tree as t
 from adapt.additions import FIELDS, is_added
 from adapt.errors import OutputError
@@ -86,7 +86,7 @@ def states(
             for index, batch in examples.whole_windows(skip):
                 batch = layout.batch(batch) if layout else batch
                 yield index, batch["first"], cut.run(below, batch)
-                told(done := done + sum(map(len, index)) if layout else done + len(index))
+                told(done := done + pack.counted(index))
 
         for index, first, hidden in train.late(computing()):
             if layout is None:

@@ -7,6 +7,7 @@ v5e's 16 GB the compiler leaves 15.75 GiB to a program.
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from typing import Any
@@ -49,10 +50,7 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        count = 1
-        for side in self.sides:
-            count *= side
-        return count
+        return math.prod(self.sides)
 
     def devices(self) -> list[Any]:
         """The devices to compile for. Raises :class:`MeshError` without libtpu, or where it knows no such slice."""
@@ -66,7 +64,7 @@ class Topology:
             jax.config.update("jax_platforms", "cpu")  # there is no TPU to look for
         try:
             return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices)
-        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as fault:
+        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as fault:  # by what is wrong with the name
             said = " ".join(str(fault).split())[:150]
             raise MeshError(f"--topology {self.name}: libtpu can't make it ({said}): give one as v5e:4x4") from None
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from adapt import optim, prefix, shard, strategies, train
 from adapt import tree as t
+from adapt.errors import CheckpointError, StrategyError
 from adapt.losses import cross_entropy
 from adapt.models import Encoder, Model
 from experiments.parts import cost, hlo
@@ -22,7 +23,7 @@ UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is compiled; ``batch_size`` is the examples of all chips, ``tokens`` those of one example."""
+    """One step of one encoder; ``batch_size`` is the examples of all chips, ``tokens`` those of one example."""
 
     model: str
     strategy: str
@@ -34,18 +35,49 @@ class Case:
     scan: bool = True
 
 
+def resolved(model: str, spec: str) -> str:
+    """The strategy with ``top:25%`` as a number of blocks. Raises :class:`CheckpointError` and :class:`StrategyError`."""
+    if model not in SHAPES:
+        raise CheckpointError(f"--model {model}: unknown: give one of {', '.join(SHAPES)}")
+    layers = SHAPES[model].config.layers
+    if spec.startswith("top:") and spec.endswith("%") and spec[4:-1].isdecimal():
+        spec = f"top:{max(1, round(layers * int(spec[4:-1]) / 100))}"
+    strategy = strategies.strategy(spec, layers)
+    if len(strategy.phases) > 1 or strategy.added:
+        raise StrategyError(f"--strategy {spec} has several phases or additions: give full, top:K, frozen or the like")
+    return spec
+
+
+def sizes(model: str, batch_size: int, tokens: int | None) -> int:
+    """The tokens of an example. Raises :class:`StrategyError` for so many tokens, or examples, as can't be."""
+    config = SHAPES[model].config
+    tokens = tokens or config.positions
+    if not 1 <= tokens <= config.positions or (config.is_image and tokens != config.positions):
+        raise StrategyError(f"--tokens {tokens}: {model} has {config.positions} positions")
+    if batch_size < 1:
+        raise StrategyError(f"--batch-size {batch_size} must be at least 1")
+    return tokens
+
+
+def training(case: Case, layout: shard.Layout | None = None) -> tuple[Model, t.Tree, Any, train.Step]:
+    """(model, labels, optimizer, step): AdamW, clipping, dropout, bfloat16 compute."""
+    shape = SHAPES[case.model]
+    layers = shape.config.layers
+    model = Model(Encoder(shape.config), shape.head, layout, case.remat, case.scan).cast(jnp.bfloat16)
+    labels, factors = strategies.label(strategies.strategy(case.strategy, layers).phases[0], model.shapes(), layers)
+    tx = optim.by_label({group: optim.adamw(optim.schedule(1e-4, 1000)) for group in factors}, labels, 1.0)
+    return model, labels, tx, train.make_step(model, cross_entropy, tx, prefix.cut(labels, layers))
+
+
 array_like: Any = jax.ShapeDtypeStruct
 
 
 def abstract(case: Case, layout: shard.Layout) -> tuple[train.Step, t.Tree, train.State, dict[str, Any]]:
-    """(the step, frozen parameters, state, batch) as shapes with their places: AdamW, clipping, dropout, bfloat16 compute."""
-    shape = SHAPES[case.model]
-    layers, array = shape.config.layers, array_like
-    model = Model(Encoder(shape.config), shape.head, layout, case.remat, case.scan).cast(jnp.bfloat16)
+    """(the step, frozen parameters, state, batch) as shapes with their places."""
+    array = array_like
+    model, labels, tx, step = training(case, layout)
     params = model.shapes()
     layout.check(params)
-    labels, factors = strategies.label(strategies.strategy(case.strategy, layers).phases[0], params, layers)
-    tx = optim.by_label({group: optim.adamw(optim.schedule(1e-4, 1000)) for group in factors}, labels, 1.0)
     moving = optim.trainable(params, labels)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = train.State(array((), jnp.int32), moving, jax.eval_shape(tx.init, moving), key, array((), jnp.bool_))
@@ -53,9 +85,15 @@ def abstract(case: Case, layout: shard.Layout) -> tuple[train.Step, t.Tree, trai
     def placed(tree: Any, rules: t.Rules) -> Any:
         return jax.tree.map(lambda leaf, at: array(leaf.shape, leaf.dtype, sharding=at), tree, layout.shardings(tree, rules))
 
-    step = train.make_step(model, cross_entropy, tx, prefix.cut(labels, layers))
     frozen = placed(optim.frozen(params, labels), layout.frozen_rules)
     return step, frozen, placed(state, layout.rules), batch_of(case, layout)
+
+
+def still(case: Case) -> int:
+    """How many stages, the embedding and then blocks, do not train."""
+    layers = SHAPES[case.model].config.layers
+    rules = strategies.strategy(case.strategy, layers).phases[0].rules
+    return prefix.cut(t.label(Model(Encoder(SHAPES[case.model].config), SHAPES[case.model].head).shapes(), rules), layers)
 
 
 def batch_of(case: Case, layout: shard.Layout) -> dict[str, jax.ShapeDtypeStruct]:
@@ -73,13 +111,10 @@ def batch_of(case: Case, layout: shard.Layout) -> dict[str, jax.ShapeDtypeStruct
 def model_flops(case: Case, chips: int) -> float:
     """Of the matrix products that a step has to do on each chip, by hand."""
     shape = SHAPES[case.model]
-    c, head = shape.config, 2.0 * case.batch_size * shape.config.width * shape.head.classes
-    rules = strategies.strategy(case.strategy, c.layers).phases[0].rules
-    model = Model(Encoder(c), shape.head)
-    cut = prefix.cut(t.label(model.shapes(), rules), c.layers)
+    c, head, cut = shape.config, 2.0 * case.batch_size * shape.config.width * shape.head.classes, still(case)
     tokens = float(case.batch_size * case.tokens)
     below, above = (count(c, cut, tokens, float(case.tokens)) for count in (cost.prefix_flops, cost.step_flops))
-    return (below + above + head * (2 if cut == model.stages else 3)) / chips
+    return (below + above + head * (2 if cut > c.layers else 3)) / chips
 
 
 def compiled(case: Case, topology: Topology) -> dict[str, Any]:

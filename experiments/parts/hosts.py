@@ -8,6 +8,7 @@ writes and prints; checkpoints are written by all. ``--out`` and ADAPT_CACHE are
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 import signal
@@ -18,13 +19,13 @@ import threading
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
-from adapt import shard
 from adapt.errors import MeshError
 from adapt.shard import first, wait
 
-__all__ = ("Devices", "agree", "every", "first", "from_first", "join", "layout", "parts", "rows", "several", "total", "wait")
+__all__ = ("Devices", "agree", "every", "first", "from_first", "join", "parts", "several", "total", "wait")
 
 CHILD = "ADAPT_PROCESS"  # set in the process that works, by the one that watches it
 DIED = "another process of this run has ended, so this one stops: look at what that one said, then go on with --resume"
@@ -48,8 +49,6 @@ def join(flags: Devices) -> None:
 
     Raises :class:`MeshError` for flags that make no sense, and when the others do not come in time.
     """
-    import jax
-
     explicit = (flags.coordinator, flags.processes, flags.process_id)
     given = [each is not None for each in explicit]
     virtual = (
@@ -139,66 +138,44 @@ def watch(flags: Devices) -> None:
 
 def several() -> bool:
     """Whether the run has more than one process."""
-    import jax
-
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def gathered(value: Any) -> np.ndarray:
+    """A number, or an array of one shape, of every process: [processes, ...], exact in any dtype."""
+    own = np.asarray(value)
+    if not several():
+        return own[None]
+    from jax.experimental import multihost_utils
+
+    bits = multihost_utils.process_allgather(np.frombuffer(own.tobytes(), np.uint8))
+    return np.frombuffer(bits.tobytes(), own.dtype).reshape(-1, *own.shape)
 
 
 def every(value: bool) -> bool:
     """Whether it holds in all processes."""
-    if not several():
-        return value
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(np.bool_(value)).all())
+    return bool(gathered(value).all())
 
 
 def from_first(value: Any) -> Any:
     """A number as the first process has it: for what is measured, and decides."""
-    if not several():
-        return value
-    from jax.experimental import multihost_utils
-
-    return type(value)(multihost_utils.broadcast_one_to_all(np.float64(value)))
+    return type(value)(gathered(value)[0])
 
 
-def total(value: float) -> float:
+def total(value: int) -> int:
     """The sum over all processes."""
-    if not several():
-        return value
-    from jax.experimental import multihost_utils
-
-    return float(multihost_utils.process_allgather(np.float64(value)).sum())
+    return int(gathered(value).sum())
 
 
-def parts(count: int) -> list[np.ndarray]:
+def parts(count: int) -> list[range]:
     """So many rows in one piece for each process."""
-    import jax
-
-    return np.array_split(np.arange(count), jax.process_count() if several() else 1)
-
-
-def rows(count: int) -> np.ndarray:
-    """This process's part of so many rows."""
-    import jax
-
-    return parts(count)[jax.process_index() if several() else 0]
+    processes = jax.process_count() if several() else 1
+    return [range(count * place // processes, count * (place + 1) // processes) for place in range(processes)]
 
 
 def agree(what: str, entries: dict[str, str]) -> None:
     """Raise :class:`MeshError`, in every process, naming the first entry that is not the same in all of them."""
-    if not several():
-        return
-    import hashlib
-
-    from jax.experimental import multihost_utils
-
     for name, text in entries.items():
         own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-        if (multihost_utils.process_allgather(own) != own).any():
+        if (gathered(own) != own).any():
             raise MeshError(f"the processes of this run disagree on {what}: {name} is {text} here: give all of them the same")
-
-
-def layout(config: Devices, devices: Any = None) -> shard.Layout | None:
-    """The layout of ``--mesh``; None for one device. Raises :class:`MeshError`."""
-    return shard.layout(config.mesh, devices)

@@ -1,6 +1,7 @@
 """What the training experiments share: the checkpoint and the data that their flags name."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,5 +179,5 @@ def image_windows(
         )
         parts = [np.arange(at, min(at + IMAGES, len(images))) for at in range(0, len(images), IMAGES)]
         for index, batch in pack.in_groups(parts, made, layout):
-            yield [part + start for part in index] if layout else index + start, batch, 0
+            yield pack.of_each(index, functools.partial(np.add, start)), batch, 0
         start += len(images)

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+PRODUCTS = 20  # of matrices on a device, between two looks at it
 WIDTH = 64  # keras-hub: tokens an example, cut or padded
 KERAS_LIBRARIES = ("keras-hub", "keras", "jax")
 TORCH_LIBRARIES = ("torch", "transformers", "sentence-transformers")
@@ -153,6 +154,104 @@ class Torch:
         return {"rates": found}
 
 
+class Device:
+    """One step on the accelerator that torch finds: AutoModel of a shape, random weights, a linear head, bfloat16 by autocast."""
+
+    def __init__(
+        self,
+        shape: dict[str, Any],
+        pooling: str,
+        classes: int,
+        batch_size: int,
+        tokens: int,
+        still: int,
+        cores: int,
+        seed: int,
+        learning: dict[str, float],
+        compile: bool,
+    ):
+        import torch
+        import transformers
+
+        self.where = "cuda" if torch.cuda.is_available() else "cpu"
+        name = torch.cuda.get_device_name() if self.where == "cuda" else "cpu"
+        self.versions, self.torch, self.pooling = versions(TORCH_LIBRARIES[:2]) | {"device": name}, torch, pooling
+        torch.set_num_threads(cores)
+        torch.manual_seed(seed)
+        kind = shape.pop("model_type")
+        config = transformers.AutoConfig.for_model(kind, **shape)
+        config.use_cache = False
+        bare = {} if kind == "gpt2" else {"add_pooling_layer": False}
+        self.encoder = transformers.AutoModel.from_config(config, attn_implementation="sdpa", **bare).to(self.where)
+        self.head = torch.nn.Linear(config.hidden_size, classes).to(self.where)
+        self.dropout = torch.nn.Dropout(0.1 if kind != "vit" else 0.0)
+        layers = config.num_hidden_layers
+        blocks = next(part for part in self.encoder.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == layers)
+        self.encoder.train()
+        if still:  # what is frozen needs no gradient, and no dropout
+            self.encoder.requires_grad_(False).eval()
+            for block in blocks[still - 1 :]:
+                block.requires_grad_(True).train()
+            final = [part for part in self.encoder.children() if isinstance(part, torch.nn.LayerNorm)]
+            for norm in final if still <= layers else []:
+                norm.requires_grad_(True)
+        self.weights = [weight for weight in (*self.encoder.parameters(), *self.head.parameters()) if weight.requires_grad]
+        groups = [
+            {"params": [weight for weight in self.weights if weight.ndim > 1], "weight_decay": learning["decay"]},
+            {"params": [weight for weight in self.weights if weight.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.clip, self.optimizer = learning["clip"], torch.optim.AdamW(groups, lr=learning["rate"], fused=True)
+        self.batches = []
+        for _ in range(2):
+            if kind == "vit":
+                size = config.image_size
+                inputs = {"pixel_values": torch.randn(batch_size, config.num_channels, size, size)}
+            else:
+                inputs = {"input_ids": torch.randint(1, config.vocab_size, (batch_size, tokens))}
+            self.batches.append((inputs, torch.randint(classes, (batch_size,))))
+        if compile:
+            self.encoder.compile()
+
+    def train(self, steps: int) -> dict[str, float]:
+        """Whole steps, until the device has done them; the batches are sent in each."""
+        torch, examples, started = self.torch, 0, time.perf_counter()
+        for number in range(steps):
+            inputs, labels = self.batches[number % 2]
+            inputs = {name: value.to(self.where, non_blocking=True) for name, value in inputs.items()}
+            labels = labels.to(self.where, non_blocking=True)
+            with torch.autocast(self.where, torch.bfloat16):
+                hidden = self.encoder(**inputs).last_hidden_state
+                pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(1)
+                loss = torch.nn.functional.cross_entropy(self.head(self.dropout(pooled)), labels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            examples += len(labels)
+        last = float(loss.detach())
+        return {"examples": examples, "seconds": time.perf_counter() - started, "loss": last}
+
+    def peak(self) -> dict[str, int | None]:
+        """The most bytes of the device in use at once since the start; None on a CPU."""
+        return {"bytes": self.torch.cuda.max_memory_allocated() if self.where == "cuda" else None}
+
+    def rate(self, repeats: int) -> dict[str, float]:
+        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at the device."""
+        found = []
+        with self.torch.no_grad():
+            for size in rate_sizes(self.where == "cuda"):
+                a = self.torch.randn(size, size, device=self.where, dtype=self.torch.bfloat16) / size**0.5
+
+                def many(a: Any = a) -> None:
+                    b = a
+                    for _ in range(PRODUCTS):
+                        b = b @ a
+                    float(b[0, 0])
+
+                found.append(max(matmul_rates(many, size, repeats)) * 1e9 * PRODUCTS)
+        return {"flops": max(found)}
+
+
 class Keras:
     """keras-hub on the JAX backend: BertTextClassifier of the checkpoint's shape, fixed width, random weights."""
 
@@ -235,6 +334,11 @@ def clock(keras: Any) -> Any:
     return Clock()
 
 
+def rate_sizes(accelerator: bool) -> list[int]:
+    """The sizes of the bfloat16 products that give a device's rate."""
+    return [4096, 8192] if accelerator else [512, 1024]
+
+
 def matmul_rates(product: Callable[[], Any], size: int, repeats: int) -> list[float]:
     """GFLOP/s of each repetition of a product of two ``size`` x ``size`` matrices, the first ones left out."""
     rates = []
@@ -247,4 +351,4 @@ def matmul_rates(product: Callable[[], Any], size: int, repeats: int) -> list[fl
 
 
 if __name__ == "__main__":
-    serve({"torch": Torch, "keras": Keras})
+    serve({"torch": Torch, "keras": Keras, "device": Device})

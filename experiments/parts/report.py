@@ -94,14 +94,12 @@ class Metrics:
     """metrics.jsonl: one JSON object a line. ``size`` is what a checkpoint remembers, to cut the file back to on resume."""
 
     def __init__(self, path: Path, size: int = 0):
-        self.path = path
+        self.path = path if hosts.first() else Path(os.devnull)
         if hosts.first():
             path.touch()
             os.truncate(path, min(size, self.size))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        if not hosts.first():
-            return
         try:
             with self.path.open("a", encoding="utf-8") as file:  # nothing stays open, or unwritten when a disk is full
                 file.write(json.dumps(record) + "\n")
@@ -110,7 +108,7 @@ class Metrics:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if hosts.first() else 0
+        return self.path.stat().st_size
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

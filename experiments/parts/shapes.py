@@ -60,3 +60,6 @@ SHAPES = {
         8,
     ),
 }
+
+MODELS = ("bert-base", "bert-large", "vit-l16", "gpt2-xl")  # of the tables
+STRATEGIES = ("full", "top:25%", "frozen")

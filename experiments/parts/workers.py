@@ -7,24 +7,25 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adapt.errors import TrainingError
 from experiments.parts import peers
 
+ON_CPU = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}  # where a GPU is at hand too
+
 
 class Worker:
     """One side in a process of its own, driven by JSON lines; what it prints goes to ``log``."""
 
-    def __init__(self, name: str, command: list[str], log: Path):
+    def __init__(self, name: str, command: list[str], log: Path, where: Mapping[str, str] = ON_CPU):
         self.name, self.log = name, log
         self.start_up = 0.0  # seconds until the side had answered that it is there
-        # Where a GPU is at hand: this is a comparison on the CPU.
-        where = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | where
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **where}
             )
 
     def ask(self, job: str, **request: Any) -> dict[str, Any]:
