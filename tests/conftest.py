@@ -1,6 +1,7 @@
 """Fixtures that several tests need: assets, a place for what is compiled or parsed, tiny inputs, commands."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from adapt import assets
 from adapt.errors import AssetError
 from experiments import wide_vectors
 
+# Most of a test's time is compiling. What is checked does not depend on how well the machine code is optimized; a flag in
+# the environment wins, and the demo and the benchmarks run with XLA's own settings.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 wide_vectors()  # as the commands do, whose results are compared with those of calls from here
 
 settings.register_profile("adapt", deadline=None)  # a first call compiles, or imports
