@@ -51,7 +51,8 @@ def together(scratch_cache):
 
     def begin(name, flags, more, devices=2, slurm=False):
         where = address()
-        env = tiny.environment(scratch_cache, XLA_FLAGS=f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}")
+        flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        env = tiny.environment(scratch_cache, XLA_FLAGS=flags_of_xla)
         for number, each in enumerate(more):
             place = ["--coordinator", where, "--processes", str(len(more)), "--process-id", str(number)]
             if slurm:  # what srun sets, from which JAX makes the address
