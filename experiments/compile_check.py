@@ -7,7 +7,7 @@
 
 The programs are those of ``train.make_step``: bfloat16 compute, AdamW, clipping, dropout. Printed for each chip: matrix
 products against the model's own count, memory against the chip's, collectives with what a chip sends, and how much of a
-step would be computing if nothing overlapped. Expect about two minutes a program on two cores; the table has 48 of them.
+step would be computing if nothing overlapped. Expect one or two minutes a program on two cores; the table has 48 of them.
 """
 
 import dataclasses
