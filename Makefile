@@ -28,7 +28,7 @@ test: venv
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 tpu: venv $(TPU_STAMP)
-	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/test_compile_check.py
+	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/test_compile_check.py tests/test_hosts.py -k "compile_check or tpu"
 
 assets: venv
 	$(BIN)/python -m adapt.assets

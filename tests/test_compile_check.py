@@ -3,7 +3,6 @@
 ADAPT_TPU_PYTHON names a Python with libtpu, which is best in an environment of its own: `make tpu`.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny import ROOT
+from tiny import ROOT, TPU_PYTHON, with_libtpu
 
 import experiments
 from adapt.models import Classifier, compiled_for
@@ -19,14 +18,12 @@ from experiments import compile_check
 from experiments.parts import chips, compiling
 from experiments.parts.shapes import SHAPES
 
-PYTHON = os.environ.get("ADAPT_TPU_PYTHON") or (sys.executable if importlib.util.find_spec("libtpu") else None)
-with_libtpu = pytest.mark.skipif(PYTHON is None, reason="no libtpu here, and ADAPT_TPU_PYTHON names no Python that has it")
 SMALL = ("--model", "bert-tiny", "--topology", "v5e:2x2", "--tokens", 128)
 
 
 def said(*flags: object, status: int = 0) -> str:
     """What the command prints, in a process with libtpu."""
-    command = [str(PYTHON), "-m", "experiments.compile_check", *map(str, flags)]
+    command = [str(TPU_PYTHON), "-m", "experiments.compile_check", *map(str, flags)]
     env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == status, done.stderr[-2000:]
@@ -125,12 +122,38 @@ def test_without_libtpu_one_line_says_what_to_install(refused, monkeypatch):
     assert "pip install 'adapt[tpu-compile]'" in refused()
 
 
-def test_a_program_that_does_not_fit_says_by_how_much():
-    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
-    used = compiling.needed(message)
-    assert used == 20.5 * 2**30 and compiling.needed("INTERNAL: something else") is None
-    found = {"used": used, "limit": 15.75 * 2**30, "fits": False}
-    assert compile_check.fit(found) == "20.50 of 15.75 GiB a chip: does not fit, 4.75 GiB too much"
+@pytest.mark.parametrize(
+    ("message", "needs", "says"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G.",
+            {"used": 20.5},
+            "20.50 of 15.75 GiB a chip: does not fit, 4.75 GiB too much",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (16.50G) exceeds "
+            "available HBM (15.75G).",
+            {"used": 18.5, "arguments": 2, "temporary": 16.5},
+            "18.50 of 15.75 GiB a chip (2.00 arguments, 16.50 temporary): does not fit, 2.75 GiB too much",
+        ),
+        ("INTERNAL: something else", None, None),
+    ],
+)
+def test_what_the_compiler_says_of_a_program_that_does_not_fit(message, needs, says):
+    found = compiling.needed(message, 2 * 2**30)
+    assert found == (needs and {name: size * 2**30 for name, size in needs.items()})
+    if found:
+        assert compile_check.fit(found | {"limit": 15.75 * 2**30, "fits": False}) == says
+
+
+@with_libtpu
+def test_a_step_that_does_not_fit_says_by_how_much():
+    out = said(*SMALL, "--remat", "none", "--batch-size", 65536)
+    assert number(r"memory +([\d.]+) of 15.75 GiB a chip", out) > 15.75
+    too_much = number(r"does not fit, ([\d.]+) GiB too much", out)
+    assert too_much == pytest.approx(number(r"memory +([\d.]+) of", out) - 15.75, abs=0.02)
+    held, temporary = number(r"\(([\d.]+) arguments", out), number(r"([\d.]+) temporary\)", out)
+    assert held + temporary == pytest.approx(number(r"memory +([\d.]+) of", out), abs=0.02)
 
 
 def invented(case, topology, fits=True):

@@ -49,17 +49,24 @@ def together(scratch_cache):
     """`together("finetune", flags, [more for each process])` starts the command as often as there is more."""
     started = []
 
-    def begin(name, flags, more, devices=2, slurm=False):
+    def begin(name, flags, more, devices=2, under=None):
         where = address()
         flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         env = tiny.environment(scratch_cache, XLA_FLAGS=flags_of_xla)
         for number, each in enumerate(more):
             place = ["--coordinator", where, "--processes", str(len(more)), "--process-id", str(number)]
-            if slurm:  # what srun sets, from which JAX makes the address
+            python = sys.executable
+            if under == "slurm":  # what srun sets, from which JAX makes the address
                 place, job = [], {"JOB_ID": os.getpid(), "STEP_NODELIST": "localhost", "NTASKS": len(more)}
                 job |= {"STEP_NUM_TASKS": len(more), "PROCID": number, "LOCALID": number}
                 env = env | {f"SLURM_{name}": str(value) for name, value in job.items()}
-            words = [sys.executable, "-m", f"experiments.{name}", *map(str, flags), *place, *map(str, each)]
+            elif under == "tpu":  # what GKE sets for a slice of several hosts, and what has JAX believe in a TPU
+                place, python = ["--coordinator", "auto"], tiny.TPU_PYTHON
+                job = {"WORKER_HOSTNAMES": ",".join(["localhost"] * len(more)), "WORKER_ID": number, "SKIP_MDS_QUERY": 1}
+                env = env | {f"TPU_{name}": str(value) for name, value in job.items()} | {"JAX_FORCE_TPU_INIT": "1"}
+                env |= {"JAX_COORDINATOR_PORT": where.partition(":")[2]}
+                env |= {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}
+            words = [python, "-m", f"experiments.{name}", *map(str, flags), *place, *map(str, each)]
             started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env))
         return started
 
@@ -110,9 +117,10 @@ def test_two_processes_fill_one_cache(inputs, together, command, tmp_path):
     assert result["cache"]["bytes"] > 0 and result["frozen_digest_before"] == result["frozen_digest_after"]
 
 
-def test_each_process_extracts_its_part_under_slurm(inputs, together, command, tmp_path):
+@pytest.mark.parametrize("under", ["slurm", pytest.param("tpu", marks=tiny.with_libtpu)])
+def test_each_process_extracts_its_part(inputs, together, command, tmp_path, under):
     data = ["--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--data", inputs.train]
-    found = ends(together("extract", [*data, "--out", tmp_path / "both"], [(), ()], slurm=True))
+    found = ends(together("extract", [*data, "--out", tmp_path / "both"], [(), ()], under=under))
     assert [status for status, *_ in found] == [0, 0], found
     assert command("extract", *data, "--out", tmp_path / "one").returncode == 0
     index = json.loads((tmp_path / "both" / "index.json").read_text())
@@ -132,8 +140,10 @@ def test_a_process_that_dies_ends_the_run_in_one_line_and_resume_goes_on(inputs,
     child = subprocess.run(["pgrep", "-P", str(pair[victim].pid)], capture_output=True, text=True).stdout.split()
     for number in map(int, child):
         os.kill(number, signal.SIGKILL)
-    status, _, words = ends(pair)[1 - victim]
+    found = ends(pair)
+    status, _, words = found[1 - victim]
     assert status == 2
+    assert not any(log in words + found[victim][2] for log in ("[Gloo]", "tasks have crashed")), found
     assert [line for line in words.splitlines() if "another process of this run has ended" in line], words
     assert len([line for line in words.splitlines() if line.startswith("error:")]) == 1, words
     resumed = command("finetune", *flags, "--resume", "--stop-after", len(losses(tmp_path / "run")) + 4)
@@ -159,6 +169,7 @@ def test_processes_that_disagree_say_so(inputs, together, tmp_path):
     [
         (("--coordinator", "localhost:9"), "go together"),
         (("--process-id", 0), "go together"),
+        (("--coordinator", "auto"), "sees no SLURM step, Kubernetes job or Cloud TPU here"),
         (("--coordinator", "localhost", "--processes", 2, "--process-id", 1), "must be HOST:PORT"),
         (("--coordinator", "localhost:9", "--processes", 2, "--process-id", 2), "must be from 0 to"),
         (

@@ -1,19 +1,24 @@
 """Tiny things that tests are made of: random checkpoints with a tokenizer, sentences, tables, pictures."""
 
 import csv
+import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 REFERENCES = Path(__file__).parent / "references"
 GOOD, BAD = ("good", "fine", "great", "warm"), ("bad", "dull", "poor", "cold")
 PLAIN = ("the", "a", "film", "plot", "was", "is", "and", "very", "so", "cast", "score", "end")
+TPU_PYTHON = os.environ.get("ADAPT_TPU_PYTHON") or (sys.executable if importlib.util.find_spec("libtpu") else None)
+with_libtpu = pytest.mark.skipif(TPU_PYTHON is None, reason="no libtpu here, and ADAPT_TPU_PYTHON names no Python that has it")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

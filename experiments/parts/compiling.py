@@ -1,6 +1,7 @@
 """A real train step compiled from shapes for chips that are not there, and what the compiled programs say of themselves."""
 
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Iterable
@@ -118,20 +119,20 @@ def model_flops(case: Case, chips: int) -> float:
 
 
 def compiled(case: Case, topology: Topology) -> dict[str, Any]:
-    """Compile it, and say what came of it. Raises :class:`MeshError` where the mesh does not fit."""
+    """Compile it, and say what came of it. Raises :class:`MeshError` where the mesh does not fit the slice."""
     layout = shard.layout(case.mesh, topology.devices())
     assert layout is not None, "a slice has several chips"
     shard.check_batch(layout, case.batch_size)
     started = time.perf_counter()
     found: dict[str, Any] = {"case": dataclasses.asdict(case), "limit": topology.chip.memory}
+    step, frozen, state, batch = abstract(case, layout)
     try:
-        step, frozen, state, batch = abstract(case, layout)
         programs = step.programs(frozen, state, batch)
     except jax.errors.JaxRuntimeError as fault:
-        used = needed(str(fault))
-        if used is None:
+        needs = needed(str(fault), share((frozen, state, step.placed(batch))))
+        if needs is None:
             raise
-        return found | {"fits": False, "used": used, "compile_seconds": time.perf_counter() - started}
+        return found | {"fits": False, "compile_seconds": time.perf_counter() - started} | needs
     found["compile_seconds"] = time.perf_counter() - started
     found |= memory(programs.values())
     found["fits"] = found["used"] <= topology.chip.memory
@@ -154,10 +155,22 @@ def memory(programs: Iterable[Any]) -> dict[str, int]:
     return {"arguments": arguments, "temporary": max(more), "used": arguments + max(more)}
 
 
-def needed(message: str) -> int | None:
-    """The bytes that a program wanted which the compiler refused for its memory; None where it said something else."""
-    found = re.search(r"Used ([\d.]+)([BKMGT]?) of [\d.]+[BKMGT]? hbm", message)
-    return int(float(found[1]) * UNITS[found[2] or "B"]) if found else None
+def share(tree: Any) -> int:
+    """Bytes of arrays, given by their shapes and places, on each chip."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def needed(message: str, arguments: int) -> dict[str, int] | None:
+    """Bytes of a chip that a program wanted which the compiler refused for its memory; None where it said something else.
+
+    It names all of them or the temporaries alone, to which the ``arguments`` come.
+    """
+    size = r"([\d.]+)([BKMGT]?)"
+    every, some = re.search(f"Used {size} of", message), re.search(rf"HLO temporaries \({size}\)", message)
+    if not (found := every or some):
+        return None
+    used = int(float(found[1]) * UNITS[found[2] or "B"])
+    return {"used": used} if every else {"used": used + arguments, "arguments": arguments, "temporary": used}
 
 
 def gathered(program: str, found: list[hlo.Collective]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from typing import Any
 
 import jax
@@ -30,7 +31,9 @@ __all__ = ("Devices", "agree", "every", "first", "from_first", "join", "parts", 
 CHILD = "ADAPT_PROCESS"  # set in the process that works, by the one that watches it
 DIED = "another process of this run has ended, so this one stops: look at what that one said, then go on with --resume"
 LOST = re.compile(r"Gloo|[Cc]onnection|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination|[Pp]eer|heartbeat")
-LOGGED = re.compile(r"[IWEF]\d{4} \d\d:\d\d:|\s+@ |\*\*\* |\[Gloo\] |RPC: |Additional GRPC error|:UNKNOWN:|https://")
+LOGGED = re.compile(
+    r"[IWEF]\d{4} \d\d:\d\d:|\s+@ |\*\*\* |\[Gloo\] |RPC: |Additional GRPC error|:UNKNOWN:|https://|\d+$|The tasks have crashed"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +79,25 @@ def join(flags: Devices) -> None:
     names = ("coordinator_address", "num_processes", "process_id")
     place: dict[str, Any] = {} if auto else dict(zip(names, explicit, strict=True))
     try:
+        warnings.filterwarnings("ignore", "\\s*Kubernetes environment detected", UserWarning)  # reason() says it
         jax.distributed.initialize(
             **place, initialization_timeout=flags.join_timeout, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30
         )
-    except (ValueError, RuntimeError) as fault:
-        reason = str(fault).splitlines()[0]
-        raise MeshError(f"the processes of the run did not meet: {reason}; give --coordinator HOST:PORT and its like") from None
+    except Exception as fault:  # with auto also what the client of a cluster raises
+        instead = "give --coordinator HOST:PORT, --processes and --process-id"
+        raise MeshError(f"the processes of the run did not meet: {reason(fault)}; {instead}") from None
     if not first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), own)
+
+
+def reason(fault: BaseException) -> str:
+    """Why ``jax.distributed.initialize`` failed, in one line."""
+    text = str(fault.__cause__ or fault).strip() or type(fault).__name__
+    if "coordinator_address should be defined" not in text:
+        return text.splitlines()[0].rstrip(".")
+    nowhere = "--coordinator auto sees no SLURM step, Kubernetes job or Cloud TPU here"
+    package = "in a Kubernetes job it needs pip install 'adapt[kubernetes]'"
+    return f"{nowhere} ({package})" if "KUBERNETES_SERVICE_HOST" in os.environ else nowhere
 
 
 def reach(coordinator: str, limit: float) -> None:
@@ -130,7 +144,8 @@ def watch(flags: Devices) -> None:
         print(f"error: {why}", file=sys.stderr)
         code = 2
     elif code < 0:
-        sys.stderr.write(text)
+        if -code not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):  # those come from outside: the log knows nothing of them
+            sys.stderr.write(text)
         code = 128 - code
     sys.stderr.flush()
     os._exit(code)
