@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
+from adapt.errors import TrainingError
 from adapt.models import EncoderConfig
 from experiments import benchmark
 from experiments.parts.compiling import Case, model_flops
-from experiments.parts.workers import peak_memory
+from experiments.parts.workers import Worker, peak_memory
 
 
 @pytest.fixture
@@ -69,6 +70,14 @@ def test_a_device_is_measured_cell_by_cell(bare, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_a_side_that_ends_is_quoted(tmp_path):
+    words = [sys.executable, "-c", "import sys; sys.exit('no such device')"]
+    worker = Worker("it", words, tmp_path / "log")
+    with pytest.raises(TrainingError, match="it failed: the process ended: no such device"):
+        worker.ask("start")
+    worker.close()
+
+
 def test_peak_memory_counts_what_was_allocated_and_freed(tmp_path):
     program = "import time; held = bytearray({}); time.sleep(0.2); del held; time.sleep(0.1)"
     none, some = (peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log") for size in (1, 10**8))

@@ -61,6 +61,12 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize(("strategy", "says"), [("frozen", True), ("top:1", False)])
+def test_a_flag_that_does_nothing_is_said(run, capsys, strategy, says):
+    run("bert_mlm_tied", strategy=strategy, remat="block")
+    assert (f"--remat block does nothing with --strategy {strategy}" in capsys.readouterr().err.replace("\n", " ")) is says
+
+
 @pytest.mark.parametrize(("case", "strategy", "pooling"), CASES)
 def test_a_run_keeps_what_is_frozen_and_trains_the_rest(run, inputs, tmp_path, case, strategy, pooling):
     result = run(case, strategy=strategy, pooling=pooling)

@@ -13,6 +13,8 @@ import pytest
 import tiny
 from test_shard import far, key, sharded, start
 
+from experiments.parts import hosts
+
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 CASES = [
@@ -186,3 +188,10 @@ def test_what_cannot_be_joined_is_one_line(inputs, command, tmp_path, flags, say
     assert done.returncode == 2
     assert says in one_line(done.stderr)
     assert not (tmp_path / "run").exists()
+
+
+def test_in_a_kubernetes_job_the_line_says_what_to_install(monkeypatch):
+    fault = ValueError("coordinator_address should be defined.")
+    assert "adapt[kubernetes]" not in hosts.reason(fault)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert "pip install 'adapt[kubernetes]'" in hosts.reason(fault)

@@ -33,6 +33,8 @@ def show_start(
         report.chat.print("weights   random, in the checkpoint's shapes: its own are not used")
     gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
     report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
+    if config.remat != "none" and all(run.step.prefix and run.step.prefix.at > c.layers for run in runs):
+        report.warn(f"--remat {config.remat} does nothing with --strategy {config.strategy}: no block is in a backward pass")
     report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
     for name, part in sets.items():
         if pretrained.tokenizer:

@@ -40,12 +40,17 @@ class Worker:
             self.process.stdin.write(json.dumps({"job": job} | request) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the process ended"}
+        answer = json.loads(line) if line else {"error": f"the process ended{self.last_words()}"}
         if "error" in answer:
             raise TrainingError(f"{self.name} failed: {answer['error']} (see {self.log})")
         after, wall = cpu_seconds(self.process.pid), time.perf_counter() - started
         foreign = (after[0] - before[0]) - (after[1] - before[1])
         return answer | {"foreign": max(foreign, 0.0) / (wall * (os.cpu_count() or 1)), "wall": wall}
+
+    def last_words(self) -> str:
+        """The last line of its log, which goes with the folder where nothing else came of a run."""
+        lines = [line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        return f": {lines[-1].strip()[:200]}" if lines else ""
 
     def close(self) -> None:
         """End the process: it leaves when its input ends, and is killed if it does not."""
