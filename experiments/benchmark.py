@@ -45,6 +45,8 @@ JOBS = {
     "extract": ("extraction, sentences/s", {"adapt": "adapt", "torch": "sentence-transformers"}),
     "rate": ("float32 matrix products, GFLOP/s", {"adapt": "JAX", "torch": "torch"}),
 }
+OF_DEVICE = ("models", "strategies", "tokens", "remat", "torch_compile")  # flags that go with --device
+OF_SPEED = ("checkpoint", "data", "text_column", "label_column", "keras", "sentences", "whole", "memory", "cores")  # and without
 LEARNING = {"rate": 5e-5, "decay": 0.01, "clip": 1.0}
 SIZES = [1024, 1536, 2048]  # of the matrices whose products give the machine's rate
 REPEATS = 5
@@ -79,10 +81,16 @@ class Config:
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_out(config.out, False, config.overwrite)
+    check_out(config.out, None, config.overwrite)
+    other = OF_SPEED if config.device else OF_DEVICE
+    if given := [name for name in other if getattr(config, name) != getattr(Config(), name)]:
+        flag, mend = given[0].replace("_", "-"), "leave one of them out" if config.device else "give that too"
+        raise StrategyError(f"--{flag} {'does not go' if config.device else 'goes'} with --device: {mend}")
     for name in ("rounds", "steps", "batch_size", "sentences", "cores"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if config.seed < 0 or (config.steps < 2 and not config.device):
+        raise StrategyError("--seed must be at least 0, and --steps at least 2, since the first one compiles")
     if config.device:
         device.cells(config)  # refuses what can't be
         with open_run(config.out, config):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 
 from adapt import shard
-from adapt.errors import MeshError
+from adapt.errors import MeshError, StrategyError
 from adapt.models import compiled_for
 from experiments import launch, write_json
 from experiments.parts import report
@@ -57,7 +57,13 @@ def main(config: Config) -> Any:
     jax.config.update("jax_enable_compilation_cache", False)  # or the second run would time a file
     compiled_for.set("tpu")
     if config.table:
+        own = ("model", "strategy", "topology", "mesh", "scan", "compare_unrolled", "next_batch")
+        given = [name for name in own if getattr(config, name) != getattr(Config(), name)]
+        if given:
+            raise StrategyError(f"--{given[0].replace('_', '-')} is not of --table, which has every model, strategy and slice")
         return table(config)
+    if config.compare_unrolled and not config.scan:
+        raise StrategyError("--compare-unrolled compares with the blocks as a loop: leave --no-scan out")
     case, slice = case_of(config), topology(config.topology)
     found = compiled(case, slice)
     show(found, slice)
@@ -65,9 +71,10 @@ def main(config: Config) -> Any:
         more = compiled(dataclasses.replace(case, batch_size=2 * case.batch_size), slice)
         report.console.print(f"next batch       {2 * case.batch_size} examples: {fit(more)}")
     if config.compare_unrolled:
-        flat = compiled(dataclasses.replace(case, scan=False), slice)["compile_seconds"]
-        ratio = found["compile_seconds"] / flat
-        report.console.print(f"unrolled         compiles in {flat:.0f} s: the loop takes {ratio:.2f} of that")
+        flat = compiled(dataclasses.replace(case, scan=False), slice)
+        took, ratio = flat["compile_seconds"], found["compile_seconds"] / flat["compile_seconds"]
+        said = f"compiles in {took:.0f} s: the loop takes {ratio:.2f} of that" if flat["fits"] and found["fits"] else fit(flat)
+        report.console.print(f"unrolled         {said}")
     return found
 
 
@@ -106,7 +113,7 @@ def show(found: dict[str, Any], slice: Topology) -> None:
             say(f"{row['program']:16} {what}: a chip sends {row['sent'] / MIB:.4g} MiB")
         times = f"{found['computing'] * 1e3:.4g} ms of products, {found['sending'] * 1e3:.3g} ms of sending"
         say(f"on paper         {times}: {found['share']:.1%} is computing, at least {found['least']:.1%}")
-    say(f"compiled         in {found['compile_seconds']:.0f} s")
+    say(f"{'compiled' if found['fits'] else 'refused':16} in {found['compile_seconds']:.0f} s")
     say(assumptions(slice))
 
 
@@ -133,18 +140,31 @@ def table(config: Config) -> list[dict[str, Any]]:
     every = [(model, strategy, name) for name in SLICES for strategy in STRATEGIES for model in MODELS]
     folder, results = config.out / "cells", {}
     folder.mkdir(parents=True, exist_ok=True)
-    for model, strategy, name in dict.fromkeys((*FIRST, *every)):
-        case = case_of(dataclasses.replace(config, model=model, strategy=strategy, topology=name, mesh=None))
+    cases = {
+        (model, strategy, name): case_of(dataclasses.replace(config, model=model, strategy=strategy, topology=name))
+        for model, strategy, name in dict.fromkeys((*FIRST, *every))
+    }
+    for (model, strategy, name), case in cases.items():
         path = folder / f"{model}-{strategy}-{name}.json".replace(":", "").replace("%", "")
-        if not path.exists() or json.loads(path.read_text("utf-8"))["case"] != dataclasses.asdict(case):
-            write_json(path, compiled(case, topology(name)))
+        if (found := kept(path, case)) is None:
+            found = compiled(case, topology(name))
+            write_json(path, found)
             jax.clear_caches()
-        results[model, strategy, name] = json.loads(path.read_text("utf-8"))
+        results[model, strategy, name] = found
         report.chat.print(f"{model} {strategy} {name}: {fit(results[model, strategy, name])}")
     page = markdown([(key, results[key]) for key in every])
     (config.out / "table.md").write_text(page, "utf-8")
     report.console.print(page)
     return list(results.values())
+
+
+def kept(path: Path, case: Case) -> dict[str, Any] | None:
+    """What an earlier run wrote of this very case, if it did."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return found if found["case"] == dataclasses.asdict(case) else None
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is compiled again
+        return None
 
 
 COLUMNS = ("model", "trains", "slice", "mesh", "remat", "examples", "GiB a chip", "products", "MiB sent", "computing", "compiled")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 
-from adapt.errors import TrainingError
+from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
 from experiments import benchmark
+from experiments.parts import device
 from experiments.parts.compiling import Case, model_flops
 from experiments.parts.workers import Worker, peak_memory
 
@@ -64,20 +65,55 @@ def test_a_device_is_measured_cell_by_cell(bare, tmp_path, capsys):
         assert [e["examples"] for e in mine] == [6, 6] and row["adapt"]["peak_bytes"] is None
         assert min(e["speed"] for e in mine) <= row["adapt"]["speed"] <= max(e["speed"] for e in mine)
         flops = model_flops(Case(**row["case"]), 1) / 2  # an example
-        assert row["adapt"]["utilisation"] == pytest.approx(flops * row["adapt"]["speed"] / row["rate"])
+        assert row["adapt"]["utilisation"] == pytest.approx(flops * row["adapt"]["speed"] / row["rates"]["cpu"])
         assert "No module named 'torch'" in row["torch"]["error"] and "ratio" not in row
     assert "| bert-tiny | full | none | 2 x 16 |" in printed.out == (config.out / "device.md").read_text() + "\n"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
 def test_a_side_that_ends_is_quoted(tmp_path):
     words = [sys.executable, "-c", "import sys; sys.exit('no such device')"]
     worker = Worker("it", words, tmp_path / "log")
     with pytest.raises(TrainingError, match="it failed: the process ended: no such device"):
         worker.ask("start")
     worker.close()
+    worker = Worker("it", [sys.executable, "-c", "print('hello')"], tmp_path / "log")
+    with pytest.raises(TrainingError, match="it failed: it answered 'hello'"):
+        worker.ask("start")
+    worker.close()
 
 
+def test_sides_on_different_devices_have_no_ratio():
+    case = Case("bert-tiny", "full", "", "", 2, 16, "none", False)
+
+    def entry(side, device, rate):
+        row = {"case": vars(case), "side": side, "libraries": {"device": device}, "rate": rate, "peak_bytes": None}
+        return row | {"speed": 10.0}
+
+    here, there = entry("adapt", "cpu", 1e11), entry("torch", "NVIDIA H100", 7e14)
+    (row,) = device.summary([case], [here, there])
+    assert "ratio" not in row and row["rates"] == {"cpu": 1e11, "accelerator": 7e14}
+    assert row["adapt"]["utilisation"] == pytest.approx(7000 * row["torch"]["utilisation"])
+    (row,) = device.summary([case], [here, entry("torch", "cpu", 2e11)])
+    assert row["ratio"] == 1.0 and row["rates"] == {"cpu": 2e11}
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"models": ("bert-tiny",)}, "--models goes with --device: give that too"),
+        ({"device": True, "data": "other"}, "--data does not go with --device"),
+        ({"device": True, "models": ()}, "give at least one each"),
+        ({"device": True, "tokens": 0}, "--tokens 0: bert-base takes 1 to 512"),
+        ({"steps": 1}, "--steps at least 2"),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_refused(tmp_path, flags, says):
+    with pytest.raises(StrategyError, match=says):
+        benchmark.main(benchmark.Config(**flags, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
 def test_peak_memory_counts_what_was_allocated_and_freed(tmp_path):
     program = "import time; held = bytearray({}); time.sleep(0.2); del held; time.sleep(0.1)"
     none, some = (peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log") for size in (1, 10**8))

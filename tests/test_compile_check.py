@@ -104,11 +104,17 @@ WRONG = [
     ("--topology v5e:4", "a slice of v5e has 2 sides"),
     ("--topology v5e:1x1", "is a single chip"),
     ("--model bert-huge", "--model bert-huge: unknown: give one of bert-tiny, bert-base"),
+    ("--topology v5e:32x32", "a side of a v5e slice has at most 16 chips"),
+    ("--tokens 0", "bert-large takes 1 to 512"),
+    ("--strategy top:0%", "top:0%"),
+    ("--table --model bert-tiny", "--model is not of --table"),
+    ("--table --tokens 64", "--tokens 64: vit-l16 takes 197"),
+    ("--no-scan --compare-unrolled", "leave --no-scan out"),
     ("--strategy all", "unknown strategy 'all'"),
     ("--strategy lora:8", "several phases or additions"),
     ("--mesh fsdp=3", "takes 3 devices and there are 16"),
     ("--batch-size 24", "can't be divided over fsdp=16: give a multiple of 16"),
-    ("--tokens 513", "bert-large has 512 positions"),
+    ("--tokens 513", "bert-large takes 1 to 512"),
 ]
 
 
@@ -189,8 +195,11 @@ def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compile_check.table(config)
     assert asked[:2] == [("bert-large", "full", "v5e:4x4"), ("gpt2-xl", "full", "v5e:4x4")]
+    for number, damaged in enumerate(("", "[]", "{}")):  # one that is written, and two that are not yet
+        name = ("bert-large-full-v5e4x4", "vit-l16-full-v5e2x2", "bert-large-full-v5e16x16")[number]
+        (tmp_path / "cells" / f"{name}.json").write_text(damaged)
     compile_check.table(config)
-    assert len(asked) == 48 + 1 and len(set(asked)) == 48
+    assert len(asked) == 48 + 2 and len(set(asked)) == 48
     page = (tmp_path / "table.md").read_text()
     assert page.count("\n| ") == 1 + 48 and "does not fit, by" in page and "90.0%" in page
     cells = [json.loads(path.read_text())["case"]["mesh"] for path in (tmp_path / "cells").iterdir()]

@@ -173,6 +173,8 @@ def test_processes_that_disagree_say_so(inputs, together, tmp_path):
         (("--process-id", 0), "go together"),
         (("--coordinator", "auto"), "sees no SLURM step, Kubernetes job or Cloud TPU here"),
         (("--coordinator", "localhost", "--processes", 2, "--process-id", 1), "must be HOST:PORT"),
+        (("--coordinator", "localhost:99999", "--processes", 2, "--process-id", 0), "a port below 65536"),
+        (("--coordinator", "localhost:9", "--processes", 2, "--process-id", 0, "--join-timeout", 0), "at least 1 second"),
         (("--coordinator", "localhost:9", "--processes", 2, "--process-id", 2), "must be from 0 to"),
         (
             ("--coordinator", "localhost:9", "--processes", 2, "--process-id", 1, "--join-timeout", 2),

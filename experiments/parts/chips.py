@@ -26,11 +26,12 @@ class Chip:
     memory: float  # bytes that a program may use
     links: float  # bytes a second that leave a chip over all its links
     dimensions: int  # of the torus: there are two links for each
+    longest: int  # side of a slice
 
 
 CHIPS = {
-    "v5e": Chip("v5e", 197e12, 15.75 * 2**30, 1600e9 / 8, 2),
-    "v5p": Chip("v5p", 459e12, 95e9, 4800e9 / 8, 3),
+    "v5e": Chip("v5e", 197e12, 15.75 * 2**30, 1600e9 / 8, 2, 16),
+    "v5p": Chip("v5p", 459e12, 95e9, 4800e9 / 8, 3, 28),
 }
 ENVIRONMENT = {  # libtpu asks no server what machine this is, and does not keep others from it
     "TPU_SKIP_MDS_QUERY": "1",
@@ -77,4 +78,6 @@ def topology(name: str) -> Topology:
     found = Topology(name, CHIPS[kind], tuple(map(int, sides.split("x"))))
     if len(found.sides) != found.chip.dimensions:
         raise MeshError(f"--topology {name}: a slice of {kind} has {found.chip.dimensions} sides, as in v5e:4x4 or v5p:8x8x8")
+    if max(found.sides) > found.chip.longest:  # libtpu would end the process
+        raise MeshError(f"--topology {name}: a side of a {kind} slice has at most {found.chip.longest} chips")
     return found

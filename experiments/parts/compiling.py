@@ -19,7 +19,7 @@ from experiments.parts import cost, hlo
 from experiments.parts.chips import Chip, Topology
 from experiments.parts.shapes import SHAPES
 
-UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+UNITS = {unit: 2 ** (10 * power) for power, unit in enumerate("BKMGTPE")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def resolved(model: str, spec: str) -> str:
     if model not in SHAPES:
         raise CheckpointError(f"--model {model}: unknown: give one of {', '.join(SHAPES)}")
     layers = SHAPES[model].config.layers
-    if spec.startswith("top:") and spec.endswith("%") and spec[4:-1].isdecimal():
+    if spec.startswith("top:") and spec.endswith("%") and spec[4:-1].isdecimal() and 0 < int(spec[4:-1]) <= 100:
         spec = f"top:{max(1, round(layers * int(spec[4:-1]) / 100))}"
     strategy = strategies.strategy(spec, layers)
     if len(strategy.phases) > 1 or strategy.added:
@@ -52,9 +52,10 @@ def resolved(model: str, spec: str) -> str:
 def sizes(model: str, batch_size: int, tokens: int | None) -> int:
     """The tokens of an example. Raises :class:`StrategyError` for so many tokens, or examples, as can't be."""
     config = SHAPES[model].config
-    tokens = tokens or config.positions
+    tokens = config.positions if tokens is None else tokens
     if not 1 <= tokens <= config.positions or (config.is_image and tokens != config.positions):
-        raise StrategyError(f"--tokens {tokens}: {model} has {config.positions} positions")
+        least = "" if config.is_image else "1 to "
+        raise StrategyError(f"--tokens {tokens}: {model} takes {least}{config.positions}")
     if batch_size < 1:
         raise StrategyError(f"--batch-size {batch_size} must be at least 1")
     return tokens
@@ -165,7 +166,7 @@ def needed(message: str, arguments: int) -> dict[str, int] | None:
 
     It names all of them or the temporaries alone, to which the ``arguments`` come.
     """
-    size = r"([\d.]+)([BKMGT]?)"
+    size = r"([\d.]+)([BKMGTPE]?)"
     every, some = re.search(f"Used {size} of", message), re.search(rf"HLO temporaries \({size}\)", message)
     if not (found := every or some):
         return None

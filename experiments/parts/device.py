@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from adapt.errors import MeshError, TrainingError
+from adapt.errors import MeshError, StrategyError, TrainingError
 from experiments import write_json
 from experiments.parts import peers, report
 from experiments.parts.compiling import Case, model_flops, resolved, sizes, still, training
@@ -93,7 +93,9 @@ def cells(config: Any) -> list[Case]:
         batch_size = SHAPES[model].examples if config.batch_size is None else config.batch_size
         tokens = sizes(model, batch_size, config.tokens)
         every.append(Case(model, strategy, "", "", batch_size, tokens, config.remat, scan=False))
-    return every
+    if not every:
+        raise StrategyError("--models and --strategies: give at least one each")
+    return list(dict.fromkeys(every))
 
 
 def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, Any]:
@@ -141,6 +143,13 @@ def main(config: Any) -> dict[str, Any]:
             bar.update(done)
     if not any("speed" in entry for entry in rounds):
         raise MeshError(f"nothing could be measured: {rounds[0]['error'].partition(' (see ')[0]}")
+    devices = {on(entry) for entry in rounds if "speed" in entry}
+    if "cpu" in devices:
+        report.warn(
+            "a side ran on the CPU, and not beside one on an accelerator: install JAX, or torch, for that"
+            if len(devices) > 1
+            else "no accelerator was seen: this is the CPU"
+        )
     result = {"summary": summary(every, rounds), "date": time.strftime("%Y-%m-%d"), "rounds": rounds}
     write_json(config.out / "benchmark.json", result)
     page = markdown(result)
@@ -149,15 +158,22 @@ def main(config: Any) -> dict[str, Any]:
     return result
 
 
+def on(entry: dict[str, Any]) -> str:
+    """Where it ran; the sides may name the same accelerator differently."""
+    return "cpu" if entry["libraries"]["device"] == "cpu" else "accelerator"
+
+
 def summary(every: list[Case], rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row a cell: of each side the medians of examples/s, the share of the rate of products, the peak; and their ratio.
 
-    The rate is the fastest that any side measured in the whole run; model FLOPs are counted by hand, padding and what is
-    computed again left out.
+    The rate is the fastest that any side measured there in the whole run; model FLOPs are counted by hand, padding and what
+    is computed again left out. Sides on different devices have no ratio.
     """
-    rate, rows = max((entry["rate"] for entry in rounds if "rate" in entry), default=math.nan), []
+    measured = [entry for entry in rounds if "speed" in entry]
+    rates = {where: max(entry["rate"] for entry in measured if on(entry) == where) for where in map(on, measured)}
+    where, rows = {entry["side"]: on(entry) for entry in measured}, []
     for case in every:
-        row: dict[str, Any] = {"case": dataclasses.asdict(case), "rate": rate}
+        row: dict[str, Any] = {"case": dataclasses.asdict(case), "rates": rates}
         of_case = [entry for entry in rounds if entry["case"] == dataclasses.asdict(case)]
         speeds = {side: [e["speed"] for e in of_case if e["side"] == side and "speed" in e] for side in NAMES}
         for side, found in speeds.items():
@@ -165,9 +181,9 @@ def summary(every: list[Case], rounds: list[dict[str, Any]]) -> list[dict[str, A
                 row[side] = {"error": next(e["error"] for e in of_case if e["side"] == side)}
                 continue
             speed, peaks = statistics.median(found), [e["peak_bytes"] for e in of_case if e["side"] == side and "speed" in e]
-            used = model_flops(case, 1) / case.batch_size * speed / rate
+            used = model_flops(case, 1) / case.batch_size * speed / rates[where[side]]
             row[side] = {"speed": speed, "utilisation": used, "peak_bytes": max(peaks) if None not in peaks else None}
-        if all(speeds.values()):
+        if all(speeds.values()) and len(rates) == 1:
             ratios = [ours / theirs for ours, theirs in zip(*speeds.values(), strict=False)]
             row |= {"ratio": statistics.median(ratios), "ratio_least": min(ratios), "ratio_most": max(ratios)}
         rows.append(row)
@@ -188,9 +204,13 @@ def markdown(result: dict[str, Any]) -> str:
         ratio = f"{row['ratio']:.2f} ({row['ratio_least']:.2f}-{row['ratio_most']:.2f})" if "ratio" in row else ""
         size = f"{case['batch_size']} x {case['tokens']}"
         lines.append(" | ".join([case["model"], case["strategy"], case["remat"], size, *cells, ratio]))
-    device = next(e["libraries"]["device"] for e in result["rounds"] if "libraries" in e)
-    rate = f"{device}, {result['date']}; its bfloat16 matrix products ran at {result['summary'][0]['rate'] / 1e12:.3g} TFLOP/s"
-    return "\n".join([*(f"| {line} |" for line in lines), "", rate, ""])
+    notes = {on(entry): entry["libraries"]["device"] for entry in result["rounds"] if "speed" in entry}
+    rates = result["summary"][0]["rates"]
+    said = [
+        f"{name}, {result['date']}: bfloat16 matrix products at {rates[place] / 1e12:.3g} TFLOP/s"
+        for place, name in notes.items()
+    ]
+    return "\n".join([*(f"| {line} |" for line in lines), "", *said, ""])
 
 
 def shown(side: dict[str, Any]) -> list[str]:

@@ -67,8 +67,12 @@ def join(flags: Devices) -> None:
         raise MeshError("--coordinator, --processes and --process-id go together: give all three, or --coordinator auto")
     if not auto and not (flags.processes or 0) > (flags.process_id or 0) >= 0:
         raise MeshError(f"--process-id {flags.process_id} must be from 0 to --processes - 1, {(flags.processes or 0) - 1}")
-    if not auto and not re.fullmatch(r".+:\d+", flags.coordinator or ""):
-        raise MeshError(f"--coordinator {flags.coordinator} must be HOST:PORT")
+    if not auto and not (
+        re.fullmatch(r".+:\d+", flags.coordinator or "") and int(str(flags.coordinator).rsplit(":")[-1]) < 2**16
+    ):
+        raise MeshError(f"--coordinator {flags.coordinator} must be HOST:PORT, a port below 65536")
+    if flags.join_timeout < 1:
+        raise MeshError(f"--join-timeout {flags.join_timeout} must be at least 1 second")
     if CHILD not in os.environ:
         watch(flags)
     own = os.dup(1)
@@ -84,7 +88,9 @@ def join(flags: Devices) -> None:
             **place, initialization_timeout=flags.join_timeout, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30
         )
     except Exception as fault:  # with auto also what the client of a cluster raises
-        instead = "give --coordinator HOST:PORT, --processes and --process-id"
+        instead = (
+            "give --coordinator HOST:PORT, --processes and --process-id" if auto else f"look at --coordinator {flags.coordinator}"
+        )
         raise MeshError(f"the processes of the run did not meet: {reason(fault)}; {instead}") from None
     if not first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), own)
@@ -140,7 +146,8 @@ def watch(flags: Devices) -> None:
     text = "".join(logged)
     if code == -signal.SIGABRT and "distributed service detected fatal errors" in text:
         late = "Connect()" in text or "DEADLINE_EXCEEDED" in text
-        why = f"not all {flags.processes or ''} processes came within --join-timeout {flags.join_timeout} s" if late else DIED
+        came = f"not all {flags.processes or ''} processes came within --join-timeout {flags.join_timeout} s"
+        why = f"{came}: has each its own --process-id, and process 0's address as --coordinator?" if late else DIED
         print(f"error: {why}", file=sys.stderr)
         code = 2
     elif code < 0:

@@ -40,7 +40,10 @@ class Worker:
             self.process.stdin.write(json.dumps({"job": job} | request) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"error": f"the process ended{self.last_words()}"}
+        try:
+            answer = json.loads(line) if line else {"error": f"the process ended{self.last_words()}"}
+        except ValueError:
+            answer = {"error": f"it answered {line.strip()[:80]!r}: is {self.process.args[0]} a Python with what it needs?"}  # pyright: ignore
         if "error" in answer:
             raise TrainingError(f"{self.name} failed: {answer['error']} (see {self.log})")
         after, wall = cpu_seconds(self.process.pid), time.perf_counter() - started
