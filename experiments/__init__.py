@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,12 @@ def compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     # A cache that can't be written saves no time; it is no reason to trouble anybody.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
+
+
+def given(config: Any, names: Iterable[str]) -> str | None:
+    """The first of these flags, as ``--batch-size``, that is not at its default."""
+    name = next((name for name in names if getattr(config, name) != getattr(type(config)(), name)), None)
+    return name and f"--{name.replace('_', '-')}"
 
 
 def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:

@@ -32,7 +32,7 @@ import numpy as np
 from adapt import hub, pack
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
-from experiments import check_out, launch, open_run, write_json
+from experiments import check_out, given, launch, open_run, write_json
 from experiments.parts import bundled, data, device, inputs, report, targets
 from experiments.parts.shapes import MODELS, STRATEGIES
 from experiments.parts.workers import Worker, command, peak_memory
@@ -82,15 +82,16 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
-    other = OF_SPEED if config.device else OF_DEVICE
-    if given := [name for name in other if getattr(config, name) != getattr(Config(), name)]:
-        flag, mend = given[0].replace("_", "-"), "leave one of them out" if config.device else "give that too"
-        raise StrategyError(f"--{flag} {'does not go' if config.device else 'goes'} with --device: {mend}")
+    if flag := given(config, OF_SPEED if config.device else OF_DEVICE):
+        why = "does not go with --device: leave one of them out" if config.device else "goes with --device: give that too"
+        raise StrategyError(f"{flag} {why}")
     for name in ("rounds", "steps", "batch_size", "sentences", "cores"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 1")
-    if config.seed < 0 or (config.steps < 2 and not config.device):
-        raise StrategyError("--seed must be at least 0, and --steps at least 2, since the first one compiles")
+    if config.seed < 0:
+        raise StrategyError(f"--seed {config.seed} must be at least 0")
+    if config.steps < 2 and not config.device:
+        raise StrategyError(f"--steps {config.steps} must be at least 2, since the first one compiles")
     if config.device:
         device.cells(config)  # refuses what can't be
         with open_run(config.out, config):

@@ -20,7 +20,7 @@ import jax
 from adapt import shard
 from adapt.errors import MeshError, StrategyError
 from adapt.models import compiled_for
-from experiments import launch, write_json
+from experiments import given, launch, write_json
 from experiments.parts import report
 from experiments.parts.chips import Topology, topology
 from experiments.parts.compiling import Case, compiled, resolved, sizes
@@ -57,10 +57,8 @@ def main(config: Config) -> Any:
     jax.config.update("jax_enable_compilation_cache", False)  # or the second run would time a file
     compiled_for.set("tpu")
     if config.table:
-        own = ("model", "strategy", "topology", "mesh", "scan", "compare_unrolled", "next_batch")
-        given = [name for name in own if getattr(config, name) != getattr(Config(), name)]
-        if given:
-            raise StrategyError(f"--{given[0].replace('_', '-')} is not of --table, which has every model, strategy and slice")
+        if flag := given(config, ("model", "strategy", "topology", "mesh", "scan", "compare_unrolled", "next_batch")):
+            raise StrategyError(f"{flag} is not of --table, which has every model, strategy and slice")
         return table(config)
     if config.compare_unrolled and not config.scan:
         raise StrategyError("--compare-unrolled compares with the blocks as a loop: leave --no-scan out")
@@ -151,7 +149,7 @@ def table(config: Config) -> list[dict[str, Any]]:
             write_json(path, found)
             jax.clear_caches()
         results[model, strategy, name] = found
-        report.chat.print(f"{model} {strategy} {name}: {fit(results[model, strategy, name])}")
+        report.chat.print(f"{model} {strategy} {name}: {fit(found)}")
     page = markdown([(key, results[key]) for key in every])
     (config.out / "table.md").write_text(page, "utf-8")
     report.console.print(page)

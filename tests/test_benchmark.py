@@ -104,7 +104,7 @@ def test_sides_on_different_devices_have_no_ratio():
         ({"device": True, "data": "other"}, "--data does not go with --device"),
         ({"device": True, "models": ()}, "give at least one each"),
         ({"device": True, "tokens": 0}, "--tokens 0: bert-base takes 1 to 512"),
-        ({"steps": 1}, "--steps at least 2"),
+        ({"steps": 1}, "--steps 1 must be at least 2"),
     ],
 )
 def test_flags_that_make_no_sense_together_are_refused(tmp_path, flags, says):

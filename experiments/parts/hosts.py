@@ -67,9 +67,8 @@ def join(flags: Devices) -> None:
         raise MeshError("--coordinator, --processes and --process-id go together: give all three, or --coordinator auto")
     if not auto and not (flags.processes or 0) > (flags.process_id or 0) >= 0:
         raise MeshError(f"--process-id {flags.process_id} must be from 0 to --processes - 1, {(flags.processes or 0) - 1}")
-    if not auto and not (
-        re.fullmatch(r".+:\d+", flags.coordinator or "") and int(str(flags.coordinator).rsplit(":")[-1]) < 2**16
-    ):
+    port = re.fullmatch(r".+:(\d+)", flags.coordinator or "")
+    if not auto and not (port and int(port[1]) < 2**16):
         raise MeshError(f"--coordinator {flags.coordinator} must be HOST:PORT, a port below 65536")
     if flags.join_timeout < 1:
         raise MeshError(f"--join-timeout {flags.join_timeout} must be at least 1 second")
@@ -82,16 +81,16 @@ def join(flags: Devices) -> None:
         reach(str(flags.coordinator), flags.join_timeout)
     names = ("coordinator_address", "num_processes", "process_id")
     place: dict[str, Any] = {} if auto else dict(zip(names, explicit, strict=True))
+    warnings.filterwarnings("ignore", "\\s*Kubernetes environment detected", UserWarning)  # reason() says it
     try:
-        warnings.filterwarnings("ignore", "\\s*Kubernetes environment detected", UserWarning)  # reason() says it
         jax.distributed.initialize(
             **place, initialization_timeout=flags.join_timeout, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30
         )
     except Exception as fault:  # with auto also what the client of a cluster raises
-        instead = (
+        mend = (
             "give --coordinator HOST:PORT, --processes and --process-id" if auto else f"look at --coordinator {flags.coordinator}"
         )
-        raise MeshError(f"the processes of the run did not meet: {reason(fault)}; {instead}") from None
+        raise MeshError(f"the processes of the run did not meet: {reason(fault)}; {mend}") from None
     if not first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), own)
 
@@ -114,7 +113,7 @@ def reach(coordinator: str, limit: float) -> None:
         try:
             socket.create_connection((host, int(port)), timeout=max(until - time.monotonic(), 0.1)).close()
             return
-        except (OSError, OverflowError) as fault:
+        except OSError as fault:
             why = str(fault)
             time.sleep(0.2)
     raise MeshError(f"--coordinator {coordinator} does not answer within {limit:g} s ({why}): is process 0 running there?")

@@ -21,7 +21,7 @@ class Worker:
     """One side in a process of its own, driven by JSON lines; what it prints goes to ``log``."""
 
     def __init__(self, name: str, command: list[str], log: Path, where: Mapping[str, str] = ON_CPU):
-        self.name, self.log = name, log
+        self.name, self.log, self.program = name, log, command[0]
         self.start_up = 0.0  # seconds until the side had answered that it is there
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
@@ -43,7 +43,7 @@ class Worker:
         try:
             answer = json.loads(line) if line else {"error": f"the process ended{self.last_words()}"}
         except ValueError:
-            answer = {"error": f"it answered {line.strip()[:80]!r}: is {self.process.args[0]} a Python with what it needs?"}  # pyright: ignore
+            answer = {"error": f"it answered {line.strip()[:80]!r}: is {self.program} a Python with what it needs?"}
         if "error" in answer:
             raise TrainingError(f"{self.name} failed: {answer['error']} (see {self.log})")
         after, wall = cpu_seconds(self.process.pid), time.perf_counter() - started
