@@ -1,6 +1,6 @@
 # make demo    the main job on real input, with its own set-up (under 4 minutes on 2 cores after the downloads)
 # make test    lint, types, import contracts, tests with warnings as errors
-# make tpu     an environment of its own that compiles for TPUs without one, and the tests that need it
+# make tpu     an environment of its own that compiles for TPUs and GPUs without one, and the tests that need it
 #
 # Another Python: make test PYTHON=python3.12 VENV=.venv312   (3.11 gets JAX 0.10, 3.12 and newer JAX 0.12)
 
@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(TPU_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TPU_VENV)
-	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tpu-compile]'
+	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tpu-compile,gpu-compile]'
 	@touch $@
 
 clean:

@@ -1,13 +1,15 @@
-"""What would a train step cost on a TPU slice that nobody has at hand? It is compiled for it here, without a TPU.
+"""What would a train step cost on TPUs or GPUs that nobody has at hand? It is compiled for them here, without one.
 
-    pip install 'adapt[tpu-compile]'
+    pip install 'adapt[tpu-compile,gpu-compile]'
     python -m experiments.compile_check --model bert-large --strategy full --topology v5e:4x4
+    python -m experiments.compile_check --model bert-large --strategy full --topology h100:1
     python -m experiments.compile_check --model gpt2-xl --topology v5e:16x16 --mesh data=4,fsdp=64 --next-batch
     python -m experiments.compile_check --table --out runs/compile_check            # resumes where it stopped
 
 The programs are those of ``train.make_step``: bfloat16 compute, AdamW, clipping, dropout. Printed for each chip: matrix
 products against the model's own count, memory against the chip's, collectives with what a chip sends, and how much of a
-step would be computing if nothing overlapped. Expect one or two minutes a program on two cores; the table has 48 of them.
+step would be computing if nothing overlapped. Expect one or two minutes a program on two cores; the table has 48 of them,
+or with --topology the 12 of that slice.
 """
 
 import dataclasses
@@ -19,7 +21,6 @@ import jax
 
 from adapt import shard
 from adapt.errors import MeshError, StrategyError
-from adapt.models import compiled_for
 from experiments import given, launch, write_json
 from experiments.parts import report
 from experiments.parts.chips import Topology, topology
@@ -41,7 +42,7 @@ FIRST = (  # the rows of the table that matter most
 class Config:
     model: str = "bert-large"  # one of bert-tiny, bert-base, bert-large, vit-l16, gpt2-xl
     strategy: str = "full"  # of one phase and without additions; top:25% is the last quarter of the blocks
-    topology: str = "v5e:4x4"  # v5e or v5p, and the sides of the slice
+    topology: str = "v5e:4x4"  # v5e or v5p and the sides of the slice; h100 or a100 and how many of one host
     mesh: str | None = None  # as data=16,fsdp=16; default: fsdp over all chips, or data where the whole encoder is frozen
     batch_size: int | None = None  # examples over all chips; default: by the model
     tokens: int | None = None  # an example; default: as many as the model has positions
@@ -55,10 +56,9 @@ class Config:
 
 def main(config: Config) -> Any:
     jax.config.update("jax_enable_compilation_cache", False)  # or the second run would time a file
-    compiled_for.set("tpu")
     if config.table:
-        if flag := given(config, ("model", "strategy", "topology", "mesh", "scan", "compare_unrolled", "next_batch")):
-            raise StrategyError(f"{flag} is not of --table, which has every model, strategy and slice")
+        if flag := given(config, ("model", "strategy", "mesh", "scan", "compare_unrolled", "next_batch")):
+            raise StrategyError(f"{flag} is not of --table, which has every model and strategy")
         return table(config)
     if config.compare_unrolled and not config.scan:
         raise StrategyError("--compare-unrolled compares with the blocks as a loop: leave --no-scan out")
@@ -79,8 +79,6 @@ def main(config: Config) -> Any:
 def case_of(config: Config) -> Case:
     """The flags with what they leave open, checked as far as can be without libtpu."""
     spec, slice = resolved(config.model, config.strategy), topology(config.topology)
-    if slice.chips < 2:
-        raise MeshError(f"--topology {config.topology} is a single chip: give a slice of several")
     still = spec == "frozen"
     mesh = config.mesh or (f"data={slice.chips}" if still else SLICES.get(config.topology, f"fsdp={slice.chips}"))
     axes = shard.sizes(mesh, slice.chips)
@@ -98,7 +96,8 @@ def show(found: dict[str, Any], slice: Topology) -> None:
     case, say = found["case"], report.console.print
     loop = "blocks as a loop" if case["scan"] else "blocks unrolled"
     say(f"{case['model']}, {case['strategy']}: {case['batch_size']} examples of {case['tokens']} tokens over {slice.name}")
-    say(f"                 {slice.chips} chips as {case['mesh']}, rematerialisation {case['remat']}, {loop}")
+    chips = f"{slice.chips} chips as {case['mesh']}" if slice.chips > 1 else "one chip"
+    say(f"                 {chips}, rematerialisation {case['remat']}, {loop}")
     say(f"memory           {fit(found)}")
     if "flops" in found:
         once, again = ((found["flops"] - less) / found["flops_model"] for less in (found["flops_again"], 0))
@@ -110,15 +109,19 @@ def show(found: dict[str, Any], slice: Topology) -> None:
             what = f"{row['times']} {row['kind']} of {row['types']} {where}"
             say(f"{row['program']:16} {what}: a chip sends {row['sent'] / MIB:.4g} MiB")
         times = f"{found['computing'] * 1e3:.4g} ms of products, {found['sending'] * 1e3:.3g} ms of sending"
-        say(f"on paper         {times}: {found['share']:.1%} is computing, at least {found['least']:.1%}")
-    say(f"{'compiled' if found['fits'] else 'refused':16} in {found['compile_seconds']:.0f} s")
+        least = f", at least {found['least']:.1%}" if slice.chip.dimensions > 1 else ""
+        say(f"on paper         {times}: {found['share']:.1%} is computing{least}")
+    say(f"{'compiled' if 'flops' in found else 'refused':16} in {found['compile_seconds']:.0f} s")
     say(assumptions(slice))
 
 
 def assumptions(slice: Topology) -> str:
     chip = slice.chip
-    rate = f"a {chip.name} does {chip.flops / 1e12:.0f} TFLOP/s in bfloat16, has {chip.memory / GIB:.4g} GiB to use"
-    links = f"sends {chip.links / 1e9:.0f} GB/s over {2 * chip.dimensions} links (cloud.google.com/tpu/docs/{chip.name})"
+    rate = f"one {chip.name} does {chip.flops / 1e12:.0f} TFLOP/s in bfloat16, has {chip.memory / GIB:.4g} GiB to use"
+    if chip.gpu:
+        rate += " (three quarters of its memory, or XLA_PYTHON_CLIENT_MEM_FRACTION)"
+        return f"assumed          {rate}, sends {chip.links / 1e9:.0f} GB/s ({chip.source}); products at peak, nothing overlaps"
+    links = f"sends {chip.links / 1e9:.0f} GB/s over {2 * chip.dimensions} links ({chip.source})"
     least = "nothing overlaps; at least: all goes over the two links of one dimension"
     return f"assumed          {rate} and {links}; products at peak, {least}"
 
@@ -135,16 +138,17 @@ def fit(found: dict[str, Any]) -> str:
 
 def table(config: Config) -> list[dict[str, Any]]:
     """Every cell, those that matter most first; a file each, so that it goes on where it stopped."""
-    every = [(model, strategy, name) for name in SLICES for strategy in STRATEGIES for model in MODELS]
+    slices = [config.topology] if given(config, ("topology",)) else list(SLICES)
+    every = [(model, strategy, name) for name in slices for strategy in STRATEGIES for model in MODELS]
     folder, results = config.out / "cells", {}
     folder.mkdir(parents=True, exist_ok=True)
     cases = {
         (model, strategy, name): case_of(dataclasses.replace(config, model=model, strategy=strategy, topology=name))
-        for model, strategy, name in dict.fromkeys((*FIRST, *every))
+        for model, strategy, name in dict.fromkeys((*(key for key in FIRST if key in every), *every))
     }
     for (model, strategy, name), case in cases.items():
         path = folder / f"{model}-{strategy}-{name}.json".replace(":", "").replace("%", "")
-        if (found := kept(path, case)) is None:
+        if (found := kept(path, case, topology(name).compiler)) is None:
             found = compiled(case, topology(name))
             write_json(path, found)
             jax.clear_caches()
@@ -156,11 +160,11 @@ def table(config: Config) -> list[dict[str, Any]]:
     return list(results.values())
 
 
-def kept(path: Path, case: Case) -> dict[str, Any] | None:
-    """What an earlier run wrote of this very case, if it did."""
+def kept(path: Path, case: Case, compiler: str) -> dict[str, Any] | None:
+    """What an earlier run wrote of this very case, with this compiler, if it did."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        return found if found["case"] == dataclasses.asdict(case) else None
+        return found if (found["case"], found["compiler"]) == (dataclasses.asdict(case), compiler) else None
     except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is compiled again
         return None
 
@@ -183,7 +187,9 @@ def markdown(results: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> str:
         else:
             cells += [""] * 3
         lines.append(" | ".join((*cells, f"{found['compile_seconds']:.0f} s")))
-    notes = dict.fromkeys(assumptions(topology(name)) for name in SLICES)  # one of each chip
+    slices = [topology(name) for name in dict.fromkeys(name for (*_, name), _ in results)]
+    notes = dict.fromkeys(assumptions(slice) for slice in slices)  # one of each chip
+    notes |= dict.fromkeys(f"compiled by      {slice.compiler}" for slice in slices)
     return "\n".join([*(f"| {line} |" for line in lines), "", *notes, ""])
 
 

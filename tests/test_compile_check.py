@@ -10,24 +10,25 @@ import subprocess
 import sys
 
 import pytest
-from tiny import ROOT, TPU_PYTHON, with_libtpu
+from tiny import ROOT, TPU_PYTHON, with_gpu_compiler, with_libtpu
 
 import experiments
-from adapt.models import Classifier, compiled_for
+from adapt.models import Classifier
 from experiments import compile_check
 from experiments.parts import chips, compiling
 from experiments.parts.shapes import SHAPES
 
+PLUGIN = re.compile("All log messages before absl|Could not find cuda drivers")
 SMALL = ("--model", "bert-tiny", "--topology", "v5e:2x2", "--tokens", 128)
 
 
 def said(*flags: object, status: int = 0) -> str:
-    """What the command prints, in a process with libtpu."""
+    """What the command prints, in a process with libtpu and the plugin for GPUs, which says at once that there are none."""
     command = [str(TPU_PYTHON), "-m", "experiments.compile_check", *map(str, flags)]
     env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == status, done.stderr[-2000:]
-    return done.stdout if status == 0 else done.stderr
+    return done.stdout if status == 0 else "".join(line for line in done.stderr.splitlines(True) if not PLUGIN.search(line))
 
 
 def number(pattern: str, text: str) -> float:
@@ -95,14 +96,14 @@ def refused(monkeypatch, capsys):
         assert stopped.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1
         return line.removeprefix("error: ").strip()
 
-    yield run
-    compiled_for.set(None)
+    return run
 
 
 WRONG = [
-    ("--topology v6x:2x2", "there is no such slice: give one of v5e, v5p and its sides"),
+    ("--topology v6x:2x2", "there is no such slice: give one of v5e, v5p, h100, a100 and its sides"),
+    ("--topology h100:2x8", "a slice of h100 has a single number"),
+    ("--topology h100:16", "a host with h100 has at most 8 chips"),
     ("--topology v5e:4", "a slice of v5e has 2 sides"),
-    ("--topology v5e:1x1", "is a single chip"),
     ("--model bert-huge", "--model bert-huge: unknown: give one of bert-tiny, bert-base"),
     ("--topology v5e:32x32", "a side of a v5e slice has at most 16 chips"),
     ("--tokens 0", "bert-large takes 1 to 512"),
@@ -123,9 +124,13 @@ def test_a_mistake_is_one_line(refused, flags, why):
     assert why in refused(*flags.split())
 
 
-def test_without_libtpu_one_line_says_what_to_install(refused, monkeypatch):
-    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'adapt[tpu-compile]'" in refused()
+@pytest.mark.parametrize(("topology", "extra"), [("v5e:4x4", "tpu-compile"), ("h100:8", "gpu-compile")])
+def test_without_the_compiler_one_line_says_what_to_install(refused, monkeypatch, topology, extra):
+    def version(package):
+        raise chips.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(chips.metadata, "version", version)
+    assert f"pip install 'adapt[{extra}]'" in refused("--topology", topology)
 
 
 @pytest.mark.parametrize(
@@ -168,13 +173,14 @@ def invented(case, topology, fits=True):
     paper = {"computing": 0.2, "sending": 0.01, "share": 0.95, "least": 0.9}
     paper |= {"flops": 2.0, "flops_again": 0.5, "flops_model": 1.5, "collectives": []}
     seconds = {"compile_seconds": 40.0 if case.scan else 100.0}
-    return {"case": compiling.dataclasses.asdict(case)} | sizes | seconds | (paper if fits else {})
+    found = {"case": compiling.dataclasses.asdict(case), "compiler": topology.compiler}
+    return found | sizes | seconds | (paper if fits else {})
 
 
 def test_twice_the_batch_and_the_unrolled_twin_are_compiled_when_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(compile_check, "compiled", invented)
+    monkeypatch.setattr(chips.metadata, "version", lambda package: "1")
     compile_check.main(compile_check.Config(next_batch=True, compare_unrolled=True))
-    compiled_for.set(None)
     out = capsys.readouterr().out
     assert "next batch       1024 examples: 1.00 of 15.75 GiB a chip" in out
     assert "unrolled         compiles in 100 s: the loop takes 0.40 of that" in out
@@ -191,6 +197,7 @@ def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
         return invented(case, topology, fits=len(asked) != 2)
 
     monkeypatch.setattr(compile_check, "compiled", compiled)
+    monkeypatch.setattr(chips.metadata, "version", lambda package: "1")
     config = compile_check.Config(table=True, out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         compile_check.table(config)
@@ -201,8 +208,50 @@ def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
     assert len(asked) == 48 + 2 and len(set(asked)) == 48
     page = (tmp_path / "table.md").read_text()
     assert page.count("\n| ") == 1 + 48 and "does not fit, by" in page and "90.0%" in page
+    assert "compiled by      libtpu 1, jax " in page
     cells = [json.loads(path.read_text())["case"]["mesh"] for path in (tmp_path / "cells").iterdir()]
     assert len(cells) == 48 and {"fsdp=16", "data=16", "data=16,fsdp=16", "data=8,fsdp=64"} <= set(cells)
+
+
+def test_another_compiler_compiles_again_and_a_topology_is_a_table_of_its_own(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(compile_check, "compiled", lambda case, topology: asked.append(case) or invented(case, topology))
+    config = compile_check.Config(table=True, topology="h100:8", out=tmp_path)
+    for version, cells in (("1", 12), ("1", 12), ("2", 24)):
+        monkeypatch.setattr(chips.metadata, "version", lambda package, version=version: version)
+        compile_check.table(config)
+        assert len(asked) == cells and {case.topology for case in asked} == {"h100:8"}
+    page = (tmp_path / "table.md").read_text()
+    assert page.count("\n| ") == 1 + 12 and "compiled by      jax-cuda12-plugin 2, jax " in page
+
+
+@with_gpu_compiler
+@pytest.mark.parametrize("flags", [("v5e:1x1", "--no-scan"), ("h100:1", "--no-scan"), ("h100:1",), ("a100:4",)])
+def test_a_single_chip_and_gpus_multiply_what_the_model_asks_for(flags):
+    found = said("--model", "bert-tiny", "--tokens", 128, "--topology", *flags)
+    assert number(r"products .*: ([\d.]+) of the model's own count", found) <= 1.40
+    assert 0.98 <= number(r" ([\d.]+) of it without what is computed again", found) <= 1.03
+    many = flags[0].endswith("4")
+    assert ("in groups of 4: a chip sends" in found) == many and ("one chip, remat" in found) != many
+    assert number(r"memory +([\d.]+) of", found) < 0.2
+
+
+@with_gpu_compiler
+@pytest.mark.parametrize("topology", ["h100:1", "h100:2"])
+def test_a_frozen_encoder_on_a_gpu_attends_by_its_library_and_that_is_counted(topology):
+    found = said("--model", "bert-tiny", "--tokens", 128, "--topology", topology, "--strategy", "frozen")
+    assert 0.98 <= number(r"products .*: ([\d.]+) of the model's own count", found) <= 1.03
+    program = f"""
+from experiments.parts import chips, compiling
+from adapt.models import bound, compiled_for
+devices = chips.topology("{topology}").devices()
+with bound(compiled_for, devices[0]):
+    case = compiling.Case("bert-tiny", "frozen", "{topology}", "data={topology[-1]}", 4, 128, "none", scan=False)
+    step, *arguments = compiling.abstract(case, devices)
+    print(step.programs(*arguments)["prefix"].as_text().count('custom_call_target="__cudnn$fmha'))
+"""
+    done = subprocess.run([str(TPU_PYTHON), "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.stdout.strip() == "2", done.stderr[-2000:]  # one a block
 
 
 @pytest.mark.parametrize(("name", "millions"), [("bert-base", 109), ("bert-large", 334), ("vit-l16", 304), ("gpt2-xl", 1558)])

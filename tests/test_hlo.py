@@ -138,6 +138,32 @@ def test_a_product_of_a_tpu_counts_as_often_as_its_loop_runs():
     assert dot_flops(TPU) == 24 * 2 * 8 * 16 * 512 * 512 * 64
 
 
+GPU = """
+ENTRY %main (x: bf16[32,512,768], w: bf16[3072,768], q: bf16[4,512,12,64], k: bf16[4,640,12,64]) -> bf16[4,12,512,64] {
+  %x = bf16[32,512,768]{2,1,0} parameter(0)
+  %w = bf16[3072,768]{1,0} parameter(1)
+  %q = bf16[4,512,12,64]{3,2,1,0} parameter(2)
+  %k = bf16[4,640,12,64]{3,2,1,0} parameter(3)
+  %up = (bf16[32,512,3072]{2,1,0}, s8[4194304]{0}) custom-call(%x, %w), custom_call_target="__cublas$lt$matmul", CONTRACTED
+  %mixed = (bf16[4,12,512,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax"
+  %grads = (bf16[4,12,512,64]{3,1,2,0}) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmaxBackward"
+  ROOT %out = bf16[4,12,512,64]{3,1,2,0} get-tuple-element(%mixed), index=0
+}
+"""
+GPU = GPU.replace("CONTRACTED", 'backend_config={"gemm":{"lhs_contracting_dimensions":["2"],"lhs_batch_dimensions":[]}}')
+
+
+def test_products_of_a_gpu_s_libraries_are_counted():
+    dense, scores = 2 * 32 * 512 * 3072 * 768, 2 * 4 * 12 * 512 * 640 * 64
+    assert dot_flops(GPU) == dense + 2 * scores + 5 * scores
+    assert dot_flops(GPU, named="cublas") == dense
+
+
+def test_a_product_of_a_library_that_can_not_be_read_is_refused():
+    with pytest.raises(ValueError, match="a matrix product in a library call"):
+        dot_flops(GPU.replace("__cublas$lt$matmul", "__onednn$matmul"))
+
+
 def test_collectives_have_their_kind_their_bytes_their_group_and_their_number():
     found = {each.kind: each for each in hlo.collectives(TPU)}
     assert len(found) == len(hlo.collectives(TPU)) == 3

@@ -19,7 +19,6 @@ from adapt.models import (
     Encoder,
     MaskedLM,
     Model,
-    layers,
 )
 from adapt.models.layers import Dropout, random_bits
 from adapt.tokenizer import ragged
@@ -267,14 +266,3 @@ def test_no_dropout_without_rate_or_when_deterministic():
     x = jnp.arange(6.0)
     assert Dropout(0.0).apply({}, x, False) is x
     assert Dropout(0.5).apply({}, x, True) is x
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_kernel_that_gpus_and_tpus_use_gives_the_same(family, monkeypatch):
-    model, made = classifier(family), batch(family)
-    here = model.apply(params(model), made)
-    kernel, used = jax.nn.dot_product_attention, []
-    monkeypatch.setattr(layers, "accelerated", lambda: True)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *args, **named: used.append(1) or kernel(*args, **named))
-    np.testing.assert_allclose(model.apply(params(model), made), here, atol=1e-5)
-    assert len(used) == model.encoder.config.layers

@@ -19,6 +19,8 @@ GOOD, BAD = ("good", "fine", "great", "warm"), ("bad", "dull", "poor", "cold")
 PLAIN = ("the", "a", "film", "plot", "was", "is", "and", "very", "so", "cast", "score", "end")
 TPU_PYTHON = os.environ.get("ADAPT_TPU_PYTHON") or (sys.executable if importlib.util.find_spec("libtpu") else None)
 with_libtpu = pytest.mark.skipif(TPU_PYTHON is None, reason="no libtpu here, and ADAPT_TPU_PYTHON names no Python that has it")
+GPU_COMPILER = TPU_PYTHON and any(Path(TPU_PYTHON).parent.parent.glob("lib/python*/site-packages/jax_cuda12_plugin"))
+with_gpu_compiler = pytest.mark.skipif(not GPU_COMPILER, reason="no jax-cuda12-plugin beside libtpu here, see with_libtpu")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 

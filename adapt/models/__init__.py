@@ -3,7 +3,7 @@
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM, Span, Tagger
-from adapt.models.layers import compiled_for, random_bits
+from adapt.models.layers import bound, compiled_for, random_bits
 from adapt.models.model import REMAT, Model, example_batch, merged
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Model",
     "Span",
     "Tagger",
+    "bound",
     "compiled_for",
     "example_batch",
     "merged",

@@ -3,10 +3,11 @@
 Shapes in names: R rows, C tokens a row, T tokens looked at, D width, H heads, K width of a head.
 """
 
+import contextlib
 import contextvars
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,8 +18,21 @@ from adapt.models.config import EncoderConfig
 
 Batch = Mapping[str, Any]
 
-# The platform that programs are compiled for, where it is not the one of this process's devices.
-compiled_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("compiled_for", default=None)
+# The device that programs are compiled for, where it is none of this process's.
+compiled_for: contextvars.ContextVar[Any] = contextvars.ContextVar("compiled_for", default=None)
+# Whether what is traced is one of the groups of a mesh, under vmap.
+grouped: contextvars.ContextVar[bool] = contextvars.ContextVar("grouped", default=False)
+
+
+@contextlib.contextmanager
+def bound(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    """Inside ``with``: the variable has this value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -149,12 +163,15 @@ def attend(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v by head (Vaswani et al. 2017, eq. 1): [R, H, C, K]; ``drop`` is dropout on the weights.
 
-    On GPU and TPU without dropout, JAX's own kernel. On the CPU heads come before tokens, the layout that XLA multiplies
-    fastest there, and the weights are divided by their sum after the product with v, which is smaller than they are.
+    Without dropout: on a GPU the kernel of its library where that takes it, else there and on a TPU JAX's own. On the CPU
+    heads come before tokens, the layout that XLA multiplies fastest there, and the weights are divided by their sum after
+    the product with v, which is smaller than they are.
     """
-    if drop is None and accelerated():
+    device = compiled_for.get() or jax.local_devices()[0]
+    if drop is None and device.platform in ("gpu", "tpu"):
         q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
-        return jax.nn.dot_product_attention(q, k, v, mask=mask).transpose(0, 2, 1, 3)
+        kernel = flash if has_flash(device, q, k) else jax.nn.dot_product_attention
+        return kernel(q, k, v, mask=mask).transpose(0, 2, 1, 3)
     scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * q_RHCK.shape[-1] ** -0.5, k_RHTK).astype(jnp.float32)
     if mask is not None:
         scores_RHCT = scores_RHCT + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
@@ -164,9 +181,29 @@ def attend(
     return (jnp.einsum("RHCT,RHTK->RHCK", weights_RHCT, v_RHTK) / total_RHC1).astype(v_RHTK.dtype)
 
 
-def accelerated() -> bool:
-    """Whether programs run on a GPU or a TPU."""
-    return (compiled_for.get() or jax.default_backend()) in ("gpu", "tpu")
+def has_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:
+    """Whether cuDNN's flash attention takes it: an NVIDIA GPU from Ampere on, bfloat16, K a multiple of 8 up to 128."""
+    capability = re.match(r"(\d+)\.\d", str(getattr(device, "compute_capability", "")))  # of an AMD GPU it is a name
+    if capability is None or int(capability[1]) < 8 or q_RCHK.dtype != jnp.bfloat16:
+        return False
+    width, odd = q_RCHK.shape[-1], q_RCHK.shape[1] % 2 or k_RTHK.shape[1] % 2
+    return width <= 128 and width % 8 == 0 and not (odd and grouped.get())  # see flash
+
+
+def flash(q_RCHK: jax.Array, k_RTHK: jax.Array, v_RTHK: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """cuDNN's attention, which never writes the weights to memory (Dao et al. 2022): [R, C, H, K].
+
+    It has no gradient for odd numbers of tokens: they get one more that nothing looks at. JAX's rule for groups of it wants
+    a mask for every head, and takes no lengths that are the same in all of them.
+    """
+    (rows, tokens, heads, _), keys = q_RCHK.shape, k_RTHK.shape[1]
+    lengths = jnp.full(rows, keys, jnp.int32) if keys % 2 and mask is None else None
+    if mask is not None:
+        mask = jnp.pad(mask, [(0, 0), (0, 0), (0, tokens % 2), (0, keys % 2)])
+        mask = jnp.broadcast_to(mask, (rows, heads, *mask.shape[2:])) if grouped.get() else mask
+    q, k, v = (jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q_RCHK, k_RTHK, v_RTHK))
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn")
+    return mixed[:, :tokens]
 
 
 class Prefix(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adapt.models.encoder import Encoder
-from adapt.models.layers import Batch
+from adapt.models.layers import Batch, bound, grouped
 from adapt.tree import Tree
 
 
@@ -76,7 +76,16 @@ class Model:
         if cut == 0:
             return None
         below = functools.partial(self.below, {"params": self.with_tables(params["encoder"])}, cut=cut)
-        return self.layout.over_groups(below)(dict(batch)) if self.layout else below(batch)
+        return self.over_groups(below)(dict(batch)) if self.layout else below(batch)
+
+    def over_groups(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` of one group, on all groups of the mesh."""
+
+        def one(*arguments: Any) -> Any:
+            with bound(grouped, True):
+                return function(*arguments)
+
+        return self.layout.over_groups(one)
 
     def below(self, variables: Tree, batch: Batch, cut: int) -> jax.Array:
         """What :meth:`prefix` does, of one group."""
@@ -138,7 +147,7 @@ class Model:
         params |= {"head": self.layout.gather(params.get("head", {}), "head")}
         above = functools.partial(self.above, params, cut=cut)
         keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(self.layout.groups))
-        return merged(self.layout.over_groups(above)(x, dict(batch), keys))
+        return merged(self.over_groups(above)(x, dict(batch), keys))
 
     def above(self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, cut: int) -> jax.Array:
         """What :meth:`suffix` does, of one group."""

@@ -1,15 +1,17 @@
-"""TPU slices that there are only on paper: their chips' figures, and topologies to compile for without a TPU.
+"""TPU slices and hosts with GPUs that there are only on paper: their chips' figures, and topologies to compile for.
 
-The figures are those of the vendor's pages "TPU v5e" and "TPU v5p" (cloud.google.com/tpu/docs/v5e and /v5p): dense bfloat16
-FLOP/s, memory, and the bandwidth of the links between chips, all links of a chip together, read as what leaves it. Of a
-v5e's 16 GB the compiler leaves 15.75 GiB to a program.
+The figures are the vendors' (cloud.google.com/tpu/docs/v5e and /v5p; NVIDIA's data sheets of A100 SXM 80 GB and H100 SXM):
+dense bfloat16 FLOP/s, memory, and the bandwidth of the links between chips, all links of a chip together, read as what
+leaves it. Of a v5e's 16 GB the compiler leaves 15.75 GiB to a program; of a GPU's memory JAX takes three quarters unless
+XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise. What the compiler has to know of a GPU is as in openxla/xla,
+xla/backends/gpu/target_config/specs.
 """
 
 import dataclasses
-import importlib.util
 import math
 import os
 import re
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -19,19 +21,24 @@ from adapt.errors import MeshError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip of a slice."""
+    """One chip of a slice, or one GPU of a host."""
 
     name: str
     flops: float  # a second, bfloat16
     memory: float  # bytes that a program may use
     links: float  # bytes a second that leave a chip over all its links
-    dimensions: int  # of the torus: there are two links for each
+    dimensions: int  # of the torus: there are two links for each; 1: every chip reaches every other
     longest: int  # side of a slice
+    source: str
+    gpu: tuple[str, int, int, int, int] | None = None  # name, compute capability, cores, KiB of a core, bytes of memory
 
 
+H100, A100 = 84942979072, 85100068864  # bytes
 CHIPS = {
-    "v5e": Chip("v5e", 197e12, 15.75 * 2**30, 1600e9 / 8, 2, 16),
-    "v5p": Chip("v5p", 459e12, 95e9, 4800e9 / 8, 3, 28),
+    "v5e": Chip("v5e", 197e12, 15.75 * 2**30, 1600e9 / 8, 2, 16, "cloud.google.com/tpu/docs/v5e"),
+    "v5p": Chip("v5p", 459e12, 95e9, 4800e9 / 8, 3, 28, "cloud.google.com/tpu/docs/v5p"),
+    "h100": Chip("h100", 989e12, 0.75 * H100, 900e9 / 2, 1, 8, "NVIDIA's data sheet", ("H100", 9, 132, 228, H100)),
+    "a100": Chip("a100", 312e12, 0.75 * A100, 600e9 / 2, 1, 8, "NVIDIA's data sheet", ("A100", 8, 108, 164, A100)),
 }
 ENVIRONMENT = {  # libtpu asks no server what machine this is, and does not keep others from it
     "TPU_SKIP_MDS_QUERY": "1",
@@ -39,11 +46,12 @@ ENVIRONMENT = {  # libtpu asks no server what machine this is, and does not keep
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no process holds a chip here
 }
+CUDNN = 91000  # its version that programs are compiled for: 9.10
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """``v5e:4x4``: a kind of chip and the sides of the slice."""
+    """``v5e:4x4``: a kind of chip and the sides of the slice; ``h100:8``: GPUs of one host."""
 
     name: str
     chip: Chip
@@ -53,31 +61,86 @@ class Topology:
     def chips(self) -> int:
         return math.prod(self.sides)
 
+    @property
+    def compiler(self) -> str:
+        """What compiles for it, with versions. Raises :class:`MeshError` where that is not installed."""
+        kind, package, extra = ("GPU", "jax-cuda12-plugin", "gpu") if self.chip.gpu else ("TPU", "libtpu", "tpu")
+        try:
+            return f"{package} {metadata.version(package)}, jax {jax.__version__}"
+        except metadata.PackageNotFoundError:
+            mend = f"which is not installed here: pip install 'adapt[{extra}-compile]'"
+            raise MeshError(f"compiling for a {kind} takes {package}, {mend}") from None
+
     def devices(self) -> list[Any]:
-        """The devices to compile for. Raises :class:`MeshError` without libtpu, or where it knows no such slice."""
-        if importlib.util.find_spec("libtpu") is None:
-            raise MeshError("compiling for a TPU takes libtpu, which is not installed here: pip install 'adapt[tpu-compile]'")
+        """The devices to compile for. Raises :class:`MeshError` without the compiler, or where it knows no such slice."""
+        compiler = self.compiler.split(" ")[0]
+        if not os.environ.get("JAX_PLATFORMS"):
+            jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
+        try:
+            return list((self.gpus() if self.chip.gpu else self.tpus()).devices)
+        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as fault:  # by what is wrong with the name
+            said = " ".join(str(fault).split())[:150]
+            raise MeshError(f"--topology {self.name}: {compiler} can't make it ({said}): give one as v5e:4x4 or h100:8") from None
+
+    def tpus(self) -> Any:
         from jax.experimental import topologies
 
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        if not os.environ.get("JAX_PLATFORMS"):
-            jax.config.update("jax_platforms", "cpu")  # there is no TPU to look for
-        try:
-            return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices)
-        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as fault:  # by what is wrong with the name
-            said = " ".join(str(fault).split())[:150]
-            raise MeshError(f"--topology {self.name}: libtpu can't make it ({said}): give one as v5e:4x4") from None
+        host = [min(2, side) for side in self.sides[:2]] + [1]
+        return topologies.get_topology_desc(platform="tpu", topology_name=self.name, chips_per_host_bounds=host)
+
+    def gpus(self) -> Any:
+        from jax._src.cudnn import fused_attention_stablehlo
+        from jax.experimental import topologies
+
+        fused_attention_stablehlo.check_cudnn_version = lambda: CUDNN  # it would ask the library of this machine
+        # Where no kernel can be timed XLA's own products are guesses, of which some don't compile: all of them by cuBLAS.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_triton_gemm=false".strip()
+        assert self.chip.gpu
+        return topologies.get_topology_desc(platform="cuda", topology=f"1x1x{self.chips}", target_config=target(*self.chip.gpu))
+
+
+def target(name: str, capability: int, cores: int, kibibytes: int, memory: int) -> str:
+    """What XLA's compiler asks of a GPU, as text of its GpuTargetConfigProto."""
+    device = {
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "shared_memory_per_block": 48 * 1024,
+        "shared_memory_per_block_optin": (kibibytes - 1) * 1024,
+        "shared_memory_per_core": kibibytes * 1024,
+        "threads_per_core_limit": 2048,
+        "core_count": cores,
+        "fpus_per_core": 128 if capability >= 9 else 64,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 2**16 - 1,
+        "block_dim_limit_z": 2**16 - 1,
+        "memory_bandwidth": 3352320000000 if capability >= 9 else 2039040000000,
+        "l2_cache_size": (50 if capability >= 9 else 40) * 2**20,
+        "clock_rate_ghz": 1.98 if capability >= 9 else 1.41,
+        "device_memory_size": memory,
+        "registers_per_core_limit": 2**16,
+        "registers_per_block_limit": 2**16,
+    }
+    figures = " ".join(f"{key}: {value}" for key, value in device.items())
+    return (
+        f'gpu_device_info {{ {figures} cuda_compute_capability {{ major: {capability} }} }} platform_name: "CUDA" '
+        f"dnn_version_info {{ major: {CUDNN // 10000} minor: {CUDNN // 100 % 100} }} runtime_version {{ major: 12 minor: 8 }} "
+        f'device_description_str: "{name}"'
+    )
 
 
 def topology(name: str) -> Topology:
     """Read ``v5e:4x4``. Raises :class:`MeshError` for anything else."""
     kind, _, sides = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
-        raise MeshError(f"--topology {name}: there is no such slice: give one of {', '.join(CHIPS)} and its sides, as in v5e:4x4")
+        kinds = ", ".join(CHIPS)
+        raise MeshError(f"--topology {name}: there is no such slice: give one of {kinds} and its sides, as in v5e:4x4 or h100:8")
     found = Topology(name, CHIPS[kind], tuple(map(int, sides.split("x"))))
     if len(found.sides) != found.chip.dimensions:
-        raise MeshError(f"--topology {name}: a slice of {kind} has {found.chip.dimensions} sides, as in v5e:4x4 or v5p:8x8x8")
+        many = f"{found.chip.dimensions} sides" if found.chip.dimensions > 1 else "a single number"
+        raise MeshError(f"--topology {name}: a slice of {kind} has {many}, as in v5e:4x4, v5p:8x8x8 or h100:8")
     if max(found.sides) > found.chip.longest:  # libtpu would end the process
-        raise MeshError(f"--topology {name}: a side of a {kind} slice has at most {found.chip.longest} chips")
+        what = f"host with {kind}" if found.chip.gpu else f"side of a {kind} slice"
+        raise MeshError(f"--topology {name}: a {what} has at most {found.chip.longest} chips")
     return found

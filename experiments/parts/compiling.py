@@ -14,7 +14,7 @@ from adapt import optim, prefix, shard, strategies, train
 from adapt import tree as t
 from adapt.errors import CheckpointError, StrategyError
 from adapt.losses import cross_entropy
-from adapt.models import Encoder, Model
+from adapt.models import Encoder, Model, bound, compiled_for
 from experiments.parts import cost, hlo
 from experiments.parts.chips import Chip, Topology
 from experiments.parts.shapes import SHAPES
@@ -74,21 +74,29 @@ def training(case: Case, layout: shard.Layout | None = None) -> tuple[Model, t.T
 array_like: Any = jax.ShapeDtypeStruct
 
 
-def abstract(case: Case, layout: shard.Layout) -> tuple[train.Step, t.Tree, train.State, dict[str, Any]]:
+def abstract(case: Case, devices: list[Any]) -> tuple[train.Step, t.Tree, train.State, dict[str, Any]]:
     """(the step, frozen parameters, state, batch) as shapes with their places."""
-    array = array_like
+    array, layout, whole = array_like, shard.layout(case.mesh, devices), jax.sharding.SingleDeviceSharding(devices[0])
+    shard.check_batch(layout, case.batch_size)
     model, labels, tx, step = training(case, layout)
     params = model.shapes()
-    layout.check(params)
+    if layout:
+        layout.check(params)
     moving = optim.trainable(params, labels)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = train.State(array((), jnp.int32), moving, jax.eval_shape(tx.init, moving), key, array((), jnp.bool_))
 
-    def placed(tree: Any, rules: t.Rules) -> Any:
-        return jax.tree.map(lambda leaf, at: array(leaf.shape, leaf.dtype, sharding=at), tree, layout.shardings(tree, rules))
+    def placed(tree: Any, places: Any) -> Any:
+        return jax.tree.map(lambda leaf, at: array(leaf.shape, leaf.dtype, sharding=at), tree, places)
 
-    frozen = placed(optim.frozen(params, labels), layout.frozen_rules)
-    return step, frozen, placed(state, layout.rules), batch_of(case, layout)
+    def on_one(tree: Any) -> Any:
+        return placed(tree, jax.tree.map(lambda _: whole, tree))
+
+    frozen, batch = optim.frozen(params, labels), batch_of(case, layout)
+    if layout is None:
+        return step, on_one(frozen), on_one(state), on_one(batch)
+    frozen = placed(frozen, layout.shardings(frozen, layout.frozen_rules))
+    return step, frozen, placed(state, layout.shardings(state, layout.rules)), batch
 
 
 def still(case: Case) -> int:
@@ -98,10 +106,10 @@ def still(case: Case) -> int:
     return prefix.cut(t.label(Model(Encoder(SHAPES[case.model].config), SHAPES[case.model].head).shapes(), rules), layers)
 
 
-def batch_of(case: Case, layout: shard.Layout) -> dict[str, jax.ShapeDtypeStruct]:
-    """Groups [G, N, ...] of examples of full length, one a row."""
-    c, groups, array = SHAPES[case.model].config, layout.groups, jax.ShapeDtypeStruct
-    rows = (groups, case.batch_size // groups)
+def batch_of(case: Case, layout: shard.Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Examples of full length, one a row: [N, ...], on a mesh groups of them [G, N, ...]."""
+    c, array = SHAPES[case.model].config, jax.ShapeDtypeStruct
+    rows = (layout.groups, case.batch_size // layout.groups) if layout else (case.batch_size,)
     words = () if c.is_image else ("tokens", "positions")
     batch = {name: array((*rows, case.tokens), jnp.int32) for name in ("segments", *words)}
     if c.is_image:
@@ -121,19 +129,17 @@ def model_flops(case: Case, chips: int) -> float:
 
 def compiled(case: Case, topology: Topology) -> dict[str, Any]:
     """Compile it, and say what came of it. Raises :class:`MeshError` where the mesh does not fit the slice."""
-    layout = shard.layout(case.mesh, topology.devices())
-    assert layout is not None, "a slice has several chips"
-    shard.check_batch(layout, case.batch_size)
-    started = time.perf_counter()
-    found: dict[str, Any] = {"case": dataclasses.asdict(case), "limit": topology.chip.memory}
-    step, frozen, state, batch = abstract(case, layout)
-    try:
-        programs = step.programs(frozen, state, batch)
-    except jax.errors.JaxRuntimeError as fault:
-        needs = needed(str(fault), share((frozen, state, step.placed(batch))))
-        if needs is None:
-            raise
-        return found | {"fits": False, "compile_seconds": time.perf_counter() - started} | needs
+    devices, started = topology.devices(), time.perf_counter()
+    found: dict[str, Any] = {"case": dataclasses.asdict(case), "limit": topology.chip.memory, "compiler": topology.compiler}
+    with bound(compiled_for, devices[0]):
+        step, frozen, state, batch = abstract(case, devices)
+        try:
+            programs = step.programs(frozen, state, batch)
+        except jax.errors.JaxRuntimeError as fault:
+            needs = needed(str(fault), share((frozen, state, step.placed(batch))))
+            if needs is None:
+                raise
+            return found | {"fits": False, "compile_seconds": time.perf_counter() - started} | needs
     found["compile_seconds"] = time.perf_counter() - started
     found |= memory(programs.values())
     found["fits"] = found["used"] <= topology.chip.memory

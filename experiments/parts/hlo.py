@@ -1,7 +1,8 @@
 """What a compiled program does, read from its optimized HLO text: matrix products, collectives, loops times their trips.
 
-Pure functions of the text of ``jax.stages.Compiled.as_text()``. On a CPU products are dots; on a TPU they are convolutions,
-with batch dimensions as spatial ones, and collectives may be spread over several fusions that overlap them with products.
+Pure functions of the text of ``jax.stages.Compiled.as_text()``. On a CPU products are dots; on a GPU also calls of cuBLAS
+and of cuDNN's attention; on a TPU they are convolutions, with batch dimensions as spatial ones, and collectives may be
+spread over several fusions that overlap them with products.
 """
 
 import dataclasses
@@ -179,20 +180,23 @@ def dot_flops(text: str, named: str = "") -> int:
 
 
 def product(each: Instruction, where: Computation) -> int:
-    """FLOPs of one dot or convolution, run once; 0 for anything else."""
-    if re.search(r'target="[^"]*(matmul|gemm|dot)', each.text):
-        raise ValueError(f"a matrix product in a library call: {each.text.strip()[:200]}")
-    if each.operation not in ("dot", "convolution"):
+    """FLOPs of one dot, convolution or call of a GPU's library, run once; 0 for anything else."""
+    target = re.search(r'custom_call_target="(.*?)"', each.text)
+    called = target[1] if target else ""
+    if each.operation not in ("dot", "convolution") and not called.startswith(("__cublas", "__cudnn$fmha")):
+        if re.search("matmul|gemm|dot", called):
+            raise ValueError(f"a matrix product in a library call: {each.text.strip()[:200]}")
         return 0
-    left = where.instructions[each.operands[0]].sizes
-    if each.operation == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", each.text)
+    left, right = (where.instructions[operand].sizes for operand in each.operands[:2])
+    if called.startswith("__cudnn"):  # queries [R, C, H, K], keys [R, T, H, K]: two products, backward five, the scores again
+        return (10 if "Backward" in called else 4) * math.prod(left) * right[1]
+    if each.operation != "convolution":
+        contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)(.*?)[\]}]', each.text)
         return (
             2
             * math.prod(each.sizes)
-            * math.prod(left[int(dim)] for dim in (contracted[1] if contracted else "").split(",") if dim)
+            * math.prod(left[int(dim)] for dim in re.findall(r"\d+", contracted[1] if contracted else ""))
         )
-    right = where.instructions[each.operands[1]].sizes
     names = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.text)
     if names is None:
         raise ValueError(f"a convolution without the names of its dimensions: {each.text.strip()[:200]}")
