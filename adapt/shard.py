@@ -218,7 +218,8 @@ def sizes(spec: str, devices: int, some: bool = False) -> dict[str, int]:
         found["data"] = devices
     if (asked := math.prod(found.values())) != devices and not (some and devices % asked == 0):
         what = f"{asked} device{'s' * (asked > 1)}"
-        raise MeshError(f"--mesh {spec} takes {what} and there {'is' if devices == 1 else 'are'} {devices}: it must divide them")
+        must = "divide them" if some else "take all of them"
+        raise MeshError(f"--mesh {spec} takes {what} and there {'is' if devices == 1 else 'are'} {devices}: it must {must}")
     return found
 
 

@@ -98,7 +98,7 @@ def test_a_step_on_a_mesh_compiles_once(found):
 @pytest.mark.parametrize(
     ("spec", "devices", "says"),
     [
-        ("data=2,fsdp=3", 8, "takes 6 devices and there are 8: it must divide them"),
+        ("data=2,fsdp=3", 8, "takes 6 devices and there are 8: it must take all of them"),
         ("fsdp=4", 8, "takes 4 devices and there are 8"),
         ("fsdp=4", 1, "takes 4 devices and there is 1"),
         ("model=8", 8, "no axis 'model'"),
@@ -111,6 +111,8 @@ def test_a_mesh_that_cannot_be_is_refused(spec, devices, says):
     with pytest.raises(MeshError, match=says) as fault:
         shard.sizes(spec, devices)
     assert "\n" not in str(fault.value)
+    with pytest.raises(MeshError, match="3 devices and there are 8: it must divide them"):
+        shard.sizes("data=3", 8, some=True)
 
 
 def test_no_mesh_is_all_devices_on_data():

@@ -122,7 +122,8 @@ def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, 
             entry["rate"] = worker.ask("rate", repeats=3)["flops"]
             entry["speed"] = entry["examples"] / entry["seconds"]
         except (TrainingError, OSError) as fault:
-            entry["error"] = str(fault)
+            missing = side == "torch" and "libraries" not in entry
+            entry["error"] = f"{fault}; looked for with {config.peers}, name another with --peers" if missing else str(fault)
     return entry
 
 
