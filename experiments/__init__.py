@@ -46,7 +46,7 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
         if fault.errno is None:
             raise
         fail(f"{f'{fault.filename}: ' if fault.filename else ''}{fault.strerror}")
-    except RuntimeError as fault:  # of a collective whose other side is gone
+    except (RuntimeError, ValueError) as fault:  # of a collective whose other side is gone
         if not hosts.several():
             raise
         if not hosts.LOST.search(str(fault)):

@@ -1,7 +1,8 @@
-"""Several processes on the loopback address are one run: the same losses, one folder, one line when one of them dies."""
+"""Several processes, on one host or on two, are one run: the same losses, one folder, one line when one of them dies."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,15 +52,15 @@ def together(scratch_cache):
     """`together("finetune", flags, [more for each process])` starts the command as often as there is more."""
     started = []
 
-    def begin(name, flags, more, devices=2, under=None):
-        where = address()
+    def begin(name, flags, more, devices=2, under=None, at=None):
+        where = "host0:1234" if at else address()
         flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         env = tiny.environment(scratch_cache, XLA_FLAGS=flags_of_xla)
         for number, each in enumerate(more):
             place = ["--coordinator", where, "--processes", str(len(more)), "--process-id", str(number)]
             python = sys.executable
             if under == "slurm":  # what srun sets, from which JAX makes the address
-                place, job = [], {"JOB_ID": os.getpid(), "STEP_NODELIST": "localhost", "NTASKS": len(more)}
+                place, job = [], {"JOB_ID": os.getpid(), "STEP_NODELIST": "localhost", "NTASKS": len(more), "STEP_ID": 1}
                 job |= {"STEP_NUM_TASKS": len(more), "PROCID": number, "LOCALID": number}
                 env = env | {f"SLURM_{name}": str(value) for name, value in job.items()}
             elif under == "tpu":  # what GKE sets for a slice of several hosts, and what has JAX believe in a TPU
@@ -68,13 +69,45 @@ def together(scratch_cache):
                 env = env | {f"TPU_{name}": str(value) for name, value in job.items()} | {"JAX_FORCE_TPU_INIT": "1"}
                 env |= {"JAX_COORDINATOR_PORT": where.partition(":")[2]}
                 env |= {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}
-            words = [python, "-m", f"experiments.{name}", *map(str, flags), *place, *map(str, each)]
+            words = [*(at[number] if at else ()), python, "-m", f"experiments.{name}", *map(str, flags), *place, *map(str, each)]
             started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env))
         return started
 
     yield begin
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+def two_hosts(tmp_path):
+    """What to write before a command to start it on host0 or on host1: namespaces with a cable between them.
+
+    Each has its own network and name; as in Debian's /etc/hosts its own name is a loopback address.
+    """
+    if os.geteuid() or not all(map(shutil.which, ("ip", "unshare", "mount", "hostname"))):
+        pytest.skip("two hosts are made by root, with ip, unshare, mount and hostname")
+    names = [f"adapt-{os.getpid()}-{number}" for number in range(2)]
+    say = lambda line: subprocess.run(["ip", *line.split()], capture_output=True, text=True, check=True)
+    words = []
+    try:
+        for name in names:
+            say(f"netns add {name}")
+        say(f"link add cable netns {names[0]} type veth peer name cable netns {names[1]}")
+        for number, name in enumerate(names):
+            say(f"-n {name} address add 10.77.0.{number + 1}/24 dev cable")
+            say(f"-n {name} link set cable up")
+            say(f"-n {name} link set lo up")
+            known = tmp_path / f"{name}.hosts"
+            known.write_text(f"127.0.0.1 localhost\n127.0.1.1 host{number}\n10.77.0.{2 - number} host{1 - number}\n")
+            enter = f'hostname host{number} && mount --bind {known} /etc/hosts && exec "$@"'
+            words.append(["ip", "netns", "exec", name, "unshare", "--uts", "--mount", "sh", "-c", enter, "sh"])
+            subprocess.run([*words[-1], "true"], capture_output=True, text=True, check=True)
+        yield words
+    except subprocess.CalledProcessError as fault:
+        pytest.skip(f"no namespaces can be made here: {fault.stderr.strip()}")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
 def ends(processes):
@@ -107,6 +140,15 @@ def test_a_run_of_two_processes_and_its_resumption_on_one_device(inputs, togethe
     assert len(losses(both)) == len(losses(one))
 
 
+def test_two_hosts_whose_names_stand_for_themselves_train_as_one_does(inputs, two_hosts, together, command, tmp_path):
+    flags = lambda name: flags_of(inputs, tmp_path / name, "--strategy", "top:1", "--epochs", 1, "--log-every", 1)
+    found = ends(together("finetune", flags("both"), [(), ()], at=two_hosts))
+    assert [status for status, *_ in found] == [0, 0], found
+    four = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    assert command("finetune", *flags("one"), XLA_FLAGS=four).returncode == 0
+    assert far([loss for _, loss in losses(tmp_path / "both")], [loss for _, loss in losses(tmp_path / "one")]) < 1e-6
+
+
 def test_two_processes_fill_one_cache(inputs, together, command, tmp_path):
     cached = ("--strategy", "top:1", "--cache", "on")
     found = ends(together("finetune", flags_of(inputs, tmp_path / "both", *cached), [(), ()], devices=1))
@@ -131,21 +173,22 @@ def test_each_process_extracts_its_part(inputs, together, command, tmp_path, und
     np.testing.assert_allclose(np.concatenate(parts), np.load(tmp_path / "one" / "features.npy"), atol=1e-5)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_ends_the_run_in_one_line_and_resume_goes_on(inputs, together, command, tmp_path, victim):
+@pytest.mark.parametrize(
+    ("victim", "by", "whom"), [(0, "SIGKILL", "worker"), (1, "SIGKILL", "watcher"), (1, "SIGTERM", "watcher")]
+)
+def test_a_process_that_dies_ends_the_run_in_one_line_and_resume_goes_on(inputs, together, command, tmp_path, victim, by, whom):
     flags = flags_of(inputs, tmp_path / "run", "--epochs", 400, "--log-every", 1, "--save-every", 4)
     pair = together("finetune", flags, [(), ()], devices=1)
     until = time.monotonic() + 120
     while not ((tmp_path / "run" / "metrics.jsonl").exists() and len(losses(tmp_path / "run")) > 8):
         assert time.monotonic() < until and all(process.poll() is None for process in pair), "it never began to train"
         time.sleep(0.1)
-    child = subprocess.run(["pgrep", "-P", str(pair[victim].pid)], capture_output=True, text=True).stdout.split()
-    for number in map(int, child):
-        os.kill(number, signal.SIGKILL)
+    worker = subprocess.run(["pgrep", "-P", str(pair[victim].pid)], capture_output=True, text=True).stdout
+    os.kill(int(worker) if whom == "worker" else pair[victim].pid, signal.Signals[by])
     found = ends(pair)
     status, _, words = found[1 - victim]
     assert status == 2
-    assert not any(log in words + found[victim][2] for log in ("[Gloo]", "tasks have crashed")), found
+    assert not any(log in words + found[victim][2] for log in ("[Gloo]", "tasks have crashed", "Traceback")), found
     assert [line for line in words.splitlines() if "another process of this run has ended" in line], words
     assert len([line for line in words.splitlines() if line.startswith("error:")]) == 1, words
     resumed = command("finetune", *flags, "--resume", "--stop-after", len(losses(tmp_path / "run")) + 4)
@@ -156,6 +199,15 @@ def one_line(words):
     found = [line for line in words.splitlines() if line.strip()]
     assert len(found) == 1 and found[0].startswith("error:"), words
     return found[0]
+
+
+def test_a_port_that_is_taken_is_one_line(inputs, command, tmp_path):
+    with socket.create_server(("localhost", 0)) as other:
+        where = f"localhost:{other.getsockname()[1]}"
+        place = ("--coordinator", where, "--processes", 2, "--process-id", 0)
+        done = command("finetune", *flags_of(inputs, tmp_path / "run"), *place)
+    assert done.returncode == 2
+    assert f"--coordinator {where}: process 0 cannot listen at port" in one_line(done.stderr)
 
 
 def test_processes_that_disagree_say_so(inputs, together, tmp_path):

@@ -7,8 +7,13 @@ Under SLURM nothing is to be given, under Kubernetes and on Cloud TPU ``--coordi
 writes and prints; checkpoints are written by all. ``--out`` and ADAPT_CACHE are on a disk that all of them see.
 """
 
+import contextlib
+import ctypes
 import dataclasses
+import functools
 import hashlib
+import importlib
+import ipaddress
 import os
 import re
 import signal
@@ -29,10 +34,14 @@ from adapt.shard import first, wait
 __all__ = ("Devices", "agree", "every", "first", "from_first", "join", "parts", "several", "total", "wait")
 
 CHILD = "ADAPT_PROCESS"  # set in the process that works, by the one that watches it
-DIED = "another process of this run has ended, so this one stops: look at what that one said, then go on with --resume"
+DIED = (
+    "another process of this run has ended, or is out of reach, so this one stops: "
+    "look at what that one said, then go on with --resume"
+)
 LOST = re.compile(r"Gloo|[Cc]onnection|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination|[Pp]eer|heartbeat")
-LOGGED = re.compile(
-    r"[IWEF]\d{4} \d\d:\d\d:|\s+@ |\*\*\* |\[Gloo\] |RPC: |Additional GRPC error|:UNKNOWN:|https://|\d+$|The tasks have crashed"
+LOGGED = re.compile(  # beginnings of lines
+    r"[IWEF]\d{4} \d\d:\d\d:|\s+@ |\*\*\* |.*(\[Gloo\] |peer ranks)|\[external/gloo/|RPC: |Additional GRPC error|:UNKNOWN:|https://"
+    r"|\d*$|The tasks have crashed|=== Source Location Trace|external/"
 )
 
 
@@ -53,34 +62,52 @@ def join(flags: Devices) -> None:
     Raises :class:`MeshError` for flags that make no sense, and when the others do not come in time.
     """
     explicit = (flags.coordinator, flags.processes, flags.process_id)
-    given = [each is not None for each in explicit]
+    alone = all(each is None for each in explicit)
+    step = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1  # set by srun
+    auto = flags.coordinator == "auto" or (alone and step)
     virtual = (
         "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or (jax.config.values["jax_num_cpu_devices"] or 0) > 1
     )
-    if virtual or any(given):  # on a CPU each collective holds a thread, and all threads may wait for one that has none
+    if virtual or auto or not alone:  # on a CPU each collective holds a thread, and all threads may wait for one that has none
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         os.environ.setdefault("NPROC", "64")
-    auto = flags.coordinator == "auto" or (not any(given) and int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1)  # set by srun
-    if not auto and not any(given):
+    if alone and not auto:
         return
-    if not auto and not all(given):
-        raise MeshError("--coordinator, --processes and --process-id go together: give all three, or --coordinator auto")
-    if not auto and not (flags.processes or 0) > (flags.process_id or 0) >= 0:
-        raise MeshError(f"--process-id {flags.process_id} must be from 0 to --processes - 1, {(flags.processes or 0) - 1}")
-    port = re.fullmatch(r".+:(\d+)", flags.coordinator or "")
-    if not auto and not (port and int(port[1]) < 2**16):
-        raise MeshError(f"--coordinator {flags.coordinator} must be HOST:PORT, a port below 65536")
-    if flags.join_timeout < 1:
-        raise MeshError(f"--join-timeout {flags.join_timeout} must be at least 1 second")
+    check(flags, auto)
+    if auto and (number := os.environ.get("SLURM_STEP_ID")):  # JAX has one port for all steps of a job, which may run at once
+        os.environ.setdefault("JAX_COORDINATOR_PORT", str(61440 + (61 * int(os.environ["SLURM_JOB_ID"]) + int(number)) % 4096))
     if CHILD not in os.environ:
         watch(flags)
+    with contextlib.suppress(AttributeError):  # PR_SET_PDEATHSIG of Linux: not to go on when the one that watches is killed
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
     own = os.dup(1)
     os.dup2(2, 1)  # what libraries print there goes to stderr, where the log is
     sys.stdout = os.fdopen(own, "w", buffering=1, closefd=False)
-    if not auto and flags.process_id:
-        reach(str(flags.coordinator), flags.join_timeout)
-    names = ("coordinator_address", "num_processes", "process_id")
-    place: dict[str, Any] = {} if auto else dict(zip(names, explicit, strict=True))
+    if not auto:
+        (reach if flags.process_id else free)(str(flags.coordinator), flags.join_timeout)
+    meet(flags, {} if auto else dict(zip(("coordinator_address", "num_processes", "process_id"), explicit, strict=True)))
+    if not first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), own)
+
+
+def check(flags: Devices, auto: bool) -> None:
+    """Raise :class:`MeshError` for flags that make no sense."""
+    if flags.join_timeout < 1:
+        raise MeshError(f"--join-timeout {flags.join_timeout} must be at least 1 second")
+    if auto:
+        return
+    if flags.coordinator is None or flags.processes is None or flags.process_id is None:
+        raise MeshError("--coordinator, --processes and --process-id go together: give all three, or --coordinator auto")
+    if not flags.processes > flags.process_id >= 0:
+        raise MeshError(f"--process-id {flags.process_id} must be from 0 to --processes - 1, {flags.processes - 1}")
+    port = re.fullmatch(r".+:(\d+)", flags.coordinator)
+    if not (port and int(port[1]) < 2**16):
+        raise MeshError(f"--coordinator {flags.coordinator} must be HOST:PORT, a port below 65536")
+
+
+def meet(flags: Devices, place: dict[str, Any]) -> None:
+    """Start JAX's runtime of several processes, and have each hear from all. Raises :class:`MeshError`."""
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for a notice, and the run would go on
     warnings.filterwarnings("ignore", "\\s*Kubernetes environment detected", UserWarning)  # reason() says it
     try:
         jax.distributed.initialize(
@@ -88,11 +115,21 @@ def join(flags: Devices) -> None:
         )
     except Exception as fault:  # with auto also what the client of a cluster raises
         mend = (
-            "give --coordinator HOST:PORT, --processes and --process-id" if auto else f"look at --coordinator {flags.coordinator}"
+            f"look at --coordinator {flags.coordinator}"
+            if place
+            else "give --coordinator HOST:PORT, --processes and --process-id"
         )
         raise MeshError(f"the processes of the run did not meet: {reason(fault)}; {mend}") from None
-    if not first():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), own)
+    if jax.config.values["jax_cpu_collectives_implementation"] == "gloo":
+        with contextlib.suppress(ImportError, AttributeError):  # where a later JAX has moved it, the host's name has to be right
+            publish(flags.join_timeout)
+    try:
+        gathered(0)
+    except (RuntimeError, ValueError) as fault:
+        if not LOST.search(str(fault)):
+            raise
+        why = f"the processes met, but do not reach each other: {reason(fault)[:200]}"
+        raise MeshError(f"{why}; their hosts need to open any TCP port to each other") from None
 
 
 def reason(fault: BaseException) -> str:
@@ -105,13 +142,60 @@ def reason(fault: BaseException) -> str:
     return f"{nowhere} ({package})" if "KUBERNETES_SERVICE_HOST" in os.environ else nowhere
 
 
+def split(coordinator: str) -> tuple[str, int]:
+    """Host and port of ``host0:1234``, ``10.0.0.1:1234`` or ``[fd00::1]:1234``."""
+    host, port = coordinator.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
+def free(coordinator: str, _: float) -> None:
+    """Raise :class:`MeshError` where this host's port is taken: that of another run JAX would share, and mix up the two."""
+    port = split(coordinator)[1]
+    try:
+        dual = socket.has_dualstack_ipv6()
+        socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual).close()
+    except OSError as fault:
+        why = f"process 0 cannot listen at port {port} of this host ({os.strerror(fault.errno or 0)})"
+        raise MeshError(f"--coordinator {coordinator}: {why}: give all processes another port") from None
+
+
+def facing(host: str, port: int = 9) -> str:
+    """The address of this host that another one sees; IPv4 where there are both. Nothing is sent."""
+    for family, kind, _, _, there in sorted(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM), key=lambda each: each[0]):
+        with contextlib.suppress(OSError), socket.socket(family, kind) as here:  # no route for this family
+            here.connect(there)
+            return here.getsockname()[0]
+    raise MeshError(f"no address of this host faces {host}: look at its routes")
+
+
+def publish(limit: float) -> None:
+    """Have JAX's collectives on CPUs listen at the address of this host that the others reach; ``limit`` is in seconds.
+
+    By itself JAX takes what the host's own name stands for. In Debian's /etc/hosts that is 127.0.1.1, where each host finds
+    itself, and a container's name may stand for nothing. JAX has no flag for it, only a private part.
+    """
+    from jax._src import distributed, xla_bridge
+    from jax.extend.backend import register_backend_factory
+
+    run: Any = distributed.global_state
+    compiled: Any = importlib.import_module("jaxlib._jax")
+    loopback = lambda address: ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    own = facing(*split(run.coordinator_address))
+    run.client.key_value_set(f"adapt/{run.process_id}", own)
+    if loopback(own):  # process 0 is on this host, under a name that is only known here
+        others = (run.client.blocking_key_value_get(f"adapt/{number}", int(1000 * limit)) for number in range(run.num_processes))
+        own = next((facing(other) for other in others if not loopback(other)), own)
+    client = functools.partial(xla_bridge.make_cpu_client, compiled.make_gloo_tcp_collectives(run.client, hostname=own))
+    register_backend_factory("cpu", client, priority=0, fail_quietly=False)
+
+
 def reach(coordinator: str, limit: float) -> None:
     """Raise :class:`MeshError` unless somebody answers at the address within ``limit`` seconds."""
-    host, port = coordinator.rsplit(":", 1)
+    host, port = split(coordinator)
     until, why = time.monotonic() + limit, "no answer"
     while time.monotonic() < until:
         try:
-            socket.create_connection((host, int(port)), timeout=max(until - time.monotonic(), 0.1)).close()
+            socket.create_connection((host, port), timeout=max(until - time.monotonic(), 0.1)).close()
             return
         except OSError as fault:
             why = str(fault)
@@ -144,7 +228,7 @@ def watch(flags: Devices) -> None:
     reading.join(5)
     text = "".join(logged)
     if code == -signal.SIGABRT and "distributed service detected fatal errors" in text:
-        late = "Connect()" in text or "DEADLINE_EXCEEDED" in text
+        late = "Connect()" in text or "RegisterTask" in text
         came = f"not all {flags.processes or ''} processes came within --join-timeout {flags.join_timeout} s"
         why = f"{came}: has each its own --process-id, and process 0's address as --coordinator?" if late else DIED
         print(f"error: {why}", file=sys.stderr)
