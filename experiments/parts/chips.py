@@ -30,15 +30,48 @@ class Chip:
     dimensions: int  # of the torus: there are two links for each; 1: every chip reaches every other
     longest: int  # side of a slice
     source: str
-    gpu: tuple[str, int, int, int, int] | None = None  # name, compute capability, cores, KiB of a core, bytes of memory
+    gpu: dict[str, Any] | None = None  # what its compiler asks of it, beside what is the same for all
 
 
-H100, A100 = 84942979072, 85100068864  # bytes
+# Fields of XLA's GpuDeviceInfoProto.
+GPU = {
+    "threads_per_block_limit": 1024,
+    "threads_per_warp": 32,
+    "threads_per_core_limit": 2048,
+    "shared_memory_per_block": 49152,
+    "registers_per_core_limit": 65536,
+    "registers_per_block_limit": 65536,
+    "block_dim_limit_x": 2147483647,
+    "block_dim_limit_y": 65535,
+    "block_dim_limit_z": 65535,
+}
+H100 = {
+    "cuda_compute_capability": "{ major: 9 }",
+    "core_count": 132,
+    "fpus_per_core": 128,
+    "shared_memory_per_core": 233472,
+    "shared_memory_per_block_optin": 232448,
+    "l2_cache_size": 52428800,
+    "clock_rate_ghz": 1.98,
+    "memory_bandwidth": 3352320000000,
+    "device_memory_size": 84942979072,
+}
+A100 = {
+    "cuda_compute_capability": "{ major: 8 }",
+    "core_count": 108,
+    "fpus_per_core": 64,
+    "shared_memory_per_core": 167936,
+    "shared_memory_per_block_optin": 166912,
+    "l2_cache_size": 41943040,
+    "clock_rate_ghz": 1.41,
+    "memory_bandwidth": 2039040000000,
+    "device_memory_size": 85100068864,
+}
 CHIPS = {
     "v5e": Chip("v5e", 197e12, 15.75 * 2**30, 1600e9 / 8, 2, 16, "cloud.google.com/tpu/docs/v5e"),
     "v5p": Chip("v5p", 459e12, 95e9, 4800e9 / 8, 3, 28, "cloud.google.com/tpu/docs/v5p"),
-    "h100": Chip("h100", 989e12, 0.75 * H100, 900e9 / 2, 1, 8, "NVIDIA's data sheet", ("H100", 9, 132, 228, H100)),
-    "a100": Chip("a100", 312e12, 0.75 * A100, 600e9 / 2, 1, 8, "NVIDIA's data sheet", ("A100", 8, 108, 164, A100)),
+    "h100": Chip("h100", 989e12, 0.75 * H100["device_memory_size"], 900e9 / 2, 1, 8, "NVIDIA's data sheet", H100),
+    "a100": Chip("a100", 312e12, 0.75 * A100["device_memory_size"], 600e9 / 2, 1, 8, "NVIDIA's data sheet", A100),
 }
 ENVIRONMENT = {  # libtpu asks no server what machine this is, and does not keep others from it
     "TPU_SKIP_MDS_QUERY": "1",
@@ -46,7 +79,8 @@ ENVIRONMENT = {  # libtpu asks no server what machine this is, and does not keep
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no process holds a chip here
 }
-CUDNN = 91000  # its version that programs are compiled for: 9.10
+CUDNN = 9, 10  # its version that programs are compiled for
+BY_CUBLAS = "--xla_gpu_enable_triton_gemm=false"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,40 +128,14 @@ class Topology:
         from jax._src.cudnn import fused_attention_stablehlo
         from jax.experimental import topologies
 
-        fused_attention_stablehlo.check_cudnn_version = lambda: CUDNN  # it would ask the library of this machine
+        fused_attention_stablehlo.check_cudnn_version = lambda: CUDNN[0] * 10000 + CUDNN[1] * 100  # or it asks this machine's
         # Where no kernel can be timed XLA's own products are guesses, of which some don't compile: all of them by cuBLAS.
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_triton_gemm=false".strip()
-        assert self.chip.gpu
-        return topologies.get_topology_desc(platform="cuda", topology=f"1x1x{self.chips}", target_config=target(*self.chip.gpu))
-
-
-def target(name: str, capability: int, cores: int, kibibytes: int, memory: int) -> str:
-    """What XLA's compiler asks of a GPU, as text of its GpuTargetConfigProto."""
-    device = {
-        "threads_per_block_limit": 1024,
-        "threads_per_warp": 32,
-        "shared_memory_per_block": 48 * 1024,
-        "shared_memory_per_block_optin": (kibibytes - 1) * 1024,
-        "shared_memory_per_core": kibibytes * 1024,
-        "threads_per_core_limit": 2048,
-        "core_count": cores,
-        "fpus_per_core": 128 if capability >= 9 else 64,
-        "block_dim_limit_x": 2**31 - 1,
-        "block_dim_limit_y": 2**16 - 1,
-        "block_dim_limit_z": 2**16 - 1,
-        "memory_bandwidth": 3352320000000 if capability >= 9 else 2039040000000,
-        "l2_cache_size": (50 if capability >= 9 else 40) * 2**20,
-        "clock_rate_ghz": 1.98 if capability >= 9 else 1.41,
-        "device_memory_size": memory,
-        "registers_per_core_limit": 2**16,
-        "registers_per_block_limit": 2**16,
-    }
-    figures = " ".join(f"{key}: {value}" for key, value in device.items())
-    return (
-        f'gpu_device_info {{ {figures} cuda_compute_capability {{ major: {capability} }} }} platform_name: "CUDA" '
-        f"dnn_version_info {{ major: {CUDNN // 10000} minor: {CUDNN // 100 % 100} }} runtime_version {{ major: 12 minor: 8 }} "
-        f'device_description_str: "{name}"'
-    )
+        if BY_CUBLAS.partition("=")[0] not in (flags := os.environ.get("XLA_FLAGS", "")):
+            os.environ["XLA_FLAGS"] = f"{flags} {BY_CUBLAS}".strip()
+        device = " ".join(f"{name}: {value}" for name, value in (GPU | (self.chip.gpu or {})).items())
+        target = f"""gpu_device_info {{ {device} }} platform_name: "CUDA" device_description_str: "{self.chip.name}"
+            dnn_version_info {{ major: {CUDNN[0]} minor: {CUDNN[1]} }} runtime_version {{ major: 12 minor: 8 }}"""
+        return topologies.get_topology_desc(platform="cuda", topology=f"1x1x{self.chips}", target_config=target)
 
 
 def topology(name: str) -> Topology:
