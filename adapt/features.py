@@ -58,7 +58,7 @@ def features_at(model: Model, layer: int) -> Forward:
         hidden = model.prefix(params, batch, cut)
         return merged(layout.over_groups(pool)(hidden, dict(batch))) if layout else pool(hidden, batch)
 
-    return shard.placing(jax.jit(forward, out_shardings=layout.whole if layout else None), layout)
+    return shard.placing(jax.jit(model.fused(forward), out_shardings=layout.whole if layout else None), layout)
 
 
 def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:

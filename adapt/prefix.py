@@ -62,7 +62,7 @@ def make_prefix(model: Model, at: int) -> Any:
             return jax.lax.map(lambda part: model.prefix(params, part, at), dict(batch))
         return model.prefix(params, batch, at)
 
-    return jax.jit(run)
+    return jax.jit(model.fused(run))
 
 
 def suffix_batch(model: Model, batch: Mapping[str, Any], at: int, hidden: Any) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def make_step(
         lost = {"swallowed": optim.swallowed(state.params, updates)} if narrow else {}
         return after, {"loss": mean, "grad_norm": norm, "weight": weight} | lost
 
-    return Step(cut_at(model, cut) if cut else None, jax.jit(step, donate_argnums=1), pull, model.layout)
+    return Step(cut_at(model, cut) if cut else None, jax.jit(model.fused(step), donate_argnums=1), pull, model.layout)
 
 
 def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
@@ -200,8 +200,9 @@ def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping
     layout = model.layout
     whole = layout.whole if layout else None  # every process gets all outputs
     if cut is None:
-        return placing(jax.jit(lambda params, batch: model.apply(params, batch), out_shardings=whole), layout)
-    suffix = jax.jit(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at), out_shardings=whole)
+        return placing(jax.jit(model.fused(lambda params, batch: model.apply(params, batch)), out_shardings=whole), layout)
+    above = model.fused(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at))
+    suffix = jax.jit(above, out_shardings=whole)
     return placing(lambda params, batch: suffix(*cut(params, batch)), layout)
 
 

@@ -87,6 +87,8 @@ def keep_memory() -> None:
 def wide_vectors() -> None:
     """Have XLA use a CPU's 512-bit vectors where there are any; it stays at 256 by itself, which took extraction 4% longer."""
     flags, cpu = os.environ.get("XLA_FLAGS", ""), Path("/proc/cpuinfo")
+    if flags and "--" not in flags:
+        return  # they are in a file
     if "xla_cpu_prefer_vector_width" not in flags and cpu.exists() and "avx512f" in cpu.read_text():
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
 

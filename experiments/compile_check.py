@@ -119,7 +119,7 @@ def assumptions(slice: Topology) -> str:
     chip = slice.chip
     rate = f"one {chip.name} does {chip.flops / 1e12:.0f} TFLOP/s in bfloat16, has {chip.memory / GIB:.4g} GiB to use"
     if chip.gpu:
-        rate += " (three quarters of its memory, or XLA_PYTHON_CLIENT_MEM_FRACTION)"
+        rate += " (three quarters of its memory, as JAX takes if XLA_PYTHON_CLIENT_MEM_FRACTION says nothing else)"
         return f"assumed          {rate}, sends {chip.links / 1e9:.0f} GB/s ({chip.source}); products at peak, nothing overlaps"
     links = f"sends {chip.links / 1e9:.0f} GB/s over {2 * chip.dimensions} links ({chip.source})"
     least = "nothing overlaps; at least: all goes over the two links of one dimension"
@@ -164,6 +164,7 @@ def kept(path: Path, case: Case, compiler: str) -> dict[str, Any] | None:
     """What an earlier run wrote of this very case, with this compiler, if it did."""
     try:
         found = json.loads(path.read_text("utf-8"))
+        fit(found)
         return found if (found["case"], found["compiler"]) == (dataclasses.asdict(case), compiler) else None
     except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is compiled again
         return None

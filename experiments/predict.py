@@ -127,7 +127,10 @@ def together(runs: list[hub.Pretrained]) -> tuple[Any, dict[str, Any]]:
             outputs.append(model.apply_head(head, read, batch))
         return jnp.concatenate(outputs, -1)
 
-    return jax.jit(forward), {"encoder": runs[0].params["encoder"], "heads": [run.params["head"] for run in runs]}
+    return jax.jit(models[0].fused(forward)), {
+        "encoder": runs[0].params["encoder"],
+        "heads": [run.params["head"] for run in runs],
+    }
 
 
 if __name__ == "__main__":

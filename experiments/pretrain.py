@@ -177,7 +177,7 @@ def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]]
         right = (logits.argmax(-1) == label) * weight
         return {"loss": (loss(logits, label) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
 
-    return shard.placing(jax.jit(score), model.layout)
+    return shard.placing(jax.jit(model.fused(score)), model.layout)
 
 
 def mean_score(

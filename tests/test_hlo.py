@@ -160,8 +160,12 @@ def test_products_of_a_gpu_s_libraries_are_counted():
 
 
 def test_a_product_of_a_library_that_can_not_be_read_is_refused():
-    with pytest.raises(ValueError, match="a matrix product in a library call"):
-        dot_flops(GPU.replace("__cublas$lt$matmul", "__onednn$matmul"))
+    changes = [
+        ("__cublas$lt$matmul", other) for other in ("__onednn$matmul", "LibMatMul", "__cudnn$convForward", "__triton_call")
+    ]
+    for old, new in [*changes, ("lhs_contracting_dimensions", "another_word")]:
+        with pytest.raises(ValueError, match="a matrix product in a library call"):
+            dot_flops(GPU.replace(old, new))
 
 
 def test_collectives_have_their_kind_their_bytes_their_group_and_their_number():

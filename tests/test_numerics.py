@@ -211,7 +211,7 @@ def test_the_attention_of_each_accelerator_computes_the_same(kernels, family, de
     here = jax.jit(lambda: model.apply(params(model), inputs))()
     assert kernels == []
     with bound(compiled_for, device):
-        there = jax.jit(lambda: model.apply(params(model), inputs))()
+        there = jax.jit(model.fused(lambda: model.apply(params(model), inputs)))()
     assert kernels == [expected] * model.encoder.config.layers
     np.testing.assert_allclose(here, there, atol=1e-5 if dtype == "float32" else 2e-2)
 
@@ -234,27 +234,31 @@ def test_what_is_added_to_an_odd_number_of_tokens_changes_nothing(kernels, token
     turned = lambda *arrays: [x.transpose(0, 2, 1, 3) for x in arrays]
     flash = lambda q, k, v, mask: turned(layers.flash(*turned(q, k, v), mask))[0]
     here = value_and_gradient(jax.vmap(lambda *x: layers.attend(*x, None)))
-    for in_group in (False, True):  # on a mesh the mask has a copy for each head
-        with bound(layers.grouped, in_group):
+    for parts in (0, 1):  # on a mesh the mask has a copy for each head
+        with bound(layers.kernels, parts):
             there = value_and_gradient(jax.vmap(flash))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), here, there)
     assert kernels and set(kernels) == {"cudnn"}
 
 
 @pytest.mark.parametrize(
-    ("width", "odd", "in_group", "takes"),
-    [
-        (64, False, True, True),
-        (128, True, False, True),
-        (64, True, True, False),
-        (60, False, False, False),
-        (136, False, False, False),
-    ],
+    ("width", "tokens", "parts", "takes"),
+    [(64, 6, 0, True), (128, 5, 0, True), (64, 6, 2, True), (64, 5, 1, False), (64, 6, 3, False), (60, 6, 0, False)]
+    + [(136, 6, 0, False), (64, 6, None, False)],
 )
-def test_cudnn_is_asked_only_for_what_it_takes(width, odd, in_group, takes):
-    q = jax.ShapeDtypeStruct((2, 5 if odd else 6, 4, width), jnp.bfloat16)
-    with bound(layers.grouped, in_group):
+def test_cudnn_is_asked_only_for_what_it_takes(width, tokens, parts, takes):
+    q = jax.ShapeDtypeStruct((2, tokens, 4, width), jnp.bfloat16)
+    with bound(layers.kernels, parts):
         assert layers.has_flash(GPU, q, q) == takes
+
+
+def test_a_model_by_itself_is_mapped_and_differentiated_twice_on_a_gpu(kernels):
+    model, inputs = classifier("bert").cast("bfloat16"), batch("bert")
+    loss = lambda tree: model.apply(tree, inputs).sum()
+    with bound(compiled_for, GPU):
+        jax.eval_shape(jax.grad(lambda tree: jax.jvp(loss, (tree,), (tree,))[1]), params(model))
+        jax.eval_shape(jax.vmap(model.apply, (None, 0)), params(model), {name: leaf[None] for name, leaf in inputs.items()})
+    assert set(kernels) == {None}
 
 
 def test_a_gpu_gets_a_program_with_its_library_in_it(monkeypatch):
@@ -263,7 +267,7 @@ def test_a_gpu_gets_a_program_with_its_library_in_it(monkeypatch):
 
     def lowered(device):
         with bound(compiled_for, device):
-            traced = jax.jit(lambda tree, inputs: model.apply(tree, inputs)).trace(params(model), inputs)
+            traced = jax.jit(model.fused(lambda tree, inputs: model.apply(tree, inputs))).trace(params(model), inputs)
             return traced.lower(lowering_platforms=("cuda",)).as_text()
 
     assert lowered(GPU).count("__cudnn$fmha") == model.encoder.config.layers

@@ -20,8 +20,9 @@ Batch = Mapping[str, Any]
 
 # The device that programs are compiled for, where it is none of this process's.
 compiled_for: contextvars.ContextVar[Any] = contextvars.ContextVar("compiled_for", default=None)
-# Whether what is traced is one of the groups of a mesh, under vmap.
-grouped: contextvars.ContextVar[bool] = contextvars.ContextVar("grouped", default=False)
+# Whether attention may be a library's kernel, which can be neither mapped nor differentiated twice: None: no; 0: yes; from 1
+# on: yes, in groups of a mesh that divides the heads into so many parts.
+kernels: contextvars.ContextVar[int | None] = contextvars.ContextVar("kernels", default=None)
 
 
 @contextlib.contextmanager
@@ -163,9 +164,9 @@ def attend(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v by head (Vaswani et al. 2017, eq. 1): [R, H, C, K]; ``drop`` is dropout on the weights.
 
-    Without dropout: on a GPU the kernel of its library where that takes it, else there and on a TPU JAX's own. On the CPU
-    heads come before tokens, the layout that XLA multiplies fastest there, and the weights are divided by their sum after
-    the product with v, which is smaller than they are.
+    Without dropout: on a GPU the kernel of its library where it may be (see :meth:`adapt.models.Model.fused`) and takes it,
+    else there and on a TPU JAX's own. On the CPU heads come before tokens, the layout that XLA multiplies fastest there, and
+    the weights are divided by their sum after the product with v, which is smaller than they are.
     """
     device = compiled_for.get() or jax.local_devices()[0]
     if drop is None and device.platform in ("gpu", "tpu"):
@@ -182,25 +183,26 @@ def attend(
 
 
 def has_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:
-    """Whether cuDNN's flash attention takes it: an NVIDIA GPU from Ampere on, bfloat16, K a multiple of 8 up to 128."""
+    """Whether cuDNN's flash attention may be and takes it: an NVIDIA GPU from Ampere on, bfloat16, K in eights up to 128."""
     capability = re.match(r"(\d+)\.\d", str(getattr(device, "compute_capability", "")))  # of an AMD GPU it is a name
-    if capability is None or int(capability[1]) < 8 or q_RCHK.dtype != jnp.bfloat16:
+    parts = kernels.get()
+    if parts is None or capability is None or int(capability[1]) < 8 or q_RCHK.dtype != jnp.bfloat16:
         return False
-    width, odd = q_RCHK.shape[-1], q_RCHK.shape[1] % 2 or k_RTHK.shape[1] % 2
-    return width <= 128 and width % 8 == 0 and not (odd and grouped.get())  # see flash
+    (*_, heads, width), odd = q_RCHK.shape, q_RCHK.shape[1] % 2 or k_RTHK.shape[1] % 2
+    return width <= 128 and width % 8 == 0 and (parts == 0 or (heads % parts == 0 and not odd))  # see flash
 
 
 def flash(q_RCHK: jax.Array, k_RTHK: jax.Array, v_RTHK: jax.Array, mask: jax.Array | None) -> jax.Array:
     """cuDNN's attention, which never writes the weights to memory (Dao et al. 2022): [R, C, H, K].
 
     It has no gradient for odd numbers of tokens: they get one more that nothing looks at. JAX's rule for groups of it wants
-    a mask for every head, and takes no lengths that are the same in all of them.
+    a mask for every head, and takes no lengths that are the same in all of them; for meshes, whole heads.
     """
     (rows, tokens, heads, _), keys = q_RCHK.shape, k_RTHK.shape[1]
     lengths = jnp.full(rows, keys, jnp.int32) if keys % 2 and mask is None else None
     if mask is not None:
         mask = jnp.pad(mask, [(0, 0), (0, 0), (0, tokens % 2), (0, keys % 2)])
-        mask = jnp.broadcast_to(mask, (rows, heads, *mask.shape[2:])) if grouped.get() else mask
+        mask = jnp.broadcast_to(mask, (rows, heads, *mask.shape[2:])) if kernels.get() else mask
     q, k, v = (jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q_RCHK, k_RTHK, v_RTHK))
     mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn")
     return mixed[:, :tokens]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adapt.models.encoder import Encoder
-from adapt.models.layers import Batch, bound, grouped
+from adapt.models.layers import Batch, bound, kernels
 from adapt.tree import Tree
 
 
@@ -50,6 +50,20 @@ class Model:
         """A method of the encoder on its parameters."""
         return self.encoder.apply(*arguments, **named)
 
+    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` for a program of its own, in which attention may be a library's kernel.
+
+        Such a kernel has no rule for :func:`jax.vmap`, :func:`jax.jvp` or a second derivative, so by itself a model has none.
+        """
+        parts = self.layout.mesh.shape["tensor"] if self.layout else 0
+
+        @functools.wraps(function)
+        def inside(*arguments: Any) -> Any:
+            with bound(kernels, parts):
+                return function(*arguments)
+
+        return inside
+
     def init(self, key: jax.Array) -> Tree:
         """Fresh float32 parameters; weights from N(0, init_range), norms at identity."""
         batch = example_batch(self.encoder.config)
@@ -76,16 +90,7 @@ class Model:
         if cut == 0:
             return None
         below = functools.partial(self.below, {"params": self.with_tables(params["encoder"])}, cut=cut)
-        return self.over_groups(below)(dict(batch)) if self.layout else below(batch)
-
-    def over_groups(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` of one group, on all groups of the mesh."""
-
-        def one(*arguments: Any) -> Any:
-            with bound(grouped, True):
-                return function(*arguments)
-
-        return self.layout.over_groups(one)
+        return self.layout.over_groups(below)(dict(batch)) if self.layout else below(batch)
 
     def below(self, variables: Tree, batch: Batch, cut: int) -> jax.Array:
         """What :meth:`prefix` does, of one group."""
@@ -118,7 +123,8 @@ class Model:
 
         kept = REMAT[self.remat]
         if self.scan and len({shaped(each) for each in blocks}) == 1:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+            narrow = lambda leaf: leaf.astype(self.encoder.dtype) if leaf.ndim > 1 and not self.layout else leaf  # it gathers so
+            stacked = jax.tree.map(lambda *leaves: jnp.stack([narrow(leaf) for leaf in leaves]), *blocks)
 
             def one(x: jax.Array, part: tuple[Tree, jax.Array]) -> tuple[jax.Array, None]:
                 keys = {name: jax.random.fold_in(key, part[1]) for name, key in rngs.items()}
@@ -147,7 +153,7 @@ class Model:
         params |= {"head": self.layout.gather(params.get("head", {}), "head")}
         above = functools.partial(self.above, params, cut=cut)
         keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(self.layout.groups))
-        return merged(self.over_groups(above)(x, dict(batch), keys))
+        return merged(self.layout.over_groups(above)(x, dict(batch), keys))
 
     def above(self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, cut: int) -> jax.Array:
         """What :meth:`suffix` does, of one group."""

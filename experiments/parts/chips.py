@@ -2,8 +2,8 @@
 
 The figures are the vendors' (cloud.google.com/tpu/docs/v5e and /v5p; NVIDIA's data sheets of A100 SXM 80 GB and H100 SXM):
 dense bfloat16 FLOP/s, memory, and the bandwidth of the links between chips, all links of a chip together, read as what
-leaves it. Of a v5e's 16 GB the compiler leaves 15.75 GiB to a program; of a GPU's memory JAX takes three quarters unless
-XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise. What the compiler has to know of a GPU is as in openxla/xla,
+leaves it. Of a v5e's 16 GB the compiler leaves 15.75 GiB to a program; of a GPU's memory JAX takes three quarters if
+XLA_PYTHON_CLIENT_MEM_FRACTION says nothing else. What the compiler has to know of a GPU is as in openxla/xla,
 xla/backends/gpu/target_config/specs.
 """
 
@@ -108,8 +108,7 @@ class Topology:
     def devices(self) -> list[Any]:
         """The devices to compile for. Raises :class:`MeshError` without the compiler, or where it knows no such slice."""
         compiler = self.compiler.split(" ")[0]
-        if not os.environ.get("JAX_PLATFORMS"):
-            jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
+        jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
         try:
             return list((self.gpus() if self.chip.gpu else self.tpus()).devices)
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as fault:  # by what is wrong with the name
@@ -130,7 +129,8 @@ class Topology:
 
         fused_attention_stablehlo.check_cudnn_version = lambda: CUDNN[0] * 10000 + CUDNN[1] * 100  # or it asks this machine's
         # Where no kernel can be timed XLA's own products are guesses, of which some don't compile: all of them by cuBLAS.
-        if BY_CUBLAS.partition("=")[0] not in (flags := os.environ.get("XLA_FLAGS", "")):
+        flags = os.environ.get("XLA_FLAGS", "")
+        if BY_CUBLAS.partition("=")[0] not in flags and (not flags or "--" in flags):  # else it is a file of them
             os.environ["XLA_FLAGS"] = f"{flags} {BY_CUBLAS}".strip()
         device = " ".join(f"{name}: {value}" for name, value in (GPU | (self.chip.gpu or {})).items())
         target = f"""gpu_device_info {{ {device} }} platform_name: "CUDA" device_description_str: "{self.chip.name}"

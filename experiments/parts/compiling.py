@@ -196,7 +196,7 @@ def on_paper(found: dict[str, Any], chip: Chip) -> dict[str, float]:
 
     ``least`` sends everything over the two links of one dimension of the torus, ``share`` over all links.
     """
-    computing = found["flops"] / chip.flops
+    computing = max(found["flops"], 1) / chip.flops  # products of a single row may be sums, which are not counted
     sending = sum(row["sent"] for row in found["collectives"]) / chip.links
     seconds = {"computing": computing, "sending": sending}
     return seconds | {

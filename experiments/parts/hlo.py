@@ -183,20 +183,18 @@ def product(each: Instruction, where: Computation) -> int:
     """FLOPs of one dot, convolution or call of a GPU's library, run once; 0 for anything else."""
     target = re.search(r'custom_call_target="(.*?)"', each.text)
     called = target[1] if target else ""
-    if each.operation not in ("dot", "convolution") and not called.startswith(("__cublas", "__cudnn$fmha")):
-        if re.search("matmul|gemm|dot", called):
+    contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)(.*?)[\]}]', each.text)
+    known = (called.startswith("__cublas") and contracted) or called.startswith("__cudnn$fmha")
+    if each.operation not in ("dot", "convolution") and not known:
+        if re.search(r"(?i)matmul|gemm|dot|conv(?!ert)|triton", called) or each.operation in ("scaled-dot", "ragged-dot"):
             raise ValueError(f"a matrix product in a library call: {each.text.strip()[:200]}")
         return 0
     left, right = (where.instructions[operand].sizes for operand in each.operands[:2])
     if called.startswith("__cudnn"):  # queries [R, C, H, K], keys [R, T, H, K]: two products, backward five, the scores again
         return (10 if "Backward" in called else 4) * math.prod(left) * right[1]
     if each.operation != "convolution":
-        contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)(.*?)[\]}]', each.text)
-        return (
-            2
-            * math.prod(each.sizes)
-            * math.prod(left[int(dim)] for dim in re.findall(r"\d+", contracted[1] if contracted else ""))
-        )
+        dims = re.findall(r"\d+", contracted[1]) if contracted else []
+        return 2 * math.prod(each.sizes) * math.prod(left[int(dim)] for dim in dims)
     names = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.text)
     if names is None:
         raise ValueError(f"a convolution without the names of its dimensions: {each.text.strip()[:200]}")
