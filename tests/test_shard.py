@@ -111,6 +111,9 @@ def test_a_mesh_that_cannot_be_is_refused(spec, devices, says):
     with pytest.raises(MeshError, match=says) as fault:
         shard.sizes(spec, devices)
     assert "\n" not in str(fault.value)
+
+
+def test_a_mesh_of_some_devices_has_to_divide_them():
     with pytest.raises(MeshError, match="3 devices and there are 8: it must divide them"):
         shard.sizes("data=3", 8, some=True)
 
