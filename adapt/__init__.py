@@ -17,11 +17,31 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "tree": ("drop", "discarded", "graft", "label", "merge", "select", "paths", "digest", "check_like", "summary"),
+    "tree": (
+        "drop",
+        "discarded",
+        "graft",
+        "label",
+        "merge",
+        "select",
+        "paths",
+        "digest",
+        "check_like",
+        "summary",
+    ),
     "optim": ("FROZEN", "adamw", "by_label", "schedule"),
     "losses": ("cross_entropy", "binary_cross_entropy", "squared_error"),
     "strategies": ("strategy",),
-    "models": ("Classifier", "CausalLM", "Encoder", "EncoderConfig", "MaskedLM", "Model", "Span", "Tagger"),
+    "models": (
+        "Classifier",
+        "CausalLM",
+        "Encoder",
+        "EncoderConfig",
+        "MaskedLM",
+        "Model",
+        "Span",
+        "Tagger",
+    ),
     "train": ("State", "init_state", "make_eval", "make_step"),
     "hub": ("Pretrained", "load"),
     "errors": ("AdaptError",),

@@ -21,8 +21,17 @@ from adapt.models import EncoderConfig, Model
 
 ADDED = r"encoder/.*/(lora|prefix|attention_adapter|mlp_adapter)/[^/]+(/[^/]+)?"
 NAMED = {"lora_rank": "LoRA's rank", "lora_alpha": "LoRA's alpha"}
-NAMED |= {"adapter_width": "the adapters' width", "prefix_tokens": "the number of a prefix's tokens"}
-FIELDS = ("lora_rank", "lora_alpha", "lora_targets", "adapter_width", "prefix_tokens")  # of EncoderConfig
+NAMED |= {
+    "adapter_width": "the adapters' width",
+    "prefix_tokens": "the number of a prefix's tokens",
+}
+FIELDS = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_targets",
+    "adapter_width",
+    "prefix_tokens",
+)  # of EncoderConfig
 
 
 def is_added(path: str) -> bool:
@@ -34,12 +43,16 @@ def add(config: EncoderConfig, fields: Mapping[str, Any]) -> EncoderConfig:
     """The config with additions. Raises :class:`StrategyError` where the encoder has such already, or sizes are not positive."""
     for name, value in fields.items():
         if getattr(config, name):
-            raise StrategyError(f"the encoder has a {name} of {getattr(config, name)!r} already: export merges LoRA")
+            raise StrategyError(
+                f"the encoder has a {name} of {getattr(config, name)!r} already: export merges LoRA"
+            )
         if name == "lora_targets":
             try:
                 re.compile(value)
             except re.error as fault:
-                raise StrategyError(f"LoRA's targets {value!r} are no regular expression: {fault}") from None
+                raise StrategyError(
+                    f"LoRA's targets {value!r} are no regular expression: {fault}"
+                ) from None
             continue
         limit = 1e6 if name == "lora_alpha" else config.mlp_width
         if not 0 < value <= limit:
@@ -55,8 +68,12 @@ def graft_added(params: t.Tree, model: Model, key: jax.Array) -> t.Tree:
     there = t.paths(model.shapes()["encoder"], "encoder/")
     c = model.encoder.config
     if c.lora_rank and not any("/lora/" in path for path in there):
-        layers = ", ".join(p.removesuffix("/kernel")[8:] for p in there if re.match("encoder/block_00/.*kernel", p))
-        raise StrategyError(f"LoRA's targets {c.lora_targets!r} match no dense layer of the encoder: it has {layers}")
+        layers = ", ".join(
+            p.removesuffix("/kernel")[8:] for p in there if re.match("encoder/block_00/.*kernel", p)
+        )
+        raise StrategyError(
+            f"LoRA's targets {c.lora_targets!r} match no dense layer of the encoder: it has {layers}"
+        )
     fresh = jax.jit(lambda key: t.select(model.init(key), is_added))(key)
     return t.merge(params, jax.device_get(fresh))
 
@@ -67,7 +84,9 @@ def merge_lora(params: t.Tree, config: EncoderConfig) -> tuple[t.Tree, EncoderCo
     for path in [path for path in flat if path.endswith("/lora/a")]:
         layer = path.removesuffix("/lora/a")
         a, b = (np.asarray(flat.pop(f"{layer}/lora/{name}")) for name in "ab")
-        flat[f"{layer}/kernel"] = np.asarray(flat[f"{layer}/kernel"]) + np.float32(config.lora_alpha / len(b)) * (a @ b)
+        flat[f"{layer}/kernel"] = np.asarray(flat[f"{layer}/kernel"]) + np.float32(
+            config.lora_alpha / len(b)
+        ) * (a @ b)
     merged = t.unflatten(flat | dict.fromkeys(t.empties(params)))
     return merged, dataclasses.replace(config, lora_rank=0, lora_alpha=0.0, lora_targets="")
 
@@ -77,6 +96,8 @@ def renew_blocks(params: t.Tree, model: Model, count: int, key: jax.Array) -> t.
     layers = model.encoder.config.layers
     blocks = [f"encoder/block_{index:02d}" for index in range(layers - count, layers)]
     again = [*blocks, *(["head/pooler"] if "pooler" in params.get("head", {}) else [])]
-    chosen = lambda path: path.startswith(tuple(f"{name}/" for name in again)) and not is_added(path)
+    chosen = lambda path: (
+        path.startswith(tuple(f"{name}/" for name in again)) and not is_added(path)
+    )
     fresh = jax.device_get(jax.jit(lambda key: t.select(model.init(key), chosen))(key))
     return t.merge(t.select(params, lambda path: not chosen(path)), fresh)

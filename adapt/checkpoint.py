@@ -47,7 +47,9 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
     if index.get("last", {}).get("folder") != name:
         write_tree(folder / name, to_tree(state))
     # info may be what restore() gave, with the folders of then
-    index["last"] = {**info, "folder": name} | ({"frozen": f"frozen{suffix(phase)}"} if phase else {})
+    index["last"] = {**info, "folder": name} | (
+        {"frozen": f"frozen{suffix(phase)}"} if phase else {}
+    )
     if best:
         index["best"] = index["last"]
     if first():
@@ -58,7 +60,11 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
 def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Put the index in its place, then delete the folders that it no longer names."""
     write_text(folder / "index.json", json.dumps(index, indent=1))
-    used = {name for entry in index.values() for name in (entry["folder"], entry.get("frozen", "frozen"))}
+    used = {
+        name
+        for entry in index.values()
+        for name in (entry["folder"], entry.get("frozen", "frozen"))
+    }
     for old in (*folder.glob("step_*"), *folder.glob("frozen*")):
         if old.name not in used:
             shutil.rmtree(old, ignore_errors=True)
@@ -81,7 +87,9 @@ def last(folder: Path) -> dict[str, Any]:
     """What was said with the last save. Raises :class:`CheckpointError` where there is none."""
     info = read_index(folder).get("last")
     if info is None:
-        raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite")
+        raise CheckpointError(
+            f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite"
+        )
     return info
 
 
@@ -96,11 +104,21 @@ def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
     names = [f"leaf_{number:04d}" for number in range(len(leaves))]
     opt_state = structure.unflatten([tree["optimizer"][name] for name in names])
     key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
-    return State(tree["step"], tree.get("params", {}), opt_state, place(key, like.step.sharding), tree["halted"]), info
+    return State(
+        tree["step"],
+        tree.get("params", {}),
+        opt_state,
+        place(key, like.step.sharding),
+        tree["halted"],
+    ), info
 
 
 def load_params(
-    folder: Path, like: t.Tree, base: t.Tree | None = None, which: str = "best", layout: Layout | None = None
+    folder: Path,
+    like: t.Tree,
+    base: t.Tree | None = None,
+    which: str = "best",
+    layout: Layout | None = None,
 ) -> t.Tree:
     """The whole ``{"encoder", "head"}`` tree of the best checkpoint, float32, with the shapes of ``like``.
 
@@ -116,7 +134,9 @@ def load_params(
     if still.exists():
         params = t.merge(params, read_tree(still, None, layout=layout))
     there = t.paths(params)
-    params = t.merge({"encoder": {}, "head": {}}, params, t.select(base or {}, lambda path: path not in there))
+    params = t.merge(
+        {"encoder": {}, "head": {}}, params, t.select(base or {}, lambda path: path not in there)
+    )
     try:
         t.check_like(params, like, f"the parameters in {folder}", dtypes=True)
     except TreeError as fault:
@@ -148,13 +168,27 @@ def write_tree(target: Path, tree: t.Tree) -> None:
         with quiet(), plain(target) as path:
             orbax.save(path, tree)
         if first():
-            write_text(target / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()))
-    except Exception as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
+            write_text(
+                target / SUMS,
+                "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()),
+            )
+    except (
+        Exception
+    ) as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
         remove(target)
-        full = next((words for words in ("No space left on device", "Disk quota exceeded") if words in str(fault)), "")
+        full = next(
+            (
+                words
+                for words in ("No space left on device", "Disk quota exceeded")
+                if words in str(fault)
+            ),
+            "",
+        )
         if isinstance(fault, OSError) or full or "ENOSPC" in str(fault):
             reason = full or str(fault).splitlines()[0]
-            raise OutputError(f"cannot write {target}: {reason}; earlier checkpoints are kept") from None
+            raise OutputError(
+                f"cannot write {target}: {reason}; earlier checkpoints are kept"
+            ) from None
         raise
 
 
@@ -179,15 +213,21 @@ def quiet() -> Iterator[None]:
         sys.unraisablehook = unraisable
     try:
         yield
-        sys.unraisablehook = shown  # after a failure it stays for good: the callbacks come when they come
+        sys.unraisablehook = (
+            shown  # after a failure it stays for good: the callbacks come when they come
+        )
     except BaseException:
-        warnings.filterwarnings("ignore", "coroutine 'async_serialize_.*' was never awaited", RuntimeWarning)  # nor will be
+        warnings.filterwarnings(
+            "ignore", "coroutine 'async_serialize_.*' was never awaited", RuntimeWarning
+        )  # nor will be
         raise
     finally:
         log.setLevel(level)
 
 
-def read_tree(source: Path, like: t.Tree | None, only: str = "", layout: Layout | None = None) -> t.Tree:
+def read_tree(
+    source: Path, like: t.Tree | None, only: str = "", layout: Layout | None = None
+) -> t.Tree:
     """Read a tree; with ``like``, strictly its structure and placed on its devices; without, by ``layout`` or as numpy.
 
     With ``only``, the arrays of that top-level entry alone.
@@ -201,7 +241,9 @@ def read_tree(source: Path, like: t.Tree | None, only: str = "", layout: Layout 
             return orbax.PLACEHOLDER
         if like is None:
             if layout is None:
-                return np.empty(leaf.shape, leaf.dtype)  # asks for a numpy array; its pages are never touched
+                return np.empty(
+                    leaf.shape, leaf.dtype
+                )  # asks for a numpy array; its pages are never touched
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[path])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
@@ -227,8 +269,12 @@ def plain(path: Path) -> Iterator[str]:
     if not re.search(r"[\[\]\\]", str(path.parent)):
         yield str(path)
         return
-    if jax.process_count() > 1:  # each process would have a link of its own, and Orbax wants one name
-        raise OutputError(f"{path.parent} has brackets or backslashes in its name: with several processes give another --out")
+    if (
+        jax.process_count() > 1
+    ):  # each process would have a link of its own, and Orbax wants one name
+        raise OutputError(
+            f"{path.parent} has brackets or backslashes in its name: with several processes give another --out"
+        )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "parent").symlink_to(path.parent)
         yield str(Path(folder) / "parent" / path.name)
@@ -240,7 +286,9 @@ def sums(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != SUMS:
             with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
     return found
 
 
@@ -250,11 +298,15 @@ def verify(folder: Path) -> None:
         lines = (folder / SUMS).read_text("utf-8", "replace").splitlines()
         found = sums(folder)
     except OSError as fault:
-        raise CheckpointError(f"the checkpoint {folder} is incomplete: {fault.strerror}: {fault.filename}") from None
+        raise CheckpointError(
+            f"the checkpoint {folder} is incomplete: {fault.strerror}: {fault.filename}"
+        ) from None
     noted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     if wrong := [name for name in {**noted, **found} if found.get(name) != noted.get(name)]:
         why = "missing" if wrong[0] not in found else "not as it was saved"
-        raise CheckpointError(f"the checkpoint {folder} is damaged: its file {wrong[0]!r} is {why}; go back to a copy of it")
+        raise CheckpointError(
+            f"the checkpoint {folder} is damaged: its file {wrong[0]!r} is {why}; go back to a copy of it"
+        )
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -266,8 +318,12 @@ def read_index(folder: Path) -> dict[str, Any]:
         return {}
     except (ValueError, OSError) as fault:
         raise CheckpointError(f"{file} is not JSON: {fault}") from None
-    if not isinstance(index, dict) or not all(isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()):
-        raise CheckpointError(f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint")
+    if not isinstance(index, dict) or not all(
+        isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()
+    ):
+        raise CheckpointError(
+            f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint"
+        )
     return index
 
 

@@ -17,7 +17,9 @@ from adapt.shard import Layout
 from adapt.tokenizer import Ragged, Text
 
 Pairs = Iterator[tuple[Any, pack.Arrays]]  # of indices [n], on a mesh a list of them
-States = np.ndarray | Ragged  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
+States = (
+    np.ndarray | Ragged
+)  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
 POOLED = 1024  # pooled vectors a batch of an evaluation
 
 
@@ -37,10 +39,14 @@ class Examples:
     max_length: int
     pad: int = 0
     truncated: int = 0
-    pictures: Callable[[np.ndarray], np.ndarray] | None = None  # rows of the file -> pixels float32 [n, S, S, channels]
+    pictures: Callable[[np.ndarray], np.ndarray] | None = (
+        None  # rows of the file -> pixels float32 [n, S, S, channels]
+    )
     pictures_digest: str = ""
     states: States | None = None
-    layout: Layout | None = None  # batches and windows are its groups, of which this process makes its own
+    layout: Layout | None = (
+        None  # batches and windows are its groups, of which this process makes its own
+    )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,13 +76,17 @@ class Examples:
         """Of inputs and labels: what a resumed run compares."""
         ragged = isinstance(self.labels, Ragged)
         labels = {"truth": self.truth, "lengths": self.labels.lengths} if ragged else self.labels
-        return t.digest({"inputs": {"file": self.inputs_digest, "rows": self.rows}, "labels": labels})
+        return t.digest(
+            {"inputs": {"file": self.inputs_digest, "rows": self.rows}, "labels": labels}
+        )
 
     @functools.cached_property
     def inputs_digest(self) -> str:
         """Of the token ids of the whole file; or of all its pictures, and of how they become pixels."""
         turns = {} if self.whole.turns is None else {"2": self.whole.turns}
-        return self.pictures_digest or t.digest({"tokens": {"0": self.whole.values, "1": self.whole.lengths, **turns}})
+        return self.pictures_digest or t.digest(
+            {"tokens": {"0": self.whole.values, "1": self.whole.lengths, **turns}}
+        )
 
     def take(self, index: np.ndarray) -> "Examples":
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
@@ -87,19 +97,30 @@ class Examples:
             return pack.Plan(self.max_length, (examples,), examples)
         return pack.plan(self.whole.lengths[self.rows], examples, seed, epochs, parts)
 
-    def batches(self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1) -> Iterator[pack.Arrays]:
+    def batches(
+        self, plan: pack.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1
+    ) -> Iterator[pack.Arrays]:
         """The training batches of one epoch from batch ``skip`` on: texts packed, one picture a row."""
         sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
-        make = lambda step, kept, _: self.arrays([self.rows[part].reshape(-1) for part in step], kept, sequences)
+        make = lambda step, kept, _: self.arrays(
+            [self.rows[part].reshape(-1) for part in step], kept, sequences
+        )
         return pack.batches(make, self.labels, plan, seed, epoch, skip, parts, self.layout)
 
     def arrays(self, step: pack.Part, kept: Sequence[int], plan: pack.Plan) -> list[pack.Arrays]:
         """The model's inputs in micro-batches of one shape, each of the file's rows in a part of ``step``, by its place."""
         if isinstance(self.states, np.ndarray):  # one vector an example: nothing is packed
-            return [{"hidden": pack.in_slots(self.states[step[place]], plan.examples)} for place in kept]
+            return [
+                {"hidden": pack.in_slots(self.states[step[place]], plan.examples)} for place in kept
+            ]
         if self.pictures is not None and self.states is None:
-            return [pack.image_batch(self.pictures(step[place]), plan.width, plan.examples) for place in kept]
-        return pack.packed(self.whole if self.states is None else self.states, step, kept, plan, self.pad)
+            return [
+                pack.image_batch(self.pictures(step[place]), plan.width, plan.examples)
+                for place in kept
+            ]
+        return pack.packed(
+            self.whole if self.states is None else self.states, step, kept, plan, self.pad
+        )
 
     def windows(self, skip: int = 0) -> Pairs:
         """Every sequence once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length.
@@ -113,11 +134,17 @@ class Examples:
             plan = pack.Plan(self.max_length, (slots,), slots)
             cuts = range(skip * slots * self.groups, len(rows), slots)
             parts = [np.arange(start, min(start + slots, len(rows))) for start in cuts]
-            return pack.in_groups(parts, lambda part: self.arrays([rows[part]], (0,), plan)[0], self.layout)
+            return pack.in_groups(
+                parts, lambda part: self.arrays([rows[part]], (0,), plan)[0], self.layout
+            )
         held = self.states if isinstance(self.states, Ragged) else self.whole
         words = None
         if isinstance(self.labels, Ragged):
-            words = Ragged(self.labels.values, np.cumsum(self.labels.lengths) - self.labels.lengths, self.labels.lengths)
+            words = Ragged(
+                self.labels.values,
+                np.cumsum(self.labels.lengths) - self.labels.lengths,
+                self.labels.lengths,
+            )
         found = pack.windows(held.take(rows), self.max_length, pad=self.pad, layout=self.layout)
         found = itertools.islice(found, skip, None)
         return found if words is None else (self.tagged(words, *each) for each in found)
@@ -126,13 +153,18 @@ class Examples:
         """A window with the labels of its words, and which of all words these are."""
         if self.layout is None:
             return words.where(index), batch | pack.tagged(self.labels[index], batch)
-        own = [(index[group], {name: each[place] for name, each in batch.items()}) for place, group in enumerate(self.layout.own)]
+        own = [
+            (index[group], {name: each[place] for name, each in batch.items()})
+            for place, group in enumerate(self.layout.own)
+        ]
         tags = pack.stack([pack.tagged(self.labels[part], inputs) for part, inputs in own])
         return [words.where(part) for part in index], batch | tags
 
     def whole_windows(self, skip: int = 0) -> Pairs:
         """Every example of the file once, from batch ``skip`` on: for the cache."""
-        return dataclasses.replace(self, rows=np.arange(len(self.whole)), labels=None, states=None).windows(skip)
+        return dataclasses.replace(
+            self, rows=np.arange(len(self.whole)), labels=None, states=None
+        ).windows(skip)
 
 
 def texts(pretrained: Pretrained, chunks: Iterable[Sequence[Text]], labels: np.ndarray) -> Examples:
@@ -143,20 +175,37 @@ def texts(pretrained: Pretrained, chunks: Iterable[Sequence[Text]], labels: np.n
 def tokenized(pretrained: Pretrained, parts: Iterable[tuple[Ragged, int]], labels: Any) -> Examples:
     """What the tokenizer made of a file's chunks, with labels: of each in turn, or of as many sequences as come to one."""
     ragged, cut = zip(*parts, strict=True)
-    values, lengths = (np.concatenate([getattr(part, name) for part in ragged]) for name in ("values", "lengths"))
+    values, lengths = (
+        np.concatenate([getattr(part, name) for part in ragged]) for name in ("values", "lengths")
+    )
     turns = None if ragged[0].turns is None else np.concatenate([part.turns for part in ragged])
-    whole, rows = Ragged(values, np.cumsum(lengths) - lengths, lengths, turns), np.arange(len(lengths))
+    whole, rows = (
+        Ragged(values, np.cumsum(lengths) - lengths, lengths, turns),
+        np.arange(len(lengths)),
+    )
     rows = rows if len(rows) == len(labels) else rows.reshape(len(labels), -1)
     length, pad = tokenizer_of(pretrained).max_length, pretrained.config.pad_token
     return Examples(whole, rows, labels, length, pad, sum(cut))
 
 
-def images(pretrained: Pretrained, take: Callable[[np.ndarray], Sequence[Any]], sums: np.ndarray, labels: np.ndarray) -> Examples:
+def images(
+    pretrained: Pretrained,
+    take: Callable[[np.ndarray], Sequence[Any]],
+    sums: np.ndarray,
+    labels: np.ndarray,
+) -> Examples:
     """Pictures of a file for this encoder: ``take`` gives the PIL images of rows, ``sums`` uint8 [N, 32] are their SHA-256.
 
     Raises :class:`StrategyError` if it takes none.
     """
-    settings, every, tokens = settings_of(pretrained), np.arange(len(sums)), pretrained.config.positions
+    settings, every, tokens = (
+        settings_of(pretrained),
+        np.arange(len(sums)),
+        pretrained.config.positions,
+    )
     whole = Ragged(np.zeros(0, np.int32), every * tokens, np.full(len(sums), tokens))
-    pictures, digest = lambda rows: pixels(take(rows), settings), t.digest({repr(settings): {"0": sums}})
+    pictures, digest = (
+        lambda rows: pixels(take(rows), settings),
+        t.digest({repr(settings): {"0": sums}}),
+    )
     return Examples(whole, every, labels, tokens, pictures=pictures, pictures_digest=digest)

@@ -37,9 +37,13 @@ def extractor(
     config = pretrained.config
     layer = config.layers if layer is None else layer
     if not 0 <= layer <= config.layers:
-        raise StrategyError(f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}")
+        raise StrategyError(
+            f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}"
+        )
     if pooling not in (*POOLINGS, "attention"):
-        raise StrategyError(f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention")
+        raise StrategyError(
+            f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention"
+        )
     own = pooler(pretrained, pooling) if pooling in ("pooler", "attention") else {}
     params = t.graft(t.drop(pretrained.params, "head"), "head", own)
     model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype), layout)
@@ -56,9 +60,13 @@ def features_at(model: Model, layer: int) -> Forward:
         cut = model.stages if layer == model.stages - 1 else layer + 1
         pool = functools.partial(model.apply_head, params["head"])
         hidden = model.prefix(params, batch, cut)
-        return merged(layout.over_groups(pool)(hidden, dict(batch))) if layout else pool(hidden, batch)
+        return (
+            merged(layout.over_groups(pool)(hidden, dict(batch))) if layout else pool(hidden, batch)
+        )
 
-    return shard.placing(jax.jit(model.fused(forward), out_shardings=layout.whole if layout else None), layout)
+    return shard.placing(
+        jax.jit(model.fused(forward), out_shardings=layout.whole if layout else None), layout
+    )
 
 
 def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:
@@ -76,14 +84,18 @@ def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:
 def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
     """Raises :class:`StrategyError` for a checkpoint without one."""
     if pretrained.tokenizer is None:
-        raise StrategyError(f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+        raise StrategyError(
+            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+        )
     return pretrained.tokenizer
 
 
 def settings_of(pretrained: Pretrained) -> ImageSettings:
     """Raises :class:`StrategyError` for an encoder of texts."""
     if pretrained.images is None:
-        raise StrategyError(f"{pretrained.source} is not an image encoder: give --text-column, not --image-column")
+        raise StrategyError(
+            f"{pretrained.source} is not an image encoder: give --text-column, not --image-column"
+        )
     return pretrained.images
 
 
@@ -97,14 +109,20 @@ def text_windows(
     tokenizer, start = tokenizer_of(pretrained), 0
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)
-        for index, batch in pack.windows(tokens, tokenizer.max_length, pad=pretrained.config.pad_token, layout=layout):
+        for index, batch in pack.windows(
+            tokens, tokenizer.max_length, pad=pretrained.config.pad_token, layout=layout
+        ):
             yield pack.of_each(index, functools.partial(np.add, start)), batch, truncated
             truncated = 0
         start += len(texts)
 
 
 def encode(
-    pretrained: Pretrained, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None
+    pretrained: Pretrained,
+    texts: list[str],
+    pooling: str = "mean",
+    normalize: bool = False,
+    layer: int | None = None,
 ) -> np.ndarray:
     """Texts -> features float32 [N, D]; ``normalize`` scales each to length 1, as sentence encoders are compared.
 
@@ -121,4 +139,8 @@ def encode(
     features = train.evaluate(forward, params, pairs, len(texts))
     if not len(texts):
         return np.zeros((0, pretrained.config.width), np.float32)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12) if normalize else features
+    return (
+        features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+        if normalize
+        else features
+    )

@@ -30,14 +30,22 @@ class Pretrained:
     params: t.Tree
     tokenizer: Tokenizer | None = None
     images: ImageSettings | None = None
-    task: str = ""  # of a finished run: classification, multilabel, regression; pre-training: mlm, clm
+    task: str = (
+        ""  # of a finished run: classification, multilabel, regression; pre-training: mlm, clm
+    )
     labels: tuple[str, ...] = ()
 
     @property
     def model(self) -> Model:
         return Model(Encoder(self.config), self.head)
 
-    def encode(self, texts: list[str], pooling: str = "mean", normalize: bool = False, layer: int | None = None) -> np.ndarray:
+    def encode(
+        self,
+        texts: list[str],
+        pooling: str = "mean",
+        normalize: bool = False,
+        layer: int | None = None,
+    ) -> np.ndarray:
         """Texts -> features float32 [N, D], the encoder used as it is. See :func:`adapt.features.encode`."""
         from adapt.features import encode
 
@@ -54,11 +62,15 @@ def load(name: str | Path) -> Pretrained:
         return load_run(folder, str(name))
     hf = read_json(folder, "config.json")
     if "model_type" not in hf:
-        raise CheckpointError(f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?")
+        raise CheckpointError(
+            f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?"
+        )
     config = families.read_config(hf, str(folder))
     head, params = families.to_params(config, hf, read_tensors(folder), str(folder))
     task, labels = class_names(hf, head)
-    return with_inputs(Pretrained(str(name), config, head, params, task=task, labels=labels), folder, None)
+    return with_inputs(
+        Pretrained(str(name), config, head, params, task=task, labels=labels), folder, None
+    )
 
 
 def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:
@@ -70,7 +82,9 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
     numbers = [str(number) for number in range(getattr(head, "classes", 0))]
     if not numbers or not isinstance(names, dict) or set(names) != set(numbers):
         return "", ()
-    task = {"multi_label_classification": "multilabel", "regression": "regression"}.get(str(problem), "classification")
+    task = {"multi_label_classification": "multilabel", "regression": "regression"}.get(
+        str(problem), "classification"
+    )
     return task, () if task == "regression" else tuple(str(names[number]) for number in numbers)
 
 
@@ -78,11 +92,15 @@ def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pret
     """Add what turns raw input into arrays: the tokenizer, or the image settings."""
     config = model.config
     if config.is_image:
-        return dataclasses.replace(model, images=image_settings(folder, config.image_size, config.channels))
+        return dataclasses.replace(
+            model, images=image_settings(folder, config.image_size, config.channels)
+        )
     if max_length is None and (file := folder / "sentence_bert_config.json").exists():
         max_length = read_json(folder, file.name).get("max_seq_length")
     if max_length is not None and (type(max_length) is not int or max_length < 3):
-        raise CheckpointError(f"max_seq_length {max_length!r} in {folder} is not a number of tokens from 3 on")
+        raise CheckpointError(
+            f"max_seq_length {max_length!r} in {folder} is not a number of tokens from 3 on"
+        )
     tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions))
     if tokenizer is not None and tokenizer.size > config.vocabulary:
         raise CheckpointError(
@@ -98,17 +116,24 @@ def resolve(name: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise CheckpointError(f"{name} is a file: give the folder that holds config.json and model.safetensors")
+        raise CheckpointError(
+            f"{name} is a file: give the folder that holds config.json and model.safetensors"
+        )
     if name in BUNDLED:
         return assets.fetch(name)
     bundled = ", ".join(BUNDLED)
     if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name:
-        raise CheckpointError(f"no checkpoint folder {name!r}: give a folder, a bundled name ({bundled}) or a hub id")
+        raise CheckpointError(
+            f"no checkpoint folder {name!r}: give a folder, a bundled name ({bundled}) or a hub id"
+        )
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     reached = assets.hub_answers()
-    where: dict[str, Any] = {"cache_dir": assets.cache_folder() / "hub", "local_files_only": not reached}
+    where: dict[str, Any] = {
+        "cache_dir": assets.cache_folder() / "hub",
+        "local_files_only": not reached,
+    }
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, **where))
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as fault:
@@ -124,7 +149,9 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors") from None
+        raise CheckpointError(
+            f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors"
+        ) from None
     except (ValueError, OSError) as fault:
         raise CheckpointError(f"{path} is not JSON: {fault}") from None
     if not isinstance(content, dict):
@@ -137,11 +164,17 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     index, weight_map, files = folder / "model.safetensors.index.json", {}, ["model.safetensors"]
     if index.exists() and not (folder / files[0]).exists():
         weight_map = read_json(folder, index.name).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(file, str) for file in weight_map.values()
+        ):
             raise CheckpointError(f"{index} has no weight_map of tensors to files: fetch it again")
         files = sorted(set(weight_map.values()))
     elif not (folder / files[0]).exists():
-        pickled = [f.name for pattern in ("*.bin", "*.pt", "*.msgpack", "*.h5") for f in folder.glob(pattern)]
+        pickled = [
+            f.name
+            for pattern in ("*.bin", "*.pt", "*.msgpack", "*.h5")
+            for f in folder.glob(pattern)
+        ]
         hint = f" (found {pickled[0]}; convert it to safetensors first)" if pickled else ""
         raise CheckpointError(f"no model.safetensors in {folder}{hint}")
     tensors: dict[str, np.ndarray] = {}
@@ -149,17 +182,25 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         try:
             tensors |= mapped(folder / file)
         except FileNotFoundError:
-            raise CheckpointError(f"{index} names {file}, which is not in the folder: fetch it again") from None
+            raise CheckpointError(
+                f"{index} names {file}, which is not in the folder: fetch it again"
+            ) from None
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as fault:
-            raise CheckpointError(f"{folder / file} is truncated or corrupt ({fault}): fetch it again") from None
+            raise CheckpointError(
+                f"{folder / file} is truncated or corrupt ({fault}): fetch it again"
+            ) from None
     if absent := sorted(set(weight_map) - set(tensors)):
-        raise CheckpointError(f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again")
+        raise CheckpointError(
+            f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again"
+        )
     return tensors
 
 
 def mapped(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, those of float32 memory-mapped: a page is read where it is used, and never held."""
-    with safetensors.safe_open(path, framework="numpy") as file:  # which checks the header against the file
+    with safetensors.safe_open(
+        path, framework="numpy"
+    ) as file:  # which checks the header against the file
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
         loaded = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "F32"}
     raw = np.memmap(path, np.uint8, "r")
@@ -180,7 +221,9 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
     """
     head = {"kind": type(model.head).__name__}
     head |= {
-        f.name: getattr(model.head, f.name) for f in dataclasses.fields(model.head) if f.name not in ("dtype", "parent", "name")
+        f.name: getattr(model.head, f.name)
+        for f in dataclasses.fields(model.head)
+        if f.name not in ("dtype", "parent", "name")
     }
     content = {
         "encoder": dataclasses.asdict(model.config),
@@ -204,7 +247,9 @@ def load_run(folder: Path, source: str) -> Pretrained:
         spec |= {key: tuple(value) for key, value in spec.items() if isinstance(value, list)}
         head = HEADS[spec.pop("kind")](**spec)
         config = EncoderConfig(**content["encoder"])
-        run = Pretrained(source, config, head, {}, task=content["task"], labels=tuple(content["labels"]))
+        run = Pretrained(
+            source, config, head, {}, task=content["task"], labels=tuple(content["labels"])
+        )
         images, max_length = content["images"], content["max_length"]
         base = content.get("base")
         if base and not all(isinstance(base[name], str) for name in ("source", "digest")):
@@ -214,7 +259,9 @@ def load_run(folder: Path, source: str) -> Pretrained:
         if run.labels and len(run.labels) != getattr(head, "classes", 0):
             raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")
     except (KeyError, TypeError, ValueError) as fault:
-        raise CheckpointError(f"{folder / 'model.json'} was not written by this version of adapt: {fault}") from None
+        raise CheckpointError(
+            f"{folder / 'model.json'} was not written by this version of adapt: {fault}"
+        ) from None
     encoder = base_encoder(folder, base) if base else None
     params = checkpoint.load_params(folder / "checkpoints", run.model.shapes(), encoder)
     run = dataclasses.replace(run, params=params)
@@ -230,7 +277,9 @@ def base_encoder(folder: Path, base: Mapping[str, str]) -> t.Tree:
     try:
         found = {"encoder": load(base["source"]).params["encoder"]}
     except CheckpointError as fault:
-        raise CheckpointError(f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}") from None
+        raise CheckpointError(
+            f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}"
+        ) from None
     except RecursionError:
         raise CheckpointError(f"{folder} refers to itself for its encoder, {mend}") from None
     if (digest := t.digest(found["encoder"])) != base["digest"]:

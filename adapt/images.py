@@ -32,7 +32,9 @@ def image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
     hf = read_settings(file)
     for name in ("image_mean", "image_std"):
         if len(hf.get(name) or [0.5]) not in (1, channels):
-            raise CheckpointError(f"{file} has {len(hf[name])} values of {name} and the encoder {channels} channels")
+            raise CheckpointError(
+                f"{file} has {len(hf[name])} values of {name} and the encoder {channels} channels"
+            )
     normalise, rescale = hf.get("do_normalize", True), hf.get("rescale_factor", 1 / 255)
     return ImageSettings(
         size,
@@ -49,9 +51,15 @@ def pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -
     out = np.empty((len(images), settings.size, settings.size, settings.channels), np.float32)
     for index, image in enumerate(images):
         if not hasattr(image, "convert"):
-            raise DataError(f"row {first_row + index} holds no image: give an image column with --image-column")
+            raise DataError(
+                f"row {first_row + index} holds no image: give an image column with --image-column"
+            )
         image = image.convert("RGB" if settings.channels == 3 else "L")
         if image.size != (settings.size, settings.size):
             image = image.resize((settings.size, settings.size), settings.resample)
-        out[index] = np.asarray(image, np.float32).reshape(settings.size, settings.size, settings.channels)
-    return (out * np.float32(settings.rescale) - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)
+        out[index] = np.asarray(image, np.float32).reshape(
+            settings.size, settings.size, settings.channels
+        )
+    return (
+        out * np.float32(settings.rescale) - np.asarray(settings.mean, np.float32)
+    ) / np.asarray(settings.std, np.float32)

@@ -26,7 +26,9 @@ def frozen(params: t.Tree, labels: t.Tree) -> t.Tree:
 
 
 def by_label(
-    groups: Mapping[str, optax.GradientTransformation], labels: t.Tree, clip_norm: float | None = None
+    groups: Mapping[str, optax.GradientTransformation],
+    labels: t.Tree,
+    clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
     """One optimizer a group; leaves labelled FROZEN get zero updates and own no optimizer state.
 
@@ -37,7 +39,9 @@ def by_label(
     group = t.group_of(labels)
     names = set(t.paths(labels).values()) - {FROZEN}
     if names != set(groups):
-        raise RuleError(f"the labels name the groups {sorted(names)}, the optimizers are for {sorted(groups)}")
+        raise RuleError(
+            f"the labels name the groups {sorted(names)}, the optimizers are for {sorted(groups)}"
+        )
 
     def labels_of(params: Any) -> Any:
         return t.map_paths(lambda path, _: group(path), params)
@@ -69,7 +73,9 @@ def swallowed(params: Any, updates: Any) -> jax.Array:
 
 def decays(params: Any) -> Any:
     """Mask for weight decay: every leaf but biases and normalisation scales (Devlin et al. 2019, A.2)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key not in ("bias", "scale"), params
+    )
 
 
 def adamw(rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.GradientTransformation:
@@ -77,7 +83,9 @@ def adamw(rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.Gra
     return optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=decays)
 
 
-def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear") -> Callable[[Any], Any]:
+def schedule(
+    peak: float, steps: int, warmup: float = 0.1, decay: str = "linear"
+) -> Callable[[Any], Any]:
     """Linear warm-up over ``warmup`` (a share of ``steps``), then ``linear`` or ``cosine`` decay to 0, or ``constant``.
 
     The rate of step 0 is ``peak / warm`` rather than 0, so that no step is spent on nothing.
@@ -93,5 +101,9 @@ def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear"
         raise StrategyError(f"unknown decay {decay!r}: give one of {', '.join(shapes)}")
     after = shapes[decay]
     return (
-        after if warm < 1 else optax.join_schedules([optax.linear_schedule(peak / warm, peak, max(warm - 1, 1)), after], [warm])
+        after
+        if warm < 1
+        else optax.join_schedules(
+            [optax.linear_schedule(peak / warm, peak, max(warm - 1, 1)), after], [warm]
+        )
     )

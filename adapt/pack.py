@@ -19,7 +19,9 @@ Arrays = dict[str, np.ndarray]
 BATCH = 256  # examples that are packed with more care, since they are few
 
 
-def pack(lengths: np.ndarray, width: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray, int]:
+def pack(
+    lengths: np.ndarray, width: int, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Best-fit decreasing: lengths [N] into rows of ``width`` -> (row [N], start [N], number of rows).
 
     ``most`` limits the examples a row. Free space is a bit set of capacities, so each example costs one shift.
@@ -63,7 +65,9 @@ def fill_rows(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, 
     left, used = np.argsort(-lengths, kind="stable").tolist(), 0
     sizes, fits = lengths.tolist(), (1 << (width + 1)) - 1
     while left:
-        reached = [1 << sizes[left[0]]]  # bit s: the examples so far can take up s tokens, the longest among them
+        reached = [
+            1 << sizes[left[0]]
+        ]  # bit s: the examples so far can take up s tokens, the longest among them
         for index in left[1:]:
             reached.append((reached[-1] | reached[-1] << sizes[index]) & fits)
         space, chosen = reached[-1].bit_length() - 1, {left[0]}
@@ -80,7 +84,12 @@ def fill_rows(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def assemble(
-    tokens: Ragged, index: np.ndarray, rows: np.ndarray, starts: np.ndarray, shape: tuple[int, int, int], pad: int = 0
+    tokens: Ragged,
+    index: np.ndarray,
+    rows: np.ndarray,
+    starts: np.ndarray,
+    shape: tuple[int, int, int],
+    pad: int = 0,
 ) -> Arrays:
     """The arrays of one batch of ``shape`` (R, C, N): examples ``index`` of ``tokens`` at their rows and starts.
 
@@ -88,7 +97,10 @@ def assemble(
     ``hidden`` [R, C, D].
     """
     count_rows, width, slots = shape
-    first, lengths = (rows.astype(np.int64) * width + starts).astype(np.int32), tokens.lengths[index].astype(np.int32)
+    first, lengths = (
+        (rows.astype(np.int64) * width + starts).astype(np.int32),
+        tokens.lengths[index].astype(np.int32),
+    )
     where, held = spans(first, lengths), tokens.values[tokens.where(index)]
 
     def laid(values: np.ndarray, empty: int = 0) -> np.ndarray:
@@ -101,9 +113,16 @@ def assemble(
         positions = (where - np.repeat(first, lengths)).astype(np.int32)
         inputs = {"tokens": laid(held, pad), "positions": laid(positions)}
         if tokens.turns is not None:
-            inputs["types"] = laid((positions >= np.repeat(tokens.turns[index], lengths)).astype(np.int32))
+            inputs["types"] = laid(
+                (positions >= np.repeat(tokens.turns[index], lengths)).astype(np.int32)
+            )
     segments = laid(np.repeat(np.arange(len(index), dtype=np.int32), lengths), slots)
-    return {"segments": segments, **inputs, "first": in_slots(first, slots), "length": in_slots(lengths, slots)}
+    return {
+        "segments": segments,
+        **inputs,
+        "first": in_slots(first, slots),
+        "length": in_slots(lengths, slots),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +138,15 @@ class Plan:
         for rows in self.rows:
             if rows >= needed:
                 return rows
-        raise ValueError(f"a batch needs {needed} rows and the plan has {self.rows}: plan for all epochs that are run")
+        raise ValueError(
+            f"a batch needs {needed} rows and the plan has {self.rows}: plan for all epochs that are run"
+        )
 
 
 Part = list[np.ndarray]  # the examples of each micro-batch
-Make = Callable[[Part, Sequence[int], Plan], list[Arrays]]  # of a whole step the parts at these places -> inputs of one shape
+Make = Callable[
+    [Part, Sequence[int], Plan], list[Arrays]
+]  # of a whole step the parts at these places -> inputs of one shape
 
 
 def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
@@ -132,14 +155,28 @@ def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int 
     ``lengths`` are [N], or [N, K] for examples of K sequences. Deterministic, so a resumed run has the same shapes.
     """
     width = max(-(-int(lengths.max()) // 16) * 16, 64)
-    steps = (step for epoch in range(epochs) for step in micro_batches(len(lengths), examples, parts, seed, epoch))
-    needed = np.array([max(pack(lengths[part].reshape(-1), width)[2] for part in step) for step in steps])
+    steps = (
+        step
+        for epoch in range(epochs)
+        for step in micro_batches(len(lengths), examples, parts, seed, epoch)
+    )
+    needed = np.array(
+        [max(pack(lengths[part].reshape(-1), width)[2] for part in step) for step in steps]
+    )
     values, counts = np.unique(needed, return_counts=True)
     fits, most = np.cumsum(counts), values[-1]  # fits[i]: batches that a budget of values[i] holds
     low, middle = np.triu_indices(len(values))
-    padded = values[low] * fits[low] + values[middle] * (fits[middle] - fits[low]) + most * (fits[-1] - fits[middle])
+    padded = (
+        values[low] * fits[low]
+        + values[middle] * (fits[middle] - fits[low])
+        + most * (fits[-1] - fits[middle])
+    )
     best = padded.argmin()
-    return Plan(width, tuple(sorted({int(values[low[best]]), int(values[middle[best]]), int(most)})), examples)
+    return Plan(
+        width,
+        tuple(sorted({int(values[low[best]]), int(values[middle[best]]), int(most)})),
+        examples,
+    )
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -147,7 +184,9 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def micro_batches(count: int, examples: int, parts: int, seed: int, epoch: int, skip: int = 0) -> Iterator[list[np.ndarray]]:
+def micro_batches(
+    count: int, examples: int, parts: int, seed: int, epoch: int, skip: int = 0
+) -> Iterator[list[np.ndarray]]:
     """The examples of every step of an epoch from step ``skip`` on: ``parts`` index arrays of up to ``examples`` each."""
     permutation = order(count, seed, epoch)
     for start in range(skip * examples * parts, count, examples * parts):
@@ -175,17 +214,26 @@ def batches(
     for step in micro_batches(len(labels), plan.examples, parts * groups, seed, epoch, skip):
         kept = [place for place in range(len(step)) if place % groups in own]
         made = [
-            inputs | (tagged(of, inputs) if isinstance(of := labels[step[place]], Ragged) else targets(of, plan.examples))
+            inputs
+            | (
+                tagged(of, inputs)
+                if isinstance(of := labels[step[place]], Ragged)
+                else targets(of, plan.examples)
+            )
             for place, inputs in zip(kept, make(step, kept, plan), strict=True)
         ]
         if layout is None:
             yield made[0] if parts == 1 else stack(made)
         else:
             lead = (parts, len(own)) if parts > 1 else (len(own),)
-            yield {name: array.reshape(*lead, *array.shape[1:]) for name, array in stack(made).items()}
+            yield {
+                name: array.reshape(*lead, *array.shape[1:]) for name, array in stack(made).items()
+            }
 
 
-def packed(tokens: Ragged, step: Part, kept: Sequence[int], plan: Plan, pad: int = 0) -> list[Arrays]:
+def packed(
+    tokens: Ragged, step: Part, kept: Sequence[int], plan: Plan, pad: int = 0
+) -> list[Arrays]:
     """The examples of the parts at the places ``kept`` packed, in the one shape that holds every part of ``step``."""
     found = [pack(tokens.lengths[part], plan.width) for part in step]
     shape = (plan.rows_for(max(used for *_, used in found)), plan.width, plan.examples)
@@ -194,7 +242,10 @@ def packed(tokens: Ragged, step: Part, kept: Sequence[int], plan: Plan, pad: int
 
 def targets(labels: np.ndarray, slots: int) -> Arrays:
     """Labels [n, ...] in ``slots`` places, with weight 1 where there is an example."""
-    return {"label": in_slots(labels, slots), "weight": (np.arange(slots) < len(labels)).astype(np.float32)}
+    return {
+        "label": in_slots(labels, slots),
+        "weight": (np.arange(slots) < len(labels)).astype(np.float32),
+    }
 
 
 def tagged(labels: Ragged, inputs: Arrays) -> Arrays:
@@ -231,7 +282,9 @@ def windows(
     """
     lengths, shorter = tokens.lengths, -1
     if lengths.max(initial=0) > max_length:
-        raise ValueError(f"an example of {lengths.max()} tokens is longer than the {max_length} of the windows")
+        raise ValueError(
+            f"an example of {lengths.max()} tokens is longer than the {max_length} of the windows"
+        )
     for width in widths(max_length):
         chosen = np.flatnonzero((lengths > shorter) & (lengths <= width))
         shorter = width
@@ -247,7 +300,13 @@ def windows(
 
 
 def laid_out(
-    tokens: Ragged, chosen: np.ndarray, rows: np.ndarray, starts: np.ndarray, shape: Any, pad: int, members: np.ndarray
+    tokens: Ragged,
+    chosen: np.ndarray,
+    rows: np.ndarray,
+    starts: np.ndarray,
+    shape: Any,
+    pad: int,
+    members: np.ndarray,
 ) -> Arrays:
     """One window: the ``members`` of the ``chosen`` examples, whose rows count on over the windows."""
     return assemble(tokens, chosen[members], rows[members] % shape[0], starts[members], shape, pad)

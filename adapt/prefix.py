@@ -17,7 +17,14 @@ from adapt.errors import StrategyError
 from adapt.models import Model
 from adapt.optim import FROZEN
 
-TAKEN = ("segments", "first", "length", "label", "weight", "targets")  # what a suffix reads of a batch, beside "hidden"
+TAKEN = (
+    "segments",
+    "first",
+    "length",
+    "label",
+    "weight",
+    "targets",
+)  # what a suffix reads of a batch, beside "hidden"
 
 
 def stage(path: str, layers: int) -> int | None:
@@ -37,7 +44,9 @@ def cut(labels: t.Tree, layers: int) -> int:
 
 def before(params: t.Tree, model: Model, at: int) -> t.Tree:
     """The parameters of the first ``at`` stages."""
-    return t.select(params, lambda path: (found := stage(path, model.stages - 1)) is not None and found < at)
+    return t.select(
+        params, lambda path: (found := stage(path, model.stages - 1)) is not None and found < at
+    )
 
 
 def after(params: t.Tree, model: Model, at: int) -> t.Tree:
@@ -84,7 +93,11 @@ class Cut:
         """(before, after), made once for a tree."""
         if id(params) not in self.memo:
             self.memo.clear()
-            self.memo[id(params)] = params, before(params, self.model, self.at), after(params, self.model, self.at)
+            self.memo[id(params)] = (
+                params,
+                before(params, self.model, self.at),
+                after(params, self.model, self.at),
+            )
         return self.memo[id(params)][1:]
 
     def __call__(self, params: t.Tree, batch: Mapping[str, Any]) -> tuple[t.Tree, dict[str, Any]]:

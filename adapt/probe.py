@@ -41,9 +41,13 @@ def layer_features(
     Layer 0 is the embedding, the last one has the final norm. Raises :class:`StrategyError` for a pooling with weights.
     """
     if unknown := [name for name in poolings if name not in WEIGHTLESS]:
-        raise StrategyError(f"pooling {unknown[0]!r} can't be probed: give some of {', '.join(WEIGHTLESS)}")
+        raise StrategyError(
+            f"pooling {unknown[0]!r} can't be probed: give some of {', '.join(WEIGHTLESS)}"
+        )
     params = put(t.drop(pretrained.params, "head"), layout)
-    forward = pooled_layers(Model(Encoder(pretrained.config), Classifier(0), layout), tuple(poolings))
+    forward = pooled_layers(
+        Model(Encoder(pretrained.config), Classifier(0), layout), tuple(poolings)
+    )
     return np.moveaxis(evaluate(forward, params, windows, count), 0, 2)
 
 
@@ -59,7 +63,9 @@ def pooled_layers(model: Model, poolings: tuple[str, ...]) -> Any:
     if (layout := model.layout) is None:
         return jax.jit(forward)
     grouped = lambda params, batch: merged(
-        layout.over_groups(functools.partial(forward, params | {"encoder": model.with_tables(params["encoder"])}))(batch)
+        layout.over_groups(
+            functools.partial(forward, params | {"encoder": model.with_tables(params["encoder"])})
+        )(batch)
     )
     return placing(jax.jit(grouped, out_shardings=layout.whole), layout)
 
@@ -125,7 +131,9 @@ def logistic(
     x, y = scaled.x[used], labels[used]
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     values = np.maximum(values, 0) + TINY
-    back = np.vstack([(vectors / np.sqrt(values)).T, np.zeros(x.shape[1])])  # from whitened weights to weights of x
+    back = np.vstack(
+        [(vectors / np.sqrt(values)).T, np.zeros(x.shape[1])]
+    )  # from whitened weights to weights of x
     white = x @ back.T
     white[:, -1] = 1
     target = (y == 1)[None] if classes == 2 else y == np.arange(classes)[:, None]
@@ -134,13 +142,19 @@ def logistic(
     std = np.where(scaled.std < np.inf, scaled.std, 1)
     size, found = -(-count // -(-count * target.size // BLOCK)), []
     for start in range(0, count, size):
-        fit = np.arange(start, start + size) % count  # the last block is filled up with fits of the first
+        fit = (
+            np.arange(start, start + size) % count
+        )  # the last block is filled up with fits of the first
         which, strength = fit % len(train), np.asarray(strengths, np.float32)[fit // len(train)]
         each = np.float32(train[which][:, used]), np.float32(std[which]), strength
         found.append(minimise(*shared, *each, tolerance, steps))
     by_set = lambda part: part.reshape(len(strengths), len(train), *part.shape[1:]).swapaxes(0, 1)
-    u, gradient, converged = (by_set(np.concatenate(part)[:count]) for part in zip(*found, strict=True))
-    converged |= (scaled.std == np.inf).all(1)[:, None]  # nothing but an intercept, whose gradient is round-off from the start
+    u, gradient, converged = (
+        by_set(np.concatenate(part)[:count]) for part in zip(*found, strict=True)
+    )
+    converged |= (scaled.std == np.inf).all(1)[
+        :, None
+    ]  # nothing but an intercept, whose gradient is round-off from the start
     absent = (train[:, used] @ target.T == 0)[:, None] & (classes > 2)
     kernel = u @ back * (scaled.std < np.inf)[:, None, None]
     return Linear(kernel, np.where(absent, -np.inf, u[..., -1]), gradient, converged)
@@ -156,9 +170,15 @@ def minimise(white, x, back, pull, target, train, std, strength, tolerance, step
     """
     one = len(target) == 1
     weight, per_fit = train[:, None], lambda values: values[:, None, None]
-    absent = (train @ target.T == 0)[..., None] & (not one)  # classes without an example are never predicted
-    expected = jax.nn.sigmoid if one else lambda z: jax.nn.softmax(jnp.where(absent, -jnp.inf, z), axis=1)
-    bound = ((0.25 if one else 0.5) * jnp.sum(white**2, 0) + strength[:, None] * pull)[:, None]  # [B, 1, D + 1]
+    absent = (train @ target.T == 0)[..., None] & (
+        not one
+    )  # classes without an example are never predicted
+    expected = (
+        jax.nn.sigmoid if one else lambda z: jax.nn.softmax(jnp.where(absent, -jnp.inf, z), axis=1)
+    )
+    bound = ((0.25 if one else 0.5) * jnp.sum(white**2, 0) + strength[:, None] * pull)[
+        :, None
+    ]  # [B, 1, D + 1]
     product = functools.partial(jnp.matmul, precision="highest")
     dot = lambda a, b: jnp.sum(a * b, (1, 2))
     residual = lambda z: weight * (expected(z) - target)
@@ -174,11 +194,23 @@ def minimise(white, x, back, pull, target, train, std, strength, tolerance, step
             second = dot(weight * p * along, along - jnp.sum(p * along, 1, keepdims=True)) + bend
             low, high = jnp.where(first < 0, step, low), jnp.where(first < 0, high, step)
             new = jnp.minimum(step - first / jnp.maximum(second, 1e-30), 10 * step)
-            new = jnp.where((new > low) & (new < high), new, jnp.where(high < jnp.inf, (low + high) / 2, 10 * step))
-            return jnp.where(near, step, new), low, high, near | (jnp.abs(first) <= jnp.abs(slope) / 2), number + 1
+            new = jnp.where(
+                (new > low) & (new < high),
+                new,
+                jnp.where(high < jnp.inf, (low + high) / 2, 10 * step),
+            )
+            return (
+                jnp.where(near, step, new),
+                low,
+                high,
+                near | (jnp.abs(first) <= jnp.abs(slope) / 2),
+                number + 1,
+            )
 
         begin = step, 0 * step, jnp.full_like(step, jnp.inf), done, 0
-        return jax.lax.while_loop(lambda carry: ~jnp.all(carry[3]) & (carry[4] < 10), trip, begin)[0]
+        return jax.lax.while_loop(lambda carry: ~jnp.all(carry[3]) & (carry[4] < 10), trip, begin)[
+            0
+        ]
 
     def advance(carry):
         u, z, pulled, gradient, direction, size, step, done, number = carry
@@ -193,26 +225,45 @@ def minimise(white, x, back, pull, target, train, std, strength, tolerance, step
         turned = per_fit(beta) * direction - new / bound
         turned = jnp.where(per_fit(dot(turned, new) < 0), turned, -new / bound)
         done = done | (new_size <= enough)
-        return u, z, pulled, new, jnp.where(per_fit(done), 0, turned), new_size, step, done, number + 1
+        return (
+            u,
+            z,
+            pulled,
+            new,
+            jnp.where(per_fit(done), 0, turned),
+            new_size,
+            step,
+            done,
+            number + 1,
+        )
 
     u, z = (jnp.zeros((len(train), len(target), wide)) for wide in (white.shape[1], len(white)))
     gradient = product(residual(z), white)
     size = dot(gradient, gradient / bound)
     enough = tolerance**2 * size
     begin = u, z, u, gradient, -gradient / bound, size, jnp.ones(len(train)), size <= enough, 0
-    u, *_, done, _ = jax.lax.while_loop(lambda carry: ~jnp.all(carry[-2]) & (carry[-1] < steps), advance, begin)
+    u, *_, done, _ = jax.lax.while_loop(
+        lambda carry: ~jnp.all(carry[-2]) & (carry[-1] < steps), advance, begin
+    )
     left = residual(product(u, white.T))  # afresh, in standardised coordinates
-    by_weight = (product(left, x) + per_fit(strength) * product(u, back) * std[:, None] ** 2) / std[:, None]
+    by_weight = (product(left, x) + per_fit(strength) * product(u, back) * std[:, None] ** 2) / std[
+        :, None
+    ]
     largest = jnp.maximum(jnp.abs(by_weight).max((1, 2)), jnp.abs(left.sum(2)).max(1))
     return u, largest / train.sum(1), done
 
 
-def ridge(scaled: Scaled, labels: np.ndarray, train: np.ndarray, strengths: Sequence[float], classes: int) -> Linear:
+def ridge(
+    scaled: Scaled, labels: np.ndarray, train: np.ndarray, strengths: Sequence[float], classes: int
+) -> Linear:
     """Ridge regressions, ``strength ||w||^2 + sum of squares``, of values or (``classes`` > 0) of one-hot classes, float64.
 
     One eigendecomposition X'X = V L V' a set serves all strengths: w = V (L + strength)^-1 V'X'y.
     """
-    target, heads = np.eye(classes)[labels] if classes else np.asarray(labels, np.float64)[:, None], []
+    target, heads = (
+        np.eye(classes)[labels] if classes else np.asarray(labels, np.float64)[:, None],
+        [],
+    )
     for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
         x, y = (scaled.x[rows] - mean) / std, target[rows]
         values, vectors = np.linalg.eigh(x.T @ x)
@@ -242,14 +293,21 @@ def predict(heads: Linear, x: jax.Array, held: jax.Array, classes: int) -> jax.A
         scores = jnp.einsum("kcd,hd->kch", kernel, x[rows], precision="highest") + bias[..., None]
         if not classes:
             return scores[:, 0]
-        return (jnp.argmax(scores, 1) if scores.shape[1] > 1 else scores[:, 0] > 0).astype(jnp.int32)
+        return (jnp.argmax(scores, 1) if scores.shape[1] > 1 else scores[:, 0] > 0).astype(
+            jnp.int32
+        )
 
     return jax.lax.map(one, (heads.kernel, heads.bias, held))
 
 
 @functools.partial(jax.jit, static_argnames=("neighbours", "classes"))
 def nearest(
-    scaled: Scaled, labels: jax.Array, train: jax.Array, held: jax.Array, neighbours: tuple[int, ...], classes: int
+    scaled: Scaled,
+    labels: jax.Array,
+    train: jax.Array,
+    held: jax.Array,
+    neighbours: tuple[int, ...],
+    classes: int,
 ) -> jax.Array:
     """As :func:`predict`, by votes (a tie goes to the first class) or means of the K numbers of nearest training rows.
 

@@ -36,4 +36,6 @@ class Pull:
     def add(self, grads: t.Tree, params: t.Tree, anchor: t.Tree) -> t.Tree:
         """The gradient with the penalty's."""
         home, now = t.paths(anchor), t.paths(params)
-        return t.map_paths(lambda p, g: g + self.l2sp * (now[p] - home[p]) if p in home else g, grads)
+        return t.map_paths(
+            lambda p, g: g + self.l2sp * (now[p] - home[p]) if p in home else g, grads
+        )

@@ -53,7 +53,9 @@ class Layout:
         """The groups of which this process has a device: it makes no others."""
         here = jax.process_index()
         by_group = self.mesh.devices.reshape(self.groups, -1)
-        return tuple(g for g, devices in enumerate(by_group) if any(d.process_index == here for d in devices))
+        return tuple(
+            g for g, devices in enumerate(by_group) if any(d.process_index == here for d in devices)
+        )
 
     @property
     def whole(self) -> NamedSharding:
@@ -74,16 +76,22 @@ class Layout:
         axes = [None if axis == "-" else axis for axis in places.split(",")]
         for dimension, axis in enumerate(axes[: len(shape)]):
             if axis and axis not in AXES:
-                raise MeshError(f"rule ({pattern!r}, {places!r}): there is no axis {axis!r}: give {', '.join(AXES)}, or -")
+                raise MeshError(
+                    f"rule ({pattern!r}, {places!r}): there is no axis {axis!r}: give {', '.join(AXES)}, or -"
+                )
             if axis and shape[dimension] % self.mesh.shape[axis]:
                 raise MeshError(
                     f"dimension {dimension} of {path} is {shape[dimension]}, which {axis}={self.mesh.shape[axis]} does not "
                     f"divide (rule {pattern!r}): give another --mesh"
                 )
         if any(axes[len(shape) :]):
-            raise MeshError(f"rule ({pattern!r}, {places!r}) names {len(axes)} dimensions, {path} has {len(shape)}")
+            raise MeshError(
+                f"rule ({pattern!r}, {places!r}) names {len(axes)} dimensions, {path} has {len(shape)}"
+            )
         axes = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in axes[: len(shape)]]
-        while axes and axes[-1] is None:  # as compiled programs spell it: the same layout twice compiles once
+        while (
+            axes and axes[-1] is None
+        ):  # as compiled programs spell it: the same layout twice compiles once
             axes.pop()
         return PartitionSpec(*axes)
 
@@ -95,7 +103,9 @@ class Layout:
             starts = [index for index, name in enumerate(names) if name in ("encoder", "head")]
             if not starts or not leaf.shape:
                 return self.whole
-            return NamedSharding(self.mesh, self.spec("/".join(names[starts[-1] :]), leaf.shape, rules))
+            return NamedSharding(
+                self.mesh, self.spec("/".join(names[starts[-1] :]), leaf.shape, rules)
+            )
 
         return jax.tree_util.tree_map_with_path(placed, tree)
 
@@ -115,7 +125,9 @@ class Layout:
                 return leaf
             local = np.asarray(leaf)
             groups = lambda index: [self.own.index(g) for g in range(self.groups)[index[lead]]]
-            return jax.make_array_from_callback(shape, sharding, lambda index: local.take(groups(index), lead))
+            return jax.make_array_from_callback(
+                shape, sharding, lambda index: local.take(groups(index), lead)
+            )
 
         return {name: over_mesh(leaf) for name, leaf in batch.items()}
 
@@ -136,7 +148,9 @@ class Layout:
             return (
                 leaf
                 if "fsdp" not in spec
-                else here_and_back(leaf, NamedSharding(self.mesh, whole), NamedSharding(self.mesh, spec))
+                else here_and_back(
+                    leaf, NamedSharding(self.mesh, whole), NamedSharding(self.mesh, spec)
+                )
             )
 
         return t.map_paths(gathered, tree)
@@ -165,7 +179,9 @@ here_and_back.defvjp(
 def place(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
     """One leaf in its place. A key goes by its data."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(place(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+        return jax.random.wrap_key_data(
+            place(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
+        )
     if sharding.is_fully_addressable:
         return jax.device_put(copied(leaf), sharding)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -175,7 +191,11 @@ def place(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
 
 def put(tree: Any, layout: Layout | None = None) -> Any:
     """A tree on the mesh, or without one committed to the first device."""
-    return layout.put(tree) if layout else jax.device_put(jax.tree.map(copied, tree), jax.local_devices()[0])
+    return (
+        layout.put(tree)
+        if layout
+        else jax.device_put(jax.tree.map(copied, tree), jax.local_devices()[0])
+    )
 
 
 def placing(jitted: Any, layout: Layout | None) -> Any:
@@ -210,21 +230,30 @@ def sizes(spec: str, devices: int, some: bool = False) -> dict[str, int]:
     for part in filter(None, spec.split(",")):
         name, _, size = part.partition("=")
         if name not in AXES:
-            raise MeshError(f"--mesh {spec}: there is no axis {name!r}: give sizes of {', '.join(AXES)}, as in data=2,fsdp=4")
+            raise MeshError(
+                f"--mesh {spec}: there is no axis {name!r}: give sizes of {', '.join(AXES)}, as in data=2,fsdp=4"
+            )
         if not size.isdecimal() or int(size) < 1 or found[name] != 1:
-            raise MeshError(f"--mesh {spec}: {part!r} is no size of an axis: give each once, as in data=2,fsdp=4")
+            raise MeshError(
+                f"--mesh {spec}: {part!r} is no size of an axis: give each once, as in data=2,fsdp=4"
+            )
         found[name] = int(size)
     if not spec:
         found["data"] = devices
     if (asked := math.prod(found.values())) != devices and not (some and devices % asked == 0):
         what = f"{asked} device{'s' * (asked > 1)}"
         must = "divide them" if some else "take all of them"
-        raise MeshError(f"--mesh {spec} takes {what} and there {'is' if devices == 1 else 'are'} {devices}: it must {must}")
+        raise MeshError(
+            f"--mesh {spec} takes {what} and there {'is' if devices == 1 else 'are'} {devices}: it must {must}"
+        )
     return found
 
 
 def layout(
-    spec: str = "", devices: Sequence[Any] | None = None, rules: t.Rules | None = None, frozen_rules: t.Rules | None = None
+    spec: str = "",
+    devices: Sequence[Any] | None = None,
+    rules: t.Rules | None = None,
+    frozen_rules: t.Rules | None = None,
 ) -> Layout | None:
     """The layout of a ``--mesh`` over all devices, of one process also over the first of them; None for a single one.
 
@@ -240,7 +269,9 @@ def layout(
     try:
         mesh = jax.make_mesh(tuple(axes.values()), AXES, axis_types=kinds, devices=devices)
     except NotImplementedError as fault:  # an axis of 16 on a torus of 8 x 8 x 8
-        raise MeshError(f"--mesh {spec} does not fit the links between these devices: {str(fault).split('. ')[0]}") from None
+        raise MeshError(
+            f"--mesh {spec} does not fit the links between these devices: {str(fault).split('. ')[0]}"
+        ) from None
     trained = tuple(rules or RULES)
     return Layout(mesh, trained, tuple(frozen_rules or trained))
 

@@ -18,7 +18,12 @@ from adapt.errors import StrategyError
 from adapt.optim import FROZEN
 from adapt.prefix import stage
 
-BOOST = {"lora": 10.0, "bias": 10.0, "adapter": 10.0, "prefix": 100.0}  # few parameters take larger rates
+BOOST = {
+    "lora": 10.0,
+    "bias": 10.0,
+    "adapter": 10.0,
+    "prefix": 100.0,
+}  # few parameters take larger rates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,9 @@ class Strategy:
     """Phases one after the other, what is added to the encoder, and what holds it near its pre-trained weights."""
 
     phases: tuple[Phase, ...]
-    added: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of EncoderConfig: see adapt.additions
+    added: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # fields of EncoderConfig: see adapt.additions
     one_schedule: bool = False  # over all phases; else each warms up and decays by itself
     reinit: int = 0  # last blocks that begin with fresh weights
     l2sp: float = 0.0
@@ -69,14 +76,18 @@ def frozen(layers: int, epochs: int) -> Strategy:
 def top(layers: int, epochs: int, k: int) -> Strategy:
     """The head and the last K blocks, with the final norm where there is one."""
     if not 1 <= k <= layers:
-        raise StrategyError(f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full")
+        raise StrategyError(
+            f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full"
+        )
     return one((f"encoder/({band(layers - k, layers)}|final_norm)/.*", "encoder"), epochs=epochs)
 
 
 def bottom_frozen(layers: int, epochs: int, k: int) -> Strategy:
     """All but the embedding and the first K blocks."""
     if not 0 <= k < layers:
-        raise StrategyError(f"bottom-frozen:{k} leaves none of {layers} blocks: give bottom-frozen:0 to {layers - 1}")
+        raise StrategyError(
+            f"bottom-frozen:{k} leaves none of {layers} blocks: give bottom-frozen:0 to {layers - 1}"
+        )
     return top(layers, epochs, layers - k)
 
 
@@ -85,7 +96,9 @@ def surgical(layers: int, epochs: int, blocks: str) -> Strategy:
     first, _, last = blocks.partition("-")
     numbers = [int(word) if word.isdecimal() else layers for word in (first, last or first)]
     if not numbers[0] <= numbers[1] < layers:
-        raise StrategyError(f"surgical:{blocks} is no band of the blocks 0 to {layers - 1}: give surgical:A-B")
+        raise StrategyError(
+            f"surgical:{blocks} is no band of the blocks 0 to {layers - 1}: give surgical:A-B"
+        )
     return one((f"encoder/({band(numbers[0], numbers[1] + 1)})/.*", "encoder"), epochs=epochs)
 
 
@@ -94,7 +107,9 @@ def bitfit(layers: int, epochs: int) -> Strategy:
     return one(("encoder/.*/bias", "bias"), epochs=epochs)
 
 
-def lora(layers: int, epochs: int, rank: int, alpha: float = 16.0, targets: str = ".*/(query|value)") -> Strategy:
+def lora(
+    layers: int, epochs: int, rank: int, alpha: float = 16.0, targets: str = ".*/(query|value)"
+) -> Strategy:
     """Low-rank updates beside the dense layers whose path in the encoder matches ``targets``, without ``+`` (Hu et al. 2021)."""
     added = {"lora_rank": rank, "lora_alpha": alpha, "lora_targets": targets}
     return one(("encoder/.*/lora/.*", "lora"), epochs=epochs, added=added)
@@ -114,10 +129,16 @@ def prefix(layers: int, epochs: int, tokens: int) -> Strategy:
 def gradual(layers: int, epochs: int) -> Strategy:
     """Unfreeze from the head down, a phase an epoch, rates 2.6 times smaller a stage (ULMFiT, Howard and Ruder 2018)."""
     if epochs < 2:
-        raise StrategyError("gradual unfreezes from epoch to epoch and --epochs is 1: give 2 or more")
+        raise StrategyError(
+            "gradual unfreezes from epoch to epoch and --epochs is 1: give 2 or more"
+        )
     count = min(epochs, layers + 2)
     depths = [round(number * (layers + 1) / (count - 1)) for number in range(count)]
-    ways = [frozen(layers, 1), *(top(layers, 1, depth) for depth in depths[1:-1]), full(layers, epochs - count + 1)]
+    ways = [
+        frozen(layers, 1),
+        *(top(layers, 1, depth) for depth in depths[1:-1]),
+        full(layers, epochs - count + 1),
+    ]
     phases = tuple(dataclasses.replace(way.phases[0], decay=1 / 2.6) for way in ways)
     return Strategy(phases, one_schedule=True)
 
@@ -127,10 +148,18 @@ def lp_ft(base: Strategy, layers: int) -> Strategy:
     phase = base.phases[0]
     probe = max(round(phase.epochs / 3), 1)
     if len(base.phases) > 1 or probe >= phase.epochs:
-        why = f"what it is joined with has {len(base.phases)}" if len(base.phases) > 1 else "--epochs is 1: give 2 or more"
-        raise StrategyError(f"lp-ft probes and then trains: it wants one phase to precede, and {why}")
+        why = (
+            f"what it is joined with has {len(base.phases)}"
+            if len(base.phases) > 1
+            else "--epochs is 1: give 2 or more"
+        )
+        raise StrategyError(
+            f"lp-ft probes and then trains: it wants one phase to precede, and {why}"
+        )
     if phase.groups == ("head",):
-        raise StrategyError("lp-ft with frozen trains nothing after the probe: leave out one of them")
+        raise StrategyError(
+            "lp-ft with frozen trains nothing after the probe: leave out one of them"
+        )
     again = dataclasses.replace(phase, epochs=phase.epochs - probe)
     return dataclasses.replace(base, phases=(Phase([HEAD, ("encoder/.*", FROZEN)], probe), again))
 
@@ -140,18 +169,26 @@ def decay(base: Strategy, layers: int, factor: float) -> Strategy:
     if not 0 < factor <= 1:
         raise StrategyError(f"decay:{factor:g} must be above 0 and at most 1")
     if all(phase.groups == ("head",) for phase in base.phases):
-        raise StrategyError("decay with frozen changes nothing, as no block trains: leave out one of them")
-    return dataclasses.replace(base, phases=tuple(dataclasses.replace(p, decay=factor) for p in base.phases))
+        raise StrategyError(
+            "decay with frozen changes nothing, as no block trains: leave out one of them"
+        )
+    return dataclasses.replace(
+        base, phases=tuple(dataclasses.replace(p, decay=factor) for p in base.phases)
+    )
 
 
 def reinit(base: Strategy, layers: int, k: int) -> Strategy:
     """Begin with fresh weights in the last K blocks (Zhang et al. 2021)."""
     if not 1 <= k <= layers:
-        raise StrategyError(f"reinit:{k} wants {k} blocks and the encoder has {layers}: give reinit:1 to reinit:{layers}")
+        raise StrategyError(
+            f"reinit:{k} wants {k} blocks and the encoder has {layers}: give reinit:1 to reinit:{layers}"
+        )
     kernels = [f"encoder/block_{index:02d}/mlp/up/kernel" for index in range(layers - k, layers)]
     still = [name for name in kernels if first_match(base.phases[-1].rules, name) == FROZEN]
     if still:
-        raise StrategyError(f"reinit:{k} draws weights anew that would stay frozen ({still[0]}): train these blocks too")
+        raise StrategyError(
+            f"reinit:{k} draws weights anew that would stay frozen ({still[0]}): train these blocks too"
+        )
     return dataclasses.replace(base, reinit=k)
 
 
@@ -173,7 +210,9 @@ def names(*functions: Callable[..., Strategy]) -> dict[str, Callable[..., Strate
     return {function.__name__.replace("_", "-"): function for function in functions}
 
 
-STRATEGIES = names(full, frozen, top, bottom_frozen, surgical, bitfit, lora, adapters, prefix, gradual)
+STRATEGIES = names(
+    full, frozen, top, bottom_frozen, surgical, bitfit, lora, adapters, prefix, gradual
+)
 CHANGES = names(lp_ft, decay, reinit, l2sp, mixout)
 
 
@@ -186,10 +225,16 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     for word in map(str.strip, spec.split("+")):
         name, _, rest = word.partition(":")
         if name not in STRATEGIES | CHANGES:
-            spellings = ", ".join(spelling(name, function) for name, function in (STRATEGIES | CHANGES).items())
-            raise StrategyError(f"unknown strategy {word!r}: give one of {spellings}, or some joined by +")
+            spellings = ", ".join(
+                spelling(name, function) for name, function in (STRATEGIES | CHANGES).items()
+            )
+            raise StrategyError(
+                f"unknown strategy {word!r}: give one of {spellings}, or some joined by +"
+            )
         function = (STRATEGIES | CHANGES)[name]
-        values = arguments(word, function, rest.split(",", max(len(parameters(function)) - 1, 1)) if rest else [])
+        values = arguments(
+            word, function, rest.split(",", max(len(parameters(function)) - 1, 1)) if rest else []
+        )
         if function in [used for used, _ in changes]:
             raise StrategyError(f"{spec}: {name} is there twice, and a run has one: leave one out")
         if name in STRATEGIES:
@@ -207,16 +252,29 @@ def unite(spec: str, ways: list[Strategy]) -> Strategy:
     if len(ways) == 1:
         return ways[0]
     if any(len(way.phases) > 1 for way in ways):
-        raise StrategyError(f"{spec}: gradual has phases of its own and can't be joined with another way to train")
+        raise StrategyError(
+            f"{spec}: gradual has phases of its own and can't be joined with another way to train"
+        )
     rules = dict.fromkeys(rule for way in ways for rule in way.phases[0].rules if rule[1] != FROZEN)
     added = [field for way in ways for field in way.added]
-    if len(set(added)) < len(added) or ("encoder/.*", "encoder") in rules or len(rules) < 1 + len(ways):
-        raise StrategyError(f"{spec}: one of these trains what another trains already: leave it out")
+    if (
+        len(set(added)) < len(added)
+        or ("encoder/.*", "encoder") in rules
+        or len(rules) < 1 + len(ways)
+    ):
+        raise StrategyError(
+            f"{spec}: one of these trains what another trains already: leave it out"
+        )
     every: dict[str, Any] = {}
     for way in ways:
         every |= way.added
-    own = sorted((rule for rule in rules if rule != HEAD), key=lambda rule: (rule[1] == "encoder", rule[1] == "bias"))
-    return one(*own, epochs=ways[0].phases[0].epochs, added=every)  # what is added goes before the blocks that it is in
+    own = sorted(
+        (rule for rule in rules if rule != HEAD),
+        key=lambda rule: (rule[1] == "encoder", rule[1] == "bias"),
+    )
+    return one(
+        *own, epochs=ways[0].phases[0].epochs, added=every
+    )  # what is added goes before the blocks that it is in
 
 
 def arguments(word: str, function: Callable[..., Strategy], given: list[str]) -> list[Any]:
@@ -224,9 +282,13 @@ def arguments(word: str, function: Callable[..., Strategy], given: list[str]) ->
     wanted = parameters(function)
     needed = sum(parameter.default is inspect.Parameter.empty for parameter in wanted)
     if not needed <= len(given) <= len(wanted):
-        raise StrategyError(f"{word!r} must be spelled {spelling(function.__name__.replace('_', '-'), function)}")
+        raise StrategyError(
+            f"{word!r} must be spelled {spelling(function.__name__.replace('_', '-'), function)}"
+        )
     try:
-        values = [parameter.annotation(text) for parameter, text in zip(wanted, given, strict=False)]
+        values = [
+            parameter.annotation(text) for parameter, text in zip(wanted, given, strict=False)
+        ]
         if not all(abs(value) < 1e9 for value in values if not isinstance(value, str)):
             raise ValueError
         return values
@@ -246,7 +308,11 @@ def spelling(name: str, function: Callable[..., Strategy]) -> str:
     found = ""
     for parameter in reversed(parameters(function)):
         optional = parameter.default is not inspect.Parameter.empty
-        found = f"[,{parameter.name.upper()}{found}]" if optional else f":{parameter.name.upper()}{found}"
+        found = (
+            f"[,{parameter.name.upper()}{found}]"
+            if optional
+            else f":{parameter.name.upper()}{found}"
+        )
     return name + found
 
 
@@ -272,7 +338,9 @@ def label(phase: Phase, params: t.Tree, layers: int) -> tuple[t.Tree, dict[str, 
         return name
 
     labels = labels if phase.decay == 1 else t.map_paths(by_stage, labels)
-    return labels, {group: factor for group, factor in factors.items() if group in set(t.paths(labels).values())}
+    return labels, {
+        group: factor for group, factor in factors.items() if group in set(t.paths(labels).values())
+    }
 
 
 def kind(group: str) -> str:

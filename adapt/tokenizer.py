@@ -51,13 +51,20 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
     """Pack sequences of ids into a :class:`Ragged` of int32."""
     lengths = np.array([len(s) for s in sequences], np.int64)
-    values = np.concatenate([np.asarray(s, np.int32) for s in sequences]) if sequences else np.zeros(0, np.int32)
+    values = (
+        np.concatenate([np.asarray(s, np.int32) for s in sequences])
+        if sequences
+        else np.zeros(0, np.int32)
+    )
     return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
 
 def gather(encodings: Sequence[tokenizers.Encoding]) -> tuple[Ragged, int]:
     """(the token ids, how many were truncated)."""
-    ids, pairs = ragged([e.ids for e in encodings]), bool(encodings) and encodings[0].n_sequences == 2
+    ids, pairs = (
+        ragged([e.ids for e in encodings]),
+        bool(encodings) and encodings[0].n_sequences == 2,
+    )
     turns = np.array([len(e) - sum(e.type_ids) for e in encodings]) if pairs else None
     return dataclasses.replace(ids, turns=turns), sum(bool(e.overflowing) for e in encodings)
 
@@ -116,7 +123,10 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """BERT's tokenizer from vocab.txt, one token a line: lines end in a newline alone, for U+2028 may be a token."""
-    ids = {token: index for index, token in enumerate(vocab.read_text("utf-8").removesuffix("\n").split("\n"))}
+    ids = {
+        token: index
+        for index, token in enumerate(vocab.read_text("utf-8").removesuffix("\n").split("\n"))
+    }
     if absent := {"[UNK]", "[CLS]", "[SEP]"} - ids.keys():
         raise ValueError(f"there is no {min(absent)} in it")
     made = tokenizers.BertWordPieceTokenizer(
@@ -131,7 +141,9 @@ def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
 def byte_level_bpe(vocab: Path, merges: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """GPT-2's tokenizer from vocab.json and merges.txt."""
     space = settings.get("add_prefix_space", False)
-    made = tokenizers.ByteLevelBPETokenizer.from_file(str(vocab), str(merges), add_prefix_space=space)
+    made = tokenizers.ByteLevelBPETokenizer.from_file(
+        str(vocab), str(merges), add_prefix_space=space
+    )
     if made.token_to_id("<|endoftext|>") is not None:
         made.add_special_tokens(["<|endoftext|>"])
     return tokenizers.Tokenizer.from_str(made.to_str())

@@ -52,20 +52,32 @@ def init_state(
     """
     trainable, still = optim.trainable(params, labels), optim.frozen(params, labels)
     if frozen_dtype is not None:
-        still = t.map_paths(lambda _, leaf: leaf.astype(frozen_dtype) if leaf.ndim > 1 else leaf, still)
+        still = t.map_paths(
+            lambda _, leaf: leaf.astype(frozen_dtype) if leaf.ndim > 1 else leaf, still
+        )
     if not t.paths(trainable):
-        raise TrainingError("every parameter is FROZEN: nothing would train; label at least one leaf with a group")
+        raise TrainingError(
+            "every parameter is FROZEN: nothing would train; label at least one leaf with a group"
+        )
     if layout:
         layout.check(params)
         trainable, still = layout.put(trainable), layout.put(still, layout.frozen_rules)
-        copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.shardings(trainable))(trainable)
+        copied = jax.jit(
+            lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.shardings(trainable)
+        )(trainable)
         moments = layout.shardings(jax.eval_shape(tx.init, trainable))
         opt_state = jax.jit(tx.init, out_shardings=moments)(trainable)
         rest = layout.put((np.int32(0), key, np.bool_(False)))
         return still, State(rest[0], copied, opt_state, *rest[1:])
     device = jax.local_devices()[0]
     trainable = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(trainable)
-    state = State(jnp.int32(0), trainable, jax.jit(tx.init)(trainable), jnp.array(key, copy=True), jnp.bool_(False))
+    state = State(
+        jnp.int32(0),
+        trainable,
+        jax.jit(tx.init)(trainable),
+        jnp.array(key, copy=True),
+        jnp.bool_(False),
+    )
     # Committed to a device, as restored arrays are: otherwise the first step after a resume would compile again.
     return put(still), jax.device_put(state, device)
 
@@ -90,16 +102,23 @@ def advance(
     old, new = groups
     for group in (old.keys() & new.keys()) - {optim.FROZEN}:
         if old[group] & new[group] and (gained := new[group] - old[group]):
-            raise RuleError(f"group {group!r} goes on and gains {min(gained)}: give what begins a group of its own")
+            raise RuleError(
+                f"group {group!r} goes on and gains {min(gained)}: give what begins a group of its own"
+            )
     still, fresh = init_state(t.merge(frozen, state.params), labels, tx, state.key, layout)
-    kept = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)}
+    kept = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+    }
 
     def carried(path: Any, leaf: jax.Array) -> jax.Array:
         found = kept.get(jax.tree_util.keystr(path), leaf)
         return found if found.shape == leaf.shape else leaf
 
     opt_state = jax.tree_util.tree_map_with_path(carried, fresh.opt_state)
-    return still, dataclasses.replace(fresh, step=state.step, halted=state.halted, opt_state=opt_state)
+    return still, dataclasses.replace(
+        fresh, step=state.step, halted=state.halted, opt_state=opt_state
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +137,9 @@ class Step:
         """The batch over the mesh, where there is one."""
         return self.layout.batch(batch, len(batch["weight"].shape) - 2) if self.layout else batch
 
-    def __call__(self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]) -> tuple["State", dict[str, jax.Array]]:
+    def __call__(
+        self, frozen: t.Tree, state: "State", batch: Mapping[str, Any]
+    ) -> tuple["State", dict[str, jax.Array]]:
         batch = self.placed(batch)
         if self.prefix is not None:
             frozen, batch = self.prefix(frozen, batch)
@@ -133,7 +154,10 @@ class Step:
             if hidden is None:
                 found["prefix"] = self.prefix.run.lower(below, batch).compile()
                 hidden = jax.eval_shape(self.prefix.run, below, batch)
-            frozen, batch = above, self.placed(suffix_batch(self.prefix.model, batch, self.prefix.at, hidden))
+            frozen, batch = (
+                above,
+                self.placed(suffix_batch(self.prefix.model, batch, self.prefix.at, hidden)),
+            )
         return found | {"suffix": self.suffix.lower(frozen, state, batch).compile()}
 
 
@@ -155,17 +179,23 @@ def make_step(
     that is stored in less than float32, ``swallowed``: see :func:`adapt.optim.swallowed`.
     """
 
-    def total(trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def total(
+        trainable: t.Tree, frozen: t.Tree, batch: Mapping[str, Any], key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         if pull and pull.mixout and dropout:
             trainable = pull.mix(trainable, frozen["anchor"], jax.random.fold_in(key, 0xA11))
         params = t.merge(frozen, trainable)
         output = model.suffix(params, batch.get("hidden"), batch, cut, key if dropout else None)
-        label, weight = (merged(batch[name]) if model.layout else batch[name] for name in ("label", "weight"))
+        label, weight = (
+            merged(batch[name]) if model.layout else batch[name] for name in ("label", "weight")
+        )
         return (loss(output, label) * weight).sum(), weight.sum()
 
     gradient = jax.value_and_grad(total, has_aux=True)
 
-    def step(frozen: t.Tree, state: State, batch: Mapping[str, Any]) -> tuple[State, dict[str, jax.Array]]:
+    def step(
+        frozen: t.Tree, state: State, batch: Mapping[str, Any]
+    ) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
         if batch["weight"].ndim == 1 + bool(model.layout):
             (summed, weight), grads = gradient(state.params, frozen, batch, key)
@@ -173,7 +203,11 @@ def make_step(
 
             def add(carry: Any, part: Any) -> tuple[Any, None]:
                 micro, index = part
-                return jax.tree.map(jnp.add, carry, gradient(state.params, frozen, micro, jax.random.fold_in(key, index))), None
+                return jax.tree.map(
+                    jnp.add,
+                    carry,
+                    gradient(state.params, frozen, micro, jax.random.fold_in(key, index)),
+                ), None
 
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
             parts = (dict(batch), jnp.arange(len(batch["weight"])))
@@ -185,22 +219,36 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         good = jnp.isfinite(mean) & jnp.isfinite(norm) & ~state.halted
         new = (optax.apply_updates(state.params, updates), opt_state)
-        params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state))
+        params, opt_state = jax.tree.map(
+            lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state)
+        )
         after = State(state.step + good, params, opt_state, state.key, ~good)
         after = model.layout.hold(after) if model.layout else after
         narrow = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(state.params))
         lost = {"swallowed": optim.swallowed(state.params, updates)} if narrow else {}
         return after, {"loss": mean, "grad_norm": norm, "weight": weight} | lost
 
-    return Step(cut_at(model, cut) if cut else None, jax.jit(model.fused(step), donate_argnums=1), pull, model.layout)
+    return Step(
+        cut_at(model, cut) if cut else None,
+        jax.jit(model.fused(step), donate_argnums=1),
+        pull,
+        model.layout,
+    )
 
 
-def make_eval(model: Model, cut: Cut | None = None) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
+def make_eval(
+    model: Model, cut: Cut | None = None
+) -> Callable[[t.Tree, Mapping[str, Any]], jax.Array]:
     """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted; cut as a step is cut, where it is."""
     layout = model.layout
     whole = layout.whole if layout else None  # every process gets all outputs
     if cut is None:
-        return placing(jax.jit(model.fused(lambda params, batch: model.apply(params, batch)), out_shardings=whole), layout)
+        return placing(
+            jax.jit(
+                model.fused(lambda params, batch: model.apply(params, batch)), out_shardings=whole
+            ),
+            layout,
+        )
     above = model.fused(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at))
     suffix = jax.jit(above, out_shardings=whole)
     return placing(lambda params, batch: suffix(*cut(params, batch)), layout)
@@ -226,7 +274,9 @@ def of_examples(index: Any, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     if not isinstance(index, list):
         return index, values[: len(index)]
     parts = np.split(values, len(index))
-    return np.concatenate(index), np.concatenate([part[: len(own)] for own, part in zip(index, parts, strict=True)])
+    return np.concatenate(index), np.concatenate(
+        [part[: len(own)] for own, part in zip(index, parts, strict=True)]
+    )
 
 
 def late(computing: Iterable[Any], behind: int = 2) -> Iterator[Any]:
@@ -273,14 +323,33 @@ def loop(
             compiling += time.perf_counter() - before
             compiled.append(metrics["weight"])
         if len(window) == log_every:
-            yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
-            window, started, compiling, compiled, tokens, slots = [], time.perf_counter(), 0.0, [], 0, 0
+            yield (
+                state,
+                record(state, window, started, compiling, compiled)
+                | {"tokens": tokens, "slots": slots},
+            )
+            window, started, compiling, compiled, tokens, slots = (
+                [],
+                time.perf_counter(),
+                0.0,
+                [],
+                0,
+                0,
+            )
     if window:
-        yield state, record(state, window, started, compiling, compiled) | {"tokens": tokens, "slots": slots}
+        yield (
+            state,
+            record(state, window, started, compiling, compiled)
+            | {"tokens": tokens, "slots": slots},
+        )
 
 
 def record(
-    state: State, window: list[dict[str, jax.Array]], started: float, compiling: float, compiled: list[jax.Array]
+    state: State,
+    window: list[dict[str, jax.Array]],
+    started: float,
+    compiling: float,
+    compiled: list[jax.Array],
 ) -> dict[str, float]:
     halted, taken, fetched, compiled = jax.device_get((state.halted, state.step, window, compiled))
     if halted:
@@ -289,7 +358,8 @@ def record(
             "lower the learning rate, clip the gradient (--clip-norm), or look at the data of that step"
         )
     loss, norm, weight = (
-        np.array([metrics[name] for metrics in fetched], np.float64) for name in ("loss", "grad_norm", "weight")
+        np.array([metrics[name] for metrics in fetched], np.float64)
+        for name in ("loss", "grad_norm", "weight")
     )
     return {
         "step": int(taken),
@@ -299,4 +369,8 @@ def record(
         "timed_examples": float(weight.sum() - sum(compiled)),
         "seconds": time.perf_counter() - started - compiling,
         "compile_seconds": compiling,
-    } | ({"swallowed": float(np.mean([metrics["swallowed"] for metrics in fetched]))} if "swallowed" in fetched[0] else {})
+    } | (
+        {"swallowed": float(np.mean([metrics["swallowed"] for metrics in fetched]))}
+        if "swallowed" in fetched[0]
+        else {}
+    )

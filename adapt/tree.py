@@ -27,7 +27,9 @@ def paths(tree: Tree, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name in sorted(tree):
         node = tree[name]
-        flat.update(paths(node, f"{prefix}{name}/") if isinstance(node, dict) else {f"{prefix}{name}": node})
+        flat.update(
+            paths(node, f"{prefix}{name}/") if isinstance(node, dict) else {f"{prefix}{name}": node}
+        )
     return flat
 
 
@@ -104,7 +106,9 @@ def graft(tree: Tree, path: str, subtree: Any, prefix: str = "") -> Tree:
     if rest:
         child = tree.get(name, {})
         if not isinstance(child, dict):
-            raise TreeError(f"cannot graft at '{here}/{rest}': {here!r} is a parameter, not a subtree")
+            raise TreeError(
+                f"cannot graft at '{here}/{rest}': {here!r} is a parameter, not a subtree"
+            )
         return tree | {name: graft(child, rest, subtree, f"{here}/")}
     if name in tree:
         raise TreeError(f"cannot graft at {here!r}: it is taken; drop(params, {here!r}) first")
@@ -134,7 +138,9 @@ def select(tree: Tree, keep: Callable[[str], bool]) -> Tree:
 def map_paths(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "") -> Tree:
     """``function(path, leaf)`` on every leaf, structure and order kept."""
     return {
-        name: map_paths(function, node, f"{prefix}{name}/") if isinstance(node, dict) else function(f"{prefix}{name}", node)
+        name: map_paths(function, node, f"{prefix}{name}/")
+        if isinstance(node, dict)
+        else function(f"{prefix}{name}", node)
         for name, node in tree.items()
     }
 
@@ -152,16 +158,26 @@ def match(names: Iterable[str], rules: Rules) -> dict[str, str]:
         except re.error as fault:
             raise RuleError(f"rule {pattern!r} is not a regular expression: {fault}") from None
     for name in names:
-        winner = next((index for index, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None)
+        winner = next(
+            (index for index, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None
+        )
         if winner is None:
-            raise RuleError(f"no rule matches {name!r}: add one, or end the list with ('.*', FROZEN)")
+            raise RuleError(
+                f"no rule matches {name!r}: add one, or end the list with ('.*', FROZEN)"
+            )
         groups[name] = rules[winner][1]
         won.add(winner)
     for index, (pattern, group) in enumerate(rules):
         if index not in won:
             earlier = any(re.fullmatch(pattern, name) for name in names)
-            near = difflib.get_close_matches(re.sub(r"[\\().*+?|^$\[\]]", "", pattern), names, n=3, cutoff=0.0)
-            why = "an earlier rule wins all that it matches" if earlier else f"the nearest paths are {', '.join(near)}"
+            near = difflib.get_close_matches(
+                re.sub(r"[\\().*+?|^$\[\]]", "", pattern), names, n=3, cutoff=0.0
+            )
+            why = (
+                "an earlier rule wins all that it matches"
+                if earlier
+                else f"the nearest paths are {', '.join(near)}"
+            )
             raise RuleError(f"rule ({pattern!r}, {group!r}) wins no parameter: {why}")
     return groups
 
@@ -180,7 +196,9 @@ def group_of(labels: Tree) -> Callable[[str], str]:
 
     def group(path: str) -> str:
         if path not in groups:
-            raise RuleError(f"{path!r} has no label: make the labels from the very tree that trains, after every drop and graft")
+            raise RuleError(
+                f"{path!r} has no label: make the labels from the very tree that trains, after every drop and graft"
+            )
         return groups[path]
 
     return group

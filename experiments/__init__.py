@@ -23,7 +23,13 @@ from adapt.errors import AdaptError, OutputError
 from experiments.parts import hosts
 
 # Flags that may differ between a run and its resumption.
-UNCOMPARED = ("out", "resume", "overwrite", "stop_after", *(field.name for field in dataclasses.fields(hosts.Devices)))
+UNCOMPARED = (
+    "out",
+    "resume",
+    "overwrite",
+    "stop_after",
+    *(field.name for field in dataclasses.fields(hosts.Devices)),
+)
 
 
 def launch(config: type, main: Callable[[Any], Any]) -> None:
@@ -54,7 +60,11 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
             os._exit(1)  # it would wait for the others
         fail(f"{hosts.DIED} ({str(fault).splitlines()[0][:200]})")
     except KeyboardInterrupt:
-        print("interrupted; what was saved stays, go on with --resume where the command has it", file=sys.stderr, flush=True)
+        print(
+            "interrupted; what was saved stays, go on with --resume where the command has it",
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(130)  # Python would now and then end by the signal itself, after the line above
 
 
@@ -80,7 +90,12 @@ def keep_memory() -> None:
     arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for option, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 512 << 20)):
+        for option, value in (
+            (arena_max, 1),
+            (mmap_max, 0),
+            (trim_threshold, 2**31 - 1),
+            (top_pad, 512 << 20),
+        ):
             mallopt(option, value)
 
 
@@ -103,12 +118,16 @@ def compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     # A cache that can't be written saves no time; it is no reason to trouble anybody.
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
+    warnings.filterwarnings(
+        "ignore", "Error (reading|writing) persistent compilation cache", UserWarning
+    )
 
 
 def given(config: Any, names: Iterable[str]) -> str | None:
     """The first of these flags, as ``--batch-size``, that is not at its default."""
-    name = next((name for name in names if getattr(config, name) != getattr(type(config)(), name)), None)
+    name = next(
+        (name for name in names if getattr(config, name) != getattr(type(config)(), name)), None
+    )
     return name and f"--{name.replace('_', '-')}"
 
 
@@ -117,12 +136,16 @@ def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
     if not hosts.first():  # the first process makes the folder, perhaps by now
         return
     if resume and overwrite:
-        raise OutputError("--resume goes on with a run and --overwrite deletes it: give one of them")
+        raise OutputError(
+            "--resume goes on with a run and --overwrite deletes it: give one of them"
+        )
     if resume and not (out / "config.json").exists():
         raise OutputError(f"--resume: there is no run in {out} (no config.json)")
     if out.exists() and not resume and not overwrite and (not out.is_dir() or any(out.iterdir())):
         go_on = "" if resume is None else "--resume to go on with it, "
-        raise OutputError(f"the output folder {out} exists: give {go_on}--overwrite to replace it, or another --out")
+        raise OutputError(
+            f"the output folder {out} exists: give {go_on}--overwrite to replace it, or another --out"
+        )
 
 
 @contextlib.contextmanager
@@ -132,11 +155,19 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
     What goes wrong inside leaves nothing half-written: the new folder goes, and what ``--overwrite`` was to replace
     comes back. Raises :class:`OutputError`; only a folder that the same experiment wrote is ever replaced.
     """
-    flags = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+    flags = {
+        name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()
+    }
     flags = {"experiment": Path(sys.modules[type(config).__module__].__file__ or "").stem, **flags}
     flags = json.loads(json.dumps(flags))  # as they are read back: lists for tuples
-    shared = {name: repr(value) for name, value in flags.items() if name not in ("coordinator", "process_id", "join_timeout")}
-    hosts.agree("their flags", {f"--{name.replace('_', '-')}": text for name, text in shared.items()})
+    shared = {
+        name: repr(value)
+        for name, value in flags.items()
+        if name not in ("coordinator", "process_id", "join_timeout")
+    }
+    hosts.agree(
+        "their flags", {f"--{name.replace('_', '-')}": text for name, text in shared.items()}
+    )
     if getattr(config, "resume", False):
         check_flags_of(out, flags)
         yield
@@ -144,19 +175,29 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
     if not hosts.first():
         hosts.wait("folder")
         if not (out / "config.json").exists():
-            raise OutputError(f"--out {out} is not on a disk that every host sees: the first process made it elsewhere")
+            raise OutputError(
+                f"--out {out} is not on a disk that every host sees: the first process made it elsewhere"
+            )
         yield
         return
     out, this = out.resolve(), flags["experiment"]
     before = out.with_name(f".{out.name}.before")
     filled, empty = out.exists() and any(out.iterdir()), out.exists()
     if filled and not config.overwrite:  # it was not there when check_out looked
-        raise OutputError(f"the output folder {out} is being filled by another process: give another --out")
-    if filled and before.exists() and not any((out / name).exists() for name in ("result.json", "checkpoints/index.json")):
+        raise OutputError(
+            f"the output folder {out} is being filled by another process: give another --out"
+        )
+    if (
+        filled
+        and before.exists()
+        and not any((out / name).exists() for name in ("result.json", "checkpoints/index.json"))
+    ):
         shutil.rmtree(out)  # what was to replace it was stopped before it had saved anything
         before.rename(out)
     if filled and experiment_of(out) != this:
-        raise OutputError(f"{out} is not a folder that {this} wrote, so --overwrite leaves it alone: remove it yourself")
+        raise OutputError(
+            f"{out} is not a folder that {this} wrote, so --overwrite leaves it alone: remove it yourself"
+        )
     try:
         if filled:
             shutil.rmtree(before, ignore_errors=True)
@@ -188,9 +229,14 @@ def experiment_of(out: Path) -> str | None:
 def check_same_origin(out: Path, origin: dict[str, Any]) -> None:
     """Raise :class:`OutputError` on ``--resume`` when the encoder or the data are not those that the run began with."""
     before = read_lineage(out)
-    for name, what in (("encoder_digest", "the encoder of --checkpoint"), ("data_digest", "the training data")):
+    for name, what in (
+        ("encoder_digest", "the encoder of --checkpoint"),
+        ("data_digest", "the training data"),
+    ):
         if before.get(name) != origin[name]:
-            raise OutputError(f"--resume: {what} changed since the run in {out} began: start anew with --overwrite")
+            raise OutputError(
+                f"--resume: {what} changed since the run in {out} began: start anew with --overwrite"
+            )
 
 
 def read_lineage(out: Path) -> dict[str, Any]:
@@ -198,7 +244,9 @@ def read_lineage(out: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((out / "lineage.json").read_text("utf-8")))
     except (OSError, ValueError, TypeError) as fault:
-        raise OutputError(f"--resume: {out / 'lineage.json'} can't be read ({fault}): start anew with --overwrite") from None
+        raise OutputError(
+            f"--resume: {out / 'lineage.json'} can't be read ({fault}): start anew with --overwrite"
+        ) from None
 
 
 def check_flags_of(out: Path, flags: dict[str, Any]) -> None:
@@ -207,11 +255,15 @@ def check_flags_of(out: Path, flags: dict[str, Any]) -> None:
         before = json.loads((out / "config.json").read_text("utf-8"))
         known = dict(before)
     except (ValueError, TypeError) as fault:
-        raise OutputError(f"--resume: {out / 'config.json'} is not what adapt wrote: {fault}") from None
+        raise OutputError(
+            f"--resume: {out / 'config.json'} is not what adapt wrote: {fault}"
+        ) from None
     for name, value in flags.items():
         if name not in UNCOMPARED and known.get(name) != value:
             flag, old = "--" + name.replace("_", "-"), known.get(name)
-            raise OutputError(f"--resume: {flag} was {old!r} in {out} and is {value!r} now: give the same flags")
+            raise OutputError(
+                f"--resume: {flag} was {old!r} in {out} and is {value!r} now: give the same flags"
+            )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -245,4 +297,6 @@ def versions() -> dict[str, str]:
     """Of the packages that decide numbers, for lineage.json."""
     names = ("adapt", "jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
     found = {name: next(iter(importlib.metadata.distributions(name=name)), None) for name in names}
-    return {"python": sys.version.split()[0]} | {name: package.version for name, package in found.items() if package}
+    return {"python": sys.version.split()[0]} | {
+        name: package.version for name, package in found.items() if package
+    }

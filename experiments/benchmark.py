@@ -45,8 +45,24 @@ JOBS = {
     "extract": ("extraction, sentences/s", {"adapt": "adapt", "torch": "sentence-transformers"}),
     "rate": ("float32 matrix products, GFLOP/s", {"adapt": "JAX", "torch": "torch"}),
 }
-OF_DEVICE = ("models", "strategies", "tokens", "remat", "torch_compile")  # flags that go with --device
-OF_SPEED = ("checkpoint", "data", "text_column", "label_column", "keras", "sentences", "whole", "memory", "cores")  # and without
+OF_DEVICE = (
+    "models",
+    "strategies",
+    "tokens",
+    "remat",
+    "torch_compile",
+)  # flags that go with --device
+OF_SPEED = (
+    "checkpoint",
+    "data",
+    "text_column",
+    "label_column",
+    "keras",
+    "sentences",
+    "whole",
+    "memory",
+    "cores",
+)  # and without
 LEARNING = {"rate": 5e-5, "decay": 0.01, "clip": 1.0}
 SIZES = [1024, 1536, 2048]  # of the matrices whose products give the machine's rate
 REPEATS = 5
@@ -57,10 +73,14 @@ FORMULA = "L (n (8 D^2 + 4 D M) + 4 D n^2) FLOP an example of n tokens forward, 
 @dataclasses.dataclass(frozen=True)
 class Config:
     checkpoint: str = "minilm"  # a BERT folder in the Hugging Face layout, or a bundled name
-    data: str = "reviews"  # a file, or a bundled set: its train part to train on, all of it to extract
+    data: str = (
+        "reviews"  # a file, or a bundled set: its train part to train on, all of it to extract
+    )
     text_column: str = "text"
     label_column: str = "label"
-    peers: Path = Path(sys.executable)  # the interpreter that has torch, transformers, sentence-transformers
+    peers: Path = Path(
+        sys.executable
+    )  # the interpreter that has torch, transformers, sentence-transformers
     keras: Path = Path(sys.executable)  # the interpreter that has keras-hub and jax
     rounds: int = 5  # that count; one more before them warms up
     steps: int = 10  # of training, a round
@@ -83,7 +103,11 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     if flag := given(config, OF_SPEED if config.device else OF_DEVICE):
-        why = "does not go with --device: leave one of them out" if config.device else "goes with --device: give that too"
+        why = (
+            "does not go with --device: leave one of them out"
+            if config.device
+            else "goes with --device: give that too"
+        )
         raise StrategyError(f"{flag} {why}")
     for name in ("rounds", "steps", "batch_size", "sentences", "cores"):
         if (value := getattr(config, name)) is not None and value < 1:
@@ -91,19 +115,25 @@ def main(config: Config) -> dict[str, Any]:
     if config.seed < 0:
         raise StrategyError(f"--seed {config.seed} must be at least 0")
     if config.steps < 2 and not config.device:
-        raise StrategyError(f"--steps {config.steps} must be at least 2, since the first one compiles")
+        raise StrategyError(
+            f"--steps {config.steps} must be at least 2, since the first one compiles"
+        )
     if config.device:
         device.cells(config)  # refuses what can't be
         with open_run(config.out, config):
             return device.main(config)
-    config = dataclasses.replace(config, batch_size=32 if config.batch_size is None else config.batch_size)
+    config = dataclasses.replace(
+        config, batch_size=32 if config.batch_size is None else config.batch_size
+    )
     pretrained, table, train_table = read(config)
     with open_run(config.out, config):
         texts, lengths = write_task(config, pretrained, table, train_table)
         with contextlib.ExitStack() as stack:
             workers, libraries, skipped = start(config, stack)
             rounds = measure(config, workers, pretrained.config, lengths)
-        memory = {n: extract_memory(config, texts, n) for n in (config.memory, 4 * config.memory) if n}
+        memory = {
+            n: extract_memory(config, texts, n) for n in (config.memory, 4 * config.memory) if n
+        }
         result = {
             "summary": summary(rounds),
             "memory_mb": memory,
@@ -122,10 +152,16 @@ def read(config: Any) -> tuple[hub.Pretrained, data.Table, data.Table]:
     """(checkpoint, all rows, the rows to train on)."""
     pretrained = hub.load(config.checkpoint)
     if pretrained.tokenizer is None or pretrained.config.family != "bert":
-        raise StrategyError(f"{config.checkpoint} is not a BERT encoder with a tokenizer, which all sides can load")
+        raise StrategyError(
+            f"{config.checkpoint} is not a BERT encoder with a tokenizer, which all sides can load"
+        )
     table = inputs.read(config.data)
     data.check_texts(table, config.text_column)
-    return pretrained, table, inputs.read(config.data, split="train") if config.data in bundled.SETS else table
+    return (
+        pretrained,
+        table,
+        inputs.read(config.data, split="train") if config.data in bundled.SETS else table,
+    )
 
 
 def write_task(
@@ -139,7 +175,9 @@ def write_task(
     ids, all_ids = tokenizer.encode(train_texts)[0], tokenizer.encode(texts)[0]
     task = {
         "train": train_texts,
-        "labels": targets.encode_labels(train_table, config.label_column, names, "classification").tolist(),
+        "labels": targets.encode_labels(
+            train_table, config.label_column, names, "classification"
+        ).tolist(),
         "ids": [ids[row].tolist() for row in range(len(ids))],
         "texts": texts,
         "classes": len(names),
@@ -150,7 +188,9 @@ def write_task(
     return texts, {"train": ids.lengths, "extract": all_ids.lengths}
 
 
-def start(config: Any, stack: contextlib.ExitStack) -> tuple[dict[str, Worker], dict[str, dict[str, str]], dict[str, str]]:
+def start(
+    config: Any, stack: contextlib.ExitStack
+) -> tuple[dict[str, Worker], dict[str, dict[str, str]], dict[str, str]]:
     """(the sides that answer, the versions of their libraries, why others are skipped)."""
     settings = {
         "checkpoint": str(hub.resolve(config.checkpoint)),
@@ -161,7 +201,11 @@ def start(config: Any, stack: contextlib.ExitStack) -> tuple[dict[str, Worker], 
         "learning": LEARNING,
     }
     workers, libraries, skipped = {}, {}, {}
-    for name, interpreter in {"adapt": sys.executable, "torch": config.peers, "keras": config.keras}.items():
+    for name, interpreter in {
+        "adapt": sys.executable,
+        "torch": config.peers,
+        "keras": config.keras,
+    }.items():
         try:
             worker = Worker(name, command(name, interpreter), config.out / f"{name}.log")
             stack.callback(worker.close)
@@ -173,7 +217,9 @@ def start(config: Any, stack: contextlib.ExitStack) -> tuple[dict[str, Worker], 
                 raise
             skipped[name] = f"{fault}; looked for with {interpreter}"
             flag = "--peers" if name == "torch" else "--keras"
-            report.warn(f"skipped {JOBS['train'][1][name]}: {fault}; looked for with {interpreter}, name another with {flag}")
+            report.warn(
+                f"skipped {JOBS['train'][1][name]}: {fault}; looked for with {interpreter}, name another with {flag}"
+            )
     return workers, libraries, skipped
 
 
@@ -182,10 +228,14 @@ def measure(
 ) -> list[dict[str, Any]]:
     """All rounds, the sides in turn. Round 0 compiles and warms up: it is not among what comes back."""
     count, rounds = len(lengths["extract"]), []
-    chosen = random.Random(config.seed).sample(range(count), count if config.whole else min(config.sentences, count))
+    chosen = random.Random(config.seed).sample(
+        range(count), count if config.whole else min(config.sentences, count)
+    )
     with report.progress("round", config.rounds + 1) as bar:
         for number in range(config.rounds + 1):
-            order = pack.order(len(lengths["train"]), config.seed, number)[: config.steps * config.batch_size]
+            order = pack.order(len(lengths["train"]), config.seed, number)[
+                : config.steps * config.batch_size
+            ]
             asked = {
                 "train": {"order": order.tolist(), "epoch": number},
                 "extract": {"index": chosen},
@@ -200,7 +250,9 @@ def measure(
                     continue
                 entry = {"round": number, "job": job, "side": name} | worker.ask(job, **request)
                 if job == "rate":
-                    entry["speed"] = max(float(np.median(rates)) for rates in entry["rates"].values())
+                    entry["speed"] = max(
+                        float(np.median(rates)) for rates in entry["rates"].values()
+                    )
                 else:
                     entry["speed"] = entry["examples"] / max(entry["seconds"], 1e-9)
                     entry["gflops"] = entry["speed"] * work[job] / 1e9
@@ -219,9 +271,21 @@ def extract_memory(config: Config, texts: list[str], count: int) -> float:
     """Peak RssAnon in MB of ``experiments.extract`` as a user runs it, on ``count`` of the texts, repeated as needed."""
     path, out = config.out / f"memory-{count}.csv", config.out / f"memory-{count}"
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["text"], *([text] for text in itertools.islice(itertools.cycle(texts), count))])
-    flags = {"--checkpoint": config.checkpoint, "--data": path, "--out": out, "--text-column": "text"}
-    words = [sys.executable, "-m", "experiments.extract", *(str(word) for flag in flags.items() for word in flag)]
+        csv.writer(file).writerows(
+            [["text"], *([text] for text in itertools.islice(itertools.cycle(texts), count))]
+        )
+    flags = {
+        "--checkpoint": config.checkpoint,
+        "--data": path,
+        "--out": out,
+        "--text-column": "text",
+    }
+    words = [
+        sys.executable,
+        "-m",
+        "experiments.extract",
+        *(str(word) for flag in flags.items() for word in flag),
+    ]
     peak = peak_memory(words, config.out / f"memory-{count}.log")
     shutil.rmtree(out)
     path.unlink()
@@ -239,13 +303,27 @@ def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for side in (side for side in names if (job, side) in speeds):
             found = speeds[job, side]
             values = [entry["speed"] for entry in found.values()]
-            row = {"job": job, "side": side, "name": names[side], "median": float(np.median(values))}
+            row = {
+                "job": job,
+                "side": side,
+                "name": names[side],
+                "median": float(np.median(values)),
+            }
             row |= {"least": min(values), "most": max(values)}
             if side != "adapt":
-                ratios = [speeds[job, "adapt"][number]["speed"] / entry["speed"] for number, entry in found.items()]
-                row |= {"ratio": float(np.median(ratios)), "ratio_least": min(ratios), "ratio_most": max(ratios)}
+                ratios = [
+                    speeds[job, "adapt"][number]["speed"] / entry["speed"]
+                    for number, entry in found.items()
+                ]
+                row |= {
+                    "ratio": float(np.median(ratios)),
+                    "ratio_least": min(ratios),
+                    "ratio_most": max(ratios),
+                }
             if job != "rate":
-                row["share"] = float(np.median([entry["gflops"] for entry in found.values()])) / rate
+                row["share"] = (
+                    float(np.median([entry["gflops"] for entry in found.values()])) / rate
+                )
             rows.append(row)
     return rows
 
@@ -255,17 +333,28 @@ def machine(config: Any) -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.partition(": ")[2] for line in lines if line.startswith("model name")), model
+        )
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"cpu": model, "cores": min(config.cores, there or 1), "system": platform.platform(), "date": when}
+    return {
+        "cpu": model,
+        "cores": min(config.cores, there or 1),
+        "system": platform.platform(),
+        "date": when,
+    }
 
 
 def show(config: Config, result: dict[str, Any], plot: Path) -> None:
     for job, (title, _) in JOBS.items():
         rows = []
         for row in (row for row in result["summary"] if row["job"] == job):
-            ratio = f"{row['ratio']:.2f} ({row['ratio_least']:.2f}-{row['ratio_most']:.2f})" if "ratio" in row else ""
+            ratio = (
+                f"{row['ratio']:.2f} ({row['ratio_least']:.2f}-{row['ratio_most']:.2f})"
+                if "ratio" in row
+                else ""
+            )
             share = f"{row['share']:.0%}" if "share" in row else ""
             span = f"{row['least']:.1f}-{row['most']:.1f}"
             rows.append((row["name"], f"{row['median']:.1f}", span, ratio, share))
@@ -274,11 +363,17 @@ def show(config: Config, result: dict[str, Any], plot: Path) -> None:
     note = f"share: model FLOPs, padding not counted, of JAX's matrix products; by hand, {FORMULA}"
     report.console.print(note, markup=False, soft_wrap=True)
     for count, megabytes in result["memory_mb"].items():
-        report.console.print(f"RssAnon of extraction with {count} sentences: {megabytes:.0f} MB", markup=False)
+        report.console.print(
+            f"RssAnon of extraction with {count} sentences: {megabytes:.0f} MB", markup=False
+        )
     worst = max(result["rounds"], key=lambda entry: entry["foreign"])
     if worst["foreign"] > DISTURBED:
-        report.warn(f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): measure on a quiet machine")
-    report.console.print(f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}", markup=False)
+        report.warn(
+            f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): measure on a quiet machine"
+        )
+    report.console.print(
+        f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}", markup=False
+    )
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:
@@ -298,14 +393,24 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
         )
         axis.barh(names, [row["median"] for row in rows], color=colors, height=0.6)
         for place, row in enumerate(rows):
-            points = [e["speed"] for e in result["rounds"] if (e["job"], e["side"]) == (job, row["side"])]
+            points = [
+                e["speed"] for e in result["rounds"] if (e["job"], e["side"]) == (job, row["side"])
+            ]
             axis.plot(points, [place] * len(points), ".", color="black", ms=4, alpha=0.6)
             times = f"  (adapt: {row['ratio']:.2f} times)" if "ratio" in row else ""
-            axis.annotate(f"{row['median']:.0f}{times}", (max(points), place), (8, 0), textcoords="offset points", va="center")
+            axis.annotate(
+                f"{row['median']:.0f}{times}",
+                (max(points), place),
+                (8, 0),
+                textcoords="offset points",
+                va="center",
+            )
         axis.margins(x=0.35)
         axis.set_xlim(left=0)
         axis.invert_yaxis()
-        axis.set_xlabel(f"{JOBS[job][0]} ({config.checkpoint} on {config.data}, {result['machine']['cores']} cores)")
+        axis.set_xlabel(
+            f"{JOBS[job][0]} ({config.checkpoint} on {config.data}, {result['machine']['cores']} cores)"
+        )
         axis.spines[["top", "right"]].set_visible(False)
     path = config.out / "benchmark.png"
     figure.savefig(path, dpi=130)

@@ -58,11 +58,20 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, config.resume, config.overwrite)
-    if not (1 <= config.tries <= len(RATES) and config.seeds >= 2 and config.budgets and config.strategies):
-        raise StrategyError(f"--tries must be 1 to {len(RATES)}, --seeds 2 or more, and no list empty")
+    if not (
+        1 <= config.tries <= len(RATES)
+        and config.seeds >= 2
+        and config.budgets
+        and config.strategies
+    ):
+        raise StrategyError(
+            f"--tries must be 1 to {len(RATES)}, --seeds 2 or more, and no list empty"
+        )
     for flag, given in (("strategies", config.strategies), ("budgets", config.budgets)):
         if len(set(given)) < len(given):
-            raise StrategyError(f"--{flag} has one of {', '.join(map(str, given))} twice: leave it out")
+            raise StrategyError(
+                f"--{flag} has one of {', '.join(map(str, given))} twice: leave it out"
+            )
     sources = {name: hub.load(name) for name in dict.fromkeys((config.checkpoint, config.features))}
     for name in config.strategies:
         strategies.strategy(name, sources[config.checkpoint].config.layers, 6)
@@ -75,16 +84,30 @@ def main(config: Config) -> dict[str, Any]:
                 f"--budgets {budget} must be 0 (all) or {2 * classes} (two for each of {classes} classes) to {count} examples"
             )
     ways = [(f"{way}, {name}", name, way) for name in sources for way in FIXED]
-    ways += [(f"{name}, {config.checkpoint}", config.checkpoint, name) for name in config.strategies]
+    ways += [
+        (f"{name}, {config.checkpoint}", config.checkpoint, name) for name in config.strategies
+    ]
     with open_run(config.out, config):
         (config.out / "cells").mkdir(exist_ok=True)
     with report.progress("fits", len(ways) * len(config.budgets) * config.seeds) as bar:
         for number, (title, name, way) in enumerate(ways):
             run = fixed if way in FIXED else trained
             done = number * len(config.budgets) * config.seeds
-            run(config, title, way, sources[name], *sets[name], lambda n, done=done: bar.update(done + n))
-    cells = [json.loads(path.read_text("utf-8")) for path in sorted((config.out / "cells").glob("*.json"))]
-    result = verdict.summary(cells, config.out / "cells", [title for title, *_ in ways], config.budgets)
+            run(
+                config,
+                title,
+                way,
+                sources[name],
+                *sets[name],
+                lambda n, done=done: bar.update(done + n),
+            )
+    cells = [
+        json.loads(path.read_text("utf-8"))
+        for path in sorted((config.out / "cells").glob("*.json"))
+    ]
+    result = verdict.summary(
+        cells, config.out / "cells", [title for title, *_ in ways], config.budgets
+    )
     known = sets[config.checkpoint][0]
     result |= tasks.majority(known["train"].labels, known["test"].labels)
     write_json(config.out / "compare.json", result)
@@ -102,7 +125,9 @@ def read(config: Config, source: hub.Pretrained) -> tuple[dict[str, Examples], i
     for name, table in tables.items():
         labels = targets.encode_labels(table, config.label_column, names, "classification")
         made = inputs.make_examples(source, table, [config.text_column], None, labels)
-        found[name] = made if name in ("train", "test") else made.take(np.arange(min(len(made), config.test)))
+        found[name] = (
+            made if name in ("train", "test") else made.take(np.arange(min(len(made), config.test)))
+        )
     return found, len(names)
 
 
@@ -112,7 +137,9 @@ def drawn(labels: np.ndarray, budget: int, seed: int) -> tuple[np.ndarray, np.nd
     order = rng.permutation(len(labels))
     if budget and budget <= 128:
         share = [budget // classes + (place < budget % classes) for place in range(classes)]
-        order = np.concatenate([order[labels[order] == place][:some] for place, some in enumerate(share)])
+        order = np.concatenate(
+            [order[labels[order] == place][:some] for place, some in enumerate(share)]
+        )
         order = rng.permutation(order)
     order = order[: budget or len(labels)]
     kept, held = targets.stratified_split(labels[order], 0.2, seed)
@@ -125,7 +152,13 @@ def length(config: Config, rows: int) -> int:
 
 
 def trained(
-    config: Config, title: str, way: str, source: hub.Pretrained, sets: dict[str, Examples], classes: int, told: Any
+    config: Config,
+    title: str,
+    way: str,
+    source: hub.Pretrained,
+    sets: dict[str, Examples],
+    classes: int,
+    told: Any,
 ) -> None:
     """The cells of a way that trains the encoder."""
     arm, done = None, 0
@@ -139,19 +172,36 @@ def trained(
             epochs, tried = length(config, len(rows)), []
             for scale in RATES[: config.tries]:
                 fit = arm.fit(rows, seed, scale, epochs)
-                loss = np.inf if fit.params is None else mean_loss(arm.score(fit.params, "train", held), sets, held)
+                loss = (
+                    np.inf
+                    if fit.params is None
+                    else mean_loss(arm.score(fit.params, "train", held), sets, held)
+                )
                 tried.append((loss, scale, fit))
             loss, scale, fit = min(tried, key=lambda one: one[0])
             if fit.params is None:
-                raise StrategyError(f"{title} diverged at every rate with {budget or 'all'} examples and seed {seed}")
+                raise StrategyError(
+                    f"{title} diverged at every rate with {budget or 'all'} examples and seed {seed}"
+                )
             logits = {name: arm.score(fit.params, name) for name in sets if name != "train"}
-            more = {"tried": scale, "seconds": fit.seconds, "steps": fit.steps, "flops": arm.flops(len(rows), epochs)}
+            more = {
+                "tried": scale,
+                "seconds": fit.seconds,
+                "steps": fit.steps,
+                "flops": arm.flops(len(rows), epochs),
+            }
             save(cell, title, budget, seed, sets, logits, more | {"validation_loss": float(loss)})
             told(done)
 
 
 def fixed(
-    config: Config, title: str, way: str, source: hub.Pretrained, sets: dict[str, Examples], classes: int, told: Any
+    config: Config,
+    title: str,
+    way: str,
+    source: hub.Pretrained,
+    sets: dict[str, Examples],
+    classes: int,
+    told: Any,
 ) -> None:
     """The cells of a way that leaves the encoder as it is: heads for all budgets and seeds together."""
     cells = [(budget, seed) for budget in config.budgets for seed in range(config.seeds)]
@@ -159,7 +209,9 @@ def fixed(
         return
     found, encoding = features(source, sets)
     rows = [drawn(sets["train"].labels, *cell) for cell in cells]
-    count = sum(map(len, found.values()))  # of all sets, one after the other, of which some rows of the first train
+    count = sum(
+        map(len, found.values())
+    )  # of all sets, one after the other, of which some rows of the first train
     masks, labels = np.zeros((len(cells), count), bool), np.zeros(count, np.int32)
     labels[: len(sets["train"])] = sets["train"].labels
     for mask, (kept, _) in zip(masks, rows, strict=True):
@@ -173,11 +225,19 @@ def fixed(
         else probe.centroid(scaled, labels, masks, classes)
     )
     seconds = (time.perf_counter() - started) / len(cells) / len(penalties)
-    found = dict(zip(found, np.split(scaled.x, np.cumsum([len(values) for values in found.values()])[:-1]), strict=True))
+    found = dict(
+        zip(
+            found,
+            np.split(scaled.x, np.cumsum([len(values) for values in found.values()])[:-1]),
+            strict=True,
+        )
+    )
     c, tokens = source.config, float(sets["train"].whole.lengths.mean())
     for number, ((budget, seed), (kept, held)) in enumerate(zip(cells, rows, strict=True)):
         logits = lambda name, which, number=number: scores(found[name], heads, number, which)
-        tried = [(mean_loss(logits("train", k)[held], sets, held), k) for k in range(len(penalties))]
+        tried = [
+            (mean_loss(logits("train", k)[held], sets, held), k) for k in range(len(penalties))
+        ]
         loss, best = min(tried)
         more = {"tried": penalties[best], "seconds": seconds + encoding * len(kept), "steps": 0}
         more |= {
@@ -189,14 +249,20 @@ def fixed(
         told(number + 1)
 
 
-def features(source: hub.Pretrained, sets: dict[str, Examples]) -> tuple[dict[str, np.ndarray], float]:
+def features(
+    source: hub.Pretrained, sets: dict[str, Examples]
+) -> tuple[dict[str, np.ndarray], float]:
     """(mean-pooled features of every set, out of the cache; seconds that an example takes where it is not in there)."""
     model = Model(Encoder(source.config), Classifier(0, "mean"))
     cut = prefix.cut_at(model, model.stages)
     params = jax.device_put(t.drop(source.params, "head"), jax.local_devices()[0])
-    entries = {name: cache.entry(params, model, cut.at, part, "float32") for name, part in sets.items()}
+    entries = {
+        name: cache.entry(params, model, cut.at, part, "float32") for name, part in sets.items()
+    }
     kept = caching.with_states(cut, params, sets, entries)
-    seconds = timing.forward_seconds(REPEATS, cut, cut.split(params)[0], sets["train"]) / len(sets["train"].whole)
+    seconds = timing.forward_seconds(REPEATS, cut, cut.split(params)[0], sets["train"]) / len(
+        sets["train"].whole
+    )
     return {name: np.asarray(part.states)[part.rows] for name, part in kept.items()}, seconds
 
 
@@ -218,14 +284,25 @@ def path(config: Config, title: str, budget: int, seed: int) -> Path:
 
 
 def save(
-    cell: Path, title: str, budget: int, seed: int, sets: dict[str, Examples], logits: dict[str, np.ndarray], more: Any
+    cell: Path,
+    title: str,
+    budget: int,
+    seed: int,
+    sets: dict[str, Examples],
+    logits: dict[str, np.ndarray],
+    more: Any,
 ) -> None:
     found = {"way": title, "budget": budget, "seed": seed, **more, "sets": {}}
     for name, values in logits.items():
         labels, chances = sets[name].labels, tasks.softmax(values)
         right = values.argmax(-1) == labels
-        found["sets"][name] = {"accuracy": float(right.mean()), "ece": tasks.calibration_error(chances, labels)}
-    np.savez_compressed(cell.with_suffix(".npz"), **{n: v.argmax(-1) == sets[n].labels for n, v in logits.items()})
+        found["sets"][name] = {
+            "accuracy": float(right.mean()),
+            "ece": tasks.calibration_error(chances, labels),
+        }
+    np.savez_compressed(
+        cell.with_suffix(".npz"), **{n: v.argmax(-1) == sets[n].labels for n, v in logits.items()}
+    )
     write_json(cell, found)
 
 

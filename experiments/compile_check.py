@@ -28,7 +28,12 @@ from experiments.parts.compiling import Case, compiled, resolved, sizes
 from experiments.parts.shapes import MODELS, SHAPES, STRATEGIES
 
 GIB, MIB = 2**30, 2**20
-SLICES = {"v5e:2x2": "fsdp=4", "v5e:4x4": "fsdp=16", "v5e:16x16": "data=16,fsdp=16", "v5p:8x8x8": "data=8,fsdp=64"}
+SLICES = {
+    "v5e:2x2": "fsdp=4",
+    "v5e:4x4": "fsdp=16",
+    "v5e:16x16": "data=16,fsdp=16",
+    "v5p:8x8x8": "data=8,fsdp=64",
+}
 FIRST = (  # the rows of the table that matter most
     ("bert-large", "full", "v5e:4x4"),
     ("gpt2-xl", "full", "v5e:4x4"),
@@ -41,12 +46,20 @@ FIRST = (  # the rows of the table that matter most
 @dataclasses.dataclass(frozen=True)
 class Config:
     model: str = "bert-large"  # one of bert-tiny, bert-base, bert-large, vit-l16, gpt2-xl
-    strategy: str = "full"  # of one phase and without additions; top:25% is the last quarter of the blocks
-    topology: str = "v5e:4x4"  # v5e or v5p and the sides of the slice; h100 or a100 and how many of one host
-    mesh: str | None = None  # as data=16,fsdp=16; default: fsdp over all chips, or data where the whole encoder is frozen
+    strategy: str = (
+        "full"  # of one phase and without additions; top:25% is the last quarter of the blocks
+    )
+    topology: str = (
+        "v5e:4x4"  # v5e or v5p and the sides of the slice; h100 or a100 and how many of one host
+    )
+    mesh: str | None = (
+        None  # as data=16,fsdp=16; default: fsdp over all chips, or data where the whole encoder is frozen
+    )
     batch_size: int | None = None  # examples over all chips; default: by the model
     tokens: int | None = None  # an example; default: as many as the model has positions
-    remat: Literal["none", "block", "dots"] | None = None  # default: block, none where the encoder is frozen
+    remat: Literal["none", "block", "dots"] | None = (
+        None  # default: block, none where the encoder is frozen
+    )
     scan: bool = True  # blocks as a loop
     compare_unrolled: bool = False  # compile with unrolled blocks too, for its time
     next_batch: bool = False  # compile for twice the batch too, for its memory
@@ -57,11 +70,15 @@ class Config:
 def main(config: Config) -> Any:
     jax.config.update("jax_enable_compilation_cache", False)  # or the second run would time a file
     if config.table:
-        if flag := given(config, ("model", "strategy", "mesh", "scan", "compare_unrolled", "next_batch")):
+        if flag := given(
+            config, ("model", "strategy", "mesh", "scan", "compare_unrolled", "next_batch")
+        ):
             raise StrategyError(f"{flag} is not of --table, which has every model and strategy")
         return table(config)
     if config.compare_unrolled and not config.scan:
-        raise StrategyError("--compare-unrolled compares with the blocks as a loop: leave --no-scan out")
+        raise StrategyError(
+            "--compare-unrolled compares with the blocks as a loop: leave --no-scan out"
+        )
     case, slice = case_of(config), topology(config.topology)
     found = compiled(case, slice)
     show(found, slice)
@@ -71,7 +88,11 @@ def main(config: Config) -> Any:
     if config.compare_unrolled:
         flat = compiled(dataclasses.replace(case, scan=False), slice)
         took, ratio = flat["compile_seconds"], found["compile_seconds"] / flat["compile_seconds"]
-        said = f"compiles in {took:.0f} s: the loop takes {ratio:.2f} of that" if flat["fits"] and found["fits"] else fit(flat)
+        said = (
+            f"compiles in {took:.0f} s: the loop takes {ratio:.2f} of that"
+            if flat["fits"] and found["fits"]
+            else fit(flat)
+        )
         report.console.print(f"unrolled         {said}")
     return found
 
@@ -80,13 +101,19 @@ def case_of(config: Config) -> Case:
     """The flags with what they leave open, checked as far as can be without libtpu."""
     spec, slice = resolved(config.model, config.strategy), topology(config.topology)
     still = spec == "frozen"
-    mesh = config.mesh or (f"data={slice.chips}" if still else SLICES.get(config.topology, f"fsdp={slice.chips}"))
+    mesh = config.mesh or (
+        f"data={slice.chips}" if still else SLICES.get(config.topology, f"fsdp={slice.chips}")
+    )
     axes = shard.sizes(mesh, slice.chips)
     groups = axes["data"] * axes["fsdp"]
-    batch_size = groups * SHAPES[config.model].examples if config.batch_size is None else config.batch_size
+    batch_size = (
+        groups * SHAPES[config.model].examples if config.batch_size is None else config.batch_size
+    )
     tokens = sizes(config.model, batch_size, config.tokens)
     if batch_size % groups:
-        raise MeshError(f"--batch-size {batch_size} can't be divided over {mesh}: give a multiple of {groups}")
+        raise MeshError(
+            f"--batch-size {batch_size} can't be divided over {mesh}: give a multiple of {groups}"
+        )
     remat = config.remat or ("none" if still else "block")
     return Case(config.model, spec, config.topology, mesh, batch_size, tokens, remat, config.scan)
 
@@ -95,17 +122,29 @@ def show(found: dict[str, Any], slice: Topology) -> None:
     """What there is to say of one case."""
     case, say = found["case"], report.console.print
     loop = "blocks as a loop" if case["scan"] else "blocks unrolled"
-    say(f"{case['model']}, {case['strategy']}: {case['batch_size']} examples of {case['tokens']} tokens over {slice.name}")
+    say(
+        f"{case['model']}, {case['strategy']}: {case['batch_size']} examples of {case['tokens']} tokens over {slice.name}"
+    )
     chips = f"{slice.chips} chips as {case['mesh']}" if slice.chips > 1 else "one chip"
     say(f"                 {chips}, rematerialisation {case['remat']}, {loop}")
     say(f"memory           {fit(found)}")
     if "flops" in found:
-        once, again = ((found["flops"] - less) / found["flops_model"] for less in (found["flops_again"], 0))
-        say(f"matrix products  {found['flops'] / 1e12:.4g} TFLOP a chip: {again:.3f} of the model's own count")
+        once, again = (
+            (found["flops"] - less) / found["flops_model"] for less in (found["flops_again"], 0)
+        )
+        say(
+            f"matrix products  {found['flops'] / 1e12:.4g} TFLOP a chip: {again:.3f} of the model's own count"
+        )
         if found["flops_again"]:
-            say(f"                 {once:.3f} of it without what is computed again for the backward pass")
+            say(
+                f"                 {once:.3f} of it without what is computed again for the backward pass"
+            )
         for row in found["collectives"]:
-            where = "to a neighbour" if row["kind"] == "collective-permute" else f"in groups of {row['group']}"
+            where = (
+                "to a neighbour"
+                if row["kind"] == "collective-permute"
+                else f"in groups of {row['group']}"
+            )
             what = f"{row['times']} {row['kind']} of {row['types']} {where}"
             say(f"{row['program']:16} {what}: a chip sends {row['sent'] / MIB:.4g} MiB")
         times = f"{found['computing'] * 1e3:.4g} ms of products, {found['sending'] * 1e3:.3g} ms of sending"
@@ -129,7 +168,9 @@ def assumptions(slice: Topology) -> str:
 def fit(found: dict[str, Any]) -> str:
     used, limit = found["used"], found["limit"]
     parts = (
-        f" ({found['arguments'] / GIB:.2f} arguments, {found['temporary'] / GIB:.2f} temporary)" if "arguments" in found else ""
+        f" ({found['arguments'] / GIB:.2f} arguments, {found['temporary'] / GIB:.2f} temporary)"
+        if "arguments" in found
+        else ""
     )
     room = f"{abs(limit - used) / GIB:.2f} GiB {'to spare' if found['fits'] else 'too much'}"
     verdict = "fits" if found["fits"] else "does not fit"
@@ -139,12 +180,18 @@ def fit(found: dict[str, Any]) -> str:
 def table(config: Config) -> list[dict[str, Any]]:
     """Every cell, those that matter most first; a file each, so that it goes on where it stopped."""
     slices = [config.topology] if given(config, ("topology",)) else list(SLICES)
-    every = [(model, strategy, name) for name in slices for strategy in STRATEGIES for model in MODELS]
+    every = [
+        (model, strategy, name) for name in slices for strategy in STRATEGIES for model in MODELS
+    ]
     folder, results = config.out / "cells", {}
     folder.mkdir(parents=True, exist_ok=True)
     cases = {
-        (model, strategy, name): case_of(dataclasses.replace(config, model=model, strategy=strategy, topology=name))
-        for model, strategy, name in dict.fromkeys((*(key for key in FIRST if key in every), *every))
+        (model, strategy, name): case_of(
+            dataclasses.replace(config, model=model, strategy=strategy, topology=name)
+        )
+        for model, strategy, name in dict.fromkeys(
+            (*(key for key in FIRST if key in every), *every)
+        )
     }
     for (model, strategy, name), case in cases.items():
         path = folder / f"{model}-{strategy}-{name}.json".replace(":", "").replace("%", "")
@@ -165,12 +212,33 @@ def kept(path: Path, case: Case, compiler: str) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text("utf-8"))
         fit(found)
-        return found if (found["case"], found["compiler"]) == (dataclasses.asdict(case), compiler) else None
-    except (OSError, ValueError, TypeError, KeyError):  # not there, or damaged: it is compiled again
+        return (
+            found
+            if (found["case"], found["compiler"]) == (dataclasses.asdict(case), compiler)
+            else None
+        )
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ):  # not there, or damaged: it is compiled again
         return None
 
 
-COLUMNS = ("model", "trains", "slice", "mesh", "remat", "examples", "GiB a chip", "products", "MiB sent", "computing", "compiled")
+COLUMNS = (
+    "model",
+    "trains",
+    "slice",
+    "mesh",
+    "remat",
+    "examples",
+    "GiB a chip",
+    "products",
+    "MiB sent",
+    "computing",
+    "compiled",
+)
 
 
 def markdown(results: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> str:
@@ -178,13 +246,26 @@ def markdown(results: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> str:
     lines = [" | ".join(COLUMNS), " | ".join(["---"] * 5 + ["---:"] * 6)]
     for (model, strategy, name), found in results:
         case = found["case"]
-        cells = [model, strategy, name, case["mesh"], case["remat"], f"{case['batch_size']} x {case['tokens']}"]
+        cells = [
+            model,
+            strategy,
+            name,
+            case["mesh"],
+            case["remat"],
+            f"{case['batch_size']} x {case['tokens']}",
+        ]
         cells += [
-            f"{found['used'] / GIB:.2f}" if found["fits"] else f"does not fit, by {(found['used'] - found['limit']) / GIB:.2f}"
+            f"{found['used'] / GIB:.2f}"
+            if found["fits"]
+            else f"does not fit, by {(found['used'] - found['limit']) / GIB:.2f}"
         ]
         if "flops" in found:
             sent = sum(row["sent"] for row in found["collectives"])
-            cells += [f"{found['flops'] / found['flops_model']:.3f}", f"{sent / MIB:.4g}", f"{found['least']:.1%}"]
+            cells += [
+                f"{found['flops'] / found['flops_model']:.3f}",
+                f"{sent / MIB:.4g}",
+                f"{found['least']:.1%}",
+            ]
         else:
             cells += [""] * 3
         lines.append(" | ".join((*cells, f"{found['compile_seconds']:.0f} s")))

@@ -48,15 +48,29 @@ def main(config: Config) -> dict[str, Any]:
         result = finetune.main(finetune.Config(**common, **flags, out=out, overwrite=True))
         seconds = time.perf_counter() - started
         results[name] = result | {"seconds": seconds}
-        rows.append((name, result["accuracy"], result["macro_f1"], result["parameters_trained"], f"{seconds:.0f} s"))
+        rows.append(
+            (
+                name,
+                result["accuracy"],
+                result["macro_f1"],
+                result["parameters_trained"],
+                f"{seconds:.0f} s",
+            )
+        )
     floor = results["pre-trained encoder, frozen"]["majority_accuracy"]
     rows.insert(0, ("majority class", floor, "", 0, ""))
     report.console.print()
     title = f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epoch{'s' * (epochs > 1)}"
-    report.table(title, ("encoder", "test accuracy", "macro F1", "trained parameters", "time"), rows, report.console)
+    report.table(
+        title,
+        ("encoder", "test accuracy", "macro F1", "trained parameters", "time"),
+        rows,
+        report.console,
+    )
     write_json(config.out / "demo.json", results)
     report.console.print(
-        f"plot      {plot(config, {name: r['accuracy'] for name, r in results.items()}, floor)}", highlight=False
+        f"plot      {plot(config, {name: r['accuracy'] for name, r in results.items()}, floor)}",
+        highlight=False,
     )
     return results
 
@@ -69,7 +83,9 @@ def plot(config: Config, accuracy: dict[str, float], floor: float) -> Path:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
-    bars = axis.barh(list(accuracy), list(accuracy.values()), color=["#bbbbbb", "#4477aa", "#cc6677"], height=0.6)
+    bars = axis.barh(
+        list(accuracy), list(accuracy.values()), color=["#bbbbbb", "#4477aa", "#cc6677"], height=0.6
+    )
     axis.bar_label(bars, fmt="%.3f", padding=4)
     axis.axvline(floor, color="black", ls="--", lw=1)
     axis.annotate(

@@ -27,7 +27,9 @@ from experiments.parts import data, hosts, inputs, report
 
 @dataclasses.dataclass(frozen=True)
 class Config(hosts.Devices):
-    checkpoint: str = "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = (
+        "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    )
     data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     text_column: str = "text"
     image_column: str | None = None
@@ -45,11 +47,16 @@ def main(config: Config) -> dict[str, Any]:
     table, layout = inputs.read(config.data), shard.layout(config.mesh, jax.local_devices())
     whole, parts = len(table), hosts.parts(len(table))
     if hosts.several():
-        hosts.agree("what they read", {"the rows": str(whole), "the encoder": t.digest(pretrained.params["encoder"])})
+        hosts.agree(
+            "what they read",
+            {"the rows": str(whole), "the encoder": t.digest(pretrained.params["encoder"])},
+        )
         if config.image_column is None:
             data.check_texts(table, config.text_column)  # here rows have the file's numbers
         table = table.select(parts[jax.process_index()])
-    forward, params = features.extractor(pretrained, config.pooling, config.layer, jnp.dtype(config.dtype), layout)
+    forward, params = features.extractor(
+        pretrained, config.pooling, config.layer, jnp.dtype(config.dtype), layout
+    )
     stream = inputs.windows(pretrained, table, config.text_column, config.image_column, layout)
     report.chat.print(
         f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded"
@@ -66,14 +73,20 @@ def main(config: Config) -> dict[str, Any]:
                 pending.append((index, forward(params, batch)))
                 truncated, tokens = truncated + cut, tokens + int(batch["length"].sum())
                 padded += batch["segments"].size
-                if len(pending) > 2:  # write late, so that the next batch is packed while this one runs
+                if (
+                    len(pending) > 2
+                ):  # write late, so that the next batch is packed while this one runs
                     done += write(out, *pending.pop(0), config.normalize)
-                    bar.update(done, **{"examples/s": f"{done / (time.perf_counter() - started):.0f}"})
+                    bar.update(
+                        done, **{"examples/s": f"{done / (time.perf_counter() - started):.0f}"}
+                    )
             for index, values in pending:
                 done += write(out, index, values, config.normalize)
         out.flush()
         os.replace(target.with_name(f"{name}.tmp"), target)
-        tokens, padded, truncated = (hosts.total(each) for each in (tokens, padded, truncated))  # and all are done
+        tokens, padded, truncated = (
+            hosts.total(each) for each in (tokens, padded, truncated)
+        )  # and all are done
         seconds = time.perf_counter() - started
         result = {
             "examples": whole,
@@ -86,8 +99,14 @@ def main(config: Config) -> dict[str, Any]:
             "versions": versions(),
         }
         if hosts.several():
-            files = [{"file": f"features_{k:05d}.npy", "rows": [part.start, part.stop]} for k, part in enumerate(parts)]
-            write_json(config.out / "index.json", {"files": files, "examples": whole, "width": shape[1], "dtype": "float32"})
+            files = [
+                {"file": f"features_{k:05d}.npy", "rows": [part.start, part.stop]}
+                for k, part in enumerate(parts)
+            ]
+            write_json(
+                config.out / "index.json",
+                {"files": files, "examples": whole, "width": shape[1], "dtype": "float32"},
+            )
         write_json(config.out / "result.json", result)
     if pretrained.tokenizer:
         report.warn_truncated(truncated, pretrained.tokenizer.max_length, config.data)
@@ -115,7 +134,9 @@ def reserve(path: Path, shape: tuple[int, int]) -> np.memmap:
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as fault:
-        raise OutputError(f"{path.parent} has no room for {out.nbytes / 1e6:.0f} MB of features: {fault.strerror}") from None
+        raise OutputError(
+            f"{path.parent} has no room for {out.nbytes / 1e6:.0f} MB of features: {fault.strerror}"
+        ) from None
     return out
 
 

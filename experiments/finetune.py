@@ -30,20 +30,28 @@ from experiments.parts.tasks import TASKS
 class Config(hosts.Devices):
     """Flags. None means: chosen by strategy, task or family, and printed."""
 
-    checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = (
+        "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    )
     train: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     test: str | None = None  # default: the test part of --train, where that is a bundled set
     validation: str | None = None  # default: a stratified 10% of --train
     text_column: str = "text"  # tags: a list of words, or words with spaces between them
-    text_pair_column: str | None = None  # the second text of a pair; of a span its question; of a choice: a,b,c
+    text_pair_column: str | None = (
+        None  # the second text of a pair; of a span its question; of a choice: a,b,c
+    )
     label_column: str = "label"  # multitask: several, label,fine
     image_column: str | None = None  # images in place of texts
     task: targets.Task = "classification"
     strategy: str = "full"  # frozen | top:K | lora:8 | lp-ft | full+decay:0.9 | ...: adapt/strategies.py, or a wrong one
-    pooling: Literal["mean", "cls", "max", "last", "pooler", "attention"] | None = None  # mean; GPT-2 last; ViT cls
+    pooling: Literal["mean", "cls", "max", "last", "pooler", "attention"] | None = (
+        None  # mean; GPT-2 last; ViT cls
+    )
     layers: tuple[int, ...] = ()  # that the head reads, 0 the embedding; default: the last
     mix: Literal["concat", "learned"] = "concat"  # of these layers: side by side, or a learned mean
-    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes count more, in training only
+    class_weights: Literal["none", "balanced"] = (
+        "none"  # balanced: rare classes count more, in training only
+    )
     epochs: int = 3
     batch_size: int = 32  # examples a step
     accumulate: int = 1  # micro-batches a step
@@ -55,21 +63,41 @@ class Config(hosts.Devices):
     clip_norm: float = 1.0  # of the gradient of what trains; 0: no clipping
     dropout: float | None = None  # default: the checkpoint's own
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-    remat: Literal["none", "block", "dots"] = "none"  # compute again in the backward pass: blocks, or all but products by weights
+    remat: Literal["none", "block", "dots"] = (
+        "none"  # compute again in the backward pass: blocks, or all but products by weights
+    )
     scan: bool = False  # blocks as a loop: compiles once for all of them
-    max_length: int | None = None  # tokens; longer texts are truncated; default: the checkpoint's own
-    cache: Literal["auto", "on", "off"] = "auto"  # keep what the frozen blocks make of the data; auto: where that pays
-    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of what is kept; default: --dtype
-    log_every: int = 0  # steps between records in metrics.jsonl; 0: chosen by the length of an epoch
-    patience: int = 3  # epochs without a better validation score before training stops; 0: never stop early
-    save: Literal["auto", "delta", "full"] = "auto"  # delta: what trained, and the encoder's digest; auto: by its share
-    save_every: int = 0  # steps between checkpoints within an epoch; 0: at the end of each epoch only
-    random_weights: bool = False  # the encoder's shapes with fresh weights: the control that pre-training has to beat
+    max_length: int | None = (
+        None  # tokens; longer texts are truncated; default: the checkpoint's own
+    )
+    cache: Literal["auto", "on", "off"] = (
+        "auto"  # keep what the frozen blocks make of the data; auto: where that pays
+    )
+    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = (
+        None  # of what is kept; default: --dtype
+    )
+    log_every: int = (
+        0  # steps between records in metrics.jsonl; 0: chosen by the length of an epoch
+    )
+    patience: int = (
+        3  # epochs without a better validation score before training stops; 0: never stop early
+    )
+    save: Literal["auto", "delta", "full"] = (
+        "auto"  # delta: what trained, and the encoder's digest; auto: by its share
+    )
+    save_every: int = (
+        0  # steps between checkpoints within an epoch; 0: at the end of each epoch only
+    )
+    random_weights: bool = (
+        False  # the encoder's shapes with fresh weights: the control that pre-training has to beat
+    )
     seed: int = 0
     out: Path = Path("runs/finetune")
     resume: bool = False  # go on with the run in --out, bit for bit
     overwrite: bool = False
-    stop_after: int | None = None  # stop at this step as an interruption would (for tests of --resume)
+    stop_after: int | None = (
+        None  # stop at this step as an interruption would (for tests of --resume)
+    )
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -91,7 +119,9 @@ def main(config: Config) -> dict[str, Any]:
     # A new head, what the strategy adds, and its phases: labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
     model, params = attach(config, pretrained, params, names, key)
-    if config.task == "regression" and model.head.bias:  # start at the median: the level need not be learned
+    if (
+        config.task == "regression" and model.head.bias
+    ):  # start at the median: the level need not be learned
         level = np.full(1, np.median(sets["train"].labels), np.float32)
         params = t.graft(t.drop(params, "head/classifier/bias"), "head/classifier/bias", level)
     params = phases.start(strategy, model, params, jax.random.fold_in(key, 3))
@@ -118,7 +148,9 @@ def main(config: Config) -> dict[str, Any]:
             progress = Progress(**checkpoint.last(saves)["progress"])
             first = runs[progress.phase]
             params = checkpoint.load_params(saves, model.shapes(), stored, "last", layout)
-        frozen, state = train.init_state(params, first.labels, first.tx, jax.random.fold_in(key, 1), layout)
+        frozen, state = train.init_state(
+            params, first.labels, first.tx, jax.random.fold_in(key, 1), layout
+        )
         state = checkpoint.restore(saves, state)[0] if config.resume else state
         metrics = report.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
         entries = caching.choose(config, first, frozen, sets, progress.cached(first))
@@ -128,7 +160,9 @@ def main(config: Config) -> dict[str, Any]:
             write_json(config.out / "lineage.json", origin)
             begin(saves, first, frozen, stored, state, progress, metrics, bool(entries))
     began = int(state.step)
-    plan = sets["train"].plan(config.batch_size // config.accumulate, config.seed, config.epochs, config.accumulate)
+    plan = sets["train"].plan(
+        config.batch_size // config.accumulate, config.seed, config.epochs, config.accumulate
+    )
     clock.lap("set_up")
 
     # Train: phases of epochs of steps, a validation and a checkpoint after each epoch.
@@ -136,13 +170,18 @@ def main(config: Config) -> dict[str, Any]:
     with report.progress("training", per_epoch * config.epochs, int(state.step)) as bar:
         for phase in runs[first.number :]:
             if phase is not first:
-                frozen, state = train.advance(frozen, state, now.labels, phase.labels, phase.tx, layout)
+                frozen, state = train.advance(
+                    frozen, state, now.labels, phase.labels, phase.tx, layout
+                )
                 entries = caching.choose(config, phase, frozen, sets, progress.cached(phase))
                 begin(saves, phase, frozen, stored, state, progress, metrics, bool(entries))
             now, seen = phase, set()
             # What stands still is computed once, where that pays.
             parts = caching.with_states(phase.step.prefix, frozen, sets, entries, config.cache)
-            progress.phases[phase.number] |= {"cached": bool(entries), "cache": caching.summary(entries)}
+            progress.phases[phase.number] |= {
+                "cached": bool(entries),
+                "cache": caching.summary(entries),
+            }
             clock.lap("encode")
             forward = train.make_eval(phase.model, phase.step.prefix)
             given = phases.given(frozen, phase, pretrained.params)
@@ -151,25 +190,35 @@ def main(config: Config) -> dict[str, Any]:
                     break
                 skip = int(state.step) % per_epoch
                 batches = parts["train"].batches(plan, config.seed, epoch, skip, config.accumulate)
-                for taken, record in train.loop(phase.step, given, state, batches, log_every(config, per_epoch), seen):
+                for taken, record in train.loop(
+                    phase.step, given, state, batches, log_every(config, per_epoch), seen
+                ):
                     state, at = taken, int(record["step"])
                     progress.count(record)
                     rates = {f"rate_{group}": phase.rate(group, at - 1) for group in phase.rates}
                     metrics.write({"epoch": epoch, **record, **rates})
                     speed = record["timed_examples"] / max(record["seconds"], 1e-9)
                     bar.update(at, loss=f"{record['loss']:.4f}", **{"examples/s": f"{speed:.0f}"})
-                    due = config.save_every and at // config.save_every > progress.saved // config.save_every
+                    due = (
+                        config.save_every
+                        and at // config.save_every > progress.saved // config.save_every
+                    )
                     if due and at % per_epoch:
                         save(saves, state, progress, metrics, best=False)
                     if began < (config.stop_after or 0) <= at and at % per_epoch:
                         return stopped(config, at)
                 clock.lap("train")
                 whole = t.merge(frozen, state.params)
-                best = validate(config, forward, whole, parts["validation"], progress, metrics, epoch)
+                best = validate(
+                    config, forward, whole, parts["validation"], progress, metrics, epoch
+                )
                 clock.lap("evaluate")
                 save(saves, state, progress, metrics, best)
                 clock.lap("save")
-                if began < (config.stop_after or 0) <= int(state.step) and epoch + 1 < config.epochs:
+                if (
+                    began < (config.stop_after or 0) <= int(state.step)
+                    and epoch + 1 < config.epochs
+                ):
                     return stopped(config, int(state.step))
 
     # Test with the best checkpoint, read back from the disk, cut as it was trained.
@@ -187,7 +236,9 @@ def main(config: Config) -> dict[str, Any]:
         "examples_per_second": progress.examples / progress.seconds if progress.examples else None,
         "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
         "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
-        "cache": next((each["cache"] for each in reversed(progress.phases) if each.get("cache")), None),
+        "cache": next(
+            (each["cache"] for each in reversed(progress.phases) if each.get("cache")), None
+        ),
         "parameters_trained": t.count(optim.trainable(best_params, phase.labels)),
         "parameters_frozen": t.count(still),
         "phases": phases.summary(runs, params),
@@ -201,14 +252,18 @@ def main(config: Config) -> dict[str, Any]:
         "frozen_digest_after": t.digest(still),
     }
     if result["frozen_digest_after"] != result["frozen_digest_before"]:
-        raise TrainingError("the frozen parameters moved: the digests before and after differ; please report this")
+        raise TrainingError(
+            "the frozen parameters moved: the digests before and after differ; please report this"
+        )
     write_json(config.out / "result.json", result)
     plot = report.plot_history(config.out, TASKS[config.task].score)
     show_end(config, result, plot)
     return result
 
 
-def attach(config: Any, pretrained: hub.Pretrained, params: t.Tree, names: list[str], key: jax.Array) -> tuple[Model, t.Tree]:
+def attach(
+    config: Any, pretrained: hub.Pretrained, params: t.Tree, names: list[str], key: jax.Array
+) -> tuple[Model, t.Tree]:
     """The encoder with a new head on it; the pre-trained pooler is grafted back where ``--pooling pooler`` asks for it."""
     model = Model(Encoder(pretrained.config), heads.new_head(config, pretrained, names))
     fresh = model.init_head(jax.random.fold_in(key, 2))
@@ -242,7 +297,10 @@ def validate(
     report.chat.print(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   {shown}")
     new = finite(values[TASKS[config.task].score])
     new = -1.0 if new is None else new  # a correlation that is not defined
-    best = progress.best_score is None or (new, -mean_loss) > (progress.best_score, -progress.best_loss)
+    best = progress.best_score is None or (new, -mean_loss) > (
+        progress.best_score,
+        -progress.best_loss,
+    )
     best = hosts.from_first(best)  # on other hardware a tie may go the other way
     if best:
         progress.best_score, progress.best_loss, progress.best_step = new, mean_loss, progress.step
@@ -251,13 +309,20 @@ def validate(
     return best
 
 
-def score(config: Config, forward: Any, params: t.Tree, part: examples.Examples) -> tuple[dict[str, float], float]:
+def score(
+    config: Config, forward: Any, params: t.Tree, part: examples.Examples
+) -> tuple[dict[str, float], float]:
     """(metrics, mean loss) over examples."""
-    task, outputs = heads.task_of(config), train.evaluate(forward, params, part.windows(), part.outputs)
+    task, outputs = (
+        heads.task_of(config),
+        train.evaluate(forward, params, part.windows(), part.outputs),
+    )
     return task.metrics(outputs, part.truth), task.mean_loss(outputs, part.truth)
 
 
-def test(config: Config, forward: Any, params: t.Tree, sets: dict[str, examples.Examples]) -> dict[str, Any]:
+def test(
+    config: Config, forward: Any, params: t.Tree, sets: dict[str, examples.Examples]
+) -> dict[str, Any]:
     values, mean_loss = score(config, forward, params, sets["test"])
     floor = heads.task_of(config).floor(sets["train"].truth, sets["test"].truth)
     return {name: finite(value) for name, value in (values | {"loss": mean_loss} | floor).items()}
@@ -269,7 +334,9 @@ def finite(value: float) -> float | None:
 
 
 def stopped(config: Config, at: int) -> dict[str, Any]:
-    report.console.print(f"stopped after step {at}; go on with --resume --out {config.out}", soft_wrap=True)
+    report.console.print(
+        f"stopped after step {at}; go on with --resume --out {config.out}", soft_wrap=True
+    )
     return {}
 
 

@@ -33,9 +33,13 @@ WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    checkpoint: str = "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = (
+        "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    )
     data: str = "reviews"  # what finetune takes as --train
-    test: str | None = None  # what finetune takes as --test; default: the test part of a bundled set, else none
+    test: str | None = (
+        None  # what finetune takes as --test; default: the test part of a bundled set, else none
+    )
     text_column: str = "text"
     label_column: str = "label"
     image_column: str | None = None
@@ -46,7 +50,11 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     max_length: int | None = None
-    also: tuple[str, ...] = ("bitfit", "lora:8", "adapters:16")  # to plan for, besides full, top:K and frozen
+    also: tuple[str, ...] = (
+        "bitfit",
+        "lora:8",
+        "adapters:16",
+    )  # to plan for, besides full, top:K and frozen
     steps: int = 10  # that are timed, of each program
     measure: tuple[str, ...] = ()  # strategies to run afterwards, to show both
     seed: int = 0
@@ -97,17 +105,23 @@ def main(config: Config) -> dict[str, Any]:
     layers = pretrained.config.layers
     for name in (*config.measure, *config.also):
         strategies.strategy(name, layers, config.epochs)
-    depths = dict.fromkeys(["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", *config.also])
+    depths = dict.fromkeys(
+        ["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", *config.also]
+    )
     if unplanned := [name for name in config.measure if name not in depths]:
         raise StrategyError(f"--measure {unplanned[0]}: it is not planned; name it in --also too")
     sets, names = read(config, pretrained)
     if config.measure and "test" not in sets:
-        raise StrategyError(f"--measure runs finetune, which tests: {config.data} has no test part, so name one with --test")
+        raise StrategyError(
+            f"--measure runs finetune, which tests: {config.data} has no test part, so name one with --test"
+        )
     clock.lap("set_up")
     set_up = clock.laps["set_up"] - compiling.seconds
     with open_run(config.out, config):
         bare = t.drop(pretrained.params, "head")
-        model, params = finetune.attach(config, pretrained, bare, names, jax.random.key(config.seed))
+        model, params = finetune.attach(
+            config, pretrained, bare, names, jax.random.key(config.seed)
+        )
         model = model.cast(jnp.dtype(config.dtype))
         timings = calibrate(config, model, params, sets)
         timings |= {"set_up": set_up, "finish": finish_seconds(config, len(names))}
@@ -115,7 +129,11 @@ def main(config: Config) -> dict[str, Any]:
         show(config, estimates)
         measured = {name: run(config, name) for name in config.measure}
         compare(estimates, measured)
-        result = {"timings": timings, "strategies": [dataclasses.asdict(e) for e in estimates], "measured": measured}
+        result = {
+            "timings": timings,
+            "strategies": [dataclasses.asdict(e) for e in estimates],
+            "measured": measured,
+        }
         write_json(config.out / "plan.json", result)
     return result
 
@@ -132,7 +150,12 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[dict[str, Examples
 
 
 def estimate(
-    config: Config, model: Model, params: t.Tree, sets: dict[str, Examples], timings: dict[str, Any], name: str
+    config: Config,
+    model: Model,
+    params: t.Tree,
+    sets: dict[str, Examples],
+    timings: dict[str, Any],
+    name: str,
 ) -> Estimate:
     c, layers = model.encoder.config, model.encoder.config.layers
     model, params, labels, tx = prepared(name, model, params)
@@ -150,14 +173,22 @@ def estimate(
     steps = config.epochs * -(-len(sets["train"]) // config.batch_size)
     blocks = min(max(cut - 1, 0), layers) / layers  # of the encoder, before the cut
     entries = entries_of(config, model, params, sets, cut)
-    passes = {part: (config.epochs if part == "validation" else 1) * len(sets[part]) for part in sets if part != "train"}
+    passes = {
+        part: (config.epochs if part == "validation" else 1) * len(sets[part])
+        for part in sets
+        if part != "train"
+    }
     each = timings["forward"] / len(sets["train"].whole)  # seconds an example, forward
     save = (config.epochs + 1) * timings["finish"]["byte_saved"] * (t.nbytes(moving) + optimizer)
     finish = timings["finish"]
     once = timings["set_up"] + finish["first_save"] + finish["score"] + finish["plot"] + save
     seconds = once + steps * (suffix + blocks * timings["prefix"][1]) + each * sum(passes.values())
     wholes = {entry.folder: (entry, len(sets[part].whole)) for part, entry in entries.items()}
-    missing = sum(count * each * blocks + entry.nbytes / caching.WRITE for entry, count in wholes.values() if not entry.filled)
+    missing = sum(
+        count * each * blocks + entry.nbytes / caching.WRITE
+        for entry, count in wholes.values()
+        if not entry.filled
+    )
     cached = once + missing + steps * suffix + each * (1 - blocks) * sum(passes.values())
     tokens = float(sets["train"].whole.lengths.mean())
     after = cost.step_flops(c, cut, tokens, tokens) if depth else flops
@@ -175,7 +206,9 @@ def estimate(
     )
 
 
-def entries_of(config: Config, model: Model, params: t.Tree, sets: dict[str, Examples], cut: int) -> dict[str, Any]:
+def entries_of(
+    config: Config, model: Model, params: t.Tree, sets: dict[str, Examples], cut: int
+) -> dict[str, Any]:
     if not cut:
         return {}
     dtype = config.cache_dtype or config.dtype
@@ -186,17 +219,40 @@ def show(config: Config, estimates: list[Estimate]) -> None:
     full = next(e for e in estimates if e.strategy == "full")
     rows = []
     for e in estimates:
-        sizes = [f"{e.parameters_trained / 1e6:.3g}", f"{e.optimizer_bytes / 1e6:.3g}", f"{e.peak_bytes / 1e6:.0f}"]
-        flops = [f"{e.flops_per_example / 1e6:.0f}", f"{e.flops_per_example_cached / 1e6:.0f}" if e.cut else ""]
+        sizes = [
+            f"{e.parameters_trained / 1e6:.3g}",
+            f"{e.optimizer_bytes / 1e6:.3g}",
+            f"{e.peak_bytes / 1e6:.0f}",
+        ]
+        flops = [
+            f"{e.flops_per_example / 1e6:.0f}",
+            f"{e.flops_per_example_cached / 1e6:.0f}" if e.cut else "",
+        ]
         seconds = [f"{e.seconds:.0f}", f"{e.seconds_cached:.0f}" if e.seconds_cached else ""]
-        rows.append((e.strategy, *sizes, *flops, f"{e.cache_bytes / 1e6:.0f}" if e.cut else "", *seconds))
-    columns = ("strategy", "M trained", "opt MB", "peak MB", "MFLOP", "cached", "cache MB", "seconds", "cached")
+        rows.append(
+            (e.strategy, *sizes, *flops, f"{e.cache_bytes / 1e6:.0f}" if e.cut else "", *seconds)
+        )
+    columns = (
+        "strategy",
+        "M trained",
+        "opt MB",
+        "peak MB",
+        "MFLOP",
+        "cached",
+        "cache MB",
+        "seconds",
+        "cached",
+    )
     title = f"{config.checkpoint} on {config.data}, {config.epochs} epochs in batches of {config.batch_size}"
     report.table(title, columns, rows, report.console)
     for e in estimates:
         report.console.print(f"{e.strategy:12}{verdict(e, full)}", soft_wrap=True)
-    note = "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left out."
-    report.console.print(f"{note} What is worth it by its accuracy, only a run can say.", soft_wrap=True)
+    note = (
+        "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left out."
+    )
+    report.console.print(
+        f"{note} What is worth it by its accuracy, only a run can say.", soft_wrap=True
+    )
 
 
 def verdict(e: Estimate, full: Estimate) -> str:
@@ -204,7 +260,9 @@ def verdict(e: Estimate, full: Estimate) -> str:
     if e is full:
         return "costs the most"
     less = f"{full.best / e.best:.1f} times cheaper than full"
-    alone = "without the cache, which does not pay" if e.cut else "nothing stands still to be cached"
+    alone = (
+        "without the cache, which does not pay" if e.cut else "nothing stands still to be cached"
+    )
     how = "with the cache" if e.best < e.seconds else alone
     return f"{'worth it' if e.best <= WORTH * full.best else 'not worth it'}: {less}, {how}"
 
@@ -213,11 +271,29 @@ def run(config: Config, name: str) -> dict[str, Any]:
     """The strategy itself, in a process of its own: result.json's seconds."""
     out = config.out / name.replace(":", "")
     words: dict[str, Any] = {"train": config.data, "strategy": name, "out": out, "patience": 0}
-    same = ("checkpoint", "test", "text_column", "label_column", "image_column", "task", "pooling", "epochs")
+    same = (
+        "checkpoint",
+        "test",
+        "text_column",
+        "label_column",
+        "image_column",
+        "task",
+        "pooling",
+        "epochs",
+    )
     same += ("batch_size", "dtype", "cache_dtype", "max_length", "seed")
     words |= {field: getattr(config, field) for field in same}
-    flags = [(f"--{word.replace('_', '-')}", str(value)) for word, value in words.items() if value is not None]
-    command = [sys.executable, "-m", "experiments.finetune", *(each for pair in flags for each in pair)]
+    flags = [
+        (f"--{word.replace('_', '-')}", str(value))
+        for word, value in words.items()
+        if value is not None
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.finetune",
+        *(each for pair in flags for each in pair),
+    ]
     report.chat.print(f"running   {' '.join(command[1:])}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -232,7 +308,12 @@ def compare(estimates: list[Estimate], measured: dict[str, dict[str, Any]]) -> N
     for e in (e for e in estimates if e.strategy in measured):
         real = measured[e.strategy]["total"] - measured[e.strategy]["compile"]
         rows.append((e.strategy, f"{e.best:.1f}", f"{real:.1f}", f"{e.best / real:.2f}"))
-    report.table("seconds, compiling left out", ("strategy", "predicted", "measured", "ratio"), rows, report.console)
+    report.table(
+        "seconds, compiling left out",
+        ("strategy", "predicted", "measured", "ratio"),
+        rows,
+        report.console,
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ from experiments.parts import heads, inputs, predictions, report
 @dataclasses.dataclass(frozen=True)
 class Config:
     run: tuple[Path, ...]  # the folder of a finished run, or several on one encoder
-    data: str  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    data: (
+        str  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    )
     out: Path  # the CSV file to write
     text_column: str = "text"
     text_pair_column: str | None = None  # as in training
@@ -42,7 +44,9 @@ class Config:
 
 def main(config: Config) -> None:
     if config.out.exists() and not config.overwrite:
-        raise OutputError(f"the output file {config.out} exists: give --overwrite to replace it, or another --out")
+        raise OutputError(
+            f"the output file {config.out} exists: give --overwrite to replace it, or another --out"
+        )
     runs = [load(path) for path in config.run]
     check_shared(config.run, runs)
     check_pairs(config)
@@ -62,7 +66,11 @@ def main(config: Config) -> None:
                 bar.update(done)
 
     outputs = train.evaluate(forward, params, counted(), part.outputs)
-    each = np.split(outputs, np.cumsum([run.head.classes for run in runs[:-1]]), -1) if len(runs) > 1 else [outputs]
+    each = (
+        np.split(outputs, np.cumsum([run.head.classes for run in runs[:-1]]), -1)
+        if len(runs) > 1
+        else [outputs]
+    )
     names = [f"{path.resolve().name}:" if len(runs) > 1 else "" for path in config.run]
     config.out.parent.mkdir(parents=True, exist_ok=True)
     beside = config.out.with_name(config.out.name + ".tmp")
@@ -70,8 +78,13 @@ def main(config: Config) -> None:
         with beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             tops = [predictions.header(run, columns) for run in runs]
-            writer.writerow([name + column for name, top in zip(names, tops, strict=True) for column in top])
-            found = [predictions.rows(run, own, part, table, columns) for run, own in zip(runs, each, strict=True)]
+            writer.writerow(
+                [name + column for name, top in zip(names, tops, strict=True) for column in top]
+            )
+            found = [
+                predictions.rows(run, own, part, table, columns)
+                for run, own in zip(runs, each, strict=True)
+            ]
             writer.writerows(itertools.chain.from_iterable(row) for row in zip(*found, strict=True))
         os.replace(beside, config.out)
     finally:
@@ -84,7 +97,9 @@ def main(config: Config) -> None:
 def load(path: Path) -> hub.Pretrained:
     """A finished run. Raises :class:`CheckpointError` for anything else."""
     if not (path / "model.json").exists():
-        raise CheckpointError(f"{path} is not a run's folder (no model.json): give what finetune wrote to --out")
+        raise CheckpointError(
+            f"{path} is not a run's folder (no model.json): give what finetune wrote to --out"
+        )
     run = hub.load(path)
     predictions.check(run)
     return run
@@ -96,19 +111,34 @@ def check_pairs(config: Config) -> None:
         before = json.loads((path / "config.json").read_text("utf-8")).get("text_pair_column")
         if bool(before) != bool(config.text_pair_column):
             was = f"with --text-pair-column {before}" if before else "without --text-pair-column"
-            raise StrategyError(f"{path} was trained {was}: predict takes the texts of a row as training did")
+            raise StrategyError(
+                f"{path} was trained {was}: predict takes the texts of a row as training did"
+            )
 
 
 def check_shared(paths: tuple[Path, ...], runs: list[hub.Pretrained]) -> None:
     """Raise :class:`StrategyError` unless all runs have one encoder, which reads its inputs in one way."""
     names = [path.resolve().name for path in paths]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise StrategyError(f"two runs are called {twice[0]}: their columns would be, too; rename one folder")
-    if len(runs) > 1 and (alone := [run.task for run in runs if run.task not in predictions.TOGETHER]):
-        raise StrategyError(f"a run of the task {alone[0]} does not predict together with others: give it alone")
-    reads = lambda run: (run.images, run.tokenizer and (run.tokenizer.max_length, run.tokenizer.backend.to_str()))
+        raise StrategyError(
+            f"two runs are called {twice[0]}: their columns would be, too; rename one folder"
+        )
+    if len(runs) > 1 and (
+        alone := [run.task for run in runs if run.task not in predictions.TOGETHER]
+    ):
+        raise StrategyError(
+            f"a run of the task {alone[0]} does not predict together with others: give it alone"
+        )
+    reads = lambda run: (
+        run.images,
+        run.tokenizer and (run.tokenizer.max_length, run.tokenizer.backend.to_str()),
+    )
     for path, run in zip(paths[1:], runs[1:], strict=True):
-        what = "encoder" if t.digest(run.params["encoder"]) != t.digest(runs[0].params["encoder"]) else ""
+        what = (
+            "encoder"
+            if t.digest(run.params["encoder"]) != t.digest(runs[0].params["encoder"])
+            else ""
+        )
         what = what or ("way of reading inputs" if reads(run) != reads(runs[0]) else "")
         if what:
             raise StrategyError(

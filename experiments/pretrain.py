@@ -31,7 +31,9 @@ from experiments.parts import corrupt, data, hosts, inputs, phases, report
 @dataclasses.dataclass(frozen=True)
 class Config(hosts.Devices):
     text: str  # plain UTF-8 text, one example a line
-    checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = (
+        "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    )
     steps: int = 1000
     batch_size: int = 32  # examples a step
     max_length: int = 128  # tokens an example
@@ -42,7 +44,9 @@ class Config(hosts.Devices):
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # 0: no clipping
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-    remat: Literal["none", "block", "dots"] = "none"  # compute again in the backward pass: blocks, or all but products by weights
+    remat: Literal["none", "block", "dots"] = (
+        "none"  # compute again in the backward pass: blocks, or all but products by weights
+    )
     scan: bool = False  # blocks as a loop: compiles once for all of them
     validate_every: int = 200  # steps between validations, each with a checkpoint
     random_weights: bool = False  # start from fresh weights in the checkpoint's shapes
@@ -50,13 +54,17 @@ class Config(hosts.Devices):
     out: Path = Path("runs/pretrain")
     resume: bool = False  # go on with the run in --out, bit for bit
     overwrite: bool = False
-    stop_after: int | None = None  # stop at this step as an interruption would (for tests of --resume)
+    stop_after: int | None = (
+        None  # stop at this step as an interruption would (for tests of --resume)
+    )
 
 
 def main(config: Config) -> dict[str, Any]:
     for name, least in (("steps", 1), ("batch_size", 1), ("validate_every", 1), ("max_length", 3)):
         if getattr(config, name) < least:
-            raise StrategyError(f"--{name.replace('_', '-')} {getattr(config, name)} must be at least {least}")
+            raise StrategyError(
+                f"--{name.replace('_', '-')} {getattr(config, name)} must be at least {least}"
+            )
     if not 0 < config.mask_rate < 1:
         raise StrategyError(f"--mask-rate {config.mask_rate} must be between 0 and 1")
     inputs.check_ranges(config)
@@ -68,8 +76,14 @@ def main(config: Config) -> dict[str, Any]:
     model, params = with_head(config, pretrained, key)
     tokens, held_out = read_text(config, pretrained)
     if hosts.several():
-        read = {"the text": t.digest({"ids": tokens.values, "lengths": tokens.lengths, "held_out": held_out.values})}
-        hosts.agree("what they read", {"the encoder": t.digest(pretrained.params["encoder"])} | read)
+        read = {
+            "the text": t.digest(
+                {"ids": tokens.values, "lengths": tokens.lengths, "held_out": held_out.values}
+            )
+        }
+        hosts.agree(
+            "what they read", {"the encoder": t.digest(pretrained.params["encoder"])} | read
+        )
     corruption = corrupt.masked(pretrained, config.mask_rate) if task == "mlm" else corrupt.causal
 
     # Everything trains, but for what a masked-LM loss never reaches.
@@ -77,7 +91,9 @@ def main(config: Config) -> dict[str, Any]:
     reached = getattr(model.head, "next_sentence", False)
     labels = t.label(params, ([(unused, optim.FROZEN)] if reached else []) + [(".*", "all")])
     schedule = optim.schedule(config.learning_rate, config.steps, config.warmup, config.decay)
-    tx = optim.by_label({"all": optim.adamw(schedule, config.weight_decay)}, labels, config.clip_norm or None)
+    tx = optim.by_label(
+        {"all": optim.adamw(schedule, config.weight_decay)}, labels, config.clip_norm or None
+    )
     frozen, state = train.init_state(params, labels, tx, jax.random.fold_in(key, 1), layout)
     per_epoch, seen = -(-len(tokens) // config.batch_size), set()
     groups = layout.groups if layout else 1
@@ -86,9 +102,14 @@ def main(config: Config) -> dict[str, Any]:
     held_plan = pack.plan(held_out.lengths, size, config.seed, 1, groups)
     size = f"{t.count(params):,} parameters, head {type(model.head).__name__}"
     report.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
-    report.chat.print(f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n")
+    report.chat.print(
+        f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n"
+    )
 
-    saves, info = config.out / "checkpoints", {"metrics_bytes": 0, "examples": 0.0, "seconds": 0.0, "start_loss": None}
+    saves, info = (
+        config.out / "checkpoints",
+        {"metrics_bytes": 0, "examples": 0.0, "seconds": 0.0, "start_loss": None},
+    )
     computed = dataclasses.replace(model, layout=layout, remat=config.remat, scan=config.scan)
     computed = computed.cast(jnp.bfloat16) if config.dtype == "bfloat16" else computed
     step = train.make_step(computed, losses.cross_entropy, tx)
@@ -96,23 +117,36 @@ def main(config: Config) -> dict[str, Any]:
 
     def validate(at: int) -> dict[str, float]:
         values = mean_score(
-            score, t.merge(frozen, state.params), batches(held_out, held_plan, config.seed, 0, 0, corruption, True, layout)
+            score,
+            t.merge(frozen, state.params),
+            batches(held_out, held_plan, config.seed, 0, 0, corruption, True, layout),
         )
         phases.check_finite(values["loss"], at)
-        record = {"step": at, "validation_loss": values["loss"], "validation_accuracy": values["accuracy"]}
+        record = {
+            "step": at,
+            "validation_loss": values["loss"],
+            "validation_accuracy": values["accuracy"],
+        }
         metrics.write(record)
-        report.chat.print(f"step {at}   validation loss {values['loss']:.4f}   accuracy {values['accuracy']:.4f}")
+        report.chat.print(
+            f"step {at}   validation loss {values['loss']:.4f}   accuracy {values['accuracy']:.4f}"
+        )
         return values
 
     with open_run(config.out, config):
-        origin = lineage(config, pretrained, text=config.text, data_digest=t.digest({"ids": tokens.values}))
+        origin = lineage(
+            config, pretrained, text=config.text, data_digest=t.digest({"ids": tokens.values})
+        )
         if config.resume:
             check_same_origin(config.out, origin)
             state, info = checkpoint.restore(saves, state)
         metrics = report.Metrics(config.out / "metrics.jsonl", info["metrics_bytes"])
         if not config.resume:
             if hosts.first():
-                hub.save_model(config.out, dataclasses.replace(pretrained, head=model.head, labels=(), task=task))
+                hub.save_model(
+                    config.out,
+                    dataclasses.replace(pretrained, head=model.head, labels=(), task=task),
+                )
             checkpoint.save_frozen(saves, frozen)
             write_json(config.out / "lineage.json", origin)
             info["validation"] = validate(0)
@@ -123,7 +157,9 @@ def main(config: Config) -> dict[str, Any]:
             stop = min(config.steps, (done // config.validate_every + 1) * config.validate_every)
             if done < (config.stop_after or 0) < stop:
                 stop = config.stop_after or stop
-            stream = batches(tokens, plan, config.seed, *divmod(done, per_epoch), corruption, layout=layout)
+            stream = batches(
+                tokens, plan, config.seed, *divmod(done, per_epoch), corruption, layout=layout
+            )
             some = (batch for batch, _ in zip(stream, range(stop - done), strict=False))
             for taken, record in train.loop(step, frozen, state, some, 20, seen):
                 state = taken
@@ -139,7 +175,10 @@ def main(config: Config) -> dict[str, Any]:
                 info["validation"] = validate(stop)
                 checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
             if stop == config.stop_after and stop < config.steps:
-                report.console.print(f"stopped after step {stop}; go on with --resume --out {config.out}", soft_wrap=True)
+                report.console.print(
+                    f"stopped after step {stop}; go on with --resume --out {config.out}",
+                    soft_wrap=True,
+                )
                 return {}
     values = info["validation"]
 
@@ -168,14 +207,22 @@ def main(config: Config) -> dict[str, Any]:
     return result
 
 
-def make_score(model: Model, loss: Loss) -> Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
+def make_score(
+    model: Model, loss: Loss
+) -> Callable[[t.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
     """``(params, batch) -> sums`` of loss, right answers and weights over a batch with ``label`` and ``weight``, jitted."""
 
     def score(params: t.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         logits = model.apply(params, batch)
-        label, weight = (merged(batch[name]) if model.layout else batch[name] for name in ("label", "weight"))
+        label, weight = (
+            merged(batch[name]) if model.layout else batch[name] for name in ("label", "weight")
+        )
         right = (logits.argmax(-1) == label) * weight
-        return {"loss": (loss(logits, label) * weight).sum(), "accuracy": right.sum(), "weight": weight.sum()}
+        return {
+            "loss": (loss(logits, label) * weight).sum(),
+            "accuracy": right.sum(),
+            "weight": weight.sum(),
+        }
 
     return shard.placing(jax.jit(model.fused(score)), model.layout)
 
@@ -197,7 +244,9 @@ def load(config: Config) -> tuple[hub.Pretrained, str]:
     """The checkpoint with the tokenizer cut to --max-length, and its objective: mlm or clm."""
     pretrained = hub.load(config.checkpoint)
     if pretrained.config.is_image or pretrained.tokenizer is None:
-        raise StrategyError(f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one")
+        raise StrategyError(
+            f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one"
+        )
     longest = min(config.max_length, pretrained.config.positions)
     pretrained = dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(longest))
     return pretrained, "clm" if pretrained.config.causal else "mlm"
@@ -209,12 +258,22 @@ def with_head(config: Config, pretrained: hub.Pretrained, key: jax.Array) -> tup
     head, params = pretrained.head, pretrained.params
     if not isinstance(head, CausalLM if c.causal else MaskedLM):
         head = (
-            CausalLM(c.vocabulary) if c.causal else MaskedLM(c.vocabulary, activation=c.activation, norm_epsilon=c.norm_epsilon)
+            CausalLM(c.vocabulary)
+            if c.causal
+            else MaskedLM(c.vocabulary, activation=c.activation, norm_epsilon=c.norm_epsilon)
         )
-        params = t.graft(t.drop(params, "head"), "head", Model(Encoder(c), head).init_head(jax.random.fold_in(key, 2)))
-        report.warn(f"{pretrained.source} has no language-model head: a fresh one is trained from the start")
+        params = t.graft(
+            t.drop(params, "head"),
+            "head",
+            Model(Encoder(c), head).init_head(jax.random.fold_in(key, 2)),
+        )
+        report.warn(
+            f"{pretrained.source} has no language-model head: a fresh one is trained from the start"
+        )
     model = Model(Encoder(c), head)
-    return model, jax.device_get(model.init(jax.random.fold_in(key, 3))) if config.random_weights else params
+    return model, jax.device_get(
+        model.init(jax.random.fold_in(key, 3))
+    ) if config.random_weights else params
 
 
 def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragged]:
@@ -222,9 +281,15 @@ def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragge
     assert pretrained.tokenizer is not None
     pieces = []
     for chunk in data.chunks(data.read_lines(config.text), ["text"], 4096):
-        pieces += corrupt.split(pretrained.tokenizer, [line for line in chunk["text"] if line.strip()])
+        pieces += corrupt.split(
+            pretrained.tokenizer, [line for line in chunk["text"] if line.strip()]
+        )
     # What can be a target: any token but the first (causal-LM), any that is not special, as [UNK] is (masked-LM).
-    special = set() if pretrained.config.causal else set(corrupt.special_ids(pretrained.tokenizer).tolist())
+    special = (
+        set()
+        if pretrained.config.causal
+        else set(corrupt.special_ids(pretrained.tokenizer).tolist())
+    )
     kept = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]
     if len(kept) < 2:
         raise DataError(
@@ -252,13 +317,23 @@ def batches(
     """
     make, nothing = functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32)
     while True:
-        for number, batch in enumerate(pack.batches(make, nothing, plan, seed, epoch, skip, layout=layout), skip):
+        for number, batch in enumerate(
+            pack.batches(make, nothing, plan, seed, epoch, skip, layout=layout), skip
+        ):
             rng = lambda *group, at=(seed, epoch, number): np.random.default_rng([*at, *group])
             if layout is None:
                 yield corruption(batch, rng())
             else:
-                parts = [{name: each[place] for name, each in batch.items()} for place in range(len(layout.own))]
-                yield pack.stack([corruption(part, rng(group)) for part, group in zip(parts, layout.own, strict=True)])
+                parts = [
+                    {name: each[place] for name, each in batch.items()}
+                    for place in range(len(layout.own))
+                ]
+                yield pack.stack(
+                    [
+                        corruption(part, rng(group))
+                        for part, group in zip(parts, layout.own, strict=True)
+                    ]
+                )
         if once:
             return
         epoch, skip = epoch + 1, 0

@@ -29,16 +29,30 @@ from experiments.parts.probing import plot, speed
 
 @dataclasses.dataclass(frozen=True)
 class Config(hosts.Devices):
-    checkpoint: str = "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = (
+        "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    )
     data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
-    test: str | None = None  # default: the test part of a bundled set; otherwise each fold of --data in its turn
+    test: str | None = (
+        None  # default: the test part of a bundled set; otherwise each fold of --data in its turn
+    )
     text_column: str = "text"
     label_column: str = "label"
     image_column: str | None = None  # images in place of texts
     task: Literal["classification", "regression"] = "classification"
-    method: tuple[Literal["logistic", "ridge", "knn", "centroid"], ...] | None = None  # default: logistic, or ridge
+    method: tuple[Literal["logistic", "ridge", "knn", "centroid"], ...] | None = (
+        None  # default: logistic, or ridge
+    )
     pooling: tuple[Literal["mean", "cls", "max", "last"], ...] = ("mean",)
-    strengths: tuple[float, ...] = (0.1, 1, 10, 100, 1e3, 1e4, 1e5)  # of the L2 penalty: scikit-learn's 1 / C, or alpha
+    strengths: tuple[float, ...] = (
+        0.1,
+        1,
+        10,
+        100,
+        1e3,
+        1e4,
+        1e5,
+    )  # of the L2 penalty: scikit-learn's 1 / C, or alpha
     neighbours: tuple[int, ...] = (1, 5, 20, 50)  # of knn
     folds: int = 5
     seeds: int = 5  # each draws other folds
@@ -54,7 +68,9 @@ def main(config: Config) -> dict[str, Any]:
     check_flags(config, methods)
     check_out(config.out, None, config.overwrite)
     if hosts.several():
-        raise StrategyError("probe is of one process: leave out --coordinator, and give --mesh for its devices")
+        raise StrategyError(
+            "probe is of one process: leave out --coordinator, and give --mesh for its devices"
+        )
     pretrained = hub.load(config.checkpoint)
     tables, labels, names = read(config, pretrained)
     test = np.arange(len(labels)) >= len(tables[0])  # none where there is no test table
@@ -82,15 +98,24 @@ def main(config: Config) -> dict[str, Any]:
                         judged.append(judge(answers, labels, sets, classes))
                         cell = {"method": method, "layer": layer, "pooling": pooling}
                         chosen = {"strengths": [grid[index] for index in judged[-1].choice]}
-                        cells.append(cell | scores(judged[-1], labels, tested, drawn, classes) | chosen | fits)
+                        cells.append(
+                            cell
+                            | scores(judged[-1], labels, tested, drawn, classes)
+                            | chosen
+                            | fits
+                        )
                         bar.update(len(cells))
             clock.lap("heads")
         winner = best(judged, sets)
         result = {
-            "selected": scores(winner, labels, tested, drawn, classes) | {"by_split": describe(winner, cells)},
+            "selected": scores(winner, labels, tested, drawn, classes)
+            | {"by_split": describe(winner, cells)},
             "cells": cells,
             "floor": floor(labels, test, classes),
-            "examples": {"train": int((~test).sum()), "test": int(test.sum()) or "each fold of train in its turn"},
+            "examples": {
+                "train": int((~test).sum()),
+                "test": int(test.sum()) or "each fold of train in its turn",
+            },
             "classes": names,
             "selection": protocol(config, bool(test.any())),
             "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
@@ -105,29 +130,49 @@ def main(config: Config) -> dict[str, Any]:
 
 def check_flags(config: Config, methods: tuple[str, ...]) -> None:
     """Raise :class:`StrategyError` for flags that contradict each other or are out of range."""
-    if config.task == "regression" and (wrong := [name for name in methods if name not in ("ridge", "knn")]):
-        raise StrategyError(f"--method {wrong[0]} classifies, and --task is regression: give ridge or knn")
-    for name, values in (("method", methods), ("pooling", config.pooling), ("strengths", config.strengths)):
+    if config.task == "regression" and (
+        wrong := [name for name in methods if name not in ("ridge", "knn")]
+    ):
+        raise StrategyError(
+            f"--method {wrong[0]} classifies, and --task is regression: give ridge or knn"
+        )
+    for name, values in (
+        ("method", methods),
+        ("pooling", config.pooling),
+        ("strengths", config.strengths),
+    ):
         if not values or len(set(values)) < len(values):
-            raise StrategyError(f"--{name} {' '.join(map(str, values))}: give at least one, and none twice")
+            raise StrategyError(
+                f"--{name} {' '.join(map(str, values))}: give at least one, and none twice"
+            )
     if not all(0 < strength < 1e30 for strength in config.strengths):
-        raise StrategyError(f"--strengths {' '.join(map(str, config.strengths))} must be above 0 and finite")
+        raise StrategyError(
+            f"--strengths {' '.join(map(str, config.strengths))} must be above 0 and finite"
+        )
     least = {"folds": 2, "seeds": 1, "limit": 2 * config.folds}
     for name, low in least.items():
         if (value := getattr(config, name)) is not None and not low <= value < 2**31:
             raise StrategyError(f"--{name} {value} must be at least {low}")
     if config.speed and config.task == "regression":
-        raise StrategyError("--speed times logistic regressions, and --task is regression: give classification")
+        raise StrategyError(
+            "--speed times logistic regressions, and --task is regression: give classification"
+        )
 
 
 def check_neighbours(config: Config, methods: tuple[str, ...], sets: Sets) -> None:
     fewest = int(sets.train.sum(1).min())
-    if "knn" in methods and not (config.neighbours and 1 <= min(config.neighbours) <= max(config.neighbours) <= fewest):
+    if "knn" in methods and not (
+        config.neighbours and 1 <= min(config.neighbours) <= max(config.neighbours) <= fewest
+    ):
         given = " ".join(map(str, config.neighbours))
-        raise StrategyError(f"--neighbours {given} must be 1 to {fewest}, the rows of the smallest training set")
+        raise StrategyError(
+            f"--neighbours {given} must be 1 to {fewest}, the rows of the smallest training set"
+        )
 
 
-def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[data.Table], np.ndarray, list[str]]:
+def read(
+    config: Config, pretrained: hub.Pretrained
+) -> tuple[list[data.Table], np.ndarray, list[str]]:
     """(the table, and one of the test if there is one; labels of both, one after the other; names of classes)."""
     inputs.check_inputs(pretrained, config.image_column)
     own = config.data in bundled.SETS
@@ -135,7 +180,9 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[data.Table], 
     tables = [inputs.read(config.data, split="train" if own else None)]
     tables += [inputs.read(given, split="test" if given in bundled.SETS else None)] if given else []
     names = targets.labels_of(tables[0], config.label_column, config.task)
-    labels = [targets.encode_labels(table, config.label_column, names, config.task) for table in tables]
+    labels = [
+        targets.encode_labels(table, config.label_column, names, config.task) for table in tables
+    ]
     if config.limit:
         for number, table in enumerate(tables):
             if config.image_column is None:
@@ -143,7 +190,9 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[data.Table], 
             kept = np.sort(np.random.RandomState(0).permutation(len(table))[: config.limit])
             tables[number], labels[number] = table.select(kept), labels[number][kept]
     if len(tables[0]) < 2 * config.folds:
-        raise DataError(f"{config.data}: {len(tables[0])} rows are too few for --folds {config.folds}: give two for each")
+        raise DataError(
+            f"{config.data}: {len(tables[0])} rows are too few for --folds {config.folds}: give two for each"
+        )
     return tables, np.concatenate(labels), names
 
 
@@ -154,7 +203,9 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[data.Table]
     def windows() -> Iterator[tuple[Any, Any]]:
         start = done = 0
         for number, table in enumerate(tables):
-            for index, batch, cut in inputs.windows(pretrained, table, config.text_column, config.image_column, layout):
+            for index, batch, cut in inputs.windows(
+                pretrained, table, config.text_column, config.image_column, layout
+            ):
                 yield pack.of_each(index, functools.partial(np.add, start)), batch
                 truncated[number] += cut
                 bar.update(done := done + pack.counted(index))
@@ -182,15 +233,25 @@ def heads(
         return np.asarray(answers), grid, {"constant_features": constant}
     grid = sorted(config.strengths, reverse=True) if method != "centroid" else [None]
     fit = {"logistic": probe.logistic, "ridge": probe.ridge}.get(method)
-    found = fit(scaled, labels, sets.train, grid, classes) if fit else probe.centroid(scaled, labels, sets.train, classes)
+    found = (
+        fit(scaled, labels, sets.train, grid, classes)
+        if fit
+        else probe.centroid(scaled, labels, sets.train, classes)
+    )
     said = {"constant_features": constant}
     if found.converged is not None and found.gradient is not None:
         stuck = [{"set": int(s), "strength": grid[k]} for s, k in np.argwhere(~found.converged)]
-        said |= {"fits": found.converged.size, "largest_gradient": float(found.gradient.max()), "not_converged": stuck}
+        said |= {
+            "fits": found.converged.size,
+            "largest_gradient": float(found.gradient.max()),
+            "not_converged": stuck,
+        }
     return np.asarray(probe.predict(found, scaled.x, sets.held, classes)), grid, said
 
 
-def scores(judged: Judged, labels: np.ndarray, tested: np.ndarray, drawn: np.ndarray, classes: int) -> dict[str, Any]:
+def scores(
+    judged: Judged, labels: np.ndarray, tested: np.ndarray, drawn: np.ndarray, classes: int
+) -> dict[str, Any]:
     """The mean of the validation scores of the choice, and the score of the test: its mean over seeds, and interval."""
     by_seed = score(judged.answer, labels, tested[None], classes)[:, 0]
     low, high = interval(judged.answer, labels, drawn, classes)
@@ -207,7 +268,8 @@ def describe(winner: Judged, cells: list[dict[str, Any]]) -> list[dict[str, Any]
     """What was selected for each outer split."""
     named = ((cells[cell], split) for split, cell in enumerate(winner.choice))
     return [
-        {name: cell[name] for name in ("method", "layer", "pooling")} | {"strength": cell["strengths"][split]}
+        {name: cell[name] for name in ("method", "layer", "pooling")}
+        | {"strength": cell["strengths"][split]}
         for cell, split in named
     ]
 
@@ -216,7 +278,9 @@ def floor(labels: np.ndarray, test: np.ndarray, classes: int) -> float:
     """The score without features: of always answering the most frequent class; a constant correlates with nothing."""
     if not classes:
         return 0.0
-    return float(np.mean(labels[test if test.any() else ~test] == np.bincount(labels[~test]).argmax()))
+    return float(
+        np.mean(labels[test if test.any() else ~test] == np.bincount(labels[~test]).argmax())
+    )
 
 
 def protocol(config: Config, given: bool) -> str:
@@ -231,9 +295,14 @@ def protocol(config: Config, given: bool) -> str:
 def show(config: Config, result: dict[str, Any]) -> None:
     columns = ("method", "layer", "pooling", "validation", "test", "95% interval", "strength")
     rows = []
-    for cell in sorted(result["cells"], key=lambda cell: (cell["method"], config.pooling.index(cell["pooling"]), cell["layer"])):
+    for cell in sorted(
+        result["cells"],
+        key=lambda cell: (cell["method"], config.pooling.index(cell["pooling"]), cell["layer"]),
+    ):
         chosen = sorted(value for value in cell["strengths"] if value is not None)
-        strength = " to ".join(f"{value:g}" for value in dict.fromkeys((*chosen[:1], *chosen[-1:]))) or "-"
+        strength = (
+            " to ".join(f"{value:g}" for value in dict.fromkeys((*chosen[:1], *chosen[-1:]))) or "-"
+        )
         between = f"{cell['low']:.3f} to {cell['high']:.3f}"
         place = (cell["method"], str(cell["layer"]), cell["pooling"])
         rows.append((*place, f"{cell['validation']:.3f}", f"{cell['test']:.3f}", between, strength))
@@ -248,14 +317,25 @@ def show(config: Config, result: dict[str, Any]) -> None:
         f"{selected['low']:.3f} to {selected['high']:.3f}"
     )
     report.console.print(f"selection {result['selection']}")
-    for layer, pooling, found in sorted({(c["layer"], c["pooling"], tuple(c["constant_features"])) for c in result["cells"]}):
+    for layer, pooling, found in sorted(
+        {(c["layer"], c["pooling"], tuple(c["constant_features"])) for c in result["cells"]}
+    ):
         if found:
-            named = ", ".join(map(str, found[:8])) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-            report.console.print(f"constant  on layer {layer}, {pooling}: features {named}; they count nothing")
+            named = ", ".join(map(str, found[:8])) + (
+                f" and {len(found) - 8} more" if len(found) > 8 else ""
+            )
+            report.console.print(
+                f"constant  on layer {layer}, {pooling}: features {named}; they count nothing"
+            )
     if fitted := [cell for cell in result["cells"] if "fits" in cell]:
-        count, stuck = (sum(cell["fits"] for cell in fitted), sum(len(cell["not_converged"]) for cell in fitted))
+        count, stuck = (
+            sum(cell["fits"] for cell in fitted),
+            sum(len(cell["not_converged"]) for cell in fitted),
+        )
         worst = max(cell["largest_gradient"] for cell in fitted)
-        report.console.print(f"fits      {count:,} logistic regressions, {stuck} did not converge; gradient at most {worst:.1e}")
+        report.console.print(
+            f"fits      {count:,} logistic regressions, {stuck} did not converge; gradient at most {worst:.1e}"
+        )
     report.console.print(f"plot      {config.out / result['plot']}")
 
 

@@ -46,11 +46,15 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
     table = inputs.read(config.data)
-    texts = inputs.make_examples(pretrained, table, [config.text_column], None, np.zeros(len(table), np.int32))
+    texts = inputs.make_examples(
+        pretrained, table, [config.text_column], None, np.zeros(len(table), np.int32)
+    )
     with open_run(config.out, config):
         runs = {}
         with report.progress("compiling", len(CHOICES) + 1) as bar:
-            for number, (name, (_, changed)) in enumerate({"as it is": ("", plain), **CHOICES}.items(), 1):
+            for number, (name, (_, changed)) in enumerate(
+                {"as it is": ("", plain), **CHOICES}.items(), 1
+            ):
                 if not config.only or name in ("as it is", *config.only):
                     runs[name] = changed(config, pretrained, texts)
                     runs[name]()  # compiles
@@ -64,12 +68,22 @@ def main(config: Config) -> dict[str, Any]:
                     if number >= 0:
                         seconds[name].append((time.perf_counter() - started) / config.steps)
                 bar.update(number + 1)
-        result = {name: {"seconds": values, "ratio": ratio(values, seconds["as it is"])} for name, values in seconds.items()}
+        result = {
+            name: {"seconds": values, "ratio": ratio(values, seconds["as it is"])}
+            for name, values in seconds.items()
+        }
         write_json(config.out / "tuning.json", result)
     rows = []
     for name, found in result.items():
         milliseconds = f"{1e3 * statistics.median(found['seconds']):.0f}"
-        rows.append((name, CHOICES[name][0] if name in CHOICES else "", milliseconds, f"{found['ratio']:.2f}"))
+        rows.append(
+            (
+                name,
+                CHOICES[name][0] if name in CHOICES else "",
+                milliseconds,
+                f"{found['ratio']:.2f}",
+            )
+        )
     report.table("ms a step", ("choice replaced", "by", "ms", "times slower"), rows, report.console)
     return result
 
@@ -78,9 +92,13 @@ def ratio(values: list[float], base: list[float]) -> float:
     return statistics.median(value / one for value, one in zip(values, base, strict=True))
 
 
-def plain(config: Config, pretrained: hub.Pretrained, texts: examples.Examples, **changed: Any) -> Callable[[], None]:
+def plain(
+    config: Config, pretrained: hub.Pretrained, texts: examples.Examples, **changed: Any
+) -> Callable[[], None]:
     """A function that takes ``steps`` steps of the loop as it is; ``changed`` replaces a part of it."""
-    model = changed.get("model") or Model(Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout))
+    model = changed.get("model") or Model(
+        Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout)
+    )
     params = t.graft(t.drop(pretrained.params, "head"), "head", model.init_head(jax.random.key(0)))
     labels = t.label(params, strategies.strategy("full", pretrained.config.layers).phases[0].rules)
     tx = optim.by_label({group: optim.adamw(1e-6) for group in ("encoder", "head")}, labels, 1.0)
@@ -91,9 +109,15 @@ def plain(config: Config, pretrained: hub.Pretrained, texts: examples.Examples, 
     held = [state]
 
     def batches() -> Iterator[Any]:
-        found = changed["batches"]() if "batches" in changed else texts.batches(plan, config.seed, 0)
+        found = (
+            changed["batches"]() if "batches" in changed else texts.batches(plan, config.seed, 0)
+        )
         # All of one shape, so that nothing compiles within a round.
-        same = (batch for batch in found if batch["segments"].shape[0] == plan.rows[-1] or "batches" in changed)
+        same = (
+            batch
+            for batch in found
+            if batch["segments"].shape[0] == plan.rows[-1] or "batches" in changed
+        )
         return itertools.islice(same, config.steps)
 
     def run() -> None:
@@ -123,14 +147,18 @@ def tokens_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: Any, drop: Any)
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     scores = jnp.einsum("RCHK,RTHK->RHCT", q * q.shape[-1] ** -0.5, k)
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
-    return jnp.einsum("RHCT,RTHK->RCHK", weights if drop is None else drop(weights), v).transpose(0, 2, 1, 3)
+    return jnp.einsum("RHCT,RTHK->RCHK", weights if drop is None else drop(weights), v).transpose(
+        0, 2, 1, 3
+    )
 
 
 def three_products(x: jax.Array, kernels: Any, biases: Any, added: Any, heads: int) -> jax.Array:
     """Query, key and value as three matrix products."""
     parts = [x @ kernel + bias for kernel, bias in zip(kernels, biases, strict=True)]
     rows, tokens, width = x.shape
-    return jnp.stack([part.reshape(rows, tokens, heads, width // heads).transpose(0, 2, 1, 3) for part in parts])
+    return jnp.stack(
+        [part.reshape(rows, tokens, heads, width // heads).transpose(0, 2, 1, 3) for part in parts]
+    )
 
 
 def threefry(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -138,13 +166,19 @@ def threefry(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.bits(key, shape, jnp.uint32)
 
 
-def scanned(config: Config, pretrained: hub.Pretrained, texts: examples.Examples) -> Callable[[], None]:
+def scanned(
+    config: Config, pretrained: hub.Pretrained, texts: examples.Examples
+) -> Callable[[], None]:
     """The blocks as one scan over stacked parameters, in place of one after the other."""
 
     class Scanned(Model):
-        def suffix(self, params: t.Tree, x: Any, batch: Any, cut: int, key: Any = None) -> jax.Array:
+        def suffix(
+            self, params: t.Tree, x: Any, batch: Any, cut: int, key: Any = None
+        ) -> jax.Array:
             c = self.encoder.config
-            x = self.run({"params": params["encoder"]}, batch, False, rngs={"dropout": key}, method="embed")
+            x = self.run(
+                {"params": params["encoder"]}, batch, False, rngs={"dropout": key}, method="embed"
+            )
             blocks = [params["encoder"][f"block_{number:02d}"] for number in range(c.layers)]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
             block, mask = layers.Block(c), encoder.attention_mask(batch, c.causal)
@@ -157,7 +191,9 @@ def scanned(config: Config, pretrained: hub.Pretrained, texts: examples.Examples
             x, _ = jax.lax.scan(one, x, (stacked, jnp.arange(c.layers)))
             return self.apply_head(params["head"], x, batch, None, key)
 
-    model = Scanned(Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout))
+    model = Scanned(
+        Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout)
+    )
     return plain(config, pretrained, texts, model=model)
 
 
@@ -175,15 +211,23 @@ def in_turn(*arguments: Any) -> Callable[[], None]:
     return plain(*arguments, step=waiting)
 
 
-def padded(config: Config, pretrained: hub.Pretrained, texts: examples.Examples) -> Callable[[], None]:
+def padded(
+    config: Config, pretrained: hub.Pretrained, texts: examples.Examples
+) -> Callable[[], None]:
     """One example a row, all rows as long as the longest example of their batch, in steps of 16."""
-    chosen = [index for (index,) in pack.micro_batches(len(texts), config.batch_size, 1, config.seed, 0)]
+    chosen = [
+        index for (index,) in pack.micro_batches(len(texts), config.batch_size, 1, config.seed, 0)
+    ]
     widths = [-(-int(texts.tokens.lengths[index].max()) // 16) * 16 for index in chosen]
-    width = max(set(widths), key=widths.count)  # the most frequent alone, so that nothing compiles within a round
+    width = max(
+        set(widths), key=widths.count
+    )  # the most frequent alone, so that nothing compiles within a round
 
     def batches() -> Iterator[Any]:
         shape = (config.batch_size, width, config.batch_size)
-        for index in (index for index, needed in zip(chosen, widths, strict=True) if needed == width):
+        for index in (
+            index for index, needed in zip(chosen, widths, strict=True) if needed == width
+        ):
             row = np.arange(len(index))
             batch = pack.assemble(texts.tokens, index, row, np.zeros_like(row), shape, texts.pad)
             yield batch | pack.targets(texts.labels[index], config.batch_size)

@@ -37,7 +37,9 @@ class Config:
     data: str = "reviews"
     text_column: str = "text"
     label_column: str = "label"
-    peers: Path = Path(sys.executable)  # the interpreter that has torch, transformers, sentence-transformers
+    peers: Path = Path(
+        sys.executable
+    )  # the interpreter that has torch, transformers, sentence-transformers
     keras: Path = Path(sys.executable)  # the interpreter that has keras-hub and jax
     strategies: tuple[str, ...] = ("full", "top:2", "top:1", "frozen")
     epochs: int = 5
@@ -59,7 +61,11 @@ def main(config: Config) -> dict[str, Any]:
     pretrained, table, train_table = benchmark.read(config)
     with open_run(config.out, config):
         if config.growth:
-            result = growth(config, list(train_table.rows[config.text_column]), list(train_table.rows[config.label_column]))
+            result = growth(
+                config,
+                list(train_table.rows[config.text_column]),
+                list(train_table.rows[config.label_column]),
+            )
             write_json(config.out / "growth.json", result)
             return result
         _, lengths = benchmark.write_task(config, pretrained, table, train_table)
@@ -75,20 +81,27 @@ def main(config: Config) -> dict[str, Any]:
                         for which, run in whole_runs(config, name, number).items():
                             real[name].setdefault(which, []).append(run)
                     found = measure(config, workers, lengths, pretrained, number)
-                    rounds += [{"round": number} | each for each in found] if number else []  # the first one warms up
+                    rounds += (
+                        [{"round": number} | each for each in found] if number else []
+                    )  # the first one warms up
                     bar.update(number + 1)
         result = {
             "machine": benchmark.machine(config),
             "libraries": libraries,
             "skipped": skipped,
-            "adapt": {name: {which: middle(runs) for which, runs in found.items()} for name, found in real.items()},
+            "adapt": {
+                name: {which: middle(runs) for which, runs in found.items()}
+                for name, found in real.items()
+            },
             "runs": real,
             "rounds": rounds,
             "start_up": start_up,
             "tested": len(lengths["extract"]) - len(lengths["train"]),
         }
         result["table"] = summary(config, result, pretrained.config, lengths["train"])
-        result["encoding_share"] = statistics.median(each["share"] for each in rounds if "share" in each)
+        result["encoding_share"] = statistics.median(
+            each["share"] for each in rounds if "share" in each
+        )
         write_json(config.out / "whole_runs.json", result)
         show(result)
         report.console.print(f"plot      {plot(config, result)}", markup=False)
@@ -107,17 +120,29 @@ def own_cache(config: Config) -> None:
 
 
 def command(config: Config, out: Path, **flags: Any) -> list[str]:
-    flags = {"checkpoint": config.checkpoint, "out": out, "batch_size": config.batch_size, "patience": 0} | flags
+    flags = {
+        "checkpoint": config.checkpoint,
+        "out": out,
+        "batch_size": config.batch_size,
+        "patience": 0,
+    } | flags
     flags |= {"text_column": config.text_column, "label_column": config.label_column}
     words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items()]
-    return [sys.executable, "-m", "experiments.finetune", *(word for pair in words for word in pair)]
+    return [
+        sys.executable,
+        "-m",
+        "experiments.finetune",
+        *(word for pair in words for word in pair),
+    ]
 
 
 def whole_runs(config: Config, name: str, number: int) -> dict[str, dict[str, Any]]:
     """The ``number``-th run of a strategy with an empty cache and, where all is frozen, one more with another seed on it."""
     shutil.rmtree(Path(os.environ["ADAPT_CACHE"]) / "prefix", ignore_errors=True)
     runs = {"first": whole_run(config, name, config.seed, number)}
-    return runs | ({"second": whole_run(config, name, config.seed + 1, number)} if name == "frozen" else {})
+    return runs | (
+        {"second": whole_run(config, name, config.seed + 1, number)} if name == "frozen" else {}
+    )
 
 
 def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -127,14 +152,24 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return median | {"wall_least": walls[0], "wall_most": walls[-1]}
 
 
-def whole_run(config: Config, name: str, seed: int, number: int = 0, **flags: Any) -> dict[str, Any]:
+def whole_run(
+    config: Config, name: str, seed: int, number: int = 0, **flags: Any
+) -> dict[str, Any]:
     """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and its result.json."""
     out = config.out / f"{name.replace(':', '')}-{seed}-{number}"
     noted = config.out / f"{out.name}.json"
     if config.resume and noted.exists():
         return json.loads(noted.read_text("utf-8"))
-    flags = {"train": config.data, "strategy": name, "seed": seed, "epochs": config.epochs, "overwrite": None} | flags
-    words = command(config, out, **{key: value for key, value in flags.items() if value is not None})
+    flags = {
+        "train": config.data,
+        "strategy": name,
+        "seed": seed,
+        "epochs": config.epochs,
+        "overwrite": None,
+    } | flags
+    words = command(
+        config, out, **{key: value for key, value in flags.items() if value is not None}
+    )
     started = time.perf_counter()
     memory = peak_memory(words, config.out / f"{out.name}.log")
     wall = time.perf_counter() - started
@@ -146,47 +181,73 @@ def whole_run(config: Config, name: str, seed: int, number: int = 0, **flags: An
 
 
 def measure(
-    config: Config, workers: dict[str, Worker], lengths: Any, pretrained: hub.Pretrained, number: int
+    config: Config,
+    workers: dict[str, Worker],
+    lengths: Any,
+    pretrained: hub.Pretrained,
+    number: int,
 ) -> list[dict[str, Any]]:
     """Steps of every strategy on every side, in turn; what encoding takes; logistic regressions; the machine's rate."""
-    order = pack.order(len(lengths["train"]), config.seed, number)[: config.steps * config.batch_size].tolist()
+    order = pack.order(len(lengths["train"]), config.seed, number)[
+        : config.steps * config.batch_size
+    ].tolist()
     found = []
     for name in config.strategies:
         for side, worker in workers.items():
             if side == "keras" and name.startswith("top"):
                 continue
             worker.ask("strategy", name=name)
-            found.append({"job": name, "side": side} | worker.ask("train", order=order, epoch=number))
+            found.append(
+                {"job": name, "side": side} | worker.ask("train", order=order, epoch=number)
+            )
     rates = workers["adapt"].ask("rate", sizes=benchmark.SIZES, repeats=benchmark.REPEATS)["rates"]
     rate = max(map(statistics.median, rates.values()))
     every = list(range(len(lengths["extract"])))
     own = workers["adapt"].ask("extract", index=every)
-    share = benchmark.forward_flops(pretrained.config, lengths["extract"]) / own["seconds"] / (1e9 * rate)
+    share = (
+        benchmark.forward_flops(pretrained.config, lengths["extract"])
+        / own["seconds"]
+        / (1e9 * rate)
+    )
     found += [
         {"job": "rate", "side": "adapt", "gflops": rate},
         {"job": "encode", "side": "adapt", "share": share} | own,
     ]
     if "torch" in workers:
         index = pack.order(len(every), config.seed, number)[: config.sentences].tolist()
-        found.append({"job": "encode", "side": "torch"} | workers["torch"].ask("extract", index=index))
+        found.append(
+            {"job": "encode", "side": "torch"} | workers["torch"].ask("extract", index=index)
+        )
         kept = (Path(os.environ["ADAPT_CACHE"]) / "prefix").glob("*/values.bin")
         size = len(lengths["train"]) * 4 * pretrained.config.width
         for features in [file for file in kept if file.stat().st_size == size][:1]:
-            found.append({"job": "probe", "side": "torch"} | workers["torch"].ask("probe", features=str(features)))
+            found.append(
+                {"job": "probe", "side": "torch"}
+                | workers["torch"].ask("probe", features=str(features))
+            )
     return found
 
 
-def summary(config: Config, result: dict[str, Any], encoder: Any, lengths: Any) -> list[dict[str, Any]]:
+def summary(
+    config: Config, result: dict[str, Any], encoder: Any, lengths: Any
+) -> list[dict[str, Any]]:
     """A row a strategy and peer: seconds of both whole runs, their ratio, the ratio of the steps, and the ceiling."""
 
     def median(job: str, side: str) -> float | None:
-        found = [e["seconds"] / e["examples"] for e in result["rounds"] if (e["job"], e["side"]) == (job, side)]
+        found = [
+            e["seconds"] / e["examples"]
+            for e in result["rounds"]
+            if (e["job"], e["side"]) == (job, side)
+        ]
         return statistics.median(found) if found else None
 
     rate = 1e9 * statistics.median(e["gflops"] for e in result["rounds"] if e["job"] == "rate")
     once = benchmark.forward_flops(encoder, lengths)
     held = 0.1 * len(lengths)  # for validation
-    trained, evaluated = (len(lengths) - held) * config.epochs, held * config.epochs + result["tested"]
+    trained, evaluated = (
+        (len(lengths) - held) * config.epochs,
+        held * config.epochs + result["tested"],
+    )
     rows: list[dict[str, Any]] = []
     for name in config.strategies:
         first, kept = result["adapt"][name]["first"], name.startswith("top:") and int(name[4:])
@@ -198,7 +259,9 @@ def summary(config: Config, result: dict[str, Any], encoder: Any, lengths: Any) 
         for side in ("torch", "keras"):
             if (step := median(name, side)) is None:
                 continue
-            forward = median("frozen", side) or 0.0  # a step of a head on a frozen encoder is a forward pass
+            forward = (
+                median("frozen", side) or 0.0
+            )  # a step of a head on a frozen encoder is a forward pass
             whole = result["start_up"][side] + trained * step + evaluated * forward
             row = {
                 "strategy": name,
@@ -211,12 +274,22 @@ def summary(config: Config, result: dict[str, Any], encoder: Any, lengths: Any) 
             if "second" in result["adapt"][name]:
                 again = result["adapt"][name]["second"]
                 computed = whole - result["start_up"][side]  # start-up counted in neither
-                rows[-1]["second_ratio"] = computed / (again["seconds"]["total"] - again["seconds"]["set_up"])
+                rows[-1]["second_ratio"] = computed / (
+                    again["seconds"]["total"] - again["seconds"]["set_up"]
+                )
     encode, fit = median("encode", "torch"), median("probe", "torch")
     if encode and fit and "frozen" in result["adapt"]:
-        whole = result["start_up"]["torch"] + encode * (len(lengths) + result["tested"]) + fit * len(lengths)
+        whole = (
+            result["start_up"]["torch"]
+            + encode * (len(lengths) + result["tested"])
+            + fit * len(lengths)
+        )
         first = result["adapt"]["frozen"]["first"]
-        row = {"strategy": "frozen", "peer": "sentence-transformers + logistic regression", "seconds": first["wall"]}
+        row = {
+            "strategy": "frozen",
+            "peer": "sentence-transformers + logistic regression",
+            "seconds": first["wall"],
+        }
         rows.append(
             row
             | {
@@ -232,12 +305,27 @@ def show(result: dict[str, Any]) -> None:
     cell = lambda value, form: "" if value is None else format(value, form)
     rows = []
     for row in result["table"]:
-        numbers = [cell(row.get(key), form) for key, form in (("seconds", ".0f"), ("peer_seconds", ".0f"), ("ratio", ".1f"))]
+        numbers = [
+            cell(row.get(key), form)
+            for key, form in (("seconds", ".0f"), ("peer_seconds", ".0f"), ("ratio", ".1f"))
+        ]
         more = [cell(row.get(key), ".1f") for key in ("ceiling", "steps_ratio", "second_ratio")]
         rows.append((row["strategy"], row["peer"], *numbers, *more))
-    columns = ("strategy", "against", "adapt s", "peer s", "ratio", "ceiling", "steps alone", "second run")
+    columns = (
+        "strategy",
+        "against",
+        "adapt s",
+        "peer s",
+        "ratio",
+        "ceiling",
+        "steps alone",
+        "second run",
+    )
     report.table("whole runs", columns, rows, report.console)
-    report.console.print(f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products", markup=False)
+    report.console.print(
+        f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products",
+        markup=False,
+    )
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:
@@ -250,10 +338,20 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
     bars: list[tuple[str, str, float, str, str]] = []
     for name in config.strategies:
         run = result["adapt"][name]
-        bars.append((f"{name}   adapt", name, run["first"]["wall"], "#4477aa", f"{run['first']['wall']:.0f} s"))
+        bars.append(
+            (
+                f"{name}   adapt",
+                name,
+                run["first"]["wall"],
+                "#4477aa",
+                f"{run['first']['wall']:.0f} s",
+            )
+        )
         if "second" in run:
             again = run["second"]["wall"]
-            bars.append(("same cache, another seed   adapt", name, again, "#88bbdd", f"{again:.0f} s"))
+            bars.append(
+                ("same cache, another seed   adapt", name, again, "#88bbdd", f"{again:.0f} s")
+            )
         for row in (row for row in result["table"] if row["strategy"] == name):
             text = f"{row['peer_seconds']:.0f} s, {row['ratio']:.1f} times adapt's"
             bars.append((row["peer"], name, row["peer_seconds"], "#bbbbbb", text))
@@ -269,7 +367,9 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
     axis.set_xscale("log")
     axis.set_xlim(1, max(bar[2] for bar in bars) * 8)
     cores = result["machine"]["cores"]
-    axis.set_xlabel(f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores")
+    axis.set_xlabel(
+        f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores"
+    )
     axis.spines[["top", "right"]].set_visible(False)
     path = config.out / "whole_runs.png"
     figure.savefig(path, dpi=130)
@@ -282,11 +382,19 @@ def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any
     own_cache(config)
     test = write_csv(config.out / "test.csv", texts[:200], labels[:200])
     found: dict[str, list[dict[str, Any]]] = {"examples": [], "epochs": []}
-    plans = [("examples", size, 1) for size in config.sizes] + [("epochs", config.sizes[1], n) for n in (1, 2, 4, 8)]
+    plans = [("examples", size, 1) for size in config.sizes] + [
+        ("epochs", config.sizes[1], n) for n in (1, 2, 4, 8)
+    ]
     with report.progress("runs", len(plans)) as bar:
         for number, (what, size, epochs) in enumerate(plans, 1):
             data = write_csv(config.out / f"{size}.csv", texts[:size], labels[:size])
-            flags = {"train": data, "test": test, "cache": "on", "overwrite": None, "epochs": epochs}
+            flags = {
+                "train": data,
+                "test": test,
+                "cache": "on",
+                "overwrite": None,
+                "epochs": epochs,
+            }
             run = whole_run(config, "top:1", 100 + number, **flags)
             found[what].append({"examples": size, "epochs": epochs} | run)
             bar.update(number)
@@ -296,8 +404,24 @@ def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any
             seconds = run["seconds"]
             parts = (seconds["encode"], seconds["train"] - seconds["compile"], seconds["evaluate"])
             shown = [f"{part:.1f}" for part in parts]
-            rows.append((run["examples"], run["epochs"], *shown, f"{run['wall']:.0f}", f"{run['memory_mb']:.0f}"))
-        columns = ("examples", "epochs", "encode s", "train s", "evaluate s", "wall s", "RssAnon MB")
+            rows.append(
+                (
+                    run["examples"],
+                    run["epochs"],
+                    *shown,
+                    f"{run['wall']:.0f}",
+                    f"{run['memory_mb']:.0f}",
+                )
+            )
+        columns = (
+            "examples",
+            "epochs",
+            "encode s",
+            "train s",
+            "evaluate s",
+            "wall s",
+            "RssAnon MB",
+        )
         report.table(f"more {what}, top:1 with the cache", columns, rows, report.console)
     return found
 

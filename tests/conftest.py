@@ -95,7 +95,11 @@ class Inputs:
     @property
     def images(self) -> dict[str, str]:
         """Folders of 24 and 8 pictures in two classes."""
-        return {"train": str(self.folder / "pictures"), "test": str(self.folder / "new"), "image_column": "image"}
+        return {
+            "train": str(self.folder / "pictures"),
+            "test": str(self.folder / "new"),
+            "image_column": "image",
+        }
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +116,9 @@ def inputs(tmp_path_factory) -> Inputs:
 def command(scratch_cache) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`command("finetune", "--epochs", 0)` runs `python -m experiments.finetune --epochs 0` to its end."""
 
-    def run(name: str, *flags: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        name: str, *flags: object, cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
         home = tiny.environment(scratch_cache, **env)
         return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=home, timeout=300)

@@ -30,7 +30,9 @@ TRANSFORMERS = [
     ("vit_gray_no_qkv_bias", "cls", "transformers"),
 ]
 SENTENCE_TRANSFORMERS = [
-    (case, pooling, "sentence-transformers") for case in ("bert_bare_pooler", "gpt2_bare") for pooling in ("mean", "max", "cls")
+    (case, pooling, "sentence-transformers")
+    for case in ("bert_bare_pooler", "gpt2_bare")
+    for pooling in ("mean", "max", "cls")
 ]
 LANGUAGE_MODELS = [
     ("bert_mlm_tied", "BertForMaskedLM"),
@@ -45,17 +47,27 @@ LANGUAGE_MODELS = [
 def pretrained(folder: Path, case: str, gap: bool = True) -> Path:
     """A recorded random checkpoint as a folder of its own under ``folder``, with a tokenizer."""
     folder = folder / "checkpoints" / case
-    shutil.copytree(REFERENCES / case, folder, ignore=shutil.ignore_patterns("*.npz"), dirs_exist_ok=True)
-    words = sorted({word for text in TEXTS for word in text.split() if word.isalpha()} - {"unknown", "letters"})
+    shutil.copytree(
+        REFERENCES / case, folder, ignore=shutil.ignore_patterns("*.npz"), dirs_exist_ok=True
+    )
+    words = sorted(
+        {word for text in TEXTS for word in text.split() if word.isalpha()} - {"unknown", "letters"}
+    )
     if case.startswith("bert"):
-        (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    elif case.startswith("gpt2"):  # a space and a letter may be one token; the last of 100 ids is the end of a text
+        (folder / "vocab.txt").write_text(
+            "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+        )
+    elif case.startswith(
+        "gpt2"
+    ):  # a space and a letter may be one token; the last of 100 ids is the end of a text
         letters = sorted(set("".join(words)))
         tokens = [*letters, "Ġ", *(f"Ġ{letter}" for letter in letters)]
         tokens += [] if gap else [f"unused {number}" for number in range(len(tokens), 99)]
         ids = {token: number for number, token in enumerate(tokens)} | {"<|endoftext|>": 99}
         (folder / "vocab.json").write_text(json.dumps(ids))
-        (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"Ġ {letter}\n" for letter in letters))
+        (folder / "merges.txt").write_text(
+            "#version: 0.2\n" + "".join(f"Ġ {letter}\n" for letter in letters)
+        )
     return folder
 
 
@@ -71,9 +83,13 @@ def finished(
     """A run with a random head, no weight of it 0 or 1; GPT-2's last token gets no bias unless told."""
     run = hub.load(pretrained(folder, case, gap))
     biased = bias if bias is not None else (run.config.family, pooling) != ("gpt2", "last")
-    run = dataclasses.replace(run, head=Classifier(classes, pooling, biased, dropout=0.1), task=task)
+    run = dataclasses.replace(
+        run, head=Classifier(classes, pooling, biased, dropout=0.1), task=task
+    )
     rng = np.random.default_rng(5)
-    head = t.map_paths(lambda _, leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), run.model.shapes()["head"])
+    head = t.map_paths(
+        lambda _, leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), run.model.shapes()["head"]
+    )
     labels = () if task == "regression" else ("no", "maybe; so", "ja 好")[:classes]
     return dataclasses.replace(run, params=run.params | {"head": head}, labels=labels)
 
@@ -83,7 +99,9 @@ def inputs(run: hub.Pretrained) -> list:
         return TEXTS
     rng = np.random.default_rng(7)
     shapes, bands = [(40, 56), (20, 30), (32, 32)], run.config.channels
-    arrays = [rng.integers(0, 256, (*shape, bands) if bands == 3 else shape, np.uint8) for shape in shapes]
+    arrays = [
+        rng.integers(0, 256, (*shape, bands) if bands == 3 else shape, np.uint8) for shape in shapes
+    ]
     return [Image.fromarray(array) for array in arrays]
 
 

@@ -12,7 +12,9 @@ import os
 import sys
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=" + os.environ.get("DEVICES", "8")
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count="
+    + os.environ.get("DEVICES", "8")
 )
 
 os.environ.setdefault("NPROC", "64")  # threads enough for collectives that wait for each other
@@ -46,7 +48,13 @@ CASE = {
 def wide(family: str):
     """The small encoder of a family, with sizes that eight devices divide."""
     config = dataclasses.replace(
-        small.CONFIGS[family], width=32, heads=2, mlp_width=64, layers=2, dropout=0.0, attention_dropout=0.0
+        small.CONFIGS[family],
+        width=32,
+        heads=2,
+        mlp_width=64,
+        layers=2,
+        dropout=0.0,
+        attention_dropout=0.0,
     )
     model = small.classifier(family)
     return dataclasses.replace(model, encoder=model.encoder.clone(config=config))
@@ -58,7 +66,14 @@ def examples(family: str, count: int = 96, longest: int = 20) -> Examples:
     if family == "vit":
         pictures = rng.standard_normal((count, 16, 16, 3)).astype(np.float32)
         whole = small.texts(count, 1)
-        return Examples(whole, np.arange(count), labels, 17, pictures=lambda rows: pictures[rows], pictures_digest="x")
+        return Examples(
+            whole,
+            np.arange(count),
+            labels,
+            17,
+            pictures=lambda rows: pictures[rows],
+            pictures_digest="x",
+        )
     return Examples(small.texts(count, 1, longest), np.arange(count), labels, longest)
 
 
@@ -79,7 +94,9 @@ def run(
     made = dataclasses.replace(examples(family), layout=layout)
     labels, tx = small.setup(wide(family), strategy, rate=1e-3)
     cut = prefix.cut(labels, model.encoder.config.layers)
-    frozen, state = train.init_state(small.params(wide(family)), labels, tx, jax.random.key(0), layout)
+    frozen, state = train.init_state(
+        small.params(wide(family)), labels, tx, jax.random.key(0), layout
+    )
     step = train.make_step(model, cross_entropy, tx, cut)
     plan = made.plan(batch // accumulate, 0, 20, accumulate)
     plan = dataclasses.replace(plan, rows=plan.rows[-1:])  # one shape: it compiles once
@@ -107,6 +124,8 @@ def run(
 
 if __name__ == "__main__":
     if "ADAPT_COORDINATOR" in os.environ:
-        jax.distributed.initialize(os.environ["ADAPT_COORDINATOR"], 2, int(os.environ["ADAPT_PROCESS_ID"]))
+        jax.distributed.initialize(
+            os.environ["ADAPT_COORDINATOR"], 2, int(os.environ["ADAPT_PROCESS_ID"])
+        )
     for case in json.loads(sys.argv[1]):
         print(json.dumps(run(**CASE | case)), flush=True)

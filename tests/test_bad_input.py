@@ -22,7 +22,11 @@ def refused(tmp_path, monkeypatch, capsys):
 
     def run(name: str, *flags: object) -> tuple[str, list[str]]:
         there = sorted(tmp_path.rglob("*"))
-        argv = [name, *map(str, flags), *(() if "--out" in flags else ("--out", str(tmp_path / "out")))]
+        argv = [
+            name,
+            *map(str, flags),
+            *(() if "--out" in flags else ("--out", str(tmp_path / "out"))),
+        ]
         monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as exit:
             experiments.launch(MODULES[name].Config, MODULES[name].main)
@@ -43,8 +47,14 @@ def data(inputs, tmp_path):
 
     def flags(rows, header=("text", "label"), **more: object) -> list[object]:
         file = tiny.write_table(tmp_path / "train.csv", rows, header)
-        words = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "train": file, "test": inputs.test} | more
-        return [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", value)]
+        words = {
+            "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+            "train": file,
+            "test": inputs.test,
+        } | more
+        return [
+            word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", value)
+        ]
 
     return flags
 
@@ -58,12 +68,18 @@ def test_a_file_that_is_missing_or_empty(refused, data, inputs, tmp_path):
     assert refused("finetune", *data(GOOD, validation="no.csv"))[0] == "no.csv does not exist"
     (tmp_path / "empty.csv").touch()
     (tmp_path / "header.csv").write_text("text,label\n")
-    assert refused("finetune", *data(GOOD, test=tmp_path / "empty.csv"))[0].endswith("empty.csv is empty")
-    assert refused("finetune", *data(GOOD, test=tmp_path / "header.csv"))[0].endswith("header.csv has no rows")
+    assert refused("finetune", *data(GOOD, test=tmp_path / "empty.csv"))[0].endswith(
+        "empty.csv is empty"
+    )
+    assert refused("finetune", *data(GOOD, test=tmp_path / "header.csv"))[0].endswith(
+        "header.csv has no rows"
+    )
     checkpoint = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"))
     assert refused("extract", *checkpoint, "--data", "no.jsonl")[0] == "no.jsonl does not exist"
     assert refused("pretrain", *checkpoint, "--text", "no.txt")[0] == "no.txt does not exist"
-    assert refused("pretrain", *checkpoint, "--text", tmp_path / "empty.csv")[0].endswith("is empty")
+    assert refused("pretrain", *checkpoint, "--text", tmp_path / "empty.csv")[0].endswith(
+        "is empty"
+    )
     assert "--test is missing" in refused("finetune", *checkpoint, "--train", inputs.train)[0]
 
 
@@ -74,7 +90,10 @@ def test_a_column_that_is_missing(refused, data, inputs):
     assert said.endswith("has no column 'class'; it has text, label")
     images = ("--checkpoint", inputs.checkpoint("vit_classifier"), "--data", inputs.images["test"])
     assert "name the image column with --image-column" in refused("extract", *images)[0]
-    assert "has no column 'picture'; it has image" in refused("extract", *images, "--image-column", "picture")[0]
+    assert (
+        "has no column 'picture'; it has image"
+        in refused("extract", *images, "--image-column", "picture")[0]
+    )
     assert "holds no image" in refused("extract", *images, "--image-column", "label")[0]
     said, _ = refused("finetune", *data(GOOD, image_column="text"))
     assert "is a text encoder: --image-column does not go with it" in said
@@ -92,7 +111,9 @@ def test_an_empty_text_is_named_by_its_row(refused, data, inputs, blank, tmp_pat
 def test_labels(refused, data, tmp_path):
     test = tiny.write_table(tmp_path / "test.csv", [*GOOD[:3], ("so so", "neutral")])
     said, _ = refused("finetune", *data(GOOD, test=test))
-    assert said.endswith("test.csv: row 4: label 'neutral' is unseen in training (negative, positive)")
+    assert said.endswith(
+        "test.csv: row 4: label 'neutral' is unseen in training (negative, positive)"
+    )
     said, _ = refused("finetune", *data([(text, "positive") for text, _ in GOOD]))
     assert "has only 'positive'; classification takes at least two classes" in said
     said, _ = refused("finetune", *data([*GOOD, ("the film", " ")]))
@@ -105,7 +126,9 @@ def test_labels(refused, data, tmp_path):
 
 def test_one_row(refused, data, tmp_path):
     assert "has only 'positive'" in refused("finetune", *data(GOOD[:1]))[0]
-    said, _ = refused("finetune", *data([("good", 1.5)], test=tmp_path / "train.csv", task="regression"))
+    said, _ = refused(
+        "finetune", *data([("good", 1.5)], test=tmp_path / "train.csv", task="regression")
+    )
     assert "too few to hold some out for validation" in said
 
 
@@ -115,14 +138,20 @@ def test_files_that_are_not_what_they_seem(refused, data, inputs, tmp_path):
     assert said.endswith("latin.csv: line 3 is not UTF-8; convert the file with iconv")
     checkpoint = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"))
     (tmp_path / "latin.txt").write_bytes("good\nfilm\ncafé\n".encode("latin-1"))
-    assert "line 3 is not UTF-8" in refused("pretrain", *checkpoint, "--text", tmp_path / "latin.txt")[0]
+    assert (
+        "line 3 is not UTF-8"
+        in refused("pretrain", *checkpoint, "--text", tmp_path / "latin.txt")[0]
+    )
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": \n')
     assert "line 2 is not JSON" in refused("finetune", *data(GOOD, test=tmp_path / "rows.jsonl"))[0]
     (tmp_path / "short.csv").write_text("text,label\ngood,positive\nbad\n")
     said, _ = refused("finetune", *data(GOOD, test=tmp_path / "short.csv"))
     assert said.endswith("row 2 (line 3) has 1 fields, the header has 2")
     (tmp_path / "notes.docx").write_text("text")
-    assert "is of no known format" in refused("extract", *checkpoint, "--data", tmp_path / "notes.docx")[0]
+    assert (
+        "is of no known format"
+        in refused("extract", *checkpoint, "--data", tmp_path / "notes.docx")[0]
+    )
     (tmp_path / "table.parquet").write_bytes(b"PAR1 and no more")
     assert "cannot read" in refused("extract", *checkpoint, "--data", tmp_path / "table.parquet")[0]
 
@@ -160,7 +189,10 @@ def test_flags_that_contradict_each_other(refused, data, inputs):
     assert "give one of them" in refused("finetune", *data(GOOD), "--resume", "--overwrite")[0]
     assert "there is no run in" in refused("finetune", *data(GOOD), "--resume")[0]
     extracting = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--data", inputs.test)
-    assert "layer 3 is not there: the encoder has layers 0 (embedding) to 2" in refused("extract", *extracting, "--layer", 3)[0]
+    assert (
+        "layer 3 is not there: the encoder has layers 0 (embedding) to 2"
+        in refused("extract", *extracting, "--layer", 3)[0]
+    )
     assert "layer -1 is not there" in refused("extract", *extracting, "--layer", -1)[0]
 
 
@@ -168,8 +200,13 @@ def test_an_output_folder_that_exists(refused, data, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
     assert "the output folder" in refused("finetune", *data(GOOD))[0]
-    assert "is not a folder that finetune wrote" in refused("finetune", *data(GOOD), "--overwrite")[0]
-    assert "the output folder" in refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt"))[0]
+    assert (
+        "is not a folder that finetune wrote" in refused("finetune", *data(GOOD), "--overwrite")[0]
+    )
+    assert (
+        "the output folder"
+        in refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt"))[0]
+    )
     under = refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt/run"))[0]
     assert "Not a directory" in under and "mine.txt" in under
 
@@ -181,7 +218,9 @@ def broken(inputs, tmp_path, refused):
     def told(change, case: str = "bert_mlm_tied", **config) -> tuple[str, list[str]]:
         folder = tiny.checkpoint(tmp_path / "checkpoint", case, **config)
         change(folder)
-        said = refused("finetune", "--checkpoint", folder, "--train", inputs.train, "--test", inputs.test)
+        said = refused(
+            "finetune", "--checkpoint", folder, "--train", inputs.train, "--test", inputs.test
+        )
         assert refused("extract", "--checkpoint", folder, "--data", inputs.test) == said
         return said
 
@@ -201,11 +240,16 @@ def test_a_checkpoint_folder_without_its_files(broken):
 
 
 def test_a_checkpoint_folder_without_weights(broken):
-    assert "no model.safetensors in" in broken(lambda folder: (folder / "model.safetensors").unlink())[0]
+    assert (
+        "no model.safetensors in"
+        in broken(lambda folder: (folder / "model.safetensors").unlink())[0]
+    )
 
 
 def test_a_checkpoint_folder_with_pickled_weights(broken):
-    said, _ = broken(lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"))
+    said, _ = broken(
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    )
     assert "found pytorch_model.bin; convert it to safetensors first" in said
 
 
@@ -272,14 +316,27 @@ def test_a_vocabulary_without_the_special_tokens(broken, words):
 
 
 def test_a_tokenizer_json_that_is_none(broken):
-    assert "cannot read the tokenizer" in broken(lambda folder: (folder / "tokenizer.json").write_text("{}"))[0]
+    assert (
+        "cannot read the tokenizer"
+        in broken(lambda folder: (folder / "tokenizer.json").write_text("{}"))[0]
+    )
 
 
 def test_the_status_of_a_process(command, inputs, tmp_path):
     """The same through a shell: status 2, one line, and nothing from the libraries beneath."""
-    done = command("finetune", "--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--train", "no.csv", "--test", "no.csv")
+    done = command(
+        "finetune",
+        "--checkpoint",
+        inputs.checkpoint("bert_mlm_tied"),
+        "--train",
+        "no.csv",
+        "--test",
+        "no.csv",
+    )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: no.csv does not exist\n")
-    done = command("predict", "--run", tmp_path, "--data", inputs.test, "--out", tmp_path / "out.csv")
+    done = command(
+        "predict", "--run", tmp_path, "--data", inputs.test, "--out", tmp_path / "out.csv"
+    )
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
     done = command("extract", "--pooling", "middle")
     assert done.returncode == 2 and "Traceback" not in done.stderr  # flag syntax is tyro's

@@ -62,7 +62,11 @@ def test_a_disk_that_is_full_at_the_start(inputs, disk, command, tmp_path):
         finetune.main(finetune.Config(**flags, **FAST, out=small / "run"))
     (tmp_path / "text.txt").write_text("the film\nthe plot\n" * 9)
     with pytest.raises(OutputError, match="make room"):
-        pretrain.main(pretrain.Config(str(tmp_path / "text.txt"), flags["checkpoint"], steps=1, out=small / "run"))
+        pretrain.main(
+            pretrain.Config(
+                str(tmp_path / "text.txt"), flags["checkpoint"], steps=1, out=small / "run"
+            )
+        )
     assert not list(small.iterdir())
     fill(small)
     for name, more in (
@@ -71,7 +75,11 @@ def test_a_disk_that_is_full_at_the_start(inputs, disk, command, tmp_path):
     ):
         done = command(name, "--checkpoint", flags["checkpoint"], *more, "--out", small / "run")
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+        assert (
+            done.stderr.startswith("error: ")
+            and done.stderr.count("\n") == 1
+            and "No space left" in done.stderr
+        )
     assert [path.name for path in small.iterdir()] == ["filler"]
 
 
@@ -79,12 +87,19 @@ def test_a_disk_that_is_too_small_for_the_features(inputs, disk, tmp_path):
     small = disk(1)
     tiny.write_table(tmp_path / "many.csv", [["good"]] * 12_000, ["text"])  # 1.15 MB of features
     with pytest.raises(OutputError, match="no room for 1 MB of features: No space left on device"):
-        extract.main(extract.Config(inputs.checkpoint("bert_mlm_tied"), str(tmp_path / "many.csv"), out=small / "out"))
+        extract.main(
+            extract.Config(
+                inputs.checkpoint("bert_mlm_tied"), str(tmp_path / "many.csv"), out=small / "out"
+            )
+        )
     assert not list(small.iterdir())
 
 
 def test_a_disk_that_fills_up_in_mid_run(inputs, disk, tmp_path, monkeypatch):
-    place, flags = disk(72), {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts, "patience": 0}
+    place, flags = (
+        disk(72),
+        {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts, "patience": 0},
+    )
     flags |= {"epochs": 3, "batch_size": 4, "save_every": 1}
     finetune.main(finetune.Config(**flags, out=tmp_path / "whole"))
 
@@ -127,7 +142,10 @@ def rated(tmp_path):
     """A regression file of 24 rows, the given ones of which have a rating whose square is no float32."""
 
     def write(*bad: int) -> str:
-        rows = [(text, 1e30 if row in bad else row % 3) for row, (text, _) in enumerate(tiny.sentences(24))]
+        rows = [
+            (text, 1e30 if row in bad else row % 3)
+            for row, (text, _) in enumerate(tiny.sentences(24))
+        ]
         return str(tiny.write_table(tmp_path / "rated.csv", rows))
 
     return write
@@ -135,18 +153,29 @@ def rated(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_at_its_step(inputs, rated, tmp_path):
     good = rated()
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "task": "regression", "test": good, "validation": good}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "task": "regression",
+        "test": good,
+        "validation": good,
+    }
     flags |= {"epochs": 2, "batch_size": 4, "save_every": 1, "seed": 3}
     first = np.random.default_rng([3, 0]).permutation(24)  # the order of the first epoch
     flags["train"] = rated(first[13])  # in its fourth batch
     (tmp_path / "good.csv").write_text(Path(good).read_text().replace("1e+30", "1"))
     flags |= {"test": str(tmp_path / "good.csv"), "validation": str(tmp_path / "good.csv")}
-    with pytest.raises(TrainingError, match="the loss is not finite at step 4: training stopped, the last good"):
+    with pytest.raises(
+        TrainingError, match="the loss is not finite at step 4: training stopped, the last good"
+    ):
         finetune.main(finetune.Config(**flags, out=tmp_path / "run"))
     assert checkpoint.read_index(tmp_path / "run/checkpoints")["last"]["folder"] == "step_00000003"
-    assert all(np.isfinite(leaf).all() for leaf in t.paths(hub.load(tmp_path / "run").params).values())
+    assert all(
+        np.isfinite(leaf).all() for leaf in t.paths(hub.load(tmp_path / "run").params).values()
+    )
     assert not (tmp_path / "run/result.json").exists()
-    predict.main(predict.Config((tmp_path / "run",), str(tmp_path / "good.csv"), tmp_path / "out.csv"))
+    predict.main(
+        predict.Config((tmp_path / "run",), str(tmp_path / "good.csv"), tmp_path / "out.csv")
+    )
     # Resumed, it stops at the same step, and has lost nothing.
     with pytest.raises(TrainingError, match="at step 4"):
         finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
@@ -173,20 +202,32 @@ def test_a_rate_that_is_much_too_high(inputs, tmp_path, command):
 
 
 def test_a_validation_loss_that_is_not_finite(inputs, rated, tmp_path):
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "task": "regression", "batch_size": 4}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "task": "regression",
+        "batch_size": 4,
+    }
     text = Path(rated()).read_text()
     (tmp_path / "good.csv").write_text(text)
     good, bad = str(tmp_path / "good.csv"), rated(3)
     with pytest.raises(TrainingError, match="the validation loss is not finite after step 6"):
-        finetune.main(finetune.Config(**flags, train=good, validation=bad, test=good, out=tmp_path / "run"))
+        finetune.main(
+            finetune.Config(**flags, train=good, validation=bad, test=good, out=tmp_path / "run")
+        )
     assert checkpoint.read_index(tmp_path / "run/checkpoints")["last"]["folder"] == "step_00000000"
 
 
 def test_pre_training_that_diverges(inputs, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(text for text, _ in tiny.sentences(30)))
-    flags = {"text": str(tmp_path / "text.txt"), "checkpoint": inputs.checkpoint("bert_mlm_tied"), "steps": 9}
+    flags = {
+        "text": str(tmp_path / "text.txt"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "steps": 9,
+    }
     with pytest.raises(TrainingError, match="not finite"):
-        pretrain.main(pretrain.Config(**flags, batch_size=4, learning_rate=1e30, out=tmp_path / "run"))
+        pretrain.main(
+            pretrain.Config(**flags, batch_size=4, learning_rate=1e30, out=tmp_path / "run")
+        )
     source, kept = hub.load(flags["checkpoint"]), hub.load(tmp_path / "run")
     assert t.digest(kept.params) == t.digest(source.params)
 
@@ -196,9 +237,15 @@ def test_long_texts_are_counted_and_reported(inputs, tmp_path, capsys):
     table = str(tiny.write_table(tmp_path / "long.csv", rows))
     flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "strategy": "frozen", **FAST}
     finetune.main(finetune.Config(**flags, train=table, test=inputs.test, out=tmp_path / "run"))
-    assert capsys.readouterr().err.splitlines()[0] == "note: train: 2 texts are longer than 20 tokens and truncated"
+    assert (
+        capsys.readouterr().err.splitlines()[0]
+        == "note: train: 2 texts are longer than 20 tokens and truncated"
+    )
     predict.main(predict.Config((tmp_path / "run",), table, tmp_path / "out.csv"))
-    assert capsys.readouterr().err == f"note: {table}: 2 texts are longer than 20 tokens and truncated\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: {table}: 2 texts are longer than 20 tokens and truncated\n"
+    )
 
 
 def test_a_batch_larger_than_the_data(inputs, tmp_path):
@@ -212,9 +259,13 @@ def test_a_batch_larger_than_the_data(inputs, tmp_path):
 def test_one_row_of_training_and_a_validation_file(inputs, tmp_path):
     one = str(tiny.write_table(tmp_path / "one.csv", [("a good film", 2.5)]))
     flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "task": "regression", "epochs": 1}
-    result = finetune.main(finetune.Config(**flags, train=one, validation=one, test=one, out=tmp_path / "run"))
+    result = finetune.main(
+        finetune.Config(**flags, train=one, validation=one, test=one, out=tmp_path / "run")
+    )
     assert result["steps"] == 1 and result["mse"] > 0
-    assert result["pearson"] is None and result["spearman"] is None  # not defined, and JSON has no NaN
+    assert (
+        result["pearson"] is None and result["spearman"] is None
+    )  # not defined, and JSON has no NaN
     assert json.loads((tmp_path / "run/result.json").read_text()) == result
 
 
@@ -223,13 +274,24 @@ def test_a_picture_that_is_none_is_told_before_the_run_or_in_one_line(inputs, tm
     (pictures / "dark/003.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
     flags = {"checkpoint": inputs.checkpoint("vit_classifier"), "image_column": "image", **FAST}
     with pytest.raises(DataError, match=r"row \d+ .*003\.png\) holds no image that can be decoded"):
-        finetune.main(finetune.Config(**flags, train=str(pictures), test=inputs.images["test"], out=tmp_path / "run"))
+        finetune.main(
+            finetune.Config(
+                **flags, train=str(pictures), test=inputs.images["test"], out=tmp_path / "run"
+            )
+        )
 
 
 def test_ctrl_c(inputs, tmp_path, scratch_cache):
     """An interrupted run says so in one line, and goes on."""
     run = tmp_path / "run"
-    words = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--train", inputs.train, "--test", inputs.test)
+    words = (
+        "--checkpoint",
+        inputs.checkpoint("bert_mlm_tied"),
+        "--train",
+        inputs.train,
+        "--test",
+        inputs.test,
+    )
     argv = [
         sys.executable,
         "-m",
@@ -243,7 +305,9 @@ def test_ctrl_c(inputs, tmp_path, scratch_cache):
         str(run),
     ]
     home = tiny.environment(scratch_cache)
-    process = subprocess.Popen(argv, env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        argv, env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     for _ in range(6000):
         if (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size:
             break
@@ -251,13 +315,17 @@ def test_ctrl_c(inputs, tmp_path, scratch_cache):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err == "interrupted; what was saved stays, go on with --resume where the command has it\n"
+    assert (
+        err == "interrupted; what was saved stays, go on with --resume where the command has it\n"
+    )
     assert hub.load(run).labels == ("negative", "positive")
 
 
 def test_ctrl_c_while_jax_collects_garbage_is_not_lost():
     """What is raised in a callback of the collector, Python drops: one Ctrl-C in fourteen was lost to JAX's."""
-    assert any("gc_callback" in callback.__name__ for callback in gc.callbacks)  # the name that is looked for
+    assert any(
+        "gc_callback" in callback.__name__ for callback in gc.callbacks
+    )  # the name that is looked for
 
     def gc_callback():
         experiments.interrupt(signal.SIGINT, sys._getframe())

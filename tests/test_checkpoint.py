@@ -78,7 +78,9 @@ def test_four_steps_are_two_steps_a_save_a_restore_and_two_steps(tmp_path, name)
     assert first + second == losses and bits(end) == bits(whole)
 
 
-def test_the_first_step_after_a_restore_in_a_new_process_shares_the_trace_of_a_fresh_state(tmp_path):
+def test_the_first_step_after_a_restore_in_a_new_process_shares_the_trace_of_a_fresh_state(
+    tmp_path,
+):
     """A new step function, restored state first, then a fresh one: one trace."""
     frozen, state, _ = start()
     checkpoint.save(tmp_path, state, {}, best=False)
@@ -107,7 +109,9 @@ def test_a_restored_state_is_where_and_what_the_fresh_one_is(saved):
 def test_an_optimizer_without_state_is_restored_too(tmp_path):
     model = classifier("small")
     labels = t.label(params(model), strategy("frozen", 1).phases[0].rules)
-    _, state = train.init_state(params(model), labels, optim.by_label({"head": optax.sgd(0.1)}, labels), jax.random.key(0))
+    _, state = train.init_state(
+        params(model), labels, optim.by_label({"head": optax.sgd(0.1)}, labels), jax.random.key(0)
+    )
     checkpoint.save(tmp_path, state, {}, best=True)
     assert bits(checkpoint.restore(tmp_path, state)[0]) == bits(state)
 
@@ -123,7 +127,10 @@ def test_the_best_and_the_last_are_kept_and_nothing_else(tmp_path):
         index = checkpoint.read_index(tmp_path)
         expected = {1: (1, 1), 2: (2, 1), 3: (3, 3), 4: (4, 3), 5: (5, 3)}[number + 1]
         assert (index["last"]["step"], index["best"]["step"]) == expected
-        assert {path.name for path in tmp_path.iterdir()} == {"index.json", *(f"step_{n:08d}" for n in expected)}
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "index.json",
+            *(f"step_{n:08d}" for n in expected),
+        }
 
 
 def test_saving_one_step_twice_renews_what_is_said_of_it(tmp_path):
@@ -152,11 +159,19 @@ def test_the_parameters_of_the_best_checkpoint_are_the_whole_tree(tmp_path):
 
 def test_frozen_parameters_and_moments_are_not_written_with_every_save(saved):
     folder, state = saved
-    size = sum(path.stat().st_size for path in (folder / "step_00000002").rglob("*") if path.is_file())
+    size = sum(
+        path.stat().st_size for path in (folder / "step_00000002").rglob("*") if path.is_file()
+    )
     model = classifier("small", dropout=0.1)
-    assert t.nbytes(state.params) * 3 < size < t.nbytes(state.params) * 3 + 80_000  # and Orbax's own files
+    assert (
+        t.nbytes(state.params) * 3 < size < t.nbytes(state.params) * 3 + 80_000
+    )  # and Orbax's own files
     stored = checkpoint.read_tree(folder / "step_00000002", None)
-    assert t.paths(stored["params"]).keys() == t.paths(state.params).keys() < t.paths(params(model)).keys()
+    assert (
+        t.paths(stored["params"]).keys()
+        == t.paths(state.params).keys()
+        < t.paths(params(model)).keys()
+    )
 
 
 def test_reading_the_parameters_does_not_read_the_moments(saved):
@@ -178,7 +193,10 @@ def test_relative_folders_are_folders(tmp_path, monkeypatch):
 
 
 def test_before_the_first_save_there_is_nothing_to_restore(tmp_path):
-    with pytest.raises(CheckpointError, match="the run stopped before its first save; start it anew with --overwrite"):
+    with pytest.raises(
+        CheckpointError,
+        match="the run stopped before its first save; start it anew with --overwrite",
+    ):
         checkpoint.restore(tmp_path, start()[1])
     with pytest.raises(CheckpointError, match="the run stopped before its first save"):
         checkpoint.load_params(tmp_path, {})
@@ -186,7 +204,9 @@ def test_before_the_first_save_there_is_nothing_to_restore(tmp_path):
 
 def replace_leaf(state: train.State, path: str, leaf) -> train.State:
     flat = t.paths(state.params)
-    return dataclasses.replace(state, params=t.unflatten({p: v for p, v in (flat | {path: leaf}).items() if v is not None}))
+    return dataclasses.replace(
+        state, params=t.unflatten({p: v for p, v in (flat | {path: leaf}).items() if v is not None})
+    )
 
 
 LEAF = "head/classifier/bias"
@@ -215,11 +235,15 @@ def test_a_leaf_that_the_checkpoint_lacks_is_one_line_of_a_diff(saved):
     assert str(caught.value).splitlines()[1:] == ["  - params/head/new/kernel (2, 2)"]
     model = classifier("small", dropout=0.1)
     with pytest.raises(CheckpointError, match="- head/new"):
-        checkpoint.load_params(folder, t.graft(model.shapes(), "head/new", jax.ShapeDtypeStruct((2,), np.float32)))
+        checkpoint.load_params(
+            folder, t.graft(model.shapes(), "head/new", jax.ShapeDtypeStruct((2,), np.float32))
+        )
 
 
 def test_another_strategy_does_not_restore(saved):
-    with pytest.raises(CheckpointError, match=r"do not fit \(- missing, \+ not expected, ! misshapen\)"):
+    with pytest.raises(
+        CheckpointError, match=r"do not fit \(- missing, \+ not expected, ! misshapen\)"
+    ):
         checkpoint.restore(saved[0], start("full")[1])
 
 
@@ -238,18 +262,27 @@ def test_damage_to_any_file_is_one_line_that_names_it(saved, kind):
     """Orbax itself loads arrays with a flipped bit, and tells of a truncated one in pages of a stack trace."""
     folder, state = saved
     random = np.random.default_rng(0)
-    files = [path for path in (folder / "step_00000002").rglob("*") if path.is_file() and path.stat().st_size]
+    files = [
+        path
+        for path in (folder / "step_00000002").rglob("*")
+        if path.is_file() and path.stat().st_size
+    ]
     assert len(files) > 5
     for file in files:
         whole = file.read_bytes()
         if kind == "flipped":
             at = random.integers(len(whole))
-            file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << random.integers(8))]) + whole[at + 1 :])
+            file.write_bytes(
+                whole[:at] + bytes([whole[at] ^ (1 << random.integers(8))]) + whole[at + 1 :]
+            )
         elif kind == "gone":
             file.unlink()
         else:
             file.write_bytes(whole[: random.integers(len(whole)) if kind == "truncated" else 0])
-        if file.name == "SHA256SUMS" and kind in ("truncated", "empty"):  # it may end at a whole line
+        if file.name == "SHA256SUMS" and kind in (
+            "truncated",
+            "empty",
+        ):  # it may end at a whole line
             try:
                 checkpoint.restore(folder, state)
             except CheckpointError as fault:
@@ -262,7 +295,10 @@ def test_damage_to_any_file_is_one_line_that_names_it(saved, kind):
     checkpoint.restore(folder, state)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"last": {}}', '{"last": 3}', '{"last": {"folder": 3}}', "\x80"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", '{"last": {}}', '{"last": 3}', '{"last": {"folder": 3}}', "\x80"],
+)
 def test_a_damaged_index_is_one_line(saved, content):
     folder, state = saved
     (folder / "index.json").write_bytes(content.encode("latin-1"))
@@ -312,8 +348,13 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_save_that_loads(tmp_path):
         assert checkpoint.read_index(folder)["last"]["number"] in (number, number + 1)
         number = checkpoint.read_index(folder)["last"]["number"]
     _, state, _ = start("frozen")
-    checkpoint.save(folder, dataclasses.replace(state, step=jnp.int32(99_999)), {"number": 0}, best=True)
-    assert {path.name for path in folder.iterdir()} == {"index.json", "step_00099999"}  # halves are swept away
+    checkpoint.save(
+        folder, dataclasses.replace(state, step=jnp.int32(99_999)), {"number": 0}, best=True
+    )
+    assert {path.name for path in folder.iterdir()} == {
+        "index.json",
+        "step_00099999",
+    }  # halves are swept away
 
 
 # A full disk
@@ -324,7 +365,11 @@ def small_disk(tmp_path):
     """A file system of 80 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)], capture_output=True, text=True)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(disk)],
+        capture_output=True,
+        text=True,
+    )
     if mount.returncode:
         pytest.skip(f"no file system can be mounted: {mount.stderr.strip()}")
     yield disk
@@ -359,15 +404,21 @@ def test_a_full_disk_is_one_line_and_the_save_before_stays(small_disk, monkeypat
 def test_a_text_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "index.json"
     checkpoint.write_text(file, "old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OutputError, match=r"cannot write .*index.json: No space left on device"):
         checkpoint.write_text(file, "new")
-    assert file.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["index.json"]
+    assert file.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == [
+        "index.json"
+    ]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot make the folder .*file/checkpoints: Not a directory"):
+    with pytest.raises(
+        OutputError, match=r"cannot make the folder .*file/checkpoints: Not a directory"
+    ):
         checkpoint.save(tmp_path / "file" / "checkpoints", start("frozen")[1], {}, best=True)
 
 

@@ -28,7 +28,9 @@ def test_the_interval_is_that_of_seeds_and_examples_together():
     assert low < 0.8 < high and high - low < 0.08
     apart = np.repeat(np.array([[0.6], [0.7], [0.8], [0.9], [1.0]]), 4000, 1)  # only seeds differ
     low, high = verdict.bootstrap(apart, rng)
-    assert high - low == pytest.approx(2 * 1.96 * np.std([0.6, 0.7, 0.8, 0.9, 1.0]) / 5**0.5, rel=0.15)
+    assert high - low == pytest.approx(
+        2 * 1.96 * np.std([0.6, 0.7, 0.8, 0.9, 1.0]) / 5**0.5, rel=0.15
+    )
 
 
 def test_as_many_of_each_class_while_there_are_few_and_the_same_for_every_way():
@@ -39,7 +41,9 @@ def test_as_many_of_each_class_while_there_are_few_and_the_same_for_every_way():
         assert len(set(both)) == budget and np.bincount(labels[both]).tolist() == [budget // 2] * 2
         assert set(labels[kept]) == {0, 1}
         again = compare.drawn(labels, budget, seed=3)
-        assert all(np.array_equal(one, other) for one, other in zip((kept, held), again, strict=True))
+        assert all(
+            np.array_equal(one, other) for one, other in zip((kept, held), again, strict=True)
+        )
         assert not np.array_equal(kept, compare.drawn(labels, budget, seed=4)[0])
     kept, held = compare.drawn(labels, compare.ALL, seed=0)
     assert sorted([*kept, *held]) == list(range(1000))
@@ -53,19 +57,34 @@ def rows_of(folder, ways: dict[str, tuple[float, float]]) -> tuple[list[dict], l
             right = noisy(accuracy, 1, seed=seed)[0] > 0
             np.savez(folder / f"{verdict.stem(way, 8, seed)}.npz", test=right, away=right)
             sets = {name: {"accuracy": right.mean(), "ece": 0.1} for name in ("test", "away")}
-            cells.append({"way": way, "budget": 8, "seed": seed, "sets": sets, "seconds": 1.0, "flops": flops, "steps": 1})
+            cells.append(
+                {
+                    "way": way,
+                    "budget": 8,
+                    "seed": seed,
+                    "sets": sets,
+                    "seconds": 1.0,
+                    "flops": flops,
+                    "steps": 1,
+                }
+            )
     return cells, list(ways)
 
 
 def test_the_answer_is_the_best_and_the_cheapest_that_is_as_good(tmp_path):
-    cells, ways = rows_of(tmp_path, {"probe": (0.7, 1e9), "full": (0.8, 1e12), "lora": (0.795, 1e11)})
+    cells, ways = rows_of(
+        tmp_path, {"probe": (0.7, 1e9), "full": (0.8, 1e12), "lora": (0.795, 1e11)}
+    )
     result = verdict.summary(cells, tmp_path, ways, [8])
     (answer,) = result["answer"]
     assert (answer["best"], answer["cheapest"]) == ("full", "lora")
     assert answer["times_cheaper"] == pytest.approx(10) and answer["as_good"] == ["full", "lora"]
     probe, full, _ = result["rows"]
     assert probe["difference"] == 0 and full["difference_interval"][0] > 0.05
-    assert full["worst"] <= full["accuracy"] and full["interval"][0] < full["accuracy"] < full["interval"][1]
+    assert (
+        full["worst"] <= full["accuracy"]
+        and full["interval"][0] < full["accuracy"] < full["interval"][1]
+    )
 
 
 def test_of_ways_that_cost_the_same_flops_the_faster_one_is_the_cheapest(tmp_path):
@@ -94,8 +113,13 @@ def test_a_rate_that_is_data_is_the_schedule_that_finetune_has():
     params = {"head": {"kernel": np.ones((2, 2), np.float32)}}
     labels = t.label(params, [("head/.*", "head")])
     schedule = optim.schedule(3e-3, 40, 0.1, "linear")
-    made = [optim.by_label({"head": tx}, labels) for tx in (optim.adamw(schedule, 0.01), adjustable(0.01))]
-    state = train.State(np.int32(0), params, made[1].init(params), jax.random.key(0), np.bool_(False))
+    made = [
+        optim.by_label({"head": tx}, labels)
+        for tx in (optim.adamw(schedule, 0.01), adjustable(0.01))
+    ]
+    state = train.State(
+        np.int32(0), params, made[1].init(params), jax.random.key(0), np.bool_(False)
+    )
     states = [made[0].init(params), adjusted(state, {"head": 3e-3}, 40, {"head": 0}).opt_state]
     grads = jax.tree.map(np.ones_like, params)
     for _ in range(40):
@@ -126,15 +150,33 @@ def test_fits_of_one_arm_compile_once_and_repeat_exactly(arm, name):
 def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, capsys):
     tables = {"reviews": (inputs.train, inputs.test), "away": (inputs.train, inputs.test)}
     read = reading.read
-    monkeypatch.setattr(reading, "read", lambda spec, split=None: read(tables[spec][split == "test"]))
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "features": inputs.checkpoint("bert_mlm_relu")}
-    flags |= {"out_of_domain": ("away",), "strategies": ("full", "lora:2"), "budgets": (8, 0), "seeds": 2, "tries": 2}
-    config = compare.Config(**flags, steps=4, epochs=1, page=tmp_path / "results", out=tmp_path / "out")
+    monkeypatch.setattr(
+        reading, "read", lambda spec, split=None: read(tables[spec][split == "test"])
+    )
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "features": inputs.checkpoint("bert_mlm_relu"),
+    }
+    flags |= {
+        "out_of_domain": ("away",),
+        "strategies": ("full", "lora:2"),
+        "budgets": (8, 0),
+        "seeds": 2,
+        "tries": 2,
+    }
+    config = compare.Config(
+        **flags, steps=4, epochs=1, page=tmp_path / "results", out=tmp_path / "out"
+    )
     result = compare.main(config)
-    assert len(result["rows"]) == 2 * 6 and len(list((tmp_path / "out/cells").glob("*.json"))) == 6 * 2 * 2
+    assert (
+        len(result["rows"]) == 2 * 6
+        and len(list((tmp_path / "out/cells").glob("*.json"))) == 6 * 2 * 2
+    )
     page = (tmp_path / "results/compare.md").read_text()
     assert "python -m experiments.compare --checkpoint" in page and page.count("| full, ") == 2
-    assert (tmp_path / "results/compare_labels.png").stat().st_size and (tmp_path / "results/compare_cost.png").stat().st_size
+    assert (tmp_path / "results/compare_labels.png").stat().st_size and (
+        tmp_path / "results/compare_cost.png"
+    ).stat().st_size
     with pytest.raises(OutputError, match="exists"):
         compare.main(config)
     gone = sorted((tmp_path / "out/cells").glob("full*-8-1.*"))
@@ -151,16 +193,30 @@ def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("flags", "fault", "message"),
     [
-        ({"budgets": (9999,)}, DataError, "--budgets 9999 must be 0 .all. or 4 .two for each of 2 classes. to 32 examples"),
+        (
+            {"budgets": (9999,)},
+            DataError,
+            "--budgets 9999 must be 0 .all. or 4 .two for each of 2 classes. to 32 examples",
+        ),
         ({"budgets": (2,)}, DataError, "--budgets 2"),
         ({"strategies": ("best",)}, StrategyError, "unknown strategy 'best'"),
-        ({"strategies": ("bitfit", "bitfit")}, StrategyError, "--strategies has one of bitfit, bitfit twice"),
+        (
+            {"strategies": ("bitfit", "bitfit")},
+            StrategyError,
+            "--strategies has one of bitfit, bitfit twice",
+        ),
         ({"tries": 0}, StrategyError, "--tries must be 1 to 5"),
     ],
 )
-def test_bad_flags_are_one_line_before_anything_is_written(inputs, tmp_path, monkeypatch, flags, fault, message):
+def test_bad_flags_are_one_line_before_anything_is_written(
+    inputs, tmp_path, monkeypatch, flags, fault, message
+):
     read = reading.read
-    monkeypatch.setattr(reading, "read", lambda spec, split=None: read(inputs.test if split == "test" else inputs.train))
+    monkeypatch.setattr(
+        reading,
+        "read",
+        lambda spec, split=None: read(inputs.test if split == "test" else inputs.train),
+    )
     name = inputs.checkpoint("bert_mlm_tied")
     config = {
         "checkpoint": name,

@@ -75,8 +75,20 @@ def test_a_column_of_numbers_keeps_its_spelling(file):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_line_ends_quotes_and_commas(file, end):
-    rows = ["text,label", '"one, two",a', "", '"say ""hi""",b', '"first\r\nsecond\nthird",c', "last,d"]
-    assert column(file("a.csv", end.join(rows))) == ["one, two", 'say "hi"', "first\r\nsecond\nthird", "last"]
+    rows = [
+        "text,label",
+        '"one, two",a',
+        "",
+        '"say ""hi""",b',
+        '"first\r\nsecond\nthird",c',
+        "last,d",
+    ]
+    assert column(file("a.csv", end.join(rows))) == [
+        "one, two",
+        'say "hi"',
+        "first\r\nsecond\nthird",
+        "last",
+    ]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(file):
@@ -108,14 +120,22 @@ def test_json_lines_json_list_and_parquet_read_alike(file, tmp_path):
     listed = file("a.json", json.dumps(rows))
     data._datasets().Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
     for path in (lines, listed, tmp_path / "a.parquet"):
-        assert next(chunks(read(path), ["text", "label", "tags"])) == {name: [r[name] for r in rows] for name in rows[0]}
+        assert next(chunks(read(path), ["text", "label", "tags"])) == {
+            name: [r[name] for r in rows] for name in rows[0]
+        }
 
 
 def test_json_texts_stay_texts_and_numbers_agree_over_the_whole_file(file):
-    rows = [{"text": "2024-05-01", "n": 1}] + [{"text": "12:30:00"}] * 1500 + [{"n": 2.5, "text": None, "new": {"a": 1}}]
+    rows = (
+        [{"text": "2024-05-01", "n": 1}]
+        + [{"text": "12:30:00"}] * 1500
+        + [{"n": 2.5, "text": None, "new": {"a": 1}}]
+    )
     table = read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
     assert table.rows[0] == {"text": "2024-05-01", "n": 1.0, "new": None}
-    assert table.rows[1501]["n"] == 2.5 and len(table) == 1502 and table.rows[1501]["new"] == {"a": 1}
+    assert (
+        table.rows[1501]["n"] == 2.5 and len(table) == 1502 and table.rows[1501]["new"] == {"a": 1}
+    )
     for second in ('{"text": 5}', '{"text": 99999999999999999999}', '{"text": {"a": 1}}'):
         with pytest.raises(DataError, match="a column mixes types"):
             read(file("b.jsonl", '{"text": "a"}\n' + second))
@@ -180,7 +200,10 @@ BAD = {
     "header.csv": ("text,label\n", "header.csv has no rows"),
     "blank.csv": ("\n\n", "blank.csv has no rows"),
     "long.csv": ("text,label\na,b\nc,d,e\n", r"row 2 \(line 3\) has 3 fields, the header has 2"),
-    "all-long.csv": ("text,label\na,b,c\nd,e,f\n", r"row 1 \(line 2\) has 3 fields, the header has 2"),
+    "all-long.csv": (
+        "text,label\na,b,c\nd,e,f\n",
+        r"row 1 \(line 2\) has 3 fields, the header has 2",
+    ),
     "short.csv": ("text,label\na\n", r"row 1 \(line 2\) has 1 fields, the header has 2"),
     "quote.csv": ('text,label\n"a,b\nc,d\n', "line 3: unexpected end of data; is a quote missing?"),
     "stray.tsv": ('text\tlabel\n"a" b\tx\n', "line 2: .* expected after '\"'; is a quote missing?"),
@@ -189,7 +212,10 @@ BAD = {
     "utf16.csv": ("text\na\n".encode("utf-16"), "utf16.csv: line 1 is not UTF-8"),
     "broken.jsonl": ('{"text": "a"}\n{"text": "b"\n', "broken.jsonl: line 2 is not JSON"),
     "words.jsonl": ('{"text": "a"}\n"b"\n', "words.jsonl: line 2 is not a JSON object"),
-    "latin.jsonl": ('{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"), "latin.jsonl: line 2 is not UTF-8"),
+    "latin.jsonl": (
+        '{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"),
+        "latin.jsonl: line 2 is not UTF-8",
+    ),
     "broken.json": ('[{"text": "a"},\n{"text": "b"}', "broken.json: line 2 is not JSON"),
     "empty.jsonl": ("", "empty.jsonl is empty"),
     "blank.jsonl": ("\n", "blank.jsonl"),
@@ -216,7 +242,10 @@ def test_a_bad_file_is_one_line_and_leaves_no_half_table(file, name):
     [
         ("nothing.csv", "nothing.csv does not exist"),
         ("/no/such/folder", "/no/such/folder does not exist"),
-        ("reveiws", r"'reveiws' is no file and no bundled set \(reviews, amazon, [^)]*, fashion-mnist\)"),
+        (
+            "reveiws",
+            r"'reveiws' is no file and no bundled set \(reviews, amazon, [^)]*, fashion-mnist\)",
+        ),
     ],
 )
 def test_what_is_not_there_is_named(spec, message):
@@ -229,7 +258,9 @@ def test_what_is_not_there_is_named(spec, message):
 def test_a_hub_that_does_not_answer_is_one_quick_line(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(data._datasets().config, "HF_HUB_OFFLINE", False)
-    with pytest.raises(DataError, match=r"^'org/name' does not exist here, and not on the hub: [^\n]+$"):
+    with pytest.raises(
+        DataError, match=r"^'org/name' does not exist here, and not on the hub: [^\n]+$"
+    ):
         read("org/name")
 
 
@@ -240,7 +271,9 @@ def test_a_missing_column_names_those_that_exist(file):
 
 
 def test_rows_without_text_are_named_and_counted(file):
-    with pytest.raises(DataError, match=r"a\.csv: row 2 \(and 2 more\) has no text in column 'text'"):
+    with pytest.raises(
+        DataError, match=r"a\.csv: row 2 \(and 2 more\) has no text in column 'text'"
+    ):
         check_texts(read(file("a.csv", 'text,label\na,1\n,2\nb,3\n" \t",4\n"",5\n')), "text")
     with pytest.raises(DataError, match="row 2 has no text"):
         check_texts(read(file("a.jsonl", '{"text": "a"}\n{"text": null}\n')), "text")

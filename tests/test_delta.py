@@ -23,7 +23,11 @@ def run(inputs, tmp_path):
     """`run("name", strategy="frozen")` is (folder, result)."""
 
     def finetuned(name: str, **flags) -> tuple[Path, dict]:
-        base = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "epochs": 1, "batch_size": 4} | inputs.texts
+        base = {
+            "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+            "epochs": 1,
+            "batch_size": 4,
+        } | inputs.texts
         return tmp_path / name, finetune.main(finetune.Config(**base | flags, out=tmp_path / name))
 
     return finetuned
@@ -32,13 +36,16 @@ def run(inputs, tmp_path):
 def stored(folder: Path) -> set[str]:
     """The paths of all parameters that a run's checkpoints hold."""
     index = checkpoint.read_index(folder / "checkpoints")["best"]
-    found = set(t.paths(checkpoint.read_tree(folder / "checkpoints" / index["folder"], None)["params"]))
+    found = set(
+        t.paths(checkpoint.read_tree(folder / "checkpoints" / index["folder"], None)["params"])
+    )
     still = folder / "checkpoints" / index.get("frozen", "frozen")
     return found | (set(t.paths(checkpoint.read_tree(still, None))) if still.exists() else set())
 
 
 @pytest.mark.parametrize(
-    ("strategy", "delta"), [("frozen", True), ("bitfit", True), ("lora:2", True), ("lp-ft", False), ("full", False)]
+    ("strategy", "delta"),
+    [("frozen", True), ("bitfit", True), ("lora:2", True), ("lp-ft", False), ("full", False)],
 )
 def test_what_stands_still_is_not_stored_where_most_of_it_does(run, inputs, strategy, delta):
     folder, result = run("run", strategy=strategy, epochs=2)
@@ -47,7 +54,10 @@ def test_what_stands_still_is_not_stored_where_most_of_it_does(run, inputs, stra
     assert result["saved"] == ("delta" if delta else "full")
     if delta:
         source = t.paths(hub.load(inputs.checkpoint("bert_mlm_tied")).params)
-        assert all(path not in source or not np.array_equal(source[path], t.get(loaded.params, path)) for path in moved)
+        assert all(
+            path not in source or not np.array_equal(source[path], t.get(loaded.params, path))
+            for path in moved
+        )
         assert len(moved) < len(source) / 2
     else:
         assert moved == {path for path in t.paths(loaded.params) if path.startswith("encoder/")}
@@ -55,17 +65,24 @@ def test_what_stands_still_is_not_stored_where_most_of_it_does(run, inputs, stra
 
 @pytest.mark.parametrize("strategy", ["frozen", "top:1", "lora:2", "top:1+reinit:1"])
 def test_a_delta_loads_as_the_whole(run, strategy):
-    whole, parts = run("whole", strategy=strategy, save="full"), run("parts", strategy=strategy, save="delta")
+    whole, parts = (
+        run("whole", strategy=strategy, save="full"),
+        run("parts", strategy=strategy, save="delta"),
+    )
     assert [result["saved"] for _, result in (whole, parts)] == ["full", "delta"]
     assert t.digest(hub.load(whole[0]).params) == t.digest(hub.load(parts[0]).params)
-    size = lambda folder: sum(f.stat().st_size for f in (folder / "checkpoints").rglob("*") if f.is_file())
+    size = lambda folder: sum(
+        f.stat().st_size for f in (folder / "checkpoints").rglob("*") if f.is_file()
+    )
     assert size(parts[0]) < size(whole[0])
 
 
 def test_a_delta_upon_a_run_chains(run, inputs):
     first, _ = run("first", strategy="full")
     second, _ = run("second", checkpoint=str(first), strategy="frozen")
-    assert t.digest(hub.load(second).params["encoder"]) == t.digest(hub.load(first).params["encoder"])
+    assert t.digest(hub.load(second).params["encoder"]) == t.digest(
+        hub.load(first).params["encoder"]
+    )
 
 
 def test_another_encoder_is_refused_by_its_digest(run, inputs, tmp_path):
@@ -73,11 +90,14 @@ def test_another_encoder_is_refused_by_its_digest(run, inputs, tmp_path):
     folder, _ = run("run", checkpoint=str(copy), strategy="frozen")
     hub.load(folder)
     shutil.rmtree(copy)
-    with pytest.raises(CheckpointError, match=r"holds what trained on the encoder of .*copy, put it back, or write"):
+    with pytest.raises(
+        CheckpointError, match=r"holds what trained on the encoder of .*copy, put it back, or write"
+    ):
         hub.load(folder)
     tiny.checkpoint(copy, "bert_mlm_relu")
     with pytest.raises(
-        CheckpointError, match=r"the encoder of .*copy has the digest [0-9a-f]{12}, and .* was trained on"
+        CheckpointError,
+        match=r"the encoder of .*copy has the digest [0-9a-f]{12}, and .* was trained on",
     ) as caught:
         hub.load(folder)
     assert "\n" not in str(caught.value)
@@ -89,7 +109,9 @@ def test_another_encoder_is_refused_by_its_digest(run, inputs, tmp_path):
 
 
 def test_a_delta_of_nothing_that_can_be_referred_to_is_refused(run, tmp_path):
-    with pytest.raises(StrategyError, match="--save delta: --random-weights has no encoder to refer to"):
+    with pytest.raises(
+        StrategyError, match="--save delta: --random-weights has no encoder to refer to"
+    ):
         run("run", strategy="frozen", save="delta", random_weights=True)
     assert not (tmp_path / "run").exists()
     assert run("run", strategy="frozen", random_weights=True)[1]["saved"] == "full"
@@ -106,22 +128,33 @@ def test_lora_exports_merged_and_adapters_do_not(run, tmp_path):
     plain, loaded = hub.load(tmp_path / "exported"), hub.load(folder)
     assert plain.config.lora_rank == 0
     batch = {"texts": ["a good film", "the plot was dull"]}["texts"]
-    np.testing.assert_allclose(plain.encode(batch, "cls"), loaded.encode(batch, "cls"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        plain.encode(batch, "cls"), loaded.encode(batch, "cls"), rtol=1e-5, atol=1e-5
+    )
     folder, _ = run("adapters", strategy="adapters:2", pooling="cls")
     with pytest.raises(ExportError, match="adapter_width 2, which the torch world's classes lack"):
         export(hub.load(folder), tmp_path / "other")
 
 
 def test_several_runs_on_one_encoder_predict_as_each_by_itself(run, inputs, tmp_path, monkeypatch):
-    runs = [run("one", strategy="frozen")[0], run("two", strategy="frozen", pooling="max", seed=1)[0]]
+    runs = [
+        run("one", strategy="frozen")[0],
+        run("two", strategy="frozen", pooling="max", seed=1)[0],
+    ]
     passes = []
     apply = hub.Model.run
-    monkeypatch.setattr(hub.Model, "run", lambda *args, **named: passes.append(named["method"]) or apply(*args, **named))
+    monkeypatch.setattr(
+        hub.Model,
+        "run",
+        lambda *args, **named: passes.append(named["method"]) or apply(*args, **named),
+    )
     predict.main(predict.Config(tuple(runs), inputs.test, tmp_path / "both.csv"))
     assert passes.count("embed") == 1  # traced once: one pass for both heads
     for folder in runs:
         predict.main(predict.Config((folder,), inputs.test, tmp_path / f"{folder.name}.csv"))
-        for both, alone in zip(rows(tmp_path / "both.csv"), rows(tmp_path / f"{folder.name}.csv"), strict=True):
+        for both, alone in zip(
+            rows(tmp_path / "both.csv"), rows(tmp_path / f"{folder.name}.csv"), strict=True
+        ):
             assert both[f"{folder.name}:prediction"] == alone["prediction"]
             assert float(both[f"{folder.name}:probability:positive"]) == pytest.approx(
                 float(alone["probability:positive"]), abs=1e-5
@@ -151,7 +184,9 @@ def test_the_run_that_another_refers_to_is_not_replaced_by_what_was_trained_on_t
     second, result = run("b", checkpoint=str(first), strategy="frozen")
     assert result["saved"] == "delta"
     before = t.digest(hub.load(second).params)
-    with pytest.raises(OutputError, match=r"--out .*a holds the encoder that .*b refers to: give another --out"):
+    with pytest.raises(
+        OutputError, match=r"--out .*a holds the encoder that .*b refers to: give another --out"
+    ):
         run("a", checkpoint=str(second), strategy="frozen", overwrite=True)
     assert t.digest(hub.load(second).params) == before
 

@@ -7,7 +7,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from exports import LANGUAGE_MODELS, REFERENCES, SENTENCE_TRANSFORMERS, TEXTS, finished, inputs, logits_of, pretrained
+from exports import (
+    LANGUAGE_MODELS,
+    REFERENCES,
+    SENTENCE_TRANSFORMERS,
+    TEXTS,
+    finished,
+    inputs,
+    logits_of,
+    pretrained,
+)
 
 from adapt import hub
 from experiments.parts.exporting import export
@@ -24,7 +33,9 @@ def torch():
 
 @pytest.fixture
 def transformers(torch):
-    return pytest.importorskip("transformers", reason="transformers is not installed: pip install adapt[peers]")
+    return pytest.importorskip(
+        "transformers", reason="transformers is not installed: pip install adapt[peers]"
+    )
 
 
 @pytest.fixture
@@ -62,31 +73,49 @@ def loaded(transformers, folder: Path, auto: str):
         ("gpt2_hub_layout", "last", "classification", 2),
     ],
 )
-def test_transformers_gives_the_same_logits_on_text(tmp_path, torch, transformers, monkeypatch, case, pooling, task, classes):
+def test_transformers_gives_the_same_logits_on_text(
+    tmp_path, torch, transformers, monkeypatch, case, pooling, task, classes
+):
     run, out = finished(tmp_path, case, pooling, classes, task), tmp_path / "out"
     ours = logits_of(run, TEXTS)
     export(run, out)
     model = loaded(transformers, out, "AutoModelForSequenceClassification")
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-    assert tokenizer.model_max_length == run.tokenizer.max_length and tokenizer.padding_side == "right"
+    assert (
+        tokenizer.model_max_length == run.tokenizer.max_length and tokenizer.padding_side == "right"
+    )
     assert [model.config.id2label[i] for i in range(classes)] == list(run.labels or ["LABEL_0"])
     ids = tokenizer(TEXTS, truncation=True)["input_ids"]
     assert ids == [list(run.tokenizer.encode([text])[0][0]) for text in TEXTS]
     with torch.no_grad():
-        single = [model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy() for text in TEXTS]
+        single = [
+            model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy()
+            for text in TEXTS
+        ]
         batch = readme_code(out, monkeypatch, texts=TEXTS)["outputs"].logits.numpy()
     np.testing.assert_allclose(np.stack(single), ours, atol=1e-4, rtol=0)
     np.testing.assert_allclose(batch, ours, atol=1e-4, rtol=0)
     target = {"classification": torch.zeros(5, dtype=torch.long), "regression": torch.zeros(5)}
     labels = target.get(task, torch.zeros(5, classes))
-    loss = model(**tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt"), labels=labels).loss
-    expected = {"classification": -np.log(np.asarray(jax.nn.softmax(ours))[:, 0]), "regression": ours[:, 0] ** 2}
+    loss = model(
+        **tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt"), labels=labels
+    ).loss
+    expected = {
+        "classification": -np.log(np.asarray(jax.nn.softmax(ours))[:, 0]),
+        "regression": ours[:, 0] ** 2,
+    }
     expected["multilabel"] = np.log1p(np.exp(ours))
-    assert math.isclose(loss.item(), expected[task].mean(), rel_tol=1e-4)  # the problem type is understood
+    assert math.isclose(
+        loss.item(), expected[task].mean(), rel_tol=1e-4
+    )  # the problem type is understood
 
 
-@pytest.mark.parametrize(("case", "bias"), [("vit_classifier", True), ("vit_gray_no_qkv_bias", False)])
-def test_transformers_gives_the_same_logits_on_images(tmp_path, torch, transformers, monkeypatch, case, bias):
+@pytest.mark.parametrize(
+    ("case", "bias"), [("vit_classifier", True), ("vit_gray_no_qkv_bias", False)]
+)
+def test_transformers_gives_the_same_logits_on_images(
+    tmp_path, torch, transformers, monkeypatch, case, bias
+):
     run, out = finished(tmp_path, case, "cls", bias=bias), tmp_path / "out"
     images = inputs(run)
     ours = logits_of(run, images)
@@ -94,7 +123,9 @@ def test_transformers_gives_the_same_logits_on_images(tmp_path, torch, transform
     model = loaded(transformers, out, "AutoModelForImageClassification")
     processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil")
     with torch.no_grad():
-        single = [model(**processor(image, return_tensors="pt")).logits[0].numpy() for image in images]
+        single = [
+            model(**processor(image, return_tensors="pt")).logits[0].numpy() for image in images
+        ]
         batch = readme_code(out, monkeypatch, images=images)["outputs"].logits.numpy()
     np.testing.assert_allclose(np.stack(single), ours, atol=1e-4, rtol=0)
     np.testing.assert_allclose(batch, ours, atol=1e-4, rtol=0)
@@ -113,14 +144,19 @@ def test_sentence_transformers_encodes_to_the_logits(
     with caplog.at_level("WARNING"):
         given = readme_code(out, monkeypatch, texts=TEXTS)
     assert not caplog.records, caplog.text  # of weights that are missing, not used, or made anew
-    assert given["model"].max_seq_length == run.tokenizer.max_length and given["logits"].dtype == np.float32
+    assert (
+        given["model"].max_seq_length == run.tokenizer.max_length
+        and given["logits"].dtype == np.float32
+    )
     np.testing.assert_allclose(given["logits"], ours, atol=1e-4, rtol=0)
     single = np.stack([given["model"].encode(text) for text in TEXTS])
     np.testing.assert_allclose(single, ours, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("case", "architecture"), LANGUAGE_MODELS)
-def test_transformers_gives_the_recorded_logits_of_language_models(tmp_path, torch, transformers, case, architecture):
+def test_transformers_gives_the_recorded_logits_of_language_models(
+    tmp_path, torch, transformers, case, architecture
+):
     recorded = np.load(REFERENCES / case / "outputs.npz")
     export(hub.load(pretrained(tmp_path, case)), tmp_path / "out")
     model = loaded(transformers, tmp_path / "out", architecture)

@@ -15,7 +15,13 @@ from experiments import extract, finetune
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-TEXTS = [text for text, _ in tiny.sentences(40)] + ["good", "a " * 60, "the", "Ж unknown words", "film " * 17]
+TEXTS = [text for text, _ in tiny.sentences(40)] + [
+    "good",
+    "a " * 60,
+    "the",
+    "Ж unknown words",
+    "film " * 17,
+]
 
 
 @pytest.fixture
@@ -40,7 +46,9 @@ def alone(loaded: hub.Pretrained, text: str, layer: int) -> np.ndarray:
     row = {name: np.zeros((1, longest), np.int32) for name in ("tokens", "positions")}
     row["tokens"][0, :count], row["positions"][0] = tokens[0], np.arange(longest)
     row["segments"] = np.where(np.arange(longest) < count, 0, 1)[None].astype(np.int32)
-    states = STATES(loaded)(loaded.params, row | {"first": np.zeros(1, np.int32), "length": np.full(1, count, np.int32)})
+    states = STATES(loaded)(
+        loaded.params, row | {"first": np.zeros(1, np.int32), "length": np.full(1, count, np.int32)}
+    )
     return np.asarray(states[layer])[0, :count]
 
 
@@ -52,17 +60,26 @@ def STATES(loaded: hub.Pretrained):
 
 
 COMPILED: dict = {}
-POOLED = {"mean": lambda x: x.mean(0), "cls": lambda x: x[0], "max": lambda x: x.max(0), "last": lambda x: x[-1]}
+POOLED = {
+    "mean": lambda x: x.mean(0),
+    "cls": lambda x: x[0],
+    "max": lambda x: x.max(0),
+    "last": lambda x: x[-1],
+}
 
 
-@pytest.mark.parametrize(("case", "layer"), [("bert_mlm_tied", None), ("bert_mlm_tied", 0), ("gpt2_lm_tied", 1)])
+@pytest.mark.parametrize(
+    ("case", "layer"), [("bert_mlm_tied", None), ("bert_mlm_tied", 0), ("gpt2_lm_tied", 1)]
+)
 @pytest.mark.parametrize("pooling", list(POOLED))
 def test_features_are_those_of_each_text_alone(run, inputs, case, layer, pooling):
     loaded = hub.load(inputs.checkpoint(case))
     out = run(case, pooling=pooling, layer=layer)
     assert out.shape == (len(TEXTS), loaded.config.width)
     for row, text in enumerate(TEXTS):
-        expected = POOLED[pooling](alone(loaded, text, loaded.config.layers if layer is None else layer))
+        expected = POOLED[pooling](
+            alone(loaded, text, loaded.config.layers if layer is None else layer)
+        )
         np.testing.assert_allclose(out[row], expected, atol=5e-6, rtol=0)
     np.testing.assert_array_equal(out, loaded.encode(TEXTS, pooling, layer=layer))
 
@@ -72,11 +89,15 @@ def test_the_pooler_and_unit_length(run, inputs):
     pooler = loaded.params["head"]["pooler"]
     out = run("bert_pretraining", pooling="pooler")
     for row in (0, 41, 44):
-        expected = np.tanh(alone(loaded, TEXTS[row], loaded.config.layers)[0] @ pooler["kernel"] + pooler["bias"])
+        expected = np.tanh(
+            alone(loaded, TEXTS[row], loaded.config.layers)[0] @ pooler["kernel"] + pooler["bias"]
+        )
         np.testing.assert_allclose(out[row], expected, atol=5e-6, rtol=0)
     plain, unit = run("bert_pretraining"), run("bert_pretraining", normalize=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(
+        unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-6
+    )
 
 
 def test_the_order_of_rows_is_kept_across_windows(run, inputs, tmp_path, monkeypatch):
@@ -96,13 +117,24 @@ def test_images(run, inputs):
     states = jax.jit(loaded.model.hidden_states)
     for row, file in enumerate(files):
         pixels = np.asarray(tiny.picture(int(file.stem)), np.float32)[None] / 127.5 - 1
-        batch = {"pixels": pixels, "first": np.zeros(1, np.int32), "length": np.full(1, 17, np.int32)}
+        batch = {
+            "pixels": pixels,
+            "first": np.zeros(1, np.int32),
+            "length": np.full(1, 17, np.int32),
+        }
         batch["segments"] = np.zeros((1, 17), np.int32)
-        np.testing.assert_allclose(out[row], np.asarray(states(loaded.params, batch)[-1])[0, 0], atol=2e-5, rtol=0)
+        np.testing.assert_allclose(
+            out[row], np.asarray(states(loaded.params, batch)[-1])[0, 0], atol=2e-5, rtol=0
+        )
 
 
 def test_a_finished_run_is_a_checkpoint_without_its_classifier(run, inputs, tmp_path):
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "epochs": 1, "batch_size": 4, "max_length": 12}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "epochs": 1,
+        "batch_size": 4,
+        "max_length": 12,
+    }
     finetune.main(finetune.Config(**flags, **inputs.texts, out=tmp_path / "run"))
     loaded = hub.load(tmp_path / "run")
     out = run("", checkpoint=str(tmp_path / "run"))
@@ -116,10 +148,20 @@ def test_what_extract_writes_and_says(run, inputs, tmp_path, capsys):
     run("bert_mlm_tied")
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert (result["examples"], result["width"], result["truncated"]) == (45, 24, 1)
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"config.json", "features.npy", "result.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "config.json",
+        "features.npy",
+        "result.json",
+    }
     said = capsys.readouterr()
-    assert said.err == f"note: {tmp_path / 'texts.csv'}: 1 text is longer than 20 tokens and truncated\n"
-    assert said.out.startswith(f"{tmp_path / 'out/features.npy'}: 45 x 24 float32, ") and said.out.count("\n") == 1
+    assert (
+        said.err
+        == f"note: {tmp_path / 'texts.csv'}: 1 text is longer than 20 tokens and truncated\n"
+    )
+    assert (
+        said.out.startswith(f"{tmp_path / 'out/features.npy'}: 45 x 24 float32, ")
+        and said.out.count("\n") == 1
+    )
 
 
 def test_bfloat16_is_near(run):
@@ -136,7 +178,11 @@ def test_what_fails_leaves_what_was_there(run, inputs, tmp_path, monkeypatch):
         ({"pooling": "pooler"}, StrategyError),
         ({"data": str(tmp_path / "none.csv")}, DataError),
         (
-            {"data": str(pictures), "image_column": "image", "checkpoint": inputs.checkpoint("vit_classifier")},
+            {
+                "data": str(pictures),
+                "image_column": "image",
+                "checkpoint": inputs.checkpoint("vit_classifier"),
+            },
             DataError,
         ),
     ):
@@ -146,7 +192,12 @@ def test_what_fails_leaves_what_was_there(run, inputs, tmp_path, monkeypatch):
         names = {path.name for path in tmp_path.iterdir()}
         assert names == {"texts.csv", "pictures", "out"}
     # In a new place, nothing is left at all.
-    broken = extract.Config(inputs.checkpoint("vit_classifier"), str(pictures), image_column="image", out=tmp_path / "new")
+    broken = extract.Config(
+        inputs.checkpoint("vit_classifier"),
+        str(pictures),
+        image_column="image",
+        out=tmp_path / "new",
+    )
     with pytest.raises(DataError, match="rows 1 to 6"):
         extract.main(broken)
     assert not (tmp_path / "new").exists()
@@ -155,7 +206,11 @@ def test_what_fails_leaves_what_was_there(run, inputs, tmp_path, monkeypatch):
 def test_only_folders_of_runs_are_overwritten(run, inputs, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("all of it")
-    config = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "data": inputs.test, "out": tmp_path / "mine"}
+    config = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "data": inputs.test,
+        "out": tmp_path / "mine",
+    }
     for overwrite in (False, True):
         with pytest.raises(OutputError):
             extract.main(extract.Config(**config, overwrite=overwrite))
@@ -185,8 +240,12 @@ def test_memory_does_not_grow_with_the_number_of_examples(inputs, tmp_path, scra
     tiny.write_table(tmp_path / "few.csv", few, ["text"])
     tiny.write_table(tmp_path / "many.csv", few * 4, ["text"])
     argv = [sys.executable, "-c", MEMORY, inputs.checkpoint("bert_mlm_tied"), str(tmp_path)]
-    done = subprocess.run(argv, env=tiny.environment(scratch_cache), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        argv, env=tiny.environment(scratch_cache), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
-    kilobytes = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("RssAnon")]
+    kilobytes = [
+        int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("RssAnon")
+    ]
     # 27,000 more rows of 24 floats alone would be 2.6 MB; their texts and tokens, some 10 MB more.
     assert kilobytes[2] - kilobytes[1] < 4000, kilobytes

@@ -46,7 +46,11 @@ def unpacked(recorded) -> dict[str, np.ndarray]:
             inputs["types"] = recorded["token_type_ids"].astype(np.int32)
     real = np.arange(tokens) < lengths[:, None]
     segments = np.where(real, np.arange(rows)[:, None], rows).astype(np.int32)
-    return inputs | {"segments": segments, "first": np.arange(rows, dtype=np.int32) * tokens, "length": lengths}
+    return inputs | {
+        "segments": segments,
+        "first": np.arange(rows, dtype=np.int32) * tokens,
+        "length": lengths,
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,7 +86,9 @@ def test_hidden_states_and_head_agree_with_the_original_library(case):
 def test_the_table_writes_what_it_read(case):
     """Import, export, import again: the same tree, bit for bit, names and values of every leaf."""
     loaded = load(case)
-    hf = folders.write_config(loaded.config) | {"architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]}
+    hf = folders.write_config(loaded.config) | {
+        "architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]
+    }
     tensors = folders.to_tensors(loaded.config, loaded.params)
     config = families.read_config(hf, "memory")
     head, params = families.to_params(config, hf, tensors, "memory")
@@ -93,8 +99,12 @@ def test_the_table_writes_what_it_read(case):
 
 def test_a_leaf_that_no_tensor_takes_is_refused():
     loaded = load("bert_bare_pooler")
-    params = t.graft(loaded.params, "encoder/block_00/attention/query/lora", np.zeros(3, np.float32))
-    with pytest.raises(ExportError, match="bert has no tensor for encoder/block_00/attention/query/lora"):
+    params = t.graft(
+        loaded.params, "encoder/block_00/attention/query/lora", np.zeros(3, np.float32)
+    )
+    with pytest.raises(
+        ExportError, match="bert has no tensor for encoder/block_00/attention/query/lora"
+    ):
         folders.to_tensors(loaded.config, params)
 
 
@@ -103,7 +113,9 @@ def test_every_tensor_of_the_file_lands_under_its_own_name(case):
     """Output parity cannot see a key bias (softmax ignores it), so compare the tensors themselves."""
     loaded = load(case)
     tensors = hub.read_tensors(REFERENCES / case)
-    stored = {families.canonical(loaded.config.family, name): tensor for name, tensor in tensors.items()}
+    stored = {
+        families.canonical(loaded.config.family, name): tensor for name, tensor in tensors.items()
+    }
     written = folders.to_tensors(loaded.config, loaded.params)
     assert written.keys() <= stored.keys()
     untied_bias = "cls.predictions.bias" if "cls.predictions.decoder.weight" in written else None
@@ -128,16 +140,23 @@ def test_packed_rows_agree_with_one_example_a_row(case):
     loaded, recorded = load(case), reference(case)
     batch = unpacked(recorded)
     rows, width = batch["tokens"].shape
-    packed = {name: np.zeros((2, 2 * width), np.int32) for name in batch if np.ndim(batch[name]) == 2}
+    packed = {
+        name: np.zeros((2, 2 * width), np.int32) for name in batch if np.ndim(batch[name]) == 2
+    }
     packed["segments"] += rows
-    first, at = np.zeros(rows, np.int32), [5, 0]  # the first example starts in mid-row, the others share rows
+    first, at = (
+        np.zeros(rows, np.int32),
+        [5, 0],
+    )  # the first example starts in mid-row, the others share rows
     for n, length in enumerate(batch["length"]):
         row = n % 2
         for name, array in packed.items():
             array[row, at[row] : at[row] + length] = batch[name][n, :length]
         first[n], at[row] = row * 2 * width + at[row], at[row] + length
     packed |= {"first": first, "length": batch["length"]}
-    alone, together = (np.asarray(hidden_states(loaded.model, loaded.params, b)[-1]) for b in (batch, packed))
+    alone, together = (
+        np.asarray(hidden_states(loaded.model, loaded.params, b)[-1]) for b in (batch, packed)
+    )
     for n, length in enumerate(batch["length"]):
         flat = together.reshape(-1, together.shape[-1])[first[n] : first[n] + length]
         np.testing.assert_allclose(flat, alone[n, :length], atol=1e-5, rtol=0)
@@ -157,4 +176,6 @@ def test_gpt2_is_causal(name):
         return jax.grad(lambda x: run(x)[0, 3].sum())(x)
 
     grad = gradient(variables, batch)
-    assert np.abs(grad[0, :4]).min(-1).max() > 0 and not np.any(grad[0, 4:]) and not np.any(grad[1:])
+    assert (
+        np.abs(grad[0, :4]).min(-1).max() > 0 and not np.any(grad[0, 4:]) and not np.any(grad[1:])
+    )

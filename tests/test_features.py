@@ -37,7 +37,9 @@ def states(bert) -> list[list[np.ndarray]]:
     rows = np.arange(len(tokens))
     batch = pack.assemble(tokens, rows, rows, np.zeros_like(rows), (len(rows), width, len(rows)))
     found = jax.jit(bert.model.hidden_states)(bert.params, batch)
-    return [[layer[row, :n] for row, n in enumerate(tokens.lengths)] for layer in map(np.asarray, found)]
+    return [
+        [layer[row, :n] for row, n in enumerate(tokens.lengths)] for layer in map(np.asarray, found)
+    ]
 
 
 @pytest.mark.parametrize("pooling", POOLED)
@@ -58,14 +60,18 @@ def test_packed_features_are_those_of_one_text_a_row(bert, states, pooling):
 @pytest.mark.parametrize("layer", [0, 1, 2, None])
 def test_layers_count_from_the_embedding_to_the_last_block(bert, states, layer):
     expected = [x.mean(0) for x in states[-1 if layer is None else layer]]
-    np.testing.assert_allclose(features.encode(bert, TEXTS, "mean", layer=layer), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        features.encode(bert, TEXTS, "mean", layer=layer), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("pooling", POOLED)
 def test_a_text_has_the_same_features_alone_and_in_any_company(bert, pooling):
     every = features.encode(bert, TEXTS, pooling)
     for row in (0, 11):
-        np.testing.assert_allclose(features.encode(bert, [TEXTS[row]], pooling)[0], every[row], atol=1e-5)
+        np.testing.assert_allclose(
+            features.encode(bert, [TEXTS[row]], pooling)[0], every[row], atol=1e-5
+        )
     shuffled = np.random.default_rng(0).permutation(len(TEXTS))
     again = features.encode(bert, [TEXTS[i] for i in shuffled], pooling)
     np.testing.assert_allclose(again, every[shuffled], atol=1e-5)
@@ -80,14 +86,18 @@ def test_chunks_are_invisible(bert, monkeypatch):
 def test_normalised_features_have_length_1_and_the_same_direction(bert):
     plain, unit = features.encode(bert, TEXTS), features.encode(bert, TEXTS, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(unit * np.linalg.norm(plain, axis=1, keepdims=True), plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        unit * np.linalg.norm(plain, axis=1, keepdims=True), plain, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_texts_beyond_the_positions_are_cut_and_counted(bert):
     long, cut = " ".join(["film"] * 60), " ".join(["film"] * (bert.tokenizer.max_length - 2))
     one, other = features.encode(bert, [long, cut])
     np.testing.assert_allclose(one, other, atol=1e-6)
-    counts = [count for *_, count in features.text_windows(bert, [["film", long], ["film"], [long, long]])]
+    counts = [
+        count for *_, count in features.text_windows(bert, [["film", long], ["film"], [long, long]])
+    ]
     assert sum(counts) == 3
 
 
@@ -96,8 +106,12 @@ def test_a_text_without_any_token_has_zeros_and_never_its_neighbour(gpt2, poolin
     """GPT-2 has no special tokens, so an empty text has no token at all."""
     together = features.encode(gpt2, ["", "the film", ""], pooling)
     assert not together[[0, 2]].any() and together[1].any()
-    np.testing.assert_array_equal(features.encode(gpt2, [""], pooling), np.zeros((1, gpt2.config.width)))
-    np.testing.assert_allclose(together[1], features.encode(gpt2, ["the film"], pooling)[0], atol=1e-5)
+    np.testing.assert_array_equal(
+        features.encode(gpt2, [""], pooling), np.zeros((1, gpt2.config.width))
+    )
+    np.testing.assert_allclose(
+        together[1], features.encode(gpt2, ["the film"], pooling)[0], atol=1e-5
+    )
 
 
 def test_no_text_is_no_row(bert):
@@ -106,7 +120,9 @@ def test_no_text_is_no_row(bert):
 
 
 def test_the_method_is_the_function(bert):
-    np.testing.assert_array_equal(bert.encode(TEXTS, "cls", True, 1), features.encode(bert, TEXTS, "cls", True, 1))
+    np.testing.assert_array_equal(
+        bert.encode(TEXTS, "cls", True, 1), features.encode(bert, TEXTS, "cls", True, 1)
+    )
 
 
 def test_encoding_twice_compiles_once(bert):
@@ -125,21 +141,32 @@ def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     assert np.concatenate([index for index, *_ in windows]).tolist() == list(range(37))
     assert len({batch["pixels"].shape for _, batch, _ in windows}) == 1
     got = train.evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
-    alone = pack.image_batch(pixels([pictures[36]], vit.images), vit.config.positions, features.IMAGES)
+    alone = pack.image_batch(
+        pixels([pictures[36]], vit.images), vit.config.positions, features.IMAGES
+    )
     np.testing.assert_allclose(np.asarray(forward(params, alone))[0], got[36], atol=1e-5)
 
 
 def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
     mistakes = [
-        (lambda: features.encode(bert, TEXTS, "median"), "unknown pooling 'median': give one of mean, cls, max, last"),
-        (lambda: features.encode(bert, TEXTS, layer=3), "layer 3 is not there: the encoder has layers 0 .* to 2"),
+        (
+            lambda: features.encode(bert, TEXTS, "median"),
+            "unknown pooling 'median': give one of mean, cls, max, last",
+        ),
+        (
+            lambda: features.encode(bert, TEXTS, layer=3),
+            "layer 3 is not there: the encoder has layers 0 .* to 2",
+        ),
         (lambda: features.encode(bert, TEXTS, layer=-1), "layer -1 is not there"),
         (
             lambda: features.encode(gpt2, TEXTS, "pooler"),
             r"gpt2_bare has no pooler to graft \(its head holds: nothing\)",
         ),
         (lambda: features.encode(vit, TEXTS), "vit_classifier has no tokenizer"),
-        (lambda: list(reading.image_windows(bert, [[]])), "bert_bare_pooler is not an image encoder"),
+        (
+            lambda: list(reading.image_windows(bert, [[]])),
+            "bert_bare_pooler is not an image encoder",
+        ),
     ]
     for function, message in mistakes:
         with pytest.raises(StrategyError, match=message) as caught:
@@ -164,9 +191,13 @@ def recorded():
 
 def test_minilm_tokens_are_those_of_the_original_library(minilm, recorded):
     tokens, truncated = minilm.tokenizer.encode(recorded["sentences"].tolist())
-    for row, (ids, mask) in enumerate(zip(recorded["input_ids"], recorded["attention_mask"], strict=True)):
+    for row, (ids, mask) in enumerate(
+        zip(recorded["input_ids"], recorded["attention_mask"], strict=True)
+    ):
         np.testing.assert_array_equal(tokens[row], ids[mask > 0])
-    assert truncated == 1  # one of them is longer than the 256 that sentence_bert_config.json allows
+    assert (
+        truncated == 1
+    )  # one of them is longer than the 256 that sentence_bert_config.json allows
 
 
 def test_minilm_normalised_embeddings_are_within_1e_5_of_sentence_transformers(minilm, recorded):

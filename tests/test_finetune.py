@@ -15,7 +15,10 @@ from experiments.parts import tasks
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-FAST = {"epochs": 1, "batch_size": 4}  # four sentences always fit one row: one shape, one compilation
+FAST = {
+    "epochs": 1,
+    "batch_size": 4,
+}  # four sentences always fit one row: one shape, one compilation
 PROMISED = {
     "loss",
     "examples_per_second",
@@ -26,11 +29,29 @@ PROMISED = {
     "frozen_digest_after",
 }
 SCORES = {
-    "classification": {"accuracy", "macro_f1", "ece", "rare_f1", "auroc", "average_precision", "majority_accuracy"},
+    "classification": {
+        "accuracy",
+        "macro_f1",
+        "ece",
+        "rare_f1",
+        "auroc",
+        "average_precision",
+        "majority_accuracy",
+    },
     "multilabel": {"accuracy", "macro_f1", "majority_accuracy"},
     "regression": {"mse", "mse_of_mean", "pearson", "spearman"},
 }
-ALSO = {"steps", "best_step", "best_phase", "phases", "saved", "validation_score", "seconds", "padding", "cache"}
+ALSO = {
+    "steps",
+    "best_step",
+    "best_phase",
+    "phases",
+    "saved",
+    "validation_score",
+    "seconds",
+    "padding",
+    "cache",
+}
 
 
 @pytest.fixture
@@ -40,7 +61,9 @@ def run(inputs, tmp_path):
     def finetuned(case: str, name: str = "run", **flags) -> dict:
         data = inputs.images if case.startswith("vit") else inputs.texts
         config = finetune.Config(
-            **FAST | data | {"checkpoint": inputs.checkpoint(case)} | flags, out=tmp_path / name, overwrite=True
+            **FAST | data | {"checkpoint": inputs.checkpoint(case)} | flags,
+            out=tmp_path / name,
+            overwrite=True,
         )
         return finetune.main(config)
 
@@ -64,14 +87,21 @@ CASES = [
 @pytest.mark.parametrize(("strategy", "says"), [("frozen", True), ("top:1", False)])
 def test_a_flag_that_does_nothing_is_said(run, capsys, strategy, says):
     run("bert_mlm_tied", strategy=strategy, remat="block")
-    assert (f"--remat block does nothing with --strategy {strategy}" in capsys.readouterr().err.replace("\n", " ")) is says
+    assert (
+        f"--remat block does nothing with --strategy {strategy}"
+        in capsys.readouterr().err.replace("\n", " ")
+    ) is says
 
 
 @pytest.mark.parametrize(("case", "strategy", "pooling"), CASES)
-def test_a_run_keeps_what_is_frozen_and_trains_the_rest(run, inputs, tmp_path, case, strategy, pooling):
+def test_a_run_keeps_what_is_frozen_and_trains_the_rest(
+    run, inputs, tmp_path, case, strategy, pooling
+):
     result = run(case, strategy=strategy, pooling=pooling)
     source, after = hub.load(inputs.checkpoint(case)), hub.load(tmp_path / "run")
-    labels = t.label(after.params, strategies.strategy(strategy, source.config.layers).phases[0].rules)
+    labels = t.label(
+        after.params, strategies.strategy(strategy, source.config.layers).phases[0].rules
+    )
     kept, trained = optim.frozen(after.params, labels), optim.trainable(after.params, labels)
 
     # The frozen leaves are those of the source, bit for bit; every other leaf has moved.
@@ -91,7 +121,9 @@ def test_a_run_keeps_what_is_frozen_and_trains_the_rest(run, inputs, tmp_path, c
     assert result["discarded"] == t.discarded(source.params, "head")
     assert isinstance(after.head, Classifier)
     assert (after.head.classes, after.head.pooling) == (2, pooling)
-    assert after.labels == (("bright", "dark") if case.startswith("vit") else ("negative", "positive"))
+    assert after.labels == (
+        ("bright", "dark") if case.startswith("vit") else ("negative", "positive")
+    )
     assert ("pooler" in after.params["head"]) == (pooling == "pooler")
 
 
@@ -99,7 +131,14 @@ def test_a_runs_folder(run, inputs, tmp_path):
     result, folder = run("bert_mlm_tied", epochs=2), tmp_path / "run"
     assert set(result) == PROMISED | SCORES["classification"] | ALSO
     assert json.loads((folder / "result.json").read_text()) == result
-    files = {"config.json", "metrics.jsonl", "history.png", "lineage.json", "result.json", "checkpoints"}
+    files = {
+        "config.json",
+        "metrics.jsonl",
+        "history.png",
+        "lineage.json",
+        "result.json",
+        "checkpoints",
+    }
     assert {file.name for file in folder.iterdir()} == files | {"model.json", "tokenizer.json"}
     assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
 
@@ -115,13 +154,18 @@ def test_a_runs_folder(run, inputs, tmp_path):
     records = tiny.lines(folder / "metrics.jsonl")
     checks = [record for record in records if "validation_loss" in record]
     assert [record["epoch"] for record in checks] == [0, 1]
-    assert sum(record.get("examples", 0) for record in records) == 2 * 29  # 3 of 32 rows are held out
+    assert (
+        sum(record.get("examples", 0) for record in records) == 2 * 29
+    )  # 3 of 32 rows are held out
     assert records[-1]["step"] == result["steps"] == 2 * 8
     kept = {path.name for path in (folder / "checkpoints").iterdir()}
     assert kept == {"index.json", *(f"step_{step:08d}" for step in (result["best_step"], 16))}
 
 
-@pytest.mark.parametrize(("case", "pooling"), [("bert_mlm_tied", "mean"), ("gpt2_lm_tied", "last"), ("vit_classifier", "cls")])
+@pytest.mark.parametrize(
+    ("case", "pooling"),
+    [("bert_mlm_tied", "mean"), ("gpt2_lm_tied", "last"), ("vit_classifier", "cls")],
+)
 def test_poolings_by_default(run, tmp_path, case, pooling):
     run(case, strategy="frozen")
     head = hub.load(tmp_path / "run").head
@@ -130,7 +174,10 @@ def test_poolings_by_default(run, tmp_path, case, pooling):
 
 
 def test_multilabel(run, tmp_path):
-    rows = [(text, ["warm;fun", '["warm"]', ""][number % 3]) for number, (text, _) in enumerate(tiny.sentences(24))]
+    rows = [
+        (text, ["warm;fun", '["warm"]', ""][number % 3])
+        for number, (text, _) in enumerate(tiny.sentences(24))
+    ]
     table = str(tiny.write_table(tmp_path / "several.csv", rows))
     result = run("bert_mlm_tied", task="multilabel", train=table, test=table)
     assert set(result) == PROMISED | SCORES["multilabel"] | ALSO
@@ -152,12 +199,19 @@ def test_images_in_a_column_are_those_of_a_folder(run, inputs, tmp_path):
 
     for part in ("train", "test"):
         files = sorted((inputs.folder / {"train": "pictures", "test": "new"}[part]).glob("*/*.png"))
-        columns = {"picture": [str(file) for file in files], "kind": [file.parent.name for file in files]}
-        Dataset.from_dict(columns).cast_column("picture", Image()).to_parquet(tmp_path / f"{part}.parquet")
+        columns = {
+            "picture": [str(file) for file in files],
+            "kind": [file.parent.name for file in files],
+        }
+        Dataset.from_dict(columns).cast_column("picture", Image()).to_parquet(
+            tmp_path / f"{part}.parquet"
+        )
     flags = {"train": str(tmp_path / "train.parquet"), "test": str(tmp_path / "test.parquet")}
     result = run("vit_classifier", "column", **flags, image_column="picture", label_column="kind")
     other = run("vit_classifier", "folder")
-    assert {name: result[name] for name in ("loss", "accuracy")} == {name: other[name] for name in ("loss", "accuracy")}
+    assert {name: result[name] for name in ("loss", "accuracy")} == {
+        name: other[name] for name in ("loss", "accuracy")
+    }
 
 
 def test_training_stops_early_and_tests_the_best(run, tmp_path):
@@ -172,18 +226,31 @@ def test_best_is_the_best(run, inputs, tmp_path):
     records = tiny.lines(tmp_path / "run/metrics.jsonl")
     checks = [record for record in records if "validation_accuracy" in record]
     assert len({record["validation_loss"] for record in checks}) == 4
-    best = max(checks, key=lambda record: (record["validation_accuracy"], -record["validation_loss"]))
-    assert (result["best_step"], result["validation_score"]) == (best["step"], best["validation_accuracy"])
+    best = max(
+        checks, key=lambda record: (record["validation_accuracy"], -record["validation_loss"])
+    )
+    assert (result["best_step"], result["validation_score"]) == (
+        best["step"],
+        best["validation_accuracy"],
+    )
     index = checkpoint.read_index(tmp_path / "run/checkpoints")
-    assert index["best"]["folder"] == f"step_{best['step']:08d}" and index["last"]["folder"] == "step_00000032"
+    assert (
+        index["best"]["folder"] == f"step_{best['step']:08d}"
+        and index["last"]["folder"] == "step_00000032"
+    )
 
     # What the run's folder gives to the other commands is this checkpoint.
     loaded = hub.load(tmp_path / "run")
     texts, labels = zip(*tiny.sentences(14, seed=1), strict=True)
     states = loaded.encode(list(texts))
-    logits = states @ loaded.params["head"]["classifier"]["kernel"] + loaded.params["head"]["classifier"]["bias"]
+    logits = (
+        states @ loaded.params["head"]["classifier"]["kernel"]
+        + loaded.params["head"]["classifier"]["bias"]
+    )
     found = tasks.classification(logits, np.array([loaded.labels.index(label) for label in labels]))
-    assert found["accuracy"] == result["accuracy"] and found["macro_f1"] == pytest.approx(result["macro_f1"])
+    assert found["accuracy"] == result["accuracy"] and found["macro_f1"] == pytest.approx(
+        result["macro_f1"]
+    )
 
 
 def test_a_validation_file_leaves_the_training_file_whole(run, inputs, tmp_path):
@@ -195,14 +262,21 @@ def test_a_validation_file_leaves_the_training_file_whole(run, inputs, tmp_path)
 
 
 def test_micro_batches_are_one_batch(run, tmp_path):
-    one, two = (run("bert_mlm_tied", name, accumulate=n, dropout=0.0) for name, n in (("one", 1), ("two", 2)))
+    one, two = (
+        run("bert_mlm_tied", name, accumulate=n, dropout=0.0)
+        for name, n in (("one", 1), ("two", 2))
+    )
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    for mine, theirs in zip(*(tiny.lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two")), strict=True):
+    for mine, theirs in zip(
+        *(tiny.lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two")), strict=True
+    ):
         for name in set(mine) & {"loss", "grad_norm", "validation_loss", "examples"}:
             assert theirs[name] == pytest.approx(mine[name], rel=2e-5)
     same = (t.paths(hub.load(tmp_path / name).params) for name in ("one", "two"))
     for mine, theirs in zip(*(list(params.values()) for params in same), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=2e-4)  # Adam divides small gradients by smaller ones
+        np.testing.assert_allclose(
+            mine, theirs, atol=2e-4
+        )  # Adam divides small gradients by smaller ones
 
 
 def test_bfloat16_computes_near_float32_and_stores_float32(run, tmp_path):
@@ -216,7 +290,9 @@ def test_bfloat16_computes_near_float32_and_stores_float32(run, tmp_path):
 
 
 def test_labels_do_not_depend_on_the_order_of_rows(run, tmp_path):
-    rows = [(text, {"positive": "10", "negative": "9"}[label]) for text, label in tiny.sentences(20)]
+    rows = [
+        (text, {"positive": "10", "negative": "9"}[label]) for text, label in tiny.sentences(20)
+    ]
     for name, order in (("forth", rows), ("back", rows[::-1])):
         tiny.write_table(tmp_path / f"{name}.csv", order)
         run(
@@ -245,4 +321,6 @@ def test_a_finished_run_is_a_checkpoint_whose_classifier_is_discarded(run, tmp_p
     first = hub.load(tmp_path / "first")
     result = run("bert_mlm_tied", "second", checkpoint=str(tmp_path / "first"), strategy="frozen")
     assert set(result["discarded"]["shapes"]) == {"head/classifier/bias", "head/classifier/kernel"}
-    assert t.digest(hub.load(tmp_path / "second").params["encoder"]) == t.digest(first.params["encoder"])
+    assert t.digest(hub.load(tmp_path / "second").params["encoder"]) == t.digest(
+        first.params["encoder"]
+    )

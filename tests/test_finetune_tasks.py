@@ -36,7 +36,17 @@ def rows_of(task: str) -> tuple[list[list], list[str]]:
         other = SENTENCES[(number + 2 + number % 2) % len(SENTENCES)]
         choices = [" ".join([word, "end"]) for word in ("the", "so", "a")]
         choices[number % 3] = text
-        rows.append([text, other, kind, f"c{number % 3}", json.dumps(tags_of(text)), json.dumps(span_of(text)), *choices])
+        rows.append(
+            [
+                text,
+                other,
+                kind,
+                f"c{number % 3}",
+                json.dumps(tags_of(text)),
+                json.dumps(span_of(text)),
+                *choices,
+            ]
+        )
     return rows, ["text", "other", "label", "third", "tags", "span", "one", "two", "three"]
 
 
@@ -50,13 +60,28 @@ FLAGS = {
     "classification": {"text_pair_column": "other"},
 }
 METRICS = {
-    "multitask": {"accuracy", "accuracy_label", "auroc_label", "accuracy_third", "macro_f1_third", "majority_accuracy"},
+    "multitask": {
+        "accuracy",
+        "accuracy_label",
+        "auroc_label",
+        "accuracy_third",
+        "macro_f1_third",
+        "majority_accuracy",
+    },
     "tags": {"accuracy", "macro_f1", "majority_accuracy"},
     "span": {"exact_match", "f1", "majority_accuracy"},
     "choice": {"accuracy", "ece", "majority_accuracy"},
     "contrastive": {"recall_at_1", "mrr", "chance_recall_at_1"},
     "setfit": {"average_precision", "auroc", "chance_average_precision"},
-    "classification": {"accuracy", "macro_f1", "ece", "rare_f1", "auroc", "average_precision", "majority_accuracy"},
+    "classification": {
+        "accuracy",
+        "macro_f1",
+        "ece",
+        "rare_f1",
+        "auroc",
+        "average_precision",
+        "majority_accuracy",
+    },
 }
 HEADS = {"tags": Tagger, "span": Span}
 
@@ -69,8 +94,16 @@ def run(inputs, tmp_path):
         rows, header = rows_of(task)
         table = [[*row, number % 3] for number, row in enumerate(rows)]
         path = str(tiny.write_table(tmp_path / "data.csv", table, [*header, "number"]))
-        given = {"train": path, "test": path, "epochs": 1, "batch_size": 4, "checkpoint": inputs.checkpoint(case)}
-        config = finetune.Config(**given | {"task": task} | FLAGS[task] | flags, out=tmp_path / name, overwrite=True)
+        given = {
+            "train": path,
+            "test": path,
+            "epochs": 1,
+            "batch_size": 4,
+            "checkpoint": inputs.checkpoint(case),
+        }
+        config = finetune.Config(
+            **given | {"task": task} | FLAGS[task] | flags, out=tmp_path / name, overwrite=True
+        )
         return finetune.main(config)
 
     return finetuned
@@ -78,7 +111,11 @@ def run(inputs, tmp_path):
 
 def predicted(tmp_path, **flags) -> list[dict[str, str]]:
     out = tmp_path / "predicted.csv"
-    predict.main(predict.Config((tmp_path / "run",), str(tmp_path / "data.csv"), out, overwrite=True, **flags))
+    predict.main(
+        predict.Config(
+            (tmp_path / "run",), str(tmp_path / "data.csv"), out, overwrite=True, **flags
+        )
+    )
     with out.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -99,9 +136,14 @@ def test_a_run_of_every_task_scores_what_it_says_and_is_read_back(run, tmp_path,
     assert after.labels == names.get(task, ())
 
 
-@pytest.mark.parametrize(("task", "strategy"), [("tags", "top:1"), ("span", "frozen"), ("choice", "frozen"), ("setfit", "top:1")])
+@pytest.mark.parametrize(
+    ("task", "strategy"),
+    [("tags", "top:1"), ("span", "frozen"), ("choice", "frozen"), ("setfit", "top:1")],
+)
 def test_a_task_is_the_same_with_and_without_the_cache(run, task, strategy):
-    kept, computed = (run(task, strategy=strategy, dropout=0.0, cache=cache) for cache in ("on", "off"))
+    kept, computed = (
+        run(task, strategy=strategy, dropout=0.0, cache=cache) for cache in ("on", "off")
+    )
     assert computed["cache"] is None and kept["cache"] is not None
     for name in (*METRICS[task], "loss"):  # the last digits decide between pairs of one cosine
         near = 1e-2 if task == "setfit" and name != "loss" else 1e-4
@@ -117,14 +159,23 @@ def test_micro_batches_of_words_and_of_choices_are_one_batch(run, task):
 
 # What the heads learn
 
-LEARN = {"epochs": 10, "learning_rate": 1e-2, "head_learning_rate": 1e-2, "patience": 0, "dropout": 0.0}
+LEARN = {
+    "epochs": 10,
+    "learning_rate": 1e-2,
+    "head_learning_rate": 1e-2,
+    "patience": 0,
+    "dropout": 0.0,
+}
 
 
 def test_tags_are_learnt_and_predicted_for_every_word(run, tmp_path):
     result = run("tags", **LEARN)
     assert result["accuracy"] > 0.95 > result["majority_accuracy"]
     found = predicted(tmp_path)
-    right = [json.loads(row["prediction"]) == tags_of(text) for row, text in zip(found, SENTENCES, strict=True)]
+    right = [
+        json.loads(row["prediction"]) == tags_of(text)
+        for row, text in zip(found, SENTENCES, strict=True)
+    ]
     assert np.mean(right) > 0.7
 
 
@@ -153,19 +204,30 @@ def test_several_columns_are_predicted_each_with_its_own_probabilities(run, tmp_
     found = predicted(tmp_path)
     kinds = [row["prediction:label"] for row in found]
     expected = [row[2] for row in rows_of("multitask")[0]]
-    assert np.mean([one == other for one, other in zip(kinds, expected, strict=True)]) == result["accuracy_label"]
+    assert (
+        np.mean([one == other for one, other in zip(kinds, expected, strict=True)])
+        == result["accuracy_label"]
+    )
     for row in found[:3]:
         for column, names in (("label", ("bad", "good")), ("third", ("c0", "c1", "c2"))):
             p = {name: float(row[f"probability:{column}={name}"]) for name in names}
-            assert sum(p.values()) == pytest.approx(1) and max(p, key=lambda n: p[n]) == row[f"prediction:{column}"]
+            assert (
+                sum(p.values()) == pytest.approx(1)
+                and max(p, key=lambda n: p[n]) == row[f"prediction:{column}"]
+            )
 
 
 def test_contrastive_training_brings_pairs_together_and_extract_reads_them(run, tmp_path):
     before, after = run("contrastive", learning_rate=0.0), run("contrastive", **LEARN)
     assert after["loss"] < before["loss"] and after["mrr"] > before["mrr"]
-    with pytest.raises(CheckpointError, match="was trained for embeddings \\(contrastive\\), which extract computes"):
+    with pytest.raises(
+        CheckpointError,
+        match="was trained for embeddings \\(contrastive\\), which extract computes",
+    ):
         predicted(tmp_path, text_pair_column="other")
-    config = extract.Config(str(tmp_path / "run"), str(tmp_path / "data.csv"), out=tmp_path / "features")
+    config = extract.Config(
+        str(tmp_path / "run"), str(tmp_path / "data.csv"), out=tmp_path / "features"
+    )
     assert extract.main(config)["examples"] == 24
 
 
@@ -177,28 +239,57 @@ def test_setfit_separates_classes(run):
 # Flags of the head
 
 
-@pytest.mark.parametrize(("mix", "strategy"), [("concat", "frozen"), ("learned", "full"), ("learned", "frozen")])
+@pytest.mark.parametrize(
+    ("mix", "strategy"), [("concat", "frozen"), ("learned", "full"), ("learned", "frozen")]
+)
 def test_layers_of_the_encoder_are_read_side_by_side_or_mixed(run, tmp_path, mix, strategy):
-    result = run("classification", layers=(0, 2), mix=mix, strategy=strategy, text_pair_column=None, dropout=0.0)
+    result = run(
+        "classification",
+        layers=(0, 2),
+        mix=mix,
+        strategy=strategy,
+        text_pair_column=None,
+        dropout=0.0,
+    )
     after = hub.load(tmp_path / "run")
     assert (after.head.layers, after.head.mix) == ((0, 2), mix)
     assert ("mix" in after.params["head"]) == (mix == "learned")
-    assert len(after.params["head"]["classifier"]["kernel"]) == (1 + (mix == "concat")) * after.config.width
+    assert (
+        len(after.params["head"]["classifier"]["kernel"])
+        == (1 + (mix == "concat")) * after.config.width
+    )
     if strategy == "frozen":  # what the cache keeps is pooled, and gives the same
-        kept = run("classification", layers=(0, 2), mix=mix, strategy=strategy, text_pair_column=None, dropout=0.0, cache="on")
+        kept = run(
+            "classification",
+            layers=(0, 2),
+            mix=mix,
+            strategy=strategy,
+            text_pair_column=None,
+            dropout=0.0,
+            cache="on",
+        )
         assert kept["loss"] == pytest.approx(result["loss"], rel=1e-5)
     right = [row["prediction"] for row in predicted(tmp_path)]
     expected = [row[2] for row in rows_of("classification")[0]]
-    assert np.mean([one == other for one, other in zip(right, expected, strict=True)]) == result["accuracy"]
+    assert (
+        np.mean([one == other for one, other in zip(right, expected, strict=True)])
+        == result["accuracy"]
+    )
 
 
 def test_attention_pooling_is_learnt_kept_and_extracted(run, tmp_path):
     run("classification", pooling="attention", text_pair_column=None, strategy="frozen", cache="on")
     assert np.any(hub.load(tmp_path / "run").params["head"]["attention"])
-    config = extract.Config(str(tmp_path / "run"), str(tmp_path / "data.csv"), pooling="attention", out=tmp_path / "f")
+    config = extract.Config(
+        str(tmp_path / "run"), str(tmp_path / "data.csv"), pooling="attention", out=tmp_path / "f"
+    )
     assert extract.main(config)["width"] == hub.load(tmp_path / "run").config.width
     with pytest.raises(StrategyError, match="has no attention to graft"):
-        extract.main(extract.Config("tiny-bert", str(tmp_path / "data.csv"), pooling="attention", out=tmp_path / "g"))
+        extract.main(
+            extract.Config(
+                "tiny-bert", str(tmp_path / "data.csv"), pooling="attention", out=tmp_path / "g"
+            )
+        )
 
 
 def test_balanced_weights_are_those_of_scikit_learn_and_touch_training_alone(run):
@@ -214,7 +305,10 @@ def test_balanced_weights_are_those_of_scikit_learn_and_touch_training_alone(run
     weighted = loss_of(config, labels, ["a", "b", "c"])(logits, labels)
     np.testing.assert_allclose(weighted, plain * weights[labels], rtol=1e-6)
     still = {"learning_rate": 0.0, "head_learning_rate": 0.0, "text_pair_column": None}
-    assert run("classification", **still)["loss"] == run("classification", class_weights="balanced", **still)["loss"]
+    assert (
+        run("classification", **still)["loss"]
+        == run("classification", class_weights="balanced", **still)["loss"]
+    )
 
 
 # Pairs
@@ -229,7 +323,9 @@ def test_pairs_packed_in_rows_are_what_they_are_one_a_row(run, tmp_path):
     forward = train.make_eval(after.model)
     outputs = train.evaluate(forward, after.params, part.windows(), part.outputs)
     for number in (0, 7, 23):
-        encoding = after.tokenizer.backend.encode(*[table.rows[number][column] for column in ("text", "other")])
+        encoding = after.tokenizer.backend.encode(
+            *[table.rows[number][column] for column in ("text", "other")]
+        )
         length = len(encoding)
         alone = {
             "tokens": np.array([encoding.ids], np.int32),
@@ -247,7 +343,9 @@ def test_pairs_packed_in_rows_are_what_they_are_one_a_row(run, tmp_path):
 
 def test_a_run_on_pairs_does_not_predict_on_single_texts(run, tmp_path):
     run("classification", strategy="frozen")
-    with pytest.raises(StrategyError, match="was trained with --text-pair-column other: predict takes the texts"):
+    with pytest.raises(
+        StrategyError, match="was trained with --text-pair-column other: predict takes the texts"
+    ):
         predicted(tmp_path)
     assert len(predicted(tmp_path, text_pair_column="other")) == 24
 
@@ -255,22 +353,52 @@ def test_a_run_on_pairs_does_not_predict_on_single_texts(run, tmp_path):
 # What does not go together
 
 WRONG = [
-    ("contrastive", {"accumulate": 2}, "--accumulate 2 would leave an example of --task contrastive fewer negatives"),
-    ("contrastive", {"text_pair_column": None}, "names no columns, and the task contrastive takes one"),
+    (
+        "contrastive",
+        {"accumulate": 2},
+        "--accumulate 2 would leave an example of --task contrastive fewer negatives",
+    ),
+    (
+        "contrastive",
+        {"text_pair_column": None},
+        "names no columns, and the task contrastive takes one",
+    ),
     ("choice", {"text_pair_column": "one"}, "names 1 columns, and the task choice takes 2 or more"),
     ("tags", {"text_pair_column": "other"}, "names 1 columns, and the task tags takes none"),
-    ("span", {"pooling": "mean"}, "--pooling is for heads that pool, and --task span reads the tokens"),
-    ("tags", {"layers": (0, 1)}, "--layers is for heads that pool, and --task tags reads the tokens"),
-    ("multitask", {"class_weights": "balanced"}, "balanced goes with classification and tags, not multitask"),
+    (
+        "span",
+        {"pooling": "mean"},
+        "--pooling is for heads that pool, and --task span reads the tokens",
+    ),
+    (
+        "tags",
+        {"layers": (0, 1)},
+        "--layers is for heads that pool, and --task tags reads the tokens",
+    ),
+    (
+        "multitask",
+        {"class_weights": "balanced"},
+        "balanced goes with classification and tags, not multitask",
+    ),
     ("classification", {"mix": "learned"}, "--mix learned mixes the layers that --layers names"),
     ("classification", {"layers": (0, 3)}, "--layers 3 is not there: the encoder has layers 0"),
-    ("classification", {"layers": (0, 2), "pooling": "pooler"}, "was trained on the last layer alone"),
-    ("classification", {"layers": (0, 2), "strategy": "top:1"}, "reads layers 0, 2 and 2 of 3 stages are frozen"),
+    (
+        "classification",
+        {"layers": (0, 2), "pooling": "pooler"},
+        "was trained on the last layer alone",
+    ),
+    (
+        "classification",
+        {"layers": (0, 2), "strategy": "top:1"},
+        "reads layers 0, 2 and 2 of 3 stages are frozen",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("task", "flags", "words"), WRONG)
-def test_flags_that_contradict_each_other_are_refused_in_one_line(run, tmp_path, task, flags, words):
+def test_flags_that_contradict_each_other_are_refused_in_one_line(
+    run, tmp_path, task, flags, words
+):
     with pytest.raises(StrategyError) as fault:
         run(task, **flags)
     assert words in str(fault.value) and "\n" not in str(fault.value)
@@ -278,28 +406,43 @@ def test_flags_that_contradict_each_other_are_refused_in_one_line(run, tmp_path,
 
 
 def test_more_labels_than_words_are_refused_with_the_row(run, tmp_path):
-    table = tiny.write_table(tmp_path / "longer.csv", [["a film", "X Y"], ["so", "X Y"]], ["text", "tags"])
+    table = tiny.write_table(
+        tmp_path / "longer.csv", [["a film", "X Y"], ["so", "X Y"]], ["text", "tags"]
+    )
     with pytest.raises(DataError, match=r"longer\.csv: row 2 has 1 words and 2 labels"):
         run("tags", train=str(table), test=str(table))
 
 
 def test_a_span_beyond_its_text_is_refused_with_the_row(run, tmp_path):
-    table = tiny.write_table(tmp_path / "beyond.csv", [["a film", "[0, 1]"], ["so", "[0, 9]"]], ["text", "span"])
-    with pytest.raises(DataError, match=r"beyond\.csv: row 2: the span 0 to 9 is empty or goes beyond the 2 characters"):
+    table = tiny.write_table(
+        tmp_path / "beyond.csv", [["a film", "[0, 1]"], ["so", "[0, 9]"]], ["text", "span"]
+    )
+    with pytest.raises(
+        DataError,
+        match=r"beyond\.csv: row 2: the span 0 to 9 is empty or goes beyond the 2 characters",
+    ):
         run("span", train=str(table), test=str(table), text_pair_column=None)
 
 
 def test_pictures_have_no_second_text_and_no_words(inputs, tmp_path):
-    flags = {"checkpoint": inputs.checkpoint("vit_classifier"), "out": tmp_path / "run", **inputs.images}
+    flags = {
+        "checkpoint": inputs.checkpoint("vit_classifier"),
+        "out": tmp_path / "run",
+        **inputs.images,
+    }
     with pytest.raises(StrategyError, match="is an image encoder, and the task tags is for texts"):
         finetune.main(finetune.Config(task="tags", **flags))
-    with pytest.raises(StrategyError, match="is an image encoder, and --text-pair-column is for texts"):
+    with pytest.raises(
+        StrategyError, match="is an image encoder, and --text-pair-column is for texts"
+    ):
         finetune.main(finetune.Config(text_pair_column="other", **flags))
 
 
 def test_words_and_spans_that_were_cut_off_are_told_and_not_scored(run, inputs, tmp_path, capsys):
     run("tags", max_length=6, strategy="frozen")
-    assert "words lie beyond the 6 tokens of an example: not scored" in " ".join(capsys.readouterr().err.split())
+    assert "words lie beyond the 6 tokens of an example: not scored" in " ".join(
+        capsys.readouterr().err.split()
+    )
     found = [json.loads(row["prediction"]) for row in predicted(tmp_path)]
     for tags, text in zip(found, SENTENCES, strict=True):
         assert len(tags) == len(text.split())
@@ -317,8 +460,16 @@ def test_words_and_spans_that_were_cut_off_are_told_and_not_scored(run, inputs, 
             {"strategy": "frozen"},
             "--task contrastive has a head without weights, so --strategy frozen would train",
         ),
-        ("contrastive", {"strategy": "lp-ft", "epochs": 2}, "--strategy lp-ft would train nothing: give top:1"),
-        ("multitask", {"label_column": "label,label"}, "--label-column label,label: label columns must differ"),
+        (
+            "contrastive",
+            {"strategy": "lp-ft", "epochs": 2},
+            "--strategy lp-ft would train nothing: give top:1",
+        ),
+        (
+            "multitask",
+            {"label_column": "label,label"},
+            "--label-column label,label: label columns must differ",
+        ),
         ("multitask", {"label_column": "label,a=x"}, "have no = in their names"),
     ],
 )
@@ -335,4 +486,6 @@ def test_a_choice_that_is_no_number_of_one_is_called_so(run):
 def test_a_test_below_its_floor_is_said(run, capsys):
     result = run("multitask", learning_rate=0.0, head_learning_rate=0.0)
     said = capsys.readouterr().err
-    assert (result["accuracy"] <= result["majority_accuracy"]) == ("is no better than majority_accuracy" in said)
+    assert (result["accuracy"] <= result["majority_accuracy"]) == (
+        "is no better than majority_accuracy" in said
+    )

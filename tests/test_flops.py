@@ -23,10 +23,14 @@ CONFIG = EncoderConfig("bert", LAYERS, WIDTH, 12, MLP, 512, vocabulary=30522, ty
 MODEL = Model(Encoder(CONFIG), Classifier(2, "mean", dropout=0.1))
 TOPS = [f"top:{k}" for k in range(1, LAYERS + 1)]
 MIB = 2**20
-TEMPORARY = {"full": 453, "bias": 240, "frozen": 0.01} | {f"top:{k}": 61 * k for k in range(1, LAYERS + 1)}
+TEMPORARY = {"full": 453, "bias": 240, "frozen": 0.01} | {
+    f"top:{k}": 61 * k for k in range(1, LAYERS + 1)
+}
 
 every = ROWS * TOKENS
-LINEAR = 2 * every * WIDTH * (4 * WIDTH + 2 * MLP)  # query, key, value, output and MLP of one block, forward
+LINEAR = (
+    2 * every * WIDTH * (4 * WIDTH + 2 * MLP)
+)  # query, key, value, output and MLP of one block, forward
 ATTENTION = 2 * every * WIDTH * 2 * TOKENS  # scores and mixture of one block, forward
 FORWARD = LINEAR + ATTENTION
 INPUT = 2 * every * WIDTH * 3 * WIDTH  # the gradient of a block's input: query, key and value
@@ -38,7 +42,9 @@ def array(*shape: int, dtype=jnp.float32):
 
 
 BATCH = {name: array(ROWS, TOKENS, dtype=jnp.int32) for name in ("tokens", "segments", "positions")}
-BATCH |= {name: array(EXAMPLES, dtype=jnp.int32) for name in ("first", "length", "label")} | {"weight": array(EXAMPLES)}
+BATCH |= {name: array(EXAMPLES, dtype=jnp.int32) for name in ("first", "length", "label")} | {
+    "weight": array(EXAMPLES)
+}
 
 
 @functools.cache
@@ -48,12 +54,19 @@ def programs(name: str, parts: int = 0):
     bias = [("head/.*", "head"), (".*/bias", "encoder"), (".*", optim.FROZEN)]
     labels = t.label(params, bias if name == "bias" else strategy(name, LAYERS).phases[0].rules)
     groups = ("head",) if name == "frozen" else ("encoder", "head")
-    tx = optim.by_label({group: optim.adamw(optim.schedule(1e-3, 100)) for group in groups}, labels, 1.0)
+    tx = optim.by_label(
+        {group: optim.adamw(optim.schedule(1e-3, 100)) for group in groups}, labels, 1.0
+    )
     cut = prefix.cut(labels, LAYERS)
     moving = optim.trainable(params, labels)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = train.State(array(dtype=jnp.int32), moving, jax.eval_shape(tx.init, moving), key, array(dtype=jnp.bool_))
-    batch = {name: array(*(parts,) * bool(parts), *leaf.shape, dtype=leaf.dtype) for name, leaf in BATCH.items()}
+    state = train.State(
+        array(dtype=jnp.int32), moving, jax.eval_shape(tx.init, moving), key, array(dtype=jnp.bool_)
+    )
+    batch = {
+        name: array(*(parts,) * bool(parts), *leaf.shape, dtype=leaf.dtype)
+        for name, leaf in BATCH.items()
+    }
     step = train.make_step(MODEL, cross_entropy, tx, cut, dropout=False)
     return step.programs(optim.frozen(params, labels), state, batch), cut, labels, tx, state
 
@@ -88,7 +101,11 @@ def test_a_step_costs_its_prefix_a_gradient_and_an_update_and_nothing_else(name)
     """Against functions compiled alone: the prefix, the gradient of a suffix without frozen parameters, the update."""
     found, cut, _, tx, state = programs(name)
     params = prefix.after(MODEL.shapes(), MODEL, cut)
-    hidden = {"hidden": array(EXAMPLES, WIDTH) if MODEL.pooled(cut) else array(ROWS, TOKENS, WIDTH)} if cut else {}
+    hidden = (
+        {"hidden": array(EXAMPLES, WIDTH) if MODEL.pooled(cut) else array(ROWS, TOKENS, WIDTH)}
+        if cut
+        else {}
+    )
 
     def loss(params, batch):
         output = MODEL.suffix(params, batch.get("hidden"), batch, cut)
@@ -100,7 +117,11 @@ def test_a_step_costs_its_prefix_a_gradient_and_an_update_and_nothing_else(name)
 
     gradient = jax.jit(jax.value_and_grad(loss)).lower(params, BATCH | hidden).compile()
     updated = jax.jit(update).lower(state.params, state.opt_state, state.params).compile()
-    before = jax.jit(lambda params, batch: MODEL.prefix(params, batch, cut)).lower(MODEL.shapes(), BATCH).compile()
+    before = (
+        jax.jit(lambda params, batch: MODEL.prefix(params, batch, cut))
+        .lower(MODEL.shapes(), BATCH)
+        .compile()
+    )
     alone = sum(flops(program) for program in (gradient, updated, *([before] if cut else [])))
     # A head alone costs so little that the few operations on the key and the counter show.
     assert sum(map(flops, found.values())) <= 1.02 * alone
@@ -114,7 +135,9 @@ def flops(program) -> float:
 def test_temporary_memory_is_that_of_what_trains(name):
     found = programs(name)[0]
     assert found["suffix"].memory_analysis().temp_size_in_bytes <= 1.1 * TEMPORARY[name] * MIB
-    if "prefix" in found:  # nothing is kept for a backward pass: a block's worth, whatever the depth
+    if (
+        "prefix" in found
+    ):  # nothing is kept for a backward pass: a block's worth, whatever the depth
         assert found["prefix"].memory_analysis().temp_size_in_bytes <= 28 * MIB
 
 
@@ -124,7 +147,9 @@ def test_the_optimizer_has_no_byte_of_what_is_frozen(name):
     moving = t.nbytes(optim.trainable(MODEL.shapes(), labels))
     scalars = 8 * 2 * 4
     assert 2 * moving <= t.nbytes(jax.eval_shape(tx.init, state.params)) <= 2 * moving + scalars
-    assert t.nbytes(jax.eval_shape(tx.init, MODEL.shapes())) <= 2 * moving + scalars  # whole trees too
+    assert (
+        t.nbytes(jax.eval_shape(tx.init, MODEL.shapes())) <= 2 * moving + scalars
+    )  # whole trees too
 
 
 @pytest.mark.parametrize("name", ["frozen", "top:2"])
@@ -133,7 +158,10 @@ def test_accumulation_costs_its_parts_and_stores_nothing_for_what_is_frozen(name
     assert products(name, parts=4) <= 1.02 * 4 * by_hand(name)
     once, four = programs(name)[0], programs(name, parts=4)[0]
     moving = t.nbytes(programs(name)[4].params)
-    more = four["suffix"].memory_analysis().temp_size_in_bytes - once["suffix"].memory_analysis().temp_size_in_bytes
+    more = (
+        four["suffix"].memory_analysis().temp_size_in_bytes
+        - once["suffix"].memory_analysis().temp_size_in_bytes
+    )
     hidden = 4 * 4 * WIDTH * (EXAMPLES if name == "frozen" else every)
     assert more <= 1.1 * moving + hidden + MIB
     assert four["prefix"].memory_analysis().temp_size_in_bytes <= 28 * MIB + hidden

@@ -22,7 +22,10 @@ HEADS = {
     "attention": (Classifier(3, "attention"), "classification"),
     "layers": (Classifier(3, "mean", layers=(0, 2)), "classification"),
     "mix": (Classifier(3, "max", layers=(0, 1, 2), mix="learned"), "classification"),
-    "attention over layers": (Classifier(3, "attention", layers=(1, 2), mix="learned"), "classification"),
+    "attention over layers": (
+        Classifier(3, "attention", layers=(1, 2), mix="learned"),
+        "classification",
+    ),
     "columns": (Classifier(5, "cls", columns=(3, 2)), "multitask"),
     "tags": (Tagger(4), "tags"),
     "span": (Span(12), "span"),
@@ -62,7 +65,9 @@ def made(name: str, packed: bool = True, slots: int = EXAMPLES):
     tokens = texts(EXAMPLES, longest=12)
     lengths, index = tokens.lengths, np.arange(EXAMPLES)
     rows, starts = pack.pack(lengths, SHAPE[1])[:2] if packed else (index, index * 0)
-    inputs = pack.assemble(tokens, index, rows, starts, (SHAPE[0] if packed else EXAMPLES, SHAPE[1], slots))
+    inputs = pack.assemble(
+        tokens, index, rows, starts, (SHAPE[0] if packed else EXAMPLES, SHAPE[1], slots)
+    )
     labels = labels_of(task, lengths)
     if task == "tags":
         return inputs | pack.tagged(labels, inputs)
@@ -79,7 +84,9 @@ def program(name: str):
         outputs = model.apply(tree | {"head": own}, made)
         return (TASKS[task].loss(outputs, made["label"]) * made["weight"]).sum(), outputs
 
-    return model, jax.jit(lambda tree, made: jax.value_and_grad(total, has_aux=True)(tree["head"], tree, made))
+    return model, jax.jit(
+        lambda tree, made: jax.value_and_grad(total, has_aux=True)(tree["head"], tree, made)
+    )
 
 
 def outcome(name: str, batch):
@@ -90,7 +97,9 @@ def outcome(name: str, batch):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_packed_examples_and_one_a_row_are_the_same(name):
-    (one, loss, gradient), (other, same, again) = (outcome(name, made(name, packed)) for packed in (True, False))
+    (one, loss, gradient), (other, same, again) = (
+        outcome(name, made(name, packed)) for packed in (True, False)
+    )
     words = int(made(name)["weight"].sum())  # of tags; the rest of their outputs is nobody's
     count = words if name == "tags" else len(one)
     np.testing.assert_allclose(one[:count], other[:count], atol=2e-6)
@@ -109,7 +118,9 @@ def test_every_weight_of_a_head_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_empty_slots_count_nothing(name):
-    (_, loss, gradient), (_, same, again) = (outcome(name, made(name, slots=slots)) for slots in (EXAMPLES, 12))
+    (_, loss, gradient), (_, same, again) = (
+        outcome(name, made(name, slots=slots)) for slots in (EXAMPLES, 12)
+    )
     assert np.isfinite(loss) and loss == pytest.approx(same, rel=1e-6)
     for path in gradient:
         np.testing.assert_allclose(gradient[path], again[path], atol=1e-6)
@@ -121,7 +132,9 @@ def test_an_output_depends_on_its_own_sequence_alone(name):
     before = outcome(name, batch)[0]
     for keep in (0, 3, 5):
         mine = batch["segments"] == keep
-        other = batch | {"tokens": np.where(mine, batch["tokens"], 39 - batch["tokens"] % 39).astype(np.int32)}
+        other = batch | {
+            "tokens": np.where(mine, batch["tokens"], 39 - batch["tokens"] % 39).astype(np.int32)
+        }
         after = outcome(name, other)[0]
         if name == "tags":
             slots = np.flatnonzero(mine.reshape(-1)[batch["targets"]] & (batch["weight"] > 0))
@@ -155,7 +168,9 @@ def test_attention_begins_as_the_mean_and_large_scores_do_not_overflow():
     x = 100 * jax.random.normal(jax.random.key(0), (made["segments"].size, 16))
     zeros = jnp.zeros(16)
     np.testing.assert_allclose(attention(x, made, zeros), mean(x, made), rtol=1e-5, atol=1e-4)
-    gradient = jax.grad(lambda query: jnp.square(attention(x, made, query)).sum())(100 * jnp.ones(16))
+    gradient = jax.grad(lambda query: jnp.square(attention(x, made, query)).sum())(
+        100 * jnp.ones(16)
+    )
     assert np.isfinite(gradient).all()
 
 
@@ -165,34 +180,52 @@ def test_attention_begins_as_the_mean_and_large_scores_do_not_overflow():
 def test_a_mix_of_layers_is_that_of_their_pooled_states():
     """Concatenation, and ELMo's mix with softmax weights, by hand from what every stage puts out."""
     made = batch()
-    for head in (Classifier(3, "mean", layers=(0, 2)), Classifier(3, "mean", layers=(0, 2), mix="learned")):
+    for head in (
+        Classifier(3, "mean", layers=(0, 2)),
+        Classifier(3, "mean", layers=(0, 2), mix="learned"),
+    ):
         model = Model(Encoder(CONFIGS["bert"]), head)
         tree = params(model)
-        states = [np.asarray(mean(x.reshape(-1, 16), made)) for x in model.hidden_states(tree, made)]
+        states = [
+            np.asarray(mean(x.reshape(-1, 16), made)) for x in model.hidden_states(tree, made)
+        ]
         if head.mix == "learned":
             shares = np.exp(tree["head"]["mix"]) / np.exp(tree["head"]["mix"]).sum()
             x = tree["head"]["scale"] * (shares[0] * states[0] + shares[1] * states[2])
         else:
             x = np.concatenate([states[0], states[2]], 1)
         own = tree["head"]["classifier"]
-        np.testing.assert_allclose(model.apply(tree, made), x @ own["kernel"] + own["bias"], atol=1e-5)
+        np.testing.assert_allclose(
+            model.apply(tree, made), x @ own["kernel"] + own["bias"], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
 def test_a_mix_of_layers_can_be_cut_where_its_lowest_layer_is_put_out(family):
-    model, made = Model(Encoder(CONFIGS[family]), Classifier(3, "mean", layers=(1, 2), mix="learned")), batch(family)
+    model, made = (
+        Model(Encoder(CONFIGS[family]), Classifier(3, "mean", layers=(1, 2), mix="learned")),
+        batch(family),
+    )
     tree = params(model)
     whole = model.apply(tree, made)
     for cut in (1, 2, 3):
         np.testing.assert_allclose(model.apply(tree, made, cut=cut), whole, atol=1e-6)
-    assert model.prefix(tree, made, 3).shape == (8, 2 * 16)  # pooled: the cache keeps a vector a layer
+    assert model.prefix(tree, made, 3).shape == (
+        8,
+        2 * 16,
+    )  # pooled: the cache keeps a vector a layer
     with pytest.raises(StrategyError, match="reads layers 0, 2 and 2 of 3 stages are frozen"):
         prefix.cut_at(Model(Encoder(CONFIGS[family]), Classifier(3, "mean", layers=(0, 2))), 2)
 
 
 def test_a_head_that_reads_the_last_layer_alone_is_the_plain_head():
-    plain, named = (Model(Encoder(CONFIGS["bert"]), Classifier(3, "cls", layers=layers)) for layers in ((), (2,)))
-    np.testing.assert_array_equal(plain.apply(params(plain), batch()), named.apply(params(plain), batch()))
+    plain, named = (
+        Model(Encoder(CONFIGS["bert"]), Classifier(3, "cls", layers=layers))
+        for layers in ((), (2,))
+    )
+    np.testing.assert_array_equal(
+        plain.apply(params(plain), batch()), named.apply(params(plain), batch())
+    )
 
 
 # Columns and spans
@@ -211,4 +244,6 @@ def test_a_span_lies_within_its_own_tokens():
     batch = made("span")
     outputs = outcome("span", batch)[0]
     for example, length in enumerate(batch["length"]):
-        assert np.isfinite(outputs[example, :, :length]).all() and np.all(outputs[example, :, length:] == -np.inf)
+        assert np.isfinite(outputs[example, :, :length]).all() and np.all(
+            outputs[example, :, length:] == -np.inf
+        )

@@ -18,7 +18,10 @@ def test_one_product():
 
 
 def test_batched_and_transposed_products():
-    assert counted(lambda a, b: jnp.einsum("nij,nkj->nik", a, b), (5, 16, 24), (5, 40, 24)) == 2 * 5 * 16 * 24 * 40
+    assert (
+        counted(lambda a, b: jnp.einsum("nij,nkj->nik", a, b), (5, 16, 24), (5, 40, 24))
+        == 2 * 5 * 16 * 24 * 40
+    )
 
 
 def test_a_loop_counts_as_often_as_it_runs():
@@ -59,11 +62,19 @@ def test_convolutions_count_neither_padding_nor_holes():
 
     def function(x, w):
         return jax.lax.conv_general_dilated(
-            x, w, (2, 1), ((1, 2), (0, 3)), (1, 2), (2, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            w,
+            (2, 1),
+            ((1, 2), (0, 3)),
+            (1, 2),
+            (2, 1),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
     pairs = [0, 0]
-    for dim, (length, kernel, stride, low, high, holes, spread) in enumerate(((9, 3, 2, 1, 2, 1, 2), (5, 2, 1, 0, 3, 2, 1))):
+    for dim, (length, kernel, stride, low, high, holes, spread) in enumerate(
+        ((9, 3, 2, 1, 2, 1, 2), (5, 2, 1, 0, 3, 2, 1))
+    ):
         spaced = [1 if at % holes == 0 else 0 for at in range((length - 1) * holes + 1)]
         padded = [0] * low + spaced + [0] * high
         starts = range(0, len(padded) - (kernel - 1) * spread, stride)
@@ -130,7 +141,9 @@ ENTRY %main (a: bf16[64,32], q.1: bf16[8,16,512,64], g: f32[512,1024]) -> f32[51
 }
 """
 TPU = TPU.replace("GROUPS", "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={1}")
-TPU = TPU.replace("WINDOW", "window={size=8x16 stride=7x15 lhs_dilate=8x16}, dim_labels=01bf_01oi->01bf")
+TPU = TPU.replace(
+    "WINDOW", "window={size=8x16 stride=7x15 lhs_dilate=8x16}, dim_labels=01bf_01oi->01bf"
+)
 TPU = TPU.replace("PAIRS", "source_target_pairs={{0,1},{1,0}}")
 
 
@@ -150,7 +163,10 @@ ENTRY %main (x: bf16[32,512,768], w: bf16[3072,768], q: bf16[4,512,12,64], k: bf
   ROOT %out = bf16[4,12,512,64]{3,1,2,0} get-tuple-element(%mixed), index=0
 }
 """
-GPU = GPU.replace("CONTRACTED", 'backend_config={"gemm":{"lhs_contracting_dimensions":["2"],"lhs_batch_dimensions":[]}}')
+GPU = GPU.replace(
+    "CONTRACTED",
+    'backend_config={"gemm":{"lhs_contracting_dimensions":["2"],"lhs_batch_dimensions":[]}}',
+)
 
 
 def test_products_of_a_gpu_s_libraries_are_counted():
@@ -161,7 +177,8 @@ def test_products_of_a_gpu_s_libraries_are_counted():
 
 def test_a_product_of_a_library_that_can_not_be_read_is_refused():
     changes = [
-        ("__cublas$lt$matmul", other) for other in ("__onednn$matmul", "LibMatMul", "__cudnn$convForward", "__triton_call")
+        ("__cublas$lt$matmul", other)
+        for other in ("__onednn$matmul", "LibMatMul", "__cudnn$convForward", "__triton_call")
     ]
     for old, new in [*changes, ("lhs_contracting_dimensions", "another_word")]:
         with pytest.raises(ValueError, match="a matrix product in a library call"):
@@ -172,8 +189,12 @@ def test_collectives_have_their_kind_their_bytes_their_group_and_their_number():
     found = {each.kind: each for each in hlo.collectives(TPU)}
     assert len(found) == len(hlo.collectives(TPU)) == 3
     assert found["all-gather"] == hlo.Collective("all-gather", ("bf16",), 64 * 128 * 2, 4, 24)
-    assert found["reduce-scatter"] == hlo.Collective("reduce-scatter", ("f32",), 512 * 1024 * 4, 4, 1)
-    assert found["collective-permute"] == hlo.Collective("collective-permute", ("bf16",), 64 * 32 * 2, 2, 1)
+    assert found["reduce-scatter"] == hlo.Collective(
+        "reduce-scatter", ("f32",), 512 * 1024 * 4, 4, 1
+    )
+    assert found["collective-permute"] == hlo.Collective(
+        "collective-permute", ("bf16",), 64 * 32 * 2, 2, 1
+    )
     assert found["all-gather"].sent == 64 * 128 * 2 * 3 / 4
     assert found["collective-permute"].sent == 64 * 32 * 2
 
@@ -184,7 +205,12 @@ def test_a_sum_that_bears_the_channel_of_a_gather_is_counted_too():
 
 
 @pytest.mark.parametrize(
-    "change", [("constant(24)", "parameter(1)"), ("direction=LT", "direction=NE"), ("add(%copied", "multiply(%copied")]
+    "change",
+    [
+        ("constant(24)", "parameter(1)"),
+        ("direction=LT", "direction=NE"),
+        ("add(%copied", "multiply(%copied"),
+    ],
 )
 def test_a_loop_whose_trips_can_not_be_read_is_refused(change):
     for count in (dot_flops, hlo.collectives):
@@ -198,7 +224,10 @@ def test_a_loop_whose_trips_can_not_be_read_is_refused(change):
         ("replica_groups={{0,1,2},{3,4,5}}", 3),
         ("replica_groups=[4,2]<=[8]", 2),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
-        ("replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=16], device_ids=([4,16]T(1,0)) {'axis_1'}, dimensions={1}", 4),
+        (
+            "replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=16], device_ids=([4,16]T(1,0)) {'axis_1'}, dimensions={1}",
+            4,
+        ),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_0','axis_1':(2)4}", 8),
     ],
 )

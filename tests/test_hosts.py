@@ -34,7 +34,11 @@ def address() -> str:
 
 def test_two_processes_of_four_devices_train_as_one_device_does():
     where = address()
-    env = lambda number: {"ADAPT_COORDINATOR": where, "ADAPT_PROCESS_ID": str(number), "DEVICES": "4"}
+    env = lambda number: {
+        "ADAPT_COORDINATOR": where,
+        "ADAPT_PROCESS_ID": str(number),
+        "DEVICES": "4",
+    }
     pair = [start(CASES, **env(number)) for number in range(2)]
     outputs = [process.communicate(timeout=600) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
@@ -57,20 +61,61 @@ def together(scratch_cache):
         flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         env = tiny.environment(scratch_cache, XLA_FLAGS=flags_of_xla)
         for number, each in enumerate(more):
-            place = ["--coordinator", where, "--processes", str(len(more)), "--process-id", str(number)]
+            place = [
+                "--coordinator",
+                where,
+                "--processes",
+                str(len(more)),
+                "--process-id",
+                str(number),
+            ]
             python = sys.executable
             if under == "slurm":  # what srun sets, from which JAX makes the address
-                place, job = [], {"JOB_ID": os.getpid(), "STEP_NODELIST": "localhost", "NTASKS": len(more), "STEP_ID": 1}
+                place, job = (
+                    [],
+                    {
+                        "JOB_ID": os.getpid(),
+                        "STEP_NODELIST": "localhost",
+                        "NTASKS": len(more),
+                        "STEP_ID": 1,
+                    },
+                )
                 job |= {"STEP_NUM_TASKS": len(more), "PROCID": number, "LOCALID": number}
                 env = env | {f"SLURM_{name}": str(value) for name, value in job.items()}
-            elif under == "tpu":  # what GKE sets for a slice of several hosts, and what has JAX believe in a TPU
+            elif (
+                under == "tpu"
+            ):  # what GKE sets for a slice of several hosts, and what has JAX believe in a TPU
                 place, python = ["--coordinator", "auto"], tiny.TPU_PYTHON
-                job = {"WORKER_HOSTNAMES": ",".join(["localhost"] * len(more)), "WORKER_ID": number, "SKIP_MDS_QUERY": 1}
-                env = env | {f"TPU_{name}": str(value) for name, value in job.items()} | {"JAX_FORCE_TPU_INIT": "1"}
+                job = {
+                    "WORKER_HOSTNAMES": ",".join(["localhost"] * len(more)),
+                    "WORKER_ID": number,
+                    "SKIP_MDS_QUERY": 1,
+                }
+                env = (
+                    env
+                    | {f"TPU_{name}": str(value) for name, value in job.items()}
+                    | {"JAX_FORCE_TPU_INIT": "1"}
+                )
                 env |= {"JAX_COORDINATOR_PORT": where.partition(":")[2]}
-                env |= {"MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0"}
-            words = [*(at[number] if at else ()), python, "-m", f"experiments.{name}", *map(str, flags), *place, *map(str, each)]
-            started.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env))
+                env |= {
+                    "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+                    "MEGASCALE_NUM_SLICES": "1",
+                    "MEGASCALE_SLICE_ID": "0",
+                }
+            words = [
+                *(at[number] if at else ()),
+                python,
+                "-m",
+                f"experiments.{name}",
+                *map(str, flags),
+                *place,
+                *map(str, each),
+            ]
+            started.append(
+                subprocess.Popen(
+                    words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+                )
+            )
         return started
 
     yield begin
@@ -87,7 +132,9 @@ def two_hosts(tmp_path):
     if os.geteuid() or not all(map(shutil.which, ("ip", "unshare", "mount", "hostname"))):
         pytest.skip("two hosts are made by root, with ip, unshare, mount and hostname")
     names = [f"adapt-{os.getpid()}-{number}" for number in range(2)]
-    say = lambda line: subprocess.run(["ip", *line.split()], capture_output=True, text=True, check=True)
+    say = lambda line: subprocess.run(
+        ["ip", *line.split()], capture_output=True, text=True, check=True
+    )
     words = []
     try:
         for name in names:
@@ -98,9 +145,25 @@ def two_hosts(tmp_path):
             say(f"-n {name} link set cable up")
             say(f"-n {name} link set lo up")
             known = tmp_path / f"{name}.hosts"
-            known.write_text(f"127.0.0.1 localhost\n127.0.1.1 host{number}\n10.77.0.{2 - number} host{1 - number}\n")
+            known.write_text(
+                f"127.0.0.1 localhost\n127.0.1.1 host{number}\n10.77.0.{2 - number} host{1 - number}\n"
+            )
             enter = f'hostname host{number} && mount --bind {known} /etc/hosts && exec "$@"'
-            words.append(["ip", "netns", "exec", name, "unshare", "--uts", "--mount", "sh", "-c", enter, "sh"])
+            words.append(
+                [
+                    "ip",
+                    "netns",
+                    "exec",
+                    name,
+                    "unshare",
+                    "--uts",
+                    "--mount",
+                    "sh",
+                    "-c",
+                    enter,
+                    "sh",
+                ]
+            )
             subprocess.run([*words[-1], "true"], capture_output=True, text=True, check=True)
         yield words
     except subprocess.CalledProcessError as fault:
@@ -117,20 +180,47 @@ def ends(processes):
 
 
 def flags_of(inputs, out, *more):
-    data = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--train", inputs.train, "--test", inputs.test)
+    data = (
+        "--checkpoint",
+        inputs.checkpoint("bert_mlm_tied"),
+        "--train",
+        inputs.train,
+        "--test",
+        inputs.test,
+    )
     rates = ("--learning-rate", 0.003, "--head-learning-rate", 0.01, "--validation", inputs.test)
-    return [*data, *rates, "--batch-size", 8, "--epochs", 2, "--patience", 0, "--dropout", 0, "--out", out, *more]
+    return [
+        *data,
+        *rates,
+        "--batch-size",
+        8,
+        "--epochs",
+        2,
+        "--patience",
+        0,
+        "--dropout",
+        0,
+        "--out",
+        out,
+        *more,
+    ]
 
 
 def losses(out):
-    return [(line["step"], line["loss"]) for line in tiny.lines(out / "metrics.jsonl") if "loss" in line]
+    return [
+        (line["step"], line["loss"]) for line in tiny.lines(out / "metrics.jsonl") if "loss" in line
+    ]
 
 
-def test_a_run_of_two_processes_and_its_resumption_on_one_device(inputs, together, command, tmp_path):
+def test_a_run_of_two_processes_and_its_resumption_on_one_device(
+    inputs, together, command, tmp_path
+):
     """Full fine-tuning, stopped; the cached top block; each against the same run on one device."""
     both, one = tmp_path / "both", tmp_path / "one"
     sharded_flags = ("--mesh", "data=2,fsdp=2")
-    found = ends(together("finetune", flags_of(inputs, both, "--stop-after", 4, *sharded_flags), [(), ()]))
+    found = ends(
+        together("finetune", flags_of(inputs, both, "--stop-after", 4, *sharded_flags), [(), ()])
+    )
     assert [status for status, *_ in found] == [0, 0], found
     assert found[1][1] == ""  # the first process alone speaks
     resumed = command("finetune", *flags_of(inputs, both, "--resume"))
@@ -140,25 +230,42 @@ def test_a_run_of_two_processes_and_its_resumption_on_one_device(inputs, togethe
     assert len(losses(both)) == len(losses(one))
 
 
-def test_two_hosts_whose_names_stand_for_themselves_train_as_one_does(inputs, two_hosts, together, command, tmp_path):
-    flags = lambda name: flags_of(inputs, tmp_path / name, "--strategy", "top:1", "--epochs", 1, "--log-every", 1)
+def test_two_hosts_whose_names_stand_for_themselves_train_as_one_does(
+    inputs, two_hosts, together, command, tmp_path
+):
+    flags = lambda name: flags_of(
+        inputs, tmp_path / name, "--strategy", "top:1", "--epochs", 1, "--log-every", 1
+    )
     found = ends(together("finetune", flags("both"), [(), ()], at=two_hosts))
     assert [status for status, *_ in found] == [0, 0], found
     four = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     assert command("finetune", *flags("one"), XLA_FLAGS=four).returncode == 0
-    assert far([loss for _, loss in losses(tmp_path / "both")], [loss for _, loss in losses(tmp_path / "one")]) < 1e-6
+    assert (
+        far(
+            [loss for _, loss in losses(tmp_path / "both")],
+            [loss for _, loss in losses(tmp_path / "one")],
+        )
+        < 1e-6
+    )
 
 
 def test_two_processes_fill_one_cache(inputs, together, command, tmp_path):
     cached = ("--strategy", "top:1", "--cache", "on")
-    found = ends(together("finetune", flags_of(inputs, tmp_path / "both", *cached), [(), ()], devices=1))
+    found = ends(
+        together("finetune", flags_of(inputs, tmp_path / "both", *cached), [(), ()], devices=1)
+    )
     assert [status for status, *_ in found] == [0, 0], found
-    alone = command("finetune", *flags_of(inputs, tmp_path / "one", "--strategy", "top:1", "--cache", "off"))
+    alone = command(
+        "finetune", *flags_of(inputs, tmp_path / "one", "--strategy", "top:1", "--cache", "off")
+    )
     assert alone.returncode == 0, alone.stderr
     rows = [losses(tmp_path / name) for name in ("both", "one")]
     assert far([loss for _, loss in rows[0]], [loss for _, loss in rows[1]]) < 1e-4
     result = json.loads((tmp_path / "both" / "result.json").read_text())
-    assert result["cache"]["bytes"] > 0 and result["frozen_digest_before"] == result["frozen_digest_after"]
+    assert (
+        result["cache"]["bytes"] > 0
+        and result["frozen_digest_before"] == result["frozen_digest_after"]
+    )
 
 
 @pytest.mark.parametrize("under", ["slurm", pytest.param("tpu", marks=tiny.with_libtpu)])
@@ -170,28 +277,43 @@ def test_each_process_extracts_its_part(inputs, together, command, tmp_path, und
     index = json.loads((tmp_path / "both" / "index.json").read_text())
     parts = [np.load(tmp_path / "both" / each["file"]) for each in index["files"]]
     assert [each["rows"] for each in index["files"]] == [[0, 16], [16, 32]]
-    np.testing.assert_allclose(np.concatenate(parts), np.load(tmp_path / "one" / "features.npy"), atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate(parts), np.load(tmp_path / "one" / "features.npy"), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("victim", "by", "whom"), [(0, "SIGKILL", "worker"), (1, "SIGKILL", "watcher"), (1, "SIGTERM", "watcher")]
+    ("victim", "by", "whom"),
+    [(0, "SIGKILL", "worker"), (1, "SIGKILL", "watcher"), (1, "SIGTERM", "watcher")],
 )
-def test_a_process_that_dies_ends_the_run_in_one_line_and_resume_goes_on(inputs, together, command, tmp_path, victim, by, whom):
+def test_a_process_that_dies_ends_the_run_in_one_line_and_resume_goes_on(
+    inputs, together, command, tmp_path, victim, by, whom
+):
     flags = flags_of(inputs, tmp_path / "run", "--epochs", 400, "--log-every", 1, "--save-every", 4)
     pair = together("finetune", flags, [(), ()], devices=1)
     until = time.monotonic() + 120
     while not ((tmp_path / "run" / "metrics.jsonl").exists() and len(losses(tmp_path / "run")) > 8):
-        assert time.monotonic() < until and all(process.poll() is None for process in pair), "it never began to train"
+        assert time.monotonic() < until and all(process.poll() is None for process in pair), (
+            "it never began to train"
+        )
         time.sleep(0.1)
-    worker = subprocess.run(["pgrep", "-P", str(pair[victim].pid)], capture_output=True, text=True).stdout
+    worker = subprocess.run(
+        ["pgrep", "-P", str(pair[victim].pid)], capture_output=True, text=True
+    ).stdout
     os.kill(int(worker) if whom == "worker" else pair[victim].pid, signal.Signals[by])
     found = ends(pair)
     status, _, words = found[1 - victim]
     assert status == 2
-    assert not any(log in words + found[victim][2] for log in ("[Gloo]", "tasks have crashed", "Traceback")), found
-    assert [line for line in words.splitlines() if "another process of this run has ended" in line], words
+    assert not any(
+        log in words + found[victim][2] for log in ("[Gloo]", "tasks have crashed", "Traceback")
+    ), found
+    assert [
+        line for line in words.splitlines() if "another process of this run has ended" in line
+    ], words
     assert len([line for line in words.splitlines() if line.startswith("error:")]) == 1, words
-    resumed = command("finetune", *flags, "--resume", "--stop-after", len(losses(tmp_path / "run")) + 4)
+    resumed = command(
+        "finetune", *flags, "--resume", "--stop-after", len(losses(tmp_path / "run")) + 4
+    )
     assert resumed.returncode == 0, resumed.stderr
 
 
@@ -211,7 +333,9 @@ def test_a_port_that_is_taken_is_one_line(inputs, command, tmp_path):
 
 
 def test_processes_that_disagree_say_so(inputs, together, tmp_path):
-    found = ends(together("finetune", flags_of(inputs, tmp_path / "run"), [(), ("--seed", 1)], devices=1))
+    found = ends(
+        together("finetune", flags_of(inputs, tmp_path / "run"), [(), ("--seed", 1)], devices=1)
+    )
     assert [status for status, *_ in found] == [2, 2]
     assert "disagree on their flags: --seed is 0 here" in one_line(found[0][2])
     assert "disagree on their flags: --seed is 1 here" in one_line(found[1][2])
@@ -225,14 +349,53 @@ def test_processes_that_disagree_say_so(inputs, together, tmp_path):
         (("--process-id", 0), "go together"),
         (("--coordinator", "auto"), "sees no SLURM step, Kubernetes job or Cloud TPU here"),
         (("--coordinator", "localhost", "--processes", 2, "--process-id", 1), "must be HOST:PORT"),
-        (("--coordinator", "localhost:99999", "--processes", 2, "--process-id", 0), "a port below 65536"),
-        (("--coordinator", "localhost:9", "--processes", 2, "--process-id", 0, "--join-timeout", 0), "at least 1 second"),
-        (("--coordinator", "localhost:9", "--processes", 2, "--process-id", 2), "must be from 0 to"),
         (
-            ("--coordinator", "localhost:9", "--processes", 2, "--process-id", 1, "--join-timeout", 2),
+            ("--coordinator", "localhost:99999", "--processes", 2, "--process-id", 0),
+            "a port below 65536",
+        ),
+        (
+            (
+                "--coordinator",
+                "localhost:9",
+                "--processes",
+                2,
+                "--process-id",
+                0,
+                "--join-timeout",
+                0,
+            ),
+            "at least 1 second",
+        ),
+        (
+            ("--coordinator", "localhost:9", "--processes", 2, "--process-id", 2),
+            "must be from 0 to",
+        ),
+        (
+            (
+                "--coordinator",
+                "localhost:9",
+                "--processes",
+                2,
+                "--process-id",
+                1,
+                "--join-timeout",
+                2,
+            ),
             "does not answer within 2 s",
         ),
-        (("--coordinator", "localhost:7634", "--processes", 2, "--process-id", 0, "--join-timeout", 3), "not all 2 processes"),
+        (
+            (
+                "--coordinator",
+                "localhost:7634",
+                "--processes",
+                2,
+                "--process-id",
+                0,
+                "--join-timeout",
+                3,
+            ),
+            "not all 2 processes",
+        ),
         (("--mesh", "fsdp=3"), "takes 3 devices and there is 1"),
         (("--mesh", "model=1"), "no axis 'model'"),
     ],

@@ -35,13 +35,17 @@ def refusal(folder, lines: int = 1) -> str:
 def edit_config(folder, **changes) -> None:
     file = folder / "config.json"
     config = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({name: value for name, value in config.items() if value != "absent"}))
+    file.write_text(
+        json.dumps({name: value for name, value in config.items() if value != "absent"})
+    )
 
 
 def edit_tensors(folder, **changes) -> None:
     file = folder / "model.safetensors"
     tensors = safetensors.numpy.load_file(file) | changes
-    safetensors.numpy.save_file({name: value for name, value in tensors.items() if value is not None}, file)
+    safetensors.numpy.save_file(
+        {name: value for name, value in tensors.items() if value is not None}, file
+    )
 
 
 # config.json
@@ -49,7 +53,10 @@ def edit_tensors(folder, **changes) -> None:
 
 def test_a_folder_without_config_says_what_a_checkpoint_has(folder):
     (folder / "config.json").unlink()
-    assert refusal(folder) == f"no config.json in {folder}: a checkpoint folder has config.json and model.safetensors"
+    assert (
+        refusal(folder)
+        == f"no config.json in {folder}: a checkpoint folder has config.json and model.safetensors"
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +76,10 @@ def test_a_config_that_is_none_is_named(folder, content, why):
 
 def test_an_unknown_architecture_is_answered_with_the_known_ones(folder):
     edit_config(folder, model_type="mamba")
-    assert refusal(folder) == "unknown architecture 'mamba' in config.json: adapt reads bert, gpt2, vit"
+    assert (
+        refusal(folder)
+        == "unknown architecture 'mamba' in config.json: adapt reads bert, gpt2, vit"
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +99,9 @@ def test_a_config_that_makes_no_encoder_is_refused(folder, changes, why):
 
 
 def test_class_names_go_by_their_numbers_whatever_the_order_of_the_file(tmp_path):
-    case = tiny.checkpoint(tmp_path / "model", "bert_classifier", id2label={"2": "c", "0": "a", "1": "b"})
+    case = tiny.checkpoint(
+        tmp_path / "model", "bert_classifier", id2label={"2": "c", "0": "a", "1": "b"}
+    )
     loaded = hub.load(case)
     assert (loaded.task, loaded.labels) == ("classification", ("a", "b", "c"))
     edit_config(case, problem_type="multi_label_classification")
@@ -113,7 +125,9 @@ def test_a_truncated_file_is_refused(folder, kept):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
     message = refusal(folder)
-    assert message.startswith(f"{file} is truncated or corrupt (") and message.endswith("fetch it again")
+    assert message.startswith(f"{file} is truncated or corrupt (") and message.endswith(
+        "fetch it again"
+    )
 
 
 def test_a_damaged_header_is_refused_or_harmless_and_never_anything_else(folder):
@@ -134,9 +148,19 @@ def test_a_damaged_header_is_refused_or_harmless_and_never_anything_else(folder)
 
 
 def test_the_diff_names_missing_unknown_and_misshapen_tensors_as_the_file_spells_them(folder):
-    edit_tensors(folder, **{QUERY: None, "extra": np.zeros(3, np.float32), "cls.predictions.bias": np.zeros(7, np.float32)})
+    edit_tensors(
+        folder,
+        **{
+            QUERY: None,
+            "extra": np.zeros(3, np.float32),
+            "cls.predictions.bias": np.zeros(7, np.float32),
+        },
+    )
     first, *lines = refusal(folder, lines=4).splitlines()
-    assert first == f"the weights in {folder} do not fit its config.json (- missing, + not known, ! misshapen):"
+    assert (
+        first
+        == f"the weights in {folder} do not fit its config.json (- missing, + not known, ! misshapen):"
+    )
     assert sorted(lines) == [
         "  ! cls.predictions.bias (7,), expected (100,)",
         "  + extra (3,)",
@@ -148,7 +172,9 @@ def test_fewer_layers_than_the_config_says_and_more_are_refused(folder):
     for layers, sign in [(3, "-"), (1, "+")]:
         edit_config(folder, num_hidden_layers=layers)
         lines = refusal(folder, lines=14).splitlines()  # 16 tensors a block, of which 12 are shown
-        assert all(line.startswith(f"  {sign} encoder.layer.{max(layers - 1, 1)}.") for line in lines[1:-1])
+        assert all(
+            line.startswith(f"  {sign} encoder.layer.{max(layers - 1, 1)}.") for line in lines[1:-1]
+        )
         assert lines[-1] == "  ... and 4 more"
 
 
@@ -186,7 +212,9 @@ def test_shards_load_as_one_file_does(shards, tmp_path):
 def test_a_missing_shard_is_named(shards):
     (shards / "model-00002-of-00003.safetensors").unlink()
     message = refusal(shards)
-    assert message.endswith("names model-00002-of-00003.safetensors, which is not in the folder: fetch it again")
+    assert message.endswith(
+        "names model-00002-of-00003.safetensors, which is not in the folder: fetch it again"
+    )
 
 
 def test_a_shard_without_its_tensors_is_an_error(shards):
@@ -194,7 +222,9 @@ def test_a_shard_without_its_tensors_is_an_error(shards):
     assert "names tensors that the shards do not hold: " in refusal(shards)
 
 
-@pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "nonsense"])
+@pytest.mark.parametrize(
+    "content", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "nonsense"]
+)
 def test_an_index_that_is_none_is_named(shards, content):
     (shards / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json" in refusal(shards)
@@ -206,7 +236,9 @@ def test_an_index_that_is_none_is_named(shards, content):
 def test_a_tokenizer_larger_than_the_embedding_belongs_to_another_checkpoint(folder):
     (folder / "vocab.txt").write_text("\n".join([*tiny.SPECIAL, *(f"w{i}" for i in range(96))]))
     message = refusal(folder)
-    assert "gives ids up to 100, the embedding has 100 rows" in message and message.endswith("belongs to another checkpoint")
+    assert "gives ids up to 100, the embedding has 100 rows" in message and message.endswith(
+        "belongs to another checkpoint"
+    )
 
 
 @pytest.mark.parametrize(("said", "expected"), [(7, 7), (10_000, 20), (None, 20)])
@@ -226,11 +258,15 @@ def test_a_name_that_is_nothing_is_one_line(folder, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     monkeypatch.setattr(assets, "hub_answers", lambda: True)
-    assert refusal(folder / "config.json").endswith("give the folder that holds config.json and model.safetensors")
+    assert refusal(folder / "config.json").endswith(
+        "give the folder that holds config.json and model.safetensors"
+    )
     assert "give a folder, a bundled name (minilm, tiny-bert) or a hub id" in refusal("./nowhere")
     assert refusal("nobody/nothing").endswith("and the hub gave none: no network")
     monkeypatch.setattr(assets, "hub_answers", lambda: False)
-    assert refusal("nobody/nothing").endswith("and the hub gave none: it cannot be reached from here")
+    assert refusal("nobody/nothing").endswith(
+        "and the hub gave none: it cannot be reached from here"
+    )
 
 
 @pytest.mark.parametrize("reached", [True, False])
@@ -239,9 +275,17 @@ def test_a_hub_id_is_what_the_hub_gives_or_the_cache_holds(folder, monkeypatch, 
 
     asked = []
     monkeypatch.setattr(assets, "hub_answers", lambda: reached)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **flags: asked.append((name, flags)) or folder)
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **flags: asked.append((name, flags)) or folder,
+    )
     assert t.digest(hub.load("some/model").params) == t.digest(hub.load(folder).params)
-    asked_for = {"allow_patterns": hub.PATTERNS, "cache_dir": own_cache / "hub", "local_files_only": not reached}
+    asked_for = {
+        "allow_patterns": hub.PATTERNS,
+        "cache_dir": own_cache / "hub",
+        "local_files_only": not reached,
+    }
     assert asked == [("some/model", asked_for)]
     assert not any(pattern.endswith((".bin", "*")) for pattern in hub.PATTERNS)
 
@@ -255,11 +299,13 @@ def run(folder, tmp_path):
     model = hub.load(folder)
     head = Classifier(3, "cls", dropout=0.2)
     ready = hub.dataclasses.replace(model, head=head, task="classification", labels=("a", "b", "c"))
-    params = t.map_paths(lambda _, leaf: np.full(leaf.shape, 0.5, np.float32), ready.model.shapes()) | {
-        "encoder": model.params["encoder"]
-    }
+    params = t.map_paths(
+        lambda _, leaf: np.full(leaf.shape, 0.5, np.float32), ready.model.shapes()
+    ) | {"encoder": model.params["encoder"]}
     labels = t.label(params, [("head/.*", "head"), (".*", optim.FROZEN)])
-    frozen, state = train.init_state(params, labels, optim.by_label({"head": optim.adamw(0.1)}, labels), jax.random.key(0))
+    frozen, state = train.init_state(
+        params, labels, optim.by_label({"head": optim.adamw(0.1)}, labels), jax.random.key(0)
+    )
     target = tmp_path / "run"
     target.mkdir()
     hub.save_model(target, ready)
@@ -279,12 +325,22 @@ def test_a_run_loads_as_what_was_saved(run):
     )
     assert t.digest(loaded.params) == t.digest(params)
     assert loaded.tokenizer.max_length == ready.tokenizer.max_length
-    assert loaded.tokenizer.encode(["the film"])[0][0].tolist() == ready.tokenizer.encode(["the film"])[0][0].tolist()
+    assert (
+        loaded.tokenizer.encode(["the film"])[0][0].tolist()
+        == ready.tokenizer.encode(["the film"])[0][0].tolist()
+    )
 
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", "{}", '{"head": 3}', '{"head": {"kind": "Oracle"}}', '{"head": {"kind": "Classifier", "x": 1}}'],
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"head": 3}',
+        '{"head": {"kind": "Oracle"}}',
+        '{"head": {"kind": "Classifier", "x": 1}}',
+    ],
 )
 def test_a_damaged_model_json_is_one_line(run, content):
     (run[0] / "model.json").write_text(content)
@@ -308,7 +364,9 @@ def test_a_written_folder_loads_as_it_was_and_replaces_the_old_one_whole(folder,
     beside, target = tmp_path / "beside", tmp_path / "target"
     target.mkdir()
     (target / "old").touch()
-    folders.write_folder(beside, folders.write_config(model.config), tensors, {"sub/notes.txt": "é"})
+    folders.write_folder(
+        beside, folders.write_config(model.config), tensors, {"sub/notes.txt": "é"}
+    )
     folders.replace_folder(beside, target)
     assert not beside.exists() and not (target / "old").exists()
     assert (target / "sub/notes.txt").read_text("utf-8") == "é"

@@ -19,7 +19,9 @@ def test_pixels_agree_with_the_original_preprocessor(index):
     recorded = np.load(REFERENCES / "vit_preprocess.npz")
     settings = image_settings(REFERENCES / "vit_classifier", 32, 3)
     ours = pixels([Image.fromarray(recorded[f"image_{index}"])], settings)
-    np.testing.assert_allclose(ours[0].transpose(2, 0, 1), recorded[f"pixel_values_{index}"], atol=1e-6)
+    np.testing.assert_allclose(
+        ours[0].transpose(2, 0, 1), recorded[f"pixel_values_{index}"], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])

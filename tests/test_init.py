@@ -7,7 +7,9 @@ import adapt
 
 
 def python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_import_loads_no_library_and_no_room():
@@ -31,7 +33,9 @@ def test_what_opens_a_data_set_or_a_checkpoint_is_imported_when_it_is_used():
         "tensorflow",
     )
     everything = "; ".join(f"adapt.{name}" for name in adapt.__all__)
-    found = python(f"import sys, adapt; {everything}; print(*(name for name in {late} if name in sys.modules))")
+    found = python(
+        f"import sys, adapt; {everything}; print(*(name for name in {late} if name in sys.modules))"
+    )
     assert found == ""
 
 

@@ -15,7 +15,9 @@ SEEDS = st.integers(0, 2**31)
 
 
 def logits_of(seed: int, examples: int = 6, classes: int = 4, scale: float = 3.0) -> np.ndarray:
-    return (scale * np.random.default_rng(seed).standard_normal((examples, classes))).astype(np.float32)
+    return (scale * np.random.default_rng(seed).standard_normal((examples, classes))).astype(
+        np.float32
+    )
 
 
 @settings(max_examples=20)
@@ -24,7 +26,9 @@ def test_cross_entropy_is_minus_the_log_of_the_right_class_probability(seed):
     logits = logits_of(seed)
     label = np.random.default_rng(seed).integers(0, 4, 6).astype(np.int32)
     chosen = tasks.softmax(logits)[np.arange(6), label]
-    np.testing.assert_allclose(losses.cross_entropy(jnp.asarray(logits), label), -np.log(chosen), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        losses.cross_entropy(jnp.asarray(logits), label), -np.log(chosen), rtol=1e-4, atol=1e-5
+    )
 
 
 @settings(max_examples=20)
@@ -34,7 +38,9 @@ def test_binary_cross_entropy_is_the_mean_over_classes_of_independent_decisions(
     label = np.random.default_rng(seed).integers(0, 2, (6, 4)).astype(np.float32)
     p = tasks.sigmoid(logits)
     expected = -(label * np.log(p) + (1 - label) * np.log(1 - p)).mean(-1)
-    np.testing.assert_allclose(losses.binary_cross_entropy(jnp.asarray(logits), label), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        losses.binary_cross_entropy(jnp.asarray(logits), label), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_squared_error_is_per_example():
@@ -54,16 +60,23 @@ def test_the_loss_of_several_columns_is_the_sum_of_their_own(seed):
         return losses.columns_cross_entropy(jnp.stack([logits[:, :3], short], 1), label).sum()
 
     def apart(logits):
-        return sum(losses.cross_entropy(part, label[:, k]).sum() for k, part in enumerate((logits[:, :3], logits[:, 3:])))
+        return sum(
+            losses.cross_entropy(part, label[:, k]).sum()
+            for k, part in enumerate((logits[:, :3], logits[:, 3:]))
+        )
 
-    for one, other in zip(*(jax.value_and_grad(f)(jnp.asarray(logits)) for f in (padded, apart)), strict=True):
+    for one, other in zip(
+        *(jax.value_and_grad(f)(jnp.asarray(logits)) for f in (padded, apart)), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_of_a_choice_is_over_the_sequences_of_one_example():
     logits, label = logits_of(0, 12, 1), np.array([2, 0, 1, 1], np.int32)
     expected = optax.softmax_cross_entropy_with_integer_labels(logits.reshape(4, 3), label)
-    np.testing.assert_allclose(losses.choice_cross_entropy(jnp.asarray(logits), label), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.choice_cross_entropy(jnp.asarray(logits), label), expected, rtol=1e-6
+    )
 
 
 def test_the_loss_of_a_span_is_that_of_its_ends_and_nothing_where_it_was_cut_off():
@@ -71,7 +84,9 @@ def test_the_loss_of_a_span_is_that_of_its_ends_and_nothing_where_it_was_cut_off
     logits[:, :, 4:] = -np.inf
     label = np.array([[0, 3], [1, 1], [-1, -1]], np.int32)
     ends = optax.softmax_cross_entropy_with_integer_labels(logits[:2, :, :4], label[:2])
-    found, gradient = jax.value_and_grad(lambda x: losses.span_cross_entropy(x, label).sum())(jnp.asarray(logits))
+    found, gradient = jax.value_and_grad(lambda x: losses.span_cross_entropy(x, label).sum())(
+        jnp.asarray(logits)
+    )
     assert found == pytest.approx(float(ends.mean(1).sum()), rel=1e-6)
     assert np.isfinite(gradient).all() and not np.any(gradient[2]) and not np.any(gradient[..., 4])
 

@@ -63,7 +63,9 @@ def test_the_cut_does_not_change_the_function(family):
 def test_dropout_is_off_before_the_cut_and_on_behind_it(family):
     """With a cut, the key acts as if the deterministic hidden state at the cut were the input."""
     function, made = cut_everywhere(family), batch(family)
-    (still, _, _, one, begun), (_, _, _, two, _), (_, _, _, again, _) = (function(made, jax.random.key(key)) for key in (0, 1, 0))
+    (still, _, _, one, begun), (_, _, _, two, _), (_, _, _, again, _) = (
+        function(made, jax.random.key(key)) for key in (0, 1, 0)
+    )
     for cut, (output, expected) in enumerate(zip(one, begun, strict=True)):
         np.testing.assert_allclose(output, expected, atol=1e-6)
         np.testing.assert_array_equal(output, again[cut])
@@ -87,9 +89,13 @@ def test_an_example_does_not_see_its_neighbours_nor_the_padding(family):
     made = batch(family)
     whole = np.asarray(features(family)(made))
     for keep in (0, 3, 7):
-        tokens = np.where(made["segments"] == keep, made["tokens"], 39 - made["tokens"] % 39).astype(np.int32)
+        tokens = np.where(
+            made["segments"] == keep, made["tokens"], 39 - made["tokens"] % 39
+        ).astype(np.int32)
         assert (tokens != made["tokens"]).sum() > 50
-        np.testing.assert_array_equal(features(family)(made | {"tokens": tokens})[keep], whole[keep])
+        np.testing.assert_array_equal(
+            features(family)(made | {"tokens": tokens})[keep], whole[keep]
+        )
 
 
 def test_token_types_are_read_and_without_them_all_are_0():
@@ -132,11 +138,15 @@ def test_every_pooling_reads_its_own_tokens_alone(lengths, seed):
         assert got.shape == (N, D)
         for slot in range(N):
             own = x[made["segments"].reshape(-1) == slot]
-            np.testing.assert_allclose(got[slot], expected(own) if len(own) else np.zeros(D), atol=1e-6)
+            np.testing.assert_allclose(
+                got[slot], expected(own) if len(own) else np.zeros(D), atol=1e-6
+            )
 
 
 def test_gradients_through_empty_slots_are_finite():
-    made = {name: array for name, array in batch(examples=2).items() if name not in ("label", "weight")}
+    made = {
+        name: array for name, array in batch(examples=2).items() if name not in ("label", "weight")
+    }
     x = jnp.ones((3 * 32, D))
     for name in POOLINGS:
         gradient = jax.grad(lambda x, name=name: POOLINGS[name](x, made).sum())(x)
@@ -152,10 +162,16 @@ def test_every_pooling_is_a_head_of_the_right_shape_and_only_the_pooler_owns_wei
     for name in POOLINGS:
         shapes = {
             path: leaf.shape
-            for path, leaf in t.paths(Model(Encoder(CONFIGS["bert"]), Classifier(0, name)).shapes()["head"]).items()
+            for path, leaf in t.paths(
+                Model(Encoder(CONFIGS["bert"]), Classifier(0, name)).shapes()["head"]
+            ).items()
         }
-        assert shapes == ({"pooler/kernel": (16, 16), "pooler/bias": (16,)} if name == "pooler" else {})
-    shapes = t.paths(Model(Encoder(CONFIGS["bert"]), Classifier(5, "mean", bias=False)).shapes()["head"])
+        assert shapes == (
+            {"pooler/kernel": (16, 16), "pooler/bias": (16,)} if name == "pooler" else {}
+        )
+    shapes = t.paths(
+        Model(Encoder(CONFIGS["bert"]), Classifier(5, "mean", bias=False)).shapes()["head"]
+    )
     assert {path: leaf.shape for path, leaf in shapes.items()} == {"classifier/kernel": (16, 5)}
 
 
@@ -165,7 +181,9 @@ def test_logits_at_targets_are_those_of_all_tokens_at_their_places(kind, tied):
     model = Model(Encoder(CONFIGS["bert"]), kind(40, tied))
     made = {name: array for name, array in batch().items() if name not in ("label", "weight")}
     at = np.array([0, 5, 31, 40, 5], np.int32)
-    both = jax.jit(lambda tree, some: (model.apply(tree, made), model.apply(tree, made | {"targets": some})))
+    both = jax.jit(
+        lambda tree, some: (model.apply(tree, made), model.apply(tree, made | {"targets": some}))
+    )
     every, some = both(params(model), at)
     assert every.shape == (3, 32, 40) and some.shape == (5, 40)
     np.testing.assert_allclose(some, every.reshape(-1, 40)[at], atol=1e-6)
@@ -180,8 +198,12 @@ def test_a_tied_head_reads_the_table_of_the_encoder_and_owns_none():
     assert not (made["tokens"] == unused).any()
     token = tree["encoder"]["embedding"]["token"].copy()
     token[unused] = 0
-    changed = tree | {"encoder": tree["encoder"] | {"embedding": tree["encoder"]["embedding"] | {"token": token}}}
-    assert not np.any(logits(changed, made)[..., unused]) and np.any(logits(tree, made)[..., unused])
+    changed = tree | {
+        "encoder": tree["encoder"] | {"embedding": tree["encoder"]["embedding"] | {"token": token}}
+    }
+    assert not np.any(logits(changed, made)[..., unused]) and np.any(
+        logits(tree, made)[..., unused]
+    )
 
 
 # Parameters
@@ -195,19 +217,30 @@ def test_fresh_parameters_are_normal_with_norms_at_identity_and_biases_at_0():
     for path, leaf in t.paths(fresh).items():
         if path.endswith(("bias", "scale")):
             np.testing.assert_array_equal(leaf, 1.0 if path.endswith("scale") else 0.0)
-    weights = np.concatenate([leaf.ravel() for p, leaf in t.paths(fresh).items() if not p.endswith(("bias", "scale"))])
+    weights = np.concatenate(
+        [leaf.ravel() for p, leaf in t.paths(fresh).items() if not p.endswith(("bias", "scale"))]
+    )
     assert abs(weights.mean()) < 5 * 0.02 / np.sqrt(len(weights))
     assert weights.std() == pytest.approx(0.02, rel=0.05)
     other = jax.device_get(model.init(jax.random.key(1)))
-    assert all(not np.array_equal(leaf, t.get(other, p)) for p, leaf in t.paths(fresh).items() if p.endswith("kernel"))
-    np.testing.assert_array_equal(jax.device_get(model.init_head(jax.random.key(3)))["decoder"]["bias"], 0)
+    assert all(
+        not np.array_equal(leaf, t.get(other, p))
+        for p, leaf in t.paths(fresh).items()
+        if p.endswith("kernel")
+    )
+    np.testing.assert_array_equal(
+        jax.device_get(model.init_head(jax.random.key(3)))["decoder"]["bias"], 0
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_answers_in_float32_close_to_full_precision(family):
     model = classifier(family)
     half = model.cast(jnp.bfloat16)
-    full, rounded = features(family)(batch(family)), jax.jit(half.apply)(params(model), batch(family))
+    full, rounded = (
+        features(family)(batch(family)),
+        jax.jit(half.apply)(params(model), batch(family)),
+    )
     assert rounded.dtype == jnp.float32
     assert 0 < np.abs(full - rounded).max() < 0.05 * np.abs(full).max() + 0.02
     t.check_like(half.shapes(), model.shapes(), dtypes=True)
@@ -223,7 +256,11 @@ def test_equal_models_are_one_cache_entry():
 
 @functools.cache
 def mask(rate: float, size: int):
-    return jax.jit(lambda key: Dropout(rate).apply({}, jnp.ones((size // 512, 512)), False, rngs={"dropout": key}))
+    return jax.jit(
+        lambda key: Dropout(rate).apply(
+            {}, jnp.ones((size // 512, 512)), False, rngs={"dropout": key}
+        )
+    )
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])
@@ -248,8 +285,15 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 def test_dropout_masks_are_independent_between_places_keys_and_steps():
     size = 2**18
     bits = jax.jit(lambda key: random_bits(key, (512, size // 512)))
-    keys = [jax.random.key(0), jax.random.key(1), *(jax.random.fold_in(jax.random.key(0), step) for step in range(4))]
-    keys += [jax.random.wrap_key_data(np.array(words, np.uint32)) for words in [(7, 1), (7, 2), (2**31, 1)]]
+    keys = [
+        jax.random.key(0),
+        jax.random.key(1),
+        *(jax.random.fold_in(jax.random.key(0), step) for step in range(4)),
+    ]
+    keys += [
+        jax.random.wrap_key_data(np.array(words, np.uint32))
+        for words in [(7, 1), (7, 2), (2**31, 1)]
+    ]
     masks = [np.asarray(bits(key)).ravel() < 2**31 for key in keys]
     for i, one in enumerate(masks):
         for other in masks[:i]:

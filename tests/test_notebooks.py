@@ -18,5 +18,10 @@ def test_a_notebook_runs(path, asset, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(path.parent.parent))
     notebook = nbformat.read(path, 4)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    shown = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    shown = [
+        out
+        for cell in notebook.cells
+        for out in cell.get("outputs", [])
+        if "image/png" in out.get("data", {})
+    ]
     assert len(shown) >= 2

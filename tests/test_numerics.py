@@ -15,7 +15,13 @@ from adapt import tree as t
 from adapt.losses import cross_entropy
 from adapt.models import bound, compiled_for, layers
 
-STEPS = [("full", {}), ("frozen", {}), ("top:1", {}), ("full", {"remat": "block", "scan": True}), ("full", {"remat": "dots"})]
+STEPS = [
+    ("full", {}),
+    ("frozen", {}),
+    ("top:1", {}),
+    ("full", {"remat": "block", "scan": True}),
+    ("full", {"remat": "dots"}),
+]
 
 
 def made(name="full", family="bert", dtype=None, frozen_dtype=None, dropout=True, **options):
@@ -24,7 +30,9 @@ def made(name="full", family="bert", dtype=None, frozen_dtype=None, dropout=True
     labels, tx = setup(classifier(family), name)
     layers = model.encoder.config.layers
     cut = {"full": 0, "frozen": layers + 1, "top:1": layers}[name]
-    frozen, state = train.init_state(params(classifier(family)), labels, tx, jax.random.key(0), frozen_dtype=frozen_dtype)
+    frozen, state = train.init_state(
+        params(classifier(family)), labels, tx, jax.random.key(0), frozen_dtype=frozen_dtype
+    )
     return frozen, state, train.make_step(model, cross_entropy, tx, cut, dropout)
 
 
@@ -34,7 +42,9 @@ def compiled(name, **options):
 
 
 def host_calls(text):
-    return re.findall(r"callback|infeed|outfeed|SendToHost|RecvFromHost|\bsend\(|\brecv\(", text, re.IGNORECASE)
+    return re.findall(
+        r"callback|infeed|outfeed|SendToHost|RecvFromHost|\bsend\(|\brecv\(", text, re.IGNORECASE
+    )
 
 
 @pytest.mark.parametrize(("name", "options"), STEPS)
@@ -66,7 +76,9 @@ def test_the_loop_looks_at_the_device_only_where_it_reports(monkeypatch):
 
     frozen, state, step = made()
     own, reads, reporting = ArrayImpl._value, [], []
-    monkeypatch.setattr(ArrayImpl, "_value", property(lambda self: reads.append(bool(reporting)) or own.fget(self)))
+    monkeypatch.setattr(
+        ArrayImpl, "_value", property(lambda self: reads.append(bool(reporting)) or own.fget(self))
+    )
     record = train.record
 
     def reported(*arguments):
@@ -77,14 +89,19 @@ def test_the_loop_looks_at_the_device_only_where_it_reports(monkeypatch):
             reporting.pop()
 
     monkeypatch.setattr(train, "record", reported)
-    records = list(train.loop(step, frozen, state, [batch(seed=seed) for seed in range(12)], log_every=6))
+    records = list(
+        train.loop(step, frozen, state, [batch(seed=seed) for seed in range(12)], log_every=6)
+    )
     assert len(records) == 2 and reads and all(reads)
 
 
 def equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+        for inner in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
+        ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
@@ -99,7 +116,9 @@ def test_softmax_norms_and_loss_are_in_float32_when_computing_in_bfloat16(family
 
     traced, kinds = jax.make_jaxpr(loss)(params(classifier(family)), jax.random.key(0)), {}
     for equation in equations(traced.jaxpr):
-        kinds.setdefault(equation.primitive.name, set()).update(str(v.aval.dtype) for v in equation.outvars)
+        kinds.setdefault(equation.primitive.name, set()).update(
+            str(v.aval.dtype) for v in equation.outvars
+        )
     assert "bfloat16" in kinds["dot_general"]
     for name in ("exp", "log", "rsqrt", "reduce_max"):
         assert kinds[name] == {"float32"}, (name, kinds[name])
@@ -113,19 +132,34 @@ def test_what_is_computed_again_and_loops_change_no_result(family, remat, scan):
     for options in ({}, {"remat": remat, "scan": scan}):
         frozen, state, step = made(family=family, dropout=False, **options)
         state, metrics = step(frozen, state, batch(family))
-        results.append((float(metrics["loss"]), float(metrics["grad_norm"]), t.paths(jax.device_get(state.params))))
+        results.append(
+            (
+                float(metrics["loss"]),
+                float(metrics["grad_norm"]),
+                t.paths(jax.device_get(state.params)),
+            )
+        )
     assert results[0][:2] == pytest.approx(results[1][:2], rel=1e-5)
     for path, leaf in results[0][2].items():
-        if not path.endswith("key/bias"):  # its gradient is round-off alone: a softmax does not see it
-            np.testing.assert_allclose(results[1][2][path], leaf, atol=5e-4)  # Adam's first step is a sign
+        if not path.endswith(
+            "key/bias"
+        ):  # its gradient is round-off alone: a softmax does not see it
+            np.testing.assert_allclose(
+                results[1][2][path], leaf, atol=5e-4
+            )  # Adam's first step is a sign
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_rematerialisation_keeps_less_and_computes_more(scan):
     """Of a deeper encoder: the residuals that the backward pass is given, and FLOPs before any backend's own choices."""
 
-    wide = dict(layers=6, width=64, mlp_width=256, positions=128, dropout=0.0, attention_dropout=0.0)
-    tokens = {name: jax.ShapeDtypeStruct((32, 128), jnp.int32) for name in ("tokens", "segments", "positions")}
+    wide = dict(
+        layers=6, width=64, mlp_width=256, positions=128, dropout=0.0, attention_dropout=0.0
+    )
+    tokens = {
+        name: jax.ShapeDtypeStruct((32, 128), jnp.int32)
+        for name in ("tokens", "segments", "positions")
+    }
     slots = {name: jax.ShapeDtypeStruct((64,), jnp.int32) for name in ("first", "length", "label")}
     inputs = tokens | slots | {"weight": jax.ShapeDtypeStruct((64,), jnp.float32)}
 
@@ -137,11 +171,17 @@ def test_rematerialisation_keeps_less_and_computes_more(scan):
         def loss(params, inputs):
             return cross_entropy(model.apply(params, inputs, None), inputs["label"]).mean()
 
-        residuals = jax.eval_shape(lambda params, inputs: jax.vjp(lambda p: loss(p, inputs), params)[1], model.shapes(), inputs)
+        residuals = jax.eval_shape(
+            lambda params, inputs: jax.vjp(lambda p: loss(p, inputs), params)[1],
+            model.shapes(),
+            inputs,
+        )
         lowered = jax.jit(jax.grad(loss)).lower(model.shapes(), inputs)
         return t.nbytes(residuals) - t.nbytes(model.shapes()), lowered.cost_analysis()["flops"]
 
-    (all_bytes, all_flops), (dots_bytes, dots_flops), (block_bytes, block_flops) = map(cost, ("none", "dots", "block"))
+    (all_bytes, all_flops), (dots_bytes, dots_flops), (block_bytes, block_flops) = map(
+        cost, ("none", "dots", "block")
+    )
     assert 15 * block_bytes < 3 * dots_bytes < all_bytes
     assert all_flops < dots_flops < block_flops and (scan or block_flops > 1.2 * all_flops)
 
@@ -149,9 +189,16 @@ def test_rematerialisation_keeps_less_and_computes_more(scan):
 def test_an_update_below_the_last_place_of_its_parameter_is_counted():
     ones = {"a": jnp.ones(4, jnp.bfloat16), "b": jnp.ones(4, jnp.float32)}
     small = {"a": jnp.full(4, 1e-3, jnp.bfloat16), "b": jnp.full(4, 1e-3)}
-    assert float(optim.swallowed(ones, small)) == 0.5  # bfloat16 has steps of 2^-7 there, float32 of 2^-23
-    assert float(optim.swallowed(ones, {"a": jnp.full(4, 0.1, jnp.bfloat16), "b": jnp.full(4, 1e-8)})) == 0.5
-    assert float(optim.swallowed(ones, jax.tree.map(jnp.zeros_like, ones))) == 0  # nothing was asked for
+    assert (
+        float(optim.swallowed(ones, small)) == 0.5
+    )  # bfloat16 has steps of 2^-7 there, float32 of 2^-23
+    assert (
+        float(optim.swallowed(ones, {"a": jnp.full(4, 0.1, jnp.bfloat16), "b": jnp.full(4, 1e-8)}))
+        == 0.5
+    )
+    assert (
+        float(optim.swallowed(ones, jax.tree.map(jnp.zeros_like, ones))) == 0
+    )  # nothing was asked for
 
 
 def test_a_step_on_parameters_in_bfloat16_says_how_many_updates_are_lost():
@@ -162,7 +209,12 @@ def test_a_step_on_parameters_in_bfloat16_says_how_many_updates_are_lost():
     step = train.make_step(model, cross_entropy, tx)
     [(_, record)] = train.loop(step, frozen, state, [batch()], log_every=1)
     assert 0.2 < record["swallowed"] < 1
-    [(_, record)] = train.loop(step, *train.init_state(params(model), labels, tx, jax.random.key(0)), [batch()], log_every=1)
+    [(_, record)] = train.loop(
+        step,
+        *train.init_state(params(model), labels, tx, jax.random.key(0)),
+        [batch()],
+        log_every=1,
+    )
     assert "swallowed" not in record
 
 
@@ -170,7 +222,9 @@ def test_frozen_matrices_may_be_stored_in_bfloat16():
     frozen, state, step = made("top:1", frozen_dtype="bfloat16")
     before = bits(frozen)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1} == {"bfloat16"}
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves((state.params, frozen)) if leaf.ndim == 1} == {"float32"}
+    assert {
+        str(leaf.dtype) for leaf in jax.tree.leaves((state.params, frozen)) if leaf.ndim == 1
+    } == {"float32"}
     exact = made("top:1")
     one, other = step(frozen, state, batch())[1]["loss"], exact[2](*exact[:2], batch())[1]["loss"]
     assert float(one) == pytest.approx(float(other), rel=2e-2) and bits(frozen) == before
@@ -206,7 +260,9 @@ def kernels(monkeypatch):
         (GPU, "bfloat16", "cudnn"),
     ],
 )
-def test_the_attention_of_each_accelerator_computes_the_same(kernels, family, device, dtype, expected):
+def test_the_attention_of_each_accelerator_computes_the_same(
+    kernels, family, device, dtype, expected
+):
     model, inputs = classifier(family).cast(dtype), batch(family)
     here = jax.jit(lambda: model.apply(params(model), inputs))()
     assert kernels == []
@@ -225,11 +281,17 @@ def test_what_is_added_to_an_odd_number_of_tokens_changes_nothing(kernels, token
         jax.random.normal(key, (groups, rows, heads, count, width))
         for key, count in zip(keys, (tokens, tokens + before, tokens + before), strict=False)
     )
-    mask = jax.random.bernoulli(keys[3], 0.7, (groups, rows, 1, tokens, tokens + before)).at[..., 0].set(True)
+    mask = (
+        jax.random.bernoulli(keys[3], 0.7, (groups, rows, 1, tokens, tokens + before))
+        .at[..., 0]
+        .set(True)
+    )
     mask = mask if masked else None
 
     def value_and_gradient(attention):
-        return jax.value_and_grad(lambda *x: jnp.sin(attention(*x)).sum(), argnums=(0, 1, 2))(q, k, v, mask)
+        return jax.value_and_grad(lambda *x: jnp.sin(attention(*x)).sum(), argnums=(0, 1, 2))(
+            q, k, v, mask
+        )
 
     turned = lambda *arrays: [x.transpose(0, 2, 1, 3) for x in arrays]
     flash = lambda q, k, v, mask: turned(layers.flash(*turned(q, k, v), mask))[0]
@@ -243,7 +305,14 @@ def test_what_is_added_to_an_odd_number_of_tokens_changes_nothing(kernels, token
 
 @pytest.mark.parametrize(
     ("width", "tokens", "parts", "takes"),
-    [(64, 6, 0, True), (128, 5, 0, True), (64, 6, 2, True), (64, 5, 1, False), (64, 6, 3, False), (60, 6, 0, False)]
+    [
+        (64, 6, 0, True),
+        (128, 5, 0, True),
+        (64, 6, 2, True),
+        (64, 5, 1, False),
+        (64, 6, 3, False),
+        (60, 6, 0, False),
+    ]
     + [(136, 6, 0, False), (64, 6, None, False)],
 )
 def test_cudnn_is_asked_only_for_what_it_takes(width, tokens, parts, takes):
@@ -257,17 +326,25 @@ def test_a_model_by_itself_is_mapped_and_differentiated_twice_on_a_gpu(kernels):
     loss = lambda tree: model.apply(tree, inputs).sum()
     with bound(compiled_for, GPU):
         jax.eval_shape(jax.grad(lambda tree: jax.jvp(loss, (tree,), (tree,))[1]), params(model))
-        jax.eval_shape(jax.vmap(model.apply, (None, 0)), params(model), {name: leaf[None] for name, leaf in inputs.items()})
+        jax.eval_shape(
+            jax.vmap(model.apply, (None, 0)),
+            params(model),
+            {name: leaf[None] for name, leaf in inputs.items()},
+        )
     assert set(kernels) == {None}
 
 
 def test_a_gpu_gets_a_program_with_its_library_in_it(monkeypatch):
-    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)  # it is not here
+    monkeypatch.setattr(
+        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000
+    )  # it is not here
     model, inputs = classifier("bert").cast("bfloat16"), batch("bert")
 
     def lowered(device):
         with bound(compiled_for, device):
-            traced = jax.jit(model.fused(lambda tree, inputs: model.apply(tree, inputs))).trace(params(model), inputs)
+            traced = jax.jit(model.fused(lambda tree, inputs: model.apply(tree, inputs))).trace(
+                params(model), inputs
+            )
             return traced.lower(lowering_platforms=("cuda",)).as_text()
 
     assert lowered(GPU).count("__cudnn$fmha") == model.encoder.config.layers

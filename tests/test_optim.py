@@ -17,10 +17,19 @@ from adapt.optim import FROZEN, adamw, by_label, schedule
 
 PARAMS = {
     "encoder": {
-        "block_00": {"query": {"kernel": np.full((3, 2), 0.5, np.float32), "bias": np.full(2, -0.0, np.float32)}},
-        "block_01": {"norm": {"scale": np.ones(4, np.float32), "bias": np.full(4, 0.25, np.float32)}},
+        "block_00": {
+            "query": {
+                "kernel": np.full((3, 2), 0.5, np.float32),
+                "bias": np.full(2, -0.0, np.float32),
+            }
+        },
+        "block_01": {
+            "norm": {"scale": np.ones(4, np.float32), "bias": np.full(4, 0.25, np.float32)}
+        },
     },
-    "head": {"classifier": {"kernel": np.full((2, 3), -0.5, np.float32), "bias": np.zeros(3, np.float32)}},
+    "head": {
+        "classifier": {"kernel": np.full((2, 3), -0.5, np.float32), "bias": np.zeros(3, np.float32)}
+    },
 }
 SGD = {"head": optax.sgd(0.1, momentum=0.9), "encoder": optax.sgd(0.01, momentum=0.9)}
 ADAM = {"head": adamw(0.1, 0.5), "encoder": adamw(0.01, 0.5)}
@@ -33,15 +42,21 @@ def labelled(groups) -> t.Tree:
 
 def gradients(seed: int) -> t.Tree:
     rng = np.random.default_rng(seed)
-    return t.map_paths(lambda _, leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), PARAMS)
+    return t.map_paths(
+        lambda _, leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), PARAMS
+    )
 
 
-def updates(tx: optax.GradientTransformation, keep=lambda path: True, spoilt=(), steps: int = 2) -> list[t.Tree]:
+def updates(
+    tx: optax.GradientTransformation, keep=lambda path: True, spoilt=(), steps: int = 2
+) -> list[t.Tree]:
     """The updates of a few steps on the leaves whose path is kept; the gradients of the spoilt ones are not finite."""
     params, found = t.select(PARAMS, keep), []
     state = tx.init(params)
     for seed in range(steps):
-        grads = t.map_paths(lambda path, leaf: leaf * np.nan if path in spoilt else leaf, gradients(seed))
+        grads = t.map_paths(
+            lambda path, leaf: leaf * np.nan if path in spoilt else leaf, gradients(seed)
+        )
         new, state = tx.update(t.select(grads, keep), state, params)
         params = optax.apply_updates(params, new)
         found.append(new)
@@ -56,7 +71,9 @@ SOME_LABELS = st.lists(st.sampled_from([FROZEN, "head", "encoder"]), min_size=6,
 def test_the_whole_tree_and_what_trains_of_it_get_the_same_updates(groups, clip_norm, kind):
     """And on the whole tree, FROZEN leaves get updates of exactly 0, whatever their gradients are."""
     labels = labelled(groups)
-    optimizers = {group: (ADAM if kind == "adamw" else SGD)[group] for group in {*groups} - {FROZEN}}
+    optimizers = {
+        group: (ADAM if kind == "adamw" else SGD)[group] for group in {*groups} - {FROZEN}
+    }
     tx = by_label(optimizers, labels, clip_norm)
     names = t.paths(labels)
     whole = updates(tx, spoilt=[path for path, group in names.items() if group == FROZEN])
@@ -87,7 +104,9 @@ def test_trainable_and_frozen_split_the_tree(groups):
     labels = labelled(groups)
     one, other = optim.trainable(PARAMS, labels), optim.frozen(PARAMS, labels)
     assert t.digest(t.merge(one, other)) == t.digest(PARAMS)
-    assert set(t.summary(one, labels)) == {*groups} - {FROZEN} and set(t.summary(other, labels)) == {*groups} & {FROZEN}
+    assert set(t.summary(one, labels)) == {*groups} - {FROZEN} and set(
+        t.summary(other, labels)
+    ) == {*groups} & {FROZEN}
 
 
 def test_empty_subtrees_go_with_what_is_frozen():
@@ -176,9 +195,15 @@ def test_no_step_has_rate_0_and_none_exceeds_the_peak(steps, warmup, decay):
 @given(st.integers(2, 200), st.floats(0, 0.9), DECAYS)
 def test_rates_rise_in_equal_steps_then_fall_or_stay(steps, warmup, decay):
     values, warm = rates(steps, warmup, decay), min(round(warmup * steps), steps - 1)
-    np.testing.assert_allclose(values[:warm], 2.0 * np.arange(1, warm + 1) / max(warm, 1), rtol=1e-5)
+    np.testing.assert_allclose(
+        values[:warm], 2.0 * np.arange(1, warm + 1) / max(warm, 1), rtol=1e-5
+    )
     rest = np.arange(steps - warm) / (steps - warm)  # the share of the decay that is done
-    shapes = {"linear": 1 - rest, "cosine": (1 + np.cos(np.pi * rest)) / 2, "constant": np.ones_like(rest)}
+    shapes = {
+        "linear": 1 - rest,
+        "cosine": (1 + np.cos(np.pi * rest)) / 2,
+        "constant": np.ones_like(rest),
+    }
     np.testing.assert_allclose(values[warm:], 2.0 * shapes[decay], rtol=1e-4, atol=1e-6)
 
 
@@ -188,5 +213,7 @@ def test_a_decay_would_reach_0_one_step_after_the_last(decay):
 
 
 def test_an_unknown_decay_is_answered_with_those_there_are():
-    with pytest.raises(StrategyError, match="unknown decay 'square': give one of linear, cosine, constant"):
+    with pytest.raises(
+        StrategyError, match="unknown decay 'square': give one of linear, cosine, constant"
+    ):
         schedule(1.0, 10, decay="square")

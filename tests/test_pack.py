@@ -14,17 +14,24 @@ from adapt.examples import Examples
 from adapt.tokenizer import Ragged, ragged
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=60).map(lambda found: np.array(found, np.int64))
-SOME = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(lambda found: np.array(found, np.int64))
+SOME = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(
+    lambda found: np.array(found, np.int64)
+)
 
 
 def numbered(lengths: np.ndarray) -> Ragged:
     """Examples of these lengths in which every token id is different, and none is 0, the padding."""
-    return ragged(np.split(np.arange(1, lengths.sum() + 1), np.cumsum(lengths)[:-1]) if len(lengths) else [])
+    return ragged(
+        np.split(np.arange(1, lengths.sum() + 1), np.cumsum(lengths)[:-1]) if len(lengths) else []
+    )
 
 
 def examples_in(batch: pack.Arrays, count: int) -> list[np.ndarray]:
     flat = batch["tokens"].reshape(-1)
-    return [flat[first : first + n] for first, n in zip(batch["first"][:count], batch["length"][:count], strict=True)]
+    return [
+        flat[first : first + n]
+        for first, n in zip(batch["first"][:count], batch["length"][:count], strict=True)
+    ]
 
 
 @given(LENGTHS, st.integers(40, 80), st.none() | st.integers(1, 5))
@@ -80,8 +87,15 @@ def test_assembled_rows_hold_every_token_with_its_owner_and_position(lengths, wi
     rows, starts, used = pack.pack(lengths[index], width)
     slots = len(index) + random.randint(0, 3)
     batch = pack.assemble(tokens, index, rows, starts, (used + 1, width, slots), pad=0)
-    assert batch["tokens"].shape == batch["segments"].shape == batch["positions"].shape == (used + 1, width)
-    for slot, (example, found) in enumerate(zip(index, examples_in(batch, len(index)), strict=True)):
+    assert (
+        batch["tokens"].shape
+        == batch["segments"].shape
+        == batch["positions"].shape
+        == (used + 1, width)
+    )
+    for slot, (example, found) in enumerate(
+        zip(index, examples_in(batch, len(index)), strict=True)
+    ):
         np.testing.assert_array_equal(found, tokens[example])
         mine = batch["segments"] == slot
         np.testing.assert_array_equal(batch["tokens"][mine], tokens[example])
@@ -109,7 +123,11 @@ def test_a_plan_has_at_most_3_shapes_and_is_a_pure_function(lengths, examples, s
 @given(SOME, st.integers(1, 6), st.integers(1, 3))
 def test_a_plan_pads_least_of_all_budgets_of_three_sizes(lengths, examples, epochs):
     plan = pack.plan(lengths, examples, 0, epochs)
-    steps = [step for epoch in range(epochs) for step in pack.micro_batches(len(lengths), examples, 1, 0, epoch)]
+    steps = [
+        step
+        for epoch in range(epochs)
+        for step in pack.micro_batches(len(lengths), examples, 1, 0, epoch)
+    ]
     needed = [pack.pack(lengths[part], plan.width)[2] for (part,) in steps]
 
     def rows(budgets):
@@ -124,7 +142,13 @@ def test_a_batch_that_was_not_planned_is_refused():
         pack.Plan(64, (1, 3), 2).rows_for(4)
 
 
-EPOCH = dict(lengths=SOME, examples=st.integers(1, 9), seed=st.integers(0, 5), epoch=st.integers(0, 3), parts=st.integers(1, 3))
+EPOCH = dict(
+    lengths=SOME,
+    examples=st.integers(1, 9),
+    seed=st.integers(0, 5),
+    epoch=st.integers(0, 3),
+    parts=st.integers(1, 3),
+)
 
 
 def epoch_of(lengths, examples, seed, epoch, parts, skip=0):
@@ -137,16 +161,22 @@ def micro(batch: pack.Arrays) -> list[pack.Arrays]:
     """The micro-batches of a batch."""
     if batch["weight"].ndim == 1:
         return [batch]
-    return [{name: array[part] for name, array in batch.items()} for part in range(len(batch["weight"]))]
+    return [
+        {name: array[part] for name, array in batch.items()} for part in range(len(batch["weight"]))
+    ]
 
 
 @settings(max_examples=25)
 @given(**EPOCH)
-def test_every_example_comes_exactly_once_an_epoch_with_its_label(lengths, examples, seed, epoch, parts):
+def test_every_example_comes_exactly_once_an_epoch_with_its_label(
+    lengths, examples, seed, epoch, parts
+):
     plan, batches = epoch_of(lengths, examples, seed, epoch, parts)
     tokens, seen = numbered(lengths), []
     assert len(batches) == -(-len(lengths) // (examples * parts))
-    assert {batch["tokens"].shape[-2:] for batch in batches} <= {(rows, plan.width) for rows in plan.rows}
+    assert {batch["tokens"].shape[-2:] for batch in batches} <= {
+        (rows, plan.width) for rows in plan.rows
+    }
     for part in (part for batch in batches for part in micro(batch)):
         count = int(part["weight"].sum())
         np.testing.assert_array_equal(part["weight"], np.arange(examples) < count)
@@ -158,7 +188,9 @@ def test_every_example_comes_exactly_once_an_epoch_with_its_label(lengths, examp
 
 @settings(max_examples=25)
 @given(**EPOCH, skip=st.integers(0, 8))
-def test_the_order_is_a_pure_function_and_skipping_gives_the_tail(lengths, examples, seed, epoch, parts, skip):
+def test_the_order_is_a_pure_function_and_skipping_gives_the_tail(
+    lengths, examples, seed, epoch, parts, skip
+):
     _, whole = epoch_of(lengths, examples, seed, epoch, parts)
     _, tail = epoch_of(lengths, examples, seed, epoch, parts, skip)
     assert len(tail) == len(whole[skip:])
@@ -208,14 +240,18 @@ def test_windows_cover_every_example_once_in_at_most_3_shapes(lengths, max_lengt
 
 
 def test_windows_refuse_an_example_that_no_row_would_hold():
-    with pytest.raises(ValueError, match="an example of 40 tokens is longer than the 32 of the windows"):
+    with pytest.raises(
+        ValueError, match="an example of 40 tokens is longer than the 32 of the windows"
+    ):
         next(pack.windows(numbered(np.array([3, 40])), 32))
 
 
 @given(st.integers(1, 2000))
 def test_window_widths_hold_the_longest_example(max_length):
     widths = pack.widths(max_length)
-    assert 1 <= len(widths) <= 3 and widths[-1] >= max_length and list(widths) == sorted(set(widths))
+    assert (
+        1 <= len(widths) <= 3 and widths[-1] >= max_length and list(widths) == sorted(set(widths))
+    )
     assert widths[-1] < max_length + 8
 
 
@@ -242,24 +278,40 @@ def test_the_types_of_a_pair_turn_where_its_second_text_begins(lengths, random):
     for slot, example in enumerate(index):
         own = batch["types"][batch["segments"] == slot]
         assert own.tolist() == [0] * turns[example] + [1] * (lengths[example] - turns[example])
-    assert not batch["types"][batch["segments"] == len(index)].any() and batch["types"].dtype == np.int32
-    assert "types" not in pack.assemble(numbered(lengths), index, rows, starts, (used + 1, 64, len(index)))
+    assert (
+        not batch["types"][batch["segments"] == len(index)].any()
+        and batch["types"].dtype == np.int32
+    )
+    assert "types" not in pack.assemble(
+        numbered(lengths), index, rows, starts, (used + 1, 64, len(index))
+    )
 
 
 @given(SOME, st.integers(0, 9), st.randoms(use_true_random=False))
 def test_the_label_of_a_word_goes_with_its_token(lengths, seed, random):
     places = [sorted(random.sample(range(n), random.randint(0, n))) for n in lengths]
     counts = np.array([len(each) for each in places])
-    values = np.array([[place, example] for example, each in enumerate(places) for place in each], np.int32)
+    values = np.array(
+        [[place, example] for example, each in enumerate(places) for place in each], np.int32
+    )
     labels = Ragged(values.reshape(-1, 2), np.cumsum(counts) - counts, counts)
     tokens, plan = numbered(lengths), pack.plan(lengths, 3, seed, 1)
     found = []
     for batch in pack.batches(functools.partial(pack.packed, tokens), labels, plan, seed, 0):
-        assert len(batch["targets"]) == len(batch["label"]) == len(batch["weight"]) == batch["segments"].size
+        assert (
+            len(batch["targets"])
+            == len(batch["label"])
+            == len(batch["weight"])
+            == batch["segments"].size
+        )
         real = batch["weight"] > 0
-        found += zip(batch["tokens"].reshape(-1)[batch["targets"][real]], batch["label"][real], strict=True)
+        found += zip(
+            batch["tokens"].reshape(-1)[batch["targets"][real]], batch["label"][real], strict=True
+        )
         assert (batch["targets"][~real] == 0).all()
-    expected = [(tokens[example][place], example) for example, each in enumerate(places) for place in each]
+    expected = [
+        (tokens[example][place], example) for example, each in enumerate(places) for place in each
+    ]
     assert sorted(found) == sorted(expected)
 
 

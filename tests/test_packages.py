@@ -40,7 +40,9 @@ def npm_toy(tmp_path: Path, client) -> Asset:
     with tarfile.open(archive, "w:gz") as file:
         file.add(tmp_path / "package", "package")
     client("npm", f'[ "$1 $2" = "pack toy@1.0.0" ] && cp {archive} .')
-    return Asset("toy@1.0.0", hashlib.sha256(archive.read_bytes()).hexdigest(), "package/", ("data.txt",), 1)
+    return Asset(
+        "toy@1.0.0", hashlib.sha256(archive.read_bytes()).hexdigest(), "package/", ("data.txt",), 1
+    )
 
 
 def debian_toy(tmp_path: Path, client) -> Asset:
@@ -54,7 +56,9 @@ def debian_toy(tmp_path: Path, client) -> Asset:
     )
     (tmp_path / "tree/usr/share/toy/data.txt").write_text("data.txt")
     archive = tmp_path / "toy_1_all.deb"
-    subprocess.run(["dpkg-deb", "--build", tmp_path / "tree", archive], check=True, capture_output=True)
+    subprocess.run(
+        ["dpkg-deb", "--build", tmp_path / "tree", archive], check=True, capture_output=True
+    )
     client("apt-get", f'[ "$1 $2" = "download toy" ] && cp {archive} .')
     return Asset("toy", hashlib.sha256(b"data.txt").hexdigest(), "usr/share/toy", ("data.txt",), 1)
 
@@ -67,7 +71,9 @@ def test_an_archive_is_downloaded_once_and_only_what_is_named_is_kept(source, tm
     fill, toy = SOURCES[source]
     asset = toy(tmp_path, client)
     folder = assets.keep("toy", asset, fill)
-    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [("data.txt", "data.txt")]
+    assert [(file.name, file.read_text()) for file in folder.iterdir()] == [
+        ("data.txt", "data.txt")
+    ]
     assert list(assets.cache_folder().iterdir()) == [folder]
     client(source, "exit 1")
     assert assets.keep("toy", asset, fill) == folder
@@ -83,8 +89,14 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(source, tmp_path, clien
 
 
 FAULTS = {
-    "npm": ("npm error code E404\nnpm error 404 Not Found", "npm error code E404; npm must reach its registry once"),
-    "apt-get": ("E: Unable to locate package toy", r"E: Unable to locate package toy; apt-get must .*apt-get update\)"),
+    "npm": (
+        "npm error code E404\nnpm error 404 Not Found",
+        "npm error code E404; npm must reach its registry once",
+    ),
+    "apt-get": (
+        "E: Unable to locate package toy",
+        r"E: Unable to locate package toy; apt-get must .*apt-get update\)",
+    ),
 }
 
 
@@ -101,5 +113,7 @@ def test_a_registry_that_can_not_be_reached_is_one_line(source, tmp_path, client
 def test_a_machine_without_the_client_is_one_line(source, tmp_path, client, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     asset = Asset("toy", "0" * 64, "", ("data.txt",), 1)
-    with pytest.raises(AssetError, match=f"^cannot download toy: there is no {source} here; {source} must [^\n]*$"):
+    with pytest.raises(
+        AssetError, match=f"^cannot download toy: there is no {source} here; {source} must [^\n]*$"
+    ):
         assets.keep("toy", asset, SOURCES[source][0])

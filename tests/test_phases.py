@@ -49,7 +49,9 @@ def test_what_goes_on_keeps_its_moments_and_what_begins_has_none(name):
     assert t.digest(t.merge(still, after.params)) == t.digest(whole)
     assert int(after.step) == 3 and bits(after.key) == bits(before.key)
     old, new = moments(before, "head"), moments(after, "head")
-    assert old and {name: leaf.tobytes() for name, leaf in old.items()} == {n: leaf.tobytes() for n, leaf in new.items()}
+    assert old and {name: leaf.tobytes() for name, leaf in old.items()} == {
+        n: leaf.tobytes() for n, leaf in new.items()
+    }
     assert any(np.any(leaf) for leaf in old.values())
     (group,) = set(t.paths(labels[1]).values()) - {"head", optim.FROZEN}
     begun = moments(after, group)
@@ -61,14 +63,22 @@ def test_the_next_phase_takes_steps_and_moves_what_it_trains():
     still, state = train.advance(frozen, state, labels[0], labels[1], made[1])
     digest, before = t.digest(still), copy(state)
     state, metrics = train.make_step(model, cross_entropy, made[1])(still, state, batch(seed=9))
-    assert np.isfinite(float(metrics["loss"])) and int(state.step) == 4 and t.digest(still) == digest
-    moved = {path for path, leaf in t.paths(state.params).items() if not np.array_equal(leaf, t.get(before.params, path))}
+    assert (
+        np.isfinite(float(metrics["loss"])) and int(state.step) == 4 and t.digest(still) == digest
+    )
+    moved = {
+        path
+        for path, leaf in t.paths(state.params).items()
+        if not np.array_equal(leaf, t.get(before.params, path))
+    }
     assert {path.split("/")[0] for path in moved} == {"encoder", "head"}
 
 
 def test_a_group_that_goes_on_may_not_gain_leaves():
     model, _, _, frozen, state = taken("top:1", 1)
-    labels = [t.label(params(model), strategy(name, 2).phases[0].rules) for name in ("top:1", "top:2")]
+    labels = [
+        t.label(params(model), strategy(name, 2).phases[0].rules) for name in ("top:1", "top:2")
+    ]
     tx = optim.by_label({group: optim.adamw(1e-2) for group in ("encoder", "head")}, labels[1])
     with pytest.raises(RuleError, match="group 'encoder' goes on and gains encoder/block_00/"):
         train.advance(frozen, state, *labels, tx)
@@ -77,7 +87,11 @@ def test_a_group_that_goes_on_may_not_gain_leaves():
 @pytest.fixture
 def flags(inputs) -> dict:
     """4 steps an epoch."""
-    data = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "train": inputs.train, "test": inputs.test}
+    data = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "train": inputs.train,
+        "test": inputs.test,
+    }
     return data | {"batch_size": 8, "save_every": 1, "validation": inputs.test, "patience": 0}
 
 
@@ -90,40 +104,69 @@ def test_stopped_in_any_phase_and_resumed_is_the_same_run(flags, tmp_path, name,
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finetune.main(finetune.Config(**flags, out=whole))
     for number, at in enumerate(stops):
-        assert finetune.main(finetune.Config(**flags, out=parts, stop_after=at, resume=number > 0)) == {}
+        assert (
+            finetune.main(finetune.Config(**flags, out=parts, stop_after=at, resume=number > 0))
+            == {}
+        )
     finetune.main(finetune.Config(**flags, out=parts, resume=True))
     same(whole, parts)
     assert stored(whole) == stored(parts)
 
 
 def test_each_phase_has_its_rates_and_only_its_groups_train(flags, tmp_path):
-    result = finetune.main(finetune.Config(**flags, strategy="lp-ft", epochs=3, out=tmp_path / "run"))
+    result = finetune.main(
+        finetune.Config(**flags, strategy="lp-ft", epochs=3, out=tmp_path / "run")
+    )
     assert [phase["epochs"] for phase in result["phases"]] == [1, 2]
     assert [optim.FROZEN in phase["parameters"] for phase in result["phases"]] == [True, False]
-    records = [record for record in tiny.lines(tmp_path / "run" / "metrics.jsonl") if "grad_norm" in record]
+    records = [
+        record for record in tiny.lines(tmp_path / "run" / "metrics.jsonl") if "grad_norm" in record
+    ]
     assert all(("rate_encoder" in record) == (record["step"] > 4) for record in records)
     head = {record["step"]: record["rate_head"] for record in records}
-    peaks = [max(value for step, value in head.items() if (step > 4) == later) for later in (False, True)]
-    assert peaks == pytest.approx([1e-2, 1e-3], rel=1e-5) and head[4] < peaks[0] and head[12] < peaks[1]
+    peaks = [
+        max(value for step, value in head.items() if (step > 4) == later) for later in (False, True)
+    ]
+    assert (
+        peaks == pytest.approx([1e-2, 1e-3], rel=1e-5)
+        and head[4] < peaks[0]
+        and head[12] < peaks[1]
+    )
 
 
 def test_a_schedule_over_all_phases_goes_on_where_a_group_begins():
     """ULMFiT's one schedule: the optimizer of a group that begins late sees the rate of that step of the run."""
     config = finetune.Config(strategy="gradual", epochs=3, warmup=0.25, decay="linear")
-    found = phases.ready(config, strategy("gradual", 2, 3), classifier(), params(classifier()), 4, cross_entropy)
+    found = phases.ready(
+        config, strategy("gradual", 2, 3), classifier(), params(classifier()), 4, cross_entropy
+    )
     rates = [[run.rate("head", step) for step in range(12)] for run in found]
-    assert rates[0] == rates[1] == rates[2] and rates[0][2] == max(rates[0]) and rates[0][-1] < rates[0][3]
-    frozen, state = train.init_state(params(classifier()), found[0].labels, found[0].tx, jax.random.key(0))
+    assert (
+        rates[0] == rates[1] == rates[2]
+        and rates[0][2] == max(rates[0])
+        and rates[0][-1] < rates[0][3]
+    )
+    frozen, state = train.init_state(
+        params(classifier()), found[0].labels, found[0].tx, jax.random.key(0)
+    )
     for number in (1, 2):
-        frozen, state = train.advance(frozen, state, found[number - 1].labels, found[number].labels, found[number].tx)
+        frozen, state = train.advance(
+            frozen, state, found[number - 1].labels, found[number].labels, found[number].tx
+        )
         ones = jax.tree.map(np.ones_like, state.params)
         updates, _ = found[number].tx.update(ones, state.opt_state, state.params)
         # The first update of Adam is the rate itself; a group that begins in this phase shows the schedule's value.
         begun = set(found[number].rates) - set(found[number - 1].rates)
         for group in begun:
-            path = next(p for p, g in t.paths(found[number].labels).items() if g == group and p.endswith("bias"))
+            path = next(
+                p
+                for p, g in t.paths(found[number].labels).items()
+                if g == group and p.endswith("bias")
+            )
             shown = -float(np.ravel(t.get(updates, path))[0])
-            assert shown == pytest.approx(found[number].rate(group, found[number].first * 4), rel=1e-3)
+            assert shown == pytest.approx(
+                found[number].rate(group, found[number].first * 4), rel=1e-3
+            )
 
 
 def test_every_strategy_runs_on_every_family(inputs, tmp_path):
@@ -142,9 +185,20 @@ def test_every_strategy_runs_on_every_family(inputs, tmp_path):
         case = cases[number % 3]
         data = inputs.images if case.startswith("vit") else inputs.texts
         out = tmp_path / f"run{number}"
-        config = {"checkpoint": inputs.checkpoint(case), "strategy": name, "epochs": 1, "batch_size": 4, "out": out}
+        config = {
+            "checkpoint": inputs.checkpoint(case),
+            "strategy": name,
+            "epochs": 1,
+            "batch_size": 4,
+            "out": out,
+        }
         result = finetune.main(finetune.Config(**config | data))
-        assert np.isfinite(result["loss"]) and result["frozen_digest_before"] == result["frozen_digest_after"]
+        assert (
+            np.isfinite(result["loss"])
+            and result["frozen_digest_before"] == result["frozen_digest_after"]
+        )
         run = hub.load(out)
         t.check_like(run.params, run.model.shapes())
-        assert run.config.family == case.split("_")[0] and run.config.layers == CONFIGS["bert"].layers
+        assert (
+            run.config.family == case.split("_")[0] and run.config.layers == CONFIGS["bert"].layers
+        )

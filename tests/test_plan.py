@@ -19,14 +19,30 @@ MINILM = EncoderConfig("bert", 6, 384, 12, 1536, 512, vocabulary=30522, types=2)
 @pytest.mark.usefixtures("own_cache")
 def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
     table = str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(40)))
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "data": table, "batch_size": 4, "steps": 2, "epochs": 1}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "data": table,
+        "batch_size": 4,
+        "steps": 2,
+        "epochs": 1,
+    }
     flags |= {"also": ("bitfit", "lora:2")}
     result = plan.main(plan.Config(**flags, measure=("frozen",), test=table, out=tmp_path / "plan"))
     rows = {row["strategy"]: row for row in result["strategies"]}
     source = hub.load(flags["checkpoint"])
     layers, width = source.config.layers, source.config.width
-    assert list(rows) == ["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", "bitfit", "lora:2"]
-    biases = sum(leaf.size for path, leaf in t.paths(source.params["encoder"]).items() if path.endswith("bias"))
+    assert list(rows) == [
+        "full",
+        *(f"top:{k}" for k in range(layers, 0, -1)),
+        "frozen",
+        "bitfit",
+        "lora:2",
+    ]
+    biases = sum(
+        leaf.size
+        for path, leaf in t.paths(source.params["encoder"]).items()
+        if path.endswith("bias")
+    )
     assert rows["bitfit"]["parameters_trained"] == biases + 2 * width + 2
     assert rows["lora:2"]["parameters_trained"] == layers * 2 * 2 * 2 * width + 2 * width + 2
 
@@ -36,7 +52,10 @@ def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
     for row in rows.values():
         moments = 2 * 4 * row["parameters_trained"]
         assert moments <= row["optimizer_bytes"] <= moments + 64
-        assert 0 < row["flops_per_example_cached"] <= row["flops_per_example"] or row["strategy"] == "frozen"
+        assert (
+            0 < row["flops_per_example_cached"] <= row["flops_per_example"]
+            or row["strategy"] == "frozen"
+        )
         assert row["seconds"] > 0 and row["peak_bytes"] > moments
     assert rows["full"]["cache_bytes"] == 0 and rows["full"]["seconds_cached"] is None
     assert rows["frozen"]["cache_bytes"] == 40 * width * 4  # one file, train and test alike
@@ -63,7 +82,11 @@ def test_a_file_without_a_test_part_is_planned_for_all_the_same(inputs):
     ],
 )
 def test_what_can_not_be_measured_is_told_at_once(inputs, tmp_path, name, message):
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "data": inputs.train, "measure": (name,)}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "data": inputs.train,
+        "measure": (name,),
+    }
     config = plan.Config(**flags, out=tmp_path / "plan")
     with pytest.raises(StrategyError, match=message):
         plan.main(config)
@@ -93,8 +116,15 @@ def test_what_a_full_step_costs_is_three_forward_passes():
 
 def test_a_run_on_its_own_reports_where_its_seconds_went(inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts, "strategy": "frozen", "cache": "on"}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        **inputs.texts,
+        "strategy": "frozen",
+        "cache": "on",
+    }
     result = finetune.main(finetune.Config(**flags, epochs=1, batch_size=4, out=tmp_path / "run"))
     parts = result["seconds"]
-    assert parts["total"] == pytest.approx(sum(parts[name] for name in ("set_up", "encode", "train", "evaluate", "save")))
+    assert parts["total"] == pytest.approx(
+        sum(parts[name] for name in ("set_up", "encode", "train", "evaluate", "save"))
+    )
     assert result["cache"]["bytes"] > 0 and result["cache"]["relative_error"] == 0

@@ -28,7 +28,12 @@ def finetuned(inputs, tmp_path_factory, scratch_cache):
 
     def run(task: str, train: str, test: str, case: str = "bert_mlm_tied", **flags):
         out = tmp_path_factory.mktemp("runs") / "run"
-        flags = {"strategy": "frozen", "epochs": 2, "batch_size": 4, "head_learning_rate": 0.05} | flags
+        flags = {
+            "strategy": "frozen",
+            "epochs": 2,
+            "batch_size": 4,
+            "head_learning_rate": 0.05,
+        } | flags
         config = finetune.Config(inputs.checkpoint(case), train, test, task=task, **flags, out=out)  # pyright: ignore
         return out, finetune.main(config)
 
@@ -52,10 +57,17 @@ def test_predictions_are_those_that_finetune_tested(binary, inputs, tmp_path, ca
     assert len(body) == len(truth)
     probabilities = np.array([row[1:] for row in body], float)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-12)
-    assert [row[0] for row in body] == [("negative", "positive")[place] for place in probabilities.argmax(1)]
-    assert np.mean([row[0] == label for row, label in zip(body, truth, strict=True)]) == result["accuracy"]
+    assert [row[0] for row in body] == [
+        ("negative", "positive")[place] for place in probabilities.argmax(1)
+    ]
+    assert (
+        np.mean([row[0] == label for row, label in zip(body, truth, strict=True)])
+        == result["accuracy"]
+    )
     chosen = [("negative", "positive").index(label) for label in truth]
-    assert -np.log(probabilities[np.arange(14), chosen]).mean() == pytest.approx(result["loss"], rel=1e-5)
+    assert -np.log(probabilities[np.arange(14), chosen]).mean() == pytest.approx(
+        result["loss"], rel=1e-5
+    )
 
 
 def test_rows_stay_in_the_order_of_the_file(binary, tmp_path):
@@ -73,7 +85,11 @@ def test_rows_stay_in_the_order_of_the_file(binary, tmp_path):
     tiny.write_table(tmp_path / "back.tsv", [[text] for text in texts[::-1]], ["words"])
     found = {}
     for name in ("forth.csv", "back.tsv"):
-        predict.main(predict.Config((run,), str(tmp_path / name), tmp_path / f"{name}.out", text_column="words"))
+        predict.main(
+            predict.Config(
+                (run,), str(tmp_path / name), tmp_path / f"{name}.out", text_column="words"
+            )
+        )
         found[name] = rows(tmp_path / f"{name}.out")[1]
     assert len(found["forth.csv"]) == len(texts)
     for forth, back in zip(found["forth.csv"], found["back.tsv"][::-1], strict=True):
@@ -84,7 +100,10 @@ def test_rows_stay_in_the_order_of_the_file(binary, tmp_path):
 
 
 def test_multilabel(finetuned, tmp_path):
-    several = [(text, ["red;blue", "blue", "", '["red"]'][number % 4]) for number, (text, _) in enumerate(tiny.sentences(24))]
+    several = [
+        (text, ["red;blue", "blue", "", '["red"]'][number % 4])
+        for number, (text, _) in enumerate(tiny.sentences(24))
+    ]
     table = str(tiny.write_table(tmp_path / "several.csv", several))
     run, result = finetuned("multilabel", table, table, epochs=4)
     predict.main(predict.Config((run,), table, tmp_path / "out.csv"))
@@ -93,7 +112,11 @@ def test_multilabel(finetuned, tmp_path):
     truth = [{"blue", "red"}, {"blue"}, set(), {"red"}] * 6
     right = 0
     for (prediction, *probabilities), labels in zip(body, truth, strict=True):
-        chosen = {name for name, value in zip(("blue", "red"), probabilities, strict=True) if float(value) > 0.5}
+        chosen = {
+            name
+            for name, value in zip(("blue", "red"), probabilities, strict=True)
+            if float(value) > 0.5
+        }
         assert prediction == ";".join(sorted(chosen))
         right += chosen == labels
     assert right / 24 == pytest.approx(result["accuracy"])
@@ -107,7 +130,9 @@ def test_regression(finetuned, tmp_path):
     header, body = rows(tmp_path / "out.csv")
     assert header == ["prediction"]
     values = np.array([row[0] for row in body], float)
-    assert np.mean((values - [value for _, value in rated]) ** 2) == pytest.approx(result["mse"], rel=1e-5)
+    assert np.mean((values - [value for _, value in rated]) ** 2) == pytest.approx(
+        result["mse"], rel=1e-5
+    )
 
 
 def test_labels_with_any_characters(finetuned, tmp_path):
@@ -119,18 +144,26 @@ def test_labels_with_any_characters(finetuned, tmp_path):
     header, body = rows(tmp_path / "out.csv")
     assert set(header[1:]) == {f"probability:{name}" for name in names} and len(header) == 6
     for prediction, *probabilities in body:
-        assert f"probability:{prediction}" == header[1:][int(np.argmax(np.array(probabilities, float)))]
+        assert (
+            f"probability:{prediction}"
+            == header[1:][int(np.argmax(np.array(probabilities, float)))]
+        )
 
 
 def test_images(finetuned, inputs, tmp_path):
     pictures = inputs.images
     flags = {"image_column": "image", "case": "vit_classifier", "epochs": 3}
     run, result = finetuned("classification", pictures["train"], pictures["test"], **flags)
-    predict.main(predict.Config((run,), pictures["test"], tmp_path / "out.csv", image_column="image"))
+    predict.main(
+        predict.Config((run,), pictures["test"], tmp_path / "out.csv", image_column="image")
+    )
     header, body = rows(tmp_path / "out.csv")
     assert header == ["prediction", "probability:bright", "probability:dark"]
     truth = [file.parent.name for file in sorted((inputs.folder / "new").glob("*/*.png"))]
-    assert np.mean([row[0] == name for row, name in zip(body, truth, strict=True)]) == result["accuracy"]
+    assert (
+        np.mean([row[0] == name for row, name in zip(body, truth, strict=True)])
+        == result["accuracy"]
+    )
 
 
 def test_a_run_that_moved_still_predicts(binary, inputs, tmp_path):
@@ -163,7 +196,10 @@ def test_what_predict_refuses(binary, inputs, tmp_path):
 def test_a_damaged_run_is_not_predicted_with(binary, inputs, tmp_path):
     run = shutil.copytree(binary[0], tmp_path / "run")
     best = json.loads((run / "checkpoints/index.json").read_text())["best"]["folder"]
-    victim = max((run / "checkpoints" / best).rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    victim = max(
+        (run / "checkpoints" / best).rglob("*"),
+        key=lambda path: path.stat().st_size if path.is_file() else 0,
+    )
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)

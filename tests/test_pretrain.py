@@ -41,17 +41,38 @@ CASES = [
 
 
 @pytest.mark.parametrize(("case", "head", "there"), CASES)
-def test_pre_training_learns_and_its_head_is_discarded(inputs, text, tmp_path, capsys, case, head, there):
+def test_pre_training_learns_and_its_head_is_discarded(
+    inputs, text, tmp_path, capsys, case, head, there
+):
     source = hub.load(inputs.checkpoint(case))
-    result = pretrain.main(pretrain.Config(text, checkpoint=source.source, **LEARN, out=tmp_path / "pre"))
+    result = pretrain.main(
+        pretrain.Config(text, checkpoint=source.source, **LEARN, out=tmp_path / "pre")
+    )
     assert result["loss"] < result["loss_before"] - 0.3
     assert json.loads((tmp_path / "pre/result.json").read_text()) == result
     assert ("has no language-model head: a fresh one" in capsys.readouterr().err) == (not there)
-    files = {"config.json", "metrics.jsonl", "history.png", "lineage.json", "model.json", "tokenizer.json"}
-    assert {file.name for file in (tmp_path / "pre").iterdir()} == files | {"result.json", "checkpoints"}
-    checks = [record for record in tiny.lines(tmp_path / "pre/metrics.jsonl") if "validation_loss" in record]
+    files = {
+        "config.json",
+        "metrics.jsonl",
+        "history.png",
+        "lineage.json",
+        "model.json",
+        "tokenizer.json",
+    }
+    assert {file.name for file in (tmp_path / "pre").iterdir()} == files | {
+        "result.json",
+        "checkpoints",
+    }
+    checks = [
+        record
+        for record in tiny.lines(tmp_path / "pre/metrics.jsonl")
+        if "validation_loss" in record
+    ]
     assert [record["step"] for record in checks] == [0, 15, 30]
-    assert checks[-1]["validation_loss"] == result["loss"] and checks[0]["validation_loss"] == result["loss_before"]
+    assert (
+        checks[-1]["validation_loss"] == result["loss"]
+        and checks[0]["validation_loss"] == result["loss_before"]
+    )
 
     after = hub.load(tmp_path / "pre")
     assert isinstance(after.head, head)
@@ -61,22 +82,38 @@ def test_pre_training_learns_and_its_head_is_discarded(inputs, text, tmp_path, c
     assert t.digest(after.params["encoder"]) != t.digest(source.params["encoder"])
 
     # What a masked-LM loss never reaches is frozen, and goes through unchanged.
-    unused = t.select(after.params["head"], lambda path: path.startswith(("pooler", "next_sentence")))
+    unused = t.select(
+        after.params["head"], lambda path: path.startswith(("pooler", "next_sentence"))
+    )
     assert result["parameters_frozen"] == t.count(unused)
     assert result["parameters_trained"] == t.count(after.params) - t.count(unused)
     assert bool(t.paths(unused)) == (case == "bert_pretraining")
-    assert t.digest(unused) == t.digest(t.select(source.params["head"], lambda path: path in t.paths(unused)))
+    assert t.digest(unused) == t.digest(
+        t.select(source.params["head"], lambda path: path in t.paths(unused))
+    )
 
     # The head that was trained here is what fine-tuning discards, and the encoder is what it keeps.
-    flags = {"checkpoint": str(tmp_path / "pre"), "strategy": "frozen", "epochs": 1, "batch_size": 4}
+    flags = {
+        "checkpoint": str(tmp_path / "pre"),
+        "strategy": "frozen",
+        "epochs": 1,
+        "batch_size": 4,
+    }
     adapted = finetune.main(finetune.Config(**flags, **inputs.texts, out=tmp_path / "run"))
     assert adapted["discarded"] == t.discarded(after.params, "head")
     assert adapted["discarded"]["parameters"] > 0 or case.startswith("gpt2")
-    assert t.digest(hub.load(tmp_path / "run").params["encoder"]) == t.digest(after.params["encoder"])
+    assert t.digest(hub.load(tmp_path / "run").params["encoder"]) == t.digest(
+        after.params["encoder"]
+    )
 
 
 def test_random_weights_start_from_nothing(inputs, text, tmp_path):
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "steps": 1, "learning_rate": 0.0, "batch_size": 4}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "steps": 1,
+        "learning_rate": 0.0,
+        "batch_size": 4,
+    }
     pretrain.main(pretrain.Config(text, **flags, random_weights=True, out=tmp_path / "pre"))
     source, fresh = hub.load(inputs.checkpoint("bert_mlm_tied")), hub.load(tmp_path / "pre")
     t.check_like(fresh.params, source.params)
@@ -94,17 +131,30 @@ def packed(lengths, seed=0):
     rng = np.random.default_rng(seed)
     tokens = ragged([[2, *rng.integers(5, 25, length), 3] for length in lengths])
     plan = pack.plan(tokens.lengths, len(tokens), 0, 1)
-    return next(pack.batches(functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32), plan, 0, 0)), tokens
+    return next(
+        pack.batches(
+            functools.partial(pack.packed, tokens), np.zeros(len(tokens), np.int32), plan, 0, 0
+        )
+    ), tokens
 
 
-@given(some.lists(some.integers(1, 18), min_size=1, max_size=12), some.integers(0, 2**31), some.floats(0.01, 0.9))
+@given(
+    some.lists(some.integers(1, 18), min_size=1, max_size=12),
+    some.integers(0, 2**31),
+    some.floats(0.01, 0.9),
+)
 def test_masked_targets(bert, lengths, seed, rate):
     batch, _ = packed(lengths)
     out = corrupt.masked(bert, rate)(batch, np.random.default_rng(seed))
     count = int(out["weight"].sum())
     chosen, slots = out["targets"][:count], len(batch["first"])
     before, after = batch["tokens"].reshape(-1), out["tokens"].reshape(-1)
-    assert len(out["targets"]) == len(out["label"]) == len(out["weight"]) == max(round(rate * before.size), 1)
+    assert (
+        len(out["targets"])
+        == len(out["label"])
+        == len(out["weight"])
+        == max(round(rate * before.size), 1)
+    )
     assert count == min(max(round(rate * sum(lengths)), 1), len(out["targets"]))
     assert set(out["weight"][:count]) == {1.0} and not out["weight"][count:].any()
     assert len(set(chosen)) == count
@@ -121,21 +171,34 @@ def test_eighty_ten_ten_and_new_in_every_epoch(bert):
     plan = pack.plan(plan_tokens.lengths, 8, 0, 2)
     kinds, masks = np.zeros(3), []
     for epoch in (0, 1):
-        stream = pretrain.batches(plan_tokens, plan, 0, epoch, 0, corrupt.masked(bert, 0.15), once=True)
+        stream = pretrain.batches(
+            plan_tokens, plan, 0, epoch, 0, corrupt.masked(bert, 0.15), once=True
+        )
         places = []
         for batch in stream:
             count = int(batch["weight"].sum())
-            now, label = batch["tokens"].reshape(-1)[batch["targets"][:count]], batch["label"][:count]
-            kinds += [(now == mask).sum(), ((now != mask) & (now != label)).sum(), (now == label).sum()]
+            now, label = (
+                batch["tokens"].reshape(-1)[batch["targets"][:count]],
+                batch["label"][:count],
+            )
+            kinds += [
+                (now == mask).sum(),
+                ((now != mask) & (now != label)).sum(),
+                (now == label).sum(),
+            ]
             places.append(batch["targets"][:count])
         masks.append(np.concatenate(places))
     total = kinds.sum()
     assert total == pytest.approx(0.15 * 18 * 400 * 2, rel=0.02)
     # A random token is now and then [MASK] or the token itself: one in 25 each.
-    np.testing.assert_allclose(kinds / total, [0.8 + 0.1 / 25, 0.1 * 23 / 25, 0.1 + 0.1 / 25], atol=0.025)
+    np.testing.assert_allclose(
+        kinds / total, [0.8 + 0.1 / 25, 0.1 * 23 / 25, 0.1 + 0.1 / 25], atol=0.025
+    )
     assert not np.array_equal(*masks)
     again = pretrain.batches(plan_tokens, plan, 0, 1, 0, corrupt.masked(bert, 0.15), once=True)
-    np.testing.assert_array_equal(masks[1], np.concatenate([b["targets"][: int(b["weight"].sum())] for b in again]))
+    np.testing.assert_array_equal(
+        masks[1], np.concatenate([b["targets"][: int(b["weight"].sum())] for b in again])
+    )
 
 
 def test_causal_targets_are_the_next_tokens():
@@ -156,7 +219,11 @@ def test_only_masked_positions_go_through_the_vocabulary_product(bert):
     labels = t.label(bert.params, [(".*", "all")])
     tx = optim.by_label({"all": optim.adamw(1e-3)}, labels)
     frozen, state = train.init_state(bert.params, labels, tx, jax.random.key(0))
-    program = train.make_step(bert.model, losses.cross_entropy, tx).suffix.lower(frozen, state, batch).as_text()
+    program = (
+        train.make_step(bert.model, losses.cross_entropy, tx)
+        .suffix.lower(frozen, state, batch)
+        .as_text()
+    )
     assert f"tensor<{targets}x{bert.config.vocabulary}xf32>" in program
     assert f"tensor<{rows}x{bert.config.vocabulary}xf32>" not in program
 
@@ -182,12 +249,20 @@ def test_long_lines_become_several_examples_and_nothing_is_lost(bert):
 )
 def test_flags_out_of_range(inputs, text, tmp_path, flags, words):
     with pytest.raises(StrategyError, match=words):
-        pretrain.main(pretrain.Config(text, **{"checkpoint": inputs.checkpoint("bert_mlm_tied")} | flags, out=tmp_path / "pre"))
+        pretrain.main(
+            pretrain.Config(
+                text,
+                **{"checkpoint": inputs.checkpoint("bert_mlm_tied")} | flags,
+                out=tmp_path / "pre",
+            )
+        )
     assert not (tmp_path / "pre").exists()
 
 
 def test_text_that_teaches_nothing(inputs, tmp_path):
-    for number, words in enumerate(("good\n", "\n \n", "Ж Щ\nЮ Я\nЦ Ч\n")):  # one line; none; unknown words alone
+    for number, words in enumerate(
+        ("good\n", "\n \n", "Ж Щ\nЮ Я\nЦ Ч\n")
+    ):  # one line; none; unknown words alone
         (tmp_path / "text.txt").write_text(words)
         with pytest.raises(DataError, match="at least 2"):
             pretrain.main(
@@ -202,4 +277,8 @@ def test_text_that_teaches_nothing(inputs, tmp_path):
 
 def test_images_are_no_text(inputs, text, tmp_path):
     with pytest.raises(StrategyError, match="no text encoder"):
-        pretrain.main(pretrain.Config(text, checkpoint=inputs.checkpoint("vit_classifier"), out=tmp_path / "pre"))
+        pretrain.main(
+            pretrain.Config(
+                text, checkpoint=inputs.checkpoint("vit_classifier"), out=tmp_path / "pre"
+            )
+        )

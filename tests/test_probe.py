@@ -17,11 +17,15 @@ STRENGTHS = (0.01, 1.0, 30.0, 1e4)
 TEXTS = [text for text, _ in tiny.sentences(41, seed=3)]
 
 
-def awkward(classes: int, count: int = 240, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def awkward(
+    classes: int, count: int = 240, width: int = 12, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Features of odd units, one of them constant and two collinear, and labels of which the first class is rare."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((count, width)) @ rng.standard_normal((width, width))
-    y = (x[:, :classes] + rng.gumbel(size=(count, classes)) * 2 - 4 * (np.arange(classes) == 0)).argmax(1)
+    y = (
+        x[:, :classes] + rng.gumbel(size=(count, classes)) * 2 - 4 * (np.arange(classes) == 0)
+    ).argmax(1)
     x = x * 10.0 ** rng.integers(-3, 3, width) + rng.integers(-5, 5, width)
     x[:, 3], x[:, 5] = 0.3, 2 * x[:, 4] - 1
     return x.astype(np.float32), y.astype(np.int32)
@@ -58,7 +62,9 @@ def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
     for s, rows in enumerate(train):
         standardised, _ = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
-            there = linear_model.LogisticRegression(C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cholesky")
+            there = linear_model.LogisticRegression(
+                C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cholesky"
+            )
             there.fit(standardised, y[rows])
             weight, bias = probing.by_standard(heads, scaled, s, k)
             assert weight.shape == there.coef_.shape  # one column for two classes
@@ -81,8 +87,12 @@ def test_fewer_rows_than_features_and_classes_that_a_line_separates():
     for s, rows in enumerate(train):
         standardised, _ = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
-            there = linear_model.LogisticRegression(C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cg")
-            near(probing.by_standard(heads, scaled, s, k)[0], there.fit(standardised, y[rows]).coef_)
+            there = linear_model.LogisticRegression(
+                C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cg"
+            )
+            near(
+                probing.by_standard(heads, scaled, s, k)[0], there.fit(standardised, y[rows]).coef_
+            )
 
 
 @settings(max_examples=15)
@@ -92,7 +102,9 @@ def test_units_and_levels_of_features_change_nothing(seed, power, shift):
     x, y = rng.standard_normal((60, 5)), rng.integers(0, 2, 60)
     y[:2] = 0, 1
     train = np.ones((1, 60), bool)
-    fit = lambda x: probe.logistic(probe.standardise(x.astype(np.float32), train), y, train, (1.0,), 2)
+    fit = lambda x: probe.logistic(
+        probe.standardise(x.astype(np.float32), train), y, train, (1.0,), 2
+    )
     plain, other = fit(x), fit(x * 10.0**power + shift * 10.0**power)
     near(other.kernel, plain.kernel)  # in units of the deviation
     assert plain.converged.all() and plain.gradient.max() < 1e-5
@@ -104,7 +116,11 @@ def test_a_fit_is_the_same_alone_and_among_many():
     every, one = probe.standardise(x, train), probe.standardise(x, train[1:2])
     together = probe.logistic(every, y, train, STRENGTHS, 2)
     alone = probe.logistic(one, y, train[1:2], STRENGTHS[2:3], 2)
-    for got, expected in zip(probing.by_standard(alone, one, 0, 0), probing.by_standard(together, every, 1, 2), strict=True):
+    for got, expected in zip(
+        probing.by_standard(alone, one, 0, 0),
+        probing.by_standard(together, every, 1, 2),
+        strict=True,
+    ):
         near(got, expected, 1e-4)
 
 
@@ -134,7 +150,9 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
         got = np.asarray(probe.predict(heads, scaled.x, held, 4))[:, 0]
         assert set(got[0]) == {0, 1, 3} and set(got[1]) >= {1, 2, 3}
     standardised, _ = standard(x, train[0])
-    there = linear_model.LogisticRegression(tol=1e-12, max_iter=10_000).fit(standardised, y[train[0]])
+    there = linear_model.LogisticRegression(tol=1e-12, max_iter=10_000).fit(
+        standardised, y[train[0]]
+    )
     fitted = probe.logistic(scaled, y, train, (1.0,), 4)
     near(probing.by_standard(fitted, scaled, 0, 0)[0][[0, 1, 3]], there.coef_)
     assert fitted.bias[0, 0, 2] == -np.inf and np.isfinite(fitted.bias[1]).all()
@@ -145,7 +163,9 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
 
 def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
     x, y = awkward(2)
-    x[:, 7] = 1e6 + np.random.default_rng(0).random(len(x)).astype(np.float32) * 0.06  # no more than float32 leaves
+    x[:, 7] = (
+        1e6 + np.random.default_rng(0).random(len(x)).astype(np.float32) * 0.06
+    )  # no more than float32 leaves
     x[:, 9] *= 1e-32
     x[-10:, 3] = 1e5  # rows that no set trains on
     x[np.arange(len(x)) % 2 == 0, 8] = 2.5
@@ -160,7 +180,10 @@ def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
         probe.ridge(scaled, y, train, STRENGTHS, 2),
         probe.centroid(scaled, y, train, 2),
     ):
-        assert not heads.kernel[0][..., [3, 7, 8, 9]].any() and not heads.kernel[1][..., [3, 7, 9]].any()
+        assert (
+            not heads.kernel[0][..., [3, 7, 8, 9]].any()
+            and not heads.kernel[1][..., [3, 7, 9]].any()
+        )
         assert np.isfinite(heads.kernel).all() and np.isfinite(heads.bias).all()
 
 
@@ -176,7 +199,9 @@ def test_minilm_has_two_dead_features_on_reviews(asset):
 
 def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
     x, y = awkward(3)
-    values = (x[:, 0] * 0.7 + np.random.default_rng(0).standard_normal(len(x)) + 1900).astype(np.float32)
+    values = (x[:, 0] * 0.7 + np.random.default_rng(0).standard_normal(len(x)) + 1900).astype(
+        np.float32
+    )
     train = three_sets(len(x))
     scaled, held = probe.standardise(x, train), np.tile(np.arange(len(x)), (3, 1))
     regression, classifier = (
@@ -197,7 +222,9 @@ def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
             assert (predicted[s, k] == there.predict(whole)).mean() > 0.99
 
 
-@pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")  # of a constant feature, which is the point
+@pytest.mark.filterwarnings(
+    "ignore:self.within_class_std_dev_"
+)  # of a constant feature, which is the point
 def test_neighbours_and_centroids_are_scikit_learns():
     x, y = awkward(3)
     values = np.float32(x[:, 0])
@@ -224,15 +251,27 @@ def test_neighbours_and_centroids_are_scikit_learns():
 def test_every_layer_is_that_of_the_extractor(inputs, case):
     loaded = hub.load(inputs.checkpoint(case))
     poolings = ("mean", "cls", "max", "last")
-    windows = [(index, batch) for index, batch, _ in features.text_windows(loaded, [TEXTS[:30], TEXTS[30:]])]
+    windows = [
+        (index, batch)
+        for index, batch, _ in features.text_windows(loaded, [TEXTS[:30], TEXTS[30:]])
+    ]
     got = probe.layer_features(loaded, windows, len(TEXTS), poolings)
-    assert got.shape == (loaded.config.layers + 1, 4, len(TEXTS), loaded.config.width) and got.dtype == np.float32
+    assert (
+        got.shape == (loaded.config.layers + 1, 4, len(TEXTS), loaded.config.width)
+        and got.dtype == np.float32
+    )
     for layer in range(loaded.config.layers + 1):
         for number, pooling in enumerate(poolings):
-            np.testing.assert_allclose(got[layer, number], loaded.encode(TEXTS, pooling, layer=layer), atol=1e-5)
-    forward = probe.pooled_layers(probe.Model(probe.Encoder(loaded.config), probe.Classifier(0)), poolings)
+            np.testing.assert_allclose(
+                got[layer, number], loaded.encode(TEXTS, pooling, layer=layer), atol=1e-5
+            )
+    forward = probe.pooled_layers(
+        probe.Model(probe.Encoder(loaded.config), probe.Classifier(0)), poolings
+    )
     assert forward._cache_size() == len({batch["segments"].shape for _, batch in windows})
-    with pytest.raises(StrategyError, match=r"pooling 'pooler' can't be probed: give some of mean, cls, max, last"):
+    with pytest.raises(
+        StrategyError, match=r"pooling 'pooler' can't be probed: give some of mean, cls, max, last"
+    ):
         probe.layer_features(loaded, windows, len(TEXTS), ("pooler",))
 
 

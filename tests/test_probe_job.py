@@ -26,9 +26,13 @@ def test_folds_part_the_rows_and_no_set_holds_out_whom_it_trains_on(seed, folds,
     assert len(sets.outer) == (seeds if test.any() else seeds * folds)
     for split, whole in enumerate(sets.outer):
         out = sets.rows(whole)
-        assert sets.train[whole].sum() + len(out) == len(labels) and not sets.train[whole][out].any()
+        assert (
+            sets.train[whole].sum() + len(out) == len(labels) and not sets.train[whole][out].any()
+        )
         inner = [sets.rows(index) for index in range(whole - folds, whole)]
-        np.testing.assert_array_equal(np.sort(np.concatenate(inner)), np.flatnonzero(sets.train[whole]))
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate(inner)), np.flatnonzero(sets.train[whole])
+        )
         for index, rows in zip(range(whole - folds, whole), inner, strict=True):
             assert not sets.train[index][rows].any() and not sets.train[index][out].any()
             assert sets.train[index].sum() + len(rows) == sets.train[whole].sum()
@@ -36,7 +40,10 @@ def test_folds_part_the_rows_and_no_set_holds_out_whom_it_trains_on(seed, folds,
                 whole_class = (labels[sets.train[whole]] == name).sum()
                 assert abs((labels[rows] == name).sum() - whole_class / folds) <= 1
         assert sets.seed(split) == split // (len(sets.outer) // seeds)
-    tests = [np.concatenate([sets.rows(w) for s, w in enumerate(sets.outer) if sets.seed(s) == seed]) for seed in range(seeds)]
+    tests = [
+        np.concatenate([sets.rows(w) for s, w in enumerate(sets.outer) if sets.seed(s) == seed])
+        for seed in range(seeds)
+    ]
     for rows in tests:
         np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(test if test.any() else ~test))
 
@@ -53,16 +60,24 @@ def test_labels_of_the_test_choose_nothing(given_test):
         shuffled, rows = y.copy(), sets.rows(whole)
         shuffled[rows] = 1 - y[rows]
         again = nested.judge(choices(x, shuffled, sets), shuffled, sets, 2)
-        assert again.choice[split] == seen.choice[split] and again.validation[split] == seen.validation[split]
+        assert (
+            again.choice[split] == seen.choice[split]
+            and again.validation[split] == seen.validation[split]
+        )
         others, shuffled = sets.train[whole], y.copy()
         shuffled[others] = np.random.default_rng(split).permutation(y[others])
-        moved += nested.judge(choices(x, shuffled, sets), shuffled, sets, 2).validation[split] != seen.validation[split]
+        moved += (
+            nested.judge(choices(x, shuffled, sets), shuffled, sets, 2).validation[split]
+            != seen.validation[split]
+        )
     assert moved  # labels of the training rows do choose
 
 
 def choices(x: np.ndarray, y: np.ndarray, sets: nested.Sets) -> np.ndarray:
     scaled = probe.standardise(x, sets.train)
-    return np.asarray(probe.predict(probe.logistic(scaled, y, sets.train, STRENGTHS, 2), scaled.x, sets.held, 2))
+    return np.asarray(
+        probe.predict(probe.logistic(scaled, y, sets.train, STRENGTHS, 2), scaled.x, sets.held, 2)
+    )
 
 
 def test_the_best_candidate_is_that_of_the_inner_folds_for_each_split():
@@ -90,9 +105,13 @@ def test_scores_are_accuracy_and_pearsons_correlation_weighted_or_resampled():
     got = nested.score(answers, labels, weight, 0)
     for draw, times in enumerate(weight):
         rows = np.repeat(np.arange(50), times)
-        assert got[0, draw] == pytest.approx(np.corrcoef(answers[0, rows], labels[rows])[0, 1], abs=1e-5)
+        assert got[0, draw] == pytest.approx(
+            np.corrcoef(answers[0, rows], labels[rows])[0, 1], abs=1e-5
+        )
     assert not got[1].any()  # not defined: 0
-    classes = nested.score(np.array([[1, 0, 1]]), np.array([1, 1, 1]), np.array([[1, 1, 0], [2, 1, 1]]), 2)
+    classes = nested.score(
+        np.array([[1, 0, 1]]), np.array([1, 1, 1]), np.array([[1, 1, 0], [2, 1, 1]]), 2
+    )
     np.testing.assert_allclose(classes, [[0.5, 0.75]])
 
 
@@ -101,7 +120,10 @@ def test_intervals_cover_at_their_rate():
     labels, rng = np.ones(100, int), np.random.default_rng(0)
     weight = nested.resample(np.arange(100), 100, draws=400)
     answers = (rng.random((200, 1, 100)) < 0.7).astype(int)
-    held = [low <= 0.7 <= high for low, high in (nested.interval(each, labels, weight, 2) for each in answers)]
+    held = [
+        low <= 0.7 <= high
+        for low, high in (nested.interval(each, labels, weight, 2) for each in answers)
+    ]
     assert 180 <= sum(held) <= 199
 
 
@@ -111,7 +133,11 @@ def test_intervals_cover_at_their_rate():
 @pytest.fixture
 def run(inputs, tmp_path, own_cache):
     def probed(**flags) -> dict:
-        given = {"checkpoint": inputs.checkpoint("bert_bare_pooler"), "data": inputs.train, "test": inputs.test}
+        given = {
+            "checkpoint": inputs.checkpoint("bert_bare_pooler"),
+            "data": inputs.train,
+            "test": inputs.test,
+        }
         given |= {"folds": 2, "seeds": 2, "strengths": (1.0, 100.0), "neighbours": (1, 3)} | flags
         return job.main(job.Config(**given, out=tmp_path / "out", overwrite=True))
 
@@ -121,26 +147,39 @@ def run(inputs, tmp_path, own_cache):
 def test_a_run_leaves_a_table_a_curve_and_its_result(run, tmp_path, capsys):
     result = run(method=("logistic", "ridge", "knn", "centroid"), pooling=("mean", "cls"))
     assert json.loads((tmp_path / "out/result.json").read_text()) == json.loads(json.dumps(result))
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"config.json", "result.json", "layers.png"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "config.json",
+        "result.json",
+        "layers.png",
+    }
     assert len(result["cells"]) == 3 * 2 * 4 and result["examples"] == {"train": 32, "test": 14}
     for cell in result["cells"]:
         assert 0 <= cell["low"] <= cell["test"] <= cell["high"] <= 1 and len(cell["by_seed"]) == 2
         assert not cell.get("not_converged") and len(cell["strengths"]) == 2
-    assert "2 inner folds of the training rows, for each of 2 seeds; the given test part is looked at once" in (
-        said := capsys.readouterr().out
+    assert (
+        "2 inner folds of the training rows, for each of 2 seeds; the given test part is looked at once"
+        in (said := capsys.readouterr().out)
     )
     assert "selected  " in said and said.count("logistic") > 6
 
 
 def test_without_a_test_each_fold_is_tested_in_its_turn(run, capsys):
     result = run(test=None, folds=3, method=("centroid",))
-    assert len(result["selected"]["by_split"]) == 6 and result["examples"]["test"] == "each fold of train in its turn"
+    assert (
+        len(result["selected"]["by_split"]) == 6
+        and result["examples"]["test"] == "each fold of train in its turn"
+    )
     assert "each of 3 outer folds is looked at once" in capsys.readouterr().out
 
 
 def test_regression_and_a_limit(run, tmp_path):
     rows = [(text, len(text)) for text in TEXTS]
-    result = run(data=str(tiny.write_table(tmp_path / "long.csv", rows)), test=None, task="regression", limit=30)
+    result = run(
+        data=str(tiny.write_table(tmp_path / "long.csv", rows)),
+        test=None,
+        task="regression",
+        limit=30,
+    )
     assert result["classes"] == [] and result["cells"][0]["method"] == "ridge"
     assert result["examples"]["train"] == 30 and result["selected"]["test"] > 0.5
 
@@ -152,21 +191,36 @@ def test_the_comparison_with_scikit_learn_measures_both_at_the_same_optimum(caps
         result = probing.speed(x, y, rounds=1, folds=3, seeds=1)
     assert result["fits"] == 30 and not result["not_converged"]
     assert max(result["relative_error"]["adapt"]) < 1e-3 and max(result["gradient"]["adapt"]) < 1e-4
-    assert set(result["ratio"]) == {"adapt", "lbfgs", "newton-cholesky"} and result["ratio"]["adapt"] == 1
+    assert (
+        set(result["ratio"]) == {"adapt", "lbfgs", "newton-cholesky"}
+        and result["ratio"]["adapt"] == 1
+    )
     assert "30 logistic regressions on 200 x 12 features" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line_with_the_mend(run, inputs, tmp_path, command):
     for flags, error, message in (
-        ({"task": "regression", "method": ("logistic",)}, StrategyError, "--method logistic classifies"),
+        (
+            {"task": "regression", "method": ("logistic",)},
+            StrategyError,
+            "--method logistic classifies",
+        ),
         ({"strengths": (1.0, 0.0)}, StrategyError, "--strengths 1.0 0.0 must be above 0"),
         ({"strengths": ()}, StrategyError, "--strengths : give at least one"),
-        ({"pooling": ("mean", "mean")}, StrategyError, "--pooling mean mean: give at least one, and none twice"),
+        (
+            {"pooling": ("mean", "mean")},
+            StrategyError,
+            "--pooling mean mean: give at least one, and none twice",
+        ),
         ({"folds": 1}, StrategyError, "--folds 1 must be at least 2"),
         ({"seeds": 0}, StrategyError, "--seeds 0 must be at least 1"),
         ({"limit": 3}, StrategyError, "--limit 3 must be at least 4"),
         ({"folds": 17}, DataError, "32 rows are too few for --folds 17"),
-        ({"method": ("knn",), "neighbours": (17,)}, StrategyError, "--neighbours 17 must be 1 to 16"),
+        (
+            {"method": ("knn",), "neighbours": (17,)},
+            StrategyError,
+            "--neighbours 17 must be 1 to 16",
+        ),
         ({"label_column": "class"}, DataError, "has no column 'class'"),
         ({"checkpoint": inputs.checkpoint("vit_classifier")}, StrategyError, "is an image encoder"),
         ({"task": "regression", "label_column": "label"}, DataError, "is not a finite number"),
@@ -174,7 +228,14 @@ def test_mistakes_are_one_line_with_the_mend(run, inputs, tmp_path, command):
         with pytest.raises(error, match=message) as caught:
             run(**flags)
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
-    done = command("probe", "--data", "no.csv", "--checkpoint", inputs.checkpoint("bert_bare_pooler"), cwd=tmp_path)
+    done = command(
+        "probe",
+        "--data",
+        "no.csv",
+        "--checkpoint",
+        inputs.checkpoint("bert_bare_pooler"),
+        cwd=tmp_path,
+    )
     assert done.returncode == 2 and done.stderr == "error: no.csv does not exist\n"
     (tmp_path / "there").mkdir()
     (tmp_path / "there/mine").touch()

@@ -14,11 +14,22 @@ from adapt.optim import FROZEN
 
 
 def test_a_strategy_and_a_pooling_are_added_as_readme_says(monkeypatch):
-    section = (ROOT / "README.md").read_text("utf-8").partition("## Extending it")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "README.md")
+        .read_text("utf-8")
+        .partition("## Extending it")[2]
+        .partition("\n## ")[0]
+    )
     for name in ("STRATEGIES", "POOLINGS"):  # what the lines change is changed back
-        home = strategies if name == "STRATEGIES" else __import__("adapt.models.heads", fromlist=["heads"])
+        home = (
+            strategies
+            if name == "STRATEGIES"
+            else __import__("adapt.models.heads", fromlist=["heads"])
+        )
         monkeypatch.setattr(home, name, getattr(home, name).copy())
-    monkeypatch.setattr("adapt.models.POOLINGS", __import__("adapt.models.heads", fromlist=["heads"]).POOLINGS)
+    monkeypatch.setattr(
+        "adapt.models.POOLINGS", __import__("adapt.models.heads", fromlist=["heads"]).POOLINGS
+    )
     (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
     exec(code, {})
     assert "ends" not in POOLINGS  # the copy that this module holds
@@ -29,6 +40,12 @@ def test_a_strategy_and_a_pooling_are_added_as_readme_says(monkeypatch):
     first = made["first"]
     np.testing.assert_allclose(pooled, (x[first] + x[first + made["length"] - 1]) / 2, rtol=1e-6)
     labels, factors = strategies.label(strategies.strategy("norms+decay:0.9", 2).phases[0], tree, 2)
-    moving = {path for path, group in t.paths(labels).items() if group != FROZEN and path.startswith("encoder/")}
-    assert moving == {path for path in t.paths(tree) if "norm/" in path and path.startswith("encoder/")}
+    moving = {
+        path
+        for path, group in t.paths(labels).items()
+        if group != FROZEN and path.startswith("encoder/")
+    }
+    assert moving == {
+        path for path in t.paths(tree) if "norm/" in path and path.startswith("encoder/")
+    }
     assert factors["encoder_02"] == 1.0 and jax.numpy.isclose(factors["encoder_01"], 0.9)

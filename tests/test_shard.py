@@ -20,10 +20,20 @@ from adapt import shard
 from adapt.errors import MeshError, RuleError
 
 MESHES = ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2")
-PLAIN = [{"family": family, "strategy": strategy} for family in ("bert", "vit") for strategy in ("full", "frozen")]
+PLAIN = [
+    {"family": family, "strategy": strategy}
+    for family in ("bert", "vit")
+    for strategy in ("full", "frozen")
+]
 MORE = [
     {"family": "bert", "strategy": "full", "mesh": "fsdp=8", "accumulate": 2},
-    {"family": "bert", "strategy": "full", "mesh": "fsdp=4,tensor=2", "scan": True, "remat": "block"},
+    {
+        "family": "bert",
+        "strategy": "full",
+        "mesh": "fsdp=4,tensor=2",
+        "scan": True,
+        "remat": "block",
+    },
     {"family": "bert", "strategy": "full", "mesh": None, "scan": True, "remat": "dots"},
     {"family": "bert", "strategy": "top:1", "mesh": "data=4,fsdp=2"},
 ]
@@ -36,9 +46,15 @@ def key(case):
 def start(cases, **env):
     """tests/sharded.py, begun."""
     here = Path(__file__).parent
-    env = os.environ | {"PYTHONPATH": os.pathsep.join((str(here), str(here.parent))), "JAX_PLATFORMS": "cpu"} | env
+    env = (
+        os.environ
+        | {"PYTHONPATH": os.pathsep.join((str(here), str(here.parent))), "JAX_PLATFORMS": "cpu"}
+        | env
+    )
     command = [sys.executable, str(here / "sharded.py"), json.dumps(cases)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
 def sharded(cases, **env):
@@ -87,7 +103,9 @@ def test_parts_loops_and_what_is_computed_again_change_nothing(found, case):
 def test_a_device_holds_its_share_of_the_moments(found):
     case = {"family": "bert", "strategy": "full"}
     assert found[key(case | {"mesh": "data=8"})]["share"] == 1
-    assert found[key(case | {"mesh": "fsdp=8"})]["share"] < 0.17  # biases and norms, whole everywhere, are the rest
+    assert (
+        found[key(case | {"mesh": "fsdp=8"})]["share"] < 0.17
+    )  # biases and norms, whole everywhere, are the rest
     assert found[key(case | {"mesh": "data=2,fsdp=2,tensor=2"})]["share"] < 0.31
 
 
@@ -133,11 +151,18 @@ def abstract(spec, rules=shard.RULES):
 def test_rules_place_parameters_and_what_does_not_divide_is_refused():
     layout, shapes = abstract("fsdp=4,tensor=2"), small.classifier("bert").shapes()
     layout.check(shapes)
-    assert layout.spec("encoder/block_00/mlp/up/kernel", (16, 32)) == PartitionSpec("fsdp", "tensor")
-    assert layout.spec("encoder/block_00/mlp/down/kernel", (32, 16)) == PartitionSpec("tensor", "fsdp")
+    assert layout.spec("encoder/block_00/mlp/up/kernel", (16, 32)) == PartitionSpec(
+        "fsdp", "tensor"
+    )
+    assert layout.spec("encoder/block_00/mlp/down/kernel", (32, 16)) == PartitionSpec(
+        "tensor", "fsdp"
+    )
     assert layout.spec("encoder/embedding/token", (40, 16)) == PartitionSpec(None, "fsdp")
     assert layout.spec("head/classifier/kernel", (16, 3)) == PartitionSpec()
-    with pytest.raises(MeshError, match="dimension 1 of encoder/embedding/token is 18, which fsdp=4 does not divide"):
+    with pytest.raises(
+        MeshError,
+        match="dimension 1 of encoder/embedding/token is 18, which fsdp=4 does not divide",
+    ):
         layout.spec("encoder/embedding/token", (40, 18))
     with pytest.raises(MeshError, match="no axis 'model'"):
         abstract("fsdp=8", [(".*", "model")]).check(shapes)
@@ -147,14 +172,19 @@ def test_rules_place_parameters_and_what_does_not_divide_is_refused():
 
 def test_a_batch_that_the_groups_do_not_divide_is_refused():
     shard.check_batch(abstract("data=2,fsdp=4"), 32, 4)
-    with pytest.raises(MeshError, match=r"--batch-size 36 can't be divided over data=2 x fsdp=4: give a multiple of 8"):
+    with pytest.raises(
+        MeshError,
+        match=r"--batch-size 36 can't be divided over data=2 x fsdp=4: give a multiple of 8",
+    ):
         shard.check_batch(abstract("data=2,fsdp=4"), 36)
 
 
 def test_what_goes_to_a_device_is_no_view_of_a_file(tmp_path):
     """A file that is written into while a run reads it must not change the run."""
     np.arange(4096, dtype=np.float32).tofile(tmp_path / "values")
-    held = shard.put({"encoder": np.asarray(np.memmap(tmp_path / "values", np.float32, "r"))})["encoder"]
+    held = shard.put({"encoder": np.asarray(np.memmap(tmp_path / "values", np.float32, "r"))})[
+        "encoder"
+    ]
     with (tmp_path / "values").open("r+b") as file:
         file.write(b"\xff" * 4096 * 4)
     np.testing.assert_array_equal(held, np.arange(4096))

@@ -184,7 +184,9 @@ def test_one_waits_for_the_other_and_says_so(child):
     assert second.poll() is None
     # The kernel lets the lock go with the process that held it, and the second goes on.
     first.kill()
-    assert second.communicate(timeout=60)[0].splitlines() == [f"piece {n}" for n in range(3, PIECES)] + ["same True"]
+    assert second.communicate(timeout=60)[0].splitlines() == [
+        f"piece {n}" for n in range(3, PIECES)
+    ] + ["same True"]
 
 
 def flip(path: Path) -> None:
@@ -210,8 +212,12 @@ SPOILT = {
     "done.json of something else": lambda folder: (folder / "done.json").write_text("[1]"),
     "done.json not text": lambda folder: (folder / "done.json").write_bytes(b"\xff\xfe"),
     "no error in it": lambda folder: renote(folder, lambda sums: sums.pop("relative_error")),
-    "a word for the error": lambda folder: renote(folder, lambda sums: sums.update(relative_error="small")),
-    "null for the error": lambda folder: renote(folder, lambda sums: sums.update(relative_error=None)),
+    "a word for the error": lambda folder: renote(
+        folder, lambda sums: sums.update(relative_error="small")
+    ),
+    "null for the error": lambda folder: renote(
+        folder, lambda sums: sums.update(relative_error=None)
+    ),
     "no done.json": lambda folder: (folder / "done.json").unlink(),
 }
 
@@ -268,11 +274,17 @@ def test_a_part_of_another_size_starts_anew(counted, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_part_that_was_damaged_between_a_stop_and_its_resume_is_computed_anew(counted, monkeypatch, dtype):
+def test_a_part_that_was_damaged_between_a_stop_and_its_resume_is_computed_anew(
+    counted, monkeypatch, dtype
+):
     entry = dataclasses.replace(ENTRY, dtype=np.dtype(dtype))
     monkeypatch.setattr(store, "FLUSH", -1.0)
     with pytest.raises(KeyError):
-        entry.open(lambda skip: (part if number < 3 else {}["stop"] for number, part in enumerate(pieces())))
+        entry.open(
+            lambda skip: (
+                part if number < 3 else {}["stop"] for number, part in enumerate(pieces())
+            )
+        )
     written = next(pieces())[0][0]  # a row of the first piece
     part = np.memmap(entry.folder / "values.part", np.uint8, "r+")
     part[written * part.size // ROWS + 1] ^= 0x10
@@ -293,13 +305,23 @@ def test_what_changes_while_it_is_written_is_an_error_not_a_loop():
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(row=st.integers(0, 5), byte=st.integers(0, 11), bit=st.integers(0, 7), dtype=st.sampled_from(["<f4", "<f2"]))
+@given(
+    row=st.integers(0, 5),
+    byte=st.integers(0, 11),
+    bit=st.integers(0, 7),
+    dtype=st.sampled_from(["<f4", "<f2"]),
+)
 def test_the_checksum_sees_every_bit_and_every_row_but_no_order(row, byte, bit, dtype):
-    values = np.random.default_rng(3).standard_normal((6, 12 // np.dtype(dtype).itemsize)).astype(dtype)
+    values = (
+        np.random.default_rng(3).standard_normal((6, 12 // np.dtype(dtype).itemsize)).astype(dtype)
+    )
     rows, shuffled = np.array([4, 1, 9, 0, 30, 2]), np.array([5, 0, 3, 2, 4, 1])
     whole = store.checksum(rows, values)
     assert whole == store.checksum(rows[shuffled], values[shuffled])
-    assert whole == (store.checksum(rows[:2], values[:2]) + store.checksum(rows[2:], values[2:])) % 2**64
+    assert (
+        whole
+        == (store.checksum(rows[:2], values[:2]) + store.checksum(rows[2:], values[2:])) % 2**64
+    )
     assert whole != store.checksum(rows[shuffled], values)
     values.view(np.uint8)[row, byte] ^= 1 << bit
     assert whole != store.checksum(rows, values)
@@ -324,8 +346,12 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_that_is_too_small_is_one_error_and_leaves_nothing(monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, store.MARGIN + ENTRY.nbytes - 1))
-    with pytest.raises(OutputError, match=r"has 67 MB free and the cache needs 0 MB: make room, point ADAPT_CACHE"):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: Usage(0, 0, store.MARGIN + ENTRY.nbytes - 1)
+    )
+    with pytest.raises(
+        OutputError, match=r"has 67 MB free and the cache needs 0 MB: make room, point ADAPT_CACHE"
+    ):
         ENTRY.open(pieces)
     assert names() == {"key.json", "lock"}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, store.MARGIN + ENTRY.nbytes))
@@ -371,7 +397,9 @@ def test_a_real_disk_that_is_too_small(disk, monkeypatch):
     assert {path.name for path in LARGE.folder.iterdir()} == {"key.json", "lock"}
 
 
-@pytest.mark.parametrize("flush", [pytest.param(5.0, id="before its first note"), pytest.param(-1.0, id="after a note")])
+@pytest.mark.parametrize(
+    "flush", [pytest.param(5.0, id="before its first note"), pytest.param(-1.0, id="after a note")]
+)
 def test_a_stopped_filling_needs_no_second_room(disk, monkeypatch, flush):
     """72 MiB hold the array and the margin, but not the array twice."""
     disk(72)
@@ -389,7 +417,10 @@ def test_a_stopped_filling_needs_no_second_room(disk, monkeypatch, flush):
 def test_a_folder_that_cannot_be_made_names_the_variable(home):
     home.mkdir()
     (home / "prefix").write_text("a file where the folder should be")
-    with pytest.raises(OutputError, match=r"the cache can't be written .*: point ADAPT_CACHE to another folder, or give"):
+    with pytest.raises(
+        OutputError,
+        match=r"the cache can't be written .*: point ADAPT_CACHE to another folder, or give",
+    ):
         ENTRY.open(pieces)
     assert not ENTRY.filled
 
@@ -423,12 +454,17 @@ def test_another_dtype_notes_its_relative_error(dtype, least, most):
     assert values.dtype == np.dtype(dtype) and np.array_equal(values, EXACT.astype(dtype))
     exact = np.float64(EXACT)
     found = np.linalg.norm(values.astype(np.float64) - exact) / np.linalg.norm(exact)
-    assert entry.relative_error == pytest.approx(found, rel=1e-4) and least <= entry.relative_error <= most
+    assert (
+        entry.relative_error == pytest.approx(found, rel=1e-4)
+        and least <= entry.relative_error <= most
+    )
 
 
 def test_a_value_that_the_dtype_cannot_hold():
     entry = Entry({}, (2,), np.dtype("float16"))
-    with pytest.raises(OutputError, match="float16 can't hold the values to cache: give --cache-dtype bfloat16"):
+    with pytest.raises(
+        OutputError, match="float16 can't hold the values to cache: give --cache-dtype bfloat16"
+    ):
         entry.open(lambda skip: iter([(np.arange(2), np.array([1, 65521], np.float32))]))
     assert not entry.filled
 
@@ -496,7 +532,9 @@ def test_a_folder_that_is_deleted_again_and_again_is_one_line():
                 shutil.rmtree(ENTRY.folder)
             yield piece
 
-    with pytest.raises(OutputError, match="is deleted whenever it is filled: leave it alone, or give --cache off"):
+    with pytest.raises(
+        OutputError, match="is deleted whenever it is filled: leave it alone, or give --cache off"
+    ):
         ENTRY.open(made)
 
 

@@ -24,7 +24,9 @@ def trained(family: str, name: str) -> set[str]:
     (phase,) = strategy(name, 2).phases
     labels = t.paths(t.label(tree, phase.rules))
     assert set(labels.values()) - {FROZEN} == set(phase.groups)
-    assert {path for path, group in labels.items() if group == "head"} == {p for p in labels if p.startswith("head/")}
+    assert {path for path, group in labels.items() if group == "head"} == {
+        p for p in labels if p.startswith("head/")
+    }
     return {path for path, group in labels.items() if group != FROZEN}
 
 
@@ -42,8 +44,14 @@ def test_the_final_norm_trains_with_the_last_block_and_the_embedding_only_with_a
     final = {path for path in paths if path.startswith("encoder/final_norm/")}
     assert bool(final) == CONFIGS[family].pre_norm
     for k in (1, 2):
-        blocks = {path for path in paths if path.split("/")[1] in [f"block_{i:02d}" for i in range(2 - k, 2)]}
-        assert trained(family, f"top:{k}") == blocks | final | {p for p in paths if p.startswith("head/")}
+        blocks = {
+            path
+            for path in paths
+            if path.split("/")[1] in [f"block_{i:02d}" for i in range(2 - k, 2)]
+        }
+        assert trained(family, f"top:{k}") == blocks | final | {
+            p for p in paths if p.startswith("head/")
+        }
 
 
 @pytest.mark.parametrize(("name", "cut"), [("frozen", 3), ("top:1", 2), ("top:2", 1), ("full", 0)])
@@ -68,17 +76,27 @@ def test_a_depth_is_taken_exactly_where_it_exists(layers, k):
         labels = t.paths(t.label(tree, phase.rules))
         assert [labels[name] for name in names] == [FROZEN] * (layers - k) + ["encoder"] * k
     else:
-        with pytest.raises(StrategyError, match=rf"top:{k} wants {k} blocks and the encoder has {layers}: give top:1"):
+        with pytest.raises(
+            StrategyError,
+            match=rf"top:{k} wants {k} blocks and the encoder has {layers}: give top:1",
+        ):
             strategy(f"top:{k}", layers)
 
 
-@pytest.mark.parametrize("name", ["", "best", "tops", "top-1", "top :1", "Full", "full+", "lora:4+best"])
+@pytest.mark.parametrize(
+    "name", ["", "best", "tops", "top-1", "top :1", "Full", "full+", "lora:4+best"]
+)
 def test_any_other_name_is_answered_with_those_there_are(name):
-    with pytest.raises(StrategyError, match=r"unknown strategy '.*': give one of full, frozen, top:K, bottom-frozen:K"):
+    with pytest.raises(
+        StrategyError,
+        match=r"unknown strategy '.*': give one of full, frozen, top:K, bottom-frozen:K",
+    ):
         strategy(name, 2)
 
 
-@pytest.mark.parametrize("name", ["top", "top:", "top:K", "top:1.5", "top:1,2", "full:1", "lora", "decay"])
+@pytest.mark.parametrize(
+    "name", ["top", "top:", "top:K", "top:1.5", "top:1,2", "full:1", "lora", "decay"]
+)
 def test_a_number_that_is_missing_wrong_or_too_many_is_answered_with_the_spelling(name):
     base = name.partition(":")[0]
     with pytest.raises(StrategyError, match=f"must be spelled {base}"):
@@ -93,7 +111,9 @@ TRAINED = {
     "bitfit": lambda path: path.endswith("/bias"),
     "lora:2": lambda path: re.fullmatch(r"block_\d\d/attention/(query|value)/lora/[ab]", path),
     "lora:2,8,.*/mlp/.*": lambda path: re.fullmatch(r"block_\d\d/mlp/(up|down)/lora/[ab]", path),
-    "lora:2,8,block_0[01]{1,1}/.*(query|value){1,2}": lambda path: re.search(r"(query|value)/lora/[ab]$", path),
+    "lora:2,8,block_0[01]{1,1}/.*(query|value){1,2}": lambda path: re.search(
+        r"(query|value)/lora/[ab]$", path
+    ),
     "lora:2,8,block_01/.*": lambda path: path.startswith("block_01") and "/lora/" in path,
     "adapters:3": lambda path: re.match(r"block_\d\d/(attention|mlp)_(adapter|norm)/", path),
     "prefix:2": lambda path: re.fullmatch(r"block_\d\d/attention/prefix/(key|value)", path),
@@ -102,7 +122,9 @@ TRAINED = {
     "bottom-frozen:0": lambda path: not path.startswith("embedding/"),
     "bottom-frozen:1": lambda path: path.startswith(("block_01/", "final_norm/")),
     "lora:2+bitfit": lambda path: "/lora/" in path or path.endswith("/bias"),
-    "top:1+prefix:2": lambda path: path.startswith(("block_01/", "final_norm/")) or "/prefix/" in path,
+    "top:1+prefix:2": lambda path: (
+        path.startswith(("block_01/", "final_norm/")) or "/prefix/" in path
+    ),
 }
 
 
@@ -115,7 +137,11 @@ def test_what_trains_is_the_head_and_what_the_name_says(name, family):
     labels, factors = label(found.phases[0], tree, 2)
     groups = t.paths(labels)
     encoder = {layer(path) for path in groups if path.startswith("encoder/")}
-    moving = {layer(path) for path, group in groups.items() if group != FROZEN and path.startswith("encoder/")}
+    moving = {
+        layer(path)
+        for path, group in groups.items()
+        if group != FROZEN and path.startswith("encoder/")
+    }
     assert moving == {path for path in encoder if TRAINED[name](path)} != set()
     assert all(group == "head" for path, group in groups.items() if path.startswith("head/"))
     assert set(factors) == set(groups.values()) - {FROZEN}
@@ -125,10 +151,15 @@ def test_layer_wise_decay_is_a_group_a_stage_each_slower_than_that_above():
     tree = params(classifier())
     labels, factors = label(strategy("full+decay:0.5", 2).phases[0], tree, 2)
     assert factors == {"head": 1.0, "encoder_00": 0.25, "encoder_01": 0.5, "encoder_02": 1.0}
-    assert all(group == FROZEN or kind(group) in ("head", "encoder") for group in t.paths(labels).values())
+    assert all(
+        group == FROZEN or kind(group) in ("head", "encoder") for group in t.paths(labels).values()
+    )
     assert t.paths(labels)["encoder/embedding/token"] == "encoder_00"
     assert t.paths(labels)["encoder/block_01/mlp/up/kernel"] == "encoder_02"
-    assert set(label(strategy("top:1+decay:0.5", 2).phases[0], tree, 2)[1]) == {"head", "encoder_02"}
+    assert set(label(strategy("top:1+decay:0.5", 2).phases[0], tree, 2)[1]) == {
+        "head",
+        "encoder_02",
+    }
 
 
 @given(st.integers(1, 12), st.integers(2, 30))
@@ -136,10 +167,15 @@ def test_gradual_begins_with_the_head_ends_with_everything_and_only_ever_adds(la
     phases = strategy("gradual", layers, epochs).phases
     names = [f"encoder/block_{index:02d}/mlp/up/bias" for index in range(layers)]
     tree = t.unflatten(dict.fromkeys(["head/bias", "encoder/embedding/token", *names]))
-    found = [{path for path, g in t.paths(t.label(tree, phase.rules)).items() if g != FROZEN} for phase in phases]
+    found = [
+        {path for path, g in t.paths(t.label(tree, phase.rules)).items() if g != FROZEN}
+        for phase in phases
+    ]
     assert found[0] == {"head/bias"} and found[-1] == set(t.paths(tree))
     assert all(one < other for one, other in itertools.pairwise(found))
-    assert sum(phase.epochs for phase in phases) == epochs and len(phases) == min(epochs, layers + 2)
+    assert sum(phase.epochs for phase in phases) == epochs and len(phases) == min(
+        epochs, layers + 2
+    )
 
 
 def test_lp_ft_probes_before_what_it_is_joined_with():
@@ -149,12 +185,26 @@ def test_lp_ft_probes_before_what_it_is_joined_with():
     assert strategy("lp-ft", 2, 3).phases[1].rules == strategy("full", 2).phases[0].rules
 
 
-@pytest.mark.parametrize("parts", [("top:1", "lora:2"), ("top:2", "lora:2", "bitfit"), ("adapters:4", "surgical:0", "bitfit")])
+@pytest.mark.parametrize(
+    "parts",
+    [("top:1", "lora:2"), ("top:2", "lora:2", "bitfit"), ("adapters:4", "surgical:0", "bitfit")],
+)
 def test_joined_ways_train_the_same_in_any_order(parts):
-    leaves = ("query/kernel", "query/lora/a", "query/bias", "attention_adapter/up/bias", "attention_norm/bias")
+    leaves = (
+        "query/kernel",
+        "query/lora/a",
+        "query/bias",
+        "attention_adapter/up/bias",
+        "attention_norm/bias",
+    )
     names = [f"encoder/block_{block:02d}/{leaf}" for block in range(2) for leaf in leaves]
-    tree = t.unflatten(dict.fromkeys(["head/bias", "encoder/embedding/token", "encoder/final_norm/scale", *names]))
-    found = [t.label(tree, strategy("+".join(order), 2).phases[0].rules) for order in itertools.permutations(parts)]
+    tree = t.unflatten(
+        dict.fromkeys(["head/bias", "encoder/embedding/token", "encoder/final_norm/scale", *names])
+    )
+    found = [
+        t.label(tree, strategy("+".join(order), 2).phases[0].rules)
+        for order in itertools.permutations(parts)
+    ]
     assert all(labels == found[0] for labels in found)
     if "lora:2" in parts:
         assert {group for path, group in t.paths(found[0]).items() if "lora" in path} == {"lora"}

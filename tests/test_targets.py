@@ -44,7 +44,9 @@ def test_named_labels_keep_their_names_and_order():
     # Another file, whose names are numbered otherwise: mapped by name.
     other = table([0, 1], _datasets().ClassLabel(names=["sport", "world"]))
     assert encode_labels(other, "label", names, "classification").tolist() == [1, 0]
-    several = table([[1, 2], []], _datasets().List(_datasets().ClassLabel(names=["world", "sport", "business"])))
+    several = table(
+        [[1, 2], []], _datasets().List(_datasets().ClassLabel(names=["world", "sport", "business"]))
+    )
     assert encode_labels(several, "label", names, "multilabel").tolist() == [[0, 1, 1], [0, 0, 0]]
     unlabelled = table([0, -1], _datasets().ClassLabel(names=["sport", "world"]))
     with pytest.raises(DataError, match="row 2 has no label"):
@@ -85,14 +87,18 @@ def test_a_target_that_is_no_finite_number_is_named(value):
 
 
 def test_bad_labels_are_named():
-    with pytest.raises(DataError, match="column 'label' has only 'a'; classification takes at least two classes"):
+    with pytest.raises(
+        DataError, match="column 'label' has only 'a'; classification takes at least two classes"
+    ):
         labels(["a", "a"])
     with pytest.raises(DataError, match="has no label at all; multilabel takes at least two"):
         labels(["", ""], "multilabel")
     for missing in ("", "  ", None):
         with pytest.raises(DataError, match=r"some\.csv: row 3 has no label in column 'label'"):
             labels(["a", "b", missing])
-    with pytest.raises(DataError, match=r"some\.csv: row 2: label 'C' is unseen in training \(a, b\)"):
+    with pytest.raises(
+        DataError, match=r"some\.csv: row 2: label 'C' is unseen in training \(a, b\)"
+    ):
         encode_labels(table(["a", "C"]), "label", ["a", "b"], "classification")
     with pytest.raises(DataError, match="row 1: label 'z' is unseen"):
         encode_labels(table(["a;z"]), "label", ["a", "b"], "multilabel")
@@ -103,7 +109,9 @@ def test_bad_labels_are_named():
 
 
 @given(
-    st.lists(st.integers(0, 5), min_size=4, max_size=200).filter(lambda v: max(map(v.count, v)) > 1),
+    st.lists(st.integers(0, 5), min_size=4, max_size=200).filter(
+        lambda v: max(map(v.count, v)) > 1
+    ),
     st.floats(0.01, 0.6),
     st.integers(0, 3),
 )
@@ -129,7 +137,9 @@ def test_a_split_of_many_rows_is_as_large_as_asked_for():
     assert not np.array_equal(validation, other)
 
 
-@pytest.mark.parametrize("target", [np.zeros((50, 4), np.float32), np.linspace(0, 1, 50, dtype=np.float32)])
+@pytest.mark.parametrize(
+    "target", [np.zeros((50, 4), np.float32), np.linspace(0, 1, 50, dtype=np.float32)]
+)
 def test_other_targets_split_by_permutation(target):
     train, validation = stratified_split(target, 0.1, seed=0)
     assert len(validation) == 5
@@ -142,7 +152,10 @@ def test_the_split_is_pinned():
 
 
 def test_too_few_rows_to_hold_out():
-    with pytest.raises(DataError, match="2 rows are too few to hold some out for validation; name a validation file"):
+    with pytest.raises(
+        DataError,
+        match="2 rows are too few to hold some out for validation; name a validation file",
+    ):
         stratified_split(np.array([0, 1]), 0.1, seed=0)
 
 
@@ -154,7 +167,11 @@ def test_tags_are_the_classes_of_words_however_they_are_spelled():
         assert labels(values, "tags") == ["N", "V"]
         found = encode_labels(table(values), "label", ["N", "V"], "tags")
         assert found.values.tolist() == [0, 1, 0] and found.lengths.tolist() == [2, 1]
-    assert encode_labels(table(["[ N ]"]), "label", ["N", "[", "]"], "tags").values.tolist() == [1, 0, 2]
+    assert encode_labels(table(["[ N ]"]), "label", ["N", "[", "]"], "tags").values.tolist() == [
+        1,
+        0,
+        2,
+    ]
     with pytest.raises(DataError, match="row 2: label 'X' is unseen in training"):
         encode_labels(table([["N"], ["X"]]), "label", ["N", "V"], "tags")
     with pytest.raises(DataError, match="row 1 has no label"):
@@ -172,15 +189,24 @@ def test_several_columns_are_classes_of_their_own():
 
 @pytest.mark.parametrize(
     "value",
-    [[4, 8], "[4, 8]", {"text": ["film"], "answer_start": [4]}, '{"text": "film", "answer_start": 4}'],
+    [
+        [4, 8],
+        "[4, 8]",
+        {"text": ["film"], "answer_start": [4]},
+        '{"text": "film", "answer_start": 4}',
+    ],
 )
 def test_a_span_is_a_pair_of_characters_or_an_answer_as_squad_has_it(value):
     assert encode_labels(table([value]), "label", [], "span").tolist() == [[4, 8]]
 
 
-@pytest.mark.parametrize("value", ["", None, "[4]", "[8, 4]", "[-1, 4]", "[a, b]", '{"text": [], "answer_start": []}'])
+@pytest.mark.parametrize(
+    "value", ["", None, "[4]", "[8, 4]", "[-1, 4]", "[a, b]", '{"text": [], "answer_start": []}']
+)
 def test_what_is_no_span_is_named(value):
-    with pytest.raises(DataError, match=r"^some\.csv: row 2: .* is no span: give \[start, end\], or answer_start"):
+    with pytest.raises(
+        DataError, match=r"^some\.csv: row 2: .* is no span: give \[start, end\], or answer_start"
+    ):
         encode_labels(table(["[0, 1]", value]), "label", [], "span")
 
 

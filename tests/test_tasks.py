@@ -15,7 +15,9 @@ SEEDS = st.integers(0, 2**31)
 
 
 def logits_of(seed: int, examples: int = 6, classes: int = 4, scale: float = 3.0) -> np.ndarray:
-    return (scale * np.random.default_rng(seed).standard_normal((examples, classes))).astype(np.float32)
+    return (scale * np.random.default_rng(seed).standard_normal((examples, classes))).astype(
+        np.float32
+    )
 
 
 @settings(max_examples=20)
@@ -51,7 +53,9 @@ def test_perfect_answers_score_1(seed):
     many = np.concatenate([np.eye(3), rng.integers(0, 2, (5, 3))]).astype(np.float32)
     assert tasks.multilabel(many * 2 - 1, many) == {"accuracy": 1.0, "macro_f1": 1.0}
     line = rng.standard_normal(8)
-    assert tasks.regression(line[:, None], line) == pytest.approx({"mse": 0.0, "pearson": 1.0, "spearman": 1.0})
+    assert tasks.regression(line[:, None], line) == pytest.approx(
+        {"mse": 0.0, "pearson": 1.0, "spearman": 1.0}
+    )
     pairs = np.repeat(rng.standard_normal((6, 9)), 2, 0)
     assert tasks.retrieval(pairs, np.ones(6, int)) == {"recall_at_1": 1.0, "mrr": 1.0}
 
@@ -132,10 +136,15 @@ def test_the_scores_of_several_columns_are_those_of_each():
     logits[:, 1, 2] = -np.inf
     labels = np.stack([np.arange(9) % 3, np.arange(9) % 2], 1)
     found = tasks.multitask(logits, labels, ["kind", "sign"])
-    kind, sign = tasks.classification(logits[:, 0], labels[:, 0]), tasks.classification(logits[:, 1, :2], labels[:, 1])
+    kind, sign = (
+        tasks.classification(logits[:, 0], labels[:, 0]),
+        tasks.classification(logits[:, 1, :2], labels[:, 1]),
+    )
     expected = {f"{name}_kind": value for name, value in kind.items()}
     expected |= {f"{name}_sign": value for name, value in sign.items()}
-    assert found == pytest.approx(expected | {"accuracy": (kind["accuracy"] + sign["accuracy"]) / 2})
+    assert found == pytest.approx(
+        expected | {"accuracy": (kind["accuracy"] + sign["accuracy"]) / 2}
+    )
 
 
 @settings(max_examples=10)
@@ -146,7 +155,9 @@ def test_retrieval_ranks_each_positive_among_all(seed):
     cosines = unit[::2] @ unit[1::2].T
     ranks = [1 + int((row > row[n]).sum()) for n, row in enumerate(cosines)]
     found = tasks.retrieval(x, np.ones(7, int))
-    assert found == pytest.approx({"recall_at_1": ranks.count(1) / 7, "mrr": np.mean(1 / np.array(ranks))})
+    assert found == pytest.approx(
+        {"recall_at_1": ranks.count(1) / 7, "mrr": np.mean(1 / np.array(ranks))}
+    )
 
 
 def test_an_encoder_that_puts_everything_in_one_place_retrieves_by_chance():
@@ -164,7 +175,11 @@ def test_a_choice_is_between_the_sequences_of_one_example():
 def test_the_score_that_decides_is_among_the_metrics(name):
     outputs = {"span": (4, 2, 5), "regression": (4, 1), "multitask": (4, 2, 3), "choice": (8, 1)}
     outputs |= {"contrastive": (8, 3), "setfit": (8, 3)}
-    labels = {"multilabel": np.eye(4, 3), "multitask": np.eye(4, 2, dtype=int), "span": np.zeros((4, 2), int)}
+    labels = {
+        "multilabel": np.eye(4, 3),
+        "multitask": np.eye(4, 2, dtype=int),
+        "span": np.zeros((4, 2), int),
+    }
     given = np.random.default_rng(0).standard_normal(outputs.get(name, (4, 3))).astype(np.float32)
     assert TASKS[name].score in TASKS[name].metrics(given, labels.get(name, np.array([0, 1, 0, 1])))
 
@@ -178,15 +193,22 @@ def test_the_mean_loss_of_a_set_does_not_depend_on_the_parts_it_is_computed_in()
     expected = [losses.contrastive(x[at : at + 8], ones[:4]).sum() for at in (0, 8)] + [
         losses.contrastive(x[16:], ones[:2]).sum()
     ]
-    assert TASKS["contrastive"].mean_loss(x, ones, 4) == pytest.approx(float(sum(expected)) / 10, rel=1e-5)
+    assert TASKS["contrastive"].mean_loss(x, ones, 4) == pytest.approx(
+        float(sum(expected)) / 10, rel=1e-5
+    )
 
 
 @settings(max_examples=20)
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.lists(st.integers(0, 3), min_size=1, max_size=9))
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    st.lists(st.integers(0, 3), min_size=1, max_size=9),
+)
 def test_the_majority_floor_is_the_accuracy_of_one_constant_answer(train, test):
     answer = int(np.bincount(train).argmax())
     expected = tasks.classification(np.eye(4)[[answer] * len(test)], np.array(test))["accuracy"]
-    assert tasks.majority(np.array(train), np.array(test))["majority_accuracy"] == pytest.approx(expected)
+    assert tasks.majority(np.array(train), np.array(test))["majority_accuracy"] == pytest.approx(
+        expected
+    )
 
 
 def test_the_majority_floor_of_several_labels_is_their_most_frequent_set_and_of_columns_the_mean():

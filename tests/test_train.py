@@ -90,7 +90,9 @@ def test_frozen_parameters_on_the_device_are_not_copied_and_trained_ones_are():
     model, labels, tx, _ = prepared("top:1")
     on_device = jax.device_put(params(model), jax.devices()[0])
     frozen, state = train.init_state(on_device, labels, tx, jax.random.key(0))
-    where = lambda tree: {path: leaf.unsafe_buffer_pointer() for path, leaf in t.paths(tree).items()}
+    where = lambda tree: {
+        path: leaf.unsafe_buffer_pointer() for path, leaf in t.paths(tree).items()
+    }
     before, still, moving = where(on_device), where(frozen), where(state.params)
     assert all(still[path] == before[path] for path in still)
     assert all(moving[path] != before[path] for path in moving)
@@ -150,7 +152,9 @@ def step_flops(name: str, family: str = "", parts: int = 0, cut: int | None = No
         step = train.make_step(model, cross_entropy, tx, cut)
     frozen, state = train.init_state(params(model), labels, tx, jax.random.key(0))
     made = batch(family) if not parts else pack.stack([batch(family)] * parts)
-    return sum(dot_flops(program.as_text()) for program in step.programs(frozen, state, made).values())
+    return sum(
+        dot_flops(program.as_text()) for program in step.programs(frozen, state, made).values()
+    )
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
@@ -167,7 +171,11 @@ def test_a_frozen_step_costs_a_forward_pass_even_where_the_cut_is_not_given():
 def test_a_step_of_the_top_block_costs_a_forward_pass_and_the_backward_pass_of_that_block():
     expected = forward_flops(classifier(), 2) + 2 * forward_flops(classifier(), 1)
     unneeded = 2 * SHAPE[0] * SHAPE[1] * 16 * 3 * 16  # the gradient of that block's input
-    assert 0.98 * (expected - unneeded) <= step_flops("top:1") <= 1.02 * (expected - unneeded) + 3 * HEAD
+    assert (
+        0.98 * (expected - unneeded)
+        <= step_flops("top:1")
+        <= 1.02 * (expected - unneeded) + 3 * HEAD
+    )
 
 
 def test_a_full_step_costs_three_forward_passes():
@@ -176,7 +184,9 @@ def test_a_full_step_costs_three_forward_passes():
 
 
 def test_an_accumulated_step_costs_its_micro_batches():
-    assert step_flops("frozen", "small", parts=4) <= 4 * (1.02 * forward_flops(classifier("small"), 1) + 2 * HEAD)
+    assert step_flops("frozen", "small", parts=4) <= 4 * (
+        1.02 * forward_flops(classifier("small"), 1) + 2 * HEAD
+    )
 
 
 class Bag:
@@ -192,7 +202,10 @@ class Bag:
 
 
 def test_every_shape_of_a_plan_is_traced_once():
-    tree = {"encoder": {"token": np.ones((40, 4), np.float32)}, "head": {"kernel": np.ones((4, CLASSES), np.float32)}}
+    tree = {
+        "encoder": {"token": np.ones((40, 4), np.float32)},
+        "head": {"kernel": np.ones((4, CLASSES), np.float32)},
+    }
     labels = t.label(tree, [("head/.*", "head"), ("encoder/.*", "encoder")])
     groups = {group: optim.adamw(optim.schedule(1e-2, 24)) for group in ("head", "encoder")}
     tx = optim.by_label(groups, labels, 1.0)
@@ -201,7 +214,9 @@ def test_every_shape_of_a_plan_is_traced_once():
     tokens = texts(90)
     plan = pack.plan(tokens.lengths, 8, 0, 2)
     for epoch in range(2):
-        for made in pack.batches(functools.partial(pack.packed, tokens), np.zeros(90, np.int32), plan, 0, epoch):
+        for made in pack.batches(
+            functools.partial(pack.packed, tokens), np.zeros(90, np.int32), plan, 0, epoch
+        ):
             state, _ = step(frozen, state, made)
             shapes.add(made["tokens"].shape)
     assert 1 < len(shapes) <= 3
@@ -225,7 +240,9 @@ def one_step(made):
     model, labels, tx, step = plain()
     frozen, state = train.init_state(params(model), labels, tx, jax.random.key(0))
     state, metrics = step(frozen, state, made)
-    return t.paths(jax.device_get(state.params)), {name: float(value) for name, value in metrics.items()}
+    return t.paths(jax.device_get(state.params)), {
+        name: float(value) for name, value in metrics.items()
+    }
 
 
 def merged(parts: list[pack.Arrays]) -> pack.Arrays:
@@ -236,7 +253,11 @@ def merged(parts: list[pack.Arrays]) -> pack.Arrays:
     moved = [
         part
         | {name: part[name] + np.int32(i * by) for name, by in shift.items()}
-        | {"segments": np.where(part["segments"] == slots, every, part["segments"] + i * slots).astype(np.int32)}
+        | {
+            "segments": np.where(
+                part["segments"] == slots, every, part["segments"] + i * slots
+            ).astype(np.int32)
+        }
         for i, part in enumerate(parts)
     ]
     return {name: np.concatenate([part[name] for part in moved]) for name in parts[0]}
@@ -245,7 +266,9 @@ def merged(parts: list[pack.Arrays]) -> pack.Arrays:
 def test_micro_batches_of_unequal_weight_give_the_gradient_of_one_large_batch():
     """8, 3, 1 and no examples at all: means of means would weigh them alike."""
     parts = [batch(seed=seed, examples=count) for seed, count in enumerate([8, 3, 1])]
-    empty = {name: np.zeros_like(array) for name, array in parts[0].items()} | {"segments": np.full_like(parts[0]["segments"], 8)}
+    empty = {name: np.zeros_like(array) for name, array in parts[0].items()} | {
+        "segments": np.full_like(parts[0]["segments"], 8)
+    }
     parts[1]["weight"] *= 2.5  # weights of examples need not be 1
     parts.append(empty)
     small, metrics = one_step(pack.stack(parts))
@@ -289,7 +312,9 @@ def test_the_logged_norm_is_that_of_what_trains_before_clipping():
 
     @jax.jit
     def mean(head):
-        return cross_entropy(model.apply(params(model) | {"head": head}, made), made["label"]).mean()
+        return cross_entropy(
+            model.apply(params(model) | {"head": head}, made), made["label"]
+        ).mean()
 
     expected = optax.tree.norm(jax.grad(mean)(params(model)["head"]))
     _, metrics = step(frozen, state, made)
@@ -303,7 +328,9 @@ def test_bfloat16_computes_in_half_and_keeps_parameters_and_moments_in_full():
     kinds = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(half.opt_state)]
     assert kinds == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(full.opt_state)]
     assert losses != rounded and losses == pytest.approx(rounded, rel=0.05)
-    assert not all(np.array_equal(a, a.astype(jnp.bfloat16)) for a in jax.tree.leaves(half.params))  # not rounded
+    assert not all(
+        np.array_equal(a, a.astype(jnp.bfloat16)) for a in jax.tree.leaves(half.params)
+    )  # not rounded
 
 
 # Dropout
@@ -323,7 +350,9 @@ def test_every_step_and_every_micro_batch_draws_its_own_dropout():
     frozen, state, step = start("full")
     losses = set()
     for number in (0, 1, 2):
-        later = dataclasses.replace(copy(state), step=jax.device_put(jnp.int32(number), state.step.sharding))
+        later = dataclasses.replace(
+            copy(state), step=jax.device_put(jnp.int32(number), state.step.sharding)
+        )
         losses.add(float(step(frozen, later, batch())[1]["loss"]))
     assert len(losses) == 3
     twice = float(step(frozen, copy(state), pack.stack([batch(), batch()]))[1]["loss"])
@@ -363,7 +392,9 @@ def test_a_loss_that_is_not_finite_leaves_the_state_bitwise_and_halts_it_for_goo
     assert not state.halted
     for made in (poisoned(kind), batch(seed=1), batch(seed=2)):
         state, _ = step(frozen, state, made)
-        assert state.halted and bits((state.step, state.params, state.opt_state, state.key)) == before
+        assert (
+            state.halted and bits((state.step, state.params, state.opt_state, state.key)) == before
+        )
 
 
 def test_a_gradient_that_is_not_finite_halts_too():
@@ -374,7 +405,11 @@ def test_a_gradient_that_is_not_finite_halts_too():
     before = bits((state.params, state.opt_state))
     step = train.make_step(model, lambda logits, label: jnp.sqrt(0 * logits[:, 0]), tx)
     state, metrics = step(frozen, state, batch())
-    assert float(metrics["loss"]) == 0 and state.halted and bits((state.params, state.opt_state)) == before
+    assert (
+        float(metrics["loss"]) == 0
+        and state.halted
+        and bits((state.params, state.opt_state)) == before
+    )
 
 
 @pytest.mark.parametrize(("bad", "log_every"), [(0, 1), (3, 1), (3, 2), (3, 100), (5, 3)])
@@ -382,7 +417,9 @@ def test_the_loop_stops_with_the_number_of_the_step(bad, log_every):
     frozen, state, step = start("frozen")
     batches = [batch(seed=seed) if seed != bad else poisoned("nan") for seed in range(6)]
     taken = 0
-    with pytest.raises(TrainingError, match=f"the loss is not finite at step {bad + 1}: training stopped"):
+    with pytest.raises(
+        TrainingError, match=f"the loss is not finite at step {bad + 1}: training stopped"
+    ):
         for _, record in train.loop(step, frozen, state, batches, log_every):
             taken = record["step"]
     assert taken == bad // log_every * log_every
@@ -408,8 +445,12 @@ def test_the_loop_takes_every_batch_once_and_its_records_are_means_over_examples
     for record, window in zip(records, [slice(0, 2), slice(2, 4), slice(4, 5)], strict=True):
         part, n = by_hand[window], counts[window]
         assert record["examples"] == sum(n)
-        assert record["loss"] == pytest.approx(np.average([m["loss"] for m in part], weights=n), rel=1e-6)
-        assert record["grad_norm"] == pytest.approx(np.mean([m["grad_norm"] for m in part]), rel=1e-6)
+        assert record["loss"] == pytest.approx(
+            np.average([m["loss"] for m in part], weights=n), rel=1e-6
+        )
+        assert record["grad_norm"] == pytest.approx(
+            np.mean([m["grad_norm"] for m in part]), rel=1e-6
+        )
         assert record["seconds"] >= 0 and record["compile_seconds"] >= 0
     assert len(seen) == 1
     # The examples of the first step, which may have compiled, are not timed.
@@ -433,7 +474,9 @@ def test_outputs_come_in_the_order_of_the_examples_whatever_the_packing():
     wide = train.evaluate(forward, params(model), pack.windows(tokens, 96, 512), 40)
     assert narrow.shape == (40, CLASSES) and narrow.dtype == np.float32
     np.testing.assert_allclose(narrow, wide, atol=1e-5)
-    backwards = train.evaluate(forward, params(model), reversed(list(pack.windows(tokens, 24, 128))), 40)
+    backwards = train.evaluate(
+        forward, params(model), reversed(list(pack.windows(tokens, 24, 128))), 40
+    )
     np.testing.assert_array_equal(narrow, backwards)
 
 
@@ -445,5 +488,7 @@ def test_the_score_of_batches_is_the_weighted_mean_over_all_of_them():
     forward = train.make_eval(model)
     logits = np.concatenate([forward(params(model), b)[: int(b["weight"].sum())] for b in batches])
     label = np.concatenate([b["label"][: int(b["weight"].sum())] for b in batches])
-    assert found["loss"] == pytest.approx(float(cross_entropy(jnp.asarray(logits), label).mean()), rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        float(cross_entropy(jnp.asarray(logits), label).mean()), rel=1e-5
+    )
     assert found["accuracy"] == pytest.approx((logits.argmax(-1) == label).mean())

@@ -20,20 +20,26 @@ SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (0,), (2, 0)])
 @st.composite
 def arrays(draw):
     shape = draw(SHAPES)
-    return np.array(draw(st.lists(st.integers(-9, 9), min_size=4, max_size=4)), np.float32)[: np.prod(shape, dtype=int)].reshape(
-        shape
-    )
+    return np.array(draw(st.lists(st.integers(-9, 9), min_size=4, max_size=4)), np.float32)[
+        : np.prod(shape, dtype=int)
+    ].reshape(shape)
 
 
 def trees(least: int = 0):
     """Nested dicts with arrays, scalars and empty subtrees."""
-    nested = st.recursive(arrays() | st.just({}), lambda node: st.dictionaries(NAMES, node, min_size=1, max_size=3), max_leaves=8)
+    nested = st.recursive(
+        arrays() | st.just({}),
+        lambda node: st.dictionaries(NAMES, node, min_size=1, max_size=3),
+        max_leaves=8,
+    )
     return st.dictionaries(NAMES, nested, min_size=least, max_size=3)
 
 
 def shape_of(tree):
     """A tree with the identity of every leaf: equal before and after means that nothing was written or copied."""
-    return {name: shape_of(node) if isinstance(node, dict) else id(node) for name, node in tree.items()}
+    return {
+        name: shape_of(node) if isinstance(node, dict) else id(node) for name, node in tree.items()
+    }
 
 
 @given(trees())
@@ -46,7 +52,10 @@ def test_unflatten_inverts_paths_with_the_empty_subtrees(tree):
 def test_select_splits_a_tree_in_two_that_merge_to_it_in_any_order(tree, data):
     names = [*t.paths(tree), *t.empties(tree)]
     kept = data.draw(st.sets(st.sampled_from(names))) if names else set()
-    one, other = t.select(tree, lambda path: path in kept), t.select(tree, lambda path: path not in kept)
+    one, other = (
+        t.select(tree, lambda path: path in kept),
+        t.select(tree, lambda path: path not in kept),
+    )
     assert {*t.paths(one), *t.empties(one)} == kept
     assert shape_of(t.merge(one, other)) == shape_of(t.merge(other, one)) == shape_of(tree)
 
@@ -63,12 +72,19 @@ def test_merge_refuses_an_overlap_and_says_where(tree, data):
 
 @given(trees(1), st.data())
 def test_drop_is_pure_and_graft_inverts_it(tree, data):
-    every = {path[: end.start()] for path in [*t.paths(tree), *t.empties(tree)] for end in re.finditer("/|$", path)} - {""}
+    every = {
+        path[: end.start()]
+        for path in [*t.paths(tree), *t.empties(tree)]
+        for end in re.finditer("/|$", path)
+    } - {""}
     path = data.draw(st.sampled_from(sorted(every)))
     before, gone = shape_of(tree), t.get(tree, path)
     dropped = t.drop(tree, path)
     assert shape_of(tree) == before
-    assert not any(name == path or name.startswith(f"{path}/") for name in [*t.paths(dropped), *t.empties(dropped)])
+    assert not any(
+        name == path or name.startswith(f"{path}/")
+        for name in [*t.paths(dropped), *t.empties(dropped)]
+    )
     with pytest.raises(TreeError):
         t.get(dropped, path)
     assert shape_of(t.graft(dropped, path, gone)) == before
@@ -81,7 +97,9 @@ def test_the_record_of_what_is_discarded_accounts_for_every_parameter(tree, data
     path = data.draw(st.sampled_from(sorted(tree)))
     record, dropped = t.discarded(tree, path), t.drop(tree, path)
     assert record["parameters"] == t.count(tree) - t.count(dropped)
-    assert record["shapes"] == {p: list(leaf.shape) for p, leaf in t.paths(tree).items() if p not in t.paths(dropped)}
+    assert record["shapes"] == {
+        p: list(leaf.shape) for p, leaf in t.paths(tree).items() if p not in t.paths(dropped)
+    }
 
 
 def test_discarding_one_leaf_is_recorded_under_its_own_path():
@@ -98,13 +116,20 @@ def test_discarding_one_leaf_is_recorded_under_its_own_path():
 
 def test_what_is_not_there_is_answered_with_what_is():
     tree = {"encoder": {"a": np.ones(1)}, "head": {}}
-    for path, there in [("tail", "at the top there is encoder, head"), ("encoder/b", "under 'encoder' there is a")]:
+    for path, there in [
+        ("tail", "at the top there is encoder, head"),
+        ("encoder/b", "under 'encoder' there is a"),
+    ]:
         for function in (t.get, t.drop, t.discarded):
-            with pytest.raises(TreeError, match=re.escape(f"no '{path}' in the parameters: {there}")):
+            with pytest.raises(
+                TreeError, match=re.escape(f"no '{path}' in the parameters: {there}")
+            ):
                 function(tree, path)
     with pytest.raises(TreeError, match="under 'head' there is nothing"):
         t.drop(tree, "head/classifier")
-    with pytest.raises(TreeError, match=re.escape("cannot graft at 'encoder/a/b': 'encoder/a' is a parameter")):
+    with pytest.raises(
+        TreeError, match=re.escape("cannot graft at 'encoder/a/b': 'encoder/a' is a parameter")
+    ):
         t.graft(tree, "encoder/a/b", {})
 
 
@@ -119,7 +144,10 @@ def test_count_and_bytes_are_sums_over_leaves(tree):
 
 
 RULES = st.lists(
-    st.tuples(st.sampled_from([".*", "a/.*", "a", "head/.*", ".*bias", "encoder/.*", "b.*", "x"]), st.sampled_from("uvw")),
+    st.tuples(
+        st.sampled_from([".*", "a/.*", "a", "head/.*", ".*bias", "encoder/.*", "b.*", "x"]),
+        st.sampled_from("uvw"),
+    ),
     max_size=4,
 )
 
@@ -127,7 +155,10 @@ RULES = st.lists(
 @given(trees(), RULES)
 def test_the_first_rule_that_matches_wins_and_every_rule_and_every_leaf_is_used(tree, rules):
     names = [*t.paths(tree), *t.empties(tree)]
-    winners = {name: next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None) for name in names}
+    winners = {
+        name: next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None)
+        for name in names
+    }
     if None in winners.values() or set(winners.values()) != set(range(len(rules))):
         with pytest.raises(RuleError):
             t.label(tree, rules)
@@ -138,13 +169,19 @@ def test_the_first_rule_that_matches_wins_and_every_rule_and_every_leaf_is_used(
 
 
 def test_a_leaf_without_rule_is_named():
-    with pytest.raises(RuleError, match=r"no rule matches 'head/bias': add one, or end the list with \('\.\*', FROZEN\)"):
+    with pytest.raises(
+        RuleError,
+        match=r"no rule matches 'head/bias': add one, or end the list with \('\.\*', FROZEN\)",
+    ):
         t.label({"encoder": {"a": 1}, "head": {"bias": 1}}, [("encoder/.*", FROZEN)])
 
 
 def test_a_rule_that_wins_nothing_names_the_nearest_paths_or_the_earlier_rule():
     tree = {"encoder": {"block_00": {"bias": 1}, "block_01": {"bias": 1}}}
-    with pytest.raises(RuleError, match=r"'enc/block_01/bias'.* wins no parameter: the nearest paths are encoder/block_01/bias"):
+    with pytest.raises(
+        RuleError,
+        match=r"'enc/block_01/bias'.* wins no parameter: the nearest paths are encoder/block_01/bias",
+    ):
         t.label(tree, [("enc/block_01/bias", "top"), (".*", FROZEN)])
     with pytest.raises(RuleError, match="an earlier rule wins all that it matches"):
         t.label(tree, [(".*", FROZEN), ("encoder/block_01/.*", "top")])
@@ -168,14 +205,17 @@ def test_summary_counts_every_parameter_once(tree, data):
     assert sum(counts.values()) == t.count(tree)
     flat = t.paths(labels)
     assert counts == {
-        g: sum(leaf.size for p, leaf in t.paths(tree).items() if flat[p] == g) for g in dict.fromkeys(flat.values())
+        g: sum(leaf.size for p, leaf in t.paths(tree).items() if flat[p] == g)
+        for g in dict.fromkeys(flat.values())
     }
 
 
 def test_a_leaf_that_was_grafted_after_labelling_has_no_label():
     tree = {"encoder": {"a": np.ones(2)}}
     labels = t.label(tree, [(".*", FROZEN)])
-    with pytest.raises(RuleError, match="'head/k' has no label: make the labels from the very tree that trains"):
+    with pytest.raises(
+        RuleError, match="'head/k' has no label: make the labels from the very tree that trains"
+    ):
         t.summary(t.graft(tree, "head", {"k": np.ones(1)}), labels)
 
 
@@ -194,7 +234,12 @@ def test_the_diff_has_a_line_for_every_difference_and_no_other():
         "same": np.ones(4),
         "d": {"e": np.ones(5, np.float32)},
     }
-    tree = {"a": np.ones((3, 2), np.float32), "c": np.ones(7), "same": np.ones(4), "d": {"e": np.ones(5, np.float16)}}
+    tree = {
+        "a": np.ones((3, 2), np.float32),
+        "c": np.ones(7),
+        "same": np.ones(4),
+        "d": {"e": np.ones(5, np.float16)},
+    }
     with pytest.raises(TreeError) as caught:
         t.check_like(tree, like, "the weights", dtypes=True)
     first, *lines = str(caught.value).splitlines()
@@ -244,7 +289,9 @@ def test_the_digest_sees_dtype_shape_and_name(tree, data):
 
 @given(trees())
 def test_the_digest_depends_on_neither_order_nor_library_nor_memory_layout(tree):
-    backwards = lambda node: {k: backwards(node[k]) for k in reversed(list(node))} if isinstance(node, dict) else node
+    backwards = lambda node: (
+        {k: backwards(node[k]) for k in reversed(list(node))} if isinstance(node, dict) else node
+    )
     same = [backwards(tree), t.map_paths(lambda _, leaf: jnp.asarray(leaf), tree)]
     same.append(t.map_paths(lambda _, leaf: np.asfortranarray(leaf).reshape(leaf.shape), tree))
     assert {t.digest(other) for other in same} == {t.digest(tree)}
@@ -252,4 +299,6 @@ def test_the_digest_depends_on_neither_order_nor_library_nor_memory_layout(tree)
 
 def test_the_digest_of_a_scalar_is_not_that_of_a_vector_of_one():
     assert t.digest({"a": np.float32(1)}) != t.digest({"a": np.ones(1, np.float32)})
-    assert t.digest({"a": np.ones(2, ml_dtypes.bfloat16)}) != t.digest({"a": np.ones(2, np.float16)})
+    assert t.digest({"a": np.ones(2, ml_dtypes.bfloat16)}) != t.digest(
+        {"a": np.ones(2, np.float16)}
+    )

@@ -40,7 +40,9 @@ def test_whole_runs_of_what_is_installed(flags, bare, capsys, monkeypatch):
     assert runs["first"]["wall"] > runs["first"]["seconds"]["total"] > 0
     assert {entry["job"] for entry in result["rounds"]} == {"frozen", "rate", "encode"}
     assert len(result["runs"]["frozen"]["second"]) == 2 and result["encoding_share"] > 0
-    assert json.loads((flags["out"] / "whole_runs.json").read_text()) == json.loads(json.dumps(result))
+    assert json.loads((flags["out"] / "whole_runs.json").read_text()) == json.loads(
+        json.dumps(result)
+    )
     assert (flags["out"] / "whole_runs.png").stat().st_size > 0
 
 
@@ -52,7 +54,12 @@ def with_test(command, data: str):
 def test_growth_goes_through_sizes_and_epochs(flags):
     found = whole_runs.main(whole_runs.Config(**flags, growth=True, sizes=(20, 40), batch_size=4))
     assert [(run["examples"], run["epochs"]) for run in found["examples"]] == [(20, 1), (40, 1)]
-    assert [(run["examples"], run["epochs"]) for run in found["epochs"]] == [(40, 1), (40, 2), (40, 4), (40, 8)]
+    assert [(run["examples"], run["epochs"]) for run in found["epochs"]] == [
+        (40, 1),
+        (40, 2),
+        (40, 4),
+        (40, 8),
+    ]
     assert all(run["memory_mb"] > 0 and run["seconds"]["encode"] > 0 for run in found["examples"])
 
 

@@ -17,10 +17,18 @@ ROOT = Path(__file__).parent.parent
 REFERENCES = Path(__file__).parent / "references"
 GOOD, BAD = ("good", "fine", "great", "warm"), ("bad", "dull", "poor", "cold")
 PLAIN = ("the", "a", "film", "plot", "was", "is", "and", "very", "so", "cast", "score", "end")
-TPU_PYTHON = os.environ.get("ADAPT_TPU_PYTHON") or (sys.executable if importlib.util.find_spec("libtpu") else None)
-with_libtpu = pytest.mark.skipif(TPU_PYTHON is None, reason="no libtpu here, and ADAPT_TPU_PYTHON names no Python that has it")
-GPU_COMPILER = TPU_PYTHON and any(Path(TPU_PYTHON).parent.parent.glob("lib/python*/site-packages/jax_cuda12_plugin"))
-with_gpu_compiler = pytest.mark.skipif(not GPU_COMPILER, reason="no jax-cuda12-plugin beside libtpu here, see with_libtpu")
+TPU_PYTHON = os.environ.get("ADAPT_TPU_PYTHON") or (
+    sys.executable if importlib.util.find_spec("libtpu") else None
+)
+with_libtpu = pytest.mark.skipif(
+    TPU_PYTHON is None, reason="no libtpu here, and ADAPT_TPU_PYTHON names no Python that has it"
+)
+GPU_COMPILER = TPU_PYTHON and any(
+    Path(TPU_PYTHON).parent.parent.glob("lib/python*/site-packages/jax_cuda12_plugin")
+)
+with_gpu_compiler = pytest.mark.skipif(
+    not GPU_COMPILER, reason="no jax-cuda12-plugin beside libtpu here, see with_libtpu"
+)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -41,10 +49,14 @@ def write_bpe(folder: Path, words: Iterable[str]) -> None:
     """vocab.json and merges.txt of a byte-level BPE in which a space and a word's first letter are one token."""
     letters = sorted(set("".join(words)))
     tokens = [*letters, "Ġ", *(f"Ġ{letter}" for letter in letters), "Ċ"]
-    assert len(tokens) < 99  # the recorded embeddings have 100 rows, the last of them is the end of a text
+    assert (
+        len(tokens) < 99
+    )  # the recorded embeddings have 100 rows, the last of them is the end of a text
     ids = {token: number for number, token in enumerate(tokens)} | {"<|endoftext|>": 99}
     (folder / "vocab.json").write_text(json.dumps(ids))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"Ġ {letter}\n" for letter in letters))
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"Ġ {letter}\n" for letter in letters)
+    )
 
 
 def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -58,9 +70,13 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return rows
 
 
-def write_table(path: Path, rows: Iterable[Iterable[object]], header: Iterable[str] = ("text", "label")) -> Path:
+def write_table(
+    path: Path, rows: Iterable[Iterable[object]], header: Iterable[str] = ("text", "label")
+) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows([header, *rows])
+        csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows(
+            [header, *rows]
+        )
     return path
 
 
@@ -81,7 +97,12 @@ def image_folder(folder: Path, count: int, seed: int = 0) -> Path:
 
 def environment(cache: Path, **more: str) -> dict[str, str]:
     """Of a command started by a test: this code, that cache, and warnings shown, so that leaks are seen."""
-    own = {"ADAPT_CACHE": str(cache), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default"}
+    own = {
+        "ADAPT_CACHE": str(cache),
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONWARNINGS": "default",
+    }
     return os.environ | own | more
 
 
@@ -93,4 +114,6 @@ def lines(path: Path) -> list[dict]:
 def untimed(records: Iterable[dict]) -> list[dict]:
     """The records of a metrics.jsonl without what the clock decides."""
     timed = ("seconds", "compile_seconds", "timed_examples")
-    return [{name: value for name, value in record.items() if name not in timed} for record in records]
+    return [
+        {name: value for name, value in record.items() if name not in timed} for record in records
+    ]

@@ -33,7 +33,9 @@ ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
 }
-LAYOUTS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int], np.ndarray]]] = {
+LAYOUTS: dict[
+    str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int], np.ndarray]]
+] = {
     "same": (lambda x: x, lambda x, _: x),
     # torch's [out, in]
     "transposed": (lambda x: x.T, lambda x, _: x.T),
@@ -62,7 +64,9 @@ class Row:
         return np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)
 
     def to_tensor(self, leaves: list[np.ndarray], patch_size: int) -> np.ndarray:
-        return LAYOUTS[self.layout][1](leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1), patch_size)
+        return LAYOUTS[self.layout][1](
+            leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1), patch_size
+        )
 
 
 def dense(name: str, *paths: str, layout: str = "transposed") -> list[Row]:
@@ -79,14 +83,20 @@ def norm(name: str, path: str) -> list[Row]:
 def family(name: Any) -> Any:
     """The module of a family. Raises :class:`CheckpointError` naming those that are known."""
     if name not in FAMILIES:
-        raise CheckpointError(f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}")
+        raise CheckpointError(
+            f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}"
+        )
     return importlib.import_module(f"{__name__}.{name}")
 
 
 def table(config: EncoderConfig, leaves: t.Tree) -> list[Row]:
     """The rows of the family's table that are of these leaves, block by block."""
     rows = [
-        Row(row.name.replace("#", str(block)), tuple(p.replace("#", f"{block:02d}") for p in row.paths), row.layout)
+        Row(
+            row.name.replace("#", str(block)),
+            tuple(p.replace("#", f"{block:02d}") for p in row.paths),
+            row.layout,
+        )
         for row in family(config.family).TABLE
         for block in range(config.layers if "#" in row.name else 1)
     ]
@@ -102,7 +112,9 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         fields[ours] = hf.get(theirs, *default)
     name = fields["activation"]
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise CheckpointError(f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}")
+        raise CheckpointError(
+            f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}"
+        )
     fields = module.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
     config = EncoderConfig(family=hf["model_type"], **fields)
     check_config(config, where)
@@ -124,10 +136,14 @@ def tie(
     stored = tensors.get(decoder)
     same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
     tied = bool(hf.get("tie_word_embeddings", True)) and same
-    return tied, {name: tensor for name, tensor in tensors.items() if not (tied and name == decoder)}
+    return tied, {
+        name: tensor for name, tensor in tensors.items() if not (tied and name == decoder)
+    }
 
 
-def to_params(config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str) -> tuple[Any, t.Tree]:
+def to_params(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
+) -> tuple[Any, t.Tree]:
     """Tensors of a checkpoint -> (head module, params), strict in both directions.
 
     Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+`` not known,
@@ -136,7 +152,9 @@ def to_params(config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str
     named: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         if (spelt := canonical(config.family, name)) in named:
-            raise CheckpointError(f"the weights in {where} hold {spelt} twice, the second time as {name}")
+            raise CheckpointError(
+                f"the weights in {where} hold {spelt} twice, the second time as {name}"
+            )
         named |= {spelt: tensor} if spelt else {}
     head, named = family(config.family).recognise(config, hf, named)
     leaves, want, flat = t.paths(Model(Encoder(config), head).shapes()), {}, {}
@@ -146,9 +164,13 @@ def to_params(config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str
         empty = row.to_tensor(parts, config.patch_size)
         want[row.name] = jax.ShapeDtypeStruct(empty.shape, empty.dtype)
     if wrong := t.differences(named, want):
-        raise CheckpointError(f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}")
+        raise CheckpointError(
+            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}"
+        )
     for row in rows:
-        flat |= zip(row.paths, row.to_leaves(to_float32(named[row.name], row.name, where)), strict=True)
+        flat |= zip(
+            row.paths, row.to_leaves(to_float32(named[row.name], row.name, where)), strict=True
+        )
     params = t.unflatten(dict(sorted(flat.items())))
     return head, {"encoder": params["encoder"], "head": params.get("head", {})}
 
@@ -156,24 +178,39 @@ def to_params(config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str
 def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
     """Raises :class:`CheckpointError` for integers (a quantised file) and for what is not finite."""
     if tensor.dtype.kind in "biu":
-        raise CheckpointError(f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, no others")
+        raise CheckpointError(
+            f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, no others"
+        )
     with np.errstate(over="ignore"):
         tensor = tensor.astype(np.float32, copy=False)
     if not np.isfinite(tensor).all():
-        raise CheckpointError(f"{name} in {where} holds values that are not finite: the checkpoint is damaged")
+        raise CheckpointError(
+            f"{name} in {where} holds values that are not finite: the checkpoint is damaged"
+        )
     return tensor
 
 
 def check_config(config: EncoderConfig, where: str) -> None:
     """Raise :class:`CheckpointError` for sizes that make no encoder."""
     says = f"config.json in {where} says"
-    for name in ("layers", "width", "heads", "mlp_width", "positions", *([] if config.is_image else ["vocabulary"])):
+    for name in (
+        "layers",
+        "width",
+        "heads",
+        "mlp_width",
+        "positions",
+        *([] if config.is_image else ["vocabulary"]),
+    ):
         size = getattr(config, name)
         if not isinstance(size, int) or size < 1:
             raise CheckpointError(f"{says} {size!r} for {name}: it must be at least 1")
     for name in ("norm_epsilon", "dropout", "attention_dropout", "init_range"):
         value, most = getattr(config, name), 1.0 if name.endswith("dropout") else float("inf")
         if type(value) not in (int, float) or not 0 <= value < most:
-            raise CheckpointError(f"{says} {value!r} for {name}: it must be a number from 0 to {most}")
+            raise CheckpointError(
+                f"{says} {value!r} for {name}: it must be a number from 0 to {most}"
+            )
     if config.width % config.heads:
-        raise CheckpointError(f"{says} {config.heads} heads, which does not divide the width {config.width}")
+        raise CheckpointError(
+            f"{says} {config.heads} heads, which does not divide the width {config.width}"
+        )

@@ -52,22 +52,34 @@ TABLE = [
 def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     positions = hf.get("position_embedding_type", "absolute")
     if positions != "absolute":
-        raise CheckpointError(f"position_embedding_type {positions!r} in config.json: only absolute is read")
+        raise CheckpointError(
+            f"position_embedding_type {positions!r} in config.json: only absolute is read"
+        )
     if hf.get("is_decoder"):
         raise CheckpointError("is_decoder is true in config.json: only BERT encoders are read")
     return fields | {"pad_token": fields["pad_token"] or 0}
 
 
-def recognise(config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray]]:
     """Masked-LM (and next-sentence) head, sequence classifier, pooler alone, or nothing."""
     pooler = any(name.startswith("pooler.") for name in tensors)
     if not any(name.startswith("cls.") for name in tensors):
-        return Classifier(len(tensors.get("classifier.weight", ())), "pooler" if pooler else "cls"), tensors
-    tied, tensors = tie(hf, tensors, "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight")
+        return Classifier(
+            len(tensors.get("classifier.weight", ())), "pooler" if pooler else "cls"
+        ), tensors
+    tied, tensors = tie(
+        hf, tensors, "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
+    )
     bias = tensors.pop("cls.predictions.decoder.bias", None)
     if bias is not None and not tied:  # of the two that an untied file holds, this one is used
         tensors["cls.predictions.bias"] = bias
     next_sentence = any(name.startswith("cls.seq_relationship.") for name in tensors)
     if pooler and not next_sentence:
-        raise CheckpointError("a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head")
-    return MaskedLM(config.vocabulary, tied, next_sentence, config.activation, config.norm_epsilon), tensors
+        raise CheckpointError(
+            "a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head"
+        )
+    return MaskedLM(
+        config.vocabulary, tied, next_sentence, config.activation, config.norm_epsilon
+    ), tensors

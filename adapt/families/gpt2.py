@@ -54,10 +54,16 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
             raise CheckpointError(f"{flag} is {hf[flag]} in config.json: only {default} is read")
     width, end = fields["mlp_width"] or 4 * fields["width"], fields["end_token"] or 0
     always = {"causal": True, "pre_norm": True}
-    return fields | always | {"mlp_width": width, "end_token": end, "pad_token": fields["pad_token"] or end}
+    return (
+        fields
+        | always
+        | {"mlp_width": width, "end_token": end, "pad_token": fields["pad_token"] or end}
+    )
 
 
-def recognise(config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray]]:
     """LM head, tied or stored; a sequence classifier (score); or nothing."""
     if "score.weight" in tensors:
         return Classifier(len(tensors["score.weight"]), "last", bias=False), tensors

@@ -47,11 +47,15 @@ TABLE = [
 def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     size, patch = fields["image_size"], fields["patch_size"]
     if not isinstance(size, int) or not isinstance(patch, int) or size % patch:
-        raise CheckpointError(f"image_size {size} and patch_size {patch} in config.json: only square whole patches are read")
+        raise CheckpointError(
+            f"image_size {size} and patch_size {patch} in config.json: only square whole patches are read"
+        )
     return fields | {"positions": (size // patch) ** 2 + 1, "pre_norm": True}
 
 
-def recognise(config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> tuple[Any, dict[str, np.ndarray]]:
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray]]:
     """The image classifier of pre-training, a pooler alone, or nothing."""
     if "classifier.weight" in tensors:
         return Classifier(len(tensors["classifier.weight"]), "cls"), tensors

@@ -48,7 +48,11 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
-        c, p, side = self.config, self.config.patch_size, self.config.image_size // self.config.patch_size
+        c, p, side = (
+            self.config,
+            self.config.patch_size,
+            self.config.image_size // self.config.patch_size,
+        )
         normal = nn.initializers.normal(c.init_range)
         x = batch["pixels"].reshape(-1, side, p, side, p, c.channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(-1, side * side, p * p * c.channels)
@@ -76,7 +80,9 @@ class Encoder(nn.Module):
         """The embedding stage: batch -> x [R, C, D]."""
         return self.embedding(batch, deterministic)
 
-    def run(self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True) -> jax.Array:
+    def run(
+        self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True
+    ) -> jax.Array:
         """Blocks ``first`` to ``last - 1`` on x [R, C, D]."""
         mask = None if self.config.is_image else attention_mask(batch, self.config.causal)
         for block in self.blocks[first:last]:

@@ -41,12 +41,16 @@ def maximum(x_TD: jax.Array, batch: Batch) -> jax.Array:
 
 def attention(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.Array:
     """Each example's own tokens weighted by softmax(x . query / sqrt(D)), in float32; a query of zeros gives their mean."""
-    examples = batch["length"].shape[0] + 1  # nobody's tokens are one more, so that no gradient overflows there
+    examples = (
+        batch["length"].shape[0] + 1
+    )  # nobody's tokens are one more, so that no gradient overflows there
     owner_T, x = batch["segments"].reshape(-1), x_TD.astype(jnp.float32)
     scores_T = x @ query_D.astype(jnp.float32) * x.shape[-1] ** -0.5
     top_N = jax.lax.stop_gradient(jax.ops.segment_max(scores_T, owner_T, examples))
     weights_T = jnp.exp(scores_T - top_N[owner_T])
-    total_N = jnp.maximum(jax.ops.segment_sum(weights_T, owner_T, examples), 1.0)  # 1 or more where there is a token
+    total_N = jnp.maximum(
+        jax.ops.segment_sum(weights_T, owner_T, examples), 1.0
+    )  # 1 or more where there is a token
     pooled_ND = jax.ops.segment_sum(weights_T[:, None] * x, owner_T, examples) / total_N[:, None]
     return pooled_ND[:-1].astype(x_TD.dtype)
 
@@ -79,7 +83,9 @@ class Classifier(nn.Module):
     pooling: str = "mean"
     bias: bool = True
     dropout: float = 0.0
-    layers: tuple[int, ...] = ()  # that are read: 0 the embedding, k the k-th block; none given: the last
+    layers: tuple[
+        int, ...
+    ] = ()  # that are read: 0 the embedding, k the k-th block; none given: the last
     mix: str = "concat"
     columns: tuple[int, ...] = ()
     dtype: Any = jnp.float32
@@ -95,7 +101,9 @@ class Classifier(nn.Module):
         return POOLINGS[self.pooling](x_RCD.reshape(-1, x_RCD.shape[-1]), batch)
 
     @nn.compact
-    def __call__(self, x: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
         width = x.shape[-1]
         if not self.pools:
             query = self.param("attention", nn.initializers.zeros, (width,))
@@ -111,12 +119,17 @@ class Classifier(nn.Module):
         if not self.classes:
             return x.astype(jnp.float32)
         x = Dropout(self.dropout)(x, deterministic)
-        logits = Dense(x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        logits = Dense(x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier")(
+            x
+        ).astype(jnp.float32)
         if not self.columns:
             return logits
         parts, most = jnp.split(logits, np.cumsum(self.columns)[:-1], axis=1), max(self.columns)
         missing = [((0, 0), (0, most - part.shape[1])) for part in parts]
-        return jnp.stack([jnp.pad(*each, constant_values=-jnp.inf) for each in zip(parts, missing, strict=True)], 1)
+        return jnp.stack(
+            [jnp.pad(*each, constant_values=-jnp.inf) for each in zip(parts, missing, strict=True)],
+            1,
+        )
 
 
 class Tagger(nn.Module):
@@ -127,11 +140,15 @@ class Tagger(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
         width = x_RCD.shape[-1]
         x = x_RCD.reshape(-1, width)
         x = Dropout(self.dropout)(x[batch["targets"]] if "targets" in batch else x, deterministic)
-        return Dense(width, self.classes, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        return Dense(width, self.classes, dtype=self.dtype, name="classifier")(x).astype(
+            jnp.float32
+        )
 
 
 class Span(nn.Module):
@@ -146,11 +163,15 @@ class Span(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
         width, place_L = x_RCD.shape[-1], jnp.arange(self.tokens)
         x = Dropout(self.dropout)(x_RCD.reshape(-1, width), deterministic)
         logits_T2 = Dense(width, 2, False, dtype=self.dtype, name="span")(x).astype(jnp.float32)
-        own_NL = place_L < jnp.maximum(batch["length"], 1)[:, None]  # an empty slot has one place, so its loss is 0
+        own_NL = (
+            place_L < jnp.maximum(batch["length"], 1)[:, None]
+        )  # an empty slot has one place, so its loss is 0
         logits_NL2 = logits_T2[jnp.where(own_NL, batch["first"][:, None] + place_L, 0)]
         return jnp.where(own_NL[:, None], logits_NL2.transpose(0, 2, 1), -jnp.inf)
 
@@ -171,7 +192,9 @@ class MaskedLM(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
         width = x_RCD.shape[-1]
         x = x_RCD.reshape(-1, width)[batch["targets"]] if "targets" in batch else x_RCD
         x = ACTIVATIONS[self.activation](Dense(width, width, dtype=self.dtype, name="transform")(x))
@@ -197,7 +220,9 @@ class CausalLM(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
         x = x_RCD.reshape(-1, x_RCD.shape[-1])[batch["targets"]] if "targets" in batch else x_RCD
         return Decoder(self.vocabulary, self.tied, False, self.dtype, name="decoder")(x, table)
 
@@ -216,9 +241,17 @@ class Decoder(nn.Module):
             logits = x @ table.astype(self.dtype).T
         else:
             shape = (x.shape[-1], self.vocabulary)
-            logits = x @ self.param("kernel", nn.initializers.normal(0.02), shape).astype(self.dtype)
+            logits = x @ self.param("kernel", nn.initializers.normal(0.02), shape).astype(
+                self.dtype
+            )
         logits = logits.astype(jnp.float32)
-        return logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,)) if self.bias else logits
+        return (
+            logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,))
+            if self.bias
+            else logits
+        )
 
 
-HEADS: dict[str, type[nn.Module]] = {head.__name__: head for head in (Classifier, Tagger, Span, MaskedLM, CausalLM)}
+HEADS: dict[str, type[nn.Module]] = {
+    head.__name__: head for head in (Classifier, Tagger, Span, MaskedLM, CausalLM)
+}

@@ -67,7 +67,9 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         if deterministic or self.rate == 0:
             return x
-        keep = random_bits(self.make_rng("dropout"), x.shape) >= jnp.uint32(round(self.rate * 2**32))
+        keep = random_bits(self.make_rng("dropout"), x.shape) >= jnp.uint32(
+            round(self.rate * 2**32)
+        )
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
 
@@ -82,7 +84,9 @@ class Weights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array | None]:
-        kernel = self.param("kernel", nn.initializers.normal(self.init_range), (self.inputs, self.outputs))
+        kernel = self.param(
+            "kernel", nn.initializers.normal(self.init_range), (self.inputs, self.outputs)
+        )
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,)) if self.bias else None
         return kernel.astype(self.dtype), None if bias is None else bias.astype(self.dtype)
 
@@ -91,7 +95,9 @@ class Weights(nn.Module):
         """LoRA (Hu et al. 2021, eq. 3): alpha / r (x A) B, [..., out], 0 at first; None where this layer is no target."""
         if not c.lora_rank or not re.fullmatch(c.lora_targets, "/".join(self.path)):
             return None
-        return LowRank(self.inputs, self.outputs, c.lora_rank, c.lora_alpha, self.dtype, name="lora")(x)
+        return LowRank(
+            self.inputs, self.outputs, c.lora_rank, c.lora_alpha, self.dtype, name="lora"
+        )(x)
 
 
 class Dense(Weights):
@@ -141,7 +147,13 @@ class Norm(nn.Module):
         return (x * scale + bias).astype(self.dtype)
 
 
-def project(x_RCD: jax.Array, kernels: Sequence[jax.Array], biases: Sequence[Any], added: Sequence[Any], heads: int) -> jax.Array:
+def project(
+    x_RCD: jax.Array,
+    kernels: Sequence[jax.Array],
+    biases: Sequence[Any],
+    added: Sequence[Any],
+    heads: int,
+) -> jax.Array:
     """Query, key and value [3, R, H, C, K] in one matrix product, though their parameters are separate leaves.
 
     ``added`` is what LoRA adds to each of them, or None.
@@ -173,7 +185,9 @@ def attend(
         q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
         kernel = flash if has_flash(device, q, k) else jax.nn.dot_product_attention
         return kernel(q, k, v, mask=mask).transpose(0, 2, 1, 3)
-    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * q_RHCK.shape[-1] ** -0.5, k_RHTK).astype(jnp.float32)
+    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * q_RHCK.shape[-1] ** -0.5, k_RHTK).astype(
+        jnp.float32
+    )
     if mask is not None:
         scores_RHCT = scores_RHCT + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
     weights_RHCT = jnp.exp(scores_RHCT - jax.lax.stop_gradient(scores_RHCT.max(-1, keepdims=True)))
@@ -184,15 +198,26 @@ def attend(
 
 def has_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:
     """Whether cuDNN's flash attention may be and takes it: an NVIDIA GPU from Ampere on, bfloat16, K in eights up to 128."""
-    capability = re.match(r"(\d+)\.\d", str(getattr(device, "compute_capability", "")))  # of an AMD GPU it is a name
+    capability = re.match(
+        r"(\d+)\.\d", str(getattr(device, "compute_capability", ""))
+    )  # of an AMD GPU it is a name
     parts = kernels.get()
-    if parts is None or capability is None or int(capability[1]) < 8 or q_RCHK.dtype != jnp.bfloat16:
+    if (
+        parts is None
+        or capability is None
+        or int(capability[1]) < 8
+        or q_RCHK.dtype != jnp.bfloat16
+    ):
         return False
     (*_, heads, width), odd = q_RCHK.shape, q_RCHK.shape[1] % 2 or k_RTHK.shape[1] % 2
-    return width <= 128 and width % 8 == 0 and (parts == 0 or (heads % parts == 0 and not odd))  # see flash
+    return (
+        width <= 128 and width % 8 == 0 and (parts == 0 or (heads % parts == 0 and not odd))
+    )  # see flash
 
 
-def flash(q_RCHK: jax.Array, k_RTHK: jax.Array, v_RTHK: jax.Array, mask: jax.Array | None) -> jax.Array:
+def flash(
+    q_RCHK: jax.Array, k_RTHK: jax.Array, v_RTHK: jax.Array, mask: jax.Array | None
+) -> jax.Array:
     """cuDNN's attention, which never writes the weights to memory (Dao et al. 2022): [R, C, H, K].
 
     It has no gradient for odd numbers of tokens: they get one more that nothing looks at. JAX's rule for groups of it wants
@@ -203,8 +228,12 @@ def flash(q_RCHK: jax.Array, k_RTHK: jax.Array, v_RTHK: jax.Array, mask: jax.Arr
     if mask is not None:
         mask = jnp.pad(mask, [(0, 0), (0, 0), (0, tokens % 2), (0, keys % 2)])
         mask = jnp.broadcast_to(mask, (rows, heads, *mask.shape[2:])) if kernels.get() else mask
-    q, k, v = (jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q_RCHK, k_RTHK, v_RTHK))
-    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn")
+    q, k, v = (
+        jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q_RCHK, k_RTHK, v_RTHK)
+    )
+    mixed = jax.nn.dot_product_attention(
+        q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
     return mixed[:, :tokens]
 
 
@@ -215,12 +244,16 @@ class Prefix(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, k_RHCK: jax.Array, v_RHCK: jax.Array, mask: jax.Array | None) -> tuple[Any, Any, Any]:
+    def __call__(
+        self, k_RHCK: jax.Array, v_RHCK: jax.Array, mask: jax.Array | None
+    ) -> tuple[Any, Any, Any]:
         """(keys, values [R, H, P + C, K], the mask of both)."""
         c, (rows, heads, _, width) = self.config, k_RHCK.shape
         extended = []
         for name, x in (("key", k_RHCK), ("value", v_RHCK)):
-            first_PD = self.param(name, nn.initializers.normal(c.init_range), (c.prefix_tokens, c.width))
+            first_PD = self.param(
+                name, nn.initializers.normal(c.init_range), (c.prefix_tokens, c.width)
+            )
             first = first_PD.astype(self.dtype).reshape(-1, heads, width).transpose(1, 0, 2)
             extended.append(jnp.concatenate([jnp.broadcast_to(first, (rows, *first.shape)), x], 2))
         if mask is not None:
@@ -235,9 +268,14 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool) -> jax.Array:
+    def __call__(
+        self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool
+    ) -> jax.Array:
         c, width, x_RCD = self.config, x_RCD.shape[-1], x_RCD.astype(self.dtype)
-        parts = [Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n) for n in ("query", "key", "value")]
+        parts = [
+            Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n)
+            for n in ("query", "key", "value")
+        ]
         kernels, biases = zip(*(part() for part in parts), strict=True)
         added = [part.low_rank(x_RCD, c) for part in parts]
         q, k, v = project(x_RCD, kernels, biases, added, c.heads)
@@ -245,7 +283,9 @@ class Attention(nn.Module):
             k, v, mask_R1CC = Prefix(c, self.dtype, name="prefix")(k, v, mask_R1CC)
         dropout = Dropout(c.attention_dropout)
         dry = deterministic or not c.attention_dropout
-        mixed_RHCK = attend(q, k, v, mask_R1CC, None if dry else lambda weights: dropout(weights, False))
+        mixed_RHCK = attend(
+            q, k, v, mask_R1CC, None if dry else lambda weights: dropout(weights, False)
+        )
         mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
         return Dense(width, width, True, c.init_range, self.dtype, c, name="output")(mixed_RCD)
 
@@ -260,7 +300,9 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
         x = Dense(c.width, c.mlp_width, True, c.init_range, self.dtype, c, name="up")(x)
-        return Dense(c.mlp_width, c.width, True, c.init_range, self.dtype, c, name="down")(ACTIVATIONS[c.activation](x))
+        return Dense(c.mlp_width, c.width, True, c.init_range, self.dtype, c, name="down")(
+            ACTIVATIONS[c.activation](x)
+        )
 
 
 class Adapter(nn.Module):
@@ -272,7 +314,9 @@ class Adapter(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        low = ACTIVATIONS[c.activation](Dense(c.width, c.adapter_width, dtype=self.dtype, name="down")(x))
+        low = ACTIVATIONS[c.activation](
+            Dense(c.width, c.adapter_width, dtype=self.dtype, name="down")(x)
+        )
         return x + Dense(c.adapter_width, c.width, init_range=0.0, dtype=self.dtype, name="up")(low)
 
 
@@ -286,7 +330,10 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
         c = self.config
         branches = (
-            ("attention", lambda x: Attention(c, self.dtype, name="attention")(x, mask, deterministic)),
+            (
+                "attention",
+                lambda x: Attention(c, self.dtype, name="attention")(x, mask, deterministic),
+            ),
             ("mlp", lambda x: MLP(c, self.dtype, name="mlp")(x)),
         )
         for name, branch in branches:

@@ -44,7 +44,9 @@ class Model:
 
     def cast(self, dtype: Any) -> "Model":
         """The same model with another compute dtype; parameters stay as they are stored."""
-        return dataclasses.replace(self, encoder=self.encoder.clone(dtype=dtype), head=self.head.clone(dtype=dtype))
+        return dataclasses.replace(
+            self, encoder=self.encoder.clone(dtype=dtype), head=self.head.clone(dtype=dtype)
+        )
 
     def run(self, *arguments: Any, **named: Any) -> Any:
         """A method of the encoder on its parameters."""
@@ -89,7 +91,9 @@ class Model:
         """The first ``cut`` stages, deterministic: a pure function of the batch, [R, C, D] or pooled [N, D]. None for cut 0."""
         if cut == 0:
             return None
-        below = functools.partial(self.below, {"params": self.with_tables(params["encoder"])}, cut=cut)
+        below = functools.partial(
+            self.below, {"params": self.with_tables(params["encoder"])}, cut=cut
+        )
         return self.layout.over_groups(below)(dict(batch)) if self.layout else below(batch)
 
     def below(self, variables: Tree, batch: Batch, cut: int) -> jax.Array:
@@ -100,16 +104,31 @@ class Model:
         x = self.layers(variables, x, batch, 0, True, {})
         return self.head.pool(x, batch) if self.pooled(cut) else x  # pyright: ignore
 
-    def layers(self, variables: Tree, x: jax.Array, batch: Batch, first: int, still: bool, rngs: Any) -> jax.Array:
+    def layers(
+        self, variables: Tree, x: jax.Array, batch: Batch, first: int, still: bool, rngs: Any
+    ) -> jax.Array:
         """Blocks from ``first`` on and the final norm, and of what they put out the layers that the head reads."""
         states, last = {first: x}, self.encoder.config.layers
         for layer in sorted({*self.reads, last} - {first}):
             x = states[layer] = self.band(variables, x, batch, first, layer, still, rngs)
             first = layer
         states[last] = self.run(variables, x, method="finish")
-        return states[last] if self.reads == (last,) else jnp.concatenate([states[layer] for layer in self.reads], -1)
+        return (
+            states[last]
+            if self.reads == (last,)
+            else jnp.concatenate([states[layer] for layer in self.reads], -1)
+        )
 
-    def band(self, variables: Tree, x: jax.Array, batch: Batch, first: int, last: int, still: bool, rngs: Any) -> jax.Array:
+    def band(
+        self,
+        variables: Tree,
+        x: jax.Array,
+        batch: Batch,
+        first: int,
+        last: int,
+        still: bool,
+        rngs: Any,
+    ) -> jax.Array:
         """Blocks ``first`` to ``last - 1``: unrolled or as a loop, each gathered where it is used and rematerialised."""
         if first == last or not (self.layout or self.scan or self.remat != "none"):
             return self.run(variables, x, batch, first, last, still, rngs=rngs, method="run")
@@ -118,13 +137,22 @@ class Model:
         def block(x: jax.Array, params: Tree, rngs: Any, at: int) -> jax.Array:
             name = f"block_{at:02d}"
             if self.layout:
-                params, x = self.layout.gather(params, f"encoder/{name}", self.encoder.dtype), self.layout.hold_rows(x)
-            return self.run({"params": {name: params}}, x, batch, at, at + 1, still, rngs=rngs, method="run")
+                params, x = (
+                    self.layout.gather(params, f"encoder/{name}", self.encoder.dtype),
+                    self.layout.hold_rows(x),
+                )
+            return self.run(
+                {"params": {name: params}}, x, batch, at, at + 1, still, rngs=rngs, method="run"
+            )
 
         kept = REMAT[self.remat]
         if self.scan and len({shaped(each) for each in blocks}) == 1:
-            narrow = lambda leaf: leaf.astype(self.encoder.dtype) if leaf.ndim > 1 and not self.layout else leaf  # it gathers so
-            stacked = jax.tree.map(lambda *leaves: jnp.stack([narrow(leaf) for leaf in leaves]), *blocks)
+            narrow = lambda leaf: (
+                leaf.astype(self.encoder.dtype) if leaf.ndim > 1 and not self.layout else leaf
+            )  # it gathers so
+            stacked = jax.tree.map(
+                lambda *leaves: jnp.stack([narrow(leaf) for leaf in leaves]), *blocks
+            )
 
             def one(x: jax.Array, part: tuple[Tree, jax.Array]) -> tuple[jax.Array, None]:
                 keys = {name: jax.random.fold_in(key, part[1]) for name, key in rngs.items()}
@@ -139,9 +167,18 @@ class Model:
         """On a mesh the tables of the embedding whole, as their rows are looked up."""
         if not self.layout or "embedding" not in encoder:
             return encoder
-        return encoder | {"embedding": self.layout.gather(encoder["embedding"], "encoder/embedding")}
+        return encoder | {
+            "embedding": self.layout.gather(encoder["embedding"], "encoder/embedding")
+        }
 
-    def suffix(self, params: Tree, x: jax.Array | None, batch: Batch, cut: int, key: jax.Array | None = None) -> jax.Array:
+    def suffix(
+        self,
+        params: Tree,
+        x: jax.Array | None,
+        batch: Batch,
+        cut: int,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
         """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic.
 
         ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before the cut may be missing. On a
@@ -152,10 +189,18 @@ class Model:
             return self.above(params, x, dict(batch), key, cut)
         params |= {"head": self.layout.gather(params.get("head", {}), "head")}
         above = functools.partial(self.above, params, cut=cut)
-        keys = None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(self.layout.groups))
+        keys = (
+            None
+            if key is None
+            else jax.vmap(functools.partial(jax.random.fold_in, key))(
+                jnp.arange(self.layout.groups)
+            )
+        )
         return merged(self.layout.over_groups(above)(x, dict(batch), keys))
 
-    def above(self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, cut: int) -> jax.Array:
+    def above(
+        self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, cut: int
+    ) -> jax.Array:
         """What :meth:`suffix` does, of one group."""
         encoder = params["encoder"]
         variables, still = {"params": encoder}, key is None
@@ -165,14 +210,20 @@ class Model:
             x = self.run(variables, batch, still, rngs=rngs, method="embed")
         if cut < self.stages:
             x = self.layers(variables, x, batch, max(cut - 1, 0), still, rngs)  # pyright: ignore
-        return self.apply_head(params.get("head", {}), x, batch, encoder.get("embedding", {}).get("token"), key)
+        return self.apply_head(
+            params.get("head", {}), x, batch, encoder.get("embedding", {}).get("token"), key
+        )
 
-    def apply_head(self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None) -> jax.Array:
+    def apply_head(
+        self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None
+    ) -> jax.Array:
         """The head alone on x [R, C, D], or on what it pooled before; ``head`` are its bare parameters."""
         rngs = {} if key is None else {"dropout": key}
         return self.head.apply({"params": head}, x, batch, table, key is None, rngs=rngs)  # pyright: ignore
 
-    def apply(self, params: Tree, batch: Batch, key: jax.Array | None = None, cut: int = 0) -> jax.Array:
+    def apply(
+        self, params: Tree, batch: Batch, key: jax.Array | None = None, cut: int = 0
+    ) -> jax.Array:
         """Encoder and head: the head's output, float32."""
         return self.suffix(params, self.prefix(params, batch, cut), batch, cut, key)
 
@@ -189,7 +240,9 @@ class Model:
 REMAT: dict[str, Callable[[Any], Any]] = {
     "none": lambda block: block,
     "block": jax.checkpoint,
-    "dots": functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "dots": functools.partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
 }
 
 

@@ -35,7 +35,9 @@ def entry(params: t.Tree, model: Model, at: int, examples: Examples, dtype: Any)
     config = dataclasses.asdict(model.encoder.config)
     below = before(params, model, at)
     still = ("dropout", "attention_dropout", "init_range")  # of no effect on a prefix
-    still += () if any(map(is_added, t.paths(below))) else FIELDS  # nor is what was added further up
+    still += (
+        () if any(map(is_added, t.paths(below))) else FIELDS
+    )  # nor is what was added further up
     key = {
         "version": VERSION,
         "parameters": t.digest(below),
@@ -96,7 +98,9 @@ def states(
                 rows, values = zip(*(place(*group) for group in groups), strict=True)
                 yield np.concatenate(rows), np.concatenate(values)
 
-    def place(index: np.ndarray, first: np.ndarray, hidden: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    def place(
+        index: np.ndarray, first: np.ndarray, hidden: jax.Array
+    ) -> tuple[np.ndarray, np.ndarray]:
         values = np.asarray(hidden)
         if pooled:
             return index, values[: len(index)]
@@ -117,7 +121,9 @@ def open_together(kept: Entry, pieces: Pieces, waiting: Callable[[], None]) -> n
 
         def told(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal running
-            for _ in running:  # what was begun before the folder was deleted: the others compute it to its end
+            for _ in (
+                running
+            ):  # what was begun before the folder was deleted: the others compute it to its end
                 pass
             running = pieces(hosts.from_first(skip))
             return running

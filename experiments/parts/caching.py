@@ -16,7 +16,10 @@ from experiments.parts.phases import Run
 from experiments.parts.store import Entry
 
 Entries = dict[str, Entry]  # by set
-WRITE, READ = 200e6, 1e9  # bytes/s to and from a file of the cache, where they were not measured: a slow disk
+WRITE, READ = (
+    200e6,
+    1e9,
+)  # bytes/s to and from a file of the cache, where they were not measured: a slow disk
 EFFICIENCY = 0.7  # of the machine's matrix products that an encoder reaches
 
 
@@ -29,7 +32,9 @@ def check(config: Any, runs: Sequence[Run]) -> None:
         )
 
 
-def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], before: bool | None = None) -> Entries:
+def choose(
+    config: Any, phase: Run, params: Tree, sets: dict[str, Examples], before: bool | None = None
+) -> Entries:
     """Where the cache keeps what the prefix makes of each set; nothing where the cache is off, or would not pay.
 
     A phase that began before a stop does as it did then. Raises :class:`OutputError` where the disk can't hold what
@@ -37,7 +42,9 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
     """
     cut, asked = phase.step.prefix, config.cache if before is None else "on" if before else "off"
     if cut is None or asked == "off":
-        report.chat.print("cache     off" + ("" if cut else ": the embedding trains, so nothing stands still"))
+        report.chat.print(
+            "cache     off" + ("" if cut else ": the embedding trains, so nothing stands still")
+        )
         return {}
     dtype = config.cache_dtype or config.dtype
     entries, kept = {}, {}
@@ -46,7 +53,11 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
         entries[name] = kept.setdefault(entry.folder, entry)  # sets of one file share it
     saved = hosts.from_first(float(sum(saves(phase, cut, name, sets, entries) for name in entries)))
     there, missing = size(entries, True), size(entries, False)
-    what = ", ".join(f"{nbytes / 1e6:.0f} MB {state}" for nbytes, state in ((there, "there"), (missing, "to write")) if nbytes)
+    what = ", ".join(
+        f"{nbytes / 1e6:.0f} MB {state}"
+        for nbytes, state in ((there, "there"), (missing, "to write"))
+        if nbytes
+    )
     verdict = f"{'saves' if saved > 0 else 'would cost'} about {abs(saved):.1f} s"
     if asked == "auto" and saved <= 0:
         report.chat.print(f"cache     off: {what}, {verdict}")
@@ -57,12 +68,16 @@ def choose(config: Any, phase: Run, params: Tree, sets: dict[str, Examples], bef
     except OutputError as found:
         fault = found
     if not hosts.every(fault is None):
-        fault = fault or OutputError("another process has no room for the cache: see what it says, or give --cache off")
+        fault = fault or OutputError(
+            "another process has no room for the cache: see what it says, or give --cache off"
+        )
         if asked == "on":
             raise fault
         report.warn(f"no cache: {fault}")
         return {}
-    report.chat.print(f"cache     {cut.at} of {cut.model.stages} stages stand still: {what}, {verdict}")
+    report.chat.print(
+        f"cache     {cut.at} of {cut.model.stages} stages stand still: {what}, {verdict}"
+    )
     return entries
 
 
@@ -71,23 +86,38 @@ def saves(phase: Run, cut: Cut, name: str, sets: dict[str, Examples], entries: E
     part, entry = sets[name], entries[name]
     passes = (phase.last - phase.first if name != "test" else 1) * part.rows.size / len(part.whole)
     first = next(other for other in entries if entries[other] == entry)
-    return cache_saves(cut.model.encoder.config, cut.at, part.whole.lengths, passes, entry.nbytes, entry.filled or first != name)
+    return cache_saves(
+        cut.model.encoder.config,
+        cut.at,
+        part.whole.lengths,
+        passes,
+        entry.nbytes,
+        entry.filled or first != name,
+    )
 
 
-def cache_saves(c: EncoderConfig, cut: int, lengths: np.ndarray, passes: float, nbytes: int, filled: bool) -> float:
+def cache_saves(
+    c: EncoderConfig, cut: int, lengths: np.ndarray, passes: float, nbytes: int, filled: bool
+) -> float:
     """Seconds that keeping the prefix's output saves; negative where it costs more than it saves.
 
     ``lengths`` [N] are the tokens of every example of the file, ``passes`` how often it is gone through, as a share of
     the file (nine tenths in training, five times: 4.5), ``nbytes`` the size of what is kept, ``filled`` if it is there.
     """
-    once = cost.prefix_flops(c, cut, float(lengths.sum()), float(lengths.mean())) / (timing.matmul_rate() * EFFICIENCY)
+    once = cost.prefix_flops(c, cut, float(lengths.sum()), float(lengths.mean())) / (
+        timing.matmul_rate() * EFFICIENCY
+    )
     reading = passes * nbytes / READ
     return passes * once - reading if filled else (passes - 1) * once - reading - nbytes / WRITE
 
 
 def size(entries: Entries, filled: bool) -> int:
     """Bytes of the entries that are filled, or that are not; sets that share one count once."""
-    return sum({entry.folder: entry.nbytes for entry in entries.values() if entry.filled == filled}.values())
+    return sum(
+        {
+            entry.folder: entry.nbytes for entry in entries.values() if entry.filled == filled
+        }.values()
+    )
 
 
 def with_states(
@@ -100,7 +130,9 @@ def with_states(
     if cut is None or not entries:
         return sets
     made, found = {}, {}
-    wholes = {entries[name].folder: len(sets[name].whole) for name in entries if not entries[name].filled}
+    wholes = {
+        entries[name].folder: len(sets[name].whole) for name in entries if not entries[name].filled
+    }
     try:
         with report.progress("encoding", sum(wholes.values())) as bar:
             done = 0
@@ -119,7 +151,9 @@ def with_states(
         return sets
     if error := max(entry.relative_error for entry in entries.values()):
         dtype = next(iter(entries.values())).dtype
-        report.console.print(f"cache     {dtype} keeps the states to a relative error of {error:.1e} (root mean square)")
+        report.console.print(
+            f"cache     {dtype} keeps the states to a relative error of {error:.1e} (root mean square)"
+        )
     return made
 
 

@@ -30,7 +30,9 @@ class Chip:
     dimensions: int  # of the torus: there are two links for each; 1: every chip reaches every other
     longest: int  # side of a slice
     source: str
-    gpu: dict[str, Any] | None = None  # what its compiler asks of it, beside what is the same for all
+    gpu: dict[str, Any] | None = (
+        None  # what its compiler asks of it, beside what is the same for all
+    )
 
 
 # Fields of XLA's GpuDeviceInfoProto.
@@ -70,8 +72,26 @@ A100 = {
 CHIPS = {
     "v5e": Chip("v5e", 197e12, 15.75 * 2**30, 1600e9 / 8, 2, 16, "cloud.google.com/tpu/docs/v5e"),
     "v5p": Chip("v5p", 459e12, 95e9, 4800e9 / 8, 3, 28, "cloud.google.com/tpu/docs/v5p"),
-    "h100": Chip("h100", 989e12, 0.75 * H100["device_memory_size"], 900e9 / 2, 1, 8, "NVIDIA's data sheet", H100),
-    "a100": Chip("a100", 312e12, 0.75 * A100["device_memory_size"], 600e9 / 2, 1, 8, "NVIDIA's data sheet", A100),
+    "h100": Chip(
+        "h100",
+        989e12,
+        0.75 * H100["device_memory_size"],
+        900e9 / 2,
+        1,
+        8,
+        "NVIDIA's data sheet",
+        H100,
+    ),
+    "a100": Chip(
+        "a100",
+        312e12,
+        0.75 * A100["device_memory_size"],
+        600e9 / 2,
+        1,
+        8,
+        "NVIDIA's data sheet",
+        A100,
+    ),
 }
 ENVIRONMENT = {  # libtpu asks no server what machine this is, and does not keep others from it
     "TPU_SKIP_MDS_QUERY": "1",
@@ -98,7 +118,9 @@ class Topology:
     @property
     def compiler(self) -> str:
         """What compiles for it, with versions. Raises :class:`MeshError` where that is not installed."""
-        kind, package, extra = ("GPU", "jax-cuda12-plugin", "gpu") if self.chip.gpu else ("TPU", "libtpu", "tpu")
+        kind, package, extra = (
+            ("GPU", "jax-cuda12-plugin", "gpu") if self.chip.gpu else ("TPU", "libtpu", "tpu")
+        )
         try:
             return f"{package} {metadata.version(package)}, jax {jax.__version__}"
         except metadata.PackageNotFoundError:
@@ -111,9 +133,15 @@ class Topology:
         jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
         try:
             return list((self.gpus() if self.chip.gpu else self.tpus()).devices)
-        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as fault:  # by what is wrong with the name
+        except (
+            jax.errors.JaxRuntimeError,
+            NotImplementedError,
+            ValueError,
+        ) as fault:  # by what is wrong with the name
             said = " ".join(str(fault).split())[:150]
-            raise MeshError(f"--topology {self.name}: {compiler} can't make it ({said}): give one as v5e:4x4 or h100:8") from None
+            raise MeshError(
+                f"--topology {self.name}: {compiler} can't make it ({said}): give one as v5e:4x4 or h100:8"
+            ) from None
 
     def tpus(self) -> Any:
         from jax.experimental import topologies
@@ -121,21 +149,31 @@ class Topology:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         host = [min(2, side) for side in self.sides[:2]] + [1]
-        return topologies.get_topology_desc(platform="tpu", topology_name=self.name, chips_per_host_bounds=host)
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=self.name, chips_per_host_bounds=host
+        )
 
     def gpus(self) -> Any:
         from jax._src.cudnn import fused_attention_stablehlo
         from jax.experimental import topologies
 
-        fused_attention_stablehlo.check_cudnn_version = lambda: CUDNN[0] * 10000 + CUDNN[1] * 100  # or it asks this machine's
+        fused_attention_stablehlo.check_cudnn_version = lambda: (
+            CUDNN[0] * 10000 + CUDNN[1] * 100
+        )  # or it asks this machine's
         # Where no kernel can be timed XLA's own products are guesses, of which some don't compile: all of them by cuBLAS.
         flags = os.environ.get("XLA_FLAGS", "")
-        if BY_CUBLAS.partition("=")[0] not in flags and (not flags or "--" in flags):  # else it is a file of them
+        if BY_CUBLAS.partition("=")[0] not in flags and (
+            not flags or "--" in flags
+        ):  # else it is a file of them
             os.environ["XLA_FLAGS"] = f"{flags} {BY_CUBLAS}".strip()
-        device = " ".join(f"{name}: {value}" for name, value in (GPU | (self.chip.gpu or {})).items())
+        device = " ".join(
+            f"{name}: {value}" for name, value in (GPU | (self.chip.gpu or {})).items()
+        )
         target = f"""gpu_device_info {{ {device} }} platform_name: "CUDA" device_description_str: "{self.chip.name}"
             dnn_version_info {{ major: {CUDNN[0]} minor: {CUDNN[1]} }} runtime_version {{ major: 12 minor: 8 }}"""
-        return topologies.get_topology_desc(platform="cuda", topology=f"1x1x{self.chips}", target_config=target)
+        return topologies.get_topology_desc(
+            platform="cuda", topology=f"1x1x{self.chips}", target_config=target
+        )
 
 
 def topology(name: str) -> Topology:
@@ -143,11 +181,15 @@ def topology(name: str) -> Topology:
     kind, _, sides = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
         kinds = ", ".join(CHIPS)
-        raise MeshError(f"--topology {name}: there is no such slice: give one of {kinds} and its sides, as in v5e:4x4 or h100:8")
+        raise MeshError(
+            f"--topology {name}: there is no such slice: give one of {kinds} and its sides, as in v5e:4x4 or h100:8"
+        )
     found = Topology(name, CHIPS[kind], tuple(map(int, sides.split("x"))))
     if len(found.sides) != found.chip.dimensions:
         many = f"{found.chip.dimensions} sides" if found.chip.dimensions > 1 else "a single number"
-        raise MeshError(f"--topology {name}: a slice of {kind} has {many}, as in v5e:4x4, v5p:8x8x8 or h100:8")
+        raise MeshError(
+            f"--topology {name}: a slice of {kind} has {many}, as in v5e:4x4, v5p:8x8x8 or h100:8"
+        )
     if max(found.sides) > found.chip.longest:  # libtpu would end the process
         what = f"host with {kind}" if found.chip.gpu else f"side of a {kind} slice"
         raise MeshError(f"--topology {name}: a {what} has at most {found.chip.longest} chips")

@@ -41,11 +41,18 @@ def resolved(model: str, spec: str) -> str:
     if model not in SHAPES:
         raise CheckpointError(f"--model {model}: unknown: give one of {', '.join(SHAPES)}")
     layers = SHAPES[model].config.layers
-    if spec.startswith("top:") and spec.endswith("%") and spec[4:-1].isdecimal() and 0 < int(spec[4:-1]) <= 100:
+    if (
+        spec.startswith("top:")
+        and spec.endswith("%")
+        and spec[4:-1].isdecimal()
+        and 0 < int(spec[4:-1]) <= 100
+    ):
         spec = f"top:{max(1, round(layers * int(spec[4:-1]) / 100))}"
     strategy = strategies.strategy(spec, layers)
     if len(strategy.phases) > 1 or strategy.added:
-        raise StrategyError(f"--strategy {spec} has several phases or additions: give full, top:K, frozen or the like")
+        raise StrategyError(
+            f"--strategy {spec} has several phases or additions: give full, top:K, frozen or the like"
+        )
     return spec
 
 
@@ -61,22 +68,36 @@ def sizes(model: str, batch_size: int, tokens: int | None) -> int:
     return tokens
 
 
-def training(case: Case, layout: shard.Layout | None = None) -> tuple[Model, t.Tree, Any, train.Step]:
+def training(
+    case: Case, layout: shard.Layout | None = None
+) -> tuple[Model, t.Tree, Any, train.Step]:
     """(model, labels, optimizer, step): AdamW, clipping, dropout, bfloat16 compute."""
     shape = SHAPES[case.model]
     layers = shape.config.layers
-    model = Model(Encoder(shape.config), shape.head, layout, case.remat, case.scan).cast(jnp.bfloat16)
-    labels, factors = strategies.label(strategies.strategy(case.strategy, layers).phases[0], model.shapes(), layers)
-    tx = optim.by_label({group: optim.adamw(optim.schedule(1e-4, 1000)) for group in factors}, labels, 1.0)
+    model = Model(Encoder(shape.config), shape.head, layout, case.remat, case.scan).cast(
+        jnp.bfloat16
+    )
+    labels, factors = strategies.label(
+        strategies.strategy(case.strategy, layers).phases[0], model.shapes(), layers
+    )
+    tx = optim.by_label(
+        {group: optim.adamw(optim.schedule(1e-4, 1000)) for group in factors}, labels, 1.0
+    )
     return model, labels, tx, train.make_step(model, cross_entropy, tx, prefix.cut(labels, layers))
 
 
 array_like: Any = jax.ShapeDtypeStruct
 
 
-def abstract(case: Case, devices: list[Any]) -> tuple[train.Step, t.Tree, train.State, dict[str, Any]]:
+def abstract(
+    case: Case, devices: list[Any]
+) -> tuple[train.Step, t.Tree, train.State, dict[str, Any]]:
     """(the step, frozen parameters, state, batch) as shapes with their places."""
-    array, layout, whole = array_like, shard.layout(case.mesh, devices), jax.sharding.SingleDeviceSharding(devices[0])
+    array, layout, whole = (
+        array_like,
+        shard.layout(case.mesh, devices),
+        jax.sharding.SingleDeviceSharding(devices[0]),
+    )
     shard.check_batch(layout, case.batch_size)
     model, labels, tx, step = training(case, layout)
     params = model.shapes()
@@ -84,10 +105,14 @@ def abstract(case: Case, devices: list[Any]) -> tuple[train.Step, t.Tree, train.
         layout.check(params)
     moving = optim.trainable(params, labels)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = train.State(array((), jnp.int32), moving, jax.eval_shape(tx.init, moving), key, array((), jnp.bool_))
+    state = train.State(
+        array((), jnp.int32), moving, jax.eval_shape(tx.init, moving), key, array((), jnp.bool_)
+    )
 
     def placed(tree: Any, places: Any) -> Any:
-        return jax.tree.map(lambda leaf, at: array(leaf.shape, leaf.dtype, sharding=at), tree, places)
+        return jax.tree.map(
+            lambda leaf, at: array(leaf.shape, leaf.dtype, sharding=at), tree, places
+        )
 
     def on_one(tree: Any) -> Any:
         return placed(tree, jax.tree.map(lambda _: whole, tree))
@@ -103,7 +128,10 @@ def still(case: Case) -> int:
     """How many stages, the embedding and then blocks, do not train."""
     layers = SHAPES[case.model].config.layers
     rules = strategies.strategy(case.strategy, layers).phases[0].rules
-    return prefix.cut(t.label(Model(Encoder(SHAPES[case.model].config), SHAPES[case.model].head).shapes(), rules), layers)
+    return prefix.cut(
+        t.label(Model(Encoder(SHAPES[case.model].config), SHAPES[case.model].head).shapes(), rules),
+        layers,
+    )
 
 
 def batch_of(case: Case, layout: shard.Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -121,16 +149,26 @@ def batch_of(case: Case, layout: shard.Layout | None) -> dict[str, jax.ShapeDtyp
 def model_flops(case: Case, chips: int) -> float:
     """Of the matrix products that a step has to do on each chip, by hand."""
     shape = SHAPES[case.model]
-    c, head, cut = shape.config, 2.0 * case.batch_size * shape.config.width * shape.head.classes, still(case)
+    c, head, cut = (
+        shape.config,
+        2.0 * case.batch_size * shape.config.width * shape.head.classes,
+        still(case),
+    )
     tokens = float(case.batch_size * case.tokens)
-    below, above = (count(c, cut, tokens, float(case.tokens)) for count in (cost.prefix_flops, cost.step_flops))
+    below, above = (
+        count(c, cut, tokens, float(case.tokens)) for count in (cost.prefix_flops, cost.step_flops)
+    )
     return (below + above + head * (2 if cut > c.layers else 3)) / chips
 
 
 def compiled(case: Case, topology: Topology) -> dict[str, Any]:
     """Compile it, and say what came of it. Raises :class:`MeshError` where the mesh does not fit the slice."""
     devices, started = topology.devices(), time.perf_counter()
-    found: dict[str, Any] = {"case": dataclasses.asdict(case), "limit": topology.chip.memory, "compiler": topology.compiler}
+    found: dict[str, Any] = {
+        "case": dataclasses.asdict(case),
+        "limit": topology.chip.memory,
+        "compiler": topology.compiler,
+    }
     with bound(compiled_for, devices[0]):
         step, frozen, state, batch = abstract(case, devices)
         try:
@@ -147,7 +185,9 @@ def compiled(case: Case, topology: Topology) -> dict[str, Any]:
     found["flops"] = sum(hlo.dot_flops(text) for text in texts.values())
     found["flops_again"] = sum(hlo.dot_flops(text, AGAIN) for text in texts.values())
     found["flops_model"] = model_flops(case, topology.chips)
-    found["collectives"] = [row for name, text in texts.items() for row in gathered(name, hlo.collectives(text))]
+    found["collectives"] = [
+        row for name, text in texts.items() for row in gathered(name, hlo.collectives(text))
+    ]
     return found | on_paper(found, topology.chip)
 
 
@@ -158,13 +198,19 @@ def memory(programs: Iterable[Any]) -> dict[str, int]:
     """Bytes of a chip: arguments of all programs, and the temporaries and results of the one that needs the most."""
     stats = [program.memory_analysis() for program in programs]
     arguments = sum(each.argument_size_in_bytes for each in stats)
-    more = [each.temp_size_in_bytes + each.output_size_in_bytes - each.alias_size_in_bytes for each in stats]
+    more = [
+        each.temp_size_in_bytes + each.output_size_in_bytes - each.alias_size_in_bytes
+        for each in stats
+    ]
     return {"arguments": arguments, "temporary": max(more), "used": arguments + max(more)}
 
 
 def share(tree: Any) -> int:
     """Bytes of arrays, given by their shapes and places, on each chip."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def needed(message: str, arguments: int) -> dict[str, int] | None:
@@ -173,11 +219,18 @@ def needed(message: str, arguments: int) -> dict[str, int] | None:
     It names all of them or the temporaries alone, to which the ``arguments`` come.
     """
     size = r"([\d.]+)([BKMGTPE]?)"
-    every, some = re.search(f"Used {size} of", message), re.search(rf"HLO temporaries \({size}\)", message)
+    every, some = (
+        re.search(f"Used {size} of", message),
+        re.search(rf"HLO temporaries \({size}\)", message),
+    )
     if not (found := every or some):
         return None
     used = int(float(found[1]) * UNITS[found[2] or "B"])
-    return {"used": used} if every else {"used": used + arguments, "arguments": arguments, "temporary": used}
+    return (
+        {"used": used}
+        if every
+        else {"used": used + arguments, "arguments": arguments, "temporary": used}
+    )
 
 
 def gathered(program: str, found: list[hlo.Collective]) -> list[dict[str, Any]]:
@@ -185,7 +238,9 @@ def gathered(program: str, found: list[hlo.Collective]) -> list[dict[str, Any]]:
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for each in found:
         key = (each.kind, " ".join(each.types), each.group)
-        row = rows.setdefault(key, dict(zip(("kind", "types", "group"), key, strict=True)) | {"times": 0, "sent": 0.0})
+        row = rows.setdefault(
+            key, dict(zip(("kind", "types", "group"), key, strict=True)) | {"times": 0, "sent": 0.0}
+        )
         row["times"] += each.times
         row["sent"] += each.times * each.sent
     return [{"program": program} | row for row in rows.values()]
@@ -196,7 +251,9 @@ def on_paper(found: dict[str, Any], chip: Chip) -> dict[str, float]:
 
     ``least`` sends everything over the two links of one dimension of the torus, ``share`` over all links.
     """
-    computing = max(found["flops"], 1) / chip.flops  # products of a single row may be sums, which are not counted
+    computing = (
+        max(found["flops"], 1) / chip.flops
+    )  # products of a single row may be sums, which are not counted
     sending = sum(row["sent"] for row in found["collectives"]) / chip.links
     seconds = {"computing": computing, "sending": sending}
     return seconds | {

@@ -23,7 +23,9 @@ def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
 
     def corrupt(batch: Arrays, rng: np.random.Generator) -> Arrays:
         tokens, slots = batch["tokens"].reshape(-1), len(batch["first"])
-        maskable = np.flatnonzero((batch["segments"].reshape(-1) < slots) & ~np.isin(tokens, special))
+        maskable = np.flatnonzero(
+            (batch["segments"].reshape(-1) < slots) & ~np.isin(tokens, special)
+        )
         most = max(round(rate * tokens.size), 1)
         wanted = min(max(round(rate * len(maskable)), 1), most, len(maskable))
         chosen = np.sort(rng.choice(maskable, wanted, replace=False)) if len(maskable) else maskable
@@ -34,7 +36,11 @@ def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
         swapped = chosen[(how >= 0.8) & (how < 0.9)]
         corrupted[swapped] = rng.integers(0, vocabulary, len(swapped))
         out = {name: value for name, value in batch.items() if name not in ("label", "weight")}
-        return out | {"tokens": corrupted.reshape(batch["tokens"].shape)} | slotted(chosen, label, most)
+        return (
+            out
+            | {"tokens": corrupted.reshape(batch["tokens"].shape)}
+            | slotted(chosen, label, most)
+        )
 
     return corrupt
 
@@ -44,7 +50,9 @@ def mask_id(tokenizer: Tokenizer) -> int:
     for token in ("[MASK]", "<mask>"):
         if (found := tokenizer.backend.token_to_id(token)) is not None:
             return found
-    raise CheckpointError("the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input")
+    raise CheckpointError(
+        "the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input"
+    )
 
 
 def special_ids(tokenizer: Tokenizer) -> np.ndarray:
@@ -55,8 +63,16 @@ def special_ids(tokenizer: Tokenizer) -> np.ndarray:
 
 def causal(batch: Arrays, rng: np.random.Generator) -> Arrays:
     """Next-token targets: every token but the last of each example predicts the one after it. Deterministic."""
-    tokens, segments, slots = batch["tokens"].reshape(-1), batch["segments"].reshape(-1), len(batch["first"])
-    follows = (segments[:-1] == segments[1:]) & (segments[:-1] < slots) & (batch["positions"].reshape(-1)[1:] > 0)
+    tokens, segments, slots = (
+        batch["tokens"].reshape(-1),
+        batch["segments"].reshape(-1),
+        len(batch["first"]),
+    )
+    follows = (
+        (segments[:-1] == segments[1:])
+        & (segments[:-1] < slots)
+        & (batch["positions"].reshape(-1)[1:] > 0)
+    )
     chosen = np.flatnonzero(follows)
     out = {name: value for name, value in batch.items() if name not in ("label", "weight")}
     return out | slotted(chosen, tokens[chosen + 1], tokens.size)
@@ -64,7 +80,11 @@ def causal(batch: Arrays, rng: np.random.Generator) -> Arrays:
 
 def slotted(chosen: np.ndarray, label: np.ndarray, most: int) -> Arrays:
     """Positions and labels in ``most`` places, with weight 1 where there is one."""
-    targets, labels, weight = np.zeros(most, np.int32), np.zeros(most, np.int32), np.zeros(most, np.float32)
+    targets, labels, weight = (
+        np.zeros(most, np.int32),
+        np.zeros(most, np.int32),
+        np.zeros(most, np.float32),
+    )
     targets[: len(chosen)], labels[: len(chosen)], weight[: len(chosen)] = chosen, label, 1.0
     return {"targets": targets, "label": labels, "weight": weight}
 

@@ -26,4 +26,8 @@ def step_flops(c: EncoderConfig, cut: int, tokens: float, span: float) -> float:
     if cut > c.layers:
         return 0.0
     first = 2.0 * tokens * c.width * 3 * c.width if cut else 0.0
-    return 3 * prefix_flops(c, c.layers + 1, tokens, span) - 3 * prefix_flops(c, cut, tokens, span) - first
+    return (
+        3 * prefix_flops(c, c.layers + 1, tokens, span)
+        - 3 * prefix_flops(c, cut, tokens, span)
+        - first
+    )

@@ -59,11 +59,15 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
 
     Raises DataError: a missing, empty or unreadable file, a ragged row, an unknown name or split; AssetError.
     """
-    name, _, part = (str(spec), "", "") if Path(spec).expanduser().exists() else str(spec).partition(":")
+    name, _, part = (
+        (str(spec), "", "") if Path(spec).expanduser().exists() else str(spec).partition(":")
+    )
     split = split or part or None
     path = Path(name).expanduser()
     if path.is_dir():
-        rows = _load(name, split, path="imagefolder", data_dir=str(path), cache_dir=str(_kept(path)))
+        rows = _load(
+            name, split, path="imagefolder", data_dir=str(path), cache_dir=str(_kept(path))
+        )
     elif path.suffix.lower() in FORMATS:
         rows = _read_file(path, FORMATS[path.suffix.lower()], split)
     elif path.exists():
@@ -104,14 +108,20 @@ def chunks(table: Table, columns: Sequence[str], size: int = 1000) -> Iterator[d
     """
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        raise DataError(f"{table.where} has no column '{missing[0]}'; it has {', '.join(table.columns)}")
+        raise DataError(
+            f"{table.where} has no column '{missing[0]}'; it has {', '.join(table.columns)}"
+        )
     rows = table.rows.select_columns(list(columns))
     for start in range(0, len(rows), size):
         try:
             chunk = rows[start : start + size]
-        except Exception as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
+        except (
+            Exception
+        ) as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
             stop = min(start + size, len(rows))
-            raise DataError(f"{table.where}: rows {start + 1} to {stop}: {first_line(error)}") from error
+            raise DataError(
+                f"{table.where}: rows {start + 1} to {stop}: {first_line(error)}"
+            ) from error
         yield chunk
 
 
@@ -121,7 +131,9 @@ def check_texts(table: Table, column: str) -> None:
     for row, text in numbered(table, column):
         if text is not None and not isinstance(text, str):
             kind = type(text).__name__
-            raise DataError(f"{table.where}: row {row} of column '{column}' is of type {kind}, not text")
+            raise DataError(
+                f"{table.where}: row {row} of column '{column}' is of type {kind}, not text"
+            )
         if not (text and text.strip()):
             blank, first = blank + 1, first or row
     if blank:
@@ -137,7 +149,9 @@ def texts(table: Table, column: str) -> Iterator[list[str]]:
 
 def pictures(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]]":
     """Rows of the table, integers [n] from 0 -> their PIL images, decoded when they are asked for."""
-    return lambda rows: next(chunks(table.select(rows), [column], len(rows)))[column] if len(rows) else []
+    return lambda rows: (
+        next(chunks(table.select(rows), [column], len(rows)))[column] if len(rows) else []
+    )
 
 
 def check_images(table: Table, column: str) -> "np.ndarray":
@@ -151,22 +165,32 @@ def check_images(table: Table, column: str) -> "np.ndarray":
     from PIL import Image
 
     if column not in table.columns:
-        raise DataError(f"{table.where} has no column '{column}'; it has {', '.join(table.columns)}")
+        raise DataError(
+            f"{table.where} has no column '{column}'; it has {', '.join(table.columns)}"
+        )
     raw, sums = _datasets().Image(decode=False), np.zeros((len(table), 32), np.uint8)
     try:
         rows = table.rows.select_columns([column]).cast_column(column, raw)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{table.where}: column '{column}' holds no images: {first_line(error)}") from error
+        raise DataError(
+            f"{table.where}: column '{column}' holds no images: {first_line(error)}"
+        ) from error
     for index, row in enumerate(rows):
         found, where = dict(row)[column] or {}, f"{table.where}: row {index + 1}"
         try:
             content = found.get("bytes") or Path(found.get("path") or "").read_bytes()
             with Image.open(io.BytesIO(content)) as image:
-                image.draft("L", (64, 64))  # a JPEG is read whole, but decoded at an eighth of its size
+                image.draft(
+                    "L", (64, 64)
+                )  # a JPEG is read whole, but decoded at an eighth of its size
                 image.load()
-        except Exception as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
+        except (
+            Exception
+        ) as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
             name = f" ({found['path']})" if found.get("path") else ""
-            raise DataError(f"{where}{name} holds no image that can be decoded: {first_line(error)}") from error
+            raise DataError(
+                f"{where}{name} holds no image that can be decoded: {first_line(error)}"
+            ) from error
         sums[index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
     return sums
 
@@ -200,7 +224,9 @@ def _load(name: str, split: str | None, **arguments: Any) -> "Dataset":
     """`datasets.load_dataset`, with one line for whatever goes wrong in it."""
     try:
         parts = _datasets().load_dataset(**arguments)
-    except Exception as error:  # there is no common base: readers and hub clients raise what they like
+    except (
+        Exception
+    ) as error:  # there is no common base: readers and hub clients raise what they like
         reason = first_line(error.__cause__ or error)
         if arguments["path"] != name:
             raise DataError(f"cannot read {name}: {reason}") from error
@@ -217,7 +243,9 @@ def _datasets() -> Any:
     import datasets.config
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # an error is reported once, by the exception
+    datasets.logging.set_verbosity(
+        datasets.logging.CRITICAL
+    )  # an error is reported once, by the exception
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # reading a local file is nobody's business
     return datasets
 
@@ -236,7 +264,9 @@ def _kept(path: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         why = f"{fault.strerror}: {fault.filename}"
-        raise OutputError(f"cannot keep what is parsed of {path} ({why}): point ADAPT_CACHE elsewhere") from None
+        raise OutputError(
+            f"cannot keep what is parsed of {path} ({why}): point ADAPT_CACHE elsewhere"
+        ) from None
     for other in home.iterdir():
         if other != folder:
             shutil.rmtree(other, ignore_errors=True)

@@ -47,20 +47,39 @@ class Adapt:
         self.batches, self.seen, c, count = [], set(), shape.config, made.batch_size
         for _ in range(2):
             if c.is_image:
-                pixels = rng.standard_normal((count, c.image_size, c.image_size, c.channels), np.float32)
+                pixels = rng.standard_normal(
+                    (count, c.image_size, c.image_size, c.channels), np.float32
+                )
                 batch = pack.image_batch(pixels, made.tokens, count)
             else:
-                tokens, every = ragged(list(rng.integers(1, c.vocabulary, (count, made.tokens)))), np.arange(count)
-                batch = pack.assemble(tokens, every, every, np.zeros_like(every), (count, made.tokens, count))
-            self.batches.append(batch | pack.targets(rng.integers(0, shape.head.classes, count).astype(np.int32), count))
-        self.device, self.versions = jax.local_devices()[0], versions() | {"device": jax.local_devices()[0].device_kind}
+                tokens, every = (
+                    ragged(list(rng.integers(1, c.vocabulary, (count, made.tokens)))),
+                    np.arange(count),
+                )
+                batch = pack.assemble(
+                    tokens, every, every, np.zeros_like(every), (count, made.tokens, count)
+                )
+            self.batches.append(
+                batch
+                | pack.targets(rng.integers(0, shape.head.classes, count).astype(np.int32), count)
+            )
+        self.device, self.versions = (
+            jax.local_devices()[0],
+            versions() | {"device": jax.local_devices()[0].device_kind},
+        )
 
     def train(self, steps: int) -> dict[str, float]:
         from adapt import train
 
         batches = itertools.islice(itertools.cycle(self.batches), steps)
-        ((self.state, record),) = train.loop(self.step, self.frozen, self.state, batches, steps, self.seen)
-        return {"examples": record["timed_examples"], "seconds": record["seconds"], "loss": record["loss"]}
+        ((self.state, record),) = train.loop(
+            self.step, self.frozen, self.state, batches, steps, self.seen
+        )
+        return {
+            "examples": record["timed_examples"],
+            "seconds": record["seconds"],
+            "loss": record["loss"],
+        }
 
     def peak(self) -> dict[str, int | None]:
         """The most bytes of the device in use at once since the start; None where it keeps no count, as a CPU."""
@@ -103,11 +122,23 @@ def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, 
     shape = SHAPES[case.model]
     log = config.out / f"{case.model}-{case.strategy}-{side}.log".replace(":", "")
     if side == "adapt":
-        command, settings = [sys.executable, "-m", "experiments.parts.device"], {"case": dataclasses.asdict(case)}
+        command, settings = (
+            [sys.executable, "-m", "experiments.parts.device"],
+            {"case": dataclasses.asdict(case)},
+        )
     else:
         command = [str(config.peers), "-P", peers.__file__]
-        settings = {"shape": write_config(shape.config), "pooling": shape.head.pooling, "classes": shape.head.classes}
-        settings |= {"batch_size": case.batch_size, "tokens": case.tokens, "still": still(case), "learning": LEARNING}
+        settings = {
+            "shape": write_config(shape.config),
+            "pooling": shape.head.pooling,
+            "classes": shape.head.classes,
+        }
+        settings |= {
+            "batch_size": case.batch_size,
+            "tokens": case.tokens,
+            "still": still(case),
+            "learning": LEARNING,
+        }
         settings |= {"compile": config.torch_compile}
     entry = {"case": dataclasses.asdict(case), "side": side, "round": round_number}
     with contextlib.ExitStack() as stack:
@@ -123,7 +154,11 @@ def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, 
             entry["speed"] = entry["examples"] / entry["seconds"]
         except (TrainingError, OSError) as fault:
             missing = side == "torch" and "libraries" not in entry
-            entry["error"] = f"{fault}; looked for with {config.peers}, name another with --peers" if missing else str(fault)
+            entry["error"] = (
+                f"{fault}; looked for with {config.peers}, name another with --peers"
+                if missing
+                else str(fault)
+            )
     return entry
 
 
@@ -137,7 +172,9 @@ def main(config: Any) -> dict[str, Any]:
                 entry = measure(config, case, side, number)
                 rounds.append(entry)
                 if "speed" in entry:
-                    report.chat.print(f"{case.model}, {case.strategy}, {NAMES[side]}: {entry['speed']:.1f} examples/s")
+                    report.chat.print(
+                        f"{case.model}, {case.strategy}, {NAMES[side]}: {entry['speed']:.1f} examples/s"
+                    )
                 if "error" in entry:  # it would fail again
                     failed.add((case, side))
                     report.warn(f"{case.model}, {case.strategy}: {entry['error']}")
@@ -151,7 +188,11 @@ def main(config: Any) -> dict[str, Any]:
             if len(devices) > 1
             else "no accelerator was seen: this is the CPU"
         )
-    result = {"summary": summary(every, rounds), "date": time.strftime("%Y-%m-%d"), "rounds": rounds}
+    result = {
+        "summary": summary(every, rounds),
+        "date": time.strftime("%Y-%m-%d"),
+        "rounds": rounds,
+    }
     write_json(config.out / "benchmark.json", result)
     page = markdown(result)
     (config.out / "device.md").write_text(page, "utf-8")
@@ -171,27 +212,53 @@ def summary(every: list[Case], rounds: list[dict[str, Any]]) -> list[dict[str, A
     is computed again left out. Sides on different devices have no ratio.
     """
     measured = [entry for entry in rounds if "speed" in entry]
-    rates = {where: max(entry["rate"] for entry in measured if on(entry) == where) for where in map(on, measured)}
+    rates = {
+        where: max(entry["rate"] for entry in measured if on(entry) == where)
+        for where in map(on, measured)
+    }
     where, rows = {entry["side"]: on(entry) for entry in measured}, []
     for case in every:
         row: dict[str, Any] = {"case": dataclasses.asdict(case), "rates": rates}
         of_case = [entry for entry in rounds if entry["case"] == dataclasses.asdict(case)]
-        speeds = {side: [e["speed"] for e in of_case if e["side"] == side and "speed" in e] for side in NAMES}
+        speeds = {
+            side: [e["speed"] for e in of_case if e["side"] == side and "speed" in e]
+            for side in NAMES
+        }
         for side, found in speeds.items():
             if not found:
                 row[side] = {"error": next(e["error"] for e in of_case if e["side"] == side)}
                 continue
-            speed, peaks = statistics.median(found), [e["peak_bytes"] for e in of_case if e["side"] == side and "speed" in e]
+            speed, peaks = (
+                statistics.median(found),
+                [e["peak_bytes"] for e in of_case if e["side"] == side and "speed" in e],
+            )
             used = model_flops(case, 1) / case.batch_size * speed / rates[where[side]]
-            row[side] = {"speed": speed, "utilisation": used, "peak_bytes": max(peaks) if None not in peaks else None}
+            row[side] = {
+                "speed": speed,
+                "utilisation": used,
+                "peak_bytes": max(peaks) if None not in peaks else None,
+            }
         if all(speeds.values()) and len(rates) == 1:
             ratios = [ours / theirs for ours, theirs in zip(*speeds.values(), strict=False)]
-            row |= {"ratio": statistics.median(ratios), "ratio_least": min(ratios), "ratio_most": max(ratios)}
+            row |= {
+                "ratio": statistics.median(ratios),
+                "ratio_least": min(ratios),
+                "ratio_most": max(ratios),
+            }
         rows.append(row)
     return rows
 
 
-COLUMNS = ("model", "trains", "remat", "examples", "adapt: examples/s", "of the rate", "GiB", "torch: examples/s")
+COLUMNS = (
+    "model",
+    "trains",
+    "remat",
+    "examples",
+    "adapt: examples/s",
+    "of the rate",
+    "GiB",
+    "torch: examples/s",
+)
 COLUMNS += ("of the rate", "GiB", "adapt / torch")
 
 
@@ -202,10 +269,18 @@ def markdown(result: dict[str, Any]) -> str:
         case, cells = row["case"], []
         for side in NAMES:
             cells += shown(row[side])
-        ratio = f"{row['ratio']:.2f} ({row['ratio_least']:.2f}-{row['ratio_most']:.2f})" if "ratio" in row else ""
+        ratio = (
+            f"{row['ratio']:.2f} ({row['ratio_least']:.2f}-{row['ratio_most']:.2f})"
+            if "ratio" in row
+            else ""
+        )
         size = f"{case['batch_size']} x {case['tokens']}"
-        lines.append(" | ".join([case["model"], case["strategy"], case["remat"], size, *cells, ratio]))
-    notes = {on(entry): entry["libraries"]["device"] for entry in result["rounds"] if "speed" in entry}
+        lines.append(
+            " | ".join([case["model"], case["strategy"], case["remat"], size, *cells, ratio])
+        )
+    notes = {
+        on(entry): entry["libraries"]["device"] for entry in result["rounds"] if "speed" in entry
+    }
     rates = result["summary"][0]["rates"]
     said = [
         f"{name}, {result['date']}: bfloat16 matrix products at {rates[place] / 1e12:.3g} TFLOP/s"
@@ -216,7 +291,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 def shown(side: dict[str, Any]) -> list[str]:
     if "error" in side:
-        memory = any(word in side["error"] for word in ("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory"))
+        memory = any(
+            word in side["error"] for word in ("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory")
+        )
         return ["out of memory" if memory else "failed", "", ""]
     peak = f"{side['peak_bytes'] / 2**30:.1f}" if side["peak_bytes"] is not None else ""
     return [f"{side['speed']:.1f}", f"{side['utilisation']:.0%}", peak]

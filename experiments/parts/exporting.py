@@ -36,7 +36,10 @@ SENTENCE_TRANSFORMERS = {
     for family, architecture in (("bert", "BertModel"), ("gpt2", "GPT2Model"))
     for pooling in ("mean", "max", "cls")
 }
-FORMATS = {"transformers": TRANSFORMERS, "sentence-transformers": SENTENCE_TRANSFORMERS}  # auto: the first that can
+FORMATS = {
+    "transformers": TRANSFORMERS,
+    "sentence-transformers": SENTENCE_TRANSFORMERS,
+}  # auto: the first that can
 EXPORTS = (
     "what exports: to transformers, BERT with pooler or cls pooling, GPT-2 with last pooling and no bias, ViT with cls "
     "pooling, and language models; to sentence-transformers, BERT and GPT-2 with mean, max or cls pooling"
@@ -77,13 +80,25 @@ def export(run: hub.Pretrained, out: Path, format: str = "auto", overwrite: bool
     """
     out, run = Path(out).resolve(), merged(run)
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
-        raise OutputError(f"the output folder {out} exists: give --overwrite to replace it, or another --out")
+        raise OutputError(
+            f"the output folder {out} exists: give --overwrite to replace it, or another --out"
+        )
     if out.exists() and Path(run.source).expanduser().resolve().is_relative_to(out):
-        raise OutputError(f"the output folder {out} holds the run that is exported: give another --out")
+        raise OutputError(
+            f"the output folder {out} holds the run that is exported: give another --out"
+        )
     format, readme = choose(run, format), out / "README.md"
-    if out.exists() and any(out.iterdir()) and not (readme.is_file() and card.MARK in readme.read_text("utf-8")):
-        raise OutputError(f"{out} is no folder that export wrote, so --overwrite leaves it alone: remove it yourself")
-    contents = (transformers_folders if format == "transformers" else sentence_transformers_folders)(run)
+    if (
+        out.exists()
+        and any(out.iterdir())
+        and not (readme.is_file() and card.MARK in readme.read_text("utf-8"))
+    ):
+        raise OutputError(
+            f"{out} is no folder that export wrote, so --overwrite leaves it alone: remove it yourself"
+        )
+    contents = (
+        transformers_folders if format == "transformers" else sentence_transformers_folders
+    )(run)
     size = sum(tensor.nbytes for folder in contents.values() for tensor in folder.tensors.values())
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -102,7 +117,9 @@ def merged(run: hub.Pretrained) -> hub.Pretrained:
     """The run with LoRA merged into its weights. Raises :class:`ExportError` for additions that no library's class has."""
     params, config = additions.merge_lora(run.params, run.config)
     if left := [name for name in additions.FIELDS if getattr(config, name)]:
-        raise ExportError(f"{run.source} has {left[0]} {getattr(config, left[0])}, which the torch world's classes lack")
+        raise ExportError(
+            f"{run.source} has {left[0]} {getattr(config, left[0])}, which the torch world's classes lack"
+        )
     return dataclasses.replace(run, params=params, config=config)
 
 
@@ -125,13 +142,17 @@ def choose(run: hub.Pretrained, format: str) -> str:
     family, head = key = run.config.family, kind(run.head, run.config)
     able = [name for name, table in FORMATS.items() if key in table]
     if format not in ("auto", *FORMATS):
-        raise ExportError(f"unknown format {format!r}: give auto, {' or '.join(FORMATS)}; {EXPORTS}")
+        raise ExportError(
+            f"unknown format {format!r}: give auto, {' or '.join(FORMATS)}; {EXPORTS}"
+        )
     if not able or format not in ("auto", *able):
         to = "" if format == "auto" else f" to {format}"
         raise ExportError(f"{family} with {head} does not export{to}; {EXPORTS}")
     if (run.images if run.config.is_image else run.tokenizer) is None:
         missing = "image settings" if run.config.is_image else "tokenizer"
-        raise ExportError(f"{run.source} has no {missing}, which the export needs: add its files to the folder")
+        raise ExportError(
+            f"{run.source} has no {missing}, which the export needs: add its files to the folder"
+        )
     return able[0] if format == "auto" else format
 
 
@@ -146,13 +167,21 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
         run = with_bias(run)
     run, files, more = with_inputs(run)
     tensors = with_prefix(run.config, folders.to_tensors(run.config, run.params))
-    if "cls.predictions.decoder.weight" in tensors:  # untied: of the two biases in a file, the library uses this one
+    if (
+        "cls.predictions.decoder.weight" in tensors
+    ):  # untied: of the two biases in a file, the library uses this one
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
-    padding = isinstance(run.head, Classifier) or family == "bert"  # GPT-2's language model has no token for it
+    padding = (
+        isinstance(run.head, Classifier) or family == "bert"
+    )  # GPT-2's language model has no token for it
     code = (card.IMAGES if run.config.is_image else card.TEXTS).format(auto=auto, padding=padding)
     title = f"{architecture}, trained with {trained}"
-    files["README.md"] = card.card(title, "transformers", code, run.task, class_names(run), [*notes, *more])
-    return {"": Folder(folders.write_config(run.config) | described(run, architecture), tensors, files)}
+    files["README.md"] = card.card(
+        title, "transformers", code, run.task, class_names(run), [*notes, *more]
+    )
+    return {
+        "": Folder(folders.write_config(run.config) | described(run, architecture), tensors, files)
+    }
 
 
 def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
@@ -163,37 +192,62 @@ def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     run, files, notes = with_inputs(run)
     parts = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"))
     assert run.tokenizer is not None
-    transformer: dict[str, Any] = {"max_seq_length": run.tokenizer.max_length, "do_lower_case": False}
+    transformer: dict[str, Any] = {
+        "max_seq_length": run.tokenizer.max_length,
+        "do_lower_case": False,
+    }
     if run.config.family == "bert":
-        transformer["model_args"] = {"add_pooling_layer": False}  # else a random one is made, with a warning
+        transformer["model_args"] = {
+            "add_pooling_layer": False
+        }  # else a random one is made, with a warning
     modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-    dense = {"in_features": run.config.width, "out_features": run.head.classes, "bias": run.head.bias}
+    dense = {
+        "in_features": run.config.width,
+        "out_features": run.head.classes,
+        "bias": run.head.bias,
+    }
     contents = {
         "modules.json": [
-            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+            {
+                "idx": index,
+                "name": str(index),
+                "path": path,
+                "type": f"sentence_transformers.models.{name}",
+            }
             for index, (name, path) in enumerate(parts)
         ],
         "sentence_bert_config.json": transformer,
-        "config_sentence_transformers.json": {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": None},
+        "config_sentence_transformers.json": {
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": None,
+        },
         "1_Pooling/config.json": {"word_embedding_dimension": run.config.width}
         | {f"pooling_mode_{theirs}": ours == run.head.pooling for ours, theirs in modes.items()},
     }
     files |= {name: text(content) for name, content in contents.items()}
     title, notes = f"{architecture} with {trained} and a dense layer", [card.LOGITS, *notes]
-    files["README.md"] = card.card(title, "sentence-transformers", card.SENTENCES, run.task, class_names(run), notes)
+    files["README.md"] = card.card(
+        title, "sentence-transformers", card.SENTENCES, run.task, class_names(run), notes
+    )
     config = folders.write_config(run.config) | described(run, architecture)
     weights = {"linear.weight": np.ascontiguousarray(np.asarray(head["kernel"]).T)}
     weights |= {"linear.bias": np.asarray(head["bias"])} if run.head.bias else {}
     return {
         "": Folder(config, folders.to_tensors(run.config, t.drop(run.params, "head")), files),
-        "2_Dense": Folder(dense | {"activation_function": "torch.nn.modules.linear.Identity"}, weights, {}),
+        "2_Dense": Folder(
+            dense | {"activation_function": "torch.nn.modules.linear.Identity"}, weights, {}
+        ),
     }
 
 
 def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The names of a family's table as the original library's classes with a head spell them."""
     prefix = families.family(config.family).PREFIX
-    return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
+    return {
+        name if name.startswith(HEADS) else prefix + name: tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def straight_pooler(run: hub.Pretrained) -> hub.Pretrained:
@@ -201,9 +255,19 @@ def straight_pooler(run: hub.Pretrained) -> hub.Pretrained:
 
     tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16, which is exact, an x of 20 comes through to 3e-8 of itself.
     """
-    classifier, width, scale = run.params["head"]["classifier"], run.config.width, np.float32(2.0**-16)
-    pooler = {"kernel": np.eye(width, dtype=np.float32) * scale, "bias": np.zeros(width, np.float32)}
-    head = {"pooler": pooler, "classifier": classifier | {"kernel": np.asarray(classifier["kernel"]) / scale}}
+    classifier, width, scale = (
+        run.params["head"]["classifier"],
+        run.config.width,
+        np.float32(2.0**-16),
+    )
+    pooler = {
+        "kernel": np.eye(width, dtype=np.float32) * scale,
+        "bias": np.zeros(width, np.float32),
+    }
+    head = {
+        "pooler": pooler,
+        "classifier": classifier | {"kernel": np.asarray(classifier["kernel"]) / scale},
+    }
     pooled = dataclasses.replace(run.head, pooling="pooler")
     return dataclasses.replace(run, head=pooled, params=run.params | {"head": head})
 
@@ -238,26 +302,38 @@ def with_inputs(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
             notes = [card.ADDED_PADDING.format(pad=PAD)]
         pad = backend.token_to_id(special_tokens(backend)["pad_token"])
         if pad is None or list(backend.get_vocab().values()).count(pad) > 1:
-            raise ExportError(f"{PAD} can't be added to the tokenizer, whose ids have a gap: add a padding token to it")
+            raise ExportError(
+                f"{PAD} can't be added to the tokenizer, whose ids have a gap: add a padding token to it"
+            )
         run = with_padding(run, pad)
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; BertTokenizer rebuilds it
         "model_max_length": tokenizer.max_length,
-        "model_input_names": inputs if run.config.types else inputs[::2],  # GPT-2 would embed types as tokens
+        "model_input_names": inputs
+        if run.config.types
+        else inputs[::2],  # GPT-2 would embed types as tokens
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
     }
     named = special_tokens(backend)
-    files = {"tokenizer_config.json": text(settings | named), "special_tokens_map.json": text(named)}
+    files = {
+        "tokenizer_config.json": text(settings | named),
+        "special_tokens_map.json": text(named),
+    }
     return run, files | {"tokenizer.json": backend.to_str(pretty=True)}, notes
 
 
 def special_tokens(backend: Any) -> dict[str, str]:
     """The special tokens by transformers' names. Those alone: naming any other would change how texts are split."""
-    special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-    found = {name: next((s for s in spellings if s in special), None) for name, spellings in SPECIAL.items()}
+    special = {
+        token.content for token in backend.get_added_tokens_decoder().values() if token.special
+    }
+    found = {
+        name: next((s for s in spellings if s in special), None)
+        for name, spellings in SPECIAL.items()
+    }
     return {name: token for name, token in found.items() if token is not None}
 
 
@@ -266,7 +342,9 @@ def with_padding(run: hub.Pretrained, pad: int) -> hub.Pretrained:
     encoder = run.params["encoder"]
     table = np.asarray(encoder["embedding"]["token"])
     table = np.pad(table, ((0, max(pad + 1 - len(table), 0)), (0, 0)))
-    params = run.params | {"encoder": encoder | {"embedding": encoder["embedding"] | {"token": table}}}
+    params = run.params | {
+        "encoder": encoder | {"embedding": encoder["embedding"] | {"token": table}}
+    }
     config = dataclasses.replace(run.config, vocabulary=len(table), pad_token=pad)
     return dataclasses.replace(run, params=params, config=config)
 
@@ -284,7 +362,9 @@ def described(run: hub.Pretrained, architecture: str) -> dict[str, Any]:
 
 def class_names(run: hub.Pretrained) -> list[str]:
     """The run's own; transformers' LABEL_0, LABEL_1, ... where it has none, as in regression; none without classes."""
-    return list(run.labels) or [f"LABEL_{index}" for index in range(getattr(run.head, "classes", 0))]
+    return list(run.labels) or [
+        f"LABEL_{index}" for index in range(getattr(run.head, "classes", 0))
+    ]
 
 
 def text(content: Any) -> str:

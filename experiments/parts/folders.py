@@ -17,14 +17,23 @@ from adapt.images import ImageSettings
 from adapt.models import EncoderConfig
 
 
-def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], files: Mapping[str, str]) -> None:
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    files: Mapping[str, str],
+) -> None:
     """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text files."""
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    safetensors.numpy.save_file(
+        dict(tensors), folder / "model.safetensors", metadata={"format": "pt"}
+    )
     for name, text in {"config.json": json.dumps(dict(config), indent=2), **files}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors writes for the owner alone
+    shutil.copymode(
+        folder / "config.json", folder / "model.safetensors"
+    )  # safetensors writes for the owner alone
 
 
 def replace_folder(beside: Path, target: Path) -> None:
@@ -39,7 +48,9 @@ def replace_folder(beside: Path, target: Path) -> None:
 
 def preprocessor(settings: ImageSettings) -> dict[str, Any]:
     """preprocessor_config.json of a ViTImageProcessor that does the same; :func:`adapt.images.image_settings` reads it back."""
-    per_channel = lambda values: np.broadcast_to(np.asarray(values, float), settings.channels).tolist()
+    per_channel = lambda values: np.broadcast_to(
+        np.asarray(values, float), settings.channels
+    ).tolist()
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": settings.channels == 3,
@@ -56,9 +67,13 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
 
 def write_config(config: EncoderConfig) -> dict[str, Any]:
     """Inverse of :func:`adapt.families.read_config`."""
-    activation = next(theirs for theirs, ours in families.ACTIVATIONS.items() if ours == config.activation)
+    activation = next(
+        theirs for theirs, ours in families.ACTIVATIONS.items() if ours == config.activation
+    )
     fields = dataclasses.asdict(config) | {"activation": activation}
-    return {"model_type": config.family} | {theirs: fields[ours] for ours, theirs, *_ in families.family(config.family).CONFIG}
+    return {"model_type": config.family} | {
+        theirs: fields[ours] for ours, theirs, *_ in families.family(config.family).CONFIG
+    }
 
 
 def to_tensors(config: EncoderConfig, params: t.Tree) -> dict[str, np.ndarray]:
@@ -67,5 +82,8 @@ def to_tensors(config: EncoderConfig, params: t.Tree) -> dict[str, np.ndarray]:
     rows = families.table(config, flat)
     if left := flat.keys() - {path for row in rows for path in row.paths}:
         raise ExportError(f"{config.family} has no tensor for {min(left)}")
-    tensors = {row.name: row.to_tensor([flat[path] for path in row.paths], config.patch_size) for row in rows}
+    tensors = {
+        row.name: row.to_tensor([flat[path] for path in row.paths], config.patch_size)
+        for row in rows
+    }
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

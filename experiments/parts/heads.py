@@ -42,27 +42,43 @@ def check(config: Any, pretrained: hub.Pretrained) -> None:
             "--batch-size has: give --accumulate 1"
         )
     columns = columns_of(config.label_column)
-    if config.task == "multitask" and (len(set(columns)) < len(columns) or any("=" in name for name in columns)):
-        raise StrategyError(f"--label-column {config.label_column}: label columns must differ, and have no = in their names")
+    if config.task == "multitask" and (
+        len(set(columns)) < len(columns) or any("=" in name for name in columns)
+    ):
+        raise StrategyError(
+            f"--label-column {config.label_column}: label columns must differ, and have no = in their names"
+        )
     if config.class_weights != "none" and task.loss is not losses.cross_entropy:
-        raise StrategyError(f"--class-weights {config.class_weights} goes with classification and tags, not {config.task}")
+        raise StrategyError(
+            f"--class-weights {config.class_weights} goes with classification and tags, not {config.task}"
+        )
     if task.head is not Classifier and (config.pooling or config.layers):
         flag = "--pooling" if config.pooling else "--layers"
-        raise StrategyError(f"{flag} is for heads that pool, and --task {config.task} reads the tokens of the last layer")
+        raise StrategyError(
+            f"{flag} is for heads that pool, and --task {config.task} reads the tokens of the last layer"
+        )
     if config.mix == "learned" and not config.layers:
         raise StrategyError("--mix learned mixes the layers that --layers names: name them")
     if config.layers and config.pooling == "pooler":
-        raise StrategyError("--pooling pooler was trained on the last layer alone: leave --layers out")
+        raise StrategyError(
+            "--pooling pooler was trained on the last layer alone: leave --layers out"
+        )
     if absent := [layer for layer in config.layers if not 0 <= layer <= layers]:
-        raise StrategyError(f"--layers {absent[0]} is not there: the encoder has layers 0 (embedding) to {layers}")
+        raise StrategyError(
+            f"--layers {absent[0]} is not there: the encoder has layers 0 (embedding) to {layers}"
+        )
 
 
 def check_columns(task: str, columns: list[str], pretrained: hub.Pretrained) -> None:
     """Raise :class:`StrategyError` for more or fewer text columns than the task takes, or any on an image encoder."""
     others, (least, most) = len(columns) - 1, OTHERS.get(task, (0, 1))
     if not least <= others <= most:
-        wants = {(0, 0): "none", (1, 1): "one", (0, 1): "one at most"}.get((least, most), f"{least} or more")
-        raise StrategyError(f"--text-pair-column names {others or 'no'} columns, and the task {task} takes {wants}")
+        wants = {(0, 0): "none", (1, 1): "one", (0, 1): "one at most"}.get(
+            (least, most), f"{least} or more"
+        )
+        raise StrategyError(
+            f"--text-pair-column names {others or 'no'} columns, and the task {task} takes {wants}"
+        )
     if pretrained.config.is_image and (task in TEXT_ONLY or others):
         what = "--text-pair-column" if others else f"the task {task}"
         raise StrategyError(f"{pretrained.source} is an image encoder, and {what} is for texts")

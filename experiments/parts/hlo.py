@@ -12,7 +12,14 @@ import re
 
 import numpy as np
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8} | {
     f"{s}{n}": n // 8 for s in "su" for n in (8, 16, 32, 64)
 }
@@ -27,7 +34,9 @@ class Instruction:
 
     name: str
     operation: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]  # (type, sizes) of the result, or of each part of a tuple
+    shapes: tuple[
+        tuple[str, tuple[int, ...]], ...
+    ]  # (type, sizes) of the result, or of each part of a tuple
     operands: tuple[str, ...]
     text: str  # the whole line
     root: bool
@@ -73,9 +82,11 @@ class Collective:
     def sent(self) -> float:
         """Bytes that leave a device each time, with the usual ring: both halves of an all-reduce, each but its own share."""
         share = (self.group - 1) / self.group
-        return self.nbytes * {"all-reduce": 2 * share, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(
-            self.kind, share
-        )
+        return self.nbytes * {
+            "all-reduce": 2 * share,
+            "collective-permute": 1.0,
+            "collective-broadcast": 1.0,
+        }.get(self.kind, share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +121,11 @@ class Program:
         called = dict(re.findall(r"(condition|body)=(%[\w.-]+)", loop.text))
         condition, body = self.computations[called["condition"]], self.computations[called["body"]]
         test, state = condition.root, where.behind(loop.operands[0])
-        if test.operation != "compare" or "direction=LT" not in test.text or state.operation != "tuple":
+        if (
+            test.operation != "compare"
+            or "direction=LT" not in test.text
+            or state.operation != "tuple"
+        ):
             return None
         counter, limit = (condition.behind(name) for name in test.operands)
         index = re.search(r"index=(\d+)", counter.text)
@@ -119,7 +134,10 @@ class Program:
         first = where.behind(state.operands[int(index[1])]).constant
         added = body.behind(body.root.operands[int(index[1])])
         parts = [body.behind(name) for name in added.operands]
-        goes_on = any(each.operation == "get-tuple-element" and f"index={index[1]}" in each.text for each in parts)
+        goes_on = any(
+            each.operation == "get-tuple-element" and f"index={index[1]}" in each.text
+            for each in parts
+        )
         step = next((each.constant for each in parts if each.constant is not None), None)
         if first is None or step is None or added.operation != "add" or not goes_on or step < 1:
             return None
@@ -139,9 +157,14 @@ def read(text: str) -> Program:
             result, rest = split(found[3])
             operation, _, operands = rest.partition("(")
             shapes = re.findall(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]", result)
-            sizes = tuple((kind, tuple(int(size) for size in dims.split(",") if size)) for kind, dims in shapes)
+            sizes = tuple(
+                (kind, tuple(int(size) for size in dims.split(",") if size))
+                for kind, dims in shapes
+            )
             names = tuple(re.findall(r"%[\w.-]+", closed("(" + operands)))
-            inside[found[2]] = Instruction(found[2], operation.strip(), sizes, names, line, bool(found[1]))
+            inside[found[2]] = Instruction(
+                found[2], operation.strip(), sizes, names, line, bool(found[1])
+            )
     if not entry:
         raise ValueError("there is no entry computation in this text")
     return Program(computations, entry)
@@ -171,7 +194,11 @@ def dot_flops(text: str, named: str = "") -> int:
     """
     program, total = read(text), 0
     for name, computation in program.computations.items():
-        own = sum(product(each, computation) for each in computation.instructions.values() if named in each.text)
+        own = sum(
+            product(each, computation)
+            for each in computation.instructions.values()
+            if named in each.text
+        )
         times = program.times[name]
         if own and times is None:
             raise ValueError(f"a loop of unknown length around {name} multiplies matrices")
@@ -186,30 +213,47 @@ def product(each: Instruction, where: Computation) -> int:
     contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)(.*?)[\]}]', each.text)
     known = (called.startswith("__cublas") and contracted) or called.startswith("__cudnn$fmha")
     if each.operation not in ("dot", "convolution") and not known:
-        if re.search(r"(?i)matmul|gemm|dot|conv(?!ert)|triton", called) or each.operation in ("scaled-dot", "ragged-dot"):
+        if re.search(r"(?i)matmul|gemm|dot|conv(?!ert)|triton", called) or each.operation in (
+            "scaled-dot",
+            "ragged-dot",
+        ):
             raise ValueError(f"a matrix product in a library call: {each.text.strip()[:200]}")
         return 0
     left, right = (where.instructions[operand].sizes for operand in each.operands[:2])
-    if called.startswith("__cudnn"):  # queries [R, C, H, K], keys [R, T, H, K]: two products, backward five, the scores again
+    if called.startswith(
+        "__cudnn"
+    ):  # queries [R, C, H, K], keys [R, T, H, K]: two products, backward five, the scores again
         return (10 if "Backward" in called else 4) * math.prod(left) * right[1]
     if each.operation != "convolution":
         dims = re.findall(r"\d+", contracted[1]) if contracted else []
         return 2 * math.prod(each.sizes) * math.prod(left[int(dim)] for dim in dims)
     names = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.text)
     if names is None:
-        raise ValueError(f"a convolution without the names of its dimensions: {each.text.strip()[:200]}")
+        raise ValueError(
+            f"a convolution without the names of its dimensions: {each.text.strip()[:200]}"
+        )
     size = lambda sizes, word, letter: sizes[word.index(letter)]
     pairs = 1
     for dim in filter(str.isdigit, names[3]):
-        window = {word: part.split("x")[int(dim)] for word, part in re.findall(r"(\w+)=([0-9x_-]+)", braces(each.text, "window"))}
-        pairs *= met(size(left, names[1], dim), size(right, names[2], dim), size(each.sizes, names[3], dim), window)
+        window = {
+            word: part.split("x")[int(dim)]
+            for word, part in re.findall(r"(\w+)=([0-9x_-]+)", braces(each.text, "window"))
+        }
+        pairs *= met(
+            size(left, names[1], dim),
+            size(right, names[2], dim),
+            size(each.sizes, names[3], dim),
+            window,
+        )
     outside = size(each.sizes, names[3], "b") * size(each.sizes, names[3], "f")
     return 2 * outside * size(right, names[2], "i") * pairs
 
 
 def met(length: int, kernel: int, out: int, window: dict[str, str]) -> int:
     """Pairs of an output and a place of the kernel, along one dimension, that meet an element: neither padding nor a hole."""
-    stride, holes, spread = (int(window.get(word, 1)) for word in ("stride", "lhs_dilate", "rhs_dilate"))
+    stride, holes, spread = (
+        int(window.get(word, 1)) for word in ("stride", "lhs_dilate", "rhs_dilate")
+    )
     low = int(window.get("pad", "0_0").split("_")[0])
     at = np.arange(out)[:, None] * stride - low + np.arange(kernel)[None] * spread
     return int(((at >= 0) & (at % holes == 0) & (at // holes < length)).sum())
@@ -237,14 +281,26 @@ def collectives(text: str) -> list[Collective]:
             times = program.times[name]
             if times is None:
                 raise ValueError(f"a loop of unknown length around {name} has a collective in it")
-            taken = [shape for operand in each.operands for shape in computation.instructions[operand].shapes]
-            given = list(taken if each.operation in ("all-reduce-start", "collective-permute-start") else each.shapes)
+            taken = [
+                shape
+                for operand in each.operands
+                for shape in computation.instructions[operand].shapes
+            ]
+            given = list(
+                taken
+                if each.operation in ("all-reduce-start", "collective-permute-start")
+                else each.shapes
+            )
             if each.operation == "all-gather-start":  # (what it takes, what it gives)
                 given = given[len(taken) :]
             larger = max(taken, given, key=nbytes)
-            kind = "reduce-scatter" if name.startswith("%all-reduce-scatter") else kind  # as TPU programs spell it
+            kind = (
+                "reduce-scatter" if name.startswith("%all-reduce-scatter") else kind
+            )  # as TPU programs spell it
             channel = re.search(r"channel_id=(\d+)", each.text)
-            made = Collective(kind, tuple(sorted({t for t, _ in larger})), nbytes(larger), group(each.text), times)
+            made = Collective(
+                kind, tuple(sorted({t for t, _ in larger})), nbytes(larger), group(each.text), times
+            )
             place = (channel[1], kind, made.nbytes, made.group) if channel else (name, each.name)
             if place not in found or found[place].times < times:
                 found[place] = made
@@ -259,9 +315,13 @@ def group(text: str) -> int:
     """How many devices a collective's groups have, in any of the spellings of HLO. Raises :class:`ValueError` for others."""
     if "source_target_pairs=" in text:
         return 2
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}", text):
+    if found := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}", text
+    ):
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])  # 'axis':(before)size is a part of an axis
+        parts = re.findall(
+            r"'(\w+)'(?::\(\d+\)(\d+))?", found[2]
+        )  # 'axis':(before)size is a part of an axis
         return math.prod(int(size) if size else axes[name] for name, size in parts)
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
         return int(found[1])

@@ -106,10 +106,17 @@ def score(answers: np.ndarray, labels: np.ndarray, weight: np.ndarray, classes: 
     mean = lambda values: values @ weight.T / weight.sum(1)
     if classes:
         return mean((answers == labels).astype(np.float64))
-    p, y = answers - answers.mean(1, keepdims=True, dtype=np.float64), (labels - labels.mean(dtype=np.float64))[None]
+    p, y = (
+        answers - answers.mean(1, keepdims=True, dtype=np.float64),
+        (labels - labels.mean(dtype=np.float64))[None],
+    )
     spread = np.maximum(mean(p**2) - mean(p) ** 2, 0) * np.maximum(mean(y**2) - mean(y) ** 2, 0)
-    least = (1e-6 * np.abs(answers).max(1, keepdims=True, initial=0) * np.abs(labels).max(initial=0)) ** 2 * 1e-6
-    return np.where(spread > least, (mean(p * y) - mean(p) * mean(y)) / np.sqrt(np.maximum(spread, 1e-300)), 0)
+    least = (
+        1e-6 * np.abs(answers).max(1, keepdims=True, initial=0) * np.abs(labels).max(initial=0)
+    ) ** 2 * 1e-6
+    return np.where(
+        spread > least, (mean(p * y) - mean(p) * mean(y)) / np.sqrt(np.maximum(spread, 1e-300)), 0
+    )
 
 
 def resample(rows: np.ndarray, count: int, draws: int = 1000) -> np.ndarray:
@@ -118,7 +125,9 @@ def resample(rows: np.ndarray, count: int, draws: int = 1000) -> np.ndarray:
     return np.array([np.bincount(each, minlength=count) for each in drawn])
 
 
-def interval(answer: np.ndarray, labels: np.ndarray, weight: np.ndarray, classes: int) -> tuple[float, float]:
+def interval(
+    answer: np.ndarray, labels: np.ndarray, weight: np.ndarray, classes: int
+) -> tuple[float, float]:
     """95% interval of the mean score over seeds: bootstrap over test examples (``weight`` of :func:`resample`) and seeds."""
     scores = score(answer, labels, weight, classes)  # [seeds, draws]
     drawn = np.random.RandomState(1).randint(len(scores), size=scores.shape)

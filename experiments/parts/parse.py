@@ -43,8 +43,13 @@ def text_batches(rows: Iterator[list[str]]) -> tuple[Any, Iterator[Any]]:
     import pyarrow as pa
 
     schema = pa.schema([(name, pa.string()) for name in next(rows)])
-    columns = (list(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(rows, 1000)), []))
-    return schema, (pa.record_batch([pa.array(values, pa.string()) for values in each], schema=schema) for each in columns)
+    columns = (
+        list(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(rows, 1000)), [])
+    )
+    return schema, (
+        pa.record_batch([pa.array(values, pa.string()) for values in each], schema=schema)
+        for each in columns
+    )
 
 
 def json_batches(path: Path) -> tuple[Any, Iterator[Any]]:
@@ -56,8 +61,14 @@ def json_batches(path: Path) -> tuple[Any, Iterator[Any]]:
         while found := list(islice(objects, 1000)):
             try:
                 names = schema or list(dict.fromkeys(chain.from_iterable(found)))
-                columns = {name: [each.get(name) for each in found] for name in (schema.names if schema else names)}
-                arrays = [pa.array(v, schema.field(n).type if schema else None) for n, v in columns.items()]
+                columns = {
+                    name: [each.get(name) for each in found]
+                    for name in (schema.names if schema else names)
+                }
+                arrays = [
+                    pa.array(v, schema.field(n).type if schema else None)
+                    for n, v in columns.items()
+                ]
                 yield pa.record_batch(arrays, schema=schema, names=None if schema else names)
             except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
                 where = f"{path}: rows {row} to {row + len(found) - 1}"
@@ -90,7 +101,9 @@ def json_objects(path: Path) -> Iterator[dict[str, Any]]:
                     raise DataError(f"{path}: line {number} is not a JSON object")
                 yield found
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: line {number or error.lineno} is not JSON: {error.msg}") from error
+        raise DataError(
+            f"{path}: line {number or error.lineno} is not JSON: {error.msg}"
+        ) from error
 
 
 def records(path: Path, delimiter: str) -> Iterator[list[str]]:
@@ -111,7 +124,9 @@ def records(path: Path, delimiter: str) -> Iterator[list[str]]:
                     )
                 yield record
         except csv.Error as error:
-            raise DataError(f"{path}: line {reader.line_num}: {error}; is a quote missing?") from error
+            raise DataError(
+                f"{path}: line {reader.line_num}: {error}; is a quote missing?"
+            ) from error
         except UnicodeDecodeError as error:
             raise not_utf8(path) from error
 
@@ -138,7 +153,9 @@ def lines(path: Path) -> Iterator[str]:
 
 def not_utf8(path: Path) -> DataError:
     with path.open("rb") as file:
-        numbers = (n for n, line in enumerate(file, 1) if line.decode(errors="replace").encode() != line)
+        numbers = (
+            n for n, line in enumerate(file, 1) if line.decode(errors="replace").encode() != line
+        )
         return DataError(f"{path}: line {next(numbers)} is not UTF-8; convert the file with iconv")
 
 

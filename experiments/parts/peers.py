@@ -39,7 +39,9 @@ def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
                 answer = {"versions": side.versions}
             else:
                 answer = getattr(side, job)(**request)
-        except Exception as fault:  # of whatever library: the benchmark gets it as the answer, the log all of it
+        except (
+            Exception
+        ) as fault:  # of whatever library: the benchmark gets it as the answer, the log all of it
             traceback.print_exc()
             answer = {"error": f"{type(fault).__name__}: {fault}"}
         print(json.dumps(answer), file=answers, flush=True)
@@ -53,13 +55,23 @@ def keep_to(cores: int) -> None:
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
-    return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in names}
+    return {"python": sys.version.split()[0]} | {
+        name: importlib.metadata.version(name) for name in names
+    }
 
 
 class Torch:
     """transformers and torch: AutoModel, mean pooling and a linear classifier; and sentence-transformers' ``encode``."""
 
-    def __init__(self, checkpoint: str, task: str, batch_size: int, cores: int, seed: int, learning: dict[str, float]):
+    def __init__(
+        self,
+        checkpoint: str,
+        task: str,
+        batch_size: int,
+        cores: int,
+        seed: int,
+        learning: dict[str, float],
+    ):
         import torch
         import transformers
 
@@ -71,7 +83,10 @@ class Torch:
         self.checkpoint, self.texts, self.labels = checkpoint, content["texts"], content["labels"]
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
         self.ids = self.tokenizer(
-            content["train"], truncation=True, max_length=content["max_length"], return_attention_mask=False
+            content["train"],
+            truncation=True,
+            max_length=content["max_length"],
+            return_attention_mask=False,
         )["input_ids"]
         self.encoder = transformers.AutoModel.from_pretrained(checkpoint, add_pooling_layer=False)
         config = self.encoder.config
@@ -86,15 +101,24 @@ class Torch:
         torch, learning = self.torch, self.learning
         layers = self.encoder.encoder.layer
         kept = len(layers) if name == "full" else int(name[4:]) if name.startswith("top:") else 0
-        self.still = [] if name == "full" else [self.encoder.embeddings, *layers[: len(layers) - kept]]
+        self.still = (
+            [] if name == "full" else [self.encoder.embeddings, *layers[: len(layers) - kept]]
+        )
         self.encoder.requires_grad_(True)
         for module in self.still:
             module.requires_grad_(False)
         named = [*self.encoder.named_parameters(), *self.head.named_parameters()]
         still = [weight for name, weight in named if name.endswith("bias") or "LayerNorm" in name]
-        decayed = [weight for name, weight in named if not (name.endswith("bias") or "LayerNorm" in name)]
-        still, decayed = ([weight for weight in part if weight.requires_grad] for part in (still, decayed))
-        groups = [{"params": decayed, "weight_decay": learning["decay"]}, {"params": still, "weight_decay": 0.0}]
+        decayed = [
+            weight for name, weight in named if not (name.endswith("bias") or "LayerNorm" in name)
+        ]
+        still, decayed = (
+            [weight for weight in part if weight.requires_grad] for part in (still, decayed)
+        )
+        groups = [
+            {"params": decayed, "weight_decay": learning["decay"]},
+            {"params": still, "weight_decay": 0.0},
+        ]
         self.weights = [*decayed, *still]
         self.clip = learning["clip"]
         # The default of transformers' Trainer, and faster than the loop over parameters.
@@ -111,24 +135,36 @@ class Torch:
         loss, started = torch.zeros(()), time.perf_counter()
         for start in range(0, len(order), self.batch_size):
             index = order[start : start + self.batch_size]
-            batch = self.tokenizer.pad({"input_ids": [self.ids[i] for i in index]}, return_tensors="pt")
+            batch = self.tokenizer.pad(
+                {"input_ids": [self.ids[i] for i in index]}, return_tensors="pt"
+            )
             mask = batch["attention_mask"]
-            hidden = self.encoder(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+            hidden = self.encoder(
+                input_ids=batch["input_ids"], attention_mask=mask
+            ).last_hidden_state
             weight = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * weight).sum(1) / weight.sum(1)
-            loss = functional.cross_entropy(self.head(self.dropout(pooled)), torch.tensor([self.labels[i] for i in index]))
+            loss = functional.cross_entropy(
+                self.head(self.dropout(pooled)), torch.tensor([self.labels[i] for i in index])
+            )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return {"examples": len(order), "seconds": time.perf_counter() - started, "loss": float(loss.detach())}
+        return {
+            "examples": len(order),
+            "seconds": time.perf_counter() - started,
+            "loss": float(loss.detach()),
+        }
 
     def extract(self, index: list[int]) -> dict[str, float]:
         """Encode the texts ``index`` with sentence-transformers, tokenization included."""
         if self.sentences is None:
             import sentence_transformers
 
-            self.sentences = sentence_transformers.SentenceTransformer(self.checkpoint, device="cpu")
+            self.sentences = sentence_transformers.SentenceTransformer(
+                self.checkpoint, device="cpu"
+            )
         texts = [self.texts[i] for i in index]
         started = time.perf_counter()
         features = self.sentences.encode(texts, batch_size=self.batch_size, show_progress_bar=False)
@@ -175,32 +211,54 @@ class Device:
 
         self.where = "cuda" if torch.cuda.is_available() else "cpu"
         name = torch.cuda.get_device_name() if self.where == "cuda" else "cpu"
-        self.versions, self.torch, self.pooling = versions(TORCH_LIBRARIES[:2]) | {"device": name}, torch, pooling
+        self.versions, self.torch, self.pooling = (
+            versions(TORCH_LIBRARIES[:2]) | {"device": name},
+            torch,
+            pooling,
+        )
         torch.set_num_threads(cores)
         torch.manual_seed(seed)
         kind = shape.pop("model_type")
         config = transformers.AutoConfig.for_model(kind, **shape)
         config.use_cache = False
         bare = {} if kind == "gpt2" else {"add_pooling_layer": False}
-        self.encoder = transformers.AutoModel.from_config(config, attn_implementation="sdpa", **bare).to(self.where)
+        self.encoder = transformers.AutoModel.from_config(
+            config, attn_implementation="sdpa", **bare
+        ).to(self.where)
         self.head = torch.nn.Linear(config.hidden_size, classes).to(self.where)
         self.dropout = torch.nn.Dropout(0.1 if kind != "vit" else 0.0)
         layers = config.num_hidden_layers
-        blocks = next(part for part in self.encoder.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == layers)
+        blocks = next(
+            part
+            for part in self.encoder.modules()
+            if isinstance(part, torch.nn.ModuleList) and len(part) == layers
+        )
         self.encoder.train()
         if still:  # what is frozen needs no gradient, and no dropout
             self.encoder.requires_grad_(False).eval()
             for block in blocks[still - 1 :]:
                 block.requires_grad_(True).train()
-            final = [part for part in self.encoder.children() if isinstance(part, torch.nn.LayerNorm)]
+            final = [
+                part for part in self.encoder.children() if isinstance(part, torch.nn.LayerNorm)
+            ]
             for norm in final if still <= layers else []:
                 norm.requires_grad_(True)
-        self.weights = [weight for weight in (*self.encoder.parameters(), *self.head.parameters()) if weight.requires_grad]
+        self.weights = [
+            weight
+            for weight in (*self.encoder.parameters(), *self.head.parameters())
+            if weight.requires_grad
+        ]
         groups = [
-            {"params": [weight for weight in self.weights if weight.ndim > 1], "weight_decay": learning["decay"]},
+            {
+                "params": [weight for weight in self.weights if weight.ndim > 1],
+                "weight_decay": learning["decay"],
+            },
             {"params": [weight for weight in self.weights if weight.ndim < 2], "weight_decay": 0.0},
         ]
-        self.clip, self.optimizer = learning["clip"], torch.optim.AdamW(groups, lr=learning["rate"], fused=True)
+        self.clip, self.optimizer = (
+            learning["clip"],
+            torch.optim.AdamW(groups, lr=learning["rate"], fused=True),
+        )
         self.batches = []
         for _ in range(2):
             if kind == "vit":
@@ -217,7 +275,9 @@ class Device:
         torch, examples, started = self.torch, 0, time.perf_counter()
         for number in range(steps):
             inputs, labels = self.batches[number % 2]
-            inputs = {name: value.to(self.where, non_blocking=True) for name, value in inputs.items()}
+            inputs = {
+                name: value.to(self.where, non_blocking=True) for name, value in inputs.items()
+            }
             labels = labels.to(self.where, non_blocking=True)
             with torch.autocast(self.where, torch.bfloat16):
                 hidden = self.encoder(**inputs).last_hidden_state
@@ -240,7 +300,10 @@ class Device:
         found = []
         with self.torch.no_grad():
             for size in rate_sizes(self.where == "cuda"):
-                a = self.torch.randn(size, size, device=self.where, dtype=self.torch.bfloat16) / size**0.5
+                a = (
+                    self.torch.randn(size, size, device=self.where, dtype=self.torch.bfloat16)
+                    / size**0.5
+                )
 
                 def many(a: Any = a) -> None:
                     b = a
@@ -255,7 +318,15 @@ class Device:
 class Keras:
     """keras-hub on the JAX backend: BertTextClassifier of the checkpoint's shape, fixed width, random weights."""
 
-    def __init__(self, checkpoint: str, task: str, batch_size: int, cores: int, seed: int, learning: dict[str, float]):
+    def __init__(
+        self,
+        checkpoint: str,
+        task: str,
+        batch_size: int,
+        cores: int,
+        seed: int,
+        learning: dict[str, float],
+    ):
         os.environ["KERAS_BACKEND"] = "jax"
         import keras
         import keras_hub
@@ -296,17 +367,29 @@ class Keras:
             max_sequence_length=shape["max_position_embeddings"],
         )
         backbone.trainable = name == "full"
-        model = self.hub.models.BertTextClassifier(backbone, num_classes=self.classes, preprocessor=None, dropout=0.1)
-        optimizer = keras.optimizers.AdamW(learning["rate"], weight_decay=learning["decay"], global_clipnorm=learning["clip"])
+        model = self.hub.models.BertTextClassifier(
+            backbone, num_classes=self.classes, preprocessor=None, dropout=0.1
+        )
+        optimizer = keras.optimizers.AdamW(
+            learning["rate"], weight_decay=learning["decay"], global_clipnorm=learning["clip"]
+        )
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=True)
+        model.compile(
+            optimizer,
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=True,
+        )
         return model
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
         """One ``fit`` on the examples ``order``; timed between its first and last step."""
         tokens = self.tokens[order]
         mask = (self.np.arange(WIDTH) < self.lengths[order][:, None]).astype(self.np.int32)
-        inputs = {"token_ids": tokens, "segment_ids": self.np.zeros_like(tokens), "padding_mask": mask}
+        inputs = {
+            "token_ids": tokens,
+            "segment_ids": self.np.zeros_like(tokens),
+            "padding_mask": mask,
+        }
         history = self.model.fit(
             inputs,
             self.labels[order],
@@ -316,7 +399,11 @@ class Keras:
             verbose=0,
             callbacks=[self.clock],
         )
-        return {"examples": len(order), "seconds": self.clock.seconds, "loss": float(history.history["loss"][-1])}
+        return {
+            "examples": len(order),
+            "seconds": self.clock.seconds,
+            "loss": float(history.history["loss"][-1]),
+        }
 
 
 def clock(keras: Any) -> Any:
@@ -329,7 +416,9 @@ def clock(keras: Any) -> Any:
             self.seconds = -time.perf_counter()
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.seconds += time.perf_counter()  # the mean loss in logs was fetched, so every step has ended
+            self.seconds += (
+                time.perf_counter()
+            )  # the mean loss in logs was fetched, so every step has ended
 
     return Clock()
 

@@ -32,7 +32,12 @@ class Run:
 
 
 def ready(
-    config: Any, strategy: strategies.Strategy, model: Model, params: t.Tree, per_epoch: int, loss: losses.Loss
+    config: Any,
+    strategy: strategies.Strategy,
+    model: Model,
+    params: t.Tree,
+    per_epoch: int,
+    loss: losses.Loss,
 ) -> list[Run]:
     """Every phase of ``strategy`` for a run of ``per_epoch`` steps an epoch.
 
@@ -44,11 +49,17 @@ def ready(
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
     for number, phase in enumerate(strategy.phases):
         labels, factors = strategies.label(phase, params, layers)
-        rates = {group: peak(config, strategy, phase, group, model) * factor for group, factor in factors.items()}
+        rates = {
+            group: peak(config, strategy, phase, group, model) * factor
+            for group, factor in factors.items()
+        }
         start = first * per_epoch
         begun = {group: begun.get(group, start) for group in rates}
         origin, steps = (0, whole) if strategy.one_schedule else (start, phase.epochs * per_epoch)
-        schedules = {group: optim.schedule(rate, steps, config.warmup, config.decay) for group, rate in rates.items()}
+        schedules = {
+            group: optim.schedule(rate, steps, config.warmup, config.decay)
+            for group, rate in rates.items()
+        }
         groups = {
             group: optim.adamw(later(schedule, begun[group] - origin), config.weight_decay)
             for group, schedule in schedules.items()
@@ -56,15 +67,21 @@ def ready(
         moving = [path for path, group in t.paths(labels).items() if group != optim.FROZEN]
         if not moving:
             what = f"--task {config.task} has a head without weights, so --strategy {config.strategy} would train nothing"
-            raise StrategyError(f"{what}{f' in phase {number + 1}' if number else ''}: give top:1, full or lora:8")
+            raise StrategyError(
+                f"{what}{f' in phase {number + 1}' if number else ''}: give top:1, full or lora:8"
+            )
         if pull and phase is strategy.phases[-1] and not any(held(path) for path in moving):
             raise StrategyError(
                 f"{config.strategy}: l2sp and mixout hold pre-trained weights, and none of them trains: leave them out"
             )
         tx = optim.by_label(groups, labels, config.clip_norm or None)
         step = train.make_step(computed, loss, tx, prefix.cut(labels, layers), pull=pull)
-        rate = lambda group, at, schedules=schedules, origin=origin: float(schedules[group](at - origin))
-        found.append(Run(number, first, first + phase.epochs, computed, labels, rates, rate, tx, step))
+        rate = lambda group, at, schedules=schedules, origin=origin: float(
+            schedules[group](at - origin)
+        )
+        found.append(
+            Run(number, first, first + phase.epochs, computed, labels, rates, rate, tx, step)
+        )
         first += phase.epochs
     return found
 
@@ -73,7 +90,9 @@ def later(schedule: Callable[[Any], Any], steps: int) -> Callable[[Any], Any]:
     return (lambda count: schedule(count + steps)) if steps else schedule
 
 
-def peak(config: Any, strategy: strategies.Strategy, phase: strategies.Phase, group: str, model: Model) -> float:
+def peak(
+    config: Any, strategy: strategies.Strategy, phase: strategies.Phase, group: str, model: Model
+) -> float:
     """The rate of a group: as the flags say, or by default."""
     given = config.head_learning_rate if strategies.kind(group) == "head" else config.learning_rate
     alone = phase.groups == ("head",) and not strategy.one_schedule
@@ -115,7 +134,9 @@ def held(path: str) -> bool:
     return path.startswith("encoder/") and not additions.is_added(path)
 
 
-def base_of(config: Any, pretrained: Pretrained, params: t.Tree, last: Run, digest: str) -> dict[str, str] | None:
+def base_of(
+    config: Any, pretrained: Pretrained, params: t.Tree, last: Run, digest: str
+) -> dict[str, str] | None:
     """Where the encoder came from, and its digest, if checkpoints are to refer to it; None if they store all of it.
 
     ``auto`` refers to it where at most half of the encoder's parameters train. Raises :class:`StrategyError` where
@@ -129,20 +150,29 @@ def base_of(config: Any, pretrained: Pretrained, params: t.Tree, last: Run, dige
         why = f"--out {config.out} replaces the checkpoint that it would refer to"
     if why and config.save == "delta":
         raise StrategyError(f"--save delta: {why}: give --save full")
-    if why or config.save == "full" or (config.save == "auto" and 2 * moving > t.count(params["encoder"])):
+    if (
+        why
+        or config.save == "full"
+        or (config.save == "auto" and 2 * moving > t.count(params["encoder"]))
+    ):
         return None
     return {"source": source, "digest": digest}
 
 
 def summary(runs: list[Run], params: t.Tree) -> list[dict[str, Any]]:
     """The phases as plain JSON: epochs, and parameters by group."""
-    return [{"epochs": run.last - run.first, "parameters": t.summary(params, run.labels)} for run in runs]
+    return [
+        {"epochs": run.last - run.first, "parameters": t.summary(params, run.labels)}
+        for run in runs
+    ]
 
 
 def changed(frozen: t.Tree, base: t.Tree) -> t.Tree:
     """The frozen leaves that are not as in ``base``: what a checkpoint that refers to it has to store."""
     there = t.paths(base)
-    return t.select(frozen, lambda path: path not in there or not same(t.get(frozen, path), there[path]))
+    return t.select(
+        frozen, lambda path: path not in there or not same(t.get(frozen, path), there[path])
+    )
 
 
 def same(one: Any, other: Any) -> bool:

@@ -14,21 +14,35 @@ from adapt.tokenizer import ragged
 from experiments.parts import data, sequences, tasks
 
 Rows = Iterator[list[Any]]
-TOGETHER = ("classification", "multilabel", "regression")  # tasks whose outputs are [N, classes], side by side
+TOGETHER = (
+    "classification",
+    "multilabel",
+    "regression",
+)  # tasks whose outputs are [N, classes], side by side
 
 
 def check(run: hub.Pretrained) -> None:
     """Raise :class:`CheckpointError` for a run that predicts nothing."""
     if run.task not in tasks.TASKS:
-        raise CheckpointError(f"{run.source} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote")
+        raise CheckpointError(
+            f"{run.source} is a pre-training run ({run.task or 'no task'}): predict takes what finetune wrote"
+        )
     if tasks.TASKS[run.task].classes == 0:
-        raise CheckpointError(f"{run.source} was trained for embeddings ({run.task}), which extract computes: use that")
+        raise CheckpointError(
+            f"{run.source} was trained for embeddings ({run.task}), which extract computes: use that"
+        )
 
 
 def no_labels(table: data.Table, columns: Sequence[str], task: str) -> Any:
     """In the place of labels; of words, their numbers, so that it is known which one an output is of."""
     if task == "tags":
-        return ragged([np.arange(len(words)) for chunk in sequences.word_chunks(table, columns[0]) for words in chunk])
+        return ragged(
+            [
+                np.arange(len(words))
+                for chunk in sequences.word_chunks(table, columns[0])
+                for words in chunk
+            ]
+        )
     return np.tile([0, 1], (len(table), 1)) if task == "span" else np.zeros(len(table), np.int32)
 
 
@@ -38,12 +52,21 @@ def header(run: hub.Pretrained, columns: Sequence[str]) -> list[str]:
     if run.task in ("tags", "regression"):
         return ["prediction"]
     if run.task == "multitask":
-        return [*(f"prediction:{name}" for name, _ in by_column(run)), *(f"probability:{name}" for name in run.labels)]
+        return [
+            *(f"prediction:{name}" for name, _ in by_column(run)),
+            *(f"probability:{name}" for name in run.labels),
+        ]
     names = map(str, range(len(columns) - 1)) if run.task == "choice" else run.labels
     return ["prediction", *(f"probability:{name}" for name in names)]
 
 
-def rows(run: hub.Pretrained, outputs: np.ndarray, part: Examples, table: data.Table, columns: Sequence[str]) -> Rows:
+def rows(
+    run: hub.Pretrained,
+    outputs: np.ndarray,
+    part: Examples,
+    table: data.Table,
+    columns: Sequence[str],
+) -> Rows:
     """A row a row of the table."""
     if run.task == "regression":
         return ([repr(float(value))] for value in outputs[:, 0])
@@ -75,16 +98,30 @@ def several_rows(run: hub.Pretrained, p: np.ndarray) -> Rows:
 def by_column(run: hub.Pretrained) -> list[tuple[str, list[str]]]:
     """(label column, its classes) of a run on several."""
     split = [name.partition("=")[::2] for name in run.labels]
-    return [(column, [name for _, name in pairs]) for column, pairs in groupby(split, lambda pair: pair[0])]
+    return [
+        (column, [name for _, name in pairs])
+        for column, pairs in groupby(split, lambda pair: pair[0])
+    ]
 
 
 def column_rows(run: hub.Pretrained, logits: np.ndarray) -> Rows:
     for values in tasks.softmax(logits):
-        own = [(names, p[: len(names)]) for (_, names), p in zip(by_column(run), values, strict=True)]
-        yield [*(names[int(p.argmax())] for names, p in own), *(each for _, p in own for each in numbers(p))]
+        own = [
+            (names, p[: len(names)]) for (_, names), p in zip(by_column(run), values, strict=True)
+        ]
+        yield [
+            *(names[int(p.argmax())] for names, p in own),
+            *(each for _, p in own for each in numbers(p)),
+        ]
 
 
-def tag_rows(run: hub.Pretrained, logits: np.ndarray, part: Examples, table: data.Table, columns: Sequence[str]) -> Rows:
+def tag_rows(
+    run: hub.Pretrained,
+    logits: np.ndarray,
+    part: Examples,
+    table: data.Table,
+    columns: Sequence[str],
+) -> Rows:
     """A JSON list with a tag for each word; null for words of which no token is left."""
     ends, row = np.cumsum(part.labels.lengths), 0
     tags, numbers = logits.argmax(-1), part.truth
@@ -97,7 +134,9 @@ def tag_rows(run: hub.Pretrained, logits: np.ndarray, part: Examples, table: dat
             yield [json.dumps(found, ensure_ascii=False)]
 
 
-def span_rows(run: hub.Pretrained, logits: np.ndarray, table: data.Table, columns: Sequence[str]) -> Rows:
+def span_rows(
+    run: hub.Pretrained, logits: np.ndarray, table: data.Table, columns: Sequence[str]
+) -> Rows:
     """Characters from and to (the end exclusive) and the text there; nothing where the tokens found are not the text's."""
     best = iter(tasks.best_spans(logits).tolist())
     for texts, encodings in sequences.located(run, table, columns):
@@ -107,5 +146,7 @@ def span_rows(run: hub.Pretrained, logits: np.ndarray, table: data.Table, column
                 yield ["", "", ""]
                 continue
             (start, _), (_, end) = (encoding.token_to_chars(token) for token in tokens)
-            start += len(text[start:end]) - len(text[start:end].lstrip())  # byte-level tokens begin with their space
+            start += len(text[start:end]) - len(
+                text[start:end].lstrip()
+            )  # byte-level tokens begin with their space
             yield [start, end, text[start:end]]

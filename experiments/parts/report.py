@@ -15,7 +15,9 @@ from rich.table import Table
 from adapt.errors import OutputError
 from experiments.parts import hosts
 
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # result lines: printed always
+console = Console(
+    highlight=False, markup=False, emoji=False, soft_wrap=True
+)  # result lines: printed always
 if not console.is_terminal:
     console.width = 120  # a file or a pipe has no width of its own
 chat = Console(
@@ -27,7 +29,9 @@ def warn(sentence: str) -> None:
     """A line on stderr that begins with ``note:``."""
     if not hosts.first():
         return
-    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(f"note: {sentence}")
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(
+        f"note: {sentence}"
+    )
 
 
 def warn_truncated(count: int, longest: int, where: str) -> None:
@@ -37,14 +41,30 @@ def warn_truncated(count: int, longest: int, where: str) -> None:
         warn(f"{where}: {what} longer than {longest} tokens and truncated")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], out: Console = chat) -> None:
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], out: Console = chat
+) -> None:
     """A small table; numbers to the right."""
-    view = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2))
+    view = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2),
+    )
     for index, name in enumerate(columns):
         view.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         view.add_row(
-            *(f"{cell:,}" if isinstance(cell, int) else f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row)
+            *(
+                f"{cell:,}"
+                if isinstance(cell, int)
+                else f"{cell:.4g}"
+                if isinstance(cell, float)
+                else str(cell)
+                for cell in row
+            )
         )
     out.print(view)
     out.print()
@@ -57,7 +77,11 @@ class Progress:
         self.bar, self.task = bar, task
 
     def update(self, done: int, **shown: str) -> None:
-        self.bar.update(self.task, completed=done, shown="  ".join(f"{name} {value}" for name, value in shown.items()))
+        self.bar.update(
+            self.task,
+            completed=done,
+            shown="  ".join(f"{name} {value}" for name, value in shown.items()),
+        )
 
 
 @contextlib.contextmanager
@@ -101,7 +125,9 @@ class Metrics:
 
     def write(self, record: Mapping[str, Any]) -> None:
         try:
-            with self.path.open("a", encoding="utf-8") as file:  # nothing stays open, or unwritten when a disk is full
+            with self.path.open(
+                "a", encoding="utf-8"
+            ) as file:  # nothing stays open, or unwritten when a disk is full
                 file.write(json.dumps(record) + "\n")
         except OSError as fault:
             raise OutputError(f"cannot write {self.path}: {fault.strerror}") from None
@@ -130,7 +156,12 @@ def plot_history(run: Path, score: str = "") -> Path:
     checks = [r for r in records if "validation_loss" in r]
     scored = [r for r in checks if r.get(f"validation_{score}") is not None] if score else []
     figure, axes = plt.subplots(
-        2 if scored else 1, 1, figsize=(7, 5.6 if scored else 3.6), sharex=True, squeeze=False, layout="constrained"
+        2 if scored else 1,
+        1,
+        figsize=(7, 5.6 if scored else 3.6),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
     )
     axis = axes[0, 0]
     axis.plot(
@@ -155,7 +186,13 @@ def plot_history(run: Path, score: str = "") -> Path:
     axis.legend(frameon=False)
     if scored:
         below = axes[1, 0]
-        below.plot([r["step"] for r in scored], [r[f"validation_{score}"] for r in scored], "o-", color="#cc6677", ms=4)
+        below.plot(
+            [r["step"] for r in scored],
+            [r[f"validation_{score}"] for r in scored],
+            "o-",
+            color="#cc6677",
+            ms=4,
+        )
         best = max(scored, key=lambda r: r[f"validation_{score}"])
         below.annotate(
             f"{best[f'validation_{score}']:.3f}",

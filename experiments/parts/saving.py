@@ -27,7 +27,9 @@ class Progress:
     metrics_bytes: int = 0
     phase: int = 0
     best_phase: int = 0
-    phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # that began: frozen digest, cached or not, the cache
+    phases: list[dict[str, Any]] = dataclasses.field(
+        default_factory=list
+    )  # that began: frozen digest, cached or not, the cache
 
     def cached(self, phase: Run) -> bool | None:
         """Whether this phase used the cache before a stop; None if it had not begun."""
@@ -53,11 +55,16 @@ def begin(
 ) -> None:
     """Note that a phase begins, and save what it has: a good checkpoint to keep, whenever the run stops."""
     progress.phase, progress.stale = phase.number, 0
-    progress.phases = [*progress.phases[: phase.number], {"digest": t.digest(frozen), "cached": caches}]
+    progress.phases = [
+        *progress.phases[: phase.number],
+        {"digest": t.digest(frozen), "cached": caches},
+    ]
     checkpoint.save_frozen(saves, changed(frozen, stored), phase.number)
     save(saves, state, progress, metrics, best=False)
 
 
-def save(saves: Path, state: train.State, progress: Progress, metrics: report.Metrics, best: bool) -> None:
+def save(
+    saves: Path, state: train.State, progress: Progress, metrics: report.Metrics, best: bool
+) -> None:
     progress.saved, progress.metrics_bytes = int(state.step), metrics.size
     checkpoint.save(saves, state, {"progress": dataclasses.asdict(progress)}, best, progress.phase)

@@ -42,16 +42,22 @@ def chunks(table: data.Table, columns: Sequence[str], task: str) -> Iterator[lis
     for chunk in data.chunks(table, columns, CHUNK):
         texts = [chunk[column] for column in columns]
         if task == "choice":
-            yield [(first, other) for first, *others in zip(*texts, strict=True) for other in others]
+            yield [
+                (first, other) for first, *others in zip(*texts, strict=True) for other in others
+            ]
         elif task == "contrastive":
             yield list(itertools.chain.from_iterable(zip(*texts, strict=True)))
         elif task == "span":
-            yield list(zip(*texts[::-1], strict=True)) if len(texts) == 2 else texts[0]  # the question goes first
+            yield (
+                list(zip(*texts[::-1], strict=True)) if len(texts) == 2 else texts[0]
+            )  # the question goes first
         else:
             yield list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
 
 
-def with_tags(pretrained: hub.Pretrained, table: data.Table, column: str, labels: Ragged) -> tuple[examples.Examples, int]:
+def with_tags(
+    pretrained: hub.Pretrained, table: data.Table, column: str, labels: Ragged
+) -> tuple[examples.Examples, int]:
     """Words with a label each (Ragged int32) -> examples whose labels are (place, class) of every word that has a token."""
     tokenizer, parts, found, row = features.tokenizer_of(pretrained), [], [], 0
     for chunk in word_chunks(table, column):
@@ -67,21 +73,32 @@ def with_tags(pretrained: hub.Pretrained, table: data.Table, column: str, labels
         at, owner = at[firsts], owner[firsts]
         kinds = labels.values[labels.starts[row + owner] + word[at]]
         parts.append((tokens, cut))
-        found.append((np.bincount(owner, minlength=len(chunk)), np.stack([at - tokens.starts[owner], kinds], 1)))
+        found.append(
+            (
+                np.bincount(owner, minlength=len(chunk)),
+                np.stack([at - tokens.starts[owner], kinds], 1),
+            )
+        )
         row += len(chunk)
     lengths, places = (np.concatenate(each) for each in zip(*found, strict=True))
     placed = Ragged(places.astype(np.int32), np.cumsum(lengths) - lengths, lengths)
     return examples.tokenized(pretrained, parts, placed), int(labels.lengths.sum() - lengths.sum())
 
 
-def tokenized_words(tokenizer: Tokenizer, sentences: list[list[str]]) -> tuple[Ragged, int, np.ndarray]:
+def tokenized_words(
+    tokenizer: Tokenizer, sentences: list[list[str]]
+) -> tuple[Ragged, int, np.ndarray]:
     """(token ids, how many sentences were truncated, the word from 0 that each token is of, or -1: int64 [total]).
 
     Words but the first get a space before them, which tells byte-level tokenizers that they begin one.
     """
-    spaced = [[f" {word}" if place else word for place, word in enumerate(words)] for words in sentences]
+    spaced = [
+        [f" {word}" if place else word for place, word in enumerate(words)] for words in sentences
+    ]
     encodings = tokenizer.backend.encode_batch(spaced, is_pretokenized=True)
-    of_token = [-1 if word is None else word for encoding in encodings for word in encoding.word_ids]
+    of_token = [
+        -1 if word is None else word for encoding in encodings for word in encoding.word_ids
+    ]
     return *gather(encodings), np.array(of_token, np.int64)
 
 
@@ -93,7 +110,9 @@ def word_chunks(table: data.Table, column: str) -> Iterator[list[list[str]]]:
         for words in made:
             row += 1
             if not words or not all(isinstance(word, str) and word.strip() for word in words):
-                raise DataError(f"{table.where}: row {row} has no words in column '{column}', or one that is no text")
+                raise DataError(
+                    f"{table.where}: row {row} has no words in column '{column}', or one that is no text"
+                )
         yield made
 
 
@@ -110,7 +129,10 @@ def with_spans(
                     f"{table.where}: row {len(places) + 1}: the span {start} to {end} is empty or goes beyond "
                     f"the {len(text)} characters of its text"
                 )
-            start, end = start + len(chosen) - len(chosen.lstrip()), end - len(chosen) + len(chosen.rstrip())
+            start, end = (
+                start + len(chosen) - len(chosen.lstrip()),
+                end - len(chosen) + len(chosen.rstrip()),
+            )
             found = [encoding.char_to_token(at, len(columns) - 1) for at in (start, end - 1)]
             places.append([-1, -1] if None in found else found)
         parts.append(gather(encodings))
@@ -118,11 +140,15 @@ def with_spans(
     return examples.tokenized(pretrained, parts, spans), int((spans[:, 0] < 0).sum())
 
 
-def located(pretrained: hub.Pretrained, table: data.Table, columns: Sequence[str]) -> Iterator[tuple[list[str], list[Any]]]:
+def located(
+    pretrained: hub.Pretrained, table: data.Table, columns: Sequence[str]
+) -> Iterator[tuple[list[str], list[Any]]]:
     """(the texts that spans lie in, their encodings), a chunk at a time: the question goes first, the text is truncated."""
     tokenizer, row = features.tokenizer_of(pretrained), 0
     backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
-    backend.enable_truncation(tokenizer.max_length, strategy="only_second" if len(columns) == 2 else "longest_first")
+    backend.enable_truncation(
+        tokenizer.max_length, strategy="only_second" if len(columns) == 2 else "longest_first"
+    )
     for chunk in chunks(table, columns, "span"):
         try:
             encodings = backend.encode_batch(chunk)

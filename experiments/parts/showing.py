@@ -33,9 +33,15 @@ def show_start(
         report.chat.print("weights   random, in the checkpoint's shapes: its own are not used")
     gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
     report.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
-    if config.remat != "none" and all(run.step.prefix and run.step.prefix.at > c.layers for run in runs):
-        report.warn(f"--remat {config.remat} does nothing with --strategy {config.strategy}: no block is in a backward pass")
-    report.chat.print("data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n")
+    if config.remat != "none" and all(
+        run.step.prefix and run.step.prefix.at > c.layers for run in runs
+    ):
+        report.warn(
+            f"--remat {config.remat} does nothing with --strategy {config.strategy}: no block is in a backward pass"
+        )
+    report.chat.print(
+        "data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n"
+    )
     for name, part in sets.items():
         if pretrained.tokenizer:
             report.warn_truncated(part.truncated, pretrained.tokenizer.max_length, name)
@@ -46,7 +52,9 @@ def show_start(
             for group, count in t.summary(params, run.labels).items()
         ]
         which = f", epochs {run.first + 1} to {run.last}" if len(runs) > 1 else ""
-        report.table(f"strategy {config.strategy}{which}", ("group", "parameters", "learning rate"), rows)
+        report.table(
+            f"strategy {config.strategy}{which}", ("group", "parameters", "learning rate"), rows
+        )
 
 
 def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
@@ -56,12 +64,18 @@ def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
     for floor, (score, sign) in FLOORS.items():
         low, got = result.get(floor), result.get(score)
         if low is not None and got is not None and sign * (got - low) <= 0:
-            report.warn(f"{score} {got:.4g} is no better than {floor} {low:.4g}, which looks at no input")
+            report.warn(
+                f"{score} {got:.4g} is no better than {floor} {low:.4g}, which looks at no input"
+            )
     if result["best_phase"] < len(result["phases"]) - 1:
         which = f"phase {result['best_phase'] + 1} of {len(result['phases'])}"
-        report.warn(f"the best validation was in {which}, at step {result['best_step']}: what trained later is not in the result")
+        report.warn(
+            f"the best validation was in {which}, at step {result['best_step']}: what trained later is not in the result"
+        )
     report.chat.print(
-        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}" if result["parameters_frozen"] else ""
+        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"
+        if result["parameters_frozen"]
+        else ""
     )
     report.chat.print(f"plot      {plot}", soft_wrap=True)
     if not report.console.is_terminal:

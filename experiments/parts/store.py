@@ -29,7 +29,9 @@ RETRIES = 3
 PART = 4096  # rows that are checked at once
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiples of it are spread evenly
 
-Pieces = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]  # from piece k on: (rows [n], values [n, ...])
+Pieces = Callable[
+    [int], Iterator[tuple[np.ndarray, np.ndarray]]
+]  # from piece k on: (rows [n], values [n, ...])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Entry:
         for _ in range(RETRIES):
             if (values := self.opened(pieces, waiting)) is not None:
                 return values
-        raise OutputError(f"{self.folder} is deleted whenever it is filled: leave it alone, or give --cache off")
+        raise OutputError(
+            f"{self.folder} is deleted whenever it is filled: leave it alone, or give --cache off"
+        )
 
     def opened(self, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray | None:
         """What :meth:`open` does, once; None where the folder was deleted meanwhile."""
@@ -81,7 +85,9 @@ class Entry:
                 except BlockingIOError:
                     waiting()
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                if not is_at(os.fstat(lock.fileno()), self.folder / "lock") or not (self.intact() or self.fill(pieces)):
+                if not is_at(os.fstat(lock.fileno()), self.folder / "lock") or not (
+                    self.intact() or self.fill(pieces)
+                ):
                     return None
         try:
             self.__dict__.pop("relative_error", None)
@@ -96,7 +102,11 @@ class Entry:
             sums = json.loads((self.folder / "done.json").read_text("utf-8"))
             with (self.folder / "values.bin").open("rb") as file:
                 same = hashlib.file_digest(file, "sha256").hexdigest() == sums["sha256"]
-            return same and type(error := sums["relative_error"]) is float and 0 <= error < float("inf")
+            return (
+                same
+                and type(error := sums["relative_error"]) is float
+                and 0 <= error < float("inf")
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -108,7 +118,10 @@ class Entry:
                 (self.folder / name).unlink(missing_ok=True)
             done = self.read_progress(half, note)
             if not done.pieces:
-                write(self.folder / "key.json", dict(self.key) | {"shape": self.shape, "dtype": str(self.dtype)})
+                write(
+                    self.folder / "key.json",
+                    dict(self.key) | {"shape": self.shape, "dtype": str(self.dtype)},
+                )
                 need_space([self])
                 note.unlink(missing_ok=True)
                 reserve(half, self.nbytes)
@@ -117,7 +130,9 @@ class Entry:
         for rows, values in pieces(begun):
             out[rows] = stored = self.stored(values, done)
             check = (done.check + checksum(rows, stored)) % 2**64
-            done = dataclasses.replace(done, pieces=done.pieces + 1, rows=done.rows + len(rows), check=check)
+            done = dataclasses.replace(
+                done, pieces=done.pieces + 1, rows=done.rows + len(rows), check=check
+            )
             if time.monotonic() - noted > FLUSH:
                 if not is_at(own, half):
                     return False
@@ -136,7 +151,9 @@ class Entry:
                 sha256.update(part.tobytes())
                 check = (check + checksum(np.arange(at, at + len(part)), part)) % 2**64
             del out
-            if done.rows != self.shape[0] or check != done.check:  # an earlier part, or the note on it, is not as it was
+            if (
+                done.rows != self.shape[0] or check != done.check
+            ):  # an earlier part, or the note on it, is not as it was
                 if not begun:
                     raise OutputError(
                         f"{half} is not what was written into it: look at its disk, or point ADAPT_CACHE to another"
@@ -144,7 +161,9 @@ class Entry:
                 return self.fill(pieces)
             half.replace(self.folder / "values.bin")
             error = (done.error / done.total) ** 0.5 if done.total else 0.0
-            write(self.folder / "done.json", {"sha256": sha256.hexdigest(), "relative_error": error})
+            write(
+                self.folder / "done.json", {"sha256": sha256.hexdigest(), "relative_error": error}
+            )
         return True
 
     def stored(self, values: np.ndarray, done: "Progress") -> np.ndarray:
@@ -159,7 +178,9 @@ class Entry:
         if not np.isfinite(back).all():
             for name in ("values.part", "progress.json"):
                 (self.folder / name).unlink(missing_ok=True)
-            raise OutputError(f"{self.dtype} can't hold the values to cache: give --cache-dtype bfloat16")
+            raise OutputError(
+                f"{self.dtype} can't hold the values to cache: give --cache-dtype bfloat16"
+            )
         done.error += float(np.square(back - exact).sum(dtype=np.float64))
         done.total += float(np.square(exact).sum(dtype=np.float64))
         return stored
@@ -201,7 +222,11 @@ def checksum(rows: np.ndarray, values: np.ndarray) -> int:
     flat = np.ascontiguousarray(values).reshape(len(rows), -1).view(np.uint8)
     words = flat.view(np.uint64 if flat.shape[1] % 8 == 0 else np.uint8)
     odd = lambda index: index.astype(np.uint64) * np.uint64(2 * GOLDEN % 2**64) + np.uint64(1)
-    return int(((words * odd(np.arange(words.shape[1]))).sum(1, dtype=np.uint64) * odd(rows)).sum(dtype=np.uint64))
+    return int(
+        ((words * odd(np.arange(words.shape[1]))).sum(1, dtype=np.uint64) * odd(rows)).sum(
+            dtype=np.uint64
+        )
+    )
 
 
 def need_space(entries: Sequence[Entry]) -> None:
@@ -229,7 +254,11 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         where = Path(fault.filename or folder)
-        why = f"{fault.strerror or fault}: {where}" if not where.is_symlink() or where.exists() else f"{where} is a dangling link"
+        why = (
+            f"{fault.strerror or fault}: {where}"
+            if not where.is_symlink() or where.exists()
+            else f"{where} is a dangling link"
+        )
         raise OutputError(
             f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give --cache off"
         ) from None
@@ -251,4 +280,6 @@ def reserve(path: Path, nbytes: int) -> None:
                 os.posix_fallocate(file.fileno(), 0, nbytes)
         except OSError as fault:
             path.unlink()
-            raise OutputError(f"{path.parent} has no room for {nbytes / 1e6:.0f} MB: {fault.strerror}") from None
+            raise OutputError(
+                f"{path.parent} has no room for {nbytes / 1e6:.0f} MB: {fault.strerror}"
+            ) from None

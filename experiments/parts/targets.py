@@ -16,7 +16,17 @@ from adapt.errors import DataError
 from adapt.tokenizer import ragged
 from experiments.parts.data import Table, numbered
 
-Task = Literal["classification", "multilabel", "regression", "multitask", "tags", "span", "choice", "contrastive", "setfit"]
+Task = Literal[
+    "classification",
+    "multilabel",
+    "regression",
+    "multitask",
+    "tags",
+    "span",
+    "choice",
+    "contrastive",
+    "setfit",
+]
 NAMELESS = ("regression", "span", "choice", "contrastive")  # tasks whose labels are no classes
 
 
@@ -37,7 +47,9 @@ def labels_of(table: Table, column: str, task: Task) -> list[str]:
     present = {name for _, names in _labels(table, column, task) for name in names}
     if len(present) < 2:
         only = f"only '{present.pop()}'" if present else "no label at all"
-        raise DataError(f"{table.where}: column '{column}' has {only}; {task} takes at least two classes")
+        raise DataError(
+            f"{table.where}: column '{column}' has {only}; {task} takes at least two classes"
+        )
     return _own_names(table, column) or sorted(present, key=_natural)
 
 
@@ -55,10 +67,17 @@ def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -
     if task == "contrastive":
         return np.ones(len(table), np.int32)
     if task == "span":
-        return np.array([_span(table, row, value) for row, value in numbered(table, column)], np.int64).reshape(-1, 2)
+        return np.array(
+            [_span(table, row, value) for row, value in numbered(table, column)], np.int64
+        ).reshape(-1, 2)
     if task == "multitask":
-        each = {one: [n.removeprefix(f"{one}=") for n in names if n.startswith(f"{one}=")] for one in columns_of(column)}
-        return np.stack([encode_labels(table, one, own, "classification") for one, own in each.items()], 1)
+        each = {
+            one: [n.removeprefix(f"{one}=") for n in names if n.startswith(f"{one}=")]
+            for one in columns_of(column)
+        }
+        return np.stack(
+            [encode_labels(table, one, own, "classification") for one, own in each.items()], 1
+        )
     if task == "regression":
         numbers = (_number(table, column, row, value) for row, value in numbered(table, column))
         return np.fromiter(numbers, np.float32)
@@ -67,10 +86,14 @@ def encode_labels(table: Table, column: str, names: Sequence[str], task: Task) -
     for row, found in _labels(table, column, task):
         unseen = [name for name in found if name not in index]
         if unseen and task == "choice":
-            raise DataError(f"{table.where}: row {row}: '{unseen[0]}' is not the number of a choice, 0 to {len(names) - 1}")
+            raise DataError(
+                f"{table.where}: row {row}: '{unseen[0]}' is not the number of a choice, 0 to {len(names) - 1}"
+            )
         if unseen:
             there = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise DataError(f"{table.where}: row {row}: label '{unseen[0]}' is unseen in training ({there})")
+            raise DataError(
+                f"{table.where}: row {row}: label '{unseen[0]}' is unseen in training ({there})"
+            )
         positions.append([index[name] for name in found])
     if task == "tags":
         return ragged(positions)
@@ -95,17 +118,25 @@ def stratified_split(target: Any, fraction: float, seed: int) -> tuple[np.ndarra
     count = len(target)
     wanted = max(1, round(fraction * count))
     order = random.permutation(count)
-    if isinstance(target, np.ndarray) and target.ndim == 1 and np.issubdtype(target.dtype, np.integer):
+    if (
+        isinstance(target, np.ndarray)
+        and target.ndim == 1
+        and np.issubdtype(target.dtype, np.integer)
+    ):
         sizes = np.bincount(target)
         share = sizes * (wanted / count)
         taken = np.floor(share).astype(int)
         for place in np.argsort(taken - share, kind="stable")[: wanted - taken.sum()]:
             taken[place] += 1
         taken = np.minimum(taken, np.maximum(sizes - 1, 0))
-        order = np.concatenate([order[target[order] == place][:some] for place, some in enumerate(taken)])
+        order = np.concatenate(
+            [order[target[order] == place][:some] for place, some in enumerate(taken)]
+        )
     held_out = np.sort(order[: min(wanted, count - 1)])
     if not len(held_out):
-        raise DataError(f"{count} rows are too few to hold some out for validation; name a validation file")
+        raise DataError(
+            f"{count} rows are too few to hold some out for validation; name a validation file"
+        )
     return np.setdiff1d(np.arange(count), held_out), held_out
 
 
@@ -131,7 +162,9 @@ def _labels(table: Table, column: str, task: Task) -> Iterator[tuple[int, list[s
         try:
             values = several(value)
         except json.JSONDecodeError as error:
-            raise DataError(f"{table.where}: row {row}: '{value}' is not a JSON list: {error.msg}") from error
+            raise DataError(
+                f"{table.where}: row {row}: '{value}' is not a JSON list: {error.msg}"
+            ) from error
         if any(each is None or not str(each).strip() or (own and each < 0) for each in values):
             raise DataError(f"{table.where}: row {row} has no label in column '{column}'")
         yield row, [own[each] if own else _name(each) for each in values]
@@ -180,7 +213,9 @@ def _number(table: Table, column: str, row: int, value: Any) -> float:
     except (TypeError, ValueError):
         number = np.nan
     if not abs(number) <= float(np.finfo(np.float32).max):  # false for nan, too
-        raise DataError(f"{table.where}: row {row}: '{value}' in column '{column}' is not a finite number")
+        raise DataError(
+            f"{table.where}: row {row}: '{value}' in column '{column}' is not a finite number"
+        )
     return number
 
 

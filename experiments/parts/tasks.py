@@ -98,7 +98,9 @@ def multitask(logits: np.ndarray, labels: np.ndarray, columns: Sequence[str] = (
         there = np.isfinite(logits[:, place]).any(0)  # the classes that this column has
         scores = classification(logits[:, place, there], labels[:, place])
         found |= {f"{name}_{column}": value for name, value in scores.items()}
-    return {"accuracy": float(np.mean([v for k, v in found.items() if k.startswith("accuracy_")]))} | found
+    return {
+        "accuracy": float(np.mean([v for k, v in found.items() if k.startswith("accuracy_")]))
+    } | found
 
 
 def regression(values: np.ndarray, labels: np.ndarray) -> Scores:
@@ -108,7 +110,10 @@ def regression(values: np.ndarray, labels: np.ndarray) -> Scores:
     values = values[:, 0].astype(np.float64)
     varies = len(values) > 1 and np.ptp(values) > 0 and np.ptp(labels) > 0
     kinds = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
-    found = {name: float(kind(values, labels).statistic) if varies else NAN for name, kind in kinds.items()}
+    found = {
+        name: float(kind(values, labels).statistic) if varies else NAN
+        for name, kind in kinds.items()
+    }
     return {"mse": float(np.mean((values - labels) ** 2))} | found
 
 
@@ -140,15 +145,24 @@ def retrieval(embeddings: np.ndarray, labels: np.ndarray, size: int = 1024) -> S
 
     Of positives that are as near as its own (to round-off) one is drawn: the scores are the expected ones.
     """
-    anchors, positives = map(np.asarray, losses.unit_pairs(jnp.asarray(embeddings), jnp.asarray(labels)))
-    harmonic, recall, reciprocal = np.append(0, np.cumsum(1 / np.arange(1, len(anchors) + 1))), [], []
+    anchors, positives = map(
+        np.asarray, losses.unit_pairs(jnp.asarray(embeddings), jnp.asarray(labels))
+    )
+    harmonic, recall, reciprocal = (
+        np.append(0, np.cumsum(1 / np.arange(1, len(anchors) + 1))),
+        [],
+        [],
+    )
     for at in range(0, len(anchors), size):
         cosines = anchors[at : at + size] @ positives.T
         apart = cosines - cosines[np.arange(len(cosines)), at + np.arange(len(cosines))][:, None]
         nearer, tied = (apart > TIED).sum(1), (np.abs(apart) <= TIED).sum(1)
         recall.append((nearer == 0) / tied)
         reciprocal.append((harmonic[nearer + tied] - harmonic[nearer]) / tied)
-    return {"recall_at_1": float(np.concatenate(recall).mean()), "mrr": float(np.concatenate(reciprocal).mean())}
+    return {
+        "recall_at_1": float(np.concatenate(recall).mean()),
+        "mrr": float(np.concatenate(reciprocal).mean()),
+    }
 
 
 def similarity(embeddings: np.ndarray, labels: np.ndarray) -> Scores:
@@ -160,7 +174,11 @@ def similarity(embeddings: np.ndarray, labels: np.ndarray) -> Scores:
 def majority(train: np.ndarray, test: np.ndarray) -> Scores:
     """Accuracy of always answering what is most frequent in training; labels [N], or [N, K] that have all to be right."""
     rows, counts = np.unique(train, axis=0, return_counts=True)
-    return {"majority_accuracy": float((test == rows[counts.argmax()]).reshape(len(test), -1).all(1).mean())}
+    return {
+        "majority_accuracy": float(
+            (test == rows[counts.argmax()]).reshape(len(test), -1).all(1).mean()
+        )
+    }
 
 
 def majorities(train: np.ndarray, test: np.ndarray) -> Scores:
@@ -170,7 +188,9 @@ def majorities(train: np.ndarray, test: np.ndarray) -> Scores:
 
 
 tags = lambda logits, labels: decisions(logits.argmax(-1), labels)
-multilabel = lambda logits, labels: decisions((logits > 0).astype(np.int32), labels.astype(np.int32))
+multilabel = lambda logits, labels: decisions(
+    (logits > 0).astype(np.int32), labels.astype(np.int32)
+)
 mean_answer = lambda train, test: {"mse_of_mean": float(np.mean((test - train.mean()) ** 2))}
 guess = lambda train, test: {"chance_recall_at_1": 1 / len(test)}
 any_order = lambda train, test: {"chance_average_precision": float(test.mean())}

@@ -40,7 +40,10 @@ def peak_bytes(program: Any) -> int:
 class Compiling:
     """Counts the ``seconds`` that this process spends on compiling from now on, by JAX's own events; tracing left out."""
 
-    EVENTS = ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
+    EVENTS = (
+        "/jax/core/compile/backend_compile_duration",
+        "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    )
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -62,15 +65,21 @@ def prepared(name: str, model: Model, params: t.Tree) -> tuple[Model, t.Tree, t.
     spec, key = strategies.strategy(name, model.encoder.config.layers, 6), jax.random.key(0)
     first, *more = spec.phases
     if more:
-        raise StrategyError(f"{name} has {len(spec.phases)} phases, and a plan is of one: plan what it does in each")
-    model = Model(model.encoder.clone(config=additions.add(model.encoder.config, spec.added)), model.head)
+        raise StrategyError(
+            f"{name} has {len(spec.phases)} phases, and a plan is of one: plan what it does in each"
+        )
+    model = Model(
+        model.encoder.clone(config=additions.add(model.encoder.config, spec.added)), model.head
+    )
     params = phases.start(spec, model, params, key)
     labels, groups = strategies.label(first, params, model.encoder.config.layers)
     rates = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
     return model, params, labels, optim.by_label(rates, labels, 1.0)
 
 
-def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Examples]) -> dict[str, Any]:
+def calibrate(
+    config: Any, model: Model, params: t.Tree, sets: dict[str, Examples]
+) -> dict[str, Any]:
     """Timed steps: seconds a window of the forward pass, and a step of ``full``, ``top:L``, ``top:1``, ``frozen`` and others.
 
     Of a step: (first, median) seconds, peak bytes, FLOPs of its suffix an example by the compiler.
@@ -78,7 +87,12 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
     layers, found, whole = model.encoder.config.layers, {}, (model, params)
     names = list(dict.fromkeys(["frozen", "top:1", f"top:{layers}", "full", *config.also]))
     plan = sets["train"].plan(config.batch_size, config.seed, config.epochs)
-    batches = [batch for batch, _ in zip(sets["train"].batches(plan, config.seed, 0), range(config.steps + 1), strict=False)]
+    batches = [
+        batch
+        for batch, _ in zip(
+            sets["train"].batches(plan, config.seed, 0), range(config.steps + 1), strict=False
+        )
+    ]
     # One shape is enough: the others are some rows more or less. The most frequent is the one that is timed.
     shapes = [batch["segments"].shape for batch in batches]
     shape = max(set(shapes), key=shapes.count)
@@ -86,15 +100,21 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
     with report.progress("timing", len(names) + 1) as bar:
         for number, name in enumerate(names, 1):
             model, params, labels, tx = prepared(name, *whole)
-            step = train.make_step(model, tasks.TASKS[config.task].loss, tx, prefix.cut(labels, layers))
+            step = train.make_step(
+                model, tasks.TASKS[config.task].loss, tx, prefix.cut(labels, layers)
+            )
             frozen, state = train.init_state(params, labels, tx, jax.random.key(0))
             made = dict(batches[0])
             if step.prefix is not None:
                 below, _ = step.prefix.split(frozen)
                 if name == "frozen":
-                    found["forward"] = forward_seconds(config.steps, step.prefix, below, sets["train"])
+                    found["forward"] = forward_seconds(
+                        config.steps, step.prefix, below, sets["train"]
+                    )
                     run = functools.partial(step.prefix.run, below)
-                    found["prefix"] = timed(lambda n, run=run: run(batches[n % len(batches)]), config.steps)
+                    found["prefix"] = timed(
+                        lambda n, run=run: run(batches[n % len(batches)]), config.steps
+                    )
                 made["hidden"] = np.asarray(step.prefix.run(below, batches[0]))
             needs = peak_and_flops(step, frozen, state, batches[0])
             found[name] = (*time_steps(step, frozen, state, made, config.steps), *needs)
@@ -103,7 +123,9 @@ def calibrate(config: Any, model: Model, params: t.Tree, sets: dict[str, Example
     return found
 
 
-def time_steps(step: train.Step, frozen: t.Tree, state: train.State, batch: Any, steps: int) -> tuple[float, float]:
+def time_steps(
+    step: train.Step, frozen: t.Tree, state: train.State, batch: Any, steps: int
+) -> tuple[float, float]:
     """(seconds of the first step, median of those after it), the state handed on as a run does."""
     held = [state]
 
@@ -114,18 +136,27 @@ def time_steps(step: train.Step, frozen: t.Tree, state: train.State, batch: Any,
     return timed(once, steps)
 
 
-def peak_and_flops(step: train.Step, frozen: t.Tree, state: train.State, batch: Any) -> tuple[int, float]:
-    shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (frozen, batch))
+def peak_and_flops(
+    step: train.Step, frozen: t.Tree, state: train.State, batch: Any
+) -> tuple[int, float]:
+    shaped = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (frozen, batch)
+    )
     still = t.nbytes(step.prefix.split(frozen)[0]) if step.prefix else 0
     programs = step.programs(shaped[0], state, shaped[1])
-    peak = max(peak_bytes(programs["suffix"]) + still, *(peak_bytes(program) for program in programs.values()))
+    peak = max(
+        peak_bytes(programs["suffix"]) + still,
+        *(peak_bytes(program) for program in programs.values()),
+    )
     return peak, programs["suffix"].cost_analysis()["flops"] / len(batch["label"])
 
 
 def forward_seconds(repeats: int, cut: prefix.Cut, below: t.Tree, part: Examples) -> float:
     """Seconds of a prefix over every example of the file, from a few windows spread over it."""
     windows = [batch for _, batch in part.whole_windows()] if len(part.whole) <= 50_000 else []
-    windows = windows or [batch for (_, batch), _ in zip(part.whole_windows(), range(400), strict=False)]
+    windows = windows or [
+        batch for (_, batch), _ in zip(part.whole_windows(), range(400), strict=False)
+    ]
     by_shape: dict[tuple[int, ...], list[Any]] = {}
     for batch in windows:
         by_shape.setdefault(batch["segments"].shape, []).append(batch)
@@ -142,9 +173,14 @@ def finish_seconds(config: Any, classes: int) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         started = time.perf_counter()
-        tasks.classification(np.eye(4, max(classes, 2), dtype=np.float32), np.arange(4) % max(classes, 2))
+        tasks.classification(
+            np.eye(4, max(classes, 2), dtype=np.float32), np.arange(4) % max(classes, 2)
+        )
         found["score"] = time.perf_counter() - started
-        lines = [{"step": 1, "loss": 1.0}, {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5}]
+        lines = [
+            {"step": 1, "loss": 1.0},
+            {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5},
+        ]
         Path(folder, "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
         started = time.perf_counter()
         report.plot_history(Path(folder), "accuracy")

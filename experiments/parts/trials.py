@@ -29,14 +29,18 @@ def adjustable(weight_decay: float = 0.01) -> optax.GradientTransformation:
     def adamw(peak: Any, steps: Any, begun: Any) -> optax.GradientTransformation:
         def rate(count: Any) -> Any:
             at, warm = count - begun, jnp.maximum(jnp.round(0.1 * steps), 1)
-            return peak * jnp.minimum((at + 1) / warm, jnp.maximum(steps - at, 0) / jnp.maximum(steps - warm, 1))
+            return peak * jnp.minimum(
+                (at + 1) / warm, jnp.maximum(steps - at, 0) / jnp.maximum(steps - warm, 1)
+            )
 
         return optim.adamw(rate, weight_decay)
 
     return optax.inject_hyperparams(adamw)(peak=0.0, steps=1.0, begun=0.0)
 
 
-def adjusted(state: train.State, rates: dict[str, float], steps: int, begun: dict[str, int]) -> train.State:
+def adjusted(
+    state: train.State, rates: dict[str, float], steps: int, begun: dict[str, int]
+) -> train.State:
     """The state with peak rates by group, the length of the phase, and the steps that a group took before it."""
 
     def replaced(path: Any, leaf: jax.Array) -> jax.Array:
@@ -47,7 +51,9 @@ def adjusted(state: train.State, rates: dict[str, float], steps: int, begun: dic
                     return jax.device_put(np.float32(value), leaf.sharding)
         return leaf
 
-    return dataclasses.replace(state, opt_state=jax.tree_util.tree_map_with_path(replaced, state.opt_state))
+    return dataclasses.replace(
+        state, opt_state=jax.tree_util.tree_map_with_path(replaced, state.opt_state)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +72,23 @@ class Phase:
 class Arm:
     """One strategy on one checkpoint: ``fit`` trains it on some rows of the training set, ``score`` tests it."""
 
-    def __init__(self, name: str, pretrained: hub.Pretrained, sets: dict[str, Examples], classes: int):
+    def __init__(
+        self, name: str, pretrained: hub.Pretrained, sets: dict[str, Examples], classes: int
+    ):
         self.name, self.source = name, pretrained
         spec = strategies.strategy(name, pretrained.config.layers, 6)
         self.strategy, self.pretrained = spec, phases.prepare(spec, pretrained)
-        self.model = Model(Encoder(self.pretrained.config), Classifier(classes, "mean", dropout=pretrained.config.dropout))
+        self.model = Model(
+            Encoder(self.pretrained.config),
+            Classifier(classes, "mean", dropout=pretrained.config.dropout),
+        )
         self.params = t.drop(pretrained.params, "head")
         self.plan = shapes(sets["train"])
-        whole, self.phases, self.encoding = self.start(0), [], 0.0  # seconds an example of what is kept, were it not there
+        whole, self.phases, self.encoding = (
+            self.start(0),
+            [],
+            0.0,
+        )  # seconds an example of what is kept, were it not there
         for phase in spec.phases:
             labels, groups = strategies.label(phase, whole, pretrained.config.layers)
             tx = optim.by_label({group: adjustable() for group in groups}, labels, 1.0)
@@ -83,10 +98,15 @@ class Arm:
             kept = sets
             if step.prefix and cut > 1:  # an embedding alone costs less than to look it up
                 frozen = jax.device_put(optim.frozen(whole, labels), jax.local_devices()[0])
-                entries = {n: cache.entry(frozen, self.model, cut, part, "float32") for n, part in sets.items()}
+                entries = {
+                    n: cache.entry(frozen, self.model, cut, part, "float32")
+                    for n, part in sets.items()
+                }
                 kept = caching.with_states(step.prefix, frozen, sets, entries)
                 below = step.prefix.split(frozen)[0]
-                self.encoding += timing.forward_seconds(REPEATS, step.prefix, below, sets["train"]) / len(sets["train"].whole)
+                self.encoding += timing.forward_seconds(
+                    REPEATS, step.prefix, below, sets["train"]
+                ) / len(sets["train"].whole)
             share = phase.epochs / sum(phase.epochs for phase in spec.phases)
             alone = phase.groups == ("head",) and not spec.one_schedule
             self.phases.append(Phase(groups, share, labels, tx, step, kept, alone))
@@ -103,21 +123,35 @@ class Arm:
         state, frozen, before, begun, steps = None, {}, {}, {}, 0
         key, per_epoch, started = jax.random.key(seed), -(-len(rows) // BATCH), time.perf_counter()
         width = self.pretrained.config.width
-        ends = np.round(np.cumsum([phase.share for phase in self.phases]) * epochs).astype(int).tolist()
+        ends = (
+            np.round(np.cumsum([phase.share for phase in self.phases]) * epochs)
+            .astype(int)
+            .tolist()
+        )
         for number, (phase, last) in enumerate(zip(self.phases, ends, strict=True)):
             first = ends[number - 1] if number else 0
             if state is None:
-                frozen, state = train.init_state(self.start(seed), phase.labels, phase.tx, jax.random.fold_in(key, 1))
+                frozen, state = train.init_state(
+                    self.start(seed), phase.labels, phase.tx, jax.random.fold_in(key, 1)
+                )
             else:
                 frozen, state = train.advance(frozen, state, before, phase.labels, phase.tx)
             begun = {group: begun.get(group, steps) for group in phase.groups}
             rates = {
-                group: scale * phases.default_rate(group, phase.alone, width) * factor for group, factor in phase.groups.items()
+                group: scale * phases.default_rate(group, phase.alone, width) * factor
+                for group, factor in phase.groups.items()
             }
             offsets = {group: steps - began for group, began in begun.items()}
             state = adjusted(state, rates, (last - first) * per_epoch, offsets)
-            part, given = phase.sets["train"].take(rows), phases.given(frozen, phase, self.source.params)
-            batches = (batch for epoch in range(first, last) for batch in part.batches(self.plan, seed, epoch))
+            part, given = (
+                phase.sets["train"].take(rows),
+                phases.given(frozen, phase, self.source.params),
+            )
+            batches = (
+                batch
+                for epoch in range(first, last)
+                for batch in part.batches(self.plan, seed, epoch)
+            )
             try:
                 for taken, _ in train.loop(phase.step, given, state, batches, LONG):
                     state = taken
@@ -125,7 +159,11 @@ class Arm:
                 return Fit(None, time.perf_counter() - started, steps)
             before, steps = phase.labels, steps + (last - first) * per_epoch
         assert state is not None
-        return Fit(t.merge(frozen, state.params), time.perf_counter() - started + self.encoding * len(rows), steps)
+        return Fit(
+            t.merge(frozen, state.params),
+            time.perf_counter() - started + self.encoding * len(rows),
+            steps,
+        )
 
     def score(self, params: t.Tree, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Logits [N, C] of a set, or of rows of it."""
@@ -150,7 +188,9 @@ class Arm:
         for phase in self.phases:
             frozen, state = train.init_state(whole, phase.labels, phase.tx, jax.random.key(0))
             batch = next(iter(phase.sets["train"].batches(self.plan, 0, 0)))
-            programs = phase.step.programs(phases.given(frozen, phase, self.source.params), state, batch)
+            programs = phase.step.programs(
+                phases.given(frozen, phase, self.source.params), state, batch
+            )
             found.append(sum(program.cost_analysis()["flops"] for program in programs.values()))
         return found
 
@@ -165,4 +205,8 @@ class Fit:
 def shapes(part: Examples) -> pack.Plan:
     """One plan for every number of examples up to a batch: few rows for few examples, the usual ones, and room to spare."""
     usual = part.plan(BATCH, 0, 1)
-    return pack.Plan(usual.width, tuple(sorted({min(3, usual.rows[0]), usual.rows[-1], 2 * usual.rows[-1]})), BATCH)
+    return pack.Plan(
+        usual.width,
+        tuple(sorted({min(3, usual.rows[0]), usual.rows[-1], 2 * usual.rows[-1]})),
+        BATCH,
+    )

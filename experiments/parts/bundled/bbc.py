@@ -22,7 +22,10 @@ def bbc() -> tuple[Columns, Columns]:
     was updated, or filed twice. The one file that is not UTF-8 (sports/199) is Latin-1: its one odd byte is a pound sign.
     """
     paths = sorted(keep("bbc", ASSET).glob("*/*.txt"))
-    columns = {"text": [_read(path) for path in paths], "label": [path.parent.name for path in paths]}
+    columns = {
+        "text": [_read(path) for path in paths],
+        "label": [path.parent.name for path in paths],
+    }
     return split(distinct(distinct(columns, key=_opening), key=_headline), 500)
 
 

@@ -42,8 +42,12 @@ def base_tag(tag: str) -> str:
 def _sentences(documents: list[str]) -> Columns:
     """A line is a sentence, of `word/tag` separated by spaces; a word may have slashes of its own."""
     words, tags = [], []
-    for line in filter(str.strip, chain.from_iterable(document.split("\n") for document in documents)):
-        its_words, _, its_tags = zip(*(token.rpartition("/") for token in line.split()), strict=True)
+    for line in filter(
+        str.strip, chain.from_iterable(document.split("\n") for document in documents)
+    ):
+        its_words, _, its_tags = zip(
+            *(token.rpartition("/") for token in line.split()), strict=True
+        )
         words.append(list(its_words))
         tags.append(its_tags)
     tag_to_base = {tag: base_tag(tag) for tag in set(chain.from_iterable(tags))}

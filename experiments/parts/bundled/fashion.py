@@ -26,7 +26,11 @@ ASSET = Asset(
     "dataset-fashion-mnist",
     "362ba1f5424f406d0db9c78b0e83db011b09c121c5c5f94ee5c077628f9adb5c",
     "usr/share/datasets/fashion-mnist",
-    tuple(f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")),
+    tuple(
+        f"{part}-{what}-ubyte.gz"
+        for part in ("train", "t10k")
+        for what in ("images-idx3", "labels-idx1")
+    ),
     31,
 )
 
@@ -43,4 +47,7 @@ def _part(folder: Path, part: str) -> Columns:
     images = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
     pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
-    return {"image": [Image.fromarray(each) for each in pixels], "label": [NAMES[label] for label in labels[8:]]}
+    return {
+        "image": [Image.fromarray(each) for each in pixels],
+        "label": [NAMES[label] for label in labels[8:]],
+    }

