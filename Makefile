@@ -28,10 +28,10 @@ test: venv
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 tpu: venv $(TPU_STAMP)
-	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/test_compile_check.py tests/test_hosts.py -k "compile_check or tpu"
+	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/experiments/test_compile_check.py tests/cli/test_cluster.py -k "compile_check or tpu"
 
 assets: venv
-	$(BIN)/python -m adapt.assets
+	$(BIN)/python -m adapt.pretrained.assets
 
 venv: $(STAMP)
 

@@ -10,7 +10,7 @@
     step   = make_step(model, cross_entropy, tx)             # one jit, state donated
     for batch in batches: state, metrics = step(frozen, state, batch)
 
-Trees and surgery: adapt/tree.py. Freezing: adapt/optim.py. The step: adapt/train.py. Strategies: adapt/strategies.py.
+Trees and surgery: adapt/tree.py. Freezing: adapt/training/optim.py. The step: adapt/training/step.py. Strategies: adapt/training/strategies.py.
 """
 
 import importlib
@@ -29,9 +29,9 @@ _HOMES = {
         "check_like",
         "summary",
     ),
-    "optim": ("FROZEN", "adamw", "by_label", "schedule"),
-    "losses": ("cross_entropy", "binary_cross_entropy", "squared_error"),
-    "strategies": ("strategy",),
+    "training.optim": ("FROZEN", "adamw", "by_label", "schedule"),
+    "training.losses": ("cross_entropy", "binary_cross_entropy", "squared_error"),
+    "training.strategies": ("strategy",),
     "models": (
         "Classifier",
         "CausalLM",
@@ -42,8 +42,8 @@ _HOMES = {
         "Span",
         "Tagger",
     ),
-    "train": ("State", "init_state", "make_eval", "make_step"),
-    "hub": ("Pretrained", "load"),
+    "training.step": ("State", "init_state", "make_eval", "make_step"),
+    "pretrained.hub": ("Pretrained", "load"),
     "errors": ("AdaptError",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}

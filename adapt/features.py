@@ -7,19 +7,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import pack, shard, train
-from adapt import tree as t
+from adapt import tree
+from adapt.data import packing
 from adapt.errors import DataError, StrategyError
-from adapt.hub import Pretrained
-from adapt.images import ImageSettings
-from adapt.models import POOLINGS, Classifier, Encoder, Model, merged
-from adapt.shard import Layout
-from adapt.tokenizer import Tokenizer
+from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
+from adapt.parallel import sharding
+from adapt.parallel.sharding import Layout
+from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.images import ImageSettings
+from adapt.pretrained.tokenizer import Tokenizer
+from adapt.training.loop import evaluate
 
 WINDOW = 4096  # examples that are sorted and packed together
 IMAGES = 32  # images a batch
 
-Forward = Callable[[t.Tree, Mapping[str, Any]], jax.Array]
+Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
 
 
 def extractor(
@@ -28,7 +30,7 @@ def extractor(
     layer: int | None = None,
     dtype: Any = np.float32,
     layout: Layout | None = None,
-) -> tuple[Forward, t.Tree]:
+) -> tuple[Forward, tree.Tree]:
     """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device or mesh).
 
     ``layer`` counts 0 (embedding) to L (last block, with the final norm; the default); the head is discarded, except
@@ -45,9 +47,9 @@ def extractor(
             f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention"
         )
     own = pooler(pretrained, pooling) if pooling in ("pooler", "attention") else {}
-    params = t.graft(t.drop(pretrained.params, "head"), "head", own)
+    params = tree.graft(tree.drop(pretrained.params, "head"), "head", own)
     model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype), layout)
-    return features_at(model, layer), shard.put(params, layout)
+    return features_at(model, layer), sharding.shard_tree(params, layout)
 
 
 @functools.cache
@@ -56,20 +58,22 @@ def features_at(model: Model, layer: int) -> Forward:
 
     layout = model.layout
 
-    def forward(params: t.Tree, batch: Mapping[str, Any]) -> jax.Array:
+    def forward(params: tree.Tree, batch: Mapping[str, Any]) -> jax.Array:
         cut = model.stages if layer == model.stages - 1 else layer + 1
         pool = functools.partial(model.apply_head, params["head"])
         hidden = model.prefix(params, batch, cut)
         return (
-            merged(layout.over_groups(pool)(hidden, dict(batch))) if layout else pool(hidden, batch)
+            flatten_groups(layout.over_groups(pool)(hidden, dict(batch)))
+            if layout
+            else pool(hidden, batch)
         )
 
-    return shard.placing(
+    return sharding.shard_inputs(
         jax.jit(model.fused(forward), out_shardings=layout.whole if layout else None), layout
     )
 
 
-def pooler(pretrained: Pretrained, kind: str = "pooler") -> t.Tree:
+def pooler(pretrained: Pretrained, kind: str = "pooler") -> tree.Tree:
     """The weights of a pooling as a head of its own. Raises :class:`StrategyError` if the checkpoint has none."""
     head = pretrained.params["head"]
     if kind not in head:
@@ -101,18 +105,19 @@ def settings_of(pretrained: Pretrained) -> ImageSettings:
 
 def text_windows(
     pretrained: Pretrained, chunks: Iterable[list[str]], layout: Layout | None = None
-) -> Iterator[tuple[Any, pack.Arrays, int]]:
+) -> Iterator[tuple[Any, packing.Arrays, int]]:
     """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself.
 
     With a ``layout`` a batch has its groups, and ``index`` is a list of theirs.
     """
-    tokenizer, start = tokenizer_of(pretrained), 0
+    tokenizer = tokenizer_of(pretrained)
+    start = 0
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)
-        for index, batch in pack.windows(
+        for index, batch in packing.windows(
             tokens, tokenizer.max_length, pad=pretrained.config.pad_token, layout=layout
         ):
-            yield pack.of_each(index, functools.partial(np.add, start)), batch, truncated
+            yield packing.of_each(index, functools.partial(np.add, start)), batch, truncated
             truncated = 0
         start += len(texts)
 
@@ -136,7 +141,7 @@ def encode(
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     pairs = ((index, batch) for index, batch, _ in text_windows(pretrained, chunks))
-    features = train.evaluate(forward, params, pairs, len(texts))
+    features = evaluate(forward, params, pairs, len(texts))
     if not len(texts):
         return np.zeros((0, pretrained.config.width), np.float32)
     return (

@@ -92,7 +92,8 @@ def drop(tree: Tree, path: str) -> Tree:
 
 def discarded(tree: Tree, path: str) -> dict[str, Any]:
     """What ``drop(tree, path)`` takes away, as plain JSON: names with shapes, parameter count, digest."""
-    gone, path = get(tree, path), path.strip("/")
+    gone = get(tree, path)
+    path = path.strip("/")
     flat = paths(gone, f"{path}/") if isinstance(gone, dict) else {path: gone}
     shapes = {name: list(leaf.shape) for name, leaf in flat.items()}
     gone = gone if isinstance(gone, dict) else {path.rsplit("/", 1)[-1]: gone}
@@ -151,7 +152,9 @@ def match(names: Iterable[str], rules: Rules) -> dict[str, str]:
     Every path must match a rule and every rule must win at least one path; otherwise :class:`RuleError`
     with the nearest paths that exist. This one language serves freezing, rates, sharding and dtypes.
     """
-    names, won, groups = list(names), set(), {}
+    names = list(names)
+    won = set()
+    groups = {}
     for pattern, _ in rules:
         try:
             re.compile(pattern)
@@ -215,7 +218,8 @@ def check_like(tree: Tree, like: Tree, what: str = "parameters", dtypes: bool = 
 
 def differences(tree: Tree, like: Tree, dtypes: bool = False) -> str:
     """A diff of paths and shapes (and dtypes, if asked): ``-`` missing in ``tree``, ``+`` not expected, ``!`` misshapen."""
-    have, want = paths(tree), paths(like)
+    have = paths(tree)
+    want = paths(like)
     lines = [f"- {p} {tuple(want[p].shape)}" for p in want if p not in have]
     lines += [f"+ {p} {tuple(have[p].shape)}" for p in have if p not in want]
     for p in want:

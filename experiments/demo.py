@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import check_out, finetune, launch, write_json
-from experiments.parts import report
+from adapt.cli import console, finetune
+from adapt.cli.launch import check_out, launch, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,10 @@ def main(config: Config) -> dict[str, Any]:
         "pre-trained encoder, frozen": {"strategy": "frozen"},
         "pre-trained encoder, fine-tuned": {"strategy": "full"},
     }
-    rows, results = [], {}
+    rows = []
+    results = {}
     for number, (name, flags) in enumerate(arms.items(), 1):
-        report.console.print(f"{number}/{len(arms)}  {name}", style="bold")
+        console.console.print(f"{number}/{len(arms)}  {name}", style="bold")
         out = config.out / "-".join(name.replace(",", "").split())
         started = time.perf_counter()
         result = finetune.main(finetune.Config(**common, **flags, out=out, overwrite=True))
@@ -59,16 +60,16 @@ def main(config: Config) -> dict[str, Any]:
         )
     floor = results["pre-trained encoder, frozen"]["majority_accuracy"]
     rows.insert(0, ("majority class", floor, "", 0, ""))
-    report.console.print()
+    console.console.print()
     title = f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epoch{'s' * (epochs > 1)}"
-    report.table(
+    console.table(
         title,
         ("encoder", "test accuracy", "macro F1", "trained parameters", "time"),
         rows,
-        report.console,
+        console.console,
     )
     write_json(config.out / "demo.json", results)
-    report.console.print(
+    console.console.print(
         f"plot      {plot(config, {name: r['accuracy'] for name, r in results.items()}, floor)}",
         highlight=False,
     )

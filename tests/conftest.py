@@ -9,12 +9,12 @@ from pathlib import Path
 
 import jax
 import pytest
-import tiny
 from hypothesis import settings
 
-from adapt import assets
+from adapt.cli.launch import wide_vectors
 from adapt.errors import AssetError
-from experiments import wide_vectors
+from adapt.pretrained import assets
+from tests.helpers import tiny
 
 # Most of a test's time is compiling. What is checked does not depend on how well the machine code is optimized; a flag in
 # the environment wins, and the demo and the benchmarks run with XLA's own settings.
@@ -114,12 +114,12 @@ def inputs(tmp_path_factory) -> Inputs:
 
 @pytest.fixture(scope="session")
 def command(scratch_cache) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`command("finetune", "--epochs", 0)` runs `python -m experiments.finetune --epochs 0` to its end."""
+    """`command("finetune", "--epochs", 0)` runs `adapt finetune --epochs 0` to its end."""
 
     def run(
         name: str, *flags: object, cwd: Path | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", f"experiments.{name}", *map(str, flags)]
+        words = [sys.executable, "-m", *tiny.module(name), *map(str, flags)]
         home = tiny.environment(scratch_cache, **env)
         return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=home, timeout=300)
 

@@ -3,12 +3,15 @@
 import jax
 import numpy as np
 import pytest
-import tiny
 
-from adapt import features, hub, pack, train
+from adapt import features
+from adapt.cli.inputs import image_windows
+from adapt.data import packing
 from adapt.errors import DataError, StrategyError
-from adapt.images import pixels
-from experiments.parts import inputs as reading
+from adapt.pretrained import hub
+from adapt.pretrained.images import pixels
+from adapt.training.loop import evaluate
+from tests.helpers import tiny
 
 POOLED = ["mean", "cls", "max", "last", "pooler"]
 TEXTS = [text for text, _ in tiny.sentences(23, seed=3)]
@@ -35,7 +38,7 @@ def states(bert) -> list[list[np.ndarray]]:
     tokens, _ = bert.tokenizer.encode(TEXTS)
     width = tokens.lengths.max()
     rows = np.arange(len(tokens))
-    batch = pack.assemble(tokens, rows, rows, np.zeros_like(rows), (len(rows), width, len(rows)))
+    batch = packing.assemble(tokens, rows, rows, np.zeros_like(rows), (len(rows), width, len(rows)))
     found = jax.jit(bert.model.hidden_states)(bert.params, batch)
     return [
         [layer[row, :n] for row, n in enumerate(tokens.lengths)] for layer in map(np.asarray, found)
@@ -137,11 +140,11 @@ def test_encoding_twice_compiles_once(bert):
 def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     pictures = [tiny.picture(seed) for seed in range(37)]
     forward, params = features.extractor(vit, "cls")
-    windows = list(reading.image_windows(vit, [pictures[:5], pictures[5:]]))
+    windows = list(image_windows(vit, [pictures[:5], pictures[5:]]))
     assert np.concatenate([index for index, *_ in windows]).tolist() == list(range(37))
     assert len({batch["pixels"].shape for _, batch, _ in windows}) == 1
-    got = train.evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
-    alone = pack.image_batch(
+    got = evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
+    alone = packing.image_batch(
         pixels([pictures[36]], vit.images), vit.config.positions, features.IMAGES
     )
     np.testing.assert_allclose(np.asarray(forward(params, alone))[0], got[36], atol=1e-5)
@@ -164,7 +167,7 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
         ),
         (lambda: features.encode(vit, TEXTS), "vit_classifier has no tokenizer"),
         (
-            lambda: list(reading.image_windows(bert, [[]])),
+            lambda: list(image_windows(bert, [[]])),
             "bert_bare_pooler is not an image encoder",
         ),
     ]

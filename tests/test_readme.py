@@ -4,13 +4,13 @@ import re
 
 import jax
 import numpy as np
-from small import CONFIGS, batch, params
-from tiny import ROOT
 
-from adapt import strategies
-from adapt import tree as t
 from adapt.models import POOLINGS, Classifier, Encoder, Model
-from adapt.optim import FROZEN
+from adapt.training import strategies
+from adapt.training.optim import FROZEN
+from adapt.tree import paths
+from tests.helpers.small import CONFIGS, batch, params
+from tests.helpers.tiny import ROOT
 
 
 def test_a_strategy_and_a_pooling_are_added_as_readme_says(monkeypatch):
@@ -42,10 +42,10 @@ def test_a_strategy_and_a_pooling_are_added_as_readme_says(monkeypatch):
     labels, factors = strategies.label(strategies.strategy("norms+decay:0.9", 2).phases[0], tree, 2)
     moving = {
         path
-        for path, group in t.paths(labels).items()
+        for path, group in paths(labels).items()
         if group != FROZEN and path.startswith("encoder/")
     }
     assert moving == {
-        path for path in t.paths(tree) if "norm/" in path and path.startswith("encoder/")
+        path for path in paths(tree) if "norm/" in path and path.startswith("encoder/")
     }
     assert factors["encoder_02"] == 1.0 and jax.numpy.isclose(factors["encoder_01"], 0.9)

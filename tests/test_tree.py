@@ -9,9 +9,26 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from adapt import tree as t
 from adapt.errors import RuleError, TreeError
-from adapt.optim import FROZEN
+from adapt.training.optim import FROZEN
+from adapt.tree import (
+    check_like,
+    count,
+    digest,
+    discarded,
+    drop,
+    empties,
+    get,
+    graft,
+    label,
+    map_paths,
+    merge,
+    nbytes,
+    paths,
+    select,
+    summary,
+    unflatten,
+)
 
 NAMES = st.sampled_from(["a", "b", "encoder", "head", "block_00", "bias", "a-b"])
 SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (0,), (2, 0)])
@@ -44,29 +61,29 @@ def shape_of(tree):
 
 @given(trees())
 def test_unflatten_inverts_paths_with_the_empty_subtrees(tree):
-    flat = t.paths(tree) | dict.fromkeys(t.empties(tree))
-    assert shape_of(t.unflatten(flat)) == shape_of(tree)
+    flat = paths(tree) | dict.fromkeys(empties(tree))
+    assert shape_of(unflatten(flat)) == shape_of(tree)
 
 
 @given(trees(), st.data())
 def test_select_splits_a_tree_in_two_that_merge_to_it_in_any_order(tree, data):
-    names = [*t.paths(tree), *t.empties(tree)]
+    names = [*paths(tree), *empties(tree)]
     kept = data.draw(st.sets(st.sampled_from(names))) if names else set()
     one, other = (
-        t.select(tree, lambda path: path in kept),
-        t.select(tree, lambda path: path not in kept),
+        select(tree, lambda path: path in kept),
+        select(tree, lambda path: path not in kept),
     )
-    assert {*t.paths(one), *t.empties(one)} == kept
-    assert shape_of(t.merge(one, other)) == shape_of(t.merge(other, one)) == shape_of(tree)
+    assert {*paths(one), *empties(one)} == kept
+    assert shape_of(merge(one, other)) == shape_of(merge(other, one)) == shape_of(tree)
 
 
 @given(trees(), st.data())
 def test_merge_refuses_an_overlap_and_says_where(tree, data):
-    assume(t.paths(tree))
-    path = data.draw(st.sampled_from(sorted(t.paths(tree))))
+    assume(paths(tree))
+    path = data.draw(st.sampled_from(sorted(paths(tree))))
     before = shape_of(tree)
     with pytest.raises(TreeError, match=re.escape(f"'{path}' is in both")):
-        t.merge(tree, t.unflatten({path: np.float32(0)}))
+        merge(tree, unflatten({path: np.float32(0)}))
     assert shape_of(tree) == before
 
 
@@ -74,39 +91,38 @@ def test_merge_refuses_an_overlap_and_says_where(tree, data):
 def test_drop_is_pure_and_graft_inverts_it(tree, data):
     every = {
         path[: end.start()]
-        for path in [*t.paths(tree), *t.empties(tree)]
+        for path in [*paths(tree), *empties(tree)]
         for end in re.finditer("/|$", path)
     } - {""}
     path = data.draw(st.sampled_from(sorted(every)))
-    before, gone = shape_of(tree), t.get(tree, path)
-    dropped = t.drop(tree, path)
+    before, gone = shape_of(tree), get(tree, path)
+    dropped = drop(tree, path)
     assert shape_of(tree) == before
     assert not any(
-        name == path or name.startswith(f"{path}/")
-        for name in [*t.paths(dropped), *t.empties(dropped)]
+        name == path or name.startswith(f"{path}/") for name in [*paths(dropped), *empties(dropped)]
     )
     with pytest.raises(TreeError):
-        t.get(dropped, path)
-    assert shape_of(t.graft(dropped, path, gone)) == before
+        get(dropped, path)
+    assert shape_of(graft(dropped, path, gone)) == before
     with pytest.raises(TreeError, match="is taken"):
-        t.graft(tree, path, gone)
+        graft(tree, path, gone)
 
 
 @given(trees(1), st.data())
 def test_the_record_of_what_is_discarded_accounts_for_every_parameter(tree, data):
     path = data.draw(st.sampled_from(sorted(tree)))
-    record, dropped = t.discarded(tree, path), t.drop(tree, path)
-    assert record["parameters"] == t.count(tree) - t.count(dropped)
+    record, dropped = discarded(tree, path), drop(tree, path)
+    assert record["parameters"] == count(tree) - count(dropped)
     assert record["shapes"] == {
-        p: list(leaf.shape) for p, leaf in t.paths(tree).items() if p not in t.paths(dropped)
+        p: list(leaf.shape) for p, leaf in paths(tree).items() if p not in paths(dropped)
     }
 
 
 def test_discarding_one_leaf_is_recorded_under_its_own_path():
     tree = {"encoder": {"bias": np.ones(3, np.float32)}}
-    assert t.discarded(tree, "encoder/bias")["shapes"] == {"encoder/bias": [3]}
-    assert t.discarded(tree, "encoder/")["shapes"] == {"encoder/bias": [3]}
-    assert t.discarded({"head": {}}, "head") | {"digest": ""} == {
+    assert discarded(tree, "encoder/bias")["shapes"] == {"encoder/bias": [3]}
+    assert discarded(tree, "encoder/")["shapes"] == {"encoder/bias": [3]}
+    assert discarded({"head": {}}, "head") | {"digest": ""} == {
         "path": "head",
         "parameters": 0,
         "shapes": {},
@@ -120,24 +136,24 @@ def test_what_is_not_there_is_answered_with_what_is():
         ("tail", "at the top there is encoder, head"),
         ("encoder/b", "under 'encoder' there is a"),
     ]:
-        for function in (t.get, t.drop, t.discarded):
+        for function in (get, drop, discarded):
             with pytest.raises(
                 TreeError, match=re.escape(f"no '{path}' in the parameters: {there}")
             ):
                 function(tree, path)
     with pytest.raises(TreeError, match="under 'head' there is nothing"):
-        t.drop(tree, "head/classifier")
+        drop(tree, "head/classifier")
     with pytest.raises(
         TreeError, match=re.escape("cannot graft at 'encoder/a/b': 'encoder/a' is a parameter")
     ):
-        t.graft(tree, "encoder/a/b", {})
+        graft(tree, "encoder/a/b", {})
 
 
 @given(trees())
 def test_count_and_bytes_are_sums_over_leaves(tree):
-    leaves = t.paths(tree).values()
-    assert t.count(tree) == sum(leaf.size for leaf in leaves)
-    assert t.nbytes(tree) == sum(leaf.nbytes for leaf in leaves)
+    leaves = paths(tree).values()
+    assert count(tree) == sum(leaf.size for leaf in leaves)
+    assert nbytes(tree) == sum(leaf.nbytes for leaf in leaves)
 
 
 # Rules and labels
@@ -154,18 +170,18 @@ RULES = st.lists(
 
 @given(trees(), RULES)
 def test_the_first_rule_that_matches_wins_and_every_rule_and_every_leaf_is_used(tree, rules):
-    names = [*t.paths(tree), *t.empties(tree)]
+    names = [*paths(tree), *empties(tree)]
     winners = {
         name: next((i for i, (pattern, _) in enumerate(rules) if re.fullmatch(pattern, name)), None)
         for name in names
     }
     if None in winners.values() or set(winners.values()) != set(range(len(rules))):
         with pytest.raises(RuleError):
-            t.label(tree, rules)
+            label(tree, rules)
     else:
-        labels = t.label(tree, rules)
-        assert t.paths(labels) == {name: rules[winners[name]][1] for name in t.paths(tree)}
-        assert t.empties(labels) == t.empties(tree)
+        labels = label(tree, rules)
+        assert paths(labels) == {name: rules[winners[name]][1] for name in paths(tree)}
+        assert empties(labels) == empties(tree)
 
 
 def test_a_leaf_without_rule_is_named():
@@ -173,7 +189,7 @@ def test_a_leaf_without_rule_is_named():
         RuleError,
         match=r"no rule matches 'head/bias': add one, or end the list with \('\.\*', FROZEN\)",
     ):
-        t.label({"encoder": {"a": 1}, "head": {"bias": 1}}, [("encoder/.*", FROZEN)])
+        label({"encoder": {"a": 1}, "head": {"bias": 1}}, [("encoder/.*", FROZEN)])
 
 
 def test_a_rule_that_wins_nothing_names_the_nearest_paths_or_the_earlier_rule():
@@ -182,41 +198,41 @@ def test_a_rule_that_wins_nothing_names_the_nearest_paths_or_the_earlier_rule():
         RuleError,
         match=r"'enc/block_01/bias'.* wins no parameter: the nearest paths are encoder/block_01/bias",
     ):
-        t.label(tree, [("enc/block_01/bias", "top"), (".*", FROZEN)])
+        label(tree, [("enc/block_01/bias", "top"), (".*", FROZEN)])
     with pytest.raises(RuleError, match="an earlier rule wins all that it matches"):
-        t.label(tree, [(".*", FROZEN), ("encoder/block_01/.*", "top")])
+        label(tree, [(".*", FROZEN), ("encoder/block_01/.*", "top")])
     with pytest.raises(RuleError, match="is not a regular expression"):
-        t.label(tree, [("encoder/(", "top")])
+        label(tree, [("encoder/(", "top")])
 
 
 def test_a_rule_may_match_an_empty_head_and_no_other_nothing():
     tree = {"encoder": {"a": np.ones(2)}, "head": {}}
-    labels = t.label(tree, [("head/.*", "head"), ("encoder/.*", FROZEN)])
+    labels = label(tree, [("head/.*", "head"), ("encoder/.*", FROZEN)])
     assert labels == {"encoder": {"a": FROZEN}, "head": {}}
-    assert t.summary(tree, labels) == {FROZEN: 2}
+    assert summary(tree, labels) == {FROZEN: 2}
     with pytest.raises(RuleError, match="wins no parameter"):
-        t.label(t.drop(tree, "head"), [("head/.*", "head"), ("encoder/.*", FROZEN)])
+        label(drop(tree, "head"), [("head/.*", "head"), ("encoder/.*", FROZEN)])
 
 
 @given(trees(), st.data())
 def test_summary_counts_every_parameter_once(tree, data):
-    labels = t.map_paths(lambda path, leaf: data.draw(st.sampled_from("uv")), tree)
-    counts = t.summary(tree, labels)
-    assert sum(counts.values()) == t.count(tree)
-    flat = t.paths(labels)
+    labels = map_paths(lambda path, leaf: data.draw(st.sampled_from("uv")), tree)
+    counts = summary(tree, labels)
+    assert sum(counts.values()) == count(tree)
+    flat = paths(labels)
     assert counts == {
-        g: sum(leaf.size for p, leaf in t.paths(tree).items() if flat[p] == g)
+        g: sum(leaf.size for p, leaf in paths(tree).items() if flat[p] == g)
         for g in dict.fromkeys(flat.values())
     }
 
 
 def test_a_leaf_that_was_grafted_after_labelling_has_no_label():
     tree = {"encoder": {"a": np.ones(2)}}
-    labels = t.label(tree, [(".*", FROZEN)])
+    labels = label(tree, [(".*", FROZEN)])
     with pytest.raises(
         RuleError, match="'head/k' has no label: make the labels from the very tree that trains"
     ):
-        t.summary(t.graft(tree, "head", {"k": np.ones(1)}), labels)
+        summary(graft(tree, "head", {"k": np.ones(1)}), labels)
 
 
 # Strict comparison
@@ -224,7 +240,7 @@ def test_a_leaf_that_was_grafted_after_labelling_has_no_label():
 
 @given(trees())
 def test_a_tree_is_like_itself(tree):
-    t.check_like(tree, tree, dtypes=True)
+    check_like(tree, tree, dtypes=True)
 
 
 def test_the_diff_has_a_line_for_every_difference_and_no_other():
@@ -241,7 +257,7 @@ def test_the_diff_has_a_line_for_every_difference_and_no_other():
         "d": {"e": np.ones(5, np.float16)},
     }
     with pytest.raises(TreeError) as caught:
-        t.check_like(tree, like, "the weights", dtypes=True)
+        check_like(tree, like, "the weights", dtypes=True)
     first, *lines = str(caught.value).splitlines()
     assert first == "the weights do not fit (- missing, + not expected, ! misshapen):"
     assert sorted(lines) == [
@@ -251,13 +267,13 @@ def test_the_diff_has_a_line_for_every_difference_and_no_other():
         "  - b (1,)",
     ]
     with pytest.raises(TreeError) as caught:
-        t.check_like(tree, like, "the weights")
+        check_like(tree, like, "the weights")
     assert len(str(caught.value).splitlines()) == 4  # the dtype was not asked for
 
 
 def test_a_long_diff_is_cut_and_says_so():
     with pytest.raises(TreeError, match=r"\.\.\. and 8 more$"):
-        t.check_like({}, {f"p{i}": np.ones(1) for i in range(20)})
+        check_like({}, {f"p{i}": np.ones(1) for i in range(20)})
 
 
 # The digest
@@ -265,26 +281,26 @@ def test_a_long_diff_is_cut_and_says_so():
 
 @given(trees(), st.data())
 def test_the_digest_sees_one_flipped_bit(tree, data):
-    filled = {path: leaf for path, leaf in t.paths(tree).items() if leaf.nbytes}
+    filled = {path: leaf for path, leaf in paths(tree).items() if leaf.nbytes}
     assume(filled)
     path = data.draw(st.sampled_from(sorted(filled)))
     raw = bytearray(filled[path].tobytes())
     bit = data.draw(st.integers(0, 8 * len(raw) - 1))
     raw[bit // 8] ^= 1 << bit % 8
     changed = np.frombuffer(bytes(raw), np.float32).reshape(filled[path].shape)
-    assert t.digest(t.unflatten(t.paths(tree) | {path: changed})) != t.digest(tree)
+    assert digest(unflatten(paths(tree) | {path: changed})) != digest(tree)
 
 
 @given(trees(), st.data())
 def test_the_digest_sees_dtype_shape_and_name(tree, data):
-    assume(t.paths(tree))
-    path = data.draw(st.sampled_from(sorted(t.paths(tree))))
-    flat = t.paths(tree)
+    assume(paths(tree))
+    path = data.draw(st.sampled_from(sorted(paths(tree))))
+    flat = paths(tree)
     leaf = flat[path]
     others = [flat | {path: leaf.view(np.int32)}, flat | {path: leaf.reshape((1, *leaf.shape))}]
     others.append({p: v for p, v in flat.items() if p != path} | {f"{path}2": leaf})
-    assert t.digest(tree) not in {t.digest(t.unflatten(other)) for other in others}
-    assert len({t.digest(t.unflatten(other)) for other in others}) == 3
+    assert digest(tree) not in {digest(unflatten(other)) for other in others}
+    assert len({digest(unflatten(other)) for other in others}) == 3
 
 
 @given(trees())
@@ -292,13 +308,11 @@ def test_the_digest_depends_on_neither_order_nor_library_nor_memory_layout(tree)
     backwards = lambda node: (
         {k: backwards(node[k]) for k in reversed(list(node))} if isinstance(node, dict) else node
     )
-    same = [backwards(tree), t.map_paths(lambda _, leaf: jnp.asarray(leaf), tree)]
-    same.append(t.map_paths(lambda _, leaf: np.asfortranarray(leaf).reshape(leaf.shape), tree))
-    assert {t.digest(other) for other in same} == {t.digest(tree)}
+    same = [backwards(tree), map_paths(lambda _, leaf: jnp.asarray(leaf), tree)]
+    same.append(map_paths(lambda _, leaf: np.asfortranarray(leaf).reshape(leaf.shape), tree))
+    assert {digest(other) for other in same} == {digest(tree)}
 
 
 def test_the_digest_of_a_scalar_is_not_that_of_a_vector_of_one():
-    assert t.digest({"a": np.float32(1)}) != t.digest({"a": np.ones(1, np.float32)})
-    assert t.digest({"a": np.ones(2, ml_dtypes.bfloat16)}) != t.digest(
-        {"a": np.ones(2, np.float16)}
-    )
+    assert digest({"a": np.float32(1)}) != digest({"a": np.ones(1, np.float32)})
+    assert digest({"a": np.ones(2, ml_dtypes.bfloat16)}) != digest({"a": np.ones(2, np.float16)})

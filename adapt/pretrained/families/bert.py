@@ -1,0 +1,85 @@
+"""BERT (Devlin et al. 2019): post-norm blocks, learned positions, two segment types."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapt.errors import CheckpointError
+from adapt.models import Classifier, EncoderConfig, MaskedLM
+from adapt.pretrained.families import Row, dense, norm, tie
+
+PREFIX = "bert."
+BUFFERS = r"embeddings\.position_ids"
+CONFIG = [
+    ("layers", "num_hidden_layers"),
+    ("width", "hidden_size"),
+    ("heads", "num_attention_heads"),
+    ("mlp_width", "intermediate_size"),
+    ("positions", "max_position_embeddings"),
+    ("vocabulary", "vocab_size"),
+    ("types", "type_vocab_size", 2),
+    ("activation", "hidden_act", "gelu"),
+    ("norm_epsilon", "layer_norm_eps", 1e-12),
+    ("dropout", "hidden_dropout_prob", 0.1),
+    ("attention_dropout", "attention_probs_dropout_prob", 0.1),
+    ("init_range", "initializer_range", 0.02),
+    ("pad_token", "pad_token_id", 0),
+]
+TABLE = [
+    Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
+    Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
+    Row("embeddings.token_type_embeddings.weight", ("encoder/embedding/type",)),
+    *norm("embeddings.LayerNorm", "encoder/embedding/norm"),
+    *dense("encoder.layer.#.attention.self.query", "encoder/block_#/attention/query"),
+    *dense("encoder.layer.#.attention.self.key", "encoder/block_#/attention/key"),
+    *dense("encoder.layer.#.attention.self.value", "encoder/block_#/attention/value"),
+    *dense("encoder.layer.#.attention.output.dense", "encoder/block_#/attention/output"),
+    *norm("encoder.layer.#.attention.output.LayerNorm", "encoder/block_#/attention_norm"),
+    *dense("encoder.layer.#.intermediate.dense", "encoder/block_#/mlp/up"),
+    *dense("encoder.layer.#.output.dense", "encoder/block_#/mlp/down"),
+    *norm("encoder.layer.#.output.LayerNorm", "encoder/block_#/mlp_norm"),
+    *dense("cls.predictions.transform.dense", "head/transform"),
+    *norm("cls.predictions.transform.LayerNorm", "head/norm"),
+    Row("cls.predictions.bias", ("head/decoder/bias",)),
+    Row("cls.predictions.decoder.weight", ("head/decoder/kernel",), "transposed"),
+    *dense("cls.seq_relationship", "head/next_sentence"),
+    *dense("pooler.dense", "head/pooler"),
+    *dense("classifier", "head/classifier"),
+]
+
+
+def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    positions = hf.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        raise CheckpointError(
+            f"position_embedding_type {positions!r} in config.json: only absolute is read"
+        )
+    if hf.get("is_decoder"):
+        raise CheckpointError("is_decoder is true in config.json: only BERT encoders are read")
+    return fields | {"pad_token": fields["pad_token"] or 0}
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Masked-LM (and next-sentence) head, sequence classifier, pooler alone, or nothing."""
+    pooler = any(name.startswith("pooler.") for name in tensors)
+    if not any(name.startswith("cls.") for name in tensors):
+        return Classifier(
+            len(tensors.get("classifier.weight", ())), "pooler" if pooler else "cls"
+        ), tensors
+    tied, tensors = tie(
+        hf, tensors, "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
+    )
+    bias = tensors.pop("cls.predictions.decoder.bias", None)
+    if bias is not None and not tied:  # of the two that an untied file holds, this one is used
+        tensors["cls.predictions.bias"] = bias
+    next_sentence = any(name.startswith("cls.seq_relationship.") for name in tensors)
+    if pooler and not next_sentence:
+        raise CheckpointError(
+            "a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head"
+        )
+    return MaskedLM(
+        config.vocabulary, tied, next_sentence, config.activation, config.norm_epsilon
+    ), tensors

@@ -1,0 +1,74 @@
+"""GPT-2 (Radford et al. 2019): causal, pre-norm, a final norm, the LM head tied to the token embedding."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapt.errors import CheckpointError
+from adapt.models import CausalLM, Classifier, EncoderConfig
+from adapt.pretrained.families import Row, dense, norm, tie
+
+PREFIX = "transformer."
+BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
+CONFIG = [
+    ("layers", "n_layer"),
+    ("width", "n_embd"),
+    ("heads", "n_head"),
+    ("mlp_width", "n_inner", None),
+    ("positions", "n_positions"),
+    ("vocabulary", "vocab_size"),
+    ("activation", "activation_function", "gelu_new"),
+    ("norm_epsilon", "layer_norm_epsilon", 1e-5),
+    ("dropout", "resid_pdrop", 0.1),
+    ("dropout", "embd_pdrop", 0.1),
+    ("attention_dropout", "attn_pdrop", 0.1),
+    ("init_range", "initializer_range", 0.02),
+    ("pad_token", "pad_token_id", None),
+    ("end_token", "eos_token_id", None),
+    ("end_token", "bos_token_id", None),
+]
+QKV = [f"encoder/block_#/attention/{name}" for name in ("query", "key", "value")]
+TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one tensor of three
+    Row("wte.weight", ("encoder/embedding/token",)),
+    Row("wpe.weight", ("encoder/embedding/position",)),
+    *norm("h.#.ln_1", "encoder/block_#/attention_norm"),
+    *dense("h.#.attn.c_attn", *QKV, layout="same"),
+    *dense("h.#.attn.c_proj", "encoder/block_#/attention/output", layout="same"),
+    *norm("h.#.ln_2", "encoder/block_#/mlp_norm"),
+    *dense("h.#.mlp.c_fc", "encoder/block_#/mlp/up", layout="same"),
+    *dense("h.#.mlp.c_proj", "encoder/block_#/mlp/down", layout="same"),
+    *norm("ln_f", "encoder/final_norm"),
+    Row("lm_head.weight", ("head/decoder/kernel",), "transposed"),
+    Row("score.weight", ("head/classifier/kernel",), "transposed"),
+]
+
+
+def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    for flag, default in (
+        ("scale_attn_weights", True),
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("add_cross_attention", False),
+    ):
+        if hf.get(flag, default) != default:
+            raise CheckpointError(f"{flag} is {hf[flag]} in config.json: only {default} is read")
+    width = fields["mlp_width"] or 4 * fields["width"]
+    end = fields["end_token"] or 0
+    always = {"causal": True, "pre_norm": True}
+    return (
+        fields
+        | always
+        | {"mlp_width": width, "end_token": end, "pad_token": fields["pad_token"] or end}
+    )
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """LM head, tied or stored; a sequence classifier (score); or nothing."""
+    if "score.weight" in tensors:
+        return Classifier(len(tensors["score.weight"]), "last", bias=False), tensors
+    tied, tensors = tie(hf, tensors, "lm_head.weight", "wte.weight")
+    if "lm_head.weight" in tensors or (hf.get("architectures") or [""])[0] == "GPT2LMHeadModel":
+        return CausalLM(config.vocabulary, tied), tensors
+    return Classifier(0, "last"), tensors

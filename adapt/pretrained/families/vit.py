@@ -1,0 +1,63 @@
+"""ViT (Dosovitskiy et al. 2021): patches and a class token, pre-norm, a final norm, an image classifier on top."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapt.errors import CheckpointError
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.families import Row, dense, norm
+
+PREFIX = "vit."
+BUFFERS = ""
+CONFIG = [
+    ("layers", "num_hidden_layers"),
+    ("width", "hidden_size"),
+    ("heads", "num_attention_heads"),
+    ("mlp_width", "intermediate_size"),
+    ("image_size", "image_size", 224),
+    ("patch_size", "patch_size", 16),
+    ("channels", "num_channels", 3),
+    ("activation", "hidden_act", "gelu"),
+    ("norm_epsilon", "layer_norm_eps", 1e-12),
+    ("qkv_bias", "qkv_bias", True),
+    ("dropout", "hidden_dropout_prob", 0.0),
+    ("attention_dropout", "attention_probs_dropout_prob", 0.0),
+    ("init_range", "initializer_range", 0.02),
+]
+TABLE = [
+    Row("embeddings.cls_token", ("encoder/embedding/class_token",), "token"),
+    Row("embeddings.position_embeddings", ("encoder/embedding/position",), "token"),
+    *dense("embeddings.patch_embeddings.projection", "encoder/embedding/patch", layout="patches"),
+    *norm("encoder.layer.#.layernorm_before", "encoder/block_#/attention_norm"),
+    *dense("encoder.layer.#.attention.attention.query", "encoder/block_#/attention/query"),
+    *dense("encoder.layer.#.attention.attention.key", "encoder/block_#/attention/key"),
+    *dense("encoder.layer.#.attention.attention.value", "encoder/block_#/attention/value"),
+    *dense("encoder.layer.#.attention.output.dense", "encoder/block_#/attention/output"),
+    *norm("encoder.layer.#.layernorm_after", "encoder/block_#/mlp_norm"),
+    *dense("encoder.layer.#.intermediate.dense", "encoder/block_#/mlp/up"),
+    *dense("encoder.layer.#.output.dense", "encoder/block_#/mlp/down"),
+    *norm("layernorm", "encoder/final_norm"),
+    *dense("pooler.dense", "head/pooler"),
+    *dense("classifier", "head/classifier"),
+]
+
+
+def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    size = fields["image_size"]
+    patch = fields["patch_size"]
+    if not isinstance(size, int) or not isinstance(patch, int) or size % patch:
+        raise CheckpointError(
+            f"image_size {size} and patch_size {patch} in config.json: only square whole patches are read"
+        )
+    return fields | {"positions": (size // patch) ** 2 + 1, "pre_norm": True}
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The image classifier of pre-training, a pooler alone, or nothing."""
+    if "classifier.weight" in tensors:
+        return Classifier(len(tensors["classifier.weight"]), "cls"), tensors
+    return Classifier(0, "pooler" if "pooler.dense.weight" in tensors else "cls"), tensors

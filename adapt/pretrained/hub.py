@@ -1,0 +1,293 @@
+"""A name becomes a loaded checkpoint: a folder, a finished run, a bundled asset, or a hub id."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from adapt import tree
+from adapt.errors import CheckpointError
+from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
+from adapt.pretrained import assets, families
+from adapt.pretrained.images import ImageSettings, image_settings
+from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
+from adapt.training import checkpoint
+
+BUNDLED = [name for name, asset in assets.ASSETS.items() if "model.safetensors" in asset.files]
+PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint in memory: ``params`` is ``{"encoder": ..., "head": ...}`` of float32 numpy arrays."""
+
+    source: str
+    config: EncoderConfig
+    head: Any
+    params: tree.Tree
+    tokenizer: Tokenizer | None = None
+    images: ImageSettings | None = None
+    task: str = (
+        ""  # of a finished run: classification, multilabel, regression; pre-training: mlm, clm
+    )
+    labels: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        return Model(Encoder(self.config), self.head)
+
+    def encode(
+        self,
+        texts: list[str],
+        pooling: str = "mean",
+        normalize: bool = False,
+        layer: int | None = None,
+    ) -> np.ndarray:
+        """Texts -> features float32 [N, D], the encoder used as it is. See :func:`adapt.features.encode`."""
+        from adapt.features import encode
+
+        return encode(self, texts, pooling, normalize, layer)
+
+
+def load(name: str | Path) -> Pretrained:
+    """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a hub id.
+
+    Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded in part.
+    """
+    folder = resolve(str(name))
+    if (folder / "model.json").exists():
+        return load_run(folder, str(name))
+    hf = read_json(folder, "config.json")
+    if "model_type" not in hf:
+        raise CheckpointError(
+            f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?"
+        )
+    config = families.read_config(hf, str(folder))
+    head, params = families.to_params(config, hf, read_tensors(folder), str(folder))
+    task, labels = class_names(hf, head)
+    return with_inputs(
+        Pretrained(str(name), config, head, params, task=task, labels=labels), folder, None
+    )
+
+
+def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:
+    """(task, labels) of a checkpoint whose head is a classifier, from id2label and problem_type; else nothing.
+
+    Names go by their numbers: a file may list "10" before "2".
+    """
+    names = hf.get("id2label")
+    problem = hf.get("problem_type")
+    numbers = [str(number) for number in range(getattr(head, "classes", 0))]
+    if not numbers or not isinstance(names, dict) or set(names) != set(numbers):
+        return "", ()
+    task = {"multi_label_classification": "multilabel", "regression": "regression"}.get(
+        str(problem), "classification"
+    )
+    return task, () if task == "regression" else tuple(str(names[number]) for number in numbers)
+
+
+def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:
+    """Add what turns raw input into arrays: the tokenizer, or the image settings."""
+    config = model.config
+    if config.is_image:
+        return dataclasses.replace(
+            model, images=image_settings(folder, config.image_size, config.channels)
+        )
+    if max_length is None and (file := folder / "sentence_bert_config.json").exists():
+        max_length = read_json(folder, file.name).get("max_seq_length")
+    if max_length is not None and (type(max_length) is not int or max_length < 3):
+        raise CheckpointError(
+            f"max_seq_length {max_length!r} in {folder} is not a number of tokens from 3 on"
+        )
+    tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions))
+    if tokenizer is not None and tokenizer.size > config.vocabulary:
+        raise CheckpointError(
+            f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has {config.vocabulary} rows: "
+            "the tokenizer belongs to another checkpoint"
+        )
+    return dataclasses.replace(model, tokenizer=tokenizer)
+
+
+def resolve(name: str) -> Path:
+    """The local folder of a checkpoint's name. Raises :class:`CheckpointError` when nothing is found."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(
+            f"{name} is a file: give the folder that holds config.json and model.safetensors"
+        )
+    if name in BUNDLED:
+        return assets.fetch(name)
+    bundled = ", ".join(BUNDLED)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or not name:
+        raise CheckpointError(
+            f"no checkpoint folder {name!r}: give a folder, a bundled name ({bundled}) or a hub id"
+        )
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    reached = assets.hub_answers()
+    where: dict[str, Any] = {
+        "cache_dir": assets.cache_folder() / "hub",
+        "local_files_only": not reached,
+    }
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, **where))
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as fault:
+        said = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        reason = said if reached else "it cannot be reached from here"
+        raise CheckpointError(
+            f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub gave none: {reason}"
+        ) from None
+
+
+def read_json(folder: Path, file: str) -> dict[str, Any]:
+    path = folder / file
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors"
+        ) from None
+    except (ValueError, OSError) as fault:
+        raise CheckpointError(f"{path} is not JSON: {fault}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not a JSON object")
+    return content
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names; see :func:`mapped`."""
+    index = folder / "model.safetensors.index.json"
+    weight_map = {}
+    files = ["model.safetensors"]
+    if index.exists() and not (folder / files[0]).exists():
+        weight_map = read_json(folder, index.name).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(file, str) for file in weight_map.values()
+        ):
+            raise CheckpointError(f"{index} has no weight_map of tensors to files: fetch it again")
+        files = sorted(set(weight_map.values()))
+    elif not (folder / files[0]).exists():
+        pickled = [
+            f.name
+            for pattern in ("*.bin", "*.pt", "*.msgpack", "*.h5")
+            for f in folder.glob(pattern)
+        ]
+        hint = f" (found {pickled[0]}; convert it to safetensors first)" if pickled else ""
+        raise CheckpointError(f"no model.safetensors in {folder}{hint}")
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            tensors |= mapped(folder / file)
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{index} names {file}, which is not in the folder: fetch it again"
+            ) from None
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as fault:
+            raise CheckpointError(
+                f"{folder / file} is truncated or corrupt ({fault}): fetch it again"
+            ) from None
+    if absent := sorted(set(weight_map) - set(tensors)):
+        raise CheckpointError(
+            f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again"
+        )
+    return tensors
+
+
+def mapped(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, those of float32 memory-mapped: a page is read where it is used, and never held."""
+    with safetensors.safe_open(
+        path, framework="numpy"
+    ) as file:  # which checks the header against the file
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
+        loaded = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "F32"}
+    raw = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    header = json.loads(raw[8:start].tobytes())
+
+    def view(name: str) -> np.ndarray:
+        first, last = (start + offset for offset in header[name]["data_offsets"])
+        return np.asarray(raw[first:last].view("<f4").reshape(header[name]["shape"]))
+
+    return {name: loaded[name] if name in loaded else view(name) for name in kinds}
+
+
+def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None = None) -> None:
+    """Write what a run's folder needs beside its checkpoints: model.json and the tokenizer.
+
+    ``base`` is the ``source`` and the ``digest`` of the encoder to which delta checkpoints refer.
+    """
+    head = {"kind": type(model.head).__name__}
+    head |= {
+        f.name: getattr(model.head, f.name)
+        for f in dataclasses.fields(model.head)
+        if f.name not in ("dtype", "parent", "name")
+    }
+    content = {
+        "encoder": dataclasses.asdict(model.config),
+        "head": head,
+        "task": model.task,
+        "labels": list(model.labels),
+        "max_length": model.tokenizer.max_length if model.tokenizer else None,
+        "base": base,
+        "images": dataclasses.asdict(model.images) if model.images else None,
+    }
+    if model.tokenizer:
+        model.tokenizer.save(folder)
+    (folder / "model.json").write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def load_run(folder: Path, source: str) -> Pretrained:
+    """A finished (or stopped) run: its best checkpoint, encoder and head."""
+    content = read_json(folder, "model.json")
+    try:
+        spec = dict(content["head"])
+        spec |= {key: tuple(value) for key, value in spec.items() if isinstance(value, list)}
+        head = HEADS[spec.pop("kind")](**spec)
+        config = EncoderConfig(**content["encoder"])
+        run = Pretrained(
+            source, config, head, {}, task=content["task"], labels=tuple(content["labels"])
+        )
+        images = content["images"]
+        max_length = content["max_length"]
+        base = content.get("base")
+        if base and not all(isinstance(base[name], str) for name in ("source", "digest")):
+            raise ValueError(f"base {base!r}")
+        if isinstance(head, Classifier) and head.pooling not in (*POOLINGS, "attention"):
+            raise ValueError(f"unknown pooling {head.pooling!r}")
+        if run.labels and len(run.labels) != getattr(head, "classes", 0):
+            raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")
+    except (KeyError, TypeError, ValueError) as fault:
+        raise CheckpointError(
+            f"{folder / 'model.json'} was not written by this version of adapt: {fault}"
+        ) from None
+    encoder = base_encoder(folder, base) if base else None
+    params = checkpoint.load_params(folder / "checkpoints", run.model.shapes(), encoder)
+    run = dataclasses.replace(run, params=params)
+    if images:
+        images |= {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
+        return dataclasses.replace(run, images=ImageSettings(**images))
+    return with_inputs(run, folder, max_length)
+
+
+def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:
+    """``{"encoder": ...}`` that the delta in ``folder`` refers to. Raises :class:`CheckpointError` for any other."""
+    mend = f"put it back, or write its place into base.source of {folder / 'model.json'}"
+    try:
+        found = {"encoder": load(base["source"]).params["encoder"]}
+    except CheckpointError as fault:
+        raise CheckpointError(
+            f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}"
+        ) from None
+    except RecursionError:
+        raise CheckpointError(f"{folder} refers to itself for its encoder, {mend}") from None
+    if (digest := tree.digest(found["encoder"])) != base["digest"]:
+        what = f"digest {digest[:12]}, and {folder} was trained on one with {base['digest'][:12]}"
+        raise CheckpointError(f"the encoder of {base['source']} has the {what}: {mend}")
+    return found

@@ -1,0 +1,213 @@
+"""Stopped and resumed is the same run, bit for bit: parameters, optimizer state, losses; also after `kill -9`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from adapt import tree
+from adapt.cli import finetune, pretrain
+from adapt.errors import CheckpointError, OutputError
+from adapt.training import checkpoint
+from adapt.training import loop as loop_module
+from adapt.training import step as train
+from tests.helpers import tiny
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def stored(run: Path, which: str = "last") -> str:
+    """The digest of every leaf of a checkpoint: parameters, optimizer state, step, key."""
+    folder = run / "checkpoints"
+    return tree.digest(
+        checkpoint.read_tree(folder / checkpoint.read_index(folder)[which]["folder"], None)
+    )
+
+
+def same(one: Path, other: Path) -> None:
+    assert tiny.untimed(tiny.lines(one / "metrics.jsonl")) == tiny.untimed(
+        tiny.lines(other / "metrics.jsonl")
+    )
+    for which in ("last", "best"):
+        assert stored(one, which) == stored(other, which)
+    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
+    for result in results:
+        for name in ("examples_per_second", "targets_per_second", "seconds"):
+            result.pop(name, None)
+    assert results[0] == results[1]
+
+
+@pytest.fixture
+def flags(inputs) -> dict:
+    """4 steps an epoch in batches of several shapes."""
+    data = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "train": inputs.train,
+        "test": inputs.test,
+    }
+    rates = {"learning_rate": 0.003, "head_learning_rate": 0.01}
+    return (
+        data
+        | rates
+        | {"epochs": 2, "batch_size": 8, "save_every": 1, "validation": inputs.test, "patience": 0}
+    )
+
+
+@pytest.mark.parametrize("strategy", ["full", "top:1"])
+def test_stopped_and_resumed_is_the_same_run(flags, tmp_path, strategy):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags |= {"strategy": strategy}
+    finetune.main(finetune.Config(**flags, out=whole))
+    assert (
+        finetune.main(finetune.Config(**flags, out=parts, stop_after=2)) == {}
+    )  # in the first epoch
+    assert not (parts / "result.json").exists()
+    assert (
+        finetune.main(finetune.Config(**flags, out=parts, stop_after=4, resume=True)) == {}
+    )  # at its end
+    finetune.main(finetune.Config(**flags, out=parts, resume=True))
+    same(whole, parts)
+    # A finished run resumed is that run still.
+    finetune.main(finetune.Config(**flags, out=parts, resume=True))
+    same(whole, parts)
+
+
+def test_what_was_logged_after_the_checkpoint_is_cut_off(flags, tmp_path):
+    flags |= {"save_every": 0}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finetune.main(finetune.Config(**flags, out=whole))
+    finetune.main(
+        finetune.Config(**flags, out=parts, stop_after=6)
+    )  # 2 steps after the last checkpoint
+    assert tiny.lines(parts / "metrics.jsonl")[-1]["step"] == 6
+    with (parts / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "los')  # as a kill leaves it
+    finetune.main(finetune.Config(**flags, out=parts, resume=True))
+    same(whole, parts)
+
+
+def test_a_resumed_process_compiles_each_shape_once(flags, tmp_path, monkeypatch):
+    steps, forwards = [], []
+    make_step, make_eval = train.make_step, train.make_eval
+    monkeypatch.setattr(
+        train,
+        "make_step",
+        lambda *args, **named: steps.append(make_step(*args, **named)) or steps[-1],
+    )
+    monkeypatch.setattr(
+        train, "make_eval", lambda *args: forwards.append(make_eval(*args)) or forwards[-1]
+    )
+    shapes = []
+    loop = loop_module.run_steps
+
+    def watched(step, frozen, state, batches, every, seen):
+        batches = (shapes.append(batch["segments"].shape) or batch for batch in batches)
+        return loop(step, frozen, state, batches, every, seen)
+
+    monkeypatch.setattr(train, "loop", watched)
+    finetune.main(finetune.Config(**flags, out=tmp_path / "run", stop_after=3))
+    stopped_at = len(shapes)
+    finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
+    assert steps[0].suffix._cache_size() == len(set(shapes[:stopped_at]))
+    assert steps[1].suffix._cache_size() == len(set(shapes[stopped_at:])) <= 3
+    assert forwards[1]._cache_size() == 1
+
+
+def test_killed_in_mid_run_and_resumed_is_the_same_run(flags, tmp_path, scratch_cache):
+    flags |= {"epochs": 10, "save_every": 3}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finetune.main(finetune.Config(**flags, out=whole))
+    words = [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    argv = [sys.executable, "-m", "adapt", "finetune", *words, "--out", str(killed)]
+    process = subprocess.Popen(argv, env=tiny.environment(scratch_cache), stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(6000):
+            index = killed / "checkpoints/index.json"
+            saved = (
+                json.loads(index.read_text())["last"]["progress"]
+                if index.exists()
+                else {"saved": 0}
+            )
+            if (
+                saved["saved"]
+                and (killed / "metrics.jsonl").stat().st_size > saved["metrics_bytes"]
+            ):
+                break
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert (
+        0
+        < (killed / "metrics.jsonl").read_text().count("\n")
+        < len(tiny.lines(whole / "metrics.jsonl"))
+    )
+    finetune.main(finetune.Config(**flags, out=killed, resume=True))
+    same(whole, killed)
+
+
+def test_resuming_with_other_flags_names_the_flag(flags, inputs, tmp_path):
+    finetune.main(finetune.Config(**flags, out=tmp_path / "run", stop_after=1))
+    before = stored(tmp_path / "run"), (tmp_path / "run/metrics.jsonl").read_bytes()
+    changed = {
+        "seed": 7,
+        "epochs": 3,
+        "learning_rate": 0.1,
+        "pooling": "max",
+        "test": inputs.train,
+        "dtype": "bfloat16",
+    }
+    for name, value in changed.items():
+        with pytest.raises(
+            OutputError, match=f"--resume: --{name.replace('_', '-')} was .* and is .* now"
+        ):
+            finetune.main(
+                finetune.Config(**flags | {name: value}, out=tmp_path / "run", resume=True)
+            )
+    assert before == (stored(tmp_path / "run"), (tmp_path / "run/metrics.jsonl").read_bytes())
+
+
+def test_nothing_to_resume(flags, tmp_path):
+    with pytest.raises(OutputError, match="there is no run"):
+        finetune.main(finetune.Config(**flags, out=tmp_path / "nowhere", resume=True))
+    assert not (tmp_path / "nowhere").exists()
+    finetune.main(finetune.Config(**flags, out=tmp_path / "run", stop_after=1))
+    (tmp_path / "run/checkpoints/index.json").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
+    (tmp_path / "run/config.json").write_text("{")
+    with pytest.raises(OutputError, match="is not what adapt wrote"):
+        finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
+
+
+@pytest.mark.parametrize("case", ["bert_pretraining", "gpt2_lm_tied"])
+def test_pre_training_resumes_too(inputs, tmp_path, case):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(text for text, _ in tiny.sentences(30)))
+    flags = {
+        "text": str(text),
+        "checkpoint": inputs.checkpoint(case),
+        "steps": 9,
+        "batch_size": 4,
+        "validate_every": 3,
+    }
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    pretrain.main(pretrain.Config(**flags, out=whole))
+    assert pretrain.main(pretrain.Config(**flags, out=parts, stop_after=5)) == {}
+    assert pretrain.main(pretrain.Config(**flags, out=parts, stop_after=6, resume=True)) == {}
+    pretrain.main(pretrain.Config(**flags, out=parts, resume=True))
+    same(whole, parts)
+    pretrain.main(pretrain.Config(**flags, out=parts, resume=True))
+    same(whole, parts)
+    with pytest.raises(OutputError, match="--resume: --steps was 9"):
+        pretrain.main(pretrain.Config(**flags | {"steps": 12}, out=parts, resume=True))

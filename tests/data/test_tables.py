@@ -1,0 +1,282 @@
+"""Reading: every value as it stands in the file, and one line for whatever is wrong with it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adapt.cli.inputs import read
+from adapt.data import tables
+from adapt.data.tables import check_texts, chunks, read_lines
+from adapt.errors import DataError, OutputError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Parsed tables go to a folder of the test."""
+    monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def column(path: Path | str, name: str = "text") -> list:
+    return [value for chunk in chunks(read(path), [name]) for value in chunk[name]]
+
+
+def test_importing_the_data_room_does_not_import_datasets():
+    program = "import adapt.tasks.targets, sys; sys.exit('datasets' in sys.modules or 'pyarrow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+WORDS = [
+    "NA",
+    "null",
+    "None",
+    "nan",
+    "N/A",
+    "-nan",
+    "#N/A",
+    "NULL",
+    "NaN",
+    "n/a",
+    "<NA>",
+    "1.#IND",
+    "true",
+    "007",
+    "1e5",
+]
+
+
+@pytest.mark.parametrize("name", ["words.csv", "words.tsv", "words.CSV"])
+def test_words_of_csv_are_text_whatever_they_look_like(file, name):
+    separator = "\t" if name == "words.tsv" else ","
+    lines = [separator.join(["text", "label"])] + [separator.join([word, word]) for word in WORDS]
+    path = file(name, "\n".join(lines))
+    assert column(path) == column(path, "label") == WORDS
+
+
+def test_a_column_of_numbers_keeps_its_spelling(file):
+    assert column(file("a.csv", "text,label\n007,1\n 8,2.50\n-0,\n"), "text") == ["007", " 8", "-0"]
+    assert column(file("b.csv", "text,label\n007,1\n 8,2.50\n-0,\n"), "label") == ["1", "2.50", ""]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_quotes_and_commas(file, end):
+    rows = [
+        "text,label",
+        '"one, two",a',
+        "",
+        '"say ""hi""",b',
+        '"first\r\nsecond\nthird",c',
+        "last,d",
+    ]
+    assert column(file("a.csv", end.join(rows))) == [
+        "one, two",
+        'say "hi"',
+        "first\r\nsecond\nthird",
+        "last",
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(file):
+    assert read(file("a.csv", "\ufefftext,label\né,b\n".encode())).columns == ["text", "label"]
+    assert read(file("a.jsonl", '\ufeff{"text": "é"}\n'.encode())).columns == ["text"]
+    assert column(file("b.csv", '\ufeff"text","label"\né,b\n'.encode())) == ["é"]
+
+
+def test_a_long_text_is_read_whole(file):
+    assert column(file("a.csv", "text\n" + "x" * 300_000)) == ["x" * 300_000]
+
+
+def test_more_rows_than_a_chunk_keep_their_order(file):
+    path = file("a.csv", "text,label\n" + "".join(f"t{i},{i % 3}\n" for i in range(2500)))
+    assert [len(chunk["text"]) for chunk in chunks(read(path), ["text"], 1000)] == [1000, 1000, 500]
+    assert column(path) == [f"t{i}" for i in range(2500)]
+    assert column(path, "label") == [str(i % 3) for i in range(2500)]
+
+
+def test_selected_rows_come_in_the_order_asked_for(file):
+    table = read(file("a.csv", "text\n" + "\n".join("abcdef"))).select(np.array([4, 0, 2]))
+    assert len(table) == 3
+    assert list(chunks(table, ["text"], 2)) == [{"text": ["e", "a"]}, {"text": ["c"]}]
+
+
+def test_json_lines_json_list_and_parquet_read_alike(file, tmp_path):
+    rows = [{"text": "NA", "label": 1, "tags": ["a", "b"]}, {"text": "b", "label": 0, "tags": []}]
+    lines = file("a.jsonl", "\n".join(map(json.dumps, rows)))
+    listed = file("a.json", json.dumps(rows))
+    tables._datasets().Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    for path in (lines, listed, tmp_path / "a.parquet"):
+        assert next(chunks(read(path), ["text", "label", "tags"])) == {
+            name: [r[name] for r in rows] for name in rows[0]
+        }
+
+
+def test_json_texts_stay_texts_and_numbers_agree_over_the_whole_file(file):
+    rows = (
+        [{"text": "2024-05-01", "n": 1}]
+        + [{"text": "12:30:00"}] * 1500
+        + [{"n": 2.5, "text": None, "new": {"a": 1}}]
+    )
+    table = read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert table.rows[0] == {"text": "2024-05-01", "n": 1.0, "new": None}
+    assert (
+        table.rows[1501]["n"] == 2.5 and len(table) == 1502 and table.rows[1501]["new"] == {"a": 1}
+    )
+    for second in ('{"text": 5}', '{"text": 99999999999999999999}', '{"text": {"a": 1}}'):
+        with pytest.raises(DataError, match="a column mixes types"):
+            read(file("b.jsonl", '{"text": "a"}\n' + second))
+    with pytest.raises(DataError, match="entry 2 is not a JSON object"):
+        read(file("c.json", '[{"text": "a"}, 5]'))
+
+
+def test_a_blank_line_in_a_file_of_one_column_is_an_empty_text(file):
+    assert column(file("a.csv", "text\na\n\nb\n\n\n")) == ["a", "", "b"]
+    assert column(file("b.csv", "text,label\na,1\n\nb,2\n\n")) == ["a", "b"]
+
+
+def test_a_cache_that_can_not_be_written_is_named(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPT_CACHE", str(file("a_file", "")))
+    with pytest.raises(OutputError, match="point ADAPT_CACHE elsewhere"):
+        read(file("a.csv", "text\na\n"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_file_edited_in_place_is_read_anew(file, name):
+    def content(word: str) -> str:
+        return f"text\n{word}\n" if name == "a.csv" else json.dumps({"text": word})
+
+    path = file(name, content("old"))
+    before = path.stat()
+    assert column(path) == ["old"]
+    path.write_text(content("new"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `touch -r` and some editors do
+    assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
+    assert column(path) == ["new"]
+
+
+def test_what_was_kept_of_an_edited_file_is_removed(file, tmp_path):
+    for word in ("one", "two", "three"):
+        assert column(file("a.csv", f"text\n{word}\n")) == [word]
+    assert len(list((tmp_path / "cache/tables").glob("*/*"))) == 1
+
+
+def test_lines_of_plain_text_are_rows(file):
+    table = read_lines(file("a.csv", "one, two\r\n\n  three\u2028 four\n"))  # whatever it is called
+    assert next(chunks(table, ["text"])) == {"text": ["one, two", "", "  three\u2028 four"]}
+
+
+def test_images_of_a_folder_have_its_folders_as_labels(tmp_path):
+    for part, name, size in (("train", "cat", 4), ("train", "dog", 5), ("test", "dog", 6)):
+        folder = tmp_path / "photos" / part / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (size, size)).save(folder / "1.png")
+    with pytest.raises(DataError, match=r"photos:train, \S*photos:test$"):
+        read(tmp_path / "photos")
+    train, test = read(tmp_path / "photos/train"), read(f"{tmp_path}/photos:test")
+    assert [image.size for image in next(chunks(train, ["image"]))["image"]] == [(4, 4), (5, 5)]
+    assert train.rows.features["label"].names == ["cat", "dog"]
+    assert len(test) == 1
+    (tmp_path / "photos/train/cat/1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="photos/train: rows 1 to 2: cannot identify image"):
+        list(chunks(read(tmp_path / "photos/train"), ["image"]))
+
+
+BAD = {
+    "empty.csv": ("", "empty.csv is empty"),
+    "header.csv": ("text,label\n", "header.csv has no rows"),
+    "blank.csv": ("\n\n", "blank.csv has no rows"),
+    "long.csv": ("text,label\na,b\nc,d,e\n", r"row 2 \(line 3\) has 3 fields, the header has 2"),
+    "all-long.csv": (
+        "text,label\na,b,c\nd,e,f\n",
+        r"row 1 \(line 2\) has 3 fields, the header has 2",
+    ),
+    "short.csv": ("text,label\na\n", r"row 1 \(line 2\) has 1 fields, the header has 2"),
+    "quote.csv": ('text,label\n"a,b\nc,d\n', "line 3: unexpected end of data; is a quote missing?"),
+    "stray.tsv": ('text\tlabel\n"a" b\tx\n', "line 2: .* expected after '\"'; is a quote missing?"),
+    "twice.csv": ("text,text\na,b\n", "names the column 'text' twice"),
+    "latin.csv": ("text\nplain\ncafé\n".encode("latin-1"), "latin.csv: line 3 is not UTF-8"),
+    "utf16.csv": ("text\na\n".encode("utf-16"), "utf16.csv: line 1 is not UTF-8"),
+    "broken.jsonl": ('{"text": "a"}\n{"text": "b"\n', "broken.jsonl: line 2 is not JSON"),
+    "words.jsonl": ('{"text": "a"}\n"b"\n', "words.jsonl: line 2 is not a JSON object"),
+    "latin.jsonl": (
+        '{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"),
+        "latin.jsonl: line 2 is not UTF-8",
+    ),
+    "broken.json": ('[{"text": "a"},\n{"text": "b"}', "broken.json: line 2 is not JSON"),
+    "empty.jsonl": ("", "empty.jsonl is empty"),
+    "blank.jsonl": ("\n", "blank.jsonl"),
+    "broken.parquet": (
+        b"PAR1 and then nothing",
+        "cannot read .*broken.parquet: Parquet magic bytes not found",
+    ),
+    "table.xlsx": (b"PK", r"table.xlsx is of no known format; convert it to one of \.csv, \.tsv, "),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_one_line_and_leaves_no_half_table(file, name):
+    content, message = BAD[name]
+    path = file(name, content)
+    for _ in range(2):  # nothing of the first attempt is taken for a table by the second
+        with pytest.raises(DataError, match=message) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nothing.csv", "nothing.csv does not exist"),
+        ("/no/such/folder", "/no/such/folder does not exist"),
+        (
+            "reveiws",
+            r"'reveiws' is no file and no bundled set \(reviews, amazon, [^)]*, fashion-mnist\)",
+        ),
+    ],
+)
+def test_what_is_not_there_is_named(spec, message):
+    with pytest.raises(DataError, match=message):
+        read(spec)
+    with pytest.raises(DataError, match="does not exist"):
+        read_lines(spec)
+
+
+def test_a_hub_that_does_not_answer_is_one_quick_line(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(tables._datasets().config, "HF_HUB_OFFLINE", False)
+    with pytest.raises(
+        DataError, match=r"^'org/name' does not exist here, and not on the hub: [^\n]+$"
+    ):
+        read("org/name")
+
+
+def test_a_missing_column_names_those_that_exist(file):
+    table = read(file("a.csv", "text,label\na,b\n"))
+    with pytest.raises(DataError, match=r"a\.csv has no column 'body'; it has text, label"):
+        check_texts(table, "body")
+
+
+def test_rows_without_text_are_named_and_counted(file):
+    with pytest.raises(
+        DataError, match=r"a\.csv: row 2 \(and 2 more\) has no text in column 'text'"
+    ):
+        check_texts(read(file("a.csv", 'text,label\na,1\n,2\nb,3\n" \t",4\n"",5\n')), "text")
+    with pytest.raises(DataError, match="row 2 has no text"):
+        check_texts(read(file("a.jsonl", '{"text": "a"}\n{"text": null}\n')), "text")
+    with pytest.raises(DataError, match="row 1 of column 'text' is of type int, not text"):
+        check_texts(read(file("b.jsonl", '{"text": 1}\n')), "text")
+    check_texts(read(file("b.csv", "text\nNA\nnull\n")), "text")

@@ -1,0 +1,172 @@
+"""The benchmark on a tiny checkpoint: every figure is there, and what is not installed is skipped and said so."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapt.errors import StrategyError, TrainingError
+from adapt.models import EncoderConfig
+from experiments.benchmark import benchmark, device
+from experiments.benchmark.aot.compiling import Case, model_flops
+from experiments.benchmark.workers import Worker, peak_memory
+from tests.helpers import tiny
+
+
+@pytest.fixture
+def bare(tmp_path) -> Path:
+    """An interpreter without any package."""
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_without_peers_it_measures_itself_and_says_what_it_skips(bare, tmp_path, capsys):
+    config = benchmark.Config(
+        checkpoint=str(tiny.checkpoint(tmp_path / "bert", "bert_mlm_tied")),
+        data=str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(60))),
+        peers=bare,
+        keras=tmp_path / "absent",
+        rounds=1,
+        steps=2,
+        batch_size=8,
+        sentences=32,
+        memory=0,
+        out=tmp_path / "out",
+    )
+    benchmark.main(config)
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "note: skipped transformers + torch: torch failed: ModuleNotFoundError: No module named 'torch'"
+        in said
+    )
+    assert "note: skipped keras-hub on JAX" in said and "absent" in said
+    found = json.loads((config.out / "benchmark.json").read_text())
+    assert set(found["skipped"]) == {"torch", "keras"}
+    assert [(row["job"], row["side"]) for row in found["summary"]] == [
+        (job, "adapt") for job in benchmark.JOBS
+    ]
+    assert all(row["median"] > 0 for row in found["summary"])
+    assert [entry["examples"] for entry in found["rounds"] if entry["job"] != "rate"] == [16, 32]
+    assert (config.out / "benchmark.png").stat().st_size > 0
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_device_is_measured_cell_by_cell(bare, tmp_path, capsys):
+    """On the CPU, which keeps no count of its memory."""
+    config = benchmark.Config(
+        device=True,
+        models=("bert-tiny",),
+        peers=bare,
+        rounds=2,
+        steps=3,
+        tokens=16,
+        out=tmp_path / "out",
+    )
+    benchmark.main(config)
+    printed = capsys.readouterr()
+    assert "No module named 'torch'" in " ".join(printed.err.split())
+    found = json.loads((config.out / "benchmark.json").read_text())
+    assert [row["case"]["strategy"] for row in found["summary"]] == ["full", "top:1", "frozen"]
+    for row in found["summary"]:
+        mine = [e for e in found["rounds"] if e["case"] == row["case"] and e["side"] == "adapt"]
+        assert [e["examples"] for e in mine] == [6, 6] and row["adapt"]["peak_bytes"] is None
+        assert (
+            min(e["speed"] for e in mine) <= row["adapt"]["speed"] <= max(e["speed"] for e in mine)
+        )
+        flops = model_flops(Case(**row["case"]), 1) / 2  # an example
+        assert row["adapt"]["utilisation"] == pytest.approx(
+            flops * row["adapt"]["speed"] / row["rates"]["cpu"]
+        )
+        assert "No module named 'torch'" in row["torch"]["error"] and "ratio" not in row
+    assert (
+        "| bert-tiny | full | none | 2 x 16 |"
+        in printed.out
+        == (config.out / "device.md").read_text() + "\n"
+    )
+
+
+def test_a_side_that_ends_is_quoted(tmp_path):
+    words = [sys.executable, "-c", "import sys; sys.exit('no such device')"]
+    worker = Worker("it", words, tmp_path / "log")
+    with pytest.raises(TrainingError, match="it failed: the process ended: no such device"):
+        worker.ask("start")
+    worker.close()
+    worker = Worker("it", [sys.executable, "-c", "print('hello')"], tmp_path / "log")
+    with pytest.raises(TrainingError, match="it failed: it answered 'hello'"):
+        worker.ask("start")
+    worker.close()
+
+
+def test_sides_on_different_devices_have_no_ratio():
+    case = Case("bert-tiny", "full", "", "", 2, 16, "none", False)
+
+    def entry(side, device, rate):
+        row = {
+            "case": vars(case),
+            "side": side,
+            "libraries": {"device": device},
+            "rate": rate,
+            "peak_bytes": None,
+        }
+        return row | {"speed": 10.0}
+
+    here, there = entry("adapt", "cpu", 1e11), entry("torch", "NVIDIA H100", 7e14)
+    (row,) = device.summary([case], [here, there])
+    assert "ratio" not in row and row["rates"] == {"cpu": 1e11, "accelerator": 7e14}
+    assert row["adapt"]["utilisation"] == pytest.approx(7000 * row["torch"]["utilisation"])
+    (row,) = device.summary([case], [here, entry("torch", "cpu", 2e11)])
+    assert row["ratio"] == 1.0 and row["rates"] == {"cpu": 2e11}
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"models": ("bert-tiny",)}, "--models goes with --device: give that too"),
+        ({"device": True, "data": "other"}, "--data does not go with --device"),
+        ({"device": True, "models": ()}, "give at least one each"),
+        ({"device": True, "tokens": 0}, "--tokens 0: bert-base takes 1 to 512"),
+        ({"steps": 1}, "--steps 1 must be at least 2"),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_refused(tmp_path, flags, says):
+    with pytest.raises(StrategyError, match=says):
+        benchmark.main(benchmark.Config(**flags, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_peak_memory_counts_what_was_allocated_and_freed(tmp_path):
+    program = "import time; held = bytearray({}); time.sleep(0.2); del held; time.sleep(0.1)"
+    none, some = (
+        peak_memory([sys.executable, "-S", "-c", program.format(size)], tmp_path / "log")
+        for size in (1, 10**8)
+    )
+    assert some - none == pytest.approx(100, rel=0.1)
+
+
+def test_ratios_are_taken_round_by_round():
+    speeds = {"adapt": [10.0, 20.0, 60.0], "torch": [5.0, 5.0, 30.0]}
+    rounds = [
+        {"round": number, "job": "train", "side": side, "speed": speed, "gflops": speed}
+        for side, values in speeds.items()
+        for number, speed in enumerate(values)
+    ]
+    rounds += [{"round": 0, "job": "rate", "side": "adapt", "speed": 100.0}]
+    ours, theirs, _ = benchmark.summary(rounds)
+    assert (ours["median"], ours["share"]) == (20.0, 0.2)
+    assert (theirs["ratio"], theirs["ratio_least"], theirs["ratio_most"]) == (2.0, 2.0, 4.0)
+
+
+def test_flops_are_those_of_the_weights_and_of_the_pairs_of_tokens():
+    c = EncoderConfig("bert", layers=6, width=384, heads=12, mlp_width=1536, positions=512)
+    weights = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
+    tokens, pairs = 3 + 5, 9 + 25
+    assert (
+        benchmark.forward_flops(c, np.array([3, 5]))
+        == 2 * weights * tokens + 6 * 2 * 2 * 384 * pairs
+    )

@@ -1,0 +1,114 @@
+"""Small runs to export: recorded random encoders with a tokenizer and a random head, and what `predict` says of them."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from adapt import tree
+from adapt.cli.inputs import image_windows
+from adapt.features import text_windows
+from adapt.models import Classifier
+from adapt.pretrained import hub
+from adapt.training.loop import evaluate
+from adapt.training.step import make_eval
+
+REFERENCES = Path(__file__).parents[1] / "references"
+TEXTS = [
+    "the film was good",
+    "so",
+    "the plot was so very dull and the cast was cold and the score was poor and so the end",  # truncated
+    "a warm cast [MASK] [PAD] and unknown letters",
+    "good <|endoftext|>",
+]
+TRANSFORMERS = [
+    ("bert_bare_pooler", "pooler", "transformers"),
+    ("bert_bare_pooler", "cls", "transformers"),
+    ("gpt2_bare", "last", "transformers"),
+    ("vit_classifier", "cls", "transformers"),
+    ("vit_gray_no_qkv_bias", "cls", "transformers"),
+]
+SENTENCE_TRANSFORMERS = [
+    (case, pooling, "sentence-transformers")
+    for case in ("bert_bare_pooler", "gpt2_bare")
+    for pooling in ("mean", "max", "cls")
+]
+LANGUAGE_MODELS = [
+    ("bert_mlm_tied", "BertForMaskedLM"),
+    ("bert_mlm_untied_sharded", "BertForMaskedLM"),
+    ("bert_mlm_relu", "BertForMaskedLM"),
+    ("bert_pretraining", "BertForPreTraining"),
+    ("gpt2_lm_tied", "GPT2LMHeadModel"),
+    ("gpt2_lm_untied", "GPT2LMHeadModel"),
+]
+
+
+def pretrained(folder: Path, case: str, gap: bool = True) -> Path:
+    """A recorded random checkpoint as a folder of its own under ``folder``, with a tokenizer."""
+    folder = folder / "checkpoints" / case
+    shutil.copytree(
+        REFERENCES / case, folder, ignore=shutil.ignore_patterns("*.npz"), dirs_exist_ok=True
+    )
+    words = sorted(
+        {word for text in TEXTS for word in text.split() if word.isalpha()} - {"unknown", "letters"}
+    )
+    if case.startswith("bert"):
+        (folder / "vocab.txt").write_text(
+            "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+        )
+    elif case.startswith(
+        "gpt2"
+    ):  # a space and a letter may be one token; the last of 100 ids is the end of a text
+        letters = sorted(set("".join(words)))
+        tokens = [*letters, "Ġ", *(f"Ġ{letter}" for letter in letters)]
+        tokens += [] if gap else [f"unused {number}" for number in range(len(tokens), 99)]
+        ids = {token: number for number, token in enumerate(tokens)} | {"<|endoftext|>": 99}
+        (folder / "vocab.json").write_text(json.dumps(ids))
+        (folder / "merges.txt").write_text(
+            "#version: 0.2\n" + "".join(f"Ġ {letter}\n" for letter in letters)
+        )
+    return folder
+
+
+def finished(
+    folder: Path,
+    case: str,
+    pooling: str,
+    classes: int = 3,
+    task: str = "classification",
+    bias: bool | None = None,
+    gap: bool = True,
+) -> hub.Pretrained:
+    """A run with a random head, no weight of it 0 or 1; GPT-2's last token gets no bias unless told."""
+    run = hub.load(pretrained(folder, case, gap))
+    biased = bias if bias is not None else (run.config.family, pooling) != ("gpt2", "last")
+    run = dataclasses.replace(
+        run, head=Classifier(classes, pooling, biased, dropout=0.1), task=task
+    )
+    rng = np.random.default_rng(5)
+    head = tree.map_paths(
+        lambda _, leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), run.model.shapes()["head"]
+    )
+    labels = () if task == "regression" else ("no", "maybe; so", "ja 好")[:classes]
+    return dataclasses.replace(run, params=run.params | {"head": head}, labels=labels)
+
+
+def inputs(run: hub.Pretrained) -> list:
+    if not run.config.is_image:
+        return TEXTS
+    rng = np.random.default_rng(7)
+    shapes, bands = [(40, 56), (20, 30), (32, 32)], run.config.channels
+    arrays = [
+        rng.integers(0, 256, (*shape, bands) if bands == 3 else shape, np.uint8) for shape in shapes
+    ]
+    return [Image.fromarray(array) for array in arrays]
+
+
+def logits_of(run: hub.Pretrained, raw: list) -> np.ndarray:
+    """What `predict` computes: packed rows."""
+    windows = (image_windows if run.config.is_image else text_windows)(run, [raw])
+    batches = ((index, batch) for index, batch, _ in windows)
+    return evaluate(make_eval(run.model), run.params, batches, len(raw))

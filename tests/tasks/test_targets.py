@@ -1,0 +1,217 @@
+"""Targets: the same numbers for the same labels, whatever the order of the rows."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapt.data.tables import Table, _datasets
+from adapt.errors import DataError
+from adapt.tasks.targets import encode_labels, labels_of, stratified_split
+
+
+def table(values: list, feature: object = None) -> Table:
+    features = feature and _datasets().Features({"label": feature})
+    return Table(_datasets().Dataset.from_dict({"label": values}, features=features), "some.csv")
+
+
+def labels(values: list, task="classification") -> list[str]:
+    return labels_of(table(values), "label", task)
+
+
+@settings(max_examples=20)
+@given(st.permutations(["pos", "neg", "NA", "null", "10", "9"]))
+def test_the_order_of_rows_does_not_matter(values):
+    assert labels(values) == ["9", "10", "NA", "neg", "null", "pos"]
+    assert encode_labels(table(values), "label", labels(values), "classification").tolist() == [
+        labels(values).index(value) for value in values
+    ]
+
+
+def test_numbers_sort_by_value_and_keep_their_spelling():
+    assert labels(["10", "9", "-1", "007", "7", "2.5"]) == ["-1", "2.5", "007", "7", "9", "10"]
+    assert labels([10, 9, 100]) == ["9", "10", "100"]
+    assert labels([True, False]) == ["False", "True"]
+
+
+def test_named_labels_keep_their_names_and_order():
+    named = table([2, 0, 2], _datasets().ClassLabel(names=["world", "sport", "business"]))
+    names = labels_of(named, "label", "classification")
+    assert names == ["world", "sport", "business"]
+    assert encode_labels(named, "label", names, "classification").tolist() == [2, 0, 2]
+    # Another file, whose names are numbered otherwise: mapped by name.
+    other = table([0, 1], _datasets().ClassLabel(names=["sport", "world"]))
+    assert encode_labels(other, "label", names, "classification").tolist() == [1, 0]
+    several = table(
+        [[1, 2], []], _datasets().List(_datasets().ClassLabel(names=["world", "sport", "business"]))
+    )
+    assert encode_labels(several, "label", names, "multilabel").tolist() == [[0, 1, 1], [0, 0, 0]]
+    unlabelled = table([0, -1], _datasets().ClassLabel(names=["sport", "world"]))
+    with pytest.raises(DataError, match="row 2 has no label"):
+        encode_labels(unlabelled, "label", names, "classification")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [["b", "a"], [], ["c"]],
+        ['["b", "a"]', "[]", '["c"]'],
+        ["b;a", "", "c"],
+        ["b; a;", " ", '["c"]'],
+    ],
+)
+def test_multilabel_values_are_lists_json_or_semicolons(values):
+    assert labels(values, "multilabel") == ["a", "b", "c"]
+    target = encode_labels(table(values), "label", ["a", "b", "c"], "multilabel")
+    assert target.dtype == np.float32
+    assert target.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_dtypes_are_what_the_losses_take():
+    assert encode_labels(table(["a", "b"]), "label", ["a", "b"], "classification").dtype == np.int32
+    assert labels(["1", "2"], "regression") == []
+    target = encode_labels(table(["1", "-2.5", " 3e2 "]), "label", [], "regression")
+    assert target.dtype == np.float32
+    assert target.tolist() == [1, -2.5, 300]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300", "three", "", None])
+def test_a_target_that_is_no_finite_number_is_named(value):
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(DataError, match=r"^some\.csv: row 2: .* is not a finite"),
+    ):
+        encode_labels(table(["1", value]), "label", [], "regression")
+
+
+def test_bad_labels_are_named():
+    with pytest.raises(
+        DataError, match="column 'label' has only 'a'; classification takes at least two classes"
+    ):
+        labels(["a", "a"])
+    with pytest.raises(DataError, match="has no label at all; multilabel takes at least two"):
+        labels(["", ""], "multilabel")
+    for missing in ("", "  ", None):
+        with pytest.raises(DataError, match=r"some\.csv: row 3 has no label in column 'label'"):
+            labels(["a", "b", missing])
+    with pytest.raises(
+        DataError, match=r"some\.csv: row 2: label 'C' is unseen in training \(a, b\)"
+    ):
+        encode_labels(table(["a", "C"]), "label", ["a", "b"], "classification")
+    with pytest.raises(DataError, match="row 1: label 'z' is unseen"):
+        encode_labels(table(["a;z"]), "label", ["a", "b"], "multilabel")
+    with pytest.raises(DataError, match=r"row 1: .* is not a JSON list"):
+        labels(["['a', 'b']"], "multilabel")
+    with pytest.raises(DataError, match="has no column 'y'; it has label"):
+        labels_of(table(["a"]), "y", "classification")
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=4, max_size=200).filter(
+        lambda v: max(map(v.count, v)) > 1
+    ),
+    st.floats(0.01, 0.6),
+    st.integers(0, 3),
+)
+def test_a_stratified_split_keeps_shares_and_every_class_in_training(values, fraction, seed):
+    target = np.array(values, np.int32)
+    train, validation = stratified_split(target, fraction, seed)
+    assert sorted([*train, *validation]) == list(range(len(target)))
+    wanted = max(1, round(fraction * len(target)))
+    assert 1 <= len(validation) <= wanted
+    assert set(target[train]) == set(target)
+    for each in set(values):
+        assert (target[validation] == each).sum() <= values.count(each) * wanted / len(target) + 1
+    again = stratified_split(target, fraction, seed)
+    assert all((one == other).all() for one, other in zip(again, (train, validation), strict=True))
+
+
+def test_a_split_of_many_rows_is_as_large_as_asked_for():
+    target = np.repeat(np.arange(3, dtype=np.int32), [600, 300, 100])
+    train, validation = stratified_split(target, 0.1, seed=0)
+    assert np.bincount(target[validation]).tolist() == [60, 30, 10]
+    assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
+    other = stratified_split(target, 0.1, seed=1)[1]
+    assert not np.array_equal(validation, other)
+
+
+@pytest.mark.parametrize(
+    "target", [np.zeros((50, 4), np.float32), np.linspace(0, 1, 50, dtype=np.float32)]
+)
+def test_other_targets_split_by_permutation(target):
+    train, validation = stratified_split(target, 0.1, seed=0)
+    assert len(validation) == 5
+    assert sorted([*train, *validation]) == list(range(50))
+
+
+def test_the_split_is_pinned():
+    """The same on every NumPy, so that a resumed run on another machine validates on the same rows."""
+    assert stratified_split(np.arange(20) % 2, 0.2, seed=0)[1].tolist() == [1, 8, 18, 19]
+
+
+def test_too_few_rows_to_hold_out():
+    with pytest.raises(
+        DataError,
+        match="2 rows are too few to hold some out for validation; name a validation file",
+    ):
+        stratified_split(np.array([0, 1]), 0.1, seed=0)
+
+
+# Tasks with other labels
+
+
+def test_tags_are_the_classes_of_words_however_they_are_spelled():
+    for values in ([["N", "V"], ["N"]], ['["N", "V"]', '["N"]'], ["N V", "N"]):
+        assert labels(values, "tags") == ["N", "V"]
+        found = encode_labels(table(values), "label", ["N", "V"], "tags")
+        assert found.values.tolist() == [0, 1, 0] and found.lengths.tolist() == [2, 1]
+    assert encode_labels(table(["[ N ]"]), "label", ["N", "[", "]"], "tags").values.tolist() == [
+        1,
+        0,
+        2,
+    ]
+    with pytest.raises(DataError, match="row 2: label 'X' is unseen in training"):
+        encode_labels(table([["N"], ["X"]]), "label", ["N", "V"], "tags")
+    with pytest.raises(DataError, match="row 1 has no label"):
+        encode_labels(table([["N", ""]]), "label", ["N", "V"], "tags")
+
+
+def test_several_columns_are_classes_of_their_own():
+    columns = _datasets().Dataset.from_dict({"kind": ["b", "a", "b"], "size": [10, 9, 9]})
+    both = Table(columns, "some.csv")
+    names = labels_of(both, "kind, size", "multitask")
+    assert names == ["kind=a", "kind=b", "size=9", "size=10"]
+    found = encode_labels(both, "kind, size", names, "multitask")
+    assert found.tolist() == [[1, 1], [0, 0], [1, 0]] and found.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [4, 8],
+        "[4, 8]",
+        {"text": ["film"], "answer_start": [4]},
+        '{"text": "film", "answer_start": 4}',
+    ],
+)
+def test_a_span_is_a_pair_of_characters_or_an_answer_as_squad_has_it(value):
+    assert encode_labels(table([value]), "label", [], "span").tolist() == [[4, 8]]
+
+
+@pytest.mark.parametrize(
+    "value", ["", None, "[4]", "[8, 4]", "[-1, 4]", "[a, b]", '{"text": [], "answer_start": []}']
+)
+def test_what_is_no_span_is_named(value):
+    with pytest.raises(
+        DataError, match=r"^some\.csv: row 2: .* is no span: give \[start, end\], or answer_start"
+    ):
+        encode_labels(table(["[0, 1]", value]), "label", [], "span")
+
+
+def test_a_choice_is_the_number_of_the_right_one_and_a_contrast_needs_no_label():
+    assert encode_labels(table(["2", "0"]), "label", ["0", "1", "2"], "choice").tolist() == [2, 0]
+    with pytest.raises(DataError, match="row 1: '3' is not the number of a choice, 0 to 2"):
+        encode_labels(table([3]), "label", ["0", "1", "2"], "choice")
+    assert encode_labels(table(["x", ""]), "none", [], "contrastive").tolist() == [1, 1]

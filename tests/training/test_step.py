@@ -1,0 +1,497 @@
+"""The step: what is frozen stays still at the price of a forward pass; one trace a shape; sums, not means of means."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from adapt import tree as t
+from adapt.cli import pretrain
+from adapt.data import packing
+from adapt.errors import TrainingError
+from adapt.models import Model
+from adapt.training import frozen_prefix, optim
+from adapt.training.loop import evaluate, run_steps
+from adapt.training.losses import cross_entropy
+from adapt.training.step import init_state, make_eval, make_step
+from adapt.training.strategies import strategy
+from experiments.benchmark.aot.hlo import dot_flops
+from tests.helpers.small import CLASSES, SHAPE, batch, bits, classifier, copy, params, setup, texts
+
+STRATEGIES = ["frozen", "top:1", "full"]
+
+
+@functools.cache
+def prepared(name: str, family: str = "", dtype: str = "float32"):
+    """(model, labels, tx, step): one compiled step for all tests of a strategy. Clipping, decay and dropout are on."""
+    model = classifier(family or ("small" if name == "full" else "bert"))
+    labels, tx = setup(model, name)
+    cut = frozen_prefix.cut(labels, model.encoder.config.layers)
+    return model, labels, tx, make_step(model.cast(jnp.dtype(dtype)), cross_entropy, tx, cut)
+
+
+def start(name: str, key: int = 0, **choices):
+    """(frozen, state, step) of a fresh run."""
+    model, labels, tx, step = prepared(name, **choices)
+    return *init_state(params(model), labels, tx, jax.random.key(key)), step
+
+
+def run(name: str, seeds, **choices):
+    """(frozen, state, losses) after a step for each seed of a batch."""
+    frozen, state, step = start(name, **choices)
+    losses = []
+    for seed in seeds:
+        state, metrics = step(frozen, state, batch(seed=seed))
+        losses.append(float(metrics["loss"]))
+    return frozen, state, losses
+
+
+# Freezing
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_frozen_leaves_are_bitwise_still_and_all_others_move(name):
+    """With weight decay, clipping and Adam's momentum on."""
+    model, labels, _, _ = prepared(name)
+    frozen, state, _ = run(name, range(4))
+    assert t.digest(frozen) == t.digest(optim.frozen(params(model), labels))
+    before = t.paths(optim.trainable(params(model), labels))
+    after = t.paths(state.params)
+    assert before.keys() == after.keys() and before
+    assert [path for path in before if np.array_equal(before[path], after[path])] == []
+
+
+def test_frozen_leaves_are_still_under_momentum_and_decay_of_plain_sgd():
+    model = classifier("small")
+    labels = t.label(params(model), strategy("frozen", 1).phases[0].rules)
+    sgd = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.9))
+    tx = optim.by_label({"head": sgd}, labels, clip_norm=0.1)
+    frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
+    step = make_step(model, cross_entropy, tx, dropout=False)
+    for seed in range(3):
+        state, _ = step(frozen, state, batch(seed=seed))
+    assert t.digest(frozen) == t.digest(optim.frozen(params(model), labels))
+    assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_state_has_no_byte_of_what_is_frozen(name):
+    """Trained parameters, Adam's two moments of them, and a few scalars."""
+    model, labels, _, _ = prepared(name)
+    frozen, state, _ = start(name)
+    trained = t.nbytes(optim.trainable(params(model), labels))
+    assert t.nbytes(state.params) == trained
+    assert t.nbytes(frozen) == t.nbytes(params(model)) - trained
+    assert 2 * trained <= t.nbytes(state.opt_state) <= 2 * trained + 64
+
+
+def test_frozen_parameters_on_the_device_are_not_copied_and_trained_ones_are():
+    model, labels, tx, _ = prepared("top:1")
+    on_device = jax.device_put(params(model), jax.devices()[0])
+    frozen, state = init_state(on_device, labels, tx, jax.random.key(0))
+    where = lambda tree: {
+        path: leaf.unsafe_buffer_pointer() for path, leaf in t.paths(tree).items()
+    }
+    before, still, moving = where(on_device), where(frozen), where(state.params)
+    assert all(still[path] == before[path] for path in still)
+    assert all(moving[path] != before[path] for path in moving)
+
+
+def test_the_step_reuses_the_memory_of_the_state_and_of_nothing_else():
+    frozen, state, step = start("top:1")
+    eaten = jax.tree.leaves((state.params, state.opt_state))
+    step(frozen, state, batch())
+    assert all(leaf.is_deleted() for leaf in eaten)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(frozen))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_parameters_and_key_are_usable_after_training_so_two_runs_from_one_load_agree(on_device):
+    model, labels, tx, step = prepared("full")
+    loaded = jax.device_put(params(model)) if on_device else params(model)
+    before, key, ends = t.digest(loaded), jax.random.key(7), []
+    for _ in range(2):
+        frozen, state = init_state(loaded, labels, tx, key)
+        for seed in range(2):
+            state, _ = step(frozen, state, batch(seed=seed))
+        ends.append(bits(state))
+        assert t.digest(loaded) == before
+        jax.random.key_data(key)  # raises if the step ate it
+    assert ends[0] == ends[1]
+
+
+def test_nothing_to_train_is_an_error():
+    model = classifier()
+    labels = t.label(params(model), [(".*", optim.FROZEN)])
+    with pytest.raises(TrainingError, match="every parameter is FROZEN: nothing would train"):
+        init_state(params(model), labels, optim.by_label({}, labels), jax.random.key(0))
+
+
+# What a step costs
+
+
+def forward_flops(model: Model, blocks: int) -> int:
+    """By hand: query, key and value; scores; mixture; output; the two layers of the MLP."""
+    c, (rows, tokens, _) = model.encoder.config, SHAPE
+    if c.is_image:
+        rows, tokens = SHAPE[2], c.positions
+    every = rows * tokens
+    per_block = every * c.width * (3 * c.width + 2 * tokens + c.width + 2 * c.mlp_width)
+    patches = c.is_image * rows * (tokens - 1) * c.patch_size**2 * c.channels * c.width
+    return 2 * (blocks * per_block + patches * (blocks == c.layers))
+
+
+HEAD = 2 * SHAPE[2] * 16 * CLASSES  # the classifier's product
+
+
+def step_flops(name: str, family: str = "", parts: int = 0, cut: int | None = None) -> int:
+    model, labels, tx, step = prepared(name, family)
+    family = model.encoder.config.family
+    if cut is not None:
+        step = make_step(model, cross_entropy, tx, cut)
+    frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
+    made = batch(family) if not parts else packing.stack([batch(family)] * parts)
+    return sum(
+        dot_flops(program.as_text()) for program in step.programs(frozen, state, made).values()
+    )
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+def test_a_frozen_step_costs_a_forward_pass(family):
+    """Clipping and the logged gradient norm are on: neither brings the dead backward pass back."""
+    forward = forward_flops(classifier(family), 2)
+    assert 0.98 * forward <= step_flops("frozen", family) <= 1.02 * forward + 2 * HEAD
+
+
+def test_a_frozen_step_costs_a_forward_pass_even_where_the_cut_is_not_given():
+    assert step_flops("frozen", cut=0) <= 1.02 * forward_flops(classifier(), 2) + 2 * HEAD
+
+
+def test_a_step_of_the_top_block_costs_a_forward_pass_and_the_backward_pass_of_that_block():
+    expected = forward_flops(classifier(), 2) + 2 * forward_flops(classifier(), 1)
+    unneeded = 2 * SHAPE[0] * SHAPE[1] * 16 * 3 * 16  # the gradient of that block's input
+    assert (
+        0.98 * (expected - unneeded)
+        <= step_flops("top:1")
+        <= 1.02 * (expected - unneeded) + 3 * HEAD
+    )
+
+
+def test_a_full_step_costs_three_forward_passes():
+    expected = 3 * forward_flops(classifier("small"), 1)
+    assert 0.98 * expected <= step_flops("full") <= 1.02 * expected + 3 * HEAD
+
+
+def test_an_accumulated_step_costs_its_micro_batches():
+    assert step_flops("frozen", "small", parts=4) <= 4 * (
+        1.02 * forward_flops(classifier("small"), 1) + 2 * HEAD
+    )
+
+
+class Bag:
+    """The least that a step takes for a model: the mean of token vectors, then one product."""
+
+    layout = None
+    fused = staticmethod(lambda function: function)
+
+    def suffix(self, tree, hidden, made, cut, key):
+        vectors = tree["encoder"]["token"][made["tokens"].reshape(-1)]
+        total = jax.ops.segment_sum(vectors, made["segments"].reshape(-1), len(made["length"]))
+        return total / jnp.maximum(made["length"], 1)[:, None] @ tree["head"]["kernel"]
+
+
+def test_every_shape_of_a_plan_is_traced_once():
+    tree = {
+        "encoder": {"token": np.ones((40, 4), np.float32)},
+        "head": {"kernel": np.ones((4, CLASSES), np.float32)},
+    }
+    labels = t.label(tree, [("head/.*", "head"), ("encoder/.*", "encoder")])
+    groups = {group: optim.adamw(optim.schedule(1e-2, 24)) for group in ("head", "encoder")}
+    tx = optim.by_label(groups, labels, 1.0)
+    frozen, state = init_state(tree, labels, tx, jax.random.key(0))
+    step, shapes = make_step(Bag(), cross_entropy, tx), set()
+    tokens = texts(90)
+    plan = packing.plan(tokens.lengths, 8, 0, 2)
+    for epoch in range(2):
+        for made in packing.batches(
+            functools.partial(packing.packed, tokens), np.zeros(90, np.int32), plan, 0, epoch
+        ):
+            state, _ = step(frozen, state, made)
+            shapes.add(made["tokens"].shape)
+    assert 1 < len(shapes) <= 3
+    assert step.suffix._cache_size() == len(shapes)
+    assert int(state.step) == 24
+
+
+# The arithmetic of a step
+
+
+@functools.cache
+def plain():
+    """A step whose change of parameters is minus the gradient, without dropout."""
+    model = classifier("small")
+    labels = t.label(params(model), strategy("full", 1).phases[0].rules)
+    tx = optim.by_label({"encoder": optax.sgd(1.0), "head": optax.sgd(1.0)}, labels)
+    return model, labels, tx, make_step(model, cross_entropy, tx, dropout=False)
+
+
+def one_step(made):
+    model, labels, tx, step = plain()
+    frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
+    state, metrics = step(frozen, state, made)
+    return t.paths(jax.device_get(state.params)), {
+        name: float(value) for name, value in metrics.items()
+    }
+
+
+def merged(parts: list[packing.Arrays]) -> packing.Arrays:
+    """Batches as one with the rows and slots of all: segments and first positions count on."""
+    rows, width, slots = SHAPE
+    shift = {"segments": slots, "first": rows * width}
+    every = len(parts) * slots
+    moved = [
+        part
+        | {name: part[name] + np.int32(i * by) for name, by in shift.items()}
+        | {
+            "segments": np.where(
+                part["segments"] == slots, every, part["segments"] + i * slots
+            ).astype(np.int32)
+        }
+        for i, part in enumerate(parts)
+    ]
+    return {name: np.concatenate([part[name] for part in moved]) for name in parts[0]}
+
+
+def test_micro_batches_of_unequal_weight_give_the_gradient_of_one_large_batch():
+    """8, 3, 1 and no examples at all: means of means would weigh them alike."""
+    parts = [batch(seed=seed, examples=count) for seed, count in enumerate([8, 3, 1])]
+    empty = {name: np.zeros_like(array) for name, array in parts[0].items()} | {
+        "segments": np.full_like(parts[0]["segments"], 8)
+    }
+    parts[1]["weight"] *= 2.5  # weights of examples need not be 1
+    parts.append(empty)
+    small, metrics = one_step(packing.stack(parts))
+    large, expected = one_step(merged(parts))
+    assert metrics["weight"] == expected["weight"] == 8 + 3 * 2.5 + 1
+    for name in ("loss", "grad_norm"):
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-5)
+    for path in large:
+        np.testing.assert_allclose(small[path], large[path], atol=2e-6, rtol=1e-5)
+
+
+def test_empty_slots_have_no_part_in_loss_and_gradient():
+    made = batch(examples=5)
+    other = made | {"label": np.where(made["weight"] > 0, made["label"], 2).astype(np.int32)}
+    (one, loss), (two, same) = one_step(made), one_step(other)
+    assert loss == same and loss["weight"] == 5
+    for path in one:
+        np.testing.assert_array_equal(one[path], two[path])
+
+
+def test_loss_and_gradient_norm_are_those_of_the_weighted_mean():
+    model, made = plain()[0], batch()
+    made["weight"] = np.linspace(0.5, 2, 8, dtype=np.float32)
+
+    @jax.jit
+    def mean(tree):
+        loss = cross_entropy(model.apply(tree, made), made["label"])
+        return (loss * made["weight"]).sum() / made["weight"].sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(mean))(params(model))
+    after, metrics = one_step(made)
+    assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
+    for path, leaf in t.paths(gradient).items():
+        np.testing.assert_allclose(t.get(params(model), path) - after[path], leaf, atol=2e-6)
+
+
+def test_the_logged_norm_is_that_of_what_trains_before_clipping():
+    model, made = classifier(), batch()
+    frozen, state, step = start("frozen")
+
+    @jax.jit
+    def mean(head):
+        return cross_entropy(
+            model.apply(params(model) | {"head": head}, made), made["label"]
+        ).mean()
+
+    expected = optax.tree.norm(jax.grad(mean)(params(model)["head"]))
+    _, metrics = step(frozen, state, made)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_bfloat16_computes_in_half_and_keeps_parameters_and_moments_in_full():
+    _, full, losses = run("full", range(3))
+    _, half, rounded = run("full", range(3), dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("float32")}
+    kinds = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(half.opt_state)]
+    assert kinds == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(full.opt_state)]
+    assert losses != rounded and losses == pytest.approx(rounded, rel=0.05)
+    assert not all(
+        np.array_equal(a, a.astype(jnp.bfloat16)) for a in jax.tree.leaves(half.params)
+    )  # not rounded
+
+
+# Dropout
+
+
+def test_the_key_decides_the_dropout_and_nothing_else_does():
+    def loss(key: int) -> float:
+        frozen, state, step = start("full", key=key)
+        return float(step(frozen, state, batch())[1]["loss"])
+
+    assert loss(1) == loss(1)
+    assert len({loss(key) for key in range(4)}) == 4
+
+
+def test_every_step_and_every_micro_batch_draws_its_own_dropout():
+    """Losses of one batch at the same parameters: by step, and as the mean over two copies of it."""
+    frozen, state, step = start("full")
+    losses = set()
+    for number in (0, 1, 2):
+        later = dataclasses.replace(
+            copy(state), step=jax.device_put(jnp.int32(number), state.step.sharding)
+        )
+        losses.add(float(step(frozen, later, batch())[1]["loss"]))
+    assert len(losses) == 3
+    twice = float(step(frozen, copy(state), packing.stack([batch(), batch()]))[1]["loss"])
+    assert min(abs(twice - loss) for loss in losses) > 1e-5
+
+
+def test_dropout_is_off_where_all_is_frozen_and_in_the_head_it_is_on():
+    wet = classifier("small", dropout=0.5)
+    labels, tx = setup(wet, "frozen")
+    for model, step, distinct in [
+        (wet, make_step(wet, cross_entropy, tx, cut=2), 3),
+        (*prepared("frozen")[::3], 1),
+    ]:
+        labels, tx = setup(model, "frozen")
+        losses = set()
+        for key in range(3):
+            frozen, state = init_state(params(model), labels, tx, jax.random.key(key))
+            losses.add(float(step(frozen, state, batch())[1]["loss"]))
+        assert len(losses) == distinct
+
+
+# What is not finite
+
+
+def poisoned(kind: str) -> packing.Arrays:
+    made = batch()
+    made["weight"] = made["weight"].copy()
+    made["weight"][2] = {"nan": np.nan, "inf": np.inf}[kind]
+    return made
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_leaves_the_state_bitwise_and_halts_it_for_good(kind):
+    frozen, state, step = start("full")
+    state, _ = step(frozen, state, batch())
+    before = bits((state.step, state.params, state.opt_state, state.key))
+    assert not state.halted
+    for made in (poisoned(kind), batch(seed=1), batch(seed=2)):
+        state, _ = step(frozen, state, made)
+        assert (
+            state.halted and bits((state.step, state.params, state.opt_state, state.key)) == before
+        )
+
+
+def test_a_gradient_that_is_not_finite_halts_too():
+    """The loss is 0, its gradient is not a number."""
+    model = classifier("small")
+    labels, tx = setup(model, "frozen")
+    frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
+    before = bits((state.params, state.opt_state))
+    step = make_step(model, lambda logits, label: jnp.sqrt(0 * logits[:, 0]), tx)
+    state, metrics = step(frozen, state, batch())
+    assert (
+        float(metrics["loss"]) == 0
+        and state.halted
+        and bits((state.params, state.opt_state)) == before
+    )
+
+
+@pytest.mark.parametrize(("bad", "log_every"), [(0, 1), (3, 1), (3, 2), (3, 100), (5, 3)])
+def test_the_loop_stops_with_the_number_of_the_step(bad, log_every):
+    frozen, state, step = start("frozen")
+    batches = [batch(seed=seed) if seed != bad else poisoned("nan") for seed in range(6)]
+    taken = 0
+    with pytest.raises(
+        TrainingError, match=f"the loss is not finite at step {bad + 1}: training stopped"
+    ):
+        for _, record in run_steps(step, frozen, state, batches, log_every):
+            taken = record["step"]
+    assert taken == bad // log_every * log_every
+
+
+# The loop
+
+
+def test_the_loop_takes_every_batch_once_and_its_records_are_means_over_examples():
+    counts = [8, 8, 3, 8, 5]
+    batches = [batch(seed=seed, examples=n) for seed, n in enumerate(counts)]
+    frozen, state, step = start("frozen")
+    alone, by_hand = copy(state), []
+    for made in batches:
+        alone, metrics = step(frozen, alone, made)
+        by_hand.append({name: float(value) for name, value in metrics.items()})
+    records, seen = [], set()
+    for now, record in run_steps(step, frozen, state, iter(batches), 2, seen):
+        records.append((now, record))
+    records, end = [record for _, record in records], records[-1][0]
+    assert bits(end) == bits(alone)
+    assert [record["step"] for record in records] == [2, 4, 5]
+    for record, window in zip(records, [slice(0, 2), slice(2, 4), slice(4, 5)], strict=True):
+        part, n = by_hand[window], counts[window]
+        assert record["examples"] == sum(n)
+        assert record["loss"] == pytest.approx(
+            np.average([m["loss"] for m in part], weights=n), rel=1e-6
+        )
+        assert record["grad_norm"] == pytest.approx(
+            np.mean([m["grad_norm"] for m in part]), rel=1e-6
+        )
+        assert record["seconds"] >= 0 and record["compile_seconds"] >= 0
+    assert len(seen) == 1
+    # The examples of the first step, which may have compiled, are not timed.
+    assert [record["timed_examples"] for record in records] == [8, 11, 5]
+    assert records[1]["compile_seconds"] == 0
+
+
+def test_no_batch_is_no_record():
+    frozen, state, step = start("frozen")
+    assert list(run_steps(step, frozen, state, [], 2)) == []
+
+
+# Evaluation
+
+
+def test_outputs_come_in_the_order_of_the_examples_whatever_the_packing():
+    model = classifier("small")
+    tokens = texts(40)
+    forward = make_eval(model)
+    narrow = evaluate(forward, params(model), packing.windows(tokens, 24, 128), 40)
+    wide = evaluate(forward, params(model), packing.windows(tokens, 96, 512), 40)
+    assert narrow.shape == (40, CLASSES) and narrow.dtype == np.float32
+    np.testing.assert_allclose(narrow, wide, atol=1e-5)
+    backwards = evaluate(
+        forward, params(model), reversed(list(packing.windows(tokens, 24, 128))), 40
+    )
+    np.testing.assert_array_equal(narrow, backwards)
+
+
+def test_the_score_of_batches_is_the_weighted_mean_over_all_of_them():
+    model = classifier("small")
+    score = pretrain.make_score(model, cross_entropy)
+    batches = [batch(seed=seed, examples=n) for seed, n in enumerate([8, 3])]
+    found = pretrain.mean_score(score, params(model), batches)
+    forward = make_eval(model)
+    logits = np.concatenate([forward(params(model), b)[: int(b["weight"].sum())] for b in batches])
+    label = np.concatenate([b["label"][: int(b["weight"].sum())] for b in batches])
+    assert found["loss"] == pytest.approx(
+        float(cross_entropy(jnp.asarray(logits), label).mean()), rel=1e-5
+    )
+    assert found["accuracy"] == pytest.approx((logits.argmax(-1) == label).mean())
