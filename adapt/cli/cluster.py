@@ -9,7 +9,6 @@ writes and prints; checkpoints are written by all. ``--out`` and ADAPT_CACHE are
 
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import importlib
 import ipaddress
@@ -27,6 +26,7 @@ from typing import Any
 import jax
 
 from adapt.errors import MeshError
+from adapt.options import DeviceOptions
 from adapt.parallel.multihost import all_gather, is_lead_process
 
 CHILD = "ADAPT_PROCESS"  # set in the process that works, by the one that watches it
@@ -43,20 +43,7 @@ LOGGED = re.compile(  # beginnings of lines
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Devices:
-    """Flags of every command that works on a mesh."""
-
-    mesh: str = ""  # sizes of the axes data, fsdp and tensor, as in data=2,fsdp=4; default: all devices on data
-    coordinator: str | None = (
-        None  # of several processes: HOST:PORT of the first one, or auto: see adapt/cli/cluster.py
-    )
-    processes: int | None = None  # how many there are
-    process_id: int | None = None  # which of them this is, from 0
-    join_timeout: int = 60  # seconds in which all of them have to be there
-
-
-def join(flags: Devices) -> None:
+def join(flags: DeviceOptions) -> None:
     """Meet the other processes of the run, where there are any; call it before JAX looks for devices.
 
     Raises :class:`MeshError` for flags that make no sense, and when the others do not come in time.
@@ -107,7 +94,7 @@ def join(flags: Devices) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), own)
 
 
-def check(flags: Devices, auto: bool) -> None:
+def check(flags: DeviceOptions, auto: bool) -> None:
     """Raise :class:`MeshError` for flags that make no sense."""
     if flags.join_timeout < 1:
         raise MeshError(f"--join-timeout {flags.join_timeout} must be at least 1 second")
@@ -126,7 +113,7 @@ def check(flags: Devices, auto: bool) -> None:
         raise MeshError(f"--coordinator {flags.coordinator} must be HOST:PORT, a port below 65536")
 
 
-def meet(flags: Devices, place: dict[str, Any]) -> None:
+def meet(flags: DeviceOptions, place: dict[str, Any]) -> None:
     """Start JAX's runtime of several processes, and have each hear from all. Raises :class:`MeshError`."""
     jax.config.update(
         "jax_enable_preemption_service", False
@@ -254,7 +241,7 @@ def reach(coordinator: str, limit: float) -> None:
     )
 
 
-def watch(flags: Devices) -> None:
+def watch(flags: DeviceOptions) -> None:
     """Run this very command in a process of its own and end as it ends.
 
     Where a peer dies, JAX's runtime aborts the process with pages of its log; here that becomes one line.

@@ -19,17 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import features, tree
-from adapt.cli import cluster, console, inputs
+from adapt.cli import console, inputs
 from adapt.cli.launch import check_out, launch, open_run, versions, write_json
 from adapt.data import tables
 from adapt.errors import OutputError
+from adapt.options import DeviceOptions
 from adapt.parallel import multihost, sharding
 from adapt.pretrained import hub
 from adapt.training.loop import scatter_outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(cluster.Devices):
+class Config(DeviceOptions):
     checkpoint: str = (
         "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     )

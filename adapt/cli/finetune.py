@@ -8,14 +8,13 @@ a checkpoint that the other commands take.
 """
 
 import dataclasses
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 from adapt import tree
-from adapt.cli import cluster, console, inputs
+from adapt.cli import console, inputs
 from adapt.cli.launch import check_same_origin, launch, lineage, open_run, write_json
 from adapt.cli.showing import show_end, show_start
 from adapt.cost.clock import Compiling
@@ -23,89 +22,39 @@ from adapt.data import examples
 from adapt.errors import TrainingError
 from adapt.features import pooler
 from adapt.models import Encoder, Model
+from adapt.options import (
+    DataOptions,
+    DeviceOptions,
+    ModelOptions,
+    OptimizerOptions,
+    RunOptions,
+    StrategyOptions,
+    TaskOptions,
+    TrainingOptions,
+)
 from adapt.parallel import multihost, sharding
 from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.saving import Progress, begin, save
-from adapt.tasks import heads, targets
+from adapt.tasks import heads
 from adapt.tasks.registry import TASKS
 from adapt.training import checkpoint, optim, phases, strategies
 from adapt.training.loop import evaluate, run_steps
 from adapt.training.step import advance, init_state, make_eval
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(cluster.Devices):
-    """Flags. None means: chosen by strategy, task or family, and printed."""
-
-    checkpoint: str = (
-        "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
-    )
-    train: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
-    test: str | None = None  # default: the test part of --train, where that is a bundled set
-    validation: str | None = None  # default: a stratified 10% of --train
-    text_column: str = "text"  # tags: a list of words, or words with spaces between them
-    text_pair_column: str | None = (
-        None  # the second text of a pair; of a span its question; of a choice: a,b,c
-    )
-    label_column: str = "label"  # multitask: several, label,fine
-    image_column: str | None = None  # images in place of texts
-    task: targets.Task = "classification"
-    strategy: str = "full"  # frozen | top:K | lora:8 | lp-ft | full+decay:0.9 | ...: adapt/training/strategies.py, or a wrong one
-    pooling: Literal["mean", "cls", "max", "last", "pooler", "attention"] | None = (
-        None  # mean; GPT-2 last; ViT cls
-    )
-    layers: tuple[int, ...] = ()  # that the head reads, 0 the embedding; default: the last
-    mix: Literal["concat", "learned"] = "concat"  # of these layers: side by side, or a learned mean
-    class_weights: Literal["none", "balanced"] = (
-        "none"  # balanced: rare classes count more, in training only
-    )
-    epochs: int = 3
-    batch_size: int = 32  # examples a step
-    accumulate: int = 1  # micro-batches a step
-    learning_rate: float | None = None  # of the encoder; default 1e-4 (tiny encoders) or 5e-5
-    head_learning_rate: float | None = None  # default 1e-3, and 1e-2 where only the head trains
-    warmup: float = 0.1  # share of all steps
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0  # of the gradient of what trains; 0: no clipping
-    dropout: float | None = None  # default: the checkpoint's own
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters stay float32
-    remat: Literal["none", "block", "dots"] = (
-        "none"  # compute again in the backward pass: blocks, or all but products by weights
-    )
-    scan: bool = False  # blocks as a loop: compiles once for all of them
-    max_length: int | None = (
-        None  # tokens; longer texts are truncated; default: the checkpoint's own
-    )
-    cache: Literal["auto", "on", "off"] = (
-        "auto"  # keep what the frozen blocks make of the data; auto: where that pays
-    )
-    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = (
-        None  # of what is kept; default: --dtype
-    )
-    log_every: int = (
-        0  # steps between records in metrics.jsonl; 0: chosen by the length of an epoch
-    )
-    patience: int = (
-        3  # epochs without a better validation score before training stops; 0: never stop early
-    )
-    save: Literal["auto", "delta", "full"] = (
-        "auto"  # delta: what trained, and the encoder's digest; auto: by its share
-    )
-    save_every: int = (
-        0  # steps between checkpoints within an epoch; 0: at the end of each epoch only
-    )
-    random_weights: bool = (
-        False  # the encoder's shapes with fresh weights: the control that pre-training has to beat
-    )
-    seed: int = 0
-    out: Path = Path("runs/finetune")
-    resume: bool = False  # go on with the run in --out, bit for bit
-    overwrite: bool = False
-    stop_after: int | None = (
-        None  # stop at this step as an interruption would (for tests of --resume)
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(
+    ModelOptions,
+    DataOptions,
+    TaskOptions,
+    StrategyOptions,
+    OptimizerOptions,
+    TrainingOptions,
+    RunOptions,
+    DeviceOptions,
+):
+    """None means: chosen by strategy, task or family, and printed."""
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -15,12 +15,13 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapt.cli.cluster import DIED, LOST, Devices, join
+from adapt.cli.cluster import DIED, LOST, join
 from adapt.errors import AdaptError, OutputError
+from adapt.options import DeviceOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process, is_multiprocess
 
 # Flags that may differ between a run and its resumption.
@@ -29,17 +30,15 @@ UNCOMPARED = (
     "resume",
     "overwrite",
     "stop_after",
-    *(field.name for field in dataclasses.fields(Devices)),
+    *(field.name for field in dataclasses.fields(DeviceOptions)),
 )
 
 
 def launch(config: type, main: Callable[[Any], Any]) -> None:
     """Read the flags, run ``main``; a user's mistake ends in one line ``error: ...`` and status 2, without a traceback."""
-    import tyro
-
     keep_memory()
     wide_vectors()
-    flags = tyro.cli(config, description=sys.modules[main.__module__].__doc__)
+    flags = read_flags(config, sys.modules[main.__module__].__doc__)
     compilation_cache()
     signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
     signal.signal(signal.SIGALRM, interrupt)
@@ -67,6 +66,42 @@ def launch(config: type, main: Callable[[Any], Any]) -> None:
             flush=True,
         )
         os._exit(130)  # Python would now and then end by the signal itself, after the line above
+
+
+def read_flags(
+    config: type, description: str | None, arguments: Sequence[str] | None = None
+) -> Any:
+    """A ``config`` from the flags; ``--help`` shows the fields of each of its bases under the base's title."""
+    import tyro
+
+    groups: list[Any] = [base for base in config.__bases__ if dataclasses.is_dataclass(base)]
+    grouped = {field.name for group in groups for field in dataclasses.fields(group)}
+    if any(field.name not in grouped for field in dataclasses.fields(config)):
+        return tyro.cli(config, description=description, args=arguments)
+    defaults = {field.name: default_of(field) for field in dataclasses.fields(config)}
+    entries = []
+    for group in groups:
+        names = [field.name for field in dataclasses.fields(group)]
+        default = group(**{name: defaults.pop(name) for name in names})
+        entries.append((group.title, group, dataclasses.field(default=default)))
+    flags = dataclasses.make_dataclass("Flags", entries, frozen=True)
+    read = tyro.cli(tyro.conf.OmitArgPrefixes[flags], description=description, args=arguments)
+    values = {}
+    for group in groups:
+        options = getattr(read, group.title)
+        values |= {field.name: getattr(options, field.name) for field in dataclasses.fields(group)}
+    return config(**values)
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a flag; tyro's mark for none where it has to be given."""
+    import tyro
+
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING
 
 
 def fail(why: str) -> None:

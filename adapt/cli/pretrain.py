@@ -20,11 +20,11 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs
-from adapt.cli.cluster import Devices
 from adapt.cli.launch import check_same_origin, launch, lineage, open_run, write_json
 from adapt.data import masking, packing, tables
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
+from adapt.options import DeviceOptions
 from adapt.parallel import sharding
 from adapt.parallel.multihost import assert_same, is_lead_process, is_multiprocess
 from adapt.pretrained import hub
@@ -36,7 +36,7 @@ from adapt.training.step import init_state, make_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Devices):
+class Config(DeviceOptions):
     text: str  # plain UTF-8 text, one example a line
     checkpoint: str = (
         "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id

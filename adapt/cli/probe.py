@@ -20,13 +20,13 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs
-from adapt.cli.cluster import Devices
 from adapt.cli.launch import check_out, launch, open_run, versions, write_json
 from adapt.cli.probing import plot, speed
 from adapt.cost.clock import Compiling
 from adapt.data import bundled, packing
 from adapt.data.tables import Table, check_texts
 from adapt.errors import DataError, StrategyError
+from adapt.options import DeviceOptions
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.pretrained import hub
@@ -36,7 +36,7 @@ from adapt.tasks import targets
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Devices):
+class Config(DeviceOptions):
     checkpoint: str = (
         "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     )

@@ -1,0 +1,164 @@
+"""The settings of a run, in typed groups. A command's flags are these; a library function takes the groups it needs.
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(ModelOptions, DataOptions, RunOptions): ...
+
+The comment above a field is what a command's ``--help`` shows for it. A class with several groups has all their fields
+side by side, so that it can be given wherever one of its groups is asked for.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar, Literal
+
+DType = Literal["float32", "bfloat16"]
+Pooling = Literal["mean", "cls", "max", "last", "pooler", "attention"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which checkpoint, and how it is computed."""
+
+    title: ClassVar[str] = "model"
+
+    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = "tiny-bert"
+    # the encoder's shapes with fresh weights: the control that pre-training has to beat
+    random_weights: bool = False
+    # default: the checkpoint's own
+    dropout: float | None = None
+    # tokens of an example; longer texts are truncated; default: the checkpoint's own
+    max_length: int | None = None
+    # of the computation; parameters stay float32
+    dtype: DType = "float32"
+    # compute again in the backward pass: blocks, or all but products by weights
+    remat: Literal["none", "block", "dots"] = "none"
+    # compute the blocks as a loop, which compiles once for all of them
+    scan: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Labelled examples, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    train: str = "reviews"
+    # default: the test part of the training set, where that is a bundled one
+    test: str | None = None
+    # default: a stratified 10% of the training set
+    validation: str | None = None
+    # tags: a list of words, or words with spaces between them
+    text_column: str = "text"
+    # the second text of a pair; of a span its question; of a choice several: a,b,c
+    text_pair_column: str | None = None
+    # of several tasks several: label,fine
+    label_column: str = "label"
+    # images in place of texts
+    image_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """What is learned, and by which head."""
+
+    title: ClassVar[str] = "task"
+
+    # classification, multilabel, regression, multitask, tags, span, choice, contrastive or setfit
+    task: str = "classification"
+    # of the tokens' states; default: mean; last for GPT-2; cls for ViT
+    pooling: Pooling | None = None
+    # the layers that the head reads, 0 the embedding; default: the last
+    layers: tuple[int, ...] = ()
+    # of several layers: side by side, or a learned mean
+    mix: Literal["concat", "learned"] = "concat"
+    # balanced: rare classes count more, in training only
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StrategyOptions:
+    """What trains, and what is kept of the part that does not."""
+
+    title: ClassVar[str] = "strategy"
+
+    # frozen | top:K | lora:8 | lp-ft | full+decay:0.9 | ...; a wrong one lists them all
+    strategy: str = "full"
+    # keep what the frozen blocks make of the data; auto: where that pays
+    cache: Literal["auto", "on", "off"] = "auto"
+    # of what is kept; default: that of the computation
+    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """Batches, learning rates and their schedule."""
+
+    title: ClassVar[str] = "optimizer"
+
+    epochs: int = 3
+    # examples a step
+    batch_size: int = 32
+    # micro-batches a step
+    accumulate: int = 1
+    # of the encoder; default: 1e-4 (tiny encoders) or 5e-5
+    learning_rate: float | None = None
+    # default: 1e-3, and 1e-2 where only the head trains
+    head_learning_rate: float | None = None
+    # share of all steps
+    warmup: float = 0.1
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = 0.01
+    # of the gradient of what trains; 0: no clipping
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """When a run logs, saves and stops."""
+
+    title: ClassVar[str] = "training"
+
+    # steps between records in metrics.jsonl; 0: chosen by the length of an epoch
+    log_every: int = 0
+    # epochs without a better validation score before training stops; 0: never stop early
+    patience: int = 3
+    # delta: what trained, and the encoder's digest; full: everything; auto: by its share
+    save: Literal["auto", "delta", "full"] = "auto"
+    # steps between checkpoints within an epoch; 0: at the end of each epoch only
+    save_every: int = 0
+    # stop at this step as an interruption would (for tests of resuming)
+    stop_after: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The run's seed and folder."""
+
+    title: ClassVar[str] = "run"
+
+    seed: int = 0
+    out: Path = Path("runs/finetune")
+    # go on with the run in the output folder, bit for bit
+    resume: bool = False
+    # replace a run that is there
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """The devices of a run, on one host or several."""
+
+    title: ClassVar[str] = "devices"
+
+    # sizes of the axes data, fsdp and tensor, as in data=2,fsdp=4; default: all devices on data
+    mesh: str = ""
+    # of several processes: HOST:PORT of the first one, or auto (SLURM, Kubernetes, Cloud TPU)
+    coordinator: str | None = None
+    # how many processes there are
+    processes: int | None = None
+    # which of them this is, from 0
+    process_id: int | None = None
+    # seconds in which all of them have to be there
+    join_timeout: int = 60
