@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapt import files
 from adapt.cli.cluster import DIED, LOST, join
 from adapt.errors import AdaptError, OutputError
 from adapt.options import DeviceOptions
@@ -310,12 +311,9 @@ def check_flags_of(out: Path, flags: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON, written beside and renamed, by the first process."""
-    if not is_lead_process():
-        return
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(content, indent=1), "utf-8")
-    os.replace(beside, path)
+    """JSON, written atomically, by the lead process alone."""
+    if is_lead_process():
+        files.write_json(path, content)
 
 
 def lineage(config: Any, pretrained: Any, **more: Any) -> dict[str, Any]:
