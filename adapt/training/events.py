@@ -1,0 +1,151 @@
+"""What a training run tells while it runs, as plain data for callbacks.
+
+    def show(event):
+        if isinstance(event, events.Validated):
+            print(event.step, event.scores)
+
+    fit(plan, data, options, callbacks=[show])
+
+A callback is called in the thread that trains, in the order of the list, and what it raises ends the run. Of several
+processes each calls its own. Phases and epochs are counted from 0, steps from 1 and over the whole run.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSummary:
+    """A group of parameters, by the name that the strategy's rules give it."""
+
+    name: str
+    parameters: int
+    learning_rate: float | None  # its peak; None: frozen
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseSummary:
+    """What a phase trains, and in which epochs."""
+
+    number: int
+    epochs: range
+    groups: tuple[GroupSummary, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """The run begins or, with ``step`` above 0, goes on after that step. First of all events."""
+
+    phases: tuple[PhaseSummary, ...]
+    steps: int  # of the whole run, if nothing stops it early
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseStarted:
+    """A phase is entered; a resumed run enters the phase in which it was stopped once more."""
+
+    phase: PhaseSummary
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheChosen:
+    """Whether the outputs of this phase's frozen prefix are computed once and kept, and why. Not sent without a prefix cache."""
+
+    phase: int
+    is_used: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheProgress:
+    """``done`` of ``total`` examples have gone through the frozen prefix."""
+
+    done: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheWaiting:
+    """Another process is filling the same cache: this one waits for it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiling:
+    """A program meets a shape for the first time: the next call compiles it, or reads it from the compilation cache."""
+
+    what: Literal["step", "evaluation"]
+    step: int  # steps taken until now
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepped:
+    """Some steps were taken, as many as are between two looks at the device.
+
+    ``record`` is what :func:`adapt.training.loop.run_steps` yields: ``step``, ``loss``, ``grad_norm``, ``examples``,
+    ``seconds`` and others. ``rates`` are the learning rates of the last of these steps, by group.
+    """
+
+    epoch: int
+    record: Mapping[str, float]
+    rates: Mapping[str, float]
+
+    @property
+    def step(self) -> int:
+        return int(self.record["step"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Validated:
+    """The validation examples were scored. ``is_best``: no earlier validation of the run was better."""
+
+    epoch: int
+    step: int
+    loss: float
+    scores: Mapping[str, float]  # by metric; nan where one is not defined
+    is_best: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint is complete."""
+
+    step: int
+    is_best: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """The last event. ``outcome`` is ``stopped`` for a run that can go on: see ``stop_after`` in the options."""
+
+    step: int
+    best_step: int
+    outcome: Literal["complete", "early", "stopped"]  # early: no better validation for too long
+
+
+Event = (
+    Started
+    | PhaseStarted
+    | CacheChosen
+    | CacheProgress
+    | CacheWaiting
+    | Compiling
+    | Stepped
+    | Validated
+    | Saved
+    | Finished
+)
+Callback = Callable[[Event], None]
+
+
+def broadcast(callbacks: Iterable[Callback]) -> Callback:
+    """One callback that calls all of them in turn."""
+    callbacks = tuple(callbacks)
+
+    def send(event: Event) -> None:
+        for callback in callbacks:
+            callback(event)
+
+    return send
