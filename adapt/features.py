@@ -69,7 +69,11 @@ def features_at(model: Model, layer: int) -> Forward:
         )
 
     return sharding.shard_inputs(
-        jax.jit(model.fused(forward), out_shardings=layout.whole if layout else None), layout
+        jax.jit(
+            model.allow_fused_attention(forward),
+            out_shardings=layout.replicated if layout else None,
+        ),
+        layout,
     )
 
 

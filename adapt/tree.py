@@ -231,7 +231,7 @@ def differences(tree: Tree, like: Tree, dtypes: bool = False) -> str:
     return "".join(f"\n  {line}" for line in shown)
 
 
-def fetch(leaf: Any) -> np.ndarray:
+def to_numpy(leaf: Any) -> np.ndarray:
     """A leaf as a numpy array, wherever it lies; where devices of several processes hold parts, all of them have to ask."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         from jax.experimental import multihost_utils
@@ -247,7 +247,7 @@ def digest(tree: Tree) -> str:
     """
     sha = hashlib.sha256()
     for path, leaf in paths(tree).items():
-        array = fetch(leaf)
+        array = to_numpy(leaf)
         sha.update(json.dumps([path, str(array.dtype), list(array.shape)]).encode())
         sha.update(array.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

@@ -49,7 +49,7 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
     table = inputs.read(config.data)
-    layout = sharding.layout(config.mesh, jax.local_devices())
+    layout = sharding.make_layout(config.mesh, jax.local_devices())
     whole = len(table)
     parts = multihost.even_shares(len(table))
     if multihost.is_multiprocess():

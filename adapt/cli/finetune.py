@@ -62,7 +62,7 @@ def main(config: Config) -> dict[str, Any]:
     compiling = Compiling()
     inputs.check_flags(config)
     inputs.check_out(config)
-    layout = sharding.layout(config.mesh)
+    layout = sharding.make_layout(config.mesh)
     sharding.check_batch(layout, config.batch_size, config.accumulate)
 
     # The checkpoint, without its head.

@@ -157,11 +157,11 @@ def together(runs: list[hub.Pretrained]) -> tuple[Any, dict[str, Any]]:
         states = models[0].hidden_states(params, batch)
         outputs = []
         for model, head in zip(models, params["heads"], strict=True):
-            read = jnp.concatenate([states[layer] for layer in model.reads], -1)
+            read = jnp.concatenate([states[layer] for layer in model.input_layers], -1)
             outputs.append(model.apply_head(head, read, batch))
         return jnp.concatenate(outputs, -1)
 
-    return jax.jit(models[0].fused(forward)), {
+    return jax.jit(models[0].allow_fused_attention(forward)), {
         "encoder": runs[0].params["encoder"],
         "heads": [run.params["head"] for run in runs],
     }

@@ -76,7 +76,7 @@ def main(config: Config) -> dict[str, Any]:
         raise StrategyError(f"--mask-rate {config.mask_rate} must be between 0 and 1")
     inputs.check_ranges(config)
     inputs.check_out(config)
-    layout = sharding.layout(config.mesh)
+    layout = sharding.make_layout(config.mesh)
     sharding.check_batch(layout, config.batch_size)
     pretrained, task = load(config)
     key = jax.random.key(config.seed)
@@ -231,7 +231,7 @@ def make_score(
             "weight": weight.sum(),
         }
 
-    return sharding.shard_inputs(jax.jit(model.fused(score)), model.layout)
+    return sharding.shard_inputs(jax.jit(model.allow_fused_attention(score)), model.layout)
 
 
 def mean_score(
@@ -337,12 +337,12 @@ def batches(
             else:
                 parts = [
                     {name: each[place] for name, each in batch.items()}
-                    for place in range(len(layout.own))
+                    for place in range(len(layout.local_groups))
                 ]
                 yield packing.stack(
                     [
                         corruption(part, rng(group))
-                        for part, group in zip(parts, layout.own, strict=True)
+                        for part, group in zip(parts, layout.local_groups, strict=True)
                     ]
                 )
         if once:

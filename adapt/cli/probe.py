@@ -208,7 +208,7 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[Table]) -> 
     """Features float32 [layers + 1, poolings, N, D] of the tables, one after the other."""
     count = sum(map(len, tables))
     truncated = [0] * len(tables)
-    layout = sharding.layout(config.mesh)
+    layout = sharding.make_layout(config.mesh)
 
     def windows() -> Iterator[tuple[Any, Any]]:
         start = done = 0

@@ -162,7 +162,7 @@ class Examples:
             return words.where(index), batch | packing.tagged(self.labels[index], batch)
         own = [
             (index[group], {name: each[place] for name, each in batch.items()})
-            for place, group in enumerate(self.layout.own)
+            for place, group in enumerate(self.layout.local_groups)
         ]
         tags = packing.stack([packing.tagged(self.labels[part], inputs) for part, inputs in own])
         return [words.where(part) for part in index], batch | tags

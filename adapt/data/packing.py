@@ -216,7 +216,7 @@ def batches(
     ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis. With a ``layout``
     the next axis is its groups, of ``plan.examples`` each, and this process makes its own.
     """
-    groups, own = (layout.groups, layout.own) if layout else (1, (0,))
+    groups, own = (layout.groups, layout.local_groups) if layout else (1, (0,))
     for step in micro_batches(len(labels), plan.examples, parts * groups, seed, epoch, skip):
         kept = [place for place in range(len(step)) if place % groups in own]
         made = [
@@ -331,7 +331,7 @@ def in_groups(
     for start in range(0, len(parts), layout.groups):
         index = [*parts[start : start + layout.groups]]
         index += [np.zeros(0, np.int64)] * (layout.groups - len(index))
-        yield index, stack([make(index[group]) for group in layout.own])
+        yield index, stack([make(index[group]) for group in layout.local_groups])
 
 
 def of_each(index: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:

@@ -120,7 +120,7 @@ def export(run: hub.Pretrained, out: Path, format: str = "auto", overwrite: bool
 def merged(run: hub.Pretrained) -> hub.Pretrained:
     """The run with LoRA merged into its weights. Raises :class:`ExportError` for additions that no library's class has."""
     params, config = peft.merge_lora(run.params, run.config)
-    if left := [name for name in peft.FIELDS if getattr(config, name)]:
+    if left := [name for name in peft.PEFT_FIELDS if getattr(config, name)]:
         raise ExportError(
             f"{run.source} has {left[0]} {getattr(config, left[0])}, which the torch world's classes lack"
         )

@@ -3,7 +3,7 @@
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM, Span, Tagger
-from adapt.models.layers import compiled_for, random_bits, set_contextvar
+from adapt.models.layers import random_bits, set_contextvar, target_device
 from adapt.models.model import REMAT, Model, example_batch, flatten_groups
 
 __all__ = [
@@ -18,9 +18,9 @@ __all__ = [
     "Model",
     "Span",
     "Tagger",
-    "compiled_for",
     "example_batch",
     "flatten_groups",
     "random_bits",
     "set_contextvar",
+    "target_device",
 ]

@@ -39,7 +39,7 @@ def maximum(x_TD: jax.Array, batch: Batch) -> jax.Array:
     return owned(top, batch)
 
 
-def attention(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.Array:
+def attention_pooling(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.Array:
     """Each example's own tokens weighted by softmax(x . query / sqrt(D)), in float32; a query of zeros gives their mean."""
     examples = (
         batch["length"].shape[0] + 1
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
         width = x.shape[-1]
         if not self.pools:
             query = self.param("attention", nn.initializers.zeros, (width,))
-            x = attention(x.reshape(-1, width), batch, query)
+            x = attention_pooling(x.reshape(-1, width), batch, query)
         elif x.ndim == 3:
             x = self.pool(x, batch)
         if self.mix == "learned":

@@ -19,10 +19,12 @@ from adapt.models.config import EncoderConfig
 Batch = Mapping[str, Any]
 
 # The device that programs are compiled for, where it is none of this process's.
-compiled_for: contextvars.ContextVar[Any] = contextvars.ContextVar("compiled_for", default=None)
+target_device: contextvars.ContextVar[Any] = contextvars.ContextVar("target_device", default=None)
 # Whether attention may be a library's kernel, which can be neither mapped nor differentiated twice: None: no; 0: yes; from 1
 # on: yes, in groups of a mesh that divides the heads into so many parts.
-kernels: contextvars.ContextVar[int | None] = contextvars.ContextVar("kernels", default=None)
+flash_groups: contextvars.ContextVar[int | None] = contextvars.ContextVar(
+    "flash_groups", default=None
+)
 
 
 @contextlib.contextmanager
@@ -176,11 +178,11 @@ def attend(
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v by head (Vaswani et al. 2017, eq. 1): [R, H, C, K]; ``drop`` is dropout on the weights.
 
-    Without dropout: on a GPU the kernel of its library where it may be (see :meth:`adapt.models.Model.fused`) and takes it,
+    Without dropout: on a GPU the kernel of its library where it may be (see :meth:`adapt.models.Model.allow_fused_attention`) and takes it,
     else there and on a TPU JAX's own. On the CPU heads come before tokens, the layout that XLA multiplies fastest there, and
     the weights are divided by their sum after the product with v, which is smaller than they are.
     """
-    device = compiled_for.get() or jax.local_devices()[0]
+    device = target_device.get() or jax.local_devices()[0]
     if drop is None and device.platform in ("gpu", "tpu"):
         q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
         kernel = flash if has_flash(device, q, k) else jax.nn.dot_product_attention
@@ -201,7 +203,7 @@ def has_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:
     capability = re.match(
         r"(\d+)\.\d", str(getattr(device, "compute_capability", ""))
     )  # of an AMD GPU it is a name
-    parts = kernels.get()
+    parts = flash_groups.get()
     if (
         parts is None
         or capability is None
@@ -227,7 +229,9 @@ def flash(
     lengths = jnp.full(rows, keys, jnp.int32) if keys % 2 and mask is None else None
     if mask is not None:
         mask = jnp.pad(mask, [(0, 0), (0, 0), (0, tokens % 2), (0, keys % 2)])
-        mask = jnp.broadcast_to(mask, (rows, heads, *mask.shape[2:])) if kernels.get() else mask
+        mask = (
+            jnp.broadcast_to(mask, (rows, heads, *mask.shape[2:])) if flash_groups.get() else mask
+        )
     q, k, v = (
         jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)]) for x in (q_RCHK, k_RTHK, v_RTHK)
     )

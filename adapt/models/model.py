@@ -10,15 +10,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adapt.models.encoder import Encoder
-from adapt.models.layers import Batch, kernels, set_contextvar
+from adapt.models.layers import Batch, flash_groups, set_contextvar
 from adapt.tree import Tree
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """``apply = suffix . prefix``: stages before ``cut`` run deterministic and need no gradient, the rest trains.
+    """``apply = suffix . prefix``: stages before ``depth`` run deterministic and need no gradient, the rest trains.
 
-    ``cut`` counts leading stages: 0 none, 1 the embedding, 1 + k the first k blocks, layers + 1 the whole encoder, and
+    ``depth`` counts leading stages: 0 none, 1 the embedding, 1 + k the first k blocks, layers + 1 the whole encoder, and
     with it the pooling where the head begins with one that has no weights.
     """
 
@@ -33,14 +33,14 @@ class Model:
         return self.encoder.config.layers + 1
 
     @property
-    def reads(self) -> tuple[int, ...]:
+    def input_layers(self) -> tuple[int, ...]:
         """The layers that the head reads, side by side: the last, or those that it names."""
         return getattr(self.head, "layers", ()) or (self.encoder.config.layers,)
 
     @property
-    def width(self) -> int:
+    def input_width(self) -> int:
         """Of what the head takes."""
-        return len(self.reads) * self.encoder.config.width
+        return len(self.input_layers) * self.encoder.config.width
 
     def cast(self, dtype: Any) -> "Model":
         """The same model with another compute dtype; parameters stay as they are stored."""
@@ -52,7 +52,7 @@ class Model:
         """A method of the encoder on its parameters."""
         return self.encoder.apply(*arguments, **named)
 
-    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def allow_fused_attention(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` for a program of its own, in which attention may be a library's kernel.
 
         Such a kernel has no rule for :func:`jax.vmap`, :func:`jax.jvp` or a second derivative, so by itself a model has none.
@@ -61,7 +61,7 @@ class Model:
 
         @functools.wraps(function)
         def inside(*arguments: Any) -> Any:
-            with set_contextvar(kernels, parts):
+            with set_contextvar(flash_groups, parts):
                 return function(*arguments)
 
         return inside
@@ -77,48 +77,54 @@ class Model:
         config = self.encoder.config
         batch = example_batch(config)
         table = jnp.zeros((config.vocabulary, config.width))
-        x = jnp.zeros((1, config.positions if config.is_image else 2, self.width))
+        x = jnp.zeros((1, config.positions if config.is_image else 2, self.input_width))
         return dict(jax.jit(self.head.init)(key, x, batch, table).get("params", {}))
 
     def shapes(self) -> Tree:
         """The tree of parameter shapes, without computing anything."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
-    def pooled(self, cut: int) -> bool:
+    def prefix_pools(self, depth: int) -> bool:
         """Whether the prefix ends in the head's pooling, so that it puts out a vector an example."""
-        return cut == self.stages and getattr(self.head, "pools", False)
+        return depth == self.stages and getattr(self.head, "pools", False)
 
-    def prefix(self, params: Tree, batch: Batch, cut: int) -> jax.Array | None:
-        """The first ``cut`` stages, deterministic: a pure function of the batch, [R, C, D] or pooled [N, D]. None for cut 0."""
-        if cut == 0:
+    def prefix(self, params: Tree, batch: Batch, depth: int) -> jax.Array | None:
+        """The first ``depth`` stages, deterministic: a pure function of the batch, [R, C, D] or pooled [N, D]. None for depth 0."""
+        if depth == 0:
             return None
-        below = functools.partial(
-            self.below, {"params": self.with_tables(params["encoder"])}, cut=cut
+        prefix = functools.partial(
+            self._prefix_of_group, {"params": self.gather_tables(params["encoder"])}, depth=depth
         )
-        return self.layout.over_groups(below)(dict(batch)) if self.layout else below(batch)
+        return self.layout.over_groups(prefix)(dict(batch)) if self.layout else prefix(batch)
 
-    def below(self, variables: Tree, batch: Batch, cut: int) -> jax.Array:
+    def _prefix_of_group(self, variables: Tree, batch: Batch, depth: int) -> jax.Array:
         """What :meth:`prefix` does, of one group."""
         x = self.run(variables, batch, method="embed")
-        if cut < self.stages:
-            return self.band(variables, x, batch, 0, cut - 1, True, {})
+        if depth < self.stages:
+            return self.band(variables, x, batch, 0, depth - 1, True, {})
         x = self.layers(variables, x, batch, 0, True, {})
-        return self.head.pool(x, batch) if self.pooled(cut) else x  # pyright: ignore
+        return self.head.pool(x, batch) if self.prefix_pools(depth) else x  # pyright: ignore
 
     def layers(
-        self, variables: Tree, x: jax.Array, batch: Batch, first: int, still: bool, rngs: Any
+        self,
+        variables: Tree,
+        x: jax.Array,
+        batch: Batch,
+        first: int,
+        deterministic: bool,
+        rngs: Any,
     ) -> jax.Array:
         """Blocks from ``first`` on and the final norm, and of what they put out the layers that the head reads."""
         states = {first: x}
         last = self.encoder.config.layers
-        for layer in sorted({*self.reads, last} - {first}):
-            x = states[layer] = self.band(variables, x, batch, first, layer, still, rngs)
+        for layer in sorted({*self.input_layers, last} - {first}):
+            x = states[layer] = self.band(variables, x, batch, first, layer, deterministic, rngs)
             first = layer
         states[last] = self.run(variables, x, method="finish")
         return (
             states[last]
-            if self.reads == (last,)
-            else jnp.concatenate([states[layer] for layer in self.reads], -1)
+            if self.input_layers == (last,)
+            else jnp.concatenate([states[layer] for layer in self.input_layers], -1)
         )
 
     def band(
@@ -128,21 +134,30 @@ class Model:
         batch: Batch,
         first: int,
         last: int,
-        still: bool,
+        deterministic: bool,
         rngs: Any,
     ) -> jax.Array:
         """Blocks ``first`` to ``last - 1``: unrolled or as a loop, each gathered where it is used and rematerialised."""
         if first == last or not (self.layout or self.scan or self.remat != "none"):
-            return self.run(variables, x, batch, first, last, still, rngs=rngs, method="run")
+            return self.run(
+                variables, x, batch, first, last, deterministic, rngs=rngs, method="run"
+            )
         blocks = [variables["params"][f"block_{index:02d}"] for index in range(first, last)]
 
         def block(x: jax.Array, params: Tree, rngs: Any, at: int) -> jax.Array:
             name = f"block_{at:02d}"
             if self.layout:
                 params = self.layout.gather(params, f"encoder/{name}", self.encoder.dtype)
-                x = self.layout.hold_rows(x)
+                x = self.layout.replicate_activations(x)
             return self.run(
-                {"params": {name: params}}, x, batch, at, at + 1, still, rngs=rngs, method="run"
+                {"params": {name: params}},
+                x,
+                batch,
+                at,
+                at + 1,
+                deterministic,
+                rngs=rngs,
+                method="run",
             )
 
         kept = REMAT[self.remat]
@@ -163,7 +178,7 @@ class Model:
             x = kept(functools.partial(block, at=at))(x, each, rngs)
         return x
 
-    def with_tables(self, encoder: Tree) -> Tree:
+    def gather_tables(self, encoder: Tree) -> Tree:
         """On a mesh the tables of the embedding whole, as their rows are looked up."""
         if not self.layout or "embedding" not in encoder:
             return encoder
@@ -176,19 +191,19 @@ class Model:
         params: Tree,
         x: jax.Array | None,
         batch: Batch,
-        cut: int,
+        depth: int,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The stages from ``cut`` on and the head. With a key, dropout is on; without, deterministic.
+        """The stages from ``depth`` on and the head. With a key, dropout is on; without, deterministic.
 
-        ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before the cut may be missing. On a
+        ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before it may be missing. On a
         mesh the outputs of all groups come one after the other.
         """
-        params = params | {"encoder": self.with_tables(params.get("encoder", {}))}
+        params = params | {"encoder": self.gather_tables(params.get("encoder", {}))}
         if self.layout is None:
-            return self.above(params, x, dict(batch), key, cut)
+            return self._suffix_of_group(params, x, dict(batch), key, depth)
         params |= {"head": self.layout.gather(params.get("head", {}), "head")}
-        above = functools.partial(self.above, params, cut=cut)
+        suffix = functools.partial(self._suffix_of_group, params, depth=depth)
         keys = (
             None
             if key is None
@@ -196,21 +211,21 @@ class Model:
                 jnp.arange(self.layout.groups)
             )
         )
-        return flatten_groups(self.layout.over_groups(above)(x, dict(batch), keys))
+        return flatten_groups(self.layout.over_groups(suffix)(x, dict(batch), keys))
 
-    def above(
-        self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, cut: int
+    def _suffix_of_group(
+        self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, depth: int
     ) -> jax.Array:
         """What :meth:`suffix` does, of one group."""
         encoder = params["encoder"]
         variables = {"params": encoder}
-        still = key is None
+        deterministic = key is None
         x = None if x is None else x.astype(self.encoder.dtype)
-        rngs = {} if still else {"dropout": key}
-        if cut == 0:
-            x = self.run(variables, batch, still, rngs=rngs, method="embed")
-        if cut < self.stages:
-            x = self.layers(variables, x, batch, max(cut - 1, 0), still, rngs)  # pyright: ignore
+        rngs = {} if deterministic else {"dropout": key}
+        if depth == 0:
+            x = self.run(variables, batch, deterministic, rngs=rngs, method="embed")
+        if depth < self.stages:
+            x = self.layers(variables, x, batch, max(depth - 1, 0), deterministic, rngs)  # pyright: ignore
         return self.apply_head(
             params.get("head", {}), x, batch, encoder.get("embedding", {}).get("token"), key
         )
@@ -223,10 +238,10 @@ class Model:
         return self.head.apply({"params": head}, x, batch, table, key is None, rngs=rngs)  # pyright: ignore
 
     def apply(
-        self, params: Tree, batch: Batch, key: jax.Array | None = None, cut: int = 0
+        self, params: Tree, batch: Batch, key: jax.Array | None = None, depth: int = 0
     ) -> jax.Array:
         """Encoder and head: the head's output, float32."""
-        return self.suffix(params, self.prefix(params, batch, cut), batch, cut, key)
+        return self.suffix(params, self.prefix(params, batch, depth), batch, depth, key)
 
     def hidden_states(self, params: Tree, batch: Batch) -> list[jax.Array]:
         """What every stage puts out, [R, C, D] each: the embedding, then each block, the last one after the final norm."""

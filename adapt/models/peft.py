@@ -19,13 +19,13 @@ from adapt import tree
 from adapt.errors import StrategyError
 from adapt.models import EncoderConfig, Model
 
-ADDED = r"encoder/.*/(lora|prefix|attention_adapter|mlp_adapter)/[^/]+(/[^/]+)?"
+PEFT_PARAM = r"encoder/.*/(lora|prefix|attention_adapter|mlp_adapter)/[^/]+(/[^/]+)?"
 NAMED = {"lora_rank": "LoRA's rank", "lora_alpha": "LoRA's alpha"}
 NAMED |= {
     "adapter_width": "the adapters' width",
     "prefix_tokens": "the number of a prefix's tokens",
 }
-FIELDS = (
+PEFT_FIELDS = (
     "lora_rank",
     "lora_alpha",
     "lora_targets",
@@ -36,7 +36,7 @@ FIELDS = (
 
 def is_peft_param(path: str) -> bool:
     """Whether a leaf was added to the pre-trained layers."""
-    return re.fullmatch(ADDED, path) is not None
+    return re.fullmatch(PEFT_PARAM, path) is not None
 
 
 def with_peft(config: EncoderConfig, fields: Mapping[str, Any]) -> EncoderConfig:

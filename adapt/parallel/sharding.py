@@ -22,7 +22,7 @@ from adapt.errors import MeshError
 from adapt.tree import Rules, Tree, map_paths, match, paths
 
 AXES = ("data", "fsdp", "tensor")
-EXAMPLES = ("data", "fsdp")  # the axes that divide a batch
+BATCH_AXES = ("data", "fsdp")  # the axes that divide a batch
 
 # Of each leaf, for every dimension the axis that divides it, "-" for none; dimensions that are not named are whole.
 RULES: Rules = (
@@ -46,10 +46,10 @@ class Layout:
     @property
     def groups(self) -> int:
         """Into how many groups of examples a batch is divided."""
-        return math.prod(self.mesh.shape[axis] for axis in EXAMPLES)
+        return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     @functools.cached_property
-    def own(self) -> tuple[int, ...]:
+    def local_groups(self) -> tuple[int, ...]:
         """The groups of which this process has a device: it makes no others."""
         here = jax.process_index()
         by_group = self.mesh.devices.reshape(self.groups, -1)
@@ -58,7 +58,7 @@ class Layout:
         )
 
     @property
-    def whole(self) -> NamedSharding:
+    def replicated(self) -> NamedSharding:
         """A copy on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
@@ -102,20 +102,20 @@ class Layout:
             names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
             starts = [index for index, name in enumerate(names) if name in ("encoder", "head")]
             if not starts or not leaf.shape:
-                return self.whole
+                return self.replicated
             return NamedSharding(
                 self.mesh, self.spec("/".join(names[starts[-1] :]), leaf.shape, rules)
             )
 
         return jax.tree_util.tree_map_with_path(placed, tree)
 
-    def put(self, tree: Any, rules: Rules | None = None) -> Any:
+    def shard(self, tree: Any, rules: Rules | None = None) -> Any:
         """Arrays of the host or of devices, each leaf straight to its place: a process reads what its devices hold of it."""
-        return jax.tree.map(place, tree, self.shardings(tree, rules))
+        return jax.tree.map(device_put, tree, self.shardings(tree, rules))
 
-    def batch(self, batch: Mapping[str, Any], lead: int = 0) -> dict[str, Any]:
+    def shard_batch(self, batch: Mapping[str, Any], lead: int = 0) -> dict[str, Any]:
         """The groups of this process, [G, ...] after ``lead`` axes of micro-batches, as arrays over the mesh."""
-        sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * lead, EXAMPLES))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * lead, BATCH_AXES))
 
         def over_mesh(leaf: Any) -> Any:
             shape = (*leaf.shape[:lead], self.groups, *leaf.shape[lead + 1 :])
@@ -124,7 +124,9 @@ class Layout:
             if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
                 return leaf
             local = np.asarray(leaf)
-            groups = lambda index: [self.own.index(g) for g in range(self.groups)[index[lead]]]
+            groups = lambda index: [
+                self.local_groups.index(g) for g in range(self.groups)[index[lead]]
+            ]
             return jax.make_array_from_callback(
                 shape, sharding, lambda index: local.take(groups(index), lead)
             )
@@ -133,7 +135,7 @@ class Layout:
 
     def over_groups(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` of one group, on all of them: arguments and results [G, ...]."""
-        return jax.vmap(function, spmd_axis_name=EXAMPLES)
+        return jax.vmap(function, spmd_axis_name=BATCH_AXES)
 
     def gather(self, tree: Tree, at: str, dtype: Any = None) -> Tree:
         """What ``fsdp`` divides of the parameters under the path ``at``, whole for their use; gradients go back divided.
@@ -155,13 +157,13 @@ class Layout:
 
         return map_paths(gathered, tree)
 
-    def hold(self, tree: Any) -> Any:
+    def constrain(self, tree: Any) -> Any:
         """Inside jit: every leaf of a state where it belongs."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
-    def hold_rows(self, x: jax.Array) -> jax.Array:
+    def replicate_activations(self, x: jax.Array) -> jax.Array:
         """Inside :meth:`over_groups`: what a group computes stays with it, a copy on each device of ``tensor``."""
-        return jax.lax.with_sharding_constraint(x, self.whole)
+        return jax.lax.with_sharding_constraint(x, self.replicated)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -178,14 +180,14 @@ gather_forward_scatter_backward.defvjp(
 )
 
 
-def place(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+def device_put(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
     """One leaf in its place. A key goes by its data."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(
-            place(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
+            device_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
         )
     if sharding.is_fully_addressable:
-        return jax.device_put(copied(leaf), sharding)
+        return jax.device_put(copy_of_host_array(leaf), sharding)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: np.array(leaf[index]))
@@ -194,23 +196,23 @@ def place(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
 def shard_tree(tree: Any, layout: Layout | None = None) -> Any:
     """A tree on the mesh, or without one committed to the first device."""
     return (
-        layout.put(tree)
+        layout.shard(tree)
         if layout
-        else jax.device_put(jax.tree.map(copied, tree), jax.local_devices()[0])
+        else jax.device_put(jax.tree.map(copy_of_host_array, tree), jax.local_devices()[0])
     )
 
 
 def shard_inputs(jitted: Any, layout: Layout | None) -> Any:
     """``(params, batch) -> ...`` that lays the batch over the mesh first, where there is one."""
-    return (lambda params, batch: jitted(params, layout.batch(batch))) if layout else jitted
+    return (lambda params, batch: jitted(params, layout.shard_batch(batch))) if layout else jitted
 
 
-def copied(leaf: Any) -> Any:
+def copy_of_host_array(leaf: Any) -> Any:
     """A copy of an array of the host: a CPU device would share its memory, which may be mapped from a file."""
     return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
-def sizes(spec: str, devices: int, some: bool = False) -> dict[str, int]:
+def axis_sizes(spec: str, devices: int, some: bool = False) -> dict[str, int]:
     """``"data=2,fsdp=4"`` -> the size of every axis; nothing given: all devices on ``data``.
 
     Their product is the number of devices, or with ``some`` a divisor of it. Raises :class:`MeshError`.
@@ -238,7 +240,7 @@ def sizes(spec: str, devices: int, some: bool = False) -> dict[str, int]:
     return found
 
 
-def layout(
+def make_layout(
     spec: str = "",
     devices: Sequence[Any] | None = None,
     rules: Rules | None = None,
@@ -250,7 +252,7 @@ def layout(
     """
     some = devices is None and jax.process_count() == 1
     devices = jax.devices() if devices is None else devices
-    axes = sizes(spec, len(devices), some)
+    axes = axis_sizes(spec, len(devices), some)
     devices = devices[: math.prod(axes.values())]
     if len(devices) == 1:
         return None
@@ -268,7 +270,7 @@ def layout(
 def check_batch(layout: Layout | None, batch_size: int, accumulate: int = 1) -> None:
     """Raise :class:`MeshError` unless the groups of a mesh divide a batch."""
     if layout and batch_size % (layout.groups * accumulate):
-        axes = " x ".join(f"{axis}={layout.mesh.shape[axis]}" for axis in EXAMPLES)
+        axes = " x ".join(f"{axis}={layout.mesh.shape[axis]}" for axis in BATCH_AXES)
         parts = f"{axes} in {accumulate} micro-batches" if accumulate > 1 else axes
         raise MeshError(
             f"--batch-size {batch_size} can't be divided over {parts}: give a multiple of {layout.groups * accumulate}, "

@@ -20,7 +20,7 @@ from adapt.data.examples import Examples, States
 from adapt.errors import OutputError
 from adapt.models import Model
 from adapt.models.model import example_batch
-from adapt.models.peft import FIELDS, is_peft_param
+from adapt.models.peft import PEFT_FIELDS, is_peft_param
 from adapt.parallel import multihost
 from adapt.prefix_cache.store import Entry, Pieces
 from adapt.ragged import Ragged, spans
@@ -37,7 +37,7 @@ def entry(params: tree.Tree, model: Model, at: int, examples: Examples, dtype: A
     below = before(params, model, at)
     still = ("dropout", "attention_dropout", "init_range")  # of no effect on a prefix
     still += (
-        () if any(map(is_peft_param, tree.paths(below))) else FIELDS
+        () if any(map(is_peft_param, tree.paths(below))) else PEFT_FIELDS
     )  # nor is what was added further up
     key = {
         "version": VERSION,
@@ -45,22 +45,22 @@ def entry(params: tree.Tree, model: Model, at: int, examples: Examples, dtype: A
         "config": {name: value for name, value in config.items() if name not in still},
         "examples": examples.inputs_digest,
         "cut": at,
-        "pooling": pooling_digest(model) if model.pooled(at) else None,
-        "layers": model.reads if at == model.stages else None,
+        "pooling": pooling_digest(model) if model.prefix_pools(at) else None,
+        "layers": model.input_layers if at == model.stages else None,
         "computed_in": str(np.dtype(model.encoder.dtype)),
         "backend": jax.default_backend(),
         "jax": jax.__version__,
     }
     whole = examples.whole
-    count = len(whole) if model.pooled(at) else int(whole.lengths.sum())
-    width = model.width if at == model.stages else model.encoder.config.width
+    count = len(whole) if model.prefix_pools(at) else int(whole.lengths.sum())
+    width = model.input_width if at == model.stages else model.encoder.config.width
     return Entry(key, (count, width), np.dtype(dtype))
 
 
 def pooling_digest(model: Model) -> str:
     """Of what the head's pooling computes, as XLA gets it: a name may stand for another function tomorrow."""
     batch = example_batch(model.encoder.config)
-    x = jax.ShapeDtypeStruct((*batch["segments"].shape, model.width), model.encoder.dtype)
+    x = jax.ShapeDtypeStruct((*batch["segments"].shape, model.input_width), model.encoder.dtype)
     text = jax.jit(lambda x: model.head.pool(x, batch)).lower(x).as_text()  # pyright: ignore
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -81,7 +81,7 @@ def states(
     layout = examples.layout
     below = cut.split(params)[0]
     whole = examples.whole
-    pooled = cut.model.pooled(cut.at)
+    pooled = cut.model.prefix_pools(cut.at)
 
     def pieces(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         done = 0
@@ -89,7 +89,7 @@ def states(
         def computing() -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
             nonlocal done
             for index, batch in examples.whole_windows(skip):
-                batch = layout.batch(batch) if layout else batch
+                batch = layout.shard_batch(batch) if layout else batch
                 yield index, batch["first"], cut.run(below, batch)
                 told(done := done + packing.counted(index))
 
@@ -97,7 +97,7 @@ def states(
             if layout is None:
                 yield place(index, first, hidden)
             else:
-                groups = zip(index, tree.fetch(first), tree.fetch(hidden), strict=True)
+                groups = zip(index, tree.to_numpy(first), tree.to_numpy(hidden), strict=True)
                 rows, values = zip(*(place(*group) for group in groups), strict=True)
                 yield np.concatenate(rows), np.concatenate(values)
 

@@ -64,10 +64,10 @@ def pooled_layers(model: Model, poolings: tuple[str, ...]) -> Any:
         return jax.jit(forward)
     grouped = lambda params, batch: flatten_groups(
         layout.over_groups(
-            functools.partial(forward, params | {"encoder": model.with_tables(params["encoder"])})
+            functools.partial(forward, params | {"encoder": model.gather_tables(params["encoder"])})
         )(batch)
     )
-    return shard_inputs(jax.jit(grouped, out_shardings=layout.whole), layout)
+    return shard_inputs(jax.jit(grouped, out_shardings=layout.replicated), layout)
 
 
 class Scaled(NamedTuple):

@@ -29,7 +29,7 @@ import numpy as np
 
 from adapt.errors import CheckpointError, OutputError, TreeError
 from adapt.parallel.multihost import barrier, is_lead_process
-from adapt.parallel.sharding import Layout, place
+from adapt.parallel.sharding import Layout, device_put
 from adapt.training.step import State
 from adapt.tree import Tree, check_like, map_paths, merge, nbytes, paths, select
 
@@ -110,7 +110,7 @@ def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
         tree["step"],
         tree.get("params", {}),
         opt_state,
-        place(key, like.step.sharding),
+        device_put(key, like.step.sharding),
         tree["halted"],
     ), info
 

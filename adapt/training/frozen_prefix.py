@@ -71,12 +71,12 @@ def make_prefix(model: Model, at: int) -> Any:
             return jax.lax.map(lambda part: model.prefix(params, part, at), dict(batch))
         return model.prefix(params, batch, at)
 
-    return jax.jit(model.fused(run))
+    return jax.jit(model.allow_fused_attention(run))
 
 
 def suffix_batch(model: Model, batch: Mapping[str, Any], at: int, hidden: Any) -> dict[str, Any]:
     """What the suffix takes: ``hidden``, and of the batch what it reads."""
-    names = ("label", "weight") if model.pooled(at) else TAKEN
+    names = ("label", "weight") if model.prefix_pools(at) else TAKEN
     return {"hidden": hidden} | {name: batch[name] for name in names if name in batch}
 
 
@@ -113,9 +113,9 @@ class Cut:
 
 def cut_at(model: Model, at: int) -> Cut:
     """A :class:`Cut` with its compiled prefix. Raises :class:`StrategyError` where the head reads a layer that it hides."""
-    if min(model.reads) + 1 < at < model.stages:
+    if min(model.input_layers) + 1 < at < model.stages:
         raise StrategyError(
-            f"the head reads layers {', '.join(map(str, model.reads))} and {at} of {model.stages} stages are frozen: "
+            f"the head reads layers {', '.join(map(str, model.input_layers))} and {at} of {model.stages} stages are frozen: "
             f"read layers from {at - 1} on, or freeze none or all of the encoder"
         )
     return Cut(model, at, make_prefix(model, at))

@@ -182,7 +182,7 @@ def changed(frozen: tree.Tree, base: tree.Tree) -> tree.Tree:
 
 
 def same(one: Any, other: Any) -> bool:
-    return np.array_equal(tree.fetch(one).view(np.uint8), tree.fetch(other).view(np.uint8))
+    return np.array_equal(tree.to_numpy(one).view(np.uint8), tree.to_numpy(other).view(np.uint8))
 
 
 def check_finite(loss: float, step: int) -> None:

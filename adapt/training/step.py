@@ -61,14 +61,14 @@ def init_state(
         )
     if layout:
         layout.check(params)
-        trainable = layout.put(trainable)
-        still = layout.put(still, layout.frozen_rules)
+        trainable = layout.shard(trainable)
+        still = layout.shard(still, layout.frozen_rules)
         copied = jax.jit(
             lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.shardings(trainable)
         )(trainable)
         moments = layout.shardings(jax.eval_shape(tx.init, trainable))
         opt_state = jax.jit(tx.init, out_shardings=moments)(trainable)
-        rest = layout.put((np.int32(0), key, np.bool_(False)))
+        rest = layout.shard((np.int32(0), key, np.bool_(False)))
         return still, State(rest[0], copied, opt_state, *rest[1:])
     device = jax.local_devices()[0]
     trainable = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(trainable)
@@ -136,7 +136,9 @@ class Step:
 
     def placed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch over the mesh, where there is one."""
-        return self.layout.batch(batch, len(batch["weight"].shape) - 2) if self.layout else batch
+        return (
+            self.layout.shard_batch(batch, len(batch["weight"].shape) - 2) if self.layout else batch
+        )
 
     def __call__(
         self, frozen: Tree, state: "State", batch: Mapping[str, Any]
@@ -225,14 +227,14 @@ def make_step(
             lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state)
         )
         after = State(state.step + good, params, opt_state, state.key, ~good)
-        after = model.layout.hold(after) if model.layout else after
+        after = model.layout.constrain(after) if model.layout else after
         narrow = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(state.params))
         lost = {"swallowed": optim.rounded_away(state.params, updates)} if narrow else {}
         return after, {"loss": mean, "grad_norm": norm, "weight": weight} | lost
 
     return Step(
         cut_at(model, cut) if cut else None,
-        jax.jit(model.fused(step), donate_argnums=1),
+        jax.jit(model.allow_fused_attention(step), donate_argnums=1),
         pull,
         model.layout,
     )
@@ -243,14 +245,17 @@ def make_eval(
 ) -> Callable[[Tree, Mapping[str, Any]], jax.Array]:
     """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted; cut as a step is cut, where it is."""
     layout = model.layout
-    whole = layout.whole if layout else None  # every process gets all outputs
+    whole = layout.replicated if layout else None  # every process gets all outputs
     if cut is None:
         return shard_inputs(
             jax.jit(
-                model.fused(lambda params, batch: model.apply(params, batch)), out_shardings=whole
+                model.allow_fused_attention(lambda params, batch: model.apply(params, batch)),
+                out_shardings=whole,
             ),
             layout,
         )
-    above = model.fused(lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at))
+    above = model.allow_fused_attention(
+        lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at)
+    )
     suffix = jax.jit(above, out_shardings=whole)
     return shard_inputs(lambda params, batch: suffix(*cut(params, batch)), layout)

@@ -103,7 +103,11 @@ def test_a_step_costs_its_prefix_a_gradient_and_an_update_and_nothing_else(name)
     found, cut, _, tx, state = programs(name)
     params = frozen_prefix.after(MODEL.shapes(), MODEL, cut)
     hidden = (
-        {"hidden": array(EXAMPLES, WIDTH) if MODEL.pooled(cut) else array(ROWS, TOKENS, WIDTH)}
+        {
+            "hidden": array(EXAMPLES, WIDTH)
+            if MODEL.prefix_pools(cut)
+            else array(ROWS, TOKENS, WIDTH)
+        }
         if cut
         else {}
     )

@@ -314,9 +314,9 @@ def test_a_frozen_encoder_on_a_gpu_attends_by_its_library_and_that_is_counted(
     assert 0.98 <= number(r"products .*: ([\d.]+) of the model's own count", found) <= 1.03
     program = f"""
 from experiments.benchmark.aot import chips, compiling
-from adapt.models import bound, compiled_for
+from adapt.models import set_contextvar, target_device
 devices = chips.topology("{topology}").devices()
-with bound(compiled_for, devices[0]):
+with set_contextvar(target_device, devices[0]):
     case = compiling.Case("bert-tiny", "frozen", "{topology}", "{mesh}", 4, 128, "none", scan=False)
     step, *arguments = compiling.abstract(case, devices)
     print(step.programs(*arguments)["prefix"].as_text().count('custom_call_target="__cudnn$fmha'))

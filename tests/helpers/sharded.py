@@ -91,7 +91,7 @@ def run(
     remat: str,
     dtype: str | None,
 ):
-    layout = None if mesh is None else sharding.layout(mesh)
+    layout = None if mesh is None else sharding.make_layout(mesh)
     model = dataclasses.replace(wide(family), layout=layout, scan=scan, remat=remat)
     model = model.cast(dtype) if dtype else model
     made = dataclasses.replace(examples(family), layout=layout)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adapt.data import packing
 from adapt.errors import StrategyError
 from adapt.models import Classifier, Encoder, Model, Span, Tagger
-from adapt.models.heads import attention, mean
+from adapt.models.heads import attention_pooling, mean
 from adapt.ragged import Ragged, ragged
 from adapt.tasks.registry import TASKS
 from adapt.training import frozen_prefix
@@ -156,7 +156,7 @@ def test_attention_is_a_softmax_over_the_tokens_of_one_example(lengths, seed):
     rows, starts, _ = packing.pack(tokens.lengths, 16)
     made = packing.assemble(tokens, np.arange(len(lengths)), rows, starts, (3, 16, 6))
     x, query = (rng.standard_normal(shape).astype(np.float32) * 3 for shape in ((48, 4), 4))
-    got = np.asarray(attention(jnp.asarray(x), made, jnp.asarray(query)))
+    got = np.asarray(attention_pooling(jnp.asarray(x), made, jnp.asarray(query)))
     for slot in range(6):
         own = x[made["segments"].reshape(-1) == slot].astype(np.float64)
         weights = np.exp(own @ query / 2)
@@ -168,8 +168,10 @@ def test_attention_begins_as_the_mean_and_large_scores_do_not_overflow():
     made = batch(examples=5)
     x = 100 * jax.random.normal(jax.random.key(0), (made["segments"].size, 16))
     zeros = jnp.zeros(16)
-    np.testing.assert_allclose(attention(x, made, zeros), mean(x, made), rtol=1e-5, atol=1e-4)
-    gradient = jax.grad(lambda query: jnp.square(attention(x, made, query)).sum())(
+    np.testing.assert_allclose(
+        attention_pooling(x, made, zeros), mean(x, made), rtol=1e-5, atol=1e-4
+    )
+    gradient = jax.grad(lambda query: jnp.square(attention_pooling(x, made, query)).sum())(
         100 * jnp.ones(16)
     )
     assert np.isfinite(gradient).all()
@@ -210,7 +212,7 @@ def test_a_mix_of_layers_can_be_cut_where_its_lowest_layer_is_put_out(family):
     tree = params(model)
     whole = model.apply(tree, made)
     for cut in (1, 2, 3):
-        np.testing.assert_allclose(model.apply(tree, made, cut=cut), whole, atol=1e-6)
+        np.testing.assert_allclose(model.apply(tree, made, depth=cut), whole, atol=1e-6)
     assert model.prefix(tree, made, 3).shape == (
         8,
         2 * 16,

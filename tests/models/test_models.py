@@ -30,7 +30,7 @@ def cut_everywhere(family: str):
     @jax.jit
     def every(tree, made, key):
         cuts = range(model.stages + 1)
-        still = [model.apply(tree, made, cut=cut) for cut in cuts]
+        still = [model.apply(tree, made, depth=cut) for cut in cuts]
         prefixes = [model.prefix(tree, made, cut) for cut in cuts]
         states = model.hidden_states(tree, made)
         wet = [model.apply(tree, made, key, cut) for cut in cuts]
@@ -48,7 +48,7 @@ def test_the_cut_does_not_change_the_function(family):
     for one, other in zip(prefixes[:-1], states[:-1], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     model, made = classifier(family), batch(family)
-    assert model.pooled(model.stages) and not model.pooled(model.stages - 1)
+    assert model.prefix_pools(model.stages) and not model.prefix_pools(model.stages - 1)
     np.testing.assert_allclose(prefixes[-1], model.head.pool(states[-1], made), atol=1e-6)
 
 

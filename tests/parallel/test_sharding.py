@@ -123,23 +123,23 @@ def test_a_step_on_a_mesh_compiles_once(found):
 )
 def test_a_mesh_that_cannot_be_is_refused(spec, devices, says):
     with pytest.raises(MeshError, match=says) as fault:
-        sharding.sizes(spec, devices)
+        sharding.axis_sizes(spec, devices)
     assert "\n" not in str(fault.value)
 
 
 def test_a_mesh_of_some_devices_has_to_divide_them():
     with pytest.raises(MeshError, match="3 devices and there are 8: it must divide them"):
-        sharding.sizes("data=3", 8, some=True)
+        sharding.axis_sizes("data=3", 8, some=True)
 
 
 def test_no_mesh_is_all_devices_on_data():
-    assert sharding.sizes("", 8) == {"data": 8, "fsdp": 1, "tensor": 1}
-    assert sharding.layout("", jax.devices()[:1]) is None
-    assert sharding.sizes("fsdp=2", 8, some=True)["fsdp"] == 2
+    assert sharding.axis_sizes("", 8) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert sharding.make_layout("", jax.devices()[:1]) is None
+    assert sharding.axis_sizes("fsdp=2", 8, some=True)["fsdp"] == 2
 
 
 def abstract(spec, rules=sharding.RULES):
-    sizes = sharding.sizes(spec, 8)
+    sizes = sharding.axis_sizes(spec, 8)
     mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), sharding.AXES)
     return sharding.Layout(mesh, tuple(rules), tuple(rules))
 

@@ -588,7 +588,7 @@ def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, len
         assert set(computed) == set(taken) and "tokens" not in taken
         for name in set(taken) - {"hidden"}:
             assert np.array_equal(computed[name], taken[name]), name
-        owned = plain["weight"] > 0 if cut.model.pooled(cut.at) else plain["segments"] < 4
+        owned = plain["weight"] > 0 if cut.model.prefix_pools(cut.at) else plain["segments"] < 4
         assert computed["hidden"].shape == taken["hidden"].shape
         np.testing.assert_allclose(
             taken["hidden"][owned], computed["hidden"][owned], rtol=1e-5, atol=1e-5

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt.models import compiled_for, layers, set_contextvar
+from adapt.models import layers, set_contextvar, target_device
 from adapt.training import loop, optim
 from adapt.training import step as train
 from adapt.training.losses import cross_entropy
@@ -269,8 +269,8 @@ def test_the_attention_of_each_accelerator_computes_the_same(
     model, inputs = classifier(family).cast(dtype), batch(family)
     here = jax.jit(lambda: model.apply(params(model), inputs))()
     assert kernels == []
-    with set_contextvar(compiled_for, device):
-        there = jax.jit(model.fused(lambda: model.apply(params(model), inputs)))()
+    with set_contextvar(target_device, device):
+        there = jax.jit(model.allow_fused_attention(lambda: model.apply(params(model), inputs)))()
     assert kernels == [expected] * model.encoder.config.layers
     np.testing.assert_allclose(here, there, atol=1e-5 if dtype == "float32" else 2e-2)
 
@@ -300,7 +300,7 @@ def test_what_is_added_to_an_odd_number_of_tokens_changes_nothing(kernels, token
     flash = lambda q, k, v, mask: turned(layers.flash(*turned(q, k, v), mask))[0]
     here = value_and_gradient(jax.vmap(lambda *x: layers.attend(*x, None)))
     for parts in (0, 1):  # on a mesh the mask has a copy for each head
-        with set_contextvar(layers.kernels, parts):
+        with set_contextvar(layers.flash_groups, parts):
             there = value_and_gradient(jax.vmap(flash))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), here, there)
     assert kernels and set(kernels) == {"cudnn"}
@@ -320,14 +320,14 @@ def test_what_is_added_to_an_odd_number_of_tokens_changes_nothing(kernels, token
 )
 def test_cudnn_is_asked_only_for_what_it_takes(width, tokens, parts, takes):
     q = jax.ShapeDtypeStruct((2, tokens, 4, width), jnp.bfloat16)
-    with set_contextvar(layers.kernels, parts):
+    with set_contextvar(layers.flash_groups, parts):
         assert layers.has_flash(GPU, q, q) == takes
 
 
 def test_a_model_by_itself_is_mapped_and_differentiated_twice_on_a_gpu(kernels):
     model, inputs = classifier("bert").cast("bfloat16"), batch("bert")
     loss = lambda tree: model.apply(tree, inputs).sum()
-    with set_contextvar(compiled_for, GPU):
+    with set_contextvar(target_device, GPU):
         jax.eval_shape(jax.grad(lambda tree: jax.jvp(loss, (tree,), (tree,))[1]), params(model))
         jax.eval_shape(
             jax.vmap(model.apply, (None, 0)),
@@ -344,10 +344,10 @@ def test_a_gpu_gets_a_program_with_its_library_in_it(monkeypatch):
     model, inputs = classifier("bert").cast("bfloat16"), batch("bert")
 
     def lowered(device):
-        with set_contextvar(compiled_for, device):
-            traced = jax.jit(model.fused(lambda tree, inputs: model.apply(tree, inputs))).trace(
-                params(model), inputs
-            )
+        with set_contextvar(target_device, device):
+            traced = jax.jit(
+                model.allow_fused_attention(lambda tree, inputs: model.apply(tree, inputs))
+            ).trace(params(model), inputs)
             return traced.lower(lowering_platforms=("cuda",)).as_text()
 
     assert lowered(GPU).count("__cudnn$fmha") == model.encoder.config.layers

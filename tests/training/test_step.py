@@ -196,7 +196,7 @@ class Bag:
     """The least that a step takes for a model: the mean of token vectors, then one product."""
 
     layout = None
-    fused = staticmethod(lambda function: function)
+    allow_fused_attention = staticmethod(lambda function: function)
 
     def suffix(self, tree, hidden, made, cut, key):
         vectors = tree["encoder"]["token"][made["tokens"].reshape(-1)]

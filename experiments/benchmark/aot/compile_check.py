@@ -108,7 +108,7 @@ def case_of(config: Config) -> Case:
     mesh = config.mesh or (
         f"data={slice.chips}" if still else SLICES.get(config.topology, f"fsdp={slice.chips}")
     )
-    axes = sharding.sizes(mesh, slice.chips)
+    axes = sharding.axis_sizes(mesh, slice.chips)
     groups = axes["data"] * axes["fsdp"]
     batch_size = (
         groups * SHAPES[config.model].examples if config.batch_size is None else config.batch_size

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from adapt.cost import flops
 from adapt.errors import CheckpointError, StrategyError
-from adapt.models import Encoder, Model, compiled_for, set_contextvar
+from adapt.models import Encoder, Model, set_contextvar, target_device
 from adapt.parallel import sharding
 from adapt.training import frozen_prefix, optim, strategies
 from adapt.training.losses import cross_entropy
@@ -93,7 +93,7 @@ array_like: Any = jax.ShapeDtypeStruct
 def abstract(case: Case, devices: list[Any]) -> tuple[Step, Tree, State, dict[str, Any]]:
     """(the step, frozen parameters, state, batch) as shapes with their places."""
     array = array_like
-    layout = sharding.layout(case.mesh, devices)
+    layout = sharding.make_layout(case.mesh, devices)
     whole = jax.sharding.SingleDeviceSharding(devices[0])
     sharding.check_batch(layout, case.batch_size)
     model, labels, tx, step = training(case, layout)
@@ -168,7 +168,7 @@ def compiled(case: Case, topology: Topology) -> dict[str, Any]:
         "limit": topology.chip.memory,
         "compiler": topology.compiler,
     }
-    with set_contextvar(compiled_for, devices[0]):
+    with set_contextvar(target_device, devices[0]):
         step, frozen, state, batch = abstract(case, devices)
         try:
             programs = step.programs(frozen, state, batch)
