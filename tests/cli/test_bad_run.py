@@ -17,8 +17,7 @@ from adapt.cli import extract, finetune, launch, predict, pretrain
 from adapt.errors import DataError, OutputError, TrainingError
 from adapt.pretrained import hub
 from adapt.training import checkpoint
-from tests.cli import test_resume
-from tests.helpers import tiny
+from tests.helpers import runs, tiny
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -124,7 +123,7 @@ def test_a_disk_that_fills_up_in_mid_run(inputs, disk, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("ADAPT_CACHE", os.environ.get("ADAPT_CACHE", str(tmp_path)))
     finetune.main(finetune.Config(**flags, out=place / "run", resume=True))
-    test_resume.same(tmp_path / "whole", place / "run")
+    runs.assert_same_run(tmp_path / "whole", place / "run")
 
 
 def test_a_disk_that_is_full_for_the_predictions(inputs, disk, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from adapt.cli.cluster import reason
 from tests.helpers import tiny
-from tests.parallel.test_sharding import far, key, sharded, start
+from tests.helpers.meshes import case_key, relative_error, run_cases, start_cases
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -39,16 +39,16 @@ def test_two_processes_of_four_devices_train_as_one_device_does():
         "ADAPT_PROCESS_ID": str(number),
         "DEVICES": "4",
     }
-    pair = [start(CASES, **env(number)) for number in range(2)]
+    pair = [start_cases(CASES, **env(number)) for number in range(2)]
     outputs = [process.communicate(timeout=600) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
-    alone = sharded([case | {"mesh": None} for case in CASES], DEVICES="1")
+    alone = run_cases([case | {"mesh": None} for case in CASES], DEVICES="1")
     for number, case in enumerate(CASES):
-        one = alone[key(case | {"mesh": None})]
+        one = alone[case_key(case | {"mesh": None})]
         for out, _ in outputs:
             both = [json.loads(line) for line in out.splitlines() if line.startswith("{")][number]
-            assert far(both["losses"], one["losses"]) < 1e-5
-            assert far(both["outputs"], one["outputs"], 1.0) < 1e-4
+            assert relative_error(both["losses"], one["losses"]) < 1e-5
+            assert relative_error(both["outputs"], one["outputs"], 1.0) < 1e-4
 
 
 @pytest.fixture
@@ -226,7 +226,9 @@ def test_a_run_of_two_processes_and_its_resumption_on_one_device(
     resumed = command("finetune", *flags_of(inputs, both, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert command("finetune", *flags_of(inputs, one)).returncode == 0
-    assert far([loss for _, loss in losses(both)], [loss for _, loss in losses(one)]) < 1e-4
+    assert (
+        relative_error([loss for _, loss in losses(both)], [loss for _, loss in losses(one)]) < 1e-4
+    )
     assert len(losses(both)) == len(losses(one))
 
 
@@ -241,7 +243,7 @@ def test_two_hosts_whose_names_stand_for_themselves_train_as_one_does(
     four = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     assert command("finetune", *flags("one"), XLA_FLAGS=four).returncode == 0
     assert (
-        far(
+        relative_error(
             [loss for _, loss in losses(tmp_path / "both")],
             [loss for _, loss in losses(tmp_path / "one")],
         )
@@ -260,7 +262,7 @@ def test_two_processes_fill_one_cache(inputs, together, command, tmp_path):
     )
     assert alone.returncode == 0, alone.stderr
     rows = [losses(tmp_path / name) for name in ("both", "one")]
-    assert far([loss for _, loss in rows[0]], [loss for _, loss in rows[1]]) < 1e-4
+    assert relative_error([loss for _, loss in rows[0]], [loss for _, loss in rows[1]]) < 1e-4
     result = json.loads((tmp_path / "both" / "result.json").read_text())
     assert (
         result["cache"]["bytes"] > 0

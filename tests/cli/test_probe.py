@@ -13,7 +13,7 @@ from adapt.cli.probe import Config, main
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.probing import linear, selection
 from tests.helpers import tiny
-from tests.probing.test_linear import STRENGTHS, TEXTS, awkward
+from tests.helpers.probes import STRENGTHS, TEXTS, ill_scaled
 
 
 @settings(max_examples=25)
@@ -51,7 +51,7 @@ def test_folds_part_the_rows_and_no_set_holds_out_whom_it_trains_on(seed, folds,
 @pytest.mark.parametrize("given_test", [True, False])
 def test_labels_of_the_test_choose_nothing(given_test):
     """The planted fault: with the test's labels shuffled, every choice and validation score is the same, bit for bit."""
-    x, y = awkward(2, count=120)
+    x, y = ill_scaled(2, count=120)
     test = (np.arange(120) >= 90) & given_test
     sets = selection.nested(y, test, 3, 2)
     seen = selection.judge(choices(x, y, sets), y, sets, 2)
@@ -185,7 +185,7 @@ def test_regression_and_a_limit(run, tmp_path):
 
 
 def test_the_comparison_with_scikit_learn_measures_both_at_the_same_optimum(capsys):
-    x, y = awkward(2, count=300)
+    x, y = ill_scaled(2, count=300)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, of fits that did not converge
         result = probing.speed(x, y, rounds=1, folds=3, seeds=1)

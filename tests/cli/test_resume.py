@@ -6,40 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from adapt import tree
 from adapt.cli import finetune, pretrain
 from adapt.errors import CheckpointError, OutputError
-from adapt.training import checkpoint
 from adapt.training import loop as loop_module
 from adapt.training import step as train
 from tests.helpers import tiny
+from tests.helpers.runs import assert_same_run, stored_digest
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-def stored(run: Path, which: str = "last") -> str:
-    """The digest of every leaf of a checkpoint: parameters, optimizer state, step, key."""
-    folder = run / "checkpoints"
-    return tree.digest(
-        checkpoint.read_tree(folder / checkpoint.read_index(folder)[which]["folder"], None)
-    )
-
-
-def same(one: Path, other: Path) -> None:
-    assert tiny.untimed(tiny.lines(one / "metrics.jsonl")) == tiny.untimed(
-        tiny.lines(other / "metrics.jsonl")
-    )
-    for which in ("last", "best"):
-        assert stored(one, which) == stored(other, which)
-    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
-    for result in results:
-        for name in ("examples_per_second", "targets_per_second", "seconds"):
-            result.pop(name, None)
-    assert results[0] == results[1]
 
 
 @pytest.fixture
@@ -71,10 +48,10 @@ def test_stopped_and_resumed_is_the_same_run(flags, tmp_path, strategy):
         finetune.main(finetune.Config(**flags, out=parts, stop_after=4, resume=True)) == {}
     )  # at its end
     finetune.main(finetune.Config(**flags, out=parts, resume=True))
-    same(whole, parts)
+    assert_same_run(whole, parts)
     # A finished run resumed is that run still.
     finetune.main(finetune.Config(**flags, out=parts, resume=True))
-    same(whole, parts)
+    assert_same_run(whole, parts)
 
 
 def test_what_was_logged_after_the_checkpoint_is_cut_off(flags, tmp_path):
@@ -88,7 +65,7 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(flags, tmp_path):
     with (parts / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "los')  # as a kill leaves it
     finetune.main(finetune.Config(**flags, out=parts, resume=True))
-    same(whole, parts)
+    assert_same_run(whole, parts)
 
 
 def test_a_resumed_process_compiles_each_shape_once(flags, tmp_path, monkeypatch):
@@ -153,12 +130,12 @@ def test_killed_in_mid_run_and_resumed_is_the_same_run(flags, tmp_path, scratch_
         < len(tiny.lines(whole / "metrics.jsonl"))
     )
     finetune.main(finetune.Config(**flags, out=killed, resume=True))
-    same(whole, killed)
+    assert_same_run(whole, killed)
 
 
 def test_resuming_with_other_flags_names_the_flag(flags, inputs, tmp_path):
     finetune.main(finetune.Config(**flags, out=tmp_path / "run", stop_after=1))
-    before = stored(tmp_path / "run"), (tmp_path / "run/metrics.jsonl").read_bytes()
+    before = stored_digest(tmp_path / "run"), (tmp_path / "run/metrics.jsonl").read_bytes()
     changed = {
         "seed": 7,
         "epochs": 3,
@@ -174,7 +151,10 @@ def test_resuming_with_other_flags_names_the_flag(flags, inputs, tmp_path):
             finetune.main(
                 finetune.Config(**flags | {name: value}, out=tmp_path / "run", resume=True)
             )
-    assert before == (stored(tmp_path / "run"), (tmp_path / "run/metrics.jsonl").read_bytes())
+    assert before == (
+        stored_digest(tmp_path / "run"),
+        (tmp_path / "run/metrics.jsonl").read_bytes(),
+    )
 
 
 def test_nothing_to_resume(flags, tmp_path):
@@ -206,8 +186,8 @@ def test_pre_training_resumes_too(inputs, tmp_path, case):
     assert pretrain.main(pretrain.Config(**flags, out=parts, stop_after=5)) == {}
     assert pretrain.main(pretrain.Config(**flags, out=parts, stop_after=6, resume=True)) == {}
     pretrain.main(pretrain.Config(**flags, out=parts, resume=True))
-    same(whole, parts)
+    assert_same_run(whole, parts)
     pretrain.main(pretrain.Config(**flags, out=parts, resume=True))
-    same(whole, parts)
+    assert_same_run(whole, parts)
     with pytest.raises(OutputError, match="--resume: --steps was 9"):
         pretrain.main(pretrain.Config(**flags | {"steps": 12}, out=parts, resume=True))

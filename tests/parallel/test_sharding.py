@@ -4,10 +4,6 @@ The devices are virtual; the collectives between them are real.
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import filelock
 import jax
@@ -18,6 +14,7 @@ from jax.sharding import PartitionSpec
 from adapt.errors import MeshError, RuleError
 from adapt.parallel import sharding
 from tests.helpers import small
+from tests.helpers.meshes import case_key, relative_error, run_cases
 
 MESHES = ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2")
 PLAIN = [
@@ -39,70 +36,43 @@ MORE = [
 ]
 
 
-def key(case):
-    return json.dumps({"mesh": None} | case, sort_keys=True)
-
-
-def start(cases, **env):
-    """tests/sharded.py, begun."""
-    root = Path(__file__).parents[2]
-    env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"} | env
-    command = [sys.executable, "-m", "tests.helpers.sharded", json.dumps(cases)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    )
-
-
-def sharded(cases, **env):
-    """{case: what tests/sharded.py says of it}."""
-    running = start(cases, **env)
-    out, words = running.communicate(timeout=900)
-    assert running.returncode == 0, words[-2000:]
-    return {key(case): json.loads(line) for case, line in zip(cases, out.splitlines(), strict=True)}
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, worker_id):
     """What these tests look at, computed once for all workers of a session."""
     cases = [case | {"mesh": mesh} for case in PLAIN for mesh in (None, *MESHES)]
     cases += [{"family": "bert", "strategy": "top:1", "mesh": None}, *MORE]
     if worker_id == "master":
-        return sharded(cases)
+        return run_cases(cases)
     path = tmp_path_factory.getbasetemp().parent / "sharded.json"
     with filelock.FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            path.write_text(json.dumps(sharded(cases)))
+            path.write_text(json.dumps(run_cases(cases)))
     return json.loads(path.read_text())
-
-
-def far(one, other, least=1e-3):
-    one, other = np.array(one), np.array(other)
-    return np.max(np.abs(one - other) / np.maximum(np.abs(other), least))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: f"{case['family']}-{case['strategy']}")
 def test_eight_devices_train_as_one_does(found, case, mesh):
-    one, many = found[key(case)], found[key(case | {"mesh": mesh})]
+    one, many = found[case_key(case)], found[case_key(case | {"mesh": mesh})]
     assert len(one["losses"]) == 50 and one["losses"][-1] < one["losses"][0]
-    assert far(many["losses"], one["losses"]) < 1e-5
-    assert far(many["norms"], one["norms"]) < 1e-5
-    assert far(many["outputs"], one["outputs"], 1.0) < 1e-4
+    assert relative_error(many["losses"], one["losses"]) < 1e-5
+    assert relative_error(many["norms"], one["norms"]) < 1e-5
+    assert relative_error(many["outputs"], one["outputs"], 1.0) < 1e-4
 
 
-@pytest.mark.parametrize("case", MORE, ids=key)
+@pytest.mark.parametrize("case", MORE, ids=case_key)
 def test_parts_loops_and_what_is_computed_again_change_nothing(found, case):
-    one = found[key({"family": "bert", "strategy": case["strategy"]})]
-    assert far(found[key(case)]["losses"], one["losses"]) < 1e-5
+    one = found[case_key({"family": "bert", "strategy": case["strategy"]})]
+    assert relative_error(found[case_key(case)]["losses"], one["losses"]) < 1e-5
 
 
 def test_a_device_holds_its_share_of_the_moments(found):
     case = {"family": "bert", "strategy": "full"}
-    assert found[key(case | {"mesh": "data=8"})]["share"] == 1
+    assert found[case_key(case | {"mesh": "data=8"})]["share"] == 1
     assert (
-        found[key(case | {"mesh": "fsdp=8"})]["share"] < 0.17
+        found[case_key(case | {"mesh": "fsdp=8"})]["share"] < 0.17
     )  # biases and norms, whole everywhere, are the rest
-    assert found[key(case | {"mesh": "data=2,fsdp=2,tensor=2"})]["share"] < 0.31
+    assert found[case_key(case | {"mesh": "data=2,fsdp=2,tensor=2"})]["share"] < 0.31
 
 
 def test_a_step_on_a_mesh_compiles_once(found):

@@ -24,8 +24,7 @@ from adapt.prefix_cache import store
 from adapt.pretrained import hub
 from adapt.ragged import Ragged, ragged
 from adapt.training import checkpoint, frozen_prefix
-from tests.cli import test_resume
-from tests.helpers import small, tiny
+from tests.helpers import runs, small, tiny
 
 BERT, GPT2, VIT = "bert_mlm_tied", "gpt2_lm_tied", "vit_classifier"
 
@@ -103,7 +102,7 @@ def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, st
     np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), rtol=1e-5)
     if case == VIT:
         assert losses(tmp_path / "on") == losses(tmp_path / "off")
-        assert test_resume.stored(tmp_path / "on") == test_resume.stored(tmp_path / "off")
+        assert runs.stored_digest(tmp_path / "on") == runs.stored_digest(tmp_path / "off")
     names, shares = predictions(tmp_path / "on", data)
     others, expected = predictions(tmp_path / "off", data)
     assert names == others
@@ -479,7 +478,7 @@ def test_stopped_and_resumed_with_the_cache_is_the_same_run(run, home, tmp_path,
     if lost:
         shutil.rmtree(home / "prefix")
     run(BERT, "parts", **flags, resume=True)
-    test_resume.same(tmp_path / "whole", tmp_path / "parts")
+    runs.assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_resumed_run_does_as_it_did_before_whatever_pays_now(run, tmp_path, monkeypatch):

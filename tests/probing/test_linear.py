@@ -15,23 +15,7 @@ from adapt.errors import StrategyError
 from adapt.pretrained import hub
 from adapt.probing import linear
 from tests.helpers import tiny
-
-STRENGTHS = (0.01, 1.0, 30.0, 1e4)
-TEXTS = [text for text, _ in tiny.sentences(41, seed=3)]
-
-
-def awkward(
-    classes: int, count: int = 240, width: int = 12, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features of odd units, one of them constant and two collinear, and labels of which the first class is rare."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((count, width)) @ rng.standard_normal((width, width))
-    y = (
-        x[:, :classes] + rng.gumbel(size=(count, classes)) * 2 - 4 * (np.arange(classes) == 0)
-    ).argmax(1)
-    x = x * 10.0 ** rng.integers(-3, 3, width) + rng.integers(-5, 5, width)
-    x[:, 3], x[:, 5] = 0.3, 2 * x[:, 4] - 1
-    return x.astype(np.float32), y.astype(np.int32)
+from tests.helpers.probes import STRENGTHS, TEXTS, ill_scaled
 
 
 def three_sets(count: int, seed: int = 1) -> np.ndarray:
@@ -57,7 +41,7 @@ def near(got: np.ndarray, expected: np.ndarray, relative: float = 1e-3) -> None:
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
-    x, y = awkward(classes)
+    x, y = ill_scaled(classes)
     train = three_sets(len(x))
     scaled = linear.standardise(x, train)
     heads = linear.logistic(scaled, y, train, STRENGTHS, classes)
@@ -114,7 +98,7 @@ def test_units_and_levels_of_features_change_nothing(seed, power, shift):
 
 
 def test_a_fit_is_the_same_alone_and_among_many():
-    x, y = awkward(2)
+    x, y = ill_scaled(2)
     train = three_sets(len(x))
     every, one = linear.standardise(x, train), linear.standardise(x, train[1:2])
     together = linear.logistic(every, y, train, STRENGTHS, 2)
@@ -131,7 +115,7 @@ def test_one_compilation_serves_a_whole_grid_and_every_layer(monkeypatch):
     monkeypatch.setattr(linear, "BLOCK", 1000)  # several blocks
     linear.minimise.clear_cache()
     for seed in range(3):
-        x, y = awkward(2, seed=seed)
+        x, y = ill_scaled(2, seed=seed)
         train = three_sets(len(x))
         heads = linear.logistic(linear.standardise(x, train), y, train, STRENGTHS, 2)
         assert heads.kernel.shape == (3, 4, 1, 12)
@@ -139,14 +123,14 @@ def test_one_compilation_serves_a_whole_grid_and_every_layer(monkeypatch):
 
 
 def test_what_has_not_converged_is_said():
-    x, y = awkward(3)
+    x, y = ill_scaled(3)
     train = three_sets(len(x))
     heads = linear.logistic(linear.standardise(x, train), y, train, (1e9, 0.01), 3, steps=2)
     assert not heads.converged[:, 1].any() and (heads.gradient[:, 1] > 1e-5).all()
 
 
 def test_a_class_that_a_set_lacks_is_never_predicted():
-    x, y = awkward(4)
+    x, y = ill_scaled(4)
     train = np.stack([y != 2, np.ones_like(y, bool)])
     scaled, held = linear.standardise(x, train), np.tile(np.arange(len(x)), (2, 1))
     for heads in (
@@ -168,7 +152,7 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
 
 
 def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
-    x, y = awkward(2)
+    x, y = ill_scaled(2)
     x[:, 7] = (
         1e6 + np.random.default_rng(0).random(len(x)).astype(np.float32) * 0.06
     )  # no more than float32 leaves
@@ -204,7 +188,7 @@ def test_minilm_has_two_dead_features_on_reviews(asset):
 
 
 def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
-    x, y = awkward(3)
+    x, y = ill_scaled(3)
     values = (x[:, 0] * 0.7 + np.random.default_rng(0).standard_normal(len(x)) + 1900).astype(
         np.float32
     )
@@ -232,7 +216,7 @@ def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
     "ignore:self.within_class_std_dev_"
 )  # of a constant feature, which is the point
 def test_neighbours_and_centroids_are_scikit_learns():
-    x, y = awkward(3)
+    x, y = ill_scaled(3)
     values = np.float32(x[:, 0])
     train = three_sets(len(x))
     scaled, held = linear.standardise(x, train), np.tile(np.arange(len(x)), (3, 1))

@@ -12,8 +12,8 @@ from adapt.training import optim, phases
 from adapt.training.losses import cross_entropy
 from adapt.training.step import State, advance, init_state, make_step
 from adapt.training.strategies import label, strategy
-from tests.cli.test_resume import same, stored
 from tests.helpers import tiny
+from tests.helpers.runs import assert_same_run, stored_digest
 from tests.helpers.small import CONFIGS, batch, bits, classifier, copy, params
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -110,8 +110,8 @@ def test_stopped_in_any_phase_and_resumed_is_the_same_run(flags, tmp_path, name,
             == {}
         )
     finetune.main(finetune.Config(**flags, out=parts, resume=True))
-    same(whole, parts)
-    assert stored(whole) == stored(parts)
+    assert_same_run(whole, parts)
+    assert stored_digest(whole) == stored_digest(parts)
 
 
 def test_each_phase_has_its_rates_and_only_its_groups_train(flags, tmp_path):

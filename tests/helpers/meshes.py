@@ -1,0 +1,41 @@
+"""Runs of the program tests/helpers/sharded.py, which has devices of its own, and what it says of each case."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from tests.helpers.tiny import ROOT
+
+
+def case_key(case: dict[str, Any]) -> str:
+    """A case as the key of a dictionary."""
+    return json.dumps({"mesh": None} | case, sort_keys=True)
+
+
+def start_cases(cases: list[dict[str, Any]], **env: str) -> subprocess.Popen[str]:
+    """The program, begun."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | env
+    command = [sys.executable, "-m", "tests.helpers.sharded", json.dumps(cases)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
+
+
+def run_cases(cases: list[dict[str, Any]], **env: str) -> dict[str, Any]:
+    """{key of a case: what the program says of it}."""
+    running = start_cases(cases, **env)
+    out, words = running.communicate(timeout=900)
+    assert running.returncode == 0, words[-2000:]
+    reports = [json.loads(line) for line in out.splitlines()]
+    return {case_key(case): report for case, report in zip(cases, reports, strict=True)}
+
+
+def relative_error(one: Any, other: Any, least: float = 1e-3) -> float:
+    """The largest difference of two arrays by ``other``, where that is at least ``least``."""
+    one = np.array(one)
+    other = np.array(other)
+    return np.max(np.abs(one - other) / np.maximum(np.abs(other), least))

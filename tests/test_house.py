@@ -1,0 +1,35 @@
+"""The tests keep house: a folder of tests a room, and what tests share lies in tests/helpers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+MODULES = sorted(TESTS.rglob("*.py"))
+ROOMS = {
+    path.name for path in (TESTS.parent / "adapt").iterdir() if (path / "__init__.py").exists()
+}
+ALSO = {"helpers", "experiments", "references"}
+
+
+def imported(path: Path) -> list[str]:
+    """The dotted names of the modules and members that a file imports."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_test_imports_a_test(path):
+    shared = [name for name in imported(path) if name.split(".")[0] == "tests"]
+    assert all(name.startswith("tests.helpers") for name in shared), shared
+
+
+def test_every_folder_of_tests_is_a_room_of_adapt():
+    folders = {path.parent.name for path in TESTS.rglob("test_*.py") if path.parent != TESTS}
+    assert folders <= ROOMS | ALSO
