@@ -39,7 +39,9 @@ def test_a_strategy_and_a_pooling_are_added_as_readme_says(monkeypatch):
     pooled = np.asarray(model.prefix(tree, made, model.stages))
     first = made["first"]
     np.testing.assert_allclose(pooled, (x[first] + x[first + made["length"] - 1]) / 2, rtol=1e-6)
-    labels, factors = strategies.label(strategies.strategy("norms+decay:0.9", 2).phases[0], tree, 2)
+    labels, factors = strategies.label_phase(
+        strategies.strategy("norms+decay:0.9", 2).phases[0], tree, 2
+    )
     moving = {
         path
         for path, group in paths(labels).items()

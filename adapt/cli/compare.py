@@ -268,7 +268,7 @@ def features(
     cut = frozen_prefix.cut_at(model, model.stages)
     params = jax.device_put(tree.drop(source.params, "head"), jax.local_devices()[0])
     entries = {
-        name: states.entry(params, model, cut.at, part, "float32") for name, part in sets.items()
+        name: states.entry(params, model, cut.depth, part, "float32") for name, part in sets.items()
     }
     kept = policy.with_states(cut, params, sets, entries)
     seconds = clock.forward_seconds(REPEATS, cut, cut.split(params)[0], sets["train"]) / len(

@@ -110,7 +110,7 @@ def main(config: Config) -> dict[str, Any]:
         stored = {"encoder": pretrained.params["encoder"]} if base else {}
         if config.resume:
             check_same_origin(config.out, origin)
-            progress = Progress(**checkpoint.last(saves)["progress"])
+            progress = Progress(**checkpoint.read_last(saves)["progress"])
             first = runs[progress.phase]
             params = checkpoint.load_params(saves, model.shapes(), stored, "last", layout)
         frozen, state = init_state(

@@ -36,7 +36,7 @@ def show_start(
     gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
     console.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
     if config.remat != "none" and all(
-        run.step.prefix and run.step.prefix.at > c.layers for run in runs
+        run.step.prefix and run.step.prefix.depth > c.layers for run in runs
     ):
         console.warn(
             f"--remat {config.remat} does nothing with --strategy {config.strategy}: no block is in a backward pass"

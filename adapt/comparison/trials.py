@@ -95,11 +95,11 @@ class Arm:
             0.0,
         )  # seconds an example of what is kept, were it not there
         for phase in spec.phases:
-            labels, groups = strategies.label(phase, whole, pretrained.config.layers)
+            labels, groups = strategies.label_phase(phase, whole, pretrained.config.layers)
             tx = optim.by_label({group: adjustable() for group in groups}, labels, 1.0)
             cut = frozen_prefix.cut(labels, pretrained.config.layers)
-            pull = Regularizer(spec.l2sp, spec.mixout) if spec.l2sp or spec.mixout else None
-            step = make_step(self.model, losses.cross_entropy, tx, cut, pull=pull)
+            regularizer = Regularizer(spec.l2sp, spec.mixout) if spec.l2sp or spec.mixout else None
+            step = make_step(self.model, losses.cross_entropy, tx, cut, regularizer=regularizer)
             kept = sets
             if step.prefix and cut > 1:  # an embedding alone costs less than to look it up
                 frozen = jax.device_put(optim.frozen(whole, labels), jax.local_devices()[0])
@@ -113,7 +113,7 @@ class Arm:
                     REPEATS, step.prefix, below, sets["train"]
                 ) / len(sets["train"].whole)
             share = phase.epochs / sum(phase.epochs for phase in spec.phases)
-            alone = phase.groups == ("head",) and not spec.one_schedule
+            alone = phase.groups == ("head",) and not spec.shared_schedule
             self.phases.append(Phase(groups, share, labels, tx, step, kept, alone))
         self.forward = make_eval(self.model, self.phases[-1].step.prefix)
 
@@ -188,7 +188,7 @@ class Arm:
         c = self.pretrained.config
         tokens = float(self.phases[0].sets["train"].whole.lengths.mean())
         for phase, per_step in zip(self.phases, self.step_flops, strict=True):
-            cut = phase.step.prefix.at if phase.step.prefix else 0
+            cut = phase.step.prefix.depth if phase.step.prefix else 0
             total += phase.share * epochs * per_epoch * per_step
             total += rows * prefix_flops(c, cut, tokens, tokens) if cut > 1 else 0.0
         return total

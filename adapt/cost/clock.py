@@ -73,10 +73,10 @@ def prepared(name: str, model: Model, params: tree.Tree) -> tuple[Model, tree.Tr
             f"{name} has {len(spec.phases)} phases, and a plan is of one: plan what it does in each"
         )
     model = Model(
-        model.encoder.clone(config=peft.with_peft(model.encoder.config, spec.added)), model.head
+        model.encoder.clone(config=peft.with_peft(model.encoder.config, spec.peft)), model.head
     )
     params = phases.start(spec, model, params, key)
-    labels, groups = strategies.label(first, params, model.encoder.config.layers)
+    labels, groups = strategies.label_phase(first, params, model.encoder.config.layers)
     rates = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
     return model, params, labels, optim.by_label(rates, labels, 1.0)
 

@@ -52,7 +52,7 @@ def choose(
     entries = {}
     kept = {}
     for name, part in sets.items():
-        entry = states.entry(params, cut.model, cut.at, part, dtype)
+        entry = states.entry(params, cut.model, cut.depth, part, dtype)
         entries[name] = kept.setdefault(entry.folder, entry)  # sets of one file share it
     saved = broadcast_from_lead(
         float(sum(saves(phase, cut, name, sets, entries) for name in entries))
@@ -82,7 +82,7 @@ def choose(
         console.warn(f"no cache: {fault}")
         return {}
     console.chat.print(
-        f"cache     {cut.at} of {cut.model.stages} stages stand still: {what}, {verdict}"
+        f"cache     {cut.depth} of {cut.model.stages} stages stand still: {what}, {verdict}"
     )
     return entries
 
@@ -95,7 +95,7 @@ def saves(phase: Run, cut: Cut, name: str, sets: dict[str, Examples], entries: E
     first = next(other for other in entries if entries[other] == entry)
     return cache_saves(
         cut.model.encoder.config,
-        cut.at,
+        cut.depth,
         part.whole.lengths,
         passes,
         entry.nbytes,

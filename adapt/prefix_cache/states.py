@@ -24,7 +24,7 @@ from adapt.models.peft import PEFT_FIELDS, is_peft_param
 from adapt.parallel import multihost
 from adapt.prefix_cache.store import Entry, Pieces
 from adapt.ragged import Ragged, spans
-from adapt.training.frozen_prefix import Cut, before
+from adapt.training.frozen_prefix import Cut, prefix_params
 from adapt.training.loop import pipelined
 
 SEEN = 10.0  # seconds in which another host sees what the first one wrote
@@ -34,7 +34,7 @@ VERSION = 2  # of what the cache holds: another one computes anew
 def entry(params: tree.Tree, model: Model, at: int, examples: Examples, dtype: Any) -> Entry:
     """Where the cache keeps what the prefix makes of a file of examples: pooled [N, D], or token states [T, D]."""
     config = dataclasses.asdict(model.encoder.config)
-    below = before(params, model, at)
+    below = prefix_params(params, model, at)
     still = ("dropout", "attention_dropout", "init_range")  # of no effect on a prefix
     still += (
         () if any(map(is_peft_param, tree.paths(below))) else PEFT_FIELDS
@@ -81,7 +81,7 @@ def states(
     layout = examples.layout
     below = cut.split(params)[0]
     whole = examples.whole
-    pooled = cut.model.prefix_pools(cut.at)
+    pooled = cut.model.prefix_pools(cut.depth)
 
     def pieces(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         done = 0

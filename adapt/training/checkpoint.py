@@ -34,7 +34,7 @@ from adapt.training.step import State
 from adapt.tree import Tree, check_like, map_paths, merge, nbytes, paths, select
 
 MARGIN = 64 << 20  # bytes left free on the disk beside what a save needs
-SUMS = "SHA256SUMS"
+CHECKSUMS = "SHA256SUMS"
 
 
 def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: int = 0) -> None:
@@ -45,12 +45,12 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
     if is_lead_process():
         need_space(folder, nbytes((state.params, state.opt_state)))
     index = read_index(folder)
-    name = f"step_{int(state.step):08d}{suffix(phase)}"
+    name = f"step_{int(state.step):08d}{phase_suffix(phase)}"
     if index.get("last", {}).get("folder") != name:
         write_tree(folder / name, to_tree(state))
     # info may be what restore() gave, with the folders of then
     index["last"] = {**info, "folder": name} | (
-        {"frozen": f"frozen{suffix(phase)}"} if phase else {}
+        {"frozen": f"frozen{phase_suffix(phase)}"} if phase else {}
     )
     if best:
         index["best"] = index["last"]
@@ -77,15 +77,15 @@ def save_frozen(folder: Path, frozen: Tree, phase: int = 0) -> None:
     if is_lead_process():
         need_space(folder, nbytes(frozen))
     if paths(frozen):
-        write_tree(folder / f"frozen{suffix(phase)}", frozen)
+        write_tree(folder / f"frozen{phase_suffix(phase)}", frozen)
 
 
-def suffix(phase: int) -> str:
+def phase_suffix(phase: int) -> str:
     """Of the folders of a phase; the first one's have none."""
     return f"_{phase:02d}" if phase else ""
 
 
-def last(folder: Path) -> dict[str, Any]:
+def read_last(folder: Path) -> dict[str, Any]:
     """What was said with the last save. Raises :class:`CheckpointError` where there is none."""
     info = read_index(folder).get("last")
     if info is None:
@@ -100,7 +100,7 @@ def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
 
     Raises :class:`CheckpointError` where there is none or it does not fit.
     """
-    info = last(folder)
+    info = read_last(folder)
     tree = read_tree(folder / info["folder"], to_tree(like))
     leaves, structure = jax.tree.flatten(like.opt_state)
     names = [f"leaf_{number:04d}" for number in range(len(leaves))]
@@ -167,12 +167,12 @@ def write_tree(target: Path, tree: Tree) -> None:
         remove(target)  # left by a process that was killed between the write and the index
     barrier(f"{target.name} is free")
     try:
-        with quiet(), plain(target) as path:
+        with silence_orbax(), without_glob_characters(target) as path:
             orbax.save(path, tree)
         if is_lead_process():
             write_text(
-                target / SUMS,
-                "".join(f"{digest}  {name}\n" for name, digest in sums(target).items()),
+                target / CHECKSUMS,
+                "".join(f"{digest}  {name}\n" for name, digest in checksums(target).items()),
             )
     except (
         Exception
@@ -201,7 +201,7 @@ def remove(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_orbax() -> Iterator[None]:
     """Let one exception tell of a failure, of which Orbax's threads log a page each and its callbacks print another."""
     log = logging.getLogger("absl")
     shown = sys.unraisablehook
@@ -252,7 +252,7 @@ def read_tree(
 
     verify(source)
     try:
-        with quiet(), plain(source) as path:
+        with silence_orbax(), without_glob_characters(source) as path:
             stored = orbax.metadata(path).metadata
             if like is not None:
                 check_like(stored, like, f"the checkpoint {source}", dtypes=True)
@@ -267,7 +267,7 @@ def read_tree(
 
 
 @contextlib.contextmanager
-def plain(path: Path) -> Iterator[str]:
+def without_glob_characters(path: Path) -> Iterator[str]:
     """``path`` for Orbax, to which brackets and backslashes in a parent's name are a pattern: it gets a link to that one."""
     if not re.search(r"[\[\]\\]", str(path.parent)):
         yield str(path)
@@ -283,11 +283,11 @@ def plain(path: Path) -> Iterator[str]:
         yield str(Path(folder) / "parent" / path.name)
 
 
-def sums(folder: Path) -> dict[str, str]:
+def checksums(folder: Path) -> dict[str, str]:
     """``{file: SHA-256}`` of all files under ``folder``."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != SUMS:
+        if path.is_file() and path.name != CHECKSUMS:
             with path.open("rb") as file:
                 found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
                     file, "sha256"
@@ -298,8 +298,8 @@ def sums(folder: Path) -> dict[str, str]:
 def verify(folder: Path) -> None:
     """Raise :class:`CheckpointError` unless every file in ``folder`` is as it was saved."""
     try:
-        lines = (folder / SUMS).read_text("utf-8", "replace").splitlines()
-        found = sums(folder)
+        lines = (folder / CHECKSUMS).read_text("utf-8", "replace").splitlines()
+        found = checksums(folder)
     except OSError as fault:
         raise CheckpointError(
             f"the checkpoint {folder} is incomplete: {fault.strerror}: {fault.filename}"

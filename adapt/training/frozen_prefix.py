@@ -17,7 +17,7 @@ from adapt.errors import StrategyError
 from adapt.models import Model
 from adapt.training.optim import FROZEN
 
-TAKEN = (
+SUFFIX_INPUTS = (
     "segments",
     "first",
     "length",
@@ -42,25 +42,25 @@ def cut(labels: tree.Tree, layers: int) -> int:
     return min((found for found in moving if found is not None), default=layers + 1)
 
 
-def before(params: tree.Tree, model: Model, at: int) -> tree.Tree:
-    """The parameters of the first ``at`` stages."""
+def prefix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
+    """The parameters of the first ``depth`` stages."""
     return tree.select(
-        params, lambda path: (found := stage(path, model.stages - 1)) is not None and found < at
+        params, lambda path: (found := stage(path, model.stages - 1)) is not None and found < depth
     )
 
 
-def after(params: tree.Tree, model: Model, at: int) -> tree.Tree:
-    """The parameters that a suffix needs: of the stages from ``at`` on, of the head, and a table that is tied to it."""
+def suffix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
+    """The parameters that a suffix needs: of the stages from ``depth`` on, of the head, and a table that is tied to it."""
     tied = "encoder/embedding/token" if getattr(model.head, "tied", False) else None
 
     def needed(path: str) -> bool:
         found = stage(path, model.stages - 1)
-        return found is None or found >= at or path == tied
+        return found is None or found >= depth or path == tied
 
     return tree.select(params, needed)
 
 
-def make_prefix(model: Model, at: int) -> Any:
+def make_prefix(model: Model, depth: int) -> Any:
     """``(params, batch) -> hidden``, deterministic, jitted: token states [R, C, D] at the cut, or pooled vectors [N, D].
 
     A leading axis of micro-batches stays.
@@ -68,15 +68,15 @@ def make_prefix(model: Model, at: int) -> Any:
 
     def run(params: tree.Tree, batch: Mapping[str, Any]) -> Any:
         if np.ndim(batch["first"]) == 2 + bool(model.layout):
-            return jax.lax.map(lambda part: model.prefix(params, part, at), dict(batch))
-        return model.prefix(params, batch, at)
+            return jax.lax.map(lambda part: model.prefix(params, part, depth), dict(batch))
+        return model.prefix(params, batch, depth)
 
     return jax.jit(model.allow_fused_attention(run))
 
 
-def suffix_batch(model: Model, batch: Mapping[str, Any], at: int, hidden: Any) -> dict[str, Any]:
+def suffix_batch(model: Model, batch: Mapping[str, Any], depth: int, hidden: Any) -> dict[str, Any]:
     """What the suffix takes: ``hidden``, and of the batch what it reads."""
-    names = ("label", "weight") if model.prefix_pools(at) else TAKEN
+    names = ("label", "weight") if model.prefix_pools(depth) else SUFFIX_INPUTS
     return {"hidden": hidden} | {name: batch[name] for name in names if name in batch}
 
 
@@ -85,7 +85,7 @@ class Cut:
     """Where a model is cut, and the compiled prefix: turns a batch into what the suffix takes, by cache or by computing."""
 
     model: Model
-    at: int
+    depth: int
     run: Any  # jitted (params before the cut, batch) -> hidden
     memo: dict[int, tuple[tree.Tree, tree.Tree, tree.Tree]] = dataclasses.field(
         default_factory=dict
@@ -97,8 +97,8 @@ class Cut:
             self.memo.clear()
             self.memo[id(params)] = (
                 params,
-                before(params, self.model, self.at),
-                after(params, self.model, self.at),
+                prefix_params(params, self.model, self.depth),
+                suffix_params(params, self.model, self.depth),
             )
         return self.memo[id(params)][1:]
 
@@ -108,14 +108,14 @@ class Cut:
         """(the parameters, the batch) of the suffix."""
         below, above = self.split(params)
         hidden = batch["hidden"] if "hidden" in batch else self.run(below, batch)
-        return above, suffix_batch(self.model, batch, self.at, hidden)
+        return above, suffix_batch(self.model, batch, self.depth, hidden)
 
 
-def cut_at(model: Model, at: int) -> Cut:
+def cut_at(model: Model, depth: int) -> Cut:
     """A :class:`Cut` with its compiled prefix. Raises :class:`StrategyError` where the head reads a layer that it hides."""
-    if min(model.input_layers) + 1 < at < model.stages:
+    if min(model.input_layers) + 1 < depth < model.stages:
         raise StrategyError(
-            f"the head reads layers {', '.join(map(str, model.input_layers))} and {at} of {model.stages} stages are frozen: "
-            f"read layers from {at - 1} on, or freeze none or all of the encoder"
+            f"the head reads layers {', '.join(map(str, model.input_layers))} and {depth} of {model.stages} stages are frozen: "
+            f"read layers from {depth - 1} on, or freeze none or all of the encoder"
         )
-    return Cut(model, at, make_prefix(model, at))
+    return Cut(model, depth, make_prefix(model, depth))

@@ -131,7 +131,7 @@ def record(
         "seconds": time.perf_counter() - started - compiling,
         "compile_seconds": compiling,
     } | (
-        {"swallowed": float(np.mean([metrics["swallowed"] for metrics in fetched]))}
-        if "swallowed" in fetched[0]
+        {"rounded_away": float(np.mean([metrics["rounded_away"] for metrics in fetched]))}
+        if "rounded_away" in fetched[0]
         else {}
     )

@@ -50,17 +50,21 @@ def ready(
     begun = {}
     first = 0
     whole = sum(phase.epochs for phase in strategy.phases) * per_epoch
-    pull = Regularizer(strategy.l2sp, strategy.mixout) if strategy.l2sp or strategy.mixout else None
+    regularizer = (
+        Regularizer(strategy.l2sp, strategy.mixout) if strategy.l2sp or strategy.mixout else None
+    )
     computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
     for number, phase in enumerate(strategy.phases):
-        labels, factors = strategies.label(phase, params, layers)
+        labels, factors = strategies.label_phase(phase, params, layers)
         rates = {
             group: peak(config, strategy, phase, group, model) * factor
             for group, factor in factors.items()
         }
         start = first * per_epoch
         begun = {group: begun.get(group, start) for group in rates}
-        origin, steps = (0, whole) if strategy.one_schedule else (start, phase.epochs * per_epoch)
+        origin, steps = (
+            (0, whole) if strategy.shared_schedule else (start, phase.epochs * per_epoch)
+        )
         schedules = {
             group: optim.schedule(rate, steps, config.warmup, config.decay)
             for group, rate in rates.items()
@@ -75,12 +79,14 @@ def ready(
             raise StrategyError(
                 f"{what}{f' in phase {number + 1}' if number else ''}: give top:1, full or lora:8"
             )
-        if pull and phase is strategy.phases[-1] and not any(held(path) for path in moving):
+        if regularizer and phase is strategy.phases[-1] and not any(held(path) for path in moving):
             raise StrategyError(
                 f"{config.strategy}: l2sp and mixout hold pre-trained weights, and none of them trains: leave them out"
             )
         tx = optim.by_label(groups, labels, config.clip_norm or None)
-        step = make_step(computed, loss, tx, frozen_prefix.cut(labels, layers), pull=pull)
+        step = make_step(
+            computed, loss, tx, frozen_prefix.cut(labels, layers), regularizer=regularizer
+        )
         rate = lambda group, at, schedules=schedules, origin=origin: float(
             schedules[group](at - origin)
         )
@@ -99,35 +105,39 @@ def peak(
     config: Any, strategy: strategies.Strategy, phase: strategies.Phase, group: str, model: Model
 ) -> float:
     """The rate of a group: as the flags say, or by default."""
-    given = config.head_learning_rate if strategies.kind(group) == "head" else config.learning_rate
-    alone = phase.groups == ("head",) and not strategy.one_schedule
+    given = (
+        config.head_learning_rate
+        if strategies.base_group(group) == "head"
+        else config.learning_rate
+    )
+    alone = phase.groups == ("head",) and not strategy.shared_schedule
     default = default_rate(group, alone, model.encoder.config.width)
     return default if given is None else given
 
 
 def default_rate(group: str, alone: bool, width: int) -> float:
     """Larger for small encoders, for few parameters, and for a head that trains ``alone`` on features."""
-    kind = strategies.kind(group)
+    kind = strategies.base_group(group)
     if kind == "head":
         return 1e-2 if alone else 1e-3
-    return (1e-4 if width < 256 else 5e-5) * strategies.BOOST.get(kind, 1.0)
+    return (1e-4 if width < 256 else 5e-5) * strategies.LR_MULTIPLIERS.get(kind, 1.0)
 
 
 def prepare(strategy: strategies.Strategy, pretrained: Pretrained) -> Pretrained:
     """The checkpoint with the config that the strategy's additions want; its parameters have them after :func:`start`."""
-    return dataclasses.replace(pretrained, config=peft.with_peft(pretrained.config, strategy.added))
+    return dataclasses.replace(pretrained, config=peft.with_peft(pretrained.config, strategy.peft))
 
 
 def start(strategy: strategies.Strategy, model: Model, params: tree.Tree, key: Any) -> tree.Tree:
     """The parameters that a run begins with: fresh blocks where the strategy wants them, and what it adds."""
     if strategy.reinit:
         params = peft.renew_blocks(params, model, strategy.reinit, key)
-    return peft.init_peft(params, model, key) if strategy.added else params
+    return peft.init_peft(params, model, key) if strategy.peft else params
 
 
 def given(frozen: tree.Tree, run: Any, pretrained: tree.Tree) -> tree.Tree:
     """What the step gets as frozen: with a pull, the pre-trained values of what trains beside it."""
-    if run.step.pull is None:
+    if run.step.regularizer is None:
         return frozen
     group = tree.group_of(run.labels)
     before = {"encoder": pretrained["encoder"]}

@@ -34,7 +34,7 @@ class Regularizer:
 
         return tree.map_paths(mixed, params)
 
-    def add(self, grads: tree.Tree, params: tree.Tree, anchor: tree.Tree) -> tree.Tree:
+    def add_gradient(self, grads: tree.Tree, params: tree.Tree, anchor: tree.Tree) -> tree.Tree:
         """The gradient with the penalty's."""
         home = tree.paths(anchor)
         now = tree.paths(params)

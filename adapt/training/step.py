@@ -131,10 +131,10 @@ class Step:
 
     prefix: Cut | None
     suffix: Any  # jitted (frozen, state, batch) -> (state, metrics), with the state donated
-    pull: Regularizer | None = None
+    regularizer: Regularizer | None = None
     layout: Layout | None = None
 
-    def placed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    def shard_batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch over the mesh, where there is one."""
         return (
             self.layout.shard_batch(batch, len(batch["weight"].shape) - 2) if self.layout else batch
@@ -143,7 +143,7 @@ class Step:
     def __call__(
         self, frozen: Tree, state: "State", batch: Mapping[str, Any]
     ) -> tuple["State", dict[str, jax.Array]]:
-        batch = self.placed(batch)
+        batch = self.shard_batch(batch)
         if self.prefix is not None:
             frozen, batch = self.prefix(frozen, batch)
         return self.suffix(frozen, state, batch)
@@ -151,7 +151,7 @@ class Step:
     def programs(self, frozen: Tree, state: "State", batch: Mapping[str, Any]) -> dict[str, Any]:
         """The compiled ``prefix`` (unless the batch brings ``hidden``) and ``suffix``: their text, FLOPs and memory."""
         found = {}
-        batch = self.placed(batch)
+        batch = self.shard_batch(batch)
         if self.prefix is not None:
             below, above = self.prefix.split(frozen)
             hidden = batch.get("hidden")
@@ -159,7 +159,9 @@ class Step:
                 found["prefix"] = self.prefix.run.lower(below, batch).compile()
                 hidden = jax.eval_shape(self.prefix.run, below, batch)
             frozen = above
-            batch = self.placed(suffix_batch(self.prefix.model, batch, self.prefix.at, hidden))
+            batch = self.shard_batch(
+                suffix_batch(self.prefix.model, batch, self.prefix.depth, hidden)
+            )
         return found | {"suffix": self.suffix.lower(frozen, state, batch).compile()}
 
 
@@ -169,23 +171,23 @@ def make_step(
     tx: optax.GradientTransformation,
     cut: int = 0,
     dropout: bool = True,
-    pull: Regularizer | None = None,
+    regularizer: Regularizer | None = None,
 ) -> Step:
     """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, with the state donated.
 
     A batch holds the model's inputs, ``label`` and ``weight`` [N]; if ``weight`` is [A, N], everything has a leading
     axis of A micro-batches, whose sums of losses and of weights are accumulated before one division: the same gradient
     as one large batch. The first ``cut`` stages run deterministic, in a program of their own (see :mod:`adapt.training.frozen_prefix`).
-    With a ``pull``, ``frozen["anchor"]`` holds pre-trained values by path.
+    With a ``regularizer``, ``frozen["anchor"]`` holds pre-trained values by path.
     Metrics: ``loss`` (weighted mean), ``grad_norm`` (before clipping, of what trains), ``weight``; where something trains
-    that is stored in less than float32, ``swallowed``: see :func:`adapt.training.optim.swallowed`.
+    that is stored in less than float32, ``rounded_away``: see :func:`adapt.training.optim.rounded_away`.
     """
 
     def total(
         trainable: Tree, frozen: Tree, batch: Mapping[str, Any], key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        if pull and pull.mixout and dropout:
-            trainable = pull.mix(trainable, frozen["anchor"], jax.random.fold_in(key, 0xA11))
+        if regularizer and regularizer.mixout and dropout:
+            trainable = regularizer.mix(trainable, frozen["anchor"], jax.random.fold_in(key, 0xA11))
         params = merge(frozen, trainable)
         output = model.suffix(params, batch.get("hidden"), batch, cut, key if dropout else None)
         label, weight = (
@@ -217,7 +219,11 @@ def make_step(
             ((summed, weight), grads), _ = jax.lax.scan(add, zero, parts)
         weight = jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        grads = pull.add(grads, state.params, frozen["anchor"]) if pull and pull.l2sp else grads
+        grads = (
+            regularizer.add_gradient(grads, state.params, frozen["anchor"])
+            if regularizer and regularizer.l2sp
+            else grads
+        )
         norm = optax.tree.norm(grads)
         mean = summed / weight
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -229,13 +235,13 @@ def make_step(
         after = State(state.step + good, params, opt_state, state.key, ~good)
         after = model.layout.constrain(after) if model.layout else after
         narrow = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(state.params))
-        lost = {"swallowed": optim.rounded_away(state.params, updates)} if narrow else {}
+        lost = {"rounded_away": optim.rounded_away(state.params, updates)} if narrow else {}
         return after, {"loss": mean, "grad_norm": norm, "weight": weight} | lost
 
     return Step(
         cut_at(model, cut) if cut else None,
         jax.jit(model.allow_fused_attention(step), donate_argnums=1),
-        pull,
+        regularizer,
         model.layout,
     )
 
@@ -255,7 +261,7 @@ def make_eval(
             layout,
         )
     above = model.allow_fused_attention(
-        lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.at)
+        lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.depth)
     )
     suffix = jax.jit(above, out_shardings=whole)
     return shard_inputs(lambda params, batch: suffix(*cut(params, batch)), layout)

@@ -18,7 +18,7 @@ from adapt.errors import StrategyError
 from adapt.training.frozen_prefix import stage
 from adapt.training.optim import FROZEN
 
-BOOST = {
+LR_MULTIPLIERS = {
     "lora": 10.0,
     "bias": 10.0,
     "adapter": 10.0,
@@ -28,11 +28,11 @@ BOOST = {
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Ordered rules for the labels, and for how many epochs; ``decay`` is the factor of the rate from a stage to that below."""
+    """Ordered rules for the labels, and for how many epochs; ``layer_decay`` is the factor of the rate from a stage to that below."""
 
     rules: tree.Rules
     epochs: int
-    decay: float = 1.0
+    layer_decay: float = 1.0
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -45,10 +45,10 @@ class Strategy:
     """Phases one after the other, what is added to the encoder, and what holds it near its pre-trained weights."""
 
     phases: tuple[Phase, ...]
-    added: Mapping[str, Any] = dataclasses.field(
+    peft: Mapping[str, Any] = dataclasses.field(
         default_factory=dict
     )  # fields of EncoderConfig: see adapt.models.peft
-    one_schedule: bool = False  # over all phases; else each warms up and decays by itself
+    shared_schedule: bool = False  # over all phases; else each warms up and decays by itself
     reinit: int = 0  # last blocks that begin with fresh weights
     l2sp: float = 0.0
     mixout: float = 0.0
@@ -58,7 +58,7 @@ HEAD = ("head/.*", "head")
 REST = (".*", FROZEN)
 
 
-def one(*rules: tuple[str, str], epochs: int, **more: Any) -> Strategy:
+def single_phase(*rules: tuple[str, str], epochs: int, **more: Any) -> Strategy:
     """One phase: the head and what ``rules`` name trains, the rest is frozen."""
     return Strategy((Phase([HEAD, *rules, REST], epochs),), **more)
 
@@ -79,7 +79,9 @@ def top(layers: int, epochs: int, k: int) -> Strategy:
         raise StrategyError(
             f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full"
         )
-    return one((f"encoder/({band(layers - k, layers)}|final_norm)/.*", "encoder"), epochs=epochs)
+    return single_phase(
+        (f"encoder/({band(layers - k, layers)}|final_norm)/.*", "encoder"), epochs=epochs
+    )
 
 
 def bottom_frozen(layers: int, epochs: int, k: int) -> Strategy:
@@ -99,31 +101,35 @@ def surgical(layers: int, epochs: int, blocks: str) -> Strategy:
         raise StrategyError(
             f"surgical:{blocks} is no band of the blocks 0 to {layers - 1}: give surgical:A-B"
         )
-    return one((f"encoder/({band(numbers[0], numbers[1] + 1)})/.*", "encoder"), epochs=epochs)
+    return single_phase(
+        (f"encoder/({band(numbers[0], numbers[1] + 1)})/.*", "encoder"), epochs=epochs
+    )
 
 
 def bitfit(layers: int, epochs: int) -> Strategy:
     """The head and every bias (Ben Zaken et al. 2022)."""
-    return one(("encoder/.*/bias", "bias"), epochs=epochs)
+    return single_phase(("encoder/.*/bias", "bias"), epochs=epochs)
 
 
 def lora(
     layers: int, epochs: int, rank: int, alpha: float = 16.0, targets: str = ".*/(query|value)"
 ) -> Strategy:
     """Low-rank updates beside the dense layers whose path in the encoder matches ``targets``, without ``+`` (Hu et al. 2021)."""
-    added = {"lora_rank": rank, "lora_alpha": alpha, "lora_targets": targets}
-    return one(("encoder/.*/lora/.*", "lora"), epochs=epochs, added=added)
+    peft = {"lora_rank": rank, "lora_alpha": alpha, "lora_targets": targets}
+    return single_phase(("encoder/.*/lora/.*", "lora"), epochs=epochs, peft=peft)
 
 
 def adapters(layers: int, epochs: int, width: int) -> Strategy:
     """Bottlenecks after attention and MLP of every block, and the norms beside them (Houlsby et al. 2019)."""
     rules = ("encoder/block_.*/(attention|mlp)_(adapter|norm)/.*", "adapter")
-    return one(rules, epochs=epochs, added={"adapter_width": width})
+    return single_phase(rules, epochs=epochs, peft={"adapter_width": width})
 
 
 def prefix(layers: int, epochs: int, tokens: int) -> Strategy:
     """Keys and values before those of every layer (prefix tuning, Li and Liang 2021)."""
-    return one(("encoder/.*/prefix/.*", "prefix"), epochs=epochs, added={"prefix_tokens": tokens})
+    return single_phase(
+        ("encoder/.*/prefix/.*", "prefix"), epochs=epochs, peft={"prefix_tokens": tokens}
+    )
 
 
 def gradual(layers: int, epochs: int) -> Strategy:
@@ -139,8 +145,8 @@ def gradual(layers: int, epochs: int) -> Strategy:
         *(top(layers, 1, depth) for depth in depths[1:-1]),
         full(layers, epochs - count + 1),
     ]
-    phases = tuple(dataclasses.replace(way.phases[0], decay=1 / 2.6) for way in ways)
-    return Strategy(phases, one_schedule=True)
+    phases = tuple(dataclasses.replace(way.phases[0], layer_decay=1 / 2.6) for way in ways)
+    return Strategy(phases, shared_schedule=True)
 
 
 def lp_ft(base: Strategy, layers: int) -> Strategy:
@@ -173,7 +179,7 @@ def decay(base: Strategy, layers: int, factor: float) -> Strategy:
             "decay with frozen changes nothing, as no block trains: leave out one of them"
         )
     return dataclasses.replace(
-        base, phases=tuple(dataclasses.replace(p, decay=factor) for p in base.phases)
+        base, phases=tuple(dataclasses.replace(p, layer_decay=factor) for p in base.phases)
     )
 
 
@@ -184,7 +190,7 @@ def reinit(base: Strategy, layers: int, k: int) -> Strategy:
             f"reinit:{k} wants {k} blocks and the encoder has {layers}: give reinit:1 to reinit:{layers}"
         )
     kernels = [f"encoder/block_{index:02d}/mlp/up/kernel" for index in range(layers - k, layers)]
-    still = [name for name in kernels if first_match(base.phases[-1].rules, name) == FROZEN]
+    still = [name for name in kernels if matching_group(base.phases[-1].rules, name) == FROZEN]
     if still:
         raise StrategyError(
             f"reinit:{k} draws weights anew that would stay frozen ({still[0]}): train these blocks too"
@@ -213,7 +219,7 @@ def names(*functions: Callable[..., Strategy]) -> dict[str, Callable[..., Strate
 STRATEGIES = names(
     full, frozen, top, bottom_frozen, surgical, bitfit, lora, adapters, prefix, gradual
 )
-CHANGES = names(lp_ft, decay, reinit, l2sp, mixout)
+MODIFIERS = names(lp_ft, decay, reinit, l2sp, mixout)
 
 
 def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
@@ -225,14 +231,14 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     changes = []
     for word in map(str.strip, spec.split("+")):
         name, _, rest = word.partition(":")
-        if name not in STRATEGIES | CHANGES:
+        if name not in STRATEGIES | MODIFIERS:
             spellings = ", ".join(
-                spelling(name, function) for name, function in (STRATEGIES | CHANGES).items()
+                spelling(name, function) for name, function in (STRATEGIES | MODIFIERS).items()
             )
             raise StrategyError(
                 f"unknown strategy {word!r}: give one of {spellings}, or some joined by +"
             )
-        function = (STRATEGIES | CHANGES)[name]
+        function = (STRATEGIES | MODIFIERS)[name]
         values = arguments(
             word, function, rest.split(",", max(len(parameters(function)) - 1, 1)) if rest else []
         )
@@ -242,13 +248,13 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
             ways.append(function(layers, epochs, *values))
         else:
             changes.append((function, values))
-    whole = unite(spec, ways or [full(layers, epochs)])
+    whole = combine(spec, ways or [full(layers, epochs)])
     for function, values in changes:
         whole = function(whole, layers, *values)
     return whole
 
 
-def unite(spec: str, ways: list[Strategy]) -> Strategy:
+def combine(spec: str, ways: list[Strategy]) -> Strategy:
     """One strategy that trains what any of the ways trains."""
     if len(ways) == 1:
         return ways[0]
@@ -257,7 +263,7 @@ def unite(spec: str, ways: list[Strategy]) -> Strategy:
             f"{spec}: gradual has phases of its own and can't be joined with another way to train"
         )
     rules = dict.fromkeys(rule for way in ways for rule in way.phases[0].rules if rule[1] != FROZEN)
-    added = [field for way in ways for field in way.added]
+    added = [field for way in ways for field in way.peft]
     if (
         len(set(added)) < len(added)
         or ("encoder/.*", "encoder") in rules
@@ -268,13 +274,13 @@ def unite(spec: str, ways: list[Strategy]) -> Strategy:
         )
     every: dict[str, Any] = {}
     for way in ways:
-        every |= way.added
+        every |= way.peft
     own = sorted(
         (rule for rule in rules if rule != HEAD),
         key=lambda rule: (rule[1] == "encoder", rule[1] == "bias"),
     )
-    return one(
-        *own, epochs=ways[0].phases[0].epochs, added=every
+    return single_phase(
+        *own, epochs=ways[0].phases[0].epochs, peft=every
     )  # what is added goes before the blocks that it is in
 
 
@@ -317,7 +323,7 @@ def spelling(name: str, function: Callable[..., Strategy]) -> str:
     return name + found
 
 
-def first_match(rules: tree.Rules, path: str) -> str:
+def matching_group(rules: tree.Rules, path: str) -> str:
     """The group of one path. See :func:`adapt.tree.match`, which wants all of them."""
     return next(group for pattern, group in rules if re.fullmatch(pattern, path))
 
@@ -327,8 +333,8 @@ def band(first: int, last: int) -> str:
     return "|".join(f"block_{index:02d}" for index in range(first, last))
 
 
-def label(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree, dict[str, float]]:
-    """(label tree, factor of each group's rate). With ``decay`` each stage is a group, ``encoder_05``; see :func:`kind`."""
+def label_phase(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree, dict[str, float]]:
+    """(label tree, factor of each group's rate). With ``layer_decay`` each stage is a group, ``encoder_05``; see :func:`base_group`."""
     labels = tree.label(params, phase.rules)
     factors = dict.fromkeys(phase.groups, 1.0)
 
@@ -336,10 +342,10 @@ def label(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree, dict
         at = stage(path, layers)
         if group == FROZEN or at is None:
             return group
-        factors[name := f"{group}_{at:02d}"] = phase.decay ** (layers - at)
+        factors[name := f"{group}_{at:02d}"] = phase.layer_decay ** (layers - at)
         return name
 
-    labels = labels if phase.decay == 1 else tree.map_paths(by_stage, labels)
+    labels = labels if phase.layer_decay == 1 else tree.map_paths(by_stage, labels)
     return labels, {
         group: factor
         for group, factor in factors.items()
@@ -347,6 +353,6 @@ def label(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree, dict
     }
 
 
-def kind(group: str) -> str:
+def base_group(group: str) -> str:
     """``encoder`` for ``encoder_05``: what the rules call a group."""
     return re.sub(r"_\d+$", "", group)

@@ -195,7 +195,7 @@ class Adapt:
             frozen, state = init_state(params, labels, tx, key)
             part = self.examples
             if step.prefix is not None:
-                entry = states.entry(frozen, model, step.prefix.at, part, "float32")
+                entry = states.entry(frozen, model, step.prefix.depth, part, "float32")
                 part = dataclasses.replace(
                     part, states=states.states(frozen, step.prefix, part, entry)
                 )

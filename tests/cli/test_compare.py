@@ -139,7 +139,7 @@ def test_fits_of_one_arm_compile_once_and_repeat_exactly(arm, name):
     assert all(phase.step.suffix._cache_size() <= 1 for phase in made.phases)
     assert tree.digest(first.params) == tree.digest(again.params) != tree.digest(other.params)
     assert first.steps == 4 and made.score(first.params, "test").shape == (14, 2)
-    frozen = strategies.label(made.strategy.phases[-1], first.params, 2)[0]
+    frozen = strategies.label_phase(made.strategy.phases[-1], first.params, 2)[0]
     start = made.start(0)
     for path, group in tree.paths(frozen).items():
         if group == "frozen":

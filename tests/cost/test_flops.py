@@ -101,7 +101,7 @@ def test_the_count_by_hand_of_the_cost_model_is_that_of_the_compiler():
 def test_a_step_costs_its_prefix_a_gradient_and_an_update_and_nothing_else(name):
     """Against functions compiled alone: the prefix, the gradient of a suffix without frozen parameters, the update."""
     found, cut, _, tx, state = programs(name)
-    params = frozen_prefix.after(MODEL.shapes(), MODEL, cut)
+    params = frozen_prefix.suffix_params(MODEL.shapes(), MODEL, cut)
     hidden = (
         {
             "hidden": array(EXAMPLES, WIDTH)

@@ -12,7 +12,7 @@ from adapt.models import Encoder, Model, peft
 from adapt.training import frozen_prefix, optim
 from adapt.training.losses import cross_entropy
 from adapt.training.step import init_state, make_step
-from adapt.training.strategies import label, strategy
+from adapt.training.strategies import label_phase, strategy
 from tests.helpers.small import CONFIGS, batch, classifier, params
 
 FAMILIES = ["bert", "gpt2", "vit"]
@@ -91,9 +91,9 @@ def test_a_prefix_is_looked_at_by_every_example_and_neighbours_are_not(family):
 @pytest.mark.parametrize("name", ["lora:2", "adapters:3", "prefix:2", "bitfit", "lora:2+bitfit"])
 def test_every_leaf_that_trains_moves_and_no_other(family, name):
     found = strategy(name, 2)
-    model = added(family, **found.added)
+    model = added(family, **found.peft)
     tree = params(model)
-    labels, factors = label(found.phases[0], tree, 2)
+    labels, factors = label_phase(found.phases[0], tree, 2)
     tx = optim.by_label({group: optim.adamw(1e-2) for group in factors}, labels, 1.0)
     frozen, state = init_state(tree, labels, tx, jax.random.key(0))
     digest = t.digest(frozen)

@@ -374,7 +374,7 @@ def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(
     monkeypatch.setattr("adapt.prefix_cache.policy.saves", lambda *_: 1.0)
     assert run(BERT, cache="auto")["cache"] is None
     assert "no cache: no room now" in capsys.readouterr().err
-    (began,) = checkpoint.last(tmp_path / "run" / "checkpoints")["progress"]["phases"]
+    (began,) = checkpoint.read_last(tmp_path / "run" / "checkpoints")["progress"]["phases"]
     assert not began["cached"]  # so a resumed run does not insist on it
 
 
@@ -576,7 +576,7 @@ def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, len
     params, cut = cuts[family]
     texts, plan = of_lengths(lengths), packing.Plan(48, (4,), 4)
     states = cache.states(
-        params, cut, texts, cache.entry(params, cut.model, cut.at, texts, "float32")
+        params, cut, texts, cache.entry(params, cut.model, cut.depth, texts, "float32")
     )
     kept = dataclasses.replace(texts, states=states)
     pairs = list(zip(texts.batches(plan, seed, 1), kept.batches(plan, seed, 1), strict=True))
@@ -587,7 +587,7 @@ def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, len
         assert set(computed) == set(taken) and "tokens" not in taken
         for name in set(taken) - {"hidden"}:
             assert np.array_equal(computed[name], taken[name]), name
-        owned = plain["weight"] > 0 if cut.model.prefix_pools(cut.at) else plain["segments"] < 4
+        owned = plain["weight"] > 0 if cut.model.prefix_pools(cut.depth) else plain["segments"] < 4
         assert computed["hidden"].shape == taken["hidden"].shape
         np.testing.assert_allclose(
             taken["hidden"][owned], computed["hidden"][owned], rtol=1e-5, atol=1e-5

@@ -11,7 +11,7 @@ from adapt.pretrained import hub
 from adapt.training import optim, phases
 from adapt.training.losses import cross_entropy
 from adapt.training.step import State, advance, init_state, make_step
-from adapt.training.strategies import label, strategy
+from adapt.training.strategies import label_phase, strategy
 from tests.helpers import tiny
 from tests.helpers.runs import assert_same_run, stored_digest
 from tests.helpers.small import CONFIGS, batch, bits, classifier, copy, params
@@ -23,10 +23,10 @@ def taken(name: str, epochs: int, steps: int = 3):
     """(phases, labels, optimizers, frozen, state, step) after some steps of the first phase."""
     model = classifier()
     found = strategy(name, 2, epochs).phases
-    labels = [label(phase, params(model), 2)[0] for phase in found]
+    labels = [label_phase(phase, params(model), 2)[0] for phase in found]
     made = []
     for phase, tree in zip(found, labels, strict=True):
-        groups = label(phase, params(model), 2)[1]
+        groups = label_phase(phase, params(model), 2)[1]
         made.append(optim.by_label({group: optim.adamw(1e-2) for group in groups}, tree, 1.0))
     frozen, state = init_state(params(model), labels[0], made[0], jax.random.key(0))
     step = make_step(model, cross_entropy, made[0])

@@ -24,7 +24,7 @@ def test_l2sp_is_the_gradient_of_half_the_squared_distance():
     zero = jax.tree.map(np.zeros_like, NOW)
     jax.tree.map(
         np.testing.assert_allclose,
-        Regularizer(l2sp=0.3).add(zero, NOW, HOME),
+        Regularizer(l2sp=0.3).add_gradient(zero, NOW, HOME),
         jax.grad(penalty)(NOW),
     )
 
@@ -45,7 +45,7 @@ def test_mixout_keeps_the_mean_and_puts_a_share_of_the_weights_home(rate):
     assert abs(np.mean(others) - 3.0) < 0.02
 
 
-def moved(pull: Regularizer | None) -> float:
+def moved(regularizer: Regularizer | None) -> float:
     """How far the encoder is from home after some steps."""
     model = classifier("small")
     labels = tree.label(params(model), strategy("full", 1).phases[0].rules)
@@ -54,10 +54,10 @@ def moved(pull: Regularizer | None) -> float:
     )
     frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
     anchor = {"encoder": params(model)["encoder"]}
-    step = make_step(model, cross_entropy, tx, pull=pull)
+    step = make_step(model, cross_entropy, tx, regularizer=regularizer)
     for seed in range(8):
         state, metrics = step(
-            frozen | ({"anchor": anchor} if pull else {}), state, batch(seed=seed)
+            frozen | ({"anchor": anchor} if regularizer else {}), state, batch(seed=seed)
         )
     assert np.isfinite(float(metrics["loss"]))
     pairs = zip(

@@ -12,7 +12,7 @@ from adapt.errors import StrategyError
 from adapt.models import Encoder, Model, peft
 from adapt.training import frozen_prefix
 from adapt.training.optim import FROZEN
-from adapt.training.strategies import kind, label, strategy
+from adapt.training.strategies import base_group, label_phase, strategy
 from tests.helpers.small import CONFIGS, classifier, params
 
 FAMILIES = ["bert", "gpt2", "vit"]
@@ -132,9 +132,9 @@ TRAINED = {
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_trains_is_the_head_and_what_the_name_says(name, family):
     found = strategy(name, 2)
-    config = peft.with_peft(CONFIGS[family], found.added)
+    config = peft.with_peft(CONFIGS[family], found.peft)
     tree = params(Model(Encoder(config), classifier(family).head))
-    labels, factors = label(found.phases[0], tree, 2)
+    labels, factors = label_phase(found.phases[0], tree, 2)
     groups = t.paths(labels)
     encoder = {layer(path) for path in groups if path.startswith("encoder/")}
     moving = {
@@ -149,14 +149,15 @@ def test_what_trains_is_the_head_and_what_the_name_says(name, family):
 
 def test_layer_wise_decay_is_a_group_a_stage_each_slower_than_that_above():
     tree = params(classifier())
-    labels, factors = label(strategy("full+decay:0.5", 2).phases[0], tree, 2)
+    labels, factors = label_phase(strategy("full+decay:0.5", 2).phases[0], tree, 2)
     assert factors == {"head": 1.0, "encoder_00": 0.25, "encoder_01": 0.5, "encoder_02": 1.0}
     assert all(
-        group == FROZEN or kind(group) in ("head", "encoder") for group in t.paths(labels).values()
+        group == FROZEN or base_group(group) in ("head", "encoder")
+        for group in t.paths(labels).values()
     )
     assert t.paths(labels)["encoder/embedding/token"] == "encoder_00"
     assert t.paths(labels)["encoder/block_01/mlp/up/kernel"] == "encoder_02"
-    assert set(label(strategy("top:1+decay:0.5", 2).phases[0], tree, 2)[1]) == {
+    assert set(label_phase(strategy("top:1+decay:0.5", 2).phases[0], tree, 2)[1]) == {
         "head",
         "encoder_02",
     }

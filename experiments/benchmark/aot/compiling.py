@@ -52,7 +52,7 @@ def resolved(model: str, spec: str) -> str:
     ):
         spec = f"top:{max(1, round(layers * int(spec[4:-1]) / 100))}"
     strategy = strategies.strategy(spec, layers)
-    if len(strategy.phases) > 1 or strategy.added:
+    if len(strategy.phases) > 1 or strategy.peft:
         raise StrategyError(
             f"--strategy {spec} has several phases or additions: give full, top:K, frozen or the like"
         )
@@ -78,7 +78,7 @@ def training(case: Case, layout: sharding.Layout | None = None) -> tuple[Model, 
     model = Model(Encoder(shape.config), shape.head, layout, case.remat, case.scan).cast(
         jnp.bfloat16
     )
-    labels, factors = strategies.label(
+    labels, factors = strategies.label_phase(
         strategies.strategy(case.strategy, layers).phases[0], model.shapes(), layers
     )
     tx = optim.by_label(
@@ -173,7 +173,7 @@ def compiled(case: Case, topology: Topology) -> dict[str, Any]:
         try:
             programs = step.programs(frozen, state, batch)
         except jax.errors.JaxRuntimeError as fault:
-            needs = needed(str(fault), share((frozen, state, step.placed(batch))))
+            needs = needed(str(fault), share((frozen, state, step.shard_batch(batch))))
             if needs is None:
                 raise
             return found | {"fits": False, "compile_seconds": time.perf_counter() - started} | needs
