@@ -16,6 +16,8 @@ Trees and surgery: adapt/tree.py. Freezing: adapt/training/optim.py. The step: a
 import importlib
 from typing import Any
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "tree": (
         "drop",

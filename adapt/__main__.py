@@ -1,14 +1,60 @@
-"""``python -m adapt NAME``: the commands."""
+"""The command ``adapt``, and ``python -m adapt``: lists the commands, or runs the one that is named."""
 
+import difflib
 import importlib
 import sys
 
-COMMANDS = ("finetune", "pretrain", "extract", "predict", "export", "probe", "compare", "plan")
+import adapt
 
-if __name__ == "__main__":
+COMMANDS = {
+    "finetune": "adapt a pre-trained encoder to labelled data: what trains is a strategy",
+    "pretrain": "go on with pre-training on plain text, or start it",
+    "extract": "the features of a frozen encoder, one row an example",
+    "predict": "labels for new rows, by finished runs",
+    "export": "write a run as a folder for transformers or sentence-transformers",
+    "probe": "which layer holds what a task needs? heads on frozen features",
+    "compare": "strategies by label budgets by seeds, with intervals",
+    "plan": "what would each strategy cost on these data?",
+}
+
+
+def main() -> None:
+    """Run ``adapt COMMAND FLAGS``, or answer ``adapt``, ``adapt --help`` and ``adapt --version``."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+    elif name == "--version":
+        print(f"adapt-jax {adapt.__version__}")
+    elif name in COMMANDS:
+        run(name)
+    else:
+        print(f"error: {unknown(name)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def overview() -> str:
+    """The commands with a line each. Nothing is imported for it."""
+    lines = ["usage: adapt COMMAND [FLAGS]", ""]
+    lines += [f"  {name:10} {what}" for name, what in COMMANDS.items()]
+    lines += ["", "adapt COMMAND --help shows the flags of a command, adapt --version the version."]
+    return "\n".join(lines)
+
+
+def unknown(name: str) -> str:
+    """What is said of a command that there is not."""
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"give one of {', '.join(COMMANDS)}"
+    return f"there is no command {name!r}: {hint}"
+
+
+def run(name: str) -> None:
+    """Run a command with the flags that follow its name."""
     from adapt.cli.launch import launch
 
-    name = sys.argv.pop(1)
-    sys.argv[0] = f"adapt {name}"
+    del sys.argv[1]
     command = importlib.import_module(f"adapt.cli.{name}")
-    launch(command.Config, command.main)
+    launch(command.Config, command.main, f"adapt {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ class ModelOptions:
     checkpoint: str = "tiny-bert"
     # the encoder's shapes with fresh weights: the control that pre-training has to beat
     random_weights: bool = False
-    # default: the checkpoint's own
+    # of the encoder; default: the checkpoint's own
     dropout: float | None = None
     # tokens of an example; longer texts are truncated; default: the checkpoint's own
     max_length: int | None = None
@@ -97,6 +97,7 @@ class OptimizerOptions:
 
     title: ClassVar[str] = "optimizer"
 
+    # passes over the training set
     epochs: int = 3
     # examples a step
     batch_size: int = 32
@@ -104,13 +105,15 @@ class OptimizerOptions:
     accumulate: int = 1
     # of the encoder; default: 1e-4 (tiny encoders) or 5e-5
     learning_rate: float | None = None
-    # default: 1e-3, and 1e-2 where only the head trains
+    # of the head; default: 1e-3, and 1e-2 where only the head trains
     head_learning_rate: float | None = None
-    # share of all steps
+    # share of all steps in which the rates rise from 0
     warmup: float = 0.1
+    # how the rates fall after the warm-up
     decay: Literal["linear", "cosine", "constant"] = "linear"
+    # AdamW's, of matrices alone
     weight_decay: float = 0.01
-    # of the gradient of what trains; 0: no clipping
+    # the largest norm of the gradient of what trains; 0: no clipping
     clip_norm: float = 1.0
 
 
@@ -138,7 +141,9 @@ class RunOptions:
 
     title: ClassVar[str] = "run"
 
+    # of the new head, the order of the examples and dropout
     seed: int = 0
+    # the folder to write
     out: Path = Path("runs/finetune")
     # go on with the run in the output folder, bit for bit
     resume: bool = False

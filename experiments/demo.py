@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from adapt.cli import console, finetune
-from adapt.cli.launch import check_out, launch, write_json
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_out, write_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs
-from adapt.cli.launch import check_out, launch, open_run, write_json
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.comparison import verdict
 from adapt.comparison.trials import REPEATS, Arm
 from adapt.cost import clock, flops

@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,34 @@ def warn(sentence: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(
         f"note: {sentence}"
     )
+
+
+class NoteHandler(logging.Handler):
+    """Shows what the library warns of as a note; ``translate`` is applied to the sentence before."""
+
+    def __init__(self, translate: Callable[[str], str]):
+        super().__init__(logging.WARNING)
+        self.translate = translate
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(self.translate(record.getMessage()))
+
+
+@contextlib.contextmanager
+def notes_on_stderr(translate: Callable[[str], str]) -> Iterator[None]:
+    """Inside, warnings of the loggers of adapt are notes on stderr, and nothing else shows them."""
+    handler = NoteHandler(translate)
+    loggers = [logging.getLogger(name) for name in ("adapt", "experiments")]
+    propagated = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, propagated, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate = propagate
 
 
 def warn_truncated(count: int, longest: int, where: str) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 
 from adapt import features, tree
 from adapt.cli import console, inputs
-from adapt.cli.launch import check_out, launch, open_run, versions, write_json
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.data import tables
 from adapt.errors import OutputError
 from adapt.options import DeviceOptions

@@ -15,7 +15,8 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs
-from adapt.cli.launch import check_same_origin, launch, lineage, open_run, write_json
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.cli.showing import show_end, show_start
 from adapt.cost.clock import Compiling
 from adapt.data import examples
@@ -99,7 +100,9 @@ def main(config: Config) -> dict[str, Any]:
     progress = Progress()
     first = runs[0]
     with open_run(config.out, config):
-        origin = lineage(config, pretrained, train=config.train, test=config.test or config.train)
+        origin = lineage(
+            pretrained, config.random_weights, train=config.train, test=config.test or config.train
+        )
         origin |= {"data_digest": sets["train"].digest, "discarded": discarded}
         if multihost.is_multiprocess():
             read = {part: made.digest for part, made in sets.items()}

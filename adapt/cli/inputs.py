@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from adapt import features
-from adapt.cli import console, launch
+from adapt.cli import console, run_folder
 from adapt.data import bundled, examples, packing
 from adapt.data import tables as data
 from adapt.errors import DataError, OutputError, StrategyError
@@ -66,7 +66,7 @@ def check_ranges(config: Any) -> None:
 
 def check_out(config: Any) -> None:
     """Refuse an output folder that exists, and one that a run between it and ``--checkpoint`` refers to for its encoder."""
-    launch.check_out(config.out, config.resume, config.overwrite)
+    run_folder.check_out(config.out, config.resume, config.overwrite)
     name = config.checkpoint
     found = []
     while (folder := Path(name).expanduser().resolve()) not in found and (

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from adapt import tree
 from adapt.cli import console, finetune, inputs
-from adapt.cli.launch import check_out, launch, open_run, write_json
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.cost.clock import Compiling, calibrate, finish_seconds, prepared
 from adapt.cost.flops import prefix_flops, step_flops
 from adapt.data.examples import Examples

@@ -20,7 +20,8 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs
-from adapt.cli.launch import check_same_origin, launch, lineage, open_run, write_json
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.data import masking, packing, tables
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
@@ -141,7 +142,10 @@ def main(config: Config) -> dict[str, Any]:
 
     with open_run(config.out, config):
         origin = lineage(
-            config, pretrained, text=config.text, data_digest=tree.digest({"ids": tokens.values})
+            pretrained,
+            config.random_weights,
+            text=config.text,
+            data_digest=tree.digest({"ids": tokens.values}),
         )
         if config.resume:
             check_same_origin(config.out, origin)

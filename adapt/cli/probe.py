@@ -20,8 +20,9 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs
-from adapt.cli.launch import check_out, launch, open_run, versions, write_json
+from adapt.cli.launch import launch
 from adapt.cli.probing import plot, speed
+from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.cost.clock import Compiling
 from adapt.data import bundled, packing
 from adapt.data.tables import Table, check_texts

@@ -30,7 +30,9 @@ from typing import Any, Literal
 import numpy as np
 
 from adapt.cli import console, inputs
-from adapt.cli.launch import check_out, given, launch, open_run, write_json
+from adapt.cli.flags import first_nondefault_flag
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.data import bundled, packing, tables
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
@@ -105,7 +107,7 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
-    if flag := given(config, OF_SPEED if config.device else OF_DEVICE):
+    if flag := first_nondefault_flag(config, OF_SPEED if config.device else OF_DEVICE):
         why = (
             "does not go with --device: leave one of them out"
             if config.device

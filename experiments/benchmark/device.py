@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from adapt.cli import console
-from adapt.cli.launch import write_json
+from adapt.cli.run_folder import write_json
 from adapt.errors import MeshError, StrategyError, TrainingError
 from adapt.export.layout import write_config
 from experiments.benchmark import peers
@@ -36,7 +36,8 @@ class Adapt:
         import jax
         import numpy as np
 
-        from adapt.cli.launch import compilation_cache, versions
+        from adapt.cli.launch import compilation_cache
+        from adapt.cli.run_folder import versions
         from adapt.data import packing
         from adapt.ragged import ragged
         from adapt.training.step import init_state

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from adapt.cli import console
-from adapt.cli.launch import check_out, launch, open_run, write_json
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.data import packing
 from adapt.pretrained import hub
 from adapt.pretrained.assets import cache_folder

@@ -133,13 +133,13 @@ class Adapt:
     ):
         import numpy as np
 
-        from adapt.cli.launch import compilation_cache, keep_memory, versions, wide_vectors
+        from adapt.cli.launch import compilation_cache, prepare_cpu
+        from adapt.cli.run_folder import versions
         from adapt.data import examples
         from adapt.pretrained import hub
         from adapt.ragged import ragged
 
-        keep_memory()
-        wide_vectors()
+        prepare_cpu()
         compilation_cache()
         content = json.loads(Path(task).read_text("utf-8"))
         pretrained = hub.load(checkpoint)

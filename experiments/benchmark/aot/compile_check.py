@@ -20,7 +20,9 @@ from typing import Any, Literal
 import jax
 
 from adapt.cli import console
-from adapt.cli.launch import given, launch, write_json
+from adapt.cli.flags import first_nondefault_flag
+from adapt.cli.launch import launch
+from adapt.cli.run_folder import write_json
 from adapt.errors import MeshError, StrategyError
 from adapt.parallel import sharding
 from experiments.benchmark.aot.chips import Topology, topology
@@ -71,7 +73,7 @@ class Config:
 def main(config: Config) -> Any:
     jax.config.update("jax_enable_compilation_cache", False)  # or the second run would time a file
     if config.table:
-        if flag := given(
+        if flag := first_nondefault_flag(
             config, ("model", "strategy", "mesh", "scan", "compare_unrolled", "next_batch")
         ):
             raise StrategyError(f"{flag} is not of --table, which has every model and strategy")
@@ -185,7 +187,7 @@ def fit(found: dict[str, Any]) -> str:
 
 def table(config: Config) -> list[dict[str, Any]]:
     """Every cell, those that matter most first; a file each, so that it goes on where it stopped."""
-    slices = [config.topology] if given(config, ("topology",)) else list(SLICES)
+    slices = [config.topology] if first_nondefault_flag(config, ("topology",)) else list(SLICES)
     every = [
         (model, strategy, name) for name in slices for strategy in STRATEGIES for model in MODELS
     ]

@@ -1,0 +1,190 @@
+"""Flags: those of a command, read into its ``Config``, and the parameters that the library's sentences name.
+
+The fields of a ``Config`` are the flags, its bases the groups of ``--help``. A comment beside a field or above it is its
+help.
+"""
+
+import ast
+import dataclasses
+import inspect
+import io
+import re
+import textwrap
+import tokenize
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+# The order of the groups in --help. What a command has for itself comes first.
+GROUPS = ("model", "data", "task", "strategy", "optimizer", "training", "run", "devices")
+IN_BACKTICKS = re.compile(r"`([^`]*)`")
+PARAMETER = re.compile(r"([a-z_]+)(?:=(.*))?")
+
+
+def flag(name: str) -> str:
+    """The flag of a field: ``--batch-size`` for ``batch_size``."""
+    return "--" + name.replace("_", "-")
+
+
+def name_flags(sentence: str, config: type) -> str:
+    """A sentence of the library with the flags of a command in place of its parameters in backticks.
+
+        `batch_size` must be at least 1     --batch-size must be at least 1
+        give `cache="off"`                  give --cache off
+
+    Anything else loses its backticks.
+    """
+    names = {field.name for field in dataclasses.fields(config)}
+
+    def named(match: re.Match[str]) -> str:
+        parameter = PARAMETER.fullmatch(match[1])
+        if parameter is None or parameter[1] not in names:
+            return match[1]
+        if parameter[2] in (None, "True"):
+            return flag(parameter[1])
+        value = parameter[2].strip("\"'")
+        return f"{flag(parameter[1])} {value}"
+
+    return IN_BACKTICKS.sub(named, sentence)
+
+
+def first_nondefault_flag(config: Any, names: Iterable[str]) -> str | None:
+    """The first of these fields whose value is not its default, as a flag; None if there is none."""
+    defaults = type(config)()
+    for name in names:
+        if getattr(config, name) != getattr(defaults, name):
+            return flag(name)
+    return None
+
+
+def read_flags(
+    config: type, program: str, description: str | None, arguments: Sequence[str] | None = None
+) -> Any:
+    """A ``config`` from the flags of the command line. ``--help`` and a wrong flag end the process."""
+    import tyro
+
+    groups = list(option_groups(config).items())
+    flags = dataclasses.make_dataclass("Flags", groups, frozen=True)
+    read = tyro.cli(
+        tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[flags]],
+        prog=program,
+        description=description,
+        args=arguments,
+    )
+    values = {}
+    for title, options in groups:
+        group = getattr(read, title)
+        for field in dataclasses.fields(options):
+            values[field.name] = getattr(group, field.name)
+    return config(**values)
+
+
+def option_groups(config: type) -> dict[str, type]:
+    """``{title: dataclass}`` with the fields of ``config``, each with its help, in the order of ``--help``."""
+    annotations = typing.get_type_hints(config)
+    help_texts = help_of_fields(config)
+    groups: dict[str, list[Any]] = {}
+    for field in dataclasses.fields(config):
+        group = groups.setdefault(title_of(config, field.name), [])
+        group.append(tyro_field(field, annotations[field.name], help_texts.get(field.name, "")))
+
+    order = [title for title in groups if title not in GROUPS]
+    order += [title for title in GROUPS if title in groups]
+    options = {}
+    for title in order:
+        namespace = {"__doc__": description_of(config, title)}
+        options[title] = dataclasses.make_dataclass(
+            title, groups[title], frozen=True, kw_only=True, namespace=namespace
+        )
+    return options
+
+
+def tyro_field(field: dataclasses.Field, annotation: Any, help_text: str) -> tuple[Any, ...]:
+    """A field as tyro shows it: an absent default is not shown, nor that None may be typed."""
+    import tyro
+
+    settings: dict[str, Any] = {"help": help_text, "metavar": metavar_of(annotation)}
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        default = field.default
+    if default is None or default is False or default in ((), ""):
+        settings["help_behavior_hint"] = ""
+    annotated = Annotated[annotation, tyro.conf.arg(**settings)]
+    if default is dataclasses.MISSING:
+        return field.name, annotated
+    return field.name, annotated, dataclasses.field(default=default)
+
+
+def metavar_of(annotation: Any) -> str | None:
+    """What stands for an optional value in ``--help``; None leaves it to tyro."""
+    members = typing.get_args(annotation)
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return None
+    (member,) = (member for member in members if member is not type(None))
+    choices = typing.get_args(member)
+    if typing.get_origin(member) is typing.Literal:
+        return "{" + ",".join(choices) + "}"
+    if typing.get_origin(member) is tuple:
+        one = metavar_of(choices[0] | None) or ""
+        return f"{one} [{one} ...]"
+    return member.__name__.upper()
+
+
+def title_of(config: type, name: str) -> str:
+    """The group of a field: that of the first class that had it."""
+    for base in reversed(config.__mro__):
+        if name in inspect.get_annotations(base):
+            return vars(base).get("title", command_name(config))
+    raise AttributeError(f"{config} has no field {name}")
+
+
+def description_of(config: type, title: str) -> str:
+    """The line under the title of a group."""
+    for base in config.__mro__:
+        if vars(base).get("title") == title:
+            return (base.__doc__ or "").splitlines()[0]
+    return ""
+
+
+def command_name(config: type) -> str:
+    """The last part of the name of the module that has ``config``."""
+    return Path(inspect.getfile(config)).stem
+
+
+def help_of_fields(config: type) -> dict[str, str]:
+    """The comments on all fields of ``config``; a class that has a field again need not repeat its comment."""
+    texts: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        if dataclasses.is_dataclass(base):
+            texts |= comments_on_fields(inspect.getsource(base))
+    return texts
+
+
+def comments_on_fields(source: str) -> dict[str, str]:
+    """``{field: comment}`` of a class: what stands beside the field, or else in the lines directly above it."""
+    source = textwrap.dedent(source)
+    comments: dict[int, str] = {}
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments[token.start[0]] = token.string.lstrip("# ")
+
+    texts = {}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    for statement in definition.body:
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        numbers = range(statement.lineno, (statement.end_lineno or 0) + 1)
+        beside = [comments[number] for number in numbers if number in comments]
+        above: list[str] = []
+        number = statement.lineno - 1
+        while number in comments and lines[number - 1].lstrip().startswith("#"):
+            above.insert(0, comments[number])
+            number -= 1
+        if beside or above:
+            texts[statement.target.id] = " ".join(beside or above)
+    return texts

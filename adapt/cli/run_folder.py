@@ -1,0 +1,234 @@
+"""The folder of a run: config.json, lineage.json, and the rules of ``--resume`` and ``--overwrite``.
+
+Of several processes the lead one alone makes the folder and writes into it.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import adapt
+from adapt import files
+from adapt.cli.flags import flag
+from adapt.errors import OutputError
+from adapt.options import DeviceOptions
+from adapt.parallel.multihost import assert_same, barrier, is_lead_process
+from adapt.pretrained.hub import Pretrained
+
+# Flags that may differ between a run and its resumption.
+UNCOMPARED = (
+    "out",
+    "resume",
+    "overwrite",
+    "stop_after",
+    *(field.name for field in dataclasses.fields(DeviceOptions)),
+)
+# Flags that differ between the processes of one run.
+OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
+# Packages that decide numbers.
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
+
+
+def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
+    """Raise :class:`OutputError` for an output folder that exists, before any work is done.
+
+    `--resume` is None where a command has no such flag.
+    """
+    if not is_lead_process():  # the lead process makes the folder, perhaps by now
+        return
+    if resume and overwrite:
+        raise OutputError(
+            "--resume goes on with a run and --overwrite deletes it: give one of them"
+        )
+    if resume and not (out / "config.json").exists():
+        raise OutputError(f"--resume: there is no run in {out} (no config.json)")
+    is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_free and not resume and not overwrite:
+        go_on = "" if resume is None else "--resume to go on with it, "
+        raise OutputError(
+            f"the output folder {out} exists: give {go_on}--overwrite to replace it, "
+            "or another --out"
+        )
+
+
+@contextlib.contextmanager
+def open_run(out: Path, config: Any) -> Iterator[None]:
+    """Make the run's folder with config.json, or check with `--resume` that the flags are those of the run.
+
+    An error inside leaves nothing half-written: the new folder goes, and what `--overwrite` was to replace comes back.
+    Raises :class:`OutputError`; only a folder that the same command wrote is ever replaced.
+    """
+    flags = flags_of(config)
+    shared = {flag(name): repr(value) for name, value in flags.items() if name not in OF_A_PROCESS}
+    assert_same("their flags", shared)
+
+    if getattr(config, "resume", False):
+        check_flags_of(out, flags)
+        yield
+        return
+
+    if not is_lead_process():
+        barrier("folder")
+        if not (out / "config.json").exists():
+            raise OutputError(
+                f"--out {out} is not on a disk that every host sees: "
+                "the first process made it elsewhere"
+            )
+        yield
+        return
+
+    with new_folder(out.resolve(), flags["experiment"], config.overwrite):
+        write_json(out / "config.json", flags)
+        barrier("folder")
+        yield
+
+
+def flags_of(config: Any) -> dict[str, Any]:
+    """The flags of a run as config.json has them, with the name of the command as ``experiment``."""
+    command = Path(sys.modules[type(config).__module__].__file__ or "").stem
+    flags = {"experiment": command, **dataclasses.asdict(config)}
+    return json.loads(json.dumps(flags, default=str))  # as they are read back: lists for tuples
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[None]:
+    """Make ``out`` an empty folder; after an error inside, everything is as it was before."""
+    previous = out.with_name(f".{out.name}.before")
+    existed = out.exists()
+    is_filled = existed and any(out.iterdir())
+
+    if is_filled and not overwrite:  # it was not there when check_out looked
+        raise OutputError(
+            f"the output folder {out} is being filled by another process: give another --out"
+        )
+    if is_filled and previous.exists() and not has_saved(out):
+        # A run that was to replace the previous one was killed before it had saved anything.
+        shutil.rmtree(out)
+        previous.rename(out)
+    if is_filled and command_of(out) != command:
+        raise OutputError(
+            f"{out} is not a folder that {command} wrote, so --overwrite leaves it alone: "
+            "remove it yourself"
+        )
+
+    try:
+        if is_filled:
+            shutil.rmtree(previous, ignore_errors=True)
+            out.rename(previous)
+        out.mkdir(parents=True, exist_ok=existed and not is_filled)
+        yield
+    except BaseException:
+        empty(out)
+        if is_filled:
+            previous.replace(out)
+        elif not existed and out.exists():
+            out.rmdir()
+        raise
+    if is_filled:
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def has_saved(out: Path) -> bool:
+    """Whether the run in ``out`` has saved anything that another run could go on with."""
+    return any((out / name).exists() for name in ("result.json", "checkpoints/index.json"))
+
+
+def empty(folder: Path) -> None:
+    """Delete everything in ``folder``, where it exists."""
+    if not folder.exists():
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def command_of(out: Path) -> str | None:
+    """The command that wrote the folder ``out``, by its config.json; None if none did."""
+    try:
+        return json.loads((out / "config.json").read_text("utf-8")).get("experiment")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_flags_of(out: Path, flags: dict[str, Any]) -> None:
+    """Raise :class:`OutputError` naming the first flag that is not as it was when the run in ``out`` began."""
+    try:
+        before = dict(json.loads((out / "config.json").read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise OutputError(
+            f"--resume: {out / 'config.json'} is not what adapt wrote: {error}"
+        ) from None
+    for name, value in flags.items():
+        if name not in UNCOMPARED and before.get(name) != value:
+            raise OutputError(
+                f"--resume: {flag(name)} was {before.get(name)!r} in {out} and is {value!r} now: "
+                "give the same flags"
+            )
+
+
+def check_same_origin(out: Path, origin: dict[str, Any]) -> None:
+    """Raise :class:`OutputError` with `--resume` when the encoder or the data are not those that the run began with."""
+    before = read_lineage(out)
+    digests = {
+        "encoder_digest": "the encoder of --checkpoint",
+        "data_digest": "the training data",
+    }
+    for name, what in digests.items():
+        if before.get(name) != origin[name]:
+            raise OutputError(
+                f"--resume: {what} changed since the run in {out} began: "
+                "start anew with --overwrite"
+            )
+
+
+def read_lineage(out: Path) -> dict[str, Any]:
+    """The lineage.json of the run in ``out``. Raises :class:`OutputError` where it can't be read."""
+    try:
+        return dict(json.loads((out / "lineage.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputError(
+            f"--resume: {out / 'lineage.json'} can't be read ({error}): start anew with --overwrite"
+        ) from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, written atomically, by the lead process alone."""
+    if is_lead_process():
+        files.write_json(path, content)
+
+
+def lineage(pretrained: Pretrained, random_weights: bool, **more: Any) -> dict[str, Any]:
+    """Where a run's parameters come from: the source, its encoder's digest, and what the command adds as ``more``."""
+    import jax
+
+    from adapt.tree import digest
+
+    return {
+        "source": pretrained.source,
+        "family": pretrained.config.family,
+        "random_weights": random_weights,
+        "encoder_digest": digest(pretrained.params["encoder"]),
+        **more,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "backend": jax.default_backend(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, of adapt and of the packages that decide numbers, for lineage.json."""
+    found = {"python": sys.version.split()[0], "adapt-jax": adapt.__version__}
+    for name in PACKAGES:
+        for package in importlib.metadata.distributions(name=name):
+            found[name] = package.version
+            break  # the first one on the path is the one that is imported
+    return found
