@@ -55,6 +55,23 @@ class Compiling:
         self.seconds += duration_secs * (event in self.EVENTS)
 
 
+class Laps:
+    """The seconds that each kind of work took: :meth:`lap` adds the time since the last lap to one of them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.last
+        self.last = now
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
 @functools.cache
 def matmul_rate() -> float:
     """FLOP/s of float32 matrix products on this machine, the median of five."""

@@ -14,6 +14,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
+Outcome = Literal["complete", "early", "stopped"]  # early: no better validation for too long
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupSummary:
@@ -73,6 +75,15 @@ class CacheWaiting:
 
 
 @dataclasses.dataclass(frozen=True)
+class CacheReady:
+    """All outputs of the frozen prefix are there; ``relative_error`` is that of storing them as ``dtype``, root mean square."""
+
+    phase: int
+    dtype: str
+    relative_error: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Compiling:
     """A program meets a shape for the first time: the next call compiles it, or reads it from the compilation cache."""
 
@@ -122,7 +133,7 @@ class Finished:
 
     step: int
     best_step: int
-    outcome: Literal["complete", "early", "stopped"]  # early: no better validation for too long
+    outcome: Outcome
 
 
 Event = (
@@ -131,6 +142,7 @@ Event = (
     | CacheChosen
     | CacheProgress
     | CacheWaiting
+    | CacheReady
     | Compiling
     | Stepped
     | Validated

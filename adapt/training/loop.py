@@ -54,6 +54,7 @@ def run_steps(
     batches: Iterable[Mapping[str, Any]],
     log_every: int,
     seen: set[Any] | None = None,
+    on_compile: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Take a step a batch; every ``log_every`` steps, and at the end, yield (state, record).
 
@@ -61,6 +62,7 @@ def run_steps(
     record), ``grad_norm``, ``examples``, and the ``seconds`` and ``compile_seconds`` they took; a step with a shape not
     yet in ``seen`` counts as compilation and its examples are not in ``timed_examples``; ``tokens`` of the examples filled
     so many of the ``slots`` of their rows. The yielded state is valid until the next one is asked for: the step donates it.
+    ``on_compile()`` is called before a step with such a shape.
     Raises :class:`TrainingError`, saying at which step, when the loss is not finite; the state stays the last good one.
     """
     seen = set() if seen is None else seen
@@ -74,6 +76,7 @@ def run_steps(
         shape = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
         if fresh := shape not in seen:
             seen.add(shape)
+            on_compile()
             jax.block_until_ready(state.step)
             before = time.perf_counter()
         state, metrics = step(frozen, state, batch)
