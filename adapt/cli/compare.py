@@ -30,7 +30,7 @@ from adapt.cost import clock, flops
 from adapt.data.examples import Examples
 from adapt.errors import DataError, StrategyError
 from adapt.models import Classifier, Encoder, Model
-from adapt.prefix_cache import policy, states
+from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.probing import linear
 from adapt.tasks import registry, targets
@@ -268,10 +268,7 @@ def features(
     model = Model(Encoder(source.config), Classifier(0, "mean"))
     cut = frozen_prefix.cut_at(model, model.stages)
     params = jax.device_put(tree.drop(source.params, "head"), jax.local_devices()[0])
-    entries = {
-        name: states.entry(params, model, cut.depth, part, "float32") for name, part in sets.items()
-    }
-    kept = policy.with_states(cut, params, sets, entries)
+    kept, _ = policy.with_states(cut, params, sets)
     seconds = clock.forward_seconds(REPEATS, cut, cut.split(params)[0], sets["train"]) / len(
         sets["train"].whole
     )

@@ -105,6 +105,10 @@ class Progress:
     def __init__(self, bar: bars.Progress, task: bars.TaskID):
         self.bar, self.task = bar, task
 
+    def set_total(self, total: int) -> None:
+        """For a number that is known only after the beginning."""
+        self.bar.update(self.task, total=total)
+
     def update(self, done: int, **shown: str) -> None:
         self.bar.update(
             self.task,

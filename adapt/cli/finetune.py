@@ -18,6 +18,7 @@ from adapt.cli import console, inputs
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.cli.showing import show_end, show_start
+from adapt.cost import clock as machine
 from adapt.cost.clock import Compiling
 from adapt.data import examples
 from adapt.errors import TrainingError
@@ -91,7 +92,7 @@ def main(config: Config) -> dict[str, Any]:
     loss = heads.loss_of(config, sets["train"].truth, names)
     computed = dataclasses.replace(model, layout=layout, remat=config.remat, scan=config.scan)
     runs = phases.ready(config, strategy, computed, params, per_epoch, loss)
-    policy.check(config, runs)
+    policy.check(config, [phase.step.prefix for phase in runs])
     show_start(config, pretrained, discarded, params, runs, sets)
 
     # The run's folder; from here on something is written.
@@ -121,12 +122,12 @@ def main(config: Config) -> dict[str, Any]:
         )
         state = checkpoint.restore(saves, state)[0] if config.resume else state
         metrics = console.Metrics(config.out / "metrics.jsonl", progress.metrics_bytes)
-        entries = policy.choose(config, first, frozen, sets, progress.cached(first))
+        decision = choose_cache(config, first, frozen, sets, progress)
         if not config.resume:
             if multihost.is_lead_process():
                 hub.save_model(config.out, run, base)
             write_json(config.out / "lineage.json", origin)
-            begin(saves, first, frozen, stored, state, progress, metrics, bool(entries))
+            begin(saves, first, frozen, stored, state, progress, metrics, decision.enabled)
     began = int(state.step)
     plan = sets["train"].plan(
         config.batch_size // config.accumulate, config.seed, config.epochs, config.accumulate
@@ -141,15 +142,15 @@ def main(config: Config) -> dict[str, Any]:
         for phase in runs[first.number :]:
             if phase is not first:
                 frozen, state = advance(frozen, state, now.labels, phase.labels, phase.tx, layout)
-                entries = policy.choose(config, phase, frozen, sets, progress.cached(phase))
-                begin(saves, phase, frozen, stored, state, progress, metrics, bool(entries))
+                decision = choose_cache(config, phase, frozen, sets, progress)
+                begin(saves, phase, frozen, stored, state, progress, metrics, decision.enabled)
             now = phase
             seen = set()
             # What stands still is computed once, where that pays.
-            parts = policy.with_states(phase.step.prefix, frozen, sets, entries, config.cache)
+            parts, decision = encode(phase, frozen, sets, decision)
             progress.phases[phase.number] |= {
-                "cached": bool(entries),
-                "cache": policy.summary(entries),
+                "cached": decision.enabled,
+                "cache": decision.summary(),
             }
             clock.lap("encode")
             forward = make_eval(phase.model, phase.step.prefix)
@@ -196,8 +197,8 @@ def main(config: Config) -> dict[str, Any]:
     phase = runs[progress.best_phase]
     still = optim.frozen(best_params, phase.labels)
     if phase is not now:
-        entries = policy.choose(config, phase, still, sets, progress.cached(phase))
-        parts = policy.with_states(phase.step.prefix, still, sets, entries, config.cache)
+        decision = choose_cache(config, phase, still, sets, progress)
+        parts, decision = encode(phase, still, sets, decision)
         forward = make_eval(phase.model, phase.step.prefix)
     # Committed to a device, as the parameters of the validations were: otherwise ``forward`` would compile again.
     result = test(config, forward, sharding.shard_tree(best_params, layout), parts)
@@ -241,6 +242,61 @@ def attach(
         fresh = tree.graft(tree.drop(fresh, "pooler"), "pooler", pooler(pretrained)["pooler"])
         console.chat.print("grafted   head/pooler, pre-trained, back under the new head")
     return model, tree.graft(params, "head", fresh)
+
+
+def choose_cache(
+    config: StrategyOptions,
+    phase: phases.Run,
+    frozen: tree.Tree,
+    sets: dict[str, examples.Examples],
+    progress: Progress,
+) -> policy.CacheDecision:
+    """Whether a phase uses the cache: as it did before a stop, else where that pays."""
+    cut = phase.step.prefix
+    rate = None if cut is None or config.cache == "off" else machine.matmul_rate()
+    decision = policy.choose(
+        cut,
+        frozen,
+        sets,
+        config,
+        epochs=phase.last - phase.first,
+        matmul_rate=rate,
+        earlier=progress.cached(phase),
+    )
+    console.chat.print(f"cache     {decision}")
+    return decision
+
+
+def encode(
+    phase: phases.Run,
+    frozen: tree.Tree,
+    sets: dict[str, examples.Examples],
+    decision: policy.CacheDecision,
+) -> tuple[dict[str, examples.Examples], policy.CacheDecision]:
+    """The sets with what the frozen prefix makes of them, and what became of the decision."""
+    with console.progress("encoding", 0) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.set_total(total)
+            bar.update(done)
+
+        sets, decision = policy.with_states(
+            phase.step.prefix,
+            frozen,
+            sets,
+            decision,
+            on_progress=report,
+            on_wait=lambda: console.console.print(
+                "cache     another process is computing it: waiting"
+            ),
+        )
+    if decision.relative_error:
+        dtype = next(iter(decision.arrays.values())).dtype
+        console.console.print(
+            f"cache     {dtype} keeps the states to a relative error of "
+            f"{decision.relative_error:.1e} (root mean square)"
+        )
+    return sets, decision
 
 
 def log_every(config: Config, per_epoch: int) -> int:

@@ -192,9 +192,9 @@ def estimate(
     seconds = once + steps * (suffix + blocks * timings["prefix"][1]) + each * sum(passes.values())
     wholes = {entry.folder: (entry, len(sets[part].whole)) for part, entry in entries.items()}
     missing = sum(
-        count * each * blocks + entry.nbytes / policy.WRITE
+        count * each * blocks + entry.nbytes / policy.WRITE_RATE
         for entry, count in wholes.values()
-        if not entry.filled
+        if not entry.is_complete
     )
     cached = once + missing + steps * suffix + each * (1 - blocks) * sum(passes.values())
     tokens = float(sets["train"].whole.lengths.mean())
@@ -219,7 +219,9 @@ def entries_of(
     if not cut:
         return {}
     dtype = config.cache_dtype or config.dtype
-    return {name: states.entry(params, model, cut, part, dtype) for name, part in sets.items()}
+    return {
+        name: states.cached_array(params, model, cut, part, dtype) for name, part in sets.items()
+    }
 
 
 def show(config: Config, estimates: list[Estimate]) -> None:

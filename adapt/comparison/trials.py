@@ -17,7 +17,7 @@ from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.errors import TrainingError
 from adapt.models import Classifier, Encoder, Model
-from adapt.prefix_cache import policy, states
+from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.training import frozen_prefix, losses, optim, phases, strategies
 from adapt.training.loop import evaluate, run_steps
@@ -103,11 +103,7 @@ class Arm:
             kept = sets
             if step.prefix and cut > 1:  # an embedding alone costs less than to look it up
                 frozen = jax.device_put(optim.frozen(whole, labels), jax.local_devices()[0])
-                entries = {
-                    n: states.entry(frozen, self.model, cut, part, "float32")
-                    for n, part in sets.items()
-                }
-                kept = policy.with_states(step.prefix, frozen, sets, entries)
+                kept, _ = policy.with_states(step.prefix, frozen, sets)
                 below = step.prefix.split(frozen)[0]
                 self.encoding += clock.forward_seconds(
                     REPEATS, step.prefix, below, sets["train"]

@@ -22,7 +22,7 @@ from adapt.models import Model
 from adapt.models.model import example_batch
 from adapt.models.peft import PEFT_FIELDS, is_peft_param
 from adapt.parallel import multihost
-from adapt.prefix_cache.store import Entry, Pieces
+from adapt.prefix_cache.store import CachedArray, Pieces
 from adapt.ragged import Ragged, spans
 from adapt.training.frozen_prefix import Cut, prefix_params
 from adapt.training.loop import pipelined
@@ -30,8 +30,17 @@ from adapt.training.loop import pipelined
 SEEN = 10.0  # seconds in which another host sees what the first one wrote
 VERSION = 2  # of what the cache holds: another one computes anew
 
+OnProgress = Callable[[int, int], None]  # (examples that are done, of how many)
+OnWait = Callable[[], None]  # another process is computing the states
 
-def entry(params: tree.Tree, model: Model, at: int, examples: Examples, dtype: Any) -> Entry:
+
+def ignore(*_: Any) -> None:
+    """A callback for what nobody asked to hear."""
+
+
+def cached_array(
+    params: tree.Tree, model: Model, at: int, examples: Examples, dtype: Any
+) -> CachedArray:
     """Where the cache keeps what the prefix makes of a file of examples: pooled [N, D], or token states [T, D]."""
     config = dataclasses.asdict(model.encoder.config)
     below = prefix_params(params, model, at)
@@ -54,7 +63,7 @@ def entry(params: tree.Tree, model: Model, at: int, examples: Examples, dtype: A
     whole = examples.whole
     count = len(whole) if model.prefix_pools(at) else int(whole.lengths.sum())
     width = model.input_width if at == model.stages else model.encoder.config.width
-    return Entry(key, (count, width), np.dtype(dtype))
+    return CachedArray(key, (count, width), np.dtype(dtype))
 
 
 def pooling_digest(model: Model) -> str:
@@ -65,17 +74,18 @@ def pooling_digest(model: Model) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def states(
-    params: tree.Tree,
+def compute_states(
     cut: Cut,
+    params: tree.Tree,
     examples: Examples,
-    kept: Entry,
-    told: Callable[[int], None] = lambda done: None,
-    waiting: Callable[[], None] = lambda: None,
+    kept: CachedArray,
+    *,
+    on_progress: OnProgress = ignore,
+    on_wait: OnWait = ignore,
 ) -> States:
     """What the prefix makes of every example of the file, memory-mapped; computed now where the cache has it not yet.
 
-    ``told`` gets the number of examples that are done, ``waiting`` is called if another process is computing them.
+    ``on_progress(done, total)`` counts examples, ``on_wait()`` is called if another process is computing them.
     Batches of ``dataclasses.replace(examples, states=...)`` bring it as ``hidden``.
     """
     layout = examples.layout
@@ -91,7 +101,8 @@ def states(
             for index, batch in examples.whole_windows(skip):
                 batch = layout.shard_batch(batch) if layout else batch
                 yield index, batch["first"], cut.run(below, batch)
-                told(done := done + packing.counted(index))
+                done += packing.counted(index)
+                on_progress(done, len(whole))
 
         for index, first, hidden in pipelined(computing()):
             if layout is None:
@@ -110,11 +121,11 @@ def states(
         source = spans(first[: len(index)].astype(np.int64), whole.lengths[index])
         return whole.where(index), values.reshape(-1, values.shape[-1])[source]
 
-    values = open_together(kept, pieces, waiting)
+    values = open_together(kept, pieces, on_wait)
     return values if pooled else Ragged(values, whole.starts, whole.lengths)
 
 
-def open_together(kept: Entry, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray:
+def open_together(kept: CachedArray, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray:
     """The array of an entry; of several processes all compute what is missing, and the first one writes it."""
     if not multihost.is_multiprocess():
         return kept.open(pieces, waiting)
@@ -148,14 +159,14 @@ def open_together(kept: Entry, pieces: Pieces, waiting: Callable[[], None]) -> n
     if skip == failed:
         raise OutputError("the first process can't write the cache: see what it says")
     until = time.monotonic() + SEEN
-    while not kept.filled and time.monotonic() < until:  # a shared disk may take its time
+    while not kept.is_complete and time.monotonic() < until:  # a shared disk may take its time
         time.sleep(0.1)
-    check_seen(kept, kept.filled)
+    check_seen(kept, kept.is_complete)
     return np.memmap(kept.folder / "values.bin", kept.dtype, "r", shape=kept.shape)
 
 
-def check_seen(kept: Entry, seen: bool) -> None:
+def check_seen(kept: CachedArray, seen: bool) -> None:
     """Raise :class:`OutputError`, in all processes or in none, unless every one of them sees what the first one wrote."""
     if not multihost.all_processes(seen):
-        why = "is not there for every process: point ADAPT_CACHE to a disk that all hosts see, or give --cache off"
+        why = "is not there for every process: point ADAPT_CACHE to a disk that all hosts see, or give `cache` off"
         raise OutputError(f"{kept.folder} {why}")

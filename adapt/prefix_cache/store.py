@@ -35,7 +35,7 @@ Pieces = Callable[
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class CachedArray:
     """One array of the cache: ``key`` is everything that its values depend on, as plain JSON."""
 
     key: Mapping[str, Any]
@@ -52,7 +52,7 @@ class Entry:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     @property
-    def filled(self) -> bool:
+    def is_complete(self) -> bool:
         return (self.folder / "done.json").exists()
 
     @functools.cached_property
@@ -67,15 +67,15 @@ class Entry:
         file that is not as it was written is filled anew. Raises :class:`OutputError` when the disk can't hold it.
         """
         for _ in range(RETRIES):
-            if (values := self.opened(pieces, waiting)) is not None:
+            if (values := self._try_open(pieces, waiting)) is not None:
                 return values
         raise OutputError(
-            f"{self.folder} is deleted whenever it is filled: leave it alone, or give --cache off"
+            f"{self.folder} is deleted whenever it is filled: leave it alone, or give `cache` off"
         )
 
-    def opened(self, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray | None:
+    def _try_open(self, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray | None:
         """What :meth:`open` does, once; None where the folder was deleted meanwhile."""
-        if not self.intact():
+        if not self.is_valid():
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock = (self.folder / "lock").open("w")
@@ -86,7 +86,7 @@ class Entry:
                     waiting()
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not is_at(os.fstat(lock.fileno()), self.folder / "lock") or not (
-                    self.intact() or self.fill(pieces)
+                    self.is_valid() or self.fill(pieces)
                 ):
                     return None
         try:
@@ -96,7 +96,7 @@ class Entry:
         except FileNotFoundError:
             return None
 
-    def intact(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the file is there, as it was written."""
         try:
             sums = json.loads((self.folder / "done.json").read_text("utf-8"))
@@ -184,7 +184,7 @@ class Entry:
             for name in ("values.part", "progress.json"):
                 (self.folder / name).unlink(missing_ok=True)
             raise OutputError(
-                f"{self.dtype} can't hold the values to cache: give --cache-dtype bfloat16"
+                f"{self.dtype} can't hold the values to cache: give `cache_dtype` bfloat16"
             )
         done.error += float(np.square(back - exact).sum(dtype=np.float64))
         done.total += float(np.square(exact).sum(dtype=np.float64))
@@ -234,9 +234,9 @@ def checksum(rows: np.ndarray, values: np.ndarray) -> int:
     )
 
 
-def need_space(entries: Sequence[Entry]) -> None:
+def need_space(entries: Sequence[CachedArray]) -> None:
     """Raise :class:`OutputError` unless the cache can be written and its disk holds what is still missing of all entries."""
-    missing = {entry.folder: entry for entry in entries if not entry.filled}
+    missing = {entry.folder: entry for entry in entries if not entry.is_complete}
     needed = 0
     for folder, entry in missing.items():
         half = folder / "values.part"
@@ -247,7 +247,7 @@ def need_space(entries: Sequence[Entry]) -> None:
             if needed + MARGIN > (free := shutil.disk_usage(there).free):
                 raise OutputError(
                     f"the disk of {there} has {free / 1e6:.0f} MB free and the cache needs {needed / 1e6:.0f} MB: make room, "
-                    "point ADAPT_CACHE to another disk, give --cache-dtype bfloat16 for half of it, or --cache off"
+                    "point ADAPT_CACHE to another disk, give `cache_dtype` bfloat16 for half of it, or `cache` off"
                 )
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -265,7 +265,7 @@ def writing(folder: Path) -> Iterator[None]:
             else f"{where} is a dangling link"
         )
         raise OutputError(
-            f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give --cache off"
+            f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give `cache` off"
         ) from None
 
 

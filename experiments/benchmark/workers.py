@@ -195,9 +195,9 @@ class Adapt:
             frozen, state = init_state(params, labels, tx, key)
             part = self.examples
             if step.prefix is not None:
-                entry = states.entry(frozen, model, step.prefix.depth, part, "float32")
+                entry = states.cached_array(frozen, model, step.prefix.depth, part, "float32")
                 part = dataclasses.replace(
-                    part, states=states.states(frozen, step.prefix, part, entry)
+                    part, states=states.compute_states(step.prefix, frozen, part, entry)
                 )
             self.runs[name] = {
                 "step": step,

@@ -209,7 +209,7 @@ def changed(params: tree.Tree, *paths: str) -> tree.Tree:
 def test_what_makes_another_entry_and_what_does_not():
     model = small.classifier()
     params, at, texts, dtype = small.params(model), 2, some(), "float32"
-    folder = cache.entry(params, model, at, texts, dtype).folder
+    folder = cache.cached_array(params, model, at, texts, dtype).folder
     config = model.encoder.config
     with_config = lambda **new: dataclasses.replace(
         model, encoder=model.encoder.clone(config=dataclasses.replace(config, **new))
@@ -237,7 +237,7 @@ def test_what_makes_another_entry_and_what_does_not():
         "epsilon": (params, with_config(norm_epsilon=1e-5), at, texts, dtype),
         "activation": (params, with_config(activation="relu"), at, texts, dtype),
     }
-    folders = {name: cache.entry(*found).folder for name, found in others.items()}
+    folders = {name: cache.cached_array(*found).folder for name, found in others.items()}
     assert len(set(folders.values()) | {folder}) == len(others) + 1
 
     above = changed(params, "encoder/block_01/mlp/up/bias", "head/classifier/bias")
@@ -255,9 +255,9 @@ def test_what_makes_another_entry_and_what_does_not():
         "labels": (params, model, at, dataclasses.replace(texts, labels=np.arange(6)), dtype),
         "split": (params, model, at, texts.take(np.array([4, 1])), dtype),
     }
-    assert {name: cache.entry(*found).folder for name, found in same.items()} == dict.fromkeys(
-        same, folder
-    )
+    assert {
+        name: cache.cached_array(*found).folder for name, found in same.items()
+    } == dict.fromkeys(same, folder)
 
 
 def test_a_pooling_that_computes_something_else_under_its_name_makes_another_entry(monkeypatch):
@@ -270,7 +270,7 @@ def test_a_pooling_that_computes_something_else_under_its_name_makes_another_ent
     ) * 2:
         monkeypatch.setitem(heads.POOLINGS, "ends", pool)
         folders.append(
-            cache.entry(small.params(small.classifier()), model, 3, texts, "float32").folder
+            cache.cached_array(small.params(small.classifier()), model, 3, texts, "float32").folder
         )
     assert folders[:2] == folders[2:] and folders[0] != folders[1]
 
@@ -287,7 +287,9 @@ def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
         source, images=dataclasses.replace(source.images, size=source.images.size + 1)
     )
     images, others = make(sums, source), [make(sums[::-1], source), make(sums, larger)]
-    entries = [cache.entry(params, source.model, 2, each, "float32") for each in (images, *others)]
+    entries = [
+        cache.cached_array(params, source.model, 2, each, "float32") for each in (images, *others)
+    ]
     assert len({entry.folder for entry in entries}) == 3
     assert entries[0].shape == (2 * source.config.positions, source.config.width)
 
@@ -298,7 +300,7 @@ def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
 def test_nothing_stands_still_under_full(run, tmp_path):
     with pytest.raises(
         StrategyError,
-        match="--strategy full the embedding trains, so nothing before it stands still",
+        match="`strategy` full the embedding trains, so nothing before it is frozen",
     ):
         run(BERT, cache="on", strategy="full")
     assert not (tmp_path / "run").exists()
@@ -323,7 +325,7 @@ def test_auto_is_off_under_full(run):
 
 
 def test_auto_goes_without_where_the_disk_is_too_small_and_on_refuses(
-    run, home, tmp_path, monkeypatch, capsys
+    run, home, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(clock, "matmul_rate", lambda: 1e6)
     usage = shutil.disk_usage
@@ -335,12 +337,12 @@ def test_auto_goes_without_where_the_disk_is_too_small_and_on_refuses(
     home.mkdir()
     monkeypatch.setattr(shutil, "disk_usage", too_small)
     with pytest.raises(
-        OutputError, match=r"the cache needs 0 MB: make room, .* --cache-dtype bfloat16"
+        OutputError, match=r"the cache needs 0 MB: make room, .* `cache_dtype` bfloat16"
     ):
         run(BERT, cache="on", epochs=3)
     assert not (tmp_path / "run").exists() and not (home / "prefix").exists()
     assert run(BERT, cache="auto", epochs=3, batch_size=32)["cache"] is None
-    assert "no cache: the disk of" in capsys.readouterr().err
+    assert "no cache: the disk of" in caplog.text
 
 
 def two_files_of(monkeypatch, home: Path) -> None:
@@ -365,15 +367,15 @@ def test_room_for_one_of_two_files_is_told_before_the_run_starts(run, home, tmp_
 
 
 def test_auto_goes_on_without_a_cache_that_cannot_be_written_in_the_end(
-    run, tmp_path, monkeypatch, capsys
+    run, tmp_path, monkeypatch, caplog
 ):
     def full(*_, **__):
         raise OutputError("no room now")
 
-    monkeypatch.setattr(cache, "states", full)
-    monkeypatch.setattr("adapt.prefix_cache.policy.saves", lambda *_: 1.0)
+    monkeypatch.setattr(cache, "compute_states", full)
+    monkeypatch.setattr("adapt.prefix_cache.policy.seconds_saved", lambda *_: 1.0)
     assert run(BERT, cache="auto")["cache"] is None
-    assert "no cache: no room now" in capsys.readouterr().err
+    assert "no cache: no room now" in caplog.text
     (began,) = checkpoint.read_last(tmp_path / "run" / "checkpoints")["progress"]["phases"]
     assert not began["cached"]  # so a resumed run does not insist on it
 
@@ -450,11 +452,11 @@ def test_states_too_large_for_float16():
     )
     cut, texts = frozen_prefix.cut_at(model, 1), some()
     with pytest.raises(
-        OutputError, match="float16 can't hold the values to cache: give --cache-dtype bfloat16"
+        OutputError, match="float16 can't hold the values to cache: give `cache_dtype` bfloat16"
     ):
-        cache.states(huge, cut, texts, cache.entry(huge, model, 1, texts, "float16"))
-    entry = cache.entry(huge, model, 1, texts, "bfloat16")
-    cache.states(huge, cut, texts, entry)
+        cache.compute_states(cut, huge, texts, cache.cached_array(huge, model, 1, texts, "float16"))
+    entry = cache.cached_array(huge, model, 1, texts, "bfloat16")
+    cache.compute_states(cut, huge, texts, entry)
     assert 1e-4 < entry.relative_error < 1e-2
 
 
@@ -508,24 +510,26 @@ def test_a_filling_that_was_stopped_skips_what_is_done(monkeypatch, home, prefix
     monkeypatch.setattr(store, "FLUSH", -1.0)
     model = small.classifier()
     params, cut, texts = small.params(model), frozen_prefix.cut_at(model, 2), some(500)
-    entry = cache.entry(params, model, 2, texts, "float32")
+    entry = cache.cached_array(params, model, 2, texts, "float32")
 
-    def stop(done):
+    def stop(done, total):
         if len(prefixes) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.states(params, cut, texts, entry, stop)
-    assert (entry.folder / "progress.json").exists() and not entry.filled
+        cache.compute_states(cut, params, texts, entry, on_progress=stop)
+    assert (entry.folder / "progress.json").exists() and not entry.is_complete
     prefixes.clear()
     told = []
-    found = cache.states(params, cut, texts, entry, told.append)
+    found = cache.compute_states(
+        cut, params, texts, entry, on_progress=lambda *done: told.append(done)
+    )
     windows = sum(1 for _ in texts.whole_windows())
     assert 0 < len(prefixes) < windows and len(told) == len(prefixes)
     stored = (entry.folder / "values.bin").read_bytes()
     shutil.rmtree(home)
     prefixes.clear()
-    again = cache.states(params, cut, texts, entry)
+    again = cache.compute_states(cut, params, texts, entry)
     assert len(prefixes) == windows and stored == (entry.folder / "values.bin").read_bytes()
     assert np.array_equal(found.values, again.values) and len(again) == 500
 
@@ -562,7 +566,9 @@ def of_lengths(lengths: list[int]) -> Examples:
 def test_every_example_has_the_states_that_it_has_alone(cuts, lengths):
     params, cut = cuts["bert"]
     texts = of_lengths(lengths)
-    found = cache.states(params, cut, texts, cache.entry(params, cut.model, 2, texts, "float32"))
+    found = cache.compute_states(
+        cut, params, texts, cache.cached_array(params, cut.model, 2, texts, "float32")
+    )
     expected = alone(params, cut, texts)
     assert len(found) == len(lengths)
     for number, length in enumerate(lengths):
@@ -575,8 +581,8 @@ def test_every_example_has_the_states_that_it_has_alone(cuts, lengths):
 def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, lengths, seed):
     params, cut = cuts[family]
     texts, plan = of_lengths(lengths), packing.Plan(48, (4,), 4)
-    states = cache.states(
-        params, cut, texts, cache.entry(params, cut.model, cut.depth, texts, "float32")
+    states = cache.compute_states(
+        params, cut, texts, cache.cached_array(params, cut.model, cut.depth, texts, "float32")
     )
     kept = dataclasses.replace(texts, states=states)
     pairs = list(zip(texts.batches(plan, seed, 1), kept.batches(plan, seed, 1), strict=True))
@@ -611,7 +617,9 @@ def test_texts_in_rows_of_one_shape_agree_bit_for_bit_only_at_one_place_of_the_r
     ):  # from half a row on, one example a row, at its beginning; any
         whole = ragged([rng.integers(1, 40, length) for length in rng.integers(least, 25, 100)])
         texts = Examples(whole, np.arange(100), np.zeros(100, np.int32), 24, 0)
-        kept = cache.states(params, cut, texts, cache.entry(params, model, 2, texts, "float32"))
+        kept = cache.compute_states(
+            cut, params, texts, cache.cached_array(params, model, 2, texts, "float32")
+        )
         assert {batch["tokens"].shape for _, batch in texts.whole_windows()} == {(42, 24)}
         plan, some = packing.Plan(24, (42,), 40), texts.take(rng.permutation(100)[:80])
         other = dataclasses.replace(some, states=kept)

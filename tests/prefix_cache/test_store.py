@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from adapt.errors import OutputError
 from adapt.prefix_cache import store
-from adapt.prefix_cache.store import Entry
+from adapt.prefix_cache.store import CachedArray
 from tests.helpers import tiny
 
 ROWS, PIECES = 40, 8
 EXACT = np.random.default_rng(0).standard_normal((ROWS, 3)).astype(np.float32)
-ENTRY = Entry({"what": "a test"}, EXACT.shape, np.dtype("float32"))
+ENTRY = CachedArray({"what": "a test"}, EXACT.shape, np.dtype("float32"))
 CHILD = """
 import sys, time
 from tests.prefix_cache import test_store
@@ -91,9 +91,9 @@ def names() -> set[str]:
 
 
 def test_filled_once_and_mapped_afterwards(counted):
-    assert not ENTRY.filled
+    assert not ENTRY.is_complete
     first, second = ENTRY.open(counted), ENTRY.open(counted)
-    assert counted.skips == [0] and ENTRY.filled and ENTRY.relative_error == 0
+    assert counted.skips == [0] and ENTRY.is_complete and ENTRY.relative_error == 0
     for values in (first, second):
         assert isinstance(values, np.memmap) and np.array_equal(values, EXACT)
         with pytest.raises(ValueError, match="read-only"):
@@ -122,7 +122,7 @@ def test_killed_in_mid_fill_it_goes_on_where_it_stopped(child, counted, home):
             break
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert names() == {"key.json", "values.part", "progress.json", "lock"} and not ENTRY.filled
+    assert names() == {"key.json", "values.part", "progress.json", "lock"} and not ENTRY.is_complete
     values = ENTRY.open(counted)
     assert counted.skips == [5]
     assert np.array_equal(values, EXACT)
@@ -300,7 +300,7 @@ def test_what_changes_while_it_is_written_is_an_error_not_a_loop():
 
     with pytest.raises(OutputError, match=r"values\.part is not what was written"):
         ENTRY.open(spoiling)
-    assert not ENTRY.filled and np.array_equal(ENTRY.open(pieces), EXACT)
+    assert not ENTRY.is_complete and np.array_equal(ENTRY.open(pieces), EXACT)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -377,7 +377,7 @@ def disk(tmp_path, monkeypatch):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-LARGE = Entry({"what": "a large test"}, (5 << 18,), np.dtype("float32"))  # 5 MiB
+LARGE = CachedArray({"what": "a large test"}, (5 << 18,), np.dtype("float32"))  # 5 MiB
 
 
 def ones(skip: int = 0):
@@ -421,7 +421,7 @@ def test_a_folder_that_cannot_be_made_names_the_variable(home):
         match=r"the cache can't be written .*: point ADAPT_CACHE to another folder, or give",
     ):
         ENTRY.open(pieces)
-    assert not ENTRY.filled
+    assert not ENTRY.is_complete
 
 
 def test_what_is_there_serves_from_a_disk_that_cannot_be_written(disk):
@@ -460,36 +460,36 @@ def test_another_dtype_notes_its_relative_error(dtype, least, most):
 
 
 def test_a_value_that_the_dtype_cannot_hold():
-    entry = Entry({}, (2,), np.dtype("float16"))
+    entry = CachedArray({}, (2,), np.dtype("float16"))
     with pytest.raises(
-        OutputError, match="float16 can't hold the values to cache: give --cache-dtype bfloat16"
+        OutputError, match="float16 can't hold the values to cache: give `cache_dtype` bfloat16"
     ):
         entry.open(lambda skip: iter([(np.arange(2), np.array([1, 65521], np.float32))]))
-    assert not entry.filled
+    assert not entry.is_complete
 
 
 def test_a_value_that_the_dtype_cannot_hold_warns_of_nothing():
     """One clear line, with no warning of NumPy's before it."""
-    entry = Entry({}, (1,), np.dtype("float16"))
+    entry = CachedArray({}, (1,), np.dtype("float16"))
     with pytest.raises(OutputError, match="float16 can't hold"):
         entry.open(lambda skip: iter([(np.arange(1), np.array([65521], np.float32))]))
 
 
 def test_a_value_that_the_dtype_cannot_hold_leaves_no_part():
-    entry = Entry({}, (1,), np.dtype("float16"))
+    entry = CachedArray({}, (1,), np.dtype("float16"))
     with pytest.raises(OutputError, match="float16 can't hold"):
         entry.open(lambda skip: iter([(np.arange(1), np.array([65521], np.float32))]))
     assert not (entry.folder / "values.part").exists()
 
 
 def test_states_that_are_not_finite_are_kept_as_they_are_for_the_loss_to_tell():
-    entry = Entry({}, (2,), np.dtype("bfloat16"))
+    entry = CachedArray({}, (2,), np.dtype("bfloat16"))
     values = entry.open(lambda skip: iter([(np.arange(2), np.array([np.nan, 1.0], np.float32))]))
     assert np.isnan(float(values[0])) and values[1] == 1 and entry.relative_error == 0
 
 
 def test_the_largest_float16_is_held():
-    entry = Entry({}, (2,), np.dtype("float16"))
+    entry = CachedArray({}, (2,), np.dtype("float16"))
     values = entry.open(lambda skip: iter([(np.arange(2), np.array([65504, -65504], np.float32))]))
     assert values.tolist() == [65504, -65504] and entry.relative_error == 0
 
@@ -532,7 +532,7 @@ def test_a_folder_that_is_deleted_again_and_again_is_one_line():
             yield piece
 
     with pytest.raises(
-        OutputError, match="is deleted whenever it is filled: leave it alone, or give --cache off"
+        OutputError, match="is deleted whenever it is filled: leave it alone, or give `cache` off"
     ):
         ENTRY.open(made)
 
