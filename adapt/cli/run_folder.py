@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,11 @@ def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_run(out: Path, config: Any) -> Iterator[None]:
+def open_run(out: Path, config: Any) -> Iterator[Callable[[], None]]:
     """Make the run's folder with config.json, or check with `--resume` that the flags are those of the run.
 
     An error inside leaves nothing half-written: the new folder goes, and what `--overwrite` was to replace comes back.
+    After a call of the function that it yields, the folder stays: it holds something that a run can go on with.
     Raises :class:`OutputError`; only a folder that the same command wrote is ever replaced.
     """
     flags = flags_of(config)
@@ -71,7 +72,7 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
 
     if getattr(config, "resume", False):
         check_flags_of(out, flags)
-        yield
+        yield nothing_to_keep
         return
 
     if not is_lead_process():
@@ -81,13 +82,17 @@ def open_run(out: Path, config: Any) -> Iterator[None]:
                 f"--out {out} is not on a disk that every host sees: "
                 "the first process made it elsewhere"
             )
-        yield
+        yield nothing_to_keep
         return
 
-    with new_folder(out.resolve(), flags["experiment"], config.overwrite):
+    with new_folder(out.resolve(), flags["experiment"], config.overwrite) as keep:
         write_json(out / "config.json", flags)
         barrier("folder")
-        yield
+        yield keep
+
+
+def nothing_to_keep() -> None:
+    """For a folder that is not this process's to delete."""
 
 
 def flags_of(config: Any) -> dict[str, Any]:
@@ -98,8 +103,11 @@ def flags_of(config: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[None]:
-    """Make ``out`` an empty folder; after an error inside, everything is as it was before."""
+def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[], None]]:
+    """Make ``out`` an empty folder; after an error inside, everything is as it was before.
+
+    Unless the function that it yields was called: then the folder stays, and what it replaced is deleted.
+    """
     previous = out.with_name(f".{out.name}.before")
     existed = out.exists()
     is_filled = existed and any(out.iterdir())
@@ -118,21 +126,30 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[None]:
             "remove it yourself"
         )
 
+    is_kept = False
+
+    def keep() -> None:
+        nonlocal is_kept
+        if is_filled and not is_kept:
+            shutil.rmtree(previous, ignore_errors=True)
+        is_kept = True
+
     try:
         if is_filled:
             shutil.rmtree(previous, ignore_errors=True)
             out.rename(previous)
         out.mkdir(parents=True, exist_ok=existed and not is_filled)
-        yield
+        yield keep
     except BaseException:
+        if is_kept:
+            raise
         empty(out)
         if is_filled:
             previous.replace(out)
         elif not existed and out.exists():
             out.rmdir()
         raise
-    if is_filled:
-        shutil.rmtree(previous, ignore_errors=True)
+    keep()
 
 
 def has_saved(out: Path) -> bool:
