@@ -357,7 +357,7 @@ WRONG = [
     (
         "contrastive",
         {"accumulate": 2},
-        "--accumulate 2 would leave an example of --task contrastive fewer negatives",
+        "`accumulate` 2 would leave an example of `task` contrastive fewer negatives",
     ),
     (
         "contrastive",
@@ -369,20 +369,20 @@ WRONG = [
     (
         "span",
         {"pooling": "mean"},
-        "--pooling is for heads that pool, and --task span reads the tokens",
+        "`pooling` is for heads that pool, and `task` span reads the tokens",
     ),
     (
         "tags",
         {"layers": (0, 1)},
-        "--layers is for heads that pool, and --task tags reads the tokens",
+        "`layers` is for heads that pool, and `task` tags reads the tokens",
     ),
     (
         "multitask",
         {"class_weights": "balanced"},
         "balanced goes with classification and tags, not multitask",
     ),
-    ("classification", {"mix": "learned"}, "--mix learned mixes the layers that --layers names"),
-    ("classification", {"layers": (0, 3)}, "--layers 3 is not there: the encoder has layers 0"),
+    ("classification", {"mix": "learned"}, "`mix` learned mixes the layers that `layers` names"),
+    ("classification", {"layers": (0, 3)}, "`layers` 3 is not there: the encoder has layers 0"),
     (
         "classification",
         {"layers": (0, 2), "pooling": "pooler"},
@@ -434,7 +434,7 @@ def test_pictures_have_no_second_text_and_no_words(inputs, tmp_path):
     with pytest.raises(StrategyError, match="is an image encoder, and the task tags is for texts"):
         finetune.main(finetune.Config(task="tags", **flags))
     with pytest.raises(
-        StrategyError, match="is an image encoder, and --text-pair-column is for texts"
+        StrategyError, match="is an image encoder, and `text_pair_column` is for texts"
     ):
         finetune.main(finetune.Config(text_pair_column="other", **flags))
 
@@ -469,7 +469,7 @@ def test_words_and_spans_that_were_cut_off_are_told_and_not_scored(run, inputs, 
         (
             "multitask",
             {"label_column": "label,label"},
-            "--label-column label,label: label columns must differ",
+            "`label_column` label,label: label columns must differ",
         ),
         ("multitask", {"label_column": "label,a=x"}, "have no = in their names"),
     ],

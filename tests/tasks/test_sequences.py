@@ -9,8 +9,9 @@ from adapt.data import tables
 from adapt.errors import DataError
 from adapt.pretrained import hub
 from adapt.ragged import ragged
-from adapt.tasks import sequences
-from adapt.tasks.sequences import class_pairs, make
+from adapt.tasks import TASKS
+from adapt.tasks.setfit import class_pairs
+from adapt.tasks.tags import tokenize_words, word_chunks
 from tests.helpers import tiny
 
 
@@ -30,6 +31,10 @@ def encoders(tmp_path_factory):
     return found
 
 
+def make(encoder, table, columns: list[str], task: str, labels):
+    return TASKS[task].examples(encoder, table, columns, labels)
+
+
 def pieces_of(encoder, tokens) -> list[str]:
     return [encoder.tokenizer.backend.id_to_token(int(token)) for token in tokens]
 
@@ -42,7 +47,7 @@ SENTENCES = [["films", "a", "filmplot", "the"], ["was"], ["\u200b", "was"], ["so
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_every_token_knows_its_word_also_where_a_word_is_several_tokens(encoders, family):
-    tokens, truncated, word = sequences.tokenized_words(encoders[family].tokenizer, SENTENCES)
+    tokens, truncated, word = tokenize_words(encoders[family].tokenizer, SENTENCES)
     assert truncated == (family == "gpt2")  # 5 + 1 + 6 of the 8 letters
     for row, words in enumerate(SENTENCES):
         own = word[tokens.starts[row] : tokens.starts[row] + tokens.lengths[row]]
@@ -63,12 +68,15 @@ def test_every_token_knows_its_word_also_where_a_word_is_several_tokens(encoders
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_the_label_of_a_word_is_that_of_its_first_token(encoders, family):
+def test_the_label_of_a_word_is_that_of_its_first_token(encoders, family, caplog):
     """A word that is cut off, or that the tokenizer drops, has none, and is counted."""
     table = tables.table({"words": SENTENCES}, "some.csv")
     labels = ragged([np.arange(len(words)) + 10 * row for row, words in enumerate(SENTENCES)])
-    examples, lost = make(encoders[family], table, ["words"], "tags", labels)
-    assert lost == 1 + (family == "gpt2")  # the character without width, and `the`
+    examples = make(encoders[family], table, ["words"], "tags", labels)
+    lost = 1 + (family == "gpt2")  # the character without width, and `the`
+    assert caplog.messages == [
+        f"some.csv: {lost} of 9 words lie beyond the 12 tokens of an example: not scored"
+    ]
     assert examples.outputs == len(examples.truth) == 9 - lost
     for row, words in enumerate(SENTENCES):
         pieces = pieces_of(encoders[family], examples.tokens[row])
@@ -98,7 +106,7 @@ def test_a_row_without_words_is_named(words):
         {"words": [words]} if isinstance(words, list) else {"words": ["a", words]}, "some.csv"
     )
     with pytest.raises(DataError, match=r"some\.csv: row \d has no words in column 'words'"):
-        list(sequences.word_chunks(table, "words"))
+        list(word_chunks(table, "words"))
 
 
 # Spans
@@ -106,15 +114,15 @@ def test_a_row_without_words_is_named(words):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 @pytest.mark.parametrize("question", ["so a film", None])
-def test_a_span_is_the_tokens_that_its_characters_are_in(encoders, family, question):
+def test_a_span_is_the_tokens_that_its_characters_are_in(encoders, family, question, caplog):
     text = "the film was so good"
     columns = {"text": [text] * 2, "question": [question or ""] * 2}
     at = text.index("film"), text.index("film") + 4
     names = ["text", "question"] if question else ["text"]
     wide = dataclasses.replace(encoders[family], tokenizer=encoders[family].tokenizer.cut_to(40))
     labels = np.array([at, (at[0] - 1, at[1] + 1)])  # spaces at its ends do not matter
-    examples, lost = make(wide, tables.table(columns, "some.csv"), names, "span", labels)
-    assert lost == 0 and examples.labels[0].tolist() == examples.labels[1].tolist()
+    examples = make(wide, tables.table(columns, "some.csv"), names, "span", labels)
+    assert not caplog.messages and examples.labels[0].tolist() == examples.labels[1].tolist()
     start, end = examples.labels[0]
     found = "".join(pieces_of(wide, examples.tokens[0][start : end + 1]))
     assert found.replace("Ġ", "") == "film"
@@ -126,14 +134,14 @@ def test_a_span_is_the_tokens_that_its_characters_are_in(encoders, family, quest
 def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(encoders):
     text, question = "the film was so good " * 3, "a film so warm"
     table = tables.table({"text": [text], "question": [question]}, "some.csv")
-    examples, lost = make(
+    examples = make(
         encoders["bert"],
         table,
         ["text", "question"],
         "span",
         np.array([[len(text) - 5, len(text) - 1]]),
     )
-    assert lost == 1 and examples.labels.tolist() == [[-1, -1]] and examples.truncated == 1
+    assert examples.labels.tolist() == [[-1, -1]] and examples.truncated == 1
     pieces = pieces_of(encoders["bert"], examples.tokens[0])
     assert pieces == [
         "[CLS]",
@@ -164,7 +172,7 @@ def test_a_choice_is_as_many_pairs_and_a_contrast_two_texts(encoders):
     table = tables.table(
         {"a": ["the film", "so"], "b": ["was good", "a"], "c": ["a plot", "very"]}, "some.csv"
     )
-    choices, _ = make(encoders["bert"], table, ["a", "b", "c"], "choice", np.zeros(2, np.int32))
+    choices = make(encoders["bert"], table, ["a", "b", "c"], "choice", np.zeros(2, np.int32))
     assert choices.rows.tolist() == [[0, 1], [2, 3]]
     assert pieces_of(encoders["bert"], choices.whole[1]) == [
         "[CLS]",
@@ -175,10 +183,10 @@ def test_a_choice_is_as_many_pairs_and_a_contrast_two_texts(encoders):
         "plot",
         "[SEP]",
     ]
-    contrast, _ = make(encoders["bert"], table, ["a", "b"], "contrastive", np.ones(2, np.int32))
+    contrast = make(encoders["bert"], table, ["a", "b"], "contrastive", np.ones(2, np.int32))
     assert contrast.rows.tolist() == [[0, 1], [2, 3]] and contrast.whole.turns is None
     assert pieces_of(encoders["bert"], contrast.whole[3]) == ["[CLS]", "a", "[SEP]"]
-    pair, _ = make(encoders["bert"], table, ["a", "b"], "classification", np.zeros(2, np.int32))
+    pair = make(encoders["bert"], table, ["a", "b"], "classification", np.zeros(2, np.int32))
     assert pair.rows.tolist() == [0, 1] and pair.whole.turns.tolist() == [4, 3]
 
 
@@ -198,13 +206,13 @@ def test_the_types_are_in_the_digest_of_the_inputs(encoders):
         "classification",
         np.zeros(1),
     )
-    assert one[0].whole.values.tolist() == other[0].whole.values.tolist()
-    assert one[0].inputs_digest != other[0].inputs_digest
+    assert one.whole.values.tolist() == other.whole.values.tolist()
+    assert one.inputs_digest != other.inputs_digest
 
 
 def test_setfit_pairs_each_text_with_as_many_of_its_class_as_of_others():
     labels = np.array([0, 1, 0, 2, 1, 0])
-    rows, same = class_pairs(labels, seed=0, each=5)
+    rows, same = class_pairs(labels, seed=0, num_pairs=5)
     assert (
         len(rows) == len(same) == 5 * 5 + 6 * 5
     )  # the only text of class 2 has no partner of its own

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.tasks import registry
-from adapt.tasks.registry import TASKS
+from adapt.tasks import TASKS, metrics
 from adapt.training import losses
 
 SEEDS = st.integers(0, 2**31)
@@ -25,18 +24,18 @@ def logits_of(seed: int, examples: int = 6, classes: int = 4, scale: float = 3.0
 def test_probabilities_are_probabilities_for_logits_of_any_size(seed, scale):
     logits = logits_of(seed, scale=scale)
     with warnings.catch_warnings(action="error"):
-        softmax, sigmoid = registry.softmax(logits), registry.sigmoid(logits)
+        softmax, sigmoid = metrics.softmax(logits), metrics.sigmoid(logits)
     np.testing.assert_allclose(softmax.sum(-1), 1)
     for p in (softmax, sigmoid):
         assert np.all((p >= 0) & (p <= 1))
     np.testing.assert_array_equal(softmax.argmax(-1), logits.argmax(-1))
     np.testing.assert_array_equal(sigmoid > 0.5, logits > 0)
-    np.testing.assert_allclose(sigmoid + registry.sigmoid(-logits), 1)
+    np.testing.assert_allclose(sigmoid + metrics.sigmoid(-logits), 1)
 
 
 def test_macro_f1_by_hand():
     logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 2, 2, 2]]
-    found = registry.tags(logits, np.array([0, 1, 1, 2, 2, 0]))
+    found = metrics.tags(logits, np.array([0, 1, 1, 2, 2, 0]))
     # f1 by class: 2*1/(2+2) = 0.5; 2*1/(1+2) = 2/3; 2*2/(3+2) = 0.8
     assert found == pytest.approx({"accuracy": 4 / 6, "macro_f1": (0.5 + 2 / 3 + 0.8) / 3})
 
@@ -46,28 +45,28 @@ def test_macro_f1_by_hand():
 def test_perfect_answers_score_1(seed):
     rng = np.random.default_rng(seed)
     label = np.concatenate([[0, 1, 2], rng.integers(0, 3, 5)])
-    found = registry.classification(np.eye(3, dtype=np.float32)[label] * 100, label)
+    found = metrics.classification(np.eye(3, dtype=np.float32)[label] * 100, label)
     assert found == pytest.approx({"accuracy": 1.0, "macro_f1": 1.0, "ece": 0.0})
-    rare = registry.classification(np.array([[9.0, -9], [9, -9], [-9, 9]]), np.array([0, 0, 1]))
+    rare = metrics.classification(np.array([[9.0, -9], [9, -9], [-9, 9]]), np.array([0, 0, 1]))
     assert rare["rare_f1"] == rare["auroc"] == rare["average_precision"] == 1.0
     many = np.concatenate([np.eye(3), rng.integers(0, 2, (5, 3))]).astype(np.float32)
-    assert registry.multilabel(many * 2 - 1, many) == {"accuracy": 1.0, "macro_f1": 1.0}
+    assert metrics.multilabel(many * 2 - 1, many) == {"accuracy": 1.0, "macro_f1": 1.0}
     line = rng.standard_normal(8)
-    assert registry.regression(line[:, None], line) == pytest.approx(
+    assert metrics.regression(line[:, None], line) == pytest.approx(
         {"mse": 0.0, "pearson": 1.0, "spearman": 1.0}
     )
     pairs = np.repeat(rng.standard_normal((6, 9)), 2, 0)
-    assert registry.retrieval(pairs, np.ones(6, int)) == {"recall_at_1": 1.0, "mrr": 1.0}
+    assert metrics.retrieval(pairs, np.ones(6, int)) == {"recall_at_1": 1.0, "mrr": 1.0}
 
 
 def test_a_multilabel_answer_is_right_when_every_label_is():
-    found = registry.multilabel(np.array([[1, -1], [1, 1]]), np.array([[1, 0], [1, 0]], np.float32))
+    found = metrics.multilabel(np.array([[1, -1], [1, 1]]), np.array([[1, 0], [1, 0]], np.float32))
     assert found["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("values", [np.zeros(4), np.arange(1)])
 def test_a_correlation_that_is_not_defined_is_nan_and_no_warning(values):
-    found = registry.regression(values[:, None], np.arange(len(values)))
+    found = metrics.regression(values[:, None], np.arange(len(values)))
     assert np.isnan(found["pearson"]) and np.isnan(found["spearman"]) and np.isfinite(found["mse"])
 
 
@@ -77,7 +76,7 @@ def test_the_scores_of_two_classes_are_those_of_the_rarer_one(seed, share):
     """Turning the classes round changes nothing; against the definitions, ties aside."""
     rng, logits = np.random.default_rng(seed), logits_of(seed, 20, 2)
     label = (rng.random(20) < share).astype(np.int32)
-    found = registry.classification(logits, label)
+    found = metrics.classification(logits, label)
     if len(set(label)) < 2:
         assert np.isnan(found["auroc"]) and np.isnan(found["average_precision"])
         return
@@ -90,26 +89,26 @@ def test_the_scores_of_two_classes_are_those_of_the_rarer_one(seed, share):
     right = (truth & (score > 0)).sum()
     assert found["rare_f1"] == pytest.approx(2 * right / (truth.sum() + (score > 0).sum()))
     if label.mean() != 0.5:
-        assert registry.classification(logits[:, ::-1], 1 - label) == pytest.approx(found)
+        assert metrics.classification(logits[:, ::-1], 1 - label) == pytest.approx(found)
 
 
 @settings(max_examples=20)
 @given(SEEDS, st.integers(1, 40))
 def test_the_calibration_error_is_a_mean_over_bins_of_confidence(seed, count):
     """Guo et al. 2017, eq. 3, a bin at a time."""
-    p = registry.softmax(logits_of(seed, count, 3))
+    p = metrics.softmax(logits_of(seed, count, 3))
     label = np.random.default_rng(seed).integers(0, 3, count)
     confidence, right, expected = p.max(-1), p.argmax(-1) == label, 0.0
     for low in np.arange(15) / 15:
         held = (confidence > low) & (confidence <= low + 1 / 15)
         if held.any():
             expected += held.mean() * abs(right[held].mean() - confidence[held].mean())
-    assert registry.calibration_error(p, label) == pytest.approx(expected, abs=1e-9)
+    assert metrics.calibration_error(p, label) == pytest.approx(expected, abs=1e-9)
 
 
 def test_an_overconfident_answer_has_the_calibration_error_that_it_is_off_by():
     p = np.tile([0.9, 0.1], (10, 1))
-    assert registry.calibration_error(p, np.array([0] * 6 + [1] * 4)) == pytest.approx(0.3)
+    assert metrics.calibration_error(p, np.array([0] * 6 + [1] * 4)) == pytest.approx(0.3)
 
 
 @settings(max_examples=20)
@@ -117,7 +116,7 @@ def test_an_overconfident_answer_has_the_calibration_error_that_it_is_off_by():
 def test_the_best_span_is_the_best_of_all_that_do_not_end_before_they_start(seed):
     logits = np.random.default_rng(seed).standard_normal((4, 2, 7)).astype(np.float32)
     logits[1, :, 3:] = -np.inf
-    for (start, end), (starts, ends) in zip(registry.best_spans(logits), logits, strict=True):
+    for (start, end), (starts, ends) in zip(metrics.best_spans(logits), logits, strict=True):
         every = {(i, j): starts[i] + ends[j] for i in range(7) for j in range(i, 7)}
         assert (start, end) == max(every, key=lambda pair: every[pair])
 
@@ -126,7 +125,7 @@ def test_spans_score_by_their_tokens_and_a_span_that_was_cut_off_is_missed():
     logits = np.full((3, 2, 8), -9.0, np.float32)
     for example, (start, end) in enumerate([(1, 3), (2, 2), (0, 0)]):
         logits[example, 0, start] = logits[example, 1, end] = 9
-    found = registry.spans(logits, np.array([[2, 5], [2, 2], [-1, -1]]))
+    found = metrics.spans(logits, np.array([[2, 5], [2, 2], [-1, -1]]))
     # tokens 1 to 3 against 2 to 5: two shared, of three and four
     assert found == pytest.approx({"exact_match": 1 / 3, "f1": (2 * 2 / 7 + 1 + 0) / 3})
 
@@ -135,10 +134,10 @@ def test_the_scores_of_several_columns_are_those_of_each():
     logits = np.stack([logits_of(0, 9, 3), logits_of(1, 9, 3)], 1)
     logits[:, 1, 2] = -np.inf
     labels = np.stack([np.arange(9) % 3, np.arange(9) % 2], 1)
-    found = registry.multitask(logits, labels, ["kind", "sign"])
+    found = metrics.multitask(logits, labels, ["kind", "sign"])
     kind, sign = (
-        registry.classification(logits[:, 0], labels[:, 0]),
-        registry.classification(logits[:, 1, :2], labels[:, 1]),
+        metrics.classification(logits[:, 0], labels[:, 0]),
+        metrics.classification(logits[:, 1, :2], labels[:, 1]),
     )
     expected = {f"{name}_kind": value for name, value in kind.items()}
     expected |= {f"{name}_sign": value for name, value in sign.items()}
@@ -154,7 +153,7 @@ def test_retrieval_ranks_each_positive_among_all(seed):
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosines = unit[::2] @ unit[1::2].T
     ranks = [1 + int((row > row[n]).sum()) for n, row in enumerate(cosines)]
-    found = registry.retrieval(x, np.ones(7, int))
+    found = metrics.retrieval(x, np.ones(7, int))
     assert found == pytest.approx(
         {"recall_at_1": ranks.count(1) / 7, "mrr": np.mean(1 / np.array(ranks))}
     )
@@ -162,13 +161,13 @@ def test_retrieval_ranks_each_positive_among_all(seed):
 
 def test_an_encoder_that_puts_everything_in_one_place_retrieves_by_chance():
     noise = 1e-8 * np.random.default_rng(0).standard_normal((40, 3))
-    found = registry.retrieval(np.ones((40, 3)) + noise, np.ones(20, int))
+    found = metrics.retrieval(np.ones((40, 3)) + noise, np.ones(20, int))
     assert found == pytest.approx({"recall_at_1": 1 / 20, "mrr": np.mean(1 / np.arange(1, 21))})
 
 
 def test_a_choice_is_between_the_sequences_of_one_example():
     logits = np.array([[0.0], [3], [1], [5], [4], [0]])
-    assert registry.choice(logits, np.array([1, 2]))["accuracy"] == 0.5
+    assert metrics.choice(logits, np.array([1, 2]))["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -180,8 +179,9 @@ def test_the_score_that_decides_is_among_the_metrics(name):
         "multitask": np.eye(4, 2, dtype=int),
         "span": np.zeros((4, 2), int),
     }
-    given = np.random.default_rng(0).standard_normal(outputs.get(name, (4, 3))).astype(np.float32)
-    assert TASKS[name].score in TASKS[name].metrics(given, labels.get(name, np.array([0, 1, 0, 1])))
+    some = np.random.default_rng(0).standard_normal(outputs.get(name, (4, 3))).astype(np.float32)
+    targets = labels.get(name, np.array([0, 1, 0, 1]))
+    assert TASKS[name].primary_metric in TASKS[name].metrics(some, targets, ["a=x", "b=y"])
 
 
 def test_the_mean_loss_of_a_set_does_not_depend_on_the_parts_it_is_computed_in():
@@ -205,17 +205,19 @@ def test_the_mean_loss_of_a_set_does_not_depend_on_the_parts_it_is_computed_in()
 )
 def test_the_majority_floor_is_the_accuracy_of_one_constant_answer(train, test):
     answer = int(np.bincount(train).argmax())
-    expected = registry.classification(np.eye(4)[[answer] * len(test)], np.array(test))["accuracy"]
-    assert registry.majority(np.array(train), np.array(test))["majority_accuracy"] == pytest.approx(
+    expected = metrics.classification(np.eye(4)[[answer] * len(test)], np.array(test))["accuracy"]
+    assert metrics.majority(np.array(train), np.array(test))["majority_accuracy"] == pytest.approx(
         expected
     )
 
 
 def test_the_majority_floor_of_several_labels_is_their_most_frequent_set_and_of_columns_the_mean():
     train, test = np.array([[1, 0], [1, 0], [0, 1]]), np.array([[1, 0], [1, 1]])
-    assert TASKS["multilabel"].floor(train, test) == {"majority_accuracy": 0.5}
-    assert TASKS["multitask"].floor(train, test) == {"majority_accuracy": 0.75}
+    assert TASKS["multilabel"].baseline(train, test) == {"majority_accuracy": 0.5}
+    assert TASKS["multitask"].baseline(train, test) == {"majority_accuracy": 0.75}
 
 
 def test_regression_is_measured_against_the_mean_of_training():
-    assert TASKS["regression"].floor(np.array([1.0, 3]), np.array([2.0, 4])) == {"mse_of_mean": 2.0}
+    assert TASKS["regression"].baseline(np.array([1.0, 3]), np.array([2.0, 4])) == {
+        "mse_of_mean": 2.0
+    }

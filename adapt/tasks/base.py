@@ -1,0 +1,318 @@
+"""The contract of a task: everything that depends on what is learned, in one class, one file a task.
+
+A module of one's own adds one, and the commands take it with ``--import``::
+
+    from adapt.tasks import TASKS
+    from adapt.tasks.classification import Classification
+
+    class Stars(Classification):
+        primary_metric = "macro_f1"
+
+    TASKS["stars"] = Stars()
+"""
+
+import abc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapt.data import examples, tables
+from adapt.data.examples import Examples
+from adapt.data.labels import Labels
+from adapt.data.tables import Table
+from adapt.errors import StrategyError
+from adapt.models import Classifier
+from adapt.options import OptimizerOptions, TaskOptions
+from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import Text
+from adapt.tasks.metrics import Scores
+from adapt.training.losses import Loss
+
+CHUNK = 4096  # rows that are tokenized together
+MANY = 1000  # text columns: no bound
+
+Row = list[Any]
+
+
+class Task(abc.ABC):
+    """What is learned. A task has no state: the same instance serves every run.
+
+    Labels are arrays [N, ...], or Ragged where the words of an example have one each. ``names`` are
+    what :meth:`label_names` found in the training table. Metrics and baselines are of a whole set;
+    where words have labels, every word counts as an example.
+    """
+
+    # The metric by which validation decides: more is better.
+    primary_metric: str = "accuracy"
+    # For each metric of the baseline: the metric that should beat it, and 1 where more is better
+    # or -1 where less is.
+    beats: Mapping[str, tuple[str, int]] = {"majority_accuracy": ("accuracy", 1)}
+    # Fewest and most columns of further texts: the second of a pair, a question, choices.
+    further_texts: tuple[int, int] = (0, 1)
+    # Whether pictures can be learned, too.
+    takes_images: bool = True
+    # Outputs of the head. None: one for each label name; 0: embeddings, which predict nothing.
+    num_outputs: int | None = None
+    # Whether the head pools, so that a pooling and layers can be chosen.
+    pools: bool = True
+    # Whether labels are classes, so that rare ones can weigh more.
+    has_class_weights: bool = False
+    # Whether outputs are [N, C], so that several runs predict side by side in one pass.
+    shares_a_pass: bool = False
+    # (outputs, labels) -> the loss of every example, float32 [N]; see :mod:`adapt.training.losses`.
+    loss: Loss
+    # What config.json of an export says of the outputs, as transformers calls it.
+    problem_type: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name by which the task is registered."""
+        return next((name for name, task in TASKS.items() if task is self), type(self).__name__)
+
+    # The old names, for callers that have not moved yet.
+
+    @property
+    def score(self) -> str:
+        return self.primary_metric
+
+    @property
+    def floor(self) -> Any:
+        return self.baseline
+
+    @property
+    def classes(self) -> int | None:
+        return self.num_outputs
+
+    # What goes together
+
+    def check_columns(self, columns: Sequence[str], pretrained: Pretrained) -> None:
+        """Raise :class:`StrategyError` for text columns that the task or the encoder does not take."""
+        further = len(columns) - 1
+        fewest, most = self.further_texts
+        if not fewest <= further <= most:
+            bounds = {(0, 0): "none", (1, 1): "one", (0, 1): "one at most"}
+            wanted = bounds.get((fewest, most), f"{fewest} or more")
+            raise StrategyError(
+                f"`text_pair_column` names {further or 'no'} columns, and the task {self.name} "
+                f"takes {wanted}"
+            )
+        if pretrained.config.is_image and further:
+            raise StrategyError(
+                f"{pretrained.source} is an image encoder, and `text_pair_column` is for texts"
+            )
+        if pretrained.config.is_image and not self.takes_images:
+            raise StrategyError(
+                f"{pretrained.source} is an image encoder, and the task {self.name} is for texts"
+            )
+
+    def check_head(self, options: TaskOptions, pretrained: Pretrained) -> None:
+        """Raise :class:`StrategyError` for options of the head that contradict each other or the task."""
+        if options.class_weights != "none" and not self.has_class_weights:
+            weighted = [name for name, task in TASKS.items() if task.has_class_weights]
+            raise StrategyError(
+                f"`class_weights` {options.class_weights} goes with {' and '.join(weighted)}, "
+                f"not {self.name}"
+            )
+        if not self.pools and (options.pooling or options.layers):
+            option = "pooling" if options.pooling else "layers"
+            raise StrategyError(
+                f"`{option}` is for heads that pool, and `task` {self.name} reads the tokens of "
+                "the last layer"
+            )
+        if options.mix == "learned" and not options.layers:
+            raise StrategyError("`mix` learned mixes the layers that `layers` names: name them")
+        if options.layers and options.pooling == "pooler":
+            raise StrategyError(
+                "`pooling` pooler was trained on the last layer alone: leave `layers` out"
+            )
+        last = pretrained.config.layers
+        for layer in options.layers:
+            if not 0 <= layer <= last:
+                raise StrategyError(
+                    f"`layers` {layer} is not there: the encoder has layers 0 (embedding) to {last}"
+                )
+
+    def check_batches(self, options: OptimizerOptions) -> None:
+        """Raise :class:`StrategyError` where the loss needs other batches than the options make."""
+        return
+
+    # Labels
+
+    @abc.abstractmethod
+    def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
+        """The names of the labels of a training table; [] where labels have none.
+
+        ``column`` is the label column, ``columns`` are those of the texts. Raises DataError.
+        """
+
+    @abc.abstractmethod
+    def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
+        """The labels of a table as the loss takes them. Nothing is guessed.
+
+        Raises DataError, with the row, for anything that is not exactly understood.
+        """
+
+    def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
+        """What stands in for labels where there are none: in prediction."""
+        return np.zeros(len(table), np.int32)
+
+    # Examples
+
+    def examples(
+        self, pretrained: Pretrained, table: Table, columns: Sequence[str], labels: Labels
+    ) -> Examples:
+        """The texts of a table, with labels as :meth:`encode_labels` gives them, as examples.
+
+        Logs a warning where labels lie in what was truncated. Raises DataError for a row without
+        text, StrategyError for an encoder that takes none.
+        """
+        for column in columns:
+            tables.check_texts(table, column)
+        return examples.texts(pretrained, self.sequence_chunks(table, columns), labels)  # pyright: ignore
+
+    def sequence_chunks(self, table: Table, columns: Sequence[str]) -> Iterator[list[Text]]:
+        """:meth:`sequences` of a table, some thousand rows at a time."""
+        for chunk in tables.chunks(table, columns, CHUNK):
+            yield self.sequences([chunk[column] for column in columns])
+
+    def sequences(self, texts: Sequence[Sequence[str]]) -> list[Text]:
+        """Columns of texts -> what the encoder reads: one sequence a row, or as many for every row."""
+        if len(texts) == 2:
+            return list(zip(*texts, strict=True))
+        return list(texts[0])
+
+    def pair_examples(self, part: Examples, seed: int) -> Examples:
+        """The examples that are trained and scored on: all, unless the task makes pairs of them."""
+        return part
+
+    # The head
+
+    def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
+        """A new head: a Linen module whose class is in ``adapt.models.HEADS``."""
+        return classifier(pretrained, options, self.count_outputs(names))
+
+    def count_outputs(self, names: Sequence[str]) -> int:
+        return len(names) if self.num_outputs is None else self.num_outputs
+
+    def output_names(self, names: Sequence[str]) -> list[str]:
+        """The label names that are kept with the run: those of the head's outputs."""
+        return list(names) if self.num_outputs is None else []
+
+    def init_head(self, params: Any, labels: Labels) -> Any:
+        """The head's fresh parameters, with values that the training labels suggest."""
+        return params
+
+    # The loss
+
+    def training_loss(self, options: TaskOptions, labels: np.ndarray, names: Sequence[str]) -> Loss:
+        """:meth:`loss` with the weights of classes that the options ask for."""
+        if options.class_weights == "none":
+            return self.loss
+        return balanced(self.loss, labels, len(names))
+
+    def mean_loss(self, outputs: np.ndarray, labels: np.ndarray, size: int = 1024) -> float:
+        """The mean over a set, computed ``size`` examples at a time.
+
+        The size matters to a contrast alone: its negatives are those of the same part.
+        """
+        per_example = len(outputs) // len(labels)
+        losses = []
+        for start in range(0, len(labels), size):
+            some_outputs = outputs[start * per_example : (start + size) * per_example]
+            some_labels = labels[start : start + size]
+            losses.append(self.loss(jnp.asarray(some_outputs), jnp.asarray(some_labels)))
+        return float(np.mean(np.concatenate(losses)))
+
+    # Scores
+
+    @abc.abstractmethod
+    def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
+        """Scores of a set, ``primary_metric`` among them; nan where one is not defined."""
+
+    @abc.abstractmethod
+    def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
+        """What scores on the test labels without a look at any input, from the training labels."""
+
+    # Predictions
+
+    def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
+        """The columns of a prediction, for texts in these columns."""
+        return ["prediction", *(f"probability:{name}" for name in run.labels)]
+
+    def rows(
+        self,
+        run: Pretrained,
+        outputs: np.ndarray,
+        part: Examples,
+        table: Table,
+        columns: Sequence[str],
+    ) -> Iterator[Row]:
+        """A row of values for every row of the table, in its order. ``outputs`` are the head's."""
+        raise NotImplementedError(f"the task {self.name} has no predictions")
+
+    # Exports
+
+    def output_note(self, classes: Sequence[str]) -> str:
+        """What the card of an export says of the outputs, in Markdown."""
+        return class_list("Logits by class:", classes)
+
+
+TASKS: dict[str, Task] = {}
+
+
+def named(name: str) -> Task:
+    """The task of this name. Raises :class:`StrategyError` that lists them."""
+    if name not in TASKS:
+        raise StrategyError(f"unknown task {name!r}: give one of {', '.join(sorted(TASKS))}")
+    return TASKS[name]
+
+
+def default_pooling(family: str) -> str:
+    """What a new head of this family pools by, unless it is told otherwise."""
+    return {"gpt2": "last", "vit": "cls"}.get(family, "mean")
+
+
+def classifier(
+    pretrained: Pretrained,
+    options: TaskOptions,
+    num_outputs: int,
+    bias: bool = True,
+    columns: tuple[int, ...] = (),
+) -> Classifier:
+    """A head that pools and projects, as the options say."""
+    config = pretrained.config
+    pooling = options.pooling or default_pooling(config.family)
+    # GPT2ForSequenceClassification has no bias: with one, the head could not be exported.
+    if config.family == "gpt2" and pooling == "last":
+        bias = False
+    return Classifier(
+        num_outputs, pooling, bias, config.dropout, tuple(options.layers), options.mix, columns
+    )
+
+
+def balanced(loss: Loss, labels: np.ndarray, num_classes: int) -> Loss:
+    """``loss`` with an example counting N / (classes * examples of its class).
+
+    That is scikit-learn's formula; over the set, weights average 1.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = jnp.asarray(len(labels) / (len(counts) * np.maximum(counts, 1)), jnp.float32)
+
+    def weighted(outputs: jax.Array, label: jax.Array) -> jax.Array:
+        return loss(outputs, label) * weights[label]
+
+    return weighted
+
+
+def numbers(values: np.ndarray) -> list[str]:
+    """Floats as text that reads back to the same floats."""
+    return [repr(float(value)) for value in values]
+
+
+def class_list(sentence: str, classes: Sequence[str]) -> str:
+    """A sentence and a Markdown list of the classes by their numbers."""
+    lines = [f"- {number}: {name}" for number, name in enumerate(classes)]
+    return "\n\n".join([sentence, "\n".join(lines)])

@@ -1,0 +1,52 @@
+"""One of several classes: the label of a text, of a pair of texts, or of a picture."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from adapt.data.examples import Examples
+from adapt.data.labels import Labels, class_names, class_numbers
+from adapt.data.tables import Table
+from adapt.pretrained.hub import Pretrained
+from adapt.tasks import metrics
+from adapt.tasks.base import TASKS, Row, Task, class_list, numbers
+from adapt.tasks.metrics import Scores
+from adapt.training import losses
+
+
+class Classification(Task):
+    """One class an example; labels int32 [N], logits [N, C]."""
+
+    has_class_weights = True
+    shares_a_pass = True
+    problem_type = "single_label_classification"
+    loss = staticmethod(losses.cross_entropy)
+
+    def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
+        return class_names(table, column, self.name)
+
+    def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
+        return np.array(class_numbers(table, column, names), np.int32).reshape(-1)
+
+    def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
+        return metrics.classification(outputs, labels)
+
+    def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
+        return metrics.majority(train, test)
+
+    def rows(
+        self,
+        run: Pretrained,
+        outputs: np.ndarray,
+        part: Examples,
+        table: Table,
+        columns: Sequence[str],
+    ) -> Iterator[Row]:
+        for p in metrics.softmax(outputs):
+            yield [run.labels[int(p.argmax())], *numbers(p)]
+
+    def output_note(self, classes: Sequence[str]) -> str:
+        return class_list("Probabilities are softmax(logits), by class:", classes)
+
+
+TASKS["classification"] = Classification()

@@ -1,0 +1,199 @@
+"""Metrics of a whole set, in NumPy, on outputs in the order of the labels; scikit-learn and SciPy count."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from adapt.training import losses
+
+Scores = dict[str, float]
+NAN = float("nan")
+TIED = 1e-6  # cosines that differ by less are the same, but for round-off
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """logits [..., C] -> probabilities, float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) in float64, without overflow."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+def decisions(predicted: np.ndarray, labels: np.ndarray) -> Scores:
+    """accuracy and macro_f1 over the classes that occur.
+
+    Where an example has several labels, it is right if all of them are.
+    """
+    from sklearn.metrics import accuracy_score, f1_score
+
+    f1 = f1_score(labels, predicted, average="macro", zero_division=0.0)  # pyright: ignore
+    return {"accuracy": float(accuracy_score(labels, predicted)), "macro_f1": float(f1)}
+
+
+def classification(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """:func:`decisions` and ece; two classes add rare_f1, auroc and average_precision.
+
+    Those three are of the rarer class. logits [N, C], labels int [N].
+    """
+    from sklearn.metrics import f1_score
+
+    p = softmax(logits)
+    predicted = p.argmax(-1)
+    scores = decisions(predicted, labels)
+    scores["ece"] = calibration_error(p, labels)
+    if p.shape[1] == 2:
+        rare = int(2 * labels.sum() <= len(labels))  # the second class where both are as frequent
+        is_rare = labels == rare
+        f1 = f1_score(is_rare, predicted == rare, zero_division=0.0)  # pyright: ignore
+        scores["rare_f1"] = float(f1)
+        scores |= ranking(p[:, rare], is_rare)
+    return scores
+
+
+def multilabel(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """:func:`decisions` of every label by itself. logits [N, C], labels [N, C] of 0 and 1."""
+    return decisions((logits > 0).astype(np.int32), labels.astype(np.int32))
+
+
+def tags(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """:func:`decisions` of words. logits [words, C], labels int [words]."""
+    return decisions(logits.argmax(-1), labels)
+
+
+def multitask(logits: np.ndarray, labels: np.ndarray, columns: Sequence[str]) -> Scores:
+    """``accuracy_<column>`` and so on for each label column; accuracy is their mean.
+
+    logits [N, K, C], -inf for the classes that a column does not have; labels int [N, K].
+    """
+    scores: Scores = {}
+    for index, column in enumerate(columns):
+        is_class = np.isfinite(logits[:, index]).any(0)
+        of_column = classification(logits[:, index, is_class], labels[:, index])
+        scores |= {f"{name}_{column}": value for name, value in of_column.items()}
+    accuracies = [value for name, value in scores.items() if name.startswith("accuracy_")]
+    return {"accuracy": float(np.mean(accuracies))} | scores
+
+
+def regression(values: np.ndarray, labels: np.ndarray) -> Scores:
+    """mse, pearson, spearman. values [N, 1], labels [N].
+
+    Correlations are nan where a side is constant: they are not defined then.
+    """
+    from scipy import stats
+
+    values = values[:, 0].astype(np.float64)
+    scores = {"mse": float(np.mean((values - labels) ** 2)), "pearson": NAN, "spearman": NAN}
+    if len(values) > 1 and np.ptp(values) > 0 and np.ptp(labels) > 0:
+        scores["pearson"] = float(stats.pearsonr(values, labels).statistic)  # pyright: ignore
+        scores["spearman"] = float(stats.spearmanr(values, labels).statistic)  # pyright: ignore
+    return scores
+
+
+def choice(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """accuracy and ece between the K sequences of an example. logits [N * K, 1], labels int [N]."""
+    p = softmax(logits.reshape(len(labels), -1))
+    accuracy = float((p.argmax(-1) == labels).mean())
+    return {"accuracy": accuracy, "ece": calibration_error(p, labels)}
+
+
+def spans(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """exact_match, and f1: the mean over examples of the F1 of their tokens.
+
+    Rajpurkar et al. 2016, 6.1. logits [N, 2, L], labels int [N, 2]: first and last token.
+    """
+    predicted = best_spans(logits)
+    first = np.maximum(predicted[:, 0], labels[:, 0])
+    last = np.minimum(predicted[:, 1], labels[:, 1])
+    num_shared = np.maximum(last - first + 1, 0)
+    num_tokens = (np.ptp(predicted, 1) + 1) + (np.ptp(labels, 1) + 1)
+    f1 = 2 * num_shared / num_tokens
+    exact = (predicted == labels).all(-1)
+    return {"exact_match": float(exact.mean()), "f1": float(f1.mean())}
+
+
+def best_spans(logits: np.ndarray) -> np.ndarray:
+    """The (start, end) with start <= end whose logits sum to the most. [N, 2, L] -> int [N, 2]."""
+    start = logits[:, 0]
+    end = logits[:, 1]
+    best_end = (np.maximum.accumulate(start, 1) + end).argmax(1)
+    may_start = np.arange(start.shape[1]) <= best_end[:, None]
+    best_start = np.where(may_start, start, -np.inf).argmax(1)
+    return np.stack([best_start, best_end], 1)
+
+
+def retrieval(embeddings: np.ndarray, labels: np.ndarray, size: int = 1024) -> Scores:
+    """recall_at_1 and mrr of finding an anchor's positive by its cosine among all positives.
+
+    embeddings [2 N, D], anchor and positive in turn. Of positives that are as near as its own (to
+    round-off) one is drawn: the scores are the expected ones.
+    """
+    pairs = losses.unit_pairs(jnp.asarray(embeddings), jnp.asarray(labels))
+    anchors = np.asarray(pairs[0])
+    positives = np.asarray(pairs[1])
+    # The mean of 1 / rank over ranks a + 1 to b is (harmonic[b] - harmonic[a]) / (b - a).
+    harmonic = np.append(0, np.cumsum(1 / np.arange(1, len(anchors) + 1)))
+    recall = []
+    reciprocal = []
+    for start in range(0, len(anchors), size):
+        cosines = anchors[start : start + size] @ positives.T
+        row = np.arange(len(cosines))
+        to_its_own = cosines[row, start + row]
+        margins = cosines - to_its_own[:, None]
+        nearer = (margins > TIED).sum(1)
+        tied = (np.abs(margins) <= TIED).sum(1)
+        recall.append((nearer == 0) / tied)
+        reciprocal.append((harmonic[nearer + tied] - harmonic[nearer]) / tied)
+    return {
+        "recall_at_1": float(np.concatenate(recall).mean()),
+        "mrr": float(np.concatenate(reciprocal).mean()),
+    }
+
+
+def similarity(embeddings: np.ndarray, labels: np.ndarray) -> Scores:
+    """:func:`ranking` of pairs by their cosine: those of one class should be the nearer ones.
+
+    embeddings [2 N, D], a pair in turn; labels [N] of 0 and 1.
+    """
+    one, other = losses.unit_pairs(jnp.asarray(embeddings), jnp.asarray(labels))
+    return ranking(np.asarray((one * other).sum(-1)), labels > 0)
+
+
+def ranking(scores: np.ndarray, labels: np.ndarray) -> Scores:
+    """auroc and average_precision of scores [N] for labels bool [N].
+
+    They are nan where all labels are the same: they are not defined then.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if labels.all() or not labels.any():
+        return {"auroc": NAN, "average_precision": NAN}
+    return {
+        "auroc": float(roc_auc_score(labels, scores)),
+        "average_precision": float(average_precision_score(labels, scores)),
+    }
+
+
+def calibration_error(p: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: |accuracy - confidence| over equal bins of confidence.
+
+    Guo et al. 2017, eq. 3. p [N, C], labels int [N].
+    """
+    confidence = p.max(-1)
+    is_right = p.argmax(-1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, is_right - confidence, bins)
+    return float(np.abs(gaps).sum() / max(len(p), 1))
+
+
+def majority(train: np.ndarray, test: np.ndarray) -> Scores:
+    """majority_accuracy: always answering what is most frequent in training.
+
+    Labels [N], or [N, K] of which all have to be right.
+    """
+    rows, counts = np.unique(train, axis=0, return_counts=True)
+    is_right = (test == rows[counts.argmax()]).reshape(len(test), -1).all(1)
+    return {"majority_accuracy": float(is_right.mean())}

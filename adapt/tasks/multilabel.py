@@ -1,0 +1,63 @@
+"""Any number of labels an example, each by itself."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from adapt.data.examples import Examples
+from adapt.data.labels import Labels, class_names, class_numbers, several_labels
+from adapt.data.tables import Table
+from adapt.pretrained.hub import Pretrained
+from adapt.tasks import metrics
+from adapt.tasks.base import TASKS, Row, Task, class_list, numbers
+from adapt.tasks.metrics import Scores
+from adapt.training import losses
+
+
+class Multilabel(Task):
+    """Labels float32 [N, C] of 0 and 1, logits [N, C].
+
+    A value is a list, a JSON list in a string, or ``red;green``; it may be empty, but not missing.
+    """
+
+    primary_metric = "macro_f1"
+    shares_a_pass = True
+    problem_type = "multi_label_classification"
+    loss = staticmethod(losses.binary_cross_entropy)
+
+    def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
+        return class_names(table, column, self.name, several_labels)
+
+    def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
+        labels = np.zeros((len(table), len(names)), np.float32)
+        for row, chosen in enumerate(class_numbers(table, column, names, several_labels)):
+            labels[row, chosen] = 1
+        return labels
+
+    def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
+        return metrics.multilabel(outputs, labels)
+
+    def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
+        return metrics.majority(train, test)
+
+    def rows(
+        self,
+        run: Pretrained,
+        outputs: np.ndarray,
+        part: Examples,
+        table: Table,
+        columns: Sequence[str],
+    ) -> Iterator[Row]:
+        """Names joined by ``;``, or a JSON list where a label has one in its name."""
+        as_json = any(";" in name for name in run.labels)
+        for p in metrics.sigmoid(outputs):
+            chosen = [name for name, value in zip(run.labels, p, strict=True) if value > 0.5]
+            joined = json.dumps(chosen) if as_json else ";".join(chosen)
+            yield [joined, *numbers(p)]
+
+    def output_note(self, classes: Sequence[str]) -> str:
+        return class_list("Probabilities are sigmoid(logits), by class:", classes)
+
+
+TASKS["multilabel"] = Multilabel()

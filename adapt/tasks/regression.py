@@ -1,0 +1,84 @@
+"""A number an example."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from adapt.data.examples import Examples
+from adapt.data.labels import Labels
+from adapt.data.tables import Table, numbered
+from adapt.errors import DataError
+from adapt.pretrained.hub import Pretrained
+from adapt.tasks import metrics
+from adapt.tasks.base import TASKS, Row, Task, numbers
+from adapt.tasks.metrics import Scores
+from adapt.training import losses
+
+
+class Regression(Task):
+    """Labels float32 [N], outputs [N, 1]: the value itself."""
+
+    primary_metric = "pearson"
+    beats: ClassVar = {"mse_of_mean": ("mse", -1)}
+    num_outputs = 1
+    shares_a_pass = True
+    problem_type = "regression"
+    loss = staticmethod(losses.squared_error)
+
+    def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
+        return []
+
+    def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
+        values = []
+        for row, value in numbered(table, column):
+            values.append(finite_number(table, column, row, value))
+        return np.array(values, np.float32)
+
+    def init_head(self, params: Any, labels: Labels) -> Any:
+        """The bias starts at the median: the level need not be learned."""
+        layer = params["classifier"]
+        if "bias" not in layer:
+            return params
+        level = np.full(1, np.median(labels), np.float32)  # pyright: ignore
+        return params | {"classifier": layer | {"bias": level}}
+
+    def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
+        return metrics.regression(outputs, labels)
+
+    def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
+        """The mean squared error of always answering the mean of training."""
+        return {"mse_of_mean": float(np.mean((test - train.mean()) ** 2))}
+
+    def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
+        return ["prediction"]
+
+    def rows(
+        self,
+        run: Pretrained,
+        outputs: np.ndarray,
+        part: Examples,
+        table: Table,
+        columns: Sequence[str],
+    ) -> Iterator[Row]:
+        for value in numbers(outputs[:, 0]):
+            yield [value]
+
+    def output_note(self, classes: Sequence[str]) -> str:
+        return "The logit is the value itself."
+
+
+def finite_number(table: Table, column: str, row: int, value: Any) -> float:
+    """A value as a float that float32 holds. Raises DataError with the row."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not abs(number) <= float(np.finfo(np.float32).max):  # false for nan, too
+        raise DataError(
+            f"{table.where}: row {row}: '{value}' in column '{column}' is not a finite number"
+        )
+    return number
+
+
+TASKS["regression"] = Regression()

@@ -1,0 +1,189 @@
+"""A class for every word of a text."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from adapt.data import examples, tables
+from adapt.data.examples import Examples
+from adapt.data.labels import Labels, class_names, class_numbers, word_list
+from adapt.data.tables import Table
+from adapt.errors import DataError
+from adapt.features import tokenizer_of
+from adapt.models import Tagger
+from adapt.options import TaskOptions
+from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import Tokenizer, gather
+from adapt.ragged import Ragged, ragged
+from adapt.tasks import metrics
+from adapt.tasks.base import CHUNK, TASKS, Row, Task
+from adapt.tasks.metrics import Scores
+from adapt.training import losses
+
+logger = logging.getLogger(__name__)
+
+
+class Tags(Task):
+    """A class a word; labels are Ragged int32 of the words, logits [words, C].
+
+    Words and tags are lists, JSON lists in a string, or words with spaces between them. A word is
+    scored at its first token. A word that is cut off, or of which no token is left, is not scored.
+    """
+
+    further_texts = (0, 0)
+    takes_images = False
+    pools = False
+    has_class_weights = True
+    loss = staticmethod(losses.cross_entropy)
+
+    def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
+        return class_names(table, column, self.name, word_list)
+
+    def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
+        return ragged(class_numbers(table, column, names, word_list))
+
+    def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
+        """The numbers of the words, so that it is known which word an output is of."""
+        numbered = []
+        for chunk in word_chunks(table, columns[0]):
+            numbered += [np.arange(len(words)) for words in chunk]
+        return ragged(numbered)
+
+    def examples(
+        self, pretrained: Pretrained, table: Table, columns: Sequence[str], labels: Labels
+    ) -> Examples:
+        """Labels become int32 [words, 2]: the place of the word's first token, and its class."""
+        assert isinstance(labels, Ragged)
+        part = tagged_examples(pretrained, table, columns[0], labels)
+        words = int(labels.lengths.sum())
+        lost = words - part.outputs
+        if lost:
+            logger.warning(
+                f"{table.where}: {lost} of {words} words lie beyond the {part.max_length} tokens of "
+                "an example: not scored"
+            )
+        return part
+
+    def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
+        return Tagger(len(names), pretrained.config.dropout)
+
+    def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
+        return metrics.tags(outputs, labels)
+
+    def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
+        return metrics.majority(train, test)
+
+    def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
+        return ["prediction"]
+
+    def rows(
+        self,
+        run: Pretrained,
+        outputs: np.ndarray,
+        part: Examples,
+        table: Table,
+        columns: Sequence[str],
+    ) -> Iterator[Row]:
+        """A JSON list with a tag for each word; null for words of which no token is left."""
+        assert isinstance(part.labels, Ragged)
+        tags = outputs.argmax(-1)
+        word_numbers = part.truth
+        row = 0
+        start = 0
+        for chunk in word_chunks(table, columns[0]):
+            for words in chunk:
+                stop = start + int(part.labels.lengths[row])
+                of_words: list[str | None] = [None] * len(words)
+                for output in range(start, stop):
+                    of_words[word_numbers[output]] = run.labels[tags[output]]
+                yield [json.dumps(of_words, ensure_ascii=False)]
+                start = stop
+                row += 1
+
+
+def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: Ragged) -> Examples:
+    """Words with a label each -> examples whose labels are (place, class) of words that have a token.
+
+    Raises DataError for a row with more or fewer labels than words.
+    """
+    tokenizer = tokenizer_of(pretrained)
+    tokenized = []
+    words_left = []  # of each row
+    placed = []  # [words, 2]
+    row = 0
+    for sentences in word_chunks(table, column):
+        check_lengths(table, row, sentences, labels)
+        tokens, truncated, word_of_token = tokenize_words(tokenizer, sentences)
+        tokenized.append((tokens, truncated))
+        token, sentence, word = first_tokens(tokens, word_of_token)
+        classes = labels.values[labels.starts[row + sentence] + word]
+        words_left.append(np.bincount(sentence, minlength=len(sentences)))
+        placed.append(np.stack([token - tokens.starts[sentence], classes], 1))
+        row += len(sentences)
+    lengths = np.concatenate(words_left)
+    values = np.concatenate(placed).astype(np.int32)
+    places = Ragged(values, np.cumsum(lengths) - lengths, lengths)
+    return examples.tokenized(pretrained, tokenized, places)
+
+
+def check_lengths(table: Table, first_row: int, sentences: list[list[str]], labels: Ragged) -> None:
+    """Raise DataError for the first row with more or fewer labels than words."""
+    for row, words in enumerate(sentences, first_row):
+        if len(words) != labels.lengths[row]:
+            raise DataError(
+                f"{table.where}: row {row + 1} has {len(words)} words and {labels.lengths[row]} "
+                "labels"
+            )
+
+
+def first_tokens(
+    tokens: Ragged, word_of_token: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first token of every word: its place in ``tokens.values``, its sentence and its word."""
+    token = np.flatnonzero(word_of_token >= 0)
+    sentence = np.repeat(np.arange(len(tokens)), tokens.lengths)[token]
+    word = word_of_token[token]
+    # Words of different sentences are different: number them all through.
+    in_all = sentence * (word_of_token.max(initial=0) + 1) + word
+    _, first = np.unique(in_all, return_index=True)
+    return token[first], sentence[first], word[first]
+
+
+def tokenize_words(
+    tokenizer: Tokenizer, sentences: list[list[str]]
+) -> tuple[Ragged, int, np.ndarray]:
+    """(token ids, how many sentences were truncated, the word of each token int64 [total]).
+
+    Words count from 0 in their sentence; a token of none, such as [CLS], has -1. Words but the
+    first get a space before them, which tells byte-level tokenizers that they begin one.
+    """
+    spaced = []
+    for first, *others in sentences:
+        spaced.append([first, *(f" {word}" for word in others)])
+    encodings = tokenizer.backend.encode_batch(spaced, is_pretokenized=True)
+    word_of_token = []
+    for encoding in encodings:
+        word_of_token += [-1 if word is None else word for word in encoding.word_ids]
+    tokens, truncated = gather(encodings)
+    return tokens, truncated, np.array(word_of_token, np.int64)
+
+
+def word_chunks(table: Table, column: str) -> Iterator[list[list[str]]]:
+    """Each row's words, some thousand rows at a time. Raises DataError for a row without any."""
+    row = 0
+    for chunk in tables.chunks(table, [column], CHUNK):
+        sentences = [word_list(value) for value in chunk[column]]
+        for words in sentences:
+            row += 1
+            if not words or not all(isinstance(word, str) and word.strip() for word in words):
+                raise DataError(
+                    f"{table.where}: row {row} has no words in column '{column}', or one that is "
+                    "no text"
+                )
+        yield sentences
+
+
+TASKS["tags"] = Tags()
