@@ -6,7 +6,7 @@ from typing import Any
 
 from adapt.data.labels import column_names
 from adapt.pretrained import hub
-from adapt.tasks.base import Task, named
+from adapt.tasks.base import named
 
 
 def text_columns(config: Any) -> list[str]:
@@ -15,7 +15,7 @@ def text_columns(config: Any) -> list[str]:
     return [config.text_column, *(column_names(pair) if pair else [])]
 
 
-def task_of(config: Any) -> Task:
+def task_of(config: Any) -> Any:
     """The task, whose metrics have the names of the label columns where there are several."""
     task = copy.copy(named(config.task))
     names = [f"{column}=" for column in column_names(config.label_column)]
