@@ -109,6 +109,10 @@ class Progress:
         """For a number that is known only after the beginning."""
         self.bar.update(self.task, total=total)
 
+    def show(self, done: int, total: int) -> None:
+        """A callback for what reports (done, total)."""
+        self.bar.update(self.task, completed=done, total=total)
+
     def update(self, done: int, **shown: str) -> None:
         self.bar.update(
             self.task,

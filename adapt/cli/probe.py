@@ -12,16 +12,16 @@ choose nothing. The folder holds result.json, layers.png and config.json.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs
 from adapt.cli.launch import launch
-from adapt.cli.probing import plot, speed
+from adapt.cli.probing import plot
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.cost.clock import Compiling
 from adapt.data import bundled, packing
@@ -31,104 +31,95 @@ from adapt.options import DeviceOptions
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.pretrained import hub
-from adapt.probing import linear
-from adapt.probing.selection import Judged, Sets, best, interval, judge, nested, resample, score
+from adapt.probing.layers import layer_features
+from adapt.probing.report import ProbeOptions, check_options, make_splits, probe_features
+from adapt.probing.speed import compare_with_sklearn
 from adapt.tasks import targets
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(DeviceOptions):
-    checkpoint: str = (
-        "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
-    )
-    data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
-    test: str | None = (
-        None  # default: the test part of a bundled set; otherwise each fold of --data in its turn
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Whose layers are probed."""
+
+    title: ClassVar[str] = "model"
+
+    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = "tiny-bert"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeDataOptions:
+    """Labelled examples, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    data: str = "reviews"
+    # default: the test part of a bundled set; otherwise each fold of the data in its turn
+    test: str | None = None
     text_column: str = "text"
     label_column: str = "label"
-    image_column: str | None = None  # images in place of texts
+    # images in place of texts
+    image_column: str | None = None
     task: Literal["classification", "regression"] = "classification"
-    method: tuple[Literal["logistic", "ridge", "knn", "centroid"], ...] | None = (
-        None  # default: logistic, or ridge
-    )
-    pooling: tuple[Literal["mean", "cls", "max", "last"], ...] = ("mean",)
-    strengths: tuple[float, ...] = (
-        0.1,
-        1,
-        10,
-        100,
-        1e3,
-        1e4,
-        1e5,
-    )  # of the L2 penalty: scikit-learn's 1 / C, or alpha
-    neighbours: tuple[int, ...] = (1, 5, 20, 50)  # of knn
-    folds: int = 5
-    seeds: int = 5  # each draws other folds
-    limit: int | None = None  # so many examples of --data, and of --test, drawn at random
-    speed: bool = False  # time 1,000 logistic regressions on the last layer against scikit-learn, and nothing else
+    # so many examples of the data, and of the test, drawn at random
+    limit: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeRunOptions:
+    """What is done, and where its results go."""
+
+    title: ClassVar[str] = "run"
+
+    # time 1,000 logistic regressions on the last layer against scikit-learn, and nothing else
+    speed: bool = False
     out: Path = Path("runs/probe")
+    # replace a run that is there
     overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CheckpointOptions, ProbeDataOptions, ProbeOptions, ProbeRunOptions, DeviceOptions):
+    """None means: chosen by the task and the data."""
 
 
 def main(config: Config) -> dict[str, Any]:
     clock = console.Clock()
     compiling = Compiling()
-    methods = config.method or (("logistic",) if config.task == "classification" else ("ridge",))
-    check_flags(config, methods)
+    check_flags(config)
     check_out(config.out, None, config.overwrite)
     if is_multiprocess():
         raise StrategyError(
-            "probe is of one process: leave out --coordinator, and give --mesh for its devices"
+            "probe is of one process: leave out `coordinator`, and give `mesh` for its devices"
         )
     pretrained = hub.load(config.checkpoint)
     tables, labels, names = read(config, pretrained)
     test = np.arange(len(labels)) >= len(tables[0])  # none where there is no test table
-    classes = len(names)  # 0: regression
-    sets = nested(labels, test, config.folds, config.seeds)
-    check_neighbours(config, methods, sets)
+    make_splits(labels, test, config, regression=not names)  # refused before any work is done
 
     with open_run(config.out, config):
         clock.lap("set_up")
         features = extract(config, pretrained, tables)
         clock.lap("features")
         if config.speed:
-            result = speed(np.ascontiguousarray(features[-1, 0][~test]), labels[~test])
+            last_layer = np.ascontiguousarray(features[-1, 0][~test])
+            with console.progress("timing", 3) as bar:
+                result = compare_with_sklearn(last_layer, labels[~test], 3, on_progress=bar.show)
             write_json(config.out / "result.json", result)
+            show_speed(result)
             return result
-        tested = test if test.any() else ~test
-        drawn = resample(np.flatnonzero(tested), len(labels))
-        cells = []
-        judged = []
+        methods = config.methods(regression=not names)
         with console.progress("probing", len(features) * len(config.pooling) * len(methods)) as bar:
-            for layer, at_layer in enumerate(features):
-                for pooling, x in zip(config.pooling, at_layer, strict=True):
-                    scaled = linear.standardise(x, sets.train)
-                    for method in methods:
-                        answers, grid, fits = heads(config, method, scaled, labels, sets, classes)
-                        judged.append(judge(answers, labels, sets, classes))
-                        cell = {"method": method, "layer": layer, "pooling": pooling}
-                        chosen = {"strengths": [grid[index] for index in judged[-1].choice]}
-                        cells.append(
-                            cell
-                            | scores(judged[-1], labels, tested, drawn, classes)
-                            | chosen
-                            | fits
-                        )
-                        bar.update(len(cells))
-            clock.lap("heads")
-        winner = best(judged, sets)
+            report = probe_features(features, labels, test, names, config, bar.show)
+        clock.lap("heads")
         result = {
-            "selected": scores(winner, labels, tested, drawn, classes)
-            | {"by_split": describe(winner, cells)},
-            "cells": cells,
-            "floor": floor(labels, test, classes),
-            "examples": {
-                "train": int((~test).sum()),
-                "test": int(test.sum()) or "each fold of train in its turn",
-            },
-            "classes": names,
-            "selection": protocol(config, bool(test.any())),
+            "selected": report.selected,
+            "cells": report.cells,
+            "floor": report.floor,
+            "examples": report.examples,
+            "classes": report.classes,
+            "selection": report.selection,
             "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
@@ -139,45 +130,15 @@ def main(config: Config) -> dict[str, Any]:
     return result
 
 
-def check_flags(config: Config, methods: tuple[str, ...]) -> None:
+def check_flags(config: Config) -> None:
     """Raise :class:`StrategyError` for flags that contradict each other or are out of range."""
-    if config.task == "regression" and (
-        wrong := [name for name in methods if name not in ("ridge", "knn")]
-    ):
+    regression = config.task == "regression"
+    check_options(config, regression)
+    if config.limit is not None and not 2 * config.folds <= config.limit < 2**31:
+        raise StrategyError(f"`limit` {config.limit} must be at least {2 * config.folds}")
+    if config.speed and regression:
         raise StrategyError(
-            f"--method {wrong[0]} classifies, and --task is regression: give ridge or knn"
-        )
-    for name, values in (
-        ("method", methods),
-        ("pooling", config.pooling),
-        ("strengths", config.strengths),
-    ):
-        if not values or len(set(values)) < len(values):
-            raise StrategyError(
-                f"--{name} {' '.join(map(str, values))}: give at least one, and none twice"
-            )
-    if not all(0 < strength < 1e30 for strength in config.strengths):
-        raise StrategyError(
-            f"--strengths {' '.join(map(str, config.strengths))} must be above 0 and finite"
-        )
-    least = {"folds": 2, "seeds": 1, "limit": 2 * config.folds}
-    for name, low in least.items():
-        if (value := getattr(config, name)) is not None and not low <= value < 2**31:
-            raise StrategyError(f"--{name} {value} must be at least {low}")
-    if config.speed and config.task == "regression":
-        raise StrategyError(
-            "--speed times logistic regressions, and --task is regression: give classification"
-        )
-
-
-def check_neighbours(config: Config, methods: tuple[str, ...], sets: Sets) -> None:
-    fewest = int(sets.train.sum(1).min())
-    if "knn" in methods and not (
-        config.neighbours and 1 <= min(config.neighbours) <= max(config.neighbours) <= fewest
-    ):
-        given = " ".join(map(str, config.neighbours))
-        raise StrategyError(
-            f"--neighbours {given} must be 1 to {fewest}, the rows of the smallest training set"
+            "`speed` times logistic regressions, and `task` is regression: give classification"
         )
 
 
@@ -200,7 +161,7 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.nd
             tables[number], labels[number] = table.select(kept), labels[number][kept]
     if len(tables[0]) < 2 * config.folds:
         raise DataError(
-            f"{config.data}: {len(tables[0])} rows are too few for --folds {config.folds}: give two for each"
+            f"{config.data}: {len(tables[0])} rows are too few for `folds` {config.folds}: give two for each"
         )
     return tables, np.concatenate(labels), names
 
@@ -223,130 +184,106 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[Table]) -> 
             start += len(table)
 
     with console.progress("extracting", count) as bar:
-        features = linear.layer_features(pretrained, windows(), count, config.pooling, layout)
+        features = layer_features(pretrained, windows(), count, config.pooling, layout)
     for number, name in enumerate((config.data, "the test")[: len(tables)]):
         if pretrained.tokenizer:
             console.warn_truncated(truncated[number], pretrained.tokenizer.max_length, name)
     return features
 
 
-def heads(
-    config: Config, method: str, scaled: linear.Scaled, labels: np.ndarray, sets: Sets, classes: int
-) -> tuple[np.ndarray, Sequence[Any], dict[str, Any]]:
-    """(answers [S, K, H] for the rows that each set holds out, the K strengths, what there is to say of the fits).
-
-    The strongest penalty comes first, and most neighbours, so that it wins a tie.
-    """
-    constant = np.flatnonzero(np.isinf(scaled.std).any(0)).tolist()
-    if method == "knn":
-        grid = sorted(config.neighbours, reverse=True)
-        answers = linear.nearest(scaled, labels, sets.train, sets.held, tuple(grid), classes)
-        return np.asarray(answers), grid, {"constant_features": constant}
-    grid = sorted(config.strengths, reverse=True) if method != "centroid" else [None]
-    fit = {"logistic": linear.logistic, "ridge": linear.ridge}.get(method)
-    found = (
-        fit(scaled, labels, sets.train, grid, classes)
-        if fit
-        else linear.centroid(scaled, labels, sets.train, classes)
-    )
-    said = {"constant_features": constant}
-    if found.converged is not None and found.gradient is not None:
-        stuck = [{"set": int(s), "strength": grid[k]} for s, k in np.argwhere(~found.converged)]
-        said |= {
-            "fits": found.converged.size,
-            "largest_gradient": float(found.gradient.max()),
-            "not_converged": stuck,
-        }
-    return np.asarray(linear.predict(found, scaled.x, sets.held, classes)), grid, said
-
-
-def scores(
-    judged: Judged, labels: np.ndarray, tested: np.ndarray, drawn: np.ndarray, classes: int
-) -> dict[str, Any]:
-    """The mean of the validation scores of the choice, and the score of the test: its mean over seeds, and interval."""
-    by_seed = score(judged.answer, labels, tested[None], classes)[:, 0]
-    low, high = interval(judged.answer, labels, drawn, classes)
-    return {
-        "validation": float(judged.validation.mean()),
-        "test": float(by_seed.mean()),
-        "low": low,
-        "high": high,
-        "by_seed": by_seed.tolist(),
-    }
-
-
-def describe(winner: Judged, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was selected for each outer split."""
-    named = ((cells[cell], split) for split, cell in enumerate(winner.choice))
-    return [
-        {name: cell[name] for name in ("method", "layer", "pooling")}
-        | {"strength": cell["strengths"][split]}
-        for cell, split in named
-    ]
-
-
-def floor(labels: np.ndarray, test: np.ndarray, classes: int) -> float:
-    """The score without features: of always answering the most frequent class; a constant correlates with nothing."""
-    if not classes:
-        return 0.0
-    return float(
-        np.mean(labels[test if test.any() else ~test] == np.bincount(labels[~test]).argmax())
-    )
-
-
-def protocol(config: Config, given: bool) -> str:
-    """How things were chosen, in a sentence."""
-    test = "the given test part" if given else f"each of {config.folds} outer folds"
-    return (
-        f"strength, layer, pooling and method are chosen by the held out rows of {config.folds} inner folds of the training "
-        f"rows, for each of {config.seeds} seeds; {test} is looked at once, with what was chosen, fitted on all training rows"
-    )
-
-
 def show(config: Config, result: dict[str, Any]) -> None:
+    """Print the table of cells, and what was selected."""
     columns = ("method", "layer", "pooling", "validation", "test", "95% interval", "strength")
-    rows = []
-    for cell in sorted(
-        result["cells"],
-        key=lambda cell: (cell["method"], config.pooling.index(cell["pooling"]), cell["layer"]),
-    ):
-        chosen = sorted(value for value in cell["strengths"] if value is not None)
-        strength = (
-            " to ".join(f"{value:g}" for value in dict.fromkeys((*chosen[:1], *chosen[-1:]))) or "-"
-        )
-        between = f"{cell['low']:.3f} to {cell['high']:.3f}"
-        place = (cell["method"], str(cell["layer"]), cell["pooling"])
-        rows.append((*place, f"{cell['validation']:.3f}", f"{cell['test']:.3f}", between, strength))
-    name = "accuracy" if config.task == "classification" else "Pearson's correlation"
-    title = f"{name} of heads on {config.checkpoint}, {config.data} (without features {result['floor']:.3f})"
-    console.table(title, columns, rows, console.console)
+    score = "accuracy" if config.task == "classification" else "Pearson's correlation"
+    title = (
+        f"{score} of heads on {config.checkpoint}, {config.data} "
+        f"(without features {result['floor']:.3f})"
+    )
+    cells = sorted(result["cells"], key=lambda cell: cell_order(config, cell))
+    console.table(title, columns, [table_row(cell) for cell in cells], console.console)
     selected = result["selected"]
-    split = result["selected"]["by_split"]
-    places = [f"{each['method']} on layer {each['layer']}, {each['pooling']}" for each in split]
-    often = max(dict.fromkeys(places), key=places.count)
+    choices = []
+    for choice in selected["by_split"]:
+        choices.append(f"{choice['method']} on layer {choice['layer']}, {choice['pooling']}")
+    most_frequent = max(dict.fromkeys(choices), key=choices.count)
     console.console.print(
-        f"selected  {often} ({places.count(often)} of {len(places)} splits): test {selected['test']:.3f}, "
-        f"{selected['low']:.3f} to {selected['high']:.3f}"
+        f"selected  {most_frequent} ({choices.count(most_frequent)} of {len(choices)} splits): "
+        f"test {selected['test']:.3f}, {selected['low']:.3f} to {selected['high']:.3f}"
     )
     console.console.print(f"selection {result['selection']}")
-    for layer, pooling, found in sorted(
-        {(c["layer"], c["pooling"], tuple(c["constant_features"])) for c in result["cells"]}
-    ):
-        if found:
-            named = ", ".join(map(str, found[:8])) + (
-                f" and {len(found) - 8} more" if len(found) > 8 else ""
-            )
-            console.console.print(
-                f"constant  on layer {layer}, {pooling}: features {named}; they count nothing"
-            )
-    if fitted := [cell for cell in result["cells"] if "fits" in cell]:
-        count = sum(cell["fits"] for cell in fitted)
-        stuck = sum(len(cell["not_converged"]) for cell in fitted)
-        worst = max(cell["largest_gradient"] for cell in fitted)
-        console.console.print(
-            f"fits      {count:,} logistic regressions, {stuck} did not converge; gradient at most {worst:.1e}"
-        )
+    show_constant_features(result["cells"])
+    show_fits(result["cells"])
     console.console.print(f"plot      {config.out / result['plot']}")
+
+
+def cell_order(config: Config, cell: dict[str, Any]) -> tuple[Any, ...]:
+    return (cell["method"], config.pooling.index(cell["pooling"]), cell["layer"])
+
+
+def table_row(cell: dict[str, Any]) -> tuple[str, ...]:
+    strengths = sorted(value for value in cell["strengths"] if value is not None)
+    if not strengths:
+        shown = "-"
+    elif strengths[0] == strengths[-1]:
+        shown = f"{strengths[0]:g}"
+    else:
+        shown = f"{strengths[0]:g} to {strengths[-1]:g}"
+    return (
+        cell["method"],
+        str(cell["layer"]),
+        cell["pooling"],
+        f"{cell['validation']:.3f}",
+        f"{cell['test']:.3f}",
+        f"{cell['low']:.3f} to {cell['high']:.3f}",
+        shown,
+    )
+
+
+def show_constant_features(cells: list[dict[str, Any]]) -> None:
+    """A line for every layer and pooling that has features which are constant in a training set."""
+    places = {(cell["layer"], cell["pooling"], tuple(cell["constant_features"])) for cell in cells}
+    for layer, pooling, features in sorted(places):
+        if not features:
+            continue
+        named = ", ".join(map(str, features[:8]))
+        if len(features) > 8:
+            named += f" and {len(features) - 8} more"
+        console.console.print(
+            f"constant  on layer {layer}, {pooling}: features {named}; they count nothing"
+        )
+
+
+def show_fits(cells: list[dict[str, Any]]) -> None:
+    """A line on how the logistic regressions converged, if there were any."""
+    fitted = [cell for cell in cells if "fits" in cell]
+    if not fitted:
+        return
+    count = sum(cell["fits"] for cell in fitted)
+    not_converged = sum(len(cell["not_converged"]) for cell in fitted)
+    largest = max(cell["largest_gradient"] for cell in fitted)
+    console.console.print(
+        f"fits      {count:,} logistic regressions, {not_converged} did not converge; "
+        f"gradient at most {largest:.1e}"
+    )
+
+
+def show_speed(result: dict[str, Any]) -> None:
+    """Print the table of what was timed."""
+    columns = ("", "fits/s", "largest gradient", "coefficients off by", "adapt is faster")
+    rows = []
+    for side, rates in result["fits_per_second"].items():
+        gradient = max(result["gradient"][side])
+        error = max(result["relative_error"][side])
+        rows.append((side, float(np.median(rates)), gradient, error, result["ratio"][side]))
+    title = (
+        f"{result['fits']:,} logistic regressions on {result['rows']:,} x {result['features']} "
+        f"features, {result['classes']} classes"
+    )
+    console.table(title, columns, rows, console.console)
+    console.console.print(
+        f"fits      {result['not_converged']} of {result['fits']:,} did not converge; "
+        f"first call {result['first_seconds']:.1f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -8,22 +8,14 @@ from sklearn import linear_model, neighbors
 from sklearn.preprocessing import StandardScaler
 
 from adapt import features
-from adapt.cli import probing
 from adapt.cli.inputs import image_windows
 from adapt.data import bundled
 from adapt.errors import StrategyError
 from adapt.pretrained import hub
-from adapt.probing import linear
+from adapt.probing import layers, linear, logistic_regression, speed
+from adapt.probing.logistic_regression import logistic
 from tests.helpers import tiny
-from tests.helpers.probes import STRENGTHS, TEXTS, ill_scaled
-
-
-def three_sets(count: int, seed: int = 1) -> np.ndarray:
-    """Training sets of 60 to 90% of the rows; the last ten rows are in none."""
-    draws = np.random.default_rng(seed).random((3, count))
-    train = draws < np.array([[0.6], [0.8], [0.9]])
-    train[:, -10:] = False
-    return train
+from tests.helpers.probes import STRENGTHS, TEXTS, ill_scaled, three_sets
 
 
 def standard(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +36,7 @@ def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
     x, y = ill_scaled(classes)
     train = three_sets(len(x))
     scaled = linear.standardise(x, train)
-    heads = linear.logistic(scaled, y, train, STRENGTHS, classes)
+    heads = logistic(scaled, y, train, STRENGTHS, classes)
     assert heads.converged.all() and heads.gradient.max() < 1e-5
     for s, rows in enumerate(train):
         standardised, _ = standard(x, rows)
@@ -53,13 +45,13 @@ def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
                 C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cholesky"
             )
             there.fit(standardised, y[rows])
-            weight, bias = probing.by_standard(heads, scaled, s, k)
+            weight, bias = speed.standardised_weights(heads, scaled, s, k)
             assert weight.shape == there.coef_.shape  # one column for two classes
             near(weight, there.coef_)
             level = there.intercept_ - (there.intercept_.mean() if classes > 2 else 0)
             near(bias - (bias.mean() if classes > 2 else 0), level, 2e-3)
             assert heads.gradient[s, k] == pytest.approx(
-                probing.gradient(standardised, y[rows], weight, bias, strength), abs=2e-6
+                speed.gradient(standardised, y[rows], weight, bias, strength), abs=2e-6
             )
 
 
@@ -69,7 +61,7 @@ def test_fewer_rows_than_features_and_classes_that_a_line_separates():
     x[:, 0] += 2 * y
     train = three_sets(40)
     scaled = linear.standardise(x, train)
-    heads = linear.logistic(scaled, y, train, STRENGTHS, 2)
+    heads = logistic(scaled, y, train, STRENGTHS, 2)
     assert heads.converged.all()
     for s, rows in enumerate(train):
         standardised, _ = standard(x, rows)
@@ -78,7 +70,8 @@ def test_fewer_rows_than_features_and_classes_that_a_line_separates():
                 C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cg"
             )
             near(
-                probing.by_standard(heads, scaled, s, k)[0], there.fit(standardised, y[rows]).coef_
+                speed.standardised_weights(heads, scaled, s, k)[0],
+                there.fit(standardised, y[rows]).coef_,
             )
 
 
@@ -89,9 +82,7 @@ def test_units_and_levels_of_features_change_nothing(seed, power, shift):
     x, y = rng.standard_normal((60, 5)), rng.integers(0, 2, 60)
     y[:2] = 0, 1
     train = np.ones((1, 60), bool)
-    fit = lambda x: linear.logistic(
-        linear.standardise(x.astype(np.float32), train), y, train, (1.0,), 2
-    )
+    fit = lambda x: logistic(linear.standardise(x.astype(np.float32), train), y, train, (1.0,), 2)
     plain, other = fit(x), fit(x * 10.0**power + shift * 10.0**power)
     near(other.kernel, plain.kernel)  # in units of the deviation
     assert plain.converged.all() and plain.gradient.max() < 1e-5
@@ -101,31 +92,31 @@ def test_a_fit_is_the_same_alone_and_among_many():
     x, y = ill_scaled(2)
     train = three_sets(len(x))
     every, one = linear.standardise(x, train), linear.standardise(x, train[1:2])
-    together = linear.logistic(every, y, train, STRENGTHS, 2)
-    alone = linear.logistic(one, y, train[1:2], STRENGTHS[2:3], 2)
+    together = logistic(every, y, train, STRENGTHS, 2)
+    alone = logistic(one, y, train[1:2], STRENGTHS[2:3], 2)
     for got, expected in zip(
-        probing.by_standard(alone, one, 0, 0),
-        probing.by_standard(together, every, 1, 2),
+        speed.standardised_weights(alone, one, 0, 0),
+        speed.standardised_weights(together, every, 1, 2),
         strict=True,
     ):
         near(got, expected, 1e-4)
 
 
 def test_one_compilation_serves_a_whole_grid_and_every_layer(monkeypatch):
-    monkeypatch.setattr(linear, "BLOCK", 1000)  # several blocks
-    linear.minimise.clear_cache()
+    monkeypatch.setattr(logistic_regression, "BLOCK", 1000)  # several blocks
+    logistic_regression.minimise.clear_cache()
     for seed in range(3):
         x, y = ill_scaled(2, seed=seed)
         train = three_sets(len(x))
-        heads = linear.logistic(linear.standardise(x, train), y, train, STRENGTHS, 2)
+        heads = logistic(linear.standardise(x, train), y, train, STRENGTHS, 2)
         assert heads.kernel.shape == (3, 4, 1, 12)
-    assert linear.minimise._cache_size() == 1
+    assert logistic_regression.minimise._cache_size() == 1
 
 
 def test_what_has_not_converged_is_said():
     x, y = ill_scaled(3)
     train = three_sets(len(x))
-    heads = linear.logistic(linear.standardise(x, train), y, train, (1e9, 0.01), 3, steps=2)
+    heads = logistic(linear.standardise(x, train), y, train, (1e9, 0.01), 3, steps=2)
     assert not heads.converged[:, 1].any() and (heads.gradient[:, 1] > 1e-5).all()
 
 
@@ -134,7 +125,7 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
     train = np.stack([y != 2, np.ones_like(y, bool)])
     scaled, held = linear.standardise(x, train), np.tile(np.arange(len(x)), (2, 1))
     for heads in (
-        linear.logistic(scaled, y, train, (1.0,), 4),
+        logistic(scaled, y, train, (1.0,), 4),
         linear.centroid(scaled, y, train, 4),
     ):
         got = np.asarray(linear.predict(heads, scaled.x, held, 4))[:, 0]
@@ -143,8 +134,8 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
     there = linear_model.LogisticRegression(tol=1e-12, max_iter=10_000).fit(
         standardised, y[train[0]]
     )
-    fitted = linear.logistic(scaled, y, train, (1.0,), 4)
-    near(probing.by_standard(fitted, scaled, 0, 0)[0][[0, 1, 3]], there.coef_)
+    fitted = logistic(scaled, y, train, (1.0,), 4)
+    near(speed.standardised_weights(fitted, scaled, 0, 0)[0][[0, 1, 3]], there.coef_)
     assert fitted.bias[0, 0, 2] == -np.inf and np.isfinite(fitted.bias[1]).all()
 
 
@@ -166,7 +157,7 @@ def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
     assert np.flatnonzero(np.isinf(scaled.std[1])).tolist() == [3, 7, 9]
     assert np.isfinite(scaled.x).all() and np.isfinite(scaled.mean).all()
     for heads in (
-        linear.logistic(scaled, y, train, STRENGTHS, 2),
+        logistic(scaled, y, train, STRENGTHS, 2),
         linear.ridge(scaled, y, train, STRENGTHS, 2),
         linear.centroid(scaled, y, train, 2),
     ):
@@ -204,7 +195,7 @@ def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
         standardised, whole = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
             there = linear_model.Ridge(strength).fit(standardised, values[rows])
-            weight, bias = probing.by_standard(regression, scaled, s, k)
+            weight, bias = speed.standardised_weights(regression, scaled, s, k)
             near(weight[0], there.coef_, 1e-5)
             near(bias, there.intercept_, 1e-5)
             np.testing.assert_allclose(answered[s, k], there.predict(whole), atol=1e-2)
@@ -245,7 +236,7 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
         (index, batch)
         for index, batch, _ in features.text_windows(loaded, [TEXTS[:30], TEXTS[30:]])
     ]
-    got = linear.layer_features(loaded, windows, len(TEXTS), poolings)
+    got = layers.layer_features(loaded, windows, len(TEXTS), poolings)
     assert (
         got.shape == (loaded.config.layers + 1, 4, len(TEXTS), loaded.config.width)
         and got.dtype == np.float32
@@ -255,21 +246,21 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
             np.testing.assert_allclose(
                 got[layer, number], loaded.encode(TEXTS, pooling, layer=layer), atol=1e-5
             )
-    forward = linear.pooled_layers(
-        linear.Model(linear.Encoder(loaded.config), linear.Classifier(0)), poolings
+    forward = layers.pooled_layers(
+        layers.Model(layers.Encoder(loaded.config), layers.Classifier(0)), poolings
     )
     assert forward._cache_size() == len({batch["segments"].shape for _, batch in windows})
     with pytest.raises(
         StrategyError, match=r"pooling 'pooler' can't be probed: give some of mean, cls, max, last"
     ):
-        linear.layer_features(loaded, windows, len(TEXTS), ("pooler",))
+        layers.layer_features(loaded, windows, len(TEXTS), ("pooler",))
 
 
 def test_layers_of_pictures(inputs):
     loaded = hub.load(inputs.checkpoint("vit_classifier"))
     pictures = [tiny.picture(seed) for seed in range(5)]
     windows = [(index, batch) for index, batch, _ in image_windows(loaded, [pictures])]
-    got = linear.layer_features(loaded, windows, 5, ("cls",))
+    got = layers.layer_features(loaded, windows, 5, ("cls",))
     for layer in (0, loaded.config.layers):
         forward, params = features.extractor(loaded, "cls", layer)
         np.testing.assert_allclose(got[layer, 0], forward(params, windows[0][1])[:5], atol=1e-5)
