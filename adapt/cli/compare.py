@@ -33,6 +33,7 @@ from adapt.models import Classifier, Encoder, Model
 from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.probing import linear
+from adapt.probing.logistic_regression import logistic
 from adapt.tasks import registry, targets
 from adapt.training import frozen_prefix, strategies
 
@@ -231,7 +232,7 @@ def fixed(
     started = time.perf_counter()
     scaled = linear.standardise(np.concatenate(list(found.values())), masks)
     heads = (
-        linear.logistic(scaled, labels, masks, penalties, classes)
+        logistic(scaled, labels, masks, penalties, classes)
         if way == "probe"
         else linear.centroid(scaled, labels, masks, classes)
     )

@@ -67,7 +67,8 @@ def logistic(
 
     weights, gradient, converged = (by_set(arrays) for arrays in zip(*results, strict=True))
     # With nothing but an intercept the gradient is round-off from the start.
-    converged |= ~varies.any(1)[:, None]
+    only_intercept = np.logical_not(varies.any(1))
+    converged |= only_intercept[:, None]
     kernel = weights @ unwhiten * varies[:, None, None]
     bias = weights[..., -1]
     if classes > 2:
