@@ -1,5 +1,7 @@
 # make demo    the main job on real input, with its own set-up (under 4 minutes on 2 cores after the downloads)
-# make test    lint, types, import contracts, tests with warnings as errors
+# make check   lint, types, import contracts and the quick tests (under 3 minutes on 2 quiet cores)
+# make test    lint, types, import contracts, all tests, with warnings as errors (under 15 minutes)
+# make docs    the pages of docs/ and the API reference into build/docs, with warnings as errors
 # make tpu     an environment of its own that compiles for TPUs and GPUs without one, and the tests that need it
 #
 # Another Python: make test PYTHON=python3.12 VENV=.venv312   (3.11 gets JAX 0.10, 3.12 and newer JAX 0.12)
@@ -8,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs
 TPU_VENV ?= .venv-tpu
 TPU_STAMP := $(TPU_VENV)/.installed
 DEMO_FLAGS ?=
@@ -16,16 +19,25 @@ PYTEST_FLAGS ?= -n 2 --dist worksteal
 # The pins are CPU builds; elsewhere, JAX_PLATFORMS from the environment wins.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test tpu venv assets clean
+.PHONY: demo check test lint docs tpu venv assets clean
 
 demo: assets
 	$(BIN)/python -m experiments.demo $(DEMO_FLAGS)
 
-test: venv
+check: lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: venv
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	PYTHONPATH=. $(BIN)/lint-imports
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 tpu: venv $(TPU_STAMP)
 	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/experiments/test_compile_check.py tests/cli/test_cluster.py -k "compile_check or tpu"
@@ -40,6 +52,10 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo 'error: Python 3.11 or newer is needed; name one with PYTHON=, as in: make test PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(TPU_STAMP): pyproject.toml constraints.txt

@@ -155,7 +155,7 @@ def reason(fault: BaseException) -> str:
     if "coordinator_address should be defined" not in text:
         return text.splitlines()[0].rstrip(".")
     nowhere = "--coordinator auto sees no SLURM step, Kubernetes job or Cloud TPU here"
-    package = "in a Kubernetes job it needs pip install 'adapt[kubernetes]'"
+    package = "in a Kubernetes job it needs pip install 'adapt-jax[kubernetes]'"
     return f"{nowhere} ({package})" if "KUBERNETES_SERVICE_HOST" in os.environ else nowhere
 
 

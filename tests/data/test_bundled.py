@@ -224,11 +224,11 @@ def test_a_set_without_a_part_is_train_and_then_test():
     assert inputs.read("nyt").rows[:]["text"] == train["text"] + test["text"]
 
 
-def test_readme_lists_every_set_as_its_table_does():
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_page_of_data_lists_every_set():
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
     for name, about in bundled.SETS.items():
         train, test = about.rows
         end = f"| {about.what} | {about.columns} | {train:,} | {test:,} |"
         assert any(
-            line.startswith(f"| `{name}`") and line.endswith(end) for line in readme.splitlines()
+            line.startswith(f"| `{name}`") and line.endswith(end) for line in page.splitlines()
         ), name

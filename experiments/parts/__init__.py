@@ -1,1 +1,0 @@
-"""What several jobs share: inputs, bundled sets, the terminal, the cache of a run, the sides of a benchmark. No commands."""

