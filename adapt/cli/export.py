@@ -8,18 +8,32 @@ sentence-transformers. What pretrain wrote exports too, with its language-model 
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from adapt.cli.launch import launch
 from adapt.export.exporting import export
 from adapt.pretrained import hub
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    run: str  # the folder of a finished run, or any checkpoint with a head
-    out: Path  # the folder to write
-    format: str = "auto"  # auto | transformers | sentence-transformers
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is exported, how and where to."""
+
+    title: ClassVar[str] = "export"
+
+    # the folder of a finished run, or any checkpoint with a head
+    run: str
+    # the folder to write
+    out: Path
+    # auto | transformers | sentence-transformers
+    format: str = "auto"
+    # replace a folder that an export wrote
     overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ExportOptions):
+    """The flags of the command."""
 
 
 def main(config: Config) -> None:

@@ -2,30 +2,22 @@
 
 from collections.abc import Sequence
 
+from adapt.tasks.base import TASKS, class_list
+
 MARK = "Exported by adapt."  # by this a folder is known as one that may be replaced
-PROBABILITIES = {"classification": "softmax(logits)", "multilabel": "sigmoid(logits)"}
 
 
 def card(
     title: str, library: str, code: str, task: str, classes: Sequence[str], notes: Sequence[str]
 ) -> str:
     """Markdown. ``code`` runs in the folder, given ``texts`` or ``images``, and leaves ``outputs`` or ``logits``."""
-    parts = [
-        f"---\nlibrary_name: {library}\n---\n# {title}\n\n{MARK}\n\n```python\n{code}```",
-        *notes,
-    ]
-    if task in PROBABILITIES:
-        parts.append(f"Probabilities are {PROBABILITIES[task]}, by class:")
+    front = f"---\nlibrary_name: {library}\n---\n"
+    paragraphs = [f"{front}# {title}\n\n{MARK}\n\n```python\n{code}```", *notes]
+    if task in TASKS:
+        paragraphs.append(TASKS[task].output_note(classes))
     elif classes:
-        parts.append(
-            "The logit is the value itself." if task == "regression" else "Logits by class:"
-        )
-    parts += (
-        ["\n".join(f"- {index}: {name}" for index, name in enumerate(classes))]
-        if task != "regression"
-        else []
-    )
-    return "\n\n".join(part for part in parts if part) + "\n"
+        paragraphs.append(class_list("Logits by class:", classes))
+    return "\n\n".join(paragraphs) + "\n"
 
 
 TEXTS = """\

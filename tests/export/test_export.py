@@ -15,7 +15,9 @@ import pytest
 from adapt import tree
 from adapt.errors import ExportError, OutputError
 from adapt.export import layout
-from adapt.export.exporting import EXPORTS, PAD, choose, export, with_prefix
+from adapt.export.exporting import EXPORTS, choose_format, export
+from adapt.export.inputs import PAD
+from adapt.export.transformers import with_prefix
 from adapt.pretrained import hub
 from adapt.pretrained.images import image_settings
 from adapt.pretrained.tokenizer import Tokenizer
@@ -72,7 +74,7 @@ def test_a_whole_folder_is_written_and_nothing_beside_it(tmp_path, case, pooling
 def test_auto_takes_transformers_where_it_can(tmp_path):
     for case, pooling, format in [*TRANSFORMERS, *SENTENCE_TRANSFORMERS]:
         if (case, pooling, format) != ("bert_bare_pooler", "cls", "sentence-transformers"):
-            assert choose(finished(tmp_path, case, pooling), "auto") == format
+            assert choose_format(finished(tmp_path, case, pooling), "auto") == format
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""The contents of an exported folder, as data, and what both libraries' folders share."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapt.models import CausalLM, Classifier, EncoderConfig, MaskedLM
+from adapt.pretrained import hub
+from adapt.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What goes into one folder: config.json, model.safetensors, and other text files by name."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray]
+    files: Mapping[str, str]
+
+
+def head_kind(head: Any, config: EncoderConfig) -> str:
+    """A head in the words of the tables of exports, such as ``"cls pooling"``."""
+    if isinstance(head, Classifier):
+        return classifier_kind(head)
+    if isinstance(head, MaskedLM):
+        if (head.activation, head.norm_epsilon) != (config.activation, config.norm_epsilon):
+            return "a masked LM of another activation or epsilon than the encoder's"
+        return "masked LM and next sentence" if head.next_sentence else "masked LM"
+    if isinstance(head, CausalLM):
+        return "causal LM"
+    return f"the head {type(head).__name__}"
+
+
+def classifier_kind(head: Classifier) -> str:
+    if head.layers:
+        return "a mix of layers"
+    if head.columns:
+        return "several label columns"
+    if not head.classes:
+        return "no task head"
+    if head.pooling == "last":
+        bias = "a bias" if head.bias else "no bias"
+        return f"last pooling and {bias}"
+    return f"{head.pooling} pooling"
+
+
+def model_entries(run: hub.Pretrained, architecture: str) -> dict[str, Any]:
+    """What config.json says beside the encoder's shapes."""
+    config: dict[str, Any] = {"architectures": [architecture], "dtype": "float32"}
+    if not isinstance(run.head, Classifier):
+        return config | {"tie_word_embeddings": run.head.tied}
+    names = class_names(run)
+    config["num_labels"] = len(names)
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: index for index, name in enumerate(names)}
+    task = TASKS.get(run.task)
+    if task is not None and task.problem_type is not None:
+        config["problem_type"] = task.problem_type
+    return config
+
+
+def class_names(run: hub.Pretrained) -> list[str]:
+    """The run's own names; transformers' LABEL_0, LABEL_1, ... where it has none; [] without classes."""
+    if run.labels:
+        return list(run.labels)
+    num_classes = getattr(run.head, "classes", 0)
+    return [f"LABEL_{index}" for index in range(num_classes)]
+
+
+def json_text(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

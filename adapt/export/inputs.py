@@ -1,0 +1,117 @@
+"""The files by which another library turns texts or pictures into the arrays that a run was trained on."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from adapt.errors import ExportError
+from adapt.export import card, layout
+from adapt.export.folder import json_text
+from adapt.models import Classifier
+from adapt.pretrained import hub
+
+PAD = "<|pad|>"
+# What transformers calls a special token -> how the tokenizers of these families spell it.
+SPECIAL = {
+    "pad_token": ("[PAD]", "<pad>", PAD),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "bos_token": ("<|endoftext|>",),
+    "eos_token": ("<|endoftext|>",),
+}
+
+
+def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], list[str]]:
+    """(the run, the files, notes on them for the card).
+
+    A head that pools needs padding, by a token that no text holds: where the tokenizer has none it gets one, and the
+    embedding a row of zeros for it. (transformers takes for GPT-2's last token the last that is not padding: with
+    <|endoftext|> as padding, a text that ends in it would be read wrong.)
+    """
+    if run.images:
+        notes = [card.RESIZING]
+        if run.images.channels == 1:
+            notes.append(card.GRAY)
+        return run, {"preprocessor_config.json": json_text(layout.preprocessor(run.images))}, notes
+    tokenizer = run.tokenizer
+    assert tokenizer is not None
+    backend = copy_backend(tokenizer.backend)
+    backend.no_truncation()
+    backend.no_padding()
+    notes = []
+    if isinstance(run.head, Classifier):
+        if "pad_token" not in special_tokens(backend):
+            backend.add_special_tokens([PAD])
+            # Read as it will be read: where ids have a gap, that gives the token another id than adding it did.
+            backend = copy_backend(backend)
+            notes = [card.ADDED_PADDING.format(pad=PAD)]
+        run = with_padding(run, padding_id(backend))
+    special = special_tokens(backend)
+    settings = tokenizer_settings(run, tokenizer.max_length)
+    files = {
+        "tokenizer_config.json": json_text(settings | special),
+        "special_tokens_map.json": json_text(special),
+        "tokenizer.json": backend.to_str(pretty=True),
+    }
+    return run, files, notes
+
+
+def tokenizer_settings(run: hub.Pretrained, max_length: int) -> dict[str, Any]:
+    if run.config.types:
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    else:  # GPT-2 would embed types as tokens
+        inputs = ["input_ids", "attention_mask"]
+    return {
+        # It takes tokenizer.json as it is; BertTokenizer rebuilds it.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "model_input_names": inputs,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def copy_backend(backend: Any) -> Any:
+    """A tokenizer of the tokenizers library, written and read back."""
+    return type(backend).from_str(backend.to_str())
+
+
+def padding_id(backend: Any) -> int:
+    """The id of the padding token. Raises :class:`ExportError` where another token has it, too."""
+    pad = backend.token_to_id(special_tokens(backend)["pad_token"])
+    ids = list(backend.get_vocab().values())
+    if pad is None or ids.count(pad) > 1:
+        raise ExportError(
+            f"{PAD} can't be added to the tokenizer, whose ids have a gap: "
+            "add a padding token to it"
+        )
+    return pad
+
+
+def special_tokens(backend: Any) -> dict[str, str]:
+    """The special tokens by transformers' names. No others: naming one would change how texts are split."""
+    added = backend.get_added_tokens_decoder().values()
+    special = {token.content for token in added if token.special}
+    names = {}
+    for name, spellings in SPECIAL.items():
+        for spelling in spellings:
+            if spelling in special:
+                names[name] = spelling
+                break
+    return names
+
+
+def with_padding(run: hub.Pretrained, pad: int) -> hub.Pretrained:
+    """The run with ``pad`` as its padding token, and an embedding that reaches it."""
+    encoder = run.params["encoder"]
+    table = np.asarray(encoder["embedding"]["token"])
+    missing_rows = max(pad + 1 - len(table), 0)
+    table = np.pad(table, ((0, missing_rows), (0, 0)))
+    embedding = encoder["embedding"] | {"token": table}
+    params = run.params | {"encoder": encoder | {"embedding": embedding}}
+    config = dataclasses.replace(run.config, vocabulary=len(table), pad_token=pad)
+    return dataclasses.replace(run, params=params, config=config)

@@ -1,0 +1,93 @@
+"""A run as the folder of a transformers checkpoint, encoder and head together."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from adapt import tree
+from adapt.export import card, layout
+from adapt.export.folder import Folder, class_names, head_kind, model_entries
+from adapt.export.inputs import input_files
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained import families, hub
+
+SEQUENCES = "AutoModelForSequenceClassification"
+IMAGES = "AutoModelForImageClassification"
+# (family, kind of the head) -> transformers' class, and the Auto class that finds it
+CLASSES = {
+    ("bert", "pooler pooling"): ("BertForSequenceClassification", SEQUENCES),
+    ("bert", "cls pooling"): ("BertForSequenceClassification", SEQUENCES),
+    ("gpt2", "last pooling and no bias"): ("GPT2ForSequenceClassification", SEQUENCES),
+    ("vit", "cls pooling"): ("ViTForImageClassification", IMAGES),
+    ("bert", "masked LM"): ("BertForMaskedLM", "AutoModelForMaskedLM"),
+    ("bert", "masked LM and next sentence"): ("BertForPreTraining", "AutoModelForPreTraining"),
+    ("gpt2", "causal LM"): ("GPT2LMHeadModel", "AutoModelForCausalLM"),
+}
+HEADS = ("classifier.", "cls.", "lm_head.", "score.")  # how names that take no prefix begin
+
+
+def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
+    """The one folder of a transformers checkpoint."""
+    family = run.config.family
+    kind = head_kind(run.head, run.config)
+    architecture, auto = CLASSES[family, kind]
+    notes = []
+    if (family, kind) == ("bert", "cls pooling"):
+        run = with_straight_pooler(run)
+        notes.append(card.STRAIGHT_POOLER)
+    if isinstance(run.head, Classifier) and not run.head.bias and family != "gpt2":
+        run = with_bias(run)
+    run, files, input_notes = input_files(run)
+    tensors = with_prefix(run.config, layout.to_tensors(run.config, run.params))
+    if "cls.predictions.decoder.weight" in tensors:
+        # Untied: of the two biases in a file, the library uses this one.
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
+    # GPT-2's language model has no token for padding.
+    padding = isinstance(run.head, Classifier) or family == "bert"
+    template = card.IMAGES if run.config.is_image else card.TEXTS
+    files["README.md"] = card.card(
+        f"{architecture}, trained with {kind}",
+        "transformers",
+        template.format(auto=auto, padding=padding),
+        run.task,
+        class_names(run),
+        [*notes, *input_notes],
+    )
+    config = layout.write_config(run.config) | model_entries(run, architecture)
+    return {"": Folder(config, tensors, files)}
+
+
+def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors by the names that the original library's classes with a head use."""
+    prefix = families.family_module(config.family).PREFIX
+    renamed = {}
+    for name, tensor in tensors.items():
+        of_head = name.startswith(HEADS)
+        renamed[name if of_head else prefix + name] = tensor
+    return renamed
+
+
+def with_straight_pooler(run: hub.Pretrained) -> hub.Pretrained:
+    """A head on the first token as BERT's pooler and classifier.
+
+    tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16, which is exact, an x of 20 comes through to 3e-8 of itself.
+    """
+    classifier = run.params["head"]["classifier"]
+    width = run.config.width
+    scale = np.float32(2.0**-16)
+    identity = np.eye(width, dtype=np.float32)
+    head = {
+        "pooler": {"kernel": identity * scale, "bias": np.zeros(width, np.float32)},
+        "classifier": classifier | {"kernel": np.asarray(classifier["kernel"]) / scale},
+    }
+    pooled = dataclasses.replace(run.head, pooling="pooler")
+    return dataclasses.replace(run, head=pooled, params=run.params | {"head": head})
+
+
+def with_bias(run: hub.Pretrained) -> hub.Pretrained:
+    """A head without a bias as one with zeros."""
+    zeros = np.zeros(run.head.classes, np.float32)
+    params = tree.graft(run.params, "head/classifier/bias", zeros)
+    head = dataclasses.replace(run.head, bias=True)
+    return dataclasses.replace(run, head=head, params=params)
