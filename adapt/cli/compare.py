@@ -28,13 +28,14 @@ from adapt.comparison import verdict
 from adapt.comparison.trials import REPEATS, Arm
 from adapt.cost import clock, flops
 from adapt.data.examples import Examples
+from adapt.data.labels import stratified_split
 from adapt.errors import DataError, StrategyError
 from adapt.models import Classifier, Encoder, Model
 from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
-from adapt.tasks import registry, targets
+from adapt.tasks import TASKS, metrics
 from adapt.training import frozen_prefix, strategies
 
 ALL = 0
@@ -117,7 +118,7 @@ def main(config: Config) -> dict[str, Any]:
         cells, config.out / "cells", [title for title, *_ in ways], config.budgets
     )
     known = sets[config.checkpoint][0]
-    result |= registry.majority(known["train"].labels, known["test"].labels)
+    result |= metrics.majority(known["train"].labels, known["test"].labels)
     write_json(config.out / "compare.json", result)
     page = verdict.write(config, result, len(sets[config.checkpoint][0]["train"]))
     console.console.print(f"results   {page}", soft_wrap=True)
@@ -128,11 +129,12 @@ def read(config: Config, source: hub.Pretrained) -> tuple[dict[str, Examples], i
     """(train, test and out-of-domain examples for one encoder, the number of classes)."""
     tables = {"train": inputs.read(config.data, "train"), "test": inputs.read(config.data, "test")}
     tables |= {name: inputs.read(name, "test") for name in config.out_of_domain}
-    names = targets.labels_of(tables["train"], config.label_column, "classification")
+    task = TASKS["classification"]
+    names = task.label_names(tables["train"], config.label_column, [config.text_column])
     found = {}
     for name, table in tables.items():
-        labels = targets.encode_labels(table, config.label_column, names, "classification")
-        made = inputs.make_examples(source, table, [config.text_column], None, labels)
+        labels = task.encode_labels(table, config.label_column, names)
+        made = inputs.make_examples(task, source, table, [config.text_column], None, labels)
         found[name] = (
             made if name in ("train", "test") else made.take(np.arange(min(len(made), config.test)))
         )
@@ -151,7 +153,7 @@ def drawn(labels: np.ndarray, budget: int, seed: int) -> tuple[np.ndarray, np.nd
         )
         order = rng.permutation(order)
     order = order[: budget or len(labels)]
-    kept, held = targets.stratified_split(labels[order], 0.2, seed)
+    kept, held = stratified_split(labels[order], 0.2, seed)
     return order[kept], order[held]
 
 
@@ -284,7 +286,7 @@ def scores(found: np.ndarray, heads: Any, number: int, which: int) -> np.ndarray
 
 def mean_loss(logits: np.ndarray, sets: dict[str, Examples], rows: np.ndarray) -> float:
     """Cross-entropy of rows of the training set."""
-    chosen = registry.softmax(logits)[np.arange(len(rows)), sets["train"].labels[rows]]
+    chosen = metrics.softmax(logits)[np.arange(len(rows)), sets["train"].labels[rows]]
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
 
@@ -305,11 +307,11 @@ def save(
     found = {"way": title, "budget": budget, "seed": seed, **more, "sets": {}}
     for name, values in logits.items():
         labels = sets[name].labels
-        chances = registry.softmax(values)
+        chances = metrics.softmax(values)
         right = values.argmax(-1) == labels
         found["sets"][name] = {
             "accuracy": float(right.mean()),
-            "ece": registry.calibration_error(chances, labels),
+            "ece": metrics.calibration_error(chances, labels),
         }
     np.savez_compressed(
         cell.with_suffix(".npz"), **{n: v.argmax(-1) == sets[n].labels for n, v in logits.items()}

@@ -39,7 +39,7 @@ from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.saving import Progress, begin, save
 from adapt.tasks import heads
-from adapt.tasks.registry import TASKS
+from adapt.tasks.base import TASKS
 from adapt.training import checkpoint, optim, phases, strategies
 from adapt.training.loop import evaluate, run_steps
 from adapt.training.step import advance, init_state, make_eval
@@ -80,13 +80,7 @@ def main(config: Config) -> dict[str, Any]:
     # A new head, what the strategy adds, and its phases: labels that decide what trains, an optimizer a group.
     key = jax.random.key(config.seed)
     model, params = attach(config, pretrained, params, names, key)
-    if (
-        config.task == "regression" and model.head.bias
-    ):  # start at the median: the level need not be learned
-        level = np.full(1, np.median(sets["train"].labels), np.float32)
-        params = tree.graft(
-            tree.drop(params, "head/classifier/bias"), "head/classifier/bias", level
-        )
+    params |= {"head": TASKS[config.task].init_head(params["head"], sets["train"].labels)}
     params = phases.start(strategy, model, params, jax.random.fold_in(key, 3))
     per_epoch = -(-len(sets["train"]) // config.batch_size)
     loss = heads.loss_of(config, sets["train"].truth, names)
@@ -227,7 +221,7 @@ def main(config: Config) -> dict[str, Any]:
             "the frozen parameters moved: the digests before and after differ; please report this"
         )
     write_json(config.out / "result.json", result)
-    plot = console.plot_history(config.out, TASKS[config.task].score)
+    plot = console.plot_history(config.out, TASKS[config.task].primary_metric)
     show_end(config, result, plot)
     return result
 
@@ -321,7 +315,7 @@ def validate(
     metrics.write({"epoch": epoch, "step": progress.step, "validation_loss": mean_loss, **named})
     shown = "   ".join(f"{name} {value:.4f}" for name, value in values.items())
     console.chat.print(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   {shown}")
-    new = finite(values[TASKS[config.task].score])
+    new = finite(values[TASKS[config.task].primary_metric])
     new = -1.0 if new is None else new  # a correlation that is not defined
     best = progress.best_score is None or (new, -mean_loss) > (
         progress.best_score,
@@ -348,7 +342,7 @@ def test(
     config: Config, forward: Any, params: tree.Tree, sets: dict[str, examples.Examples]
 ) -> dict[str, Any]:
     values, mean_loss = score(config, forward, params, sets["test"])
-    floor = heads.task_of(config).floor(sets["train"].truth, sets["test"].truth)
+    floor = heads.task_of(config).baseline(sets["train"].truth, sets["test"].truth)
     return {name: finite(value) for name, value in (values | {"loss": mean_loss} | floor).items()}
 
 

@@ -10,16 +10,17 @@ import jax
 import numpy as np
 
 from adapt import features
-from adapt.cli import console, run_folder
+from adapt.cli import run_folder
 from adapt.data import bundled, examples, packing
 from adapt.data import tables as data
+from adapt.data.labels import stratified_split
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.features import IMAGES, settings_of
 from adapt.parallel.sharding import Layout
 from adapt.pretrained import hub
 from adapt.pretrained.images import pixels
-from adapt.tasks import heads, sequences, targets
-from adapt.tasks.registry import TASKS
+from adapt.tasks import Task, get_task
+from adapt.tasks.base import text_columns
 
 
 def check_flags(config: Any) -> None:
@@ -121,7 +122,11 @@ def read_sets(
 ) -> tuple[dict[str, examples.Examples], list[str]]:
     """(train, validation and test examples, with a ``layout`` in its groups; the names of what the head puts out)."""
     check_inputs(pretrained, config.image_column)
-    heads.check(config, pretrained)
+    task = get_task(config.task)
+    columns = text_columns(config.text_column, config.text_pair_column)
+    task.check_columns(columns, pretrained)
+    task.check_head(config, pretrained)
+    task.check_batches(config)
     own_test = config.train in bundled.SETS
     if config.test is None and not own_test:
         raise DataError(
@@ -141,48 +146,36 @@ def read_sets(
                 "of --train, or name other data"
             )
         tables["validation"] = read(config.validation)
-    names = targets.labels_of(tables["train"], config.label_column, config.task)
-    columns = heads.text_columns(config)
-    if config.task == "choice":
-        names = [str(number) for number in range(len(columns) - 1)]
+    names = task.label_names(tables["train"], config.label_column, columns)
     sets = {}
     for part, table in tables.items():
-        labels = targets.encode_labels(table, config.label_column, names, config.task)
-        sets[part] = make_examples(
-            pretrained, table, columns, config.image_column, labels, config.task
-        )
+        labels = task.encode_labels(table, config.label_column, names)
+        sets[part] = make_examples(task, pretrained, table, columns, config.image_column, labels)
     if not config.validation:
-        kept, held = targets.stratified_split(sets["train"].labels, 0.1, config.seed)
+        kept, held = stratified_split(sets["train"].labels, 0.1, config.seed)
         held_out = dataclasses.replace(
             sets["train"].take(held), truncated=0
         )  # counted once, for the whole file
         sets["train"], sets["validation"] = sets["train"].take(kept), held_out
-    if config.task == "setfit":
-        sets = {part: sequences.in_pairs(made, config.seed) for part, made in sets.items()}
+    sets = {part: task.pair_examples(made, config.seed) for part, made in sets.items()}
     sets = {part: dataclasses.replace(made, layout=layout) for part, made in sets.items()}
-    return sets, names if TASKS[config.task].classes is None else []
+    return sets, task.output_names(names)
 
 
 def make_examples(
+    task: Task,
     pretrained: hub.Pretrained,
     table: data.Table,
-    text_columns: Sequence[str],
+    columns: Sequence[str],
     image_column: str | None,
     labels: Any,
-    task: str = "classification",
 ) -> examples.Examples:
     """The rows of a table as examples for this encoder, every text or picture checked first."""
     check_inputs(pretrained, image_column)
     if image_column is not None:
         sums = data.check_images(table, image_column)
         return examples.images(pretrained, data.pictures(table, image_column), sums, labels)
-    made, lost = sequences.make(pretrained, table, text_columns, task, labels)
-    if lost:
-        what, of = ("words", labels.lengths.sum()) if task == "tags" else ("spans", len(labels))
-        console.warn(
-            f"{table.where}: {lost} of {of} {what} lie beyond the {made.max_length} tokens of an example: not scored"
-        )
-    return made
+    return task.examples(pretrained, table, columns, labels)
 
 
 def windows(

@@ -27,7 +27,7 @@ from adapt.cli import console, inputs
 from adapt.cli.launch import launch
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.pretrained import hub
-from adapt.tasks import heads, predictions
+from adapt.tasks import TASKS, heads, predictions
 from adapt.training.loop import evaluate
 
 
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     heads.check_columns(task, columns, runs[0])
     table = inputs.read(config.data)
     labels = predictions.no_labels(table, columns, task)
-    part = inputs.make_examples(runs[0], table, columns, config.image_column, labels, task)
+    part = inputs.make_examples(TASKS[task], runs[0], table, columns, config.image_column, labels)
     forward, params = together(runs)
 
     def counted() -> Iterator[tuple[np.ndarray, Any]]:

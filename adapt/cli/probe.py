@@ -14,7 +14,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from adapt.pretrained import hub
 from adapt.probing.layers import layer_features
 from adapt.probing.report import ProbeOptions, check_options, make_splits, probe_features
 from adapt.probing.speed import compare_with_sklearn
-from adapt.tasks import targets
+from adapt.tasks import TASKS, get_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ class ProbeDataOptions:
     label_column: str = "label"
     # images in place of texts
     image_column: str | None = None
-    task: Literal["classification", "regression"] = "classification"
+    # classification or regression
+    task: str = "classification"
     # so many examples of the data, and of the test, drawn at random
     limit: int | None = None
 
@@ -132,7 +133,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def check_flags(config: Config) -> None:
     """Raise :class:`StrategyError` for flags that contradict each other or are out of range."""
-    regression = config.task == "regression"
+    regression = is_regression(config.task)
     check_options(config, regression)
     if config.limit is not None and not 2 * config.folds <= config.limit < 2**31:
         raise StrategyError(f"`limit` {config.limit} must be at least {2 * config.folds}")
@@ -142,6 +143,15 @@ def check_flags(config: Config) -> None:
         )
 
 
+def is_regression(task: str) -> bool:
+    """Whether labels are values, not classes. Raises :class:`StrategyError` for a task of other labels."""
+    probed_as = get_task(task).probed_as
+    if probed_as is None:
+        names = sorted(name for name, other in TASKS.items() if other.probed_as)
+        raise StrategyError(f"a probe has no heads for `task` {task}: give {' or '.join(names)}")
+    return probed_as == "values"
+
+
 def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.ndarray, list[str]]:
     """(the table, and one of the test if there is one; labels of both, one after the other; names of classes)."""
     inputs.check_inputs(pretrained, config.image_column)
@@ -149,10 +159,9 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.nd
     given = config.test or (config.data if own else None)
     tables = [inputs.read(config.data, split="train" if own else None)]
     tables += [inputs.read(given, split="test" if given in bundled.SETS else None)] if given else []
-    names = targets.labels_of(tables[0], config.label_column, config.task)
-    labels = [
-        targets.encode_labels(table, config.label_column, names, config.task) for table in tables
-    ]
+    task = get_task(config.task)
+    names = task.label_names(tables[0], config.label_column, [config.text_column])
+    labels: list[Any] = [task.encode_labels(table, config.label_column, names) for table in tables]
     if config.limit:
         for number, table in enumerate(tables):
             if config.image_column is None:
@@ -194,7 +203,7 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[Table]) -> 
 def show(config: Config, result: dict[str, Any]) -> None:
     """Print the table of cells, and what was selected."""
     columns = ("method", "layer", "pooling", "validation", "test", "95% interval", "strength")
-    score = "accuracy" if config.task == "classification" else "Pearson's correlation"
+    score = "Pearson's correlation" if is_regression(config.task) else "accuracy"
     title = (
         f"{score} of heads on {config.checkpoint}, {config.data} "
         f"(without features {result['floor']:.3f})"

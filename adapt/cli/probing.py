@@ -53,9 +53,7 @@ def plot(config: Any, methods: tuple[str, ...], result: dict[str, Any]) -> Path:
         axis.set_xticks(sorted({cell["layer"] for cell in result["cells"]}))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    axes[0, 0].set_ylabel(
-        "accuracy" if config.task == "classification" else "Pearson's correlation"
-    )
+    axes[0, 0].set_ylabel("accuracy" if result["classes"] else "Pearson's correlation")
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside center right", frameon=False, fontsize=8)  # pyright: ignore[reportArgumentType]
     figure.suptitle(

@@ -10,14 +10,8 @@ from adapt import tree
 from adapt.cli import console
 from adapt.data import examples
 from adapt.pretrained import hub
+from adapt.tasks import TASKS
 from adapt.training import phases
-
-FLOORS = {  # of the test, and the score that is to be above it (1) or below it (-1)
-    "majority_accuracy": ("accuracy", 1),
-    "mse_of_mean": ("mse", -1),
-    "chance_recall_at_1": ("recall_at_1", 1),
-    "chance_average_precision": ("average_precision", 1),
-}
 
 
 def show_start(
@@ -63,7 +57,7 @@ def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
     scores = itertools.takewhile(lambda key: key != "seconds", result)
     shown = {key: result[key] for key in scores if result[key] is not None}
     console.table("test", ("metric", "value"), list(shown.items()))
-    for floor, (score, sign) in FLOORS.items():
+    for floor, (score, sign) in TASKS[config.task].beats.items():
         low = result.get(floor)
         got = result.get(score)
         if low is not None and got is not None and sign * (got - low) <= 0:

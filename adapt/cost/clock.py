@@ -17,7 +17,7 @@ from adapt.cli import console
 from adapt.data.examples import Examples
 from adapt.errors import StrategyError
 from adapt.models import Model, peft
-from adapt.tasks import registry
+from adapt.tasks import TASKS, metrics
 from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
 from adapt.training.step import State, Step, init_state, make_step
 
@@ -123,9 +123,7 @@ def calibrate(
     with console.progress("timing", len(names) + 1) as bar:
         for number, name in enumerate(names, 1):
             model, params, labels, tx = prepared(name, *whole)
-            step = make_step(
-                model, registry.TASKS[config.task].loss, tx, frozen_prefix.cut(labels, layers)
-            )
+            step = make_step(model, TASKS[config.task].loss, tx, frozen_prefix.cut(labels, layers))
             frozen, state = init_state(params, labels, tx, jax.random.key(0))
             made = dict(batches[0])
             if step.prefix is not None:
@@ -196,7 +194,7 @@ def finish_seconds(config: Any, classes: int) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         started = time.perf_counter()
-        registry.classification(
+        metrics.classification(
             np.eye(4, max(classes, 2), dtype=np.float32), np.arange(4) % max(classes, 2)
         )
         found["score"] = time.perf_counter() - started

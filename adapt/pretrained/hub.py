@@ -18,6 +18,11 @@ from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
 from adapt.training import checkpoint
 
 BUNDLED = [name for name, asset in assets.ASSETS.items() if "model.safetensors" in asset.files]
+# transformers' problem_type -> the task, and whether its outputs are classes, which have names
+PROBLEM_TYPES = {
+    "multi_label_classification": ("multilabel", True),
+    "regression": ("regression", False),
+}
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
 
@@ -84,10 +89,8 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
     numbers = [str(number) for number in range(getattr(head, "classes", 0))]
     if not numbers or not isinstance(names, dict) or set(names) != set(numbers):
         return "", ()
-    task = {"multi_label_classification": "multilabel", "regression": "regression"}.get(
-        str(problem), "classification"
-    )
-    return task, () if task == "regression" else tuple(str(names[number]) for number in numbers)
+    task, has_classes = PROBLEM_TYPES.get(str(problem), ("classification", True))
+    return task, tuple(str(names[number]) for number in numbers) if has_classes else ()
 
 
 def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:

@@ -11,7 +11,7 @@ from adapt.tasks import (
     span,
     tags,
 )
-from adapt.tasks.base import TASKS, Task, named
+from adapt.tasks.base import TASKS, Task, get_task
 
 __all__ = [
     "TASKS",
@@ -19,9 +19,9 @@ __all__ = [
     "choice",
     "classification",
     "contrastive",
+    "get_task",
     "multilabel",
     "multitask",
-    "named",
     "regression",
     "setfit",
     "span",

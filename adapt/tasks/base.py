@@ -13,7 +13,7 @@ A module of one's own adds one, and the commands take it with ``--import``::
 
 import abc
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import numpy as np
 
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels
+from adapt.data.labels import Labels, column_names
 from adapt.data.tables import Table
 from adapt.errors import StrategyError
 from adapt.models import Classifier
@@ -32,6 +32,7 @@ from adapt.tasks.metrics import Scores
 from adapt.training.losses import Loss
 
 CHUNK = 4096  # rows that are tokenized together
+LOGITS = "Logits by class:"  # on the card of an export
 MANY = 1000  # text columns: no bound
 
 Row = list[Any]
@@ -64,6 +65,8 @@ class Task(abc.ABC):
     shares_a_pass: bool = False
     # (outputs, labels) -> the loss of every example, float32 [N]; see :mod:`adapt.training.losses`.
     loss: Loss
+    # What labels are to a probe, which fits heads on features; None: it has no head for them.
+    probed_as: Literal["classes", "values"] | None = None
     # What config.json of an export says of the outputs, as transformers calls it.
     problem_type: str | None = None
 
@@ -71,20 +74,6 @@ class Task(abc.ABC):
     def name(self) -> str:
         """The name by which the task is registered."""
         return next((name for name, task in TASKS.items() if task is self), type(self).__name__)
-
-    # The old names, for callers that have not moved yet.
-
-    @property
-    def score(self) -> str:
-        return self.primary_metric
-
-    @property
-    def floor(self) -> Any:
-        return self.baseline
-
-    @property
-    def classes(self) -> int | None:
-        return self.num_outputs
 
     # What goes together
 
@@ -257,17 +246,22 @@ class Task(abc.ABC):
 
     def output_note(self, classes: Sequence[str]) -> str:
         """What the card of an export says of the outputs, in Markdown."""
-        return class_list("Logits by class:", classes)
+        return class_list(LOGITS, classes)
 
 
 TASKS: dict[str, Task] = {}
 
 
-def named(name: str) -> Task:
+def get_task(name: str) -> Task:
     """The task of this name. Raises :class:`StrategyError` that lists them."""
     if name not in TASKS:
         raise StrategyError(f"unknown task {name!r}: give one of {', '.join(sorted(TASKS))}")
     return TASKS[name]
+
+
+def text_columns(first: str, further: str | None) -> list[str]:
+    """The columns of the texts of a row: ``further`` is ``None``, or one or more, as in ``a,b``."""
+    return [first, *(column_names(further) if further else [])]
 
 
 def default_pooling(family: str) -> str:

@@ -19,6 +19,7 @@ class Classification(Task):
 
     has_class_weights = True
     shares_a_pass = True
+    probed_as = "classes"
     problem_type = "single_label_classification"
     loss = staticmethod(losses.cross_entropy)
 

@@ -23,6 +23,7 @@ class Regression(Task):
     beats: ClassVar = {"mse_of_mean": ("mse", -1)}
     num_outputs = 1
     shares_a_pass = True
+    probed_as = "values"
     problem_type = "regression"
     loss = staticmethod(losses.squared_error)
 
@@ -37,7 +38,7 @@ class Regression(Task):
 
     def init_head(self, params: Any, labels: Labels) -> Any:
         """The bias starts at the median: the level need not be learned."""
-        layer = params["classifier"]
+        layer = params.get("classifier", {})
         if "bias" not in layer:
             return params
         level = np.full(1, np.median(labels), np.float32)  # pyright: ignore

@@ -37,7 +37,7 @@ from adapt.data import bundled, packing, tables
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
 from adapt.pretrained import hub
-from adapt.tasks import targets
+from adapt.tasks import TASKS
 from experiments.benchmark import device
 from experiments.benchmark.aot.shapes import MODELS, STRATEGIES
 from experiments.benchmark.workers import Worker, command, peak_memory
@@ -173,7 +173,9 @@ def write_task(
     config: Any, pretrained: hub.Pretrained, table: tables.Table, train_table: tables.Table
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """task.json, the data as every side gets it -> (all texts, the lengths in tokens of what a job works on)."""
-    names = targets.labels_of(train_table, config.label_column, "classification")
+    classification = TASKS["classification"]
+    names = classification.label_names(train_table, config.label_column, [config.text_column])
+    labels = classification.encode_labels(train_table, config.label_column, names)
     tokenizer = pretrained.tokenizer
     assert tokenizer is not None  # read
     train_texts, texts = (list(part.rows[config.text_column]) for part in (train_table, table))
@@ -181,9 +183,7 @@ def write_task(
     all_ids = tokenizer.encode(texts)[0]
     task = {
         "train": train_texts,
-        "labels": targets.encode_labels(
-            train_table, config.label_column, names, "classification"
-        ).tolist(),
+        "labels": np.asarray(labels).tolist(),
         "ids": [ids[row].tolist() for row in range(len(ids))],
         "texts": texts,
         "classes": len(names),

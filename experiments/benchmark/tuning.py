@@ -28,6 +28,7 @@ from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.data import examples, packing
 from adapt.models import Classifier, Encoder, Model, encoder, layers
 from adapt.pretrained import hub
+from adapt.tasks import TASKS
 from adapt.training import losses, optim, strategies
 from adapt.training.loop import run_steps
 from adapt.training.step import init_state, make_step
@@ -51,9 +52,8 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
     table = inputs.read(config.data)
-    texts = inputs.make_examples(
-        pretrained, table, [config.text_column], None, np.zeros(len(table), np.int32)
-    )
+    labels = np.zeros(len(table), np.int32)
+    texts = TASKS["classification"].examples(pretrained, table, [config.text_column], labels)
     with open_run(config.out, config):
         runs = {}
         with console.progress("compiling", len(CHOICES) + 1) as bar:

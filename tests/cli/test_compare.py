@@ -14,6 +14,7 @@ from adapt.comparison import verdict
 from adapt.comparison.trials import Arm, adjustable, adjusted
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.pretrained import hub
+from adapt.tasks import TASKS
 from adapt.training import strategies
 from adapt.training.step import State
 
@@ -105,7 +106,7 @@ def arm(inputs):
     sets = {}
     for name, table in tables.items():
         labels = np.array([value == "positive" for value in table.rows["label"]], np.int32)
-        sets[name] = reading.make_examples(source, table, [config.text_column], None, labels)
+        sets[name] = TASKS["classification"].examples(source, table, [config.text_column], labels)
     return lambda name: Arm(name, source, sets, 2)
 
 

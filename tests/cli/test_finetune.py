@@ -10,7 +10,7 @@ from adapt import tree
 from adapt.cli import finetune
 from adapt.models import Classifier, Encoder, Model
 from adapt.pretrained import hub
-from adapt.tasks import registry
+from adapt.tasks import metrics
 from adapt.training import checkpoint, optim, strategies
 from tests.helpers import tiny
 
@@ -250,7 +250,7 @@ def test_best_is_the_best(run, inputs, tmp_path):
         states @ loaded.params["head"]["classifier"]["kernel"]
         + loaded.params["head"]["classifier"]["bias"]
     )
-    found = registry.classification(
+    found = metrics.classification(
         logits, np.array([loaded.labels.index(label) for label in labels])
     )
     assert found["accuracy"] == result["accuracy"] and found["macro_f1"] == pytest.approx(

@@ -9,7 +9,9 @@ import pytest
 from adapt.cli import extract, finetune, inputs, predict
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import Classifier, Span, Tagger
+from adapt.options import TaskOptions
 from adapt.pretrained import hub
+from adapt.tasks import TASKS
 from adapt.training.loop import evaluate
 from adapt.training.step import make_eval
 from tests.helpers import tiny
@@ -296,14 +298,13 @@ def test_attention_pooling_is_learnt_kept_and_extracted(run, tmp_path):
 def test_balanced_weights_are_those_of_scikit_learn_and_touch_training_alone(run):
     from sklearn.utils.class_weight import compute_class_weight
 
-    from adapt.tasks.heads import loss_of
-
     labels = np.array([0, 0, 0, 1, 1, 2])
-    config = finetune.Config(class_weights="balanced")
+    task, names = TASKS["classification"], ["a", "b", "c"]
+    balanced = TaskOptions(class_weights="balanced")
     weights = compute_class_weight("balanced", classes=np.arange(3), y=labels)
     logits = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
-    plain = loss_of(finetune.Config(), labels, ["a", "b", "c"])(logits, labels)
-    weighted = loss_of(config, labels, ["a", "b", "c"])(logits, labels)
+    plain = task.training_loss(TaskOptions(), labels, names)(logits, labels)
+    weighted = task.training_loss(balanced, labels, names)(logits, labels)
     np.testing.assert_allclose(weighted, plain * weights[labels], rtol=1e-6)
     still = {"learning_rate": 0.0, "head_learning_rate": 0.0, "text_pair_column": None}
     assert (
@@ -320,7 +321,8 @@ def test_pairs_packed_in_rows_are_what_they_are_one_a_row(run, tmp_path):
     run("classification")
     after = hub.load(tmp_path / "run")
     table = inputs.read(tmp_path / "data.csv")
-    part = inputs.make_examples(after, table, ["text", "other"], None, np.zeros(24, np.int32))
+    labels = np.zeros(24, np.int32)
+    part = TASKS["classification"].examples(after, table, ["text", "other"], labels)
     forward = make_eval(after.model)
     outputs = evaluate(forward, after.params, part.windows(), part.outputs)
     for number in (0, 7, 23):

@@ -14,7 +14,7 @@ from adapt.errors import StrategyError
 from adapt.models import Classifier, Encoder, Model, Span, Tagger
 from adapt.models.heads import attention_pooling, mean
 from adapt.ragged import Ragged, ragged
-from adapt.tasks.registry import TASKS
+from adapt.tasks import TASKS
 from adapt.training import frozen_prefix
 from adapt.tree import paths
 from tests.helpers.small import CONFIGS, SHAPE, batch, params, texts

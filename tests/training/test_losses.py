@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.tasks import registry
+from adapt.tasks import TASKS, metrics
 from adapt.training import losses
 
 SEEDS = st.integers(0, 2**31)
@@ -25,7 +25,7 @@ def logits_of(seed: int, examples: int = 6, classes: int = 4, scale: float = 3.0
 def test_cross_entropy_is_minus_the_log_of_the_right_class_probability(seed):
     logits = logits_of(seed)
     label = np.random.default_rng(seed).integers(0, 4, 6).astype(np.int32)
-    chosen = registry.softmax(logits)[np.arange(6), label]
+    chosen = metrics.softmax(logits)[np.arange(6), label]
     np.testing.assert_allclose(
         losses.cross_entropy(jnp.asarray(logits), label), -np.log(chosen), rtol=1e-4, atol=1e-5
     )
@@ -36,7 +36,7 @@ def test_cross_entropy_is_minus_the_log_of_the_right_class_probability(seed):
 def test_binary_cross_entropy_is_the_mean_over_classes_of_independent_decisions(seed):
     logits = logits_of(seed)
     label = np.random.default_rng(seed).integers(0, 2, (6, 4)).astype(np.float32)
-    p = registry.sigmoid(logits)
+    p = metrics.sigmoid(logits)
     expected = -(label * np.log(p) + (1 - label) * np.log(1 - p)).mean(-1)
     np.testing.assert_allclose(
         losses.binary_cross_entropy(jnp.asarray(logits), label), expected, rtol=1e-4, atol=1e-5
@@ -130,9 +130,9 @@ OUTPUTS = {  # shapes of outputs and labels of five examples
 }
 
 
-@pytest.mark.parametrize("task", registry.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 def test_losses_are_float32_and_one_an_example_whatever_the_compute_dtype(task):
     outputs, label = OUTPUTS[task]
     kind = np.float32 if task in ("multilabel", "regression") else np.int32
-    loss = registry.TASKS[task].loss(jnp.ones(outputs, jnp.bfloat16), np.zeros(label, kind))
+    loss = TASKS[task].loss(jnp.ones(outputs, jnp.bfloat16), np.zeros(label, kind))
     assert loss.shape == (5,) and loss.dtype == jnp.float32

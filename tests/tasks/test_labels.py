@@ -1,6 +1,7 @@
-"""Targets: the same numbers for the same labels, whatever the order of the rows."""
+"""Labels: the same numbers for the same labels, whatever the order of the rows."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,20 @@ from hypothesis import strategies as st
 
 from adapt.data.tables import Table, _datasets
 from adapt.errors import DataError
-from adapt.tasks.targets import encode_labels, labels_of, stratified_split
+from adapt.tasks import TASKS
 
 
 def table(values: list, feature: object = None) -> Table:
     features = feature and _datasets().Features({"label": feature})
     return Table(_datasets().Dataset.from_dict({"label": values}, features=features), "some.csv")
+
+
+def labels_of(table: Table, column: str, task: str) -> list[str]:
+    return TASKS[task].label_names(table, column, ["text"])
+
+
+def encode_labels(table: Table, column: str, names: list[str], task: str) -> Any:
+    return TASKS[task].encode_labels(table, column, names)
 
 
 def labels(values: list, task="classification") -> list[str]:
@@ -106,57 +115,6 @@ def test_bad_labels_are_named():
         labels(["['a', 'b']"], "multilabel")
     with pytest.raises(DataError, match="has no column 'y'; it has label"):
         labels_of(table(["a"]), "y", "classification")
-
-
-@given(
-    st.lists(st.integers(0, 5), min_size=4, max_size=200).filter(
-        lambda v: max(map(v.count, v)) > 1
-    ),
-    st.floats(0.01, 0.6),
-    st.integers(0, 3),
-)
-def test_a_stratified_split_keeps_shares_and_every_class_in_training(values, fraction, seed):
-    target = np.array(values, np.int32)
-    train, validation = stratified_split(target, fraction, seed)
-    assert sorted([*train, *validation]) == list(range(len(target)))
-    wanted = max(1, round(fraction * len(target)))
-    assert 1 <= len(validation) <= wanted
-    assert set(target[train]) == set(target)
-    for each in set(values):
-        assert (target[validation] == each).sum() <= values.count(each) * wanted / len(target) + 1
-    again = stratified_split(target, fraction, seed)
-    assert all((one == other).all() for one, other in zip(again, (train, validation), strict=True))
-
-
-def test_a_split_of_many_rows_is_as_large_as_asked_for():
-    target = np.repeat(np.arange(3, dtype=np.int32), [600, 300, 100])
-    train, validation = stratified_split(target, 0.1, seed=0)
-    assert np.bincount(target[validation]).tolist() == [60, 30, 10]
-    assert (np.diff(train) > 0).all() and (np.diff(validation) > 0).all()
-    other = stratified_split(target, 0.1, seed=1)[1]
-    assert not np.array_equal(validation, other)
-
-
-@pytest.mark.parametrize(
-    "target", [np.zeros((50, 4), np.float32), np.linspace(0, 1, 50, dtype=np.float32)]
-)
-def test_other_targets_split_by_permutation(target):
-    train, validation = stratified_split(target, 0.1, seed=0)
-    assert len(validation) == 5
-    assert sorted([*train, *validation]) == list(range(50))
-
-
-def test_the_split_is_pinned():
-    """The same on every NumPy, so that a resumed run on another machine validates on the same rows."""
-    assert stratified_split(np.arange(20) % 2, 0.2, seed=0)[1].tolist() == [1, 8, 18, 19]
-
-
-def test_too_few_rows_to_hold_out():
-    with pytest.raises(
-        DataError,
-        match="2 rows are too few to hold some out for validation; name a validation file",
-    ):
-        stratified_split(np.array([0, 1]), 0.1, seed=0)
 
 
 # Tasks with other labels
