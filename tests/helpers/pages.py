@@ -12,7 +12,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/api").glob("*.md"))]
 FENCE = re.compile(r'```python(?: title="(?P<file>[^"]+)")?\n(?P<python>.*?)```', re.S)
 # An indented block; the comment before it says that a test runs it.
-INDENTED = re.compile(r"(?P<run><!-- run -->\n)?\n(?P<shell>(?:    \S.*\n|\n(?=    ))+)")
+INDENTED = re.compile(r"(?P<run><!-- run -->\n)?\n(?P<shell>(?:    .*\S.*\n|\n(?=    ))+)")
 
 
 @dataclasses.dataclass(frozen=True)
