@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import time
 from typing import Any
 
@@ -26,52 +27,64 @@ from adapt.training.step import State, Step, advance, init_state, make_eval, mak
 
 BATCH = 32
 REPEATS = 5  # of a timed window
-LONG = 1 << 30  # steps between looks at the device: once, at the end
+LOG_AT_THE_END = 1 << 30  # steps between looks at the device
 
 
 def adjustable(weight_decay: float = 0.01) -> optax.GradientTransformation:
-    """AdamW whose peak rate and length are part of its state (see :func:`adjusted`): other ones do not compile anew."""
+    """AdamW whose peak rate and length are part of its state, so that other ones compile nothing: see :func:`adjust`."""
 
     def adamw(peak: Any, steps: Any, begun: Any) -> optax.GradientTransformation:
         def rate(count: Any) -> Any:
-            at = count - begun
-            warm = jnp.maximum(jnp.round(0.1 * steps), 1)
-            return peak * jnp.minimum(
-                (at + 1) / warm, jnp.maximum(steps - at, 0) / jnp.maximum(steps - warm, 1)
-            )
+            step = count - begun
+            warmup = jnp.maximum(jnp.round(0.1 * steps), 1)
+            rising = (step + 1) / warmup
+            falling = jnp.maximum(steps - step, 0) / jnp.maximum(steps - warmup, 1)
+            return peak * jnp.minimum(rising, falling)
 
         return optim.adamw(rate, weight_decay)
 
     return optax.inject_hyperparams(adamw)(peak=0.0, steps=1.0, begun=0.0)
 
 
-def adjusted(state: State, rates: dict[str, float], steps: int, begun: dict[str, int]) -> State:
+def adjust(state: State, rates: dict[str, float], steps: int, begun: dict[str, int]) -> State:
     """The state with peak rates by group, the length of the phase, and the steps that a group took before it."""
+    settings: dict[tuple[str, str], float] = {}
+    for group, rate in rates.items():
+        values = {"peak": rate, "steps": steps, "begun": begun[group]}
+        for name, value in values.items():
+            settings[group, name] = value
 
     def replaced(path: Any, leaf: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path)
-        for group, rate in rates.items():
-            for what, value in (("peak", rate), ("steps", steps), ("begun", begun[group])):
-                if f"['{group}']" in name and name.endswith(f".hyperparams['{what}']"):
-                    return jax.device_put(np.float32(value), leaf.sharding)
+        path_text = jax.tree_util.keystr(path)
+        for (group, name), value in settings.items():
+            if f"['{group}']" in path_text and path_text.endswith(f".hyperparams['{name}']"):
+                return jax.device_put(np.float32(value), leaf.sharding)
         return leaf
 
-    return dataclasses.replace(
-        state, opt_state=jax.tree_util.tree_map_with_path(replaced, state.opt_state)
-    )
+    opt_state = jax.tree_util.tree_map_with_path(replaced, state.opt_state)
+    return dataclasses.replace(state, opt_state=opt_state)
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A phase with its compiled step, and the sets with what its prefix makes of them."""
+    """A phase with its compiled step, and the sets with the states of its frozen prefix."""
 
     groups: dict[str, float]  # factors of the rates
     share: float  # of the epochs
     labels: tree.Tree
-    tx: Any
+    tx: optax.GradientTransformation
     step: Step
     sets: dict[str, Examples]
-    alone: bool  # only the head trains
+    head_only: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """The parameters, or None where the loss was not finite; seconds and steps of the training."""
+
+    params: tree.Tree | None
+    seconds: float
+    steps: int
 
 
 class Arm:
@@ -80,38 +93,42 @@ class Arm:
     def __init__(
         self, name: str, pretrained: hub.Pretrained, sets: dict[str, Examples], classes: int
     ):
-        self.name, self.source = name, pretrained
-        spec = strategies.strategy(name, pretrained.config.layers, 6)
-        self.strategy, self.pretrained = spec, phases.prepare(spec, pretrained)
-        self.model = Model(
-            Encoder(self.pretrained.config),
-            Classifier(classes, "mean", dropout=pretrained.config.dropout),
-        )
+        self.name = name
+        self.source = pretrained
+        self.strategy = strategies.strategy(name, pretrained.config.layers, 6)
+        self.pretrained = phases.prepare(self.strategy, pretrained)
+        head = Classifier(classes, "mean", dropout=pretrained.config.dropout)
+        self.model = Model(Encoder(self.pretrained.config), head)
         self.params = tree.drop(pretrained.params, "head")
-        self.plan = shapes(sets["train"])
-        whole, self.phases, self.encoding = (
-            self.start(0),
-            [],
-            0.0,
-        )  # seconds an example of what is kept, were it not there
-        for phase in spec.phases:
-            labels, groups = strategies.label_phase(phase, whole, pretrained.config.layers)
-            tx = optim.by_label({group: adjustable() for group in groups}, labels, 1.0)
-            cut = frozen_prefix.cut(labels, pretrained.config.layers)
-            regularizer = Regularizer(spec.l2sp, spec.mixout) if spec.l2sp or spec.mixout else None
-            step = make_step(self.model, losses.cross_entropy, tx, cut, regularizer=regularizer)
-            kept = sets
-            if step.prefix and cut > 1:  # an embedding alone costs less than to look it up
-                frozen = jax.device_put(optim.frozen(whole, labels), jax.local_devices()[0])
-                kept, _ = policy.with_states(step.prefix, frozen, sets)
-                below = step.prefix.split(frozen)[0]
-                self.encoding += clock.forward_seconds(
-                    REPEATS, step.prefix, below, sets["train"]
-                ) / len(sets["train"].whole)
-            share = phase.epochs / sum(phase.epochs for phase in spec.phases)
-            alone = phase.groups == ("head",) and not spec.shared_schedule
-            self.phases.append(Phase(groups, share, labels, tx, step, kept, alone))
+        self.plan = make_plan(sets["train"])
+        self.encoding_seconds = 0.0  # what an example's cached states would take without the cache
+        params = self.start(0)
+        self.phases = [self.make_phase(phase, params, sets) for phase in self.strategy.phases]
         self.forward = make_eval(self.model, self.phases[-1].step.prefix)
+
+    def make_phase(
+        self, phase: strategies.Phase, params: tree.Tree, sets: dict[str, Examples]
+    ) -> Phase:
+        """A phase made ready; adds to ``encoding_seconds`` if it has states to keep."""
+        strategy = self.strategy
+        layers = self.source.config.layers
+        labels, groups = strategies.label_phase(phase, params, layers)
+        tx = optim.by_label({group: adjustable() for group in groups}, labels, 1.0)
+        cut = frozen_prefix.cut(labels, layers)
+        regularizer = None
+        if strategy.l2sp or strategy.mixout:
+            regularizer = Regularizer(strategy.l2sp, strategy.mixout)
+        step = make_step(self.model, losses.cross_entropy, tx, cut, regularizer=regularizer)
+        if step.prefix and cut > 1:  # an embedding alone costs less than to look it up
+            frozen = jax.device_put(optim.frozen(params, labels), jax.local_devices()[0])
+            prefix_params = step.prefix.split(frozen)[0]
+            train = sets["train"]
+            seconds = clock.forward_seconds(REPEATS, step.prefix, prefix_params, train)
+            self.encoding_seconds += seconds / len(train.whole)
+            sets, _ = policy.with_states(step.prefix, frozen, sets)
+        share = phase.epochs / sum(phase.epochs for phase in strategy.phases)
+        head_only = phase.groups == ("head",) and not strategy.shared_schedule
+        return Phase(groups, share, labels, tx, step, sets, head_only)
 
     def start(self, seed: int) -> tree.Tree:
         """The parameters that a fit with this seed begins with."""
@@ -119,103 +136,104 @@ class Arm:
         params = tree.graft(self.params, "head", self.model.init_head(jax.random.fold_in(key, 2)))
         return phases.start(self.strategy, self.model, params, jax.random.fold_in(key, 3))
 
-    def fit(self, rows: np.ndarray, seed: int, scale: float, epochs: int) -> "Fit":
-        """Train on the rows ``rows`` of the training set, every rate times ``scale``. A fit that diverges has no parameters."""
-        state = None
-        frozen = {}
-        before = {}
-        begun = {}
-        steps = 0
-        key = jax.random.key(seed)
+    def fit(self, rows: np.ndarray, seed: int, scale: float, epochs: int) -> Fit:
+        """Train on the rows ``rows`` of the training set, every rate times ``scale``."""
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        params = self.start(seed)
         per_epoch = -(-len(rows) // BATCH)
+        shares = np.cumsum([phase.share for phase in self.phases])
+        ends = np.round(shares * epochs).astype(int).tolist()
+        starts = [0, *ends[:-1]]
+        begun: dict[str, int] = {}  # the step at which a group began to train
+        steps = 0
+        frozen: tree.Tree = {}
+        state = None
+        previous: Phase | None = None
         started = time.perf_counter()
-        width = self.pretrained.config.width
-        ends = (
-            np.round(np.cumsum([phase.share for phase in self.phases]) * epochs)
-            .astype(int)
-            .tolist()
-        )
-        for number, (phase, last) in enumerate(zip(self.phases, ends, strict=True)):
-            first = ends[number - 1] if number else 0
-            if state is None:
-                frozen, state = init_state(
-                    self.start(seed), phase.labels, phase.tx, jax.random.fold_in(key, 1)
-                )
+        for phase, first, last in zip(self.phases, starts, ends, strict=True):
+            if state is None or previous is None:
+                frozen, state = init_state(params, phase.labels, phase.tx, key)
             else:
-                frozen, state = advance(frozen, state, before, phase.labels, phase.tx)
+                frozen, state = advance(frozen, state, previous.labels, phase.labels, phase.tx)
             begun = {group: begun.get(group, steps) for group in phase.groups}
-            rates = {
-                group: scale * phases.default_rate(group, phase.alone, width) * factor
-                for group, factor in phase.groups.items()
-            }
-            offsets = {group: steps - began for group, began in begun.items()}
-            state = adjusted(state, rates, (last - first) * per_epoch, offsets)
-            part = phase.sets["train"].take(rows)
-            given = phases.given(frozen, phase, self.source.params)
-            batches = (
-                batch
-                for epoch in range(first, last)
-                for batch in part.batches(self.plan, seed, epoch)
-            )
-            try:
-                for taken, _ in run_steps(phase.step, given, state, batches, LONG):
-                    state = taken
-            except TrainingError:
+            taken = {group: steps - begun[group] for group in phase.groups}
+            phase_steps = (last - first) * per_epoch
+            state = adjust(state, self.rates(phase, scale), phase_steps, taken)
+            state = self.train(phase, frozen, state, rows, seed, range(first, last))
+            if state is None:
                 return Fit(None, time.perf_counter() - started, steps)
-            before = phase.labels
-            steps = steps + (last - first) * per_epoch
+            previous = phase
+            steps += phase_steps
         assert state is not None
-        return Fit(
-            tree.merge(frozen, state.params),
-            time.perf_counter() - started + self.encoding * len(rows),
-            steps,
+        seconds = time.perf_counter() - started + self.encoding_seconds * len(rows)
+        return Fit(tree.merge(frozen, state.params), seconds, steps)
+
+    def rates(self, phase: Phase, scale: float) -> dict[str, float]:
+        """The peak rate of every group, ``scale`` times the default."""
+        width = self.pretrained.config.width
+        rates = {}
+        for group, factor in phase.groups.items():
+            rates[group] = scale * phases.default_rate(group, phase.head_only, width) * factor
+        return rates
+
+    def train(
+        self,
+        phase: Phase,
+        frozen: tree.Tree,
+        state: State,
+        rows: np.ndarray,
+        seed: int,
+        epochs: range,
+    ) -> State | None:
+        """The state after the epochs; None where the loss was not finite."""
+        train = phase.sets["train"].take(rows)
+        inputs = phases.given(frozen, phase, self.source.params)
+        batches = itertools.chain.from_iterable(
+            train.batches(self.plan, seed, epoch) for epoch in epochs
         )
+        try:
+            for new_state, _ in run_steps(phase.step, inputs, state, batches, LOG_AT_THE_END):
+                state = new_state
+        except TrainingError:
+            return None
+        return state
 
     def score(self, params: tree.Tree, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Logits [N, C] of a set, or of rows of it."""
-        part = self.phases[-1].sets[name]
-        part = part if rows is None else part.take(rows)
-        return evaluate(self.forward, params, part.windows(), len(part))
+        examples = self.phases[-1].sets[name]
+        if rows is not None:
+            examples = examples.take(rows)
+        return evaluate(self.forward, params, examples.windows(), len(examples))
 
     def flops(self, rows: int, epochs: int) -> float:
-        """Of all of a fit's steps, by the compiler, and of encoding its examples once."""
+        """FLOPs of all steps of a fit, by the compiler, and of encoding its examples once."""
         per_epoch = -(-rows // BATCH)
-        total = 0.0
-        c = self.pretrained.config
+        config = self.pretrained.config
         tokens = float(self.phases[0].sets["train"].whole.lengths.mean())
-        for phase, per_step in zip(self.phases, self.step_flops, strict=True):
-            cut = phase.step.prefix.depth if phase.step.prefix else 0
-            total += phase.share * epochs * per_epoch * per_step
-            total += rows * prefix_flops(c, cut, tokens, tokens) if cut > 1 else 0.0
+        total = 0.0
+        for phase, step_flops in zip(self.phases, self.step_flops, strict=True):
+            depth = phase.step.prefix.depth if phase.step.prefix else 0
+            total += phase.share * epochs * per_epoch * step_flops
+            if depth > 1:
+                total += rows * prefix_flops(config, depth, tokens, tokens)
         return total
 
     @functools.cached_property
     def step_flops(self) -> list[float]:
         """FLOPs of one step of each phase's suffix, at the plan's usual shape."""
-        found = []
-        whole = self.start(0)
+        params = self.start(0)
+        by_phase = []
         for phase in self.phases:
-            frozen, state = init_state(whole, phase.labels, phase.tx, jax.random.key(0))
+            frozen, state = init_state(params, phase.labels, phase.tx, jax.random.key(0))
             batch = next(iter(phase.sets["train"].batches(self.plan, 0, 0)))
-            programs = phase.step.programs(
-                phases.given(frozen, phase, self.source.params), state, batch
-            )
-            found.append(sum(program.cost_analysis()["flops"] for program in programs.values()))
-        return found
+            inputs = phases.given(frozen, phase, self.source.params)
+            programs = phase.step.programs(inputs, state, batch).values()
+            by_phase.append(sum(program.cost_analysis()["flops"] for program in programs))
+        return by_phase
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    params: tree.Tree | None
-    seconds: float
-    steps: int
-
-
-def shapes(part: Examples) -> packing.Plan:
+def make_plan(train: Examples) -> packing.Plan:
     """One plan for every number of examples up to a batch: few rows for few examples, the usual ones, and room to spare."""
-    usual = part.plan(BATCH, 0, 1)
-    return packing.Plan(
-        usual.width,
-        tuple(sorted({min(3, usual.rows[0]), usual.rows[-1], 2 * usual.rows[-1]})),
-        BATCH,
-    )
+    usual = train.plan(BATCH, 0, 1)
+    rows = {min(3, usual.rows[0]), usual.rows[-1], 2 * usual.rows[-1]}
+    return packing.Plan(usual.width, tuple(sorted(rows)), BATCH)

@@ -10,8 +10,8 @@ import pytest
 from adapt import tree
 from adapt.cli import compare
 from adapt.cli import inputs as reading
-from adapt.comparison import verdict
-from adapt.comparison.trials import Arm, adjustable, adjusted
+from adapt.comparison import grid, summary
+from adapt.comparison.trials import Arm, adjust, adjustable
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.pretrained import hub
 from adapt.tasks import TASKS
@@ -27,10 +27,10 @@ def noisy(accuracy: float, seeds: int = 5, examples: int = 400, seed: int = 0) -
 
 def test_the_interval_is_that_of_seeds_and_examples_together():
     rng = np.random.default_rng(0)
-    low, high = verdict.bootstrap(noisy(0.8), rng)
+    low, high = summary.bootstrap(noisy(0.8), rng)
     assert low < 0.8 < high and high - low < 0.08
     apart = np.repeat(np.array([[0.6], [0.7], [0.8], [0.9], [1.0]]), 4000, 1)  # only seeds differ
-    low, high = verdict.bootstrap(apart, rng)
+    low, high = summary.bootstrap(apart, rng)
     assert high - low == pytest.approx(
         2 * 1.96 * np.std([0.6, 0.7, 0.8, 0.9, 1.0]) / 5**0.5, rel=0.15
     )
@@ -39,16 +39,16 @@ def test_the_interval_is_that_of_seeds_and_examples_together():
 def test_as_many_of_each_class_while_there_are_few_and_the_same_for_every_way():
     labels = np.repeat([0, 1], [900, 100])
     for budget in (8, 32, 128):
-        kept, held = compare.drawn(labels, budget, seed=3)
+        kept, held = grid.draw_rows(labels, budget, seed=3)
         both = np.concatenate([kept, held])
         assert len(set(both)) == budget and np.bincount(labels[both]).tolist() == [budget // 2] * 2
         assert set(labels[kept]) == {0, 1}
-        again = compare.drawn(labels, budget, seed=3)
+        again = grid.draw_rows(labels, budget, seed=3)
         assert all(
             np.array_equal(one, other) for one, other in zip((kept, held), again, strict=True)
         )
-        assert not np.array_equal(kept, compare.drawn(labels, budget, seed=4)[0])
-    kept, held = compare.drawn(labels, compare.ALL, seed=0)
+        assert not np.array_equal(kept, grid.draw_rows(labels, budget, seed=4)[0])
+    kept, held = grid.draw_rows(labels, grid.ALL, seed=0)
     assert sorted([*kept, *held]) == list(range(1000))
 
 
@@ -58,7 +58,7 @@ def rows_of(folder, ways: dict[str, tuple[float, float]]) -> tuple[list[dict], l
     for way, (accuracy, flops) in ways.items():
         for seed in range(5):
             right = noisy(accuracy, 1, seed=seed)[0] > 0
-            np.savez(folder / f"{verdict.stem(way, 8, seed)}.npz", test=right, away=right)
+            np.savez(folder / f"{summary.cell_name(way, 8, seed)}.npz", test=right, away=right)
             sets = {name: {"accuracy": right.mean(), "ece": 0.1} for name in ("test", "away")}
             cells.append(
                 {
@@ -78,7 +78,7 @@ def test_the_answer_is_the_best_and_the_cheapest_that_is_as_good(tmp_path):
     cells, ways = rows_of(
         tmp_path, {"probe": (0.7, 1e9), "full": (0.8, 1e12), "lora": (0.795, 1e11)}
     )
-    result = verdict.summary(cells, tmp_path, ways, [8])
+    result = summary.summarise(cells, tmp_path, ways, [8])
     (answer,) = result["answer"]
     assert (answer["best"], answer["cheapest"]) == ("full", "lora")
     assert answer["times_cheaper"] == pytest.approx(10) and answer["as_good"] == ["full", "lora"]
@@ -94,7 +94,7 @@ def test_of_ways_that_cost_the_same_flops_the_faster_one_is_the_cheapest(tmp_pat
     cells, ways = rows_of(tmp_path, {"probe": (0.7, 1e9), "centroid": (0.699, 1e9)})
     for cell in cells:
         cell["seconds"] = {"probe": 0.8, "centroid": 0.1}[cell["way"]]
-    (answer,) = verdict.summary(cells, tmp_path, ways, [8])["answer"]
+    (answer,) = summary.summarise(cells, tmp_path, ways, [8])["answer"]
     assert (answer["best"], answer["cheapest"]) == ("probe", "centroid")
 
 
@@ -121,7 +121,7 @@ def test_a_rate_that_is_data_is_the_schedule_that_finetune_has():
         for tx in (optim.adamw(schedule, 0.01), adjustable(0.01))
     ]
     state = State(np.int32(0), params, made[1].init(params), jax.random.key(0), np.bool_(False))
-    states = [made[0].init(params), adjusted(state, {"head": 3e-3}, 40, {"head": 0}).opt_state]
+    states = [made[0].init(params), adjust(state, {"head": 3e-3}, 40, {"head": 0}).opt_state]
     grads = jax.tree.map(np.ones_like, params)
     for _ in range(40):
         updates = []
@@ -197,16 +197,16 @@ def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, 
         (
             {"budgets": (9999,)},
             DataError,
-            "--budgets 9999 must be 0 .all. or 4 .two for each of 2 classes. to 32 examples",
+            "`budgets` 9999 must be 0 .all. or 4 .two for each of 2 classes. to 32 examples",
         ),
-        ({"budgets": (2,)}, DataError, "--budgets 2"),
+        ({"budgets": (2,)}, DataError, "`budgets` 2"),
         ({"strategies": ("best",)}, StrategyError, "unknown strategy 'best'"),
         (
             {"strategies": ("bitfit", "bitfit")},
             StrategyError,
-            "--strategies has one of bitfit, bitfit twice",
+            "`strategies` has one of bitfit, bitfit twice",
         ),
-        ({"tries": 0}, StrategyError, "--tries must be 1 to 5"),
+        ({"tries": 0}, StrategyError, "`tries` must be 1 to 5"),
     ],
 )
 def test_bad_flags_are_one_line_before_anything_is_written(
