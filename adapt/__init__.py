@@ -45,6 +45,7 @@ _HOMES = {
         "Tagger",
     ),
     "training.step": ("State", "init_state", "make_eval", "make_step"),
+    "features": ("encode",),
     "pretrained.hub": ("Pretrained", "load"),
     "errors": ("AdaptError",),
 }

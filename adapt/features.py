@@ -13,13 +13,10 @@ from adapt.errors import DataError, StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
 from adapt.parallel import sharding
 from adapt.parallel.sharding import Layout
-from adapt.pretrained.hub import Pretrained
-from adapt.pretrained.images import ImageSettings
-from adapt.pretrained.tokenizer import Tokenizer
+from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.training.loop import evaluate
 
 WINDOW = 4096  # examples that are sorted and packed together
-IMAGES = 32  # images a batch
 
 Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
 
@@ -46,7 +43,7 @@ def extractor(
         raise StrategyError(
             f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention"
         )
-    own = pooler(pretrained, pooling) if pooling in ("pooler", "attention") else {}
+    own = pooling_weights(pretrained, pooling) if pooling in ("pooler", "attention") else {}
     params = tree.graft(tree.drop(pretrained.params, "head"), "head", own)
     model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype), layout)
     return features_at(model, layer), sharding.shard_tree(params, layout)
@@ -77,7 +74,7 @@ def features_at(model: Model, layer: int) -> Forward:
     )
 
 
-def pooler(pretrained: Pretrained, kind: str = "pooler") -> tree.Tree:
+def pooling_weights(pretrained: Pretrained, kind: str = "pooler") -> tree.Tree:
     """The weights of a pooling as a head of its own. Raises :class:`StrategyError` if the checkpoint has none."""
     head = pretrained.params["head"]
     if kind not in head:
@@ -89,25 +86,7 @@ def pooler(pretrained: Pretrained, kind: str = "pooler") -> tree.Tree:
     return {kind: head[kind]}
 
 
-def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
-    """Raises :class:`StrategyError` for a checkpoint without one."""
-    if pretrained.tokenizer is None:
-        raise StrategyError(
-            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
-        )
-    return pretrained.tokenizer
-
-
-def settings_of(pretrained: Pretrained) -> ImageSettings:
-    """Raises :class:`StrategyError` for an encoder of texts."""
-    if pretrained.images is None:
-        raise StrategyError(
-            f"{pretrained.source} is not an image encoder: give --text-column, not --image-column"
-        )
-    return pretrained.images
-
-
-def text_windows(
+def text_batches(
     pretrained: Pretrained, chunks: Iterable[list[str]], layout: Layout | None = None
 ) -> Iterator[tuple[Any, packing.Arrays, int]]:
     """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself.
@@ -118,10 +97,10 @@ def text_windows(
     start = 0
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)
-        for index, batch in packing.windows(
+        for index, batch in packing.eval_batches(
             tokens, tokenizer.max_length, pad=pretrained.config.pad_token, layout=layout
         ):
-            yield packing.of_each(index, functools.partial(np.add, start)), batch, truncated
+            yield packing.map_index(index, functools.partial(np.add, start)), batch, truncated
             truncated = 0
         start += len(texts)
 
@@ -144,7 +123,7 @@ def encode(
             raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
-    pairs = ((index, batch) for index, batch, _ in text_windows(pretrained, chunks))
+    pairs = ((index, batch) for index, batch, _ in text_batches(pretrained, chunks))
     features = evaluate(forward, params, pairs, len(texts))
     if not len(texts):
         return np.zeros((0, pretrained.config.width), np.float32)

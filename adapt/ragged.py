@@ -14,7 +14,7 @@ class Ragged:
     values: np.ndarray  # [total, ...]: int32 token ids, or token states [total, D]
     starts: np.ndarray  # int64 [N]
     lengths: np.ndarray  # int64 [N]
-    turns: np.ndarray | None = None  # int64 [N], of pairs: where the second text begins
+    second_start: np.ndarray | None = None  # int64 [N], of pairs: where the second text begins
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -27,15 +27,15 @@ class Ragged:
 
     def take(self, index: np.ndarray) -> "Ragged":
         """The examples ``index``, in that order; the values are shared, not copied."""
-        turns = None if self.turns is None else self.turns[index]
-        return Ragged(self.values, self.starts[index], self.lengths[index], turns)
+        second_start = None if self.second_start is None else self.second_start[index]
+        return Ragged(self.values, self.starts[index], self.lengths[index], second_start)
 
-    def where(self, index: np.ndarray) -> np.ndarray:
+    def flat_indices(self, index: np.ndarray) -> np.ndarray:
         """Where in ``values`` the elements of the examples ``index`` are, one after the other: int64 [total of them]."""
-        return spans(self.starts[index], self.lengths[index])
+        return concat_ranges(self.starts[index], self.lengths[index])
 
 
-def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def concat_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """[0..length) from each start, one after the other: int64 [sum of lengths]."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())

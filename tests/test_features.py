@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+import adapt
 from adapt import features
-from adapt.cli.inputs import image_windows
+from adapt.cli.inputs import image_batches
 from adapt.data import packing
 from adapt.errors import DataError, StrategyError
 from adapt.pretrained import hub
-from adapt.pretrained.images import pixels
+from adapt.pretrained.images import to_pixels
 from adapt.training.loop import evaluate
 from tests.helpers import tiny
 
@@ -99,7 +100,7 @@ def test_texts_beyond_the_positions_are_cut_and_counted(bert):
     one, other = features.encode(bert, [long, cut])
     np.testing.assert_allclose(one, other, atol=1e-6)
     counts = [
-        count for *_, count in features.text_windows(bert, [["film", long], ["film"], [long, long]])
+        count for *_, count in features.text_batches(bert, [["film", long], ["film"], [long, long]])
     ]
     assert sum(counts) == 3
 
@@ -122,10 +123,8 @@ def test_no_text_is_no_row(bert):
     assert features.encode(bert, [], normalize=True).shape == (0, bert.config.width)
 
 
-def test_the_method_is_the_function(bert):
-    np.testing.assert_array_equal(
-        bert.encode(TEXTS, "cls", True, 1), features.encode(bert, TEXTS, "cls", True, 1)
-    )
+def test_encode_is_a_public_name():
+    assert adapt.encode is features.encode
 
 
 def test_encoding_twice_compiles_once(bert):
@@ -140,12 +139,14 @@ def test_encoding_twice_compiles_once(bert):
 def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     pictures = [tiny.picture(seed) for seed in range(37)]
     forward, params = features.extractor(vit, "cls")
-    windows = list(image_windows(vit, [pictures[:5], pictures[5:]]))
+    windows = list(image_batches(vit, [pictures[:5], pictures[5:]]))
     assert np.concatenate([index for index, *_ in windows]).tolist() == list(range(37))
     assert len({batch["pixels"].shape for _, batch, _ in windows}) == 1
     got = evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
     alone = packing.image_batch(
-        pixels([pictures[36]], vit.images), vit.config.positions, features.IMAGES
+        to_pixels([pictures[36]], vit.image_settings),
+        vit.config.positions,
+        packing.IMAGES_PER_BATCH,
     )
     np.testing.assert_allclose(np.asarray(forward(params, alone))[0], got[36], atol=1e-5)
 
@@ -167,7 +168,7 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
         ),
         (lambda: features.encode(vit, TEXTS), "vit_classifier has no tokenizer"),
         (
-            lambda: list(image_windows(bert, [[]])),
+            lambda: list(image_batches(bert, [[]])),
             "bert_bare_pooler is not an image encoder",
         ),
     ]
@@ -204,5 +205,5 @@ def test_minilm_tokens_are_those_of_the_original_library(minilm, recorded):
 
 
 def test_minilm_normalised_embeddings_are_within_1e_5_of_sentence_transformers(minilm, recorded):
-    got = minilm.encode(recorded["sentences"].tolist(), normalize=True)
+    got = features.encode(minilm, recorded["sentences"].tolist(), normalize=True)
     np.testing.assert_allclose(got, recorded["embeddings"], atol=1e-5)

@@ -64,7 +64,7 @@ def main(config: Config) -> dict[str, Any]:
     forward, params = features.extractor(
         pretrained, config.pooling, config.layer, jnp.dtype(config.dtype), layout
     )
-    stream = inputs.windows(pretrained, table, config.text_column, config.image_column, layout)
+    stream = inputs.eval_batches(pretrained, table, config.text_column, config.image_column, layout)
     console.chat.print(
         f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded"
     )

@@ -22,7 +22,7 @@ from adapt.cost import clock as machine
 from adapt.cost.clock import Compiling
 from adapt.data import examples
 from adapt.errors import TrainingError
-from adapt.features import pooler
+from adapt.features import pooling_weights
 from adapt.models import Encoder, Model
 from adapt.options import (
     DataOptions,
@@ -83,7 +83,7 @@ def main(config: Config) -> dict[str, Any]:
     params |= {"head": TASKS[config.task].init_head(params["head"], sets["train"].labels)}
     params = phases.start(strategy, model, params, jax.random.fold_in(key, 3))
     per_epoch = -(-len(sets["train"]) // config.batch_size)
-    loss = heads.loss_of(config, sets["train"].truth, names)
+    loss = heads.loss_of(config, sets["train"].targets, names)
     computed = dataclasses.replace(model, layout=layout, remat=config.remat, scan=config.scan)
     runs = phases.ready(config, strategy, computed, params, per_epoch, loss)
     policy.check(config, [phase.step.prefix for phase in runs])
@@ -233,7 +233,9 @@ def attach(
     model = Model(Encoder(pretrained.config), heads.new_head(config, pretrained, names))
     fresh = model.init_head(jax.random.fold_in(key, 2))
     if config.pooling == "pooler":
-        fresh = tree.graft(tree.drop(fresh, "pooler"), "pooler", pooler(pretrained)["pooler"])
+        fresh = tree.graft(
+            tree.drop(fresh, "pooler"), "pooler", pooling_weights(pretrained)["pooler"]
+        )
         console.chat.print("grafted   head/pooler, pre-trained, back under the new head")
     return model, tree.graft(params, "head", fresh)
 
@@ -334,15 +336,15 @@ def score(
 ) -> tuple[dict[str, float], float]:
     """(metrics, mean loss) over examples."""
     task = heads.task_of(config)
-    outputs = evaluate(forward, params, part.windows(), part.outputs)
-    return task.metrics(outputs, part.truth), task.mean_loss(outputs, part.truth)
+    outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
+    return task.metrics(outputs, part.targets), task.mean_loss(outputs, part.targets)
 
 
 def test(
     config: Config, forward: Any, params: tree.Tree, sets: dict[str, examples.Examples]
 ) -> dict[str, Any]:
     values, mean_loss = score(config, forward, params, sets["test"])
-    floor = heads.task_of(config).baseline(sets["train"].truth, sets["test"].truth)
+    floor = heads.task_of(config).baseline(sets["train"].targets, sets["test"].targets)
     return {name: finite(value) for name, value in (values | {"loss": mean_loss} | floor).items()}
 
 

@@ -15,10 +15,9 @@ from adapt.data import bundled, examples, packing
 from adapt.data import tables as data
 from adapt.data.labels import stratified_split
 from adapt.errors import DataError, OutputError, StrategyError
-from adapt.features import IMAGES, settings_of
 from adapt.parallel.sharding import Layout
 from adapt.pretrained import hub
-from adapt.pretrained.images import pixels
+from adapt.pretrained.images import to_pixels
 from adapt.tasks import Task, get_task
 from adapt.tasks.base import text_columns
 
@@ -109,7 +108,7 @@ def read(spec: str | Path, split: str | None = None) -> data.Table:
     if Path(spec).expanduser().exists():
         return data.read(spec, split=split)
     if name in bundled.SETS:
-        return data.table(bundled.read(name, split or part or None), str(spec))
+        return data.from_columns(bundled.read(name, split or part or None), str(spec))
     if "/" not in str(spec) and not Path(name).suffix:
         raise DataError(
             f"{name!r} is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, names are org/name"
@@ -121,7 +120,7 @@ def read_sets(
     config: Any, pretrained: hub.Pretrained, layout: Layout | None = None
 ) -> tuple[dict[str, examples.Examples], list[str]]:
     """(train, validation and test examples, with a ``layout`` in its groups; the names of what the head puts out)."""
-    check_inputs(pretrained, config.image_column)
+    hub.check_inputs(pretrained, config.image_column)
     task = get_task(config.task)
     columns = text_columns(config.text_column, config.text_pair_column)
     task.check_columns(columns, pretrained)
@@ -171,14 +170,16 @@ def make_examples(
     labels: Any,
 ) -> examples.Examples:
     """The rows of a table as examples for this encoder, every text or picture checked first."""
-    check_inputs(pretrained, image_column)
+    hub.check_inputs(pretrained, image_column)
     if image_column is not None:
         sums = data.check_images(table, image_column)
-        return examples.images(pretrained, data.pictures(table, image_column), sums, labels)
+        return examples.from_images(
+            pretrained, data.image_loader(table, image_column), sums, labels
+        )
     return task.examples(pretrained, table, columns, labels)
 
 
-def windows(
+def eval_batches(
     pretrained: hub.Pretrained,
     table: data.Table,
     text_column: str,
@@ -189,47 +190,34 @@ def windows(
 
     With a ``layout`` a batch has its groups, and ``index`` is a list of theirs.
     """
-    check_inputs(pretrained, image_column)
+    hub.check_inputs(pretrained, image_column)
     if image_column is not None:
         chunks = data.chunks(
-            table, [image_column], features.IMAGES * (layout.groups if layout else 1)
+            table, [image_column], packing.IMAGES_PER_BATCH * (layout.groups if layout else 1)
         )
-        return image_windows(pretrained, (chunk[image_column] for chunk in chunks), layout)
-    return features.text_windows(pretrained, data.texts(table, text_column), layout)
+        return image_batches(pretrained, (chunk[image_column] for chunk in chunks), layout)
+    return features.text_batches(pretrained, data.text_chunks(table, text_column), layout)
 
 
-def check_inputs(pretrained: hub.Pretrained, image_column: str | None) -> None:
-    """Raise :class:`StrategyError` if column and encoder do not go together."""
-    if pretrained.config.is_image and image_column is None:
-        raise StrategyError(
-            f"{pretrained.source} is an image encoder: name the image column with --image-column"
-        )
-    if not pretrained.config.is_image and image_column is not None:
-        raise StrategyError(
-            f"{pretrained.source} is a text encoder: --image-column does not go with it, give --text-column"
-        )
-    if not pretrained.config.is_image:
-        features.tokenizer_of(pretrained)
-
-
-def image_windows(
+def image_batches(
     pretrained: hub.Pretrained, chunks: Iterable[list[Any]], layout: Layout | None = None
 ) -> Iterator[tuple[Any, packing.Arrays, int]]:
-    """Chunks of at most ``IMAGES`` PIL images a group -> (index, batch, 0), one image a row."""
+    """Chunks of at most ``IMAGES_PER_BATCH`` PIL images a group -> (index, batch, 0), one image a row."""
     start = 0
-    settings = settings_of(pretrained)
+    settings = hub.image_settings_of(pretrained)
     tokens = pretrained.config.positions
     for images in chunks:
         made = lambda part, images=images, start=start: packing.image_batch(
-            pixels(
+            to_pixels(
                 [images[index] for index in part], settings, start + 1 + int(min(part, default=0))
             ),
             tokens,
-            IMAGES,
+            packing.IMAGES_PER_BATCH,
         )
         parts = [
-            np.arange(at, min(at + IMAGES, len(images))) for at in range(0, len(images), IMAGES)
+            np.arange(at, min(at + packing.IMAGES_PER_BATCH, len(images)))
+            for at in range(0, len(images), packing.IMAGES_PER_BATCH)
         ]
-        for index, batch in packing.in_groups(parts, made, layout):
-            yield packing.of_each(index, functools.partial(np.add, start)), batch, 0
+        for index, batch in packing.group_batches(parts, made, layout):
+            yield packing.map_index(index, functools.partial(np.add, start)), batch, 0
         start += len(images)

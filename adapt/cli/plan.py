@@ -185,19 +185,21 @@ def estimate(
         for part in sets
         if part != "train"
     }
-    each = timings["forward"] / len(sets["train"].whole)  # seconds an example, forward
+    each = timings["forward"] / len(sets["train"].file_sequences)  # seconds an example, forward
     save = (config.epochs + 1) * timings["finish"]["byte_saved"] * (tree.nbytes(moving) + optimizer)
     finish = timings["finish"]
     once = timings["set_up"] + finish["first_save"] + finish["score"] + finish["plot"] + save
     seconds = once + steps * (suffix + blocks * timings["prefix"][1]) + each * sum(passes.values())
-    wholes = {entry.folder: (entry, len(sets[part].whole)) for part, entry in entries.items()}
+    wholes = {
+        entry.folder: (entry, len(sets[part].file_sequences)) for part, entry in entries.items()
+    }
     missing = sum(
         count * each * blocks + entry.nbytes / policy.WRITE_RATE
         for entry, count in wholes.values()
         if not entry.is_complete
     )
     cached = once + missing + steps * suffix + each * (1 - blocks) * sum(passes.values())
-    tokens = float(sets["train"].whole.lengths.mean())
+    tokens = float(sets["train"].file_sequences.lengths.mean())
     after = step_flops(c, cut, tokens, tokens) if depth else flops
     return Estimate(
         name,

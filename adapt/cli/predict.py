@@ -61,14 +61,14 @@ def main(config: Config) -> None:
     forward, params = together(runs)
 
     def counted() -> Iterator[tuple[np.ndarray, Any]]:
-        with console.progress("predicting", part.outputs) as bar:
+        with console.progress("predicting", part.num_outputs) as bar:
             done = 0
-            for index, batch in part.windows():
+            for index, batch in part.eval_batches():
                 yield index, batch
                 done += len(index)
                 bar.update(done)
 
-    outputs = evaluate(forward, params, counted(), part.outputs)
+    outputs = evaluate(forward, params, counted(), part.num_outputs)
     each = (
         np.split(outputs, np.cumsum([run.head.classes for run in runs[:-1]]), -1)
         if len(runs) > 1
@@ -133,7 +133,7 @@ def check_shared(paths: tuple[Path, ...], runs: list[hub.Pretrained]) -> None:
             f"a run of the task {alone[0]} does not predict together with others: give it alone"
         )
     reads = lambda run: (
-        run.images,
+        run.image_settings,
         run.tokenizer and (run.tokenizer.max_length, run.tokenizer.backend.to_str()),
     )
     for path, run in zip(paths[1:], runs[1:], strict=True):

@@ -92,7 +92,9 @@ def main(config: Config) -> dict[str, Any]:
         assert_same(
             "what they read", {"the encoder": tree.digest(pretrained.params["encoder"])} | read
         )
-    corruption = masking.masked(pretrained, config.mask_rate) if task == "mlm" else masking.causal
+    corruption = (
+        masking.masked_lm(pretrained, config.mask_rate) if task == "mlm" else masking.causal_lm
+    )
 
     # Everything trains, but for what a masked-LM loss never reaches.
     unused = "head/(pooler|next_sentence)/.*"
@@ -295,7 +297,7 @@ def read_text(config: Config, pretrained: hub.Pretrained) -> tuple[Ragged, Ragge
     assert pretrained.tokenizer is not None
     pieces = []
     for chunk in tables.chunks(tables.read_lines(config.text), ["text"], 4096):
-        pieces += masking.split(
+        pieces += masking.split_into_pieces(
             pretrained.tokenizer, [line for line in chunk["text"] if line.strip()]
         )
     # What can be a target: any token but the first (causal-LM), any that is not special, as [UNK] is (masked-LM).

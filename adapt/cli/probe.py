@@ -154,7 +154,7 @@ def is_regression(task: str) -> bool:
 
 def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.ndarray, list[str]]:
     """(the table, and one of the test if there is one; labels of both, one after the other; names of classes)."""
-    inputs.check_inputs(pretrained, config.image_column)
+    hub.check_inputs(pretrained, config.image_column)
     own = config.data in bundled.SETS
     given = config.test or (config.data if own else None)
     tables = [inputs.read(config.data, split="train" if own else None)]
@@ -184,12 +184,12 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[Table]) -> 
     def windows() -> Iterator[tuple[Any, Any]]:
         start = done = 0
         for number, table in enumerate(tables):
-            for index, batch, cut in inputs.windows(
+            for index, batch, cut in inputs.eval_batches(
                 pretrained, table, config.text_column, config.image_column, layout
             ):
-                yield packing.of_each(index, functools.partial(np.add, start)), batch
+                yield packing.map_index(index, functools.partial(np.add, start)), batch
                 truncated[number] += cut
-                bar.update(done := done + packing.counted(index))
+                bar.update(done := done + packing.num_examples(index))
             start += len(table)
 
     with console.progress("extracting", count) as bar:

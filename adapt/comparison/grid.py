@@ -270,7 +270,7 @@ def fit_frozen(
     parts = np.split(scaled.x, ends[:-1])
     scaled_sets = dict(zip(features, parts, strict=True))
     config = way.source.pretrained.config
-    tokens = float(sets["train"].whole.lengths.mean())
+    tokens = float(sets["train"].file_sequences.lengths.mean())
     flops_per_example = flops.prefix_flops(config, config.layers + 1, tokens, tokens)
     for number, (budget, seed) in enumerate(cells):
         rows, held_out = draws[number]
@@ -307,7 +307,7 @@ def mean_features(source: Source) -> tuple[dict[str, np.ndarray], float]:
     features = {}
     for name, examples in sets.items():
         features[name] = np.asarray(examples.states)[examples.rows]
-    return features, seconds / len(train.whole)
+    return features, seconds / len(train.file_sequences)
 
 
 def head_logits(x: np.ndarray, heads: linear.Linear, number: int, k: int) -> np.ndarray:

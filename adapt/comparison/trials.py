@@ -124,7 +124,7 @@ class Arm:
             prefix_params = step.prefix.split(frozen)[0]
             train = sets["train"]
             seconds = clock.forward_seconds(REPEATS, step.prefix, prefix_params, train)
-            self.encoding_seconds += seconds / len(train.whole)
+            self.encoding_seconds += seconds / len(train.file_sequences)
             sets, _ = policy.with_states(step.prefix, frozen, sets)
         share = phase.epochs / sum(phase.epochs for phase in strategy.phases)
         head_only = phase.groups == ("head",) and not strategy.shared_schedule
@@ -203,13 +203,13 @@ class Arm:
         examples = self.phases[-1].sets[name]
         if rows is not None:
             examples = examples.take(rows)
-        return evaluate(self.forward, params, examples.windows(), len(examples))
+        return evaluate(self.forward, params, examples.eval_batches(), len(examples))
 
     def flops(self, rows: int, epochs: int) -> float:
         """FLOPs of all steps of a fit, by the compiler, and of encoding its examples once."""
         per_epoch = -(-rows // BATCH)
         config = self.pretrained.config
-        tokens = float(self.phases[0].sets["train"].whole.lengths.mean())
+        tokens = float(self.phases[0].sets["train"].file_sequences.lengths.mean())
         total = 0.0
         for phase, step_flops in zip(self.phases, self.step_flops, strict=True):
             depth = phase.step.prefix.depth if phase.step.prefix else 0

@@ -174,9 +174,11 @@ def forward_seconds(
     repeats: int, cut: frozen_prefix.Cut, below: tree.Tree, part: Examples
 ) -> float:
     """Seconds of a prefix over every example of the file, from a few windows spread over it."""
-    windows = [batch for _, batch in part.whole_windows()] if len(part.whole) <= 50_000 else []
+    windows = (
+        [batch for _, batch in part.file_batches()] if len(part.file_sequences) <= 50_000 else []
+    )
     windows = windows or [
-        batch for (_, batch), _ in zip(part.whole_windows(), range(400), strict=False)
+        batch for (_, batch), _ in zip(part.file_batches(), range(400), strict=False)
     ]
     by_shape: dict[tuple[int, ...], list[Any]] = {}
     for batch in windows:
@@ -186,7 +188,7 @@ def forward_seconds(
         _, seconds = timed(lambda n, same=same: cut.run(below, same[n % len(same)]), repeats)
         total += seconds * len(same)
     slots = sum(int(batch["length"].sum()) for batch in windows)
-    return total * float(part.whole.lengths.sum()) / slots
+    return total * float(part.file_sequences.lengths.sum()) / slots
 
 
 def finish_seconds(config: Any, classes: int) -> dict[str, float]:

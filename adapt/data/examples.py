@@ -10,10 +10,9 @@ import numpy as np
 
 from adapt import tree
 from adapt.data import packing
-from adapt.features import IMAGES, settings_of, tokenizer_of
 from adapt.parallel.sharding import Layout
-from adapt.pretrained.hub import Pretrained
-from adapt.pretrained.images import pixels
+from adapt.pretrained.hub import Pretrained, image_settings_of, tokenizer_of
+from adapt.pretrained.images import to_pixels
 from adapt.pretrained.tokenizer import Text
 from adapt.ragged import Ragged
 
@@ -21,7 +20,6 @@ Pairs = Iterator[tuple[Any, packing.Arrays]]  # of indices [n], on a mesh a list
 States = (
     np.ndarray | Ragged
 )  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
-POOLED = 1024  # pooled vectors a batch of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Examples:
     ``hidden`` in place of inputs. ``truncated`` texts were longer than ``max_length``; a picture has ``max_length`` tokens.
     """
 
-    whole: Ragged  # token ids of every text of the file; of pictures the lengths alone
+    file_sequences: Ragged  # token ids of every text of the file; of pictures the lengths alone
     rows: np.ndarray
     labels: Any
     max_length: int
@@ -58,17 +56,17 @@ class Examples:
 
     @property
     def tokens(self) -> Ragged:
-        return self.whole.take(self.rows.reshape(-1))
+        return self.file_sequences.take(self.rows.reshape(-1))
 
     @property
-    def truth(self) -> np.ndarray:
-        """The labels in the order in which :meth:`windows` counts: of words, their classes."""
+    def targets(self) -> np.ndarray:
+        """The labels in the order in which :meth:`eval_batches` counts: of words, their classes."""
         if isinstance(self.labels, Ragged):
-            return self.labels.values[self.labels.where(np.arange(len(self))), 1]
+            return self.labels.values[self.labels.flat_indices(np.arange(len(self))), 1]
         return self.labels
 
     @property
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         """How many outputs of the head there are: one a sequence, or a word."""
         return int(self.labels.lengths.sum()) if isinstance(self.labels, Ragged) else self.rows.size
 
@@ -76,7 +74,7 @@ class Examples:
     def digest(self) -> str:
         """Of inputs and labels: what a resumed run compares."""
         ragged = isinstance(self.labels, Ragged)
-        labels = {"truth": self.truth, "lengths": self.labels.lengths} if ragged else self.labels
+        labels = {"truth": self.targets, "lengths": self.labels.lengths} if ragged else self.labels
         return tree.digest(
             {"inputs": {"file": self.inputs_digest, "rows": self.rows}, "labels": labels}
         )
@@ -84,9 +82,19 @@ class Examples:
     @functools.cached_property
     def inputs_digest(self) -> str:
         """Of the token ids of the whole file; or of all its pictures, and of how they become pixels."""
-        turns = {} if self.whole.turns is None else {"2": self.whole.turns}
+        second_start = (
+            {}
+            if self.file_sequences.second_start is None
+            else {"2": self.file_sequences.second_start}
+        )
         return self.pictures_digest or tree.digest(
-            {"tokens": {"0": self.whole.values, "1": self.whole.lengths, **turns}}
+            {
+                "tokens": {
+                    "0": self.file_sequences.values,
+                    "1": self.file_sequences.lengths,
+                    **second_start,
+                }
+            }
         )
 
     def take(self, index: np.ndarray) -> "Examples":
@@ -97,7 +105,7 @@ class Examples:
         parts = parts * self.groups
         if self.pictures is not None:
             return packing.Plan(self.max_length, (examples,), examples)
-        return packing.plan(self.whole.lengths[self.rows], examples, seed, epochs, parts)
+        return packing.plan(self.file_sequences.lengths[self.rows], examples, seed, epochs, parts)
 
     def batches(
         self, plan: packing.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1
@@ -115,7 +123,7 @@ class Examples:
         """The model's inputs in micro-batches of one shape, each of the file's rows in a part of ``step``, by its place."""
         if isinstance(self.states, np.ndarray):  # one vector an example: nothing is packed
             return [
-                {"hidden": packing.in_slots(self.states[step[place]], plan.examples)}
+                {"hidden": packing.pad_to(self.states[step[place]], plan.examples)}
                 for place in kept
             ]
         if self.pictures is not None and self.states is None:
@@ -124,25 +132,25 @@ class Examples:
                 for place in kept
             ]
         return packing.packed(
-            self.whole if self.states is None else self.states, step, kept, plan, self.pad
+            self.file_sequences if self.states is None else self.states, step, kept, plan, self.pad
         )
 
-    def windows(self, skip: int = 0) -> Pairs:
+    def eval_batches(self, skip: int = 0) -> Pairs:
         """Every sequence once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length.
 
-        Where words have labels, ``index`` counts them. On a mesh there is one a group: see :func:`adapt.data.packing.in_groups`.
+        Where words have labels, ``index`` counts them. On a mesh there is one a group: see :func:`adapt.data.packing.group_batches`.
         """
         pooled = isinstance(self.states, np.ndarray)
         rows = self.rows.reshape(-1)
         if pooled or self.pictures is not None:
-            slots = POOLED if pooled else IMAGES
+            slots = packing.POOLED_PER_BATCH if pooled else packing.IMAGES_PER_BATCH
             plan = packing.Plan(self.max_length, (slots,), slots)
             cuts = range(skip * slots * self.groups, len(rows), slots)
             parts = [np.arange(start, min(start + slots, len(rows))) for start in cuts]
-            return packing.in_groups(
+            return packing.group_batches(
                 parts, lambda part: self.arrays([rows[part]], (0,), plan)[0], self.layout
             )
-        held = self.states if isinstance(self.states, Ragged) else self.whole
+        held = self.states if isinstance(self.states, Ragged) else self.file_sequences
         words = None
         if isinstance(self.labels, Ragged):
             words = Ragged(
@@ -150,7 +158,9 @@ class Examples:
                 np.cumsum(self.labels.lengths) - self.labels.lengths,
                 self.labels.lengths,
             )
-        found = packing.windows(held.take(rows), self.max_length, pad=self.pad, layout=self.layout)
+        found = packing.eval_batches(
+            held.take(rows), self.max_length, pad=self.pad, layout=self.layout
+        )
         found = itertools.islice(found, skip, None)
         return found if words is None else (self.tagged(words, *each) for each in found)
 
@@ -159,34 +169,46 @@ class Examples:
     ) -> tuple[Any, packing.Arrays]:
         """A window with the labels of its words, and which of all words these are."""
         if self.layout is None:
-            return words.where(index), batch | packing.tagged(self.labels[index], batch)
+            return words.flat_indices(index), batch | packing.pad_word_labels(
+                self.labels[index], batch
+            )
         own = [
             (index[group], {name: each[place] for name, each in batch.items()})
             for place, group in enumerate(self.layout.local_groups)
         ]
-        tags = packing.stack([packing.tagged(self.labels[part], inputs) for part, inputs in own])
-        return [words.where(part) for part in index], batch | tags
+        tags = packing.stack(
+            [packing.pad_word_labels(self.labels[part], inputs) for part, inputs in own]
+        )
+        return [words.flat_indices(part) for part in index], batch | tags
 
-    def whole_windows(self, skip: int = 0) -> Pairs:
+    def file_batches(self, skip: int = 0) -> Pairs:
         """Every example of the file once, from batch ``skip`` on: for the cache."""
         return dataclasses.replace(
-            self, rows=np.arange(len(self.whole)), labels=None, states=None
-        ).windows(skip)
+            self, rows=np.arange(len(self.file_sequences)), labels=None, states=None
+        ).eval_batches(skip)
 
 
-def texts(pretrained: Pretrained, chunks: Iterable[Sequence[Text]], labels: np.ndarray) -> Examples:
+def from_texts(
+    pretrained: Pretrained, chunks: Iterable[Sequence[Text]], labels: np.ndarray
+) -> Examples:
     """Texts (or pairs) of a file, in chunks, for this encoder. Raises :class:`StrategyError` if it takes none."""
-    return tokenized(pretrained, map(tokenizer_of(pretrained).encode, chunks), labels)
+    return from_tokens(pretrained, map(tokenizer_of(pretrained).encode, chunks), labels)
 
 
-def tokenized(pretrained: Pretrained, parts: Iterable[tuple[Ragged, int]], labels: Any) -> Examples:
+def from_tokens(
+    pretrained: Pretrained, parts: Iterable[tuple[Ragged, int]], labels: Any
+) -> Examples:
     """What the tokenizer made of a file's chunks, with labels: of each in turn, or of as many sequences as come to one."""
     ragged, cut = zip(*parts, strict=True)
     values, lengths = (
         np.concatenate([getattr(part, name) for part in ragged]) for name in ("values", "lengths")
     )
-    turns = None if ragged[0].turns is None else np.concatenate([part.turns for part in ragged])
-    whole = Ragged(values, np.cumsum(lengths) - lengths, lengths, turns)
+    second_start = (
+        None
+        if ragged[0].second_start is None
+        else np.concatenate([part.second_start for part in ragged])
+    )
+    whole = Ragged(values, np.cumsum(lengths) - lengths, lengths, second_start)
     rows = np.arange(len(lengths))
     rows = rows if len(rows) == len(labels) else rows.reshape(len(labels), -1)
     length = tokenizer_of(pretrained).max_length
@@ -194,7 +216,7 @@ def tokenized(pretrained: Pretrained, parts: Iterable[tuple[Ragged, int]], label
     return Examples(whole, rows, labels, length, pad, sum(cut))
 
 
-def images(
+def from_images(
     pretrained: Pretrained,
     take: Callable[[np.ndarray], Sequence[Any]],
     sums: np.ndarray,
@@ -204,10 +226,10 @@ def images(
 
     Raises :class:`StrategyError` if it takes none.
     """
-    settings = settings_of(pretrained)
+    settings = image_settings_of(pretrained)
     every = np.arange(len(sums))
     tokens = pretrained.config.positions
     whole = Ragged(np.zeros(0, np.int32), every * tokens, np.full(len(sums), tokens))
-    pictures = lambda rows: pixels(take(rows), settings)
+    pictures = lambda rows: to_pixels(take(rows), settings)
     digest = tree.digest({repr(settings): {"0": sums}})
     return Examples(whole, every, labels, tokens, pictures=pictures, pictures_digest=digest)

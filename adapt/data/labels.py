@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.data.tables import Table, numbered
+from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.ragged import Ragged
 
@@ -59,7 +59,7 @@ def class_names(table: Table, column: str, task: str, parse: Parse = one_label) 
     if len(present) < 2:
         only = f"only '{present.pop()}'" if present else "no label at all"
         raise DataError(
-            f"{table.where}: column '{column}' has {only}; {task} takes at least two classes"
+            f"{table.name}: column '{column}' has {only}; {task} takes at least two classes"
         )
     return feature_names(table, column) or sorted(present, key=natural_order)
 
@@ -83,10 +83,10 @@ def class_numbers(
             if label in number_of:
                 continue
             if unseen:
-                raise DataError(f"{table.where}: row {row}: '{label}' {unseen}")
+                raise DataError(f"{table.name}: row {row}: '{label}' {unseen}")
             known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             raise DataError(
-                f"{table.where}: row {row}: label '{label}' is unseen in training ({known})"
+                f"{table.name}: row {row}: label '{label}' is unseen in training ({known})"
             )
         rows.append([number_of[label] for label in labels])
     return rows
@@ -97,17 +97,17 @@ def read_labels(
 ) -> Iterator[tuple[int, list[str]]]:
     """(row from 1, names of its labels). Raises DataError for a row without one, or of bad JSON."""
     names = feature_names(table, column)
-    for row, value in numbered(table, column):
+    for row, value in numbered_values(table, column):
         try:
             labels = parse(value)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{table.where}: row {row}: '{value}' is not a JSON list: {error.msg}"
+                f"{table.name}: row {row}: '{value}' is not a JSON list: {error.msg}"
             ) from error
         for label in labels:
             # The hub's data sets have -1 where a row of a ClassLabel column is not labelled.
             if label is None or not str(label).strip() or (names and label < 0):
-                raise DataError(f"{table.where}: row {row} has no label in column '{column}'")
+                raise DataError(f"{table.name}: row {row} has no label in column '{column}'")
         if names:
             yield row, [names[label] for label in labels]
         else:

@@ -13,7 +13,7 @@ from adapt.ragged import Ragged, ragged
 Corruption = Callable[[Arrays, np.random.Generator], Arrays]
 
 
-def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
+def masked_lm(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
     """Masked-LM targets (Devlin et al. 2019, 3.1): of ``rate`` of the tokens, 80% become [MASK], 10% a random token,
     10% stay. Special tokens are never chosen. Adds ``targets`` (flat positions), ``label`` and ``weight``, all [M] with
     M fixed by the batch's shape, so that only chosen positions go through the vocabulary product.
@@ -42,7 +42,7 @@ def masked(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
         return (
             out
             | {"tokens": corrupted.reshape(batch["tokens"].shape)}
-            | slotted(chosen, label, most)
+            | pad_targets(chosen, label, most)
         )
 
     return corrupt
@@ -64,7 +64,7 @@ def special_ids(tokenizer: Tokenizer) -> np.ndarray:
     return np.array([number for number, token in added.items() if token.special], np.int32)
 
 
-def causal(batch: Arrays, rng: np.random.Generator) -> Arrays:
+def causal_lm(batch: Arrays, rng: np.random.Generator) -> Arrays:
     """Next-token targets: every token but the last of each example predicts the one after it. Deterministic."""
     tokens = batch["tokens"].reshape(-1)
     segments = batch["segments"].reshape(-1)
@@ -76,10 +76,10 @@ def causal(batch: Arrays, rng: np.random.Generator) -> Arrays:
     )
     chosen = np.flatnonzero(follows)
     out = {name: value for name, value in batch.items() if name not in ("label", "weight")}
-    return out | slotted(chosen, tokens[chosen + 1], tokens.size)
+    return out | pad_targets(chosen, tokens[chosen + 1], tokens.size)
 
 
-def slotted(chosen: np.ndarray, label: np.ndarray, most: int) -> Arrays:
+def pad_targets(chosen: np.ndarray, label: np.ndarray, most: int) -> Arrays:
     """Positions and labels in ``most`` places, with weight 1 where there is one."""
     targets = np.zeros(most, np.int32)
     labels = np.zeros(most, np.int32)
@@ -88,7 +88,7 @@ def slotted(chosen: np.ndarray, label: np.ndarray, most: int) -> Arrays:
     return {"targets": targets, "label": labels, "weight": weight}
 
 
-def split(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def split_into_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of every text, those longer than ``max_length`` as several pieces, each with its special tokens."""
     encodings = tokenizer.backend.encode_batch(list(texts))
     return [piece.ids for e in encodings for piece in (e, *e.overflowing)]

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from adapt.parallel.sharding import Layout
-from adapt.ragged import Ragged, spans
+from adapt.ragged import Ragged, concat_ranges
 
 Arrays = dict[str, np.ndarray]
 BATCH = 256  # examples that are packed with more care, since they are few
+IMAGES_PER_BATCH = 32  # of an evaluation
+POOLED_PER_BATCH = 1024  # vectors, of an evaluation
 
 
 def pack(
@@ -106,7 +108,7 @@ def assemble(
     count_rows, width, slots = shape
     first = (rows.astype(np.int64) * width + starts).astype(np.int32)
     lengths = tokens.lengths[index].astype(np.int32)
-    where, held = spans(first, lengths), tokens.values[tokens.where(index)]
+    where, held = concat_ranges(first, lengths), tokens.values[tokens.flat_indices(index)]
 
     def laid(values: np.ndarray, empty: int = 0) -> np.ndarray:
         out = np.full((count_rows * width, *values.shape[1:]), empty, values.dtype)
@@ -117,16 +119,16 @@ def assemble(
     if held.ndim == 1:
         positions = (where - np.repeat(first, lengths)).astype(np.int32)
         inputs = {"tokens": laid(held, pad), "positions": laid(positions)}
-        if tokens.turns is not None:
+        if tokens.second_start is not None:
             inputs["types"] = laid(
-                (positions >= np.repeat(tokens.turns[index], lengths)).astype(np.int32)
+                (positions >= np.repeat(tokens.second_start[index], lengths)).astype(np.int32)
             )
     segments = laid(np.repeat(np.arange(len(index), dtype=np.int32), lengths), slots)
     return {
         "segments": segments,
         **inputs,
-        "first": in_slots(first, slots),
-        "length": in_slots(lengths, slots),
+        "first": pad_to(first, slots),
+        "length": pad_to(lengths, slots),
     }
 
 
@@ -222,9 +224,9 @@ def batches(
         made = [
             inputs
             | (
-                tagged(of, inputs)
+                pad_word_labels(of, inputs)
                 if isinstance(of := labels[step[place]], Ragged)
-                else targets(of, plan.examples)
+                else pad_labels(of, plan.examples)
             )
             for place, inputs in zip(kept, make(step, kept, plan), strict=True)
         ]
@@ -246,24 +248,24 @@ def packed(
     return [assemble(tokens, step[place], *found[place][:2], shape, pad) for place in kept]
 
 
-def targets(labels: np.ndarray, slots: int) -> Arrays:
+def pad_labels(labels: np.ndarray, slots: int) -> Arrays:
     """Labels [n, ...] in ``slots`` places, with weight 1 where there is an example."""
     return {
-        "label": in_slots(labels, slots),
+        "label": pad_to(labels, slots),
         "weight": (np.arange(slots) < len(labels)).astype(np.float32),
     }
 
 
-def tagged(labels: Ragged, inputs: Arrays) -> Arrays:
+def pad_word_labels(labels: Ragged, inputs: Arrays) -> Arrays:
     """The labels of words, int32 [words, 2] of (place in the example, class), for a batch of R*C tokens, all [R*C]:
     ``targets``, where each word's token is in it, ``label``, and ``weight`` 1 where there is a word."""
-    values = labels.values[labels.where(np.arange(len(labels)))]
+    values = labels.values[labels.flat_indices(np.arange(len(labels)))]
     size = inputs["segments"].size
     at = np.repeat(inputs["first"][: len(labels)], labels.lengths) + values[:, 0]
-    return {"targets": in_slots(at, size)} | targets(values[:, 1], size)
+    return {"targets": pad_to(at, size)} | pad_labels(values[:, 1], size)
 
 
-def in_slots(array: np.ndarray, slots: int) -> np.ndarray:
+def pad_to(array: np.ndarray, slots: int) -> np.ndarray:
     """[n, ...] -> [slots, ...], with zeros where there is no example."""
     return np.concatenate([array, np.zeros((slots - len(array), *array.shape[1:]), array.dtype)])
 
@@ -279,7 +281,7 @@ def widths(max_length: int) -> tuple[int, ...]:
     return tuple(sorted({min(64, longest), min(128, longest), longest}))
 
 
-def windows(
+def eval_batches(
     tokens: Ragged, max_length: int, budget: int = 1024, pad: int = 0, layout: Layout | None = None
 ) -> Iterator[tuple[Any, Arrays]]:
     """All examples once, in whatever order packs best: (index [n], batch), at most three shapes in all.
@@ -304,8 +306,8 @@ def windows(
         shape = (rows, width, rows * per_row)
         parts = [part for part in np.split(by_row, cuts[1:]) if len(part)]
         made = functools.partial(laid_out, tokens, chosen, where, starts, shape, pad)
-        for index, batch in in_groups(parts, made, layout):
-            yield of_each(index, chosen.__getitem__), batch
+        for index, batch in group_batches(parts, made, layout):
+            yield map_index(index, chosen.__getitem__), batch
 
 
 def laid_out(
@@ -321,7 +323,7 @@ def laid_out(
     return assemble(tokens, chosen[members], rows[members] % shape[0], starts[members], shape, pad)
 
 
-def in_groups(
+def group_batches(
     parts: Sequence[np.ndarray], make: Callable[[np.ndarray], Arrays], layout: Layout | None = None
 ) -> Iterator[tuple[Any, Arrays]]:
     """(part, what ``make`` makes of it); with a ``layout`` ([part of each group], the batch of this process's own groups)."""
@@ -334,12 +336,12 @@ def in_groups(
         yield index, stack([make(index[group]) for group in layout.local_groups])
 
 
-def of_each(index: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+def map_index(index: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     """``change`` of the index of a batch, or of that of each of its groups."""
     return [change(part) for part in index] if isinstance(index, list) else change(index)
 
 
-def counted(index: Any) -> int:
+def num_examples(index: Any) -> int:
     """How many examples a batch holds, or all its groups."""
     return sum(map(len, index)) if isinstance(index, list) else len(index)
 
@@ -347,7 +349,7 @@ def counted(index: Any) -> int:
 def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:
     """One image a row: pixels float32 [n, S, S, channels], n <= slots, as a batch of ``slots`` rows of ``tokens``."""
     return {
-        "pixels": in_slots(pixels, slots),
+        "pixels": pad_to(pixels, slots),
         "segments": np.broadcast_to(np.arange(slots, dtype=np.int32)[:, None], (slots, tokens)),
         "first": np.arange(slots, dtype=np.int32) * tokens,
         "length": np.where(np.arange(slots) < len(pixels), tokens, 0).astype(np.int32),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapt.data.arrow import first_line, write_arrow
 from adapt.errors import DataError, OutputError
-from adapt.pretrained.assets import cache_folder, hub_answers
+from adapt.pretrained.assets import cache_folder, is_hub_reachable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ class Table:
     """Memory-mapped rows, and the name that a message calls them by."""
 
     rows: "Dataset"
-    where: str
+    name: str
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,7 +47,7 @@ class Table:
 
         Check texts and encode labels before: afterwards, row numbers are those of the selection.
         """
-        return Table(self.rows.select(index), self.where)
+        return Table(self.rows.select(index), self.name)
 
 
 def read(spec: str | Path, *, split: str | None = None) -> Table:
@@ -77,7 +77,7 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
     elif "/" not in name:
         raise DataError(f"'{name}' is no file; on the hub, names are org/name")
     else:
-        if not hub_answers():
+        if not is_hub_reachable():
             _datasets().config.HF_HUB_OFFLINE = True  # then only what its cache has
         rows = _load(name, split, path=name, cache_dir=str(cache_folder() / "datasets"))
     if not len(rows):
@@ -85,7 +85,7 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
     return Table(rows, str(spec))
 
 
-def table(columns: dict[str, list], where: str) -> Table:
+def from_columns(columns: dict[str, list], where: str) -> Table:
     """A table of columns in memory, equally long; ``where`` is what messages call it."""
     return Table(_datasets().Dataset.from_dict(columns), where)
 
@@ -109,7 +109,7 @@ def chunks(table: Table, columns: Sequence[str], size: int = 1000) -> Iterator[d
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise DataError(
-            f"{table.where} has no column '{missing[0]}'; it has {', '.join(table.columns)}"
+            f"{table.name} has no column '{missing[0]}'; it has {', '.join(table.columns)}"
         )
     rows = table.rows.select_columns(list(columns))
     for start in range(0, len(rows), size):
@@ -120,7 +120,7 @@ def chunks(table: Table, columns: Sequence[str], size: int = 1000) -> Iterator[d
         ) as error:  # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError
             stop = min(start + size, len(rows))
             raise DataError(
-                f"{table.where}: rows {start + 1} to {stop}: {first_line(error)}"
+                f"{table.name}: rows {start + 1} to {stop}: {first_line(error)}"
             ) from error
         yield chunk
 
@@ -129,27 +129,27 @@ def check_texts(table: Table, column: str) -> None:
     """Raises DataError where a row has no text: missing, empty, or white space alone."""
     blank = 0
     first = 0
-    for row, text in numbered(table, column):
+    for row, text in numbered_values(table, column):
         if text is not None and not isinstance(text, str):
             kind = type(text).__name__
             raise DataError(
-                f"{table.where}: row {row} of column '{column}' is of type {kind}, not text"
+                f"{table.name}: row {row} of column '{column}' is of type {kind}, not text"
             )
         if not (text and text.strip()):
             blank = blank + 1
             first = first or row
     if blank:
         more = f" (and {blank - 1} more)" if blank > 1 else ""
-        raise DataError(f"{table.where}: row {first}{more} has no text in column '{column}'")
+        raise DataError(f"{table.name}: row {first}{more} has no text in column '{column}'")
 
 
-def texts(table: Table, column: str) -> Iterator[list[str]]:
+def text_chunks(table: Table, column: str) -> Iterator[list[str]]:
     """The texts of a column in order, some thousand at a time; all of them are checked first, see `check_texts`."""
     check_texts(table, column)
     return (chunk[column] for chunk in chunks(table, [column], 4096))
 
 
-def pictures(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]]":
+def image_loader(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]]":
     """Rows of the table, integers [n] from 0 -> their PIL images, decoded when they are asked for."""
     return lambda rows: (
         next(chunks(table.select(rows), [column], len(rows)))[column] if len(rows) else []
@@ -167,20 +167,18 @@ def check_images(table: Table, column: str) -> "np.ndarray":
     from PIL import Image
 
     if column not in table.columns:
-        raise DataError(
-            f"{table.where} has no column '{column}'; it has {', '.join(table.columns)}"
-        )
+        raise DataError(f"{table.name} has no column '{column}'; it has {', '.join(table.columns)}")
     raw = _datasets().Image(decode=False)
     sums = np.zeros((len(table), 32), np.uint8)
     try:
         rows = table.rows.select_columns([column]).cast_column(column, raw)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{table.where}: column '{column}' holds no images: {first_line(error)}"
+            f"{table.name}: column '{column}' holds no images: {first_line(error)}"
         ) from error
     for index, row in enumerate(rows):
         found = dict(row)[column] or {}
-        where = f"{table.where}: row {index + 1}"
+        where = f"{table.name}: row {index + 1}"
         try:
             content = found.get("bytes") or Path(found.get("path") or "").read_bytes()
             with Image.open(io.BytesIO(content)) as image:
@@ -199,7 +197,7 @@ def check_images(table: Table, column: str) -> "np.ndarray":
     return sums
 
 
-def numbered(table: Table, column: str) -> Iterator[tuple[int, Any]]:
+def numbered_values(table: Table, column: str) -> Iterator[tuple[int, Any]]:
     """(row from 1, value) of one column, in constant memory."""
     return enumerate(chain.from_iterable(chunk[column] for chunk in chunks(table, [column])), 1)
 

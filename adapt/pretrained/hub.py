@@ -10,10 +10,10 @@ import numpy as np
 import safetensors
 
 from adapt import tree
-from adapt.errors import CheckpointError
+from adapt.errors import CheckpointError, StrategyError
 from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
 from adapt.pretrained import assets, families
-from adapt.pretrained.images import ImageSettings, image_settings
+from adapt.pretrained.images import ImageSettings, read_image_settings
 from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
 from adapt.training import checkpoint
 
@@ -35,7 +35,7 @@ class Pretrained:
     head: Any
     params: tree.Tree
     tokenizer: Tokenizer | None = None
-    images: ImageSettings | None = None
+    image_settings: ImageSettings | None = None
     task: str = (
         ""  # of a finished run: classification, multilabel, regression; pre-training: mlm, clm
     )
@@ -45,17 +45,37 @@ class Pretrained:
     def model(self) -> Model:
         return Model(Encoder(self.config), self.head)
 
-    def encode(
-        self,
-        texts: list[str],
-        pooling: str = "mean",
-        normalize: bool = False,
-        layer: int | None = None,
-    ) -> np.ndarray:
-        """Texts -> features float32 [N, D], the encoder used as it is. See :func:`adapt.features.encode`."""
-        from adapt.features import encode
 
-        return encode(self, texts, pooling, normalize, layer)
+def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
+    """The checkpoint's tokenizer. Raises :class:`StrategyError` if it has none."""
+    if pretrained.tokenizer is None:
+        raise StrategyError(
+            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+        )
+    return pretrained.tokenizer
+
+
+def image_settings_of(pretrained: Pretrained) -> ImageSettings:
+    """How the checkpoint's images become pixels. Raises :class:`StrategyError` for an encoder of texts."""
+    if pretrained.image_settings is None:
+        raise StrategyError(
+            f"{pretrained.source} is not an image encoder: give `text_column`, not `image_column`"
+        )
+    return pretrained.image_settings
+
+
+def check_inputs(pretrained: Pretrained, image_column: str | None) -> None:
+    """Raise :class:`StrategyError` unless the column fits the encoder: texts, or images where it has patches."""
+    if pretrained.config.is_image and image_column is None:
+        raise StrategyError(
+            f"{pretrained.source} is an image encoder: name the image column with `image_column`"
+        )
+    if not pretrained.config.is_image and image_column is not None:
+        raise StrategyError(
+            f"{pretrained.source} is a text encoder: `image_column` does not go with it, give `text_column`"
+        )
+    if not pretrained.config.is_image:
+        tokenizer_of(pretrained)
 
 
 def load(name: str | Path) -> Pretrained:
@@ -94,11 +114,11 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
 
 
 def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:
-    """Add what turns raw input into arrays: the tokenizer, or the image settings."""
+    """Add what second_start raw input into arrays: the tokenizer, or the image settings."""
     config = model.config
     if config.is_image:
         return dataclasses.replace(
-            model, images=image_settings(folder, config.image_size, config.channels)
+            model, image_settings=read_image_settings(folder, config.image_size, config.channels)
         )
     if max_length is None and (file := folder / "sentence_bert_config.json").exists():
         max_length = read_json(folder, file.name).get("max_seq_length")
@@ -134,7 +154,7 @@ def resolve(name: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
-    reached = assets.hub_answers()
+    reached = assets.is_hub_reachable()
     where: dict[str, Any] = {
         "cache_dir": assets.cache_folder() / "hub",
         "local_files_only": not reached,
@@ -187,7 +207,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
-            tensors |= mapped(folder / file)
+            tensors |= map_tensors(folder / file)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{index} names {file}, which is not in the folder: fetch it again"
@@ -203,7 +223,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def mapped(path: Path) -> dict[str, np.ndarray]:
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file, those of float32 memory-mapped: a page is read where it is used, and never held."""
     with safetensors.safe_open(
         path, framework="numpy"
@@ -239,7 +259,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
         "labels": list(model.labels),
         "max_length": model.tokenizer.max_length if model.tokenizer else None,
         "base": base,
-        "images": dataclasses.asdict(model.images) if model.images else None,
+        "images": dataclasses.asdict(model.image_settings) if model.image_settings else None,
     }
     if model.tokenizer:
         model.tokenizer.save(folder)
@@ -275,7 +295,7 @@ def load_run(folder: Path, source: str) -> Pretrained:
     run = dataclasses.replace(run, params=params)
     if images:
         images |= {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
-        return dataclasses.replace(run, images=ImageSettings(**images))
+        return dataclasses.replace(run, image_settings=ImageSettings(**images))
     return with_inputs(run, folder, max_length)
 
 

@@ -23,7 +23,7 @@ class ImageSettings:
     std: tuple[float, ...] = (0.5,)
 
 
-def image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
+def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
     """From preprocessor_config.json where there is one, else ViT's own: bilinear, mean and std one half.
 
     Raises :class:`CheckpointError` for a file that is no JSON object, or has another number of channels.
@@ -47,7 +47,7 @@ def image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
     )
 
 
-def pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -> np.ndarray:
+def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -> np.ndarray:
     """PIL images -> float32 [N, size, size, channels]. Raises :class:`DataError` naming the row that is no picture."""
     out = np.empty((len(images), settings.size, settings.size, settings.channels), np.float32)
     for index, image in enumerate(images):

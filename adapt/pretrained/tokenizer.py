@@ -19,8 +19,10 @@ def gather(encodings: Sequence[tokenizers.Encoding]) -> tuple[Ragged, int]:
     """(the token ids, how many were truncated)."""
     ids = ragged([e.ids for e in encodings])
     pairs = bool(encodings) and encodings[0].n_sequences == 2
-    turns = np.array([len(e) - sum(e.type_ids) for e in encodings]) if pairs else None
-    return dataclasses.replace(ids, turns=turns), sum(bool(e.overflowing) for e in encodings)
+    second_start = np.array([len(e) - sum(e.type_ids) for e in encodings]) if pairs else None
+    return dataclasses.replace(ids, second_start=second_start), sum(
+        bool(e.overflowing) for e in encodings
+    )
 
 
 class Tokenizer:

@@ -160,7 +160,7 @@ class Task(abc.ABC):
         """
         for column in columns:
             tables.check_texts(table, column)
-        return examples.texts(pretrained, self.sequence_chunks(table, columns), labels)  # pyright: ignore
+        return examples.from_texts(pretrained, self.sequence_chunks(table, columns), labels)  # pyright: ignore
 
     def sequence_chunks(self, table: Table, columns: Sequence[str]) -> Iterator[list[Text]]:
         """:meth:`sequences` of a table, some thousand rows at a time."""

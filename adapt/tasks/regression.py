@@ -7,7 +7,7 @@ import numpy as np
 
 from adapt.data.examples import Examples
 from adapt.data.labels import Labels
-from adapt.data.tables import Table, numbered
+from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
@@ -32,7 +32,7 @@ class Regression(Task):
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
         values = []
-        for row, value in numbered(table, column):
+        for row, value in numbered_values(table, column):
             values.append(finite_number(table, column, row, value))
         return np.array(values, np.float32)
 
@@ -77,7 +77,7 @@ def finite_number(table: Table, column: str, row: int, value: Any) -> float:
         number = np.nan
     if not abs(number) <= float(np.finfo(np.float32).max):  # false for nan, too
         raise DataError(
-            f"{table.where}: row {row}: '{value}' in column '{column}' is not a finite number"
+            f"{table.name}: row {row}: '{value}' in column '{column}' is not a finite number"
         )
     return number
 

@@ -10,12 +10,11 @@ import numpy as np
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
 from adapt.data.labels import Labels
-from adapt.data.tables import Table, numbered
+from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
-from adapt.features import tokenizer_of
 from adapt.models import Span as SpanHead
 from adapt.options import TaskOptions
-from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Text, gather
 from adapt.tasks import metrics
 from adapt.tasks.base import TASKS, Row, Task
@@ -43,7 +42,7 @@ class Span(Task):
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
         """Characters int64 [N, 2]: the first, and the one after the last."""
-        spans = [read_span(table, row, value) for row, value in numbered(table, column)]
+        spans = [read_span(table, row, value) for row, value in numbered_values(table, column)]
         return np.array(spans, np.int64).reshape(-1, 2)
 
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
@@ -71,11 +70,11 @@ class Span(Task):
                 spans.append([-1, -1] if is_cut_off else [first, last])
             tokenized.append(gather(encodings))
         tokens = np.array(spans, np.int32)
-        part = examples.tokenized(pretrained, tokenized, tokens)
+        part = examples.from_tokens(pretrained, tokenized, tokens)
         lost = int((tokens[:, 0] < 0).sum())
         if lost:
             logger.warning(
-                f"{table.where}: {lost} of {len(tokens)} spans lie beyond the {part.max_length} "
+                f"{table.name}: {lost} of {len(tokens)} spans lie beyond the {part.max_length} "
                 "tokens of an example: not scored"
             )
         return part
@@ -100,7 +99,7 @@ class Span(Task):
                 encodings = backend.encode_batch(chunk)
             except Exception:  # the library raises no other
                 raise DataError(
-                    f"{table.where}: rows {row + 1} to {row + len(chunk)}: a question in column "
+                    f"{table.name}: rows {row + 1} to {row + len(chunk)}: a question in column "
                     f"'{columns[1]}' leaves no room for its text in the {tokenizer.max_length} "
                     "tokens of an example"
                 ) from None
@@ -158,7 +157,7 @@ def read_span(table: Table, row: int, value: Any) -> tuple[int, int]:
         start = end = 0
     if not 0 <= start < end:
         raise DataError(
-            f"{table.where}: row {row}: {value!r} is no span: give [start, end], or answer_start "
+            f"{table.name}: row {row}: {value!r} is no span: give [start, end], or answer_start "
             "and text as SQuAD has them"
         )
     return start, end
@@ -169,7 +168,7 @@ def without_spaces(table: Table, row: int, text: str, start: int, end: int) -> t
     answer = text[start:end]
     if end > len(text) or not answer.strip():
         raise DataError(
-            f"{table.where}: row {row + 1}: the span {start} to {end} is empty or goes beyond the "
+            f"{table.name}: row {row + 1}: the span {start} to {end} is empty or goes beyond the "
             f"{len(text)} characters of its text"
         )
     start += len(answer) - len(answer.lstrip())

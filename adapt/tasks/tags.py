@@ -12,10 +12,9 @@ from adapt.data.examples import Examples
 from adapt.data.labels import Labels, class_names, class_numbers, word_list
 from adapt.data.tables import Table
 from adapt.errors import DataError
-from adapt.features import tokenizer_of
 from adapt.models import Tagger
 from adapt.options import TaskOptions
-from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer, gather
 from adapt.ragged import Ragged, ragged
 from adapt.tasks import metrics
@@ -59,10 +58,10 @@ class Tags(Task):
         assert isinstance(labels, Ragged)
         part = tagged_examples(pretrained, table, columns[0], labels)
         words = int(labels.lengths.sum())
-        lost = words - part.outputs
+        lost = words - part.num_outputs
         if lost:
             logger.warning(
-                f"{table.where}: {lost} of {words} words lie beyond the {part.max_length} tokens of "
+                f"{table.name}: {lost} of {words} words lie beyond the {part.max_length} tokens of "
                 "an example: not scored"
             )
         return part
@@ -90,7 +89,7 @@ class Tags(Task):
         """A JSON list with a tag for each word; null for words of which no token is left."""
         assert isinstance(part.labels, Ragged)
         tags = outputs.argmax(-1)
-        word_numbers = part.truth
+        word_numbers = part.targets
         row = 0
         start = 0
         for chunk in word_chunks(table, columns[0]):
@@ -126,7 +125,7 @@ def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: R
     lengths = np.concatenate(words_left)
     values = np.concatenate(placed).astype(np.int32)
     places = Ragged(values, np.cumsum(lengths) - lengths, lengths)
-    return examples.tokenized(pretrained, tokenized, places)
+    return examples.from_tokens(pretrained, tokenized, places)
 
 
 def check_lengths(table: Table, first_row: int, sentences: list[list[str]], labels: Ragged) -> None:
@@ -134,7 +133,7 @@ def check_lengths(table: Table, first_row: int, sentences: list[list[str]], labe
     for row, words in enumerate(sentences, first_row):
         if len(words) != labels.lengths[row]:
             raise DataError(
-                f"{table.where}: row {row + 1} has {len(words)} words and {labels.lengths[row]} "
+                f"{table.name}: row {row + 1} has {len(words)} words and {labels.lengths[row]} "
                 "labels"
             )
 
@@ -180,7 +179,7 @@ def word_chunks(table: Table, column: str) -> Iterator[list[list[str]]]:
             row += 1
             if not words or not all(isinstance(word, str) and word.strip() for word in words):
                 raise DataError(
-                    f"{table.where}: row {row} has no words in column '{column}', or one that is "
+                    f"{table.name}: row {row} has no words in column '{column}', or one that is "
                     "no text"
                 )
         yield sentences

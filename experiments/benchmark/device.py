@@ -64,7 +64,7 @@ class Adapt:
                 )
             self.batches.append(
                 batch
-                | packing.targets(
+                | packing.pad_labels(
                     rng.integers(0, shape.head.classes, count).astype(np.int32), count
                 )
             )

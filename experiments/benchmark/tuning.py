@@ -243,7 +243,7 @@ def padded(
         ):
             row = np.arange(len(index))
             batch = packing.assemble(texts.tokens, index, row, np.zeros_like(row), shape, texts.pad)
-            yield batch | packing.targets(texts.labels[index], config.batch_size)
+            yield batch | packing.pad_labels(texts.labels[index], config.batch_size)
 
     return plain(config, pretrained, texts, batches=batches)
 

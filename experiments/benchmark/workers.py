@@ -228,9 +228,11 @@ class Adapt:
 
     def extract(self, index: list[int]) -> dict[str, float]:
         """Features of the texts ``index``, tokenization and packing included."""
+        from adapt.features import encode
+
         texts = [self.texts[i] for i in index]
         started = time.perf_counter()
-        features = self.pretrained.encode(texts, "mean")
+        features = encode(self.pretrained, texts, "mean")
         return {"examples": len(features), "seconds": time.perf_counter() - started}
 
     def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:

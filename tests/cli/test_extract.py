@@ -11,6 +11,7 @@ import pytest
 from adapt import features
 from adapt.cli import extract, finetune
 from adapt.errors import DataError, OutputError, StrategyError
+from adapt.features import encode
 from adapt.pretrained import hub
 from tests.helpers import tiny
 
@@ -82,7 +83,7 @@ def test_features_are_those_of_each_text_alone(run, inputs, case, layer, pooling
             alone(loaded, text, loaded.config.layers if layer is None else layer)
         )
         np.testing.assert_allclose(out[row], expected, atol=5e-6, rtol=0)
-    np.testing.assert_array_equal(out, loaded.encode(TEXTS, pooling, layer=layer))
+    np.testing.assert_array_equal(out, encode(loaded, TEXTS, pooling, layer=layer))
 
 
 def test_the_pooler_and_unit_length(run, inputs):
@@ -107,7 +108,7 @@ def test_the_order_of_rows_is_kept_across_windows(run, inputs, tmp_path, monkeyp
     back = run("bert_mlm_tied", data=str(tmp_path / "back.csv"))
     np.testing.assert_allclose(back[::-1], forth, atol=2e-6, rtol=0)
     monkeypatch.setattr(features, "WINDOW", 7)
-    few = hub.load(inputs.checkpoint("bert_mlm_tied")).encode(TEXTS)
+    few = encode(hub.load(inputs.checkpoint("bert_mlm_tied")), TEXTS)
     np.testing.assert_allclose(few, forth, atol=2e-6, rtol=0)
 
 
@@ -139,7 +140,7 @@ def test_a_finished_run_is_a_checkpoint_without_its_classifier(run, inputs, tmp_
     finetune.main(finetune.Config(**flags, **inputs.texts, out=tmp_path / "run"))
     loaded = hub.load(tmp_path / "run")
     out = run("", checkpoint=str(tmp_path / "run"))
-    np.testing.assert_array_equal(out, loaded.encode(TEXTS))
+    np.testing.assert_array_equal(out, encode(loaded, TEXTS))
     assert loaded.tokenizer.max_length == 12  # texts are cut as they were in training
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["truncated"] == sum(len(text.split()) > 10 for text in TEXTS)

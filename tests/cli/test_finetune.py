@@ -8,6 +8,7 @@ import pytest
 
 from adapt import tree
 from adapt.cli import finetune
+from adapt.features import encode
 from adapt.models import Classifier, Encoder, Model
 from adapt.pretrained import hub
 from adapt.tasks import metrics
@@ -245,7 +246,7 @@ def test_best_is_the_best(run, inputs, tmp_path):
     # What the run's folder gives to the other commands is this checkpoint.
     loaded = hub.load(tmp_path / "run")
     texts, labels = zip(*tiny.sentences(14, seed=1), strict=True)
-    states = loaded.encode(list(texts))
+    states = encode(loaded, list(texts))
     logits = (
         states @ loaded.params["head"]["classifier"]["kernel"]
         + loaded.params["head"]["classifier"]["bias"]

@@ -324,7 +324,7 @@ def test_pairs_packed_in_rows_are_what_they_are_one_a_row(run, tmp_path):
     labels = np.zeros(24, np.int32)
     part = TASKS["classification"].examples(after, table, ["text", "other"], labels)
     forward = make_eval(after.model)
-    outputs = evaluate(forward, after.params, part.windows(), part.outputs)
+    outputs = evaluate(forward, after.params, part.eval_batches(), part.num_outputs)
     for number in (0, 7, 23):
         encoding = after.tokenizer.backend.encode(
             *[table.rows[number][column] for column in ("text", "other")]

@@ -147,7 +147,7 @@ def packed(lengths, seed=0):
 )
 def test_masked_targets(bert, lengths, seed, rate):
     batch, _ = packed(lengths)
-    out = masking.masked(bert, rate)(batch, np.random.default_rng(seed))
+    out = masking.masked_lm(bert, rate)(batch, np.random.default_rng(seed))
     count = int(out["weight"].sum())
     chosen, slots = out["targets"][:count], len(batch["first"])
     before, after = batch["tokens"].reshape(-1), out["tokens"].reshape(-1)
@@ -174,7 +174,7 @@ def test_eighty_ten_ten_and_new_in_every_epoch(bert):
     kinds, masks = np.zeros(3), []
     for epoch in (0, 1):
         stream = pretrain.batches(
-            plan_tokens, plan, 0, epoch, 0, masking.masked(bert, 0.15), once=True
+            plan_tokens, plan, 0, epoch, 0, masking.masked_lm(bert, 0.15), once=True
         )
         places = []
         for batch in stream:
@@ -197,7 +197,7 @@ def test_eighty_ten_ten_and_new_in_every_epoch(bert):
         kinds / total, [0.8 + 0.1 / 25, 0.1 * 23 / 25, 0.1 + 0.1 / 25], atol=0.025
     )
     assert not np.array_equal(*masks)
-    again = pretrain.batches(plan_tokens, plan, 0, 1, 0, masking.masked(bert, 0.15), once=True)
+    again = pretrain.batches(plan_tokens, plan, 0, 1, 0, masking.masked_lm(bert, 0.15), once=True)
     np.testing.assert_array_equal(
         masks[1], np.concatenate([b["targets"][: int(b["weight"].sum())] for b in again])
     )
@@ -205,7 +205,7 @@ def test_eighty_ten_ten_and_new_in_every_epoch(bert):
 
 def test_causal_targets_are_the_next_tokens():
     batch, tokens = packed([3, 7, 1])
-    out = masking.causal(batch, np.random.default_rng(0))
+    out = masking.causal_lm(batch, np.random.default_rng(0))
     np.testing.assert_array_equal(out["tokens"], batch["tokens"])
     count = int(out["weight"].sum())
     assert count == sum(len(tokens[i]) - 1 for i in range(len(tokens)))
@@ -215,7 +215,7 @@ def test_causal_targets_are_the_next_tokens():
 
 
 def test_only_masked_positions_go_through_the_vocabulary_product(bert):
-    batch = masking.masked(bert, 0.15)(packed([9, 4, 12, 7, 16, 3])[0], np.random.default_rng(0))
+    batch = masking.masked_lm(bert, 0.15)(packed([9, 4, 12, 7, 16, 3])[0], np.random.default_rng(0))
     rows, targets = batch["tokens"].size, len(batch["targets"])
     assert (rows, targets) == (64, 10)
     labels = tree.label(bert.params, [(".*", "all")])
@@ -230,7 +230,7 @@ def test_only_masked_positions_go_through_the_vocabulary_product(bert):
 
 def test_long_lines_become_several_examples_and_nothing_is_lost(bert):
     words = " ".join(str(word) for word in np.random.default_rng(0).choice(tiny.PLAIN, 50))
-    pieces = masking.split(bert.tokenizer.cut_to(12), [words, "good"])
+    pieces = masking.split_into_pieces(bert.tokenizer.cut_to(12), [words, "good"])
     assert max(map(len, pieces)) <= 12 and all(piece[0] == 2 and piece[-1] == 3 for piece in pieces)
     whole = [bert.tokenizer.backend.token_to_id(word) for word in words.split()]
     assert [token for piece in pieces[:-1] for token in piece[1:-1]] == whole

@@ -70,13 +70,13 @@ SOURCES = {"npm": (packages.from_npm, npm_toy), "apt-get": (packages.from_debian
 def test_an_archive_is_downloaded_once_and_only_what_is_named_is_kept(source, tmp_path, client):
     fill, toy = SOURCES[source]
     asset = toy(tmp_path, client)
-    folder = assets.keep("toy", asset, fill)
+    folder = assets.fetch_asset("toy", asset, fill)
     assert [(file.name, file.read_text()) for file in folder.iterdir()] == [
         ("data.txt", "data.txt")
     ]
     assert list(assets.cache_folder().iterdir()) == [folder]
     client(source, "exit 1")
-    assert assets.keep("toy", asset, fill) == folder
+    assert assets.fetch_asset("toy", asset, fill) == folder
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -84,7 +84,7 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(source, tmp_path, clien
     fill, toy = SOURCES[source]
     asset = dataclasses.replace(toy(tmp_path, client), sha256="0" * 64)
     with pytest.raises(AssetError, match=r"has SHA-256 .*, not 000000000000\.\.\.: [^\n]*$"):
-        assets.keep("toy", asset, fill)
+        assets.fetch_asset("toy", asset, fill)
     assert not list(assets.cache_folder().iterdir())
 
 
@@ -106,7 +106,7 @@ def test_a_registry_that_can_not_be_reached_is_one_line(source, tmp_path, client
     client(source, f"echo '{said}' >&2\nexit 1")
     asset = Asset("toy", "0" * 64, "", ("data.txt",), 1)
     with pytest.raises(AssetError, match=f"^cannot download toy: {message}[^\n]*$"):
-        assets.keep("toy", asset, SOURCES[source][0])
+        assets.fetch_asset("toy", asset, SOURCES[source][0])
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -116,4 +116,4 @@ def test_a_machine_without_the_client_is_one_line(source, tmp_path, client, monk
     with pytest.raises(
         AssetError, match=f"^cannot download toy: there is no {source} here; {source} must [^\n]*$"
     ):
-        assets.keep("toy", asset, SOURCES[source][0])
+        assets.fetch_asset("toy", asset, SOURCES[source][0])

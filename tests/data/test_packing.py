@@ -214,7 +214,7 @@ def test_epochs_are_permutations_and_differ(count, seed, epoch):
 @given(st.integers(0, 5), st.sampled_from([(), (3,)]))
 def test_empty_slots_weigh_nothing(count, tail):
     labels = np.ones((count, *tail), np.float32)
-    found = packing.targets(labels, 5)
+    found = packing.pad_labels(labels, 5)
     assert found["label"].shape == (5, *tail) and found["label"].dtype == labels.dtype
     assert found["weight"].tolist() == [1.0] * count + [0.0] * (5 - count)
     assert not found["label"][count:].any()
@@ -231,7 +231,7 @@ def test_empty_slots_weigh_nothing(count, tail):
 )
 def test_windows_cover_every_example_once_in_at_most_3_shapes(lengths, max_length, budget):
     tokens, seen, shapes = numbered(lengths), [], set()
-    for index, batch in packing.windows(tokens, max_length, budget):
+    for index, batch in packing.eval_batches(tokens, max_length, budget):
         shapes.add(tuple((name, array.shape) for name, array in batch.items()))
         assert batch["tokens"].size <= max(budget, batch["tokens"].shape[1])
         for example, found in zip(index, examples_in(batch, len(index)), strict=True):
@@ -245,7 +245,7 @@ def test_windows_refuse_an_example_that_no_row_would_hold():
     with pytest.raises(
         ValueError, match="an example of 40 tokens is longer than the 32 of the windows"
     ):
-        next(packing.windows(numbered(np.array([3, 40])), 32))
+        next(packing.eval_batches(numbered(np.array([3, 40])), 32))
 
 
 @given(st.integers(1, 2000))
@@ -272,14 +272,16 @@ def test_an_image_is_a_row_of_its_own():
 
 @given(SOME, st.randoms(use_true_random=False))
 def test_the_types_of_a_pair_turn_where_its_second_text_begins(lengths, random):
-    turns = np.array([random.randint(0, n) for n in lengths])
-    tokens = dataclasses.replace(numbered(lengths), turns=turns)
+    second_start = np.array([random.randint(0, n) for n in lengths])
+    tokens = dataclasses.replace(numbered(lengths), second_start=second_start)
     index = np.array(random.sample(range(len(lengths)), random.randint(1, len(lengths))))
     rows, starts, used = packing.pack(lengths[index], 64)
     batch = packing.assemble(tokens, index, rows, starts, (used + 1, 64, len(index)))
     for slot, example in enumerate(index):
         own = batch["types"][batch["segments"] == slot]
-        assert own.tolist() == [0] * turns[example] + [1] * (lengths[example] - turns[example])
+        assert own.tolist() == [0] * second_start[example] + [1] * (
+            lengths[example] - second_start[example]
+        )
     assert (
         not batch["types"][batch["segments"] == len(index)].any()
         and batch["types"].dtype == np.int32
@@ -330,7 +332,7 @@ def test_the_sequences_of_an_example_stay_together_and_in_order(lengths, seed):
             seen.append(int(batch["label"][slot]))
             for place, row in enumerate(rows[seen[-1]]):
                 mine = batch["tokens"][batch["segments"] == 3 * slot + place]
-                np.testing.assert_array_equal(mine, examples.whole[row])
+                np.testing.assert_array_equal(mine, examples.file_sequences[row])
     assert sorted(seen) == list(range(len(rows)))
-    once = np.concatenate([index for index, _ in examples.windows()])
-    assert sorted(once) == list(range(rows.size)) and examples.outputs == rows.size
+    once = np.concatenate([index for index, _ in examples.eval_batches()])
+    assert sorted(once) == list(range(rows.size)) and examples.num_outputs == rows.size

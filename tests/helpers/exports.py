@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from adapt import tree
-from adapt.cli.inputs import image_windows
-from adapt.features import text_windows
+from adapt.cli.inputs import image_batches
+from adapt.features import text_batches
 from adapt.models import Classifier
 from adapt.pretrained import hub
 from adapt.training.loop import evaluate
@@ -109,6 +109,6 @@ def inputs(run: hub.Pretrained) -> list:
 
 def logits_of(run: hub.Pretrained, raw: list) -> np.ndarray:
     """What `predict` computes: packed rows."""
-    windows = (image_windows if run.config.is_image else text_windows)(run, [raw])
+    windows = (image_batches if run.config.is_image else text_batches)(run, [raw])
     batches = ((index, batch) for index, batch, _ in windows)
     return evaluate(make_eval(run.model), run.params, batches, len(raw))

@@ -113,7 +113,7 @@ def run(
     moments = jax.tree.leaves(state.opt_state)
     held = lambda leaves: sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
     forward = make_eval(model, step.prefix)
-    outputs = evaluate(forward, tree.merge(frozen, state.params), made.windows(), len(made))
+    outputs = evaluate(forward, tree.merge(frozen, state.params), made.eval_batches(), len(made))
     return {
         "losses": losses[:steps],
         "norms": norms[:steps],

@@ -61,10 +61,10 @@ def batch(
         made = packing.image_batch(
             rng.standard_normal((examples, 16, 16, 3)).astype(np.float32), 17, 8
         )
-        return made | packing.targets(labels, 8)
+        return made | packing.pad_labels(labels, 8)
     tokens = texts(examples, seed, longest=12)
     rows, starts, _ = packing.pack(tokens.lengths, SHAPE[1])
-    return packing.assemble(tokens, np.arange(examples), rows, starts, SHAPE) | packing.targets(
+    return packing.assemble(tokens, np.arange(examples), rows, starts, SHAPE) | packing.pad_labels(
         labels, 8
     )
 

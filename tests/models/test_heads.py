@@ -71,8 +71,8 @@ def made(name: str, packed: bool = True, slots: int = EXAMPLES):
     )
     labels = labels_of(task, lengths)
     if task == "tags":
-        return inputs | packing.tagged(labels, inputs)
-    return inputs | packing.targets(labels, slots * len(labels) // EXAMPLES)
+        return inputs | packing.pad_word_labels(labels, inputs)
+    return inputs | packing.pad_labels(labels, slots * len(labels) // EXAMPLES)
 
 
 @functools.cache

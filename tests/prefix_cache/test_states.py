@@ -214,18 +214,20 @@ def test_what_makes_another_entry_and_what_does_not():
     with_config = lambda **new: dataclasses.replace(
         model, encoder=model.encoder.clone(config=dataclasses.replace(config, **new))
     )
-    other_ids = texts.whole.values.copy()
+    other_ids = texts.file_sequences.values.copy()
     other_ids[3] += 1
-    moved = dataclasses.replace(texts.whole, lengths=texts.whole.lengths[::-1].copy())
+    moved = dataclasses.replace(
+        texts.file_sequences, lengths=texts.file_sequences.lengths[::-1].copy()
+    )
     others = {
         "token ids": (
             params,
             model,
             at,
-            dataclasses.replace(texts, whole=ragged_of(texts.whole, other_ids)),
+            dataclasses.replace(texts, file_sequences=ragged_of(texts.file_sequences, other_ids)),
             dtype,
         ),
-        "lengths": (params, model, at, dataclasses.replace(texts, whole=moved), dtype),
+        "lengths": (params, model, at, dataclasses.replace(texts, file_sequences=moved), dtype),
         "more texts": (params, model, at, some(7), dtype),
         "embedding": (changed(params, "encoder/embedding/position"), model, at, texts, dtype),
         "block": (changed(params, "encoder/block_00/mlp/up/bias"), model, at, texts, dtype),
@@ -282,9 +284,12 @@ def ragged_of(like: Ragged, values: np.ndarray) -> Ragged:
 def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
     source = hub.load(inputs.checkpoint(VIT))
     params, sums = source.params, np.arange(64, dtype=np.uint8).reshape(2, 32)
-    make = lambda sums, source: examples.images(source, lambda rows: [], sums, np.zeros(2))
+    make = lambda sums, source: examples.from_images(source, lambda rows: [], sums, np.zeros(2))
     larger = dataclasses.replace(
-        source, images=dataclasses.replace(source.images, size=source.images.size + 1)
+        source,
+        image_settings=dataclasses.replace(
+            source.image_settings, size=source.image_settings.size + 1
+        ),
     )
     images, others = make(sums, source), [make(sums[::-1], source), make(sums, larger)]
     entries = [
@@ -524,7 +529,7 @@ def test_a_filling_that_was_stopped_skips_what_is_done(monkeypatch, home, prefix
     found = cache.compute_states(
         cut, params, texts, entry, on_progress=lambda *done: told.append(done)
     )
-    windows = sum(1 for _ in texts.whole_windows())
+    windows = sum(1 for _ in texts.file_batches())
     assert 0 < len(prefixes) < windows and len(told) == len(prefixes)
     stored = (entry.folder / "values.bin").read_bytes()
     shutil.rmtree(home)
@@ -536,8 +541,8 @@ def test_a_filling_that_was_stopped_skips_what_is_done(monkeypatch, home, prefix
 
 def alone(params: tree.Tree, cut: frozen_prefix.Cut, texts: Examples) -> np.ndarray:
     """What the prefix makes of at most 16 texts, one a row: [16, 24, D]."""
-    row = np.arange(len(texts.whole))
-    batch = packing.assemble(texts.whole, row, row, np.zeros_like(row), (16, 24, 16))
+    row = np.arange(len(texts.file_sequences))
+    batch = packing.assemble(texts.file_sequences, row, row, np.zeros_like(row), (16, 24, 16))
     return np.asarray(cut.run(cut.split(params)[0], batch))
 
 
@@ -600,9 +605,11 @@ def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, len
         )
         assert not taken["hidden"][~owned].any()
     # Evaluation goes through every example once, and finds it by its place.
-    for index, batch in kept.windows():
+    for index, batch in kept.eval_batches():
         assert batch["hidden"].dtype == np.float32 and set(index) <= set(range(len(texts)))
-    assert sorted(np.concatenate([index for index, _ in kept.windows()])) == list(range(len(texts)))
+    assert sorted(np.concatenate([index for index, _ in kept.eval_batches()])) == list(
+        range(len(texts))
+    )
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
@@ -620,7 +627,7 @@ def test_texts_in_rows_of_one_shape_agree_bit_for_bit_only_at_one_place_of_the_r
         kept = cache.compute_states(
             cut, params, texts, cache.cached_array(params, model, 2, texts, "float32")
         )
-        assert {batch["tokens"].shape for _, batch in texts.whole_windows()} == {(42, 24)}
+        assert {batch["tokens"].shape for _, batch in texts.file_batches()} == {(42, 24)}
         plan, some = packing.Plan(24, (42,), 40), texts.take(rng.permutation(100)[:80])
         other = dataclasses.replace(some, states=kept)
         for plain, brought in zip(some.batches(plan, 0, 0), other.batches(plan, 0, 0), strict=True):

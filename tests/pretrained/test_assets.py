@@ -89,9 +89,7 @@ def test_a_full_disk_is_one_line(toy, monkeypatch):
 
 
 def test_two_processes_may_fetch_at_once(toy):
-    program = (
-        f"from adapt import assets; assets.ASSETS['toy'] = assets.{toy}; print(assets.fetch('toy'))"
-    )
+    program = f"from adapt.pretrained import assets; assets.ASSETS['toy'] = assets.{toy}; print(assets.fetch('toy'))"
     command = [sys.executable, "-c", program]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = {process.communicate()[0].strip() for process in running}

@@ -259,13 +259,13 @@ def test_a_name_that_is_nothing_is_one_line(folder, monkeypatch):
         raise OSError("no network\nand more about it")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    monkeypatch.setattr(assets, "hub_answers", lambda: True)
+    monkeypatch.setattr(assets, "is_hub_reachable", lambda: True)
     assert refusal(folder / "config.json").endswith(
         "give the folder that holds config.json and model.safetensors"
     )
     assert "give a folder, a bundled name (minilm, tiny-bert) or a hub id" in refusal("./nowhere")
     assert refusal("nobody/nothing").endswith("and the hub gave none: no network")
-    monkeypatch.setattr(assets, "hub_answers", lambda: False)
+    monkeypatch.setattr(assets, "is_hub_reachable", lambda: False)
     assert refusal("nobody/nothing").endswith(
         "and the hub gave none: it cannot be reached from here"
     )
@@ -276,7 +276,7 @@ def test_a_hub_id_is_what_the_hub_gives_or_the_cache_holds(folder, monkeypatch, 
     import huggingface_hub
 
     asked = []
-    monkeypatch.setattr(assets, "hub_answers", lambda: reached)
+    monkeypatch.setattr(assets, "is_hub_reachable", lambda: reached)
     monkeypatch.setattr(
         huggingface_hub,
         "snapshot_download",

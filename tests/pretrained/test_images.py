@@ -9,7 +9,7 @@ from PIL import Image
 
 from adapt.errors import CheckpointError, DataError
 from adapt.export.layout import preprocessor
-from adapt.pretrained.images import ImageSettings, image_settings, pixels
+from adapt.pretrained.images import ImageSettings, read_image_settings, to_pixels
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
@@ -17,8 +17,8 @@ REFERENCES = Path(__file__).parents[1] / "references"
 @pytest.mark.parametrize("index", [0, 1])
 def test_pixels_agree_with_the_original_preprocessor(index):
     recorded = np.load(REFERENCES / "vit_preprocess.npz")
-    settings = image_settings(REFERENCES / "vit_classifier", 32, 3)
-    ours = pixels([Image.fromarray(recorded[f"image_{index}"])], settings)
+    settings = read_image_settings(REFERENCES / "vit_classifier", 32, 3)
+    ours = to_pixels([Image.fromarray(recorded[f"image_{index}"])], settings)
     np.testing.assert_allclose(
         ours[0].transpose(2, 0, 1), recorded[f"pixel_values_{index}"], atol=1e-6
     )
@@ -28,26 +28,26 @@ def test_pixels_agree_with_the_original_preprocessor(index):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_of_any_mode_have_the_channels_of_the_encoder(mode, channels):
     image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).convert(mode)
-    assert pixels([image, image], ImageSettings(4, channels)).shape == (2, 4, 4, channels)
+    assert to_pixels([image, image], ImageSettings(4, channels)).shape == (2, 4, 4, channels)
 
 
 def test_settings_are_read_back_as_they_are_written(tmp_path):
     settings = ImageSettings(8, 3, 3, 1 / 127, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor(settings)))
-    assert image_settings(tmp_path, 8, 3) == settings
+    assert read_image_settings(tmp_path, 8, 3) == settings
 
 
 def test_no_rescaling_and_no_normalisation_leave_the_bytes(tmp_path):
     off = {"do_rescale": False, "do_normalize": False, "image_mean": [0.5], "image_std": [0.5]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(off))
     image = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    found = pixels([Image.fromarray(image)], image_settings(tmp_path, 4, 1))
+    found = to_pixels([Image.fromarray(image)], read_image_settings(tmp_path, 4, 1))
     np.testing.assert_array_equal(found[0, :, :, 0], image)
 
 
 def test_what_is_no_picture_is_named_by_its_row():
     with pytest.raises(DataError, match="row 12 holds no image"):
-        pixels([Image.new("L", (2, 2)), "a text"], ImageSettings(2, 1), first_row=11)
+        to_pixels([Image.new("L", (2, 2)), "a text"], ImageSettings(2, 1), first_row=11)
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_what_is_no_picture_is_named_by_its_row():
 def test_settings_that_do_not_fit_are_one_line(tmp_path, content, why):
     (tmp_path / "preprocessor_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=why) as caught:
-        image_settings(tmp_path, 8, 3)
+        read_image_settings(tmp_path, 8, 3)
     assert "\n" not in str(caught.value)

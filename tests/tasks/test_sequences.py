@@ -70,14 +70,14 @@ def test_every_token_knows_its_word_also_where_a_word_is_several_tokens(encoders
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_the_label_of_a_word_is_that_of_its_first_token(encoders, family, caplog):
     """A word that is cut off, or that the tokenizer drops, has none, and is counted."""
-    table = tables.table({"words": SENTENCES}, "some.csv")
+    table = tables.from_columns({"words": SENTENCES}, "some.csv")
     labels = ragged([np.arange(len(words)) + 10 * row for row, words in enumerate(SENTENCES)])
     examples = make(encoders[family], table, ["words"], "tags", labels)
     lost = 1 + (family == "gpt2")  # the character without width, and `the`
     assert caplog.messages == [
         f"some.csv: {lost} of 9 words lie beyond the 12 tokens of an example: not scored"
     ]
-    assert examples.outputs == len(examples.truth) == 9 - lost
+    assert examples.num_outputs == len(examples.targets) == 9 - lost
     for row, words in enumerate(SENTENCES):
         pieces = pieces_of(encoders[family], examples.tokens[row])
         for place, label in examples.labels[row]:
@@ -86,7 +86,7 @@ def test_the_label_of_a_word_is_that_of_its_first_token(encoders, family, caplog
 
 
 def test_labels_and_words_are_as_many(encoders):
-    table = tables.table({"words": [["a"], ["a", "film"]]}, "some.csv")
+    table = tables.from_columns({"words": [["a"], ["a", "film"]]}, "some.csv")
     for row, counts in ((1, [2, 2]), (2, [1, 1])):
         with pytest.raises(
             DataError, match=f"some.csv: row {row} has {row} words and {counts[0]} labels"
@@ -102,7 +102,7 @@ def test_labels_and_words_are_as_many(encoders):
 
 @pytest.mark.parametrize("words", [[], None, "", ["a", ""], ["a", None], [1]])
 def test_a_row_without_words_is_named(words):
-    table = tables.table(
+    table = tables.from_columns(
         {"words": [words]} if isinstance(words, list) else {"words": ["a", words]}, "some.csv"
     )
     with pytest.raises(DataError, match=r"some\.csv: row \d has no words in column 'words'"):
@@ -121,19 +121,19 @@ def test_a_span_is_the_tokens_that_its_characters_are_in(encoders, family, quest
     names = ["text", "question"] if question else ["text"]
     wide = dataclasses.replace(encoders[family], tokenizer=encoders[family].tokenizer.cut_to(40))
     labels = np.array([at, (at[0] - 1, at[1] + 1)])  # spaces at its ends do not matter
-    examples = make(wide, tables.table(columns, "some.csv"), names, "span", labels)
+    examples = make(wide, tables.from_columns(columns, "some.csv"), names, "span", labels)
     assert not caplog.messages and examples.labels[0].tolist() == examples.labels[1].tolist()
     start, end = examples.labels[0]
     found = "".join(pieces_of(wide, examples.tokens[0][start : end + 1]))
     assert found.replace("Ġ", "") == "film"
     if question:  # it goes first
-        turn = examples.tokens.turns[0] if family == "bert" else 0
+        turn = examples.tokens.second_start[0] if family == "bert" else 0
         assert start >= turn and pieces_of(wide, examples.tokens[0])[:2] != ["[CLS]", "the"]
 
 
 def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(encoders):
     text, question = "the film was so good " * 3, "a film so warm"
-    table = tables.table({"text": [text], "question": [question]}, "some.csv")
+    table = tables.from_columns({"text": [text], "question": [question]}, "some.csv")
     examples = make(
         encoders["bert"],
         table,
@@ -154,7 +154,7 @@ def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(
         "good",
         "[SEP]",
     ]
-    long = tables.table({"text": [text], "question": [text]}, "some.csv")
+    long = tables.from_columns({"text": [text], "question": [text]}, "some.csv")
     with pytest.raises(
         DataError,
         match="rows 1 to 1: a question in column 'question' leaves no room for its text in the 12",
@@ -169,12 +169,12 @@ def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(
 
 
 def test_a_choice_is_as_many_pairs_and_a_contrast_two_texts(encoders):
-    table = tables.table(
+    table = tables.from_columns(
         {"a": ["the film", "so"], "b": ["was good", "a"], "c": ["a plot", "very"]}, "some.csv"
     )
     choices = make(encoders["bert"], table, ["a", "b", "c"], "choice", np.zeros(2, np.int32))
     assert choices.rows.tolist() == [[0, 1], [2, 3]]
-    assert pieces_of(encoders["bert"], choices.whole[1]) == [
+    assert pieces_of(encoders["bert"], choices.file_sequences[1]) == [
         "[CLS]",
         "the",
         "film",
@@ -184,24 +184,26 @@ def test_a_choice_is_as_many_pairs_and_a_contrast_two_texts(encoders):
         "[SEP]",
     ]
     contrast = make(encoders["bert"], table, ["a", "b"], "contrastive", np.ones(2, np.int32))
-    assert contrast.rows.tolist() == [[0, 1], [2, 3]] and contrast.whole.turns is None
-    assert pieces_of(encoders["bert"], contrast.whole[3]) == ["[CLS]", "a", "[SEP]"]
+    assert (
+        contrast.rows.tolist() == [[0, 1], [2, 3]] and contrast.file_sequences.second_start is None
+    )
+    assert pieces_of(encoders["bert"], contrast.file_sequences[3]) == ["[CLS]", "a", "[SEP]"]
     pair = make(encoders["bert"], table, ["a", "b"], "classification", np.zeros(2, np.int32))
-    assert pair.rows.tolist() == [0, 1] and pair.whole.turns.tolist() == [4, 3]
+    assert pair.rows.tolist() == [0, 1] and pair.file_sequences.second_start.tolist() == [4, 3]
 
 
 def test_the_types_are_in_the_digest_of_the_inputs(encoders):
     """`a, b | c` and `a | b, c` have other types, though a tokenizer without [SEP] would make the same ids of them."""
     one = make(
         encoders["gpt2"],
-        tables.table({"a": ["the"], "b": ["film"]}, "x"),
+        tables.from_columns({"a": ["the"], "b": ["film"]}, "x"),
         ["a", "b"],
         "classification",
         np.zeros(1),
     )
     other = make(
         encoders["gpt2"],
-        tables.table({"a": ["th"], "b": ["efilm"]}, "x"),
+        tables.from_columns({"a": ["th"], "b": ["efilm"]}, "x"),
         ["a", "b"],
         "classification",
         np.zeros(1),

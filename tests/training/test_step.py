@@ -473,12 +473,12 @@ def test_outputs_come_in_the_order_of_the_examples_whatever_the_packing():
     model = classifier("small")
     tokens = texts(40)
     forward = make_eval(model)
-    narrow = evaluate(forward, params(model), packing.windows(tokens, 24, 128), 40)
-    wide = evaluate(forward, params(model), packing.windows(tokens, 96, 512), 40)
+    narrow = evaluate(forward, params(model), packing.eval_batches(tokens, 24, 128), 40)
+    wide = evaluate(forward, params(model), packing.eval_batches(tokens, 96, 512), 40)
     assert narrow.shape == (40, CLASSES) and narrow.dtype == np.float32
     np.testing.assert_allclose(narrow, wide, atol=1e-5)
     backwards = evaluate(
-        forward, params(model), reversed(list(packing.windows(tokens, 24, 128))), 40
+        forward, params(model), reversed(list(packing.eval_batches(tokens, 24, 128))), 40
     )
     np.testing.assert_array_equal(narrow, backwards)
 

