@@ -40,6 +40,10 @@ class ExportError(AdaptError):
     """A model that the format asked for can't express."""
 
 
+class ExtensionError(AdaptError):
+    """A module of one's own that can't be imported, or that a run needs and nobody has imported."""
+
+
 class TrainingError(AdaptError):
     """Training can't go on: the loss is not finite."""
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 DType = Literal["float32", "bfloat16"]
-Pooling = Literal["mean", "cls", "max", "last", "pooler", "attention"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,9 @@ class TaskOptions:
 
     # classification, multilabel, regression, multitask, tags, span, choice, contrastive or setfit
     task: str = "classification"
-    # of the tokens' states; default: mean; last for GPT-2; cls for ViT
-    pooling: Pooling | None = None
+    # of the tokens' states: mean, cls, max, last, pooler or attention; default: mean; last for
+    # GPT-2; cls for ViT
+    pooling: str | None = None
     # the layers that the head reads, 0 the embedding; default: the last
     layers: tuple[int, ...] = ()
     # of several layers: side by side, or a learned mean
@@ -149,6 +149,16 @@ class RunOptions:
     resume: bool = False
     # replace a run that is there
     overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Modules of one's own, with strategies, poolings, heads, tasks or families."""
+
+    title: ClassVar[str] = "extensions"
+
+    # imported first, those in the current folder before those installed
+    import_: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from adapt.comparison import grid
 from adapt.comparison.grid import CompareOptions, Source
 from adapt.comparison.page import budget_label, results_page
 from adapt.comparison.summary import summarise
+from adapt.options import ImportOptions
 from adapt.pretrained import hub
 from adapt.tasks import TASKS
 
@@ -47,7 +48,7 @@ class CompareRunOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(CompareOptions, CompareRunOptions):
+class Config(CompareOptions, CompareRunOptions, ImportOptions):
     """The flags of the command."""
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from adapt.cli.launch import launch
 from adapt.export.exporting import export
+from adapt.options import ImportOptions
 from adapt.pretrained import hub
 
 
@@ -32,7 +33,7 @@ class ExportOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ExportOptions):
+class Config(ExportOptions, ImportOptions):
     """The flags of the command."""
 
 

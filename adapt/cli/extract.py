@@ -24,21 +24,21 @@ from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.data import tables
 from adapt.errors import OutputError
-from adapt.options import DeviceOptions
+from adapt.options import DeviceOptions, ImportOptions
 from adapt.parallel import multihost, sharding
 from adapt.pretrained import hub
 from adapt.training.loop import scatter_outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DeviceOptions):
+class Config(ImportOptions, DeviceOptions):
     checkpoint: str = (
         "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     )
     data: str = "reviews"  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     text_column: str = "text"
     image_column: str | None = None
-    pooling: Literal["mean", "cls", "max", "last", "pooler", "attention"] = "mean"
+    pooling: str = "mean"  # mean, cls, max, last, pooler or attention
     layer: int | None = None  # 0 (embedding) to L (the last block, the default)
     normalize: bool = False  # scale every feature vector to length 1
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation

@@ -27,6 +27,7 @@ from adapt.models import Encoder, Model
 from adapt.options import (
     DataOptions,
     DeviceOptions,
+    ImportOptions,
     ModelOptions,
     OptimizerOptions,
     RunOptions,
@@ -54,6 +55,7 @@ class Config(
     OptimizerOptions,
     TrainingOptions,
     RunOptions,
+    ImportOptions,
     DeviceOptions,
 ):
     """None means: chosen by strategy, task or family, and printed."""

@@ -18,14 +18,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 # The order of the groups in --help. What a command has for itself comes first.
-GROUPS = ("model", "data", "task", "strategy", "optimizer", "training", "run", "devices")
+GROUPS = (
+    "model",
+    "data",
+    "task",
+    "strategy",
+    "optimizer",
+    "training",
+    "run",
+    "extensions",
+    "devices",
+)
 IN_BACKTICKS = re.compile(r"`([^`]*)`")
 PARAMETER = re.compile(r"([a-z_]+)(?:=(.*))?")
 
 
 def flag(name: str) -> str:
-    """The flag of a field: ``--batch-size`` for ``batch_size``."""
-    return "--" + name.replace("_", "-")
+    """The flag of a field: ``--batch-size`` for ``batch_size``, ``--import`` for ``import_``."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def name_flags(sentence: str, config: type) -> str:
@@ -36,7 +46,7 @@ def name_flags(sentence: str, config: type) -> str:
 
     Anything else loses its backticks.
     """
-    names = {field.name for field in dataclasses.fields(config)}
+    names = {field.name.rstrip("_") for field in dataclasses.fields(config)}
 
     def named(match: re.Match[str]) -> str:
         parameter = PARAMETER.fullmatch(match[1])
@@ -106,6 +116,8 @@ def tyro_field(field: dataclasses.Field, annotation: Any, help_text: str) -> tup
     import tyro
 
     settings: dict[str, Any] = {"help": help_text, "metavar": metavar_of(annotation)}
+    if field.name.endswith("_"):  # a word of Python, such as import
+        settings["name"] = field.name.rstrip("_")
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     else:

@@ -46,6 +46,10 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
         try:
             if hasattr(flags, "coordinator"):
                 join(flags)
+            if getattr(flags, "import_", ()):
+                from adapt.extensions import import_modules
+
+                import_modules(flags.import_)
             main(flags)
         except AdaptError as error:
             fail(name_flags(str(error), config))

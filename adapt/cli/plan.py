@@ -28,6 +28,7 @@ from adapt.cost.flops import prefix_flops, step_flops
 from adapt.data.examples import Examples
 from adapt.errors import DataError, StrategyError
 from adapt.models import Model
+from adapt.options import ImportOptions
 from adapt.prefix_cache import policy, states
 from adapt.pretrained import hub
 from adapt.training import frozen_prefix, optim, strategies
@@ -36,7 +37,7 @@ WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ImportOptions):
     checkpoint: str = (
         "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     )
@@ -48,7 +49,7 @@ class Config:
     label_column: str = "label"
     image_column: str | None = None
     task: Literal["classification", "multilabel", "regression"] = "classification"
-    pooling: Literal["mean", "cls", "max", "last", "pooler"] | None = None
+    pooling: str | None = None
     epochs: int = 3
     batch_size: int = 32
     dtype: Literal["float32", "bfloat16"] = "float32"

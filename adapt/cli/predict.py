@@ -26,13 +26,14 @@ from adapt import tree
 from adapt.cli import console, inputs
 from adapt.cli.launch import launch
 from adapt.errors import CheckpointError, OutputError, StrategyError
+from adapt.options import ImportOptions
 from adapt.pretrained import hub
 from adapt.tasks import TASKS, heads, predictions
 from adapt.training.loop import evaluate
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ImportOptions):
     run: tuple[Path, ...]  # the folder of a finished run, or several on one encoder
     data: (
         str  # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set

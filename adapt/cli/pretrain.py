@@ -25,7 +25,7 @@ from adapt.cli.run_folder import check_same_origin, lineage, open_run, write_jso
 from adapt.data import masking, packing, tables
 from adapt.errors import DataError, StrategyError
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
-from adapt.options import DeviceOptions
+from adapt.options import DeviceOptions, ImportOptions
 from adapt.parallel import sharding
 from adapt.parallel.multihost import assert_same, is_lead_process, is_multiprocess
 from adapt.pretrained import hub
@@ -37,7 +37,7 @@ from adapt.training.step import init_state, make_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DeviceOptions):
+class Config(ImportOptions, DeviceOptions):
     text: str  # plain UTF-8 text, one example a line
     checkpoint: str = (
         "tiny-bert"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id

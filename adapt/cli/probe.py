@@ -27,7 +27,7 @@ from adapt.cost.clock import Compiling
 from adapt.data import bundled, packing
 from adapt.data.tables import Table, check_texts
 from adapt.errors import DataError, StrategyError
-from adapt.options import DeviceOptions
+from adapt.options import DeviceOptions, ImportOptions
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.pretrained import hub
@@ -81,7 +81,9 @@ class ProbeRunOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(CheckpointOptions, ProbeDataOptions, ProbeOptions, ProbeRunOptions, DeviceOptions):
+class Config(
+    CheckpointOptions, ProbeDataOptions, ProbeOptions, ProbeRunOptions, ImportOptions, DeviceOptions
+):
     """None means: chosen by the task and the data."""
 
 

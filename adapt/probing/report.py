@@ -38,8 +38,8 @@ class ProbeOptions:
 
     # of the head; default: logistic, or ridge for regression
     method: tuple[Method, ...] | None = None
-    # of the tokens' states
-    pooling: tuple[Literal["mean", "cls", "max", "last"], ...] = ("mean",)
+    # of the tokens' states: mean, cls, max or last
+    pooling: tuple[str, ...] = ("mean",)
     # of the L2 penalty: scikit-learn's 1 / C, or alpha
     strengths: tuple[float, ...] = (0.1, 1, 10, 100, 1e3, 1e4, 1e5)
     # of knn

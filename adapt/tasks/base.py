@@ -24,8 +24,9 @@ from adapt.data.examples import Examples
 from adapt.data.labels import Labels, column_names
 from adapt.data.tables import Table
 from adapt.errors import StrategyError
-from adapt.models import Classifier
+from adapt.models import POOLINGS, Classifier
 from adapt.options import OptimizerOptions, TaskOptions
+from adapt.pretrained.families import family_module
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import Text
 from adapt.tasks.metrics import Scores
@@ -111,6 +112,8 @@ class Task(abc.ABC):
                 f"`{option}` is for heads that pool, and `task` {self.name} reads the tokens of "
                 "the last layer"
             )
+        if options.pooling is not None:
+            check_pooling(options.pooling)
         if options.mix == "learned" and not options.layers:
             raise StrategyError("`mix` learned mixes the layers that `layers` names: name them")
         if options.layers and options.pooling == "pooler":
@@ -264,9 +267,11 @@ def text_columns(first: str, further: str | None) -> list[str]:
     return [first, *(column_names(further) if further else [])]
 
 
-def default_pooling(family: str) -> str:
-    """What a new head of this family pools by, unless it is told otherwise."""
-    return {"gpt2": "last", "vit": "cls"}.get(family, "mean")
+def check_pooling(name: str) -> None:
+    """Raise :class:`StrategyError` for a pooling that is not registered."""
+    known = (*POOLINGS, "attention")
+    if name not in known:
+        raise StrategyError(f"unknown `pooling` {name!r}: give one of {', '.join(known)}")
 
 
 def classifier(
@@ -278,7 +283,7 @@ def classifier(
 ) -> Classifier:
     """A head that pools and projects, as the options say."""
     config = pretrained.config
-    pooling = options.pooling or default_pooling(config.family)
+    pooling = options.pooling or family_module(config.family).POOLING
     # GPT2ForSequenceClassification has no bias: with one, the head could not be exported.
     if config.family == "gpt2" and pooling == "last":
         bias = False

@@ -6,6 +6,7 @@ A family is a file here, named as the ``model_type`` of config.json, that has
   field's rows the first one is read and all are written;
 * ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read;
 * ``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the model has its leaves;
+* ``POOLING``: what a new head pools by, unless another pooling is asked for;
 * ``PREFIX``: what the original library puts before the encoder's names where a head is on it;
 * ``BUFFERS``: a pattern of tensors to ignore;
 * ``recognise(config, hf, tensors) -> (head, tensors)``: the pre-training head whose weights are there, as a module, and
@@ -16,6 +17,7 @@ import dataclasses
 import importlib
 import re
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -25,7 +27,12 @@ from adapt import tree
 from adapt.errors import CheckpointError
 from adapt.models import Encoder, EncoderConfig, Model
 
-FAMILIES = ("bert", "gpt2", "vit")
+# The model_type of config.json -> the family's module, or the name of one, which is imported when it is needed.
+FAMILIES: dict[str, ModuleType | str] = {
+    "bert": "adapt.pretrained.families.bert",
+    "gpt2": "adapt.pretrained.families.gpt2",
+    "vit": "adapt.pretrained.families.vit",
+}
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -86,7 +93,8 @@ def family_module(name: Any) -> Any:
         raise CheckpointError(
             f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}"
         )
-    return importlib.import_module(f"{__name__}.{name}")
+    module = FAMILIES[name]
+    return importlib.import_module(module) if isinstance(module, str) else module
 
 
 def tensor_rows(config: EncoderConfig, leaves: tree.Tree) -> list[Row]:

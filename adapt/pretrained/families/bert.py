@@ -9,6 +9,7 @@ from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM
 from adapt.pretrained.families import Row, dense, norm, tie
 
+POOLING = "mean"
 PREFIX = "bert."
 BUFFERS = r"embeddings\.position_ids"
 CONFIG = [

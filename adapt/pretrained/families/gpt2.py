@@ -9,6 +9,7 @@ from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, EncoderConfig
 from adapt.pretrained.families import Row, dense, norm, tie
 
+POOLING = "last"
 PREFIX = "transformer."
 BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
 CONFIG = [

@@ -9,6 +9,7 @@ from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import Row, dense, norm
 
+POOLING = "cls"
 PREFIX = "vit."
 BUFFERS = ""
 CONFIG = [
