@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adapt.cli import console, finetune
+from adapt.cli import console, finetune, plots
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, write_json
 
@@ -44,7 +44,7 @@ def main(config: Config) -> dict[str, Any]:
     rows = []
     results = {}
     for number, (name, flags) in enumerate(arms.items(), 1):
-        console.console.print(f"{number}/{len(arms)}  {name}", style="bold")
+        console.say(f"{number}/{len(arms)}  {name}")
         out = config.out / "-".join(name.replace(",", "").split())
         started = time.perf_counter()
         result = finetune.main(finetune.Config(**common, **flags, out=out, overwrite=True))
@@ -61,30 +61,22 @@ def main(config: Config) -> dict[str, Any]:
         )
     floor = results["pre-trained encoder, frozen"]["majority_accuracy"]
     rows.insert(0, ("majority class", floor, "", 0, ""))
-    console.console.print()
+    console.say()
     title = f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epoch{'s' * (epochs > 1)}"
     console.table(
-        title,
-        ("encoder", "test accuracy", "macro F1", "trained parameters", "time"),
-        rows,
-        console.console,
+        title, ("encoder", "test accuracy", "macro F1", "trained parameters", "time"), rows
     )
     write_json(config.out / "demo.json", results)
-    console.console.print(
-        f"plot      {plot(config, {name: r['accuracy'] for name, r in results.items()}, floor)}",
-        highlight=False,
+    console.say(
+        f"plot      {plot(config, {name: r['accuracy'] for name, r in results.items()}, floor)}"
     )
     return results
 
 
 def plot(config: Config, accuracy: dict[str, float], floor: float) -> Path:
     """A bar an encoder, over the majority class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    figure, axes = plots.figure(size=(7, 2.6))
+    axis = axes[0, 0]
     bars = axis.barh(
         list(accuracy), list(accuracy.values()), color=["#bbbbbb", "#4477aa", "#cc6677"], height=0.6
     )
@@ -102,11 +94,7 @@ def plot(config: Config, accuracy: dict[str, float], floor: float) -> Path:
     axis.set_xlim(0, 1)
     axis.invert_yaxis()
     axis.set_xlabel(f"test accuracy on {config.train} ({config.checkpoint})")
-    axis.spines[["top", "right"]].set_visible(False)
-    path = config.out / "demo.png"
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return plots.save(figure, config.out / "demo.png")
 
 
 if __name__ == "__main__":

@@ -104,10 +104,8 @@ def write_page(config: Config, result: dict[str, Any], num_train: int) -> None:
     plot_cost(config.page / "compare_cost.png", config.data, result)
     for answer in result["answer"]:
         label = budget_label(answer["budget"], num_train)
-        console.console.print(
-            f"{label:>6} labels: {answer['best']} {answer['accuracy']:.3f}", soft_wrap=True
-        )
-    console.console.print(f"results   {page}", soft_wrap=True)
+        console.say(f"{label:>6} labels: {answer['best']} {answer['accuracy']:.3f}")
+    console.say(f"results   {page}")
 
 
 def command_line(config: Config) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from adapt.cli import plots
 from adapt.comparison.summary import encoder_of
 
 COLORS = (
@@ -21,16 +22,10 @@ COLORS = (
 )
 
 
-def new_figure(width: float = 7.5, height: float = 4.4) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25)
-    return figure, axis
+def new_figure() -> Any:
+    figure, axes = plots.figure(size=(7.5, 4.4))
+    axes[0, 0].grid(alpha=0.25)
+    return figure, axes[0, 0]
 
 
 def way_styles(ways: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -78,7 +73,7 @@ def plot_labels(path: Path, data: str, result: dict[str, Any], num_train: int) -
     axis.minorticks_off()
     axis.set_xlabel("labelled examples")
     axis.set_ylabel(f"test accuracy on {data}")
-    figure.savefig(path, dpi=130)
+    plots.save(figure, path)
 
 
 def plot_cost(path: Path, data: str, result: dict[str, Any]) -> None:
@@ -91,4 +86,4 @@ def plot_cost(path: Path, data: str, result: dict[str, Any]) -> None:
     draw_lines(axis, result, x_of, lambda row: row["flops"], width=0.5)
     axis.set_xlabel("GFLOP of a fit (encoding included)")
     axis.set_ylabel(f"test accuracy on {data}")
-    figure.savefig(path, dpi=130)
+    plots.save(figure, path)

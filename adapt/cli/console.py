@@ -1,9 +1,15 @@
-"""What a person sees and what a run leaves: tables, progress, metrics.jsonl, plots. Quiet when not on a terminal."""
+"""What a command says: lines and tables on stdout, notes on stderr, and how far it is.
+
+On a terminal there are bars, and lines break between words. In a file or a pipe, which is called a log here, every line is
+printed when it is due, at least one a minute while something runs; the last one is the result.
+"""
 
 import contextlib
 import json
 import logging
 import os
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,28 +17,40 @@ from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
-from rich.table import Table
 
 from adapt.errors import OutputError
 from adapt.parallel.multihost import is_lead_process
 
-console = Console(
-    highlight=False, markup=False, emoji=False, soft_wrap=True
-)  # result lines: printed always
-if not console.is_terminal:
-    console.width = 120  # a file or a pipe has no width of its own
-chat = Console(
-    highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not console.is_terminal
-)  # what only a person watches
+MINUTE = 60.0  # the longest silence of a log, in seconds
+STYLE: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+
+console = Console(**STYLE)
+errors = Console(stderr=True, **STYLE)
+last_line = time.monotonic()  # when a line was printed on stdout
+
+
+def is_terminal() -> bool:
+    """Whether a person watches stdout."""
+    return console.is_terminal
+
+
+def say(line: str = "") -> None:
+    """Print a line. On a terminal it breaks between words, never inside a number; in a log it does not break."""
+    global last_line
+    last_line = time.monotonic()
+    console.print(line, soft_wrap=not console.is_terminal)
+
+
+def result(line: str) -> None:
+    """Print the last line of a log, which is for programs; a terminal has shown it as a table."""
+    if not is_terminal():
+        say(line)
 
 
 def warn(sentence: str) -> None:
     """A line on stderr that begins with ``note:``."""
-    if not is_lead_process():
-        return
-    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(
-        f"note: {sentence}"
-    )
+    if is_lead_process():
+        errors.print(f"note: {sentence}", soft_wrap=not errors.is_terminal)
 
 
 class NoteHandler(logging.Handler):
@@ -70,69 +88,163 @@ def warn_truncated(count: int, longest: int, where: str) -> None:
         warn(f"{where}: {what} longer than {longest} tokens and truncated")
 
 
-def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], out: Console = chat
-) -> None:
-    """A small table; numbers to the right."""
-    view = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2),
-    )
-    for index, name in enumerate(columns):
-        view.add_column(name, justify="left" if index == 0 else "right")
-    for row in rows:
-        view.add_row(
-            *(
-                f"{cell:,}"
-                if isinstance(cell, int)
-                else f"{cell:.4g}"
-                if isinstance(cell, float)
-                else str(cell)
-                for cell in row
-            )
-        )
-    out.print(view)
-    out.print()
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a small table, numbers to the right. Cells never break, so a number does not."""
+    cells = [[cell_text(cell) for cell in row] for row in rows]
+    if title:
+        console.print(title, style="bold", soft_wrap=True)
+    for line in table_lines(columns, cells, console.width if is_terminal() else None):
+        console.print(line, soft_wrap=True)
+    say()
+
+
+def cell_text(cell: Any) -> str:
+    """A cell as a table shows it: thousands are separated, a float has four digits."""
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return str(cell)
+
+
+def table_lines(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None
+) -> list[str]:
+    """The lines of a table of at most ``width`` characters.
+
+    Where columns do not fit side by side their headers break between words, and so does the first column; those that still
+    do not fit follow below, after the first column again.
+    """
+    by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+    widths = [max(map(len, (name, *cells))) for name, cells in zip(columns, by_column, strict=True)]
+    blocks = [list(range(1, len(columns)))]
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        widths = [
+            max(map(len, (*name.split(), *cells)))
+            for name, cells in zip(columns, by_column, strict=True)
+        ]
+        widths[0] = min(widths[0], max(width - sum(widths[1:]) - 2 * (len(widths) - 1), width // 3))
+        blocks = column_blocks(widths, width)
+
+    lines = []
+    for block in blocks:
+        chosen = [0, *block]
+        for row in (columns, *rows):
+            wrapped = [
+                textwrap.wrap(row[column], widths[column], break_on_hyphens=False)
+                for column in chosen
+            ]
+            height = max(map(len, wrapped))
+            for number in range(height):
+                line = []
+                for column, texts in zip(chosen, wrapped, strict=True):
+                    # A header stands on the row below it, a cell on the first line of its row.
+                    missing = height - len(texts) if row is columns else 0
+                    text = texts[number - missing] if 0 <= number - missing < len(texts) else ""
+                    line.append(
+                        text.ljust(widths[column]) if column == 0 else text.rjust(widths[column])
+                    )
+                lines.append("  ".join(line).rstrip())
+    return lines
+
+
+def column_blocks(widths: Sequence[int], width: int) -> list[list[int]]:
+    """The columns after the first one, in as many blocks as it takes for each to fit beside the first column."""
+    blocks: list[list[int]] = [[]]
+    used = widths[0]
+    for column in range(1, len(widths)):
+        if blocks[-1] and used + 2 + widths[column] > width:
+            blocks.append([])
+            used = widths[0]
+        blocks[-1].append(column)
+        used += 2 + widths[column]
+    return blocks
+
+
+@contextlib.contextmanager
+def speaking(status: Callable[[], str]) -> Iterator[None]:
+    """Inside, a log gets the line ``status()`` whenever it has been silent for a minute."""
+    done = threading.Event()
+
+    def speak() -> None:
+        while not done.wait(max(last_line + MINUTE - time.monotonic(), 0.1)):
+            if time.monotonic() >= last_line + MINUTE:
+                say(status())
+
+    thread = threading.Thread(target=speak, daemon=True)
+    if not is_terminal():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
 
 
 class Progress:
-    """A progress bar with the loss, examples a second and the time left; nothing when not on a terminal."""
+    """How far a job is: ``update(done, loss="0.31")``, and ``what`` it is doing at present."""
 
-    def __init__(self, bar: bars.Progress, task: bars.TaskID):
-        self.bar, self.task = bar, task
+    def __init__(self, what: str, total: int, done: int = 0):
+        self.what = what
+        self.total = total
+        self.done = done
+        self.shown = ""
+        self.bar: bars.Progress | None = None
+        self.task = bars.TaskID(0)
+
+    def turn_to(self, what: str, done: int, total: int) -> None:
+        """Say that the job is at something else now."""
+        self.what = what
+        self.total = total
+        self.update(done)
 
     def set_total(self, total: int) -> None:
         """For a number that is known only after the beginning."""
-        self.bar.update(self.task, total=total)
+        self.total = total
+        self.update(self.done)
 
     def show(self, done: int, total: int) -> None:
         """A callback for what reports (done, total)."""
-        self.bar.update(self.task, completed=done, total=total)
+        self.total = total
+        self.update(done)
 
     def update(self, done: int, **shown: str) -> None:
-        self.bar.update(
-            self.task,
-            completed=done,
-            shown="  ".join(f"{name} {value}" for name, value in shown.items()),
-        )
+        self.done = done
+        self.shown = "  ".join(f"{name} {value}" for name, value in shown.items())
+        if self.bar is not None:
+            self.bar.update(
+                self.task,
+                completed=done,
+                total=self.total,
+                description=self.what,
+                shown=self.shown,
+            )
+
+    def line(self) -> str:
+        """What a log is told of it."""
+        return f"{self.what:9} {self.done:,} of {self.total:,}  {self.shown}".rstrip()
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
-    """``with progress("training", steps) as bar: bar.update(step, loss="0.31")``."""
+    """``with progress("training", steps) as bar: bar.update(step, loss="0.31")``: a bar, or in a log a line a minute."""
+    job = Progress(what, total, done)
+    if not is_terminal():
+        with speaking(job.line):
+            yield job
+        return
     columns = (
         bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
+        bars.BarColumn(bar_width=max(min(40, console.width - 64), 8)),
         bars.MofNCompleteColumn(),
         bars.TextColumn("{task.fields[shown]}"),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=chat, transient=True) as bar:
-        yield Progress(bar, bar.add_task(what, total=total, completed=done, shown=""))
+    with bars.Progress(*columns, console=console, transient=True) as bar:
+        job.bar = bar
+        job.task = bar.add_task(what, total=total, completed=done, shown="")
+        yield job
 
 
 class Clock:
@@ -144,7 +256,8 @@ class Clock:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name], self.last = self.laps.get(name, 0.0) + now - self.last, now
+        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
+        self.last = now
 
     @property
     def total(self) -> float:
@@ -174,77 +287,10 @@ class Metrics:
         return self.path.stat().st_size
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def plot_history(run: Path, score: str = "") -> Path:
-    """history.png from metrics.jsonl: loss by step, validation loss, and below it the validation ``score`` by step."""
-    path = run / "history.png"
-    if not is_lead_process():
-        return path
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    records = read_metrics(run / "metrics.jsonl")
-    training = [r for r in records if "loss" in r]
-    checks = [r for r in records if "validation_loss" in r]
-    scored = [r for r in checks if r.get(f"validation_{score}") is not None] if score else []
-    figure, axes = plt.subplots(
-        2 if scored else 1,
-        1,
-        figsize=(7, 5.6 if scored else 3.6),
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    axis = axes[0, 0]
-    axis.plot(
-        [r["step"] for r in training],
-        [r["loss"] for r in training],
-        ".-",
-        color="#4477aa",
-        lw=1.2,
-        ms=3,
-        label="training",
-    )
-    if checks:
-        axis.plot(
-            [r["step"] for r in checks],
-            [r["validation_loss"] for r in checks],
-            "o-",
-            color="#cc6677",
-            ms=4,
-            label="validation",
-        )
-    axis.set_ylabel("loss (nats)" if score != "pearson" else "squared error")
-    axis.legend(frameon=False)
-    if scored:
-        below = axes[1, 0]
-        below.plot(
-            [r["step"] for r in scored],
-            [r[f"validation_{score}"] for r in scored],
-            "o-",
-            color="#cc6677",
-            ms=4,
-        )
-        best = max(scored, key=lambda r: r[f"validation_{score}"])
-        below.annotate(
-            f"{best[f'validation_{score}']:.3f}",
-            (best["step"], best[f"validation_{score}"]),
-            textcoords="offset points",
-            xytext=(0, 6),
-            ha="center",
-            fontsize=9,
-        )
-        below.margins(y=0.25)
-        below.set_ylabel(f"validation {score.replace('_', ' ')}")
-    axes[-1, 0].set_xlabel("step")
-    for axis in axes[:, 0]:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+def markdown_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0
+) -> list[str]:
+    """The lines of a table in Markdown; the last ``right`` columns are numbers."""
+    rules = ["---"] * (len(columns) - right) + ["---:"] * right
+    lines = [columns, rules, *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]

@@ -65,7 +65,7 @@ def main(config: Config) -> dict[str, Any]:
         pretrained, config.pooling, config.layer, jnp.dtype(config.dtype), layout
     )
     stream = inputs.eval_batches(pretrained, table, config.text_column, config.image_column, layout)
-    console.chat.print(
+    console.say(
         f"loaded    {pretrained.source}: {pretrained.config.family}, width {pretrained.config.width}; its head is discarded"
     )
 
@@ -127,7 +127,7 @@ def main(config: Config) -> dict[str, Any]:
         console.warn_truncated(truncated, pretrained.tokenizer.max_length, config.data)
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     console.table(str(target), ("", "value"), [(key, result[key]) for key in shown])
-    if not console.console.is_terminal:
+    if not console.is_terminal():
         where = config.out if multihost.is_multiprocess() else target
         rate = result["examples_per_second"]
         print(f"{where}: {whole} x {shape[1]} float32, {rate:.0f} examples/s")

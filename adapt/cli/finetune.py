@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from adapt import tree
-from adapt.cli import console, inputs
+from adapt.cli import console, inputs, plots
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.cli.showing import show_end, show_start
@@ -223,7 +223,7 @@ def main(config: Config) -> dict[str, Any]:
             "the frozen parameters moved: the digests before and after differ; please report this"
         )
     write_json(config.out / "result.json", result)
-    plot = console.plot_history(config.out, TASKS[config.task].primary_metric)
+    plot = plots.plot_history(config.out, TASKS[config.task].primary_metric)
     show_end(config, result, plot)
     return result
 
@@ -238,7 +238,7 @@ def attach(
         fresh = tree.graft(
             tree.drop(fresh, "pooler"), "pooler", pooling_weights(pretrained)["pooler"]
         )
-        console.chat.print("grafted   head/pooler, pre-trained, back under the new head")
+        console.say("grafted   head/pooler, pre-trained, back under the new head")
     return model, tree.graft(params, "head", fresh)
 
 
@@ -261,7 +261,7 @@ def choose_cache(
         matmul_rate=rate,
         earlier=progress.cached(phase),
     )
-    console.chat.print(f"cache     {decision}")
+    console.say(f"cache     {decision}")
     return decision
 
 
@@ -284,13 +284,11 @@ def encode(
             sets,
             decision,
             on_progress=report,
-            on_wait=lambda: console.console.print(
-                "cache     another process is computing it: waiting"
-            ),
+            on_wait=lambda: console.say("cache     another process is computing it: waiting"),
         )
     if decision.relative_error:
         dtype = next(iter(decision.arrays.values())).dtype
-        console.console.print(
+        console.say(
             f"cache     {dtype} keeps the states to a relative error of "
             f"{decision.relative_error:.1e} (root mean square)"
         )
@@ -318,7 +316,7 @@ def validate(
     named = {f"validation_{name}": finite(value) for name, value in values.items()}
     metrics.write({"epoch": epoch, "step": progress.step, "validation_loss": mean_loss, **named})
     shown = "   ".join(f"{name} {value:.4f}" for name, value in values.items())
-    console.chat.print(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   {shown}")
+    console.say(f"epoch {epoch + 1}   validation loss {mean_loss:.4f}   {shown}")
     new = finite(values[TASKS[config.task].primary_metric])
     new = -1.0 if new is None else new  # a correlation that is not defined
     best = progress.best_score is None or (new, -mean_loss) > (
@@ -356,9 +354,7 @@ def finite(value: float) -> float | None:
 
 
 def stopped(config: Config, at: int) -> dict[str, Any]:
-    console.console.print(
-        f"stopped after step {at}; go on with --resume --out {config.out}", soft_wrap=True
-    )
+    console.say(f"stopped after step {at}; go on with --resume --out {config.out}")
     return {}
 
 

@@ -256,15 +256,13 @@ def show(config: Config, estimates: list[Estimate]) -> None:
         "cached",
     )
     title = f"{config.checkpoint} on {config.data}, {config.epochs} epochs in batches of {config.batch_size}"
-    console.table(title, columns, rows, console.console)
+    console.table(title, columns, rows)
     for e in estimates:
-        console.console.print(f"{e.strategy:12}{verdict(e, full)}", soft_wrap=True)
+        console.say(f"{e.strategy:12}{verdict(e, full)}")
     note = (
         "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left out."
     )
-    console.console.print(
-        f"{note} What is worth it by its accuracy, only a run can say.", soft_wrap=True
-    )
+    console.say(f"{note} What is worth it by its accuracy, only a run can say.")
 
 
 def verdict(e: Estimate, full: Estimate) -> str:
@@ -307,7 +305,7 @@ def run(config: Config, name: str) -> dict[str, Any]:
         "finetune",
         *(each for pair in flags for each in pair),
     ]
-    console.chat.print(f"running   {' '.join(command[1:])}")
+    console.say(f"running   {' '.join(command[1:])}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise StrategyError(f"finetune --strategy {name} failed: {done.stderr.strip()[-300:]}")
@@ -322,10 +320,7 @@ def compare(estimates: list[Estimate], measured: dict[str, dict[str, Any]]) -> N
         real = measured[e.strategy]["total"] - measured[e.strategy]["compile"]
         rows.append((e.strategy, f"{e.best:.1f}", f"{real:.1f}", f"{e.best / real:.2f}"))
     console.table(
-        "seconds, compiling left out",
-        ("strategy", "predicted", "measured", "ratio"),
-        rows,
-        console.console,
+        "seconds, compiling left out", ("strategy", "predicted", "measured", "ratio"), rows
     )
 
 

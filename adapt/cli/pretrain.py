@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
-from adapt.cli import console, inputs
+from adapt.cli import console, inputs, plots
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.data import masking, packing, tables
@@ -112,8 +112,8 @@ def main(config: Config) -> dict[str, Any]:
     plan = packing.plan(tokens.lengths, size, config.seed, -(-config.steps // per_epoch), groups)
     held_plan = packing.plan(held_out.lengths, size, config.seed, 1, groups)
     size = f"{tree.count(params):,} parameters, head {type(model.head).__name__}"
-    console.chat.print(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
-    console.chat.print(
+    console.say(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
+    console.say(
         f"text      {len(tokens):,} examples of {tokens.lengths.mean():.1f} tokens, {len(held_out):,} held out\n"
     )
 
@@ -137,7 +137,7 @@ def main(config: Config) -> dict[str, Any]:
             "validation_accuracy": values["accuracy"],
         }
         metrics.write(record)
-        console.chat.print(
+        console.say(
             f"step {at}   validation loss {values['loss']:.4f}   accuracy {values['accuracy']:.4f}"
         )
         return values
@@ -187,10 +187,7 @@ def main(config: Config) -> dict[str, Any]:
                 info["validation"] = validate(stop)
                 checkpoint.save(saves, state, info | {"metrics_bytes": metrics.size}, best=True)
             if stop == config.stop_after and stop < config.steps:
-                console.console.print(
-                    f"stopped after step {stop}; go on with --resume --out {config.out}",
-                    soft_wrap=True,
-                )
+                console.say(f"stopped after step {stop}; go on with --resume --out {config.out}")
                 return {}
     values = info["validation"]
 
@@ -206,16 +203,15 @@ def main(config: Config) -> dict[str, Any]:
         "parameters_frozen": tree.count(optim.frozen(params, labels)),
     }
     write_json(config.out / "result.json", result)
-    plot = console.plot_history(config.out, "accuracy")
+    plot = plots.plot_history(config.out, "accuracy")
     shown = {
         key: result[key]
         for key in ("loss_before", "loss", "accuracy", "perplexity", "targets_per_second")
         if result[key] is not None
     }
     console.table("held-out text", ("metric", "value"), list(shown.items()))
-    console.chat.print(f"plot      {plot}", soft_wrap=True)
-    if not console.console.is_terminal:
-        print(json.dumps(shown | {"out": str(config.out)}))
+    console.say(f"plot      {plot}")
+    console.result(json.dumps(shown | {"out": str(config.out)}))
     return result
 
 

@@ -19,9 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from adapt import tree
-from adapt.cli import console, inputs
+from adapt.cli import console, inputs, plots
 from adapt.cli.launch import launch
-from adapt.cli.probing import plot
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.cost.clock import Compiling
 from adapt.data import bundled, packing
@@ -127,7 +126,12 @@ def main(config: Config) -> dict[str, Any]:
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
-        result["plot"] = plot(config, methods, result).name
+        score = "accuracy" if config.task == "classification" else "Pearson's correlation"
+        title = f"{config.checkpoint} on {config.data}: heads on frozen layers, 95% intervals"
+        layers = config.out / "layers.png"
+        baseline = result["floor"]
+        plots.plot_layers(layers, result["cells"], baseline, score, title)
+        result["plot"] = layers.name
         write_json(config.out / "result.json", result)
     show(config, result)
     return result
@@ -211,20 +215,20 @@ def show(config: Config, result: dict[str, Any]) -> None:
         f"(without features {result['floor']:.3f})"
     )
     cells = sorted(result["cells"], key=lambda cell: cell_order(config, cell))
-    console.table(title, columns, [table_row(cell) for cell in cells], console.console)
+    console.table(title, columns, [table_row(cell) for cell in cells])
     selected = result["selected"]
     choices = []
     for choice in selected["by_split"]:
         choices.append(f"{choice['method']} on layer {choice['layer']}, {choice['pooling']}")
     most_frequent = max(dict.fromkeys(choices), key=choices.count)
-    console.console.print(
+    console.say(
         f"selected  {most_frequent} ({choices.count(most_frequent)} of {len(choices)} splits): "
         f"test {selected['test']:.3f}, {selected['low']:.3f} to {selected['high']:.3f}"
     )
-    console.console.print(f"selection {result['selection']}")
+    console.say(f"selection {result['selection']}")
     show_constant_features(result["cells"])
     show_fits(result["cells"])
-    console.console.print(f"plot      {config.out / result['plot']}")
+    console.say(f"plot      {config.out / result['plot']}")
 
 
 def cell_order(config: Config, cell: dict[str, Any]) -> tuple[Any, ...]:
@@ -259,9 +263,7 @@ def show_constant_features(cells: list[dict[str, Any]]) -> None:
         named = ", ".join(map(str, features[:8]))
         if len(features) > 8:
             named += f" and {len(features) - 8} more"
-        console.console.print(
-            f"constant  on layer {layer}, {pooling}: features {named}; they count nothing"
-        )
+        console.say(f"constant  on layer {layer}, {pooling}: features {named}; they count nothing")
 
 
 def show_fits(cells: list[dict[str, Any]]) -> None:
@@ -272,7 +274,7 @@ def show_fits(cells: list[dict[str, Any]]) -> None:
     count = sum(cell["fits"] for cell in fitted)
     not_converged = sum(len(cell["not_converged"]) for cell in fitted)
     largest = max(cell["largest_gradient"] for cell in fitted)
-    console.console.print(
+    console.say(
         f"fits      {count:,} logistic regressions, {not_converged} did not converge; "
         f"gradient at most {largest:.1e}"
     )
@@ -290,8 +292,8 @@ def show_speed(result: dict[str, Any]) -> None:
         f"{result['fits']:,} logistic regressions on {result['rows']:,} x {result['features']} "
         f"features, {result['classes']} classes"
     )
-    console.table(title, columns, rows, console.console)
-    console.console.print(
+    console.table(title, columns, rows)
+    console.say(
         f"fits      {result['not_converged']} of {result['fits']:,} did not converge; "
         f"first call {result['first_seconds']:.1f} s"
     )

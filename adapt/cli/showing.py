@@ -24,18 +24,18 @@ def show_start(
 ) -> None:
     c = pretrained.config
     size = f"{c.layers} blocks of width {c.width}, {tree.count(params['encoder']):,} parameters"
-    console.chat.print(f"loaded    {pretrained.source}: {c.family}, {size}")
+    console.say(f"loaded    {pretrained.source}: {c.family}, {size}")
     if config.random_weights:
-        console.chat.print("weights   random, in the checkpoint's shapes: its own are not used")
+        console.say("weights   random, in the checkpoint's shapes: its own are not used")
     gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
-    console.chat.print(f"discarded {discarded['parameters']:,} parameters: {gone}")
+    console.say(f"discarded {discarded['parameters']:,} parameters: {gone}")
     if config.remat != "none" and all(
         run.step.prefix and run.step.prefix.depth > c.layers for run in runs
     ):
         console.warn(
             f"--remat {config.remat} does nothing with --strategy {config.strategy}: no block is in a backward pass"
         )
-    console.chat.print(
+    console.say(
         "data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n"
     )
     for name, part in sets.items():
@@ -69,11 +69,10 @@ def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
         console.warn(
             f"the best validation was in {which}, at step {result['best_step']}: what trained later is not in the result"
         )
-    console.chat.print(
+    console.say(
         f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"
         if result["parameters_frozen"]
         else ""
     )
-    console.chat.print(f"plot      {plot}", soft_wrap=True)
-    if not console.console.is_terminal:
-        print(json.dumps(shown | {"out": str(config.out)}))
+    console.say(f"plot      {plot}")
+    console.result(json.dumps(shown | {"out": str(config.out)}))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from adapt import tree
-from adapt.cli import console
+from adapt.cli import console, plots
 from adapt.data.examples import Examples
 from adapt.errors import StrategyError
 from adapt.models import Model, peft
@@ -206,7 +206,7 @@ def finish_seconds(config: Any, classes: int) -> dict[str, float]:
         ]
         Path(folder, "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
         started = time.perf_counter()
-        console.plot_history(Path(folder), "accuracy")
+        plots.plot_history(Path(folder), "accuracy")
         found["plot"] = time.perf_counter() - started
         array = {"a": np.zeros(16 << 20, np.float32)}
         started = time.perf_counter()

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from adapt.cli import console, inputs
+from adapt.cli import console, inputs, plots
 from adapt.cli.flags import first_nondefault_flag
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
@@ -371,33 +371,24 @@ def show(config: Config, result: dict[str, Any], plot: Path) -> None:
             span = f"{row['least']:.1f}-{row['most']:.1f}"
             rows.append((row["name"], f"{row['median']:.1f}", span, ratio, share))
         columns = ("", "median", "min-max", "adapt / peer", "share")
-        console.table(title, columns, rows, console.console)
+        console.table(title, columns, rows)
     note = f"share: model FLOPs, padding not counted, of JAX's matrix products; by hand, {FORMULA}"
-    console.console.print(note, markup=False, soft_wrap=True)
+    console.say(note)
     for count, megabytes in result["memory_mb"].items():
-        console.console.print(
-            f"RssAnon of extraction with {count} sentences: {megabytes:.0f} MB", markup=False
-        )
+        console.say(f"RssAnon of extraction with {count} sentences: {megabytes:.0f} MB")
     worst = max(result["rounds"], key=lambda entry: entry["foreign"])
     if worst["foreign"] > DISTURBED:
         console.warn(
             f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): measure on a quiet machine"
         )
-    console.console.print(
-        f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}", markup=False
-    )
+    console.say(f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}")
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:
     """A bar a side with its rounds as points; ratios are written on the peers' bars."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     jobs = [job for job in JOBS if job != "rate"]
-    figure, axes = plt.subplots(len(jobs), 1, figsize=(7, 2.2 * len(jobs)), layout="constrained")
-    for axis, job in zip(axes, jobs, strict=True):
+    figure, axes = plots.figure(len(jobs), size=(7, 2.2 * len(jobs)))
+    for axis, job in zip(axes[:, 0], jobs, strict=True):
         rows = [row for row in result["summary"] if row["job"] == job]
         names = [row["name"] for row in rows]
         colors = ["#4477aa" if row["side"] == "adapt" else "#bbbbbb" for row in rows]
@@ -421,11 +412,7 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
         axis.set_xlabel(
             f"{JOBS[job][0]} ({config.checkpoint} on {config.data}, {result['machine']['cores']} cores)"
         )
-        axis.spines[["top", "right"]].set_visible(False)
-    path = config.out / "benchmark.png"
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return plots.save(figure, config.out / "benchmark.png")
 
 
 if __name__ == "__main__":

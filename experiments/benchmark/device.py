@@ -178,7 +178,7 @@ def main(config: Any) -> dict[str, Any]:
                 entry = measure(config, case, side, number)
                 rounds.append(entry)
                 if "speed" in entry:
-                    console.chat.print(
+                    console.say(
                         f"{case.model}, {case.strategy}, {NAMES[side]}: {entry['speed']:.1f} examples/s"
                     )
                 if "error" in entry:  # it would fail again
@@ -202,7 +202,7 @@ def main(config: Any) -> dict[str, Any]:
     write_json(config.out / "benchmark.json", result)
     page = markdown(result)
     (config.out / "device.md").write_text(page, "utf-8")
-    console.console.print(page, markup=False, soft_wrap=True)
+    console.say(page)
     return result
 
 
@@ -269,7 +269,7 @@ COLUMNS += ("of the rate", "GiB", "adapt / torch")
 
 def markdown(result: dict[str, Any]) -> str:
     """README's table."""
-    lines = [" | ".join(COLUMNS), " | ".join(["---"] * 3 + ["---:"] * 8)]
+    rows = []
     for row in result["summary"]:
         case = row["case"]
         cells = []
@@ -281,9 +281,7 @@ def markdown(result: dict[str, Any]) -> str:
             else ""
         )
         size = f"{case['batch_size']} x {case['tokens']}"
-        lines.append(
-            " | ".join([case["model"], case["strategy"], case["remat"], size, *cells, ratio])
-        )
+        rows.append([case["model"], case["strategy"], case["remat"], size, *cells, ratio])
     notes = {
         on(entry): entry["libraries"]["device"] for entry in result["rounds"] if "speed" in entry
     }
@@ -292,7 +290,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{name}, {result['date']}: bfloat16 matrix products at {rates[place] / 1e12:.3g} TFLOP/s"
         for place, name in notes.items()
     ]
-    return "\n".join([*(f"| {line} |" for line in lines), "", *said, ""])
+    return "\n".join([*console.markdown_table(COLUMNS, rows, right=8), "", *said, ""])
 
 
 def shown(side: dict[str, Any]) -> list[str]:

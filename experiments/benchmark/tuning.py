@@ -89,9 +89,7 @@ def main(config: Config) -> dict[str, Any]:
                 f"{found['ratio']:.2f}",
             )
         )
-    console.table(
-        "ms a step", ("choice replaced", "by", "ms", "times slower"), rows, console.console
-    )
+    console.table("ms a step", ("choice replaced", "by", "ms", "times slower"), rows)
     return result
 
 

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adapt.cli import console
+from adapt.cli import console, plots
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.data import packing
@@ -107,7 +107,7 @@ def main(config: Config) -> dict[str, Any]:
         )
         write_json(config.out / "whole_runs.json", result)
         show(result)
-        console.console.print(f"plot      {plot(config, result)}", markup=False)
+        console.say(f"plot      {plot(config, result)}")
     return result
 
 
@@ -326,20 +326,12 @@ def show(result: dict[str, Any]) -> None:
         "steps alone",
         "second run",
     )
-    console.table("whole runs", columns, rows, console.console)
-    console.console.print(
-        f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products",
-        markup=False,
-    )
+    console.table("whole runs", columns, rows)
+    console.say(f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products")
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:
     """Seconds of a whole run by strategy, a bar a side on a logarithmic scale, ratios on the peers' bars."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     bars: list[tuple[str, str, float, str, str]] = []
     for name in config.strategies:
         run = result["adapt"][name]
@@ -360,7 +352,8 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
         for row in (row for row in result["table"] if row["strategy"] == name):
             text = f"{row['peer_seconds']:.0f} s, {row['ratio']:.1f} times adapt's"
             bars.append((row["peer"], name, row["peer_seconds"], "#bbbbbb", text))
-    figure, axis = plt.subplots(figsize=(8.5, 0.42 * len(bars) + 1.1), layout="constrained")
+    figure, axes = plots.figure(size=(8.5, 0.42 * len(bars) + 1.1))
+    axis = axes[0, 0]
     place = 0.0
     places = []
     for number, bar in enumerate(bars):
@@ -376,11 +369,7 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
     axis.set_xlabel(
         f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores"
     )
-    axis.spines[["top", "right"]].set_visible(False)
-    path = config.out / "whole_runs.png"
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return plots.save(figure, config.out / "whole_runs.png")
 
 
 def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any]:
@@ -428,7 +417,7 @@ def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any
             "wall s",
             "RssAnon MB",
         )
-        console.table(f"more {what}, top:1 with the cache", columns, rows, console.console)
+        console.table(f"more {what}, top:1 with the cache", columns, rows)
     return found
 
 

@@ -73,7 +73,7 @@ def test_a_disk_that_is_full_at_the_start(inputs, disk, command, tmp_path):
         ("extract", ("--data", inputs.test)),
     ):
         done = command(name, "--checkpoint", flags["checkpoint"], *more, "--out", small / "run")
-        assert (done.returncode, done.stdout) == (2, "")
+        assert done.returncode == 2
         assert (
             done.stderr.startswith("error: ")
             and done.stderr.count("\n") == 1
@@ -194,7 +194,7 @@ def test_a_rate_that_is_much_too_high(inputs, tmp_path, command):
         "--out",
         tmp_path / "run",
     )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: the loss is not finite at step 2: training stopped")
     source, kept = hub.load(inputs.checkpoint("bert_mlm_tied")), hub.load(tmp_path / "run")
     assert tree.digest(kept.params["encoder"]) == tree.digest(source.params["encoder"])
@@ -314,7 +314,7 @@ def test_ctrl_c(inputs, tmp_path, scratch_cache):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
+    assert process.returncode == 130 and out.startswith("loaded ")
     assert (
         err == "interrupted; what was saved stays, go on with --resume where the command has it\n"
     )

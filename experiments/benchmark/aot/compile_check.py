@@ -88,7 +88,7 @@ def main(config: Config) -> Any:
     show(found, slice)
     if config.next_batch:
         more = compiled(dataclasses.replace(case, batch_size=2 * case.batch_size), slice)
-        console.console.print(f"next batch       {2 * case.batch_size} examples: {fit(more)}")
+        console.say(f"next batch       {2 * case.batch_size} examples: {fit(more)}")
     if config.compare_unrolled:
         flat = compiled(dataclasses.replace(case, scan=False), slice)
         took = flat["compile_seconds"]
@@ -98,7 +98,7 @@ def main(config: Config) -> Any:
             if flat["fits"] and found["fits"]
             else fit(flat)
         )
-        console.console.print(f"unrolled         {said}")
+        console.say(f"unrolled         {said}")
     return found
 
 
@@ -127,7 +127,7 @@ def case_of(config: Config) -> Case:
 def show(found: dict[str, Any], slice: Topology) -> None:
     """What there is to say of one case."""
     case = found["case"]
-    say = console.console.print
+    say = console.say
     loop = "blocks as a loop" if case["scan"] else "blocks unrolled"
     say(
         f"{case['model']}, {case['strategy']}: {case['batch_size']} examples of {case['tokens']} tokens over {slice.name}"
@@ -209,10 +209,10 @@ def table(config: Config) -> list[dict[str, Any]]:
             write_json(path, found)
             jax.clear_caches()
         results[model, strategy, name] = found
-        console.chat.print(f"{model} {strategy} {name}: {fit(found)}")
+        console.say(f"{model} {strategy} {name}: {fit(found)}")
     page = markdown([(key, results[key]) for key in every])
     (config.out / "table.md").write_text(page, "utf-8")
-    console.console.print(page)
+    console.say(page)
     return list(results.values())
 
 
@@ -252,7 +252,7 @@ COLUMNS = (
 
 def markdown(results: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> str:
     """The table, and under it what it assumes."""
-    lines = [" | ".join(COLUMNS), " | ".join(["---"] * 5 + ["---:"] * 6)]
+    rows = []
     for (model, strategy, name), found in results:
         case = found["case"]
         cells = [
@@ -277,11 +277,11 @@ def markdown(results: list[tuple[tuple[str, str, str], dict[str, Any]]]) -> str:
             ]
         else:
             cells += [""] * 3
-        lines.append(" | ".join((*cells, f"{found['compile_seconds']:.0f} s")))
+        rows.append((*cells, f"{found['compile_seconds']:.0f} s"))
     slices = [topology(name) for name in dict.fromkeys(name for (*_, name), _ in results)]
     notes = dict.fromkeys(assumptions(slice) for slice in slices)  # one of each chip
     notes |= dict.fromkeys(f"compiled by      {slice.compiler}" for slice in slices)
-    return "\n".join([*(f"| {line} |" for line in lines), "", *notes, ""])
+    return "\n".join([*console.markdown_table(COLUMNS, rows, right=6), "", *notes, ""])
 
 
 if __name__ == "__main__":

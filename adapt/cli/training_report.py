@@ -1,0 +1,104 @@
+"""What a person, or a log, sees of a training run while it runs.
+
+with training_report("strategy top:2") as report:
+    fit(..., callbacks=[report])
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from adapt.cli import console
+from adapt.training import events
+
+
+@contextlib.contextmanager
+def training_report(title: str) -> Iterator["TrainingReport"]:
+    """A callback of a training run; ``title`` stands above the table of what trains."""
+    with contextlib.ExitStack() as stack:
+        yield TrainingReport(title, stack)
+
+
+class TrainingReport:
+    """Says what trains, what runs at present, compiling too, and how each validation ended.
+
+    A terminal has a bar with the loss and the speed. A log has a line whenever something compiles, a line a validation, and
+    at least one a minute.
+    """
+
+    def __init__(self, title: str, stack: contextlib.ExitStack):
+        self.title = title
+        self.stack = stack  # closes the bar
+        self.bar = console.Progress("training", 0)
+        self.step = 0
+        self.steps = 0
+        self.phases = 1
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Started():
+                self.start(event)
+            case events.PhaseStarted() if self.phases > 1:
+                console.say(f"phase     {phase_line(event.phase, self.phases)}")
+            case events.CacheChosen():
+                console.say(f"cache     {'on' if event.is_used else 'off'}: {event.reason}")
+            case events.CacheWaiting():
+                console.say("cache     another process is computing it: waiting")
+            case events.CacheProgress():
+                self.bar.turn_to("encoding", event.done, event.total)
+            case events.Compiling():
+                self.compile(event)
+            case events.Stepped():
+                self.step = event.step
+                self.bar.what = "training"
+                self.bar.update(self.step, **values_of(event.record))
+            case events.Validated():
+                console.say(validation_line(event))
+            case events.Finished():
+                self.stack.close()
+
+    def start(self, event: events.Started) -> None:
+        self.step = event.step
+        self.steps = event.steps
+        self.phases = len(event.phases)
+        for phase in event.phases:
+            show_groups(self.title, phase, self.phases)
+        if event.step:
+            console.say(f"resumed   after step {event.step:,} of {event.steps:,}")
+        bar = console.progress("training", event.steps, event.step)
+        self.bar = self.stack.enter_context(bar)
+
+    def compile(self, event: events.Compiling) -> None:
+        self.bar.turn_to("compiling", self.step, self.steps)
+        if not console.is_terminal():
+            where = f"step {event.step + 1:,}" if event.what == "step" else "the evaluation"
+            console.say(f"compiling {where}")
+
+
+def show_groups(title: str, phase: events.PhaseSummary, phases: int) -> None:
+    """The table of the groups of parameters of a phase."""
+    rows = []
+    for group in phase.groups:
+        rate = "frozen" if group.learning_rate is None else f"{group.learning_rate:.2g}"
+        rows.append((group.name, group.parameters, rate))
+    if phases > 1:
+        title = f"{title}, {phase_line(phase, phases)}"
+    console.table(title, ("group", "parameters", "learning rate"), rows)
+
+
+def phase_line(phase: events.PhaseSummary, phases: int) -> str:
+    """``2 of 3, epochs 2 to 4``, counted from 1."""
+    epochs = f"{phase.epochs.start + 1} to {phase.epochs.stop}"
+    return f"{phase.number + 1} of {phases}, epochs {epochs}"
+
+
+def values_of(record: Mapping[str, float]) -> dict[str, str]:
+    """What is shown of the record of some steps."""
+    speed = record["timed_examples"] / max(record["seconds"], 1e-9)
+    return {"loss": f"{record['loss']:.4f}", "examples/s": f"{speed:,.0f}"}
+
+
+def validation_line(event: events.Validated) -> str:
+    """``epoch 1, step 297   validation loss 0.5012   accuracy 0.7531``."""
+    scores = [f"{name} {value:.4f}" for name, value in event.scores.items()]
+    where = f"epoch {event.epoch + 1}, step {event.step:,}"
+    return "   ".join([where, f"validation loss {event.loss:.4f}", *scores])
