@@ -1,9 +1,10 @@
-"""The only folder that imports Flax (Linen: ``init(key, x) -> dict``, ``apply(dict, x) -> y``)."""
+"""Encoders, heads and models: the only room that imports Flax (Linen)."""
 
+from adapt.models.attention import set_contextvar, target_device
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM, Span, Tagger
-from adapt.models.layers import random_bits, set_contextvar, target_device
+from adapt.models.layers import random_bits
 from adapt.models.model import REMAT, Model, example_batch, flatten_groups
 
 __all__ = [

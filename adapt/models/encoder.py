@@ -1,28 +1,31 @@
-"""One transformer encoder for text and patches: post-norm (BERT) and pre-norm (GPT-2, ViT), packed rows throughout.
+"""One encoder for text and images, post-norm (BERT) and pre-norm (GPT-2, ViT), on packed rows.
 
-Shapes in names: R rows, C tokens a row, D width, H heads, K width of a head, V vocabulary, N examples.
-The stages are the embedding (stage 0) and the blocks (stages 1 to L); a final norm belongs to the last block's stage.
+Shapes in names: R rows, C tokens a row, D width, N images, S pixels a side. The stages are the
+embedding (stage 0) and the blocks (stages 1 to L). A final norm belongs to the last block's stage.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from adapt.models.attention import Attention
 from adapt.models.config import EncoderConfig
-from adapt.models.layers import Batch, Block, Dense, Dropout, Norm
+from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, Norm
 
 
 class TextEmbedding(nn.Module):
-    """Token, position and type embeddings, summed; BERT normalises the sum."""
+    """The sum of token, position and type embeddings, [R, C, D]; BERT normalises it."""
 
     config: EncoderConfig
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         c = self.config
-        normal = nn.initializers.normal(self.config.init_range)
+        normal = nn.initializers.normal(c.init_range)
         self.token = self.param("token", normal, (c.vocabulary, c.width))
         self.position = self.param("position", normal, (c.positions, c.width))
         if c.types:
@@ -32,17 +35,21 @@ class TextEmbedding(nn.Module):
         self.dropout = Dropout(c.dropout)
 
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
-        # Parameters may be numpy (as loaded), which traced indices can't index; their sum is in float32 whatever they are.
-        row = lambda table, index: jnp.asarray(table)[index].astype(jnp.float32)
-        x_RCD = row(self.token, batch["tokens"]) + row(self.position, batch["positions"])
+        x_RCD = rows_of(self.token, batch["tokens"]) + rows_of(self.position, batch["positions"])
         if self.config.types:
-            x_RCD = x_RCD + row(self.type, batch.get("types", 0))
+            x_RCD = x_RCD + rows_of(self.type, batch.get("types", 0))
         x_RCD = x_RCD.astype(self.dtype) if self.config.pre_norm else self.norm(x_RCD)
         return self.dropout(x_RCD, deterministic)
 
 
+def rows_of(table: jax.Array, index: Any) -> jax.Array:
+    """The rows of a table at ``index``, in float32 whatever the table is, for they are summed."""
+    # A table may be a numpy array, as loaded, which a traced index can't index.
+    return jnp.asarray(table)[index].astype(jnp.float32)
+
+
 class PatchEmbedding(nn.Module):
-    """Square patches of pixels [N, S, S, channels] through one dense layer, after a class token (ViT, eq. 1)."""
+    """A class token and the square patches of an image through a dense layer (ViT, eq. 1)."""
 
     config: EncoderConfig
     dtype: Any = jnp.float32
@@ -50,27 +57,73 @@ class PatchEmbedding(nn.Module):
     @nn.compact
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
         c = self.config
-        p = self.config.patch_size
-        side = self.config.image_size // self.config.patch_size
         normal = nn.initializers.normal(c.init_range)
-        x = batch["pixels"].reshape(-1, side, p, side, p, c.channels).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(-1, side * side, p * p * c.channels)
-        x = Dense(p * p * c.channels, c.width, True, c.init_range, self.dtype, name="patch")(x)
-        first = self.param("class_token", normal, (c.width,)).astype(self.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, c.width)), x], 1)
+        patch = c.patch_size
+        side = c.image_size // patch
+        inputs = patch * patch * c.channels
+
+        x = batch["pixels"].reshape(-1, side, patch, side, patch, c.channels)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side, inputs)
+        x = Dense(inputs, c.width, True, c.init_range, self.dtype, name="patch")(x)
+        class_token = self.param("class_token", normal, (c.width,)).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, c.width)), x], 1)
         x = x + self.param("position", normal, (c.positions, c.width)).astype(self.dtype)
         return Dropout(c.dropout)(x, deterministic)
 
 
+class Block(nn.Module):
+    """Attention and MLP, each with a residual: x [R, C, D] -> [R, C, D]."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
+        attention = Attention(self.config, self.dtype, name="attention")
+        attend = functools.partial(attention, mask_R1CC=mask, deterministic=deterministic)
+        x = self.residual(x, "attention", attend, deterministic)
+        mlp = MLP(self.config, self.dtype, name="mlp")
+        return self.residual(x, "mlp", mlp, deterministic)
+
+    @nn.nowrap
+    def residual(
+        self,
+        x: jax.Array,
+        name: str,
+        branch: Callable[[jax.Array], jax.Array],
+        deterministic: bool,
+    ) -> jax.Array:
+        """x + branch(norm(x)) in a pre-norm encoder, norm(x + branch(x)) in a post-norm one."""
+        c = self.config
+        norm = Norm(c.norm_epsilon, self.dtype, name=f"{name}_norm")
+        y = branch(norm(x) if c.pre_norm else x)
+        if c.adapter_width:
+            y = Adapter(c, self.dtype, name=f"{name}_adapter")(y)
+        x = x + Dropout(c.dropout)(y, deterministic)
+        return x if c.pre_norm else norm(x)
+
+
 class Encoder(nn.Module):
-    """``embed``, then ``run`` any band of blocks, then ``finish``: the stages that freezing and caching cut between."""
+    """A transformer encoder in stages: :meth:`embed`, :meth:`run` over any blocks, :meth:`finish`.
+
+    Freezing and caching cut between stages. ``dtype`` is the compute dtype; parameters stay
+    float32. A batch is a dict of arrays: ``tokens``, ``positions``, ``types`` (optional) and
+    ``segments``, int32 [R, C], or of images ``pixels``, float32 [N, S, S, channels], with
+    ``segments`` int32 [N, C]. ``segments`` is each token's example; tokens attend within their
+    example alone. Parameters are ``{"embedding": ..., "block_00": ..., ...}``.
+
+        encoder = Encoder(config)
+        params = encoder.init(jax.random.key(0), batch)["params"]
+        states = encoder.apply({"params": params}, batch)      # [R, C, D]
+    """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         c = self.config
-        self.embedding = (PatchEmbedding if c.is_image else TextEmbedding)(c, self.dtype)
+        embedding = PatchEmbedding if c.is_image else TextEmbedding
+        self.embedding = embedding(c, self.dtype)
         self.blocks = [Block(c, self.dtype, name=f"block_{index:02d}") for index in range(c.layers)]
         if c.pre_norm:
             self.final_norm = Norm(c.norm_epsilon, self.dtype)
@@ -82,23 +135,26 @@ class Encoder(nn.Module):
     def run(
         self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True
     ) -> jax.Array:
-        """Blocks ``first`` to ``last - 1`` on x [R, C, D]."""
+        """Blocks ``first`` to ``last - 1``, counted from 0: x [R, C, D] -> [R, C, D]."""
         mask = None if self.config.is_image else attention_mask(batch, self.config.causal)
         for block in self.blocks[first:last]:
             x_RCD = block(x_RCD, mask, deterministic)
         return x_RCD
 
     def finish(self, x_RCD: jax.Array) -> jax.Array:
-        """The final norm, where the family has one."""
+        """The final norm, where the family has one: x [R, C, D] -> [R, C, D]."""
         return self.final_norm(x_RCD) if self.config.pre_norm else x_RCD
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
-        x = self.embed(batch, deterministic)
-        return self.finish(self.run(x, batch, 0, self.config.layers, deterministic))
+        x_RCD = self.embed(batch, deterministic)
+        x_RCD = self.run(x_RCD, batch, 0, self.config.layers, deterministic)
+        return self.finish(x_RCD)
 
 
 def attention_mask(batch: Batch, causal: bool) -> jax.Array:
-    """True where a token may look: within its own segment, not ahead if causal."""
+    """bool [R, 1, C, C], True where a token attends: in its own segment, if causal not ahead."""
     segments = batch["segments"]
     mask_R1CC = segments[:, None, :, None] == segments[:, None, None, :]
-    return mask_R1CC & jnp.tril(jnp.ones(mask_R1CC.shape[-2:], bool)) if causal else mask_R1CC
+    if causal:
+        mask_R1CC = mask_R1CC & jnp.tril(jnp.ones(mask_R1CC.shape[-2:], bool))
+    return mask_R1CC

@@ -1,10 +1,14 @@
 """Heads: what pre-training put on the encoder, and what downstream tasks put in its place.
 
-A head is a Linen module called with the encoder's output x [R, C, D], the batch, and the token embedding table
-[V, D] for decoders tied to it. Pooling is the head's own: it works by segment, whatever the packing.
+A head is a Linen module. It is called with the encoder's output x [R, C, D], the batch, the token
+embedding table [V, D] for decoders that are tied to it, and whether dropout is off. Pooling belongs
+to the head: it works by segment, however the examples are packed.
+
+Shapes in names: R rows, C tokens a row, T = R * C tokens, D width, N examples, M targets,
+V vocabulary, S tokens of the longest example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,49 +20,53 @@ from adapt.models.layers import ACTIVATIONS, Batch, Dense, Dropout, Norm
 
 
 def cls(x_TD: jax.Array, batch: Batch) -> jax.Array:
-    """The first token of each example."""
-    return owned(x_TD[batch["first"]], batch)
+    """The first token of each example, [N, D]."""
+    return zeros_where_empty(x_TD[batch["first"]], batch)
 
 
 def last(x_TD: jax.Array, batch: Batch) -> jax.Array:
-    """The last token of each example."""
-    return owned(x_TD[batch["first"] + jnp.maximum(batch["length"], 1) - 1], batch)
+    """The last token of each example, [N, D]."""
+    last_N = batch["first"] + jnp.maximum(batch["length"], 1) - 1
+    return zeros_where_empty(x_TD[last_N], batch)
 
 
 def mean(x_TD: jax.Array, batch: Batch) -> jax.Array:
-    """The mean over each example's own tokens, summed in float32."""
-    examples = batch["length"].shape[0]
-    total = jax.ops.segment_sum(x_TD.astype(jnp.float32), batch["segments"].reshape(-1), examples)
-    return (total / jnp.maximum(batch["length"], 1)[:, None]).astype(x_TD.dtype)
+    """The mean over each example's own tokens, [N, D], summed in float32."""
+    x = x_TD.astype(jnp.float32)
+    segments_T = batch["segments"].reshape(-1)
+    total_ND = jax.ops.segment_sum(x, segments_T, batch["length"].shape[0])
+    return (total_ND / jnp.maximum(batch["length"], 1)[:, None]).astype(x_TD.dtype)
 
 
 def maximum(x_TD: jax.Array, batch: Batch) -> jax.Array:
-    """The maximum over each example's own tokens, by feature."""
-    examples = batch["length"].shape[0]
-    top = jax.ops.segment_max(x_TD, batch["segments"].reshape(-1), examples)
-    return owned(top, batch)
+    """The maximum over each example's own tokens, feature by feature, [N, D]."""
+    segments_T = batch["segments"].reshape(-1)
+    highest_ND = jax.ops.segment_max(x_TD, segments_T, batch["length"].shape[0])
+    return zeros_where_empty(highest_ND, batch)
+
+
+def zeros_where_empty(x_ND: jax.Array, batch: Batch) -> jax.Array:
+    """Zeros for an example without tokens, as its mean is: never a token of its neighbours."""
+    return jnp.where(batch["length"][:, None] > 0, x_ND, jnp.zeros((), x_ND.dtype))
 
 
 def attention_pooling(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.Array:
-    """Each example's own tokens weighted by softmax(x . query / sqrt(D)), in float32; a query of zeros gives their mean."""
-    examples = (
-        batch["length"].shape[0] + 1
-    )  # nobody's tokens are one more, so that no gradient overflows there
-    owner_T = batch["segments"].reshape(-1)
+    """The mean of each example's own tokens, weighted by softmax(x . query / sqrt(D)): [N, D].
+
+    It is computed in float32. A query of zeros gives the plain mean.
+    """
+    # Padding is an example of its own, so that no gradient overflows there.
+    examples = batch["length"].shape[0] + 1
+    segments_T = batch["segments"].reshape(-1)
     x = x_TD.astype(jnp.float32)
     scores_T = x @ query_D.astype(jnp.float32) * x.shape[-1] ** -0.5
-    top_N = jax.lax.stop_gradient(jax.ops.segment_max(scores_T, owner_T, examples))
-    weights_T = jnp.exp(scores_T - top_N[owner_T])
-    total_N = jnp.maximum(
-        jax.ops.segment_sum(weights_T, owner_T, examples), 1.0
-    )  # 1 or more where there is a token
-    pooled_ND = jax.ops.segment_sum(weights_T[:, None] * x, owner_T, examples) / total_N[:, None]
+    highest_N = jax.lax.stop_gradient(jax.ops.segment_max(scores_T, segments_T, examples))
+    weights_T = jnp.exp(scores_T - highest_N[segments_T])
+    # The sum of an example's weights is at least 1, where it has a token.
+    total_N = jnp.maximum(jax.ops.segment_sum(weights_T, segments_T, examples), 1.0)
+    summed_ND = jax.ops.segment_sum(weights_T[:, None] * x, segments_T, examples)
+    pooled_ND = summed_ND / total_N[:, None]
     return pooled_ND[:-1].astype(x_TD.dtype)
-
-
-def owned(x_ND: jax.Array, batch: Batch) -> jax.Array:
-    """Zeros for an example without tokens, as its mean is: never a token of its neighbours."""
-    return jnp.where(batch["length"][:, None] > 0, x_ND, jnp.zeros((), x_ND.dtype))
 
 
 POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
@@ -66,27 +74,33 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
     "cls": cls,
     "max": maximum,
     "last": last,
-    "pooler": cls,  # then dense and tanh, with weights of its own: BERT's pooler, trained by next-sentence prediction
+    # BERT's pooler goes on with dense and tanh, trained by next-sentence prediction.
+    "pooler": cls,
 }
 
 
 class Classifier(nn.Module):
-    """Pool each example and, if ``classes``, project: [N, classes] logits in float32; with 0 classes, features [N, D].
+    """Pools each example and projects it: float32 logits [N, classes], or features [N, D].
 
-    Regression has one class. With ``pooling="pooler"`` or ``"attention"`` those weights are the head's own. Of several
-    ``layers`` the input is side by side, [R, C, layers * D], and stays so (BERT's feature-based approach, Devlin et al.
-    2019, 5.3), or is mixed to [N, D] by ``mix="learned"`` (ELMo's scalar mix, Peters et al. 2018, eq. 1). With label
-    ``columns`` of so many classes each, logits are [N, columns, most classes], -inf where a column has fewer. Also takes
-    what :meth:`pool` gives in place of the encoder's output.
+    Args:
+      classes: outputs an example; 1 for regression, 0 for features without a projection.
+      pooling: a name of ``POOLINGS``, or ``"attention"``. The weights of ``"pooler"`` and
+        ``"attention"`` are the head's own.
+      layers: the layers that the head reads: 0 is the embedding, k the k-th block; empty: the last.
+        Several come side by side, [R, C, layers * D].
+      mix: ``"concat"`` leaves them so (BERT's feature-based approach, Devlin et al. 2019, 5.3),
+        ``"learned"`` mixes them to [N, D] (ELMo's scalar mix, Peters et al. 2018, eq. 1).
+      columns: the classes of each label column, where there are several; logits are then
+        [N, columns, most classes], -inf where a column has fewer.
+
+    It also takes what :meth:`pool` gives, [N, D], in place of the encoder's output.
     """
 
     classes: int
     pooling: str = "mean"
     bias: bool = True
     dropout: float = 0.0
-    layers: tuple[
-        int, ...
-    ] = ()  # that are read: 0 the embedding, k the k-th block; none given: the last
+    layers: tuple[int, ...] = ()
     mix: str = "concat"
     columns: tuple[int, ...] = ()
     dtype: Any = jnp.float32
@@ -112,30 +126,45 @@ class Classifier(nn.Module):
         elif x.ndim == 3:
             x = self.pool(x, batch)
         if self.mix == "learned":
-            shares = nn.softmax(self.param("mix", nn.initializers.zeros, (len(self.layers),)))
-            weights = (self.param("scale", nn.initializers.ones, ()) * shares).astype(x.dtype)
-            x = jnp.einsum("NLD,L->ND", x.reshape(len(x), len(self.layers), -1), weights)
+            x = self.mixed(x)
         if self.pooling == "pooler":
             x = jnp.tanh(Dense(width, width, dtype=self.dtype, name="pooler")(x))
         if not self.classes:
             return x.astype(jnp.float32)
+
         x = Dropout(self.dropout)(x, deterministic)
-        logits = Dense(x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier")(
-            x
-        ).astype(jnp.float32)
-        if not self.columns:
-            return logits
-        parts = jnp.split(logits, np.cumsum(self.columns)[:-1], axis=1)
-        most = max(self.columns)
-        missing = [((0, 0), (0, most - part.shape[1])) for part in parts]
-        return jnp.stack(
-            [jnp.pad(*each, constant_values=-jnp.inf) for each in zip(parts, missing, strict=True)],
-            1,
+        classifier = Dense(
+            x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier"
         )
+        logits = classifier(x).astype(jnp.float32)
+        return split_columns(logits, self.columns) if self.columns else logits
+
+    @nn.nowrap
+    def mixed(self, x: jax.Array) -> jax.Array:
+        """One vector of several layers': [N, layers * D] -> [N, D]."""
+        logits = self.param("mix", nn.initializers.zeros, (len(self.layers),))
+        shares = nn.softmax(logits)
+        scale = self.param("scale", nn.initializers.ones, ())
+        weights = (scale * shares).astype(x.dtype)
+        return jnp.einsum("NLD,L->ND", x.reshape(len(x), len(self.layers), -1), weights)
+
+
+def split_columns(logits: jax.Array, columns: Sequence[int]) -> jax.Array:
+    """Logits [N, sum of classes] -> [N, columns, most classes], filled up by -inf."""
+    most = max(columns)
+    padded = []
+    for column in jnp.split(logits, np.cumsum(columns)[:-1], axis=1):
+        missing = most - column.shape[1]
+        padded.append(jnp.pad(column, ((0, 0), (0, missing)), constant_values=-jnp.inf))
+    return jnp.stack(padded, 1)
 
 
 class Tagger(nn.Module):
-    """Logits [M, classes] of the tokens at the batch's ``targets`` (int32 [M], flat positions in R*C): words' first ones."""
+    """Projects tokens: float32 logits [M, classes] of those at the batch's ``targets``.
+
+    ``targets`` int32 [M] are flat positions in R * C: the first token of each word. Without them
+    all tokens are projected, [R * C, classes].
+    """
 
     classes: int
     dropout: float = 0.0
@@ -147,17 +176,19 @@ class Tagger(nn.Module):
     ) -> jax.Array:
         width = x_RCD.shape[-1]
         x = x_RCD.reshape(-1, width)
-        x = Dropout(self.dropout)(x[batch["targets"]] if "targets" in batch else x, deterministic)
-        return Dense(width, self.classes, dtype=self.dtype, name="classifier")(x).astype(
-            jnp.float32
-        )
+        if "targets" in batch:
+            x = x[batch["targets"]]
+        x = Dropout(self.dropout)(x, deterministic)
+        logits = Dense(width, self.classes, dtype=self.dtype, name="classifier")(x)
+        return logits.astype(jnp.float32)
 
 
 class Span(nn.Module):
-    """Logits [N, 2, tokens] of where a span starts and where it ends, -inf beyond an example's own tokens.
+    """Where a span starts and ends: float32 logits [N, 2, tokens].
 
-    A start and an end vector (Devlin et al. 2019, 4.2), without biases, which a softmax over places would not see;
-    ``tokens`` is the most that an example may have.
+    They are -inf beyond an example's own tokens. A start and an end vector (Devlin et al. 2019,
+    4.2), without biases, which a softmax over positions would not see. ``tokens`` is the most that
+    an example may have.
     """
 
     tokens: int
@@ -169,22 +200,24 @@ class Span(nn.Module):
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
         width = x_RCD.shape[-1]
-        place_L = jnp.arange(self.tokens)
-        x = Dropout(self.dropout)(x_RCD.reshape(-1, width), deterministic)
-        logits_T2 = Dense(width, 2, False, dtype=self.dtype, name="span")(x).astype(jnp.float32)
-        own_NL = (
-            place_L < jnp.maximum(batch["length"], 1)[:, None]
-        )  # an empty slot has one place, so its loss is 0
-        logits_NL2 = logits_T2[jnp.where(own_NL, batch["first"][:, None] + place_L, 0)]
-        return jnp.where(own_NL[:, None], logits_NL2.transpose(0, 2, 1), -jnp.inf)
+        position_S = jnp.arange(self.tokens)
+        x_TD = Dropout(self.dropout)(x_RCD.reshape(-1, width), deterministic)
+        span = Dense(width, 2, False, dtype=self.dtype, name="span")
+        logits_T2 = span(x_TD).astype(jnp.float32)
+        # An empty slot has one position, so that its loss is 0.
+        is_own_NS = position_S < jnp.maximum(batch["length"], 1)[:, None]
+        token_NS = jnp.where(is_own_NS, batch["first"][:, None] + position_S, 0)
+        logits_NS2 = logits_T2[token_NS]
+        return jnp.where(is_own_NS[:, None], logits_NS2.transpose(0, 2, 1), -jnp.inf)
 
 
 class MaskedLM(nn.Module):
-    """BERT's masked-LM head (Devlin et al. 2019, 3.1) and, where the checkpoint has it, next-sentence prediction.
+    """BERT's masked-LM head (Devlin et al. 2019, 3.1): float32 logits over the vocabulary.
 
-    If the batch has ``targets`` (int32 [M], flat positions in R*C), only those go through the vocabulary product:
-    logits [M, V]; else all tokens do: [R, C, V]. A tied decoder multiplies by the embedding table, which belongs to
-    the encoder: dropping the head can never take it along.
+    If the batch has ``targets`` (int32 [M], flat positions in R * C), only those tokens go through
+    the vocabulary product: logits [M, V]. Otherwise all do: [R, C, V]. A tied decoder multiplies by
+    the token embedding table, which belongs to the encoder: dropping the head can't take it along.
+    With ``next_sentence`` the head also holds the weights of next-sentence prediction, for export.
     """
 
     vocabulary: int
@@ -199,16 +232,18 @@ class MaskedLM(nn.Module):
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
         width = x_RCD.shape[-1]
-        x = x_RCD.reshape(-1, width)[batch["targets"]] if "targets" in batch else x_RCD
-        x = ACTIVATIONS[self.activation](Dense(width, width, dtype=self.dtype, name="transform")(x))
+        x = at_targets(x_RCD, batch)
+        x = Dense(width, width, dtype=self.dtype, name="transform")(x)
+        x = ACTIVATIONS[self.activation](x)
         x = Norm(self.norm_epsilon, self.dtype, name="norm")(x)
         if self.next_sentence and self.is_initializing():
             self.next_sentence_logits(x_RCD, batch)
-        return Decoder(self.vocabulary, self.tied, True, self.dtype, name="decoder")(x, table)
+        decoder = Decoder(self.vocabulary, self.tied, True, self.dtype, name="decoder")
+        return decoder(x, table)
 
     @nn.compact
     def next_sentence_logits(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
-        """[N, 2] logits: sentence B follows A (0) or is random (1)."""
+        """float32 logits [N, 2]: sentence B follows A (0) or is random (1)."""
         width = x_RCD.shape[-1]
         x = cls(x_RCD.reshape(-1, width), batch)
         x = jnp.tanh(Dense(width, width, dtype=self.dtype, name="pooler")(x))
@@ -216,7 +251,10 @@ class MaskedLM(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """Next-token logits [R, C, V], or [M, V] at ``targets``. Tied, as in GPT-2, it has no weights of its own: ``{}``."""
+    """Next-token logits in float32: [R, C, V], or [M, V] at the batch's ``targets``.
+
+    Tied to the token embedding table, as in GPT-2, it has no weights of its own: ``{}``.
+    """
 
     vocabulary: int
     tied: bool = True
@@ -226,12 +264,20 @@ class CausalLM(nn.Module):
     def __call__(
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
-        x = x_RCD.reshape(-1, x_RCD.shape[-1])[batch["targets"]] if "targets" in batch else x_RCD
-        return Decoder(self.vocabulary, self.tied, False, self.dtype, name="decoder")(x, table)
+        x = at_targets(x_RCD, batch)
+        decoder = Decoder(self.vocabulary, self.tied, False, self.dtype, name="decoder")
+        return decoder(x, table)
+
+
+def at_targets(x_RCD: jax.Array, batch: Batch) -> jax.Array:
+    """The tokens at the batch's ``targets``, [M, D]; all of them, [R, C, D], where it has none."""
+    if "targets" not in batch:
+        return x_RCD
+    return x_RCD.reshape(-1, x_RCD.shape[-1])[batch["targets"]]
 
 
 class Decoder(nn.Module):
-    """x [..., D] -> float32 logits [..., V], by the tied table [V, D] or a stored kernel [D, V]."""
+    """x [..., D] -> float32 logits [..., V], by the tied table [V, D] or its own kernel [D, V]."""
 
     vocabulary: int
     tied: bool
@@ -244,15 +290,12 @@ class Decoder(nn.Module):
             logits = x @ table.astype(self.dtype).T
         else:
             shape = (x.shape[-1], self.vocabulary)
-            logits = x @ self.param("kernel", nn.initializers.normal(0.02), shape).astype(
-                self.dtype
-            )
+            kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+            logits = x @ kernel.astype(self.dtype)
         logits = logits.astype(jnp.float32)
-        return (
-            logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,))
-            if self.bias
-            else logits
-        )
+        if not self.bias:
+            return logits
+        return logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
 
 HEADS: dict[str, type[nn.Module]] = {

@@ -1,190 +1,138 @@
-"""An encoder and a head on parameters ``{"encoder": ..., "head": ...}``, as pure functions cut where freezing cuts."""
+"""An encoder and a head as pure functions of their parameters, cut where freezing cuts.
+
+Shapes in names: R rows, C tokens a row, D width of what the head reads, N examples, G groups of a
+mesh.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from adapt.models.attention import flash_groups, set_contextvar
+from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
-from adapt.models.layers import Batch, flash_groups, set_contextvar
+from adapt.models.layers import Batch
+from adapt.parallel.sharding import Layout
 from adapt.tree import Tree
+
+Keys = dict[str, jax.Array]  # {"dropout": key}, or {} where everything is deterministic
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """``apply = suffix . prefix``: stages before ``depth`` run deterministic and need no gradient, the rest trains.
+    """An encoder and a head: ``apply = suffix . prefix``, all of them pure functions of parameters.
 
-    ``depth`` counts leading stages: 0 none, 1 the embedding, 1 + k the first k blocks, layers + 1 the whole encoder, and
-    with it the pooling where the head begins with one that has no weights.
+    The first ``depth`` stages are the prefix, which runs deterministic and needs no gradient; the
+    rest is the suffix, which trains. A depth of 0 is no stage, 1 the embedding, 1 + k the first k
+    blocks too, and ``stages`` = layers + 1 the whole encoder, with the head's pooling if it has no
+    weights.
+
+    Args:
+      encoder: an :class:`Encoder`.
+      head: a module that is called as :class:`Classifier` is.
+      layout: a mesh. Batches and what the prefix puts out are then groups [G, ...]; see
+        :mod:`adapt.parallel.sharding`.
+      remat: a name of ``REMAT``: what the backward pass computes again.
+      scan: runs the blocks as a loop, compiled once, where they have one structure.
+
+        model = Model(Encoder(config), Classifier(classes=2, pooling="mean"))
+        params = model.init(jax.random.key(0))      # {"encoder": ..., "head": ...}
+        logits = model.apply(params, batch)         # float32 [N, 2]
+
+    Equal models hash alike, so functions of a model can be cached by it.
     """
 
     encoder: Encoder
     head: nn.Module
-    layout: Any = None  # an adapt.parallel.sharding.Layout: batches, and what comes out, are groups [G, ...] over its mesh
-    remat: str = "none"  # what the backward pass computes again: see REMAT
-    scan: bool = False  # blocks of one structure as a loop, compiled once
+    layout: Layout | None = None
+    remat: str = "none"
+    scan: bool = False
 
     @property
     def stages(self) -> int:
+        """The embedding and the blocks."""
         return self.encoder.config.layers + 1
 
     @property
     def input_layers(self) -> tuple[int, ...]:
-        """The layers that the head reads, side by side: the last, or those that it names."""
+        """The layers that the head reads, side by side: 0 is the embedding, k the k-th block."""
         return getattr(self.head, "layers", ()) or (self.encoder.config.layers,)
 
     @property
     def input_width(self) -> int:
-        """Of what the head takes."""
+        """The width of what the head reads."""
         return len(self.input_layers) * self.encoder.config.width
 
     def cast(self, dtype: Any) -> "Model":
-        """The same model with another compute dtype; parameters stay as they are stored."""
-        return dataclasses.replace(
-            self, encoder=self.encoder.clone(dtype=dtype), head=self.head.clone(dtype=dtype)
-        )
-
-    def run(self, *arguments: Any, **named: Any) -> Any:
-        """A method of the encoder on its parameters."""
-        return self.encoder.apply(*arguments, **named)
+        """The same model with another compute dtype. Parameters stay as they are stored."""
+        encoder = self.encoder.clone(dtype=dtype)
+        return dataclasses.replace(self, encoder=encoder, head=self.head.clone(dtype=dtype))
 
     def allow_fused_attention(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` for a program of its own, in which attention may be a library's kernel.
+        """``function``, in whose trace attention may be cuDNN's kernel.
 
-        Such a kernel has no rule for :func:`jax.vmap`, :func:`jax.jvp` or a second derivative, so by itself a model has none.
+        Wrap what is compiled by itself: the kernel has no rule for :func:`jax.vmap`,
+        :func:`jax.jvp` or a second derivative, so a model uses it nowhere else.
         """
-        parts = self.layout.mesh.shape["tensor"] if self.layout else 0
+        groups = self.layout.mesh.shape["tensor"] if self.layout else 0
 
         @functools.wraps(function)
-        def inside(*arguments: Any) -> Any:
-            with set_contextvar(flash_groups, parts):
+        def wrapped(*arguments: Any) -> Any:
+            with set_contextvar(flash_groups, groups):
                 return function(*arguments)
 
-        return inside
+        return wrapped
+
+    # Parameters
 
     def init(self, key: jax.Array) -> Tree:
-        """Fresh float32 parameters; weights from N(0, init_range), norms at identity."""
+        """Fresh float32 parameters: weights from N(0, init_range), biases 0, norms the identity."""
         batch = example_batch(self.encoder.config)
         encoder = jax.jit(self.encoder.init)(key, batch)["params"]
         return {"encoder": encoder, "head": self.init_head(jax.random.fold_in(key, 1))}
 
     def init_head(self, key: jax.Array) -> Tree:
-        """Fresh float32 parameters of the head alone; ``{}`` for a head without weights of its own."""
+        """Fresh float32 parameters of the head alone; ``{}`` for a head without weights."""
         config = self.encoder.config
         batch = example_batch(config)
         table = jnp.zeros((config.vocabulary, config.width))
-        x = jnp.zeros((1, config.positions if config.is_image else 2, self.input_width))
+        x = jnp.zeros((*batch["segments"].shape, self.input_width))
         return dict(jax.jit(self.head.init)(key, x, batch, table).get("params", {}))
 
     def shapes(self) -> Tree:
-        """The tree of parameter shapes, without computing anything."""
+        """The parameters as :class:`jax.ShapeDtypeStruct`, without computing anything."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
-    def prefix_pools(self, depth: int) -> bool:
-        """Whether the prefix ends in the head's pooling, so that it puts out a vector an example."""
-        return depth == self.stages and getattr(self.head, "pools", False)
+    # The forward pass
+
+    def apply(
+        self, params: Tree, batch: Batch, key: jax.Array | None = None, depth: int = 0
+    ) -> jax.Array:
+        """The head's output, float32. With a key, dropout is on after the first stages."""
+        return self.suffix(params, self.prefix(params, batch, depth), batch, depth, key)
 
     def prefix(self, params: Tree, batch: Batch, depth: int) -> jax.Array | None:
-        """The first ``depth`` stages, deterministic: a pure function of the batch, [R, C, D] or pooled [N, D]. None for depth 0."""
+        """The output of the first ``depth`` stages, deterministic; None for a depth of 0.
+
+        Token states [R, C, D], or vectors of examples [N, D] where :meth:`prefix_pools`. On a mesh
+        they have the batch's leading axis of groups. Parameters after the prefix may be missing.
+        """
         if depth == 0:
             return None
-        prefix = functools.partial(
-            self._prefix_of_group, {"params": self.gather_tables(params["encoder"])}, depth=depth
-        )
-        return self.layout.over_groups(prefix)(dict(batch)) if self.layout else prefix(batch)
+        encoder = self.gather_tables(params["encoder"])
+        prefix = functools.partial(self._prefix_of_group, encoder, depth=depth)
+        if self.layout is None:
+            return prefix(batch)
+        return self.layout.over_groups(prefix)(dict(batch))
 
-    def _prefix_of_group(self, variables: Tree, batch: Batch, depth: int) -> jax.Array:
-        """What :meth:`prefix` does, of one group."""
-        x = self.run(variables, batch, method="embed")
-        if depth < self.stages:
-            return self.band(variables, x, batch, 0, depth - 1, True, {})
-        x = self.layers(variables, x, batch, 0, True, {})
-        return self.head.pool(x, batch) if self.prefix_pools(depth) else x  # pyright: ignore
-
-    def layers(
-        self,
-        variables: Tree,
-        x: jax.Array,
-        batch: Batch,
-        first: int,
-        deterministic: bool,
-        rngs: Any,
-    ) -> jax.Array:
-        """Blocks from ``first`` on and the final norm, and of what they put out the layers that the head reads."""
-        states = {first: x}
-        last = self.encoder.config.layers
-        for layer in sorted({*self.input_layers, last} - {first}):
-            x = states[layer] = self.band(variables, x, batch, first, layer, deterministic, rngs)
-            first = layer
-        states[last] = self.run(variables, x, method="finish")
-        return (
-            states[last]
-            if self.input_layers == (last,)
-            else jnp.concatenate([states[layer] for layer in self.input_layers], -1)
-        )
-
-    def band(
-        self,
-        variables: Tree,
-        x: jax.Array,
-        batch: Batch,
-        first: int,
-        last: int,
-        deterministic: bool,
-        rngs: Any,
-    ) -> jax.Array:
-        """Blocks ``first`` to ``last - 1``: unrolled or as a loop, each gathered where it is used and rematerialised."""
-        if first == last or not (self.layout or self.scan or self.remat != "none"):
-            return self.run(
-                variables, x, batch, first, last, deterministic, rngs=rngs, method="run"
-            )
-        blocks = [variables["params"][f"block_{index:02d}"] for index in range(first, last)]
-
-        def block(x: jax.Array, params: Tree, rngs: Any, at: int) -> jax.Array:
-            name = f"block_{at:02d}"
-            if self.layout:
-                params = self.layout.gather(params, f"encoder/{name}", self.encoder.dtype)
-                x = self.layout.replicate_activations(x)
-            return self.run(
-                {"params": {name: params}},
-                x,
-                batch,
-                at,
-                at + 1,
-                deterministic,
-                rngs=rngs,
-                method="run",
-            )
-
-        kept = REMAT[self.remat]
-        if self.scan and len({shaped(each) for each in blocks}) == 1:
-            narrow = lambda leaf: (
-                leaf.astype(self.encoder.dtype) if leaf.ndim > 1 and not self.layout else leaf
-            )  # it gathers so
-            stacked = jax.tree.map(
-                lambda *leaves: jnp.stack([narrow(leaf) for leaf in leaves]), *blocks
-            )
-
-            def one(x: jax.Array, part: tuple[Tree, jax.Array]) -> tuple[jax.Array, None]:
-                keys = {name: jax.random.fold_in(key, part[1]) for name, key in rngs.items()}
-                return kept(functools.partial(block, at=first))(x, part[0], keys), None
-
-            return jax.lax.scan(one, x, (stacked, jnp.arange(first, last)))[0]
-        for at, each in enumerate(blocks, first):
-            x = kept(functools.partial(block, at=at))(x, each, rngs)
-        return x
-
-    def gather_tables(self, encoder: Tree) -> Tree:
-        """On a mesh the tables of the embedding whole, as their rows are looked up."""
-        if not self.layout or "embedding" not in encoder:
-            return encoder
-        return encoder | {
-            "embedding": self.layout.gather(encoder["embedding"], "encoder/embedding")
-        }
+    def prefix_pools(self, depth: int) -> bool:
+        """Whether the prefix ends in the head's pooling, and so gives a vector an example."""
+        return depth == self.stages and getattr(self.head, "pools", False)
 
     def suffix(
         self,
@@ -194,67 +142,171 @@ class Model:
         depth: int,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """The stages from ``depth`` on and the head. With a key, dropout is on; without, deterministic.
+        """The head's output in float32, from what the prefix put out. With a key dropout is on.
 
-        ``x`` is what the prefix put out, perhaps stored in another dtype; parameters before it may be missing. On a
-        mesh the outputs of all groups come one after the other.
+        ``x`` may be stored in another dtype than the compute dtype. Parameters before the suffix
+        may be missing. On a mesh the outputs of all groups come one after the other, [G * N, ...].
         """
         params = params | {"encoder": self.gather_tables(params.get("encoder", {}))}
         if self.layout is None:
             return self._suffix_of_group(params, x, dict(batch), key, depth)
         params |= {"head": self.layout.gather(params.get("head", {}), "head")}
         suffix = functools.partial(self._suffix_of_group, params, depth=depth)
-        keys = (
-            None
-            if key is None
-            else jax.vmap(functools.partial(jax.random.fold_in, key))(
-                jnp.arange(self.layout.groups)
-            )
-        )
+        keys = None
+        if key is not None:
+            groups = jnp.arange(self.layout.groups)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(groups)
         return flatten_groups(self.layout.over_groups(suffix)(x, dict(batch), keys))
-
-    def _suffix_of_group(
-        self, params: Tree, x: Any, batch: Batch, key: jax.Array | None, depth: int
-    ) -> jax.Array:
-        """What :meth:`suffix` does, of one group."""
-        encoder = params["encoder"]
-        variables = {"params": encoder}
-        deterministic = key is None
-        x = None if x is None else x.astype(self.encoder.dtype)
-        rngs = {} if deterministic else {"dropout": key}
-        if depth == 0:
-            x = self.run(variables, batch, deterministic, rngs=rngs, method="embed")
-        if depth < self.stages:
-            x = self.layers(variables, x, batch, max(depth - 1, 0), deterministic, rngs)  # pyright: ignore
-        return self.apply_head(
-            params.get("head", {}), x, batch, encoder.get("embedding", {}).get("token"), key
-        )
 
     def apply_head(
         self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None
     ) -> jax.Array:
-        """The head alone on x [R, C, D], or on what it pooled before; ``head`` are its bare parameters."""
+        """The head alone on x [R, C, D], or on pooled x [N, D]; ``head`` are its parameters."""
         rngs = {} if key is None else {"dropout": key}
-        return self.head.apply({"params": head}, x, batch, table, key is None, rngs=rngs)  # pyright: ignore
-
-    def apply(
-        self, params: Tree, batch: Batch, key: jax.Array | None = None, depth: int = 0
-    ) -> jax.Array:
-        """Encoder and head: the head's output, float32."""
-        return self.suffix(params, self.prefix(params, batch, depth), batch, depth, key)
+        deterministic = key is None
+        arguments = (x, batch, table, deterministic)
+        return self.head.apply({"params": head}, *arguments, rngs=rngs)  # pyright: ignore
 
     def hidden_states(self, params: Tree, batch: Batch) -> list[jax.Array]:
-        """What every stage puts out, [R, C, D] each: the embedding, then each block, the last one after the final norm."""
-        variables = {"params": params["encoder"]}
-        states = [self.run(variables, batch, method="embed")]
+        """The output of every stage, [R, C, D] each: the embedding, then each block.
+
+        The last one is after the final norm.
+        """
+        encoder = params["encoder"]
+        states = [self._encode(encoder, "embed", batch)]
         for index in range(self.encoder.config.layers):
-            states.append(self.run(variables, states[-1], batch, index, index + 1, method="run"))
-        return [*states[:-1], self.run(variables, states[-1], method="finish")]
+            states.append(self._encode(encoder, "run", states[-1], batch, index, index + 1))
+        states[-1] = self._encode(encoder, "finish", states[-1])
+        return states
+
+    def gather_tables(self, encoder: Tree) -> Tree:
+        """The encoder's parameters, on a mesh with whole embedding tables: rows are looked up."""
+        if self.layout is None or "embedding" not in encoder:
+            return encoder
+        embedding = self.layout.gather(encoder["embedding"], "encoder/embedding")
+        return encoder | {"embedding": embedding}
+
+    def _encode(self, encoder: Tree, method: str, *arguments: Any, rngs: Keys | None = None) -> Any:
+        """What a method of the encoder gives on its parameters."""
+        return self.encoder.apply({"params": encoder}, *arguments, rngs=rngs, method=method)
+
+    def _prefix_of_group(self, encoder: Tree, batch: Batch, depth: int) -> jax.Array:
+        """:meth:`prefix` of one group."""
+        x = self._encode(encoder, "embed", batch)
+        if depth < self.stages:
+            return self._run_blocks(encoder, x, batch, 0, depth - 1, True, {})
+        x = self._head_input(encoder, x, batch, 0, True, {})
+        if not self.prefix_pools(depth):
+            return x
+        return self.head.pool(x, batch)  # pyright: ignore - not every head pools, this one does
+
+    def _suffix_of_group(
+        self,
+        params: Tree,
+        x: jax.Array | None,
+        batch: Batch,
+        key: jax.Array | None,
+        depth: int,
+    ) -> jax.Array:
+        """:meth:`suffix` of one group."""
+        encoder = params["encoder"]
+        deterministic = key is None
+        rngs = {} if key is None else {"dropout": key}
+        if x is not None:
+            x = x.astype(self.encoder.dtype)
+        if depth == 0:
+            x = self._encode(encoder, "embed", batch, deterministic, rngs=rngs)
+        if depth < self.stages:
+            first = max(depth - 1, 0)
+            x = self._head_input(encoder, x, batch, first, deterministic, rngs)
+        table = encoder.get("embedding", {}).get("token")
+        return self.apply_head(params.get("head", {}), x, batch, table, key)
+
+    def _head_input(
+        self, encoder: Tree, x: Any, batch: Batch, first: int, deterministic: bool, rngs: Keys
+    ) -> jax.Array:
+        """What the head reads, [R, C, D]: the blocks from ``first`` on, and the final norm."""
+        last = self.encoder.config.layers
+        states = {first: x}
+        for layer in sorted({*self.input_layers, last} - {first}):
+            x = self._run_blocks(encoder, x, batch, first, layer, deterministic, rngs)
+            states[layer] = x
+            first = layer
+        states[last] = self._encode(encoder, "finish", x)
+        if self.input_layers == (last,):
+            return states[last]
+        return jnp.concatenate([states[layer] for layer in self.input_layers], -1)
+
+    def _run_blocks(
+        self,
+        encoder: Tree,
+        x: jax.Array,
+        batch: Batch,
+        first: int,
+        last: int,
+        deterministic: bool,
+        rngs: Keys,
+    ) -> jax.Array:
+        """Blocks ``first`` to ``last - 1``: unrolled, or as a loop."""
+        if first == last or not (self.layout or self.scan or self.remat != "none"):
+            return self._encode(encoder, "run", x, batch, first, last, deterministic, rngs=rngs)
+        blocks = [encoder[f"block_{index:02d}"] for index in range(first, last)]
+        if self.scan and have_one_structure(blocks):
+            return self._scan_blocks(blocks, x, batch, first, deterministic, rngs)
+        for index, params in enumerate(blocks, first):
+            x = self._block(batch, index, deterministic)(x, params, rngs)
+        return x
+
+    def _scan_blocks(
+        self,
+        blocks: Sequence[Tree],
+        x: jax.Array,
+        batch: Batch,
+        first: int,
+        deterministic: bool,
+        rngs: Keys,
+    ) -> jax.Array:
+        """Blocks of one structure, as a loop over their stacked parameters."""
+        block = self._block(batch, first, deterministic)
+
+        def stack(*leaves: jax.Array) -> jax.Array:
+            # Matrices are cast before the loop; on a mesh they are cast where they are gathered.
+            if leaves[0].ndim > 1 and not self.layout:
+                return jnp.stack([leaf.astype(self.encoder.dtype) for leaf in leaves])
+            return jnp.stack(leaves)
+
+        def body(x: jax.Array, params_and_index: tuple[Tree, jax.Array]) -> tuple[jax.Array, None]:
+            params, index = params_and_index
+            keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
+            return block(x, params, keys), None
+
+        stacked = jax.tree.map(stack, *blocks)
+        x, _ = jax.lax.scan(body, x, (stacked, jnp.arange(first, first + len(blocks))))
+        return x
+
+    def _block(self, batch: Batch, index: int, deterministic: bool) -> Callable[..., jax.Array]:
+        """``(x, params, rngs) -> x`` of one block, gathered where it is used and rematerialised."""
+        name = f"block_{index:02d}"
+
+        def block(x: jax.Array, params: Tree, rngs: Keys) -> jax.Array:
+            if self.layout:
+                params = self.layout.gather(params, f"encoder/{name}", self.encoder.dtype)
+                x = self.layout.replicate_activations(x)
+            arguments = (x, batch, index, index + 1, deterministic)
+            return self._encode({name: params}, "run", *arguments, rngs=rngs)
+
+        return REMAT[self.remat](block)
 
 
-# By name, what wraps a block: keep all for the backward pass, only the block's input, or that and the products by weights.
-REMAT: dict[str, Callable[[Any], Any]] = {
-    "none": lambda block: block,
+def keep_all(block: Callable[..., Any]) -> Callable[..., Any]:
+    """The block as it is: nothing is computed again."""
+    return block
+
+
+# What wraps a block, by name. The backward pass gets from the forward pass everything, only the
+# block's input, or that and the products by weights; it computes the rest again.
+REMAT: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "none": keep_all,
     "block": jax.checkpoint,
     "dots": functools.partial(
         jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -262,8 +314,13 @@ REMAT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def shaped(tree: Tree) -> str:
-    """What blocks must have in common to be a loop."""
+def have_one_structure(blocks: Sequence[Tree]) -> bool:
+    """Whether blocks can be stacked: they have the same paths, shapes and dtypes."""
+    return len({structure(block) for block in blocks}) == 1
+
+
+def structure(tree: Tree) -> str:
+    """Paths, shapes and dtypes of a tree, as text."""
     return str(jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree))
 
 
@@ -272,14 +329,18 @@ def flatten_groups(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def example_batch(config: Any) -> dict[str, jax.Array]:
+def example_batch(config: EncoderConfig) -> dict[str, jax.Array]:
     """The smallest batch that a model takes, of zeros: one example of two tokens, or one image."""
     if config.is_image:
-        size = config.image_size
         tokens = config.positions
-        row = {"pixels": jnp.zeros((1, size, size, config.channels))}
+        size = config.image_size
+        inputs = {"pixels": jnp.zeros((1, size, size, config.channels))}
     else:
         tokens = 2
-        row = {name: jnp.zeros((1, tokens), jnp.int32) for name in ("tokens", "positions", "types")}
-    ids = {"first": jnp.zeros(1, jnp.int32), "length": jnp.full(1, tokens, jnp.int32)}
-    return row | ids | {"segments": jnp.zeros((1, tokens), jnp.int32)}
+        names = ("tokens", "positions", "types")
+        inputs = {name: jnp.zeros((1, tokens), jnp.int32) for name in names}
+    return inputs | {
+        "first": jnp.zeros(1, jnp.int32),
+        "length": jnp.full(1, tokens, jnp.int32),
+        "segments": jnp.zeros((1, tokens), jnp.int32),
+    }

@@ -1,10 +1,12 @@
-"""LoRA, bottleneck adapters and prefixes: subtrees of the encoder like any other, computed in its layers.
+"""LoRA, bottleneck adapters and prefixes: subtrees of the encoder like any other.
 
-    config = add(config, {"lora_rank": 8, "lora_alpha": 16.0, "lora_targets": ".*/attention/(query|value)"})
-    params = graft_added(params, Model(Encoder(config), head), key)    # .../attention/query/lora/{a,b}
-    params, config = merge_lora(params, config)                        # plain weights again
+    config = with_peft(config, {"lora_rank": 8, "lora_alpha": 16.0, "lora_targets": ".*/query"})
+    model = Model(Encoder(config), head)
+    params = init_peft(params, model, key)           # .../attention/query/lora/{a,b}
+    params, config = merge_lora(params, config)      # plain weights again
 
-Labels, digests, caches and checkpoints need nothing new for them. The arithmetic is in adapt/models/layers.py.
+Labels, digests, caches and checkpoints need nothing new for them. Their arithmetic is in
+:mod:`adapt.models.layers` (LoRA, adapters) and :mod:`adapt.models.attention` (prefixes).
 """
 
 import dataclasses
@@ -17,87 +19,111 @@ import numpy as np
 
 from adapt import tree
 from adapt.errors import StrategyError
-from adapt.models import EncoderConfig, Model
+from adapt.models.config import EncoderConfig
+from adapt.models.model import Model
 
-PEFT_PARAM = r"encoder/.*/(lora|prefix|attention_adapter|mlp_adapter)/[^/]+(/[^/]+)?"
-NAMED = {"lora_rank": "LoRA's rank", "lora_alpha": "LoRA's alpha"}
-NAMED |= {
+# The fields of an EncoderConfig that say what is added to the pre-trained layers.
+PEFT_FIELDS = ("lora_rank", "lora_alpha", "lora_targets", "adapter_width", "prefix_tokens")
+
+# What a message calls them.
+SPOKEN = {
+    "lora_rank": "LoRA's rank",
+    "lora_alpha": "LoRA's alpha",
     "adapter_width": "the adapters' width",
     "prefix_tokens": "the number of a prefix's tokens",
 }
-PEFT_FIELDS = (
-    "lora_rank",
-    "lora_alpha",
-    "lora_targets",
-    "adapter_width",
-    "prefix_tokens",
-)  # of EncoderConfig
+
+PEFT_PARAM = r"encoder/.*/(lora|prefix|attention_adapter|mlp_adapter)/[^/]+(/[^/]+)?"
 
 
 def is_peft_param(path: str) -> bool:
-    """Whether a leaf was added to the pre-trained layers."""
+    """Whether the parameter at ``path`` was added to the pre-trained layers."""
     return re.fullmatch(PEFT_PARAM, path) is not None
 
 
 def with_peft(config: EncoderConfig, fields: Mapping[str, Any]) -> EncoderConfig:
-    """The config with additions. Raises :class:`StrategyError` where the encoder has such already, or sizes are not positive."""
+    """The config with some of ``PEFT_FIELDS`` set.
+
+    Raises :class:`StrategyError` where the encoder has such a field already, a size is not positive
+    or wider than the MLP, or LoRA's targets are no regular expression.
+    """
     for name, value in fields.items():
-        if getattr(config, name):
+        present = getattr(config, name)
+        if present:
             raise StrategyError(
-                f"the encoder has a {name} of {getattr(config, name)!r} already: export merges LoRA"
+                f"the encoder has a {name} of {present!r} already: export merges LoRA"
             )
         if name == "lora_targets":
-            try:
-                re.compile(value)
-            except re.error as fault:
-                raise StrategyError(
-                    f"LoRA's targets {value!r} are no regular expression: {fault}"
-                ) from None
-            continue
-        limit = 1e6 if name == "lora_alpha" else config.mlp_width
-        if not 0 < value <= limit:
-            raise StrategyError(f"{NAMED[name]} {value:g} must be above 0 and at most {limit:g}")
+            check_pattern(value)
+        else:
+            check_size(name, value, 1e6 if name == "lora_alpha" else config.mlp_width)
     return dataclasses.replace(config, **fields)
 
 
-def init_peft(params: tree.Tree, model: Model, key: jax.Array) -> tree.Tree:
-    """``params`` with fresh subtrees for what the model's config adds; the model computes what it did before, but for a prefix.
-
-    Raises :class:`StrategyError` when LoRA's targets match no dense layer.
-    """
-    there = tree.paths(model.shapes()["encoder"], "encoder/")
-    c = model.encoder.config
-    if c.lora_rank and not any("/lora/" in path for path in there):
-        layers = ", ".join(
-            p.removesuffix("/kernel")[8:] for p in there if re.match("encoder/block_00/.*kernel", p)
-        )
+def check_pattern(targets: str) -> None:
+    """Raise :class:`StrategyError` unless LoRA's targets are a regular expression."""
+    try:
+        re.compile(targets)
+    except re.error as error:
         raise StrategyError(
-            f"LoRA's targets {c.lora_targets!r} match no dense layer of the encoder: it has {layers}"
+            f"LoRA's targets {targets!r} are no regular expression: {error}"
+        ) from None
+
+
+def check_size(name: str, value: float, limit: float) -> None:
+    """Raise :class:`StrategyError` unless 0 < value <= limit."""
+    if not 0 < value <= limit:
+        raise StrategyError(f"{SPOKEN[name]} {value:g} must be above 0 and at most {limit:g}")
+
+
+def init_peft(params: tree.Tree, model: Model, key: jax.Array) -> tree.Tree:
+    """``params`` with fresh subtrees for what the model's config adds.
+
+    LoRA and adapters change no output at first; a prefix does. Raises :class:`StrategyError` where
+    LoRA's targets match no dense layer.
+    """
+    config = model.encoder.config
+    encoder_paths = tree.paths(model.shapes()["encoder"], "encoder/")
+    if config.lora_rank and not any("/lora/" in path for path in encoder_paths):
+        kernels = [path for path in encoder_paths if re.match("encoder/block_00/.*kernel", path)]
+        layers = [path.removeprefix("encoder/").removesuffix("/kernel") for path in kernels]
+        raise StrategyError(
+            f"LoRA's targets {config.lora_targets!r} match no dense layer of the encoder: "
+            f"it has {', '.join(layers)}"
         )
-    fresh = jax.jit(lambda key: tree.select(model.init(key), is_peft_param))(key)
-    return tree.merge(params, jax.device_get(fresh))
+    init = jax.jit(lambda key: tree.select(model.init(key), is_peft_param))
+    return tree.merge(params, jax.device_get(init(key)))
 
 
 def merge_lora(params: tree.Tree, config: EncoderConfig) -> tuple[tree.Tree, EncoderConfig]:
-    """LoRA added into the kernels it belongs to, W + alpha / r A B, in float32: (the tree without it, its config)."""
+    """LoRA added into the kernels that it belongs to, W + alpha / r A B, computed in float32.
+
+    Returns the tree without LoRA, whose merged kernels are numpy arrays, and its config.
+    """
     flat = tree.paths(params)
-    for path in [path for path in flat if path.endswith("/lora/a")]:
-        layer = path.removesuffix("/lora/a")
-        a, b = (np.asarray(flat.pop(f"{layer}/lora/{name}")) for name in "ab")
-        flat[f"{layer}/kernel"] = np.asarray(flat[f"{layer}/kernel"]) + np.float32(
-            config.lora_alpha / len(b)
-        ) * (a @ b)
+    layers = [path.removesuffix("/lora/a") for path in flat if path.endswith("/lora/a")]
+    for layer in layers:
+        a = np.asarray(flat.pop(f"{layer}/lora/a"))
+        b = np.asarray(flat.pop(f"{layer}/lora/b"))
+        scale = np.float32(config.lora_alpha / len(b))
+        flat[f"{layer}/kernel"] = np.asarray(flat[f"{layer}/kernel"]) + scale * (a @ b)
     merged = tree.unflatten(flat | dict.fromkeys(tree.empties(params)))
     return merged, dataclasses.replace(config, lora_rank=0, lora_alpha=0.0, lora_targets="")
 
 
 def renew_blocks(params: tree.Tree, model: Model, count: int, key: jax.Array) -> tree.Tree:
-    """The last ``count`` blocks (and a pooler of the head) with fresh weights (Zhang et al. 2021, 5)."""
+    """``params`` with fresh weights in the last ``count`` blocks and the head's pooler.
+
+    Re-initialising layers is due to Zhang et al. (2021, 5). What was added to the blocks stays.
+    """
     layers = model.encoder.config.layers
-    blocks = [f"encoder/block_{index:02d}" for index in range(layers - count, layers)]
-    again = [*blocks, *(["head/pooler"] if "pooler" in params.get("head", {}) else [])]
-    chosen = lambda path: (
-        path.startswith(tuple(f"{name}/" for name in again)) and not is_peft_param(path)
-    )
-    fresh = jax.device_get(jax.jit(lambda key: tree.select(model.init(key), chosen))(key))
-    return tree.merge(tree.select(params, lambda path: not chosen(path)), fresh)
+    renewed = [f"encoder/block_{index:02d}/" for index in range(layers - count, layers)]
+    if "pooler" in params.get("head", {}):
+        renewed.append("head/pooler/")
+
+    def is_renewed(path: str) -> bool:
+        return path.startswith(tuple(renewed)) and not is_peft_param(path)
+
+    init = jax.jit(lambda key: tree.select(model.init(key), is_renewed))
+    rest = tree.select(params, lambda path: not is_renewed(path))
+    return tree.merge(rest, jax.device_get(init(key)))

@@ -3,7 +3,7 @@
     python -m experiments.benchmark.tuning                  # MiniLM's shapes, 32 reviews a step, some 3 minutes on 2 cores
 
 A full fine-tuning step with dropout, random weights, real lengths: the step as it is, then with one choice replaced at a
-time. Each choice is one function: `project`, `attend` and `random_bits` (layers.py), `Encoder.run` (blocks),
+time. Each choice is one function: `project`, `attend` (attention.py), `random_bits` (layers.py), `Encoder.run` (blocks),
 `make_step` (donation), `pack` (rows), `train.loop` (overlap), `keep_memory` (experiments). Expect ratios above 1 where
 the choice is right for this machine; on another one some may turn.
 """
@@ -26,7 +26,7 @@ from adapt.cli import console, inputs
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.data import examples, packing
-from adapt.models import Classifier, Encoder, Model, encoder, layers
+from adapt.models import Classifier, Encoder, Model, attention, encoder, layers
 from adapt.pretrained import hub
 from adapt.tasks import TASKS
 from adapt.training import losses, optim, strategies
@@ -136,14 +136,14 @@ def plain(
     return run
 
 
-def replaced(name: str, function: Any) -> Callable[..., Callable[[], None]]:
-    """The loop with a function of adapt.models.layers replaced while it is traced."""
+def replaced(module: Any, name: str, function: Any) -> Callable[..., Callable[[], None]]:
+    """The loop with a function of a module of adapt.models replaced while it is traced."""
 
     def changed(*arguments: Any) -> Callable[[], None]:
         run = plain(*arguments)
 
         def patched() -> None:
-            with mock.patch.object(layers, name, function):
+            with mock.patch.object(module, name, function):
                 run()
 
         return patched
@@ -185,12 +185,10 @@ def scanned(
             self, params: tree.Tree, x: Any, batch: Any, cut: int, key: Any = None
         ) -> jax.Array:
             c = self.encoder.config
-            x = self.run(
-                {"params": params["encoder"]}, batch, False, rngs={"dropout": key}, method="embed"
-            )
+            x = self._encode(params["encoder"], "embed", batch, False, rngs={"dropout": key})
             blocks = [params["encoder"][f"block_{number:02d}"] for number in range(c.layers)]
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-            block = layers.Block(c)
+            block = encoder.Block(c)
             mask = encoder.attention_mask(batch, c.causal)
 
             def one(x: jax.Array, part: Any) -> tuple[jax.Array, None]:
@@ -248,10 +246,13 @@ def padded(
 
 CHOICES: dict[str, tuple[str, Callable[..., Callable[[], None]]]] = {
     "packed rows": ("one example a row, padded to the longest", padded),
-    "heads before tokens": ("tokens before heads", replaced("attend", tokens_first)),
-    "one product for query, key, value": ("three products", replaced("project", three_products)),
+    "heads before tokens": ("tokens before heads", replaced(attention, "attend", tokens_first)),
+    "one product for query, key, value": (
+        "three products",
+        replaced(attention, "project", three_products),
+    ),
     "blocks unrolled": ("a scan over stacked blocks", scanned),
-    "dropout bits by a counter's hash": ("threefry", replaced("random_bits", threefry)),
+    "dropout bits by a counter's hash": ("threefry", replaced(layers, "random_bits", threefry)),
     "state donated": ("not donated", undonated),
     "packing while the step runs": ("packing in turn with the steps", in_turn),
 }

@@ -2,14 +2,12 @@
 
 import dataclasses
 import re
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt.models import layers, set_contextvar, target_device
 from adapt.training import loop, optim
 from adapt.training import step as train
 from adapt.training.losses import cross_entropy
@@ -231,124 +229,3 @@ def test_frozen_matrices_may_be_stored_in_bfloat16():
     exact = made("top:1")
     one, other = step(frozen, state, batch())[1]["loss"], exact[2](*exact[:2], batch())[1]["loss"]
     assert float(one) == pytest.approx(float(other), rel=2e-2) and bits(frozen) == before
-
-
-TPU, OLD, AMD, GPU = (
-    types.SimpleNamespace(platform=platform, compute_capability=capability)
-    for platform, capability in (("tpu", None), ("gpu", "7.5"), ("gpu", "gfx90a"), ("gpu", "10.0"))
-)
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-    """The implementations that JAX was asked for; its own computes in place of a library that is not here."""
-    kernel, asked = jax.nn.dot_product_attention, []
-
-    def instead(*arrays, implementation=None, **named):
-        asked.append(implementation)
-        return kernel(*arrays, **named)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
-    return asked
-
-
-@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
-@pytest.mark.parametrize(
-    ("device", "dtype", "expected"),
-    [
-        (TPU, "bfloat16", None),
-        (OLD, "bfloat16", None),
-        (AMD, "bfloat16", None),
-        (GPU, "float32", None),
-        (GPU, "bfloat16", "cudnn"),
-    ],
-)
-def test_the_attention_of_each_accelerator_computes_the_same(
-    kernels, family, device, dtype, expected
-):
-    model, inputs = classifier(family).cast(dtype), batch(family)
-    here = jax.jit(lambda: model.apply(params(model), inputs))()
-    assert kernels == []
-    with set_contextvar(target_device, device):
-        there = jax.jit(model.allow_fused_attention(lambda: model.apply(params(model), inputs)))()
-    assert kernels == [expected] * model.encoder.config.layers
-    np.testing.assert_allclose(here, there, atol=1e-5 if dtype == "float32" else 2e-2)
-
-
-@pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize(("tokens", "before"), [(6, 0), (5, 0), (5, 1), (6, 3)])
-def test_what_is_added_to_an_odd_number_of_tokens_changes_nothing(kernels, tokens, before, masked):
-    groups, rows, heads, width = 2, 3, 2, 8
-    keys = jax.random.split(jax.random.key(0), 4)
-    q, k, v = (
-        jax.random.normal(key, (groups, rows, heads, count, width))
-        for key, count in zip(keys, (tokens, tokens + before, tokens + before), strict=False)
-    )
-    mask = (
-        jax.random.bernoulli(keys[3], 0.7, (groups, rows, 1, tokens, tokens + before))
-        .at[..., 0]
-        .set(True)
-    )
-    mask = mask if masked else None
-
-    def value_and_gradient(attention):
-        return jax.value_and_grad(lambda *x: jnp.sin(attention(*x)).sum(), argnums=(0, 1, 2))(
-            q, k, v, mask
-        )
-
-    turned = lambda *arrays: [x.transpose(0, 2, 1, 3) for x in arrays]
-    flash = lambda q, k, v, mask: turned(layers.flash(*turned(q, k, v), mask))[0]
-    here = value_and_gradient(jax.vmap(lambda *x: layers.attend(*x, None)))
-    for parts in (0, 1):  # on a mesh the mask has a copy for each head
-        with set_contextvar(layers.flash_groups, parts):
-            there = value_and_gradient(jax.vmap(flash))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), here, there)
-    assert kernels and set(kernels) == {"cudnn"}
-
-
-@pytest.mark.parametrize(
-    ("width", "tokens", "parts", "takes"),
-    [
-        (64, 6, 0, True),
-        (128, 5, 0, True),
-        (64, 6, 2, True),
-        (64, 5, 1, False),
-        (64, 6, 3, False),
-        (60, 6, 0, False),
-    ]
-    + [(136, 6, 0, False), (64, 6, None, False)],
-)
-def test_cudnn_is_asked_only_for_what_it_takes(width, tokens, parts, takes):
-    q = jax.ShapeDtypeStruct((2, tokens, 4, width), jnp.bfloat16)
-    with set_contextvar(layers.flash_groups, parts):
-        assert layers.has_flash(GPU, q, q) == takes
-
-
-def test_a_model_by_itself_is_mapped_and_differentiated_twice_on_a_gpu(kernels):
-    model, inputs = classifier("bert").cast("bfloat16"), batch("bert")
-    loss = lambda tree: model.apply(tree, inputs).sum()
-    with set_contextvar(target_device, GPU):
-        jax.eval_shape(jax.grad(lambda tree: jax.jvp(loss, (tree,), (tree,))[1]), params(model))
-        jax.eval_shape(
-            jax.vmap(model.apply, (None, 0)),
-            params(model),
-            {name: leaf[None] for name, leaf in inputs.items()},
-        )
-    assert set(kernels) == {None}
-
-
-def test_a_gpu_gets_a_program_with_its_library_in_it(monkeypatch):
-    monkeypatch.setattr(
-        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000
-    )  # it is not here
-    model, inputs = classifier("bert").cast("bfloat16"), batch("bert")
-
-    def lowered(device):
-        with set_contextvar(target_device, device):
-            traced = jax.jit(
-                model.allow_fused_attention(lambda tree, inputs: model.apply(tree, inputs))
-            ).trace(params(model), inputs)
-            return traced.lower(lowering_platforms=("cuda",)).as_text()
-
-    assert lowered(GPU).count("__cudnn$fmha") == model.encoder.config.layers
-    assert "__cudnn" not in lowered(OLD)

@@ -1,0 +1,238 @@
+"""Self-attention on packed rows: a reference in JAX, and libraries' kernels behind one function.
+
+Shapes in names: R rows, C tokens a row (queries), T tokens attended to (keys), D width, H heads, K
+width of a head.
+"""
+
+import contextlib
+import contextvars
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from adapt.models.config import EncoderConfig
+from adapt.models.layers import Dense, Dropout
+
+# The device that a program is compiled for, where this process has no such device.
+target_device: contextvars.ContextVar[Any] = contextvars.ContextVar("target_device", default=None)
+
+# How many parts tensor parallelism cuts the heads into; 0 without a mesh. None: cuDNN's attention
+# must not be used, for it has no rule for vmap, jvp or a second derivative.
+flash_groups: contextvars.ContextVar[int | None] = contextvars.ContextVar(
+    "flash_groups", default=None
+)
+
+
+@contextlib.contextmanager
+def set_contextvar(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    """Give the variable a value inside ``with``."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, 3.2): x [R, C, D] -> [R, C, D].
+
+    ``mask`` bool [R, 1, C, C] is True where a token attends; None: everywhere.
+    """
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool
+    ) -> jax.Array:
+        c = self.config
+        width = x_RCD.shape[-1]
+        x_RCD = x_RCD.astype(self.dtype)
+
+        layers = [
+            Dense(width, width, c.qkv_bias, c.init_range, self.dtype, c, name=name)
+            for name in ("query", "key", "value")
+        ]
+        kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
+        lora_updates = [layer.low_rank(x_RCD) for layer in layers]
+        q, k, v = project(x_RCD, kernels, biases, lora_updates, c.heads)
+        if c.prefix_tokens:
+            k, v, mask_R1CC = Prefix(c, self.dtype, name="prefix")(k, v, mask_R1CC)
+
+        dropout = Dropout(c.attention_dropout)
+        drop = functools.partial(dropout, deterministic=False)
+        if deterministic or not c.attention_dropout:
+            drop = None
+        mixed_RHCK = attend(q, k, v, mask_R1CC, drop)
+        mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
+        return Dense(width, width, True, c.init_range, self.dtype, c, name="output")(mixed_RCD)
+
+
+def project(
+    x_RCD: jax.Array,
+    kernels: Sequence[jax.Array],
+    biases: Sequence[jax.Array | None],
+    lora_updates: Sequence[jax.Array | None],
+    heads: int,
+) -> jax.Array:
+    """Query, key and value, [3, R, H, C, K], by one matrix product of their three kernels [D, D].
+
+    ``lora_updates`` [R, C, D] are added to each of them; None adds nothing.
+    """
+    rows, tokens, width = x_RCD.shape
+    x = x_RCD @ jnp.concatenate(kernels, 1)
+    if biases[0] is not None:
+        x = x + jnp.concatenate(biases)  # pyright: ignore - all three have a bias, or none
+    x = x.reshape(rows, tokens, 3, width)
+    for index, update in enumerate(lora_updates):
+        if update is not None:
+            x = x.at[:, :, index].add(update)
+    return x.reshape(rows, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+
+
+class Prefix(nn.Module):
+    """Puts trainable keys and values before those of the tokens (Li and Liang 2021, eq. 3).
+
+    Every token attends to them: k, v [R, H, C, K] and the mask [R, 1, C, C] -> k, v [R, H, P + C,
+    K] and the mask [R, 1, C, P + C]. The parameters ``key`` and ``value`` are [P, D].
+    """
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, k_RHCK: jax.Array, v_RHCK: jax.Array, mask_R1CC: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        keys = self.prepend("key", k_RHCK)
+        values = self.prepend("value", v_RHCK)
+        if mask_R1CC is None:
+            return keys, values, None
+        attends = jnp.ones((*mask_R1CC.shape[:-1], self.config.prefix_tokens), bool)
+        return keys, values, jnp.concatenate([attends, mask_R1CC], -1)
+
+    @nn.nowrap
+    def prepend(self, name: str, x_RHCK: jax.Array) -> jax.Array:
+        """The parameter ``name`` before the tokens of ``x``: [R, H, P + C, K]."""
+        c = self.config
+        rows, heads, _, width = x_RHCK.shape
+        shape = (c.prefix_tokens, c.width)
+        prefix_PD = self.param(name, nn.initializers.normal(c.init_range), shape)
+        prefix_PHK = prefix_PD.astype(self.dtype).reshape(-1, heads, width)
+        prefix_HPK = prefix_PHK.transpose(1, 0, 2)
+        prefix_RHPK = jnp.broadcast_to(prefix_HPK, (rows, *prefix_HPK.shape))
+        return jnp.concatenate([prefix_RHPK, x_RHCK], 2)
+
+
+def attend(
+    q_RHCK: jax.Array,
+    k_RHTK: jax.Array,
+    v_RHTK: jax.Array,
+    mask: jax.Array | None,
+    drop: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(K)) v of each head (Vaswani et al. 2017, eq. 1): [R, H, C, K].
+
+    ``mask`` bool [R, 1 or H, C, T] is True where a query attends to a key. ``drop`` is dropout on
+    the weights, or None. Without dropout a GPU or TPU computes by a kernel: cuDNN's on a GPU where
+    a program allows it (see :meth:`adapt.models.Model.allow_fused_attention`) and cuDNN takes the
+    arrays, otherwise JAX's own.
+    """
+    device = target_device.get() or jax.local_devices()[0]
+    if drop is not None or device.platform not in ("gpu", "tpu"):
+        return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop)
+    q_RCHK, k_RTHK, v_RTHK = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
+    if can_use_flash(device, q_RCHK, k_RTHK):
+        mixed_RCHK = flash_attention(q_RCHK, k_RTHK, v_RTHK, mask)
+    else:
+        mixed_RCHK = jax.nn.dot_product_attention(q_RCHK, k_RTHK, v_RTHK, mask=mask)
+    return mixed_RCHK.transpose(0, 2, 1, 3)
+
+
+def reference_attention(
+    q_RHCK: jax.Array,
+    k_RHTK: jax.Array,
+    v_RHTK: jax.Array,
+    mask: jax.Array | None,
+    drop: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
+    """What :func:`attend` computes, in plain JAX and laid out for CPUs.
+
+    Heads come before tokens, the layout that XLA multiplies fastest on a CPU. The division by the
+    sum of the weights comes after the product with v, which is smaller than they are.
+    """
+    scaled_q_RHCK = q_RHCK * q_RHCK.shape[-1] ** -0.5
+    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", scaled_q_RHCK, k_RHTK).astype(jnp.float32)
+    if mask is not None:
+        scores_RHCT = scores_RHCT + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
+    highest_RHC1 = jax.lax.stop_gradient(scores_RHCT.max(-1, keepdims=True))
+    weights_RHCT = jnp.exp(scores_RHCT - highest_RHC1)
+    total_RHC1 = weights_RHCT.sum(-1, keepdims=True)
+    if drop is not None:
+        weights_RHCT = drop(weights_RHCT)
+    weights_RHCT = weights_RHCT.astype(v_RHTK.dtype)
+    mixed_RHCK = jnp.einsum("RHCT,RHTK->RHCK", weights_RHCT, v_RHTK) / total_RHC1
+    return mixed_RHCK.astype(v_RHTK.dtype)
+
+
+def can_use_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:
+    """Whether cuDNN's flash attention is allowed here and takes these arrays.
+
+    It wants an NVIDIA GPU from Ampere on (compute capability 8), bfloat16, and a K of at most 128
+    that 8 divides. On a mesh it also wants whole heads and even numbers of tokens: see
+    :func:`flash_attention`.
+    """
+    groups = flash_groups.get()
+    if groups is None or q_RCHK.dtype != jnp.bfloat16:
+        return False
+
+    # The "compute capability" of an AMD GPU is a name, such as gfx90a.
+    capability = re.match(r"(\d+)\.\d", str(getattr(device, "compute_capability", "")))
+    if capability is None or int(capability[1]) < 8:
+        return False
+
+    _, queries, heads, width = q_RCHK.shape
+    if width > 128 or width % 8:
+        return False
+    has_even_tokens = queries % 2 == 0 and k_RTHK.shape[1] % 2 == 0
+    return groups == 0 or (heads % groups == 0 and has_even_tokens)
+
+
+def flash_attention(
+    q_RCHK: jax.Array, k_RTHK: jax.Array, v_RTHK: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """What :func:`attend` computes, by cuDNN's kernel: [R, C, H, K], in bfloat16.
+
+    It never writes the weights to memory (Dao et al. 2022). It has no gradient for odd numbers of
+    tokens: they get one more, to which nothing attends. On a mesh JAX's partitioning of it wants a
+    mask for every head and takes no lengths.
+    """
+    rows, queries, heads, _ = q_RCHK.shape
+    keys = k_RTHK.shape[1]
+    lengths = None
+    if mask is None and keys % 2:
+        lengths = jnp.full(rows, keys, jnp.int32)
+    if mask is not None:
+        mask = jnp.pad(mask, [(0, 0), (0, 0), (0, queries % 2), (0, keys % 2)])
+        if flash_groups.get():
+            mask = jnp.broadcast_to(mask, (rows, heads, *mask.shape[2:]))
+    mixed_RCHK = jax.nn.dot_product_attention(
+        pad_to_even(q_RCHK),
+        pad_to_even(k_RTHK),
+        pad_to_even(v_RTHK),
+        mask=mask,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+    return mixed_RCHK[:, :queries]
+
+
+def pad_to_even(x_RCHK: jax.Array) -> jax.Array:
+    """One more token, of zeros, where their number is odd."""
+    return jnp.pad(x_RCHK, [(0, 0), (0, x_RCHK.shape[1] % 2), (0, 0), (0, 0)])

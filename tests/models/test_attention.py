@@ -1,0 +1,148 @@
+"""The kernels of accelerators' libraries compute what the reference does, where they take it."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adapt.models import attention, set_contextvar, target_device
+from tests.helpers.small import batch, classifier, params
+
+
+def device(platform: str, compute_capability: str | None = None) -> types.SimpleNamespace:
+    return types.SimpleNamespace(platform=platform, compute_capability=compute_capability)
+
+
+TPU = device("tpu")
+TURING = device("gpu", "7.5")
+AMD = device("gpu", "gfx90a")
+BLACKWELL = device("gpu", "10.0")
+
+
+@pytest.fixture
+def implementations(monkeypatch) -> list[str | None]:
+    """The implementations that JAX was asked for. JAX's own computes in place of a missing library."""
+    dot_product_attention = jax.nn.dot_product_attention
+    asked = []
+
+    def recorded(*arrays, implementation=None, **options):
+        asked.append(implementation)
+        return dot_product_attention(*arrays, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+    return asked
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        (TPU, "bfloat16", None),
+        (TURING, "bfloat16", None),
+        (AMD, "bfloat16", None),
+        (BLACKWELL, "float32", None),
+        (BLACKWELL, "bfloat16", "cudnn"),
+    ],
+)
+def test_attention_computes_the_same_on_every_accelerator(
+    implementations, family, device, dtype, expected
+):
+    model = classifier(family).cast(dtype)
+    tree = params(model)
+    inputs = batch(family)
+    reference = jax.jit(lambda: model.apply(tree, inputs))()
+    assert implementations == []
+    with set_contextvar(target_device, device):
+        by_kernel = jax.jit(model.allow_fused_attention(lambda: model.apply(tree, inputs)))()
+    assert implementations == [expected] * model.encoder.config.layers
+    np.testing.assert_allclose(reference, by_kernel, atol=1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("tokens", "prefix"), [(6, 0), (5, 0), (5, 1), (6, 3)])
+def test_padding_to_an_even_number_of_tokens_changes_nothing(
+    implementations, tokens, prefix, masked
+):
+    groups, rows, heads, width = 2, 3, 2, 8
+    q_key, k_key, v_key, mask_key = jax.random.split(jax.random.key(0), 4)
+    q = jax.random.normal(q_key, (groups, rows, heads, tokens, width))
+    k = jax.random.normal(k_key, (groups, rows, heads, tokens + prefix, width))
+    v = jax.random.normal(v_key, (groups, rows, heads, tokens + prefix, width))
+    mask = None
+    if masked:
+        mask = jax.random.bernoulli(mask_key, 0.7, (groups, rows, 1, tokens, tokens + prefix))
+        mask = mask.at[..., 0].set(True)
+
+    def value_and_gradient(attend):
+        def loss(q, k, v):
+            return jnp.sin(jax.vmap(attend)(q, k, v, mask)).sum()
+
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    def reference(q, k, v, mask):
+        return attention.attend(q, k, v, mask, None)
+
+    def flash(q, k, v, mask):
+        tokens_first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
+        return attention.flash_attention(*tokens_first, mask).transpose(0, 2, 1, 3)
+
+    expected = value_and_gradient(reference)
+    for parts in (0, 1):  # on a mesh the mask has a copy for each head
+        with set_contextvar(attention.flash_groups, parts):
+            computed = value_and_gradient(flash)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, computed)
+    assert implementations and set(implementations) == {"cudnn"}
+
+
+@pytest.mark.parametrize(
+    ("width", "tokens", "groups", "takes"),
+    [
+        (64, 6, 0, True),
+        (128, 5, 0, True),
+        (64, 6, 2, True),
+        (64, 5, 1, False),
+        (64, 6, 3, False),
+        (60, 6, 0, False),
+        (136, 6, 0, False),
+        (64, 6, None, False),
+    ],
+)
+def test_cudnn_is_asked_only_for_what_it_takes(width, tokens, groups, takes):
+    q = jax.ShapeDtypeStruct((2, tokens, 4, width), jnp.bfloat16)
+    with set_contextvar(attention.flash_groups, groups):
+        assert attention.can_use_flash(BLACKWELL, q, q) == takes
+
+
+def test_a_model_by_itself_is_mapped_and_differentiated_twice_on_a_gpu(implementations):
+    model = classifier("bert").cast("bfloat16")
+    tree = params(model)
+    inputs = batch("bert")
+    stacked = {name: leaf[None] for name, leaf in inputs.items()}
+
+    def loss(tree):
+        return model.apply(tree, inputs).sum()
+
+    def derivative(tree):
+        return jax.jvp(loss, (tree,), (tree,))[1]
+
+    with set_contextvar(target_device, BLACKWELL):
+        jax.eval_shape(jax.grad(derivative), tree)
+        jax.eval_shape(jax.vmap(model.apply, (None, 0)), tree, stacked)
+    assert set(implementations) == {None}
+
+
+def test_a_gpu_gets_a_program_with_its_library_in_it(monkeypatch):
+    cudnn_version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(cudnn_version, lambda: 91000)  # this machine has no cuDNN
+    model = classifier("bert").cast("bfloat16")
+
+    def program(device):
+        apply = model.allow_fused_attention(lambda tree, inputs: model.apply(tree, inputs))
+        with set_contextvar(target_device, device):
+            traced = jax.jit(apply).trace(params(model), batch("bert"))
+            return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+    assert program(BLACKWELL).count("__cudnn$fmha") == model.encoder.config.layers
+    assert "__cudnn" not in program(TURING)
