@@ -1,4 +1,12 @@
-"""One jitted step, one loop. What is frozen is an argument of its own: not differentiated, not donated, not returned."""
+"""One jitted step of training.
+
+What is frozen is an argument of its own: it is not differentiated, not donated and not returned.
+
+    frozen, state = init_state(params, labels, tx, key)
+    step = make_step(model, cross_entropy, tx)
+    for batch in batches:
+        state, metrics = step(frozen, state, batch)
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,19 +26,29 @@ from adapt.training.losses import Loss
 from adapt.training.regularizers import Regularizer
 from adapt.tree import Tree, map_paths, merge, paths
 
+Batch = Mapping[str, Any]  # arrays by name
+Metrics = dict[str, jax.Array]  # float32 scalars by name
+
+# The sum of weighted losses, the sum of weights, and the gradient of the first by what trains.
+LossAndGrad = Callable[[Tree, Tree, Batch, jax.Array], tuple[tuple[jax.Array, jax.Array], Tree]]
+
+MIXOUT_STREAM = 0xA11  # folded into the key of a step: mixout and dropout draw from different bits
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that training changes: steps taken, the trainable parameters, their optimizer state.
+    """All that training changes. A pytree; :func:`make_step`'s step donates it.
 
-    ``key`` never changes: step s uses ``fold_in(key, s)``. ``halted`` is set by a step whose loss or gradient is not
-    finite; from then on steps change nothing, so the parameters stay those of the last good step.
+    ``step`` (int32 []) counts the steps taken. ``params`` is the trainable part of the parameter
+    tree, ``opt_state`` the optimizer's state of it. ``key`` never changes: step s draws from
+    ``fold_in(key, s)``. ``halted`` (bool []) is set by a step whose loss or gradient is not finite;
+    from then on no step changes anything, so the parameters stay those of the last good step.
     """
 
     step: jax.Array
     params: Tree
-    opt_state: Any
+    opt_state: optax.OptState
     key: jax.Array
     halted: jax.Array
 
@@ -41,92 +59,144 @@ def init_state(
     tx: optax.GradientTransformation,
     key: jax.Array,
     layout: Layout | None = None,
-    frozen_dtype: Any = None,
+    frozen_dtype: jax.typing.DTypeLike | None = None,
 ) -> tuple[Tree, State]:
-    """Split ``params`` by ``labels`` into (frozen parameters, State with a copy of what trains).
+    """The frozen parameters, and the :class:`State` of step 0 with a copy of the trainable ones.
 
-    ``params`` and ``key`` stay usable: what the step gets donated is a copy. With a ``layout`` all of it is made straight
-    in its place on the mesh. ``frozen_dtype`` is what frozen matrices are stored in, by default their own.
-    Raises :class:`TrainingError` if nothing trains.
+    ``labels`` is the label tree of ``params`` (:func:`adapt.tree.label`), ``tx`` the optimizer of
+    its groups (:func:`adapt.training.optim.by_label`), ``key`` a typed key
+    (:func:`jax.random.key`) for dropout. ``params`` and ``key`` stay usable: the step is donated
+    copies. With a ``layout`` each array is made straight in its place on the mesh. Frozen matrices
+    are stored in ``frozen_dtype``, by default in their own dtype; vectors keep theirs.
+
+    Raises :class:`TrainingError` if nothing trains, :class:`RuleError` for a path without a label.
+
+        frozen, state = init_state(params, labels, tx, jax.random.key(0))
     """
     trainable = optim.trainable(params, labels)
-    still = optim.frozen(params, labels)
-    if frozen_dtype is not None:
-        still = map_paths(
-            lambda _, leaf: leaf.astype(frozen_dtype) if leaf.ndim > 1 else leaf, still
-        )
+    frozen = optim.frozen(params, labels)
     if not paths(trainable):
         raise TrainingError(
             "every parameter is FROZEN: nothing would train; label at least one leaf with a group"
         )
-    if layout:
-        layout.check(params)
-        trainable = layout.shard(trainable)
-        still = layout.shard(still, layout.frozen_rules)
-        copied = jax.jit(
-            lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=layout.shardings(trainable)
-        )(trainable)
-        moments = layout.shardings(jax.eval_shape(tx.init, trainable))
-        opt_state = jax.jit(tx.init, out_shardings=moments)(trainable)
-        rest = layout.shard((np.int32(0), key, np.bool_(False)))
-        return still, State(rest[0], copied, opt_state, *rest[1:])
-    device = jax.local_devices()[0]
-    trainable = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(trainable)
+    if frozen_dtype is not None:
+        frozen = cast_matrices(frozen, frozen_dtype)
+    if layout is None:
+        return shard_tree(frozen), init_on_one_device(trainable, tx, key)
+
+    layout.check(params)
+    trainable = layout.shard(trainable)
+    frozen = layout.shard(frozen, layout.frozen_rules)
+    return frozen, init_on_mesh(trainable, tx, key, layout)
+
+
+def cast_matrices(params: Tree, dtype: jax.typing.DTypeLike) -> Tree:
+    """Leaves of two and more dimensions in ``dtype``; vectors and scalars as they are."""
+
+    def cast(_: str, leaf: Any) -> Any:
+        if leaf.ndim > 1:
+            return leaf.astype(dtype)
+        return leaf
+
+    return map_paths(cast, params)
+
+
+def copy_leaves(tree: Any) -> Any:
+    """A copy of every array."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def init_on_one_device(trainable: Tree, tx: optax.GradientTransformation, key: jax.Array) -> State:
+    """The state of step 0 on the first device of this process."""
+    copied = jax.jit(copy_leaves)(trainable)
     state = State(
-        jnp.int32(0),
-        trainable,
-        jax.jit(tx.init)(trainable),
-        jnp.array(key, copy=True),
-        jnp.bool_(False),
+        step=jnp.int32(0),
+        params=copied,
+        opt_state=jax.jit(tx.init)(copied),
+        key=jnp.array(key, copy=True),
+        halted=jnp.bool_(False),
     )
-    # Committed to a device, as restored arrays are: otherwise the first step after a resume would compile again.
-    return shard_tree(still), jax.device_put(state, device)
+    # Committed to a device, as restored arrays are: else a resumed run would compile a step twice.
+    return jax.device_put(state, jax.local_devices()[0])
+
+
+def init_on_mesh(
+    trainable: Tree, tx: optax.GradientTransformation, key: jax.Array, layout: Layout
+) -> State:
+    """The state of step 0 over the mesh, from parameters that are there already."""
+    copy = jax.jit(copy_leaves, out_shardings=layout.shardings(trainable))
+    moments = layout.shardings(jax.eval_shape(tx.init, trainable))
+    opt_state = jax.jit(tx.init, out_shardings=moments)(trainable)
+    step, key, halted = layout.shard((np.int32(0), key, np.bool_(False)))
+    return State(step, copy(trainable), opt_state, key, halted)
 
 
 def advance(
     frozen: Tree,
     state: State,
-    before: Tree,
+    previous_labels: Tree,
     labels: Tree,
     tx: optax.GradientTransformation,
     layout: Layout | None = None,
 ) -> tuple[Tree, State]:
-    """The next phase: (frozen, state) by new labels and optimizer, steps and key going on.
+    """The frozen parameters and the state with which the next phase of a run begins.
 
-    Leaves that go on training in their group keep their moments and their count; others begin anew. ``before`` are the
-    labels until now. Raises :class:`RuleError` where a group that goes on gains leaves: they would share its count.
+    ``previous_labels`` are those of the phase that ends, ``labels`` and ``tx`` those of the next.
+    The count of steps and the key stay. Leaves that stay in their group keep their moments, and the
+    group its count; others begin with none.
+
+    Raises :class:`RuleError` where a group stays and gains leaves: they would share its count, and
+    Adam would correct the bias of their moments by it.
     """
-    groups = [{}, {}]
-    for found, tree in zip(groups, (before, labels), strict=True):
-        for path, group in paths(tree).items():
-            found.setdefault(group, set()).add(path)
-    old, new = groups
-    for group in (old.keys() & new.keys()) - {optim.FROZEN}:
-        if old[group] & new[group] and (gained := new[group] - old[group]):
+    check_no_group_gains(previous_labels, labels)
+    params = merge(frozen, state.params)
+    frozen, fresh = init_state(params, labels, tx, state.key, layout)
+    opt_state = carry_over(state.opt_state, fresh.opt_state)
+    return frozen, State(state.step, fresh.params, opt_state, fresh.key, state.halted)
+
+
+def check_no_group_gains(previous_labels: Tree, labels: Tree) -> None:
+    """Raise :class:`RuleError` for a group that keeps leaves and gets others too."""
+    previous = leaves_by_group(previous_labels)
+    following = leaves_by_group(labels)
+    for group in (previous.keys() & following.keys()) - {optim.FROZEN}:
+        kept = previous[group] & following[group]
+        gained = following[group] - previous[group]
+        if kept and gained:
             raise RuleError(
-                f"group {group!r} goes on and gains {min(gained)}: give what begins a group of its own"
+                f"group {group!r} goes on and gains {min(gained)}: "
+                "give what begins a group of its own"
             )
-    still, fresh = init_state(merge(frozen, state.params), labels, tx, state.key, layout)
-    kept = {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-    }
 
-    def carried(path: Any, leaf: jax.Array) -> jax.Array:
-        found = kept.get(jax.tree_util.keystr(path), leaf)
-        return found if found.shape == leaf.shape else leaf
 
-    opt_state = jax.tree_util.tree_map_with_path(carried, fresh.opt_state)
-    return still, dataclasses.replace(
-        fresh, step=state.step, halted=state.halted, opt_state=opt_state
-    )
+def leaves_by_group(labels: Tree) -> dict[str, set[str]]:
+    """``{group: paths}`` of a label tree."""
+    members: dict[str, set[str]] = {}
+    for path, group in paths(labels).items():
+        members.setdefault(group, set()).add(path)
+    return members
+
+
+def carry_over(old: optax.OptState, fresh: optax.OptState) -> optax.OptState:
+    """``fresh``, with the leaves of ``old`` that have the same path and shape."""
+    old_leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(old):
+        old_leaves[jax.tree_util.keystr(path)] = leaf
+
+    def carry(path: Any, leaf: jax.Array) -> jax.Array:
+        old_leaf = old_leaves.get(jax.tree_util.keystr(path))
+        if old_leaf is None or old_leaf.shape != leaf.shape:
+            return leaf
+        return old_leaf
+
+    return jax.tree_util.tree_map_with_path(carry, fresh)
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """``(frozen, state, batch) -> (state, metrics)``: the compiled prefix, where there is one, and the compiled suffix.
+    """``(frozen, state, batch) -> (state, metrics)``: a compiled prefix, if any, and a suffix.
 
-    A batch that brings ``hidden``, what the prefix would put out, skips the prefix.
+    A batch that brings ``hidden``, the output of the prefix, skips the prefix.
     """
 
     prefix: Cut | None
@@ -134,35 +204,38 @@ class Step:
     regularizer: Regularizer | None = None
     layout: Layout | None = None
 
-    def shard_batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The batch over the mesh, where there is one."""
-        return (
-            self.layout.shard_batch(batch, len(batch["weight"].shape) - 2) if self.layout else batch
-        )
+    def shard_batch(self, batch: Batch) -> Batch:
+        """The batch over the mesh, if there is one."""
+        if self.layout is None:
+            return batch
+        micro_batch_axes = len(batch["weight"].shape) - 2
+        return self.layout.shard_batch(batch, micro_batch_axes)
 
-    def __call__(
-        self, frozen: Tree, state: "State", batch: Mapping[str, Any]
-    ) -> tuple["State", dict[str, jax.Array]]:
+    def __call__(self, frozen: Tree, state: State, batch: Batch) -> tuple[State, Metrics]:
         batch = self.shard_batch(batch)
         if self.prefix is not None:
             frozen, batch = self.prefix(frozen, batch)
         return self.suffix(frozen, state, batch)
 
-    def programs(self, frozen: Tree, state: "State", batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The compiled ``prefix`` (unless the batch brings ``hidden``) and ``suffix``: their text, FLOPs and memory."""
-        found = {}
+    def programs(self, frozen: Tree, state: State, batch: Batch) -> dict[str, jax.stages.Compiled]:
+        """The compiled programs, for their text, FLOPs and memory. Arguments may be shapes.
+
+        ``prefix`` is one of them if the step has one and the batch does not bring ``hidden``.
+        """
         batch = self.shard_batch(batch)
-        if self.prefix is not None:
-            below, above = self.prefix.split(frozen)
-            hidden = batch.get("hidden")
-            if hidden is None:
-                found["prefix"] = self.prefix.run.lower(below, batch).compile()
-                hidden = jax.eval_shape(self.prefix.run, below, batch)
-            frozen = above
-            batch = self.shard_batch(
-                suffix_batch(self.prefix.model, batch, self.prefix.depth, hidden)
-            )
-        return found | {"suffix": self.suffix.lower(frozen, state, batch).compile()}
+        if self.prefix is None:
+            return {"suffix": self.suffix.lower(frozen, state, batch).compile()}
+
+        programs = {}
+        prefix_params, suffix_params = self.prefix.split(frozen)
+        hidden = batch.get("hidden")
+        if hidden is None:
+            programs["prefix"] = self.prefix.run.lower(prefix_params, batch).compile()
+            hidden = jax.eval_shape(self.prefix.run, prefix_params, batch)
+        batch = suffix_batch(self.prefix.model, batch, self.prefix.depth, hidden)
+        batch = self.shard_batch(batch)
+        programs["suffix"] = self.suffix.lower(suffix_params, state, batch).compile()
+        return programs
 
 
 def make_step(
@@ -173,95 +246,144 @@ def make_step(
     dropout: bool = True,
     regularizer: Regularizer | None = None,
 ) -> Step:
-    """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, with the state donated.
+    """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, the state donated.
 
-    A batch holds the model's inputs, ``label`` and ``weight`` [N]; if ``weight`` is [A, N], everything has a leading
-    axis of A micro-batches, whose sums of losses and of weights are accumulated before one division: the same gradient
-    as one large batch. The first ``cut`` stages run deterministic, in a program of their own (see :mod:`adapt.training.frozen_prefix`).
-    With a ``regularizer``, ``frozen["anchor"]`` holds pre-trained values by path.
-    Metrics: ``loss`` (weighted mean), ``grad_norm`` (before clipping, of what trains), ``weight``; where something trains
-    that is stored in less than float32, ``rounded_away``: see :func:`adapt.training.optim.rounded_away`.
+    A batch holds the model's inputs, ``label`` [N, ...] and ``weight`` float32 [N], 0 for an empty
+    slot. If ``weight`` is [A, N], every array has a leading axis of A micro-batches, whose sums of
+    losses and of weights are accumulated before one division: the gradient of one large batch.
+
+    ``loss`` maps (outputs, label) to one float32 number an example (:mod:`adapt.training.losses`).
+    The first ``cut`` stages (:func:`adapt.training.frozen_prefix.cut`) run without dropout, in a
+    program of their own. With a ``regularizer``, ``frozen["anchor"]`` holds the pre-trained values
+    of what trains.
+
+    Metrics, float32 scalars: ``loss`` is the mean weighted by ``weight``; ``grad_norm`` the norm of
+    the gradient of what trains, before clipping; ``weight`` the sum of weights. If something trains
+    that is stored in less than float32, ``rounded_away`` is the fraction of updates without effect
+    (:func:`adapt.training.optim.rounded_away`).
+
+    Raises :class:`StrategyError` if the head reads a layer that the prefix hides.
+
+        step = make_step(model, cross_entropy, tx, cut(labels, layers))
+        state, metrics = step(frozen, state, batch)
     """
+    layout = model.layout
 
-    def total(
-        trainable: Tree, frozen: Tree, batch: Mapping[str, Any], key: jax.Array
+    def summed_loss(
+        trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         if regularizer and regularizer.mixout and dropout:
-            trainable = regularizer.mix(trainable, frozen["anchor"], jax.random.fold_in(key, 0xA11))
+            mixout_key = jax.random.fold_in(key, MIXOUT_STREAM)
+            trainable = regularizer.mix(trainable, frozen["anchor"], mixout_key)
         params = merge(frozen, trainable)
-        output = model.suffix(params, batch.get("hidden"), batch, cut, key if dropout else None)
-        label, weight = (
-            flatten_groups(batch[name]) if model.layout else batch[name]
-            for name in ("label", "weight")
-        )
-        return (loss(output, label) * weight).sum(), weight.sum()
+        dropout_key = key if dropout else None
+        outputs = model.suffix(params, batch.get("hidden"), batch, cut, dropout_key)
+        label = batch["label"]
+        weight = batch["weight"]
+        if layout:
+            label = flatten_groups(label)
+            weight = flatten_groups(weight)
+        return (loss(outputs, label) * weight).sum(), weight.sum()
 
-    gradient = jax.value_and_grad(total, has_aux=True)
+    loss_and_grad = jax.value_and_grad(summed_loss, has_aux=True)
+    example_axes = 2 if layout else 1  # [groups, N] on a mesh, [N] without one
 
-    def step(
-        frozen: Tree, state: State, batch: Mapping[str, Any]
-    ) -> tuple[State, dict[str, jax.Array]]:
+    def step(frozen: Tree, state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        if batch["weight"].ndim == 1 + bool(model.layout):
-            (summed, weight), grads = gradient(state.params, frozen, batch, key)
+        if batch["weight"].ndim == example_axes:
+            (loss_sum, weight), grads = loss_and_grad(state.params, frozen, batch, key)
         else:
+            (loss_sum, weight), grads = accumulate_gradients(
+                loss_and_grad, state.params, frozen, batch, key
+            )
 
-            def add(carry: Any, part: Any) -> tuple[Any, None]:
-                micro, index = part
-                return jax.tree.map(
-                    jnp.add,
-                    carry,
-                    gradient(state.params, frozen, micro, jax.random.fold_in(key, index)),
-                ), None
-
-            zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
-            parts = (dict(batch), jnp.arange(len(batch["weight"])))
-            ((summed, weight), grads), _ = jax.lax.scan(add, zero, parts)
+        # Sums of losses over sums of weights, never a mean of means.
         weight = jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        grads = (
-            regularizer.add_gradient(grads, state.params, frozen["anchor"])
-            if regularizer and regularizer.l2sp
-            else grads
-        )
-        norm = optax.tree.norm(grads)
-        mean = summed / weight
+        if regularizer and regularizer.l2sp:
+            grads = regularizer.add_gradient(grads, state.params, frozen["anchor"])
+        grad_norm = optax.tree.norm(grads)
+        mean_loss = loss_sum / weight
+
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        good = jnp.isfinite(mean) & jnp.isfinite(norm) & ~state.halted
-        new = (optax.apply_updates(state.params, updates), opt_state)
-        params, opt_state = jax.tree.map(
-            lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state)
-        )
-        after = State(state.step + good, params, opt_state, state.key, ~good)
-        after = model.layout.constrain(after) if model.layout else after
-        narrow = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(state.params))
-        lost = {"rounded_away": optim.rounded_away(state.params, updates)} if narrow else {}
-        return after, {"loss": mean, "grad_norm": norm, "weight": weight} | lost
+        params = optax.apply_updates(state.params, updates)
+
+        # A step whose loss or gradient is not finite changes nothing, and no step does after it.
+        ok = jnp.isfinite(mean_loss) & jnp.isfinite(grad_norm) & ~state.halted
+        params = where(ok, params, state.params)
+        opt_state = where(ok, opt_state, state.opt_state)
+        new_state = State(state.step + ok, params, opt_state, state.key, halted=~ok)
+        if layout:
+            new_state = layout.constrain(new_state)
+
+        metrics = {"loss": mean_loss, "grad_norm": grad_norm, "weight": weight}
+        if has_half_precision(state.params):
+            metrics["rounded_away"] = optim.rounded_away(state.params, updates)
+        return new_state, metrics
 
     return Step(
-        cut_at(model, cut) if cut else None,
-        jax.jit(model.allow_fused_attention(step), donate_argnums=1),
-        regularizer,
-        model.layout,
+        prefix=cut_at(model, cut) if cut else None,
+        suffix=jax.jit(model.allow_fused_attention(step), donate_argnums=1),
+        regularizer=regularizer,
+        layout=layout,
     )
 
 
-def make_eval(
-    model: Model, cut: Cut | None = None
-) -> Callable[[Tree, Mapping[str, Any]], jax.Array]:
-    """``(params, batch) -> outputs`` [N, ...] of the head, deterministic, jitted; cut as a step is cut, where it is."""
+def accumulate_gradients(
+    loss_and_grad: LossAndGrad, params: Tree, frozen: Tree, batch: Batch, key: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], Tree]:
+    """The sums over A micro-batches of what ``loss_and_grad`` returns. Arrays are [A, ...].
+
+    They are computed one after the other, so the memory is that of one. Each has its own key.
+    """
+
+    def add(sums: Any, micro_batch: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        arrays, index = micro_batch
+        result = loss_and_grad(params, frozen, arrays, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, sums, result), None
+
+    zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
+    micro_batches = (dict(batch), jnp.arange(len(batch["weight"])))
+    sums, _ = jax.lax.scan(add, zeros, micro_batches)
+    return sums
+
+
+def where(condition: jax.Array, new: Any, old: Any) -> Any:
+    """:func:`jnp.where` on every leaf of two pytrees."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def has_half_precision(params: Tree) -> bool:
+    """Whether a leaf is stored in less than 4 bytes an element."""
+    return any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(params))
+
+
+def make_eval(model: Model, cut: Cut | None = None) -> Callable[[Tree, Batch], jax.Array]:
+    """``(params, batch) -> outputs`` of the head, float32 [N, ...], without dropout, jitted.
+
+    ``params`` is the whole tree ``{"encoder", "head"}``. Give the :class:`Cut` of a step
+    (``step.prefix``) to compute the prefix by the same program, or to take it as ``hidden`` from
+    the batch. On a mesh every process gets the outputs of all groups.
+
+        outputs = make_eval(model)(params, batch)
+    """
     layout = model.layout
-    whole = layout.replicated if layout else None  # every process gets all outputs
+    out_shardings = layout.replicated if layout else None
     if cut is None:
-        return shard_inputs(
-            jax.jit(
-                model.allow_fused_attention(lambda params, batch: model.apply(params, batch)),
-                out_shardings=whole,
-            ),
-            layout,
-        )
-    above = model.allow_fused_attention(
-        lambda params, batch: model.suffix(params, batch["hidden"], batch, cut.depth)
-    )
-    suffix = jax.jit(above, out_shardings=whole)
-    return shard_inputs(lambda params, batch: suffix(*cut(params, batch)), layout)
+
+        def forward(params: Tree, batch: Batch) -> jax.Array:
+            return model.apply(params, batch)
+
+        jitted = jax.jit(model.allow_fused_attention(forward), out_shardings=out_shardings)
+        return shard_inputs(jitted, layout)
+
+    def suffix(params: Tree, batch: Batch) -> jax.Array:
+        return model.suffix(params, batch["hidden"], batch, cut.depth)
+
+    jitted_suffix = jax.jit(model.allow_fused_attention(suffix), out_shardings=out_shardings)
+
+    def prefix_and_suffix(params: Tree, batch: Batch) -> jax.Array:
+        suffix_params, suffix_inputs = cut(params, batch)
+        return jitted_suffix(suffix_params, suffix_inputs)
+
+    return shard_inputs(prefix_and_suffix, layout)

@@ -1,16 +1,21 @@
-"""Strategies as data: a name becomes phases of ordered rules that label every parameter. Adding one is adding a function.
+"""Strategies: a name becomes phases of ordered rules, and the rules label every parameter.
 
     strategy("full", layers, epochs)                 strategy("lora:8+bitfit", layers, epochs)
     strategy("lp-ft+decay:0.9", layers, epochs)      strategy("top:2+reinit:2+l2sp:0.01", layers, epochs)
 
-Ways to train are joined by uniting what they train; changes to them (``CHANGES``) apply to the whole. A function here gets
-the encoder's depth, the run's epochs, and what follows the colon.
+Methods (``STRATEGIES``) say what trains. Joined by ``+`` they train what any of them trains. Modifiers
+(``MODIFIERS``) change the strategy that the methods make. Both are dictionaries, and an entry added to one
+works wherever a strategy is named:
+
+    def norms(layers, epochs):
+        return single_phase(("encoder/.*norm/(scale|bias)", "encoder"), epochs=epochs)
+
+    STRATEGIES["norms"] = Method(norms)
 """
 
 import dataclasses
-import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapt import tree
@@ -18,17 +23,25 @@ from adapt.errors import StrategyError
 from adapt.training.frozen_prefix import stage
 from adapt.training.optim import FROZEN
 
+# Times the encoder's learning rate, by group: few parameters take larger rates.
 LR_MULTIPLIERS = {
     "lora": 10.0,
     "bias": 10.0,
     "adapter": 10.0,
     "prefix": 100.0,
-}  # few parameters take larger rates
+}
+HEAD_RULE = ("head/.*", "head")
+ENCODER_RULE = ("encoder/.*", "encoder")
+FROZEN_ENCODER_RULE = ("encoder/.*", FROZEN)
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Ordered rules for the labels, and for how many epochs; ``layer_decay`` is the factor of the rate from a stage to that below."""
+    """What trains for some epochs.
+
+    ``rules`` label every parameter (:func:`adapt.tree.label`). ``layer_decay`` is the factor from the
+    learning rate of a stage to that of the stage below it; 1 gives all stages the same rate.
+    """
 
     rules: tree.Rules
     epochs: int
@@ -36,74 +49,252 @@ class Phase:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The groups that the rules name: ``head``, ``encoder``, and what is added."""
-        return tuple(dict.fromkeys(group for _, group in self.rules if group != FROZEN))
+        """The groups that the rules name and that train: ``head``, ``encoder``, ``lora``, ..."""
+        names = [group for _, group in self.rules if group != FROZEN]
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def trains_head_alone(self) -> bool:
+        """Whether the encoder is frozen."""
+        return self.groups == ("head",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """Phases one after the other, what is added to the encoder, and what holds it near its pre-trained weights."""
+    """Phases one after the other, and what they need beside rules.
+
+    ``peft`` sets the fields of :class:`adapt.models.EncoderConfig` that add parameters (``lora_rank``,
+    ``adapter_width``, ...). With ``shared_schedule`` one learning-rate schedule runs over all phases;
+    else each phase warms up and decays by itself. ``reinit`` is the number of last blocks that begin
+    with fresh weights. ``l2sp`` and ``mixout`` are the strengths of
+    :class:`adapt.training.regularizers.Regularizer`.
+    """
 
     phases: tuple[Phase, ...]
-    peft: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # fields of EncoderConfig: see adapt.models.peft
-    shared_schedule: bool = False  # over all phases; else each warms up and decays by itself
-    reinit: int = 0  # last blocks that begin with fresh weights
+    peft: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shared_schedule: bool = False
+    reinit: int = 0
     l2sp: float = 0.0
     mixout: float = 0.0
 
 
-HEAD = ("head/.*", "head")
-REST = (".*", FROZEN)
+@dataclasses.dataclass(frozen=True)
+class Arg:
+    """A value after the colon of a name. ``parse`` is ``int``, ``float`` or ``str``."""
+
+    name: str
+    parse: Callable[[str], int | float | str]
+    default: int | float | str | None = None  # None: it must be given
 
 
-def single_phase(*rules: tuple[str, str], epochs: int, **more: Any) -> Strategy:
-    """One phase: the head and what ``rules`` name trains, the rest is frozen."""
-    return Strategy((Phase([HEAD, *rules, REST], epochs),), **more)
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """An entry of ``STRATEGIES`` or ``MODIFIERS``: a function, and the values that its name takes.
+
+    A method's ``build`` gets (number of layers of the encoder, epochs of the run, *values), a
+    modifier's (strategy to change, number of layers, *values). Both return a :class:`Strategy`.
+    Values are separated by commas; those with a default come last, and the last may contain commas.
+
+        STRATEGIES["lora"] = Method(lora, [Arg("rank", int), Arg("alpha", float, 16.0)])  # lora:8,32
+    """
+
+    build: Callable[..., Strategy]
+    args: Sequence[Arg] = ()
+
+    def spelling(self, name: str) -> str:
+        """``lora:RANK[,ALPHA[,TARGETS]]``."""
+        text = ""
+        for index, arg in reversed(list(enumerate(self.args))):
+            separator = "," if index else ":"
+            text = f"{separator}{arg.name.upper()}{text}"
+            if arg.default is not None:
+                text = f"[{text}]"
+        return name + text
+
+
+def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
+    """The strategy that ``spec`` names, for an encoder of ``layers`` blocks and a run of ``epochs``.
+
+    A spec is one method or modifier, or several joined by ``+``. Modifiers alone change ``full``.
+
+    Raises :class:`StrategyError` for an unknown name, for a value that is missing, wrong or too much,
+    and for a contradiction.
+
+        strategy("top:2", layers=12).phases[0].rules
+        strategy("lora:8+decay:0.9", layers=12, epochs=3)
+    """
+    methods = []
+    modifiers = {}
+    for word in spec.split("+"):
+        word = word.strip()
+        name, _, text = word.partition(":")
+        method = find_method(name, word)
+        values = parse_values(word, name, text, method)
+        if name in STRATEGIES:
+            methods.append((word, method.build(layers, epochs, *values)))
+        elif name in modifiers:
+            raise StrategyError(f"{spec}: {name} is there twice, and a run has one: leave one out")
+        else:
+            modifiers[name] = (method, values)
+
+    result = combine(spec, methods) if methods else full(layers, epochs)
+    for modifier, values in modifiers.values():
+        result = modifier.build(result, layers, *values)
+    return result
+
+
+def find_method(name: str, word: str) -> Method:
+    """The entry ``name`` of either dictionary. ``word`` is what was typed, for the error."""
+    entries = STRATEGIES | MODIFIERS
+    if name not in entries:
+        spellings = [method.spelling(name) for name, method in entries.items()]
+        raise StrategyError(
+            f"unknown strategy {word!r}: give one of {', '.join(spellings)}, or some joined by +"
+        )
+    return entries[name]
+
+
+def parse_values(word: str, name: str, text: str, method: Method) -> list[Any]:
+    """The values in ``text``, what follows the colon, and the defaults of those that are left out."""
+    texts = []
+    if text:
+        most_commas = max(len(method.args) - 1, 1)
+        texts = text.split(",", most_commas)
+    required = [arg for arg in method.args if arg.default is None]
+    if not len(required) <= len(texts) <= len(method.args):
+        raise StrategyError(f"{word!r} must be spelled {method.spelling(name)}")
+
+    values: list[Any] = [arg.default for arg in method.args]
+    for index, value_text in enumerate(texts):
+        value = parse_value(method.args[index], value_text)
+        if value is None:
+            raise StrategyError(f"{word!r} must be spelled {method.spelling(name)}, with numbers")
+        values[index] = value
+    return values
+
+
+def parse_value(arg: Arg, text: str) -> int | float | str | None:
+    """One value, or None for what is no number, not finite, or absurdly large."""
+    try:
+        value = arg.parse(text)
+    except ValueError:
+        return None
+    if isinstance(value, str) or abs(value) < 1e9:
+        return value
+    return None
+
+
+def combine(spec: str, methods: list[tuple[str, Strategy]]) -> Strategy:
+    """One strategy that trains what any of the methods (word, strategy) trains.
+
+    Raises :class:`StrategyError` where one of them has several phases, or adds nothing to the others.
+    """
+    if len(methods) == 1:
+        return methods[0][1]
+
+    rules: dict[tuple[str, str], str] = {}  # the word that has the rule
+    fields: dict[str, str] = {}  # the word that sets the field
+    peft: dict[str, Any] = {}
+    for word, method in methods:
+        check_can_join(spec, word, method)
+        for field in method.peft:
+            if field in fields:
+                raise StrategyError(
+                    f"{spec}: {fields[field]} and {word} both set {field}: leave one of them out"
+                )
+            fields[field] = word
+        for rule in method.phases[0].rules:
+            if rule == HEAD_RULE or rule[1] == FROZEN:
+                continue
+            if rule in rules:
+                raise StrategyError(
+                    f"{spec}: {word} trains what {rules[rule]} trains already: "
+                    "leave one of them out"
+                )
+            rules[rule] = word
+        peft.update(method.peft)
+
+    # Added parameters and biases lie inside blocks: their rules go before those of the blocks.
+    ordered = sorted(rules, key=lambda rule: (rule[1] == "encoder", rule[1] == "bias"))
+    return single_phase(*ordered, epochs=methods[0][1].phases[0].epochs, peft=peft)
+
+
+def check_can_join(spec: str, word: str, method: Strategy) -> None:
+    """Raise :class:`StrategyError` for a method that can't be joined with any other."""
+    phase, *others = method.phases
+    if others:
+        raise StrategyError(
+            f"{spec}: {word} has phases of its own and can't be joined with another way to train"
+        )
+    if phase.trains_head_alone:
+        raise StrategyError(
+            f"{spec}: {word} trains the head, and what it is joined with trains it too: "
+            f"leave {word} out"
+        )
+    if ENCODER_RULE in phase.rules:
+        raise StrategyError(
+            f"{spec}: {word} trains all that it is joined with: leave one of them out"
+        )
+
+
+def single_phase(*rules: tuple[str, str], epochs: int, **fields: Any) -> Strategy:
+    """A strategy of one phase that trains the head and what ``rules`` match; the rest is frozen.
+
+    ``rules`` are (pattern, group), matched in order after the head's. ``fields`` are those of
+    :class:`Strategy`. The group's name chooses its learning rate: ``encoder`` has the encoder's,
+    others may have a multiple of it (``LR_MULTIPLIERS``).
+    """
+    phase = Phase([HEAD_RULE, *rules, (".*", FROZEN)], epochs)
+    return Strategy((phase,), **fields)
+
+
+# Methods
 
 
 def full(layers: int, epochs: int) -> Strategy:
     """Fine-tune everything."""
-    return Strategy((Phase([HEAD, ("encoder/.*", "encoder")], epochs),))
+    return Strategy((Phase([HEAD_RULE, ENCODER_RULE], epochs),))
 
 
 def frozen(layers: int, epochs: int) -> Strategy:
     """Linear probing: the encoder is a fixed feature extractor, only the head trains."""
-    return Strategy((Phase([HEAD, ("encoder/.*", FROZEN)], epochs),))
+    return Strategy((Phase([HEAD_RULE, FROZEN_ENCODER_RULE], epochs),))
 
 
 def top(layers: int, epochs: int, k: int) -> Strategy:
-    """The head and the last K blocks, with the final norm where there is one."""
+    """The head and the last K blocks, with the final norm if there is one."""
     if not 1 <= k <= layers:
         raise StrategyError(
-            f"top:{k} wants {k} blocks and the encoder has {layers}: give top:1 to top:{layers}, frozen or full"
+            f"top:{k} wants {k} blocks and the encoder has {layers}: "
+            f"give top:1 to top:{layers}, frozen or full"
         )
-    return single_phase(
-        (f"encoder/({band(layers - k, layers)}|final_norm)/.*", "encoder"), epochs=epochs
-    )
+    blocks = block_pattern(range(layers - k, layers))
+    return single_phase((f"encoder/({blocks}|final_norm)/.*", "encoder"), epochs=epochs)
 
 
 def bottom_frozen(layers: int, epochs: int, k: int) -> Strategy:
     """All but the embedding and the first K blocks."""
     if not 0 <= k < layers:
         raise StrategyError(
-            f"bottom-frozen:{k} leaves none of {layers} blocks: give bottom-frozen:0 to {layers - 1}"
+            f"bottom-frozen:{k} leaves none of {layers} blocks: "
+            f"give bottom-frozen:0 to {layers - 1}"
         )
     return top(layers, epochs, layers - k)
 
 
 def surgical(layers: int, epochs: int, blocks: str) -> Strategy:
     """The head and one band of blocks, counted from 0: surgical:0-1 (Lee et al. 2023)."""
-    first, _, last = blocks.partition("-")
-    numbers = [int(word) if word.isdecimal() else layers for word in (first, last or first)]
-    if not numbers[0] <= numbers[1] < layers:
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", blocks)
+    band = range(0)
+    if match:
+        first = int(match[1])
+        last = int(match[2] or first)
+        band = range(first, last + 1)
+    if not band or band[-1] >= layers:
         raise StrategyError(
             f"surgical:{blocks} is no band of the blocks 0 to {layers - 1}: give surgical:A-B"
         )
-    return single_phase(
-        (f"encoder/({band(numbers[0], numbers[1] + 1)})/.*", "encoder"), epochs=epochs
-    )
+    return single_phase((f"encoder/({block_pattern(band)})/.*", "encoder"), epochs=epochs)
 
 
 def bitfit(layers: int, epochs: int) -> Strategy:
@@ -111,248 +302,184 @@ def bitfit(layers: int, epochs: int) -> Strategy:
     return single_phase(("encoder/.*/bias", "bias"), epochs=epochs)
 
 
-def lora(
-    layers: int, epochs: int, rank: int, alpha: float = 16.0, targets: str = ".*/(query|value)"
-) -> Strategy:
-    """Low-rank updates beside the dense layers whose path in the encoder matches ``targets``, without ``+`` (Hu et al. 2021)."""
+def lora(layers: int, epochs: int, rank: int, alpha: float, targets: str) -> Strategy:
+    """Low-rank updates beside dense layers (Hu et al. 2021).
+
+    ``targets`` is a pattern, without ``+``, for the layers' paths in the encoder.
+    """
     peft = {"lora_rank": rank, "lora_alpha": alpha, "lora_targets": targets}
     return single_phase(("encoder/.*/lora/.*", "lora"), epochs=epochs, peft=peft)
 
 
 def adapters(layers: int, epochs: int, width: int) -> Strategy:
-    """Bottlenecks after attention and MLP of every block, and the norms beside them (Houlsby et al. 2019)."""
-    rules = ("encoder/block_.*/(attention|mlp)_(adapter|norm)/.*", "adapter")
-    return single_phase(rules, epochs=epochs, peft={"adapter_width": width})
+    """Bottlenecks after attention and MLP of every block, and the norms there (Houlsby et al. 2019)."""
+    rule = ("encoder/block_.*/(attention|mlp)_(adapter|norm)/.*", "adapter")
+    return single_phase(rule, epochs=epochs, peft={"adapter_width": width})
 
 
 def prefix(layers: int, epochs: int, tokens: int) -> Strategy:
-    """Keys and values before those of every layer (prefix tuning, Li and Liang 2021)."""
-    return single_phase(
-        ("encoder/.*/prefix/.*", "prefix"), epochs=epochs, peft={"prefix_tokens": tokens}
-    )
+    """Prefix tuning: keys and values before those of every layer (Li and Liang 2021)."""
+    rule = ("encoder/.*/prefix/.*", "prefix")
+    return single_phase(rule, epochs=epochs, peft={"prefix_tokens": tokens})
 
 
 def gradual(layers: int, epochs: int) -> Strategy:
-    """Unfreeze from the head down, a phase an epoch, rates 2.6 times smaller a stage (ULMFiT, Howard and Ruder 2018)."""
+    """Gradual unfreezing from the head down, a phase an epoch (ULMFiT, Howard and Ruder 2018).
+
+    Each stage has a rate 2.6 times smaller than the one above it, as there. The last phase trains
+    everything for the epochs that are left.
+    """
     if epochs < 2:
         raise StrategyError(
-            "gradual unfreezes from epoch to epoch and --epochs is 1: give 2 or more"
+            "gradual unfreezes from epoch to epoch and `epochs` is 1: give 2 or more"
         )
     count = min(epochs, layers + 2)
-    depths = [round(number * (layers + 1) / (count - 1)) for number in range(count)]
-    ways = [
-        frozen(layers, 1),
-        *(top(layers, 1, depth) for depth in depths[1:-1]),
-        full(layers, epochs - count + 1),
-    ]
-    phases = tuple(dataclasses.replace(way.phases[0], layer_decay=1 / 2.6) for way in ways)
-    return Strategy(phases, shared_schedule=True)
+    steps = []
+    for number in range(count):
+        depth = round(number * (layers + 1) / (count - 1))
+        if number == 0:
+            steps.append(frozen(layers, 1))
+        elif number < count - 1:
+            steps.append(top(layers, 1, depth))
+        else:
+            steps.append(full(layers, epochs - count + 1))
+    phases = [dataclasses.replace(step.phases[0], layer_decay=1 / 2.6) for step in steps]
+    return Strategy(tuple(phases), shared_schedule=True)
+
+
+# Modifiers
 
 
 def lp_ft(base: Strategy, layers: int) -> Strategy:
-    """Probe first, for a third of the epochs, then fine-tune from there (Kumar et al. 2022)."""
-    phase = base.phases[0]
-    probe = max(round(phase.epochs / 3), 1)
-    if len(base.phases) > 1 or probe >= phase.epochs:
-        why = (
-            f"what it is joined with has {len(base.phases)}"
-            if len(base.phases) > 1
-            else "--epochs is 1: give 2 or more"
-        )
+    """Train the head alone for a third of the epochs, then fine-tune from there (Kumar et al. 2022)."""
+    phase, *others = base.phases
+    if others:
         raise StrategyError(
-            f"lp-ft probes and then trains: it wants one phase to precede, and {why}"
+            "lp-ft probes and then trains: it wants one phase to precede, "
+            f"and what it is joined with has {len(base.phases)}"
         )
-    if phase.groups == ("head",):
+    probe_epochs = max(round(phase.epochs / 3), 1)
+    if probe_epochs >= phase.epochs:
+        raise StrategyError(
+            "lp-ft probes and then trains: it wants one phase to precede, "
+            "and `epochs` is 1: give 2 or more"
+        )
+    if phase.trains_head_alone:
         raise StrategyError(
             "lp-ft with frozen trains nothing after the probe: leave out one of them"
         )
-    again = dataclasses.replace(phase, epochs=phase.epochs - probe)
-    return dataclasses.replace(base, phases=(Phase([HEAD, ("encoder/.*", FROZEN)], probe), again))
+    probe = Phase([HEAD_RULE, FROZEN_ENCODER_RULE], probe_epochs)
+    fine_tuning = dataclasses.replace(phase, epochs=phase.epochs - probe_epochs)
+    return dataclasses.replace(base, phases=(probe, fine_tuning))
 
 
 def decay(base: Strategy, layers: int, factor: float) -> Strategy:
-    """Layer-wise rate decay: each stage's rate is FACTOR times that of the stage above (Clark et al. 2020)."""
+    """Layer-wise decay: a stage's rate is FACTOR times that of the stage above (Clark et al. 2020)."""
     if not 0 < factor <= 1:
         raise StrategyError(f"decay:{factor:g} must be above 0 and at most 1")
-    if all(phase.groups == ("head",) for phase in base.phases):
+    if all(phase.trains_head_alone for phase in base.phases):
         raise StrategyError(
             "decay with frozen changes nothing, as no block trains: leave out one of them"
         )
-    return dataclasses.replace(
-        base, phases=tuple(dataclasses.replace(p, layer_decay=factor) for p in base.phases)
-    )
+    phases = [dataclasses.replace(phase, layer_decay=factor) for phase in base.phases]
+    return dataclasses.replace(base, phases=tuple(phases))
 
 
 def reinit(base: Strategy, layers: int, k: int) -> Strategy:
     """Begin with fresh weights in the last K blocks (Zhang et al. 2021)."""
     if not 1 <= k <= layers:
         raise StrategyError(
-            f"reinit:{k} wants {k} blocks and the encoder has {layers}: give reinit:1 to reinit:{layers}"
+            f"reinit:{k} wants {k} blocks and the encoder has {layers}: "
+            f"give reinit:1 to reinit:{layers}"
         )
-    kernels = [f"encoder/block_{index:02d}/mlp/up/kernel" for index in range(layers - k, layers)]
-    still = [name for name in kernels if matching_group(base.phases[-1].rules, name) == FROZEN]
-    if still:
-        raise StrategyError(
-            f"reinit:{k} draws weights anew that would stay frozen ({still[0]}): train these blocks too"
-        )
+    rules = base.phases[-1].rules
+    for index in range(layers - k, layers):
+        kernel = f"encoder/block_{index:02d}/mlp/up/kernel"
+        if group_by_rules(rules, kernel) == FROZEN:
+            raise StrategyError(
+                f"reinit:{k} draws weights anew that would stay frozen ({kernel}): "
+                "train these blocks too"
+            )
     return dataclasses.replace(base, reinit=k)
 
 
 def l2sp(base: Strategy, layers: int, strength: float) -> Strategy:
-    """Pull what trains toward its pre-trained values: STRENGTH / 2 times the squared distance (Li et al. 2018)."""
+    """Penalise the squared distance to the pre-trained values by STRENGTH / 2 (Li et al. 2018)."""
     if not strength > 0:
         raise StrategyError(f"l2sp:{strength:g} must be above 0")
     return dataclasses.replace(base, l2sp=strength)
 
 
 def mixout(base: Strategy, layers: int, rate: float) -> Strategy:
-    """In every step, a share RATE of the weights that train is as it was pre-trained (Lee et al. 2020)."""
+    """In every step, a fraction RATE of what trains has its pre-trained value (Lee et al. 2020)."""
     if not 0 < rate < 1:
         raise StrategyError(f"mixout:{rate:g} must be above 0 and below 1")
     return dataclasses.replace(base, mixout=rate)
 
 
-def names(*functions: Callable[..., Strategy]) -> dict[str, Callable[..., Strategy]]:
-    return {function.__name__.replace("_", "-"): function for function in functions}
+STRATEGIES: dict[str, Method] = {
+    "full": Method(full),
+    "frozen": Method(frozen),
+    "top": Method(top, [Arg("k", int)]),
+    "bottom-frozen": Method(bottom_frozen, [Arg("k", int)]),
+    "surgical": Method(surgical, [Arg("blocks", str)]),
+    "bitfit": Method(bitfit),
+    "lora": Method(
+        lora,
+        [Arg("rank", int), Arg("alpha", float, 16.0), Arg("targets", str, ".*/(query|value)")],
+    ),
+    "adapters": Method(adapters, [Arg("width", int)]),
+    "prefix": Method(prefix, [Arg("tokens", int)]),
+    "gradual": Method(gradual),
+}
+MODIFIERS: dict[str, Method] = {
+    "lp-ft": Method(lp_ft),
+    "decay": Method(decay, [Arg("factor", float)]),
+    "reinit": Method(reinit, [Arg("k", int)]),
+    "l2sp": Method(l2sp, [Arg("strength", float)]),
+    "mixout": Method(mixout, [Arg("rate", float)]),
+}
 
 
-STRATEGIES = names(
-    full, frozen, top, bottom_frozen, surgical, bitfit, lora, adapters, prefix, gradual
-)
-MODIFIERS = names(lp_ft, decay, reinit, l2sp, mixout)
+# From rules to labels
 
 
-def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
-    """Read ``"top:2"`` or ``"lora:8+decay:0.9"`` for an encoder of ``layers`` blocks and a run of ``epochs``.
-
-    Raises :class:`StrategyError` for an unknown name, a number missing, wrong or too many, or a contradiction.
-    """
-    ways = []
-    changes = []
-    for word in map(str.strip, spec.split("+")):
-        name, _, rest = word.partition(":")
-        if name not in STRATEGIES | MODIFIERS:
-            spellings = ", ".join(
-                spelling(name, function) for name, function in (STRATEGIES | MODIFIERS).items()
-            )
-            raise StrategyError(
-                f"unknown strategy {word!r}: give one of {spellings}, or some joined by +"
-            )
-        function = (STRATEGIES | MODIFIERS)[name]
-        values = arguments(
-            word, function, rest.split(",", max(len(parameters(function)) - 1, 1)) if rest else []
-        )
-        if function in [used for used, _ in changes]:
-            raise StrategyError(f"{spec}: {name} is there twice, and a run has one: leave one out")
-        if name in STRATEGIES:
-            ways.append(function(layers, epochs, *values))
-        else:
-            changes.append((function, values))
-    whole = combine(spec, ways or [full(layers, epochs)])
-    for function, values in changes:
-        whole = function(whole, layers, *values)
-    return whole
+def block_pattern(blocks: range) -> str:
+    """A pattern for some blocks: ``block_00|block_01``."""
+    return "|".join(f"block_{index:02d}" for index in blocks)
 
 
-def combine(spec: str, ways: list[Strategy]) -> Strategy:
-    """One strategy that trains what any of the ways trains."""
-    if len(ways) == 1:
-        return ways[0]
-    if any(len(way.phases) > 1 for way in ways):
-        raise StrategyError(
-            f"{spec}: gradual has phases of its own and can't be joined with another way to train"
-        )
-    rules = dict.fromkeys(rule for way in ways for rule in way.phases[0].rules if rule[1] != FROZEN)
-    added = [field for way in ways for field in way.peft]
-    if (
-        len(set(added)) < len(added)
-        or ("encoder/.*", "encoder") in rules
-        or len(rules) < 1 + len(ways)
-    ):
-        raise StrategyError(
-            f"{spec}: one of these trains what another trains already: leave it out"
-        )
-    every: dict[str, Any] = {}
-    for way in ways:
-        every |= way.peft
-    own = sorted(
-        (rule for rule in rules if rule != HEAD),
-        key=lambda rule: (rule[1] == "encoder", rule[1] == "bias"),
-    )
-    return single_phase(
-        *own, epochs=ways[0].phases[0].epochs, peft=every
-    )  # what is added goes before the blocks that it is in
-
-
-def arguments(word: str, function: Callable[..., Strategy], given: list[str]) -> list[Any]:
-    """The words after the colon as the numbers that ``function`` takes."""
-    wanted = parameters(function)
-    needed = sum(parameter.default is inspect.Parameter.empty for parameter in wanted)
-    if not needed <= len(given) <= len(wanted):
-        raise StrategyError(
-            f"{word!r} must be spelled {spelling(function.__name__.replace('_', '-'), function)}"
-        )
-    try:
-        values = [
-            parameter.annotation(text) for parameter, text in zip(wanted, given, strict=False)
-        ]
-        if not all(abs(value) < 1e9 for value in values if not isinstance(value, str)):
-            raise ValueError
-        return values
-    except ValueError:
-        raise StrategyError(
-            f"{word!r} must be spelled {spelling(function.__name__.replace('_', '-'), function)}, with numbers"
-        ) from None
-
-
-def parameters(function: Callable[..., Strategy]) -> list[inspect.Parameter]:
-    """What a strategy takes beside the depth, the epochs or the strategy that it changes."""
-    return list(inspect.signature(function).parameters.values())[2:]
-
-
-def spelling(name: str, function: Callable[..., Strategy]) -> str:
-    """``lora:RANK[,ALPHA[,TARGETS]]``."""
-    found = ""
-    for parameter in reversed(parameters(function)):
-        optional = parameter.default is not inspect.Parameter.empty
-        found = (
-            f"[,{parameter.name.upper()}{found}]"
-            if optional
-            else f":{parameter.name.upper()}{found}"
-        )
-    return name + found
-
-
-def matching_group(rules: tree.Rules, path: str) -> str:
-    """The group of one path. See :func:`adapt.tree.match`, which wants all of them."""
-    return next(group for pattern, group in rules if re.fullmatch(pattern, path))
-
-
-def band(first: int, last: int) -> str:
-    """A pattern for the blocks ``first`` to ``last - 1``."""
-    return "|".join(f"block_{index:02d}" for index in range(first, last))
+def group_by_rules(rules: tree.Rules, path: str) -> str:
+    """The group of one path. :func:`adapt.tree.match` wants all paths of a tree."""
+    for pattern, group in rules:
+        if re.fullmatch(pattern, path):
+            return group
+    raise StrategyError(f"no rule matches {path!r}")
 
 
 def label_phase(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree, dict[str, float]]:
-    """(label tree, factor of each group's rate). With ``layer_decay`` each stage is a group, ``encoder_05``; see :func:`base_group`."""
+    """The label tree of a phase, and the factor of each group's learning rate, ``{group: factor}``.
+
+    With a ``layer_decay`` each stage is a group of its own, ``encoder_05``; :func:`base_group` gives
+    ``encoder`` back. Groups of which ``params`` has no leaf are left out.
+    """
     labels = tree.label(params, phase.rules)
     factors = dict.fromkeys(phase.groups, 1.0)
 
-    def by_stage(path: str, group: str) -> str:
-        at = stage(path, layers)
-        if group == FROZEN or at is None:
+    def stage_group(path: str, group: str) -> str:
+        number = stage(path, layers)
+        if group == FROZEN or number is None:
             return group
-        factors[name := f"{group}_{at:02d}"] = phase.layer_decay ** (layers - at)
+        name = f"{group}_{number:02d}"
+        factors[name] = phase.layer_decay ** (layers - number)
         return name
 
-    labels = labels if phase.layer_decay == 1 else tree.map_paths(by_stage, labels)
-    return labels, {
-        group: factor
-        for group, factor in factors.items()
-        if group in set(tree.paths(labels).values())
-    }
+    if phase.layer_decay != 1:
+        labels = tree.map_paths(stage_group, labels)
+    present = set(tree.paths(labels).values())
+    return labels, {group: factor for group, factor in factors.items() if group in present}
 
 
 def base_group(group: str) -> str:
-    """``encoder`` for ``encoder_05``: what the rules call a group."""
+    """``encoder`` for ``encoder_05``: the name that the rules give a group."""
     return re.sub(r"_\d+$", "", group)

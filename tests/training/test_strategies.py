@@ -1,5 +1,6 @@
-"""Strategies are data: on every family, each labels every parameter, and trains what its name says."""
+"""Strategies are data: on every family each labels every parameter, and trains what its name says."""
 
+import importlib
 import itertools
 import re
 
@@ -7,176 +8,179 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapt import tree as t
+from adapt import tree
 from adapt.errors import StrategyError
 from adapt.models import Encoder, Model, peft
-from adapt.training import frozen_prefix
+from adapt.training import frozen_prefix, strategies
 from adapt.training.optim import FROZEN
-from adapt.training.strategies import base_group, label_phase, strategy
+from adapt.training.strategies import Arg, Method, base_group, label_phase, strategy
 from tests.helpers.small import CONFIGS, classifier, params
 
 FAMILIES = ["bert", "gpt2", "vit"]
 NAMES = ["frozen", "top:1", "top:2", "full"]
 
 
+def trained_paths(labels: tree.Tree) -> set[str]:
+    return {path for path, group in tree.paths(labels).items() if group != FROZEN}
+
+
+def head_paths(model: Model) -> set[str]:
+    return {path for path in tree.paths(params(model)) if path.startswith("head/")}
+
+
 def trained(family: str, name: str) -> set[str]:
-    tree = params(classifier(family))
+    model = classifier(family)
     (phase,) = strategy(name, 2).phases
-    labels = t.paths(t.label(tree, phase.rules))
-    assert set(labels.values()) - {FROZEN} == set(phase.groups)
-    assert {path for path, group in labels.items() if group == "head"} == {
-        p for p in labels if p.startswith("head/")
-    }
-    return {path for path, group in labels.items() if group != FROZEN}
+    labels = tree.label(params(model), phase.rules)
+    groups = tree.paths(labels)
+    assert set(groups.values()) - {FROZEN} == set(phase.groups)
+    assert {path for path, group in groups.items() if group == "head"} == head_paths(model)
+    return trained_paths(labels)
+
+
+def tree_of_blocks(layers: int) -> tuple[tree.Tree, list[str]]:
+    """A tree with a leaf in the head, the embedding and every block, and the blocks' leaves."""
+    blocks = [f"encoder/block_{index:02d}/mlp/up/bias" for index in range(layers)]
+    leaves = ["head/bias", "encoder/embedding/token", *blocks]
+    return tree.unflatten(dict.fromkeys(leaves)), blocks
+
+
+# What trains
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_strategy_trains_strictly_more_than_the_one_before(family):
     chain = [trained(family, name) for name in NAMES]
-    assert all(one < other for one, other in itertools.pairwise(chain))
-    assert chain[0] == {p for p in t.paths(params(classifier(family))) if p.startswith("head/")}
-    assert chain[-1] == set(t.paths(params(classifier(family))))
+    for one, other in itertools.pairwise(chain):
+        assert one < other
+    assert chain[0] == head_paths(classifier(family))
+    assert chain[-1] == set(tree.paths(params(classifier(family))))
 
 
+@pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_final_norm_trains_with_the_last_block_and_the_embedding_only_with_all(family):
-    paths = set(t.paths(params(classifier(family))))
-    final = {path for path in paths if path.startswith("encoder/final_norm/")}
-    assert bool(final) == CONFIGS[family].pre_norm
-    for k in (1, 2):
-        blocks = {
-            path
-            for path in paths
-            if path.split("/")[1] in [f"block_{i:02d}" for i in range(2 - k, 2)]
-        }
-        assert trained(family, f"top:{k}") == blocks | final | {
-            p for p in paths if p.startswith("head/")
-        }
+def test_top_trains_the_last_blocks_the_final_norm_and_the_head(family, k):
+    names = [f"encoder/block_{index:02d}/" for index in range(2 - k, 2)]
+    prefixes = ("encoder/final_norm/", "head/", *names)
+    paths = tree.paths(params(classifier(family)))
+    assert trained(family, f"top:{k}") == {path for path in paths if path.startswith(prefixes)}
+    has_final_norm = any(path.startswith("encoder/final_norm/") for path in paths)
+    assert has_final_norm == CONFIGS[family].pre_norm
 
 
 @pytest.mark.parametrize(("name", "cut"), [("frozen", 3), ("top:1", 2), ("top:2", 1), ("full", 0)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_frozen_prefix_ends_where_the_strategy_begins(family, name, cut):
-    labels = t.label(params(classifier(family)), strategy(name, 2).phases[0].rules)
+    labels = tree.label(params(classifier(family)), strategy(name, 2).phases[0].rules)
     assert frozen_prefix.cut(labels, 2) == cut
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_head_without_weights_is_labelled_too(name):
-    tree = t.drop(params(classifier()), "head") | {"head": {}}
-    assert t.label(tree, strategy(name, 2).phases[0].rules)["head"] == {}
+    encoder = tree.drop(params(classifier()), "head")
+    labels = tree.label(encoder | {"head": {}}, strategy(name, 2).phases[0].rules)
+    assert labels["head"] == {}
 
 
 @given(st.integers(1, 60), st.integers(0, 99))
-def test_a_depth_is_taken_exactly_where_it_exists(layers, k):
-    if 1 <= k <= layers:
-        (phase,) = strategy(f"top:{k}", layers).phases
-        names = [f"encoder/block_{index:02d}/mlp/up/bias" for index in range(layers)]
-        tree = t.unflatten(dict.fromkeys(["head/bias", "encoder/embedding/token", *names]))
-        labels = t.paths(t.label(tree, phase.rules))
-        assert [labels[name] for name in names] == [FROZEN] * (layers - k) + ["encoder"] * k
-    else:
-        with pytest.raises(
-            StrategyError,
-            match=rf"top:{k} wants {k} blocks and the encoder has {layers}: give top:1",
-        ):
+def test_top_takes_exactly_the_depths_that_exist(layers, k):
+    if not 1 <= k <= layers:
+        message = rf"top:{k} wants {k} blocks and the encoder has {layers}: give top:1"
+        with pytest.raises(StrategyError, match=message):
             strategy(f"top:{k}", layers)
+        return
+    params, blocks = tree_of_blocks(layers)
+    labels = tree.paths(tree.label(params, strategy(f"top:{k}", layers).phases[0].rules))
+    assert [labels[path] for path in blocks] == [FROZEN] * (layers - k) + ["encoder"] * k
 
 
-@pytest.mark.parametrize(
-    "name", ["", "best", "tops", "top-1", "top :1", "Full", "full+", "lora:4+best"]
-)
-def test_any_other_name_is_answered_with_those_there_are(name):
-    with pytest.raises(
-        StrategyError,
-        match=r"unknown strategy '.*': give one of full, frozen, top:K, bottom-frozen:K",
-    ):
-        strategy(name, 2)
-
-
-@pytest.mark.parametrize(
-    "name", ["top", "top:", "top:K", "top:1.5", "top:1,2", "full:1", "lora", "decay"]
-)
-def test_a_number_that_is_missing_wrong_or_too_many_is_answered_with_the_spelling(name):
-    base = name.partition(":")[0]
-    with pytest.raises(StrategyError, match=f"must be spelled {base}"):
-        strategy(name, 2)
-
-
-def layer(path: str) -> str:
-    return path.removeprefix("encoder/")
-
-
+# For each name, which paths below "encoder/" train.
 TRAINED = {
-    "bitfit": lambda path: path.endswith("/bias"),
-    "lora:2": lambda path: re.fullmatch(r"block_\d\d/attention/(query|value)/lora/[ab]", path),
-    "lora:2,8,.*/mlp/.*": lambda path: re.fullmatch(r"block_\d\d/mlp/(up|down)/lora/[ab]", path),
-    "lora:2,8,block_0[01]{1,1}/.*(query|value){1,2}": lambda path: re.search(
-        r"(query|value)/lora/[ab]$", path
-    ),
-    "lora:2,8,block_01/.*": lambda path: path.startswith("block_01") and "/lora/" in path,
-    "adapters:3": lambda path: re.match(r"block_\d\d/(attention|mlp)_(adapter|norm)/", path),
-    "prefix:2": lambda path: re.fullmatch(r"block_\d\d/attention/prefix/(key|value)", path),
-    "surgical:0": lambda path: path.startswith("block_00/"),
-    "surgical:0-1": lambda path: path.startswith("block_"),
-    "bottom-frozen:0": lambda path: not path.startswith("embedding/"),
-    "bottom-frozen:1": lambda path: path.startswith(("block_01/", "final_norm/")),
-    "lora:2+bitfit": lambda path: "/lora/" in path or path.endswith("/bias"),
-    "top:1+prefix:2": lambda path: (
-        path.startswith(("block_01/", "final_norm/")) or "/prefix/" in path
-    ),
+    "bitfit": r".*/bias",
+    "lora:2": r"block_\d\d/attention/(query|value)/lora/[ab]",
+    "lora:2,8,.*/mlp/.*": r"block_\d\d/mlp/(up|down)/lora/[ab]",
+    "lora:2,8,block_0[01]{1,1}/.*(query|value){1,2}": r".*(query|value)/lora/[ab]",
+    "lora:2,8,block_01/.*": r"block_01.*/lora/.*",
+    "adapters:3": r"block_\d\d/(attention|mlp)_(adapter|norm)/.*",
+    "prefix:2": r"block_\d\d/attention/prefix/(key|value)",
+    "surgical:0": r"block_00/.*",
+    "surgical:0-1": r"block_.*",
+    "bottom-frozen:0": r"(?!embedding/).*",
+    "bottom-frozen:1": r"(block_01|final_norm)/.*",
+    "lora:2+bitfit": r".*/lora/.*|.*/bias",
+    "top:1+prefix:2": r"(block_01|final_norm)/.*|.*/prefix/.*",
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", TRAINED)
-def test_what_trains_is_the_head_and_what_the_name_says(name, family):
-    found = strategy(name, 2)
-    config = peft.with_peft(CONFIGS[family], found.peft)
-    tree = params(Model(Encoder(config), classifier(family).head))
-    labels, factors = label_phase(found.phases[0], tree, 2)
-    groups = t.paths(labels)
-    encoder = {layer(path) for path in groups if path.startswith("encoder/")}
-    moving = {
-        layer(path)
-        for path, group in groups.items()
-        if group != FROZEN and path.startswith("encoder/")
-    }
-    assert moving == {path for path in encoder if TRAINED[name](path)} != set()
-    assert all(group == "head" for path, group in groups.items() if path.startswith("head/"))
+def test_the_head_and_what_the_name_says_trains(name, family):
+    spec = strategy(name, 2)
+    config = peft.with_peft(CONFIGS[family], spec.peft)
+    model = Model(Encoder(config), classifier(family).head)
+    labels, factors = label_phase(spec.phases[0], params(model), 2)
+    groups = tree.paths(labels)
+    expected = set()
+    for path, group in groups.items():
+        if path.startswith("head/"):
+            assert group == "head"
+            expected.add(path)
+        elif re.fullmatch(TRAINED[name], path.removeprefix("encoder/")):
+            expected.add(path)
+    assert trained_paths(labels) == expected > head_paths(model)
     assert set(factors) == set(groups.values()) - {FROZEN}
 
 
-def test_layer_wise_decay_is_a_group_a_stage_each_slower_than_that_above():
-    tree = params(classifier())
-    labels, factors = label_phase(strategy("full+decay:0.5", 2).phases[0], tree, 2)
-    assert factors == {"head": 1.0, "encoder_00": 0.25, "encoder_01": 0.5, "encoder_02": 1.0}
-    assert all(
-        group == FROZEN or base_group(group) in ("head", "encoder")
-        for group in t.paths(labels).values()
+@pytest.mark.parametrize(
+    "names",
+    [("top:1", "lora:2"), ("top:2", "lora:2", "bitfit"), ("adapters:4", "surgical:0", "bitfit")],
+)
+def test_joined_methods_train_the_same_in_any_order(names):
+    suffixes = (
+        "query/kernel",
+        "query/lora/a",
+        "query/bias",
+        "attention_adapter/up/bias",
+        "attention_norm/bias",
     )
-    assert t.paths(labels)["encoder/embedding/token"] == "encoder_00"
-    assert t.paths(labels)["encoder/block_01/mlp/up/kernel"] == "encoder_02"
-    assert set(label_phase(strategy("top:1+decay:0.5", 2).phases[0], tree, 2)[1]) == {
-        "head",
-        "encoder_02",
-    }
+    leaves = ["head/bias", "encoder/embedding/token", "encoder/final_norm/scale"]
+    leaves += [f"encoder/block_{block:02d}/{suffix}" for block in range(2) for suffix in suffixes]
+    params = tree.unflatten(dict.fromkeys(leaves))
+    orders = ["+".join(order) for order in itertools.permutations(names)]
+    labels = [tree.label(params, strategy(spec, 2).phases[0].rules) for spec in orders]
+    assert all(other == labels[0] for other in labels)
+    if "lora:2" in names:
+        groups = {group for path, group in tree.paths(labels[0]).items() if "lora" in path}
+        assert groups == {"lora"}
+
+
+# Rates and phases
+
+
+def test_layer_wise_decay_makes_each_stage_slower_than_the_one_above():
+    model = classifier()
+    labels, factors = label_phase(strategy("full+decay:0.5", 2).phases[0], params(model), 2)
+    groups = tree.paths(labels)
+    assert factors == {"head": 1.0, "encoder_00": 0.25, "encoder_01": 0.5, "encoder_02": 1.0}
+    assert {base_group(group) for group in groups.values()} == {"head", "encoder"}
+    assert groups["encoder/embedding/token"] == "encoder_00"
+    assert groups["encoder/block_01/mlp/up/kernel"] == "encoder_02"
+
+    _, factors = label_phase(strategy("top:1+decay:0.5", 2).phases[0], params(model), 2)
+    assert set(factors) == {"head", "encoder_02"}
 
 
 @given(st.integers(1, 12), st.integers(2, 30))
-def test_gradual_begins_with_the_head_ends_with_everything_and_only_ever_adds(layers, epochs):
+def test_gradual_goes_from_the_head_to_everything_and_only_adds(layers, epochs):
     phases = strategy("gradual", layers, epochs).phases
-    names = [f"encoder/block_{index:02d}/mlp/up/bias" for index in range(layers)]
-    tree = t.unflatten(dict.fromkeys(["head/bias", "encoder/embedding/token", *names]))
-    found = [
-        {path for path, g in t.paths(t.label(tree, phase.rules)).items() if g != FROZEN}
-        for phase in phases
-    ]
-    assert found[0] == {"head/bias"} and found[-1] == set(t.paths(tree))
-    assert all(one < other for one, other in itertools.pairwise(found))
-    assert sum(phase.epochs for phase in phases) == epochs and len(phases) == min(
-        epochs, layers + 2
-    )
+    params, _ = tree_of_blocks(layers)
+    trained = [trained_paths(tree.label(params, phase.rules)) for phase in phases]
+    assert trained[0] == {"head/bias"}
+    assert trained[-1] == set(tree.paths(params))
+    for one, other in itertools.pairwise(trained):
+        assert one < other
+    assert sum(phase.epochs for phase in phases) == epochs
+    assert len(phases) == min(epochs, layers + 2)
 
 
 def test_lp_ft_probes_before_what_it_is_joined_with():
@@ -186,37 +190,47 @@ def test_lp_ft_probes_before_what_it_is_joined_with():
     assert strategy("lp-ft", 2, 3).phases[1].rules == strategy("full", 2).phases[0].rules
 
 
+@pytest.mark.parametrize("name", ["lp-ft", "gradual"])
+def test_several_phases_need_several_epochs(name):
+    with pytest.raises(StrategyError, match="`epochs` is 1"):
+        strategy(name, 2, 1)
+
+
+# What is refused
+
+
 @pytest.mark.parametrize(
-    "parts",
-    [("top:1", "lora:2"), ("top:2", "lora:2", "bitfit"), ("adapters:4", "surgical:0", "bitfit")],
+    "name", ["", "best", "tops", "top-1", "top :1", "Full", "full+", "lora:4+best"]
 )
-def test_joined_ways_train_the_same_in_any_order(parts):
-    leaves = (
-        "query/kernel",
-        "query/lora/a",
-        "query/bias",
-        "attention_adapter/up/bias",
-        "attention_norm/bias",
-    )
-    names = [f"encoder/block_{block:02d}/{leaf}" for block in range(2) for leaf in leaves]
-    tree = t.unflatten(
-        dict.fromkeys(["head/bias", "encoder/embedding/token", "encoder/final_norm/scale", *names])
-    )
-    found = [
-        t.label(tree, strategy("+".join(order), 2).phases[0].rules)
-        for order in itertools.permutations(parts)
-    ]
-    assert all(labels == found[0] for labels in found)
-    if "lora:2" in parts:
-        assert {group for path, group in t.paths(found[0]).items() if "lora" in path} == {"lora"}
+def test_an_unknown_name_is_answered_with_the_names_that_exist(name):
+    message = r"unknown strategy '.*': give one of full, frozen, top:K, bottom-frozen:K"
+    with pytest.raises(StrategyError, match=message):
+        strategy(name, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["top", "top:", "top:K", "top:1.5", "top:1,2", "full:1", "lora", "decay"]
+)
+def test_a_missing_wrong_or_extra_value_is_answered_with_the_spelling(name):
+    base = name.partition(":")[0]
+    with pytest.raises(StrategyError, match=f"must be spelled {base}"):
+        strategy(name, 2)
+
+
+def test_optional_values_are_shown_in_brackets():
+    assert strategies.STRATEGIES["lora"].spelling("lora") == "lora:RANK[,ALPHA[,TARGETS]]"
+    assert Method(lambda layers, epochs, k: None, [Arg("k", int, 2)]).spelling("x") == "x[:K]"
 
 
 CONTRADICTIONS = {
     "frozen+decay:0.5": "decay with frozen changes nothing",
-    "full+bitfit": "trains already",
-    "frozen+lora:2": "trains already",
-    "lora:2+lora:4": "trains already",
+    "full+bitfit": "full trains all that it is joined with",
+    "bitfit+full": "full trains all that it is joined with",
+    "frozen+lora:2": "frozen trains the head, and what it is joined with trains it too",
+    "lora:2+lora:4": "lora:2 and lora:4 both set lora_rank",
+    "bitfit+top:1+bitfit": "bitfit trains what bitfit trains already",
     "gradual+lora:2": "gradual has phases of its own",
+    "lora:2+gradual": "gradual has phases of its own",
     "gradual+lp-ft": "wants one phase to precede, and what it is joined with has 4",
     "lp-ft+lp-ft": "lp-ft is there twice",
     "decay:0.9+decay:0.8": "decay is there twice",
@@ -246,7 +260,47 @@ def test_a_contradiction_is_one_line_that_names_both_sides(name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["lp-ft", "gradual"])
-def test_phases_want_epochs(name):
-    with pytest.raises(StrategyError, match="epochs"):
-        strategy(name, 2, 1)
+# Strategies of one's own
+
+MODULE = '''
+from __future__ import annotations
+
+from adapt.training.strategies import MODIFIERS, STRATEGIES, Arg, Method, Strategy, single_phase
+
+
+def every(layers: int, epochs: int, k: int, *, first: int = 0) -> Strategy:
+    """The head and every K-th block."""
+    blocks = "|".join(f"block_{index:02d}" for index in range(first, layers, k))
+    return single_phase((f"encoder/({blocks})/.*", "encoder"), epochs=epochs)
+
+
+def doubled(base: Strategy, layers: int) -> Strategy:
+    """The phases twice."""
+    return Strategy(base.phases * 2)
+
+
+STRATEGIES["every"] = Method(every, [Arg("k", int)])
+MODIFIERS["doubled"] = Method(doubled)
+'''
+
+
+def test_a_module_adds_a_strategy_and_a_modifier(tmp_path, monkeypatch):
+    """Its annotations are strings: the values are read as the entry declares them."""
+    (tmp_path / "my_strategies.py").write_text(MODULE, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(strategies, "STRATEGIES", strategies.STRATEGIES.copy())
+    monkeypatch.setattr(strategies, "MODIFIERS", strategies.MODIFIERS.copy())
+    importlib.import_module("my_strategies")
+
+    spec = strategy("every:2+doubled", 4, 3)
+    params, _ = tree_of_blocks(4)
+    assert [phase.epochs for phase in spec.phases] == [3, 3]
+    assert trained_paths(tree.label(params, spec.phases[0].rules)) == {
+        "head/bias",
+        "encoder/block_00/mlp/up/bias",
+        "encoder/block_02/mlp/up/bias",
+    }
+    with pytest.raises(StrategyError, match="must be spelled every:K, with numbers"):
+        strategy("every:two", 4)
+    with pytest.raises(StrategyError, match=r"give one of .*every:K.*doubled"):
+        strategy("evry:2", 4)
