@@ -68,5 +68,6 @@ def main(checkpoint="tiny-bert", count=8000, epochs=2):
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    main(*arguments[:1], *map(int, arguments[1:]))
+    defaults = ["tiny-bert", "8000", "2"]
+    arguments = sys.argv[1:] + defaults[len(sys.argv) - 1 :]
+    main(arguments[0], int(arguments[1]), int(arguments[2]))
