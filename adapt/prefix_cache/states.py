@@ -1,8 +1,8 @@
-"""The cache of a frozen prefix: what it makes of every example of a file, computed once and reused by later runs.
+"""The states of a frozen prefix, for every example of a file: computed once, reused by later runs.
 
-The key is everything that the values depend on: the prefix's parameters and arithmetic, the token ids (or pictures)
-themselves, the cut, the dtypes, the backend and JAX's version. The split, the head, the seed and the rates are not in
-it, so other runs on the same file find it.
+The key is everything that the values depend on: the prefix's parameters and arithmetic, the token
+ids (or pictures) themselves, the depth, the dtypes, the backend and JAX's version. The split, the
+head, the seed and the rates are not in it, so other runs on the same file find the states.
 """
 
 import dataclasses
@@ -22,13 +22,18 @@ from adapt.models import Model
 from adapt.models.model import example_batch
 from adapt.models.peft import PEFT_FIELDS, is_peft_param
 from adapt.parallel import multihost
-from adapt.prefix_cache.store import CachedArray, Pieces
+from adapt.prefix_cache.store import CachedArray
 from adapt.ragged import Ragged, concat_ranges
 from adapt.training.frozen_prefix import Cut, prefix_params
 from adapt.training.loop import pipelined
 
-SEEN = 10.0  # seconds in which another host sees what the first one wrote
 VERSION = 2  # of what the cache holds: another one computes anew
+PIECE = 1 << 16  # tokens that are computed, written and hashed together, in each group of a mesh
+SECONDS_TO_SEE = 10.0  # until another host sees what the first one wrote
+NO_EFFECT = ("dropout", "attention_dropout", "init_range")  # on the states of a prefix
+
+DONE = -1  # what the first process tells the others in place of an example
+FAILED = -2
 
 OnProgress = Callable[[int, int], None]  # (examples that are done, of how many)
 OnWait = Callable[[], None]  # another process is computing the states
@@ -39,35 +44,42 @@ def ignore(*_: Any) -> None:
 
 
 def cached_array(
-    params: tree.Tree, model: Model, at: int, examples: Examples, dtype: Any
+    params: tree.Tree, model: Model, depth: int, examples: Examples, dtype: Any
 ) -> CachedArray:
-    """Where the cache keeps what the prefix makes of a file of examples: pooled [N, D], or token states [T, D]."""
+    """Where the cache keeps the states of a file of examples after the first ``depth`` stages.
+
+    The array has the shape [N, D] where the prefix pools, with a row an example, else [T, D] with
+    a row a token. Nothing is computed.
+    """
+    below = prefix_params(params, model, depth)
     config = dataclasses.asdict(model.encoder.config)
-    below = prefix_params(params, model, at)
-    still = ("dropout", "attention_dropout", "init_range")  # of no effect on a prefix
-    still += (
-        () if any(map(is_peft_param, tree.paths(below))) else PEFT_FIELDS
-    )  # nor is what was added further up
+    has_peft = any(is_peft_param(path) for path in tree.paths(below))
+    no_effect = NO_EFFECT if has_peft else (*NO_EFFECT, *PEFT_FIELDS)
+    pools = model.prefix_pools(depth)
+    is_whole_encoder = depth == model.stages
     key = {
         "version": VERSION,
         "parameters": tree.digest(below),
-        "config": {name: value for name, value in config.items() if name not in still},
+        "config": {name: value for name, value in config.items() if name not in no_effect},
         "examples": examples.inputs_digest,
-        "cut": at,
-        "pooling": pooling_digest(model) if model.prefix_pools(at) else None,
-        "layers": model.input_layers if at == model.stages else None,
+        "cut": depth,
+        "pooling": pooling_digest(model) if pools else None,
+        "layers": model.input_layers if is_whole_encoder else None,
         "computed_in": str(np.dtype(model.encoder.dtype)),
         "backend": jax.default_backend(),
         "jax": jax.__version__,
     }
-    whole = examples.file_sequences
-    count = len(whole) if model.prefix_pools(at) else int(whole.lengths.sum())
-    width = model.input_width if at == model.stages else model.encoder.config.width
-    return CachedArray(key, (count, width), np.dtype(dtype))
+    lengths = examples.file_sequences.lengths
+    rows = len(lengths) if pools else int(lengths.sum())
+    width = model.input_width if is_whole_encoder else model.encoder.config.width
+    return CachedArray(key, (rows, width), np.dtype(dtype))
 
 
 def pooling_digest(model: Model) -> str:
-    """Of what the head's pooling computes, as XLA gets it: a name may stand for another function tomorrow."""
+    """A digest of what the head's pooling computes, as XLA gets it.
+
+    Its name is not enough: it may stand for another function tomorrow.
+    """
     batch = example_batch(model.encoder.config)
     x = jax.ShapeDtypeStruct((*batch["segments"].shape, model.input_width), model.encoder.dtype)
     text = jax.jit(lambda x: model.head.pool(x, batch)).lower(x).as_text()  # pyright: ignore
@@ -78,95 +90,136 @@ def compute_states(
     cut: Cut,
     params: tree.Tree,
     examples: Examples,
-    kept: CachedArray,
+    array: CachedArray,
     *,
     on_progress: OnProgress = ignore,
     on_wait: OnWait = ignore,
 ) -> States:
-    """What the prefix makes of every example of the file, memory-mapped; computed now where the cache has it not yet.
+    """The states of every example of the file, memory-mapped; computed now if ``array`` lacks them.
 
-    ``on_progress(done, total)`` counts examples, ``on_wait()`` is called if another process is computing them.
-    Batches of ``dataclasses.replace(examples, states=...)`` bring it as ``hidden``.
+    ``dataclasses.replace(examples, states=...)`` makes batches bring them as ``hidden``. Of
+    several processes all compute, and the first one writes. ``on_progress(done, total)`` counts
+    examples; ``on_wait()`` is called if another run is computing the states. Raises
+    :class:`OutputError` where they can't be written.
     """
-    layout = examples.layout
-    below = cut.split(params)[0]
-    whole = examples.file_sequences
-    pooled = cut.model.prefix_pools(cut.depth)
+    lengths = examples.file_sequences.lengths
+    offsets = np.concatenate([[0], np.cumsum(lengths)])  # int64 [N + 1], in tokens
+    pools = cut.model.prefix_pools(cut.depth)
+    ends = piece_ends(examples, offsets)
 
-    def pieces(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        done = 0
+    def piece(first: int) -> tuple[np.ndarray, int]:
+        """(the states of the piece that begins with this example, the example after it)."""
+        end = int(ends[np.searchsorted(ends, first, side="right")])
+        return encode(cut, params, examples, np.arange(first, end), on_progress), end
 
-        def computing() -> Iterator[tuple[np.ndarray, np.ndarray, jax.Array]]:
-            nonlocal done
-            for index, batch in examples.file_batches(skip):
-                batch = layout.shard_batch(batch) if layout else batch
-                yield index, batch["first"], cut.run(below, batch)
-                done += packing.num_examples(index)
-                on_progress(done, len(whole))
+    def pieces(row: int) -> Iterator[np.ndarray]:
+        """The rows of the array from ``row`` on; the other processes compute the same pieces."""
+        first = row if pools else int(np.searchsorted(offsets, row))
+        while first < len(lengths):
+            multihost.broadcast_from_lead(first)
+            values, first = piece(first)
+            yield values
 
-        for index, first, hidden in pipelined(computing()):
-            if layout is None:
-                yield place(index, first, hidden)
-            else:
-                groups = zip(index, tree.to_numpy(first), tree.to_numpy(hidden), strict=True)
-                rows, values = zip(*(place(*group) for group in groups), strict=True)
-                yield np.concatenate(rows), np.concatenate(values)
-
-    def place(
-        index: np.ndarray, first: np.ndarray, hidden: jax.Array
-    ) -> tuple[np.ndarray, np.ndarray]:
-        values = np.asarray(hidden)
-        if pooled:
-            return index, values[: len(index)]
-        source = concat_ranges(first[: len(index)].astype(np.int64), whole.lengths[index])
-        return whole.flat_indices(index), values.reshape(-1, values.shape[-1])[source]
-
-    values = open_together(kept, pieces, on_wait)
-    return values if pooled else Ragged(values, whole.starts, whole.lengths)
-
-
-def open_together(kept: CachedArray, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray:
-    """The array of an entry; of several processes all compute what is missing, and the first one writes it."""
-    if not multihost.is_multiprocess():
-        return kept.open(pieces, waiting)
-    done = -1
-    failed = -2
     if multihost.is_lead_process():
-        running: Iterator[Any] = iter(())
+        values = lead(array, pieces, on_wait)
+    else:
+        values = follow(array, piece)
+    return values if pools else Ragged(values, offsets[:-1], lengths)
 
-        def told(skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            nonlocal running
-            for _ in (
-                running
-            ):  # what was begun before the folder was deleted: the others compute it to its end
-                pass
-            running = pieces(multihost.broadcast_from_lead(skip))
-            return running
 
-        try:
-            values = kept.open(told, waiting)
-        except OutputError:
-            for _ in running:  # the others compute it to its end
-                pass
-            multihost.broadcast_from_lead(failed)
-            raise
-        multihost.broadcast_from_lead(done)
-        check_seen(kept, True)
-        return values
-    while (skip := multihost.broadcast_from_lead(0)) >= 0:
-        for _ in pieces(skip):
-            pass
-    if skip == failed:
+def piece_ends(examples: Examples, offsets: np.ndarray) -> np.ndarray:
+    """Where the pieces of a file end, int64 [pieces]: after so many examples.
+
+    A piece has about ``PIECE`` tokens for each group of a mesh. Pictures come in whole batches.
+    """
+    groups = examples.groups
+    ends = np.searchsorted(offsets, np.arange(PIECE * groups, offsets[-1], PIECE * groups))
+    if examples.pictures is not None:
+        batch = packing.IMAGES_PER_BATCH * groups
+        ends = np.maximum(ends // batch, 1) * batch
+    total = len(offsets) - 1
+    return np.unique([*ends[ends < total], total])
+
+
+def encode(
+    cut: Cut,
+    params: tree.Tree,
+    examples: Examples,
+    rows: np.ndarray,
+    on_progress: OnProgress = ignore,
+) -> np.ndarray:
+    """The states of consecutive examples of the file: [rows, D] if the prefix pools, or [tokens, D]."""
+    below, _ = cut.split(params)
+    pools = cut.model.prefix_pools(cut.depth)
+    some = dataclasses.replace(examples, rows=rows, labels=None, states=None)
+    lengths = examples.file_sequences.lengths[rows]
+    starts = np.cumsum(lengths) - lengths
+    layout = examples.layout
+
+    def run() -> Iterator[tuple[Any, Any, jax.Array]]:
+        for index, batch in some.eval_batches():
+            inputs = layout.shard_batch(batch) if layout else batch
+            yield index, inputs["first"], cut.run(below, inputs)
+
+    out: np.ndarray | None = None
+    done = int(rows[0])
+    for index, first, hidden in pipelined(run()):
+        for members, begin, values in by_group(index, first, hidden):
+            if out is None:
+                count = len(rows) if pools else int(lengths.sum())
+                out = np.empty((count, values.shape[-1]), values.dtype)
+            if pools:
+                out[members] = values[: len(members)]
+            else:
+                begin = begin[: len(members)].astype(np.int64)
+                source = concat_ranges(begin, lengths[members])
+                target = concat_ranges(starts[members], lengths[members])
+                out[target] = values.reshape(-1, values.shape[-1])[source]
+            done += len(members)
+        on_progress(done, len(examples.file_sequences))
+    assert out is not None
+    return out
+
+
+def by_group(index: Any, first: Any, hidden: Any) -> Iterator[tuple[np.ndarray, ...]]:
+    """(which examples [n], where each begins [slots], states) of a batch, or of each of its groups."""
+    if isinstance(index, list):
+        yield from zip(index, tree.to_numpy(first), tree.to_numpy(hidden), strict=True)
+    else:
+        yield index, first, np.asarray(hidden)
+
+
+def lead(
+    array: CachedArray, pieces: Callable[[int], Iterator[np.ndarray]], on_wait: OnWait
+) -> np.ndarray:
+    """The array, filled where it has to be; the others hear how it went."""
+    try:
+        values = array.open(pieces, on_wait)
+    except OutputError:
+        multihost.broadcast_from_lead(FAILED)
+        raise
+    multihost.broadcast_from_lead(DONE)
+    check_all_see(array, True)
+    return values
+
+
+def follow(array: CachedArray, piece: Callable[[int], Any]) -> np.ndarray:
+    """The array, once the first process has written it; computes the pieces that it asks for."""
+    while (first := multihost.broadcast_from_lead(0)) >= 0:
+        piece(first)
+    if first == FAILED:
         raise OutputError("the first process can't write the cache: see what it says")
-    until = time.monotonic() + SEEN
-    while not kept.is_complete and time.monotonic() < until:  # a shared disk may take its time
-        time.sleep(0.1)
-    check_seen(kept, kept.is_complete)
-    return np.memmap(kept.folder / "values.bin", kept.dtype, "r", shape=kept.shape)
+    until = time.monotonic() + SECONDS_TO_SEE
+    while not array.is_complete and time.monotonic() < until:
+        time.sleep(0.1)  # a shared disk may take its time
+    check_all_see(array, array.is_complete)
+    return array.map()
 
 
-def check_seen(kept: CachedArray, seen: bool) -> None:
-    """Raise :class:`OutputError`, in all processes or in none, unless every one of them sees what the first one wrote."""
-    if not multihost.all_processes(seen):
-        why = "is not there for every process: point ADAPT_CACHE to a disk that all hosts see, or give `cache` off"
-        raise OutputError(f"{kept.folder} {why}")
+def check_all_see(array: CachedArray, sees: bool) -> None:
+    """Raise :class:`OutputError`, in all processes, unless all see what the first one wrote."""
+    if not multihost.all_processes(sees):
+        raise OutputError(
+            f"{array.folder} is not there for every process: point ADAPT_CACHE to a disk that all "
+            "hosts see, or give `cache` off"
+        )

@@ -1,42 +1,49 @@
-"""Arrays that runs share: a folder a key, filled once, by rename; safe against two processes and against a stop in between.
+"""Arrays that runs share: a folder a key, filled once by one process, afterwards only read.
 
-<cache>/prefix/<key>/key.json      what the array was computed from, for people to read
-<cache>/prefix/<key>/values.bin    the array, memory-mapped; values.part while it is being filled
-<cache>/prefix/<key>/progress.json how many pieces are in it; done.json when all are, with its SHA-256
+<cache>/prefix/<key>/key.json       what the array was computed from, for people to read
+<cache>/prefix/<key>/values.part    the array while it is being filled
+<cache>/prefix/<key>/progress.json  how many of its rows are written, and their SHA-256
+<cache>/prefix/<key>/values.bin     the complete array, memory-mapped
+<cache>/prefix/<key>/done.json      its SHA-256: without this file nothing is complete
+<cache>/prefix/<key>/lock           locked by the process that fills it
+
+Rows are appended in order. A file whose writing was stopped is therefore a beginning of the array,
+and one SHA-256 tells whether it still is what was written: then the next process goes on from it.
+An array is written once and never copied, so its disk needs room for it once.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
+import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import filelock
 import numpy as np
 
+from adapt import files
 from adapt.errors import OutputError
 from adapt.pretrained.assets import cache_folder
 
-MARGIN = 64 << 20  # bytes left free on the disk
-FLUSH = 5.0  # seconds between notes of progress
-RETRIES = 3
-PART = 4096  # rows that are checked at once
-GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: multiples of it are spread evenly
+NOTE_SECONDS = 5.0  # between notes of progress
+ATTEMPTS = 3  # to fill an array whose folder is deleted meanwhile
+BLOCK = 1 << 20  # bytes that are hashed at once
 
-Pieces = Callable[
-    [int], Iterator[tuple[np.ndarray, np.ndarray]]
-]  # from piece k on: (rows [n], values [n, ...])
+Pieces = Callable[[int], Iterator[np.ndarray]]  # from row k on: [n, ...], the rows in order
 
 
 @dataclasses.dataclass(frozen=True)
 class CachedArray:
-    """One array of the cache: ``key`` is everything that its values depend on, as plain JSON."""
+    """One array of the cache. ``key`` is everything that its values depend on, as plain JSON.
+
+    ``key``, ``shape`` and ``dtype`` together name its folder.
+    """
 
     key: Mapping[str, Any]
     shape: tuple[int, ...]
@@ -48,130 +55,187 @@ class CachedArray:
         return cache_folder() / "prefix" / hashlib.sha256(text.encode()).hexdigest()[:24]
 
     @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return self.shape[0] * self.row_bytes
 
     @property
     def is_complete(self) -> bool:
+        """Whether somebody filled it. Whether the file is intact, only :meth:`open` looks."""
         return (self.folder / "done.json").exists()
 
     @functools.cached_property
     def relative_error(self) -> float:
-        """Of what is stored against what was computed, root mean square: 0 where the dtypes agree. As :meth:`open` found it."""
+        """What storing lost, root mean square: 0 where the dtypes agree. Known after :meth:`open`.
+
+        It stays known if the folder is deleted while the array is in use.
+        """
         return json.loads((self.folder / "done.json").read_text("utf-8"))["relative_error"]
 
-    def open(self, pieces: Pieces, waiting: Callable[[], None] = lambda: None) -> np.ndarray:
-        """The array, read-only and memory-mapped, filled with ``pieces`` where nobody has filled it before.
+    def open(self, pieces: Pieces, on_wait: Callable[[], None] = lambda: None) -> np.ndarray:
+        """The array, read-only and memory-mapped; filled with ``pieces`` if nobody has done so.
 
-        ``waiting`` is called once if another process is filling it. A stopped filling goes on where it stopped; a
-        file that is not as it was written is filled anew. Raises :class:`OutputError` when the disk can't hold it.
+        ``pieces(k)`` yields the rows from row k on, in order. A filling that was stopped goes on
+        where it stopped; a file that is not as it was written is filled anew. ``on_wait()`` is
+        called once if another process is filling it. Raises :class:`OutputError` if the disk can't
+        hold it, or the dtype can't hold a value.
         """
-        for _ in range(RETRIES):
-            if (values := self._try_open(pieces, waiting)) is not None:
-                return values
+        for _ in range(ATTEMPTS):
+            if not self.is_valid():
+                with self._locked(on_wait) as is_locked:
+                    if not is_locked:
+                        continue
+                    if not self.is_valid() and not self._fill(pieces):
+                        continue
+            try:
+                return self.map()
+            except FileNotFoundError:
+                continue
         raise OutputError(
             f"{self.folder} is deleted whenever it is filled: leave it alone, or give `cache` off"
         )
 
-    def _try_open(self, pieces: Pieces, waiting: Callable[[], None]) -> np.ndarray | None:
-        """What :meth:`open` does, once; None where the folder was deleted meanwhile."""
-        if not self.is_valid():
-            with writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                lock = (self.folder / "lock").open("w")
-            with lock:
-                try:  # the kernel lets it go if the process dies
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waiting()
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                if not is_at(os.fstat(lock.fileno()), self.folder / "lock") or not (
-                    self.is_valid() or self.fill(pieces)
-                ):
-                    return None
-        try:
-            self.__dict__.pop("relative_error", None)
-            self.relative_error  # noqa: B018 - kept, for the folder may be deleted while the array is in use
-            return np.memmap(self.folder / "values.bin", self.dtype, "r", shape=self.shape)
-        except FileNotFoundError:
-            return None
+    def map(self) -> np.ndarray:
+        """The complete array, read-only. Raises :class:`FileNotFoundError` if it is not there."""
+        self.__dict__.pop("relative_error", None)
+        self.relative_error  # noqa: B018 - read now, for the folder may be deleted later
+        return np.memmap(self.folder / "values.bin", self.dtype, "r", shape=self.shape)
 
     def is_valid(self) -> bool:
-        """Whether the file is there, as it was written."""
+        """Whether the complete file is there, as it was written. Reads all of it."""
         try:
-            sums = json.loads((self.folder / "done.json").read_text("utf-8"))
+            done = json.loads((self.folder / "done.json").read_text("utf-8"))
             with (self.folder / "values.bin").open("rb") as file:
-                same = hashlib.file_digest(file, "sha256").hexdigest() == sums["sha256"]
-            return (
-                same
-                and type(error := sums["relative_error"]) is float
-                and 0 <= error < float("inf")
-            )
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            error = done["relative_error"]
+            return sha256 == done["sha256"] and type(error) is float and 0 <= error < math.inf
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def fill(self, pieces: Pieces) -> bool:
-        """Write all pieces and put the file in its place; the caller holds the lock. False where it was deleted meanwhile."""
-        half = self.folder / "values.part"
-        note = self.folder / "progress.json"
+    @contextlib.contextmanager
+    def _locked(self, on_wait: Callable[[], None]) -> Iterator[bool]:
+        """Hold the folder's lock; False if the folder was deleted while waiting for it.
+
+        It is an flock, which the kernel releases when the process dies, however it dies. On NFS
+        Linux makes it a lock of the server, so it serves several hosts as well.
+        """
+        lock = filelock.FileLock(self.folder / "lock")
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    lock.acquire(blocking=False)
+                except filelock.Timeout:
+                    on_wait()
+                    lock.acquire()
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
+
+    def _fill(self, pieces: Pieces) -> bool:
+        """Write every row and rename the file. The caller holds the lock.
+
+        False if the file was deleted meanwhile: another process may be filling one of that name.
+        """
+        part = self.folder / "values.part"
+        progress, digest = self._resume(part)
+        with writing(self.folder):
+            file = part.open("r+b")
+        with file:
+            file.seek(progress.rows * self.row_bytes)
+            noted = time.monotonic()
+            for values in pieces(progress.rows):
+                stored = np.ascontiguousarray(self._stored(values, progress))
+                content = stored.reshape(-1).view(np.uint8).data
+                with writing(self.folder):
+                    file.write(content)
+                digest.update(content)
+                progress.rows += len(values)
+                if time.monotonic() - noted > NOTE_SECONDS:
+                    if not is_at(file, part):
+                        return False
+                    self._note(file, progress, digest.hexdigest())
+                    noted = time.monotonic()
+            if progress.rows != self.shape[0]:
+                raise ValueError(f"the pieces have {progress.rows} rows, of {self.shape[0]}")
+            with writing(self.folder):
+                sync(file)
+            if not is_at(file, part):
+                return False
+        self._finish(part, digest.hexdigest(), progress.relative_error)
+        return True
+
+    def _resume(self, part: Path) -> tuple["Progress", Any]:
+        """(how far an earlier process came, the SHA-256 of its rows so far).
+
+        Where there was none, or its rows are not as it wrote them, the file is made anew.
+        """
+        progress = self._read_progress()
+        digest = hashlib.sha256()
         with writing(self.folder):
             for name in ("done.json", "values.bin"):
                 (self.folder / name).unlink(missing_ok=True)
-            done = self.read_progress(half, note)
-            if not done.pieces:
-                write(
-                    self.folder / "key.json",
-                    dict(self.key) | {"shape": self.shape, "dtype": str(self.dtype)},
-                )
-                need_space([self])
-                note.unlink(missing_ok=True)
-                reserve(half, self.nbytes)
-            out = np.memmap(half, self.dtype, "r+", shape=self.shape)
-            own = half.stat()
-        noted = time.monotonic()
-        begun = done.pieces
-        for rows, values in pieces(begun):
-            out[rows] = stored = self.stored(values, done)
-            check = (done.check + checksum(rows, stored)) % 2**64
-            done = dataclasses.replace(
-                done, pieces=done.pieces + 1, rows=done.rows + len(rows), check=check
-            )
-            if time.monotonic() - noted > FLUSH:
-                if not is_at(own, half):
-                    return False
-                with writing(self.folder):
-                    out.flush()
-                    write(note, dataclasses.asdict(done))
-                noted = time.monotonic()
-        if not is_at(own, half):  # another process may be filling one of the same name
-            return False
-        with writing(self.folder):
-            out.flush()
-            note.unlink(missing_ok=True)
-            sha256 = hashlib.sha256()
-            check = 0
-            for at in range(0, len(out), PART):
-                part = out[at : at + PART]
-                sha256.update(part.tobytes())
-                check = (check + checksum(np.arange(at, at + len(part)), part)) % 2**64
-            del out
-            if (
-                done.rows != self.shape[0] or check != done.check
-            ):  # an earlier part, or the note on it, is not as it was
-                if not begun:
-                    raise OutputError(
-                        f"{half} is not what was written into it: look at its disk, or point ADAPT_CACHE to another"
-                    )
-                return self.fill(pieces)
-            half.replace(self.folder / "values.bin")
-            error = (done.error / done.total) ** 0.5 if done.total else 0.0
-            write(
-                self.folder / "done.json", {"sha256": sha256.hexdigest(), "relative_error": error}
-            )
-        return True
+            if progress.rows and part.is_file() and part.stat().st_size == self.nbytes:
+                with part.open("rb") as file:
+                    hash_start(file, progress.rows * self.row_bytes, digest)
+                if digest.hexdigest() == progress.sha256:
+                    return progress, digest
+            about = {**self.key, "shape": self.shape, "dtype": str(self.dtype)}
+            files.write_json(self.folder / "key.json", about)
+            need_space([self])
+            self._discard()
+            files.reserve(part, self.nbytes)
+        return Progress(), hashlib.sha256()
 
-    def stored(self, values: np.ndarray, done: "Progress") -> np.ndarray:
-        """The values in the dtype of the store, the error counted in ``done``. Raises where they do not fit."""
+    def _discard(self) -> None:
+        """Delete what a filling wrote."""
+        for name in ("values.part", "progress.json"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _read_progress(self) -> "Progress":
+        """The note of an earlier process; nothing done where it makes no sense."""
+        try:
+            note = json.loads((self.folder / "progress.json").read_text("utf-8"))
+            progress = Progress(**note)
+        except (OSError, ValueError, TypeError):
+            return Progress()
+        types = [type(value) for value in dataclasses.astuple(progress)]
+        if types != [int, str, float, float] or not 0 <= progress.rows <= self.shape[0]:
+            return Progress()
+        errors = (progress.squared_error, progress.squared_norm)
+        return progress if all(0 <= error < math.inf for error in errors) else Progress()
+
+    def _note(self, file: BinaryIO, progress: "Progress", sha256: str) -> None:
+        """Note how many rows are on the disk."""
+        with writing(self.folder):
+            sync(file)
+            progress.sha256 = sha256
+            files.write_json(self.folder / "progress.json", dataclasses.asdict(progress))
+
+    def _finish(self, part: Path, sha256: str, relative_error: float) -> None:
+        """Read the file back, and give it its final name."""
+        with writing(self.folder):
+            with part.open("rb") as file:
+                on_disk = hashlib.file_digest(file, "sha256").hexdigest()
+            if on_disk != sha256:
+                raise OutputError(
+                    f"{part} is not what was written into it: look at its disk, or point "
+                    "ADAPT_CACHE to another"
+                )
+            (self.folder / "progress.json").unlink(missing_ok=True)
+            part.replace(self.folder / "values.bin")
+            done = {"sha256": sha256, "relative_error": relative_error}
+            files.write_json(self.folder / "done.json", done)
+
+    def _stored(self, values: np.ndarray, progress: "Progress") -> np.ndarray:
+        """The values in the array's dtype, what that loses added to ``progress``.
+
+        Raises :class:`OutputError` for a finite value that the dtype can't hold.
+        """
         if values.dtype == self.dtype:
             return values
         exact = values.astype(np.float32)
@@ -181,110 +245,83 @@ class CachedArray:
         exact = exact[finite]
         back = stored.astype(np.float32)[finite]
         if not np.isfinite(back).all():
-            for name in ("values.part", "progress.json"):
-                (self.folder / name).unlink(missing_ok=True)
+            self._discard()
             raise OutputError(
                 f"{self.dtype} can't hold the values to cache: give `cache_dtype` bfloat16"
             )
-        done.error += float(np.square(back - exact).sum(dtype=np.float64))
-        done.total += float(np.square(exact).sum(dtype=np.float64))
+        progress.squared_error += float(np.square(back - exact).sum(dtype=np.float64))
+        progress.squared_norm += float(np.square(exact).sum(dtype=np.float64))
         return stored
-
-    def read_progress(self, half: Path, note: Path) -> "Progress":
-        """How far an earlier filling came; nothing where there was none, or its note makes no sense."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            done = Progress(**json.loads(note.read_text("utf-8")))
-            numbers = dataclasses.astuple(done)
-            if list(map(type, numbers)) == [int, int, float, float, int] and min(numbers) >= 0:
-                return done if half.stat().st_size == self.nbytes else Progress()
-        return Progress()
 
 
 @dataclasses.dataclass
 class Progress:
-    """Of a filling: pieces and rows that are written, squares of the error of storing and of the values, the checksum."""
+    """How far a filling came: rows that are written, their SHA-256, and what storing them lost."""
 
-    pieces: int = 0
     rows: int = 0
-    error: float = 0.0
-    total: float = 0.0
-    check: int = 0
+    sha256: str = ""
+    squared_error: float = 0.0
+    squared_norm: float = 0.0
+
+    @property
+    def relative_error(self) -> float:
+        return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm else 0.0
 
 
-def is_at(own: os.stat_result, path: Path) -> bool:
-    """Whether a file that is in use is still the one at ``path``."""
+def is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is the one that ``path`` names now."""
     try:
-        return os.path.samestat(own, path.stat())
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
         return False
 
 
-def checksum(rows: np.ndarray, values: np.ndarray) -> int:
-    """Of rows [n] and what is in them [n, ...], modulo 2^64: a sum, so the order of writing does not matter.
-
-    Each word is multiplied by odd numbers, of its column and of its row: no single bit can change unseen.
-    """
-    flat = np.ascontiguousarray(values).reshape(len(rows), -1).view(np.uint8)
-    words = flat.view(np.uint64 if flat.shape[1] % 8 == 0 else np.uint8)
-    odd = lambda index: index.astype(np.uint64) * np.uint64(2 * GOLDEN % 2**64) + np.uint64(1)
-    return int(
-        ((words * odd(np.arange(words.shape[1]))).sum(1, dtype=np.uint64) * odd(rows)).sum(
-            dtype=np.uint64
-        )
-    )
+def sync(file: BinaryIO) -> None:
+    """Have what was written reach the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def need_space(entries: Sequence[CachedArray]) -> None:
-    """Raise :class:`OutputError` unless the cache can be written and its disk holds what is still missing of all entries."""
-    missing = {entry.folder: entry for entry in entries if not entry.is_complete}
+def hash_start(file: BinaryIO, size: int, digest: Any) -> None:
+    """Add the first ``size`` bytes of a file to a digest."""
+    while size:
+        block = file.read(min(size, BLOCK))
+        digest.update(block)
+        size -= len(block)
+        if not block:  # shorter than it says
+            return
+
+
+def need_space(arrays: Sequence[CachedArray]) -> None:
+    """Raise :class:`OutputError` unless the disk can take what is missing of all these arrays."""
     needed = 0
-    for folder, entry in missing.items():
-        half = folder / "values.part"
-        needed += max(entry.nbytes - (half.stat().st_blocks * 512 if half.is_file() else 0), 0)
+    missing = {array.folder: array for array in arrays if not array.is_complete}
+    for folder, array in missing.items():
+        part = folder / "values.part"
+        reserved = part.stat().st_blocks * 512 if part.is_file() else 0
+        needed += max(array.nbytes - reserved, 0)
+    hint = (
+        "make room, point ADAPT_CACHE to another disk, give `cache_dtype` bfloat16 for half of it, "
+        "or `cache` off"
+    )
     for folder in missing:
         with writing(folder):
-            there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-            if needed + MARGIN > (free := shutil.disk_usage(there).free):
-                raise OutputError(
-                    f"the disk of {there} has {free / 1e6:.0f} MB free and the cache needs {needed / 1e6:.0f} MB: make room, "
-                    "point ADAPT_CACHE to another disk, give `cache_dtype` bfloat16 for half of it, or `cache` off"
-                )
+            existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+            files.need_space(existing, needed, "the cache", hint)
             folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """One line for what goes wrong with the files of the cache."""
+    """Raise one :class:`OutputError` for whatever goes wrong with the files of the cache."""
     try:
         yield
-    except OSError as fault:
-        where = Path(fault.filename or folder)
-        why = (
-            f"{fault.strerror or fault}: {where}"
-            if not where.is_symlink() or where.exists()
-            else f"{where} is a dangling link"
-        )
+    except OSError as error:
+        path = Path(error.filename or folder)
+        why = f"{error.strerror or error}: {path}"
+        if path.is_symlink() and not path.exists():
+            why = f"{path} is a dangling link"
         raise OutputError(
-            f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give `cache` off"
+            f"the cache can't be written ({why}): point ADAPT_CACHE to another folder, or give "
+            "`cache` off"
         ) from None
-
-
-def write(path: Path, content: Any) -> None:
-    """JSON, written beside and renamed."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(json.dumps(content, indent=1), "utf-8")
-    beside.replace(path)
-
-
-def reserve(path: Path, nbytes: int) -> None:
-    """Make ``path`` a file of ``nbytes`` that the disk has set aside: a full disk is an error here, not a crash later."""
-    with path.open("wb") as file:
-        try:
-            file.truncate(nbytes)
-            if hasattr(os, "posix_fallocate") and nbytes:  # not on macOS
-                os.posix_fallocate(file.fileno(), 0, nbytes)
-        except OSError as fault:
-            path.unlink()
-            raise OutputError(
-                f"{path.parent} has no room for {nbytes / 1e6:.0f} MB: {fault.strerror}"
-            ) from None

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapt import tree
+from adapt import files, tree
 from adapt.cli import finetune, predict
 from adapt.cost import clock
 from adapt.data import examples, packing
@@ -335,7 +335,7 @@ def test_auto_goes_without_where_the_disk_is_too_small_and_on_refuses(
     monkeypatch.setattr(clock, "matmul_rate", lambda: 1e6)
     usage = shutil.disk_usage
     too_small = lambda path: (
-        usage(path)._replace(free=store.MARGIN + 1)
+        usage(path)._replace(free=files.MARGIN + 1)
         if str(path).startswith(str(home))
         else usage(path)
     )
@@ -358,7 +358,7 @@ def two_files_of(monkeypatch, home: Path) -> None:
         if not str(path).startswith(str(home)):
             return usage(path)
         used = sum(file.stat().st_size for file in home.glob("prefix/*/values.*"))
-        return usage(path)._replace(free=store.MARGIN + 30_000 - used)
+        return usage(path)._replace(free=files.MARGIN + 30_000 - used)
 
     monkeypatch.setattr(shutil, "disk_usage", free)
 
@@ -421,7 +421,7 @@ def test_a_half_filled_cache_needs_no_second_room(run, home, monkeypatch):
         values.with_name("progress.json").write_text('{"pieces": 1, "error": 0.0, "total": 0.0}')
     usage = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=2_000_000_000))
-    monkeypatch.setattr(store, "MARGIN", 2_000_000_000 - 100)
+    monkeypatch.setattr(files, "MARGIN", 2_000_000_000 - 100)
     assert run(BERT, cache="on")["cache"]
 
 
@@ -512,13 +512,14 @@ def test_a_run_to_resume_without_its_lineage(run, tmp_path):
 
 
 def test_a_filling_that_was_stopped_skips_what_is_done(monkeypatch, home, prefixes):
-    monkeypatch.setattr(store, "FLUSH", -1.0)
+    monkeypatch.setattr(store, "NOTE_SECONDS", -1.0)
+    monkeypatch.setattr(cache, "PIECE", 1500)  # some two windows
     model = small.classifier()
     params, cut, texts = small.params(model), frozen_prefix.cut_at(model, 2), some(500)
     entry = cache.cached_array(params, model, 2, texts, "float32")
 
     def stop(done, total):
-        if len(prefixes) == 5:
+        if len(prefixes) >= 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -529,14 +530,40 @@ def test_a_filling_that_was_stopped_skips_what_is_done(monkeypatch, home, prefix
     found = cache.compute_states(
         cut, params, texts, entry, on_progress=lambda *done: told.append(done)
     )
-    windows = sum(1 for _ in texts.file_batches())
-    assert 0 < len(prefixes) < windows and len(told) == len(prefixes)
+    resumed = len(prefixes)
+    assert told[0][0] > 0 and told[-1] == (500, 500) and len(told) == resumed
     stored = (entry.folder / "values.bin").read_bytes()
     shutil.rmtree(home)
     prefixes.clear()
     again = cache.compute_states(cut, params, texts, entry)
-    assert len(prefixes) == windows and stored == (entry.folder / "values.bin").read_bytes()
+    assert 0 < resumed < len(prefixes) and stored == (entry.folder / "values.bin").read_bytes()
     assert np.array_equal(found.values, again.values) and len(again) == 500
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_states_are_the_same_in_pieces_of_any_size(monkeypatch, home, depth):
+    model = small.classifier()
+    params, cut, texts = small.params(model), frozen_prefix.cut_at(model, depth), some(300)
+    array = cache.cached_array(params, model, depth, texts, "float32")
+    values = []
+    for size in (10**9, 3000, 1000):
+        monkeypatch.setattr(cache, "PIECE", size)
+        shutil.rmtree(home, ignore_errors=True)
+        states = cache.compute_states(cut, params, texts, array)
+        values.append(np.array(states if depth == 3 else states.values))
+    for some_values in values[1:]:
+        np.testing.assert_allclose(some_values, values[0], rtol=1e-5, atol=1e-5)
+
+
+def test_pieces_of_pictures_are_whole_batches(monkeypatch):
+    monkeypatch.setattr(cache, "PIECE", 1000)
+    lengths = np.full(200, 17)
+    whole = Ragged(np.zeros(0, np.int32), np.arange(200) * 17, lengths)
+    pictures = Examples(whole, np.arange(200), np.zeros(200), 17, pictures=lambda rows: rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    assert cache.piece_ends(pictures, offsets).tolist() == [32, 96, 160, 200]
+    texts = dataclasses.replace(pictures, pictures=None)
+    assert cache.piece_ends(texts, offsets).tolist() == [59, 118, 177, 200]
 
 
 def alone(params: tree.Tree, cut: frozen_prefix.Cut, texts: Examples) -> np.ndarray:
@@ -587,7 +614,7 @@ def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, len
     params, cut = cuts[family]
     texts, plan = of_lengths(lengths), packing.Plan(48, (4,), 4)
     states = cache.compute_states(
-        params, cut, texts, cache.cached_array(params, cut.model, cut.depth, texts, "float32")
+        cut, params, texts, cache.cached_array(params, cut.model, cut.depth, texts, "float32")
     )
     kept = dataclasses.replace(texts, states=states)
     pairs = list(zip(texts.batches(plan, seed, 1), kept.batches(plan, seed, 1), strict=True))

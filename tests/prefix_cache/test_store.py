@@ -1,6 +1,7 @@
 """The store of shared arrays: filled once, by whoever comes first; a stop, a second process, a bad file, a full disk."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -17,22 +18,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adapt import files
 from adapt.errors import OutputError
 from adapt.prefix_cache import store
 from adapt.prefix_cache.store import CachedArray
 from tests.helpers import tiny
 
 ROWS, PIECES = 40, 8
+SIZE = ROWS // PIECES
 EXACT = np.random.default_rng(0).standard_normal((ROWS, 3)).astype(np.float32)
 ENTRY = CachedArray({"what": "a test"}, EXACT.shape, np.dtype("float32"))
 CHILD = """
 import sys, time
 from tests.prefix_cache import test_store
 from adapt.prefix_cache import store
-store.FLUSH = 0.0
+store.NOTE_SECONDS = 0.0
 until, pause = int(sys.argv[1]), float(sys.argv[2])
-def pieces(skip):
-    for number, piece in enumerate(test_store.pieces(skip), skip):
+def pieces(row):
+    for number, piece in enumerate(test_store.pieces(row), row // test_store.SIZE):
         if number == until:
             print("stuck", flush=True)
             time.sleep(60)
@@ -44,11 +47,10 @@ print("same", (values == test_store.EXACT).all(), flush=True)
 """
 
 
-def pieces(skip: int = 0):
-    """The rows of EXACT in some order, a few a piece."""
-    order = np.random.default_rng(1).permutation(ROWS)
-    for index in np.split(order, PIECES)[skip:]:
-        yield index, EXACT[index]
+def pieces(row: int = 0):
+    """The rows of EXACT from one on, a few a piece."""
+    for start in range(row, ROWS, SIZE):
+        yield EXACT[start : start + SIZE]
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +61,13 @@ def home(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def counted():
-    """`counted(skip)` are the pieces; `counted.skips` what it was called with."""
+    """`counted(row)` are the pieces; `counted.rows` what it was called with."""
 
-    def made(skip: int):
-        made.skips.append(skip)
-        yield from pieces(skip)
+    def made(row: int):
+        made.rows.append(row)
+        yield from pieces(row)
 
-    made.skips = []
+    made.rows = []
     return made
 
 
@@ -93,7 +95,7 @@ def names() -> set[str]:
 def test_filled_once_and_mapped_afterwards(counted):
     assert not ENTRY.is_complete
     first, second = ENTRY.open(counted), ENTRY.open(counted)
-    assert counted.skips == [0] and ENTRY.is_complete and ENTRY.relative_error == 0
+    assert counted.rows == [0] and ENTRY.is_complete and ENTRY.relative_error == 0
     for values in (first, second):
         assert isinstance(values, np.memmap) and np.array_equal(values, EXACT)
         with pytest.raises(ValueError, match="read-only"):
@@ -124,7 +126,7 @@ def test_killed_in_mid_fill_it_goes_on_where_it_stopped(child, counted, home):
     process.wait()
     assert names() == {"key.json", "values.part", "progress.json", "lock"} and not ENTRY.is_complete
     values = ENTRY.open(counted)
-    assert counted.skips == [5]
+    assert counted.rows == [5 * SIZE]
     assert np.array_equal(values, EXACT)
     stopped = {name: (ENTRY.folder / name).read_bytes() for name in names()}
     shutil.rmtree(home)
@@ -133,17 +135,17 @@ def test_killed_in_mid_fill_it_goes_on_where_it_stopped(child, counted, home):
 
 
 def test_an_error_in_mid_fill_keeps_what_is_done(counted, monkeypatch):
-    monkeypatch.setattr(store, "FLUSH", -1.0)
+    monkeypatch.setattr(store, "NOTE_SECONDS", -1.0)
 
-    def broken(skip):
-        for number, piece in enumerate(pieces(skip)):
+    def broken(row):
+        for number, piece in enumerate(pieces(row)):
             if number == 3:
                 raise KeyboardInterrupt
             yield piece
 
     with pytest.raises(KeyboardInterrupt):
         ENTRY.open(broken)
-    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.skips == [3]
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows == [3 * SIZE]
 
 
 def test_the_relative_error_counts_what_was_done_before_the_stop(monkeypatch, home):
@@ -151,10 +153,10 @@ def test_the_relative_error_counts_what_was_done_before_the_stop(monkeypatch, ho
     entry.open(pieces)
     whole = entry.relative_error
     shutil.rmtree(home)
-    monkeypatch.setattr(store, "FLUSH", -1.0)
+    monkeypatch.setattr(store, "NOTE_SECONDS", -1.0)
 
-    def broken(skip):
-        yield from list(pieces(skip))[:4]
+    def broken(row):
+        yield from list(pieces(row))[:4]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -226,42 +228,56 @@ def test_a_file_that_is_not_as_it_was_written_is_filled_anew(counted, how):
     ENTRY.open(pieces)
     before = {name: (ENTRY.folder / name).read_bytes() for name in names()}
     SPOILT[how](ENTRY.folder)
-    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.skips[-1] == 0
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows[-1] == 0
     assert before == {name: (ENTRY.folder / name).read_bytes() for name in names()}
 
 
+def note(**changes) -> bytes:
+    """A note that five pieces are written, with changes."""
+    sha256 = hashlib.sha256(EXACT[: 5 * SIZE].tobytes()).hexdigest()
+    fields = {"rows": 5 * SIZE, "sha256": sha256, "squared_error": 0.0, "squared_norm": 0.0}
+    return json.dumps(fields | changes).encode()
+
+
 NOTES = {
-    "cut short": b'{"pieces": 5, "err',
+    "cut short": note()[:30],
     "empty": b"",
     "zeros": bytes(30),
     "null": b"null",
     "a list": b"[1, 2]",
     "a string": b'"five"',
     "not text": b"\xff\xfe",
-    "a word for a number": b'{"pieces": "many"}',
-    "a negative number": b'{"pieces": -1}',
-    "more than there are": b'{"pieces": 99}',
+    "a word for a number": note(rows="many"),
+    "a negative number": note(rows=-1),
+    "more rows than there are": note(rows=99),
+    "another checksum": note(sha256="0" * 64),
+    "an error that is no number": note(squared_error=float("nan")),
 }
-UNCHECKED = ("a word for a number", "a negative number", "more than there are")
 
 
-@pytest.mark.parametrize("note", NOTES)
-def test_a_garbled_note_of_progress_starts_anew(counted, monkeypatch, note):
+def test_a_sound_note_is_trusted(counted, monkeypatch):
     half_filled(monkeypatch, 5)
-    (ENTRY.folder / "progress.json").write_bytes(NOTES[note])
-    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.skips[-1] == 0
+    assert json.loads((ENTRY.folder / "progress.json").read_bytes()) == json.loads(note())
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows == [5 * SIZE]
+
+
+@pytest.mark.parametrize("how", NOTES)
+def test_a_garbled_note_of_progress_starts_anew(counted, monkeypatch, how):
+    half_filled(monkeypatch, 5)
+    (ENTRY.folder / "progress.json").write_bytes(NOTES[how])
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows[-1] == 0
     assert names() == {"key.json", "values.bin", "done.json", "lock"}
 
 
-def half_filled(monkeypatch, count: int, flush: float = -1.0) -> None:
-    """ENTRY with ``count`` pieces in it; with the FLUSH given, which is put back."""
+def half_filled(monkeypatch, count: int, seconds: float = -1.0) -> None:
+    """ENTRY with ``count`` pieces in it; noted every ``seconds``."""
 
-    def broken(skip):
-        yield from list(pieces(skip))[:count]
+    def broken(row):
+        yield from list(pieces(row))[:count]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "FLUSH", flush)
+        patch.setattr(store, "NOTE_SECONDS", seconds)
         with pytest.raises(KeyboardInterrupt):
             ENTRY.open(broken)
 
@@ -269,7 +285,7 @@ def half_filled(monkeypatch, count: int, flush: float = -1.0) -> None:
 def test_a_part_of_another_size_starts_anew(counted, monkeypatch):
     half_filled(monkeypatch, 5)
     os.truncate(ENTRY.folder / "values.part", 100)
-    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.skips[-1] == 0
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows[-1] == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -277,23 +293,22 @@ def test_a_part_that_was_damaged_between_a_stop_and_its_resume_is_computed_anew(
     counted, monkeypatch, dtype
 ):
     entry = dataclasses.replace(ENTRY, dtype=np.dtype(dtype))
-    monkeypatch.setattr(store, "FLUSH", -1.0)
+    monkeypatch.setattr(store, "NOTE_SECONDS", -1.0)
     with pytest.raises(KeyError):
         entry.open(
-            lambda skip: (
-                part if number < 3 else {}["stop"] for number, part in enumerate(pieces())
-            )
+            lambda row: (part if number < 3 else {}["stop"] for number, part in enumerate(pieces()))
         )
-    written = next(pieces())[0][0]  # a row of the first piece
     part = np.memmap(entry.folder / "values.part", np.uint8, "r+")
-    part[written * part.size // ROWS + 1] ^= 0x10
+    part[1] ^= 0x10
     part.flush()
-    assert np.array_equal(entry.open(counted), EXACT.astype(dtype)) and counted.skips == [3, 0]
+    assert np.array_equal(entry.open(counted), EXACT.astype(dtype)) and counted.rows == [0]
 
 
-def test_what_changes_while_it_is_written_is_an_error_not_a_loop():
-    def spoiling(skip):
-        for number, piece in enumerate(pieces(skip)):
+def test_what_changes_while_it_is_written_is_an_error_not_a_loop(monkeypatch):
+    monkeypatch.setattr(store, "NOTE_SECONDS", -1.0)
+
+    def spoiling(row):
+        for number, piece in enumerate(pieces(row)):
             yield piece
             if number == 2:
                 np.memmap(ENTRY.folder / "values.part", np.uint8, "r+")[:] = 7
@@ -303,42 +318,55 @@ def test_what_changes_while_it_is_written_is_an_error_not_a_loop():
     assert not ENTRY.is_complete and np.array_equal(ENTRY.open(pieces), EXACT)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    row=st.integers(0, 5),
-    byte=st.integers(0, 11),
-    bit=st.integers(0, 7),
-    dtype=st.sampled_from(["<f4", "<f2"]),
-)
-def test_the_checksum_sees_every_bit_and_every_row_but_no_order(row, byte, bit, dtype):
-    values = (
-        np.random.default_rng(3).standard_normal((6, 12 // np.dtype(dtype).itemsize)).astype(dtype)
-    )
-    rows, shuffled = np.array([4, 1, 9, 0, 30, 2]), np.array([5, 0, 3, 2, 4, 1])
-    whole = store.checksum(rows, values)
-    assert whole == store.checksum(rows[shuffled], values[shuffled])
-    assert (
-        whole
-        == (store.checksum(rows[:2], values[:2]) + store.checksum(rows[2:], values[2:])) % 2**64
-    )
-    assert whole != store.checksum(rows[shuffled], values)
-    values.view(np.uint8)[row, byte] ^= 1 << bit
-    assert whole != store.checksum(rows, values)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(byte=st.integers(0, 3 * SIZE * 12 - 1), bit=st.integers(0, 7))
+def test_any_flipped_bit_of_a_stopped_file_is_seen(monkeypatch, home, byte, bit):
+    shutil.rmtree(home, ignore_errors=True)
+    half_filled(monkeypatch, 3)
+    part = np.memmap(ENTRY.folder / "values.part", np.uint8, "r+")
+    part[byte] ^= 1 << bit
+    part.flush()
+    rows = []
+    values = ENTRY.open(lambda row: rows.append(row) or pieces(row))
+    assert rows == [0] and np.array_equal(values, EXACT)
+
+
+def test_a_half_filled_file_of_the_first_edition_starts_anew(counted):
+    """Its rows were in any order, its note had other fields."""
+    ENTRY.folder.mkdir(parents=True)
+    note = {"pieces": 3, "rows": 15, "error": 0.0, "total": 0.0, "check": 12345}
+    (ENTRY.folder / "progress.json").write_text(json.dumps(note))
+    (ENTRY.folder / "values.part").write_bytes(EXACT[::-1].tobytes())
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows == [0]
+
+
+def test_a_complete_file_of_the_first_edition_is_read(counted):
+    ENTRY.folder.mkdir(parents=True)
+    (ENTRY.folder / "values.bin").write_bytes(EXACT.tobytes())
+    done = {"sha256": hashlib.sha256(EXACT.tobytes()).hexdigest(), "relative_error": 0.0}
+    (ENTRY.folder / "done.json").write_text(json.dumps(done))
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows == []
+
+
+def test_pieces_that_are_not_the_whole_array_are_refused():
+    with pytest.raises(ValueError, match="35 rows, of 40"):
+        ENTRY.open(lambda row: iter(list(pieces())[:-1]))
+    assert not ENTRY.is_complete
 
 
 def test_an_old_note_is_not_taken_for_that_of_a_new_part(monkeypatch):
     """Stopped twice: between the renaming and done.json, and again before the first note of the new filling."""
     half_filled(monkeypatch, 5)
     (ENTRY.folder / "values.part").rename(ENTRY.folder / "values.bin")
-    half_filled(monkeypatch, 1, flush=5.0)
+    half_filled(monkeypatch, 1, seconds=5.0)
     assert np.array_equal(ENTRY.open(pieces), EXACT)
 
 
 def test_a_part_of_other_pieces_is_not_there_twice(counted, monkeypatch):
     """Stopped before its first note, it starts anew."""
-    half_filled(monkeypatch, 3, flush=5.0)
+    half_filled(monkeypatch, 3, seconds=5.0)
     assert names() == {"key.json", "values.part", "lock"}
-    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.skips[-1] == 0
+    assert np.array_equal(ENTRY.open(counted), EXACT) and counted.rows[-1] == 0
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -346,14 +374,14 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_a_disk_that_is_too_small_is_one_error_and_leaves_nothing(monkeypatch):
     monkeypatch.setattr(
-        shutil, "disk_usage", lambda path: Usage(0, 0, store.MARGIN + ENTRY.nbytes - 1)
+        shutil, "disk_usage", lambda path: Usage(0, 0, files.MARGIN + ENTRY.nbytes - 1)
     )
     with pytest.raises(
         OutputError, match=r"has 67 MB free and the cache needs 0 MB: make room, point ADAPT_CACHE"
     ):
         ENTRY.open(pieces)
     assert names() == {"key.json", "lock"}
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, store.MARGIN + ENTRY.nbytes))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, files.MARGIN + ENTRY.nbytes))
     assert np.array_equal(ENTRY.open(pieces), EXACT)
 
 
@@ -380,10 +408,10 @@ def disk(tmp_path, monkeypatch):
 LARGE = CachedArray({"what": "a large test"}, (5 << 18,), np.dtype("float32"))  # 5 MiB
 
 
-def ones(skip: int = 0):
+def ones(row: int = 0):
     """LARGE in five pieces."""
-    for index in np.split(np.arange(5 << 18), 5)[skip:]:
-        yield index, np.ones(len(index), np.float32)
+    for start in range(row, 5 << 18, 1 << 18):
+        yield np.ones(min(1 << 18, (5 << 18) - start), np.float32)
 
 
 def test_a_real_disk_that_is_too_small(disk, monkeypatch):
@@ -402,10 +430,10 @@ def test_a_real_disk_that_is_too_small(disk, monkeypatch):
 def test_a_stopped_filling_needs_no_second_room(disk, monkeypatch, flush):
     """72 MiB hold the array and the margin, but not the array twice."""
     disk(72)
-    monkeypatch.setattr(store, "FLUSH", flush)
+    monkeypatch.setattr(store, "NOTE_SECONDS", flush)
 
-    def broken(skip):
-        yield next(ones(skip))
+    def broken(row):
+        yield next(ones(row))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -432,7 +460,7 @@ def test_what_is_there_serves_from_a_disk_that_cannot_be_written(disk):
 
 
 def test_an_error_of_the_input_is_not_said_to_be_the_caches():
-    def broken(skip):
+    def broken(row):
         raise FileNotFoundError(2, "No such file or directory", "picture.png")
         yield
 
@@ -464,7 +492,7 @@ def test_a_value_that_the_dtype_cannot_hold():
     with pytest.raises(
         OutputError, match="float16 can't hold the values to cache: give `cache_dtype` bfloat16"
     ):
-        entry.open(lambda skip: iter([(np.arange(2), np.array([1, 65521], np.float32))]))
+        entry.open(lambda row: iter([np.array([1, 65521], np.float32)]))
     assert not entry.is_complete
 
 
@@ -472,25 +500,25 @@ def test_a_value_that_the_dtype_cannot_hold_warns_of_nothing():
     """One clear line, with no warning of NumPy's before it."""
     entry = CachedArray({}, (1,), np.dtype("float16"))
     with pytest.raises(OutputError, match="float16 can't hold"):
-        entry.open(lambda skip: iter([(np.arange(1), np.array([65521], np.float32))]))
+        entry.open(lambda row: iter([np.array([65521], np.float32)]))
 
 
 def test_a_value_that_the_dtype_cannot_hold_leaves_no_part():
     entry = CachedArray({}, (1,), np.dtype("float16"))
     with pytest.raises(OutputError, match="float16 can't hold"):
-        entry.open(lambda skip: iter([(np.arange(1), np.array([65521], np.float32))]))
+        entry.open(lambda row: iter([np.array([65521], np.float32)]))
     assert not (entry.folder / "values.part").exists()
 
 
 def test_states_that_are_not_finite_are_kept_as_they_are_for_the_loss_to_tell():
     entry = CachedArray({}, (2,), np.dtype("bfloat16"))
-    values = entry.open(lambda skip: iter([(np.arange(2), np.array([np.nan, 1.0], np.float32))]))
+    values = entry.open(lambda row: iter([np.array([np.nan, 1.0], np.float32)]))
     assert np.isnan(float(values[0])) and values[1] == 1 and entry.relative_error == 0
 
 
 def test_the_largest_float16_is_held():
     entry = CachedArray({}, (2,), np.dtype("float16"))
-    values = entry.open(lambda skip: iter([(np.arange(2), np.array([65504, -65504], np.float32))]))
+    values = entry.open(lambda row: iter([np.array([65504, -65504], np.float32)]))
     assert values.tolist() == [65504, -65504] and entry.relative_error == 0
 
 
@@ -506,8 +534,8 @@ def test_a_folder_that_is_deleted_and_filled_by_another_meanwhile_gives_both_the
     values = {}
 
     def slow(name: str, deletes: bool):
-        def made(skip: int):
-            for number, piece in enumerate(pieces(skip)):
+        def made(row: int):
+            for number, piece in enumerate(pieces(row)):
                 time.sleep(0.03)
                 if deletes and number == 2 and name not in values:
                     values[name] = None  # once
@@ -525,8 +553,8 @@ def test_a_folder_that_is_deleted_and_filled_by_another_meanwhile_gives_both_the
 
 
 def test_a_folder_that_is_deleted_again_and_again_is_one_line():
-    def made(skip: int):
-        for number, piece in enumerate(pieces(skip)):
+    def made(row: int):
+        for number, piece in enumerate(pieces(row)):
             if number == 1:
                 shutil.rmtree(ENTRY.folder)
             yield piece
