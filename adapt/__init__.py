@@ -13,51 +13,33 @@
 Trees and surgery: adapt/tree.py. Freezing: adapt/training/optim.py. The step: adapt/training/step.py. Strategies: adapt/training/strategies.py.
 """
 
+import ast
 import importlib
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "tree": (
-        "drop",
-        "discarded",
-        "graft",
-        "label",
-        "merge",
-        "select",
-        "paths",
-        "digest",
-        "check_like",
-        "summary",
-    ),
-    "training.optim": ("FROZEN", "adamw", "by_label", "schedule"),
-    "training.losses": ("cross_entropy", "binary_cross_entropy", "squared_error"),
-    "training.strategies": ("strategy",),
-    "models": (
-        "Classifier",
-        "CausalLM",
-        "Encoder",
-        "EncoderConfig",
-        "MaskedLM",
-        "Model",
-        "Span",
-        "Tagger",
-    ),
-    "training.step": ("State", "init_state", "make_eval", "make_step"),
-    "features": ("encode",),
-    "pretrained.hub": ("Pretrained", "load"),
-    "errors": ("AdaptError",),
-}
-_WHERE = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
+
+def _public_names() -> dict[str, str]:
+    """``{name: module}`` of what __init__.pyi imports: one list for people, type checkers and this module."""
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8"))
+    names = {}
+    for statement in stub.body:
+        if isinstance(statement, ast.ImportFrom):
+            names |= {alias.name: str(statement.module) for alias in statement.names}
+    return names
+
+
+_MODULES = _public_names()
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``import adapt`` costs milliseconds and touches no device."""
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'adapt' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"adapt.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,19 @@
 """`import adapt` is cheap, complete, and touches no device."""
 
+import inspect
+import json
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
+
+import jedi
+import pytest
 
 import adapt
+
+ROOT = Path(__file__).parents[1]
+FUNCTIONS = [name for name in adapt.__all__ if callable(getattr(adapt, name))]
 
 
 def python(code: str) -> str:
@@ -54,3 +63,32 @@ def test_every_name_that_is_promised_is_there_and_no_other():
     for name in adapt.__all__:
         assert name == "FROZEN" or getattr(adapt, name).__name__ == name
     assert not hasattr(adapt, "train_everything")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_completion_shows_the_signature(name):
+    code = f"import adapt\nadapt.{name}("
+    script = jedi.Script(code, path=ROOT / "somebody.py", project=jedi.Project(ROOT))
+    (signature, *_) = script.get_signatures(2, len(f"adapt.{name}("))
+    shown = {parameter.name for parameter in signature.params}
+    expected = set(inspect.signature(getattr(adapt, name)).parameters)
+    assert shown >= expected - {"args", "kwargs", "parent", "name"}  # Flax adds the last two
+
+
+def test_a_type_checker_knows_every_name(tmp_path):
+    """None of them is Any, and a wrong argument is an error."""
+    lines = ["import adapt", *(f"reveal_type(adapt.{name})" for name in adapt.__all__)]
+    (tmp_path / "names.py").write_text("\n".join([*lines, "adapt.load(3)"]))
+    argv = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
+    settings = {"include": ["names.py"], "extraPaths": [str(ROOT)], "typeCheckingMode": "basic"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        [*argv, "--project", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    shown = [entry["message"] for entry in found if entry["severity"] == "information"]
+    assert len(shown) == len(adapt.__all__)
+    assert not [message for message in shown if "Any" in message.partition("(")[0]]
+    assert not [message for message in shown if "Unknown" in message]
+    errors = [entry for entry in found if entry["severity"] == "error"]
+    assert [entry["rule"] for entry in errors] == ["reportArgumentType"]
