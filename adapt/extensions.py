@@ -19,13 +19,16 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from adapt.errors import ExtensionError
-from adapt.models import HEADS, POOLINGS
+from adapt.models import HEADS, POOLINGS, Classifier
+from adapt.pretrained import hub
 from adapt.pretrained.families import FAMILIES
+from adapt.pretrained.hub import Pretrained
 from adapt.tasks import TASKS
 from adapt.training.strategies import MODIFIERS, STRATEGIES
 
@@ -144,14 +147,17 @@ def names_in(strategy: str) -> list[tuple[str, str]]:
     return names
 
 
-def check_imported(modules: Mapping[str, str], where: str) -> None:
-    """Raise :class:`ExtensionError` for the first name of a run that nothing has registered.
+def used_by(run: Pretrained, strategy: str = "") -> dict[str, str]:
+    """:func:`modules_of` everything that a run has, and that its strategy names."""
+    used = [("task", run.task), ("head", type(run.head).__name__), ("family", run.config.family)]
+    if isinstance(run.head, Classifier):
+        used.append(("pooling", run.head.pooling))
+    return modules_of([*used, *names_in(strategy)])
 
-    ``modules`` are those of the run's model.json, ``where`` is its folder.
-    """
-    for entry, module in modules.items():
+
+def check_run(folder: Path) -> None:
+    """Raise :class:`ExtensionError` for the first name of the run in ``folder`` that is not registered."""
+    imports = hub.read_json(folder, "model.json").get("imports", {})
+    for entry in imports:
         kind, _, name = entry.partition(" ")
-        if name not in REGISTRIES.get(kind, {}):
-            raise ExtensionError(
-                f"{where} has the {kind} {name!r} of the module {module}: `import` {module} first"
-            )
+        hub.check_imported(folder, imports, kind, name, REGISTRIES.get(kind, {}))

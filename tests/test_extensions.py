@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from adapt import extensions
+from adapt import extensions, files
 from adapt.errors import ExtensionError
 from adapt.models import POOLINGS
 
@@ -117,9 +117,11 @@ def test_a_module_that_registers_nothing_is_a_warning(write, caplog):
     ]
 
 
-def test_a_run_s_names_that_nobody_registered_are_named_with_their_module():
-    extensions.check_imported({"task choice": "elsewhere"}, "runs/a")
+def test_the_names_of_a_run_that_are_not_registered_are_named_with_their_module(tmp_path):
+    files.write_json(tmp_path / "model.json", {"imports": {"task choice": "elsewhere"}})
+    extensions.check_run(tmp_path)
+    files.write_json(tmp_path / "model.json", {"imports": {"task stars": "mine"}})
     with pytest.raises(
-        ExtensionError, match="runs/a has the task 'stars' of the module mine: `import` mine first"
+        ExtensionError, match="has the task 'stars' of the module mine: `import` mine first"
     ):
-        extensions.check_imported({"task stars": "mine"}, "runs/a")
+        extensions.check_run(tmp_path)

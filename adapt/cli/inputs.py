@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from adapt import features
+from adapt import extensions, features
 from adapt.cli import run_folder
 from adapt.data import bundled, examples, packing
 from adapt.data import tables as data
@@ -67,6 +67,8 @@ def check_ranges(config: Any) -> None:
 def check_out(config: Any) -> None:
     """Refuse an output folder that exists, and one that a run between it and ``--checkpoint`` refers to for its encoder."""
     run_folder.check_out(config.out, config.resume, config.overwrite)
+    if config.resume and (config.out / "model.json").exists():
+        extensions.check_run(config.out)
     name = config.checkpoint
     found = []
     while (folder := Path(name).expanduser().resolve()) not in found and (

@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 
-from adapt import tree
-from adapt.errors import CheckpointError, StrategyError
+from adapt import files, tree
+from adapt.errors import CheckpointError, ExtensionError, StrategyError
 from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
 from adapt.pretrained import assets, families
 from adapt.pretrained.images import ImageSettings, read_image_settings
@@ -40,6 +40,8 @@ class Pretrained:
         ""  # of a finished run: classification, multilabel, regression; pre-training: mlm, clm
     )
     labels: tuple[str, ...] = ()
+    # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's own
+    imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> Model:
@@ -246,46 +248,90 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
 
     ``base`` is the ``source`` and the ``digest`` of the encoder to which delta checkpoints refer.
     """
-    head = {"kind": type(model.head).__name__}
-    head |= {
-        f.name: getattr(model.head, f.name)
-        for f in dataclasses.fields(model.head)
-        if f.name not in ("dtype", "parent", "name")
-    }
     content = {
         "encoder": dataclasses.asdict(model.config),
-        "head": head,
+        "head": head_settings(model.head),
         "task": model.task,
         "labels": list(model.labels),
         "max_length": model.tokenizer.max_length if model.tokenizer else None,
         "base": base,
         "images": dataclasses.asdict(model.image_settings) if model.image_settings else None,
+        "imports": dict(model.imports),
     }
     if model.tokenizer:
         model.tokenizer.save(folder)
-    (folder / "model.json").write_text(json.dumps(content, indent=1), "utf-8")
+    files.write_json(folder / "model.json", content)
+
+
+def head_settings(head: Any) -> dict[str, Any]:
+    """What model.json says of a head: its ``kind``, a name of ``HEADS``, and its fields."""
+    settings: dict[str, Any] = {"kind": type(head).__name__}
+    for field in dataclasses.fields(head):
+        if field.name not in ("dtype", "parent", "name"):
+            settings[field.name] = getattr(head, field.name)
+    return settings
+
+
+def make_head(settings: Mapping[str, Any]) -> Any:
+    """The head of :func:`head_settings`, which JSON gives back with lists for tuples."""
+    fields = {name: as_tuples(value) for name, value in settings.items() if name != "kind"}
+    return HEADS[settings["kind"]](**fields)
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists as tuples, also those in lists."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
+def check_head(head: Any) -> None:
+    """Raise :class:`StrategyError` for a head that could not be read back from a run's folder."""
+    kind = type(head).__name__
+    if HEADS.get(kind) is not type(head):
+        raise StrategyError(
+            f"the head {kind} is not registered, so a run with it could not be read back: add "
+            f"HEADS[{kind!r}] = {kind}"
+        )
+    try:
+        comes_back = make_head(json.loads(json.dumps(head_settings(head)))) == head
+    except TypeError as error:
+        raise StrategyError(f"the head {kind} can't be written to model.json: {error}") from None
+    if not comes_back:
+        raise StrategyError(
+            f"the head {kind} is another one after it was written to model.json: give its fields "
+            "values that JSON has"
+        )
 
 
 def load_run(folder: Path, source: str) -> Pretrained:
     """A finished (or stopped) run: its best checkpoint, encoder and head."""
     content = read_json(folder, "model.json")
     try:
-        spec = dict(content["head"])
-        spec |= {key: tuple(value) for key, value in spec.items() if isinstance(value, list)}
-        head = HEADS[spec.pop("kind")](**spec)
+        imports = dict(content.get("imports", {}))
         config = EncoderConfig(**content["encoder"])
+        check_imported(folder, imports, "family", config.family, families.FAMILIES)
+        check_imported(folder, imports, "head", content["head"]["kind"], HEADS)
+        head = make_head(content["head"])
         run = Pretrained(
-            source, config, head, {}, task=content["task"], labels=tuple(content["labels"])
+            source,
+            config,
+            head,
+            {},
+            task=content["task"],
+            labels=tuple(content["labels"]),
+            imports=imports,
         )
         images = content["images"]
         max_length = content["max_length"]
         base = content.get("base")
         if base and not all(isinstance(base[name], str) for name in ("source", "digest")):
             raise ValueError(f"base {base!r}")
-        if isinstance(head, Classifier) and head.pooling not in (*POOLINGS, "attention"):
-            raise ValueError(f"unknown pooling {head.pooling!r}")
-        if run.labels and len(run.labels) != getattr(head, "classes", 0):
-            raise ValueError(f"{len(run.labels)} labels for {getattr(head, 'classes', 0)} classes")
+        if isinstance(head, Classifier):
+            check_imported(folder, imports, "pooling", head.pooling, (*POOLINGS, "attention"))
+        classes = getattr(head, "classes", len(run.labels))
+        if run.labels and len(run.labels) != classes:
+            raise ValueError(f"{len(run.labels)} labels for {classes} classes")
+    except ExtensionError:
+        raise
     except (KeyError, TypeError, ValueError) as fault:
         raise CheckpointError(
             f"{folder / 'model.json'} was not written by this version of adapt: {fault}"
@@ -297,6 +343,23 @@ def load_run(folder: Path, source: str) -> Pretrained:
         images |= {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
         return dataclasses.replace(run, image_settings=ImageSettings(**images))
     return with_inputs(run, folder, max_length)
+
+
+def check_imported(
+    folder: Path, imports: Mapping[str, str], kind: str, name: str, known: Container[str]
+) -> None:
+    """Raise :class:`ExtensionError` for a name whose module has to be imported before the run in ``folder``.
+
+    Raises :class:`ValueError` for a name that no module is known to register.
+    """
+    if name in known:
+        return
+    module = imports.get(f"{kind} {name}")
+    if module is None:
+        raise ValueError(f"unknown {kind} {name!r}")
+    raise ExtensionError(
+        f"{folder} has the {kind} {name!r} of the module {module}: `import` {module} first"
+    )
 
 
 def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:

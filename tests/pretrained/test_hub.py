@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from adapt import tree
+from adapt import files, tree
 from adapt.errors import AdaptError, CheckpointError
 from adapt.export import layout
 from adapt.models import Classifier
@@ -367,7 +367,7 @@ def test_a_written_folder_loads_as_it_was_and_replaces_the_old_one_whole(folder,
     target.mkdir()
     (target / "old").touch()
     layout.write_folder(beside, layout.write_config(model.config), tensors, {"sub/notes.txt": "é"})
-    layout.replace_folder(beside, target)
+    files.replace_folder(beside, target)
     assert not beside.exists() and not (target / "old").exists()
     assert (target / "sub/notes.txt").read_text("utf-8") == "é"
     assert tree.digest(hub.load(target).params) == tree.digest(model.params)
