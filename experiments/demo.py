@@ -7,84 +7,100 @@ python -m experiments.demo --checkpoint minilm --train trec --out runs/demo-trec
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from adapt.cli import console, finetune, plots
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, write_json
 
+ARMS = {
+    "random encoder, frozen": {"strategy": "frozen", "random_weights": True},
+    "pre-trained encoder, frozen": {"strategy": "frozen"},
+    "pre-trained encoder, fine-tuned": {"strategy": "full"},
+}
+COLOURS = (plots.GREY, plots.BLUE, plots.RED)
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What is shown, and where to."""
+
+    title: ClassVar[str] = "demo"
+
+    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     checkpoint: str = "tiny-bert"
+    # what finetune takes as --train
     train: str = "reviews"
+    # default: the test part of a bundled set
     test: str | None = None
     epochs: int = 3
     seed: int = 0
-    short: bool = False  # one epoch each
+    # one epoch each
+    short: bool = False
     out: Path = Path("runs/demo")
     overwrite: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(DemoOptions):
+    """The flags of the command."""
 
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     epochs = 1 if config.short else config.epochs
-    common = {
-        "checkpoint": config.checkpoint,
-        "train": config.train,
-        "test": config.test,
-        "epochs": epochs,
-        "seed": config.seed,
-    }
-    arms = {
-        "random encoder, frozen": {"strategy": "frozen", "random_weights": True},
-        "pre-trained encoder, frozen": {"strategy": "frozen"},
-        "pre-trained encoder, fine-tuned": {"strategy": "full"},
-    }
-    rows = []
     results = {}
-    for number, (name, flags) in enumerate(arms.items(), 1):
-        console.say(f"{number}/{len(arms)}  {name}")
-        out = config.out / "-".join(name.replace(",", "").split())
+    for number, (name, flags) in enumerate(ARMS.items(), 1):
+        console.say(f"{number}/{len(ARMS)}  {name}")
         started = time.perf_counter()
-        result = finetune.main(finetune.Config(**common, **flags, out=out, overwrite=True))
-        seconds = time.perf_counter() - started
-        results[name] = result | {"seconds": seconds}
-        rows.append(
-            (
-                name,
-                result["accuracy"],
-                result["macro_f1"],
-                result["parameters_trained"],
-                f"{seconds:.0f} s",
+        result = finetune.main(
+            finetune.Config(
+                checkpoint=config.checkpoint,
+                train=config.train,
+                test=config.test,
+                epochs=epochs,
+                seed=config.seed,
+                out=config.out / name.replace(",", "").replace(" ", "-"),
+                overwrite=True,
+                **flags,
             )
         )
-    floor = results["pre-trained encoder, frozen"]["majority_accuracy"]
-    rows.insert(0, ("majority class", floor, "", 0, ""))
-    console.say()
-    title = f"the same head on three encoders: {config.checkpoint} on {config.train}, {epochs} epoch{'s' * (epochs > 1)}"
-    console.table(
-        title, ("encoder", "test accuracy", "macro F1", "trained parameters", "time"), rows
-    )
+        results[name] = result | {"seconds": time.perf_counter() - started}
     write_json(config.out / "demo.json", results)
-    console.say(
-        f"plot      {plot(config, {name: r['accuracy'] for name, r in results.items()}, floor)}"
-    )
+    majority = results["pre-trained encoder, frozen"]["majority_accuracy"]
+    show(config, epochs, results, majority)
+    console.say(f"plot      {plot(config, results, majority)}")
     return results
 
 
-def plot(config: Config, accuracy: dict[str, float], floor: float) -> Path:
+def show(config: Config, epochs: int, results: dict[str, Any], majority: float) -> None:
+    """Print a row an encoder."""
+    rows: list[tuple[Any, ...]] = [("majority class", majority, "", 0, "")]
+    for name, result in results.items():
+        seconds = f"{result['seconds']:.0f} s"
+        scores = (result["accuracy"], result["macro_f1"])
+        rows.append((name, *scores, result["parameters_trained"], seconds))
+    plural = "s" if epochs > 1 else ""
+    title = (
+        f"the same head on three encoders: {config.checkpoint} on {config.train}, "
+        f"{epochs} epoch{plural}"
+    )
+    columns = ("encoder", "test accuracy", "macro F1", "trained parameters", "time")
+    console.say()
+    console.table(title, columns, rows)
+
+
+def plot(config: Config, results: dict[str, Any], majority: float) -> Path:
     """A bar an encoder, over the majority class."""
+    accuracy = {name: result["accuracy"] for name, result in results.items()}
     figure, axes = plots.figure(size=(7, 2.6))
     axis = axes[0, 0]
-    bars = axis.barh(
-        list(accuracy), list(accuracy.values()), color=["#bbbbbb", "#4477aa", "#cc6677"], height=0.6
-    )
+    bars = axis.barh(list(accuracy), list(accuracy.values()), color=COLOURS, height=0.6)
     axis.bar_label(bars, fmt="%.3f", padding=4)
-    axis.axvline(floor, color="black", ls="--", lw=1)
+    axis.axvline(majority, color="black", ls="--", lw=1)
     axis.annotate(
         "majority class",
-        (floor, 1),
+        (majority, 1),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         xytext=(0, 3),
