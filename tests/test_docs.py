@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import adapt
 from adapt import models
 from adapt.__main__ import COMMANDS
 from adapt.cli.flags import flag, read_flags
@@ -168,15 +167,12 @@ def test_nobody_is_told_to_install_the_stranger_of_the_same_name():
         assert not wrong, path
 
 
-def test_every_public_name_is_in_the_reference():
-    modules = {
-        module
-        for page in (DOCS / "api").glob("*.md")
-        for module in re.findall(r"^::: (\S+)", page.read_text("utf-8"), re.M)
-    }
-    for module in modules:
-        importlib.import_module(module)
-    for public in adapt.__all__:
-        home = getattr(getattr(adapt, public), "__module__", None)
-        if home and home.startswith("adapt."):
-            assert home in modules, f"{public} of {home}"
+def test_every_room_is_in_the_reference():
+    """A room's page has all of its modules. The command line is described by its --help."""
+    rooms = {path.stem for path in (ROOT / "adapt").iterdir() if path.suffix in ("", ".py")}
+    rooms -= {"__init__", "__main__", "__pycache__", "cli", "saving"}
+    rooms -= {"finetuning", "fitting", "pretraining"}  # on their way
+    shown = set()
+    for page in (DOCS / "api").glob("*.md"):
+        shown |= set(re.findall(r"^::: adapt\.(\w+)", page.read_text("utf-8"), re.M))
+    assert shown == rooms
