@@ -19,7 +19,14 @@ from adapt.cli.run_folder import write_json
 from adapt.errors import MeshError, StrategyError, TrainingError
 from adapt.export.layout import write_config
 from experiments.benchmark import peers
-from experiments.benchmark.aot.compiling import Case, model_flops, resolved, sizes, still, training
+from experiments.benchmark.aot.compiling import (
+    Case,
+    make_training,
+    model_flops,
+    num_frozen_stages,
+    resolve_strategy,
+    tokens_per_example,
+)
 from experiments.benchmark.aot.shapes import SHAPES
 from experiments.benchmark.workers import Worker
 
@@ -47,7 +54,7 @@ class Adapt:
         shape = SHAPES[made.model]
         rng = np.random.default_rng(seed)
         key = jax.random.key(seed)
-        model, labels, tx, self.step = training(made)
+        model, labels, tx, self.step = make_training(made)
         self.frozen, self.state = init_state(jax.jit(model.init)(key), labels, tx, key)
         self.batches, self.seen, c, count = [], set(), shape.config, made.batch_size
         for _ in range(2):
@@ -114,9 +121,9 @@ def cells(config: Any) -> list[Case]:
     """Every model and strategy asked for. Raises :class:`StrategyError` and :class:`CheckpointError`."""
     every = []
     for model, spec in itertools.product(config.models, config.strategies):
-        strategy = resolved(model, spec)
+        strategy = resolve_strategy(model, spec)
         batch_size = SHAPES[model].examples if config.batch_size is None else config.batch_size
-        tokens = sizes(model, batch_size, config.tokens)
+        tokens = tokens_per_example(model, batch_size, config.tokens)
         every.append(Case(model, strategy, "", "", batch_size, tokens, config.remat, scan=False))
     if not every:
         raise StrategyError("--models and --strategies: give at least one each")
@@ -140,7 +147,7 @@ def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, 
         settings |= {
             "batch_size": case.batch_size,
             "tokens": case.tokens,
-            "still": still(case),
+            "still": num_frozen_stages(case),
             "learning": LEARNING,
         }
         settings |= {"compile": config.torch_compile}

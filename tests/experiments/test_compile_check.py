@@ -175,7 +175,7 @@ def test_without_the_compiler_one_line_says_what_to_install(refused, monkeypatch
     ],
 )
 def test_what_the_compiler_says_of_a_program_that_does_not_fit(message, needs, says):
-    found = compiling.needed(message, 2 * 2**30)
+    found = compiling.refused_bytes(message, 2 * 2**30)
     assert found == (needs and {name: size * 2**30 for name, size in needs.items()})
     if found:
         assert compile_check.fit(found | {"limit": 15.75 * 2**30, "fits": False}) == says
@@ -208,7 +208,7 @@ def invented(case, topology, fits=True):
 
 
 def test_twice_the_batch_and_the_unrolled_twin_are_compiled_when_asked_for(monkeypatch, capsys):
-    monkeypatch.setattr(compile_check, "compiled", invented)
+    monkeypatch.setattr(compile_check, "compile_case", invented)
     monkeypatch.setattr(chips.metadata, "version", lambda package: "1")
     compile_check.main(compile_check.Config(next_batch=True, compare_unrolled=True))
     out = capsys.readouterr().out
@@ -226,7 +226,7 @@ def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return invented(case, topology, fits=len(asked) != 2)
 
-    monkeypatch.setattr(compile_check, "compiled", compiled)
+    monkeypatch.setattr(compile_check, "compile_case", compiled)
     monkeypatch.setattr(chips.metadata, "version", lambda package: "1")
     config = compile_check.Config(table=True, out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -259,7 +259,7 @@ def test_another_compiler_compiles_again_and_a_topology_is_a_table_of_its_own(
     asked = []
     monkeypatch.setattr(
         compile_check,
-        "compiled",
+        "compile_case",
         lambda case, topology: asked.append(case) or invented(case, topology),
     )
     config = compile_check.Config(table=True, topology="h100:8", out=tmp_path)
@@ -318,7 +318,7 @@ from adapt.models import set_contextvar, target_device
 devices = chips.topology("{topology}").devices()
 with set_contextvar(target_device, devices[0]):
     case = compiling.Case("bert-tiny", "frozen", "{topology}", "{mesh}", 4, 128, "none", scan=False)
-    step, *arguments = compiling.abstract(case, devices)
+    step, *arguments = compiling.abstract_inputs(case, devices)
     print(step.programs(*arguments)["prefix"].as_text().count('custom_call_target="__cudnn$fmha'))
 """
     done = subprocess.run(

@@ -232,14 +232,14 @@ def test_a_loop_whose_trips_can_not_be_read_is_refused(change):
     ],
 )
 def test_groups_in_every_spelling(spelling, size):
-    assert hlo.group(spelling) == size
+    assert hlo.group_size(spelling) == size
 
 
 def test_groups_in_a_spelling_that_is_not_known_are_refused():
     """Taken for groups of one device, such a collective would send nothing."""
     for spelling in ("replica_groups={}", "replica_groups=other[4]", ""):
         with pytest.raises(ValueError, match="groups can't be read"):
-            hlo.group(spelling)
+            hlo.group_size(spelling)
 
 
 def test_a_text_that_is_no_program_is_refused():

@@ -26,7 +26,12 @@ from adapt.cli.run_folder import write_json
 from adapt.errors import MeshError, StrategyError
 from adapt.parallel import sharding
 from experiments.benchmark.aot.chips import Topology, topology
-from experiments.benchmark.aot.compiling import Case, compiled, resolved, sizes
+from experiments.benchmark.aot.compiling import (
+    Case,
+    compile_case,
+    resolve_strategy,
+    tokens_per_example,
+)
 from experiments.benchmark.aot.shapes import MODELS, SHAPES, STRATEGIES
 
 GIB = 2**30
@@ -84,13 +89,13 @@ def main(config: Config) -> Any:
         )
     case = case_of(config)
     slice = topology(config.topology)
-    found = compiled(case, slice)
+    found = compile_case(case, slice)
     show(found, slice)
     if config.next_batch:
-        more = compiled(dataclasses.replace(case, batch_size=2 * case.batch_size), slice)
+        more = compile_case(dataclasses.replace(case, batch_size=2 * case.batch_size), slice)
         console.say(f"next batch       {2 * case.batch_size} examples: {fit(more)}")
     if config.compare_unrolled:
-        flat = compiled(dataclasses.replace(case, scan=False), slice)
+        flat = compile_case(dataclasses.replace(case, scan=False), slice)
         took = flat["compile_seconds"]
         ratio = found["compile_seconds"] / flat["compile_seconds"]
         said = (
@@ -104,7 +109,7 @@ def main(config: Config) -> Any:
 
 def case_of(config: Config) -> Case:
     """The flags with what they leave open, checked as far as can be without libtpu."""
-    spec = resolved(config.model, config.strategy)
+    spec = resolve_strategy(config.model, config.strategy)
     slice = topology(config.topology)
     still = spec == "frozen"
     mesh = config.mesh or (
@@ -115,7 +120,7 @@ def case_of(config: Config) -> Case:
     batch_size = (
         groups * SHAPES[config.model].examples if config.batch_size is None else config.batch_size
     )
-    tokens = sizes(config.model, batch_size, config.tokens)
+    tokens = tokens_per_example(config.model, batch_size, config.tokens)
     if batch_size % groups:
         raise MeshError(
             f"--batch-size {batch_size} can't be divided over {mesh}: give a multiple of {groups}"
@@ -205,7 +210,7 @@ def table(config: Config) -> list[dict[str, Any]]:
     for (model, strategy, name), case in cases.items():
         path = folder / f"{model}-{strategy}-{name}.json".replace(":", "").replace("%", "")
         if (found := kept(path, case, topology(name).compiler)) is None:
-            found = compiled(case, topology(name))
+            found = compile_case(case, topology(name))
             write_json(path, found)
             jax.clear_caches()
         results[model, strategy, name] = found

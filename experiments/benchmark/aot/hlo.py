@@ -34,9 +34,8 @@ class Instruction:
 
     name: str
     operation: str
-    shapes: tuple[
-        tuple[str, tuple[int, ...]], ...
-    ]  # (type, sizes) of the result, or of each part of a tuple
+    # (type, sizes) of the result, or of each part of a tuple
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
     operands: tuple[str, ...]
     text: str  # the whole line
     root: bool
@@ -47,8 +46,8 @@ class Instruction:
 
     @property
     def constant(self) -> int | None:
-        found = re.search(r"[su]\d+\[\]\S* constant\((-?\d+)\)", self.text)
-        return int(found[1]) if found else None
+        match = re.search(r"[su]\d+\[\]\S* constant\((-?\d+)\)", self.text)
+        return int(match[1]) if match else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +57,14 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        return next(each for each in self.instructions.values() if each.root)
+        return next(line for line in self.instructions.values() if line.root)
 
     def behind(self, name: str) -> Instruction:
         """The instruction whose value ``name`` is, through copies."""
-        found = self.instructions[name]
-        while found.operation in SEEN_THROUGH and found.operands:
-            found = self.instructions[found.operands[0]]
-        return found
+        instruction = self.instructions[name]
+        while instruction.operation in SEEN_THROUGH and instruction.operands:
+            instruction = self.instructions[instruction.operands[0]]
+        return instruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +81,12 @@ class Collective:
     def sent(self) -> float:
         """Bytes that leave a device each time, with the usual ring: both halves of an all-reduce, each but its own share."""
         share = (self.group - 1) / self.group
-        return self.nbytes * {
+        shares = {
             "all-reduce": 2 * share,
             "collective-permute": 1.0,
             "collective-broadcast": 1.0,
-        }.get(self.kind, share)
+        }
+        return self.nbytes * shares.get(self.kind, share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,37 +97,38 @@ class Program:
     @functools.cached_property
     def times(self) -> dict[str, int | None]:
         """How often each computation runs; None where a loop around it has no trip count that can be read."""
-        found: dict[str, int | None] = dict.fromkeys(self.computations, 0)
+        counts: dict[str, int | None] = dict.fromkeys(self.computations, 0)
 
         def enter(name: str, times: int | None) -> None:
-            before = found[name]
-            found[name] = None if before is None or times is None else before + times
-            for each in self.computations[name].instructions.values():
+            before = counts[name]
+            if before is None or times is None:
+                counts[name] = None
+            else:
+                counts[name] = before + times
+            computation = self.computations[name]
+            for instruction in computation.instructions.values():
                 inner = times
-                if each.operation == "while" and times is not None:
-                    trips = self.trips(self.computations[name], each)
+                if instruction.operation == "while" and times is not None:
+                    trips = self.trips(computation, instruction)
                     inner = None if trips is None else times * trips
-                for called in CALLS.findall(each.text):
-                    for target in re.findall(r"%[\w.-]+", called):
-                        enter(target, inner)
+                for target in called_computations(instruction):
+                    enter(target, inner)
 
         enter(self.entry, 1)
-        return found
+        return counts
 
     def trips(self, where: Computation, loop: Instruction) -> int | None:
-        """Of a loop: as XLA writes it, or from a counter that its condition compares with a constant."""
-        if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text):
-            return int(found[1])
+        """The trips of a loop: as XLA writes them, or from a counter that its condition compares with a constant."""
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
+        if known:
+            return int(known[1])
         called = dict(re.findall(r"(condition|body)=(%[\w.-]+)", loop.text))
         condition = self.computations[called["condition"]]
         body = self.computations[called["body"]]
         test = condition.root
         state = where.behind(loop.operands[0])
-        if (
-            test.operation != "compare"
-            or "direction=LT" not in test.text
-            or state.operation != "tuple"
-        ):
+        counts_up = test.operation == "compare" and "direction=LT" in test.text
+        if not counts_up or state.operation != "tuple":
             return None
         counter, limit = (condition.behind(name) for name in test.operands)
         index = re.search(r"index=(\d+)", counter.text)
@@ -135,42 +136,64 @@ class Program:
             return None
         first = where.behind(state.operands[int(index[1])]).constant
         added = body.behind(body.root.operands[int(index[1])])
-        parts = [body.behind(name) for name in added.operands]
-        goes_on = any(
-            each.operation == "get-tuple-element" and f"index={index[1]}" in each.text
-            for each in parts
-        )
-        step = next((each.constant for each in parts if each.constant is not None), None)
-        if first is None or step is None or added.operation != "add" or not goes_on or step < 1:
+        if first is None or added.operation != "add":
+            return None
+        step = None
+        adds_to_counter = False
+        for name in added.operands:
+            term = body.behind(name)
+            if term.operation == "get-tuple-element" and f"index={index[1]}" in term.text:
+                adds_to_counter = True
+            elif step is None:
+                step = term.constant
+        if step is None or step < 1 or not adds_to_counter:
             return None
         return max(-(-(limit.constant - first) // step), 0)
+
+
+def called_computations(instruction: Instruction) -> list[str]:
+    """The names of the computations that an instruction runs."""
+    names = []
+    for called in CALLS.findall(instruction.text):
+        names += re.findall(r"%[\w.-]+", called)
+    return names
 
 
 def read(text: str) -> Program:
     """The computations of a program. Raises :class:`ValueError` where there is no entry."""
     computations: dict[str, Computation] = {}
     entry = ""
-    inside = {}
+    instructions: dict[str, Instruction] = {}
     for line in text.splitlines():
-        if header := re.match(r"(ENTRY )?(%[\w.-]+) \(.*\{$", line):
-            inside: dict[str, Instruction] = {}
-            computations[header[2]] = Computation(header[2], inside)
-            entry = header[2] if header[1] else entry
-        elif found := re.match(r"\s+(ROOT )?(%[\w.-]+) = (.*)$", line):
-            result, rest = split(found[3])
-            operation, _, operands = rest.partition("(")
-            shapes = re.findall(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]", result)
-            sizes = tuple(
-                (kind, tuple(int(size) for size in dims.split(",") if size))
-                for kind, dims in shapes
-            )
-            names = tuple(re.findall(r"%[\w.-]+", closed("(" + operands)))
-            inside[found[2]] = Instruction(
-                found[2], operation.strip(), sizes, names, line, bool(found[1])
-            )
+        header = re.match(r"(ENTRY )?(%[\w.-]+) \(.*\{$", line)
+        if header:
+            instructions = {}
+            computations[header[2]] = Computation(header[2], instructions)
+            if header[1]:
+                entry = header[2]
+            continue
+        instruction = read_instruction(line)
+        if instruction:
+            instructions[instruction.name] = instruction
     if not entry:
         raise ValueError("there is no entry computation in this text")
     return Program(computations, entry)
+
+
+def read_instruction(line: str) -> Instruction | None:
+    """One line of a computation; None for a line that is no instruction."""
+    match = re.match(r"\s+(ROOT )?(%[\w.-]+) = (.*)$", line)
+    if match is None:
+        return None
+    result, rest = split(match[3])
+    operation, _, operands = rest.partition("(")
+    shapes = []
+    for kind, dims in re.findall(r"\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]", result):
+        sizes = tuple(int(size) for size in dims.split(",") if size)
+        shapes.append((kind, sizes))
+    names = tuple(re.findall(r"%[\w.-]+", closed("(" + operands)))
+    is_root = bool(match[1])
+    return Instruction(match[2], operation.strip(), tuple(shapes), names, line, is_root)
 
 
 def split(text: str) -> tuple[str, str]:
@@ -190,83 +213,92 @@ def closed(text: str) -> str:
 
 
 def dot_flops(text: str, named: str = "") -> int:
-    """Of all matrix products that run: 2 x the output's sizes x the contracted sizes.
+    """FLOPs of all matrix products that run: 2 x the output's sizes x the contracted sizes.
 
-    With ``named``, only of those in whose line it stands. Raises :class:`ValueError` for what would be counted wrongly: a
+    With ``named``, only those count in whose line it stands. Raises :class:`ValueError` for what would be counted wrongly: a
     product in a library call, a loop with products in it and no trip count that can be read.
     """
     program = read(text)
     total = 0
     for name, computation in program.computations.items():
-        own = sum(
-            product(each, computation)
-            for each in computation.instructions.values()
-            if named in each.text
-        )
+        once = 0
+        for instruction in computation.instructions.values():
+            if named in instruction.text:
+                once += product_flops(instruction, computation)
         times = program.times[name]
-        if own and times is None:
+        if once and times is None:
             raise ValueError(f"a loop of unknown length around {name} multiplies matrices")
-        total += own * (times or 0)
+        total += once * (times or 0)
     return total
 
 
-def product(each: Instruction, where: Computation) -> int:
+def product_flops(instruction: Instruction, where: Computation) -> int:
     """FLOPs of one dot, convolution or call of a GPU's library, run once; 0 for anything else."""
-    target = re.search(r'custom_call_target="(.*?)"', each.text)
-    called = target[1] if target else ""
-    contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)(.*?)[\]}]', each.text)
-    known = (called.startswith("__cublas") and contracted) or called.startswith("__cudnn$fmha")
-    if each.operation not in ("dot", "convolution") and not known:
-        if re.search(r"(?i)matmul|gemm|dot|conv(?!ert)|triton", called) or each.operation in (
-            "scaled-dot",
-            "ragged-dot",
-        ):
-            raise ValueError(f"a matrix product in a library call: {each.text.strip()[:200]}")
+    target = re.search(r'custom_call_target="(.*?)"', instruction.text)
+    library = target[1] if target else ""
+    contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)(.*?)[\]}]', instruction.text)
+    is_cublas = library.startswith("__cublas") and contracted is not None
+    is_attention = library.startswith("__cudnn$fmha")
+    is_product = instruction.operation in ("dot", "convolution")
+    if not is_product and not is_cublas and not is_attention:
+        refuse_unknown_product(instruction, library)
         return 0
-    left, right = (where.instructions[operand].sizes for operand in each.operands[:2])
-    if called.startswith(
-        "__cudnn"
-    ):  # queries [R, C, H, K], keys [R, T, H, K]: two products, backward five, the scores again
-        return (10 if "Backward" in called else 4) * math.prod(left) * right[1]
-    if each.operation != "convolution":
-        dims = re.findall(r"\d+", contracted[1]) if contracted else []
-        return 2 * math.prod(each.sizes) * math.prod(left[int(dim)] for dim in dims)
-    names = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.text)
+    left, right = (where.instructions[name].sizes for name in instruction.operands[:2])
+    if is_attention:
+        # Queries [R, C, H, K], keys [R, T, H, K]: two products; backward five, the scores again.
+        per_pair = 10 if "Backward" in library else 4
+        return per_pair * math.prod(left) * right[1]
+    if instruction.operation == "convolution":
+        return convolution_flops(instruction, left, right)
+    dims = re.findall(r"\d+", contracted[1]) if contracted else []
+    contracted_size = math.prod(left[int(dim)] for dim in dims)
+    return 2 * math.prod(instruction.sizes) * contracted_size
+
+
+def refuse_unknown_product(instruction: Instruction, library: str) -> None:
+    """Raise :class:`ValueError` for an instruction that looks like a product which is not counted here."""
+    looks_like_one = re.search(r"(?i)matmul|gemm|dot|conv(?!ert)|triton", library)
+    if looks_like_one or instruction.operation in ("scaled-dot", "ragged-dot"):
+        line = instruction.text.strip()[:200]
+        raise ValueError(f"a matrix product in a library call: {line}")
+
+
+def convolution_flops(
+    instruction: Instruction, left: tuple[int, ...], right: tuple[int, ...]
+) -> int:
+    """FLOPs of a convolution, by the names of its dimensions; padding and holes are not work."""
+    names = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.text)
     if names is None:
-        raise ValueError(
-            f"a convolution without the names of its dimensions: {each.text.strip()[:200]}"
-        )
-    size = lambda sizes, word, letter: sizes[word.index(letter)]
+        line = instruction.text.strip()[:200]
+        raise ValueError(f"a convolution without the names of its dimensions: {line}")
+    left_names, right_names, out_names = names.groups()
+    sizes = instruction.sizes
+    window_entries = re.findall(r"(\w+)=([0-9x_-]+)", braces(instruction.text, "window"))
     pairs = 1
-    for dim in filter(str.isdigit, names[3]):
-        window = {
-            word: part.split("x")[int(dim)]
-            for word, part in re.findall(r"(\w+)=([0-9x_-]+)", braces(each.text, "window"))
-        }
-        pairs *= met(
-            size(left, names[1], dim),
-            size(right, names[2], dim),
-            size(each.sizes, names[3], dim),
-            window,
-        )
-    outside = size(each.sizes, names[3], "b") * size(each.sizes, names[3], "f")
-    return 2 * outside * size(right, names[2], "i") * pairs
+    for dim in filter(str.isdigit, out_names):
+        window = {word: value.split("x")[int(dim)] for word, value in window_entries}
+        length = left[left_names.index(dim)]
+        kernel = right[right_names.index(dim)]
+        pairs *= met(length, kernel, sizes[out_names.index(dim)], window)
+    outside = sizes[out_names.index("b")] * sizes[out_names.index("f")]
+    return 2 * outside * right[right_names.index("i")] * pairs
 
 
 def met(length: int, kernel: int, out: int, window: dict[str, str]) -> int:
     """Pairs of an output and a place of the kernel, along one dimension, that meet an element: neither padding nor a hole."""
-    stride, holes, spread = (
-        int(window.get(word, 1)) for word in ("stride", "lhs_dilate", "rhs_dilate")
-    )
+    stride = int(window.get("stride", 1))
+    holes = int(window.get("lhs_dilate", 1))
+    spread = int(window.get("rhs_dilate", 1))
     low = int(window.get("pad", "0_0").split("_")[0])
-    at = np.arange(out)[:, None] * stride - low + np.arange(kernel)[None] * spread
-    return int(((at >= 0) & (at % holes == 0) & (at // holes < length)).sum())
+    position = np.arange(out)[:, None] * stride - low + np.arange(kernel)[None] * spread
+    meets = (position >= 0) & (position % holes == 0) & (position // holes < length)
+    return int(meets.sum())
 
 
 def braces(text: str, word: str) -> str:
     """What stands in ``word={...}``, or nothing."""
-    found = re.search(rf"{word}=\{{([^}}]*)\}}", text)
-    return found[1] if found else ""
+    match = re.search(rf"{word}=\{{([^}}]*)\}}", text)
+    return match[1] if match else ""
 
 
 def collectives(text: str) -> list[Collective]:
@@ -277,59 +309,67 @@ def collectives(text: str) -> list[Collective]:
     Raises :class:`ValueError` for one in a loop with no trip count that can be read.
     """
     program = read(text)
-    found = {}
+    distinct: dict[tuple, Collective] = {}
     for name, computation in program.computations.items():
-        for each in computation.instructions.values():
-            kind = each.operation.removesuffix("-start")
-            if kind not in KINDS or program.times[name] == 0:
+        times = program.times[name]
+        for instruction in computation.instructions.values():
+            kind = instruction.operation.removesuffix("-start")
+            if kind not in KINDS or times == 0:
                 continue
-            times = program.times[name]
             if times is None:
                 raise ValueError(f"a loop of unknown length around {name} has a collective in it")
-            taken = [
-                shape
-                for operand in each.operands
-                for shape in computation.instructions[operand].shapes
-            ]
-            given = list(
-                taken
-                if each.operation in ("all-reduce-start", "collective-permute-start")
-                else each.shapes
-            )
-            if each.operation == "all-gather-start":  # (what it takes, what it gives)
-                given = given[len(taken) :]
-            larger = max(taken, given, key=nbytes)
-            kind = (
-                "reduce-scatter" if name.startswith("%all-reduce-scatter") else kind
-            )  # as TPU programs spell it
-            channel = re.search(r"channel_id=(\d+)", each.text)
-            made = Collective(
-                kind, tuple(sorted({t for t, _ in larger})), nbytes(larger), group(each.text), times
-            )
-            place = (channel[1], kind, made.nbytes, made.group) if channel else (name, each.name)
-            if place not in found or found[place].times < times:
-                found[place] = made
-    return list(found.values())
+            collective = read_collective(instruction, computation, times)
+            channel = re.search(r"channel_id=(\d+)", instruction.text)
+            if channel:
+                key = (channel[1], collective.kind, collective.nbytes, collective.group)
+            else:
+                key = (name, instruction.name)
+            if key not in distinct or distinct[key].times < times:
+                distinct[key] = collective
+    return list(distinct.values())
+
+
+def read_collective(instruction: Instruction, where: Computation, times: int) -> Collective:
+    """A collective by its line, in the computation ``where``."""
+    inputs = []
+    for name in instruction.operands:
+        inputs += where.instructions[name].shapes
+    if instruction.operation in ("all-reduce-start", "collective-permute-start"):
+        outputs = inputs
+    elif instruction.operation == "all-gather-start":  # its result is (inputs, outputs)
+        outputs = list(instruction.shapes[len(inputs) :])
+    else:
+        outputs = list(instruction.shapes)
+    larger = max(inputs, outputs, key=nbytes)
+    kind = instruction.operation.removesuffix("-start")
+    if where.name.startswith("%all-reduce-scatter"):  # as TPU programs spell it
+        kind = "reduce-scatter"
+    types = tuple(sorted({type_name for type_name, _ in larger}))
+    return Collective(kind, types, nbytes(larger), group_size(instruction.text), times)
 
 
 def nbytes(shapes: list[tuple[str, tuple[int, ...]]]) -> int:
     return sum(BYTES.get(kind, 0) * math.prod(sizes) for kind, sizes in shapes)
 
 
-def group(text: str) -> int:
-    """How many devices a collective's groups have, in any of the spellings of HLO. Raises :class:`ValueError` for others."""
+def group_size(text: str) -> int:
+    """How many devices a collective's groups have, in any of HLO's spellings. Raises :class:`ValueError` for others."""
     if "source_target_pairs=" in text:
         return 2
-    if found := re.search(
+    mesh = re.search(
         r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}", text
-    ):
-        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        parts = re.findall(
-            r"'(\w+)'(?::\(\d+\)(\d+))?", found[2]
-        )  # 'axis':(before)size is a part of an axis
-        return math.prod(int(size) if size else axes[name] for name, size in parts)
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
-        return int(found[1])
-    if found := re.search(r"replica_groups=\{\{([0-9,]+)\}", text):
-        return len(found[1].split(","))
+    )
+    if mesh:
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
+        size = 1
+        # 'axis':(before)size is a part of an axis
+        for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2]):
+            size *= int(part) if part else axes[name]
+        return size
+    iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", text)
+    if iota:
+        return int(iota[1])
+    listed = re.search(r"replica_groups=\{\{([0-9,]+)\}", text)
+    if listed:
+        return len(listed[1].split(","))
     raise ValueError(f"a collective whose groups can't be read: {text.strip()[:300]}")
