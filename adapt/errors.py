@@ -1,52 +1,54 @@
-"""What a user can get wrong, one class a room: the sentence says what, where, and the mend.
+"""Errors that a user can mend.
 
-A library caller catches the type; a command prints `error: <sentence>` on stderr and exits with status 2.
+Each message is one sentence that says what is wrong, where, and what to do about it. A program
+catches :class:`AdaptError` or one of its kinds. A command prints ``error: <message>`` on stderr and
+exits with status 2.
 """
 
 
 class AdaptError(ValueError):
-    """The base: catch this one to catch them all."""
+    """The base of all errors of this library."""
 
 
 class TreeError(AdaptError):
-    """Two parameter trees differ, or a subtree is not there."""
+    """Two parameter trees differ, or a subtree is missing."""
 
 
 class RuleError(AdaptError):
-    """A label rule matches nothing, or a leaf matches no rule."""
+    """A rule wins no parameter, a parameter matches no rule, or one has no label."""
 
 
 class StrategyError(AdaptError):
-    """An unknown strategy, or one that does not fit this model or these flags."""
+    """A strategy is unknown, or does not fit the model or the other options."""
 
 
 class CheckpointError(AdaptError):
-    """A checkpoint that is missing, incomplete, corrupt or of an unknown architecture."""
+    """A checkpoint is missing, incomplete, corrupt or of an unknown architecture."""
 
 
 class AssetError(AdaptError):
-    """A bundled asset that can't be fetched, or whose bytes are not the expected ones."""
+    """A bundled asset can't be fetched, or has other bytes than expected."""
 
 
 class DataError(AdaptError):
-    """A data file, a column, a text or a label that can't be used."""
+    """A data file, a column, a text or a label can't be used."""
 
 
 class OutputError(AdaptError):
-    """An output folder that exists, or a disk that is full."""
+    """An output folder exists already, or a disk is full."""
 
 
 class ExportError(AdaptError):
-    """A model that the format asked for can't express."""
+    """The asked format can't express a model."""
 
 
 class ExtensionError(AdaptError):
-    """A module of one's own that can't be imported, or that a run needs and nobody has imported."""
+    """A module of one's own can't be imported, or a run needs one that nobody has imported."""
 
 
 class TrainingError(AdaptError):
-    """Training can't go on: the loss is not finite."""
+    """Training can't go on, for the loss is not finite."""
 
 
 class MeshError(AdaptError):
-    """A mesh that does not fit the devices, the batch or a parameter; processes that do not agree."""
+    """A mesh does not fit the devices, the batch or a parameter, or processes disagree."""

@@ -1,5 +1,6 @@
 """Paths, labels and surgery on random trees: every function is pure and strict."""
 
+import doctest
 import re
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from adapt import tree as tree_module
 from adapt.errors import RuleError, TreeError
 from adapt.training.optim import FROZEN
 from adapt.tree import (
@@ -187,7 +189,7 @@ def test_the_first_rule_that_matches_wins_and_every_rule_and_every_leaf_is_used(
 def test_a_leaf_without_rule_is_named():
     with pytest.raises(
         RuleError,
-        match=r"no rule matches 'head/bias': add one, or end the list with \('\.\*', FROZEN\)",
+        match=r"no rule matches 'head/bias': add one, or end the list with one for '\.\*'",
     ):
         label({"encoder": {"a": 1}, "head": {"bias": 1}}, [("encoder/.*", FROZEN)])
 
@@ -316,3 +318,11 @@ def test_the_digest_depends_on_neither_order_nor_library_nor_memory_layout(tree)
 def test_the_digest_of_a_scalar_is_not_that_of_a_vector_of_one():
     assert digest({"a": np.float32(1)}) != digest({"a": np.ones(1, np.float32)})
     assert digest({"a": np.ones(2, ml_dtypes.bfloat16)}) != digest({"a": np.ones(2, np.float16)})
+
+
+# The docstrings
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    result = doctest.testmod(tree_module)
+    assert result.attempted > 10 and not result.failed

@@ -1,191 +1,221 @@
-"""One mesh of devices, and by ordered path rules where each parameter lies on it.
+"""One mesh of devices, and ordered path rules that say where each parameter lies on it.
 
-A batch on a mesh is G groups of examples, arrays [G, ...], one for each place on the axes ``data`` and ``fsdp``; every
-group is packed by itself, so no row crosses devices. ``data`` copies the parameters, ``fsdp`` divides them and gathers
-each block where it is used (ZeRO-3, Rajbhandari et al. 2020), ``tensor`` divides the products of a block (Megatron-LM,
-Shoeybi et al. 2019, 3). The state is made straight in its place: no host holds more than its share of it.
+A mesh has three axes. ``data`` copies the parameters. ``fsdp`` divides them and gathers each block
+where it is used (ZeRO-3, Rajbhandari et al. 2020). ``tensor`` divides the products of a block
+(Megatron-LM, Shoeybi et al. 2019, 3). A batch on a mesh is G groups of examples, arrays [G, ...],
+one for each place on ``data`` x ``fsdp``. Every group is packed by itself, so no row crosses
+devices. The state is made where it lies: no host holds more than its share of it.
 """
 
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from adapt.errors import MeshError
-from adapt.tree import Rules, Tree, map_paths, match, paths
+from adapt.tree import Tree, first_match, map_paths, match, paths
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # the axes that divide a batch
+BATCH_AXES = ("data", "fsdp")  # divide a batch into groups
 
-# Of each leaf, for every dimension the axis that divides it, "-" for none; dimensions that are not named are whole.
+# (pattern of paths, the axis that divides each dimension): None divides it by none, and neither are
+# dimensions divided that come after the last one named.
+Rules = Sequence[tuple[str, tuple[str | None, ...]]]
+
 RULES: Rules = (
-    (r"encoder/block_\d+/(attention/(query|key|value)|mlp/up)/kernel", "fsdp,tensor"),
-    (r"encoder/block_\d+/(attention/(query|key|value)|mlp/up)/bias", "tensor"),
-    (r"encoder/block_\d+/(attention/output|mlp/down)/kernel", "tensor,fsdp"),
-    (r"encoder/embedding/(token|position|type|patch/kernel)", "-,fsdp"),
-    (r"head/(transform|decoder)/kernel", "fsdp"),
-    (".*", "-"),
+    (r"encoder/block_\d+/(attention/(query|key|value)|mlp/up)/kernel", ("fsdp", "tensor")),
+    (r"encoder/block_\d+/(attention/(query|key|value)|mlp/up)/bias", ("tensor",)),
+    (r"encoder/block_\d+/(attention/output|mlp/down)/kernel", ("tensor", "fsdp")),
+    (r"encoder/embedding/(token|position|type|patch/kernel)", (None, "fsdp")),
+    (r"head/(transform|decoder)/kernel", ("fsdp",)),
+    (".*", ()),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A mesh and the rules of its parameters; those of frozen ones may be others."""
+    """A mesh and the rules of its parameters. Frozen parameters may have rules of their own."""
 
     mesh: Mesh
-    rules: tuple[tuple[str, str], ...] = tuple(RULES)
-    frozen_rules: tuple[tuple[str, str], ...] = tuple(RULES)
+    rules: Rules = RULES
+    frozen_rules: Rules = RULES
 
     @property
     def groups(self) -> int:
-        """Into how many groups of examples a batch is divided."""
+        """The number of groups of examples into which a batch is divided."""
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     @functools.cached_property
     def local_groups(self) -> tuple[int, ...]:
-        """The groups of which this process has a device: it makes no others."""
-        here = jax.process_index()
-        by_group = self.mesh.devices.reshape(self.groups, -1)
-        return tuple(
-            g for g, devices in enumerate(by_group) if any(d.process_index == here for d in devices)
-        )
+        """The groups of which this process has a device: the only ones that it makes."""
+        process = jax.process_index()
+        local = []
+        for group, devices in enumerate(self.mesh.devices.reshape(self.groups, -1)):
+            if any(device.process_index == process for device in devices):
+                local.append(group)
+        return tuple(local)
 
     @property
     def replicated(self) -> NamedSharding:
-        """A copy on every device."""
+        """The sharding of what every device has a copy of."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def check(self, params: Tree) -> None:
-        """Raise :class:`RuleError` for a rule of the caller's own that wins nothing, :class:`MeshError` where one can't be."""
+        """Raise :class:`MeshError` where a rule does not fit a parameter.
+
+        Of rules other than ``RULES`` every one must win a parameter, else :class:`RuleError`.
+        """
         for rules in (self.rules, self.frozen_rules):
-            if rules != tuple(RULES):
+            if rules != RULES:
                 match(paths(params), rules)
             for path, leaf in paths(params).items():
                 self.spec(path, leaf.shape, rules)
 
     def spec(self, path: str, shape: Sequence[int], rules: Rules | None = None) -> PartitionSpec:
-        """The axis of each dimension of a leaf. Raises :class:`MeshError` for one that the axis does not divide."""
-        pattern, places = next(rule for rule in rules or self.rules if re.fullmatch(rule[0], path))
-        axes = [None if axis == "-" else axis for axis in places.split(",")]
-        for dimension, axis in enumerate(axes[: len(shape)]):
-            if axis and axis not in AXES:
+        """The axis that divides each dimension of a parameter.
+
+        Raises :class:`MeshError` for an axis that is unknown, or does not divide its dimension.
+        """
+        rule = first_match(path, self.rules if rules is None else rules)
+        pattern, named = rule
+        if any(named[len(shape) :]):
+            raise MeshError(f"rule {rule} names {len(named)} dimensions, {path} has {len(shape)}")
+        axes = []
+        for dimension, axis in enumerate(named[: len(shape)]):
+            if axis is None:
+                axes.append(None)
+                continue
+            if axis not in AXES:
                 raise MeshError(
-                    f"rule ({pattern!r}, {places!r}): there is no axis {axis!r}: give {', '.join(AXES)}, or -"
+                    f"rule {rule}: there is no axis {axis!r}: give {', '.join(AXES)}, or None"
                 )
-            if axis and shape[dimension] % self.mesh.shape[axis]:
+            size = self.mesh.shape[axis]
+            if shape[dimension] % size:
                 raise MeshError(
-                    f"dimension {dimension} of {path} is {shape[dimension]}, which {axis}={self.mesh.shape[axis]} does not "
-                    f"divide (rule {pattern!r}): give another --mesh"
+                    f"dimension {dimension} of {path} is {shape[dimension]}, which {axis}={size} "
+                    f"does not divide (rule {pattern!r}): give another `mesh`"
                 )
-        if any(axes[len(shape) :]):
-            raise MeshError(
-                f"rule ({pattern!r}, {places!r}) names {len(axes)} dimensions, {path} has {len(shape)}"
-            )
-        axes = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in axes[: len(shape)]]
-        while (
-            axes and axes[-1] is None
-        ):  # as compiled programs spell it: the same layout twice compiles once
+            axes.append(axis if size > 1 else None)
+        # Compiled programs spell a layout without trailing None; to spell it otherwise compiles
+        # twice.
+        while axes and axes[-1] is None:
             axes.pop()
         return PartitionSpec(*axes)
 
     def shardings(self, tree: Any, rules: Rules | None = None) -> Any:
-        """Of every leaf of any pytree with parameters in it, moments of an optimizer too: their paths end in the parameter's."""
+        """The sharding of every leaf of a pytree.
 
-        def placed(path: Any, leaf: Any) -> NamedSharding:
+        It may be any pytree whose paths end in a parameter's path, such as Adam's moments. Scalars
+        and other leaves are replicated.
+        """
+
+        def sharding(path: jax.tree_util.KeyPath, leaf: Any) -> NamedSharding:
             names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
             starts = [index for index, name in enumerate(names) if name in ("encoder", "head")]
             if not starts or not leaf.shape:
                 return self.replicated
-            return NamedSharding(
-                self.mesh, self.spec("/".join(names[starts[-1] :]), leaf.shape, rules)
-            )
+            parameter = "/".join(names[starts[-1] :])
+            return NamedSharding(self.mesh, self.spec(parameter, leaf.shape, rules))
 
-        return jax.tree_util.tree_map_with_path(placed, tree)
+        return jax.tree_util.tree_map_with_path(sharding, tree)
 
     def shard(self, tree: Any, rules: Rules | None = None) -> Any:
-        """Arrays of the host or of devices, each leaf straight to its place: a process reads what its devices hold of it."""
+        """The tree on the mesh, from arrays of the host or of devices.
+
+        A process reads of each leaf only what its own devices hold.
+        """
         return jax.tree.map(device_put, tree, self.shardings(tree, rules))
 
     def shard_batch(self, batch: Mapping[str, Any], lead: int = 0) -> dict[str, Any]:
-        """The groups of this process, [G, ...] after ``lead`` axes of micro-batches, as arrays over the mesh."""
+        """A batch on the mesh, [..., groups, ...], from the groups of this process.
+
+        ``lead`` axes of micro-batches come before the axis of groups.
+        """
         sharding = NamedSharding(self.mesh, PartitionSpec(*[None] * lead, BATCH_AXES))
+        return {name: self._shard_input(leaf, sharding, lead) for name, leaf in batch.items()}
 
-        def over_mesh(leaf: Any) -> Any:
-            shape = (*leaf.shape[:lead], self.groups, *leaf.shape[lead + 1 :])
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
-            if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-                return leaf
-            local = np.asarray(leaf)
-            groups = lambda index: [
-                self.local_groups.index(g) for g in range(self.groups)[index[lead]]
-            ]
-            return jax.make_array_from_callback(
-                shape, sharding, lambda index: local.take(groups(index), lead)
-            )
+    def _shard_input(self, leaf: Any, sharding: NamedSharding, lead: int) -> Any:
+        shape = (*leaf.shape[:lead], self.groups, *leaf.shape[lead + 1 :])
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        local = np.asarray(leaf)
 
-        return {name: over_mesh(leaf) for name, leaf in batch.items()}
+        def shard(index: Any) -> np.ndarray:
+            groups = range(self.groups)[index[lead]]
+            return local.take([self.local_groups.index(group) for group in groups], lead)
+
+        return jax.make_array_from_callback(shape, sharding, shard)
+
+    # Inside jit
 
     def over_groups(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` of one group, on all of them: arguments and results [G, ...]."""
+        """``function`` of one group, on all of them: arguments and results are [G, ...]."""
         return jax.vmap(function, spmd_axis_name=BATCH_AXES)
 
     def gather(self, tree: Tree, at: str, dtype: Any = None) -> Tree:
-        """What ``fsdp`` divides of the parameters under the path ``at``, whole for their use; gradients go back divided.
+        """The parameters under the path ``at``, no longer divided by ``fsdp``, for their use.
 
-        With a ``dtype`` matrices are cast to it first, so that fewer bytes travel.
+        Their gradients come back divided. With a ``dtype`` matrices are cast to it before they
+        travel.
         """
 
         def gathered(path: str, leaf: jax.Array) -> jax.Array:
             spec = self.spec(f"{at}/{path}", leaf.shape)
-            leaf = leaf.astype(dtype) if dtype is not None and leaf.ndim > 1 else leaf
-            whole = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
-            return (
-                leaf
-                if "fsdp" not in spec
-                else gather_forward_scatter_backward(
-                    leaf, NamedSharding(self.mesh, whole), NamedSharding(self.mesh, spec)
-                )
-            )
+            if dtype is not None and leaf.ndim > 1:
+                leaf = leaf.astype(dtype)
+            if "fsdp" not in spec:
+                return leaf
+            divided = NamedSharding(self.mesh, spec)
+            axes = [None if axis == "fsdp" else axis for axis in spec]
+            whole = NamedSharding(self.mesh, PartitionSpec(*axes))
+            return gather_forward_scatter_backward(leaf, whole, divided)
 
         return map_paths(gathered, tree)
 
     def constrain(self, tree: Any) -> Any:
-        """Inside jit: every leaf of a state where it belongs."""
+        """Every leaf of a state where it belongs."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
     def replicate_activations(self, x: jax.Array) -> jax.Array:
-        """Inside :meth:`over_groups`: what a group computes stays with it, a copy on each device of ``tensor``."""
+        """A group's activations, copied to each device of ``tensor``; in :meth:`over_groups`."""
         return jax.lax.with_sharding_constraint(x, self.replicated)
 
 
+# Autodiff alone would sum whole gradients on every device, and only then divide them.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather_forward_scatter_backward(
-    x: jax.Array, there: NamedSharding, back: NamedSharding
+    x: jax.Array, whole: NamedSharding, divided: NamedSharding
 ) -> jax.Array:
-    """``x`` laid out as ``there``, its gradient as ``back``: a gather, and a scatter of sums in place of a whole sum."""
-    return jax.lax.with_sharding_constraint(x, there)
+    """``x`` as ``whole``, and its gradient as ``divided``: a scatter of sums."""
+    return jax.lax.with_sharding_constraint(x, whole)
 
 
-gather_forward_scatter_backward.defvjp(
-    lambda x, there, back: (gather_forward_scatter_backward(x, there, back), None),
-    lambda there, back, _, g: (jax.lax.with_sharding_constraint(g, back),),
-)
+def _forward(x: jax.Array, whole: NamedSharding, divided: NamedSharding) -> tuple[jax.Array, None]:
+    return gather_forward_scatter_backward(x, whole, divided), None
 
 
-def device_put(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
-    """One leaf in its place. A key goes by its data."""
+def _backward(
+    whole: NamedSharding, divided: NamedSharding, residuals: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    return (jax.lax.with_sharding_constraint(gradient, divided),)
+
+
+gather_forward_scatter_backward.defvjp(_forward, _backward)
+
+
+def device_put(leaf: Any, sharding: Sharding) -> Any:
+    """One leaf on devices, as :func:`jax.device_put` does; also on those of several processes."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            device_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
-        )
+        data = device_put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if sharding.is_fully_addressable:
         return jax.device_put(copy_of_host_array(leaf), sharding)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -193,51 +223,29 @@ def device_put(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: np.array(leaf[index]))
 
 
-def shard_tree(tree: Any, layout: Layout | None = None) -> Any:
-    """A tree on the mesh, or without one committed to the first device."""
-    return (
-        layout.shard(tree)
-        if layout
-        else jax.device_put(jax.tree.map(copy_of_host_array, tree), jax.local_devices()[0])
-    )
-
-
-def shard_inputs(jitted: Any, layout: Layout | None) -> Any:
-    """``(params, batch) -> ...`` that lays the batch over the mesh first, where there is one."""
-    return (lambda params, batch: jitted(params, layout.shard_batch(batch))) if layout else jitted
-
-
 def copy_of_host_array(leaf: Any) -> Any:
-    """A copy of an array of the host: a CPU device would share its memory, which may be mapped from a file."""
+    """A copy of a host's array, and a device's array as it is.
+
+    A CPU device would share the memory of the array, which may be mapped from a file.
+    """
     return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
-def axis_sizes(spec: str, devices: int, some: bool = False) -> dict[str, int]:
-    """``"data=2,fsdp=4"`` -> the size of every axis; nothing given: all devices on ``data``.
+def shard_tree(tree: Any, layout: Layout | None = None) -> Any:
+    """The tree on the mesh; without a mesh, on the first device."""
+    if layout is not None:
+        return layout.shard(tree)
+    return jax.device_put(jax.tree.map(copy_of_host_array, tree), jax.local_devices()[0])
 
-    Their product is the number of devices, or with ``some`` a divisor of it. Raises :class:`MeshError`.
-    """
-    found: dict[str, int] = dict.fromkeys(AXES, 1)
-    for part in filter(None, spec.split(",")):
-        name, _, size = part.partition("=")
-        if name not in AXES:
-            raise MeshError(
-                f"--mesh {spec}: there is no axis {name!r}: give sizes of {', '.join(AXES)}, as in data=2,fsdp=4"
-            )
-        if not size.isdecimal() or int(size) < 1 or found[name] != 1:
-            raise MeshError(
-                f"--mesh {spec}: {part!r} is no size of an axis: give each once, as in data=2,fsdp=4"
-            )
-        found[name] = int(size)
-    if not spec:
-        found["data"] = devices
-    if (asked := math.prod(found.values())) != devices and not (some and devices % asked == 0):
-        what = f"{asked} device{'s' * (asked > 1)}"
-        must = "divide them" if some else "take all of them"
-        raise MeshError(
-            f"--mesh {spec} takes {what} and there {'is' if devices == 1 else 'are'} {devices}: it must {must}"
-        )
-    return found
+
+def shard_inputs(function: Callable[..., Any], layout: Layout | None) -> Callable[..., Any]:
+    """``(params, batch) -> ...`` that first lays the batch over the mesh, where there is one."""
+    if layout is None:
+        return function
+    return lambda params, batch: function(params, layout.shard_batch(batch))
+
+
+# The mesh of a run
 
 
 def make_layout(
@@ -246,33 +254,72 @@ def make_layout(
     rules: Rules | None = None,
     frozen_rules: Rules | None = None,
 ) -> Layout | None:
-    """The layout of a ``--mesh`` over all devices, of one process also over the first of them; None for a single one.
+    """The layout of a mesh such as ``"data=2,fsdp=4"``; None for a single device.
 
-    Raises :class:`MeshError`.
+    It takes all devices, or in a run of one process the first of them; ``spec=""`` puts all of them
+    on ``data``. ``rules`` are those of frozen parameters too, unless they have their own. Raises
+    :class:`MeshError` where the devices do not fit.
     """
-    some = devices is None and jax.process_count() == 1
+    may_take_some = devices is None and jax.process_count() == 1
     devices = jax.devices() if devices is None else devices
-    axes = axis_sizes(spec, len(devices), some)
-    devices = devices[: math.prod(axes.values())]
+    sizes = axis_sizes(spec, len(devices), may_take_some)
+    devices = devices[: math.prod(sizes.values())]
     if len(devices) == 1:
         return None
-    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
     try:
-        mesh = jax.make_mesh(tuple(axes.values()), AXES, axis_types=kinds, devices=devices)
-    except NotImplementedError as fault:  # an axis of 16 on a torus of 8 x 8 x 8
+        mesh = jax.make_mesh(tuple(sizes.values()), AXES, axis_types=axis_types, devices=devices)
+    except NotImplementedError as error:  # an axis of 16 on a torus of 8 x 8 x 8
+        reason = str(error).split(". ")[0]
         raise MeshError(
-            f"--mesh {spec} does not fit the links between these devices: {str(fault).split('. ')[0]}"
+            f"`mesh` {spec} does not fit the links between these devices: {reason}"
         ) from None
-    trained = tuple(rules or RULES)
-    return Layout(mesh, trained, tuple(frozen_rules or trained))
+    rules = tuple(rules or RULES)
+    return Layout(mesh, rules, tuple(frozen_rules or rules))
+
+
+def axis_sizes(spec: str, devices: int, may_take_some: bool = False) -> dict[str, int]:
+    """The size of every axis of ``"data=2,fsdp=4"``.
+
+    An empty ``spec`` puts all devices on ``data``. Raises :class:`MeshError` unless their product
+    is the number of devices, or a divisor of it if the mesh ``may_take_some``.
+    """
+    sizes: dict[str, int] = dict.fromkeys(AXES, 1)
+    for part in filter(None, spec.split(",")):
+        name, _, size = part.partition("=")
+        if name not in AXES:
+            raise MeshError(
+                f"`mesh` {spec}: there is no axis {name!r}: "
+                f"give sizes of {', '.join(AXES)}, as in data=2,fsdp=4"
+            )
+        if not size.isdecimal() or int(size) < 1 or sizes[name] != 1:
+            raise MeshError(
+                f"`mesh` {spec}: {part!r} is no size of an axis: "
+                "give each once, as in data=2,fsdp=4"
+            )
+        sizes[name] = int(size)
+    if not spec:
+        sizes["data"] = devices
+    taken = math.prod(sizes.values())
+    if taken == devices or (may_take_some and devices % taken == 0):
+        return sizes
+    raise MeshError(
+        f"`mesh` {spec} takes {taken} device{'s' * (taken > 1)} and there "
+        f"{'is' if devices == 1 else 'are'} {devices}: "
+        f"it must {'divide them' if may_take_some else 'take all of them'}"
+    )
 
 
 def check_batch(layout: Layout | None, batch_size: int, accumulate: int = 1) -> None:
-    """Raise :class:`MeshError` unless the groups of a mesh divide a batch."""
-    if layout and batch_size % (layout.groups * accumulate):
+    """Raise :class:`MeshError` unless a batch divides into the groups of a mesh."""
+    if layout is None:
+        return
+    parts = layout.groups * accumulate
+    if batch_size % parts:
         axes = " x ".join(f"{axis}={layout.mesh.shape[axis]}" for axis in BATCH_AXES)
-        parts = f"{axes} in {accumulate} micro-batches" if accumulate > 1 else axes
+        if accumulate > 1:
+            axes = f"{axes} in {accumulate} micro-batches"
         raise MeshError(
-            f"--batch-size {batch_size} can't be divided over {parts}: give a multiple of {layout.groups * accumulate}, "
-            "or a --mesh of fewer devices"
+            f"`batch_size` {batch_size} can't be divided over {axes}: "
+            f"give a multiple of {parts}, or a `mesh` of fewer devices"
         )

@@ -395,7 +395,7 @@ def reinit(base: Strategy, layers: int, k: int) -> Strategy:
     rules = base.phases[-1].rules
     for index in range(layers - k, layers):
         kernel = f"encoder/block_{index:02d}/mlp/up/kernel"
-        if group_by_rules(rules, kernel) == FROZEN:
+        if tree.first_match(kernel, rules)[1] == FROZEN:
             raise StrategyError(
                 f"reinit:{k} draws weights anew that would stay frozen ({kernel}): "
                 "train these blocks too"
@@ -447,14 +447,6 @@ MODIFIERS: dict[str, Method] = {
 def block_pattern(blocks: range) -> str:
     """A pattern for some blocks: ``block_00|block_01``."""
     return "|".join(f"block_{index:02d}" for index in blocks)
-
-
-def group_by_rules(rules: tree.Rules, path: str) -> str:
-    """The group of one path. :func:`adapt.tree.match` wants all paths of a tree."""
-    for pattern, group in rules:
-        if re.fullmatch(pattern, path):
-            return group
-    raise StrategyError(f"no rule matches {path!r}")
 
 
 def label_phase(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree, dict[str, float]]:

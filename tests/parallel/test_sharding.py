@@ -12,35 +12,31 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from adapt.errors import MeshError, RuleError
-from adapt.parallel import sharding
+from adapt.parallel import multihost, sharding
 from tests.helpers import small
 from tests.helpers.meshes import case_key, relative_error, run_cases
 
 MESHES = ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2")
 PLAIN = [
-    {"family": family, "strategy": strategy}
-    for family in ("bert", "vit")
-    for strategy in ("full", "frozen")
+    {"family": "bert", "strategy": "full"},
+    {"family": "bert", "strategy": "frozen"},
+    {"family": "vit", "strategy": "full"},
+    {"family": "vit", "strategy": "frozen"},
 ]
-MORE = [
-    {"family": "bert", "strategy": "full", "mesh": "fsdp=8", "accumulate": 2},
-    {
-        "family": "bert",
-        "strategy": "full",
-        "mesh": "fsdp=4,tensor=2",
-        "scan": True,
-        "remat": "block",
-    },
-    {"family": "bert", "strategy": "full", "mesh": None, "scan": True, "remat": "dots"},
-    {"family": "bert", "strategy": "top:1", "mesh": "data=4,fsdp=2"},
+BERT = {"family": "bert", "strategy": "full"}
+VARIANTS = [
+    BERT | {"mesh": "fsdp=8", "accumulate": 2},
+    BERT | {"mesh": "fsdp=4,tensor=2", "scan": True, "remat": "block"},
+    BERT | {"mesh": None, "scan": True, "remat": "dots"},
+    BERT | {"mesh": "data=4,fsdp=2", "strategy": "top:1"},
 ]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, worker_id):
-    """What these tests look at, computed once for all workers of a session."""
+def reports(tmp_path_factory, worker_id):
+    """What tests/helpers/sharded.py reports of every case, run once for all workers of a session."""
     cases = [case | {"mesh": mesh} for case in PLAIN for mesh in (None, *MESHES)]
-    cases += [{"family": "bert", "strategy": "top:1", "mesh": None}, *MORE]
+    cases += [BERT | {"strategy": "top:1", "mesh": None}, *VARIANTS]
     if worker_id == "master":
         return run_cases(cases)
     path = tmp_path_factory.getbasetemp().parent / "sharded.json"
@@ -52,35 +48,41 @@ def found(tmp_path_factory, worker_id):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: f"{case['family']}-{case['strategy']}")
-def test_eight_devices_train_as_one_does(found, case, mesh):
-    one, many = found[case_key(case)], found[case_key(case | {"mesh": mesh})]
-    assert len(one["losses"]) == 50 and one["losses"][-1] < one["losses"][0]
-    assert relative_error(many["losses"], one["losses"]) < 1e-5
-    assert relative_error(many["norms"], one["norms"]) < 1e-5
-    assert relative_error(many["outputs"], one["outputs"], 1.0) < 1e-4
+def test_eight_devices_train_as_one_does(reports, case, mesh):
+    one = reports[case_key(case)]
+    eight = reports[case_key(case | {"mesh": mesh})]
+    assert len(one["losses"]) == 50
+    assert one["losses"][-1] < one["losses"][0]
+    assert relative_error(eight["losses"], one["losses"]) < 1e-5
+    assert relative_error(eight["norms"], one["norms"]) < 1e-5
+    assert relative_error(eight["outputs"], one["outputs"], 1.0) < 1e-4
 
 
-@pytest.mark.parametrize("case", MORE, ids=case_key)
-def test_parts_loops_and_what_is_computed_again_change_nothing(found, case):
-    one = found[case_key({"family": "bert", "strategy": case["strategy"]})]
-    assert relative_error(found[case_key(case)]["losses"], one["losses"]) < 1e-5
+@pytest.mark.parametrize("case", VARIANTS, ids=case_key)
+def test_micro_batches_loops_and_rematerialisation_change_nothing(reports, case):
+    plain = reports[case_key({"family": "bert", "strategy": case["strategy"]})]
+    assert relative_error(reports[case_key(case)]["losses"], plain["losses"]) < 1e-5
 
 
-def test_a_device_holds_its_share_of_the_moments(found):
-    case = {"family": "bert", "strategy": "full"}
-    assert found[case_key(case | {"mesh": "data=8"})]["share"] == 1
-    assert (
-        found[case_key(case | {"mesh": "fsdp=8"})]["share"] < 0.17
-    )  # biases and norms, whole everywhere, are the rest
-    assert found[case_key(case | {"mesh": "data=2,fsdp=2,tensor=2"})]["share"] < 0.31
+def test_a_device_holds_its_share_of_the_moments(reports):
+    def share(mesh):
+        return reports[case_key(BERT | {"mesh": mesh})]["share"]
+
+    # Biases and norms, which every device holds, are the rest.
+    assert share("data=8") == 1
+    assert share("fsdp=8") < 0.17
+    assert share("data=2,fsdp=2,tensor=2") < 0.31
 
 
-def test_a_step_on_a_mesh_compiles_once(found):
-    assert all(each["compiled"] == 1 for each in found.values())
+def test_a_step_on_a_mesh_compiles_once(reports):
+    assert all(report["compiled"] == 1 for report in reports.values())
+
+
+# Meshes
 
 
 @pytest.mark.parametrize(
-    ("spec", "devices", "says"),
+    ("spec", "devices", "message"),
     [
         ("data=2,fsdp=3", 8, "takes 6 devices and there are 8: it must take all of them"),
         ("fsdp=4", 8, "takes 4 devices and there are 8"),
@@ -91,66 +93,99 @@ def test_a_step_on_a_mesh_compiles_once(found):
         ("data=2,data=4", 8, "each once"),
     ],
 )
-def test_a_mesh_that_cannot_be_is_refused(spec, devices, says):
-    with pytest.raises(MeshError, match=says) as fault:
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(spec, devices, message):
+    with pytest.raises(MeshError, match=message) as raised:
         sharding.axis_sizes(spec, devices)
-    assert "\n" not in str(fault.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_mesh_of_some_devices_has_to_divide_them():
+    assert sharding.axis_sizes("fsdp=2", 8, may_take_some=True)["fsdp"] == 2
     with pytest.raises(MeshError, match="3 devices and there are 8: it must divide them"):
-        sharding.axis_sizes("data=3", 8, some=True)
+        sharding.axis_sizes("data=3", 8, may_take_some=True)
 
 
-def test_no_mesh_is_all_devices_on_data():
+def test_without_a_mesh_all_devices_are_on_data():
     assert sharding.axis_sizes("", 8) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert sharding.make_layout("", jax.devices()[:1]) is None
-    assert sharding.axis_sizes("fsdp=2", 8, some=True)["fsdp"] == 2
 
 
-def abstract(spec, rules=sharding.RULES):
+# Rules
+
+
+def layout_of(spec, rules=sharding.RULES):
+    """A layout over eight devices that need not exist."""
     sizes = sharding.axis_sizes(spec, 8)
     mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), sharding.AXES)
     return sharding.Layout(mesh, tuple(rules), tuple(rules))
 
 
-def test_rules_place_parameters_and_what_does_not_divide_is_refused():
-    layout, shapes = abstract("fsdp=4,tensor=2"), small.classifier("bert").shapes()
-    layout.check(shapes)
-    assert layout.spec("encoder/block_00/mlp/up/kernel", (16, 32)) == PartitionSpec(
-        "fsdp", "tensor"
-    )
-    assert layout.spec("encoder/block_00/mlp/down/kernel", (32, 16)) == PartitionSpec(
-        "tensor", "fsdp"
-    )
-    assert layout.spec("encoder/embedding/token", (40, 16)) == PartitionSpec(None, "fsdp")
-    assert layout.spec("head/classifier/kernel", (16, 3)) == PartitionSpec()
-    with pytest.raises(
-        MeshError,
-        match="dimension 1 of encoder/embedding/token is 18, which fsdp=4 does not divide",
-    ):
-        layout.spec("encoder/embedding/token", (40, 18))
-    with pytest.raises(MeshError, match="no axis 'model'"):
-        abstract("fsdp=8", [(".*", "model")]).check(shapes)
-    with pytest.raises(RuleError, match="wins no parameter"):
-        abstract("fsdp=8", [("decoder/.*", "fsdp"), (".*", "-")]).check(shapes)
+def test_the_rules_divide_every_parameter_of_an_encoder():
+    layout = layout_of("fsdp=4,tensor=2")
+    layout.check(small.classifier("bert").shapes())
+    expected = {
+        ("encoder/block_00/mlp/up/kernel", (16, 32)): PartitionSpec("fsdp", "tensor"),
+        ("encoder/block_00/mlp/up/bias", (32,)): PartitionSpec("tensor"),
+        ("encoder/block_00/mlp/down/kernel", (32, 16)): PartitionSpec("tensor", "fsdp"),
+        ("encoder/embedding/token", (40, 16)): PartitionSpec(None, "fsdp"),
+        ("head/classifier/kernel", (16, 3)): PartitionSpec(),
+    }
+    for (path, shape), spec in expected.items():
+        assert layout.spec(path, shape) == spec
+
+
+def test_a_dimension_that_its_axis_does_not_divide_is_refused():
+    message = "dimension 1 of encoder/embedding/token is 18, which fsdp=4 does not divide"
+    with pytest.raises(MeshError, match=message):
+        layout_of("fsdp=4,tensor=2").spec("encoder/embedding/token", (40, 18))
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "message"),
+    [
+        ([(".*", ("model",))], MeshError, "no axis 'model'"),
+        ([("decoder/.*", ("fsdp",)), (".*", ())], RuleError, "wins no parameter"),
+        ([("encoder/.*", ())], RuleError, "no rule matches 'head/classifier/bias'"),
+        ([(".*/bias", (None, "fsdp")), (".*", ())], MeshError, "names 2 dimensions, .*/bias has 1"),
+    ],
+)
+def test_rules_that_do_not_fit_the_parameters_are_refused(rules, error, message):
+    with pytest.raises(error, match=message):
+        layout_of("fsdp=8", rules).check(small.classifier("bert").shapes())
 
 
 def test_a_batch_that_the_groups_do_not_divide_is_refused():
-    sharding.check_batch(abstract("data=2,fsdp=4"), 32, 4)
-    with pytest.raises(
-        MeshError,
-        match=r"--batch-size 36 can't be divided over data=2 x fsdp=4: give a multiple of 8",
-    ):
-        sharding.check_batch(abstract("data=2,fsdp=4"), 36)
+    layout = layout_of("data=2,fsdp=4")
+    sharding.check_batch(layout, 32, 4)
+    with pytest.raises(MeshError, match="36 can't be divided over data=2 x fsdp=4"):
+        sharding.check_batch(layout, 36)
+
+
+# Hosts
 
 
 def test_what_goes_to_a_device_is_no_view_of_a_file(tmp_path):
     """A file that is written into while a run reads it must not change the run."""
-    np.arange(4096, dtype=np.float32).tofile(tmp_path / "values")
-    held = sharding.shard_tree(
-        {"encoder": np.asarray(np.memmap(tmp_path / "values", np.float32, "r"))}
-    )["encoder"]
-    with (tmp_path / "values").open("r+b") as file:
-        file.write(b"\xff" * 4096 * 4)
-    np.testing.assert_array_equal(held, np.arange(4096))
+    path = tmp_path / "values"
+    values = np.arange(4096, dtype=np.float32)
+    values.tofile(path)
+    on_device = sharding.shard_tree({"encoder": np.asarray(np.memmap(path, np.float32, "r"))})
+    with path.open("r+b") as file:
+        file.write(b"\xff" * values.nbytes)
+    np.testing.assert_array_equal(on_device["encoder"], values)
+
+
+@pytest.mark.parametrize("value", [np.int64(2**40), 1e-300, np.ones((2, 3), np.uint8), True])
+def test_one_process_gathers_its_own_value_exactly(value):
+    gathered = multihost.all_gather(value)
+    np.testing.assert_array_equal(gathered, np.asarray(value)[None])
+    assert gathered.dtype == np.asarray(value).dtype
+
+
+@pytest.mark.parametrize(("rows", "processes"), [(0, 3), (2, 3), (10, 4), (12, 4)])
+def test_shares_of_rows_are_even_and_leave_none_out(monkeypatch, rows, processes):
+    monkeypatch.setattr(multihost, "is_multiprocess", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    shares = multihost.even_shares(rows)
+    assert [row for share in shares for row in share] == list(range(rows))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
