@@ -5,20 +5,16 @@ printed when it is due, at least one a minute while something runs; the last one
 """
 
 import contextlib
-import json
 import logging
-import os
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
 
-from adapt.errors import OutputError
 from adapt.parallel.multihost import is_lead_process
 
 MINUTE = 60.0  # the longest silence of a log, in seconds
@@ -262,29 +258,6 @@ class Clock:
     @property
     def total(self) -> float:
         return sum(self.laps.values())
-
-
-class Metrics:
-    """metrics.jsonl: one JSON object a line. ``size`` is what a checkpoint remembers, to cut the file back to on resume."""
-
-    def __init__(self, path: Path, size: int = 0):
-        self.path = path if is_lead_process() else Path(os.devnull)
-        if is_lead_process():
-            path.touch()
-            os.truncate(path, min(size, self.size))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        try:
-            with self.path.open(
-                "a", encoding="utf-8"
-            ) as file:  # nothing stays open, or unwritten when a disk is full
-                file.write(json.dumps(record) + "\n")
-        except OSError as fault:
-            raise OutputError(f"cannot write {self.path}: {fault.strerror}") from None
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size
 
 
 def markdown_table(

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from adapt import tree
-from adapt.cli import console, finetune, inputs
+from adapt import finetuning, tree
+from adapt.cli import console, inputs
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.cost.clock import Compiling, calibrate, finish_seconds, prepared
@@ -31,6 +31,7 @@ from adapt.models import Model
 from adapt.options import ImportOptions
 from adapt.prefix_cache import policy, states
 from adapt.pretrained import hub
+from adapt.tasks import heads
 from adapt.training import frozen_prefix, optim, strategies
 
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
@@ -124,10 +125,9 @@ def main(config: Config) -> dict[str, Any]:
     clock.lap("set_up")
     set_up = clock.laps["set_up"] - compiling.seconds
     with open_run(config.out, config):
-        bare = tree.drop(pretrained.params, "head")
-        model, params = finetune.attach(
-            config, pretrained, bare, names, jax.random.key(config.seed)
-        )
+        head = heads.new_head(config, pretrained, names)
+        key = jax.random.fold_in(jax.random.key(config.seed), 2)
+        model, params = finetuning.with_head(pretrained, head, key)
         model = model.cast(jnp.dtype(config.dtype))
         timings = calibrate(config, model, params, sets)
         timings |= {"set_up": set_up, "finish": finish_seconds(config, len(names))}

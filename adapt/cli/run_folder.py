@@ -21,6 +21,7 @@ from adapt.errors import OutputError
 from adapt.options import DeviceOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process
 from adapt.pretrained.hub import Pretrained
+from adapt.training.events import Callback, Event, Saved
 
 # Flags that may differ between a run and its resumption.
 UNCOMPARED = (
@@ -89,6 +90,16 @@ def open_run(out: Path, config: Any) -> Iterator[Callable[[], None]]:
         write_json(out / "config.json", flags)
         barrier("folder")
         yield keep
+
+
+def keep_when_saved(keep: Callable[[], None]) -> Callback:
+    """A callback of a training run that keeps its folder from the first checkpoint on."""
+
+    def keep_saved(event: Event) -> None:
+        if isinstance(event, Saved):
+            keep()
+
+    return keep_saved
 
 
 def nothing_to_keep() -> None:

@@ -1,78 +1,98 @@
-"""What a person sees of a fine-tuning run, before it and after it."""
+"""What a person sees of a training run before it and after it; while it runs, :mod:`adapt.cli.training_report`."""
 
 import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from adapt import tree
 from adapt.cli import console
-from adapt.data import examples
-from adapt.pretrained import hub
-from adapt.tasks import TASKS
-from adapt.training import phases
+from adapt.finetuning import FinetuningOptions, TaskData
+from adapt.fitting import Fitted, Plan
+from adapt.pretraining import TextData
+from adapt.tasks import Task
 
 
-def show_start(
-    config: Any,
-    pretrained: hub.Pretrained,
-    discarded: dict[str, Any],
-    params: tree.Tree,
-    runs: Sequence[phases.Run],
-    sets: dict[str, examples.Examples],
-) -> None:
-    c = pretrained.config
-    size = f"{c.layers} blocks of width {c.width}, {tree.count(params['encoder']):,} parameters"
-    console.say(f"loaded    {pretrained.source}: {c.family}, {size}")
-    if config.random_weights:
+def show_start(options: FinetuningOptions, plan: Plan, data: TaskData) -> None:
+    """What was loaded, what of it is discarded, the data, and what each phase trains."""
+    pretrained = plan.pretrained
+    config = pretrained.config
+    parameters = tree.count(plan.params["encoder"])
+    size = f"{config.layers} blocks of width {config.width}, {parameters:,} parameters"
+    console.say(f"loaded    {pretrained.source}: {config.family}, {size}")
+    if options.random_weights:
         console.say("weights   random, in the checkpoint's shapes: its own are not used")
-    gone = ", ".join(discarded["shapes"]) or "nothing: the checkpoint had no head"
-    console.say(f"discarded {discarded['parameters']:,} parameters: {gone}")
-    if config.remat != "none" and all(
-        run.step.prefix and run.step.prefix.depth > c.layers for run in runs
-    ):
+    gone = ", ".join(plan.discarded["shapes"]) or "nothing: the checkpoint had no head"
+    console.say(f"discarded {plan.discarded['parameters']:,} parameters: {gone}")
+    if options.pooling == "pooler":
+        console.say("grafted   head/pooler, pre-trained, back under the new head")
+    prefixes = [phase.step.prefix for phase in plan.phases]
+    if options.remat != "none" and all(p and p.depth > config.layers for p in prefixes):
         console.warn(
-            f"--remat {config.remat} does nothing with --strategy {config.strategy}: no block is in a backward pass"
+            f"--remat {options.remat} does nothing with --strategy {options.strategy}: "
+            "no block is in a backward pass"
         )
+    counts = [f"{len(examples):,} {name}" for name, examples in data.sets.items()]
+    console.say(f"data      {', '.join(counts)}\n")
+    if pretrained.tokenizer:
+        for name, examples in data.sets.items():
+            console.warn_truncated(examples.truncated, pretrained.tokenizer.max_length, name)
+
+
+def show_text(plan: Plan, data: TextData) -> None:
+    """What was loaded, and the text."""
+    pretrained = plan.pretrained
+    head = type(plan.model.head).__name__
+    size = f"{tree.count(plan.params):,} parameters, head {head}"
+    console.say(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
+    lengths = data.tokens.lengths
     console.say(
-        "data      " + ", ".join(f"{len(part):,} {name}" for name, part in sets.items()) + "\n"
+        f"text      {len(data.tokens):,} examples of {lengths.mean():.1f} tokens, "
+        f"{len(data.held_out):,} held out\n"
     )
-    for name, part in sets.items():
-        if pretrained.tokenizer:
-            console.warn_truncated(part.truncated, pretrained.tokenizer.max_length, name)
-    for run in runs:
-        rates = run.rates
-        rows = [
-            (group, count, f"{rates[group]:.2g}" if group in rates else "-")
-            for group, count in tree.summary(params, run.labels).items()
-        ]
-        which = f", epochs {run.first + 1} to {run.last}" if len(runs) > 1 else ""
-        console.table(
-            f"strategy {config.strategy}{which}", ("group", "parameters", "learning rate"), rows
-        )
 
 
-def show_end(config: Any, result: dict[str, Any], plot: Path) -> None:
-    scores = itertools.takewhile(lambda key: key != "seconds", result)
-    shown = {key: result[key] for key in scores if result[key] is not None}
+def show_stopped(fitted: Fitted, out: Path) -> dict[str, Any]:
+    """Say how a stopped run goes on; its result is empty."""
+    console.say(f"stopped after step {fitted.steps}; go on with --resume --out {out}")
+    return {}
+
+
+def show_end(out: Path, task: Task, result: dict[str, Any], plot: Path) -> None:
+    """The test, and what is to be noted about it."""
+    scores = itertools.takewhile(lambda name: name != "seconds", result)
+    shown = {name: result[name] for name in scores if result[name] is not None}
     console.table("test", ("metric", "value"), list(shown.items()))
-    for floor, (score, sign) in TASKS[config.task].beats.items():
-        low = result.get(floor)
-        got = result.get(score)
-        if low is not None and got is not None and sign * (got - low) <= 0:
+    for baseline, (metric, sign) in task.beats.items():
+        low = result.get(baseline)
+        value = result.get(metric)
+        if low is not None and value is not None and sign * (value - low) <= 0:
             console.warn(
-                f"{score} {got:.4g} is no better than {floor} {low:.4g}, which looks at no input"
+                f"{metric} {value:.4g} is no better than {baseline} {low:.4g}, "
+                "which looks at no input"
             )
-    if result["best_phase"] < len(result["phases"]) - 1:
-        which = f"phase {result['best_phase'] + 1} of {len(result['phases'])}"
+    num_phases = len(result["phases"])
+    if result["best_phase"] < num_phases - 1:
+        phase = f"phase {result['best_phase'] + 1} of {num_phases}"
         console.warn(
-            f"the best validation was in {which}, at step {result['best_step']}: what trained later is not in the result"
+            f"the best validation was in {phase}, at step {result['best_step']}: "
+            "what trained later is not in the result"
         )
-    console.say(
-        f"frozen parameters unchanged: digest {result['frozen_digest_after'][:12]}"
-        if result["parameters_frozen"]
-        else ""
-    )
+    if result["parameters_frozen"]:
+        digest = result["frozen_digest_after"][:12]
+        console.say(f"frozen parameters unchanged: digest {digest}")
+    print_result(shown, out, plot)
+
+
+def show_text_end(out: Path, result: dict[str, Any], plot: Path) -> None:
+    """The last validation of a pre-training run."""
+    names = ("loss_before", "loss", "accuracy", "perplexity", "targets_per_second")
+    shown = {name: result[name] for name in names if result[name] is not None}
+    console.table("held-out text", ("metric", "value"), list(shown.items()))
+    print_result(shown, out, plot)
+
+
+def print_result(shown: dict[str, Any], out: Path, plot: Path) -> None:
+    """Where the plot is; where nobody watches, one line of JSON as the last one."""
     console.say(f"plot      {plot}")
-    console.result(json.dumps(shown | {"out": str(config.out)}))
+    console.result(json.dumps(shown | {"out": str(out)}))

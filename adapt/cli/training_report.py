@@ -12,10 +12,10 @@ from adapt.training import events
 
 
 @contextlib.contextmanager
-def training_report(title: str) -> Iterator["TrainingReport"]:
+def training_report(title: str, shows_epochs: bool = True) -> Iterator["TrainingReport"]:
     """A callback of a training run; ``title`` stands above the table of what trains."""
     with contextlib.ExitStack() as stack:
-        yield TrainingReport(title, stack)
+        yield TrainingReport(title, stack, shows_epochs)
 
 
 class TrainingReport:
@@ -25,8 +25,9 @@ class TrainingReport:
     at least one a minute.
     """
 
-    def __init__(self, title: str, stack: contextlib.ExitStack):
+    def __init__(self, title: str, stack: contextlib.ExitStack, shows_epochs: bool = True):
         self.title = title
+        self.shows_epochs = shows_epochs
         self.stack = stack  # closes the bar
         self.bar = console.Progress("training", 0)
         self.step = 0
@@ -45,6 +46,11 @@ class TrainingReport:
                 console.say("cache     another process is computing it: waiting")
             case events.CacheProgress():
                 self.bar.turn_to("encoding", event.done, event.total)
+            case events.CacheReady() if event.relative_error:
+                error = f"{event.relative_error:.1e} (root mean square)"
+                console.say(
+                    f"cache     {event.dtype} keeps the states to a relative error of {error}"
+                )
             case events.Compiling():
                 self.compile(event)
             case events.Stepped():
@@ -52,7 +58,7 @@ class TrainingReport:
                 self.bar.what = "training"
                 self.bar.update(self.step, **values_of(event.record))
             case events.Validated():
-                console.say(validation_line(event))
+                console.say(validation_line(event, self.shows_epochs))
             case events.Finished():
                 self.stack.close()
 
@@ -97,8 +103,10 @@ def values_of(record: Mapping[str, float]) -> dict[str, str]:
     return {"loss": f"{record['loss']:.4f}", "examples/s": f"{speed:,.0f}"}
 
 
-def validation_line(event: events.Validated) -> str:
+def validation_line(event: events.Validated, shows_epoch: bool = True) -> str:
     """``epoch 1, step 297   validation loss 0.5012   accuracy 0.7531``."""
     scores = [f"{name} {value:.4f}" for name, value in event.scores.items()]
-    where = f"epoch {event.epoch + 1}, step {event.step:,}"
+    where = f"step {event.step:,}"
+    if shows_epoch:
+        where = f"epoch {event.epoch + 1}, {where}"
     return "   ".join([where, f"validation loss {event.loss:.4f}", *scores])

@@ -1,6 +1,4 @@
-"""Many short fits of one strategy: compiled once, with other seeds, examples, rates and lengths as
-data.
-"""
+"""Many short fits of one strategy: compiled once, with other seeds, examples, rates and lengths as data."""
 
 import dataclasses
 import functools
@@ -33,9 +31,7 @@ LOG_AT_THE_END = 1 << 30  # steps between looks at the device
 
 
 def adjustable(weight_decay: float = 0.01) -> optax.GradientTransformation:
-    """AdamW whose peak rate and length are part of its state, so that other ones compile nothing:
-    see :func:`adjust`.
-    """
+    """AdamW whose peak rate and length are part of its state, so that other ones compile nothing: see :func:`adjust`."""
 
     def adamw(peak: Any, steps: Any, begun: Any) -> optax.GradientTransformation:
         def rate(count: Any) -> Any:
@@ -51,9 +47,7 @@ def adjustable(weight_decay: float = 0.01) -> optax.GradientTransformation:
 
 
 def adjust(state: State, rates: dict[str, float], steps: int, begun: dict[str, int]) -> State:
-    """The state with peak rates by group, the length of the phase, and the steps that a group took
-    before it.
-    """
+    """The state with peak rates by group, the length of the phase, and the steps that a group took before it."""
     settings: dict[tuple[str, str], float] = {}
     for group, rate in rates.items():
         values = {"peak": rate, "steps": steps, "begun": begun[group]}
@@ -94,9 +88,7 @@ class Fit:
 
 
 class Arm:
-    """One strategy on one checkpoint: ``fit`` trains it on some rows of the training set, ``score``
-    tests it.
-    """
+    """One strategy on one checkpoint: ``fit`` trains it on some rows of the training set, ``score`` tests it."""
 
     def __init__(
         self, name: str, pretrained: hub.Pretrained, sets: dict[str, Examples], classes: int
@@ -104,7 +96,7 @@ class Arm:
         self.name = name
         self.source = pretrained
         self.strategy = strategies.strategy(name, pretrained.config.layers, 6)
-        self.pretrained = phases.prepare(self.strategy, pretrained)
+        self.pretrained = phases.with_peft_config(self.strategy, pretrained)
         head = Classifier(classes, "mean", dropout=pretrained.config.dropout)
         self.model = Model(Encoder(self.pretrained.config), head)
         self.params = tree.drop(pretrained.params, "head")
@@ -142,7 +134,7 @@ class Arm:
         """The parameters that a fit with this seed begins with."""
         key = jax.random.key(seed)
         params = tree.graft(self.params, "head", self.model.init_head(jax.random.fold_in(key, 2)))
-        return phases.start(self.strategy, self.model, params, jax.random.fold_in(key, 3))
+        return phases.init_params(self.strategy, self.model, params, jax.random.fold_in(key, 3))
 
     def fit(self, rows: np.ndarray, seed: int, scale: float, epochs: int) -> Fit:
         """Train on the rows ``rows`` of the training set, every rate times ``scale``."""
@@ -195,7 +187,7 @@ class Arm:
     ) -> State | None:
         """The state after the epochs; None where the loss was not finite."""
         train = phase.sets["train"].take(rows)
-        inputs = phases.given(frozen, phase, self.source.params)
+        inputs = phases.with_anchor(frozen, phase.step, phase.labels, self.source.params)
         batches = itertools.chain.from_iterable(
             train.batches(self.plan, seed, epoch) for epoch in epochs
         )
@@ -234,16 +226,14 @@ class Arm:
         for phase in self.phases:
             frozen, state = init_state(params, phase.labels, phase.tx, jax.random.key(0))
             batch = next(iter(phase.sets["train"].batches(self.plan, 0, 0)))
-            inputs = phases.given(frozen, phase, self.source.params)
+            inputs = phases.with_anchor(frozen, phase.step, phase.labels, self.source.params)
             programs = phase.step.programs(inputs, state, batch).values()
             by_phase.append(sum(program.cost_analysis()["flops"] for program in programs))
         return by_phase
 
 
 def make_plan(train: Examples) -> packing.Plan:
-    """One plan for every number of examples up to a batch: few rows for few examples, the usual
-    ones, and room to spare.
-    """
+    """One plan for every number of examples up to a batch: few rows for few examples, the usual ones, and room to spare."""
     usual = train.plan(BATCH, 0, 1)
     rows = {min(3, usual.rows[0]), usual.rows[-1], 2 * usual.rows[-1]}
     return packing.Plan(usual.width, tuple(sorted(rows)), BATCH)

@@ -92,7 +92,7 @@ def prepared(name: str, model: Model, params: tree.Tree) -> tuple[Model, tree.Tr
     model = Model(
         model.encoder.clone(config=peft.with_peft(model.encoder.config, spec.peft)), model.head
     )
-    params = phases.start(spec, model, params, key)
+    params = phases.init_params(spec, model, params, key)
     labels, groups = strategies.label_phase(first, params, model.encoder.config.layers)
     rates = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
     return model, params, labels, optim.by_label(rates, labels, 1.0)

@@ -1,204 +1,194 @@
-"""A strategy's phases made ready to run: labels, rates, schedules, optimizer and step of each."""
+"""A strategy's phases, ready to run: labels, learning rates, optimizer and compiled step of each."""
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
+import optax
 
 from adapt import tree
-from adapt.errors import StrategyError, TrainingError
+from adapt.errors import StrategyError
 from adapt.models import Model, peft
+from adapt.options import OptimizerOptions
 from adapt.parallel import sharding
 from adapt.pretrained.hub import Pretrained
-from adapt.training import frozen_prefix, losses, optim, strategies
+from adapt.training import events, frozen_prefix, losses, optim, strategies
 from adapt.training.regularizers import Regularizer
 from adapt.training.step import Step, make_step
 
+Schedule = Callable[[Any], Any]  # number of steps, a tracer or not -> learning rate
+
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One phase of a run: the epochs ``first`` to ``last - 1``."""
+class Group:
+    """The learning rate of a group of parameters."""
+
+    peak_rate: float
+    schedule: Schedule
+    schedule_start: int  # the step of the run at which the schedule begins
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step after ``step`` steps of the run."""
+        return float(self.schedule(step - self.schedule_start))
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledPhase:
+    """One phase of a run, with a step that compiles when it is first called."""
 
     number: int
-    first: int
-    last: int
-    model: Model  # in the compute dtype
+    epochs: range  # of the whole run
+    model: Model  # in the dtype of the computation
     labels: tree.Tree
-    rates: dict[str, float]  # peaks, by group
-    rate: Callable[[str, int], float]  # of a group at a step of the whole run
-    tx: Any
+    groups: dict[str, Group]
+    tx: optax.GradientTransformation
     step: Step
 
+    def rates(self, step: int) -> dict[str, float]:
+        """The learning rates by group of the step after ``step`` steps of the run."""
+        return {name: group.rate(step) for name, group in self.groups.items()}
 
-def ready(
-    config: Any,
+    def summary(self, params: tree.Tree) -> events.PhaseSummary:
+        """What the phase trains of ``params``, in plain numbers."""
+        groups = []
+        for name, count in tree.summary(params, self.labels).items():
+            rate = self.groups[name].peak_rate if name in self.groups else None
+            groups.append(events.GroupSummary(name, count, rate))
+        return events.PhaseSummary(self.number, self.epochs, tuple(groups))
+
+
+def build_phases(
     strategy: strategies.Strategy,
+    spec: str,
     model: Model,
     params: tree.Tree,
-    per_epoch: int,
     loss: losses.Loss,
-) -> list[Run]:
-    """Every phase of ``strategy`` for a run of ``per_epoch`` steps an epoch.
+    options: OptimizerOptions,
+    steps_per_epoch: int,
+) -> list[CompiledPhase]:
+    """Every phase of ``strategy``, which was spelled ``spec``, for a model in the dtype of its computation.
 
-    A group's optimizer counts from the phase in which it began, so its schedule is shifted by the steps before that.
+    Raises :class:`StrategyError` where a phase would train nothing.
     """
-    layers = model.encoder.config.layers
-    found = []
-    begun = {}
-    first = 0
-    whole = sum(phase.epochs for phase in strategy.phases) * per_epoch
-    regularizer = (
-        Regularizer(strategy.l2sp, strategy.mixout) if strategy.l2sp or strategy.mixout else None
-    )
-    computed = model.cast(jnp.bfloat16) if config.dtype == "bfloat16" else model
+    num_layers = model.encoder.config.layers
+    width = model.encoder.config.width
+    total_steps = sum(phase.epochs for phase in strategy.phases) * steps_per_epoch
+    regularizer = None
+    if strategy.l2sp or strategy.mixout:
+        regularizer = Regularizer(strategy.l2sp, strategy.mixout)
+
+    phases = []
+    first_epoch = 0
+    started: dict[str, int] = {}  # the step at which a group began, by group
     for number, phase in enumerate(strategy.phases):
-        labels, factors = strategies.label_phase(phase, params, layers)
-        rates = {
-            group: peak(config, strategy, phase, group, model) * factor
-            for group, factor in factors.items()
-        }
-        start = first * per_epoch
-        begun = {group: begun.get(group, start) for group in rates}
-        origin, steps = (
-            (0, whole) if strategy.shared_schedule else (start, phase.epochs * per_epoch)
+        phase_start = first_epoch * steps_per_epoch
+        if strategy.shared_schedule:
+            schedule_start, schedule_steps = 0, total_steps
+        else:
+            schedule_start, schedule_steps = phase_start, phase.epochs * steps_per_epoch
+
+        labels, factors = strategies.label_phase(phase, params, num_layers)
+        check_something_trains(labels, spec, number)
+        if regularizer and phase is strategy.phases[-1]:
+            check_something_is_pretrained(labels, spec)
+
+        # A group's optimizer counts from the phase in which the group began, so its schedule is
+        # shifted by the steps that the schedule was on before that.
+        started = {name: started.get(name, phase_start) for name in factors}
+        is_probe = phase.groups == ("head",) and not strategy.shared_schedule
+        groups = {}
+        optimizers = {}
+        for name, factor in factors.items():
+            peak_rate = chosen_rate(options, name, is_probe, width) * factor
+            schedule = optim.schedule(peak_rate, schedule_steps, options.warmup, options.decay)
+            groups[name] = Group(peak_rate, schedule, schedule_start)
+            own_schedule = shifted(schedule, started[name] - schedule_start)
+            optimizers[name] = optim.adamw(own_schedule, options.weight_decay)
+
+        tx = optim.by_label(optimizers, labels, options.clip_norm or None)
+        depth = frozen_prefix.cut(labels, num_layers)
+        step = make_step(model, loss, tx, depth, regularizer=regularizer)
+        epochs = range(first_epoch, first_epoch + phase.epochs)
+        phases.append(CompiledPhase(number, epochs, model, labels, groups, tx, step))
+        first_epoch += phase.epochs
+    return phases
+
+
+def trained_paths(labels: tree.Tree) -> list[str]:
+    return [path for path, group in tree.paths(labels).items() if group != optim.FROZEN]
+
+
+def check_something_trains(labels: tree.Tree, spec: str, number: int) -> None:
+    """Raise :class:`StrategyError` if every leaf is frozen, as with a head without weights."""
+    if not trained_paths(labels):
+        where = f" in phase {number + 1}" if number else ""
+        raise StrategyError(
+            f"the head of this `task` has no weights, so `strategy` {spec} would train nothing"
+            f"{where}: give top:1, full or lora:8"
         )
-        schedules = {
-            group: optim.schedule(rate, steps, config.warmup, config.decay)
-            for group, rate in rates.items()
-        }
-        groups = {
-            group: optim.adamw(later(schedule, begun[group] - origin), config.weight_decay)
-            for group, schedule in schedules.items()
-        }
-        moving = [path for path, group in tree.paths(labels).items() if group != optim.FROZEN]
-        if not moving:
-            what = f"--task {config.task} has a head without weights, so --strategy {config.strategy} would train nothing"
-            raise StrategyError(
-                f"{what}{f' in phase {number + 1}' if number else ''}: give top:1, full or lora:8"
-            )
-        if regularizer and phase is strategy.phases[-1] and not any(held(path) for path in moving):
-            raise StrategyError(
-                f"{config.strategy}: l2sp and mixout hold pre-trained weights, and none of them trains: leave them out"
-            )
-        tx = optim.by_label(groups, labels, config.clip_norm or None)
-        step = make_step(
-            computed, loss, tx, frozen_prefix.cut(labels, layers), regularizer=regularizer
+
+
+def check_something_is_pretrained(labels: tree.Tree, spec: str) -> None:
+    """Raise :class:`StrategyError` if nothing that trains has a pre-trained value to be held to."""
+    if not any(has_pretrained_value(path) for path in trained_paths(labels)):
+        raise StrategyError(
+            f"`strategy` {spec}: l2sp and mixout hold pre-trained weights, and none of them "
+            "trains: leave them out"
         )
-        rate = lambda group, at, schedules=schedules, origin=origin: float(
-            schedules[group](at - origin)
-        )
-        found.append(
-            Run(number, first, first + phase.epochs, computed, labels, rates, rate, tx, step)
-        )
-        first += phase.epochs
-    return found
 
 
-def later(schedule: Callable[[Any], Any], steps: int) -> Callable[[Any], Any]:
-    return (lambda count: schedule(count + steps)) if steps else schedule
+def shifted(schedule: Schedule, steps: int) -> Schedule:
+    """The schedule from its step ``steps`` on."""
+    if steps == 0:
+        return schedule
+    return lambda count: schedule(count + steps)
 
 
-def peak(
-    config: Any, strategy: strategies.Strategy, phase: strategies.Phase, group: str, model: Model
-) -> float:
-    """The rate of a group: as the flags say, or by default."""
-    given = (
-        config.head_learning_rate
-        if strategies.base_group(group) == "head"
-        else config.learning_rate
-    )
-    alone = phase.groups == ("head",) and not strategy.shared_schedule
-    default = default_rate(group, alone, model.encoder.config.width)
-    return default if given is None else given
+def chosen_rate(options: OptimizerOptions, group: str, is_probe: bool, width: int) -> float:
+    """The rate of a group before its factor: the one of the options, or by default."""
+    is_head = strategies.base_group(group) == "head"
+    rate = options.head_learning_rate if is_head else options.learning_rate
+    return default_rate(group, is_probe, width) if rate is None else rate
 
 
-def default_rate(group: str, alone: bool, width: int) -> float:
-    """Larger for small encoders, for few parameters, and for a head that trains ``alone`` on features."""
-    kind = strategies.base_group(group)
-    if kind == "head":
-        return 1e-2 if alone else 1e-3
-    return (1e-4 if width < 256 else 5e-5) * strategies.LR_MULTIPLIERS.get(kind, 1.0)
+def default_rate(group: str, is_probe: bool, width: int) -> float:
+    """Larger for small encoders, for few parameters, and for a head that trains alone on features (a probe)."""
+    base_group = strategies.base_group(group)
+    if base_group == "head":
+        return 1e-2 if is_probe else 1e-3
+    encoder_rate = 1e-4 if width < 256 else 5e-5
+    return encoder_rate * strategies.LR_MULTIPLIERS.get(base_group, 1.0)
 
 
-def prepare(strategy: strategies.Strategy, pretrained: Pretrained) -> Pretrained:
-    """The checkpoint with the config that the strategy's additions want; its parameters have them after :func:`start`."""
-    return dataclasses.replace(pretrained, config=peft.with_peft(pretrained.config, strategy.peft))
+def with_peft_config(strategy: strategies.Strategy, pretrained: Pretrained) -> Pretrained:
+    """The checkpoint with the encoder config that the strategy needs; :func:`init_params` makes the parameters for it."""
+    config = peft.with_peft(pretrained.config, strategy.peft)
+    return dataclasses.replace(pretrained, config=config)
 
 
-def start(strategy: strategies.Strategy, model: Model, params: tree.Tree, key: Any) -> tree.Tree:
-    """The parameters that a run begins with: fresh blocks where the strategy wants them, and what it adds."""
+def init_params(
+    strategy: strategies.Strategy, model: Model, params: tree.Tree, key: Any
+) -> tree.Tree:
+    """The parameters before the first step: with fresh blocks and added ones where the strategy has such."""
     if strategy.reinit:
         params = peft.renew_blocks(params, model, strategy.reinit, key)
-    return peft.init_peft(params, model, key) if strategy.peft else params
+    if strategy.peft:
+        params = peft.init_peft(params, model, key)
+    return params
 
 
-def given(frozen: tree.Tree, run: Any, pretrained: tree.Tree) -> tree.Tree:
-    """What the step gets as frozen: with a pull, the pre-trained values of what trains beside it."""
-    if run.step.regularizer is None:
+def with_anchor(
+    frozen: tree.Tree, step: Step, labels: tree.Tree, pretrained: tree.Tree
+) -> tree.Tree:
+    """The frozen parameters as the step takes them: a regularizer finds pre-trained values under ``anchor``."""
+    if step.regularizer is None:
         return frozen
-    group = tree.group_of(run.labels)
-    before = {"encoder": pretrained["encoder"]}
-    anchor = tree.select(before, lambda path: group(path) != optim.FROZEN)
-    return frozen | {"anchor": sharding.shard_tree(anchor, run.step.layout)}
+    group = tree.group_of(labels)
+    encoder = {"encoder": pretrained["encoder"]}
+    anchor = tree.select(encoder, lambda path: group(path) != optim.FROZEN)
+    return frozen | {"anchor": sharding.shard_tree(anchor, step.layout)}
 
 
-def held(path: str) -> bool:
-    """Whether a leaf has a pre-trained value that a pull can hold it to."""
+def has_pretrained_value(path: str) -> bool:
+    """Whether a leaf has a pre-trained value to which a regularizer can hold it."""
     return path.startswith("encoder/") and not peft.is_peft_param(path)
-
-
-def base_of(
-    config: Any, pretrained: Pretrained, params: tree.Tree, last: Run, digest: str
-) -> dict[str, str] | None:
-    """Where the encoder came from, and its digest, if checkpoints are to refer to it; None if they store all of it.
-
-    ``auto`` refers to it where at most half of the encoder's parameters train. Raises :class:`StrategyError` where
-    ``--save delta`` can't be.
-    """
-    moving = tree.count(optim.trainable(params, last.labels).get("encoder", {}))
-    folder = Path(pretrained.source).expanduser()
-    source = str(folder.resolve()) if folder.is_dir() else pretrained.source
-    why = "--random-weights has no encoder to refer to" if config.random_weights else ""
-    if Path(source) == config.out.resolve():
-        why = f"--out {config.out} replaces the checkpoint that it would refer to"
-    if why and config.save == "delta":
-        raise StrategyError(f"--save delta: {why}: give --save full")
-    if (
-        why
-        or config.save == "full"
-        or (config.save == "auto" and 2 * moving > tree.count(params["encoder"]))
-    ):
-        return None
-    return {"source": source, "digest": digest}
-
-
-def summary(runs: list[Run], params: tree.Tree) -> list[dict[str, Any]]:
-    """The phases as plain JSON: epochs, and parameters by group."""
-    return [
-        {"epochs": run.last - run.first, "parameters": tree.summary(params, run.labels)}
-        for run in runs
-    ]
-
-
-def changed(frozen: tree.Tree, base: tree.Tree) -> tree.Tree:
-    """The frozen leaves that are not as in ``base``: what a checkpoint that refers to it has to store."""
-    there = tree.paths(base)
-    return tree.select(
-        frozen, lambda path: path not in there or not same(tree.get(frozen, path), there[path])
-    )
-
-
-def same(one: Any, other: Any) -> bool:
-    return np.array_equal(tree.to_numpy(one).view(np.uint8), tree.to_numpy(other).view(np.uint8))
-
-
-def check_finite(loss: float, step: int) -> None:
-    """Raise :class:`TrainingError` when the validation loss after ``step`` is not finite."""
-    if not np.isfinite(loss):
-        raise TrainingError(
-            f"the validation loss is not finite after step {step}: training stopped, the last good checkpoint is kept; "
-            "lower the learning rate, or look at the validation data"
-        )

@@ -116,11 +116,7 @@ def predicted(tmp_path, **flags) -> list[dict[str, str]]:
     out = tmp_path / "predicted.csv"
     predict.main(
         predict.Config(
-            run=(tmp_path / "run",),
-            data=str(tmp_path / "data.csv"),
-            out=out,
-            overwrite=True,
-            **flags,
+            (tmp_path / "run",), str(tmp_path / "data.csv"), out, overwrite=True, **flags
         )
     )
     with out.open(encoding="utf-8", newline="") as file:
@@ -351,7 +347,7 @@ def test_pairs_packed_in_rows_are_what_they_are_one_a_row(run, tmp_path):
 def test_a_run_on_pairs_does_not_predict_on_single_texts(run, tmp_path):
     run("classification", strategy="frozen")
     with pytest.raises(
-        StrategyError, match="was trained with `text_pair_column` other: predict takes the texts"
+        StrategyError, match="was trained with --text-pair-column other: predict takes the texts"
     ):
         predicted(tmp_path)
     assert len(predicted(tmp_path, text_pair_column="other")) == 24
@@ -465,12 +461,12 @@ def test_words_and_spans_that_were_cut_off_are_told_and_not_scored(run, inputs, 
         (
             "contrastive",
             {"strategy": "frozen"},
-            "--task contrastive has a head without weights, so --strategy frozen would train",
+            "the head of this `task` has no weights, so `strategy` frozen would train",
         ),
         (
             "contrastive",
             {"strategy": "lp-ft", "epochs": 2},
-            "--strategy lp-ft would train nothing: give top:1",
+            "`strategy` lp-ft would train nothing: give top:1",
         ),
         (
             "multitask",

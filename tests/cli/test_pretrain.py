@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from adapt import tree
+from adapt import pretraining, tree
 from adapt.cli import finetune, pretrain
 from adapt.data import masking, packing
 from adapt.errors import DataError, StrategyError
@@ -44,15 +44,15 @@ CASES = [
 
 @pytest.mark.parametrize(("case", "head", "there"), CASES)
 def test_pre_training_learns_and_its_head_is_discarded(
-    inputs, text, tmp_path, capsys, case, head, there
+    inputs, text, tmp_path, caplog, case, head, there
 ):
     source = hub.load(inputs.checkpoint(case))
     result = pretrain.main(
-        pretrain.Config(text, checkpoint=source.source, **LEARN, out=tmp_path / "pre")
+        pretrain.Config(text=text, checkpoint=source.source, **LEARN, out=tmp_path / "pre")
     )
     assert result["loss"] < result["loss_before"] - 0.3
     assert json.loads((tmp_path / "pre/result.json").read_text()) == result
-    assert ("has no language-model head: a fresh one" in capsys.readouterr().err) == (not there)
+    assert ("has no language-model head: a fresh one" in caplog.text) == (not there)
     files = {
         "config.json",
         "metrics.jsonl",
@@ -116,7 +116,7 @@ def test_random_weights_start_from_nothing(inputs, text, tmp_path):
         "learning_rate": 0.0,
         "batch_size": 4,
     }
-    pretrain.main(pretrain.Config(text, **flags, random_weights=True, out=tmp_path / "pre"))
+    pretrain.main(pretrain.Config(text=text, **flags, random_weights=True, out=tmp_path / "pre"))
     source, fresh = hub.load(inputs.checkpoint("bert_mlm_tied")), hub.load(tmp_path / "pre")
     tree.check_like(fresh.params, source.params)
     assert tree.digest(fresh.params["encoder"]) != tree.digest(source.params["encoder"])
@@ -171,11 +171,10 @@ def test_masked_targets(bert, lengths, seed, rate):
 def test_eighty_ten_ten_and_new_in_every_epoch(bert):
     mask, plan_tokens = 4, ragged([[2, *range(5, 23), 3]] * 400)
     plan = packing.plan(plan_tokens.lengths, 8, 0, 2)
+    corruption = masking.masked_lm(bert, 0.15)
     kinds, masks = np.zeros(3), []
     for epoch in (0, 1):
-        stream = pretrain.batches(
-            plan_tokens, plan, 0, epoch, 0, masking.masked_lm(bert, 0.15), once=True
-        )
+        stream = pretraining.corrupted_batches(plan_tokens, plan, corruption, 0, epoch, once=True)
         places = []
         for batch in stream:
             count = int(batch["weight"].sum())
@@ -197,7 +196,7 @@ def test_eighty_ten_ten_and_new_in_every_epoch(bert):
         kinds / total, [0.8 + 0.1 / 25, 0.1 * 23 / 25, 0.1 + 0.1 / 25], atol=0.025
     )
     assert not np.array_equal(*masks)
-    again = pretrain.batches(plan_tokens, plan, 0, 1, 0, masking.masked_lm(bert, 0.15), once=True)
+    again = pretraining.corrupted_batches(plan_tokens, plan, corruption, 0, 1, once=True)
     np.testing.assert_array_equal(
         masks[1], np.concatenate([b["targets"][: int(b["weight"].sum())] for b in again])
     )
@@ -239,10 +238,10 @@ def test_long_lines_become_several_examples_and_nothing_is_lost(bert):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"steps": 0}, "--steps 0 must be at least 1"),
-        ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
+        ({"steps": 0}, "`steps` 0 must be at least 1"),
+        ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
         ({"mask_rate": 1.0}, "between 0 and 1"),
-        ({"max_length": 2}, "--max-length 2 must be at least 3"),
+        ({"max_length": 2}, "`max_length` 2 must be at least 3"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0 must be at least 0"),
         ({"learning_rate": float("nan")}, "--learning-rate nan must be at least 0"),
     ],
@@ -251,7 +250,7 @@ def test_flags_out_of_range(inputs, text, tmp_path, flags, words):
     with pytest.raises(StrategyError, match=words):
         pretrain.main(
             pretrain.Config(
-                text,
+                text=text,
                 **{"checkpoint": inputs.checkpoint("bert_mlm_tied")} | flags,
                 out=tmp_path / "pre",
             )
@@ -267,7 +266,7 @@ def test_text_that_teaches_nothing(inputs, tmp_path):
         with pytest.raises(DataError, match="at least 2"):
             pretrain.main(
                 pretrain.Config(
-                    str(tmp_path / "text.txt"),
+                    text=str(tmp_path / "text.txt"),
                     checkpoint=inputs.checkpoint("bert_mlm_tied"),
                     out=tmp_path / str(number),
                 )
@@ -279,6 +278,6 @@ def test_images_are_no_text(inputs, text, tmp_path):
     with pytest.raises(StrategyError, match="no text encoder"):
         pretrain.main(
             pretrain.Config(
-                text, checkpoint=inputs.checkpoint("vit_classifier"), out=tmp_path / "pre"
+                text=text, checkpoint=inputs.checkpoint("vit_classifier"), out=tmp_path / "pre"
             )
         )

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
+from adapt import finetuning, fitting
 from adapt.cli import finetune, pretrain
 from adapt.errors import CheckpointError, OutputError
-from adapt.training import loop as loop_module
-from adapt.training import step as train
+from adapt.training import phases
 from tests.helpers import tiny
 from tests.helpers.runs import assert_same_run, stored_digest
 
@@ -69,30 +69,35 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(flags, tmp_path):
 
 
 def test_a_resumed_process_compiles_each_shape_once(flags, tmp_path, monkeypatch):
-    steps, forwards = [], []
-    make_step, make_eval = train.make_step, train.make_eval
-    monkeypatch.setattr(
-        train,
-        "make_step",
-        lambda *args, **named: steps.append(make_step(*args, **named)) or steps[-1],
-    )
-    monkeypatch.setattr(
-        train, "make_eval", lambda *args: forwards.append(make_eval(*args)) or forwards[-1]
-    )
+    steps = results_of(monkeypatch, phases, "make_step")
+    forwards = results_of(monkeypatch, finetuning, "make_eval")
     shapes = []
-    loop = loop_module.run_steps
+    run_steps = fitting.run_steps
 
-    def watched(step, frozen, state, batches, every, seen):
+    def watched(step, frozen, state, batches, *others):
         batches = (shapes.append(batch["segments"].shape) or batch for batch in batches)
-        return loop(step, frozen, state, batches, every, seen)
+        return run_steps(step, frozen, state, batches, *others)
 
-    monkeypatch.setattr(train, "loop", watched)
+    monkeypatch.setattr(fitting, "run_steps", watched)
     finetune.main(finetune.Config(**flags, out=tmp_path / "run", stop_after=3))
     stopped_at = len(shapes)
     finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
     assert steps[0].suffix._cache_size() == len(set(shapes[:stopped_at]))
     assert steps[1].suffix._cache_size() == len(set(shapes[stopped_at:])) <= 3
     assert forwards[1]._cache_size() == 1
+
+
+def results_of(monkeypatch, module, name: str) -> list:
+    """What a function of a module returns from now on, call by call."""
+    results = []
+    function = getattr(module, name)
+
+    def recorded(*arguments, **named):
+        results.append(function(*arguments, **named))
+        return results[-1]
+
+    monkeypatch.setattr(module, name, recorded)
+    return results
 
 
 def test_killed_in_mid_run_and_resumed_is_the_same_run(flags, tmp_path, scratch_cache):

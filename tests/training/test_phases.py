@@ -1,5 +1,7 @@
 """Phases: what goes on keeps its moments, what begins has its own count, a stopped run goes on in the right phase."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from adapt import tree as t
 from adapt.cli import finetune
 from adapt.errors import RuleError
+from adapt.options import OptimizerOptions
 from adapt.pretrained import hub
 from adapt.training import optim, phases
 from adapt.training.losses import cross_entropy
@@ -137,37 +140,35 @@ def test_each_phase_has_its_rates_and_only_its_groups_train(flags, tmp_path):
 
 def test_a_schedule_over_all_phases_goes_on_where_a_group_begins():
     """ULMFiT's one schedule: the optimizer of a group that begins late sees the rate of that step of the run."""
-    config = finetune.Config(strategy="gradual", epochs=3, warmup=0.25, decay="linear")
-    found = phases.ready(
-        config, strategy("gradual", 2, 3), classifier(), params(classifier()), 4, cross_entropy
+    options = OptimizerOptions(epochs=3, warmup=0.25, decay="linear")
+    compiled = phases.build_phases(
+        strategy("gradual", 2, 3),
+        "gradual",
+        classifier(),
+        params(classifier()),
+        cross_entropy,
+        options,
+        steps_per_epoch=4,
     )
-    rates = [[run.rate("head", step) for step in range(12)] for run in found]
-    assert (
-        rates[0] == rates[1] == rates[2]
-        and rates[0][2] == max(rates[0])
-        and rates[0][-1] < rates[0][3]
-    )
-    frozen, state = init_state(
-        params(classifier()), found[0].labels, found[0].tx, jax.random.key(0)
-    )
-    for number in (1, 2):
-        frozen, state = advance(
-            frozen, state, found[number - 1].labels, found[number].labels, found[number].tx
-        )
+    rates = [[phase.rates(step)["head"] for step in range(12)] for phase in compiled]
+    assert rates[0] == rates[1] == rates[2]
+    assert rates[0][2] == max(rates[0]) and rates[0][-1] < rates[0][3]
+
+    first = compiled[0]
+    frozen, state = init_state(params(classifier()), first.labels, first.tx, jax.random.key(0))
+    for before, phase in itertools.pairwise(compiled):
+        frozen, state = advance(frozen, state, before.labels, phase.labels, phase.tx)
         ones = jax.tree.map(np.ones_like, state.params)
-        updates, _ = found[number].tx.update(ones, state.opt_state, state.params)
-        # The first update of Adam is the rate itself; a group that begins in this phase shows the schedule's value.
-        begun = set(found[number].rates) - set(found[number - 1].rates)
-        for group in begun:
-            path = next(
-                p
-                for p, g in t.paths(found[number].labels).items()
-                if g == group and p.endswith("bias")
-            )
-            shown = -float(np.ravel(t.get(updates, path))[0])
-            assert shown == pytest.approx(
-                found[number].rate(group, found[number].first * 4), rel=1e-3
-            )
+        updates, _ = phase.tx.update(ones, state.opt_state, state.params)
+        # Adam's first update is the rate itself: that of a group which begins in this phase.
+        for group in set(phase.groups) - set(before.groups):
+            biases = [
+                path
+                for path, name in t.paths(phase.labels).items()
+                if name == group and path.endswith("bias")
+            ]
+            update = -float(np.ravel(t.get(updates, biases[0]))[0])
+            assert update == pytest.approx(phase.rates(phase.epochs.start * 4)[group], rel=1e-3)
 
 
 def test_every_strategy_runs_on_every_family(inputs, tmp_path):

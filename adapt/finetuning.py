@@ -1,0 +1,252 @@
+"""Fine-tuning as a library: examples of a task, a plan of what trains, and the test of what :func:`adapt.fitting.fit` made.
+
+data = TaskData.build(task, names, sets, options)   # examples with labels, in batches
+plan = build_plan(pretrained, data, options)        # no old head, a new one, phases
+fitted = fit(plan, data, options, callbacks=[print])
+tested = test(plan, data, fitted)                   # with the best checkpoint
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adapt import tree
+from adapt.cost.clock import matmul_rate
+from adapt.data import packing
+from adapt.data.examples import Examples
+from adapt.errors import TrainingError
+from adapt.features import pooling_weights
+from adapt.fitting import Evaluate, Fitted, Plan, Scores
+from adapt.models import Encoder, Model
+from adapt.options import (
+    ModelOptions,
+    OptimizerOptions,
+    StrategyOptions,
+    TaskOptions,
+    TrainingOptions,
+)
+from adapt.parallel import sharding
+from adapt.prefix_cache import policy
+from adapt.pretrained.hub import Pretrained
+from adapt.tasks import Task
+from adapt.training import events, optim, phases, strategies
+from adapt.training.events import Callback
+from adapt.training.loop import evaluate
+from adapt.training.metrics_log import finite
+from adapt.training.phases import CompiledPhase
+from adapt.training.step import make_eval
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuningOptions(
+    ModelOptions, TaskOptions, StrategyOptions, OptimizerOptions, TrainingOptions
+):
+    """All options of a fine-tuning run but those of its data, its folder and its devices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """Labelled examples of a task: the sets ``train``, ``validation`` and ``test``."""
+
+    task: Task
+    names: Sequence[str]  # of the labels, or of what the head puts out
+    sets: Mapping[str, Examples]
+    shapes: packing.Plan  # of training batches
+    seed: int
+    accumulate: int
+    steps_per_epoch: int
+    caching: StrategyOptions
+
+    @classmethod
+    def build(
+        cls,
+        task: Task,
+        names: Sequence[str],
+        sets: Mapping[str, Examples],
+        options: FinetuningOptions,
+        seed: int = 0,
+    ) -> "TaskData":
+        size = options.batch_size // options.accumulate
+        shapes = sets["train"].plan(size, seed, options.epochs, options.accumulate)
+        steps = -(-len(sets["train"]) // options.batch_size)
+        return cls(task, names, sets, shapes, seed, options.accumulate, steps, options)
+
+    @property
+    def primary_metric(self) -> str:
+        return self.task.primary_metric
+
+    @property
+    def latest_is_best(self) -> bool:
+        return False
+
+    def batches(self, epoch: int, skip: int) -> Iterable[packing.Arrays]:
+        return self.sets["train"].batches(self.shapes, self.seed, epoch, skip, self.accumulate)
+
+    def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
+        forward = make_eval(phase.model, phase.step.prefix)
+
+        def evaluate_set(params: tree.Tree, name: str) -> tuple[Scores, float]:
+            part = self.sets[name]
+            outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
+            scores = self.task.metrics(outputs, part.targets, self.names)
+            return scores, self.task.mean_loss(outputs, part.targets)
+
+        return evaluate_set
+
+    def choose_cache(
+        self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
+    ) -> policy.CacheDecision:
+        cut = phase.step.prefix
+        rate = None if cut is None or self.caching.cache == "off" else matmul_rate()
+        return policy.choose(
+            cut,
+            frozen,
+            self.sets,
+            self.caching,
+            epochs=len(phase.epochs),
+            matmul_rate=rate,
+            earlier=earlier,
+        )
+
+    def with_states(
+        self,
+        phase: CompiledPhase,
+        frozen: tree.Tree,
+        decision: policy.CacheDecision,
+        emit: Callback,
+    ) -> tuple["TaskData", policy.CacheDecision]:
+        sets, decision = policy.with_states(
+            phase.step.prefix,
+            frozen,
+            self.sets,
+            decision,
+            on_progress=lambda done, total: emit(events.CacheProgress(done, total)),
+            on_wait=lambda: emit(events.CacheWaiting()),
+        )
+        return dataclasses.replace(self, sets=sets), decision
+
+
+def build_plan(
+    pretrained: Pretrained,
+    data: TaskData,
+    options: FinetuningOptions,
+    seed: int = 0,
+    layout: sharding.Layout | None = None,
+) -> Plan:
+    """The encoder with a new head, what the strategy adds to it, and the phases in which it trains.
+
+    Raises :class:`StrategyError` for options that contradict each other, the encoder or the task.
+    """
+    strategy = strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
+    pretrained = phases.with_peft_config(strategy, pretrained)
+    key = jax.random.key(seed)
+    head = data.task.head(pretrained, options, data.names)
+    model, params = with_head(pretrained, head, jax.random.fold_in(key, 2))
+    params |= {"head": data.task.init_head(params["head"], data.sets["train"].labels)}
+    params = phases.init_params(strategy, model, params, jax.random.fold_in(key, 3))
+
+    computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
+    if options.dtype == "bfloat16":
+        computed = computed.cast(jnp.bfloat16)
+    loss = data.task.training_loss(options, data.sets["train"].targets, data.names)
+    compiled = phases.build_phases(
+        strategy, options.strategy, computed, params, loss, options, data.steps_per_epoch
+    )
+    policy.check(options, [phase.step.prefix for phase in compiled])
+    adapted = dataclasses.replace(
+        pretrained,
+        head=model.head,
+        labels=tuple(data.task.output_names(data.names)),
+        task=options.task,
+    )
+    return Plan(
+        pretrained=adapted,
+        discarded=tree.discarded(pretrained.params, "head"),
+        model=model,
+        params=params,
+        phases=compiled,
+        steps_per_epoch=data.steps_per_epoch,
+        steps=options.epochs * data.steps_per_epoch,
+        key=key,
+        layout=layout,
+    )
+
+
+def with_head(pretrained: Pretrained, head: Any, key: jax.Array) -> tuple[Model, tree.Tree]:
+    """(model, parameters) of the encoder under a new ``head``, a module of :mod:`adapt.models`.
+
+    A head that pools by the checkpoint's pooler gets the pre-trained one.
+    """
+    model = Model(Encoder(pretrained.config), head)
+    fresh = model.init_head(key)
+    if getattr(head, "pooling", None) == "pooler":
+        fresh = tree.graft(
+            tree.drop(fresh, "pooler"), "pooler", pooling_weights(pretrained)["pooler"]
+        )
+    encoder = tree.drop(pretrained.params, "head")
+    return model, tree.graft(encoder, "head", fresh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """The test of the best checkpoint."""
+
+    params: tree.Tree  # of that checkpoint
+    scores: dict[str, float | None]  # metrics, loss, and the baselines that look at no input
+    facts: dict[str, Any]  # what else result.json says: steps, parameters, phases, digests
+
+
+def test(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
+    """Score the test set with the best checkpoint, read back, in the phase in which it was trained.
+
+    Raises :class:`TrainingError` if what is frozen in that phase has moved.
+    """
+    session = fitted.session
+    params = fitted.best_params()
+    phase = plan.phases[fitted.progress.best_phase]
+    frozen = optim.frozen(params, phase.labels)
+    active = fitted.active
+    if phase is not active.phase:
+        active = session.enter(phase, frozen, data, None)
+    # On the devices, as the parameters of validations were: otherwise it would compile once more.
+    metrics, loss = active.evaluate(sharding.shard_tree(params, plan.layout), "test")
+    baseline = data.task.baseline(data.sets["train"].targets, data.sets["test"].targets)
+    session.laps.lap("evaluate")
+    scores = {name: finite(value) for name, value in [*metrics.items(), ("loss", loss)]}
+    scores |= {name: finite(value) for name, value in baseline.items()}
+    return Tested(params, scores, facts_of(plan, fitted, phase, params, frozen))
+
+
+def facts_of(
+    plan: Plan, fitted: Fitted, phase: CompiledPhase, params: tree.Tree, frozen: tree.Tree
+) -> dict[str, Any]:
+    """What result.json says of a run beside its scores and its seconds."""
+    progress = fitted.progress
+    before = progress.phases[phase.number]["digest"]
+    after = tree.digest(frozen)
+    if after != before:
+        raise TrainingError(
+            "the frozen parameters moved: the digests before and after differ; please report this"
+        )
+    caches = [entry["cache"] for entry in progress.phases if entry.get("cache")]
+    summaries = []
+    for each in plan.phases:
+        counts = tree.summary(plan.params, each.labels)
+        summaries.append({"epochs": len(each.epochs), "parameters": counts})
+    return {
+        "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
+        "cache": caches[-1] if caches else None,
+        "parameters_trained": tree.count(optim.trainable(params, phase.labels)),
+        "parameters_frozen": tree.count(frozen),
+        "phases": summaries,
+        "steps": fitted.steps,
+        "best_step": progress.best_step,
+        "best_phase": progress.best_phase,
+        "validation_score": progress.best_score,
+        "discarded": plan.discarded,
+        "frozen_digest_before": before,
+        "frozen_digest_after": after,
+    }

@@ -1,0 +1,351 @@
+"""The loop of every training run: phases of epochs of steps, with validations, checkpoints, events and resumption.
+
+:func:`fit` knows no task and prints nothing. :mod:`adapt.finetuning` and :mod:`adapt.pretraining` make its plan and data.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from adapt import tree
+from adapt.cost.clock import Laps
+from adapt.data import packing
+from adapt.errors import TrainingError
+from adapt.models import Model
+from adapt.options import TrainingOptions
+from adapt.parallel.sharding import Layout
+from adapt.prefix_cache.policy import CacheDecision
+from adapt.pretrained.hub import Pretrained
+from adapt.training import events, phases
+from adapt.training.events import Callback
+from adapt.training.loop import run_steps
+from adapt.training.phases import CompiledPhase
+from adapt.training.run_state import Checkpoints, MemoryCheckpoints, Progress
+from adapt.training.step import State, advance, init_state
+
+Scores = Mapping[str, float]  # by metric
+Evaluate = Callable[[tree.Tree, str], tuple[Scores, float]]  # (parameters, set) -> scores, loss
+
+
+class TrainingData(Protocol):
+    """What :func:`fit` trains on and is judged by."""
+
+    @property
+    def primary_metric(self) -> str:
+        """The score by which validations compare: more is better."""
+        ...
+
+    @property
+    def latest_is_best(self) -> bool:
+        """Whether the last validation counts as the best one, whatever its score."""
+        ...
+
+    def batches(self, epoch: int, skip: int) -> Iterable[packing.Arrays]:
+        """The batches of one epoch from batch ``skip`` on, always the same ones."""
+        ...
+
+    def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
+        """``(params, "validation" | "test") -> (scores, mean loss)``, compiled once."""
+        ...
+
+    def choose_cache(
+        self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
+    ) -> CacheDecision | None:
+        """Whether outputs of the frozen prefix are kept. ``earlier``: as before a stop. None: there is no cache."""
+        ...
+
+    def with_states(
+        self,
+        phase: CompiledPhase,
+        frozen: tree.Tree,
+        decision: CacheDecision,
+        emit: Callback,
+    ) -> tuple["TrainingData", CacheDecision]:
+        """(the data with these outputs, what was decided in the end)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What trains, and in which steps: a run without its data and its folder."""
+
+    pretrained: Pretrained  # the checkpoint, with what the run's model.json says of the head
+    discarded: dict[str, Any]  # of the checkpoint's head
+    model: Model  # float32, on no mesh; each phase has the one that computes
+    params: tree.Tree  # before the first step
+    phases: Sequence[CompiledPhase]
+    steps_per_epoch: int
+    steps: int
+    key: jax.Array
+    layout: Layout | None = None
+
+    @property
+    def epochs(self) -> int:
+        return self.phases[-1].epochs.stop
+
+    def end_of(self, epoch: int) -> int:
+        """The step with which an epoch ends."""
+        return min((epoch + 1) * self.steps_per_epoch, self.steps)
+
+    def epochs_left(self, phase: CompiledPhase, step: int) -> list[int]:
+        """The epochs of a phase that do not end before ``step`` steps were taken, or with them."""
+        return [epoch for epoch in phase.epochs if self.end_of(epoch) > step]
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivePhase:
+    """A phase that was entered: its frozen parameters, and the data as these prepare them."""
+
+    phase: CompiledPhase
+    frozen: tree.Tree
+    data: TrainingData
+    evaluate: Evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """How training ended. ``active`` is the phase in which it did."""
+
+    outcome: events.Outcome
+    steps: int
+    session: "Session"
+    active: ActivePhase
+
+    @property
+    def progress(self) -> Progress:
+        return self.session.progress
+
+    def best_params(self) -> tree.Tree:
+        """All parameters of the best checkpoint."""
+        return self.session.checkpoints.load_params(self.session.plan.model.shapes())
+
+
+def fit(
+    plan: Plan,
+    data: TrainingData,
+    options: TrainingOptions,
+    *,
+    checkpoints: Checkpoints | None = None,
+    callbacks: Iterable[Callback] = (),
+    laps: Laps | None = None,
+    validate_first: bool = False,
+) -> Fitted:
+    """Train the phases of a plan, epoch by epoch, with a validation and a checkpoint after each.
+
+    ``checkpoints`` keep the run and say whether it goes on after a stop: then it is bit for bit the
+    run that was never stopped. By default the best parameters are kept in memory. ``callbacks`` get
+    the events of :mod:`adapt.training.events`. ``laps`` collects the seconds that each kind of work
+    took. ``validate_first`` scores the parameters before the first step, too. Raises
+    :class:`TrainingError` where a loss is not finite; the checkpoints until then are good.
+    """
+    session = Session.open(plan, options, checkpoints, callbacks, laps)
+    frozen, state = session.init_state()
+    session.emit(events.Started(session.summaries, plan.steps, session.first_step))
+    active = None
+    outcome: events.Outcome = "complete"
+    for phase in plan.phases[session.progress.phase :]:
+        if active is not None:
+            frozen, state = advance(
+                frozen, state, active.phase.labels, phase.labels, phase.tx, plan.layout
+            )
+        is_new = not session.progress.has_begun(phase.number)
+        active = session.enter(phase, frozen, data, state)
+        if is_new and validate_first:
+            session.validate(active, state, phase.epochs.start)
+        # A regularizer finds the pre-trained values beside what is frozen.
+        inputs = phases.with_anchor(frozen, phase.step, phase.labels, plan.pretrained.params)
+        shapes: set[Any] = set()
+        for epoch in plan.epochs_left(phase, int(state.step)):
+            if session.is_stale(phase):
+                outcome = "early"
+                break
+            batches = session.batches(active, epoch, int(state.step))
+            records = run_steps(
+                phase.step, inputs, state, batches, session.log_every, shapes, session.on_compile
+            )
+            for state, record in records:
+                session.log(epoch, record, phase)
+                if session.save_is_due(epoch):
+                    session.save(state, is_best=False)
+            session.laps.lap("train")
+            if session.progress.step == plan.end_of(epoch):
+                session.validate(active, state, epoch)
+            if session.must_stop():
+                return session.finish("stopped", active)
+    assert active is not None
+    return session.finish(outcome, active)
+
+
+@dataclasses.dataclass
+class Session:
+    """What stays the same while a run is trained, and what it knows of its progress."""
+
+    plan: Plan
+    options: TrainingOptions
+    checkpoints: Checkpoints
+    emit: Callback
+    laps: Laps
+    progress: Progress
+    resumes: bool
+    first_step: int = 0
+
+    @classmethod
+    def open(
+        cls,
+        plan: Plan,
+        options: TrainingOptions,
+        checkpoints: Checkpoints | None,
+        callbacks: Iterable[Callback],
+        laps: Laps | None,
+    ) -> "Session":
+        checkpoints = MemoryCheckpoints() if checkpoints is None else checkpoints
+        progress = checkpoints.resume()
+        return cls(
+            plan=plan,
+            options=options,
+            checkpoints=checkpoints,
+            emit=events.broadcast(callbacks),
+            laps=Laps() if laps is None else laps,
+            progress=Progress() if progress is None else progress,
+            resumes=progress is not None,
+        )
+
+    def init_state(self) -> tuple[tree.Tree, State]:
+        """(frozen parameters, state) to begin with, or of the last checkpoint."""
+        plan = self.plan
+        phase = plan.phases[self.progress.phase]
+        params = plan.params
+        if self.resumes:
+            params = self.checkpoints.load_params(plan.model.shapes(), "last")
+        key = jax.random.fold_in(plan.key, 1)
+        frozen, state = init_state(params, phase.labels, phase.tx, key, plan.layout)
+        if self.resumes:
+            state = self.checkpoints.restore(state)
+        self.first_step = int(state.step)
+        self.progress.step = self.first_step
+        return frozen, state
+
+    @property
+    def summaries(self) -> tuple[events.PhaseSummary, ...]:
+        return tuple(phase.summary(self.plan.params) for phase in self.plan.phases)
+
+    def enter(
+        self, phase: CompiledPhase, frozen: tree.Tree, data: TrainingData, state: State | None
+    ) -> ActivePhase:
+        """Choose the cache, save what a new phase begins with, and compute what its frozen prefix puts out.
+
+        Without a ``state`` the phase is only evaluated.
+        """
+        progress = self.progress
+        if state is not None:
+            summary = phase.summary(self.plan.params)
+            self.emit(events.PhaseStarted(summary, int(state.step)))
+        decision = data.choose_cache(phase, frozen, progress.was_cached(phase.number))
+        is_cached = decision is not None and decision.enabled
+        if decision is not None:
+            self.emit(events.CacheChosen(phase.number, is_cached, decision.reason))
+        if state is not None and not progress.has_begun(phase.number):
+            progress.begin_phase(phase.number, frozen, is_cached)
+            self.checkpoints.begin_phase(frozen, state, progress)
+            self.emit(events.Saved(progress.step, is_best=False))
+        self.laps.lap("set_up")
+
+        if decision is not None:
+            data, decision = data.with_states(phase, frozen, decision, self.emit)
+            cache = decision.summary()
+            progress.note_cache(phase.number, cache)
+            if cache is not None:
+                self.emit(events.CacheReady(phase.number, cache["dtype"], cache["relative_error"]))
+        self.laps.lap("encode")
+        return ActivePhase(phase, frozen, data, self.announced(data.make_evaluate(phase)))
+
+    def batches(self, active: ActivePhase, epoch: int, step: int) -> Iterable[packing.Arrays]:
+        """The batches of an epoch after ``step`` steps of the run, up to where it is to stop."""
+        skip = step - epoch * self.plan.steps_per_epoch
+        batches = active.data.batches(epoch, skip)
+        stop = self.options.stop_after
+        if stop is not None and step < stop:
+            return itertools.islice(batches, stop - step)
+        return batches
+
+    @property
+    def log_every(self) -> int:
+        """Steps between looks at the device: rare enough to cost nothing, and at every save."""
+        every = self.options.log_every or max(1, min(20, self.plan.steps_per_epoch // 5))
+        return min(every, self.options.save_every or every)
+
+    def log(self, epoch: int, record: dict[str, float], phase: CompiledPhase) -> None:
+        self.progress.count(record)
+        rates = phase.rates(self.progress.step - 1)
+        self.emit(events.Stepped(epoch, record, rates))
+
+    def on_compile(self) -> None:
+        self.emit(events.Compiling("step", self.progress.step))
+
+    def announced(self, evaluate: Evaluate) -> Evaluate:
+        """The same function, whose first call is announced, for it compiles."""
+        called = []
+
+        def first_announced(params: tree.Tree, name: str) -> tuple[Scores, float]:
+            if not called:
+                self.emit(events.Compiling("evaluation", self.progress.step))
+                called.append(name)
+            return evaluate(params, name)
+
+        return first_announced
+
+    def save_is_due(self, epoch: int) -> bool:
+        """Whether a checkpoint is to be written within the epoch, after the steps taken until now."""
+        every = self.options.save_every
+        step = self.progress.step
+        if not every or step == self.plan.end_of(epoch):
+            return False
+        return step // every > self.progress.saved // every
+
+    def save(self, state: State, is_best: bool) -> None:
+        self.checkpoints.save(state, self.progress, is_best)
+        self.emit(events.Saved(self.progress.step, is_best))
+
+    def validate(self, active: ActivePhase, state: State, epoch: int) -> None:
+        """Score the validation examples, and save a checkpoint: the best one, if no other scored better."""
+        progress = self.progress
+        params = tree.merge(active.frozen, state.params)
+        scores, loss = active.evaluate(params, "validation")
+        check_finite(loss, progress.step)
+        if progress.step == 0:
+            progress.first_loss = loss
+        score = scores[active.data.primary_metric]
+        is_best = progress.compare(score, loss, active.data.latest_is_best)
+        self.emit(events.Validated(epoch, progress.step, loss, scores, is_best))
+        self.laps.lap("evaluate")
+        self.save(state, is_best)
+        self.laps.lap("save")
+
+    def is_stale(self, phase: CompiledPhase) -> bool:
+        """Whether the last phase has gone on for too long without a better validation."""
+        is_last = phase is self.plan.phases[-1]
+        return is_last and self.progress.stale >= self.options.patience > 0
+
+    def must_stop(self) -> bool:
+        """Whether ``stop_after`` was reached in this session, before the run's end."""
+        stop = self.options.stop_after or 0
+        step = self.progress.step
+        return self.first_step < stop <= step < self.plan.steps
+
+    def finish(self, outcome: events.Outcome, active: ActivePhase) -> Fitted:
+        step = self.progress.step
+        self.emit(events.Finished(step, self.progress.best_step, outcome))
+        return Fitted(outcome, step, self, active)
+
+
+def check_finite(loss: float, step: int) -> None:
+    """Raise :class:`TrainingError` when the validation loss after ``step`` is not finite."""
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"the validation loss is not finite after step {step}: training stopped, the last good "
+            "checkpoint is kept; lower the learning rate, or look at the validation data"
+        )

@@ -1,0 +1,410 @@
+"""Pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2, with the loop of fine-tuning.
+
+    options = PretrainingOptions(text="text.txt", steps=1000)
+    pretrained = with_max_length(load("tiny-bert"), options.max_length)
+    plan = build_plan(pretrained, options)
+    data = TextData.read(pretrained, options)
+    fitted = fit(plan, data, options.fitting, validate_first=True)
+
+What :func:`adapt.fitting.fit` calls an epoch are the steps between two validations here; the corrupted stream of batches
+goes through the text as often as it takes. The last validation counts as the best.
+"""
+
+import dataclasses
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapt import tree
+from adapt.data import masking, packing, tables
+from adapt.errors import DataError, StrategyError
+from adapt.fitting import Evaluate, Plan, Scores
+from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
+from adapt.options import DType, TrainingOptions
+from adapt.parallel import sharding
+from adapt.prefix_cache.policy import CacheDecision
+from adapt.pretrained.hub import Pretrained
+from adapt.ragged import Ragged
+from adapt.training import losses, optim
+from adapt.training.events import Callback, Event, Stepped, Validated
+from adapt.training.losses import Loss
+from adapt.training.metrics_log import MetricsLog, validation_record
+from adapt.training.phases import CompiledPhase, Group
+from adapt.training.step import make_step
+
+logger = logging.getLogger(__name__)
+
+GROUP = "all"  # everything trains at one rate
+# What a masked-LM loss never reaches.
+UNREACHED = r"head/(pooler|next_sentence)/.*"
+LINES = 4096  # that are tokenized together
+MIN_HELD_OUT = 1
+MAX_HELD_OUT = 2000
+LOG_EVERY = 20  # steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainingOptions:
+    """What is trained on which text, and how long."""
+
+    title: ClassVar[str] = "pretraining"
+
+    # plain UTF-8 text, one example a line
+    text: str
+    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = "tiny-bert"
+    # start from fresh weights in the checkpoint's shapes
+    random_weights: bool = False
+    steps: int = 1000
+    # examples a step
+    batch_size: int = 32
+    # tokens of an example
+    max_length: int = 128
+    # share of the tokens that are predicted; masked-LM only
+    mask_rate: float = 0.15
+    learning_rate: float = 1e-4
+    # share of all steps
+    warmup: float = 0.1
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = 0.01
+    # 0: no clipping
+    clip_norm: float = 1.0
+    # of the computation; parameters stay float32
+    dtype: DType = "float32"
+    # compute again in the backward pass: blocks, or all but products by weights
+    remat: Literal["none", "block", "dots"] = "none"
+    # compute the blocks as a loop, which compiles once for all of them
+    scan: bool = False
+    # steps between validations, each with a checkpoint
+    validate_every: int = 200
+    # stop at this step as an interruption would (for tests of resuming)
+    stop_after: int | None = None
+
+    def check(self) -> None:
+        """Raise :class:`StrategyError` for a number that is too small, or no share."""
+        least = {"steps": 1, "batch_size": 1, "validate_every": 1, "max_length": 3}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise StrategyError(f"`{name}` {getattr(self, name)} must be at least {bound}")
+        if not 0 < self.mask_rate < 1:
+            raise StrategyError(f"`mask_rate` {self.mask_rate} must be between 0 and 1")
+
+    @property
+    def fitting(self) -> TrainingOptions:
+        """What the loop has to know of them."""
+        return TrainingOptions(log_every=LOG_EVERY, patience=0, stop_after=self.stop_after)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData:
+    """Token ids of training and held-out examples, in corrupted batches."""
+
+    tokens: Ragged
+    held_out: Ragged
+    corruption: masking.Corruption
+    options: PretrainingOptions
+    seed: int = 0
+    layout: sharding.Layout | None = None
+
+    @property
+    def primary_metric(self) -> str:
+        return "accuracy"
+
+    @property
+    def latest_is_best(self) -> bool:
+        return True
+
+    @classmethod
+    def read(
+        cls,
+        pretrained: Pretrained,
+        options: PretrainingOptions,
+        seed: int = 0,
+        layout: sharding.Layout | None = None,
+    ) -> "TextData":
+        """The text of the options for a checkpoint; see :func:`read_text`."""
+        tokens, held_out = read_text(pretrained, options.text, seed)
+        corruption = corruption_of(pretrained, options)
+        return cls(tokens, held_out, corruption, options, seed, layout)
+
+    @property
+    def digest(self) -> str:
+        """The digest of all token ids."""
+        arrays = {"ids": self.tokens.values, "lengths": self.tokens.lengths}
+        return tree.digest(arrays | {"held_out": self.held_out.values})
+
+    @property
+    def passes(self) -> int:
+        """How often the run goes through the text, the last time perhaps not to its end."""
+        return -(-self.options.steps // self.steps_per_pass)
+
+    @property
+    def steps_per_pass(self) -> int:
+        return -(-len(self.tokens) // self.options.batch_size)
+
+    @functools.cached_property
+    def shapes(self) -> packing.Plan:
+        return self.plan_shapes(self.tokens, self.passes)
+
+    @functools.cached_property
+    def held_out_shapes(self) -> packing.Plan:
+        return self.plan_shapes(self.held_out, 1)
+
+    def plan_shapes(self, tokens: Ragged, passes: int) -> packing.Plan:
+        groups = self.layout.groups if self.layout else 1
+        size = self.options.batch_size // groups
+        return packing.plan(tokens.lengths, size, self.seed, passes, groups)
+
+    def batches(self, epoch: int, skip: int) -> Iterator[packing.Arrays]:
+        """The batches from one validation to the next, from batch ``skip`` on."""
+        every = self.options.validate_every
+        start = epoch * every + skip
+        end = min((epoch + 1) * every, self.options.steps)
+        stream = corrupted_batches(
+            self.tokens,
+            self.shapes,
+            self.corruption,
+            self.seed,
+            *divmod(start, self.steps_per_pass),
+            layout=self.layout,
+        )
+        return itertools.islice(stream, end - start)
+
+    def held_out_batches(self) -> Iterator[packing.Arrays]:
+        """All held-out examples once, always corrupted in the same way."""
+        return corrupted_batches(
+            self.held_out,
+            self.held_out_shapes,
+            self.corruption,
+            self.seed,
+            once=True,
+            layout=self.layout,
+        )
+
+    def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
+        score = make_score(phase.model, losses.cross_entropy)
+
+        def evaluate(params: tree.Tree, name: str) -> tuple[Scores, float]:
+            means = mean_score(score, params, self.held_out_batches())
+            return {"accuracy": means["accuracy"]}, means["loss"]
+
+        return evaluate
+
+    def choose_cache(self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None) -> None:
+        """No cache: the embedding trains, and corrupted inputs are new in every pass."""
+
+    def with_states(
+        self, phase: CompiledPhase, frozen: tree.Tree, decision: CacheDecision, emit: Callback
+    ) -> tuple["TextData", CacheDecision]:
+        return self, decision
+
+
+def with_max_length(pretrained: Pretrained, max_length: int) -> Pretrained:
+    """The checkpoint with its tokenizer cut to ``max_length`` tokens, or to the encoder's positions.
+
+    Raises :class:`StrategyError` for anything but a text encoder with a tokenizer.
+    """
+    if pretrained.config.is_image or pretrained.tokenizer is None:
+        raise StrategyError(
+            f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one"
+        )
+    max_length = min(max_length, pretrained.config.positions)
+    return dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(max_length))
+
+
+def corruption_of(pretrained: Pretrained, options: PretrainingOptions) -> masking.Corruption:
+    """What turns packed batches into inputs and targets of the encoder's objective."""
+    if pretrained.config.causal:
+        return masking.causal_lm
+    return masking.masked_lm(pretrained, options.mask_rate)
+
+
+def read_text(pretrained: Pretrained, path: str | Path, seed: int) -> tuple[Ragged, Ragged]:
+    """(training, held-out) token ids of a text file; 5% of the examples are held out, at most 2,000.
+
+    Blank lines are skipped, long lines become several examples. Raises :class:`DataError` for a text without two
+    examples that teach anything.
+    """
+    assert pretrained.tokenizer is not None
+    pieces = []
+    for chunk in tables.chunks(tables.read_lines(path), ["text"], LINES):
+        lines = [line for line in chunk["text"] if line.strip()]
+        pieces += masking.split_into_pieces(pretrained.tokenizer, lines)
+
+    # What can be a target: any token but the first (causal-LM), or any that is not special, as
+    # [UNK] is (masked-LM).
+    special: set[int] = set()
+    if not pretrained.config.causal:
+        special.update(masking.special_ids(pretrained.tokenizer).tolist())
+    pieces = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]
+    if len(pieces) < 2:
+        raise DataError(
+            f"{path} has {len(pieces)} lines with words that the tokenizer knows: pre-training needs at least 2, "
+            "one of them held out"
+        )
+    order = np.random.RandomState(seed).permutation(len(pieces))
+    held_out = max(MIN_HELD_OUT, min(len(pieces) // 20, MAX_HELD_OUT))
+    return masking.take(pieces, order[held_out:]), masking.take(pieces, order[:held_out])
+
+
+def build_plan(
+    pretrained: Pretrained,
+    options: PretrainingOptions,
+    seed: int = 0,
+    layout: sharding.Layout | None = None,
+) -> Plan:
+    """The encoder under a language-model head, and one phase in which all of it trains."""
+    key = jax.random.key(seed)
+    model, params = with_language_head(pretrained, jax.random.fold_in(key, 2))
+    if options.random_weights:
+        params = jax.device_get(model.init(jax.random.fold_in(key, 3)))
+    computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
+    if options.dtype == "bfloat16":
+        computed = computed.cast(jnp.bfloat16)
+
+    rules = [(".*", GROUP)]
+    if getattr(model.head, "next_sentence", False):
+        rules.insert(0, (UNREACHED, optim.FROZEN))
+    labels = tree.label(params, rules)
+    schedule = optim.schedule(options.learning_rate, options.steps, options.warmup, options.decay)
+    optimizers = {GROUP: optim.adamw(schedule, options.weight_decay)}
+    tx = optim.by_label(optimizers, labels, options.clip_norm or None)
+    phase = CompiledPhase(
+        number=0,
+        epochs=range(-(-options.steps // options.validate_every)),
+        model=computed,
+        labels=labels,
+        groups={GROUP: Group(options.learning_rate, schedule, 0)},
+        tx=tx,
+        step=make_step(computed, losses.cross_entropy, tx),
+    )
+    objective = "clm" if pretrained.config.causal else "mlm"
+    return Plan(
+        pretrained=dataclasses.replace(pretrained, head=model.head, labels=(), task=objective),
+        discarded={},
+        model=model,
+        params=params,
+        phases=[phase],
+        steps_per_epoch=options.validate_every,
+        steps=options.steps,
+        key=key,
+        layout=layout,
+    )
+
+
+def with_language_head(pretrained: Pretrained, key: jax.Array) -> tuple[Model, tree.Tree]:
+    """(model, parameters) with the checkpoint's own language-model head, or a fresh one that is tied to the embedding."""
+    config = pretrained.config
+    kind = CausalLM if config.causal else MaskedLM
+    if isinstance(pretrained.head, kind):
+        return Model(Encoder(config), pretrained.head), pretrained.params
+    if config.causal:
+        head = CausalLM(config.vocabulary)
+    else:
+        head = MaskedLM(
+            config.vocabulary, activation=config.activation, norm_epsilon=config.norm_epsilon
+        )
+    model = Model(Encoder(config), head)
+    logger.warning(
+        "%s has no language-model head: a fresh one is trained from the start", pretrained.source
+    )
+    encoder = tree.drop(pretrained.params, "head")
+    return model, tree.graft(encoder, "head", model.init_head(key))
+
+
+def corrupted_batches(
+    tokens: Ragged,
+    shapes: packing.Plan,
+    corruption: masking.Corruption,
+    seed: int,
+    epoch: int = 0,
+    skip: int = 0,
+    once: bool = False,
+    layout: sharding.Layout | None = None,
+) -> Iterator[packing.Arrays]:
+    """Packed and corrupted batches without end, or ``once`` through the text, from batch ``skip`` of ``epoch`` on.
+
+    Pure in its arguments: the random numbers of a batch come from the seed, the epoch and the batch's number. With a
+    ``layout`` each of its groups is corrupted by itself.
+    """
+    make = functools.partial(packing.packed, tokens)
+    no_labels = np.zeros(len(tokens), np.int32)
+    while True:
+        stream = packing.batches(make, no_labels, shapes, seed, epoch, skip, layout=layout)
+        for number, batch in enumerate(stream, skip):
+            place = [seed, epoch, number]
+            if layout is None:
+                yield corruption(batch, np.random.default_rng(place))
+            else:
+                yield corrupt_groups(batch, corruption, place, layout)
+        if once:
+            return
+        epoch += 1
+        skip = 0
+
+
+def corrupt_groups(
+    batch: packing.Arrays,
+    corruption: masking.Corruption,
+    place: list[int],
+    layout: sharding.Layout,
+) -> packing.Arrays:
+    """The groups [G, ...] of a batch, each corrupted with random numbers of its own."""
+    groups = []
+    for index, group in enumerate(layout.local_groups):
+        arrays = {name: array[index] for name, array in batch.items()}
+        groups.append(corruption(arrays, np.random.default_rng([*place, group])))
+    return packing.stack(groups)
+
+
+def make_score(
+    model: Model, loss: Loss
+) -> Callable[[tree.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
+    """``(params, batch) -> sums`` of loss, right answers and weights over a batch with ``label`` and ``weight``, jitted."""
+
+    def score(params: tree.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+        logits = model.apply(params, batch)
+        label = batch["label"]
+        weight = batch["weight"]
+        if model.layout:
+            label = flatten_groups(label)
+            weight = flatten_groups(weight)
+        right = (logits.argmax(-1) == label) * weight
+        return {
+            "loss": (loss(logits, label) * weight).sum(),
+            "accuracy": right.sum(),
+            "weight": weight.sum(),
+        }
+
+    return sharding.shard_inputs(jax.jit(model.allow_fused_attention(score)), model.layout)
+
+
+def mean_score(
+    score: Callable[[tree.Tree, Mapping[str, Any]], dict[str, jax.Array]],
+    params: tree.Tree,
+    batches: Iterable[Mapping[str, Any]],
+) -> dict[str, float]:
+    """The weighted means of ``loss`` and ``accuracy`` over all batches."""
+    sums = {"loss": 0.0, "accuracy": 0.0, "weight": 0.0}
+    for batch in batches:
+        for name, value in score(params, batch).items():
+            sums[name] += float(value)
+    weight = max(sums["weight"], 1e-9)
+    return {name: sums[name] / weight for name in ("loss", "accuracy")}
+
+
+class TextMetricsLog(MetricsLog):
+    """metrics.jsonl of pre-training: without epochs, and with one ``rate``."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stepped):
+            self.write({**event.record, "rate": event.rates[GROUP]})
+        elif isinstance(event, Validated):
+            self.write(validation_record(event))
