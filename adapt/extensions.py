@@ -4,7 +4,7 @@
 
 A module adds an entry to one of these dictionaries when it is imported::
 
-    STRATEGIES["norms"] = norms            # adapt.training.strategies; MODIFIERS change another strategy
+    STRATEGIES["norms"] = Method(norms)    # adapt.training.strategies; MODIFIERS change another one
     POOLINGS["ends"] = ends                # adapt.models
     HEADS["Cosine"] = Cosine               # adapt.models: under the name of the class
     TASKS["stars"] = Stars()               # adapt.tasks
@@ -30,7 +30,7 @@ from adapt.pretrained import hub
 from adapt.pretrained.families import FAMILIES
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import TASKS
-from adapt.training.strategies import MODIFIERS, STRATEGIES
+from adapt.training.strategies import MODIFIERS, STRATEGIES, Method
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,8 @@ def module_of(kind: str, name: str, value: Any) -> str | None:
     """The module that brought an entry; None for adapt's own, and for a program's own main module."""
     if (kind, name) in _modules:
         return _modules[kind, name]
+    if isinstance(value, Method):
+        value = value.build
     if isinstance(value, ModuleType):
         module = value.__name__
     elif isinstance(value, str):

@@ -1,4 +1,5 @@
-"""Why keep a pre-trained encoder? One head on the frozen, the fine-tuned and a random encoder, on the same real data.
+"""Why keep a pre-trained encoder? One head on the frozen, the fine-tuned and a random encoder, on
+the same real data.
 
 make demo                                              # tiny-bert on 10,568 film-review sentences
 python -m experiments.demo --checkpoint minilm --train trec --out runs/demo-trec

@@ -1,4 +1,5 @@
-"""The script to fork: discard a head, freeze a part of the encoder, train the rest, with the loop in sight.
+"""The script to fork: discard a head, freeze a part of the encoder, train the rest, with the loop
+in sight.
 
 python -m experiments.loop                   # tiny-bert on film reviews, half a minute on 2 cores
 python -m experiments.loop minilm 2000 1     # another checkpoint, so many examples, so many epochs
@@ -18,7 +19,7 @@ SEED = 0
 
 
 def read_examples(pretrained, part, count):
-    """Film reviews as examples for this encoder: token ids and classes, 0 negative and 1 positive."""
+    """Film reviews as examples for this encoder; class 1 is positive."""
     table = bundled.read("reviews", part)
     classes = [int(label == "positive") for label in table["label"][:count]]
     return examples.from_texts(pretrained, [table["text"][:count]], np.array(classes, np.int32))
@@ -62,7 +63,8 @@ def main(checkpoint="tiny-bert", count=8000, epochs=2):
     logits = evaluate(adapt.make_eval(model), adapted, test.eval_batches(), len(test))
     accuracy = float((logits.argmax(-1) == test.labels).mean())
     print(
-        f"test accuracy {accuracy:.4f}, frozen part unchanged: {adapt.digest(frozen) == frozen_before}"
+        f"test accuracy {accuracy:.4f}, frozen part unchanged: "
+        f"{adapt.digest(frozen) == frozen_before}"
     )
     return accuracy
 

@@ -87,7 +87,7 @@ def read_source(config: Config, name: str, pretrained: hub.Pretrained) -> Source
     sets = {}
     for set_name, table in tables.items():
         labels = task.encode_labels(table, config.label_column, names)
-        examples = inputs.make_examples(task, pretrained, table, [config.text_column], None, labels)
+        examples = task.examples(pretrained, table, [config.text_column], labels)
         if set_name not in ("train", "test"):
             examples = examples.take(np.arange(min(len(examples), config.test)))
         sets[set_name] = examples

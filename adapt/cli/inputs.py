@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from adapt.errors import DataError, OutputError, StrategyError
 from adapt.parallel.sharding import Layout
 from adapt.pretrained import hub
 from adapt.pretrained.images import to_pixels
-from adapt.tasks import Task, get_task
+from adapt.tasks import get_task
 from adapt.tasks.base import text_columns
 
 
@@ -151,7 +151,7 @@ def read_sets(
     sets = {}
     for part, table in tables.items():
         labels = task.encode_labels(table, config.label_column, names)
-        sets[part] = make_examples(task, pretrained, table, columns, config.image_column, labels)
+        sets[part] = task.examples(pretrained, table, columns, labels, config.image_column)
     if not config.validation:
         kept, held = stratified_split(sets["train"].labels, 0.1, config.seed)
         held_out = dataclasses.replace(
@@ -161,24 +161,6 @@ def read_sets(
     sets = {part: task.pair_examples(made, config.seed) for part, made in sets.items()}
     sets = {part: dataclasses.replace(made, layout=layout) for part, made in sets.items()}
     return sets, task.output_names(names)
-
-
-def make_examples(
-    task: Task,
-    pretrained: hub.Pretrained,
-    table: data.Table,
-    columns: Sequence[str],
-    image_column: str | None,
-    labels: Any,
-) -> examples.Examples:
-    """The rows of a table as examples for this encoder, every text or picture checked first."""
-    hub.check_inputs(pretrained, image_column)
-    if image_column is not None:
-        sums = data.check_images(table, image_column)
-        return examples.from_images(
-            pretrained, data.image_loader(table, image_column), sums, labels
-        )
-    return task.examples(pretrained, table, columns, labels)
 
 
 def eval_batches(

@@ -1,8 +1,8 @@
 """Strategies by label budgets by seeds: every cell of the grid is fitted once and kept in a file.
 
-A seed draws the labelled examples, the head and the order of the batches; the same seed draws the same examples for every
-way. A fifth of them chooses among the rates, or strengths of the penalty, that a way tries. The test is done once, with what
-was chosen.
+A seed draws the labelled examples, the head and the order of the batches; the same seed draws the
+same examples for every way. A fifth of them chooses among the rates, or strengths of the penalty,
+that a way tries. The test is done once, with what was chosen.
 """
 
 import dataclasses
@@ -75,7 +75,9 @@ class CompareOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint with the data as examples for its encoder: train, test, and the sets out of the domain."""
+    """A checkpoint with the data as examples for its encoder: train, test, and the sets out of the
+    domain.
+    """
 
     name: str
     pretrained: hub.Pretrained
@@ -103,7 +105,9 @@ FROZEN_METHODS = ("probe", "centroid")
 
 
 def check_options(options: CompareOptions, layers: int) -> None:
-    """Raise :class:`StrategyError` for options that make no sense; ``layers`` are the trained encoder's."""
+    """Raise :class:`StrategyError` for options that make no sense; ``layers`` are the trained
+    encoder's.
+    """
     in_range = 1 <= options.tries <= len(RATES) and options.seeds >= 2
     if not in_range or not options.budgets or not options.strategies:
         raise StrategyError(
@@ -119,7 +123,9 @@ def check_options(options: CompareOptions, layers: int) -> None:
 
 
 def check_budgets(options: CompareOptions, source: Source) -> None:
-    """Raise :class:`DataError` for a budget of more examples than there are, or of fewer than two a class."""
+    """Raise :class:`DataError` for a budget of more examples than there are, or of fewer than two a
+    class.
+    """
     count = len(source.sets["train"])
     classes = source.classes
     for budget in options.budgets:
@@ -161,7 +167,9 @@ def fill_grid(
 
 
 def draw_rows(labels: np.ndarray, budget: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows to train on, rows to choose by), 4 to 1, of ``budget`` rows; as many of each class while there are few."""
+    """(rows to train on, rows to choose by), 4 to 1, of ``budget`` rows; as many of each class
+    while there are few.
+    """
     rng = np.random.default_rng([seed, budget])
     order = rng.permutation(len(labels))
     if budget and budget <= STRATIFIED:
@@ -237,7 +245,9 @@ def validation_loss(arm: Arm, fit: Fit, sets: Sets, held_out: np.ndarray) -> flo
 def fit_frozen(
     options: CompareOptions, way: Way, folder: Path, report: Callable[[int], None]
 ) -> None:
-    """The cells of a way that leaves the encoder as it is: heads for all budgets and seeds together."""
+    """The cells of a way that leaves the encoder as it is: heads for all budgets and seeds
+    together.
+    """
     sets = way.source.sets
     classes = way.source.classes
     cells = []
@@ -295,7 +305,9 @@ def fit_frozen(
 
 
 def mean_features(source: Source) -> tuple[dict[str, np.ndarray], float]:
-    """(mean-pooled features of every set, out of the cache; the seconds that an example takes to encode)."""
+    """(mean-pooled features of every set, out of the cache; the seconds that an example takes to
+    encode).
+    """
     config = source.pretrained.config
     model = Model(Encoder(config), Classifier(0, "mean"))
     cut = frozen_prefix.cut_at(model, model.stages)
@@ -334,7 +346,7 @@ def save_cell(
     logits: dict[str, np.ndarray],
     notes: dict[str, Any],
 ) -> None:
-    """Write a cell: which examples it got right as bits, then its JSON, by which it counts as done."""
+    """Write a cell: which examples are right as bits, then its JSON, by which it counts as done."""
     scores = {}
     correct = {}
     for name, values in logits.items():

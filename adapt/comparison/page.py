@@ -13,14 +13,15 @@ FEW = 500  # labels: what the question asks about
 def results_page(
     options: CompareOptions, result: dict[str, Any], num_train: int, command: str
 ) -> str:
-    """Answers, links to two plots, and a table a budget. ``num_train`` is what the budget 0 means."""
+    """Answers, links to two plots, a table a budget. ``num_train`` is what the budget 0 means."""
     date = time.strftime("%Y-%m-%d", time.gmtime())
     outside = f" and on {', '.join(options.out_of_domain)}" if options.out_of_domain else ""
     lines = [
         "# Which way of adapting, with few labels and little compute?",
         "",
         f"Written by `{command}` on {date}.",
-        f"Task: {options.data}, column {options.label_column}; tested on its own test part{outside}. "
+        f"Task: {options.data}, column {options.label_column}; tested on its own test "
+        f"part{outside}. "
         "Always answering the most frequent label of training is right in "
         f"{result['majority_accuracy']:.3f} of it. {options.seeds} seeds, {options.tries} rates or "
         "penalties tried by each way on a fifth of its labels. Intervals: 95%, bootstrapped over "

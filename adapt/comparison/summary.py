@@ -1,4 +1,6 @@
-"""What a grid of fits says: means with intervals, paired differences, costs, and the cheapest way that is as good."""
+"""What a grid of fits says: means with intervals, paired differences, costs, and the cheapest way
+that is as good.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ Correct = Mapping[tuple[str, int], dict[str, np.ndarray]]
 
 
 def bootstrap(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """95% interval of the mean of values [seeds, examples], resampling seeds and examples at once."""
+    """95% interval of the mean of [seeds, examples], resampling seeds and examples at once."""
     seeds, examples = values.shape
     seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
     example_weights = rng.multinomial(examples, np.full(examples, 1 / examples), DRAWS) / examples
@@ -26,7 +28,8 @@ def summarise(
 ) -> dict[str, Any]:
     """A row a way and budget, and the answer for every budget.
 
-    ``folder`` has the cells' files. Every row has its paired difference to the first way, a probe on the frozen encoder.
+    ``folder`` has the cells' files. Every row has its paired difference to the first way, a probe
+    on the frozen encoder.
     """
     rng = np.random.default_rng(0)
     rows = []
@@ -108,7 +111,9 @@ def find_answers(
     budgets: Sequence[int],
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """For each budget the most accurate way, and the cheapest of those that it does not beat beyond the interval."""
+    """For each budget the most accurate way, and the cheapest of those that it does not beat beyond
+    the interval.
+    """
     answers = []
     for budget in budgets:
         of_budget = [row for row in rows if row["budget"] == budget]

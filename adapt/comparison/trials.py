@@ -1,4 +1,6 @@
-"""Many short fits of one strategy: compiled once, with other seeds, examples, rates and lengths as data."""
+"""Many short fits of one strategy: compiled once, with other seeds, examples, rates and lengths as
+data.
+"""
 
 import dataclasses
 import functools
@@ -31,7 +33,9 @@ LOG_AT_THE_END = 1 << 30  # steps between looks at the device
 
 
 def adjustable(weight_decay: float = 0.01) -> optax.GradientTransformation:
-    """AdamW whose peak rate and length are part of its state, so that other ones compile nothing: see :func:`adjust`."""
+    """AdamW whose peak rate and length are part of its state, so that other ones compile nothing:
+    see :func:`adjust`.
+    """
 
     def adamw(peak: Any, steps: Any, begun: Any) -> optax.GradientTransformation:
         def rate(count: Any) -> Any:
@@ -47,7 +51,9 @@ def adjustable(weight_decay: float = 0.01) -> optax.GradientTransformation:
 
 
 def adjust(state: State, rates: dict[str, float], steps: int, begun: dict[str, int]) -> State:
-    """The state with peak rates by group, the length of the phase, and the steps that a group took before it."""
+    """The state with peak rates by group, the length of the phase, and the steps that a group took
+    before it.
+    """
     settings: dict[tuple[str, str], float] = {}
     for group, rate in rates.items():
         values = {"peak": rate, "steps": steps, "begun": begun[group]}
@@ -88,7 +94,9 @@ class Fit:
 
 
 class Arm:
-    """One strategy on one checkpoint: ``fit`` trains it on some rows of the training set, ``score`` tests it."""
+    """One strategy on one checkpoint: ``fit`` trains it on some rows of the training set, ``score``
+    tests it.
+    """
 
     def __init__(
         self, name: str, pretrained: hub.Pretrained, sets: dict[str, Examples], classes: int
@@ -233,7 +241,9 @@ class Arm:
 
 
 def make_plan(train: Examples) -> packing.Plan:
-    """One plan for every number of examples up to a batch: few rows for few examples, the usual ones, and room to spare."""
+    """One plan for every number of examples up to a batch: few rows for few examples, the usual
+    ones, and room to spare.
+    """
     usual = train.plan(BATCH, 0, 1)
     rows = {min(3, usual.rows[0]), usual.rows[-1], 2 * usual.rows[-1]}
     return packing.Plan(usual.width, tuple(sorted(rows)), BATCH)

@@ -1,4 +1,6 @@
-"""The README.md of an exported folder: what it is, code that loads it as it stands, the classes, and what to know."""
+"""The README.md of an exported folder: what it is, code that loads it as it stands, the classes,
+and what to know.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +12,9 @@ MARK = "Exported by adapt."  # by this a folder is known as one that may be repl
 def card(
     title: str, library: str, code: str, task: str, classes: Sequence[str], notes: Sequence[str]
 ) -> str:
-    """Markdown. ``code`` runs in the folder, given ``texts`` or ``images``, and leaves ``outputs`` or ``logits``."""
+    """Markdown. ``code`` runs in the folder, given ``texts`` or ``images``, and leaves ``outputs``
+    or ``logits``.
+    """
     front = f"---\nlibrary_name: {library}\n---\n"
     paragraphs = [f"{front}# {title}\n\n{MARK}\n\n```python\n{code}```", *notes]
     if task in TASKS:

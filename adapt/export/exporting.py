@@ -1,9 +1,10 @@
-"""A run, encoder and head together, as a folder that the torch world loads: transformers or sentence-transformers.
+"""A run, encoder and head together, as a folder that the torch world loads: transformers or
+sentence-transformers.
 
     export(adapt.load("runs/finetune"), "exported")
 
-What is written is made as data first; only :func:`export` touches the disk. Neither library is needed here. In float32
-the logits agree within 1e-4.
+What is written is made as data first; only :func:`export` touches the disk. Neither library is
+needed here. In float32 the logits agree within 1e-4.
 """
 
 import dataclasses
@@ -18,14 +19,17 @@ from adapt.files import need_space, replace_folder
 from adapt.models import peft
 from adapt.pretrained import hub
 
-# Format -> what it can express: (family, kind of the head) -> a class. "auto" takes the first that can.
+# Format -> what it can express: (family, kind of the head) -> a class. "auto" takes the first that
+# can.
 FORMATS = {
     "transformers": transformers.CLASSES,
     "sentence-transformers": sentence_transformers.CLASSES,
 }
 EXPORTS = (
-    "what exports: to transformers, BERT with pooler or cls pooling, GPT-2 with last pooling and no bias, ViT with cls "
-    "pooling, and language models; to sentence-transformers, BERT and GPT-2 with mean, max or cls pooling"
+    "what exports: to transformers, BERT with pooler or cls pooling, GPT-2 with last pooling and "
+    "no bias, ViT with cls "
+    "pooling, and language models; to sentence-transformers, BERT and GPT-2 with mean, max or "
+    "cls pooling"
 )
 
 
@@ -34,9 +38,10 @@ def export(
 ) -> str:
     """Write ``run`` to the new folder ``out``, whole or not at all; returns the format used.
 
-    ``format`` is "transformers", "sentence-transformers", or "auto": transformers where it can express the model.
-    Raises :class:`ExportError` for what a format can't express, naming what exports, and :class:`OutputError` for
-    a folder that exists (without ``overwrite``), that holds the run itself, or that the disk has no room for.
+    ``format`` is "transformers", "sentence-transformers", or "auto": transformers where it can
+    express the model. Raises :class:`ExportError` for what a format can't express, naming what
+    exports, and :class:`OutputError` for a folder that exists (without ``overwrite``), that holds
+    the run itself, or that the disk has no room for.
     """
     out = Path(out).resolve()
     run = with_merged_lora(run)
@@ -61,7 +66,7 @@ def export(
 
 
 def check_absent(out: Path, run: hub.Pretrained, overwrite: bool) -> None:
-    """Raise :class:`OutputError` for a folder that is there, unless it is empty or may be replaced."""
+    """Raise :class:`OutputError` for a folder that is neither empty nor may be replaced."""
     if not out.exists():
         return
     is_empty = out.is_dir() and not any(out.iterdir())
@@ -104,7 +109,9 @@ def with_merged_lora(run: hub.Pretrained) -> hub.Pretrained:
 
 
 def choose_format(run: hub.Pretrained, format: str) -> str:
-    """The format to use. Raises :class:`ExportError`, which names what exports, where there is none."""
+    """The format to use. Raises :class:`ExportError`, which names what exports, where there is
+    none.
+    """
     family = run.config.family
     kind = head_kind(run.head, run.config)
     able = [name for name, classes in FORMATS.items() if (family, kind) in classes]

@@ -63,7 +63,9 @@ def model_entries(run: hub.Pretrained, architecture: str) -> dict[str, Any]:
 
 
 def class_names(run: hub.Pretrained) -> list[str]:
-    """The run's own names; transformers' LABEL_0, LABEL_1, ... where it has none; [] without classes."""
+    """The run's own names; transformers' LABEL_0, LABEL_1, ... where it has none; [] without
+    classes.
+    """
     if run.labels:
         return list(run.labels)
     num_classes = getattr(run.head, "classes", 0)

@@ -1,4 +1,6 @@
-"""The files by which another library second_start texts or pictures into the arrays that a run was trained on."""
+"""The files by which another library second_start texts or pictures into the arrays that a run was
+trained on.
+"""
 
 import dataclasses
 from typing import Any
@@ -27,9 +29,10 @@ SPECIAL = {
 def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], list[str]]:
     """(the run, the files, notes on them for the card).
 
-    A head that pools needs padding, by a token that no text holds: where the tokenizer has none it gets one, and the
-    embedding a row of zeros for it. (transformers takes for GPT-2's last token the last that is not padding: with
-    <|endoftext|> as padding, a text that ends in it would be read wrong.)
+    A head that pools needs padding, by a token that no text holds: where the tokenizer has none it
+    gets one, and the embedding a row of zeros for it. (transformers takes for GPT-2's last token
+    the last that is not padding: with <|endoftext|> as padding, a text that ends in it would be
+    read wrong.)
     """
     if run.image_settings:
         notes = [card.RESIZING]
@@ -49,7 +52,8 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     if isinstance(run.head, Classifier):
         if "pad_token" not in special_tokens(backend):
             backend.add_special_tokens([PAD])
-            # Read as it will be read: where ids have a gap, that gives the token another id than adding it did.
+            # Read as it will be read: where ids have a gap, that gives the token another id than
+            # adding it did.
             backend = copy_backend(backend)
             notes = [card.ADDED_PADDING.format(pad=PAD)]
         run = with_padding(run, padding_id(backend))
@@ -97,7 +101,9 @@ def padding_id(backend: Any) -> int:
 
 
 def special_tokens(backend: Any) -> dict[str, str]:
-    """The special tokens by transformers' names. No others: naming one would change how texts are split."""
+    """The special tokens by transformers' names. No others: naming one would change how texts are
+    split.
+    """
     added = backend.get_added_tokens_decoder().values()
     special = {token.content for token in added if token.special}
     names = {}

@@ -1,4 +1,6 @@
-"""Folders in the layout of other libraries: config.json, model.safetensors, preprocessor_config.json."""
+"""Folders in the layout of other libraries: config.json, model.safetensors,
+preprocessor_config.json.
+"""
 
 import dataclasses
 import json
@@ -23,7 +25,9 @@ def write_folder(
     tensors: Mapping[str, np.ndarray],
     files: Mapping[str, str],
 ) -> None:
-    """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text files."""
+    """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text
+    files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
     safetensors.numpy.save_file(dict(tensors), weights, metadata={"format": "pt"})
@@ -69,7 +73,9 @@ def write_config(config: EncoderConfig) -> dict[str, Any]:
 
 
 def to_tensors(config: EncoderConfig, params: tree.Tree) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint, by the family's table. Raises :class:`ExportError` for a leaf that is not in it."""
+    """The tensors of a checkpoint, by the family's table. Raises :class:`ExportError` for a leaf
+    that is not in it.
+    """
     leaves = {path: np.asarray(leaf) for path, leaf in tree.paths(params).items()}
     rows = families.tensor_rows(config, leaves)
     in_table = {path for row in rows for path in row.paths}

@@ -23,7 +23,9 @@ MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"))
 
 
 def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
-    """Transformer, pooling and dense, by names that all versions read. No normalisation: ``encode`` gives logits."""
+    """Transformer, pooling and dense, by names that all versions read. No normalisation: ``encode``
+    gives logits.
+    """
     head = run.params["head"]["classifier"]
     kind = head_kind(run.head, run.config)
     architecture = CLASSES[run.config.family, kind]

@@ -71,7 +71,8 @@ def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dic
 def with_straight_pooler(run: hub.Pretrained) -> hub.Pretrained:
     """A head on the first token as BERT's pooler and classifier.
 
-    tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16, which is exact, an x of 20 comes through to 3e-8 of itself.
+    tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16, which is exact, an x of 20 comes through to 3e-8
+    of itself.
     """
     classifier = run.params["head"]["classifier"]
     width = run.config.width

@@ -326,7 +326,9 @@ def load_run(folder: Path, source: str) -> Pretrained:
         if base and not all(isinstance(base[name], str) for name in ("source", "digest")):
             raise ValueError(f"base {base!r}")
         if isinstance(head, Classifier):
-            check_imported(folder, imports, "pooling", head.pooling, (*POOLINGS, "attention"))
+            check_imported(folder, imports, "pooling", head.pooling, POOLINGS)
+            if head.pooling not in (*POOLINGS, "attention"):
+                raise ValueError(f"unknown pooling {head.pooling!r}")
         classes = getattr(head, "classes", len(run.labels))
         if run.labels and len(run.labels) != classes:
             raise ValueError(f"{len(run.labels)} labels for {classes} classes")
@@ -346,20 +348,14 @@ def load_run(folder: Path, source: str) -> Pretrained:
 
 
 def check_imported(
-    folder: Path, imports: Mapping[str, str], kind: str, name: str, known: Container[str]
+    folder: str | Path, imports: Mapping[str, str], kind: str, name: str, known: Container[str]
 ) -> None:
-    """Raise :class:`ExtensionError` for a name whose module has to be imported before the run in ``folder``.
-
-    Raises :class:`ValueError` for a name that no module is known to register.
-    """
-    if name in known:
-        return
+    """Raise :class:`ExtensionError` for a name of the run in ``folder`` whose module has to be imported first."""
     module = imports.get(f"{kind} {name}")
-    if module is None:
-        raise ValueError(f"unknown {kind} {name!r}")
-    raise ExtensionError(
-        f"{folder} has the {kind} {name!r} of the module {module}: `import` {module} first"
-    )
+    if module is not None and name not in known:
+        raise ExtensionError(
+            f"{folder} has the {kind} {name!r} of the module {module}: `import` {module} first"
+        )
 
 
 def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:

@@ -25,8 +25,9 @@ def layer_features(
 ) -> np.ndarray:
     """Features float32 [layers + 1, poolings, N, D] of every layer, in memory.
 
-    ``batches`` are (index, batch) pairs over ``count`` examples. Layer 0 is the embedding, the last one has the final norm.
-    Raises :class:`StrategyError` for a pooling with weights, which are another head's.
+    ``batches`` are (index, batch) pairs over ``count`` examples. Layer 0 is the embedding, the last
+    one has the final norm. Raises :class:`StrategyError` for a pooling with weights, which are
+    another head's.
     """
     without_weights = [name for name in POOLINGS if name != "pooler"]
     for name in poolings:

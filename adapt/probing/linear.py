@@ -1,12 +1,13 @@
 """Linear probes: standardised features, and heads fitted for many training sets at once.
 
-    features = layer_features(pretrained, batches, count, ("mean", "cls"))   # every layer, one pass over the data
+    features = layer_features(pretrained, batches, count, ("mean", "cls"))
     scaled   = standardise(features[layer, pooling], train)
-    heads    = logistic(scaled, labels, train, strengths, classes)           # all training sets and strengths together
+    heads    = logistic(scaled, labels, train, strengths, classes)
     answers  = predict(heads, scaled.x, held_out, classes)
 
-S training sets (folds, seeds) are rows of a matrix, bool [S, N]; K are strengths, C classes, H the most rows held out.
-``strength`` is the weight of the L2 penalty: 1 / C in scikit-learn's LogisticRegression, alpha in its Ridge.
+S training sets (folds, seeds) are rows of a matrix, bool [S, N]; K are strengths, C classes, H the
+most rows held out. ``strength`` is the weight of the L2 penalty: 1 / C in scikit-learn's
+LogisticRegression, alpha in its Ridge.
 """
 
 import functools
@@ -19,9 +20,11 @@ import numpy as np
 
 
 class Scaled(NamedTuple):
-    """Features in units of all training rows together, and the moments of each set's own rows in these units.
+    """Features in units of all training rows together, and the moments of each set's own rows in
+    these units.
 
-    The units are a change of coordinates for the numbers' sake; what a head of set s sees is ``(x - mean[s]) / std[s]``.
+    The units are a change of coordinates for the numbers' sake; what a head of set s sees is ``(x -
+    mean[s]) / std[s]``.
     """
 
     x: np.ndarray  # float64 [N, D]
@@ -51,8 +54,9 @@ def standardise(features: np.ndarray, train: np.ndarray) -> Scaled:
 def min_std(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The standard deviation [D] up to which a feature counts as constant.
 
-    It is a millionth of the feature's size, since float32 leaves noise there, or 1e-12 of the largest feature's. (Two of
-    MiniLM's 384 features deviate by 1e-32: dividing by that would blow up what is nothing.)
+    It is a millionth of the feature's size, since float32 leaves noise there, or 1e-12 of the
+    largest feature's. (Two of MiniLM's 384 features deviate by 1e-32: dividing by that would blow
+    up what is nothing.)
     """
     size = np.hypot(center, scale)
     return np.maximum(1e-6 * size, 1e-12 * size.max())
@@ -63,7 +67,8 @@ class Linear(NamedTuple):
 
     kernel: np.ndarray  # float64 [S, K, C, D]
     bias: np.ndarray  # float64 [S, K, C]
-    # The largest entry of a fit's gradient of the mean objective, standardised: scikit-learn's ``tol`` bounds it.
+    # The largest entry of a fit's gradient of the mean objective, standardised: scikit-learn's
+    # ``tol`` bounds it.
     gradient: np.ndarray | None = None  # [S, K]
     converged: np.ndarray | None = None  # bool [S, K]
 
@@ -71,7 +76,8 @@ class Linear(NamedTuple):
 def ridge(
     scaled: Scaled, labels: np.ndarray, train: np.ndarray, strengths: Sequence[float], classes: int
 ) -> Linear:
-    """Ridge regressions, ``strength ||w||^2 + sum of squares``, of values or (``classes`` > 0) of one-hot classes, float64.
+    """Ridge regressions, ``strength ||w||^2 + sum of squares``, of values or (``classes`` > 0) of
+    one-hot classes, float64.
 
     One eigendecomposition X'X = V L V' a set serves all strengths: w = V (L + strength)^-1 V'X'y.
     """
@@ -113,7 +119,8 @@ def centroid(scaled: Scaled, labels: np.ndarray, train: np.ndarray, classes: int
 
 @functools.partial(jax.jit, static_argnames="classes")
 def predict(heads: Linear, x: jax.Array, held_out: jax.Array, classes: int) -> jax.Array:
-    """The answers of every head to the rows that its set holds out: ``scaled.x`` [N, D], int [S, H] -> [S, K, H].
+    """The answers of every head to the rows that its set holds out: ``scaled.x`` [N, D], int [S, H]
+    -> [S, K, H].
 
     They are classes int32, or values float32 where ``classes`` is 0.
     """
@@ -139,9 +146,11 @@ def nearest(
     neighbours: tuple[int, ...],
     classes: int,
 ) -> jax.Array:
-    """As :func:`predict`, by the ``neighbours`` nearest training rows: their vote, or the mean of their values.
+    """As :func:`predict`, by the ``neighbours`` nearest training rows: their vote, or the mean of
+    their values.
 
-    Distances are Euclidean between standardised features; a tie goes to the first class. K is the number of ``neighbours``.
+    Distances are Euclidean between standardised features; a tie goes to the first class. K is the
+    number of ``neighbours``.
     """
     numbers = np.array(neighbours)
 

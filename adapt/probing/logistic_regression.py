@@ -1,7 +1,8 @@
 """Logistic regressions for many training sets and penalties at once, in JAX.
 
-All fits share one matrix of features. It is whitened once; in the whitened basis every fit's Hessian is nearly diagonal,
-so that conjugate gradients need few steps, and a step costs two matrix products for all fits together.
+All fits share one matrix of features. It is whitened once; in the whitened basis every fit's
+Hessian is nearly diagonal, so that conjugate gradients need few steps, and a step costs two matrix
+products for all fits together.
 """
 
 import functools
@@ -28,11 +29,13 @@ def logistic(
     tolerance: float = 2e-6,
     steps: int = 500,
 ) -> Linear:
-    """Logistic regressions, ``strength / 2 ||w||^2 + sum of losses``: one column for two classes, else one a class.
+    """Logistic regressions, ``strength / 2 ||w||^2 + sum of losses``: one column for two classes,
+    else one a class.
 
-    ``labels`` int [N] are below ``classes``; ``train`` bool [S, N] has a training set a row. Every Hessian is bounded by the
-    same matrix: a quarter of X'X, and half of it for more than two classes (Böhning 1992). A fit has converged when its
-    gradient, in the norm of that bound, is ``tolerance`` of what it was at zero.
+    ``labels`` int [N] are below ``classes``; ``train`` bool [S, N] has a training set a row. Every
+    Hessian is bounded by the same matrix: a quarter of X'X, and half of it for more than two
+    classes (Böhning 1992). A fit has converged when its gradient, in the norm of that bound, is
+    ``tolerance`` of what it was at zero.
     """
     used = train.any(0)
     x = scaled.x[used]
@@ -44,7 +47,8 @@ def logistic(
     varies = scaled.std < np.inf
     std = np.where(varies, scaled.std, 1)
 
-    # Fit number k * S + s has strength k and training set s. All blocks have one size, so that they share a program.
+    # Fit number k * S + s has strength k and training set s. All blocks have one size, so that they
+    # share a program.
     count = len(train) * len(strengths)
     num_blocks = ceil_div(count * targets.size, BLOCK)
     block = ceil_div(count, num_blocks)
@@ -78,7 +82,9 @@ def logistic(
 
 
 def whiten(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x [N, D] -> (whitened with a last column of ones [N, D + 1], weights of it to weights of x [D + 1, D], variances [D])."""
+    """x [N, D] -> (whitened with a last column of ones [N, D + 1], weights of it to weights of x [D
+    + 1, D], variances [D]).
+    """
     variances, vectors = np.linalg.eigh(x.T @ x / len(x))
     variances = np.maximum(variances, 0) + TINY
     scaled_vectors = (vectors / np.sqrt(variances)).T
@@ -136,11 +142,13 @@ def minimise(
     tolerance: float,
     steps: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Nonlinear conjugate gradients (Polak-Ribière) for B fits side by side, preconditioned, with a line search.
+    """Nonlinear conjugate gradients (Polak-Ribière) for B fits side by side, preconditioned, with a
+    line search.
 
-    white [N, D + 1], x [N, D], unwhiten [D + 1, D], penalised [D + 1], targets [C, N]; of each fit train [B, N], std [B, D],
-    strength [B]. Logits are linear along a direction, so that the line search needs no product. A fit that has converged
-    does not move. Returns (weights [B, C, D + 1] of whitened features, largest entry of the gradient [B], converged [B]).
+    white [N, D + 1], x [N, D], unwhiten [D + 1, D], penalised [D + 1], targets [C, N]; of each fit
+    train [B, N], std [B, D], strength [B]. Logits are linear along a direction, so that the line
+    search needs no product. A fit that has converged does not move. Returns (weights [B, C, D + 1]
+    of whitened features, largest entry of the gradient [B], converged [B]).
     """
     binary = len(targets) == 1
     weight = train[:, None]
@@ -170,9 +178,11 @@ def minimise(
     bound = bound[:, None]  # [B, 1, D + 1]
 
     def line_search(state, along, penalty_along):
-        """[B]: where the objective's derivative along the line vanishes, by Newton's method within a bracket.
+        """[B]: where the objective's derivative along the line vanishes, by Newton's method within
+        a bracket.
 
-        ``along`` [B, C, N] is how logits change on the line, ``penalty_along`` how the penalty's gradient does.
+        ``along`` [B, C, N] is how logits change on the line, ``penalty_along`` how the penalty's
+        gradient does.
         """
         slope = dot(state.grad, state.direction)
         offset = dot(state.penalty_grad, state.direction)

@@ -1,4 +1,5 @@
-"""A probe: heads on the features of every layer, the best chosen by inner folds, its test looked at once.
+"""A probe: heads on the features of every layer, the best chosen by inner folds, its test looked at
+once.
 
     report = probe_features(features, labels, test, names, ProbeOptions())
     report.selected["test"]
@@ -57,7 +58,9 @@ class ProbeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeReport:
-    """The scores of every cell (a method on a layer's pooled features), and of what the inner folds selected."""
+    """The scores of every cell (a method on a layer's pooled features), and of what the inner folds
+    selected.
+    """
 
     selected: dict[str, Any]
     cells: list[dict[str, Any]]
@@ -93,7 +96,9 @@ def check_options(options: ProbeOptions, regression: bool) -> None:
 def make_splits(
     labels: np.ndarray, test: np.ndarray, options: ProbeOptions, regression: bool
 ) -> NestedSplits:
-    """The nested splits of N rows. Raises :class:`StrategyError` if a set has fewer rows than neighbours are asked for."""
+    """The nested splits of N rows. Raises :class:`StrategyError` if a set has fewer rows than
+    neighbours are asked for.
+    """
     splits = nested_splits(labels, test, options.folds, options.seeds)
     if "knn" in options.methods(regression):
         fewest = int(splits.train.sum(1).min())
@@ -116,9 +121,9 @@ def probe_features(
 ) -> ProbeReport:
     """Fit every method on every layer and pooling, and select one by the inner folds.
 
-    ``features`` float32 [layers + 1, poolings, N, D]; ``labels`` [N] are numbers of the classes ``names``, or values where
-    there are none; ``test`` bool [N] marks the test rows: none, and every fold is the test once. ``on_progress`` is called
-    with (cells done, cells in all).
+    ``features`` float32 [layers + 1, poolings, N, D]; ``labels`` [N] are numbers of the classes
+    ``names``, or values where there are none; ``test`` bool [N] marks the test rows: none, and
+    every fold is the test once. ``on_progress`` is called with (cells done, cells in all).
     """
     classes = len(names)
     methods = options.methods(regression=not classes)
@@ -158,7 +163,9 @@ def probe_features(
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """The answers [S, K, H] to the rows that each set holds out, the K strengths, and notes on the fits."""
+    """The answers [S, K, H] to the rows that each set holds out, the K strengths, and notes on the
+    fits.
+    """
 
     answers: np.ndarray
     strengths: Sequence[Any]
@@ -211,7 +218,7 @@ def constant_features(scaled: linear.Scaled) -> list[int]:
 def scores_of_test(
     selection: Selection, labels: np.ndarray, tested: np.ndarray, drawn: np.ndarray, classes: int
 ) -> dict[str, Any]:
-    """The mean validation score of the choice; the mean test score over seeds, with its interval."""
+    """The choice's mean validation score; the mean test score over seeds, with its interval."""
     by_seed = score(selection.answer, labels, tested[None], classes)[:, 0]
     low, high = interval(selection.answer, labels, drawn, classes)
     return {

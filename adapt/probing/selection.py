@@ -1,4 +1,5 @@
-"""Nested selection: inner folds choose, the test is looked at once; and intervals over test examples and seeds.
+"""Nested selection: inner folds choose, the test is looked at once; and intervals over test
+examples and seeds.
 
 splits     = nested_splits(labels, test, folds=5, seeds=5)
 selections = [select_strength(answers, labels, splits, classes) for answers in candidates]
@@ -14,8 +15,8 @@ import numpy as np
 class NestedSplits(NamedTuple):
     """The training sets, and who is held out of each.
 
-    Every outer split has ``folds`` inner sets, each with a fold of its training rows held out, and then one outer set, which
-    trains on all of these rows and holds out the split's test.
+    Every outer split has ``folds`` inner sets, each with a fold of its training rows held out, and
+    then one outer set, which trains on all of these rows and holds out the split's test.
     """
 
     train: np.ndarray  # bool [S, N]
@@ -41,8 +42,9 @@ class NestedSplits(NamedTuple):
 def nested_splits(labels: np.ndarray, test: np.ndarray, folds: int, seeds: int) -> NestedSplits:
     """Outer and inner splits of N rows.
 
-    ``test`` bool [N] marks the test rows, the same for every seed. If it marks none, every seed uses each outer fold as the
-    test once. Labels that are integers are classes: then the folds are stratified.
+    ``test`` bool [N] marks the test rows, the same for every seed. If it marks none, every seed
+    uses each outer fold as the test once. Labels that are integers are classes: then the folds are
+    stratified.
     """
     train = []
     held_out = []
@@ -74,7 +76,7 @@ def stratified_folds(labels: np.ndarray, folds: int, seed: list[int]) -> np.ndar
 
 
 class Selection(NamedTuple):
-    """What the inner folds chose for every outer split, and what that answers on the split's test."""
+    """The choice of the inner folds for every outer split, and its answers on the split's test."""
 
     validation: np.ndarray  # float64 [splits]: the score of the choice on the inner folds
     choice: np.ndarray  # int [splits]
@@ -86,8 +88,8 @@ def select_strength(
 ) -> Selection:
     """For every outer split the one of K strengths that does best on the inner folds.
 
-    ``answers`` [S, K, H] are for the rows that each set holds out; those of the outer sets choose nothing. A tie goes to the
-    first of K.
+    ``answers`` [S, K, H] are for the rows that each set holds out; those of the outer sets choose
+    nothing. A tie goes to the first of K.
     """
     num_strengths = answers.shape[1]
     validation = np.zeros(len(splits.outer))
@@ -108,7 +110,8 @@ def select_strength(
 
 
 def select_candidate(candidates: Sequence[Selection], splits: NestedSplits) -> Selection:
-    """For every outer split the candidate (layer, pooling, method) that does best on the inner folds.
+    """For every outer split the candidate (layer, pooling, method) that does best on the inner
+    folds.
 
     A tie goes to the first.
     """
@@ -124,9 +127,11 @@ def select_candidate(candidates: Sequence[Selection], splits: NestedSplits) -> S
 
 
 def score(answers: np.ndarray, labels: np.ndarray, weight: np.ndarray, classes: int) -> np.ndarray:
-    """Accuracy, or Pearson's correlation where ``classes`` is 0: [M, N], [N], [W, N] -> float64 [M, W].
+    """Accuracy, or Pearson's correlation where ``classes`` is 0: [M, N], [N], [W, N] -> float64 [M,
+    W].
 
-    ``weight`` counts a row so many times. A correlation that is not defined, since a side does not vary, counts 0.
+    ``weight`` counts a row so many times. A correlation that is not defined, since a side does not
+    vary, counts 0.
     """
     weight = weight.astype(np.float64)
 
@@ -148,7 +153,9 @@ def score(answers: np.ndarray, labels: np.ndarray, weight: np.ndarray, classes: 
 
 
 def resample(rows: np.ndarray, count: int, draws: int = 1000) -> np.ndarray:
-    """How often each of ``count`` rows is drawn when ``rows`` are drawn with replacement: int [draws, count]."""
+    """How often each of ``count`` rows is drawn when ``rows`` are drawn with replacement: int
+    [draws, count].
+    """
     drawn = rows[np.random.RandomState(0).randint(len(rows), size=(draws, len(rows)))]
     return np.array([np.bincount(draw, minlength=count) for draw in drawn])
 

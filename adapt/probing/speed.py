@@ -23,10 +23,12 @@ def compare_with_sklearn(
     seeds: int = 10,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Logistic regressions a second: ``folds x seeds x 10`` of them here, a sample of the same in scikit-learn, in turn.
+    """Logistic regressions a second: ``folds x seeds x 10`` of them here, a sample of the same in
+    scikit-learn, in turn.
 
-    Each trains on all rows but a fold. The strengths are those of LogisticRegressionCV: C = 1e-4 to 1e4. The clock here runs
-    from raw features to heads; scikit-learn's runs during ``fit`` alone, on standardised features, with its own tolerance.
+    Each trains on all rows but a fold. The strengths are those of LogisticRegressionCV: C = 1e-4 to
+    1e4. The clock here runs from raw features to heads; scikit-learn's runs during ``fit`` alone,
+    on standardised features, with its own tolerance.
     """
     train = ~np.concatenate([stratified_folds(labels, folds, [seed]) for seed in range(seeds)])
     strengths = np.logspace(4, -4, 10)
@@ -105,7 +107,9 @@ def clocked(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def standardised(features: np.ndarray) -> np.ndarray:
-    """Features of one training set, standardised as :func:`adapt.probing.linear.standardise` does, float64."""
+    """Features of one training set, standardised as :func:`adapt.probing.linear.standardise` does,
+    float64.
+    """
     x = features.astype(np.float64)
     mean = x.mean(0)
     std = x.std(0)
@@ -115,7 +119,9 @@ def standardised(features: np.ndarray) -> np.ndarray:
 def standardised_weights(
     heads: linear.Linear, scaled: linear.Scaled, index: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(weights [C, D], intercepts [C]) of set ``index`` and strength ``k`` on standardised features, as scikit-learn has them."""
+    """(weights [C, D], intercepts [C]) of set ``index`` and strength ``k`` on standardised
+    features, as scikit-learn has them.
+    """
     kernel = heads.kernel[index, k]
     std = scaled.std[index]
     weight = kernel * np.where(std < np.inf, std, 0)
@@ -126,7 +132,9 @@ def standardised_weights(
 def gradient(
     x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray, strength: float
 ) -> float:
-    """The largest entry of the gradient of the mean objective, float64: what scikit-learn's ``tol`` bounds."""
+    """The largest entry of the gradient of the mean objective, float64: what scikit-learn's ``tol``
+    bounds.
+    """
     scores = x @ weight.T + bias
     if len(weight) == 1:
         residual = 1 / (1 + np.exp(-scores)) - y[:, None]

@@ -23,9 +23,10 @@ from adapt.data import examples, tables
 from adapt.data.examples import Examples
 from adapt.data.labels import Labels, column_names
 from adapt.data.tables import Table
-from adapt.errors import StrategyError
-from adapt.models import POOLINGS, Classifier
+from adapt.errors import CheckpointError, StrategyError
+from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM
 from adapt.options import OptimizerOptions, TaskOptions
+from adapt.pretrained import hub
 from adapt.pretrained.families import family_module
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import Text
@@ -154,9 +155,28 @@ class Task(abc.ABC):
     # Examples
 
     def examples(
+        self,
+        pretrained: Pretrained,
+        table: Table,
+        columns: Sequence[str],
+        labels: Labels,
+        image_column: str | None = None,
+    ) -> Examples:
+        """The rows of a table, with labels as :meth:`encode_labels` gives them, as examples.
+
+        They are texts of ``columns``, or with an ``image_column`` pictures. Every one is checked first.
+        """
+        hub.check_inputs(pretrained, image_column)
+        if image_column is None:
+            return self.text_examples(pretrained, table, columns, labels)
+        digests = tables.check_images(table, image_column)
+        load = tables.image_loader(table, image_column)
+        return examples.from_images(pretrained, load, digests, labels)  # pyright: ignore
+
+    def text_examples(
         self, pretrained: Pretrained, table: Table, columns: Sequence[str], labels: Labels
     ) -> Examples:
-        """The texts of a table, with labels as :meth:`encode_labels` gives them, as examples.
+        """The texts of a table as examples.
 
         Logs a warning where labels lie in what was truncated. Raises DataError for a row without
         text, StrategyError for an encoder that takes none.
@@ -260,6 +280,26 @@ def get_task(name: str) -> Task:
     if name not in TASKS:
         raise StrategyError(f"unknown task {name!r}: give one of {', '.join(sorted(TASKS))}")
     return TASKS[name]
+
+
+def task_of(run: Pretrained) -> Task:
+    """The task of a finished run.
+
+    Raises CheckpointError for a run of pre-training, ExtensionError for a task whose module has to
+    be imported first.
+    """
+    if run.task in TASKS:
+        return TASKS[run.task]
+    hub.check_imported(run.source, run.imports, "task", run.task, TASKS)
+    if run.task and not isinstance(run.head, (MaskedLM, CausalLM)):
+        raise CheckpointError(
+            f"{run.source} has the task {run.task!r}, which is not registered: import the module "
+            "that has it first"
+        )
+    raise CheckpointError(
+        f"{run.source} is a pre-training run ({run.task or 'no task'}): predict takes what "
+        "finetune wrote"
+    )
 
 
 def text_columns(first: str, further: str | None) -> list[str]:

@@ -52,7 +52,7 @@ class Span(Task):
         """The question goes first."""
         return super().sequences(texts[::-1])
 
-    def examples(
+    def text_examples(
         self, pretrained: Pretrained, table: Table, columns: Sequence[str], labels: Labels
     ) -> Examples:
         """Labels become int32 [N, 2]: the first and the last token, -1 where they are cut off."""

@@ -51,7 +51,7 @@ class Tags(Task):
             numbered += [np.arange(len(words)) for words in chunk]
         return ragged(numbered)
 
-    def examples(
+    def text_examples(
         self, pretrained: Pretrained, table: Table, columns: Sequence[str], labels: Labels
     ) -> Examples:
         """Labels become int32 [words, 2]: the place of the word's first token, and its class."""

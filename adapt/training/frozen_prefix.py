@@ -1,7 +1,10 @@
-"""The frozen prefix: everything before the first stage that trains is a pure function of the input, computed once.
+"""The frozen prefix: all stages before the first that trains are a pure function of the input.
 
-Prefix and suffix are two compiled functions, whether the cache is on or off; with it, batches bring ``hidden``, what the
-prefix put out, and only the suffix runs.
+Prefix and suffix are two compiled functions. Where the outputs of the prefix are cached, batches bring
+them as ``hidden``, and only the suffix runs.
+
+    depth = cut(labels, layers)
+    step = make_step(model, loss, tx, depth)      # step.prefix is cut_at(model, depth)
 """
 
 import dataclasses
@@ -17,105 +20,126 @@ from adapt.errors import StrategyError
 from adapt.models import Model
 from adapt.training.optim import FROZEN
 
-SUFFIX_INPUTS = (
-    "segments",
-    "first",
-    "length",
-    "label",
-    "weight",
-    "targets",
-)  # what a suffix reads of a batch, beside "hidden"
+# The arrays of a batch that a suffix reads, beside "hidden". After a pooling it needs the last two.
+SUFFIX_INPUTS = ("segments", "first", "length", "targets", "label", "weight")
+POOLED_SUFFIX_INPUTS = ("label", "weight")
 
 
 def stage(path: str, layers: int) -> int | None:
-    """The stage of a parameter: 0 the embedding, 1 to ``layers`` the blocks (the last with the final norm); None: the head."""
+    """The stage of a parameter of an encoder with ``layers`` blocks; None for the head's.
+
+    0 is the embedding, 1 to ``layers`` are the blocks, the last one with the final norm.
+    """
     if path.startswith("encoder/embedding/"):
         return 0
-    if found := re.match(r"encoder/block_(\d+)/", path):
-        return int(found[1]) + 1
-    return layers if path.startswith("encoder/final_norm/") else None
+    if path.startswith("encoder/final_norm/"):
+        return layers
+    block = re.match(r"encoder/block_(\d+)/", path)
+    if block:
+        return int(block[1]) + 1
+    return None
 
 
 def cut(labels: tree.Tree, layers: int) -> int:
-    """How many leading stages are wholly FROZEN: 0 (the embedding trains) to ``layers`` + 1 (the whole encoder is frozen)."""
-    moving = [stage(path, layers) for path, group in tree.paths(labels).items() if group != FROZEN]
-    return min((found for found in moving if found is not None), default=layers + 1)
+    """The number of leading stages in which every leaf is FROZEN.
+
+    0: the embedding trains; ``layers`` + 1: the whole encoder is frozen.
+    """
+    depth = layers + 1
+    for path, group in tree.paths(labels).items():
+        number = stage(path, layers)
+        if group != FROZEN and number is not None:
+            depth = min(depth, number)
+    return depth
 
 
 def prefix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
     """The parameters of the first ``depth`` stages."""
-    return tree.select(
-        params, lambda path: (found := stage(path, model.stages - 1)) is not None and found < depth
-    )
+
+    def in_prefix(path: str) -> bool:
+        number = stage(path, model.stages - 1)
+        return number is not None and number < depth
+
+    return tree.select(params, in_prefix)
 
 
 def suffix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
-    """The parameters that a suffix needs: of the stages from ``depth`` on, of the head, and a table that is tied to it."""
-    tied = "encoder/embedding/token" if getattr(model.head, "tied", False) else None
+    """The parameters of the other stages and the head, and a token table that the head shares."""
+    shares_table = getattr(model.head, "tied", False)
 
-    def needed(path: str) -> bool:
-        found = stage(path, model.stages - 1)
-        return found is None or found >= depth or path == tied
+    def in_suffix(path: str) -> bool:
+        number = stage(path, model.stages - 1)
+        if number is None or number >= depth:
+            return True
+        return shares_table and path == "encoder/embedding/token"
 
-    return tree.select(params, needed)
+    return tree.select(params, in_suffix)
 
 
 def make_prefix(model: Model, depth: int) -> Any:
-    """``(params, batch) -> hidden``, deterministic, jitted: token states [R, C, D] at the cut, or pooled vectors [N, D].
+    """``(params, batch) -> hidden``, deterministic, jitted: the first ``depth`` stages.
 
-    A leading axis of micro-batches stays.
+    ``hidden`` is token states [R, C, D], or vectors [N, D] where the prefix pools. A leading axis of
+    micro-batches stays.
     """
+    example_axes = 2 if model.layout else 1  # [groups, N] on a mesh, [N] without one
 
     def run(params: tree.Tree, batch: Mapping[str, Any]) -> Any:
-        if np.ndim(batch["first"]) == 2 + bool(model.layout):
-            return jax.lax.map(lambda part: model.prefix(params, part, depth), dict(batch))
-        return model.prefix(params, batch, depth)
+        if np.ndim(batch["first"]) == example_axes:
+            return model.prefix(params, batch, depth)
+        return jax.lax.map(lambda micro: model.prefix(params, micro, depth), dict(batch))
 
     return jax.jit(model.allow_fused_attention(run))
 
 
 def suffix_batch(model: Model, batch: Mapping[str, Any], depth: int, hidden: Any) -> dict[str, Any]:
-    """What the suffix takes: ``hidden``, and of the batch what it reads."""
-    names = ("label", "weight") if model.prefix_pools(depth) else SUFFIX_INPUTS
+    """The batch of the suffix: ``hidden``, and the arrays of ``batch`` that a suffix reads."""
+    names = POOLED_SUFFIX_INPUTS if model.prefix_pools(depth) else SUFFIX_INPUTS
     return {"hidden": hidden} | {name: batch[name] for name in names if name in batch}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Where a model is cut, and the compiled prefix: turns a batch into what the suffix takes, by cache or by computing."""
+    """``(params, batch) -> (params, batch)`` of the suffix: a model cut after ``depth`` stages.
+
+    It runs the compiled prefix, unless the batch brings ``hidden``. Made by :func:`cut_at`.
+    """
 
     model: Model
     depth: int
-    run: Any  # jitted (params before the cut, batch) -> hidden
+    run: Any  # jitted (parameters of the prefix, batch) -> hidden
     memo: dict[int, tuple[tree.Tree, tree.Tree, tree.Tree]] = dataclasses.field(
-        default_factory=dict
+        default_factory=dict, repr=False
     )
 
     def split(self, params: tree.Tree) -> tuple[tree.Tree, tree.Tree]:
-        """(before, after), made once for a tree."""
-        if id(params) not in self.memo:
+        """The parameters of prefix and suffix. Those of the last tree are remembered."""
+        key = id(params)
+        if key not in self.memo:
+            prefix = prefix_params(params, self.model, self.depth)
+            suffix = suffix_params(params, self.model, self.depth)
             self.memo.clear()
-            self.memo[id(params)] = (
-                params,
-                prefix_params(params, self.model, self.depth),
-                suffix_params(params, self.model, self.depth),
-            )
-        return self.memo[id(params)][1:]
+            self.memo[key] = (params, prefix, suffix)  # it holds the tree, so no other has its id
+        _, prefix, suffix = self.memo[key]
+        return prefix, suffix
 
     def __call__(
         self, params: tree.Tree, batch: Mapping[str, Any]
     ) -> tuple[tree.Tree, dict[str, Any]]:
-        """(the parameters, the batch) of the suffix."""
-        below, above = self.split(params)
-        hidden = batch["hidden"] if "hidden" in batch else self.run(below, batch)
-        return above, suffix_batch(self.model, batch, self.depth, hidden)
+        prefix, suffix = self.split(params)
+        hidden = batch["hidden"] if "hidden" in batch else self.run(prefix, batch)
+        return suffix, suffix_batch(self.model, batch, self.depth, hidden)
 
 
 def cut_at(model: Model, depth: int) -> Cut:
-    """A :class:`Cut` with its compiled prefix. Raises :class:`StrategyError` where the head reads a layer that it hides."""
+    """A :class:`Cut` after ``depth`` stages, with its compiled prefix.
+
+    Raises :class:`StrategyError` if the head reads a layer that lies inside the prefix.
+    """
     if min(model.input_layers) + 1 < depth < model.stages:
+        layers = ", ".join(map(str, model.input_layers))
         raise StrategyError(
-            f"the head reads layers {', '.join(map(str, model.input_layers))} and {depth} of {model.stages} stages are frozen: "
+            f"the head reads layers {layers} and {depth} of {model.stages} stages are frozen: "
             f"read layers from {depth - 1} on, or freeze none or all of the encoder"
         )
     return Cut(model, depth, make_prefix(model, depth))

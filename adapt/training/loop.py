@@ -1,54 +1,75 @@
-"""Steps over batches, and outputs of a whole set."""
+"""Steps over batches, and the outputs for a set of examples."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from adapt.errors import TrainingError
-from adapt.training.step import State
+from adapt.training.step import Batch, Metrics, State
 from adapt.tree import Tree
+
+Item = TypeVar("Item")
+
+# The examples of a batch, int [n]; on a mesh a list of those of each group.
+Index = np.ndarray | list[np.ndarray]
 
 
 def evaluate(
-    forward: Callable[[Tree, Mapping[str, Any]], jax.Array],
+    forward: Callable[[Tree, Batch], jax.Array],
     params: Tree,
-    batches: Iterable[tuple[np.ndarray, Mapping[str, Any]]],
+    batches: Iterable[tuple[Any, Batch]],
     count: int,
 ) -> np.ndarray:
-    """Run ``forward`` over (index, batch) pairs: outputs float32 [count, ...] in the order of the examples."""
-    out: np.ndarray | None = None
-    for index, values in pipelined((index, forward(params, batch)) for index, batch in batches):
-        own, fetched = scatter_outputs(index, np.asarray(values))
-        out = np.zeros((count, *fetched.shape[1:]), np.float32) if out is None else out
-        out[own] = fetched
-    return np.zeros((0, 0), np.float32) if out is None else out
+    """The outputs of ``forward`` for ``count`` examples: float32 [count, ...], in their order.
+
+    ``forward`` is made by :func:`adapt.training.step.make_eval`. ``batches`` are (index, batch)
+    pairs, in any order; ``index`` says which examples are in the batch. [0, 0] for no batch.
+    """
+    outputs: np.ndarray | None = None
+    computing = ((index, forward(params, batch)) for index, batch in batches)
+    for index, values in pipelined(computing):
+        examples, rows = scatter_outputs(index, np.asarray(values))
+        if outputs is None:
+            outputs = np.zeros((count, *rows.shape[1:]), np.float32)
+        outputs[examples] = rows
+    if outputs is None:
+        return np.zeros((0, 0), np.float32)
+    return outputs
 
 
-def scatter_outputs(index: Any, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(which examples [n], what came out for them [n, ...]) of a batch, or of its groups: their indices are a list."""
+def scatter_outputs(index: Index, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of a batch, int [n], and the outputs for them, [n, ...].
+
+    ``values`` are the outputs of all its slots, [N, ...]. On a mesh they are those of one group
+    after the other. The outputs of empty slots, the last of a batch or group, are left out.
+    """
     if not isinstance(index, list):
         return index, values[: len(index)]
-    parts = np.split(values, len(index))
-    return np.concatenate(index), np.concatenate(
-        [part[: len(own)] for own, part in zip(index, parts, strict=True)]
-    )
+    groups = np.split(values, len(index))
+    rows = [group[: len(examples)] for examples, group in zip(index, groups, strict=True)]
+    return np.concatenate(index), np.concatenate(rows)
 
 
-def pipelined(computing: Iterable[Any], behind: int = 2) -> Iterator[Any]:
-    """The same items, ``behind`` of them later: so the next batch is packed while the device still computes this one."""
-    pending = []
-    for each in computing:
-        pending.append(each)
-        if len(pending) > behind:
+def pipelined(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
+    """The same items, each when ``ahead`` more have been asked for.
+
+    With items that a device computes, the host packs the next batches meanwhile: what it is given
+    is computed, or nearly.
+    """
+    pending: list[Item] = []
+    for item in items:
+        pending.append(item)
+        if len(pending) > ahead:
             yield pending.pop(0)
     yield from pending
 
 
 def run_steps(
-    step: Callable[[Tree, State, Mapping[str, Any]], tuple[State, dict[str, jax.Array]]],
+    step: Callable[[Tree, State, Batch], tuple[State, Metrics]],
     frozen: Tree,
     state: State,
     batches: Iterable[Mapping[str, Any]],
@@ -58,83 +79,99 @@ def run_steps(
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Take a step a batch; every ``log_every`` steps, and at the end, yield (state, record).
 
-    The host looks at the device only there. The record has ``step``, ``loss`` (mean over examples since the last
-    record), ``grad_norm``, ``examples``, and the ``seconds`` and ``compile_seconds`` they took; a step with a shape not
-    yet in ``seen`` counts as compilation and its examples are not in ``timed_examples``; ``tokens`` of the examples filled
-    so many of the ``slots`` of their rows. The yielded state is valid until the next one is asked for: the step donates it.
-    ``on_compile()`` is called before a step with such a shape.
-    Raises :class:`TrainingError`, saying at which step, when the loss is not finite; the state stays the last good one.
+    The host waits for the device only then. The yielded state is valid until the next one is asked
+    for: the step donates it. A record has, for the steps since the last one:
+
+    * ``step``, the count of all steps; ``loss``, the mean over examples; ``grad_norm``, the mean
+      over steps; ``examples``, the sum of weights; ``rounded_away`` if the step gives it;
+    * ``tokens``, and the ``slots`` of the rows that they were packed into; 0 for images and for
+      what was pooled before;
+    * ``seconds``, and ``compile_seconds`` beside them: the time of steps with a shape that is not
+      yet in ``seen``, whose examples are not in ``timed_examples``. ``on_compile()`` is called
+      before such a step.
+
+    Raises :class:`TrainingError` with the number of the step if its loss is not finite; the state
+    is still the last good one.
+
+        for state, record in run_steps(step, frozen, state, batches, log_every=20):
+            print(record["step"], record["loss"])
     """
     seen = set() if seen is None else seen
-    window: list[dict[str, jax.Array]] = []
-    started = time.perf_counter()
-    compiling = 0.0
-    compiled = []
-    tokens = 0
-    slots = 0
+    window = Window()
     for batch in batches:
-        shape = tuple((name, np.shape(value)) for name, value in sorted(batch.items()))
-        if fresh := shape not in seen:
+        shape = shape_of(batch)
+        compiles = shape not in seen
+        compile_start = 0.0
+        if compiles:
             seen.add(shape)
             on_compile()
             jax.block_until_ready(state.step)
-            before = time.perf_counter()
+            compile_start = time.perf_counter()
+
         state, metrics = step(frozen, state, batch)
-        window.append(metrics)
-        if "segments" in batch:
-            tokens = tokens + int(batch["length"].sum())
-            slots = slots + batch["segments"].size
-        if fresh:
+        window.add(batch, metrics)
+
+        if compiles:
             jax.block_until_ready(state.step)
-            compiling += time.perf_counter() - before
-            compiled.append(metrics["weight"])
-        if len(window) == log_every:
-            yield (
-                state,
-                record(state, window, started, compiling, compiled)
-                | {"tokens": tokens, "slots": slots},
-            )
-            window = []
-            started = time.perf_counter()
-            compiling = 0.0
-            compiled = []
-            tokens = 0
-            slots = 0
-    if window:
-        yield (
-            state,
-            record(state, window, started, compiling, compiled)
-            | {"tokens": tokens, "slots": slots},
-        )
+            window.compile_seconds += time.perf_counter() - compile_start
+            window.compiled_weights.append(metrics["weight"])
+        if len(window.metrics) == log_every:
+            yield state, record(state, window)
+            window = Window()
+    if window.metrics:
+        yield state, record(state, window)
 
 
-def record(
-    state: State,
-    window: list[dict[str, jax.Array]],
-    started: float,
-    compiling: float,
-    compiled: list[jax.Array],
-) -> dict[str, float]:
-    halted, taken, fetched, compiled = jax.device_get((state.halted, state.step, window, compiled))
+def shape_of(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides whether a batch compiles: names and shapes."""
+    return tuple((name, np.shape(array)) for name, array in sorted(batch.items()))
+
+
+@dataclasses.dataclass
+class Window:
+    """The steps since the last record. Metrics stay on the device."""
+
+    metrics: list[Metrics] = dataclasses.field(default_factory=list)
+    compiled_weights: list[jax.Array] = dataclasses.field(default_factory=list)
+    compile_seconds: float = 0.0
+    tokens: int = 0
+    slots: int = 0
+    start: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def add(self, batch: Mapping[str, Any], metrics: Metrics) -> None:
+        """Count a step."""
+        self.metrics.append(metrics)
+        if "segments" in batch:
+            self.tokens += int(batch["length"].sum())
+            self.slots += batch["segments"].size
+
+
+def record(state: State, window: Window) -> dict[str, float]:
+    """The record of :func:`run_steps`. The one place of a loop where the host waits."""
+    fetched = jax.device_get((state.halted, state.step, window.metrics, window.compiled_weights))
+    halted, step, metrics, compiled_weights = fetched
     if halted:
         raise TrainingError(
-            f"the loss is not finite at step {int(taken) + 1}: training stopped, the last good checkpoint is kept; "
-            "lower the learning rate, clip the gradient (--clip-norm), or look at the data of that step"
+            f"the loss is not finite at step {int(step) + 1}: training stopped, the last good "
+            "checkpoint is kept; lower the learning rate, clip the gradient (`clip_norm`), "
+            "or look at the data of that step"
         )
-    loss, norm, weight = (
-        np.array([metrics[name] for metrics in fetched], np.float64)
-        for name in ("loss", "grad_norm", "weight")
-    )
-    return {
-        "step": int(taken),
-        "loss": float((loss * weight).sum() / weight.sum()),
-        "grad_norm": float(norm.mean()),
+
+    def values(name: str) -> np.ndarray:
+        return np.array([step_metrics[name] for step_metrics in metrics], np.float64)
+
+    weight = values("weight")
+    result: dict[str, float] = {
+        "step": int(step),
+        "loss": float((values("loss") * weight).sum() / weight.sum()),
+        "grad_norm": float(values("grad_norm").mean()),
         "examples": float(weight.sum()),
-        "timed_examples": float(weight.sum() - sum(compiled)),
-        "seconds": time.perf_counter() - started - compiling,
-        "compile_seconds": compiling,
-    } | (
-        {"rounded_away": float(np.mean([metrics["rounded_away"] for metrics in fetched]))}
-        if "rounded_away" in fetched[0]
-        else {}
-    )
+        "timed_examples": float(weight.sum() - sum(compiled_weights)),
+        "seconds": time.perf_counter() - window.start - window.compile_seconds,
+        "compile_seconds": window.compile_seconds,
+    }
+    if "rounded_away" in metrics[0]:
+        result["rounded_away"] = float(np.mean([m["rounded_away"] for m in metrics]))
+    result["tokens"] = window.tokens
+    result["slots"] = window.slots
+    return result

@@ -1,4 +1,4 @@
-"""What holds weights that train near their pre-trained values."""
+"""What keeps training weights near their pre-trained values: L2-SP and mixout."""
 
 import dataclasses
 
@@ -11,33 +11,45 @@ from adapt.models import random_bits
 
 @dataclasses.dataclass(frozen=True)
 class Regularizer:
-    """What holds training weights near their pre-trained values, which the step finds under ``frozen["anchor"]``.
+    """Keeps weights that train near their pre-trained values, the ``anchor``.
 
-    ``l2sp`` adds strength times (w - w0) to the gradient: that of strength / 2 ||w - w0||^2 (Li et al. 2018, eq. 2).
-    ``mixout`` computes with w0 in place of w with this probability, scaled to keep the mean (Lee et al. 2020, 3).
+    The step finds the anchor in ``frozen["anchor"]``: the leaves of the parameter tree that train
+    and have a pre-trained value. Leaves that are not in it are left alone.
+
+    ``l2sp`` is the strength of a penalty on the squared distance, ``l2sp / 2 * ||w - w0||^2``
+    (Li et al. 2018, eq. 2). ``mixout`` is the probability with which a step computes with w0 in place
+    of w, an element at a time, scaled so that the mean stays w (Lee et al. 2020, section 3).
+
+        step = make_step(model, loss, tx, regularizer=Regularizer(l2sp=0.01))
+        state, metrics = step(frozen | {"anchor": anchor}, state, batch)
     """
 
     l2sp: float = 0.0
     mixout: float = 0.0
 
     def mix(self, params: tree.Tree, anchor: tree.Tree, key: jax.Array) -> tree.Tree:
-        """``params`` with a share of the weights as in ``anchor``."""
-        home = tree.paths(anchor)
-        place = {path: number for number, path in enumerate(tree.paths(anchor))}
+        """``params`` with a random fraction ``mixout`` of the elements as in ``anchor``."""
+        anchors = tree.paths(anchor)
+        numbers = {path: number for number, path in enumerate(anchors)}
 
-        def mixed(path: str, leaf: jax.Array) -> jax.Array:
-            if path not in home:
+        def mix_leaf(path: str, leaf: jax.Array) -> jax.Array:
+            if path not in anchors:
                 return leaf
-            bits = random_bits(jax.random.fold_in(key, place[path]), leaf.shape)
+            bits = random_bits(jax.random.fold_in(key, numbers[path]), leaf.shape)
             keep = bits >= jnp.uint32(round(self.mixout * 2**32))
-            return home[path] + jnp.where(keep, (leaf - home[path]) / (1 - self.mixout), 0.0)
+            offset = (leaf - anchors[path]) / (1 - self.mixout)
+            return anchors[path] + jnp.where(keep, offset, 0.0)
 
-        return tree.map_paths(mixed, params)
+        return tree.map_paths(mix_leaf, params)
 
     def add_gradient(self, grads: tree.Tree, params: tree.Tree, anchor: tree.Tree) -> tree.Tree:
-        """The gradient with the penalty's."""
-        home = tree.paths(anchor)
-        now = tree.paths(params)
-        return tree.map_paths(
-            lambda p, g: g + self.l2sp * (now[p] - home[p]) if p in home else g, grads
-        )
+        """``grads`` with the gradient of the L2-SP penalty added."""
+        anchors = tree.paths(anchor)
+        weights = tree.paths(params)
+
+        def add(path: str, grad: jax.Array) -> jax.Array:
+            if path not in anchors:
+                return grad
+            return grad + self.l2sp * (weights[path] - anchors[path])
+
+        return tree.map_paths(add, grads)

@@ -1,17 +1,20 @@
-"""How fast is it, side by side with what users can pick instead, on the same data in the same minutes?
+"""How fast is it, side by side with what users can pick instead, on the same data in the same
+minutes?
 
     python -m experiments.benchmark                                  # a peer that is not installed is skipped, and said so
     python -m experiments.benchmark --peers torch-venv/bin/python --keras keras-venv/bin/python
     python -m experiments.benchmark --device --peers torch-venv/bin/python       # on a GPU or TPU: see below
 
-Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization included), in turn with
-transformers + torch and sentence-transformers, and with keras-hub on JAX. Each side is a process of its own that
-stays warm, and one works at a time. Also: what share of the machine's matrix products each reaches, and the anonymous
-memory of extraction with N and 4 N sentences. Expect ratios that hold from run to run, and absolute figures that do
-not: quote the ratio. Some 15 minutes on 2 cores; leave the machine alone meanwhile (a note says if it was not).
+Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization
+included), in turn with transformers + torch and sentence-transformers, and with keras-hub on JAX.
+Each side is a process of its own that stays warm, and one works at a time. Also: what share of the
+machine's matrix products each reaches, and the anonymous memory of extraction with N and 4 N
+sentences. Expect ratios that hold from run to run, and absolute figures that do not: quote the
+ratio. Some 15 minutes on 2 cores; leave the machine alone meanwhile (a note says if it was not).
 
-With --device: BERT-base, BERT-large, ViT-L/16 and GPT-2-XL by full, top:25% and frozen on the accelerator that is there, in
-bfloat16, in turn with transformers + torch: examples/s, model FLOPs by the measured rate of matrix products, peak memory.
+With --device: BERT-base, BERT-large, ViT-L/16 and GPT-2-XL by full, top:25% and frozen on the
+accelerator that is there, in bfloat16, in turn with transformers + torch: examples/s, model FLOPs
+by the measured rate of matrix products, peak memory.
 """
 
 import contextlib
@@ -72,7 +75,10 @@ LEARNING = {"rate": 5e-5, "decay": 0.01, "clip": 1.0}
 SIZES = [1024, 1536, 2048]  # of the matrices whose products give the machine's rate
 REPEATS = 5
 DISTURBED = 0.05  # share of the cores that others used in a round, above which a note says so
-FORMULA = "L (n (8 D^2 + 4 D M) + 4 D n^2) FLOP an example of n tokens forward, three times that for a training step"
+FORMULA = (
+    "L (n (8 D^2 + 4 D M) + 4 D n^2) FLOP an example of n tokens forward, three times that for a "
+    "training step"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +178,9 @@ def read(config: Any) -> tuple[hub.Pretrained, tables.Table, tables.Table]:
 def write_task(
     config: Any, pretrained: hub.Pretrained, table: tables.Table, train_table: tables.Table
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """task.json, the data as every side gets it -> (all texts, the lengths in tokens of what a job works on)."""
+    """task.json, the data as every side gets it -> (all texts, the lengths in tokens of what a job
+    works on).
+    """
     classification = TASKS["classification"]
     names = classification.label_names(train_table, config.label_column, [config.text_column])
     labels = classification.encode_labels(train_table, config.label_column, names)
@@ -226,7 +234,8 @@ def start(
             skipped[name] = f"{fault}; looked for with {interpreter}"
             flag = "--peers" if name == "torch" else "--keras"
             console.warn(
-                f"skipped {JOBS['train'][1][name]}: {fault}; looked for with {interpreter}, name another with {flag}"
+                f"skipped {JOBS['train'][1][name]}: {fault}; looked for with {interpreter}, name "
+                f"another with {flag}"
             )
     return workers, libraries, skipped
 
@@ -234,7 +243,9 @@ def start(
 def measure(
     config: Any, workers: dict[str, Worker], encoder: EncoderConfig, lengths: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """All rounds, the sides in turn. Round 0 compiles and warms up: it is not among what comes back."""
+    """All rounds, the sides in turn. Round 0 compiles and warms up: it is not among what comes
+    back.
+    """
     count = len(lengths["extract"])
     rounds = []
     chosen = random.Random(config.seed).sample(
@@ -271,14 +282,18 @@ def measure(
 
 
 def forward_flops(c: EncoderConfig, lengths: np.ndarray) -> float:
-    """Of all matrix products for examples of these lengths, by FORMULA; padding is not work and is not counted."""
+    """Of all matrix products for examples of these lengths, by FORMULA; padding is not work and is
+    not counted.
+    """
     tokens = float(lengths.sum())
     pairs = float((lengths.astype(np.float64) ** 2).sum())
     return c.layers * (tokens * (8 * c.width**2 + 4 * c.width * c.mlp_width) + 4 * c.width * pairs)
 
 
 def extract_memory(config: Config, texts: list[str], count: int) -> float:
-    """Peak RssAnon in MB of ``adapt.cli.extract`` as a user runs it, on ``count`` of the texts, repeated as needed."""
+    """Peak RssAnon in MB of ``adapt.cli.extract`` as a user runs it, on ``count`` of the texts,
+    repeated as needed.
+    """
     path = config.out / f"memory-{count}.csv"
     out = config.out / f"memory-{count}"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -305,7 +320,9 @@ def extract_memory(config: Config, texts: list[str], count: int) -> float:
 
 
 def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a job and side: median, least and most; adapt's speed over the side's, round by round, and its median."""
+    """A row a job and side: median, least and most; adapt's speed over the side's, round by round,
+    and its median.
+    """
     speeds: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for entry in rounds:
         speeds.setdefault((entry["job"], entry["side"]), {})[entry["round"]] = entry
@@ -379,7 +396,8 @@ def show(config: Config, result: dict[str, Any], plot: Path) -> None:
     worst = max(result["rounds"], key=lambda entry: entry["foreign"])
     if worst["foreign"] > DISTURBED:
         console.warn(
-            f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): measure on a quiet machine"
+            f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): "
+            "measure on a quiet machine"
         )
     console.say(f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}")
 
@@ -410,7 +428,8 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
         axis.set_xlim(left=0)
         axis.invert_yaxis()
         axis.set_xlabel(
-            f"{JOBS[job][0]} ({config.checkpoint} on {config.data}, {result['machine']['cores']} cores)"
+            f"{JOBS[job][0]} ({config.checkpoint} on {config.data}, {result['machine']['cores']} "
+            "cores)"
         )
     return plots.save(figure, config.out / "benchmark.png")
 

@@ -1,7 +1,9 @@
-"""One accelerator: train steps of well-known encoders in bfloat16, in turn with transformers + torch.
+"""One accelerator: train steps of well-known encoders in bfloat16, in turn with transformers +
+torch.
 
-Every measurement is a process that has the device to itself, so that its peak of memory is its own; the sides alternate.
-Weights are random, examples of full length. Speeds exclude compilation and include sending the batch.
+Every measurement is a process that has the device to itself, so that its peak of memory is its own;
+the sides alternate. Weights are random, examples of full length. Speeds exclude compilation and
+include sending the batch.
 """
 
 import contextlib
@@ -94,11 +96,15 @@ class Adapt:
         }
 
     def peak(self) -> dict[str, int | None]:
-        """The most bytes of the device in use at once since the start; None where it keeps no count, as a CPU."""
+        """The most bytes of the device in use at once since the start; None where it keeps no
+        count, as a CPU.
+        """
         return {"bytes": (self.device.memory_stats() or {}).get("peak_bytes_in_use")}
 
     def rate(self, repeats: int) -> dict[str, float]:
-        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at the device."""
+        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at
+        the device.
+        """
         import jax
         import jax.numpy as jnp
 
@@ -118,7 +124,9 @@ class Adapt:
 
 
 def cells(config: Any) -> list[Case]:
-    """Every model and strategy asked for. Raises :class:`StrategyError` and :class:`CheckpointError`."""
+    """Every model and strategy asked for. Raises :class:`StrategyError` and
+    :class:`CheckpointError`.
+    """
     every = []
     for model, spec in itertools.product(config.models, config.strategies):
         strategy = resolve_strategy(model, spec)
@@ -131,7 +139,9 @@ def cells(config: Any) -> list[Case]:
 
 
 def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, Any]:
-    """One process of one side: start, warm up, steps, memory, the rate of products. ``error`` where it failed, or ran out."""
+    """One process of one side: start, warm up, steps, memory, the rate of products. ``error`` where
+    it failed, or ran out.
+    """
     shape = SHAPES[case.model]
     log = config.out / f"{case.model}-{case.strategy}-{side}.log".replace(":", "")
     if side == "adapt":
@@ -186,7 +196,8 @@ def main(config: Any) -> dict[str, Any]:
                 rounds.append(entry)
                 if "speed" in entry:
                     console.say(
-                        f"{case.model}, {case.strategy}, {NAMES[side]}: {entry['speed']:.1f} examples/s"
+                        f"{case.model}, {case.strategy}, {NAMES[side]}: {entry['speed']:.1f} "
+                        "examples/s"
                     )
                 if "error" in entry:  # it would fail again
                     failed.add((case, side))
@@ -197,7 +208,8 @@ def main(config: Any) -> dict[str, Any]:
     devices = {on(entry) for entry in rounds if "speed" in entry}
     if "cpu" in devices:
         console.warn(
-            "a side ran on the CPU, and not beside one on an accelerator: install JAX, or torch, for that"
+            "a side ran on the CPU, and not beside one on an accelerator: install JAX, or torch, "
+            "for that"
             if len(devices) > 1
             else "no accelerator was seen: this is the CPU"
         )
@@ -219,10 +231,11 @@ def on(entry: dict[str, Any]) -> str:
 
 
 def summary(every: list[Case], rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a cell: of each side the medians of examples/s, the share of the rate of products, the peak; and their ratio.
+    """A row a cell: of each side the medians of examples/s, the share of the rate of products, the
+    peak; and their ratio.
 
-    The rate is the fastest that any side measured there in the whole run; model FLOPs are counted by hand, padding and what
-    is computed again left out. Sides on different devices have no ratio.
+    The rate is the fastest that any side measured there in the whole run; model FLOPs are counted
+    by hand, padding and what is computed again left out. Sides on different devices have no ratio.
     """
     measured = [entry for entry in rounds if "speed" in entry]
     rates = {

@@ -1,8 +1,9 @@
 """The other side of the benchmark: what users can pick instead, inside an interpreter of its own.
 
-``experiments/benchmark/benchmark.py`` starts this file with the interpreter that has the peer installed and talks to it in JSON
-lines on stdin and stdout. It imports the standard library and, once asked to, its peer: never ``adapt``. Each side is
-written as its own documentation would have it, with the same data, batch, dropout, AdamW, weight decay and clipping.
+``experiments/benchmark/benchmark.py`` starts this file with the interpreter that has the peer
+installed and talks to it in JSON lines on stdin and stdout. It imports the standard library and,
+once asked to, its peer: never ``adapt``. Each side is written as its own documentation would have
+it, with the same data, batch, dropout, AdamW, weight decay and clipping.
 """
 # pyright: reportMissingImports=false
 
@@ -22,7 +23,8 @@ TORCH_LIBRARIES = ("torch", "transformers", "sentence-transformers")
 
 
 def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
-    """Answer jobs from stdin until it ends: ``{"job": "start", "side": ..., "cores": ..., ...}``, then methods of it.
+    """Answer jobs from stdin until it ends: ``{"job": "start", "side": ..., "cores": ..., ...}``,
+    then methods of it.
 
     Whatever libraries print goes to stderr. An exception becomes the answer ``{"error": ...}``.
     """
@@ -48,7 +50,9 @@ def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def keep_to(cores: int) -> None:
-    """Run on the first ``cores`` of the cores that this process may use; before any library counts them."""
+    """Run on the first ``cores`` of the cores that this process may use; before any library counts
+    them.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     os.environ["OMP_NUM_THREADS"] = str(cores)
@@ -61,7 +65,9 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 class Torch:
-    """transformers and torch: AutoModel, mean pooling and a linear classifier; and sentence-transformers' ``encode``."""
+    """transformers and torch: AutoModel, mean pooling and a linear classifier; and
+    sentence-transformers' ``encode``.
+    """
 
     def __init__(
         self,
@@ -127,7 +133,9 @@ class Torch:
         return {}
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
-        """Train on the examples ``order``, each batch padded to its longest: pure steps, tokens were made before."""
+        """Train on the examples ``order``, each batch padded to its longest: pure steps, tokens
+        were made before.
+        """
         torch, functional = self.torch, self.torch.nn.functional
         self.encoder.train()
         self.dropout.train()
@@ -173,7 +181,9 @@ class Torch:
         return {"examples": len(features), "seconds": time.perf_counter() - started}
 
     def probe(self, features: str) -> dict[str, float]:
-        """Fit scikit-learn's logistic regression on features float32 [N, D] of the training texts, read from a file."""
+        """Fit scikit-learn's logistic regression on features float32 [N, D] of the training texts,
+        read from a file.
+        """
         import numpy as np
         from sklearn.linear_model import LogisticRegression
 
@@ -193,7 +203,9 @@ class Torch:
 
 
 class Device:
-    """One step on the accelerator that torch finds: AutoModel of a shape, random weights, a linear head, bfloat16 by autocast."""
+    """One step on the accelerator that torch finds: AutoModel of a shape, random weights, a linear
+    head, bfloat16 by autocast.
+    """
 
     def __init__(
         self,
@@ -300,7 +312,9 @@ class Device:
         return {"bytes": self.torch.cuda.max_memory_allocated() if self.where == "cuda" else None}
 
     def rate(self, repeats: int) -> dict[str, float]:
-        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at the device."""
+        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at
+        the device.
+        """
         found = []
         with self.torch.no_grad():
             for size in rate_sizes(self.where == "cuda"):
@@ -320,7 +334,9 @@ class Device:
 
 
 class Keras:
-    """keras-hub on the JAX backend: BertTextClassifier of the checkpoint's shape, fixed width, random weights."""
+    """keras-hub on the JAX backend: BertTextClassifier of the checkpoint's shape, fixed width,
+    random weights.
+    """
 
     def __init__(
         self,
@@ -353,7 +369,9 @@ class Keras:
         self.strategy("full")
 
     def strategy(self, name: str) -> dict[str, Any]:
-        """Train by ``full`` or ``frozen`` from now on: a model each, so that neither compiles again."""
+        """Train by ``full`` or ``frozen`` from now on: a model each, so that neither compiles
+        again.
+        """
         if name not in self.models:
             self.models[name] = self.build(name)
         self.model = self.models[name]
@@ -435,7 +453,9 @@ def rate_sizes(accelerator: bool) -> list[int]:
 
 
 def matmul_rates(product: Callable[[], Any], size: int, repeats: int) -> list[float]:
-    """GFLOP/s of each repetition of a product of two ``size`` x ``size`` matrices, the first ones left out."""
+    """GFLOP/s of each repetition of a product of two ``size`` x ``size`` matrices, the first ones
+    left out.
+    """
     rates = []
     for repetition in range(repeats + 2):
         started = time.perf_counter()

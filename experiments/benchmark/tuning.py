@@ -1,11 +1,13 @@
-"""What does each choice in the step bring? Every choice against what else could have been chosen, in turn.
+"""What does each choice in the step bring? Every choice against what else could have been chosen,
+in turn.
 
     python -m experiments.benchmark.tuning                  # MiniLM's shapes, 32 reviews a step, some 3 minutes on 2 cores
 
-A full fine-tuning step with dropout, random weights, real lengths: the step as it is, then with one choice replaced at a
-time. Each choice is one function: `project`, `attend` (attention.py), `random_bits` (layers.py), `Encoder.run` (blocks),
-`make_step` (donation), `pack` (rows), `train.loop` (overlap), `keep_memory` (experiments). Expect ratios above 1 where
-the choice is right for this machine; on another one some may turn.
+A full fine-tuning step with dropout, random weights, real lengths: the step as it is, then with one
+choice replaced at a time. Each choice is one function: `project`, `attend` (attention.py),
+`random_bits` (layers.py), `Encoder.run` (blocks), `make_step` (donation), `pack` (rows),
+`train.loop` (overlap), `keep_memory` (experiments). Expect ratios above 1 where the choice is right
+for this machine; on another one some may turn.
 """
 
 import dataclasses
@@ -100,7 +102,9 @@ def ratio(values: list[float], base: list[float]) -> float:
 def plain(
     config: Config, pretrained: hub.Pretrained, texts: examples.Examples, **changed: Any
 ) -> Callable[[], None]:
-    """A function that takes ``steps`` steps of the loop as it is; ``changed`` replaces a part of it."""
+    """A function that takes ``steps`` steps of the loop as it is; ``changed`` replaces a part of
+    it.
+    """
     model = changed.get("model") or Model(
         Encoder(pretrained.config), Classifier(2, "mean", dropout=pretrained.config.dropout)
     )

@@ -1,15 +1,17 @@
-"""What does a whole run cost, from the start of the process to its result, against what users can pick instead?
+"""What does a whole run cost, from the start of the process to its result, against what users can
+pick instead?
 
     python -m experiments.benchmark.whole_runs --peers torch-venv/bin/python --keras keras-venv/bin/python
     python -m experiments.benchmark.whole_runs --growth        # only: how cost and memory grow with examples and epochs
 
-adapt's runs are real ones: `finetune` as a user starts it, with an empty cache, and once more with another seed on the
-cache that is there then; each is done `--rounds` times and the run with the median time is the one that counts. A peer's
-run would take hours for all strategies, so it is computed: its start-up, its steps at the median of what a step took in
-the rounds, in which all sides take their steps in turn, and the same validations and test as adapt's at the rate of its
-steps with a frozen encoder. The ceiling is the peer's time over the least that adapt's own work could take: its matrix
-products at the machine's own rate. Some 65 minutes on 2 cores; leave the machine alone meanwhile. With --resume, runs of
-adapt that are done are kept.
+adapt's runs are real ones: `finetune` as a user starts it, with an empty cache, and once more with
+another seed on the cache that is there then; each is done `--rounds` times and the run with the
+median time is the one that counts. A peer's run would take hours for all strategies, so it is
+computed: its start-up, its steps at the median of what a step took in the rounds, in which all
+sides take their steps in turn, and the same validations and test as adapt's at the rate of its
+steps with a frozen encoder. The ceiling is the peer's time over the least that adapt's own work
+could take: its matrix products at the machine's own rate. Some 65 minutes on 2 cores; leave the
+machine alone meanwhile. With --resume, runs of adapt that are done are kept.
 """
 
 import contextlib
@@ -112,7 +114,9 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def own_cache(config: Config) -> None:
-    """An ADAPT_CACHE of its own for these runs, which has the assets and compiled programs, but nothing of a prefix."""
+    """An ADAPT_CACHE of its own for these runs, which has the assets and compiled programs, but
+    nothing of a prefix.
+    """
     home = cache_folder()
     own = config.out.absolute() / "cache"
     own.mkdir(exist_ok=True)
@@ -142,7 +146,9 @@ def command(config: Config, out: Path, **flags: Any) -> list[str]:
 
 
 def whole_runs(config: Config, name: str, number: int) -> dict[str, dict[str, Any]]:
-    """The ``number``-th run of a strategy with an empty cache and, where all is frozen, one more with another seed on it."""
+    """The ``number``-th run of a strategy with an empty cache and, where all is frozen, one more
+    with another seed on it.
+    """
     shutil.rmtree(Path(os.environ["ADAPT_CACHE"]) / "prefix", ignore_errors=True)
     runs = {"first": whole_run(config, name, config.seed, number)}
     return runs | (
@@ -160,7 +166,9 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def whole_run(
     config: Config, name: str, seed: int, number: int = 0, **flags: Any
 ) -> dict[str, Any]:
-    """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and its result.json."""
+    """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and
+    its result.json.
+    """
     out = config.out / f"{name.replace(':', '')}-{seed}-{number}"
     noted = config.out / f"{out.name}.json"
     if config.resume and noted.exists():
@@ -192,7 +200,9 @@ def measure(
     pretrained: hub.Pretrained,
     number: int,
 ) -> list[dict[str, Any]]:
-    """Steps of every strategy on every side, in turn; what encoding takes; logistic regressions; the machine's rate."""
+    """Steps of every strategy on every side, in turn; what encoding takes; logistic regressions;
+    the machine's rate.
+    """
     order = packing.order(len(lengths["train"]), config.seed, number)[
         : config.steps * config.batch_size
     ].tolist()
@@ -236,7 +246,9 @@ def measure(
 def summary(
     config: Config, result: dict[str, Any], encoder: Any, lengths: Any
 ) -> list[dict[str, Any]]:
-    """A row a strategy and peer: seconds of both whole runs, their ratio, the ratio of the steps, and the ceiling."""
+    """A row a strategy and peer: seconds of both whole runs, their ratio, the ratio of the steps,
+    and the ceiling.
+    """
 
     def median(job: str, side: str) -> float | None:
         found = [
@@ -255,7 +267,8 @@ def summary(
     for name in config.strategies:
         first = result["adapt"][name]["first"]
         kept = name.startswith("top:") and int(name[4:])
-        # The least that has to be multiplied: the prefix once, the suffix three times in every epoch and once to evaluate.
+        # The least that has to be multiplied: the prefix once, the suffix three times in every
+        # epoch and once to evaluate.
         share = (encoder.layers if name == "full" else kept or 0) / encoder.layers
         passes = (1 - share) * (len(lengths) + result["tested"]) + share * (3 * trained + evaluated)
         least = once / len(lengths) * passes
@@ -331,7 +344,9 @@ def show(result: dict[str, Any]) -> None:
 
 
 def plot(config: Config, result: dict[str, Any]) -> Path:
-    """Seconds of a whole run by strategy, a bar a side on a logarithmic scale, ratios on the peers' bars."""
+    """Seconds of a whole run by strategy, a bar a side on a logarithmic scale, ratios on the peers'
+    bars.
+    """
     bars: list[tuple[str, str, float, str, str]] = []
     for name in config.strategies:
         run = result["adapt"][name]
@@ -367,13 +382,16 @@ def plot(config: Config, result: dict[str, Any]) -> Path:
     axis.set_xlim(1, max(bar[2] for bar in bars) * 8)
     cores = result["machine"]["cores"]
     axis.set_xlabel(
-        f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, {cores} cores"
+        f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, "
+        f"{cores} cores"
     )
     return plots.save(figure, config.out / "whole_runs.png")
 
 
 def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any]:
-    """Seconds and peak RssAnon of top:1 with the cache: for one epoch of more and more examples, and for more epochs."""
+    """Seconds and peak RssAnon of top:1 with the cache: for one epoch of more and more examples,
+    and for more epochs.
+    """
     own_cache(config)
     test = write_csv(config.out / "test.csv", texts[:200], labels[:200])
     found: dict[str, list[dict[str, Any]]] = {"examples": [], "epochs": []}

@@ -34,7 +34,8 @@ class Worker:
             )
 
     def ask(self, job: str, **request: Any) -> dict[str, Any]:
-        """The answer to one job, its ``wall`` seconds, and ``foreign``: the share of all cores that others used meanwhile.
+        """The answer to one job, its ``wall`` seconds, and ``foreign``: the share of all cores that
+        others used meanwhile.
 
         Raises :class:`TrainingError` with the worker's own words when the job failed.
         """
@@ -52,7 +53,10 @@ class Worker:
             )
         except ValueError:
             answer = {
-                "error": f"it answered {line.strip()[:80]!r}: is {self.program} a Python with what it needs?"
+                "error": (
+                    f"it answered {line.strip()[:80]!r}: is {self.program} a Python with what it "
+                    "needs?"
+                )
             }
         if "error" in answer:
             raise TrainingError(f"{self.name} failed: {answer['error']} (see {self.log})")
@@ -100,9 +104,11 @@ def cpu_seconds(pid: int) -> tuple[float, float]:
 
 
 def peak_memory(command: list[str], log: Path) -> float:
-    """Run a command to its end: the peak of its anonymous memory (RssAnon) in MB, looked at every 20 ms.
+    """Run a command to its end: the peak of its anonymous memory (RssAnon) in MB, looked at every
+    20 ms.
 
-    Memory-mapped files count in RSS but not here, as the kernel can drop them. 0 where there is no /proc.
+    Memory-mapped files count in RSS but not here, as the kernel can drop them. 0 where there is no
+    /proc.
     """
     peak = 0
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
@@ -120,7 +126,9 @@ def peak_memory(command: list[str], log: Path) -> float:
 
 
 class Adapt:
-    """adapt itself, with the functions that the experiments use: nothing here is for the benchmark alone."""
+    """adapt itself, with the functions that the experiments use: nothing here is for the benchmark
+    alone.
+    """
 
     def __init__(
         self,
@@ -210,7 +218,9 @@ class Adapt:
         return {}
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
-        """The first steps of an epoch, packing included; ``order`` is what every epoch's permutation gives."""
+        """The first steps of an epoch, packing included; ``order`` is what every epoch's
+        permutation gives.
+        """
         from adapt.training.loop import run_steps
 
         steps = -(-len(order) // self.batch_size)
@@ -250,7 +260,9 @@ class Adapt:
 
 
 def command(name: str, interpreter: Path | str = sys.executable) -> list[str]:
-    """How the worker of a side is started; a peer's interpreter sees nothing of this project but the file peers.py."""
+    """How the worker of a side is started; a peer's interpreter sees nothing of this project but
+    the file peers.py.
+    """
     if name == "adapt":
         return [sys.executable, "-m", "experiments.benchmark.workers"]
     return [str(interpreter), "-P", peers.__file__]

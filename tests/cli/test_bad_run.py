@@ -135,7 +135,9 @@ def test_a_disk_that_is_full_for_the_predictions(inputs, disk, tmp_path):
     small = disk(1)
     fill(small)
     with pytest.raises(OSError, match="No space left"):
-        predict.main(predict.Config((tmp_path / "run",), inputs.test, small / "out.csv"))
+        predict.main(
+            predict.Config(run=(tmp_path / "run",), data=inputs.test, out=small / "out.csv")
+        )
     assert [path.name for path in small.iterdir()] == ["filler"]
 
 
@@ -176,7 +178,9 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(inputs, rated, tmp_path):
     )
     assert not (tmp_path / "run/result.json").exists()
     predict.main(
-        predict.Config((tmp_path / "run",), str(tmp_path / "good.csv"), tmp_path / "out.csv")
+        predict.Config(
+            run=(tmp_path / "run",), data=str(tmp_path / "good.csv"), out=tmp_path / "out.csv"
+        )
     )
     # Resumed, it stops at the same step, and has lost nothing.
     with pytest.raises(TrainingError, match="at step 4"):
@@ -243,7 +247,7 @@ def test_long_texts_are_counted_and_reported(inputs, tmp_path, capsys):
         capsys.readouterr().err.splitlines()[0]
         == "note: train: 2 texts are longer than 20 tokens and truncated"
     )
-    predict.main(predict.Config((tmp_path / "run",), table, tmp_path / "out.csv"))
+    predict.main(predict.Config(run=(tmp_path / "run",), data=table, out=tmp_path / "out.csv"))
     assert (
         capsys.readouterr().err
         == f"note: {table}: 2 texts are longer than 20 tokens and truncated\n"

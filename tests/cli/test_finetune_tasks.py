@@ -116,7 +116,11 @@ def predicted(tmp_path, **flags) -> list[dict[str, str]]:
     out = tmp_path / "predicted.csv"
     predict.main(
         predict.Config(
-            (tmp_path / "run",), str(tmp_path / "data.csv"), out, overwrite=True, **flags
+            run=(tmp_path / "run",),
+            data=str(tmp_path / "data.csv"),
+            out=out,
+            overwrite=True,
+            **flags,
         )
     )
     with out.open(encoding="utf-8", newline="") as file:
@@ -347,7 +351,7 @@ def test_pairs_packed_in_rows_are_what_they_are_one_a_row(run, tmp_path):
 def test_a_run_on_pairs_does_not_predict_on_single_texts(run, tmp_path):
     run("classification", strategy="frozen")
     with pytest.raises(
-        StrategyError, match="was trained with --text-pair-column other: predict takes the texts"
+        StrategyError, match="was trained with `text_pair_column` other: predict takes the texts"
     ):
         predicted(tmp_path)
     assert len(predicted(tmp_path, text_pair_column="other")) == 24

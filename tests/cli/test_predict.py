@@ -34,7 +34,8 @@ def finetuned(inputs, tmp_path_factory, scratch_cache):
             "batch_size": 4,
             "head_learning_rate": 0.05,
         } | flags
-        config = finetune.Config(inputs.checkpoint(case), train, test, task=task, **flags, out=out)  # pyright: ignore
+        data = {"checkpoint": inputs.checkpoint(case), "train": train, "test": test}
+        config = finetune.Config(task=task, out=out, **data, **flags)
         return out, finetune.main(config)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -49,7 +50,7 @@ def binary(finetuned, inputs):
 
 def test_predictions_are_those_that_finetune_tested(binary, inputs, tmp_path, capsys):
     run, result = binary
-    predict.main(predict.Config((run,), inputs.test, tmp_path / "out.csv"))
+    predict.main(predict.Config(run=(run,), data=inputs.test, out=tmp_path / "out.csv"))
     assert capsys.readouterr().out == f"{tmp_path / 'out.csv'}: 14 predictions\n"
     header, body = rows(tmp_path / "out.csv")
     assert header == ["prediction", "probability:negative", "probability:positive"]
@@ -87,7 +88,10 @@ def test_rows_stay_in_the_order_of_the_file(binary, tmp_path):
     for name in ("forth.csv", "back.tsv"):
         predict.main(
             predict.Config(
-                (run,), str(tmp_path / name), tmp_path / f"{name}.out", text_column="words"
+                run=(run,),
+                data=str(tmp_path / name),
+                out=tmp_path / f"{name}.out",
+                text_column="words",
             )
         )
         found[name] = rows(tmp_path / f"{name}.out")[1]
@@ -106,7 +110,7 @@ def test_multilabel(finetuned, tmp_path):
     ]
     table = str(tiny.write_table(tmp_path / "several.csv", several))
     run, result = finetuned("multilabel", table, table, epochs=4)
-    predict.main(predict.Config((run,), table, tmp_path / "out.csv"))
+    predict.main(predict.Config(run=(run,), data=table, out=tmp_path / "out.csv"))
     header, body = rows(tmp_path / "out.csv")
     assert header == ["prediction", "probability:blue", "probability:red"]
     truth = [{"blue", "red"}, {"blue"}, set(), {"red"}] * 6
@@ -126,7 +130,7 @@ def test_regression(finetuned, tmp_path):
     rated = [(text, 1.5 if label == "positive" else -2) for text, label in tiny.sentences(24)]
     table = str(tiny.write_table(tmp_path / "rated.csv", rated))
     run, result = finetuned("regression", table, table)
-    predict.main(predict.Config((run,), table, tmp_path / "out.csv"))
+    predict.main(predict.Config(run=(run,), data=table, out=tmp_path / "out.csv"))
     header, body = rows(tmp_path / "out.csv")
     assert header == ["prediction"]
     values = np.array([row[0] for row in body], float)
@@ -140,7 +144,7 @@ def test_labels_with_any_characters(finetuned, tmp_path):
     labelled = [(text, names[number % 5]) for number, (text, _) in enumerate(tiny.sentences(40))]
     table = str(tiny.write_table(tmp_path / "odd.csv", labelled))
     run, _ = finetuned("classification", table, table, epochs=1)
-    predict.main(predict.Config((run,), table, tmp_path / "out.csv"))
+    predict.main(predict.Config(run=(run,), data=table, out=tmp_path / "out.csv"))
     header, body = rows(tmp_path / "out.csv")
     assert set(header[1:]) == {f"probability:{name}" for name in names} and len(header) == 6
     for prediction, *probabilities in body:
@@ -155,7 +159,9 @@ def test_images(finetuned, inputs, tmp_path):
     flags = {"image_column": "image", "case": "vit_classifier", "epochs": 3}
     run, result = finetuned("classification", pictures["train"], pictures["test"], **flags)
     predict.main(
-        predict.Config((run,), pictures["test"], tmp_path / "out.csv", image_column="image")
+        predict.Config(
+            run=(run,), data=pictures["test"], out=tmp_path / "out.csv", image_column="image"
+        )
     )
     header, body = rows(tmp_path / "out.csv")
     assert header == ["prediction", "probability:bright", "probability:dark"]
@@ -169,9 +175,9 @@ def test_images(finetuned, inputs, tmp_path):
 def test_a_run_that_moved_still_predicts(binary, inputs, tmp_path):
     """A run's folder is all that predict needs: not the checkpoint that it came from, nor its old place."""
     run, _ = binary
-    predict.main(predict.Config((run,), inputs.test, tmp_path / "here.csv"))
+    predict.main(predict.Config(run=(run,), data=inputs.test, out=tmp_path / "here.csv"))
     moved = shutil.copytree(run, tmp_path / "elsewhere/run")
-    predict.main(predict.Config((moved,), inputs.test, tmp_path / "there.csv"))
+    predict.main(predict.Config(run=(moved,), data=inputs.test, out=tmp_path / "there.csv"))
     assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
 
 
@@ -180,11 +186,15 @@ def test_what_predict_refuses(binary, inputs, tmp_path):
     out = tmp_path / "out.csv"
     out.write_text("mine")
     with pytest.raises(OutputError, match="exists"):
-        predict.main(predict.Config((run,), inputs.test, out))
+        predict.main(predict.Config(run=(run,), data=inputs.test, out=out))
     with pytest.raises(CheckpointError, match="not a run's folder"):
-        predict.main(predict.Config((tmp_path,), inputs.test, tmp_path / "new.csv"))
+        predict.main(predict.Config(run=(tmp_path,), data=inputs.test, out=tmp_path / "new.csv"))
     with pytest.raises(DataError, match="no column 'words'; it has text, label"):
-        predict.main(predict.Config((run,), inputs.test, out, text_column="words", overwrite=True))
+        predict.main(
+            predict.Config(
+                run=(run,), data=inputs.test, out=out, text_column="words", overwrite=True
+            )
+        )
     (tmp_path / "text.txt").write_text("the film\nthe plot\na cast\n")
     text, checkpoint = str(tmp_path / "text.txt"), inputs.checkpoint("bert_mlm_tied")
     pretrain.main(
@@ -193,7 +203,9 @@ def test_what_predict_refuses(binary, inputs, tmp_path):
         )
     )
     with pytest.raises(CheckpointError, match="is a pre-training run"):
-        predict.main(predict.Config((tmp_path / "pre",), inputs.test, tmp_path / "new.csv"))
+        predict.main(
+            predict.Config(run=(tmp_path / "pre",), data=inputs.test, out=tmp_path / "new.csv")
+        )
     assert out.read_text() == "mine" and not (tmp_path / "new.csv").exists()
 
 
@@ -208,7 +220,7 @@ def test_a_damaged_run_is_not_predicted_with(binary, inputs, tmp_path):
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged"):
-        predict.main(predict.Config((run,), inputs.test, tmp_path / "out.csv"))
+        predict.main(predict.Config(run=(run,), data=inputs.test, out=tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()
     with pytest.raises(CheckpointError, match="is damaged"):
         hub.load(run)

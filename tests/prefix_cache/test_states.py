@@ -79,7 +79,9 @@ def losses(folder: Path) -> list[float]:
 def predictions(folder: Path, data: dict) -> tuple[list[str], np.ndarray]:
     flags = {"image_column": data["image_column"]} if "image_column" in data else {}
     predict.main(
-        predict.Config((folder,), data["test"], folder / "out.csv", overwrite=True, **flags)
+        predict.Config(
+            run=(folder,), data=data["test"], out=folder / "out.csv", overwrite=True, **flags
+        )
     )
     with (folder / "out.csv").open() as file:
         _, *rows = csv.reader(file)

@@ -144,16 +144,16 @@ def test_several_runs_on_one_encoder_predict_as_each_by_itself(run, inputs, tmp_
         run("two", strategy="frozen", pooling="max", seed=1)[0],
     ]
     passes = []
-    apply = hub.Model.run
+    hidden_states = hub.Model.hidden_states
     monkeypatch.setattr(
-        hub.Model,
-        "run",
-        lambda *args, **named: passes.append(named["method"]) or apply(*args, **named),
+        hub.Model, "hidden_states", lambda *args: passes.append(1) or hidden_states(*args)
     )
-    predict.main(predict.Config(tuple(runs), inputs.test, tmp_path / "both.csv"))
-    assert passes.count("embed") == 1  # traced once: one pass for both heads
+    predict.main(predict.Config(run=tuple(runs), data=inputs.test, out=tmp_path / "both.csv"))
+    assert len(passes) == 1  # traced once: one pass for both heads
     for folder in runs:
-        predict.main(predict.Config((folder,), inputs.test, tmp_path / f"{folder.name}.csv"))
+        predict.main(
+            predict.Config(run=(folder,), data=inputs.test, out=tmp_path / f"{folder.name}.csv")
+        )
         for both, alone in zip(
             rows(tmp_path / "both.csv"), rows(tmp_path / f"{folder.name}.csv"), strict=True
         ):
@@ -171,12 +171,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_runs_that_do_not_share_an_encoder_are_refused(run, inputs, tmp_path):
     one, other = run("one", strategy="frozen")[0], run("two", strategy="full")[0]
     with pytest.raises(StrategyError, match=r"one and .*two do not share one encoder"):
-        predict.main(predict.Config((one, other), inputs.test, tmp_path / "both.csv"))
+        predict.main(predict.Config(run=(one, other), data=inputs.test, out=tmp_path / "both.csv"))
     cut, _ = run("cut", strategy="frozen", max_length=6)
     with pytest.raises(StrategyError, match="do not share one way of reading inputs"):
-        predict.main(predict.Config((one, cut), inputs.test, tmp_path / "both.csv"))
+        predict.main(predict.Config(run=(one, cut), data=inputs.test, out=tmp_path / "both.csv"))
     with pytest.raises(StrategyError, match="two runs are called one"):
-        predict.main(predict.Config((one, one), inputs.test, tmp_path / "both.csv"))
+        predict.main(predict.Config(run=(one, one), data=inputs.test, out=tmp_path / "both.csv"))
     assert not (tmp_path / "both.csv").exists()
 
 

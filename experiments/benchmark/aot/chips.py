@@ -1,9 +1,11 @@
-"""TPU slices and hosts with GPUs that there are only on paper: their chips' figures, and topologies to compile for.
+"""TPU slices and hosts with GPUs that there are only on paper: their chips' figures, and topologies
+to compile for.
 
-The figures are the vendors' (cloud.google.com/tpu/docs/v5e and /v5p; NVIDIA's data sheets of A100 SXM 80 GB and H100 SXM):
-dense bfloat16 FLOP/s, memory, and the bandwidth of the links between chips, all links of a chip together, read as what
-leaves it. Of a v5e's 16 GB the compiler leaves 15.75 GiB to a program; of a GPU's memory JAX takes three quarters if
-XLA_PYTHON_CLIENT_MEM_FRACTION says nothing else. What the compiler has to know of a GPU is as in openxla/xla,
+The figures are the vendors' (cloud.google.com/tpu/docs/v5e and /v5p; NVIDIA's data sheets of A100
+SXM 80 GB and H100 SXM): dense bfloat16 FLOP/s, memory, and the bandwidth of the links between
+chips, all links of a chip together, read as what leaves it. Of a v5e's 16 GB the compiler leaves
+15.75 GiB to a program; of a GPU's memory JAX takes three quarters if XLA_PYTHON_CLIENT_MEM_FRACTION
+says nothing else. What the compiler has to know of a GPU is as in openxla/xla,
 xla/backends/gpu/target_config/specs.
 """
 
@@ -117,7 +119,9 @@ class Topology:
 
     @property
     def compiler(self) -> str:
-        """What compiles for it, with versions. Raises :class:`MeshError` where that is not installed."""
+        """What compiles for it, with versions. Raises :class:`MeshError` where that is not
+        installed.
+        """
         kind, package, extra = (
             ("GPU", "jax-cuda12-plugin", "gpu") if self.chip.gpu else ("TPU", "libtpu", "tpu")
         )
@@ -128,7 +132,9 @@ class Topology:
             raise MeshError(f"compiling for a {kind} takes {package}, {mend}") from None
 
     def devices(self) -> list[Any]:
-        """The devices to compile for. Raises :class:`MeshError` without the compiler, or where it knows no such slice."""
+        """The devices to compile for. Raises :class:`MeshError` without the compiler, or where it
+        knows no such slice.
+        """
         compiler = self.compiler.split(" ")[0]
         jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
         try:
@@ -140,7 +146,8 @@ class Topology:
         ) as fault:  # by what is wrong with the name
             said = " ".join(str(fault).split())[:150]
             raise MeshError(
-                f"--topology {self.name}: {compiler} can't make it ({said}): give one as v5e:4x4 or h100:8"
+                f"--topology {self.name}: {compiler} can't make it ({said}): give one as v5e:4x4 "
+                "or h100:8"
             ) from None
 
     def tpus(self) -> Any:
@@ -160,7 +167,8 @@ class Topology:
         fused_attention_stablehlo.check_cudnn_version = lambda: (
             CUDNN[0] * 10000 + CUDNN[1] * 100
         )  # or it asks this machine's
-        # Where no kernel can be timed XLA's own products are guesses, of which some don't compile: all of them by cuBLAS.
+        # Where no kernel can be timed XLA's own products are guesses, of which some don't compile:
+        # all of them by cuBLAS.
         flags = os.environ.get("XLA_FLAGS", "")
         if BY_CUBLAS.partition("=")[0] not in flags and (
             not flags or "--" in flags
@@ -182,7 +190,8 @@ def topology(name: str) -> Topology:
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
         kinds = ", ".join(CHIPS)
         raise MeshError(
-            f"--topology {name}: there is no such slice: give one of {kinds} and its sides, as in v5e:4x4 or h100:8"
+            f"--topology {name}: there is no such slice: give one of {kinds} and its sides, as "
+            "in v5e:4x4 or h100:8"
         )
     found = Topology(name, CHIPS[kind], tuple(map(int, sides.split("x"))))
     if len(found.sides) != found.chip.dimensions:

@@ -1,4 +1,5 @@
-"""What would a train step cost on TPUs or GPUs that nobody has at hand? It is compiled for them here, without one.
+"""What would a train step cost on TPUs or GPUs that nobody has at hand? It is compiled for them
+here, without one.
 
     pip install 'adapt-jax[tpu-compile,gpu-compile]'
     python -m experiments.benchmark.aot.compile_check --model bert-large --strategy full --topology v5e:4x4
@@ -6,10 +7,11 @@
     python -m experiments.benchmark.aot.compile_check --model gpt2-xl --topology v5e:16x16 --mesh data=4,fsdp=64 --next-batch
     python -m experiments.benchmark.aot.compile_check --table --out runs/compile_check            # resumes where it stopped
 
-The programs are those of ``train.make_step``: bfloat16 compute, AdamW, clipping, dropout. Printed for each chip: matrix
-products against the model's own count, memory against the chip's, collectives with what a chip sends, and how much of a
-step would be computing if nothing overlapped. Expect one or two minutes a program on two cores; the table has 48 of them,
-or with --topology the 12 of that slice.
+The programs are those of ``train.make_step``: bfloat16 compute, AdamW, clipping, dropout. Printed
+for each chip: matrix products against the model's own count, memory against the chip's, collectives
+with what a chip sends, and how much of a step would be computing if nothing overlapped. Expect one
+or two minutes a program on two cores; the table has 48 of them, or with --topology the 12 of that
+slice.
 """
 
 import dataclasses
@@ -135,7 +137,8 @@ def show(found: dict[str, Any], slice: Topology) -> None:
     say = console.say
     loop = "blocks as a loop" if case["scan"] else "blocks unrolled"
     say(
-        f"{case['model']}, {case['strategy']}: {case['batch_size']} examples of {case['tokens']} tokens over {slice.name}"
+        f"{case['model']}, {case['strategy']}: {case['batch_size']} examples of {case['tokens']} "
+        f"tokens over {slice.name}"
     )
     chips = f"{slice.chips} chips as {case['mesh']}" if slice.chips > 1 else "one chip"
     say(f"                 {chips}, rematerialisation {case['remat']}, {loop}")
@@ -145,11 +148,13 @@ def show(found: dict[str, Any], slice: Topology) -> None:
             (found["flops"] - less) / found["flops_model"] for less in (found["flops_again"], 0)
         )
         say(
-            f"matrix products  {found['flops'] / 1e12:.4g} TFLOP a chip: {again:.3f} of the model's own count"
+            f"matrix products  {found['flops'] / 1e12:.4g} TFLOP a chip: {again:.3f} of the "
+            "model's own count"
         )
         if found["flops_again"]:
             say(
-                f"                 {once:.3f} of it without what is computed again for the backward pass"
+                f"                 {once:.3f} of it without what is computed again for the "
+                "backward pass"
             )
         for row in found["collectives"]:
             where = (
@@ -159,7 +164,10 @@ def show(found: dict[str, Any], slice: Topology) -> None:
             )
             what = f"{row['times']} {row['kind']} of {row['types']} {where}"
             say(f"{row['program']:16} {what}: a chip sends {row['sent'] / MIB:.4g} MiB")
-        times = f"{found['computing'] * 1e3:.4g} ms of products, {found['sending'] * 1e3:.3g} ms of sending"
+        times = (
+            f"{found['computing'] * 1e3:.4g} ms of products, {found['sending'] * 1e3:.3g} ms of "
+            "sending"
+        )
         least = f", at least {found['least']:.1%}" if slice.chip.dimensions > 1 else ""
         say(f"on paper         {times}: {found['share']:.1%} is computing{least}")
     say(f"{'compiled' if 'flops' in found else 'refused':16} in {found['compile_seconds']:.0f} s")
@@ -168,10 +176,19 @@ def show(found: dict[str, Any], slice: Topology) -> None:
 
 def assumptions(slice: Topology) -> str:
     chip = slice.chip
-    rate = f"one {chip.name} does {chip.flops / 1e12:.0f} TFLOP/s in bfloat16, has {chip.memory / GIB:.4g} GiB to use"
+    rate = (
+        f"one {chip.name} does {chip.flops / 1e12:.0f} TFLOP/s in bfloat16, has "
+        f"{chip.memory / GIB:.4g} GiB to use"
+    )
     if chip.gpu:
-        rate += " (three quarters of its memory, as JAX takes if XLA_PYTHON_CLIENT_MEM_FRACTION says nothing else)"
-        return f"assumed          {rate}, sends {chip.links / 1e9:.0f} GB/s ({chip.source}); products at peak, nothing overlaps"
+        rate += (
+            " (three quarters of its memory, as JAX takes if XLA_PYTHON_CLIENT_MEM_FRACTION says "
+            "nothing else)"
+        )
+        return (
+            f"assumed          {rate}, sends {chip.links / 1e9:.0f} GB/s ({chip.source}); products "
+            "at peak, nothing overlaps"
+        )
     links = f"sends {chip.links / 1e9:.0f} GB/s over {2 * chip.dimensions} links ({chip.source})"
     least = "nothing overlaps; at least: all goes over the two links of one dimension"
     return f"assumed          {rate} and {links}; products at peak, {least}"

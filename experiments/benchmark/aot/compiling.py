@@ -1,4 +1,6 @@
-"""A real train step compiled from shapes for chips that are not there, and what the compiled programs say of themselves."""
+"""A real train step compiled from shapes for chips that are not there, and what the compiled
+programs say of themselves.
+"""
 
 import dataclasses
 import math
@@ -27,7 +29,9 @@ UNITS = {unit: 2 ** (10 * power) for power, unit in enumerate("BKMGTPE")}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One step of one encoder; ``batch_size`` is the examples of all chips, ``tokens`` those of one example."""
+    """One step of one encoder; ``batch_size`` is the examples of all chips, ``tokens`` those of one
+    example.
+    """
 
     model: str
     strategy: str
@@ -40,7 +44,9 @@ class Case:
 
 
 def resolve_strategy(model: str, spec: str) -> str:
-    """The strategy with ``top:25%`` as a number of blocks. Raises :class:`CheckpointError` and :class:`StrategyError`."""
+    """The strategy with ``top:25%`` as a number of blocks. Raises :class:`CheckpointError` and
+    :class:`StrategyError`.
+    """
     if model not in SHAPES:
         raise CheckpointError(f"`model` {model}: unknown: give one of {', '.join(SHAPES)}")
     layers = SHAPES[model].config.layers
@@ -58,7 +64,9 @@ def resolve_strategy(model: str, spec: str) -> str:
 
 
 def tokens_per_example(model: str, batch_size: int, tokens: int | None) -> int:
-    """The tokens of an example. Raises :class:`StrategyError` for so many tokens, or examples, as can't be."""
+    """The tokens of an example. Raises :class:`StrategyError` for so many tokens, or examples, as
+    can't be.
+    """
     config = SHAPES[model].config
     tokens = config.positions if tokens is None else tokens
     fits = 1 <= tokens <= config.positions
@@ -175,7 +183,9 @@ def model_flops(case: Case, chips: int) -> float:
 
 
 def compile_case(case: Case, topology: Topology) -> dict[str, Any]:
-    """Compile a step, and say what came of it. Raises :class:`MeshError` where the mesh does not fit the slice."""
+    """Compile a step, and say what came of it. Raises :class:`MeshError` where the mesh does not
+    fit the slice.
+    """
     devices = topology.devices()
     started = time.perf_counter()
     result: dict[str, Any] = {
@@ -211,7 +221,9 @@ RECOMPUTED = "rematted_computation"  # in the names of what a checkpointed block
 
 
 def memory(programs: Iterable[Any]) -> dict[str, int]:
-    """Bytes of a chip: arguments of all programs, and the temporaries and results of the one that needs the most."""
+    """Bytes of a chip: arguments of all programs, and the temporaries and results of the one that
+    needs the most.
+    """
     arguments = 0
     most = 0
     for program in programs:
@@ -231,7 +243,8 @@ def bytes_per_chip(tree: Any) -> int:
 
 
 def refused_bytes(message: str, arguments: int) -> dict[str, int] | None:
-    """Bytes of a chip that a program wanted which the compiler refused for its memory; None where it said something else.
+    """Bytes of a chip that a program wanted which the compiler refused for its memory; None where
+    it said something else.
 
     The compiler names all bytes or those of the temporaries alone, to which the ``arguments`` come.
     """
@@ -252,7 +265,9 @@ def in_bytes(match: re.Match[str]) -> int:
 
 
 def collective_rows(program: str, found: list[hlo.Collective]) -> list[dict[str, Any]]:
-    """Collectives of one kind, type and group together: how often they run and what each chip sends, in bytes."""
+    """Collectives of one kind, type and group together: how often they run and what each chip
+    sends, in bytes.
+    """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for collective in found:
         types = " ".join(collective.types)
@@ -272,9 +287,11 @@ def collective_rows(program: str, found: list[hlo.Collective]) -> list[dict[str,
 
 
 def roofline(result: dict[str, Any], chip: Chip) -> dict[str, float]:
-    """Seconds of a step at the chip's peak and on its links, nothing overlapped, and the share that is computing.
+    """Seconds of a step at the chip's peak and on its links, nothing overlapped, and the share that
+    is computing.
 
-    ``least`` sends everything over the two links of one dimension of the torus, ``share`` over all links.
+    ``least`` sends everything over the two links of one dimension of the torus, ``share`` over all
+    links.
     """
     # Products of a single row may be sums, which are not counted.
     computing = max(result["flops"], 1) / chip.flops

@@ -1,8 +1,10 @@
-"""What a compiled program does, read from its optimized HLO text: matrix products, collectives, loops times their trips.
+"""What a compiled program does, read from its optimized HLO text: matrix products, collectives,
+loops times their trips.
 
-Pure functions of the text of ``jax.stages.Compiled.as_text()``. On a CPU products are dots; on a GPU also calls of cuBLAS
-and of cuDNN's attention; on a TPU they are convolutions, with batch dimensions as spatial ones, and collectives may be
-spread over several fusions that overlap them with products.
+Pure functions of the text of ``jax.stages.Compiled.as_text()``. On a CPU products are dots; on a
+GPU also calls of cuBLAS and of cuDNN's attention; on a TPU they are convolutions, with batch
+dimensions as spatial ones, and collectives may be spread over several fusions that overlap them
+with products.
 """
 
 import dataclasses
@@ -79,7 +81,9 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that leave a device each time, with the usual ring: both halves of an all-reduce, each but its own share."""
+        """Bytes that leave a device each time, with the usual ring: both halves of an all-reduce,
+        each but its own share.
+        """
         share = (self.group - 1) / self.group
         shares = {
             "all-reduce": 2 * share,
@@ -96,7 +100,9 @@ class Program:
 
     @functools.cached_property
     def times(self) -> dict[str, int | None]:
-        """How often each computation runs; None where a loop around it has no trip count that can be read."""
+        """How often each computation runs; None where a loop around it has no trip count that can
+        be read.
+        """
         counts: dict[str, int | None] = dict.fromkeys(self.computations, 0)
 
         def enter(name: str, times: int | None) -> None:
@@ -118,7 +124,9 @@ class Program:
         return counts
 
     def trips(self, where: Computation, loop: Instruction) -> int | None:
-        """The trips of a loop: as XLA writes them, or from a counter that its condition compares with a constant."""
+        """The trips of a loop: as XLA writes them, or from a counter that its condition compares
+        with a constant.
+        """
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
         if known:
             return int(known[1])
@@ -215,8 +223,9 @@ def closed(text: str) -> str:
 def dot_flops(text: str, named: str = "") -> int:
     """FLOPs of all matrix products that run: 2 x the output's sizes x the contracted sizes.
 
-    With ``named``, only those count in whose line it stands. Raises :class:`ValueError` for what would be counted wrongly: a
-    product in a library call, a loop with products in it and no trip count that can be read.
+    With ``named``, only those count in whose line it stands. Raises :class:`ValueError` for what
+    would be counted wrongly: a product in a library call, a loop with products in it and no trip
+    count that can be read.
     """
     program = read(text)
     total = 0
@@ -256,7 +265,9 @@ def product_flops(instruction: Instruction, where: Computation) -> int:
 
 
 def refuse_unknown_product(instruction: Instruction, library: str) -> None:
-    """Raise :class:`ValueError` for an instruction that looks like a product which is not counted here."""
+    """Raise :class:`ValueError` for an instruction that looks like a product which is not counted
+    here.
+    """
     looks_like_one = re.search(r"(?i)matmul|gemm|dot|conv(?!ert)|triton", library)
     if looks_like_one or instruction.operation in ("scaled-dot", "ragged-dot"):
         line = instruction.text.strip()[:200]
@@ -285,7 +296,9 @@ def convolution_flops(
 
 
 def met(length: int, kernel: int, out: int, window: dict[str, str]) -> int:
-    """Pairs of an output and a place of the kernel, along one dimension, that meet an element: neither padding nor a hole."""
+    """Pairs of an output and a place of the kernel, along one dimension, that meet an element:
+    neither padding nor a hole.
+    """
     stride = int(window.get("stride", 1))
     holes = int(window.get("lhs_dilate", 1))
     spread = int(window.get("rhs_dilate", 1))
@@ -302,9 +315,11 @@ def braces(text: str, word: str) -> str:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective that runs. One that is spread over fusions bears one channel there: it is counted once.
+    """Every collective that runs. One that is spread over fusions bears one channel there: it is
+    counted once.
 
-    Channels begin anew where TPU programs fuse a sum with its scatter, so kind and size must be the same too.
+    Channels begin anew where TPU programs fuse a sum with its scatter, so kind and size must be the
+    same too.
 
     Raises :class:`ValueError` for one in a loop with no trip count that can be read.
     """
@@ -353,7 +368,9 @@ def nbytes(shapes: list[tuple[str, tuple[int, ...]]]) -> int:
 
 
 def group_size(text: str) -> int:
-    """How many devices a collective's groups have, in any of HLO's spellings. Raises :class:`ValueError` for others."""
+    """How many devices a collective's groups have, in any of HLO's spellings. Raises
+    :class:`ValueError` for others.
+    """
     if "source_target_pairs=" in text:
         return 2
     mesh = re.search(
