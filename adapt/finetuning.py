@@ -1,9 +1,11 @@
-"""Fine-tuning as a library: examples of a task, a plan of what trains, and the test of what :func:`adapt.fitting.fit` made.
+"""Fine-tuning as a library: examples of a task, a plan of what trains, the test of the result.
 
-data = TaskData.build(task, names, sets, options)   # examples with labels, in batches
-plan = build_plan(pretrained, data, options)        # no old head, a new one, phases
-fitted = fit(plan, data, options, callbacks=[print])
-tested = test(plan, data, fitted)                   # with the best checkpoint
+    data = TaskData.build(task, names, sets, options)   # examples with labels, in batches
+    plan = build_plan(pretrained, data, options)        # no old head, a new one, phases
+    fitted = fit(plan, data, options, callbacks=[print])
+    tested = test(plan, data, fitted)                   # with the best checkpoint
+
+:func:`adapt.fitting.fit` is the loop.
 """
 
 import dataclasses
@@ -69,6 +71,7 @@ class TaskData:
         options: FinetuningOptions,
         seed: int = 0,
     ) -> "TaskData":
+        """Data in batches of the options' size; ``seed`` decides the order of the examples."""
         size = options.batch_size // options.accumulate
         shapes = sets["train"].plan(size, seed, options.epochs, options.accumulate)
         steps = -(-len(sets["train"]) // options.batch_size)
@@ -169,7 +172,7 @@ def build_plan(
         params=params,
         phases=compiled,
         steps_per_epoch=data.steps_per_epoch,
-        steps=options.epochs * data.steps_per_epoch,
+        steps=compiled[-1].epochs.stop * data.steps_per_epoch,
         key=key,
         layout=layout,
     )

@@ -1,6 +1,7 @@
-"""The loop of every training run: phases of epochs of steps, with validations, checkpoints, events and resumption.
+"""The loop of every training run: phases of epochs of steps, validations, checkpoints, events.
 
-:func:`fit` knows no task and prints nothing. :mod:`adapt.finetuning` and :mod:`adapt.pretraining` make its plan and data.
+:func:`fit` knows no task and prints nothing. :mod:`adapt.finetuning` and :mod:`adapt.pretraining`
+make its plan and data.
 """
 
 import dataclasses
@@ -55,7 +56,10 @@ class TrainingData(Protocol):
     def choose_cache(
         self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
     ) -> CacheDecision | None:
-        """Whether outputs of the frozen prefix are kept. ``earlier``: as before a stop. None: there is no cache."""
+        """Whether outputs of the frozen prefix are kept; None if there is no cache at all.
+
+        ``earlier`` is what was chosen before a stop.
+        """
         ...
 
     def with_states(
@@ -82,10 +86,6 @@ class Plan:
     steps: int
     key: jax.Array
     layout: Layout | None = None
-
-    @property
-    def epochs(self) -> int:
-        return self.phases[-1].epochs.stop
 
     def end_of(self, epoch: int) -> int:
         """The step with which an epoch ends."""
@@ -236,7 +236,7 @@ class Session:
     def enter(
         self, phase: CompiledPhase, frozen: tree.Tree, data: TrainingData, state: State | None
     ) -> ActivePhase:
-        """Choose the cache, save what a new phase begins with, and compute what its frozen prefix puts out.
+        """Choose the cache, save what a new phase begins with, and fill the cache.
 
         Without a ``state`` the phase is only evaluated.
         """
@@ -299,7 +299,7 @@ class Session:
         return first_announced
 
     def save_is_due(self, epoch: int) -> bool:
-        """Whether a checkpoint is to be written within the epoch, after the steps taken until now."""
+        """Whether a checkpoint is to be written now, within the epoch."""
         every = self.options.save_every
         step = self.progress.step
         if not every or step == self.plan.end_of(epoch):
@@ -311,7 +311,7 @@ class Session:
         self.emit(events.Saved(self.progress.step, is_best))
 
     def validate(self, active: ActivePhase, state: State, epoch: int) -> None:
-        """Score the validation examples, and save a checkpoint: the best one, if no other scored better."""
+        """Score the validation examples, and save a checkpoint, perhaps as the best one."""
         progress = self.progress
         params = tree.merge(active.frozen, state.params)
         scores, loss = active.evaluate(params, "validation")

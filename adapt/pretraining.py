@@ -1,4 +1,4 @@
-"""Pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2, with the loop of fine-tuning.
+"""Pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2, by the loop of fine-tuning.
 
     options = PretrainingOptions(text="text.txt", steps=1000)
     pretrained = with_max_length(load("tiny-bert"), options.max_length)
@@ -6,8 +6,9 @@
     data = TextData.read(pretrained, options)
     fitted = fit(plan, data, options.fitting, validate_first=True)
 
-What :func:`adapt.fitting.fit` calls an epoch are the steps between two validations here; the corrupted stream of batches
-goes through the text as often as it takes. The last validation counts as the best.
+What :func:`adapt.fitting.fit` calls an epoch are the steps between two validations here; the
+corrupted stream of batches goes through the text as often as it takes. The last validation counts
+as the best.
 """
 
 import dataclasses
@@ -207,13 +208,14 @@ class TextData:
 
 
 def with_max_length(pretrained: Pretrained, max_length: int) -> Pretrained:
-    """The checkpoint with its tokenizer cut to ``max_length`` tokens, or to the encoder's positions.
+    """The checkpoint with its tokenizer cut to ``max_length``, or to the encoder's positions.
 
     Raises :class:`StrategyError` for anything but a text encoder with a tokenizer.
     """
     if pretrained.config.is_image or pretrained.tokenizer is None:
         raise StrategyError(
-            f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM training need one"
+            f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM "
+            "training need one"
         )
     max_length = min(max_length, pretrained.config.positions)
     return dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(max_length))
@@ -227,10 +229,10 @@ def corruption_of(pretrained: Pretrained, options: PretrainingOptions) -> maskin
 
 
 def read_text(pretrained: Pretrained, path: str | Path, seed: int) -> tuple[Ragged, Ragged]:
-    """(training, held-out) token ids of a text file; 5% of the examples are held out, at most 2,000.
+    """(training, held-out) token ids of a text file. 5% are held out, at most 2,000 examples.
 
-    Blank lines are skipped, long lines become several examples. Raises :class:`DataError` for a text without two
-    examples that teach anything.
+    Blank lines are skipped, long lines become several examples. Raises :class:`DataError` for a
+    text without two examples that teach anything.
     """
     assert pretrained.tokenizer is not None
     pieces = []
@@ -246,8 +248,8 @@ def read_text(pretrained: Pretrained, path: str | Path, seed: int) -> tuple[Ragg
     pieces = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]
     if len(pieces) < 2:
         raise DataError(
-            f"{path} has {len(pieces)} lines with words that the tokenizer knows: pre-training needs at least 2, "
-            "one of them held out"
+            f"{path} has {len(pieces)} lines with words that the tokenizer knows: "
+            "pre-training needs at least 2, one of them held out"
         )
     order = np.random.RandomState(seed).permutation(len(pieces))
     held_out = max(MIN_HELD_OUT, min(len(pieces) // 20, MAX_HELD_OUT))
@@ -300,7 +302,10 @@ def build_plan(
 
 
 def with_language_head(pretrained: Pretrained, key: jax.Array) -> tuple[Model, tree.Tree]:
-    """(model, parameters) with the checkpoint's own language-model head, or a fresh one that is tied to the embedding."""
+    """(model, parameters) with the checkpoint's language-model head, or a fresh one.
+
+    A fresh head is tied to the embedding.
+    """
     config = pretrained.config
     kind = CausalLM if config.causal else MaskedLM
     if isinstance(pretrained.head, kind):
@@ -329,10 +334,10 @@ def corrupted_batches(
     once: bool = False,
     layout: sharding.Layout | None = None,
 ) -> Iterator[packing.Arrays]:
-    """Packed and corrupted batches without end, or ``once`` through the text, from batch ``skip`` of ``epoch`` on.
+    """Packed and corrupted batches from batch ``skip`` of ``epoch`` on, without end or ``once``.
 
-    Pure in its arguments: the random numbers of a batch come from the seed, the epoch and the batch's number. With a
-    ``layout`` each of its groups is corrupted by itself.
+    Pure in its arguments: the random numbers of a batch come from the seed, the epoch and the
+    batch's number. With a ``layout`` each of its groups is corrupted by itself.
     """
     make = functools.partial(packing.packed, tokens)
     no_labels = np.zeros(len(tokens), np.int32)
@@ -367,7 +372,7 @@ def corrupt_groups(
 def make_score(
     model: Model, loss: Loss
 ) -> Callable[[tree.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
-    """``(params, batch) -> sums`` of loss, right answers and weights over a batch with ``label`` and ``weight``, jitted."""
+    """``(params, batch) -> sums`` of losses, right answers and weights of a batch, jitted."""
 
     def score(params: tree.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         logits = model.apply(params, batch)

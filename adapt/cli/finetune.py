@@ -1,10 +1,10 @@
-"""Adapt a pre-trained encoder to a labelled data set: discard its head, attach a new one, freeze by strategy, train.
+"""Adapt a pre-trained encoder to labelled data: discard its head, attach a new one, freeze, train.
 
-    adapt finetune                                    # tiny-bert on film reviews, some 30 s on 2 cores
+    adapt finetune                     # tiny-bert on film reviews, some 30 s on 2 cores
     adapt finetune --checkpoint minilm --strategy top:2 --train reviews --epochs 3 --out runs/top2
 
-The run's folder holds result.json, metrics.jsonl, history.png, config.json, lineage.json and checkpoints; it is itself
-a checkpoint that the other commands take.
+The run's folder holds result.json, metrics.jsonl, history.png, config.json, lineage.json and
+checkpoints; it is itself a checkpoint that the other commands take.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def main(config: Config) -> dict[str, Any]:
 def open_checkpoints(
     config: Config, plan: Plan, data: TaskData, log: MetricsLog
 ) -> FolderCheckpoints:
-    """The checkpoints of the run's folder: of a new run, whose model.json and lineage.json are written, or of one that goes on.
+    """The checkpoints of the run's folder; a new run gets its model.json and lineage.json.
 
     Raises :class:`OutputError` where a run goes on with another encoder or other data.
     """

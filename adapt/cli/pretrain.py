@@ -1,10 +1,11 @@
-"""Continue or start pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2, with the step of fine-tuning.
+"""Continue or start pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2.
 
     adapt pretrain --checkpoint tiny-bert --text FILE --steps 1000 --out runs/pretrain
-    adapt finetune --checkpoint runs/pretrain --out runs/adapted       # discards the head trained here
+    adapt finetune --checkpoint runs/pretrain --out runs/adapted    # discards the head trained here
 
-``{"encoder", "head"}`` goes in and comes out. A checkpoint without a language-model head gets a fresh one. Every line of
-the text is an example; lines longer than --max-length become several. 5% of the examples are held out.
+``{"encoder", "head"}`` goes in and comes out. A checkpoint without a language-model head gets a
+fresh one. Every line of the text is an example; lines longer than --max-length become several. 5%
+of the examples are held out.
 """
 
 import dataclasses
@@ -73,7 +74,7 @@ def main(config: Config) -> dict[str, Any]:
 def open_checkpoints(
     config: Config, plan: Plan, data: TextData, log: TextMetricsLog
 ) -> FolderCheckpoints:
-    """The checkpoints of the run's folder: of a new run, whose model.json and lineage.json are written, or of one that goes on.
+    """The checkpoints of the run's folder; a new run gets its model.json and lineage.json.
 
     Raises :class:`OutputError` where a run goes on with another encoder or another text.
     """

@@ -1,4 +1,7 @@
-"""What a person sees of a training run before it and after it; while it runs, :mod:`adapt.cli.training_report`."""
+"""What a person sees of a training run before it and after it.
+
+While it runs, see :mod:`adapt.cli.training_report`.
+"""
 
 import itertools
 import json

@@ -6,8 +6,9 @@
 
     fit(plan, data, options, callbacks=[show])
 
-A callback is called in the thread that trains, in the order of the list, and what it raises ends the run. Of several
-processes each calls its own. Phases and epochs are counted from 0, steps from 1 and over the whole run.
+A callback is called in the thread that trains, in the order of the list, and what it raises ends
+the run. Of several processes each calls its own. Phases and epochs are counted from 0, steps from 1
+and over the whole run.
 """
 
 import dataclasses
@@ -54,7 +55,10 @@ class PhaseStarted:
 
 @dataclasses.dataclass(frozen=True)
 class CacheChosen:
-    """Whether the outputs of this phase's frozen prefix are computed once and kept, and why. Not sent without a prefix cache."""
+    """Whether outputs of the frozen prefix are computed once and kept, and why.
+
+    Not sent by a run that has no cache at all, as pre-training.
+    """
 
     phase: int
     is_used: bool
@@ -76,7 +80,10 @@ class CacheWaiting:
 
 @dataclasses.dataclass(frozen=True)
 class CacheReady:
-    """All outputs of the frozen prefix are there; ``relative_error`` is that of storing them as ``dtype``, root mean square."""
+    """All outputs of the frozen prefix are there.
+
+    ``relative_error`` is that of storing them as ``dtype``, root mean square.
+    """
 
     phase: int
     dtype: str
@@ -85,7 +92,10 @@ class CacheReady:
 
 @dataclasses.dataclass(frozen=True)
 class Compiling:
-    """A program meets a shape for the first time: the next call compiles it, or reads it from the compilation cache."""
+    """A program meets a shape for the first time.
+
+    The next call compiles it, or reads it from the compilation cache.
+    """
 
     what: Literal["step", "evaluation"]
     step: int  # steps taken until now
@@ -95,8 +105,9 @@ class Compiling:
 class Stepped:
     """Some steps were taken, as many as are between two looks at the device.
 
-    ``record`` is what :func:`adapt.training.loop.run_steps` yields: ``step``, ``loss``, ``grad_norm``, ``examples``,
-    ``seconds`` and others. ``rates`` are the learning rates of the last of these steps, by group.
+    ``record`` is what :func:`adapt.training.loop.run_steps` yields: ``step``, ``loss``,
+    ``grad_norm``, ``examples``, ``seconds`` and others. ``rates`` are the learning rates of the
+    last of these steps, by group.
     """
 
     epoch: int
@@ -110,7 +121,7 @@ class Stepped:
 
 @dataclasses.dataclass(frozen=True)
 class Validated:
-    """The validation examples were scored. ``is_best``: no earlier validation of the run was better."""
+    """The validation examples were scored. ``is_best``: no earlier validation was better."""
 
     epoch: int
     step: int
@@ -129,7 +140,7 @@ class Saved:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The last event. ``outcome`` is ``stopped`` for a run that can go on: see ``stop_after`` in the options."""
+    """The last event. A run whose ``outcome`` is ``stopped`` has steps left, and can go on."""
 
     step: int
     best_step: int

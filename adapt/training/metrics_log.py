@@ -13,10 +13,11 @@ from adapt.training.events import Event, Stepped, Validated
 
 
 class MetricsLog:
-    """A callback that appends steps and validations to a file; of several processes only the lead one writes.
+    """A callback that appends steps and validations to a file.
 
-    A checkpoint remembers the ``size`` of the file, and a resumed run cuts it back to that: what was logged after the
-    checkpoint will be logged again.
+    Of several processes only the lead one writes. A checkpoint remembers the ``size`` of the file,
+    and a resumed run cuts it back to that: what was logged after the checkpoint will be logged
+    again.
     """
 
     def __init__(self, path: Path):

@@ -1,4 +1,4 @@
-"""A strategy's phases, ready to run: labels, learning rates, optimizer and compiled step of each."""
+"""A strategy's phases, ready to run: labels, learning rates, optimizer and step of each."""
 
 import dataclasses
 from collections.abc import Callable
@@ -66,9 +66,10 @@ def build_phases(
     options: OptimizerOptions,
     steps_per_epoch: int,
 ) -> list[CompiledPhase]:
-    """Every phase of ``strategy``, which was spelled ``spec``, for a model in the dtype of its computation.
+    """Every phase of ``strategy``, for a ``model`` in the dtype of its computation.
 
-    Raises :class:`StrategyError` where a phase would train nothing.
+    ``spec`` is how the strategy was spelled, for errors. Raises :class:`StrategyError` where a
+    phase would train nothing.
     """
     num_layers = model.encoder.config.layers
     width = model.encoder.config.width
@@ -152,7 +153,7 @@ def chosen_rate(options: OptimizerOptions, group: str, is_probe: bool, width: in
 
 
 def default_rate(group: str, is_probe: bool, width: int) -> float:
-    """Larger for small encoders, for few parameters, and for a head that trains alone on features (a probe)."""
+    """Larger for small encoders, for few parameters, and for a head that trains alone (a probe)."""
     base_group = strategies.base_group(group)
     if base_group == "head":
         return 1e-2 if is_probe else 1e-3
@@ -161,7 +162,10 @@ def default_rate(group: str, is_probe: bool, width: int) -> float:
 
 
 def with_peft_config(strategy: strategies.Strategy, pretrained: Pretrained) -> Pretrained:
-    """The checkpoint with the encoder config that the strategy needs; :func:`init_params` makes the parameters for it."""
+    """The checkpoint with the encoder config that the strategy needs.
+
+    :func:`init_params` makes the parameters for it.
+    """
     config = peft.with_peft(pretrained.config, strategy.peft)
     return dataclasses.replace(pretrained, config=config)
 
@@ -169,7 +173,7 @@ def with_peft_config(strategy: strategies.Strategy, pretrained: Pretrained) -> P
 def init_params(
     strategy: strategies.Strategy, model: Model, params: tree.Tree, key: Any
 ) -> tree.Tree:
-    """The parameters before the first step: with fresh blocks and added ones where the strategy has such."""
+    """The parameters before the first step: fresh blocks, and what else the strategy adds."""
     if strategy.reinit:
         params = peft.renew_blocks(params, model, strategy.reinit, key)
     if strategy.peft:
@@ -180,7 +184,10 @@ def init_params(
 def with_anchor(
     frozen: tree.Tree, step: Step, labels: tree.Tree, pretrained: tree.Tree
 ) -> tree.Tree:
-    """The frozen parameters as the step takes them: a regularizer finds pre-trained values under ``anchor``."""
+    """The frozen parameters as the step takes them.
+
+    A regularizer finds pre-trained values under ``anchor``.
+    """
     if step.regularizer is None:
         return frozen
     group = tree.group_of(labels)

@@ -1,4 +1,4 @@
-"""How far a run is, and its checkpoints: in a folder, from which a stopped run goes on, or in memory."""
+"""How far a run is, and its checkpoints: in a folder, to go on after a stop, or in memory."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ from adapt.training.step import State
 
 @dataclasses.dataclass
 class Progress:
-    """What a run has to know beside its state to go on. Stored with every checkpoint, under these names."""
+    """What a run has to know beside its state to go on; every checkpoint has it, by these names."""
 
     best_score: float | None = None  # None: not validated yet
     best_loss: float = 0.0
@@ -129,10 +129,11 @@ class Checkpoints(Protocol):
 
 @dataclasses.dataclass
 class FolderCheckpoints:
-    """Checkpoints in a folder; see :mod:`adapt.training.checkpoint` for what happens when a process is killed.
+    """Checkpoints in a folder. Whenever the process is killed, the last complete one is good.
 
-    ``encoder`` is a pre-trained encoder that checkpoints refer to in place of storing it, ``log`` the metrics that are cut
-    back to the checkpoint when a run goes on, ``layout`` the mesh on which parameters are read.
+    ``encoder`` is a pre-trained encoder that checkpoints refer to in place of storing it, ``log``
+    the metrics that are cut back to the checkpoint when a run goes on, ``layout`` the mesh on which
+    parameters are read.
     """
 
     folder: Path
@@ -202,7 +203,7 @@ class MemoryCheckpoints:
 
 
 def changed(frozen: tree.Tree, base: tree.Tree) -> tree.Tree:
-    """The frozen leaves that are not as in ``base``: what a checkpoint that refers to it has to store."""
+    """The frozen leaves that differ from ``base``: what a checkpoint that refers to it stores."""
     leaves = tree.paths(base)
 
     def differs(path: str) -> bool:
@@ -224,10 +225,10 @@ def encoder_reference(
     digest: str,
     random_weights: bool = False,
 ) -> dict[str, str] | None:
-    """Where the encoder came from, and its ``digest``, if checkpoints are to refer to it; None: they store all of it.
+    """The source and ``digest`` of the encoder that checkpoints refer to; None: they store it.
 
-    ``labels`` are those of the last phase. ``save`` auto refers to the encoder where at most half of its parameters train.
-    Raises :class:`StrategyError` where ``save`` delta can't be.
+    ``labels`` are those of the last phase. ``save`` auto refers to the encoder where at most half
+    of its parameters train. Raises :class:`StrategyError` where ``save`` delta can't be.
     """
     source = pretrained.source
     folder = Path(source).expanduser()

@@ -1,0 +1,123 @@
+"""Pre-training as a library: a stream of corrupted batches, one phase, and runs of earlier versions that go on."""
+
+import numpy as np
+import pytest
+
+from adapt import fitting, pretraining, tree
+from adapt.data import masking, packing
+from adapt.pretrained import hub
+from adapt.pretraining import PretrainingOptions, TextData
+from adapt.ragged import ragged
+from adapt.training import events, run_state
+from tests.helpers import tiny
+
+
+@pytest.fixture(scope="module")
+def bert(inputs):
+    return hub.load(inputs.checkpoint("bert_mlm_tied"))
+
+
+def test_eighty_ten_ten_and_new_in_every_epoch(bert):
+    mask, plan_tokens = 4, ragged([[2, *range(5, 23), 3]] * 400)
+    plan = packing.plan(plan_tokens.lengths, 8, 0, 2)
+    corruption = masking.masked_lm(bert, 0.15)
+    kinds, masks = np.zeros(3), []
+    for epoch in (0, 1):
+        stream = pretraining.corrupted_batches(plan_tokens, plan, corruption, 0, epoch, once=True)
+        places = []
+        for batch in stream:
+            count = int(batch["weight"].sum())
+            now, label = (
+                batch["tokens"].reshape(-1)[batch["targets"][:count]],
+                batch["label"][:count],
+            )
+            kinds += [
+                (now == mask).sum(),
+                ((now != mask) & (now != label)).sum(),
+                (now == label).sum(),
+            ]
+            places.append(batch["targets"][:count])
+        masks.append(np.concatenate(places))
+    total = kinds.sum()
+    assert total == pytest.approx(0.15 * 18 * 400 * 2, rel=0.02)
+    # A random token is now and then [MASK] or the token itself: one in 25 each.
+    np.testing.assert_allclose(
+        kinds / total, [0.8 + 0.1 / 25, 0.1 * 23 / 25, 0.1 + 0.1 / 25], atol=0.025
+    )
+    assert not np.array_equal(*masks)
+    again = pretraining.corrupted_batches(plan_tokens, plan, corruption, 0, 1, once=True)
+    np.testing.assert_array_equal(
+        masks[1], np.concatenate([b["targets"][: int(b["weight"].sum())] for b in again])
+    )
+
+
+def data_of(bert, count: int = 40, **changes) -> TextData:
+    """Sentences of 20 tokens, 5 batches of 8 in a pass."""
+    tokens = ragged([[2, *range(5, 23), 3]] * count)
+    options = PretrainingOptions(
+        text="", batch_size=8, **{"steps": 12, "validate_every": 5} | changes
+    )
+    return TextData(tokens, tokens.take(np.arange(4)), masking.masked_lm(bert), options)
+
+
+def labels_of(batches) -> list[bytes]:
+    return [batch["label"].tobytes() + batch["tokens"].tobytes() for batch in batches]
+
+
+def test_batches_between_validations_are_those_of_one_stream(bert):
+    data = data_of(bert)
+    stream = pretraining.corrupted_batches(data.tokens, data.shapes, data.corruption, data.seed)
+    whole = labels_of(batch for batch, _ in zip(stream, range(12), strict=False))
+    assert labels_of(b for epoch in range(3) for b in data.batches(epoch, 0)) == whole
+    assert len(set(whole)) == 12
+
+
+@pytest.mark.parametrize(("epoch", "skip"), [(0, 3), (1, 1), (2, 1)])
+def test_batches_after_a_stop_are_those_that_were_left(bert, epoch, skip):
+    data = data_of(bert)
+    assert labels_of(data.batches(epoch, skip)) == labels_of(data.batches(epoch, 0))[skip:]
+
+
+def test_held_out_batches_are_always_the_same(bert):
+    data = data_of(bert)
+    assert labels_of(data.held_out_batches()) == labels_of(data.held_out_batches())
+
+
+def test_a_run_validates_first_and_then_at_every_interval_and_at_its_end(inputs, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(text for text, _ in tiny.sentences(30)))
+    options = PretrainingOptions(text=str(path), steps=8, batch_size=4, validate_every=3)
+    pretrained = hub.load(inputs.checkpoint("bert_pretraining"))
+    pretrained = pretraining.with_max_length(pretrained, options.max_length)
+    plan = pretraining.build_plan(pretrained, options)
+    seen: list[events.Event] = []
+    fitted = fitting.fit(
+        plan,
+        TextData.read(pretrained, options),
+        options.fitting,
+        callbacks=[seen.append],
+        validate_first=True,
+    )
+    validated = [event for event in seen if isinstance(event, events.Validated)]
+    assert [event.step for event in validated] == [0, 3, 6, 8]
+    assert all(event.is_best for event in validated)
+    assert not any(isinstance(event, events.CacheChosen) for event in seen)
+    assert fitted.progress.first_loss == validated[0].loss
+    assert fitted.progress.best_loss == validated[-1].loss
+    unused = {path for path in tree.paths(plan.params) if "pooler" in path or "next_sent" in path}
+    assert unused and unused == set(tree.paths(fitted.active.frozen))
+
+
+def test_progress_of_an_earlier_pre_training_run_is_read():
+    info = {
+        "folder": "step_00000012",
+        "metrics_bytes": 437,
+        "examples": 215.0,
+        "seconds": 0.5,
+        "start_loss": 7.9,
+        "validation": {"loss": 6.4, "accuracy": 0.17},
+    }
+    progress = run_state.Progress.read(info)
+    assert (progress.first_loss, progress.best_loss, progress.best_score) == (7.9, 6.4, 0.17)
+    assert (progress.metrics_bytes, progress.examples_per_second) == (437, 430.0)
+    assert progress.has_begun(0) and progress.was_cached(0) is False
