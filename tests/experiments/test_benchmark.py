@@ -126,7 +126,7 @@ def test_sides_on_different_devices_have_no_ratio():
         ({"models": ("bert-tiny",)}, "--models goes with --device: give that too"),
         ({"device": True, "data": "other"}, "--data does not go with --device"),
         ({"device": True, "models": ()}, "give at least one each"),
-        ({"device": True, "tokens": 0}, "--tokens 0: bert-base takes 1 to 512"),
+        ({"device": True, "tokens": 0}, "`tokens` 0: bert-base takes 1 to 512"),
         ({"steps": 1}, "--steps 1 must be at least 2"),
     ],
 )
