@@ -1,24 +1,232 @@
-"""The encoder as a fixed feature extractor: any number of examples through it in constant memory."""
+"""The encoder as a fixed feature extractor: any number of examples through it in constant memory.
 
+encode(pretrained, ["a good film", "a dull one"])        # float32 [2, D]
+extract(pretrained, table, "runs/features")              # a file, or one for each process
+"""
+
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from adapt import tree
-from adapt.data import packing
+from adapt import files, tree
+from adapt.data import packing, sources, tables
+from adapt.data.packing import Arrays
+from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
+from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
-from adapt.parallel import sharding
+from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
-from adapt.pretrained.hub import Pretrained, tokenizer_of
-from adapt.training.loop import evaluate
+from adapt.pretrained.hub import Pretrained, check_inputs, image_settings_of, tokenizer_of
+from adapt.training.loop import Index, pipelined, scatter_outputs
 
-WINDOW = 4096  # examples that are sorted and packed together
+WINDOW = 4096  # texts that are sorted and packed together
 
 Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
+# (which examples each group of a batch has, the batch, how many texts were truncated since the last one)
+Stream = Iterator[tuple[Index, Arrays, int]]
+OnProgress = Callable[[int, int], None]  # examples done, examples in all
+
+
+def encode(
+    pretrained: Pretrained,
+    texts: Sequence[str],
+    pooling: str = "mean",
+    normalize: bool = False,
+    layer: int | None = None,
+) -> np.ndarray:
+    """The features of texts, float32 [N, D], in their order.
+
+        adapt.encode(adapt.load("minilm"), ["a good film", "a bad one"], normalize=True)   # [2, 384]
+
+    ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by weights of the checkpoint
+    pooler or attention. ``normalize`` scales each vector to length 1, as sentence encoders are compared. ``layer``
+    counts from 0 (embedding) to L (last block, the default). Texts longer than the tokenizer's ``max_length`` are
+    truncated. Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a pooling or
+    a layer that the checkpoint does not have.
+    """
+    if isinstance(texts, str):
+        raise DataError("encode takes a list of texts: put the one text in [brackets]")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
+    forward, params = extractor(pretrained, pooling, layer)
+    chunks = (list(texts[start : start + WINDOW]) for start in range(0, len(texts), WINDOW))
+    features = np.zeros((len(texts), pretrained.config.width), np.float32)
+    fill(features, forward, params, text_batches(pretrained, chunks), normalize)
+    return features
+
+
+@dataclasses.dataclass(frozen=True)
+class Extraction:
+    """What :func:`extract` did, over all processes."""
+
+    path: Path  # of this process's features
+    examples: int
+    width: int
+    seconds: float
+    padding: float  # the share of the slots of batches that held no token
+    truncated: int  # texts
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.examples / self.seconds
+
+
+def extract(
+    pretrained: Pretrained,
+    table: Table,
+    folder: str | Path,
+    text_column: str = "text",
+    image_column: str | None = None,
+    pooling: str = "mean",
+    layer: int | None = None,
+    normalize: bool = False,
+    dtype: Any = np.float32,
+    layout: Layout | None = None,
+    on_progress: OnProgress | None = None,
+) -> Extraction:
+    """Write the features of a table's rows to ``folder / "features.npy"``, float32 [N, D], in the order of rows.
+
+    Memory does not grow with the number of rows: the file is mapped, and reserved before anything is computed. Each of
+    several processes writes the features of its own part of the rows, features_00000.npy or the like, and index.json
+    says which rows are where; ``layout`` is then a mesh of the process's own devices. ``dtype`` is that of the
+    computation; for pooling, normalize and layer see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
+    :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different data.
+    """
+    check_inputs(pretrained, image_column)
+    folder = Path(folder)
+    count = len(table)
+    shares = multihost.even_shares(count)
+    name = "features.npy"
+    if multihost.is_multiprocess():
+        digest = tree.digest(pretrained.params["encoder"])
+        multihost.assert_same("what they read", {"the rows": str(count), "the encoder": digest})
+        if image_column is None:
+            tables.check_texts(table, text_column)  # here rows have the file's numbers
+        table = table.select(shares[jax.process_index()])
+        name = share_name(jax.process_index())
+    forward, params = extractor(pretrained, pooling, layer, dtype, layout)
+    stream = table_batches(pretrained, table, text_column, image_column, layout)
+
+    started = time.perf_counter()
+    path = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.atomic_path(path) as beside:
+        features = mapped_features(beside, (len(table), pretrained.config.width))
+        counts = fill(features, forward, params, stream, normalize, on_progress)
+        features.flush()
+    # Every process is done when it knows the sums of all.
+    totals = [multihost.total_over_processes(value) for value in dataclasses.astuple(counts)]
+    tokens, slots, truncated = totals
+    seconds = time.perf_counter() - started
+    if multihost.is_multiprocess() and multihost.is_lead_process():
+        write_index(folder, shares, pretrained.config.width)
+    padding = 1 - tokens / slots
+    return Extraction(path, count, pretrained.config.width, seconds, padding, truncated)
+
+
+def share_name(process: int) -> str:
+    """The file of one process's features."""
+    return f"features_{process:05d}.npy"
+
+
+def write_index(folder: Path, shares: Sequence[range], width: int) -> None:
+    """Write index.json: which rows are in which process's file."""
+    parts = [
+        {"file": share_name(process), "rows": [rows.start, rows.stop]}
+        for process, rows in enumerate(shares)
+    ]
+    count = shares[-1].stop
+    index = {"files": parts, "examples": count, "width": width, "dtype": "float32"}
+    files.write_json(folder / "index.json", index)
+
+
+def mapped_features(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A new .npy file of float32 as an array that is mapped into memory, with room on the disk for all of it."""
+    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    files.reserve(path, path.stat().st_size, "features")
+    return features
+
+
+# Batches of any number of examples
+
+
+def text_batches(
+    pretrained: Pretrained, chunks: Iterable[Sequence[str]], layout: Layout | None = None
+) -> Stream:
+    """The evaluation batches of texts in chunks; each chunk is tokenized and packed by itself.
+
+    Indices count over all texts. See :func:`adapt.data.packing.eval_batches`.
+    """
+    return stream_batches(text_sources(pretrained, chunks), layout)
+
+
+def image_batches(
+    pretrained: Pretrained, chunks: Iterable[Sequence[Any]], layout: Layout | None = None
+) -> Stream:
+    """The evaluation batches of PIL images in chunks, one image a row. Indices count over all images."""
+    return stream_batches(image_sources(pretrained, chunks), layout)
+
+
+def table_batches(
+    pretrained: Pretrained,
+    table: Table,
+    text_column: str = "text",
+    image_column: str | None = None,
+    layout: Layout | None = None,
+) -> Stream:
+    """The evaluation batches of a whole table in constant memory, of its texts or of its images."""
+    check_inputs(pretrained, image_column)
+    if image_column is None:
+        return text_batches(pretrained, tables.text_chunks(table, text_column), layout)
+    groups, _ = packing.groups_of(layout)
+    chunks = tables.chunks(table, [image_column], IMAGES_PER_BATCH * groups)
+    return image_batches(pretrained, (chunk[image_column] for chunk in chunks), layout)
+
+
+def text_sources(
+    pretrained: Pretrained, chunks: Iterable[Sequence[str]]
+) -> Iterator[tuple[Source, int, int]]:
+    """(the tokens of a chunk of texts, how many texts it has, how many were truncated)."""
+    tokenizer = tokenizer_of(pretrained)
+    for texts in chunks:
+        tokens, truncated = tokenizer.encode(texts)
+        source = TokenSource(tokens, tokenizer.max_length, pretrained.config.pad_token)
+        yield source, len(texts), truncated
+
+
+def image_sources(
+    pretrained: Pretrained, chunks: Iterable[Sequence[Any]]
+) -> Iterator[tuple[Source, int, int]]:
+    """(a chunk of images, how many it has, 0)."""
+    settings = image_settings_of(pretrained)
+    start = 0
+    for images in chunks:
+        source = sources.from_images(images, settings, pretrained.config.positions, start + 1)
+        yield source, len(images), 0
+        start += len(images)
+
+
+def stream_batches(
+    chunks: Iterable[tuple[Source, int, int]], layout: Layout | None = None
+) -> Stream:
+    """The evaluation batches of one source after the other; indices count over all of them."""
+    start = 0
+    for source, count, truncated in chunks:
+        for index, batch in packing.eval_batches(source.windows(np.arange(count)), layout):
+            yield [start + group for group in index], batch, truncated
+            truncated = 0
+        start += count
+
+
+# Batches to features
 
 
 def extractor(
@@ -28,10 +236,11 @@ def extractor(
     dtype: Any = np.float32,
     layout: Layout | None = None,
 ) -> tuple[Forward, tree.Tree]:
-    """(jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the device or mesh).
+    """(a jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the devices).
 
-    ``layer`` counts 0 (embedding) to L (last block, with the final norm; the default); the head is discarded, except
-    the weights of a pooling, ``"pooler"`` or a run's ``"attention"``. Raises :class:`StrategyError` for what is not there.
+    ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default). The head is discarded,
+    except the weights of a pooling: "pooler", or a run's "attention". Raises :class:`StrategyError` for a layer or a
+    pooling that is not there.
     """
     config = pretrained.config
     layer = config.layers if layer is None else layer
@@ -43,92 +252,80 @@ def extractor(
         raise StrategyError(
             f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention"
         )
-    own = pooling_weights(pretrained, pooling) if pooling in ("pooler", "attention") else {}
-    params = tree.graft(tree.drop(pretrained.params, "head"), "head", own)
+    head = {}
+    if pooling in ("pooler", "attention"):
+        head = pooling_weights(pretrained, pooling)
+    params = tree.graft(tree.drop(pretrained.params, "head"), "head", head)
     model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype), layout)
     return features_at(model, layer), sharding.shard_tree(params, layout)
 
 
 @functools.cache
 def features_at(model: Model, layer: int) -> Forward:
-    """One compiled function a model and layer, however often it is asked for."""
-
+    """A compiled function ``(params, batch) -> features``: the same one whenever it is asked for."""
     layout = model.layout
+    last = model.stages - 1
+    depth = model.stages if layer == last else layer + 1  # the last layer has the final norm
 
     def forward(params: tree.Tree, batch: Mapping[str, Any]) -> jax.Array:
-        cut = model.stages if layer == model.stages - 1 else layer + 1
         pool = functools.partial(model.apply_head, params["head"])
-        hidden = model.prefix(params, batch, cut)
-        return (
-            flatten_groups(layout.over_groups(pool)(hidden, dict(batch)))
-            if layout
-            else pool(hidden, batch)
-        )
+        hidden = model.prefix(params, batch, depth)
+        if layout is None:
+            return pool(hidden, batch)
+        return flatten_groups(layout.over_groups(pool)(hidden, dict(batch)))
 
-    return sharding.shard_inputs(
-        jax.jit(
-            model.allow_fused_attention(forward),
-            out_shardings=layout.replicated if layout else None,
-        ),
-        layout,
-    )
+    replicated = None if layout is None else layout.replicated
+    jitted = jax.jit(model.allow_fused_attention(forward), out_shardings=replicated)
+    return sharding.shard_inputs(jitted, layout)
 
 
 def pooling_weights(pretrained: Pretrained, kind: str = "pooler") -> tree.Tree:
     """The weights of a pooling as a head of its own. Raises :class:`StrategyError` if the checkpoint has none."""
     head = pretrained.params["head"]
     if kind not in head:
-        there = ", ".join(head) or "nothing"
+        content = ", ".join(head) or "nothing"
         raise StrategyError(
-            f"{pretrained.source} has no {kind} to graft (its head holds: {there}): give another --pooling, "
-            "mean, cls, max or last"
+            f"{pretrained.source} has no {kind} to graft (its head holds: {content}): "
+            "give another `pooling`, mean, cls, max or last"
         )
     return {kind: head[kind]}
 
 
-def text_batches(
-    pretrained: Pretrained, chunks: Iterable[list[str]], layout: Layout | None = None
-) -> Iterator[tuple[Any, packing.Arrays, int]]:
-    """Chunks of texts -> (index over all texts, batch, number truncated); each chunk is tokenized and packed by itself.
+@dataclasses.dataclass
+class Counts:
+    """What went through an extractor."""
 
-    With a ``layout`` a batch has its groups, and ``index`` is a list of theirs.
-    """
-    tokenizer = tokenizer_of(pretrained)
-    start = 0
-    for texts in chunks:
-        tokens, truncated = tokenizer.encode(texts)
-        for index, batch in packing.eval_batches(
-            tokens, tokenizer.max_length, pad=pretrained.config.pad_token, layout=layout
-        ):
-            yield packing.map_index(index, functools.partial(np.add, start)), batch, truncated
-            truncated = 0
-        start += len(texts)
+    tokens: int = 0
+    slots: int = 0  # for tokens, in the rows of batches
+    truncated: int = 0
 
 
-def encode(
-    pretrained: Pretrained,
-    texts: list[str],
-    pooling: str = "mean",
+def fill(
+    features: np.ndarray,
+    forward: Forward,
+    params: tree.Tree,
+    stream: Stream,
     normalize: bool = False,
-    layer: int | None = None,
-) -> np.ndarray:
-    """Texts -> features float32 [N, D]; ``normalize`` scales each to length 1, as sentence encoders are compared.
+    on_progress: OnProgress | None = None,
+) -> Counts:
+    """Write the features of every batch to their rows of ``features`` [N, D], which may be mapped from a file."""
+    counts = Counts()
 
-    Texts longer than the tokenizer's ``max_length`` are truncated. Raises :class:`DataError` for a bare string.
-    """
-    if isinstance(texts, str):
-        raise DataError("encode takes a list of texts: put the one text in [brackets]")
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
-    forward, params = extractor(pretrained, pooling, layer)
-    chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
-    pairs = ((index, batch) for index, batch, _ in text_batches(pretrained, chunks))
-    features = evaluate(forward, params, pairs, len(texts))
-    if not len(texts):
-        return np.zeros((0, pretrained.config.width), np.float32)
-    return (
-        features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        if normalize
-        else features
-    )
+    def outputs() -> Iterator[tuple[Index, jax.Array]]:
+        for index, batch, truncated in stream:
+            counts.tokens += int(batch["length"].sum())
+            counts.slots += batch["segments"].size
+            counts.truncated += truncated
+            yield index, forward(params, batch)
+
+    done = 0
+    for index, values in pipelined(outputs()):
+        rows, vectors = scatter_outputs(index, np.asarray(values))
+        if normalize:
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors / np.maximum(lengths, 1e-12)
+        features[rows] = vectors
+        done += len(rows)
+        if on_progress is not None:
+            on_progress(done, len(features))
+    return counts

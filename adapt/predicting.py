@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
-from adapt.data.packing import Arrays
+from adapt.data.packing import Arrays, num_examples
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import Task
 from adapt.tasks.base import Row, task_of
-from adapt.training.loop import evaluate
+from adapt.training.loop import Index, evaluate
 
 OnProgress = Callable[[int, int], None]  # (done, total)
 
@@ -147,13 +147,13 @@ def shared_pass(runs: Sequence[Pretrained]) -> tuple[Any, dict[str, Any]]:
 
 
 def counted(
-    batches: Iterator[tuple[np.ndarray, Arrays]], total: int, on_progress: OnProgress | None
-) -> Iterator[tuple[np.ndarray, Arrays]]:
+    batches: Iterator[tuple[Index, Arrays]], total: int, on_progress: OnProgress | None
+) -> Iterator[tuple[Index, Arrays]]:
     """The same (index, batch), with a call of ``on_progress`` after each."""
     done = 0
     for index, batch in batches:
         yield index, batch
-        done += len(index)
+        done += num_examples(index)
         if on_progress is not None:
             on_progress(done, total)
 

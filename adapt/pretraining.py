@@ -25,6 +25,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.data import masking, packing, tables
+from adapt.data.examples import from_sequences
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Plan, Scores
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
@@ -32,7 +33,7 @@ from adapt.options import DType, TrainingOptions
 from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.pretrained.hub import Pretrained
-from adapt.ragged import Ragged
+from adapt.ragged import Ragged, ragged
 from adapt.training import losses, optim
 from adapt.training.events import Callback, Event, Stepped, Validated
 from adapt.training.losses import Loss
@@ -253,7 +254,8 @@ def read_text(pretrained: Pretrained, path: str | Path, seed: int) -> tuple[Ragg
         )
     order = np.random.RandomState(seed).permutation(len(pieces))
     held_out = max(MIN_HELD_OUT, min(len(pieces) // 20, MAX_HELD_OUT))
-    return masking.take(pieces, order[held_out:]), masking.take(pieces, order[:held_out])
+    training = ragged([pieces[i] for i in order[held_out:]])
+    return training, ragged([pieces[i] for i in order[:held_out]])
 
 
 def build_plan(
@@ -339,10 +341,9 @@ def corrupted_batches(
     Pure in its arguments: the random numbers of a batch come from the seed, the epoch and the
     batch's number. With a ``layout`` each of its groups is corrupted by itself.
     """
-    make = functools.partial(packing.packed, tokens)
-    no_labels = np.zeros(len(tokens), np.int32)
+    unlabelled = dataclasses.replace(from_sequences(tokens), layout=layout)
     while True:
-        stream = packing.batches(make, no_labels, shapes, seed, epoch, skip, layout=layout)
+        stream = unlabelled.batches(shapes, seed, epoch, skip)
         for number, batch in enumerate(stream, skip):
             place = [seed, epoch, number]
             if layout is None:

@@ -6,9 +6,10 @@ import pytest
 
 import adapt
 from adapt import features
-from adapt.cli.inputs import image_batches
 from adapt.data import packing
+from adapt.data.sources import IMAGES_PER_BATCH
 from adapt.errors import DataError, StrategyError
+from adapt.features import image_batches
 from adapt.pretrained import hub
 from adapt.pretrained.images import to_pixels
 from adapt.training.loop import evaluate
@@ -140,13 +141,13 @@ def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     pictures = [tiny.picture(seed) for seed in range(37)]
     forward, params = features.extractor(vit, "cls")
     windows = list(image_batches(vit, [pictures[:5], pictures[5:]]))
-    assert np.concatenate([index for index, *_ in windows]).tolist() == list(range(37))
+    assert np.concatenate([index for (index,), *_ in windows]).tolist() == list(range(37))
     assert len({batch["pixels"].shape for _, batch, _ in windows}) == 1
     got = evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
     alone = packing.image_batch(
         to_pixels([pictures[36]], vit.image_settings),
         vit.config.positions,
-        packing.IMAGES_PER_BATCH,
+        IMAGES_PER_BATCH,
     )
     np.testing.assert_allclose(np.asarray(forward(params, alone))[0], got[36], atol=1e-5)
 

@@ -1,23 +1,19 @@
 """What the training experiments share: the checkpoint and the data that their flags name."""
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from adapt import extensions, features
+from adapt import extensions
 from adapt.cli import run_folder
-from adapt.data import bundled, examples, packing
+from adapt.data import bundled, examples
 from adapt.data import tables as data
 from adapt.data.labels import stratified_split
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.parallel.sharding import Layout
 from adapt.pretrained import hub
-from adapt.pretrained.images import to_pixels
 from adapt.tasks import get_task
 from adapt.tasks.base import text_columns
 
@@ -161,47 +157,3 @@ def read_sets(
     sets = {part: task.pair_examples(made, config.seed) for part, made in sets.items()}
     sets = {part: dataclasses.replace(made, layout=layout) for part, made in sets.items()}
     return sets, task.output_names(names)
-
-
-def eval_batches(
-    pretrained: hub.Pretrained,
-    table: data.Table,
-    text_column: str,
-    image_column: str | None,
-    layout: Layout | None = None,
-) -> Iterator[tuple[Any, packing.Arrays, int]]:
-    """(index, batch, number truncated) over a whole table in constant memory: for extraction and prediction.
-
-    With a ``layout`` a batch has its groups, and ``index`` is a list of theirs.
-    """
-    hub.check_inputs(pretrained, image_column)
-    if image_column is not None:
-        chunks = data.chunks(
-            table, [image_column], packing.IMAGES_PER_BATCH * (layout.groups if layout else 1)
-        )
-        return image_batches(pretrained, (chunk[image_column] for chunk in chunks), layout)
-    return features.text_batches(pretrained, data.text_chunks(table, text_column), layout)
-
-
-def image_batches(
-    pretrained: hub.Pretrained, chunks: Iterable[list[Any]], layout: Layout | None = None
-) -> Iterator[tuple[Any, packing.Arrays, int]]:
-    """Chunks of at most ``IMAGES_PER_BATCH`` PIL images a group -> (index, batch, 0), one image a row."""
-    start = 0
-    settings = hub.image_settings_of(pretrained)
-    tokens = pretrained.config.positions
-    for images in chunks:
-        made = lambda part, images=images, start=start: packing.image_batch(
-            to_pixels(
-                [images[index] for index in part], settings, start + 1 + int(min(part, default=0))
-            ),
-            tokens,
-            packing.IMAGES_PER_BATCH,
-        )
-        parts = [
-            np.arange(at, min(at + packing.IMAGES_PER_BATCH, len(images)))
-            for at in range(0, len(images), packing.IMAGES_PER_BATCH)
-        ]
-        for index, batch in packing.group_batches(parts, made, layout):
-            yield packing.map_index(index, functools.partial(np.add, start)), batch, 0
-        start += len(images)

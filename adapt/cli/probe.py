@@ -11,7 +11,6 @@ choose nothing. The folder holds result.json, layers.png and config.json.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +25,7 @@ from adapt.cost.clock import Compiling
 from adapt.data import bundled, packing
 from adapt.data.tables import Table, check_texts
 from adapt.errors import DataError, StrategyError
+from adapt.features import table_batches
 from adapt.options import DeviceOptions, ImportOptions
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
@@ -190,10 +190,10 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[Table]) -> 
     def windows() -> Iterator[tuple[Any, Any]]:
         start = done = 0
         for number, table in enumerate(tables):
-            for index, batch, cut in inputs.eval_batches(
+            for index, batch, cut in table_batches(
                 pretrained, table, config.text_column, config.image_column, layout
             ):
-                yield packing.map_index(index, functools.partial(np.add, start)), batch
+                yield [start + group for group in index], batch
                 truncated[number] += cut
                 bar.update(done := done + packing.num_examples(index))
             start += len(table)

@@ -1,8 +1,6 @@
 """Examples in memory or on disk, as batches: what texts or images with labels become for one encoder."""
 
 import dataclasses
-import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,210 +8,174 @@ import numpy as np
 
 from adapt import tree
 from adapt.data import packing
+from adapt.data.packing import Arrays, Plan, Windows
+from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import Pretrained, image_settings_of, tokenizer_of
 from adapt.pretrained.images import to_pixels
 from adapt.pretrained.tokenizer import Text
-from adapt.ragged import Ragged
-
-Pairs = Iterator[tuple[Any, packing.Arrays]]  # of indices [n], on a mesh a list of them
-States = (
-    np.ndarray | Ragged
-)  # what a frozen prefix made of every example of a file: pooled [N, D], or states of tokens
+from adapt.ragged import Ragged, concatenate
+from adapt.training.loop import Index
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Tokenized texts, or pictures that are decoded when they are needed, of a file with labels [N, ...].
+    """Examples with labels: tokenized texts, or images that are decoded when they are needed.
 
-    ``rows`` says which of the file's examples these are: a split takes rows, and what is cached for the file serves any
-    split of it. An example of several sequences (choices, pairs to compare) has a row of them, [N, K]; where words have
-    labels, they are Ragged int32 [words, 2] of (place of its token in the example, class). With ``states``, batches hold
-    ``hidden`` in place of inputs. ``truncated`` texts were longer than ``max_length``; a picture has ``max_length`` tokens.
+        training = from_texts(pretrained, [["a good film", "a dull one"]], np.array([1, 0]))
+        plan = training.plan(32, seed=0, epochs=1)
+        for batch in training.batches(plan, seed=0, epoch=0): ...
+
+    ``rows`` [N] says which sequences of a file these examples are: a split takes rows, and what is cached for the file
+    serves any split of it. An example of several sequences (choices, pairs to compare) has several, [N, K].
+    ``labels`` are [N, ...], or where words have labels, Ragged int32 [words, 2] of (token in the example, class).
+    With ``states``, what a frozen prefix made of the file's sequences, batches hold ``hidden`` in place of tokens or
+    pixels. ``truncated`` texts were longer than the tokenizer's ``max_length``.
     """
 
-    file_sequences: Ragged  # token ids of every text of the file; of pictures the lengths alone
+    file_sequences: FileSource
     rows: np.ndarray
     labels: Any
-    max_length: int
-    pad: int = 0
     truncated: int = 0
-    pictures: Callable[[np.ndarray], np.ndarray] | None = (
-        None  # rows of the file -> pixels float32 [n, S, S, channels]
-    )
-    pictures_digest: str = ""
     states: States | None = None
-    layout: Layout | None = (
-        None  # batches and windows are its groups, of which this process makes its own
-    )
+    layout: Layout | None = None  # batches are its groups, of which this process makes its own
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def groups(self) -> int:
-        return self.layout.groups if self.layout else 1
+    def inputs(self) -> Source:
+        """What batches are made of."""
+        if self.states is None:
+            return self.file_sequences
+        return self.file_sequences.with_states(self.states)
 
     @property
-    def tokens(self) -> Ragged:
-        return self.file_sequences.take(self.rows.reshape(-1))
+    def max_length(self) -> int:
+        """Tokens that a sequence may have."""
+        return self.file_sequences.max_length
 
     @property
     def targets(self) -> np.ndarray:
-        """The labels in the order in which :meth:`eval_batches` counts: of words, their classes."""
+        """The labels in the order of the outputs of an evaluation; where words have labels, their classes."""
         if isinstance(self.labels, Ragged):
             return self.labels.values[self.labels.flat_indices(np.arange(len(self))), 1]
         return self.labels
 
     @property
     def num_outputs(self) -> int:
-        """How many outputs of the head there are: one a sequence, or a word."""
-        return int(self.labels.lengths.sum()) if isinstance(self.labels, Ragged) else self.rows.size
+        """How many outputs of the head there are: one for each sequence, or for each word."""
+        if isinstance(self.labels, Ragged):
+            return int(self.labels.lengths.sum())
+        return self.rows.size
 
     @property
     def digest(self) -> str:
-        """Of inputs and labels: what a resumed run compares."""
-        ragged = isinstance(self.labels, Ragged)
-        labels = {"truth": self.targets, "lengths": self.labels.lengths} if ragged else self.labels
-        return tree.digest(
-            {"inputs": {"file": self.inputs_digest, "rows": self.rows}, "labels": labels}
-        )
-
-    @functools.cached_property
-    def inputs_digest(self) -> str:
-        """Of the token ids of the whole file; or of all its pictures, and of how they become pixels."""
-        second_start = (
-            {}
-            if self.file_sequences.second_start is None
-            else {"2": self.file_sequences.second_start}
-        )
-        return self.pictures_digest or tree.digest(
-            {
-                "tokens": {
-                    "0": self.file_sequences.values,
-                    "1": self.file_sequences.lengths,
-                    **second_start,
-                }
-            }
-        )
+        """The SHA-256 of inputs and labels: what a resumed run compares."""
+        labels = self.labels
+        if isinstance(labels, Ragged):
+            labels = {"truth": self.targets, "lengths": labels.lengths}
+        inputs = {"file": self.file_sequences.digest, "rows": self.rows}
+        return tree.digest({"inputs": inputs, "labels": labels})
 
     def take(self, index: np.ndarray) -> "Examples":
+        """The examples ``index``, of the same file."""
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
 
-    def plan(self, examples: int, seed: int, epochs: int, parts: int = 1) -> packing.Plan:
-        examples = examples // self.groups
-        parts = parts * self.groups
-        if self.pictures is not None:
-            return packing.Plan(self.max_length, (examples,), examples)
-        return packing.plan(self.file_sequences.lengths[self.rows], examples, seed, epochs, parts)
+    def plan(self, examples: int, seed: int, epochs: int, accumulate: int = 1) -> Plan:
+        """The static shapes of training batches: ``accumulate`` micro-batches of up to ``examples`` each.
+
+        The same for every call with the same arguments, so a resumed run has the same shapes.
+        """
+        groups, _ = packing.groups_of(self.layout)
+        micro_batches = accumulate * groups
+        return self.file_sequences.plan(self.rows, examples // groups, seed, epochs, micro_batches)
 
     def batches(
-        self, plan: packing.Plan, seed: int, epoch: int, skip: int = 0, parts: int = 1
-    ) -> Iterator[packing.Arrays]:
-        """The training batches of one epoch from batch ``skip`` on: texts packed, one picture a row."""
-        sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
-        make = lambda step, kept, _: self.arrays(
-            [self.rows[part].reshape(-1) for part in step], kept, sequences
-        )
-        return packing.batches(make, self.labels, plan, seed, epoch, skip, parts, self.layout)
+        self, plan: Plan, seed: int, epoch: int, skip: int = 0, accumulate: int = 1
+    ) -> Iterator[Arrays]:
+        """The training batches of one epoch from batch ``skip`` on, in an order that seed and epoch decide.
 
-    def arrays(
-        self, step: packing.Part, kept: Sequence[int], plan: packing.Plan
-    ) -> list[packing.Arrays]:
-        """The model's inputs in micro-batches of one shape, each of the file's rows in a part of ``step``, by its place."""
-        if isinstance(self.states, np.ndarray):  # one vector an example: nothing is packed
-            return [
-                {"hidden": packing.pad_to(self.states[step[place]], plan.examples)}
-                for place in kept
-            ]
-        if self.pictures is not None and self.states is None:
-            return [
-                packing.image_batch(self.pictures(step[place]), plan.width, plan.examples)
-                for place in kept
-            ]
-        return packing.packed(
-            self.file_sequences if self.states is None else self.states, step, kept, plan, self.pad
-        )
-
-    def eval_batches(self, skip: int = 0) -> Pairs:
-        """Every sequence once from batch ``skip`` on, (index [n], batch), for evaluation: texts packed by length.
-
-        Where words have labels, ``index`` counts them. On a mesh there is one a group: see :func:`adapt.data.packing.group_batches`.
+        Texts are packed, images have a row each. The last batch may have empty slots (weight 0). ``accumulate`` > 1
+        micro-batches of a step are stacked on a leading axis; the next one is that of a layout's groups.
         """
-        pooled = isinstance(self.states, np.ndarray)
-        rows = self.rows.reshape(-1)
-        if pooled or self.pictures is not None:
-            slots = packing.POOLED_PER_BATCH if pooled else packing.IMAGES_PER_BATCH
-            plan = packing.Plan(self.max_length, (slots,), slots)
-            cuts = range(skip * slots * self.groups, len(rows), slots)
-            parts = [np.arange(start, min(start + slots, len(rows))) for start in cuts]
-            return packing.group_batches(
-                parts, lambda part: self.arrays([rows[part]], (0,), plan)[0], self.layout
-            )
-        held = self.states if isinstance(self.states, Ragged) else self.file_sequences
-        words = None
-        if isinstance(self.labels, Ragged):
-            words = Ragged(
-                self.labels.values,
-                np.cumsum(self.labels.lengths) - self.labels.lengths,
-                self.labels.lengths,
-            )
-        found = packing.eval_batches(
-            held.take(rows), self.max_length, pad=self.pad, layout=self.layout
+        inputs_of = self.inputs
+        sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
+        groups, local_groups = packing.groups_of(self.layout)
+        steps = packing.micro_batches(
+            len(self), plan.examples, accumulate * groups, seed, epoch, skip
         )
-        found = itertools.islice(found, skip, None)
-        return found if words is None else (self.tagged(words, *each) for each in found)
+        for step in steps:
+            rows = [self.rows[part].reshape(-1) for part in step]
+            local = [i for i in range(len(step)) if i % groups in local_groups]
+            batches = []
+            for i, inputs in zip(local, inputs_of.pack_step(rows, local, sequences), strict=True):
+                targets = packing.make_targets(self.labels[step[i]], inputs, plan.examples)
+                batches.append(inputs | targets)
+            yield packing.stack_groups(batches, self.layout, accumulate)
 
-    def tagged(
-        self, words: Ragged, index: Any, batch: packing.Arrays
-    ) -> tuple[Any, packing.Arrays]:
-        """A window with the labels of its words, and which of all words these are."""
-        if self.layout is None:
-            return words.flat_indices(index), batch | packing.pad_word_labels(
-                self.labels[index], batch
-            )
-        own = [
-            (index[group], {name: each[place] for name, each in batch.items()})
-            for place, group in enumerate(self.layout.local_groups)
-        ]
-        tags = packing.stack(
-            [packing.pad_word_labels(self.labels[part], inputs) for part, inputs in own]
-        )
-        return [words.flat_indices(part) for part in index], batch | tags
+    def eval_batches(self, skip: int = 0) -> Iterator[tuple[Index, Arrays]]:
+        """Every sequence once from batch ``skip`` on, as (index, batch): texts packed by length.
 
-    def file_batches(self, skip: int = 0) -> Pairs:
-        """Every example of the file once, from batch ``skip`` on: for the cache."""
-        return dataclasses.replace(
-            self, rows=np.arange(len(self.file_sequences)), labels=None, states=None
-        ).eval_batches(skip)
+        ``index`` is a list of arrays, one for each group of the layout (one without a layout): which outputs of all
+        (see :attr:`targets`) come out of the group's first slots.
+        """
+        windows = self.inputs.windows(self.rows.reshape(-1))
+        if not isinstance(self.labels, Ragged):
+            return packing.eval_batches(windows, self.layout, skip)
+        return self.word_batches(windows, self.labels, skip)
+
+    def word_batches(
+        self, windows: Iterable[Windows], labels: Ragged, skip: int
+    ) -> Iterator[tuple[Index, Arrays]]:
+        """Evaluation batches with the tokens of labelled words; their index counts words."""
+        first_word = np.cumsum(labels.lengths) - labels.lengths
+        words = dataclasses.replace(labels, starts=first_word)
+        labelled = (with_word_labels(window, labels) for window in windows)
+        for index, batch in packing.eval_batches(labelled, self.layout, skip):
+            yield [words.flat_indices(group) for group in index], batch
+
+    def file_batches(self, skip: int = 0) -> Iterator[tuple[Index, Arrays]]:
+        """Every sequence of the file once, from batch ``skip`` on: for the cache of a frozen prefix."""
+        every = np.arange(len(self.file_sequences))
+        return packing.eval_batches(self.file_sequences.windows(every), self.layout, skip)
+
+
+def with_word_labels(window: Windows, labels: Ragged) -> Windows:
+    """The same batches with ``targets``, ``label`` and ``weight`` of their words."""
+
+    def make(part: np.ndarray) -> Arrays:
+        inputs = window.make(part)
+        return inputs | packing.pad_word_labels(labels[part], inputs)
+
+    return Windows(window.members, make)
 
 
 def from_texts(
     pretrained: Pretrained, chunks: Iterable[Sequence[Text]], labels: np.ndarray
 ) -> Examples:
-    """Texts (or pairs) of a file, in chunks, for this encoder. Raises :class:`StrategyError` if it takes none."""
+    """Examples of the texts (or pairs) of a file, in chunks, for this encoder.
+
+    Raises :class:`StrategyError` if the checkpoint has no tokenizer.
+    """
     return from_tokens(pretrained, map(tokenizer_of(pretrained).encode, chunks), labels)
 
 
 def from_tokens(
-    pretrained: Pretrained, parts: Iterable[tuple[Ragged, int]], labels: Any
+    pretrained: Pretrained, chunks: Iterable[tuple[Ragged, int]], labels: Any
 ) -> Examples:
-    """What the tokenizer made of a file's chunks, with labels: of each in turn, or of as many sequences as come to one."""
-    ragged, cut = zip(*parts, strict=True)
-    values, lengths = (
-        np.concatenate([getattr(part, name) for part in ragged]) for name in ("values", "lengths")
+    """Examples from tokenized chunks: (token ids, how many sequences were truncated) of each.
+
+    An example has as many sequences as there are for one of the ``labels``: one, or several for choices and pairs.
+    """
+    tokens, truncated = zip(*chunks, strict=True)
+    file_sequences = TokenSource(
+        concatenate(tokens), tokenizer_of(pretrained).max_length, pretrained.config.pad_token
     )
-    second_start = (
-        None
-        if ragged[0].second_start is None
-        else np.concatenate([part.second_start for part in ragged])
-    )
-    whole = Ragged(values, np.cumsum(lengths) - lengths, lengths, second_start)
-    rows = np.arange(len(lengths))
-    rows = rows if len(rows) == len(labels) else rows.reshape(len(labels), -1)
-    length = tokenizer_of(pretrained).max_length
-    pad = pretrained.config.pad_token
-    return Examples(whole, rows, labels, length, pad, sum(cut))
+    rows = np.arange(len(file_sequences))
+    if len(rows) != len(labels):
+        rows = rows.reshape(len(labels), -1)
+    return Examples(file_sequences, rows, labels, sum(truncated))
 
 
 def from_images(
@@ -222,14 +184,18 @@ def from_images(
     sums: np.ndarray,
     labels: np.ndarray,
 ) -> Examples:
-    """Pictures of a file for this encoder: ``take`` gives the PIL images of rows, ``sums`` uint8 [N, 32] are their SHA-256.
+    """Examples of the images of a file: ``take`` gives the PIL images of rows, ``sums`` uint8 [N, 32] their SHA-256.
 
-    Raises :class:`StrategyError` if it takes none.
+    Raises :class:`StrategyError` if the encoder takes no images.
     """
     settings = image_settings_of(pretrained)
-    every = np.arange(len(sums))
-    tokens = pretrained.config.positions
-    whole = Ragged(np.zeros(0, np.int32), every * tokens, np.full(len(sums), tokens))
-    pictures = lambda rows: to_pixels(take(rows), settings)
+    load = lambda rows: to_pixels(take(rows), settings)
     digest = tree.digest({repr(settings): {"0": sums}})
-    return Examples(whole, every, labels, tokens, pictures=pictures, pictures_digest=digest)
+    file_sequences = ImageSource(load, len(sums), pretrained.config.positions, digest)
+    return Examples(file_sequences, np.arange(len(sums)), labels)
+
+
+def from_sequences(tokens: Ragged) -> Examples:
+    """Examples without labels, for pre-training: one for each sequence of token ids."""
+    file_sequences = TokenSource(tokens, int(tokens.lengths.max(initial=0)))
+    return Examples(file_sequences, np.arange(len(tokens)), np.zeros(len(tokens), np.int32))

@@ -8,7 +8,6 @@ from adapt.data.packing import Arrays
 from adapt.errors import CheckpointError
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import Tokenizer
-from adapt.ragged import Ragged, ragged
 
 Corruption = Callable[[Arrays, np.random.Generator], Arrays]
 
@@ -92,7 +91,3 @@ def split_into_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[i
     """Token ids of every text, those longer than ``max_length`` as several pieces, each with its special tokens."""
     encodings = tokenizer.backend.encode_batch(list(texts))
     return [piece.ids for e in encodings for piece in (e, *e.overflowing)]
-
-
-def take(pieces: Sequence[Sequence[int]], index: np.ndarray) -> Ragged:
-    return ragged([pieces[i] for i in index])

@@ -7,129 +7,201 @@ special case. Everything here is NumPy on the host.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from adapt.parallel.sharding import Layout
 from adapt.ragged import Ragged, concat_ranges
+from adapt.training.loop import Index
 
 Arrays = dict[str, np.ndarray]
-BATCH = 256  # examples that are packed with more care, since they are few
-IMAGES_PER_BATCH = 32  # of an evaluation
-POOLED_PER_BATCH = 1024  # vectors, of an evaluation
+FEW = 256  # so many examples are packed with more care
+NO_EXAMPLES = np.zeros(0, np.int64)
 
 
-def pack(
-    lengths: np.ndarray, width: int, most: int | None = None
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Best-fit decreasing: lengths [N] into rows of ``width`` -> (row [N], start [N], number of rows).
+class Placement(NamedTuple):
+    """Where N examples lie in the rows of a batch."""
 
-    ``most`` limits the examples a row. Free space is a bit set of capacities, so each example costs one shift.
-    Without ``most``, best-fit decreasing needs at most 11/9 of the optimal rows plus 4 (Johnson 1973). Where it needs more
-    rows than the tokens alone would, :func:`fill_rows` is tried too. Raises :class:`ValueError` for an example too long.
+    rows: np.ndarray  # int32 [N]
+    starts: np.ndarray  # int32 [N]
+    num_rows: int
+
+
+def pack(lengths: np.ndarray, width: int, most: int | None = None) -> Placement:
+    """Pack examples of ``lengths`` [N] into rows of ``width`` tokens by best-fit decreasing.
+
+    ``most`` limits the examples in a row. Free space is a bit set of capacities, so each example costs one shift.
+    Without ``most``, best-fit decreasing needs at most 11/9 of the optimal rows plus 4 (Johnson 1973). Where it needs
+    more rows than the tokens alone would, :func:`fill_rows` is tried too. Raises :class:`ValueError` for an example
+    that is too long.
     """
     if len(lengths) and lengths.max() > width:
         raise ValueError(f"an example of {lengths.max()} tokens does not fit a row of {width}")
     rows = np.zeros(len(lengths), np.int32)
     starts = np.zeros(len(lengths), np.int32)
-    by_space: list[list[int]] = [[] for _ in range(width + 1)]
-    held: list[int] = []
+    examples_in: list[int] = []  # of each row
+    rows_by_space: list[list[int]] = [[] for _ in range(width + 1)]
     spaces = 0  # bit s is set while some row has s tokens free
     for index in np.argsort(-lengths, kind="stable"):
         length = int(lengths[index])
         fitting = spaces >> length
         if fitting:
-            space = length + ((fitting & -fitting).bit_length() - 1)
-            row = by_space[space].pop()
-            if not by_space[space]:
+            lowest_bit = fitting & -fitting
+            space = length + lowest_bit.bit_length() - 1
+            row = rows_by_space[space].pop()
+            if not rows_by_space[space]:
                 spaces ^= 1 << space
         else:
-            row = len(held)
             space = width
-            held.append(0)
-        rows[index], starts[index] = row, width - space
-        held[row] += 1
-        if space > length and held[row] != most:
-            by_space[space - length].append(row)
+            row = len(examples_in)
+            examples_in.append(0)
+        rows[index] = row
+        starts[index] = width - space
+        examples_in[row] += 1
+        if space > length and examples_in[row] != most:
+            rows_by_space[space - length].append(row)
             spaces |= 1 << (space - length)
-    found = rows, starts, len(held)
-    if most is None and len(lengths) <= BATCH and len(held) > -(-int(lengths.sum()) // width):
-        return min(found, fill_rows(lengths, width), key=lambda each: each[2])
-    return found
+
+    placement = Placement(rows, starts, len(examples_in))
+    fewest = -(-int(lengths.sum()) // width)
+    if most is None and len(lengths) <= FEW and placement.num_rows > fewest:
+        filled = fill_rows(lengths, width)
+        if filled.num_rows < placement.num_rows:
+            return filled
+    return placement
 
 
-def fill_rows(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Row by row: the longest example left, and those of the rest that fill the row best, by subset sums in a bit set.
+def fill_rows(lengths: np.ndarray, width: int) -> Placement:
+    """Pack row by row: the longest example left, and those of the rest that fill the row best.
 
-    The minimum bin slack of Gupta and Ho (1999). Some 0.2 ms for a batch of 32.
+    Subset sums in a bit set find these: the minimum bin slack of Gupta and Ho (1999). Some 0.2 ms for a batch of 32.
     """
     rows = np.zeros(len(lengths), np.int32)
     starts = np.zeros(len(lengths), np.int32)
-    left = np.argsort(-lengths, kind="stable").tolist()
-    used = 0
     sizes = lengths.tolist()
-    fits = (1 << (width + 1)) - 1
+    left = np.argsort(-lengths, kind="stable").tolist()
+    row = 0
     while left:
-        reached = [
-            1 << sizes[left[0]]
-        ]  # bit s: the examples so far can take up s tokens, the longest among them
-        for index in left[1:]:
-            reached.append((reached[-1] | reached[-1] << sizes[index]) & fits)
-        space = reached[-1].bit_length() - 1
-        chosen = {left[0]}
-        for place in range(len(left) - 1, 0, -1):
-            if not reached[place - 1] >> space & 1:
-                chosen.add(left[place])
-                space -= sizes[left[place]]
-        at = 0
-        for index in (index for index in left if index in chosen):
-            rows[index], starts[index] = used, at
-            at += sizes[index]
-        left = [index for index in left if index not in chosen]
-        used = used + 1
-    return rows, starts, used
+        chosen = fullest_row([sizes[index] for index in left], width)
+        start = 0
+        rest = []
+        for index, is_chosen in zip(left, chosen, strict=True):
+            if is_chosen:
+                rows[index] = row
+                starts[index] = start
+                start += sizes[index]
+            else:
+                rest.append(index)
+        left = rest
+        row += 1
+    return Placement(rows, starts, row)
+
+
+def fullest_row(sizes: list[int], width: int) -> list[bool]:
+    """Which of ``sizes`` fill ``width`` best, if the first of them has to be among them."""
+    fits = (1 << (width + 1)) - 1
+    sums = [
+        1 << sizes[0]
+    ]  # bit s of sums[i]: some of the first i + 1 sizes, with the first, sum to s
+    for size in sizes[1:]:
+        sums.append((sums[-1] | sums[-1] << size) & fits)
+
+    # Backwards: a size is taken where the sum can't be reached without it.
+    chosen = [True] + [False] * (len(sizes) - 1)
+    total = sums[-1].bit_length() - 1
+    for i in range(len(sizes) - 1, 0, -1):
+        if not sums[i - 1] >> total & 1:
+            chosen[i] = True
+            total -= sizes[i]
+    return chosen
 
 
 def assemble(
-    tokens: Ragged,
+    sequences: Ragged,
     index: np.ndarray,
     rows: np.ndarray,
     starts: np.ndarray,
     shape: tuple[int, int, int],
     pad: int = 0,
 ) -> Arrays:
-    """The arrays of one batch of ``shape`` (R, C, N): examples ``index`` of ``tokens`` at their rows and starts.
+    """The arrays of one batch of ``shape`` (R, C, N): the sequences ``index`` at their rows and starts.
 
-    Token ids [total] become ``tokens``, ``positions`` and, of pairs, ``types``; token states [total, D] become
+    Token ids [total] become ``tokens``, ``positions`` and, for pairs, ``types``; token states [total, D] become
     ``hidden`` [R, C, D].
     """
-    count_rows, width, slots = shape
+    num_rows, width, slots = shape
     first = (rows.astype(np.int64) * width + starts).astype(np.int32)
-    lengths = tokens.lengths[index].astype(np.int32)
-    where, held = concat_ranges(first, lengths), tokens.values[tokens.flat_indices(index)]
+    lengths = sequences.lengths[index].astype(np.int32)
+    places = concat_ranges(first, lengths)
+    values = sequences.values[sequences.flat_indices(index)]
 
-    def laid(values: np.ndarray, empty: int = 0) -> np.ndarray:
-        out = np.full((count_rows * width, *values.shape[1:]), empty, values.dtype)
-        out[where] = values
-        return out.reshape(count_rows, width, *values.shape[1:])
+    def in_rows(values: np.ndarray, empty: int = 0) -> np.ndarray:
+        out = np.full((num_rows * width, *values.shape[1:]), empty, values.dtype)
+        out[places] = values
+        return out.reshape(num_rows, width, *values.shape[1:])
 
-    inputs = {"hidden": laid(held)}
-    if held.ndim == 1:
-        positions = (where - np.repeat(first, lengths)).astype(np.int32)
-        inputs = {"tokens": laid(held, pad), "positions": laid(positions)}
-        if tokens.second_start is not None:
-            inputs["types"] = laid(
-                (positions >= np.repeat(tokens.second_start[index], lengths)).astype(np.int32)
-            )
-    segments = laid(np.repeat(np.arange(len(index), dtype=np.int32), lengths), slots)
+    batch = {"segments": in_rows(np.repeat(np.arange(len(index), dtype=np.int32), lengths), slots)}
+    if values.ndim == 1:
+        positions = (places - np.repeat(first, lengths)).astype(np.int32)
+        batch["tokens"] = in_rows(values, pad)
+        batch["positions"] = in_rows(positions)
+        if sequences.second_start is not None:
+            in_second = positions >= np.repeat(sequences.second_start[index], lengths)
+            batch["types"] = in_rows(in_second.astype(np.int32))
+    else:
+        batch["hidden"] = in_rows(values)
+    batch["first"] = pad_to(first, slots)
+    batch["length"] = pad_to(lengths, slots)
+    return batch
+
+
+def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:
+    """One image a row: pixels float32 [n, S, S, channels], n <= slots, as ``slots`` rows of ``tokens``."""
+    slot = np.arange(slots, dtype=np.int32)
     return {
-        "segments": segments,
-        **inputs,
-        "first": pad_to(first, slots),
-        "length": pad_to(lengths, slots),
+        "pixels": pad_to(pixels, slots),
+        "segments": np.broadcast_to(slot[:, None], (slots, tokens)),
+        "first": slot * tokens,
+        "length": np.where(slot < len(pixels), tokens, 0).astype(np.int32),
     }
+
+
+def pad_to(array: np.ndarray, slots: int) -> np.ndarray:
+    """[n, ...] -> [slots, ...], with zeros where there is no example."""
+    return np.concatenate([array, np.zeros((slots - len(array), *array.shape[1:]), array.dtype)])
+
+
+def stack(batches: Sequence[Arrays]) -> Arrays:
+    """Batches of one shape on a leading axis."""
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+# Groups of a mesh
+
+
+def groups_of(layout: Layout | None) -> tuple[int, tuple[int, ...]]:
+    """(how many groups a batch has, which of them this process makes): without a mesh it is one."""
+    if layout is None:
+        return 1, (0,)
+    return layout.groups, layout.local_groups
+
+
+def stack_groups(batches: Sequence[Arrays], layout: Layout | None, accumulate: int = 1) -> Arrays:
+    """The batches of a step on leading axes [accumulate, groups]: micro-batches, each in groups of the mesh.
+
+    The axis of a single micro-batch is left out, and without a mesh that of the groups.
+    """
+    if layout is None:
+        return batches[0] if accumulate == 1 else stack(batches)
+    _, local_groups = groups_of(layout)
+    lead = (accumulate, len(local_groups)) if accumulate > 1 else (len(local_groups),)
+    stacked = stack(batches)
+    return {name: array.reshape(*lead, *array.shape[1:]) for name, array in stacked.items()}
+
+
+# Training: the examples of an epoch in random order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,50 +213,45 @@ class Plan:
     examples: int
 
     def rows_for(self, needed: int) -> int:
-        """The least budget that holds ``needed`` rows. Raises :class:`ValueError` for a batch that was not planned."""
+        """The smallest budget that holds ``needed`` rows. Raises :class:`ValueError` for a batch that was not planned."""
         for rows in self.rows:
             if rows >= needed:
                 return rows
         raise ValueError(
-            f"a batch needs {needed} rows and the plan has {self.rows}: plan for all epochs that are run"
+            f"a batch needs {needed} rows and the plan has {self.rows}: "
+            "plan for all epochs that are run"
         )
-
-
-Part = list[np.ndarray]  # the examples of each micro-batch
-Make = Callable[
-    [Part, Sequence[int], Plan], list[Arrays]
-]  # of a whole step the parts at these places -> inputs of one shape
 
 
 def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50 microseconds each.
 
-    ``lengths`` are [N], or [N, K] for examples of K sequences. Deterministic, so a resumed run has the same shapes.
+    ``lengths`` are [N], or [N, K] for examples of K sequences; a step has ``parts`` micro-batches of up to ``examples``.
+    Deterministic, so a resumed run has the same shapes.
     """
     width = max(-(-int(lengths.max()) // 16) * 16, 64)
-    steps = (
-        step
-        for epoch in range(epochs)
-        for step in micro_batches(len(lengths), examples, parts, seed, epoch)
-    )
-    needed = np.array(
-        [max(pack(lengths[part].reshape(-1), width)[2] for part in step) for step in steps]
-    )
+    needed = []
+    for epoch in range(epochs):
+        for step in micro_batches(len(lengths), examples, parts, seed, epoch):
+            packed = [pack(lengths[part].reshape(-1), width) for part in step]
+            needed.append(max(placement.num_rows for placement in packed))
+    rows = least_padding(np.array(needed))
+    return Plan(width, rows, examples)
+
+
+def least_padding(needed: np.ndarray) -> tuple[int, ...]:
+    """The up to three budgets of rows that pad batches of ``needed`` rows least, in growing order."""
     values, counts = np.unique(needed, return_counts=True)
-    fits = np.cumsum(counts)  # fits[i]: batches that a budget of values[i] holds
+    batches_in = np.cumsum(counts)  # batches that a budget of values[i] holds
     most = values[-1]
-    low, middle = np.triu_indices(len(values))
+    low, middle = np.triu_indices(len(values))  # every pair of budgets below the largest
     padded = (
-        values[low] * fits[low]
-        + values[middle] * (fits[middle] - fits[low])
-        + most * (fits[-1] - fits[middle])
+        values[low] * batches_in[low]
+        + values[middle] * (batches_in[middle] - batches_in[low])
+        + most * (batches_in[-1] - batches_in[middle])
     )
     best = padded.argmin()
-    return Plan(
-        width,
-        tuple(sorted({int(values[low[best]]), int(values[middle[best]]), int(most)})),
-        examples,
-    )
+    return tuple(sorted({int(values[low[best]]), int(values[middle[best]]), int(most)}))
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -195,84 +262,104 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
 def micro_batches(
     count: int, examples: int, parts: int, seed: int, epoch: int, skip: int = 0
 ) -> Iterator[list[np.ndarray]]:
-    """The examples of every step of an epoch from step ``skip`` on: ``parts`` index arrays of up to ``examples`` each."""
+    """The examples of every step of an epoch from step ``skip`` on: ``parts`` arrays of up to ``examples`` indices."""
     permutation = order(count, seed, epoch)
     for start in range(skip * examples * parts, count, examples * parts):
         cuts = range(start, start + examples * parts, examples)
         yield [permutation[cut : cut + examples] for cut in cuts]
 
 
-def batches(
-    make: Make,
-    labels: np.ndarray | Ragged,
-    plan: Plan,
-    seed: int,
-    epoch: int,
-    skip: int = 0,
-    parts: int = 1,
-    layout: Layout | None = None,
-) -> Iterator[Arrays]:
-    """The training batches of one epoch from batch ``skip`` on: what ``make`` makes of each step, and its targets.
-
-    For packed tokens that is ``functools.partial(packed, tokens)``. The last batch may have empty slots (weight 0). With
-    ``parts`` > 1 each batch is ``parts`` micro-batches of ``plan.examples``, stacked on a leading axis. With a ``layout``
-    the next axis is its groups, of ``plan.examples`` each, and this process makes its own.
-    """
-    groups, own = (layout.groups, layout.local_groups) if layout else (1, (0,))
-    for step in micro_batches(len(labels), plan.examples, parts * groups, seed, epoch, skip):
-        kept = [place for place in range(len(step)) if place % groups in own]
-        made = [
-            inputs
-            | (
-                pad_word_labels(of, inputs)
-                if isinstance(of := labels[step[place]], Ragged)
-                else pad_labels(of, plan.examples)
-            )
-            for place, inputs in zip(kept, make(step, kept, plan), strict=True)
-        ]
-        if layout is None:
-            yield made[0] if parts == 1 else stack(made)
-        else:
-            lead = (parts, len(own)) if parts > 1 else (len(own),)
-            yield {
-                name: array.reshape(*lead, *array.shape[1:]) for name, array in stack(made).items()
-            }
-
-
-def packed(
-    tokens: Ragged, step: Part, kept: Sequence[int], plan: Plan, pad: int = 0
+def pack_step(
+    sequences: Ragged, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan, pad: int = 0
 ) -> list[Arrays]:
-    """The examples of the parts at the places ``kept`` packed, in the one shape that holds every part of ``step``."""
-    found = [pack(tokens.lengths[part], plan.width) for part in step]
-    shape = (plan.rows_for(max(used for *_, used in found)), plan.width, plan.examples)
-    return [assemble(tokens, step[place], *found[place][:2], shape, pad) for place in kept]
+    """The micro-batches ``local`` of a step, packed into the one shape that holds every micro-batch of it."""
+    placements = [pack(sequences.lengths[part], plan.width) for part in step]
+    needed = max(placement.num_rows for placement in placements)
+    shape = (plan.rows_for(needed), plan.width, plan.examples)
+    batches = []
+    for i in local:
+        rows, starts, _ = placements[i]
+        batches.append(assemble(sequences, step[i], rows, starts, shape, pad))
+    return batches
+
+
+def make_targets(labels: np.ndarray | Ragged, inputs: Arrays, slots: int) -> Arrays:
+    """What a loss compares outputs with: the labels of examples [n, ...], or those of words, padded."""
+    if isinstance(labels, Ragged):
+        return pad_word_labels(labels, inputs)
+    return pad_labels(labels, slots)
 
 
 def pad_labels(labels: np.ndarray, slots: int) -> Arrays:
     """Labels [n, ...] in ``slots`` places, with weight 1 where there is an example."""
-    return {
-        "label": pad_to(labels, slots),
-        "weight": (np.arange(slots) < len(labels)).astype(np.float32),
-    }
+    weight = np.arange(slots) < len(labels)
+    return {"label": pad_to(labels, slots), "weight": weight.astype(np.float32)}
 
 
 def pad_word_labels(labels: Ragged, inputs: Arrays) -> Arrays:
-    """The labels of words, int32 [words, 2] of (place in the example, class), for a batch of R*C tokens, all [R*C]:
-    ``targets``, where each word's token is in it, ``label``, and ``weight`` 1 where there is a word."""
+    """The labels of words, int32 [words, 2] of (token in the example, class), for a batch of R*C tokens.
+
+    All are [R*C]: ``targets``, the token of each word; ``label``; and ``weight``, 1 where there is a word.
+    """
     values = labels.values[labels.flat_indices(np.arange(len(labels)))]
+    first = np.repeat(inputs["first"][: len(labels)], labels.lengths)
     size = inputs["segments"].size
-    at = np.repeat(inputs["first"][: len(labels)], labels.lengths) + values[:, 0]
-    return {"targets": pad_to(at, size)} | pad_labels(values[:, 1], size)
+    return {"targets": pad_to(first + values[:, 0], size)} | pad_labels(values[:, 1], size)
 
 
-def pad_to(array: np.ndarray, slots: int) -> np.ndarray:
-    """[n, ...] -> [slots, ...], with zeros where there is no example."""
-    return np.concatenate([array, np.zeros((slots - len(array), *array.shape[1:]), array.dtype)])
+# Evaluation: every example once, in the order that packs best
 
 
-def stack(parts: Sequence[Arrays]) -> Arrays:
-    """Micro-batches of one shape on a leading axis."""
-    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Evaluation batches of one shape: the examples of each, and what makes the arrays of some."""
+
+    members: list[np.ndarray]
+    make: Callable[[np.ndarray], Arrays]
+
+
+def pack_windows(
+    sequences: Ragged, max_length: int, budget: int = 1024, pad: int = 0
+) -> Iterator[Windows]:
+    """All sequences once, packed by length into batches of ``budget`` tokens R*C: at most three shapes in all.
+
+    Raises :class:`ValueError` for a sequence longer than ``max_length``.
+    """
+    lengths = sequences.lengths
+    longest = lengths.max(initial=0)
+    if longest > max_length:
+        raise ValueError(
+            f"an example of {longest} tokens is longer than the {max_length} of the windows"
+        )
+    rows = np.zeros(len(lengths), np.int32)  # counted over all windows of a width
+    starts = np.zeros(len(lengths), np.int32)
+    shorter = -1
+    for width in widths(max_length):
+        chosen = np.flatnonzero((lengths > shorter) & (lengths <= width))
+        shorter = width
+        per_row = width // 4
+        num_rows = max(budget // width, 1)
+        placement = pack(lengths[chosen], width, per_row)
+        rows[chosen] = placement.rows
+        starts[chosen] = placement.starts
+        by_row = chosen[np.argsort(placement.rows, kind="stable")]
+        cuts = np.searchsorted(rows[by_row], np.arange(num_rows, placement.num_rows, num_rows))
+        members = [part for part in np.split(by_row, cuts) if len(part)]
+        shape = (num_rows, width, num_rows * per_row)
+        make = functools.partial(assemble_window, sequences, rows, starts, shape, pad)
+        yield Windows(members, make)
+
+
+def assemble_window(
+    sequences: Ragged,
+    rows: np.ndarray,
+    starts: np.ndarray,
+    shape: tuple[int, int, int],
+    pad: int,
+    index: np.ndarray,
+) -> Arrays:
+    """One window of ``shape``; ``rows`` and ``starts`` [N] are those of all sequences, over many windows."""
+    return assemble(sequences, index, rows[index] % shape[0], starts[index], shape, pad)
 
 
 def widths(max_length: int) -> tuple[int, ...]:
@@ -282,75 +369,25 @@ def widths(max_length: int) -> tuple[int, ...]:
 
 
 def eval_batches(
-    tokens: Ragged, max_length: int, budget: int = 1024, pad: int = 0, layout: Layout | None = None
-) -> Iterator[tuple[Any, Arrays]]:
-    """All examples once, in whatever order packs best: (index [n], batch), at most three shapes in all.
+    windows: Iterable[Windows], layout: Layout | None = None, skip: int = 0
+) -> Iterator[tuple[Index, Arrays]]:
+    """(which examples each group has, the arrays of this process's groups) of every batch from batch ``skip`` on.
 
-    ``budget`` is the number of tokens R*C of a batch. Features of example ``index[i]`` come out in slot i; with a
-    ``layout`` see :func:`in_groups`. Raises :class:`ValueError` for an example longer than ``max_length``.
+    Outputs for example ``index[g][i]`` come out in slot i of group g. Without a ``layout`` there is one group, and the
+    arrays have no axis of groups.
     """
-    lengths = tokens.lengths
-    shorter = -1
-    if lengths.max(initial=0) > max_length:
-        raise ValueError(
-            f"an example of {lengths.max()} tokens is longer than the {max_length} of the windows"
-        )
-    for width in widths(max_length):
-        chosen = np.flatnonzero((lengths > shorter) & (lengths <= width))
-        shorter = width
-        per_row = width // 4
-        rows = max(budget // width, 1)
-        where, starts, used = pack(lengths[chosen], width, per_row)
-        by_row = np.argsort(where, kind="stable")
-        cuts = np.searchsorted(where[by_row], np.arange(0, used, rows))
-        shape = (rows, width, rows * per_row)
-        parts = [part for part in np.split(by_row, cuts[1:]) if len(part)]
-        made = functools.partial(laid_out, tokens, chosen, where, starts, shape, pad)
-        for index, batch in group_batches(parts, made, layout):
-            yield map_index(index, chosen.__getitem__), batch
+    groups, local_groups = groups_of(layout)
+    for window in windows:
+        for start in range(0, len(window.members), groups):
+            if skip:
+                skip -= 1
+                continue
+            index = window.members[start : start + groups]
+            index += [NO_EXAMPLES] * (groups - len(index))
+            batches = [window.make(index[group]) for group in local_groups]
+            yield index, stack_groups(batches, layout)
 
 
-def laid_out(
-    tokens: Ragged,
-    chosen: np.ndarray,
-    rows: np.ndarray,
-    starts: np.ndarray,
-    shape: Any,
-    pad: int,
-    members: np.ndarray,
-) -> Arrays:
-    """One window: the ``members`` of the ``chosen`` examples, whose rows count on over the windows."""
-    return assemble(tokens, chosen[members], rows[members] % shape[0], starts[members], shape, pad)
-
-
-def group_batches(
-    parts: Sequence[np.ndarray], make: Callable[[np.ndarray], Arrays], layout: Layout | None = None
-) -> Iterator[tuple[Any, Arrays]]:
-    """(part, what ``make`` makes of it); with a ``layout`` ([part of each group], the batch of this process's own groups)."""
-    if layout is None:
-        yield from ((part, make(part)) for part in parts)
-        return
-    for start in range(0, len(parts), layout.groups):
-        index = [*parts[start : start + layout.groups]]
-        index += [np.zeros(0, np.int64)] * (layout.groups - len(index))
-        yield index, stack([make(index[group]) for group in layout.local_groups])
-
-
-def map_index(index: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """``change`` of the index of a batch, or of that of each of its groups."""
-    return [change(part) for part in index] if isinstance(index, list) else change(index)
-
-
-def num_examples(index: Any) -> int:
-    """How many examples a batch holds, or all its groups."""
-    return sum(map(len, index)) if isinstance(index, list) else len(index)
-
-
-def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:
-    """One image a row: pixels float32 [n, S, S, channels], n <= slots, as a batch of ``slots`` rows of ``tokens``."""
-    return {
-        "pixels": pad_to(pixels, slots),
-        "segments": np.broadcast_to(np.arange(slots, dtype=np.int32)[:, None], (slots, tokens)),
-        "first": np.arange(slots, dtype=np.int32) * tokens,
-        "length": np.where(np.arange(slots) < len(pixels), tokens, 0).astype(np.int32),
-    }
+def num_examples(index: Index) -> int:
+    """How many examples a batch holds in all its groups."""
+    return sum(len(group) for group in index)

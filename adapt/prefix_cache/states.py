@@ -22,10 +22,11 @@ from adapt.models import Model
 from adapt.models.model import example_batch
 from adapt.models.peft import PEFT_FIELDS, is_peft_param
 from adapt.parallel import multihost
+from adapt.parallel.sharding import Layout
 from adapt.prefix_cache.store import CachedArray
 from adapt.ragged import Ragged, concat_ranges
 from adapt.training.frozen_prefix import Cut, prefix_params
-from adapt.training.loop import pipelined
+from adapt.training.loop import Index, pipelined
 
 VERSION = 2  # of what the cache holds: another one computes anew
 PIECE = 1 << 16  # tokens that are computed, written and hashed together, in each group of a mesh
@@ -61,7 +62,7 @@ def cached_array(
         "version": VERSION,
         "parameters": tree.digest(below),
         "config": {name: value for name, value in config.items() if name not in no_effect},
-        "examples": examples.inputs_digest,
+        "examples": examples.file_sequences.digest,
         "cut": depth,
         "pooling": pooling_digest(model) if pools else None,
         "layers": model.input_layers if is_whole_encoder else None,
@@ -132,10 +133,10 @@ def piece_ends(examples: Examples, offsets: np.ndarray) -> np.ndarray:
 
     A piece has about ``PIECE`` tokens for each group of a mesh. Pictures come in whole batches.
     """
-    groups = examples.groups
+    groups, _ = packing.groups_of(examples.layout)
     ends = np.searchsorted(offsets, np.arange(PIECE * groups, offsets[-1], PIECE * groups))
-    if examples.pictures is not None:
-        batch = packing.IMAGES_PER_BATCH * groups
+    if examples.file_sequences.eval_batch_size is not None:
+        batch = examples.file_sequences.eval_batch_size * groups
         ends = np.maximum(ends // batch, 1) * batch
     total = len(offsets) - 1
     return np.unique([*ends[ends < total], total])
@@ -164,7 +165,7 @@ def encode(
     out: np.ndarray | None = None
     done = int(rows[0])
     for index, first, hidden in pipelined(run()):
-        for members, begin, values in by_group(index, first, hidden):
+        for members, begin, values in by_group(index, first, hidden, layout):
             if out is None:
                 count = len(rows) if pools else int(lengths.sum())
                 out = np.empty((count, values.shape[-1]), values.dtype)
@@ -181,12 +182,14 @@ def encode(
     return out
 
 
-def by_group(index: Any, first: Any, hidden: Any) -> Iterator[tuple[np.ndarray, ...]]:
-    """(which examples [n], where each begins [slots], states) of a batch, or of each of its groups."""
-    if isinstance(index, list):
-        yield from zip(index, tree.to_numpy(first), tree.to_numpy(hidden), strict=True)
+def by_group(
+    index: Index, first: Any, hidden: Any, layout: Layout | None
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """(which examples [n], where each begins [slots], states) of each group of a batch."""
+    if layout is None:
+        yield index[0], first, np.asarray(hidden)
     else:
-        yield index, first, np.asarray(hidden)
+        yield from zip(index, tree.to_numpy(first), tree.to_numpy(hidden), strict=True)
 
 
 def lead(

@@ -53,7 +53,7 @@ def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1
     for index, image in enumerate(images):
         if not hasattr(image, "convert"):
             raise DataError(
-                f"row {first_row + index} holds no image: give an image column with --image-column"
+                f"row {first_row + index} holds no image: give an image column with `image_column`"
             )
         image = image.convert("RGB" if settings.channels == 3 else "L")
         if image.size != (settings.size, settings.size):

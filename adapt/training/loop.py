@@ -14,14 +14,14 @@ from adapt.tree import Tree
 
 Item = TypeVar("Item")
 
-# The examples of a batch, int [n]; on a mesh a list of those of each group.
-Index = np.ndarray | list[np.ndarray]
+# The examples of a batch, int [n] of each of its groups. Without a mesh there is one group.
+Index = list[np.ndarray]
 
 
 def evaluate(
     forward: Callable[[Tree, Batch], jax.Array],
     params: Tree,
-    batches: Iterable[tuple[Any, Batch]],
+    batches: Iterable[tuple[Index, Batch]],
     count: int,
 ) -> np.ndarray:
     """The outputs of ``forward`` for ``count`` examples: float32 [count, ...], in their order.
@@ -44,11 +44,9 @@ def evaluate(
 def scatter_outputs(index: Index, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The examples of a batch, int [n], and the outputs for them, [n, ...].
 
-    ``values`` are the outputs of all its slots, [N, ...]. On a mesh they are those of one group
-    after the other. The outputs of empty slots, the last of a batch or group, are left out.
+    ``values`` are the outputs of all its slots, [N, ...], those of one group after the other. The
+    outputs of empty slots, the last of a group, are left out.
     """
-    if not isinstance(index, list):
-        return index, values[: len(index)]
     groups = np.split(values, len(index))
     rows = [group[: len(examples)] for examples, group in zip(index, groups, strict=True)]
     return np.concatenate(index), np.concatenate(rows)

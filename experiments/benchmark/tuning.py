@@ -27,7 +27,7 @@ from adapt import tree
 from adapt.cli import console, inputs
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
-from adapt.data import examples, packing
+from adapt.data import examples, packing, sources
 from adapt.models import Classifier, Encoder, Model, attention, encoder, layers
 from adapt.pretrained import hub
 from adapt.tasks import TASKS
@@ -227,11 +227,14 @@ def padded(
     config: Config, pretrained: hub.Pretrained, texts: examples.Examples
 ) -> Callable[[], None]:
     """One example a row, all rows as long as the longest example of their batch, in steps of 16."""
+    source = texts.file_sequences
+    assert isinstance(source, sources.TokenSource)
+    tokens = source.tokens.take(texts.rows)
     chosen = [
         index
         for (index,) in packing.micro_batches(len(texts), config.batch_size, 1, config.seed, 0)
     ]
-    widths = [-(-int(texts.tokens.lengths[index].max()) // 16) * 16 for index in chosen]
+    widths = [-(-int(tokens.lengths[index].max()) // 16) * 16 for index in chosen]
     width = max(
         set(widths), key=widths.count
     )  # the most frequent alone, so that nothing compiles within a round
@@ -242,7 +245,7 @@ def padded(
             index for index, needed in zip(chosen, widths, strict=True) if needed == width
         ):
             row = np.arange(len(index))
-            batch = packing.assemble(texts.tokens, index, row, np.zeros_like(row), shape, texts.pad)
+            batch = packing.assemble(tokens, index, row, np.zeros_like(row), shape, source.pad)
             yield batch | packing.pad_labels(texts.labels[index], config.batch_size)
 
     return plain(config, pretrained, texts, batches=batches)

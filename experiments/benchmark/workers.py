@@ -143,7 +143,7 @@ class Adapt:
 
         from adapt.cli.launch import compilation_cache, prepare_cpu
         from adapt.cli.run_folder import versions
-        from adapt.data import examples
+        from adapt.data import examples, sources
         from adapt.pretrained import hub
         from adapt.ragged import ragged
 
@@ -156,9 +156,8 @@ class Adapt:
         assert tokenizer is not None  # checked by the benchmark
         tokens = ragged(content["ids"])
         targets = np.array(content["labels"], np.int32)
-        self.examples = examples.Examples(
-            tokens, np.arange(len(tokens)), targets, tokenizer.max_length, config.pad_token
-        )
+        source = sources.TokenSource(tokens, tokenizer.max_length, config.pad_token)
+        self.examples = examples.Examples(source, np.arange(len(tokens)), targets)
         self.plan = self.examples.plan(batch_size, seed, content["epochs"])
         self.seed, self.batch_size, self.learning, self.classes = (
             seed,

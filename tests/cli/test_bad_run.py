@@ -91,7 +91,9 @@ def test_a_disk_that_is_too_small_for_the_features(inputs, disk, tmp_path):
     with pytest.raises(OutputError, match="no room for 1 MB of features: No space left on device"):
         extract.main(
             extract.Config(
-                inputs.checkpoint("bert_mlm_tied"), str(tmp_path / "many.csv"), out=small / "out"
+                checkpoint=inputs.checkpoint("bert_mlm_tied"),
+                data=str(tmp_path / "many.csv"),
+                out=small / "out",
             )
         )
     assert not list(small.iterdir())

@@ -193,8 +193,8 @@ def test_what_fails_leaves_what_was_there(run, inputs, tmp_path, monkeypatch):
         assert names == {"texts.csv", "pictures", "out"}
     # In a new place, nothing is left at all.
     broken = extract.Config(
-        inputs.checkpoint("vit_classifier"),
-        str(pictures),
+        checkpoint=inputs.checkpoint("vit_classifier"),
+        data=str(pictures),
         image_column="image",
         out=tmp_path / "new",
     )
@@ -229,7 +229,7 @@ def anonymous() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
 
 for name in ("few", "few", "many"):  # the first one compiles, imports and warms up the allocator
-    extract.main(extract.Config(checkpoint, str(folder / f"{name}.csv"), out=folder / "out", overwrite=True))
+    extract.main(extract.Config(checkpoint=checkpoint, data=str(folder / f"{name}.csv"), out=folder / "out", overwrite=True))
     print("RssAnon", anonymous(), file=sys.stderr)
 """
 

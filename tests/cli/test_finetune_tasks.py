@@ -233,7 +233,7 @@ def test_contrastive_training_brings_pairs_together_and_extract_reads_them(run, 
     ):
         predicted(tmp_path, text_pair_column="other")
     config = extract.Config(
-        str(tmp_path / "run"), str(tmp_path / "data.csv"), out=tmp_path / "features"
+        checkpoint=str(tmp_path / "run"), data=str(tmp_path / "data.csv"), out=tmp_path / "features"
     )
     assert extract.main(config)["examples"] == 24
 
@@ -288,13 +288,19 @@ def test_attention_pooling_is_learnt_kept_and_extracted(run, tmp_path):
     run("classification", pooling="attention", text_pair_column=None, strategy="frozen", cache="on")
     assert np.any(hub.load(tmp_path / "run").params["head"]["attention"])
     config = extract.Config(
-        str(tmp_path / "run"), str(tmp_path / "data.csv"), pooling="attention", out=tmp_path / "f"
+        checkpoint=str(tmp_path / "run"),
+        data=str(tmp_path / "data.csv"),
+        pooling="attention",
+        out=tmp_path / "f",
     )
     assert extract.main(config)["width"] == hub.load(tmp_path / "run").config.width
     with pytest.raises(StrategyError, match="has no attention to graft"):
         extract.main(
             extract.Config(
-                "tiny-bert", str(tmp_path / "data.csv"), pooling="attention", out=tmp_path / "g"
+                checkpoint="tiny-bert",
+                data=str(tmp_path / "data.csv"),
+                pooling="attention",
+                out=tmp_path / "g",
             )
         )
 

@@ -1,7 +1,6 @@
 """Packing: nothing overlaps, is split or lost, whatever the lengths; few shapes; an order that any step can find again."""
 
 import dataclasses
-import functools
 import itertools
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from adapt.data import packing
 from adapt.data.examples import Examples
+from adapt.data.sources import TokenSource
 from adapt.ragged import Ragged, ragged
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=60).map(lambda found: np.array(found, np.int64))
@@ -153,10 +153,13 @@ EPOCH = dict(
 
 def epoch_of(lengths, examples, seed, epoch, parts, skip=0):
     plan = packing.plan(lengths, examples, seed, epoch + 1, parts)
-    make = functools.partial(packing.packed, numbered(lengths))
-    return plan, list(
-        packing.batches(make, np.arange(len(lengths)), plan, seed, epoch, skip, parts)
-    )
+    made = examples_of(numbered(lengths), np.arange(len(lengths)))
+    return plan, list(made.batches(plan, seed, epoch, skip, parts))
+
+
+def examples_of(tokens: Ragged, labels: np.ndarray | Ragged) -> Examples:
+    """One example for each sequence."""
+    return Examples(TokenSource(tokens, 512), np.arange(len(tokens)), labels)
 
 
 def micro(batch: packing.Arrays) -> list[packing.Arrays]:
@@ -231,7 +234,8 @@ def test_empty_slots_weigh_nothing(count, tail):
 )
 def test_windows_cover_every_example_once_in_at_most_3_shapes(lengths, max_length, budget):
     tokens, seen, shapes = numbered(lengths), [], set()
-    for index, batch in packing.eval_batches(tokens, max_length, budget):
+    windows = packing.pack_windows(tokens, max_length, budget)
+    for (index,), batch in packing.eval_batches(windows):
         shapes.add(tuple((name, array.shape) for name, array in batch.items()))
         assert batch["tokens"].size <= max(budget, batch["tokens"].shape[1])
         for example, found in zip(index, examples_in(batch, len(index)), strict=True):
@@ -245,7 +249,7 @@ def test_windows_refuse_an_example_that_no_row_would_hold():
     with pytest.raises(
         ValueError, match="an example of 40 tokens is longer than the 32 of the windows"
     ):
-        next(packing.eval_batches(numbered(np.array([3, 40])), 32))
+        next(packing.pack_windows(numbered(np.array([3, 40])), 32))
 
 
 @given(st.integers(1, 2000))
@@ -301,7 +305,7 @@ def test_the_label_of_a_word_goes_with_its_token(lengths, seed, random):
     labels = Ragged(values.reshape(-1, 2), np.cumsum(counts) - counts, counts)
     tokens, plan = numbered(lengths), packing.plan(lengths, 3, seed, 1)
     found = []
-    for batch in packing.batches(functools.partial(packing.packed, tokens), labels, plan, seed, 0):
+    for batch in examples_of(tokens, labels).batches(plan, seed, 0):
         assert (
             len(batch["targets"])
             == len(batch["label"])
@@ -323,7 +327,8 @@ def test_the_label_of_a_word_goes_with_its_token(lengths, seed, random):
 def test_the_sequences_of_an_example_stay_together_and_in_order(lengths, seed):
     rows = np.arange(len(lengths) - len(lengths) % 3).reshape(-1, 3)
     labels = np.arange(len(rows), dtype=np.int32)
-    examples = Examples(numbered(lengths), rows, labels, 100)
+    tokens = numbered(lengths)
+    examples = Examples(TokenSource(tokens, 100), rows, labels)
     plan = examples.plan(2, seed, 1)
     seen = []
     for batch in examples.batches(plan, seed, 0):
@@ -332,7 +337,7 @@ def test_the_sequences_of_an_example_stay_together_and_in_order(lengths, seed):
             seen.append(int(batch["label"][slot]))
             for place, row in enumerate(rows[seen[-1]]):
                 mine = batch["tokens"][batch["segments"] == 3 * slot + place]
-                np.testing.assert_array_equal(mine, examples.file_sequences[row])
+                np.testing.assert_array_equal(mine, tokens[row])
     assert sorted(seen) == list(range(len(rows)))
-    once = np.concatenate([index for index, _ in examples.eval_batches()])
+    once = np.concatenate([index for (index,), _ in examples.eval_batches()])
     assert sorted(once) == list(range(rows.size)) and examples.num_outputs == rows.size

@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from adapt import tree
-from adapt.cli.inputs import image_batches
-from adapt.features import text_batches
+from adapt.features import image_batches, text_batches
 from adapt.models import Classifier
 from adapt.pretrained import hub
 from adapt.training.loop import evaluate

@@ -24,6 +24,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.data.examples import Examples
+from adapt.data.sources import ImageSource, TokenSource
 from adapt.parallel import sharding
 from adapt.training import frozen_prefix
 from adapt.training.loop import evaluate
@@ -68,16 +69,10 @@ def examples(family: str, count: int = 96, longest: int = 20) -> Examples:
     labels = rng.integers(0, small.CLASSES, count).astype(np.int32)
     if family == "vit":
         pictures = rng.standard_normal((count, 16, 16, 3)).astype(np.float32)
-        whole = small.texts(count, 1)
-        return Examples(
-            whole,
-            np.arange(count),
-            labels,
-            17,
-            pictures=lambda rows: pictures[rows],
-            pictures_digest="x",
-        )
-    return Examples(small.texts(count, 1, longest), np.arange(count), labels, longest)
+        images = ImageSource(lambda rows: pictures[rows], count, 17, "x")
+        return Examples(images, np.arange(count), labels)
+    source = TokenSource(small.texts(count, 1, longest), longest)
+    return Examples(source, np.arange(count), labels)
 
 
 def run(
@@ -104,7 +99,7 @@ def run(
     losses, norms, epoch = [], [], 0
     COMPILED.clear()
     while len(losses) < steps:
-        for each in made.batches(plan, 0, epoch, parts=accumulate):
+        for each in made.batches(plan, 0, epoch, accumulate=accumulate):
             state, metrics = step(frozen, state, each)
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))

@@ -17,12 +17,13 @@ from adapt.cli import finetune, predict
 from adapt.cost import clock
 from adapt.data import examples, packing
 from adapt.data.examples import Examples
+from adapt.data.sources import ImageSource, TokenSource
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.models import heads
 from adapt.prefix_cache import states as cache
 from adapt.prefix_cache import store
 from adapt.pretrained import hub
-from adapt.ragged import Ragged, ragged
+from adapt.ragged import ragged
 from adapt.training import checkpoint, frozen_prefix
 from tests.helpers import runs, small, tiny
 
@@ -200,7 +201,7 @@ def test_pooled_vectors_are_of_one_pooling_and_any_head(run, tmp_path, prefixes)
 
 def some(count: int = 6, seed: int = 0) -> Examples:
     tokens = small.texts(count, seed)
-    return Examples(tokens, np.arange(count), np.zeros(count, np.int32), 24, 0)
+    return Examples(TokenSource(tokens, 24), np.arange(count), np.zeros(count, np.int32))
 
 
 def changed(params: tree.Tree, *paths: str) -> tree.Tree:
@@ -216,20 +217,21 @@ def test_what_makes_another_entry_and_what_does_not():
     with_config = lambda **new: dataclasses.replace(
         model, encoder=model.encoder.clone(config=dataclasses.replace(config, **new))
     )
-    other_ids = texts.file_sequences.values.copy()
+    tokens = texts.file_sequences.tokens
+    other_ids = tokens.values.copy()
     other_ids[3] += 1
-    moved = dataclasses.replace(
-        texts.file_sequences, lengths=texts.file_sequences.lengths[::-1].copy()
+    with_tokens = lambda **new: dataclasses.replace(
+        texts, file_sequences=TokenSource(dataclasses.replace(tokens, **new), 24)
     )
     others = {
         "token ids": (
             params,
             model,
             at,
-            dataclasses.replace(texts, file_sequences=ragged_of(texts.file_sequences, other_ids)),
+            with_tokens(values=other_ids),
             dtype,
         ),
-        "lengths": (params, model, at, dataclasses.replace(texts, file_sequences=moved), dtype),
+        "lengths": (params, model, at, with_tokens(lengths=tokens.lengths[::-1].copy()), dtype),
         "more texts": (params, model, at, some(7), dtype),
         "embedding": (changed(params, "encoder/embedding/position"), model, at, texts, dtype),
         "block": (changed(params, "encoder/block_00/mlp/up/bias"), model, at, texts, dtype),
@@ -266,7 +268,7 @@ def test_what_makes_another_entry_and_what_does_not():
 
 def test_a_pooling_that_computes_something_else_under_its_name_makes_another_entry(monkeypatch):
     model = small.classifier(pooling="ends")
-    texts = Examples(small.texts(6), np.arange(6), np.zeros(6), 20)
+    texts = Examples(TokenSource(small.texts(6), 20), np.arange(6), np.zeros(6))
     folders = []
     for pool in (
         lambda x, batch: heads.last(x, batch),
@@ -277,10 +279,6 @@ def test_a_pooling_that_computes_something_else_under_its_name_makes_another_ent
             cache.cached_array(small.params(small.classifier()), model, 3, texts, "float32").folder
         )
     assert folders[:2] == folders[2:] and folders[0] != folders[1]
-
-
-def ragged_of(like: Ragged, values: np.ndarray) -> Ragged:
-    return dataclasses.replace(like, values=values)
 
 
 def test_other_pictures_or_other_pixels_of_them_make_another_entry(inputs):
@@ -559,19 +557,20 @@ def test_states_are_the_same_in_pieces_of_any_size(monkeypatch, home, depth):
 
 def test_pieces_of_pictures_are_whole_batches(monkeypatch):
     monkeypatch.setattr(cache, "PIECE", 1000)
-    lengths = np.full(200, 17)
-    whole = Ragged(np.zeros(0, np.int32), np.arange(200) * 17, lengths)
-    pictures = Examples(whole, np.arange(200), np.zeros(200), 17, pictures=lambda rows: rows)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    pictures = Examples(ImageSource(lambda rows: rows, 200, 17), np.arange(200), np.zeros(200))
+    offsets = np.arange(201) * 17
     assert cache.piece_ends(pictures, offsets).tolist() == [32, 96, 160, 200]
-    texts = dataclasses.replace(pictures, pictures=None)
+    tokens = TokenSource(ragged([np.arange(17)] * 200), 17)
+    texts = Examples(tokens, np.arange(200), np.zeros(200))
     assert cache.piece_ends(texts, offsets).tolist() == [59, 118, 177, 200]
 
 
 def alone(params: tree.Tree, cut: frozen_prefix.Cut, texts: Examples) -> np.ndarray:
     """What the prefix makes of at most 16 texts, one a row: [16, 24, D]."""
     row = np.arange(len(texts.file_sequences))
-    batch = packing.assemble(texts.file_sequences, row, row, np.zeros_like(row), (16, 24, 16))
+    batch = packing.assemble(
+        texts.file_sequences.tokens, row, row, np.zeros_like(row), (16, 24, 16)
+    )
     return np.asarray(cut.run(cut.split(params)[0], batch))
 
 
@@ -592,7 +591,8 @@ FEW = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scop
 def of_lengths(lengths: list[int]) -> Examples:
     rng = np.random.default_rng(lengths)
     whole = ragged([rng.integers(1, 40, length) for length in lengths])
-    return Examples(whole, rng.permutation(len(lengths)), rng.integers(0, 3, len(lengths)), 24, 0)
+    rows = rng.permutation(len(lengths))
+    return Examples(TokenSource(whole, 24), rows, rng.integers(0, 3, len(lengths)))
 
 
 @FEW
@@ -634,9 +634,9 @@ def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, len
         )
         assert not taken["hidden"][~owned].any()
     # Evaluation goes through every example once, and finds it by its place.
-    for index, batch in kept.eval_batches():
+    for (index,), batch in kept.eval_batches():
         assert batch["hidden"].dtype == np.float32 and set(index) <= set(range(len(texts)))
-    assert sorted(np.concatenate([index for index, _ in kept.eval_batches()])) == list(
+    assert sorted(np.concatenate([index for (index,), _ in kept.eval_batches()])) == list(
         range(len(texts))
     )
 
@@ -652,7 +652,7 @@ def test_texts_in_rows_of_one_shape_agree_bit_for_bit_only_at_one_place_of_the_r
         (2, 1e-6),
     ):  # from half a row on, one example a row, at its beginning; any
         whole = ragged([rng.integers(1, 40, length) for length in rng.integers(least, 25, 100)])
-        texts = Examples(whole, np.arange(100), np.zeros(100, np.int32), 24, 0)
+        texts = Examples(TokenSource(whole, 24), np.arange(100), np.zeros(100, np.int32))
         kept = cache.compute_states(
             cut, params, texts, cache.cached_array(params, model, 2, texts, "float32")
         )

@@ -8,9 +8,9 @@ from sklearn import linear_model, neighbors
 from sklearn.preprocessing import StandardScaler
 
 from adapt import features
-from adapt.cli.inputs import image_batches
 from adapt.data import bundled
 from adapt.errors import StrategyError
+from adapt.features import image_batches
 from adapt.pretrained import hub
 from adapt.probing import layers, linear, logistic_regression, speed
 from adapt.probing.logistic_regression import logistic

@@ -79,7 +79,7 @@ def test_the_label_of_a_word_is_that_of_its_first_token(encoders, family, caplog
     ]
     assert examples.num_outputs == len(examples.targets) == 9 - lost
     for row, words in enumerate(SENTENCES):
-        pieces = pieces_of(encoders[family], examples.tokens[row])
+        pieces = pieces_of(encoders[family], examples.file_sequences.tokens[row])
         for place, label in examples.labels[row]:
             first = pieces[place].replace("Ġ", "") or pieces[place + 1]
             assert words[label - 10 * row].startswith(first)
@@ -124,11 +124,14 @@ def test_a_span_is_the_tokens_that_its_characters_are_in(encoders, family, quest
     examples = make(wide, tables.from_columns(columns, "some.csv"), names, "span", labels)
     assert not caplog.messages and examples.labels[0].tolist() == examples.labels[1].tolist()
     start, end = examples.labels[0]
-    found = "".join(pieces_of(wide, examples.tokens[0][start : end + 1]))
+    found = "".join(pieces_of(wide, examples.file_sequences.tokens[0][start : end + 1]))
     assert found.replace("Ġ", "") == "film"
     if question:  # it goes first
-        turn = examples.tokens.second_start[0] if family == "bert" else 0
-        assert start >= turn and pieces_of(wide, examples.tokens[0])[:2] != ["[CLS]", "the"]
+        turn = examples.file_sequences.tokens.second_start[0] if family == "bert" else 0
+        assert start >= turn and pieces_of(wide, examples.file_sequences.tokens[0])[:2] != [
+            "[CLS]",
+            "the",
+        ]
 
 
 def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(encoders):
@@ -142,7 +145,7 @@ def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(
         np.array([[len(text) - 5, len(text) - 1]]),
     )
     assert examples.labels.tolist() == [[-1, -1]] and examples.truncated == 1
-    pieces = pieces_of(encoders["bert"], examples.tokens[0])
+    pieces = pieces_of(encoders["bert"], examples.file_sequences.tokens[0])
     assert pieces == [
         "[CLS]",
         *question.split(),
@@ -174,7 +177,7 @@ def test_a_choice_is_as_many_pairs_and_a_contrast_two_texts(encoders):
     )
     choices = make(encoders["bert"], table, ["a", "b", "c"], "choice", np.zeros(2, np.int32))
     assert choices.rows.tolist() == [[0, 1], [2, 3]]
-    assert pieces_of(encoders["bert"], choices.file_sequences[1]) == [
+    assert pieces_of(encoders["bert"], choices.file_sequences.tokens[1]) == [
         "[CLS]",
         "the",
         "film",
@@ -185,11 +188,15 @@ def test_a_choice_is_as_many_pairs_and_a_contrast_two_texts(encoders):
     ]
     contrast = make(encoders["bert"], table, ["a", "b"], "contrastive", np.ones(2, np.int32))
     assert (
-        contrast.rows.tolist() == [[0, 1], [2, 3]] and contrast.file_sequences.second_start is None
+        contrast.rows.tolist() == [[0, 1], [2, 3]]
+        and contrast.file_sequences.tokens.second_start is None
     )
-    assert pieces_of(encoders["bert"], contrast.file_sequences[3]) == ["[CLS]", "a", "[SEP]"]
+    assert pieces_of(encoders["bert"], contrast.file_sequences.tokens[3]) == ["[CLS]", "a", "[SEP]"]
     pair = make(encoders["bert"], table, ["a", "b"], "classification", np.zeros(2, np.int32))
-    assert pair.rows.tolist() == [0, 1] and pair.file_sequences.second_start.tolist() == [4, 3]
+    assert pair.rows.tolist() == [0, 1] and pair.file_sequences.tokens.second_start.tolist() == [
+        4,
+        3,
+    ]
 
 
 def test_the_types_are_in_the_digest_of_the_inputs(encoders):
@@ -208,8 +215,8 @@ def test_the_types_are_in_the_digest_of_the_inputs(encoders):
         "classification",
         np.zeros(1),
     )
-    assert one.whole.values.tolist() == other.whole.values.tolist()
-    assert one.inputs_digest != other.inputs_digest
+    assert one.file_sequences.tokens.values.tolist() == other.file_sequences.tokens.values.tolist()
+    assert one.file_sequences.digest != other.file_sequences.digest
 
 
 def test_setfit_pairs_each_text_with_as_many_of_its_class_as_of_others():

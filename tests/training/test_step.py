@@ -12,6 +12,7 @@ import pytest
 from adapt import tree as t
 from adapt.cli import pretrain
 from adapt.data import packing
+from adapt.data.examples import from_sequences
 from adapt.errors import TrainingError
 from adapt.models import Model
 from adapt.training import frozen_prefix, optim
@@ -217,9 +218,7 @@ def test_every_shape_of_a_plan_is_traced_once():
     tokens = texts(90)
     plan = packing.plan(tokens.lengths, 8, 0, 2)
     for epoch in range(2):
-        for made in packing.batches(
-            functools.partial(packing.packed, tokens), np.zeros(90, np.int32), plan, 0, epoch
-        ):
+        for made in from_sequences(tokens).batches(plan, 0, epoch):
             state, _ = step(frozen, state, made)
             shapes.add(made["tokens"].shape)
     assert 1 < len(shapes) <= 3
@@ -473,13 +472,12 @@ def test_outputs_come_in_the_order_of_the_examples_whatever_the_packing():
     model = classifier("small")
     tokens = texts(40)
     forward = make_eval(model)
-    narrow = evaluate(forward, params(model), packing.eval_batches(tokens, 24, 128), 40)
-    wide = evaluate(forward, params(model), packing.eval_batches(tokens, 96, 512), 40)
+    batches = lambda *shape: list(packing.eval_batches(packing.pack_windows(tokens, *shape)))
+    narrow = evaluate(forward, params(model), batches(24, 128), 40)
+    wide = evaluate(forward, params(model), batches(96, 512), 40)
     assert narrow.shape == (40, CLASSES) and narrow.dtype == np.float32
     np.testing.assert_allclose(narrow, wide, atol=1e-5)
-    backwards = evaluate(
-        forward, params(model), reversed(list(packing.eval_batches(tokens, 24, 128))), 40
-    )
+    backwards = evaluate(forward, params(model), reversed(batches(24, 128)), 40)
     np.testing.assert_array_equal(narrow, backwards)
 
 

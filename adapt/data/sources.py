@@ -1,0 +1,202 @@
+"""The sequences of a file as inputs of a model: token ids, images, or what a frozen prefix made of them.
+
+    TokenSource      texts, or the states of their tokens: packed, many to a row
+    ImageSource      images that are decoded when they are needed: one a row
+    ImageStates      the states of images' patches: one image a row
+    PooledStates     one vector each: nothing is packed
+
+Training asks a source for the micro-batches of a step, evaluation for windows over all of it.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from adapt import tree
+from adapt.data import packing
+from adapt.data.packing import Arrays, Plan, Windows
+from adapt.pretrained.images import ImageSettings, to_pixels
+from adapt.ragged import Ragged
+
+States = (
+    np.ndarray | Ragged
+)  # of every sequence of a file: one vector [N, D], or those of its tokens
+IMAGES_PER_BATCH = 32  # of an evaluation
+VECTORS_PER_BATCH = 1024  # of an evaluation
+
+
+class Source(abc.ABC):
+    """Sequences that become inputs of a model. ``rows`` and ``step`` index them from 0."""
+
+    @abc.abstractmethod
+    def pack_step(
+        self, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan
+    ) -> list[Arrays]:
+        """The inputs of the micro-batches ``local`` of a step, in the one shape that holds all of the step."""
+
+    @abc.abstractmethod
+    def windows(self, rows: np.ndarray) -> Iterator[Windows]:
+        """Batches that hold each of ``rows`` once; their members count within ``rows``."""
+
+
+class FileSource(Source):
+    """All sequences of a file, with what identifies and measures them."""
+
+    max_length: int  # tokens that a sequence may have
+    eval_batch_size: int | None = None  # sequences of an evaluation batch where that is fixed
+
+    @property
+    @abc.abstractmethod
+    def lengths(self) -> np.ndarray:
+        """Tokens of every sequence, int64 [N]."""
+
+    @property
+    @abc.abstractmethod
+    def digest(self) -> str:
+        """The SHA-256 of everything that the inputs are made from."""
+
+    @abc.abstractmethod
+    def plan(self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int) -> Plan:
+        """The shapes of training batches of ``rows``: see :func:`adapt.data.packing.plan`."""
+
+    @abc.abstractmethod
+    def with_states(self, states: States) -> Source:
+        """The same sequences with what a frozen prefix made of them as inputs."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where the tokens of each begin if those of all lie one after the other, int64 [N]."""
+        return np.cumsum(self.lengths) - self.lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenSource(FileSource):
+    """Texts as token ids, or as the states of their tokens."""
+
+    tokens: Ragged
+    max_length: int
+    pad: int = 0
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.tokens.lengths
+
+    @functools.cached_property
+    def digest(self) -> str:
+        parts = {"0": self.tokens.values, "1": self.tokens.lengths}
+        if self.tokens.second_start is not None:
+            parts["2"] = self.tokens.second_start
+        return tree.digest({"tokens": parts})
+
+    def plan(self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int) -> Plan:
+        return packing.plan(self.lengths[rows], examples, seed, epochs, parts)
+
+    def with_states(self, states: States) -> Source:
+        if isinstance(states, Ragged):
+            return TokenSource(states, self.max_length)
+        return PooledStates(states)
+
+    def pack_step(
+        self, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan
+    ) -> list[Arrays]:
+        return packing.pack_step(self.tokens, step, local, plan, self.pad)
+
+    def windows(self, rows: np.ndarray) -> Iterator[Windows]:
+        return packing.pack_windows(self.tokens.take(rows), self.max_length, pad=self.pad)
+
+
+class OneARow(Source):
+    """Sequences of which every batch holds a fixed number, each in a row or a slot of its own."""
+
+    eval_batch_size: int
+    max_length: int
+
+    @abc.abstractmethod
+    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
+        """The inputs of up to ``plan.examples`` of the sequences."""
+
+    def pack_step(
+        self, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan
+    ) -> list[Arrays]:
+        return [self.batch(step[i], plan) for i in local]
+
+    def windows(self, rows: np.ndarray) -> Iterator[Windows]:
+        plan = Plan(self.max_length, (self.eval_batch_size,), self.eval_batch_size)
+        starts = range(0, len(rows), self.eval_batch_size)
+        members = [
+            np.arange(start, min(start + self.eval_batch_size, len(rows))) for start in starts
+        ]
+        yield Windows(members, lambda part: self.batch(rows[part], plan))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource(OneARow, FileSource):
+    """Images of ``max_length`` tokens each, decoded when they are needed.
+
+    ``load`` makes pixels float32 [n, S, S, channels] of indices [n].
+    """
+
+    load: Callable[[np.ndarray], np.ndarray]
+    count: int
+    max_length: int
+    digest: str = ""
+    eval_batch_size = IMAGES_PER_BATCH
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.full(self.count, self.max_length)
+
+    def plan(self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int) -> Plan:
+        return Plan(self.max_length, (examples,), examples)
+
+    def with_states(self, states: States) -> Source:
+        if isinstance(states, Ragged):
+            return ImageStates(states, self.max_length)
+        return PooledStates(states)
+
+    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
+        return packing.image_batch(self.load(rows), plan.width, plan.examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageStates(OneARow):
+    """The states of the tokens of images, all of ``max_length``."""
+
+    states: Ragged
+    max_length: int
+    eval_batch_size = IMAGES_PER_BATCH
+
+    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
+        (packed,) = packing.pack_step(self.states, [rows], [0], plan)
+        return packed
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledStates(OneARow):
+    """One vector for each sequence, [N, D]."""
+
+    states: np.ndarray
+    max_length = 0
+    eval_batch_size = VECTORS_PER_BATCH
+
+    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
+        return {"hidden": packing.pad_to(self.states[rows], plan.examples)}
+
+
+def from_images(
+    images: Sequence[Any], settings: ImageSettings, max_length: int, first_row: int = 1
+) -> ImageSource:
+    """PIL images in memory; an error names the row of one that is no image, counted from ``first_row``."""
+
+    def load(rows: np.ndarray) -> np.ndarray:
+        first = first_row + int(min(rows, default=0))
+        return to_pixels([images[row] for row in rows], settings, first)
+
+    return ImageSource(load, len(images), max_length)
