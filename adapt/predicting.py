@@ -91,7 +91,7 @@ def check_together(runs: Sequence[Pretrained], tasks: Sequence[Task]) -> None:
     if len(runs) == 1:
         return
     for run, task in zip(runs, tasks, strict=True):
-        if not task.shares_a_pass:
+        if not task.has_row_per_example:
             raise StrategyError(
                 f"a run of the task {run.task} does not predict together with others: give it alone"
             )

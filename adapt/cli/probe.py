@@ -126,7 +126,7 @@ def main(config: Config) -> dict[str, Any]:
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
-        score = "accuracy" if config.task == "classification" else "Pearson's correlation"
+        score = score_name(config.task)
         title = f"{config.checkpoint} on {config.data}: heads on frozen layers, 95% intervals"
         layers = config.out / "layers.png"
         baseline = result["floor"]
@@ -156,6 +156,11 @@ def is_regression(task: str) -> bool:
         names = sorted(name for name, other in TASKS.items() if other.probed_as)
         raise StrategyError(f"a probe has no heads for `task` {task}: give {' or '.join(names)}")
     return probed_as == "values"
+
+
+def score_name(task: str) -> str:
+    """What heads are scored by."""
+    return "Pearson's correlation" if is_regression(task) else "accuracy"
 
 
 def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.ndarray, list[str]]:
@@ -209,7 +214,7 @@ def extract(config: Config, pretrained: hub.Pretrained, tables: list[Table]) -> 
 def show(config: Config, result: dict[str, Any]) -> None:
     """Print the table of cells, and what was selected."""
     columns = ("method", "layer", "pooling", "validation", "test", "95% interval", "strength")
-    score = "Pearson's correlation" if is_regression(config.task) else "accuracy"
+    score = score_name(config.task)
     title = (
         f"{score} of heads on {config.checkpoint}, {config.data} "
         f"(without features {result['floor']:.3f})"

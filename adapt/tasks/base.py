@@ -63,8 +63,8 @@ class Task(abc.ABC):
     pools: bool = True
     # Whether labels are classes, so that rare ones can weigh more.
     has_class_weights: bool = False
-    # Whether outputs are [N, C], so that several runs predict side by side in one pass.
-    shares_a_pass: bool = False
+    # Whether outputs are [N, C], a row an example: such runs predict side by side in one pass.
+    has_row_per_example: bool = False
     # (outputs, labels) -> the loss of every example, float32 [N]; see :mod:`adapt.training.losses`.
     loss: Loss
     # What labels are to a probe, which fits heads on features; None: it has no head for them.

@@ -18,7 +18,7 @@ class Classification(Task):
     """One class an example; labels int32 [N], logits [N, C]."""
 
     has_class_weights = True
-    shares_a_pass = True
+    has_row_per_example = True
     probed_as = "classes"
     problem_type = "single_label_classification"
     loss = staticmethod(losses.cross_entropy)

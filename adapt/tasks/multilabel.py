@@ -22,7 +22,7 @@ class Multilabel(Task):
     """
 
     primary_metric = "macro_f1"
-    shares_a_pass = True
+    has_row_per_example = True
     problem_type = "multi_label_classification"
     loss = staticmethod(losses.binary_cross_entropy)
 

@@ -22,7 +22,7 @@ class Regression(Task):
     primary_metric = "pearson"
     beats: ClassVar = {"mse_of_mean": ("mse", -1)}
     num_outputs = 1
-    shares_a_pass = True
+    has_row_per_example = True
     probed_as = "values"
     problem_type = "regression"
     loss = staticmethod(losses.squared_error)
