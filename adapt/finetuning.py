@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from adapt import tree
+from adapt import extensions, tree
 from adapt.cost.clock import matmul_rate
 from adapt.data import packing
 from adapt.data.examples import Examples
@@ -32,7 +32,7 @@ from adapt.options import (
 )
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
-from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.hub import Pretrained, check_head
 from adapt.tasks import Task
 from adapt.training import events, optim, phases, strategies
 from adapt.training.events import Callback
@@ -147,6 +147,7 @@ def build_plan(
     pretrained = phases.with_peft_config(strategy, pretrained)
     key = jax.random.key(seed)
     head = data.task.head(pretrained, options, data.names)
+    check_head(head)
     model, params = with_head(pretrained, head, jax.random.fold_in(key, 2))
     params |= {"head": data.task.init_head(params["head"], data.sets["train"].labels)}
     params = phases.init_params(strategy, model, params, jax.random.fold_in(key, 3))
@@ -165,8 +166,9 @@ def build_plan(
         labels=tuple(data.task.output_names(data.names)),
         task=options.task,
     )
+    imports = extensions.used_by(adapted, options.strategy)
     return Plan(
-        pretrained=adapted,
+        pretrained=dataclasses.replace(adapted, imports=imports),
         discarded=tree.discarded(pretrained.params, "head"),
         model=model,
         params=params,
