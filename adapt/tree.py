@@ -34,8 +34,8 @@ def paths(tree: Tree, prefix: str = "") -> dict[str, Any]:
 
     Empty subtrees have no leaf and are left out; see :func:`empties`.
 
-    >>> list(paths({"head": {"bias": 1}, "encoder": {"norm": {"scale": 2, "bias": 3}}}))
-    ['encoder/norm/bias', 'encoder/norm/scale', 'head/bias']
+        >>> list(paths({"head": {"bias": 1}, "encoder": {"norm": {"scale": 2, "bias": 3}}}))
+        ['encoder/norm/bias', 'encoder/norm/scale', 'head/bias']
     """
     flat: dict[str, Any] = {}
     for name in sorted(tree):
@@ -124,11 +124,11 @@ def drop(tree: Tree, path: str) -> Tree:
     Raises :class:`TreeError` where nothing is there; it says what is. See :func:`discarded` for a
     record of what is dropped.
 
-    >>> params = {"encoder": {"bias": np.zeros(2)}, "head": {"bias": np.zeros(3)}}
-    >>> list(drop(params, "head"))
-    ['encoder']
-    >>> list(params)
-    ['encoder', 'head']
+        >>> params = {"encoder": {"bias": np.zeros(2)}, "head": {"bias": np.zeros(3)}}
+        >>> list(drop(params, "head"))
+        ['encoder']
+        >>> list(params)
+        ['encoder', 'head']
     """
     get(tree, path)
     name, _, rest = path.strip("/").partition("/")
@@ -143,8 +143,8 @@ def discarded(tree: Tree, path: str) -> dict[str, Any]:
     The keys are ``path``, ``parameters`` (how many), ``shapes`` (by path) and ``digest`` (of the
     subtree by itself). Raises :class:`TreeError` where nothing is there.
 
-    >>> discarded({"head": {"bias": np.zeros(3)}}, "head")["shapes"]
-    {'head/bias': [3]}
+        >>> discarded({"head": {"bias": np.zeros(3)}}, "head")["shapes"]
+        {'head/bias': [3]}
     """
     subtree = get(tree, path)
     path = path.strip("/")
@@ -167,12 +167,12 @@ def graft(tree: Tree, path: str, subtree: Any) -> Tree:
     ``subtree`` is a tree or a leaf. Missing parents are made. Raises :class:`TreeError` where
     ``path`` is taken, which wants a visible :func:`drop` first, or leads through a leaf.
 
-    >>> params = graft({"encoder": {"bias": 0}}, "head", {"bias": 1})
-    >>> paths(params)
-    {'encoder/bias': 0, 'head/bias': 1}
-    >>> graft(params, "head", {})
-    Traceback (most recent call last):
-    adapt.errors.TreeError: cannot graft at 'head': it is taken; drop(params, 'head') first
+        >>> params = graft({"encoder": {"bias": 0}}, "head", {"bias": 1})
+        >>> paths(params)
+        {'encoder/bias': 0, 'head/bias': 1}
+        >>> graft(params, "head", {})
+        Traceback (most recent call last):
+        adapt.errors.TreeError: cannot graft at 'head': it is taken; drop(params, 'head') first
     """
     return _graft(tree, path.strip("/").split("/"), subtree, "")
 
@@ -196,8 +196,8 @@ def merge(*trees: Tree) -> Tree:
 
     Raises :class:`TreeError` for a path that is in two of them.
 
-    >>> merge({"encoder": {"bias": 0}}, {"encoder": {"scale": 1}, "head": {}})
-    {'encoder': {'bias': 0, 'scale': 1}, 'head': {}}
+        >>> merge({"encoder": {"bias": 0}}, {"encoder": {"scale": 1}, "head": {}})
+        {'encoder': {'bias': 0, 'scale': 1}, 'head': {}}
     """
     return functools.reduce(_merge_two, trees, {})
 
@@ -235,8 +235,8 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Value]]) -> dict[str,
     one language says what is frozen, at which rate what else trains, and how a mesh divides
     parameters.
 
-    >>> match(["encoder/bias", "head/bias"], [("head/.*", "head"), (".*", "frozen")])
-    {'encoder/bias': 'frozen', 'head/bias': 'head'}
+        >>> match(["encoder/bias", "head/bias"], [("head/.*", "head"), (".*", "frozen")])
+        {'encoder/bias': 'frozen', 'head/bias': 'head'}
     """
     names = list(names)
     for pattern, _ in rules:
@@ -291,9 +291,9 @@ def label(params: Tree, rules: Rules) -> Tree:
     subtree takes part as a path with a trailing slash, so ``("head/.*", "head")`` may match
     ``{"head": {}}``.
 
-    >>> params = {"encoder": {"bias": 0}, "head": {"bias": 1}}
-    >>> label(params, [("head/.*", "head"), (".*", "frozen")])
-    {'encoder': {'bias': 'frozen'}, 'head': {'bias': 'head'}}
+        >>> params = {"encoder": {"bias": 0}, "head": {"bias": 1}}
+        >>> label(params, [("head/.*", "head"), (".*", "frozen")])
+        {'encoder': {'bias': 'frozen'}, 'head': {'bias': 'head'}}
     """
     return unflatten(match([*paths(params), *empties(params)], rules))
 
@@ -318,9 +318,9 @@ def summary(params: Tree, labels: Tree) -> dict[str, int]:
 
     Raises :class:`RuleError` for a parameter without a label.
 
-    >>> params = {"encoder": {"bias": np.zeros(4)}, "head": {"bias": np.zeros(2)}}
-    >>> summary(params, label(params, [("head/.*", "head"), (".*", "frozen")]))
-    {'frozen': 4, 'head': 2}
+        >>> params = {"encoder": {"bias": np.zeros(4)}, "head": {"bias": np.zeros(2)}}
+        >>> summary(params, label(params, [("head/.*", "head"), (".*", "frozen")]))
+        {'frozen': 4, 'head': 2}
     """
     counts: dict[str, int] = {}
     group_at = group_of(labels)
@@ -340,10 +340,10 @@ def check_like(tree: Tree, like: Tree, what: str = "parameters", dtypes: bool = 
     begins with ``what`` the tree is. Nothing is ever loaded in part: leave out what you do not want
     with a visible :func:`drop`.
 
-    >>> check_like({"bias": np.zeros(2)}, {"bias": np.zeros(3)}, "the head")
-    Traceback (most recent call last):
-    adapt.errors.TreeError: the head do not fit (- missing, + not expected, ! misshapen):
-      ! bias (2,), expected (3,)
+        >>> check_like({"bias": np.zeros(2)}, {"bias": np.zeros(3)}, "the head")
+        Traceback (most recent call last):
+        adapt.errors.TreeError: the head do not fit (- missing, + not expected, ! misshapen):
+          ! bias (2,), expected (3,)
     """
     listed = differences(tree, like, dtypes)
     if listed:
@@ -388,8 +388,8 @@ def digest(tree: Tree) -> str:
     Equal digests before and after training prove that a frozen encoder did not move by a single
     bit. On a mesh of several processes all of them must call it.
 
-    >>> digest({"bias": np.zeros(2)}) == digest({"bias": -np.zeros(2)})
-    False
+        >>> digest({"bias": np.zeros(2)}) == digest({"bias": -np.zeros(2)})
+        False
     """
     sha = hashlib.sha256()
     for path, leaf in paths(tree).items():

@@ -12,7 +12,9 @@ class EncoderConfig:
     last five fields say what parameter-efficient methods add to the pre-trained layers; see
     :mod:`adapt.models.peft`.
 
-        EncoderConfig("bert", layers=2, width=16, heads=2, mlp_width=32, positions=24)
+        >>> config = EncoderConfig("bert", 12, 768, 12, 3072, 512, vocabulary=30522, types=2)
+        >>> config.is_image
+        False
     """
 
     family: str  # which file of adapt.pretrained.families imports and exports it

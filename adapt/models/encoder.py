@@ -107,14 +107,17 @@ class Encoder(nn.Module):
     """A transformer encoder in stages: :meth:`embed`, :meth:`run` over any blocks, :meth:`finish`.
 
     Freezing and caching cut between stages. ``dtype`` is the compute dtype; parameters stay
-    float32. A batch is a dict of arrays: ``tokens``, ``positions``, ``types`` (optional) and
-    ``segments``, int32 [R, C], or of images ``pixels``, float32 [N, S, S, channels], with
-    ``segments`` int32 [N, C]. ``segments`` is each token's example; tokens attend within their
-    example alone. Parameters are ``{"embedding": ..., "block_00": ..., ...}``.
+    float32. A batch is a dict of arrays: of text ``tokens``, ``positions`` and ``types``
+    (optional), int32 [R, C]; of images ``pixels``, float32 [N, S, S, channels], where R = N.
+    ``segments``, int32 [R, C], is the example of each token; a token attends within its example
+    alone.
 
-        encoder = Encoder(config)
-        params = encoder.init(jax.random.key(0), batch)["params"]
-        states = encoder.apply({"params": params}, batch)      # [R, C, D]
+        >>> config = EncoderConfig("vit", 2, 16, 2, 32, 17, image_size=16, patch_size=4, channels=3)
+        >>> encoder = Encoder(config)
+        >>> batch = {"pixels": jnp.zeros((1, 16, 16, 3))}
+        >>> variables = encoder.init(jax.random.key(0), batch)
+        >>> encoder.apply(variables, batch).shape
+        (1, 17, 16)
     """
 
     config: EncoderConfig

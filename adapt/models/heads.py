@@ -82,18 +82,20 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
 class Classifier(nn.Module):
     """Pools each example and projects it: float32 logits [N, classes], or features [N, D].
 
-    Args:
-      classes: outputs an example; 1 for regression, 0 for features without a projection.
-      pooling: a name of ``POOLINGS``, or ``"attention"``. The weights of ``"pooler"`` and
-        ``"attention"`` are the head's own.
-      layers: the layers that the head reads: 0 is the embedding, k the k-th block; empty: the last.
-        Several come side by side, [R, C, layers * D].
-      mix: ``"concat"`` leaves them so (BERT's feature-based approach, Devlin et al. 2019, 5.3),
-        ``"learned"`` mixes them to [N, D] (ELMo's scalar mix, Peters et al. 2018, eq. 1).
-      columns: the classes of each label column, where there are several; logits are then
-        [N, columns, most classes], -inf where a column has fewer.
+    * ``classes``: outputs an example; 1 for regression, 0 for features without a projection.
+    * ``pooling``: a name of ``POOLINGS``, or ``"attention"``. ``"pooler"`` and ``"attention"`` have
+      weights, which are the head's own.
+    * ``layers``: the layers that the head reads, 0 the embedding, k the k-th block; empty: the
+    last.
+      Several come side by side, [R, C, layers * D].
+    * ``mix``: ``"concat"`` leaves them so (BERT's feature-based approach, Devlin et al. 2019, 5.3),
+      ``"learned"`` mixes them to [N, D] (ELMo's scalar mix, Peters et al. 2018, eq. 1).
+    * ``columns``: the classes of each label column, where there are several. Logits are then
+      [N, columns, most classes], -inf where a column has fewer.
 
     It also takes what :meth:`pool` gives, [N, D], in place of the encoder's output.
+
+        head = Classifier(classes=2, pooling="mean", dropout=0.1)
     """
 
     classes: int

@@ -28,21 +28,27 @@ class Model:
     """An encoder and a head: ``apply = suffix . prefix``, all of them pure functions of parameters.
 
     The first ``depth`` stages are the prefix, which runs deterministic and needs no gradient; the
-    rest is the suffix, which trains. A depth of 0 is no stage, 1 the embedding, 1 + k the first k
-    blocks too, and ``stages`` = layers + 1 the whole encoder, with the head's pooling if it has no
-    weights.
+    rest is the suffix, which trains. A depth of 0 is no stage, 1 the embedding, 1 + k also the
+    first k blocks, and ``stages`` = layers + 1 the whole encoder, with the head's pooling if that
+    has no weights.
 
-    Args:
-      encoder: an :class:`Encoder`.
-      head: a module that is called as :class:`Classifier` is.
-      layout: a mesh. Batches and what the prefix puts out are then groups [G, ...]; see
-        :mod:`adapt.parallel.sharding`.
-      remat: a name of ``REMAT``: what the backward pass computes again.
-      scan: runs the blocks as a loop, compiled once, where they have one structure.
+        >>> config = EncoderConfig("bert", 2, 16, 2, 32, positions=24, vocabulary=40)
+        >>> model = Model(Encoder(config), Classifier(classes=3, pooling="mean"))
+        >>> params = model.init(jax.random.key(0))
+        >>> list(params)
+        ['encoder', 'head']
+        >>> batch = example_batch(config)
+        >>> model.apply(params, batch).shape
+        (1, 3)
+        >>> hidden = model.prefix(params, batch, depth=2)  # the embedding and the first block
+        >>> model.suffix(params, hidden, batch, depth=2).shape
+        (1, 3)
 
-        model = Model(Encoder(config), Classifier(classes=2, pooling="mean"))
-        params = model.init(jax.random.key(0))      # {"encoder": ..., "head": ...}
-        logits = model.apply(params, batch)         # float32 [N, 2]
+    * ``head``: a module that is called as :class:`adapt.models.heads.Classifier` is.
+    * ``layout``: a mesh. Batches and what the prefix puts out are then groups [G, ...]; see
+      :mod:`adapt.parallel.sharding`.
+    * ``remat``: a name of ``REMAT``: what the backward pass computes again.
+    * ``scan``: runs the blocks as a loop, compiled once, where they have one structure.
 
     Equal models hash alike, so functions of a model can be cached by it.
     """

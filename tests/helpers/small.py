@@ -1,10 +1,12 @@
-"""Encoders and examples small enough that a test compiles and runs them in a second, shared by several tests."""
+"""Encoders and examples so small that a test compiles and runs them in a second."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from adapt.data import packing
 from adapt.models import Classifier, Encoder, EncoderConfig, Model
@@ -14,17 +16,36 @@ from adapt.training.step import State
 from adapt.training.strategies import strategy
 from adapt.tree import Tree, label, map_paths
 
-CONFIGS = {
-    "bert": EncoderConfig("bert", 2, 16, 2, 32, 24, vocabulary=40, types=2),
-    "gpt2": EncoderConfig(
-        "gpt2", 2, 16, 2, 32, 24, vocabulary=40, causal=True, pre_norm=True, activation="gelu_tanh"
-    ),
-    "vit": EncoderConfig(
-        "vit", 2, 16, 2, 32, 17, image_size=16, patch_size=4, channels=3, pre_norm=True
-    ),
-}
-CONFIGS["small"] = dataclasses.replace(CONFIGS["bert"], layers=1)  # compiles in half the time
-SHAPE = (3, 32, 8)  # rows, tokens a row, examples: what `batch` makes
+BERT = EncoderConfig("bert", 2, 16, 2, 32, positions=24, vocabulary=40, types=2)
+GPT2 = EncoderConfig(
+    "gpt2",
+    2,
+    16,
+    2,
+    32,
+    positions=24,
+    vocabulary=40,
+    causal=True,
+    pre_norm=True,
+    activation="gelu_tanh",
+)
+VIT = EncoderConfig(
+    "vit",
+    2,
+    16,
+    2,
+    32,
+    positions=17,
+    image_size=16,
+    patch_size=4,
+    channels=3,
+    pre_norm=True,
+)
+SMALL = dataclasses.replace(BERT, layers=1)  # compiles in half the time
+CONFIGS = {"bert": BERT, "gpt2": GPT2, "vit": VIT, "small": SMALL}
+
+SLOTS = 8
+SHAPE = (3, 32, SLOTS)  # rows, tokens a row, slots of examples: what `batch` makes
 CLASSES = 3
 
 
@@ -36,54 +57,69 @@ def classifier(
 
 @functools.cache
 def params(model: Model, seed: int = 0) -> Tree:
-    """Random parameters, norms and biases too, since ones and zeros hide mistakes: numpy float32, shared: never write."""
+    """Random parameters, norms and biases too, since ones and zeros hide mistakes.
+
+    They are float32 numpy arrays, shared by all tests: never write into them.
+    """
     rng = np.random.default_rng(seed)
-    centre = lambda path: 1.0 if path.endswith("scale") else 0.0
-    random = lambda path, leaf: (centre(path) + 0.2 * rng.standard_normal(leaf.shape)).astype(
-        np.float32
-    )
+
+    def random(path: str, leaf: Any) -> np.ndarray:
+        centre = 1.0 if path.endswith("scale") else 0.0
+        return (centre + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+
     return map_paths(random, model.shapes())
 
 
 def texts(count: int, seed: int = 0, longest: int = 20) -> Ragged:
     """Token ids of ``count`` examples of 2 to ``longest`` tokens."""
     rng = np.random.default_rng(seed)
-    return ragged([rng.integers(1, 40, length) for length in rng.integers(2, longest + 1, count)])
+    lengths = rng.integers(2, longest + 1, count)
+    return ragged([rng.integers(1, 40, length) for length in lengths])
 
 
 def batch(
-    family: str = "bert", seed: int = 0, examples: int = 8, classes: int = CLASSES
+    family: str = "bert", seed: int = 0, examples: int = SLOTS, classes: int = CLASSES
 ) -> packing.Arrays:
-    """One training batch of static shape; fewer than 8 ``examples`` leave slots empty."""
+    """One training batch of static shape. Fewer than 8 ``examples`` leave slots empty."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, examples).astype(np.int32)
     if family == "vit":
-        made = packing.image_batch(
-            rng.standard_normal((examples, 16, 16, 3)).astype(np.float32), 17, 8
-        )
-        return made | packing.pad_labels(labels, 8)
-    tokens = texts(examples, seed, longest=12)
-    rows, starts, _ = packing.pack(tokens.lengths, SHAPE[1])
-    return packing.assemble(tokens, np.arange(examples), rows, starts, SHAPE) | packing.pad_labels(
-        labels, 8
-    )
+        pixels = rng.standard_normal((examples, 16, 16, 3)).astype(np.float32)
+        packed = packing.image_batch(pixels, VIT.positions, SLOTS)
+    else:
+        tokens = texts(examples, seed, longest=12)
+        rows, starts, _ = packing.pack(tokens.lengths, SHAPE[1])
+        packed = packing.assemble(tokens, np.arange(examples), rows, starts, SHAPE)
+    return packed | packing.pad_labels(labels, SLOTS)
 
 
-def setup(model: Model, name: str, rate: float = 1e-2, clip_norm: float | None = 1.0):
-    """(labels, optimizer) of a strategy, AdamW with decay."""
+def inputs(family: str = "bert", seed: int = 0, examples: int = SLOTS) -> packing.Arrays:
+    """A batch without its labels and weights."""
+    labelled = batch(family, seed, examples)
+    return {name: array for name, array in labelled.items() if name not in ("label", "weight")}
+
+
+def setup(
+    model: Model, name: str, rate: float = 1e-2, clip_norm: float | None = 1.0
+) -> tuple[Tree, optax.GradientTransformation]:
+    """The labels and the optimizer of a strategy: AdamW with decay."""
     phase = strategy(name, model.encoder.config.layers).phases[0]
     labels = label(params(model), phase.rules)
-    return labels, by_label({group: adamw(rate) for group in phase.groups}, labels, clip_norm)
+    optimizers = {group: adamw(rate) for group in phase.groups}
+    return labels, by_label(optimizers, labels, clip_norm)
 
 
 def copy(state: State) -> State:
-    """A state that the step may eat."""
+    """A state that a step may take the buffers of."""
     return jax.tree.map(lambda leaf: leaf.copy(), state)
 
 
-def bits(tree) -> list[bytes]:
+def bits(tree: Any) -> list[bytes]:
     """The bytes of every leaf of a pytree, keys included."""
-    data = lambda x: (
-        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )
+
+    def data(leaf: Any) -> Any:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key_data(leaf)
+        return leaf
+
     return [np.asarray(data(leaf)).tobytes() for leaf in jax.tree.leaves(tree)]
