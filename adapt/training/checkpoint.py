@@ -1,20 +1,26 @@
-"""Checkpoints of a run: what is frozen once, what trains at every save; Orbax arrays behind one atomic index file.
+"""Checkpoints of a run: the last one and the best one, complete or absent.
 
-    checkpoints/frozen/        the frozen parameters of a phase, written once (of a later one: frozen_01); a delta's, which
-                               refers to the encoder that it began with, has only those that are not as they were there
-    checkpoints/step_00000250/ trainable parameters, optimizer state, step, key
-    checkpoints/index.json     which step is "last" and which is "best", and what the loop needs to go on
+    checkpoints/frozen/         the frozen parameters of a phase, written once; of a later phase
+                                frozen_01. A run that refers to the encoder it began with stores only
+                                those that differ from it.
+    checkpoints/step_00000250/  trainable parameters, optimizer state, step, key
+    checkpoints/index.json      which step is "last" and which is "best", and what the loop needs to
+                                resume
 
-With several processes all call these functions together: Orbax writes what each holds, the first process the rest.
-Each folder has a SHA256SUMS of its files, checked before it is read: Orbax itself does not see a flipped bit.
-A save is complete when index.json is replaced; a process killed before that leaves the previous save in force.
+A folder is written beside its place and renamed, and a save is complete when index.json is replaced:
+a process killed before that leaves the previous save in force. Each folder has a SHA256SUMS of its
+files, checked before it is read, since Orbax does not see a flipped bit. With several processes all
+call these functions together: Orbax writes what each holds, the lead process the rest.
+
+Which checkpoints are kept is decided here and not by Orbax's Checkpointer. Its checkpoints are numbered
+and final; here a phase begins at the step at which the last one ended, and a saved step becomes the
+best one later. Its ``overwrite`` deletes before it writes.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import sys
@@ -28,91 +34,76 @@ import jax
 import numpy as np
 
 from adapt.errors import CheckpointError, OutputError, TreeError
+from adapt.files import need_space, replace_folder, write_json, write_text
 from adapt.parallel.multihost import barrier, is_lead_process
 from adapt.parallel.sharding import Layout, device_put
 from adapt.training.step import State
 from adapt.tree import Tree, check_like, map_paths, merge, nbytes, paths, select
 
-MARGIN = 64 << 20  # bytes left free on the disk beside what a save needs
+INDEX = "index.json"
 CHECKSUMS = "SHA256SUMS"
+FULL_DISK = ("No space left on device", "Disk quota exceeded")
+
+
+# A run
 
 
 def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: int = 0) -> None:
-    """Save ``state`` as the last checkpoint, and as the best one if ``best``; ``info`` is plain JSON.
+    """Save ``state`` as the last checkpoint, and as the best one if ``best``.
 
-    Raises :class:`OutputError` when the disk is full; the saves before stay valid.
+    ``info`` is plain JSON, which :func:`restore` returns. A step that is saved again gets the new
+    ``info`` and may become the best one; its arrays are not written twice.
+
+    Raises :class:`OutputError` if the disk is full. Earlier saves stay valid.
     """
     if is_lead_process():
-        need_space(folder, nbytes((state.params, state.opt_state)))
+        size = nbytes((state.params, state.opt_state))
+        need_space(folder, size, "the checkpoint")
     index = read_index(folder)
     name = f"step_{int(state.step):08d}{phase_suffix(phase)}"
-    if index.get("last", {}).get("folder") != name:
+    last = index.get("last")
+    if last is None or last["folder"] != name:
         write_tree(folder / name, to_tree(state))
-    # info may be what restore() gave, with the folders of then
-    index["last"] = {**info, "folder": name} | (
-        {"frozen": f"frozen{phase_suffix(phase)}"} if phase else {}
-    )
+
+    entry = {**info, "folder": name}  # info may come from restore(), with an older folder in it
+    if phase:
+        entry["frozen"] = f"frozen{phase_suffix(phase)}"
+    index["last"] = entry
     if best:
-        index["best"] = index["last"]
+        index["best"] = entry
     if is_lead_process():
-        write_index(folder, index)
+        write_json(folder / INDEX, index)
+        delete_unnamed(folder, index)
     barrier(f"{name} is saved")
 
 
-def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Put the index in its place, then delete the folders that it no longer names."""
-    write_text(folder / "index.json", json.dumps(index, indent=1))
-    used = {
-        name
-        for entry in index.values()
-        for name in (entry["folder"], entry.get("frozen", "frozen"))
-    }
-    for old in (*folder.glob("step_*"), *folder.glob("frozen*")):
-        if old.name not in used:
-            shutil.rmtree(old, ignore_errors=True)
-
-
 def save_frozen(folder: Path, frozen: Tree, phase: int = 0) -> None:
-    """Save the frozen parameters, once a phase."""
+    """Save the frozen parameters of a phase, before its first :func:`save`. None are written for ``{}``."""
     if is_lead_process():
-        need_space(folder, nbytes(frozen))
+        need_space(folder, nbytes(frozen), "the checkpoint")
     if paths(frozen):
         write_tree(folder / f"frozen{phase_suffix(phase)}", frozen)
 
 
-def phase_suffix(phase: int) -> str:
-    """Of the folders of a phase; the first one's have none."""
-    return f"_{phase:02d}" if phase else ""
-
-
-def read_last(folder: Path) -> dict[str, Any]:
-    """What was said with the last save. Raises :class:`CheckpointError` where there is none."""
-    info = read_index(folder).get("last")
-    if info is None:
-        raise CheckpointError(
-            f"no checkpoint in {folder}: the run stopped before its first save; start it anew with --overwrite"
-        )
-    return info
-
-
 def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
-    """The last checkpoint as (State placed like ``like``, info). Strict: paths, shapes and dtypes are those of ``like``.
+    """The last checkpoint as (:class:`State`, info), every array on the devices of that in ``like``.
 
-    Raises :class:`CheckpointError` where there is none or it does not fit.
+    Raises :class:`CheckpointError` if there is none, if a file is damaged, or if a path, a shape or a
+    dtype is not that of ``like``.
     """
     info = read_last(folder)
     tree = read_tree(folder / info["folder"], to_tree(like))
     leaves, structure = jax.tree.flatten(like.opt_state)
-    names = [f"leaf_{number:04d}" for number in range(len(leaves))]
-    opt_state = structure.unflatten([tree["optimizer"][name] for name in names])
+    opt_leaves = [tree["optimizer"][leaf_name(number)] for number in range(len(leaves))]
     key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
-    return State(
-        tree["step"],
-        tree.get("params", {}),
-        opt_state,
-        device_put(key, like.step.sharding),
-        tree["halted"],
-    ), info
+    state = State(
+        step=tree["step"],
+        params=tree.get("params", {}),
+        opt_state=structure.unflatten(opt_leaves),
+        key=device_put(key, like.step.sharding),
+        halted=tree["halted"],
+    )
+    return state, info
 
 
 def load_params(
@@ -122,236 +113,272 @@ def load_params(
     which: str = "best",
     layout: Layout | None = None,
 ) -> Tree:
-    """The whole ``{"encoder", "head"}`` tree of the best checkpoint, float32, with the shapes of ``like``.
+    """The parameters ``{"encoder", "head"}`` of a checkpoint, with paths, shapes and dtypes of ``like``.
 
-    As numpy, or with a ``layout`` each leaf straight in its place on the mesh. ``base`` has what a delta does not store;
-    ``which`` may be "last".
+    ``which`` is ``best``, or ``last``. ``base`` has what the checkpoint does not store. The leaves
+    are numpy arrays; with a ``layout`` each is read straight to its place on the mesh.
+
+    Raises :class:`CheckpointError` if there is none, if a file is damaged, or if it does not fit.
     """
     index = read_index(folder)
-    info = index.get(which) or index.get("last")
-    if info is None:
+    entry = index.get(which) or index.get("last")
+    if entry is None:
         raise CheckpointError(f"no checkpoint in {folder}: the run stopped before its first save")
-    params = read_tree(folder / info["folder"], None, "params", layout).get("params", {})
-    still = folder / info.get("frozen", "frozen")
-    if still.exists():
-        params = merge(params, read_tree(still, None, layout=layout))
-    there = paths(params)
-    params = merge(
-        {"encoder": {}, "head": {}}, params, select(base or {}, lambda path: path not in there)
-    )
+    stored = read_tree(folder / entry["folder"], None, "params", layout).get("params", {})
+    frozen_folder = folder / entry.get("frozen", "frozen")
+    if frozen_folder.exists():
+        stored = merge(stored, read_tree(frozen_folder, None, layout=layout))
+
+    stored_paths = paths(stored)
+    from_base = select(base or {}, lambda path: path not in stored_paths)
+    params = merge({"encoder": {}, "head": {}}, stored, from_base)
     try:
         check_like(params, like, f"the parameters in {folder}", dtypes=True)
-    except TreeError as fault:
-        raise CheckpointError(str(fault)) from None
+    except TreeError as error:
+        raise CheckpointError(str(error)) from None
     return params
 
 
+# The index
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """``{"last": {"folder": ..., ...}, "best": {...}}``; empty before the first save."""
+    file = folder / INDEX
+    try:
+        index = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from None
+    if not isinstance(index, dict) or not all(map(is_entry, index.values())):
+        raise CheckpointError(
+            f"{file} was not written by adapt, or has been edited: "
+            "it names no folder of a checkpoint"
+        )
+    return index
+
+
+def is_entry(value: Any) -> bool:
+    """Whether a value of the index describes a checkpoint."""
+    return isinstance(value, dict) and isinstance(value.get("folder"), str)
+
+
+def read_last(folder: Path) -> dict[str, Any]:
+    """The info of the last save. Raises :class:`CheckpointError` if there is none."""
+    info = read_index(folder).get("last")
+    if info is None:
+        raise CheckpointError(
+            f"no checkpoint in {folder}: the run stopped before its first save; "
+            "start it anew with `overwrite`"
+        )
+    return info
+
+
+def delete_unnamed(folder: Path, index: dict[str, Any]) -> None:
+    """Delete the checkpoints that the index does not name, and what a killed process left of one."""
+    named = set()
+    for entry in index.values():
+        named |= {entry["folder"], entry.get("frozen", "frozen")}
+    for pattern in ("step_*", "frozen*", ".step_*", ".frozen*"):
+        for old in folder.glob(pattern):
+            if old.name not in named:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def phase_suffix(phase: int) -> str:
+    """The end of the names of a phase's folders; empty for the first phase."""
+    return f"_{phase:02d}" if phase else ""
+
+
+# A folder of arrays
+
+
 def to_tree(state: State) -> Tree:
-    """A state as nested dicts of arrays; optimizer leaves are numbered in the order of their pytree."""
+    """A state as nested dicts of arrays. Optimizer leaves are numbered in the order of their pytree."""
     leaves = jax.tree.leaves(state.opt_state)
-    optimizer = {f"leaf_{number:04d}": leaf for number, leaf in enumerate(leaves)}
     return {
         "step": state.step,
         "halted": state.halted,
         "key": jax.random.key_data(state.key),
         "params": state.params,
-        "optimizer": optimizer,
+        "optimizer": {leaf_name(number): leaf for number, leaf in enumerate(leaves)},
     }
 
 
+def leaf_name(number: int) -> str:
+    """``leaf_0007``: an optimizer's leaf."""
+    return f"leaf_{number:04d}"
+
+
 def write_tree(target: Path, tree: Tree) -> None:
+    """Write nested dicts of arrays to the folder ``target``, with checksums: complete or not at all.
+
+    Raises :class:`OutputError` if they can't be written. What was there stays then.
+    """
     from orbax.checkpoint import v1 as orbax
 
-    target = target.absolute()  # Orbax takes no other
+    target = target.absolute()  # Orbax refuses relative paths
+    staging = target.with_name(f".{target.name}.partial")  # Orbax's own leftovers lie in it, too
+    written = staging / target.name
     if is_lead_process():
-        remove(target)  # left by a process that was killed between the write and the index
-    barrier(f"{target.name} is free")
+        shutil.rmtree(staging, ignore_errors=True)
     try:
-        with silence_orbax(), without_glob_characters(target) as path:
+        if is_lead_process():
+            staging.mkdir(parents=True)
+        barrier(f"{staging.name} is empty")
+        with silence_orbax(), without_glob_characters(written) as path:
             orbax.save(path, tree)
         if is_lead_process():
-            write_text(
-                target / CHECKSUMS,
-                "".join(f"{digest}  {name}\n" for name, digest in checksums(target).items()),
-            )
-    except (
-        Exception
-    ) as fault:  # tensorstore reports a full disk as a ValueError with the system's words in it
-        remove(target)
-        full = next(
-            (
-                words
-                for words in ("No space left on device", "Disk quota exceeded")
-                if words in str(fault)
-            ),
-            "",
-        )
-        if isinstance(fault, OSError) or full or "ENOSPC" in str(fault):
-            reason = full or str(fault).splitlines()[0]
-            raise OutputError(
-                f"cannot write {target}: {reason}; earlier checkpoints are kept"
-            ) from None
-        raise
+            sums = "".join(f"{digest}  {name}\n" for name, digest in checksums(written).items())
+            write_text(written / CHECKSUMS, sums)
+            replace_folder(written, target)
+            staging.rmdir()
+    except Exception as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        raise OutputError(
+            f"cannot write {target}: {reason}; earlier checkpoints are kept"
+        ) from None
 
 
-def remove(target: Path) -> None:
-    """A folder of arrays, and what Orbax keeps beside it while it writes."""
-    for half in target.parent.glob(f"{target.name}*"):
-        shutil.rmtree(half, ignore_errors=True)
+def disk_error(error: Exception) -> str | None:
+    """Why the disk did not take a file; None for an error of another kind.
 
-
-@contextlib.contextmanager
-def silence_orbax() -> Iterator[None]:
-    """Let one exception tell of a failure, of which Orbax's threads log a page each and its callbacks print another."""
-    log = logging.getLogger("absl")
-    shown = sys.unraisablehook
-
-    def unraisable(what: Any) -> None:
-        if "Event loop is closed" not in str(what.exc_value):
-            shown(what)
-
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    if getattr(shown, "__module__", "") != __name__:
-        sys.unraisablehook = unraisable
-    try:
-        yield
-        sys.unraisablehook = (
-            shown  # after a failure it stays for good: the callbacks come when they come
-        )
-    except BaseException:
-        warnings.filterwarnings(
-            "ignore", "coroutine 'async_serialize_.*' was never awaited", RuntimeWarning
-        )  # nor will be
-        raise
-    finally:
-        log.setLevel(level)
+    tensorstore reports a full disk as a ValueError with the system's words in it.
+    """
+    text = str(error)
+    for words in FULL_DISK:
+        if words in text:
+            return words
+    if isinstance(error, OSError):
+        return error.strerror or text.splitlines()[0]
+    if "ENOSPC" in text:
+        return text.splitlines()[0]
+    return None
 
 
 def read_tree(
     source: Path, like: Tree | None, only: str = "", layout: Layout | None = None
 ) -> Tree:
-    """Read a tree; with ``like``, strictly its structure and placed on its devices; without, by ``layout`` or as numpy.
+    """The nested dicts of arrays in the folder ``source``.
 
-    With ``only``, the arrays of that top-level entry alone.
+    With ``like`` it must have exactly its paths, shapes and dtypes, and each array lies on the devices
+    of that in ``like``. Without, arrays lie on the mesh of ``layout``, or are numpy's. With ``only``,
+    the arrays of that top-level entry alone are read.
+
+    Raises :class:`CheckpointError` if a file is missing or damaged, or if the tree is not like that.
     """
     from orbax.checkpoint import v1 as orbax
 
     source = source.absolute()
-
-    def wanted(path: str, leaf: Any) -> Any:
-        if only and not path.startswith(f"{only}/"):
-            return orbax.PLACEHOLDER
-        if like is None:
-            if layout is None:
-                return np.empty(
-                    leaf.shape, leaf.dtype
-                )  # asks for a numpy array; its pages are never touched
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed[path])
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-    verify(source)
+    check_checksums(source)
     try:
         with silence_orbax(), without_glob_characters(source) as path:
             stored = orbax.metadata(path).metadata
             if like is not None:
                 check_like(stored, like, f"the checkpoint {source}", dtypes=True)
-            placed = paths(layout.shardings(stored)) if layout else {}
-            tree = orbax.load(path, map_paths(wanted, stored if like is None else like))
-    except TreeError as fault:
-        raise CheckpointError(str(fault)) from None
-    except Exception as fault:  # Orbax and tensorstore raise what they like, bare Exception too
-        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+            shardings = paths(layout.shardings(stored)) if layout else {}
+
+            def requested(path: str, leaf: Any) -> Any:
+                if only and not path.startswith(f"{only}/"):
+                    return orbax.PLACEHOLDER
+                if like is not None:
+                    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+                if layout is not None:
+                    sharding = shardings[path]
+                    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+                # Asks for a numpy array. Its pages are never touched.
+                return np.empty(leaf.shape, leaf.dtype)
+
+            tree = orbax.load(path, map_paths(requested, stored if like is None else like))
+    except TreeError as error:
+        raise CheckpointError(str(error)) from None
+    except Exception as error:  # Orbax and tensorstore raise anything, bare Exception too
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot read the checkpoint {source}: {reason}") from None
-    return {name: node for name, node in tree.items() if only in ("", name)}
+    if only:
+        return {only: tree[only]} if only in tree else {}
+    return tree
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """``{file: SHA-256}`` of all files under ``folder`` but the list of checksums itself."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != CHECKSUMS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digests[path.relative_to(folder).as_posix()] = digest
+    return digests
+
+
+def check_checksums(folder: Path) -> None:
+    """Raise :class:`CheckpointError` unless the files in ``folder`` are those that were written."""
+    try:
+        lines = (folder / CHECKSUMS).read_text("utf-8", "replace").splitlines()
+        actual = checksums(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint {folder} is incomplete: {error.strerror}: {error.filename}"
+        ) from None
+    expected = {}
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        expected[name] = digest
+    for name in {**expected, **actual}:
+        if actual.get(name) != expected.get(name):
+            reason = "not as it was saved" if name in actual else "missing"
+            raise CheckpointError(
+                f"the checkpoint {folder} is damaged: its file {name!r} is {reason}; "
+                "go back to a copy of it"
+            )
+
+
+# Orbax's manners
+
+
+@contextlib.contextmanager
+def silence_orbax() -> Iterator[None]:
+    """Keep Orbax quiet: on failure its threads log a traceback each; the exception says it once."""
+    log = logging.getLogger("absl")
+    level = log.level
+    previous_hook = sys.unraisablehook
+
+    def unraisable(unraised: Any) -> None:
+        if "Event loop is closed" not in str(unraised.exc_value):
+            previous_hook(unraised)
+
+    log.setLevel(logging.CRITICAL + 1)
+    if getattr(previous_hook, "__module__", "") != __name__:
+        sys.unraisablehook = unraisable
+    try:
+        yield
+        # Only after a success. After a failure the hook stays: callbacks end at any later time.
+        sys.unraisablehook = previous_hook
+    except BaseException:
+        # Nor will it ever be.
+        never_awaited = "coroutine 'async_serialize_.*' was never awaited"
+        warnings.filterwarnings("ignore", never_awaited, RuntimeWarning)
+        raise
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager
 def without_glob_characters(path: Path) -> Iterator[str]:
-    """``path`` for Orbax, to which brackets and backslashes in a parent's name are a pattern: it gets a link to that one."""
+    r"""``path`` for Orbax, which globs it. A parent with ``[``, ``]`` or ``\`` gets a symbolic link."""
     if not re.search(r"[\[\]\\]", str(path.parent)):
         yield str(path)
         return
-    if (
-        jax.process_count() > 1
-    ):  # each process would have a link of its own, and Orbax wants one name
+    if jax.process_count() > 1:  # each process would have a link of its own, Orbax wants one name
         raise OutputError(
-            f"{path.parent} has brackets or backslashes in its name: with several processes give another --out"
+            f"{path.parent} has brackets or backslashes in its name: "
+            "with several processes give another `out`"
         )
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "parent").symlink_to(path.parent)
-        yield str(Path(folder) / "parent" / path.name)
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """``{file: SHA-256}`` of all files under ``folder``."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != CHECKSUMS:
-            with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-    return found
-
-
-def verify(folder: Path) -> None:
-    """Raise :class:`CheckpointError` unless every file in ``folder`` is as it was saved."""
-    try:
-        lines = (folder / CHECKSUMS).read_text("utf-8", "replace").splitlines()
-        found = checksums(folder)
-    except OSError as fault:
-        raise CheckpointError(
-            f"the checkpoint {folder} is incomplete: {fault.strerror}: {fault.filename}"
-        ) from None
-    noted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if wrong := [name for name in {**noted, **found} if found.get(name) != noted.get(name)]:
-        why = "missing" if wrong[0] not in found else "not as it was saved"
-        raise CheckpointError(
-            f"the checkpoint {folder} is damaged: its file {wrong[0]!r} is {why}; go back to a copy of it"
-        )
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """``{"last": {"folder": ...}, "best": ...}``; empty before the first save."""
-    file = folder / "index.json"
-    try:
-        index = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError) as fault:
-        raise CheckpointError(f"{file} is not JSON: {fault}") from None
-    if not isinstance(index, dict) or not all(
-        isinstance(e, dict) and isinstance(e.get("folder"), str) for e in index.values()
-    ):
-        raise CheckpointError(
-            f"{file} was not written by adapt, or has been edited: it names no folder of a checkpoint"
-        )
-    return index
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never half of one."""
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as fault:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {fault.strerror or fault}") from None
-
-
-def need_space(folder: Path, need: int) -> None:
-    """Raise :class:`OutputError` before writing when ``need`` bytes will not fit."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise OutputError(f"cannot make the folder {folder}: {fault.strerror or fault}") from None
-    free = shutil.disk_usage(folder).free
-    if need + MARGIN > free:
-        raise OutputError(
-            f"the disk of {folder} has {free / 1e6:.0f} MB free and the checkpoint needs {need / 1e6:.0f} MB: make room"
-        )
+        link = Path(folder) / "parent"
+        link.symlink_to(path.parent)
+        yield str(link / path.name)

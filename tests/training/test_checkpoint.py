@@ -1,4 +1,4 @@
-"""Saves are whole or not there; a restored run goes on bit for bit; what does not fit or is damaged is one error."""
+"""Saves are complete or absent, a restored run continues bit for bit, damage is one error."""
 
 import dataclasses
 import functools
@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 
+from adapt import files
 from adapt.errors import CheckpointError, OutputError
 from adapt.training import checkpoint, optim
 from adapt.training.losses import cross_entropy
@@ -188,14 +189,56 @@ def test_relative_folders_are_folders(tmp_path, monkeypatch):
     assert bits(checkpoint.restore(folder, state)[0]) == bits(state)
 
 
+SIBLINGS = ("frozen_01", "frozen_of_yesterday", "step_00000250_01", "step_000002501")
+
+
+@pytest.mark.parametrize("name", ["frozen", "step_00000250"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_writing_a_folder_leaves_those_whose_names_begin_alike(tmp_path, monkeypatch, name, fails):
+    for sibling in SIBLINGS:
+        checkpoint.write_tree(tmp_path / sibling, {"a": np.arange(3.0)})
+    checkpoint.write_tree(tmp_path / name, {"a": np.zeros(2)})
+    if fails:
+        monkeypatch.setattr(checkpoint, "checksums", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checkpoint.write_tree(tmp_path / name, {"a": np.ones(2)})
+        monkeypatch.undo()
+    else:
+        checkpoint.write_tree(tmp_path / name, {"a": np.ones(2)})
+    assert {path.name for path in tmp_path.iterdir()} == {*SIBLINGS, name}
+    for sibling in SIBLINGS:
+        np.testing.assert_array_equal(
+            checkpoint.read_tree(tmp_path / sibling, None)["a"], np.arange(3.0)
+        )
+    # An attempt that fails leaves what was there.
+    stored = checkpoint.read_tree(tmp_path / name, None)["a"]
+    np.testing.assert_array_equal(stored, np.zeros(2) if fails else np.ones(2))
+
+
+def test_a_later_phase_keeps_its_own_frozen_parameters(tmp_path):
+    """A phase begins at the step at which the last one ended; the best may be of either."""
+    frozen, state, _ = start("frozen")
+    for phase, best in ((0, True), (1, False), (2, False)):
+        checkpoint.save_frozen(tmp_path, frozen, phase)
+        checkpoint.save(tmp_path, state, {"phase": phase}, best, phase)
+    index = checkpoint.read_index(tmp_path)
+    assert index["best"] == {"folder": "step_00000000", "phase": 0}
+    assert index["last"] == {"folder": "step_00000000_02", "frozen": "frozen_02", "phase": 2}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "index.json",
+        "frozen",
+        "frozen_02",
+        "step_00000000",
+        "step_00000000_02",
+    }
+
+
 # What does not fit
 
 
 def test_before_the_first_save_there_is_nothing_to_restore(tmp_path):
-    with pytest.raises(
-        CheckpointError,
-        match="the run stopped before its first save; start it anew with --overwrite",
-    ):
+    message = "the run stopped before its first save; start it anew with `overwrite`"
+    with pytest.raises(CheckpointError, match=message):
         checkpoint.restore(tmp_path, start()[1])
     with pytest.raises(CheckpointError, match="the run stopped before its first save"):
         checkpoint.load_params(tmp_path, {})
@@ -316,11 +359,11 @@ CHILD = """
 import sys, pathlib
 import numpy as np
 import jax, jax.numpy as jnp
-from adapt import checkpoint, train
+from adapt.training import checkpoint, step
 folder, first = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 for number in range(first, 10_000):
     params = {"encoder": {}, "head": {f"k{i}": jnp.full((200_000,), float(number)) for i in range(4)}}
-    state = train.State(jnp.int32(number), params, (), jax.random.key(number), jnp.bool_(False))
+    state = step.State(jnp.int32(number), params, (), jax.random.key(number), jnp.bool_(False))
     checkpoint.save(folder, state, {"number": number}, best=number % 3 == 1)
     print(number, flush=True)
 """
@@ -381,10 +424,10 @@ def filled(state: State, size: int) -> State:
     return dataclasses.replace(state, params=big, opt_state=())
 
 
-@pytest.mark.parametrize("margin", [checkpoint.MARGIN, 0, -(1 << 40)])
+@pytest.mark.parametrize("margin", [files.MARGIN, 0, -(1 << 40)])
 def test_a_full_disk_is_one_line_and_the_save_before_stays(small_disk, monkeypatch, margin):
     """Whether it is seen beforehand, or (with a margin below zero) in the midst of writing."""
-    monkeypatch.setattr(checkpoint, "MARGIN", margin)
+    monkeypatch.setattr(files, "MARGIN", margin)
     folder = small_disk / "checkpoints"
     _, state, _ = start("frozen")
     good = filled(state, 1_000_000 if margin <= 0 else 1000)
@@ -400,24 +443,10 @@ def test_a_full_disk_is_one_line_and_the_save_before_stays(small_disk, monkeypat
     assert info["n"] == 1 and bits(restored) == bits(good)
 
 
-def test_a_text_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    file = tmp_path / "index.json"
-    checkpoint.write_text(file, "old")
-    monkeypatch.setattr(
-        os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
-    with pytest.raises(OutputError, match=r"cannot write .*index.json: No space left on device"):
-        checkpoint.write_text(file, "new")
-    assert file.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == [
-        "index.json"
-    ]
-
-
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(
-        OutputError, match=r"cannot make the folder .*file/checkpoints: Not a directory"
-    ):
+    message = r"cannot make the folder .*file/checkpoints: Not a directory"
+    with pytest.raises(OutputError, match=message):
         checkpoint.save(tmp_path / "file" / "checkpoints", start("frozen")[1], {}, best=True)
 
 
