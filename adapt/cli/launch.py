@@ -20,9 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adapt.cli.cluster import DIED, LOST, join
+from adapt.cli.cluster import LOST, join
 from adapt.cli.console import notes_on_stderr
 from adapt.cli.flags import name_flags, read_flags
+from adapt.cli.watcher import DIED
 from adapt.errors import AdaptError
 from adapt.parallel.multihost import is_multiprocess
 

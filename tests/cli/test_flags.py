@@ -1,0 +1,163 @@
+"""`--help` says what is typed, every option in its own words; parameters in sentences become flags."""
+
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from adapt import options
+from adapt.__main__ import COMMANDS
+from adapt.cli import flags, launch
+
+GROUPS = [
+    getattr(options, name)
+    for name in dir(options)
+    if dataclasses.is_dataclass(getattr(options, name))
+]
+
+
+def python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+def help_of(name: str, capsys) -> str:
+    command = importlib.import_module(f"adapt.cli.{name}")
+    with pytest.raises(SystemExit) as exit:
+        flags.read_flags(command.Config, f"adapt {name}", command.__doc__, ["--help"])
+    assert not exit.value.code
+    return capsys.readouterr().out
+
+
+def test_adapt_alone_lists_the_commands_without_jax():
+    code = (
+        "import sys; sys.argv = ['adapt']; from adapt.__main__ import main; main(); "
+        "print('jax' in sys.modules)"
+    )
+    *lines, jax = python("-c", code).stdout.splitlines()
+    assert jax == "False"
+    for name, what in COMMANDS.items():
+        assert any(line.split(maxsplit=1) == [name, what] for line in lines)
+    assert python("-m", "adapt", "--help").stdout.splitlines() == lines
+
+
+def test_an_unknown_command_is_answered_with_the_nearest():
+    done = python("-m", "adapt", "finetun")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: there is no command 'finetun': did you mean finetune?\n"
+    assert "give one of finetune, pretrain" in python("-m", "adapt", "zzz").stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_what_is_typed_and_no_default_contradicts_it(name, capsys):
+    said = help_of(name, capsys)
+    assert said.startswith(f"usage: adapt {name} [-h]")
+    assert "None" not in said and "(default: )" not in said and "False" not in said
+    assert not re.search(r"--no-\w+[ ,]", said)  # one flag a switch
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_groups_of_help_are_in_order(name, capsys):
+    shown = re.findall(r"^\W*(\w+) options\b", help_of(name, capsys), re.MULTILINE)
+    known = [title for title in shown if title in flags.GROUPS]
+    assert known == sorted(known, key=flags.GROUPS.index)
+    assert shown[-1] == "devices" or "devices" not in shown
+
+
+def test_finetune_has_all_groups_and_nothing_beside(capsys):
+    shown = re.findall(r"^\W*(\w+) options\b", help_of("finetune", capsys), re.MULTILINE)
+    assert [title for title in shown if title in flags.GROUPS] == list(flags.GROUPS)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
+def test_every_option_has_a_help_of_its_own(group):
+    texts = flags.help_of_fields(group)
+    assert set(texts) == {field.name for field in dataclasses.fields(group)}
+    assert len(set(texts.values())) == len(texts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example(options.RunOptions):
+    data: str  # beside it
+    # above it,
+    # in two lines
+    rate: float | None = None
+
+    bare: tuple[int, ...] = ()
+    kind: Literal["a", "b"] | None = None  # one of two
+    out: Path = Path("elsewhere")
+
+
+def test_a_comment_belongs_to_its_field_alone():
+    texts = flags.help_of_fields(Example)
+    assert texts["data"] == "beside it" and texts["rate"] == "above it, in two lines"
+    assert "bare" not in texts and texts["kind"] == "one of two"
+    assert texts["out"] == flags.help_of_fields(options.RunOptions)["out"]
+
+
+def test_flags_are_read_into_the_config():
+    words = ["--data", "x", "--rate", "0.5", "--bare", "1", "2", "--resume", "--kind", "b"]
+    read = flags.read_flags(Example, "example", None, words)
+    assert read == Example(data="x", rate=0.5, bare=(1, 2), resume=True, kind="b")
+    assert flags.first_nondefault_flag(options.RunOptions(seed=3), ["out", "seed"]) == "--seed"
+    assert flags.first_nondefault_flag(options.RunOptions(), ["out", "seed"]) is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("`batch_size` 0 must be at least 1", "--batch-size 0 must be at least 1"),
+        ('give `cache="off"`, or `resume=True`', "give --cache off, or --resume"),
+        ("give `epochs=3`", "give --epochs 3"),
+        ("`neighbours` of `probe`", "neighbours of probe"),
+        ("a lone ` stays", "a lone ` stays"),
+        ("`pip install x`", "pip install x"),
+    ],
+)
+def test_parameters_in_backticks_become_flags(sentence, shown):
+    from adapt.cli.finetune import Config
+
+    assert flags.name_flags(sentence, Config) == shown
+
+
+@pytest.mark.parametrize(
+    ("platforms", "plugins", "files", "is_cpu"),
+    [
+        ("cpu", ["xla_cuda12"], ["/dev/nvidia0"], True),
+        ("cuda,cpu", [], [], False),
+        ("", [], ["/dev/nvidia0"], True),  # JAX was installed for CPUs
+        ("", ["xla_cuda12"], [], True),  # no GPU
+        ("", ["xla_cuda12"], ["/dev/nvidia0"], False),
+        ("", ["libtpu"], ["/dev/nvidia0"], True),
+        ("", ["libtpu"], ["/dev/accel0"], False),
+        ("", ["somebody_elses"], [], False),
+    ],
+)
+def test_malloc_is_left_alone_where_an_accelerator_is(
+    monkeypatch, platforms, plugins, files, is_cpu
+):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(launch, "jax_plugins", lambda: plugins)
+    found = lambda pattern: [file for file in files if file.startswith(pattern.split("[")[0][:9])]
+    monkeypatch.setattr(launch.glob, "glob", found)
+    assert launch.computes_on_cpu() == is_cpu
+
+
+def test_hidden_gpus_are_none(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(launch, "jax_plugins", lambda: ["xla_cuda13"])
+    assert launch.computes_on_cpu()
+
+
+def test_the_question_starts_no_backend():
+    code = (
+        "from adapt.cli.launch import computes_on_cpu; computes_on_cpu(); "
+        "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    )
+    assert python("-c", code).stdout == "False\n"
