@@ -5,6 +5,7 @@ import shutil
 from collections import namedtuple
 
 import pytest
+from etils import epath
 
 from adapt import files
 from adapt.errors import OutputError
@@ -88,3 +89,28 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot make the folder .*file/a: Not a directory"):
         files.need_space(tmp_path / "file" / "a", 1, "the checkpoint")
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """A folder as a path of etils.epath, which is what one in a bucket is."""
+    return epath.Path(tmp_path) / "bucket"
+
+
+def test_a_name_with_a_scheme_is_a_path_in_a_bucket(tmp_path):
+    path = files.to_path("gs://bucket/runs/a")
+    assert files.is_remote(path) and str(path / "config.json") == "gs://bucket/runs/a/config.json"
+    assert not files.is_remote(files.to_path(tmp_path))
+
+
+def test_a_bucket_takes_files_and_gives_them_up(bucket):
+    files.need_space(bucket / "run", 1 << 60, "the checkpoint")
+    files.write_json(bucket / "run" / "config.json", [1])
+    assert (bucket / "run" / "config.json").read_text() == "[\n 1\n]"
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(bucket / "run" / "a.csv") as local:
+        local.write_text("half of")
+        raise KeyboardInterrupt
+    assert names(bucket / "run") == ["config.json"]
+    files.delete(bucket / "run")
+    files.delete(bucket / "run")
+    assert not (bucket / "run").exists()

@@ -88,7 +88,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     """Print a small table, numbers to the right. Cells never break, so a number does not."""
     cells = [[cell_text(cell) for cell in row] for row in rows]
     if title:
-        console.print(title, style="bold", soft_wrap=True)
+        console.print(title, style="bold", soft_wrap=not is_terminal())
     for line in table_lines(columns, cells, console.width if is_terminal() else None):
         console.print(line, soft_wrap=True)
     say()

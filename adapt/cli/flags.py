@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import os
 import re
 import textwrap
 import tokenize
@@ -16,6 +17,8 @@ import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+
+from adapt import files
 
 # The order of the groups in --help. What a command has for itself comes first.
 GROUPS = (
@@ -82,6 +85,7 @@ def read_flags(
         prog=program,
         description=description,
         args=arguments,
+        registry=constructors(),
     )
     values = {}
     for title, options in groups:
@@ -89,6 +93,27 @@ def read_flags(
         for field in dataclasses.fields(options):
             values[field.name] = getattr(group, field.name)
     return config(**values)
+
+
+def constructors() -> Any:
+    """How tyro reads a value: a Path may be in a bucket."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def read_path(info: Any) -> Any:
+        if info.type is not Path:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: files.to_path(words[0]),
+            is_instance=lambda value: isinstance(value, os.PathLike),
+            str_from_instance=lambda path: [str(path)],
+        )
+
+    return registry
 
 
 def option_groups(config: type) -> dict[str, type]:

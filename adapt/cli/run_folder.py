@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -129,7 +128,7 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
         )
     if is_filled and previous.exists() and not has_saved(out):
         # A run that was to replace the previous one was killed before it had saved anything.
-        shutil.rmtree(out)
+        files.delete(out)
         previous.rename(out)
     if is_filled and command_of(out) != command:
         raise OutputError(
@@ -142,23 +141,25 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
     def keep() -> None:
         nonlocal is_kept
         if is_filled and not is_kept:
-            shutil.rmtree(previous, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                files.delete(previous)
         is_kept = True
 
     try:
         if is_filled:
-            shutil.rmtree(previous, ignore_errors=True)
+            files.delete(previous)
             out.rename(previous)
         out.mkdir(parents=True, exist_ok=existed and not is_filled)
         yield keep
     except BaseException:
         if is_kept:
             raise
-        empty(out)
+        for path in out.iterdir() if out.exists() else ():
+            files.delete(path)
         if is_filled:
             previous.replace(out)
-        elif not existed and out.exists():
-            out.rmdir()
+        elif not existed:
+            files.delete(out)
         raise
     keep()
 
@@ -166,17 +167,6 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
 def has_saved(out: Path) -> bool:
     """Whether the run in ``out`` has saved anything that another run could go on with."""
     return any((out / name).exists() for name in ("result.json", "checkpoints/index.json"))
-
-
-def empty(folder: Path) -> None:
-    """Delete everything in ``folder``, where it exists."""
-    if not folder.exists():
-        return
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def command_of(out: Path) -> str | None:

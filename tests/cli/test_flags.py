@@ -103,6 +103,8 @@ def test_flags_are_read_into_the_config():
     words = ["--data", "x", "--rate", "0.5", "--bare", "1", "2", "--resume", "--kind", "b"]
     read = flags.read_flags(Example, "example", None, words)
     assert read == Example(data="x", rate=0.5, bare=(1, 2), resume=True, kind="b")
+    read = flags.read_flags(Example, "example", None, ["--data", "x", "--out", "gs://bucket/run"])
+    assert str(read.out / "config.json") == "gs://bucket/run/config.json"
     assert flags.first_nondefault_flag(options.RunOptions(seed=3), ["out", "seed"]) == "--seed"
     assert flags.first_nondefault_flag(options.RunOptions(), ["out", "seed"]) is None
 
