@@ -1,7 +1,5 @@
 """Masked-LM and causal-LM targets of packed batches: which tokens, by what, and that nothing is lost."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import strategies as some
 
 from adapt import tree
 from adapt.data import masking, packing
+from adapt.data.examples import from_sequences
 from adapt.pretrained import hub
 from adapt.ragged import ragged
 from adapt.training import losses, optim
@@ -27,11 +26,7 @@ def packed(lengths, seed=0):
     rng = np.random.default_rng(seed)
     tokens = ragged([[2, *rng.integers(5, 25, length), 3] for length in lengths])
     plan = packing.plan(tokens.lengths, len(tokens), 0, 1)
-    return next(
-        packing.batches(
-            functools.partial(packing.packed, tokens), np.zeros(len(tokens), np.int32), plan, 0, 0
-        )
-    ), tokens
+    return next(from_sequences(tokens).batches(plan, 0, 0)), tokens
 
 
 @given(
