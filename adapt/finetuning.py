@@ -22,7 +22,7 @@ from adapt.data.examples import Examples
 from adapt.errors import TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
-from adapt.models import Encoder, Model
+from adapt.models import Encoder, Model, peft
 from adapt.options import (
     ModelOptions,
     OptimizerOptions,
@@ -144,7 +144,8 @@ def build_plan(
     Raises :class:`StrategyError` for options that contradict each other, the encoder or the task.
     """
     strategy = strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
-    pretrained = phases.with_peft_config(strategy, pretrained)
+    config = peft.with_peft(pretrained.config, strategy.peft)
+    pretrained = dataclasses.replace(pretrained, config=config)
     key = jax.random.key(seed)
     head = data.task.head(pretrained, options, data.names)
     check_head(head)

@@ -115,7 +115,7 @@ def open_checkpoints(
         digests = {name: examples.digest for name, examples in data.sets.items()}
         multihost.assert_same("what they read", {"the encoder": origin["encoder_digest"]} | digests)
     reference = encoder_reference(
-        pretrained,
+        pretrained.source,
         plan.params,
         plan.phases[-1].labels,
         config.save,

@@ -19,7 +19,7 @@ from adapt.cost.flops import prefix_flops
 from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.errors import TrainingError
-from adapt.models import Classifier, Encoder, Model
+from adapt.models import Classifier, Encoder, Model, peft
 from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.training import frozen_prefix, losses, optim, phases, strategies
@@ -104,7 +104,8 @@ class Arm:
         self.name = name
         self.source = pretrained
         self.strategy = strategies.strategy(name, pretrained.config.layers, 6)
-        self.pretrained = phases.with_peft_config(self.strategy, pretrained)
+        config = peft.with_peft(pretrained.config, self.strategy.peft)
+        self.pretrained = dataclasses.replace(pretrained, config=config)
         head = Classifier(classes, "mean", dropout=pretrained.config.dropout)
         self.model = Model(Encoder(self.pretrained.config), head)
         self.params = tree.drop(pretrained.params, "head")

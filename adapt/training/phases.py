@@ -11,7 +11,6 @@ from adapt.errors import StrategyError
 from adapt.models import Model, peft
 from adapt.options import OptimizerOptions
 from adapt.parallel import sharding
-from adapt.pretrained.hub import Pretrained
 from adapt.training import events, frozen_prefix, losses, optim, strategies
 from adapt.training.regularizers import Regularizer
 from adapt.training.step import Step, make_step
@@ -159,15 +158,6 @@ def default_rate(group: str, is_probe: bool, width: int) -> float:
         return 1e-2 if is_probe else 1e-3
     encoder_rate = 1e-4 if width < 256 else 5e-5
     return encoder_rate * strategies.LR_MULTIPLIERS.get(base_group, 1.0)
-
-
-def with_peft_config(strategy: strategies.Strategy, pretrained: Pretrained) -> Pretrained:
-    """The checkpoint with the encoder config that the strategy needs.
-
-    :func:`init_params` makes the parameters for it.
-    """
-    config = peft.with_peft(pretrained.config, strategy.peft)
-    return dataclasses.replace(pretrained, config=config)
 
 
 def init_params(

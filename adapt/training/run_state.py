@@ -12,7 +12,6 @@ from adapt import tree
 from adapt.errors import StrategyError
 from adapt.parallel import multihost
 from adapt.parallel.sharding import Layout
-from adapt.pretrained.hub import Pretrained
 from adapt.training import checkpoint, optim
 from adapt.training.metrics_log import MetricsLog
 from adapt.training.step import State
@@ -217,7 +216,7 @@ def has_same_bits(one: Any, other: Any) -> bool:
 
 
 def encoder_reference(
-    pretrained: Pretrained,
+    source: str,
     params: tree.Tree,
     labels: tree.Tree,
     save: str,
@@ -230,7 +229,6 @@ def encoder_reference(
     ``labels`` are those of the last phase. ``save`` auto refers to the encoder where at most half
     of its parameters train. Raises :class:`StrategyError` where ``save`` delta can't be.
     """
-    source = pretrained.source
     folder = Path(source).expanduser()
     if folder.is_dir():
         source = str(folder.resolve())
