@@ -1,6 +1,7 @@
 """Every family against outputs that the original library recorded (tests/references/record.py)."""
 
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from adapt import tree
-from adapt.errors import ExportError
+from adapt.errors import CheckpointError, ExportError
 from adapt.export import layout
 from adapt.models import MaskedLM, Model
 from adapt.pretrained import families, hub
+from tests.helpers import tiny
 
 REFERENCES = Path(__file__).parents[1] / "references"
 CASES = sorted(folder.name for folder in REFERENCES.iterdir() if folder.is_dir())
@@ -180,3 +182,15 @@ def test_gpt2_is_causal(name):
     assert (
         np.abs(grad[0, :4]).min(-1).max() > 0 and not np.any(grad[0, 4:]) and not np.any(grad[1:])
     )
+
+
+def test_a_family_of_one_s_own_is_a_module_under_the_model_type(tmp_path, monkeypatch):
+    """A module, or the name of one: here BERT's under another name."""
+    folder = tiny.checkpoint(tmp_path / "other", "bert_mlm_tied")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "other"}))
+    with pytest.raises(CheckpointError, match="unknown architecture 'other'"):
+        hub.load(folder)
+    for module in ("adapt.pretrained.families.bert", families.family_module("bert")):
+        monkeypatch.setitem(families.FAMILIES, "other", module)
+        assert hub.load(folder).config.family == "other"
