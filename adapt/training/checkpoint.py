@@ -1,20 +1,21 @@
 """Checkpoints of a run: the last one and the best one, complete or absent.
 
     checkpoints/frozen/         the frozen parameters of a phase, written once; of a later phase
-                                frozen_01. A run that refers to the encoder it began with stores only
-                                those that differ from it.
+                                frozen_01. A run that refers to its first encoder stores
+                                only those that differ from it.
     checkpoints/step_00000250/  trainable parameters, optimizer state, step, key
     checkpoints/index.json      which step is "last" and which is "best", and what the loop needs to
                                 resume
 
-A folder is written beside its place and renamed, and a save is complete when index.json is replaced:
-a process killed before that leaves the previous save in force. Each folder has a SHA256SUMS of its
-files, checked before it is read, since Orbax does not see a flipped bit. With several processes all
-call these functions together: Orbax writes what each holds, the lead process the rest.
+A folder is written beside its place and renamed, and a save is complete when index.json is
+replaced: a process killed before that leaves the previous save in force. Each folder has a
+SHA256SUMS of its files, checked before it is read, since Orbax does not see a flipped bit. With
+several processes all call these functions together: Orbax writes what each holds, the lead process
+the rest.
 
-Which checkpoints are kept is decided here and not by Orbax's Checkpointer. Its checkpoints are numbered
-and final; here a phase begins at the step at which the last one ended, and a saved step becomes the
-best one later. Its ``overwrite`` deletes before it writes.
+Which checkpoints are kept is decided here and not by Orbax's Checkpointer. Its checkpoints are
+numbered and final; here a phase begins at the step at which the last one ended, and a saved step
+becomes the best one later. Its ``overwrite`` deletes before it writes.
 """
 
 import contextlib
@@ -78,7 +79,7 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
 
 
 def save_frozen(folder: Path, frozen: Tree, phase: int = 0) -> None:
-    """Save the frozen parameters of a phase, before its first :func:`save`. None are written for ``{}``."""
+    """Save the frozen parameters of a phase, if there are any, before its first :func:`save`."""
     if is_lead_process():
         need_space(folder, nbytes(frozen), "the checkpoint")
     if paths(frozen):
@@ -86,10 +87,10 @@ def save_frozen(folder: Path, frozen: Tree, phase: int = 0) -> None:
 
 
 def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
-    """The last checkpoint as (:class:`State`, info), every array on the devices of that in ``like``.
+    """The last checkpoint as (:class:`State`, info), its arrays on the devices of ``like``.
 
-    Raises :class:`CheckpointError` if there is none, if a file is damaged, or if a path, a shape or a
-    dtype is not that of ``like``.
+    Raises :class:`CheckpointError` if there is none, if a file is damaged, or if a path, a shape or
+    a dtype is not that of ``like``.
     """
     info = read_last(folder)
     tree = read_tree(folder / info["folder"], to_tree(like))
@@ -113,7 +114,7 @@ def load_params(
     which: str = "best",
     layout: Layout | None = None,
 ) -> Tree:
-    """The parameters ``{"encoder", "head"}`` of a checkpoint, with paths, shapes and dtypes of ``like``.
+    """The parameters ``{"encoder", "head"}`` of a checkpoint, shaped as ``like``.
 
     ``which`` is ``best``, or ``last``. ``base`` has what the checkpoint does not store. The leaves
     are numpy arrays; with a ``layout`` each is read straight to its place on the mesh.
@@ -176,7 +177,7 @@ def read_last(folder: Path) -> dict[str, Any]:
 
 
 def delete_unnamed(folder: Path, index: dict[str, Any]) -> None:
-    """Delete the checkpoints that the index does not name, and what a killed process left of one."""
+    """Delete checkpoints that the index does not name, and those that were never finished."""
     named = set()
     for entry in index.values():
         named |= {entry["folder"], entry.get("frozen", "frozen")}
@@ -195,7 +196,7 @@ def phase_suffix(phase: int) -> str:
 
 
 def to_tree(state: State) -> Tree:
-    """A state as nested dicts of arrays. Optimizer leaves are numbered in the order of their pytree."""
+    """A state as nested dicts of arrays; optimizer leaves by their number in the pytree."""
     leaves = jax.tree.leaves(state.opt_state)
     return {
         "step": state.step,
@@ -212,7 +213,7 @@ def leaf_name(number: int) -> str:
 
 
 def write_tree(target: Path, tree: Tree) -> None:
-    """Write nested dicts of arrays to the folder ``target``, with checksums: complete or not at all.
+    """Write nested dicts of arrays to the folder ``target``, complete or not at all.
 
     Raises :class:`OutputError` if they can't be written. What was there stays then.
     """
@@ -265,11 +266,12 @@ def read_tree(
 ) -> Tree:
     """The nested dicts of arrays in the folder ``source``.
 
-    With ``like`` it must have exactly its paths, shapes and dtypes, and each array lies on the devices
-    of that in ``like``. Without, arrays lie on the mesh of ``layout``, or are numpy's. With ``only``,
-    the arrays of that top-level entry alone are read.
+    With ``like`` it must have exactly its paths, shapes and dtypes, and each array lies on the
+    devices of that in ``like``. Without, arrays lie on the mesh of ``layout``, or are numpy's. With
+    ``only``, the arrays of that top-level entry alone are read.
 
-    Raises :class:`CheckpointError` if a file is missing or damaged, or if the tree is not like that.
+    Raises :class:`CheckpointError` if a file is missing or damaged, or if the tree is not like
+    that.
     """
     from orbax.checkpoint import v1 as orbax
 
@@ -369,7 +371,7 @@ def silence_orbax() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_glob_characters(path: Path) -> Iterator[str]:
-    r"""``path`` for Orbax, which globs it. A parent with ``[``, ``]`` or ``\`` gets a symbolic link."""
+    r"""``path`` for Orbax, which globs it: a link replaces a parent with ``[``, ``]`` or ``\``."""
     if not re.search(r"[\[\]\\]", str(path.parent)):
         yield str(path)
         return

@@ -1,7 +1,7 @@
 """The frozen prefix: all stages before the first that trains are a pure function of the input.
 
-Prefix and suffix are two compiled functions. Where the outputs of the prefix are cached, batches bring
-them as ``hidden``, and only the suffix runs.
+Prefix and suffix are two compiled functions. Where the outputs of the prefix are cached, batches
+bring them as ``hidden``, and only the suffix runs.
 
     depth = cut(labels, layers)
     step = make_step(model, loss, tx, depth)      # step.prefix is cut_at(model, depth)
@@ -79,8 +79,8 @@ def suffix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
 def make_prefix(model: Model, depth: int) -> Any:
     """``(params, batch) -> hidden``, deterministic, jitted: the first ``depth`` stages.
 
-    ``hidden`` is token states [R, C, D], or vectors [N, D] where the prefix pools. A leading axis of
-    micro-batches stays.
+    ``hidden`` is token states [R, C, D], or vectors [N, D] where the prefix pools. A leading axis
+    of micro-batches stays.
     """
     example_axes = 2 if model.layout else 1  # [groups, N] on a mesh, [N] without one
 

@@ -42,7 +42,8 @@ def squared_error(logits: jax.Array, label: jax.Array) -> jax.Array:
 def columns_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Sum over K label columns of the cross-entropy.
 
-    logits [N, K, C], label int32 [N, K] -> float32 [N]. A column with fewer than C classes has logits of -inf in place of the others.
+    logits [N, K, C], label int32 [N, K] -> float32 [N]. A column with fewer than C classes has
+    logits of -inf in place of the others.
     """
     return cross_entropy(logits, label).sum(-1)
 

@@ -88,7 +88,7 @@ def rounded_away(params: Any, updates: Any) -> jax.Array:
 
 
 def decays(params: Any) -> Any:
-    """The mask of weight decay: all but biases and normalisation scales (Devlin et al. 2019, A.2)."""
+    """Mask of weight decay: all but biases and scales of norms (Devlin et al. 2019, A.2)."""
 
     def decayed(path: Any, _: Any) -> bool:
         return path[-1].key not in ("bias", "scale")
@@ -112,8 +112,8 @@ def schedule(
     """The learning rate at each step: it rises linearly to ``peak``, then decays.
 
     ``warmup`` is the fraction of ``steps`` in which it rises. ``decay`` is ``linear`` or
-    ``cosine``, both to 0, or ``constant``. With W steps of warm-up, step 0 has the rate ``peak / W``
-    and not 0, so that no step is without effect.
+    ``cosine``, both to 0, or ``constant``. With W steps of warm-up, step 0 has the rate ``peak /
+    W`` and not 0, so that no step is without effect.
 
     Raises :class:`StrategyError` for an unknown ``decay``.
 

@@ -16,8 +16,8 @@ class Regularizer:
     The step finds the anchor in ``frozen["anchor"]``: the leaves of the parameter tree that train
     and have a pre-trained value. Leaves that are not in it are left alone.
 
-    ``l2sp`` is the strength of a penalty on the squared distance, ``l2sp / 2 * ||w - w0||^2``
-    (Li et al. 2018, eq. 2). ``mixout`` is the probability with which a step computes with w0 in place
+    ``l2sp`` is the strength of a penalty on the squared distance, ``l2sp / 2 * ||w - w0||^2`` (Li
+    et al. 2018, eq. 2). ``mixout`` is the probability with which a step computes with w0 in place
     of w, an element at a time, scaled so that the mean stays w (Lee et al. 2020, section 3).
 
         step = make_step(model, loss, tx, regularizer=Regularizer(l2sp=0.01))

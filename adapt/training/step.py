@@ -220,7 +220,8 @@ class Step:
     def programs(self, frozen: Tree, state: State, batch: Batch) -> dict[str, Any]:
         """The compiled programs (:class:`jax.stages.Compiled`): their text, FLOPs and memory.
 
-        Arguments may be shapes. ``prefix`` is one of them if the step has one and the batch does not bring ``hidden``.
+        Arguments may be shapes. ``prefix`` is one of them if the step has one and the batch does
+        not bring ``hidden``.
         """
         batch = self.shard_batch(batch)
         if self.prefix is None:

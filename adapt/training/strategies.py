@@ -1,11 +1,11 @@
 """Strategies: a name becomes phases of ordered rules, and the rules label every parameter.
 
     strategy("full", layers, epochs)                 strategy("lora:8+bitfit", layers, epochs)
-    strategy("lp-ft+decay:0.9", layers, epochs)      strategy("top:2+reinit:2+l2sp:0.01", layers, epochs)
+    strategy("lp-ft+decay:0.9", layers, epochs)      strategy("top:2+l2sp:0.01", layers, epochs)
 
-Methods (``STRATEGIES``) say what trains. Joined by ``+`` they train what any of them trains. Modifiers
-(``MODIFIERS``) change the strategy that the methods make. Both are dictionaries, and an entry added to one
-works wherever a strategy is named:
+Methods (``STRATEGIES``) say what trains. Joined by ``+`` they train what any of them trains.
+Modifiers (``MODIFIERS``) change the strategy that the methods make. Both are dictionaries, and an
+entry added to one works wherever a strategy is named:
 
     def norms(layers, epochs):
         return single_phase(("encoder/.*norm/(scale|bias)", "encoder"), epochs=epochs)
@@ -39,8 +39,8 @@ FROZEN_ENCODER_RULE = ("encoder/.*", FROZEN)
 class Phase:
     """What trains for some epochs.
 
-    ``rules`` label every parameter (:func:`adapt.tree.label`). ``layer_decay`` is the factor from the
-    learning rate of a stage to that of the stage below it; 1 gives all stages the same rate.
+    ``rules`` label every parameter (:func:`adapt.tree.label`). ``layer_decay`` is the factor from
+    the learning rate of a stage to that of the stage below it; 1 gives all stages the same rate.
     """
 
     rules: tree.Rules
@@ -63,10 +63,10 @@ class Phase:
 class Strategy:
     """Phases one after the other, and what they need beside rules.
 
-    ``peft`` sets the fields of :class:`adapt.models.EncoderConfig` that add parameters (``lora_rank``,
-    ``adapter_width``, ...). With ``shared_schedule`` one learning-rate schedule runs over all phases;
-    else each phase warms up and decays by itself. ``reinit`` is the number of last blocks that begin
-    with fresh weights. ``l2sp`` and ``mixout`` are the strengths of
+    ``peft`` sets the fields of :class:`adapt.models.EncoderConfig` that add parameters
+    (``lora_rank``, ``adapter_width``, ...). With ``shared_schedule`` one learning-rate schedule
+    runs over all phases; else each phase warms up and decays by itself. ``reinit`` is the number of
+    last blocks that begin with fresh weights. ``l2sp`` and ``mixout`` are the strengths of
     :class:`adapt.training.regularizers.Regularizer`.
     """
 
@@ -95,7 +95,7 @@ class Method:
     modifier's (strategy to change, number of layers, *values). Both return a :class:`Strategy`.
     Values are separated by commas; those with a default come last, and the last may contain commas.
 
-        STRATEGIES["lora"] = Method(lora, [Arg("rank", int), Arg("alpha", float, 16.0)])  # lora:8,32
+        STRATEGIES["top"] = Method(top, [Arg("k", int)])     # top:2
     """
 
     build: Callable[..., Strategy]
@@ -113,12 +113,12 @@ class Method:
 
 
 def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
-    """The strategy that ``spec`` names, for an encoder of ``layers`` blocks and a run of ``epochs``.
+    """The strategy ``spec`` for an encoder of ``layers`` blocks and a run of ``epochs``.
 
     A spec is one method or modifier, or several joined by ``+``. Modifiers alone change ``full``.
 
-    Raises :class:`StrategyError` for an unknown name, for a value that is missing, wrong or too much,
-    and for a contradiction.
+    Raises :class:`StrategyError` for an unknown name, for a value that is missing, wrong or too
+    much, and for a contradiction.
 
         strategy("top:2", layers=12).phases[0].rules
         strategy("lora:8+decay:0.9", layers=12, epochs=3)
@@ -155,7 +155,7 @@ def find_method(name: str, word: str) -> Method:
 
 
 def parse_values(word: str, name: str, text: str, method: Method) -> list[Any]:
-    """The values in ``text``, what follows the colon, and the defaults of those that are left out."""
+    """The values in ``text``, what follows the colon; defaults for those left out."""
     texts = []
     if text:
         most_commas = max(len(method.args) - 1, 1)
@@ -187,7 +187,8 @@ def parse_value(arg: Arg, text: str) -> int | float | str | None:
 def combine(spec: str, methods: list[tuple[str, Strategy]]) -> Strategy:
     """One strategy that trains what any of the methods (word, strategy) trains.
 
-    Raises :class:`StrategyError` where one of them has several phases, or adds nothing to the others.
+    Raises :class:`StrategyError` where one of them has several phases, or adds nothing to the
+    others.
     """
     if len(methods) == 1:
         return methods[0][1]
@@ -312,7 +313,7 @@ def lora(layers: int, epochs: int, rank: int, alpha: float, targets: str) -> Str
 
 
 def adapters(layers: int, epochs: int, width: int) -> Strategy:
-    """Bottlenecks after attention and MLP of every block, and the norms there (Houlsby et al. 2019)."""
+    """Bottlenecks after attention and MLP of every block, and norms (Houlsby et al. 2019)."""
     rule = ("encoder/block_.*/(attention|mlp)_(adapter|norm)/.*", "adapter")
     return single_phase(rule, epochs=epochs, peft={"adapter_width": width})
 
@@ -351,7 +352,7 @@ def gradual(layers: int, epochs: int) -> Strategy:
 
 
 def lp_ft(base: Strategy, layers: int) -> Strategy:
-    """Train the head alone for a third of the epochs, then fine-tune from there (Kumar et al. 2022)."""
+    """Train the head for a third of the epochs, then fine-tune (Kumar et al. 2022)."""
     phase, *others = base.phases
     if others:
         raise StrategyError(
@@ -374,7 +375,7 @@ def lp_ft(base: Strategy, layers: int) -> Strategy:
 
 
 def decay(base: Strategy, layers: int, factor: float) -> Strategy:
-    """Layer-wise decay: a stage's rate is FACTOR times that of the stage above (Clark et al. 2020)."""
+    """A stage's rate is FACTOR times that of the stage above it (Clark et al. 2020)."""
     if not 0 < factor <= 1:
         raise StrategyError(f"decay:{factor:g} must be above 0 and at most 1")
     if all(phase.trains_head_alone for phase in base.phases):
@@ -452,8 +453,8 @@ def block_pattern(blocks: range) -> str:
 def label_phase(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree, dict[str, float]]:
     """The label tree of a phase, and the factor of each group's learning rate, ``{group: factor}``.
 
-    With a ``layer_decay`` each stage is a group of its own, ``encoder_05``; :func:`base_group` gives
-    ``encoder`` back. Groups of which ``params`` has no leaf are left out.
+    With a ``layer_decay`` each stage is a group of its own, ``encoder_05``; :func:`base_group`
+    gives ``encoder`` back. Groups of which ``params`` has no leaf are left out.
     """
     labels = tree.label(params, phase.rules)
     factors = dict.fromkeys(phase.groups, 1.0)
