@@ -24,8 +24,45 @@ if jax.__version_info__ < (0, 12):  # later ones end the process at a flag that 
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 wide_vectors()  # as the commands do, whose results are compared with those of calls from here
 
+# Files of whole runs and of processes, which `make check` leaves out. A single slow test elsewhere has the mark itself.
+SLOW_FILES = (
+    "cli/test_bad_input.py",
+    "cli/test_bad_run.py",
+    "cli/test_cluster.py",
+    "cli/test_commands.py",
+    "cli/test_compare.py",
+    "cli/test_extract.py",
+    "cli/test_finetune.py",
+    "cli/test_finetune_tasks.py",
+    "cli/test_import.py",
+    "cli/test_plan.py",
+    "cli/test_predict.py",
+    "cli/test_pretrain.py",
+    "cli/test_probe.py",
+    "cli/test_resume.py",
+    "experiments/test_benchmark.py",
+    "experiments/test_compile_check.py",
+    "experiments/test_whole_runs.py",
+    "export/test_export_peers.py",
+    "parallel/test_sharding.py",
+    "prefix_cache/test_states.py",
+    "pretrained/test_delta.py",
+    "test_notebooks.py",
+    "test_packaging.py",
+    "training/test_numerics.py",
+    "training/test_phases.py",
+)
+
 settings.register_profile("adapt", deadline=None)  # a first call compiles, or imports
 settings.load_profile("adapt")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark whole runs and processes as slow."""
+    for item in items:
+        starts_a_process = "command" in getattr(item, "fixturenames", ())
+        if starts_a_process or item.path.as_posix().endswith(SLOW_FILES):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -33,3 +33,10 @@ def test_no_test_imports_a_test(path):
 def test_every_folder_of_tests_is_a_room_of_adapt():
     folders = {path.parent.name for path in TESTS.rglob("test_*.py") if path.parent != TESTS}
     assert folders <= ROOMS | ALSO
+
+
+def test_the_files_that_are_marked_slow_are_there():
+    source = (TESTS / "conftest.py").read_text("utf-8")
+    listed = source.partition("SLOW_FILES = (")[2].partition(")")[0]
+    for name in ast.literal_eval(f"[{listed}]"):
+        assert (TESTS / name).exists(), name
