@@ -43,7 +43,7 @@ tpu: venv $(TPU_STAMP)
 	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/experiments/test_compile_check.py tests/cli/test_cluster.py -k "compile_check or tpu"
 
 assets: venv
-	$(BIN)/python -m adapt.pretrained.assets
+	$(BIN)/python -m adapt.cli.assets
 
 venv: $(STAMP)
 

@@ -1,6 +1,6 @@
 """Modules of one's own: strategies, poolings, heads, tasks and families that a program adds.
 
-    import_modules(["my_module"])  # what ``--import my_module`` does
+    import_modules(["my_module"])  # as the commands do with theirs
 
 A module adds an entry to one of these dictionaries when it is imported::
 

@@ -3,7 +3,7 @@
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config(ModelOptions, DataOptions, RunOptions): ...
 
-The comment above a field is what a command's ``--help`` shows for it. A class with several groups has all their fields
+The comment above a field is what the help of a command shows for it. A class with several groups has all their fields
 side by side, so that it can be given wherever one of its groups is asked for.
 """
 

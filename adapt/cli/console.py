@@ -243,23 +243,6 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
         yield job
 
 
-class Clock:
-    """Where the seconds of a run went: ``lap(name)`` adds the time since the last lap to ``laps[name]``."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
-        self.last = now
-
-    @property
-    def total(self) -> float:
-        return sum(self.laps.values())
-
-
 def markdown_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0
 ) -> list[str]:

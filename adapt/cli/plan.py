@@ -23,7 +23,7 @@ from adapt import finetuning, tree
 from adapt.cli import console, inputs
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
-from adapt.cost.clock import Compiling, calibrate, finish_seconds, prepared
+from adapt.cost.clock import Compiling, Laps, calibrate, finish_seconds, prepared
 from adapt.cost.flops import prefix_flops, step_flops
 from adapt.data.examples import Examples
 from adapt.errors import DataError, StrategyError
@@ -102,7 +102,7 @@ class Estimate:
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock = console.Clock()
+    clock = Laps()
     compiling = Compiling()
     check_out(config.out, None, config.overwrite)
     inputs.check_ranges(config)
@@ -123,7 +123,7 @@ def main(config: Config) -> dict[str, Any]:
             f"--measure runs finetune, which tests: {config.data} has no test part, so name one with --test"
         )
     clock.lap("set_up")
-    set_up = clock.laps["set_up"] - compiling.seconds
+    set_up = clock.seconds["set_up"] - compiling.seconds
     with open_run(config.out, config):
         head = heads.new_head(config, pretrained, names)
         key = jax.random.fold_in(jax.random.key(config.seed), 2)

@@ -21,7 +21,7 @@ from adapt import tree
 from adapt.cli import console, inputs, plots
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
-from adapt.cost.clock import Compiling
+from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled, packing
 from adapt.data.tables import Table, check_texts
 from adapt.errors import DataError, StrategyError
@@ -87,7 +87,7 @@ class Config(
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock = console.Clock()
+    clock = Laps()
     compiling = Compiling()
     check_flags(config)
     check_out(config.out, None, config.overwrite)
@@ -122,7 +122,7 @@ def main(config: Config) -> dict[str, Any]:
             "examples": report.examples,
             "classes": report.classes,
             "selection": report.selection,
-            "seconds": clock.laps | {"compile": compiling.seconds, "total": clock.total},
+            "seconds": clock.seconds | {"compile": compiling.seconds, "total": clock.total},
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }

@@ -5,6 +5,7 @@ installed: no code of it runs. What it must hash to is written here, so a change
 """
 
 import hashlib
+import logging
 import os
 import ssl
 import subprocess
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from adapt.errors import AdaptError, AssetError
+from adapt.errors import AssetError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,11 +152,10 @@ def fetch_asset(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] = f
 
     Raises AssetError: no package registry, other bytes than expected, a full disk.
     """
-    folder = _folder(name, asset)
+    folder = asset_folder(name, asset)
     if folder.is_dir():
         return folder
-    if sys.stderr.isatty():
-        print(f"fetching {name} ({asset.megabytes} MB, once)", file=sys.stderr)
+    logger.warning(f"fetching {name} ({asset.megabytes} MB, once)")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as scratch:
@@ -187,23 +189,5 @@ def is_hub_reachable() -> bool:
     return True
 
 
-def _folder(name: str, asset: Asset) -> Path:
+def asset_folder(name: str, asset: Asset) -> Path:
     return cache_folder() / f"{name}-{asset.sha256[:12]}"
-
-
-def main() -> int:
-    """Fetch every asset: one line each. `make demo` and CI run it first, so that runs need no network."""
-    try:
-        for name, asset in ASSETS.items():
-            where = (
-                "kept in" if _folder(name, asset).is_dir() else f"{asset.megabytes} MB fetched into"
-            )
-            print(f"{name:10} {where} {fetch(name)}", flush=True)
-    except AdaptError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """The contract of a task: everything that depends on what is learned, in one class, one file a task.
 
-A module of one's own adds one, and the commands take it with ``--import``::
+A module of one's own adds one, and the commands take it when they import the module::
 
     from adapt.tasks import TASKS
     from adapt.tasks.classification import Classification

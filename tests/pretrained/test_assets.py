@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from adapt.cli import assets as command
 from adapt.errors import AssetError
 from adapt.pretrained import assets
 from adapt.pretrained.assets import Asset, fetch
@@ -90,8 +91,8 @@ def test_a_full_disk_is_one_line(toy, monkeypatch):
 
 def test_two_processes_may_fetch_at_once(toy):
     program = f"from adapt.pretrained import assets; assets.ASSETS['toy'] = assets.{toy}; print(assets.fetch('toy'))"
-    command = [sys.executable, "-c", program]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    argv = [sys.executable, "-c", program]
+    running = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = {process.communicate()[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0]
     assert folders == {str(fetch("toy"))}
@@ -100,10 +101,10 @@ def test_two_processes_may_fetch_at_once(toy):
 
 def test_the_command_prints_one_line_an_asset(toy, monkeypatch, capsys):
     monkeypatch.setattr(assets, "ASSETS", {"toy": toy})
-    assert assets.main() == 0
+    assert command.main() == 0
     assert capsys.readouterr().out == f"toy        1 MB fetched into {fetch('toy')}\n"
     monkeypatch.setattr(assets, "ASSETS", {"other": dataclasses.replace(toy, package="absent")})
-    assert assets.main() == 2
+    assert command.main() == 2
     assert capsys.readouterr().err.startswith("error: cannot download absent")
 
 
