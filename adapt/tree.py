@@ -49,15 +49,15 @@ def paths(tree: Tree, prefix: str = "") -> dict[str, Any]:
 
 def empties(tree: Tree, prefix: str = "") -> list[str]:
     """The paths of the empty subtrees, each with its trailing slash."""
-    found = []
+    empty = []
     for name, node in sorted(tree.items()):
         if not isinstance(node, dict):
             continue
         if node:
-            found += empties(node, f"{prefix}{name}/")
+            empty += empties(node, f"{prefix}{name}/")
         else:
-            found.append(f"{prefix}{name}/")
-    return found
+            empty.append(f"{prefix}{name}/")
+    return empty
 
 
 def unflatten(flat: dict[str, Any]) -> Tree:
@@ -85,11 +85,11 @@ def get(tree: Tree, path: str) -> Any:
     node: Any = tree
     for depth, name in enumerate(names):
         if not isinstance(node, dict) or name not in node:
-            place = f"under {'/'.join(names[:depth])!r}" if depth else "at the top"
+            where = f"under {'/'.join(names[:depth])!r}" if depth else "at the top"
             present = "nothing"
             if isinstance(node, dict) and node:
                 present = ", ".join(sorted(node))
-            raise TreeError(f"no {path!r} in the parameters: {place} there is {present}")
+            raise TreeError(f"no {path!r} in the parameters: {where} there is {present}")
         node = node[name]
     return node
 
@@ -186,8 +186,8 @@ def _graft(tree: Tree, names: list[str], subtree: Any, prefix: str) -> Tree:
         return tree | {name: subtree}
     child = tree.get(name, {})
     if not isinstance(child, dict):
-        whole = "/".join([path, *rest])
-        raise TreeError(f"cannot graft at {whole!r}: {path!r} is a parameter, not a subtree")
+        target = "/".join([path, *rest])
+        raise TreeError(f"cannot graft at {target!r}: {path!r} is a parameter, not a subtree")
     return tree | {name: _graft(child, rest, subtree, f"{path}/")}
 
 

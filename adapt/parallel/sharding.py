@@ -175,8 +175,8 @@ class Layout:
                 return leaf
             divided = NamedSharding(self.mesh, spec)
             axes = [None if axis == "fsdp" else axis for axis in spec]
-            whole = NamedSharding(self.mesh, PartitionSpec(*axes))
-            return gather_forward_scatter_backward(leaf, whole, divided)
+            undivided = NamedSharding(self.mesh, PartitionSpec(*axes))
+            return gather_forward_scatter_backward(leaf, undivided, divided)
 
         return map_paths(gathered, tree)
 
@@ -192,18 +192,20 @@ class Layout:
 # Autodiff alone would sum whole gradients on every device, and only then divide them.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather_forward_scatter_backward(
-    x: jax.Array, whole: NamedSharding, divided: NamedSharding
+    x: jax.Array, undivided: NamedSharding, divided: NamedSharding
 ) -> jax.Array:
-    """``x`` as ``whole``, and its gradient as ``divided``: a scatter of sums."""
-    return jax.lax.with_sharding_constraint(x, whole)
+    """``x`` as ``undivided``, and its gradient as ``divided``: a scatter of sums."""
+    return jax.lax.with_sharding_constraint(x, undivided)
 
 
-def _forward(x: jax.Array, whole: NamedSharding, divided: NamedSharding) -> tuple[jax.Array, None]:
-    return gather_forward_scatter_backward(x, whole, divided), None
+def _forward(
+    x: jax.Array, undivided: NamedSharding, divided: NamedSharding
+) -> tuple[jax.Array, None]:
+    return gather_forward_scatter_backward(x, undivided, divided), None
 
 
 def _backward(
-    whole: NamedSharding, divided: NamedSharding, residuals: None, gradient: jax.Array
+    undivided: NamedSharding, divided: NamedSharding, residuals: None, gradient: jax.Array
 ) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(gradient, divided),)
 

@@ -1,9 +1,9 @@
-"""Steps on a mesh, as a program of its own: it needs several devices, which a process has from its start or never.
+"""Training steps on a mesh, in a program of its own: a process has several devices from its start, or never.
 
-    python tests/sharded.py '[{"family": "bert", "strategy": "full", "mesh": "fsdp=8"}]'
+    python -m tests.helpers.sharded '[{"family": "bert", "strategy": "full", "mesh": "fsdp=8"}]'
 
-prints a line of JSON a case: the losses of its steps, and what there is to say of its state. Without "mesh" a case runs
-on the first device alone. With ADAPT_COORDINATOR and its like in the environment it is one process of several.
+It prints a line of JSON a case: see :func:`report`. Without "mesh" a case runs on the first device alone.
+With ADAPT_COORDINATOR and ADAPT_PROCESS_ID in the environment it is one process of two.
 """
 
 import dataclasses
@@ -32,11 +32,16 @@ from adapt.training.losses import cross_entropy
 from adapt.training.step import init_state, make_eval, make_step
 from tests.helpers import small
 
-COMPILED = []  # names of the programs that were compiled
-COMPILE = "/jax/core/compile/backend_compile_duration"
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **about: COMPILED.extend([about["fun_name"]] * (event == COMPILE))
-)
+COMPILED: list[str] = []  # names of the programs that were compiled
+
+
+def note_compiled(event: str, seconds: float, **about) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(about["fun_name"])
+
+
+jax.monitoring.register_event_duration_secs_listener(note_compiled)
+
 CASE = {
     "strategy": "full",
     "mesh": None,
@@ -75,7 +80,7 @@ def examples(family: str, count: int = 96, longest: int = 20) -> Examples:
     return Examples(source, np.arange(count), labels)
 
 
-def run(
+def report(
     family: str,
     strategy: str,
     mesh: str | None,
@@ -86,35 +91,46 @@ def run(
     remat: str,
     dtype: str | None,
 ):
+    """What some steps give: losses, gradient norms and the outputs after them.
+
+    ``share`` is the part of the optimizer's moments that the first device holds, ``compiled`` how often
+    the step was compiled.
+    """
     layout = None if mesh is None else sharding.make_layout(mesh)
     model = dataclasses.replace(wide(family), layout=layout, scan=scan, remat=remat)
-    model = model.cast(dtype) if dtype else model
-    made = dataclasses.replace(examples(family), layout=layout)
+    if dtype:
+        model = model.cast(dtype)
     labels, tx = small.setup(wide(family), strategy, rate=1e-3)
-    cut = frozen_prefix.cut(labels, model.encoder.config.layers)
     frozen, state = init_state(small.params(wide(family)), labels, tx, jax.random.key(0), layout)
-    step = make_step(model, cross_entropy, tx, cut)
-    plan = made.plan(batch // accumulate, 0, 20, accumulate)
+    depth = frozen_prefix.cut(labels, model.encoder.config.layers)
+    step = make_step(model, cross_entropy, tx, depth)
+
+    data = dataclasses.replace(examples(family), layout=layout)
+    plan = data.plan(batch // accumulate, 0, 20, accumulate)
     plan = dataclasses.replace(plan, rows=plan.rows[-1:])  # one shape: it compiles once
-    losses, norms, epoch = [], [], 0
+    losses = []
+    norms = []
+    epoch = 0
     COMPILED.clear()
     while len(losses) < steps:
-        for each in made.batches(plan, 0, epoch, accumulate=accumulate):
-            state, metrics = step(frozen, state, each)
+        for inputs in data.batches(plan, 0, epoch, accumulate=accumulate):
+            state, metrics = step(frozen, state, inputs)
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))
         epoch += 1
-    compiled = [name for name in COMPILED if name == "jit(step)"]
-    moments = jax.tree.leaves(state.opt_state)
-    held = lambda leaves: sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    compiled = COMPILED.count("jit(step)")
+
     forward = make_eval(model, step.prefix)
-    outputs = evaluate(forward, tree.merge(frozen, state.params), made.eval_batches(), len(made))
+    params = tree.merge(frozen, state.params)
+    outputs = evaluate(forward, params, data.eval_batches(), len(data))
+    moments = jax.tree.leaves(state.opt_state)
+    on_first_device = sum(leaf.addressable_shards[0].data.nbytes for leaf in moments)
     return {
         "losses": losses[:steps],
         "norms": norms[:steps],
         "outputs": np.asarray(outputs, np.float64).tolist(),
-        "share": held(moments) / sum(leaf.nbytes for leaf in moments),
-        "compiled": len(compiled),
+        "share": on_first_device / tree.nbytes(moments),
+        "compiled": compiled,
     }
 
 
@@ -124,4 +140,4 @@ if __name__ == "__main__":
             os.environ["ADAPT_COORDINATOR"], 2, int(os.environ["ADAPT_PROCESS_ID"])
         )
     for case in json.loads(sys.argv[1]):
-        print(json.dumps(run(**CASE | case)), flush=True)
+        print(json.dumps(report(**CASE | case)), flush=True)
