@@ -283,8 +283,8 @@ class Session:
         rates = phase.rates(self.progress.step - 1)
         self.emit(events.Stepped(epoch, record, rates))
 
-    def on_compile(self) -> None:
-        self.emit(events.Compiling("step", self.progress.step))
+    def on_compile(self, steps: int) -> None:
+        self.emit(events.Compiling("step", steps))
 
     def announced(self, evaluate: Evaluate) -> Evaluate:
         """The same function, whose first call is announced, for it compiles."""

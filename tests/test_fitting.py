@@ -117,9 +117,11 @@ def test_the_summary_of_a_phase_counts_every_parameter_once(setup):
 def test_compiling_is_announced_once_a_shape(setup):
     run = setup()
     _, seen = seen_by(run)
-    compiling = [event.what for event in of_kind(seen, events.Compiling)]
-    assert compiling.count("evaluation") == 1
-    assert compiling.count("step") == run.plan.phases[0].step.suffix._cache_size() <= 3
+    compiling = of_kind(seen, events.Compiling)
+    assert [event.what for event in compiling].count("evaluation") == 1
+    steps = [event.step for event in compiling if event.what == "step"]
+    assert len(steps) == run.plan.phases[0].step.suffix._cache_size() <= 3
+    assert steps[0] == 0 and steps == sorted(set(steps))
 
 
 def test_the_cache_says_what_it_does(setup, tmp_path, monkeypatch):

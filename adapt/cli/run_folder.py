@@ -71,7 +71,7 @@ def open_run(out: Path, config: Any) -> Iterator[Callable[[], None]]:
     assert_same("their flags", shared)
 
     if getattr(config, "resume", False):
-        check_flags_of(out, flags)
+        check_flags_of(out, flags, default_flags(type(config)))
         yield nothing_to_keep
         return
 
@@ -109,7 +109,23 @@ def flags_of(config: Any) -> dict[str, Any]:
     """The flags of a run as config.json has them, with the name of the command as ``experiment``."""
     command = Path(sys.modules[type(config).__module__].__file__ or "").stem
     flags = {"experiment": command, **dataclasses.asdict(config)}
-    return json.loads(json.dumps(flags, default=str))  # as they are read back: lists for tuples
+    return as_json(flags)
+
+
+def default_flags(config: type) -> dict[str, Any]:
+    """The flags of a command that have a default, as config.json has them."""
+    defaults = {}
+    for field in dataclasses.fields(config):
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    return as_json(defaults)
+
+
+def as_json(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags as they are read back: lists for tuples, text for paths."""
+    return json.loads(json.dumps(flags, default=str))
 
 
 @contextlib.contextmanager
@@ -177,10 +193,13 @@ def command_of(out: Path) -> str | None:
         return None
 
 
-def check_flags_of(out: Path, flags: dict[str, Any]) -> None:
-    """Raise :class:`OutputError` naming the first flag that is not as it was when the run in ``out`` began."""
+def check_flags_of(out: Path, flags: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raise :class:`OutputError` naming the first flag that is not as it was when the run began.
+
+    A flag that there was not yet when the run in ``out`` began had its default.
+    """
     try:
-        before = dict(json.loads((out / "config.json").read_text("utf-8")))
+        before = defaults | dict(json.loads((out / "config.json").read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise OutputError(
             f"--resume: {out / 'config.json'} is not what adapt wrote: {error}"

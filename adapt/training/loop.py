@@ -73,7 +73,7 @@ def run_steps(
     batches: Iterable[Mapping[str, Any]],
     log_every: int,
     seen: set[Any] | None = None,
-    on_compile: Callable[[], None] = lambda: None,
+    on_compile: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Take a step a batch; every ``log_every`` steps, and at the end, yield (state, record).
 
@@ -85,8 +85,8 @@ def run_steps(
     * ``tokens``, and the ``slots`` of the rows that they were packed into; 0 for images and for
       what was pooled before;
     * ``seconds``, and ``compile_seconds`` beside them: the time of steps with a shape that is not
-      yet in ``seen``, whose examples are not in ``timed_examples``. ``on_compile()`` is called
-      before such a step.
+      yet in ``seen``, whose examples are not in ``timed_examples``. ``on_compile(steps)`` is called
+      before such a step, with the number of steps until now.
 
     Raises :class:`TrainingError` with the number of the step if its loss is not finite; the state
     is still the last good one.
@@ -102,8 +102,8 @@ def run_steps(
         compile_start = 0.0
         if compiles:
             seen.add(shape)
-            on_compile()
             jax.block_until_ready(state.step)
+            on_compile(int(state.step))
             compile_start = time.perf_counter()
 
         state, metrics = step(frozen, state, batch)
