@@ -13,237 +13,257 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from adapt import finetuning, tree
-from adapt.cli import console, inputs
+from adapt import finetuning, planning
+from adapt.cli import console, finetune, inputs, plots
+from adapt.cli.flags import flag
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
-from adapt.cost.clock import Compiling, Laps, calibrate, finish_seconds, prepared
-from adapt.cost.flops import prefix_flops, step_flops
+from adapt.cost.clock import Compiling, Laps
+from adapt.data import bundled
 from adapt.data.examples import Examples
-from adapt.errors import DataError, StrategyError
-from adapt.models import Model
-from adapt.options import ImportOptions
-from adapt.prefix_cache import policy, states
-from adapt.pretrained import hub
-from adapt.tasks import heads
-from adapt.training import frozen_prefix, optim, strategies
-
-WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
+from adapt.errors import StrategyError
+from adapt.options import DType, ImportOptions
+from adapt.planning import Estimate, Overhead, Workload
+from adapt.pretrained.hub import Pretrained
+from adapt.tasks import get_task
+from adapt.training import strategies
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(ImportOptions):
-    checkpoint: str = (
-        "minilm"  # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
-    )
-    data: str = "reviews"  # what finetune takes as --train
-    test: str | None = (
-        None  # what finetune takes as --test; default: the test part of a bundled set, else none
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Which checkpoint, and how it is computed."""
+
+    title: ClassVar[str] = "model"
+
+    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
+    checkpoint: str = "minilm"
+    # tokens of an example; longer texts are truncated; default: the checkpoint's own
+    max_length: int | None = None
+    # of the computation; parameters stay float32
+    dtype: DType = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanDataOptions:
+    """Labelled examples, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # what finetune takes as --train
+    data: str = "reviews"
+    # what finetune takes as --test; default: the test part of a bundled set, else none
+    test: str | None = None
     text_column: str = "text"
     label_column: str = "label"
+    # images in place of texts
     image_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """What is learned, and by which head."""
+
+    title: ClassVar[str] = "task"
+
     task: Literal["classification", "multilabel", "regression"] = "classification"
+    # of the tokens' states; default: mean; last for GPT-2; cls for ViT
     pooling: str | None = None
-    epochs: int = 3
-    batch_size: int = 32
-    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StrategiesOptions:
+    """The strategies, and the cache of what is frozen."""
+
+    title: ClassVar[str] = "strategy"
+
+    # to plan for, besides full, top:K and frozen
+    also: tuple[str, ...] = ("bitfit", "lora:8", "adapters:16")
+    # strategies to run afterwards, to show both
+    measure: tuple[str, ...] = ()
+    # steps that are timed, of each program
+    steps: int = 10
+    # of the states that are kept; default: that of the computation
     cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    max_length: int | None = None
-    also: tuple[str, ...] = (
-        "bitfit",
-        "lora:8",
-        "adapters:16",
-    )  # to plan for, besides full, top:K and frozen
-    steps: int = 10  # that are timed, of each program
-    measure: tuple[str, ...] = ()  # strategies to run afterwards, to show both
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How much is trained."""
+
+    title: ClassVar[str] = "training"
+
+    epochs: int = 3
+    # examples a step
+    batch_size: int = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanRunOptions:
+    """The seed, and where results go."""
+
+    title: ClassVar[str] = "run"
+
     seed: int = 0
     out: Path = Path("runs/plan")
+    # replace a plan that is there
     overwrite: bool = False
 
-    dropout = None
-    random_weights = False
-    text_pair_column = None
-    layers = ()
-    mix = "concat"
-    class_weights = "none"
-    accumulate = 1
-    validation = None
 
-    @property
-    def train(self) -> str:
-        return self.data
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """Of one strategy; seconds are of a whole run, compiling left out, without and with the cache."""
-
-    strategy: str
-    cut: int
-    parameters_trained: int
-    optimizer_bytes: int
-    flops_per_example: float
-    flops_per_example_cached: float
-    cache_bytes: int
-    peak_bytes: int
-    seconds: float
-    seconds_cached: float | None  # None: there is nothing to cache
-
-    @property
-    def best(self) -> float:
-        return min(self.seconds, self.seconds_cached or self.seconds)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(
+    CheckpointOptions,
+    PlanDataOptions,
+    HeadOptions,
+    StrategiesOptions,
+    BatchOptions,
+    PlanRunOptions,
+    ImportOptions,
+):
+    """None means: chosen by the task, the family or the data."""
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock = Laps()
+    laps = Laps()
     compiling = Compiling()
     check_out(config.out, None, config.overwrite)
     inputs.check_ranges(config)
-    if config.epochs < 1 or config.batch_size < 1 or config.steps < 1:
-        raise StrategyError("--epochs, --batch-size and --steps must be at least 1")
-    pretrained = inputs.load(config)
-    layers = pretrained.config.layers
-    for name in (*config.measure, *config.also):
-        strategies.strategy(name, layers, config.epochs)
-    depths = dict.fromkeys(
-        ["full", *(f"top:{k}" for k in range(layers, 0, -1)), "frozen", *config.also]
-    )
-    if unplanned := [name for name in config.measure if name not in depths]:
-        raise StrategyError(f"--measure {unplanned[0]}: it is not planned; name it in --also too")
-    sets, names = read(config, pretrained)
-    if config.measure and "test" not in sets:
-        raise StrategyError(
-            f"--measure runs finetune, which tests: {config.data} has no test part, so name one with --test"
-        )
-    clock.lap("set_up")
-    set_up = clock.seconds["set_up"] - compiling.seconds
+    run = finetune_config(config)
+    pretrained = inputs.load(run)
+    check_flags(config, pretrained.config.layers)
+    sets, names = read(config, run, pretrained)
+    laps.lap("set_up")
+    set_up = laps.seconds["set_up"] - compiling.seconds
+
     with open_run(config.out, config):
-        head = heads.new_head(config, pretrained, names)
-        key = jax.random.fold_in(jax.random.key(config.seed), 2)
-        model, params = finetuning.with_head(pretrained, head, key)
-        model = model.cast(jnp.dtype(config.dtype))
-        timings = calibrate(config, model, params, sets)
-        timings |= {"set_up": set_up, "finish": finish_seconds(config, len(names))}
-        estimates = [estimate(config, model, params, sets, timings, name) for name in depths]
+        workload = make_workload(config, run, pretrained, sets, names)
+        overhead = measure_overhead(config.out, set_up, len(names))
+        with console.progress("timing", 0) as bar:
+            estimates, timings = planning.estimate_strategies(
+                workload, config.also, overhead, on_progress=bar.show
+            )
         show(config, estimates)
-        measured = {name: run(config, name) for name in config.measure}
-        compare(estimates, measured)
+        measured = {name: run_strategy(config, run, name) for name in config.measure}
+        show_measured(estimates, measured)
+        finish = dataclasses.asdict(overhead)
+        set_up = finish.pop("set_up")
         result = {
-            "timings": timings,
-            "strategies": [dataclasses.asdict(e) for e in estimates],
+            "timings": timings.to_json() | {"set_up": set_up, "finish": finish},
+            "strategies": [dataclasses.asdict(estimate) for estimate in estimates],
             "measured": measured,
         }
         write_json(config.out / "plan.json", result)
     return result
 
 
-def read(config: Config, pretrained: hub.Pretrained) -> tuple[dict[str, Examples], list[str]]:
-    """The sets that a run would have: train and validation, and test where one is named."""
-    try:
-        return inputs.read_sets(config, pretrained)
-    except DataError as fault:
-        if config.test is not None or "--test is missing" not in str(fault):
-            raise
-    sets, names = inputs.read_sets(dataclasses.replace(config, test=config.data), pretrained)
-    return {name: part for name, part in sets.items() if name != "test"}, names
+def finetune_config(config: Config) -> finetune.Config:
+    """The flags of the runs that are planned for: those of ``finetune``."""
+    return finetune.Config(
+        checkpoint=config.checkpoint,
+        max_length=config.max_length,
+        dtype=config.dtype,
+        train=config.data,
+        test=config.test,
+        text_column=config.text_column,
+        label_column=config.label_column,
+        image_column=config.image_column,
+        task=config.task,
+        pooling=config.pooling,
+        cache_dtype=config.cache_dtype,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        patience=0,  # as many epochs as are planned for
+        import_=config.import_,
+    )
 
 
-def estimate(
+def check_flags(config: Config, layers: int) -> None:
+    """Raise :class:`StrategyError` for flags out of range, and strategies that are not planned."""
+    if min(config.epochs, config.batch_size, config.steps) < 1:
+        raise StrategyError("`epochs`, `batch_size` and `steps` must be at least 1")
+    for name in (*config.measure, *config.also):
+        strategies.strategy(name, layers, config.epochs)
+    planned = planning.planned_strategies(layers, config.also)
+    for name in config.measure:
+        if name not in planned:
+            raise StrategyError(f"`measure` {name}: it is not planned; name it in `also` too")
+    if config.measure and not has_test(config):
+        raise StrategyError(
+            f"`measure` runs finetune, which tests: {config.data} has no test part, so name one "
+            "with `test`"
+        )
+
+
+def has_test(config: Config) -> bool:
+    return config.test is not None or config.data in bundled.SETS
+
+
+def read(
+    config: Config, run: finetune.Config, pretrained: Pretrained
+) -> tuple[dict[str, Examples], list[str]]:
+    """(the sets that a run would have, the names of the head's outputs).
+
+    They are train and validation, and test if one is named: a plan needs none.
+    """
+    if has_test(config):
+        return inputs.read_sets(run, pretrained)
+    sets, names = inputs.read_sets(dataclasses.replace(run, test=config.data), pretrained)
+    del sets["test"]
+    return sets, names
+
+
+def make_workload(
     config: Config,
-    model: Model,
-    params: tree.Tree,
+    run: finetune.Config,
+    pretrained: Pretrained,
     sets: dict[str, Examples],
-    timings: dict[str, Any],
-    name: str,
-) -> Estimate:
-    c = model.encoder.config
-    layers = model.encoder.config.layers
-    model, params, labels, tx = prepared(name, model, params)
-    cut = frozen_prefix.cut(labels, layers)
-    moving = optim.trainable(params, labels)
-    optimizer = tree.nbytes(jax.eval_shape(tx.init, moving))
-
-    # Depths between those that were timed lie on a line.
-    low = timings["top:1"]
-    high = timings[f"top:{layers}"]
-    share = (int(name[4:]) - 1) / max(layers - 1, 1) if name.startswith("top:") else 0.0
-    on_line = [one + share * (other - one) for one, other in zip(low, high, strict=True)]
-    depth = name in ("full", "frozen") or name.startswith("top:")
-    _, suffix, peak, flops = on_line if name.startswith("top:") and depth else timings[name]
-
-    steps = config.epochs * -(-len(sets["train"]) // config.batch_size)
-    blocks = min(max(cut - 1, 0), layers) / layers  # of the encoder, before the cut
-    entries = entries_of(config, model, params, sets, cut)
-    passes = {
-        part: (config.epochs if part == "validation" else 1) * len(sets[part])
-        for part in sets
-        if part != "train"
-    }
-    each = timings["forward"] / len(sets["train"].file_sequences)  # seconds an example, forward
-    save = (config.epochs + 1) * timings["finish"]["byte_saved"] * (tree.nbytes(moving) + optimizer)
-    finish = timings["finish"]
-    once = timings["set_up"] + finish["first_save"] + finish["score"] + finish["plot"] + save
-    seconds = once + steps * (suffix + blocks * timings["prefix"][1]) + each * sum(passes.values())
-    wholes = {
-        entry.folder: (entry, len(sets[part].file_sequences)) for part, entry in entries.items()
-    }
-    missing = sum(
-        count * each * blocks + entry.nbytes / policy.WRITE_RATE
-        for entry, count in wholes.values()
-        if not entry.is_complete
-    )
-    cached = once + missing + steps * suffix + each * (1 - blocks) * sum(passes.values())
-    tokens = float(sets["train"].file_sequences.lengths.mean())
-    after = step_flops(c, cut, tokens, tokens) if depth else flops
-    return Estimate(
-        name,
-        cut,
-        tree.count(moving),
-        optimizer,
-        after + prefix_flops(c, cut, tokens, tokens),
-        after,
-        sum(entry.nbytes for entry, _ in wholes.values()),
-        int(peak),
-        seconds,
-        cached if cut else None,
+    names: list[str],
+) -> Workload:
+    """What the strategies are applied to: the encoder with a new head, and the data."""
+    task = get_task(config.task)
+    head = task.head(pretrained, run, names)
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # the head that a run begins with
+    model, params = finetuning.with_head(pretrained, head, key)
+    return Workload(
+        model=model.cast(jnp.dtype(config.dtype)),
+        params=params,
+        sets=sets,
+        loss=task.loss,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        cache_dtype=config.cache_dtype,
+        repeats=config.steps,
     )
 
 
-def entries_of(
-    config: Config, model: Model, params: tree.Tree, sets: dict[str, Examples], cut: int
-) -> dict[str, Any]:
-    if not cut:
-        return {}
-    dtype = config.cache_dtype or config.dtype
-    return {
-        name: states.cached_array(params, model, cut, part, dtype) for name, part in sets.items()
-    }
+def measure_overhead(out: Path, set_up: float, num_classes: int) -> Overhead:
+    """What every run does besides computing, on the disk of the output folder."""
+    with tempfile.TemporaryDirectory(dir=out) as name:
+        folder = Path(name)
+        finish = planning.measure_finish(folder, num_classes)
+        records = [
+            {"step": 1, "loss": 1.0},
+            {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5},
+        ]
+        lines = [json.dumps(record) for record in records]
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+        started = time.perf_counter()
+        plots.plot_history(folder, "accuracy")
+        return Overhead(set_up=set_up, plot=time.perf_counter() - started, **finish)
 
 
 def show(config: Config, estimates: list[Estimate]) -> None:
-    full = next(e for e in estimates if e.strategy == "full")
-    rows = []
-    for e in estimates:
-        sizes = [
-            f"{e.parameters_trained / 1e6:.3g}",
-            f"{e.optimizer_bytes / 1e6:.3g}",
-            f"{e.peak_bytes / 1e6:.0f}",
-        ]
-        flops = [
-            f"{e.flops_per_example / 1e6:.0f}",
-            f"{e.flops_per_example_cached / 1e6:.0f}" if e.cut else "",
-        ]
-        seconds = [f"{e.seconds:.0f}", f"{e.seconds_cached:.0f}" if e.seconds_cached else ""]
-        rows.append(
-            (e.strategy, *sizes, *flops, f"{e.cache_bytes / 1e6:.0f}" if e.cut else "", *seconds)
-        )
+    """Print the table of all strategies, and a line on each."""
+    full = next(estimate for estimate in estimates if estimate.strategy == "full")
     columns = (
         "strategy",
         "M trained",
@@ -255,56 +275,56 @@ def show(config: Config, estimates: list[Estimate]) -> None:
         "seconds",
         "cached",
     )
-    title = f"{config.checkpoint} on {config.data}, {config.epochs} epochs in batches of {config.batch_size}"
-    console.table(title, columns, rows)
-    for e in estimates:
-        console.say(f"{e.strategy:12}{verdict(e, full)}")
-    note = (
-        "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left out."
+    epochs = f"{config.epochs} epochs in batches of {config.batch_size}"
+    title = f"{config.checkpoint} on {config.data}, {epochs}"
+    console.table(title, columns, [cells(estimate) for estimate in estimates])
+    for estimate in estimates:
+        console.say(f"{estimate.strategy:12}{verdict(estimate, full)}")
+    console.say(
+        "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left "
+        "out. What is worth it by its accuracy, only a run can say."
     )
-    console.say(f"{note} What is worth it by its accuracy, only a run can say.")
 
 
-def verdict(e: Estimate, full: Estimate) -> str:
+def cells(estimate: Estimate) -> tuple[str, ...]:
+    """A row of the table; without a cache its columns are empty."""
+    flops_cached = cache_bytes = seconds_cached = ""
+    if estimate.seconds_cached is not None:
+        flops_cached = f"{estimate.flops_per_example_cached / 1e6:.0f}"
+        cache_bytes = f"{estimate.cache_bytes / 1e6:.0f}"
+        seconds_cached = f"{estimate.seconds_cached:.0f}"
+    return (
+        estimate.strategy,
+        f"{estimate.parameters_trained / 1e6:.3g}",
+        f"{estimate.optimizer_bytes / 1e6:.3g}",
+        f"{estimate.peak_bytes / 1e6:.0f}",
+        f"{estimate.flops_per_example / 1e6:.0f}",
+        flops_cached,
+        cache_bytes,
+        f"{estimate.seconds:.0f}",
+        seconds_cached,
+    )
+
+
+def verdict(estimate: Estimate, full: Estimate) -> str:
     """Whether a strategy is worth it by its cost."""
-    if e is full:
+    if estimate is full:
         return "costs the most"
-    less = f"{full.best / e.best:.1f} times cheaper than full"
-    alone = (
-        "without the cache, which does not pay" if e.cut else "nothing stands still to be cached"
-    )
-    how = "with the cache" if e.best < e.seconds else alone
-    return f"{'worth it' if e.best <= WORTH * full.best else 'not worth it'}: {less}, {how}"
+    if estimate.best < estimate.seconds:
+        how = "with the cache"
+    elif estimate.cut:
+        how = "without the cache, which does not pay"
+    else:
+        how = "nothing stands still to be cached"
+    worth = "worth it" if estimate.is_worth_it(full) else "not worth it"
+    return f"{worth}: {full.best / estimate.best:.1f} times cheaper than full, {how}"
 
 
-def run(config: Config, name: str) -> dict[str, Any]:
-    """The strategy itself, in a process of its own: result.json's seconds."""
+def run_strategy(config: Config, run: finetune.Config, name: str) -> dict[str, Any]:
+    """The seconds of a strategy's run, in a process of its own, as its result.json has them."""
     out = config.out / name.replace(":", "")
-    words: dict[str, Any] = {"train": config.data, "strategy": name, "out": out, "patience": 0}
-    same = (
-        "checkpoint",
-        "test",
-        "text_column",
-        "label_column",
-        "image_column",
-        "task",
-        "pooling",
-        "epochs",
-    )
-    same += ("batch_size", "dtype", "cache_dtype", "max_length", "seed")
-    words |= {field: getattr(config, field) for field in same}
-    flags = [
-        (f"--{word.replace('_', '-')}", str(value))
-        for word, value in words.items()
-        if value is not None
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "adapt",
-        "finetune",
-        *(each for pair in flags for each in pair),
-    ]
+    run = dataclasses.replace(run, strategy=name, out=out)
+    command = [sys.executable, "-m", "adapt", "finetune", *flags_of(run)]
     console.say(f"running   {' '.join(command[1:])}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -312,16 +332,32 @@ def run(config: Config, name: str) -> dict[str, Any]:
     return json.loads((out / "result.json").read_text("utf-8"))["seconds"]
 
 
-def compare(estimates: list[Estimate], measured: dict[str, dict[str, Any]]) -> None:
+def flags_of(run: finetune.Config) -> list[str]:
+    """The flags of a run that are not at their defaults."""
+    words = []
+    for field in dataclasses.fields(run):
+        value = getattr(run, field.name)
+        if value == field.default:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        words += [flag(field.name), *(str(value) for value in values)]
+    return words
+
+
+def show_measured(estimates: list[Estimate], measured: dict[str, dict[str, Any]]) -> None:
+    """Print what was predicted of the runs, and what they took."""
     if not measured:
         return
     rows = []
-    for e in (e for e in estimates if e.strategy in measured):
-        real = measured[e.strategy]["total"] - measured[e.strategy]["compile"]
-        rows.append((e.strategy, f"{e.best:.1f}", f"{real:.1f}", f"{e.best / real:.2f}"))
-    console.table(
-        "seconds, compiling left out", ("strategy", "predicted", "measured", "ratio"), rows
-    )
+    for estimate in estimates:
+        if estimate.strategy not in measured:
+            continue
+        seconds = measured[estimate.strategy]
+        real = seconds["total"] - seconds["compile"]
+        ratio = estimate.best / real
+        rows.append((estimate.strategy, f"{estimate.best:.1f}", f"{real:.1f}", f"{ratio:.2f}"))
+    columns = ("strategy", "predicted", "measured", "ratio")
+    console.table("seconds, compiling left out", columns, rows)
 
 
 if __name__ == "__main__":

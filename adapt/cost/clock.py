@@ -1,29 +1,28 @@
-"""What this machine takes: clocks on compiled programs, and the few timed steps that the estimate of a cost is made of."""
+"""What this machine takes: seconds and bytes of compiled programs."""
 
 import functools
-import json
+import itertools
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from adapt import tree
-from adapt.cli import console, plots
 from adapt.data.examples import Examples
-from adapt.errors import StrategyError
-from adapt.models import Model, peft
-from adapt.tasks import TASKS, metrics
-from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
-from adapt.training.step import State, Step, init_state, make_step
+from adapt.training.frozen_prefix import Cut
+from adapt.training.step import State, Step
+
+MAX_EXAMPLES = 50_000  # of a file all of whose batches are packed to be counted
+MAX_BATCHES = 400  # that stand for a larger file
 
 
 def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
-    """(seconds of the first call, which compiles; median of ``repeats`` later ones); ``run`` gets the number of the call."""
+    """(seconds of the first call, which compiles; the median of ``repeats`` later ones).
+
+    ``run`` gets the number of the call, from 0 on. What it returns is waited for.
+    """
     seconds = []
     for number in range(repeats + 1):
         started = time.perf_counter()
@@ -33,14 +32,17 @@ def timed(run: Callable[[int], Any], repeats: int) -> tuple[float, float]:
 
 
 def peak_bytes(program: Any) -> int:
-    """Bytes that a compiled program needs at once: arguments, results that do not reuse them, temporaries."""
+    """Bytes that a compiled program needs at once: arguments, new results and temporaries."""
     memory = program.memory_analysis()
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return used + memory.temp_size_in_bytes
 
 
 class Compiling:
-    """Counts the ``seconds`` that this process spends on compiling from now on, by JAX's own events; tracing left out."""
+    """The ``seconds`` that this process has spent on compiling since this object was made.
+
+    JAX's own events are counted; tracing is not among them.
+    """
 
     EVENTS = (
         "/jax/core/compile/backend_compile_duration",
@@ -52,7 +54,8 @@ class Compiling:
         jax.monitoring.register_event_duration_secs_listener(self.count)
 
     def count(self, event: str, duration_secs: float, **_: Any) -> None:
-        self.seconds += duration_secs * (event in self.EVENTS)
+        if event in self.EVENTS:
+            self.seconds += duration_secs
 
 
 class Laps:
@@ -74,145 +77,47 @@ class Laps:
 
 @functools.cache
 def matmul_rate() -> float:
-    """FLOP/s of float32 matrix products on this machine, the median of five."""
+    """FLOP/s of float32 matrix products on this machine, the median of five.
+
+    Measured at the first call of a process, which takes some tenths of a second.
+    """
     product = jax.jit(lambda a: a @ a)
     a = jax.random.normal(jax.random.key(0), (1024, 1024)) / 1024
-    return 2 * 1024**3 / timed(lambda _: product(a), 5)[1]
+    _, seconds = timed(lambda _: product(a), 5)
+    return 2 * 1024**3 / seconds
 
 
-def prepared(name: str, model: Model, params: tree.Tree) -> tuple[Model, tree.Tree, tree.Tree, Any]:
-    """(model, parameters, labels, optimizer) of a strategy of one phase; the rates do not matter here."""
-    spec = strategies.strategy(name, model.encoder.config.layers, 6)
-    key = jax.random.key(0)
-    first, *more = spec.phases
-    if more:
-        raise StrategyError(
-            f"{name} has {len(spec.phases)} phases, and a plan is of one: plan what it does in each"
-        )
-    model = Model(
-        model.encoder.clone(config=peft.with_peft(model.encoder.config, spec.peft)), model.head
-    )
-    params = phases.init_params(spec, model, params, key)
-    labels, groups = strategies.label_phase(first, params, model.encoder.config.layers)
-    rates = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
-    return model, params, labels, optim.by_label(rates, labels, 1.0)
-
-
-def calibrate(
-    config: Any, model: Model, params: tree.Tree, sets: dict[str, Examples]
-) -> dict[str, Any]:
-    """Timed steps: seconds a window of the forward pass, and a step of ``full``, ``top:L``, ``top:1``, ``frozen`` and others.
-
-    Of a step: (first, median) seconds, peak bytes, FLOPs of its suffix an example by the compiler.
-    """
-    layers = model.encoder.config.layers
-    found = {}
-    whole = (model, params)
-    names = list(dict.fromkeys(["frozen", "top:1", f"top:{layers}", "full", *config.also]))
-    plan = sets["train"].plan(config.batch_size, config.seed, config.epochs)
-    batches = [
-        batch
-        for batch, _ in zip(
-            sets["train"].batches(plan, config.seed, 0), range(config.steps + 1), strict=False
-        )
-    ]
-    # One shape is enough: the others are some rows more or less. The most frequent is the one that is timed.
-    shapes = [batch["segments"].shape for batch in batches]
-    shape = max(set(shapes), key=shapes.count)
-    batches = [batch for batch in batches if batch["segments"].shape == shape]
-    with console.progress("timing", len(names) + 1) as bar:
-        for number, name in enumerate(names, 1):
-            model, params, labels, tx = prepared(name, *whole)
-            step = make_step(model, TASKS[config.task].loss, tx, frozen_prefix.cut(labels, layers))
-            frozen, state = init_state(params, labels, tx, jax.random.key(0))
-            made = dict(batches[0])
-            if step.prefix is not None:
-                below, _ = step.prefix.split(frozen)
-                if name == "frozen":
-                    found["forward"] = forward_seconds(
-                        config.steps, step.prefix, below, sets["train"]
-                    )
-                    run = functools.partial(step.prefix.run, below)
-                    found["prefix"] = timed(
-                        lambda n, run=run: run(batches[n % len(batches)]), config.steps
-                    )
-                made["hidden"] = np.asarray(step.prefix.run(below, batches[0]))
-            needs = peak_and_flops(step, frozen, state, batches[0])
-            found[name] = (*time_steps(step, frozen, state, made, config.steps), *needs)
-            bar.update(number)
-        bar.update(len(names) + 1)
-    return found
-
-
-def time_steps(
-    step: Step, frozen: tree.Tree, state: State, batch: Any, steps: int
+def step_seconds(
+    step: Step, frozen: tree.Tree, state: State, batch: Mapping[str, Any], repeats: int
 ) -> tuple[float, float]:
-    """(seconds of the first step, median of those after it), the state handed on as a run does."""
-    held = [state]
+    """(seconds of the first train step, the median of those after it).
+
+    The state is handed on from step to step, as a run does; ``state`` itself is donated.
+    """
+    states = [state]
 
     def once(_: int) -> Any:
-        held[0], metrics = step(frozen, held[0], batch)
+        states[0], metrics = step(frozen, states[0], batch)
         return metrics
 
-    return timed(once, steps)
+    return timed(once, repeats)
 
 
-def peak_and_flops(step: Step, frozen: tree.Tree, state: State, batch: Any) -> tuple[int, float]:
-    shaped = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (frozen, batch)
-    )
-    still = tree.nbytes(step.prefix.split(frozen)[0]) if step.prefix else 0
-    programs = step.programs(shaped[0], state, shaped[1])
-    peak = max(
-        peak_bytes(programs["suffix"]) + still,
-        *(peak_bytes(program) for program in programs.values()),
-    )
-    return peak, programs["suffix"].cost_analysis()["flops"] / len(batch["label"])
-
-
-def forward_seconds(
-    repeats: int, cut: frozen_prefix.Cut, below: tree.Tree, part: Examples
-) -> float:
-    """Seconds of a prefix over every example of the file, from a few windows spread over it."""
-    windows = (
-        [batch for _, batch in part.file_batches()] if len(part.file_sequences) <= 50_000 else []
-    )
-    windows = windows or [
-        batch for (_, batch), _ in zip(part.file_batches(), range(400), strict=False)
-    ]
+def forward_seconds(repeats: int, cut: Cut, prefix_params: tree.Tree, examples: Examples) -> float:
+    """Seconds that a prefix takes for every example of the file, from a few batches of each shape."""
+    count = None if len(examples.file_sequences) <= MAX_EXAMPLES else MAX_BATCHES
     by_shape: dict[tuple[int, ...], list[Any]] = {}
-    for batch in windows:
+    tokens = 0
+    for _, batch in itertools.islice(examples.file_batches(), count):
         by_shape.setdefault(batch["segments"].shape, []).append(batch)
+        tokens += int(batch["length"].sum())
+
     total = 0.0
-    for same in by_shape.values():
-        _, seconds = timed(lambda n, same=same: cut.run(below, same[n % len(same)]), repeats)
-        total += seconds * len(same)
-    slots = sum(int(batch["length"].sum()) for batch in windows)
-    return total * float(part.file_sequences.lengths.sum()) / slots
+    for batches in by_shape.values():
 
+        def run(number: int, batches: list[Any] = batches) -> Any:
+            return cut.run(prefix_params, batches[number % len(batches)])
 
-def finish_seconds(config: Any, classes: int) -> dict[str, float]:
-    """What every run does besides computing: seconds of a score, a plot, the first save, and of a byte of a checkpoint."""
-    found = {}
-    with tempfile.TemporaryDirectory(dir=config.out) as folder:
-        started = time.perf_counter()
-        metrics.classification(
-            np.eye(4, max(classes, 2), dtype=np.float32), np.arange(4) % max(classes, 2)
-        )
-        found["score"] = time.perf_counter() - started
-        lines = [
-            {"step": 1, "loss": 1.0},
-            {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5},
-        ]
-        Path(folder, "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        started = time.perf_counter()
-        plots.plot_history(Path(folder), "accuracy")
-        found["plot"] = time.perf_counter() - started
-        array = {"a": np.zeros(16 << 20, np.float32)}
-        started = time.perf_counter()
-        checkpoint.write_tree(Path(folder, "first"), {"a": np.zeros(4, np.float32)})
-        found["first_save"] = time.perf_counter() - started  # imports Orbax
-        started = time.perf_counter()
-        checkpoint.write_tree(Path(folder, "checkpoint"), array)
-        found["byte_saved"] = (time.perf_counter() - started) / array["a"].nbytes
-    return found
+        _, seconds = timed(run, repeats)
+        total += seconds * len(batches)
+    return total * float(examples.file_sequences.lengths.sum()) / tokens

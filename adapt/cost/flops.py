@@ -1,33 +1,44 @@
-"""What a strategy costs before it runs: matrix products by hand, from the config."""
+"""What a strategy costs before it runs: FLOPs of matrix products, counted by hand from the config.
+
+Everything else that an encoder computes is small beside them. ``tokens`` is how many tokens are
+computed, ``span`` how many tokens each of them attends to.
+"""
 
 from adapt.models import EncoderConfig
 
 
-def block_flops(c: EncoderConfig, tokens: float, span: float) -> float:
-    """Of the matrix products of one block, forward, for ``tokens`` of which each looks at ``span``."""
-    return 2.0 * tokens * c.width * (4 * c.width + 2 * c.mlp_width + 2 * span)
+def block_flops(config: EncoderConfig, tokens: float, span: float) -> float:
+    """FLOPs of one block, forward."""
+    projections = 4 * config.width + 2 * config.mlp_width  # query, key, value, output; the MLP
+    attention = 2 * span  # scores, and the mixture of values
+    return 2.0 * tokens * config.width * (projections + attention)
 
 
-def embedding_flops(c: EncoderConfig, tokens: float) -> float:
-    """Of the patch projection of an image encoder; looking up a text's embeddings multiplies nothing."""
-    patches = tokens * (c.positions - 1) / c.positions
-    return 2.0 * patches * c.patch_size**2 * c.channels * c.width if c.is_image else 0.0
-
-
-def prefix_flops(c: EncoderConfig, cut: int, tokens: float, span: float) -> float:
-    """Of the matrix products of the first ``cut`` stages, forward."""
-    blocks = min(max(cut - 1, 0), c.layers)
-    return (embedding_flops(c, tokens) if cut else 0.0) + blocks * block_flops(c, tokens, span)
-
-
-def step_flops(c: EncoderConfig, cut: int, tokens: float, span: float) -> float:
-    """Of the matrix products of a train step's suffix: twice a forward pass more for what trains, but no gradient of the
-    first block's input. The head is left out."""
-    if cut > c.layers:
+def embedding_flops(config: EncoderConfig, tokens: float) -> float:
+    """FLOPs of the patch projection of an image encoder; looking up a text's tokens takes none."""
+    if not config.is_image:
         return 0.0
-    first = 2.0 * tokens * c.width * 3 * c.width if cut else 0.0
-    return (
-        3 * prefix_flops(c, c.layers + 1, tokens, span)
-        - 3 * prefix_flops(c, cut, tokens, span)
-        - first
-    )
+    patches = tokens * (config.positions - 1) / config.positions  # one position is no patch
+    return 2.0 * patches * config.patch_size**2 * config.channels * config.width
+
+
+def prefix_flops(config: EncoderConfig, depth: int, tokens: float, span: float) -> float:
+    """FLOPs of the first ``depth`` stages, forward: the embedding, then the blocks."""
+    if depth == 0:
+        return 0.0
+    blocks = min(depth - 1, config.layers)
+    return embedding_flops(config, tokens) + blocks * block_flops(config, tokens, span)
+
+
+def step_flops(config: EncoderConfig, depth: int, tokens: float, span: float) -> float:
+    """FLOPs of a train step after the first ``depth`` stages, which are frozen; without the head.
+
+    What trains costs a forward pass and twice as much backward. The first block after a frozen
+    stage needs no gradient of its input, which is that of its query, key and value projections.
+    """
+    if depth > config.layers:
+        return 0.0
+    encoder = prefix_flops(config, config.layers + 1, tokens, span)
+    frozen = prefix_flops(config, depth, tokens, span)
+    unneeded = 2.0 * tokens * config.width * 3 * config.width if depth else 0.0
+    return 3 * encoder - 3 * frozen - unneeded

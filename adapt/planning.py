@@ -1,0 +1,382 @@
+"""What would each strategy cost on these data, before any of them runs?
+
+A few steps of some programs are timed on this machine: the whole encoder forward, and the suffixes
+of ``full``, ``frozen``, ``top:1`` and ``top:L``. The depths between follow from the last two, since
+a step's cost is linear in the depth. Everything else is counted. Expect the seconds, which leave
+out compiling, within a fifth of the real ones on a machine as quiet as it was::
+
+    workload = Workload(model, params, sets, loss, epochs=5, batch_size=32)
+    overhead = Overhead(set_up=3.0, plot=1.0, **measure_finish(folder, num_classes=2))
+    for estimate in estimate_strategies(workload, ["lora:8"], overhead):
+        print(estimate.strategy, estimate.seconds, estimate.seconds_cached)
+"""
+
+import collections
+import dataclasses
+import itertools
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from adapt import tree
+from adapt.cost import clock, flops
+from adapt.data import packing
+from adapt.data.examples import Examples
+from adapt.errors import StrategyError
+from adapt.models import Model, peft
+from adapt.prefix_cache import policy, states
+from adapt.prefix_cache.states import OnProgress, ignore
+from adapt.prefix_cache.store import CachedArray
+from adapt.tasks import metrics
+from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
+from adapt.training.losses import Loss
+from adapt.training.step import State, Step, init_state, make_step
+
+TOP = re.compile(r"top:\d+")
+WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The run whose cost is asked for, whatever its strategy.
+
+    ``model`` computes in the run's dtype, ``params`` has its encoder and a new head, ``sets`` are
+    ``train``, ``validation`` and perhaps ``test``.
+    """
+
+    model: Model
+    params: tree.Tree
+    sets: Mapping[str, Examples]
+    loss: Loss
+    epochs: int
+    batch_size: int
+    seed: int = 0
+    cache_dtype: str | None = None  # of the states that the cache keeps; None: that of the model
+    repeats: int = 10  # steps that are timed, of each program
+
+    @property
+    def layers(self) -> int:
+        return self.model.encoder.config.layers
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+    """What one step of a strategy takes after its frozen prefix."""
+
+    first_seconds: float  # the first step, which compiles
+    seconds: float  # the median of the others
+    peak_bytes: float
+    flops_per_example: float  # as the compiler counts them
+
+
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """What was timed."""
+
+    steps: dict[str, StepCost]  # by strategy
+    prefix: tuple[float, float]  # a training batch through the encoder: (first, median) seconds
+    forward: float  # seconds of every example of the training file through the encoder
+
+    def step(self, strategy: str, layers: int) -> StepCost:
+        """A step of a strategy; of a depth between those that were timed, on the line of the two."""
+        if not TOP.fullmatch(strategy):
+            return self.steps[strategy]
+        shallow = dataclasses.astuple(self.steps["top:1"])
+        deep = dataclasses.astuple(self.steps[f"top:{layers}"])
+        share = (int(strategy.removeprefix("top:")) - 1) / max(layers - 1, 1)
+        between = [low + share * (high - low) for low, high in zip(shallow, deep, strict=True)]
+        return StepCost(*between)
+
+    def to_json(self) -> dict[str, Any]:
+        steps = {name: dataclasses.astuple(cost) for name, cost in self.steps.items()}
+        return {**steps, "prefix": self.prefix, "forward": self.forward}
+
+
+@dataclasses.dataclass(frozen=True)
+class Overhead:
+    """What every run does besides computing, in seconds."""
+
+    set_up: float
+    score: float
+    plot: float
+    first_save: float  # imports Orbax
+    byte_saved: float  # a byte of a checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What one strategy costs. Seconds are those of a whole run here, compiling left out."""
+
+    strategy: str
+    cut: int  # how many leading stages are frozen
+    parameters_trained: int
+    optimizer_bytes: int
+    flops_per_example: float
+    flops_per_example_cached: float
+    cache_bytes: int
+    peak_bytes: int
+    seconds: float  # without the cache
+    seconds_cached: float | None  # None: there is nothing to cache
+
+    @property
+    def best(self) -> float:
+        """Seconds with the cache or without it, whichever is less."""
+        return min(self.seconds, self.seconds_cached or self.seconds)
+
+    def is_worth_it(self, full: "Estimate") -> bool:
+        """Whether it saves enough of the seconds of full fine-tuning. Accuracy is not asked."""
+        return self.best <= WORTH * full.best
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A strategy of one phase, applied to a model."""
+
+    model: Model
+    params: tree.Tree
+    labels: tree.Tree
+    tx: optax.GradientTransformation
+    depth: int  # how many leading stages are frozen
+
+
+def estimate_strategies(
+    workload: Workload,
+    also: Sequence[str],
+    overhead: Overhead,
+    on_progress: OnProgress = ignore,
+) -> tuple[list[Estimate], Timings]:
+    """(the cost of ``full``, every ``top:K``, ``frozen`` and those of ``also``; what was timed).
+
+    ``on_progress(done, total)`` counts programs. Raises :class:`StrategyError` for a strategy of
+    several phases.
+    """
+    timings = time_programs(workload, also, on_progress)
+    names = planned_strategies(workload.layers, also)
+    return [estimate(workload, timings, overhead, name) for name in names], timings
+
+
+def planned_strategies(layers: int, also: Sequence[str]) -> list[str]:
+    """The names of the strategies of a plan, each once."""
+    depths = [f"top:{count}" for count in range(layers, 0, -1)]
+    return list(dict.fromkeys(["full", *depths, "frozen", *also]))
+
+
+def prepare(name: str, model: Model, params: tree.Tree) -> Prepared:
+    """A strategy applied to a model with some rates, which do not matter to its cost.
+
+    Raises :class:`StrategyError` for a strategy of several phases.
+    """
+    layers = model.encoder.config.layers
+    strategy = strategies.strategy(name, layers, 6)
+    phase, *later_phases = strategy.phases
+    if later_phases:
+        raise StrategyError(
+            f"{name} has {len(strategy.phases)} phases, and a plan is of one: plan what it does in "
+            "each"
+        )
+    config = peft.with_peft(model.encoder.config, strategy.peft)
+    model = Model(model.encoder.clone(config=config), model.head)
+    params = phases.init_params(strategy, model, params, jax.random.key(0))
+    labels, groups = strategies.label_phase(phase, params, layers)
+    optimizers = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
+    tx = optim.by_label(optimizers, labels, 1.0)
+    return Prepared(model, params, labels, tx, frozen_prefix.cut(labels, layers))
+
+
+def time_programs(
+    workload: Workload, also: Sequence[str] = (), on_progress: OnProgress = ignore
+) -> Timings:
+    """Time a step of ``frozen``, ``top:1``, ``top:L``, ``full`` and those of ``also``, and the encoder."""
+    names = ["frozen", "top:1", f"top:{workload.layers}", "full", *also]
+    names = list(dict.fromkeys(names))
+    batches = batches_of_one_shape(workload)
+    total = len(names) + 1
+    steps = {}
+    forward = 0.0
+    prefix = (0.0, 0.0)
+    for number, name in enumerate(names, 1):
+        prepared = prepare(name, workload.model, workload.params)
+        step = make_step(prepared.model, workload.loss, prepared.tx, prepared.depth)
+        frozen, state = init_state(prepared.params, prepared.labels, prepared.tx, jax.random.key(0))
+        if name == "frozen":
+            forward, prefix = time_encoder(workload, step, frozen, batches)
+        steps[name] = time_step(step, frozen, state, batches[0], workload.repeats)
+        on_progress(number, total)
+    on_progress(total, total)
+    return Timings(steps, prefix, forward)
+
+
+def batches_of_one_shape(workload: Workload) -> list[packing.Arrays]:
+    """The first training batches, of their most frequent shape: others are some rows more or less."""
+    train = workload.sets["train"]
+    plan = train.plan(workload.batch_size, workload.seed, workload.epochs)
+    first = itertools.islice(train.batches(plan, workload.seed, 0), workload.repeats + 1)
+    by_shape = collections.defaultdict(list)
+    for batch in first:
+        by_shape[batch["segments"].shape].append(batch)
+    return max(by_shape.values(), key=len)
+
+
+def time_encoder(
+    workload: Workload, step: Step, frozen: tree.Tree, batches: list[packing.Arrays]
+) -> tuple[float, tuple[float, float]]:
+    """(seconds of the whole file, (first, median) seconds of a training batch), all stages frozen."""
+    assert step.prefix is not None
+    run = step.prefix.run
+    prefix_params, _ = step.prefix.split(frozen)
+    train = workload.sets["train"]
+    forward = clock.forward_seconds(workload.repeats, step.prefix, prefix_params, train)
+    batch_seconds = clock.timed(
+        lambda number: run(prefix_params, batches[number % len(batches)]), workload.repeats
+    )
+    return forward, batch_seconds
+
+
+def time_step(
+    step: Step, frozen: tree.Tree, state: State, batch: packing.Arrays, repeats: int
+) -> StepCost:
+    """Time the steps after the frozen prefix, on one batch; ``state`` is donated."""
+    needed_bytes, flops_per_example = compiled_cost(step, frozen, state, batch)
+    with_hidden = dict(batch)
+    if step.prefix is not None:
+        prefix_params, _ = step.prefix.split(frozen)
+        with_hidden["hidden"] = np.asarray(step.prefix.run(prefix_params, batch))
+    seconds = clock.step_seconds(step, frozen, state, with_hidden, repeats)
+    return StepCost(*seconds, needed_bytes, flops_per_example)
+
+
+def compiled_cost(
+    step: Step, frozen: tree.Tree, state: State, batch: packing.Arrays
+) -> tuple[int, float]:
+    """(bytes that a step needs at once, FLOPs of its suffix an example), as the compiler says."""
+
+    def abstract(arrays: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays)
+
+    programs = step.programs(abstract(frozen), state, abstract(batch))
+    peaks = {name: clock.peak_bytes(program) for name, program in programs.items()}
+    if step.prefix is not None:  # its parameters stay while the suffix runs
+        prefix_params, _ = step.prefix.split(frozen)
+        peaks["suffix"] += tree.nbytes(prefix_params)
+    suffix_flops = programs["suffix"].cost_analysis()["flops"]
+    return max(peaks.values()), suffix_flops / len(batch["label"])
+
+
+def measure_finish(folder: Path, num_classes: int) -> dict[str, float]:
+    """The fields ``score``, ``first_save`` and ``byte_saved`` of :class:`Overhead`.
+
+    Writes two checkpoints under ``folder``, which is left to the caller to delete.
+    """
+    classes = max(num_classes, 2)
+    started = time.perf_counter()
+    metrics.classification(np.eye(4, classes, dtype=np.float32), np.arange(4) % classes)
+    scored = time.perf_counter()
+    checkpoint.write_tree(folder / "first", {"a": np.zeros(4, np.float32)})
+    saved = time.perf_counter()
+    array = np.zeros(16 << 20, np.float32)
+    checkpoint.write_tree(folder / "checkpoint", {"a": array})
+    ended = time.perf_counter()
+    return {
+        "score": scored - started,
+        "first_save": saved - scored,
+        "byte_saved": (ended - saved) / array.nbytes,
+    }
+
+
+def estimate(workload: Workload, timings: Timings, overhead: Overhead, name: str) -> Estimate:
+    """The cost of one strategy, from what was timed and what can be counted."""
+    prepared = prepare(name, workload.model, workload.params)
+    trainable = optim.trainable(prepared.params, prepared.labels)
+    optimizer_bytes = tree.nbytes(jax.eval_shape(prepared.tx.init, trainable))
+    step = timings.step(name, workload.layers)
+
+    # FLOPs an example, counted by hand where a strategy is a depth.
+    config = workload.model.encoder.config
+    tokens = float(workload.sets["train"].file_sequences.lengths.mean())
+    suffix_flops = step.flops_per_example
+    if name in ("full", "frozen") or TOP.fullmatch(name):
+        suffix_flops = flops.step_flops(config, prepared.depth, tokens, tokens)
+    prefix_flops = flops.prefix_flops(config, prepared.depth, tokens, tokens)
+
+    arrays = arrays_of(workload, prepared)
+    saves = workload.epochs + 1
+    saved_bytes = saves * (tree.nbytes(trainable) + optimizer_bytes)
+    once = (
+        overhead.set_up
+        + overhead.first_save
+        + overhead.score
+        + overhead.plot
+        + overhead.byte_saved * saved_bytes
+    )
+    seconds, seconds_cached = run_seconds(workload, timings, step.seconds, prepared.depth, arrays)
+    return Estimate(
+        strategy=name,
+        cut=prepared.depth,
+        parameters_trained=tree.count(trainable),
+        optimizer_bytes=optimizer_bytes,
+        flops_per_example=suffix_flops + prefix_flops,
+        flops_per_example_cached=suffix_flops,
+        cache_bytes=sum(array.nbytes for array in distinct(arrays)),
+        peak_bytes=int(step.peak_bytes),
+        seconds=once + seconds,
+        seconds_cached=once + seconds_cached if prepared.depth else None,
+    )
+
+
+def arrays_of(workload: Workload, prepared: Prepared) -> dict[str, CachedArray]:
+    """Where the cache would keep the states of each set; empty if nothing is frozen."""
+    if not prepared.depth:
+        return {}
+    dtype = workload.cache_dtype or workload.model.encoder.dtype
+    arrays = {}
+    for name, examples in workload.sets.items():
+        arrays[name] = states.cached_array(
+            prepared.params, prepared.model, prepared.depth, examples, dtype
+        )
+    return arrays
+
+
+def distinct(arrays: Mapping[str, CachedArray]) -> list[CachedArray]:
+    """The arrays of all sets, each once: sets of one file share one."""
+    return list({array.folder: array for array in arrays.values()}.values())
+
+
+def run_seconds(
+    workload: Workload,
+    timings: Timings,
+    suffix_seconds: float,
+    depth: int,
+    arrays: Mapping[str, CachedArray],
+) -> tuple[float, float]:
+    """Seconds of all steps and evaluations of a run: (without the cache, with it)."""
+    sets = workload.sets
+    train = sets["train"]
+    steps = workload.epochs * -(-len(train) // workload.batch_size)
+    frozen_share = min(max(depth - 1, 0), workload.layers) / workload.layers  # of the blocks
+    forward = timings.forward / len(train.file_sequences)  # seconds an example
+
+    evaluated = 0  # examples, of all evaluations
+    for name, examples in sets.items():
+        if name == "validation":
+            evaluated += workload.epochs * len(examples)
+        elif name != "train":
+            evaluated += len(examples)
+
+    _, prefix_seconds = timings.prefix
+    step_seconds = suffix_seconds + frozen_share * prefix_seconds
+    seconds = steps * step_seconds + forward * evaluated
+
+    filling = 0.0
+    file_sizes = {array.folder: len(sets[name].file_sequences) for name, array in arrays.items()}
+    for array in distinct(arrays):
+        if not array.is_complete:
+            computing = file_sizes[array.folder] * forward * frozen_share
+            filling += computing + array.nbytes / policy.WRITE_RATE
+    evaluating = forward * (1 - frozen_share) * evaluated
+    return seconds, filling + steps * suffix_seconds + evaluating
