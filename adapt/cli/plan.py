@@ -36,6 +36,18 @@ from adapt.pretrained.hub import Pretrained
 from adapt.tasks import get_task
 from adapt.training import strategies
 
+COLUMNS = (
+    "strategy",
+    "M trained",
+    "opt MB",
+    "peak MB",
+    "MFLOP",
+    "cached",
+    "cache MB",
+    "seconds",
+    "cached",
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
@@ -264,20 +276,9 @@ def measure_overhead(out: Path, set_up: float, num_classes: int) -> Overhead:
 def show(config: Config, estimates: list[Estimate]) -> None:
     """Print the table of all strategies, and a line on each."""
     full = next(estimate for estimate in estimates if estimate.strategy == "full")
-    columns = (
-        "strategy",
-        "M trained",
-        "opt MB",
-        "peak MB",
-        "MFLOP",
-        "cached",
-        "cache MB",
-        "seconds",
-        "cached",
-    )
     epochs = f"{config.epochs} epochs in batches of {config.batch_size}"
     title = f"{config.checkpoint} on {config.data}, {epochs}"
-    console.table(title, columns, [cells(estimate) for estimate in estimates])
+    console.table(title, COLUMNS, [cells(estimate) for estimate in estimates])
     for estimate in estimates:
         console.say(f"{estimate.strategy:12}{verdict(estimate, full)}")
     console.say(

@@ -1,20 +1,15 @@
 """The estimate before a run: counts are exact, seconds are there, and nothing is said to pay that does not."""
 
+import dataclasses
 import json
 
-import numpy as np
 import pytest
 
-from adapt import tree
-from adapt.cli import finetune, plan
-from adapt.cost import flops
+from adapt import planning, tree
+from adapt.cli import console, finetune, plan
 from adapt.errors import StrategyError
-from adapt.models import EncoderConfig
-from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from tests.helpers import tiny
-
-MINILM = EncoderConfig("bert", 6, 384, 12, 1536, 512, vocabulary=30522, types=2)
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -95,26 +90,42 @@ def test_what_can_not_be_measured_is_told_at_once(inputs, tmp_path, name, messag
     assert not (tmp_path / "plan").exists()
 
 
-def test_a_cache_pays_from_the_second_pass_on_and_one_that_is_there_from_the_first():
-    lengths = np.full(1000, 27)
-    pooled, states = 1000 * 384 * 4, 27_000 * 384 * 4
+def test_no_line_of_the_table_is_longer_than_a_terminal_or_breaks_a_number():
+    large = planning.Estimate(
+        strategy="surgical:0-11+reinit:2",
+        cut=12,
+        parameters_trained=123_456_789,
+        optimizer_bytes=987_654_321,
+        flops_per_example=1.2345e11,
+        flops_per_example_cached=1.1e11,
+        cache_bytes=12_345_000_000,
+        peak_bytes=23_456_000_000,
+        seconds=123_456.0,
+        seconds_cached=98_765.0,
+    )
+    rows = [plan.cells(large), plan.cells(dataclasses.replace(large, seconds_cached=None))]
+    for width in (80, 60):
+        lines = console.table_lines(plan.COLUMNS, rows, width)
+        assert max(map(len, lines)) <= width
+        words = " ".join(lines).split()
+        for cell in rows[0][1:]:
+            assert cell in words
 
-    def saves(cut, passes, nbytes, filled=False):
-        return policy.prefix_seconds_saved(
-            MINILM, cut, lengths, passes, nbytes, filled, matmul_rate=200e9
-        )
 
-    assert saves(7, 1, pooled) < 0 < saves(7, 1, pooled, filled=True)
-    assert saves(7, 2, pooled) > 0 and saves(7, 10, pooled) > 8 * saves(7, 2, pooled)
-    assert saves(1, 10, states) < 0  # an embedding is looked up faster than its states are read
-    assert 0 < saves(6, 5, states) < saves(7, 5, pooled)
-
-
-def test_what_a_full_step_costs_is_three_forward_passes():
-    forward = flops.prefix_flops(MINILM, 7, 960, 80)
-    assert flops.step_flops(MINILM, 0, 960, 80) == 3 * forward
-    assert flops.step_flops(MINILM, 7, 960, 80) == 0
-    assert flops.prefix_flops(MINILM, 1, 960, 80) == 0
+def test_a_measured_run_gets_the_flags_of_the_plan():
+    config = plan.Config(epochs=5, task="regression", label_column="rating", max_length=64)
+    run = dataclasses.replace(plan.finetune_config(config), strategy="top:1")
+    flags = plan.flags_of(run)
+    pairs = dict(zip(flags[::2], flags[1::2], strict=True))
+    assert pairs == {
+        "--checkpoint": "minilm",
+        "--epochs": "5",
+        "--label-column": "rating",
+        "--max-length": "64",
+        "--patience": "0",
+        "--strategy": "top:1",
+        "--task": "regression",
+    }
 
 
 def test_a_run_on_its_own_reports_where_its_seconds_went(inputs, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from adapt import tree
-from adapt.cost.flops import block_flops, prefix_flops
+from adapt.cost.flops import block_flops, prefix_flops, step_flops
 from adapt.models import Classifier, Encoder, EncoderConfig, Model
 from adapt.training import frozen_prefix, optim
 from adapt.training.losses import cross_entropy
@@ -95,6 +95,13 @@ def test_the_count_by_hand_of_the_cost_model_is_that_of_the_compiler():
     assert block_flops(CONFIG, every, TOKENS) == FORWARD
     text = programs("top:1")[0]["prefix"].as_text()
     assert prefix_flops(CONFIG, LAYERS, every, TOKENS) == dot_flops(text) == 5 * FORWARD
+
+
+def test_a_full_step_costs_three_forward_passes():
+    forward = prefix_flops(CONFIG, 7, 960, 80)
+    assert step_flops(CONFIG, 0, 960, 80) == 3 * forward
+    assert step_flops(CONFIG, 7, 960, 80) == 0
+    assert prefix_flops(CONFIG, 1, 960, 80) == 0
 
 
 @pytest.mark.parametrize("name", ["frozen", *TOPS, "full", "bias"])

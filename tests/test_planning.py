@@ -1,0 +1,92 @@
+"""What strategies cost, as data: counts are exact, depths lie on a line, nothing pays that does not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from adapt import planning, tree
+from adapt.data.examples import Examples
+from adapt.errors import StrategyError
+from adapt.planning import Overhead, StepCost, Timings, Workload
+from adapt.training.losses import cross_entropy
+from tests.helpers import small
+
+OVERHEAD = Overhead(set_up=1.0, score=0.0, plot=0.0, first_save=0.0, byte_saved=0.0)
+STEP = StepCost(first_seconds=1.0, seconds=0.1, peak_bytes=1000, flops_per_example=5.0)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def workload() -> Workload:
+    model = small.classifier()
+    texts = Examples(small.texts(50), np.arange(50), np.zeros(50, np.int32), 24)
+    sets = {"train": texts.take(np.arange(40)), "validation": texts.take(np.arange(40, 50))}
+    return Workload(model, small.params(model), sets, cross_entropy, epochs=3, batch_size=8)
+
+
+def timings(*names: str) -> Timings:
+    return Timings(dict.fromkeys(names, STEP), prefix=(1.0, 0.2), forward=5.0)
+
+
+def test_a_plan_has_every_depth_once():
+    names = planning.planned_strategies(2, ["bitfit", "top:1"])
+    assert names == ["full", "top:2", "top:1", "frozen", "bitfit"]
+
+
+def test_depths_between_those_timed_lie_on_their_line():
+    deep = dataclasses.replace(STEP, seconds=0.5, peak_bytes=3000)
+    timed = Timings({"top:1": STEP, "top:5": deep}, prefix=(0.0, 0.0), forward=0.0)
+    middle = timed.step("top:3", layers=5)
+    assert middle.seconds == pytest.approx(0.3) and middle.peak_bytes == 2000
+    assert timed.step("top:1", layers=1) == STEP
+
+
+def test_the_seconds_of_a_run_are_those_of_its_steps_and_evaluations(workload):
+    timed = timings("full", "frozen", "top:1", "top:2")
+    full = planning.estimate(workload, timed, OVERHEAD, "full")
+    frozen = planning.estimate(workload, timed, OVERHEAD, "frozen")
+    steps, evaluated = 3 * 5, 3 * 10  # of 0.1 s; of 5 s / 50 each
+    assert full.seconds == pytest.approx(1 + steps * 0.1 + evaluated * 0.1)
+    assert full.seconds_cached is None and full.cache_bytes == 0 and full.best == full.seconds
+    # All blocks of each batch too, 0.2 s; with the cache once over the file's 50 examples.
+    assert frozen.seconds == pytest.approx(1 + steps * 0.3 + evaluated * 0.1)
+    assert frozen.seconds_cached == pytest.approx(1 + steps * 0.1 + 5, rel=1e-3)
+    assert frozen.cache_bytes == 50 * 16 * 4 and frozen.best == frozen.seconds_cached
+
+
+def test_parameters_and_moments_are_counted(workload):
+    frozen = planning.estimate(workload, timings("frozen"), OVERHEAD, "frozen")
+    head = tree.count(workload.params["head"])
+    assert frozen.parameters_trained == head and frozen.cut == 3
+    assert 8 * head <= frozen.optimizer_bytes <= 8 * head + 64
+
+
+def test_what_saves_little_is_not_worth_it(workload):
+    full = planning.estimate(workload, timings("full"), OVERHEAD, "full")
+    for share, is_worth_it in ((0.84, True), (0.86, False)):
+        other = dataclasses.replace(full, seconds=share * full.seconds)
+        assert other.is_worth_it(full) == is_worth_it
+
+
+def test_a_strategy_of_several_phases_is_refused(workload):
+    with pytest.raises(StrategyError, match="gradual has"):
+        planning.prepare("gradual", workload.model, workload.params)
+
+
+def test_programs_are_timed_and_the_command_s_record_has_them(workload):
+    told = []
+    workload = dataclasses.replace(workload, repeats=1)
+    estimates, timed = planning.estimate_strategies(
+        workload, ["bitfit"], OVERHEAD, on_progress=lambda *done: told.append(done)
+    )
+    assert told == [(number, 6) for number in range(1, 7)]
+    assert [estimate.strategy for estimate in estimates][-1] == "bitfit"
+    record = timed.to_json()
+    assert set(record) == {"frozen", "top:1", "top:2", "full", "bitfit", "prefix", "forward"}
+    assert all(value > 0 for name in ("full", "bitfit") for value in record[name])
+    assert timed.forward > 0 and timed.prefix[1] > 0
