@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt import extensions, tree
-from adapt.cost.clock import matmul_rate
+from adapt.cost import clock
 from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.errors import TrainingError
@@ -103,7 +103,7 @@ class TaskData:
         self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
     ) -> policy.CacheDecision:
         cut = phase.step.prefix
-        rate = None if cut is None or self.caching.cache == "off" else matmul_rate()
+        rate = None if cut is None or self.caching.cache == "off" else clock.matmul_rate()
         return policy.choose(
             cut,
             frozen,
