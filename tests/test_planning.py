@@ -7,6 +7,7 @@ import pytest
 
 from adapt import planning, tree
 from adapt.data.examples import Examples
+from adapt.data.sources import TokenSource
 from adapt.errors import StrategyError
 from adapt.planning import Overhead, StepCost, Timings, Workload
 from adapt.training.losses import cross_entropy
@@ -24,7 +25,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def workload() -> Workload:
     model = small.classifier()
-    texts = Examples(small.texts(50), np.arange(50), np.zeros(50, np.int32), 24)
+    texts = Examples(TokenSource(small.texts(50), 24), np.arange(50), np.zeros(50, np.int32))
     sets = {"train": texts.take(np.arange(40)), "validation": texts.take(np.arange(40, 50))}
     return Workload(model, small.params(model), sets, cross_entropy, epochs=3, batch_size=8)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from adapt.data.examples import Examples
+from adapt.data.sources import TokenSource
 from adapt.errors import OutputError, StrategyError
 from adapt.models import EncoderConfig
 from adapt.options import StrategyOptions
@@ -37,8 +38,8 @@ def params(cut):
 @pytest.fixture
 def sets() -> dict[str, Examples]:
     """Training and validation rows of one file, and another file to test on."""
-    whole = Examples(small.texts(10), np.arange(10), np.zeros(10, np.int32), 24)
-    test = Examples(small.texts(4, seed=1), np.arange(4), np.zeros(4, np.int32), 24)
+    whole = Examples(TokenSource(small.texts(10), 24), np.arange(10), np.zeros(10, np.int32))
+    test = Examples(TokenSource(small.texts(4, seed=1), 24), np.arange(4), np.zeros(4, np.int32))
     return {
         "train": whole.take(np.arange(8)),
         "validation": whole.take(np.arange(8, 10)),
