@@ -1,4 +1,4 @@
-"""The step: what is frozen stays still at the price of a forward pass; one trace a shape; sums, not means of means."""
+"""A step: frozen leaves cost a forward pass and keep every bit, sums are divided once."""
 
 import dataclasses
 import functools
@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from adapt import tree as t
-from adapt.cli import pretrain
+from adapt import pretraining, tree
 from adapt.data import packing
 from adapt.data.examples import from_sequences
 from adapt.errors import TrainingError
@@ -55,27 +54,27 @@ def run(name: str, seeds, **choices):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_frozen_leaves_are_bitwise_still_and_all_others_move(name):
+def test_frozen_leaves_keep_every_bit_and_all_others_change(name):
     """With weight decay, clipping and Adam's momentum on."""
     model, labels, _, _ = prepared(name)
     frozen, state, _ = run(name, range(4))
-    assert t.digest(frozen) == t.digest(optim.frozen(params(model), labels))
-    before = t.paths(optim.trainable(params(model), labels))
-    after = t.paths(state.params)
+    assert tree.digest(frozen) == tree.digest(optim.frozen(params(model), labels))
+    before = tree.paths(optim.trainable(params(model), labels))
+    after = tree.paths(state.params)
     assert before.keys() == after.keys() and before
     assert [path for path in before if np.array_equal(before[path], after[path])] == []
 
 
-def test_frozen_leaves_are_still_under_momentum_and_decay_of_plain_sgd():
+def test_frozen_leaves_keep_every_bit_under_momentum_and_decay_of_sgd():
     model = classifier("small")
-    labels = t.label(params(model), strategy("frozen", 1).phases[0].rules)
+    labels = tree.label(params(model), strategy("frozen", 1).phases[0].rules)
     sgd = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(0.1, momentum=0.9))
     tx = optim.by_label({"head": sgd}, labels, clip_norm=0.1)
     frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
     step = make_step(model, cross_entropy, tx, dropout=False)
     for seed in range(3):
         state, _ = step(frozen, state, batch(seed=seed))
-    assert t.digest(frozen) == t.digest(optim.frozen(params(model), labels))
+    assert tree.digest(frozen) == tree.digest(optim.frozen(params(model), labels))
     assert int(state.step) == 3
 
 
@@ -84,18 +83,18 @@ def test_state_has_no_byte_of_what_is_frozen(name):
     """Trained parameters, Adam's two moments of them, and a few scalars."""
     model, labels, _, _ = prepared(name)
     frozen, state, _ = start(name)
-    trained = t.nbytes(optim.trainable(params(model), labels))
-    assert t.nbytes(state.params) == trained
-    assert t.nbytes(frozen) == t.nbytes(params(model)) - trained
-    assert 2 * trained <= t.nbytes(state.opt_state) <= 2 * trained + 64
+    trained = tree.nbytes(optim.trainable(params(model), labels))
+    assert tree.nbytes(state.params) == trained
+    assert tree.nbytes(frozen) == tree.nbytes(params(model)) - trained
+    assert 2 * trained <= tree.nbytes(state.opt_state) <= 2 * trained + 64
 
 
 def test_frozen_parameters_on_the_device_are_not_copied_and_trained_ones_are():
     model, labels, tx, _ = prepared("top:1")
     on_device = jax.device_put(params(model), jax.devices()[0])
     frozen, state = init_state(on_device, labels, tx, jax.random.key(0))
-    where = lambda tree: {
-        path: leaf.unsafe_buffer_pointer() for path, leaf in t.paths(tree).items()
+    where = lambda weights: {
+        path: leaf.unsafe_buffer_pointer() for path, leaf in tree.paths(weights).items()
     }
     before, still, moving = where(on_device), where(frozen), where(state.params)
     assert all(still[path] == before[path] for path in still)
@@ -111,23 +110,23 @@ def test_the_step_reuses_the_memory_of_the_state_and_of_nothing_else():
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-def test_parameters_and_key_are_usable_after_training_so_two_runs_from_one_load_agree(on_device):
+def test_two_runs_from_one_load_agree(on_device):
     model, labels, tx, step = prepared("full")
     loaded = jax.device_put(params(model)) if on_device else params(model)
-    before, key, ends = t.digest(loaded), jax.random.key(7), []
+    before, key, ends = tree.digest(loaded), jax.random.key(7), []
     for _ in range(2):
         frozen, state = init_state(loaded, labels, tx, key)
         for seed in range(2):
             state, _ = step(frozen, state, batch(seed=seed))
         ends.append(bits(state))
-        assert t.digest(loaded) == before
+        assert tree.digest(loaded) == before
         jax.random.key_data(key)  # raises if the step ate it
     assert ends[0] == ends[1]
 
 
 def test_nothing_to_train_is_an_error():
     model = classifier()
-    labels = t.label(params(model), [(".*", optim.FROZEN)])
+    labels = tree.label(params(model), [(".*", optim.FROZEN)])
     with pytest.raises(TrainingError, match="every parameter is FROZEN: nothing would train"):
         init_state(params(model), labels, optim.by_label({}, labels), jax.random.key(0))
 
@@ -168,11 +167,11 @@ def test_a_frozen_step_costs_a_forward_pass(family):
     assert 0.98 * forward <= step_flops("frozen", family) <= 1.02 * forward + 2 * HEAD
 
 
-def test_a_frozen_step_costs_a_forward_pass_even_where_the_cut_is_not_given():
+def test_a_frozen_step_costs_a_forward_pass_even_without_a_cut():
     assert step_flops("frozen", cut=0) <= 1.02 * forward_flops(classifier(), 2) + 2 * HEAD
 
 
-def test_a_step_of_the_top_block_costs_a_forward_pass_and_the_backward_pass_of_that_block():
+def test_a_step_of_the_top_block_costs_one_backward_pass_of_that_block():
     expected = forward_flops(classifier(), 2) + 2 * forward_flops(classifier(), 1)
     unneeded = 2 * SHAPE[0] * SHAPE[1] * 16 * 3 * 16  # the gradient of that block's input
     assert (
@@ -199,21 +198,21 @@ class Bag:
     layout = None
     allow_fused_attention = staticmethod(lambda function: function)
 
-    def suffix(self, tree, hidden, made, cut, key):
-        vectors = tree["encoder"]["token"][made["tokens"].reshape(-1)]
+    def suffix(self, weights, hidden, made, cut, key):
+        vectors = weights["encoder"]["token"][made["tokens"].reshape(-1)]
         total = jax.ops.segment_sum(vectors, made["segments"].reshape(-1), len(made["length"]))
-        return total / jnp.maximum(made["length"], 1)[:, None] @ tree["head"]["kernel"]
+        return total / jnp.maximum(made["length"], 1)[:, None] @ weights["head"]["kernel"]
 
 
 def test_every_shape_of_a_plan_is_traced_once():
-    tree = {
+    weights = {
         "encoder": {"token": np.ones((40, 4), np.float32)},
         "head": {"kernel": np.ones((4, CLASSES), np.float32)},
     }
-    labels = t.label(tree, [("head/.*", "head"), ("encoder/.*", "encoder")])
+    labels = tree.label(weights, [("head/.*", "head"), ("encoder/.*", "encoder")])
     groups = {group: optim.adamw(optim.schedule(1e-2, 24)) for group in ("head", "encoder")}
     tx = optim.by_label(groups, labels, 1.0)
-    frozen, state = init_state(tree, labels, tx, jax.random.key(0))
+    frozen, state = init_state(weights, labels, tx, jax.random.key(0))
     step, shapes = make_step(Bag(), cross_entropy, tx), set()
     tokens = texts(90)
     plan = packing.plan(tokens.lengths, 8, 0, 2)
@@ -233,7 +232,7 @@ def test_every_shape_of_a_plan_is_traced_once():
 def plain():
     """A step whose change of parameters is minus the gradient, without dropout."""
     model = classifier("small")
-    labels = t.label(params(model), strategy("full", 1).phases[0].rules)
+    labels = tree.label(params(model), strategy("full", 1).phases[0].rules)
     tx = optim.by_label({"encoder": optax.sgd(1.0), "head": optax.sgd(1.0)}, labels)
     return model, labels, tx, make_step(model, cross_entropy, tx, dropout=False)
 
@@ -242,7 +241,7 @@ def one_step(made):
     model, labels, tx, step = plain()
     frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
     state, metrics = step(frozen, state, made)
-    return t.paths(jax.device_get(state.params)), {
+    return tree.paths(jax.device_get(state.params)), {
         name: float(value) for name, value in metrics.items()
     }
 
@@ -296,16 +295,16 @@ def test_loss_and_gradient_norm_are_those_of_the_weighted_mean():
     made["weight"] = np.linspace(0.5, 2, 8, dtype=np.float32)
 
     @jax.jit
-    def mean(tree):
-        loss = cross_entropy(model.apply(tree, made), made["label"])
+    def mean(weights):
+        loss = cross_entropy(model.apply(weights, made), made["label"])
         return (loss * made["weight"]).sum() / made["weight"].sum()
 
     value, gradient = jax.jit(jax.value_and_grad(mean))(params(model))
     after, metrics = one_step(made)
     assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
-    for path, leaf in t.paths(gradient).items():
-        np.testing.assert_allclose(t.get(params(model), path) - after[path], leaf, atol=2e-6)
+    for path, leaf in tree.paths(gradient).items():
+        np.testing.assert_allclose(tree.get(params(model), path) - after[path], leaf, atol=2e-6)
 
 
 def test_the_logged_norm_is_that_of_what_trains_before_clipping():
@@ -361,7 +360,7 @@ def test_every_step_and_every_micro_batch_draws_its_own_dropout():
     assert min(abs(twice - loss) for loss in losses) > 1e-5
 
 
-def test_dropout_is_off_where_all_is_frozen_and_in_the_head_it_is_on():
+def test_dropout_is_off_in_frozen_stages_and_on_in_the_head():
     wet = classifier("small", dropout=0.5)
     labels, tx = setup(wet, "frozen")
     for model, step, distinct in [
@@ -387,7 +386,7 @@ def poisoned(kind: str) -> packing.Arrays:
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf"])
-def test_a_loss_that_is_not_finite_leaves_the_state_bitwise_and_halts_it_for_good(kind):
+def test_a_loss_that_is_not_finite_changes_no_bit_and_halts_for_good(kind):
     frozen, state, step = start("full")
     state, _ = step(frozen, state, batch())
     before = bits((state.step, state.params, state.opt_state, state.key))
@@ -468,7 +467,7 @@ def test_no_batch_is_no_record():
 # Evaluation
 
 
-def test_outputs_come_in_the_order_of_the_examples_whatever_the_packing():
+def test_outputs_are_in_the_order_of_the_examples_for_any_packing():
     model = classifier("small")
     tokens = texts(40)
     forward = make_eval(model)
@@ -483,9 +482,9 @@ def test_outputs_come_in_the_order_of_the_examples_whatever_the_packing():
 
 def test_the_score_of_batches_is_the_weighted_mean_over_all_of_them():
     model = classifier("small")
-    score = pretrain.make_score(model, cross_entropy)
+    score = pretraining.make_score(model, cross_entropy)
     batches = [batch(seed=seed, examples=n) for seed, n in enumerate([8, 3])]
-    found = pretrain.mean_score(score, params(model), batches)
+    found = pretraining.mean_score(score, params(model), batches)
     forward = make_eval(model)
     logits = np.concatenate([forward(params(model), b)[: int(b["weight"].sum())] for b in batches])
     label = np.concatenate([b["label"][: int(b["weight"].sum())] for b in batches])
