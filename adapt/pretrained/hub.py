@@ -28,7 +28,15 @@ PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A checkpoint in memory: ``params`` is ``{"encoder": ..., "head": ...}`` of float32 numpy arrays."""
+    """A checkpoint in memory.
+
+        pretrained = load("tiny-bert")
+        pretrained.config.width            # 128
+        pretrained.params["encoder"]       # a tree of float32 numpy arrays, mapped from the file
+
+    ``params`` is ``{"encoder": ..., "head": ...}``; ``head`` is the module that ``params["head"]`` belongs to. A text
+    encoder has a ``tokenizer``, an image encoder ``image_settings``.
+    """
 
     source: str
     config: EncoderConfig
@@ -36,16 +44,27 @@ class Pretrained:
     params: tree.Tree
     tokenizer: Tokenizer | None = None
     image_settings: ImageSettings | None = None
-    task: str = (
-        ""  # of a finished run: classification, multilabel, regression; pre-training: mlm, clm
-    )
+    # of a finished run: classification, multilabel, regression and so on; of pre-training: mlm, clm
+    task: str = ""
     labels: tuple[str, ...] = ()
     # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's own
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> Model:
+        """The encoder under the checkpoint's own head."""
         return Model(Encoder(self.config), self.head)
+
+    def __repr__(self) -> str:
+        """The source, family, size and head in one line; never a parameter."""
+        c = self.config
+        size = f"{c.layers} layers, width {c.width}, {tree.count(self.params):,} parameters"
+        head = type(self.head).__name__
+        pooling = getattr(self.head, "pooling", None)
+        if pooling is not None:
+            head += f" of {self.head.classes} classes, pooling {pooling}"
+        task = f", task {self.task}" if self.task else ""
+        return f"Pretrained({self.source!r}: {c.family}, {size}; head {head}{task})"
 
 
 def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
@@ -163,8 +182,8 @@ def resolve(name: str) -> Path:
     }
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, **where))
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as fault:
-        said = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         reason = said if reached else "it cannot be reached from here"
         raise CheckpointError(
             f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub gave none: {reason}"
@@ -179,8 +198,8 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
         raise CheckpointError(
             f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors"
         ) from None
-    except (ValueError, OSError) as fault:
-        raise CheckpointError(f"{path} is not JSON: {fault}") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, not a JSON object")
     return content
@@ -214,9 +233,9 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             raise CheckpointError(
                 f"{index} names {file}, which is not in the folder: fetch it again"
             ) from None
-        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as fault:
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"{folder / file} is truncated or corrupt ({fault}): fetch it again"
+                f"{folder / file} is truncated or corrupt ({error}): fetch it again"
             ) from None
     if absent := sorted(set(weight_map) - set(tensors)):
         raise CheckpointError(
@@ -226,21 +245,29 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, those of float32 memory-mapped: a page is read where it is used, and never held."""
-    with safetensors.safe_open(
-        path, framework="numpy"
-    ) as file:  # which checks the header against the file
-        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
-        loaded = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "F32"}
+    """The tensors of a safetensors file; those of float32 are mapped: a page is read where it is used, and never held.
+
+    The file is opened twice: by safetensors, which checks the header against the file and reads other dtypes, and by
+    NumPy, since safetensors copies what it reads.
+    """
+    with safetensors.safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        dtypes = {name: file.get_slice(name).get_dtype() for name in names}
+        copied = {name: file.get_tensor(name) for name in names if dtypes[name] != "F32"}
     raw = np.memmap(path, np.uint8, "r")
-    start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+    start = 8 + int.from_bytes(
+        raw[:8].tobytes(), "little"
+    )  # the header's size, the header, the tensors
     header = json.loads(raw[8:start].tobytes())
-
-    def view(name: str) -> np.ndarray:
-        first, last = (start + offset for offset in header[name]["data_offsets"])
-        return np.asarray(raw[first:last].view("<f4").reshape(header[name]["shape"]))
-
-    return {name: loaded[name] if name in loaded else view(name) for name in kinds}
+    tensors = {}
+    for name in names:
+        if name in copied:
+            tensors[name] = copied[name]
+            continue
+        first, last = header[name]["data_offsets"]
+        values = raw[start + first : start + last].view("<f4")
+        tensors[name] = np.asarray(values.reshape(header[name]["shape"]))
+    return tensors
 
 
 def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None = None) -> None:
@@ -334,9 +361,9 @@ def load_run(folder: Path, source: str) -> Pretrained:
             raise ValueError(f"{len(run.labels)} labels for {classes} classes")
     except ExtensionError:
         raise
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder / 'model.json'} was not written by this version of adapt: {fault}"
+            f"{folder / 'model.json'} was not written by this version of adapt: {error}"
         ) from None
     encoder = base_encoder(folder, base) if base else None
     params = checkpoint.load_params(folder / "checkpoints", run.model.shapes(), encoder)
@@ -363,9 +390,9 @@ def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:
     mend = f"put it back, or write its place into base.source of {folder / 'model.json'}"
     try:
         found = {"encoder": load(base["source"]).params["encoder"]}
-    except CheckpointError as fault:
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {fault}"
+            f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {error}"
         ) from None
     except RecursionError:
         raise CheckpointError(f"{folder} refers to itself for its encoder, {mend}") from None

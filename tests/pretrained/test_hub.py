@@ -373,5 +373,11 @@ def test_a_written_folder_loads_as_it_was_and_replaces_the_old_one_whole(folder,
     assert tree.digest(hub.load(target).params) == tree.digest(model.params)
 
 
+def test_a_checkpoint_shows_itself_in_a_line(folder, run):
+    for shown in (repr(hub.load(folder)), repr(hub.load(run[0]))):
+        assert len(shown) < 300 and "bert" in shown and "array" not in shown
+    assert "head Classifier of 3 classes, pooling cls, task classification" in shown
+
+
 def test_every_refusal_can_be_caught_as_one_kind():
     assert issubclass(CheckpointError, AdaptError) and issubclass(AdaptError, ValueError)

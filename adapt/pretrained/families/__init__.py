@@ -160,28 +160,33 @@ def to_params(
     """
     named: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
-        if (spelt := canonical_name(config.family, name)) in named:
+        canonical = canonical_name(config.family, name)
+        if canonical in named:
             raise CheckpointError(
-                f"the weights in {where} hold {spelt} twice, the second time as {name}"
+                f"the weights in {where} hold {canonical} twice, the second time as {name}"
             )
-        named |= {spelt: tensor} if spelt else {}
+        if canonical is not None:
+            named[canonical] = tensor
     head, named = family_module(config.family).recognise(config, hf, named)
+
+    # The model says which leaves there are and of which shapes. A zero without memory, laid out as the file lays a
+    # tensor out, says which shape the file must have: so the diff is in the file's own names and shapes.
     leaves = tree.paths(Model(Encoder(config), head).shapes())
-    want = {}
-    flat = {}
     rows = tensor_rows(config, leaves)
+    expected = {}
     for row in rows:
-        parts = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
-        empty = row.to_tensor(parts, config.patch_size)
-        want[row.name] = jax.ShapeDtypeStruct(empty.shape, empty.dtype)
-    if wrong := tree.differences(named, want):
+        zeros = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
+        tensor = row.to_tensor(zeros, config.patch_size)
+        expected[row.name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
+    wrong = tree.differences(named, expected)
+    if wrong:
         raise CheckpointError(
             f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}"
         )
+    flat = {}
     for row in rows:
-        flat |= zip(
-            row.paths, row.to_leaves(to_float32(named[row.name], row.name, where)), strict=True
-        )
+        tensor = to_float32(named[row.name], row.name, where)
+        flat |= zip(row.paths, row.to_leaves(tensor), strict=True)
     params = tree.unflatten(dict(sorted(flat.items())))
     return head, {"encoder": params["encoder"], "head": params.get("head", {})}
 
