@@ -47,7 +47,7 @@ def host_calls(text):
 
 
 @pytest.mark.parametrize(("name", "options"), STEPS)
-def test_a_step_has_no_host_callback(name, options):
+def test_nothing_of_the_host_is_in_a_step(name, options):  # a program names its caller
     for program in compiled(name, dtype="bfloat16", **options)[1].values():
         assert host_calls(program.as_text()) == []
 
