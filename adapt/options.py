@@ -8,8 +8,11 @@ side by side, so that it can be given wherever one of its groups is asked for.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import ClassVar, Literal
+
+from adapt.errors import StrategyError
 
 DType = Literal["float32", "bfloat16"]
 
@@ -177,3 +180,30 @@ class DeviceOptions:
     process_id: int | None = None
     # seconds in which all of them have to be there
     join_timeout: int = 60
+
+
+# Numbers are at least 0 and below their limit.
+LIMITS = {
+    "seed": 2**32,
+    "patience": 2**31,
+    "save_every": 2**31,
+    "log_every": 2**31,
+    "dropout": 1,
+    "warmup": 1,
+    "learning_rate": math.inf,
+    "head_learning_rate": math.inf,
+    "weight_decay": math.inf,
+    "clip_norm": math.inf,
+}
+
+
+def check_ranges(options: object) -> None:
+    """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no number, or too large.
+
+    ``options`` may have any of the groups; what it does not have is not checked.
+    """
+    for name, limit in LIMITS.items():
+        value = getattr(options, name, None)
+        if value is not None and not 0 <= value < limit:
+            bound = "finite" if limit == math.inf else f"below {limit}"
+            raise StrategyError(f"`{name}` {value} must be at least 0 and {bound}")

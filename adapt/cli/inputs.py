@@ -12,52 +12,29 @@ from adapt.data import bundled, examples
 from adapt.data import tables as data
 from adapt.data.labels import stratified_split
 from adapt.errors import DataError, OutputError, StrategyError
+from adapt.finetuning import FinetuningOptions
+from adapt.options import check_ranges
 from adapt.parallel.sharding import Layout
 from adapt.pretrained import hub
 from adapt.tasks import get_task
 from adapt.tasks.base import text_columns
 
 
-def check_flags(config: Any) -> None:
+def check_flags(config: FinetuningOptions) -> None:
     """Raise :class:`StrategyError` for flags that contradict each other or are out of range."""
     if config.strategy == "frozen" and config.learning_rate is not None:
         raise StrategyError(
-            "--learning-rate is the encoder's, and --strategy frozen does not train it: give --head-learning-rate"
+            "--learning-rate is the encoder's, and --strategy frozen does not train it: "
+            "give --head-learning-rate"
         )
-    if (
-        config.epochs < 1
-        or config.batch_size < 1
-        or config.accumulate < 1
-        or config.batch_size % config.accumulate
-    ):
+    is_positive = min(config.epochs, config.batch_size, config.accumulate) >= 1
+    if not is_positive or config.batch_size % config.accumulate:
         raise StrategyError(
-            f"--epochs {config.epochs}, --batch-size {config.batch_size} and --accumulate {config.accumulate} "
-            "must be at least 1, and --accumulate a divisor of --batch-size"
+            f"--epochs {config.epochs}, --batch-size {config.batch_size} and "
+            f"--accumulate {config.accumulate} must be at least 1, and --accumulate a divisor of "
+            "--batch-size"
         )
     check_ranges(config)
-
-
-def check_ranges(config: Any) -> None:
-    """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no number, or too large."""
-    for name, limit in (
-        ("seed", 2**32),
-        ("patience", 2**31),
-        ("save_every", 2**31),
-        ("log_every", 2**31),
-    ):
-        if not 0 <= getattr(config, name, 0) < limit:
-            raise StrategyError(
-                f"--{name.replace('_', '-')} {getattr(config, name)} must be at least 0 and below {limit}"
-            )
-    shares = ("dropout", "warmup")
-    for name in ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", *shares):
-        value = getattr(config, name, None)
-        limit = 1.0 if name in shares else float("inf")
-        if value is not None and not 0 <= value < limit:
-            bound = "below 1" if name in shares else "finite"
-            raise StrategyError(
-                f"--{name.replace('_', '-')} {value} must be at least 0 and {bound}"
-            )
 
 
 def check_out(config: Any) -> None:

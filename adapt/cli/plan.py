@@ -30,7 +30,7 @@ from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled
 from adapt.data.examples import Examples
 from adapt.errors import StrategyError
-from adapt.options import DType, ImportOptions
+from adapt.options import DType, ImportOptions, check_ranges
 from adapt.planning import Estimate, Overhead, Workload
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import get_task
@@ -146,7 +146,7 @@ def main(config: Config) -> dict[str, Any]:
     laps = Laps()
     compiling = Compiling()
     check_out(config.out, None, config.overwrite)
-    inputs.check_ranges(config)
+    check_ranges(config)
     run = finetune_config(config)
     pretrained = inputs.load(run)
     check_flags(config, pretrained.config.layers)

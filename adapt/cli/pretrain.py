@@ -20,7 +20,7 @@ from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_same_origin, keep_when_saved, lineage, open_run, write_json
 from adapt.cli.training_report import training_report
 from adapt.fitting import Fitted, Plan, fit
-from adapt.options import DeviceOptions, ImportOptions, RunOptions
+from adapt.options import DeviceOptions, ImportOptions, RunOptions, check_ranges
 from adapt.parallel import multihost, sharding
 from adapt.pretrained import hub
 from adapt.pretraining import PretrainingOptions, TextData, TextMetricsLog
@@ -35,7 +35,7 @@ class Config(PretrainingOptions, RunOptions, ImportOptions, DeviceOptions):
 
 def main(config: Config) -> dict[str, Any]:
     config.check()
-    inputs.check_ranges(config)
+    check_ranges(config)
     inputs.check_out(config)
     layout = sharding.make_layout(config.mesh)
     sharding.check_batch(layout, config.batch_size)
