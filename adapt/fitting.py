@@ -283,8 +283,9 @@ class Session:
         rates = phase.rates(self.progress.step - 1)
         self.emit(events.Stepped(epoch, record, rates))
 
-    def on_compile(self, steps: int) -> None:
-        self.emit(events.Compiling("step", steps))
+    def on_compile(self, batch: Mapping[str, Any]) -> None:
+        rows = batch.get("segments", batch["weight"])
+        self.emit(events.Compiling("step", np.shape(rows)))
 
     def announced(self, evaluate: Evaluate) -> Evaluate:
         """The same function, whose first call is announced, for it compiles."""
@@ -292,7 +293,7 @@ class Session:
 
         def first_announced(params: tree.Tree, name: str) -> tuple[Scores, float]:
             if not called:
-                self.emit(events.Compiling("evaluation", self.progress.step))
+                self.emit(events.Compiling("evaluation"))
                 called.append(name)
             return evaluate(params, name)
 

@@ -76,8 +76,11 @@ class TrainingReport:
     def compile(self, event: events.Compiling) -> None:
         self.bar.turn_to("compiling", self.step, self.steps)
         if not console.is_terminal():
-            where = f"step {event.step + 1:,}" if event.what == "step" else "the evaluation"
-            console.say(f"compiling {where}")
+            if event.what == "step":
+                shape = " x ".join(map(str, event.shape))
+                console.say(f"compiling a step of shape {shape}")
+            else:
+                console.say("compiling the evaluation")
 
 
 def show_groups(title: str, phase: events.PhaseSummary, phases: int) -> None:

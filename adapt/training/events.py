@@ -98,7 +98,7 @@ class Compiling:
     """
 
     what: Literal["step", "evaluation"]
-    step: int  # steps taken until now
+    shape: tuple[int, ...] = ()  # rows and tokens of a step's batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def run_steps(
     batches: Iterable[Mapping[str, Any]],
     log_every: int,
     seen: set[Any] | None = None,
-    on_compile: Callable[[int], None] = lambda steps: None,
+    on_compile: Callable[[Batch], None] = lambda batch: None,
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Take a step a batch; every ``log_every`` steps, and at the end, yield (state, record).
 
@@ -85,8 +85,8 @@ def run_steps(
     * ``tokens``, and the ``slots`` of the rows that they were packed into; 0 for images and for
       what was pooled before;
     * ``seconds``, and ``compile_seconds`` beside them: the time of steps with a shape that is not
-      yet in ``seen``, whose examples are not in ``timed_examples``. ``on_compile(steps)`` is called
-      before such a step, with the number of steps until now.
+      yet in ``seen``, whose examples are not in ``timed_examples``. ``on_compile(batch)`` is called
+      before such a step.
 
     Raises :class:`TrainingError` with the number of the step if its loss is not finite; the state
     is still the last good one.
@@ -103,7 +103,7 @@ def run_steps(
         if compiles:
             seen.add(shape)
             jax.block_until_ready(state.step)
-            on_compile(int(state.step))
+            on_compile(batch)
             compile_start = time.perf_counter()
 
         state, metrics = step(frozen, state, batch)

@@ -107,9 +107,9 @@ RUN = (
     events.Started(PHASES, 9, 0),
     events.PhaseStarted(PHASES[0], 0),
     events.CacheChosen(0, False, "12 MB to write"),
-    events.Compiling("step", 0),
+    events.Compiling("step", (6, 64)),
     events.Stepped(0, RECORD, {"head": 0.01}),
-    events.Compiling("evaluation", 3),
+    events.Compiling("evaluation"),
     events.Validated(0, 3, 0.4, {"accuracy": 0.75}, True),
     events.Saved(3, True),
     events.PhaseStarted(PHASES[1], 3),
@@ -127,7 +127,7 @@ def test_a_log_says_what_a_run_does(capsys):
     assert "strategy lp-ft, 1 of 2, epochs 1 to 1\n" in said
     assert "frozen           9         frozen\n" in said
     assert "cache     off: 12 MB to write\n" in said
-    assert "compiling step 1\ncompiling the evaluation\n" in said
+    assert "compiling a step of shape 6 x 64\ncompiling the evaluation\n" in said
     assert "epoch 1, step 3   validation loss 0.4000   accuracy 0.7500\n" in said
     assert "phase     2 of 2, epochs 2 to 3\n" in said
 
