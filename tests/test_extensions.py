@@ -120,8 +120,8 @@ def test_a_module_that_registers_nothing_is_a_warning(write, caplog):
 def test_the_names_of_a_run_that_are_not_registered_are_named_with_their_module(tmp_path):
     files.write_json(tmp_path / "model.json", {"imports": {"task choice": "elsewhere"}})
     extensions.check_run(tmp_path)
-    files.write_json(tmp_path / "model.json", {"imports": {"task stars": "mine"}})
+    files.write_json(tmp_path / "model.json", {"imports": {"task comets": "mine"}})
     with pytest.raises(
-        ExtensionError, match="has the task 'stars' of the module mine: `import` mine first"
+        ExtensionError, match="has the task 'comets' of the module mine: `import` mine first"
     ):
         extensions.check_run(tmp_path)
