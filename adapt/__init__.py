@@ -1,4 +1,5 @@
-"""adapt: take a pre-trained model, discard the head of its pre-training, make the encoder that is left useful.
+"""adapt: take a pre-trained model, discard the head of its pre-training, make the encoder that is
+left useful.
 
     pretrained = load("minilm")                              # .config .params .tokenizer
     params = drop(pretrained.params, "head")                 # {"encoder": ...}: pure, pretrained is untouched
@@ -10,7 +11,8 @@
     step   = make_step(model, cross_entropy, tx)             # one jit, state donated
     for batch in batches: state, metrics = step(frozen, state, batch)
 
-Trees and surgery: adapt/tree.py. Freezing: adapt/training/optim.py. The step: adapt/training/step.py. Strategies: adapt/training/strategies.py.
+Trees and surgery: adapt/tree.py. Freezing: adapt/training/optim.py. The step:
+adapt/training/step.py. Strategies: adapt/training/strategies.py.
 """
 
 import ast
@@ -22,7 +24,9 @@ __version__ = "0.1.0"
 
 
 def _public_names() -> dict[str, str]:
-    """``{name: module}`` of what __init__.pyi imports: one list for people, type checkers and this module."""
+    """``{name: module}`` of what __init__.pyi imports: one list for people, type checkers and this
+    module.
+    """
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8"))
     names = {}
     for statement in stub.body:

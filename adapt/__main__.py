@@ -1,4 +1,6 @@
-"""The command ``adapt``, and ``python -m adapt``: lists the commands, or runs the one that is named."""
+"""The command ``adapt``, and ``python -m adapt``: lists the commands, or runs the one that is
+named.
+"""
 
 import difflib
 import importlib

@@ -158,7 +158,9 @@ def used_by(run: Pretrained, strategy: str = "") -> dict[str, str]:
 
 
 def check_run(folder: Path) -> None:
-    """Raise :class:`ExtensionError` for the first name of the run in ``folder`` that is not registered."""
+    """Raise :class:`ExtensionError` for the first name of the run in ``folder`` that is not
+    registered.
+    """
     imports = hub.read_json(folder, "model.json").get("imports", {})
     for entry in imports:
         kind, _, name = entry.partition(" ")

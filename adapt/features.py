@@ -29,7 +29,8 @@ from adapt.training.loop import Index, pipelined, scatter_outputs
 WINDOW = 4096  # texts that are sorted and packed together
 
 Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
-# (which examples each group of a batch has, the batch, how many texts were truncated since the last one)
+# (which examples each group of a batch has, the batch, how many texts were truncated since the last
+# one)
 Stream = Iterator[tuple[Index, Arrays, int]]
 OnProgress = Callable[[int, int], None]  # examples done, examples in all
 
@@ -45,10 +46,11 @@ def encode(
 
         adapt.encode(adapt.load("minilm"), ["a good film", "a bad one"], normalize=True)   # [2, 384]
 
-    ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by weights of the checkpoint
-    pooler or attention. ``normalize`` scales each vector to length 1, as sentence encoders are compared. ``layer``
-    counts from 0 (embedding) to L (last block, the default). Texts longer than the tokenizer's ``max_length`` are
-    truncated. Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a pooling or
+    ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by
+    weights of the checkpoint pooler or attention. ``normalize`` scales each vector to length 1, as
+    sentence encoders are compared. ``layer`` counts from 0 (embedding) to L (last block, the
+    default). Texts longer than the tokenizer's ``max_length`` are truncated. Raises
+    :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a pooling or
     a layer that the checkpoint does not have.
     """
     if isinstance(texts, str):
@@ -92,13 +94,16 @@ def extract(
     layout: Layout | None = None,
     on_progress: OnProgress | None = None,
 ) -> Extraction:
-    """Write the features of a table's rows to ``folder / "features.npy"``, float32 [N, D], in the order of rows.
+    """Write the features of a table's rows to ``folder / "features.npy"``, float32 [N, D], in the
+    order of rows.
 
-    Memory does not grow with the number of rows: the file is mapped, and reserved before anything is computed. Each of
-    several processes writes the features of its own part of the rows, features_00000.npy or the like, and index.json
-    says which rows are where; ``layout`` is then a mesh of the process's own devices. ``dtype`` is that of the
-    computation; for pooling, normalize and layer see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
-    :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different data.
+    Memory does not grow with the number of rows: the file is mapped, and reserved before anything
+    is computed. Each of several processes writes the features of its own part of the rows,
+    features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
+    mesh of the process's own devices. ``dtype`` is that of the computation; for pooling, normalize
+    and layer see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
+    :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
+    data.
     """
     check_inputs(pretrained, image_column)
     folder = Path(folder)
@@ -149,7 +154,9 @@ def write_index(folder: Path, shares: Sequence[range], width: int) -> None:
 
 
 def mapped_features(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """A new .npy file of float32 as an array that is mapped into memory, with room on the disk for all of it."""
+    """A new .npy file of float32 as an array that is mapped into memory, with room on the disk for
+    all of it.
+    """
     features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     files.reserve(path, path.stat().st_size, "features")
     return features
@@ -171,7 +178,9 @@ def text_batches(
 def image_batches(
     pretrained: Pretrained, chunks: Iterable[Sequence[Any]], layout: Layout | None = None
 ) -> Stream:
-    """The evaluation batches of PIL images in chunks, one image a row. Indices count over all images."""
+    """The evaluation batches of PIL images in chunks, one image a row. Indices count over all
+    images.
+    """
     return stream_batches(image_sources(pretrained, chunks), layout)
 
 
@@ -236,11 +245,12 @@ def extractor(
     dtype: Any = np.float32,
     layout: Layout | None = None,
 ) -> tuple[Forward, tree.Tree]:
-    """(a jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes, on the devices).
+    """(a jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes,
+    on the devices).
 
-    ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default). The head is discarded,
-    except the weights of a pooling: "pooler", or a run's "attention". Raises :class:`StrategyError` for a layer or a
-    pooling that is not there.
+    ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default). The
+    head is discarded, except the weights of a pooling: "pooler", or a run's "attention". Raises
+    :class:`StrategyError` for a layer or a pooling that is not there.
     """
     config = pretrained.config
     layer = config.layers if layer is None else layer
@@ -280,7 +290,9 @@ def features_at(model: Model, layer: int) -> Forward:
 
 
 def pooling_weights(pretrained: Pretrained, kind: str = "pooler") -> tree.Tree:
-    """The weights of a pooling as a head of its own. Raises :class:`StrategyError` if the checkpoint has none."""
+    """The weights of a pooling as a head of its own. Raises :class:`StrategyError` if the
+    checkpoint has none.
+    """
     head = pretrained.params["head"]
     if kind not in head:
         content = ", ".join(head) or "nothing"
@@ -308,7 +320,9 @@ def fill(
     normalize: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Counts:
-    """Write the features of every batch to their rows of ``features`` [N, D], which may be mapped from a file."""
+    """Write the features of every batch to their rows of ``features`` [N, D], which may be mapped
+    from a file.
+    """
     counts = Counts()
 
     def outputs() -> Iterator[tuple[Index, jax.Array]]:

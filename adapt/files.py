@@ -1,8 +1,9 @@
 """Files that are complete or absent, on a disk or in a bucket.
 
-What is written goes beside its target first, reaches the disk, and is renamed: a reader sees the old file or the new
-one, never half of one. A path such as ``gs://bucket/run`` is one of etils.epath, which has the methods of a Path; there a
-file appears when all of it has been uploaded. Of several processes the caller decides which one writes; nothing here asks.
+What is written goes beside its target first, reaches the disk, and is renamed: a reader sees the
+old file or the new one, never half of one. A path such as ``gs://bucket/run`` is one of
+etils.epath, which has the methods of a Path; there a file appears when all of it has been uploaded.
+Of several processes the caller decides which one writes; nothing here asks.
 """
 
 import contextlib
@@ -69,7 +70,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON atomically. Raises :class:`OutputError` where it can't be written."""
+    """Write ``value`` as indented JSON atomically. Raises :class:`OutputError` where it can't be
+    written.
+    """
     write_text(path, json.dumps(value, indent=1))
 
 
@@ -84,7 +87,9 @@ def delete(path: Path) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Move the finished folder ``source`` to ``target``, in place of what is there: nobody ever sees half of one."""
+    """Move the finished folder ``source`` to ``target``, in place of what is there: nobody ever
+    sees half of one.
+    """
     previous = target.with_name(f".{target.name}.old")
     if target.exists():
         shutil.rmtree(previous, ignore_errors=True)
@@ -94,9 +99,11 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def reserve(path: Path, size: int, what: str = "") -> None:
-    """Set aside ``size`` bytes of the disk for a file: a full disk is an error here, not a crash while it is mapped.
+    """Set aside ``size`` bytes of the disk for a file: a full disk is an error here, not a crash
+    while it is mapped.
 
-    The file is made where it is absent; what is in it stays. ``what`` is said in the :class:`OutputError`.
+    The file is made where it is absent; what is in it stays. ``what`` is said in the
+    :class:`OutputError`.
     """
     with path.open("ab") as file:
         try:
@@ -110,7 +117,8 @@ def reserve(path: Path, size: int, what: str = "") -> None:
 
 
 def need_space(folder: Path, size: int, what: str, hint: str = "make room") -> None:
-    """Make ``folder``, and raise :class:`OutputError` if its disk can't take ``size`` more bytes of ``what``.
+    """Make ``folder``, and raise :class:`OutputError` if its disk can't take ``size`` more bytes of
+    ``what``.
 
     A bucket has room for anything.
     """

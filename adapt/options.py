@@ -1,10 +1,11 @@
-"""The settings of a run, in typed groups. A command's flags are these; a library function takes the groups it needs.
+"""The settings of a run, in typed groups. A command's flags are these; a library function takes the
+groups it needs.
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config(ModelOptions, DataOptions, RunOptions): ...
 
-The comment above a field is what the help of a command shows for it. A class with several groups has all their fields
-side by side, so that it can be given wherever one of its groups is asked for.
+The comment above a field is what the help of a command shows for it. A class with several groups
+has all their fields side by side, so that it can be given wherever one of its groups is asked for.
 """
 
 import dataclasses
@@ -198,7 +199,8 @@ LIMITS = {
 
 
 def check_ranges(options: object) -> None:
-    """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no number, or too large.
+    """Raise :class:`StrategyError` for a rate, a norm, a share or a seed that is negative, no
+    number, or too large.
 
     ``options`` may have any of the groups; what it does not have is not checked.
     """

@@ -192,7 +192,9 @@ def prepare(name: str, model: Model, params: tree.Tree) -> Prepared:
 def time_programs(
     workload: Workload, also: Sequence[str] = (), on_progress: OnProgress = ignore
 ) -> Timings:
-    """Time a step of ``frozen``, ``top:1``, ``top:L``, ``full`` and those of ``also``, and the encoder."""
+    """Time a step of ``frozen``, ``top:1``, ``top:L``, ``full`` and those of ``also``, and the
+    encoder.
+    """
     names = ["frozen", "top:1", f"top:{workload.layers}", "full", *also]
     names = list(dict.fromkeys(names))
     batches = batches_of_one_shape(workload)

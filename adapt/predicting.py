@@ -46,9 +46,9 @@ def predict_table(
 ) -> Predictions:
     """Predictions of one run, or of several that share one encoder and one pass of it.
 
-    ``columns`` are those of the texts, as in training; with several runs the columns of a prediction
-    begin with the name of the run's folder, as in ``tone:prediction``. Outputs are computed at once
-    and held in memory, the rows made of them one by one.
+    ``columns`` are those of the texts, as in training; with several runs the columns of a
+    prediction begin with the name of the run's folder, as in ``tone:prediction``. Outputs are
+    computed at once and held in memory, the rows made of them one by one.
 
     Raises :class:`StrategyError` for runs or columns that do not go together, DataError for rows
     that can't be read.
@@ -76,12 +76,15 @@ def check_predicts(run: Pretrained) -> None:
     """Raise :class:`CheckpointError` for a run that predicts nothing."""
     if task_of(run).num_outputs == 0:
         raise CheckpointError(
-            f"{run.source} was trained for embeddings ({run.task}), which extract computes: use that"
+            f"{run.source} was trained for embeddings ({run.task}), which extract computes: use "
+            "that"
         )
 
 
 def check_together(runs: Sequence[Pretrained], tasks: Sequence[Task]) -> None:
-    """Raise :class:`StrategyError` unless all runs have one encoder, which reads its inputs in one way."""
+    """Raise :class:`StrategyError` unless all runs have one encoder, which reads its inputs in one
+    way.
+    """
     names = [folder_name(run) for run in runs]
     for name in names:
         if names.count(name) > 1:

@@ -9,7 +9,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """Sequences of different lengths in one array: sequence n is ``values[starts[n]:starts[n] + lengths[n]]``.
+    """Sequences of different lengths in one array: sequence n is ``values[starts[n]:starts[n] +
+    lengths[n]]``.
 
     ragged([[4, 5], [6]]).take(np.array([1, 0]))[0]      # [6]
     """
@@ -35,12 +36,16 @@ class Ragged:
         return Ragged(self.values, self.starts[index], self.lengths[index], second_start)
 
     def flat_indices(self, index: np.ndarray) -> np.ndarray:
-        """Where in ``values`` the elements of the sequences ``index`` are, one after the other: int64 [their total]."""
+        """Where in ``values`` the elements of the sequences ``index`` are, one after the other:
+        int64 [their total].
+        """
         return concat_ranges(self.starts[index], self.lengths[index])
 
 
 def concat_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, ..., start + length - 1 of every start, one after the other: int64 [sum of lengths]."""
+    """start, start + 1, ..., start + length - 1 of every start, one after the other: int64 [sum of
+    lengths].
+    """
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
 

@@ -1,10 +1,12 @@
-"""The devices of a run: those of one process, or of several on as many hosts, which run the same command together.
+"""The devices of a run: those of one process, or of several on as many hosts, which run the same
+command together.
 
     adapt finetune ... --coordinator host0:1234 --processes 2 --process-id 0     # on host0
     adapt finetune ... --coordinator host0:1234 --processes 2 --process-id 1     # on another
 
-Under SLURM nothing is to be given, under Kubernetes and on Cloud TPU ``--coordinator auto``. The lead process alone
-writes and prints; checkpoints are written by all. ``--out`` and ADAPT_CACHE are on a disk that all of them see.
+Under SLURM nothing is to be given, under Kubernetes and on Cloud TPU ``--coordinator auto``. The
+lead process alone writes and prints; checkpoints are written by all. ``--out`` and ADAPT_CACHE are
+on a disk that all of them see.
 """
 
 import os
@@ -29,7 +31,8 @@ LOST = re.compile(  # what an error says that comes from the loss of another pro
 
 
 def join(flags: DeviceOptions) -> None:
-    """Meet the other processes of the run, where there are any; call it before JAX looks for devices.
+    """Meet the other processes of the run, where there are any; call it before JAX looks for
+    devices.
 
     Raises :class:`MeshError` for flags that make no sense, and when the others do not come in time.
     """
@@ -95,7 +98,9 @@ def check_flags(flags: DeviceOptions, is_auto: bool) -> None:
 
 
 def set_port_of_slurm_step() -> None:
-    """Give each step of a SLURM job a port of its own: JAX has one for all of a job, whose steps may run at once."""
+    """Give each step of a SLURM job a port of its own: JAX has one for all of a job, whose steps
+    may run at once.
+    """
     step = os.environ.get("SLURM_STEP_ID")
     if step:
         job = int(os.environ["SLURM_JOB_ID"])
@@ -104,7 +109,9 @@ def set_port_of_slurm_step() -> None:
 
 
 def divert_stdout() -> int:
-    """Send what libraries print on stdout to stderr, where the log is. The descriptor of what Python prints there."""
+    """Send what libraries print on stdout to stderr, where the log is. The descriptor of what
+    Python prints there.
+    """
     descriptor = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = os.fdopen(descriptor, "w", buffering=1, closefd=False)
@@ -112,9 +119,11 @@ def divert_stdout() -> int:
 
 
 def meet(flags: DeviceOptions, place: dict[str, Any]) -> None:
-    """Start JAX's runtime of several processes, and have each hear from all. Raises :class:`MeshError`.
+    """Start JAX's runtime of several processes, and have each hear from all. Raises
+    :class:`MeshError`.
 
-    ``place`` has the arguments of ``jax.distributed.initialize`` that say where this process is; {} lets it find out.
+    ``place`` has the arguments of ``jax.distributed.initialize`` that say where this process is; {}
+    lets it find out.
     """
     # It would take SIGTERM for a notice, and the run would go on.
     jax.config.update("jax_enable_preemption_service", False)
@@ -150,12 +159,14 @@ def reason(error: BaseException) -> str:
         return text.splitlines()[0].rstrip(".")
     nowhere = "--coordinator auto sees no SLURM step, Kubernetes job or Cloud TPU here"
     if "KUBERNETES_SERVICE_HOST" in os.environ:
-        return f"{nowhere} (in a Kubernetes job it needs pip install 'adapt-jax[kubernetes]')"
+        return f"{nowhere} (in a Kubernetes job it needs pip install -e '.[kubernetes]' from the clone)"
     return nowhere
 
 
 def check_port(coordinator: str) -> None:
-    """Raise :class:`MeshError` if the port is in use: JAX would join the coordinator of that other run."""
+    """Raise :class:`MeshError` if the port is in use: JAX would join the coordinator of that other
+    run.
+    """
     port = split_address(coordinator)[1]
     has_both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if has_both else socket.AF_INET

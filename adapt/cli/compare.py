@@ -1,14 +1,16 @@
-"""With few labels and little compute, which way of adapting? Strategies by label budgets by seeds, on one task.
+"""With few labels and little compute, which way of adapting? Strategies by label budgets by seeds,
+on one task.
 
     adapt compare                          # half an hour on 2 cores; writes experiments/results/compare.md
     adapt compare --checkpoint minilm      # everything on one encoder
     adapt compare --resume                 # goes on where it stopped
 
-What trains the encoder runs on ``--checkpoint``, and what leaves it as it is (``probe``: logistic regression on frozen
-features; ``centroid``: the nearest class mean) on ``--checkpoint`` and on ``--features``. A seed draws the labelled examples,
-the head and the order of the batches; the same seed draws the same examples for every way. Of them 20% choose among
-``--tries`` rates, or strengths of the penalty: the same number for all. The test, in and out of the domain, is done once with
-what was chosen. Intervals are bootstrapped over seeds and test examples at once.
+What trains the encoder runs on ``--checkpoint``, and what leaves it as it is (``probe``: logistic
+regression on frozen features; ``centroid``: the nearest class mean) on ``--checkpoint`` and on
+``--features``. A seed draws the labelled examples, the head and the order of the batches; the same
+seed draws the same examples for every way. Of them 20% choose among ``--tries`` rates, or strengths
+of the penalty: the same number for all. The test, in and out of the domain, is done once with what
+was chosen. Intervals are bootstrapped over seeds and test examples at once.
 """
 
 import dataclasses

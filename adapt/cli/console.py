@@ -1,7 +1,8 @@
 """What a command says: lines and tables on stdout, notes on stderr, and how far it is.
 
-On a terminal there are bars, and lines break between words. In a file or a pipe, which is called a log here, every line is
-printed when it is due, at least one a minute while something runs; the last one is the result.
+On a terminal there are bars, and lines break between words. In a file or a pipe, which is called a
+log here, every line is printed when it is due, at least one a minute while something runs; the last
+one is the result.
 """
 
 import contextlib
@@ -31,7 +32,9 @@ def is_terminal() -> bool:
 
 
 def say(line: str = "") -> None:
-    """Print a line. On a terminal it breaks between words, never inside a number; in a log it does not break."""
+    """Print a line. On a terminal it breaks between words, never inside a number; in a log it does
+    not break.
+    """
     global last_line
     last_line = time.monotonic()
     console.print(line, soft_wrap=not console.is_terminal)
@@ -108,8 +111,8 @@ def table_lines(
 ) -> list[str]:
     """The lines of a table of at most ``width`` characters.
 
-    Where columns do not fit side by side their headers break between words, and so does the first column; those that still
-    do not fit follow below, after the first column again.
+    Where columns do not fit side by side their headers break between words, and so does the first
+    column; those that still do not fit follow below, after the first column again.
     """
     by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
     widths = [max(map(len, (name, *cells))) for name, cells in zip(columns, by_column, strict=True)]
@@ -145,7 +148,9 @@ def table_lines(
 
 
 def column_blocks(widths: Sequence[int], width: int) -> list[list[int]]:
-    """The columns after the first one, in as many blocks as it takes for each to fit beside the first column."""
+    """The columns after the first one, in as many blocks as it takes for each to fit beside the
+    first column.
+    """
     blocks: list[list[int]] = [[]]
     used = widths[0]
     for column in range(1, len(widths)):
@@ -224,7 +229,9 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
-    """``with progress("training", steps) as bar: bar.update(step, loss="0.31")``: a bar, or in a log a line a minute."""
+    """``with progress("training", steps) as bar: bar.update(step, loss="0.31")``: a bar, or in a
+    log a line a minute.
+    """
     job = Progress(what, total, done)
     if not is_terminal():
         with speaking(job.line):

@@ -1,9 +1,10 @@
-"""Write a finished run as a folder that transformers or sentence-transformers loads, encoder and head together.
+"""Write a finished run as a folder that transformers or sentence-transformers loads, encoder and
+head together.
 
     adapt export --run runs/finetune --format auto --out exported
 
-The folder's README.md says how to load it. `auto` takes transformers where it can express the model, else
-sentence-transformers. What pretrain wrote exports too, with its language-model head.
+The folder's README.md says how to load it. `auto` takes transformers where it can express the
+model, else sentence-transformers. What pretrain wrote exports too, with its language-model head.
 """
 
 import dataclasses

@@ -1,11 +1,13 @@
-"""The encoder as a fixed feature extractor over a whole data set: features.npy, float32 [N, D], one row an input row.
+"""The encoder as a fixed feature extractor over a whole data set: features.npy, float32 [N, D], one
+row an input row.
 
     adapt extract --checkpoint minilm --data reviews --out runs/features
     adapt extract --checkpoint runs/finetune --data new.csv --pooling cls --layer 4 --out runs/layer4
 
-Examples are packed by length, whatever their order in the file; memory does not grow with their number. Of several
-processes each reads its own part of the rows, computes with its own devices, whose mesh is --mesh, and writes
-features_00000.npy or the like; index.json says which rows are where.
+Examples are packed by length, whatever their order in the file; memory does not grow with their
+number. Of several processes each reads its own part of the rows, computes with its own devices,
+whose mesh is --mesh, and writes features_00000.npy or the like; index.json says which rows are
+where.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
-"""Flags: those of a command, read into its ``Config``, and the parameters that the library's sentences name.
+"""Flags: those of a command, read into its ``Config``, and the parameters that the library's
+sentences name.
 
-The fields of a ``Config`` are the flags, its bases the groups of ``--help``. A comment beside a field or above it is its
-help.
+The fields of a ``Config`` are the flags, its bases the groups of ``--help``. A comment beside a
+field or above it is its help.
 """
 
 import ast
@@ -42,7 +43,8 @@ def flag(name: str) -> str:
 
 
 def name_flags(sentence: str, config: type) -> str:
-    """A sentence of the library with the flags of a command in place of its parameters in backticks.
+    """A sentence of the library with the flags of a command in place of its parameters in
+    backticks.
 
         `batch_size` must be at least 1     --batch-size must be at least 1
         give `cache="off"`                  give --cache off
@@ -117,7 +119,9 @@ def constructors() -> Any:
 
 
 def option_groups(config: type) -> dict[str, type]:
-    """``{title: dataclass}`` with the fields of ``config``, each with its help, in the order of ``--help``."""
+    """``{title: dataclass}`` with the fields of ``config``, each with its help, in the order of
+    ``--help``.
+    """
     annotations = typing.get_type_hints(config)
     help_texts = help_of_fields(config)
     groups: dict[str, list[Any]] = {}
@@ -192,7 +196,9 @@ def command_name(config: type) -> str:
 
 
 def help_of_fields(config: type) -> dict[str, str]:
-    """The comments on all fields of ``config``; a class that has a field again need not repeat its comment."""
+    """The comments on all fields of ``config``; a class that has a field again need not repeat its
+    comment.
+    """
     texts: dict[str, str] = {}
     for base in reversed(config.__mro__):
         if dataclasses.is_dataclass(base):
@@ -201,7 +207,9 @@ def help_of_fields(config: type) -> dict[str, str]:
 
 
 def comments_on_fields(source: str) -> dict[str, str]:
-    """``{field: comment}`` of a class: what stands beside the field, or else in the lines directly above it."""
+    """``{field: comment}`` of a class: what stands beside the field, or else in the lines directly
+    above it.
+    """
     source = textwrap.dedent(source)
     comments: dict[int, str] = {}
     lines = source.splitlines()

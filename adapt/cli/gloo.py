@@ -1,8 +1,9 @@
-"""The one place that touches private parts of JAX: at which address the collectives of a CPU listen.
+"""The one place that touches private parts of JAX: at which address the collectives of a CPU
+listen.
 
-JAX takes the address that the host's own name stands for. In Debian's /etc/hosts that is 127.0.1.1, where each host finds
-itself, and a container's name may stand for nothing. JAX has no option for it. Where a later JAX has moved these parts,
-nothing is done, and the hosts' names have to be right.
+JAX takes the address that the host's own name stands for. In Debian's /etc/hosts that is 127.0.1.1,
+where each host finds itself, and a container's name may stand for nothing. JAX has no option for
+it. Where a later JAX has moved these parts, nothing is done, and the hosts' names have to be right.
 """
 
 import contextlib
@@ -21,7 +22,8 @@ from adapt.errors import MeshError
 def listen_where_others_reach(timeout: float) -> None:
     """Have the collectives of a CPU listen at the address of this host that the other hosts see.
 
-    Call it between ``jax.distributed.initialize`` and the first collective; ``timeout`` is in seconds.
+    Call it between ``jax.distributed.initialize`` and the first collective; ``timeout`` is in
+    seconds.
     """
     if jax.config.values["jax_cpu_collectives_implementation"] == "gloo":
         with contextlib.suppress(ImportError, AttributeError):
@@ -37,7 +39,8 @@ def rebind_collectives(timeout: float) -> None:
     address = address_facing(*split_address(run.coordinator_address))
     run.client.key_value_set(f"adapt/{run.process_id}", address)
     if is_loopback(address):
-        # Process 0 is on this host, under a name that is known only here: take the address that another process sees.
+        # Process 0 is on this host, under a name that is known only here: take the address that
+        # another process sees.
         for other in other_addresses(run, timeout):
             if not is_loopback(other):
                 address = address_facing(other)

@@ -38,7 +38,9 @@ def check_flags(config: FinetuningOptions) -> None:
 
 
 def check_out(config: Any) -> None:
-    """Refuse an output folder that exists, and one that a run between it and ``--checkpoint`` refers to for its encoder."""
+    """Refuse an output folder that exists, and one that a run between it and ``--checkpoint``
+    refers to for its encoder.
+    """
     run_folder.check_out(config.out, config.resume, config.overwrite)
     if config.resume and (config.out / "model.json").exists():
         extensions.check_run(config.out)
@@ -66,7 +68,8 @@ def load(config: Any) -> hub.Pretrained:
     if config.max_length is not None and pretrained.tokenizer is not None:
         if not 3 <= config.max_length <= pretrained.config.positions:
             raise StrategyError(
-                f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, the encoder's positions"
+                f"--max-length {config.max_length} must be 3 to {pretrained.config.positions}, "
+                "the encoder's positions"
             )
         pretrained = dataclasses.replace(
             pretrained, tokenizer=pretrained.tokenizer.cut_to(config.max_length)
@@ -86,7 +89,8 @@ def read(spec: str | Path, split: str | None = None) -> data.Table:
         return data.from_columns(bundled.read(name, split or part or None), str(spec))
     if "/" not in str(spec) and not Path(name).suffix:
         raise DataError(
-            f"{name!r} is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, names are org/name"
+            f"{name!r} is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, "
+            "names are org/name"
         )
     return data.read(spec, split=split)
 
@@ -94,7 +98,9 @@ def read(spec: str | Path, split: str | None = None) -> data.Table:
 def read_sets(
     config: Any, pretrained: hub.Pretrained, layout: Layout | None = None
 ) -> tuple[dict[str, examples.Examples], list[str]]:
-    """(train, validation and test examples, with a ``layout`` in its groups; the names of what the head puts out)."""
+    """(train, validation and test examples, with a ``layout`` in its groups; the names of what the
+    head puts out).
+    """
     hub.check_inputs(pretrained, config.image_column)
     task = get_task(config.task)
     columns = text_columns(config.text_column, config.text_pair_column)
@@ -116,7 +122,8 @@ def read_sets(
     if config.validation:
         if config.validation in bundled.SETS and config.validation in (config.train, config.test):
             raise StrategyError(
-                f"--validation {config.validation} is the whole set, with what is trained and tested on: leave it out for 10% "
+                f"--validation {config.validation} is the whole set, with what is trained and "
+                "tested on: leave it out for 10% "
                 "of --train, or name other data"
             )
         tables["validation"] = read(config.validation)

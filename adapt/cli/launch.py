@@ -1,7 +1,7 @@
 """Run a command: ``launch(Config, main)`` reads the flags, prepares the process and calls ``main``.
 
-A user's mistake ends in one line ``error: ...`` on stderr and status 2, without a traceback. What the library warns of
-becomes a line ``note: ...``.
+A user's mistake ends in one line ``error: ...`` on stderr and status 2, without a traceback. What
+the library warns of becomes a line ``note: ...``.
 """
 
 import contextlib
@@ -36,7 +36,9 @@ DEVICE_FILES = {
 
 
 def launch(config: type, main: Callable[[Any], Any], program: str | None = None) -> None:
-    """Read the flags, run ``main``. ``program`` is what is typed before the flags, by default ``python -m MODULE``."""
+    """Read the flags, run ``main``. ``program`` is what is typed before the flags, by default
+    ``python -m MODULE``.
+    """
     module = sys.modules[main.__module__]
     prepare_cpu()
     flags = read_flags(config, program or f"python -m {module_name(main)}", module.__doc__)
@@ -84,7 +86,9 @@ def module_name(main: Callable[..., Any]) -> str:
 
 
 def fail(why: str) -> None:
-    """The one line of a mistake, and status 2; of several processes this one does not wait for the others."""
+    """The one line of a mistake, and status 2; of several processes this one does not wait for the
+    others.
+    """
     print(f"error: {why}", file=sys.stderr, flush=True)
     if is_multiprocess():
         os._exit(2)
@@ -92,17 +96,20 @@ def fail(why: str) -> None:
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """Ctrl-C, put off while JAX's callback of the garbage collector runs: what is raised in there, Python drops."""
+    """Ctrl-C, put off while JAX's callback of the garbage collector runs: what is raised in there,
+    Python drops.
+    """
     if frame is None or "gc_callback" not in frame.f_code.co_name:
         raise KeyboardInterrupt
     signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def prepare_cpu() -> None:
-    """Set up the process for computing on a CPU; where JAX will use an accelerator, leave everything alone.
+    """Set up the process for computing on a CPU; where JAX will use an accelerator, leave
+    everything alone.
 
-    There sixteen threads compile at once, and with the one arena of :func:`keep_memory` they wait for each other: a step
-    of MiniLM on an H100 compiled for 79 seconds, and for 18 without.
+    There sixteen threads compile at once, and with the one arena of :func:`keep_memory` they wait
+    for each other: a step of MiniLM on an H100 compiled for 79 seconds, and for 18 without.
     """
     if computes_on_cpu():
         keep_memory()
@@ -112,7 +119,8 @@ def prepare_cpu() -> None:
 def computes_on_cpu() -> bool:
     """Whether JAX will compute on the CPU, judged without starting its backends.
 
-    By JAX_PLATFORMS where it is set. Otherwise an accelerator needs a plugin of JAX, and a device file.
+    By JAX_PLATFORMS where it is set. Otherwise an accelerator needs a plugin of JAX, and a device
+    file.
     """
     platforms = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
     if platforms:
@@ -132,7 +140,9 @@ def jax_plugins() -> list[str]:
 
 
 def has_device(plugin: str) -> bool:
-    """Whether this machine has a device for a plugin of JAX; of an unknown plugin it is taken for granted."""
+    """Whether this machine has a device for a plugin of JAX; of an unknown plugin it is taken for
+    granted.
+    """
     if "cuda" in plugin and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     for name, patterns in DEVICE_FILES.items():
@@ -142,10 +152,11 @@ def has_device(plugin: str) -> bool:
 
 
 def keep_memory() -> None:
-    """Have the C library keep what is freed, so that a step's buffers are not mapped and zeroed anew at every step.
+    """Have the C library keep what is freed, so that a step's buffers are not mapped and zeroed
+    anew at every step.
 
-    By default glibc maps each large buffer and unmaps it when it is freed: for a step of MiniLM on the CPU 114,000 page
-    faults, a fifth of its time. Elsewhere than on glibc nothing is done.
+    By default glibc maps each large buffer and unmaps it when it is freed: for a step of MiniLM on
+    the CPU 114,000 page faults, a fifth of its time. Elsewhere than on glibc nothing is done.
     """
     arena_max = -8  # malloc.h
     mmap_max = -4
@@ -160,7 +171,9 @@ def keep_memory() -> None:
 
 
 def wide_vectors() -> None:
-    """Have XLA use a CPU's 512-bit vectors where there are any; it stays at 256 by itself, which took extraction 4% longer."""
+    """Have XLA use a CPU's 512-bit vectors where there are any; it stays at 256 by itself, which
+    took extraction 4% longer.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
     cpu = Path("/proc/cpuinfo")
     if flags and "--" not in flags:
@@ -170,7 +183,9 @@ def wide_vectors() -> None:
 
 
 def compilation_cache() -> None:
-    """Compiled programs persist between processes, in the cache folder, so that a second start does not compile."""
+    """Compiled programs persist between processes, in the cache folder, so that a second start does
+    not compile.
+    """
     import jax
 
     from adapt.pretrained.assets import cache_folder

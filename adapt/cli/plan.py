@@ -3,10 +3,11 @@
     adapt plan --checkpoint minilm --data reviews --epochs 5
     adapt plan --checkpoint minilm --data reviews --epochs 5 --measure full frozen top:1
 
-A few steps of some programs are timed on this machine (the whole encoder forward, and the suffixes of ``frozen``,
-``top:1`` and ``full``, besides ``top:L``, from which the other depths follow, since a step's cost is linear in them, and
-those of ``--also``); everything else is counted. Expect the seconds, which leave out compiling, within a fifth of the real
-ones on a machine as quiet as it was; --measure runs the strategies that it names afterwards and shows both.
+A few steps of some programs are timed on this machine (the whole encoder forward, and the suffixes
+of ``frozen``, ``top:1`` and ``full``, besides ``top:L``, from which the other depths follow, since
+a step's cost is linear in them, and those of ``--also``); everything else is counted. Expect the
+seconds, which leave out compiling, within a fifth of the real ones on a machine as quiet as it was;
+--measure runs the strategies that it names afterwards and shows both.
 """
 
 import dataclasses

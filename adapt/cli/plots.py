@@ -19,7 +19,9 @@ COLOURS = (BLUE, RED, GREEN, YELLOW)
 def figure(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 3.6), **options: Any
 ) -> tuple[Any, Any]:
-    """A matplotlib figure of ``size`` inches and its axes [rows, columns]; ``options`` are those of ``Figure.subplots``."""
+    """A matplotlib figure of ``size`` inches and its axes [rows, columns]; ``options`` are those of
+    ``Figure.subplots``.
+    """
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=size, layout="constrained")
@@ -89,9 +91,11 @@ def plot_scores(axis: Any, steps: Sequence[float], scores: Sequence[float]) -> N
 def plot_layers(
     path: Path, cells: Sequence[Mapping[str, Any]], baseline: float, score: str, title: str
 ) -> Path:
-    """The probe's test score and interval by layer: a line a pooling, a panel a method; validation dotted.
+    """The probe's test score and interval by layer: a line a pooling, a panel a method; validation
+    dotted.
 
-    ``baseline`` is the score without features. A cell has method, pooling, layer, test, low, high and validation.
+    ``baseline`` is the score without features. A cell has method, pooling, layer, test, low, high
+    and validation.
     """
     methods = list(dict.fromkeys(cell["method"] for cell in cells))
     poolings = list(dict.fromkeys(cell["pooling"] for cell in cells))
@@ -117,7 +121,9 @@ def plot_layers(
 def plot_layer_line(
     axis: Any, cells: Sequence[Mapping[str, Any]], shift: float, colour: str, name: str
 ) -> None:
-    """One pooling of :func:`plot_layers`, ``shift`` to the side so that intervals do not cover each other."""
+    """One pooling of :func:`plot_layers`, ``shift`` to the side so that intervals do not cover each
+    other.
+    """
     layer = np.array([cell["layer"] for cell in cells]) + shift
     test = np.array([cell["test"] for cell in cells])
     below = test - [cell["low"] for cell in cells]

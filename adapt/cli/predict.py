@@ -1,12 +1,13 @@
-"""Predict on new rows with finished runs: a CSV file with ``prediction`` and ``probability:<label>`` columns.
+"""Predict on new rows with finished runs: a CSV file with ``prediction`` and
+``probability:<label>`` columns.
 
     adapt predict --run runs/finetune --data new.csv --text-column text --out predictions.csv
     adapt predict --run runs/topic runs/tone --data new.csv --out predictions.csv
 
-One row an input row, in the input's order. Multi-label predictions are joined by ``;`` (a JSON list where a label has one in
-its name), tags are a JSON list, a span is ``start,end,text``, a choice its number from 0; regression has no probabilities.
-Several runs on one encoder (``--strategy frozen``) share one pass of it, and their columns begin with the folder's name:
-``tone:prediction``.
+One row an input row, in the input's order. Multi-label predictions are joined by ``;`` (a JSON list
+where a label has one in its name), tags are a JSON list, a span is ``start,end,text``, a choice its
+number from 0; regression has no probabilities. Several runs on one encoder (``--strategy frozen``)
+share one pass of it, and their columns begin with the folder's name: ``tone:prediction``.
 """
 
 import csv
@@ -80,7 +81,9 @@ def load(path: Path) -> hub.Pretrained:
 
 
 def check_pairs(folders: Sequence[Path], text_pair_column: str | None) -> None:
-    """Raise :class:`StrategyError` where a run was trained on pairs of texts and gets single ones, or the reverse."""
+    """Raise :class:`StrategyError` where a run was trained on pairs of texts and gets single ones,
+    or the reverse.
+    """
     for folder in folders:
         flags = folder / "config.json"
         if not flags.exists():

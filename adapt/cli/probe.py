@@ -1,13 +1,15 @@
-"""Which layer holds what a task needs? Heads on the frozen features of every layer, chosen by inner folds, tested once.
+"""Which layer holds what a task needs? Heads on the frozen features of every layer, chosen by inner
+folds, tested once.
 
     adapt probe                                        # tiny-bert on film reviews, some 20 s on 2 cores
     adapt probe --checkpoint minilm --data reviews --pooling mean cls --method logistic knn --out runs/probe
     adapt probe --data reviews --task regression --label-column rating
     adapt probe --checkpoint minilm --speed            # 1,000 logistic regressions, against scikit-learn
 
-One pass gives the features of all layers; then the heads of all folds, seeds and strengths are fitted together. A strength,
-and the best layer, pooling and method, are chosen by the scores on inner folds of the training rows; labels of the test
-choose nothing. The folder holds result.json, layers.png and config.json.
+One pass gives the features of all layers; then the heads of all folds, seeds and strengths are
+fitted together. A strength, and the best layer, pooling and method, are chosen by the scores on
+inner folds of the training rows; labels of the test choose nothing. The folder holds result.json,
+layers.png and config.json.
 """
 
 import dataclasses
@@ -150,7 +152,9 @@ def check_flags(config: Config) -> None:
 
 
 def is_regression(task: str) -> bool:
-    """Whether labels are values, not classes. Raises :class:`StrategyError` for a task of other labels."""
+    """Whether labels are values, not classes. Raises :class:`StrategyError` for a task of other
+    labels.
+    """
     probed_as = get_task(task).probed_as
     if probed_as is None:
         names = sorted(name for name, other in TASKS.items() if other.probed_as)
@@ -164,7 +168,9 @@ def score_name(task: str) -> str:
 
 
 def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.ndarray, list[str]]:
-    """(the table, and one of the test if there is one; labels of both, one after the other; names of classes)."""
+    """(the table, and one of the test if there is one; labels of both, one after the other; names
+    of classes).
+    """
     hub.check_inputs(pretrained, config.image_column)
     own = config.data in bundled.SETS
     given = config.test or (config.data if own else None)
@@ -181,7 +187,8 @@ def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.nd
             tables[number], labels[number] = table.select(kept), labels[number][kept]
     if len(tables[0]) < 2 * config.folds:
         raise DataError(
-            f"{config.data}: {len(tables[0])} rows are too few for `folds` {config.folds}: give two for each"
+            f"{config.data}: {len(tables[0])} rows are too few for `folds` {config.folds}: give "
+            "two for each"
         )
     return tables, np.concatenate(labels), names
 

@@ -1,4 +1,5 @@
-"""The folder of a run: config.json, lineage.json, and the rules of ``--resume`` and ``--overwrite``.
+"""The folder of a run: config.json, lineage.json, and the rules of ``--resume`` and
+``--overwrite``.
 
 Of several processes the lead one alone makes the folder and writes into it.
 """
@@ -60,11 +61,13 @@ def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def open_run(out: Path, config: Any) -> Iterator[Callable[[], None]]:
-    """Make the run's folder with config.json, or check with `--resume` that the flags are those of the run.
+    """Make the run's folder with config.json, or check with `--resume` that the flags are those of
+    the run.
 
-    An error inside leaves nothing half-written: the new folder goes, and what `--overwrite` was to replace comes back.
-    After a call of the function that it yields, the folder stays: it holds something that a run can go on with.
-    Raises :class:`OutputError`; only a folder that the same command wrote is ever replaced.
+    An error inside leaves nothing half-written: the new folder goes, and what `--overwrite` was to
+    replace comes back. After a call of the function that it yields, the folder stays: it holds
+    something that a run can go on with. Raises :class:`OutputError`; only a folder that the same
+    command wrote is ever replaced.
     """
     flags = flags_of(config)
     shared = {flag(name): repr(value) for name, value in flags.items() if name not in OF_A_PROCESS}
@@ -132,7 +135,8 @@ def as_json(flags: dict[str, Any]) -> dict[str, Any]:
 def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[], None]]:
     """Make ``out`` an empty folder; after an error inside, everything is as it was before.
 
-    Unless the function that it yields was called: then the folder stays, and what it replaced is deleted.
+    Unless the function that it yields was called: then the folder stays, and what it replaced is
+    deleted.
     """
     previous = out.with_name(f".{out.name}.before")
     existed = out.exists()
@@ -213,7 +217,9 @@ def check_flags_of(out: Path, flags: dict[str, Any], defaults: dict[str, Any]) -
 
 
 def check_same_origin(out: Path, origin: dict[str, Any]) -> None:
-    """Raise :class:`OutputError` with `--resume` when the encoder or the data are not those that the run began with."""
+    """Raise :class:`OutputError` with `--resume` when the encoder or the data are not those that
+    the run began with.
+    """
     before = read_lineage(out)
     digests = {
         "encoder_digest": "the encoder of --checkpoint",
@@ -244,7 +250,9 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def lineage(pretrained: Pretrained, random_weights: bool, **more: Any) -> dict[str, Any]:
-    """Where a run's parameters come from: the source, its encoder's digest, and what the command adds as ``more``."""
+    """Where a run's parameters come from: the source, its encoder's digest, and what the command
+    adds as ``more``.
+    """
     import jax
 
     from adapt.tree import digest

@@ -21,8 +21,8 @@ def training_report(title: str, shows_epochs: bool = True) -> Iterator["Training
 class TrainingReport:
     """Says what trains, what runs at present, compiling too, and how each validation ended.
 
-    A terminal has a bar with the loss and the speed. A log has a line whenever something compiles, a line a validation, and
-    at least one a minute.
+    A terminal has a bar with the loss and the speed. A log has a line whenever something compiles,
+    a line a validation, and at least one a minute.
     """
 
     def __init__(self, title: str, stack: contextlib.ExitStack, shows_epochs: bool = True):

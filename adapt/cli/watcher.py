@@ -1,6 +1,8 @@
-"""A process that watches the one that works: where another process of a run dies, one line in place of pages.
+"""A process that watches the one that works: where another process of a run dies, one line in place
+of pages.
 
-JAX's runtime then aborts the process from within, with its log on stderr. No Python sees that, except in a parent.
+JAX's runtime then aborts the process from within, with its log on stderr. No Python sees that,
+except in a parent.
 """
 
 import ctypes
@@ -31,7 +33,9 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def watch_worker(flags: DeviceOptions) -> None:
-    """Run this very command in a process of its own and end as it ends. The worker returns at once, and goes on."""
+    """Run this very command in a process of its own and end as it ends. The worker returns at once,
+    and goes on.
+    """
     if WORKER in os.environ:
         end_with_parent()
         return
@@ -64,7 +68,9 @@ def watch_worker(flags: DeviceOptions) -> None:
 
 
 def end_with_parent() -> None:
-    """Have Linux end this process when the one that watches it is killed; elsewhere nothing is done."""
+    """Have Linux end this process when the one that watches it is killed; elsewhere nothing is
+    done.
+    """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))

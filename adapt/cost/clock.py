@@ -59,7 +59,9 @@ class Compiling:
 
 
 class Laps:
-    """The seconds that each kind of work took: :meth:`lap` adds the time since the last lap to one of them."""
+    """The seconds that each kind of work took: :meth:`lap` adds the time since the last lap to one
+    of them.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -1,8 +1,9 @@
-"""Text files to Arrow, strictly: what stands in a file is what comes out, and a fault is named by its line.
+"""Text files to Arrow, strictly: what stands in a file is what comes out, and a fault is named by
+its line.
 
-`datasets` would read CSV through pandas, which guesses types, drops lines of white space, fills short rows, and takes
-the first column for an index where rows are longer than the header; and JSON by a reader that makes timestamps of
-texts that look like dates.
+`datasets` would read CSV through pandas, which guesses types, drops lines of white space, fills
+short rows, and takes the first column for an index where rows are longer than the header; and JSON
+by a reader that makes timestamps of texts that look like dates.
 """
 
 import csv
@@ -19,7 +20,8 @@ csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,0
 
 
 def write_arrow(path: Path, kind: str, target: Path) -> None:
-    """The rows of the file ``path``, of kind ``csv``, ``tsv``, ``json`` or ``lines``, as an Arrow file, by rename.
+    """The rows of the file ``path``, of kind ``csv``, ``tsv``, ``json`` or ``lines``, as an Arrow
+    file, by rename.
 
     Raises :class:`DataError` naming the line, or the rows, that can't be read.
     """
@@ -53,7 +55,9 @@ def text_batches(rows: Iterator[list[str]]) -> tuple[Any, Iterator[Any]]:
 
 
 def json_batches(path: Path) -> tuple[Any, Iterator[Any]]:
-    """The objects of a JSON file, read twice: once for the types of all columns, once for the values."""
+    """The objects of a JSON file, read twice: once for the types of all columns, once for the
+    values.
+    """
     import pyarrow as pa
 
     def batches(schema: Any = None) -> Iterator[Any]:
@@ -109,7 +113,9 @@ def json_objects(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def records(path: Path, delimiter: str) -> Iterator[list[str]]:
-    """Header, then rows, strictly: as many fields as the header names, closed quotes, exact strings."""
+    """Header, then rows, strictly: as many fields as the header names, closed quotes, exact
+    strings.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
@@ -122,7 +128,8 @@ def records(path: Path, delimiter: str) -> Iterator[list[str]]:
             for number, record in enumerate(found, 1):
                 if len(record) != len(header):
                     raise DataError(
-                        f"{path}: row {number} (line {reader.line_num}) has {len(record)} fields, the header has {len(header)}"
+                        f"{path}: row {number} (line {reader.line_num}) has {len(record)} "
+                        f"fields, the header has {len(header)}"
                     )
                 yield record
         except csv.Error as error:
@@ -134,7 +141,9 @@ def records(path: Path, delimiter: str) -> Iterator[list[str]]:
 
 
 def without_blank(reader: Iterator[list[str]], instead: list[str]) -> Iterator[list[str]]:
-    """Blank lines are dropped at the end; before it, ``instead`` stands for one: an empty text in a file of one column."""
+    """Blank lines are dropped at the end; before it, ``instead`` stands for one: an empty text in a
+    file of one column.
+    """
     blank = 0
     for record in reader:
         if not record:

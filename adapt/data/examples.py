@@ -1,4 +1,6 @@
-"""Examples in memory or on disk, as batches: what texts or images with labels become for one encoder."""
+"""Examples in memory or on disk, as batches: what texts or images with labels become for one
+encoder.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,11 +28,12 @@ class Examples:
         plan = training.plan(32, seed=0, epochs=1)
         for batch in training.batches(plan, seed=0, epoch=0): ...
 
-    ``rows`` [N] says which sequences of a file these examples are: a split takes rows, and what is cached for the file
-    serves any split of it. An example of several sequences (choices, pairs to compare) has several, [N, K].
-    ``labels`` are [N, ...], or where words have labels, Ragged int32 [words, 2] of (token in the example, class).
-    With ``states``, what a frozen prefix made of the file's sequences, batches hold ``hidden`` in place of tokens or
-    pixels. ``truncated`` texts were longer than the tokenizer's ``max_length``.
+    ``rows`` [N] says which sequences of a file these examples are: a split takes rows, and what is
+    cached for the file serves any split of it. An example of several sequences (choices, pairs to
+    compare) has several, [N, K]. ``labels`` are [N, ...], or where words have labels, Ragged int32
+    [words, 2] of (token in the example, class). With ``states``, what a frozen prefix made of the
+    file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``truncated`` texts were
+    longer than the tokenizer's ``max_length``.
     """
 
     file_sequences: FileSource
@@ -57,7 +60,9 @@ class Examples:
 
     @property
     def targets(self) -> np.ndarray:
-        """The labels in the order of the outputs of an evaluation; where words have labels, their classes."""
+        """The labels in the order of the outputs of an evaluation; where words have labels, their
+        classes.
+        """
         if isinstance(self.labels, Ragged):
             return self.labels.values[self.labels.flat_indices(np.arange(len(self))), 1]
         return self.labels
@@ -83,7 +88,8 @@ class Examples:
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
 
     def plan(self, examples: int, seed: int, epochs: int, accumulate: int = 1) -> Plan:
-        """The static shapes of training batches: ``accumulate`` micro-batches of up to ``examples`` each.
+        """The static shapes of training batches: ``accumulate`` micro-batches of up to ``examples``
+        each.
 
         The same for every call with the same arguments, so a resumed run has the same shapes.
         """
@@ -94,10 +100,12 @@ class Examples:
     def batches(
         self, plan: Plan, seed: int, epoch: int, skip: int = 0, accumulate: int = 1
     ) -> Iterator[Arrays]:
-        """The training batches of one epoch from batch ``skip`` on, in an order that seed and epoch decide.
+        """The training batches of one epoch from batch ``skip`` on, in an order that seed and epoch
+        decide.
 
-        Texts are packed, images have a row each. The last batch may have empty slots (weight 0). ``accumulate`` > 1
-        micro-batches of a step are stacked on a leading axis; the next one is that of a layout's groups.
+        Texts are packed, images have a row each. The last batch may have empty slots (weight 0).
+        ``accumulate`` > 1 micro-batches of a step are stacked on a leading axis; the next one is
+        that of a layout's groups.
         """
         inputs_of = self.inputs
         sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
@@ -117,8 +125,8 @@ class Examples:
     def eval_batches(self, skip: int = 0) -> Iterator[tuple[Index, Arrays]]:
         """Every sequence once from batch ``skip`` on, as (index, batch): texts packed by length.
 
-        ``index`` is a list of arrays, one for each group of the layout (one without a layout): which outputs of all
-        (see :attr:`targets`) come out of the group's first slots.
+        ``index`` is a list of arrays, one for each group of the layout (one without a layout):
+        which outputs of all (see :attr:`targets`) come out of the group's first slots.
         """
         windows = self.inputs.windows(self.rows.reshape(-1))
         if not isinstance(self.labels, Ragged):
@@ -136,7 +144,9 @@ class Examples:
             yield [words.flat_indices(group) for group in index], batch
 
     def file_batches(self, skip: int = 0) -> Iterator[tuple[Index, Arrays]]:
-        """Every sequence of the file once, from batch ``skip`` on: for the cache of a frozen prefix."""
+        """Every sequence of the file once, from batch ``skip`` on: for the cache of a frozen
+        prefix.
+        """
         every = np.arange(len(self.file_sequences))
         return packing.eval_batches(self.file_sequences.windows(every), self.layout, skip)
 
@@ -166,7 +176,8 @@ def from_tokens(
 ) -> Examples:
     """Examples from tokenized chunks: (token ids, how many sequences were truncated) of each.
 
-    An example has as many sequences as there are for one of the ``labels``: one, or several for choices and pairs.
+    An example has as many sequences as there are for one of the ``labels``: one, or several for
+    choices and pairs.
     """
     tokens, truncated = zip(*chunks, strict=True)
     file_sequences = TokenSource(
@@ -184,7 +195,8 @@ def from_images(
     sums: np.ndarray,
     labels: np.ndarray,
 ) -> Examples:
-    """Examples of the images of a file: ``take`` gives the PIL images of rows, ``sums`` uint8 [N, 32] their SHA-256.
+    """Examples of the images of a file: ``take`` gives the PIL images of rows, ``sums`` uint8 [N,
+    32] their SHA-256.
 
     Raises :class:`StrategyError` if the encoder takes no images.
     """

@@ -1,4 +1,5 @@
-"""Labels of a column: their names in an order that the order of rows can't change, and their numbers.
+"""Labels of a column: their names in an order that the order of rows can't change, and their
+numbers.
 
 The names of a training table are kept with the run; train, validation and test are all numbered by
 them. Errors name the file and the row, counted from 1 without the header.
@@ -46,7 +47,8 @@ def word_list(value: Any) -> list:
 
 
 def class_names(table: Table, column: str, task: str, parse: Parse = one_label) -> list[str]:
-    """The classes of a training table: sorted, numbers by size, so that row order can't change them.
+    """The classes of a training table: sorted, numbers by size, so that row order can't change
+    them.
 
     A column whose feature has names of its own (`datasets.ClassLabel`) keeps them, in their order.
     ``task`` is who asks, for the message.
@@ -140,7 +142,8 @@ def column_names(text: str) -> list[str]:
 
 
 def stratified_split(labels: Labels, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two disjoint ascending int64 indices (training, validation), the second of about fraction * N.
+    """Two disjoint ascending int64 indices (training, validation), the second of about fraction *
+    N.
 
     labels: int [N] as classes, of which each keeps its share (largest remainder) and at least one
     training row; other labels are split by a plain permutation. The same arguments give the same

@@ -1,4 +1,6 @@
-"""Pre-training targets for packed batches: BERT's masking, GPT-2's next token. NumPy, on the host, from a seed."""
+"""Pre-training targets for packed batches: BERT's masking, GPT-2's next token. NumPy, on the host,
+from a seed.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -13,9 +15,10 @@ Corruption = Callable[[Arrays, np.random.Generator], Arrays]
 
 
 def masked_lm(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
-    """Masked-LM targets (Devlin et al. 2019, 3.1): of ``rate`` of the tokens, 80% become [MASK], 10% a random token,
-    10% stay. Special tokens are never chosen. Adds ``targets`` (flat positions), ``label`` and ``weight``, all [M] with
-    M fixed by the batch's shape, so that only chosen positions go through the vocabulary product.
+    """Masked-LM targets (Devlin et al. 2019, 3.1): of ``rate`` of the tokens, 80% become [MASK],
+    10% a random token, 10% stay. Special tokens are never chosen. Adds ``targets`` (flat
+    positions), ``label`` and ``weight``, all [M] with M fixed by the batch's shape, so that only
+    chosen positions go through the vocabulary product.
     """
     assert pretrained.tokenizer is not None
     mask = mask_id(pretrained.tokenizer)
@@ -64,7 +67,9 @@ def special_ids(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def causal_lm(batch: Arrays, rng: np.random.Generator) -> Arrays:
-    """Next-token targets: every token but the last of each example predicts the one after it. Deterministic."""
+    """Next-token targets: every token but the last of each example predicts the one after it.
+    Deterministic.
+    """
     tokens = batch["tokens"].reshape(-1)
     segments = batch["segments"].reshape(-1)
     slots = len(batch["first"])
@@ -88,6 +93,8 @@ def pad_targets(chosen: np.ndarray, label: np.ndarray, most: int) -> Arrays:
 
 
 def split_into_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of every text, those longer than ``max_length`` as several pieces, each with its special tokens."""
+    """Token ids of every text, those longer than ``max_length`` as several pieces, each with its
+    special tokens.
+    """
     encodings = tokenizer.backend.encode_batch(list(texts))
     return [piece.ids for e in encodings for piece in (e, *e.overflowing)]

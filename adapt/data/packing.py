@@ -1,8 +1,9 @@
-"""Packing: examples of any length in rows of one static shape, so that a step compiles once and pads almost nothing.
+"""Packing: examples of any length in rows of one static shape, so that a step compiles once and
+pads almost nothing.
 
-R rows of C tokens hold N examples. ``segments`` [R, C] says which example owns a token (N: nobody), ``positions`` [R, C]
-restart at each example, ``first`` and ``length`` [N] say where in R*C each example lies. One example a row is the
-special case. Everything here is NumPy on the host.
+R rows of C tokens hold N examples. ``segments`` [R, C] says which example owns a token (N: nobody),
+``positions`` [R, C] restart at each example, ``first`` and ``length`` [N] say where in R*C each
+example lies. One example a row is the special case. Everything here is NumPy on the host.
 """
 
 import dataclasses
@@ -32,10 +33,10 @@ class Placement(NamedTuple):
 def pack(lengths: np.ndarray, width: int, most: int | None = None) -> Placement:
     """Pack examples of ``lengths`` [N] into rows of ``width`` tokens by best-fit decreasing.
 
-    ``most`` limits the examples in a row. Free space is a bit set of capacities, so each example costs one shift.
-    Without ``most``, best-fit decreasing needs at most 11/9 of the optimal rows plus 4 (Johnson 1973). Where it needs
-    more rows than the tokens alone would, :func:`fill_rows` is tried too. Raises :class:`ValueError` for an example
-    that is too long.
+    ``most`` limits the examples in a row. Free space is a bit set of capacities, so each example
+    costs one shift. Without ``most``, best-fit decreasing needs at most 11/9 of the optimal rows
+    plus 4 (Johnson 1973). Where it needs more rows than the tokens alone would, :func:`fill_rows`
+    is tried too. Raises :class:`ValueError` for an example that is too long.
     """
     if len(lengths) and lengths.max() > width:
         raise ValueError(f"an example of {lengths.max()} tokens does not fit a row of {width}")
@@ -76,7 +77,8 @@ def pack(lengths: np.ndarray, width: int, most: int | None = None) -> Placement:
 def fill_rows(lengths: np.ndarray, width: int) -> Placement:
     """Pack row by row: the longest example left, and those of the rest that fill the row best.
 
-    Subset sums in a bit set find these: the minimum bin slack of Gupta and Ho (1999). Some 0.2 ms for a batch of 32.
+    Subset sums in a bit set find these: the minimum bin slack of Gupta and Ho (1999). Some 0.2 ms
+    for a batch of 32.
     """
     rows = np.zeros(len(lengths), np.int32)
     starts = np.zeros(len(lengths), np.int32)
@@ -126,10 +128,11 @@ def assemble(
     shape: tuple[int, int, int],
     pad: int = 0,
 ) -> Arrays:
-    """The arrays of one batch of ``shape`` (R, C, N): the sequences ``index`` at their rows and starts.
+    """The arrays of one batch of ``shape`` (R, C, N): the sequences ``index`` at their rows and
+    starts.
 
-    Token ids [total] become ``tokens``, ``positions`` and, for pairs, ``types``; token states [total, D] become
-    ``hidden`` [R, C, D].
+    Token ids [total] become ``tokens``, ``positions`` and, for pairs, ``types``; token states
+    [total, D] become ``hidden`` [R, C, D].
     """
     num_rows, width, slots = shape
     first = (rows.astype(np.int64) * width + starts).astype(np.int32)
@@ -158,7 +161,9 @@ def assemble(
 
 
 def image_batch(pixels: np.ndarray, tokens: int, slots: int) -> Arrays:
-    """One image a row: pixels float32 [n, S, S, channels], n <= slots, as ``slots`` rows of ``tokens``."""
+    """One image a row: pixels float32 [n, S, S, channels], n <= slots, as ``slots`` rows of
+    ``tokens``.
+    """
     slot = np.arange(slots, dtype=np.int32)
     return {
         "pixels": pad_to(pixels, slots),
@@ -189,7 +194,8 @@ def groups_of(layout: Layout | None) -> tuple[int, tuple[int, ...]]:
 
 
 def stack_groups(batches: Sequence[Arrays], layout: Layout | None, accumulate: int = 1) -> Arrays:
-    """The batches of a step on leading axes [accumulate, groups]: micro-batches, each in groups of the mesh.
+    """The batches of a step on leading axes [accumulate, groups]: micro-batches, each in groups of
+    the mesh.
 
     The axis of a single micro-batch is left out, and without a mesh that of the groups.
     """
@@ -206,14 +212,18 @@ def stack_groups(batches: Sequence[Arrays], layout: Layout | None, accumulate: i
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The static shapes of training batches: a row width and at most three budgets of rows, in growing order."""
+    """The static shapes of training batches: a row width and at most three budgets of rows, in
+    growing order.
+    """
 
     width: int
     rows: tuple[int, ...]
     examples: int
 
     def rows_for(self, needed: int) -> int:
-        """The smallest budget that holds ``needed`` rows. Raises :class:`ValueError` for a batch that was not planned."""
+        """The smallest budget that holds ``needed`` rows. Raises :class:`ValueError` for a batch
+        that was not planned.
+        """
         for rows in self.rows:
             if rows >= needed:
                 return rows
@@ -224,10 +234,11 @@ class Plan:
 
 
 def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
-    """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50 microseconds each.
+    """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50
+    microseconds each.
 
-    ``lengths`` are [N], or [N, K] for examples of K sequences; a step has ``parts`` micro-batches of up to ``examples``.
-    Deterministic, so a resumed run has the same shapes.
+    ``lengths`` are [N], or [N, K] for examples of K sequences; a step has ``parts`` micro-batches
+    of up to ``examples``. Deterministic, so a resumed run has the same shapes.
     """
     width = max(-(-int(lengths.max()) // 16) * 16, 64)
     needed = []
@@ -255,14 +266,18 @@ def least_padding(needed: np.ndarray) -> tuple[int, ...]:
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of one epoch: a pure function of seed and epoch, so any step of any run can be found again."""
+    """The permutation of one epoch: a pure function of seed and epoch, so any step of any run can
+    be found again.
+    """
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def micro_batches(
     count: int, examples: int, parts: int, seed: int, epoch: int, skip: int = 0
 ) -> Iterator[list[np.ndarray]]:
-    """The examples of every step of an epoch from step ``skip`` on: ``parts`` arrays of up to ``examples`` indices."""
+    """The examples of every step of an epoch from step ``skip`` on: ``parts`` arrays of up to
+    ``examples`` indices.
+    """
     permutation = order(count, seed, epoch)
     for start in range(skip * examples * parts, count, examples * parts):
         cuts = range(start, start + examples * parts, examples)
@@ -272,7 +287,9 @@ def micro_batches(
 def pack_step(
     sequences: Ragged, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan, pad: int = 0
 ) -> list[Arrays]:
-    """The micro-batches ``local`` of a step, packed into the one shape that holds every micro-batch of it."""
+    """The micro-batches ``local`` of a step, packed into the one shape that holds every micro-batch
+    of it.
+    """
     placements = [pack(sequences.lengths[part], plan.width) for part in step]
     needed = max(placement.num_rows for placement in placements)
     shape = (plan.rows_for(needed), plan.width, plan.examples)
@@ -284,7 +301,9 @@ def pack_step(
 
 
 def make_targets(labels: np.ndarray | Ragged, inputs: Arrays, slots: int) -> Arrays:
-    """What a loss compares outputs with: the labels of examples [n, ...], or those of words, padded."""
+    """What a loss compares outputs with: the labels of examples [n, ...], or those of words,
+    padded.
+    """
     if isinstance(labels, Ragged):
         return pad_word_labels(labels, inputs)
     return pad_labels(labels, slots)
@@ -297,9 +316,11 @@ def pad_labels(labels: np.ndarray, slots: int) -> Arrays:
 
 
 def pad_word_labels(labels: Ragged, inputs: Arrays) -> Arrays:
-    """The labels of words, int32 [words, 2] of (token in the example, class), for a batch of R*C tokens.
+    """The labels of words, int32 [words, 2] of (token in the example, class), for a batch of R*C
+    tokens.
 
-    All are [R*C]: ``targets``, the token of each word; ``label``; and ``weight``, 1 where there is a word.
+    All are [R*C]: ``targets``, the token of each word; ``label``; and ``weight``, 1 where there is
+    a word.
     """
     values = labels.values[labels.flat_indices(np.arange(len(labels)))]
     first = np.repeat(inputs["first"][: len(labels)], labels.lengths)
@@ -321,7 +342,8 @@ class Windows:
 def pack_windows(
     sequences: Ragged, max_length: int, budget: int = 1024, pad: int = 0
 ) -> Iterator[Windows]:
-    """All sequences once, packed by length into batches of ``budget`` tokens R*C: at most three shapes in all.
+    """All sequences once, packed by length into batches of ``budget`` tokens R*C: at most three
+    shapes in all.
 
     Raises :class:`ValueError` for a sequence longer than ``max_length``.
     """
@@ -358,7 +380,9 @@ def assemble_window(
     pad: int,
     index: np.ndarray,
 ) -> Arrays:
-    """One window of ``shape``; ``rows`` and ``starts`` [N] are those of all sequences, over many windows."""
+    """One window of ``shape``; ``rows`` and ``starts`` [N] are those of all sequences, over many
+    windows.
+    """
     return assemble(sequences, index, rows[index] % shape[0], starts[index], shape, pad)
 
 
@@ -371,10 +395,11 @@ def widths(max_length: int) -> tuple[int, ...]:
 def eval_batches(
     windows: Iterable[Windows], layout: Layout | None = None, skip: int = 0
 ) -> Iterator[tuple[Index, Arrays]]:
-    """(which examples each group has, the arrays of this process's groups) of every batch from batch ``skip`` on.
+    """(which examples each group has, the arrays of this process's groups) of every batch from
+    batch ``skip`` on.
 
-    Outputs for example ``index[g][i]`` come out in slot i of group g. Without a ``layout`` there is one group, and the
-    arrays have no axis of groups.
+    Outputs for example ``index[g][i]`` come out in slot i of group g. Without a ``layout`` there is
+    one group, and the arrays have no axis of groups.
     """
     groups, local_groups = groups_of(layout)
     for window in windows:

@@ -1,4 +1,5 @@
-"""The sequences of a file as inputs of a model: token ids, images, or what a frozen prefix made of them.
+"""The sequences of a file as inputs of a model: token ids, images, or what a frozen prefix made of
+them.
 
     TokenSource      texts, or the states of their tokens: packed, many to a row
     ImageSource      images that are decoded when they are needed: one a row
@@ -36,7 +37,9 @@ class Source(abc.ABC):
     def pack_step(
         self, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan
     ) -> list[Arrays]:
-        """The inputs of the micro-batches ``local`` of a step, in the one shape that holds all of the step."""
+        """The inputs of the micro-batches ``local`` of a step, in the one shape that holds all of
+        the step.
+        """
 
     @abc.abstractmethod
     def windows(self, rows: np.ndarray) -> Iterator[Windows]:
@@ -193,7 +196,9 @@ class PooledStates(OneARow):
 def from_images(
     images: Sequence[Any], settings: ImageSettings, max_length: int, first_row: int = 1
 ) -> ImageSource:
-    """PIL images in memory; an error names the row of one that is no image, counted from ``first_row``."""
+    """PIL images in memory; an error names the row of one that is no image, counted from
+    ``first_row``.
+    """
 
     def load(rows: np.ndarray) -> np.ndarray:
         first = first_row + int(min(rows, default=0))

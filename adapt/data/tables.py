@@ -1,11 +1,12 @@
-"""Rows in: any data file, image folder or hub name becomes one memory-mapped table with checked columns.
+"""Rows in: any data file, image folder or hub name becomes one memory-mapped table with checked
+columns.
 
     train = read("train.csv")                           # or an image folder, a name on the hub
     check_texts(train, "text")
     for chunk in chunks(train, ["text"]): ...           # {"text": [...]}: constant memory
 
-The only importer of `datasets`, and only inside functions, since that import takes a second. Rows are
-counted from 1 in messages, as a person counts them, without the header.
+The only importer of `datasets`, and only inside functions, since that import takes a second. Rows
+are counted from 1 in messages, as a person counts them, without the header.
 """
 
 import hashlib
@@ -51,13 +52,14 @@ class Table:
 
 
 def read(spec: str | Path, *, split: str | None = None) -> Table:
-    """A table from a file (.csv .tsv .json .jsonl .parquet), a folder of images, or a dataset name on the hub;
-    `name:split` is the same as `split`.
+    """A table from a file (.csv .tsv .json .jsonl .parquet), a folder of images, or a dataset name
+    on the hub; `name:split` is the same as `split`.
 
-    Every CSV column is text, as it stands in the file: `007` and `NA` keep being `007` and `NA`. A file that
-    changed is read anew, whatever its modification time says.
+    Every CSV column is text, as it stands in the file: `007` and `NA` keep being `007` and `NA`. A
+    file that changed is read anew, whatever its modification time says.
 
-    Raises DataError: a missing, empty or unreadable file, a ragged row, an unknown name or split; AssetError.
+    Raises DataError: a missing, empty or unreadable file, a ragged row, an unknown name or split;
+    AssetError.
     """
     name, _, part = (
         (str(spec), "", "") if Path(spec).expanduser().exists() else str(spec).partition(":")
@@ -91,7 +93,9 @@ def from_columns(columns: dict[str, list], where: str) -> Table:
 
 
 def read_lines(path: str | Path) -> Table:
-    """Plain UTF-8 text, one row a line, as a column `text`; blank lines are rows too. Raises DataError."""
+    """Plain UTF-8 text, one row a line, as a column `text`; blank lines are rows too. Raises
+    DataError.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -102,7 +106,8 @@ def read_lines(path: str | Path) -> Table:
 
 
 def chunks(table: Table, columns: Sequence[str], size: int = 1000) -> Iterator[dict[str, list]]:
-    """The rows in order, `size` at a time, each column a list; only these columns are read and decoded.
+    """The rows in order, `size` at a time, each column a list; only these columns are read and
+    decoded.
 
     Raises DataError: a column that is not there, an image that can't be decoded.
     """
@@ -144,7 +149,9 @@ def check_texts(table: Table, column: str) -> None:
 
 
 def text_chunks(table: Table, column: str) -> Iterator[list[str]]:
-    """The texts of a column in order, some thousand at a time; all of them are checked first, see `check_texts`."""
+    """The texts of a column in order, some thousand at a time; all of them are checked first, see
+    `check_texts`.
+    """
     check_texts(table, column)
     return (chunk[column] for chunk in chunks(table, [column], 4096))
 
@@ -159,7 +166,8 @@ def image_loader(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]
 def check_images(table: Table, column: str) -> "np.ndarray":
     """Decode every picture once, coarsely: the SHA-256 of each, uint8 [N, 32].
 
-    Raises DataError naming the row, and the file where there is one, of what is no picture or only a part of one.
+    Raises DataError naming the row, and the file where there is one, of what is no picture or only
+    a part of one.
     """
     import io
 
@@ -255,8 +263,8 @@ def _datasets() -> Any:
 def _kept(path: Path) -> Path:
     """The folder that keeps what was parsed of a file or folder in its present state.
 
-    Size and modification time can survive an edit; the inode's change time can't. What was kept of an earlier
-    state is removed: a process that still maps it keeps its pages.
+    Size and modification time can survive an edit; the inode's change time can't. What was kept of
+    an earlier state is removed: a process that still maps it keeps its pages.
     """
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     states = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in map(Path.stat, files)]

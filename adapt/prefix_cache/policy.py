@@ -1,6 +1,8 @@
-"""Does the cache of a frozen prefix pay? A decision with its reason, and the sets that follow from it.
+"""Does the cache of a frozen prefix pay? A decision with its reason, and the sets that follow from
+it.
 
-Nothing here prints or measures: progress goes to callbacks, the machine's speed comes as an argument.
+Nothing here prints or measures: progress goes to callbacks, the machine's speed comes as an
+argument.
 """
 
 import dataclasses

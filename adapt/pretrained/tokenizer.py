@@ -26,7 +26,9 @@ def gather(encodings: Sequence[tokenizers.Encoding]) -> tuple[Ragged, int]:
 
 
 class Tokenizer:
-    """``encode`` texts to ids, cut to ``max_length`` tokens with the special tokens kept; padding is never added."""
+    """``encode`` texts to ids, cut to ``max_length`` tokens with the special tokens kept; padding
+    is never added.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer, max_length: int):
         backend.no_padding()
@@ -38,7 +40,9 @@ class Tokenizer:
         return Tokenizer(tokenizers.Tokenizer.from_str(self.backend.to_str()), max_length)
 
     def encode(self, texts: Sequence[Text]) -> tuple[Ragged, int]:
-        """Token ids of every text or pair of texts, and how many were truncated: of a pair, the longer text first."""
+        """Token ids of every text or pair of texts, and how many were truncated: of a pair, the
+        longer text first.
+        """
         return gather(self.backend.encode_batch_fast(list(texts)))
 
     @property
@@ -51,7 +55,9 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
-    """tokenizer.json; else vocab.txt (WordPiece) or vocab.json + merges.txt (byte-level BPE); else None."""
+    """tokenizer.json; else vocab.txt (WordPiece) or vocab.json + merges.txt (byte-level BPE); else
+    None.
+    """
     config = folder / "tokenizer_config.json"
     try:
         if (file := folder / "tokenizer.json").exists():
@@ -78,7 +84,9 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from vocab.txt, one token a line: lines end in a newline alone, for U+2028 may be a token."""
+    """BERT's tokenizer from vocab.txt, one token a line: lines end in a newline alone, for U+2028
+    may be a token.
+    """
     ids = {
         token: index
         for index, token in enumerate(vocab.read_text("utf-8").removesuffix("\n").split("\n"))

@@ -1,4 +1,5 @@
-"""The contract of a task: everything that depends on what is learned, in one class, one file a task.
+"""The contract of a task: everything that depends on what is learned, in one class, one file a
+task.
 
 A module of one's own adds one, and the commands take it when they import the module::
 
@@ -100,7 +101,9 @@ class Task(abc.ABC):
             )
 
     def check_head(self, options: TaskOptions, pretrained: Pretrained) -> None:
-        """Raise :class:`StrategyError` for options of the head that contradict each other or the task."""
+        """Raise :class:`StrategyError` for options of the head that contradict each other or the
+        task.
+        """
         if options.class_weights != "none" and not self.has_class_weights:
             weighted = [name for name, task in TASKS.items() if task.has_class_weights]
             raise StrategyError(
@@ -164,7 +167,8 @@ class Task(abc.ABC):
     ) -> Examples:
         """The rows of a table, with labels as :meth:`encode_labels` gives them, as examples.
 
-        They are texts of ``columns``, or with an ``image_column`` pictures. Every one is checked first.
+        They are texts of ``columns``, or with an ``image_column`` pictures. Every one is checked
+        first.
         """
         hub.check_inputs(pretrained, image_column)
         if image_column is None:

@@ -1,4 +1,6 @@
-"""Metrics of a whole set, in NumPy, on outputs in the order of the labels; scikit-learn and SciPy count."""
+"""Metrics of a whole set, in NumPy, on outputs in the order of the labels; scikit-learn and SciPy
+count.
+"""
 
 from collections.abc import Sequence
 

@@ -104,7 +104,8 @@ class Tags(Task):
 
 
 def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: Ragged) -> Examples:
-    """Words with a label each -> examples whose labels are (place, class) of words that have a token.
+    """Words with a label each -> examples whose labels are (place, class) of words that have a
+    token.
 
     Raises DataError for a row with more or fewer labels than words.
     """

@@ -413,4 +413,4 @@ def test_in_a_kubernetes_job_the_line_says_what_to_install(monkeypatch):
     fault = ValueError("coordinator_address should be defined.")
     assert "adapt[kubernetes]" not in reason(fault)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert "pip install 'adapt-jax[kubernetes]'" in reason(fault)
+    assert "pip install -e '.[kubernetes]'" in reason(fault)

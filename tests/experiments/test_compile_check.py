@@ -154,7 +154,7 @@ def test_without_the_compiler_one_line_says_what_to_install(refused, monkeypatch
         raise chips.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(chips.metadata, "version", version)
-    assert f"pip install 'adapt-jax[{extra}]'" in refused("--topology", topology)
+    assert f"pip install -e '.[{extra}]'" in refused("--topology", topology)
 
 
 @pytest.mark.parametrize(

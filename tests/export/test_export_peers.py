@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own warning
 @pytest.fixture
 def torch():
     module = pytest.importorskip(
-        "torch", reason="torch is not installed: pip install adapt-jax[peers]"
+        "torch", reason="torch is not installed: pip install -e '.[peers]'"
     )
     module.set_num_threads(1)
     return module
@@ -36,13 +36,13 @@ def torch():
 @pytest.fixture
 def transformers(torch):
     return pytest.importorskip(
-        "transformers", reason="transformers is not installed: pip install adapt-jax[peers]"
+        "transformers", reason="transformers is not installed: pip install -e '.[peers]'"
     )
 
 
 @pytest.fixture
 def sentence_transformers(torch):
-    reason = "sentence-transformers is not installed: pip install adapt-jax[peers]"
+    reason = "sentence-transformers is not installed: pip install -e '.[peers]'"
     return pytest.importorskip("sentence_transformers", reason=reason)
 
 

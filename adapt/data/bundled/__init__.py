@@ -1,7 +1,8 @@
-"""Real data by name: `reviews`, `reviews:train`, `reviews:test`. Read out of packages, never redistributed.
+"""Real data by name: `reviews`, `reviews:train`, `reviews:test`. Read out of packages, never
+redistributed.
 
-Every set has a split that never changes, is de-duplicated before it is split, and says in its reader's docstring
-where it comes from, under which licence, and what was broken in it.
+Every set has a split that never changes, is de-duplicated before it is split, and says in its
+reader's docstring where it comes from, under which licence, and what was broken in it.
 """
 
 from collections.abc import Callable
@@ -62,7 +63,8 @@ SETS = {
 def read(name: str, part: str | None = None) -> Columns:
     """One of SETS as equally long columns.
 
-    part: "train", "test", or None for both, train first. Raises AssetError (no registry), DataError (part).
+    part: "train", "test", or None for both, train first. Raises AssetError (no registry), DataError
+    (part).
     """
     if part not in (None, "train", "test"):
         raise DataError(f"{name} has no part '{part}'; it has {name}:train and {name}:test")

@@ -15,11 +15,12 @@ ASSET = Asset(
 
 
 def bbc() -> tuple[Columns, Columns]:
-    """2,056 BBC news articles of 2004 and 2005 in 5 topics, a headline and a text (Greene and Cunningham, ICML 2006;
-    the BBC's copyright, for research without commerce).
+    """2,056 BBC news articles of 2004 and 2005 in 5 topics, a headline and a text (Greene and
+    Cunningham, ICML 2006; the BBC's copyright, for research without commerce).
 
-    Of 2,225 files, those go that repeat an earlier one's headline or the first 100 letters of its text: a fourteenth
-    was updated, or filed twice. The one file that is not UTF-8 (sports/199) is Latin-1: its one odd byte is a pound sign.
+    Of 2,225 files, those go that repeat an earlier one's headline or the first 100 letters of its
+    text: a fourteenth was updated, or filed twice. The one file that is not UTF-8 (sports/199) is
+    Latin-1: its one odd byte is a pound sign.
     """
     paths = sorted(fetch_asset("bbc", ASSET).glob("*/*.txt"))
     columns = {

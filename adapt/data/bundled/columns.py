@@ -27,8 +27,9 @@ def distinct(columns: Columns, key: Callable[[str], str] = words) -> Columns:
 
 
 def split(columns: Columns, held_out: int) -> tuple[Columns, Columns]:
-    """(train, test): `RandomState(0)` permutes the rows (NumPy promises that this stream never changes), the last
-    `held_out` of them are the test part."""
+    """(train, test): `RandomState(0)` permutes the rows (NumPy promises that this stream never
+    changes), the last `held_out` of them are the test part.
+    """
     count = len(next(iter(columns.values())))
     order = np.random.RandomState(0).permutation(count).tolist()
     return take(columns, order[:-held_out]), take(columns, order[-held_out:])

@@ -36,8 +36,9 @@ ASSET = Asset(
 
 
 def fashion() -> tuple[Columns, Columns]:
-    """70,000 grey pictures of 28 x 28 pixels of 10 kinds of clothing, as many of each, in the split they were
-    published with (Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT)."""
+    """70,000 grey pictures of 28 x 28 pixels of 10 kinds of clothing, as many of each, in the split
+    they were published with (Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT).
+    """
     folder = fetch_asset("fashion-mnist", ASSET, from_debian)
     return _part(folder, "train"), _part(folder, "t10k")
 

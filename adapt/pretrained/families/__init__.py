@@ -1,15 +1,17 @@
-"""Families of checkpoints: one file each, with ONE table for config.json and ONE for the tensors, both for both ways.
+"""Families of checkpoints: one file each, with ONE table for config.json and ONE for the tensors,
+both for both ways.
 
 A family is a file here, named as the ``model_type`` of config.json, that has
 
-* ``CONFIG``: rows (field of :class:`EncoderConfig`, its name in config.json, default unless it is required); of a
+* ``CONFIG``: rows (field of :class:`EncoderConfig`, its name in config.json, default unless it is
+required); of a
   field's rows the first one is read and all are written;
-* ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read;
-* ``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the model has its leaves;
-* ``POOLING``: what a new head pools by, unless another pooling is asked for;
-* ``PREFIX``: what the original library puts before the encoder's names where a head is on it;
-* ``BUFFERS``: a pattern of tensors to ignore;
-* ``recognise(config, hf, tensors) -> (head, tensors)``: the pre-training head whose weights are there, as a module, and
+* ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read; *
+``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the
+model has its leaves; * ``POOLING``: what a new head pools by, unless another pooling is asked for;
+* ``PREFIX``: what the original library puts before the encoder's names where a head is on it; *
+``BUFFERS``: a pattern of tensors to ignore; * ``recognise(config, hf, tensors) -> (head,
+tensors)``: the pre-training head whose weights are there, as a module, and
   the tensors that are its own and the encoder's.
 """
 
@@ -27,7 +29,8 @@ from adapt import tree
 from adapt.errors import CheckpointError
 from adapt.models import Encoder, EncoderConfig, Model
 
-# The model_type of config.json -> the family's module, or the name of one, which is imported when it is needed.
+# The model_type of config.json -> the family's module, or the name of one, which is imported when
+# it is needed.
 FAMILIES: dict[str, ModuleType | str] = {
     "bert": "adapt.pretrained.families.bert",
     "gpt2": "adapt.pretrained.families.gpt2",
@@ -61,7 +64,9 @@ LAYOUTS: dict[
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One tensor of a checkpoint and the leaf, or the leaves side by side along the last axis, that it becomes."""
+    """One tensor of a checkpoint and the leaf, or the leaves side by side along the last axis, that
+    it becomes.
+    """
 
     name: str
     paths: tuple[str, ...]
@@ -77,7 +82,9 @@ class Row:
 
 
 def dense(name: str, *paths: str, layout: str = "transposed") -> list[Row]:
-    """The rows of one dense layer, ``name.weight`` and ``name.bias``, or of several that are stored as one."""
+    """The rows of one dense layer, ``name.weight`` and ``name.bias``, or of several that are stored
+    as one.
+    """
     weight = Row(f"{name}.weight", tuple(f"{path}/kernel" for path in paths), layout)
     return [weight, Row(f"{name}.bias", tuple(f"{path}/bias" for path in paths))]
 
@@ -131,7 +138,9 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
 
 
 def canonical_name(model_type: str, name: str) -> str | None:
-    """A tensor's name in the table's spelling: no prefix, weight and bias for gamma and beta; None for a buffer."""
+    """A tensor's name in the table's spelling: no prefix, weight and bias for gamma and beta; None
+    for a buffer.
+    """
     module = family_module(model_type)
     name = name.removeprefix(module.PREFIX)
     name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
@@ -141,7 +150,9 @@ def canonical_name(model_type: str, name: str) -> str | None:
 def tie(
     hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], decoder: str, embedding: str
 ) -> tuple[bool, dict[str, np.ndarray]]:
-    """Whether the decoder is the embedding, and the tensors without the copy of it that a file may hold."""
+    """Whether the decoder is the embedding, and the tensors without the copy of it that a file may
+    hold.
+    """
     stored = tensors.get(decoder)
     same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
     tied = bool(hf.get("tie_word_embeddings", True)) and same
@@ -155,8 +166,8 @@ def to_params(
 ) -> tuple[Any, tree.Tree]:
     """Tensors of a checkpoint -> (head module, params), strict in both directions.
 
-    Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+`` not known,
-    ``!`` misshapen.
+    Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+``
+    not known, ``!`` misshapen.
     """
     named: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
@@ -169,8 +180,9 @@ def to_params(
             named[canonical] = tensor
     head, named = family_module(config.family).recognise(config, hf, named)
 
-    # The model says which leaves there are and of which shapes. A zero without memory, laid out as the file lays a
-    # tensor out, says which shape the file must have: so the diff is in the file's own names and shapes.
+    # The model says which leaves there are and of which shapes. A zero without memory, laid out as
+    # the file lays a tensor out, says which shape the file must have: so the diff is in the file's
+    # own names and shapes.
     leaves = tree.paths(Model(Encoder(config), head).shapes())
     rows = tensor_rows(config, leaves)
     expected = {}
@@ -181,7 +193,8 @@ def to_params(
     wrong = tree.differences(named, expected)
     if wrong:
         raise CheckpointError(
-            f"the weights in {where} do not fit its config.json (- missing, + not known, ! misshapen):{wrong}"
+            f"the weights in {where} do not fit its config.json (- missing, + not known, ! "
+            f"misshapen):{wrong}"
         )
     flat = {}
     for row in rows:
@@ -195,7 +208,8 @@ def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
     """Raises :class:`CheckpointError` for integers (a quantised file) and for what is not finite."""
     if tensor.dtype.kind in "biu":
         raise CheckpointError(
-            f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, no others"
+            f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, "
+            "no others"
         )
     with np.errstate(over="ignore"):
         tensor = tensor.astype(np.float32, copy=False)

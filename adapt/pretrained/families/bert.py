@@ -79,7 +79,8 @@ def recognise(
     next_sentence = any(name.startswith("cls.seq_relationship.") for name in tensors)
     if pooler and not next_sentence:
         raise CheckpointError(
-            "a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT head"
+            "a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT "
+            "head"
         )
     return MaskedLM(
         config.vocabulary, tied, next_sentence, config.activation, config.norm_epsilon

@@ -1,4 +1,6 @@
-"""GPT-2 (Radford et al. 2019): causal, pre-norm, a final norm, the LM head tied to the token embedding."""
+"""GPT-2 (Radford et al. 2019): causal, pre-norm, a final norm, the LM head tied to the token
+embedding.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,6 @@
-"""ViT (Dosovitskiy et al. 2021): patches and a class token, pre-norm, a final norm, an image classifier on top."""
+"""ViT (Dosovitskiy et al. 2021): patches and a class token, pre-norm, a final norm, an image
+classifier on top.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +52,8 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     patch = fields["patch_size"]
     if not isinstance(size, int) or not isinstance(patch, int) or size % patch:
         raise CheckpointError(
-            f"image_size {size} and patch_size {patch} in config.json: only square whole patches are read"
+            f"image_size {size} and patch_size {patch} in config.json: only square whole patches "
+            "are read"
         )
     return fields | {"positions": (size // patch) ** 2 + 1, "pre_norm": True}
 

@@ -128,7 +128,7 @@ class Topology:
         try:
             return f"{package} {metadata.version(package)}, jax {jax.__version__}"
         except metadata.PackageNotFoundError:
-            mend = f"which is not installed here: pip install 'adapt-jax[{extra}-compile]'"
+            mend = f"which is not installed here: pip install -e '.[{extra}-compile]'"
             raise MeshError(f"compiling for a {kind} takes {package}, {mend}") from None
 
     def devices(self) -> list[Any]:

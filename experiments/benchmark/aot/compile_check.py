@@ -1,7 +1,7 @@
 """What would a train step cost on TPUs or GPUs that nobody has at hand? It is compiled for them
 here, without one.
 
-    pip install 'adapt-jax[tpu-compile,gpu-compile]'
+    pip install -e '.[tpu-compile,gpu-compile]'
     python -m experiments.benchmark.aot.compile_check --model bert-large --strategy full --topology v5e:4x4
     python -m experiments.benchmark.aot.compile_check --model bert-large --strategy full --topology h100:1
     python -m experiments.benchmark.aot.compile_check --model gpt2-xl --topology v5e:16x16 --mesh data=4,fsdp=64 --next-batch
