@@ -56,17 +56,17 @@ def main(config: Config) -> dict[str, Any]:
     laps = Laps()
     compiling = Compiling()
     inputs.check_flags(config)
-    inputs.check_out(config)
+    inputs.check_out(config.checkpoint, config)
     layout = sharding.make_layout(config.mesh)
     sharding.check_batch(layout, config.batch_size, config.accumulate)
 
     # The checkpoint. A wrong strategy is refused before the data are read.
-    pretrained = inputs.load(config)
+    pretrained = inputs.load(config, config.seed)
     strategies.strategy(config.strategy, pretrained.config.layers, config.epochs)
 
     # The data, as examples of the task in batches.
     task = get_task(config.task)
-    sets, names = inputs.read_sets(config, pretrained, layout)
+    sets, names = inputs.read_sets(config, config, config.seed, pretrained, layout)
     data = TaskData.build(task, names, sets, config, config.seed)
 
     # What trains: a new head, what the strategy adds, and its phases.

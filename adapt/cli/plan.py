@@ -149,7 +149,7 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     check_ranges(config)
     run = finetune_config(config)
-    pretrained = inputs.load(run)
+    pretrained = inputs.load(run, run.seed)
     check_flags(config, pretrained.config.layers)
     sets, names = read(config, run, pretrained)
     laps.lap("set_up")
@@ -227,8 +227,10 @@ def read(
     They are train and validation, and test if one is named: a plan needs none.
     """
     if has_test(config):
-        return inputs.read_sets(run, pretrained)
-    sets, names = inputs.read_sets(dataclasses.replace(run, test=config.data), pretrained)
+        return inputs.read_sets(run, run, run.seed, pretrained)
+    sets, names = inputs.read_sets(
+        dataclasses.replace(run, test=config.data), run, run.seed, pretrained
+    )
     del sets["test"]
     return sets, names
 

@@ -36,7 +36,7 @@ class Config(PretrainingOptions, RunOptions, ImportOptions, DeviceOptions):
 def main(config: Config) -> dict[str, Any]:
     config.check()
     check_ranges(config)
-    inputs.check_out(config)
+    inputs.check_out(config.checkpoint, config)
     layout = sharding.make_layout(config.mesh)
     sharding.check_batch(layout, config.batch_size)
 

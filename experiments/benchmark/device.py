@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapt.cli import console
 from adapt.cli.run_folder import write_json
@@ -31,6 +31,9 @@ from experiments.benchmark.aot.compiling import (
 )
 from experiments.benchmark.aot.shapes import SHAPES
 from experiments.benchmark.workers import Worker
+
+if TYPE_CHECKING:  # it imports this file
+    from experiments.benchmark.benchmark import Config
 
 LEARNING = {"rate": 1e-4, "decay": 0.01, "clip": 1.0}
 WARM = 2  # steps before those that count
@@ -123,7 +126,7 @@ class Adapt:
         return {"flops": max(found)}
 
 
-def cells(config: Any) -> list[Case]:
+def cells(config: "Config") -> list[Case]:
     """Every model and strategy asked for. Raises :class:`StrategyError` and
     :class:`CheckpointError`.
     """
@@ -138,7 +141,7 @@ def cells(config: Any) -> list[Case]:
     return list(dict.fromkeys(every))
 
 
-def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, Any]:
+def measure(config: "Config", case: Case, side: str, round_number: int) -> dict[str, Any]:
     """One process of one side: start, warm up, steps, memory, the rate of products. ``error`` where
     it failed, or ran out.
     """
@@ -183,7 +186,7 @@ def measure(config: Any, case: Case, side: str, round_number: int) -> dict[str, 
     return entry
 
 
-def main(config: Any) -> dict[str, Any]:
+def main(config: "Config") -> dict[str, Any]:
     """All rounds of all cells -> what is written as benchmark.json."""
     every = cells(config)
     rounds = []
