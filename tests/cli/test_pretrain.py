@@ -121,8 +121,8 @@ def test_random_weights_start_from_nothing(inputs, text, tmp_path):
         ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
         ({"mask_rate": 1.0}, "between 0 and 1"),
         ({"max_length": 2}, "`max_length` 2 must be at least 3"),
-        ({"learning_rate": -1.0}, "--learning-rate -1.0 must be at least 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate nan must be at least 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` -1.0 must be at least 0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` nan must be at least 0"),
     ],
 )
 def test_flags_out_of_range(inputs, text, tmp_path, flags, words):

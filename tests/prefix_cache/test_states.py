@@ -419,10 +419,17 @@ def test_a_half_filled_cache_needs_no_second_room(run, home, monkeypatch):
         values.rename(values.with_name("values.part"))
         values.with_name("done.json").unlink()
         values.with_name("progress.json").write_text('{"pieces": 1, "error": 0.0, "total": 0.0}')
-    usage = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=2_000_000_000))
-    monkeypatch.setattr(files, "MARGIN", 2_000_000_000 - 100)
+    asked = []
+    need_space = files.need_space
+
+    def watched(folder, size, what, *hint):
+        if what == "the cache":
+            asked.append(size)
+        need_space(folder, size, what, *hint)
+
+    monkeypatch.setattr(files, "need_space", watched)
     assert run(BERT, cache="on")["cache"]
+    assert asked and max(asked) <= 100
 
 
 # Reduced precision.
