@@ -272,8 +272,8 @@ def _kept(path: Path) -> Path:
     folder = home / _digest(repr((VERSION, files, states)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        why = f"{fault.strerror}: {fault.filename}"
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename}"
         raise OutputError(
             f"cannot keep what is parsed of {path} ({why}): point ADAPT_CACHE elsewhere"
         ) from None

@@ -70,8 +70,8 @@ def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
             return None
     except CheckpointError:
         raise
-    except Exception as fault:  # the library raises bare Exception for any malformed file
-        raise CheckpointError(f"cannot read the tokenizer {file}: {fault}") from None
+    except Exception as error:  # the library raises bare Exception for any malformed file
+        raise CheckpointError(f"cannot read the tokenizer {file}: {error}") from None
     return Tokenizer(backend, max_length)
 
 
@@ -79,8 +79,8 @@ def read_settings(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where it is not there."""
     try:
         return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
-    except (ValueError, TypeError) as fault:
-        raise CheckpointError(f"{file} is not a JSON object: {fault}") from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a JSON object: {error}") from None
 
 
 def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
