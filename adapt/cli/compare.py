@@ -14,6 +14,7 @@ was chosen. Intervals are bootstrapped over seeds and test examples at once.
 """
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +22,7 @@ import numpy as np
 
 from adapt.cli import console, inputs
 from adapt.cli.compare_plots import plot_cost, plot_labels
-from adapt.cli.flags import flag
-from adapt.cli.launch import launch
+from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.comparison import grid
 from adapt.comparison.grid import CompareOptions, Source
@@ -112,15 +112,5 @@ def write_page(config: Config, result: dict[str, Any], num_train: int) -> None:
 
 def command_line(config: Config) -> str:
     """The command that makes the page again: the flags that are not at their default."""
-    words = ["adapt compare"]
-    for field in dataclasses.fields(CompareOptions):
-        value = getattr(config, field.name)
-        if value == field.default:
-            continue
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words.append(f"{flag(field.name)} {shown}")
-    return " ".join(words)
-
-
-if __name__ == "__main__":
-    launch(Config, main)
+    of_run = [field.name for field in dataclasses.fields(CompareRunOptions)]
+    return shlex.join(["adapt", "compare", *changed_flags(config, of_run)])

@@ -248,12 +248,3 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
         job.bar = bar
         job.task = bar.add_task(what, total=total, completed=done, shown="")
         yield job
-
-
-def markdown_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0
-) -> list[str]:
-    """The lines of a table in Markdown; the last ``right`` columns are numbers."""
-    rules = ["---"] * (len(columns) - right) + ["---:"] * right
-    lines = [columns, rules, *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]

@@ -11,7 +11,6 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from adapt.cli.launch import launch
 from adapt.export.exporting import export
 from adapt.options import ImportOptions
 from adapt.pretrained import hub
@@ -41,7 +40,3 @@ class Config(ExportOptions, ImportOptions):
 def main(config: Config) -> None:
     used = export(hub.load(config.run), config.out, config.format, config.overwrite)
     print(f"{config.out}: written for {used}; its README.md has the code that loads it")
-
-
-if __name__ == "__main__":
-    launch(Config, main)

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 
 from adapt.cli import console, inputs
-from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.features import extract
 from adapt.options import DeviceOptions, DType, ImportOptions
@@ -110,7 +109,3 @@ def main(config: Config) -> dict[str, Any]:
     size = f"{extraction.examples} x {extraction.width} float32"
     console.result(f"{where}: {size}, {extraction.examples_per_second:.0f} examples/s")
     return result
-
-
-if __name__ == "__main__":
-    launch(Config, main)

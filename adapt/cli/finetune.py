@@ -11,7 +11,6 @@ import dataclasses
 from typing import Any
 
 from adapt.cli import inputs, plots, showing
-from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_same_origin, keep_when_saved, lineage, open_run, write_json
 from adapt.cli.training_report import training_report
 from adapt.cost.clock import Compiling, Laps
@@ -136,7 +135,3 @@ def open_checkpoints(
         log=log,
         layout=plan.layout,
     )
-
-
-if __name__ == "__main__":
-    launch(Config, main)

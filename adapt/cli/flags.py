@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Protocol
 
 from adapt import files
 
@@ -35,6 +35,12 @@ GROUPS = (
 )
 IN_BACKTICKS = re.compile(r"`([^`]*)`")
 PARAMETER = re.compile(r"([a-z_]+)(?:=(.*))?")
+
+
+class Options(Protocol):
+    """The flags of a command, or a group of them: any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def flag(name: str) -> str:
@@ -65,13 +71,28 @@ def name_flags(sentence: str, config: type) -> str:
     return IN_BACKTICKS.sub(named, sentence)
 
 
-def first_nondefault_flag(config: Any, names: Iterable[str]) -> str | None:
+def first_nondefault_flag(config: Options, names: Iterable[str]) -> str | None:
     """The first of these fields whose value is not its default, as a flag; None if there is none."""
     defaults = type(config)()
     for name in names:
         if getattr(config, name) != getattr(defaults, name):
             return flag(name)
     return None
+
+
+def changed_flags(config: Options, unnamed: Iterable[str] = ()) -> list[str]:
+    """The flags that are not at their defaults, as words of a command line, without ``unnamed``."""
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default or field.name in unnamed:
+            continue
+        if isinstance(value, bool):
+            words.append(flag(field.name if value else f"no_{field.name}"))
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        words += [flag(field.name), *(str(value) for value in values)]
+    return words
 
 
 def read_flags(
@@ -151,7 +172,7 @@ def tyro_field(field: dataclasses.Field, annotation: Any, help_text: str) -> tup
         default = field.default_factory()
     else:
         default = field.default
-    if default is None or default is False or default in ((), ""):
+    if default is None or isinstance(default, bool) or default in ((), ""):
         settings["help_behavior_hint"] = ""
     annotated = Annotated[annotation, tyro.conf.arg(**settings)]
     if default is dataclasses.MISSING:
@@ -183,8 +204,8 @@ def title_of(config: type, name: str) -> str:
 
 
 def description_of(config: type, title: str) -> str:
-    """The line under the title of a group."""
-    for base in config.__mro__:
+    """The line under the title of a group: the first class that had the title says it."""
+    for base in reversed(config.__mro__):
         if vars(base).get("title") == title:
             return (base.__doc__ or "").splitlines()[0]
     return ""

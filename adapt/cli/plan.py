@@ -24,8 +24,7 @@ import jax.numpy as jnp
 
 from adapt import finetuning, planning
 from adapt.cli import console, finetune, inputs, plots
-from adapt.cli.flags import flag
-from adapt.cli.launch import launch
+from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled
@@ -328,24 +327,12 @@ def run_strategy(config: Config, run: finetune.Config, name: str) -> dict[str, A
     """The seconds of a strategy's run, in a process of its own, as its result.json has them."""
     out = config.out / name.replace(":", "")
     run = dataclasses.replace(run, strategy=name, out=out)
-    command = [sys.executable, "-m", "adapt", "finetune", *flags_of(run)]
+    command = [sys.executable, "-m", "adapt", "finetune", *changed_flags(run)]
     console.say(f"running   {' '.join(command[1:])}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise StrategyError(f"finetune --strategy {name} failed: {done.stderr.strip()[-300:]}")
     return json.loads((out / "result.json").read_text("utf-8"))["seconds"]
-
-
-def flags_of(run: finetune.Config) -> list[str]:
-    """The flags of a run that are not at their defaults."""
-    words = []
-    for field in dataclasses.fields(run):
-        value = getattr(run, field.name)
-        if value == field.default:
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        words += [flag(field.name), *(str(value) for value in values)]
-    return words
 
 
 def show_measured(estimates: list[Estimate], measured: dict[str, dict[str, Any]]) -> None:
@@ -362,7 +349,3 @@ def show_measured(estimates: list[Estimate], measured: dict[str, dict[str, Any]]
         rows.append((estimate.strategy, f"{estimate.best:.1f}", f"{real:.1f}", f"{ratio:.2f}"))
     columns = ("strategy", "predicted", "measured", "ratio")
     console.table("seconds, compiling left out", columns, rows)
-
-
-if __name__ == "__main__":
-    launch(Config, main)

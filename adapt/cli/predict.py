@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from adapt.cli import console, inputs
-from adapt.cli.launch import launch
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.files import atomic_path
 from adapt.options import ImportOptions
@@ -103,7 +102,3 @@ def write_csv(path: Path, predictions: Predictions) -> None:
         writer = csv.writer(file)
         writer.writerow(predictions.header)
         writer.writerows(predictions.rows)
-
-
-if __name__ == "__main__":
-    launch(Config, main)

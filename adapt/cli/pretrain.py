@@ -16,7 +16,6 @@ import numpy as np
 
 from adapt import pretraining, tree
 from adapt.cli import inputs, plots, showing
-from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_same_origin, keep_when_saved, lineage, open_run, write_json
 from adapt.cli.training_report import training_report
 from adapt.fitting import Fitted, Plan, fit
@@ -113,7 +112,3 @@ def result_of(plan: Plan, fitted: Fitted) -> dict[str, Any]:
         "parameters_trained": tree.count(optim.trainable(plan.params, labels)),
         "parameters_frozen": tree.count(optim.frozen(plan.params, labels)),
     }
-
-
-if __name__ == "__main__":
-    launch(Config, main)

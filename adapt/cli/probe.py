@@ -21,7 +21,6 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, inputs, plots
-from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled, packing
@@ -309,7 +308,3 @@ def show_speed(result: dict[str, Any]) -> None:
         f"fits      {result['not_converged']} of {result['fits']:,} did not converge; "
         f"first call {result['first_seconds']:.1f} s"
     )
-
-
-if __name__ == "__main__":
-    launch(Config, main)

@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import adapt
 from adapt import files
-from adapt.cli.flags import flag
+from adapt.cli.flags import Options, flag
 from adapt.errors import OutputError
 from adapt.options import DeviceOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process
@@ -29,12 +29,20 @@ UNCOMPARED = (
     "resume",
     "overwrite",
     "stop_after",
+    "tables",
     *(field.name for field in dataclasses.fields(DeviceOptions)),
 )
 # Flags that differ between the processes of one run.
 OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
 # Packages that decide numbers.
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
+
+
+class RunFlags(Options, Protocol):
+    """The flags of a command that writes a folder; `resume` is one where it can go on with a run."""
+
+    @property
+    def overwrite(self) -> bool: ...
 
 
 def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
@@ -60,7 +68,7 @@ def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_run(out: Path, config: Any) -> Iterator[Callable[[], None]]:
+def open_run(out: Path, config: RunFlags) -> Iterator[Callable[[], None]]:
     """Make the run's folder with config.json, or check with `--resume` that the flags are those of
     the run.
 
@@ -108,7 +116,7 @@ def nothing_to_keep() -> None:
     """For a folder that is not this process's to delete."""
 
 
-def flags_of(config: Any) -> dict[str, Any]:
+def flags_of(config: Options) -> dict[str, Any]:
     """The flags of a run as config.json has them, with the name of the command as ``experiment``."""
     command = Path(sys.modules[type(config).__module__].__file__ or "").stem
     flags = {"experiment": command, **dataclasses.asdict(config)}

@@ -6,6 +6,7 @@ from typing import Any
 
 from adapt.comparison.grid import CompareOptions
 from adapt.comparison.summary import encoder_of
+from adapt.markdown import markdown_table
 
 FEW = 500  # labels: what the question asks about
 
@@ -112,8 +113,7 @@ def budget_table(result: dict[str, Any], budget: int, num_train: int) -> list[st
     outside = list(rows[0]["outside"])
     head = ["way", "accuracy", "95%", f"against {baseline}", "worst seed", "ECE"]
     head += [*outside, "s", "GFLOP"]
-    lines = [f"## {budget_label(budget, num_train)} labels", ""]
-    lines += [table_line(head), table_line(["---"] * len(head))]
+    table = []
     for row in rows:
         low, high = row["interval"]
         less, more = row["difference_interval"]
@@ -128,10 +128,6 @@ def budget_table(result: dict[str, Any], budget: int, num_train: int) -> list[st
         ]
         cells += [f"{row['outside'][name]:.3f}" for name in outside]
         cells += [f"{row['seconds']:.2g}", f"{row['flops'] / 1e9:.3g}"]
-        lines.append(table_line(cells))
-    lines.append("")
-    return lines
-
-
-def table_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+        table.append(cells)
+    heading = f"## {budget_label(budget, num_train)} labels"
+    return [heading, "", *markdown_table(head, table), ""]

@@ -148,8 +148,3 @@ def test_a_history_needs_no_score(tmp_path):
     records = [{"step": 1, "loss": 1.0}, {"step": 1, "validation_loss": 1.0, "validation_x": None}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
     assert plots.plot_history(tmp_path, "x").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_markdown_table():
-    lines = console.markdown_table(("a", "b"), [("x", "1")], right=1)
-    assert lines == ["| a | b |", "| --- | ---: |", "| x | 1 |"]

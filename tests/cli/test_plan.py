@@ -7,6 +7,7 @@ import pytest
 
 from adapt import planning, tree
 from adapt.cli import console, finetune, plan
+from adapt.cli.flags import changed_flags
 from adapt.errors import StrategyError
 from adapt.pretrained import hub
 from tests.helpers import tiny
@@ -115,8 +116,8 @@ def test_no_line_of_the_table_is_longer_than_a_terminal_or_breaks_a_number():
 def test_a_measured_run_gets_the_flags_of_the_plan():
     config = plan.Config(epochs=5, task="regression", label_column="rating", max_length=64)
     run = dataclasses.replace(plan.finetune_config(config), strategy="top:1")
-    flags = plan.flags_of(run)
-    pairs = dict(zip(flags[::2], flags[1::2], strict=True))
+    words = changed_flags(run)
+    pairs = dict(zip(words[::2], words[1::2], strict=True))
     assert pairs == {
         "--checkpoint": "minilm",
         "--epochs": "5",
