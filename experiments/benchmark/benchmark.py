@@ -1,9 +1,11 @@
 """How fast is it, side by side with what users can pick instead, on the same data in the same
 minutes?
 
-    python -m experiments.benchmark                                  # a peer that is not installed is skipped, and said so
-    python -m experiments.benchmark --peers torch-venv/bin/python --keras keras-venv/bin/python
-    python -m experiments.benchmark --device --peers torch-venv/bin/python       # on a GPU or TPU: see below
+    python -m experiments.benchmark    # a peer that is not there is skipped
+    python -m experiments.benchmark --peers torch/bin/python \\
+        --keras keras/bin/python
+    python -m experiments.benchmark --whole --tables docs/tables
+    python -m experiments.benchmark --device --peers torch/bin/python
 
 Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization
 included), in turn with transformers + torch and sentence-transformers, and with keras-hub on JAX.
@@ -21,107 +23,109 @@ import contextlib
 import csv
 import dataclasses
 import itertools
-import os
-import platform
 import random
 import shutil
 import sys
-import time
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from adapt.cli import console, inputs, plots
+from adapt.cli import console
 from adapt.cli.flags import first_nondefault_flag
-from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
-from adapt.data import bundled, packing, tables
-from adapt.errors import StrategyError, TrainingError
+from adapt.data import packing
+from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
-from adapt.pretrained import hub
-from adapt.tasks import TASKS
-from experiments.benchmark import device
-from experiments.benchmark.aot.shapes import MODELS, STRATEGIES
-from experiments.benchmark.workers import Worker, command, peak_memory
-
-JOBS = {
-    "train": (
-        "full fine-tuning, examples/s",
-        {"adapt": "adapt", "torch": "transformers + torch", "keras": "keras-hub on JAX"},
-    ),
-    "extract": ("extraction, sentences/s", {"adapt": "adapt", "torch": "sentence-transformers"}),
-    "rate": ("float32 matrix products, GFLOP/s", {"adapt": "JAX", "torch": "torch"}),
-}
-OF_DEVICE = (
-    "models",
-    "strategies",
-    "tokens",
-    "remat",
-    "torch_compile",
-)  # flags that go with --device
-OF_SPEED = (
-    "checkpoint",
-    "data",
-    "text_column",
-    "label_column",
-    "keras",
-    "sentences",
-    "whole",
-    "memory",
-    "cores",
-)  # and without
-LEARNING = {"rate": 5e-5, "decay": 0.01, "clip": 1.0}
-SIZES = [1024, 1536, 2048]  # of the matrices whose products give the machine's rate
-REPEATS = 5
-DISTURBED = 0.05  # share of the cores that others used in a round, above which a note says so
-FORMULA = (
-    "L (n (8 D^2 + 4 D M) + 4 D n^2) FLOP an example of n tokens forward, three times that for a "
-    "training step"
+from experiments.benchmark import device, sides, speed_report
+from experiments.benchmark.options import (
+    AcceleratorOptions,
+    DeviceOptions,
+    SourceOptions,
+    SpeedOptions,
 )
+from experiments.benchmark.sides import JOBS
+from experiments.benchmark.workers import Worker, peak_memory
+
+BATCH_SIZE = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    checkpoint: str = "minilm"  # a BERT folder in the Hugging Face layout, or a bundled name
-    data: str = (
-        "reviews"  # a file, or a bundled set: its train part to train on, all of it to extract
-    )
-    text_column: str = "text"
-    label_column: str = "label"
-    peers: Path = Path(
-        sys.executable
-    )  # the interpreter that has torch, transformers, sentence-transformers
-    keras: Path = Path(sys.executable)  # the interpreter that has keras-hub and jax
-    rounds: int = 5  # that count; one more before them warms up
-    steps: int = 10  # of training, a round
-    batch_size: int | None = None  # default: 32, with --device by the model
-    sentences: int = 2048  # of extraction, a round: a fixed random choice
-    whole: bool = False  # extract all of the data in every round
-    memory: int = 4096  # N of the memory measurement; 0: none
-    cores: int = 2
-    seed: int = 0
-    out: Path = Path("runs/benchmark")
-    overwrite: bool = False
-    device: bool = False  # steps on this machine's accelerator in place of all that: those of the flags below, in bfloat16
-    models: tuple[str, ...] = MODELS
-    strategies: tuple[str, ...] = STRATEGIES
-    tokens: int | None = None  # an example; default: as many as the model has positions
-    remat: Literal["none", "block", "dots"] = "none"
-    torch_compile: bool = False  # the peer's encoder by torch.compile
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExtractionOptions:
+    """What is extracted."""
+
+    title: ClassVar[str] = "extraction"
+
+    # in each round: a fixed random choice
+    sentences: int = 2048
+    # all of the data, in every round
+    whole: bool = False
+    # N of the measurement of memory; 0: none
+    memory: int = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(DeviceOptions, ExtractionOptions, SpeedOptions):
+    """The flags of the command."""
+
+
+def field_names(*groups: type) -> list[str]:
+    """The names of the options of some groups."""
+    names = []
+    for group in groups:
+        names += [field.name for field in dataclasses.fields(group)]
+    return names
+
+
+# What goes with --device alone, and what does not go with it.
+OF_DEVICE = [name for name in field_names(AcceleratorOptions) if name != "device"]
+OF_SPEED = [*field_names(SourceOptions, ExtractionOptions), "keras", "cores"]
 
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
-    if flag := first_nondefault_flag(config, OF_SPEED if config.device else OF_DEVICE):
-        why = (
-            "does not go with --device: leave one of them out"
-            if config.device
-            else "goes with --device: give that too"
-        )
-        raise StrategyError(f"{flag} {why}")
+    check_flags(config)
+    if config.device:
+        device.cells(config)  # refuses what can't be
+        with open_run(config.out, config):
+            return device.main(config)
+    batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
+    source = sides.read(config)
+    with open_run(config.out, config):
+        task = sides.write_task(config, source)
+        with contextlib.ExitStack() as stack:
+            there = sides.start(config, batch_size, stack)
+            encoder = source.pretrained.config
+            rounds = measure(config, batch_size, there.workers, encoder, task.lengths)
+        sizes = [n for n in (config.memory, 4 * config.memory) if n]
+        result = {
+            "summary": summary(rounds),
+            "memory_mb": {n: extract_memory(config, task.texts, n) for n in sizes},
+            "skipped": there.skipped,
+            "machine": sides.machine(config.cores),
+            "libraries": there.libraries,
+            "flops": sides.FORMULA,
+            "rounds": rounds,
+        }
+        write_json(config.out / "benchmark.json", result)
+        speed_report.show(result)
+        plot = speed_report.plot(config, result)
+        console.say(f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}")
+        num_texts = len(task.texts)
+        num_sentences = num_texts if config.whole else min(config.sentences, num_texts)
+        speed_report.write_tables(config, batch_size, num_sentences, result)
+    return result
+
+
+def check_flags(config: Config) -> None:
+    """Raise :class:`StrategyError` for flags that do not go together, or that are too small."""
+    if config.device and (flag := first_nondefault_flag(config, OF_SPEED)):
+        raise StrategyError(f"{flag} does not go with --device: leave one of them out")
+    if not config.device and (flag := first_nondefault_flag(config, OF_DEVICE)):
+        raise StrategyError(f"{flag} goes with --device: give that too")
     for name in ("rounds", "steps", "batch_size", "sentences", "cores"):
-        if (value := getattr(config, name)) is not None and value < 1:
+        value = getattr(config, name)
+        if value is not None and value < 1:
             raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if config.seed < 0:
         raise StrategyError(f"--seed {config.seed} must be at least 0")
@@ -129,310 +133,106 @@ def main(config: Config) -> dict[str, Any]:
         raise StrategyError(
             f"--steps {config.steps} must be at least 2, since the first one compiles"
         )
-    if config.device:
-        device.cells(config)  # refuses what can't be
-        with open_run(config.out, config):
-            return device.main(config)
-    config = dataclasses.replace(
-        config, batch_size=32 if config.batch_size is None else config.batch_size
-    )
-    pretrained, table, train_table = read(config)
-    with open_run(config.out, config):
-        texts, lengths = write_task(config, pretrained, table, train_table)
-        with contextlib.ExitStack() as stack:
-            workers, libraries, skipped = start(config, stack)
-            rounds = measure(config, workers, pretrained.config, lengths)
-        memory = {
-            n: extract_memory(config, texts, n) for n in (config.memory, 4 * config.memory) if n
-        }
-        result = {
-            "summary": summary(rounds),
-            "memory_mb": memory,
-            "skipped": skipped,
-            "machine": machine(config),
-            "libraries": libraries,
-            "flops": FORMULA,
-            "rounds": rounds,
-        }
-        write_json(config.out / "benchmark.json", result)
-        show(config, result, plot(config, result))
-    return result
-
-
-def read(config: Any) -> tuple[hub.Pretrained, tables.Table, tables.Table]:
-    """(checkpoint, all rows, the rows to train on)."""
-    pretrained = hub.load(config.checkpoint)
-    if pretrained.tokenizer is None or pretrained.config.family != "bert":
-        raise StrategyError(
-            f"{config.checkpoint} is not a BERT encoder with a tokenizer, which all sides can load"
-        )
-    table = inputs.read(config.data)
-    tables.check_texts(table, config.text_column)
-    return (
-        pretrained,
-        table,
-        inputs.read(config.data, split="train") if config.data in bundled.SETS else table,
-    )
-
-
-def write_task(
-    config: Any, pretrained: hub.Pretrained, table: tables.Table, train_table: tables.Table
-) -> tuple[list[str], dict[str, np.ndarray]]:
-    """task.json, the data as every side gets it -> (all texts, the lengths in tokens of what a job
-    works on).
-    """
-    classification = TASKS["classification"]
-    names = classification.label_names(train_table, config.label_column, [config.text_column])
-    labels = classification.encode_labels(train_table, config.label_column, names)
-    tokenizer = pretrained.tokenizer
-    assert tokenizer is not None  # read
-    train_texts, texts = (list(part.rows[config.text_column]) for part in (train_table, table))
-    ids = tokenizer.encode(train_texts)[0]
-    all_ids = tokenizer.encode(texts)[0]
-    task = {
-        "train": train_texts,
-        "labels": np.asarray(labels).tolist(),
-        "ids": [ids[row].tolist() for row in range(len(ids))],
-        "texts": texts,
-        "classes": len(names),
-        "max_length": tokenizer.max_length,
-        "epochs": config.rounds + 1,
-    }
-    write_json(config.out / "task.json", task)
-    return texts, {"train": ids.lengths, "extract": all_ids.lengths}
-
-
-def start(
-    config: Any, stack: contextlib.ExitStack
-) -> tuple[dict[str, Worker], dict[str, dict[str, str]], dict[str, str]]:
-    """(the sides that answer, the versions of their libraries, why others are skipped)."""
-    settings = {
-        "checkpoint": str(hub.resolve(config.checkpoint)),
-        "task": str(config.out / "task.json"),
-        "batch_size": config.batch_size,
-        "cores": config.cores,
-        "seed": config.seed,
-        "learning": LEARNING,
-    }
-    workers = {}
-    libraries = {}
-    skipped = {}
-    for name, interpreter in {
-        "adapt": sys.executable,
-        "torch": config.peers,
-        "keras": config.keras,
-    }.items():
-        try:
-            worker = Worker(name, command(name, interpreter), config.out / f"{name}.log")
-            stack.callback(worker.close)
-            answer = worker.ask("start", side=name, **settings)
-            libraries[name], worker.start_up = answer["versions"], answer["wall"]
-            workers[name] = worker
-        except (TrainingError, OSError) as fault:
-            if name == "adapt":
-                raise
-            skipped[name] = f"{fault}; looked for with {interpreter}"
-            flag = "--peers" if name == "torch" else "--keras"
-            console.warn(
-                f"skipped {JOBS['train'][1][name]}: {fault}; looked for with {interpreter}, name "
-                f"another with {flag}"
-            )
-    return workers, libraries, skipped
 
 
 def measure(
-    config: Any, workers: dict[str, Worker], encoder: EncoderConfig, lengths: dict[str, np.ndarray]
+    config: Config,
+    batch_size: int,
+    workers: Mapping[str, Worker],
+    encoder: EncoderConfig,
+    lengths: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """All rounds, the sides in turn. Round 0 compiles and warms up: it is not among what comes
-    back.
-    """
+    """Entries of all rounds, the sides in turn. Round 0 compiles and warms up: it is left out."""
     count = len(lengths["extract"])
+    extracted = count if config.whole else min(config.sentences, count)
+    chosen = random.Random(config.seed).sample(range(count), extracted)
+    extract_flops = sides.forward_flops(encoder, lengths["extract"][chosen]) / len(chosen)
     rounds = []
-    chosen = random.Random(config.seed).sample(
-        range(count), count if config.whole else min(config.sentences, count)
-    )
     with console.progress("round", config.rounds + 1) as bar:
         for number in range(config.rounds + 1):
-            order = packing.order(len(lengths["train"]), config.seed, number)[
-                : config.steps * config.batch_size
-            ]
-            asked = {
+            order = packing.order(len(lengths["train"]), config.seed, number)
+            order = order[: config.steps * batch_size]
+            train_flops = 3 * sides.forward_flops(encoder, lengths["train"][order]) / len(order)
+            requests = {
                 "train": {"order": order.tolist(), "epoch": number},
                 "extract": {"index": chosen},
-                "rate": {"sizes": SIZES, "repeats": REPEATS},
+                "rate": {"sizes": sides.SIZES, "repeats": sides.REPEATS},
             }
-            work = {
-                "train": 3 * forward_flops(encoder, lengths["train"][order]) / len(order),
-                "extract": forward_flops(encoder, lengths["extract"][chosen]) / len(chosen),
-            }
-            for (job, request), (name, worker) in itertools.product(asked.items(), workers.items()):
-                if name not in JOBS[job][1]:
-                    continue
-                entry = {"round": number, "job": job, "side": name} | worker.ask(job, **request)
-                if job == "rate":
-                    entry["speed"] = max(
-                        float(np.median(rates)) for rates in entry["rates"].values()
-                    )
-                else:
-                    entry["speed"] = entry["examples"] / max(entry["seconds"], 1e-9)
-                    entry["gflops"] = entry["speed"] * work[job] / 1e9
-                rounds += [entry] if number else []
+            flops = {"train": train_flops, "extract": extract_flops}
+            for job, request in requests.items():
+                for side, worker in workers.items():
+                    if side not in JOBS[job].sides:
+                        continue
+                    entry = {"round": number, "job": job, "side": side}
+                    entry |= worker.ask(job, **request)
+                    entry |= speed_of(entry, flops.get(job))
+                    if number > 0:
+                        rounds.append(entry)
             bar.update(number + 1)
     return rounds
 
 
-def forward_flops(c: EncoderConfig, lengths: np.ndarray) -> float:
-    """Of all matrix products for examples of these lengths, by FORMULA; padding is not work and is
-    not counted.
-    """
-    tokens = float(lengths.sum())
-    pairs = float((lengths.astype(np.float64) ** 2).sum())
-    return c.layers * (tokens * (8 * c.width**2 + 4 * c.width * c.mlp_width) + 4 * c.width * pairs)
+def speed_of(entry: Mapping[str, Any], flops: float | None) -> dict[str, float]:
+    """The speed of a side in a round, and with the FLOPs of an example its GFLOP/s."""
+    if flops is None:  # the machine's rate: the fastest of the sizes
+        return {"speed": max(float(np.median(rates)) for rates in entry["rates"].values())}
+    speed = entry["examples"] / max(entry["seconds"], 1e-9)
+    return {"speed": speed, "gflops": speed * flops / 1e9}
 
 
 def extract_memory(config: Config, texts: list[str], count: int) -> float:
-    """Peak RssAnon in MB of ``adapt.cli.extract`` as a user runs it, on ``count`` of the texts,
+    """Peak RssAnon in MB of ``adapt extract`` as a user runs it, on ``count`` texts: the first ones,
     repeated as needed.
     """
     path = config.out / f"memory-{count}.csv"
     out = config.out / f"memory-{count}"
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(
-            [["text"], *([text] for text in itertools.islice(itertools.cycle(texts), count))]
-        )
-    flags = {
-        "--checkpoint": config.checkpoint,
-        "--data": path,
-        "--out": out,
-        "--text-column": "text",
-    }
-    words = [
-        sys.executable,
-        "-m",
-        "adapt",
-        "extract",
-        *(str(word) for flag in flags.items() for word in flag),
-    ]
-    peak = peak_memory(words, config.out / f"memory-{count}.log")
+        writer = csv.writer(file)
+        writer.writerow(["text"])
+        for text in itertools.islice(itertools.cycle(texts), count):
+            writer.writerow([text])
+    command = [sys.executable, "-m", "adapt", "extract", "--checkpoint", config.checkpoint]
+    command += ["--data", str(path), "--out", str(out), "--text-column", "text"]
+    peak = peak_memory(command, config.out / f"memory-{count}.log")
     shutil.rmtree(out)
     path.unlink()
     return peak
 
 
 def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a job and side: median, least and most; adapt's speed over the side's, round by round,
-    and its median.
+    """A row a job and side: the median of its speed, the least and the most, and the share of the
+    machine's matrix products; for a peer also the ratio of adapt's speed to its own.
     """
-    speeds: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    entries: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for entry in rounds:
-        speeds.setdefault((entry["job"], entry["side"]), {})[entry["round"]] = entry
-    rate = float(np.median([entry["speed"] for entry in speeds["rate", "adapt"].values()]))
+        entries.setdefault((entry["job"], entry["side"]), {})[entry["round"]] = entry
+    rate = median_of(entries["rate", "adapt"].values(), "speed")
     rows = []
-    for job, (_, names) in JOBS.items():
-        for side in (side for side in names if (job, side) in speeds):
-            found = speeds[job, side]
-            values = [entry["speed"] for entry in found.values()]
-            row = {
-                "job": job,
-                "side": side,
-                "name": names[side],
-                "median": float(np.median(values)),
-            }
-            row |= {"least": min(values), "most": max(values)}
+    for job in JOBS:
+        for side, name in JOBS[job].sides.items():
+            if (job, side) not in entries:
+                continue
+            by_round = entries[job, side]
+            speeds = [entry["speed"] for entry in by_round.values()]
+            row = {"job": job, "side": side, "name": name, "median": float(np.median(speeds))}
+            row |= {"least": min(speeds), "most": max(speeds)}
             if side != "adapt":
-                ratios = [
-                    speeds[job, "adapt"][number]["speed"] / entry["speed"]
-                    for number, entry in found.items()
-                ]
-                row |= {
-                    "ratio": float(np.median(ratios)),
-                    "ratio_least": min(ratios),
-                    "ratio_most": max(ratios),
-                }
+                row |= ratios(entries[job, "adapt"], by_round)
             if job != "rate":
-                row["share"] = (
-                    float(np.median([entry["gflops"] for entry in found.values()])) / rate
-                )
+                row["share"] = median_of(by_round.values(), "gflops") / rate
             rows.append(row)
     return rows
 
 
-def machine(config: Any) -> dict[str, Any]:
-    """What the figures depend on."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.partition(": ")[2] for line in lines if line.startswith("model name")), model
-        )
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {
-        "cpu": model,
-        "cores": min(config.cores, there or 1),
-        "system": platform.platform(),
-        "date": when,
-    }
+def median_of(entries: Iterable[Mapping[str, Any]], name: str) -> float:
+    """The median of a figure over the rounds."""
+    return float(np.median([entry[name] for entry in entries]))
 
 
-def show(config: Config, result: dict[str, Any], plot: Path) -> None:
-    for job, (title, _) in JOBS.items():
-        rows = []
-        for row in (row for row in result["summary"] if row["job"] == job):
-            ratio = (
-                f"{row['ratio']:.2f} ({row['ratio_least']:.2f}-{row['ratio_most']:.2f})"
-                if "ratio" in row
-                else ""
-            )
-            share = f"{row['share']:.0%}" if "share" in row else ""
-            span = f"{row['least']:.1f}-{row['most']:.1f}"
-            rows.append((row["name"], f"{row['median']:.1f}", span, ratio, share))
-        columns = ("", "median", "min-max", "adapt / peer", "share")
-        console.table(title, columns, rows)
-    note = f"share: model FLOPs, padding not counted, of JAX's matrix products; by hand, {FORMULA}"
-    console.say(note)
-    for count, megabytes in result["memory_mb"].items():
-        console.say(f"RssAnon of extraction with {count} sentences: {megabytes:.0f} MB")
-    worst = max(result["rounds"], key=lambda entry: entry["foreign"])
-    if worst["foreign"] > DISTURBED:
-        console.warn(
-            f"others used up to {worst['foreign']:.0%} of the cores (round {worst['round']}): "
-            "measure on a quiet machine"
-        )
-    console.say(f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}")
-
-
-def plot(config: Config, result: dict[str, Any]) -> Path:
-    """A bar a side with its rounds as points; ratios are written on the peers' bars."""
-    jobs = [job for job in JOBS if job != "rate"]
-    figure, axes = plots.figure(len(jobs), size=(7, 2.2 * len(jobs)))
-    for axis, job in zip(axes[:, 0], jobs, strict=True):
-        rows = [row for row in result["summary"] if row["job"] == job]
-        names = [row["name"] for row in rows]
-        colors = ["#4477aa" if row["side"] == "adapt" else "#bbbbbb" for row in rows]
-        axis.barh(names, [row["median"] for row in rows], color=colors, height=0.6)
-        for place, row in enumerate(rows):
-            points = [
-                e["speed"] for e in result["rounds"] if (e["job"], e["side"]) == (job, row["side"])
-            ]
-            axis.plot(points, [place] * len(points), ".", color="black", ms=4, alpha=0.6)
-            times = f"  (adapt: {row['ratio']:.2f} times)" if "ratio" in row else ""
-            axis.annotate(
-                f"{row['median']:.0f}{times}",
-                (max(points), place),
-                (8, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        axis.margins(x=0.35)
-        axis.set_xlim(left=0)
-        axis.invert_yaxis()
-        axis.set_xlabel(
-            f"{JOBS[job][0]} ({config.checkpoint} on {config.data}, {result['machine']['cores']} "
-            "cores)"
-        )
-    return plots.save(figure, config.out / "benchmark.png")
-
-
-if __name__ == "__main__":
-    launch(Config, main)
+def ratios(
+    ours: Mapping[int, Mapping[str, Any]], theirs: Mapping[int, Mapping[str, Any]]
+) -> dict[str, float]:
+    """adapt's speed over a peer's, round by round: the median, the least and the most."""
+    found = [ours[number]["speed"] / entry["speed"] for number, entry in theirs.items()]
+    median = float(np.median(found))
+    return {"ratio": median, "ratio_least": min(found), "ratio_most": max(found)}

@@ -1,9 +1,9 @@
 """The other side of the benchmark: what users can pick instead, inside an interpreter of its own.
 
-``experiments/benchmark/benchmark.py`` starts this file with the interpreter that has the peer
-installed and talks to it in JSON lines on stdin and stdout. It imports the standard library and,
-once asked to, its peer: never ``adapt``. Each side is written as its own documentation would have
-it, with the same data, batch, dropout, AdamW, weight decay and clipping.
+The benchmark starts this file with the interpreter that has the peer installed and talks to it in
+JSON lines on stdin and stdout. It imports the standard library and, once asked to, its peer: never
+``adapt``. Each side is written as its own documentation would have it, with the same data, batch,
+dropout, AdamW, weight decay and clipping.
 """
 # pyright: reportMissingImports=false
 
@@ -41,11 +41,9 @@ def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
                 answer = {"versions": side.versions}
             else:
                 answer = getattr(side, job)(**request)
-        except (
-            Exception
-        ) as fault:  # of whatever library: the benchmark gets it as the answer, the log all of it
+        except Exception as error:  # of any library: its name is the answer, the log has all of it
             traceback.print_exc()
-            answer = {"error": f"{type(fault).__name__}: {fault}"}
+            answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -59,9 +57,17 @@ def keep_to(cores: int) -> None:
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
-    return {"python": sys.version.split()[0]} | {
-        name: importlib.metadata.version(name) for name in names
-    }
+    """The versions of Python and of these packages."""
+    found = {"python": sys.version.split()[0]}
+    for name in names:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 class Torch:
@@ -81,12 +87,16 @@ class Torch:
         import torch
         import transformers
 
-        self.versions, self.torch, self.batch_size = versions(TORCH_LIBRARIES), torch, batch_size
+        self.torch = torch
+        self.versions = versions(TORCH_LIBRARIES)
         torch.set_num_threads(cores)
         torch.manual_seed(seed)
-        with open(task, encoding="utf-8") as file:
-            content = json.load(file)
-        self.checkpoint, self.texts, self.labels = checkpoint, content["texts"], content["labels"]
+        content = read_json(task)
+        self.checkpoint = checkpoint
+        self.batch_size = batch_size
+        self.learning = learning
+        self.texts = content["texts"]
+        self.labels = content["labels"]
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
         self.ids = self.tokenizer(
             content["train"],
@@ -98,83 +108,70 @@ class Torch:
         config = self.encoder.config
         self.head = torch.nn.Linear(config.hidden_size, content["classes"])
         self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
-        self.learning = learning
         self.strategy("full")
         self.sentences: Any = None
 
     def strategy(self, name: str) -> dict[str, Any]:
         """Train by this strategy from now on: what is frozen needs no gradient, and no dropout."""
-        torch = self.torch
-        learning = self.learning
-        layers = self.encoder.encoder.layer
-        kept = len(layers) if name == "full" else int(name[4:]) if name.startswith("top:") else 0
-        self.still = (
-            [] if name == "full" else [self.encoder.embeddings, *layers[: len(layers) - kept]]
-        )
+        blocks = list(self.encoder.encoder.layer)
+        num_trained = int(name.removeprefix("top:")) if name.startswith("top:") else 0
+        self.frozen = []
+        if name != "full":
+            self.frozen = [self.encoder.embeddings, *blocks[: len(blocks) - num_trained]]
         self.encoder.requires_grad_(True)
-        for module in self.still:
+        for module in self.frozen:
             module.requires_grad_(False)
-        named = [*self.encoder.named_parameters(), *self.head.named_parameters()]
-        still = [weight for name, weight in named if name.endswith("bias") or "LayerNorm" in name]
-        decayed = [
-            weight for name, weight in named if not (name.endswith("bias") or "LayerNorm" in name)
-        ]
-        still, decayed = (
-            [weight for weight in part if weight.requires_grad] for part in (still, decayed)
-        )
-        groups = [
-            {"params": decayed, "weight_decay": learning["decay"]},
-            {"params": still, "weight_decay": 0.0},
-        ]
-        self.weights = [*decayed, *still]
-        self.clip = learning["clip"]
-        # The default of transformers' Trainer, and faster than the loop over parameters.
-        self.optimizer = torch.optim.AdamW(groups, lr=learning["rate"], fused=True)
+
+        decayed = []
+        not_decayed = []
+        parameters = [*self.encoder.named_parameters(), *self.head.named_parameters()]
+        for parameter, weight in parameters:
+            if not weight.requires_grad:
+                continue
+            if parameter.endswith("bias") or "LayerNorm" in parameter:
+                not_decayed.append(weight)
+            else:
+                decayed.append(weight)
+        self.weights = [*decayed, *not_decayed]
+        self.optimizer = make_adamw(self.torch, decayed, not_decayed, self.learning)
         return {}
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
         """Train on the examples ``order``, each batch padded to its longest: pure steps, tokens
         were made before.
         """
-        torch, functional = self.torch, self.torch.nn.functional
+        torch = self.torch
+        cross_entropy = torch.nn.functional.cross_entropy
         self.encoder.train()
         self.dropout.train()
-        for module in self.still:
+        for module in self.frozen:
             module.eval()
         loss = torch.zeros(())
         started = time.perf_counter()
         for start in range(0, len(order), self.batch_size):
             index = order[start : start + self.batch_size]
-            batch = self.tokenizer.pad(
-                {"input_ids": [self.ids[i] for i in index]}, return_tensors="pt"
-            )
+            ids = [self.ids[i] for i in index]
+            batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
             mask = batch["attention_mask"]
-            hidden = self.encoder(
-                input_ids=batch["input_ids"], attention_mask=mask
-            ).last_hidden_state
+            outputs = self.encoder(input_ids=batch["input_ids"], attention_mask=mask)
+            hidden = outputs.last_hidden_state
             weight = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * weight).sum(1) / weight.sum(1)
-            loss = functional.cross_entropy(
-                self.head(self.dropout(pooled)), torch.tensor([self.labels[i] for i in index])
-            )
+            labels = torch.tensor([self.labels[i] for i in index])
+            loss = cross_entropy(self.head(self.dropout(pooled)), labels)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
+            torch.nn.utils.clip_grad_norm_(self.weights, self.learning["clip"])
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return {
-            "examples": len(order),
-            "seconds": time.perf_counter() - started,
-            "loss": float(loss.detach()),
-        }
+        seconds = time.perf_counter() - started
+        return {"examples": len(order), "seconds": seconds, "loss": float(loss.detach())}
 
     def extract(self, index: list[int]) -> dict[str, float]:
         """Encode the texts ``index`` with sentence-transformers, tokenization included."""
         if self.sentences is None:
-            import sentence_transformers
+            from sentence_transformers import SentenceTransformer
 
-            self.sentences = sentence_transformers.SentenceTransformer(
-                self.checkpoint, device="cpu"
-            )
+            self.sentences = SentenceTransformer(self.checkpoint, device="cpu")
         texts = [self.texts[i] for i in index]
         started = time.perf_counter()
         features = self.sentences.encode(texts, batch_size=self.batch_size, show_progress_bar=False)
@@ -194,17 +191,33 @@ class Torch:
 
     def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
         """float32 matrix products: GFLOP/s of each repetition, by size."""
-        found: dict[str, list[float]] = {}
+        rates = {}
         with self.torch.no_grad():
             for size in sizes:
-                a = self.torch.randn(size, size)
-                found[str(size)] = matmul_rates(lambda a=a: a @ a, size, repeats)
-        return {"rates": found}
+                matrix = self.torch.randn(size, size)
+                rates[str(size)] = matmul_rates(lambda a: a @ a, matrix, repeats)
+        return {"rates": rates}
+
+
+def make_adamw(
+    torch: Any, decayed: list[Any], not_decayed: list[Any], learning: Mapping[str, float]
+) -> Any:
+    """torch's AdamW on two lists of weights. Fused, as the Trainer of transformers has it, which is
+    faster than the loop over parameters.
+    """
+    groups = [
+        {"params": decayed, "weight_decay": learning["decay"]},
+        {"params": not_decayed, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning["rate"], fused=True)
 
 
 class Device:
     """One step on the accelerator that torch finds: AutoModel of a shape, random weights, a linear
     head, bfloat16 by autocast.
+
+    ``shape`` is a config.json. The first ``num_frozen`` stages, the embedding and then blocks, do
+    not train.
     """
 
     def __init__(
@@ -214,7 +227,7 @@ class Device:
         classes: int,
         batch_size: int,
         tokens: int,
-        still: int,
+        num_frozen: int,
         cores: int,
         seed: int,
         learning: dict[str, float],
@@ -223,89 +236,83 @@ class Device:
         import torch
         import transformers
 
+        self.torch = torch
+        self.pooling = pooling
+        self.clip = learning["clip"]
         self.where = "cuda" if torch.cuda.is_available() else "cpu"
-        name = torch.cuda.get_device_name() if self.where == "cuda" else "cpu"
-        self.versions, self.torch, self.pooling = (
-            versions(TORCH_LIBRARIES[:2]) | {"device": name},
-            torch,
-            pooling,
-        )
+        device = torch.cuda.get_device_name() if self.where == "cuda" else "cpu"
+        self.versions = versions(TORCH_LIBRARIES[:2]) | {"device": device}
         torch.set_num_threads(cores)
         torch.manual_seed(seed)
+
         kind = shape.pop("model_type")
         config = transformers.AutoConfig.for_model(kind, **shape)
         config.use_cache = False
-        bare = {} if kind == "gpt2" else {"add_pooling_layer": False}
-        self.encoder = transformers.AutoModel.from_config(
-            config, attn_implementation="sdpa", **bare
-        ).to(self.where)
+        options = {} if kind == "gpt2" else {"add_pooling_layer": False}
+        encoder = transformers.AutoModel.from_config(config, attn_implementation="sdpa", **options)
+        self.encoder = encoder.to(self.where)
         self.head = torch.nn.Linear(config.hidden_size, classes).to(self.where)
         self.dropout = torch.nn.Dropout(0.1 if kind != "vit" else 0.0)
-        layers = config.num_hidden_layers
-        blocks = next(
-            part
-            for part in self.encoder.modules()
-            if isinstance(part, torch.nn.ModuleList) and len(part) == layers
-        )
         self.encoder.train()
-        if still:  # what is frozen needs no gradient, and no dropout
-            self.encoder.requires_grad_(False).eval()
-            for block in blocks[still - 1 :]:
-                block.requires_grad_(True).train()
-            final = [
-                part for part in self.encoder.children() if isinstance(part, torch.nn.LayerNorm)
-            ]
-            for norm in final if still <= layers else []:
-                norm.requires_grad_(True)
-        self.weights = [
-            weight
-            for weight in (*self.encoder.parameters(), *self.head.parameters())
-            if weight.requires_grad
-        ]
-        groups = [
-            {
-                "params": [weight for weight in self.weights if weight.ndim > 1],
-                "weight_decay": learning["decay"],
-            },
-            {"params": [weight for weight in self.weights if weight.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.clip, self.optimizer = (
-            learning["clip"],
-            torch.optim.AdamW(groups, lr=learning["rate"], fused=True),
-        )
-        self.batches = []
-        for _ in range(2):
-            if kind == "vit":
-                size = config.image_size
-                inputs = {"pixel_values": torch.randn(batch_size, config.num_channels, size, size)}
-            else:
-                inputs = {"input_ids": torch.randint(1, config.vocab_size, (batch_size, tokens))}
-            self.batches.append((inputs, torch.randint(classes, (batch_size,))))
+        if num_frozen:
+            self.freeze(num_frozen, config.num_hidden_layers)
+
+        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        self.weights = [weight for weight in parameters if weight.requires_grad]
+        decayed = [weight for weight in self.weights if weight.ndim > 1]
+        not_decayed = [weight for weight in self.weights if weight.ndim < 2]
+        self.optimizer = make_adamw(torch, decayed, not_decayed, learning)
+        self.batches = [self.make_batch(config, batch_size, tokens, classes) for _ in range(2)]
         if compile:
             self.encoder.compile()
+
+    def freeze(self, num_frozen: int, num_blocks: int) -> None:
+        """Freeze the first stages: what is frozen needs no gradient, and no dropout."""
+        nn = self.torch.nn
+        lists = [part for part in self.encoder.modules() if isinstance(part, nn.ModuleList)]
+        blocks = next(part for part in lists if len(part) == num_blocks)
+        self.encoder.requires_grad_(False).eval()
+        for block in blocks[num_frozen - 1 :]:
+            block.requires_grad_(True).train()
+        if num_frozen <= num_blocks:  # the norm after the last block trains with it
+            for module in self.encoder.children():
+                if isinstance(module, nn.LayerNorm):
+                    module.requires_grad_(True)
+
+    def make_batch(self, config: Any, batch_size: int, tokens: int, classes: int) -> Any:
+        """(inputs, labels) of random examples of full length."""
+        torch = self.torch
+        if config.model_type == "vit":
+            size = (batch_size, config.num_channels, config.image_size, config.image_size)
+            inputs = {"pixel_values": torch.randn(size)}
+        else:
+            inputs = {"input_ids": torch.randint(1, config.vocab_size, (batch_size, tokens))}
+        return inputs, torch.randint(classes, (batch_size,))
 
     def train(self, steps: int) -> dict[str, float]:
         """Whole steps, until the device has done them; the batches are sent in each."""
         torch = self.torch
+        cross_entropy = torch.nn.functional.cross_entropy
+        loss = torch.zeros(())
         examples = 0
         started = time.perf_counter()
         for number in range(steps):
             inputs, labels = self.batches[number % 2]
-            inputs = {
-                name: value.to(self.where, non_blocking=True) for name, value in inputs.items()
-            }
+            on_device = {}
+            for name, value in inputs.items():
+                on_device[name] = value.to(self.where, non_blocking=True)
             labels = labels.to(self.where, non_blocking=True)
             with torch.autocast(self.where, torch.bfloat16):
-                hidden = self.encoder(**inputs).last_hidden_state
+                hidden = self.encoder(**on_device).last_hidden_state
                 pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(1)
-                loss = torch.nn.functional.cross_entropy(self.head(self.dropout(pooled)), labels)
+                loss = cross_entropy(self.head(self.dropout(pooled)), labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
             examples += len(labels)
-        last = float(loss.detach())
-        return {"examples": examples, "seconds": time.perf_counter() - started, "loss": last}
+        last_loss = float(loss.detach())  # waits for the device
+        return {"examples": examples, "seconds": time.perf_counter() - started, "loss": last_loss}
 
     def peak(self) -> dict[str, int | None]:
         """The most bytes of the device in use at once since the start; None on a CPU."""
@@ -315,22 +322,21 @@ class Device:
         """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at
         the device.
         """
-        found = []
-        with self.torch.no_grad():
+        torch = self.torch
+
+        def multiply(matrix: Any) -> None:
+            result = matrix
+            for _ in range(PRODUCTS):
+                result = result @ matrix
+            float(result[0, 0])  # waits for the device
+
+        fastest = 0.0
+        with torch.no_grad():
             for size in rate_sizes(self.where == "cuda"):
-                a = (
-                    self.torch.randn(size, size, device=self.where, dtype=self.torch.bfloat16)
-                    / size**0.5
-                )
-
-                def many(a: Any = a) -> None:
-                    b = a
-                    for _ in range(PRODUCTS):
-                        b = b @ a
-                    float(b[0, 0])
-
-                found.append(max(matmul_rates(many, size, repeats)) * 1e9 * PRODUCTS)
-        return {"flops": max(found)}
+                normal = torch.randn(size, size, device=self.where, dtype=torch.bfloat16)
+                rates = matmul_rates(multiply, normal / size**0.5, repeats)
+                fastest = max(fastest, max(rates) * 1e9 * PRODUCTS)
+        return {"flops": fastest}
 
 
 class Keras:
@@ -352,19 +358,22 @@ class Keras:
         import keras_hub
         import numpy as np
 
-        self.versions, self.np, self.batch_size = versions(KERAS_LIBRARIES), np, batch_size
+        self.np = np
+        self.keras = keras
+        self.hub = keras_hub
+        self.versions = versions(KERAS_LIBRARIES)
+        self.batch_size = batch_size
+        self.learning = learning
         keras.utils.set_random_seed(seed)
-        with open(task, encoding="utf-8") as file:
-            content = json.load(file)
-        with open(os.path.join(checkpoint, "config.json"), encoding="utf-8") as file:
-            shape = json.load(file)
+        content = read_json(task)
+        self.shape = read_json(os.path.join(checkpoint, "config.json"))
         self.tokens = np.zeros((len(content["ids"]), WIDTH), np.int32)
         for row, ids in zip(self.tokens, content["ids"], strict=True):
             row[: len(ids[:WIDTH])] = ids[:WIDTH]
         self.lengths = np.array([min(len(ids), WIDTH) for ids in content["ids"]])
         self.labels = np.array(content["labels"], np.int32)
-        self.shape, self.classes, self.hub = shape, content["classes"], keras_hub
-        self.keras, self.learning, self.clock = keras, learning, clock(keras)
+        self.classes = content["classes"]
+        self.clock = clock(keras)
         self.models: dict[str, Any] = {}
         self.strategy("full")
 
@@ -378,6 +387,7 @@ class Keras:
         return {}
 
     def build(self, name: str) -> Any:
+        """The compiled model of a strategy."""
         keras = self.keras
         learning = self.learning
         shape = self.shape
@@ -398,21 +408,19 @@ class Keras:
             learning["rate"], weight_decay=learning["decay"], global_clipnorm=learning["clip"]
         )
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        model.compile(
-            optimizer,
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            jit_compile=True,
-        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, jit_compile=True)
         return model
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
         """One ``fit`` on the examples ``order``; timed between its first and last step."""
+        np = self.np
         tokens = self.tokens[order]
-        mask = (self.np.arange(WIDTH) < self.lengths[order][:, None]).astype(self.np.int32)
+        mask = np.arange(WIDTH) < self.lengths[order][:, None]
         inputs = {
             "token_ids": tokens,
-            "segment_ids": self.np.zeros_like(tokens),
-            "padding_mask": mask,
+            "segment_ids": np.zeros_like(tokens),
+            "padding_mask": mask.astype(np.int32),
         }
         history = self.model.fit(
             inputs,
@@ -423,11 +431,8 @@ class Keras:
             verbose=0,
             callbacks=[self.clock],
         )
-        return {
-            "examples": len(order),
-            "seconds": self.clock.seconds,
-            "loss": float(history.history["loss"][-1]),
-        }
+        loss = float(history.history["loss"][-1])
+        return {"examples": len(order), "seconds": self.clock.seconds, "loss": loss}
 
 
 def clock(keras: Any) -> Any:
@@ -440,9 +445,8 @@ def clock(keras: Any) -> Any:
             self.seconds = -time.perf_counter()
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.seconds += (
-                time.perf_counter()
-            )  # the mean loss in logs was fetched, so every step has ended
+            # The mean loss in logs was fetched, so every step has ended.
+            self.seconds += time.perf_counter()
 
     return Clock()
 
@@ -452,16 +456,17 @@ def rate_sizes(accelerator: bool) -> list[int]:
     return [4096, 8192] if accelerator else [512, 1024]
 
 
-def matmul_rates(product: Callable[[], Any], size: int, repeats: int) -> list[float]:
-    """GFLOP/s of each repetition of a product of two ``size`` x ``size`` matrices, the first ones
-    left out.
+def matmul_rates(multiply: Callable[[Any], Any], matrix: Any, repeats: int) -> list[float]:
+    """GFLOP/s of each repetition of ``multiply(matrix)``, a product of square matrices as large as
+    this one; the first two repetitions are left out.
     """
+    flops = 2 * matrix.shape[0] ** 3
     rates = []
     for repetition in range(repeats + 2):
         started = time.perf_counter()
-        product()
+        multiply(matrix)
         if repetition > 1:
-            rates.append(2e-9 * size**3 / (time.perf_counter() - started))
+            rates.append(1e-9 * flops / (time.perf_counter() - started))
     return rates
 
 

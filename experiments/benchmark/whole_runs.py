@@ -1,448 +1,311 @@
 """What does a whole run cost, from the start of the process to its result, against what users can
 pick instead?
 
-    python -m experiments.benchmark.whole_runs --peers torch-venv/bin/python --keras keras-venv/bin/python
-    python -m experiments.benchmark.whole_runs --growth        # only: how cost and memory grow with examples and epochs
+    python -m experiments.benchmark.whole_runs --peers torch/bin/python \\
+        --keras keras/bin/python --tables docs/tables
+    python -m experiments.benchmark.whole_runs --growth
 
-adapt's runs are real ones: `finetune` as a user starts it, with an empty cache, and once more with
-another seed on the cache that is there then; each is done `--rounds` times and the run with the
-median time is the one that counts. A peer's run would take hours for all strategies, so it is
+adapt's runs are real ones: `adapt finetune` as a user starts it, with an empty cache, and once more
+with another seed on the cache that is there then; each is done `--rounds` times and the run with
+the median time is the one that counts. A peer's run would take hours for all strategies, so it is
 computed: its start-up, its steps at the median of what a step took in the rounds, in which all
 sides take their steps in turn, and the same validations and test as adapt's at the rate of its
 steps with a frozen encoder. The ceiling is the peer's time over the least that adapt's own work
 could take: its matrix products at the machine's own rate. Some 65 minutes on 2 cores; leave the
-machine alone meanwhile. With --resume, runs of adapt that are done are kept.
+machine alone meanwhile. With --resume, runs of adapt that are done are kept. With --growth, how
+cost and memory grow with examples and epochs is measured, and nothing else.
 """
 
 import contextlib
-import csv
 import dataclasses
-import json
-import os
 import shutil
 import statistics
-import sys
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapt.cli import console, plots
+import numpy as np
+
+from adapt.cli import console
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.data import packing
-from adapt.pretrained import hub
-from adapt.pretrained.assets import cache_folder
-from experiments.benchmark import benchmark
-from experiments.benchmark.workers import Worker, peak_memory
+from adapt.models import EncoderConfig
+from experiments.benchmark import growth, sides, whole_runs_report
+from experiments.benchmark.finetune_runs import prefix_folder, use_own_cache, whole_run
+from experiments.benchmark.options import WholeRunOptions
+from experiments.benchmark.workers import Worker
+
+HELD_OUT = 0.1  # of the training set, for validation
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    checkpoint: str = "minilm"  # a BERT folder in the Hugging Face layout, or a bundled name
-    data: str = "reviews"
-    text_column: str = "text"
-    label_column: str = "label"
-    peers: Path = Path(
-        sys.executable
-    )  # the interpreter that has torch, transformers, sentence-transformers
-    keras: Path = Path(sys.executable)  # the interpreter that has keras-hub and jax
-    strategies: tuple[str, ...] = ("full", "top:2", "top:1", "frozen")
-    epochs: int = 5
-    batch_size: int = 32
-    rounds: int = 5  # that count; one more before them warms up
-    steps: int = 10  # of each strategy and side, a round
-    sentences: int = 1024  # that sentence-transformers encodes, a round
-    growth: bool = False  # measure how cost and memory grow, and nothing else
-    sizes: tuple[int, ...] = (1000, 2000, 4000, 8000)  # examples, for --growth
-    cores: int = 2
-    seed: int = 0
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(growth.GrowthRun):
+    """The flags of the command."""
+
     out: Path = Path("runs/whole_runs")
-    overwrite: bool = False
-    resume: bool = False
 
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, config.resume, config.overwrite)
-    pretrained, table, train_table = benchmark.read(config)
+    source = sides.read(config)
     with open_run(config.out, config):
         if config.growth:
-            result = growth(
-                config,
-                list(train_table.rows[config.text_column]),
-                list(train_table.rows[config.label_column]),
-            )
-            write_json(config.out / "growth.json", result)
-            return result
-        _, lengths = benchmark.write_task(config, pretrained, table, train_table)
-        own_cache(config)
-        real: dict[str, dict[str, list[Any]]] = {name: {} for name in config.strategies}
-        rounds: list[dict[str, Any]] = []
+            rows = source.train_table.rows
+            texts = list(rows[config.text_column])
+            return growth.main(config, texts, list(rows[config.label_column]))
+        task = sides.write_task(config, source)
+        use_own_cache(config.out)
+        encoder = source.pretrained.config
         with contextlib.ExitStack() as stack:
-            workers, libraries, skipped = benchmark.start(config, stack)
-            start_up = {name: worker.start_up for name, worker in workers.items()}
-            with console.progress("round", config.rounds + 1) as bar:
-                for number in range(config.rounds + 1):
-                    for name in config.strategies if number else ():
-                        for which, run in whole_runs(config, name, number).items():
-                            real[name].setdefault(which, []).append(run)
-                    found = measure(config, workers, lengths, pretrained, number)
-                    rounds += (
-                        [{"round": number} | each for each in found] if number else []
-                    )  # the first one warms up
-                    bar.update(number + 1)
+            there = sides.start(config, config.batch_size, stack)
+            runs, rounds = take_rounds(config, there.workers, encoder, task.lengths)
+        start_up = {name: worker.start_up for name, worker in there.workers.items()}
+        median_runs = {}
+        for strategy, of_strategy in runs.items():
+            median_runs[strategy] = {which: middle(found) for which, found in of_strategy.items()}
         result = {
-            "machine": benchmark.machine(config),
-            "libraries": libraries,
-            "skipped": skipped,
-            "adapt": {
-                name: {which: middle(runs) for which, runs in found.items()}
-                for name, found in real.items()
-            },
-            "runs": real,
+            "machine": sides.machine(config.cores),
+            "libraries": there.libraries,
+            "skipped": there.skipped,
+            "adapt": median_runs,
+            "runs": runs,
             "rounds": rounds,
             "start_up": start_up,
-            "tested": len(lengths["extract"]) - len(lengths["train"]),
+            "tested": len(task.lengths["extract"]) - len(task.lengths["train"]),
         }
-        result["table"] = summary(config, result, pretrained.config, lengths["train"])
-        result["encoding_share"] = statistics.median(
-            each["share"] for each in rounds if "share" in each
-        )
+        result["table"] = summary(config, result, encoder, task.lengths["train"])
+        shares = [entry["share"] for entry in rounds if "share" in entry]
+        result["encoding_share"] = statistics.median(shares)
         write_json(config.out / "whole_runs.json", result)
-        show(result)
-        console.say(f"plot      {plot(config, result)}")
+        whole_runs_report.show(result)
+        console.say(f"plot      {whole_runs_report.plot(config, result)}")
+        whole_runs_report.write_tables(config, result, len(task.lengths["train"]))
     return result
 
 
-def own_cache(config: Config) -> None:
-    """An ADAPT_CACHE of its own for these runs, which has the assets and compiled programs, but
-    nothing of a prefix.
+# By strategy, the ``first`` runs, with an empty cache, and the ``second`` ones.
+Runs = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+def take_rounds(
+    config: Config,
+    workers: Mapping[str, Worker],
+    encoder: EncoderConfig,
+    lengths: Mapping[str, np.ndarray],
+) -> tuple[Runs, list[dict[str, Any]]]:
+    """(whole runs of adapt, entries of what all sides did in turn). Round 0 warms up: it has no
+    whole runs, and its entries are left out.
     """
-    home = cache_folder()
-    own = config.out.absolute() / "cache"
-    own.mkdir(exist_ok=True)
-    home.mkdir(parents=True, exist_ok=True)
-    for entry in home.iterdir():
-        if entry.name != "prefix" and not (own / entry.name).exists():
-            (own / entry.name).symlink_to(entry)
-    os.environ["ADAPT_CACHE"] = str(own)
+    runs: Runs = {strategy: {} for strategy in config.strategies}
+    rounds = []
+    with console.progress("round", config.rounds + 1) as bar:
+        for number in range(config.rounds + 1):
+            if number > 0:
+                for strategy in config.strategies:
+                    for which, run in runs_of_round(config, strategy, number).items():
+                        runs[strategy].setdefault(which, []).append(run)
+            entries = measure(config, workers, encoder, lengths, number)
+            if number > 0:
+                rounds += [{"round": number} | entry for entry in entries]
+            bar.update(number + 1)
+    return runs, rounds
 
 
-def command(config: Config, out: Path, **flags: Any) -> list[str]:
-    flags = {
-        "checkpoint": config.checkpoint,
-        "out": out,
-        "batch_size": config.batch_size,
-        "patience": 0,
-    } | flags
-    flags |= {"text_column": config.text_column, "label_column": config.label_column}
-    words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in flags.items()]
-    return [
-        sys.executable,
-        "-m",
-        "adapt",
-        "finetune",
-        *(word for pair in words for word in pair),
-    ]
-
-
-def whole_runs(config: Config, name: str, number: int) -> dict[str, dict[str, Any]]:
+def runs_of_round(config: Config, strategy: str, number: int) -> dict[str, dict[str, Any]]:
     """The ``number``-th run of a strategy with an empty cache and, where all is frozen, one more
     with another seed on it.
     """
-    shutil.rmtree(Path(os.environ["ADAPT_CACHE"]) / "prefix", ignore_errors=True)
-    runs = {"first": whole_run(config, name, config.seed, number)}
-    return runs | (
-        {"second": whole_run(config, name, config.seed + 1, number)} if name == "frozen" else {}
-    )
+    shutil.rmtree(prefix_folder(), ignore_errors=True)
+    runs = {"first": whole_run(config, strategy, config.seed, number)}
+    if strategy == "frozen":
+        runs["second"] = whole_run(config, strategy, config.seed + 1, number)
+    return runs
 
 
-def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The run with the median time, with the least and the most of all."""
     walls = sorted(run["wall"] for run in runs)
-    median = next(run for run in runs if run["wall"] == statistics.median_low(walls))
-    return median | {"wall_least": walls[0], "wall_most": walls[-1]}
-
-
-def whole_run(
-    config: Config, name: str, seed: int, number: int = 0, **flags: Any
-) -> dict[str, Any]:
-    """A run of finetune as a process of its own: seconds from start to end, peak RssAnon in MB, and
-    its result.json.
-    """
-    out = config.out / f"{name.replace(':', '')}-{seed}-{number}"
-    noted = config.out / f"{out.name}.json"
-    if config.resume and noted.exists():
-        return json.loads(noted.read_text("utf-8"))
-    flags = {
-        "train": config.data,
-        "strategy": name,
-        "seed": seed,
-        "epochs": config.epochs,
-        "overwrite": None,
-    } | flags
-    words = command(
-        config, out, **{key: value for key, value in flags.items() if value is not None}
-    )
-    started = time.perf_counter()
-    memory = peak_memory(words, config.out / f"{out.name}.log")
-    wall = time.perf_counter() - started
-    result = json.loads((out / "result.json").read_text("utf-8"))
-    kept = {key: result[key] for key in ("accuracy", "examples_per_second", "seconds", "steps")}
-    write_json(noted, found := kept | {"wall": wall, "memory_mb": memory})
-    shutil.rmtree(out)  # its checkpoints, of every round, would fill the disk
-    return found
+    median_wall = statistics.median_low(walls)
+    median_run = next(run for run in runs if run["wall"] == median_wall)
+    return median_run | {"wall_least": walls[0], "wall_most": walls[-1]}
 
 
 def measure(
     config: Config,
-    workers: dict[str, Worker],
-    lengths: Any,
-    pretrained: hub.Pretrained,
+    workers: Mapping[str, Worker],
+    encoder: EncoderConfig,
+    lengths: Mapping[str, np.ndarray],
     number: int,
 ) -> list[dict[str, Any]]:
-    """Steps of every strategy on every side, in turn; what encoding takes; logistic regressions;
-    the machine's rate.
+    """Entries of one round: steps of every strategy on every side, in turn; the machine's rate;
+    what encoding takes; logistic regressions.
     """
-    order = packing.order(len(lengths["train"]), config.seed, number)[
-        : config.steps * config.batch_size
-    ].tolist()
-    found = []
-    for name in config.strategies:
+    order = packing.order(len(lengths["train"]), config.seed, number)
+    order = order[: config.steps * config.batch_size].tolist()
+    entries = []
+    for strategy in config.strategies:
         for side, worker in workers.items():
-            if side == "keras" and name.startswith("top"):
+            if side == "keras" and strategy.startswith("top"):
                 continue
-            worker.ask("strategy", name=name)
-            found.append(
-                {"job": name, "side": side} | worker.ask("train", order=order, epoch=number)
-            )
-    rates = workers["adapt"].ask("rate", sizes=benchmark.SIZES, repeats=benchmark.REPEATS)["rates"]
-    rate = max(map(statistics.median, rates.values()))
-    every = list(range(len(lengths["extract"])))
-    own = workers["adapt"].ask("extract", index=every)
-    share = (
-        benchmark.forward_flops(pretrained.config, lengths["extract"])
-        / own["seconds"]
-        / (1e9 * rate)
-    )
-    found += [
-        {"job": "rate", "side": "adapt", "gflops": rate},
-        {"job": "encode", "side": "adapt", "share": share} | own,
-    ]
+            worker.ask("strategy", name=strategy)
+            answer = worker.ask("train", order=order, epoch=number)
+            entries.append({"job": strategy, "side": side} | answer)
+
+    adapt = workers["adapt"]
+    rates = adapt.ask("rate", sizes=sides.SIZES, repeats=sides.REPEATS)["rates"]
+    rate = max(statistics.median(of_size) for of_size in rates.values())
+    entries.append({"job": "rate", "side": "adapt", "gflops": rate})
+    num_texts = len(lengths["extract"])
+    encoded = adapt.ask("extract", index=list(range(num_texts)))
+    flops = sides.forward_flops(encoder, lengths["extract"])
+    share = flops / encoded["seconds"] / (1e9 * rate)
+    entries.append({"job": "encode", "side": "adapt", "share": share} | encoded)
     if "torch" in workers:
-        index = packing.order(len(every), config.seed, number)[: config.sentences].tolist()
-        found.append(
-            {"job": "encode", "side": "torch"} | workers["torch"].ask("extract", index=index)
-        )
-        kept = (Path(os.environ["ADAPT_CACHE"]) / "prefix").glob("*/values.bin")
-        size = len(lengths["train"]) * 4 * pretrained.config.width
-        for features in [file for file in kept if file.stat().st_size == size][:1]:
-            found.append(
-                {"job": "probe", "side": "torch"}
-                | workers["torch"].ask("probe", features=str(features))
-            )
-    return found
+        chosen = packing.order(num_texts, config.seed, number)[: config.sentences].tolist()
+        feature_bytes = len(lengths["train"]) * 4 * encoder.width
+        entries += measure_torch(workers["torch"], chosen, feature_bytes)
+    return entries
+
+
+def measure_torch(torch: Worker, chosen: list[int], feature_bytes: int) -> list[dict[str, Any]]:
+    """What sentence-transformers takes for the ``chosen`` texts, and scikit-learn for the features
+    of the training set, if a run of adapt has left them: a file of ``feature_bytes``.
+    """
+    encoded = torch.ask("extract", index=chosen)
+    entries = [{"job": "encode", "side": "torch"} | encoded]
+    for features in prefix_folder().glob("*/values.bin"):
+        if features.stat().st_size == feature_bytes:
+            fitted = torch.ask("probe", features=str(features))
+            entries.append({"job": "probe", "side": "torch"} | fitted)
+            break
+    return entries
+
+
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """How much a run does: its examples, and FLOPs of one pass over the training set."""
+
+    examples: int
+    epochs: int
+    tested: int
+    pass_flops: float
+
+    @property
+    def trained(self) -> float:
+        """Examples that are trained on, in all epochs."""
+        return (1 - HELD_OUT) * self.examples * self.epochs
+
+    @property
+    def evaluated(self) -> float:
+        """Examples that are validated or tested on, in all epochs."""
+        return HELD_OUT * self.examples * self.epochs + self.tested
+
+    def least_flops(self, trained_share: float) -> float:
+        """The least that has to be multiplied where this share of the encoder trains: what is below
+        once, the rest three times in every epoch and once to evaluate.
+        """
+        once = (1 - trained_share) * (self.examples + self.tested)
+        again = trained_share * (3 * self.trained + self.evaluated)
+        return self.pass_flops / self.examples * (once + again)
 
 
 def summary(
-    config: Config, result: dict[str, Any], encoder: Any, lengths: Any
+    config: WholeRunOptions, result: Mapping[str, Any], encoder: EncoderConfig, lengths: np.ndarray
 ) -> list[dict[str, Any]]:
     """A row a strategy and peer: seconds of both whole runs, their ratio, the ratio of the steps,
     and the ceiling.
     """
-
-    def median(job: str, side: str) -> float | None:
-        found = [
-            e["seconds"] / e["examples"]
-            for e in result["rounds"]
-            if (e["job"], e["side"]) == (job, side)
-        ]
-        return statistics.median(found) if found else None
-
-    rate = 1e9 * statistics.median(e["gflops"] for e in result["rounds"] if e["job"] == "rate")
-    once = benchmark.forward_flops(encoder, lengths)
-    held = 0.1 * len(lengths)  # for validation
-    trained = (len(lengths) - held) * config.epochs
-    evaluated = held * config.epochs + result["tested"]
-    rows: list[dict[str, Any]] = []
-    for name in config.strategies:
-        first = result["adapt"][name]["first"]
-        kept = name.startswith("top:") and int(name[4:])
-        # The least that has to be multiplied: the prefix once, the suffix three times in every
-        # epoch and once to evaluate.
-        share = (encoder.layers if name == "full" else kept or 0) / encoder.layers
-        passes = (1 - share) * (len(lengths) + result["tested"]) + share * (3 * trained + evaluated)
-        least = once / len(lengths) * passes
-        own = median(name, "adapt")
+    pass_flops = sides.forward_flops(encoder, lengths)
+    amounts = Amounts(len(lengths), config.epochs, result["tested"], pass_flops)
+    rates = [entry["gflops"] for entry in result["rounds"] if entry["job"] == "rate"]
+    rate = 1e9 * statistics.median(rates)
+    rows = []
+    for strategy in config.strategies:
+        least = amounts.least_flops(trained_share(strategy, encoder.layers)) / rate
         for side in ("torch", "keras"):
-            if (step := median(name, side)) is None:
-                continue
-            forward = (
-                median("frozen", side) or 0.0
-            )  # a step of a head on a frozen encoder is a forward pass
-            whole = result["start_up"][side] + trained * step + evaluated * forward
-            row = {
-                "strategy": name,
-                "peer": benchmark.JOBS["train"][1][side],
-                "seconds": first["wall"],
-                "peer_seconds": whole,
-            }
-            row |= {"ratio": whole / first["wall"], "steps_ratio": step / own if own else None}
-            rows.append(row | {"ceiling": whole / (least / rate), "matmul_gflops": rate / 1e9})
-            if "second" in result["adapt"][name]:
-                again = result["adapt"][name]["second"]
-                computed = whole - result["start_up"][side]  # start-up counted in neither
-                rows[-1]["second_ratio"] = computed / (
-                    again["seconds"]["total"] - again["seconds"]["set_up"]
-                )
-    encode = median("encode", "torch")
-    fit = median("probe", "torch")
-    if encode and fit and "frozen" in result["adapt"]:
-        whole = (
-            result["start_up"]["torch"]
-            + encode * (len(lengths) + result["tested"])
-            + fit * len(lengths)
-        )
-        first = result["adapt"]["frozen"]["first"]
-        row = {
-            "strategy": "frozen",
-            "peer": "sentence-transformers + logistic regression",
-            "seconds": first["wall"],
-        }
-        rows.append(
-            row
-            | {
-                "peer_seconds": whole,
-                "ratio": whole / first["wall"],
-                "ceiling": whole / (once * (1 + result["tested"] / len(lengths)) / rate),
-            }
-        )
+            row = peer_row(result, strategy, side, amounts, least)
+            if row is not None:
+                rows.append(row | {"matmul_gflops": rate / 1e9})
+    if "frozen" in result["adapt"]:
+        row = features_row(result, amounts, rate)
+        if row is not None:
+            rows.append(row)
     return rows
 
 
-def show(result: dict[str, Any]) -> None:
-    cell = lambda value, form: "" if value is None else format(value, form)
-    rows = []
-    for row in result["table"]:
-        numbers = [
-            cell(row.get(key), form)
-            for key, form in (("seconds", ".0f"), ("peer_seconds", ".0f"), ("ratio", ".1f"))
-        ]
-        more = [cell(row.get(key), ".1f") for key in ("ceiling", "steps_ratio", "second_ratio")]
-        rows.append((row["strategy"], row["peer"], *numbers, *more))
-    columns = (
-        "strategy",
-        "against",
-        "adapt s",
-        "peer s",
-        "ratio",
-        "ceiling",
-        "steps alone",
-        "second run",
-    )
-    console.table("whole runs", columns, rows)
-    console.say(f"encoding reaches {result['encoding_share']:.0%} of the machine's matrix products")
+def trained_share(strategy: str, layers: int) -> float:
+    """The share of an encoder's blocks that train."""
+    if strategy == "full":
+        return 1.0
+    if strategy.startswith("top:"):
+        return int(strategy.removeprefix("top:")) / layers
+    return 0.0
 
 
-def plot(config: Config, result: dict[str, Any]) -> Path:
-    """Seconds of a whole run by strategy, a bar a side on a logarithmic scale, ratios on the peers'
-    bars.
+def example_seconds(result: Mapping[str, Any], job: str, side: str) -> float | None:
+    """The seconds that a side takes for an example, the median over the rounds; None where it was
+    not measured.
     """
-    bars: list[tuple[str, str, float, str, str]] = []
-    for name in config.strategies:
-        run = result["adapt"][name]
-        bars.append(
-            (
-                f"{name}   adapt",
-                name,
-                run["first"]["wall"],
-                "#4477aa",
-                f"{run['first']['wall']:.0f} s",
-            )
-        )
-        if "second" in run:
-            again = run["second"]["wall"]
-            bars.append(
-                ("same cache, another seed   adapt", name, again, "#88bbdd", f"{again:.0f} s")
-            )
-        for row in (row for row in result["table"] if row["strategy"] == name):
-            text = f"{row['peer_seconds']:.0f} s, {row['ratio']:.1f} times adapt's"
-            bars.append((row["peer"], name, row["peer_seconds"], "#bbbbbb", text))
-    figure, axes = plots.figure(size=(8.5, 0.42 * len(bars) + 1.1))
-    axis = axes[0, 0]
-    place = 0.0
-    places = []
-    for number, bar in enumerate(bars):
-        place += 1.5 if number and bar[1] != bars[number - 1][1] else 1.0
-        places.append(place)
-    drawn = axis.barh(places, [bar[2] for bar in bars], color=[bar[3] for bar in bars], height=0.8)
-    axis.bar_label(drawn, [bar[4] for bar in bars], padding=4, fontsize=9)
-    axis.set_yticks(places, [bar[0] for bar in bars], fontsize=9)
-    axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.set_xlim(1, max(bar[2] for bar in bars) * 8)
-    cores = result["machine"]["cores"]
-    axis.set_xlabel(
-        f"seconds of a whole run: {config.checkpoint} on {config.data}, {config.epochs} epochs, "
-        f"{cores} cores"
-    )
-    return plots.save(figure, config.out / "whole_runs.png")
+    measured = []
+    for entry in result["rounds"]:
+        if (entry["job"], entry["side"]) == (job, side):
+            measured.append(entry["seconds"] / entry["examples"])
+    return statistics.median(measured) if measured else None
 
 
-def growth(config: Config, texts: list[str], labels: list[Any]) -> dict[str, Any]:
-    """Seconds and peak RssAnon of top:1 with the cache: for one epoch of more and more examples,
-    and for more epochs.
+def peer_row(
+    result: Mapping[str, Any], strategy: str, side: str, amounts: Amounts, least: float
+) -> dict[str, Any] | None:
+    """adapt's run against a peer's, which is computed; None where the peer took no such steps.
+
+    ``least`` are the seconds of adapt's own matrix products.
     """
-    own_cache(config)
-    test = write_csv(config.out / "test.csv", texts[:200], labels[:200])
-    found: dict[str, list[dict[str, Any]]] = {"examples": [], "epochs": []}
-    plans = [("examples", size, 1) for size in config.sizes] + [
-        ("epochs", config.sizes[1], n) for n in (1, 2, 4, 8)
-    ]
-    with console.progress("runs", len(plans)) as bar:
-        for number, (what, size, epochs) in enumerate(plans, 1):
-            data = write_csv(config.out / f"{size}.csv", texts[:size], labels[:size])
-            flags = {
-                "train": data,
-                "test": test,
-                "cache": "on",
-                "overwrite": None,
-                "epochs": epochs,
-            }
-            run = whole_run(config, "top:1", 100 + number, **flags)
-            found[what].append({"examples": size, "epochs": epochs} | run)
-            bar.update(number)
-    for what, runs in found.items():
-        rows = []
-        for run in runs:
-            seconds = run["seconds"]
-            parts = (seconds["encode"], seconds["train"] - seconds["compile"], seconds["evaluate"])
-            shown = [f"{part:.1f}" for part in parts]
-            rows.append(
-                (
-                    run["examples"],
-                    run["epochs"],
-                    *shown,
-                    f"{run['wall']:.0f}",
-                    f"{run['memory_mb']:.0f}",
-                )
-            )
-        columns = (
-            "examples",
-            "epochs",
-            "encode s",
-            "train s",
-            "evaluate s",
-            "wall s",
-            "RssAnon MB",
-        )
-        console.table(f"more {what}, top:1 with the cache", columns, rows)
-    return found
+    step = example_seconds(result, strategy, side)
+    if step is None:
+        return None
+    # A step of a head on a frozen encoder is a forward pass.
+    forward = example_seconds(result, "frozen", side) or 0.0
+    start_up = result["start_up"][side]
+    computed = amounts.trained * step + amounts.evaluated * forward
+    whole = start_up + computed
+    wall = result["adapt"][strategy]["first"]["wall"]
+    own_step = example_seconds(result, strategy, "adapt")
+    row = {
+        "strategy": strategy,
+        "peer": sides.JOBS["train"].sides[side],
+        "seconds": wall,
+        "peer_seconds": whole,
+        "ratio": whole / wall,
+        "steps_ratio": step / own_step if own_step else None,
+        "ceiling": whole / least,
+    }
+    if "second" in result["adapt"][strategy]:
+        seconds = result["adapt"][strategy]["second"]["seconds"]
+        # The start-up is counted in neither.
+        row["second_ratio"] = computed / (seconds["total"] - seconds["set_up"])
+    return row
 
 
-def write_csv(path: Path, texts: list[str], labels: list[Any]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["text", "label"], *zip(texts, labels, strict=True)])
-    return path
+def features_row(result: Mapping[str, Any], amounts: Amounts, rate: float) -> dict[str, Any] | None:
+    """adapt's frozen run against features of sentence-transformers and a logistic regression; None
+    where those were not measured. ``rate`` is the machine's, in FLOP/s.
+    """
+    encode = example_seconds(result, "encode", "torch")
+    fit = example_seconds(result, "probe", "torch")
+    if not encode or not fit:
+        return None
+    encoded = amounts.examples + amounts.tested
+    whole = result["start_up"]["torch"] + encode * encoded + fit * amounts.examples
+    wall = result["adapt"]["frozen"]["first"]["wall"]
+    return {
+        "strategy": "frozen",
+        "peer": "sentence-transformers + logistic regression",
+        "seconds": wall,
+        "peer_seconds": whole,
+        "ratio": whole / wall,
+        "ceiling": whole / (amounts.least_flops(0.0) / rate),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark on a tiny checkpoint: every figure is there, and what is not installed is skipped and said so."""
+"""The benchmark on a tiny checkpoint: every figure is there, and what is not installed is skipped."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
-from experiments.benchmark import benchmark, device
+from experiments.benchmark import benchmark, device, sides
 from experiments.benchmark.aot.compiling import Case, model_flops
 from experiments.benchmark.workers import Worker, peak_memory
 from tests.helpers import tiny
@@ -40,15 +40,13 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(bare, tmp_path,
     )
     benchmark.main(config)
     said = " ".join(capsys.readouterr().err.split())
-    assert (
-        "note: skipped transformers + torch: torch failed: ModuleNotFoundError: No module named 'torch'"
-        in said
-    )
+    missing = "torch failed: ModuleNotFoundError: No module named 'torch'"
+    assert f"note: skipped transformers + torch: {missing}" in said
     assert "note: skipped keras-hub on JAX" in said and "absent" in said
     found = json.loads((config.out / "benchmark.json").read_text())
     assert set(found["skipped"]) == {"torch", "keras"}
     assert [(row["job"], row["side"]) for row in found["summary"]] == [
-        (job, "adapt") for job in benchmark.JOBS
+        (job, "adapt") for job in sides.JOBS
     ]
     assert all(row["median"] > 0 for row in found["summary"])
     assert [entry["examples"] for entry in found["rounds"] if entry["job"] != "rate"] == [16, 32]
@@ -164,6 +162,5 @@ def test_flops_are_those_of_the_weights_and_of_the_pairs_of_tokens():
     weights = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
     tokens, pairs = 3 + 5, 9 + 25
     assert (
-        benchmark.forward_flops(c, np.array([3, 5]))
-        == 2 * weights * tokens + 6 * 2 * 2 * 384 * pairs
+        sides.forward_flops(c, np.array([3, 5])) == 2 * weights * tokens + 6 * 2 * 2 * 384 * pairs
     )

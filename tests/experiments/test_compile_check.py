@@ -1,4 +1,4 @@
-"""Steps compiled for TPU slices: what they multiply, send and hold is what the model asks for, and mistakes are one line.
+"""Steps compiled for TPU slices: what they multiply, send and hold is what the model asks for.
 
 ADAPT_TPU_PYTHON names a Python with libtpu, which is best in an environment of its own: `make tpu`.
 """
@@ -22,7 +22,9 @@ SMALL = ("--model", "bert-tiny", "--topology", "v5e:2x2", "--tokens", 128)
 
 
 def said(*flags: object, status: int = 0) -> str:
-    """What the command prints, in a process with libtpu and the plugin for GPUs, which says at once that there are none."""
+    """What the command prints, in a process with libtpu and the plugin for GPUs, which says at once
+    that there are none.
+    """
     command = [str(TPU_PYTHON), "-m", "experiments.benchmark.aot.compile_check", *map(str, flags)]
     env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
@@ -161,15 +163,17 @@ def test_without_the_compiler_one_line_says_what_to_install(refused, monkeypatch
     ("message", "needs", "says"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G.",
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. "
+            "Used 20.50G of 15.75G hbm. Exceeded by 4.75G.",
             {"used": 20.5},
             "20.50 of 15.75 GiB a chip: does not fit, 4.75 GiB too much",
         ),
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (16.50G) exceeds "
-            "available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (16.50G) exceeds available HBM (15.75G).",
             {"used": 18.5, "arguments": 2, "temporary": 16.5},
-            "18.50 of 15.75 GiB a chip (2.00 arguments, 16.50 temporary): does not fit, 2.75 GiB too much",
+            "18.50 of 15.75 GiB a chip (2.00 arguments, 16.50 temporary): "
+            "does not fit, 2.75 GiB too much",
         ),
         ("INTERNAL: something else", None, None),
     ],
@@ -178,7 +182,7 @@ def test_what_the_compiler_says_of_a_program_that_does_not_fit(message, needs, s
     found = compiling.refused_bytes(message, 2 * 2**30)
     assert found == (needs and {name: size * 2**30 for name, size in needs.items()})
     if found:
-        assert compile_check.fit(found | {"limit": 15.75 * 2**30, "fits": False}) == says
+        assert compile_check.fit_text(found | {"limit": 15.75 * 2**30, "fits": False}) == says
 
 
 @with_libtpu

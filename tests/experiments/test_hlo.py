@@ -1,4 +1,6 @@
-"""The reader of compiled programs counts what runs: products plain, batched, in loops and calls; collectives once a channel."""
+"""The reader of compiled programs counts what runs: products plain, batched, in loops and calls, and
+collectives once a channel.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +84,8 @@ def test_convolutions_count_neither_padding_nor_holes():
     assert counted(function, (4, 9, 5, 6), (3, 2, 6, 8)) == 2 * 4 * 8 * 6 * pairs[0] * pairs[1]
 
 
-# A loop as a TPU program has it: no trip count beside it, a batched product as a convolution, a gather in two fusions.
+# A loop as a TPU program has it: no trip count beside it, a batched product as a convolution, a
+# gather in two fusions.
 TPU = """HloModule jit_step
 
 %started (x: bf16[64,32]) -> bf16[64,128] {
@@ -200,7 +203,9 @@ def test_collectives_have_their_kind_their_bytes_their_group_and_their_number():
 
 
 def test_a_sum_that_bears_the_channel_of_a_gather_is_counted_too():
-    """Channels begin anew in the fusions of a sum and its scatter: a third of BERT-large's gradients was missed."""
+    """Channels begin anew in the fusions of a sum and its scatter: a third of BERT-large's gradients
+    was missed.
+    """
     assert hlo.collectives(TPU.replace("channel_id=8", "channel_id=3")) == hlo.collectives(TPU)
 
 
@@ -225,7 +230,8 @@ def test_a_loop_whose_trips_can_not_be_read_is_refused(change):
         ("replica_groups=[4,2]<=[8]", 2),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
         (
-            "replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=16], device_ids=([4,16]T(1,0)) {'axis_1'}, dimensions={1}",
+            "replica_groups=mesh['axis_0'=1,'axis_1'=4,'axis_2'=16], "
+            "device_ids=([4,16]T(1,0)) {'axis_1'}, dimensions={1}",
             4,
         ),
         ("replica_groups=mesh['axis_0'=2,'axis_1'=8] {'axis_0','axis_1':(2)4}", 8),

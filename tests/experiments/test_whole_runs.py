@@ -1,4 +1,4 @@
-"""The long measurements on a tiny checkpoint: every figure is there, and the choices that are compared do compute."""
+"""The long measurements on a tiny checkpoint: every figure is there, and every choice computes."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmark import tuning, whole_runs
+from experiments.benchmark import finetune_runs, tuning, whole_runs
 from tests.helpers import tiny
 
 
@@ -31,7 +31,8 @@ def flags(tmp_path, monkeypatch) -> dict:
 
 
 def test_whole_runs_of_what_is_installed(flags, bare, capsys, monkeypatch):
-    monkeypatch.setattr(whole_runs, "command", with_test(whole_runs.command, flags["data"]))
+    command = with_test(finetune_runs.command, flags["data"])
+    monkeypatch.setattr(finetune_runs, "command", command)
     small = {"strategies": ("frozen",), "epochs": 3, "batch_size": 4, "rounds": 2, "steps": 1}
     result = whole_runs.main(whole_runs.Config(**flags, **small, peers=bare, keras=bare))
     assert set(result["skipped"]) == {"torch", "keras"} and result["table"] == []

@@ -32,9 +32,8 @@ class Chip:
     dimensions: int  # of the torus: there are two links for each; 1: every chip reaches every other
     longest: int  # side of a slice
     source: str
-    gpu: dict[str, Any] | None = (
-        None  # what its compiler asks of it, beside what is the same for all
-    )
+    # what a GPU's compiler asks of it, beside what is the same for all
+    gpu: dict[str, Any] | None = None
 
 
 # Fields of XLA's GpuDeviceInfoProto.
@@ -72,27 +71,43 @@ A100 = {
     "device_memory_size": 85100068864,
 }
 CHIPS = {
-    "v5e": Chip("v5e", 197e12, 15.75 * 2**30, 1600e9 / 8, 2, 16, "cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip("v5p", 459e12, 95e9, 4800e9 / 8, 3, 28, "cloud.google.com/tpu/docs/v5p"),
+    "v5e": Chip(
+        name="v5e",
+        flops=197e12,
+        memory=15.75 * 2**30,
+        links=1600e9 / 8,
+        dimensions=2,
+        longest=16,
+        source="cloud.google.com/tpu/docs/v5e",
+    ),
+    "v5p": Chip(
+        name="v5p",
+        flops=459e12,
+        memory=95e9,
+        links=4800e9 / 8,
+        dimensions=3,
+        longest=28,
+        source="cloud.google.com/tpu/docs/v5p",
+    ),
     "h100": Chip(
-        "h100",
-        989e12,
-        0.75 * H100["device_memory_size"],
-        900e9 / 2,
-        1,
-        8,
-        "NVIDIA's data sheet",
-        H100,
+        name="h100",
+        flops=989e12,
+        memory=0.75 * H100["device_memory_size"],
+        links=900e9 / 2,
+        dimensions=1,
+        longest=8,
+        source="NVIDIA's data sheet",
+        gpu=H100,
     ),
     "a100": Chip(
-        "a100",
-        312e12,
-        0.75 * A100["device_memory_size"],
-        600e9 / 2,
-        1,
-        8,
-        "NVIDIA's data sheet",
-        A100,
+        name="a100",
+        flops=312e12,
+        memory=0.75 * A100["device_memory_size"],
+        links=600e9 / 2,
+        dimensions=1,
+        longest=8,
+        source="NVIDIA's data sheet",
+        gpu=A100,
     ),
 }
 ENVIRONMENT = {  # libtpu asks no server what machine this is, and does not keep others from it
@@ -122,14 +137,16 @@ class Topology:
         """What compiles for it, with versions. Raises :class:`MeshError` where that is not
         installed.
         """
-        kind, package, extra = (
-            ("GPU", "jax-cuda12-plugin", "gpu") if self.chip.gpu else ("TPU", "libtpu", "tpu")
-        )
+        kind = "GPU" if self.chip.gpu else "TPU"
+        package = "jax-cuda12-plugin" if self.chip.gpu else "libtpu"
         try:
-            return f"{package} {metadata.version(package)}, jax {jax.__version__}"
+            version = metadata.version(package)
         except metadata.PackageNotFoundError:
-            mend = f"which is not installed here: pip install -e '.[{extra}-compile]'"
-            raise MeshError(f"compiling for a {kind} takes {package}, {mend}") from None
+            raise MeshError(
+                f"compiling for a {kind} takes {package}, which is not installed here: "
+                f"pip install -e '.[{kind.lower()}-compile]'"
+            ) from None
+        return f"{package} {version}, jax {jax.__version__}"
 
     def devices(self) -> list[Any]:
         """The devices to compile for. Raises :class:`MeshError` without the compiler, or where it
@@ -139,18 +156,16 @@ class Topology:
         jax.config.update("jax_platforms", "cpu")  # there is no accelerator to look for
         try:
             return list((self.gpus() if self.chip.gpu else self.tpus()).devices)
-        except (
-            jax.errors.JaxRuntimeError,
-            NotImplementedError,
-            ValueError,
-        ) as fault:  # by what is wrong with the name
-            said = " ".join(str(fault).split())[:150]
+        # Which error it is depends on what is wrong with the name.
+        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+            said = " ".join(str(error).split())[:150]
             raise MeshError(
                 f"--topology {self.name}: {compiler} can't make it ({said}): give one as v5e:4x4 "
                 "or h100:8"
             ) from None
 
     def tpus(self) -> Any:
+        """A slice of TPUs."""
         from jax.experimental import topologies
 
         for name, value in ENVIRONMENT.items():
@@ -161,27 +176,41 @@ class Topology:
         )
 
     def gpus(self) -> Any:
+        """The GPUs of a host."""
         from jax._src.cudnn import fused_attention_stablehlo
         from jax.experimental import topologies
 
-        fused_attention_stablehlo.check_cudnn_version = lambda: (
-            CUDNN[0] * 10000 + CUDNN[1] * 100
-        )  # or it asks this machine's
-        # Where no kernel can be timed XLA's own products are guesses, of which some don't compile:
-        # all of them by cuBLAS.
-        flags = os.environ.get("XLA_FLAGS", "")
-        if BY_CUBLAS.partition("=")[0] not in flags and (
-            not flags or "--" in flags
-        ):  # else it is a file of them
-            os.environ["XLA_FLAGS"] = f"{flags} {BY_CUBLAS}".strip()
-        device = " ".join(
-            f"{name}: {value}" for name, value in (GPU | (self.chip.gpu or {})).items()
-        )
-        target = f"""gpu_device_info {{ {device} }} platform_name: "CUDA" device_description_str: "{self.chip.name}"
-            dnn_version_info {{ major: {CUDNN[0]} minor: {CUDNN[1]} }} runtime_version {{ major: 12 minor: 8 }}"""
+        # It would ask this machine for its version.
+        fused_attention_stablehlo.check_cudnn_version = cudnn_version
+        prefer_cublas()
+        fields = GPU | (self.chip.gpu or {})
+        info = " ".join(f"{name}: {value}" for name, value in fields.items())
+        target = f"""
+            gpu_device_info {{ {info} }}
+            platform_name: "CUDA"
+            device_description_str: "{self.chip.name}"
+            dnn_version_info {{ major: {CUDNN[0]} minor: {CUDNN[1]} }}
+            runtime_version {{ major: 12 minor: 8 }}
+        """
         return topologies.get_topology_desc(
             platform="cuda", topology=f"1x1x{self.chips}", target_config=target
         )
+
+
+def cudnn_version() -> int:
+    """The version of cuDNN that programs are compiled for, as cuDNN writes it."""
+    return CUDNN[0] * 10000 + CUDNN[1] * 100
+
+
+def prefer_cublas() -> None:
+    """Have XLA do all matrix products by cuBLAS: where no kernel can be timed, its own products are
+    guesses, of which some don't compile.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if flags and "--" not in flags:
+        return  # they are in a file
+    if BY_CUBLAS.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {BY_CUBLAS}".strip()
 
 
 def topology(name: str) -> Topology:
@@ -193,13 +222,14 @@ def topology(name: str) -> Topology:
             f"--topology {name}: there is no such slice: give one of {kinds} and its sides, as "
             "in v5e:4x4 or h100:8"
         )
-    found = Topology(name, CHIPS[kind], tuple(map(int, sides.split("x"))))
-    if len(found.sides) != found.chip.dimensions:
-        many = f"{found.chip.dimensions} sides" if found.chip.dimensions > 1 else "a single number"
+    chip = CHIPS[kind]
+    made = Topology(name, chip, tuple(int(side) for side in sides.split("x")))
+    if len(made.sides) != chip.dimensions:
+        many = f"{chip.dimensions} sides" if chip.dimensions > 1 else "a single number"
         raise MeshError(
             f"--topology {name}: a slice of {kind} has {many}, as in v5e:4x4, v5p:8x8x8 or h100:8"
         )
-    if max(found.sides) > found.chip.longest:  # libtpu would end the process
-        what = f"host with {kind}" if found.chip.gpu else f"side of a {kind} slice"
-        raise MeshError(f"--topology {name}: a {what} has at most {found.chip.longest} chips")
-    return found
+    if max(made.sides) > chip.longest:  # libtpu would end the process
+        what = f"host with {kind}" if chip.gpu else f"side of a {kind} slice"
+        raise MeshError(f"--topology {name}: a {what} has at most {chip.longest} chips")
+    return made

@@ -86,13 +86,15 @@ def make_training(
     """(model, labels, optimizer, step): AdamW, clipping, dropout, bfloat16 compute."""
     shape = SHAPES[case.model]
     layers = shape.config.layers
-    model = Model(Encoder(shape.config), shape.head, layout, case.remat, case.scan)
-    model = model.cast(jnp.bfloat16)
+    encoder = Encoder(shape.config)
+    model = Model(encoder, shape.head, layout, case.remat, case.scan).cast(jnp.bfloat16)
     phase = strategies.strategy(case.strategy, layers).phases[0]
     labels, factors = strategies.label_phase(phase, model.shapes(), layers)
-    groups = {group: optim.adamw(optim.schedule(1e-4, 1000)) for group in factors}
+    rate = optim.schedule(1e-4, 1000)
+    groups = {group: optim.adamw(rate) for group in factors}
     tx = optim.by_label(groups, labels, 1.0)
-    step = make_step(model, cross_entropy, tx, frozen_prefix.cut(labels, layers))
+    cut = frozen_prefix.cut(labels, layers)
+    step = make_step(model, cross_entropy, tx, cut)
     return model, labels, tx, step
 
 

@@ -22,10 +22,20 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
-BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8} | {
-    f"{s}{n}": n // 8 for s in "su" for n in (8, 16, 32, 64)
-}
-WORDS = "calls|to_apply|body|condition|branch_computations|called_computations|true_computation|false_computation"
+BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8}
+BYTES |= {"s8": 1, "s16": 2, "s32": 4, "s64": 8, "u8": 1, "u16": 2, "u32": 4, "u64": 8}
+WORDS = "|".join(
+    (
+        "calls",
+        "to_apply",
+        "body",
+        "condition",
+        "branch_computations",
+        "called_computations",
+        "true_computation",
+        "false_computation",
+    )
+)
 CALLS = re.compile(rf"(?:{WORDS})=(\{{[^}}]*\}}|%[\w.-]+)")
 SEEN_THROUGH = ("copy", "copy-start", "copy-done", "bitcast", "convert", "optimization-barrier")
 

@@ -1,0 +1,249 @@
+"""adapt as a side of the measurements, with the functions that everybody uses: nothing here is for
+the benchmark alone.
+
+Libraries are imported when a side starts: by then the process is kept to its cores, which they
+count when they are imported.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.benchmark import peers
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from adapt.data.examples import Examples
+    from adapt.training.step import Batch, State, Step
+    from adapt.tree import Tree
+
+
+@dataclasses.dataclass
+class Training:
+    """A step with its parameters and state, and the shapes of batches that it has compiled."""
+
+    step: "Step"
+    frozen: "Tree"
+    state: "State"
+    compiled: set[Any] = dataclasses.field(default_factory=set)
+
+    def take(self, batches: "Iterable[Batch]", num_steps: int) -> dict[str, float]:
+        """Take a step a batch, ``num_steps`` in all; what is recorded of them."""
+        from adapt.training.loop import run_steps
+
+        steps = run_steps(self.step, self.frozen, self.state, batches, num_steps, self.compiled)
+        ((self.state, record),) = steps
+        return {
+            "examples": record["timed_examples"],
+            "seconds": record["seconds"],
+            "loss": record["loss"],
+            "compile_seconds": record["compile_seconds"],
+        }
+
+
+class Adapt:
+    """adapt on the CPU."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        task: str,
+        batch_size: int,
+        cores: int,
+        seed: int,
+        learning: dict[str, float],
+    ):
+        import numpy as np
+
+        from adapt.cli.launch import compilation_cache, prepare_cpu
+        from adapt.cli.run_folder import versions
+        from adapt.data import examples, sources
+        from adapt.pretrained import hub
+        from adapt.ragged import ragged
+
+        prepare_cpu()
+        compilation_cache()
+        content = json.loads(Path(task).read_text("utf-8"))
+        self.pretrained = hub.load(checkpoint)
+        tokenizer = self.pretrained.tokenizer
+        assert tokenizer is not None  # checked by the benchmark
+        tokens = ragged(content["ids"])
+        labels = np.array(content["labels"], np.int32)
+        pad_token = self.pretrained.config.pad_token
+        source = sources.TokenSource(tokens, tokenizer.max_length, pad_token)
+        self.examples = examples.Examples(source, np.arange(len(tokens)), labels)
+        self.plan = self.examples.plan(batch_size, seed, content["epochs"])
+        self.texts = content["texts"]
+        self.classes = content["classes"]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.learning = learning
+        self.versions = versions()
+        self.trainings: dict[str, tuple[Training, Examples]] = {}
+        self.strategy("full")
+
+    def strategy(self, name: str) -> dict[str, Any]:
+        """Train by this strategy from now on, with the cache where something stands still."""
+        if name not in self.trainings:
+            self.trainings[name] = self.make_training(name)
+        self.training, self.prepared_examples = self.trainings[name]
+        return {}
+
+    def make_training(self, name: str) -> "tuple[Training, Examples]":
+        """A training by a strategy, from the checkpoint's encoder and a new head, and the examples
+        for it.
+        """
+        import jax
+
+        from adapt import tree
+        from adapt.models import Classifier, Encoder, Model
+        from adapt.training import frozen_prefix, losses, optim, strategies
+        from adapt.training.step import init_state, make_step
+
+        config = self.pretrained.config
+        key = jax.random.key(self.seed)
+        model = Model(Encoder(config), Classifier(self.classes, "mean", dropout=config.dropout))
+        params = tree.drop(self.pretrained.params, "head")
+        params = tree.graft(params, "head", model.init_head(key))
+        phase = strategies.strategy(name, config.layers).phases[0]
+        labels = tree.label(params, phase.rules)
+        adamw = optim.adamw(self.learning["rate"], self.learning["decay"])
+        tx = optim.by_label(dict.fromkeys(phase.groups, adamw), labels, self.learning["clip"])
+        cut = frozen_prefix.cut(labels, config.layers)
+        step = make_step(model, losses.cross_entropy, tx, cut)
+        frozen, state = init_state(params, labels, tx, key)
+        examples = self.examples
+        if step.prefix is not None:
+            examples = self.with_states(step, frozen, model)
+        return Training(step, frozen, state), examples
+
+    def with_states(self, step: "Step", frozen: "Tree", model: Any) -> "Examples":
+        """The examples with what the frozen prefix makes of them."""
+        from adapt.prefix_cache import states
+
+        prefix = step.prefix
+        assert prefix is not None
+        entry = states.cached_array(frozen, model, prefix.depth, self.examples, "float32")
+        computed = states.compute_states(prefix, frozen, self.examples, entry)
+        return dataclasses.replace(self.examples, states=computed)
+
+    def train(self, order: list[int], epoch: int) -> dict[str, float]:
+        """The first steps of an epoch, packing included; ``order`` is what every epoch's
+        permutation gives.
+        """
+        num_steps = -(-len(order) // self.batch_size)
+        batches = self.prepared_examples.batches(self.plan, self.seed, epoch)
+        return self.training.take(itertools.islice(batches, num_steps), num_steps)
+
+    def extract(self, index: list[int]) -> dict[str, float]:
+        """Features of the texts ``index``, tokenization and packing included."""
+        from adapt.features import encode
+
+        texts = [self.texts[i] for i in index]
+        started = time.perf_counter()
+        features = encode(self.pretrained, texts, "mean")
+        return {"examples": len(features), "seconds": time.perf_counter() - started}
+
+    def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
+        """float32 matrix products: GFLOP/s of each repetition, by size."""
+        import jax
+
+        product = jax.jit(lambda a: a @ a)
+        rates = {}
+        for size in sizes:
+            matrix = jax.random.normal(jax.random.key(0), (size, size))
+            rates[str(size)] = peers.matmul_rates(
+                lambda a: product(a).block_until_ready(), matrix, repeats
+            )
+        return {"rates": rates}
+
+
+class DeviceAdapt:
+    """adapt on an accelerator: the steps of one case, with random weights and batches."""
+
+    def __init__(self, case: dict[str, Any], cores: int, seed: int):
+        import jax
+        import numpy as np
+
+        from adapt.cli.launch import compilation_cache
+        from adapt.cli.run_folder import versions
+        from adapt.training.step import init_state
+        from experiments.benchmark.aot.compiling import Case, make_training
+
+        compilation_cache()
+        self.case = Case(**case)
+        rng = np.random.default_rng(seed)
+        key = jax.random.key(seed)
+        model, labels, tx, step = make_training(self.case)
+        frozen, state = init_state(jax.jit(model.init)(key), labels, tx, key)
+        self.training = Training(step, frozen, state)
+        self.batches = [self.make_batch(rng) for _ in range(2)]
+        self.device = jax.local_devices()[0]
+        self.versions = versions() | {"device": self.device.device_kind}
+
+    def make_batch(self, rng: "np.random.Generator") -> "Batch":
+        """Examples of full length, one a row."""
+        import numpy as np
+
+        from adapt.data import packing
+        from adapt.ragged import ragged
+        from experiments.benchmark.aot.shapes import SHAPES
+
+        shape = SHAPES[self.case.model]
+        config = shape.config
+        num_examples = self.case.batch_size
+        num_tokens = self.case.tokens
+        if config.is_image:
+            size = (num_examples, config.image_size, config.image_size, config.channels)
+            pixels = rng.standard_normal(size, np.float32)
+            batch = packing.image_batch(pixels, num_tokens, num_examples)
+        else:
+            tokens = ragged(list(rng.integers(1, config.vocabulary, (num_examples, num_tokens))))
+            rows = np.arange(num_examples)
+            slots = (num_examples, num_tokens, num_examples)
+            batch = packing.assemble(tokens, rows, rows, np.zeros_like(rows), slots)
+        labels = rng.integers(0, shape.head.classes, num_examples).astype(np.int32)
+        return batch | packing.pad_labels(labels, num_examples)
+
+    def train(self, steps: int) -> dict[str, float]:
+        """Whole steps, until the device has done them; the batches are sent in each."""
+        return self.training.take(itertools.islice(itertools.cycle(self.batches), steps), steps)
+
+    def peak(self) -> dict[str, int | None]:
+        """The most bytes of the device in use at once since the start; None where it keeps no
+        count, as a CPU.
+        """
+        return {"bytes": (self.device.memory_stats() or {}).get("peak_bytes_in_use")}
+
+    def rate(self, repeats: int) -> dict[str, float]:
+        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at
+        the device.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        product = jax.jit(lambda a, b: a @ b)
+
+        def multiply(matrix: jax.Array) -> jax.Array:
+            result = matrix
+            for _ in range(peers.PRODUCTS):
+                result = product(result, matrix)
+            return result.block_until_ready()
+
+        fastest = 0.0
+        for size in peers.rate_sizes(self.device.platform != "cpu"):
+            normal = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+            matrix = normal / math.sqrt(size)
+            rates = peers.matmul_rates(multiply, matrix, repeats)
+            fastest = max(fastest, max(rates) * 1e9 * peers.PRODUCTS)
+        return {"flops": fastest}
+
+
+if __name__ == "__main__":
+    peers.serve({"adapt": Adapt, "device": DeviceAdapt})

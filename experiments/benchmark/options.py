@@ -1,0 +1,162 @@
+"""The flags of the measurements, in groups. A function takes the groups that it reads."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from experiments.benchmark.aot.shapes import MODELS, STRATEGIES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What all sides work on."""
+
+    title: ClassVar[str] = "data"
+
+    # a BERT folder in the Hugging Face layout, or a bundled name
+    checkpoint: str = "minilm"
+    # a file, or a bundled set: its train part to train on, all of it to extract
+    data: str = "reviews"
+    # the column of the texts
+    text_column: str = "text"
+    # the column of the labels
+    label_column: str = "label"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeerOptions:
+    """Python interpreters with what adapt is compared with."""
+
+    title: ClassVar[str] = "peers"
+
+    # one with torch, transformers and sentence-transformers; default: this one
+    peers: Path | None = None
+    # one with keras-hub and jax; default: this one
+    keras: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundOptions:
+    """How much is measured. The sides take turns in each round."""
+
+    title: ClassVar[str] = "rounds"
+
+    # that count; one more before them warms up
+    rounds: int = 5
+    # of training, in each round
+    steps: int = 10
+    # of the processor, that a side may use
+    cores: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """The seed, and where results go."""
+
+    title: ClassVar[str] = "run"
+
+    # of the order of the examples and of dropout
+    seed: int = 0
+    # the folder to write
+    out: Path = Path("runs/benchmark")
+    # replace a measurement that is there
+    overwrite: bool = False
+    # also write the tables that the pages include into this folder: docs/tables
+    tables: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedOptions(SourceOptions, PeerOptions, RoundOptions, OutputOptions):
+    """What the two measurements on the CPU, of steps and of whole runs, have in common."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AcceleratorOptions:
+    """Steps of well-known encoders on this machine's accelerator, in place of everything else."""
+
+    title: ClassVar[str] = "accelerator"
+
+    # measure there, in bfloat16; the other flags of this group go with it
+    device: bool = False
+    # which encoders
+    models: tuple[str, ...] = MODELS
+    # what trains
+    strategies: tuple[str, ...] = STRATEGIES
+    # of an example; default: as many as the encoder has positions
+    tokens: int | None = None
+    # compute again in the backward pass: blocks, or all but products by weights
+    remat: Literal["none", "block", "dots"] = "none"
+    # compile the peer's encoder with torch.compile
+    torch_compile: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """How many examples a step has."""
+
+    title: ClassVar[str] = "rounds"
+
+    # examples a step; default: 32, with --device by the encoder
+    batch_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceOptions(AcceleratorOptions, PeerOptions, BatchOptions, RoundOptions, OutputOptions):
+    """What the measurement on an accelerator reads."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """The runs of `adapt finetune`."""
+
+    title: ClassVar[str] = "training"
+
+    # what trains; runs each
+    strategies: tuple[str, ...] = ("full", "top:2", "top:1", "frozen")
+    # of a run
+    epochs: int = 5
+    # examples a step
+    batch_size: int = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResumeOptions:
+    """Where results go."""
+
+    title: ClassVar[str] = "run"
+
+    # keep the runs that are done
+    resume: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """What a peer encodes."""
+
+    title: ClassVar[str] = "rounds"
+
+    # that sentence-transformers encodes, in each round
+    sentences: int = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeRunOptions(FinetuneOptions, EncodingOptions, ResumeOptions, SpeedOptions):
+    """What the measurements of whole runs read."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GrowthOptions:
+    """How cost and memory grow."""
+
+    title: ClassVar[str] = "growth"
+
+    # measure that, and nothing else
+    growth: bool = False
+    # of the training sets, in examples; the epochs are measured with the second
+    sizes: tuple[int, ...] = (1000, 2000, 4000, 8000)
+
+
+def interpreter(path: Path | None) -> str:
+    """The Python of a peer."""
+    return sys.executable if path is None else str(path)
