@@ -60,12 +60,22 @@ class Pretrained:
         """The source, family, size and head in one line; never a parameter."""
         c = self.config
         size = f"{c.layers} layers, width {c.width}, {tree.count(self.params):,} parameters"
-        head = type(self.head).__name__
-        pooling = getattr(self.head, "pooling", None)
-        if pooling is not None:
-            head += f" of {self.head.classes} classes, pooling {pooling}"
-        task = f", task {self.task}" if self.task else ""
-        return f"Pretrained({self.source!r}: {c.family}, {size}; head {head}{task})"
+        task = f"; task: {self.task}" if self.task else ""
+        return f"Pretrained({self.source!r}: {c.family}, {size}; head: {describe(self.head)}{task})"
+
+
+def describe(head: Any) -> str:
+    """What a head puts out, in a few words."""
+    classes = getattr(head, "classes", None)
+    pooling = getattr(head, "pooling", "")
+    if classes == 0:
+        return "pooler" if pooling == "pooler" else f"embeddings, pooling {pooling}"
+    words = type(head).__name__
+    if classes is not None:
+        words += " of 1 output" if classes == 1 else f" of {classes} classes"
+    if pooling:
+        words += f", pooling {pooling}"
+    return words
 
 
 def tokenizer_of(pretrained: Pretrained) -> Tokenizer:

@@ -12,7 +12,7 @@ import safetensors.numpy
 from adapt import files, tree
 from adapt.errors import AdaptError, CheckpointError
 from adapt.export import layout
-from adapt.models import Classifier
+from adapt.models import CausalLM, Classifier, MaskedLM, Span, Tagger
 from adapt.pretrained import assets, hub
 from adapt.training import checkpoint, optim
 from adapt.training.step import init_state
@@ -376,7 +376,23 @@ def test_a_written_folder_loads_as_it_was_and_replaces_the_old_one_whole(folder,
 def test_a_checkpoint_shows_itself_in_a_line(folder, run):
     for shown in (repr(hub.load(folder)), repr(hub.load(run[0]))):
         assert len(shown) < 300 and "bert" in shown and "array" not in shown
-    assert "head Classifier of 3 classes, pooling cls, task classification" in shown
+    assert "; head: Classifier of 3 classes, pooling cls; task: classification)" in shown
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (Classifier(0, "pooler"), "pooler"),
+        (Classifier(0, "mean"), "embeddings, pooling mean"),
+        (Classifier(1, "last"), "Classifier of 1 output, pooling last"),
+        (Tagger(5), "Tagger of 5 classes"),
+        (MaskedLM(40), "MaskedLM"),
+        (CausalLM(40), "CausalLM"),
+        (Span(24), "Span"),
+    ],
+)
+def test_a_head_is_shown_by_what_it_puts_out(head, words):
+    assert hub.describe(head) == words
 
 
 def test_every_refusal_can_be_caught_as_one_kind():
