@@ -115,7 +115,8 @@ class Method:
 def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     """The strategy ``spec`` for an encoder of ``layers`` blocks and a run of ``epochs``.
 
-    A spec is one method or modifier, or several joined by ``+``. Modifiers alone change ``full``.
+    A spec is one method or modifier, or several joined by ``+``, in any order. Modifiers alone
+    change ``full``. They are applied in the order of ``MODIFIERS``.
 
     Raises :class:`StrategyError` for an unknown name, for a value that is missing, wrong or too
     much, and for a contradiction.
@@ -125,8 +126,7 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     """
     methods = []
     modifiers = {}
-    for word in spec.split("+"):
-        word = word.strip()
+    for word in sorted(word.strip() for word in spec.split("+")):
         name, _, text = word.partition(":")
         method = find_method(name, word)
         values = parse_values(word, name, text, method)
@@ -135,11 +135,12 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
         elif name in modifiers:
             raise StrategyError(f"{spec}: {name} is there twice, and a run has one: leave one out")
         else:
-            modifiers[name] = (method, values)
+            modifiers[name] = values
 
     result = combine(spec, methods) if methods else full(layers, epochs)
-    for modifier, values in modifiers.values():
-        result = modifier.build(result, layers, *values)
+    for name, modifier in MODIFIERS.items():
+        if name in modifiers:
+            result = modifier.build(result, layers, *modifiers[name])
     return result
 
 
@@ -215,9 +216,23 @@ def combine(spec: str, methods: list[tuple[str, Strategy]]) -> Strategy:
             rules[rule] = word
         peft.update(method.peft)
 
+    patterns: dict[str, list[str]] = {}  # by group
+    for pattern, group in rules:
+        patterns.setdefault(group, []).append(pattern)
     # Added parameters and biases lie inside blocks: their rules go before those of the blocks.
-    ordered = sorted(rules, key=lambda rule: (rule[1] == "encoder", rule[1] == "bias"))
-    return single_phase(*ordered, epochs=methods[0][1].phases[0].epochs, peft=peft)
+    groups = sorted(patterns, key=lambda group: (group == "encoder", group == "bias"))
+    joined = [(any_of(patterns[group]), group) for group in groups]
+    return single_phase(*joined, epochs=methods[0][1].phases[0].epochs, peft=peft)
+
+
+def any_of(patterns: Sequence[str]) -> str:
+    """One pattern for what any of ``patterns`` matches.
+
+    As rules of their own, one that lies within another would win nothing where it comes second.
+    """
+    if len(patterns) == 1:
+        return patterns[0]
+    return "|".join(f"(?:{pattern})" for pattern in patterns)
 
 
 def check_can_join(spec: str, word: str, method: Strategy) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from adapt.errors import StrategyError
 from adapt.models import Encoder, Model, peft
 from adapt.training import frozen_prefix, strategies
 from adapt.training.optim import FROZEN
-from adapt.training.strategies import Arg, Method, base_group, label_phase, strategy
+from adapt.training.strategies import Arg, Method, Strategy, base_group, label_phase, strategy
 from tests.helpers.small import CONFIGS, classifier, params
 
 FAMILIES = ["bert", "gpt2", "vit"]
@@ -152,6 +153,37 @@ def test_joined_methods_train_the_same_in_any_order(names):
     if "lora:2" in names:
         groups = {group for path, group in tree.paths(labels[0]).items() if "lora" in path}
         assert groups == {"lora"}
+
+
+# Words that may be joined, some of which contradict others.
+WORDS = [
+    *("full", "frozen", "top:1", "top:2", "bottom-frozen:0", "bottom-frozen:1"),
+    *("surgical:0", "surgical:0-1", "surgical:1", "bitfit", "lora:2", "adapters:3", "prefix:2"),
+    *("gradual", "lp-ft", "decay:0.9", "decay:0", "reinit:1", "l2sp:0.1", "mixout:0.5"),
+    *("top", "top:9", "best"),
+]
+
+
+def outcome(words: Sequence[str]) -> Strategy | str:
+    """The strategy of these words, or why there is none, without the words themselves."""
+    spec = "+".join(words)
+    try:
+        return strategy(spec, 2, 6)
+    except StrategyError as error:
+        return str(error).removeprefix(spec)
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=2, max_size=4), st.data())
+def test_words_mean_the_same_or_are_refused_alike_in_any_order(words, data):
+    expected = outcome(words)
+    assert outcome(data.draw(st.permutations(words))) == expected
+    if isinstance(expected, str):
+        return
+    for family in FAMILIES:
+        config = peft.with_peft(CONFIGS[family], expected.peft)
+        leaves = params(Model(Encoder(config), classifier(family).head))
+        for phase in expected.phases:
+            assert trained_paths(label_phase(phase, leaves, 2)[0])
 
 
 # Rates and phases
