@@ -88,7 +88,7 @@ class Config(
 
 
 def main(config: Config) -> dict[str, Any]:
-    clock = Laps()
+    laps = Laps()
     compiling = Compiling()
     check_flags(config)
     check_out(config.out, None, config.overwrite)
@@ -102,9 +102,9 @@ def main(config: Config) -> dict[str, Any]:
     make_splits(labels, test, config, regression=not names)  # refused before any work is done
 
     with open_run(config.out, config):
-        clock.lap("set_up")
+        laps.lap("set_up")
         features = extract(config, pretrained, tables)
-        clock.lap("features")
+        laps.lap("features")
         if config.speed:
             last_layer = np.ascontiguousarray(features[-1, 0][~test])
             with console.progress("timing", 3) as bar:
@@ -115,7 +115,7 @@ def main(config: Config) -> dict[str, Any]:
         methods = config.methods(regression=not names)
         with console.progress("probing", len(features) * len(config.pooling) * len(methods)) as bar:
             report = probe_features(features, labels, test, names, config, bar.show)
-        clock.lap("heads")
+        laps.lap("heads")
         result = {
             "selected": report.selected,
             "cells": report.cells,
@@ -123,7 +123,7 @@ def main(config: Config) -> dict[str, Any]:
             "examples": report.examples,
             "classes": report.classes,
             "selection": report.selection,
-            "seconds": clock.seconds | {"compile": compiling.seconds, "total": clock.total},
+            "seconds": laps.seconds | {"compile": compiling.seconds, "total": laps.total},
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
