@@ -33,7 +33,7 @@ from adapt.errors import StrategyError
 from adapt.options import DType, ImportOptions, check_ranges
 from adapt.planning import Estimate, Overhead, Workload
 from adapt.pretrained.hub import Pretrained
-from adapt.tasks import get_task
+from adapt.tasks import TASKS, get_task
 from adapt.training import strategies
 
 COLUMNS = (
@@ -85,7 +85,8 @@ class HeadOptions:
 
     title: ClassVar[str] = "task"
 
-    task: Literal["classification", "multilabel", "regression"] = "classification"
+    # classification, multilabel, regression, or one of your own with a row of outputs an example
+    task: str = "classification"
     # of the tokens' states; default: mean; last for GPT-2; cls for ViT
     pooling: str | None = None
 
@@ -147,6 +148,7 @@ def main(config: Config) -> dict[str, Any]:
     compiling = Compiling()
     check_out(config.out, None, config.overwrite)
     check_ranges(config)
+    check_task(config.task)
     run = finetune_config(config)
     pretrained = inputs.load(run, run.seed)
     check_flags(config, pretrained.config.layers)
@@ -194,6 +196,19 @@ def finetune_config(config: Config) -> finetune.Config:
         seed=config.seed,
         patience=0,  # as many epochs as are planned for
         import_=config.import_,
+    )
+
+
+def check_task(name: str) -> None:
+    """Raise :class:`StrategyError` for a task whose examples are not of one text, or of one row of
+    outputs.
+    """
+    if get_task(name).has_row_per_example:
+        return
+    planned = sorted(other for other, task in TASKS.items() if task.has_row_per_example)
+    raise StrategyError(
+        f"`task` {name} is not planned, for an example is more than a row of outputs there: "
+        f"give one of {', '.join(planned)}"
     )
 
 

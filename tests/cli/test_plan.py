@@ -10,6 +10,8 @@ from adapt.cli import console, finetune, plan
 from adapt.cli.flags import changed_flags
 from adapt.errors import StrategyError
 from adapt.pretrained import hub
+from adapt.tasks import TASKS
+from adapt.tasks.classification import Classification
 from tests.helpers import tiny
 
 
@@ -89,6 +91,18 @@ def test_what_can_not_be_measured_is_told_at_once(inputs, tmp_path, name, messag
     with pytest.raises(StrategyError, match=message):
         plan.main(config)
     assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.parametrize("task", ["tags", "contrastive", "clasification"])
+def test_a_task_that_can_not_be_planned_is_refused_by_name(task, tmp_path):
+    with pytest.raises(StrategyError, match=rf"`task` '?{task}.* give one of .*regression"):
+        plan.main(plan.Config(task=task, out=tmp_path / "plan"))
+    assert not (tmp_path / "plan").exists()
+
+
+def test_a_task_of_ones_own_is_planned(monkeypatch):
+    monkeypatch.setitem(TASKS, "stars", Classification())
+    plan.check_task("stars")
 
 
 def test_no_line_of_the_table_is_longer_than_a_terminal_or_breaks_a_number():
