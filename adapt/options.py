@@ -16,24 +16,49 @@ from typing import ClassVar, Literal
 from adapt.errors import StrategyError
 
 DType = Literal["float32", "bfloat16"]
+CacheDType = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which checkpoint, and how it is computed."""
+class CheckpointOptions:
+    """Which checkpoint."""
 
     title: ClassVar[str] = "model"
 
     # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     checkpoint: str = "tiny-bert"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderOptions(CheckpointOptions):
+    """Which checkpoint, and how it is computed."""
+
+    title: ClassVar[str] = "model"
+
+    # of the computation; parameters stay float32
+    dtype: DType = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderOptions(EncoderOptions):
+    """Which checkpoint, and how it is computed."""
+
+    title: ClassVar[str] = "model"
+
+    # tokens of an example; longer texts are truncated; default: the checkpoint's own
+    max_length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(TextEncoderOptions):
+    """Which checkpoint, and how it is computed."""
+
+    title: ClassVar[str] = "model"
+
     # the encoder's shapes with fresh weights: the control that pre-training has to beat
     random_weights: bool = False
     # of the encoder; default: the checkpoint's own
     dropout: float | None = None
-    # tokens of an example; longer texts are truncated; default: the checkpoint's own
-    max_length: int | None = None
-    # of the computation; parameters stay float32
-    dtype: DType = "float32"
     # compute again in the backward pass: blocks, or all but products by weights
     remat: Literal["none", "block", "dots"] = "none"
     # compute the blocks as a loop, which compiles once for all of them
@@ -41,8 +66,30 @@ class ModelOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class ColumnOptions:
+    """Examples, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # the column of the texts
+    text_column: str = "text"
+    # images in place of texts
+    image_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledColumnOptions(ColumnOptions):
     """Labelled examples, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # the column of the labels
+    label_column: str = "label"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SetOptions:
+    """What is trained, tested and validated on."""
 
     title: ClassVar[str] = "data"
 
@@ -52,18 +99,24 @@ class DataOptions:
     test: str | None = None
     # default: a stratified 10% of the training set
     validation: str | None = None
-    # tags: a list of words, or words with spaces between them
-    text_column: str = "text"
-    # the second text of a pair; of a span its question; of a choice several: a,b,c
-    text_pair_column: str | None = None
-    # of several tasks several: label,fine
-    label_column: str = "label"
-    # images in place of texts
-    image_column: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskOptions:
+class DataOptions(LabelledColumnOptions, SetOptions):
+    """Labelled examples, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # tags: a list of words, or words with spaces between them
+    text_column: str = "text"
+    # of several tasks several: label,fine
+    label_column: str = "label"
+    # the second text of a pair; of a span its question; of a choice several: a,b,c
+    text_pair_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HeadOptions:
     """What is learned, and by which head."""
 
     title: ClassVar[str] = "task"
@@ -73,6 +126,14 @@ class TaskOptions:
     # of the tokens' states: mean, cls, max, last, pooler or attention; default: mean; last for
     # GPT-2; cls for ViT
     pooling: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskOptions(HeadOptions):
+    """What is learned, and by which head."""
+
+    title: ClassVar[str] = "task"
+
     # the layers that the head reads, 0 the embedding; default: the last
     layers: tuple[int, ...] = ()
     # of several layers: side by side, or a learned mean
@@ -92,12 +153,12 @@ class StrategyOptions:
     # keep what the frozen blocks make of the data; auto: where that pays
     cache: Literal["auto", "on", "off"] = "auto"
     # of what is kept; default: that of the computation
-    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    cache_dtype: CacheDType | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """Batches, learning rates and their schedule."""
+class BatchOptions:
+    """Batches, and how often each is seen."""
 
     title: ClassVar[str] = "optimizer"
 
@@ -105,6 +166,14 @@ class OptimizerOptions:
     epochs: int = 3
     # examples a step
     batch_size: int = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions(BatchOptions):
+    """Batches, learning rates and their schedule."""
+
+    title: ClassVar[str] = "optimizer"
+
     # micro-batches a step
     accumulate: int = 1
     # of the encoder; default: 1e-4 (tiny encoders) or 5e-5
@@ -140,19 +209,28 @@ class TrainingOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class OutputOptions:
+    """Where results go."""
+
+    title: ClassVar[str] = "run"
+
+    # the folder to write
+    out: Path
+    # replace what is there
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(OutputOptions):
     """The run's seed and folder."""
 
     title: ClassVar[str] = "run"
 
-    # of the new head, the order of the examples and dropout
-    seed: int = 0
-    # the folder to write
     out: Path = Path("runs/finetune")
     # go on with the run in the output folder, bit for bit
     resume: bool = False
-    # replace a run that is there
-    overwrite: bool = False
+    # of the new head, the order of the examples and dropout
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

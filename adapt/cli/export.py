@@ -8,32 +8,27 @@ model, else sentence-transformers. What pretrain wrote exports too, with its lan
 """
 
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 from adapt.export.exporting import export
-from adapt.options import ImportOptions
+from adapt.options import ImportOptions, OutputOptions
 from adapt.pretrained import hub
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What is exported, how and where to."""
+    """What is exported, and how."""
 
     title: ClassVar[str] = "export"
 
     # the folder of a finished run, or any checkpoint with a head
     run: str
-    # the folder to write
-    out: Path
     # auto | transformers | sentence-transformers
     format: str = "auto"
-    # replace a folder that an export wrote
-    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ExportOptions, ImportOptions):
+class Config(ExportOptions, OutputOptions, ImportOptions):
     """The flags of the command."""
 
 

@@ -21,7 +21,13 @@ import jax.numpy as jnp
 from adapt.cli import console, inputs
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.features import extract
-from adapt.options import DeviceOptions, DType, ImportOptions
+from adapt.options import (
+    ColumnOptions,
+    DeviceOptions,
+    EncoderOptions,
+    ImportOptions,
+    OutputOptions,
+)
 from adapt.parallel import multihost, sharding
 from adapt.pretrained import hub
 from adapt.tree import digest
@@ -29,33 +35,28 @@ from adapt.tree import digest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """Features of which data, from which layer of which checkpoint."""
+    """Which features of which data."""
 
     title: ClassVar[str] = "extract"
 
-    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
-    checkpoint: str = "minilm"
     # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     data: str = "reviews"
-    text_column: str = "text"
-    # images in place of texts
-    image_column: str | None = None
     # mean, cls, max, last, pooler or attention
     pooling: str = "mean"
     # 0 (embedding) to L (the last block, the default)
     layer: int | None = None
     # scale every feature vector to length 1
     normalize: bool = False
-    # of the computation
-    dtype: DType = "float32"
-    out: Path = Path("runs/extract")
-    # replace the features that are there
-    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(ExtractOptions, ImportOptions, DeviceOptions):
-    pass
+class Config(
+    ExtractOptions, EncoderOptions, ColumnOptions, OutputOptions, ImportOptions, DeviceOptions
+):
+    """The flags of the command."""
+
+    checkpoint: str = "minilm"
+    out: Path = Path("runs/extract")
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,16 @@ from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled
 from adapt.data.examples import Examples
 from adapt.errors import StrategyError
-from adapt.options import DType, ImportOptions, check_ranges
+from adapt.options import (
+    BatchOptions,
+    CacheDType,
+    HeadOptions,
+    ImportOptions,
+    LabelledColumnOptions,
+    OutputOptions,
+    TextEncoderOptions,
+    check_ranges,
+)
 from adapt.planning import Estimate, Overhead, Workload
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import TASKS, get_task
@@ -50,22 +59,8 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """Which checkpoint, and how it is computed."""
-
-    title: ClassVar[str] = "model"
-
-    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
-    checkpoint: str = "minilm"
-    # tokens of an example; longer texts are truncated; default: the checkpoint's own
-    max_length: int | None = None
-    # of the computation; parameters stay float32
-    dtype: DType = "float32"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanDataOptions:
-    """Labelled examples, and in which columns they are."""
+    """The data of the run that is planned."""
 
     title: ClassVar[str] = "data"
 
@@ -73,22 +68,6 @@ class PlanDataOptions:
     data: str = "reviews"
     # what finetune takes as --test; default: the test part of a bundled set, else none
     test: str | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    # images in place of texts
-    image_column: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HeadOptions:
-    """What is learned, and by which head."""
-
-    title: ClassVar[str] = "task"
-
-    # classification, multilabel, regression, or one of your own with a row of outputs an example
-    task: str = "classification"
-    # of the tokens' states; default: mean; last for GPT-2; cls for ViT
-    pooling: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,35 +83,24 @@ class StrategiesOptions:
     # steps that are timed, of each program
     steps: int = 10
     # of the states that are kept; default: that of the computation
-    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    cache_dtype: CacheDType | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """How much is trained."""
-
-    title: ClassVar[str] = "training"
-
-    epochs: int = 3
-    # examples a step
-    batch_size: int = 32
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PlanRunOptions:
+class PlanRunOptions(OutputOptions):
     """The seed, and where results go."""
 
     title: ClassVar[str] = "run"
 
-    seed: int = 0
     out: Path = Path("runs/plan")
-    # replace a plan that is there
-    overwrite: bool = False
+    # of the new head and the order of the examples
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
-    CheckpointOptions,
+    TextEncoderOptions,
+    LabelledColumnOptions,
     PlanDataOptions,
     HeadOptions,
     StrategiesOptions,
@@ -141,6 +109,10 @@ class Config(
     ImportOptions,
 ):
     """None means: chosen by the task, the family or the data."""
+
+    checkpoint: str = "minilm"
+    # classification, multilabel, regression, or one of your own with a row of outputs an example
+    task: str = "classification"
 
 
 def main(config: Config) -> dict[str, Any]:

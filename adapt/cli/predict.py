@@ -20,7 +20,7 @@ from typing import ClassVar
 from adapt.cli import console, inputs
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.files import atomic_path
-from adapt.options import ImportOptions
+from adapt.options import ColumnOptions, ImportOptions, OutputOptions
 from adapt.predicting import Predictions, check_predicts, predict_table
 from adapt.pretrained import hub
 from adapt.tasks.base import text_columns
@@ -36,19 +36,16 @@ class PredictOptions:
     run: tuple[Path, ...]
     # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     data: str
-    # the CSV file to write
-    out: Path
-    text_column: str = "text"
     # as in training
     text_pair_column: str | None = None
-    image_column: str | None = None
-    # replace a file that is there
-    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(PredictOptions, ImportOptions):
+class Config(PredictOptions, ColumnOptions, OutputOptions, ImportOptions):
     """The flags of the command."""
+
+    # the CSV file to write
+    out: Path
 
 
 def main(config: Config) -> None:

@@ -27,7 +27,13 @@ from adapt.data import bundled, packing
 from adapt.data.tables import Table, check_texts
 from adapt.errors import DataError, StrategyError
 from adapt.features import table_batches
-from adapt.options import DeviceOptions, ImportOptions
+from adapt.options import (
+    CheckpointOptions,
+    DeviceOptions,
+    ImportOptions,
+    LabelledColumnOptions,
+    OutputOptions,
+)
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.pretrained import hub
@@ -38,18 +44,8 @@ from adapt.tasks import TASKS, get_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """Whose layers are probed."""
-
-    title: ClassVar[str] = "model"
-
-    # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
-    checkpoint: str = "tiny-bert"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeDataOptions:
-    """Labelled examples, and in which columns they are."""
+    """What is probed."""
 
     title: ClassVar[str] = "data"
 
@@ -57,10 +53,6 @@ class ProbeDataOptions:
     data: str = "reviews"
     # default: the test part of a bundled set; otherwise each fold of the data in its turn
     test: str | None = None
-    text_column: str = "text"
-    label_column: str = "label"
-    # images in place of texts
-    image_column: str | None = None
     # classification or regression
     task: str = "classification"
     # so many examples of the data, and of the test, drawn at random
@@ -68,21 +60,25 @@ class ProbeDataOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeRunOptions:
+class ProbeRunOptions(OutputOptions):
     """What is done, and where its results go."""
 
     title: ClassVar[str] = "run"
 
+    out: Path = Path("runs/probe")
     # time 1,000 logistic regressions on the last layer against scikit-learn, and nothing else
     speed: bool = False
-    out: Path = Path("runs/probe")
-    # replace a run that is there
-    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
-    CheckpointOptions, ProbeDataOptions, ProbeOptions, ProbeRunOptions, ImportOptions, DeviceOptions
+    CheckpointOptions,
+    LabelledColumnOptions,
+    ProbeDataOptions,
+    ProbeOptions,
+    ProbeRunOptions,
+    ImportOptions,
+    DeviceOptions,
 ):
     """None means: chosen by the task and the data."""
 
