@@ -56,7 +56,7 @@ class TaskData:
     task: Task
     names: Sequence[str]  # of the labels, or of what the head puts out
     sets: Mapping[str, Examples]
-    shapes: packing.Plan  # of training batches
+    shapes: packing.BatchShapes  # of training batches
     seed: int
     accumulate: int
     steps_per_epoch: int
@@ -73,7 +73,7 @@ class TaskData:
     ) -> "TaskData":
         """Data in batches of the options' size; ``seed`` decides the order of the examples."""
         size = options.batch_size // options.accumulate
-        shapes = sets["train"].plan(size, seed, options.epochs, options.accumulate)
+        shapes = sets["train"].batch_shapes(size, seed, options.epochs, options.accumulate)
         steps = -(-len(sets["train"]) // options.batch_size)
         return cls(task, names, sets, shapes, seed, options.accumulate, steps, options)
 

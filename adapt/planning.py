@@ -217,8 +217,8 @@ def time_programs(
 def batches_of_one_shape(workload: Workload) -> list[packing.Arrays]:
     """The first training batches, of their most frequent shape: others are some rows more or less."""
     train = workload.sets["train"]
-    plan = train.plan(workload.batch_size, workload.seed, workload.epochs)
-    first = itertools.islice(train.batches(plan, workload.seed, 0), workload.repeats + 1)
+    shapes = train.batch_shapes(workload.batch_size, workload.seed, workload.epochs)
+    first = itertools.islice(train.batches(shapes, workload.seed, 0), workload.repeats + 1)
     by_shape = collections.defaultdict(list)
     for batch in first:
         by_shape[batch["segments"].shape].append(batch)

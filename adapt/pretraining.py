@@ -152,17 +152,17 @@ class TextData:
         return -(-len(self.tokens) // self.options.batch_size)
 
     @functools.cached_property
-    def shapes(self) -> packing.Plan:
-        return self.plan_shapes(self.tokens, self.passes)
+    def shapes(self) -> packing.BatchShapes:
+        return self.batch_shapes(self.tokens, self.passes)
 
     @functools.cached_property
-    def held_out_shapes(self) -> packing.Plan:
-        return self.plan_shapes(self.held_out, 1)
+    def held_out_shapes(self) -> packing.BatchShapes:
+        return self.batch_shapes(self.held_out, 1)
 
-    def plan_shapes(self, tokens: Ragged, passes: int) -> packing.Plan:
+    def batch_shapes(self, tokens: Ragged, passes: int) -> packing.BatchShapes:
         groups = self.layout.groups if self.layout else 1
         size = self.options.batch_size // groups
-        return packing.plan(tokens.lengths, size, self.seed, passes, groups)
+        return packing.batch_shapes(tokens.lengths, size, self.seed, passes, groups)
 
     def batches(self, epoch: int, skip: int) -> Iterator[packing.Arrays]:
         """The batches from one validation to the next, from batch ``skip`` on."""
@@ -328,7 +328,7 @@ def with_language_head(pretrained: Pretrained, key: jax.Array) -> tuple[Model, t
 
 def corrupted_batches(
     tokens: Ragged,
-    shapes: packing.Plan,
+    shapes: packing.BatchShapes,
     corruption: masking.Corruption,
     seed: int,
     epoch: int = 0,

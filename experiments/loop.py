@@ -41,7 +41,7 @@ def main(checkpoint="tiny-bert", count=8000, epochs=2):
     top = f"encoder/block_{pretrained.config.layers - 1:02d}/.*"
     labels = adapt.label(params, [("head/.*", "head"), (top, "top"), (".*", adapt.FROZEN)])
     print(adapt.summary(params, labels))
-    plan = train.plan(BATCH_SIZE, SEED, epochs)
+    shapes = train.batch_shapes(BATCH_SIZE, SEED, epochs)
     steps = epochs * -(-len(train) // BATCH_SIZE)
     groups = {
         "head": adapt.adamw(adapt.schedule(1e-3, steps)),
@@ -54,7 +54,7 @@ def main(checkpoint="tiny-bert", count=8000, epochs=2):
 
     for epoch in range(epochs):
         losses = []
-        for batch in train.batches(plan, SEED, epoch):
+        for batch in train.batches(shapes, SEED, epoch):
             state, metrics = step(frozen, state, batch)
             losses.append(metrics["loss"])
         print(f"epoch {epoch + 1}  training loss {np.mean(jax.device_get(losses)):.4f}")

@@ -19,11 +19,11 @@ def bert(inputs):
 
 def test_eighty_ten_ten_and_new_in_every_epoch(bert):
     mask, plan_tokens = 4, ragged([[2, *range(5, 23), 3]] * 400)
-    plan = packing.plan(plan_tokens.lengths, 8, 0, 2)
+    shapes = packing.batch_shapes(plan_tokens.lengths, 8, 0, 2)
     corruption = masking.masked_lm(bert, 0.15)
     kinds, masks = np.zeros(3), []
     for epoch in (0, 1):
-        stream = pretraining.corrupted_batches(plan_tokens, plan, corruption, 0, epoch, once=True)
+        stream = pretraining.corrupted_batches(plan_tokens, shapes, corruption, 0, epoch, once=True)
         places = []
         for batch in stream:
             count = int(batch["weight"].sum())
@@ -45,7 +45,7 @@ def test_eighty_ten_ten_and_new_in_every_epoch(bert):
         kinds / total, [0.8 + 0.1 / 25, 0.1 * 23 / 25, 0.1 + 0.1 / 25], atol=0.025
     )
     assert not np.array_equal(*masks)
-    again = pretraining.corrupted_batches(plan_tokens, plan, corruption, 0, 1, once=True)
+    again = pretraining.corrupted_batches(plan_tokens, shapes, corruption, 0, 1, once=True)
     np.testing.assert_array_equal(
         masks[1], np.concatenate([b["targets"][: int(b["weight"].sum())] for b in again])
     )

@@ -109,7 +109,7 @@ class Arm:
         head = Classifier(classes, "mean", dropout=pretrained.config.dropout)
         self.model = Model(Encoder(self.pretrained.config), head)
         self.params = tree.drop(pretrained.params, "head")
-        self.plan = make_plan(sets["train"])
+        self.shapes = choose_shapes(sets["train"])
         self.encoding_seconds = 0.0  # what an example's cached states would take without the cache
         params = self.start(0)
         self.phases = [self.make_phase(phase, params, sets) for phase in self.strategy.phases]
@@ -198,7 +198,7 @@ class Arm:
         train = phase.sets["train"].take(rows)
         inputs = phases.with_anchor(frozen, phase.step, phase.labels, self.source.params)
         batches = itertools.chain.from_iterable(
-            train.batches(self.plan, seed, epoch) for epoch in epochs
+            train.batches(self.shapes, seed, epoch) for epoch in epochs
         )
         try:
             for new_state, _ in run_steps(phase.step, inputs, state, batches, LOG_AT_THE_END):
@@ -229,22 +229,22 @@ class Arm:
 
     @functools.cached_property
     def step_flops(self) -> list[float]:
-        """FLOPs of one step of each phase's suffix, at the plan's usual shape."""
+        """FLOPs of one step of each phase's suffix, at the usual shape."""
         params = self.start(0)
         by_phase = []
         for phase in self.phases:
             frozen, state = init_state(params, phase.labels, phase.tx, jax.random.key(0))
-            batch = next(iter(phase.sets["train"].batches(self.plan, 0, 0)))
+            batch = next(iter(phase.sets["train"].batches(self.shapes, 0, 0)))
             inputs = phases.with_anchor(frozen, phase.step, phase.labels, self.source.params)
             programs = phase.step.programs(inputs, state, batch).values()
             by_phase.append(sum(program.cost_analysis()["flops"] for program in programs))
         return by_phase
 
 
-def make_plan(train: Examples) -> packing.Plan:
-    """One plan for every number of examples up to a batch: few rows for few examples, the usual
+def choose_shapes(train: Examples) -> packing.BatchShapes:
+    """Shapes for every number of examples up to a batch: few rows for few examples, the usual
     ones, and room to spare.
     """
-    usual = train.plan(BATCH, 0, 1)
+    usual = train.batch_shapes(BATCH, 0, 1)
     rows = {min(3, usual.rows[0]), usual.rows[-1], 2 * usual.rows[-1]}
-    return packing.Plan(usual.width, tuple(sorted(rows)), BATCH)
+    return packing.BatchShapes(usual.width, tuple(sorted(rows)), BATCH)

@@ -10,7 +10,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.data import packing
-from adapt.data.packing import Arrays, Plan, Windows
+from adapt.data.packing import Arrays, BatchShapes, Windows
 from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import Pretrained, image_settings_of, tokenizer_of
@@ -25,8 +25,8 @@ class Examples:
     """Examples with labels: tokenized texts, or images that are decoded when they are needed.
 
         training = from_texts(pretrained, [["a good film", "a dull one"]], np.array([1, 0]))
-        plan = training.plan(32, seed=0, epochs=1)
-        for batch in training.batches(plan, seed=0, epoch=0): ...
+        shapes = training.batch_shapes(32, seed=0, epochs=1)
+        for batch in training.batches(shapes, seed=0, epoch=0): ...
 
     ``rows`` [N] says which sequences of a file these examples are: a split takes rows, and what is
     cached for the file serves any split of it. An example of several sequences (choices, pairs to
@@ -87,7 +87,9 @@ class Examples:
         """The examples ``index``, of the same file."""
         return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
 
-    def plan(self, examples: int, seed: int, epochs: int, accumulate: int = 1) -> Plan:
+    def batch_shapes(
+        self, examples: int, seed: int, epochs: int, accumulate: int = 1
+    ) -> BatchShapes:
         """The static shapes of training batches: ``accumulate`` micro-batches of up to ``examples``
         each.
 
@@ -95,10 +97,12 @@ class Examples:
         """
         groups, _ = packing.groups_of(self.layout)
         micro_batches = accumulate * groups
-        return self.file_sequences.plan(self.rows, examples // groups, seed, epochs, micro_batches)
+        return self.file_sequences.batch_shapes(
+            self.rows, examples // groups, seed, epochs, micro_batches
+        )
 
     def batches(
-        self, plan: Plan, seed: int, epoch: int, skip: int = 0, accumulate: int = 1
+        self, shapes: BatchShapes, seed: int, epoch: int, skip: int = 0, accumulate: int = 1
     ) -> Iterator[Arrays]:
         """The training batches of one epoch from batch ``skip`` on, in an order that seed and epoch
         decide.
@@ -108,17 +112,17 @@ class Examples:
         that of a layout's groups.
         """
         inputs_of = self.inputs
-        sequences = dataclasses.replace(plan, examples=plan.examples * self.rows[0].size)
+        sequences = dataclasses.replace(shapes, examples=shapes.examples * self.rows[0].size)
         groups, local_groups = packing.groups_of(self.layout)
         steps = packing.micro_batches(
-            len(self), plan.examples, accumulate * groups, seed, epoch, skip
+            len(self), shapes.examples, accumulate * groups, seed, epoch, skip
         )
         for step in steps:
             rows = [self.rows[part].reshape(-1) for part in step]
             local = [i for i in range(len(step)) if i % groups in local_groups]
             batches = []
             for i, inputs in zip(local, inputs_of.pack_step(rows, local, sequences), strict=True):
-                targets = packing.make_targets(self.labels[step[i]], inputs, plan.examples)
+                targets = packing.make_targets(self.labels[step[i]], inputs, shapes.examples)
                 batches.append(inputs | targets)
             yield packing.stack_groups(batches, self.layout, accumulate)
 

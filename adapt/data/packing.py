@@ -211,7 +211,7 @@ def stack_groups(batches: Sequence[Arrays], layout: Layout | None, accumulate: i
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class BatchShapes:
     """The static shapes of training batches: a row width and at most three budgets of rows, in
     growing order.
     """
@@ -228,12 +228,14 @@ class Plan:
             if rows >= needed:
                 return rows
         raise ValueError(
-            f"a batch needs {needed} rows and the plan has {self.rows}: "
-            "plan for all epochs that are run"
+            f"a batch needs {needed} rows and the shapes have {self.rows}: "
+            "make them for all epochs that are run"
         )
 
 
-def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1) -> Plan:
+def batch_shapes(
+    lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1
+) -> BatchShapes:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50
     microseconds each.
 
@@ -247,7 +249,7 @@ def plan(lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int 
             packed = [pack(lengths[part].reshape(-1), width) for part in step]
             needed.append(max(placement.num_rows for placement in packed))
     rows = least_padding(np.array(needed))
-    return Plan(width, rows, examples)
+    return BatchShapes(width, rows, examples)
 
 
 def least_padding(needed: np.ndarray) -> tuple[int, ...]:
@@ -285,14 +287,18 @@ def micro_batches(
 
 
 def pack_step(
-    sequences: Ragged, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan, pad: int = 0
+    sequences: Ragged,
+    step: Sequence[np.ndarray],
+    local: Sequence[int],
+    shapes: BatchShapes,
+    pad: int = 0,
 ) -> list[Arrays]:
     """The micro-batches ``local`` of a step, packed into the one shape that holds every micro-batch
     of it.
     """
-    placements = [pack(sequences.lengths[part], plan.width) for part in step]
+    placements = [pack(sequences.lengths[part], shapes.width) for part in step]
     needed = max(placement.num_rows for placement in placements)
-    shape = (plan.rows_for(needed), plan.width, plan.examples)
+    shape = (shapes.rows_for(needed), shapes.width, shapes.examples)
     batches = []
     for i in local:
         rows, starts, _ = placements[i]

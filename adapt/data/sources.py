@@ -19,7 +19,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.data import packing
-from adapt.data.packing import Arrays, Plan, Windows
+from adapt.data.packing import Arrays, BatchShapes, Windows
 from adapt.pretrained.images import ImageSettings, to_pixels
 from adapt.ragged import Ragged
 
@@ -35,7 +35,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def pack_step(
-        self, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan
+        self, step: Sequence[np.ndarray], local: Sequence[int], shapes: BatchShapes
     ) -> list[Arrays]:
         """The inputs of the micro-batches ``local`` of a step, in the one shape that holds all of
         the step.
@@ -63,8 +63,10 @@ class FileSource(Source):
         """The SHA-256 of everything that the inputs are made from."""
 
     @abc.abstractmethod
-    def plan(self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int) -> Plan:
-        """The shapes of training batches of ``rows``: see :func:`adapt.data.packing.plan`."""
+    def batch_shapes(
+        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int
+    ) -> BatchShapes:
+        """The shapes of training batches of ``rows``: see :func:`adapt.data.packing.batch_shapes`."""
 
     @abc.abstractmethod
     def with_states(self, states: States) -> Source:
@@ -98,8 +100,10 @@ class TokenSource(FileSource):
             parts["2"] = self.tokens.second_start
         return tree.digest({"tokens": parts})
 
-    def plan(self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int) -> Plan:
-        return packing.plan(self.lengths[rows], examples, seed, epochs, parts)
+    def batch_shapes(
+        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int
+    ) -> BatchShapes:
+        return packing.batch_shapes(self.lengths[rows], examples, seed, epochs, parts)
 
     def with_states(self, states: States) -> Source:
         if isinstance(states, Ragged):
@@ -107,9 +111,9 @@ class TokenSource(FileSource):
         return PooledStates(states)
 
     def pack_step(
-        self, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan
+        self, step: Sequence[np.ndarray], local: Sequence[int], shapes: BatchShapes
     ) -> list[Arrays]:
-        return packing.pack_step(self.tokens, step, local, plan, self.pad)
+        return packing.pack_step(self.tokens, step, local, shapes, self.pad)
 
     def windows(self, rows: np.ndarray) -> Iterator[Windows]:
         return packing.pack_windows(self.tokens.take(rows), self.max_length, pad=self.pad)
@@ -122,21 +126,21 @@ class OneARow(Source):
     max_length: int
 
     @abc.abstractmethod
-    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
-        """The inputs of up to ``plan.examples`` of the sequences."""
+    def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
+        """The inputs of up to ``shapes.examples`` of the sequences."""
 
     def pack_step(
-        self, step: Sequence[np.ndarray], local: Sequence[int], plan: Plan
+        self, step: Sequence[np.ndarray], local: Sequence[int], shapes: BatchShapes
     ) -> list[Arrays]:
-        return [self.batch(step[i], plan) for i in local]
+        return [self.batch(step[i], shapes) for i in local]
 
     def windows(self, rows: np.ndarray) -> Iterator[Windows]:
-        plan = Plan(self.max_length, (self.eval_batch_size,), self.eval_batch_size)
+        shapes = BatchShapes(self.max_length, (self.eval_batch_size,), self.eval_batch_size)
         starts = range(0, len(rows), self.eval_batch_size)
         members = [
             np.arange(start, min(start + self.eval_batch_size, len(rows))) for start in starts
         ]
-        yield Windows(members, lambda part: self.batch(rows[part], plan))
+        yield Windows(members, lambda part: self.batch(rows[part], shapes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,16 +160,18 @@ class ImageSource(OneARow, FileSource):
     def lengths(self) -> np.ndarray:
         return np.full(self.count, self.max_length)
 
-    def plan(self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int) -> Plan:
-        return Plan(self.max_length, (examples,), examples)
+    def batch_shapes(
+        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int
+    ) -> BatchShapes:
+        return BatchShapes(self.max_length, (examples,), examples)
 
     def with_states(self, states: States) -> Source:
         if isinstance(states, Ragged):
             return ImageStates(states, self.max_length)
         return PooledStates(states)
 
-    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
-        return packing.image_batch(self.load(rows), plan.width, plan.examples)
+    def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
+        return packing.image_batch(self.load(rows), shapes.width, shapes.examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +182,8 @@ class ImageStates(OneARow):
     max_length: int
     eval_batch_size = IMAGES_PER_BATCH
 
-    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
-        (packed,) = packing.pack_step(self.states, [rows], [0], plan)
+    def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
+        (packed,) = packing.pack_step(self.states, [rows], [0], shapes)
         return packed
 
 
@@ -189,8 +195,8 @@ class PooledStates(OneARow):
     max_length = 0
     eval_batch_size = VECTORS_PER_BATCH
 
-    def batch(self, rows: np.ndarray, plan: Plan) -> Arrays:
-        return {"hidden": packing.pad_to(self.states[rows], plan.examples)}
+    def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
+        return {"hidden": packing.pad_to(self.states[rows], shapes.examples)}
 
 
 def from_images(

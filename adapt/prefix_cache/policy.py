@@ -243,7 +243,7 @@ def with_states(
         depth = frozen_prefix.cut(labels, config.layers)      # stages before the first that trains
         step = make_step(model, loss, tx, depth)
         sets, decision = with_states(step.prefix, frozen, {"train": train, "validation": held_out})
-        for batch in sets["train"].batches(plan, seed, epoch):  # they bring "hidden"
+        for batch in sets["train"].batches(shapes, seed, epoch):  # they bring "hidden"
             state, metrics = step(frozen, state, batch)
     """
     if cut is None:

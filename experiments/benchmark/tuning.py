@@ -210,11 +210,11 @@ def full_batches(config: Config, examples: Examples) -> Callable[[], Iterator[Ba
     """The packed batches of an epoch that are of one shape, so that nothing compiles within a
     round.
     """
-    plan = examples.plan(config.batch_size, config.seed, 1)
+    shapes = examples.batch_shapes(config.batch_size, config.seed, 1)
 
     def batches() -> Iterator[Batch]:
-        for batch in examples.batches(plan, config.seed, 0):
-            if batch["segments"].shape[0] == plan.rows[-1]:
+        for batch in examples.batches(shapes, config.seed, 0):
+            if batch["segments"].shape[0] == shapes.rows[-1]:
                 yield batch
 
     return batches

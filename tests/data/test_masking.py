@@ -25,8 +25,8 @@ def packed(lengths, seed=0):
     """Sentences of given numbers of words, as one packed batch."""
     rng = np.random.default_rng(seed)
     tokens = ragged([[2, *rng.integers(5, 25, length), 3] for length in lengths])
-    plan = packing.plan(tokens.lengths, len(tokens), 0, 1)
-    return next(from_sequences(tokens).batches(plan, 0, 0)), tokens
+    shapes = packing.batch_shapes(tokens.lengths, len(tokens), 0, 1)
+    return next(from_sequences(tokens).batches(shapes, 0, 0)), tokens
 
 
 @given(

@@ -113,33 +113,33 @@ def test_assembled_rows_hold_every_token_with_its_owner_and_position(lengths, wi
 @settings(max_examples=20)
 @given(SOME, st.integers(1, 12), st.integers(0, 9), st.integers(1, 3), st.integers(1, 3))
 def test_a_plan_has_at_most_3_shapes_and_is_a_pure_function(lengths, examples, seed, epochs, parts):
-    plan = packing.plan(lengths, examples, seed, epochs, parts)
-    assert 1 <= len(plan.rows) <= 3 and list(plan.rows) == sorted(set(plan.rows))
-    assert plan.width >= lengths.max() and plan.width % 16 == 0
-    assert plan == packing.plan(lengths.copy(), examples, seed, epochs, parts)
+    shapes = packing.batch_shapes(lengths, examples, seed, epochs, parts)
+    assert 1 <= len(shapes.rows) <= 3 and list(shapes.rows) == sorted(set(shapes.rows))
+    assert shapes.width >= lengths.max() and shapes.width % 16 == 0
+    assert shapes == packing.batch_shapes(lengths.copy(), examples, seed, epochs, parts)
 
 
 @settings(max_examples=20)
 @given(SOME, st.integers(1, 6), st.integers(1, 3))
 def test_a_plan_pads_least_of_all_budgets_of_three_sizes(lengths, examples, epochs):
-    plan = packing.plan(lengths, examples, 0, epochs)
+    shapes = packing.batch_shapes(lengths, examples, 0, epochs)
     steps = [
         step
         for epoch in range(epochs)
         for step in packing.micro_batches(len(lengths), examples, 1, 0, epoch)
     ]
-    needed = [packing.pack(lengths[part], plan.width)[2] for (part,) in steps]
+    needed = [packing.pack(lengths[part], shapes.width)[2] for (part,) in steps]
 
     def rows(budgets):
         return sum(min(budget for budget in budgets if budget >= need) for need in needed)
 
     others = itertools.combinations_with_replacement(sorted(set(needed)), 2)
-    assert rows(plan.rows) == min(rows({*two, max(needed)}) for two in others)
+    assert rows(shapes.rows) == min(rows({*two, max(needed)}) for two in others)
 
 
 def test_a_batch_that_was_not_planned_is_refused():
-    with pytest.raises(ValueError, match="needs 4 rows and the plan has"):
-        packing.Plan(64, (1, 3), 2).rows_for(4)
+    with pytest.raises(ValueError, match="needs 4 rows and the shapes have"):
+        packing.BatchShapes(64, (1, 3), 2).rows_for(4)
 
 
 EPOCH = dict(
@@ -152,9 +152,9 @@ EPOCH = dict(
 
 
 def epoch_of(lengths, examples, seed, epoch, parts, skip=0):
-    plan = packing.plan(lengths, examples, seed, epoch + 1, parts)
+    shapes = packing.batch_shapes(lengths, examples, seed, epoch + 1, parts)
     made = examples_of(numbered(lengths), np.arange(len(lengths)))
-    return plan, list(made.batches(plan, seed, epoch, skip, parts))
+    return shapes, list(made.batches(shapes, seed, epoch, skip, parts))
 
 
 def examples_of(tokens: Ragged, labels: np.ndarray | Ragged) -> Examples:
@@ -176,11 +176,11 @@ def micro(batch: packing.Arrays) -> list[packing.Arrays]:
 def test_every_example_comes_exactly_once_an_epoch_with_its_label(
     lengths, examples, seed, epoch, parts
 ):
-    plan, batches = epoch_of(lengths, examples, seed, epoch, parts)
+    shapes, batches = epoch_of(lengths, examples, seed, epoch, parts)
     tokens, seen = numbered(lengths), []
     assert len(batches) == -(-len(lengths) // (examples * parts))
     assert {batch["tokens"].shape[-2:] for batch in batches} <= {
-        (rows, plan.width) for rows in plan.rows
+        (rows, shapes.width) for rows in shapes.rows
     }
     for part in (part for batch in batches for part in micro(batch)):
         count = int(part["weight"].sum())
@@ -303,9 +303,9 @@ def test_the_label_of_a_word_goes_with_its_token(lengths, seed, random):
         [[place, example] for example, each in enumerate(places) for place in each], np.int32
     )
     labels = Ragged(values.reshape(-1, 2), np.cumsum(counts) - counts, counts)
-    tokens, plan = numbered(lengths), packing.plan(lengths, 3, seed, 1)
+    tokens, shapes = numbered(lengths), packing.batch_shapes(lengths, 3, seed, 1)
     found = []
-    for batch in examples_of(tokens, labels).batches(plan, seed, 0):
+    for batch in examples_of(tokens, labels).batches(shapes, seed, 0):
         assert (
             len(batch["targets"])
             == len(batch["label"])
@@ -329,9 +329,9 @@ def test_the_sequences_of_an_example_stay_together_and_in_order(lengths, seed):
     labels = np.arange(len(rows), dtype=np.int32)
     tokens = numbered(lengths)
     examples = Examples(TokenSource(tokens, 100), rows, labels)
-    plan = examples.plan(2, seed, 1)
+    shapes = examples.batch_shapes(2, seed, 1)
     seen = []
-    for batch in examples.batches(plan, seed, 0):
+    for batch in examples.batches(shapes, seed, 0):
         assert len(batch["first"]) == 6 and len(batch["label"]) == 2
         for slot in np.flatnonzero(batch["weight"]):
             seen.append(int(batch["label"][slot]))

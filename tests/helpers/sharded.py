@@ -106,14 +106,14 @@ def report(
     step = make_step(model, cross_entropy, tx, depth)
 
     data = dataclasses.replace(examples(family), layout=layout)
-    plan = data.plan(batch // accumulate, 0, 20, accumulate)
-    plan = dataclasses.replace(plan, rows=plan.rows[-1:])  # one shape: it compiles once
+    shapes = data.batch_shapes(batch // accumulate, 0, 20, accumulate)
+    shapes = dataclasses.replace(shapes, rows=shapes.rows[-1:])  # one shape: it compiles once
     losses = []
     norms = []
     epoch = 0
     COMPILED.clear()
     while len(losses) < steps:
-        for inputs in data.batches(plan, 0, epoch, accumulate=accumulate):
+        for inputs in data.batches(shapes, 0, epoch, accumulate=accumulate):
             state, metrics = step(frozen, state, inputs)
             losses.append(float(metrics["loss"]))
             norms.append(float(metrics["grad_norm"]))

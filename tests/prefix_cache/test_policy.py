@@ -137,8 +137,8 @@ def test_the_sets_come_with_states_and_the_arguments_stay(cut, params, sets):
 def test_two_calls_are_enough_for_a_loop_of_ones_own(cut, params, sets):
     cached, decision = policy.with_states(cut, params, sets)
     assert decision.enabled and decision.required and decision.relative_error == 0
-    plan = cached["train"].plan(4, 0, 1)
-    for batch in cached["train"].batches(plan, 0, 0):
+    shapes = cached["train"].batch_shapes(4, 0, 1)
+    for batch in cached["train"].batches(shapes, 0, 0):
         assert "hidden" in batch and "tokens" not in batch
     same, nothing = policy.with_states(None, params, sets)
     assert same == sets and not nothing.enabled

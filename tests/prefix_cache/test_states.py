@@ -621,12 +621,12 @@ def test_every_example_has_the_states_that_it_has_alone(cuts, lengths):
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_batches_bring_as_hidden_what_the_prefix_would_put_out(cuts, family, lengths, seed):
     params, cut = cuts[family]
-    texts, plan = of_lengths(lengths), packing.Plan(48, (4,), 4)
+    texts, shapes = of_lengths(lengths), packing.BatchShapes(48, (4,), 4)
     states = cache.compute_states(
         cut, params, texts, cache.cached_array(params, cut.model, cut.depth, texts, "float32")
     )
     kept = dataclasses.replace(texts, states=states)
-    pairs = list(zip(texts.batches(plan, seed, 1), kept.batches(plan, seed, 1), strict=True))
+    pairs = list(zip(texts.batches(shapes, seed, 1), kept.batches(shapes, seed, 1), strict=True))
     assert len(pairs) == -(-len(lengths) // 4)
     for plain, brought in pairs:
         _, computed = cut(params, plain)
@@ -664,9 +664,11 @@ def test_texts_in_rows_of_one_shape_agree_bit_for_bit_only_at_one_place_of_the_r
             cut, params, texts, cache.cached_array(params, model, 2, texts, "float32")
         )
         assert {batch["tokens"].shape for _, batch in texts.file_batches()} == {(42, 24)}
-        plan, some = packing.Plan(24, (42,), 40), texts.take(rng.permutation(100)[:80])
+        shapes, some = packing.BatchShapes(24, (42,), 40), texts.take(rng.permutation(100)[:80])
         other = dataclasses.replace(some, states=kept)
-        for plain, brought in zip(some.batches(plan, 0, 0), other.batches(plan, 0, 0), strict=True):
+        for plain, brought in zip(
+            some.batches(shapes, 0, 0), other.batches(shapes, 0, 0), strict=True
+        ):
             owned, hidden = plain["segments"] < 40, np.asarray(cut(params, plain)[1]["hidden"])
             assert (
                 np.abs(hidden - brought["hidden"])[owned].max()

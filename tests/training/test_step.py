@@ -213,15 +213,15 @@ def test_every_shape_of_a_plan_is_traced_once():
     groups = {group: optim.adamw(optim.schedule(1e-2, 24)) for group in ("head", "encoder")}
     tx = optim.by_label(groups, labels, 1.0)
     frozen, state = init_state(weights, labels, tx, jax.random.key(0))
-    step, shapes = make_step(Bag(), cross_entropy, tx), set()
+    step, seen = make_step(Bag(), cross_entropy, tx), set()
     tokens = texts(90)
-    plan = packing.plan(tokens.lengths, 8, 0, 2)
+    shapes = packing.batch_shapes(tokens.lengths, 8, 0, 2)
     for epoch in range(2):
-        for made in from_sequences(tokens).batches(plan, 0, epoch):
+        for made in from_sequences(tokens).batches(shapes, 0, epoch):
             state, _ = step(frozen, state, made)
-            shapes.add(made["tokens"].shape)
-    assert 1 < len(shapes) <= 3
-    assert step.suffix._cache_size() == len(shapes)
+            seen.add(made["tokens"].shape)
+    assert 1 < len(seen) <= 3
+    assert step.suffix._cache_size() == len(seen)
     assert int(state.step) == 24
 
 
