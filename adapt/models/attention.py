@@ -93,7 +93,8 @@ def project(
     for index, update in enumerate(lora_updates):
         if update is not None:
             x = x.at[:, :, index].add(update)
-    return x.reshape(rows, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+    x_RC3HK = x.reshape(rows, tokens, 3, heads, width // heads)
+    return x_RC3HK.transpose(2, 0, 3, 1, 4)
 
 
 class Prefix(nn.Module):
@@ -167,11 +168,14 @@ def reference_attention(
     Heads come before tokens, the layout that XLA multiplies fastest on a CPU. The division by the
     sum of the weights comes after the product with v, which is smaller than they are.
     """
-    scaled_q_RHCK = q_RHCK * q_RHCK.shape[-1] ** -0.5
-    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", scaled_q_RHCK, k_RHTK).astype(jnp.float32)
+    scale = q_RHCK.shape[-1] ** -0.5
+    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * scale, k_RHTK)
+    scores_RHCT = scores_RHCT.astype(jnp.float32)
     if mask is not None:
-        scores_RHCT = scores_RHCT + jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)
-    highest_RHC1 = jax.lax.stop_gradient(scores_RHCT.max(-1, keepdims=True))
+        lowest = jnp.finfo(jnp.float32).min
+        scores_RHCT = scores_RHCT + jnp.where(mask, 0.0, lowest)
+    highest_RHC1 = scores_RHCT.max(-1, keepdims=True)
+    highest_RHC1 = jax.lax.stop_gradient(highest_RHC1)
     weights_RHCT = jnp.exp(scores_RHCT - highest_RHC1)
     total_RHC1 = weights_RHCT.sum(-1, keepdims=True)
     if drop is not None:

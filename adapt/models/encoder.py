@@ -35,7 +35,8 @@ class TextEmbedding(nn.Module):
         self.dropout = Dropout(c.dropout)
 
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
-        x_RCD = rows_of(self.token, batch["tokens"]) + rows_of(self.position, batch["positions"])
+        tokens_RCD = rows_of(self.token, batch["tokens"])
+        x_RCD = tokens_RCD + rows_of(self.position, batch["positions"])
         if self.config.types:
             x_RCD = x_RCD + rows_of(self.type, batch.get("types", 0))
         x_RCD = x_RCD.astype(self.dtype) if self.config.pre_norm else self.norm(x_RCD)
@@ -63,11 +64,14 @@ class PatchEmbedding(nn.Module):
         inputs = patch * patch * c.channels
 
         x = batch["pixels"].reshape(-1, side, patch, side, patch, c.channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side, inputs)
+        x = x.transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(-1, side * side, inputs)
         x = Dense(inputs, c.width, True, c.init_range, self.dtype, name="patch")(x)
         class_token = self.param("class_token", normal, (c.width,)).astype(self.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, c.width)), x], 1)
-        x = x + self.param("position", normal, (c.positions, c.width)).astype(self.dtype)
+        class_tokens = jnp.broadcast_to(class_token, (x.shape[0], 1, c.width))
+        x = jnp.concatenate([class_tokens, x], 1)
+        position = self.param("position", normal, (c.positions, c.width))
+        x = x + position.astype(self.dtype)
         return Dropout(c.dropout)(x, deterministic)
 
 

@@ -59,12 +59,16 @@ def attention_pooling(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.
     examples = batch["length"].shape[0] + 1
     segments_T = batch["segments"].reshape(-1)
     x = x_TD.astype(jnp.float32)
-    scores_T = x @ query_D.astype(jnp.float32) * x.shape[-1] ** -0.5
-    highest_N = jax.lax.stop_gradient(jax.ops.segment_max(scores_T, segments_T, examples))
+    scale = x.shape[-1] ** -0.5
+    scores_T = x @ query_D.astype(jnp.float32) * scale
+    highest_N = jax.ops.segment_max(scores_T, segments_T, examples)
+    highest_N = jax.lax.stop_gradient(highest_N)
     weights_T = jnp.exp(scores_T - highest_N[segments_T])
     # The sum of an example's weights is at least 1, where it has a token.
-    total_N = jnp.maximum(jax.ops.segment_sum(weights_T, segments_T, examples), 1.0)
-    summed_ND = jax.ops.segment_sum(weights_T[:, None] * x, segments_T, examples)
+    total_N = jax.ops.segment_sum(weights_T, segments_T, examples)
+    total_N = jnp.maximum(total_N, 1.0)
+    weighted_TD = weights_T[:, None] * x
+    summed_ND = jax.ops.segment_sum(weighted_TD, segments_T, examples)
     pooled_ND = summed_ND / total_N[:, None]
     return pooled_ND[:-1].astype(x_TD.dtype)
 
@@ -203,12 +207,15 @@ class Span(nn.Module):
     ) -> jax.Array:
         width = x_RCD.shape[-1]
         position_S = jnp.arange(self.tokens)
-        x_TD = Dropout(self.dropout)(x_RCD.reshape(-1, width), deterministic)
+        x_TD = x_RCD.reshape(-1, width)
+        x_TD = Dropout(self.dropout)(x_TD, deterministic)
         span = Dense(width, 2, False, dtype=self.dtype, name="span")
         logits_T2 = span(x_TD).astype(jnp.float32)
         # An empty slot has one position, so that its loss is 0.
-        is_own_NS = position_S < jnp.maximum(batch["length"], 1)[:, None]
-        token_NS = jnp.where(is_own_NS, batch["first"][:, None] + position_S, 0)
+        length_N = jnp.maximum(batch["length"], 1)
+        is_own_NS = position_S < length_N[:, None]
+        position_NS = batch["first"][:, None] + position_S
+        token_NS = jnp.where(is_own_NS, position_NS, 0)
         logits_NS2 = logits_T2[token_NS]
         return jnp.where(is_own_NS[:, None], logits_NS2.transpose(0, 2, 1), -jnp.inf)
 

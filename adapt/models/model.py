@@ -153,16 +153,20 @@ class Model:
         ``x`` may be stored in another dtype than the compute dtype. Parameters before the suffix
         may be missing. On a mesh the outputs of all groups come one after the other, [G * N, ...].
         """
-        params = params | {"encoder": self.gather_tables(params.get("encoder", {}))}
+        encoder = self.gather_tables(params.get("encoder", {}))
+        params = params | {"encoder": encoder}
         if self.layout is None:
             return self._suffix_of_group(params, x, dict(batch), key, depth)
-        params |= {"head": self.layout.gather(params.get("head", {}), "head")}
-        suffix = functools.partial(self._suffix_of_group, params, depth=depth)
+        head = self.layout.gather(params.get("head", {}), "head")
+        params |= {"head": head}
         keys = None
         if key is not None:
             groups = jnp.arange(self.layout.groups)
-            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(groups)
-        return flatten_groups(self.layout.over_groups(suffix)(x, dict(batch), keys))
+            key_of_group = functools.partial(jax.random.fold_in, key)
+            keys = jax.vmap(key_of_group)(groups)
+        suffix = functools.partial(self._suffix_of_group, params, depth=depth)
+        outputs = self.layout.over_groups(suffix)(x, dict(batch), keys)
+        return flatten_groups(outputs)
 
     def apply_head(
         self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None
@@ -287,7 +291,8 @@ class Model:
             return block(x, params, keys), None
 
         stacked = jax.tree.map(stack, *blocks)
-        x, _ = jax.lax.scan(body, x, (stacked, jnp.arange(first, first + len(blocks))))
+        indices = jnp.arange(first, first + len(blocks))
+        x, _ = jax.lax.scan(body, x, (stacked, indices))
         return x
 
     def _block(self, batch: Batch, index: int, deterministic: bool) -> Callable[..., jax.Array]:

@@ -106,9 +106,11 @@ def merge_lora(params: tree.Tree, config: EncoderConfig) -> tuple[tree.Tree, Enc
         a = np.asarray(flat.pop(f"{layer}/lora/a"))
         b = np.asarray(flat.pop(f"{layer}/lora/b"))
         scale = np.float32(config.lora_alpha / len(b))
-        flat[f"{layer}/kernel"] = np.asarray(flat[f"{layer}/kernel"]) + scale * (a @ b)
-    merged = tree.unflatten(flat | dict.fromkeys(tree.empties(params)))
-    return merged, dataclasses.replace(config, lora_rank=0, lora_alpha=0.0, lora_targets="")
+        kernel = np.asarray(flat[f"{layer}/kernel"])
+        flat[f"{layer}/kernel"] = kernel + scale * (a @ b)
+    empty = dict.fromkeys(tree.empties(params))
+    config = dataclasses.replace(config, lora_rank=0, lora_alpha=0.0, lora_targets="")
+    return tree.unflatten(flat | empty), config
 
 
 def renew_blocks(params: tree.Tree, model: Model, count: int, key: jax.Array) -> tree.Tree:

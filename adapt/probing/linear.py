@@ -91,11 +91,13 @@ def ridge(
     for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
         x = (scaled.x[rows] - mean) / std
         y = targets[rows]
+        y_mean = y.mean(0)
         values, vectors = np.linalg.eigh(x.T @ x)
         inverse = 1 / (np.maximum(values, 0) + penalties)  # [K, 1, D]
-        kernel = ((y - y.mean(0)).T @ x @ vectors * inverse) @ vectors.T / std
+        products = (y - y_mean).T @ x @ vectors
+        kernel = (products * inverse) @ vectors.T / std
         kernels.append(kernel)
-        biases.append(y.mean(0) - kernel @ mean)
+        biases.append(y_mean - kernel @ mean)
     return Linear(np.array(kernels), np.array(biases))
 
 
@@ -108,12 +110,17 @@ def centroid(scaled: Scaled, labels: np.ndarray, train: np.ndarray, classes: int
     kernels = []
     biases = []
     for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
-        count = one_hot[rows].sum(0)[:, None]
-        class_mean = (one_hot[rows].T @ scaled.x[rows] / np.maximum(count, 1) - mean) / std
+        is_class = one_hot[rows]
+        count = is_class.sum(0)
+        total = is_class.T @ scaled.x[rows]
+        class_mean = total / np.maximum(count, 1)[:, None]
+        class_mean = (class_mean - mean) / std
         kernel = class_mean / std
-        bias = -(class_mean**2).sum(1) / 2 - kernel @ mean
+        squared_norm = (class_mean**2).sum(1)
+        bias = -squared_norm / 2 - kernel @ mean
+        bias = np.where(count, bias, -np.inf)
         kernels.append(kernel[None])
-        biases.append(np.where(count[:, 0], bias, -np.inf)[None])
+        biases.append(bias[None])
     return Linear(np.array(kernels), np.array(biases))
 
 
@@ -127,7 +134,8 @@ def predict(heads: Linear, x: jax.Array, held_out: jax.Array, classes: int) -> j
 
     def predict_set(arrays: Any) -> jax.Array:
         kernel, bias, rows = arrays
-        scores = jnp.einsum("kcd,hd->kch", kernel, x[rows], precision="highest") + bias[..., None]
+        scores = jnp.einsum("kcd,hd->kch", kernel, x[rows], precision="highest")
+        scores = scores + bias[..., None]
         if not classes:
             return scores[:, 0]
         if scores.shape[1] > 1:
@@ -157,14 +165,16 @@ def nearest(
     def predict_set(arrays: Any) -> jax.Array:
         rows, mean, std, in_train = arrays
         x = (scaled.x - mean) / std
-        closeness = 2 * jnp.matmul(x[rows], x.T, precision="highest") - (x**2).sum(1)
+        products = jnp.matmul(x[rows], x.T, precision="highest")
+        closeness = 2 * products - (x**2).sum(1)
         closeness = jnp.where(in_train, closeness, -jnp.inf)
         _, indices = jax.lax.top_k(closeness, max(neighbours))
         near = labels[indices]  # [H, most neighbours]
         if not classes:
             sums = jnp.cumsum(near, 1)[:, numbers - 1]
             return (sums / numbers).T
-        votes = jnp.cumsum(jax.nn.one_hot(near, classes), 1)[:, numbers - 1]
+        one_hot = jax.nn.one_hot(near, classes)
+        votes = jnp.cumsum(one_hot, 1)[:, numbers - 1]
         return votes.argmax(-1).astype(jnp.int32).T
 
     return jax.lax.map(predict_set, (held_out, scaled.mean, scaled.std, train))

@@ -54,15 +54,14 @@ def logistic(
     block = ceil_div(count, num_blocks)
     results = []
     for start in range(0, count, block):
-        fits = (
-            np.arange(start, start + block) % count
-        )  # the last block is filled with fits of the first
+        # The last block is filled with fits of the first.
+        fits = np.arange(start, start + block) % count
         strength_of_fit, set_of_fit = np.divmod(fits, len(train))
         rows = np.float32(train[set_of_fit][:, used])
+        std_of_fit = np.float32(std[set_of_fit])
         strength = np.asarray(strengths, np.float32)[strength_of_fit]
-        results.append(
-            minimise(*shared, rows, np.float32(std[set_of_fit]), strength, tolerance, steps)
-        )
+        result = minimise(*shared, rows, std_of_fit, strength, tolerance, steps)
+        results.append(result)
 
     def by_set(arrays: Sequence[Any]) -> np.ndarray:
         """Blocks [B, ...] -> [S, K, ...]."""
@@ -85,7 +84,8 @@ def whiten(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x [N, D] -> (whitened with a last column of ones [N, D + 1], weights of it to weights of x [D
     + 1, D], variances [D]).
     """
-    variances, vectors = np.linalg.eigh(x.T @ x / len(x))
+    covariance = x.T @ x / len(x)
+    variances, vectors = np.linalg.eigh(covariance)
     variances = np.maximum(variances, 0) + TINY
     scaled_vectors = (vectors / np.sqrt(variances)).T
     unwhiten = np.vstack([scaled_vectors, np.zeros(x.shape[1])])
@@ -190,17 +190,26 @@ def minimise(
 
         def narrow(bracket):
             step = bracket.step
-            p = probabilities(state.logits + per_fit(step) * along)
-            first = dot(weight * (p - targets), along) + offset + step * bend
-            centred = along - jnp.sum(p * along, 1, keepdims=True)
-            second = dot(weight * p * along, centred) + bend
-            low = jnp.where(first < 0, step, bracket.low)
-            high = jnp.where(first < 0, bracket.high, step)
-            newton = jnp.minimum(step - first / jnp.maximum(second, 1e-30), 10 * step)
-            middle = jnp.where(high < jnp.inf, (low + high) / 2, 10 * step)
-            new_step = jnp.where((newton > low) & (newton < high), newton, middle)
+            logits = state.logits + per_fit(step) * along
+            p = probabilities(logits)
+            loss_slope = dot(weight * (p - targets), along)
+            first = loss_slope + offset + step * bend
+            mean_along = jnp.sum(p * along, 1, keepdims=True)
+            loss_bend = dot(weight * p * along, along - mean_along)
+            second = loss_bend + bend
+
+            too_short = first < 0
+            low = jnp.where(too_short, step, bracket.low)
+            high = jnp.where(too_short, bracket.high, step)
+            longest = 10 * step
+            newton = step - first / jnp.maximum(second, 1e-30)
+            newton = jnp.minimum(newton, longest)
+            middle = jnp.where(high < jnp.inf, (low + high) / 2, longest)
+            is_inside = (newton > low) & (newton < high)
+            new_step = jnp.where(is_inside, newton, middle)
             new_step = jnp.where(bracket.done, step, new_step)
-            done = bracket.done | (jnp.abs(first) <= jnp.abs(slope) / 2)
+            is_flat = jnp.abs(first) <= jnp.abs(slope) / 2
+            done = bracket.done | is_flat
             return Bracket(new_step, low, high, done, bracket.iteration + 1)
 
         def keep_going(bracket):

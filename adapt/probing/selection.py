@@ -91,22 +91,34 @@ def select_strength(
     ``answers`` [S, K, H] are for the rows that each set holds out; those of the outer sets choose
     nothing. A tie goes to the first of K.
     """
-    num_strengths = answers.shape[1]
-    validation = np.zeros(len(splits.outer))
-    choice = np.zeros(len(splits.outer), int)
+    num_splits = len(splits.outer)
+    validation = np.zeros(num_splits)
+    choice = np.zeros(num_splits, int)
     answer = np.zeros((splits.seeds, len(labels)), answers.dtype)
     for split, outer in enumerate(splits.outer):
-        inner_answers = np.zeros((num_strengths, len(labels)), answers.dtype)
-        for index in range(outer - splits.folds, outer):
-            rows = splits.rows(index)
-            inner_answers[:, rows] = answers[index, :, : len(rows)]
+        on_folds = inner_answers(answers, splits, outer)
         train_rows = splits.train[outer][None]
-        scores = score(inner_answers, labels, train_rows, classes)[:, 0]
-        choice[split] = scores.argmax()
-        validation[split] = scores.max()
+        scores = score(on_folds, labels, train_rows, classes)[:, 0]
+        best = scores.argmax()
+        choice[split] = best
+        validation[split] = scores[best]
         rows = splits.rows(outer)
-        answer[splits.seed(split), rows] = answers[outer, choice[split], : len(rows)]
+        seed = splits.seed(split)
+        answer[seed, rows] = answers[outer, best, : len(rows)]
     return Selection(validation, choice, answer)
+
+
+def inner_answers(answers: np.ndarray, splits: NestedSplits, outer: int) -> np.ndarray:
+    """[K, N]: the answers to every training row of the set ``outer`` by the inner set that holds it
+    out; 0 for the others.
+    """
+    _, num_strengths, _ = answers.shape
+    num_rows = splits.train.shape[1]
+    collected = np.zeros((num_strengths, num_rows), answers.dtype)
+    for index in range(outer - splits.folds, outer):
+        rows = splits.rows(index)
+        collected[:, rows] = answers[index, :, : len(rows)]
+    return collected
 
 
 def select_candidate(candidates: Sequence[Selection], splits: NestedSplits) -> Selection:
@@ -141,12 +153,17 @@ def score(answers: np.ndarray, labels: np.ndarray, weight: np.ndarray, classes: 
     if classes:
         return mean((answers == labels).astype(np.float64))
     p = answers - answers.mean(1, keepdims=True, dtype=np.float64)
-    y = (labels - labels.mean(dtype=np.float64))[None]
-    covariance = mean(p * y) - mean(p) * mean(y)
-    p_variance = np.maximum(mean(p**2) - mean(p) ** 2, 0)
-    y_variance = np.maximum(mean(y**2) - mean(y) ** 2, 0)
+    y = labels - labels.mean(dtype=np.float64)
+    y = y[None]
+    p_mean = mean(p)
+    y_mean = mean(y)
+    covariance = mean(p * y) - p_mean * y_mean
+    p_variance = np.maximum(mean(p**2) - p_mean**2, 0)
+    y_variance = np.maximum(mean(y**2) - y_mean**2, 0)
     spread = p_variance * y_variance
-    largest = np.abs(answers).max(1, keepdims=True, initial=0) * np.abs(labels).max(initial=0)
+    largest_answer = np.abs(answers).max(1, keepdims=True, initial=0)
+    largest_label = np.abs(labels).max(initial=0)
+    largest = largest_answer * largest_label
     round_off = (1e-6 * largest) ** 2 * 1e-6
     correlation = covariance / np.sqrt(np.maximum(spread, 1e-300))
     return np.where(spread > round_off, correlation, 0)
@@ -156,7 +173,8 @@ def resample(rows: np.ndarray, count: int, draws: int = 1000) -> np.ndarray:
     """How often each of ``count`` rows is drawn when ``rows`` are drawn with replacement: int
     [draws, count].
     """
-    drawn = rows[np.random.RandomState(0).randint(len(rows), size=(draws, len(rows)))]
+    random = np.random.RandomState(0)
+    drawn = rows[random.randint(len(rows), size=(draws, len(rows)))]
     return np.array([np.bincount(draw, minlength=count) for draw in drawn])
 
 

@@ -136,12 +136,15 @@ def gradient(
     bounds.
     """
     scores = x @ weight.T + bias
+    column = y[:, None]
     if len(weight) == 1:
-        residual = 1 / (1 + np.exp(-scores)) - y[:, None]
+        residual = 1 / (1 + np.exp(-scores)) - column
     else:
-        exponentials = np.exp(scores - scores.max(1, keepdims=True))
+        highest = scores.max(1, keepdims=True)
+        exponentials = np.exp(scores - highest)
         probabilities = exponentials / exponentials.sum(1, keepdims=True)
-        residual = probabilities - (y[:, None] == np.arange(len(weight)))
+        residual = probabilities - (column == np.arange(len(weight)))
     weight_gradient = residual.T @ x + strength * weight
-    largest = max(np.abs(weight_gradient).max(), np.abs(residual.sum(0)).max())
+    bias_gradient = residual.sum(0)
+    largest = max(np.abs(weight_gradient).max(), np.abs(bias_gradient).max())
     return float(largest / len(x))
