@@ -78,7 +78,7 @@ class Adapt:
         pad_token = self.pretrained.config.pad_token
         source = sources.TokenSource(tokens, tokenizer.max_length, pad_token)
         self.examples = examples.Examples(source, np.arange(len(tokens)), labels)
-        self.plan = self.examples.plan(batch_size, seed, content["epochs"])
+        self.shapes = self.examples.batch_shapes(batch_size, seed, content["epochs"])
         self.texts = content["texts"]
         self.classes = content["classes"]
         self.batch_size = batch_size
@@ -138,7 +138,7 @@ class Adapt:
         permutation gives.
         """
         num_steps = -(-len(order) // self.batch_size)
-        batches = self.prepared_examples.batches(self.plan, self.seed, epoch)
+        batches = self.prepared_examples.batches(self.shapes, self.seed, epoch)
         return self.training.take(itertools.islice(batches, num_steps), num_steps)
 
     def extract(self, index: list[int]) -> dict[str, float]:
