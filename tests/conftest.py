@@ -1,6 +1,7 @@
 """Fixtures that several tests need: assets, a place for what is compiled or parsed, tiny inputs, commands."""
 
 import dataclasses
+import gc
 import os
 import subprocess
 import sys
@@ -16,12 +17,17 @@ from adapt.errors import AssetError
 from adapt.pretrained import assets
 from tests.helpers import tiny
 
-# Most of a test's time is compiling. What is checked does not depend on how well the machine code is optimized; a flag in
-# the environment wins, and the demo and the benchmarks run with XLA's own settings.
-QUICK = "--xla_backend_optimization_level=0"
+# Most of a test's time is compiling. What is checked does not depend on how well the machine code is
+# optimized; a flag in the environment wins, and the demo and the benchmarks run with XLA's own settings.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 12):  # later ones end the process at a flag that they don't know
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+# Programs that carry no lines of Python are lowered faster: here, and in processes started by tests.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+jax.config.update("jax_traceback_in_locations_limit", 0)
+# Tracing makes many objects that live long; looking through them for garbage took a tenth of all time.
+gc.set_threshold(100_000, 20, 20)
 wide_vectors()  # as the commands do, whose results are compared with those of calls from here
 
 # Files of whole runs and of processes, which `make check` leaves out. A single slow test elsewhere has the mark itself.
@@ -63,6 +69,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         starts_a_process = "command" in getattr(item, "fixturenames", ())
         if starts_a_process or item.path.as_posix().endswith(SLOW_FILES):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is no garbage: the collector need not look through it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
