@@ -11,6 +11,8 @@ import inspect
 import io
 import os
 import re
+import shutil
+import sys
 import textwrap
 import tokenize
 import types
@@ -35,6 +37,7 @@ GROUPS = (
 )
 IN_BACKTICKS = re.compile(r"`([^`]*)`")
 PARAMETER = re.compile(r"([a-z_]+)(?:=(.*))?")
+RESET = "\x1b[0m"  # what a terminal takes for no character
 
 
 class Options(Protocol):
@@ -106,7 +109,7 @@ def read_flags(
     read = tyro.cli(
         tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[flags]],
         prog=program,
-        description=description,
+        description=help_text(description or ""),
         args=arguments,
         registry=constructors(),
     )
@@ -204,11 +207,37 @@ def title_of(config: type, name: str) -> str:
 
 
 def description_of(config: type, title: str) -> str:
-    """The line under the title of a group: the first class that had the title says it."""
-    for base in reversed(config.__mro__):
-        if vars(base).get("title") == title:
-            return (base.__doc__ or "").splitlines()[0]
-    return ""
+    """The line under the title of a group. Of several classes with the title the one that has most
+    fields says it, or the first one of these.
+    """
+    titled = [base for base in reversed(config.__mro__) if vars(base).get("title") == title]
+    if not titled:
+        return ""
+    fullest = max(titled, key=lambda base: len(dataclasses.fields(base)))
+    return (fullest.__doc__ or "").splitlines()[0]
+
+
+def help_text(description: str) -> str:
+    """A module's docstring as tyro is to show it before the flags.
+
+    A terminal gets lines of its width. tyro itself wraps nothing and joins lines that begin with a
+    letter, so here they begin with the code that resets colours.
+    """
+    paragraphs = inspect.cleandoc(description).replace("``", "").split("\n\n")
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        if lines:
+            lines.append(RESET if is_terminal else "")
+        if paragraph.startswith(" "):  # an example
+            lines += paragraph.splitlines()
+        elif is_terminal:
+            wrapped = textwrap.wrap(paragraph, width, break_on_hyphens=False)
+            lines += [RESET + line for line in wrapped]
+        else:
+            lines.append(" ".join(paragraph.split()))
+    return "\n".join(lines)
 
 
 def command_name(config: type) -> str:

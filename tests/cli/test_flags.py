@@ -99,6 +99,26 @@ def test_a_comment_belongs_to_its_field_alone():
     assert texts["out"] == flags.help_of_fields(options.RunOptions)["out"]
 
 
+def test_a_group_in_parts_is_described_as_a_whole():
+    for command, title, group in (
+        ("finetune", "model", options.ModelOptions),
+        ("finetune", "optimizer", options.OptimizerOptions),
+        ("plan", "data", options.LabelledColumnOptions),
+    ):
+        config = importlib.import_module(f"adapt.cli.{command}").Config
+        assert flags.description_of(config, title) == group.__doc__.splitlines()[0]
+
+
+def test_a_terminal_gets_the_description_in_lines_of_its_width(monkeypatch):
+    text = "What it does.\n\n    adapt x --flag  # once\n\n" + "``word`` and " * 20
+    assert flags.help_text(text).splitlines()[4] == ("word and " * 20).strip()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = flags.help_text(text).replace(flags.RESET, "").splitlines()
+    assert lines[:4] == ["What it does.", "", "    adapt x --flag  # once", ""]
+    assert all(0 < len(line) <= 40 for line in lines[4:])
+
+
 def test_flags_are_read_into_the_config():
     words = ["--data", "x", "--rate", "0.5", "--bare", "1", "2", "--resume", "--kind", "b"]
     read = flags.read_flags(Example, "example", None, words)
