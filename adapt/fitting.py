@@ -288,16 +288,17 @@ class Session:
         self.emit(events.Compiling("step", np.shape(rows)))
 
     def announced(self, evaluate: Evaluate) -> Evaluate:
-        """The same function, whose first call is announced, for it compiles."""
+        """The same function, whose calls are announced, and that the first one compiles."""
         called = []
 
-        def first_announced(params: tree.Tree, name: str) -> tuple[Scores, float]:
+        def evaluate_announced(params: tree.Tree, name: str) -> tuple[Scores, float]:
+            self.emit(events.Evaluating(name))
             if not called:
                 self.emit(events.Compiling("evaluation"))
                 called.append(name)
             return evaluate(params, name)
 
-        return first_announced
+        return evaluate_announced
 
     def save_is_due(self, epoch: int) -> bool:
         """Whether a checkpoint is to be written now, within the epoch."""

@@ -7,6 +7,7 @@ one is the result.
 
 import contextlib
 import logging
+import re
 import textwrap
 import threading
 import time
@@ -16,9 +17,12 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
+from adapt.cost.clock import watch_compiling
 from adapt.parallel.multihost import is_lead_process
 
 MINUTE = 60.0  # the longest silence of a log, in seconds
+LABEL = re.compile(r"\S{1,12} {2,}|[a-z]{9} ")  # what a line begins with: "loaded    "
+MAX_UNBROKEN = 40  # characters of a column of a line
 STYLE: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 console = Console(**STYLE)
@@ -32,12 +36,35 @@ def is_terminal() -> bool:
 
 
 def say(line: str = "") -> None:
-    """Print a line. On a terminal it breaks between words, never inside a number; in a log it does
-    not break.
+    """Print a line. On a terminal it breaks between words, never inside a number, and goes on below
+    its text; in a log it does not break.
     """
     global last_line
     last_line = time.monotonic()
-    console.print(line, soft_wrap=not console.is_terminal)
+    lines = wrap_line(line, console.width) if console.is_terminal else [line]
+    for part in lines:
+        console.print(part, soft_wrap=True)
+
+
+def wrap_line(line: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters, unless a word is longer.
+
+    After a label, such as ``loaded``, the others are indented as much. What three spaces set apart,
+    as ``accuracy 0.75``, stays in one line.
+    """
+    if len(line) <= width:
+        return [line]
+    label = LABEL.match(line)
+    indent = " " * label.end() if label else ""
+    parts = re.split("( {3,})", line[len(indent) :])
+    for number, part in enumerate(parts):
+        if len(parts) > 1 and not part.isspace() and len(part) <= MAX_UNBROKEN:
+            parts[number] = part.replace(" ", "\xa0")
+    text = line[: len(indent)] + "".join(parts)
+    wrapped = textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return [part.replace("\xa0", " ") for part in wrapped]
 
 
 def result(line: str) -> None:
@@ -184,10 +211,14 @@ def speaking(status: Callable[[], str]) -> Iterator[None]:
 
 
 class Progress:
-    """How far a job is: ``update(done, loss="0.31")``, and ``what`` it is doing at present."""
+    """How far a job is: ``update(done, loss="0.31")``, and ``what`` it is doing at present.
+
+    While JAX compiles, that is shown in its place.
+    """
 
     def __init__(self, what: str, total: int, done: int = 0):
         self.what = what
+        self.is_compiling = False
         self.total = total
         self.done = done
         self.shown = ""
@@ -218,13 +249,23 @@ class Progress:
                 self.task,
                 completed=done,
                 total=self.total,
-                description=self.what,
+                description=self.activity,
                 shown=self.shown,
             )
 
+    def show_compiling(self, is_compiling: bool) -> None:
+        """Say that JAX compiles, or no longer."""
+        self.is_compiling = is_compiling
+        if self.bar is not None:
+            self.bar.update(self.task, description=self.activity)
+
+    @property
+    def activity(self) -> str:
+        return "compiling" if self.is_compiling else self.what
+
     def line(self) -> str:
         """What a log is told of it."""
-        return f"{self.what:9} {self.done:,} of {self.total:,}  {self.shown}".rstrip()
+        return f"{self.activity:9} {self.done:,} of {self.total:,}  {self.shown}".rstrip()
 
 
 @contextlib.contextmanager
@@ -233,10 +274,18 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
     log a line a minute.
     """
     job = Progress(what, total, done)
-    if not is_terminal():
-        with speaking(job.line):
-            yield job
-        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(watch_compiling(job.show_compiling))
+        if is_terminal():
+            stack.enter_context(bar_of(job))
+        else:
+            stack.enter_context(speaking(job.line))
+        yield job
+
+
+@contextlib.contextmanager
+def bar_of(job: Progress) -> Iterator[None]:
+    """Inside, a terminal has a bar of the job, which is gone afterwards."""
     columns = (
         bars.TextColumn("{task.description}"),
         bars.BarColumn(bar_width=max(min(40, console.width - 64), 8)),
@@ -246,5 +295,5 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Progress]:
     )
     with bars.Progress(*columns, console=console, transient=True) as bar:
         job.bar = bar
-        job.task = bar.add_task(what, total=total, completed=done, shown="")
-        yield job
+        job.task = bar.add_task(job.activity, total=job.total, completed=job.done, shown="")
+        yield

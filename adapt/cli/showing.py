@@ -36,7 +36,8 @@ def show_start(options: FinetuningOptions, plan: Plan, data: TaskData) -> None:
             "no block is in a backward pass"
         )
     counts = [f"{len(examples):,} {name}" for name, examples in data.sets.items()]
-    console.say(f"data      {', '.join(counts)}\n")
+    console.say(f"data      {', '.join(counts)}")
+    console.say()
     if pretrained.tokenizer:
         for name, examples in data.sets.items():
             console.warn_truncated(examples.truncated, pretrained.tokenizer.max_length, name)
@@ -51,8 +52,9 @@ def show_text(plan: Plan, data: TextData) -> None:
     lengths = data.tokens.lengths
     console.say(
         f"text      {len(data.tokens):,} examples of {lengths.mean():.1f} tokens, "
-        f"{len(data.held_out):,} held out\n"
+        f"{len(data.held_out):,} held out"
     )
+    console.say()
 
 
 def show_stopped(fitted: Fitted, out: Path) -> dict[str, Any]:

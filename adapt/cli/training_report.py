@@ -53,14 +53,15 @@ class TrainingReport:
                 )
             case events.Compiling():
                 self.compile(event)
+            case events.Evaluating():
+                doing = "testing" if event.name == "test" else "validating"
+                self.bar.turn_to(doing, self.step, self.steps)
             case events.Stepped():
                 self.step = event.step
-                self.bar.what = "training"
                 self.bar.update(self.step, **values_of(event.record))
             case events.Validated():
                 console.say(validation_line(event, self.shows_epochs))
-            case events.Finished():
-                self.stack.close()
+                self.bar.turn_to("training", self.step, self.steps)
 
     def start(self, event: events.Started) -> None:
         self.step = event.step
@@ -74,13 +75,14 @@ class TrainingReport:
         self.bar = self.stack.enter_context(bar)
 
     def compile(self, event: events.Compiling) -> None:
-        self.bar.turn_to("compiling", self.step, self.steps)
+        """A terminal shows by itself when it compiles."""
+        what = "the evaluation"
+        if event.what == "step":
+            shape = " x ".join(map(str, event.shape))
+            what = f"a step of shape {shape}"
+            self.bar.turn_to("training", self.step, self.steps)
         if not console.is_terminal():
-            if event.what == "step":
-                shape = " x ".join(map(str, event.shape))
-                console.say(f"compiling a step of shape {shape}")
-            else:
-                console.say("compiling the evaluation")
+            console.say(f"compiling {what}")
 
 
 def show_groups(title: str, phase: events.PhaseSummary, phases: int) -> None:

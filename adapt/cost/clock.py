@@ -1,10 +1,11 @@
 """What this machine takes: seconds and bytes of compiled programs."""
 
+import contextlib
 import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -38,24 +39,46 @@ def peak_bytes(program: Any) -> int:
     return used + memory.temp_size_in_bytes
 
 
+# JAX's own events of compiling; tracing is not among them.
+COMPILE_EVENTS = (
+    "/jax/core/compile/backend_compile_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+)
+
+
 class Compiling:
-    """The ``seconds`` that this process has spent on compiling since this object was made.
-
-    JAX's own events are counted; tracing is not among them.
-    """
-
-    EVENTS = (
-        "/jax/core/compile/backend_compile_duration",
-        "/jax/core/compile/jaxpr_to_mlir_module_duration",
-    )
+    """The ``seconds`` that this process has spent on compiling since this object was made."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self.count)
 
     def count(self, event: str, duration_secs: float, **_: Any) -> None:
-        if event in self.EVENTS:
+        if event in COMPILE_EVENTS:
             self.seconds += duration_secs
+
+
+@contextlib.contextmanager
+def watch_compiling(show: Callable[[bool], None]) -> Iterator[None]:
+    """Inside, ``show(True)`` is called whenever JAX begins to compile a program, or to read it from
+    the compilation cache, and ``show(False)`` when it has done so.
+    """
+
+    def begin(event: str, value: float | int, **_: Any) -> None:
+        if event in COMPILE_EVENTS:
+            show(True)
+
+    def end(event: str, duration_secs: float, **_: Any) -> None:
+        if event in COMPILE_EVENTS:
+            show(False)
+
+    jax.monitoring.register_scalar_listener(begin)
+    jax.monitoring.register_event_duration_secs_listener(end)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_scalar_listener(begin)
+        jax.monitoring.unregister_event_duration_listener(end)
 
 
 class Laps:

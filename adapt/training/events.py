@@ -102,6 +102,13 @@ class Compiling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluating:
+    """A set is about to be scored: ``validation``, or ``test``."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Stepped:
     """Some steps were taken, as many as are between two looks at the device.
 
@@ -140,7 +147,10 @@ class Saved:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The last event. A run whose ``outcome`` is ``stopped`` has steps left, and can go on."""
+    """The last event of training, which the test may follow.
+
+    A run whose ``outcome`` is ``stopped`` has steps left, and can go on.
+    """
 
     step: int
     best_step: int
@@ -155,6 +165,7 @@ Event = (
     | CacheWaiting
     | CacheReady
     | Compiling
+    | Evaluating
     | Stepped
     | Validated
     | Saved

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 
+import jax
 import pytest
 from rich.console import Console
 
@@ -59,6 +60,21 @@ def test_lines_of_a_terminal_break_between_words(terminal):
         assert number in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("line", "wrapped"),
+    [
+        ("discarded 47,290 parameters: a, b", ["discarded 47,290 parameters:", "          a, b"]),
+        ("top:2       not worth it, is it?", ["top:2       not worth it, is", "            it?"]),
+        ("epoch 1   loss 0.5012   ece 0.04", ["epoch 1   loss 0.5012", "ece 0.04"]),
+        ("a line   of its width, no more", ["a line   of its width, no more"]),
+        ("runs/a-folder/with-a-name-that-is-long", ["runs/a-folder/with-a-name-that-is-long"]),
+        ("", [""]),
+    ],
+)
+def test_a_line_goes_on_below_its_text_and_a_value_stays_beside_its_name(line, wrapped):
+    assert console.wrap_line(line, 30) == wrapped
+
+
 def test_lines_of_a_log_do_not_break(capsys):
     console.say("word " * 100)
     console.table("t", ("name", "count"), [("a" * 200, 1)])
@@ -109,6 +125,7 @@ RUN = (
     events.CacheChosen(0, False, "12 MB to write"),
     events.Compiling("step", (6, 64)),
     events.Stepped(0, RECORD, {"head": 0.01}),
+    events.Evaluating("validation"),
     events.Compiling("evaluation"),
     events.Validated(0, 3, 0.4, {"accuracy": 0.75}, True),
     events.Saved(3, True),
@@ -132,7 +149,24 @@ def test_a_log_says_what_a_run_does(capsys):
     assert "phase     2 of 2, epochs 2 to 3\n" in said
 
 
-def test_a_terminal_shows_that_it_compiles(terminal):
+def test_compiling_is_shown_while_it_lasts(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(console.Progress, "show_compiling", lambda job, now: shown.append(now))
+    with console.progress("extracting", 10):
+        jax.jit(lambda x: 3 * x + 0.1234)(1.0)
+    assert shown and shown == [True, False] * (len(shown) // 2)
+    jax.jit(lambda x: 4 * x + 0.1234)(1.0)
+    assert shown == [True, False] * (len(shown) // 2)
+
+    monkeypatch.undo()
+    job = console.Progress("extracting", 10)
+    job.show_compiling(True)
+    assert job.line() == "compiling 0 of 10"
+    job.show_compiling(False)
+    assert job.line() == "extracting 0 of 10"
+
+
+def test_a_terminal_shows_what_a_run_does(terminal):
     out = terminal(80)
     with training_report("strategy lp-ft") as report:
         for event in RUN:
@@ -140,7 +174,8 @@ def test_a_terminal_shows_that_it_compiles(terminal):
             if report.bar.bar:
                 report.bar.bar.refresh()
     said = "\n".join(plain(out.getvalue().replace("\r", "\n")))
-    assert "compiling" in said and "encoding" in said and "loss 0.5123  examples/s 800" in said
+    assert "training" in said and "encoding" in said and "loss 0.5123  examples/s 800" in said
+    assert "validating" in said
     assert "epoch 1, step 3   validation loss 0.4000   accuracy 0.7500" in said
 
 
