@@ -10,6 +10,7 @@ model, else sentence-transformers. What pretrain wrote exports too, with its lan
 import dataclasses
 from typing import ClassVar
 
+from adapt.cli import console
 from adapt.export.exporting import export
 from adapt.options import ImportOptions, OutputOptions
 from adapt.pretrained import hub
@@ -34,4 +35,4 @@ class Config(ExportOptions, OutputOptions, ImportOptions):
 
 def main(config: Config) -> None:
     used = export(hub.load(config.run), config.out, config.format, config.overwrite)
-    print(f"{config.out}: written for {used}; its README.md has the code that loads it")
+    console.say(f"{config.out}: written for {used}; its README.md has the code that loads it")

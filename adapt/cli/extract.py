@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from adapt.cli import console, inputs
+from adapt.cli import console, inputs, showing
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.features import extract
 from adapt.options import (
@@ -66,15 +66,14 @@ def main(config: Config) -> dict[str, Any]:
     layout = sharding.make_layout(config.mesh, jax.local_devices())
 
     with open_run(config.out, config):
-        encoder = f"{pretrained.config.family}, width {pretrained.config.width}"
-        console.say(f"loaded    {pretrained.source}: {encoder}; its head is discarded")
+        showing.show_loaded(pretrained)
         started = time.perf_counter()
         share = multihost.even_shares(len(table))[jax.process_index()]
         with console.progress("extracting", len(share)) as bar:
 
             def show_progress(done: int, total: int) -> None:
                 rate = done / (time.perf_counter() - started)
-                bar.update(done, **{"examples/s": f"{rate:.0f}"})
+                bar.update(done, **{"examples/s": f"{rate:,.0f}"})
 
             extraction = extract(
                 pretrained,
@@ -107,6 +106,6 @@ def main(config: Config) -> dict[str, Any]:
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     console.table(str(extraction.path), ("", "value"), [(name, result[name]) for name in shown])
     where = config.out if multihost.is_multiprocess() else extraction.path
-    size = f"{extraction.examples} x {extraction.width} float32"
-    console.result(f"{where}: {size}, {extraction.examples_per_second:.0f} examples/s")
+    size = f"{extraction.examples:,} x {extraction.width:,} float32"
+    console.result(f"{where}: {size}, {extraction.examples_per_second:,.0f} examples/s")
     return result

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt import finetuning, planning
-from adapt.cli import console, finetune, inputs, plots
+from adapt.cli import console, finetune, inputs, plots, showing
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.cost.clock import Compiling, Laps
@@ -48,13 +48,13 @@ from adapt.training import strategies
 COLUMNS = (
     "strategy",
     "M trained",
-    "opt MB",
+    "optimizer MB",
     "peak MB",
     "MFLOP",
-    "cached",
+    "MFLOP cached",
     "cache MB",
     "seconds",
-    "cached",
+    "seconds cached",
 )
 
 
@@ -129,6 +129,8 @@ def main(config: Config) -> dict[str, Any]:
     set_up = laps.seconds["set_up"] - compiling.seconds
 
     with open_run(config.out, config):
+        showing.show_loaded(pretrained)
+        console.say(f"data      {showing.sizes(sets)}")
         workload = make_workload(config, run, pretrained, sets, names)
         overhead = measure_overhead(config.out, set_up, len(names))
         with console.progress("timing", 0) as bar:
@@ -265,8 +267,9 @@ def measure_overhead(out: Path, set_up: float, num_classes: int) -> Overhead:
 def show(config: Config, estimates: list[Estimate]) -> None:
     """Print the table of all strategies, and a line on each."""
     full = next(estimate for estimate in estimates if estimate.strategy == "full")
-    epochs = f"{config.epochs} epochs in batches of {config.batch_size}"
-    title = f"{config.checkpoint} on {config.data}, {epochs}"
+    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
+    batches = f"batches of {config.batch_size}"
+    title = f"{config.checkpoint} on {config.data}, {epochs} in {batches}"
     console.table(title, COLUMNS, [cells(estimate) for estimate in estimates])
     for estimate in estimates:
         console.say(f"{estimate.strategy:12}{verdict(estimate, full)}")
@@ -305,7 +308,7 @@ def verdict(estimate: Estimate, full: Estimate) -> str:
     elif estimate.cut:
         how = "without the cache, which does not pay"
     else:
-        how = "nothing stands still to be cached"
+        how = "nothing is frozen that could be cached"
     worth = "worth it" if estimate.is_worth_it(full) else "not worth it"
     return f"{worth}: {full.best / estimate.best:.1f} times cheaper than full, {how}"
 
@@ -314,9 +317,10 @@ def run_strategy(config: Config, run: finetune.Config, name: str) -> dict[str, A
     """The seconds of a strategy's run, in a process of its own, as its result.json has them."""
     out = config.out / name.replace(":", "")
     run = dataclasses.replace(run, strategy=name, out=out)
-    command = [sys.executable, "-m", "adapt", "finetune", *changed_flags(run)]
-    console.say(f"running   {' '.join(command[1:])}")
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = ["adapt", "finetune", *changed_flags(run)]
+    console.say(f"running   {' '.join(command)}")
+    with console.progress("running", 1):
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     if done.returncode:
         raise StrategyError(f"finetune --strategy {name} failed: {done.stderr.strip()[-300:]}")
     return json.loads((out / "result.json").read_text("utf-8"))["seconds"]

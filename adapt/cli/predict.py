@@ -62,7 +62,7 @@ def main(config: Config) -> None:
     write_csv(config.out, predictions)
     if runs[0].tokenizer:
         console.warn_truncated(predictions.truncated, runs[0].tokenizer.max_length, config.data)
-    console.say(f"{config.out}: {len(table)} predictions")
+    console.say(f"{config.out}: {len(table):,} predictions")
 
 
 def load(path: Path) -> hub.Pretrained:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from adapt import tree
-from adapt.cli import console, inputs, plots
+from adapt.cli import console, inputs, plots, showing
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled, packing
@@ -98,6 +98,8 @@ def main(config: Config) -> dict[str, Any]:
     make_splits(labels, test, config, regression=not names)  # refused before any work is done
 
     with open_run(config.out, config):
+        showing.show_loaded(pretrained)
+        console.say(f"data      {(~test).sum():,} rows of {config.data}, {test.sum():,} of a test")
         laps.lap("set_up")
         features = extract(config, pretrained, tables)
         laps.lap("features")

@@ -5,15 +5,25 @@ While it runs, see :mod:`adapt.cli.training_report`.
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adapt import tree
 from adapt.cli import console
+from adapt.data.examples import Examples
 from adapt.finetuning import FinetuningOptions, TaskData
 from adapt.fitting import Fitted, Plan
+from adapt.pretrained.hub import Pretrained
 from adapt.pretraining import TextData
 from adapt.tasks import Task
+
+
+def show_loaded(pretrained: Pretrained) -> None:
+    """Which encoder is used as it is."""
+    config = pretrained.config
+    size = f"{config.layers} blocks of width {config.width}"
+    console.say(f"loaded    {pretrained.source}: {config.family}, {size}; its head is discarded")
 
 
 def show_start(options: FinetuningOptions, plan: Plan, data: TaskData) -> None:
@@ -35,12 +45,16 @@ def show_start(options: FinetuningOptions, plan: Plan, data: TaskData) -> None:
             f"--remat {options.remat} does nothing with --strategy {options.strategy}: "
             "no block is in a backward pass"
         )
-    counts = [f"{len(examples):,} {name}" for name, examples in data.sets.items()]
-    console.say(f"data      {', '.join(counts)}")
+    console.say(f"data      {sizes(data.sets)}")
     console.say()
     if pretrained.tokenizer:
         for name, examples in data.sets.items():
             console.warn_truncated(examples.truncated, pretrained.tokenizer.max_length, name)
+
+
+def sizes(sets: Mapping[str, Examples]) -> str:
+    """``7,200 train, 2,568 test, 800 validation``."""
+    return ", ".join(f"{len(examples):,} {name}" for name, examples in sets.items())
 
 
 def show_text(plan: Plan, data: TextData) -> None:
