@@ -1,5 +1,6 @@
 """Fine-tuning as a library: examples of a task, a plan of what trains, the test of the result.
 
+    sets, names = read_sets(data_options, options, pretrained)
     data = TaskData.build(task, names, sets, options)   # examples with labels, in batches
     plan = build_plan(pretrained, data, options)        # no old head, a new one, phases
     fitted = fit(plan, data, options, callbacks=[print])
@@ -17,23 +18,27 @@ import jax.numpy as jnp
 
 from adapt import extensions, tree
 from adapt.cost import clock
-from adapt.data import packing
+from adapt.data import packing, tables
 from adapt.data.examples import Examples
-from adapt.errors import TrainingError
+from adapt.data.labels import stratified_split
+from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import Encoder, Model, peft
 from adapt.options import (
+    DataOptions,
     ModelOptions,
     OptimizerOptions,
     StrategyOptions,
     TaskOptions,
     TrainingOptions,
+    check_ranges,
 )
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
-from adapt.pretrained.hub import Pretrained, check_head
-from adapt.tasks import Task
+from adapt.pretrained.hub import Pretrained, check_head, check_inputs
+from adapt.tasks import Task, get_task
+from adapt.tasks.base import text_columns
 from adapt.training import events, optim, phases, strategies
 from adapt.training.events import Callback
 from adapt.training.loop import evaluate
@@ -41,12 +46,67 @@ from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.step import make_eval
 
+HELD_OUT = 0.1  # of the training rows, for validation
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuningOptions(
     ModelOptions, TaskOptions, StrategyOptions, OptimizerOptions, TrainingOptions
 ):
     """All options of a fine-tuning run but those of its data, its folder and its devices."""
+
+    def check(self) -> None:
+        """Raise :class:`StrategyError` for options that contradict each other or are out of range."""
+        if self.strategy == "frozen" and self.learning_rate is not None:
+            raise StrategyError(
+                '`learning_rate` is the encoder\'s, and `strategy="frozen"` does not train it: '
+                "give `head_learning_rate`"
+            )
+        is_positive = min(self.epochs, self.batch_size, self.accumulate) >= 1
+        if not is_positive or self.batch_size % self.accumulate:
+            raise StrategyError(
+                f"`epochs` {self.epochs}, `batch_size` {self.batch_size} and "
+                f"`accumulate` {self.accumulate} must be at least 1, and `accumulate` a divisor "
+                "of `batch_size`"
+            )
+        check_ranges(self)
+
+
+def read_sets(
+    data: DataOptions,
+    options: FinetuningOptions,
+    pretrained: Pretrained,
+    seed: int = 0,
+    layout: sharding.Layout | None = None,
+) -> tuple[dict[str, Examples], list[str]]:
+    """(the sets ``train``, ``validation`` and ``test``, the names of what the head puts out).
+
+    Without a validation set 10% of the training rows are held out; ``seed`` decides which, and how
+    examples are paired. Raises :class:`DataError` for what can't be read, :class:`StrategyError`
+    for data that do not fit the checkpoint or the task.
+    """
+    check_inputs(pretrained, data.image_column)
+    task = get_task(options.task)
+    columns = text_columns(data.text_column, data.text_pair_column)
+    task.check_columns(columns, pretrained)
+    task.check_head(options, pretrained)
+    task.check_batches(options)
+    parts = tables.read_parts(data)
+    names = task.label_names(parts["train"], data.label_column, columns)
+    sets = {}
+    for name, table in parts.items():
+        labels = task.encode_labels(table, data.label_column, names)
+        sets[name] = task.examples(pretrained, table, columns, labels, data.image_column)
+    if not data.validation:
+        train = sets["train"]
+        rows, held_out_rows = stratified_split(train.labels, HELD_OUT, seed)
+        # What was truncated is counted once, for the whole file.
+        sets["validation"] = dataclasses.replace(train.take(held_out_rows), truncated=0)
+        sets["train"] = train.take(rows)
+    for name, examples in sets.items():
+        paired = task.pair_examples(examples, seed)
+        sets[name] = dataclasses.replace(paired, layout=layout)
+    return sets, task.output_names(names)
 
 
 @dataclasses.dataclass(frozen=True)

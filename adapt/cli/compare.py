@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from adapt.cli import console, inputs
+from adapt.cli import console
 from adapt.cli.compare_plots import plot_cost, plot_labels
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import check_out, open_run, write_json
@@ -28,6 +28,7 @@ from adapt.comparison import grid
 from adapt.comparison.grid import CompareOptions, Source
 from adapt.comparison.page import budget_label, results_page
 from adapt.comparison.summary import summarise
+from adapt.data import tables
 from adapt.options import ImportOptions
 from adapt.pretrained import hub
 from adapt.tasks import TASKS
@@ -81,13 +82,13 @@ def main(config: Config) -> dict[str, Any]:
 
 def read_source(config: Config, name: str, pretrained: hub.Pretrained) -> Source:
     """A checkpoint with the data as examples for its encoder."""
-    tables = {"train": inputs.read(config.data, "train"), "test": inputs.read(config.data, "test")}
+    parts = {part: tables.read(config.data, part) for part in ("train", "test")}
     for outside in config.out_of_domain:
-        tables[outside] = inputs.read(outside, "test")
+        parts[outside] = tables.read(outside, "test")
     task = TASKS["classification"]
-    names = task.label_names(tables["train"], config.label_column, [config.text_column])
+    names = task.label_names(parts["train"], config.label_column, [config.text_column])
     sets = {}
-    for set_name, table in tables.items():
+    for set_name, table in parts.items():
         labels = task.encode_labels(table, config.label_column, names)
         examples = task.examples(pretrained, table, [config.text_column], labels)
         if set_name not in ("train", "test"):

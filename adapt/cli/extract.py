@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from adapt.cli import console, inputs, showing
+from adapt.cli import console, showing
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
+from adapt.data import tables
 from adapt.features import extract
 from adapt.options import (
     ColumnOptions,
@@ -62,7 +63,7 @@ class Config(
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = hub.load(config.checkpoint)
-    table = inputs.read(config.data)
+    table = tables.read(config.data)
     layout = sharding.make_layout(config.mesh, jax.local_devices())
 
     with open_run(config.out, config):

@@ -10,11 +10,18 @@ checkpoints; it is itself a checkpoint that the other commands take.
 import dataclasses
 from typing import Any
 
-from adapt.cli import inputs, plots, showing
-from adapt.cli.run_folder import check_same_origin, keep_when_saved, lineage, open_run, write_json
+from adapt.cli import plots, showing
+from adapt.cli.run_folder import (
+    check_run_out,
+    check_same_origin,
+    keep_when_saved,
+    lineage,
+    open_run,
+    write_json,
+)
 from adapt.cli.training_report import training_report
 from adapt.cost.clock import Compiling, Laps
-from adapt.finetuning import FinetuningOptions, TaskData, build_plan, test
+from adapt.finetuning import FinetuningOptions, TaskData, build_plan, read_sets, test
 from adapt.fitting import Plan, fit
 from adapt.options import (
     DataOptions,
@@ -54,18 +61,18 @@ class Config(
 def main(config: Config) -> dict[str, Any]:
     laps = Laps()
     compiling = Compiling()
-    inputs.check_flags(config)
-    inputs.check_out(config.checkpoint, config)
+    config.check()
+    check_run_out(config, config.checkpoint)
     layout = sharding.make_layout(config.mesh)
     sharding.check_batch(layout, config.batch_size, config.accumulate)
 
     # The checkpoint. A wrong strategy is refused before the data are read.
-    pretrained = inputs.load(config, config.seed)
+    pretrained = hub.load_with_options(config, config.seed)
     strategies.strategy(config.strategy, pretrained.config.layers, config.epochs)
 
     # The data, as examples of the task in batches.
     task = get_task(config.task)
-    sets, names = inputs.read_sets(config, config, config.seed, pretrained, layout)
+    sets, names = read_sets(config, config, pretrained, config.seed, layout)
     data = TaskData.build(task, names, sets, config, config.seed)
 
     # What trains: a new head, what the strategy adds, and its phases.

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt import finetuning, planning
-from adapt.cli import console, finetune, inputs, plots, showing
+from adapt.cli import console, finetune, plots, showing
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import check_out, open_run, write_json
 from adapt.cost.clock import Compiling, Laps
@@ -41,6 +41,7 @@ from adapt.options import (
     check_ranges,
 )
 from adapt.planning import Estimate, Overhead, Workload
+from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import TASKS, get_task
 from adapt.training import strategies
@@ -122,7 +123,7 @@ def main(config: Config) -> dict[str, Any]:
     check_ranges(config)
     check_task(config.task)
     run = finetune_config(config)
-    pretrained = inputs.load(run, run.seed)
+    pretrained = hub.load_with_options(run, run.seed)
     check_flags(config, pretrained.config.layers)
     sets, names = read(config, run, pretrained)
     laps.lap("set_up")
@@ -215,10 +216,9 @@ def read(
     They are train and validation, and test if one is named: a plan needs none.
     """
     if has_test(config):
-        return inputs.read_sets(run, run, run.seed, pretrained)
-    sets, names = inputs.read_sets(
-        dataclasses.replace(run, test=config.data), run, run.seed, pretrained
-    )
+        return finetuning.read_sets(run, run, pretrained, run.seed)
+    without_test = dataclasses.replace(run, test=config.data)
+    sets, names = finetuning.read_sets(without_test, run, pretrained, run.seed)
     del sets["test"]
     return sets, names
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from adapt.cli import console, inputs
+from adapt.cli import console
+from adapt.data import tables
 from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.files import atomic_path
 from adapt.options import ColumnOptions, ImportOptions, OutputOptions
@@ -56,7 +57,7 @@ def main(config: Config) -> None:
     runs = [load(path) for path in config.run]
     check_pairs(config.run, config.text_pair_column)
     columns = text_columns(config.text_column, config.text_pair_column)
-    table = inputs.read(config.data)
+    table = tables.read(config.data)
     with console.progress("predicting", len(table)) as bar:
         predictions = predict_table(runs, table, columns, config.image_column, bar.show)
     write_csv(config.out, predictions)

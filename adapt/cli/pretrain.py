@@ -15,8 +15,15 @@ from typing import Any
 import numpy as np
 
 from adapt import pretraining, tree
-from adapt.cli import inputs, plots, showing
-from adapt.cli.run_folder import check_same_origin, keep_when_saved, lineage, open_run, write_json
+from adapt.cli import plots, showing
+from adapt.cli.run_folder import (
+    check_run_out,
+    check_same_origin,
+    keep_when_saved,
+    lineage,
+    open_run,
+    write_json,
+)
 from adapt.cli.training_report import training_report
 from adapt.fitting import Fitted, Plan, fit
 from adapt.options import DeviceOptions, ImportOptions, RunOptions, check_ranges
@@ -35,7 +42,7 @@ class Config(PretrainingOptions, RunOptions, ImportOptions, DeviceOptions):
 def main(config: Config) -> dict[str, Any]:
     config.check()
     check_ranges(config)
-    inputs.check_out(config.checkpoint, config)
+    check_run_out(config, config.checkpoint)
     layout = sharding.make_layout(config.mesh)
     sharding.check_batch(layout, config.batch_size)
 

@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from adapt import tree
-from adapt.cli import console, inputs, plots, showing
+from adapt.cli import console, plots, showing
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled, packing
-from adapt.data.tables import Table, check_texts
+from adapt.data.tables import Table, check_texts, read
 from adapt.errors import DataError, StrategyError
 from adapt.features import table_batches
 from adapt.options import (
@@ -93,7 +93,7 @@ def main(config: Config) -> dict[str, Any]:
             "probe is of one process: leave out `coordinator`, and give `mesh` for its devices"
         )
     pretrained = hub.load(config.checkpoint)
-    tables, labels, names = read(config, pretrained)
+    tables, labels, names = read_labelled(config, pretrained)
     test = np.arange(len(labels)) >= len(tables[0])  # none where there is no test table
     make_splits(labels, test, config, regression=not names)  # refused before any work is done
 
@@ -164,15 +164,20 @@ def score_name(task: str) -> str:
     return "Pearson's correlation" if is_regression(task) else "accuracy"
 
 
-def read(config: Config, pretrained: hub.Pretrained) -> tuple[list[Table], np.ndarray, list[str]]:
+def read_labelled(
+    config: Config, pretrained: hub.Pretrained
+) -> tuple[list[Table], np.ndarray, list[str]]:
     """(the table, and one of the test if there is one; labels of both, one after the other; names
     of classes).
     """
     hub.check_inputs(pretrained, config.image_column)
-    own = config.data in bundled.SETS
-    given = config.test or (config.data if own else None)
-    tables = [inputs.read(config.data, split="train" if own else None)]
-    tables += [inputs.read(given, split="test" if given in bundled.SETS else None)] if given else []
+    is_bundled = config.data in bundled.SETS
+    tables = [read(config.data, "train" if is_bundled else None)]
+    test = config.test
+    if test is None and is_bundled:
+        test = config.data
+    if test:
+        tables.append(read(test, "test" if test in bundled.SETS else None))
     task = get_task(config.task)
     names = task.label_names(tables[0], config.label_column, [config.text_column])
     labels: list[Any] = [task.encode_labels(table, config.label_column, names) for table in tables]

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import adapt
-from adapt import files
+from adapt import extensions, files
 from adapt.cli.flags import Options, flag
 from adapt.errors import OutputError
-from adapt.options import DeviceOptions
+from adapt.options import DeviceOptions, RunOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process
-from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.hub import Pretrained, read_json
 from adapt.training.events import Callback, Event, Saved
 
 # Flags that may differ between a run and its resumption.
@@ -65,6 +65,29 @@ def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
             f"the output folder {out} exists: give {go_on}--overwrite to replace it, "
             "or another --out"
         )
+
+
+def check_run_out(options: RunOptions, checkpoint: str) -> None:
+    """Raise :class:`OutputError` for an output folder that exists, and for one that holds the
+    encoder of ``checkpoint``, directly or through runs that refer to each other.
+    """
+    check_out(options.out, options.resume, options.overwrite)
+    if options.resume and (options.out / "model.json").exists():
+        extensions.check_run(options.out)
+    out = options.out.resolve()
+    source = checkpoint
+    visited = []
+    while True:
+        folder = Path(source).expanduser().resolve()
+        if folder in visited or not (folder / "model.json").is_file():
+            return
+        visited.append(folder)
+        base = read_json(folder, "model.json").get("base") or {}
+        source = base.get("source", "")
+        if source and Path(source).resolve() == out:
+            raise OutputError(
+                f"--out {options.out} holds the encoder that {folder} refers to: give another --out"
+            )
 
 
 @contextlib.contextmanager

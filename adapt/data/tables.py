@@ -17,8 +17,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapt.data import bundled
 from adapt.data.arrow import first_line, write_arrow
-from adapt.errors import DataError, OutputError
+from adapt.errors import DataError, OutputError, StrategyError
+from adapt.options import DataOptions
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
 
 if TYPE_CHECKING:
@@ -51,9 +53,15 @@ class Table:
         return Table(self.rows.select(index), self.name)
 
 
-def read(spec: str | Path, *, split: str | None = None) -> Table:
-    """A table from a file (.csv .tsv .json .jsonl .parquet), a folder of images, or a dataset name
-    on the hub; `name:split` is the same as `split`.
+def read(spec: str | Path, split: str | None = None) -> Table:
+    """A table from a file (.csv .tsv .json .jsonl .parquet), a folder of images, a bundled set, or
+    a data set on the hub. `name:split` is the same as `split`.
+
+        read("train.csv")
+        read("reviews", "test")         # of adapt.data.bundled: the same as reviews:test
+        read("org/name:validation")     # of the hub
+
+    A file or folder of that name comes before a bundled set.
 
     Every CSV column is text, as it stands in the file: `007` and `NA` keep being `007` and `NA`. A
     file that changed is read anew, whatever its modification time says.
@@ -61,12 +69,12 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
     Raises DataError: a missing, empty or unreadable file, a ragged row, an unknown name or split;
     AssetError.
     """
-    name, _, part = (
-        (str(spec), "", "") if Path(spec).expanduser().exists() else str(spec).partition(":")
-    )
-    split = split or part or None
+    name = str(spec)
+    if not Path(name).expanduser().exists():
+        name, _, part = name.partition(":")
+        split = split or part or None
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         rows = _load(
             name, split, path="imagefolder", data_dir=str(path), cache_dir=str(_kept(path))
         )
@@ -74,10 +82,15 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
         rows = _read_file(path, FORMATS[path.suffix.lower()], split)
     elif path.exists():
         raise DataError(f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}")
+    elif name in bundled.SETS:
+        return from_columns(bundled.read(name, split), str(spec))
     elif path.is_absolute() or name.count("/") > 1:
         raise DataError(f"{path} does not exist")
     elif "/" not in name:
-        raise DataError(f"'{name}' is no file; on the hub, names are org/name")
+        raise DataError(
+            f"'{name}' is no file and no bundled set ({', '.join(bundled.SETS)}); on the hub, "
+            "names are org/name"
+        )
     else:
         if not is_hub_reachable():
             _datasets().config.HF_HUB_OFFLINE = True  # then only what its cache has
@@ -85,6 +98,34 @@ def read(spec: str | Path, *, split: str | None = None) -> Table:
     if not len(rows):
         raise DataError(f"{spec} has no rows")
     return Table(rows, str(spec))
+
+
+def read_parts(options: DataOptions) -> dict[str, Table]:
+    """The tables ``train`` and ``test``, and ``validation`` where one is named.
+
+    Raises DataError where there is no test part, and StrategyError for a validation set that is
+    trained or tested on.
+    """
+    train_is_bundled = options.train in bundled.SETS
+    if options.test is None and not train_is_bundled:
+        raise DataError(
+            f"`test` is missing: {options.train} is not a bundled set with a test part of its own"
+        )
+    test = options.test or options.train
+    test_is_bundled = test in bundled.SETS
+    parts = {
+        "train": read(options.train, "train" if train_is_bundled else None),
+        "test": read(test, "test" if test_is_bundled else None),
+    }
+    if options.validation:
+        is_whole_set = options.validation in bundled.SETS
+        if is_whole_set and options.validation in (options.train, options.test):
+            raise StrategyError(
+                f"`validation` {options.validation} is the whole set, with what is trained and "
+                "tested on: leave it out for 10% of `train`, or name other data"
+            )
+        parts["validation"] = read(options.validation)
+    return parts
 
 
 def from_columns(columns: dict[str, list], where: str) -> Table:

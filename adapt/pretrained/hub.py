@@ -6,12 +6,14 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 
 from adapt import files, tree
 from adapt.errors import CheckpointError, ExtensionError, StrategyError
 from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
+from adapt.options import ModelOptions
 from adapt.pretrained import assets, families
 from adapt.pretrained.images import ImageSettings, read_image_settings
 from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
@@ -138,6 +140,32 @@ def load(name: str | Path) -> Pretrained:
     return with_inputs(
         Pretrained(str(name), config, head, params, task=task, labels=labels), folder, None
     )
+
+
+def load_with_options(options: ModelOptions, seed: int = 0) -> Pretrained:
+    """The checkpoint of the options with their dropout, their length of a text, or new weights.
+
+    Raises :class:`StrategyError` for a ``max_length`` that the encoder does not have.
+    """
+    pretrained = load(options.checkpoint)
+    config = pretrained.config
+    if options.dropout is not None:
+        changed = dataclasses.replace(
+            config, dropout=options.dropout, attention_dropout=options.dropout
+        )
+        pretrained = dataclasses.replace(pretrained, config=changed)
+    if options.max_length is not None and pretrained.tokenizer is not None:
+        if not 3 <= options.max_length <= config.positions:
+            raise StrategyError(
+                f"`max_length` {options.max_length} must be 3 to {config.positions}, "
+                "the encoder's positions"
+            )
+        tokenizer = pretrained.tokenizer.cut_to(options.max_length)
+        pretrained = dataclasses.replace(pretrained, tokenizer=tokenizer)
+    if options.random_weights:
+        fresh = jax.device_get(pretrained.model.init(jax.random.key(seed + 1)))
+        pretrained = dataclasses.replace(pretrained, params=fresh)
+    return pretrained
 
 
 def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.cli import console, inputs
+from adapt.cli import console
 from adapt.cli.run_folder import write_json
 from adapt.data import bundled, tables
 from adapt.errors import StrategyError, TrainingError
@@ -72,11 +72,11 @@ def read(config: SourceOptions) -> Source:
         raise StrategyError(
             f"{config.checkpoint} is not a BERT encoder with a tokenizer, which all sides can load"
         )
-    table = inputs.read(config.data)
+    table = tables.read(config.data)
     tables.check_texts(table, config.text_column)
     train_table = table
     if config.data in bundled.SETS:
-        train_table = inputs.read(config.data, split="train")
+        train_table = tables.read(config.data, "train")
     return Source(pretrained, table, train_table)
 
 

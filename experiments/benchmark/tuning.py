@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
-from adapt.cli import console, inputs
+from adapt.cli import console
 from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
-from adapt.data import packing, sources
+from adapt.data import packing, sources, tables
 from adapt.data.examples import Examples
 from adapt.models import Classifier, Encoder, Model, attention, encoder, layers
 from adapt.pretrained.hub import Pretrained, load
@@ -82,7 +82,7 @@ class Config(TuningOptions, OutputOptions):
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     pretrained = load(config.checkpoint)
-    table = inputs.read(config.data)
+    table = tables.read(config.data)
     labels = np.zeros(len(table), np.int32)
     examples = TASKS["classification"].examples(pretrained, table, [config.text_column], labels)
     with open_run(config.out, config):

@@ -9,9 +9,9 @@ import pytest
 
 from adapt import tree
 from adapt.cli import compare
-from adapt.cli import inputs as reading
 from adapt.comparison import grid, summary
 from adapt.comparison.trials import Arm, adjust, adjustable
+from adapt.data import tables
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.pretrained import hub
 from adapt.tasks import TASKS
@@ -102,9 +102,9 @@ def test_of_ways_that_cost_the_same_flops_the_faster_one_is_the_cheapest(tmp_pat
 def arm(inputs):
     source = hub.load(inputs.checkpoint("bert_mlm_tied"))
     config = compare.Config()
-    tables = {"train": reading.read(inputs.train), "test": reading.read(inputs.test)}
     sets = {}
-    for name, table in tables.items():
+    for name, path in (("train", inputs.train), ("test", inputs.test)):
+        table = tables.read(path)
         labels = np.array([value == "positive" for value in table.rows["label"]], np.int32)
         sets[name] = TASKS["classification"].examples(source, table, [config.text_column], labels)
     return lambda name: Arm(name, source, sets, 2)
@@ -149,11 +149,9 @@ def test_fits_of_one_arm_compile_once_and_repeat_exactly(arm, name):
 
 
 def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, capsys):
-    tables = {"reviews": (inputs.train, inputs.test), "away": (inputs.train, inputs.test)}
-    read = reading.read
-    monkeypatch.setattr(
-        reading, "read", lambda spec, split=None: read(tables[spec][split == "test"])
-    )
+    files = {"train": inputs.train, "test": inputs.test}
+    read = tables.read
+    monkeypatch.setattr(tables, "read", lambda spec, split: read(files[split]))
     flags = {
         "checkpoint": inputs.checkpoint("bert_mlm_tied"),
         "features": inputs.checkpoint("bert_mlm_relu"),
@@ -212,12 +210,9 @@ def test_a_short_grid_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, 
 def test_bad_flags_are_one_line_before_anything_is_written(
     inputs, tmp_path, monkeypatch, flags, fault, message
 ):
-    read = reading.read
-    monkeypatch.setattr(
-        reading,
-        "read",
-        lambda spec, split=None: read(inputs.test if split == "test" else inputs.train),
-    )
+    files = {"train": inputs.train, "test": inputs.test}
+    read = tables.read
+    monkeypatch.setattr(tables, "read", lambda spec, split: read(files[split]))
     name = inputs.checkpoint("bert_mlm_tied")
     config = {
         "checkpoint": name,

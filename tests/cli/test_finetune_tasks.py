@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from adapt.cli import extract, finetune, inputs, predict
+from adapt.cli import extract, finetune, predict
+from adapt.data import tables
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import Classifier, Span, Tagger
 from adapt.options import TaskOptions
@@ -330,7 +331,7 @@ def test_pairs_packed_in_rows_are_what_they_are_one_a_row(run, tmp_path):
     """Types and all: against the checkpoint's own tokenizer and a batch of one pair."""
     run("classification")
     after = hub.load(tmp_path / "run")
-    table = inputs.read(tmp_path / "data.csv")
+    table = tables.read(tmp_path / "data.csv")
     labels = np.zeros(24, np.int32)
     part = TASKS["classification"].examples(after, table, ["text", "other"], labels)
     forward = make_eval(after.model)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from adapt.cli import inputs
-from adapt.data import bundled
+from adapt.data import bundled, tables
 from adapt.data.bundled import fashion
 from adapt.data.bundled.brown import base_tag
 from adapt.data.bundled.columns import Columns, words
@@ -199,21 +198,21 @@ def test_pictures_are_published_ones_in_grey_and_none_is_on_both_sides():
     }
 
 
-def test_experiments_read_pictures_by_name():
+def test_pictures_are_read_by_name():
     image = parts_of("fashion-mnist")[1]["image"][0]
-    row = inputs.read("fashion-mnist:test").rows[0]
+    row = tables.read("fashion-mnist:test").rows[0]
     assert (row["image"].tobytes(), row["label"]) == (image.tobytes(), "Ankle boot")
 
 
 def test_a_part_that_is_not_there_is_named():
     with pytest.raises(DataError, match="nyt has no part 'dev'; it has nyt:train and nyt:test"):
-        inputs.read("nyt:dev")
+        tables.read("nyt:dev")
 
 
 @pytest.mark.parametrize("name", ["nyt", "dialogue", "bbc", "brown"])
-def test_experiments_read_a_part_by_name(name):
+def test_a_part_is_read_by_name(name):
     _, test = parts_of(name)
-    table = inputs.read(f"{name}:test")
+    table = tables.read(f"{name}:test")
     assert table.columns == list(test)
     for row in (0, -1):
         assert table.rows[row] == {of: values[row] for of, values in test.items()}
@@ -221,7 +220,7 @@ def test_experiments_read_a_part_by_name(name):
 
 def test_a_set_without_a_part_is_train_and_then_test():
     train, test = parts_of("nyt")
-    assert inputs.read("nyt").rows[:]["text"] == train["text"] + test["text"]
+    assert tables.read("nyt").rows[:]["text"] == train["text"] + test["text"]
 
 
 def test_the_page_of_data_lists_every_set():

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapt.cli.inputs import read
 from adapt.data import tables
-from adapt.data.tables import check_texts, chunks, read_lines
+from adapt.data.tables import check_texts, chunks, read, read_lines
 from adapt.errors import DataError, OutputError
 
 
