@@ -52,3 +52,9 @@ class TrainingError(AdaptError):
 
 class MeshError(AdaptError):
     """A mesh does not fit the devices, the batch or a parameter, or processes disagree."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message of another library, which may run over many."""
+    message = str(error).strip() or type(error).__name__
+    return message.splitlines()[0]

@@ -3,25 +3,35 @@ its line.
 
 `datasets` would read CSV through pandas, which guesses types, drops lines of white space, fills
 short rows, and takes the first column for an index where rows are longer than the header; and JSON
-by a reader that makes timestamps of texts that look like dates.
+by a reader that makes timestamps of texts that look like dates. `pyarrow.csv` can keep every cell
+as text and number a ragged row, but it knows no lines, accepts stray quotes, and drops all blank
+lines or makes rows of all, so that CSV is read by the standard library.
 """
 
 import csv
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapt.errors import DataError
+from adapt.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 1000  # rows of a record batch
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+T = TypeVar("T")
+Object = dict[str, Any]  # of a JSON file
 
 csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,072 characters
 
 
 def write_arrow(path: Path, kind: str, target: Path) -> None:
     """The rows of the file ``path``, of kind ``csv``, ``tsv``, ``json`` or ``lines``, as an Arrow
-    file, by rename.
+    file. ``target`` is there whole or not at all.
 
     Raises :class:`DataError` naming the line, or the rows, that can't be read.
     """
@@ -30,9 +40,10 @@ def write_arrow(path: Path, kind: str, target: Path) -> None:
     if kind == "json":
         schema, batches = json_batches(path)
     elif kind == "lines":
-        schema, batches = text_batches(chain([["text"]], ([line] for line in lines(path))))
+        records = ([line] for line in read_lines(path))
+        schema, batches = text_batches(chain([["text"]], records))
     else:
-        schema, batches = text_batches(records(path, "\t" if kind == "tsv" else ","))
+        schema, batches = text_batches(read_csv(path, DELIMITERS[kind]))
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         with pa.OSFile(f"{scratch}/rows", "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in batches:
@@ -40,98 +51,138 @@ def write_arrow(path: Path, kind: str, target: Path) -> None:
         Path(scratch, "rows").replace(target)
 
 
-def text_batches(rows: Iterator[list[str]]) -> tuple[Any, Iterator[Any]]:
-    """Records of strings, of which the first names the columns."""
+def text_batches(
+    records: Iterator[list[str]],
+) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
+    """(schema, batches) of records of text, the first of which names the columns."""
     import pyarrow as pa
 
-    schema = pa.schema([(name, pa.string()) for name in next(rows)])
-    columns = (
-        list(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(rows, 1000)), [])
-    )
-    return schema, (
-        pa.record_batch([pa.array(values, pa.string()) for values in each], schema=schema)
-        for each in columns
-    )
+    schema = pa.schema([(name, pa.string()) for name in next(records)])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in batched(records):
+            columns = zip(*batch, strict=True)
+            arrays = [pa.array(values, pa.string()) for values in columns]
+            yield pa.record_batch(arrays, schema=schema)
+
+    return schema, batches()
 
 
-def json_batches(path: Path) -> tuple[Any, Iterator[Any]]:
-    """The objects of a JSON file, read twice: once for the types of all columns, once for the
-    values.
+def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
+    """(schema, batches) of the objects of a JSON file.
+
+    The file is read twice: once for the types of all columns, since only its last row may have a
+    fraction, or a column, and once for the values.
     """
     import pyarrow as pa
 
-    def batches(schema: Any = None) -> Iterator[Any]:
-        objects = json_objects(path)
-        row = 1
-        while found := list(islice(objects, 1000)):
-            try:
-                names = schema or list(dict.fromkeys(chain.from_iterable(found)))
-                columns = {
-                    name: [each.get(name) for each in found]
-                    for name in (schema.names if schema else names)
-                }
-                arrays = [
-                    pa.array(v, schema.field(n).type if schema else None)
-                    for n, v in columns.items()
-                ]
-                yield pa.record_batch(arrays, schema=schema, names=None if schema else names)
-            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                where = f"{path}: rows {row} to {row + len(found) - 1}"
-                raise DataError(f"{where}: a column mixes types: {first_line(error)}") from error
-            row += len(found)
-
     try:
-        schemas = [pa.schema([]), *(batch.schema for batch in batches())]
-        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        schemas = [batch.schema for batch in typed_batches(path, None)]
+        schema = pa.unify_schemas([pa.schema([]), *schemas], promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(f"{path}: a column mixes types: {first_line(error)}") from error
-    return schema, batches(schema)
+    return schema, typed_batches(path, schema)
 
 
-def json_objects(path: Path) -> Iterator[dict[str, Any]]:
+def typed_batches(path: Path, schema: "pa.Schema | None") -> Iterator["pa.RecordBatch"]:
+    """The objects of a JSON file as batches of a schema, or of one that each batch finds."""
+    import pyarrow as pa
+
+    first_row = 1
+    for objects in batched(read_json(path)):
+        last_row = first_row + len(objects) - 1
+        try:
+            batch = to_batch(objects, schema)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            rows = f"{path}: rows {first_row} to {last_row}"
+            raise DataError(f"{rows}: a column mixes types: {first_line(error)}") from error
+        yield batch
+        first_row = last_row + 1
+
+
+def to_batch(objects: list[Object], schema: "pa.Schema | None") -> "pa.RecordBatch":
+    """Objects as rows, with nulls for what an object lacks. Without a schema there is a column for
+    every key, of the type of its values.
+    """
+    import pyarrow as pa
+
+    if schema is None:
+        names = list(dict.fromkeys(chain.from_iterable(objects)))
+        arrays = [pa.array(column_of(objects, name)) for name in names]
+        return pa.record_batch(arrays, names=names)
+    arrays = [pa.array(column_of(objects, field.name), field.type) for field in schema]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def column_of(objects: list[Object], name: str) -> list[Any]:
+    return [each.get(name) for each in objects]
+
+
+def batched(values: Iterator[T], size: int = BATCH) -> Iterator[list[T]]:
+    """The values in lists of ``size``, the last of which may be shorter."""
+    while batch := list(islice(values, size)):
+        yield batch
+
+
+def read_json(path: Path) -> Iterator[Object]:
     """The objects of a file of JSON lines, or of one JSON list."""
-    number = 0
-    rest = lines(path)
+    lines = read_lines(path)
+    first = next(lines, "")
+    lines = chain([first], lines)
+    if first.lstrip().startswith("["):
+        yield from parse_list(path, "\n".join(lines))
+    else:
+        yield from parse_lines(path, lines)
+
+
+def parse_list(path: Path, text: str) -> Iterator[Object]:
+    """The objects in the text of one JSON list."""
     try:
-        first = next(rest, "")
-        if first.lstrip().startswith("["):
-            for number, found in enumerate(json.loads("\n".join([first, *rest])), 1):
-                if not isinstance(found, dict):
-                    raise DataError(f"{path}: entry {number} is not a JSON object")
-                yield found
-            return
-        for number, line in enumerate(chain([first], rest), 1):
-            if line.strip():
-                found = json.loads(line)
-                if not isinstance(found, dict):
-                    raise DataError(f"{path}: line {number} is not a JSON object")
-                yield found
+        entries = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: line {number or error.lineno} is not JSON: {error.msg}"
-        ) from error
+        raise DataError(f"{path}: line {error.lineno} is not JSON: {error.msg}") from error
+    for number, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: entry {number} is not a JSON object")
+        yield entry
 
 
-def records(path: Path, delimiter: str) -> Iterator[list[str]]:
-    """Header, then rows, strictly: as many fields as the header names, closed quotes, exact
-    strings.
+def parse_lines(path: Path, lines: Iterable[str]) -> Iterator[Object]:
+    """The objects of lines with one each; blank lines have none."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: line {number} is not JSON: {error.msg}") from error
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: line {number} is not a JSON object")
+        yield entry
+
+
+def read_csv(path: Path, delimiter: str) -> Iterator[list[str]]:
+    """The header, then the rows, each with as many fields as the header names.
+
+    Raises :class:`DataError` for a row of another length, a quote that is missing or stray, a
+    column that is named twice, and what is not UTF-8.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(filter(None, reader), [])
-            found = without_blank(reader, [""] if len(header) == 1 else [])
             repeated = {name for name in header if header.count(name) > 1}
             if repeated:
                 raise DataError(f"{path} names the column '{min(repeated)}' twice")
             yield header
-            for number, record in enumerate(found, 1):
-                if len(record) != len(header):
+            rows = without_blank_lines(reader, len(header))
+            for number, row in enumerate(rows, 1):
+                if len(row) != len(header):
                     raise DataError(
-                        f"{path}: row {number} (line {reader.line_num}) has {len(record)} "
+                        f"{path}: row {number} (line {reader.line_num}) has {len(row)} "
                         f"fields, the header has {len(header)}"
                     )
-                yield record
+                yield row
         except csv.Error as error:
             raise DataError(
                 f"{path}: line {reader.line_num}: {error}; is a quote missing?"
@@ -140,36 +191,42 @@ def records(path: Path, delimiter: str) -> Iterator[list[str]]:
             raise not_utf8(path) from error
 
 
-def without_blank(reader: Iterator[list[str]], instead: list[str]) -> Iterator[list[str]]:
-    """Blank lines are dropped at the end; before it, ``instead`` stands for one: an empty text in a
-    file of one column.
+def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator[list[str]]:
+    """The rows without blank lines, which the reader gives as empty lists.
+
+    In a file of one column a blank line is an empty text, unless nothing but blank lines follows.
     """
-    blank = 0
-    for record in reader:
-        if not record:
-            blank += 1
+    num_blank = 0
+    for row in rows:
+        if not row:
+            num_blank += 1
             continue
-        yield from filter(None, [instead] * blank)
-        blank = 0
-        yield record
+        if num_columns == 1:
+            yield from [[""]] * num_blank
+        num_blank = 0
+        yield row
 
 
-def lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, without their ends."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from (line.rstrip("\n") for line in file)
+            for line in file:
+                yield line.removesuffix("\n")
     except UnicodeDecodeError as error:
         raise not_utf8(path) from error
 
 
 def not_utf8(path: Path) -> DataError:
+    """The error of a file that is not UTF-8, with the first line that is not."""
     with path.open("rb") as file:
-        numbers = (
-            n for n, line in enumerate(file, 1) if line.decode(errors="replace").encode() != line
-        )
-        return DataError(f"{path}: line {next(numbers)} is not UTF-8; convert the file with iconv")
+        number = next(number for number, line in enumerate(file, 1) if not is_utf8(line))
+    return DataError(f"{path}: line {number} is not UTF-8; convert the file with iconv")
 
 
-def first_line(error: BaseException) -> str:
-    """Of a message of another library, which may run over many."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -23,27 +23,29 @@ from adapt.data.packing import Arrays, BatchShapes, Windows
 from adapt.pretrained.images import ImageSettings, to_pixels
 from adapt.ragged import Ragged
 
-States = (
-    np.ndarray | Ragged
-)  # of every sequence of a file: one vector [N, D], or those of its tokens
-IMAGES_PER_BATCH = 32  # of an evaluation
-VECTORS_PER_BATCH = 1024  # of an evaluation
+# What a frozen prefix made of every sequence of a file: a vector each, [N, D], or one for each of
+# their tokens.
+States = np.ndarray | Ragged
+# In a batch of an evaluation.
+IMAGES_PER_BATCH = 32
+VECTORS_PER_BATCH = 1024
 
 
 class Source(abc.ABC):
-    """Sequences that become inputs of a model. ``rows`` and ``step`` index them from 0."""
+    """Sequences that become inputs of a model. ``rows`` and ``step`` have indices of them."""
 
     @abc.abstractmethod
     def pack_step(
         self, step: Sequence[np.ndarray], local: Sequence[int], shapes: BatchShapes
     ) -> list[Arrays]:
-        """The inputs of the micro-batches ``local`` of a step, in the one shape that holds all of
-        the step.
+        """The inputs of the micro-batches ``local`` of a step, all of the same shape.
+
+        ``step`` has the indices of every micro-batch, also of those that other processes make.
         """
 
     @abc.abstractmethod
     def windows(self, rows: np.ndarray) -> Iterator[Windows]:
-        """Batches that hold each of ``rows`` once; their members count within ``rows``."""
+        """Batches that hold each of ``rows`` once; their members are indices of ``rows``."""
 
 
 class FileSource(Source):
@@ -77,7 +79,7 @@ class FileSource(Source):
 
     @property
     def starts(self) -> np.ndarray:
-        """Where the tokens of each begin if those of all lie one after the other, int64 [N]."""
+        """Where each sequence begins if all lie one after the other, int64 [N]."""
         return np.cumsum(self.lengths) - self.lengths
 
 
@@ -120,7 +122,7 @@ class TokenSource(FileSource):
 
 
 class OneARow(Source):
-    """Sequences of which every batch holds a fixed number, each in a row or a slot of its own."""
+    """Sequences of a fixed number to a batch, each in a row or a slot of its own."""
 
     eval_batch_size: int
     max_length: int
@@ -135,11 +137,12 @@ class OneARow(Source):
         return [self.batch(step[i], shapes) for i in local]
 
     def windows(self, rows: np.ndarray) -> Iterator[Windows]:
-        shapes = BatchShapes(self.max_length, (self.eval_batch_size,), self.eval_batch_size)
-        starts = range(0, len(rows), self.eval_batch_size)
-        members = [
-            np.arange(start, min(start + self.eval_batch_size, len(rows))) for start in starts
-        ]
+        size = self.eval_batch_size
+        shapes = BatchShapes(self.max_length, (size,), size)
+        members = []
+        for start in range(0, len(rows), size):
+            stop = min(start + size, len(rows))
+            members.append(np.arange(start, stop))
         yield Windows(members, lambda part: self.batch(rows[part], shapes))
 
 
@@ -147,7 +150,7 @@ class OneARow(Source):
 class ImageSource(OneARow, FileSource):
     """Images of ``max_length`` tokens each, decoded when they are needed.
 
-    ``load`` makes pixels float32 [n, S, S, channels] of indices [n].
+    ``load`` takes indices [n] and gives pixels, float32 [n, S, S, channels].
     """
 
     load: Callable[[np.ndarray], np.ndarray]
@@ -202,8 +205,8 @@ class PooledStates(OneARow):
 def from_images(
     images: Sequence[Any], settings: ImageSettings, max_length: int, first_row: int = 1
 ) -> ImageSource:
-    """PIL images in memory; an error names the row of one that is no image, counted from
-    ``first_row``.
+    """The images of a list, from PIL. Where one is no image, :class:`DataError` names its row,
+    counted from ``first_row``.
     """
 
     def load(rows: np.ndarray) -> np.ndarray:

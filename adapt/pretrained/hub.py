@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 
 from adapt import files, tree
-from adapt.errors import CheckpointError, ExtensionError, StrategyError
+from adapt.errors import CheckpointError, ExtensionError, StrategyError, first_line
 from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
 from adapt.options import ModelOptions
 from adapt.pretrained import assets, families
@@ -25,6 +25,7 @@ PROBLEM_TYPES = {
     "multi_label_classification": ("multilabel", True),
     "regression": ("regression", False),
 }
+OTHER_FORMATS = ("*.bin", "*.pt", "*.msgpack", "*.h5")
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
 
@@ -137,9 +138,8 @@ def load(name: str | Path) -> Pretrained:
     config = families.read_config(hf, str(folder))
     head, params = families.to_params(config, hf, read_tensors(folder), str(folder))
     task, labels = class_names(hf, head)
-    return with_inputs(
-        Pretrained(str(name), config, head, params, task=task, labels=labels), folder, None
-    )
+    pretrained = Pretrained(str(name), config, head, params, task=task, labels=labels)
+    return with_inputs(pretrained, folder, None)
 
 
 def load_with_options(options: ModelOptions, seed: int = 0) -> Pretrained:
@@ -179,29 +179,31 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
     numbers = [str(number) for number in range(getattr(head, "classes", 0))]
     if not numbers or not isinstance(names, dict) or set(names) != set(numbers):
         return "", ()
-    task, has_classes = PROBLEM_TYPES.get(str(problem), ("classification", True))
-    return task, tuple(str(names[number]) for number in numbers) if has_classes else ()
+    task, has_names = PROBLEM_TYPES.get(str(problem), ("classification", True))
+    if not has_names:
+        return task, ()
+    return task, tuple(str(names[number]) for number in numbers)
 
 
 def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:
-    """Add what second_start raw input into arrays: the tokenizer, or the image settings."""
+    """The model with what turns raw inputs into arrays: the tokenizer, or the image settings."""
     config = model.config
     if config.is_image:
-        return dataclasses.replace(
-            model, image_settings=read_image_settings(folder, config.image_size, config.channels)
-        )
-    if max_length is None and (file := folder / "sentence_bert_config.json").exists():
-        max_length = read_json(folder, file.name).get("max_seq_length")
-    if max_length is not None and (type(max_length) is not int or max_length < 3):
+        settings = read_image_settings(folder, config.image_size, config.channels)
+        return dataclasses.replace(model, image_settings=settings)
+    if max_length is None and (folder / "sentence_bert_config.json").exists():
+        max_length = read_json(folder, "sentence_bert_config.json").get("max_seq_length")
+    if max_length is None:
+        max_length = config.positions
+    elif type(max_length) is not int or max_length < 3:
         raise CheckpointError(
             f"max_seq_length {max_length!r} in {folder} is not a number of tokens from 3 on"
         )
-    tokenizer = load_tokenizer(folder, min(max_length or config.positions, config.positions))
+    tokenizer = load_tokenizer(folder, min(max_length, config.positions))
     if tokenizer is not None and tokenizer.size > config.vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
-            f"{config.vocabulary} rows: "
-            "the tokenizer belongs to another checkpoint"
+            f"{config.vocabulary} rows: the tokenizer belongs to another checkpoint"
         )
     return dataclasses.replace(model, tokenizer=tokenizer)
 
@@ -228,15 +230,16 @@ def resolve(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     reached = assets.is_hub_reachable()
-    where: dict[str, Any] = {
-        "cache_dir": assets.cache_folder() / "hub",
-        "local_files_only": not reached,
-    }
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=PATTERNS, **where))
+        folder = huggingface_hub.snapshot_download(
+            name,
+            allow_patterns=PATTERNS,
+            cache_dir=assets.cache_folder() / "hub",
+            local_files_only=not reached,
+        )
+        return Path(folder)
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = said if reached else "it cannot be reached from here"
+        reason = first_line(error) if reached else "it cannot be reached from here"
         raise CheckpointError(
             f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub "
             f"gave none: {reason}"
@@ -244,6 +247,9 @@ def resolve(name: str) -> Path:
 
 
 def read_json(folder: Path, file: str) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint. Raises :class:`CheckpointError` where there is no
+    such file, or none with an object.
+    """
     path = folder / file
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -260,26 +266,20 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names;
-    see :func:`mapped`.
+    see :func:`map_tensors`.
+
+    Raises :class:`CheckpointError` for files that are missing, corrupt, or of another format.
     """
     index = folder / "model.safetensors.index.json"
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     files = ["model.safetensors"]
-    if index.exists() and not (folder / files[0]).exists():
-        weight_map = read_json(folder, index.name).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(file, str) for file in weight_map.values()
-        ):
-            raise CheckpointError(f"{index} has no weight_map of tensors to files: fetch it again")
+    if not (folder / "model.safetensors").exists():
+        if not index.exists():
+            found = [path.name for pattern in OTHER_FORMATS for path in folder.glob(pattern)]
+            hint = f" (found {found[0]}; convert it to safetensors first)" if found else ""
+            raise CheckpointError(f"no model.safetensors in {folder}{hint}")
+        weight_map = read_weight_map(index)
         files = sorted(set(weight_map.values()))
-    elif not (folder / files[0]).exists():
-        pickled = [
-            f.name
-            for pattern in ("*.bin", "*.pt", "*.msgpack", "*.h5")
-            for f in folder.glob(pattern)
-        ]
-        hint = f" (found {pickled[0]}; convert it to safetensors first)" if pickled else ""
-        raise CheckpointError(f"no model.safetensors in {folder}{hint}")
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         try:
@@ -292,7 +292,8 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             raise CheckpointError(
                 f"{folder / file} is truncated or corrupt ({error}): fetch it again"
             ) from None
-    if absent := sorted(set(weight_map) - set(tensors)):
+    absent = sorted(set(weight_map) - set(tensors))
+    if absent:
         raise CheckpointError(
             f"{index} names tensors that the shards do not hold: {', '.join(absent[:3])}: fetch "
             "it again"
@@ -300,30 +301,34 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def read_weight_map(index: Path) -> dict[str, str]:
+    """``{tensor: file}`` of model.safetensors.index.json."""
+    weight_map = read_json(index.parent, index.name).get("weight_map")
+    if isinstance(weight_map, dict) and all(isinstance(file, str) for file in weight_map.values()):
+        return weight_map
+    raise CheckpointError(f"{index} has no weight_map of tensors to files: fetch it again")
+
+
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file; those of float32 are mapped: a page is read where it is
+    """The tensors of a safetensors file. Those of float32 are mapped: a page is read where it is
     used, and never held.
 
     The file is opened twice: by safetensors, which checks the header against the file and reads
     other dtypes, and by NumPy, since safetensors copies what it reads.
     """
-    with safetensors.safe_open(path, framework="numpy") as file:
-        names = list(file.keys())
-        dtypes = {name: file.get_slice(name).get_dtype() for name in names}
-        copied = {name: file.get_tensor(name) for name in names if dtypes[name] != "F32"}
-    raw = np.memmap(path, np.uint8, "r")
-    start = 8 + int.from_bytes(
-        raw[:8].tobytes(), "little"
-    )  # the header's size, the header, the tensors
-    header = json.loads(raw[8:start].tobytes())
     tensors = {}
-    for name in names:
-        if name in copied:
-            tensors[name] = copied[name]
-            continue
-        first, last = header[name]["data_offsets"]
-        values = raw[start + first : start + last].view("<f4")
-        tensors[name] = np.asarray(values.reshape(header[name]["shape"]))
+    with safetensors.safe_open(path, framework="numpy") as file:
+        content = np.memmap(path, np.uint8, "r")
+        # The size of the header in 8 bytes, the header, the tensors.
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
+        for name in list(file.keys()):
+            if header[name]["dtype"] != "F32":
+                tensors[name] = file.get_tensor(name)
+                continue
+            first, last = header[name]["data_offsets"]
+            values = content[start + first : start + last].view("<f4")
+            tensors[name] = np.asarray(values.reshape(header[name]["shape"]))
     return tensors
 
 
@@ -387,35 +392,16 @@ def check_head(head: Any) -> None:
 
 
 def load_run(folder: Path, source: str) -> Pretrained:
-    """A finished (or stopped) run: its best checkpoint, encoder and head."""
+    """A finished (or stopped) run: its best checkpoint, encoder and head.
+
+    Raises :class:`CheckpointError` for a folder that this version of adapt did not write, and
+    :class:`ExtensionError` where a module has to be imported first.
+    """
     content = read_json(folder, "model.json")
     try:
-        imports = dict(content.get("imports", {}))
-        config = EncoderConfig(**content["encoder"])
-        check_imported(folder, imports, "family", config.family, families.FAMILIES)
-        check_imported(folder, imports, "head", content["head"]["kind"], HEADS)
-        head = make_head(content["head"])
-        run = Pretrained(
-            source,
-            config,
-            head,
-            {},
-            task=content["task"],
-            labels=tuple(content["labels"]),
-            imports=imports,
-        )
-        images = content["images"]
+        run = parse_run(content, folder, source)
+        base = parse_base(content)
         max_length = content["max_length"]
-        base = content.get("base")
-        if base and not all(isinstance(base[name], str) for name in ("source", "digest")):
-            raise ValueError(f"base {base!r}")
-        if isinstance(head, Classifier):
-            check_imported(folder, imports, "pooling", head.pooling, POOLINGS)
-            if head.pooling not in (*POOLINGS, "attention"):
-                raise ValueError(f"unknown pooling {head.pooling!r}")
-        classes = getattr(head, "classes", len(run.labels))
-        if run.labels and len(run.labels) != classes:
-            raise ValueError(f"{len(run.labels)} labels for {classes} classes")
     except ExtensionError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -425,10 +411,55 @@ def load_run(folder: Path, source: str) -> Pretrained:
     encoder = base_encoder(folder, base) if base else None
     params = checkpoint.load_params(folder / "checkpoints", run.model.shapes(), encoder)
     run = dataclasses.replace(run, params=params)
-    if images:
-        images |= {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
-        return dataclasses.replace(run, image_settings=ImageSettings(**images))
+    if run.image_settings is not None:
+        return run
     return with_inputs(run, folder, max_length)
+
+
+def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrained:
+    """What the model.json of ``folder`` says, yet without parameters and tokenizer.
+
+    Raises KeyError, TypeError and ValueError for whatever is not as :func:`save_model` writes it.
+    """
+    imports = dict(content.get("imports", {}))
+    config = EncoderConfig(**content["encoder"])
+    check_imported(folder, imports, "family", config.family, families.FAMILIES)
+    check_imported(folder, imports, "head", content["head"]["kind"], HEADS)
+    head = make_head(content["head"])
+    if isinstance(head, Classifier):
+        check_imported(folder, imports, "pooling", head.pooling, POOLINGS)
+        if head.pooling not in (*POOLINGS, "attention"):
+            raise ValueError(f"unknown pooling {head.pooling!r}")
+    labels = tuple(content["labels"])
+    classes = getattr(head, "classes", len(labels))
+    if labels and len(labels) != classes:
+        raise ValueError(f"{len(labels)} labels for {classes} classes")
+    image_settings = None
+    if content["images"]:
+        fields = {name: as_tuples(value) for name, value in dict(content["images"]).items()}
+        image_settings = ImageSettings(**fields)
+    return Pretrained(
+        source=source,
+        config=config,
+        head=head,
+        params={},
+        image_settings=image_settings,
+        task=content["task"],
+        labels=labels,
+        imports=imports,
+    )
+
+
+def parse_base(content: Mapping[str, Any]) -> dict[str, str] | None:
+    """``source`` and ``digest`` of the encoder to which delta checkpoints refer, by model.json;
+    None where checkpoints hold their encoder.
+    """
+    base = content.get("base")
+    if not base:
+        return None
+    if not all(isinstance(base[name], str) for name in ("source", "digest")):
+        raise ValueError(f"base {base!r}")
+    return base
 
 
 def check_imported(
@@ -445,19 +476,24 @@ def check_imported(
 
 
 def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:
-    """``{"encoder": ...}`` that the delta in ``folder`` refers to. Raises :class:`CheckpointError`
-    for any other.
+    """``{"encoder": ...}`` that the delta in ``folder`` refers to.
+
+    Raises :class:`CheckpointError` where there is none, or one of another digest.
     """
+    source = base["source"]
     mend = f"put it back, or write its place into base.source of {folder / 'model.json'}"
     try:
-        found = {"encoder": load(base["source"]).params["encoder"]}
+        encoder = {"encoder": load(source).params["encoder"]}
     except CheckpointError as error:
         raise CheckpointError(
-            f"{folder} holds what trained on the encoder of {base['source']}, {mend}: {error}"
+            f"{folder} holds what trained on the encoder of {source}, {mend}: {error}"
         ) from None
     except RecursionError:
         raise CheckpointError(f"{folder} refers to itself for its encoder, {mend}") from None
-    if (digest := tree.digest(found["encoder"])) != base["digest"]:
-        what = f"digest {digest[:12]}, and {folder} was trained on one with {base['digest'][:12]}"
-        raise CheckpointError(f"the encoder of {base['source']} has the {what}: {mend}")
-    return found
+    digest = tree.digest(encoder["encoder"])
+    if digest != base["digest"]:
+        raise CheckpointError(
+            f"the encoder of {source} has the digest {digest[:12]}, and {folder} was trained on "
+            f"one with {base['digest'][:12]}: {mend}"
+        )
+    return encoder

@@ -15,33 +15,27 @@ from adapt.ragged import Ragged, ragged
 Text = str | tuple[str, str]  # one, or a pair
 
 
-def gather(encodings: Sequence[tokenizers.Encoding]) -> tuple[Ragged, int]:
-    """(the token ids, how many were truncated)."""
-    ids = ragged([e.ids for e in encodings])
-    pairs = bool(encodings) and encodings[0].n_sequences == 2
-    second_start = np.array([len(e) - sum(e.type_ids) for e in encodings]) if pairs else None
-    return dataclasses.replace(ids, second_start=second_start), sum(
-        bool(e.overflowing) for e in encodings
-    )
-
-
 class Tokenizer:
-    """``encode`` texts to ids, cut to ``max_length`` tokens with the special tokens kept; padding
-    is never added.
+    """Texts to token ids, cut to ``max_length`` tokens with the special tokens kept. Padding is
+    never added.
+
+        tokens, truncated = tokenizer.encode(["a good film", "a dull one"])
+        tokens[0]                       # int32 [n], the special tokens included
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, max_length: int):
         backend.no_padding()
         backend.enable_truncation(max_length)
-        self.backend, self.max_length = backend, max_length
+        self.backend = backend
+        self.max_length = max_length
 
     def cut_to(self, max_length: int) -> "Tokenizer":
         """The same tokenizer with another length to cut to."""
         return Tokenizer(tokenizers.Tokenizer.from_str(self.backend.to_str()), max_length)
 
     def encode(self, texts: Sequence[Text]) -> tuple[Ragged, int]:
-        """Token ids of every text or pair of texts, and how many were truncated: of a pair, the
-        longer text first.
+        """(token ids of every text or pair of texts, how many were truncated). The longer text of a
+        pair is cut first.
         """
         return gather(self.backend.encode_batch_fast(list(texts)))
 
@@ -54,44 +48,73 @@ class Tokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
 
 
-def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
-    """tokenizer.json; else vocab.txt (WordPiece) or vocab.json + merges.txt (byte-level BPE); else
-    None.
+def gather(encodings: Sequence[tokenizers.Encoding]) -> tuple[Ragged, int]:
+    """(the token ids, how many were truncated). In pairs the second text begins where types are
+    no longer 0.
     """
-    config = folder / "tokenizer_config.json"
+    ids = ragged([encoding.ids for encoding in encodings])
+    truncated = sum(bool(encoding.overflowing) for encoding in encodings)
+    if encodings and encodings[0].n_sequences == 2:
+        starts = [len(encoding) - sum(encoding.type_ids) for encoding in encodings]
+        ids = dataclasses.replace(ids, second_start=np.array(starts))
+    return ids, truncated
+
+
+def load_tokenizer(folder: Path, max_length: int) -> Tokenizer | None:
+    """The tokenizer of a checkpoint's folder: tokenizer.json, else vocab.txt (WordPiece), else
+    vocab.json with merges.txt (byte-level BPE). None if there is none of them.
+
+    Raises :class:`CheckpointError` for a file that can't be read.
+    """
+    file = vocabulary_file(folder)
+    if file is None:
+        return None
+    settings = {}
+    if file.name != "tokenizer.json":  # which holds all that there is to say
+        settings = read_settings(folder / "tokenizer_config.json")
     try:
-        if (file := folder / "tokenizer.json").exists():
+        if file.name == "tokenizer.json":
             backend = tokenizers.Tokenizer.from_file(str(file))
-        elif (file := folder / "vocab.txt").exists():
-            backend = wordpiece(file, read_settings(config))
-        elif (file := folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            backend = byte_level_bpe(file, folder / "merges.txt", read_settings(config))
+        elif file.name == "vocab.txt":
+            backend = wordpiece(file, settings)
         else:
-            return None
-    except CheckpointError:
-        raise
+            backend = byte_level_bpe(file, folder / "merges.txt", settings)
     except Exception as error:  # the library raises bare Exception for any malformed file
         raise CheckpointError(f"cannot read the tokenizer {file}: {error}") from None
     return Tokenizer(backend, max_length)
 
 
+def vocabulary_file(folder: Path) -> Path | None:
+    """The file that a folder's tokenizer is made from; None if there is none."""
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (folder / name).exists():
+            return folder / name
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return folder / "vocab.json"
+    return None
+
+
 def read_settings(file: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing where it is not there."""
+    """The object in a JSON file; an empty one if there is no such file.
+
+    Raises :class:`CheckpointError` for anything else in it.
+    """
+    if not file.exists():
+        return {}
     try:
-        return dict(json.loads(file.read_text("utf-8"))) if file.exists() else {}
+        return dict(json.loads(file.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{file} is not a JSON object: {error}") from None
 
 
 def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from vocab.txt, one token a line: lines end in a newline alone, for U+2028
+    """BERT's tokenizer from vocab.txt, one token a line. Lines end in a newline alone, for U+2028
     may be a token.
     """
-    ids = {
-        token: index
-        for index, token in enumerate(vocab.read_text("utf-8").removesuffix("\n").split("\n"))
-    }
-    if absent := {"[UNK]", "[CLS]", "[SEP]"} - ids.keys():
+    tokens = vocab.read_text("utf-8").removesuffix("\n").split("\n")
+    ids = {token: index for index, token in enumerate(tokens)}
+    absent = {"[UNK]", "[CLS]", "[SEP]"} - ids.keys()
+    if absent:
         raise ValueError(f"there is no {min(absent)} in it")
     made = tokenizers.BertWordPieceTokenizer(
         ids,

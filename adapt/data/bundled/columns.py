@@ -9,11 +9,14 @@ Columns = dict[str, list]  # equally long
 
 
 def words(text: str) -> str:
-    """What two texts share that differ in case, space and punctuation alone."""
+    """The words in lower case: the same for texts that differ in case, space and punctuation
+    alone.
+    """
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def take(columns: Columns, rows: Iterable[int]) -> Columns:
+    """The rows ``rows``, in that order."""
     chosen = list(rows)
     return {name: [values[row] for row in chosen] for name, values in columns.items()}
 
@@ -27,8 +30,9 @@ def distinct(columns: Columns, key: Callable[[str], str] = words) -> Columns:
 
 
 def split(columns: Columns, held_out: int) -> tuple[Columns, Columns]:
-    """(train, test): `RandomState(0)` permutes the rows (NumPy promises that this stream never
-    changes), the last `held_out` of them are the test part.
+    """(train, test): the last ``held_out`` rows of a permutation are the test part.
+
+    It is by `RandomState(0)`, a stream that NumPy promises never to change.
     """
     count = len(next(iter(columns.values())))
     order = np.random.RandomState(0).permutation(count).tolist()

