@@ -24,25 +24,24 @@ from tests.helpers.exports import (
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own warnings are theirs
 
 
+NOT_INSTALLED = "{} is not installed: pip install torch transformers sentence-transformers"
+
+
 @pytest.fixture
 def torch():
-    module = pytest.importorskip(
-        "torch", reason="torch is not installed: pip install -e '.[peers]'"
-    )
+    module = pytest.importorskip("torch", reason=NOT_INSTALLED.format("torch"))
     module.set_num_threads(1)
     return module
 
 
 @pytest.fixture
 def transformers(torch):
-    return pytest.importorskip(
-        "transformers", reason="transformers is not installed: pip install -e '.[peers]'"
-    )
+    return pytest.importorskip("transformers", reason=NOT_INSTALLED.format("transformers"))
 
 
 @pytest.fixture
 def sentence_transformers(torch):
-    reason = "sentence-transformers is not installed: pip install -e '.[peers]'"
+    reason = NOT_INSTALLED.format("sentence-transformers")
     return pytest.importorskip("sentence_transformers", reason=reason)
 
 

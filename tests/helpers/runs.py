@@ -2,9 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from adapt import tree
-from adapt.training import checkpoint
+from adapt.models import Model
+from adapt.training import checkpoint, frozen_prefix
 from tests.helpers import tiny
 
 TIMED = ("examples_per_second", "targets_per_second", "seconds")  # of a result.json
@@ -30,3 +34,21 @@ def assert_same_run(one: Path, other: Path) -> None:
     for which in ("last", "best"):
         assert stored_digest(one, which) == stored_digest(other, which)
     assert untimed_result(one) == untimed_result(other)
+
+
+def count_prefixes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets the depth of every frozen prefix that runs from now on, once a batch."""
+    depths = []
+    make_prefix = frozen_prefix.make_prefix
+
+    def make_counted(model: Model, depth: int) -> Any:
+        prefix = make_prefix(model, depth)
+
+        def counted(params: tree.Tree, batch: Any) -> Any:
+            depths.append(depth)
+            return prefix(params, batch)
+
+        return counted
+
+    monkeypatch.setattr(frozen_prefix, "make_prefix", make_counted)
+    return depths

@@ -2,18 +2,24 @@
 
 import dataclasses
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adapt.models import Model
 from adapt.training import loop, optim
 from adapt.training import step as train
 from adapt.training.losses import cross_entropy
-from adapt.tree import nbytes, paths
+from adapt.training.step import State, Step
+from adapt.tree import Tree, nbytes, paths
 from tests.helpers.small import batch, bits, classifier, params, setup
 
+FAMILIES = ["bert", "gpt2", "vit"]
+# (strategy, options of the model)
 STEPS = [
     ("full", {}),
     ("frozen", {}),
@@ -21,215 +27,230 @@ STEPS = [
     ("full", {"remat": "block", "scan": True}),
     ("full", {"remat": "dots"}),
 ]
+HOST_CALLS = re.compile(
+    r"callback|infeed|outfeed|SendToHost|RecvFromHost|\bsend\(|\brecv\(", re.IGNORECASE
+)
 
 
-def made(name="full", family="bert", dtype=None, frozen_dtype=None, dropout=True, **options):
-    model = dataclasses.replace(classifier(family), **options)
-    model = model.cast(dtype) if dtype else model
-    labels, tx = setup(classifier(family), name)
-    layers = model.encoder.config.layers
-    cut = {"full": 0, "frozen": layers + 1, "top:1": layers}[name]
+def make(
+    strategy: str = "full",
+    family: str = "bert",
+    dtype: str | None = None,
+    frozen_dtype: str | None = None,
+    dropout: bool = True,
+    **options: Any,
+) -> tuple[Tree, State, Step]:
+    """(frozen, state, step) of a strategy; ``options`` are fields of the model."""
+    plain = classifier(family)
+    labels, tx = setup(plain, strategy)
     frozen, state = train.init_state(
-        params(classifier(family)), labels, tx, jax.random.key(0), frozen_dtype=frozen_dtype
+        params(plain), labels, tx, jax.random.key(0), frozen_dtype=frozen_dtype
     )
+    model = dataclasses.replace(plain, **options)
+    if dtype is not None:
+        model = model.cast(dtype)
+    layers = model.encoder.config.layers
+    cut = {"full": 0, "frozen": layers + 1, "top:1": layers}[strategy]
     return frozen, state, train.make_step(model, cross_entropy, tx, cut, dropout)
 
 
-def compiled(name, **options):
-    frozen, state, step = made(name, **options)
-    return state, step.programs(frozen, state, batch(options.get("family", "bert")))
+@pytest.mark.parametrize(("strategy", "options"), STEPS)
+def test_nothing_of_the_host_is_in_a_step(strategy, options):
+    # A program has the names of its callers: that of this test must not match HOST_CALLS.
+    frozen, state, step = make(strategy, dtype="bfloat16", **options)
+    for program in step.programs(frozen, state, batch()).values():
+        assert HOST_CALLS.findall(program.as_text()) == []
 
 
-def host_calls(text):
-    return re.findall(
-        r"callback|infeed|outfeed|SendToHost|RecvFromHost|\bsend\(|\brecv\(", text, re.IGNORECASE
-    )
-
-
-@pytest.mark.parametrize(("name", "options"), STEPS)
-def test_nothing_of_the_host_is_in_a_step(name, options):  # a program names its caller
-    for program in compiled(name, dtype="bfloat16", **options)[1].values():
-        assert host_calls(program.as_text()) == []
-
-
-def test_a_callback_in_a_program_would_be_found():
-    def talks(x):
+def test_a_host_call_in_a_program_would_be_found():
+    def talk(x: jax.Array) -> jax.Array:
         jax.debug.print("{}", x)
         return x + 1
 
-    assert host_calls(jax.jit(talks).lower(1.0).compile().as_text())
+    assert HOST_CALLS.findall(jax.jit(talk).lower(1.0).compile().as_text())
 
 
-@pytest.mark.parametrize(("name", "options"), STEPS)
-def test_the_state_is_donated_and_no_byte_of_it_is_there_twice(name, options):
-    state, found = compiled(name, **options)
-    memory = found["suffix"].memory_analysis()
+@pytest.mark.parametrize(("strategy", "options"), STEPS)
+def test_the_state_is_donated_and_no_byte_of_it_is_there_twice(strategy, options):
+    frozen, state, step = make(strategy, **options)
+    memory = step.programs(frozen, state, batch())["suffix"].memory_analysis()
     assert memory.alias_size_in_bytes >= nbytes((state.params, state.opt_state))
-    outputs = len(jax.tree.leaves(state)) + 3  # the metrics; each output has a pointer too
-    assert memory.output_size_in_bytes - memory.alias_size_in_bytes <= 16 * outputs
+    num_outputs = len(jax.tree.leaves(state)) + 3  # the metrics; each output has a pointer too
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes <= 16 * num_outputs
 
 
 def test_the_host_reads_the_device_only_for_a_record(monkeypatch):
     """Every read of an array's value on the host is counted, and where it happens."""
+    frozen, state, step = make()
     array_type = type(jnp.zeros(()))
-    frozen, state, step = made()
     value = array_type._value
-    reads = []
-    reporting = []
+    record = loop.record
+    is_recording = False
+    reads = []  # whether each was for a record
 
-    def counted(array):
-        reads.append(bool(reporting))
+    def counted(array: Any) -> Any:
+        reads.append(is_recording)
         return value.fget(array)
 
-    monkeypatch.setattr(array_type, "_value", property(counted))
-    record = loop.record
-
-    def reported(*arguments):
-        reporting.append(1)
+    def watched(*arguments: Any) -> Any:
+        nonlocal is_recording
+        is_recording = True
         try:
             return record(*arguments)
         finally:
-            reporting.pop()
+            is_recording = False
 
-    monkeypatch.setattr(loop, "record", reported)
-    records = list(
-        loop.run_steps(step, frozen, state, [batch(seed=seed) for seed in range(12)], log_every=6)
-    )
-    assert len(records) == 2 and reads and all(reads)
+    monkeypatch.setattr(array_type, "_value", property(counted))
+    monkeypatch.setattr(loop, "record", watched)
+    batches = [batch(seed=seed) for seed in range(12)]
+    records = list(loop.run_steps(step, frozen, state, batches, log_every=6))
+    assert len(records) == 2
+    assert reads
+    assert all(reads)
 
 
-def equations(jaxpr):
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a jaxpr, those of inner ones too."""
+
+    def is_jaxpr(x: Any) -> bool:
+        return hasattr(x, "eqns") or hasattr(x, "jaxpr")
+
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
-        ):
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 yield from equations(inner)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_softmax_norms_and_loss_are_in_float32_when_computing_in_bfloat16(family):
-    model, inputs = classifier(family).cast("bfloat16"), batch(family)
+    model = classifier(family).cast("bfloat16")
+    inputs = batch(family)
 
-    def loss(params, key):
+    def loss(params: Tree, key: jax.Array) -> jax.Array:
         return cross_entropy(model.apply(params, inputs, key), inputs["label"]).mean()
 
-    traced, kinds = jax.make_jaxpr(loss)(params(classifier(family)), jax.random.key(0)), {}
+    traced = jax.make_jaxpr(loss)(params(classifier(family)), jax.random.key(0))
+    dtypes: dict[str, set[str]] = {}
     for equation in equations(traced.jaxpr):
-        kinds.setdefault(equation.primitive.name, set()).update(
-            str(v.aval.dtype) for v in equation.outvars
-        )
-    assert "bfloat16" in kinds["dot_general"]
+        outputs = {str(variable.aval.dtype) for variable in equation.outvars}
+        dtypes.setdefault(equation.primitive.name, set()).update(outputs)
+    assert "bfloat16" in dtypes["dot_general"]
     for name in ("exp", "log", "rsqrt", "reduce_max"):
-        assert kinds[name] == {"float32"}, (name, kinds[name])
+        assert dtypes[name] == {"float32"}, (name, dtypes[name])
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("remat", ["none", "block", "dots"])
 @pytest.mark.parametrize("scan", [False, True])
 def test_rematerialisation_and_scan_change_no_result(family, remat, scan):
-    results = []
-    for options in ({}, {"remat": remat, "scan": scan}):
-        frozen, state, step = made(family=family, dropout=False, **options)
+    def first_step(**options: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        frozen, state, step = make(family=family, dropout=False, **options)
         state, metrics = step(frozen, state, batch(family))
-        results.append(
-            (
-                float(metrics["loss"]),
-                float(metrics["grad_norm"]),
-                paths(jax.device_get(state.params)),
-            )
-        )
-    assert results[0][:2] == pytest.approx(results[1][:2], rel=1e-5)
-    for path, leaf in results[0][2].items():
-        if not path.endswith(
-            "key/bias"
-        ):  # its gradient is round-off alone: a softmax does not see it
-            np.testing.assert_allclose(
-                results[1][2][path], leaf, atol=5e-4
-            )  # Adam's first step is a sign
+        return metrics, paths(jax.device_get(state.params))
+
+    metrics, updated = first_step(remat=remat, scan=scan)
+    expected_metrics, expected = first_step()
+    for name in ("loss", "grad_norm"):
+        assert float(metrics[name]) == pytest.approx(float(expected_metrics[name]), rel=1e-5)
+    for path, leaf in expected.items():
+        # The gradient of a key's bias is round-off alone: a softmax does not see it. And Adam's
+        # first step is a sign.
+        if not path.endswith("key/bias"):
+            np.testing.assert_allclose(updated[path], leaf, atol=5e-4)
+
+
+def deep_encoder(**options: Any) -> Model:
+    """A classifier on six blocks of width 64."""
+    model = classifier("bert")
+    config = dataclasses.replace(
+        model.encoder.config,
+        layers=6,
+        width=64,
+        mlp_width=256,
+        positions=128,
+        dropout=0.0,
+        attention_dropout=0.0,
+    )
+    return dataclasses.replace(model, encoder=model.encoder.clone(config=config), **options)
+
+
+def cost_of_gradient(model: Model) -> tuple[int, float]:
+    """(bytes of the residuals that the backward pass is given, FLOPs before any backend's own
+    choices) for 32 x 128 tokens.
+    """
+    tokens = jax.ShapeDtypeStruct((32, 128), jnp.int32)
+    slots = jax.ShapeDtypeStruct((64,), jnp.int32)
+    inputs = {"tokens": tokens, "segments": tokens, "positions": tokens}
+    inputs |= {"first": slots, "length": slots, "label": slots}
+    inputs |= {"weight": jax.ShapeDtypeStruct((64,), jnp.float32)}
+
+    def loss(params: Tree, inputs: Any) -> jax.Array:
+        return cross_entropy(model.apply(params, inputs, None), inputs["label"]).mean()
+
+    def backward(params: Tree, inputs: Any) -> Any:
+        _, vjp = jax.vjp(lambda params: loss(params, inputs), params)
+        return vjp
+
+    residuals = jax.eval_shape(backward, model.shapes(), inputs)
+    lowered = jax.jit(jax.grad(loss)).lower(model.shapes(), inputs)
+    return nbytes(residuals) - nbytes(model.shapes()), lowered.cost_analysis()["flops"]
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_rematerialisation_keeps_less_and_computes_more(scan):
-    """Of a deeper encoder: the residuals that the backward pass is given, and FLOPs before any backend's own choices."""
-
-    wide = dict(
-        layers=6, width=64, mlp_width=256, positions=128, dropout=0.0, attention_dropout=0.0
-    )
-    tokens = {
-        name: jax.ShapeDtypeStruct((32, 128), jnp.int32)
-        for name in ("tokens", "segments", "positions")
-    }
-    slots = {name: jax.ShapeDtypeStruct((64,), jnp.int32) for name in ("first", "length", "label")}
-    inputs = tokens | slots | {"weight": jax.ShapeDtypeStruct((64,), jnp.float32)}
-
-    def cost(remat):
-        model = classifier("bert")
-        encoder = model.encoder.clone(config=dataclasses.replace(model.encoder.config, **wide))
-        model = dataclasses.replace(model, encoder=encoder, remat=remat, scan=scan)
-
-        def loss(params, inputs):
-            return cross_entropy(model.apply(params, inputs, None), inputs["label"]).mean()
-
-        residuals = jax.eval_shape(
-            lambda params, inputs: jax.vjp(lambda p: loss(p, inputs), params)[1],
-            model.shapes(),
-            inputs,
-        )
-        lowered = jax.jit(jax.grad(loss)).lower(model.shapes(), inputs)
-        return nbytes(residuals) - nbytes(model.shapes()), lowered.cost_analysis()["flops"]
-
-    (all_bytes, all_flops), (dots_bytes, dots_flops), (block_bytes, block_flops) = map(
-        cost, ("none", "dots", "block")
-    )
-    assert 15 * block_bytes < 3 * dots_bytes < all_bytes
-    assert all_flops < dots_flops < block_flops and (scan or block_flops > 1.2 * all_flops)
+    bytes_kept = {}
+    flops = {}
+    for remat in ("none", "dots", "block"):
+        model = deep_encoder(remat=remat, scan=scan)
+        bytes_kept[remat], flops[remat] = cost_of_gradient(model)
+    assert 15 * bytes_kept["block"] < 3 * bytes_kept["dots"] < bytes_kept["none"]
+    assert flops["none"] < flops["dots"] < flops["block"]
+    if not scan:
+        assert flops["block"] > 1.2 * flops["none"]
 
 
-def test_an_update_below_the_last_place_of_its_parameter_is_counted():
-    ones = {"a": jnp.ones(4, jnp.bfloat16), "b": jnp.ones(4, jnp.float32)}
-    small = {"a": jnp.full(4, 1e-3, jnp.bfloat16), "b": jnp.full(4, 1e-3)}
-    assert (
-        float(optim.rounded_away(ones, small)) == 0.5
-    )  # bfloat16 has steps of 2^-7 there, float32 of 2^-23
-    assert (
-        float(
-            optim.rounded_away(ones, {"a": jnp.full(4, 0.1, jnp.bfloat16), "b": jnp.full(4, 1e-8)})
-        )
-        == 0.5
-    )
-    assert (
-        float(optim.rounded_away(ones, jax.tree.map(jnp.zeros_like, ones))) == 0
-    )  # nothing was asked for
+@pytest.mark.parametrize(
+    ("half", "single", "share"),
+    [
+        # Near 1, bfloat16 has steps of 2^-7, float32 of 2^-23.
+        (1e-3, 1e-3, 0.5),
+        (0.1, 1e-8, 0.5),
+        (0.0, 0.0, 0.0),  # nothing was asked for
+    ],
+)
+def test_an_update_below_the_last_place_of_its_parameter_is_counted(half, single, share):
+    ones = {"half": jnp.ones(4, jnp.bfloat16), "single": jnp.ones(4, jnp.float32)}
+    updates = {"half": jnp.full(4, half, jnp.bfloat16), "single": jnp.full(4, single)}
+    assert float(optim.rounded_away(ones, updates)) == share
 
 
 def test_a_step_on_parameters_in_bfloat16_says_how_many_updates_are_lost():
     model = classifier()
     labels, tx = setup(model, "full", rate=1e-4)
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params(model))
-    frozen, state = train.init_state(half, labels, tx, jax.random.key(0))
     step = train.make_step(model, cross_entropy, tx)
-    [(_, record)] = loop.run_steps(step, frozen, state, [batch()], log_every=1)
-    assert 0.2 < record["rounded_away"] < 1
-    [(_, record)] = loop.run_steps(
-        step,
-        *train.init_state(params(model), labels, tx, jax.random.key(0)),
-        [batch()],
-        log_every=1,
-    )
-    assert "rounded_away" not in record
+
+    def first_record(params: Tree) -> dict[str, Any]:
+        frozen, state = train.init_state(params, labels, tx, jax.random.key(0))
+        ((_, record),) = loop.run_steps(step, frozen, state, [batch()], log_every=1)
+        return record
+
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params(model))
+    assert 0.2 < first_record(half)["rounded_away"] < 1
+    assert "rounded_away" not in first_record(params(model))
 
 
 def test_frozen_matrices_may_be_stored_in_bfloat16():
-    frozen, state, step = made("top:1", frozen_dtype="bfloat16")
+    frozen, state, step = make("top:1", frozen_dtype="bfloat16")
+    matrices = [leaf for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1]
+    vectors = [leaf for leaf in jax.tree.leaves((state.params, frozen)) if leaf.ndim == 1]
+    assert {str(leaf.dtype) for leaf in matrices} == {"bfloat16"}
+    assert {str(leaf.dtype) for leaf in vectors} == {"float32"}
     before = bits(frozen)
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(frozen) if leaf.ndim > 1} == {"bfloat16"}
-    assert {
-        str(leaf.dtype) for leaf in jax.tree.leaves((state.params, frozen)) if leaf.ndim == 1
-    } == {"float32"}
-    exact = made("top:1")
-    one, other = step(frozen, state, batch())[1]["loss"], exact[2](*exact[:2], batch())[1]["loss"]
-    assert float(one) == pytest.approx(float(other), rel=2e-2) and bits(frozen) == before
+    _, metrics = step(frozen, state, batch())
+    assert bits(frozen) == before
+
+    frozen, state, step = make("top:1")
+    _, exact_metrics = step(frozen, state, batch())
+    assert float(metrics["loss"]) == pytest.approx(float(exact_metrics["loss"]), rel=2e-2)
