@@ -38,21 +38,26 @@ def masked_lm(pretrained: Pretrained, rate: float = 0.15) -> Corruption:
         is_text = batch["segments"].reshape(-1) < len(batch["first"])
         maskable = np.flatnonzero(is_text & ~np.isin(tokens, special))
         capacity = max(round(rate * tokens.size), 1)
-        wanted = max(round(rate * len(maskable)), 1)
-        chosen = maskable
-        if len(maskable):
-            count = min(wanted, capacity, len(maskable))
-            chosen = np.sort(rng.choice(maskable, count, replace=False))
+        count = max(round(rate * len(maskable)), 1)
+        chosen = draw(maskable, min(count, capacity), rng)
+
         draws = rng.random(len(chosen))
-        is_masked = draws < MASKED
-        is_random = (draws >= MASKED) & (draws < MASKED + RANDOM)
+        masked = chosen[draws < MASKED]
+        random = chosen[(draws >= MASKED) & (draws < MASKED + RANDOM)]
         corrupted = tokens.copy()
-        corrupted[chosen[is_masked]] = mask
-        corrupted[chosen[is_random]] = rng.integers(0, vocabulary, int(is_random.sum()))
+        corrupted[masked] = mask
+        corrupted[random] = rng.integers(0, vocabulary, len(random))
         inputs = without_labels(batch) | {"tokens": corrupted.reshape(batch["tokens"].shape)}
         return inputs | pad_targets(chosen, tokens[chosen], capacity)
 
     return corrupt
+
+
+def draw(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` different values, sorted; all of them where there are fewer."""
+    if not len(values):
+        return values
+    return np.sort(rng.choice(values, min(count, len(values)), replace=False))
 
 
 def causal_lm(batch: Arrays, rng: np.random.Generator) -> Arrays:

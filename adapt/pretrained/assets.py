@@ -75,7 +75,7 @@ DOWNLOAD = ("download", "--quiet", "--no-deps", "--only-binary=:all:", "--ignore
 
 
 def cache_folder() -> Path:
-    """Where fetched assets and parsed tables are kept: `$ADAPT_CACHE`, by default `~/.cache/adapt`."""
+    """Where fetched assets and parsed tables are kept: `$ADAPT_CACHE`, or else `~/.cache/adapt`."""
     return Path(os.environ.get("ADAPT_CACHE") or "~/.cache/adapt").expanduser()
 
 

@@ -1,5 +1,5 @@
-"""Whole runs with the cache of the frozen prefix: the same results as without it; when it is on, what it is reused for,
-how a run with it goes on.
+"""Whole runs with the cache of the frozen prefix: the same results as without it, when it is on,
+what it is reused for, how a stopped run goes on.
 """
 
 import csv

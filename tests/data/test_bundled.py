@@ -1,6 +1,7 @@
 """Bundled sets: whole, one row a text, split once and for all.
 
-What is fetched comes from the real cache; a set whose registry can't be reached is skipped with the reason.
+What is fetched comes from the real cache; a set whose registry can't be reached is skipped, with
+the reason.
 """
 
 import csv

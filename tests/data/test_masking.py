@@ -1,4 +1,4 @@
-"""Masked-LM and causal-LM targets of packed batches: which tokens, by what, and that nothing is lost."""
+"""Masked-LM and causal-LM targets of packed batches: which tokens, and that nothing is lost."""
 
 import jax
 import numpy as np

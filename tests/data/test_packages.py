@@ -1,4 +1,7 @@
-"""Archives of npm and Debian: downloaded once, verified, only what is named kept. Toys stand for registry and client."""
+"""Archives of npm and Debian: downloaded once, verified, only what is named kept.
+
+Toys stand for registry and client.
+"""
 
 import dataclasses
 import hashlib
@@ -52,7 +55,8 @@ def debian_toy(tmp_path: Path, client) -> Asset:
     (tmp_path / "tree/DEBIAN").mkdir(parents=True)
     (tmp_path / "tree/usr/share/toy").mkdir(parents=True)
     (tmp_path / "tree/DEBIAN/control").write_text(
-        "Package: toy\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: toy\n"
+        "Package: toy\nVersion: 1\nArchitecture: all\nDescription: toy\n"
+        "Maintainer: nobody <nobody@example.org>\n"
     )
     (tmp_path / "tree/usr/share/toy/data.txt").write_text("data.txt")
     archive = tmp_path / "toy_1_all.deb"

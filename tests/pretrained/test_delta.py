@@ -1,4 +1,6 @@
-"""A delta checkpoint stores what trained and refers to the encoder by digest; several runs on one encoder share a pass."""
+"""A delta checkpoint stores what trained and refers to the encoder by digest; several runs on one
+encoder share a pass.
+"""
 
 import csv
 import json
@@ -10,7 +12,7 @@ import pytest
 
 from adapt import tree
 from adapt.cli import finetune, predict
-from adapt.errors import CheckpointError, OutputError, StrategyError
+from adapt.errors import CheckpointError, ExportError, OutputError, StrategyError
 from adapt.export.exporting import export
 from adapt.features import encode
 from adapt.pretrained import hub
@@ -25,66 +27,77 @@ def run(inputs, tmp_path):
     """`run("name", strategy="frozen")` is (folder, result)."""
 
     def finetuned(name: str, **flags) -> tuple[Path, dict]:
-        base = {
+        defaults = {
             "checkpoint": inputs.checkpoint("bert_mlm_tied"),
             "epochs": 1,
             "batch_size": 4,
-        } | inputs.texts
-        return tmp_path / name, finetune.main(finetune.Config(**base | flags, out=tmp_path / name))
+        }
+        folder = tmp_path / name
+        config = finetune.Config(**(defaults | inputs.texts | flags), out=folder)
+        return folder, finetune.main(config)
 
     return finetuned
 
 
-def stored(folder: Path) -> set[str]:
-    """The paths of all parameters that a run's checkpoints hold."""
-    index = checkpoint.read_index(folder / "checkpoints")["best"]
-    found = set(
-        tree.paths(checkpoint.read_tree(folder / "checkpoints" / index["folder"], None)["params"])
-    )
-    still = folder / "checkpoints" / index.get("frozen", "frozen")
-    return found | (set(tree.paths(checkpoint.read_tree(still, None))) if still.exists() else set())
+def encoder_paths(params: tree.Tree) -> set[str]:
+    return {path for path in tree.paths(params) if path.startswith("encoder/")}
 
 
-@pytest.mark.parametrize(
-    ("strategy", "delta"),
-    [("frozen", True), ("bitfit", True), ("lora:2", True), ("lp-ft", False), ("full", False)],
-)
-def test_what_stands_still_is_not_stored_where_most_of_it_does(run, inputs, strategy, delta):
+def stored_encoder_paths(folder: Path) -> set[str]:
+    """The paths of the encoder's parameters that a run's checkpoints hold."""
+    checkpoints = folder / "checkpoints"
+    best = checkpoint.read_index(checkpoints)["best"]
+    stored = encoder_paths(checkpoint.read_tree(checkpoints / best["folder"], None)["params"])
+    frozen = checkpoints / best.get("frozen", "frozen")
+    if frozen.exists():
+        stored |= encoder_paths(checkpoint.read_tree(frozen, None))
+    return stored
+
+
+@pytest.mark.parametrize("strategy", ["frozen", "bitfit", "lora:2"])
+def test_what_is_frozen_is_not_stored_where_most_of_the_encoder_is(run, inputs, strategy):
     folder, result = run("run", strategy=strategy, epochs=2)
-    loaded = hub.load(folder)
-    moved = {path for path in stored(folder) if path.startswith("encoder/")}
-    assert result["saved"] == ("delta" if delta else "full")
-    if delta:
-        source = tree.paths(hub.load(inputs.checkpoint("bert_mlm_tied")).params)
-        assert all(
-            path not in source or not np.array_equal(source[path], tree.get(loaded.params, path))
-            for path in moved
-        )
-        assert len(moved) < len(source) / 2
-    else:
-        assert moved == {path for path in tree.paths(loaded.params) if path.startswith("encoder/")}
+    assert result["saved"] == "delta"
+    source = tree.paths(hub.load(inputs.checkpoint("bert_mlm_tied")).params)
+    trained = tree.paths(hub.load(folder).params)
+    stored = stored_encoder_paths(folder)
+    assert len(stored) < len(source) / 2
+    for path in stored & source.keys():
+        assert not np.array_equal(source[path], trained[path]), path
+
+
+@pytest.mark.parametrize("strategy", ["lp-ft", "full"])
+def test_the_encoder_is_stored_whole_where_most_of_it_trains(run, strategy):
+    folder, result = run("run", strategy=strategy, epochs=2)
+    assert result["saved"] == "full"
+    assert stored_encoder_paths(folder) == encoder_paths(hub.load(folder).params)
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of a run's parameters."""
+    return tree.digest(hub.load(folder).params)
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize("strategy", ["frozen", "top:1", "lora:2", "top:1+reinit:1"])
 def test_a_delta_loads_as_the_whole(run, strategy):
-    whole, parts = (
-        run("whole", strategy=strategy, save="full"),
-        run("parts", strategy=strategy, save="delta"),
-    )
-    assert [result["saved"] for _, result in (whole, parts)] == ["full", "delta"]
-    assert tree.digest(hub.load(whole[0]).params) == tree.digest(hub.load(parts[0]).params)
-    size = lambda folder: sum(
-        f.stat().st_size for f in (folder / "checkpoints").rglob("*") if f.is_file()
-    )
-    assert size(parts[0]) < size(whole[0])
+    folders = {}
+    for save in ("full", "delta"):
+        folders[save], result = run(save, strategy=strategy, save=save)
+        assert result["saved"] == save
+    assert digest_of(folders["delta"]) == digest_of(folders["full"])
+    assert size_of(folders["delta"] / "checkpoints") < size_of(folders["full"] / "checkpoints")
 
 
-def test_a_delta_upon_a_run_chains(run, inputs):
+def test_a_delta_upon_a_run_chains(run):
     first, _ = run("first", strategy="full")
     second, _ = run("second", checkpoint=str(first), strategy="frozen")
-    assert tree.digest(hub.load(second).params["encoder"]) == tree.digest(
-        hub.load(first).params["encoder"]
-    )
+    encoder = hub.load(second).params["encoder"]
+    assert tree.digest(encoder) == tree.digest(hub.load(first).params["encoder"])
 
 
 def test_another_encoder_is_refused_by_its_digest(run, inputs, tmp_path):
@@ -92,15 +105,11 @@ def test_another_encoder_is_refused_by_its_digest(run, inputs, tmp_path):
     folder, _ = run("run", checkpoint=str(copy), strategy="frozen")
     hub.load(folder)
     shutil.rmtree(copy)
-    with pytest.raises(
-        CheckpointError, match=r"holds what trained on the encoder of .*copy, put it back, or write"
-    ):
+    with pytest.raises(CheckpointError, match=r"trained on the encoder of .*copy, put it back, or"):
         hub.load(folder)
     tiny.checkpoint(copy, "bert_mlm_relu")
-    with pytest.raises(
-        CheckpointError,
-        match=r"the encoder of .*copy has the digest [0-9a-f]{12}, and .* was trained on",
-    ) as caught:
+    message = r"the encoder of .*copy has the digest [0-9a-f]{12}, and .* was trained on"
+    with pytest.raises(CheckpointError, match=message) as caught:
         hub.load(folder)
     assert "\n" not in str(caught.value)
     # The mend that the message names.
@@ -111,86 +120,91 @@ def test_another_encoder_is_refused_by_its_digest(run, inputs, tmp_path):
 
 
 def test_a_delta_of_nothing_that_can_be_referred_to_is_refused(run, tmp_path):
-    with pytest.raises(
-        StrategyError, match="`save` delta: `random_weights` has no encoder to refer to"
-    ):
+    with pytest.raises(StrategyError, match="`save` delta: `random_weights` has no encoder"):
         run("run", strategy="frozen", save="delta", random_weights=True)
     assert not (tmp_path / "run").exists()
-    assert run("run", strategy="frozen", random_weights=True)[1]["saved"] == "full"
-    again = run("run", checkpoint=str(tmp_path / "run"), strategy="frozen", overwrite=True)
-    assert again[1]["saved"] == "full"  # the checkpoint is what --out replaces
-    hub.load(tmp_path / "run")
+    folder, result = run("run", strategy="frozen", random_weights=True)
+    assert result["saved"] == "full"
+    # The checkpoint is what the output replaces.
+    _, result = run("run", checkpoint=str(folder), strategy="frozen", overwrite=True)
+    assert result["saved"] == "full"
+    hub.load(folder)
 
 
-def test_lora_exports_merged_and_adapters_do_not(run, tmp_path):
-    from adapt.errors import ExportError
-
+def test_lora_exports_merged(run, tmp_path):
     folder, _ = run("lora", strategy="lora:2", learning_rate=0.1, pooling="cls")
-    export(hub.load(folder), tmp_path / "exported")
-    plain, loaded = hub.load(tmp_path / "exported"), hub.load(folder)
-    assert plain.config.lora_rank == 0
-    batch = {"texts": ["a good film", "the plot was dull"]}["texts"]
-    np.testing.assert_allclose(
-        encode(plain, batch, "cls"), encode(loaded, batch, "cls"), rtol=1e-5, atol=1e-5
-    )
+    adapted = hub.load(folder)
+    export(adapted, tmp_path / "exported")
+    exported = hub.load(tmp_path / "exported")
+    assert exported.config.lora_rank == 0
+    texts = ["a good film", "the plot was dull"]
+    expected = encode(adapted, texts, "cls")
+    np.testing.assert_allclose(encode(exported, texts, "cls"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_do_not_export(run, tmp_path):
     folder, _ = run("adapters", strategy="adapters:2", pooling="cls")
     with pytest.raises(ExportError, match="adapter_width 2, which the torch world's classes lack"):
-        export(hub.load(folder), tmp_path / "other")
+        export(hub.load(folder), tmp_path / "exported")
 
 
-def test_several_runs_on_one_encoder_predict_as_each_by_itself(run, inputs, tmp_path, monkeypatch):
-    runs = [
-        run("one", strategy="frozen")[0],
-        run("two", strategy="frozen", pooling="max", seed=1)[0],
-    ]
+@pytest.fixture
+def predicted(inputs, tmp_path):
+    """`predicted(folder, ...)` are the rows that runs predict for the test set."""
+
+    def rows(*folders: Path) -> list[dict[str, str]]:
+        out = tmp_path / "predicted.csv"
+        predict.main(predict.Config(run=folders, data=inputs.test, out=out, overwrite=True))
+        with out.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    return rows
+
+
+def test_several_runs_on_one_encoder_predict_as_each_by_itself(run, predicted, monkeypatch):
+    one, _ = run("one", strategy="frozen")
+    two, _ = run("two", strategy="frozen", pooling="max", seed=1)
     passes = []
     hidden_states = hub.Model.hidden_states
-    monkeypatch.setattr(
-        hub.Model, "hidden_states", lambda *args: passes.append(1) or hidden_states(*args)
-    )
-    predict.main(predict.Config(run=tuple(runs), data=inputs.test, out=tmp_path / "both.csv"))
+
+    def counted(*arguments):
+        passes.append(1)
+        return hidden_states(*arguments)
+
+    monkeypatch.setattr(hub.Model, "hidden_states", counted)
+    of_both = predicted(one, two)
     assert len(passes) == 1  # traced once: one pass for both heads
-    for folder in runs:
-        predict.main(
-            predict.Config(run=(folder,), data=inputs.test, out=tmp_path / f"{folder.name}.csv")
-        )
-        for both, alone in zip(
-            rows(tmp_path / "both.csv"), rows(tmp_path / f"{folder.name}.csv"), strict=True
-        ):
+    for folder in (one, two):
+        for both, alone in zip(of_both, predicted(folder), strict=True):
             assert both[f"{folder.name}:prediction"] == alone["prediction"]
-            assert float(both[f"{folder.name}:probability:positive"]) == pytest.approx(
-                float(alone["probability:positive"]), abs=1e-5
-            )
+            probability = float(both[f"{folder.name}:probability:positive"])
+            assert probability == pytest.approx(float(alone["probability:positive"]), abs=1e-5)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_runs_that_do_not_share_an_encoder_are_refused(run, inputs, tmp_path):
-    one, other = run("one", strategy="frozen")[0], run("two", strategy="full")[0]
-    with pytest.raises(StrategyError, match=r"one and .*two do not share one encoder"):
-        predict.main(predict.Config(run=(one, other), data=inputs.test, out=tmp_path / "both.csv"))
+def test_runs_that_do_not_share_an_encoder_are_refused(run, predicted, tmp_path):
+    one, _ = run("one", strategy="frozen")
+    other, _ = run("two", strategy="full")
     cut, _ = run("cut", strategy="frozen", max_length=6)
+    with pytest.raises(StrategyError, match=r"one and .*two do not share one encoder"):
+        predicted(one, other)
     with pytest.raises(StrategyError, match="do not share one way of reading inputs"):
-        predict.main(predict.Config(run=(one, cut), data=inputs.test, out=tmp_path / "both.csv"))
+        predicted(one, cut)
     with pytest.raises(StrategyError, match="two runs are called one"):
-        predict.main(predict.Config(run=(one, one), data=inputs.test, out=tmp_path / "both.csv"))
-    assert not (tmp_path / "both.csv").exists()
+        predicted(one, one)
+    assert not (tmp_path / "predicted.csv").exists()
 
 
 def test_the_run_that_another_refers_to_is_not_replaced_by_what_was_trained_on_that(run):
-    """A is the encoder of B's delta: a run on B may not overwrite A, whose weights are nowhere else."""
+    """A is the encoder of B's delta: a run on B may not overwrite A, whose weights are nowhere
+    else.
+    """
     first, _ = run("a", strategy="top:1")
     second, result = run("b", checkpoint=str(first), strategy="frozen")
     assert result["saved"] == "delta"
-    before = tree.digest(hub.load(second).params)
-    with pytest.raises(
-        OutputError, match=r"--out .*a holds the encoder that .*b refers to: give another --out"
-    ):
+    before = digest_of(second)
+    with pytest.raises(OutputError, match=r"a holds the encoder that .*b refers to"):
         run("a", checkpoint=str(second), strategy="frozen", overwrite=True)
-    assert tree.digest(hub.load(second).params) == before
+    assert digest_of(second) == before
 
 
 def test_deltas_in_a_circle_are_one_line(run):

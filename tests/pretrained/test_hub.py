@@ -1,4 +1,6 @@
-"""Checkpoint folders: what is whole loads, in full; what is not is one error with what, where and the mend."""
+"""Checkpoint folders: what is whole loads, in full; anything else is one error with what, where and
+the mend.
+"""
 
 import dataclasses
 import json
@@ -292,7 +294,7 @@ def test_a_hub_id_is_what_the_hub_gives_or_the_cache_holds(
 
 @pytest.fixture
 def run(folder, tmp_path):
-    """(a run's folder with one checkpoint, what was saved in it): the encoder under a classifier."""
+    """(a run's folder with one checkpoint, what was saved): the encoder under a classifier."""
     pretrained = hub.load(folder)
     adapted = dataclasses.replace(
         pretrained,

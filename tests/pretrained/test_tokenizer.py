@@ -1,4 +1,4 @@
-"""Tokenizers from old and new files agree; truncation and padding are ours, not what a file embeds."""
+"""Tokenizers from old and new files agree; truncation and padding are ours, not a file's."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ WORD_LISTS = st.lists(st.sampled_from(["the", "films", "good"]), max_size=30)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """(old files, new files) of BERT and GPT-2; the new ones as the `tokenizers` library itself makes them."""
+    """(old files, new files) of BERT and GPT-2; the new ones are made by the `tokenizers` library."""
     root = tmp_path_factory.mktemp("tokenizers")
     made = {}
     for family in ("bert", "gpt2"):

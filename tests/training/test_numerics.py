@@ -1,4 +1,6 @@
-"""What accelerators ask of a step: half precision only where it does no harm, nothing of the host in it, no second copy."""
+"""What accelerators ask of a step: half precision only where it does no harm, nothing of the host in
+it, no second copy.
+"""
 
 import dataclasses
 import re

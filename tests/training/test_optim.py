@@ -1,4 +1,6 @@
-"""Optimizers by group: FROZEN leaves do not move, own no state and have no part in a norm; rates and decay by rule."""
+"""Optimizers by group: FROZEN leaves do not move, own no state and have no part in a norm; rates and
+decay by rule.
+"""
 
 import re
 
