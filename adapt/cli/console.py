@@ -125,11 +125,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 
 def cell_text(cell: Any) -> str:
-    """A cell as a table shows it: thousands are separated, a float has four digits."""
+    """A cell as a table shows it: thousands are separated, a float has four digits, or all those
+    before its point.
+    """
     if isinstance(cell, int) and not isinstance(cell, bool):
         return f"{cell:,}"
     if isinstance(cell, float):
-        return f"{cell:.4g}"
+        return f"{cell:,.0f}" if 1e3 <= abs(cell) < 1e12 else f"{cell:.4g}"
     return str(cell)
 
 

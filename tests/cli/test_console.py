@@ -52,6 +52,20 @@ def test_a_table_that_fits_is_one_block(terminal):
     assert plain(out.getvalue()) == ["a title", "name  count", "a     1,234", "b       0.5", ""]
 
 
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        (71360.4, "71,360"),
+        (1146.2, "1,146"),
+        (0.71962, "0.7196"),
+        (2.3e-5, "2.3e-05"),
+        (True, "True"),
+    ],
+)
+def test_a_large_number_is_shown_whole(cell, shown):
+    assert console.cell_text(cell) == shown
+
+
 def test_lines_of_a_terminal_break_between_words(terminal):
     out = terminal(30)
     console.say("loaded    bert, 4,369,408 parameters, and 22,565,376 more")
