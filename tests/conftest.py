@@ -121,10 +121,10 @@ class Inputs:
 
     folder: Path
 
-    def checkpoint(self, case: str) -> str:
-        """A recorded random checkpoint with a tokenizer."""
-        path = self.folder / case
-        return str(path if path.exists() else tiny.checkpoint(path, case))
+    def checkpoint(self, case: str, blocks: int | None = None) -> str:
+        """A recorded random checkpoint with a tokenizer: of two blocks, or of the first one alone."""
+        path = self.folder / (case if blocks is None else f"{case}_{blocks}")
+        return str(path if path.exists() else tiny.checkpoint(path, case, blocks))
 
     @property
     def train(self) -> str:

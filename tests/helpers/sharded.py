@@ -45,7 +45,8 @@ jax.monitoring.register_event_duration_secs_listener(note_compiled)
 CASE = {
     "strategy": "full",
     "mesh": None,
-    "steps": 50,
+    "layers": 1,
+    "steps": 10,
     "accumulate": 1,
     "batch": 32,
     "scan": False,
@@ -54,14 +55,14 @@ CASE = {
 }
 
 
-def wide(family: str):
+def wide(family: str, layers: int):
     """The small encoder of a family, with sizes that eight devices divide."""
     config = dataclasses.replace(
         small.CONFIGS[family],
         width=32,
         heads=2,
         mlp_width=64,
-        layers=2,
+        layers=layers,
         dropout=0.0,
         attention_dropout=0.0,
     )
@@ -84,6 +85,7 @@ def report(
     family: str,
     strategy: str,
     mesh: str | None,
+    layers: int,
     steps: int,
     accumulate: int,
     batch: int,
@@ -97,11 +99,12 @@ def report(
     the step was compiled.
     """
     layout = None if mesh is None else sharding.make_layout(mesh)
-    model = dataclasses.replace(wide(family), layout=layout, scan=scan, remat=remat)
+    plain = wide(family, layers)
+    model = dataclasses.replace(plain, layout=layout, scan=scan, remat=remat)
     if dtype:
         model = model.cast(dtype)
-    labels, tx = small.setup(wide(family), strategy, rate=1e-3)
-    frozen, state = init_state(small.params(wide(family)), labels, tx, jax.random.key(0), layout)
+    labels, tx = small.setup(plain, strategy, rate=1e-3)
+    frozen, state = init_state(small.params(plain), labels, tx, jax.random.key(0), layout)
     depth = frozen_prefix.cut(labels, model.encoder.config.layers)
     step = make_step(model, cross_entropy, tx, depth)
 

@@ -24,11 +24,12 @@ PLAIN = [
     {"family": "vit", "strategy": "frozen"},
 ]
 BERT = {"family": "bert", "strategy": "full"}
+TWO_BLOCKS = BERT | {"layers": 2}  # for a loop of them, and for a frozen one
 VARIANTS = [
     BERT | {"mesh": "fsdp=8", "accumulate": 2},
-    BERT | {"mesh": "fsdp=4,tensor=2", "scan": True, "remat": "block"},
-    BERT | {"mesh": None, "scan": True, "remat": "dots"},
-    BERT | {"mesh": "data=4,fsdp=2", "strategy": "top:1"},
+    TWO_BLOCKS | {"mesh": "fsdp=4,tensor=2", "scan": True, "remat": "block"},
+    TWO_BLOCKS | {"mesh": None, "scan": True, "remat": "dots"},
+    TWO_BLOCKS | {"mesh": "data=4,fsdp=2", "strategy": "top:1"},
 ]
 
 
@@ -36,7 +37,7 @@ VARIANTS = [
 def reports(tmp_path_factory, worker_id):
     """What tests/helpers/sharded.py reports of every case, run once for all workers of a session."""
     cases = [case | {"mesh": mesh} for case in PLAIN for mesh in (None, *MESHES)]
-    cases += [BERT | {"strategy": "top:1", "mesh": None}, *VARIANTS]
+    cases += [TWO_BLOCKS, TWO_BLOCKS | {"strategy": "top:1"}, *VARIANTS]
     if worker_id == "master":
         return run_cases(cases)
     path = tmp_path_factory.getbasetemp().parent / "sharded.json"
@@ -51,8 +52,8 @@ def reports(tmp_path_factory, worker_id):
 def test_eight_devices_train_as_one_does(reports, case, mesh):
     one = reports[case_key(case)]
     eight = reports[case_key(case | {"mesh": mesh})]
-    assert len(one["losses"]) == 50
-    assert one["losses"][-1] < one["losses"][0]
+    assert len(one["losses"]) == 10
+    assert np.mean(one["losses"][-3:]) < np.mean(one["losses"][:3])  # an epoch each
     assert relative_error(eight["losses"], one["losses"]) < 1e-5
     assert relative_error(eight["norms"], one["norms"]) < 1e-5
     assert relative_error(eight["outputs"], one["outputs"], 1.0) < 1e-4
@@ -60,7 +61,8 @@ def test_eight_devices_train_as_one_does(reports, case, mesh):
 
 @pytest.mark.parametrize("case", VARIANTS, ids=case_key)
 def test_micro_batches_loops_and_rematerialisation_change_nothing(reports, case):
-    plain = reports[case_key({"family": "bert", "strategy": case["strategy"]})]
+    same_blocks = {name: case[name] for name in ("family", "strategy", "layers") if name in case}
+    plain = reports[case_key(same_blocks)]
     assert relative_error(reports[case_key(case)]["losses"], plain["losses"]) < 1e-5
 
 
@@ -71,7 +73,7 @@ def test_a_device_holds_its_share_of_the_moments(reports):
     # Biases and norms, which every device holds, are the rest.
     assert share("data=8") == 1
     assert share("fsdp=8") < 0.17
-    assert share("data=2,fsdp=2,tensor=2") < 0.31
+    assert share("data=2,fsdp=2,tensor=2") < 0.34
 
 
 def test_a_step_on_a_mesh_compiles_once(reports):
