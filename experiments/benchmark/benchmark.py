@@ -181,8 +181,8 @@ def speed_of(entry: Mapping[str, Any], flops: float | None) -> dict[str, float]:
 
 
 def extract_memory(config: Config, texts: list[str], count: int) -> float:
-    """Peak RssAnon in MB of ``adapt extract`` as a user runs it, on ``count`` texts: the first ones,
-    repeated as needed.
+    """Peak RssAnon in MB of ``adapt extract`` as a user runs it, on the first ``count`` texts, which
+    are repeated as needed.
     """
     path = config.out / f"memory-{count}.csv"
     out = config.out / f"memory-{count}"

@@ -112,24 +112,24 @@ def measure(config: DeviceOptions, case: Case, side: str, number: int) -> dict[s
     """The entry of one process of one side: its speed, the peak of memory and the rate of products;
     ``error`` where it failed, or ran out of memory.
     """
-    log = config.out / f"{case.model}-{case.strategy}-{side}.log".replace(":", "")
+    file_name = f"{case.model}-{case.strategy}-{side}.log".replace(":", "")
     python = interpreter(config.peers)
+    settings = settings_of(config, case, side)
     entry: dict[str, Any] = {"case": dataclasses.asdict(case), "side": side, "round": number}
-    with contextlib.ExitStack() as stack:
-        try:
-            worker = Worker(NAMES[side], command(side, python), log, ENVIRONMENT)
-            stack.callback(worker.close)
-            settings = settings_of(config, case, side)
-            entry["libraries"] = worker.ask("start", side="device", **settings)["versions"]
+    try:
+        worker = Worker(NAMES[side], command(side, python), config.out / file_name, ENVIRONMENT)
+        with contextlib.closing(worker):
+            started = worker.ask("start", side="device", **settings)
+            entry["libraries"] = started["versions"]
             worker.ask("train", steps=WARM)
             entry |= worker.ask("train", steps=config.steps)
             entry["peak_bytes"] = worker.ask("peak")["bytes"]
             entry["rate"] = worker.ask("rate", repeats=3)["flops"]
             entry["speed"] = entry["examples"] / entry["seconds"]
-        except (TrainingError, OSError) as error:
-            entry["error"] = str(error)
-            if side == "torch" and "libraries" not in entry:
-                entry["error"] += f"; looked for with {python}, name another with --peers"
+    except (TrainingError, OSError) as error:
+        entry["error"] = str(error)
+        if side == "torch" and "libraries" not in entry:
+            entry["error"] += f"; looked for with {python}, name another with --peers"
     return entry
 
 

@@ -21,6 +21,7 @@ from experiments.benchmark.table_files import (
 )
 
 EPOCHS = (1, 2, 4, 8)
+TESTED = 200  # texts
 SHOWN_COLUMNS = (
     "examples",
     "epochs",
@@ -59,17 +60,23 @@ def measure(
     config: GrowthRun, texts: Sequence[str], labels: Sequence[Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """The runs with more and more ``examples``, and those of more and more ``epochs``."""
-    test = write_csv(config.out / "test.csv", texts[:200], labels[:200])
     plans = [("examples", size, 1) for size in config.sizes]
     plans += [("epochs", config.sizes[1], epochs) for epochs in EPOCHS]
+    test = write_csv(config.out / "test.csv", texts[:TESTED], labels[:TESTED])
     runs: dict[str, list[dict[str, Any]]] = {"examples": [], "epochs": []}
     with console.progress("runs", len(plans)) as bar:
         for number, (what, size, epochs) in enumerate(plans, 1):
-            train = write_csv(config.out / f"{size}.csv", texts[:size], labels[:size])
-            flags = {"train": train, "test": test, "cache": "on", "epochs": epochs}
-            seed = 100 + number
+            file = config.out / f"{size}.csv"
+            flags = {
+                "train": write_csv(file, texts[:size], labels[:size]),
+                "test": test,
+                "cache": "on",
+                "epochs": epochs,
+            }
+            seed = 100 + number  # a folder of its own for each run
             run = whole_run(config, "top:1", seed, **flags)
-            runs[what].append({"examples": size, "epochs": epochs} | run)
+            run |= {"examples": size, "epochs": epochs}
+            runs[what].append(run)
             bar.update(number)
     return runs
 

@@ -279,14 +279,14 @@ class Device:
                 if isinstance(module, nn.LayerNorm):
                     module.requires_grad_(True)
 
-    def make_batch(self, config: Any, batch_size: int, tokens: int, classes: int) -> Any:
-        """(inputs, labels) of random examples of full length."""
+    def make_batch(self, shape: Any, batch_size: int, tokens: int, classes: int) -> Any:
+        """(inputs, labels) of random examples of full length; ``shape`` is transformers' config."""
         torch = self.torch
-        if config.model_type == "vit":
-            size = (batch_size, config.num_channels, config.image_size, config.image_size)
+        if shape.model_type == "vit":
+            size = (batch_size, shape.num_channels, shape.image_size, shape.image_size)
             inputs = {"pixel_values": torch.randn(size)}
         else:
-            inputs = {"input_ids": torch.randint(1, config.vocab_size, (batch_size, tokens))}
+            inputs = {"input_ids": torch.randint(1, shape.vocab_size, (batch_size, tokens))}
         return inputs, torch.randint(classes, (batch_size,))
 
     def train(self, steps: int) -> dict[str, float]:

@@ -29,6 +29,7 @@ from adapt.cli.launch import launch
 from adapt.cli.run_folder import check_out, open_run, versions, write_json
 from adapt.data import packing, sources, tables
 from adapt.data.examples import Examples
+from adapt.errors import StrategyError
 from adapt.models import Classifier, Encoder, Model, attention, encoder, layers
 from adapt.pretrained.hub import Pretrained, load
 from adapt.tasks import TASKS
@@ -81,6 +82,9 @@ class Config(TuningOptions, OutputOptions):
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
+    for name in config.only:
+        if name not in CHOICES:
+            raise StrategyError(f"--only {name!r}: give one of {', '.join(map(repr, CHOICES))}")
     pretrained = load(config.checkpoint)
     table = tables.read(config.data)
     labels = np.zeros(len(table), np.int32)

@@ -143,11 +143,13 @@ def bars_of(result: Mapping[str, Any], strategy: str) -> list[Bar]:
     first = runs["first"]["wall"]
     bars = [Bar(f"{strategy}   adapt", strategy, first, plots.BLUE, f"{first:.0f} s")]
     if "second" in runs:
-        second = runs["second"]["wall"]
         name = "same cache, another seed   adapt"
+        second = runs["second"]["wall"]
         bars.append(Bar(name, strategy, second, plots.LIGHT_BLUE, f"{second:.0f} s"))
     for row in result["table"]:
-        if row["strategy"] == strategy:
-            text = f"{row['peer_seconds']:.0f} s, {row['ratio']:.1f} times adapt's"
-            bars.append(Bar(row["peer"], strategy, row["peer_seconds"], plots.GREY, text))
+        if row["strategy"] != strategy:
+            continue
+        seconds = row["peer_seconds"]
+        text = f"{seconds:.0f} s, {row['ratio']:.1f} times adapt's"
+        bars.append(Bar(row["peer"], strategy, seconds, plots.GREY, text))
     return bars

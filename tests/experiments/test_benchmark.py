@@ -1,4 +1,4 @@
-"""The benchmark on a tiny checkpoint: every figure is there, and what is not installed is skipped."""
+"""The benchmark on a tiny checkpoint: every figure is there, what is not installed is skipped."""
 
 import json
 import sys
@@ -17,11 +17,7 @@ from tests.helpers import tiny
 
 @pytest.fixture
 def bare(tmp_path) -> Path:
-    """An interpreter without any package."""
-    path = tmp_path / "python"
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
-    path.chmod(0o755)
-    return path
+    return tiny.bare_python(tmp_path / "python")
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -40,6 +36,7 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(
         sentences=32,
         memory=0,
         out=tmp_path / "out",
+        tables=tmp_path / "tables",
     )
     benchmark.main(config)
     said = " ".join(capsys.readouterr().err.split())
@@ -54,6 +51,10 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(
     assert all(row["median"] > 0 for row in found["summary"])
     assert [entry["examples"] for entry in found["rounds"] if entry["job"] != "rate"] == [16, 32]
     assert (config.out / "benchmark.png").stat().st_size > 0
+    assert {path.name for path in config.tables.iterdir()} == {"steps.md", "extraction.md"}
+    assert "| extraction of 32 sentences, a second | " in (
+        config.tables / "extraction.md"
+    ).read_text("utf-8")
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -1,5 +1,5 @@
-"""The reader of compiled programs counts what runs: products plain, batched, in loops and calls, and
-collectives once a channel.
+"""The reader of compiled programs counts what runs: products plain, batched, in loops and calls,
+and collectives once a channel.
 """
 
 import jax
@@ -59,29 +59,36 @@ def test_a_loop_of_unknown_length_is_refused():
         counted(function, (32, 48), (48, 48))
 
 
-def test_convolutions_count_neither_padding_nor_holes():
-    """A convolution with stride, padding and dilation against the pairs counted one by one."""
+def count_pairs(
+    length: int, kernel: int, stride: int, low: int, high: int, holes: int, spread: int
+) -> int:
+    """Pairs of an element and a place of the kernel, along one dimension, counted one by one."""
+    elements = [0] * low
+    for index in range((length - 1) * holes + 1):
+        elements.append(1 if index % holes == 0 else 0)
+    elements += [0] * high
+    pairs = 0
+    for start in range(0, len(elements) - (kernel - 1) * spread, stride):
+        for place in range(kernel):
+            pairs += elements[start + place * spread]
+    return pairs
 
+
+def test_convolutions_count_neither_padding_nor_holes():
     def function(x, w):
         return jax.lax.conv_general_dilated(
             x,
             w,
-            (2, 1),
-            ((1, 2), (0, 3)),
-            (1, 2),
-            (2, 1),
+            window_strides=(2, 1),
+            padding=((1, 2), (0, 3)),
+            lhs_dilation=(1, 2),
+            rhs_dilation=(2, 1),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    pairs = [0, 0]
-    for dim, (length, kernel, stride, low, high, holes, spread) in enumerate(
-        ((9, 3, 2, 1, 2, 1, 2), (5, 2, 1, 0, 3, 2, 1))
-    ):
-        spaced = [1 if at % holes == 0 else 0 for at in range((length - 1) * holes + 1)]
-        padded = [0] * low + spaced + [0] * high
-        starts = range(0, len(padded) - (kernel - 1) * spread, stride)
-        pairs[dim] = sum(padded[start + k * spread] for start in starts for k in range(kernel))
-    assert counted(function, (4, 9, 5, 6), (3, 2, 6, 8)) == 2 * 4 * 8 * 6 * pairs[0] * pairs[1]
+    rows = count_pairs(9, 3, stride=2, low=1, high=2, holes=1, spread=2)
+    columns = count_pairs(5, 2, stride=1, low=0, high=3, holes=2, spread=1)
+    assert counted(function, (4, 9, 5, 6), (3, 2, 6, 8)) == 2 * 4 * 8 * 6 * rows * columns
 
 
 # A loop as a TPU program has it: no trip count beside it, a batched product as a convolution, a
@@ -203,8 +210,8 @@ def test_collectives_have_their_kind_their_bytes_their_group_and_their_number():
 
 
 def test_a_sum_that_bears_the_channel_of_a_gather_is_counted_too():
-    """Channels begin anew in the fusions of a sum and its scatter: a third of BERT-large's gradients
-    was missed.
+    """Channels begin anew in the fusions of a sum and its scatter: a third of BERT-large's
+    gradients was missed.
     """
     assert hlo.collectives(TPU.replace("channel_id=8", "channel_id=3")) == hlo.collectives(TPU)
 

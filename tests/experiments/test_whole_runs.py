@@ -1,22 +1,18 @@
 """The long measurements on a tiny checkpoint: every figure is there, and every choice computes."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from adapt.errors import StrategyError
 from experiments.benchmark import finetune_runs, growth, sides, tuning, whole_runs
 from tests.helpers import small, tiny
 
 
 @pytest.fixture
 def bare(tmp_path) -> Path:
-    """An interpreter without any package: a peer that is not installed."""
-    path = tmp_path / "python"
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
-    path.chmod(0o755)
-    return path
+    return tiny.bare_python(tmp_path / "python")
 
 
 @pytest.fixture
@@ -64,9 +60,14 @@ def with_test(command, data: str):
     return lambda config, out, **words: command(config, out, **{"test": data, **words})
 
 
-def test_growth_goes_through_sizes_and_epochs(flags, monkeypatch):
+def test_growth_goes_through_sizes_and_epochs(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "EPOCHS", (1, 2))
-    found = whole_runs.main(whole_runs.Config(**flags, growth=True, sizes=(20, 40), batch_size=4))
+    tables = tmp_path / "tables"
+    found = whole_runs.main(
+        whole_runs.Config(**flags, growth=True, sizes=(20, 40), batch_size=4, tables=tables)
+    )
+    (table,) = tables.iterdir()
+    assert table.name == "growth.md" and "| 40 | 2 | " in table.read_text("utf-8")
     assert [(run["examples"], run["epochs"]) for run in found["examples"]] == [(20, 1), (40, 1)]
     assert [(run["examples"], run["epochs"]) for run in found["epochs"]] == [(40, 1), (40, 2)]
     assert all(run["memory_mb"] > 0 and run["seconds"]["encode"] > 0 for run in found["examples"])
@@ -81,7 +82,19 @@ def test_the_ratio_is_the_median_of_rounds_and_not_of_sides():
     assert tuning.ratio([2.0, 6.0, 3.0], [1.0, 2.0, 1.5]) == 2.0
 
 
-def test_every_choice_that_is_compared_takes_steps(flags):
-    found = tuning.main(tuning.Config(**flags, batch_size=4, steps=1, rounds=1))
+def test_a_choice_that_there_is_not_is_refused(tmp_path):
+    config = tuning.Config(only=("packed row",), out=tmp_path / "out")
+    with pytest.raises(StrategyError, match="--only 'packed row': give one of 'packed rows', "):
+        tuning.main(config)
+    assert not config.out.exists()
+
+
+def test_every_choice_that_is_compared_takes_steps(flags, tmp_path):
+    tables = tmp_path / "tables"
+    found = tuning.main(tuning.Config(**flags, batch_size=4, steps=1, rounds=1, tables=tables))
     assert set(found) == {"as it is", *tuning.CHOICES}
     assert all(len(one["seconds"]) == 1 and one["ratio"] > 0 for one in found.values())
+    text = (tables / "tuning.md").read_text("utf-8")
+    assert all(
+        f"| {name} | {choice.replacement} | " in text for name, choice in tuning.CHOICES.items()
+    )

@@ -146,3 +146,10 @@ def untimed(records: Iterable[dict]) -> list[dict]:
     return [
         {name: value for name, value in record.items() if name not in timed} for record in records
     ]
+
+
+def bare_python(path: Path) -> Path:
+    """An interpreter without any package: a program where nothing is installed."""
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    path.chmod(0o755)
+    return path

@@ -345,9 +345,13 @@ def read_cell(path: Path, case: Case, compiler: str) -> dict[str, Any] | None:
 
 def results_page(results: Mapping[Cell, Mapping[str, Any]]) -> str:
     """The table, and under it what it assumes."""
-    slices = [topology(name) for name in dict.fromkeys(name for _, _, name in results)]
-    notes = dict.fromkeys(assumptions(slice) for slice in slices)  # one of each chip
-    notes |= dict.fromkeys(f"compiled by      {slice.compiler}" for slice in slices)
+    assumed = []
+    compiled = []
+    for _, _, name in results:
+        slice = topology(name)
+        assumed.append(assumptions(slice))
+        compiled.append(f"compiled by      {slice.compiler}")
+    notes = dict.fromkeys([*assumed, *compiled])  # each once
     lines = markdown_table(COLUMNS, table_rows(results), right=6)
     return "\n".join([*lines, "", *notes, ""])
 

@@ -179,9 +179,10 @@ def model_flops(case: Case, chips: int) -> float:
     span = float(case.tokens)
     prefix = flops.prefix_flops(config, cut, tokens, span)
     suffix = flops.step_flops(config, cut, tokens, span)
-    head = 2.0 * case.batch_size * config.width * shape.head.classes
-    head_passes = 2 if cut > config.layers else 3  # nothing below it needs a gradient
-    return (prefix + suffix + head * head_passes) / chips
+    head_forward = 2.0 * case.batch_size * config.width * shape.head.classes
+    # Where the whole encoder is frozen, nothing below the head needs a gradient.
+    head_passes = 2 if cut > config.layers else 3
+    return (prefix + suffix + head_passes * head_forward) / chips
 
 
 def compile_case(case: Case, topology: Topology) -> dict[str, Any]:
