@@ -38,6 +38,10 @@ class OutputError(AdaptError):
     """An output folder exists already, or a disk is full."""
 
 
+class BucketError(AdaptError):
+    """A bucket can't be read or written, or its client is not installed."""
+
+
 class ExportError(AdaptError):
     """The asked format can't express a model."""
 

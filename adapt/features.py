@@ -106,7 +106,7 @@ def extract(
     data.
     """
     check_inputs(pretrained, image_column)
-    folder = Path(folder)
+    folder = files.local_path(folder, "folder")
     count = len(table)
     shares = multihost.even_shares(count)
     name = "features.npy"

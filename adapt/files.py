@@ -1,16 +1,14 @@
-"""Files that are complete or absent, on a disk or in a bucket.
+"""Files that are complete or absent.
 
 What is written goes beside its target first, reaches the disk, and is renamed: a reader sees the
-old file or the new one, never half of one. A path such as ``gs://bucket/run`` is one of
-etils.epath, which has the methods of a Path; there a file appears when all of it has been uploaded.
-Of several processes the caller decides which one writes; nothing here asks.
+old file or the new one, never half of one. Of several processes the caller decides which one
+writes; nothing here asks. Files in a bucket are the matter of :mod:`adapt.buckets`.
 """
 
 import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,18 +19,40 @@ MARGIN = 64 << 20  # bytes left free on a disk beside what is written
 
 
 def to_path(name: str | os.PathLike[str]) -> Path:
-    """The path of that name: pathlib's, or with a scheme such as gs:// one of etils.epath."""
-    if "://" not in str(name):
+    """The path of that name: pathlib's, or with a scheme such as gs:// one of etils.epath.
+
+    The latter has the methods of a Path that read.
+    """
+    if not is_remote(name):
         return Path(name)
+    # It would otherwise read buckets by tensorflow wherever that is installed.
+    os.environ.setdefault("EPATH_USE_TF", "false")
     from etils import epath
 
     path: Any = epath.Path(name)
     return path
 
 
-def is_remote(path: Path) -> bool:
-    """Whether the path is in a bucket: a file there can't be mapped, appended to or locked."""
-    return not isinstance(path, Path)
+def is_remote(name: str | os.PathLike[str]) -> bool:
+    """Whether a name or a path is in a bucket: a file there can't be mapped, appended to or locked."""
+    return "://" in str(name)
+
+
+def local_path(name: str | os.PathLike[str], parameter: str) -> Path:
+    """The path of that name. Raises :class:`OutputError`, which names the ``parameter``, for one in
+    a bucket.
+    """
+    if is_remote(name):
+        raise OutputError(
+            f"`{parameter}` {name} is in a bucket: give a local folder, and copy it there afterwards"
+        )
+    return Path(name)
+
+
+def absolute(name: str | os.PathLike[str]) -> Path:
+    """The path of that name without links; in a bucket a path is as it is."""
+    path = to_path(name)
+    return path if is_remote(path) else path.resolve()
 
 
 @contextlib.contextmanager
@@ -44,12 +64,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with atomic_path(folder / "table.csv") as beside:
             beside.write_text("a,b")
     """
-    if is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / path.name
-            yield local
-            path.write_bytes(local.read_bytes())
-        return
     beside = path.with_name(path.name + ".tmp")
     try:
         yield beside
@@ -78,9 +92,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def delete(path: Path) -> None:
     """Delete a file or a folder with all that is in it; nothing where there is none."""
-    if is_remote(path):
-        path.rmtree(missing_ok=True)  # pyright: ignore[reportAttributeAccessIssue]
-    elif path.is_dir() and not path.is_symlink():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -119,15 +131,11 @@ def reserve(path: Path, size: int, what: str = "") -> None:
 def need_space(folder: Path, size: int, what: str, hint: str = "make room") -> None:
     """Make ``folder``, and raise :class:`OutputError` if its disk can't take ``size`` more bytes of
     ``what``.
-
-    A bucket has room for anything.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from None
-    if is_remote(folder):
-        return
     free = shutil.disk_usage(folder).free
     if size + MARGIN > free:
         raise OutputError(

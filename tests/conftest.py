@@ -15,7 +15,7 @@ from hypothesis import settings
 from adapt.cli.launch import wide_vectors
 from adapt.errors import AssetError
 from adapt.pretrained import assets
-from tests.helpers import tiny
+from tests.helpers import buckets, tiny
 
 # Most of a test's time is compiling. What is checked does not depend on how well the machine code is
 # optimized; a flag in the environment wins, and the demo and the benchmarks run with XLA's own settings.
@@ -34,6 +34,7 @@ wide_vectors()  # as the commands do, whose results are compared with those of c
 SLOW_FILES = (
     "cli/test_bad_input.py",
     "cli/test_bad_run.py",
+    "cli/test_buckets.py",
     "cli/test_cluster.py",
     "cli/test_commands.py",
     "cli/test_compare.py",
@@ -113,6 +114,15 @@ def scratch_cache(tmp_path_factory, compiled) -> Path:
 def own_cache(scratch_cache, monkeypatch) -> Path:
     monkeypatch.setenv("ADAPT_CACHE", str(scratch_cache))
     return scratch_cache
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch, own_cache) -> Path:
+    """The folder in which the files of gs://bucket are."""
+    folder = tmp_path / "buckets"
+    monkeypatch.setenv(buckets.FOLDER, str(folder))
+    buckets.register(folder)
+    return folder / "bucket"
 
 
 @dataclasses.dataclass(frozen=True)

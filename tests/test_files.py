@@ -5,7 +5,6 @@ import shutil
 from collections import namedtuple
 
 import pytest
-from etils import epath
 
 from adapt import files
 from adapt.errors import OutputError
@@ -91,26 +90,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         files.need_space(tmp_path / "file" / "a", 1, "the checkpoint")
 
 
-@pytest.fixture
-def bucket(tmp_path):
-    """A folder as a path of etils.epath, which is what one in a bucket is."""
-    return epath.Path(tmp_path) / "bucket"
-
-
 def test_a_name_with_a_scheme_is_a_path_in_a_bucket(tmp_path):
     path = files.to_path("gs://bucket/runs/a")
     assert files.is_remote(path) and str(path / "config.json") == "gs://bucket/runs/a/config.json"
+    assert files.absolute(path) == path == files.to_path("gs://bucket/runs/a/")
     assert not files.is_remote(files.to_path(tmp_path))
 
 
-def test_a_bucket_takes_files_and_gives_them_up(bucket):
-    files.need_space(bucket / "run", 1 << 60, "the checkpoint")
-    files.write_json(bucket / "run" / "config.json", [1])
-    assert (bucket / "run" / "config.json").read_text() == "[\n 1\n]"
-    with pytest.raises(KeyboardInterrupt), files.atomic_path(bucket / "run" / "a.csv") as local:
-        local.write_text("half of")
-        raise KeyboardInterrupt
-    assert names(bucket / "run") == ["config.json"]
-    files.delete(bucket / "run")
-    files.delete(bucket / "run")
-    assert not (bucket / "run").exists()
+def test_what_writes_to_a_disk_alone_refuses_a_bucket(tmp_path):
+    assert files.local_path(str(tmp_path), "out") == tmp_path
+    with pytest.raises(
+        OutputError, match="`out` gs://bucket/a is in a bucket: give a local folder"
+    ):
+        files.local_path("gs://bucket/a", "out")

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from adapt import files
 from adapt.cli import console
 from adapt.cli.compare_plots import plot_cost, plot_labels
 from adapt.cli.flags import changed_flags
@@ -57,6 +58,7 @@ class Config(CompareOptions, CompareRunOptions, ImportOptions):
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, config.resume, config.overwrite)
+    files.local_path(config.page, "page")
     trained = hub.load(config.checkpoint)
     grid.check_options(config, trained.config.layers)
     sources = [read_source(config, config.checkpoint, trained)]

@@ -11,6 +11,7 @@ import dataclasses
 from typing import ClassVar
 
 from adapt.cli import console
+from adapt.cli.staging import written_folder
 from adapt.export.exporting import export
 from adapt.options import ImportOptions, OutputOptions
 from adapt.pretrained import hub
@@ -34,5 +35,6 @@ class Config(ExportOptions, OutputOptions, ImportOptions):
 
 
 def main(config: Config) -> None:
-    used = export(hub.load(config.run), config.out, config.format, config.overwrite)
+    with written_folder(config.out, last=("modules.json", "config.json")) as folder:
+        used = export(hub.load(config.run), folder, config.format, config.overwrite)
     console.say(f"{config.out}: written for {used}; its README.md has the code that loads it")

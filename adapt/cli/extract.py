@@ -61,12 +61,12 @@ class Config(
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_out(config.out, None, config.overwrite)
+    check_out(config.out, None, config.overwrite, may_be_remote=True)
     pretrained = hub.load(config.checkpoint)
     table = tables.read(config.data)
     layout = sharding.make_layout(config.mesh, jax.local_devices())
 
-    with open_run(config.out, config):
+    with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
         started = time.perf_counter()
         share = multihost.even_shares(len(table))[jax.process_index()]
@@ -79,7 +79,7 @@ def main(config: Config) -> dict[str, Any]:
             extraction = extract(
                 pretrained,
                 table,
-                config.out,
+                folder.path,
                 text_column=config.text_column,
                 image_column=config.image_column,
                 pooling=config.pooling,
@@ -99,14 +99,15 @@ def main(config: Config) -> dict[str, Any]:
             "encoder_digest": digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
-        write_json(config.out / "result.json", result)
+        write_json(folder.path / "result.json", result)
 
     if pretrained.tokenizer:
         longest = pretrained.tokenizer.max_length
         console.warn_truncated(extraction.truncated, longest, config.data)
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
-    console.table(str(extraction.path), ("", "value"), [(name, result[name]) for name in shown])
-    where = config.out if multihost.is_multiprocess() else extraction.path
+    path = config.out / extraction.path.name
+    console.table(str(path), ("", "value"), [(name, result[name]) for name in shown])
+    where = config.out if multihost.is_multiprocess() else path
     size = f"{extraction.examples:,} x {extraction.width:,} float32"
     console.result(f"{where}: {size}, {extraction.examples_per_second:,.0f} examples/s")
     return result

@@ -8,13 +8,13 @@ checkpoints; it is itself a checkpoint that the other commands take.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from adapt.cli import plots, showing
 from adapt.cli.run_folder import (
     check_run_out,
     check_same_origin,
-    keep_when_saved,
     lineage,
     open_run,
     write_json,
@@ -81,30 +81,30 @@ def main(config: Config) -> dict[str, Any]:
 
     # Train, from where an earlier run stopped, and test with the best checkpoint.
     with (
-        open_run(config.out, config) as keep_folder,
+        open_run(config.out, config) as folder,
         training_report(f"strategy {config.strategy}") as report,
     ):
-        log = MetricsLog(config.out / "metrics.jsonl")
-        checkpoints = open_checkpoints(config, plan, data, log)
-        callbacks = [log, keep_when_saved(keep_folder), report]
+        log = MetricsLog(folder.path / "metrics.jsonl")
+        checkpoints = open_checkpoints(config, folder.path, plan, data, log)
+        callbacks = [log, folder.keep_when_saved, report]
         fitted = fit(plan, data, config, checkpoints=checkpoints, callbacks=callbacks, laps=laps)
         if fitted.outcome == "stopped":
             return showing.show_stopped(fitted, config.out)
         tested = test(plan, data, fitted)
-    speed = fitted.progress.examples_per_second
-    result = tested.scores | {"examples_per_second": speed}
-    result |= {"seconds": laps.seconds | {"compile": compiling.seconds, "total": laps.total}}
-    result |= tested.facts | {"saved": "full" if checkpoints.encoder is None else "delta"}
-    write_json(config.out / "result.json", result)
-    plot = plots.plot_history(config.out, task.primary_metric)
-    showing.show_end(config.out, task, result, plot)
+        speed = fitted.progress.examples_per_second
+        result = tested.scores | {"examples_per_second": speed}
+        result |= {"seconds": laps.seconds | {"compile": compiling.seconds, "total": laps.total}}
+        result |= tested.facts | {"saved": "full" if checkpoints.encoder is None else "delta"}
+        write_json(folder.path / "result.json", result)
+        plot = plots.plot_history(folder.path, task.primary_metric)
+    showing.show_end(config.out, task, result, config.out / plot.name)
     return result
 
 
 def open_checkpoints(
-    config: Config, plan: Plan, data: TaskData, log: MetricsLog
+    config: Config, folder: Path, plan: Plan, data: TaskData, log: MetricsLog
 ) -> FolderCheckpoints:
-    """The checkpoints of the run's folder; a new run gets its model.json and lineage.json.
+    """The checkpoints of the run's ``folder``; a new run gets its model.json and lineage.json.
 
     Raises :class:`OutputError` where a run goes on with another encoder or other data.
     """
@@ -133,10 +133,10 @@ def open_checkpoints(
         check_same_origin(config.out, origin)
     else:
         if multihost.is_lead_process():
-            hub.save_model(config.out, pretrained, reference)
-        write_json(config.out / "lineage.json", origin)
+            hub.save_model(folder, pretrained, reference)
+        write_json(folder / "lineage.json", origin)
     return FolderCheckpoints(
-        folder=config.out / "checkpoints",
+        folder=folder / "checkpoints",
         resumes=config.resume,
         encoder=pretrained.params["encoder"] if reference else None,
         log=log,

@@ -25,6 +25,7 @@ from adapt.cli.console import notes_on_stderr
 from adapt.cli.flags import name_flags, read_flags
 from adapt.cli.watcher import DIED
 from adapt.errors import AdaptError
+from adapt.files import is_remote
 from adapt.parallel.multihost import is_multiprocess
 
 # Files of the devices that a plugin of JAX computes on, by the beginning of the plugin's name.
@@ -53,6 +54,7 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
                 from adapt.extensions import import_modules
 
                 import_modules(flags.import_)
+            check_buckets(flags)
             main(flags)
         except AdaptError as error:
             fail(name_flags(str(error), config))
@@ -77,6 +79,16 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
             os._exit(
                 130
             )  # Python would now and then end by the signal itself, after the line above
+
+
+def check_buckets(flags: Any) -> None:
+    """Raise :class:`BucketError` for a flag that names a bucket which can't be read here."""
+    for value in vars(flags).values():
+        for name in value if isinstance(value, tuple) else (value,):
+            if is_remote(name):
+                from adapt import buckets
+
+                buckets.check(name)
 
 
 def module_name(main: Callable[..., Any]) -> str:

@@ -119,7 +119,7 @@ class Config(
 def main(config: Config) -> dict[str, Any]:
     laps = Laps()
     compiling = Compiling()
-    check_out(config.out, None, config.overwrite)
+    check_out(config.out, None, config.overwrite, may_be_remote=True)
     check_ranges(config)
     check_task(config.task)
     run = finetune_config(config)
@@ -129,17 +129,17 @@ def main(config: Config) -> dict[str, Any]:
     laps.lap("set_up")
     set_up = laps.seconds["set_up"] - compiling.seconds
 
-    with open_run(config.out, config):
+    with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
         console.say(f"data      {showing.sizes(sets)}")
         workload = make_workload(config, run, pretrained, sets, names)
-        overhead = measure_overhead(config.out, set_up, len(names))
+        overhead = measure_overhead(folder.path, set_up, len(names))
         with console.progress("timing", 0) as bar:
             estimates, timings = planning.estimate_strategies(
                 workload, config.also, overhead, on_progress=bar.show
             )
         show(config, estimates)
-        measured = {name: run_strategy(config, run, name) for name in config.measure}
+        measured = {name: run_strategy(folder.path, run, name) for name in config.measure}
         show_measured(estimates, measured)
         finish = dataclasses.asdict(overhead)
         set_up = finish.pop("set_up")
@@ -148,7 +148,7 @@ def main(config: Config) -> dict[str, Any]:
             "strategies": [dataclasses.asdict(estimate) for estimate in estimates],
             "measured": measured,
         }
-        write_json(config.out / "plan.json", result)
+        write_json(folder.path / "plan.json", result)
     return result
 
 
@@ -313,9 +313,9 @@ def verdict(estimate: Estimate, full: Estimate) -> str:
     return f"{worth}: {full.best / estimate.best:.1f} times cheaper than full, {how}"
 
 
-def run_strategy(config: Config, run: finetune.Config, name: str) -> dict[str, Any]:
+def run_strategy(folder: Path, run: finetune.Config, name: str) -> dict[str, Any]:
     """The seconds of a strategy's run, in a process of its own, as its result.json has them."""
-    out = config.out / name.replace(":", "")
+    out = folder / name.replace(":", "")
     run = dataclasses.replace(run, strategy=name, out=out)
     command = ["adapt", "finetune", *changed_flags(run)]
     console.say(f"running   {' '.join(command)}")

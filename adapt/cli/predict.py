@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from adapt import buckets
 from adapt.cli import console
+from adapt.cli.staging import written_file
 from adapt.data import tables
 from adapt.errors import CheckpointError, OutputError, StrategyError
-from adapt.files import atomic_path
 from adapt.options import ColumnOptions, ImportOptions, OutputOptions
 from adapt.predicting import Predictions, check_predicts, predict_table
 from adapt.pretrained import hub
@@ -50,7 +51,7 @@ class Config(PredictOptions, ColumnOptions, OutputOptions, ImportOptions):
 
 
 def main(config: Config) -> None:
-    if config.out.exists() and not config.overwrite:
+    if buckets.exists(config.out) and not config.overwrite:
         raise OutputError(
             f"the output file {config.out} exists: give `overwrite` to replace it, or another `out`"
         )
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
 
 def load(path: Path) -> hub.Pretrained:
     """A finished run that predicts. Raises :class:`CheckpointError` for anything else."""
-    if not (path / "model.json").exists():
+    if not buckets.exists(path / "model.json"):
         raise CheckpointError(
             f"{path} is not a run's folder (no model.json): give what finetune wrote to `out`"
         )
@@ -95,8 +96,7 @@ def check_pairs(folders: Sequence[Path], text_pair_column: str | None) -> None:
 
 def write_csv(path: Path, predictions: Predictions) -> None:
     """The predictions as a CSV file, complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with written_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(predictions.header)
         writer.writerows(predictions.rows)

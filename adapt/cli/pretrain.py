@@ -19,7 +19,6 @@ from adapt.cli import plots, showing
 from adapt.cli.run_folder import (
     check_run_out,
     check_same_origin,
-    keep_when_saved,
     lineage,
     open_run,
     write_json,
@@ -55,32 +54,32 @@ def main(config: Config) -> dict[str, Any]:
 
     # Train, from where an earlier run stopped.
     with (
-        open_run(config.out, config) as keep_folder,
+        open_run(config.out, config) as folder,
         training_report("pre-training", shows_epochs=False) as report,
     ):
-        log = TextMetricsLog(config.out / "metrics.jsonl")
-        checkpoints = open_checkpoints(config, plan, data, log)
+        log = TextMetricsLog(folder.path / "metrics.jsonl")
+        checkpoints = open_checkpoints(config, folder.path, plan, data, log)
         fitted = fit(
             plan,
             data,
             config.fitting,
             checkpoints=checkpoints,
-            callbacks=[log, keep_when_saved(keep_folder), report],
+            callbacks=[log, folder.keep_when_saved, report],
             validate_first=True,
         )
-    if fitted.outcome == "stopped":
-        return showing.show_stopped(fitted, config.out)
-    result = result_of(plan, fitted)
-    write_json(config.out / "result.json", result)
-    plot = plots.plot_history(config.out, "accuracy")
-    showing.show_text_end(config.out, result, plot)
+        if fitted.outcome == "stopped":
+            return showing.show_stopped(fitted, config.out)
+        result = result_of(plan, fitted)
+        write_json(folder.path / "result.json", result)
+        plot = plots.plot_history(folder.path, "accuracy")
+    showing.show_text_end(config.out, result, config.out / plot.name)
     return result
 
 
 def open_checkpoints(
-    config: Config, plan: Plan, data: TextData, log: TextMetricsLog
+    config: Config, folder: Path, plan: Plan, data: TextData, log: TextMetricsLog
 ) -> FolderCheckpoints:
-    """The checkpoints of the run's folder; a new run gets its model.json and lineage.json.
+    """The checkpoints of the run's ``folder``; a new run gets its model.json and lineage.json.
 
     Raises :class:`OutputError` where a run goes on with another encoder or another text.
     """
@@ -97,10 +96,10 @@ def open_checkpoints(
         check_same_origin(config.out, origin)
     else:
         if multihost.is_lead_process():
-            hub.save_model(config.out, plan.pretrained)
-        write_json(config.out / "lineage.json", origin)
+            hub.save_model(folder, plan.pretrained)
+        write_json(folder / "lineage.json", origin)
     return FolderCheckpoints(
-        folder=config.out / "checkpoints", resumes=config.resume, log=log, layout=plan.layout
+        folder=folder / "checkpoints", resumes=config.resume, log=log, layout=plan.layout
     )
 
 

@@ -87,7 +87,7 @@ def main(config: Config) -> dict[str, Any]:
     laps = Laps()
     compiling = Compiling()
     check_flags(config)
-    check_out(config.out, None, config.overwrite)
+    check_out(config.out, None, config.overwrite, may_be_remote=True)
     if is_multiprocess():
         raise StrategyError(
             "probe is of one process: leave out `coordinator`, and give `mesh` for its devices"
@@ -97,7 +97,7 @@ def main(config: Config) -> dict[str, Any]:
     test = np.arange(len(labels)) >= len(tables[0])  # none where there is no test table
     make_splits(labels, test, config, regression=not names)  # refused before any work is done
 
-    with open_run(config.out, config):
+    with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
         console.say(f"data      {(~test).sum():,} rows of {config.data}, {test.sum():,} of a test")
         laps.lap("set_up")
@@ -107,7 +107,7 @@ def main(config: Config) -> dict[str, Any]:
             last_layer = np.ascontiguousarray(features[-1, 0][~test])
             with console.progress("timing", 3) as bar:
                 result = compare_with_sklearn(last_layer, labels[~test], 3, on_progress=bar.show)
-            write_json(config.out / "result.json", result)
+            write_json(folder.path / "result.json", result)
             show_speed(result)
             return result
         methods = config.methods(regression=not names)
@@ -127,11 +127,11 @@ def main(config: Config) -> dict[str, Any]:
         }
         score = score_name(config.task)
         title = f"{config.checkpoint} on {config.data}: heads on frozen layers, 95% intervals"
-        layers = config.out / "layers.png"
+        layers = folder.path / "layers.png"
         baseline = result["floor"]
         plots.plot_layers(layers, result["cells"], baseline, score, title)
         result["plot"] = layers.name
-        write_json(config.out / "result.json", result)
+        write_json(folder.path / "result.json", result)
     show(config, result)
     return result
 

@@ -1,13 +1,15 @@
 """The folder of a run: config.json, lineage.json, and the rules of ``--resume`` and
 ``--overwrite``.
 
-Of several processes the lead one alone makes the folder and writes into it.
+Of several processes the lead one alone makes the folder and writes into it. A run whose folder is
+in a bucket is written to a local one, see :mod:`adapt.cli.staging`.
 """
 
 import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +17,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import adapt
-from adapt import extensions, files
+from adapt import buckets, extensions, files
 from adapt.cli.flags import Options, flag
+from adapt.cli.staging import StagedFolder, staging
 from adapt.errors import OutputError
 from adapt.options import DeviceOptions, RunOptions
-from adapt.parallel.multihost import assert_same, barrier, is_lead_process
+from adapt.parallel.multihost import assert_same, barrier, is_lead_process, is_multiprocess
 from adapt.pretrained.hub import Pretrained, read_json
-from adapt.training.events import Callback, Event, Saved
+from adapt.training.events import Event, Saved
 
 # Flags that may differ between a run and its resumption.
 UNCOMPARED = (
@@ -45,20 +48,43 @@ class RunFlags(Options, Protocol):
     def overwrite(self) -> bool: ...
 
 
-def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a command writes: a local folder, ``--out`` itself unless that is in a bucket.
+
+    After a call of ``keep`` the folder stays, whatever happens: it holds something that a run can
+    go on with. One in a bucket is brought up to date.
+    """
+
+    path: Path
+    keep: Callable[[], None]
+
+    def keep_when_saved(self, event: Event) -> None:
+        """A callback of a training run that keeps its folder from the first checkpoint on."""
+        if isinstance(event, Saved):
+            self.keep()
+
+
+def check_out(out: Path, resume: bool | None, overwrite: bool, may_be_remote: bool = False) -> None:
     """Raise :class:`OutputError` for an output folder that exists, before any work is done.
 
-    `--resume` is None where a command has no such flag.
+    `--resume` is None where a command has no such flag. ``may_be_remote`` says that the command can
+    write into a bucket, with one process.
     """
+    if files.is_remote(out):
+        check_remote(out, may_be_remote)
     if not is_lead_process():  # the lead process makes the folder, perhaps by now
         return
     if resume and overwrite:
         raise OutputError(
             "--resume goes on with a run and --overwrite deletes it: give one of them"
         )
-    if resume and not (out / "config.json").exists():
+    if resume and not buckets.exists(out / "config.json"):
         raise OutputError(f"--resume: there is no run in {out} (no config.json)")
-    is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if files.is_remote(out):
+        is_free = not buckets.list_files(str(out))
+    else:
+        is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_free and not resume and not overwrite:
         go_on = "" if resume is None else "--resume to go on with it, "
         raise OutputError(
@@ -67,46 +93,67 @@ def check_out(out: Path, resume: bool | None, overwrite: bool) -> None:
         )
 
 
+def check_remote(out: Path, may_be_remote: bool) -> None:
+    """Raise :class:`OutputError` for a folder in a bucket that can't be written to."""
+    buckets.check(out)
+    if not may_be_remote:
+        files.local_path(out, "out")
+    if is_multiprocess():
+        raise OutputError(
+            f"--out {out} is in a bucket, where a run of several processes does not write: give a "
+            "folder on a disk that all of them see, and copy it there afterwards"
+        )
+
+
 def check_run_out(options: RunOptions, checkpoint: str) -> None:
     """Raise :class:`OutputError` for an output folder that exists, and for one that holds the
     encoder of ``checkpoint``, directly or through runs that refer to each other.
     """
-    check_out(options.out, options.resume, options.overwrite)
+    check_out(options.out, options.resume, options.overwrite, may_be_remote=True)
     if options.resume and (options.out / "model.json").exists():
         extensions.check_run(options.out)
-    out = options.out.resolve()
+    out = files.absolute(options.out)
     source = checkpoint
     visited = []
     while True:
-        folder = Path(source).expanduser().resolve()
-        if folder in visited or not (folder / "model.json").is_file():
+        folder = files.absolute(os.path.expanduser(source))
+        if folder in visited or not buckets.exists(folder / "model.json"):
             return
         visited.append(folder)
         base = read_json(folder, "model.json").get("base") or {}
         source = base.get("source", "")
-        if source and Path(source).resolve() == out:
+        if source and files.absolute(source) == out:
             raise OutputError(
                 f"--out {options.out} holds the encoder that {folder} refers to: give another --out"
             )
 
 
 @contextlib.contextmanager
-def open_run(out: Path, config: RunFlags) -> Iterator[Callable[[], None]]:
+def open_run(out: Path, config: RunFlags) -> Iterator[RunFolder]:
     """Make the run's folder with config.json, or check with `--resume` that the flags are those of
     the run.
 
     An error inside leaves nothing half-written: the new folder goes, and what `--overwrite` was to
-    replace comes back. After a call of the function that it yields, the folder stays: it holds
-    something that a run can go on with. Raises :class:`OutputError`; only a folder that the same
-    command wrote is ever replaced.
+    replace comes back, unless the folder was kept. Raises :class:`OutputError`; only a folder that
+    the same command wrote is ever replaced.
     """
     flags = flags_of(config)
     shared = {flag(name): repr(value) for name, value in flags.items() if name not in OF_A_PROCESS}
     assert_same("their flags", shared)
 
-    if getattr(config, "resume", False):
+    resumes = getattr(config, "resume", False)
+    if resumes:
         check_flags_of(out, flags, default_flags(type(config)))
-        yield nothing_to_keep
+    if files.is_remote(out):
+        with staging(str(out)) as folder:
+            if resumes:
+                folder.resume()
+            else:
+                begin_staged(folder, out, flags, config.overwrite)
+            yield RunFolder(folder.path, folder.upload)
+        return
+    if resumes:
+        yield RunFolder(out, nothing_to_keep)
         return
 
     if not is_lead_process():
@@ -116,23 +163,13 @@ def open_run(out: Path, config: RunFlags) -> Iterator[Callable[[], None]]:
                 f"--out {out} is not on a disk that every host sees: "
                 "the first process made it elsewhere"
             )
-        yield nothing_to_keep
+        yield RunFolder(out, nothing_to_keep)
         return
 
     with new_folder(out.resolve(), flags["experiment"], config.overwrite) as keep:
         write_json(out / "config.json", flags)
         barrier("folder")
-        yield keep
-
-
-def keep_when_saved(keep: Callable[[], None]) -> Callback:
-    """A callback of a training run that keeps its folder from the first checkpoint on."""
-
-    def keep_saved(event: Event) -> None:
-        if isinstance(event, Saved):
-            keep()
-
-    return keep_saved
+        yield RunFolder(out, keep)
 
 
 def nothing_to_keep() -> None:
@@ -162,6 +199,19 @@ def as_json(flags: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(flags, default=str))
 
 
+def begin_staged(folder: StagedFolder, out: Path, flags: dict[str, Any], overwrite: bool) -> None:
+    """Make a new run's local folder. What is in the bucket stays until the first upload.
+
+    Raises :class:`OutputError` as :func:`new_folder` does.
+    """
+    folder.previous = buckets.list_files(str(out)).keys()
+    if folder.previous and not overwrite:
+        raise being_filled(out)
+    if folder.previous and command_of(out) != flags["experiment"]:
+        raise not_written_by(flags["experiment"], out)
+    write_json(folder.path / "config.json", flags)
+
+
 @contextlib.contextmanager
 def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[], None]]:
     """Make ``out`` an empty folder; after an error inside, everything is as it was before.
@@ -174,18 +224,13 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
     is_filled = existed and any(out.iterdir())
 
     if is_filled and not overwrite:  # it was not there when check_out looked
-        raise OutputError(
-            f"the output folder {out} is being filled by another process: give another --out"
-        )
+        raise being_filled(out)
     if is_filled and previous.exists() and not has_saved(out):
         # A run that was to replace the previous one was killed before it had saved anything.
         files.delete(out)
         previous.rename(out)
     if is_filled and command_of(out) != command:
-        raise OutputError(
-            f"{out} is not a folder that {command} wrote, so --overwrite leaves it alone: "
-            "remove it yourself"
-        )
+        raise not_written_by(command, out)
 
     is_kept = False
 
@@ -213,6 +258,19 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
             files.delete(out)
         raise
     keep()
+
+
+def being_filled(out: Path) -> OutputError:
+    return OutputError(
+        f"the output folder {out} is being filled by another process: give another --out"
+    )
+
+
+def not_written_by(command: str, out: Path) -> OutputError:
+    return OutputError(
+        f"{out} is not a folder that {command} wrote, so --overwrite leaves it alone: "
+        "remove it yourself"
+    )
 
 
 def has_saved(out: Path) -> bool:

@@ -13,14 +13,16 @@ import hashlib
 import io
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapt import buckets
 from adapt.data import bundled
 from adapt.data.arrow import write_arrow
 from adapt.errors import DataError, OutputError, StrategyError, first_line
+from adapt.files import is_remote
 from adapt.options import DataOptions
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
 
@@ -62,13 +64,18 @@ def read(spec: str | Path, split: str | None = None) -> Table:
         read("reviews", "test")         # of adapt.data.bundled: the same as reviews:test
         read("org/name:validation")     # of the hub
 
-    A file or a folder comes before a bundled set of the same name. Every CSV column is text, as it
+    A file or a folder comes before a bundled set of the same name; one in a bucket, ``gs://...``,
+    is copied into the cache first. Every CSV column is text, as it
     stands in the file: ``007`` and ``NA`` keep being ``007`` and ``NA``. A file that changed is
     read anew, whatever its modification time says.
 
     Raises :class:`DataError` for a missing, empty or unreadable file, a ragged row, an unknown name
     or split; :class:`AssetError` where a bundled set can't be fetched.
     """
+    if is_remote(spec):
+        local = buckets.download(str(spec), cache_folder() / "buckets")
+        with buckets.errors_name(spec):
+            return replace(read(local, split), name=str(spec))
     name = str(spec)
     if not Path(name).expanduser().exists():
         name, _, part = name.partition(":")
@@ -144,6 +151,10 @@ def read_lines(path: str | Path) -> Table:
 
     Raises :class:`DataError` for a file that is missing, empty, or not UTF-8.
     """
+    if is_remote(path):
+        local = buckets.download(str(path), cache_folder() / "buckets")
+        with buckets.errors_name(path):
+            return replace(read_lines(local), name=str(path))
     path = Path(path).expanduser()
     if not path.is_file():
         raise DataError(f"{path} does not exist")

@@ -15,7 +15,7 @@ from pathlib import Path
 from adapt.errors import ExportError, OutputError
 from adapt.export import card, layout, sentence_transformers, transformers
 from adapt.export.folder import Folder, head_kind
-from adapt.files import need_space, replace_folder
+from adapt.files import local_path, need_space, replace_folder
 from adapt.models import peft
 from adapt.pretrained import hub
 
@@ -43,7 +43,7 @@ def export(
     exports, and :class:`OutputError` for a folder that exists (without ``overwrite``), that holds
     the run itself, or that the disk has no room for.
     """
-    out = Path(out).resolve()
+    out = local_path(out, "out").resolve()
     run = with_merged_lora(run)
     check_absent(out, run, overwrite)
     format = choose_format(run, format)

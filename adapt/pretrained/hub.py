@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import safetensors
 
-from adapt import files, tree
+from adapt import buckets, files, tree
 from adapt.errors import CheckpointError, ExtensionError, StrategyError, first_line
 from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
 from adapt.options import ModelOptions
@@ -121,14 +121,20 @@ def check_inputs(pretrained: Pretrained, image_column: str | None) -> None:
 
 def load(name: str | Path) -> Pretrained:
     """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a
-    hub id.
+    hub id. A folder may be in a bucket: ``gs://bucket/folder``.
 
     Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded
     in part.
     """
     folder = resolve(str(name))
+    with buckets.errors_name(name):
+        return load_folder(folder, str(name))
+
+
+def load_folder(folder: Path, source: str) -> Pretrained:
+    """The checkpoint in a local folder, which is or was copied from ``source``."""
     if (folder / "model.json").exists():
-        return load_run(folder, str(name))
+        return load_run(folder, source)
     hf = read_json(folder, "config.json")
     if "model_type" not in hf:
         raise CheckpointError(
@@ -138,7 +144,7 @@ def load(name: str | Path) -> Pretrained:
     config = families.read_config(hf, str(folder))
     head, params = families.to_params(config, hf, read_tensors(folder), str(folder))
     task, labels = class_names(hf, head)
-    pretrained = Pretrained(str(name), config, head, params, task=task, labels=labels)
+    pretrained = Pretrained(source, config, head, params, task=task, labels=labels)
     return with_inputs(pretrained, folder, None)
 
 
@@ -209,9 +215,12 @@ def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pret
 
 
 def resolve(name: str) -> Path:
-    """The local folder of a checkpoint's name. Raises :class:`CheckpointError` when nothing is
-    found.
+    """The local folder of a checkpoint's name; what is in a bucket is copied into the cache.
+
+    Raises :class:`CheckpointError` when nothing is found.
     """
+    if files.is_remote(name):
+        return download(name)
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -244,6 +253,27 @@ def resolve(name: str) -> Path:
             f"no checkpoint {name!r}: no such folder, no bundled name ({bundled}), and the hub "
             f"gave none: {reason}"
         ) from None
+
+
+def download(name: str) -> Path:
+    """The local copy of a checkpoint in a bucket; of a run without the state that only `resume`
+    needs.
+
+    Raises :class:`BucketError`.
+    """
+    buckets.check(name)
+    unneeded = []
+    folder = files.to_path(name) / "checkpoints"
+    if buckets.exists(folder / checkpoint.INDEX):
+        index = checkpoint.read_index(folder)
+        last = index.get("last")
+        if last and last["folder"] != index.get("best", last)["folder"]:
+            unneeded.append(f"checkpoints/{last['folder']}/")
+
+    def is_needed(file_name: str) -> bool:
+        return not file_name.startswith(tuple(unneeded))
+
+    return buckets.download(name, assets.cache_folder() / "buckets", is_needed)
 
 
 def read_json(folder: Path, file: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import tree
+from adapt import files, tree
 from adapt.errors import StrategyError
 from adapt.parallel import multihost
 from adapt.parallel.sharding import Layout
@@ -235,7 +235,7 @@ def encoder_reference(
     hindrance = ""
     if random_weights:
         hindrance = "`random_weights` has no encoder to refer to"
-    if Path(source) == out.resolve():
+    if files.to_path(source) == files.absolute(out):
         hindrance = f"`out` {out} replaces the checkpoint that it would refer to"
     if hindrance and save == "delta":
         raise StrategyError(f"`save` delta: {hindrance}: give `save` full")
