@@ -182,7 +182,7 @@ def ends(processes):
 def flags_of(inputs, out, *more):
     data = (
         "--checkpoint",
-        inputs.checkpoint("bert_mlm_tied"),
+        inputs.checkpoint("bert_mlm_tied", blocks=1),
         "--train",
         inputs.train,
         "--test",
@@ -195,7 +195,7 @@ def flags_of(inputs, out, *more):
         "--batch-size",
         8,
         "--epochs",
-        2,
+        1,
         "--patience",
         0,
         "--dropout",
@@ -219,7 +219,7 @@ def test_a_run_of_two_processes_and_its_resumption_on_one_device(
     both, one = tmp_path / "both", tmp_path / "one"
     sharded_flags = ("--mesh", "data=2,fsdp=2")
     found = ends(
-        together("finetune", flags_of(inputs, both, "--stop-after", 4, *sharded_flags), [(), ()])
+        together("finetune", flags_of(inputs, both, "--stop-after", 2, *sharded_flags), [(), ()])
     )
     assert [status for status, *_ in found] == [0, 0], found
     assert found[1][1] == ""  # the first process alone speaks
