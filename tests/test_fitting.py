@@ -44,7 +44,7 @@ class Setup:
 @pytest.fixture
 def setup(inputs):
     """`setup(strategy="top:1")` has 32 sentences, 4 steps an epoch, and 14 others to validate and test with."""
-    pretrained = hub.load(inputs.checkpoint("bert_mlm_tied"))
+    pretrained = hub.load(inputs.checkpoint("bert_mlm_tied", blocks=1))
     task = get_task("classification")
     train = tables.read(inputs.train)
     names = task.label_names(train, "label", ["text"])

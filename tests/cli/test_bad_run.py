@@ -102,9 +102,9 @@ def test_a_disk_that_is_too_small_for_the_features(inputs, disk, tmp_path):
 def test_a_disk_that_fills_up_in_mid_run(inputs, disk, tmp_path, monkeypatch):
     place, flags = (
         disk(72),
-        {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts, "patience": 0},
+        {"checkpoint": inputs.checkpoint("bert_mlm_tied", blocks=1), **inputs.texts, "patience": 0},
     )
-    flags |= {"epochs": 3, "batch_size": 4, "save_every": 1}
+    flags |= {"epochs": 1, "batch_size": 4, "save_every": 1}
     finetune.main(finetune.Config(**flags, out=tmp_path / "whole"))
 
     save, fillers = checkpoint.save, []

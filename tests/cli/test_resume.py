@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def flags(inputs) -> dict:
     """4 steps an epoch in batches of several shapes."""
     data = {
-        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", blocks=1),
         "train": inputs.train,
         "test": inputs.test,
     }
@@ -181,7 +181,7 @@ def test_pre_training_resumes_too(inputs, tmp_path, case):
     text.write_text("\n".join(text for text, _ in tiny.sentences(30)))
     flags = {
         "text": str(text),
-        "checkpoint": inputs.checkpoint(case),
+        "checkpoint": inputs.checkpoint(case, blocks=1),
         "steps": 9,
         "batch_size": 4,
         "validate_every": 3,

@@ -17,7 +17,7 @@ from adapt.training.step import State, advance, init_state, make_step
 from adapt.training.strategies import label_phase, strategy
 from tests.helpers import tiny
 from tests.helpers.runs import assert_same_run, stored_digest
-from tests.helpers.small import CONFIGS, batch, bits, classifier, copy, params
+from tests.helpers.small import batch, bits, classifier, copy, params
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -90,9 +90,9 @@ def test_a_group_that_goes_on_may_not_gain_leaves():
 
 @pytest.fixture
 def flags(inputs) -> dict:
-    """4 steps an epoch."""
+    """4 steps an epoch, of one block."""
     data = {
-        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", blocks=1),
         "train": inputs.train,
         "test": inputs.test,
     }
@@ -101,10 +101,14 @@ def flags(inputs) -> dict:
 
 @pytest.mark.parametrize(
     ("name", "epochs", "stops"),
-    [("lp-ft+decay:0.5", 3, (3, 4, 6)), ("gradual", 3, (4, 8, 9)), ("lp-ft+lora:2", 2, (5,))],
+    [("lp-ft+decay:0.5", 3, (3, 4, 6)), ("gradual", 3, (5, 9)), ("lp-ft+lora:2", 2, (5,))],
 )
-def test_stopped_in_any_phase_and_resumed_is_the_same_run(flags, tmp_path, name, epochs, stops):
+def test_stopped_in_any_phase_and_resumed_is_the_same_run(
+    flags, inputs, tmp_path, name, epochs, stops
+):
     flags |= {"strategy": name, "epochs": epochs}
+    if name == "gradual":  # a phase for the head, and one for each block
+        flags |= {"checkpoint": inputs.checkpoint("bert_mlm_tied")}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finetune.main(finetune.Config(**flags, out=whole))
     for number, at in enumerate(stops):
@@ -188,7 +192,7 @@ def test_every_strategy_runs_on_every_family(inputs, tmp_path):
         data = inputs.images if case.startswith("vit") else inputs.texts
         out = tmp_path / f"run{number}"
         config = {
-            "checkpoint": inputs.checkpoint(case),
+            "checkpoint": inputs.checkpoint(case, blocks=1),
             "strategy": name,
             "epochs": 1,
             "batch_size": 4,
@@ -201,6 +205,4 @@ def test_every_strategy_runs_on_every_family(inputs, tmp_path):
         )
         run = hub.load(out)
         t.check_like(run.params, run.model.shapes())
-        assert (
-            run.config.family == case.split("_")[0] and run.config.layers == CONFIGS["bert"].layers
-        )
+        assert run.config.family == case.split("_")[0] and run.config.layers == 1
