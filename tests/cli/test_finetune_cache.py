@@ -120,6 +120,8 @@ def predictions(folder: Path, data: dict[str, str]) -> tuple[list[str], np.ndarr
 @pytest.mark.parametrize("case", [BERT, GPT2, VIT])
 def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, strategy):
     flags = {"strategy": strategy, "epochs": 1}
+    if strategy != "top:2":
+        flags["checkpoint"] = inputs.checkpoint(case, blocks=1)
     if case == VIT:
         # Batches of the shape in which the cache was computed: 32 pictures.
         flags |= {"batch_size": 32, "epochs": 3, "patience": 0}
@@ -154,21 +156,24 @@ def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, st
 
 
 @pytest.mark.parametrize(("case", "strategy"), [(BERT, "top:1"), (BERT, "frozen"), (VIT, "top:1")])
-def test_accumulated_micro_batches_agree(run, tmp_path, case, strategy):
+def test_accumulated_micro_batches_agree(run, inputs, tmp_path, case, strategy):
     """The last step has one that is not full, or empty."""
+    flags = {"checkpoint": inputs.checkpoint(case, blocks=1), "strategy": strategy}
     for name in ("off", "on"):
-        run(case, name, cache=name, strategy=strategy, batch_size=8, accumulate=2)
+        run(case, name, cache=name, batch_size=8, accumulate=2, **flags)
     np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), rtol=1e-5)
 
 
-def test_images_count_as_much_padding_with_the_cache_as_without(run):
+def test_images_count_as_much_padding_with_the_cache_as_without(run, inputs):
     flags = {"strategy": "top:1", "batch_size": 32}
+    flags["checkpoint"] = inputs.checkpoint(VIT, blocks=1)
     assert run(VIT, cache="on", **flags)["padding"] == run(VIT, cache="off", **flags)["padding"]
 
 
-def test_computing_in_bfloat16_keeps_bfloat16_without_loss(run, tmp_path):
-    run(BERT, "off", cache="off", dtype="bfloat16")
-    on = run(BERT, "on", cache="on", dtype="bfloat16")
+def test_computing_in_bfloat16_keeps_bfloat16_without_loss(run, inputs, tmp_path):
+    flags = {"checkpoint": inputs.checkpoint(BERT, blocks=1), "dtype": "bfloat16"}
+    run(BERT, "off", cache="off", **flags)
+    on = run(BERT, "on", cache="on", **flags)
     assert on["cache"]["dtype"] == "bfloat16"
     assert on["cache"]["relative_error"] == 0
     np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), rtol=1e-2)
@@ -350,9 +355,11 @@ def test_gradual_reports_the_cache_of_its_earlier_phases(run):
 @pytest.mark.parametrize(
     ("strategy", "is_lost"), [("frozen", True), ("top:1", False), ("top:1", True)]
 )
-def test_stopped_and_resumed_with_the_cache_is_the_same_run(run, home, tmp_path, strategy, is_lost):
+def test_stopped_and_resumed_with_the_cache_is_the_same_run(
+    run, inputs, home, tmp_path, strategy, is_lost
+):
     flags = {"cache": "on", "strategy": strategy, "epochs": 2, "patience": 0, "seed": 1}
-    flags |= {"save_every": 2}
+    flags |= {"save_every": 2, "checkpoint": inputs.checkpoint(BERT, blocks=1)}
     run(BERT, "whole", **flags)
     assert run(BERT, "parts", **flags, stop_after=2) == {}
     if is_lost:
