@@ -2,6 +2,7 @@
 
 from adapt.errors import AdaptError as AdaptError
 from adapt.features import encode as encode
+from adapt.finetuning import finetune as finetune
 from adapt.models import CausalLM as CausalLM
 from adapt.models import Classifier as Classifier
 from adapt.models import Encoder as Encoder
@@ -10,8 +11,12 @@ from adapt.models import MaskedLM as MaskedLM
 from adapt.models import Model as Model
 from adapt.models import Span as Span
 from adapt.models import Tagger as Tagger
+from adapt.predicting import Predictions as Predictions
 from adapt.pretrained.hub import Pretrained as Pretrained
 from adapt.pretrained.hub import load as load
+from adapt.pretraining import pretrain as pretrain
+from adapt.run import Run as Run
+from adapt.run import load_run as load_run
 from adapt.training.losses import binary_cross_entropy as binary_cross_entropy
 from adapt.training.losses import cross_entropy as cross_entropy
 from adapt.training.losses import squared_error as squared_error

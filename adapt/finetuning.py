@@ -1,195 +1,412 @@
-"""Fine-tuning as a library: examples of a task, a plan of what trains, the test of the result.
+"""Fine-tuning as a library: from labelled data to a run that predicts.
 
-    sets, names = read_sets(data_options, options, pretrained)
-    data = TaskData.build(task, names, sets, options)   # examples with labels, in batches
-    plan = build_plan(pretrained, data, options)        # no old head, a new one, phases
-    fitted = fit(plan, data, options, callbacks=[print])
-    tested = test(plan, data, fitted)                   # with the best checkpoint
+    run = finetune("minilm", texts, labels, strategy="top:2", test=(more_texts, more_labels))
+    run.scores                              # {"validation": {...}, "test": {...}}
+    run.predict(["a new text"]).labels
 
-:func:`adapt.fitting.fit` is the loop.
+:func:`finetune` is :func:`prepare`, what trains on which data, and :func:`train`, whose loop is
+:func:`adapt.fitting.fit`. The command is the same two calls.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from adapt import extensions, tree
+from adapt import extensions, files, run_folder, tree
 from adapt.cost import clock
-from adapt.data import packing, tables
-from adapt.data.examples import Examples
-from adapt.data.labels import stratified_split
+from adapt.cost.clock import Laps
+from adapt.data.inputs import Columns, make_parts
 from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooling_weights
-from adapt.fitting import Evaluate, Fitted, Plan, Scores
+from adapt.fitting import Fitted, Plan, fit
 from adapt.models import Encoder, Model, peft
-from adapt.options import (
-    DataOptions,
-    ModelOptions,
-    OptimizerOptions,
-    StrategyOptions,
-    TaskOptions,
-    TrainingOptions,
-    check_ranges,
-)
-from adapt.parallel import sharding
+from adapt.options import HELD_OUT, DType, FinetuningOptions
+from adapt.parallel import multihost, sharding
 from adapt.prefix_cache import policy
-from adapt.pretrained.hub import Pretrained, check_head, check_inputs
-from adapt.tasks import Task, get_task
-from adapt.tasks.base import text_columns
-from adapt.training import events, optim, phases, strategies
-from adapt.training.events import Callback
-from adapt.training.loop import evaluate
-from adapt.training.metrics_log import finite
+from adapt.pretrained import hub
+from adapt.pretrained.hub import Pretrained, check_head
+from adapt.run import Run
+from adapt.run_folder import check_same_origin, lineage, open_run, write_json
+from adapt.task_data import TaskData, read_data
+from adapt.tasks import get_task
+from adapt.training import optim, phases, strategies
+from adapt.training.events import Callback, Event
+from adapt.training.metrics_log import MetricsLog, finite, record_of
 from adapt.training.phases import CompiledPhase
-from adapt.training.step import make_eval
-
-HELD_OUT = 0.1  # of the training rows, for validation
+from adapt.training.run_state import FolderCheckpoints, encoder_reference
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuningOptions(
-    ModelOptions, TaskOptions, StrategyOptions, OptimizerOptions, TrainingOptions
-):
-    """All options of a fine-tuning run but those of its data, its folder and its devices."""
-
-    def check(self) -> None:
-        """Raise :class:`StrategyError` for options that contradict each other or are out of range."""
-        if self.strategy == "frozen" and self.learning_rate is not None:
-            raise StrategyError(
-                '`learning_rate` is the encoder\'s, and `strategy="frozen"` does not train it: '
-                "give `head_learning_rate`"
-            )
-        is_positive = min(self.epochs, self.batch_size, self.accumulate) >= 1
-        if not is_positive or self.batch_size % self.accumulate:
-            raise StrategyError(
-                f"`epochs` {self.epochs}, `batch_size` {self.batch_size} and "
-                f"`accumulate` {self.accumulate} must be at least 1, and `accumulate` a divisor "
-                "of `batch_size`"
-            )
-        check_ranges(self)
-
-
-def read_sets(
-    data: DataOptions,
-    options: FinetuningOptions,
-    pretrained: Pretrained,
+def finetune(
+    pretrained: Pretrained | str | Path,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    validation: Any = HELD_OUT,
+    test: Any = None,
+    task: str = "classification",
+    strategy: str = "full",
+    epochs: int = 3,
+    batch_size: int = 32,
+    learning_rate: float | None = None,
+    head_learning_rate: float | None = None,
     seed: int = 0,
-    layout: sharding.Layout | None = None,
-) -> tuple[dict[str, Examples], list[str]]:
-    """(the sets ``train``, ``validation`` and ``test``, the names of what the head puts out).
+    split_seed: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Iterable[Callback] = (),
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    label_column: str = "label",
+    image_column: str | None = None,
+    pooling: str | None = None,
+    layers: tuple[int, ...] = (),
+    mix: Literal["concat", "learned"] = "concat",
+    class_weights: Literal["none", "balanced"] = "none",
+    cache: Literal["auto", "on", "off"] = "auto",
+    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    accumulate: int = 1,
+    warmup: float = 0.1,
+    decay: Literal["linear", "cosine", "constant"] = "linear",
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+    random_weights: bool = False,
+    dropout: float | None = None,
+    max_length: int | None = None,
+    dtype: DType = "float32",
+    remat: Literal["none", "block", "dots"] = "none",
+    scan: bool = False,
+    log_every: int = 0,
+    patience: int = 3,
+    save: Literal["auto", "delta", "full"] = "auto",
+    save_every: int = 0,
+    stop_after: int | None = None,
+    mesh: str = "",
+) -> Run:
+    """Adapt a pre-trained encoder to labelled data; returns the run with its best parameters.
 
-    Without a validation set 10% of the training rows are held out; ``seed`` decides which, and how
-    examples are paired. Raises :class:`DataError` for what can't be read, :class:`StrategyError`
-    for data that do not fit the checkpoint or the task.
+        run = adapt.finetune("minilm", ["a good film", ...], ["good", ...], strategy="lora:8")
+        run = adapt.finetune("minilm", "train.csv", test="test.csv", label_column="stars")
+        run = adapt.finetune("minilm", frame["text"], frame["label"], validation=(texts, labels))
+
+    ``pretrained`` is what :func:`adapt.load` gives, or a name for it. Its head is discarded.
+    ``inputs`` are texts, tuples of texts, lists of words (tags) or pictures, in a list, an array or
+    a Series, with ``labels`` beside them; or a table: a file, a bundled set, a DataFrame, a
+    ``datasets.Dataset`` or a dict of columns, with ``labels`` the name of a column.
+
+    ``validation`` is a share of the training rows, or data, as ``test`` is: a table, or a tuple
+    ``(inputs, labels)``. The best checkpoint by validation is kept, and is tested once at the end.
+    ``seed`` decides the new head, the order of the examples and dropout; ``split_seed`` which rows
+    are held out (default: ``seed``). With ``out`` the run is written to that folder while it
+    trains, and ``resume`` goes on with it, bit for bit. ``callbacks`` get the events of
+    :mod:`adapt.training.events`. The other arguments are the options of :mod:`adapt.options`, and
+    the flags of ``adapt finetune``.
+
+    Raises :class:`DataError` for data that are not exactly understood, :class:`StrategyError` for
+    arguments that contradict each other, :class:`OutputError` for the folder,
+    :class:`TrainingError` where the loss is not finite; all are :class:`AdaptError`.
     """
-    check_inputs(pretrained, data.image_column)
-    task = get_task(options.task)
-    columns = text_columns(data.text_column, data.text_pair_column)
-    task.check_columns(columns, pretrained)
-    task.check_head(options, pretrained)
-    task.check_batches(options)
-    parts = tables.read_parts(data)
-    names = task.label_names(parts["train"], data.label_column, columns)
-    sets = {}
-    for name, table in parts.items():
-        labels = task.encode_labels(table, data.label_column, names)
-        sets[name] = task.examples(pretrained, table, columns, labels, data.image_column)
-    if not data.validation:
-        train = sets["train"]
-        rows, held_out_rows = stratified_split(train.labels, HELD_OUT, seed)
-        # What was truncated is counted once, for the whole file.
-        sets["validation"] = dataclasses.replace(train.take(held_out_rows), truncated=0)
-        sets["train"] = train.take(rows)
-    for name, examples in sets.items():
-        paired = task.pair_examples(examples, seed)
-        sets[name] = dataclasses.replace(paired, layout=layout)
-    return sets, task.output_names(names)
+    options = FinetuningOptions(
+        checkpoint=str(pretrained.source if isinstance(pretrained, Pretrained) else pretrained),
+        random_weights=random_weights,
+        dropout=dropout,
+        max_length=max_length,
+        dtype=dtype,
+        remat=remat,
+        scan=scan,
+        task=task,
+        pooling=pooling,
+        layers=layers,
+        mix=mix,
+        class_weights=class_weights,
+        strategy=strategy,
+        cache=cache,
+        cache_dtype=cache_dtype,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        warmup=warmup,
+        decay=decay,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        log_every=log_every,
+        patience=patience,
+        save=save,
+        save_every=save_every,
+        stop_after=stop_after,
+    )
+    columns = Columns(
+        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+    )
+    if out is not None:
+        out = files.to_path(out)
+        run_folder.check_run_out(out, resume, overwrite, options.checkpoint)
+    elif resume or overwrite:
+        raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+    prepared = prepare(
+        pretrained,
+        inputs,
+        labels,
+        options,
+        validation=validation,
+        test=test,
+        columns=columns,
+        seed=seed,
+        split_seed=split_seed,
+        layout=sharding.make_layout(mesh),
+    )
+    return train(prepared, out, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskData:
-    """Labelled examples of a task: the sets ``train``, ``validation`` and ``test``."""
+class Prepared:
+    """A run before its first step."""
 
-    task: Task
-    names: Sequence[str]  # of the labels, or of what the head puts out
-    sets: Mapping[str, Examples]
-    shapes: packing.BatchShapes  # of training batches
-    seed: int
-    accumulate: int
-    steps_per_epoch: int
-    caching: StrategyOptions
+    plan: Plan
+    data: TaskData
+    options: FinetuningOptions
+    settings: Mapping[str, Any]  # config.json of the run
+    can_refer: bool  # whether checkpoints may refer to the pre-trained encoder by its name
 
-    @classmethod
-    def build(
-        cls,
-        task: Task,
-        names: Sequence[str],
-        sets: Mapping[str, Examples],
-        options: FinetuningOptions,
-        seed: int = 0,
-    ) -> "TaskData":
-        """Data in batches of the options' size; ``seed`` decides the order of the examples."""
-        size = options.batch_size // options.accumulate
-        shapes = sets["train"].batch_shapes(size, seed, options.epochs, options.accumulate)
-        steps = -(-len(sets["train"]) // options.batch_size)
-        return cls(task, names, sets, shapes, seed, options.accumulate, steps, options)
 
-    @property
-    def primary_metric(self) -> str:
-        return self.task.primary_metric
+def prepare(
+    pretrained: Pretrained | str | Path,
+    inputs: Any,
+    labels: Any,
+    options: FinetuningOptions,
+    *,
+    validation: Any = HELD_OUT,
+    test: Any = None,
+    columns: Columns | None = None,
+    seed: int = 0,
+    split_seed: int | None = None,
+    layout: sharding.Layout | None = None,
+) -> Prepared:
+    """The plan and the data of a run; see :func:`finetune` for the arguments and the errors."""
+    options.check()
+    sharding.check_batch(layout, options.batch_size, options.accumulate)
+    held_out, validation = share_or_data(validation)
+    # A wrong strategy is refused before the data are read.
+    can_refer = not isinstance(pretrained, Pretrained)
+    if not isinstance(pretrained, Pretrained):
+        pretrained = hub.load(pretrained)
+    pretrained = hub.with_options(pretrained, options, seed)
+    strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
+    task = get_task(options.task)
+    parts = make_parts(
+        inputs,
+        labels,
+        columns or Columns(),
+        validation=validation,
+        test=test,
+        are_images=pretrained.config.is_image,
+        are_words=task.takes_words,
+    )
+    data = read_data(
+        parts,
+        task,
+        options,
+        pretrained,
+        held_out=held_out,
+        seed=seed,
+        split_seed=split_seed,
+        layout=layout,
+    )
+    columns = parts["train"].columns
+    tables = {name: part.table.name for name, part in parts.items()}
+    settings = {
+        "experiment": "finetune",
+        **dataclasses.asdict(options),
+        "train": tables["train"],
+        "test": tables.get("test"),
+        "validation": tables.get("validation"),
+        "held_out": held_out,
+        "text_column": columns.text,
+        "text_pair_column": columns.text_pair,
+        "label_column": columns.label,
+        "image_column": columns.image,
+        "seed": seed,
+        "split_seed": split_seed,
+    }
+    plan = build_plan(pretrained, data, options, seed, layout)
+    return Prepared(plan, data, options, run_folder.as_json(settings), can_refer)
 
-    @property
-    def latest_is_best(self) -> bool:
-        return False
 
-    def batches(self, epoch: int, skip: int) -> Iterable[packing.Arrays]:
-        return self.sets["train"].batches(self.shapes, self.seed, epoch, skip, self.accumulate)
+def share_or_data(validation: Any) -> tuple[float, Any]:
+    """(the share of the training rows that is held out, the validation data or None)."""
+    if validation is None:
+        return HELD_OUT, None
+    if isinstance(validation, int | float):
+        if not 0 < validation < 1:
+            raise StrategyError(
+                f"`validation` {validation} must be a share of the training rows between 0 and 1, "
+                "or data: (inputs, labels) or a file"
+            )
+        return float(validation), None
+    return HELD_OUT, validation
 
-    def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
-        forward = make_eval(phase.model, phase.step.prefix)
 
-        def evaluate_set(params: tree.Tree, name: str) -> tuple[Scores, float]:
-            part = self.sets[name]
-            outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
-            scores = self.task.metrics(outputs, part.targets, self.names)
-            return scores, self.task.mean_loss(outputs, part.targets)
+def train(
+    prepared: Prepared,
+    out: Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Iterable[Callback] = (),
+    laps: Laps | None = None,
+    add_files: Callable[[Path], object] | None = None,
+) -> Run:
+    """Train what is prepared, and test it with the best checkpoint.
 
-        return evaluate_set
+    With ``out`` the folder gets config.json, lineage.json, model.json, metrics.jsonl, checkpoints
+    and result.json. ``settings`` are what config.json says (default: those of ``prepared``),
+    ``defaults`` the settings of a run that began before there were such. ``laps`` may have begun
+    with the set-up. ``add_files`` is called with the folder when result.json is there; a folder in
+    a bucket is a local one until it is complete.
+    """
+    laps = Laps() if laps is None else laps
+    compiling = clock.compiling()
+    compiled_before = compiling.seconds
+    history = []
 
-    def choose_cache(
-        self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
-    ) -> policy.CacheDecision:
-        cut = phase.step.prefix
-        rate = None if cut is None or self.caching.cache == "off" else clock.matmul_rate()
-        return policy.choose(
-            cut,
-            frozen,
-            self.sets,
-            self.caching,
-            epochs=len(phase.epochs),
-            matmul_rate=rate,
-            earlier=earlier,
+    def collect(event: Event) -> None:
+        record = record_of(event)
+        if record is not None:
+            history.append(record)
+
+    plan = prepared.plan
+    data = prepared.data
+    options = prepared.options
+    origin = origin_of(prepared)
+    if out is None:
+        fitted = fit(plan, data, options, callbacks=[collect, *callbacks], laps=laps)
+        return finish(prepared, fitted, origin, history, compiling.seconds - compiled_before)
+
+    settings = prepared.settings if settings is None else settings
+    with open_run(out, settings, resume=resume, overwrite=overwrite, defaults=defaults) as folder:
+        log = MetricsLog(folder.path / "metrics.jsonl")
+        checkpoints = open_checkpoints(prepared, out, folder.path, origin, log, resume)
+        callbacks = [log, folder.keep_when_saved, *callbacks]
+        fitted = fit(plan, data, options, checkpoints=checkpoints, callbacks=callbacks, laps=laps)
+        run = finish(
+            prepared,
+            fitted,
+            origin,
+            log.records(),
+            compiling.seconds - compiled_before,
+            saved="full" if checkpoints.encoder is None else "delta",
         )
+        run = dataclasses.replace(run, folder=out, settings=settings)
+        if run.outcome != "stopped":
+            write_json(folder.path / "result.json", run.result)
+            if add_files is not None:
+                add_files(folder.path)
+    return run
 
-    def with_states(
-        self,
-        phase: CompiledPhase,
-        frozen: tree.Tree,
-        decision: policy.CacheDecision,
-        emit: Callback,
-    ) -> tuple["TaskData", policy.CacheDecision]:
-        sets, decision = policy.with_states(
-            phase.step.prefix,
-            frozen,
-            self.sets,
-            decision,
-            on_progress=lambda done, total: emit(events.CacheProgress(done, total)),
-            on_wait=lambda: emit(events.CacheWaiting()),
-        )
-        return dataclasses.replace(self, sets=sets), decision
+
+def finish(
+    prepared: Prepared,
+    fitted: Fitted,
+    origin: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    compile_seconds: float,
+    **more: Any,
+) -> Run:
+    """The run as it ended, tested unless it was stopped."""
+    run = Run(
+        pretrained=prepared.plan.pretrained,
+        result={},
+        settings=prepared.settings,
+        lineage=origin,
+        history=history,
+        steps=fitted.steps,
+        outcome=fitted.outcome,
+    )
+    if fitted.outcome == "stopped":
+        params = fitted.last_params()
+        return dataclasses.replace(run, pretrained=with_params(run.pretrained, params))
+    tested = test(prepared.plan, prepared.data, fitted)
+    laps = fitted.session.laps
+    result: dict[str, Any] = dict(tested.scores)
+    result |= {"examples_per_second": fitted.progress.examples_per_second}
+    result |= {"seconds": laps.seconds | {"compile": compile_seconds, "total": laps.total}}
+    result |= tested.facts | more
+    result["scores"] = {
+        "validation": {**fitted.progress.best_scores, "loss": fitted.progress.best_loss},
+        **({"test": tested.scores} if tested.scores else {}),
+    }
+    return dataclasses.replace(
+        run, pretrained=with_params(run.pretrained, tested.params), result=result
+    )
+
+
+def with_params(pretrained: Pretrained, params: tree.Tree) -> Pretrained:
+    return dataclasses.replace(pretrained, params=params)
+
+
+def origin_of(prepared: Prepared) -> dict[str, Any]:
+    """Where the run comes from: lineage.json."""
+    settings = prepared.settings
+    return lineage(
+        prepared.plan.pretrained,
+        prepared.options.random_weights,
+        train=settings["train"],
+        test=settings["test"],
+        data_digest=prepared.data.sets["train"].digest,
+        discarded=prepared.plan.discarded,
+    )
+
+
+def open_checkpoints(
+    prepared: Prepared,
+    out: Path,
+    folder: Path,
+    origin: Mapping[str, Any],
+    log: MetricsLog,
+    resume: bool,
+) -> FolderCheckpoints:
+    """The checkpoints of the run's local ``folder``; a new run gets its model.json and lineage.json.
+
+    Raises :class:`OutputError` where a run goes on with another encoder or other data.
+    """
+    plan = prepared.plan
+    options = prepared.options
+    if multihost.is_multiprocess():
+        digests = {name: examples.digest for name, examples in prepared.data.sets.items()}
+        multihost.assert_same("what they read", {"the encoder": origin["encoder_digest"]} | digests)
+    save = options.save
+    if not prepared.can_refer and save == "auto":
+        save = "full"
+    reference = encoder_reference(
+        plan.pretrained.source,
+        plan.params,
+        plan.phases[-1].labels,
+        save,
+        out,
+        origin["encoder_digest"],
+        options.random_weights,
+    )
+    if resume:
+        check_same_origin(out, origin)
+    else:
+        if multihost.is_lead_process():
+            hub.save_model(folder, plan.pretrained, reference)
+        write_json(folder / "lineage.json", origin)
+    return FolderCheckpoints(
+        folder=folder / "checkpoints",
+        resumes=resume,
+        encoder=plan.pretrained.params["encoder"] if reference else None,
+        log=log,
+        layout=plan.layout,
+    )
 
 
 def build_plan(
@@ -225,6 +442,7 @@ def build_plan(
         pretrained,
         head=model.head,
         labels=tuple(data.task.output_names(data.names)),
+        label_type=data.label_type,
         task=options.task,
     )
     imports = extensions.used_by(adapted, options.strategy)
@@ -261,12 +479,14 @@ class Tested:
     """The test of the best checkpoint."""
 
     params: tree.Tree  # of that checkpoint
-    scores: dict[str, float | None]  # metrics, loss, and the baselines that look at no input
+    # metrics, loss, and the baselines that look at no input; empty where there is no test set
+    scores: dict[str, float | None]
     facts: dict[str, Any]  # what else result.json says: steps, parameters, phases, digests
 
 
 def test(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
-    """Score the test set with the best checkpoint, read back, in the phase in which it was trained.
+    """Score the test set, if there is one, with the best checkpoint, in the phase in which it was
+    trained.
 
     Raises :class:`TrainingError` if what is frozen in that phase has moved.
     """
@@ -274,15 +494,17 @@ def test(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
     params = fitted.best_params()
     phase = plan.phases[fitted.progress.best_phase]
     frozen = optim.frozen(params, phase.labels)
-    active = fitted.active
-    if phase is not active.phase:
-        active = session.enter(phase, frozen, data, None)
-    # On the devices, as the parameters of validations were: otherwise it would compile once more.
-    metrics, loss = active.evaluate(sharding.shard_tree(params, plan.layout), "test")
-    baseline = data.task.baseline(data.sets["train"].targets, data.sets["test"].targets)
+    scores = {}
+    if "test" in data.sets:
+        active = fitted.active
+        if phase is not active.phase:
+            active = session.enter(phase, frozen, data, None)
+        # On the devices, as the parameters of validations were: else it would compile once more.
+        metrics, loss = active.evaluate(sharding.shard_tree(params, plan.layout), "test")
+        baseline = data.task.baseline(data.sets["train"].targets, data.sets["test"].targets)
+        scores = {name: finite(value) for name, value in [*metrics.items(), ("loss", loss)]}
+        scores |= {name: finite(value) for name, value in baseline.items()}
     session.laps.lap("evaluate")
-    scores = {name: finite(value) for name, value in [*metrics.items(), ("loss", loss)]}
-    scores |= {name: finite(value) for name, value in baseline.items()}
     return Tested(params, scores, facts_of(plan, fitted, phase, params, frozen))
 
 

@@ -24,6 +24,7 @@ from adapt.pretrained.hub import Pretrained
 from adapt.training import events, phases
 from adapt.training.events import Callback
 from adapt.training.loop import run_steps
+from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import Checkpoints, MemoryCheckpoints, Progress
 from adapt.training.step import State, advance, init_state
@@ -122,6 +123,10 @@ class Fitted:
     def best_params(self) -> tree.Tree:
         """All parameters of the best checkpoint."""
         return self.session.checkpoints.load_params(self.session.plan.model.shapes())
+
+    def last_params(self) -> tree.Tree:
+        """All parameters of the last checkpoint, of a run that was stopped."""
+        return self.session.checkpoints.load_params(self.session.plan.model.shapes(), "last")
 
 
 def fit(
@@ -322,6 +327,8 @@ class Session:
             progress.first_loss = loss
         score = scores[active.data.primary_metric]
         is_best = progress.compare(score, loss, active.data.latest_is_best)
+        if is_best:
+            progress.best_scores = {name: finite(value) for name, value in scores.items()}
         self.emit(events.Validated(epoch, progress.step, loss, scores, is_best))
         self.laps.lap("evaluate")
         self.save(state, is_best)

@@ -10,13 +10,23 @@ has all their fields side by side, so that it can be given wherever one of its g
 
 import dataclasses
 import math
+import numbers
+import os
+import types
+import typing
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adapt.errors import StrategyError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 DType = Literal["float32", "bfloat16"]
 CacheDType = Literal["float32", "bfloat16", "float16"]
+
+
+HELD_OUT = 0.1  # of the training rows, for validation, where no validation data are named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,6 +269,70 @@ class DeviceOptions:
     process_id: int | None = None
     # seconds in which all of them have to be there
     join_timeout: int = 60
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuningOptions(
+    ModelOptions, TaskOptions, StrategyOptions, OptimizerOptions, TrainingOptions
+):
+    """All options of a fine-tuning run but those of its data, its folder and its devices."""
+
+    def check(self) -> None:
+        """Raise :class:`StrategyError` for options that contradict each other or are out of range."""
+        check_types(self)
+        if self.strategy == "frozen" and self.learning_rate is not None:
+            raise StrategyError(
+                '`learning_rate` is the encoder\'s, and `strategy="frozen"` does not train it: '
+                "give `head_learning_rate`"
+            )
+        is_positive = min(self.epochs, self.batch_size, self.accumulate) >= 1
+        if not is_positive or self.batch_size % self.accumulate:
+            raise StrategyError(
+                f"`epochs` {self.epochs}, `batch_size` {self.batch_size} and "
+                f"`accumulate` {self.accumulate} must be at least 1, and `accumulate` a divisor "
+                "of `batch_size`"
+            )
+        check_ranges(self)
+
+
+def check_types(options: "DataclassInstance") -> None:
+    """Raise :class:`StrategyError` for an option that is not of its type, or none of its choices."""
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if not is_of(value, hints[field.name]):
+            raise StrategyError(f"`{field.name}` is {value!r}: {wanted(hints[field.name])}")
+
+
+def is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; a whole number is a float, too, and True is none."""
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (types.UnionType, typing.Union):
+        return any(is_of(value, argument) for argument in arguments)
+    if origin is tuple:
+        is_sequence = isinstance(value, tuple | list)
+        return is_sequence and all(is_of(element, arguments[0]) for element in value)
+    if hint is Path:  # or one of a bucket
+        return isinstance(value, str | os.PathLike)
+    if hint in (int, float):
+        kind = numbers.Integral if hint is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def wanted(hint: Any) -> str:
+    """What an option has to be, as a sentence says it."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(wanted(argument) for argument in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return f"give one of {', '.join(typing.get_args(hint))}"
+    known = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+    if typing.get_origin(hint) is tuple:
+        return f"a list, each {wanted(typing.get_args(hint)[0])}"
+    return "None" if hint is type(None) else known.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 # Numbers are at least 0 and below their limit.

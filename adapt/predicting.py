@@ -1,9 +1,8 @@
 """Predictions on new rows by finished runs.
 
-run = hub.load("runs/finetune")
-predictions = predict_table([run], table, ["text"])
-predictions.header                 # ["prediction", "probability:bad", "probability:good"]
-for row in predictions.rows: ...   # ["good", "0.25", "0.75"]
+(predictions,) = predict_table([adapt.load("runs/finetune")], table, ["text"])
+predictions.labels                 # ["good", "bad"]
+predictions.probabilities          # float [2, 2], in the order of predictions.classes
 """
 
 import dataclasses
@@ -17,24 +16,75 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
+from adapt.data.inputs import Columns, shortened
 from adapt.data.packing import Arrays, num_examples
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import Task
-from adapt.tasks.base import Row, task_of
+from adapt.tasks.base import Answers, Row, task_of
 from adapt.training.loop import Index, evaluate
+from adapt.training.step import make_eval
 
 OnProgress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """The columns of a prediction, and a row of values for every row of the table, in its order."""
+    """What a run says of N examples, in their order.
 
-    header: list[str]
-    rows: Iterator[Row]  # can be read once
-    truncated: int  # texts that were longer than the encoder reads
+    ``labels`` are an array [N] or a list of N: the name of a class (a number where the training
+    labels were whole numbers), a list of names (multilabel), a float (regression), the number of a
+    choice, a tag for each word, of a span ``(start, end, text)`` or None, of a multitask run a dict
+    of columns. ``probabilities`` are float [N, C] in the order of ``classes``, or None where the
+    task has none. ``outputs`` are those of the head. ``truncated`` texts were longer than the
+    encoder reads.
+    """
+
+    labels: Any
+    probabilities: np.ndarray | None
+    outputs: np.ndarray
+    truncated: int
+    run: Pretrained
+    columns: Sequence[str]  # of the texts
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        first = self.labels[:3]
+        if isinstance(first, np.ndarray):
+            first = first.tolist()
+        shown = ", ".join(shortened(label) for label in first)
+        more = ", ..." if len(self) > 3 else ""
+        return f"Predictions({len(self)}: {shown}{more})"
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """What the columns of ``probabilities`` stand for."""
+        return self.run.classes
+
+    @property
+    def header(self) -> list[str]:
+        """The columns of :attr:`rows`: ``prediction``, ``probability:good`` and so on."""
+        return task_of(self.run).header(self.run, self.columns)
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """A row of values for every example, as ``adapt predict`` writes it."""
+        answers = Answers(self.labels, self.probabilities)
+        return task_of(self.run).rows(self.run, answers)
+
+    def to_pandas(self) -> Any:
+        """A DataFrame of labels and probabilities, a row an example."""
+        import pandas
+
+        frame = pandas.DataFrame({"prediction": pandas.Series(list(self.labels))})
+        if self.probabilities is not None:
+            names = self.header[-self.probabilities.shape[1] :]
+            for name, values in zip(names, self.probabilities.T, strict=True):
+                frame[name] = values
+        return frame
 
 
 def predict_table(
@@ -43,12 +93,10 @@ def predict_table(
     columns: Sequence[str],
     image_column: str | None = None,
     on_progress: OnProgress | None = None,
-) -> Predictions:
-    """Predictions of one run, or of several that share one encoder and one pass of it.
+) -> list[Predictions]:
+    """The predictions of one run, or of several that share one encoder and one pass of it.
 
-    ``columns`` are those of the texts, as in training; with several runs the columns of a
-    prediction begin with the name of the run's folder, as in ``tone:prediction``. Outputs are
-    computed at once and held in memory, the rows made of them one by one.
+    ``columns`` are those of the texts, as in training. Outputs are held in memory.
 
     Raises :class:`StrategyError` for runs or columns that do not go together, DataError for rows
     that can't be read.
@@ -61,15 +109,44 @@ def predict_table(
     forward, params = shared_pass(runs)
     batches = counted(part.eval_batches(), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
+    predictions = []
+    for run, task, of_run in zip(runs, tasks, split_outputs(runs, tasks, outputs), strict=True):
+        answers = task.answers(run, of_run, part, table, columns)
+        predictions.append(
+            Predictions(answers.labels, answers.probabilities, of_run, part.truncated, run, columns)
+        )
+    return predictions
+
+
+def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, float]:
+    """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table.
+
+    A score that is not defined is nan. Raises :class:`StrategyError` for columns that do not fit,
+    DataError for rows that can't be read and labels that are unseen in training.
+    """
+    task = task_of(run)
+    task.check_columns(columns.texts, run)
+    names = run.labels or task.label_names(table, columns.label, columns.texts)
+    labels = task.encode_labels(table, columns.label, names)
+    part = task.examples(run, table, columns.texts, labels, columns.image)
+    part = task.pair_examples(part, seed=0)
+    forward = make_eval(run.model)
+    outputs = evaluate(forward, run.params, part.eval_batches(), part.num_outputs)
+    scores = dict(task.metrics(outputs, part.targets, task.output_names(names)))
+    scores["loss"] = task.mean_loss(outputs, part.targets)
+    return scores
+
+
+def side_by_side(predictions: Sequence[Predictions]) -> tuple[list[str], Iterator[Row]]:
+    """(the header, the rows) of several runs' predictions in one table.
+
+    With several runs the columns begin with the name of the run's folder: ``tone:prediction``.
+    """
     header = []
-    rows = []
-    for run, task, prefix, of_run in zip(
-        runs, tasks, prefixes(runs), split_outputs(runs, tasks, outputs), strict=True
-    ):
-        header += [prefix + name for name in task.header(run, columns)]
-        rows.append(task.rows(run, of_run, part, table, columns))
-    side_by_side = (list(itertools.chain(*of_row)) for of_row in zip(*rows, strict=True))
-    return Predictions(header, side_by_side, part.truncated)
+    for prefix, of_run in zip(prefixes([p.run for p in predictions]), predictions, strict=True):
+        header += [prefix + name for name in of_run.header]
+    rows = zip(*(of_run.rows for of_run in predictions), strict=True)
+    return header, (list(itertools.chain(*of_row)) for of_row in rows)
 
 
 def check_predicts(run: Pretrained) -> None:

@@ -1,11 +1,10 @@
 """Pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2, by the loop of fine-tuning.
 
-    options = PretrainingOptions(text="text.txt", steps=1000)
-    pretrained = with_max_length(load("tiny-bert"), options.max_length)
-    plan = build_plan(pretrained, options)
-    data = TextData.read(pretrained, options)
-    fitted = fit(plan, data, options.fitting, validate_first=True)
+    run = pretrain("tiny-bert", "text.txt", steps=1000, out="runs/pretrain")
+    run.scores                              # {"before": {...}, "validation": {...}}
+    adapt.finetune(run.pretrained, texts, labels)
 
+:func:`pretrain` is :func:`prepare` and :func:`train`; the command is the same two calls.
 What :func:`adapt.fitting.fit` calls an epoch are the steps between two validations here; the
 corrupted stream of batches goes through the text as often as it takes. The last validation counts
 as the best.
@@ -23,22 +22,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import tree
+from adapt import files, run_folder, tree
 from adapt.data import masking, packing, tables
 from adapt.data.examples import from_sequences
+from adapt.data.inputs import Columns, make_table
+from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
-from adapt.fitting import Evaluate, Plan, Scores
+from adapt.fitting import Evaluate, Fitted, Plan, Scores, fit
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
-from adapt.options import DType, TrainingOptions
-from adapt.parallel import sharding
+from adapt.options import DType, TrainingOptions, check_ranges, check_types
+from adapt.parallel import multihost, sharding
 from adapt.prefix_cache.policy import CacheDecision
+from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.ragged import Ragged, ragged
+from adapt.run import Run
+from adapt.run_folder import (
+    check_same_origin,
+    lineage,
+    open_run,
+    write_json,
+)
 from adapt.training import losses, optim
 from adapt.training.events import Callback, Event, Stepped, Validated
 from adapt.training.losses import Loss
 from adapt.training.metrics_log import MetricsLog, validation_record
 from adapt.training.phases import CompiledPhase, Group
+from adapt.training.run_state import FolderCheckpoints
 from adapt.training.step import make_step
 
 logger = logging.getLogger(__name__)
@@ -91,6 +101,7 @@ class PretrainingOptions:
 
     def check(self) -> None:
         """Raise :class:`StrategyError` for a number that is too small, or no share."""
+        check_types(self)
         least = {"steps": 1, "batch_size": 1, "validate_every": 1, "max_length": 3}
         for name, bound in least.items():
             if getattr(self, name) < bound:
@@ -102,6 +113,233 @@ class PretrainingOptions:
     def fitting(self) -> TrainingOptions:
         """What the loop has to know of them."""
         return TrainingOptions(log_every=LOG_EVERY, patience=0, stop_after=self.stop_after)
+
+
+def pretrain(
+    pretrained: Pretrained | str | Path,
+    texts: Any,
+    *,
+    steps: int = 1000,
+    batch_size: int = 32,
+    max_length: int = 128,
+    mask_rate: float = 0.15,
+    learning_rate: float = 1e-4,
+    warmup: float = 0.1,
+    decay: Literal["linear", "cosine", "constant"] = "linear",
+    weight_decay: float = 0.01,
+    clip_norm: float = 1.0,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Iterable[Callback] = (),
+    random_weights: bool = False,
+    dtype: DType = "float32",
+    remat: Literal["none", "block", "dots"] = "none",
+    scan: bool = False,
+    validate_every: int = 200,
+    stop_after: int | None = None,
+    mesh: str = "",
+) -> Run:
+    """Continue or start pre-training on plain text; returns the run, encoder and head.
+
+        run = adapt.pretrain("tiny-bert", ["some text", ...], steps=500)
+        adapt.finetune(run.pretrained, texts, labels)       # the head is discarded again
+
+    The objective is the encoder's: masked-LM for BERT, causal-LM for GPT-2; a checkpoint without
+    such a head gets a fresh one. ``texts`` are a list, an array, a Series, or a file with an
+    example a line; long ones become several examples, and 5% are held out. The other arguments are
+    the flags of ``adapt pretrain``; ``out``, ``resume`` and ``callbacks`` are as in
+    :func:`adapt.finetune`. Raises :class:`AdaptError` in one sentence for what can't be done.
+    """
+    options = PretrainingOptions(
+        text=str(texts) if isinstance(texts, str | Path) else "",
+        checkpoint=str(pretrained.source if isinstance(pretrained, Pretrained) else pretrained),
+        random_weights=random_weights,
+        steps=steps,
+        batch_size=batch_size,
+        max_length=max_length,
+        mask_rate=mask_rate,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        decay=decay,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        dtype=dtype,
+        remat=remat,
+        scan=scan,
+        validate_every=validate_every,
+        stop_after=stop_after,
+    )
+    if out is not None:
+        out = files.to_path(out)
+        run_folder.check_run_out(out, resume, overwrite, options.checkpoint)
+    elif resume or overwrite:
+        raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+    layout = sharding.make_layout(mesh)
+    prepared = prepare(pretrained, texts, options, seed=seed, layout=layout)
+    return train(prepared, out, resume=resume, overwrite=overwrite, callbacks=callbacks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run of pre-training before its first step."""
+
+    plan: Plan
+    data: "TextData"
+    options: PretrainingOptions
+    settings: Mapping[str, Any]  # config.json of the run
+
+
+def prepare(
+    pretrained: Pretrained | str | Path,
+    texts: Any,
+    options: PretrainingOptions,
+    *,
+    seed: int = 0,
+    layout: sharding.Layout | None = None,
+) -> Prepared:
+    """The plan and the data of a run; see :func:`pretrain` for the arguments and the errors."""
+    options.check()
+    check_ranges(options)
+    sharding.check_batch(layout, options.batch_size)
+    if not isinstance(pretrained, Pretrained):
+        pretrained = hub.load(pretrained)
+    pretrained = with_max_length(pretrained, options.max_length)
+    plan = build_plan(pretrained, options, seed, layout)
+    data = TextData.read(pretrained, text_table(texts), options, seed, layout)
+    settings = {"experiment": "pretrain", **dataclasses.asdict(options), "seed": seed}
+    return Prepared(plan, data, options, run_folder.as_json(settings))
+
+
+def text_table(texts: Any) -> Table:
+    """Texts as a table with the column ``text``: lines of a file, or what is in memory."""
+    if isinstance(texts, str | Path):
+        return tables.read_lines(texts)
+    table, _ = make_table(texts, None, Columns(), name="the text", inputs_name="texts")
+    tables.check_texts(table, "text")
+    return table
+
+
+def train(
+    prepared: Prepared,
+    out: Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Iterable[Callback] = (),
+    add_files: Callable[[Path], object] | None = None,
+) -> Run:
+    """Train what is prepared, with a validation before the first step.
+
+    For ``settings``, ``defaults`` and ``add_files`` see :func:`adapt.finetuning.train`.
+    """
+    plan = prepared.plan
+    origin = lineage(
+        plan.pretrained,
+        prepared.options.random_weights,
+        text=prepared.options.text,
+        data_digest=tree.digest({"ids": prepared.data.tokens.values}),
+    )
+    history: list[dict[str, Any]] = []
+
+    def collect(event: Event) -> None:
+        record = text_record(event)
+        if record is not None:
+            history.append(record)
+
+    def fit_to_end(**more: Any) -> Fitted:
+        return fit(plan, prepared.data, prepared.options.fitting, validate_first=True, **more)
+
+    settings = prepared.settings if settings is None else settings
+    if out is None:
+        fitted = fit_to_end(callbacks=[collect, *callbacks])
+        return finish(prepared, fitted, settings, origin, history)
+
+    with open_run(out, settings, resume=resume, overwrite=overwrite, defaults=defaults) as folder:
+        log = TextMetricsLog(folder.path / "metrics.jsonl")
+        checkpoints = open_checkpoints(prepared, out, folder.path, origin, log, resume)
+        fitted = fit_to_end(
+            checkpoints=checkpoints, callbacks=[log, folder.keep_when_saved, *callbacks]
+        )
+        run = finish(prepared, fitted, settings, origin, log.records())
+        run = dataclasses.replace(run, folder=out)
+        if run.outcome != "stopped":
+            write_json(folder.path / "result.json", run.result)
+            if add_files is not None:
+                add_files(folder.path)
+    return run
+
+
+def open_checkpoints(
+    prepared: Prepared,
+    out: Path,
+    folder: Path,
+    origin: Mapping[str, Any],
+    log: MetricsLog,
+    resume: bool,
+) -> FolderCheckpoints:
+    """The checkpoints of the run's local ``folder``; a new run gets its model.json and lineage.json.
+
+    Raises :class:`OutputError` where a run goes on with another encoder or another text.
+    """
+    plan = prepared.plan
+    if multihost.is_multiprocess():
+        read = {"the encoder": origin["encoder_digest"], "the text": prepared.data.digest}
+        multihost.assert_same("what they read", read)
+    if resume:
+        check_same_origin(out, origin)
+    else:
+        if multihost.is_lead_process():
+            hub.save_model(folder, plan.pretrained)
+        write_json(folder / "lineage.json", origin)
+    return FolderCheckpoints(
+        folder=folder / "checkpoints", resumes=resume, log=log, layout=plan.layout
+    )
+
+
+def finish(
+    prepared: Prepared,
+    fitted: Fitted,
+    settings: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    history: list[dict[str, Any]],
+) -> Run:
+    """The run as it ended."""
+    is_stopped = fitted.outcome == "stopped"
+    params = fitted.last_params() if is_stopped else fitted.best_params()
+    return Run(
+        pretrained=dataclasses.replace(prepared.plan.pretrained, params=params),
+        result={} if is_stopped else result_of(prepared.plan, fitted),
+        settings=settings,
+        lineage=origin,
+        history=history,
+        steps=fitted.steps,
+        outcome=fitted.outcome,
+    )
+
+
+def result_of(plan: Plan, fitted: Fitted) -> dict[str, Any]:
+    """What result.json says: of the last validation, and of the one before the first step."""
+    progress = fitted.progress
+    labels = plan.phases[0].labels
+    return {
+        "loss": progress.best_loss,
+        "accuracy": progress.best_score,
+        "perplexity": float(np.exp(min(progress.best_loss, 700.0))),
+        "loss_before": progress.first_loss,
+        "targets_per_second": progress.examples_per_second,
+        "steps": plan.steps,
+        "task": plan.pretrained.task,
+        "parameters_trained": tree.count(optim.trainable(plan.params, labels)),
+        "parameters_frozen": tree.count(optim.frozen(plan.params, labels)),
+        "scores": {
+            "before": {"loss": progress.first_loss},
+            "validation": {"accuracy": progress.best_score, "loss": progress.best_loss},
+        },
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +365,13 @@ class TextData:
     def read(
         cls,
         pretrained: Pretrained,
+        texts: Table,
         options: PretrainingOptions,
         seed: int = 0,
         layout: sharding.Layout | None = None,
     ) -> "TextData":
-        """The text of the options for a checkpoint; see :func:`read_text`."""
-        tokens, held_out = read_text(pretrained, options.text, seed)
+        """The column ``text`` of a table for a checkpoint; see :func:`read_text`."""
+        tokens, held_out = read_text(pretrained, texts, seed)
         corruption = corruption_of(pretrained, options)
         return cls(tokens, held_out, corruption, options, seed, layout)
 
@@ -229,15 +468,15 @@ def corruption_of(pretrained: Pretrained, options: PretrainingOptions) -> maskin
     return masking.masked_lm(pretrained, options.mask_rate)
 
 
-def read_text(pretrained: Pretrained, path: str | Path, seed: int) -> tuple[Ragged, Ragged]:
-    """(training, held-out) token ids of a text file. 5% are held out, at most 2,000 examples.
+def read_text(pretrained: Pretrained, texts: Table, seed: int) -> tuple[Ragged, Ragged]:
+    """(training, held-out) token ids of texts. 5% are held out, at most 2,000 examples.
 
     Blank lines are skipped, long lines become several examples. Raises :class:`DataError` for a
     text without two examples that teach anything.
     """
     assert pretrained.tokenizer is not None
     pieces = []
-    for chunk in tables.chunks(tables.read_lines(path), ["text"], LINES):
+    for chunk in tables.chunks(texts, ["text"], LINES):
         lines = [line for line in chunk["text"] if line.strip()]
         pieces += masking.split_into_pieces(pretrained.tokenizer, lines)
 
@@ -249,7 +488,7 @@ def read_text(pretrained: Pretrained, path: str | Path, seed: int) -> tuple[Ragg
     pieces = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]
     if len(pieces) < 2:
         raise DataError(
-            f"{path} has {len(pieces)} lines with words that the tokenizer knows: "
+            f"{texts.name} has {len(pieces)} lines with words that the tokenizer knows: "
             "pre-training needs at least 2, one of them held out"
         )
     order = np.random.RandomState(seed).permutation(len(pieces))
@@ -410,7 +649,15 @@ class TextMetricsLog(MetricsLog):
     """metrics.jsonl of pre-training: without epochs, and with one ``rate``."""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Stepped):
-            self.write({**event.record, "rate": event.rates[GROUP]})
-        elif isinstance(event, Validated):
-            self.write(validation_record(event))
+        record = text_record(event)
+        if record is not None:
+            self.write(record)
+
+
+def text_record(event: Event) -> dict[str, Any] | None:
+    """The line of some steps or of a validation; None for any other event."""
+    if isinstance(event, Stepped):
+        return {**event.record, "rate": event.rates[GROUP]}
+    if isinstance(event, Validated):
+        return validation_record(event)
+    return None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from adapt.cli import console, finetune, plots
 from adapt.cli.launch import launch
-from adapt.cli.run_folder import check_out, write_json
+from adapt.run_folder import check_out, write_json
 
 ARMS = {
     "random encoder, frozen": {"strategy": "frozen", "random_weights": True},

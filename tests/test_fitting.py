@@ -9,8 +9,9 @@ import pytest
 
 from adapt import finetuning, fitting, tree
 from adapt.data import tables
-from adapt.finetuning import FinetuningOptions, TaskData
+from adapt.options import FinetuningOptions
 from adapt.pretrained import hub
+from adapt.task_data import TaskData
 from adapt.tasks import get_task
 from adapt.training import events, metrics_log, run_state
 from tests.helpers import tiny

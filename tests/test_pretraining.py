@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+import adapt
 from adapt import fitting, pretraining, tree
 from adapt.data import masking, packing
+from adapt.errors import AdaptError, CheckpointError
 from adapt.pretrained import hub
 from adapt.pretraining import PretrainingOptions, TextData
 from adapt.ragged import ragged
@@ -93,7 +95,7 @@ def test_a_run_validates_first_and_then_at_every_interval_and_at_its_end(inputs,
     seen: list[events.Event] = []
     fitted = fitting.fit(
         plan,
-        TextData.read(pretrained, options),
+        TextData.read(pretrained, pretraining.text_table(path), options),
         options.fitting,
         callbacks=[seen.append],
         validate_first=True,
@@ -121,3 +123,38 @@ def test_progress_of_an_earlier_pre_training_run_is_read():
     assert (progress.first_loss, progress.best_loss, progress.best_score) == (7.9, 6.4, 0.17)
     assert (progress.metrics_bytes, progress.examples_per_second) == (437, 430.0)
     assert progress.has_begun(0) and progress.was_cached(0) is False
+
+
+TEXTS = [text for text, _ in tiny.sentences(30)]
+
+
+def test_texts_in_a_list_train_as_the_same_file_does(bert, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(TEXTS))
+    options = {"steps": 4, "batch_size": 4, "validate_every": 2}
+    by_list = adapt.pretrain(bert, TEXTS, **options)
+    by_file = adapt.pretrain(bert, path, out=tmp_path / "run", **options)
+    assert tree.digest(by_list.pretrained.params) == tree.digest(by_file.pretrained.params)
+    assert by_list.scores == by_file.scores and set(by_list.scores) == {"before", "validation"}
+    again = adapt.load_run(tmp_path / "run")
+    assert tree.digest(again.pretrained.params) == tree.digest(by_list.pretrained.params)
+    assert again.result == by_file.result and len(again.history) == len(by_list.history)
+    with pytest.raises(CheckpointError, match="pre-training"):
+        again.predict(["a film"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "named"),
+    [
+        (["a film"], {}, "at least 2"),
+        ([3, 4], {}, "int"),
+        ("nowhere.txt", {}, "nowhere.txt"),
+        (TEXTS, {"steps": 0}, "steps"),
+        (TEXTS, {"mask_rate": 15}, "mask_rate"),
+        (TEXTS, {"learning_rate": "fast"}, "learning_rate"),
+        (TEXTS, {"resume": True}, "out"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_parameter(bert, texts, options, named):
+    with pytest.raises(AdaptError, match=named):
+        adapt.pretrain(bert, texts, **options)

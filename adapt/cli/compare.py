@@ -24,7 +24,7 @@ from adapt import files
 from adapt.cli import console
 from adapt.cli.compare_plots import plot_cost, plot_labels
 from adapt.cli.flags import changed_flags
-from adapt.cli.run_folder import check_out, open_run, write_json
+from adapt.cli.run_folder import open_run
 from adapt.comparison import grid
 from adapt.comparison.grid import CompareOptions, Source
 from adapt.comparison.page import budget_label, results_page
@@ -32,6 +32,7 @@ from adapt.comparison.summary import summarise
 from adapt.data import tables
 from adapt.options import ImportOptions
 from adapt.pretrained import hub
+from adapt.run_folder import check_out, write_json
 from adapt.tasks import TASKS
 
 

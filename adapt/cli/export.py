@@ -11,10 +11,10 @@ import dataclasses
 from typing import ClassVar
 
 from adapt.cli import console
-from adapt.cli.staging import written_folder
 from adapt.export.exporting import export
 from adapt.options import ImportOptions, OutputOptions
 from adapt.pretrained import hub
+from adapt.staging import written_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

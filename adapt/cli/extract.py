@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt.cli import console, showing
-from adapt.cli.run_folder import check_out, open_run, versions, write_json
+from adapt.cli.run_folder import open_run
 from adapt.data import tables
 from adapt.features import extract
 from adapt.options import (
@@ -31,6 +31,7 @@ from adapt.options import (
 )
 from adapt.parallel import multihost, sharding
 from adapt.pretrained import hub
+from adapt.run_folder import check_out, versions, write_json
 from adapt.tree import digest
 
 

@@ -25,10 +25,9 @@ import jax.numpy as jnp
 from adapt import finetuning, planning
 from adapt.cli import console, finetune, plots, showing
 from adapt.cli.flags import changed_flags
-from adapt.cli.run_folder import check_out, open_run, write_json
+from adapt.cli.run_folder import open_run
 from adapt.cost.clock import Compiling, Laps
-from adapt.data import bundled
-from adapt.data.examples import Examples
+from adapt.data.inputs import Columns, make_parts
 from adapt.errors import StrategyError
 from adapt.options import (
     BatchOptions,
@@ -43,6 +42,8 @@ from adapt.options import (
 from adapt.planning import Estimate, Overhead, Workload
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
+from adapt.run_folder import check_out, write_json
+from adapt.task_data import TaskData, read_data
 from adapt.tasks import TASKS, get_task
 from adapt.training import strategies
 
@@ -123,17 +124,17 @@ def main(config: Config) -> dict[str, Any]:
     check_ranges(config)
     check_task(config.task)
     run = finetune_config(config)
-    pretrained = hub.load_with_options(run, run.seed)
+    pretrained = hub.with_options(hub.load(run.checkpoint), run, run.seed)
     check_flags(config, pretrained.config.layers)
-    sets, names = read(config, run, pretrained)
+    data = read(config, run, pretrained)
     laps.lap("set_up")
     set_up = laps.seconds["set_up"] - compiling.seconds
 
     with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
-        console.say(f"data      {showing.sizes(sets)}")
-        workload = make_workload(config, run, pretrained, sets, names)
-        overhead = measure_overhead(folder.path, set_up, len(names))
+        console.say(f"data      {showing.sizes(data.sets)}")
+        workload = make_workload(config, run, pretrained, data)
+        overhead = measure_overhead(folder.path, set_up, len(data.names))
         with console.progress("timing", 0) as bar:
             estimates, timings = planning.estimate_strategies(
                 workload, config.also, overhead, on_progress=bar.show
@@ -197,48 +198,34 @@ def check_flags(config: Config, layers: int) -> None:
     for name in config.measure:
         if name not in planned:
             raise StrategyError(f"`measure` {name}: it is not planned; name it in `also` too")
-    if config.measure and not has_test(config):
-        raise StrategyError(
-            f"`measure` runs finetune, which tests: {config.data} has no test part, so name one "
-            "with `test`"
-        )
 
 
-def has_test(config: Config) -> bool:
-    return config.test is not None or config.data in bundled.SETS
-
-
-def read(
-    config: Config, run: finetune.Config, pretrained: Pretrained
-) -> tuple[dict[str, Examples], list[str]]:
-    """(the sets that a run would have, the names of the head's outputs).
-
-    They are train and validation, and test if one is named: a plan needs none.
-    """
-    if has_test(config):
-        return finetuning.read_sets(run, run, pretrained, run.seed)
-    without_test = dataclasses.replace(run, test=config.data)
-    sets, names = finetuning.read_sets(without_test, run, pretrained, run.seed)
-    del sets["test"]
-    return sets, names
+def read(config: Config, run: finetune.Config, pretrained: Pretrained) -> TaskData:
+    """The data that a run would have: train and validation, and test if one is named."""
+    task = get_task(config.task)
+    parts = make_parts(
+        config.data,
+        None,
+        Columns(text=run.text_column, label=run.label_column, image=run.image_column),
+        test=config.test,
+        are_images=pretrained.config.is_image,
+        are_words=task.takes_words,
+    )
+    return read_data(parts, task, run, pretrained, seed=run.seed)
 
 
 def make_workload(
-    config: Config,
-    run: finetune.Config,
-    pretrained: Pretrained,
-    sets: dict[str, Examples],
-    names: list[str],
+    config: Config, run: finetune.Config, pretrained: Pretrained, data: TaskData
 ) -> Workload:
     """What the strategies are applied to: the encoder with a new head, and the data."""
     task = get_task(config.task)
-    head = task.head(pretrained, run, names)
+    head = task.head(pretrained, run, data.names)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)  # the head that a run begins with
     model, params = finetuning.with_head(pretrained, head, key)
     return Workload(
         model=model.cast(jnp.dtype(config.dtype)),
         params=params,
-        sets=sets,
+        sets=data.sets,
         loss=task.loss,
         epochs=config.epochs,
         batch_size=config.batch_size,

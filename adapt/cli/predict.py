@@ -12,19 +12,18 @@ share one pass of it, and their columns begin with the folder's name: ``tone:pre
 
 import csv
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from adapt import buckets
 from adapt.cli import console
-from adapt.cli.staging import written_file
 from adapt.data import tables
-from adapt.errors import CheckpointError, OutputError, StrategyError
+from adapt.errors import OutputError
 from adapt.options import ColumnOptions, ImportOptions, OutputOptions
-from adapt.predicting import Predictions, check_predicts, predict_table
-from adapt.pretrained import hub
+from adapt.predicting import Predictions, check_predicts, predict_table, side_by_side
+from adapt.run import check_pairs, load_run
+from adapt.staging import written_file
 from adapt.tasks.base import text_columns
 
 
@@ -55,48 +54,27 @@ def main(config: Config) -> None:
         raise OutputError(
             f"the output file {config.out} exists: give `overwrite` to replace it, or another `out`"
         )
-    runs = [load(path) for path in config.run]
-    check_pairs(config.run, config.text_pair_column)
+    runs = [load_run(path) for path in config.run]
+    for run in runs:
+        check_predicts(run.pretrained)
+        check_pairs(run, config.text_pair_column)
+    models = [run.pretrained for run in runs]
     columns = text_columns(config.text_column, config.text_pair_column)
     table = tables.read(config.data)
     with console.progress("predicting", len(table)) as bar:
-        predictions = predict_table(runs, table, columns, config.image_column, bar.show)
+        predictions = predict_table(models, table, columns, config.image_column, bar.show)
     write_csv(config.out, predictions)
-    if runs[0].tokenizer:
-        console.warn_truncated(predictions.truncated, runs[0].tokenizer.max_length, config.data)
+    if models[0].tokenizer:
+        console.warn_truncated(
+            predictions[0].truncated, models[0].tokenizer.max_length, config.data
+        )
     console.say(f"{config.out}: {len(table):,} predictions")
 
 
-def load(path: Path) -> hub.Pretrained:
-    """A finished run that predicts. Raises :class:`CheckpointError` for anything else."""
-    if not buckets.exists(path / "model.json"):
-        raise CheckpointError(
-            f"{path} is not a run's folder (no model.json): give what finetune wrote to `out`"
-        )
-    run = hub.load(path)
-    check_predicts(run)
-    return run
-
-
-def check_pairs(folders: Sequence[Path], text_pair_column: str | None) -> None:
-    """Raise :class:`StrategyError` where a run was trained on pairs of texts and gets single ones,
-    or the reverse.
-    """
-    for folder in folders:
-        flags = folder / "config.json"
-        if not flags.exists():
-            continue
-        trained = json.loads(flags.read_text("utf-8")).get("text_pair_column")
-        if bool(trained) != bool(text_pair_column):
-            was = f"with `text_pair_column` {trained}" if trained else "without `text_pair_column`"
-            raise StrategyError(
-                f"{folder} was trained {was}: predict takes the texts of a row as training did"
-            )
-
-
-def write_csv(path: Path, predictions: Predictions) -> None:
+def write_csv(path: Path, predictions: Sequence[Predictions]) -> None:
     """The predictions as a CSV file, complete or absent."""
+    header, rows = side_by_side(predictions)
     with written_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(predictions.header)
-        writer.writerows(predictions.rows)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -21,7 +21,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.cli import console, plots, showing
-from adapt.cli.run_folder import check_out, open_run, versions, write_json
+from adapt.cli.run_folder import open_run
 from adapt.cost.clock import Compiling, Laps
 from adapt.data import bundled, packing
 from adapt.data.tables import Table, check_texts, read
@@ -40,6 +40,7 @@ from adapt.pretrained import hub
 from adapt.probing.layers import layer_features
 from adapt.probing.report import ProbeOptions, check_options, make_splits, probe_features
 from adapt.probing.speed import compare_with_sklearn
+from adapt.run_folder import check_out, versions, write_json
 from adapt.tasks import TASKS, get_task
 
 

@@ -3,19 +3,16 @@
 While it runs, see :mod:`adapt.cli.training_report`.
 """
 
-import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapt import tree
+from adapt import pretraining, tree
 from adapt.cli import console
 from adapt.data.examples import Examples
-from adapt.finetuning import FinetuningOptions, TaskData
-from adapt.fitting import Fitted, Plan
+from adapt.finetuning import Prepared
 from adapt.pretrained.hub import Pretrained
-from adapt.pretraining import TextData
 from adapt.tasks import Task
 
 
@@ -26,8 +23,11 @@ def show_loaded(pretrained: Pretrained) -> None:
     console.say(f"loaded    {pretrained.source}: {config.family}, {size}; its head is discarded")
 
 
-def show_start(options: FinetuningOptions, plan: Plan, data: TaskData) -> None:
+def show_start(prepared: Prepared) -> None:
     """What was loaded, what of it is discarded, the data, and what each phase trains."""
+    options = prepared.options
+    plan = prepared.plan
+    data = prepared.data
     pretrained = plan.pretrained
     config = pretrained.config
     parameters = tree.count(plan.params["encoder"])
@@ -57,8 +57,10 @@ def sizes(sets: Mapping[str, Examples]) -> str:
     return ", ".join(f"{len(examples):,} {name}" for name, examples in sets.items())
 
 
-def show_text(plan: Plan, data: TextData) -> None:
+def show_text(prepared: pretraining.Prepared) -> None:
     """What was loaded, and the text."""
+    plan = prepared.plan
+    data = prepared.data
     pretrained = plan.pretrained
     head = type(plan.model.head).__name__
     size = f"{tree.count(plan.params):,} parameters, head {head}"
@@ -71,17 +73,18 @@ def show_text(plan: Plan, data: TextData) -> None:
     console.say()
 
 
-def show_stopped(fitted: Fitted, out: Path) -> dict[str, Any]:
+def show_stopped(step: int, out: Path) -> dict[str, Any]:
     """Say how a stopped run goes on; its result is empty."""
-    console.say(f"stopped after step {fitted.steps}; go on with --resume --out {out}")
+    console.say(f"stopped after step {step}; go on with --resume --out {out}")
     return {}
 
 
-def show_end(out: Path, task: Task, result: dict[str, Any], plot: Path) -> None:
-    """The test, and what is to be noted about it."""
-    scores = itertools.takewhile(lambda name: name != "seconds", result)
-    shown = {name: result[name] for name in scores if result[name] is not None}
-    console.table("test", ("metric", "value"), list(shown.items()))
+def show_end(out: Path, task: Task, result: Mapping[str, Any]) -> None:
+    """The test, or without one the best validation, and what is to be noted about it."""
+    split = "test" if "test" in result["scores"] else "validation"
+    scores = {**result["scores"][split], "examples_per_second": result["examples_per_second"]}
+    shown = {name: value for name, value in scores.items() if value is not None}
+    console.table(split, ("metric", "value"), list(shown.items()))
     for baseline, (metric, sign) in task.beats.items():
         low = result.get(baseline)
         value = result.get(metric)
@@ -100,18 +103,18 @@ def show_end(out: Path, task: Task, result: dict[str, Any], plot: Path) -> None:
     if result["parameters_frozen"]:
         digest = result["frozen_digest_after"][:12]
         console.say(f"frozen parameters unchanged: digest {digest}")
-    print_result(shown, out, plot)
+    print_result(shown, out)
 
 
-def show_text_end(out: Path, result: dict[str, Any], plot: Path) -> None:
+def show_text_end(out: Path, result: Mapping[str, Any]) -> None:
     """The last validation of a pre-training run."""
     names = ("loss_before", "loss", "accuracy", "perplexity", "targets_per_second")
     shown = {name: result[name] for name in names if result[name] is not None}
     console.table("held-out text", ("metric", "value"), list(shown.items()))
-    print_result(shown, out, plot)
+    print_result(shown, out)
 
 
-def print_result(shown: dict[str, Any], out: Path, plot: Path) -> None:
+def print_result(shown: dict[str, Any], out: Path) -> None:
     """Where the plot is; where nobody watches, one line of JSON as the last one."""
-    console.say(f"plot      {plot}")
+    console.say(f"plot      {out / 'history.png'}")
     console.result(json.dumps(shown | {"out": str(out)}))

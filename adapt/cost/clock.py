@@ -46,6 +46,12 @@ COMPILE_EVENTS = (
 )
 
 
+@functools.cache
+def compiling() -> "Compiling":
+    """The counter of this process: its ``seconds`` count from the first call on."""
+    return Compiling()
+
+
 class Compiling:
     """The ``seconds`` that this process has spent on compiling since this object was made."""
 

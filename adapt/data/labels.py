@@ -106,6 +106,11 @@ def read_labels(
             raise DataError(
                 f"{table.name}: row {row}: '{value}' is not a JSON list: {error.msg}"
             ) from error
+        if parse is one_label and isinstance(value, list | dict):
+            raise DataError(
+                f"{table.name}: row {row}: column '{column}' holds a {type(value).__name__} where "
+                "one label is wanted: several labels a row are `task` multilabel"
+            )
         for label in labels:
             # The hub's data sets have -1 where a row of a ClassLabel column is not labelled.
             if label is None or not str(label).strip() or (names and label < 0):
@@ -121,6 +126,18 @@ def feature_names(table: Table, column: str) -> list[str] | None:
     feature = table.rows.features.get(column)
     element = getattr(feature, "feature", feature)
     return getattr(element, "names", None)
+
+
+def label_type(table: Table, column: str) -> str:
+    """What the labels of a column are: "int" or "bool", else "str", as their names are."""
+    feature = table.rows.features.get(column)
+    element = getattr(feature, "feature", feature)
+    if getattr(element, "names", None):
+        return "str"
+    dtype = str(getattr(element, "dtype", ""))
+    if dtype.startswith(("int", "uint")):
+        return "int"
+    return "bool" if dtype == "bool" else "str"
 
 
 def spelled(label: Any) -> str:

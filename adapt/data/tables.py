@@ -12,7 +12,7 @@ second. Messages count rows from 1, as a person does, without the header.
 import hashlib
 import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 from adapt import buckets
 from adapt.data import bundled
 from adapt.data.arrow import write_arrow
-from adapt.errors import DataError, OutputError, StrategyError, first_line
+from adapt.errors import DataError, OutputError, first_line
 from adapt.files import is_remote
-from adapt.options import DataOptions
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
 
 if TYPE_CHECKING:
@@ -113,37 +112,28 @@ def read_rows(name: str, split: str | None) -> "Dataset":
     return load_dataset(name, split, path=name, cache_dir=str(cache_folder() / "datasets"))
 
 
-def read_parts(options: DataOptions) -> dict[str, Table]:
-    """The tables ``train`` and ``test``, and ``validation`` where one is named.
+def from_columns(
+    columns: Mapping[str, Sequence[Any]], where: str, image_column: str | None = None
+) -> Table:
+    """A table of columns in memory, equally long; ``where`` is what messages call it.
 
-    Raises :class:`DataError` where there is no test part, and :class:`StrategyError` for a
-    validation set that is trained or tested on.
+    ``image_column`` holds pictures: PIL's, paths, or arrays uint8. Raises DataError for a column
+    whose values are of several types.
     """
-    train_is_bundled = options.train in bundled.SETS
-    if options.test is None and not train_is_bundled:
-        raise DataError(
-            f"`test` is missing: {options.train} is not a bundled set with a test part of its own"
-        )
-    used_in_parts = [name for name in (options.train, options.test) if name in bundled.SETS]
-    if options.validation in used_in_parts:
-        raise StrategyError(
-            f"`validation` {options.validation} is the whole set, with what is trained and "
-            "tested on: leave it out for 10% of `train`, or name other data"
-        )
-    test = options.test or options.train
-    test_is_bundled = test in bundled.SETS
-    parts = {
-        "train": read(options.train, "train" if train_is_bundled else None),
-        "test": read(test, "test" if test_is_bundled else None),
-    }
-    if options.validation:
-        parts["validation"] = read(options.validation)
-    return parts
-
-
-def from_columns(columns: dict[str, list], name: str) -> Table:
-    """A table of columns in memory, equally long; messages call it ``name``."""
-    return Table(import_datasets().Dataset.from_dict(columns), name)
+    datasets = import_datasets()
+    content = {}
+    for name, values in columns.items():
+        try:
+            feature = datasets.Image() if name == image_column else None
+            part = datasets.Dataset.from_dict(
+                {name: list(values)}, datasets.Features({name: feature}) if feature else None
+            )
+        except Exception as error:  # of Arrow, or of what a value is of
+            raise DataError(
+                f"{where}: column '{name}' can't be read: {first_line(error)}"
+            ) from None
+        content[name] = part
+    return Table(datasets.concatenate_datasets(list(content.values()), axis=1), where)
 
 
 def read_lines(path: str | Path) -> Table:

@@ -25,6 +25,7 @@ PROBLEM_TYPES = {
     "multi_label_classification": ("multilabel", True),
     "regression": ("regression", False),
 }
+LABEL_TYPES = {"str": str, "int": int, "bool": "True".__eq__}
 OTHER_FORMATS = ("*.bin", "*.pt", "*.msgpack", "*.h5")
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
@@ -50,9 +51,16 @@ class Pretrained:
     # of a finished run: classification, multilabel, regression and so on; of pre-training: mlm, clm
     task: str = ""
     labels: tuple[str, ...] = ()
+    # what the labels were in the training data: "str", "int" or "bool"
+    label_type: str = "str"
     # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's
     # own
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The labels as the training data had them: numbers where they were whole numbers there."""
+        return tuple(LABEL_TYPES[self.label_type](name) for name in self.labels)
 
     @property
     def model(self) -> Model:
@@ -148,12 +156,11 @@ def load_folder(folder: Path, source: str) -> Pretrained:
     return with_inputs(pretrained, folder, None)
 
 
-def load_with_options(options: ModelOptions, seed: int = 0) -> Pretrained:
-    """The checkpoint of the options with their dropout, their length of a text, or new weights.
+def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -> Pretrained:
+    """The checkpoint with the dropout of the options, their length of a text, or new weights.
 
     Raises :class:`StrategyError` for a ``max_length`` that the encoder does not have.
     """
-    pretrained = load(options.checkpoint)
     config = pretrained.config
     if options.dropout is not None:
         changed = dataclasses.replace(
@@ -372,6 +379,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
         "head": head_settings(model.head),
         "task": model.task,
         "labels": list(model.labels),
+        "label_type": model.label_type,
         "max_length": model.tokenizer.max_length if model.tokenizer else None,
         "base": base,
         "images": dataclasses.asdict(model.image_settings) if model.image_settings else None,
@@ -464,6 +472,9 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     classes = getattr(head, "classes", len(labels))
     if labels and len(labels) != classes:
         raise ValueError(f"{len(labels)} labels for {classes} classes")
+    label_type = content.get("label_type", "str")  # older runs have none
+    if label_type not in LABEL_TYPES:
+        raise ValueError(f"unknown label_type {label_type!r}")
     image_settings = None
     if content["images"]:
         fields = {name: as_tuples(value) for name, value in dict(content["images"]).items()}
@@ -476,6 +487,7 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
         image_settings=image_settings,
         task=content["task"],
         labels=labels,
+        label_type=label_type,
         imports=imports,
     )
 

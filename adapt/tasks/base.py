@@ -13,6 +13,7 @@ A module of one's own adds one, and the commands take it when they import the mo
 """
 
 import abc
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -41,6 +42,18 @@ MANY = 1000  # text columns: no bound
 Row = list[Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a run says of N examples.
+
+    ``labels`` are an array [N] or a list of N values; what a value is, the task says.
+    ``probabilities`` are float [N, C], or None where the task has none.
+    """
+
+    labels: Any
+    probabilities: np.ndarray | None = None
+
+
 class Task(abc.ABC):
     """What is learned. A task has no state: the same instance serves every run.
 
@@ -56,6 +69,8 @@ class Task(abc.ABC):
     beats: Mapping[str, tuple[str, int]] = {"majority_accuracy": ("accuracy", 1)}
     # Fewest and most columns of further texts: the second of a pair, a question, choices.
     further_texts: tuple[int, int] = (0, 1)
+    # Whether an example is a list of words.
+    takes_words: bool = False
     # Whether pictures can be learned, too.
     takes_images: bool = True
     # Outputs of the head. None: one for each label name; 0: embeddings, which predict nothing.
@@ -258,16 +273,28 @@ class Task(abc.ABC):
         """The columns of a prediction, for texts in these columns."""
         return ["prediction", *(f"probability:{name}" for name in run.labels)]
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
-        """A row of values for every row of the table, in its order. ``outputs`` are the head's."""
+    ) -> Answers:
+        """What the head's ``outputs`` say of every row of the table, in its order."""
         raise NotImplementedError(f"the task {self.name} has no predictions")
+
+    def cells(self, run: Pretrained, label: Any) -> Row:
+        """One of the labels of :meth:`answers` as values of the columns before the probabilities."""
+        return [label]
+
+    def rows(self, run: Pretrained, answers: Answers) -> Iterator[Row]:
+        """A row of values, as :meth:`header` names them, for every example."""
+        for number, label in enumerate(answers.labels):
+            row = self.cells(run, label)
+            if answers.probabilities is not None:
+                row += numbers(answers.probabilities[number])
+            yield row
 
     # Exports
 

@@ -1,6 +1,6 @@
 """One right text of several: which of the choices goes with the first text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import Text
 from adapt.tasks import metrics
-from adapt.tasks.base import MANY, TASKS, Row, Task, classifier, numbers
+from adapt.tasks.base import MANY, TASKS, Answers, Row, Task, classifier
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -52,16 +52,20 @@ class Choice(Task):
     def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
         return ["prediction", *(f"probability:{number}" for number in choice_numbers(columns))]
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
-        for p in metrics.softmax(outputs.reshape(len(table), -1)):
-            yield [int(p.argmax()), *numbers(p)]
+    ) -> Answers:
+        """The labels are int [N]: the number of the choice, from 0."""
+        probabilities = metrics.softmax(outputs.reshape(len(table), -1))
+        return Answers(probabilities.argmax(-1), probabilities)
+
+    def cells(self, run: Pretrained, label: np.integer) -> Row:
+        return [int(label)]
 
 
 def choice_numbers(columns: Sequence[str]) -> list[str]:

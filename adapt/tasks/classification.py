@@ -1,6 +1,6 @@
 """One of several classes: the label of a text, of a pair of texts, or of a picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from adapt.data.labels import Labels, class_names, class_numbers
 from adapt.data.tables import Table
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
-from adapt.tasks.base import TASKS, Row, Task, class_list, numbers
+from adapt.tasks.base import TASKS, Answers, Task, class_list
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -35,16 +35,16 @@ class Classification(Task):
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
         return metrics.majority(train, test)
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
-        for p in metrics.softmax(outputs):
-            yield [run.labels[int(p.argmax())], *numbers(p)]
+    ) -> Answers:
+        probabilities = metrics.softmax(outputs)
+        return Answers(np.array(run.classes)[probabilities.argmax(-1)], probabilities)
 
     def output_note(self, classes: Sequence[str]) -> str:
         return class_list("Probabilities are softmax(logits), by class:", classes)

@@ -1,7 +1,8 @@
 """Any number of labels an example, each by itself."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from adapt.data.labels import Labels, class_names, class_numbers, several_labels
 from adapt.data.tables import Table
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
-from adapt.tasks.base import TASKS, Row, Task, class_list, numbers
+from adapt.tasks.base import TASKS, Answers, Row, Task, class_list
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -41,20 +42,26 @@ class Multilabel(Task):
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
         return metrics.majority(train, test)
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
+    ) -> Answers:
+        """The labels are lists of names."""
+        probabilities = metrics.sigmoid(outputs)
+        chosen = []
+        for p in probabilities:
+            chosen.append([run.classes[number] for number in np.flatnonzero(p > 0.5)])
+        return Answers(chosen, probabilities)
+
+    def cells(self, run: Pretrained, label: list[Any]) -> Row:
         """Names joined by ``;``, or a JSON list where a label has one in its name."""
+        names = [str(name) for name in label]
         as_json = any(";" in name for name in run.labels)
-        for p in metrics.sigmoid(outputs):
-            chosen = [name for name, value in zip(run.labels, p, strict=True) if value > 0.5]
-            joined = json.dumps(chosen) if as_json else ";".join(chosen)
-            yield [joined, *numbers(p)]
+        return [json.dumps(names) if as_json else ";".join(names)]
 
     def output_note(self, classes: Sequence[str]) -> str:
         return class_list("Probabilities are sigmoid(logits), by class:", classes)

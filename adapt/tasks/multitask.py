@@ -1,7 +1,7 @@
 """Classes of several label columns at once, by one head: ``label,fine``."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from adapt.errors import StrategyError
 from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
-from adapt.tasks.base import TASKS, Row, Task, classifier, numbers
+from adapt.tasks.base import TASKS, Answers, Row, Task, classifier
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -66,23 +66,31 @@ class Multitask(Task):
         predictions = [f"prediction:{column}" for column, _ in by_column(run.labels)]
         return [*predictions, *(f"probability:{name}" for name in run.labels)]
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
+    ) -> Answers:
+        """The labels are dicts, column -> class."""
         columns_of_labels = by_column(run.labels)
+        labels = []
+        probabilities = []
         for of_row in metrics.softmax(outputs):
-            predictions = []
-            probabilities = []
-            for (_, classes), p in zip(columns_of_labels, of_row, strict=True):
+            label = {}
+            of_all = []
+            for (column, classes), p in zip(columns_of_labels, of_row, strict=True):
                 of_classes = p[: len(classes)]  # beyond them a column has -inf
-                predictions.append(classes[int(of_classes.argmax())])
-                probabilities += numbers(of_classes)
-            yield [*predictions, *probabilities]
+                label[column] = classes[int(of_classes.argmax())]
+                of_all.append(of_classes)
+            labels.append(label)
+            probabilities.append(np.concatenate(of_all))
+        return Answers(labels, np.stack(probabilities))
+
+    def cells(self, run: Pretrained, label: dict[str, str]) -> Row:
+        return list(label.values())
 
 
 def by_column(names: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -1,6 +1,6 @@
 """A number an example."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
-from adapt.tasks.base import TASKS, Row, Task, numbers
+from adapt.tasks.base import TASKS, Answers, Row, Task, numbers
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -54,16 +54,19 @@ class Regression(Task):
     def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
         return ["prediction"]
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
-        for value in numbers(outputs[:, 0]):
-            yield [value]
+    ) -> Answers:
+        """The labels are float32 [N]."""
+        return Answers(outputs[:, 0])
+
+    def cells(self, run: Pretrained, label: np.float32) -> Row:
+        return numbers(np.array([label]))
 
     def output_note(self, classes: Sequence[str]) -> str:
         return "The logit is the value itself."

@@ -17,7 +17,7 @@ from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Text, gather
 from adapt.tasks import metrics
-from adapt.tasks.base import TASKS, Row, Task
+from adapt.tasks.base import TASKS, Answers, Row, Task
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -118,30 +118,35 @@ class Span(Task):
     def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
         return ["start", "end", "text"]
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
-        """Characters from and to (the end exclusive) and the text between them.
+    ) -> Answers:
+        """The labels are (start, end, text): characters, the end exclusive, and what is between.
 
-        They are empty where the best tokens are not of the text but of the question.
+        None where the best tokens are not of the text but of the question.
         """
         best = iter(metrics.best_spans(outputs).tolist())
         text_number = len(columns) - 1
+        labels: list[tuple[int, int, str] | None] = []
         for texts, encodings in self.encoded(run, table, columns):
             for text, encoding in zip(texts, encodings, strict=True):
                 first, last = next(best)
                 if {encoding.token_to_sequence(n) for n in (first, last)} != {text_number}:
-                    yield ["", "", ""]
+                    labels.append(None)
                     continue
                 start = encoding.token_to_chars(first)[0]
                 end = encoding.token_to_chars(last)[1]
                 answer = text[start:end].lstrip()  # byte-level tokens begin with their space
-                yield [end - len(answer), end, answer]
+                labels.append((end - len(answer), end, answer))
+        return Answers(labels)
+
+    def cells(self, run: Pretrained, label: tuple[int, int, str] | None) -> Row:
+        return ["", "", ""] if label is None else list(label)
 
 
 def read_span(table: Table, row: int, value: Any) -> tuple[int, int]:

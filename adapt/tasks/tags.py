@@ -18,7 +18,7 @@ from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer, gather
 from adapt.ragged import Ragged, ragged
 from adapt.tasks import metrics
-from adapt.tasks.base import CHUNK, TASKS, Row, Task
+from adapt.tasks.base import CHUNK, TASKS, Answers, Row, Task
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -33,6 +33,7 @@ class Tags(Task):
     """
 
     further_texts = (0, 0)
+    takes_words = True
     takes_images = False
     pools = False
     has_class_weights = True
@@ -78,29 +79,32 @@ class Tags(Task):
     def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
         return ["prediction"]
 
-    def rows(
+    def answers(
         self,
         run: Pretrained,
         outputs: np.ndarray,
         part: Examples,
         table: Table,
         columns: Sequence[str],
-    ) -> Iterator[Row]:
-        """A JSON list with a tag for each word; null for words of which no token is left."""
+    ) -> Answers:
+        """The labels are lists with a tag for each word; None for words of which no token is left."""
         assert isinstance(part.labels, Ragged)
         tags = outputs.argmax(-1)
         word_numbers = part.targets
-        row = 0
+        labels = []
         start = 0
         for chunk in word_chunks(table, columns[0]):
             for words in chunk:
-                stop = start + int(part.labels.lengths[row])
+                stop = start + int(part.labels.lengths[len(labels)])
                 of_words: list[str | None] = [None] * len(words)
                 for output in range(start, stop):
                     of_words[word_numbers[output]] = run.labels[tags[output]]
-                yield [json.dumps(of_words, ensure_ascii=False)]
+                labels.append(of_words)
                 start = stop
-                row += 1
+        return Answers(labels)
+
+    def cells(self, run: Pretrained, label: list[str | None]) -> Row:
+        return [json.dumps(label, ensure_ascii=False)]
 
 
 def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: Ragged) -> Examples:

@@ -78,6 +78,17 @@ def save(folder: Path, state: State, info: dict[str, Any], best: bool, phase: in
     barrier(f"{name} is saved")
 
 
+def save_params(folder: Path, params: Tree) -> None:
+    """Save parameters alone, as the best checkpoint of a run that does not go on.
+
+    Raises :class:`OutputError` if the disk is full.
+    """
+    need_space(folder, nbytes(params), "the checkpoint")
+    name = "step_00000000"
+    write_tree(folder / name, {"params": params})
+    write_json(folder / INDEX, {"last": {"folder": name}, "best": {"folder": name}})
+
+
 def save_frozen(folder: Path, frozen: Tree, phase: int = 0) -> None:
     """Save the frozen parameters of a phase, if there are any, before its first :func:`save`."""
     if is_lead_process():

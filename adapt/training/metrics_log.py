@@ -24,11 +24,9 @@ class MetricsLog:
         self.path = path if is_lead_process() else Path(os.devnull)
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Stepped):
-            rates = {f"rate_{group}": rate for group, rate in event.rates.items()}
-            self.write({"epoch": event.epoch, **event.record, **rates})
-        elif isinstance(event, Validated):
-            self.write({"epoch": event.epoch, **validation_record(event)})
+        record = record_of(event)
+        if record is not None:
+            self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a line. Nothing stays open, so nothing is left unwritten when a disk is full."""
@@ -37,6 +35,10 @@ class MetricsLog:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from None
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was written until now."""
+        return read_records(self.path)
 
     @property
     def size(self) -> int:
@@ -48,6 +50,23 @@ class MetricsLog:
         if is_lead_process():
             self.path.touch()
             os.truncate(self.path, min(size, self.size))
+
+
+def record_of(event: Event) -> dict[str, Any] | None:
+    """The line of some steps or of a validation; None for any other event."""
+    if isinstance(event, Stepped):
+        rates = {f"rate_{group}": rate for group, rate in event.rates.items()}
+        return {"epoch": event.epoch, **event.record, **rates}
+    if isinstance(event, Validated):
+        return {"epoch": event.epoch, **validation_record(event)}
+    return None
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; none where there is no such file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def validation_record(event: Validated) -> dict[str, float | None]:

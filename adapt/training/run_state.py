@@ -37,6 +37,8 @@ class Progress:
     # of every phase that began: the digest of what is frozen, whether it is cached, and how
     phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     first_loss: float | None = None  # of a validation before the first step, where there is one
+    # of the best validation, by metric; empty in a run that began before they were kept
+    best_scores: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, info: dict[str, Any]) -> "Progress":

@@ -62,10 +62,10 @@ class Adapt:
         import numpy as np
 
         from adapt.cli.launch import compilation_cache, prepare_cpu
-        from adapt.cli.run_folder import versions
         from adapt.data import examples, sources
         from adapt.pretrained import hub
         from adapt.ragged import ragged
+        from adapt.run_folder import versions
 
         prepare_cpu()
         compilation_cache()
@@ -172,7 +172,7 @@ class DeviceAdapt:
         import numpy as np
 
         from adapt.cli.launch import compilation_cache
-        from adapt.cli.run_folder import versions
+        from adapt.run_folder import versions
         from adapt.training.step import init_state
         from experiments.benchmark.aot.compiling import Case, make_training
 

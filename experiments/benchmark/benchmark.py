@@ -33,10 +33,11 @@ import numpy as np
 
 from adapt.cli import console
 from adapt.cli.flags import first_nondefault_flag
-from adapt.cli.run_folder import check_out, open_run, write_json
+from adapt.cli.run_folder import open_run
 from adapt.data import packing
 from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
+from adapt.run_folder import check_out, write_json
 from experiments.benchmark import device, sides, speed_report
 from experiments.benchmark.options import (
     AcceleratorOptions,

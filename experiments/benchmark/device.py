@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapt.cli import console
-from adapt.cli.run_folder import write_json
 from adapt.errors import MeshError, StrategyError, TrainingError
 from adapt.export.layout import write_config
 from adapt.files import write_text
+from adapt.run_folder import write_json
 from experiments.benchmark.aot.compiling import (
     Case,
     model_flops,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adapt.cli.flags import flag
-from adapt.cli.run_folder import write_json
 from adapt.pretrained.assets import cache_folder
+from adapt.run_folder import write_json
 from experiments.benchmark.options import WholeRunOptions
 from experiments.benchmark.workers import peak_memory
 

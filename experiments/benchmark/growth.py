@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt.cli import console
-from adapt.cli.run_folder import versions, write_json
+from adapt.run_folder import versions, write_json
 from experiments.benchmark import sides
 from experiments.benchmark.finetune_runs import use_own_cache, whole_run
 from experiments.benchmark.options import GrowthOptions, WholeRunOptions

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from adapt.cli import console
-from adapt.cli.run_folder import write_json
 from adapt.data import bundled, tables
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
 from adapt.pretrained import hub
+from adapt.run_folder import write_json
 from adapt.tasks import TASKS
 from experiments.benchmark.options import SourceOptions, SpeedOptions, interpreter
 from experiments.benchmark.workers import Worker, command

@@ -26,12 +26,13 @@ import numpy as np
 from adapt import tree
 from adapt.cli import console
 from adapt.cli.launch import launch
-from adapt.cli.run_folder import check_out, open_run, versions, write_json
+from adapt.cli.run_folder import open_run
 from adapt.data import packing, sources, tables
 from adapt.data.examples import Examples
 from adapt.errors import StrategyError
 from adapt.models import Classifier, Encoder, Model, attention, encoder, layers
 from adapt.pretrained.hub import Pretrained, load
+from adapt.run_folder import check_out, versions, write_json
 from adapt.tasks import TASKS
 from adapt.training import losses, optim, strategies
 from adapt.training.loop import run_steps

@@ -28,9 +28,10 @@ import numpy as np
 
 from adapt.cli import console
 from adapt.cli.launch import launch
-from adapt.cli.run_folder import check_out, open_run, write_json
+from adapt.cli.run_folder import open_run
 from adapt.data import packing
 from adapt.models import EncoderConfig
+from adapt.run_folder import check_out, write_json
 from experiments.benchmark import growth, sides, whole_runs_report
 from experiments.benchmark.finetune_runs import prefix_folder, use_own_cache, whole_run
 from experiments.benchmark.options import WholeRunOptions

@@ -81,7 +81,6 @@ def test_a_file_that_is_missing_or_empty(refused, data, inputs, tmp_path):
     assert refused("pretrain", *checkpoint, "--text", tmp_path / "empty.csv")[0].endswith(
         "is empty"
     )
-    assert "--test is missing" in refused("finetune", *checkpoint, "--train", inputs.train)[0]
 
 
 def test_a_column_that_is_missing(refused, data, inputs):

@@ -53,6 +53,7 @@ ALSO = {
     "seconds",
     "padding",
     "cache",
+    "scores",
 }
 
 

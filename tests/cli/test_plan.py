@@ -69,8 +69,8 @@ def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
 def test_a_file_without_a_test_part_is_planned_for_all_the_same(inputs):
     config = plan.Config(checkpoint=inputs.checkpoint("bert_mlm_tied"), data=inputs.train)
     run = plan.finetune_config(config)
-    sets, names = plan.read(config, run, hub.load(config.checkpoint))
-    assert set(sets) == {"train", "validation"} and len(names) == 2
+    data = plan.read(config, run, hub.load(config.checkpoint))
+    assert set(data.sets) == {"train", "validation"} and len(data.names) == 2
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,6 @@ def test_a_file_without_a_test_part_is_planned_for_all_the_same(inputs):
     [
         ("top:9", "top:9"),
         ("surgical:0", "`measure` surgical:0: it is not planned; name it in `also`"),
-        ("frozen", "has no test part, so name one with `test`"),
     ],
 )
 def test_what_can_not_be_measured_is_told_at_once(inputs, tmp_path, name, message):

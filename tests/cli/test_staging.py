@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import adapt.cli.run_folder as run_folder
-from adapt import files
-from adapt.cli import staging
-from adapt.cli.run_folder import check_out, open_run
+from adapt import files, staging
+from adapt.cli.run_folder import open_run
 from adapt.errors import BucketError, OutputError
 from adapt.pretrained.assets import cache_folder
+from adapt.run_folder import check_out
 from adapt.training import checkpoint
 from tests.helpers.buckets import Buckets, operations
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapt.data.tables import check_texts, chunks, read, read_lines, read_parts
-from adapt.errors import DataError, OutputError, StrategyError
-from adapt.options import DataOptions
+from adapt.data.tables import check_texts, chunks, read, read_lines
+from adapt.errors import DataError, OutputError
 
 
 @pytest.fixture(autouse=True)
@@ -254,18 +253,6 @@ def test_what_is_not_there_is_named(spec, message):
 def test_a_name_of_nothing_is_refused():
     with pytest.raises(DataError, match="':test' names no file"):
         read(":test")
-
-
-def test_a_file_to_train_on_needs_one_to_test_on(file):
-    path = str(file("a.csv", "text,label\na,b\n"))
-    with pytest.raises(DataError, match="`test` is missing"):
-        read_parts(DataOptions(train=path))
-    assert list(read_parts(DataOptions(train=path, test=path))) == ["train", "test"]
-
-
-def test_the_whole_bundled_set_is_no_validation_of_its_own_training():
-    with pytest.raises(StrategyError, match="`validation` reviews is the whole set"):
-        read_parts(DataOptions(validation="reviews"))
 
 
 def test_a_hub_that_does_not_answer_is_one_quick_line(monkeypatch):

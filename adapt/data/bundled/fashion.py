@@ -4,7 +4,6 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from adapt.data.bundled.columns import Columns
 from adapt.data.bundled.packages import from_debian
@@ -51,6 +50,8 @@ def fashion() -> tuple[Columns, Columns]:
 
 def read_part(folder: Path, part: str) -> Columns:
     """The pictures and the names of their kinds in two IDX files, of uint8 [N, 28, 28] and [N]."""
+    from PIL import Image  # only here: it takes a tenth of a second
+
     images = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / f"{part}-labels-idx1-ubyte.gz").read_bytes())
     pixels = np.frombuffer(images, np.uint8, offset=IMAGES_HEADER).reshape(-1, *SHAPE)

@@ -27,11 +27,11 @@ import jax
 from adapt.cli import console
 from adapt.cli.flags import first_nondefault_flag
 from adapt.cli.launch import launch
-from adapt.cli.run_folder import write_json
 from adapt.errors import MeshError, StrategyError
 from adapt.files import write_text
 from adapt.markdown import markdown_table
 from adapt.parallel import sharding
+from adapt.run_folder import write_json
 from experiments.benchmark import sides
 from experiments.benchmark.aot.chips import Topology, topology
 from experiments.benchmark.aot.compiling import (

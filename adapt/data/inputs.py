@@ -1,0 +1,332 @@
+"""What people hold, as a table: lists, arrays, pandas, ``datasets``, a dict of columns, or a file.
+
+    make_table(["a good film", "a dull one"], ["good", "bad"], Columns())     # text, label
+    make_table("reviews.csv", None, Columns(label="stars"))                   # that file's columns
+
+The table then goes the way of every file, through the same checks.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt.data import bundled, tables
+from adapt.data.tables import Table
+from adapt.errors import DataError, StrategyError
+
+PAIR = "text_pair"  # the column of the second texts, and of further ones text_pair_2 and so on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of a table are read; ``text_pair`` and ``label`` may name several: ``a,b``."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    image: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of the texts of a row."""
+        further = self.text_pair.split(",") if self.text_pair else []
+        return [self.text, *(name.strip() for name in further)]
+
+
+def make_table(
+    inputs: Any,
+    labels: Any,
+    columns: Columns,
+    *,
+    are_images: bool = False,
+    are_words: bool = False,
+    name: str = "the data",
+    inputs_name: str = "texts",
+) -> tuple[Table, Columns]:
+    """(a table of inputs with their labels, the columns in which they are).
+
+    ``inputs`` are a sequence, or a table: a file, a bundled or hub set by name, a DataFrame, a
+    ``datasets.Dataset``, a dict of columns. A sequence holds texts; tuples of texts, where a row
+    has several; lists of words with ``are_words``; pictures (PIL, paths, uint8 arrays) with
+    ``are_images``. ``labels`` are a sequence, a dict of several, the name of a column of the table,
+    or None: the column ``columns.label``, or no labels at all. ``name`` is what messages call the
+    table, ``inputs_name`` the parameter.
+
+    Raises DataError for anything that is not exactly one of these.
+    """
+    if is_table(inputs):
+        table = read_table(inputs, name, inputs_name)
+        if labels is None:
+            return table, columns
+        if isinstance(labels, str):
+            return table, dataclasses.replace(columns, label=labels)
+        added, columns = label_columns(labels, columns)
+        taken = [column for column in added if column in table.columns]
+        if taken:
+            raise DataError(
+                f"`labels` are given, and {table.name} has a column '{taken[0]}': name the column "
+                "as `labels`, or leave it out"
+            )
+        content = {column: table.rows[column] for column in table.columns}
+        check_lengths({**content, **added}, inputs_name)
+        rows = table.rows
+        for column, values in added.items():
+            rows = rows.add_column(column, values)  # pyright: ignore[reportCallIssue]
+        return Table(rows, table.name), columns
+
+    values = as_list(inputs, inputs_name)
+    content: dict[str, list] = {}
+    if are_images:
+        columns = dataclasses.replace(columns, image=columns.image or "image")
+        content[str(columns.image)] = [as_picture(value) for value in values]
+    elif are_words:
+        content[columns.text] = [as_words(value) for value in values]
+    else:
+        content, columns = text_columns(values, columns, inputs_name)
+    if isinstance(labels, str):
+        raise DataError(
+            f"`labels` is the string {shortened(labels)}: give a list with a label for each of "
+            f"`{inputs_name}`"
+        )
+    if labels is not None:
+        added, columns = label_columns(labels, columns)
+        content |= added
+    check_lengths(content, inputs_name)
+    picture_column = columns.image if are_images else None
+    return tables.from_columns(content, name, picture_column), columns
+
+
+def is_table(inputs: Any) -> bool:
+    """Whether ``inputs`` have columns of their own, or name something that has."""
+    if isinstance(inputs, str | Path | Table | Mapping):
+        return True
+    return is_dataset(inputs) or is_frame(inputs)
+
+
+def is_dataset(value: Any) -> bool:
+    """Whether a value is of ``datasets``: one set, or a dict of several."""
+    return hasattr(value, "column_names") and hasattr(value, "select_columns")
+
+
+def is_frame(value: Any) -> bool:
+    return hasattr(value, "columns") and hasattr(value, "iloc")
+
+
+def read_table(inputs: Any, name: str, inputs_name: str) -> Table:
+    """The table that ``inputs`` are or name."""
+    if isinstance(inputs, Table):
+        return inputs
+    if isinstance(inputs, str | Path):
+        return read_name(inputs, inputs_name)
+    if is_dataset(inputs):
+        if isinstance(inputs.column_names, Mapping):  # a DatasetDict
+            parts = ", ".join(inputs)
+            raise DataError(f"`{inputs_name}` has the parts {parts}: give one of them")
+        if not hasattr(inputs, "select_columns") or not hasattr(inputs, "__len__"):
+            raise DataError(f"`{inputs_name}` is a stream of rows: give a data set in memory")
+        return Table(inputs, name)
+    if is_frame(inputs):
+        content = {str(column): as_list(inputs[column], str(column)) for column in inputs.columns}
+    else:
+        content = {str(column): as_list(values, str(column)) for column, values in inputs.items()}
+    check_lengths(content, inputs_name)
+    return tables.from_columns(content, name)
+
+
+def read_name(name: str | Path, parameter: str, split: str | None = None) -> Table:
+    """A table by name. A sentence in its place gets an error that says so."""
+    if isinstance(name, str) and (not name or " " in name) and not Path(name).exists():
+        raise DataError(
+            f"`{parameter}` is the string {shortened(name)}, which is no file: give a list of "
+            "texts, or the name of a file"
+        )
+    return tables.read(name, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A table and the columns of it that are read."""
+
+    table: Table
+    columns: Columns
+
+
+def make_parts(
+    inputs: Any,
+    labels: Any,
+    columns: Columns,
+    *,
+    validation: Any = None,
+    test: Any = None,
+    are_images: bool = False,
+    are_words: bool = False,
+) -> dict[str, Part]:
+    """The parts ``train``, and ``validation`` and ``test`` where there are such.
+
+    ``validation`` and ``test`` are tuples ``(inputs, labels)``, or inputs alone. A bundled set by
+    its name is its train part, and tests on its own test part. Raises DataError for what can't be
+    read, StrategyError for a validation set that is trained or tested on.
+    """
+    if isinstance(inputs, str) and inputs in bundled.SETS:
+        test = inputs if test is None else test
+    whole_sets = [name for name in (inputs, test) if isinstance(name, str) and name in bundled.SETS]
+    if isinstance(validation, str) and validation in whole_sets:
+        raise StrategyError(
+            f"`validation` {validation} is the whole set, with what is trained and tested on: "
+            "leave it out for 10% of what is trained on, or name other data"
+        )
+    kind = {"are_images": are_images, "are_words": are_words}
+    table = by_part(inputs, "train", "inputs")
+    table, columns = make_table(
+        table, labels, columns, **kind, name="the training data", inputs_name="inputs"
+    )
+    parts = {"train": Part(table, columns)}
+    for name, given in (("validation", validation), ("test", test)):
+        if given is None:
+            continue
+        some_inputs, some_labels = given, None
+        if isinstance(given, tuple):
+            if len(given) != 2:
+                raise DataError(f"`{name}` is a tuple of {len(given)}: give (inputs, labels)")
+            some_inputs, some_labels = given
+        made = make_table(
+            by_part(some_inputs, name, name),
+            some_labels,
+            columns,
+            **kind,
+            name=f"the {name} data",
+            inputs_name=name,
+        )
+        parts[name] = Part(*made)
+    return parts
+
+
+def by_part(inputs: Any, part: str, parameter: str) -> Any:
+    """The same inputs; of a bundled set's name its train or test part."""
+    if part != "validation" and isinstance(inputs, str) and inputs in bundled.SETS:
+        return read_name(inputs, parameter, part)
+    return inputs
+
+
+def text_columns(
+    values: Sequence[Any], columns: Columns, inputs_name: str
+) -> tuple[dict[str, list], Columns]:
+    """(texts by column, the columns): one, or with tuples of texts as many as a tuple has."""
+    widths = {len(value) for value in values if isinstance(value, tuple | list)}
+    if not widths:
+        if columns.text_pair:
+            raise DataError(
+                f"`{inputs_name}`[0] is one text, and an example here has "
+                f"{len(columns.texts)}: give tuples of texts"
+            )
+        return {columns.text: list(values)}, columns
+    rows = [flat_tuple(value) for value in values]
+    width = len(rows[0])
+    for row, texts in enumerate(rows):
+        if len(texts) != width:
+            raise DataError(
+                f"`{inputs_name}`[{row}] has {len(texts)} texts and `{inputs_name}`[0] {width}: "
+                "every example needs as many"
+            )
+    further = [PAIR, *(f"{PAIR}_{number}" for number in range(2, width))][: width - 1]
+    if columns.text_pair:
+        further = columns.texts[1:]
+        if len(further) != width - 1:
+            raise DataError(
+                f"`text_pair_column` names {len(further)} columns, and an example of "
+                f"`{inputs_name}` has {width - 1} further texts"
+            )
+    content = dict(zip([columns.text, *further], map(list, zip(*rows, strict=True)), strict=True))
+    return content, dataclasses.replace(columns, text_pair=",".join(further) or None)
+
+
+def flat_tuple(value: Any) -> tuple[Any, ...]:
+    """The texts of an example: ``(question, [choice, choice])`` as ``(question, choice, choice)``."""
+    if not isinstance(value, tuple | list):
+        return (value,)
+    if len(value) == 2 and isinstance(value[1], tuple | list):
+        return (value[0], *value[1])
+    return tuple(value)
+
+
+def label_columns(labels: Any, columns: Columns) -> tuple[dict[str, list], Columns]:
+    """(labels by column, the columns): one, or of a dict several."""
+    if isinstance(labels, Mapping) or is_frame(labels):
+        names = [str(name) for name in labels]
+        content = {str(name): as_labels(labels[name], f"labels[{name!r}]") for name in labels}
+        return content, dataclasses.replace(columns, label=",".join(names))
+    return {columns.label: as_labels(labels, "labels")}, columns
+
+
+def as_labels(values: Any, name: str) -> list:
+    """Labels as a list; an array of several a row as lists."""
+    return as_list(values, name, dimensions=(1, 2))
+
+
+def as_list(values: Any, name: str, dimensions: Sequence[int] = (1, 2)) -> list:
+    """The values of a sequence, an array or a Series, in order; what is missing is None.
+
+    Raises DataError for a string, a number, or what has no order.
+    """
+    if isinstance(values, str | bytes):
+        raise DataError(f"`{name}` is the string {shortened(values)}: put it in [brackets]")
+    if isinstance(values, set | frozenset | Mapping):
+        raise DataError(f"`{name}` is a {type(values).__name__}, which has no order: give a list")
+    if hasattr(values, "dtype") and hasattr(values, "shape"):  # NumPy, JAX, pandas, torch
+        shape = tuple(values.shape)
+        if len(shape) not in dimensions:
+            raise DataError(f"`{name}` is an array of shape {list(shape)}: give one of shape [N]")
+        if hasattr(values, "isna"):
+            is_missing = values.isna().tolist()
+            pairs = zip(values.tolist(), is_missing, strict=True)
+            return [None if missing else plain(value) for value, missing in pairs]
+        return [plain(value) for value in np.asarray(values).tolist()]
+    if not isinstance(values, Iterable):
+        raise DataError(f"`{name}` is of type {type(values).__name__}: give a list")
+    return [plain(value) for value in values]
+
+
+def plain(value: Any) -> Any:
+    """A value as Python's own: no NumPy scalar, no array, and None for NaN."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray) and value.dtype != np.uint8:
+        return value.tolist()
+    if hasattr(value, "dtype") and getattr(value, "shape", None) == ():  # of JAX or torch
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
+
+
+def as_words(value: Any) -> Any:
+    """The words of an example as a list; a string stays one."""
+    return list(value) if isinstance(value, tuple | np.ndarray) else value
+
+
+def as_picture(value: Any) -> Any:
+    """A picture as ``datasets`` takes one: PIL's, a path, or an array uint8 [H, W, C]."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def check_lengths(content: Mapping[str, Sequence[Any]], inputs_name: str) -> None:
+    """Raise DataError for columns of different lengths, or without a row."""
+    lengths = {name: len(values) for name, values in content.items()}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError(
+            f"`{inputs_name}` and `labels` are not equally long ({said}): every example needs one "
+            "of each"
+        )
+    if not lengths or not next(iter(lengths.values())):
+        raise DataError(f"`{inputs_name}` is empty")
+
+
+def shortened(value: Any, most: int = 40) -> str:
+    """A value as Python writes it, at most some 40 characters of it."""
+    shown = repr(value)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."

@@ -1,0 +1,204 @@
+"""A run: what fine-tuning made, in memory or in a folder.
+
+run = load_run("runs/mine")
+run.predict(["a new text"]).labels
+run.evaluate(texts, labels)             # {"accuracy": ..., "loss": ...}
+run.export("exported")
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from adapt import buckets, features, files
+from adapt.data.inputs import Columns, make_table
+from adapt.data.tables import Table
+from adapt.errors import CheckpointError, StrategyError
+from adapt.export import exporting
+from adapt.predicting import (
+    OnProgress,
+    Predictions,
+    check_predicts,
+    predict_table,
+    score_table,
+)
+from adapt.pretrained import hub
+from adapt.pretrained.hub import Pretrained
+from adapt.run_folder import check_out, open_run, write_json
+from adapt.tasks.base import task_of
+from adapt.training import checkpoint
+from adapt.training.metrics_log import finite, read_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model that was adapted, and how.
+
+    ``pretrained`` has the encoder and the new head with the best parameters; it can be adapted
+    again. ``result`` is what result.json says: scores, seconds, what trained, digests of what was
+    frozen; empty where the run was stopped. ``history`` has a record of every log and validation,
+    ``settings`` every option, ``lineage`` where the run comes from.
+    """
+
+    pretrained: Pretrained
+    result: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    steps: int = 0
+    outcome: str = "complete"  # or "early", or "stopped"
+    folder: Path | None = None
+
+    def __repr__(self) -> str:
+        scores = []
+        for split, values in self.scores.items():
+            metric = next(iter(values))
+            if values[metric] is not None:
+                scores.append(f"{split} {metric} {values[metric]:.4g}")
+        said = ", ".join(scores) or self.outcome
+        strategy = self.settings.get("strategy", "unknown strategy")
+        return f"Run({self.pretrained.task} by {strategy} on {self.pretrained.source}: {said})"
+
+    @property
+    def scores(self) -> Mapping[str, Mapping[str, float]]:
+        """``{"validation": {metric: score}, "test": ...}`` of the best checkpoint."""
+        return self.result.get("scores", {})
+
+    @property
+    def columns(self) -> Columns:
+        """Where the inputs and the labels were in the training table."""
+        settings = self.settings
+        return Columns(
+            text=settings.get("text_column") or "text",
+            text_pair=settings.get("text_pair_column"),
+            label=settings.get("label_column") or "label",
+            image=settings.get("image_column"),
+        )
+
+    def predict(self, inputs: Any, on_progress: OnProgress | None = None) -> Predictions:
+        """The labels and probabilities of new inputs, in their order.
+
+            run.predict(["a good film"]).labels           # ["good"]
+            run.predict("new.csv").to_pandas()
+
+        ``inputs`` are as in training. ``on_progress(done, total)`` counts sequences. Raises
+        :class:`CheckpointError` for a run of embeddings, which :meth:`encode` computes,
+        :class:`DataError` and :class:`StrategyError` for inputs that the run does not read.
+        """
+        check_predicts(self.pretrained)
+        table, columns = self.make_table(inputs)
+        (predictions,) = predict_table(
+            [self.pretrained], table, columns.texts, columns.image, on_progress
+        )
+        return predictions
+
+    def evaluate(self, inputs: Any, labels: Any = None) -> dict[str, float | None]:
+        """The scores of labelled inputs, as ``{metric: score}`` with the mean ``loss``.
+
+        ``inputs`` and ``labels`` are as in training. None is a score that is not defined. Raises
+        :class:`DataError` for a label that is unseen in training.
+        """
+        table, columns = self.make_table(inputs, labels)
+        scores = score_table(self.pretrained, table, columns)
+        return {name: finite(value) for name, value in scores.items()}
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pooling: str | None = None,
+        normalize: bool = False,
+        layer: int | None = None,
+    ) -> np.ndarray:
+        """The features of texts by the adapted encoder, float32 [N, D].
+
+        ``pooling`` is by default the one that the head was trained with; for the rest see
+        :func:`adapt.encode`.
+        """
+        if pooling is None:
+            pooling = str(getattr(self.pretrained.head, "pooling", "mean"))
+        return features.encode(self.pretrained, texts, pooling, normalize, layer)
+
+    def save(self, out: str | Path, overwrite: bool = False) -> Path:
+        """Write the run to a new folder, which :func:`load_run` and every command take.
+
+        The parameters are those of the best checkpoint, the encoder's among them; the run can't go
+        on. Raises :class:`OutputError` for a folder that exists.
+        """
+        out = files.to_path(out)
+        check_out(out, None, overwrite, may_be_remote=True)
+        with open_run(out, self.settings, overwrite=overwrite) as folder:
+            path = folder.path
+            hub.save_model(path, self.pretrained)
+            checkpoint.save_params(path / "checkpoints", jax.device_get(self.pretrained.params))
+            write_json(path / "lineage.json", self.lineage)
+            lines = [json.dumps(record) + "\n" for record in self.history]
+            files.write_text(path / "metrics.jsonl", "".join(lines))
+            write_json(path / "result.json", self.result)
+        return out
+
+    def export(self, out: str | Path, format: str = "auto", overwrite: bool = False) -> str:
+        """Write encoder and head for transformers or sentence-transformers; returns which.
+
+        See :func:`adapt.export.exporting.export`.
+        """
+        return exporting.export(self.pretrained, out, format, overwrite)
+
+    def make_table(self, inputs: Any, labels: Any = None) -> tuple[Table, Columns]:
+        """Inputs as a table, which has to have as many texts an example as in training."""
+        task = task_of(self.pretrained)
+        table, columns = make_table(
+            inputs,
+            labels,
+            self.columns,
+            are_images=self.pretrained.config.is_image,
+            are_words=task.takes_words,
+            inputs_name="inputs",
+        )
+        check_pairs(self, columns.text_pair)
+        return table, columns
+
+
+def load_run(folder: str | Path) -> Run:
+    """The run in a folder that fine-tuning wrote, with the parameters of its best checkpoint.
+
+    Raises :class:`CheckpointError` for any other folder.
+    """
+    path = files.to_path(folder)
+    if not buckets.exists(path / "model.json"):
+        raise CheckpointError(
+            f"{path} is not a run's folder (no model.json): give what finetune wrote to `out`"
+        )
+    content = {}
+    for name in ("config", "lineage", "result"):
+        file = path / f"{name}.json"
+        content[name] = hub.read_json(path, file.name) if file.exists() else {}
+    return Run(
+        pretrained=hub.load(path),
+        result=content["result"],
+        settings=content["config"],
+        lineage=content["lineage"],
+        history=read_records(path / "metrics.jsonl"),
+        steps=content["result"].get("steps", 0),
+        outcome="complete" if content["result"] else "stopped",
+        folder=path,
+    )
+
+
+def check_pairs(run: Run, text_pair_column: str | None) -> None:
+    """Raise :class:`StrategyError` where a run was trained on pairs of texts and gets single ones,
+    or the reverse.
+    """
+    if not run.settings:
+        return
+    trained = run.columns.text_pair
+    if bool(trained) != bool(text_pair_column):
+        was = f"with `text_pair_column` {trained}" if trained else "without `text_pair_column`"
+        name = run.folder or "the run"
+        raise StrategyError(
+            f"{name} was trained {was}: predict takes the texts of a row as training did"
+        )

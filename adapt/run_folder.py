@@ -1,0 +1,351 @@
+"""The folder of a run: config.json, lineage.json, and the rules of ``resume`` and ``overwrite``.
+
+    with open_run(out, {"experiment": "finetune", "epochs": 3}) as folder:
+        ...         # writes to folder.path; after an error in here there is no folder
+
+Of several processes the lead one alone makes the folder and writes into it. A run whose folder is
+in a bucket is written to a local one, see :mod:`adapt.staging`.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import adapt
+from adapt import buckets, extensions, files
+from adapt.errors import OutputError
+from adapt.options import DeviceOptions
+from adapt.parallel.multihost import assert_same, barrier, is_lead_process, is_multiprocess
+from adapt.pretrained.hub import Pretrained, read_json
+from adapt.staging import StagedFolder, staging
+from adapt.training.events import Event, Saved
+
+# Settings that may differ between a run and its resumption.
+UNCOMPARED = (
+    "out",
+    "resume",
+    "overwrite",
+    "stop_after",
+    "tables",
+    *(field.name for field in dataclasses.fields(DeviceOptions)),
+)
+# Settings that differ between the processes of one run.
+OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
+# Packages that decide numbers.
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes: a local folder, ``out`` itself unless that is in a bucket.
+
+    After a call of ``keep`` the folder stays, whatever happens: it holds something that a run can
+    go on with. One in a bucket is brought up to date.
+    """
+
+    path: Path
+    keep: Callable[[], None]
+
+    def keep_when_saved(self, event: Event) -> None:
+        """A callback of a training run that keeps its folder from the first checkpoint on."""
+        if isinstance(event, Saved):
+            self.keep()
+
+
+def check_out(out: Path, resume: bool | None, overwrite: bool, may_be_remote: bool = False) -> None:
+    """Raise :class:`OutputError` for an output folder that exists, before any work is done.
+
+    ``resume`` is None where there is nothing to go on with. ``may_be_remote`` says that it can be
+    written into a bucket, with one process.
+    """
+    if files.is_remote(out):
+        check_remote(out, may_be_remote)
+    if not is_lead_process():  # the lead process makes the folder, perhaps by now
+        return
+    if resume and overwrite:
+        raise OutputError(
+            "`resume` goes on with a run and `overwrite` deletes it: give one of them"
+        )
+    if resume and not buckets.exists(out / "config.json"):
+        raise OutputError(f"`resume`: there is no run in {out} (no config.json)")
+    if files.is_remote(out):
+        is_free = not buckets.list_files(str(out))
+    else:
+        is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_free and not resume and not overwrite:
+        go_on = "" if resume is None else "`resume` to go on with it, "
+        raise OutputError(
+            f"the output folder {out} exists: give {go_on}`overwrite` to replace it, "
+            "or another `out`"
+        )
+
+
+def check_remote(out: Path, may_be_remote: bool) -> None:
+    """Raise :class:`OutputError` for a folder in a bucket that can't be written to."""
+    buckets.check(out)
+    if not may_be_remote:
+        files.local_path(out, "out")
+    if is_multiprocess():
+        raise OutputError(
+            f"`out` {out} is in a bucket, where a run of several processes does not write: give a "
+            "folder on a disk that all of them see, and copy it there afterwards"
+        )
+
+
+def check_run_out(out: Path, resume: bool, overwrite: bool, checkpoint: str) -> None:
+    """Raise :class:`OutputError` for an output folder that exists, and for one that holds the
+    encoder of ``checkpoint``, directly or through runs that refer to each other.
+    """
+    check_out(out, resume, overwrite, may_be_remote=True)
+    if resume and (out / "model.json").exists():
+        extensions.check_run(out)
+    source = checkpoint
+    visited = []
+    while True:
+        folder = files.absolute(os.path.expanduser(source))
+        if folder in visited or not buckets.exists(folder / "model.json"):
+            return
+        visited.append(folder)
+        base = read_json(folder, "model.json").get("base") or {}
+        source = base.get("source", "")
+        if source and files.absolute(source) == files.absolute(out):
+            raise OutputError(
+                f"`out` {out} holds the encoder that {folder} refers to: give another `out`"
+            )
+
+
+@contextlib.contextmanager
+def open_run(
+    out: Path,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> Iterator[RunFolder]:
+    """Make the run's folder with ``settings`` as config.json, or check with ``resume`` that they are
+    those of the run.
+
+    ``settings`` are plain JSON, with the name of what is run as ``experiment``. An error inside
+    leaves nothing half-written: the new folder goes, and what ``overwrite`` was to replace comes
+    back, unless the folder was kept. ``defaults`` are the settings that a run had that began before
+    there were such. Raises :class:`OutputError`; only a folder of the same ``experiment`` is ever
+    replaced.
+    """
+    shared = {
+        f"`{name}`": repr(value) for name, value in settings.items() if name not in OF_A_PROCESS
+    }
+    assert_same("their settings", shared)
+
+    if resume:
+        check_settings(out, settings, defaults or {})
+    if files.is_remote(out):
+        with staging(str(out)) as folder:
+            if resume:
+                folder.resume()
+            else:
+                begin_staged(folder, out, settings, overwrite)
+            yield RunFolder(folder.path, folder.upload)
+        return
+    if resume:
+        yield RunFolder(out, nothing_to_keep)
+        return
+
+    if not is_lead_process():
+        barrier("folder")
+        if not (out / "config.json").exists():
+            raise OutputError(
+                f"`out` {out} is not on a disk that every host sees: "
+                "the first process made it elsewhere"
+            )
+        yield RunFolder(out, nothing_to_keep)
+        return
+
+    with new_folder(out.resolve(), settings["experiment"], overwrite) as keep:
+        write_json(out / "config.json", settings)
+        barrier("folder")
+        yield RunFolder(out, keep)
+
+
+def nothing_to_keep() -> None:
+    """For a folder that is not this process's to delete."""
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are read back: lists for tuples, text for paths."""
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
+def begin_staged(
+    folder: StagedFolder, out: Path, settings: Mapping[str, Any], overwrite: bool
+) -> None:
+    """Make a new run's local folder. What is in the bucket stays until the first upload.
+
+    Raises :class:`OutputError` as :func:`new_folder` does.
+    """
+    folder.previous = buckets.list_files(str(out)).keys()
+    if folder.previous and not overwrite:
+        raise being_filled(out)
+    if folder.previous and command_of(out) != settings["experiment"]:
+        raise not_written_by(settings["experiment"], out)
+    write_json(folder.path / "config.json", settings)
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[], None]]:
+    """Make ``out`` an empty folder; after an error inside, everything is as it was before.
+
+    Unless the function that it yields was called: then the folder stays, and what it replaced is
+    deleted.
+    """
+    previous = out.with_name(f".{out.name}.before")
+    existed = out.exists()
+    is_filled = existed and any(out.iterdir())
+
+    if is_filled and not overwrite:  # it was not there when check_out looked
+        raise being_filled(out)
+    if is_filled and previous.exists() and not has_saved(out):
+        # A run that was to replace the previous one was killed before it had saved anything.
+        files.delete(out)
+        previous.rename(out)
+    if is_filled and command_of(out) != command:
+        raise not_written_by(command, out)
+
+    is_kept = False
+
+    def keep() -> None:
+        nonlocal is_kept
+        if is_filled and not is_kept:
+            with contextlib.suppress(OSError):
+                files.delete(previous)
+        is_kept = True
+
+    try:
+        if is_filled:
+            files.delete(previous)
+            out.rename(previous)
+        out.mkdir(parents=True, exist_ok=existed and not is_filled)
+        yield keep
+    except BaseException:
+        if is_kept:
+            raise
+        for path in out.iterdir() if out.exists() else ():
+            files.delete(path)
+        if is_filled:
+            previous.replace(out)
+        elif not existed:
+            files.delete(out)
+        raise
+    keep()
+
+
+def being_filled(out: Path) -> OutputError:
+    return OutputError(
+        f"the output folder {out} is being filled by another process: give another `out`"
+    )
+
+
+def not_written_by(command: str, out: Path) -> OutputError:
+    return OutputError(
+        f"{out} is not a folder that {command} wrote, so `overwrite` leaves it alone: "
+        "remove it yourself"
+    )
+
+
+def has_saved(out: Path) -> bool:
+    """Whether the run in ``out`` has saved anything that another run could go on with."""
+    return any((out / name).exists() for name in ("result.json", "checkpoints/index.json"))
+
+
+def command_of(out: Path) -> str | None:
+    """The command that wrote the folder ``out``, by its config.json; None if none did."""
+    try:
+        return json.loads((out / "config.json").read_text("utf-8")).get("experiment")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_settings(out: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise :class:`OutputError` naming the first setting that is not as it was when the run began."""
+    try:
+        before = {**defaults, **json.loads((out / "config.json").read_text("utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise OutputError(
+            f"`resume`: {out / 'config.json'} is not what adapt wrote: {error}"
+        ) from None
+    for name, value in settings.items():
+        if name not in UNCOMPARED and before.get(name) != value:
+            raise OutputError(
+                f"`resume`: `{name}` was {before.get(name)!r} in {out} and is {value!r} now: "
+                "give the same"
+            )
+
+
+def check_same_origin(out: Path, origin: Mapping[str, Any]) -> None:
+    """Raise :class:`OutputError` with ``resume`` when the encoder or the data are not those that
+    the run began with.
+    """
+    before = read_lineage(out)
+    digests = {
+        "encoder_digest": "the encoder of `checkpoint`",
+        "data_digest": "the training data",
+    }
+    for name, what in digests.items():
+        if before.get(name) != origin[name]:
+            raise OutputError(
+                f"`resume`: {what} changed since the run in {out} began: "
+                "start anew with `overwrite`"
+            )
+
+
+def read_lineage(out: Path) -> dict[str, Any]:
+    """The lineage.json of the run in ``out``. Raises :class:`OutputError` where it can't be read."""
+    try:
+        return dict(json.loads((out / "lineage.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputError(
+            f"`resume`: {out / 'lineage.json'} can't be read ({error}): start anew with `overwrite`"
+        ) from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, written atomically, by the lead process alone."""
+    if is_lead_process():
+        files.write_json(path, content)
+
+
+def lineage(pretrained: Pretrained, random_weights: bool, **more: Any) -> dict[str, Any]:
+    """Where a run's parameters come from: the source, its encoder's digest, and what the command
+    adds as ``more``.
+    """
+    import jax
+
+    from adapt.tree import digest
+
+    return {
+        "source": pretrained.source,
+        "family": pretrained.config.family,
+        "random_weights": random_weights,
+        "encoder_digest": digest(pretrained.params["encoder"]),
+        **more,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "backend": jax.default_backend(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, of adapt and of the packages that decide numbers, for lineage.json."""
+    found = {"python": sys.version.split()[0], "adapt-jax": adapt.__version__}
+    for name in PACKAGES:
+        for package in importlib.metadata.distributions(name=name):
+            found[name] = package.version
+            break  # the first one on the path is the one that is imported
+    return found

@@ -1,0 +1,166 @@
+"""The labelled data of a run: parts of tables as examples of a task, in batches.
+
+parts = make_parts(texts, labels, Columns())
+data = read_data(parts, task, options, pretrained)      # train, validation, perhaps test
+data.sets["train"]
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+from adapt import tree
+from adapt.cost import clock
+from adapt.data import packing
+from adapt.data.examples import Examples
+from adapt.data.inputs import Part
+from adapt.data.labels import label_type, stratified_split
+from adapt.fitting import Evaluate, Scores
+from adapt.options import HELD_OUT, FinetuningOptions, StrategyOptions
+from adapt.parallel import sharding
+from adapt.prefix_cache import policy
+from adapt.pretrained.hub import Pretrained, check_inputs
+from adapt.tasks import Task
+from adapt.training import events
+from adapt.training.events import Callback
+from adapt.training.loop import evaluate
+from adapt.training.phases import CompiledPhase
+from adapt.training.step import make_eval
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """Labelled examples of a task: the sets ``train``, ``validation`` and ``test``."""
+
+    task: Task
+    names: Sequence[str]  # of the labels, or of what the head puts out
+    sets: Mapping[str, Examples]
+    shapes: packing.BatchShapes  # of training batches
+    seed: int
+    accumulate: int
+    steps_per_epoch: int
+    caching: StrategyOptions
+    label_type: str = "str"  # what the labels are in the training table: "str", "int" or "bool"
+
+    @classmethod
+    def build(
+        cls,
+        task: Task,
+        names: Sequence[str],
+        sets: Mapping[str, Examples],
+        options: FinetuningOptions,
+        seed: int = 0,
+        label_type: str = "str",
+    ) -> "TaskData":
+        """Data in batches of the options' size; ``seed`` decides the order of the examples."""
+        size = options.batch_size // options.accumulate
+        shapes = sets["train"].batch_shapes(size, seed, options.epochs, options.accumulate)
+        steps = -(-len(sets["train"]) // options.batch_size)
+        return cls(task, names, sets, shapes, seed, options.accumulate, steps, options, label_type)
+
+    @property
+    def primary_metric(self) -> str:
+        return self.task.primary_metric
+
+    @property
+    def latest_is_best(self) -> bool:
+        return False
+
+    def batches(self, epoch: int, skip: int) -> Iterable[packing.Arrays]:
+        return self.sets["train"].batches(self.shapes, self.seed, epoch, skip, self.accumulate)
+
+    def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
+        forward = make_eval(phase.model, phase.step.prefix)
+
+        def evaluate_set(params: tree.Tree, name: str) -> tuple[Scores, float]:
+            part = self.sets[name]
+            outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
+            scores = self.task.metrics(outputs, part.targets, self.names)
+            return scores, self.task.mean_loss(outputs, part.targets)
+
+        return evaluate_set
+
+    def choose_cache(
+        self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
+    ) -> policy.CacheDecision:
+        cut = phase.step.prefix
+        rate = None if cut is None or self.caching.cache == "off" else clock.matmul_rate()
+        return policy.choose(
+            cut,
+            frozen,
+            self.sets,
+            self.caching,
+            epochs=len(phase.epochs),
+            matmul_rate=rate,
+            earlier=earlier,
+        )
+
+    def with_states(
+        self,
+        phase: CompiledPhase,
+        frozen: tree.Tree,
+        decision: policy.CacheDecision,
+        emit: Callback,
+    ) -> tuple["TaskData", policy.CacheDecision]:
+        sets, decision = policy.with_states(
+            phase.step.prefix,
+            frozen,
+            self.sets,
+            decision,
+            on_progress=lambda done, total: emit(events.CacheProgress(done, total)),
+            on_wait=lambda: emit(events.CacheWaiting()),
+        )
+        return dataclasses.replace(self, sets=sets), decision
+
+
+def read_data(
+    parts: Mapping[str, Part],
+    task: Task,
+    options: FinetuningOptions,
+    pretrained: Pretrained,
+    *,
+    held_out: float = HELD_OUT,
+    seed: int = 0,
+    split_seed: int | None = None,
+    layout: sharding.Layout | None = None,
+) -> TaskData:
+    """The parts as examples of the task for this encoder.
+
+    Where there is no part ``validation``, a share ``held_out`` of the training rows becomes one, by
+    classes; ``split_seed`` decides which (default: ``seed``). Raises :class:`DataError` for what
+    can't be read, :class:`StrategyError` for data that do not fit the checkpoint or the task.
+    """
+    train = parts["train"]
+    check_inputs(pretrained, train.columns.image)
+    task.check_columns(train.columns.texts, pretrained)
+    task.check_head(options, pretrained)
+    task.check_batches(options)
+    names = task.label_names(train.table, train.columns.label, train.columns.texts)
+    sets = {name: read_examples(part, task, names, pretrained) for name, part in parts.items()}
+    if "validation" not in sets:
+        whole = sets["train"]
+        split_seed = seed if split_seed is None else split_seed
+        rows, held_out_rows = stratified_split(whole.labels, held_out, split_seed)
+        # What was truncated is counted once, for the whole file.
+        sets["validation"] = dataclasses.replace(whole.take(held_out_rows), truncated=0)
+        sets["train"] = whole.take(rows)
+    for name, examples in sets.items():
+        paired = task.pair_examples(examples, seed)
+        sets[name] = dataclasses.replace(paired, layout=layout)
+    # Validation before test, as a person reads them.
+    in_order = {name: sets[name] for name in ("train", "validation", "test") if name in sets}
+    return TaskData.build(
+        task,
+        task.output_names(names),
+        in_order,
+        options,
+        seed,
+        label_type(train.table, train.columns.label),
+    )
+
+
+def read_examples(part: Part, task: Task, names: Sequence[str], pretrained: Pretrained) -> Examples:
+    """The rows of a part with their labels as examples."""
+    table = part.table
+    columns = part.columns
+    labels = task.encode_labels(table, columns.label, names)
+    return task.examples(pretrained, table, columns.texts, labels, columns.image)

@@ -1,0 +1,155 @@
+"""What people hold becomes the same table, and what is no list is refused by the parameter's name."""
+
+import datasets
+import numpy as np
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapt.data import tables
+from adapt.data.inputs import Columns, make_parts, make_table
+from adapt.errors import DataError, StrategyError
+
+TEXTS = ["a good film", "a dull one", "so warm"]
+LABELS = ["good", "bad", "good"]
+FRAME = pandas.DataFrame({"text": TEXTS, "label": LABELS})
+
+
+def content(inputs, labels=None, **columns) -> dict[str, list]:
+    table, _ = make_table(inputs, labels, Columns(**columns))
+    return {name: table.rows[name][:] for name in table.columns}
+
+
+FORMS = {
+    "lists": (TEXTS, LABELS),
+    "tuples": (tuple(TEXTS), tuple(LABELS)),
+    "arrays": (np.array(TEXTS), np.array(LABELS)),
+    "an array of objects": (np.array(TEXTS, object), LABELS),
+    "a categorical series": (pandas.Series(TEXTS), pandas.Series(LABELS, dtype="category")),
+    "columns of a frame": (FRAME[FRAME.text != ""]["text"], FRAME["label"]),
+    "a generator": ((text for text in TEXTS), LABELS),
+    "a frame": (FRAME, None),
+    "a frame and a column": (FRAME, "label"),
+    "a data set": (datasets.Dataset.from_pandas(FRAME), None),
+    "columns of a data set": (
+        datasets.Dataset.from_pandas(FRAME)["text"],
+        datasets.Dataset.from_pandas(FRAME)["label"],
+    ),
+    "a dict": ({"text": TEXTS, "label": LABELS}, None),
+    "a dict and a list": ({"text": TEXTS}, LABELS),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_same_rows_is_the_same_table(form):
+    assert content(*FORMS[form]) == {"text": TEXTS, "label": LABELS}
+
+
+def test_a_filtered_series_keeps_its_rows_whatever_its_index():
+    chosen = FRAME[FRAME.label == "good"]
+    assert content(chosen["text"], chosen["label"]) == {
+        "text": ["a good film", "so warm"],
+        "label": ["good", "good"],
+    }
+
+
+def test_a_path_is_read_as_the_command_reads_it(tmp_path):
+    path = tmp_path / "some.csv"
+    FRAME.to_csv(path, index=False)
+    assert content(path) == content(str(path)) == {"text": TEXTS, "label": LABELS}
+    table, columns = make_table(path, "stars", Columns())
+    assert table.name == str(path) and columns.label == "stars"
+
+
+def test_tuples_are_several_texts_of_an_example():
+    assert content([("a", "b"), ("c", "d")]) == {"text": ["a", "c"], "text_pair": ["b", "d"]}
+    choices = [("which?", ["this", "that", "none"]), ("who?", ["she", "he", "they"])]
+    table, columns = make_table(choices, [0, 2], Columns())
+    assert columns.texts == ["text", "text_pair", "text_pair_2", "text_pair_3"]
+    assert table.rows["text_pair_3"][:] == ["none", "they"]
+
+
+def test_labels_of_several_columns_are_a_dict():
+    table, columns = make_table(TEXTS, {"tone": LABELS, "topic": ["a", "b", "c"]}, Columns())
+    assert columns.label == "tone,topic"
+    assert table.rows["topic"][:] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("missing", [float("nan"), None, pandas.NA, np.nan], ids=str)
+def test_what_is_missing_is_missing_whatever_stands_for_it(missing):
+    labels = pandas.Series(["good", missing, "bad"], dtype=object)
+    assert content(TEXTS, labels)["label"] == ["good", None, "bad"]
+
+
+@given(st.lists(st.integers(-(2**31), 2**31), min_size=1))
+def test_numbers_stay_the_same_numbers_in_every_container(values):
+    texts = ["a"] * len(values)
+    for labels in (values, np.array(values), pandas.Series(values)):
+        assert content(texts, labels)["label"] == values
+
+
+MISTAKES = {
+    "a text": ("a good film", LABELS, "a good film"),
+    "a label": (TEXTS, "good", "labels"),
+    "too few labels": (TEXTS, LABELS[:2], "equally long"),
+    "nothing": ([], [], "empty"),
+    "a set": (set(TEXTS), LABELS, "no order"),
+    "a dict of labels": (TEXTS, dict.fromkeys(LABELS), "labels"),
+    "a number": (3, LABELS, "int"),
+    "an array of three dimensions": (np.zeros((2, 2, 2)), LABELS, r"\[2, 2, 2\]"),
+    "uneven tuples": ([("a", "b"), ("c",)], [0, 1], r"\[1\] has 1"),
+    "labels twice": (FRAME, LABELS, "label"),
+    "labels of several types": (TEXTS, ["good", 1, 2.5], "label"),
+    "a data set in parts": (
+        datasets.DatasetDict({"train": datasets.Dataset.from_pandas(FRAME)}),
+        None,
+        "train",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_no_list_is_refused_by_name(mistake):
+    inputs, labels, named = MISTAKES[mistake]
+    with pytest.raises(DataError, match=named):
+        make_table(inputs, labels, Columns(), inputs_name="inputs")
+
+
+def test_parts_are_named_tables_with_the_columns_of_training():
+    parts = make_parts(
+        FRAME.rename(columns={"label": "stars"}),
+        "stars",
+        Columns(),
+        validation=(TEXTS, LABELS),
+        test=FRAME.rename(columns={"label": "stars"}),
+    )
+    assert list(parts) == ["train", "validation", "test"]
+    assert {part.columns.label for part in parts.values()} == {"stars"}
+    assert parts["validation"].table.name == "the validation data"
+
+
+def test_a_bundled_set_is_tested_on_its_own_test_part(monkeypatch):
+    asked = []
+
+    def read(name, split=None):
+        asked.append((name, split))
+        return tables.from_columns({"text": TEXTS, "label": LABELS}, name)
+
+    monkeypatch.setattr(tables, "read", read)
+    assert list(make_parts("reviews", None, Columns())) == ["train", "test"]
+    assert asked == [("reviews", "train"), ("reviews", "test")]
+    with pytest.raises(StrategyError, match="validation"):
+        make_parts("reviews", None, Columns(), validation="reviews")
+
+
+def test_pictures_are_arrays_files_or_pil(tmp_path):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    from PIL import Image
+
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    pictures = [pixels, Image.fromarray(pixels), tmp_path / "one.png"]
+    for picture in pictures:
+        table, columns = make_table([picture], [1], Columns(), are_images=True)
+        assert columns.image == "image"
+        assert np.array_equal(np.asarray(table.rows["image"][0]), pixels)

@@ -1,0 +1,239 @@
+"""From two lists to a model that predicts, and back from its folder."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pandas
+import pytest
+
+import adapt
+from adapt import tree
+from adapt.errors import AdaptError, CheckpointError, DataError, OutputError, StrategyError
+from adapt.finetuning import prepare
+from adapt.options import FinetuningOptions
+from adapt.training import events
+from tests.helpers import tiny
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+TEXTS, LABELS = map(list, zip(*tiny.sentences(32), strict=True))
+NEW_TEXTS, NEW_LABELS = map(list, zip(*tiny.sentences(14, seed=1), strict=True))
+FAST = {"epochs": 2, "batch_size": 8, "learning_rate": 0.003, "patience": 0}
+
+
+@pytest.fixture(scope="module")
+def bert(inputs):
+    return adapt.load(inputs.checkpoint("bert_mlm_tied"))
+
+
+@pytest.fixture
+def finetune(bert):
+    def run(inputs=TEXTS, labels=LABELS, **options):
+        return adapt.finetune(bert, inputs, labels, **FAST | options)
+
+    return run
+
+
+def test_two_lists_become_a_model_that_predicts(finetune, bert):
+    before = tree.digest(bert.params)
+    run = finetune(test=(NEW_TEXTS, NEW_LABELS))
+    assert set(run.scores) == {"validation", "test"}
+    predictions = run.predict(NEW_TEXTS)
+    accuracy = np.mean(predictions.labels == np.array(NEW_LABELS))
+    assert accuracy == pytest.approx(run.scores["test"]["accuracy"])
+    assert predictions.classes == ("negative", "positive")
+    assert predictions.probabilities.sum(1) == pytest.approx(np.ones(14), abs=1e-6)
+    assert tree.digest(bert.params) == before, "the checkpoint in memory moved"
+
+
+def test_the_options_are_those_of_the_command():
+    signature = inspect.signature(adapt.finetune)
+    for field in dataclasses.fields(FinetuningOptions):
+        if field.name != "checkpoint":
+            assert signature.parameters[field.name].default == field.default, field.name
+
+
+def test_the_same_run_by_lists_and_by_a_file_is_the_same_run(finetune, inputs):
+    by_lists = finetune()
+    by_file = finetune(inputs.train, None)
+    assert tree.digest(by_lists.pretrained.params) == tree.digest(by_file.pretrained.params)
+
+
+def test_a_run_without_a_test_set_is_a_run(finetune):
+    run = finetune()
+    assert list(run.scores) == ["validation"]
+    assert run.outcome == "complete" and run.steps == 8
+    assert "validation accuracy" in repr(run) and len(repr(run)) < 300
+
+
+def test_labels_come_back_as_what_they_were(finetune):
+    numbers = [int(label == "positive") for label in LABELS]
+    for labels in (numbers, np.array(numbers), pandas.Series(numbers)):
+        predictions = finetune(labels=labels, epochs=1).predict(NEW_TEXTS)
+        assert predictions.labels.dtype == np.int64 and set(predictions.classes) == {0, 1}
+    flags = [bool(number) for number in numbers]
+    predictions = finetune(labels=flags, epochs=1).predict(NEW_TEXTS)
+    assert predictions.labels.dtype == bool and predictions.classes == (False, True)
+
+
+def test_evaluate_scores_labelled_data(finetune):
+    run = finetune(test=(NEW_TEXTS, NEW_LABELS))
+    scores = run.evaluate(NEW_TEXTS, NEW_LABELS)
+    assert scores["accuracy"] == run.scores["test"]["accuracy"]
+    assert scores["loss"] == pytest.approx(run.scores["test"]["loss"], rel=1e-5)
+    with pytest.raises(DataError, match="unseen"):
+        run.evaluate(["a film"], ["so-so"])
+
+
+@pytest.mark.parametrize("written_while_training", [True, False])
+def test_a_run_comes_back_from_its_folder(finetune, tmp_path, written_while_training):
+    folder = tmp_path / "run"
+    run = finetune(strategy="top:1", **{"out": folder} if written_while_training else {})
+    if not written_while_training:
+        run.save(folder)
+    again = adapt.load_run(folder)
+    assert tree.digest(again.pretrained.params) == tree.digest(run.pretrained.params)
+    assert again.result == run.result and again.settings == run.settings
+    assert again.history == run.history
+    one, other = (each.predict(NEW_TEXTS).outputs for each in (run, again))
+    assert np.array_equal(one, other)
+    with pytest.raises(OutputError):
+        run.save(folder)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(finetune, tmp_path):
+    whole = finetune(out=tmp_path / "whole")
+    stopped = finetune(out=tmp_path / "run", stop_after=5)
+    assert stopped.outcome == "stopped" and stopped.result == {}
+    resumed = finetune(out=tmp_path / "run", resume=True)
+    assert tree.digest(resumed.pretrained.params) == tree.digest(whole.pretrained.params)
+    assert resumed.scores == whole.scores
+
+
+def test_callbacks_see_the_run(finetune):
+    seen = []
+    run = finetune(callbacks=[seen.append])
+    assert isinstance(seen[0], events.Started) and isinstance(seen[-1], events.Finished)
+    validated = [event for event in seen if isinstance(event, events.Validated)]
+    best = max(validated, key=lambda event: (event.scores["accuracy"], -event.loss))
+    assert run.scores["validation"]["accuracy"] == best.scores["accuracy"]
+
+
+def test_a_split_seed_changes_the_split_alone(bert):
+    digests = set()
+    for split_seed in (None, 0, 1):
+        prepared = prepare(
+            bert,
+            TEXTS,
+            LABELS,
+            FinetuningOptions(**FAST),
+            seed=0,
+            split_seed=split_seed,
+        )
+        digests.add(prepared.data.sets["validation"].digest)
+    assert len(digests) == 2
+
+
+CASES = {
+    "regression": (TEXTS, [float(label == "positive") for label in LABELS]),
+    "multilabel": (
+        TEXTS,
+        [[label, "film"] if "film" in text else [label] for text, label in tiny.sentences(32)],
+    ),
+    "tags": (
+        [text.split() for text in TEXTS],
+        [["x" if word in tiny.GOOD else "o" for word in text.split()] for text in TEXTS],
+    ),
+    "span": (TEXTS, [[0, len(text.split()[0])] for text in TEXTS]),
+    "choice": (
+        [(text, ["good", "bad"]) for text in TEXTS],
+        [int(label == "negative") for label in LABELS],
+    ),
+    "multitask": (TEXTS, {"tone": LABELS, "first": [text[0] for text in TEXTS]}),
+    "contrastive": ([(text, text) for text in TEXTS], None),
+    "setfit": (TEXTS, LABELS),
+}
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_every_task_trains_predicts_and_is_scored_from_lists(finetune, task, tmp_path):
+    texts, labels = CASES[task]
+    run = finetune(texts, labels, task=task, epochs=1)
+    scores = run.evaluate(texts, labels)
+    assert np.isfinite(scores["loss"])
+    run.save(tmp_path / "run")
+    again = adapt.load_run(tmp_path / "run")
+    if task in ("contrastive", "setfit"):
+        with pytest.raises(CheckpointError, match="embeddings"):
+            again.predict(texts)
+        assert again.encode(TEXTS).shape == (32, again.pretrained.config.width)
+        return
+    predictions = again.predict(texts)
+    assert len(predictions) == len(predictions.to_pandas()) == 32
+    assert len(repr(predictions)) < 300
+
+
+def test_pictures_train_from_arrays(inputs):
+    pictures = [np.asarray(tiny.picture(number)) for number in range(24)]
+    labels = ["bright", "dark"] * 12
+    vit = inputs.checkpoint("vit_classifier")
+    run = adapt.finetune(vit, pictures, labels, **FAST)
+    assert set(run.predict(pictures[:4]).labels) <= {"bright", "dark"}
+    assert run.evaluate(inputs.images["test"])["accuracy"] >= 0
+
+
+MISTAKES = {
+    "a text for a list": (("a good film", LABELS), {}, "a good film"),
+    "a label for a list": ((TEXTS, "positive"), {}, "labels"),
+    "no labels": ((TEXTS, None), {}, "has no column 'label'"),
+    "too few labels": ((TEXTS, LABELS[:3]), {}, "equally long"),
+    "labels that are lists": ((TEXTS, [[label] for label in LABELS]), {}, "multilabel"),
+    "one class": ((TEXTS, ["good"] * 32), {}, "two classes"),
+    "a missing label": ((TEXTS, [None, *LABELS[1:]]), {}, "row 1"),
+    "a missing text": (([None, *TEXTS[1:]], LABELS), {}, "row 1"),
+    "a number for a text": (([3] * 32, LABELS), {}, "int"),
+    "a file that is not there": (("nowhere.csv", None), {}, "nowhere.csv"),
+    "an unknown task": ((TEXTS, LABELS), {"task": "clasification"}, "task"),
+    "an unknown strategy": ((TEXTS, LABELS), {"strategy": "bottom:2"}, "bottom:2"),
+    "an unknown pooling": ((TEXTS, LABELS), {"pooling": "average"}, "pooling"),
+    "a word for a number": ((TEXTS, LABELS), {"epochs": "3"}, "epochs"),
+    "half an epoch": ((TEXTS, LABELS), {"epochs": 0.5}, "epochs"),
+    "no epoch": ((TEXTS, LABELS), {"epochs": 0}, "epochs"),
+    "a negative rate": ((TEXTS, LABELS), {"learning_rate": -1.0}, "learning_rate"),
+    "an unknown dtype": ((TEXTS, LABELS), {"dtype": "fp16"}, "dtype"),
+    "a list of strategies": ((TEXTS, LABELS), {"strategy": ["full"]}, "strategy"),
+    "the whole for validation": ((TEXTS, LABELS), {"validation": 1.0}, "validation"),
+    "a test of three": ((TEXTS, LABELS), {"test": (TEXTS, LABELS, 3)}, "test"),
+    "test labels unseen": ((TEXTS, LABELS), {"test": (["a"], ["odd"])}, "unseen"),
+    "resuming nothing": ((TEXTS, LABELS), {"resume": True}, "out"),
+    "an uneven split of a batch": ((TEXTS, LABELS), {"accumulate": 3}, "accumulate"),
+    "a rate for what is frozen": ((TEXTS, LABELS), {"strategy": "frozen"}, "learning_rate"),
+    "a column that is not there": ((({"body": TEXTS, "label": LABELS}), None), {}, "text"),
+    "pairs for a single task": (
+        ([(text, text) for text in TEXTS], LABELS),
+        {"task": "tags"},
+        "words",
+    ),
+    "a very long text": ((TEXTS, LABELS), {"max_length": 10_000}, "max_length"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_that_names_the_parameter(finetune, mistake):
+    arguments, options, named = MISTAKES[mistake]
+    with pytest.raises(AdaptError, match=named) as raised:
+        finetune(*arguments, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_a_run_does_not_read_is_refused(finetune):
+    run = finetune(epochs=1)
+    with pytest.raises(StrategyError, match="trained"):
+        run.predict([("a film", "a plot")])
+    with pytest.raises(DataError, match="inputs"):
+        run.predict("a good film")
+    with pytest.raises(DataError, match="row 2"):
+        run.predict(["a film", ""])
+    with pytest.raises(CheckpointError, match="nowhere"):
+        adapt.load_run("nowhere")
