@@ -23,7 +23,13 @@ from adapt.errors import DataError, StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
-from adapt.pretrained.hub import Pretrained, check_inputs, image_settings_of, tokenizer_of
+from adapt.pretrained.hub import (
+    Pretrained,
+    check_inputs,
+    image_settings_of,
+    load,
+    tokenizer_of,
+)
 from adapt.training.loop import Index, pipelined, scatter_outputs
 
 WINDOW = 4096  # texts that are sorted and packed together
@@ -36,7 +42,7 @@ OnProgress = Callable[[int, int], None]  # examples done, examples in all
 
 
 def encode(
-    pretrained: Pretrained,
+    pretrained: Pretrained | str | Path,
     texts: Sequence[str],
     pooling: str = "mean",
     normalize: bool = False,
@@ -44,8 +50,9 @@ def encode(
 ) -> np.ndarray:
     """The features of texts, float32 [N, D], in their order.
 
-        adapt.encode(adapt.load("minilm"), ["a good film", "a bad one"], normalize=True)   # [2, 384]
+        adapt.encode("minilm", ["a good film", "a bad one"], normalize=True)       # [2, 384]
 
+    ``pretrained`` is what :func:`adapt.load` gives, or a name for it, which is then read anew.
     ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by
     weights of the checkpoint pooler or attention. ``normalize`` scales each vector to length 1, as
     sentence encoders are compared. ``layer`` counts from 0 (embedding) to L (last block, the
@@ -58,6 +65,8 @@ def encode(
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
+    if not isinstance(pretrained, Pretrained):
+        pretrained = load(pretrained)
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (list(texts[start : start + WINDOW]) for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), pretrained.config.width), np.float32)

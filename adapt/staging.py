@@ -2,7 +2,7 @@
 
 A run's checkpoints are uploaded before the index that names them, and deleted after it, so whenever
 the process is killed, the bucket has the last checkpoint that was uploaded completely. What was
-logged since is lost, and logged again by ``--resume``.
+logged since is lost, and logged again by a run that goes on.
 """
 
 import contextlib
@@ -105,7 +105,7 @@ def staging(name: str, last: Sequence[str] = LAST) -> Iterator[StagedFolder]:
         lock.acquire()
     except filelock.Timeout:
         raise OutputError(
-            f"another process of this machine writes {name}: wait for it, or give another --out"
+            f"another process of this machine writes {name}: wait for it, or give another `out`"
         ) from None
     folder = StagedFolder(home / name.rpartition("/")[2], name, last)
     files.delete(folder.path)
@@ -144,7 +144,7 @@ def written_folder(path: Path, last: Sequence[str]) -> Iterator[Path]:
     if buckets.list_files(str(path)):
         raise OutputError(
             f"the output folder {path} exists, and in a bucket it is not replaced: delete it "
-            "yourself, or give another --out"
+            "yourself, or give another `out`"
         )
     with staging(str(path), last) as folder:
         yield folder.path

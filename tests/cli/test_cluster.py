@@ -341,8 +341,8 @@ def test_processes_that_disagree_say_so(inputs, together, tmp_path):
         together("finetune", flags_of(inputs, tmp_path / "run"), [(), ("--seed", 1)], devices=1)
     )
     assert [status for status, *_ in found] == [2, 2]
-    assert "disagree on their flags: --seed is 0 here" in one_line(found[0][2])
-    assert "disagree on their flags: --seed is 1 here" in one_line(found[1][2])
+    assert "disagree on their settings: --seed is 0 here" in one_line(found[0][2])
+    assert "disagree on their settings: --seed is 1 here" in one_line(found[1][2])
     assert not (tmp_path / "run").exists()
 
 

@@ -150,9 +150,7 @@ def test_resuming_with_other_flags_names_the_flag(flags, inputs, tmp_path):
         "dtype": "bfloat16",
     }
     for name, value in changed.items():
-        with pytest.raises(
-            OutputError, match=f"--resume: --{name.replace('_', '-')} was .* and is .* now"
-        ):
+        with pytest.raises(OutputError, match=f"`resume`: `{name}` was .* and is .* now"):
             finetune.main(
                 finetune.Config(**flags | {name: value}, out=tmp_path / "run", resume=True)
             )
@@ -194,5 +192,5 @@ def test_pre_training_resumes_too(inputs, tmp_path, case):
     assert_same_run(whole, parts)
     pretrain.main(pretrain.Config(**flags, out=parts, resume=True))
     assert_same_run(whole, parts)
-    with pytest.raises(OutputError, match="--resume: --steps was 9"):
+    with pytest.raises(OutputError, match="`resume`: `steps` was 9"):
         pretrain.main(pretrain.Config(**flags | {"steps": 12}, out=parts, resume=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import adapt.cli.run_folder as run_folder
+import adapt.run_folder as run_folder
 from adapt import files, staging
 from adapt.cli.run_folder import open_run
 from adapt.errors import BucketError, OutputError
@@ -208,7 +208,7 @@ def test_a_run_goes_on_with_its_own_flags(bucket):
     with open_run(OUT, Config()):
         pass
     with (
-        pytest.raises(OutputError, match=r"--rate was 0.1 in gs://bucket/run and is 0.2 now"),
+        pytest.raises(OutputError, match=r"`rate` was 0.1 in gs://bucket/run and is 0.2 now"),
         open_run(OUT, Config(rate=0.2, resume=True)),
     ):
         pass
@@ -266,7 +266,9 @@ def test_an_output_folder_is_checked_before_any_work(bucket, monkeypatch):
     write(bucket / "run", "{}", "config.json")
     check_out(OUT, True, False, may_be_remote=True)
     check_out(OUT, False, True, may_be_remote=True)
-    with pytest.raises(OutputError, match="the output folder gs://bucket/run exists: give --resu"):
+    with pytest.raises(
+        OutputError, match="the output folder gs://bucket/run exists: give `resume`"
+    ):
         check_out(OUT, False, False, may_be_remote=True)
     with pytest.raises(OutputError, match="`out` gs://bucket/run is in a bucket: give a local fol"):
         check_out(OUT, False, True)
