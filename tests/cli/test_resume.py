@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from adapt import finetuning, fitting
+from adapt import fitting, task_data
 from adapt.cli import finetune, pretrain
 from adapt.errors import CheckpointError, OutputError
 from adapt.training import phases
@@ -70,7 +70,7 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(flags, tmp_path):
 
 def test_a_resumed_process_compiles_each_shape_once(flags, tmp_path, monkeypatch):
     steps = results_of(monkeypatch, phases, "make_step")
-    forwards = results_of(monkeypatch, finetuning, "make_eval")
+    forwards = results_of(monkeypatch, task_data, "make_eval")
     shapes = []
     run_steps = fitting.run_steps
 
