@@ -6,6 +6,7 @@ predictions.probabilities          # float [2, 2], in the order of predictions.c
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ from adapt.data.inputs import Columns, shortened
 from adapt.data.packing import Arrays, num_examples
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
+from adapt.models import Model
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
 from adapt.training.loop import Index, evaluate
-from adapt.training.step import make_eval
 
 OnProgress = Callable[[int, int], None]  # (done, total)
 
@@ -130,8 +131,8 @@ def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, fl
     labels = task.encode_labels(table, columns.label, names)
     part = task.examples(run, table, columns.texts, labels, columns.image)
     part = task.pair_examples(part, seed=0)
-    forward = make_eval(run.model)
-    outputs = evaluate(forward, run.params, part.eval_batches(), part.num_outputs)
+    forward, params = shared_pass([run])
+    outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
     scores = dict(task.metrics(outputs, part.targets, task.output_names(names)))
     scores["loss"] = task.mean_loss(outputs, part.targets)
     return scores
@@ -209,7 +210,18 @@ def prefixes(runs: Sequence[Pretrained]) -> list[str]:
 
 def shared_pass(runs: Sequence[Pretrained]) -> tuple[Any, dict[str, Any]]:
     """(jitted ``(params, batch)`` -> the outputs of all heads side by side, its parameters)."""
-    models = [run.model for run in runs]
+    params = {
+        "encoder": runs[0].params["encoder"],
+        "heads": [run.params["head"] for run in runs],
+    }
+    return outputs_of(tuple(run.model for run in runs)), params
+
+
+@functools.lru_cache(maxsize=32)
+def outputs_of(models: tuple[Model, ...]) -> Any:
+    """The jitted function of :func:`shared_pass`, the same one for the same models: what it has
+    compiled serves the next call.
+    """
 
     def forward(params: dict[str, Any], batch: Arrays) -> jax.Array:
         states = models[0].hidden_states(params, batch)
@@ -219,11 +231,7 @@ def shared_pass(runs: Sequence[Pretrained]) -> tuple[Any, dict[str, Any]]:
             outputs.append(model.apply_head(head, inputs, batch))
         return jnp.concatenate(outputs, -1)
 
-    params = {
-        "encoder": runs[0].params["encoder"],
-        "heads": [run.params["head"] for run in runs],
-    }
-    return jax.jit(models[0].allow_fused_attention(forward)), params
+    return jax.jit(models[0].allow_fused_attention(forward))
 
 
 def counted(

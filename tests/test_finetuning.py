@@ -24,7 +24,7 @@ FAST = {"epochs": 2, "batch_size": 8, "learning_rate": 0.003, "patience": 0}
 
 @pytest.fixture(scope="module")
 def bert(inputs):
-    return adapt.load(inputs.checkpoint("bert_mlm_tied"))
+    return adapt.load(inputs.checkpoint("bert_mlm_tied", blocks=1))
 
 
 @pytest.fixture

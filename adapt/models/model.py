@@ -112,7 +112,7 @@ class Model:
 
     def shapes(self) -> Tree:
         """The parameters as :class:`jax.ShapeDtypeStruct`, without computing anything."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: leaf, traced_shapes(self))  # new dicts around the leaves
 
     # The forward pass
 
@@ -355,3 +355,9 @@ def example_batch(config: EncoderConfig) -> dict[str, jax.Array]:
         "length": jnp.full(1, tokens, jnp.int32),
         "segments": jnp.zeros((1, tokens), jnp.int32),
     }
+
+
+@functools.lru_cache(maxsize=64)
+def traced_shapes(model: Model) -> Tree:
+    """:meth:`Model.shapes`, traced once: a tenth of a second for twelve blocks."""
+    return jax.eval_shape(model.init, jax.random.key(0))

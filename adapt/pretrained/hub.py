@@ -419,6 +419,7 @@ def check_head(head: Any) -> None:
             f"HEADS[{kind!r}] = {kind}"
         )
     try:
+        hash(head)  # what is compiled for it is found again by it
         comes_back = make_head(json.loads(json.dumps(head_settings(head)))) == head
     except TypeError as error:
         raise StrategyError(f"the head {kind} can't be written to model.json: {error}") from None
