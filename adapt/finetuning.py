@@ -4,38 +4,37 @@
     run.scores                              # {"validation": {...}, "test": {...}}
     run.predict(["a new text"]).labels
 
-:func:`finetune` is :func:`prepare`, what trains on which data, and :func:`train`, whose loop is
-:func:`adapt.fitting.fit`. The command is the same two calls.
+:func:`finetune` is :func:`prepare`, what trains on which data, and
+:meth:`~adapt.prepared.PreparedRun.train`, whose loop is :func:`adapt.fitting.fit`. The command is
+the same two calls.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from adapt import extensions, files, run_folder, tree
-from adapt.cost import clock
-from adapt.cost.clock import Laps
+from adapt import extensions, run_folder, tree
 from adapt.data.inputs import Columns, make_parts
 from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooling_weights
-from adapt.fitting import Fitted, Plan, fit
+from adapt.fitting import Fitted, Plan
 from adapt.models import Encoder, Model, peft
-from adapt.options import HELD_OUT, DType, FinetuningOptions
-from adapt.parallel import multihost, sharding
+from adapt.options import HELD_OUT, DType, FinetuningOptions, TrainingOptions
+from adapt.parallel import sharding
 from adapt.prefix_cache import policy
+from adapt.prepared import PreparedRun, check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained, check_head
 from adapt.run import Run
-from adapt.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.task_data import TaskData, read_data
 from adapt.tasks import get_task
 from adapt.training import optim, phases, strategies
-from adapt.training.events import Callback, Event
-from adapt.training.metrics_log import MetricsLog, finite, record_of
+from adapt.training.events import Callback
+from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import FolderCheckpoints, encoder_reference
 
@@ -111,7 +110,7 @@ def finetune(
     :class:`TrainingError` where the loss is not finite; all are :class:`AdaptError`.
     """
     options = FinetuningOptions(
-        checkpoint=str(pretrained.source if isinstance(pretrained, Pretrained) else pretrained),
+        checkpoint=hub.source_of(pretrained),
         random_weights=random_weights,
         dropout=dropout,
         max_length=max_length,
@@ -144,11 +143,7 @@ def finetune(
     columns = Columns(
         text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
     )
-    if out is not None:
-        out = files.to_path(out)
-        run_folder.check_run_out(out, resume, overwrite, options.checkpoint)
-    elif resume or overwrite:
-        raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+    folder = check_out(out, options.checkpoint, resume=resume, overwrite=overwrite)
     prepared = prepare(
         pretrained,
         inputs,
@@ -161,18 +156,65 @@ def finetune(
         split_seed=split_seed,
         layout=sharding.make_layout(mesh),
     )
-    return train(prepared, out, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return prepared.train(folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run before its first step."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared(PreparedRun):
+    """A fine-tuning run before its first step."""
 
-    plan: Plan
     data: TaskData
     options: FinetuningOptions
-    settings: Mapping[str, Any]  # config.json of the run
     can_refer: bool  # whether checkpoints may refer to the pre-trained encoder by its name
+
+    @property
+    def training(self) -> TrainingOptions:
+        return self.options
+
+    def origin(self) -> dict[str, Any]:
+        return run_folder.lineage(
+            self.plan.pretrained,
+            self.options.random_weights,
+            train=self.settings["train"],
+            test=self.settings["test"],
+            data_digest=self.data.sets["train"].digest,
+            discarded=self.plan.discarded,
+        )
+
+    def digests(self) -> dict[str, str]:
+        return {name: examples.digest for name, examples in self.data.sets.items()}
+
+    def encoder_reference(self, out: Path, digest: str) -> dict[str, str] | None:
+        save = self.options.save
+        if not self.can_refer and save == "auto":
+            save = "full"
+        plan = self.plan
+        return encoder_reference(
+            plan.pretrained.source,
+            plan.params,
+            plan.phases[-1].labels,
+            save,
+            out,
+            digest,
+            self.options.random_weights,
+        )
+
+    def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
+        """(the best parameters, result.json), tested where there is a test set."""
+        tested = test(self.plan, self.data, fitted)
+        progress = fitted.progress
+        session = fitted.session
+        seconds = {"compile": fitted.compile_seconds, "total": session.laps.total}
+        result: dict[str, Any] = dict(tested.scores)
+        result |= {"examples_per_second": progress.examples_per_second}
+        result |= {"seconds": session.laps.seconds | seconds}
+        result |= tested.facts
+        if isinstance(session.checkpoints, FolderCheckpoints):
+            result["saved"] = "full" if session.checkpoints.encoder is None else "delta"
+        scores = {"validation": {**progress.best_scores, "loss": progress.best_loss}}
+        if tested.scores:
+            scores["test"] = tested.scores
+        return tested.params, result | {"scores": scores}
 
 
 def prepare(
@@ -192,11 +234,11 @@ def prepare(
     options.check()
     sharding.check_batch(layout, options.batch_size, options.accumulate)
     held_out, validation = share_or_data(validation)
-    # A wrong strategy is refused before the data are read.
     can_refer = not isinstance(pretrained, Pretrained)
     if not isinstance(pretrained, Pretrained):
         pretrained = hub.load(pretrained)
     pretrained = hub.with_options(pretrained, options, seed)
+    # A wrong strategy is refused before the data are read.
     strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
     task = get_task(options.task)
     parts = make_parts(
@@ -234,8 +276,13 @@ def prepare(
         "seed": seed,
         "split_seed": split_seed,
     }
-    plan = build_plan(pretrained, data, options, seed, layout)
-    return Prepared(plan, data, options, run_folder.as_json(settings), can_refer)
+    return Prepared(
+        plan=build_plan(pretrained, data, options, seed, layout),
+        data=data,
+        settings=run_folder.as_json(settings),
+        options=options,
+        can_refer=can_refer,
+    )
 
 
 def share_or_data(validation: Any) -> tuple[float, Any]:
@@ -250,163 +297,6 @@ def share_or_data(validation: Any) -> tuple[float, Any]:
             )
         return float(validation), None
     return HELD_OUT, validation
-
-
-def train(
-    prepared: Prepared,
-    out: Path | None = None,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    callbacks: Iterable[Callback] = (),
-    laps: Laps | None = None,
-    add_files: Callable[[Path], object] | None = None,
-) -> Run:
-    """Train what is prepared, and test it with the best checkpoint.
-
-    With ``out`` the folder gets config.json, lineage.json, model.json, metrics.jsonl, checkpoints
-    and result.json. ``settings`` are what config.json says (default: those of ``prepared``),
-    ``defaults`` the settings of a run that began before there were such. ``laps`` may have begun
-    with the set-up. ``add_files`` is called with the folder when result.json is there; a folder in
-    a bucket is a local one until it is complete.
-    """
-    laps = Laps() if laps is None else laps
-    compiling = clock.compiling()
-    compiled_before = compiling.seconds
-    history = []
-
-    def collect(event: Event) -> None:
-        record = record_of(event)
-        if record is not None:
-            history.append(record)
-
-    plan = prepared.plan
-    data = prepared.data
-    options = prepared.options
-    origin = origin_of(prepared)
-    if out is None:
-        fitted = fit(plan, data, options, callbacks=[collect, *callbacks], laps=laps)
-        return finish(prepared, fitted, origin, history, compiling.seconds - compiled_before)
-
-    settings = prepared.settings if settings is None else settings
-    with open_run(out, settings, resume=resume, overwrite=overwrite, defaults=defaults) as folder:
-        log = MetricsLog(folder.path / "metrics.jsonl")
-        checkpoints = open_checkpoints(prepared, out, folder.path, origin, log, resume)
-        callbacks = [log, folder.keep_when_saved, *callbacks]
-        fitted = fit(plan, data, options, checkpoints=checkpoints, callbacks=callbacks, laps=laps)
-        run = finish(
-            prepared,
-            fitted,
-            origin,
-            log.records(),
-            compiling.seconds - compiled_before,
-            saved="full" if checkpoints.encoder is None else "delta",
-        )
-        run = dataclasses.replace(run, folder=out, settings=settings)
-        if run.outcome != "stopped":
-            write_json(folder.path / "result.json", run.result)
-            if add_files is not None:
-                add_files(folder.path)
-    return run
-
-
-def finish(
-    prepared: Prepared,
-    fitted: Fitted,
-    origin: Mapping[str, Any],
-    history: list[dict[str, Any]],
-    compile_seconds: float,
-    **more: Any,
-) -> Run:
-    """The run as it ended, tested unless it was stopped."""
-    run = Run(
-        pretrained=prepared.plan.pretrained,
-        result={},
-        settings=prepared.settings,
-        lineage=origin,
-        history=history,
-        steps=fitted.steps,
-        outcome=fitted.outcome,
-    )
-    if fitted.outcome == "stopped":
-        params = fitted.last_params()
-        return dataclasses.replace(run, pretrained=with_params(run.pretrained, params))
-    tested = test(prepared.plan, prepared.data, fitted)
-    laps = fitted.session.laps
-    result: dict[str, Any] = dict(tested.scores)
-    result |= {"examples_per_second": fitted.progress.examples_per_second}
-    result |= {"seconds": laps.seconds | {"compile": compile_seconds, "total": laps.total}}
-    result |= tested.facts | more
-    result["scores"] = {
-        "validation": {**fitted.progress.best_scores, "loss": fitted.progress.best_loss},
-        **({"test": tested.scores} if tested.scores else {}),
-    }
-    return dataclasses.replace(
-        run, pretrained=with_params(run.pretrained, tested.params), result=result
-    )
-
-
-def with_params(pretrained: Pretrained, params: tree.Tree) -> Pretrained:
-    return dataclasses.replace(pretrained, params=params)
-
-
-def origin_of(prepared: Prepared) -> dict[str, Any]:
-    """Where the run comes from: lineage.json."""
-    settings = prepared.settings
-    return lineage(
-        prepared.plan.pretrained,
-        prepared.options.random_weights,
-        train=settings["train"],
-        test=settings["test"],
-        data_digest=prepared.data.sets["train"].digest,
-        discarded=prepared.plan.discarded,
-    )
-
-
-def open_checkpoints(
-    prepared: Prepared,
-    out: Path,
-    folder: Path,
-    origin: Mapping[str, Any],
-    log: MetricsLog,
-    resume: bool,
-) -> FolderCheckpoints:
-    """The checkpoints of the run's local ``folder``; a new run gets its model.json and lineage.json.
-
-    Raises :class:`OutputError` where a run goes on with another encoder or other data.
-    """
-    plan = prepared.plan
-    options = prepared.options
-    if multihost.is_multiprocess():
-        digests = {name: examples.digest for name, examples in prepared.data.sets.items()}
-        multihost.assert_same("what they read", {"the encoder": origin["encoder_digest"]} | digests)
-    save = options.save
-    if not prepared.can_refer and save == "auto":
-        save = "full"
-    reference = encoder_reference(
-        plan.pretrained.source,
-        plan.params,
-        plan.phases[-1].labels,
-        save,
-        out,
-        origin["encoder_digest"],
-        options.random_weights,
-    )
-    if resume:
-        check_same_origin(out, origin)
-    else:
-        if multihost.is_lead_process():
-            hub.save_model(folder, plan.pretrained, reference)
-        write_json(folder / "lineage.json", origin)
-    return FolderCheckpoints(
-        folder=folder / "checkpoints",
-        resumes=resume,
-        encoder=plan.pretrained.params["encoder"] if reference else None,
-        log=log,
-        layout=plan.layout,
-    )
 
 
 def build_plan(
@@ -521,9 +411,9 @@ def facts_of(
         )
     caches = [entry["cache"] for entry in progress.phases if entry.get("cache")]
     summaries = []
-    for each in plan.phases:
-        counts = tree.summary(plan.params, each.labels)
-        summaries.append({"epochs": len(each.epochs), "parameters": counts})
+    for one in plan.phases:
+        counts = tree.summary(plan.params, one.labels)
+        summaries.append({"epochs": len(one.epochs), "parameters": counts})
     return {
         "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
         "cache": caches[-1] if caches else None,

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from adapt import tree
+from adapt.cost import clock
 from adapt.cost.clock import Laps
 from adapt.data import packing
 from adapt.errors import TrainingError
@@ -113,6 +114,7 @@ class Fitted:
 
     outcome: events.Outcome
     steps: int
+    compile_seconds: float
     session: "Session"
     active: ActivePhase
 
@@ -196,6 +198,7 @@ class Session:
     laps: Laps
     progress: Progress
     resumes: bool
+    compiled_before: float  # seconds of this process
     first_step: int = 0
 
     @classmethod
@@ -217,6 +220,7 @@ class Session:
             laps=Laps() if laps is None else laps,
             progress=Progress() if progress is None else progress,
             resumes=progress is not None,
+            compiled_before=clock.compiling().seconds,
         )
 
     def init_state(self) -> tuple[tree.Tree, State]:
@@ -348,7 +352,8 @@ class Session:
     def finish(self, outcome: events.Outcome, active: ActivePhase) -> Fitted:
         step = self.progress.step
         self.emit(events.Finished(step, self.progress.best_step, outcome))
-        return Fitted(outcome, step, self, active)
+        compile_seconds = clock.compiling().seconds - self.compiled_before
+        return Fitted(outcome, step, compile_seconds, self, active)
 
 
 def check_finite(loss: float, step: int) -> None:

@@ -4,10 +4,10 @@
     run.scores                              # {"before": {...}, "validation": {...}}
     adapt.finetune(run.pretrained, texts, labels)
 
-:func:`pretrain` is :func:`prepare` and :func:`train`; the command is the same two calls.
-What :func:`adapt.fitting.fit` calls an epoch are the steps between two validations here; the
-corrupted stream of batches goes through the text as often as it takes. The last validation counts
-as the best.
+:func:`pretrain` is :func:`prepare` and :meth:`~adapt.prepared.PreparedRun.train`; the command is
+the same two calls. What :func:`adapt.fitting.fit` calls an epoch are the steps between two
+validations here; the corrupted stream of batches goes through the text as often as it takes. The
+last validation counts as the best.
 """
 
 import dataclasses
@@ -22,33 +22,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import files, run_folder, tree
+from adapt import run_folder, tree
 from adapt.data import masking, packing, tables
 from adapt.data.examples import from_sequences
 from adapt.data.inputs import Columns, make_table
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
-from adapt.fitting import Evaluate, Fitted, Plan, Scores, fit
+from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
 from adapt.options import DType, TrainingOptions, check_ranges, check_types
-from adapt.parallel import multihost, sharding
+from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
+from adapt.prepared import PreparedRun, check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.ragged import Ragged, ragged
 from adapt.run import Run
-from adapt.run_folder import (
-    check_same_origin,
-    lineage,
-    open_run,
-    write_json,
-)
 from adapt.training import losses, optim
 from adapt.training.events import Callback, Event, Stepped, Validated
 from adapt.training.losses import Loss
-from adapt.training.metrics_log import MetricsLog, validation_record
+from adapt.training.metrics_log import Record, validation_record
 from adapt.training.phases import CompiledPhase, Group
-from adapt.training.run_state import FolderCheckpoints
 from adapt.training.step import make_step
 
 logger = logging.getLogger(__name__)
@@ -56,7 +50,7 @@ logger = logging.getLogger(__name__)
 GROUP = "all"  # everything trains at one rate
 # What a masked-LM loss never reaches.
 UNREACHED = r"head/(pooler|next_sentence)/.*"
-LINES = 4096  # that are tokenized together
+LINES = 4096  # tokenized together
 MIN_HELD_OUT = 1
 MAX_HELD_OUT = 2000
 LOG_EVERY = 20  # steps
@@ -108,10 +102,11 @@ class PretrainingOptions:
                 raise StrategyError(f"`{name}` {getattr(self, name)} must be at least {bound}")
         if not 0 < self.mask_rate < 1:
             raise StrategyError(f"`mask_rate` {self.mask_rate} must be between 0 and 1")
+        check_ranges(self)
 
     @property
-    def fitting(self) -> TrainingOptions:
-        """What the loop has to know of them."""
+    def training(self) -> TrainingOptions:
+        """When the loop logs and stops."""
         return TrainingOptions(log_every=LOG_EVERY, patience=0, stop_after=self.stop_after)
 
 
@@ -154,7 +149,7 @@ def pretrain(
     """
     options = PretrainingOptions(
         text=str(texts) if isinstance(texts, str | Path) else "",
-        checkpoint=str(pretrained.source if isinstance(pretrained, Pretrained) else pretrained),
+        checkpoint=hub.source_of(pretrained),
         random_weights=random_weights,
         steps=steps,
         batch_size=batch_size,
@@ -171,24 +166,46 @@ def pretrain(
         validate_every=validate_every,
         stop_after=stop_after,
     )
-    if out is not None:
-        out = files.to_path(out)
-        run_folder.check_run_out(out, resume, overwrite, options.checkpoint)
-    elif resume or overwrite:
-        raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+    folder = check_out(out, options.checkpoint, resume=resume, overwrite=overwrite)
     layout = sharding.make_layout(mesh)
     prepared = prepare(pretrained, texts, options, seed=seed, layout=layout)
-    return train(prepared, out, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return prepared.train(folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared(PreparedRun):
     """A run of pre-training before its first step."""
 
-    plan: Plan
+    validates_first = True
+
     data: "TextData"
     options: PretrainingOptions
-    settings: Mapping[str, Any]  # config.json of the run
+
+    @property
+    def training(self) -> TrainingOptions:
+        return self.options.training
+
+    def origin(self) -> dict[str, Any]:
+        return run_folder.lineage(
+            self.plan.pretrained,
+            self.options.random_weights,
+            text=self.options.text,
+            data_digest=tree.digest({"ids": self.data.tokens.values}),
+        )
+
+    def digests(self) -> dict[str, str]:
+        return {"the text": self.data.digest}
+
+    def record_of(self, event: Event) -> Record | None:
+        """The line of an event: without epochs, and with one ``rate``."""
+        if isinstance(event, Stepped):
+            return {**event.record, "rate": event.rates[GROUP]}
+        if isinstance(event, Validated):
+            return validation_record(event)
+        return None
+
+    def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
+        return fitted.best_params(), result_of(self.plan, fitted)
 
 
 def prepare(
@@ -201,7 +218,6 @@ def prepare(
 ) -> Prepared:
     """The plan and the data of a run; see :func:`pretrain` for the arguments and the errors."""
     options.check()
-    check_ranges(options)
     sharding.check_batch(layout, options.batch_size)
     if not isinstance(pretrained, Pretrained):
         pretrained = hub.load(pretrained)
@@ -209,7 +225,7 @@ def prepare(
     plan = build_plan(pretrained, options, seed, layout)
     data = TextData.read(pretrained, text_table(texts), options, seed, layout)
     settings = {"experiment": "pretrain", **dataclasses.asdict(options), "seed": seed}
-    return Prepared(plan, data, options, run_folder.as_json(settings))
+    return Prepared(plan=plan, data=data, settings=run_folder.as_json(settings), options=options)
 
 
 def text_table(texts: Any) -> Table:
@@ -219,106 +235,6 @@ def text_table(texts: Any) -> Table:
     table, _ = make_table(texts, None, Columns(), name="the text", inputs_name="texts")
     tables.check_texts(table, "text")
     return table
-
-
-def train(
-    prepared: Prepared,
-    out: Path | None = None,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    defaults: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    callbacks: Iterable[Callback] = (),
-    add_files: Callable[[Path], object] | None = None,
-) -> Run:
-    """Train what is prepared, with a validation before the first step.
-
-    For ``settings``, ``defaults`` and ``add_files`` see :func:`adapt.finetuning.train`.
-    """
-    plan = prepared.plan
-    origin = lineage(
-        plan.pretrained,
-        prepared.options.random_weights,
-        text=prepared.options.text,
-        data_digest=tree.digest({"ids": prepared.data.tokens.values}),
-    )
-    history: list[dict[str, Any]] = []
-
-    def collect(event: Event) -> None:
-        record = text_record(event)
-        if record is not None:
-            history.append(record)
-
-    def fit_to_end(**more: Any) -> Fitted:
-        return fit(plan, prepared.data, prepared.options.fitting, validate_first=True, **more)
-
-    settings = prepared.settings if settings is None else settings
-    if out is None:
-        fitted = fit_to_end(callbacks=[collect, *callbacks])
-        return finish(prepared, fitted, settings, origin, history)
-
-    with open_run(out, settings, resume=resume, overwrite=overwrite, defaults=defaults) as folder:
-        log = TextMetricsLog(folder.path / "metrics.jsonl")
-        checkpoints = open_checkpoints(prepared, out, folder.path, origin, log, resume)
-        fitted = fit_to_end(
-            checkpoints=checkpoints, callbacks=[log, folder.keep_when_saved, *callbacks]
-        )
-        run = finish(prepared, fitted, settings, origin, log.records())
-        run = dataclasses.replace(run, folder=out)
-        if run.outcome != "stopped":
-            write_json(folder.path / "result.json", run.result)
-            if add_files is not None:
-                add_files(folder.path)
-    return run
-
-
-def open_checkpoints(
-    prepared: Prepared,
-    out: Path,
-    folder: Path,
-    origin: Mapping[str, Any],
-    log: MetricsLog,
-    resume: bool,
-) -> FolderCheckpoints:
-    """The checkpoints of the run's local ``folder``; a new run gets its model.json and lineage.json.
-
-    Raises :class:`OutputError` where a run goes on with another encoder or another text.
-    """
-    plan = prepared.plan
-    if multihost.is_multiprocess():
-        read = {"the encoder": origin["encoder_digest"], "the text": prepared.data.digest}
-        multihost.assert_same("what they read", read)
-    if resume:
-        check_same_origin(out, origin)
-    else:
-        if multihost.is_lead_process():
-            hub.save_model(folder, plan.pretrained)
-        write_json(folder / "lineage.json", origin)
-    return FolderCheckpoints(
-        folder=folder / "checkpoints", resumes=resume, log=log, layout=plan.layout
-    )
-
-
-def finish(
-    prepared: Prepared,
-    fitted: Fitted,
-    settings: Mapping[str, Any],
-    origin: Mapping[str, Any],
-    history: list[dict[str, Any]],
-) -> Run:
-    """The run as it ended."""
-    is_stopped = fitted.outcome == "stopped"
-    params = fitted.last_params() if is_stopped else fitted.best_params()
-    return Run(
-        pretrained=dataclasses.replace(prepared.plan.pretrained, params=params),
-        result={} if is_stopped else result_of(prepared.plan, fitted),
-        settings=settings,
-        lineage=origin,
-        history=history,
-        steps=fitted.steps,
-        outcome=fitted.outcome,
-    )
 
 
 def result_of(plan: Plan, fitted: Fitted) -> dict[str, Any]:
@@ -643,21 +559,3 @@ def mean_score(
             sums[name] += float(value)
     weight = max(sums["weight"], 1e-9)
     return {name: sums[name] / weight for name in ("loss", "accuracy")}
-
-
-class TextMetricsLog(MetricsLog):
-    """metrics.jsonl of pre-training: without epochs, and with one ``rate``."""
-
-    def __call__(self, event: Event) -> None:
-        record = text_record(event)
-        if record is not None:
-            self.write(record)
-
-
-def text_record(event: Event) -> dict[str, Any] | None:
-    """The line of some steps or of a validation; None for any other event."""
-    if isinstance(event, Stepped):
-        return {**event.record, "rate": event.rates[GROUP]}
-    if isinstance(event, Validated):
-        return validation_record(event)
-    return None

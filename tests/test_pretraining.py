@@ -96,7 +96,7 @@ def test_a_run_validates_first_and_then_at_every_interval_and_at_its_end(inputs,
     fitted = fitting.fit(
         plan,
         TextData.read(pretrained, pretraining.text_table(path), options),
-        options.fitting,
+        options.training,
         callbacks=[seen.append],
         validate_first=True,
     )

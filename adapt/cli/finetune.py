@@ -15,7 +15,7 @@ from adapt.cli.run_folder import default_flags, flags_of
 from adapt.cli.training_report import training_report
 from adapt.cost.clock import Laps
 from adapt.data.inputs import Columns
-from adapt.finetuning import prepare, train
+from adapt.finetuning import prepare
 from adapt.options import (
     DataOptions,
     DeviceOptions,
@@ -70,8 +70,7 @@ def main(config: Config) -> dict[str, Any]:
     showing.show_start(prepared)
     task = prepared.data.task
     with training_report(f"strategy {config.strategy}") as report:
-        run = train(
-            prepared,
+        run = prepared.train(
             config.out,
             settings=flags_of(config),
             defaults=default_flags(Config),

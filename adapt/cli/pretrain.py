@@ -17,7 +17,7 @@ from adapt.cli.run_folder import default_flags, flags_of
 from adapt.cli.training_report import training_report
 from adapt.options import DeviceOptions, ImportOptions, RunOptions
 from adapt.parallel import sharding
-from adapt.pretraining import PretrainingOptions, prepare, train
+from adapt.pretraining import PretrainingOptions, prepare
 from adapt.run_folder import check_run_out
 
 
@@ -32,8 +32,7 @@ def main(config: Config) -> dict[str, Any]:
     prepared = prepare(config.checkpoint, config.text, config, seed=config.seed, layout=layout)
     showing.show_text(prepared)
     with training_report("pre-training", shows_epochs=False) as report:
-        run = train(
-            prepared,
+        run = prepared.train(
             config.out,
             settings=flags_of(config),
             defaults=default_flags(Config),

@@ -127,6 +127,11 @@ def check_inputs(pretrained: Pretrained, image_column: str | None) -> None:
         tokenizer_of(pretrained)
 
 
+def source_of(pretrained: Pretrained | str | Path) -> str:
+    """The name that a checkpoint was loaded by, or is going to be."""
+    return pretrained.source if isinstance(pretrained, Pretrained) else str(pretrained)
+
+
 def load(name: str | Path) -> Pretrained:
     """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a
     hub id. A folder may be in a bucket: ``gs://bucket/folder``.
