@@ -30,8 +30,8 @@ from adapt.training.loop import Index, evaluate
 OnProgress = Callable[[int, int], None]  # (done, total)
 
 
-@dataclasses.dataclass(frozen=True)
-class Predictions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions(Answers):
     """What a run says of N examples, in their order.
 
     ``labels`` are an array [N] or a list of N: the name of a class (a number where the training
@@ -42,11 +42,9 @@ class Predictions:
     encoder reads.
     """
 
-    labels: Any
-    probabilities: np.ndarray | None
     outputs: np.ndarray
     truncated: int
-    run: Pretrained
+    pretrained: Pretrained  # of the run
     columns: Sequence[str]  # of the texts
 
     def __len__(self) -> int:
@@ -63,18 +61,17 @@ class Predictions:
     @property
     def classes(self) -> tuple[Any, ...]:
         """What the columns of ``probabilities`` stand for."""
-        return self.run.classes
+        return self.pretrained.classes
 
     @property
     def header(self) -> list[str]:
         """The columns of :attr:`rows`: ``prediction``, ``probability:good`` and so on."""
-        return task_of(self.run).header(self.run, self.columns)
+        return task_of(self.pretrained).header(self.pretrained, self.columns)
 
     @property
     def rows(self) -> Iterator[Row]:
         """A row of values for every example, as ``adapt predict`` writes it."""
-        answers = Answers(self.labels, self.probabilities)
-        return task_of(self.run).rows(self.run, answers)
+        return task_of(self.pretrained).rows(self.pretrained, self)
 
     def to_pandas(self) -> Any:
         """A DataFrame of labels and probabilities, a row an example."""
@@ -114,7 +111,14 @@ def predict_table(
     for run, task, of_run in zip(runs, tasks, split_outputs(runs, tasks, outputs), strict=True):
         answers = task.answers(run, of_run, part, table, columns)
         predictions.append(
-            Predictions(answers.labels, answers.probabilities, of_run, part.truncated, run, columns)
+            Predictions(
+                labels=answers.labels,
+                probabilities=answers.probabilities,
+                outputs=of_run,
+                truncated=part.truncated,
+                pretrained=run,
+                columns=columns,
+            )
         )
     return predictions
 
@@ -144,7 +148,8 @@ def side_by_side(predictions: Sequence[Predictions]) -> tuple[list[str], Iterato
     With several runs the columns begin with the name of the run's folder: ``tone:prediction``.
     """
     header = []
-    for prefix, of_run in zip(prefixes([p.run for p in predictions]), predictions, strict=True):
+    runs = [of_run.pretrained for of_run in predictions]
+    for prefix, of_run in zip(prefixes(runs), predictions, strict=True):
         header += [prefix + name for name in of_run.header]
     rows = zip(*(of_run.rows for of_run in predictions), strict=True)
     return header, (list(itertools.chain(*of_row)) for of_row in rows)
