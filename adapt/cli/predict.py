@@ -19,12 +19,12 @@ from typing import ClassVar
 from adapt import buckets
 from adapt.cli import console
 from adapt.data import tables
+from adapt.data.inputs import Columns
 from adapt.errors import OutputError
 from adapt.options import ColumnOptions, ImportOptions, OutputOptions
 from adapt.predicting import Predictions, check_predicts, predict_table, side_by_side
 from adapt.run import check_pairs, load_run
 from adapt.staging import written_file
-from adapt.tasks.base import text_columns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,10 @@ def main(config: Config) -> None:
         check_predicts(run.pretrained)
         check_pairs(run, config.text_pair_column)
     models = [run.pretrained for run in runs]
-    columns = text_columns(config.text_column, config.text_pair_column)
+    columns = Columns(text=config.text_column, text_pair=config.text_pair_column)
     table = tables.read(config.data)
     with console.progress("predicting", len(table)) as bar:
-        predictions = predict_table(models, table, columns, config.image_column, bar.show)
+        predictions = predict_table(models, table, columns.texts, config.image_column, bar.show)
     write_csv(config.out, predictions)
     if models[0].tokenizer:
         console.warn_truncated(

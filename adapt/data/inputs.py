@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adapt.data import bundled, tables
+from adapt.data.labels import column_names
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 
@@ -33,8 +34,8 @@ class Columns:
     @property
     def texts(self) -> list[str]:
         """The columns of the texts of a row."""
-        further = self.text_pair.split(",") if self.text_pair else []
-        return [self.text, *(name.strip() for name in further)]
+        further = column_names(self.text_pair) if self.text_pair else []
+        return [self.text, *further]
 
 
 def make_table(

@@ -23,7 +23,7 @@ import numpy as np
 
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels, column_names
+from adapt.data.labels import Labels
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM
@@ -36,8 +36,7 @@ from adapt.tasks.metrics import Scores
 from adapt.training.losses import Loss
 
 CHUNK = 4096  # rows that are tokenized together
-LOGITS = "Logits by class:"  # on the card of an export
-MANY = 1000  # text columns: no bound
+MANY = 1000  # text columns, more than anybody has
 
 Row = list[Any]
 
@@ -300,7 +299,7 @@ class Task(abc.ABC):
 
     def output_note(self, classes: Sequence[str]) -> str:
         """What the card of an export says of the outputs, in Markdown."""
-        return class_list(LOGITS, classes)
+        return class_list("Logits by class:", classes)
 
 
 TASKS: dict[str, Task] = {}
@@ -331,11 +330,6 @@ def task_of(run: Pretrained) -> Task:
         f"{run.source} is a pre-training run ({run.task or 'no task'}): predict takes what "
         "finetune wrote"
     )
-
-
-def text_columns(first: str, further: str | None) -> list[str]:
-    """The columns of the texts of a row: ``further`` is ``None``, or one or more, as in ``a,b``."""
-    return [first, *(column_names(further) if further else [])]
 
 
 def check_pooling(name: str) -> None:
