@@ -232,7 +232,7 @@ def text_table(texts: Any) -> Table:
     """Texts as a table with the column ``text``: lines of a file, or what is in memory."""
     if isinstance(texts, str | Path):
         return tables.read_lines(texts)
-    table, _ = make_table(texts, None, Columns(), name="the text", inputs_name="texts")
+    table, _ = make_table(texts, None, Columns(), name="the text", parameter="texts")
     tables.check_texts(table, "text")
     return table
 

@@ -157,7 +157,7 @@ class Run:
             self.columns,
             are_images=self.pretrained.config.is_image,
             are_words=task.takes_words,
-            inputs_name="inputs",
+            parameter="inputs",
         )
         check_pairs(self, columns.text_pair)
         return table, columns

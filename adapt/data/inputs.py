@@ -7,6 +7,7 @@ The table then goes the way of every file, through the same checks.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def make_table(
     are_images: bool = False,
     are_words: bool = False,
     name: str = "the data",
-    inputs_name: str = "texts",
+    parameter: str = "texts",
 ) -> tuple[Table, Columns]:
     """(a table of inputs with their labels, the columns in which they are).
 
@@ -55,50 +56,59 @@ def make_table(
     has several; lists of words with ``are_words``; pictures (PIL, paths, uint8 arrays) with
     ``are_images``. ``labels`` are a sequence, a dict of several, the name of a column of the table,
     or None: the column ``columns.label``, or no labels at all. ``name`` is what messages call the
-    table, ``inputs_name`` the parameter.
+    table, ``parameter`` the parameter.
 
     Raises DataError for anything that is not exactly one of these.
     """
     if is_table(inputs):
-        table = read_table(inputs, name, inputs_name)
-        if labels is None:
-            return table, columns
-        if isinstance(labels, str):
-            return table, dataclasses.replace(columns, label=labels)
-        added, columns = label_columns(labels, columns)
-        taken = [column for column in added if column in table.columns]
-        if taken:
-            raise DataError(
-                f"`labels` are given, and {table.name} has a column '{taken[0]}': name the column "
-                "as `labels`, or leave it out"
-            )
-        content = {column: table.rows[column] for column in table.columns}
-        check_lengths({**content, **added}, inputs_name)
-        rows = table.rows
-        for column, values in added.items():
-            rows = rows.add_column(column, values)  # pyright: ignore[reportCallIssue]
-        return Table(rows, table.name), columns
+        return add_labels(read_table(inputs, name, parameter), labels, columns, parameter)
 
-    values = as_list(inputs, inputs_name)
-    content: dict[str, list] = {}
+    values = as_list(inputs, parameter)
+    picture_column = None
     if are_images:
-        columns = dataclasses.replace(columns, image=columns.image or "image")
-        content[str(columns.image)] = [as_picture(value) for value in values]
+        picture_column = columns.image or "image"
+        columns = dataclasses.replace(columns, image=picture_column)
+        content = {picture_column: [as_picture(value) for value in values]}
     elif are_words:
-        content[columns.text] = [as_words(value) for value in values]
+        content = {columns.text: [as_words(value) for value in values]}
     else:
-        content, columns = text_columns(values, columns, inputs_name)
+        content, columns = text_columns(values, columns, parameter)
     if isinstance(labels, str):
         raise DataError(
             f"`labels` is the string {shortened(labels)}: give a list with a label for each of "
-            f"`{inputs_name}`"
+            f"`{parameter}`"
         )
     if labels is not None:
         added, columns = label_columns(labels, columns)
         content |= added
-    check_lengths(content, inputs_name)
-    picture_column = columns.image if are_images else None
+    check_lengths(content, parameter)
     return tables.from_columns(content, name, picture_column), columns
+
+
+def add_labels(
+    table: Table, labels: Any, columns: Columns, parameter: str
+) -> tuple[Table, Columns]:
+    """(the table with its labels, the columns in which they are).
+
+    ``labels`` name a column of it, or become columns of it; None: it has them already.
+    """
+    if labels is None:
+        return table, columns
+    if isinstance(labels, str):
+        return table, dataclasses.replace(columns, label=labels)
+    added, columns = label_columns(labels, columns)
+    taken = [column for column in added if column in table.columns]
+    if taken:
+        raise DataError(
+            f"`labels` are given, and {table.name} has a column '{taken[0]}': name the column "
+            "as `labels`, or leave it out"
+        )
+    content = {column: table.rows[column] for column in table.columns}
+    check_lengths({**content, **added}, parameter)
+    rows = table.rows
+    for column, values in added.items():
+        rows = rows.add_column(column, values)  # pyright: ignore[reportCallIssue]
+    return Table(rows, table.name), columns
 
 
 def is_table(inputs: Any) -> bool:
@@ -117,24 +127,24 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "iloc")
 
 
-def read_table(inputs: Any, name: str, inputs_name: str) -> Table:
+def read_table(inputs: Any, name: str, parameter: str) -> Table:
     """The table that ``inputs`` are or name."""
     if isinstance(inputs, Table):
         return inputs
     if isinstance(inputs, str | Path):
-        return read_name(inputs, inputs_name)
+        return read_name(inputs, parameter)
     if is_dataset(inputs):
         if isinstance(inputs.column_names, Mapping):  # a DatasetDict
             parts = ", ".join(inputs)
-            raise DataError(f"`{inputs_name}` has the parts {parts}: give one of them")
-        if not hasattr(inputs, "select_columns") or not hasattr(inputs, "__len__"):
-            raise DataError(f"`{inputs_name}` is a stream of rows: give a data set in memory")
+            raise DataError(f"`{parameter}` has the parts {parts}: give one of them")
+        if not hasattr(inputs, "__len__"):
+            raise DataError(f"`{parameter}` is a stream of rows: give a data set in memory")
         return Table(inputs, name)
     if is_frame(inputs):
         content = {str(column): as_list(inputs[column], str(column)) for column in inputs.columns}
     else:
         content = {str(column): as_list(values, str(column)) for column, values in inputs.items()}
-    check_lengths(content, inputs_name)
+    check_lengths(content, parameter)
     return tables.from_columns(content, name)
 
 
@@ -180,30 +190,27 @@ def make_parts(
             f"`validation` {validation} is the whole set, with what is trained and tested on: "
             "leave it out for 10% of what is trained on, or name other data"
         )
-    kind = {"are_images": are_images, "are_words": are_words}
-    table = by_part(inputs, "train", "inputs")
-    table, columns = make_table(
-        table, labels, columns, **kind, name="the training data", inputs_name="inputs"
-    )
-    parts = {"train": Part(table, columns)}
-    for name, given in (("validation", validation), ("test", test)):
-        if given is None:
+    read = functools.partial(make_table, are_images=are_images, are_words=are_words)
+    inputs = by_part(inputs, "train", "inputs")
+    train = Part(*read(inputs, labels, columns, name="the training data", parameter="inputs"))
+    parts = {"train": train}
+    for name, data in (("validation", validation), ("test", test)):
+        if data is None:
             continue
-        some_inputs, some_labels = given, None
-        if isinstance(given, tuple):
-            if len(given) != 2:
-                raise DataError(f"`{name}` is a tuple of {len(given)}: give (inputs, labels)")
-            some_inputs, some_labels = given
-        made = make_table(
-            by_part(some_inputs, name, name),
-            some_labels,
-            columns,
-            **kind,
-            name=f"the {name} data",
-            inputs_name=name,
-        )
-        parts[name] = Part(*made)
+        inputs, labels = inputs_and_labels(data, name)
+        inputs = by_part(inputs, name, name)
+        table_name = f"the {name} data"
+        parts[name] = Part(*read(inputs, labels, train.columns, name=table_name, parameter=name))
     return parts
+
+
+def inputs_and_labels(data: Any, parameter: str) -> tuple[Any, Any]:
+    """The two of a tuple ``(inputs, labels)``; anything else is inputs, and has no labels beside."""
+    if not isinstance(data, tuple):
+        return data, None
+    if len(data) != 2:
+        raise DataError(f"`{parameter}` is a tuple of {len(data)}: give (inputs, labels)")
+    return data
 
 
 def by_part(inputs: Any, part: str, parameter: str) -> Any:
@@ -214,14 +221,14 @@ def by_part(inputs: Any, part: str, parameter: str) -> Any:
 
 
 def text_columns(
-    values: Sequence[Any], columns: Columns, inputs_name: str
+    values: Sequence[Any], columns: Columns, parameter: str
 ) -> tuple[dict[str, list], Columns]:
     """(texts by column, the columns): one, or with tuples of texts as many as a tuple has."""
     widths = {len(value) for value in values if isinstance(value, tuple | list)}
     if not widths:
         if columns.text_pair:
             raise DataError(
-                f"`{inputs_name}`[0] is one text, and an example here has "
+                f"`{parameter}`[0] is one text, and an example here has "
                 f"{len(columns.texts)}: give tuples of texts"
             )
         return {columns.text: list(values)}, columns
@@ -230,7 +237,7 @@ def text_columns(
     for row, texts in enumerate(rows):
         if len(texts) != width:
             raise DataError(
-                f"`{inputs_name}`[{row}] has {len(texts)} texts and `{inputs_name}`[0] {width}: "
+                f"`{parameter}`[{row}] has {len(texts)} texts and `{parameter}`[0] {width}: "
                 "every example needs as many"
             )
     further = [PAIR, *(f"{PAIR}_{number}" for number in range(2, width))][: width - 1]
@@ -239,7 +246,7 @@ def text_columns(
         if len(further) != width - 1:
             raise DataError(
                 f"`text_pair_column` names {len(further)} columns, and an example of "
-                f"`{inputs_name}` has {width - 1} further texts"
+                f"`{parameter}` has {width - 1} further texts"
             )
     content = dict(zip([columns.text, *further], map(list, zip(*rows, strict=True)), strict=True))
     return content, dataclasses.replace(columns, text_pair=",".join(further) or None)
@@ -258,19 +265,15 @@ def label_columns(labels: Any, columns: Columns) -> tuple[dict[str, list], Colum
     """(labels by column, the columns): one, or of a dict several."""
     if isinstance(labels, Mapping) or is_frame(labels):
         names = [str(name) for name in labels]
-        content = {str(name): as_labels(labels[name], f"labels[{name!r}]") for name in labels}
+        content = {str(name): as_list(labels[name], f"labels[{name!r}]") for name in labels}
         return content, dataclasses.replace(columns, label=",".join(names))
-    return {columns.label: as_labels(labels, "labels")}, columns
+    return {columns.label: as_list(labels, "labels")}, columns
 
 
-def as_labels(values: Any, name: str) -> list:
-    """Labels as a list; an array of several a row as lists."""
-    return as_list(values, name, dimensions=(1, 2))
-
-
-def as_list(values: Any, name: str, dimensions: Sequence[int] = (1, 2)) -> list:
+def as_list(values: Any, name: str) -> list:
     """The values of a sequence, an array or a Series, in order; what is missing is None.
 
+    A row of an array [N, K] becomes a list of K. ``name`` is what messages call the values.
     Raises DataError for a string, a number, or what has no order.
     """
     if isinstance(values, str | bytes):
@@ -279,7 +282,7 @@ def as_list(values: Any, name: str, dimensions: Sequence[int] = (1, 2)) -> list:
         raise DataError(f"`{name}` is a {type(values).__name__}, which has no order: give a list")
     if hasattr(values, "dtype") and hasattr(values, "shape"):  # NumPy, JAX, pandas, torch
         shape = tuple(values.shape)
-        if len(shape) not in dimensions:
+        if len(shape) not in (1, 2):
             raise DataError(f"`{name}` is an array of shape {list(shape)}: give one of shape [N]")
         if hasattr(values, "isna"):
             is_missing = values.isna().tolist()
@@ -314,17 +317,17 @@ def as_picture(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def check_lengths(content: Mapping[str, Sequence[Any]], inputs_name: str) -> None:
+def check_lengths(content: Mapping[str, Sequence[Any]], parameter: str) -> None:
     """Raise DataError for columns of different lengths, or without a row."""
     lengths = {name: len(values) for name, values in content.items()}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise DataError(
-            f"`{inputs_name}` and `labels` are not equally long ({said}): every example needs one "
+            f"`{parameter}` and `labels` are not equally long ({said}): every example needs one "
             "of each"
         )
     if not lengths or not next(iter(lengths.values())):
-        raise DataError(f"`{inputs_name}` is empty")
+        raise DataError(f"`{parameter}` is empty")
 
 
 def shortened(value: Any, most: int = 40) -> str:
