@@ -192,15 +192,18 @@ def make_parts(
         )
     read = functools.partial(make_table, are_images=are_images, are_words=are_words)
     inputs = by_part(inputs, "train", "inputs")
-    train = Part(*read(inputs, labels, columns, name="the training data", parameter="inputs"))
+    table, columns = read(inputs, labels, columns, name="the training data", parameter="inputs")
+    train = Part(table, columns)
     parts = {"train": train}
     for name, data in (("validation", validation), ("test", test)):
         if data is None:
             continue
-        inputs, labels = inputs_and_labels(data, name)
-        inputs = by_part(inputs, name, name)
-        table_name = f"the {name} data"
-        parts[name] = Part(*read(inputs, labels, train.columns, name=table_name, parameter=name))
+        some_inputs, some_labels = inputs_and_labels(data, name)
+        some_inputs = by_part(some_inputs, name, name)
+        table, columns = read(
+            some_inputs, some_labels, train.columns, name=f"the {name} data", parameter=name
+        )
+        parts[name] = Part(table, columns)
     return parts
 
 
@@ -214,7 +217,7 @@ def inputs_and_labels(data: Any, parameter: str) -> tuple[Any, Any]:
 
 
 def by_part(inputs: Any, part: str, parameter: str) -> Any:
-    """The same inputs; of a bundled set's name its train or test part."""
+    """The same inputs; the name of a bundled set becomes its train or test part."""
     if part != "validation" and isinstance(inputs, str) and inputs in bundled.SETS:
         return read_name(inputs, parameter, part)
     return inputs
@@ -262,7 +265,7 @@ def flat_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def label_columns(labels: Any, columns: Columns) -> tuple[dict[str, list], Columns]:
-    """(labels by column, the columns): one, or of a dict several."""
+    """(labels by column, the columns): one, or several of a dict or a DataFrame."""
     if isinstance(labels, Mapping) or is_frame(labels):
         names = [str(name) for name in labels]
         content = {str(name): as_list(labels[name], f"labels[{name!r}]") for name in labels}

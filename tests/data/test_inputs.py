@@ -113,7 +113,7 @@ MISTAKES = {
 def test_what_is_no_list_is_refused_by_name(mistake):
     inputs, labels, named = MISTAKES[mistake]
     with pytest.raises(DataError, match=named):
-        make_table(inputs, labels, Columns(), inputs_name="inputs")
+        make_table(inputs, labels, Columns(), parameter="inputs")
 
 
 def test_parts_are_named_tables_with_the_columns_of_training():
