@@ -23,7 +23,15 @@ from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
 from adapt.models import Encoder, Model, peft
-from adapt.options import HELD_OUT, DType, FinetuningOptions, TrainingOptions
+from adapt.options import (
+    HELD_OUT,
+    CacheDType,
+    Decay,
+    DType,
+    FinetuningOptions,
+    Remat,
+    TrainingOptions,
+)
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
 from adapt.prepared import PreparedRun, check_out
@@ -67,17 +75,17 @@ def finetune(
     mix: Literal["concat", "learned"] = "concat",
     class_weights: Literal["none", "balanced"] = "none",
     cache: Literal["auto", "on", "off"] = "auto",
-    cache_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    cache_dtype: CacheDType | None = None,
     accumulate: int = 1,
     warmup: float = 0.1,
-    decay: Literal["linear", "cosine", "constant"] = "linear",
+    decay: Decay = "linear",
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
     random_weights: bool = False,
     dropout: float | None = None,
     max_length: int | None = None,
     dtype: DType = "float32",
-    remat: Literal["none", "block", "dots"] = "none",
+    remat: Remat = "none",
     scan: bool = False,
     log_every: int = 0,
     patience: int = 3,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 DType = Literal["float32", "bfloat16"]
 CacheDType = Literal["float32", "bfloat16", "float16"]
-
+Remat = Literal["none", "block", "dots"]
+Decay = Literal["linear", "cosine", "constant"]
 
 HELD_OUT = 0.1  # of the training rows, for validation, where no validation data are named
 
@@ -70,7 +71,7 @@ class ModelOptions(TextEncoderOptions):
     # of the encoder; default: the checkpoint's own
     dropout: float | None = None
     # compute again in the backward pass: blocks, or all but products by weights
-    remat: Literal["none", "block", "dots"] = "none"
+    remat: Remat = "none"
     # compute the blocks as a loop, which compiles once for all of them
     scan: bool = False
 
@@ -193,7 +194,7 @@ class OptimizerOptions(BatchOptions):
     # share of all steps in which the rates rise from 0
     warmup: float = 0.1
     # how the rates fall after the warm-up
-    decay: Literal["linear", "cosine", "constant"] = "linear"
+    decay: Decay = "linear"
     # AdamW's, of matrices alone
     weight_decay: float = 0.01
     # the largest norm of the gradient of what trains; 0: no clipping
@@ -295,6 +296,16 @@ class FinetuningOptions(
         check_ranges(self)
 
 
+UNIONS = (types.UnionType, typing.Union)  # of ``int | None`` and of ``Optional[int]``
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    type(None): "None",
+}
+
+
 def check_types(options: "DataclassInstance") -> None:
     """Raise :class:`StrategyError` for an option that is not of its type, or none of its choices."""
     hints = typing.get_type_hints(type(options))
@@ -310,7 +321,7 @@ def is_of(value: Any, hint: Any) -> bool:
     arguments = typing.get_args(hint)
     if origin is Literal:
         return value in arguments
-    if origin in (types.UnionType, typing.Union):
+    if origin in UNIONS:
         return any(is_of(value, argument) for argument in arguments)
     if origin is tuple:
         is_sequence = isinstance(value, tuple | list)
@@ -325,14 +336,15 @@ def is_of(value: Any, hint: Any) -> bool:
 
 def wanted(hint: Any) -> str:
     """What an option has to be, as a sentence says it."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return " or ".join(wanted(argument) for argument in typing.get_args(hint))
-    if typing.get_origin(hint) is Literal:
-        return f"give one of {', '.join(typing.get_args(hint))}"
-    known = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
-    if typing.get_origin(hint) is tuple:
-        return f"a list, each {wanted(typing.get_args(hint)[0])}"
-    return "None" if hint is type(None) else known.get(hint, getattr(hint, "__name__", str(hint)))
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin is Literal:
+        return f"give one of {', '.join(arguments)}"
+    if origin in UNIONS:
+        return " or ".join(wanted(argument) for argument in arguments)
+    if origin is tuple:
+        return f"a list, each {wanted(arguments[0])}"
+    return WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 # Numbers are at least 0 and below their limit.

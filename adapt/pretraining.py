@@ -16,7 +16,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
-from adapt.options import DType, TrainingOptions, check_ranges, check_types
+from adapt.options import Decay, DType, Remat, TrainingOptions, check_ranges, check_types
 from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.prepared import PreparedRun, check_out
@@ -78,14 +78,14 @@ class PretrainingOptions:
     learning_rate: float = 1e-4
     # share of all steps
     warmup: float = 0.1
-    decay: Literal["linear", "cosine", "constant"] = "linear"
+    decay: Decay = "linear"
     weight_decay: float = 0.01
     # 0: no clipping
     clip_norm: float = 1.0
     # of the computation; parameters stay float32
     dtype: DType = "float32"
     # compute again in the backward pass: blocks, or all but products by weights
-    remat: Literal["none", "block", "dots"] = "none"
+    remat: Remat = "none"
     # compute the blocks as a loop, which compiles once for all of them
     scan: bool = False
     # steps between validations, each with a checkpoint
@@ -120,7 +120,7 @@ def pretrain(
     mask_rate: float = 0.15,
     learning_rate: float = 1e-4,
     warmup: float = 0.1,
-    decay: Literal["linear", "cosine", "constant"] = "linear",
+    decay: Decay = "linear",
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
     seed: int = 0,
@@ -130,7 +130,7 @@ def pretrain(
     callbacks: Iterable[Callback] = (),
     random_weights: bool = False,
     dtype: DType = "float32",
-    remat: Literal["none", "block", "dots"] = "none",
+    remat: Remat = "none",
     scan: bool = False,
     validate_every: int = 200,
     stop_after: int | None = None,

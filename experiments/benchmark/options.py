@@ -3,8 +3,9 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from adapt.options import Remat
 from experiments.benchmark.aot.shapes import MODELS, STRATEGIES
 
 
@@ -86,7 +87,7 @@ class AcceleratorOptions:
     # of an example; default: as many as the encoder has positions
     tokens: int | None = None
     # compute again in the backward pass: blocks, or all but products by weights
-    remat: Literal["none", "block", "dots"] = "none"
+    remat: Remat = "none"
     # compile the peer's encoder with torch.compile
     torch_compile: bool = False
 

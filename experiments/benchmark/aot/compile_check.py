@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 
@@ -30,6 +30,7 @@ from adapt.cli.launch import launch
 from adapt.errors import MeshError, StrategyError
 from adapt.files import write_text
 from adapt.markdown import markdown_table
+from adapt.options import Remat
 from adapt.parallel import sharding
 from adapt.run_folder import write_json
 from experiments.benchmark import sides
@@ -98,7 +99,7 @@ class CaseOptions:
     # of an example; default: as many as the model has positions
     tokens: int | None = None
     # default: block, none where the encoder is frozen
-    remat: Literal["none", "block", "dots"] | None = None
+    remat: Remat | None = None
     # unrolled blocks in place of a loop
     scan: bool = True
 
