@@ -1,7 +1,7 @@
 """Files that are complete or absent.
 
 What is written goes beside its target first, reaches the disk, and is renamed: a reader sees the
-old file or the new one, never half of one. Of several processes the caller decides which one
+old file or the new one, never half of one. With several processes the caller decides which one
 writes; nothing here asks. Files in a bucket are the matter of :mod:`adapt.buckets`.
 """
 

@@ -3,7 +3,7 @@
     with open_run(out, {"experiment": "finetune", "epochs": 3}) as folder:
         ...         # writes to folder.path; after an error in here there is no folder
 
-Of several processes the lead one alone makes the folder and writes into it. A run whose folder is
+With several processes the lead one alone makes the folder and writes into it. A run whose folder is
 in a bucket is written to a local one, see :mod:`adapt.staging`.
 """
 

@@ -8,7 +8,7 @@ on one task.
 What trains the encoder runs on ``--checkpoint``, and what leaves it as it is (``probe``: logistic
 regression on frozen features; ``centroid``: the nearest class mean) on ``--checkpoint`` and on
 ``--features``. A seed draws the labelled examples, the head and the order of the batches; the same
-seed draws the same examples for every way. Of them 20% choose among ``--tries`` rates, or strengths
+seed draws the same examples for every way. 20% of them choose among ``--tries`` rates, or strengths
 of the penalty: the same number for all. The test, in and out of the domain, is done once with what
 was chosen. Intervals are bootstrapped over seeds and test examples at once.
 """

@@ -5,7 +5,7 @@ row an input row.
     adapt extract --checkpoint runs/finetune --data new.csv --pooling cls --layer 4 --out runs/layer4
 
 Examples are packed by length, whatever their order in the file; memory does not grow with their
-number. Of several processes each reads its own part of the rows, computes with its own devices,
+number. With several processes each reads its own part of the rows, computes with its own devices,
 whose mesh is --mesh, and writes features_00000.npy or the like; index.json says which rows are
 where.
 """

@@ -207,8 +207,9 @@ def title_of(config: type, name: str) -> str:
 
 
 def description_of(config: type, title: str) -> str:
-    """The line under the title of a group. Of several classes with the title the one that has most
-    fields says it, or the first one of these.
+    """The line under the title of a group.
+
+    Where several classes have the title, the one with most fields says it, or the first of these.
     """
     titled = [base for base in reversed(config.__mro__) if vars(base).get("title") == title]
     if not titled:

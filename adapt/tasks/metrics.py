@@ -130,8 +130,8 @@ def best_spans(logits: np.ndarray) -> np.ndarray:
 def retrieval(embeddings: np.ndarray, labels: np.ndarray, size: int = 1024) -> Scores:
     """recall_at_1 and mrr of finding an anchor's positive by its cosine among all positives.
 
-    embeddings [2 N, D], anchor and positive in turn. Of positives that are as near as its own (to
-    round-off) one is drawn: the scores are the expected ones.
+    embeddings [2 N, D], anchor and positive in turn. Where several positives are as near as its own
+    (to round-off), the scores are those that are expected when one of them is drawn.
     """
     pairs = losses.unit_pairs(jnp.asarray(embeddings), jnp.asarray(labels))
     anchors = np.asarray(pairs[0])

@@ -84,7 +84,7 @@ class Span(Task):
     ) -> Iterator[tuple[list[str], list[Any]]]:
         """(the texts that spans lie in, their encodings), some thousand rows at a time.
 
-        Of a pair the text is truncated and never the question. Raises DataError where the question
+        In a pair the text is truncated and never the question. Raises DataError where the question
         leaves no room for the text.
         """
         tokenizer = tokenizer_of(pretrained)

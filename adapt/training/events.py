@@ -7,7 +7,7 @@
     fit(plan, data, options, callbacks=[show])
 
 A callback is called in the thread that trains, in the order of the list, and what it raises ends
-the run. Of several processes each calls its own. Phases and epochs are counted from 0, steps from 1
+the run. With several processes each calls its own. Phases and epochs are counted from 0, steps from 1
 and over the whole run.
 """
 
