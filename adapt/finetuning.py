@@ -209,7 +209,7 @@ class Prepared(PreparedRun):
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, result.json), tested where there is a test set."""
-        tested = test(self.plan, self.data, fitted)
+        tested = test_best(self.plan, self.data, fitted)
         progress = fitted.progress
         session = fitted.session
         seconds = {"compile": fitted.compile_seconds, "total": session.laps.total}
@@ -382,7 +382,7 @@ class Tested:
     facts: dict[str, Any]  # what else result.json says: steps, parameters, phases, digests
 
 
-def test(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
+def test_best(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
     """Score the test set, if there is one, with the best checkpoint, in the phase in which it was
     trained.
 

@@ -186,7 +186,7 @@ def check_together(runs: Sequence[Pretrained], tasks: Sequence[Task]) -> None:
     for run in runs[1:]:
         if tree.digest(run.params["encoder"]) != encoder:
             what = "encoder"
-        elif reads(run) != reads(first):
+        elif input_settings(run) != input_settings(first):
             what = "way of reading inputs"
         else:
             continue
@@ -196,7 +196,7 @@ def check_together(runs: Sequence[Pretrained], tasks: Sequence[Task]) -> None:
         )
 
 
-def reads(run: Pretrained) -> tuple[Any, ...]:
+def input_settings(run: Pretrained) -> tuple[Any, ...]:
     """What decides the arrays that a text or a picture becomes."""
     if run.tokenizer is None:
         return (run.image_settings,)

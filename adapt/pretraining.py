@@ -286,8 +286,8 @@ class TextData:
         seed: int = 0,
         layout: sharding.Layout | None = None,
     ) -> "TextData":
-        """The column ``text`` of a table for a checkpoint; see :func:`read_text`."""
-        tokens, held_out = read_text(pretrained, texts, seed)
+        """The column ``text`` of a table for a checkpoint; see :func:`read_tokens`."""
+        tokens, held_out = read_tokens(pretrained, texts, seed)
         corruption = corruption_of(pretrained, options)
         return cls(tokens, held_out, corruption, options, seed, layout)
 
@@ -384,7 +384,7 @@ def corruption_of(pretrained: Pretrained, options: PretrainingOptions) -> maskin
     return masking.masked_lm(pretrained, options.mask_rate)
 
 
-def read_text(pretrained: Pretrained, texts: Table, seed: int) -> tuple[Ragged, Ragged]:
+def read_tokens(pretrained: Pretrained, texts: Table, seed: int) -> tuple[Ragged, Ragged]:
     """(training, held-out) token ids of texts. 5% are held out, at most 2,000 examples.
 
     Blank lines are skipped, long lines become several examples. Raises :class:`DataError` for a
@@ -500,11 +500,11 @@ def corrupted_batches(
     while True:
         stream = unlabelled.batches(shapes, seed, epoch, skip)
         for number, batch in enumerate(stream, skip):
-            place = [seed, epoch, number]
+            entropy = [seed, epoch, number]
             if layout is None:
-                yield corruption(batch, np.random.default_rng(place))
+                yield corruption(batch, np.random.default_rng(entropy))
             else:
-                yield corrupt_groups(batch, corruption, place, layout)
+                yield corrupt_groups(batch, corruption, entropy, layout)
         if once:
             return
         epoch += 1
@@ -514,14 +514,14 @@ def corrupted_batches(
 def corrupt_groups(
     batch: packing.Arrays,
     corruption: masking.Corruption,
-    place: list[int],
+    entropy: list[int],
     layout: sharding.Layout,
 ) -> packing.Arrays:
     """The groups [G, ...] of a batch, each corrupted with random numbers of its own."""
     groups = []
     for index, group in enumerate(layout.local_groups):
         arrays = {name: array[index] for name, array in batch.items()}
-        groups.append(corruption(arrays, np.random.default_rng([*place, group])))
+        groups.append(corruption(arrays, np.random.default_rng([*entropy, group])))
     return packing.stack(groups)
 
 

@@ -156,7 +156,7 @@ def test_a_run_in_memory_is_the_run_in_a_folder(setup, tmp_path, strategy):
     in_memory = run.fit()
     in_folder = run.fit_in(tmp_path / "run")
     assert tree.digest(in_memory.best_params()) == tree.digest(in_folder.best_params())
-    tested = [finetuning.test(run.plan, run.data, fitted) for fitted in (in_memory, in_folder)]
+    tested = [finetuning.test_best(run.plan, run.data, fitted) for fitted in (in_memory, in_folder)]
     assert tested[0].scores == tested[1].scores
     assert tested[0].facts["best_step"] == tested[1].facts["best_step"]
 

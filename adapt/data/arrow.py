@@ -40,7 +40,7 @@ def write_arrow(path: Path, kind: str, target: Path) -> None:
     if kind == "json":
         schema, batches = json_batches(path)
     elif kind == "lines":
-        records = ([line] for line in read_lines(path))
+        records = ([line] for line in text_lines(path))
         schema, batches = text_batches(chain([["text"]], records))
     else:
         schema, batches = text_batches(read_csv(path, DELIMITERS[kind]))
@@ -126,7 +126,7 @@ def batched(values: Iterator[T], size: int = BATCH) -> Iterator[list[T]]:
 
 def read_json(path: Path) -> Iterator[Object]:
     """The objects of a file of JSON lines, or of one JSON list."""
-    lines = read_lines(path)
+    lines = text_lines(path)
     first = next(lines, "")
     lines = chain([first], lines)
     if first.lstrip().startswith("["):
@@ -207,7 +207,7 @@ def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator
         yield row
 
 
-def read_lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path) -> Iterator[str]:
     """The lines of a text file, without their ends."""
     try:
         with path.open(encoding="utf-8-sig") as file:

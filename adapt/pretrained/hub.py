@@ -147,7 +147,7 @@ def load(name: str | Path) -> Pretrained:
 def load_folder(folder: Path, source: str) -> Pretrained:
     """The checkpoint in a local folder, which is or was copied from ``source``."""
     if (folder / "model.json").exists():
-        return load_run(folder, source)
+        return load_run_folder(folder, source)
     hf = read_json(folder, "config.json")
     if "model_type" not in hf:
         raise CheckpointError(
@@ -435,7 +435,7 @@ def check_head(head: Any) -> None:
         )
 
 
-def load_run(folder: Path, source: str) -> Pretrained:
+def load_run_folder(folder: Path, source: str) -> Pretrained:
     """A finished (or stopped) run: its best checkpoint, encoder and head.
 
     Raises :class:`CheckpointError` for a folder that this version of adapt did not write, and
