@@ -63,9 +63,8 @@ def plot_labels(path: Path, data: str, result: dict[str, Any], num_train: int) -
         return row["budget"] or num_train
 
     def x_of(row: dict[str, Any], number: int) -> float:
-        return labels_of(row) * 1.05 ** (
-            number - middle
-        )  # side by side, so that no bar hides another
+        # Side by side, so that no bar hides another.
+        return labels_of(row) * 1.05 ** (number - middle)
 
     draw_lines(axis, result, x_of, labels_of, width=0.8)
     ticks = sorted(budget or num_train for budget in result["budgets"])

@@ -157,23 +157,28 @@ def table_lines(
     lines = []
     for block in blocks:
         chosen = [0, *block]
-        for row in (columns, *rows):
-            wrapped = [
-                textwrap.wrap(row[column], widths[column], break_on_hyphens=False)
-                for column in chosen
-            ]
-            height = max(map(len, wrapped))
-            for number in range(height):
-                line = []
-                for column, texts in zip(chosen, wrapped, strict=True):
-                    # A header stands on the row below it, a cell on the first line of its row.
-                    missing = height - len(texts) if row is columns else 0
-                    text = texts[number - missing] if 0 <= number - missing < len(texts) else ""
-                    line.append(
-                        text.ljust(widths[column]) if column == 0 else text.rjust(widths[column])
-                    )
-                lines.append("  ".join(line).rstrip())
+        chosen_widths = [widths[column] for column in chosen]
+        for number, row in enumerate((columns, *rows)):
+            texts = [row[column] for column in chosen]
+            lines += row_lines(texts, chosen_widths, is_header=number == 0)
     return lines
+
+
+def row_lines(cells: Sequence[str], widths: Sequence[int], is_header: bool) -> list[str]:
+    """A row whose cells break between words: the first to the left, the others to the right.
+
+    A header stands on the row below it, a cell on the first line of its row.
+    """
+    wrapped = []
+    for cell, width in zip(cells, widths, strict=True):
+        wrapped.append(textwrap.wrap(cell, width, break_on_hyphens=False))
+    height = max(map(len, wrapped))
+    columns = []
+    for number, (texts, width) in enumerate(zip(wrapped, widths, strict=True)):
+        missing = [""] * (height - len(texts))
+        texts = missing + texts if is_header else texts + missing
+        columns.append([text.rjust(width) if number else text.ljust(width) for text in texts])
+    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
 
 
 def column_blocks(widths: Sequence[int], width: int) -> list[list[int]]:

@@ -21,30 +21,14 @@ from adapt.options import (
     DeviceOptions,
     FinetuningOptions,
     ImportOptions,
-    ModelOptions,
-    OptimizerOptions,
     RunOptions,
-    StrategyOptions,
-    TaskOptions,
-    TrainingOptions,
 )
 from adapt.parallel import sharding
 from adapt.run_folder import check_run_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(
-    FinetuningOptions,
-    ModelOptions,
-    DataOptions,
-    TaskOptions,
-    StrategyOptions,
-    OptimizerOptions,
-    TrainingOptions,
-    RunOptions,
-    ImportOptions,
-    DeviceOptions,
-):
+class Config(FinetuningOptions, DataOptions, RunOptions, ImportOptions, DeviceOptions):
     """None means: chosen by strategy, task or family, and printed."""
 
 

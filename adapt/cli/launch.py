@@ -76,9 +76,8 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
                 file=sys.stderr,
                 flush=True,
             )
-            os._exit(
-                130
-            )  # Python would now and then end by the signal itself, after the line above
+            # Python would now and then end by the signal itself, after the line above.
+            os._exit(130)
 
 
 def check_buckets(flags: Any) -> None:

@@ -1,11 +1,12 @@
 """Every figure, in one style. No function touches matplotlib's global state, nor needs a display."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from adapt.training.metrics_log import read_records
 
 BLUE = "#4477aa"
 RED = "#cc6677"
@@ -39,7 +40,7 @@ def save(drawn: Any, path: Path) -> Path:
 
 def plot_history(folder: Path, score: str = "") -> Path:
     """history.png of a run's folder: the losses by step and, below them, the validation ``score``."""
-    records = read_metrics(folder / "metrics.jsonl")
+    records = read_records(folder / "metrics.jsonl")
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if "validation_loss" in record]
     name = f"validation_{score}"
@@ -61,11 +62,6 @@ def plot_history(folder: Path, score: str = "") -> Path:
     for axis in axes.flat:
         axis.grid(alpha=0.25)
     return save(drawn, folder / "history.png")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def columns_of(records: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
