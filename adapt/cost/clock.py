@@ -143,12 +143,11 @@ def forward_seconds(repeats: int, cut: Cut, prefix_params: tree.Tree, examples: 
         by_shape.setdefault(batch["segments"].shape, []).append(batch)
         tokens += int(batch["length"].sum())
 
+    def run(batches: list[Any], number: int) -> Any:
+        return cut.run(prefix_params, batches[number % len(batches)])
+
     total = 0.0
     for batches in by_shape.values():
-
-        def run(number: int, batches: list[Any] = batches) -> Any:
-            return cut.run(prefix_params, batches[number % len(batches)])
-
-        _, seconds = timed(run, repeats)
+        _, seconds = timed(functools.partial(run, batches), repeats)
         total += seconds * len(batches)
     return total * float(examples.file_sequences.lengths.sum()) / tokens

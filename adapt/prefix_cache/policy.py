@@ -50,17 +50,9 @@ class CacheDecision:
         return bool(self.arrays)
 
     @property
-    def distinct(self) -> dict[str, CachedArray]:
-        """The arrays by folder, each once."""
-        return {str(array.folder): array for array in self.arrays.values()}
-
-    @property
     def nbytes(self) -> int:
         """Bytes of all arrays, those that are there and those to write."""
-        return sum(array.nbytes for array in self.distinct.values())
-
-    def __str__(self) -> str:
-        return self.reason if self.enabled else f"off: {self.reason}"
+        return sum(array.nbytes for array in distinct(self.arrays))
 
     def summary(self) -> dict[str, Any] | None:
         """What result.json says of the cache; None where it was off."""
@@ -71,8 +63,13 @@ class CacheDecision:
             "bytes": self.nbytes,
             "dtype": str(dtype),
             "relative_error": self.relative_error,
-            "folders": sorted(self.distinct),
+            "folders": sorted(str(array.folder) for array in distinct(self.arrays)),
         }
+
+
+def distinct(arrays: Mapping[str, CachedArray]) -> list[CachedArray]:
+    """The arrays of all sets, each once: sets of one file share it."""
+    return list({array.folder: array for array in arrays.values()}.values())
 
 
 def check(options: StrategyOptions, cuts: Sequence[Cut | None]) -> None:
@@ -199,7 +196,7 @@ def prefix_seconds_saved(
 def describe(arrays: Mapping[str, CachedArray], saved: float | None) -> str:
     """Sizes and seconds, as in ``12 MB there, 3 MB to write, saves about 4.2 s``."""
     sizes = {"there": 0, "to write": 0}
-    for array in {array.folder: array for array in arrays.values()}.values():
+    for array in distinct(arrays):
         sizes["there" if array.is_complete else "to write"] += array.nbytes
     said = [f"{nbytes / 1e6:.0f} MB {state}" for state, nbytes in sizes.items() if nbytes]
     if saved is not None:
@@ -265,11 +262,7 @@ def with_states(
         for name, array in decision.arrays.items():
             if array.folder in computed:
                 continue
-            done_before = before
-
-            def report(done: int, _: int, done_before: int = done_before) -> None:
-                on_progress(done_before + done, total)
-
+            report = counting_from(before, total, on_progress)
             computed[array.folder] = states.compute_states(
                 cut, params, sets[name], array, on_progress=report, on_wait=on_wait
             )
@@ -286,3 +279,12 @@ def with_states(
         with_hidden[name] = dataclasses.replace(examples, states=found)
     error = max(array.relative_error for array in decision.arrays.values())
     return with_hidden, dataclasses.replace(decision, relative_error=error)
+
+
+def counting_from(before: int, total: int, on_progress: OnProgress) -> OnProgress:
+    """The callback of one file of several: it reports what is done of all, ``before`` at first."""
+
+    def report(done: int, _: int) -> None:
+        on_progress(before + done, total)
+
+    return report
