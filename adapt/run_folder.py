@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import adapt
-from adapt import buckets, extensions, files
+from adapt import buckets, extensions, files, tree
 from adapt.errors import OutputError
 from adapt.options import DeviceOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process, is_multiprocess
@@ -209,7 +211,7 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
     existed = out.exists()
     is_filled = existed and any(out.iterdir())
 
-    if is_filled and not overwrite:  # it was not there when check_out looked
+    if is_filled and not overwrite:
         raise being_filled(out)
     if is_filled and previous.exists() and not has_saved(out):
         # A run that was to replace the previous one was killed before it had saved anything.
@@ -247,12 +249,14 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
 
 
 def being_filled(out: Path) -> OutputError:
+    """The error of a folder that was free when :func:`check_out` looked."""
     return OutputError(
         f"the output folder {out} is being filled by another process: give another `out`"
     )
 
 
 def not_written_by(command: str, out: Path) -> OutputError:
+    """The error of a folder that ``overwrite`` does not replace."""
     return OutputError(
         f"{out} is not a folder that {command} wrote, so `overwrite` leaves it alone: "
         "remove it yourself"
@@ -325,15 +329,11 @@ def lineage(pretrained: Pretrained, random_weights: bool, **more: Any) -> dict[s
     """Where a run's parameters come from: the source, its encoder's digest, and what the command
     adds as ``more``.
     """
-    import jax
-
-    from adapt.tree import digest
-
     return {
         "source": pretrained.source,
         "family": pretrained.config.family,
         "random_weights": random_weights,
-        "encoder_digest": digest(pretrained.params["encoder"]),
+        "encoder_digest": tree.digest(pretrained.params["encoder"]),
         **more,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),

@@ -121,7 +121,10 @@ def staging(name: str, last: Sequence[str] = LAST) -> Iterator[StagedFolder]:
 
 @contextlib.contextmanager
 def written_file(path: Path) -> Iterator[Path]:
-    """:func:`adapt.files.atomic_path`, also for a file in a bucket."""
+    """A local path to write to, which becomes ``path`` when it is complete, in a bucket, too.
+
+    See :func:`adapt.files.atomic_path`.
+    """
     if not files.is_remote(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_path(path) as beside:

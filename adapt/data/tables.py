@@ -18,6 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adapt import buckets
 from adapt.data import bundled
 from adapt.data.arrow import write_arrow
@@ -26,7 +28,6 @@ from adapt.files import is_remote
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -47,7 +48,7 @@ class Table:
     def columns(self) -> list[str]:
         return self.rows.column_names
 
-    def select(self, index: "Sequence[int] | np.ndarray") -> "Table":
+    def select(self, index: Sequence[int] | np.ndarray) -> "Table":
         """The rows of ``index`` (integers [n], from 0), in that order, nothing copied.
 
         Check texts and encode labels before: afterwards, row numbers are those of the selection.
@@ -64,9 +65,9 @@ def read(spec: str | Path, split: str | None = None) -> Table:
         read("org/name:validation")     # of the hub
 
     A file or a folder comes before a bundled set of the same name; one in a bucket, ``gs://...``,
-    is copied into the cache first. Every CSV column is text, as it
-    stands in the file: ``007`` and ``NA`` keep being ``007`` and ``NA``. A file that changed is
-    read anew, whatever its modification time says.
+    is copied into the cache first. Every CSV column is text, as it stands in the file: ``007`` and
+    ``NA`` keep being ``007`` and ``NA``. A file that changed is read anew, whatever its
+    modification time says.
 
     Raises :class:`DataError` for a missing, empty or unreadable file, a ragged row, an unknown name
     or split; :class:`AssetError` where a bundled set can't be fetched.
@@ -128,7 +129,7 @@ def from_columns(
             part = datasets.Dataset.from_dict(
                 {name: list(values)}, datasets.Features({name: feature}) if feature else None
             )
-        except Exception as error:  # of Arrow, or of what a value is of
+        except Exception as error:  # of Arrow, or of the library whose values these are
             raise DataError(
                 f"{where}: column '{name}' can't be read: {first_line(error)}"
             ) from None
@@ -213,10 +214,10 @@ def text_chunks(table: Table, column: str) -> Iterator[list[str]]:
     return (chunk[column] for chunk in chunks(table, [column], 4096))
 
 
-def image_loader(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]]":
+def image_loader(table: Table, column: str) -> Callable[[np.ndarray], list[Any]]:
     """A function from rows, integers [n] from 0, to their PIL images, decoded when it is called."""
 
-    def load(rows: "np.ndarray") -> list[Any]:
+    def load(rows: np.ndarray) -> list[Any]:
         if not len(rows):
             return []
         (chunk,) = chunks(table.select(rows), [column], len(rows))
@@ -225,14 +226,12 @@ def image_loader(table: Table, column: str) -> "Callable[[np.ndarray], list[Any]
     return load
 
 
-def check_images(table: Table, column: str) -> "np.ndarray":
+def check_images(table: Table, column: str) -> np.ndarray:
     """The SHA-256 of each picture's file, uint8 [N, 32]; every picture is decoded once, coarsely.
 
     Raises :class:`DataError` naming the row, and the file where there is one, of what is no picture
     or only a part of one.
     """
-    import numpy as np
-
     check_column(table, column)
     undecoded = import_datasets().Image(decode=False)
     try:
