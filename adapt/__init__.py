@@ -1,6 +1,11 @@
 """adapt: take a pre-trained model, discard the head of its pre-training, make the encoder that is
 left useful.
 
+    run    = finetune("minilm", texts, labels, strategy="top:2")           # adapt/finetuning.py
+    run.predict(["a new text"]).labels
+
+The same by hand, in pure functions:
+
     pretrained = load("minilm")                              # .config .params .tokenizer
     params = drop(pretrained.params, "head")                 # {"encoder": ...}: pure, pretrained is untouched
     model  = Model(Encoder(pretrained.config), Classifier(classes=2, pooling="mean"))
