@@ -87,7 +87,7 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     check_flags(config)
     if config.device:
-        device.cells(config)  # refuses what can't be
+        device.make_cases(config)  # refuses what can't be
         with open_run(config.out, config):
             return device.main(config)
     batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
@@ -95,16 +95,16 @@ def main(config: Config) -> dict[str, Any]:
     with open_run(config.out, config):
         task = sides.write_task(config, source)
         with contextlib.ExitStack() as stack:
-            there = sides.start(config, batch_size, stack)
+            started = sides.start(config, batch_size, stack)
             encoder = source.pretrained.config
-            rounds = measure(config, batch_size, there.workers, encoder, task.lengths)
+            rounds = measure(config, batch_size, started.workers, encoder, task.lengths)
         sizes = [n for n in (config.memory, 4 * config.memory) if n]
         result = {
             "summary": summary(rounds),
             "memory_mb": {n: extract_memory(config, task.texts, n) for n in sizes},
-            "skipped": there.skipped,
+            "skipped": started.skipped,
             "machine": sides.machine(config.cores),
-            "libraries": there.libraries,
+            "libraries": started.libraries,
             "flops": sides.FORMULA,
             "rounds": rounds,
         }

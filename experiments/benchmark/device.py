@@ -47,7 +47,7 @@ ENVIRONMENT = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # or the peak would be
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory")
 
 
-def cells(config: DeviceOptions) -> list[Case]:
+def make_cases(config: DeviceOptions) -> list[Case]:
     """Every model and strategy asked for. Raises :class:`StrategyError` and
     :class:`CheckpointError`.
     """
@@ -67,8 +67,8 @@ def cells(config: DeviceOptions) -> list[Case]:
 
 
 def main(config: DeviceOptions) -> dict[str, Any]:
-    """All rounds of all cells; what is written as benchmark.json."""
-    cases = cells(config)
+    """All rounds of all cases; what is written as benchmark.json."""
+    cases = make_cases(config)
     rounds = measure_all(config, cases)
     measured = [entry for entry in rounds if "speed" in entry]
     if not measured:

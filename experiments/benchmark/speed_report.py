@@ -28,9 +28,9 @@ def rows_of(result: Mapping[str, Any], job: str) -> list[dict[str, Any]]:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print a table a job, the memory of extraction, and whether others used the machine."""
-    for job, each in JOBS.items():
-        rows = [shown_row(row) for row in rows_of(result, job)]
-        console.table(each.title, ("", "median", "min-max", "adapt / peer", "share"), rows)
+    for name, job in JOBS.items():
+        rows = [shown_row(row) for row in rows_of(result, name)]
+        console.table(job.title, ("", "median", "min-max", "adapt / peer", "share"), rows)
     console.say(
         f"share: model FLOPs, padding not counted, of JAX's matrix products; by hand, {FORMULA}"
     )

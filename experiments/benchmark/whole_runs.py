@@ -31,13 +31,12 @@ from adapt.cli.launch import launch
 from adapt.cli.run_folder import open_run
 from adapt.data import packing
 from adapt.models import EncoderConfig
+from adapt.options import HELD_OUT
 from adapt.run_folder import check_out, write_json
 from experiments.benchmark import growth, sides, whole_runs_report
 from experiments.benchmark.finetune_runs import prefix_folder, use_own_cache, whole_run
 from experiments.benchmark.options import WholeRunOptions
 from experiments.benchmark.workers import Worker
-
-HELD_OUT = 0.1  # of the training set, for validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,16 +58,16 @@ def main(config: Config) -> dict[str, Any]:
         use_own_cache(config.out)
         encoder = source.pretrained.config
         with contextlib.ExitStack() as stack:
-            there = sides.start(config, config.batch_size, stack)
-            runs, rounds = take_rounds(config, there.workers, encoder, task.lengths)
-        start_up = {name: worker.start_up for name, worker in there.workers.items()}
+            started = sides.start(config, config.batch_size, stack)
+            runs, rounds = take_rounds(config, started.workers, encoder, task.lengths)
+        start_up = {name: worker.start_up for name, worker in started.workers.items()}
         median_runs = {}
         for strategy, of_strategy in runs.items():
             median_runs[strategy] = {which: middle(found) for which, found in of_strategy.items()}
         result = {
             "machine": sides.machine(config.cores),
-            "libraries": there.libraries,
-            "skipped": there.skipped,
+            "libraries": started.libraries,
+            "skipped": started.skipped,
             "adapt": median_runs,
             "runs": runs,
             "rounds": rounds,
