@@ -151,7 +151,13 @@ def finetune(
     columns = Columns(
         text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
     )
-    folder = check_out(out, options.checkpoint, resume=resume, overwrite=overwrite)
+    folder = check_out(
+        out,
+        options.checkpoint,
+        resume=resume,
+        overwrite=overwrite,
+        stop_after=stop_after,
+    )
     prepared = prepare(
         pretrained,
         inputs,

@@ -173,13 +173,18 @@ class PreparedRun(abc.ABC):
 
 
 def check_out(
-    out: str | Path | None, checkpoint: str, *, resume: bool, overwrite: bool
+    out: str | Path | None,
+    checkpoint: str,
+    *,
+    resume: bool,
+    overwrite: bool,
+    stop_after: int | None,
 ) -> Path | None:
     """The folder of a run that is to begin or to go on, as a path; None: it stays in memory.
 
     Raises :class:`OutputError` for a folder that can't be had, see
-    :func:`adapt.run_folder.check_run_out`, and :class:`StrategyError` for ``resume`` and
-    ``overwrite`` without one.
+    :func:`adapt.run_folder.check_run_out`, and :class:`StrategyError` for what needs a folder where
+    there is none.
     """
     if out is not None:
         path = to_path(out)
@@ -187,4 +192,8 @@ def check_out(
         return path
     if resume or overwrite:
         raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+    if stop_after is not None:
+        raise StrategyError(
+            f"`stop_after` {stop_after}: without a folder a stopped run can't go on: give `out`"
+        )
     return None

@@ -166,7 +166,13 @@ def pretrain(
         validate_every=validate_every,
         stop_after=stop_after,
     )
-    folder = check_out(out, options.checkpoint, resume=resume, overwrite=overwrite)
+    folder = check_out(
+        out,
+        options.checkpoint,
+        resume=resume,
+        overwrite=overwrite,
+        stop_after=stop_after,
+    )
     layout = sharding.make_layout(mesh)
     prepared = prepare(pretrained, texts, options, seed=seed, layout=layout)
     return prepared.train(folder, resume=resume, overwrite=overwrite, callbacks=callbacks)

@@ -207,6 +207,7 @@ MISTAKES = {
     "a test of three": ((TEXTS, LABELS), {"test": (TEXTS, LABELS, 3)}, "test"),
     "test labels unseen": ((TEXTS, LABELS), {"test": (["a"], ["odd"])}, "unseen"),
     "resuming nothing": ((TEXTS, LABELS), {"resume": True}, "out"),
+    "a stop that nothing can resume": ((TEXTS, LABELS), {"stop_after": 1}, "stop_after"),
     "an uneven split of a batch": ((TEXTS, LABELS), {"accumulate": 3}, "accumulate"),
     "a rate for what is frozen": ((TEXTS, LABELS), {"strategy": "frozen"}, "learning_rate"),
     "a column that is not there": ((({"body": TEXTS, "label": LABELS}), None), {}, "text"),
