@@ -8,7 +8,7 @@ import pandas
 import pytest
 
 import adapt
-from adapt import tree
+from adapt import finetuning, pretraining, tree
 from adapt.errors import AdaptError, CheckpointError, DataError, OutputError, StrategyError
 from adapt.finetuning import prepare
 from adapt.options import FinetuningOptions
@@ -52,6 +52,29 @@ def test_the_options_are_those_of_the_command():
     for field in dataclasses.fields(FinetuningOptions):
         if field.name != "checkpoint":
             assert signature.parameters[field.name].default == field.default, field.name
+
+
+def test_every_option_is_handed_on(monkeypatch):
+    """`finetune` and `pretrain` name each option once more: none is left out, none is another one's."""
+
+    class Handed(Exception):
+        pass
+
+    def refuse(**options):
+        raise Handed(options)
+
+    for call, module, group in (
+        (adapt.finetune, finetuning, "FinetuningOptions"),
+        (adapt.pretrain, pretraining, "PretrainingOptions"),
+    ):
+        names = {field.name for field in dataclasses.fields(getattr(module, group))}
+        given = {name: object() for name in names & inspect.signature(call).parameters.keys()}
+        monkeypatch.setattr(module, group, refuse)
+        with pytest.raises(Handed) as raised:
+            call("a checkpoint", ["a text"], **given)
+        (handed,) = raised.value.args
+        assert handed.keys() == names
+        assert {name: handed[name] for name in given} == given
 
 
 def test_the_same_run_by_lists_and_by_a_file_is_the_same_run(finetune, inputs):
