@@ -10,7 +10,7 @@ the same two calls.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from adapt import extensions, run_folder, tree
-from adapt.data.inputs import Columns, make_parts
+from adapt.data.inputs import Columns, Part, make_parts
 from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
@@ -274,6 +274,20 @@ def prepare(
         split_seed=split_seed,
         layout=layout,
     )
+    settings = settings_of(options, parts, held_out=held_out, seed=seed, split_seed=split_seed)
+    return Prepared(
+        plan=build_plan(pretrained, data, options, seed, layout),
+        data=data,
+        settings=settings,
+        options=options,
+        can_refer=can_refer,
+    )
+
+
+def settings_of(
+    options: FinetuningOptions, parts: Mapping[str, Part], **more: Any
+) -> dict[str, Any]:
+    """What config.json says of a run; ``more`` are the seeds and the share that is held out."""
     columns = parts["train"].columns
     tables = {name: part.table.name for name, part in parts.items()}
     settings = {
@@ -282,21 +296,13 @@ def prepare(
         "train": tables["train"],
         "test": tables.get("test"),
         "validation": tables.get("validation"),
-        "held_out": held_out,
         "text_column": columns.text,
         "text_pair_column": columns.text_pair,
         "label_column": columns.label,
         "image_column": columns.image,
-        "seed": seed,
-        "split_seed": split_seed,
+        **more,
     }
-    return Prepared(
-        plan=build_plan(pretrained, data, options, seed, layout),
-        data=data,
-        settings=run_folder.as_json(settings),
-        options=options,
-        can_refer=can_refer,
-    )
+    return run_folder.as_json(settings)
 
 
 def share_or_data(validation: Any) -> tuple[float, Any]:
