@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from adapt.cli import console, showing
 from adapt.cli.run_folder import open_run
 from adapt.data import tables
-from adapt.features import extract
+from adapt.features import Extraction, extract
 from adapt.options import (
     ColumnOptions,
     DeviceOptions,
@@ -105,10 +105,15 @@ def main(config: Config) -> dict[str, Any]:
     if pretrained.tokenizer:
         longest = pretrained.tokenizer.max_length
         console.warn_truncated(extraction.truncated, longest, config.data)
+    show(config, extraction, result)
+    return result
+
+
+def show(config: Config, extraction: Extraction, result: dict[str, Any]) -> None:
+    """Print the table of what was done, and where the features are."""
     shown = ("examples", "width", "examples_per_second", "padding", "truncated")
     path = config.out / extraction.path.name
     console.table(str(path), ("", "value"), [(name, result[name]) for name in shown])
     where = config.out if multihost.is_multiprocess() else path
     size = f"{extraction.examples:,} x {extraction.width:,} float32"
     console.result(f"{where}: {size}, {extraction.examples_per_second:,.0f} examples/s")
-    return result
