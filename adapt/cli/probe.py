@@ -38,7 +38,13 @@ from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.pretrained import hub
 from adapt.probing.layers import layer_features
-from adapt.probing.report import ProbeOptions, check_options, make_splits, probe_features
+from adapt.probing.report import (
+    ProbeOptions,
+    ProbeReport,
+    check_options,
+    make_splits,
+    probe_features,
+)
 from adapt.probing.speed import compare_with_sklearn
 from adapt.run_folder import check_out, versions, write_json
 from adapt.tasks import TASKS, get_task
@@ -115,26 +121,23 @@ def main(config: Config) -> dict[str, Any]:
         with console.progress("probing", len(features) * len(config.pooling) * len(methods)) as bar:
             report = probe_features(features, labels, test, names, config, bar.show)
         laps.lap("heads")
-        result = {
-            "selected": report.selected,
-            "cells": report.cells,
-            "floor": report.floor,
-            "examples": report.examples,
-            "classes": report.classes,
-            "selection": report.selection,
+        result = dataclasses.asdict(report) | {
             "seconds": laps.seconds | {"compile": compiling.seconds, "total": laps.total},
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
-        score = score_name(config.task)
-        title = f"{config.checkpoint} on {config.data}: heads on frozen layers, 95% intervals"
-        layers = folder.path / "layers.png"
-        baseline = result["floor"]
-        plots.plot_layers(layers, result["cells"], baseline, score, title)
-        result["plot"] = layers.name
+        result["plot"] = plot(config, folder.path, report)
         write_json(folder.path / "result.json", result)
     show(config, result)
     return result
+
+
+def plot(config: Config, folder: Path, report: ProbeReport) -> str:
+    """Write layers.png; its name."""
+    score = score_name(config.task)
+    title = f"{config.checkpoint} on {config.data}: heads on frozen layers, 95% intervals"
+    path = plots.plot_layers(folder / "layers.png", report.cells, report.floor, score, title)
+    return path.name
 
 
 def check_flags(config: Config) -> None:
