@@ -238,11 +238,6 @@ class Progress:
         self.total = total
         self.update(done)
 
-    def set_total(self, total: int) -> None:
-        """For a number that is known only after the beginning."""
-        self.total = total
-        self.update(self.done)
-
     def show(self, done: int, total: int) -> None:
         """A callback for what reports (done, total)."""
         self.total = total

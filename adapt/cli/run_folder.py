@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,17 +18,15 @@ class RunFlags(Options, Protocol):
     def overwrite(self) -> bool: ...
 
 
-@contextlib.contextmanager
-def open_run(out: Path, config: RunFlags) -> Iterator[RunFolder]:
-    """:func:`adapt.run_folder.open_run` by the flags of a command."""
-    with run_folder.open_run(
+def open_run(out: Path, config: RunFlags) -> contextlib.AbstractContextManager[RunFolder]:
+    """What :func:`adapt.run_folder.open_run` makes of the flags of a command."""
+    return run_folder.open_run(
         out,
         flags_of(config),
         resume=getattr(config, "resume", False),
         overwrite=config.overwrite,
         defaults=default_flags(type(config)),
-    ) as folder:
-        yield folder
+    )
 
 
 def flags_of(config: Options) -> dict[str, Any]:
