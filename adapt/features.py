@@ -30,6 +30,7 @@ from adapt.pretrained.hub import (
     load,
     tokenizer_of,
 )
+from adapt.training.events import OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
 
 WINDOW = 4096  # texts that are sorted and packed together
@@ -38,7 +39,6 @@ Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
 # (which examples each group of a batch has, the batch, how many texts were truncated since the last
 # one)
 Stream = Iterator[tuple[Index, Arrays, int]]
-OnProgress = Callable[[int, int], None]  # examples done, examples in all
 
 
 def encode(

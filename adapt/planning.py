@@ -31,10 +31,11 @@ from adapt.data.examples import Examples
 from adapt.errors import StrategyError
 from adapt.models import Model, peft
 from adapt.prefix_cache import policy, states
-from adapt.prefix_cache.states import OnProgress, ignore
+from adapt.prefix_cache.states import ignore
 from adapt.prefix_cache.store import CachedArray
 from adapt.tasks import metrics
 from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
+from adapt.training.events import OnProgress
 from adapt.training.losses import Loss
 from adapt.training.step import State, Step, init_state, make_step
 

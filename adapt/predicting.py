@@ -25,9 +25,11 @@ from adapt.models import Model
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
+from adapt.training.events import OnProgress
 from adapt.training.loop import Index, evaluate
+from adapt.training.step import Batch
 
-OnProgress = Callable[[int, int], None]  # (done, total)
+Forward = Callable[[tree.Tree, Batch], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,7 +215,7 @@ def prefixes(runs: Sequence[Pretrained]) -> list[str]:
     return [f"{folder_name(run)}:" for run in runs] if len(runs) > 1 else [""]
 
 
-def shared_pass(runs: Sequence[Pretrained]) -> tuple[Any, dict[str, Any]]:
+def shared_pass(runs: Sequence[Pretrained]) -> tuple[Forward, tree.Tree]:
     """(jitted ``(params, batch)`` -> the outputs of all heads side by side, its parameters)."""
     params = {
         "encoder": runs[0].params["encoder"],
@@ -223,12 +225,12 @@ def shared_pass(runs: Sequence[Pretrained]) -> tuple[Any, dict[str, Any]]:
 
 
 @functools.lru_cache(maxsize=32)
-def outputs_of(models: tuple[Model, ...]) -> Any:
+def outputs_of(models: tuple[Model, ...]) -> Forward:
     """The jitted function of :func:`shared_pass`, the same one for the same models: what it has
     compiled serves the next call.
     """
 
-    def forward(params: dict[str, Any], batch: Arrays) -> jax.Array:
+    def forward(params: tree.Tree, batch: Batch) -> jax.Array:
         states = models[0].hidden_states(params, batch)
         outputs = []
         for model, head in zip(models, params["heads"], strict=True):

@@ -20,18 +20,13 @@ from adapt.data.inputs import Columns, make_table
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
-from adapt.predicting import (
-    OnProgress,
-    Predictions,
-    check_predicts,
-    predict_table,
-    score_table,
-)
+from adapt.predicting import Predictions, check_predicts, predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.run_folder import check_out, open_run, write_json
 from adapt.tasks.base import task_of
 from adapt.training import checkpoint
+from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
 
 

@@ -30,6 +30,7 @@ from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from adapt.tasks import metrics
 from adapt.training import frozen_prefix, strategies
+from adapt.training.events import OnProgress
 
 ALL = 0
 STRATIFIED = 128  # examples up to which every class gets an equal share
@@ -38,7 +39,6 @@ RATES = (1.0, 3.0, 0.3, 10.0, 0.1)
 HELD_OUT = 0.2  # of the labelled examples: those that choose
 
 Sets = dict[str, Examples]
-OnProgress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from adapt.models import EncoderConfig
 from adapt.options import StrategyOptions
 from adapt.parallel.multihost import all_processes, broadcast_from_lead
 from adapt.prefix_cache import states, store
-from adapt.prefix_cache.states import OnProgress, OnWait, ignore
+from adapt.prefix_cache.states import OnWait, ignore
 from adapt.prefix_cache.store import CachedArray
+from adapt.training.events import OnProgress
 from adapt.training.frozen_prefix import Cut
 from adapt.tree import Tree
 

@@ -25,6 +25,7 @@ from adapt.parallel import multihost
 from adapt.parallel.sharding import Layout
 from adapt.prefix_cache.store import CachedArray
 from adapt.ragged import Ragged, concat_ranges
+from adapt.training.events import OnProgress
 from adapt.training.frozen_prefix import Cut, prefix_params
 from adapt.training.loop import Index, pipelined
 
@@ -36,7 +37,6 @@ NO_EFFECT = ("dropout", "attention_dropout", "init_range")  # on the states of a
 DONE = -1  # what the first process tells the others in place of an example
 FAILED = -2
 
-OnProgress = Callable[[int, int], None]  # (examples that are done, of how many)
 OnWait = Callable[[], None]  # another process is computing the states
 
 

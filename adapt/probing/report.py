@@ -8,7 +8,7 @@ once.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from adapt.probing.selection import (
     select_candidate,
     select_strength,
 )
+from adapt.training.events import OnProgress
 
 Method = Literal["logistic", "ridge", "knn", "centroid"]
 REGRESSES = ("ridge", "knn")
@@ -117,7 +118,7 @@ def probe_features(
     test: np.ndarray,
     names: Sequence[str],
     options: ProbeOptions,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ProbeReport:
     """Fit every method on every layer and pooling, and select one by the inner folds.
 

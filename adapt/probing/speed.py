@@ -10,6 +10,7 @@ import numpy as np
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from adapt.probing.selection import stratified_folds
+from adapt.training.events import OnProgress
 
 SOLVERS = ("lbfgs", "newton-cholesky")
 SIDES = ("adapt", *SOLVERS)
@@ -21,7 +22,7 @@ def compare_with_sklearn(
     rounds: int = 3,
     folds: int = 10,
     seeds: int = 10,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Logistic regressions a second: ``folds x seeds x 10`` of them here, a sample of the same in
     scikit-learn, in turn.

@@ -172,6 +172,7 @@ Event = (
     | Finished
 )
 Callback = Callable[[Event], None]
+OnProgress = Callable[[int, int], None]  # (done, total), of work that has no other events
 
 
 def broadcast(callbacks: Iterable[Callback]) -> Callback:
