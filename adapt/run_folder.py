@@ -29,7 +29,7 @@ from adapt.pretrained.hub import Pretrained, read_json
 from adapt.staging import StagedFolder, staging
 from adapt.training.events import Event, Saved
 
-# Settings that may differ between a run and its resumption.
+# Settings that may differ between a run and its resumption; ``tables`` is a flag of the benchmark.
 UNCOMPARED = (
     "out",
     "resume",

@@ -16,9 +16,9 @@ from adapt.errors import BucketError, OutputError
 from adapt.pretrained.assets import cache_folder
 from adapt.training import checkpoint
 
-# Which command wrote a folder, so that it may replace it whatever else is there.
+# Says which command wrote a folder. It goes first: whatever is there, that command may replace it.
 FIRST = "config.json"
-# Files that say of others that they are there, the last one last.
+# Files whose presence says that others are complete: they go after those, in this order.
 LAST = ("checkpoints/index.json", "plan.json", "result.json")
 
 FileState = tuple[int, int, int]  # the size, the time of the last change, the inode
@@ -59,6 +59,7 @@ class StagedFolder:
             ) from None
 
     def send_changes(self) -> None:
+        """Upload what is new or changed, in the order that readers rely on; delete what is gone."""
         states = self.states()
         changed = {file for file, state in states.items() if self.sent.get(file) != state}
         last = [file for file in self.last if file in changed]

@@ -53,7 +53,7 @@ def show_start(prepared: Prepared) -> None:
 
 
 def sizes(sets: Mapping[str, Examples]) -> str:
-    """``7,200 train, 2,568 test, 800 validation``."""
+    """``7,200 train, 800 validation, 2,568 test``."""
     return ", ".join(f"{len(examples):,} {name}" for name, examples in sets.items())
 
 

@@ -89,6 +89,7 @@ class Span(Task):
         """
         tokenizer = tokenizer_of(pretrained)
         is_pair = len(columns) == 2
+        # A copy: truncation is a setting of the object, and the checkpoint's own keeps its own.
         backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
         backend.enable_truncation(
             tokenizer.max_length, strategy="only_second" if is_pair else "longest_first"

@@ -190,6 +190,7 @@ class MemoryCheckpoints:
         raise NotImplementedError("a run without a folder can't be resumed")
 
     def load_params(self, like: tree.Tree, which: str = "best") -> tree.Tree:
+        """The best parameters, whatever ``which`` says: no others are kept."""
         assert self.best is not None, "nothing was validated yet"
         tree.check_like(self.best, like, "the best parameters", dtypes=True)
         return self.best
