@@ -1,6 +1,6 @@
 """The plots of a comparison: accuracy by labels, and by cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,13 @@ def way_styles(ways: Sequence[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def draw_lines(axis: Any, result: dict[str, Any], x_of: Any, order: Any, width: float) -> None:
+def draw_lines(
+    axis: Any,
+    result: dict[str, Any],
+    x_of: Callable[[dict[str, Any], int], float],
+    order: Callable[[dict[str, Any]], float],
+    width: float,
+) -> None:
     """A line a way with intervals as bars; ``x_of(row, number of the way)`` places a point."""
     for number, (way, style) in enumerate(way_styles(result["ways"]).items()):
         rows = sorted((row for row in result["rows"] if row["way"] == way), key=order)

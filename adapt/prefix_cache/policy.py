@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from adapt.cost import flops
@@ -131,7 +132,10 @@ def choose(
 
 
 def arrays_of(
-    cut: Cut, params: Tree, sets: Mapping[str, Examples], dtype: Any = None
+    cut: Cut,
+    params: Tree,
+    sets: Mapping[str, Examples],
+    dtype: jax.typing.DTypeLike | None = None,
 ) -> dict[str, CachedArray]:
     """Where the cache keeps the states of each set; ``dtype`` is by default that of the encoder."""
     dtype = dtype or cut.model.encoder.dtype

@@ -45,7 +45,11 @@ def ignore(*_: Any) -> None:
 
 
 def cached_array(
-    params: tree.Tree, model: Model, depth: int, examples: Examples, dtype: Any
+    params: tree.Tree,
+    model: Model,
+    depth: int,
+    examples: Examples,
+    dtype: jax.typing.DTypeLike,
 ) -> CachedArray:
     """Where the cache keeps the states of a file of examples after the first ``depth`` stages.
 

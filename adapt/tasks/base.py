@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapt import tree
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
 from adapt.data.labels import Labels
@@ -231,7 +232,7 @@ class Task(abc.ABC):
         """The label names that are kept with the run: those of the head's outputs."""
         return list(names) if self.num_outputs is None else []
 
-    def init_head(self, params: Any, labels: Labels) -> Any:
+    def init_head(self, params: tree.Tree, labels: Labels) -> tree.Tree:
         """The head's fresh parameters, with values that the training labels suggest."""
         return params
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from adapt import tree
 from adapt.data.examples import Examples
 from adapt.data.labels import Labels
 from adapt.data.tables import Table, numbered_values
@@ -36,7 +37,7 @@ class Regression(Task):
             values.append(finite_number(table, column, row, value))
         return np.array(values, np.float32)
 
-    def init_head(self, params: Any, labels: Labels) -> Any:
+    def init_head(self, params: tree.Tree, labels: Labels) -> tree.Tree:
         """The bias starts at the median: the level need not be learned."""
         layer = params.get("classifier", {})
         if "bias" not in layer:

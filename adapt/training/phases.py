@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from adapt import tree
@@ -161,7 +162,7 @@ def default_rate(group: str, is_probe: bool, width: int) -> float:
 
 
 def init_params(
-    strategy: strategies.Strategy, model: Model, params: tree.Tree, key: Any
+    strategy: strategies.Strategy, model: Model, params: tree.Tree, key: jax.Array
 ) -> tree.Tree:
     """The parameters before the first step: fresh blocks, and what else the strategy adds."""
     if strategy.reinit:
