@@ -42,12 +42,7 @@ def main(config: Config) -> dict[str, Any]:
         config,
         validation=config.validation,
         test=config.test,
-        columns=Columns(
-            text=config.text_column,
-            text_pair=config.text_pair_column,
-            label=config.label_column,
-            image=config.image_column,
-        ),
+        columns=Columns.of(config),
         seed=config.seed,
         layout=sharding.make_layout(config.mesh),
     )

@@ -206,7 +206,7 @@ def read(config: Config, run: finetune.Config, pretrained: Pretrained) -> TaskDa
     parts = make_parts(
         config.data,
         None,
-        Columns(text=run.text_column, label=run.label_column, image=run.image_column),
+        Columns.of(run),
         test=config.test,
         are_images=pretrained.config.is_image,
         are_words=task.takes_words,

@@ -19,6 +19,7 @@ from adapt.data import bundled, tables
 from adapt.data.labels import column_names
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
+from adapt.options import DataOptions
 
 PAIR = "text_pair"  # the column of the second texts, and of further ones text_pair_2 and so on
 
@@ -31,6 +32,16 @@ class Columns:
     text_pair: str | None = None
     label: str = "label"
     image: str | None = None
+
+    @classmethod
+    def of(cls, options: DataOptions) -> "Columns":
+        """The columns that the options of a run name."""
+        return cls(
+            text=options.text_column,
+            text_pair=options.text_pair_column,
+            label=options.label_column,
+            image=options.image_column,
+        )
 
     @property
     def texts(self) -> list[str]:

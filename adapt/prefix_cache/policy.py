@@ -138,7 +138,8 @@ def arrays_of(
     dtype: jax.typing.DTypeLike | None = None,
 ) -> dict[str, CachedArray]:
     """Where the cache keeps the states of each set; ``dtype`` is by default that of the encoder."""
-    dtype = dtype or cut.model.encoder.dtype
+    if dtype is None:
+        dtype = cut.model.encoder.dtype
     arrays = {}
     by_folder = {}
     for name, examples in sets.items():
