@@ -114,8 +114,8 @@ def add_labels(
             f"`labels` are given, and {table.name} has a column '{taken[0]}': name the column "
             "as `labels`, or leave it out"
         )
-    content = {column: table.rows[column] for column in table.columns}
-    check_lengths({**content, **added}, parameter)
+    rows_of_table = dict.fromkeys(table.columns, range(len(table)))
+    check_lengths({**rows_of_table, **added}, parameter)
     rows = table.rows
     for column, values in added.items():
         rows = rows.add_column(column, values)  # pyright: ignore[reportCallIssue]
