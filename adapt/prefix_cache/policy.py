@@ -138,12 +138,11 @@ def arrays_of(
     dtype: jax.typing.DTypeLike | None = None,
 ) -> dict[str, CachedArray]:
     """Where the cache keeps the states of each set; ``dtype`` is by default that of the encoder."""
-    if dtype is None:
-        dtype = cut.model.encoder.dtype
+    stored_in = cut.model.encoder.dtype if dtype is None else dtype
     arrays = {}
     by_folder = {}
     for name, examples in sets.items():
-        array = states.cached_array(params, cut.model, cut.depth, examples, dtype)
+        array = states.cached_array(params, cut.model, cut.depth, examples, stored_in)
         arrays[name] = by_folder.setdefault(array.folder, array)
     return arrays
 
