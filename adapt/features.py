@@ -16,11 +16,13 @@ import numpy as np
 
 from adapt import files, tree
 from adapt.data import packing, sources, tables
+from adapt.data.inputs import as_list
 from adapt.data.packing import Arrays
 from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
+from adapt.options import is_of
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import (
@@ -62,13 +64,14 @@ def encode(
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
+    texts = as_list(texts, "texts")
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
     if not isinstance(pretrained, Pretrained):
         pretrained = load(pretrained)
     forward, params = extractor(pretrained, pooling, layer)
-    chunks = (list(texts[start : start + WINDOW]) for start in range(0, len(texts), WINDOW))
+    chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), pretrained.config.width), np.float32)
     fill(features, forward, params, text_batches(pretrained, chunks), normalize)
     return features
@@ -263,7 +266,7 @@ def extractor(
     """
     config = pretrained.config
     layer = config.layers if layer is None else layer
-    if not 0 <= layer <= config.layers:
+    if not is_of(layer, int) or not 0 <= layer <= config.layers:
         raise StrategyError(
             f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}"
         )

@@ -30,6 +30,16 @@ class Columns:
     label: str = "label"
     image: str | None = None
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            name = getattr(self, field.name)
+            is_optional = field.default is None
+            if not isinstance(name, str) and not (name is None and is_optional):
+                raise StrategyError(
+                    f"`{field.name}_column` is {name!r}: give the name of a column as text, of "
+                    "several 'a,b'"
+                )
+
     @property
     def texts(self) -> list[str]:
         """The columns of the texts of a row."""
@@ -130,11 +140,20 @@ def read_table(inputs: Any, name: str, inputs_name: str) -> Table:
             raise DataError(f"`{inputs_name}` is a stream of rows: give a data set in memory")
         return Table(inputs, name)
     if is_frame(inputs):
+        check_named_once(inputs, inputs_name)
         content = {str(column): as_list(inputs[column], str(column)) for column in inputs.columns}
     else:
         content = {str(column): as_list(values, str(column)) for column, values in inputs.items()}
     check_lengths(content, inputs_name)
     return tables.from_columns(content, name)
+
+
+def check_named_once(frame: Any, inputs_name: str) -> None:
+    """Raise DataError for a DataFrame in which two columns have one name."""
+    names = [str(column) for column in frame.columns]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise DataError(f"`{inputs_name}` names the column '{min(repeated)}' twice")
 
 
 def read_name(name: str | Path, parameter: str, split: str | None = None) -> Table:
@@ -276,6 +295,8 @@ def as_list(values: Any, name: str, dimensions: Sequence[int] = (1, 2)) -> list:
         raise DataError(f"`{name}` is the string {shortened(values)}: put it in [brackets]")
     if isinstance(values, set | frozenset | Mapping):
         raise DataError(f"`{name}` is a {type(values).__name__}, which has no order: give a list")
+    if is_frame(values):
+        raise DataError(f"`{name}` is a {type(values).__name__}: give one column of it")
     if hasattr(values, "dtype") and hasattr(values, "shape"):  # NumPy, JAX, pandas, torch
         shape = tuple(values.shape)
         if len(shape) not in dimensions:
