@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from adapt import extensions, files, run_folder, tree
+from adapt import extensions, run_folder, tree
 from adapt.cost import clock
 from adapt.cost.clock import Laps
 from adapt.data.inputs import Columns, make_parts
@@ -24,7 +24,7 @@ from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan, fit
 from adapt.models import Encoder, Model, peft
-from adapt.options import HELD_OUT, DType, FinetuningOptions
+from adapt.options import HELD_OUT, DType, FinetuningOptions, check_seeds, is_of
 from adapt.parallel import multihost, sharding
 from adapt.prefix_cache import policy
 from adapt.pretrained import hub
@@ -34,7 +34,7 @@ from adapt.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.task_data import TaskData, read_data
 from adapt.tasks import get_task
 from adapt.training import optim, phases, strategies
-from adapt.training.events import Callback, Event
+from adapt.training.events import Callback, Event, as_callbacks
 from adapt.training.metrics_log import MetricsLog, finite, record_of
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import FolderCheckpoints, encoder_reference
@@ -144,11 +144,8 @@ def finetune(
     columns = Columns(
         text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
     )
-    if out is not None:
-        out = files.to_path(out)
-        run_folder.check_run_out(out, resume, overwrite, options.checkpoint)
-    elif resume or overwrite:
-        raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+    callbacks = as_callbacks(callbacks)
+    folder = run_folder.checked_out(out, resume, overwrite, options.checkpoint)
     prepared = prepare(
         pretrained,
         inputs,
@@ -161,7 +158,7 @@ def finetune(
         split_seed=split_seed,
         layout=sharding.make_layout(mesh),
     )
-    return train(prepared, out, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return train(prepared, folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +187,7 @@ def prepare(
 ) -> Prepared:
     """The plan and the data of a run; see :func:`finetune` for the arguments and the errors."""
     options.check()
+    check_seeds(seed=seed, split_seed=split_seed)
     sharding.check_batch(layout, options.batch_size, options.accumulate)
     held_out, validation = share_or_data(validation)
     # A wrong strategy is refused before the data are read.
@@ -242,7 +240,7 @@ def share_or_data(validation: Any) -> tuple[float, Any]:
     """(the share of the training rows that is held out, the validation data or None)."""
     if validation is None:
         return HELD_OUT, None
-    if isinstance(validation, int | float):
+    if is_of(validation, float) or isinstance(validation, bool):
         if not 0 < validation < 1:
             raise StrategyError(
                 f"`validation` {validation} must be a share of the training rows between 0 and 1, "

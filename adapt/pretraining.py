@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import files, run_folder, tree
+from adapt import run_folder, tree
 from adapt.data import masking, packing, tables
 from adapt.data.examples import from_sequences
 from adapt.data.inputs import Columns, make_table
@@ -30,7 +30,7 @@ from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Fitted, Plan, Scores, fit
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
-from adapt.options import DType, TrainingOptions, check_ranges, check_types
+from adapt.options import DType, TrainingOptions, check_ranges, check_seeds, check_types
 from adapt.parallel import multihost, sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.pretrained import hub
@@ -44,7 +44,7 @@ from adapt.run_folder import (
     write_json,
 )
 from adapt.training import losses, optim
-from adapt.training.events import Callback, Event, Stepped, Validated
+from adapt.training.events import Callback, Event, Stepped, Validated, as_callbacks
 from adapt.training.losses import Loss
 from adapt.training.metrics_log import MetricsLog, validation_record
 from adapt.training.phases import CompiledPhase, Group
@@ -171,14 +171,11 @@ def pretrain(
         validate_every=validate_every,
         stop_after=stop_after,
     )
-    if out is not None:
-        out = files.to_path(out)
-        run_folder.check_run_out(out, resume, overwrite, options.checkpoint)
-    elif resume or overwrite:
-        raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+    callbacks = as_callbacks(callbacks)
+    folder = run_folder.checked_out(out, resume, overwrite, options.checkpoint)
     layout = sharding.make_layout(mesh)
     prepared = prepare(pretrained, texts, options, seed=seed, layout=layout)
-    return train(prepared, out, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return train(prepared, folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +199,7 @@ def prepare(
     """The plan and the data of a run; see :func:`pretrain` for the arguments and the errors."""
     options.check()
     check_ranges(options)
+    check_seeds(seed=seed)
     sharding.check_batch(layout, options.batch_size)
     if not isinstance(pretrained, Pretrained):
         pretrained = hub.load(pretrained)

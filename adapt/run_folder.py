@@ -20,7 +20,7 @@ from typing import Any
 
 import adapt
 from adapt import buckets, extensions, files
-from adapt.errors import OutputError
+from adapt.errors import OutputError, StrategyError
 from adapt.options import DeviceOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process, is_multiprocess
 from adapt.pretrained.hub import Pretrained, read_json
@@ -121,6 +121,22 @@ def check_run_out(out: Path, resume: bool, overwrite: bool, checkpoint: str) -> 
             )
 
 
+def checked_out(out: Any, resume: bool, overwrite: bool, checkpoint: str) -> Path | None:
+    """The path of ``out``, after :func:`check_run_out`; None where a run is only kept in memory.
+
+    Raises :class:`StrategyError` for ``resume`` and ``overwrite`` without a folder.
+    """
+    if out is None:
+        if resume or overwrite:
+            raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
+        return None
+    if not isinstance(out, str | os.PathLike):
+        raise OutputError(f"`out` is of type {type(out).__name__}: give the name of a folder")
+    path = files.to_path(out)
+    check_run_out(path, resume, overwrite, checkpoint)
+    return path
+
+
 @contextlib.contextmanager
 def open_run(
     out: Path,
@@ -180,7 +196,12 @@ def nothing_to_keep() -> None:
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as they are read back: lists for tuples, text for paths."""
-    return json.loads(json.dumps(dict(settings), default=str))
+    return json.loads(json.dumps(dict(settings), default=as_json_value))
+
+
+def as_json_value(value: Any) -> Any:
+    """What JSON has no form for: a number of NumPy as Python's, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def begin_staged(

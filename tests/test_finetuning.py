@@ -135,6 +135,14 @@ def test_a_split_seed_changes_the_split_alone(bert):
     assert len(digests) == 2
 
 
+def test_numbers_of_numpy_are_settings_as_numbers_of_python_are(bert):
+    options = FinetuningOptions(epochs=np.int64(2), learning_rate=np.float32(0.5))
+    prepared = prepare(bert, TEXTS, LABELS, options, validation=np.float32(0.25), seed=np.int64(3))
+    settings = prepared.settings
+    assert settings["epochs"] == 2 and settings["seed"] == 3
+    assert settings["learning_rate"] == 0.5 and settings["held_out"] == 0.25
+
+
 CASES = {
     "regression": (TEXTS, [float(label == "positive") for label in LABELS]),
     "multilabel": (
@@ -216,6 +224,20 @@ MISTAKES = {
         "words",
     ),
     "a very long text": ((TEXTS, LABELS), {"max_length": 10_000}, "max_length"),
+    "a negative seed": ((TEXTS, LABELS), {"seed": -1}, "seed"),
+    "a word for a seed": ((TEXTS, LABELS), {"seed": "zero"}, "seed"),
+    "half a split seed": ((TEXTS, LABELS), {"split_seed": 0.5}, "split_seed"),
+    "a list of columns": ((TEXTS, LABELS), {"label_column": ["a", "b"]}, "label_column"),
+    "a number for a column": ((TEXTS, LABELS), {"text_pair_column": 1}, "text_pair_column"),
+    "a callback that is no list": ((TEXTS, LABELS), {"callbacks": print}, "callbacks"),
+    "a callback that is none": ((TEXTS, LABELS), {"callbacks": ["print"]}, r"callbacks`\[0\]"),
+    "a number for a folder": ((TEXTS, LABELS), {"out": 3}, "out"),
+    "a column twice": (
+        (pandas.DataFrame([["a", "b", "c"]] * 9, columns=["text", "label", "label"]), None),
+        {},
+        "twice",
+    ),
+    "a frame of texts": ((TEXTS, {"label": pandas.DataFrame({"label": LABELS})}), {}, "one column"),
 }
 
 
