@@ -104,6 +104,12 @@ def make_table(
         )
     if labels is not None:
         added, columns = label_columns(labels, columns)
+        taken = [column for column in added if column in content]
+        if taken:
+            raise DataError(
+                f"`labels` have the column '{taken[0]}', which holds `{inputs_name}`: give "
+                "another name"
+            )
         content |= added
     check_lengths(content, inputs_name)
     picture_column = columns.image if are_images else None
@@ -221,7 +227,19 @@ def make_parts(
             inputs_name=name,
         )
         parts[name] = Part(*made)
+        check_same_texts(parts[name], parts["train"], name)
     return parts
+
+
+def check_same_texts(part: Part, train: Part, name: str) -> None:
+    """Raise StrategyError where an example of a part has more texts than one of the training data."""
+    count = len(part.columns.texts)
+    trained = len(train.columns.texts)
+    if count != trained:
+        raise StrategyError(
+            f"an example of `{name}` has {count} texts, and one that is trained on {trained}: every "
+            "example needs as many"
+        )
 
 
 def by_part(inputs: Any, part: str, parameter: str) -> Any:

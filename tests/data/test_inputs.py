@@ -100,6 +100,7 @@ MISTAKES = {
     "an array of three dimensions": (np.zeros((2, 2, 2)), LABELS, r"\[2, 2, 2\]"),
     "uneven tuples": ([("a", "b"), ("c",)], [0, 1], r"\[1\] has 1"),
     "labels twice": (FRAME, LABELS, "label"),
+    "labels that would take the place of the texts": (TEXTS, {"text": LABELS}, "labels"),
     "labels of several types": (TEXTS, ["good", 1, 2.5], "label"),
     "a data set in parts": (
         datasets.DatasetDict({"train": datasets.Dataset.from_pandas(FRAME)}),
@@ -127,6 +128,14 @@ def test_parts_are_named_tables_with_the_columns_of_training():
     assert list(parts) == ["train", "validation", "test"]
     assert {part.columns.label for part in parts.values()} == {"stars"}
     assert parts["validation"].table.name == "the validation data"
+
+
+def test_a_part_has_as_many_texts_as_the_training_data():
+    pairs = [(text, text) for text in TEXTS]
+    with pytest.raises(StrategyError, match="test"):
+        make_parts(TEXTS, LABELS, Columns(), test=(pairs, LABELS))
+    with pytest.raises(DataError, match="validation"):
+        make_parts(pairs, LABELS, Columns(), validation=(TEXTS, LABELS))
 
 
 def test_a_bundled_set_is_tested_on_its_own_test_part(monkeypatch):
