@@ -32,6 +32,7 @@ from adapt.pretrained.hub import (
     load,
     tokenizer_of,
 )
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.training.loop import Index, pipelined, scatter_outputs
 
 WINDOW = 4096  # texts that are sorted and packed together
@@ -58,9 +59,9 @@ def encode(
     ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by
     weights of the checkpoint pooler or attention. ``normalize`` scales each vector to length 1, as
     sentence encoders are compared. ``layer`` counts from 0 (embedding) to L (last block, the
-    default). Texts longer than the tokenizer's ``max_length`` are truncated. Raises
-    :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a pooling or
-    a layer that the checkpoint does not have.
+    default). Texts longer than the tokenizer's ``max_length`` are truncated, and a warning says how
+    many. Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for
+    a pooling or a layer that the checkpoint does not have.
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
@@ -73,7 +74,8 @@ def encode(
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), pretrained.config.width), np.float32)
-    fill(features, forward, params, text_batches(pretrained, chunks), normalize)
+    counts = fill(features, forward, params, text_batches(pretrained, chunks), normalize)
+    warn_truncated(counts.truncated, tokenizer_of(pretrained).max_length, "texts")
     return features
 
 

@@ -29,6 +29,7 @@ from adapt.parallel import multihost, sharding
 from adapt.prefix_cache import policy
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained, check_head
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.run import Run
 from adapt.run_folder import check_same_origin, lineage, open_run, write_json
 from adapt.task_data import TaskData, read_data
@@ -158,6 +159,7 @@ def finetune(
         split_seed=split_seed,
         layout=sharding.make_layout(mesh),
     )
+    warn_of_truncated(prepared)
     return train(prepared, folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
@@ -234,6 +236,12 @@ def prepare(
     }
     plan = build_plan(pretrained, data, options, seed, layout)
     return Prepared(plan, data, options, run_folder.as_json(settings), can_refer)
+
+
+def warn_of_truncated(prepared: Prepared) -> None:
+    """Log for each set how many of its texts are longer than the encoder reads."""
+    for name, examples in prepared.data.sets.items():
+        warn_truncated(examples.truncated, examples.max_length, name)
 
 
 def share_or_data(validation: Any) -> tuple[float, Any]:

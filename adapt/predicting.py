@@ -23,6 +23,7 @@ from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.models import Model
 from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
 from adapt.training.loop import Index, evaluate
@@ -122,7 +123,7 @@ def predict_table(
 def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, float]:
     """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table.
 
-    A score that is not defined is nan. Raises :class:`StrategyError` for columns that do not fit,
+    A score that is not defined is nan. Logs how many texts were truncated. Raises :class:`StrategyError` for columns that do not fit,
     DataError for rows that can't be read and labels that are unseen in training.
     """
     task = task_of(run)
@@ -130,6 +131,7 @@ def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, fl
     names = run.labels or task.label_names(table, columns.label, columns.texts)
     labels = task.encode_labels(table, columns.label, names)
     part = task.examples(run, table, columns.texts, labels, columns.image)
+    warn_truncated(part.truncated, part.max_length, table.name)
     part = task.pair_examples(part, seed=0)
     forward, params = shared_pass([run])
     outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)

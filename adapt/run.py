@@ -29,6 +29,7 @@ from adapt.predicting import (
 )
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.run_folder import check_out, open_run, write_json
 from adapt.tasks.base import task_of
 from adapt.training import checkpoint
@@ -95,6 +96,9 @@ class Run:
         (predictions,) = predict_table(
             [self.pretrained], table, columns.texts, columns.image, on_progress
         )
+        if self.pretrained.tokenizer:
+            longest = self.pretrained.tokenizer.max_length
+            warn_truncated(predictions.truncated, longest, table.name)
         return predictions
 
     def evaluate(self, inputs: Any, labels: Any = None) -> dict[str, float | None]:

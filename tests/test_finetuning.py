@@ -135,6 +135,18 @@ def test_a_split_seed_changes_the_split_alone(bert):
     assert len(digests) == 2
 
 
+def test_truncated_texts_are_counted_wherever_texts_go_in(finetune, caplog):
+    long = ["good " * 30, *TEXTS]
+    labels = ["positive", *LABELS]
+    said = "1 text is longer than 20 tokens and truncated"
+    run = finetune(long, labels, epochs=1, test=(NEW_TEXTS, NEW_LABELS))
+    assert caplog.messages == [f"train: {said}"]
+    for call in (run.predict, run.encode, lambda texts: run.evaluate(texts, labels)):
+        caplog.clear()
+        call(long)
+        assert [message.split(": ")[1] for message in caplog.messages] == [said]
+
+
 def test_numbers_of_numpy_are_settings_as_numbers_of_python_are(bert):
     options = FinetuningOptions(epochs=np.int64(2), learning_rate=np.float32(0.5))
     prepared = prepare(bert, TEXTS, LABELS, options, validation=np.float32(0.25), seed=np.int64(3))
