@@ -36,7 +36,7 @@ class Predictions:
     """What a run says of N examples, in their order.
 
     ``labels`` are an array [N] or a list of N: the name of a class (a number where the training
-    labels were whole numbers), a list of names (multilabel), a float (regression), the number of a
+    labels were numbers), a list of names (multilabel), a float (regression), the number of a
     choice, a tag for each word, of a span ``(start, end, text)`` or None, of a multitask run a dict
     of columns. ``probabilities`` are float [N, C] in the order of ``classes``, or None where the
     task has none. ``outputs`` are those of the head. ``truncated`` texts were longer than the

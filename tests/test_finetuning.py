@@ -72,9 +72,25 @@ def test_labels_come_back_as_what_they_were(finetune):
     for labels in (numbers, np.array(numbers), pandas.Series(numbers)):
         predictions = finetune(labels=labels, epochs=1).predict(NEW_TEXTS)
         assert predictions.labels.dtype == np.int64 and set(predictions.classes) == {0, 1}
+    halves = pandas.Series([number / 2 for number in numbers])
+    for labels in (np.array(numbers, float), halves):  # as pandas has them once one was missing
+        predictions = finetune(labels=labels, epochs=1).predict(NEW_TEXTS)
+        assert predictions.labels.dtype == float and set(predictions.classes) == set(labels)
+        assert predictions.header[1:] == [
+            f"probability:{name}" for name in predictions.run.labels
+        ]
+        assert {row[0] for row in predictions.rows} <= set(predictions.run.labels)
     flags = [bool(number) for number in numbers]
     predictions = finetune(labels=flags, epochs=1).predict(NEW_TEXTS)
     assert predictions.labels.dtype == bool and predictions.classes == (False, True)
+
+
+def test_tags_come_back_as_what_they_were(finetune):
+    words = [text.split() for text in TEXTS]
+    tags = [[int(word in tiny.GOOD) for word in sentence] for sentence in words]
+    predictions = finetune(words, tags, task="tags", epochs=1).predict(words)
+    assert {tag for sentence in predictions.labels for tag in sentence} <= {0, 1}
+    assert all(set(row[0]) <= set('[]", 01') for row in predictions.rows)
 
 
 def test_evaluate_scores_labelled_data(finetune):

@@ -129,7 +129,7 @@ def feature_names(table: Table, column: str) -> list[str] | None:
 
 
 def label_type(table: Table, column: str) -> str:
-    """What the labels of a column are: "int" or "bool", else "str", as their names are."""
+    """What the labels of a column are: "int", "float" or "bool", else "str", as their names are."""
     feature = table.rows.features.get(column)
     element = getattr(feature, "feature", feature)
     if getattr(element, "names", None):
@@ -137,6 +137,8 @@ def label_type(table: Table, column: str) -> str:
     dtype = str(getattr(element, "dtype", ""))
     if dtype.startswith(("int", "uint")):
         return "int"
+    if dtype.startswith(("float", "double")):
+        return "float"
     return "bool" if dtype == "bool" else "str"
 
 

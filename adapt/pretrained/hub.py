@@ -25,7 +25,7 @@ PROBLEM_TYPES = {
     "multi_label_classification": ("multilabel", True),
     "regression": ("regression", False),
 }
-LABEL_TYPES = {"str": str, "int": int, "bool": "True".__eq__}
+LABEL_TYPES = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
 OTHER_FORMATS = ("*.bin", "*.pt", "*.msgpack", "*.h5")
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
@@ -51,7 +51,7 @@ class Pretrained:
     # of a finished run: classification, multilabel, regression and so on; of pre-training: mlm, clm
     task: str = ""
     labels: tuple[str, ...] = ()
-    # what the labels were in the training data: "str", "int" or "bool"
+    # what the labels were in the training data: "str", "int", "float" or "bool"
     label_type: str = "str"
     # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's
     # own
@@ -59,7 +59,7 @@ class Pretrained:
 
     @property
     def classes(self) -> tuple[Any, ...]:
-        """The labels as the training data had them: numbers where they were whole numbers there."""
+        """The labels as the training data had them: numbers where they were numbers there."""
         return tuple(LABEL_TYPES[self.label_type](name) for name in self.labels)
 
     @property
