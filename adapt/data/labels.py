@@ -111,6 +111,11 @@ def read_labels(
                 f"{table.name}: row {row}: column '{column}' holds a {type(value).__name__} where "
                 "one label is wanted: several labels a row are `task` multilabel"
             )
+        if parse is several_labels and is_multi_hot(labels):
+            raise DataError(
+                f"{table.name}: row {row}: column '{column}' holds a vector of 0 and 1: give the "
+                "names of the labels that the row has"
+            )
         for label in labels:
             # The hub's data sets have -1 where a row of a ClassLabel column is not labelled.
             if label is None or not str(label).strip() or (names and label < 0):
@@ -119,6 +124,12 @@ def read_labels(
             yield row, [names[label] for label in labels]
         else:
             yield row, [spelled(label) for label in labels]
+
+
+def is_multi_hot(labels: list) -> bool:
+    """Whether labels are a 0 or a 1 for every label that there is: no row has a label twice."""
+    are_marks = all(label in (0, 1, "0", "1") for label in labels)
+    return are_marks and len(set(labels)) < len(labels)
 
 
 def feature_names(table: Table, column: str) -> list[str] | None:
