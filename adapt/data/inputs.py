@@ -88,15 +88,14 @@ def make_table(
             rows = rows.add_column(column, values)  # pyright: ignore[reportCallIssue]
         return Table(rows, table.name), columns
 
-    values = as_list(inputs, inputs_name)
     content: dict[str, list] = {}
     if are_images:
         columns = dataclasses.replace(columns, image=columns.image or "image")
-        content[str(columns.image)] = [as_picture(value) for value in values]
+        content[str(columns.image)] = as_pictures(inputs, inputs_name)
     elif are_words:
-        content[columns.text] = [as_words(value) for value in values]
+        content[columns.text] = [as_words(value) for value in as_list(inputs, inputs_name)]
     else:
-        content, columns = text_columns(values, columns, inputs_name)
+        content, columns = text_columns(as_list(inputs, inputs_name), columns, inputs_name)
     if isinstance(labels, str):
         raise DataError(
             f"`labels` is the string {shortened(labels)}: give a list with a label for each of "
@@ -347,9 +346,25 @@ def as_words(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | np.ndarray) else value
 
 
-def as_picture(value: Any) -> Any:
-    """A picture as ``datasets`` takes one: PIL's, a path, or an array uint8 [H, W, C]."""
-    return str(value) if isinstance(value, Path) else value
+def as_pictures(inputs: Any, name: str) -> list:
+    """Pictures as ``datasets`` takes them: PIL's, paths, or arrays uint8 [H, W] or [H, W, C].
+
+    Raises DataError for pixels of another type: between 0 and 1, they would all be black.
+    """
+    is_array = hasattr(inputs, "dtype") and len(getattr(inputs, "shape", ())) in (3, 4)
+    values = list(np.asarray(inputs)) if is_array else as_list(inputs, name)
+    pictures = []
+    for row, value in enumerate(values):
+        if isinstance(value, Path):
+            value = str(value)
+        elif isinstance(value, list) or hasattr(value, "dtype"):
+            value = np.asarray(value)
+            if value.dtype != np.uint8:
+                raise DataError(
+                    f"`{name}`[{row}] is an array of {value.dtype}: give pixels from 0 to 255, uint8"
+                )
+        pictures.append(value)
+    return pictures
 
 
 def check_lengths(content: Mapping[str, Sequence[Any]], inputs_name: str) -> None:

@@ -162,3 +162,15 @@ def test_pictures_are_arrays_files_or_pil(tmp_path):
         table, columns = make_table([picture], [1], Columns(), are_images=True)
         assert columns.image == "image"
         assert np.array_equal(np.asarray(table.rows["image"][0]), pixels)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 4, 4, 3)], ids=["gray", "in colour"])
+def test_an_array_of_pictures_is_a_list_of_them(shape):
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    table, _ = make_table(pictures, [1, 2, 3], Columns(), are_images=True)
+    for picture, expected in zip(table.rows["image"], pictures, strict=True):
+        assert np.array_equal(np.asarray(picture), expected)
+    with pytest.raises(DataError, match="uint8"):
+        make_table(pictures / 255, [1, 2, 3], Columns(), are_images=True)
+    with pytest.raises(DataError, match=r"\[0\] is an array of float"):
+        make_table(list((pictures / 255).astype(np.float32)), None, Columns(), are_images=True)
