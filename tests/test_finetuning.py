@@ -127,6 +127,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(finetune, tmp_path):
     assert resumed.scores == whole.scores
 
 
+def test_a_run_that_was_saved_afterwards_does_not_go_on(finetune, tmp_path):
+    finetune(epochs=1).save(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="resume"):
+        finetune(epochs=1, out=tmp_path / "run", resume=True)
+    assert adapt.load_run(tmp_path / "run").steps == 4
+
+
 def test_callbacks_see_the_run(finetune):
     seen = []
     run = finetune(callbacks=[seen.append])
