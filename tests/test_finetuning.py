@@ -127,6 +127,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(finetune, tmp_path):
     assert resumed.scores == whole.scores
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_no_folder_to_write(finetune, tmp_path, overwrite):
+    file = tmp_path / "train.csv"
+    file.write_text("text,label")
+    run = finetune(epochs=1)
+    for out in (file, file / "run"):
+        with pytest.raises(OutputError, match="train.csv"):
+            run.save(out, overwrite=overwrite)
+        with pytest.raises(OutputError, match="train.csv"):
+            finetune(epochs=1, out=out, overwrite=overwrite)
+    assert file.read_text() == "text,label"
+
+
 def test_a_run_that_was_saved_afterwards_does_not_go_on(finetune, tmp_path):
     finetune(epochs=1).save(tmp_path / "run")
     with pytest.raises(CheckpointError, match="resume"):
