@@ -123,8 +123,9 @@ def predict_table(
 def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, float]:
     """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table.
 
-    A score that is not defined is nan. Logs how many texts were truncated. Raises :class:`StrategyError` for columns that do not fit,
-    DataError for rows that can't be read and labels that are unseen in training.
+    A score that is not defined is nan. Logs how many texts were truncated. Raises
+    :class:`StrategyError` for columns that do not fit, DataError for rows that can't be read and
+    labels that are unseen in training.
     """
     task = task_of(run)
     task.check_columns(columns.texts, run)

@@ -172,6 +172,7 @@ def load_run(folder: str | Path) -> Run:
 
     Raises :class:`CheckpointError` for any other folder.
     """
+    hub.check_is_name(folder)
     path = files.to_path(folder)
     if not buckets.exists(path / "model.json"):
         raise CheckpointError(

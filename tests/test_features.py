@@ -99,9 +99,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_texts_in_any_container_have_the_same_features(bert, form):
-    np.testing.assert_array_equal(
-        features.encode(bert, FORMS[form]), features.encode(bert, TEXTS)
-    )
+    np.testing.assert_array_equal(features.encode(bert, FORMS[form]), features.encode(bert, TEXTS))
 
 
 @pytest.mark.parametrize(

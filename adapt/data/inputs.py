@@ -231,13 +231,13 @@ def make_parts(
 
 
 def check_same_texts(part: Part, train: Part, name: str) -> None:
-    """Raise StrategyError where an example of a part has more texts than one of the training data."""
+    """Raise StrategyError where an example of a part has more texts than a training example."""
     count = len(part.columns.texts)
     trained = len(train.columns.texts)
     if count != trained:
         raise StrategyError(
-            f"an example of `{name}` has {count} texts, and one that is trained on {trained}: every "
-            "example needs as many"
+            f"an example of `{name}` has {count} texts, and one that is trained on {trained}: "
+            "every example needs as many (inputs and labels go into a tuple)"
         )
 
 
@@ -361,7 +361,8 @@ def as_pictures(inputs: Any, name: str) -> list:
             value = np.asarray(value)
             if value.dtype != np.uint8:
                 raise DataError(
-                    f"`{name}`[{row}] is an array of {value.dtype}: give pixels from 0 to 255, uint8"
+                    f"`{name}`[{row}] is an array of {value.dtype}: give pixels from 0 to 255, "
+                    "uint8"
                 )
         pictures.append(value)
     return pictures

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,9 +135,18 @@ def load(name: str | Path) -> Pretrained:
     Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded
     in part.
     """
+    check_is_name(name)
     folder = resolve(str(name))
     with buckets.errors_name(name):
         return load_folder(folder, str(name))
+
+
+def check_is_name(name: Any) -> None:
+    """Raise :class:`CheckpointError` for what names no checkpoint, such as a run in memory."""
+    if isinstance(name, str | os.PathLike):
+        return
+    mend = "give its `pretrained`" if hasattr(name, "pretrained") else "give a folder or a name"
+    raise CheckpointError(f"what is of type {type(name).__name__} is no checkpoint: {mend}")
 
 
 def load_folder(folder: Path, source: str) -> Pretrained:

@@ -44,14 +44,14 @@ class Progress:
     def read(cls, info: dict[str, Any]) -> "Progress":
         """The progress that was stored with a checkpoint.
 
-        Raises :class:`CheckpointError` where there is none: in a run that was saved by ``Run.save``.
+        Raises :class:`CheckpointError` where there is none: in a run that ``Run.save`` saved.
         """
         if "progress" in info:
             return cls(**info["progress"])
         if "validation" not in info:
             raise CheckpointError(
-                "`resume`: the run was saved with its best parameters alone, and can't go on: start "
-                "anew with `overwrite`"
+                "`resume`: the run was saved with its best parameters alone, and can't go on: "
+                "start anew with `overwrite`"
             )
         # A pre-training run that was begun before it stored the same as fine-tuning.
         return cls(
