@@ -214,7 +214,9 @@ def text_table(texts: Any) -> Table:
     """Texts as a table with the column ``text``: lines of a file, or what is in memory."""
     if isinstance(texts, str | Path):
         return tables.read_lines(texts)
-    table, _ = make_table(texts, None, Columns(), name="the text", inputs_name="texts")
+    table, columns = make_table(texts, None, Columns(), name="the text", inputs_name="texts")
+    if columns.text_pair:
+        raise DataError("`texts` holds tuples of texts: pre-training takes one text an example")
     tables.check_texts(table, "text")
     return table
 

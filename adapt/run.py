@@ -133,6 +133,7 @@ class Run:
         The parameters are those of the best checkpoint, the encoder's among them; the run can't go
         on. Raises :class:`OutputError` for a folder that exists.
         """
+        files.check_is_path(out, "out")
         out = files.to_path(out)
         check_out(out, None, overwrite, may_be_remote=True)
         with open_run(out, self.settings, overwrite=overwrite) as folder:

@@ -132,8 +132,7 @@ def checked_out(out: Any, resume: bool, overwrite: bool, checkpoint: str) -> Pat
         if resume or overwrite:
             raise StrategyError("`resume` and `overwrite` are of the folder of a run: give `out`")
         return None
-    if not isinstance(out, str | os.PathLike):
-        raise OutputError(f"`out` is of type {type(out).__name__}: give the name of a folder")
+    files.check_is_path(out, "out")
     path = files.to_path(out)
     check_run_out(path, resume, overwrite, checkpoint)
     return path

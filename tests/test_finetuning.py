@@ -125,6 +125,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(finetune, tmp_path):
     assert resumed.scores == whole.scores
 
 
+def test_a_number_is_no_folder(finetune):
+    run = finetune(epochs=1)
+    for write in (run.save, run.export):
+        with pytest.raises(OutputError, match="out"):
+            write(3)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_is_no_folder_to_write(finetune, tmp_path, overwrite):
     file = tmp_path / "train.csv"
@@ -278,6 +285,8 @@ MISTAKES = {
     "a callback that is no list": ((TEXTS, LABELS), {"callbacks": print}, "callbacks"),
     "a callback that is none": ((TEXTS, LABELS), {"callbacks": ["print"]}, r"callbacks`\[0\]"),
     "a number for a folder": ((TEXTS, LABELS), {"out": 3}, "out"),
+    "a number for a mesh": ((TEXTS, LABELS), {"mesh": 2}, "mesh"),
+    "bytes for labels": ((TEXTS, np.array(LABELS, "S")), {}, "bytes"),
     "a column twice": (
         (pandas.DataFrame([["a", "b", "c"]] * 9, columns=["text", "label", "label"]), None),
         {},

@@ -153,6 +153,7 @@ def test_texts_in_a_list_train_as_the_same_file_does(bert, tmp_path):
         (TEXTS, {"mask_rate": 15}, "mask_rate"),
         (TEXTS, {"learning_rate": "fast"}, "learning_rate"),
         (TEXTS, {"resume": True}, "out"),
+        ([(text, text) for text in TEXTS], {}, "tuples"),
         (TEXTS, {"seed": -1}, "seed"),
         (TEXTS, {"callbacks": print}, "callbacks"),
     ],

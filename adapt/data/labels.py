@@ -116,6 +116,10 @@ def read_labels(
                 f"{table.name}: row {row}: column '{column}' holds a vector of 0 and 1: give the "
                 "names of the labels that the row has"
             )
+        if any(isinstance(label, bytes) for label in labels):
+            raise DataError(
+                f"{table.name}: row {row} of column '{column}' is of type bytes, not text"
+            )
         for label in labels:
             # The hub's data sets have -1 where a row of a ClassLabel column is not labelled.
             if label is None or not str(label).strip() or (names and label < 0):
