@@ -143,6 +143,8 @@ def read_table(inputs: Any, name: str, inputs_name: str) -> Table:
             raise DataError(f"`{inputs_name}` has the parts {parts}: give one of them")
         if not hasattr(inputs, "select_columns") or not hasattr(inputs, "__len__"):
             raise DataError(f"`{inputs_name}` is a stream of rows: give a data set in memory")
+        if inputs.format["type"] != "custom":  # one that computes what is read stays
+            inputs = inputs.with_format(None)
         return Table(inputs, name)
     if is_frame(inputs):
         check_named_once(inputs, inputs_name)

@@ -54,6 +54,17 @@ def test_a_filtered_series_keeps_its_rows_whatever_its_index():
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("arrow", None), ("numpy", ["label"]), (None, ["text"])]
+)
+def test_the_format_of_a_data_set_does_not_matter(kind, columns):
+    table, _ = make_table(
+        datasets.Dataset.from_pandas(FRAME).with_format(kind, columns), None, Columns()
+    )
+    (chunk,) = tables.chunks(table, ["text", "label"])
+    assert chunk == {"text": TEXTS, "label": LABELS}
+
+
 def test_a_path_is_read_as_the_command_reads_it(tmp_path):
     path = tmp_path / "some.csv"
     FRAME.to_csv(path, index=False)
