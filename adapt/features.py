@@ -16,11 +16,13 @@ import numpy as np
 
 from adapt import files, tree
 from adapt.data import packing, sources, tables
+from adapt.data.inputs import as_list
 from adapt.data.packing import Arrays
 from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
+from adapt.options import is_of
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import (
@@ -30,6 +32,7 @@ from adapt.pretrained.hub import (
     load,
     tokenizer_of,
 )
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
 
@@ -56,21 +59,23 @@ def encode(
     ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by
     weights of the checkpoint pooler or attention. ``normalize`` scales each vector to length 1, as
     sentence encoders are compared. ``layer`` counts from 0 (embedding) to L (last block, the
-    default). Texts longer than the tokenizer's ``max_length`` are truncated. Raises
-    :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a pooling or
-    a layer that the checkpoint does not have.
+    default). Texts longer than the tokenizer's ``max_length`` are truncated, and a warning says how
+    many. Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for
+    a pooling or a layer that the checkpoint does not have.
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
+    texts = as_list(texts, "texts")
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
     if not isinstance(pretrained, Pretrained):
         pretrained = load(pretrained)
     forward, params = extractor(pretrained, pooling, layer)
-    chunks = (list(texts[start : start + WINDOW]) for start in range(0, len(texts), WINDOW))
+    chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), pretrained.config.width), np.float32)
-    fill(features, forward, params, text_batches(pretrained, chunks), normalize)
+    counts = fill(features, forward, params, text_batches(pretrained, chunks), normalize)
+    warn_truncated(counts.truncated, tokenizer_of(pretrained).max_length, "texts")
     return features
 
 
@@ -263,7 +268,7 @@ def extractor(
     """
     config = pretrained.config
     layer = config.layers if layer is None else layer
-    if not 0 <= layer <= config.layers:
+    if not is_of(layer, int) or not 0 <= layer <= config.layers:
         raise StrategyError(
             f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}"
         )

@@ -33,6 +33,14 @@ def to_path(name: str | os.PathLike[str]) -> Path:
     return path
 
 
+def check_is_path(name: Any, parameter: str) -> None:
+    """Raise :class:`OutputError`, which names the ``parameter``, for what is no name of a path."""
+    if not isinstance(name, str | os.PathLike):
+        raise OutputError(
+            f"`{parameter}` is of type {type(name).__name__}: give the name of a folder"
+        )
+
+
 def is_remote(name: str | os.PathLike[str]) -> bool:
     """Whether a name or a path is in a bucket: a file there can't be mapped, appended to or locked."""
     return "://" in str(name)
@@ -42,6 +50,7 @@ def local_path(name: str | os.PathLike[str], parameter: str) -> Path:
     """The path of that name. Raises :class:`OutputError`, which names the ``parameter``, for one in
     a bucket.
     """
+    check_is_path(name, parameter)
     if is_remote(name):
         raise OutputError(
             f"`{parameter}` {name} is in a bucket: give a local folder, and copy it there afterwards"

@@ -31,17 +31,20 @@ from adapt.options import (
     FinetuningOptions,
     Remat,
     TrainingOptions,
+    check_seeds,
+    is_of,
 )
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
 from adapt.prepared import PreparedRun, check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained, check_head
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.run import Run
 from adapt.task_data import TaskData, read_data
 from adapt.tasks import get_task
 from adapt.training import optim, phases, strategies
-from adapt.training.events import Callback
+from adapt.training.events import Callback, as_callbacks
 from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import FolderCheckpoints, encoder_reference
@@ -151,6 +154,7 @@ def finetune(
     columns = Columns(
         text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
     )
+    callbacks = as_callbacks(callbacks)
     folder = check_out(
         out,
         options.checkpoint,
@@ -170,6 +174,7 @@ def finetune(
         split_seed=split_seed,
         layout=sharding.make_layout(mesh),
     )
+    warn_of_truncated(prepared)
     return prepared.train(folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
 
 
@@ -246,6 +251,7 @@ def prepare(
 ) -> Prepared:
     """The plan and the data of a run; see :func:`finetune` for the arguments and the errors."""
     options.check()
+    check_seeds(seed=seed, split_seed=split_seed)
     sharding.check_batch(layout, options.batch_size, options.accumulate)
     held_out, validation = share_or_data(validation)
     can_refer = not isinstance(pretrained, Pretrained)
@@ -305,11 +311,17 @@ def settings_of(
     return run_folder.as_json(settings)
 
 
+def warn_of_truncated(prepared: Prepared) -> None:
+    """Log for each set how many of its texts are longer than the encoder reads."""
+    for name, examples in prepared.data.sets.items():
+        warn_truncated(examples.truncated, examples.max_length, name)
+
+
 def share_or_data(validation: Any) -> tuple[float, Any]:
     """(the share of the training rows that is held out, the validation data or None)."""
     if validation is None:
         return HELD_OUT, None
-    if isinstance(validation, int | float):
+    if is_of(validation, float) or isinstance(validation, bool):
         if not 0 < validation < 1:
             raise StrategyError(
                 f"`validation` {validation} must be a share of the training rows between 0 and 1, "

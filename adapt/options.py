@@ -369,7 +369,19 @@ def check_ranges(options: object) -> None:
     ``options`` may have any of the groups; what it does not have is not checked.
     """
     for name, limit in LIMITS.items():
-        value = getattr(options, name, None)
-        if value is not None and not 0 <= value < limit:
-            bound = "finite" if limit == math.inf else f"below {limit}"
-            raise StrategyError(f"`{name}` {value} must be at least 0 and {bound}")
+        check_range(name, getattr(options, name, None), limit)
+
+
+def check_range(name: str, value: float | None, limit: float) -> None:
+    """Raise :class:`StrategyError` unless the value is None, or at least 0 and below its limit."""
+    if value is not None and not 0 <= value < limit:
+        bound = "finite" if limit == math.inf else f"below {limit}"
+        raise StrategyError(f"`{name}` {value} must be at least 0 and {bound}")
+
+
+def check_seeds(**seeds: Any) -> None:
+    """Raise :class:`StrategyError` for a seed that is neither None nor a whole number in range."""
+    for name, seed in seeds.items():
+        if seed is not None and not is_of(seed, int):
+            raise StrategyError(f"`{name}` is {seed!r}: {wanted(int)}")
+        check_range(name, seed, LIMITS["seed"])

@@ -23,6 +23,7 @@ from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.models import Model
 from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
 from adapt.training.events import OnProgress
@@ -37,7 +38,7 @@ class Predictions(Answers):
     """What a run says of N examples, in their order.
 
     ``labels`` are an array [N] or a list of N: the name of a class (a number where the training
-    labels were whole numbers), a list of names (multilabel), a float (regression), the number of a
+    labels were numbers), a list of names (multilabel), a float (regression), the number of a
     choice, a tag for each word, of a span ``(start, end, text)`` or None, of a multitask run a dict
     of columns. ``probabilities`` are float [N, C] in the order of ``classes``, or None where the
     task has none. ``outputs`` are those of the head. ``truncated`` texts were longer than the
@@ -128,14 +129,16 @@ def predict_table(
 def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, float]:
     """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table.
 
-    A score that is not defined is nan. Raises :class:`StrategyError` for columns that do not fit,
-    DataError for rows that can't be read and labels that are unseen in training.
+    A score that is not defined is nan. Logs how many texts were truncated. Raises
+    :class:`StrategyError` for columns that do not fit, DataError for rows that can't be read and
+    labels that are unseen in training.
     """
     task = task_of(run)
     task.check_columns(columns.texts, run)
     names = run.labels or task.label_names(table, columns.label, columns.texts)
     labels = task.encode_labels(table, columns.label, names)
     part = task.examples(run, table, columns.texts, labels, columns.image)
+    warn_truncated(part.truncated, part.max_length, table.name)
     part = task.pair_examples(part, seed=0)
     forward, params = shared_pass([run])
     outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from adapt import run_folder, tree
+from adapt import files, run_folder, tree
 from adapt.cost.clock import Laps
 from adapt.errors import StrategyError
-from adapt.files import to_path
 from adapt.fitting import Fitted, Plan, TrainingData, fit
 from adapt.options import TrainingOptions
 from adapt.parallel import multihost
@@ -187,7 +186,8 @@ def check_out(
     there is none.
     """
     if out is not None:
-        path = to_path(out)
+        files.check_is_path(out, "out")
+        path = files.to_path(out)
         run_folder.check_run_out(path, resume, overwrite, checkpoint)
         return path
     if resume or overwrite:

@@ -30,7 +30,15 @@ from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
-from adapt.options import Decay, DType, Remat, TrainingOptions, check_ranges, check_types
+from adapt.options import (
+    Decay,
+    DType,
+    Remat,
+    TrainingOptions,
+    check_ranges,
+    check_seeds,
+    check_types,
+)
 from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.prepared import PreparedRun, check_out
@@ -39,7 +47,7 @@ from adapt.pretrained.hub import Pretrained
 from adapt.ragged import Ragged, ragged
 from adapt.run import Run
 from adapt.training import losses, optim
-from adapt.training.events import Callback, Event, Stepped, Validated
+from adapt.training.events import Callback, Event, Stepped, Validated, as_callbacks
 from adapt.training.losses import Loss
 from adapt.training.metrics_log import Record, validation_record
 from adapt.training.phases import CompiledPhase, Group
@@ -166,6 +174,7 @@ def pretrain(
         validate_every=validate_every,
         stop_after=stop_after,
     )
+    callbacks = as_callbacks(callbacks)
     folder = check_out(
         out,
         options.checkpoint,
@@ -224,6 +233,7 @@ def prepare(
 ) -> Prepared:
     """The plan and the data of a run; see :func:`pretrain` for the arguments and the errors."""
     options.check()
+    check_seeds(seed=seed)
     sharding.check_batch(layout, options.batch_size)
     if not isinstance(pretrained, Pretrained):
         pretrained = hub.load(pretrained)
@@ -238,7 +248,9 @@ def text_table(texts: Any) -> Table:
     """Texts as a table with the column ``text``: lines of a file, or what is in memory."""
     if isinstance(texts, str | Path):
         return tables.read_lines(texts)
-    table, _ = make_table(texts, None, Columns(), name="the text", parameter="texts")
+    table, columns = make_table(texts, None, Columns(), name="the text", parameter="texts")
+    if columns.text_pair:
+        raise DataError("`texts` holds tuples of texts: pre-training takes one text an example")
     tables.check_texts(table, "text")
     return table
 

@@ -23,6 +23,7 @@ from adapt.export import exporting
 from adapt.predicting import Predictions, check_predicts, predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import warn_truncated
 from adapt.run_folder import check_out, open_run, write_json
 from adapt.tasks.base import task_of
 from adapt.training import checkpoint
@@ -90,6 +91,9 @@ class Run:
         (predictions,) = predict_table(
             [self.pretrained], table, columns.texts, columns.image, on_progress
         )
+        if self.pretrained.tokenizer:
+            longest = self.pretrained.tokenizer.max_length
+            warn_truncated(predictions.truncated, longest, table.name)
         return predictions
 
     def evaluate(self, inputs: Any, labels: Any = None) -> dict[str, float | None]:
@@ -124,6 +128,7 @@ class Run:
         The parameters are those of the best checkpoint, the encoder's among them; the run can't go
         on. Raises :class:`OutputError` for a folder that exists.
         """
+        files.check_is_path(out, "out")
         out = files.to_path(out)
         check_out(out, None, overwrite, may_be_remote=True)
         with open_run(out, self.settings, overwrite=overwrite) as folder:
@@ -163,6 +168,7 @@ def load_run(folder: str | Path) -> Run:
 
     Raises :class:`CheckpointError` for any other folder.
     """
+    hub.check_is_name(folder)
     path = files.to_path(folder)
     if not buckets.exists(path / "model.json"):
         raise CheckpointError(

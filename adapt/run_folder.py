@@ -79,6 +79,8 @@ def check_out(out: Path, resume: bool | None, overwrite: bool, may_be_remote: bo
         raise OutputError(f"`resume`: there is no run in {out} (no config.json)")
     if files.is_remote(out):
         is_free = not buckets.list_files(str(out))
+    elif out.exists() and not out.is_dir():
+        raise OutputError(f"`out` {out} is a file: give the name of a folder")
     else:
         is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_free and not resume and not overwrite:
@@ -182,7 +184,12 @@ def nothing_to_keep() -> None:
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as they are read back: lists for tuples, text for paths."""
-    return json.loads(json.dumps(dict(settings), default=str))
+    return json.loads(json.dumps(dict(settings), default=as_json_value))
+
+
+def as_json_value(value: Any) -> Any:
+    """What JSON has no form for: a number of NumPy as Python's, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def begin_staged(
@@ -233,7 +240,7 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
         if is_filled:
             files.delete(previous)
             out.rename(previous)
-        out.mkdir(parents=True, exist_ok=existed and not is_filled)
+        make_folder(out, exist_ok=existed and not is_filled)
         yield keep
     except BaseException:
         if is_kept:
@@ -242,10 +249,18 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
             files.delete(path)
         if is_filled:
             previous.replace(out)
-        elif not existed:
+        elif not existed and out.exists():
             files.delete(out)
         raise
     keep()
+
+
+def make_folder(out: Path, exist_ok: bool) -> None:
+    """Make a folder, and those above it. Raises :class:`OutputError`."""
+    try:
+        out.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {out}: {error.strerror or error}") from None
 
 
 def being_filled(out: Path) -> OutputError:

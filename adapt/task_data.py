@@ -39,7 +39,7 @@ class TaskData:
     accumulate: int
     steps_per_epoch: int
     caching: StrategyOptions
-    label_type: str = "str"  # what the labels are in the training table: "str", "int" or "bool"
+    label_type: str = "str"  # what labels are in the training table: a key of LABEL_TYPES
 
     @classmethod
     def build(

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pandas
 import pytest
 
 import adapt
@@ -88,6 +89,28 @@ def test_chunks_are_invisible(bert, monkeypatch):
     np.testing.assert_allclose(features.encode(bert, TEXTS), every, atol=1e-5)
 
 
+FRAME = pandas.DataFrame({"text": TEXTS, "label": TEXTS})
+FORMS = {
+    "an array": np.array(TEXTS),
+    "a column of a filtered frame": pandas.concat([FRAME, FRAME])[len(TEXTS) :]["text"],
+    "a generator": (text for text in TEXTS),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_texts_in_any_container_have_the_same_features(bert, form):
+    np.testing.assert_array_equal(features.encode(bert, FORMS[form]), features.encode(bert, TEXTS))
+
+
+@pytest.mark.parametrize(
+    "texts", [FRAME, {"text": TEXTS}, set(TEXTS)], ids=["a frame", "a dict", "a set"]
+)
+def test_what_is_no_list_of_texts_is_refused(bert, texts):
+    """The texts in a frame are not what iterating over it gives: that is the names of its columns."""
+    with pytest.raises(DataError, match="texts"):
+        features.encode(bert, texts)
+
+
 def test_normalised_features_have_length_1_and_the_same_direction(bert):
     plain, unit = features.encode(bert, TEXTS), features.encode(bert, TEXTS, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
@@ -163,6 +186,7 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
             "layer 3 is not there: the encoder has layers 0 .* to 2",
         ),
         (lambda: features.encode(bert, TEXTS, layer=-1), "layer -1 is not there"),
+        (lambda: features.encode(bert, TEXTS, layer="last"), "layer last is not there"),
         (
             lambda: features.encode(gpt2, TEXTS, "pooler"),
             r"gpt2_bare has no pooler to graft \(its head holds: nothing\)",

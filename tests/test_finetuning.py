@@ -95,9 +95,23 @@ def test_labels_come_back_as_what_they_were(finetune):
     for labels in (numbers, np.array(numbers), pandas.Series(numbers)):
         predictions = finetune(labels=labels, epochs=1).predict(NEW_TEXTS)
         assert predictions.labels.dtype == np.int64 and set(predictions.classes) == {0, 1}
+    halves = pandas.Series([number / 2 for number in numbers])
+    for labels in (np.array(numbers, float), halves):  # as pandas has them once one was missing
+        predictions = finetune(labels=labels, epochs=1).predict(NEW_TEXTS)
+        assert predictions.labels.dtype == float and set(predictions.classes) == set(labels)
+        assert predictions.header[1:] == [f"probability:{name}" for name in predictions.run.labels]
+        assert {row[0] for row in predictions.rows} <= set(predictions.run.labels)
     flags = [bool(number) for number in numbers]
     predictions = finetune(labels=flags, epochs=1).predict(NEW_TEXTS)
     assert predictions.labels.dtype == bool and predictions.classes == (False, True)
+
+
+def test_tags_come_back_as_what_they_were(finetune):
+    words = [text.split() for text in TEXTS]
+    tags = [[int(word in tiny.GOOD) for word in sentence] for sentence in words]
+    predictions = finetune(words, tags, task="tags", epochs=1).predict(words)
+    assert {tag for sentence in predictions.labels for tag in sentence} <= {0, 1}
+    assert all(set(row[0]) <= set('[]", 01') for row in predictions.rows)
 
 
 def test_evaluate_scores_labelled_data(finetune):
@@ -134,6 +148,33 @@ def test_a_stopped_run_goes_on_bit_for_bit(finetune, tmp_path):
     assert resumed.scores == whole.scores
 
 
+def test_a_number_is_no_folder(finetune):
+    run = finetune(epochs=1)
+    for write in (run.save, run.export):
+        with pytest.raises(OutputError, match="out"):
+            write(3)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_no_folder_to_write(finetune, tmp_path, overwrite):
+    file = tmp_path / "train.csv"
+    file.write_text("text,label")
+    run = finetune(epochs=1)
+    for out in (file, file / "run"):
+        with pytest.raises(OutputError, match=r"train\.csv"):
+            run.save(out, overwrite=overwrite)
+        with pytest.raises(OutputError, match=r"train\.csv"):
+            finetune(epochs=1, out=out, overwrite=overwrite)
+    assert file.read_text() == "text,label"
+
+
+def test_a_run_that_was_saved_afterwards_does_not_go_on(finetune, tmp_path):
+    finetune(epochs=1).save(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="resume"):
+        finetune(epochs=1, out=tmp_path / "run", resume=True)
+    assert adapt.load_run(tmp_path / "run").steps == 4
+
+
 def test_callbacks_see_the_run(finetune):
     seen = []
     run = finetune(callbacks=[seen.append])
@@ -156,6 +197,26 @@ def test_a_split_seed_changes_the_split_alone(bert):
         )
         digests.add(prepared.data.sets["validation"].digest)
     assert len(digests) == 2
+
+
+def test_truncated_texts_are_counted_wherever_texts_go_in(finetune, caplog):
+    long = ["good " * 30, *TEXTS]
+    labels = ["positive", *LABELS]
+    said = "1 text is longer than 20 tokens and truncated"
+    run = finetune(long, labels, epochs=1, test=(NEW_TEXTS, NEW_LABELS))
+    assert caplog.messages == [f"train: {said}"]
+    for call in (run.predict, run.encode, lambda texts: run.evaluate(texts, labels)):
+        caplog.clear()
+        call(long)
+        assert [message.split(": ")[1] for message in caplog.messages] == [said]
+
+
+def test_numbers_of_numpy_are_settings_as_numbers_of_python_are(bert):
+    options = FinetuningOptions(epochs=np.int64(2), learning_rate=np.float32(0.5))
+    prepared = prepare(bert, TEXTS, LABELS, options, validation=np.float32(0.25), seed=np.int64(3))
+    settings = prepared.settings
+    assert settings["epochs"] == 2 and settings["seed"] == 3
+    assert settings["learning_rate"] == 0.5 and settings["held_out"] == 0.25
 
 
 CASES = {
@@ -240,6 +301,22 @@ MISTAKES = {
         "words",
     ),
     "a very long text": ((TEXTS, LABELS), {"max_length": 10_000}, "max_length"),
+    "a negative seed": ((TEXTS, LABELS), {"seed": -1}, "seed"),
+    "a word for a seed": ((TEXTS, LABELS), {"seed": "zero"}, "seed"),
+    "half a split seed": ((TEXTS, LABELS), {"split_seed": 0.5}, "split_seed"),
+    "a list of columns": ((TEXTS, LABELS), {"label_column": ["a", "b"]}, "label_column"),
+    "a number for a column": ((TEXTS, LABELS), {"text_pair_column": 1}, "text_pair_column"),
+    "a callback that is no list": ((TEXTS, LABELS), {"callbacks": print}, "callbacks"),
+    "a callback that is none": ((TEXTS, LABELS), {"callbacks": ["print"]}, r"callbacks`\[0\]"),
+    "a number for a folder": ((TEXTS, LABELS), {"out": 3}, "out"),
+    "a number for a mesh": ((TEXTS, LABELS), {"mesh": 2}, "mesh"),
+    "bytes for labels": ((TEXTS, np.array(LABELS, "S")), {}, "bytes"),
+    "a column twice": (
+        (pandas.DataFrame([["a", "b", "c"]] * 9, columns=["text", "label", "label"]), None),
+        {},
+        "twice",
+    ),
+    "a frame of texts": ((TEXTS, {"label": pandas.DataFrame({"label": LABELS})}), {}, "one column"),
 }
 
 
@@ -261,3 +338,7 @@ def test_what_a_run_does_not_read_is_refused(finetune):
         run.predict(["a film", ""])
     with pytest.raises(CheckpointError, match="nowhere"):
         adapt.load_run("nowhere")
+    for call in (adapt.load, adapt.load_run, lambda run: adapt.finetune(run, TEXTS, LABELS)):
+        for argument, named in ((run, "pretrained"), (None, "NoneType"), (3, "int")):
+            with pytest.raises(CheckpointError, match=named):
+                call(argument)

@@ -154,6 +154,9 @@ def test_texts_in_a_list_train_as_the_same_file_does(bert, tmp_path):
         (TEXTS, {"learning_rate": "fast"}, "learning_rate"),
         (TEXTS, {"resume": True}, "out"),
         (TEXTS, {"stop_after": 1}, "stop_after"),
+        ([(text, text) for text in TEXTS], {}, "tuples"),
+        (TEXTS, {"seed": -1}, "seed"),
+        (TEXTS, {"callbacks": print}, "callbacks"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_parameter(bert, texts, options, named):

@@ -110,8 +110,9 @@ def notes_on_stderr(translate: Callable[[str], str]) -> Iterator[None]:
 def warn_truncated(count: int, longest: int, where: str) -> None:
     """Say how many texts of ``where`` were cut to ``longest`` tokens, if any were."""
     if count:
-        what = "1 text is" if count == 1 else f"{count:,} texts are"
-        warn(f"{where}: {what} longer than {longest} tokens and truncated")
+        from adapt.pretrained.tokenizer import truncation_note
+
+        warn(truncation_note(count, longest, where))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -33,6 +33,16 @@ class Columns:
     label: str = "label"
     image: str | None = None
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            name = getattr(self, field.name)
+            is_optional = field.default is None
+            if not isinstance(name, str) and not (name is None and is_optional):
+                raise StrategyError(
+                    f"`{field.name}_column` is {name!r}: give the name of a column as text, of "
+                    "several 'a,b'"
+                )
+
     @classmethod
     def of(cls, options: DataOptions) -> "Columns":
         """The columns that the options of a run name."""
@@ -74,16 +84,15 @@ def make_table(
     if is_table(inputs):
         return add_labels(read_table(inputs, name, parameter), labels, columns, parameter)
 
-    values = as_list(inputs, parameter)
     picture_column = None
     if are_images:
         picture_column = columns.image or "image"
         columns = dataclasses.replace(columns, image=picture_column)
-        content = {picture_column: [as_picture(value) for value in values]}
+        content = {picture_column: as_pictures(inputs, parameter)}
     elif are_words:
-        content = {columns.text: [as_words(value) for value in values]}
+        content = {columns.text: [as_words(value) for value in as_list(inputs, parameter)]}
     else:
-        content, columns = text_columns(values, columns, parameter)
+        content, columns = text_columns(as_list(inputs, parameter), columns, parameter)
     if isinstance(labels, str):
         raise DataError(
             f"`labels` is the string {shortened(labels)}: give a list with a label for each of "
@@ -91,6 +100,12 @@ def make_table(
         )
     if labels is not None:
         added, columns = label_columns(labels, columns)
+        taken = [column for column in added if column in content]
+        if taken:
+            raise DataError(
+                f"`labels` have the column '{taken[0]}', which holds `{parameter}`: give "
+                "another name"
+            )
         content |= added
     check_lengths(content, parameter)
     return tables.from_columns(content, name, picture_column), columns
@@ -150,13 +165,24 @@ def read_table(inputs: Any, name: str, parameter: str) -> Table:
             raise DataError(f"`{parameter}` has the parts {parts}: give one of them")
         if not hasattr(inputs, "__len__"):
             raise DataError(f"`{parameter}` is a stream of rows: give a data set in memory")
+        if inputs.format["type"] != "custom":  # one that computes what is read stays
+            inputs = inputs.with_format(None)
         return Table(inputs, name)
     if is_frame(inputs):
+        check_named_once(inputs, parameter)
         content = {str(column): as_list(inputs[column], str(column)) for column in inputs.columns}
     else:
         content = {str(column): as_list(values, str(column)) for column, values in inputs.items()}
     check_lengths(content, parameter)
     return tables.from_columns(content, name)
+
+
+def check_named_once(frame: Any, parameter: str) -> None:
+    """Raise DataError for a DataFrame in which two columns have one name."""
+    names = [str(column) for column in frame.columns]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise DataError(f"`{parameter}` names the column '{min(repeated)}' twice")
 
 
 def read_name(name: str | Path, parameter: str, split: str | None = None) -> Table:
@@ -215,6 +241,7 @@ def make_parts(
             some_inputs, some_labels, train.columns, name=f"the {name} data", parameter=name
         )
         parts[name] = Part(table, columns)
+        check_same_texts(parts[name], parts["train"], name)
     return parts
 
 
@@ -225,6 +252,17 @@ def inputs_and_labels(data: Any, parameter: str) -> tuple[Any, Any]:
     if len(data) != 2:
         raise DataError(f"`{parameter}` is a tuple of {len(data)}: give (inputs, labels)")
     return data
+
+
+def check_same_texts(part: Part, train: Part, name: str) -> None:
+    """Raise StrategyError where an example of a part has more texts than a training example."""
+    count = len(part.columns.texts)
+    trained = len(train.columns.texts)
+    if count != trained:
+        raise StrategyError(
+            f"an example of `{name}` has {count} texts, and one that is trained on {trained}: "
+            "every example needs as many (inputs and labels go into a tuple)"
+        )
 
 
 def by_part(inputs: Any, part: str, parameter: str) -> Any:
@@ -294,6 +332,8 @@ def as_list(values: Any, name: str) -> list:
         raise DataError(f"`{name}` is the string {shortened(values)}: put it in [brackets]")
     if isinstance(values, set | frozenset | Mapping):
         raise DataError(f"`{name}` is a {type(values).__name__}, which has no order: give a list")
+    if is_frame(values):
+        raise DataError(f"`{name}` is a {type(values).__name__}: give one column of it")
     if hasattr(values, "dtype") and hasattr(values, "shape"):  # NumPy, JAX, pandas, torch
         shape = tuple(values.shape)
         if len(shape) not in (1, 2):
@@ -326,9 +366,26 @@ def as_words(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | np.ndarray) else value
 
 
-def as_picture(value: Any) -> Any:
-    """A picture as ``datasets`` takes one: PIL's, a path, or an array uint8 [H, W, C]."""
-    return str(value) if isinstance(value, Path) else value
+def as_pictures(inputs: Any, name: str) -> list:
+    """Pictures as ``datasets`` takes them: PIL's, paths, or arrays uint8 [H, W] or [H, W, C].
+
+    Raises DataError for pixels of another type: between 0 and 1, they would all be black.
+    """
+    is_array = hasattr(inputs, "dtype") and len(getattr(inputs, "shape", ())) in (3, 4)
+    values = list(np.asarray(inputs)) if is_array else as_list(inputs, name)
+    pictures = []
+    for row, value in enumerate(values):
+        if isinstance(value, Path):
+            value = str(value)
+        elif isinstance(value, list) or hasattr(value, "dtype"):
+            value = np.asarray(value)
+            if value.dtype != np.uint8:
+                raise DataError(
+                    f"`{name}`[{row}] is an array of {value.dtype}: give pixels from 0 to 255, "
+                    "uint8"
+                )
+        pictures.append(value)
+    return pictures
 
 
 def check_lengths(content: Mapping[str, Sequence[Any]], parameter: str) -> None:

@@ -111,6 +111,15 @@ def read_labels(
                 f"{table.name}: row {row}: column '{column}' holds a {type(value).__name__} where "
                 "one label is wanted: several labels a row are `task` multilabel"
             )
+        if parse is several_labels and is_multi_hot(labels):
+            raise DataError(
+                f"{table.name}: row {row}: column '{column}' holds a vector of 0 and 1: give the "
+                "names of the labels that the row has"
+            )
+        if any(isinstance(label, bytes) for label in labels):
+            raise DataError(
+                f"{table.name}: row {row} of column '{column}' is of type bytes, not text"
+            )
         for label in labels:
             # The hub's data sets have -1 where a row of a ClassLabel column is not labelled.
             if label is None or not str(label).strip() or (names and label < 0):
@@ -121,6 +130,12 @@ def read_labels(
             yield row, [spelled(label) for label in labels]
 
 
+def is_multi_hot(labels: list) -> bool:
+    """Whether labels are a 0 or a 1 for every label that there is: no row has a label twice."""
+    are_marks = all(label in (0, 1, "0", "1") for label in labels)
+    return are_marks and len(set(labels)) < len(labels)
+
+
 def feature_names(table: Table, column: str) -> list[str] | None:
     """The names of a ClassLabel column, or of a column with lists of ClassLabel."""
     feature = table.rows.features.get(column)
@@ -129,7 +144,7 @@ def feature_names(table: Table, column: str) -> list[str] | None:
 
 
 def label_type(table: Table, column: str) -> str:
-    """What the labels of a column are: "int" or "bool", else "str", as their names are."""
+    """What the labels of a column are: "int", "float" or "bool", else "str", as their names are."""
     feature = table.rows.features.get(column)
     element = getattr(feature, "feature", feature)
     if getattr(element, "names", None):
@@ -137,6 +152,8 @@ def label_type(table: Table, column: str) -> str:
     dtype = str(getattr(element, "dtype", ""))
     if dtype.startswith(("int", "uint")):
         return "int"
+    if dtype.startswith(("float", "double")):
+        return "float"
     return "bool" if dtype == "bool" else "str"
 
 

@@ -262,6 +262,8 @@ def make_layout(
     on ``data``. ``rules`` are those of frozen parameters too, unless they have their own. Raises
     :class:`MeshError` where the devices do not fit.
     """
+    if not isinstance(spec, str):
+        raise MeshError(f"`mesh` is {spec!r}: give sizes of {', '.join(AXES)}, as in data=2,fsdp=4")
     may_take_some = devices is None and jax.process_count() == 1
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(spec, len(devices), may_take_some)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ PROBLEM_TYPES = {
     "multi_label_classification": ("multilabel", True),
     "regression": ("regression", False),
 }
-LABEL_TYPES = {"str": str, "int": int, "bool": "True".__eq__}
+LABEL_TYPES = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
 OTHER_FORMATS = ("*.bin", "*.pt", "*.msgpack", "*.h5")
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
@@ -51,7 +52,7 @@ class Pretrained:
     # of a finished run: classification, multilabel, regression and so on; of pre-training: mlm, clm
     task: str = ""
     labels: tuple[str, ...] = ()
-    # what the labels were in the training data: "str", "int" or "bool"
+    # what the labels were in the training data: "str", "int", "float" or "bool"
     label_type: str = "str"
     # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's
     # own
@@ -59,7 +60,7 @@ class Pretrained:
 
     @property
     def classes(self) -> tuple[Any, ...]:
-        """The labels as the training data had them: numbers where they were whole numbers there."""
+        """The labels as the training data had them: numbers where they were numbers there."""
         return tuple(LABEL_TYPES[self.label_type](name) for name in self.labels)
 
     @property
@@ -139,9 +140,18 @@ def load(name: str | Path) -> Pretrained:
     Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded
     in part.
     """
+    check_is_name(name)
     folder = resolve(str(name))
     with buckets.errors_name(name):
         return load_folder(folder, str(name))
+
+
+def check_is_name(name: Any) -> None:
+    """Raise :class:`CheckpointError` for what names no checkpoint, such as a run in memory."""
+    if isinstance(name, str | os.PathLike):
+        return
+    mend = "give its `pretrained`" if hasattr(name, "pretrained") else "give a folder or a name"
+    raise CheckpointError(f"what is of type {type(name).__name__} is no checkpoint: {mend}")
 
 
 def load_folder(folder: Path, source: str) -> Pretrained:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import tokenizers
 
 from adapt.errors import CheckpointError
 from adapt.ragged import Ragged, ragged
+
+logger = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]  # one, or a pair
 
@@ -46,6 +49,18 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         self.backend.save(str(folder / "tokenizer.json"))
+
+
+def warn_truncated(count: int, longest: int, where: str) -> None:
+    """Log how many texts of ``where`` were cut to ``longest`` tokens, if any were."""
+    if count:
+        logger.warning(truncation_note(count, longest, where))
+
+
+def truncation_note(count: int, longest: int, where: str) -> str:
+    """What is said of texts that were cut."""
+    what = "1 text is" if count == 1 else f"{count:,} texts are"
+    return f"{where}: {what} longer than {longest} tokens and truncated"
 
 
 def gather(encodings: Sequence[tokenizers.Encoding]) -> tuple[Ragged, int]:

@@ -1,15 +1,16 @@
 """One of several classes: the label of a text, of a pair of texts, or of a picture."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels, class_names, class_numbers
+from adapt.data.labels import Labels, class_names, class_numbers, spelled
 from adapt.data.tables import Table
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
-from adapt.tasks.base import TASKS, Answers, Task, class_list
+from adapt.tasks.base import TASKS, Answers, Row, Task, class_list
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
@@ -45,6 +46,10 @@ class Classification(Task):
     ) -> Answers:
         probabilities = metrics.softmax(outputs)
         return Answers(np.array(run.classes)[probabilities.argmax(-1)], probabilities)
+
+    def cells(self, run: Pretrained, label: Any) -> Row:
+        """A class by its name, as the columns of probabilities have it."""
+        return [spelled(label)]
 
     def output_note(self, classes: Sequence[str]) -> str:
         return class_list("Probabilities are softmax(logits), by class:", classes)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels, class_names, class_numbers, several_labels
+from adapt.data.labels import Labels, class_names, class_numbers, several_labels, spelled
 from adapt.data.tables import Table
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
@@ -59,7 +59,7 @@ class Multilabel(Task):
 
     def cells(self, run: Pretrained, label: list[Any]) -> Row:
         """Names joined by ``;``, or a JSON list where a label has one in its name."""
-        names = [str(name) for name in label]
+        names = [spelled(name) for name in label]
         as_json = any(";" in name for name in run.labels)
         return [json.dumps(names) if as_json else ";".join(names)]
 

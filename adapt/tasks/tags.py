@@ -9,7 +9,7 @@ import numpy as np
 
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels, class_names, class_numbers, word_list
+from adapt.data.labels import Labels, class_names, class_numbers, spelled, word_list
 from adapt.data.tables import Table
 from adapt.errors import DataError
 from adapt.models import Tagger
@@ -96,15 +96,16 @@ class Tags(Task):
         for chunk in word_chunks(table, columns[0]):
             for words in chunk:
                 stop = start + int(part.labels.lengths[len(labels)])
-                of_words: list[str | None] = [None] * len(words)
+                of_words: list[Any] = [None] * len(words)
                 for output in range(start, stop):
-                    of_words[word_numbers[output]] = run.labels[tags[output]]
+                    of_words[word_numbers[output]] = run.classes[tags[output]]
                 labels.append(of_words)
                 start = stop
         return Answers(labels)
 
-    def cells(self, run: Pretrained, label: list[str | None]) -> Row:
-        return [json.dumps(label, ensure_ascii=False)]
+    def cells(self, run: Pretrained, label: list[Any]) -> Row:
+        names = [tag if tag is None else spelled(tag) for tag in label]
+        return [json.dumps(names, ensure_ascii=False)]
 
 
 def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: Ragged) -> Examples:

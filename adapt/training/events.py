@@ -13,7 +13,9 @@ and over the whole run.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
+
+from adapt.errors import StrategyError
 
 Outcome = Literal["complete", "early", "stopped"]  # early: no better validation for too long
 
@@ -173,6 +175,18 @@ Event = (
 )
 Callback = Callable[[Event], None]
 OnProgress = Callable[[int, int], None]  # (done, total), of work that has no other events
+
+
+def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """The functions in a list. Raises :class:`StrategyError` for one function, or what is none."""
+    if not isinstance(callbacks, Iterable):
+        kind = type(callbacks).__name__
+        raise StrategyError(f"`callbacks` is of type {kind}: give a list of functions")
+    functions = tuple(callbacks)
+    for number, function in enumerate(functions):
+        if not callable(function):
+            raise StrategyError(f"`callbacks`[{number}] is {function!r}, which is no function")
+    return functions
 
 
 def broadcast(callbacks: Iterable[Callback]) -> Callback:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import files, tree
-from adapt.errors import StrategyError
+from adapt.errors import CheckpointError, StrategyError
 from adapt.parallel import multihost
 from adapt.parallel.sharding import Layout
 from adapt.training import checkpoint, optim
@@ -42,9 +42,17 @@ class Progress:
 
     @classmethod
     def read(cls, info: dict[str, Any]) -> "Progress":
-        """The progress that was stored with a checkpoint."""
+        """The progress that was stored with a checkpoint.
+
+        Raises :class:`CheckpointError` where there is none: in a run that ``Run.save`` saved.
+        """
         if "progress" in info:
             return cls(**info["progress"])
+        if "validation" not in info:
+            raise CheckpointError(
+                "`resume`: the run was saved with its best parameters alone, and can't go on: "
+                "start anew with `overwrite`"
+            )
         # A pre-training run that was begun before it stored the same as fine-tuning.
         return cls(
             best_score=info["validation"]["accuracy"],

@@ -54,6 +54,17 @@ def test_a_filtered_series_keeps_its_rows_whatever_its_index():
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("arrow", None), ("numpy", ["label"]), (None, ["text"])]
+)
+def test_the_format_of_a_data_set_does_not_matter(kind, columns):
+    table, _ = make_table(
+        datasets.Dataset.from_pandas(FRAME).with_format(kind, columns), None, Columns()
+    )
+    (chunk,) = tables.chunks(table, ["text", "label"])
+    assert chunk == {"text": TEXTS, "label": LABELS}
+
+
 def test_a_path_is_read_as_the_command_reads_it(tmp_path):
     path = tmp_path / "some.csv"
     FRAME.to_csv(path, index=False)
@@ -100,6 +111,7 @@ MISTAKES = {
     "an array of three dimensions": (np.zeros((2, 2, 2)), LABELS, r"\[2, 2, 2\]"),
     "uneven tuples": ([("a", "b"), ("c",)], [0, 1], r"\[1\] has 1"),
     "labels twice": (FRAME, LABELS, "label"),
+    "labels that would take the place of the texts": (TEXTS, {"text": LABELS}, "labels"),
     "labels of several types": (TEXTS, ["good", 1, 2.5], "label"),
     "a data set in parts": (
         datasets.DatasetDict({"train": datasets.Dataset.from_pandas(FRAME)}),
@@ -129,6 +141,14 @@ def test_parts_are_named_tables_with_the_columns_of_training():
     assert parts["validation"].table.name == "the validation data"
 
 
+def test_a_part_has_as_many_texts_as_the_training_data():
+    pairs = [(text, text) for text in TEXTS]
+    with pytest.raises(StrategyError, match="test"):
+        make_parts(TEXTS, LABELS, Columns(), test=(pairs, LABELS))
+    with pytest.raises(DataError, match="validation"):
+        make_parts(pairs, LABELS, Columns(), validation=(TEXTS, LABELS))
+
+
 def test_a_bundled_set_is_tested_on_its_own_test_part(monkeypatch):
     asked = []
 
@@ -153,3 +173,15 @@ def test_pictures_are_arrays_files_or_pil(tmp_path):
         table, columns = make_table([picture], [1], Columns(), are_images=True)
         assert columns.image == "image"
         assert np.array_equal(np.asarray(table.rows["image"][0]), pixels)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 4, 4, 3)], ids=["gray", "in colour"])
+def test_an_array_of_pictures_is_a_list_of_them(shape):
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    table, _ = make_table(pictures, [1, 2, 3], Columns(), are_images=True)
+    for picture, expected in zip(table.rows["image"], pictures, strict=True):
+        assert np.array_equal(np.asarray(picture), expected)
+    with pytest.raises(DataError, match="uint8"):
+        make_table(pictures / 255, [1, 2, 3], Columns(), are_images=True)
+    with pytest.raises(DataError, match=r"\[0\] is an array of float"):
+        make_table(list((pictures / 255).astype(np.float32)), None, Columns(), are_images=True)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapt.data.labels import stratified_split
+from adapt.data import tables
+from adapt.data.labels import class_names, several_labels, stratified_split
 from adapt.errors import DataError
 
 
@@ -50,6 +51,18 @@ def test_other_targets_split_by_permutation(target):
 def test_the_split_is_pinned():
     """The same on every NumPy, so that a resumed run on another machine validates on the same rows."""
     assert stratified_split(np.arange(20) % 2, 0.2, seed=0)[1].tolist() == [1, 8, 18, 19]
+
+
+@pytest.mark.parametrize("value", [[0.0, 0.0, 1.0], [True, False, True], "[0, 1, 1]", "0;1;0"])
+def test_a_vector_of_zeros_and_ones_is_no_list_of_names(value):
+    table = tables.from_columns({"label": [value, value]}, "the data")
+    with pytest.raises(DataError, match="row 1: column 'label'"):
+        class_names(table, "label", "multilabel", several_labels)
+
+
+def test_numbers_are_names_of_labels():
+    table = tables.from_columns({"label": [[0, 1], [1], []]}, "the data")
+    assert class_names(table, "label", "multilabel", several_labels) == ["0", "1"]
 
 
 def test_too_few_rows_to_hold_out():
