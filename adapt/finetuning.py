@@ -49,6 +49,9 @@ from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import FolderCheckpoints, encoder_reference
 
+# What a run of the command has, whose flags have no such settings.
+OF_THE_COMMAND = {"held_out": HELD_OUT, "split_seed": None}
+
 
 def finetune(
     pretrained: Pretrained | str | Path,
@@ -175,7 +178,13 @@ def finetune(
         layout=sharding.make_layout(mesh),
     )
     warn_of_truncated(prepared)
-    return prepared.train(folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return prepared.train(
+        folder,
+        defaults=OF_THE_COMMAND,
+        resume=resume,
+        overwrite=overwrite,
+        callbacks=callbacks,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

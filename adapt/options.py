@@ -320,7 +320,7 @@ def is_of(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if origin is Literal:
-        return value in arguments
+        return any(type(value) is type(choice) and value == choice for choice in arguments)
     if origin in UNIONS:
         return any(is_of(value, argument) for argument in arguments)
     if origin is tuple:

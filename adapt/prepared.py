@@ -6,6 +6,7 @@
 
 import abc
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -187,7 +188,7 @@ def check_out(
     """
     if out is not None:
         files.check_is_path(out, "out")
-        path = files.to_path(out)
+        path = files.to_path(os.path.expanduser(out))
         run_folder.check_run_out(path, resume, overwrite, checkpoint)
         return path
     if resume or overwrite:

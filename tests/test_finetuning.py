@@ -286,6 +286,7 @@ MISTAKES = {
     "no epoch": ((TEXTS, LABELS), {"epochs": 0}, "epochs"),
     "a negative rate": ((TEXTS, LABELS), {"learning_rate": -1.0}, "learning_rate"),
     "an unknown dtype": ((TEXTS, LABELS), {"dtype": "fp16"}, "dtype"),
+    "an array for a choice": ((TEXTS, LABELS), {"cache": np.array(["on"])}, "cache"),
     "a list of strategies": ((TEXTS, LABELS), {"strategy": ["full"]}, "strategy"),
     "the whole for validation": ((TEXTS, LABELS), {"validation": 1.0}, "validation"),
     "a test of three": ((TEXTS, LABELS), {"test": (TEXTS, LABELS, 3)}, "test"),
