@@ -99,7 +99,9 @@ def test_labels_come_back_as_what_they_were(finetune):
     for labels in (np.array(numbers, float), halves):  # as pandas has them once one was missing
         predictions = finetune(labels=labels, epochs=1).predict(NEW_TEXTS)
         assert predictions.labels.dtype == float and set(predictions.classes) == set(labels)
-        assert predictions.header[1:] == [f"probability:{name}" for name in predictions.pretrained.labels]
+        assert predictions.header[1:] == [
+            f"probability:{name}" for name in predictions.pretrained.labels
+        ]
         assert {row[0] for row in predictions.rows} <= set(predictions.pretrained.labels)
     flags = [bool(number) for number in numbers]
     predictions = finetune(labels=flags, epochs=1).predict(NEW_TEXTS)

@@ -203,10 +203,8 @@ def test_an_output_folder_that_exists(refused, data, tmp_path):
     assert (
         "is not a folder that finetune wrote" in refused("finetune", *data(GOOD), "--overwrite")[0]
     )
-    assert (
-        "the output folder"
-        in refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt"))[0]
-    )
+    on_a_file = refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt"))[0]
+    assert "mine.txt is a file: give the name of a folder" in on_a_file
     under = refused("finetune", *data(GOOD), "--out", str(tmp_path / "out/mine.txt/run"))[0]
     assert "Not a directory" in under and "mine.txt" in under
 
