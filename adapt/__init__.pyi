@@ -1,8 +1,11 @@
 """The public names, for type checkers and completion; adapt/__init__.py imports them from the same places, on first use."""
 
+from adapt.data.packing import batches_of_one as batches_of_one
 from adapt.errors import AdaptError as AdaptError
 from adapt.features import encode as encode
 from adapt.finetuning import finetune as finetune
+from adapt.inspection import attention_maps as attention_maps
+from adapt.inspection import hidden_states as hidden_states
 from adapt.models import CausalLM as CausalLM
 from adapt.models import Classifier as Classifier
 from adapt.models import Encoder as Encoder

@@ -8,11 +8,12 @@ example lies. One example a row is the special case. Everything here is NumPy on
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt.errors import DataError
 from adapt.parallel.sharding import Layout
 from adapt.ragged import Ragged, concat_ranges
 from adapt.training.loop import Index
@@ -181,6 +182,93 @@ def pad_to(array: np.ndarray, slots: int) -> np.ndarray:
 def stack(batches: Sequence[Arrays]) -> Arrays:
     """Batches of one shape on a leading axis."""
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+# Batches of one
+
+
+def batches_of_one(batch: Mapping[str, Any], length: int | None = None) -> Arrays:
+    """The examples of a batch as N batches of one, arrays [N, ...], for :func:`jax.vmap`.
+
+        ones = batches_of_one(batch)
+        gradients = jax.vmap(jax.grad(summed_loss), (None, 0))(params, ones)    # leaves [N, ...]
+
+    Each example is alone in a row of ``length`` tokens (default: the longest of this batch), one of
+    K sequences in K rows. An empty slot becomes an empty example of weight 0. Losses that compare
+    the examples of a batch, as a contrast does, have nothing to compare.
+
+    Raises :class:`DataError` for micro-batches, a batch on a mesh, and a ``length`` that is too
+    short.
+    """
+    if "first" not in batch:  # vectors that a frozen prefix has pooled
+        return one_each(batch, len(batch["label"]))
+    if np.ndim(batch["first"]) != 1:
+        raise DataError("`batch` has an axis of micro-batches or of a mesh: give one batch")
+    first = np.asarray(batch["first"])
+    lengths = np.asarray(batch["length"])
+    longest = int(lengths.max(initial=1))
+    if "pixels" in batch:
+        length = batch["segments"].shape[1]
+    length = longest if length is None else length
+    if length < longest:
+        raise DataError(f"`length` {length}: an example of the batch has {longest} tokens")
+
+    examples = len(first)
+    if "label" in batch and "targets" not in batch:
+        examples = len(batch["label"])
+    rows = len(first) // examples
+    own_row = np.arange(rows)[:, None]
+    is_own = np.arange(length) < lengths[:, None]
+    places = np.where(is_own, first[:, None] + np.arange(length), 0)
+    is_own = is_own.reshape(examples, rows, length)
+    ones = {
+        "segments": np.where(is_own, own_row, rows).astype(np.int32),
+        "first": np.tile(np.arange(rows, dtype=np.int32) * length, (examples, 1)),
+        "length": lengths.reshape(examples, rows),
+    }
+    for name in ("tokens", "positions", "types", "hidden"):
+        if name in batch:
+            array = np.asarray(batch[name])
+            flat = array.reshape(-1, *array.shape[2:])
+            alone = flat[places].reshape(*is_own.shape, *array.shape[2:])
+            mask = is_own.reshape(*is_own.shape, *[1] * (array.ndim - 2))
+            ones[name] = np.where(mask, alone, np.zeros((), array.dtype))
+    if "targets" in batch:
+        return ones | words_of_one(batch, length)
+    others = {name: array for name, array in batch.items() if name not in ones}
+    return ones | one_each(others, examples)
+
+
+def one_each(arrays: Mapping[str, Any], examples: int) -> Arrays:
+    """Arrays [N * K, ...] of N examples as [N, K, ...]."""
+    split = {}
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        split[name] = array.reshape(examples, -1, *array.shape[1:])
+    return split
+
+
+def words_of_one(batch: Mapping[str, Any], length: int) -> Arrays:
+    """The labelled words of each example, [N, length]: ``targets``, ``label`` and ``weight``."""
+    weight = np.asarray(batch["weight"])
+    words = np.flatnonzero(weight)
+    tokens = np.asarray(batch["targets"])[words]
+    owners = np.asarray(batch["segments"]).reshape(-1)[tokens]
+    in_order = np.argsort(owners, kind="stable")
+    words = words[in_order]
+    owners = owners[in_order]
+    counts = np.bincount(owners, minlength=len(batch["first"]))
+    number = np.arange(len(words)) - np.repeat(np.cumsum(counts) - counts, counts)
+    values = {
+        "targets": tokens[in_order] - np.asarray(batch["first"])[owners],
+        "label": np.asarray(batch["label"])[words],
+        "weight": weight[words],
+    }
+    ones = {}
+    for name, of_words in values.items():
+        ones[name] = np.zeros((len(counts), length), of_words.dtype)
+        ones[name][owners, number] = of_words
+    return ones
 
 
 # Groups of a mesh

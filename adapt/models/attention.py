@@ -69,6 +69,8 @@ class Attention(nn.Module):
         drop = functools.partial(dropout, deterministic=False)
         if deterministic or not c.attention_dropout:
             drop = None
+        if self.is_mutable_collection("intermediates"):  # asked for: Model.attention_maps
+            self.sow("intermediates", "weights", attention_weights(q, k, mask_R1CC))
         mixed_RHCK = attend(q, k, v, mask_R1CC, drop)
         mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
         return Dense(width, width, True, c.init_range, self.dtype, c, name="output")(mixed_RCD)
@@ -168,12 +170,7 @@ def reference_attention(
     Heads come before tokens, the layout that XLA multiplies fastest on a CPU. The division by the
     sum of the weights comes after the product with v, which is smaller than they are.
     """
-    scale = q_RHCK.shape[-1] ** -0.5
-    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * scale, k_RHTK)
-    scores_RHCT = scores_RHCT.astype(jnp.float32)
-    if mask is not None:
-        lowest = jnp.finfo(jnp.float32).min
-        scores_RHCT = scores_RHCT + jnp.where(mask, 0.0, lowest)
+    scores_RHCT = attention_scores(q_RHCK, k_RHTK, mask)
     highest_RHC1 = scores_RHCT.max(-1, keepdims=True)
     highest_RHC1 = jax.lax.stop_gradient(highest_RHC1)
     weights_RHCT = jnp.exp(scores_RHCT - highest_RHC1)
@@ -183,6 +180,28 @@ def reference_attention(
     weights_RHCT = weights_RHCT.astype(v_RHTK.dtype)
     mixed_RHCK = jnp.einsum("RHCT,RHTK->RHCK", weights_RHCT, v_RHTK) / total_RHC1
     return mixed_RHCK.astype(v_RHTK.dtype)
+
+
+def attention_scores(
+    q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """q k^T / sqrt(K), float32 [R, H, C, T]; the lowest float32 where ``mask`` is False."""
+    scale = q_RHCK.shape[-1] ** -0.5
+    scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * scale, k_RHTK)
+    scores_RHCT = scores_RHCT.astype(jnp.float32)
+    if mask is None:
+        return scores_RHCT
+    lowest = jnp.finfo(jnp.float32).min
+    return scores_RHCT + jnp.where(mask, 0.0, lowest)
+
+
+def attention_weights(
+    q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """The weights that :func:`attend` gives v, float32 [R, H, C, T]: rows sum to 1, and are exactly
+    0 where ``mask`` is False.
+    """
+    return nn.softmax(attention_scores(q_RHCK, k_RHTK, mask))
 
 
 def can_use_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:

@@ -189,6 +189,22 @@ class Model:
         states[-1] = self._encode(encoder, "finish", states[-1])
         return states
 
+    def attention_maps(self, params: Tree, batch: Batch) -> list[jax.Array]:
+        """The weights by which each head attends, float32 [R, H, C, C] for each block.
+
+        ``maps[block][r, h, i, j]`` is how much of token j goes into token i of row r: the softmax
+        of Vaswani et al. 2017, eq. 1, without dropout. A token's weights sum to 1, and those of
+        tokens of other examples are exactly 0. Padding attends to padding. With prefix tuning a map
+        is [R, H, C, P + C]: the P trained keys come first. Memory is that of all maps together.
+        """
+        encoder = {"params": params["encoder"]}
+        _, collected = self.encoder.apply(encoder, batch, mutable="intermediates")
+        maps = []
+        for index in range(self.encoder.config.layers):
+            attention = collected["intermediates"][f"block_{index:02d}"]["attention"]
+            maps.append(attention["weights"][0])
+        return maps
+
     def gather_tables(self, encoder: Tree) -> Tree:
         """The encoder's parameters, on a mesh with whole embedding tables: rows are looked up."""
         if self.layout is None or "embedding" not in encoder:

@@ -3,19 +3,40 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 
-from adapt.errors import CheckpointError
+from adapt.errors import CheckpointError, DataError
 from adapt.ragged import Ragged, ragged
 
 logger = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]  # one, or a pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The tokens of a text, or of a pair of texts, as the encoder reads them.
+
+    ``ids`` int32 [n]; ``strings`` are the tokens as the vocabulary spells them (``##ly``, ``Ġfilm``).
+    ``offsets`` int32 [n, 2] are characters: token i is ``text[start:end]``. ``texts`` int32 [n] says
+    of which text, 0 or in a pair 1; it is -1 for a special token, whose offsets are (0, 0).
+    """
+
+    ids: np.ndarray
+    strings: list[str]
+    offsets: np.ndarray
+    texts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Tokens({' '.join(self.strings)})"
 
 
 class Tokenizer:
@@ -42,6 +63,29 @@ class Tokenizer:
         """
         return gather(self.backend.encode_batch_fast(list(texts)))
 
+    def tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
+        """The tokens of each text, or pair of texts: what :meth:`encode` gives, and where each is.
+
+            (tokens,) = tokenizer.tokenize(["a good film"])
+            tokens.strings              # ["[CLS]", "a", "good", "film", "[SEP]"]
+            tokens.offsets[2]           # [2, 6]: "a good film"[2:6]
+
+        Raises :class:`DataError` for what is no list of texts.
+        """
+        return [tokens_of(encoding) for encoding in self.backend.encode_batch(as_texts(texts))]
+
+    def decode(self, ids: Sequence[int] | np.ndarray, special: bool = False) -> str:
+        """The text of token ids [n], without the special tokens unless ``special``.
+
+        Spaces, capitals and accents are those that the tokenizer kept. Raises :class:`DataError`
+        for what is no id of the vocabulary.
+        """
+        numbers = [int(number) for number in np.asarray(ids).reshape(-1)]
+        for number in numbers:
+            if number < 0 or self.backend.id_to_token(number) is None:
+                raise DataError(f"`ids`: {number} is no token of the vocabulary")
+        return self.backend.decode(numbers, skip_special_tokens=not special)
+
     @property
     def size(self) -> int:
         """One more than the largest id it can give."""
@@ -49,6 +93,42 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         self.backend.save(str(folder / "tokenizer.json"))
+
+
+def as_texts(texts: Any) -> list[Text]:
+    """Texts, or pairs of texts, in a list.
+
+    Raises :class:`DataError` for a bare string, for what is no text, and for both kinds together.
+    """
+    if isinstance(texts, str):
+        raise DataError(f"`texts` is one string, {texts[:40]!r}: put it in [brackets]")
+    if isinstance(texts, Mapping | set) or not isinstance(texts, Iterable):
+        raise DataError(f"`texts` is of type {type(texts).__name__}: give a list of texts")
+    checked: list[Text] = []
+    for row, text in enumerate(texts):
+        if isinstance(text, tuple | list) and len(text) == 2:
+            first, second = text
+            text = (first, second)
+        members = text if isinstance(text, tuple) else (text,)
+        if not all(isinstance(member, str) for member in members):
+            raise DataError(
+                f"`texts`[{row}] is of type {type(text).__name__}: give a text, or a pair of texts"
+            )
+        if checked and isinstance(text, tuple) != isinstance(checked[0], tuple):
+            raise DataError(f"`texts`[{row}] is another kind than `texts`[0]: give texts or pairs")
+        checked.append(text)
+    return checked
+
+
+def tokens_of(encoding: tokenizers.Encoding) -> Tokens:
+    """What the library says of one text or pair."""
+    texts = [-1 if number is None else number for number in encoding.sequence_ids]
+    return Tokens(
+        ids=np.array(encoding.ids, np.int32),
+        strings=list(encoding.tokens),
+        offsets=np.array(encoding.offsets, np.int32).reshape(-1, 2),
+        texts=np.array(texts, np.int32),
+    )
 
 
 def warn_truncated(count: int, longest: int, where: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.sources import TokenSource
+from adapt.errors import DataError
 from adapt.ragged import Ragged, ragged
 
 LENGTHS = st.lists(st.integers(0, 40), max_size=60).map(lambda found: np.array(found, np.int64))
@@ -341,3 +342,35 @@ def test_the_sequences_of_an_example_stay_together_and_in_order(lengths, seed):
     assert sorted(seen) == list(range(len(rows)))
     once = np.concatenate([index for (index,), _ in examples.eval_batches()])
     assert sorted(once) == list(range(rows.size)) and examples.num_outputs == rows.size
+
+
+# Batches of one
+
+
+@given(SOME, st.integers(0, 9))
+def test_every_example_is_alone_in_a_batch_of_one(lengths, seed):
+    tokens = numbered(lengths)
+    labels = np.arange(len(lengths), dtype=np.int32)
+    part = Examples(TokenSource(tokens, 100), np.arange(len(lengths)), labels)
+    for batch in part.batches(part.batch_shapes(4, seed, 1), seed, 0):
+        ones = packing.batches_of_one(batch)
+        assert {len(array) for array in ones.values()} == {len(batch["label"])}
+        for slot, weight in enumerate(ones["weight"]):
+            one = {name: array[slot] for name, array in ones.items()}
+            assert one["segments"].shape == (1, batch["length"].max())
+            is_own = one["segments"] == 0
+            expected = tokens[int(one["label"][0])] if weight[0] else []
+            np.testing.assert_array_equal(one["tokens"][is_own], expected)
+            np.testing.assert_array_equal(one["positions"][is_own], np.arange(len(expected)))
+            assert one["first"] == [0] and one["length"] == [len(expected)]
+            assert (one["segments"][~is_own] == 1).all() and not one["tokens"][~is_own].any()
+
+
+def test_the_length_of_a_batch_of_one_can_be_fixed():
+    part = Examples(TokenSource(numbered(np.array([3, 5])), 100), np.arange(2), np.zeros(2))
+    (batch,) = part.batches(part.batch_shapes(2, 0, 1), 0, 0)
+    assert packing.batches_of_one(batch, 16)["tokens"].shape == (2, 1, 16)
+    with pytest.raises(DataError, match="length"):
+        packing.batches_of_one(batch, 4)
+    with pytest.raises(DataError, match="micro"):
+        packing.batches_of_one(packing.stack([batch, batch]))

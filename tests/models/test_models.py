@@ -134,6 +134,64 @@ def test_token_types_are_read_and_missing_ones_are_0():
     assert not np.allclose(without, with_ones, atol=1e-3)
 
 
+# Attention maps
+
+
+def layer_norm(x: np.ndarray, norm: dict, epsilon: float) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
+    return scaled * norm["scale"] + norm["bias"]
+
+
+def maps_by_numpy(model: Model, tree: dict, states: list[np.ndarray], own: np.ndarray):
+    """The maps [layers, H, n, n] of the tokens ``own`` of a batch, from the states before each block."""
+    c = model.encoder.config
+    maps = []
+    for index, state in enumerate(states[:-1]):
+        block = tree["encoder"][f"block_{index:02d}"]
+        x = np.asarray(state, np.float64).reshape(-1, c.width)[own]
+        if c.pre_norm:
+            x = layer_norm(x, block["attention_norm"], c.norm_epsilon)
+        q, k = (
+            (x @ layer["kernel"] + layer["bias"]).reshape(len(x), c.heads, -1)
+            for layer in (block["attention"]["query"], block["attention"]["key"])
+        )
+        scores = np.einsum("ihk,jhk->hij", q, k) / np.sqrt(c.width // c.heads)
+        if c.causal:
+            scores = np.where(np.tri(len(x), dtype=bool), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        maps.append(weights / weights.sum(-1, keepdims=True))
+    return np.stack(maps)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_maps_are_those_that_numpy_computes_example_by_example(family):
+    model = classifier(family)
+    tree = params(model)
+    packed = batch(family, examples=5)
+    maps = np.asarray(jax.jit(model.attention_maps)(tree, packed))
+    states = cut_program(family)(tree, packed, jax.random.key(0))[-1]
+    assert maps.dtype == np.float32
+    segments = packed["segments"]
+    assert maps.shape == (2, len(segments), 2, *[segments.shape[1]] * 2)
+    np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-6)
+    for example in range(5):
+        (own,) = np.nonzero(segments.reshape(-1) == example)
+        expected = maps_by_numpy(model, tree, states, own)
+        row, start = divmod(own[0], segments.shape[1])
+        stop = start + len(own)
+        of_tokens = maps[:, row, :, start:stop]
+        np.testing.assert_allclose(of_tokens[..., start:stop], expected, atol=1e-5)
+        assert not of_tokens[..., :start].any() and not of_tokens[..., stop:].any()
+
+
+def test_attention_maps_of_half_precision_are_float32():
+    model = classifier("small").cast(jnp.bfloat16)
+    (weights,) = model.attention_maps(params(model), batch())
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+
+
 # Pooling
 
 ROWS, TOKENS, EXAMPLES, WIDTH = 3, 16, 6, 4

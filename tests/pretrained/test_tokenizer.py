@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt.data.masking import mask_id, special_ids, split_into_pieces
-from adapt.errors import CheckpointError
+from adapt.errors import CheckpointError, DataError
 from adapt.pretrained.tokenizer import Text, Tokenizer, load_tokenizer
 from adapt.ragged import Ragged, ragged
 from tests.helpers import tiny
@@ -271,3 +271,53 @@ def test_a_pair_that_is_too_long_loses_the_end_of_its_longer_text(short):
     words = [short["bert"].backend.id_to_token(token) for token in tokens[0]]
     assert len(words) == 12
     assert words[int(tokens.second_start[0]) :] == ["the", "film", "[SEP]"]
+
+
+# What a person sees of tokens
+
+
+def test_tokens_are_those_that_are_encoded_and_know_their_place(short):
+    texts = ["the films was", "good é films"]
+    for tokenizer in short.values():
+        encoded, _ = tokenizer.encode(texts)
+        for row, tokens in enumerate(tokenizer.tokenize(texts)):
+            assert tokens.ids.tolist() == encoded[row].tolist()
+            assert len(tokens) == len(tokens.strings) == len(tokens.offsets) == len(tokens.texts)
+    (tokens,) = short["bert"].tokenize(["the films"])
+    assert tokens.strings == ["[CLS]", "the", "film", "##s", "[SEP]"]
+    assert ["the films"[start:end] for start, end in tokens.offsets] == ["", "the", "film", "s", ""]
+    assert tokens.texts.tolist() == [-1, 0, 0, 0, -1]
+    assert repr(tokens) == "Tokens([CLS] the film ##s [SEP])"
+
+
+def test_the_tokens_of_a_pair_say_which_text_they_are_of(short):
+    pair = ("the film", "was good")
+    (tokens,) = short["bert"].tokenize([pair])
+    assert tokens.texts.tolist() == [-1, 0, 0, -1, 1, 1, -1]
+    spelled = [pair[text][slice(*place)] for text, place in zip(tokens.texts, tokens.offsets)]
+    assert spelled == ["", "the", "film", "", "was", "good", ""]
+
+
+def test_offsets_count_characters_and_not_bytes(short):
+    (tokens,) = short["bert"].tokenize(["é film"])
+    assert tokens.offsets.tolist() == [[0, 0], [0, 1], [2, 6], [0, 0]]
+
+
+def test_ids_become_text_again(short):
+    for family, text in (("bert", "the films was good"), ("gpt2", "the film was")):
+        (encoded,) = ids(short[family], text)
+        assert short[family].decode(encoded).strip() == text
+    (encoded,) = ids(short["bert"], "the films")
+    assert short["bert"].decode(np.array(encoded), special=True) == "[CLS] the films [SEP]"
+
+
+@pytest.mark.parametrize("wrong", ["the film", 3, {"the": 1}, ["the", 3], [("a", "b"), "the"]])
+def test_what_is_no_list_of_texts_has_no_tokens(short, wrong):
+    with pytest.raises(DataError, match="texts"):
+        short["bert"].tokenize(wrong)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10_000])
+def test_what_is_no_id_is_not_decoded(short, wrong):
+    with pytest.raises(DataError, match=str(wrong)):
+        short["bert"].decode([wrong])
