@@ -32,7 +32,7 @@ from adapt.pretrained.hub import (
     load,
     tokenizer_of,
 )
-from adapt.pretrained.tokenizer import warn_truncated
+from adapt.pretrained.tokenizer import Text, warn_truncated
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
 
@@ -180,9 +180,9 @@ def mapped_features(path: Path, shape: tuple[int, int]) -> np.memmap:
 
 
 def text_batches(
-    pretrained: Pretrained, chunks: Iterable[Sequence[str]], layout: Layout | None = None
+    pretrained: Pretrained, chunks: Iterable[Sequence[Text]], layout: Layout | None = None
 ) -> Stream:
-    """The evaluation batches of texts in chunks; each chunk is tokenized and packed by itself.
+    """The evaluation batches of texts, or pairs, in chunks; each chunk is tokenized and packed by itself.
 
     Indices count over all texts. See :func:`adapt.data.packing.eval_batches`.
     """
@@ -215,7 +215,7 @@ def table_batches(
 
 
 def text_sources(
-    pretrained: Pretrained, chunks: Iterable[Sequence[str]]
+    pretrained: Pretrained, chunks: Iterable[Sequence[Text]]
 ) -> Iterator[tuple[Source, int, int]]:
     """(the tokens of a chunk of texts, how many texts it has, how many were truncated)."""
     tokenizer = tokenizer_of(pretrained)

@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adapt import extensions, run_folder, tree
 from adapt.data.inputs import Columns, Part, make_parts
 from adapt.errors import StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
-from adapt.models import Encoder, Model, peft
+from adapt.models import Encoder, Model, example_batch, peft
 from adapt.options import (
     HELD_OUT,
     CacheDType,
@@ -43,11 +44,12 @@ from adapt.pretrained.tokenizer import warn_truncated
 from adapt.run import Run
 from adapt.task_data import TaskData, read_data
 from adapt.tasks import get_task
+from adapt.tasks.metrics import Metric, check_own, own_scores
 from adapt.training import optim, phases, strategies
 from adapt.training.events import Callback, as_callbacks
 from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
-from adapt.training.run_state import FolderCheckpoints, encoder_reference
+from adapt.training.run_state import UNDEFINED, FolderCheckpoints, encoder_reference
 
 # What a run of the command has, whose flags have no such settings.
 OF_THE_COMMAND = {"held_out": HELD_OUT, "split_seed": None}
@@ -72,6 +74,9 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     callbacks: Iterable[Callback] = (),
+    weights: Any = None,
+    metrics: Mapping[str, Metric] | None = None,
+    score: str | None = None,
     text_column: str = "text",
     text_pair_column: str | None = None,
     label_column: str = "label",
@@ -116,8 +121,18 @@ def finetune(
     ``seed`` decides the new head, the order of the examples and dropout; ``split_seed`` which rows
     are held out (default: ``seed``). With ``out`` the run is written to that folder while it
     trains, and ``resume`` goes on with it, bit for bit. ``callbacks`` get the events of
-    :mod:`adapt.training.events`. The other arguments are the options of :mod:`adapt.options`, and
-    the flags of ``adapt finetune``.
+    :mod:`adapt.training.events`.
+
+    ``weights`` say how much each training example counts in the loss: a sequence beside ``inputs``,
+    or the name of a column; only their ratios matter. Validation and test are not weighted.
+
+    ``metrics`` are functions ``(outputs, labels) -> number`` by name, of the whole validation or
+    test set in NumPy: outputs of the head [N, ...] and labels as the loss takes them. ``score``
+    names the metric by which validation decides, more being better: one of the task's, one of
+    ``metrics``, or ``"loss"``, of which less is better.
+
+    The other arguments are the options of :mod:`adapt.options`, and the flags of ``adapt
+    finetune``.
 
     Raises :class:`DataError` for data that are not exactly understood, :class:`StrategyError` for
     arguments that contradict each other, :class:`OutputError` for the folder,
@@ -148,6 +163,7 @@ def finetune(
         decay=decay,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
+        score=score,
         log_every=log_every,
         patience=patience,
         save=save,
@@ -155,7 +171,11 @@ def finetune(
         stop_after=stop_after,
     )
     columns = Columns(
-        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+        text=text_column,
+        text_pair=text_pair_column,
+        label=label_column,
+        image=image_column,
+        weight=weights if isinstance(weights, str) else None,
     )
     callbacks = as_callbacks(callbacks)
     folder = check_out(
@@ -176,6 +196,8 @@ def finetune(
         seed=seed,
         split_seed=split_seed,
         layout=sharding.make_layout(mesh),
+        metrics=metrics,
+        weights=None if isinstance(weights, str) else weights,
     )
     warn_of_truncated(prepared)
     return prepared.train(
@@ -207,6 +229,8 @@ class Prepared(PreparedRun):
             test=self.settings["test"],
             data_digest=self.data.sets["train"].digest,
             discarded=self.plan.discarded,
+            primary_metric=self.data.primary_metric,
+            weighted=self.data.sets["train"].weights is not None,
         )
 
     def digests(self) -> dict[str, str]:
@@ -237,6 +261,11 @@ class Prepared(PreparedRun):
         result |= {"examples_per_second": progress.examples_per_second}
         result |= {"seconds": session.laps.seconds | seconds}
         result |= tested.facts
+        result["primary_metric"] = self.data.primary_metric
+        if self.data.primary_metric == "loss":
+            result["validation_score"] = progress.best_loss
+        elif progress.best_score == UNDEFINED:
+            result["validation_score"] = None
         if isinstance(session.checkpoints, FolderCheckpoints):
             result["saved"] = "full" if session.checkpoints.encoder is None else "delta"
         scores = {"validation": {**progress.best_scores, "loss": progress.best_loss}}
@@ -257,9 +286,12 @@ def prepare(
     seed: int = 0,
     split_seed: int | None = None,
     layout: sharding.Layout | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    weights: Any = None,
 ) -> Prepared:
     """The plan and the data of a run; see :func:`finetune` for the arguments and the errors."""
     options.check()
+    metrics = check_own(metrics)
     check_seeds(seed=seed, split_seed=split_seed)
     sharding.check_batch(layout, options.batch_size, options.accumulate)
     held_out, validation = share_or_data(validation)
@@ -288,15 +320,55 @@ def prepare(
         seed=seed,
         split_seed=split_seed,
         layout=layout,
+        metrics=metrics,
+        weights=weights,
     )
     settings = settings_of(options, parts, held_out=held_out, seed=seed, split_seed=split_seed)
+    if metrics:
+        settings["metrics"] = list(metrics)
+    plan = build_plan(pretrained, data, options, seed, layout)
+    check_scores(plan, data)
     return Prepared(
-        plan=build_plan(pretrained, data, options, seed, layout),
+        plan=plan,
         data=data,
         settings=settings,
         options=options,
         can_refer=can_refer,
     )
+
+
+def check_scores(plan: Plan, data: TaskData) -> None:
+    """Raise :class:`StrategyError` for a ``score`` that is not there, and for metrics of one's own
+    that give no number.
+
+    Random outputs are scored, so that a wrong one is found before anything trains.
+    """
+    if data.score is None and not data.metrics:
+        return
+    own = data.metrics.keys()
+    validation = data.sets["validation"]
+    outputs = random_outputs(plan, validation.num_outputs)
+    of_task = data.task.metrics(outputs, validation.targets, data.names)
+    if own & of_task.keys():
+        raise StrategyError(
+            f"`metrics` has the name {min(own & of_task.keys())!r}, which is the task's own: "
+            "give another"
+        )
+    known = [*of_task, *own_scores(data.metrics, outputs, validation.targets), "loss"]
+    if data.primary_metric not in known:
+        raise StrategyError(
+            f"unknown `score` {data.primary_metric!r}: give one of {', '.join(known)}"
+        )
+
+
+def random_outputs(plan: Plan, count: int) -> np.ndarray:
+    """Outputs of the head's form, float32 [count, ...]: normal noise, and -inf where it has that."""
+    config = plan.model.encoder.config
+    batch = example_batch(config)
+    x = jnp.zeros((*batch["segments"].shape, plan.model.input_width))
+    outputs = np.asarray(plan.model.apply_head(plan.params["head"], x, batch))
+    noise = np.random.default_rng(0).standard_normal((count, *outputs.shape[1:]), np.float32)
+    return outputs[:1] + noise
 
 
 def settings_of(
@@ -315,6 +387,7 @@ def settings_of(
         "text_pair_column": columns.text_pair,
         "label_column": columns.label,
         "image_column": columns.image,
+        "weight_column": columns.weight,
         **more,
     }
     return run_folder.as_json(settings)

@@ -39,7 +39,7 @@ class TrainingData(Protocol):
 
     @property
     def primary_metric(self) -> str:
-        """The score by which validations compare: more is better."""
+        """The score by which validations compare, where more is better; or "loss", where less is."""
         ...
 
     @property
@@ -329,7 +329,8 @@ class Session:
         check_finite(loss, progress.step)
         if progress.step == 0:
             progress.first_loss = loss
-        score = scores[active.data.primary_metric]
+        metric = active.data.primary_metric
+        score = -loss if metric == "loss" else scores[metric]
         is_best = progress.compare(score, loss, active.data.latest_is_best)
         if is_best:
             progress.best_scores = {name: finite(value) for name, value in scores.items()}

@@ -66,7 +66,9 @@ def by_example(
     tokenizer = tokenizer_of(pretrained)
     forward = make_forward(pretrained.model)
     params = sharding.shard_tree({"encoder": pretrained.params["encoder"]})
-    chunks = [texts[start : start + features.WINDOW] for start in range(0, len(texts), features.WINDOW)]
+    chunks = [
+        texts[start : start + features.WINDOW] for start in range(0, len(texts), features.WINDOW)
+    ]
     num_truncated = 0
 
     def outputs() -> Any:

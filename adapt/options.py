@@ -124,6 +124,8 @@ class DataOptions(LabelledColumnOptions, SetOptions):
     label_column: str = "label"
     # the second text of a pair; of a span its question; of a choice several: a,b,c
     text_pair_column: str | None = None
+    # of the training set: how much each example counts in the loss, a number of at least 0
+    weight_column: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,16 @@ class TrainingOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """What decides between validations."""
+
+    title: ClassVar[str] = "training"
+
+    # the metric that decides which checkpoint is the best, or loss; default: the task's first
+    score: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """Where results go."""
 
@@ -274,7 +286,7 @@ class DeviceOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuningOptions(
-    ModelOptions, TaskOptions, StrategyOptions, OptimizerOptions, TrainingOptions
+    ModelOptions, TaskOptions, StrategyOptions, OptimizerOptions, ScoreOptions, TrainingOptions
 ):
     """All options of a fine-tuning run but those of its data, its folder and its devices."""
 

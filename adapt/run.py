@@ -53,7 +53,9 @@ class Run:
     def __repr__(self) -> str:
         scores = []
         for split, values in self.scores.items():
-            metric = next(iter(values))
+            metric = self.result.get("primary_metric", "")
+            if metric not in values:
+                metric = next(iter(values))
             if values[metric] is not None:
                 scores.append(f"{split} {metric} {values[metric]:.4g}")
         said = ", ".join(scores) or self.outcome

@@ -7,6 +7,9 @@ data.sets["train"]
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from adapt import tree
 from adapt.cost import clock
@@ -14,12 +17,15 @@ from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import label_type, stratified_split
+from adapt.data.weights import read_weights, scaled
+from adapt.errors import DataError
 from adapt.fitting import Evaluate, Scores
 from adapt.options import HELD_OUT, FinetuningOptions, StrategyOptions
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
 from adapt.pretrained.hub import Pretrained, check_inputs
 from adapt.tasks import Task
+from adapt.tasks.metrics import Metric, own_scores
 from adapt.training import events
 from adapt.training.events import Callback
 from adapt.training.loop import evaluate
@@ -40,6 +46,8 @@ class TaskData:
     steps_per_epoch: int
     caching: StrategyOptions
     label_type: str = "str"  # what labels are in the training table: a key of LABEL_TYPES
+    score: str | None = None  # what decides between validations; None: the task's own metric
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)  # beside the task's
 
     @classmethod
     def build(
@@ -50,16 +58,34 @@ class TaskData:
         options: FinetuningOptions,
         seed: int = 0,
         label_type: str = "str",
+        metrics: Mapping[str, Metric] | None = None,
     ) -> "TaskData":
         """Data in batches of the options' size; ``seed`` decides the order of the examples."""
         size = options.batch_size // options.accumulate
         shapes = sets["train"].batch_shapes(size, seed, options.epochs, options.accumulate)
         steps = -(-len(sets["train"]) // options.batch_size)
-        return cls(task, names, sets, shapes, seed, options.accumulate, steps, options, label_type)
+        return cls(
+            task=task,
+            names=names,
+            sets=sets,
+            shapes=shapes,
+            seed=seed,
+            accumulate=options.accumulate,
+            steps_per_epoch=steps,
+            caching=options,
+            label_type=label_type,
+            score=options.score,
+            metrics=metrics or {},
+        )
 
     @property
     def primary_metric(self) -> str:
-        return self.task.primary_metric
+        return self.score or self.task.primary_metric
+
+    def scores(self, outputs: np.ndarray, labels: np.ndarray) -> Scores:
+        """All metrics of a set, those of the task first."""
+        scores = self.task.metrics(outputs, labels, self.names)
+        return scores | own_scores(self.metrics, outputs, labels)
 
     @property
     def latest_is_best(self) -> bool:
@@ -74,7 +100,7 @@ class TaskData:
         def evaluate_set(params: tree.Tree, name: str) -> tuple[Scores, float]:
             part = self.sets[name]
             outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
-            scores = self.task.metrics(outputs, part.targets, self.names)
+            scores = self.scores(outputs, part.targets)
             return scores, self.task.mean_loss(outputs, part.targets)
 
         return evaluate_set
@@ -122,11 +148,14 @@ def read_data(
     seed: int = 0,
     split_seed: int | None = None,
     layout: sharding.Layout | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    weights: Any = None,
 ) -> TaskData:
     """The parts as examples of the task for this encoder.
 
     Where there is no part ``validation``, a share ``held_out`` of the training rows becomes one, by
-    classes; ``split_seed`` decides which (default: ``seed``). Raises :class:`DataError` for what
+    classes; ``split_seed`` decides which (default: ``seed``). ``weights`` are those of the training
+    rows, where no column has them; validation and test are not weighted. Raises :class:`DataError` for what
     can't be read, :class:`StrategyError` for data that do not fit the checkpoint or the task.
     """
     train = parts["train"]
@@ -135,14 +164,18 @@ def read_data(
     task.check_head(options, pretrained)
     task.check_batches(options)
     names = task.label_names(train.table, train.columns.label, train.columns.texts)
+    weights = read_weights(train.table, weights, train.columns.weight)
     sets = {name: read_examples(part, task, names, pretrained) for name, part in parts.items()}
+    sets["train"] = dataclasses.replace(sets["train"], weights=weights)
     if "validation" not in sets:
         whole = sets["train"]
         split_seed = seed if split_seed is None else split_seed
         rows, held_out_rows = stratified_split(whole.labels, held_out, split_seed)
         # What was truncated is counted once, for the whole file.
-        sets["validation"] = dataclasses.replace(whole.take(held_out_rows), truncated=0)
+        held_out_part = whole.take(held_out_rows)
+        sets["validation"] = dataclasses.replace(held_out_part, truncated=0, weights=None)
         sets["train"] = whole.take(rows)
+    sets["train"] = with_scaled_weights(sets["train"])
     for name, examples in sets.items():
         paired = task.pair_examples(examples, seed)
         sets[name] = dataclasses.replace(paired, layout=layout)
@@ -155,7 +188,22 @@ def read_data(
         options,
         seed,
         label_type(train.table, train.columns.label),
+        metrics,
     )
+
+
+def with_scaled_weights(training: Examples) -> Examples:
+    """The same examples with weights of a mean of 1, where they have weights.
+
+    Raises :class:`DataError` where none of them counts, but those that were held out did.
+    """
+    if training.weights is None:
+        return training
+    if not training.weights.any():
+        raise DataError(
+            "`weights`: every example above 0 was held out for validation: give `validation`"
+        )
+    return dataclasses.replace(training, weights=scaled(training.weights))
 
 
 def read_examples(part: Part, task: Task, names: Sequence[str], pretrained: Pretrained) -> Examples:

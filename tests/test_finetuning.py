@@ -186,6 +186,127 @@ def test_callbacks_see_the_run(finetune):
     assert run.scores["validation"]["accuracy"] == best.scores["accuracy"]
 
 
+# What decides
+
+
+def first_logit(outputs, labels):
+    """A metric for which the labels do not matter."""
+    return outputs[:, 0].mean()
+
+
+def validations(finetune, **options):
+    """(the run, its validations)."""
+    seen = []
+    run = finetune(callbacks=[seen.append], **FAST | {"epochs": 4} | options)
+    return run, [event for event in seen if isinstance(event, events.Validated)]
+
+
+@pytest.mark.parametrize("score", [None, "rare_f1", "first_logit", "loss"])
+def test_any_metric_decides_which_checkpoint_is_the_best(finetune, tmp_path, score):
+    options = {"score": score, "metrics": {"first_logit": first_logit}, "out": tmp_path / "run"}
+    run, seen = validations(finetune, **options)
+    decides = score or "accuracy"
+    values = [-event.loss if score == "loss" else event.scores[decides] for event in seen]
+    keys = [(value, -event.loss) for value, event in zip(values, seen, strict=True)]
+    best = seen[keys.index(max(keys))]
+    assert run.result["best_step"] == best.step
+    best_value = best.loss if score == "loss" else best.scores[decides]
+    assert run.result["validation_score"] == best_value
+    assert run.result["primary_metric"] == run.lineage["primary_metric"] == decides
+    assert f"validation {decides}" in repr(run)
+    again = adapt.load_run(tmp_path / "run")
+    assert again.settings["score"] == score and again.settings["metrics"] == ["first_logit"]
+    assert again.scores["validation"]["first_logit"] == best.scores["first_logit"]
+
+
+def test_metrics_of_ones_own_are_in_every_score_and_in_the_log(finetune):
+    run = finetune(metrics={"first_logit": first_logit}, test=(NEW_TEXTS, NEW_LABELS))
+    outputs = run.predict(NEW_TEXTS).outputs
+    assert run.scores["test"]["first_logit"] == pytest.approx(outputs[:, 0].mean(), rel=1e-5)
+    assert sum("validation_first_logit" in record for record in run.history) == 2
+
+
+def test_a_score_that_is_never_defined_is_no_number(finetune):
+    run = finetune(metrics={"undefined": lambda outputs, labels: np.nan}, score="undefined")
+    assert run.result["validation_score"] is None and run.outcome == "complete"
+
+
+@pytest.mark.parametrize(
+    "task", ["regression", "multilabel", "tags", "span", "choice", "multitask"]
+)
+def test_every_task_lists_its_metrics_where_the_score_is_unknown(finetune, task):
+    texts, labels = CASES[task]
+    with pytest.raises(StrategyError, match=r"score.*(accuracy|pearson|f1)") as raised:
+        finetune(texts, labels, task=task, score="acuracy")
+    assert str(raised.value).endswith("loss")
+
+
+# Weights
+
+
+def weighted(bert, texts, labels, **options):
+    """The digestible parameters after three steps over all rows at once, without dropout."""
+    run = adapt.finetune(
+        bert,
+        texts,
+        labels,
+        validation=(NEW_TEXTS, NEW_LABELS),
+        **FAST | {"epochs": 3, "batch_size": 64, "dropout": 0.0, "score": "loss"} | options,
+    )
+    return tree.paths(run.pretrained.params)
+
+
+def assert_same_params(one, other):
+    for path, leaf in one.items():
+        np.testing.assert_allclose(leaf, other[path], rtol=1e-3, atol=2e-5, err_msg=path)
+
+
+def test_a_weight_of_2_is_the_example_twice(bert):
+    weights = [2.0] * 8 + [1.0] * 24
+    assert_same_params(
+        weighted(bert, TEXTS, LABELS, weights=weights),
+        weighted(bert, TEXTS[:8] + TEXTS, LABELS[:8] + LABELS),
+    )
+
+
+def test_a_weight_of_0_leaves_the_example_out_and_only_ratios_matter(bert):
+    weights = np.array([0.0] * 8 + [5.0] * 24)
+    assert_same_params(
+        weighted(bert, TEXTS, LABELS, weights=weights), weighted(bert, TEXTS[8:], LABELS[8:])
+    )
+
+
+def test_weights_come_from_a_column_too(bert, tmp_path):
+    rows = [(*row, 1 + number % 2) for number, row in enumerate(tiny.sentences(32))]
+    file = tiny.write_table(tmp_path / "train.csv", rows, ("text", "label", "count"))
+    by_column = weighted(bert, file, None, weights="count")
+    by_list = weighted(bert, TEXTS, LABELS, weights=pandas.Series([1, 2] * 16))
+    assert tree.digest(tree.unflatten(by_column)) == tree.digest(tree.unflatten(by_list))
+
+
+def test_validation_and_test_are_not_weighted(bert):
+    options = FinetuningOptions(**FAST)
+    prepared = prepare(
+        bert, TEXTS, LABELS, options, test=(NEW_TEXTS, NEW_LABELS), weights=[1, 3] * 16
+    )
+    sets = prepared.data.sets
+    assert sets["validation"].weights is None and sets["test"].weights is None
+    assert sets["train"].weights.mean() == pytest.approx(1)
+    assert len(np.unique(sets["train"].weights)) == 2
+
+
+def test_a_changed_weight_is_other_data(finetune, tmp_path):
+    finetune(out=tmp_path / "run", stop_after=2, weights=[1, 2] * 16)
+    with pytest.raises(OutputError, match="training data"):
+        finetune(out=tmp_path / "run", resume=True, weights=[2, 1] * 16)
+
+
+def test_words_have_the_weight_of_their_example(finetune):
+    texts, labels = CASES["tags"]
+    run = finetune(texts, labels, task="tags", weights=np.arange(32), epochs=1)
+    assert run.lineage["weighted"] and np.isfinite(run.result["validation_score"])
+
+
 def test_a_split_seed_changes_the_split_alone(bert):
     digests = set()
     for split_seed in (None, 0, 1):
@@ -313,6 +434,30 @@ MISTAKES = {
     "a callback that is none": ((TEXTS, LABELS), {"callbacks": ["print"]}, r"callbacks`\[0\]"),
     "a number for a folder": ((TEXTS, LABELS), {"out": 3}, "out"),
     "a number for a mesh": ((TEXTS, LABELS), {"mesh": 2}, "mesh"),
+    "an unknown score": ((TEXTS, LABELS), {"score": "f1"}, "score.*rare_f1.*loss"),
+    "a function for a score": ((TEXTS, LABELS), {"score": first_logit}, "score"),
+    "a list of metrics": ((TEXTS, LABELS), {"metrics": [first_logit]}, "metrics"),
+    "a metric that is none": ((TEXTS, LABELS), {"metrics": {"f1": "f1"}}, "metrics"),
+    "a metric by a name of the task": (
+        (TEXTS, LABELS),
+        {"metrics": {"accuracy": first_logit}},
+        "metrics.*accuracy",
+    ),
+    "a metric that raises": ((TEXTS, LABELS), {"metrics": {"own": lambda outputs: 1}}, "own"),
+    "a metric that gives an array": (
+        (TEXTS, LABELS),
+        {"metrics": {"own": lambda outputs, labels: outputs}},
+        "own",
+    ),
+    "too few weights": ((TEXTS, LABELS), {"weights": [1, 2]}, "weights"),
+    "a negative weight": ((TEXTS, LABELS), {"weights": [-1] + [1] * 31}, r"weights`\[0\]"),
+    "a weight that is no number": ((TEXTS, LABELS), {"weights": ["a"] * 32}, r"weights`\[0\]"),
+    "a missing weight": ((TEXTS, LABELS), {"weights": [1] * 31 + [np.nan]}, r"weights`\[31\]"),
+    "an infinite weight": ((TEXTS, LABELS), {"weights": [np.inf] * 32}, "weights"),
+    "weights that are all 0": ((TEXTS, LABELS), {"weights": np.zeros(32)}, "weights"),
+    "a number for weights": ((TEXTS, LABELS), {"weights": 2}, "weights"),
+    "a column of weights that is not there": ((TEXTS, LABELS), {"weights": "count"}, "count"),
+    "weights of pairs": ((TEXTS, LABELS), {"weights": [1] * 32, "task": "setfit"}, "weights"),
     "bytes for labels": ((TEXTS, np.array(LABELS, "S")), {}, "bytes"),
     "a column twice": (
         (pandas.DataFrame([["a", "b", "c"]] * 9, columns=["text", "label", "label"]), None),

@@ -57,7 +57,7 @@ def main(config: Config) -> dict[str, Any]:
             overwrite=config.overwrite,
             callbacks=[report],
             laps=laps,
-            add_files=lambda folder: plots.plot_history(folder, task.primary_metric),
+            add_files=lambda folder: plots.plot_history(folder, prepared.data.primary_metric),
         )
     if run.outcome == "stopped":
         return showing.show_stopped(run.steps, config.out)

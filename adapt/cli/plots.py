@@ -44,7 +44,9 @@ def plot_history(folder: Path, score: str = "") -> Path:
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if "validation_loss" in record]
     name = f"validation_{score}"
-    scored = [record for record in validations if record.get(name) is not None]
+    scored = []
+    if score != "loss":  # which is above
+        scored = [record for record in validations if record.get(name) is not None]
 
     rows = 2 if scored else 1
     drawn, axes = figure(rows, size=(7, 5.6 if scored else 3.6), sharex=True)

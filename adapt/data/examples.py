@@ -33,7 +33,8 @@ class Examples:
     compare) has several, [N, K]. ``labels`` are [N, ...], or where words have labels, Ragged int32
     [words, 2] of (token in the example, class). With ``states``, what a frozen prefix made of the
     file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``truncated`` texts were
-    longer than the tokenizer's ``max_length``.
+    longer than the tokenizer's ``max_length``. ``weights`` float32 [N] say how much each example
+    counts in training batches; None: each 1.
     """
 
     file_sequences: FileSource
@@ -42,6 +43,7 @@ class Examples:
     truncated: int = 0
     states: States | None = None
     layout: Layout | None = None  # batches are its groups, of which this process makes its own
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,11 +83,17 @@ class Examples:
         if isinstance(labels, Ragged):
             labels = {"truth": self.targets, "lengths": labels.lengths}
         inputs = {"file": self.file_sequences.digest, "rows": self.rows}
-        return tree.digest({"inputs": inputs, "labels": labels})
+        content = {"inputs": inputs, "labels": labels}
+        if self.weights is not None:
+            content["weights"] = self.weights
+        return tree.digest(content)
 
     def take(self, index: np.ndarray) -> "Examples":
         """The examples ``index``, of the same file."""
-        return dataclasses.replace(self, rows=self.rows[index], labels=self.labels[index])
+        weights = None if self.weights is None else self.weights[index]
+        return dataclasses.replace(
+            self, rows=self.rows[index], labels=self.labels[index], weights=weights
+        )
 
     def batch_shapes(
         self, examples: int, seed: int, epochs: int, accumulate: int = 1
@@ -122,7 +130,10 @@ class Examples:
             local = [i for i in range(len(step)) if i % groups in local_groups]
             batches = []
             for i, inputs in zip(local, inputs_of.pack_step(rows, local, sequences), strict=True):
-                targets = packing.make_targets(self.labels[step[i]], inputs, shapes.examples)
+                weights = None if self.weights is None else self.weights[step[i]]
+                targets = packing.make_targets(
+                    self.labels[step[i]], inputs, shapes.examples, weights
+                )
                 batches.append(inputs | targets)
             yield packing.stack_groups(batches, self.layout, accumulate)
 

@@ -32,6 +32,7 @@ class Columns:
     text_pair: str | None = None
     label: str = "label"
     image: str | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -51,6 +52,7 @@ class Columns:
             text_pair=options.text_pair_column,
             label=options.label_column,
             image=options.image_column,
+            weight=options.weight_column,
         )
 
     @property

@@ -394,13 +394,23 @@ def pack_step(
     return batches
 
 
-def make_targets(labels: np.ndarray | Ragged, inputs: Arrays, slots: int) -> Arrays:
+def make_targets(
+    labels: np.ndarray | Ragged, inputs: Arrays, slots: int, weights: np.ndarray | None = None
+) -> Arrays:
     """What a loss compares outputs with: the labels of examples [n, ...], or those of words,
     padded.
+
+    ``weights`` float32 [n] are those of the examples, and so of all their words; default: 1.
     """
     if isinstance(labels, Ragged):
-        return pad_word_labels(labels, inputs)
-    return pad_labels(labels, slots)
+        targets = pad_word_labels(labels, inputs)
+        if weights is not None:
+            weights = np.repeat(weights, labels.lengths)
+    else:
+        targets = pad_labels(labels, slots)
+    if weights is not None:
+        targets["weight"] = pad_to(weights, len(targets["weight"]))
+    return targets
 
 
 def pad_labels(labels: np.ndarray, slots: int) -> Arrays:

@@ -182,9 +182,7 @@ def reference_attention(
     return mixed_RHCK.astype(v_RHTK.dtype)
 
 
-def attention_scores(
-    q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None
-) -> jax.Array:
+def attention_scores(q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None) -> jax.Array:
     """q k^T / sqrt(K), float32 [R, H, C, T]; the lowest float32 where ``mask`` is False."""
     scale = q_RHCK.shape[-1] ** -0.5
     scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * scale, k_RHTK)
@@ -195,9 +193,7 @@ def attention_scores(
     return scores_RHCT + jnp.where(mask, 0.0, lowest)
 
 
-def attention_weights(
-    q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None
-) -> jax.Array:
+def attention_weights(q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The weights that :func:`attend` gives v, float32 [R, H, C, T]: rows sum to 1, and are exactly
     0 where ``mask`` is False.
     """

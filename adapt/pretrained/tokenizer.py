@@ -104,19 +104,17 @@ def as_texts(texts: Any) -> list[Text]:
         raise DataError(f"`texts` is one string, {texts[:40]!r}: put it in [brackets]")
     if isinstance(texts, Mapping | set) or not isinstance(texts, Iterable):
         raise DataError(f"`texts` is of type {type(texts).__name__}: give a list of texts")
-    checked: list[Text] = []
+    checked: list[Any] = []
     for row, text in enumerate(texts):
-        if isinstance(text, tuple | list) and len(text) == 2:
-            first, second = text
-            text = (first, second)
-        members = text if isinstance(text, tuple) else (text,)
+        is_pair = isinstance(text, tuple | list) and len(text) == 2
+        members = tuple(text) if is_pair else (text,)
         if not all(isinstance(member, str) for member in members):
             raise DataError(
                 f"`texts`[{row}] is of type {type(text).__name__}: give a text, or a pair of texts"
             )
-        if checked and isinstance(text, tuple) != isinstance(checked[0], tuple):
+        if checked and is_pair != isinstance(checked[0], tuple):
             raise DataError(f"`texts`[{row}] is another kind than `texts`[0]: give texts or pairs")
-        checked.append(text)
+        checked.append(members if is_pair else str(text))
     return checked
 
 

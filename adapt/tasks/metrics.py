@@ -2,16 +2,49 @@
 count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from adapt.errors import StrategyError, first_line
 from adapt.training import losses
 
 Scores = dict[str, float]
+# (outputs of the head [N, ...], labels as the loss takes them) -> a number; more is better
+Metric = Callable[[np.ndarray, np.ndarray], float]
 NAN = float("nan")
 TIED = 1e-6  # cosines that differ by less are the same, but for round-off
+
+
+def check_own(metrics: Any) -> dict[str, Metric]:
+    """Metrics of one's own by name. Raises :class:`StrategyError` for what is no dict of functions."""
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, Mapping):
+        kind = type(metrics).__name__
+        raise StrategyError(f"`metrics` is of type {kind}: give a dict of functions by name")
+    for name, metric in metrics.items():
+        if not isinstance(name, str) or not name or name == "loss":
+            raise StrategyError(f"`metrics` has the name {name!r}: give another")
+        if not callable(metric):
+            raise StrategyError(f"`metrics`[{name!r}] is {metric!r}, which is no function")
+    return dict(metrics)
+
+
+def own_scores(metrics: Mapping[str, Metric], outputs: np.ndarray, labels: np.ndarray) -> Scores:
+    """The scores of metrics of one's own. Raises :class:`StrategyError` where one gives no number."""
+    scores = {}
+    for name, metric in metrics.items():
+        try:
+            scores[name] = float(metric(outputs, labels))
+        except Exception as error:  # whatever the function raises
+            raise StrategyError(
+                f"`metrics`[{name!r}] gave no number for outputs {list(outputs.shape)} and labels "
+                f"{list(labels.shape)}: {type(error).__name__}: {first_line(error)}"
+            ) from error
+    return scores
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

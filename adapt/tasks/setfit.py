@@ -9,6 +9,7 @@ import numpy as np
 from adapt.data.examples import Examples
 from adapt.data.labels import Labels, class_names, class_numbers
 from adapt.data.tables import Table
+from adapt.errors import StrategyError
 from adapt.tasks import metrics
 from adapt.tasks.base import TASKS, Task
 from adapt.tasks.metrics import Scores
@@ -35,6 +36,12 @@ class SetFit(Task):
         return np.array(class_numbers(table, column, names), np.int32).reshape(-1)
 
     def pair_examples(self, part: Examples, seed: int) -> Examples:
+        """Raises :class:`StrategyError` for examples with weights: a pair has none."""
+        if part.weights is not None:
+            raise StrategyError(
+                f"`weights` are those of single examples, and `task` {self.name} trains on pairs "
+                "of them: leave them out"
+            )
         pairs, is_same = class_pairs(part.labels, seed)
         return dataclasses.replace(part, rows=part.rows[pairs], labels=is_same)
 

@@ -16,6 +16,9 @@ from adapt.training import checkpoint, optim
 from adapt.training.metrics_log import MetricsLog
 from adapt.training.step import State
 
+# The best score where none is defined: any other is better, and JSON can hold it.
+UNDEFINED = -1e300
+
 
 @dataclasses.dataclass
 class Progress:
@@ -100,7 +103,7 @@ class Progress:
         A tie goes to the lower loss, and a score that is not defined loses to any. All processes
         decide as the lead one: on other hardware a tie may go another way.
         """
-        score = score if np.isfinite(score) else -1.0
+        score = score if np.isfinite(score) else UNDEFINED
         is_best = True
         if self.best_score is not None and not latest_is_best:
             is_best = (score, -loss) > (self.best_score, -self.best_loss)

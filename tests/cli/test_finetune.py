@@ -8,6 +8,7 @@ import pytest
 
 from adapt import tree
 from adapt.cli import finetune
+from adapt.errors import DataError, StrategyError
 from adapt.features import encode
 from adapt.models import Classifier, Encoder, Model
 from adapt.pretrained import hub
@@ -54,6 +55,7 @@ ALSO = {
     "padding",
     "cache",
     "scores",
+    "primary_metric",
 }
 
 
@@ -224,6 +226,20 @@ def test_training_stops_early_and_tests_the_best(run, tmp_path):
     result = run("bert_mlm_tied", **still, patience=2)
     assert (result["steps"], result["best_step"]) == (3 * 8, 8)  # no epoch is better than the first
     assert run("bert_mlm_tied", **still, patience=0)["steps"] == 6 * 8
+
+
+def test_a_flag_chooses_what_decides_and_a_column_what_counts(run, tmp_path):
+    rows = [(*row, 1 + number % 3) for number, row in enumerate(tiny.sentences(32))]
+    file = tiny.write_table(tmp_path / "train.csv", rows, ("text", "label", "count"))
+    options = {"score": "loss", "weight_column": "count", "train": str(file)}
+    result = run("bert_mlm_tied", epochs=3, patience=0, **options)
+    records = tiny.lines(tmp_path / "run/metrics.jsonl")
+    losses = [record["validation_loss"] for record in records if "validation_loss" in record]
+    assert result["primary_metric"] == "loss" and result["validation_score"] == min(losses)
+    with pytest.raises(StrategyError, match="rare_f1, auroc, average_precision, loss"):
+        run("bert_mlm_tied", score="f1")
+    with pytest.raises(DataError, match="row 1 of column 'label'"):
+        run("bert_mlm_tied", weight_column="label")
 
 
 def test_best_is_the_best(run, inputs, tmp_path):

@@ -294,7 +294,8 @@ def test_the_tokens_of_a_pair_say_which_text_they_are_of(short):
     pair = ("the film", "was good")
     (tokens,) = short["bert"].tokenize([pair])
     assert tokens.texts.tolist() == [-1, 0, 0, -1, 1, 1, -1]
-    spelled = [pair[text][slice(*place)] for text, place in zip(tokens.texts, tokens.offsets)]
+    places = zip(tokens.texts, tokens.offsets, strict=True)
+    spelled = [pair[text][slice(*place)] for text, place in places]
     assert spelled == ["", "the", "film", "", "was", "good", ""]
 
 
