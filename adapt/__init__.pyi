@@ -31,6 +31,8 @@ from adapt.training.step import State as State
 from adapt.training.step import init_state as init_state
 from adapt.training.step import make_eval as make_eval
 from adapt.training.step import make_step as make_step
+from adapt.training.strategies import Phase as Phase
+from adapt.training.strategies import Strategy as Strategy
 from adapt.training.strategies import strategy as strategy
 from adapt.tree import check_like as check_like
 from adapt.tree import digest as digest

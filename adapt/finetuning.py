@@ -10,7 +10,9 @@ the same two calls.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from adapt import extensions, run_folder, tree
 from adapt.data.inputs import Columns, Part, make_parts
-from adapt.errors import StrategyError, TrainingError
+from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
 from adapt.models import Encoder, Model, example_batch, peft
@@ -50,6 +52,8 @@ from adapt.training.events import Callback, as_callbacks
 from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import UNDEFINED, FolderCheckpoints, encoder_reference
+from adapt.training.step import check_no_group_gains
+from adapt.training.strategies import Phase, Strategy
 
 # What a run of the command has, whose flags have no such settings.
 OF_THE_COMMAND = {"held_out": HELD_OUT, "split_seed": None}
@@ -63,7 +67,7 @@ def finetune(
     validation: Any = HELD_OUT,
     test: Any = None,
     task: str = "classification",
-    strategy: str = "full",
+    strategy: str | Strategy | Sequence[Phase] = "full",
     epochs: int = 3,
     batch_size: int = 32,
     learning_rate: float | None = None,
@@ -123,6 +127,9 @@ def finetune(
     trains, and ``resume`` goes on with it, bit for bit. ``callbacks`` get the events of
     :mod:`adapt.training.events`.
 
+    ``strategy`` is spelled as in :mod:`adapt.training.strategies`, or phases of one's own: a list of
+    :class:`Phase`, or a :class:`Strategy`. The epochs are then those of the phases.
+
     ``weights`` say how much each training example counts in the loss: a sequence beside ``inputs``,
     or the name of a column; only their ratios matter. Validation and test are not weighted.
 
@@ -138,6 +145,7 @@ def finetune(
     arguments that contradict each other, :class:`OutputError` for the folder,
     :class:`TrainingError` where the loss is not finite; all are :class:`AdaptError`.
     """
+    strategy, epochs = spelled_schedule(strategy, epochs)
     options = FinetuningOptions(
         checkpoint=hub.source_of(pretrained),
         random_weights=random_weights,
@@ -337,6 +345,15 @@ def prepare(
     )
 
 
+def spelled_schedule(strategy: Any, epochs: int) -> tuple[str, int]:
+    """(the strategy as text, the epochs of the run): phases of one's own bring theirs."""
+    text = strategies.as_text(strategy)
+    if text is not strategy and epochs == FinetuningOptions.epochs:
+        phases = json.loads(text)["phases"]
+        epochs = sum(phase["epochs"] for phase in phases)
+    return text, epochs
+
+
 def check_scores(plan: Plan, data: TaskData) -> None:
     """Raise :class:`StrategyError` for a ``score`` that is not there, and for metrics of one's own
     that give no number.
@@ -433,14 +450,17 @@ def build_plan(
     model, params = with_head(pretrained, head, jax.random.fold_in(key, 2))
     params |= {"head": data.task.init_head(params["head"], data.sets["train"].labels)}
     params = phases.init_params(strategy, model, params, jax.random.fold_in(key, 3))
+    strategies.check_rules(strategy, params)
 
     computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
     if options.dtype == "bfloat16":
         computed = computed.cast(jnp.bfloat16)
     loss = data.task.training_loss(options, data.sets["train"].targets, data.names)
+    spec = strategies.shown(options.strategy)
     compiled = phases.build_phases(
-        strategy, options.strategy, computed, params, loss, options, data.steps_per_epoch
+        strategy, spec, computed, params, loss, options, data.steps_per_epoch
     )
+    check_groups(compiled)
     policy.check(options, [phase.step.prefix for phase in compiled])
     adapted = dataclasses.replace(
         pretrained,
@@ -461,6 +481,15 @@ def build_plan(
         key=key,
         layout=layout,
     )
+
+
+def check_groups(compiled: Sequence[CompiledPhase]) -> None:
+    """Raise :class:`StrategyError` for phases that can't follow each other, before the first trains."""
+    for previous, following in itertools.pairwise(compiled):
+        try:
+            check_no_group_gains(previous.labels, following.labels)
+        except RuleError as error:
+            raise StrategyError(f"`strategy`, phase {following.number + 1}: {error}") from None
 
 
 def with_head(pretrained: Pretrained, head: Any, key: jax.Array) -> tuple[Model, tree.Tree]:

@@ -26,7 +26,7 @@ from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_truncated
 from adapt.run_folder import check_out, open_run, write_json
 from adapt.tasks.base import task_of
-from adapt.training import checkpoint
+from adapt.training import checkpoint, strategies
 from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
 
@@ -59,7 +59,7 @@ class Run:
             if values[metric] is not None:
                 scores.append(f"{split} {metric} {values[metric]:.4g}")
         said = ", ".join(scores) or self.outcome
-        strategy = self.settings.get("strategy", "unknown strategy")
+        strategy = strategies.shown(self.settings.get("strategy", "unknown strategy"))
         return f"Run({self.pretrained.task} by {strategy} on {self.pretrained.source}: {said})"
 
     @property

@@ -241,6 +241,41 @@ def test_every_task_lists_its_metrics_where_the_score_is_unknown(finetune, task)
     assert str(raised.value).endswith("loss")
 
 
+# Phases of one's own
+
+HEAD = ("head/.*", "head")
+REST = (".*", adapt.FROZEN)
+SCHEDULE = [
+    adapt.Phase([HEAD, REST], 1),
+    adapt.Phase([HEAD, ("encoder/block_00/.*", "top"), REST], np.int64(2), layer_decay=0.5),
+]
+
+
+def test_a_list_of_phases_is_a_strategy_that_the_run_names(finetune, bert, tmp_path):
+    seen = []
+    options = {"epochs": FinetuningOptions.epochs, "learning_rate": None, "seed": 1}
+    run = finetune(strategy=SCHEDULE, callbacks=[seen.append], out=tmp_path / "run", **options)
+    phases = [event.phase for event in seen if isinstance(event, events.PhaseStarted)]
+    assert [phase.epochs for phase in phases] == [range(1), range(1, 3)]
+    groups = [{group.name for group in phase.groups} for phase in phases]
+    assert groups == [{"head", "frozen"}, {"head", "top_01", "frozen"}]
+    assert run.settings["epochs"] == 3 and "own phases" in repr(run)
+    again = adapt.load_run(tmp_path / "run")
+    spelled = again.settings["strategy"]
+    read = adapt.strategy(spelled, bert.config.layers, 3)
+    assert [phase.rules for phase in read.phases] == [phase.rules for phase in SCHEDULE]
+    assert [phase.layer_decay for phase in read.phases] == [1.0, 0.5]
+    by_text = finetune(strategy=spelled, **options)
+    assert tree.digest(by_text.pretrained.params) == tree.digest(run.pretrained.params)
+
+
+def test_phases_that_a_name_has_are_those_of_the_name(finetune):
+    own = adapt.strategy("lora:2+bitfit+l2sp:0.1", layers=1, epochs=2)
+    by_object = finetune(strategy=own)
+    by_name = finetune(strategy="lora:2+bitfit+l2sp:0.1")
+    assert tree.digest(by_object.pretrained.params) == tree.digest(by_name.pretrained.params)
+
+
 # Weights
 
 
@@ -434,6 +469,44 @@ MISTAKES = {
     "a callback that is none": ((TEXTS, LABELS), {"callbacks": ["print"]}, r"callbacks`\[0\]"),
     "a number for a folder": ((TEXTS, LABELS), {"out": 3}, "out"),
     "a number for a mesh": ((TEXTS, LABELS), {"mesh": 2}, "mesh"),
+    "no phase": ((TEXTS, LABELS), {"strategy": adapt.Strategy(())}, "strategy"),
+    "a phase that leaves parameters out": (
+        (TEXTS, LABELS),
+        {"strategy": adapt.Phase([HEAD], 2)},
+        "strategy.*phase 1.*no rule matches 'encoder",
+    ),
+    "a rule that wins nothing": (
+        (TEXTS, LABELS),
+        {"strategy": [adapt.Phase([("top/.*", "top"), REST], 2)]},
+        "strategy.*top/",
+    ),
+    "a group that grows": (
+        (TEXTS, LABELS),
+        {
+            "strategy": [
+                adapt.Phase([HEAD, ("encoder/embedding/.*", "some"), REST], 1),
+                adapt.Phase([HEAD, ("encoder/.*", "some")], 1),
+            ]
+        },
+        "strategy.*phase 2.*some",
+    ),
+    "phases of other epochs": ((TEXTS, LABELS), {"strategy": SCHEDULE}, "`epochs` 3"),
+    "half an epoch of a phase": (
+        (TEXTS, LABELS),
+        {"strategy": adapt.Phase([HEAD, REST], 0.5)},  # pyright: ignore
+        "phase 1.*epochs",
+    ),
+    "a group that is no text": (
+        (TEXTS, LABELS),
+        {"strategy": adapt.Phase([HEAD, (".*", None)], 2)},  # pyright: ignore
+        "phase 1.*None",
+    ),
+    "an unknown addition": (
+        (TEXTS, LABELS),
+        {"strategy": adapt.Strategy((adapt.Phase([HEAD, REST], 2),), peft={"rank": 2})},
+        "strategy.*peft",
+    ),
+    "a broken text of phases": ((TEXTS, LABELS), {"strategy": "{phases}"}, "strategy"),
     "an unknown score": ((TEXTS, LABELS), {"score": "f1"}, "score.*rare_f1.*loss"),
     "a function for a score": ((TEXTS, LABELS), {"score": first_logit}, "score"),
     "a list of metrics": ((TEXTS, LABELS), {"metrics": [first_logit]}, "metrics"),

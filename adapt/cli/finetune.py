@@ -25,6 +25,7 @@ from adapt.options import (
 )
 from adapt.parallel import sharding
 from adapt.run_folder import check_run_out
+from adapt.training import strategies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     showing.show_start(prepared)
     task = prepared.data.task
-    with training_report(f"strategy {config.strategy}") as report:
+    with training_report(f"strategy {strategies.shown(config.strategy)}") as report:
         run = prepared.train(
             config.out,
             settings=flags_of(config),

@@ -11,15 +11,20 @@ entry added to one works wherever a strategy is named:
         return single_phase(("encoder/.*norm/(scale|bias)", "encoder"), epochs=epochs)
 
     STRATEGIES["norms"] = Method(norms)
+
+Phases of one's own need no name: :func:`as_text` makes a text of them that :func:`strategy` reads.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapt import tree
-from adapt.errors import StrategyError
+from adapt.errors import RuleError, StrategyError
+from adapt.models.peft import PEFT_FIELDS
+from adapt.options import is_of
 from adapt.training.frozen_prefix import stage
 from adapt.training.optim import FROZEN
 
@@ -39,8 +44,12 @@ FROZEN_ENCODER_RULE = ("encoder/.*", FROZEN)
 class Phase:
     """What trains for some epochs.
 
-    ``rules`` label every parameter (:func:`adapt.tree.label`). ``layer_decay`` is the factor from
-    the learning rate of a stage to that of the stage below it; 1 gives all stages the same rate.
+    ``rules`` label every parameter (:func:`adapt.tree.label`). The group ``head`` has the head's
+    learning rate, ``frozen`` none, any other the encoder's or a multiple (``LR_MULTIPLIERS``).
+    ``layer_decay`` is the factor from the learning rate of a stage to that of the stage below it; 1
+    gives all stages the same rate.
+
+        Phase([("head/.*", "head"), (".*", adapt.FROZEN)], epochs=1)
     """
 
     rules: tree.Rules
@@ -119,11 +128,13 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     change ``full``. They are applied in the order of ``MODIFIERS``.
 
     Raises :class:`StrategyError` for an unknown name, for a value that is missing, wrong or too
-    much, and for a contradiction.
+    much, and for a contradiction. A text of :func:`as_text` is a spec, too.
 
         strategy("top:2", layers=12).phases[0].rules
         strategy("lora:8+decay:0.9", layers=12, epochs=3)
     """
+    if is_own(spec):
+        return parse_own(spec, layers, epochs)
     methods = []
     modifiers = {}
     for word in sorted(word.strip() for word in spec.split("+")):
@@ -455,6 +466,141 @@ MODIFIERS: dict[str, Method] = {
     "l2sp": Method(l2sp, [Arg("strength", float)]),
     "mixout": Method(mixout, [Arg("rate", float)]),
 }
+
+
+# Phases of one's own
+
+
+def as_text(strategy: Any) -> Any:
+    """A strategy, a phase or a list of phases as text for the option ``strategy``: JSON.
+
+        as_text([Phase(rules, 1), Phase(others, 2)])     # '{"phases": [{"rules": ...
+
+    A name, and whatever is no strategy, stays what it is.
+    """
+    if isinstance(strategy, Phase):
+        strategy = [strategy]
+    if is_phases(strategy):
+        strategy = Strategy(tuple(strategy))
+    if not isinstance(strategy, Strategy):
+        return strategy
+    check_own(strategy)
+    content = changed_fields(strategy)
+    content["phases"] = [changed_fields(phase) for phase in strategy.phases]
+    return json.dumps(content, default=as_plain)
+
+
+def is_phases(value: Any) -> bool:
+    """Whether a value is a list of phases, with one at least."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    return all(isinstance(phase, Phase) for phase in value)
+
+
+def changed_fields(value: "Strategy | Phase") -> dict[str, Any]:
+    """The fields of a strategy or a phase that are not at their defaults."""
+    changed = {}
+    for field in dataclasses.fields(value):
+        default = {} if field.name == "peft" else field.default
+        if getattr(value, field.name) != default:
+            changed[field.name] = getattr(value, field.name)
+    return changed
+
+
+def as_plain(value: Any) -> Any:
+    """What JSON has no form for: a number of NumPy as Python's, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def is_own(spec: str) -> bool:
+    """Whether a spec is a text of :func:`as_text`."""
+    return spec.lstrip().startswith("{")
+
+
+def shown(spec: str) -> str:
+    """A spec as a sentence names it."""
+    return "own phases" if is_own(spec) else spec
+
+
+def parse_own(text: str, layers: int, epochs: int) -> Strategy:
+    """The strategy of a text of :func:`as_text`, for an encoder of ``layers`` blocks.
+
+    Raises :class:`StrategyError` for anything else, and where its phases have not ``epochs`` in
+    all.
+    """
+    try:
+        content = json.loads(text)
+        phases = [Phase(**phase) for phase in content.pop("phases")]
+        own = Strategy(tuple(phases), **content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StrategyError(
+            f"`strategy` is no text of phases ({error}): it has phases, each with rules and epochs"
+        ) from None
+    check_own(own)
+    if own.reinit > layers:
+        raise StrategyError(f"`strategy`: reinit {own.reinit}: the encoder has {layers} blocks")
+    total = sum(phase.epochs for phase in phases)
+    if total != epochs:
+        raise StrategyError(
+            f"`epochs` {epochs}: the phases of `strategy` have {total} in all: give `epochs` "
+            f"{total}"
+        )
+    return dataclasses.replace(own, phases=tuple(map(with_pairs, phases)))
+
+
+def with_pairs(phase: Phase) -> Phase:
+    """The phase with its rules as tuples, which JSON does not have."""
+    return dataclasses.replace(phase, rules=[(pattern, group) for pattern, group in phase.rules])
+
+
+def check_own(strategy: Strategy) -> None:
+    """Raise :class:`StrategyError` for what no strategy can have: of a wrong type, or out of range."""
+    if not strategy.phases:
+        raise StrategyError("`strategy` has no phase: give one or more")
+    for number, phase in enumerate(strategy.phases, 1):
+        check_phase(phase, f"`strategy`, phase {number}")
+    check_fields(strategy)
+
+
+def check_phase(phase: Phase, where: str) -> None:
+    """Raise :class:`StrategyError` for rules that are no pairs of texts, and numbers out of range."""
+    if not isinstance(phase.rules, list | tuple):
+        raise StrategyError(f"{where}: the rules are {phase.rules!r}: give a list of pairs")
+    for rule in phase.rules:
+        is_pair = isinstance(rule, list | tuple) and len(rule) == 2
+        if not is_pair or not all(isinstance(word, str) for word in rule):
+            raise StrategyError(f"{where}: the rule {rule!r} is no pair (pattern, group) of texts")
+    if not is_of(phase.epochs, int) or phase.epochs < 1:
+        raise StrategyError(f"{where}: epochs {phase.epochs!r} must be a whole number from 1 on")
+    if not is_of(phase.layer_decay, float) or not 0 < phase.layer_decay <= 1:
+        raise StrategyError(
+            f"{where}: layer_decay {phase.layer_decay!r} must be above 0 and at most 1"
+        )
+
+
+def check_fields(strategy: Strategy) -> None:
+    """Raise :class:`StrategyError` for what a strategy of one's own has beside its phases."""
+    if not isinstance(strategy.peft, Mapping) or strategy.peft.keys() - set(PEFT_FIELDS):
+        raise StrategyError(
+            f"`strategy`: peft is {strategy.peft!r}: give a dict of {', '.join(PEFT_FIELDS)}"
+        )
+    if not isinstance(strategy.shared_schedule, bool):
+        raise StrategyError("`strategy`: shared_schedule must be True or False")
+    if not is_of(strategy.reinit, int) or strategy.reinit < 0:
+        raise StrategyError(f"`strategy`: reinit {strategy.reinit!r} must be a number of blocks")
+    if not is_of(strategy.l2sp, float) or strategy.l2sp < 0:
+        raise StrategyError(f"`strategy`: l2sp {strategy.l2sp!r} must be at least 0")
+    if not is_of(strategy.mixout, float) or not 0 <= strategy.mixout < 1:
+        raise StrategyError(f"`strategy`: mixout {strategy.mixout!r} must be from 0 to below 1")
+
+
+def check_rules(strategy: Strategy, params: tree.Tree) -> None:
+    """Raise :class:`StrategyError` for a phase whose rules leave a parameter out, or match none."""
+    for number, phase in enumerate(strategy.phases, 1):
+        try:
+            tree.label(params, phase.rules)
+        except RuleError as error:
+            raise StrategyError(f"`strategy`, phase {number}: {error}") from None
 
 
 # From rules to labels
