@@ -217,7 +217,7 @@ def table_batches(
 def text_sources(
     pretrained: Pretrained, chunks: Iterable[Sequence[Text]]
 ) -> Iterator[tuple[Source, int, int]]:
-    """(the tokens of a chunk of texts, how many texts it has, how many were truncated)."""
+    """(the tokens of a chunk of texts or pairs, how many it has, how many were truncated)."""
     tokenizer = tokenizer_of(pretrained)
     for texts in chunks:
         tokens, truncated = tokenizer.encode(texts)

@@ -241,6 +241,29 @@ class Prepared(PreparedRun):
             weighted=self.data.sets["train"].weights is not None,
         )
 
+    def used(self) -> dict[str, Any]:
+        """The peak learning rates of each phase by group, the pooling, tokens of an example and
+        dropout.
+        """
+        rates = []
+        for phase in self.plan.phases:
+            groups = phase.summary(self.plan.params).groups
+            rates.append({group.name: group.learning_rate for group in groups})
+        pretrained = self.plan.pretrained
+        tokenizer = pretrained.tokenizer
+        used = {
+            "learning_rates": [without_none(of_phase) for of_phase in rates],
+            "pooling": getattr(pretrained.head, "pooling", None),
+            "max_length": tokenizer.max_length if tokenizer else None,
+            "dropout": pretrained.config.dropout,
+        }
+        return run_folder.as_json(used)
+
+    def facts(self) -> dict[str, Any]:
+        """With the strategy, and of each set how many of its texts were truncated."""
+        truncated = {name: examples.truncated for name, examples in self.data.sets.items()}
+        return super().facts() | {"strategy": self.options.strategy, "truncated": truncated}
+
     def digests(self) -> dict[str, str]:
         return {name: examples.digest for name, examples in self.data.sets.items()}
 
@@ -269,7 +292,6 @@ class Prepared(PreparedRun):
         result |= {"examples_per_second": progress.examples_per_second}
         result |= {"seconds": session.laps.seconds | seconds}
         result |= tested.facts
-        result["primary_metric"] = self.data.primary_metric
         if self.data.primary_metric == "loss":
             result["validation_score"] = progress.best_loss
         elif progress.best_score == UNDEFINED:
@@ -280,6 +302,11 @@ class Prepared(PreparedRun):
         if tested.scores:
             scores["test"] = tested.scores
         return tested.params, result | {"scores": scores}
+
+
+def without_none(values: Mapping[str, float | None]) -> dict[str, float]:
+    """The entries that have a value: of learning rates, those of what trains."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def prepare(

@@ -14,6 +14,7 @@ import numbers
 import os
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -96,6 +97,24 @@ class LabelledColumnOptions(ColumnOptions):
 
     # the column of the labels
     label_column: str = "label"
+    # the second text of a pair
+    text_pair_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunColumnOptions:
+    """Labelled examples for a finished run, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # the column of the texts; default: as in training, and so for the others
+    text_column: str | None = None
+    # the second text of a pair, or several: a,b
+    text_pair_column: str | None = None
+    # the column of the labels
+    label_column: str | None = None
+    # images in place of texts
+    image_column: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,13 +122,18 @@ class SetOptions:
     """What is trained, tested and validated on."""
 
     title: ClassVar[str] = "data"
+    parameters: ClassVar[Mapping[str, str]] = {"inputs": "train", "weights": "weight_column"}
 
     # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     train: str = "reviews"
     # default: the test part of the training set, where that is a bundled one
     test: str | None = None
-    # default: a stratified 10% of the training set
+    # default: a share of the training set, by classes
     validation: str | None = None
+    # that share
+    held_out: float = HELD_OUT
+    # which rows are held out; default: the seed
+    split_seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,6 +278,16 @@ class RunOptions(OutputOptions):
     resume: bool = False
     # of the new head, the order of the examples and dropout
     seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigFileOptions:
+    """A run to do once more."""
+
+    title: ClassVar[str] = "run"
+
+    # a run's config.json, or one of your own: what it says holds for all flags that are not given
+    config: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,22 +5,25 @@ of ``full``, ``frozen``, ``top:1`` and ``top:L``. The depths between follow from
 a step's cost is linear in the depth. Everything else is counted. Expect the seconds, which leave
 out compiling, within a fifth of the real ones on a machine as quiet as it was::
 
-    workload = Workload(model, params, sets, loss, epochs=5, batch_size=32)
-    overhead = Overhead(set_up=3.0, plot=1.0, **measure_finish(folder, num_classes=2))
-    for estimate in estimate_strategies(workload, ["lora:8"], overhead):
-        print(estimate.strategy, estimate.seconds, estimate.seconds_cached)
+    report = plan("minilm", texts, labels, also=["lora:8"], epochs=5)
+    report.to_pandas()                       # a row a strategy
+
+:func:`plan` is :func:`prepare_workload`, :func:`measure_overhead` and
+:func:`estimate_strategies`; the command makes the same calls.
 """
 
 import collections
 import dataclasses
 import itertools
 import re
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -28,18 +31,32 @@ from adapt import tree
 from adapt.cost import clock, flops
 from adapt.data import packing
 from adapt.data.examples import Examples
+from adapt.data.inputs import Columns, as_list, make_parts
 from adapt.errors import StrategyError
+from adapt.finetuning import with_head
 from adapt.models import Model, peft
+from adapt.options import (
+    CacheDType,
+    DType,
+    FinetuningOptions,
+    check_seeds,
+    is_of,
+    wanted,
+)
 from adapt.prefix_cache import policy, states
 from adapt.prefix_cache.states import ignore
 from adapt.prefix_cache.store import CachedArray
-from adapt.tasks import metrics
+from adapt.pretrained import hub
+from adapt.pretrained.hub import Pretrained
+from adapt.task_data import read_data
+from adapt.tasks import TASKS, get_task, metrics
 from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
 from adapt.training.events import OnProgress
 from adapt.training.losses import Loss
 from adapt.training.step import State, Step, init_state, make_step
 
 TOP = re.compile(r"top:\d+")
+ALSO = ("bitfit", "lora:8", "adapters:16")  # planned for besides full, top:K and frozen
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
 
 
@@ -60,6 +77,7 @@ class Workload:
     seed: int = 0
     cache_dtype: str | None = None  # of the states that the cache keeps; None: that of the model
     repeats: int = 10  # steps that are timed, of each program
+    names: Sequence[str] = ()  # of the labels
 
     @property
     def layers(self) -> int:
@@ -136,6 +154,37 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlanReport:
+    """What every strategy costs on some data, and what was timed for it."""
+
+    estimates: Sequence[Estimate]
+    timings: Timings
+    overhead: Overhead
+
+    def __repr__(self) -> str:
+        least = min(self.estimates, key=lambda estimate: estimate.best)
+        costs = f"full {self.full.best:.3g} s; least {least.strategy} {least.best:.3g} s"
+        return f"PlanReport({len(self.estimates)} strategies: {costs})"
+
+    @property
+    def full(self) -> Estimate:
+        """The cost of full fine-tuning, against which others are judged."""
+        return next(estimate for estimate in self.estimates if estimate.strategy == "full")
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row a strategy: the fields of :class:`Estimate`, the seconds of the
+        better way as ``best``, and ``is_worth_it``.
+        """
+        import pandas
+
+        rows = []
+        for estimate in self.estimates:
+            judged = {"best": estimate.best, "is_worth_it": estimate.is_worth_it(self.full)}
+            rows.append(dataclasses.asdict(estimate) | judged)
+        return pandas.DataFrame(rows)
+
+
+@dataclasses.dataclass(frozen=True)
 class Prepared:
     """A strategy of one phase, applied to a model."""
 
@@ -144,6 +193,154 @@ class Prepared:
     labels: tree.Tree
     tx: optax.GradientTransformation
     depth: int  # how many leading stages are frozen
+
+
+def plan(
+    pretrained: Pretrained | str | Path,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    test: Any = None,
+    task: str = "classification",
+    also: Sequence[str] = ALSO,
+    epochs: int = 3,
+    batch_size: int = 32,
+    steps: int = 10,
+    seed: int = 0,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    label_column: str = "label",
+    image_column: str | None = None,
+    pooling: str | None = None,
+    cache_dtype: CacheDType | None = None,
+    max_length: int | None = None,
+    dtype: DType = "float32",
+    on_progress: OnProgress | None = None,
+) -> PlanReport:
+    """What each strategy would cost on these data, before any of them runs.
+
+        report = adapt.plan("minilm", texts, labels, also=["lora:8"], epochs=5)
+        report.to_pandas()                      # a row a strategy: seconds, FLOPs, bytes
+
+    ``pretrained``, ``inputs``, ``labels`` and ``test`` are as in :func:`adapt.finetune`, and so are
+    ``epochs``, ``batch_size`` and what else such a run has. ``also`` names strategies besides
+    ``full``, every ``top:K`` and ``frozen``. ``steps`` are timed, of each program;
+    ``on_progress(done, total)`` counts programs. It takes some seconds to a minute, and the seconds
+    that it predicts leave out compiling, and a plot.
+
+    Raises :class:`DataError` for data that are not exactly understood, :class:`StrategyError` for
+    arguments that contradict each other; both are :class:`AdaptError`.
+    """
+    started = time.perf_counter()
+    compiled_before = clock.compiling().seconds
+    options = FinetuningOptions(
+        checkpoint=hub.source_of(pretrained),
+        max_length=max_length,
+        dtype=dtype,
+        task=task,
+        pooling=pooling,
+        cache_dtype=cache_dtype,
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=0,  # as many epochs as are planned for
+    )
+    columns = Columns(
+        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+    )
+    also = as_list(also, "also")
+    workload = prepare_workload(
+        pretrained,
+        inputs,
+        labels,
+        options,
+        also,
+        test=test,
+        columns=columns,
+        steps=steps,
+        seed=seed,
+    )
+    compiling = clock.compiling().seconds - compiled_before
+    set_up = time.perf_counter() - started - compiling
+    with tempfile.TemporaryDirectory() as folder:
+        overhead = measure_overhead(Path(folder), workload, set_up)
+    estimates, timings = estimate_strategies(workload, also, overhead, on_progress or ignore)
+    return PlanReport(estimates, timings, overhead)
+
+
+def prepare_workload(
+    pretrained: Pretrained | str | Path,
+    inputs: Any,
+    labels: Any,
+    options: FinetuningOptions,
+    also: Sequence[str],
+    *,
+    test: Any = None,
+    columns: Columns | None = None,
+    steps: int = 10,
+    seed: int = 0,
+) -> Workload:
+    """What strategies are applied to: the encoder with the head that a run begins with, and the
+    data that it would have; see :func:`plan` for the arguments and the errors.
+    """
+    options.check()
+    check_task(options.task)
+    check_seeds(seed=seed)
+    if not is_of(steps, int) or steps < 1:
+        raise StrategyError(f"`steps` is {steps!r}: {wanted(int)}, at least 1")
+    if not isinstance(pretrained, Pretrained):
+        pretrained = hub.load(pretrained)
+    pretrained = hub.with_options(pretrained, options, seed)
+    for name in also:
+        check_planned(name, pretrained.config.layers, options.epochs)
+    task = get_task(options.task)
+    parts = make_parts(
+        inputs,
+        labels,
+        columns or Columns(),
+        test=test,
+        are_images=pretrained.config.is_image,
+        are_words=task.takes_words,
+    )
+    data = read_data(parts, task, options, pretrained, seed=seed)
+    head = task.head(pretrained, options, data.names)
+    model, params = with_head(pretrained, head, jax.random.fold_in(jax.random.key(seed), 2))
+    return Workload(
+        model=model.cast(jnp.dtype(options.dtype)),
+        params=params,
+        sets=data.sets,
+        loss=task.loss,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=seed,
+        cache_dtype=options.cache_dtype,
+        repeats=steps,
+        names=data.names,
+    )
+
+
+def check_task(name: str) -> None:
+    """Raise :class:`StrategyError` for a task whose examples are not of one text, or of one row of
+    outputs.
+    """
+    if get_task(name).has_row_per_example:
+        return
+    planned = sorted(other for other, task in TASKS.items() if task.has_row_per_example)
+    raise StrategyError(
+        f"`task` {name} is not planned, for an example is more than a row of outputs there: "
+        f"give one of {', '.join(planned)}"
+    )
+
+
+def check_planned(name: str, layers: int, epochs: int) -> None:
+    """Raise :class:`StrategyError` for what is no strategy, and for one of several phases."""
+    if not isinstance(name, str):
+        raise StrategyError(f"`also` has {name!r}: {wanted(str)}")
+    phases_of_it = strategies.strategy(name, layers, epochs).phases
+    if len(phases_of_it) > 1:
+        raise StrategyError(
+            f"{name} has {len(phases_of_it)} phases, and a plan is of one: plan what it does in "
+            "each"
+        )
 
 
 def estimate_strategies(
@@ -174,13 +371,9 @@ def prepare(name: str, model: Model, params: tree.Tree) -> Prepared:
     Raises :class:`StrategyError` for a strategy of several phases.
     """
     layers = model.encoder.config.layers
+    check_planned(name, layers, 6)
     strategy = strategies.strategy(name, layers, 6)
-    phase, *later_phases = strategy.phases
-    if later_phases:
-        raise StrategyError(
-            f"{name} has {len(strategy.phases)} phases, and a plan is of one: plan what it does in "
-            "each"
-        )
+    (phase,) = strategy.phases
     config = peft.with_peft(model.encoder.config, strategy.peft)
     model = Model(model.encoder.clone(config=config), model.head)
     params = phases.init_params(strategy, model, params, jax.random.key(0))
@@ -269,6 +462,18 @@ def compiled_cost(
         peaks["suffix"] += tree.nbytes(prefix_params)
     suffix_flops = programs["suffix"].cost_analysis()["flops"]
     return max(peaks.values()), suffix_flops / len(batch["label"])
+
+
+def measure_overhead(
+    folder: Path, workload: Workload, set_up: float, plot: float = 0.0
+) -> Overhead:
+    """What every run of a workload does besides computing, on the disk of ``folder``.
+
+    ``set_up`` are the seconds that loading and reading took, ``plot`` those of drawing history.png,
+    which a run of the command does.
+    """
+    finish = measure_finish(folder, len(workload.names))
+    return Overhead(set_up=set_up, plot=plot, **finish)
 
 
 def measure_finish(folder: Path, num_classes: int) -> dict[str, float]:

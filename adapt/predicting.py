@@ -8,7 +8,7 @@ predictions.probabilities          # float [2, 2], in the order of predictions.c
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
-from adapt.data.inputs import Columns, shortened
+from adapt.data.inputs import Columns, as_list, shortened
 from adapt.data.packing import Arrays, num_examples
-from adapt.data.tables import Table
-from adapt.errors import CheckpointError, StrategyError
+from adapt.data.tables import Table, check_column, chunks
+from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import Model
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_truncated
@@ -29,6 +29,8 @@ from adapt.tasks.base import Answers, Row, task_of
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, evaluate
 from adapt.training.step import Batch
+
+ROW = "row"  # the column of a file of predictions that numbers the rows of the data, from 1
 
 Forward = Callable[[tree.Tree, Batch], jax.Array]
 
@@ -49,6 +51,8 @@ class Predictions(Answers):
     truncated: int
     pretrained: Pretrained  # of the run
     columns: Sequence[str]  # of the texts
+    # columns of the table beside them that were to be kept
+    kept: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,10 +81,14 @@ class Predictions(Answers):
         return task_of(self.pretrained).rows(self.pretrained, self)
 
     def to_pandas(self) -> Any:
-        """A DataFrame of labels and probabilities, a row an example."""
+        """A DataFrame of labels and probabilities, a row an example, after the columns that were
+        kept.
+        """
         import pandas
 
-        frame = pandas.DataFrame({"prediction": pandas.Series(list(self.labels))})
+        content = {name: pandas.Series(list(values)) for name, values in self.kept.items()}
+        content["prediction"] = pandas.Series(list(self.labels))
+        frame = pandas.DataFrame(content)
         if self.probabilities is not None:
             names = self.header[-self.probabilities.shape[1] :]
             for name, values in zip(names, self.probabilities.T, strict=True):
@@ -94,10 +102,12 @@ def predict_table(
     columns: Sequence[str],
     image_column: str | None = None,
     on_progress: OnProgress | None = None,
+    keep_columns: Sequence[str] = (),
 ) -> list[Predictions]:
     """The predictions of one run, or of several that share one encoder and one pass of it.
 
-    ``columns`` are those of the texts, as in training. Outputs are held in memory.
+    ``columns`` are those of the texts, as in training; ``keep_columns`` others that the predictions
+    are to have beside them. Outputs are held in memory.
 
     Raises :class:`StrategyError` for runs or columns that do not go together, DataError for rows
     that can't be read.
@@ -105,6 +115,10 @@ def predict_table(
     tasks = [task_of(run) for run in runs]
     check_together(runs, tasks)
     tasks[0].check_columns(columns, runs[0])
+    taken = [ROW]
+    for prefix, run, task in zip(prefixes(runs), runs, tasks, strict=True):
+        taken += [prefix + name for name in task.header(run, columns)]
+    kept = kept_columns(table, keep_columns, taken)
     labels = tasks[0].no_labels(table, columns)
     part = tasks[0].examples(runs[0], table, columns, labels, image_column)
     forward, params = shared_pass(runs)
@@ -121,12 +135,37 @@ def predict_table(
                 truncated=part.truncated,
                 pretrained=run,
                 columns=columns,
+                kept=kept,
             )
         )
     return predictions
 
 
-def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, float]:
+def kept_columns(table: Table, names: Sequence[str], taken: Sequence[str]) -> dict[str, list]:
+    """The values of some columns of a table, whose names none of the ``taken`` columns has.
+
+    Raises DataError for a column that is not there or holds pictures, StrategyError for a name that
+    is taken or stands there twice.
+    """
+    names = as_list(names, "keep_columns")
+    for name in names:
+        check_column(table, name)
+        if name in taken or names.count(name) > 1:
+            raise StrategyError(
+                f"`keep_columns` {name}: the predictions would have two columns of this name"
+            )
+        if type(table.rows.features[name]).__name__ == "Image":
+            raise DataError(f"`keep_columns` {name}: {table.name} has pictures in it, no values")
+    content: dict[str, list] = {name: [] for name in names}
+    for chunk in chunks(table, names) if names else ():
+        for name in names:
+            content[name] += chunk[name]
+    return content
+
+
+def score_table(
+    run: Pretrained, table: Table, columns: Columns, on_progress: OnProgress | None = None
+) -> dict[str, float]:
     """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table.
 
     A score that is not defined is nan. Logs how many texts were truncated. Raises
@@ -141,7 +180,8 @@ def score_table(run: Pretrained, table: Table, columns: Columns) -> dict[str, fl
     warn_truncated(part.truncated, part.max_length, table.name)
     part = task.pair_examples(part, seed=0)
     forward, params = shared_pass([run])
-    outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
+    batches = counted(part.eval_batches(), part.num_outputs, on_progress)
+    outputs = evaluate(forward, params, batches, part.num_outputs)
     scores = dict(task.metrics(outputs, part.targets, task.output_names(names)))
     scores["loss"] = task.mean_loss(outputs, part.targets)
     return scores

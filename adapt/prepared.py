@@ -53,6 +53,19 @@ class PreparedRun(abc.ABC):
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, what result.json says) of a run that was not stopped."""
 
+    def used(self) -> dict[str, Any]:
+        """What config.json says of what was chosen where an option is None."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What result.json says of the run beside its scores: what has to be known to read them."""
+        return {
+            "checkpoint": self.plan.pretrained.source,
+            "seed": self.settings["seed"],
+            "primary_metric": self.data.primary_metric,
+            "commit": run_folder.commit(),
+        }
+
     def encoder_reference(self, out: Path, digest: str) -> dict[str, str] | None:
         """The source and ``digest`` of the encoder that checkpoints refer to.
 
@@ -74,6 +87,7 @@ class PreparedRun(abc.ABC):
         overwrite: bool = False,
         callbacks: Iterable[Callback] = (),
         laps: Laps | None = None,
+        command: str | None = None,
         add_files: Callable[[Path], object] | None = None,
     ) -> Run:
         """Train to the end, and return the run with its best parameters.
@@ -81,15 +95,18 @@ class PreparedRun(abc.ABC):
         With ``out`` the folder gets config.json, lineage.json, model.json, metrics.jsonl,
         checkpoints and result.json. ``settings`` are what config.json says (default: those of the
         prepared run), ``defaults`` the settings of a run that began before there were such.
-        ``laps`` may have begun with the set-up. ``add_files`` is called with the folder when
-        result.json is there; a folder in a bucket is a local one until it is complete.
+        ``laps`` may have begun with the set-up. ``command`` is the command line that result.json
+        names. ``add_files`` is called with the folder when result.json is there; a folder in a
+        bucket is a local one until it is complete.
         """
-        settings = self.settings if settings is None else settings
+        settings = dict(self.settings if settings is None else settings)
+        if self.used():
+            settings["used"] = self.used()
         origin = self.origin()
         if out is None:
             log = MemoryLog(self.record_of)
             fitted = self.fit(None, [log, *callbacks], laps)
-            return self.make_run(fitted, settings, origin, log.records())
+            return self.make_run(fitted, settings, origin, log.records(), command)
 
         with run_folder.open_run(
             out, settings, resume=resume, overwrite=overwrite, defaults=defaults
@@ -97,7 +114,7 @@ class PreparedRun(abc.ABC):
             log = MetricsLog(folder.path / "metrics.jsonl", self.record_of)
             checkpoints = self.open_checkpoints(out, folder.path, origin, log, resume)
             fitted = self.fit(checkpoints, [log, folder.keep_when_saved, *callbacks], laps)
-            run = self.make_run(fitted, settings, origin, log.records())
+            run = self.make_run(fitted, settings, origin, log.records(), command)
             run = dataclasses.replace(run, folder=out)
             if run.outcome != "stopped":
                 run_folder.write_json(folder.path / "result.json", run.result)
@@ -128,12 +145,14 @@ class PreparedRun(abc.ABC):
         settings: Mapping[str, Any],
         origin: Mapping[str, Any],
         history: list[Record],
+        command: str | None = None,
     ) -> Run:
         """The run as it ended. One that was stopped has its last parameters, and no result."""
         if fitted.outcome == "stopped":
             params, result = fitted.last_params(), {}
         else:
             params, result = self.finish(fitted)
+            result |= self.facts() | {"command": command}
         return Run(
             pretrained=dataclasses.replace(self.plan.pretrained, params=params),
             result=result,

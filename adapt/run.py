@@ -20,6 +20,7 @@ from adapt.data.inputs import Columns, make_table
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
+from adapt.options import HELD_OUT, FinetuningOptions
 from adapt.predicting import Predictions, check_predicts, predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
@@ -29,6 +30,8 @@ from adapt.tasks.base import task_of
 from adapt.training import checkpoint, strategies
 from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
+
+COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column", "image_column")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,34 +81,71 @@ class Run:
             image=settings.get("image_column"),
         )
 
-    def predict(self, inputs: Any, on_progress: OnProgress | None = None) -> Predictions:
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What makes the same run again, bit for bit, when :func:`adapt.finetune` is called with it.
+
+            again = adapt.finetune(**run.arguments)
+            other = adapt.finetune(**run.arguments | {"seed": 1})
+
+        Data and functions that were in memory have to be given again: ``inputs`` with ``labels``,
+        and the ``validation``, ``test``, ``weights`` and ``metrics`` that there were. Raises :class:`StrategyError` for a run of
+        pre-training.
+        """
+        settings = self.settings
+        if settings.get("experiment") != "finetune":
+            raise StrategyError(
+                f"{self.folder or 'the run'} is not of finetune: it has no arguments"
+            )
+        names = [field.name for field in dataclasses.fields(FinetuningOptions)]
+        names += ["seed", "split_seed", "test", "validation", *COLUMN_OPTIONS]
+        given = {name: settings[name] for name in names if settings.get(name) is not None}
+        given["pretrained"] = given.pop("checkpoint")
+        given["inputs"] = settings["train"]
+        if settings.get("weight_column"):
+            given["weights"] = settings["weight_column"]
+        given.setdefault("validation", settings.get("held_out", HELD_OUT))
+        given.pop("stop_after", None)
+        return given
+
+    def predict(
+        self,
+        inputs: Any,
+        on_progress: OnProgress | None = None,
+        *,
+        keep_columns: Sequence[str] = (),
+    ) -> Predictions:
         """The labels and probabilities of new inputs, in their order.
 
             run.predict(["a good film"]).labels           # ["good"]
-            run.predict("new.csv").to_pandas()
+            run.predict("new.csv", keep_columns=["id"]).to_pandas()
 
-        ``inputs`` are as in training. ``on_progress(done, total)`` counts sequences. Raises
+        ``inputs`` are as in training. ``on_progress(done, total)`` counts sequences.
+        ``keep_columns`` of a table stand beside the predictions in a DataFrame. Raises
         :class:`CheckpointError` for a run of embeddings, which :meth:`encode` computes,
         :class:`DataError` and :class:`StrategyError` for inputs that the run does not read.
         """
         check_predicts(self.pretrained)
         table, columns = self.make_table(inputs)
         (predictions,) = predict_table(
-            [self.pretrained], table, columns.texts, columns.image, on_progress
+            [self.pretrained], table, columns.texts, columns.image, on_progress, keep_columns
         )
         if self.pretrained.tokenizer:
             longest = self.pretrained.tokenizer.max_length
             warn_truncated(predictions.truncated, longest, table.name)
         return predictions
 
-    def evaluate(self, inputs: Any, labels: Any = None) -> dict[str, float | None]:
+    def evaluate(
+        self, inputs: Any, labels: Any = None, on_progress: OnProgress | None = None
+    ) -> dict[str, float | None]:
         """The scores of labelled inputs, as ``{metric: score}`` with the mean ``loss``.
 
-        ``inputs`` and ``labels`` are as in training. None is a score that is not defined. Raises
-        :class:`DataError` for a label that is unseen in training.
+        ``inputs`` and ``labels`` are as in training. ``on_progress(done, total)`` counts outputs.
+        None is a score that is not defined. Raises :class:`DataError` for a label that is unseen in
+        training.
         """
         table, columns = self.make_table(inputs, labels)
-        scores = score_table(self.pretrained, table, columns)
+        scores = score_table(self.pretrained, table, columns, on_progress)
         return {name: finite(value) for name, value in scores.items()}
 
     def encode(
@@ -150,13 +190,17 @@ class Run:
         """
         return exporting.export(self.pretrained, out, format, overwrite)
 
-    def make_table(self, inputs: Any, labels: Any = None) -> tuple[Table, Columns]:
-        """Inputs as a table, which has to have as many texts an example as in training."""
+    def make_table(
+        self, inputs: Any, labels: Any = None, columns: Columns | None = None
+    ) -> tuple[Table, Columns]:
+        """Inputs as a table, which has to have as many texts an example as in training, and the
+        columns that are read (default: those of training).
+        """
         task = task_of(self.pretrained)
         table, columns = make_table(
             inputs,
             labels,
-            self.columns,
+            columns or self.columns,
             are_images=self.pretrained.config.is_image,
             are_words=task.takes_words,
             parameter="inputs",

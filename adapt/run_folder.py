@@ -12,6 +12,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,17 +30,20 @@ from adapt.pretrained.hub import Pretrained, read_json
 from adapt.staging import StagedFolder, staging
 from adapt.training.events import Event, Saved
 
-# Settings that may differ between a run and its resumption; ``tables`` is a flag of the benchmark.
+# Settings that may differ between a run and its resumption; ``tables`` is a flag of the benchmark,
+# ``used`` follows from the others.
 UNCOMPARED = (
     "out",
     "resume",
     "overwrite",
     "stop_after",
     "tables",
+    "used",
     *(field.name for field in dataclasses.fields(DeviceOptions)),
 )
 # Settings that differ between the processes of one run.
 OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
+COMMIT = re.compile("[0-9a-f]{40,64}")
 # Packages that decide numbers.
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
 
@@ -364,3 +368,40 @@ def versions() -> dict[str, str]:
             found[name] = package.version
             break  # the first one on the path is the one that is imported
     return found
+
+
+def commit() -> str | None:
+    """The git commit that is checked out where adapt runs from a clone; None where it does not.
+
+    Whether files were changed since is not looked at. Git's own files are read: no program is
+    started, and whatever is not as expected gives None.
+    """
+    try:
+        folder = git_folder(Path(adapt.__file__).resolve().parents[1] / ".git")
+        head = (folder / "HEAD").read_text("utf-8").strip()
+        name = head.removeprefix("ref: ")
+        found = head if name == head else read_reference(folder, name)
+    except (OSError, ValueError):
+        return None
+    return found if COMMIT.fullmatch(found) else None
+
+
+def git_folder(path: Path) -> Path:
+    """The folder with HEAD: ``.git`` itself, or of a work tree the one that the file names."""
+    if path.is_dir():
+        return path
+    return path.parent / path.read_text("utf-8").strip().removeprefix("gitdir: ")
+
+
+def read_reference(folder: Path, name: str) -> str:
+    """The commit of a branch, from its own file or from packed-refs; "" where there is none."""
+    common = folder
+    if (folder / "commondir").exists():  # of a work tree: branches are those of the repository
+        common = folder / (folder / "commondir").read_text("utf-8").strip()
+    if (common / name).exists():
+        return (common / name).read_text("utf-8").strip()
+    for line in (common / "packed-refs").read_text("utf-8").splitlines():
+        found, _, packed_name = line.partition(" ")
+        if packed_name == name:
+            return found
+    return ""

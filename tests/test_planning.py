@@ -3,17 +3,22 @@
 import dataclasses
 
 import numpy as np
+import pandas
 import pytest
 
+import adapt
 from adapt import planning, tree
 from adapt.data.examples import Examples
+from adapt.data.inputs import Columns
 from adapt.data.sources import TokenSource
-from adapt.errors import StrategyError
+from adapt.errors import AdaptError, StrategyError
+from adapt.options import FinetuningOptions
 from adapt.planning import Overhead, StepCost, Timings, Workload
 from adapt.training.losses import cross_entropy
-from tests.helpers import small
+from tests.helpers import small, tiny
 
 OVERHEAD = Overhead(set_up=1.0, score=0.0, plot=0.0, first_save=0.0, byte_saved=0.0)
+TEXTS, LABELS = map(list, zip(*tiny.sentences(32), strict=True))
 STEP = StepCost(first_seconds=1.0, seconds=0.1, peak_bytes=1000, flops_per_example=5.0)
 
 
@@ -91,3 +96,56 @@ def test_programs_are_timed_and_the_command_s_record_has_them(workload):
     assert set(record) == {"frozen", "top:1", "top:2", "full", "bitfit", "prefix", "forward"}
     assert all(value > 0 for name in ("full", "bitfit") for value in record[name])
     assert timed.forward > 0 and timed.prefix[1] > 0
+
+
+# From what people hold
+
+
+@pytest.fixture(scope="module")
+def bert(inputs):
+    return adapt.load(inputs.checkpoint("bert_mlm_tied", blocks=1))
+
+
+def test_the_plan_of_lists_is_a_table(bert):
+    report = adapt.plan(bert, TEXTS, LABELS, also=["bitfit"], epochs=1, batch_size=8, steps=1)
+    frame = report.to_pandas()
+    assert list(frame["strategy"]) == ["full", "top:1", "frozen", "bitfit"]
+    assert (frame["best"] <= frame["seconds"]).all() and not frame["is_worth_it"][0]
+    assert frame["parameters_trained"][2] == 2 * bert.config.width + 2
+    assert report.overhead.set_up > 0 and report.overhead.plot == 0
+    assert "4 strategies" in repr(report) and len(repr(report)) < 200
+
+
+def test_a_file_without_a_test_part_is_planned_for_all_the_same(bert, inputs):
+    frame = pandas.DataFrame({"body": TEXTS, "stars": LABELS})
+    columns = Columns(text="body", label="stars")
+    for rows, options in ((inputs.train, {}), (frame, {"columns": columns})):
+        workload = planning.prepare_workload(bert, rows, None, FinetuningOptions(), [], **options)
+        assert set(workload.sets) == {"train", "validation"} and len(workload.names) == 2
+
+
+MISTAKES = {
+    "a text for a list": (("a good film", LABELS), {}, "`inputs`"),
+    "a label for a list": ((TEXTS, "positive"), {}, "`labels`"),
+    "too few labels": ((TEXTS, LABELS[:3]), {}, "equally long"),
+    "no labels": ((TEXTS, None), {}, "has no column 'label'"),
+    "a strategy for a list": ((TEXTS, LABELS), {"also": "bitfit"}, "`also`"),
+    "a number for a strategy": ((TEXTS, LABELS), {"also": [3]}, "`also`"),
+    "an unknown strategy": ((TEXTS, LABELS), {"also": ["bottom:2"]}, "bottom:2"),
+    "a strategy of several phases": ((TEXTS, LABELS), {"also": ["gradual"]}, "gradual has"),
+    "an unknown pooling": ((TEXTS, LABELS), {"pooling": "average"}, "`pooling`"),
+    "a task of several rows": ((TEXTS, LABELS), {"task": "tags"}, "`task`"),
+    "a word for epochs": ((TEXTS, LABELS), {"epochs": "3"}, "`epochs`"),
+    "no step": ((TEXTS, LABELS), {"steps": 0}, "`steps`"),
+    "a negative seed": ((TEXTS, LABELS), {"seed": -1}, "`seed`"),
+    "a test of three": ((TEXTS, LABELS), {"test": (TEXTS, LABELS, 3)}, "`test`"),
+    "an unknown dtype": ((TEXTS, LABELS), {"dtype": "fp16"}, "`dtype`"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_that_names_the_parameter(bert, mistake):
+    arguments, options, named = MISTAKES[mistake]
+    with pytest.raises(AdaptError, match=named) as raised:
+        adapt.plan(bert, *arguments, **options)
+    assert "\n" not in str(raised.value)

@@ -2,21 +2,26 @@
 
     adapt finetune                     # tiny-bert on film reviews, some 30 s on 2 cores
     adapt finetune --checkpoint minilm --strategy top:2 --train reviews --epochs 3 --out runs/top2
+    adapt finetune --config runs/top2/config.json --seed 1 --out runs/top2_seed1
 
 The run's folder holds result.json, metrics.jsonl, history.png, config.json, lineage.json and
-checkpoints; it is itself a checkpoint that the other commands take.
+checkpoints; it is itself a checkpoint that the other commands take. With --config the file has the
+defaults of all flags, so a run's own makes the same run again, bit for bit.
 """
 
 import dataclasses
 from typing import Any
 
-from adapt.cli import plots, showing
+from adapt.cli import launch, plots, showing
 from adapt.cli.run_folder import default_flags, flags_of
 from adapt.cli.training_report import training_report
 from adapt.cost.clock import Laps
 from adapt.data.inputs import Columns
+from adapt.errors import StrategyError
 from adapt.finetuning import prepare
 from adapt.options import (
+    HELD_OUT,
+    ConfigFileOptions,
     DataOptions,
     DeviceOptions,
     FinetuningOptions,
@@ -29,22 +34,26 @@ from adapt.training import strategies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(FinetuningOptions, DataOptions, RunOptions, ImportOptions, DeviceOptions):
+class Config(
+    FinetuningOptions, DataOptions, RunOptions, ConfigFileOptions, ImportOptions, DeviceOptions
+):
     """None means: chosen by strategy, task or family, and printed."""
 
 
 def main(config: Config) -> dict[str, Any]:
     laps = Laps()
+    check_held_out(config)
     check_run_out(config.out, config.resume, config.overwrite, config.checkpoint)
     prepared = prepare(
         config.checkpoint,
         config.train,
         None,
         config,
-        validation=config.validation,
+        validation=config.held_out if config.validation is None else config.validation,
         test=config.test,
         columns=Columns.of(config),
         seed=config.seed,
+        split_seed=config.split_seed,
         layout=sharding.make_layout(config.mesh),
     )
     showing.show_start(prepared)
@@ -58,9 +67,21 @@ def main(config: Config) -> dict[str, Any]:
             overwrite=config.overwrite,
             callbacks=[report],
             laps=laps,
+            command=launch.typed,
             add_files=lambda folder: plots.plot_history(folder, prepared.data.primary_metric),
         )
     if run.outcome == "stopped":
         return showing.show_stopped(run.steps, config.out)
     showing.show_end(config.out, task, run.result)
     return dict(run.result)
+
+
+def check_held_out(config: Config) -> None:
+    """Raise :class:`StrategyError` for a share that is none, or that nothing is held out by."""
+    if not 0 < config.held_out < 1:
+        raise StrategyError(f"`held_out` {config.held_out} must be between 0 and 1")
+    if config.validation is not None and config.held_out != HELD_OUT:
+        raise StrategyError(
+            f"`held_out` {config.held_out} is a share of the training set, and `validation` names "
+            "other data: leave out one of them"
+        )

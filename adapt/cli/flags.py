@@ -17,11 +17,12 @@ import textwrap
 import tokenize
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol
 
 from adapt import files
+from adapt.cli import config_file
 
 # The order of the groups in --help. What a command has for itself comes first.
 GROUPS = (
@@ -58,18 +59,23 @@ def name_flags(sentence: str, config: type) -> str:
         `batch_size` must be at least 1     --batch-size must be at least 1
         give `cache="off"`                  give --cache off
 
-    Anything else loses its backticks.
+    Anything else loses its backticks. ``config.parameters`` says which flag a parameter of another
+    name is.
     """
     names = {field.name.rstrip("_") for field in dataclasses.fields(config)}
+    other_names = getattr(config, "parameters", {})
 
     def named(match: re.Match[str]) -> str:
         parameter = PARAMETER.fullmatch(match[1])
-        if parameter is None or parameter[1] not in names:
+        if parameter is None:
+            return match[1]
+        name = other_names.get(parameter[1], parameter[1])
+        if name not in names or name in getattr(config, "positional", ()):
             return match[1]
         if parameter[2] in (None, "True"):
-            return flag(parameter[1])
+            return flag(name)
         value = parameter[2].strip("\"'")
-        return f"{flag(parameter[1])} {value}"
+        return f"{flag(name)} {value}"
 
     return IN_BACKTICKS.sub(named, sentence)
 
@@ -101,10 +107,16 @@ def changed_flags(config: Options, unnamed: Iterable[str] = ()) -> list[str]:
 def read_flags(
     config: type, program: str, description: str | None, arguments: Sequence[str] | None = None
 ) -> Any:
-    """A ``config`` from the flags of the command line. ``--help`` and a wrong flag end the process."""
+    """A ``config`` from the flags of the command line. ``--help`` and a wrong flag end the process.
+
+    A file that ``--config`` names has the defaults. Raises :class:`AdaptError` for what is wrong in
+    it.
+    """
     import tyro
 
-    groups = list(option_groups(config).items())
+    arguments = sys.argv[1:] if arguments is None else arguments
+    defaults = config_file.defaults_of(config, command_name(config), arguments)
+    groups = list(option_groups(config, defaults).items())
     flags = dataclasses.make_dataclass("Flags", groups, frozen=True)
     read = tyro.cli(
         tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[flags]],
@@ -118,6 +130,7 @@ def read_flags(
         group = getattr(read, title)
         for field in dataclasses.fields(options):
             values[field.name] = getattr(group, field.name)
+    config_file.check_named(defaults, values)
     return config(**values)
 
 
@@ -142,16 +155,26 @@ def constructors() -> Any:
     return registry
 
 
-def option_groups(config: type) -> dict[str, type]:
+def option_groups(config: type, defaults: Mapping[str, Any] | None = None) -> dict[str, type]:
     """``{title: dataclass}`` with the fields of ``config``, each with its help, in the order of
-    ``--help``.
+    ``--help``; ``defaults`` take the place of those of ``config``. Fields in ``config.positional``
+    are typed without a flag.
     """
+    import tyro
+
     annotations = typing.get_type_hints(config)
     help_texts = help_of_fields(config)
     groups: dict[str, list[Any]] = {}
     for field in dataclasses.fields(config):
         group = groups.setdefault(title_of(config, field.name), [])
-        group.append(tyro_field(field, annotations[field.name], help_texts.get(field.name, "")))
+        default = default_of(field)
+        if defaults and field.name in defaults:
+            default = defaults[field.name]
+        help_text = help_texts.get(field.name, "")
+        annotation = annotations[field.name]
+        if field.name in getattr(config, "positional", ()):
+            annotation = tyro.conf.Positional[annotation]
+        group.append(tyro_field(field.name, annotation, help_text, default))
 
     order = [title for title in groups if title not in GROUPS]
     order += [title for title in GROUPS if title in groups]
@@ -164,23 +187,26 @@ def option_groups(config: type) -> dict[str, type]:
     return options
 
 
-def tyro_field(field: dataclasses.Field, annotation: Any, help_text: str) -> tuple[Any, ...]:
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a field; ``dataclasses.MISSING`` where it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def tyro_field(name: str, annotation: Any, help_text: str, default: Any) -> tuple[Any, ...]:
     """A field as tyro shows it: an absent default is not shown, nor that None may be typed."""
     import tyro
 
     settings: dict[str, Any] = {"help": help_text, "metavar": metavar_of(annotation)}
-    if field.name.endswith("_"):  # a word of Python, such as import
-        settings["name"] = field.name.rstrip("_")
-    if field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
-    else:
-        default = field.default
+    if name.endswith("_"):  # a word of Python, such as import
+        settings["name"] = name.rstrip("_")
     if default is None or isinstance(default, bool) or default in ((), ""):
         settings["help_behavior_hint"] = ""
     annotated = Annotated[annotation, tyro.conf.arg(**settings)]
     if default is dataclasses.MISSING:
-        return field.name, annotated
-    return field.name, annotated, dataclasses.field(default=default)
+        return name, annotated
+    return name, annotated, dataclasses.field(default=default)
 
 
 def metavar_of(annotation: Any) -> str | None:

@@ -12,13 +12,14 @@ import importlib.metadata
 import importlib.util
 import os
 import pkgutil
+import shlex
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from adapt.cli.cluster import LOST, join
 from adapt.cli.console import notes_on_stderr
@@ -35,14 +36,22 @@ DEVICE_FILES = {
     "libtpu": ("/dev/accel*", "/dev/vfio/[0-9]*"),
 }
 
+typed: str | None = None  # the command line of this process, if it is a command's
+
 
 def launch(config: type, main: Callable[[Any], Any], program: str | None = None) -> None:
     """Read the flags, run ``main``. ``program`` is what is typed before the flags, by default
     ``python -m MODULE``.
     """
+    global typed
     module = sys.modules[main.__module__]
+    program = program or f"python -m {module_name(main)}"
+    typed = f"{program} {shlex.join(sys.argv[1:])}".rstrip()
     prepare_cpu()
-    flags = read_flags(config, program or f"python -m {module_name(main)}", module.__doc__)
+    try:
+        flags = read_flags(config, program, module.__doc__)
+    except AdaptError as error:
+        fail(name_flags(str(error), config))
     compilation_cache()
     signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
     signal.signal(signal.SIGALRM, interrupt)
@@ -96,7 +105,7 @@ def module_name(main: Callable[..., Any]) -> str:
     return spec.name.removesuffix(".__main__") if spec else main.__module__
 
 
-def fail(why: str) -> None:
+def fail(why: str) -> NoReturn:
     """The one line of a mistake, and status 2; of several processes this one does not wait for the
     others.
     """

@@ -16,18 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-
-from adapt import finetuning, planning
+from adapt import planning
 from adapt.cli import console, finetune, plots, showing
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import open_run
 from adapt.cost.clock import Compiling, Laps
-from adapt.data.inputs import Columns, make_parts
+from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
 from adapt.options import (
     BatchOptions,
@@ -37,14 +35,10 @@ from adapt.options import (
     LabelledColumnOptions,
     OutputOptions,
     TextEncoderOptions,
-    check_ranges,
 )
-from adapt.planning import Estimate, Overhead, Workload
+from adapt.planning import ALSO, Estimate, PlanReport
 from adapt.pretrained import hub
-from adapt.pretrained.hub import Pretrained
 from adapt.run_folder import check_out, write_json
-from adapt.task_data import TaskData, read_data
-from adapt.tasks import TASKS, get_task
 from adapt.training import strategies
 
 COLUMNS = (
@@ -65,6 +59,7 @@ class PlanDataOptions:
     """The data of the run that is planned."""
 
     title: ClassVar[str] = "data"
+    parameters: ClassVar[Mapping[str, str]] = {"inputs": "data"}
 
     # what finetune takes as --train
     data: str = "reviews"
@@ -79,7 +74,7 @@ class StrategiesOptions:
     title: ClassVar[str] = "strategy"
 
     # to plan for, besides full, top:K and frozen
-    also: tuple[str, ...] = ("bitfit", "lora:8", "adapters:16")
+    also: tuple[str, ...] = ALSO
     # strategies to run afterwards, to show both
     measure: tuple[str, ...] = ()
     # steps that are timed, of each program
@@ -121,25 +116,35 @@ def main(config: Config) -> dict[str, Any]:
     laps = Laps()
     compiling = Compiling()
     check_out(config.out, None, config.overwrite, may_be_remote=True)
-    check_ranges(config)
-    check_task(config.task)
     run = finetune_config(config)
-    pretrained = hub.with_options(hub.load(run.checkpoint), run, run.seed)
-    check_flags(config, pretrained.config.layers)
-    data = read(config, run, pretrained)
+    planning.check_task(config.task)
+    pretrained = hub.load(run.checkpoint)
+    check_measured(config, pretrained.config.layers)
+    workload = planning.prepare_workload(
+        pretrained,
+        config.data,
+        None,
+        run,
+        config.also,
+        test=config.test,
+        columns=Columns.of(config),
+        steps=config.steps,
+        seed=config.seed,
+    )
     laps.lap("set_up")
     set_up = laps.seconds["set_up"] - compiling.seconds
 
     with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
-        console.say(f"data      {showing.sizes(data.sets)}")
-        workload = make_workload(config, run, pretrained, data)
-        overhead = measure_overhead(folder.path, set_up, len(data.names))
+        console.say(f"data      {showing.sizes(workload.sets)}")
+        with tempfile.TemporaryDirectory(dir=folder.path) as name:
+            plot_seconds = time_plot(Path(name))
+            overhead = planning.measure_overhead(Path(name), workload, set_up, plot_seconds)
         with console.progress("timing", 0) as bar:
             estimates, timings = planning.estimate_strategies(
                 workload, config.also, overhead, on_progress=bar.show
             )
-        show(config, estimates)
+        show(config, PlanReport(estimates, timings, overhead))
         measured = {name: run_strategy(folder.path, run, name) for name in config.measure}
         show_measured(estimates, measured)
         finish = dataclasses.asdict(overhead)
@@ -162,6 +167,7 @@ def finetune_config(config: Config) -> finetune.Config:
         train=config.data,
         test=config.test,
         text_column=config.text_column,
+        text_pair_column=config.text_pair_column,
         label_column=config.label_column,
         image_column=config.image_column,
         task=config.task,
@@ -175,24 +181,9 @@ def finetune_config(config: Config) -> finetune.Config:
     )
 
 
-def check_task(name: str) -> None:
-    """Raise :class:`StrategyError` for a task whose examples are not of one text, or of one row of
-    outputs.
-    """
-    if get_task(name).has_row_per_example:
-        return
-    planned = sorted(other for other, task in TASKS.items() if task.has_row_per_example)
-    raise StrategyError(
-        f"`task` {name} is not planned, for an example is more than a row of outputs there: "
-        f"give one of {', '.join(planned)}"
-    )
-
-
-def check_flags(config: Config, layers: int) -> None:
-    """Raise :class:`StrategyError` for flags out of range, and strategies that are not planned."""
-    if min(config.epochs, config.batch_size, config.steps) < 1:
-        raise StrategyError("`epochs`, `batch_size` and `steps` must be at least 1")
-    for name in (*config.measure, *config.also):
+def check_measured(config: Config, layers: int) -> None:
+    """Raise :class:`StrategyError` for strategies to run that are not planned."""
+    for name in config.measure:
         strategies.strategy(name, layers, config.epochs)
     planned = planning.planned_strategies(layers, config.also)
     for name in config.measure:
@@ -200,66 +191,28 @@ def check_flags(config: Config, layers: int) -> None:
             raise StrategyError(f"`measure` {name}: it is not planned; name it in `also` too")
 
 
-def read(config: Config, run: finetune.Config, pretrained: Pretrained) -> TaskData:
-    """The data that a run would have: train and validation, and test if one is named."""
-    task = get_task(config.task)
-    parts = make_parts(
-        config.data,
-        None,
-        Columns.of(run),
-        test=config.test,
-        are_images=pretrained.config.is_image,
-        are_words=task.takes_words,
-    )
-    return read_data(parts, task, run, pretrained, seed=run.seed)
+def time_plot(folder: Path) -> float:
+    """Seconds of drawing the plot of a run."""
+    records = [
+        {"step": 1, "loss": 1.0},
+        {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5},
+    ]
+    lines = [json.dumps(record) for record in records]
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    started = time.perf_counter()
+    plots.plot_history(folder, "accuracy")
+    return time.perf_counter() - started
 
 
-def make_workload(
-    config: Config, run: finetune.Config, pretrained: Pretrained, data: TaskData
-) -> Workload:
-    """What the strategies are applied to: the encoder with a new head, and the data."""
-    task = get_task(config.task)
-    head = task.head(pretrained, run, data.names)
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)  # the head that a run begins with
-    model, params = finetuning.with_head(pretrained, head, key)
-    return Workload(
-        model=model.cast(jnp.dtype(config.dtype)),
-        params=params,
-        sets=data.sets,
-        loss=task.loss,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        cache_dtype=config.cache_dtype,
-        repeats=config.steps,
-    )
-
-
-def measure_overhead(out: Path, set_up: float, num_classes: int) -> Overhead:
-    """What every run does besides computing, on the disk of the output folder."""
-    with tempfile.TemporaryDirectory(dir=out) as name:
-        folder = Path(name)
-        finish = planning.measure_finish(folder, num_classes)
-        records = [
-            {"step": 1, "loss": 1.0},
-            {"step": 1, "validation_loss": 1.0, "validation_accuracy": 0.5},
-        ]
-        lines = [json.dumps(record) for record in records]
-        (folder / "metrics.jsonl").write_text("\n".join(lines))
-        started = time.perf_counter()
-        plots.plot_history(folder, "accuracy")
-        return Overhead(set_up=set_up, plot=time.perf_counter() - started, **finish)
-
-
-def show(config: Config, estimates: list[Estimate]) -> None:
+def show(config: Config, report: PlanReport) -> None:
     """Print the table of all strategies, and a line on each."""
-    full = next(estimate for estimate in estimates if estimate.strategy == "full")
+    estimates = report.estimates
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     batches = f"batches of {config.batch_size}"
     title = f"{config.checkpoint} on {config.data}, {epochs} in {batches}"
     console.table(title, COLUMNS, [cells(estimate) for estimate in estimates])
     for estimate in estimates:
-        console.say(f"{estimate.strategy:12}{verdict(estimate, full)}")
+        console.say(f"{estimate.strategy:12}{verdict(estimate, report.full)}")
     console.say(
         "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left "
         "out. What is worth it by its accuracy, only a run can say."

@@ -1,10 +1,11 @@
-"""Predict on new rows with finished runs: a CSV file with ``prediction`` and
+"""Predict on new rows with finished runs: a CSV file with the ``row``, ``prediction`` and
 ``probability:<label>`` columns.
 
     adapt predict --run runs/finetune --data new.csv --text-column text --out predictions.csv
+    adapt predict --run runs/finetune --data new.csv --keep-columns id text --out predictions.csv
     adapt predict --run runs/topic runs/tone --data new.csv --out predictions.csv
 
-One row an input row, in the input's order. Multi-label predictions are joined by ``;`` (a JSON list
+One row an input row, in the input's order, numbered from 1 without the header. Multi-label predictions are joined by ``;`` (a JSON list
 where a label has one in its name), tags are a JSON list, a span is ``start,end,text``, a choice its
 number from 0; regression has no probabilities. Several runs on one encoder (``--strategy frozen``)
 share one pass of it, and their columns begin with the folder's name: ``tone:prediction``.
@@ -12,9 +13,10 @@ share one pass of it, and their columns begin with the folder's name: ``tone:pre
 
 import csv
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from adapt import buckets
 from adapt.cli import console
@@ -22,7 +24,7 @@ from adapt.data import tables
 from adapt.data.inputs import Columns
 from adapt.errors import OutputError
 from adapt.options import ColumnOptions, ImportOptions, OutputOptions
-from adapt.predicting import Predictions, check_predicts, predict_table, side_by_side
+from adapt.predicting import ROW, Predictions, check_predicts, predict_table, side_by_side
 from adapt.run import check_pairs, load_run
 from adapt.staging import written_file
 
@@ -39,6 +41,8 @@ class PredictOptions:
     data: str
     # as in training
     text_pair_column: str | None = None
+    # columns of the data that the file is to have, too
+    keep_columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,9 @@ def main(config: Config) -> None:
     columns = Columns(text=config.text_column, text_pair=config.text_pair_column)
     table = tables.read(config.data)
     with console.progress("predicting", len(table)) as bar:
-        predictions = predict_table(models, table, columns.texts, config.image_column, bar.show)
+        predictions = predict_table(
+            models, table, columns.texts, config.image_column, bar.show, config.keep_columns
+        )
     write_csv(config.out, predictions)
     if models[0].tokenizer:
         console.warn_truncated(
@@ -74,7 +80,15 @@ def main(config: Config) -> None:
 def write_csv(path: Path, predictions: Sequence[Predictions]) -> None:
     """The predictions as a CSV file, complete or absent."""
     header, rows = side_by_side(predictions)
+    kept = predictions[0].kept
     with written_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow([ROW, *kept, *header])
+        for number, row in enumerate(rows):
+            of_data = [cell(values[number]) for values in kept.values()]
+            writer.writerow([number + 1, *of_data, *row])
+
+
+def cell(value: Any) -> Any:
+    """A value of the data as a CSV file has it: a list as JSON, and nothing for a missing value."""
+    return json.dumps(value, default=str) if isinstance(value, list | dict) else value

@@ -12,17 +12,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adapt.cli import plots, showing
+from adapt.cli import launch, plots, showing
 from adapt.cli.run_folder import default_flags, flags_of
 from adapt.cli.training_report import training_report
-from adapt.options import DeviceOptions, ImportOptions, RunOptions
+from adapt.options import ConfigFileOptions, DeviceOptions, ImportOptions, RunOptions
 from adapt.parallel import sharding
 from adapt.pretraining import PretrainingOptions, prepare
 from adapt.run_folder import check_run_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(PretrainingOptions, RunOptions, ImportOptions, DeviceOptions):
+class Config(PretrainingOptions, RunOptions, ConfigFileOptions, ImportOptions, DeviceOptions):
     out: Path = Path("runs/pretrain")
 
 
@@ -39,6 +39,7 @@ def main(config: Config) -> dict[str, Any]:
             resume=config.resume,
             overwrite=config.overwrite,
             callbacks=[report],
+            command=launch.typed,
             add_files=lambda folder: plots.plot_history(folder, "accuracy"),
         )
     if run.outcome == "stopped":

@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any, Protocol
 
 from adapt import run_folder
-from adapt.cli.flags import Options
+from adapt.cli.flags import Options, command_name
 from adapt.run_folder import RunFolder, as_json
 
 
@@ -31,8 +30,9 @@ def open_run(out: Path, config: RunFlags) -> contextlib.AbstractContextManager[R
 
 def flags_of(config: Options) -> dict[str, Any]:
     """The flags of a run as config.json has them, with the name of the command as ``experiment``."""
-    command = Path(sys.modules[type(config).__module__].__file__ or "").stem
-    return as_json({"experiment": command, **dataclasses.asdict(config)})
+    flags = dataclasses.asdict(config)
+    flags.pop("config", None)  # its entries are among the others
+    return as_json({"experiment": command_name(type(config)), **flags})
 
 
 def default_flags(config: type[Options]) -> dict[str, Any]:

@@ -19,8 +19,14 @@ from adapt.data import bundled, tables
 from adapt.data.labels import column_names
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
-from adapt.options import DataOptions
+from adapt.options import LabelledColumnOptions
 
+# What messages and config.json call data that have no name.
+IN_MEMORY = {
+    "train": "the training data",
+    "validation": "the validation data",
+    "test": "the test data",
+}
 PAIR = "text_pair"  # the column of the second texts, and of further ones text_pair_2 and so on
 
 
@@ -45,14 +51,14 @@ class Columns:
                 )
 
     @classmethod
-    def of(cls, options: DataOptions) -> "Columns":
+    def of(cls, options: LabelledColumnOptions) -> "Columns":
         """The columns that the options of a run name."""
         return cls(
             text=options.text_column,
             text_pair=options.text_pair_column,
             label=options.label_column,
             image=options.image_column,
-            weight=options.weight_column,
+            weight=getattr(options, "weight_column", None),
         )
 
     @property
@@ -231,7 +237,7 @@ def make_parts(
         )
     read = functools.partial(make_table, are_images=are_images, are_words=are_words)
     inputs = by_part(inputs, "train", "inputs")
-    table, columns = read(inputs, labels, columns, name="the training data", parameter="inputs")
+    table, columns = read(inputs, labels, columns, name=IN_MEMORY["train"], parameter="inputs")
     train = Part(table, columns)
     parts = {"train": train}
     for name, data in (("validation", validation), ("test", test)):
@@ -240,7 +246,7 @@ def make_parts(
         some_inputs, some_labels = inputs_and_labels(data, name)
         some_inputs = by_part(some_inputs, name, name)
         table, columns = read(
-            some_inputs, some_labels, train.columns, name=f"the {name} data", parameter=name
+            some_inputs, some_labels, train.columns, name=IN_MEMORY[name], parameter=name
         )
         parts[name] = Part(table, columns)
         check_same_texts(parts[name], parts["train"], name)

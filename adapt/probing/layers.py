@@ -29,15 +29,20 @@ def layer_features(
     one has the final norm. Raises :class:`StrategyError` for a pooling with weights, which are
     another head's.
     """
-    without_weights = [name for name in POOLINGS if name != "pooler"]
-    for name in poolings:
-        if name not in without_weights:
-            known = ", ".join(without_weights)
-            raise StrategyError(f"pooling {name!r} can't be probed: give some of {known}")
+    check_poolings(poolings)
     params = shard_tree(tree.drop(pretrained.params, "head"), layout)
     model = Model(Encoder(pretrained.config), Classifier(0), layout)
     forward = pooled_layers(model, tuple(poolings))
     return np.moveaxis(evaluate(forward, params, batches, count), 0, 2)
+
+
+def check_poolings(poolings: Sequence[str]) -> None:
+    """Raise :class:`StrategyError` for a pooling that there is not, or that has weights."""
+    without_weights = [name for name in POOLINGS if name != "pooler"]
+    for name in poolings:
+        if name not in without_weights:
+            known = ", ".join(without_weights)
+            raise StrategyError(f"`pooling` {name!r} can't be probed: give some of {known}")
 
 
 @functools.cache

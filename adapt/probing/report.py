@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from adapt.errors import StrategyError
+from adapt.options import check_types
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from adapt.probing.selection import (
@@ -30,6 +31,8 @@ from adapt.training.events import OnProgress
 
 Method = Literal["logistic", "ridge", "knn", "centroid"]
 REGRESSES = ("ridge", "knn")
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+NEIGHBOURS = (1, 5, 20, 50)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +46,9 @@ class ProbeOptions:
     # of the tokens' states: mean, cls, max or last
     pooling: tuple[str, ...] = ("mean",)
     # of the L2 penalty: scikit-learn's 1 / C, or alpha
-    strengths: tuple[float, ...] = (0.1, 1, 10, 100, 1e3, 1e4, 1e5)
+    strengths: tuple[float, ...] = STRENGTHS
     # of knn
-    neighbours: tuple[int, ...] = (1, 5, 20, 50)
+    neighbours: tuple[int, ...] = NEIGHBOURS
     # inner folds that choose, and outer ones where there is no test
     folds: int = 5
     # each draws other folds
@@ -61,6 +64,11 @@ class ProbeOptions:
 class ProbeReport:
     """The scores of every cell (a method on a layer's pooled features), and of what the inner folds
     selected.
+
+    ``selected`` and each of the ``cells`` have the mean scores ``validation`` and ``test`` over
+    seeds, ``low`` and ``high`` of the test's 95% interval, and the test ``by_seed``; a cell its
+    ``method``, ``layer``, ``pooling`` and ``strengths``, ``selected`` what was chosen
+    ``by_split``. ``floor`` is the score without features, ``selection`` says how all was chosen.
     """
 
     selected: dict[str, Any]
@@ -70,9 +78,38 @@ class ProbeReport:
     classes: list[str]
     selection: str
 
+    def __repr__(self) -> str:
+        choice, _, _ = self.choice
+        test, low, high = (self.selected[name] for name in ("test", "low", "high"))
+        scores = f"test {self.metric} {test:.3f}, {low:.3f} to {high:.3f}"
+        return f"ProbeReport({len(self.cells)} cells; {choice}: {scores}; floor {self.floor:.3f})"
+
+    @property
+    def metric(self) -> str:
+        """What heads are scored by."""
+        return "accuracy" if self.classes else "Pearson's correlation"
+
+    @property
+    def choice(self) -> tuple[str, int, int]:
+        """(what was selected most often, in how many splits, of how many)."""
+        choices = []
+        for choice in self.selected["by_split"]:
+            choices.append(f"{choice['method']} on layer {choice['layer']}, {choice['pooling']}")
+        most_frequent = max(dict.fromkeys(choices), key=choices.count)
+        return most_frequent, choices.count(most_frequent), len(choices)
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row a cell; the columns are the entries of :attr:`cells`."""
+        import pandas
+
+        return pandas.DataFrame(self.cells)
+
 
 def check_options(options: ProbeOptions, regression: bool) -> None:
-    """Raise :class:`StrategyError` for options that contradict each other or are out of range."""
+    """Raise :class:`StrategyError` for options that contradict each other, are of another type or
+    out of range.
+    """
+    check_types(options)
     methods = options.methods(regression)
     if regression:
         for name in methods:

@@ -80,6 +80,7 @@ def test_from_plain_text_to_predictions(spoken, inputs, tmp_path):
     assert said == "deep/er/out.csv: 3 predictions\n"
     with (tmp_path / "deep/er/out.csv").open(newline="") as file:
         assert next(csv.reader(file)) == [
+            "row",
             "prediction",
             "probability:negative",
             "probability:positive",

@@ -55,7 +55,13 @@ ALSO = {
     "padding",
     "cache",
     "scores",
+    "checkpoint",
+    "strategy",
+    "seed",
     "primary_metric",
+    "truncated",
+    "commit",
+    "command",
 }
 
 
@@ -151,6 +157,16 @@ def test_a_runs_folder(run, inputs, tmp_path):
 
     flags = json.loads((folder / "config.json").read_text())
     assert flags["checkpoint"] == inputs.checkpoint("bert_mlm_tied") and flags["epochs"] == 2
+    assert flags["learning_rate"] is None
+    assert flags["used"] == {
+        "learning_rates": [{"encoder": 1e-4, "head": 1e-3}],
+        "pooling": "mean",
+        "max_length": 20,
+        "dropout": 0.1,
+    }
+    assert (result["checkpoint"], result["strategy"]) == (flags["checkpoint"], "full")
+    assert (result["seed"], result["primary_metric"], result["command"]) == (0, "accuracy", None)
+    assert result["truncated"] == {"train": 0, "validation": 0, "test": 0}
 
     lineage = json.loads((folder / "lineage.json").read_text())
     source = hub.load(inputs.checkpoint("bert_mlm_tied"))

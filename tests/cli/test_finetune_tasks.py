@@ -209,7 +209,7 @@ def test_a_choice_is_predicted_by_its_number(run, tmp_path):
     found = predicted(tmp_path, text_pair_column="one,two,three")
     right = np.mean([int(row["prediction"]) == number % 3 for number, row in enumerate(found)])
     assert right == pytest.approx(result["accuracy"]) and right > 0.8
-    assert set(found[0]) == {"prediction", *(f"probability:{k}" for k in range(3))}
+    assert set(found[0]) == {"row", "prediction", *(f"probability:{k}" for k in range(3))}
     assert sum(float(found[0][f"probability:{k}"]) for k in range(3)) == pytest.approx(1)
 
 

@@ -65,7 +65,7 @@ def test_groups_of_help_are_in_order(name, capsys):
     shown = re.findall(r"^\W*(\w+) options\b", help_of(name, capsys), re.MULTILINE)
     known = [title for title in shown if title in flags.GROUPS]
     assert known == sorted(known, key=flags.GROUPS.index)
-    assert shown[-1] == "devices" or "devices" not in shown
+    assert "devices" not in shown or shown[-1] == "devices"
 
 
 def test_finetune_has_all_groups_and_nothing_beside(capsys):
@@ -136,6 +136,7 @@ def test_flags_are_read_into_the_config():
         ('give `cache="off"`, or `resume=True`', "give --cache off, or --resume"),
         ("give `epochs=3`", "give --epochs 3"),
         ("`neighbours` of `probe`", "neighbours of probe"),
+        ("`inputs` is empty", "--train is empty"),
         ("a lone ` stays", "a lone ` stays"),
         ("`pip install x`", "pip install x"),
     ],

@@ -66,13 +66,6 @@ def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
     assert result["measured"]["frozen"] == run["seconds"]
 
 
-def test_a_file_without_a_test_part_is_planned_for_all_the_same(inputs):
-    config = plan.Config(checkpoint=inputs.checkpoint("bert_mlm_tied"), data=inputs.train)
-    run = plan.finetune_config(config)
-    data = plan.read(config, run, hub.load(config.checkpoint))
-    assert set(data.sets) == {"train", "validation"} and len(data.names) == 2
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -101,7 +94,7 @@ def test_a_task_that_can_not_be_planned_is_refused_by_name(task, tmp_path):
 
 def test_a_task_of_ones_own_is_planned(monkeypatch):
     monkeypatch.setitem(TASKS, "stars", Classification())
-    plan.check_task("stars")
+    planning.check_task("stars")
 
 
 def test_no_line_of_the_table_is_longer_than_a_terminal_or_breaks_a_number():

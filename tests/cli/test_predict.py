@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
+import adapt
 from adapt.cli import finetune, predict, pretrain
-from adapt.errors import CheckpointError, DataError, OutputError
+from adapt.errors import CheckpointError, DataError, OutputError, StrategyError
 from adapt.pretrained import hub
 from tests.helpers import tiny
 
@@ -16,10 +17,12 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def rows(path) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of a CSV file."""
+    """(header, rows) of a CSV file, without the first column, which numbers the rows."""
     with path.open(newline="", encoding="utf-8") as file:
         header, *body = csv.reader(file)
-    return header, body
+    assert header[0] == "row"
+    assert [row[0] for row in body] == [str(number + 1) for number in range(len(body))]
+    return header[1:], [row[1:] for row in body]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,39 @@ def test_rows_stay_in_the_order_of_the_file(binary, tmp_path):
     # Words that a CSV reader takes for missing values are text, and the same unknown word to this tokenizer.
     words = np.array([row[1:] for row in found["forth.csv"][32:37]], float)
     np.testing.assert_allclose(words, words[:1].repeat(5, 0), atol=1e-6)
+
+
+def test_other_columns_are_kept_beside_the_predictions(binary, tmp_path, capsys):
+    run, _ = binary
+    file = tmp_path / "data.jsonl"
+    lines = [
+        {"id": 7, "text": "a good film", "tags": ["x", "y"], "note": None},
+        {"id": 9, "text": "a bad, dull one", "tags": [], "note": "so, so"},
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    flags = {"run": (run,), "data": str(file), "out": tmp_path / "out.csv", "overwrite": True}
+    kept = ("id", "text", "tags", "note")
+    predict.main(predict.Config(**flags, keep_columns=kept))
+    header, body = rows(tmp_path / "out.csv")
+    assert header == [*kept, "prediction", "probability:negative", "probability:positive"]
+    assert [row[:4] for row in body] == [
+        ["7", "a good film", '["x", "y"]', ""],
+        ["9", "a bad, dull one", "[]", "so, so"],
+    ]
+    frame = adapt.load_run(run).predict(file, keep_columns=["id", "note"]).to_pandas()
+    assert list(frame)[:3] == ["id", "note", "prediction"] and list(frame["id"]) == [7, 9]
+    assert list(frame["prediction"]) == [row[4] for row in body]
+    for names, error, message in (
+        (("size",), DataError, "no column 'size'; it has id, text, tags, note"),
+        (("id", "id"), StrategyError, "`keep_columns` id: the predictions would have two"),
+    ):
+        with pytest.raises(error, match=message):
+            predict.main(predict.Config(**flags, keep_columns=names))
+    with pytest.raises(DataError, match="`keep_columns`"):
+        adapt.load_run(run).predict(file, keep_columns="id")
+    named = str(tiny.write_table(tmp_path / "named.csv", [("a film", "x")], ("text", "prediction")))
+    with pytest.raises(StrategyError, match="`keep_columns` prediction"):
+        adapt.load_run(run).predict(named, keep_columns=["prediction"])
 
 
 def test_multilabel(finetuned, tmp_path):

@@ -251,7 +251,8 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
     )
     assert forward._cache_size() == len({batch["segments"].shape for _, batch in windows})
     with pytest.raises(
-        StrategyError, match=r"pooling 'pooler' can't be probed: give some of mean, cls, max, last"
+        StrategyError,
+        match=r"`pooling` 'pooler' can't be probed: give some of mean, cls, max, last",
     ):
         layers.layer_features(loaded, windows, len(TEXTS), ("pooler",))
 

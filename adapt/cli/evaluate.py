@@ -1,0 +1,86 @@
+"""Score a finished run on new labelled rows.
+
+    adapt evaluate --run runs/finetune --data new.csv
+    adapt evaluate --run runs/finetune --data reviews:test --out scores.json
+
+The rows are read as those of training were, from the same columns unless a flag names another. A
+label that is unseen in training is an error. The scores are a table on a terminal and one line of
+JSON in a log; --out writes that JSON to a file.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from adapt import buckets, files
+from adapt.cli import console
+from adapt.data.inputs import Columns
+from adapt.errors import OutputError
+from adapt.options import ImportOptions, RunColumnOptions
+from adapt.predicting import score_table
+from adapt.run import Run, load_run
+from adapt.staging import written_file
+from adapt.training.metrics_log import finite
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Which run is scored, on which rows."""
+
+    title: ClassVar[str] = "evaluate"
+    parameters: ClassVar[Mapping[str, str]] = {"inputs": "data"}
+
+    # the folder of a finished run
+    run: Path
+    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    data: str
+    # a JSON file to write; default: none
+    out: Path | None = None
+    # replace the file that is there
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(EvaluateOptions, RunColumnOptions, ImportOptions):
+    """The flags of the command."""
+
+
+def main(config: Config) -> dict[str, Any]:
+    check_file(config)
+    run = load_run(config.run)
+    table, columns = run.make_table(config.data, columns=columns_of(config, run))
+    with console.progress("scoring", len(table)) as bar:
+        scores = score_table(run.pretrained, table, columns, bar.show)
+    shown = {name: finite(value) for name, value in scores.items()}
+    result = shown | {"examples": len(table), "run": str(config.run), "data": config.data}
+    if config.out is not None:
+        with written_file(config.out) as beside:
+            files.write_json(beside, result)
+    rows = [(name, value) for name, value in shown.items() if value is not None]
+    title = f"{config.run} on {config.data}, {len(table):,} rows"
+    console.table(title, ("metric", "value"), rows)
+    if config.out is not None:
+        console.say(f"written   {config.out}")
+    console.result(json.dumps(result))
+    return result
+
+
+def check_file(config: Config) -> None:
+    """Raise :class:`OutputError` for a file that exists, before anything is loaded."""
+    if config.out is not None and buckets.exists(config.out) and not config.overwrite:
+        raise OutputError(
+            f"the output file {config.out} exists: give `overwrite` to replace it, or another `out`"
+        )
+
+
+def columns_of(config: Config, run: Run) -> Columns:
+    """The columns of training, or those that the flags name in their place."""
+    of_training = run.columns
+    return Columns(
+        text=config.text_column or of_training.text,
+        text_pair=config.text_pair_column or of_training.text_pair,
+        label=config.label_column or of_training.label,
+        image=config.image_column or of_training.image,
+    )

@@ -1,0 +1,250 @@
+"""A probe as one call: from labelled data to the report on every layer.
+
+    report = probe("minilm", texts, labels, pooling=("mean", "cls"))
+    report.selected["test"], report.to_pandas()
+
+:func:`probe` is :func:`check_probe`, :func:`read_data`, :meth:`ProbeData.features` and
+:func:`adapt.probing.report.probe_features`; the command makes the same calls.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt.data import packing, tables
+from adapt.data.inputs import Columns, Part, as_list, make_parts
+from adapt.errors import DataError, StrategyError
+from adapt.features import Stream, table_batches, text_batches
+from adapt.options import is_of, wanted
+from adapt.parallel import sharding
+from adapt.parallel.multihost import is_multiprocess
+from adapt.parallel.sharding import Layout
+from adapt.pretrained import hub
+from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import warn_truncated
+from adapt.probing.layers import check_poolings, layer_features
+from adapt.probing.report import (
+    NEIGHBOURS,
+    STRENGTHS,
+    Method,
+    ProbeOptions,
+    ProbeReport,
+    check_options,
+    make_splits,
+    probe_features,
+)
+from adapt.tasks import TASKS, Task, get_task
+from adapt.training.events import OnProgress
+
+
+def probe(
+    pretrained: Pretrained | str | Path,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    test: Any = None,
+    task: str = "classification",
+    method: Sequence[Method] | None = None,
+    pooling: Sequence[str] = ("mean",),
+    strengths: Sequence[float] = STRENGTHS,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    folds: int = 5,
+    seeds: int = 5,
+    limit: int | None = None,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    label_column: str = "label",
+    image_column: str | None = None,
+    mesh: str = "",
+    on_progress: OnProgress | None = None,
+) -> ProbeReport:
+    """Which layer holds what a task needs: heads on the frozen features of every layer, chosen by
+    inner folds, tested once.
+
+        report = adapt.probe("minilm", texts, labels, test=(more_texts, more_labels))
+        report.selected["test"]                 # of the layer that the inner folds chose
+        report.to_pandas()                      # a row for each method, layer and pooling
+
+    ``pretrained``, ``inputs``, ``labels`` and ``test`` are as in :func:`adapt.finetune`. Without a
+    ``test`` every fold of the rows is the test once; a bundled set by its name has one. ``task`` is
+    classification or regression. ``limit`` draws so many examples of the data, and of the test. The
+    other arguments are the options of :class:`~adapt.probing.report.ProbeOptions`, and the flags of
+    ``adapt probe``. ``on_progress(done, total)`` counts heads, when all features are there.
+
+    Raises :class:`DataError` for data that are not exactly understood, :class:`StrategyError` for
+    arguments that contradict each other or the checkpoint; both are :class:`AdaptError`.
+    """
+    options = ProbeOptions(
+        method=None if method is None else tuple(as_list(method, "method")),
+        pooling=tuple(as_list(pooling, "pooling")),
+        strengths=tuple(as_list(strengths, "strengths")),
+        neighbours=tuple(as_list(neighbours, "neighbours")),
+        folds=folds,
+        seeds=seeds,
+    )
+    columns = Columns(
+        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+    )
+    check_probe(options, task, limit)
+    layout = sharding.make_layout(mesh)
+    if not isinstance(pretrained, Pretrained):
+        pretrained = hub.load(pretrained)
+    data = read_data(
+        pretrained, inputs, labels, options, test=test, task=task, columns=columns, limit=limit
+    )
+    features = data.features(options.pooling, layout)
+    return probe_features(features, data.labels, data.is_test, data.names, options, on_progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeData:
+    """Labelled rows to probe a checkpoint with: those that train, and then those of the test.
+
+    ``labels`` [N] of all rows are numbers of the classes ``names``, or values where there are none.
+    """
+
+    pretrained: Pretrained
+    task: Task
+    parts: Sequence[Part]  # the training rows, and the test where there is one
+    labels: np.ndarray
+    names: list[str]
+
+    @property
+    def is_test(self) -> np.ndarray:
+        """Which rows are the test's, bool [N]; none of them where there is no test."""
+        return np.arange(len(self.labels)) >= len(self.parts[0].table)
+
+    def features(
+        self,
+        poolings: Sequence[str],
+        layout: Layout | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> np.ndarray:
+        """The features of every layer, float32 [layers + 1, poolings, N, D].
+
+        Logs how many texts were truncated. ``on_progress(done, total)`` counts examples.
+        """
+        count = len(self.labels)
+        truncated = [0] * len(self.parts)
+
+        def batches() -> Iterator[tuple[Any, Any]]:
+            start = done = 0
+            for number, part in enumerate(self.parts):
+                for index, batch, newly_truncated in self.batches(part, layout):
+                    yield [start + group for group in index], batch
+                    truncated[number] += newly_truncated
+                    done += packing.num_examples(index)
+                    if on_progress is not None:
+                        on_progress(done, count)
+                start += len(part.table)
+
+        features = layer_features(self.pretrained, batches(), count, poolings, layout)
+        names = (self.parts[0].table.name, "the test")
+        for number, name in enumerate(names[: len(self.parts)]):
+            if self.pretrained.tokenizer:
+                warn_truncated(truncated[number], self.pretrained.tokenizer.max_length, name)
+        return features
+
+    def batches(self, part: Part, layout: Layout | None) -> Stream:
+        """The evaluation batches of the rows of one part: its pictures, or its texts or pairs."""
+        columns = part.columns
+        if columns.image is not None:
+            return table_batches(
+                self.pretrained, part.table, image_column=columns.image, layout=layout
+            )
+        chunks = self.task.sequence_chunks(part.table, columns.texts)
+        return text_batches(self.pretrained, chunks, layout)
+
+
+def check_probe(options: ProbeOptions, task: str, limit: int | None) -> None:
+    """Raise :class:`StrategyError` for options that contradict each other or are out of range, and
+    for several processes.
+    """
+    if is_multiprocess():
+        raise StrategyError(
+            "probe is of one process: leave out `coordinator`, and give `mesh` for its devices"
+        )
+    check_options(options, is_regression(task))
+    check_poolings(options.pooling)
+    if limit is None:
+        return
+    if not is_of(limit, int):
+        raise StrategyError(f"`limit` is {limit!r}: {wanted(int)}")
+    if not 2 * options.folds <= limit < 2**31:
+        raise StrategyError(f"`limit` {limit} must be at least {2 * options.folds}")
+
+
+def is_regression(task: str) -> bool:
+    """Whether labels are values, not classes. Raises :class:`StrategyError` for a task of other
+    labels.
+    """
+    probed_as = get_task(task).probed_as
+    if probed_as is None:
+        names = sorted(name for name, other in TASKS.items() if other.probed_as)
+        raise StrategyError(f"a probe has no heads for `task` {task}: give {' or '.join(names)}")
+    return probed_as == "values"
+
+
+def read_data(
+    pretrained: Pretrained,
+    inputs: Any,
+    labels: Any,
+    options: ProbeOptions,
+    *,
+    test: Any = None,
+    task: str = "classification",
+    columns: Columns | None = None,
+    limit: int | None = None,
+) -> ProbeData:
+    """The labelled rows of a probe; see :func:`probe` for the arguments and the errors.
+
+    Data that are too few for the options are refused here, before anything is computed.
+    """
+    learned = get_task(task)
+    parts = make_parts(
+        inputs,
+        labels,
+        columns or Columns(),
+        test=test,
+        are_images=pretrained.config.is_image,
+    )
+    train = parts["train"]
+    hub.check_inputs(pretrained, train.columns.image)
+    learned.check_columns(train.columns.texts, pretrained)
+    names = learned.label_names(train.table, train.columns.label, train.columns.texts)
+    chosen = []
+    chosen_labels = []
+    for part in parts.values():
+        part, of_part = draw(part, encode(part, learned, names), limit)
+        chosen.append(part)
+        chosen_labels.append(of_part)
+    count = len(chosen[0].table)
+    if count < 2 * options.folds:
+        raise DataError(
+            f"{train.table.name}: {count} rows are too few for `folds` {options.folds}: give two "
+            "for each"
+        )
+    data = ProbeData(pretrained, learned, chosen, np.concatenate(chosen_labels), names)
+    make_splits(data.labels, data.is_test, options, regression=not names)
+    return data
+
+
+def encode(part: Part, task: Task, names: Sequence[str]) -> np.ndarray:
+    """The labels [N] of a part, whose texts are checked: here rows have the file's numbers."""
+    labels = task.encode_labels(part.table, part.columns.label, names)
+    if part.columns.image is None:
+        for column in part.columns.texts:
+            tables.check_texts(part.table, column)
+    return np.asarray(labels)
+
+
+def draw(part: Part, labels: np.ndarray, limit: int | None) -> tuple[Part, np.ndarray]:
+    """(the part, its labels): all rows, or ``limit`` of them, always the same ones, in their order."""
+    if limit is None:
+        return part, labels
+    order = np.random.RandomState(0).permutation(len(part.table))
+    kept = np.sort(order[:limit])
+    return dataclasses.replace(part, table=part.table.select(kept)), labels[kept]
