@@ -33,6 +33,7 @@ from adapt.pretrained.hub import (
     tokenizer_of,
 )
 from adapt.pretrained.tokenizer import Text, warn_truncated
+from adapt.program_cache import keep_programs
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
 
@@ -71,6 +72,7 @@ def encode(
             raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
     if not isinstance(pretrained, Pretrained):
         pretrained = load(pretrained)
+    keep_programs()
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), pretrained.config.width), np.float32)

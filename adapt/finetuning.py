@@ -43,6 +43,7 @@ from adapt.prepared import PreparedRun, check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained, check_head
 from adapt.pretrained.tokenizer import warn_truncated
+from adapt.program_cache import keep_programs
 from adapt.run import Run
 from adapt.task_data import TaskData, read_data
 from adapt.tasks import get_task
@@ -328,6 +329,7 @@ def prepare(
     options.check()
     metrics = check_own(metrics)
     check_seeds(seed=seed, split_seed=split_seed)
+    keep_programs()
     sharding.check_batch(layout, options.batch_size, options.accumulate)
     held_out, validation = share_or_data(validation)
     can_refer = not isinstance(pretrained, Pretrained)

@@ -24,6 +24,7 @@ from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import Model
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_truncated
+from adapt.program_cache import keep_programs
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
 from adapt.training.events import OnProgress
@@ -260,6 +261,7 @@ def prefixes(runs: Sequence[Pretrained]) -> list[str]:
 
 def shared_pass(runs: Sequence[Pretrained]) -> tuple[Forward, tree.Tree]:
     """(jitted ``(params, batch)`` -> the outputs of all heads side by side, its parameters)."""
+    keep_programs()
     params = {
         "encoder": runs[0].params["encoder"],
         "heads": [run.params["head"] for run in runs],

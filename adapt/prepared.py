@@ -18,6 +18,7 @@ from adapt.fitting import Fitted, Plan, TrainingData, fit
 from adapt.options import TrainingOptions
 from adapt.parallel import multihost
 from adapt.pretrained import hub
+from adapt.program_cache import keep_programs
 from adapt.run import Run
 from adapt.training import metrics_log
 from adapt.training.events import Callback, Event
@@ -99,6 +100,7 @@ class PreparedRun(abc.ABC):
         names. ``add_files`` is called with the folder when result.json is there; a folder in a
         bucket is a local one until it is complete.
         """
+        keep_programs()
         settings = dict(self.settings if settings is None else settings)
         if self.used():
             settings["used"] = self.used()

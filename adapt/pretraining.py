@@ -50,8 +50,7 @@ from adapt.training import losses, optim
 from adapt.training.events import Callback, Event, Stepped, Validated, as_callbacks
 from adapt.training.losses import Loss
 from adapt.training.metrics_log import Record, validation_record
-from adapt.training.phases import CompiledPhase, Group
-from adapt.training.step import make_step
+from adapt.training.phases import CompiledPhase, Group, make_phase_step
 
 logger = logging.getLogger(__name__)
 
@@ -460,7 +459,9 @@ def build_plan(
         labels=labels,
         groups={GROUP: Group(options.learning_rate, schedule, 0)},
         tx=tx,
-        step=make_step(computed, losses.cross_entropy, tx),
+        step=make_phase_step(
+            computed, losses.cross_entropy, labels, options.decay, options.clip_norm > 0
+        ),
     )
     objective = "clm" if pretrained.config.causal else "mlm"
     return Plan(
@@ -543,6 +544,7 @@ def corrupt_groups(
     return packing.stack(groups)
 
 
+@functools.lru_cache(maxsize=32)
 def make_score(
     model: Model, loss: Loss
 ) -> Callable[[tree.Tree, Mapping[str, Any]], dict[str, jax.Array]]:

@@ -16,7 +16,6 @@ import shlex
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,7 +51,9 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
         flags = read_flags(config, program, module.__doc__)
     except AdaptError as error:
         fail(name_flags(str(error), config))
-    compilation_cache()
+    from adapt.program_cache import keep_programs
+
+    keep_programs()
     signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
     signal.signal(signal.SIGALRM, interrupt)
     with notes_on_stderr(lambda sentence: name_flags(sentence, config)):
@@ -200,20 +201,3 @@ def wide_vectors() -> None:
         return  # they are in a file
     if "xla_cpu_prefer_vector_width" not in flags and cpu.exists() and "avx512f" in cpu.read_text():
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_prefer_vector_width=512".strip()
-
-
-def compilation_cache() -> None:
-    """Compiled programs persist between processes, in the cache folder, so that a second start does
-    not compile.
-    """
-    import jax
-
-    from adapt.pretrained.assets import cache_folder
-
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    # A cache that can't be written saves no time; it is no reason to trouble anybody.
-    warnings.filterwarnings(
-        "ignore", "Error (reading|writing) persistent compilation cache", UserWarning
-    )

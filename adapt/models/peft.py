@@ -10,6 +10,7 @@ Labels, digests, caches and checkpoints need nothing new for them. Their arithme
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -91,8 +92,13 @@ def init_peft(params: tree.Tree, model: Model, key: jax.Array) -> tree.Tree:
             f"LoRA's targets {config.lora_targets!r} match no dense layer of the encoder: "
             f"it has {', '.join(layers)}"
         )
-    init = jax.jit(lambda key: tree.select(model.init(key), is_peft_param))
-    return tree.merge(params, jax.device_get(init(key)))
+    return tree.merge(params, jax.device_get(peft_init(model)(key)))
+
+
+@functools.lru_cache(maxsize=32)
+def peft_init(model: Model) -> Any:
+    """A jitted ``key -> the parameters that the model's config adds``."""
+    return jax.jit(lambda key: tree.select(model.init(key), is_peft_param))
 
 
 def merge_lora(params: tree.Tree, config: EncoderConfig) -> tuple[tree.Tree, EncoderConfig]:
@@ -122,10 +128,17 @@ def renew_blocks(params: tree.Tree, model: Model, count: int, key: jax.Array) ->
     renewed = [f"encoder/block_{index:02d}/" for index in range(layers - count, layers)]
     if "pooler" in params.get("head", {}):
         renewed.append("head/pooler/")
+    fresh = jax.device_get(init_below(model, tuple(renewed))(key))
+    rest = tree.select(params, lambda path: not is_renewed(path, tuple(renewed)))
+    return tree.merge(rest, fresh)
 
-    def is_renewed(path: str) -> bool:
-        return path.startswith(tuple(renewed)) and not is_peft_param(path)
 
-    init = jax.jit(lambda key: tree.select(model.init(key), is_renewed))
-    rest = tree.select(params, lambda path: not is_renewed(path))
-    return tree.merge(rest, jax.device_get(init(key)))
+def is_renewed(path: str, renewed: tuple[str, ...]) -> bool:
+    """Whether a parameter lies below one of these paths, and is the encoder's or the head's own."""
+    return path.startswith(renewed) and not is_peft_param(path)
+
+
+@functools.lru_cache(maxsize=32)
+def init_below(model: Model, renewed: tuple[str, ...]) -> Any:
+    """A jitted ``key -> fresh parameters below these paths``."""
+    return jax.jit(lambda key: tree.select(model.init(key), lambda path: is_renewed(path, renewed)))

@@ -358,18 +358,26 @@ def classifier(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Weighted:
+    """``loss`` times the weight of the label's class. Equal ones are one loss to a compiled step."""
+
+    loss: Loss
+    weights: tuple[float, ...]  # of the classes
+
+    def __call__(self, outputs: jax.Array, label: jax.Array) -> jax.Array:
+        weights = jnp.asarray(self.weights, jnp.float32)
+        return self.loss(outputs, label) * weights[label]
+
+
 def balanced(loss: Loss, labels: np.ndarray, num_classes: int) -> Loss:
     """``loss`` with an example counting N / (classes * examples of its class).
 
     That is scikit-learn's formula; over the set, weights average 1.
     """
     counts = np.bincount(labels, minlength=num_classes)
-    weights = jnp.asarray(len(labels) / (len(counts) * np.maximum(counts, 1)), jnp.float32)
-
-    def weighted(outputs: jax.Array, label: jax.Array) -> jax.Array:
-        return loss(outputs, label) * weights[label]
-
-    return weighted
+    weights = len(labels) / (len(counts) * np.maximum(counts, 1))
+    return Weighted(loss, tuple(weights.tolist()))
 
 
 def numbers(values: np.ndarray) -> list[str]:

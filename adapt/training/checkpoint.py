@@ -38,6 +38,7 @@ from adapt.errors import CheckpointError, OutputError, TreeError
 from adapt.files import need_space, replace_folder, write_json, write_text
 from adapt.parallel.multihost import barrier, is_lead_process
 from adapt.parallel.sharding import Layout, device_put
+from adapt.training import optim
 from adapt.training.step import State
 from adapt.tree import Tree, check_like, map_paths, merge, nbytes, paths, select
 
@@ -105,13 +106,14 @@ def restore(folder: Path, like: State) -> tuple[State, dict[str, Any]]:
     """
     info = read_last(folder)
     tree = read_tree(folder / info["folder"], to_tree(like))
-    leaves, structure = jax.tree.flatten(like.opt_state)
+    leaves, structure = jax.tree.flatten(optim.drop_settings(like.opt_state))
     opt_leaves = [tree["optimizer"][leaf_name(number)] for number in range(len(leaves))]
+    opt_state = optim.take_settings(structure.unflatten(opt_leaves), like.opt_state)
     key = jax.random.wrap_key_data(tree["key"], impl=jax.random.key_impl(like.key))
     state = State(
         step=tree["step"],
         params=tree.get("params", {}),
-        opt_state=structure.unflatten(opt_leaves),
+        opt_state=opt_state,
         key=device_put(key, like.step.sharding),
         halted=tree["halted"],
     )
@@ -207,8 +209,11 @@ def phase_suffix(phase: int) -> str:
 
 
 def to_tree(state: State) -> Tree:
-    """A state as nested dicts of arrays; optimizer leaves by their number in the pytree."""
-    leaves = jax.tree.leaves(state.opt_state)
+    """A state as nested dicts of arrays; optimizer leaves by their number in the pytree.
+
+    The optimizer's settings are left out: they are those of the run's options.
+    """
+    leaves = jax.tree.leaves(optim.drop_settings(state.opt_state))
     return {
         "step": state.step,
         "halted": state.halted,

@@ -8,6 +8,7 @@ bring them as ``hidden``, and only the suffix runs.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -76,8 +77,11 @@ def suffix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
     return tree.select(params, in_suffix)
 
 
+@functools.lru_cache(maxsize=32)
 def make_prefix(model: Model, depth: int) -> Any:
     """``(params, batch) -> hidden``, deterministic, jitted: the first ``depth`` stages.
+
+    It is the same function for the same model, so that what it has compiled serves the next run.
 
     ``hidden`` is token states [R, C, D], or vectors [N, D] where the prefix pools. A leading axis
     of micro-batches stays.

@@ -1,10 +1,14 @@
 """Optimizers by group: freezing as an optax mask, learning-rate schedules, weight decay.
 
 tx = by_label({"head": adamw(1e-3), "encoder": adamw(schedule(2e-5, steps))}, labels, clip_norm=1.0)
+
+Rates, the length of a schedule, weight decay and the norm of clipping are :class:`Settings` in the
+optimizer's state. To a compiled step they are data: with others of them nothing is compiled again.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +69,28 @@ def by_label(
     transforms = optax.partition({**groups, FROZEN: optax.set_to_zero()}, labels_of)
     if clip_norm is None:
         return transforms
-    clip = optax.masked(optax.clip_by_global_norm(clip_norm), trains)
+    clip = optax.masked(clip_by_norm(clip_norm), trains)
     return optax.chain(clip, transforms)
+
+
+def clip_by_norm(largest: float) -> optax.GradientTransformation:
+    """``optax.clip_by_global_norm``, with the norm in its state."""
+
+    def init(params: Any) -> Any:
+        return Settings.of(norm=largest)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        limit = state.values["norm"]
+        norm = optax.tree.norm(updates)
+        fits = norm < limit
+
+        def scale(grad: jax.Array) -> jax.Array:
+            scaled = grad / norm.astype(grad.dtype) * limit.astype(grad.dtype)
+            return jnp.where(fits, grad, scaled)
+
+        return jax.tree.map(scale, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def rounded_away(params: Any, updates: Any) -> jax.Array:
@@ -96,19 +120,132 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decayed, params)
 
 
+# What is data of a compiled step
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Numbers of an optimizer that no step changes: float32 [] by name, or a :class:`Schedule`.
+
+    They lie in the optimizer's state, so that they are arguments of a compiled step. A checkpoint
+    does not have them: a run that goes on takes those of its options.
+    """
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, **values: Any) -> "Settings":
+        return cls(jax.tree.map(as_array, values))
+
+
+def as_array(number: Any) -> jax.Array:
+    """A number as int32 [] or float32 []."""
+    dtype = jnp.int32 if isinstance(number, int) else jnp.float32
+    return jnp.asarray(number, dtype)
+
+
+def is_settings(node: Any) -> bool:
+    return isinstance(node, Settings)
+
+
+def drop_settings(opt_state: optax.OptState) -> optax.OptState:
+    """An optimizer's state without its settings: what a step changes."""
+
+    def without(node: Any) -> Any:
+        return None if is_settings(node) else node
+
+    return jax.tree.map(without, opt_state, is_leaf=is_settings)
+
+
+def take_settings(opt_state: optax.OptState, source: optax.OptState) -> optax.OptState:
+    """``opt_state``, whose settings may have been dropped, with a copy of those of ``source``."""
+
+    def settings_of(node: Any, other: Any) -> Any:
+        return jax.tree.map(jnp.copy, node) if is_settings(node) else other
+
+    return jax.tree.map(settings_of, source, opt_state, is_leaf=is_settings)
+
+
+class AdamWState(NamedTuple):
+    """The state of :func:`adamw`: moments, the number of updates, and rate and decay."""
+
+    moments: optax.OptState  # of optax.scale_by_adam
+    count: jax.typing.ArrayLike  # int32 []
+    settings: Settings
+
+
 def adamw(rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019), bias-corrected: betas 0.9 and 0.999, epsilon 1e-8.
 
-    ``rate`` is a number or a schedule. Biases and normalisation scales do not decay.
+    ``rate`` is a number, a :func:`schedule`, or any function of the number of updates, which a
+    compiled step then has as it is. Biases and normalisation scales do not decay.
 
         adamw(schedule(2e-5, steps=1000))
     """
-    return optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=decays)
+    if callable(rate) and not isinstance(rate, Schedule):
+        return optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay, mask=decays)
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+    def init(params: Any) -> Any:
+        settings = Settings.of(rate=rate, weight_decay=weight_decay)
+        return AdamWState(adam.init(params), jnp.zeros([], jnp.int32), settings)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, moments = adam.update(updates, state.moments, params)
+        decay = state.settings.values["weight_decay"]
+        step_size = state.settings.values["rate"]
+        if isinstance(step_size, Schedule):
+            step_size = step_size(state.count)
+
+        def scaled(is_decayed: bool, update: jax.Array, param: jax.Array) -> jax.Array:
+            if is_decayed:
+                update = update + decay.astype(param.dtype) * param
+            return -step_size.astype(update.dtype) * update
+
+        updates = jax.tree.map(scaled, decays(params), updates, params)
+        return updates, AdamWState(moments, optax.safe_increment(state.count), state.settings)
+
+    return optax.GradientTransformation(init, update)
 
 
-def schedule(
-    peak: float, steps: int, warmup: float = 0.1, decay: str = "linear"
-) -> Callable[[Any], Any]:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate after a number of updates; made by :func:`schedule`.
+
+    A pytree of numbers: its rates and lengths are data of a compiled step, the form of its decay is
+    a part of the program.
+    """
+
+    peak: Any
+    first: Any  # the rate of step 0
+    warmup_steps: Any
+    decay_steps: Any
+    begun: Any  # steps of the schedule that were taken before update 0
+    decay: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, count: Any) -> Any:
+        step = count + self.begun
+        rise = jnp.clip(step / jnp.maximum(self.warmup_steps - 1, 1), 0, 1)
+        rising = (self.first - self.peak) * (1 - rise) + self.peak
+        done = jnp.clip(step - self.warmup_steps, 0, self.decay_steps) / self.decay_steps
+        falling = self.peak * DECAYS[self.decay](done)
+        return jnp.where(step < self.warmup_steps, rising, falling)
+
+    def after(self, steps: int) -> "Schedule":
+        """The schedule from its step ``steps`` on."""
+        return dataclasses.replace(self, begun=self.begun + steps)
+
+
+DECAYS: dict[str, Callable[[Any], Any]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),
+    "constant": jnp.ones_like,
+}
+
+
+def schedule(peak: float, steps: int, warmup: float = 0.1, decay: str = "linear") -> Schedule:
     """The learning rate at each step: it rises linearly to ``peak``, then decays.
 
     ``warmup`` is the fraction of ``steps`` in which it rises. ``decay`` is ``linear`` or
@@ -120,16 +257,14 @@ def schedule(
         rate = schedule(1e-3, steps=100)
         rate(0), rate(9), rate(99)   # 1e-4, 1e-3, 1.1e-5
     """
+    if decay not in DECAYS:
+        raise StrategyError(f"unknown decay {decay!r}: give one of {', '.join(DECAYS)}")
     warmup_steps = min(round(warmup * steps), steps - 1)
-    decay_steps = max(steps - warmup_steps, 1)
-    shapes = {
-        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
-        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
-        "constant": optax.constant_schedule(peak),
-    }
-    if decay not in shapes:
-        raise StrategyError(f"unknown decay {decay!r}: give one of {', '.join(shapes)}")
-    if warmup_steps < 1:
-        return shapes[decay]
-    rise = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
-    return optax.join_schedules([rise, shapes[decay]], [warmup_steps])
+    return Schedule(
+        peak=float(peak),
+        first=peak / max(warmup_steps, 1),
+        warmup_steps=warmup_steps,
+        decay_steps=max(steps - warmup_steps, 1),
+        begun=0,
+        decay=decay,
+    )

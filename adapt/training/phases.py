@@ -1,7 +1,7 @@
 """A strategy's phases, ready to run: labels, learning rates, optimizer and step of each."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -13,10 +13,9 @@ from adapt.models import Model, peft
 from adapt.options import OptimizerOptions
 from adapt.parallel import sharding
 from adapt.training import events, frozen_prefix, losses, optim, strategies
+from adapt.training.optim import Schedule
 from adapt.training.regularizers import Regularizer
-from adapt.training.step import Step, make_step
-
-Schedule = Callable[[Any], Any]  # number of steps, a tracer or not -> learning rate
+from adapt.training.step import Step, make_suffix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +102,13 @@ def build_phases(
             peak_rate = chosen_rate(options, name, is_probe, width) * factor
             schedule = optim.schedule(peak_rate, schedule_steps, options.warmup, options.decay)
             groups[name] = Group(peak_rate, schedule, schedule_start)
-            own_schedule = shifted(schedule, started[name] - schedule_start)
+            own_schedule = schedule.after(started[name] - schedule_start)
             optimizers[name] = optim.adamw(own_schedule, options.weight_decay)
 
         tx = optim.by_label(optimizers, labels, options.clip_norm or None)
-        depth = frozen_prefix.cut(labels, num_layers)
-        step = make_step(model, loss, tx, depth, regularizer=regularizer)
+        step = make_phase_step(
+            model, loss, labels, options.decay, options.clip_norm > 0, regularizer
+        )
         epochs = range(first_epoch, first_epoch + phase.epochs)
         phases.append(CompiledPhase(number, epochs, model, labels, groups, tx, step))
         first_epoch += phase.epochs
@@ -138,11 +138,44 @@ def check_something_is_pretrained(labels: tree.Tree, spec: str) -> None:
         )
 
 
-def shifted(schedule: Schedule, steps: int) -> Schedule:
-    """The schedule from its step ``steps`` on."""
-    if steps == 0:
-        return schedule
-    return lambda count: schedule(count + steps)
+def make_phase_step(
+    model: Model,
+    loss: losses.Loss,
+    labels: tree.Tree,
+    decay: str,
+    clips: bool,
+    regularizer: Regularizer | None = None,
+) -> Step:
+    """The step of a phase, with rates that fall by ``decay``, whose gradient is clipped or not.
+
+    Phases that differ in rates, lengths, weight decay, the norm of clipping or the seed alone have
+    one compiled program: in this process, and by JAX's compilation cache in others.
+    """
+    depth = frozen_prefix.cut(labels, model.encoder.config.layers)
+    groups = tuple(tree.paths(labels).items())
+    suffix = shared_suffix(model, loss, groups, decay, clips, depth, regularizer)
+    prefix = frozen_prefix.cut_at(model, depth) if depth else None
+    return Step(prefix, suffix, regularizer, model.layout)
+
+
+@functools.lru_cache(maxsize=32)
+def shared_suffix(
+    model: Model,
+    loss: losses.Loss,
+    labels: tuple[tuple[str, str], ...],
+    decay: str,
+    clips: bool,
+    depth: int,
+    regularizer: Regularizer | None,
+) -> Any:
+    """The jitted suffix of a step: the same one for the same arguments, which are all that its
+    program depends on.
+    """
+    by_path = dict(labels)
+    any_rate = optim.adamw(optim.schedule(1.0, steps=1, decay=decay))  # rates come with the state
+    optimizers = {group: any_rate for group in by_path.values() if group != optim.FROZEN}
+    tx = optim.by_label(optimizers, tree.unflatten(by_path), 1.0 if clips else None)
+    return make_suffix(model, loss, tx, depth, regularizer=regularizer)
 
 
 def chosen_rate(options: OptimizerOptions, group: str, is_probe: bool, width: int) -> float:

@@ -9,6 +9,7 @@ What is frozen is an argument of its own: it is not differentiated, not donated 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,7 +113,7 @@ def init_on_one_device(trainable: Tree, tx: optax.GradientTransformation, key: j
     state = State(
         step=jnp.int32(0),
         params=copied,
-        opt_state=jax.jit(tx.init)(copied),
+        opt_state=tx.init(copied),  # not jitted: its rates would be constants of a program
         key=jnp.array(key, copy=True),
         halted=jnp.bool_(False),
     )
@@ -178,7 +179,9 @@ def leaves_by_group(labels: Tree) -> dict[str, set[str]]:
 
 
 def carry_over(old: optax.OptState, fresh: optax.OptState) -> optax.OptState:
-    """``fresh``, with the leaves of ``old`` that have the same path and shape."""
+    """``fresh``, with the leaves of ``old`` that have the same path and shape; rates and other
+    settings are the fresh ones.
+    """
     old_leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(old):
         old_leaves[jax.tree_util.keystr(path)] = leaf
@@ -189,7 +192,8 @@ def carry_over(old: optax.OptState, fresh: optax.OptState) -> optax.OptState:
             return leaf
         return old_leaf
 
-    return jax.tree_util.tree_map_with_path(carry, fresh)
+    carried = jax.tree_util.tree_map_with_path(carry, fresh)
+    return optim.take_settings(carried, fresh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,6 +272,25 @@ def make_step(
         step = make_step(model, cross_entropy, tx, cut(labels, layers))
         state, metrics = step(frozen, state, batch)
     """
+    return Step(
+        prefix=cut_at(model, cut) if cut else None,
+        suffix=make_suffix(model, loss, tx, cut, dropout, regularizer),
+        regularizer=regularizer,
+        layout=model.layout,
+    )
+
+
+def make_suffix(
+    model: Model,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    cut: int = 0,
+    dropout: bool = True,
+    regularizer: Regularizer | None = None,
+) -> Any:
+    """The jitted ``(frozen, state, batch) -> (state, metrics)`` of :func:`make_step`, for batches
+    that bring what the prefix makes.
+    """
     layout = model.layout
 
     def summed_loss(
@@ -322,12 +345,7 @@ def make_step(
             metrics["rounded_away"] = optim.rounded_away(state.params, updates)
         return new_state, metrics
 
-    return Step(
-        prefix=cut_at(model, cut) if cut else None,
-        suffix=jax.jit(model.allow_fused_attention(step), donate_argnums=1),
-        regularizer=regularizer,
-        layout=layout,
-    )
+    return jax.jit(model.allow_fused_attention(step), donate_argnums=1)
 
 
 def accumulate_gradients(
@@ -368,23 +386,27 @@ def make_eval(model: Model, cut: Cut | None = None) -> Callable[[Tree, Batch], j
 
         outputs = make_eval(model)(params, batch)
     """
-    layout = model.layout
-    out_shardings = layout.replicated if layout else None
+    forward = eval_program(model, 0 if cut is None else cut.depth)
     if cut is None:
-
-        def forward(params: Tree, batch: Batch) -> jax.Array:
-            return model.apply(params, batch)
-
-        jitted = jax.jit(model.allow_fused_attention(forward), out_shardings=out_shardings)
-        return shard_inputs(jitted, layout)
-
-    def suffix(params: Tree, batch: Batch) -> jax.Array:
-        return model.suffix(params, batch["hidden"], batch, cut.depth)
-
-    jitted_suffix = jax.jit(model.allow_fused_attention(suffix), out_shardings=out_shardings)
+        return shard_inputs(forward, model.layout)
 
     def prefix_and_suffix(params: Tree, batch: Batch) -> jax.Array:
         suffix_params, suffix_inputs = cut(params, batch)
-        return jitted_suffix(suffix_params, suffix_inputs)
+        return forward(suffix_params, suffix_inputs)
 
-    return shard_inputs(prefix_and_suffix, layout)
+    return shard_inputs(prefix_and_suffix, model.layout)
+
+
+@functools.lru_cache(maxsize=32)
+def eval_program(model: Model, depth: int) -> Any:
+    """The jitted function of :func:`make_eval` after ``depth`` stages: the same one for the same
+    model, so that what it has compiled serves the next run.
+    """
+
+    def forward(params: Tree, batch: Batch) -> jax.Array:
+        if depth == 0:
+            return model.apply(params, batch)
+        return model.suffix(params, batch["hidden"], batch, depth)
+
+    out_shardings = model.layout.replicated if model.layout else None
+    return jax.jit(model.allow_fused_attention(forward), out_shardings=out_shardings)

@@ -61,14 +61,15 @@ class Adapt:
     ):
         import numpy as np
 
-        from adapt.cli.launch import compilation_cache, prepare_cpu
+        from adapt.cli.launch import prepare_cpu
         from adapt.data import examples, sources
         from adapt.pretrained import hub
+        from adapt.program_cache import keep_programs
         from adapt.ragged import ragged
         from adapt.run_folder import versions
 
         prepare_cpu()
-        compilation_cache()
+        keep_programs()
         content = json.loads(Path(task).read_text("utf-8"))
         self.pretrained = hub.load(checkpoint)
         tokenizer = self.pretrained.tokenizer
@@ -171,12 +172,12 @@ class DeviceAdapt:
         import jax
         import numpy as np
 
-        from adapt.cli.launch import compilation_cache
+        from adapt.program_cache import keep_programs
         from adapt.run_folder import versions
         from adapt.training.step import init_state
         from experiments.benchmark.aot.compiling import Case, make_training
 
-        compilation_cache()
+        keep_programs()
         self.case = Case(**case)
         rng = np.random.default_rng(seed)
         key = jax.random.key(seed)

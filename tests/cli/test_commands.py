@@ -106,19 +106,20 @@ from pathlib import Path
 import jax
 counts = {}
 jax.monitoring.register_event_listener(lambda name, **_: counts.__setitem__(name, counts.get(name, 0) + 1))
-from adapt.cli import finetune
-from adapt.cli.launch import compilation_cache
-compilation_cache()
-checkpoint, train, test, out, strategy = sys.argv[1:]
-flags = {"checkpoint": checkpoint, "train": train, "test": test, "strategy": strategy, "cache": "auto"}
-finetune.main(finetune.Config(**flags, epochs=1, batch_size=4, out=Path(out)))
+import adapt
+jax.numpy.ones(3) + 1  # a program of one's own, before adapt says where to keep any
+checkpoint, train, test, out, strategy, rate, weight_decay = sys.argv[1:]
+rates = {"head_learning_rate": float(rate), "weight_decay": float(weight_decay)}
+adapt.finetune(checkpoint, train, test=test, strategy=strategy, epochs=1, batch_size=4, out=out, **rates)
 print(*(counts.get(f"/jax/compilation_cache/cache_{what}", 0) for what in ("hits", "misses")))
 """
 
 
 @pytest.mark.parametrize("strategy", ["full", "top:1"])
 def test_a_second_start_compiles_nothing(inputs, tmp_path, strategy):
-    """Every program of the first process is in the cache folder: the second takes them all from there."""
+    """Every program of the first process is in the cache folder: the second, with other rates, takes
+    them all from there.
+    """
     environment = os.environ | {"ADAPT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     environment = {
         name: value for name, value in environment.items() if not name.startswith("JAX_")
@@ -131,6 +132,8 @@ def test_a_second_start_compiles_nothing(inputs, tmp_path, strategy):
             inputs.test,
             str(tmp_path / f"run{number}"),
             strategy,
+            ("0.001", "0.02")[number],
+            ("0", "0.1")[number],
         ]
         done = subprocess.run(
             [sys.executable, "-c", COUNTING, *words],

@@ -40,7 +40,7 @@ def taken(name: str, epochs: int, steps: int = 3):
 
 def moments(state: State, group: str) -> dict[str, np.ndarray]:
     """``{path of the state: leaf}`` of one group, by the words that optax and JAX make of it."""
-    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    leaves = jax.tree_util.tree_leaves_with_path(optim.drop_settings(state.opt_state))
     named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
     return {name: leaf for name, leaf in named.items() if f"['{group}']" in name}
 

@@ -1,0 +1,62 @@
+"""Rates are data: other rates, lengths, decays, norms and seeds compile nothing again."""
+
+import jax
+import numpy as np
+import pytest
+
+import adapt
+from adapt.cost.clock import COMPILE_EVENTS
+from adapt.training import optim
+
+TEXTS = [f"{word} film number {number}" for number in range(12) for word in ("good", "bad")]
+LABELS = ["good", "bad"] * 12
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture
+def programs():
+    """A list that gets an entry for every program that is compiled, or read from the cache."""
+    events = []
+
+    def count(event: str, duration_secs: float, **_) -> None:
+        if event == COMPILE_EVENTS[0]:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(count)
+
+
+@pytest.mark.parametrize("strategy", ["full", "top:1", "lora:2", "lp-ft"])
+def test_other_rates_seeds_and_epochs_compile_nothing(inputs, programs, strategy):
+    checkpoint = adapt.load(inputs.checkpoint("bert_mlm_tied"))
+
+    def train(**options):
+        settings = {"strategy": strategy, "epochs": 2, "batch_size": 8, "patience": 0} | options
+        return adapt.finetune(checkpoint, TEXTS, LABELS, split_seed=0, **settings)
+
+    before = train().predict(TEXTS).outputs
+    programs.clear()
+    for options in (
+        {"head_learning_rate": 0.1, "learning_rate": 1e-3},
+        {"weight_decay": 0.1, "warmup": 0.5, "clip_norm": 0.5},
+        {"epochs": 4},
+        {"seed": 1},
+    ):
+        after = train(**options).predict(TEXTS).outputs
+        assert not np.array_equal(before, after), options
+    assert programs == []
+
+
+def test_a_rate_in_the_state_is_the_rate_of_the_step():
+    params = {"kernel": np.ones((2, 2), np.float32)}
+    step = jax.jit(optim.adamw(optim.schedule(1.0, 10)).update)
+    for tx in (optim.adamw(optim.schedule(0.5, 20, 0.2), 0.3), optim.adamw(0.25, 0.0)):
+        state = tx.init(params)
+        apart = tx.init(params)
+        for _ in range(8):
+            updates, state = step(params, state, params)
+            expected, apart = tx.update(params, apart, params)
+            np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-6)
+    assert step._cache_size() == 2  # a schedule, and a number
