@@ -99,7 +99,8 @@ class Model:
     def init(self, key: jax.Array) -> Tree:
         """Fresh float32 parameters: weights from N(0, init_range), biases 0, norms the identity."""
         batch = example_batch(self.encoder.config)
-        encoder = jitted_init(self.encoder)(key, batch)["params"]
+        module: Any = self.encoder
+        encoder = jitted_init(module)(key, batch)["params"]
         return {"encoder": encoder, "head": self.init_head(jax.random.fold_in(key, 1))}
 
     def init_head(self, key: jax.Array) -> Tree:
