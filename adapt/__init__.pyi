@@ -1,5 +1,7 @@
 """The public names, for type checkers and completion; adapt/__init__.py imports them from the same places, on first use."""
 
+from adapt.comparison.comparing import Comparison as Comparison
+from adapt.comparison.comparing import compare as compare
 from adapt.data.packing import batches_of_one as batches_of_one
 from adapt.errors import AdaptError as AdaptError
 from adapt.features import encode as encode

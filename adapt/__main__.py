@@ -17,7 +17,7 @@ COMMANDS = {
     "export": "write a run as a folder for transformers or sentence-transformers",
     "runs": "a table of many runs: settings, scores, seconds",
     "probe": "which layer holds what a task needs? heads on frozen features",
-    "compare": "strategies by label budgets by seeds, with intervals",
+    "compare": "which strategy is best on my data? rates, seeds, intervals",
     "plan": "what would each strategy cost on these data?",
 }
 

@@ -56,8 +56,8 @@ from adapt.training.run_state import UNDEFINED, FolderCheckpoints, encoder_refer
 from adapt.training.step import check_no_group_gains
 from adapt.training.strategies import Phase, Strategy
 
-# What a run of the command has, whose flags have no such settings.
-OF_THE_COMMAND = {"held_out": HELD_OUT, "split_seed": None}
+# The settings of a run that has none of these: one of the command, or one from before they were.
+OF_THE_COMMAND = {"held_out": HELD_OUT, "split_seed": None, "rate_factor": 1.0}
 
 
 def finetune(
@@ -73,6 +73,7 @@ def finetune(
     batch_size: int = 32,
     learning_rate: float | None = None,
     head_learning_rate: float | None = None,
+    rate_factor: float = 1.0,
     seed: int = 0,
     split_seed: int | None = None,
     out: str | Path | None = None,
@@ -168,6 +169,7 @@ def finetune(
         accumulate=accumulate,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
+        rate_factor=rate_factor,
         warmup=warmup,
         decay=decay,
         weight_decay=weight_decay,

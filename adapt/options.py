@@ -217,6 +217,8 @@ class OptimizerOptions(BatchOptions):
     learning_rate: float | None = None
     # of the head; default: 1e-3, and 1e-2 where only the head trains
     head_learning_rate: float | None = None
+    # of all learning rates
+    rate_factor: float = 1.0
     # share of all steps in which the rates rise from 0
     warmup: float = 0.1
     # how the rates fall after the warm-up
@@ -403,6 +405,7 @@ LIMITS = {
     "warmup": 1,
     "learning_rate": math.inf,
     "head_learning_rate": math.inf,
+    "rate_factor": math.inf,
     "weight_decay": math.inf,
     "clip_norm": math.inf,
 }

@@ -1,120 +1,170 @@
-"""With few labels and little compute, which way of adapting? Strategies by label budgets by seeds,
-on one task.
+"""Which strategy is best on my data, which is as good for less, and with how many labels?
 
-    adapt compare                          # half an hour on 2 cores; writes experiments/results/compare.md
-    adapt compare --checkpoint minilm      # everything on one encoder
-    adapt compare --resume                 # goes on where it stopped
+    adapt compare --train mine.csv --strategies frozen top:1 lora:8 full --out runs/compare
+    adapt compare --train mine.csv --test more.csv --labels 8 32 128 all --seeds 5 --rates 0.3 1 3
+    adapt compare --train mine.csv --out runs/compare --resume      # goes on where it stopped
 
-What trains the encoder runs on ``--checkpoint``, and what leaves it as it is (``probe``: logistic
-regression on frozen features; ``centroid``: the nearest class mean) on ``--checkpoint`` and on
-``--features``. A seed draws the labelled examples, the head and the order of the batches; the same
-seed draws the same examples for every way. 20% of them choose among ``--tries`` rates, or strengths
-of the penalty: the same number for all. The test, in and out of the domain, is done once with what
-was chosen. Intervals are bootstrapped over seeds and test examples at once.
+For every strategy, number of labels and seed, the examples that choose decide among the rates; the
+test is looked at once, with what was chosen. The same seed draws the same examples for every
+strategy, so differences are paired. Without a test set the examples are dealt into folds, and each
+seed is tested on a fold of its own.
+
+The folder holds compare.md with two plots, cells.parquet with a row a fit, comparison.json and the
+cells, by which a comparison that was stopped goes on.
 """
 
 import dataclasses
+import json
 import shlex
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from adapt import files
-from adapt.cli import console
-from adapt.cli.compare_plots import plot_cost, plot_labels
+from adapt.cli import compare_plots, console
 from adapt.cli.flags import changed_flags
-from adapt.cli.run_folder import open_run
-from adapt.comparison import grid
-from adapt.comparison.grid import CompareOptions, Source
-from adapt.comparison.page import budget_label, results_page
-from adapt.comparison.summary import summarise
-from adapt.data import tables
-from adapt.options import ImportOptions
-from adapt.pretrained import hub
-from adapt.run_folder import check_out, write_json
-from adapt.tasks import TASKS
+from adapt.cli.run_folder import flags_of
+from adapt.comparison.comparing import Comparison, prepare
+from adapt.comparison.options import CLOSED_FORM, CompareOptions
+from adapt.comparison.page import budget_label, floor_text, results_page
+from adapt.data.inputs import Columns
+from adapt.errors import StrategyError
+from adapt.options import (
+    BatchOptions,
+    DataOptions,
+    FinetuningOptions,
+    ImportOptions,
+    OutputOptions,
+    TaskOptions,
+    TextEncoderOptions,
+)
+from adapt.parallel.multihost import is_multiprocess
+from adapt.run_folder import check_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareRunOptions:
+class CompareRunOptions(OutputOptions):
     """Where the results go."""
 
     title: ClassVar[str] = "run"
 
-    # the folder of compare.md and its plots
-    page: Path = Path("experiments/results")
-    # the folder of the cells
     out: Path = Path("runs/compare")
     # go on where it stopped
     resume: bool = False
-    # replace a comparison that is there
-    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(CompareOptions, CompareRunOptions, ImportOptions):
+class AlsoTestedOptions:
+    """Sets beside the training set."""
+
+    title: ClassVar[str] = "data"
+
+    # sets that are tested on too and never trained on
+    also_test: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(
+    CompareOptions,
+    TextEncoderOptions,
+    DataOptions,
+    AlsoTestedOptions,
+    TaskOptions,
+    BatchOptions,
+    CompareRunOptions,
+    ImportOptions,
+):
     """The flags of the command."""
+
+    parameters: ClassVar[Mapping[str, str]] = {"budgets": "labels", "inputs": "train"}
 
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, config.resume, config.overwrite)
-    files.local_path(config.page, "page")
-    trained = hub.load(config.checkpoint)
-    grid.check_options(config, trained.config.layers)
-    sources = [read_source(config, config.checkpoint, trained)]
-    if config.features != config.checkpoint:
-        sources.append(read_source(config, config.features, hub.load(config.features)))
-    grid.check_budgets(config, sources[0])
-    ways = grid.make_ways(config, sources)
-    cells_folder = config.out / "cells"
-    with open_run(config.out, config):
-        cells_folder.mkdir(exist_ok=True)
-    total = len(ways) * len(config.budgets) * config.seeds
-    with console.progress("fits", total) as bar:
-        cells = grid.fill_grid(config, ways, cells_folder, bar.show)
-    titles = [way.title for way in ways]
-    result = summarise(cells, cells_folder, titles, config.budgets)
-    sets = sources[0].sets
-    baseline = TASKS["classification"].baseline(sets["train"].labels, sets["test"].labels)
-    result |= baseline
-    write_json(config.out / "compare.json", result)
-    write_page(config, result, len(sets["train"]))
-    return result
+    files.local_path(config.out, "out")
+    if is_multiprocess():
+        raise StrategyError("compare is of one process and one device: run it on one host")
+    of_fits = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(FinetuningOptions)
+        if hasattr(config, field.name)
+    }
+    prepared = prepare(
+        config.checkpoint,
+        config.train,
+        None,
+        FinetuningOptions(**of_fits),
+        config,
+        test=config.test,
+        validation=config.validation,
+        also_test={name: name for name in config.also_test},
+        columns=Columns.of(config),
+    )
+    material = prepared.material
+    console.say(f"data      {len(material.train):,} labelled examples of {config.train}")
+    with console.progress("cells", prepared.count) as bar:
+        found = prepared.run(
+            config.out,
+            resume=config.resume,
+            overwrite=config.overwrite,
+            settings=flags_of(config),
+            on_progress=bar.show,
+        )
+    write_page(config, found)
+    show(found)
+    for command in training_commands(config, found):
+        console.say(f"to train the best: {command}")
+    console.say(f"results   {config.out / 'compare.md'}")
+    summary = found.summary()
+    console.result(json.dumps({"out": str(config.out), "answers": summary["answers"]}))
+    return summary
 
 
-def read_source(config: Config, name: str, pretrained: hub.Pretrained) -> Source:
-    """A checkpoint with the data as examples for its encoder."""
-    parts = {part: tables.read(config.data, part) for part in ("train", "test")}
-    for outside in config.out_of_domain:
-        parts[outside] = tables.read(outside, "test")
-    task = TASKS["classification"]
-    names = task.label_names(parts["train"], config.label_column, [config.text_column])
-    sets = {}
-    for set_name, table in parts.items():
-        labels = task.encode_labels(table, config.label_column, names)
-        examples = task.examples(pretrained, table, [config.text_column], labels)
-        if set_name not in ("train", "test"):
-            examples = examples.take(np.arange(min(len(examples), config.test)))
-        sets[set_name] = examples
-    return Source(name, pretrained, sets, len(names))
+def write_page(config: Config, found: Comparison) -> None:
+    """compare.md and its plots."""
+    folder = config.out
+    plots = [("Score by cost", "cost.png")]
+    compare_plots.plot_cost(folder / "cost.png", found)
+    if len(found.options.budgets) > 1:
+        plots.insert(0, ("Score by labels", "labels.png"))
+        compare_plots.plot_labels(folder / "labels.png", found)
+    command = shlex.join(["adapt", "compare", *sys.argv[1:]])
+    page = results_page(found, command, training_commands(config, found), plots)
+    files.write_text(folder / "compare.md", page)
 
 
-def write_page(config: Config, result: dict[str, Any], num_train: int) -> None:
-    """compare.md and its plots; the best way for each budget on the terminal."""
-    config.page.mkdir(parents=True, exist_ok=True)
-    page = config.page / "compare.md"
-    text = results_page(config, result, num_train, command_line(config))
-    page.write_text(text, "utf-8")
-    plot_labels(config.page / "compare_labels.png", config.data, result, num_train)
-    plot_cost(config.page / "compare_cost.png", config.data, result)
-    for answer in result["answer"]:
-        label = budget_label(answer["budget"], num_train)
-        console.say(f"{label:>6} labels: {answer['best']} {answer['accuracy']:.3f}")
-    console.say(f"results   {page}")
+def training_commands(config: Config, found: Comparison) -> list[str]:
+    """For each budget the command that trains the best strategy with its rate on all examples."""
+    of_finetune = {field.name for field in dataclasses.fields(FinetuningOptions)}
+    of_finetune |= {field.name for field in dataclasses.fields(DataOptions)}
+    of_compare = [field.name for field in dataclasses.fields(config)]
+    unnamed = [name for name in of_compare if name not in of_finetune]
+    flags = changed_flags(config, unnamed)
+    commands = []
+    for answer in found.answers:
+        if answer.best not in CLOSED_FORM:
+            words = ["adapt", "finetune", *flags, "--strategy", answer.best]
+            words += ["--rate-factor", f"{answer.rate:g}"]
+            commands.append(shlex.join(words))
+    return list(dict.fromkeys(commands))
 
 
-def command_line(config: Config) -> str:
-    """The command that makes the page again: the flags that are not at their default."""
-    of_run = [field.name for field in dataclasses.fields(CompareRunOptions)]
-    return shlex.join(["adapt", "compare", *changed_flags(config, of_run)])
+def show(found: Comparison) -> None:
+    """A table a budget, and the answers."""
+    console.say(f"tested on {found.tested}; {floor_text(found)}")
+    for budget in found.options.budgets:
+        rows = []
+        for row in found.rows:
+            if row.labels == budget:
+                low, high = row.interval
+                score = f"{row.score:.3f}"
+                seconds = f"{row.seconds:.2g}"
+                rows.append((row.strategy, score, f"{low:.3f} to {high:.3f}", seconds))
+        title = f"{budget_label(budget, found)} labels"
+        console.table(title, ("strategy", found.metric, "95%", "s a fit"), rows)
+    for answer in found.answers:
+        as_good = [name for name in answer.as_good if name != answer.best]
+        said = f"; as good: {', '.join(as_good)}" if as_good else ""
+        label = budget_label(answer.labels, found)
+        console.say(f"{label} labels: best {answer.best} {answer.score:.3f}{said}")

@@ -1,13 +1,14 @@
-"""The plots of a comparison: accuracy by labels, and by cost."""
+"""The plots of a comparison: the score by labels, and by cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapt.cli import plots
-from adapt.comparison.summary import encoder_of
+from adapt.comparison.comparing import Comparison
+from adapt.comparison.summary import Row
 
 COLORS = (
     "#4477aa",
@@ -28,67 +29,60 @@ def new_figure() -> Any:
     return figure, axes[0, 0]
 
 
-def way_styles(ways: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour a way; dashed and hollow where the encoder is another than the first way's."""
-    styles = {}
-    for number, way in enumerate(ways):
-        if encoder_of(way) == encoder_of(ways[0]):
-            style = {"linestyle": "-", "marker": "o", "markersize": 3.5}
-        else:
-            style = {"linestyle": "--", "marker": "s", "markersize": 4, "markerfacecolor": "white"}
-        styles[way] = style | {"color": COLORS[number % len(COLORS)]}
-    return styles
-
-
 def draw_lines(
     axis: Any,
-    result: dict[str, Any],
-    x_of: Callable[[dict[str, Any], int], float],
-    order: Callable[[dict[str, Any]], float],
+    found: Comparison,
+    x_of: Callable[[Row, int], float],
     width: float,
 ) -> None:
-    """A line a way with intervals as bars; ``x_of(row, number of the way)`` places a point."""
-    for number, (way, style) in enumerate(way_styles(result["ways"]).items()):
-        rows = sorted((row for row in result["rows"] if row["way"] == way), key=order)
-        x = [x_of(row, number) for row in rows]
-        y = np.array([row["accuracy"] for row in rows])
-        low, high = np.transpose([row["interval"] for row in rows])
-        axis.errorbar(x, y, (y - low, high - y), label=way, lw=1.4, elinewidth=width, **style)
-    majority = result["majority_accuracy"]
-    axis.axhline(majority, color="#888888", lw=1, ls=":", label="most frequent label")
+    """A line a strategy with intervals as bars; ``x_of(row, number)`` places a point."""
+    for number, strategy in enumerate(found.options.strategies):
+        rows = [row for row in found.rows if row.strategy == strategy]
+        points = sorted((x_of(row, number), row.score, *row.interval) for row in rows)
+        x, y, low, high = np.transpose(points)
+        axis.errorbar(
+            x,
+            y,
+            (y - low, high - y),
+            label=strategy,
+            lw=1.4,
+            elinewidth=width,
+            marker="o",
+            markersize=3.5,
+            color=COLORS[number % len(COLORS)],
+        )
+    floor = found.floors.get(f"majority_{found.metric}")
+    if floor is not None:
+        axis.axhline(floor, color="#888888", lw=1, ls=":", label="most frequent label")
     axis.set_xscale("log")
+    axis.set_ylabel(f"test {found.metric}".replace("_", " "))
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def plot_labels(path: Path, data: str, result: dict[str, Any], num_train: int) -> None:
-    """Accuracy by labelled examples: a line a way, with its interval."""
+def plot_labels(path: Path, found: Comparison) -> None:
+    """The score by labelled examples: a line a strategy, with its interval."""
     figure, axis = new_figure()
-    middle = (len(result["ways"]) - 1) / 2
+    middle = (len(found.options.strategies) - 1) / 2
 
-    def labels_of(row: dict[str, Any]) -> int:
-        return row["budget"] or num_train
-
-    def x_of(row: dict[str, Any], number: int) -> float:
+    def x_of(row: Row, number: int) -> float:
         # Side by side, so that no bar hides another.
-        return labels_of(row) * 1.05 ** (number - middle)
+        return row.labelled * 1.05 ** (number - middle)
 
-    draw_lines(axis, result, x_of, labels_of, width=0.8)
-    ticks = sorted(budget or num_train for budget in result["budgets"])
+    draw_lines(axis, found, x_of, width=0.8)
+    ticks = sorted({row.labelled for row in found.rows})
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
     axis.set_xlabel("labelled examples")
-    axis.set_ylabel(f"test accuracy on {data}")
     plots.save(figure, path)
 
 
-def plot_cost(path: Path, data: str, result: dict[str, Any]) -> None:
-    """Accuracy by FLOPs of a fit: a line a way, its budgets as points."""
+def plot_cost(path: Path, found: Comparison) -> None:
+    """The score by FLOPs of a fit: a line a strategy, its budgets as points."""
     figure, axis = new_figure()
 
-    def x_of(row: dict[str, Any], number: int) -> float:
-        return row["flops"] / 1e9
+    def x_of(row: Row, number: int) -> float:
+        return row.flops / 1e9
 
-    draw_lines(axis, result, x_of, lambda row: row["flops"], width=0.5)
+    draw_lines(axis, found, x_of, width=0.5)
     axis.set_xlabel("GFLOP of a fit (encoding included)")
-    axis.set_ylabel(f"test accuracy on {data}")
     plots.save(figure, path)

@@ -2,132 +2,113 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from adapt.comparison.grid import CompareOptions
-from adapt.comparison.summary import encoder_of
+from adapt.comparison.comparing import Comparison
+from adapt.comparison.options import ALL
+from adapt.comparison.summary import Answer, Row
 from adapt.markdown import markdown_table
-
-FEW = 500  # labels: what the question asks about
 
 
 def results_page(
-    options: CompareOptions, result: dict[str, Any], num_train: int, command: str
+    found: Comparison,
+    command: str,
+    training: Sequence[str] = (),
+    plots: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Answers, links to two plots, a table a budget. ``num_train`` is what the budget 0 means."""
+    """Answers, links to plots (title, file), a table a budget.
+
+    ``command`` is what made the page, ``training`` are commands that train the best strategies.
+    """
+    options = found.options
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    outside = f" and on {', '.join(options.out_of_domain)}" if options.out_of_domain else ""
+    rates = ", ".join(f"{rate:g}" for rate in options.rates)
     lines = [
-        "# Which way of adapting, with few labels and little compute?",
+        f"# Which way of adapting {found.source}?",
         "",
         f"Written by `{command}` on {date}.",
-        f"Task: {options.data}, column {options.label_column}; tested on its own test "
-        f"part{outside}. "
-        "Always answering the most frequent label of training is right in "
-        f"{result['majority_accuracy']:.3f} of it. {options.seeds} seeds, {options.tries} rates or "
-        "penalties tried by each way on a fifth of its labels. Intervals: 95%, bootstrapped over "
-        "seeds and test examples at once.",
+        "",
+        f"Task: {found.task}. The score is {found.metric} on {found.tested}; {floor_text(found)}. "
+        f"Seeds: {options.seeds}, each with other examples, another head and another order; the "
+        f"same for every strategy. Rates: {rates} times a strategy's own, of which the examples "
+        "that choose (a fifth of the labels, a tenth of all) take one. Intervals are of 95%, over "
+        "seeds and test examples, by the bootstrap; differences are paired.",
         "",
         "## Answer",
         "",
-        *few_labels(result),
-        *answer_lines(result["answer"], num_train),
+        *(answer_line(answer, found) for answer in found.answers),
+        "",
     ]
-    first_encoder = encoder_of(result["ways"][0])
-    if any(encoder_of(way) != first_encoder for way in result["ways"]):
-        lines += ["", f"Among the ways on {first_encoder}, all on the same encoder:", ""]
-        lines += answer_lines(result["answer_on_one"], num_train)
-    lines += ["", "![Accuracy by labels](compare_labels.png)"]
-    lines += ["", "![Accuracy by cost](compare_cost.png)", ""]
-    for budget in result["budgets"]:
-        lines += budget_table(result, budget, num_train)
+    if training:
+        lines += ["To train the best on all examples, a tenth of which chooses the checkpoint:", ""]
+        lines += [*(f"    {words}" for words in training), ""]
+    for title, file in plots:
+        lines += [f"![{title}]({file})", ""]
+    for budget in options.budgets:
+        lines += budget_table(found, budget)
     lines += [
-        "Seconds and GFLOP are of one fit, the encoding of its own training examples included; "
-        "trying rates costs as many times more. GFLOP of steps are the compiler's, of encoding a "
-        "count by hand of the matrix products. What is called best is so on this test set; "
-        "intervals are not widened for the number of ways that were compared.",
+        "Seconds and GFLOP are of one fit with the rate that was chosen, the encoding of its "
+        "examples included; trying rates costs as many times more. GFLOP of steps are the "
+        "compiler's, of encoding a count by hand of the matrix products. What is called best is so "
+        "on this test; intervals are not widened for the number of strategies. The rates of a probe are strengths "
+        "of its penalty.",
         "",
     ]
     return "\n".join(lines)
 
 
-def budget_label(budget: int, num_train: int) -> str:
-    return f"{budget or num_train:,}"
+def floor_text(found: Comparison) -> str:
+    """What scores without a look at any input, in words."""
+    floors = [f"{name} {value:.3f}" for name, value in found.floors.items()]
+    return f"without a look at any input: {', '.join(floors)}"
 
 
-def answer_lines(answers: Sequence[dict[str, Any]], num_train: int) -> list[str]:
-    """A line a budget: what is best, and what is as good for less."""
-    lines = []
-    for answer in answers:
-        cheapest = answer["cheapest"]
-        if answer["best"] == cheapest:
-            rest = "nothing cheaper is as good"
-        else:
-            times = answer["times_cheaper"]
-            cheaper = f", {times:.0f} times cheaper" if times >= 2 else ""
-            accuracy = f"{answer['cheapest_accuracy']:.3f}"
-            rest = f"**{cheapest}** ({accuracy}{cheaper}) can't be told from it"
-        label = budget_label(answer["budget"], num_train)
-        lines.append(f"* {label} labels: **{answer['best']}** ({answer['accuracy']:.3f}); {rest}")
-    return lines
+def budget_label(row_labels: str, found: Comparison) -> str:
+    """``all 6,000`` or ``128``, for a heading."""
+    if row_labels != ALL:
+        return f"{int(row_labels):,}"
+    of_budget = next(row for row in found.rows if row.labels == ALL)
+    return f"all {of_budget.labelled:,}"
 
 
-def few_labels(result: dict[str, Any]) -> list[str]:
-    """With few labels and little compute, which way? A paragraph on those that are never beaten."""
-    answers = [answer for answer in result["answer"] if 0 < answer["budget"] <= FEW]
-    if not answers:
-        return []
-    budgets = [answer["budget"] for answer in answers]
-    never_beaten = []
-    for way in result["ways"]:
-        if all(way in answer["as_good"] for answer in answers):
-            never_beaten.append(way)
-    if not never_beaten:
-        return []
-
-    def rows_of(way: str) -> list[dict[str, Any]]:
-        rows = [row for row in result["rows"] if row["way"] == way]
-        return [row for row in rows if row["budget"] in budgets]
-
-    def cost(way: str) -> list[float]:
-        rows = rows_of(way)
-        return [sum(row[name] for row in rows) for name in ("flops", "seconds")]
-
-    cheapest = min(never_beaten, key=cost)
-    most = max(rows_of(cheapest), key=lambda row: row["budget"])
-    others = [way for way in never_beaten if way != cheapest]
-    verb = "is" if len(others) == 1 else "are"
-    also = f" (nor {verb} {'; '.join(others)})" if others else ""
-    return [
-        f"With {FEW} labels or fewer and little compute: **{cheapest}**. No way beats it beyond "
-        f"the interval at any such budget{also}, and a fit takes at most {most['seconds']:.2g} s "
-        f"here, {most['flops'] / 1e9:.3g} GFLOP.",
-        "",
-    ]
+def answer_line(answer: Answer, found: Comparison) -> str:
+    """What is best, and what is as good for less."""
+    if answer.best == answer.cheapest:
+        rest = "nothing cheaper is as good"
+    else:
+        times = answer.times_cheaper
+        cheaper = f", {times:.0f} times cheaper" if times >= 2 else ""
+        score = f"{answer.cheapest_score:.3f}"
+        rest = f"**{answer.cheapest}** ({score}{cheaper}) can't be told from it"
+    label = budget_label(answer.labels, found)
+    return f"* {label} labels: **{answer.best}** ({answer.score:.3f}); {rest}"
 
 
-def budget_table(result: dict[str, Any], budget: int, num_train: int) -> list[str]:
-    """A heading and a table with a row a way."""
-    rows = [row for row in result["rows"] if row["budget"] == budget]
-    baseline = result["ways"][0]
-    outside = list(rows[0]["outside"])
-    head = ["way", "accuracy", "95%", f"against {baseline}", "worst seed", "ECE"]
-    head += [*outside, "s", "GFLOP"]
+def budget_table(found: Comparison, budget: str) -> list[str]:
+    """A heading and a table with a row a strategy."""
+    rows = [row for row in found.rows if row.labels == budget]
+    first = rows[0].strategy
+    elsewhere = list(rows[0].elsewhere)
+    others = [name for name in rows[0].metrics if name != found.metric][:2]
+    head = ["strategy", found.metric, "95%", f"against {first}", "worst seed", "rates"]
+    head += [*others, *elsewhere, "trained", "s", "GFLOP"]
     table = []
     for row in rows:
-        low, high = row["interval"]
-        less, more = row["difference_interval"]
-        difference = f"{row['difference']:+.3f} ({less:+.3f} to {more:+.3f})"
         cells = [
-            row["way"],
-            f"{row['accuracy']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            "" if row["way"] == baseline else difference,
-            f"{row['worst']:.3f}",
-            f"{row['ece']:.3f}",
+            row.strategy,
+            f"{row.score:.3f}",
+            f"{row.interval[0]:.3f} to {row.interval[1]:.3f}",
+            "" if row.strategy == first else difference_text(row),
+            f"{row.worst:.3f}",
+            " ".join(f"{rate:g}" for rate in row.rates),
         ]
-        cells += [f"{row['outside'][name]:.3f}" for name in outside]
-        cells += [f"{row['seconds']:.2g}", f"{row['flops'] / 1e9:.3g}"]
+        cells += [f"{row.metrics[name]:.3f}" for name in others]
+        cells += [f"{row.elsewhere[name]:.3f}" for name in elsewhere]
+        cells += [f"{row.parameters:,}", f"{row.seconds:.2g}", f"{row.flops / 1e9:.3g}"]
         table.append(cells)
-    heading = f"## {budget_label(budget, num_train)} labels"
-    return [heading, "", *markdown_table(head, table), ""]
+    return [f"## {budget_label(budget, found)} labels", "", *markdown_table(head, table), ""]
+
+
+def difference_text(row: Row) -> str:
+    """``+0.012 (-0.003 to +0.027)``."""
+    less, more = row.difference_interval
+    return f"{row.difference:+.3f} ({less:+.3f} to {more:+.3f})"

@@ -1,139 +1,153 @@
-"""What a grid of fits says: means with intervals, paired differences, costs, and the cheapest way
-that is as good.
+"""What a comparison says: mean scores with intervals, paired differences, costs, and the cheapest
+strategy that is as good as the best.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import dataclasses
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-DRAWS = 2000
+from adapt.comparison.cells import Cell, Cells
+from adapt.comparison.intervals import interval, resampled
+from adapt.comparison.material import Material, draw_rows, targets_of
+from adapt.comparison.options import CompareOptions
 
-Correct = Mapping[tuple[str, int], dict[str, np.ndarray]]
-"""(way, budget) -> for each set 0 or 1 of every seed's every test example, float64 [seeds, N]."""
+Interval = tuple[float, float]
 
 
-def bootstrap(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """95% interval of the mean of [seeds, examples], resampling seeds and examples at once."""
-    seeds, examples = values.shape
-    seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
-    example_weights = rng.multinomial(examples, np.full(examples, 1 / examples), DRAWS) / examples
-    means = ((seed_weights @ values) * example_weights).sum(1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One strategy at one budget: means over the seeds. Intervals are of 95%."""
+
+    strategy: str
+    labels: str  # the budget
+    labelled: int  # examples that were used
+    score: float  # of the test, by the deciding metric
+    interval: Interval
+    worst: float  # of the seeds
+    difference: float  # to the first strategy
+    difference_interval: Interval
+    metrics: dict[str, float]  # of the test
+    elsewhere: dict[str, float]  # the deciding metric on sets that are only tested on
+    seconds: float  # of a fit with the rate that was chosen, encoding included
+    flops: float
+    parameters: int
+    rates: tuple[float, ...]  # that were chosen, by seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The best strategy at one budget, and the cheapest of those that it does not beat beyond the
+    interval of their difference.
+    """
+
+    labels: str
+    best: str
+    rate: float  # of the best strategy, that most seeds chose
+    score: float
+    cheapest: str
+    cheapest_score: float
+    as_good: tuple[str, ...]
+    times_cheaper: float  # in FLOPs
 
 
 def summarise(
-    cells: Sequence[dict[str, Any]], folder: Path, ways: Sequence[str], budgets: Sequence[int]
-) -> dict[str, Any]:
-    """A row a way and budget, and the answer for every budget.
-
-    ``folder`` has the cells' files. Every row has its paired difference to the first way, a probe
-    on the frozen encoder.
-    """
-    rng = np.random.default_rng(0)
+    options: CompareOptions, material: Material, cells: Cells
+) -> tuple[list[Row], list[Answer]]:
+    """A row a strategy and budget, and an answer a budget."""
     rows = []
-    correct: dict[tuple[str, int], dict[str, np.ndarray]] = {}
-    for way in ways:
-        for budget in budgets:
-            of_row = [cell for cell in cells if (cell["way"], cell["budget"]) == (way, budget)]
-            of_row.sort(key=lambda cell: cell["seed"])
-            correct[way, budget] = read_correct(folder, of_row)
-            baseline = correct[ways[0], budget]["test"]
-            rows.append(make_row(way, budget, of_row, correct[way, budget], baseline, rng))
-    same_encoder = [row for row in rows if encoder_of(row["way"]) == encoder_of(ways[0])]
-    return {
-        "ways": list(ways),
-        "budgets": list(budgets),
-        "rows": rows,
-        "answer": find_answers(rows, correct, budgets, rng),
-        "answer_on_one": find_answers(same_encoder, correct, budgets, rng),
-    }
+    answers = []
+    for budget in options.budgets:
+        of_budget = []
+        resamples = {}
+        for strategy in options.strategies:
+            found = [cells.done[strategy, budget, seed] for seed in range(options.seeds)]
+            resamples[strategy] = resampled_scores(material, found, cells)
+            baseline = resamples[options.strategies[0]]
+            of_budget.append(make_row(material, found, resamples[strategy], baseline))
+        first = of_budget[0].score
+        of_budget = [dataclasses.replace(row, difference=row.score - first) for row in of_budget]
+        rows += of_budget
+        answers.append(find_answer(of_budget, resamples))
+    return rows, answers
+
+
+def resampled_scores(material: Material, found: Sequence[Cell], cells: Cells) -> np.ndarray:
+    """The test score of every resample of seeds and examples, float64 [draws]."""
+    task = material.task
+    tests = []
+    for cell in found:
+        draw = draw_rows(material, cell.budget, cell.seed)
+        targets = targets_of(material, draw, cell.seed)["test"]
+        tests.append((cells.outputs_of(cell.key)["test"], targets))
+    names = task.output_names(material.names)
+    return resampled(task, names, material.metric, tests, material.folds is None)
 
 
 def make_row(
-    way: str,
-    budget: int,
-    cells: Sequence[dict[str, Any]],
-    correct: Mapping[str, np.ndarray],
-    baseline: np.ndarray,
-    rng: np.random.Generator,
-) -> dict[str, Any]:
-    """Means over the seeds, with intervals, of one way at one budget."""
-    accuracy = correct["test"].mean(1)
-    outside = {name: float(values.mean()) for name, values in correct.items() if name != "test"}
-    row: dict[str, Any] = {
-        "way": way,
-        "budget": budget,
-        "accuracy": float(accuracy.mean()),
-        "worst": float(accuracy.min()),
-        "interval": bootstrap(correct["test"], rng),
-        "ece": mean(cell["sets"]["test"]["ece"] for cell in cells),
-        "outside": outside,
-    }
-    for name in ("seconds", "flops", "steps"):
-        row[name] = mean(cell[name] for cell in cells)
-    row["difference"] = float(accuracy.mean() - baseline.mean())
-    row["difference_interval"] = bootstrap(correct["test"] - baseline, rng)
-    return row
+    material: Material, found: Sequence[Cell], scores: np.ndarray, baseline: np.ndarray
+) -> Row:
+    """The means of the cells of one strategy and budget."""
+    metric = material.metric
+    by_seed = [as_float(cell.scores["test"][metric]) for cell in found]
+    metrics = {}
+    for name in found[0].scores["test"]:
+        metrics[name] = mean([as_float(cell.scores["test"][name]) for cell in found])
+    elsewhere = {}
+    for name in found[0].scores:
+        if name != "test":
+            elsewhere[name] = mean([as_float(cell.scores[name][metric]) for cell in found])
+    return Row(
+        strategy=found[0].strategy,
+        labels=found[0].budget,
+        labelled=round(mean([cell.labelled for cell in found])),
+        score=mean(by_seed),
+        interval=interval(scores),
+        worst=min(by_seed),
+        difference=0.0,
+        difference_interval=interval(scores - baseline),
+        metrics=metrics,
+        elsewhere=elsewhere,
+        seconds=mean([cell.seconds for cell in found]),
+        flops=mean([cell.flops for cell in found]),
+        parameters=found[0].parameters,
+        rates=tuple(cell.best.rate for cell in found),
+    )
 
 
-def read_correct(folder: Path, cells: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """For each set, which test examples every seed got right: float64 [seeds, N]."""
-    seeds = []
-    for cell in cells:
-        name = cell_name(cell["way"], cell["budget"], cell["seed"])
-        seeds.append(np.load(folder / f"{name}.npz"))
-    correct = {}
-    for set_name in seeds[0].files:
-        correct[set_name] = np.stack([arrays[set_name] for arrays in seeds]).astype(float)
-    return correct
+def find_answer(rows: Sequence[Row], resamples: dict[str, np.ndarray]) -> Answer:
+    """The best row, and the cheapest one that can't be told from it."""
+    best = max(rows, key=lambda row: row.score)
+    as_good = []
+    for row in rows:
+        difference = resamples[best.strategy] - resamples[row.strategy]
+        if row is best or interval(difference)[0] <= 0:
+            as_good.append(row)
+    cheapest = min(as_good, key=lambda row: (row.flops, row.seconds))
+    return Answer(
+        labels=best.labels,
+        best=best.strategy,
+        rate=statistics.mode(best.rates),
+        score=best.score,
+        cheapest=cheapest.strategy,
+        cheapest_score=cheapest.score,
+        as_good=tuple(row.strategy for row in as_good),
+        times_cheaper=best.flops / max(cheapest.flops, 1.0),
+    )
 
 
-def cell_name(way: str, budget: int, seed: int) -> str:
-    """The name of a cell's files, without suffix."""
-    name = way.replace(", ", "-").replace(":", "").replace("/", "-")
-    return f"{name}-{budget}-{seed}"
+def mean_floors(cells: Sequence[Cell]) -> dict[str, float]:
+    """What scores on the test without a look at any input: means over seeds, by metric."""
+    names = cells[0].floors
+    return {name: mean([as_float(cell.floors[name]) for cell in cells]) for name in names}
 
 
-def encoder_of(way: str) -> str:
-    """``minilm`` of ``probe, minilm``."""
-    return way.rpartition(", ")[2]
+def as_float(value: Any) -> float:
+    """nan for a score that is not defined."""
+    return float("nan") if value is None else float(value)
 
 
-def mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
-
-
-def find_answers(
-    rows: Sequence[dict[str, Any]],
-    correct: Correct,
-    budgets: Sequence[int],
-    rng: np.random.Generator,
-) -> list[dict[str, Any]]:
-    """For each budget the most accurate way, and the cheapest of those that it does not beat beyond
-    the interval.
-    """
-    answers = []
-    for budget in budgets:
-        of_budget = [row for row in rows if row["budget"] == budget]
-        best = max(of_budget, key=lambda row: row["accuracy"])
-        best_correct = correct[best["way"], budget]["test"]
-        as_good = []
-        for row in of_budget:
-            difference = best_correct - correct[row["way"], budget]["test"]
-            if row is best or bootstrap(difference, rng)[0] <= 0:
-                as_good.append(row)
-        cheapest = min(as_good, key=lambda row: (row["flops"], row["seconds"]))
-        answers.append(
-            {
-                "budget": budget,
-                "best": best["way"],
-                "accuracy": best["accuracy"],
-                "cheapest": cheapest["way"],
-                "cheapest_accuracy": cheapest["accuracy"],
-                "as_good": [row["way"] for row in as_good],
-                "times_cheaper": best["flops"] / max(cheapest["flops"], 1.0),
-            }
-        )
-    return answers
+def mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -96,17 +96,17 @@ class Examples:
         )
 
     def batch_shapes(
-        self, examples: int, seed: int, epochs: int, accumulate: int = 1
+        self, examples: int, seed: int, epochs: int, accumulate: int = 1, width: int = 64
     ) -> BatchShapes:
         """The static shapes of training batches: ``accumulate`` micro-batches of up to ``examples``
-        each.
+        each. ``width`` is the least that a row of tokens may have.
 
         The same for every call with the same arguments, so a resumed run has the same shapes.
         """
         groups, _ = packing.groups_of(self.layout)
         micro_batches = accumulate * groups
         return self.file_sequences.batch_shapes(
-            self.rows, examples // groups, seed, epochs, micro_batches
+            self.rows, examples // groups, seed, epochs, micro_batches, width
         )
 
     def batches(

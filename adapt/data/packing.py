@@ -322,15 +322,16 @@ class BatchShapes:
 
 
 def batch_shapes(
-    lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1
+    lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1, width: int = 64
 ) -> BatchShapes:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50
     microseconds each.
 
     ``lengths`` are [N], or [N, K] for examples of K sequences; a step has ``parts`` micro-batches
-    of up to ``examples``. Deterministic, so a resumed run has the same shapes.
+    of up to ``examples``. ``width`` is the least that a row may have. Deterministic, so a resumed
+    run has the same shapes.
     """
-    width = max(-(-int(lengths.max()) // 16) * 16, 64)
+    width = max(-(-int(lengths.max()) // 16) * 16, width)
     needed = []
     for epoch in range(epochs):
         for step in micro_batches(len(lengths), examples, parts, seed, epoch):

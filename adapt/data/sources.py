@@ -66,7 +66,7 @@ class FileSource(Source):
 
     @abc.abstractmethod
     def batch_shapes(
-        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int
+        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int, width: int
     ) -> BatchShapes:
         """The shapes of training batches of ``rows``: see :func:`adapt.data.packing.batch_shapes`."""
 
@@ -103,9 +103,9 @@ class TokenSource(FileSource):
         return tree.digest({"tokens": parts})
 
     def batch_shapes(
-        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int
+        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int, width: int
     ) -> BatchShapes:
-        return packing.batch_shapes(self.lengths[rows], examples, seed, epochs, parts)
+        return packing.batch_shapes(self.lengths[rows], examples, seed, epochs, parts, width)
 
     def with_states(self, states: States) -> Source:
         if isinstance(states, Ragged):
@@ -164,7 +164,7 @@ class ImageSource(OneARow, FileSource):
         return np.full(self.count, self.max_length)
 
     def batch_shapes(
-        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int
+        self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int, width: int
     ) -> BatchShapes:
         return BatchShapes(self.max_length, (examples,), examples)
 

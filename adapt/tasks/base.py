@@ -263,6 +263,14 @@ class Task(abc.ABC):
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
         """Scores of a set, ``primary_metric`` among them; nan where one is not defined."""
 
+    def example_scores(
+        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """What each example counts in the scores that are means over examples, float64 [N] by
+        metric. Other scores are left out.
+        """
+        return {}
+
     @abc.abstractmethod
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
         """What scores on the test labels without a look at any input, from the training labels."""

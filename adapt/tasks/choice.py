@@ -46,6 +46,11 @@ class Choice(Task):
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
         return metrics.choice(outputs, labels)
 
+    def example_scores(
+        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        return {"accuracy": metrics.is_right(outputs.reshape(len(labels), -1), labels)}
+
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
         return metrics.majority(train, test)
 

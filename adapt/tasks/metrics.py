@@ -58,6 +58,11 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
+def is_right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the class with the largest logit is the label, float64 [N]. logits [N, C], labels [N]."""
+    return (logits.argmax(-1) == labels).astype(np.float64)
+
+
 def decisions(predicted: np.ndarray, labels: np.ndarray) -> Scores:
     """accuracy and macro_f1 over the classes that occur.
 
@@ -136,7 +141,12 @@ def choice(logits: np.ndarray, labels: np.ndarray) -> Scores:
 
 
 def spans(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """exact_match, and f1: the mean over examples of the F1 of their tokens.
+    """exact_match, and f1: the means over examples of :func:`span_scores`."""
+    return {name: float(values.mean()) for name, values in span_scores(logits, labels).items()}
+
+
+def span_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """exact_match, and the F1 of the tokens of each example, float64 [N].
 
     Rajpurkar et al. 2016, 6.1. logits [N, 2, L], labels int [N, 2]: first and last token.
     """
@@ -145,9 +155,8 @@ def spans(logits: np.ndarray, labels: np.ndarray) -> Scores:
     last = np.minimum(predicted[:, 1], labels[:, 1])
     num_shared = np.maximum(last - first + 1, 0)
     num_tokens = (np.ptp(predicted, 1) + 1) + (np.ptp(labels, 1) + 1)
-    f1 = 2 * num_shared / num_tokens
     exact = (predicted == labels).all(-1)
-    return {"exact_match": float(exact.mean()), "f1": float(f1.mean())}
+    return {"exact_match": exact.astype(np.float64), "f1": 2 * num_shared / num_tokens}
 
 
 def best_spans(logits: np.ndarray) -> np.ndarray:

@@ -55,6 +55,13 @@ class Multitask(Task):
         columns = [column for column, _ in by_column(names)]
         return metrics.multitask(outputs, labels, columns)
 
+    def example_scores(
+        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """An example counts the share of its columns that are right."""
+        right = outputs.argmax(-1) == labels
+        return {"accuracy": right.mean(-1)}
+
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
         """The mean over label columns of always answering what is most frequent."""
         accuracies = []

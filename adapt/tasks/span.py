@@ -113,6 +113,11 @@ class Span(Task):
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
         return metrics.spans(outputs, labels)
 
+    def example_scores(
+        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        return metrics.span_scores(outputs, labels)
+
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
         return metrics.majority(train, test)
 

@@ -73,6 +73,11 @@ class Tags(Task):
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
         return metrics.tags(outputs, labels)
 
+    def example_scores(
+        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        return {"accuracy": metrics.is_right(outputs, labels)}
+
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
         return metrics.majority(train, test)
 

@@ -99,7 +99,7 @@ def build_phases(
         groups = {}
         optimizers = {}
         for name, factor in factors.items():
-            peak_rate = chosen_rate(options, name, is_probe, width) * factor
+            peak_rate = chosen_rate(options, name, is_probe, width) * factor * options.rate_factor
             schedule = optim.schedule(peak_rate, schedule_steps, options.warmup, options.decay)
             groups[name] = Group(peak_rate, schedule, schedule_start)
             own_schedule = schedule.after(started[name] - schedule_start)

@@ -1,0 +1,147 @@
+"""The cells of a comparison: one strategy, budget and seed each, and where they are kept."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt import files
+from adapt.tasks.metrics import Scores
+
+Outputs = Mapping[str, np.ndarray]  # of the head on every test set, by name
+
+
+@dataclasses.dataclass(frozen=True)
+class Try:
+    """A fit with one rate, judged by the examples that choose. nan where the loss diverged."""
+
+    rate: float  # a factor of the strategy's rates; of a probe the strength of its penalty
+    score: float
+    loss: float
+    seconds: float  # without compiling
+    steps: int
+    best_step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What was chosen of the tries of one strategy, budget and seed, and its test."""
+
+    strategy: str
+    budget: str
+    seed: int
+    labelled: int  # examples that were used, those that choose among them
+    tries: Sequence[Try]
+    chosen: int  # of the tries
+    scores: Mapping[str, Mapping[str, float | None]]  # by test set and metric
+    floors: Mapping[str, float | None]  # what scores on the test without a look at any input
+    seconds: float  # of the chosen fit, encoding included
+    flops: float  # of it
+    parameters: int  # that train
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.strategy, self.budget, self.seed
+
+    @property
+    def best(self) -> Try:
+        return self.tries[self.chosen]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A row a try, as plain values: the test scores are those of the one that was chosen."""
+        for number, tried in enumerate(self.tries):
+            is_chosen = number == self.chosen
+            row: dict[str, Any] = {
+                "strategy": self.strategy,
+                "labels": self.budget,
+                "labelled": self.labelled,
+                "seed": self.seed,
+                "rate": tried.rate,
+                "chosen": is_chosen,
+                "validation_score": tried.score,
+                "validation_loss": tried.loss,
+                "steps": tried.steps,
+                "best_step": tried.best_step,
+                "fit_seconds": tried.seconds,
+                "seconds": self.seconds if is_chosen else None,
+                "flops": self.flops,
+                "parameters": self.parameters,
+            }
+            for set_name, scores in self.scores.items():
+                for metric, value in scores.items():
+                    row[f"{set_name}_{metric}"] = value if is_chosen else None
+            yield row
+
+
+class Cells:
+    """The cells that are done, in memory or in a folder: with it a comparison goes on after a stop.
+
+    A cell counts as done when its JSON is there, which is written last.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+        self.done: dict[tuple[str, str, int], Cell] = {}
+        self.outputs: dict[tuple[str, str, int], Outputs] = {}
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+            for path in sorted(folder.glob("*.json")):
+                cell = read_cell(path)
+                self.done[cell.key] = cell
+
+    def __contains__(self, key: tuple[str, str, int]) -> bool:
+        return key in self.done
+
+    def __len__(self) -> int:
+        return len(self.done)
+
+    def add(self, cell: Cell, outputs: Outputs) -> None:
+        """Keep a cell with its outputs on the test sets, float32."""
+        self.done[cell.key] = cell
+        if self.folder is None:
+            self.outputs[cell.key] = outputs
+            return
+        path = self.folder / f"{file_name(cell.key)}.json"
+        with files.atomic_path(path.with_suffix(".npz")) as beside, beside.open("wb") as file:
+            np.savez_compressed(file, **outputs)  # pyright: ignore[reportArgumentType]
+        files.write_json(path, dataclasses.asdict(cell))
+
+    def outputs_of(self, key: tuple[str, str, int]) -> Outputs:
+        if self.folder is None:
+            return self.outputs[key]
+        return dict(np.load(self.folder / f"{file_name(key)}.npz"))
+
+
+def read_cell(path: Path) -> Cell:
+    content = json.loads(path.read_text("utf-8"))
+    content["tries"] = [Try(**tried) for tried in content["tries"]]
+    return Cell(**content)
+
+
+def file_name(key: tuple[str, str, int]) -> str:
+    """The name of a cell's files, without suffix."""
+    strategy, budget, seed = key
+    spelled = "".join(sign if sign.isalnum() or sign in "+-." else "_" for sign in strategy)
+    return f"{spelled}-{budget}-{seed}"
+
+
+def choose(tries: Sequence[Try]) -> int:
+    """The try with the best score, of equal ones that with the lower loss; one that diverged is
+    never chosen while there is another.
+    """
+
+    def order(number: int) -> tuple[bool, float, float]:
+        tried = tries[number]
+        has_score = bool(np.isfinite(tried.score))
+        loss = tried.loss if np.isfinite(tried.loss) else np.inf
+        return np.isfinite(tried.loss), tried.score if has_score else -1.0, -loss
+
+    return max(range(len(tries)), key=order)
+
+
+def as_finite(scores: Scores) -> dict[str, float | None]:
+    """Scores as JSON has them: None where one is not defined."""
+    return {name: float(value) if np.isfinite(value) else None for name, value in scores.items()}

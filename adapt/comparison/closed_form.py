@@ -1,0 +1,183 @@
+"""Cells of a strategy that leaves the encoder as it is: heads on its features, for all budgets and
+seeds together.
+
+A probe is logistic regression, whose tries are strengths of its penalty; a centroid is the nearest
+class mean.
+"""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from adapt import tree
+from adapt.comparison.cells import Cell, Cells, Try, choose
+from adapt.comparison.material import Draw, Material, draw_rows, score_outputs
+from adapt.comparison.options import CompareOptions
+from adapt.cost import clock, flops
+from adapt.errors import StrategyError
+from adapt.models import Classifier, Encoder, Model
+from adapt.prefix_cache import policy
+from adapt.pretrained.families import family_module
+from adapt.probing import linear
+from adapt.probing.logistic_regression import logistic
+from adapt.training import frozen_prefix
+from adapt.training.events import OnProgress
+
+REPEATS = 5  # of a timed window
+PENALTIES = (1.0, 10.0, 100.0, 0.1, 1000.0, 0.01, 1e4)  # in the order in which tries take them
+
+
+def check(strategy: str, material: Material) -> None:
+    """Raise :class:`StrategyError` where labels are no classes."""
+    task = material.task
+    if task.probed_as != "classes":
+        raise StrategyError(
+            f"`strategies` {strategy} fits classes, and `task` is {task.name}: leave it out"
+        )
+
+
+def fill(
+    strategy: str,
+    material: Material,
+    options: CompareOptions,
+    cells: Cells,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Add every cell of a probe or a centroid that is not there yet."""
+    missing = []
+    for budget in options.budgets:
+        for seed in range(options.seeds):
+            if (strategy, budget, seed) not in cells:
+                missing.append((budget, seed))
+    if not missing:
+        return
+    draws = [draw_rows(material, budget, seed) for budget, seed in missing]
+    features, encoding_seconds = pooled_features(material)
+    heads = fit_heads(strategy, material, features, draws, len(options.rates))
+    for number, (budget, seed) in enumerate(missing):
+        draw = draws[number]
+        tries = [judge(heads, material, number, k, draw) for k in range(len(heads.strengths))]
+        chosen = choose(tries)
+        outputs = test_outputs(heads, material, number, chosen, draw)
+        scores, floors = score_outputs(material, outputs, draw)
+        cell = Cell(
+            strategy=strategy,
+            budget=budget,
+            seed=seed,
+            labelled=draw.labelled,
+            tries=tries,
+            chosen=chosen,
+            scores=scores,
+            floors=floors,
+            seconds=heads.seconds + encoding_seconds * draw.labelled,
+            flops=encoding_flops(material) * draw.labelled,
+            parameters=heads.fitted.kernel[number, chosen].size
+            + heads.fitted.bias[number, chosen].size,
+        )
+        cells.add(cell, outputs)
+        if on_progress is not None:
+            on_progress(number + 1, len(missing))
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Heads of every cell and strength, on scaled features of every file."""
+
+    fitted: linear.Linear
+    features: dict[str, np.ndarray]  # scaled, by file
+    strengths: tuple[float, ...]
+    seconds: float  # of one fit
+
+    def logits(self, file: str, rows: np.ndarray | None, number: int, k: int) -> np.ndarray:
+        """Logits float32 [N, C] of one head; for two classes a head has one column."""
+        x = self.features[file] if rows is None else self.features[file][rows]
+        values = x @ self.fitted.kernel[number, k].T + self.fitted.bias[number, k]
+        if values.shape[1] == 1:
+            values = np.concatenate([np.zeros_like(values), values], 1)
+        return values.astype(np.float32)
+
+
+def fit_heads(
+    strategy: str,
+    material: Material,
+    features: dict[str, np.ndarray],
+    draws: list[Draw],
+    tries: int,
+) -> Heads:
+    """One head for each draw and strength, all of them together."""
+    classes = len(material.names)
+    # All files one after the other, the training file first: some of its rows train.
+    count = sum(len(values) for values in features.values())
+    train = np.zeros((len(draws), count), bool)
+    for mask, draw in zip(train, draws, strict=True):
+        mask[draw.train] = True
+    labels = np.zeros(count, np.int32)
+    labels[: len(material.train)] = material.train.labels
+    started = time.perf_counter()
+    scaled = linear.standardise(np.concatenate(list(features.values())), train)
+    if strategy == "probe":
+        strengths = PENALTIES[:tries]
+        fitted = logistic(scaled, labels, train, strengths, classes)
+    else:
+        strengths = (0.0,)
+        fitted = linear.centroid(scaled, labels, train, classes)
+    seconds = (time.perf_counter() - started) / len(draws) / len(strengths)
+    ends = np.cumsum([len(values) for values in features.values()])
+    parts = np.split(scaled.x, ends[:-1])
+    return Heads(fitted, dict(zip(features, parts, strict=True)), strengths, seconds)
+
+
+def judge(heads: Heads, material: Material, number: int, k: int, draw: Draw) -> Try:
+    """A head's score on the examples that choose."""
+    if material.validation is None:
+        logits = heads.logits("train", draw.held_out, number, k)
+        labels = material.train.labels[draw.held_out]
+    else:
+        logits = heads.logits("validation", None, number, k)
+        labels = material.validation.labels
+    task = material.task
+    scores = task.metrics(logits, labels, task.output_names(material.names))
+    return Try(
+        rate=heads.strengths[k],
+        score=float(scores[material.metric]),
+        loss=task.mean_loss(logits, labels),
+        seconds=heads.seconds,
+        steps=0,
+        best_step=0,
+    )
+
+
+def test_outputs(
+    heads: Heads, material: Material, number: int, k: int, draw: Draw
+) -> dict[str, np.ndarray]:
+    """The logits of one head on every set that is tested on."""
+    outputs = {}
+    if draw.test is not None:
+        outputs["test"] = heads.logits("train", draw.test, number, k)
+    for name in material.tests:
+        outputs[name] = heads.logits(name, None, number, k)
+    return outputs
+
+
+def pooled_features(material: Material) -> tuple[dict[str, np.ndarray], float]:
+    """(the pooled features [N, D] of every set, the seconds that an example takes to encode)."""
+    pretrained = material.pretrained
+    pooling = family_module(pretrained.config.family).POOLING
+    model = Model(Encoder(pretrained.config), Classifier(0, pooling))
+    cut = frozen_prefix.cut_at(model, model.stages)
+    params = tree.drop(pretrained.params, "head")
+    params = jax.device_put(params, jax.local_devices()[0])
+    sets, _ = policy.with_states(cut, params, material.sets)
+    train = material.train
+    seconds = clock.forward_seconds(REPEATS, cut, cut.split(params)[0], train)
+    features = {name: np.asarray(part.states)[part.rows] for name, part in sets.items()}
+    return features, seconds / len(train)
+
+
+def encoding_flops(material: Material) -> float:
+    """FLOPs of encoding one training example."""
+    config = material.pretrained.config
+    tokens = float(material.train.file_sequences.lengths.mean())
+    return flops.prefix_flops(config, config.layers + 1, tokens, tokens)

@@ -1,0 +1,376 @@
+"""Strategies by rates by seeds by label budgets, on anybody's data.
+
+    found = compare("minilm", texts, labels, strategies=("frozen", "lora:8", "full"))
+    found.answers[0].best                 # the strategy with the best test score
+    found.to_pandas()                     # a row a fit
+
+For every strategy, budget and seed the examples that choose decide among the rates. The test is
+looked at once, with what was chosen.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from adapt import files, run_folder
+from adapt.comparison import closed_form
+from adapt.comparison.cells import Cell, Cells
+from adapt.comparison.material import Material, check_budgets, read_material
+from adapt.comparison.options import ALL, CLOSED_FORM, CompareOptions
+from adapt.comparison.summary import Answer, Row, mean_floors, summarise
+from adapt.comparison.trained import Trainer
+from adapt.data.inputs import Columns, Part, make_parts, make_table
+from adapt.errors import StrategyError
+from adapt.options import DType, FinetuningOptions, is_of
+from adapt.prepared import check_out
+from adapt.pretrained import hub
+from adapt.pretrained.hub import Pretrained
+from adapt.program_cache import keep_programs
+from adapt.tasks import Task, get_task
+from adapt.training.events import OnProgress
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` found.
+
+    ``rows`` has a row for every strategy and budget, ``answers`` one for every budget, ``cells``
+    everything that was fitted; ``floors`` is what scores on the test without a look at any input.
+    """
+
+    source: str  # of the checkpoint
+    task: str
+    metric: str  # that decides: more is better
+    options: CompareOptions
+    rows: Sequence[Row]
+    answers: Sequence[Answer]
+    floors: Mapping[str, float]
+    cells: Sequence[Cell]
+    examples: int  # in training, before a budget
+    tested: str  # on what, in words
+
+    def __repr__(self) -> str:
+        options = self.options
+        said = []
+        for answer in self.answers:
+            also = "" if answer.cheapest == answer.best else f", {answer.cheapest} is as good"
+            said.append(f"{answer.labels}: {answer.best} {answer.score:.3f}{also}")
+        return (
+            f"Comparison({len(options.strategies)} strategies on {self.source}, "
+            f"{options.seeds} seeds, test {self.metric} by labels: {'; '.join(said)})"
+        )
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row a fit; the test scores are those of the rates that were chosen."""
+        import pandas
+
+        return pandas.DataFrame(list(self.fits()))
+
+    def fits(self) -> Iterator[dict[str, Any]]:
+        """A row a fit, as plain values."""
+        for cell in self.cells:
+            yield from cell.rows()
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the fits, as JSON has it."""
+        return run_folder.as_json(
+            {
+                "checkpoint": self.source,
+                "task": self.task,
+                "metric": self.metric,
+                "tested": self.tested,
+                "examples": self.examples,
+                "floors": dict(self.floors),
+                "rows": [dataclasses.asdict(row) for row in self.rows],
+                "answers": [dataclasses.asdict(answer) for answer in self.answers],
+            }
+        )
+
+
+def compare(
+    pretrained: Pretrained | str | Path,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    also_test: Mapping[str, Any] | None = None,
+    strategies: Sequence[str] = CompareOptions.strategies,
+    rates: Sequence[float] = CompareOptions.rates,
+    budgets: Sequence[int | str] = (ALL,),
+    seeds: int = 5,
+    min_steps: int = 60,
+    score: str | None = None,
+    task: str = "classification",
+    epochs: int = 3,
+    batch_size: int = 32,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    label_column: str = "label",
+    image_column: str | None = None,
+    pooling: str | None = None,
+    layers: tuple[int, ...] = (),
+    mix: Literal["concat", "learned"] = "concat",
+    class_weights: Literal["none", "balanced"] = "none",
+    dtype: DType = "float32",
+    max_length: int | None = None,
+) -> Comparison:
+    """Which strategy is best on these data, which is as good for less, and with which rates?
+
+        found = adapt.compare("minilm", texts, labels, strategies=("frozen", "lora:8", "full"))
+        found = adapt.compare("minilm", "train.csv", test="test.csv", budgets=(8, 32, 128, "all"))
+        found.to_pandas()
+
+    The data are given as to :func:`adapt.finetune`. Of every ``budgets`` labelled examples each of
+    ``seeds`` seeds draws its own, the same for every strategy; a fifth of them (of ``all`` a tenth)
+    chooses among ``rates``, which are factors of the strategy's own learning rates, unless there is
+    a ``validation`` set. Without a ``test`` set the examples are dealt into folds, and seed s is
+    tested on fold s, on which nothing was trained or chosen. ``also_test`` are further sets, by
+    name, that are tested on with what was chosen. ``score`` is the metric that chooses, by default
+    the task's own.
+
+    ``strategies`` are those of :func:`adapt.finetune`; where labels are classes also ``probe``,
+    logistic regression on frozen features whose penalties are tried, and ``centroid``. A fit takes
+    ``epochs`` epochs, and ``min_steps`` steps at least. With ``out`` every cell is written to that
+    folder when it is done, and ``resume`` goes on. ``on_progress(done, total)`` counts cells.
+
+    Intervals are of 95%, over seeds and test examples, by the bootstrap; differences are paired.
+    They are not widened for the number of strategies that were compared.
+
+    Raises :class:`AdaptError`, as :func:`adapt.finetune` does.
+    """
+    options = FinetuningOptions(
+        checkpoint=hub.source_of(pretrained),
+        max_length=max_length,
+        dtype=dtype,
+        task=task,
+        pooling=pooling,
+        layers=layers,
+        mix=mix,
+        class_weights=class_weights,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+    compared = CompareOptions(
+        strategies=as_tuple(strategies, "strategies"),
+        rates=as_tuple(rates, "rates"),
+        labels=tuple(str(budget) for budget in as_tuple(budgets, "budgets")),
+        seeds=seeds,
+        min_steps=min_steps,
+        score=score,
+    )
+    columns = Columns(
+        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+    )
+    folder = check_out(out, options.checkpoint, resume=resume, overwrite=overwrite, stop_after=None)
+    prepared = prepare(
+        pretrained,
+        inputs,
+        labels,
+        options,
+        compared,
+        test=test,
+        validation=validation,
+        also_test=also_test,
+        columns=columns,
+    )
+    return prepared.run(folder, resume=resume, overwrite=overwrite, on_progress=on_progress)
+
+
+def as_tuple(values: Any, name: str) -> tuple[Any, ...]:
+    """The values of a list. Raises :class:`StrategyError` for one value alone."""
+    if isinstance(values, str | int | float):
+        raise StrategyError(f"`{name}` is {values!r}: give a list")
+    return tuple(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedComparison:
+    """A comparison before its first fit."""
+
+    material: Material
+    options: FinetuningOptions
+    compared: CompareOptions
+    settings: Mapping[str, Any]  # config.json
+
+    @property
+    def count(self) -> int:
+        """The cells of the comparison."""
+        compared = self.compared
+        return len(compared.strategies) * len(compared.budgets) * compared.seeds
+
+    def run(
+        self,
+        out: Path | None = None,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Comparison:
+        """Fit every cell that is not there yet. With ``out`` the folder gets config.json, the cells,
+        cells.parquet and comparison.json.
+        """
+        if out is None:
+            return self.fill(Cells(), on_progress)
+        settings = self.settings if settings is None else settings
+        with run_folder.open_run(out, settings, resume=resume, overwrite=overwrite) as folder:
+            folder.keep()  # every cell that is done counts
+            found = self.fill(Cells(folder.path / "cells"), on_progress)
+            files.write_json(folder.path / "comparison.json", found.summary())
+            write_parquet(folder.path / "cells.parquet", found)
+        return found
+
+    def fill(self, cells: Cells, on_progress: OnProgress | None) -> Comparison:
+        compared = self.compared
+        per_strategy = len(compared.budgets) * compared.seeds
+        for number, strategy in enumerate(compared.strategies):
+            report = counting_from(number * per_strategy, self.count, on_progress)
+            if strategy in CLOSED_FORM:
+                closed_form.fill(strategy, self.material, compared, cells, report)
+            else:
+                trainer = trainer_of(strategy, self.material, self.options, compared)
+                fill_trained(trainer, cells, report)
+        rows, answers = summarise(compared, self.material, cells)
+        first = [cell for key, cell in cells.done.items() if key[0] == compared.strategies[0]]
+        return Comparison(
+            source=self.material.pretrained.source,
+            task=self.options.task,
+            metric=self.material.metric,
+            options=compared,
+            rows=rows,
+            answers=answers,
+            floors=mean_floors(first),
+            cells=[cells.done[key] for key in sorted(cells.done)],
+            examples=len(self.material.train),
+            tested=tested_on(self.material),
+        )
+
+
+def trainer_of(
+    strategy: str, material: Material, options: FinetuningOptions, compared: CompareOptions
+) -> Trainer:
+    """What fits the cells of a strategy that trains."""
+    options = dataclasses.replace(options, strategy=strategy, score=compared.score)
+    return Trainer(material, options, compared)
+
+
+def fill_trained(trainer: Trainer, cells: Cells, report: OnProgress) -> None:
+    """Fit every cell of a strategy that is not there yet."""
+    compared = trainer.compared
+    strategy = trainer.options.strategy
+    done = 0
+    for budget in compared.budgets:
+        for seed in range(compared.seeds):
+            if (strategy, budget, seed) not in cells:
+                cells.add(*trainer.cell(budget, seed))
+            done += 1
+            report(done, 0)
+
+
+def counting_from(before: int, total: int, on_progress: OnProgress | None) -> OnProgress:
+    """The callback of one strategy of several: it reports what is done of all."""
+
+    def report(done: int, _: int) -> None:
+        if on_progress is not None:
+            on_progress(before + done, total)
+
+    return report
+
+
+def prepare(
+    pretrained: Pretrained | str | Path,
+    inputs: Any,
+    labels: Any,
+    options: FinetuningOptions,
+    compared: CompareOptions,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    also_test: Mapping[str, Any] | None = None,
+    columns: Columns | None = None,
+) -> PreparedComparison:
+    """The data of a comparison, read and checked; see :func:`compare`."""
+    options.check()
+    keep_programs()
+    if is_of(validation, float):
+        raise StrategyError(
+            f"`validation` is {validation}: give data that choose, or leave it out for a share of "
+            "the labelled examples"
+        )
+    if not isinstance(pretrained, Pretrained):
+        pretrained = hub.load(pretrained)
+    pretrained = hub.with_options(pretrained, options, 0)
+    compared.check(pretrained.config.layers, options.epochs)
+    task = get_task(options.task)
+    parts = make_parts(
+        inputs,
+        labels,
+        columns or Columns(),
+        validation=validation,
+        test=test,
+        are_images=pretrained.config.is_image,
+        are_words=task.takes_words,
+    )
+    further = read_further(also_test or {}, parts, pretrained, task)
+    material = read_material(parts, further, task, options, pretrained, compared)
+    check_budgets(compared, material)
+    for strategy in compared.strategies:
+        if strategy in CLOSED_FORM:
+            closed_form.check(strategy, material)
+        else:
+            trainer_of(strategy, material, options, compared).check()
+    settings = {
+        "experiment": "compare",
+        **dataclasses.asdict(compared),
+        "checkpoint": options.checkpoint,
+        "task": options.task,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        **{name: part.table.name for name, part in parts.items()},
+    }
+    return PreparedComparison(material, options, compared, run_folder.as_json(settings))
+
+
+def read_further(
+    also_test: Mapping[str, Any], parts: Mapping[str, Part], pretrained: Pretrained, task: Task
+) -> dict[str, Part]:
+    """Sets that are only tested on, by name, with the columns of the training table."""
+    further = {}
+    for name, data in also_test.items():
+        if name in ("train", "validation", "test"):
+            raise StrategyError(f"`also_test` has a set called {name}: give it another name")
+        some_inputs, some_labels = data if isinstance(data, tuple) else (data, None)
+        table, columns = make_table(
+            some_inputs,
+            some_labels,
+            parts["train"].columns,
+            are_images=pretrained.config.is_image,
+            are_words=task.takes_words,
+            name=name,
+            parameter="also_test",
+        )
+        further[name] = Part(table, columns)
+    return further
+
+
+def tested_on(material: Material) -> str:
+    """What is tested on, in words."""
+    if material.folds is None:
+        return f"{len(material.tests['test']):,} examples of the test set"
+    count = int(material.folds.max()) + 1
+    return f"a fold of the examples for each seed, of {count}"
+
+
+def write_parquet(path: Path, found: Comparison) -> None:
+    """A row a fit, for pandas and others."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with files.atomic_path(path) as beside:
+        parquet.write_table(pa.Table.from_pylist(list(found.fits())), beside)

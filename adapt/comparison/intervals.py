@@ -1,0 +1,69 @@
+"""Intervals of a score over seeds and test examples, by the bootstrap."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adapt.tasks import Task
+
+DRAWS = 1000
+DRAWS_OF_A_METRIC = 200  # where a score is no mean over examples and is computed anew in each
+SEED = 0
+
+# (outputs, targets) of the test of each seed.
+Tests = Sequence[tuple[np.ndarray, np.ndarray]]
+
+
+def resampled(
+    task: Task, names: Sequence[str], metric: str, tests: Tests, is_one_test: bool
+) -> np.ndarray:
+    """The score, the mean over seeds, of every resample: float64 [draws], nan where not defined.
+
+    Seeds are drawn with replacement, and of each one's test as many examples as it has: the same
+    ones for every seed where ``is_one_test``. Resamples depend on the numbers of seeds and examples
+    alone, so those of two strategies can be subtracted.
+    """
+    by_seed = [scorer(task, names, metric, *test) for test in tests]
+    sizes = [len(targets) for _, targets in tests]
+    means = example_scores(task, names, metric, tests[0]) is not None
+    draws = DRAWS if means else DRAWS_OF_A_METRIC
+    random = np.random.default_rng(SEED)
+    scores = np.zeros(draws)
+    for draw in range(draws):
+        chosen = random.integers(len(tests), size=len(tests))
+        rows = [random.integers(size, size=size) for size in sizes[: 1 if is_one_test else None]]
+        of_seeds = {}
+        for seed in set(chosen.tolist()):
+            of_seeds[seed] = by_seed[seed](rows[0 if is_one_test else seed])
+        scores[draw] = np.mean([of_seeds[seed] for seed in chosen.tolist()])
+    return scores
+
+
+def interval(scores: np.ndarray) -> tuple[float, float]:
+    """The middle 95% of resampled scores."""
+    low, high = np.nanquantile(scores, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def example_scores(
+    task: Task, names: Sequence[str], metric: str, test: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray | None:
+    """What each example counts in a score that is a mean over them; None for another score."""
+    return task.example_scores(*test, names).get(metric)
+
+
+def scorer(
+    task: Task, names: Sequence[str], metric: str, outputs: np.ndarray, targets: np.ndarray
+) -> Callable[[np.ndarray], float]:
+    """The score of some examples of a test, by their rows."""
+    values = example_scores(task, names, metric, (outputs, targets))
+    if values is not None:
+        return lambda rows: float(values[rows].mean())
+    # An example may have several outputs, one after the other: choices, the two of a pair.
+    grouped = outputs.reshape(len(targets), -1, *outputs.shape[1:])
+
+    def score(rows: np.ndarray) -> float:
+        some = grouped[rows].reshape(-1, *outputs.shape[1:])
+        return float(task.metrics(some, targets[rows], names)[metric])
+
+    return score

@@ -1,0 +1,88 @@
+"""What a comparison compares, and how often."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+from adapt.errors import StrategyError
+from adapt.options import check_types
+from adapt.training import strategies
+
+CLOSED_FORM = ("probe", "centroid")  # heads on frozen features that no step trains
+ALL = "all"
+MOST_RATES = 7  # as many strengths of a penalty does a probe have to try
+RATE_LIMITS = (0.001, 1000.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What is compared, and how often."""
+
+    title: ClassVar[str] = "comparison"
+
+    # what trains; for classes also probe (logistic regression on frozen features) and centroid
+    strategies: tuple[str, ...] = ("frozen", "top:1", "lora:8", "full")
+    # factors of a strategy's own learning rates; validation examples choose one of them
+    rates: tuple[float, ...] = (1.0, 3.0, 0.3)
+    # labelled examples, numbers or all; those that choose are among them
+    labels: tuple[str, ...] = (ALL,)
+    # each draws other examples, another head and another order
+    seeds: int = 5
+    # at least, of a fit on few examples
+    min_steps: int = 60
+    # the metric that chooses and is reported; default: the task's own
+    score: str | None = None
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """Numbers of labelled examples, or all: what the library calls the flag ``labels``."""
+        return self.labels
+
+    def check(self, layers: int, epochs: int) -> None:
+        """Raise :class:`StrategyError` for options that make no sense, of an encoder with
+        ``layers`` blocks.
+        """
+        check_types(self)
+        lists = {"strategies": self.strategies, "rates": self.rates, "budgets": self.budgets}
+        for name, values in lists.items():
+            check_list(name, values)
+        for name in self.strategies:
+            if name not in CLOSED_FORM:
+                strategies.strategy(name, layers, max(epochs, 2))
+        low, high = RATE_LIMITS
+        for rate in self.rates:
+            if not low <= rate <= high:
+                raise StrategyError(
+                    f"`rates` {rate:g}: give factors of a strategy's own learning rates, such as "
+                    "0.3 1 3"
+                )
+        if len(self.rates) > MOST_RATES:
+            raise StrategyError(f"`rates` are {len(self.rates)}: give {MOST_RATES} at most")
+        for name in ("seeds", "min_steps"):
+            if not 1 <= getattr(self, name) <= 10_000:
+                raise StrategyError(f"`{name}` {getattr(self, name)} must be 1 to 10000")
+        for budget in self.budgets:
+            count_of(budget)
+        if self.score == "loss":
+            raise StrategyError("`score` loss: less of it is better; give a metric of the task")
+
+
+def check_list(name: str, values: Sequence[object]) -> None:
+    """Raise :class:`StrategyError` for an empty list, or a value that it has twice."""
+    if not values:
+        raise StrategyError(f"`{name}` is empty: give at least one")
+    for value in values:
+        if list(values).count(value) > 1:
+            raise StrategyError(f"`{name}` has {value} twice: leave one out")
+
+
+def count_of(budget: str) -> int | None:
+    """The number of labelled examples of a budget; None for all there are.
+
+    Raises :class:`StrategyError` for what is neither a number nor ``all``.
+    """
+    if budget == ALL:
+        return None
+    if budget.isascii() and budget.isdecimal() and int(budget) > 0:
+        return int(budget)
+    raise StrategyError(f"`budgets` {budget}: give numbers of labelled examples, or all")
