@@ -28,6 +28,8 @@ from adapt.run import Run as Run
 from adapt.run import load_run as load_run
 from adapt.run_table import RunTable as RunTable
 from adapt.run_table import runs as runs
+from adapt.training.context import LossContext as LossContext
+from adapt.training.context import context_loss as context_loss
 from adapt.training.losses import binary_cross_entropy as binary_cross_entropy
 from adapt.training.losses import cross_entropy as cross_entropy
 from adapt.training.losses import squared_error as squared_error

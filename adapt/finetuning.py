@@ -49,7 +49,9 @@ from adapt.task_data import TaskData, read_data
 from adapt.tasks import get_task
 from adapt.tasks.metrics import Metric, check_own, own_scores
 from adapt.training import optim, phases, strategies
+from adapt.training.context import ContextLoss, copy_of, name_of
 from adapt.training.events import Callback, as_callbacks
+from adapt.training.losses import Loss
 from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import UNDEFINED, FolderCheckpoints, encoder_reference
@@ -81,6 +83,8 @@ def finetune(
     overwrite: bool = False,
     callbacks: Iterable[Callback] = (),
     weights: Any = None,
+    loss: Loss | ContextLoss | None = None,
+    extras: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Metric] | None = None,
     score: str | None = None,
     text_column: str = "text",
@@ -134,6 +138,11 @@ def finetune(
 
     ``weights`` say how much each training example counts in the loss: a sequence beside ``inputs``,
     or the name of a column; only their ratios matter. Validation and test are not weighted.
+
+    ``loss`` takes the place of the task's own while training: a function ``(outputs, labels) ->
+    [N]`` in JAX, one number an example, or one of :func:`adapt.context_loss`, which sees more. It
+    gets ``extras``, arrays [N, ...] beside ``inputs``, in its batch. The loss of validation and test
+    stays the task's own.
 
     ``metrics`` are functions ``(outputs, labels) -> number`` by name, of the whole validation or
     test set in NumPy: outputs of the head [N, ...] and labels as the loss takes them. ``score``
@@ -209,6 +218,8 @@ def finetune(
         layout=sharding.make_layout(mesh),
         metrics=metrics,
         weights=None if isinstance(weights, str) else weights,
+        loss=loss,
+        extras=extras,
     )
     warn_of_truncated(prepared)
     return prepared.train(
@@ -326,10 +337,13 @@ def prepare(
     layout: sharding.Layout | None = None,
     metrics: Mapping[str, Metric] | None = None,
     weights: Any = None,
+    loss: Loss | ContextLoss | None = None,
+    extras: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """The plan and the data of a run; see :func:`finetune` for the arguments and the errors."""
     options.check()
     metrics = check_own(metrics)
+    check_loss(loss, options, layout)
     check_seeds(seed=seed, split_seed=split_seed)
     keep_programs()
     sharding.check_batch(layout, options.batch_size, options.accumulate)
@@ -361,11 +375,15 @@ def prepare(
         layout=layout,
         metrics=metrics,
         weights=weights,
+        extras=extras,
     )
     settings = settings_of(options, parts, held_out=held_out, seed=seed, split_seed=split_seed)
     if metrics:
         settings["metrics"] = list(metrics)
-    plan = build_plan(pretrained, data, options, seed, layout)
+    if loss is not None:
+        settings["loss"] = name_of(loss)
+        loss = copy_of(loss)
+    plan = build_plan(pretrained, data, options, seed, layout, loss)
     check_scores(plan, data)
     return Prepared(
         plan=plan,
@@ -383,6 +401,23 @@ def spelled_schedule(strategy: Any, epochs: int) -> tuple[str, int]:
         phases = json.loads(text)["phases"]
         epochs = sum(phase["epochs"] for phase in phases)
     return text, epochs
+
+
+def check_loss(
+    loss: Any, options: FinetuningOptions, layout: sharding.Layout | None = None
+) -> None:
+    """Raise :class:`StrategyError` for a loss that is no function, or does not go with the rest."""
+    if loss is None:
+        return
+    if not callable(loss):
+        raise StrategyError(f"`loss` is {loss!r}: give a function (outputs, labels) -> [N]")
+    if options.class_weights != "none":
+        raise StrategyError(
+            f"`class_weights` {options.class_weights} weighs the task's own loss: with `loss` give "
+            "`weights`"
+        )
+    if isinstance(loss, ContextLoss) and layout is not None:
+        raise StrategyError("a `loss` with a context does not go with a `mesh`: give `mesh` data=1")
 
 
 def check_scores(plan: Plan, data: TaskData) -> None:
@@ -467,10 +502,11 @@ def build_plan(
     options: FinetuningOptions,
     seed: int = 0,
     layout: sharding.Layout | None = None,
+    loss: Loss | ContextLoss | None = None,
 ) -> Plan:
     """The encoder with a new head, what the strategy adds to it, and the phases in which it trains.
 
-    Raises :class:`StrategyError` for options that contradict each other, the encoder or the task.
+    ``loss`` takes the place of the task's. Raises :class:`StrategyError` for options that contradict each other, the encoder or the task.
     """
     strategy = strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
     config = peft.with_peft(pretrained.config, strategy.peft)
@@ -486,7 +522,8 @@ def build_plan(
     computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
     if options.dtype == "bfloat16":
         computed = computed.cast(jnp.bfloat16)
-    loss = data.task.training_loss(options, data.sets["train"].targets, data.names)
+    if loss is None:
+        loss = data.task.training_loss(options, data.sets["train"].targets, data.names)
     spec = strategies.shown(options.strategy)
     compiled = phases.build_phases(
         strategy, spec, computed, params, loss, options, data.steps_per_epoch

@@ -89,8 +89,8 @@ class Run:
             other = adapt.finetune(**run.arguments | {"seed": 1})
 
         Data and functions that were in memory have to be given again: ``inputs`` with ``labels``,
-        and the ``validation``, ``test``, ``weights`` and ``metrics`` that there were. Raises :class:`StrategyError` for a run of
-        pre-training.
+        and the ``validation``, ``test``, ``weights``, ``extras``, ``loss`` and ``metrics`` that
+        there were. Raises :class:`StrategyError` for a run of pre-training.
         """
         settings = self.settings
         if settings.get("experiment") != "finetune":

@@ -41,6 +41,8 @@ UNCOMPARED = (
     "used",
     *(field.name for field in dataclasses.fields(DeviceOptions)),
 )
+# Functions of one's own, by name: a run that has none does not name them.
+OF_PYTHON = ("loss", "metrics")
 # Settings that differ between the processes of one run.
 OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
 COMMIT = re.compile("[0-9a-f]{40,64}")
@@ -303,7 +305,7 @@ def check_settings(out: Path, settings: Mapping[str, Any], defaults: Mapping[str
         raise OutputError(
             f"`resume`: {out / 'config.json'} is not what adapt wrote: {error}"
         ) from None
-    for name, value in settings.items():
+    for name, value in {**dict.fromkeys(OF_PYTHON), **settings}.items():
         if name not in UNCOMPARED and before.get(name) != value:
             raise OutputError(
                 f"`resume`: `{name}` was {before.get(name)!r} in {out} and is {value!r} now: "

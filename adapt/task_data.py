@@ -17,7 +17,7 @@ from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import label_type, stratified_split
-from adapt.data.weights import read_weights, scaled
+from adapt.data.weights import read_extras, read_weights, scaled
 from adapt.errors import DataError
 from adapt.fitting import Evaluate, Scores
 from adapt.options import HELD_OUT, FinetuningOptions, StrategyOptions
@@ -150,12 +150,14 @@ def read_data(
     layout: sharding.Layout | None = None,
     metrics: Mapping[str, Metric] | None = None,
     weights: Any = None,
+    extras: Any = None,
 ) -> TaskData:
     """The parts as examples of the task for this encoder.
 
     Where there is no part ``validation``, a share ``held_out`` of the training rows becomes one, by
     classes; ``split_seed`` decides which (default: ``seed``). ``weights`` are those of the training
-    rows, where no column has them; validation and test are not weighted. Raises :class:`DataError` for what
+    rows, where no column has them; validation and test are not weighted. ``extras`` are arrays [N,
+    ...] of the training rows that their batches bring along. Raises :class:`DataError` for what
     can't be read, :class:`StrategyError` for data that do not fit the checkpoint or the task.
     """
     train = parts["train"]
@@ -166,14 +168,18 @@ def read_data(
     names = task.label_names(train.table, train.columns.label, train.columns.texts)
     weights = read_weights(train.table, weights, train.columns.weight)
     sets = {name: read_examples(part, task, names, pretrained) for name, part in parts.items()}
-    sets["train"] = dataclasses.replace(sets["train"], weights=weights)
+    sets["train"] = dataclasses.replace(
+        sets["train"], weights=weights, extras=read_extras(extras, len(train.table))
+    )
     if "validation" not in sets:
         whole = sets["train"]
         split_seed = seed if split_seed is None else split_seed
         rows, held_out_rows = stratified_split(whole.labels, held_out, split_seed)
         # What was truncated is counted once, for the whole file.
         held_out_part = whole.take(held_out_rows)
-        sets["validation"] = dataclasses.replace(held_out_part, truncated=0, weights=None)
+        sets["validation"] = dataclasses.replace(
+            held_out_part, truncated=0, weights=None, extras={}
+        )
         sets["train"] = whole.take(rows)
     sets["train"] = with_scaled_weights(sets["train"])
     for name, examples in sets.items():

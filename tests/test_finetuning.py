@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 
+import jax
 import numpy as np
 import pandas
 import pytest
@@ -342,6 +343,56 @@ def test_words_have_the_weight_of_their_example(finetune):
     assert run.lineage["weighted"] and np.isfinite(run.result["validation_score"])
 
 
+# Losses of one's own
+
+ONE_HOT = np.eye(2)[[int(label == "positive") for label in LABELS]]
+
+
+@adapt.context_loss
+def distil(context):
+    """The cross-entropy with the classes that ``extras`` say."""
+    return -(context.batch["teacher"] * jax.nn.log_softmax(context.outputs)).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cache"), [("frozen", "on"), ("top:1", "on"), ("full", "auto")]
+)
+def test_extras_come_with_their_example(bert, strategy, cache):
+    """Distillation from a teacher who knows the labels is training with them, split or not."""
+    options = FAST | {"strategy": strategy, "cache": cache, "learning_rate": None, "dropout": 0.0}
+    plain = adapt.finetune(bert, TEXTS, LABELS, **options)
+    options |= {"loss": distil, "extras": {"teacher": ONE_HOT}}
+    distilled = adapt.finetune(bert, TEXTS, LABELS, **options)
+    assert_same_params(*[tree.paths(run.pretrained.params) for run in (plain, distilled)])
+
+
+def test_a_loss_of_ones_own_trains_and_is_named(finetune, tmp_path):
+    def squared(outputs, labels):
+        return ((outputs - jax.nn.one_hot(labels, 2)) ** 2).sum(-1)
+
+    run = finetune(loss=squared, out=tmp_path / "run", stop_after=2)
+    assert run.settings["loss"].endswith("squared")
+    for other in (None, distil):
+        with pytest.raises(OutputError, match="`loss`"):
+            finetune(loss=other, out=tmp_path / "run", resume=True)
+    resumed = finetune(loss=squared, out=tmp_path / "run", resume=True)
+    whole = finetune(loss=squared)
+    assert tree.digest(resumed.pretrained.params) == tree.digest(whole.pretrained.params)
+    # What validation says is the loss of the task.
+    assert resumed.scores["validation"]["loss"] == pytest.approx(0.7, abs=0.2)
+
+
+def test_what_a_loss_reads_from_outside_is_read_in_every_run(finetune):
+    factor = 1.0
+
+    def scaled(outputs, labels):
+        return factor * adapt.cross_entropy(outputs, labels)
+
+    assert finetune(loss=scaled, epochs=1).history[0]["loss"] > 0
+    factor = 0.0
+    assert finetune(loss=scaled, epochs=1).history[0]["loss"] == 0
+
+
 def test_a_split_seed_changes_the_split_alone(bert):
     digests = set()
     for split_seed in (None, 0, 1):
@@ -522,6 +573,22 @@ MISTAKES = {
         {"metrics": {"own": lambda outputs, labels: outputs}},
         "own",
     ),
+    "a name for a loss": ((TEXTS, LABELS), {"loss": "focal"}, "loss"),
+    "a loss of one number": (
+        (TEXTS, LABELS),
+        {"loss": lambda outputs, labels: adapt.cross_entropy(outputs, labels).mean()},
+        "loss",
+    ),
+    "weights of classes beside a loss": (
+        (TEXTS, LABELS),
+        {"loss": distil, "class_weights": "balanced"},
+        "class_weights",
+    ),
+    "a list of extras": ((TEXTS, LABELS), {"extras": [ONE_HOT]}, "extras"),
+    "too few extras": ((TEXTS, LABELS), {"extras": {"teacher": ONE_HOT[:3]}}, "teacher"),
+    "words for extras": ((TEXTS, LABELS), {"extras": {"teacher": LABELS}}, "teacher"),
+    "uneven extras": ((TEXTS, LABELS), {"extras": {"teacher": [[1], [1, 2]] * 16}}, "teacher"),
+    "extras that batches have": ((TEXTS, LABELS), {"extras": {"label": ONE_HOT}}, "label"),
     "too few weights": ((TEXTS, LABELS), {"weights": [1, 2]}, "weights"),
     "a negative weight": ((TEXTS, LABELS), {"weights": [-1] + [1] * 31}, r"weights`\[0\]"),
     "a weight that is no number": ((TEXTS, LABELS), {"weights": ["a"] * 32}, r"weights`\[0\]"),

@@ -39,6 +39,11 @@ def defaults_of(config: type, command: str, arguments: Sequence[str]) -> dict[st
     wrote = content.get("experiment", command)
     if wrote != command:
         raise StrategyError(f"`config` {name} is of {wrote}, not of {command}: give one of its own")
+    if content.get("loss"):
+        raise StrategyError(
+            f"`config` {name}: the run has a loss of its own, {content['loss']}, which no flag can "
+            "bring back: train it from Python"
+        )
     hints = typing.get_type_hints(config)
     defaults = {}
     for entry, value in content.items():

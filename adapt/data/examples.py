@@ -3,7 +3,7 @@ encoder.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Examples:
     [words, 2] of (token in the example, class). With ``states``, what a frozen prefix made of the
     file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``truncated`` texts were
     longer than the tokenizer's ``max_length``. ``weights`` float32 [N] say how much each example
-    counts in training batches; None: each 1.
+    counts in training batches; None: each 1. ``extras`` are arrays [N, ...] by name that training
+    batches bring along.
     """
 
     file_sequences: FileSource
@@ -44,6 +45,7 @@ class Examples:
     states: States | None = None
     layout: Layout | None = None  # batches are its groups, of which this process makes its own
     weights: np.ndarray | None = None
+    extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,13 +88,20 @@ class Examples:
         content = {"inputs": inputs, "labels": labels}
         if self.weights is not None:
             content["weights"] = self.weights
+        if self.extras:
+            content["extras"] = dict(self.extras)
         return tree.digest(content)
 
     def take(self, index: np.ndarray) -> "Examples":
         """The examples ``index``, of the same file."""
         weights = None if self.weights is None else self.weights[index]
+        extras = {name: values[index] for name, values in self.extras.items()}
         return dataclasses.replace(
-            self, rows=self.rows[index], labels=self.labels[index], weights=weights
+            self,
+            rows=self.rows[index],
+            labels=self.labels[index],
+            weights=weights,
+            extras=extras,
         )
 
     def batch_shapes(
@@ -134,7 +143,10 @@ class Examples:
                 targets = packing.make_targets(
                     self.labels[step[i]], inputs, shapes.examples, weights
                 )
-                batches.append(inputs | targets)
+                extras = {}
+                for name, values in self.extras.items():
+                    extras[name] = packing.pad_to(values[step[i]], shapes.examples)
+                batches.append(inputs | targets | extras)
             yield packing.stack_groups(batches, self.layout, accumulate)
 
     def eval_batches(self, skip: int = 0) -> Iterator[tuple[Index, Arrays]]:

@@ -234,7 +234,7 @@ def batches_of_one(batch: Mapping[str, Any], length: int | None = None) -> Array
             mask = is_own.reshape(*is_own.shape, *[1] * (array.ndim - 2))
             ones[name] = np.where(mask, alone, np.zeros((), array.dtype))
     if "targets" in batch:
-        return ones | words_of_one(batch, length)
+        ones |= words_of_one(batch, length)
     others = {name: array for name, array in batch.items() if name not in ones}
     return ones | one_each(others, examples)
 

@@ -1,6 +1,8 @@
-"""How much each training example counts in the loss: numbers of at least 0, not all of them 0."""
+"""What training examples have beside labels: how much each counts in the loss, and arrays of one's
+own that a loss is to see.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from adapt.data.inputs import as_list, shortened
 from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
+from adapt.training.frozen_prefix import PREFIX_INPUTS, SUFFIX_INPUTS
 
 
 def read_weights(table: Table, weights: Any, column: str | None) -> np.ndarray | None:
@@ -57,3 +60,37 @@ def as_weights(named: Iterable[tuple[str, Any]]) -> np.ndarray:
 def scaled(weights: np.ndarray) -> np.ndarray:
     """The weights with a mean of 1, so that their sum counts examples: only ratios matter."""
     return (weights / weights.mean(dtype=np.float64)).astype(np.float32)
+
+
+# What batches have already.
+RESERVED = (*SUFFIX_INPUTS, *PREFIX_INPUTS)
+
+
+def read_extras(extras: Any, count: int) -> dict[str, np.ndarray]:
+    """Arrays [N, ...] by name, of numbers in 4 bytes or of booleans; ``count`` is N.
+
+    Raises :class:`DataError` for what is no dict of such arrays.
+    """
+    if extras is None:
+        return {}
+    if not isinstance(extras, Mapping):
+        kind = type(extras).__name__
+        raise DataError(f"`extras` is of type {kind}: give a dict of arrays by name")
+    read = {}
+    for name, values in extras.items():
+        if not isinstance(name, str) or name in RESERVED:
+            raise DataError(f"`extras` has the name {name!r}, which batches have: give another")
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            array = np.zeros(0, object)
+        if array.dtype.kind not in "fiub":
+            raise DataError(f"`extras`[{name!r}] is no array of numbers: give one of [N, ...]")
+        if array.ndim == 0 or len(array) != count:
+            raise DataError(
+                f"`extras`[{name!r}] has the shape {list(array.shape)}, and there are {count} "
+                "training examples: every example needs a row"
+            )
+        narrow = {"f": np.float32, "i": np.int32, "u": np.int32}
+        read[name] = array.astype(narrow.get(array.dtype.kind, array.dtype))
+    return read

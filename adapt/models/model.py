@@ -169,6 +169,36 @@ class Model:
         outputs = self.layout.over_groups(suffix)(x, dict(batch), keys)
         return flatten_groups(outputs)
 
+    def head_input(
+        self,
+        params: Tree,
+        x: jax.Array | None,
+        batch: Batch,
+        depth: int = 0,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """What the head reads, [R, C, D], or [N, D] where the prefix pools: the first part of
+        :meth:`suffix`, with its arguments. Not on a mesh.
+        """
+        encoder = params.get("encoder", {})
+        deterministic = key is None
+        rngs = {} if key is None else {"dropout": key}
+        if x is not None:
+            x = x.astype(self.encoder.dtype)
+        if depth == 0:
+            x = self._encode(encoder, "embed", batch, deterministic, rngs=rngs)
+        if depth == self.stages:
+            return x  # pyright: ignore - whoever has the whole encoder as a prefix has its output
+        first = max(depth - 1, 0)
+        return self._head_input(encoder, x, batch, first, deterministic, rngs)
+
+    def outputs_of(
+        self, params: Tree, x: jax.Array, batch: Batch, key: jax.Array | None = None
+    ) -> jax.Array:
+        """The head's output from what :meth:`head_input` gives: the last part of :meth:`suffix`."""
+        table = params.get("encoder", {}).get("embedding", {}).get("token")
+        return self.apply_head(params.get("head", {}), x, batch, table, key)
+
     def apply_head(
         self, head: Tree, x: Any, batch: Batch, table: Any = None, key: jax.Array | None = None
     ) -> jax.Array:
@@ -236,18 +266,8 @@ class Model:
         depth: int,
     ) -> jax.Array:
         """:meth:`suffix` of one group."""
-        encoder = params["encoder"]
-        deterministic = key is None
-        rngs = {} if key is None else {"dropout": key}
-        if x is not None:
-            x = x.astype(self.encoder.dtype)
-        if depth == 0:
-            x = self._encode(encoder, "embed", batch, deterministic, rngs=rngs)
-        if depth < self.stages:
-            first = max(depth - 1, 0)
-            x = self._head_input(encoder, x, batch, first, deterministic, rngs)
-        table = encoder.get("embedding", {}).get("token")
-        return self.apply_head(params.get("head", {}), x, batch, table, key)
+        x = self.head_input(params, x, batch, depth, key)
+        return self.outputs_of(params, x, batch, key)
 
     def _head_input(
         self, encoder: Tree, x: Any, batch: Batch, first: int, deterministic: bool, rngs: Keys

@@ -36,10 +36,11 @@ class SetFit(Task):
         return np.array(class_numbers(table, column, names), np.int32).reshape(-1)
 
     def pair_examples(self, part: Examples, seed: int) -> Examples:
-        """Raises :class:`StrategyError` for examples with weights: a pair has none."""
-        if part.weights is not None:
+        """Raises :class:`StrategyError` for examples with weights or extras: a pair has none."""
+        if part.weights is not None or part.extras:
+            given = "weights" if part.weights is not None else "extras"
             raise StrategyError(
-                f"`weights` are those of single examples, and `task` {self.name} trains on pairs "
+                f"`{given}` are those of single examples, and `task` {self.name} trains on pairs "
                 "of them: leave them out"
             )
         pairs, is_same = class_pairs(part.labels, seed)

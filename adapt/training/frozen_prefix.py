@@ -24,6 +24,8 @@ from adapt.training.optim import FROZEN
 # The arrays of a batch that a suffix reads, beside "hidden". After a pooling it needs the last two.
 SUFFIX_INPUTS = ("segments", "first", "length", "targets", "label", "weight")
 POOLED_SUFFIX_INPUTS = ("label", "weight")
+# What else a batch has. Any other array is a loss's own, and stays in the batch of a suffix.
+PREFIX_INPUTS = ("tokens", "positions", "types", "pixels", "hidden")
 
 
 def stage(path: str, layers: int) -> int | None:
@@ -97,9 +99,12 @@ def make_prefix(model: Model, depth: int) -> Any:
 
 
 def suffix_batch(model: Model, batch: Mapping[str, Any], depth: int, hidden: Any) -> dict[str, Any]:
-    """The batch of the suffix: ``hidden``, and the arrays of ``batch`` that a suffix reads."""
-    names = POOLED_SUFFIX_INPUTS if model.prefix_pools(depth) else SUFFIX_INPUTS
-    return {"hidden": hidden} | {name: batch[name] for name in names if name in batch}
+    """The batch of the suffix: ``hidden``, the arrays of ``batch`` that a suffix reads, and those of
+    a loss.
+    """
+    read = POOLED_SUFFIX_INPUTS if model.prefix_pools(depth) else SUFFIX_INPUTS
+    unread = {*SUFFIX_INPUTS, *PREFIX_INPUTS} - {*read}
+    return {name: array for name, array in batch.items() if name not in unread} | {"hidden": hidden}
 
 
 @dataclasses.dataclass(frozen=True)

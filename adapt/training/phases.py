@@ -13,6 +13,7 @@ from adapt.models import Model, peft
 from adapt.options import OptimizerOptions
 from adapt.parallel import sharding
 from adapt.training import events, frozen_prefix, losses, optim, strategies
+from adapt.training.context import ContextLoss
 from adapt.training.optim import Schedule
 from adapt.training.regularizers import Regularizer
 from adapt.training.step import Step, make_suffix
@@ -61,7 +62,7 @@ def build_phases(
     spec: str,
     model: Model,
     params: tree.Tree,
-    loss: losses.Loss,
+    loss: losses.Loss | ContextLoss,
     options: OptimizerOptions,
     steps_per_epoch: int,
 ) -> list[CompiledPhase]:
@@ -140,7 +141,7 @@ def check_something_is_pretrained(labels: tree.Tree, spec: str) -> None:
 
 def make_phase_step(
     model: Model,
-    loss: losses.Loss,
+    loss: losses.Loss | ContextLoss,
     labels: tree.Tree,
     decay: str,
     clips: bool,
@@ -161,7 +162,7 @@ def make_phase_step(
 @functools.lru_cache(maxsize=32)
 def shared_suffix(
     model: Model,
-    loss: losses.Loss,
+    loss: losses.Loss | ContextLoss,
     labels: tuple[tuple[str, str], ...],
     decay: str,
     clips: bool,

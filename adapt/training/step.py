@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adapt.errors import RuleError, TrainingError
+from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.models import Model, flatten_groups
 from adapt.parallel.sharding import Layout, shard_inputs, shard_tree
 from adapt.training import optim
+from adapt.training.context import ContextLoss, make_context
 from adapt.training.frozen_prefix import Cut, cut_at, suffix_batch
 from adapt.training.losses import Loss
 from adapt.training.regularizers import Regularizer
@@ -245,7 +246,7 @@ class Step:
 
 def make_step(
     model: Model,
-    loss: Loss,
+    loss: Loss | ContextLoss,
     tx: optax.GradientTransformation,
     cut: int = 0,
     dropout: bool = True,
@@ -257,7 +258,8 @@ def make_step(
     slot. If ``weight`` is [A, N], every array has a leading axis of A micro-batches, whose sums of
     losses and of weights are accumulated before one division: the gradient of one large batch.
 
-    ``loss`` maps (outputs, label) to one float32 number an example (:mod:`adapt.training.losses`).
+    ``loss`` maps (outputs, label) to one float32 number an example (:mod:`adapt.training.losses`),
+    or is one of :func:`adapt.training.context.context_loss`, which sees more, but no mesh.
     The first ``cut`` stages (:func:`adapt.training.frozen_prefix.cut`) run without dropout, in a
     program of their own. With a ``regularizer``, ``frozen["anchor"]`` holds the pre-trained values
     of what trains.
@@ -267,7 +269,8 @@ def make_step(
     that is stored in less than float32, ``rounded_away`` is the fraction of updates without effect
     (:func:`adapt.training.optim.rounded_away`).
 
-    Raises :class:`StrategyError` if the head reads a layer that the prefix hides.
+    Raises :class:`StrategyError` if the head reads a layer that the prefix hides, for a loss with a
+    context on a mesh, and at the first call for a loss that gives another number of values.
 
         step = make_step(model, cross_entropy, tx, cut(labels, layers))
         state, metrics = step(frozen, state, batch)
@@ -282,7 +285,7 @@ def make_step(
 
 def make_suffix(
     model: Model,
-    loss: Loss,
+    loss: Loss | ContextLoss,
     tx: optax.GradientTransformation,
     cut: int = 0,
     dropout: bool = True,
@@ -292,6 +295,8 @@ def make_suffix(
     that bring what the prefix makes.
     """
     layout = model.layout
+    if layout and isinstance(loss, ContextLoss):
+        raise StrategyError("a `loss` with a context does not go with a `mesh`: leave one out")
 
     def summed_loss(
         trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array
@@ -300,14 +305,19 @@ def make_suffix(
             mixout_key = jax.random.fold_in(key, MIXOUT_STREAM)
             trainable = regularizer.mix(trainable, frozen["anchor"], mixout_key)
         params = merge(frozen, trainable)
-        dropout_key = key if dropout else None
-        outputs = model.suffix(params, batch.get("hidden"), batch, cut, dropout_key)
         label = batch["label"]
         weight = batch["weight"]
         if layout:
             label = flatten_groups(label)
             weight = flatten_groups(weight)
-        return (loss(outputs, label) * weight).sum(), weight.sum()
+        if isinstance(loss, ContextLoss):
+            losses = loss(make_context(model, params, batch, cut, key, dropout))
+        else:
+            dropout_key = key if dropout else None
+            outputs = model.suffix(params, batch.get("hidden"), batch, cut, dropout_key)
+            losses = loss(outputs, label)
+        check_losses(losses, weight)
+        return (losses * weight).sum(), weight.sum()
 
     loss_and_grad = jax.value_and_grad(summed_loss, has_aux=True)
     example_axes = 2 if layout else 1  # [groups, N] on a mesh, [N] without one
@@ -345,7 +355,18 @@ def make_suffix(
             metrics["rounded_away"] = optim.rounded_away(state.params, updates)
         return new_state, metrics
 
-    return jax.jit(model.allow_fused_attention(step), donate_argnums=1)
+    # A loss with a context may differentiate twice, for which the fused kernel has no rule.
+    program = step if isinstance(loss, ContextLoss) else model.allow_fused_attention(step)
+    return jax.jit(program, donate_argnums=1)
+
+
+def check_losses(losses: jax.Array, weight: jax.Array) -> None:
+    """Raise :class:`StrategyError` unless there is one loss for each weight."""
+    if jnp.shape(losses) != weight.shape:
+        raise StrategyError(
+            f"`loss` gave the shape {list(jnp.shape(losses))} for {weight.shape[0]} examples: give "
+            "one number for each, [N], not their mean"
+        )
 
 
 def accumulate_gradients(

@@ -91,6 +91,7 @@ def test_flags_beside_the_file_win_and_what_is_of_one_call_is_not_taken(given, t
         ('{"epochs": "three"}', "epochs is 'three': a whole number"),
         ('{"cache": "maybe"}', "cache is 'maybe': give one of auto, on, off"),
         ('{"experiment": "extract"}', "is of extract, not of finetune"),
+        ('{"loss": "mine.focal"}', "a loss of its own, mine.focal, .* from Python"),
         ('{"epochs": 3', "can't be read as JSON"),
         ("[3]", "holds no JSON object"),
         (None, "does not exist"),
