@@ -273,6 +273,11 @@ class Prepared(PreparedRun):
         }
         return run_folder.as_json(used)
 
+    @property
+    def may_grow(self) -> Sequence[str]:
+        """Epochs, where there are no phases that would be other ones in a longer run."""
+        return ("epochs",) if len(self.plan.phases) == 1 else ()
+
     def facts(self) -> dict[str, Any]:
         """With the strategy, and of each set how many of its texts were truncated."""
         truncated = {name: examples.truncated for name, examples in self.data.sets.items()}

@@ -276,7 +276,7 @@ class RunOptions(OutputOptions):
     title: ClassVar[str] = "run"
 
     out: Path = Path("runs/finetune")
-    # go on with the run in the output folder, bit for bit
+    # go on with the run in the output folder, bit for bit; its flags are the defaults
     resume: bool = False
     # of the new head, the order of the examples and dropout
     seed: int = 0

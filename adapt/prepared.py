@@ -7,7 +7,7 @@
 import abc
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +57,11 @@ class PreparedRun(abc.ABC):
     def used(self) -> dict[str, Any]:
         """What config.json says of what was chosen where an option is None."""
         return {}
+
+    @property
+    def may_grow(self) -> Sequence[str]:
+        """The options that a run which goes on may have more of."""
+        return ()
 
     def facts(self) -> dict[str, Any]:
         """What result.json says of the run beside its scores: what has to be known to read them."""
@@ -111,10 +116,17 @@ class PreparedRun(abc.ABC):
             return self.make_run(fitted, settings, origin, log.records(), command)
 
         with run_folder.open_run(
-            out, settings, resume=resume, overwrite=overwrite, defaults=defaults
+            out,
+            settings,
+            resume=resume,
+            overwrite=overwrite,
+            defaults=defaults,
+            may_grow=self.may_grow,
         ) as folder:
             log = MetricsLog(folder.path / "metrics.jsonl", self.record_of)
             checkpoints = self.open_checkpoints(out, folder.path, origin, log, resume)
+            if resume:
+                checkpoints.grows = run_folder.grow(folder.path, settings, self.may_grow)
             fitted = self.fit(checkpoints, [log, folder.keep_when_saved, *callbacks], laps)
             run = self.make_run(fitted, settings, origin, log.records(), command)
             run = dataclasses.replace(run, folder=out)

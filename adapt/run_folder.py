@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import jax
 
 import adapt
 from adapt import buckets, extensions, files, tree
+from adapt.data.inputs import IN_MEMORY
 from adapt.errors import OutputError
 from adapt.options import DeviceOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process, is_multiprocess
@@ -139,9 +140,10 @@ def open_run(
     resume: bool = False,
     overwrite: bool = False,
     defaults: Mapping[str, Any] | None = None,
+    may_grow: Collection[str] = (),
 ) -> Iterator[RunFolder]:
     """Make the run's folder with ``settings`` as config.json, or check with ``resume`` that they are
-    those of the run.
+    those of the run, where those in ``may_grow`` may be larger.
 
     ``settings`` are plain JSON, with the name of what is run as ``experiment``. An error inside
     leaves nothing half-written: the new folder goes, and what ``overwrite`` was to replace comes
@@ -155,7 +157,7 @@ def open_run(
     assert_same("their settings", shared)
 
     if resume:
-        check_settings(out, settings, defaults or {})
+        check_settings(out, settings, defaults or {}, may_grow)
     if files.is_remote(out):
         with staging(str(out)) as folder:
             if resume:
@@ -297,8 +299,17 @@ def command_of(out: Path) -> str | None:
         return None
 
 
-def check_settings(out: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Raise :class:`OutputError` naming the first setting that is not as it was when the run began."""
+def check_settings(
+    out: Path,
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    may_grow: Collection[str] = (),
+) -> None:
+    """Raise :class:`OutputError` naming the first setting that is not as it was when the run began.
+
+    Those in ``may_grow`` may be larger. Data that were in memory may have a name by now: their
+    digests are compared later.
+    """
     try:
         before = {**defaults, **json.loads((out / "config.json").read_text("utf-8"))}
     except (ValueError, TypeError) as error:
@@ -306,11 +317,38 @@ def check_settings(out: Path, settings: Mapping[str, Any], defaults: Mapping[str
             f"`resume`: {out / 'config.json'} is not what adapt wrote: {error}"
         ) from None
     for name, value in {**dict.fromkeys(OF_PYTHON), **settings}.items():
-        if name not in UNCOMPARED and before.get(name) != value:
-            raise OutputError(
-                f"`resume`: `{name}` was {before.get(name)!r} in {out} and is {value!r} now: "
-                "give the same"
-            )
+        was = before.get(name)
+        if name in UNCOMPARED or was == value or (was is not None and was == IN_MEMORY.get(name)):
+            continue
+        if name in may_grow and is_larger(value, was):
+            continue
+        mend = "give as many or more" if name in may_grow else "give the same"
+        raise OutputError(f"`resume`: `{name}` was {was!r} in {out} and is {value!r} now: {mend}")
+
+
+def is_larger(value: Any, before: Any) -> bool:
+    """Whether a number has grown."""
+    return isinstance(value, int) and isinstance(before, int) and value > before
+
+
+def grow(folder: Path, settings: Mapping[str, Any], may_grow: Collection[str]) -> bool:
+    """Whether a run that goes on gets more than it was to have, such as epochs.
+
+    Its config.json then says so, and it is no longer finished: what result.json said goes.
+    """
+    file = folder / "config.json"
+    before = json.loads(file.read_text("utf-8"))
+    grown = {}
+    for name in may_grow:
+        if is_larger(settings[name], before.get(name)):
+            grown[name] = settings[name]
+    if not grown:
+        return False
+    barrier("growing")  # every process has seen that it grows
+    write_json(file, before | grown)
+    if is_lead_process():
+        (folder / "result.json").unlink(missing_ok=True)
+    return True
 
 
 def check_same_origin(out: Path, origin: Mapping[str, Any]) -> None:

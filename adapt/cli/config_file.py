@@ -1,102 +1,146 @@
-"""A config.json as the defaults of a command's flags: ``adapt finetune --config FILE``."""
+"""A config.json as the defaults of a command's flags.
+
+It is the file that ``--config`` names, or with ``--resume`` that of the run in ``--out``.
+"""
 
 import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapt import files
+from adapt import buckets, files
 from adapt.data.inputs import IN_MEMORY
 from adapt.errors import StrategyError
 from adapt.options import DeviceOptions, is_of, wanted
 
 # What a run's config.json has beside its flags; ``metrics`` of one's own are functions of Python.
 BESIDE = ("experiment", "used", "metrics")
-# Flags of one call, which a file does not decide.
+# Flags of one call, which a file does not decide; what it imports has to be named, see check_named.
 OF_A_CALL = (
     "config",
     "resume",
     "overwrite",
     "stop_after",
+    "import_",
     *(field.name for field in dataclasses.fields(DeviceOptions) if field.name != "mesh"),
 )
 
 
-def defaults_of(config: type, command: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The values of the file that ``--config`` names, by field of ``config``; {} without one.
+@dataclasses.dataclass(frozen=True)
+class ConfigFile:
+    """The values of a file by field of a ``Config``, and the modules that its run imported.
+
+    ``origin`` is how a sentence calls the file: by the flag that named it.
+    """
+
+    origin: str = ""
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    imports: Sequence[str] = ()
+
+
+def read(config: type, command: str, arguments: Sequence[str]) -> ConfigFile:
+    """The file that the words of a command line name; one without values where they name none.
 
     Raises :class:`StrategyError` for a file that can't be read, that another ``command`` wrote, and
-    for an entry that is no flag or of another type.
+    for an entry that is no flag or of another type. A run that goes on may have such entries: they
+    are of an earlier version.
     """
-    fields = {field.name for field in dataclasses.fields(config)}
-    name = file_in(arguments) if "config" in fields else None
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    name = value_of("--config", arguments) if "config" in fields else None
+    origin = f"`config` {name}"
+    is_resumed = name is None and "resume" in fields and "--resume" in arguments
+    if is_resumed:
+        out = files.to_path(value_of("--out", arguments) or str(fields["out"].default))
+        name = str(out / "config.json")
+        origin = f"`resume` {name}"
+        if not buckets.exists(out / "config.json"):
+            return ConfigFile()
     if name is None:
-        return {}
-    content = read_object(name)
+        return ConfigFile()
+    content = read_object(name, origin)
     wrote = content.get("experiment", command)
     if wrote != command:
-        raise StrategyError(f"`config` {name} is of {wrote}, not of {command}: give one of its own")
+        raise StrategyError(f"{origin} is of {wrote}, not of {command}: give one of its own")
     if content.get("loss"):
         raise StrategyError(
-            f"`config` {name}: the run has a loss of its own, {content['loss']}, which no flag can "
-            "bring back: train it from Python"
+            f"{origin}: the run has a loss of its own, {content['loss']}, which no flag can bring "
+            "back: train it from Python"
         )
-    hints = typing.get_type_hints(config)
-    defaults = {}
-    for entry, value in content.items():
-        if entry in BESIDE or entry in OF_A_CALL:
-            continue
+    imports = content.get("import_", ())
+    for entry in (*BESIDE, *OF_A_CALL):
+        content.pop(entry, None)
+    for entry in [*content]:
         if entry not in fields:
-            raise StrategyError(
-                f"`config` {name}: there is no option {entry!r}{nearest(entry, fields)}"
-            )
-        if isinstance(value, list):
-            value = tuple(value)
-        if not is_of(value, hints[entry]):
-            raise StrategyError(f"`config` {name}: {entry} is {value!r}: {wanted(hints[entry])}")
-        defaults[entry] = files.to_path(str(value)) if hints[entry] is Path else value
-    return defaults
+            if not is_resumed:
+                hint = nearest(entry, fields)
+                raise StrategyError(f"{origin}: there is no option {entry!r}{hint}")
+            del content[entry]
+    if is_resumed:  # where a run lies and what it computes on may have changed
+        content.pop("out", None)
+        content.pop("mesh", None)
+    hints = typing.get_type_hints(config)
+    defaults = {
+        entry: checked(value, hints[entry], entry, origin) for entry, value in content.items()
+    }
+    return ConfigFile(origin, defaults, imports)
 
 
-def file_in(arguments: Sequence[str]) -> str | None:
-    """The value of ``--config`` among the words of a command line; None without one."""
+def checked(value: Any, hint: Any, entry: str, origin: str) -> Any:
+    """A value of JSON as a field has it. Raises :class:`StrategyError` for one of another type."""
+    if isinstance(value, list):
+        value = tuple(value)
+    if not is_of(value, hint):
+        raise StrategyError(f"{origin}: {entry} is {value!r}: {wanted(hint)}")
+    is_path = hint is Path or Path in typing.get_args(hint)
+    return files.to_path(str(value)) if is_path and value is not None else value
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of a flag among the words of a command line; None without one."""
     for number, word in enumerate(arguments):
-        if word == "--config" and number + 1 < len(arguments):
+        if word == flag and number + 1 < len(arguments):
             return arguments[number + 1]
-        if word.startswith("--config="):
-            return word.removeprefix("--config=")
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
     return None
 
 
-def read_object(name: str) -> dict[str, Any]:
+def read_object(name: str, origin: str) -> dict[str, Any]:
     """The object in a JSON file. Raises :class:`StrategyError` for anything else."""
-    path = files.to_path(name)
+    if files.is_remote(name):
+        buckets.check(name)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(files.to_path(name).read_text("utf-8"))
     except FileNotFoundError:
-        raise StrategyError(f"`config` {name} does not exist") from None
+        raise StrategyError(f"{origin} does not exist") from None
     except (OSError, ValueError) as error:
-        raise StrategyError(f"`config` {name} can't be read as JSON: {error}") from None
+        raise StrategyError(f"{origin} can't be read as JSON: {error}") from None
     if not isinstance(content, dict):
-        raise StrategyError(f"`config` {name} holds no JSON object with options")
+        raise StrategyError(f"{origin} holds no JSON object with options")
     return content
 
 
-def nearest(entry: str, names: set[str]) -> str:
+def nearest(entry: str, names: Collection[str]) -> str:
     """``: did you mean epochs?``, where a name is near."""
     found = difflib.get_close_matches(entry, sorted(names), n=1)
     return f": did you mean {found[0]}?" if found else ""
 
 
-def check_named(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Raise :class:`StrategyError` for data of the file that were in memory, and that no flag names
-    instead.
+def check_named(file: ConfigFile, values: Mapping[str, Any]) -> None:
+    """Raise :class:`StrategyError` for what a file does not bring, and no flag names: data that
+    were in memory, and modules, which no file imports by itself.
     """
     for name, unnamed in IN_MEMORY.items():
-        if name in defaults and values[name] == unnamed:
+        if name in file.defaults and values[name] == unnamed:
             raise StrategyError(
-                f"`config`: what the run had as {name} was in memory: give `{name}`"
+                f"{file.origin}: what the run had as {name} was in memory: give `{name}`"
             )
+    absent = [name for name in file.imports if name not in values["import_"]]
+    if absent:
+        raise StrategyError(
+            f"{file.origin}: the run imported {absent[0]}, which a file never does by itself: "
+            f"give `import={' '.join(file.imports)}`"
+        )

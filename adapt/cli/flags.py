@@ -109,14 +109,14 @@ def read_flags(
 ) -> Any:
     """A ``config`` from the flags of the command line. ``--help`` and a wrong flag end the process.
 
-    A file that ``--config`` names has the defaults. Raises :class:`AdaptError` for what is wrong in
-    it.
+    A file has the defaults where there is one, see :mod:`adapt.cli.config_file`. Raises
+    :class:`AdaptError` for what is wrong in it.
     """
     import tyro
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    defaults = config_file.defaults_of(config, command_name(config), arguments)
-    groups = list(option_groups(config, defaults).items())
+    file = config_file.read(config, command_name(config), arguments)
+    groups = list(option_groups(config, file.defaults).items())
     flags = dataclasses.make_dataclass("Flags", groups, frozen=True)
     read = tyro.cli(
         tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[flags]],
@@ -130,7 +130,7 @@ def read_flags(
         group = getattr(read, title)
         for field in dataclasses.fields(options):
             values[field.name] = getattr(group, field.name)
-    config_file.check_named(defaults, values)
+    config_file.check_named(file, values)
     return config(**values)
 
 

@@ -197,8 +197,8 @@ def read_name(name: str | Path, parameter: str, split: str | None = None) -> Tab
     """A table by name. A sentence in its place gets an error that says so."""
     if isinstance(name, str) and (not name or " " in name) and not Path(name).exists():
         raise DataError(
-            f"`{parameter}` is the string {shortened(name)}, which is no file: give a list of "
-            "texts, or the name of a file"
+            f"`{parameter}` is the string {shortened(name)}, which is no file: give the "
+            "name of a file, or in Python a list of texts"
         )
     return tables.read(name, split)
 

@@ -145,7 +145,8 @@ class FolderCheckpoints:
 
     ``encoder`` is a pre-trained encoder that checkpoints refer to in place of storing it, ``log``
     the metrics that are cut back to the checkpoint when a run goes on, ``layout`` the mesh on which
-    parameters are read.
+    parameters are read. A run that ``grows`` goes on with more epochs than it had, and has its
+    patience anew.
     """
 
     folder: Path
@@ -153,6 +154,7 @@ class FolderCheckpoints:
     encoder: tree.Tree | None = None
     log: MetricsLog | None = None
     layout: Layout | None = None
+    grows: bool = False
 
     @property
     def referred(self) -> tree.Tree:
@@ -163,6 +165,7 @@ class FolderCheckpoints:
         progress = None
         if self.resumes:
             progress = Progress.read(checkpoint.read_last(self.folder))
+            progress.stale = 0 if self.grows else progress.stale
         if self.log:
             self.log.cut_back(progress.metrics_bytes if progress else 0)
         return progress

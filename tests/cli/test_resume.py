@@ -9,9 +9,11 @@ import time
 
 import pytest
 
+import adapt
 from adapt import fitting, task_data
 from adapt.cli import finetune, pretrain
-from adapt.errors import CheckpointError, OutputError
+from adapt.cli.flags import read_flags
+from adapt.errors import CheckpointError, OutputError, StrategyError
 from adapt.training import phases, step
 from tests.helpers import tiny
 from tests.helpers.runs import assert_same_run, stored_digest
@@ -144,7 +146,7 @@ def test_resuming_with_other_flags_names_the_flag(flags, inputs, tmp_path):
     before = stored_digest(tmp_path / "run"), (tmp_path / "run/metrics.jsonl").read_bytes()
     changed = {
         "seed": 7,
-        "epochs": 3,
+        "epochs": 1,
         "learning_rate": 0.1,
         "pooling": "max",
         "test": inputs.train,
@@ -159,6 +161,72 @@ def test_resuming_with_other_flags_names_the_flag(flags, inputs, tmp_path):
         stored_digest(tmp_path / "run"),
         (tmp_path / "run/metrics.jsonl").read_bytes(),
     )
+
+
+def resumed(out, *words: object) -> finetune.Config:
+    """The flags of `adapt finetune --resume --out OUT WORDS`."""
+    typed = ["--resume", "--out", str(out), *map(str, words)]
+    return read_flags(finetune.Config, "adapt finetune", None, typed)
+
+
+def test_out_is_all_that_resuming_needs(flags, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finetune.main(finetune.Config(**flags, out=whole))
+    finetune.main(finetune.Config(**flags, out=parts, mesh="data=1", stop_after=2))
+    assert resumed(parts).mesh == ""
+    finetune.main(resumed(parts))
+    assert_same_run(whole, parts)
+    with pytest.raises(OutputError, match=r"`resume`: `seed` was 0 .* and is 7 now"):
+        finetune.main(resumed(parts, "--seed", 7))
+    with pytest.raises(OutputError, match="there is no run"):
+        finetune.main(resumed(tmp_path / "nowhere"))
+
+
+def test_a_run_of_lists_goes_on_with_the_file_of_them(flags, inputs, tmp_path):
+    texts, labels = map(list, zip(*tiny.sentences(32), strict=True))
+    options = {"epochs": 1, "batch_size": 8, "strategy": "frozen"}
+    whole = adapt.finetune(flags["checkpoint"], texts, labels, out=tmp_path / "whole", **options)
+    out = tmp_path / "run"
+    adapt.finetune(flags["checkpoint"], texts, labels, out=out, stop_after=2, **options)
+    with pytest.raises(StrategyError, match=r"`resume` .*: give `train`"):
+        resumed(out)
+    finetune.main(resumed(out, "--train", inputs.train))
+    assert stored_digest(out) == stored_digest(tmp_path / "whole")
+    assert adapt.load_run(out).scores == whole.scores
+    with pytest.raises(OutputError, match="the training data changed"):
+        finetune.main(resumed(out, "--train", inputs.test))
+
+
+def test_more_epochs_go_on_where_the_run_ended(flags, tmp_path):
+    """With rates that depend on no length, it is the longer run, bit for bit."""
+    flags |= {"decay": "constant", "warmup": 0.0, "batch_size": 4, "save_every": 0}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finetune.main(finetune.Config(**flags | {"epochs": 4}, out=whole))
+    finetune.main(finetune.Config(**flags, out=parts))
+    assert finetune.main(resumed(parts, "--epochs", 4, "--stop-after", 20)) == {}
+    assert not (parts / "result.json").exists() and adapt.load_run(parts).outcome == "stopped"
+    finetune.main(resumed(parts))
+    assert_same_run(whole, parts)
+    assert json.loads((parts / "config.json").read_text())["epochs"] == 4
+    with pytest.raises(OutputError, match=r"`epochs` was 4 .* is 3 now: give as many or more"):
+        finetune.main(resumed(parts, "--epochs", 3))
+
+
+def test_a_run_that_stopped_early_has_its_patience_anew(flags, tmp_path):
+    flags |= {"learning_rate": 0.0, "head_learning_rate": 0.0, "weight_decay": 0.0, "patience": 1}
+    result = finetune.main(finetune.Config(**flags | {"epochs": 3}, out=tmp_path / "run"))
+    assert result["steps"] == 8
+    again = finetune.main(resumed(tmp_path / "run", "--epochs", 5))
+    assert again["steps"] == 12 and again["best_step"] == 4
+
+
+def test_what_refuses_more_epochs_leaves_the_run_as_it_was(flags, inputs, tmp_path):
+    flags |= {"strategy": "lp-ft"}
+    finetune.main(finetune.Config(**flags, out=tmp_path / "run"))
+    before = (tmp_path / "run/result.json").read_bytes()
+    with pytest.raises(OutputError, match=r"`epochs` was 2 .* is 4 now: give the same"):
+        finetune.main(resumed(tmp_path / "run", "--epochs", 4))
+    assert (tmp_path / "run/result.json").read_bytes() == before
 
 
 def test_nothing_to_resume(flags, tmp_path):
