@@ -27,6 +27,7 @@ from adapt.pretrained.tokenizer import warn_truncated
 from adapt.program_cache import keep_programs
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
+from adapt.tasks.metrics import Metric, own_scores
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, evaluate
 from adapt.training.step import Batch
@@ -165,9 +166,14 @@ def kept_columns(table: Table, names: Sequence[str], taken: Sequence[str]) -> di
 
 
 def score_table(
-    run: Pretrained, table: Table, columns: Columns, on_progress: OnProgress | None = None
+    run: Pretrained,
+    table: Table,
+    columns: Columns,
+    on_progress: OnProgress | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> dict[str, float]:
-    """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table.
+    """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table, those of
+    the task and ``metrics`` of one's own.
 
     A score that is not defined is nan. Logs how many texts were truncated. Raises
     :class:`StrategyError` for columns that do not fit, DataError for rows that can't be read and
@@ -184,6 +190,7 @@ def score_table(
     batches = counted(part.eval_batches(), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
     scores = dict(task.metrics(outputs, part.targets, task.output_names(names)))
+    scores |= own_scores(metrics or {}, outputs, part.targets)
     scores["loss"] = task.mean_loss(outputs, part.targets)
     return scores
 

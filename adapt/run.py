@@ -27,6 +27,7 @@ from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_truncated
 from adapt.run_folder import check_out, open_run, write_json
 from adapt.tasks.base import task_of
+from adapt.tasks.metrics import Metric, check_own
 from adapt.training import checkpoint, strategies
 from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
@@ -136,16 +137,21 @@ class Run:
         return predictions
 
     def evaluate(
-        self, inputs: Any, labels: Any = None, on_progress: OnProgress | None = None
+        self,
+        inputs: Any,
+        labels: Any = None,
+        on_progress: OnProgress | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> dict[str, float | None]:
         """The scores of labelled inputs, as ``{metric: score}`` with the mean ``loss``.
 
-        ``inputs`` and ``labels`` are as in training. ``on_progress(done, total)`` counts outputs.
-        None is a score that is not defined. Raises :class:`DataError` for a label that is unseen in
-        training.
+        ``inputs`` and ``labels`` are as in training, and so are ``metrics`` of one's own, which a
+        run does not keep. ``on_progress(done, total)`` counts outputs. None is a score that is not
+        defined. Raises :class:`DataError` for a label that is unseen in training.
         """
+        metrics = check_own(metrics)
         table, columns = self.make_table(inputs, labels)
-        scores = score_table(self.pretrained, table, columns, on_progress)
+        scores = score_table(self.pretrained, table, columns, on_progress, metrics)
         return {name: finite(value) for name, value in scores.items()}
 
     def encode(

@@ -224,6 +224,8 @@ def test_metrics_of_ones_own_are_in_every_score_and_in_the_log(finetune):
     run = finetune(metrics={"first_logit": first_logit}, test=(NEW_TEXTS, NEW_LABELS))
     outputs = run.predict(NEW_TEXTS).outputs
     assert run.scores["test"]["first_logit"] == pytest.approx(outputs[:, 0].mean(), rel=1e-5)
+    scores = run.evaluate(NEW_TEXTS, NEW_LABELS, metrics={"first_logit": first_logit})
+    assert scores["first_logit"] == pytest.approx(outputs[:, 0].mean(), rel=1e-5)
     assert sum("validation_first_logit" in record for record in run.history) == 2
 
 

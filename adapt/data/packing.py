@@ -197,30 +197,39 @@ def batches_of_one(batch: Mapping[str, Any], length: int | None = None) -> Array
     K sequences in K rows. An empty slot becomes an empty example of weight 0. Losses that compare
     the examples of a batch, as a contrast does, have nothing to compare.
 
-    Raises :class:`DataError` for micro-batches, a batch on a mesh, and a ``length`` that is too
-    short.
+    Raises :class:`DataError` for what is no batch, for micro-batches, for a batch on a mesh, and for
+    a ``length`` that is too short.
     """
-    if "first" not in batch:  # vectors that a frozen prefix has pooled
+    if "first" not in batch and "hidden" in batch:  # vectors that a frozen prefix has pooled
         return one_each(batch, len(batch["label"]))
-    if np.ndim(batch["first"]) != 1:
-        raise DataError("`batch` has an axis of micro-batches or of a mesh: give one batch")
-    first = np.asarray(batch["first"])
-    lengths = np.asarray(batch["length"])
-    longest = int(lengths.max(initial=1))
+    if "first" not in batch or np.ndim(batch["first"]) != 1:
+        raise DataError("`batch` is no single batch: give one without micro-batches and mesh")
+    longest = int(np.max(batch["length"], initial=1))
     if "pixels" in batch:
         length = batch["segments"].shape[1]
     length = longest if length is None else length
     if length < longest:
         raise DataError(f"`length` {length}: an example of the batch has {longest} tokens")
 
-    examples = len(first)
+    examples = len(batch["first"])
     if "label" in batch and "targets" not in batch:
         examples = len(batch["label"])
+    ones = tokens_of_one(batch, examples, length)
+    if "targets" in batch:
+        ones |= words_of_one(batch, length)
+    others = {name: array for name, array in batch.items() if name not in ones}
+    return ones | one_each(others, examples)
+
+
+def tokens_of_one(batch: Mapping[str, Any], examples: int, length: int) -> Arrays:
+    """The arrays of tokens of N examples of K sequences, [N, K, length, ...], and where they lie."""
+    first = np.asarray(batch["first"])
+    lengths = np.asarray(batch["length"])
     rows = len(first) // examples
-    own_row = np.arange(rows)[:, None]
     is_own = np.arange(length) < lengths[:, None]
     places = np.where(is_own, first[:, None] + np.arange(length), 0)
     is_own = is_own.reshape(examples, rows, length)
+    own_row = np.arange(rows)[:, None]
     ones = {
         "segments": np.where(is_own, own_row, rows).astype(np.int32),
         "first": np.tile(np.arange(rows, dtype=np.int32) * length, (examples, 1)),
@@ -233,10 +242,7 @@ def batches_of_one(batch: Mapping[str, Any], length: int | None = None) -> Array
             alone = flat[places].reshape(*is_own.shape, *array.shape[2:])
             mask = is_own.reshape(*is_own.shape, *[1] * (array.ndim - 2))
             ones[name] = np.where(mask, alone, np.zeros((), array.dtype))
-    if "targets" in batch:
-        ones |= words_of_one(batch, length)
-    others = {name: array for name, array in batch.items() if name not in ones}
-    return ones | one_each(others, examples)
+    return ones
 
 
 def one_each(arrays: Mapping[str, Any], examples: int) -> Arrays:

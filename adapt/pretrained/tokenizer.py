@@ -80,7 +80,10 @@ class Tokenizer:
         Spaces, capitals and accents are those that the tokenizer kept. Raises :class:`DataError`
         for what is no id of the vocabulary.
         """
-        numbers = [int(number) for number in np.asarray(ids).reshape(-1)]
+        array = np.asarray(ids)
+        if array.size and array.dtype.kind not in "iu":
+            raise DataError(f"`ids` is of type {type(ids).__name__}: give a list of whole numbers")
+        numbers = [int(number) for number in array.reshape(-1)]
         for number in numbers:
             if number < 0 or self.backend.id_to_token(number) is None:
                 raise DataError(f"`ids`: {number} is no token of the vocabulary")

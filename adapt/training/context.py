@@ -120,8 +120,12 @@ def copy_of(loss: Loss | ContextLoss) -> Loss | ContextLoss:
 
 
 def name_of(loss: Any) -> str:
-    """What config.json calls a loss: the function's module and name."""
-    function = loss.function if isinstance(loss, ContextLoss) else loss
-    name = getattr(function, "__qualname__", None) or repr(function)
-    module = getattr(function, "__module__", None)
-    return f"{module}.{name}" if module else name
+    """What config.json calls a loss: the function's module and name, and what a partial adds."""
+    if isinstance(loss, ContextLoss):
+        return name_of(loss.function)
+    if isinstance(loss, functools.partial):
+        arguments = [repr(value) for value in loss.args]
+        arguments += [f"{name}={value!r}" for name, value in sorted(loss.keywords.items())]
+        return f"{name_of(loss.func)}({', '.join(arguments)})"
+    named = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{named.__module__}.{named.__qualname__}"

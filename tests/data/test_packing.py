@@ -372,5 +372,6 @@ def test_the_length_of_a_batch_of_one_can_be_fixed():
     assert packing.batches_of_one(batch, 16)["tokens"].shape == (2, 1, 16)
     with pytest.raises(DataError, match="length"):
         packing.batches_of_one(batch, 4)
-    with pytest.raises(DataError, match="micro"):
-        packing.batches_of_one(packing.stack([batch, batch]))
+    for wrong in (packing.stack([batch, batch]), {"label": batch["label"]}, {}):
+        with pytest.raises(DataError, match="batch"):
+            packing.batches_of_one(wrong)

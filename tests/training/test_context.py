@@ -23,6 +23,13 @@ def plain(context):
     return cross_entropy(context.outputs, context.labels)
 
 
+class Named:
+    """A loss that is an object."""
+
+    def __call__(self, outputs, labels):
+        return cross_entropy(outputs, labels)
+
+
 def first_step(loss, name="top:1", dropout=0.0, packed=None, **options):
     """(frozen, the state before, the one after a step, its metrics)."""
     model = classifier(dropout=dropout)
@@ -190,4 +197,6 @@ def test_a_loss_that_is_not_one_number_an_example_is_refused(loss):
 def test_a_loss_is_named_by_its_function():
     assert name_of(cross_entropy) == name_of(context_loss(cross_entropy))
     assert name_of(cross_entropy) == "adapt.training.losses.cross_entropy"
-    assert "partial" in name_of(functools.partial(cross_entropy))
+    partial = context_loss(functools.partial(cross_entropy, temperature=2))
+    assert name_of(partial) == "adapt.training.losses.cross_entropy(temperature=2)"
+    assert name_of(Named()) == f"{__name__}.Named"
