@@ -130,10 +130,6 @@ class SetOptions:
     test: str | None = None
     # default: a share of the training set, by classes
     validation: str | None = None
-    # that share
-    held_out: float = HELD_OUT
-    # which rows are held out; default: the seed
-    split_seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +146,18 @@ class DataOptions(LabelledColumnOptions, SetOptions):
     text_pair_column: str | None = None
     # of the training set: how much each example counts in the loss, a number of at least 0
     weight_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """Which training rows are held out where there are no validation data."""
+
+    title: ClassVar[str] = "data"
+
+    # the share of the training set that is held out for validation
+    held_out: float = HELD_OUT
+    # decides which rows these are; default: the seed
+    split_seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from adapt.options import (
     FinetuningOptions,
     ImportOptions,
     RunOptions,
+    SplitOptions,
 )
 from adapt.parallel import sharding
 from adapt.run_folder import check_run_out
@@ -35,7 +36,13 @@ from adapt.training import strategies
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
-    FinetuningOptions, DataOptions, RunOptions, ConfigFileOptions, ImportOptions, DeviceOptions
+    FinetuningOptions,
+    DataOptions,
+    SplitOptions,
+    RunOptions,
+    ConfigFileOptions,
+    ImportOptions,
+    DeviceOptions,
 ):
     """None means: chosen by strategy, task or family, and printed."""
 
