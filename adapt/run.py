@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from adapt import buckets, features, files
-from adapt.data.inputs import Columns, make_table
+from adapt.data.inputs import Columns, by_part, make_table
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
@@ -146,11 +146,12 @@ class Run:
         """The scores of labelled inputs, as ``{metric: score}`` with the mean ``loss``.
 
         ``inputs`` and ``labels`` are as in training, and so are ``metrics`` of one's own, which a
-        run does not keep. ``on_progress(done, total)`` counts outputs. None is a score that is not
-        defined. Raises :class:`DataError` for a label that is unseen in training.
+        run does not keep. A bundled set by its name is its test part. ``on_progress(done, total)``
+        counts outputs. None is a score that is not defined. Raises :class:`DataError` for a label
+        that is unseen in training.
         """
         metrics = check_own(metrics)
-        table, columns = self.make_table(inputs, labels)
+        table, columns = self.make_labelled_table(inputs, labels)
         scores = score_table(self.pretrained, table, columns, on_progress, metrics)
         return {name: finite(value) for name, value in scores.items()}
 
@@ -195,6 +196,14 @@ class Run:
         See :func:`adapt.export.exporting.export`.
         """
         return exporting.export(self.pretrained, out, format, overwrite)
+
+    def make_labelled_table(
+        self, inputs: Any, labels: Any = None, columns: Columns | None = None
+    ) -> tuple[Table, Columns]:
+        """:meth:`make_table` of what is scored: a bundled set by its name is its test part, as it
+        is in training.
+        """
+        return self.make_table(by_part(inputs, "test", "inputs"), labels, columns)
 
     def make_table(
         self, inputs: Any, labels: Any = None, columns: Columns | None = None

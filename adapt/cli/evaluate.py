@@ -1,7 +1,7 @@
 """Score a finished run on new labelled rows.
 
     adapt evaluate --run runs/finetune --data new.csv
-    adapt evaluate --run runs/finetune --data reviews:test --out scores.json
+    adapt evaluate --run runs/finetune --data reviews --out scores.json
 
 The rows are read as those of training were, from the same columns unless a flag names another. A
 label that is unseen in training is an error. The scores are a table on a terminal and one line of
@@ -34,7 +34,8 @@ class EvaluateOptions:
 
     # the folder of a finished run
     run: Path
-    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    # a file (.csv .tsv .jsonl .parquet), an image folder, the test part of a bundled set, or a hub
+    # data set
     data: str
     # a JSON file to write; default: none
     out: Path | None = None
@@ -50,7 +51,7 @@ class Config(EvaluateOptions, RunColumnOptions, ImportOptions):
 def main(config: Config) -> dict[str, Any]:
     check_file(config)
     run = load_run(config.run)
-    table, columns = run.make_table(config.data, columns=columns_of(config, run))
+    table, columns = run.make_labelled_table(config.data, columns=columns_of(config, run))
     with console.progress("scoring", len(table)) as bar:
         scores = score_table(run.pretrained, table, columns, bar.show)
     shown = {name: finite(value) for name, value in scores.items()}
@@ -58,13 +59,18 @@ def main(config: Config) -> dict[str, Any]:
     if config.out is not None:
         with written_file(config.out) as beside:
             files.write_json(beside, result)
-    rows = [(name, value) for name, value in shown.items() if value is not None]
-    title = f"{config.run} on {config.data}, {len(table):,} rows"
+    show(config, shown, len(table))
+    console.result(json.dumps(result))
+    return result
+
+
+def show(config: Config, scores: Mapping[str, Any], count: int) -> None:
+    """Print the table of the scores that are defined, and where they are written."""
+    rows = [(name, value) for name, value in scores.items() if value is not None]
+    title = f"{config.run} on {config.data}, {count:,} rows"
     console.table(title, ("metric", "value"), rows)
     if config.out is not None:
         console.say(f"written   {config.out}")
-    console.result(json.dumps(result))
-    return result
 
 
 def check_file(config: Config) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 import adapt
 from adapt.cli import evaluate, finetune
+from adapt.data import bundled
 from adapt.errors import AdaptError, CheckpointError, DataError, OutputError, StrategyError
 from tests.helpers import tiny
 
@@ -49,6 +50,23 @@ def test_other_columns_are_named(finished, inputs):
     seen = []
     run.evaluate(folder / "test.csv", on_progress=lambda *counts: seen.append(counts))
     assert seen[-1] == (14, 14)
+
+
+def test_a_bundled_set_is_its_test_part(finished, monkeypatch):
+    """Its training part is never scored by accident: a run may have been trained on it."""
+    folder, _ = finished
+    rows = {"body": ["a good film", "a bad film"], "stars": ["positive", "negative"]}
+    asked = []
+
+    def read(name, part=None):
+        asked.append((name, part))
+        return rows
+
+    monkeypatch.setattr(bundled, "read", read)
+    run = adapt.load_run(folder / "run")
+    assert run.evaluate("reviews")["accuracy"] is not None
+    result = evaluate.main(evaluate.Config(run=folder / "run", data="reviews"))
+    assert asked == [("reviews", "test")] * 2 and result["examples"] == 2
 
 
 def test_what_evaluate_refuses(finished, inputs, tmp_path, capsys):
