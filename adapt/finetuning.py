@@ -348,7 +348,7 @@ def prepare(
     """The plan and the data of a run; see :func:`finetune` for the arguments and the errors."""
     options.check()
     metrics = check_own(metrics)
-    check_loss(loss, options, layout)
+    check_loss(loss, options)
     check_seeds(seed=seed, split_seed=split_seed)
     keep_programs()
     sharding.check_batch(layout, options.batch_size, options.accumulate)
@@ -408,9 +408,7 @@ def spelled_schedule(strategy: Any, epochs: int) -> tuple[str, int]:
     return text, epochs
 
 
-def check_loss(
-    loss: Any, options: FinetuningOptions, layout: sharding.Layout | None = None
-) -> None:
+def check_loss(loss: Any, options: FinetuningOptions) -> None:
     """Raise :class:`StrategyError` for a loss that is no function, or does not go with the rest."""
     if loss is None:
         return
@@ -421,8 +419,6 @@ def check_loss(
             f"`class_weights` {options.class_weights} weighs the task's own loss: with `loss` give "
             "`weights`"
         )
-    if isinstance(loss, ContextLoss) and layout is not None:
-        raise StrategyError("a `loss` with a context does not go with a `mesh`: give `mesh` data=1")
 
 
 def check_scores(plan: Plan, data: TaskData) -> None:

@@ -154,10 +154,25 @@ class Model:
         ``x`` may be stored in another dtype than the compute dtype. Parameters before the suffix
         may be missing. On a mesh the outputs of all groups come one after the other, [G * N, ...].
         """
+        suffix = functools.partial(self._suffix_of_group, depth=depth)
+        return self.by_group(suffix, params, x, batch, key)
+
+    def by_group(
+        self,
+        function: Callable[..., jax.Array],
+        params: Tree,
+        x: jax.Array | None,
+        batch: Batch,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        """``function(params, x, batch, key)``; on a mesh that of every group, one after the other.
+
+        There each group has a key of its own, and parameters that a function of a group can use.
+        """
         encoder = self.gather_tables(params.get("encoder", {}))
         params = params | {"encoder": encoder}
         if self.layout is None:
-            return self._suffix_of_group(params, x, dict(batch), key, depth)
+            return function(params, x, dict(batch), key)
         head = self.layout.gather(params.get("head", {}), "head")
         params |= {"head": head}
         keys = None
@@ -165,8 +180,8 @@ class Model:
             groups = jnp.arange(self.layout.groups)
             key_of_group = functools.partial(jax.random.fold_in, key)
             keys = jax.vmap(key_of_group)(groups)
-        suffix = functools.partial(self._suffix_of_group, params, depth=depth)
-        outputs = self.layout.over_groups(suffix)(x, dict(batch), keys)
+        of_group = functools.partial(function, params)
+        outputs = self.layout.over_groups(of_group)(x, dict(batch), keys)
         return flatten_groups(outputs)
 
     def head_input(
@@ -178,7 +193,7 @@ class Model:
         key: jax.Array | None = None,
     ) -> jax.Array:
         """What the head reads, [R, C, D], or [N, D] where the prefix pools: the first part of
-        :meth:`suffix`, with its arguments. Not on a mesh.
+        :meth:`suffix`, with its arguments; on a mesh of one group.
         """
         encoder = params.get("encoder", {})
         deterministic = key is None

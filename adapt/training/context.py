@@ -34,6 +34,8 @@ class LossContext:
     * ``params``: frozen and trainable, without those of a frozen prefix.
     * ``key``: another one in every step and micro-batch, from which dropout does not draw.
     * ``depth``: how many stages are the frozen prefix.
+
+    On a mesh each group of examples has a context of its own.
     """
 
     model: Model
@@ -53,7 +55,9 @@ class LossContext:
         parameters.
         """
         params = self.params if params is None else params
-        return self.model.suffix(params, self.batch.get("hidden"), self.batch, self.depth, key)
+        prefix = self.batch.get("hidden")
+        hidden = self.model.head_input(params, prefix, self.batch, self.depth, key)
+        return self.model.outputs_of(params, hidden, self.batch, key)
 
     def head(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """The outputs of the head for other states in place of :attr:`hidden`, [N, ...]."""
@@ -87,6 +91,25 @@ def context_loss(function: Callable[[LossContext], jax.Array]) -> ContextLoss:
     return ContextLoss(function)
 
 
+def losses_with_context(
+    loss: ContextLoss,
+    model: Model,
+    params: Tree,
+    batch: Batch,
+    depth: int,
+    key: jax.Array,
+    dropout: bool,
+) -> jax.Array:
+    """The losses of a batch, [N], by one forward pass and those of the loss itself; on a mesh those
+    of all groups. ``key`` is that of the step.
+    """
+
+    def of_group(params: Tree, _: None, batch: Batch, key: jax.Array) -> jax.Array:
+        return loss(make_context(model, params, batch, depth, key, dropout))
+
+    return model.by_group(of_group, params, None, batch, key)
+
+
 def make_context(
     model: Model,
     params: Tree,
@@ -95,7 +118,7 @@ def make_context(
     key: jax.Array,
     dropout: bool,
 ) -> LossContext:
-    """The context of a batch, after one forward pass; ``key`` is that of the step."""
+    """The context of a group of examples, after one forward pass."""
     dropout_key = key if dropout else None
     hidden = model.head_input(params, batch.get("hidden"), batch, depth, dropout_key)
     return LossContext(

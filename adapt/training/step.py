@@ -22,7 +22,7 @@ from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.models import Model, flatten_groups
 from adapt.parallel.sharding import Layout, shard_inputs, shard_tree
 from adapt.training import optim
-from adapt.training.context import ContextLoss, make_context
+from adapt.training.context import ContextLoss, losses_with_context
 from adapt.training.frozen_prefix import Cut, cut_at, suffix_batch
 from adapt.training.losses import Loss
 from adapt.training.regularizers import Regularizer
@@ -259,7 +259,7 @@ def make_step(
     losses and of weights are accumulated before one division: the gradient of one large batch.
 
     ``loss`` maps (outputs, label) to one float32 number an example (:mod:`adapt.training.losses`),
-    or is one of :func:`adapt.training.context.context_loss`, which sees more, but no mesh.
+    or is one of :func:`adapt.training.context.context_loss`, which sees more.
     The first ``cut`` stages (:func:`adapt.training.frozen_prefix.cut`) run without dropout, in a
     program of their own. With a ``regularizer``, ``frozen["anchor"]`` holds the pre-trained values
     of what trains.
@@ -269,8 +269,8 @@ def make_step(
     that is stored in less than float32, ``rounded_away`` is the fraction of updates without effect
     (:func:`adapt.training.optim.rounded_away`).
 
-    Raises :class:`StrategyError` if the head reads a layer that the prefix hides, for a loss with a
-    context on a mesh, and at the first call for a loss that gives another number of values.
+    Raises :class:`StrategyError` if the head reads a layer that the prefix hides, and at the first
+    call for a loss that gives another number of values.
 
         step = make_step(model, cross_entropy, tx, cut(labels, layers))
         state, metrics = step(frozen, state, batch)
@@ -295,8 +295,6 @@ def make_suffix(
     that bring what the prefix makes.
     """
     layout = model.layout
-    if layout and isinstance(loss, ContextLoss):
-        raise StrategyError("a `loss` with a context does not go with a `mesh`: leave one out")
 
     def summed_loss(
         trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array
@@ -311,7 +309,7 @@ def make_suffix(
             label = flatten_groups(label)
             weight = flatten_groups(weight)
         if isinstance(loss, ContextLoss):
-            losses = loss(make_context(model, params, batch, cut, key, dropout))
+            losses = losses_with_context(loss, model, params, batch, cut, key, dropout)
         else:
             dropout_key = key if dropout else None
             outputs = model.suffix(params, batch.get("hidden"), batch, cut, dropout_key)

@@ -27,6 +27,7 @@ from adapt.data.examples import Examples
 from adapt.data.sources import ImageSource, TokenSource
 from adapt.parallel import sharding
 from adapt.training import frozen_prefix
+from adapt.training.context import context_loss
 from adapt.training.loop import evaluate
 from adapt.training.losses import cross_entropy
 from adapt.training.step import init_state, make_eval, make_step
@@ -52,7 +53,16 @@ CASE = {
     "scan": False,
     "remat": "none",
     "dtype": None,
+    "context": False,
 }
+
+
+@context_loss
+def with_a_context(context):
+    """The cross-entropy twice, the second time by a pass of its own; labels come as extras."""
+    again = cross_entropy(context.forward(), context.batch["again"])
+    states = 0 * context.head(context.hidden).sum(-1)
+    return (cross_entropy(context.outputs, context.labels) + again + states) / 2
 
 
 def wide(family: str, layers: int):
@@ -92,6 +102,7 @@ def report(
     scan: bool,
     remat: str,
     dtype: str | None,
+    context: bool,
 ):
     """What some steps give: losses, gradient norms and the outputs after them.
 
@@ -106,9 +117,11 @@ def report(
     labels, tx = small.setup(plain, strategy, rate=1e-3)
     frozen, state = init_state(small.params(plain), labels, tx, jax.random.key(0), layout)
     depth = frozen_prefix.cut(labels, model.encoder.config.layers)
-    step = make_step(model, cross_entropy, tx, depth)
+    step = make_step(model, with_a_context if context else cross_entropy, tx, depth)
 
-    data = dataclasses.replace(examples(family), layout=layout)
+    data = examples(family)
+    extras = {"again": data.labels} if context else {}
+    data = dataclasses.replace(data, layout=layout, extras=extras)
     shapes = data.batch_shapes(batch // accumulate, 0, 20, accumulate)
     shapes = dataclasses.replace(shapes, rows=shapes.rows[-1:])  # one shape: it compiles once
     losses = []

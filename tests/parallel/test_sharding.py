@@ -30,6 +30,8 @@ VARIANTS = [
     TWO_BLOCKS | {"mesh": "fsdp=4,tensor=2", "scan": True, "remat": "block"},
     TWO_BLOCKS | {"mesh": None, "scan": True, "remat": "dots"},
     TWO_BLOCKS | {"mesh": "data=4,fsdp=2", "strategy": "top:1"},
+    BERT | {"mesh": "data=2,fsdp=2,tensor=2", "context": True},
+    BERT | {"mesh": "fsdp=8", "strategy": "frozen", "context": True},
 ]
 
 
@@ -60,7 +62,7 @@ def test_eight_devices_train_as_one_does(reports, case, mesh):
 
 
 @pytest.mark.parametrize("case", VARIANTS, ids=case_key)
-def test_micro_batches_loops_and_rematerialisation_change_nothing(reports, case):
+def test_micro_batches_loops_rematerialisation_and_a_context_change_nothing(reports, case):
     same_blocks = {name: case[name] for name in ("family", "strategy", "layers") if name in case}
     plain = reports[case_key(same_blocks)]
     assert relative_error(reports[case_key(case)]["losses"], plain["losses"]) < 1e-5
