@@ -76,7 +76,8 @@ def encode(
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), pretrained.config.width), np.float32)
-    counts = fill(features, forward, params, text_batches(pretrained, chunks), normalize)
+    batches = text_batches(pretrained, chunks, few=True)
+    counts = fill(features, forward, params, batches, normalize)
     warn_truncated(counts.truncated, tokenizer_of(pretrained).max_length, "texts")
     return features
 
@@ -182,13 +183,17 @@ def mapped_features(path: Path, shape: tuple[int, int]) -> np.memmap:
 
 
 def text_batches(
-    pretrained: Pretrained, chunks: Iterable[Sequence[Text]], layout: Layout | None = None
+    pretrained: Pretrained,
+    chunks: Iterable[Sequence[Text]],
+    layout: Layout | None = None,
+    few: bool = False,
 ) -> Stream:
     """The evaluation batches of texts, or pairs, in chunks; each chunk is tokenized and packed by itself.
 
-    Indices count over all texts. See :func:`adapt.data.packing.eval_batches`.
+    Indices count over all texts. With ``few``, a batch of a few texts has a small shape of its own.
+    See :func:`adapt.data.packing.eval_batches`.
     """
-    return stream_batches(text_sources(pretrained, chunks), layout)
+    return stream_batches(text_sources(pretrained, chunks), layout, few)
 
 
 def image_batches(
@@ -210,7 +215,8 @@ def table_batches(
     """The evaluation batches of a whole table in constant memory, of its texts or of its images."""
     check_inputs(pretrained, image_column)
     if image_column is None:
-        return text_batches(pretrained, tables.text_chunks(table, text_column), layout)
+        chunks = tables.text_chunks(table, text_column)
+        return text_batches(pretrained, chunks, layout, few=layout is None)
     groups, _ = packing.groups_of(layout)
     chunks = tables.chunks(table, [image_column], IMAGES_PER_BATCH * groups)
     return image_batches(pretrained, (chunk[image_column] for chunk in chunks), layout)
@@ -240,12 +246,13 @@ def image_sources(
 
 
 def stream_batches(
-    chunks: Iterable[tuple[Source, int, int]], layout: Layout | None = None
+    chunks: Iterable[tuple[Source, int, int]], layout: Layout | None = None, few: bool = False
 ) -> Stream:
     """The evaluation batches of one source after the other; indices count over all of them."""
     start = 0
     for source, count, truncated in chunks:
-        for index, batch in packing.eval_batches(source.windows(np.arange(count)), layout):
+        windows = source.windows(np.arange(count), few)
+        for index, batch in packing.eval_batches(windows, layout):
             yield [start + group for group in index], batch, truncated
             truncated = 0
         start += count
@@ -281,9 +288,13 @@ def extractor(
     head = {}
     if pooling in ("pooler", "attention"):
         head = pooling_weights(pretrained, pooling)
-    params = tree.graft(tree.drop(pretrained.params, "head"), "head", head)
     model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype), layout)
-    return features_at(model, layer), sharding.shard_tree(params, layout)
+    if layout is None:
+        there = pretrained.on_device()
+        head = {name: there["head"][name] for name in head}
+        return features_at(model, layer), {"encoder": there["encoder"], "head": head}
+    params = tree.graft(tree.drop(pretrained.params, "head"), "head", head)
+    return features_at(model, layer), layout.shard(params)
 
 
 @functools.cache

@@ -124,7 +124,7 @@ def predict_table(
     labels = tasks[0].no_labels(table, columns)
     part = tasks[0].examples(runs[0], table, columns, labels, image_column)
     forward, params = shared_pass(runs)
-    batches = counted(part.eval_batches(), part.num_outputs, on_progress)
+    batches = counted(part.eval_batches(few=True), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
     predictions = []
     for run, task, of_run in zip(runs, tasks, split_outputs(runs, tasks, outputs), strict=True):
@@ -270,8 +270,8 @@ def shared_pass(runs: Sequence[Pretrained]) -> tuple[Forward, tree.Tree]:
     """(jitted ``(params, batch)`` -> the outputs of all heads side by side, its parameters)."""
     keep_programs()
     params = {
-        "encoder": runs[0].params["encoder"],
-        "heads": [run.params["head"] for run in runs],
+        "encoder": runs[0].on_device()["encoder"],
+        "heads": [run.on_device()["head"] for run in runs],
     }
     return outputs_of(tuple(run.model for run in runs)), params
 

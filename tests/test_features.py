@@ -1,5 +1,7 @@
 """The encoder as it is: features of a text are its own, whatever its neighbours, its place or the number of texts."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pandas
@@ -7,6 +9,7 @@ import pytest
 
 import adapt
 from adapt import features
+from adapt.cost.clock import Compiling
 from adapt.data import packing
 from adapt.data.sources import IMAGES_PER_BATCH
 from adapt.errors import DataError, StrategyError
@@ -154,10 +157,23 @@ def test_encode_is_a_public_name():
 def test_encoding_twice_compiles_once(bert):
     forward, _ = features.extractor(bert, "mean")
     features.encode(bert, TEXTS)
-    size = forward._cache_size()
+    few = features.encode(bert, TEXTS[:7])  # in a small shape of their own
+    compiling = Compiling()
     features.encode(bert, TEXTS[:7])
-    features.encode(bert, TEXTS)
-    assert features.extractor(bert, "mean")[0] is forward and forward._cache_size() == size <= 3
+    again = features.encode(bert, TEXTS)
+    assert features.extractor(bert, "mean")[0] is forward
+    assert compiling.seconds == 0
+    np.testing.assert_allclose(few, again[:7], atol=1e-5)
+
+
+def test_parameters_are_put_on_the_device_once_and_anew_where_they_were_replaced(bert):
+    own = dataclasses.replace(bert, params=dict(bert.params))
+    first = own.on_device()
+    assert own.on_device() is first
+    before = features.encode(own, TEXTS[:2])
+    own.params["encoder"] = jax.tree.map(lambda leaf: leaf * 0.5, own.params["encoder"])
+    assert not np.allclose(before, features.encode(own, TEXTS[:2]))
+    np.testing.assert_array_equal(before, features.encode(bert, TEXTS[:2]))
 
 
 def test_pictures_come_in_order_and_a_picture_is_its_own(vit):

@@ -149,13 +149,14 @@ class Examples:
                 batches.append(inputs | targets | extras)
             yield packing.stack_groups(batches, self.layout, accumulate)
 
-    def eval_batches(self, skip: int = 0) -> Iterator[tuple[Index, Arrays]]:
+    def eval_batches(self, skip: int = 0, few: bool = False) -> Iterator[tuple[Index, Arrays]]:
         """Every sequence once from batch ``skip`` on, as (index, batch): texts packed by length.
+        With ``few``, a batch of a few texts has a small shape of its own.
 
         ``index`` is a list of arrays, one for each group of the layout (one without a layout):
         which outputs of all (see :attr:`targets`) come out of the group's first slots.
         """
-        windows = self.inputs.windows(self.rows.reshape(-1))
+        windows = self.inputs.windows(self.rows.reshape(-1), few)
         if not isinstance(self.labels, Ragged):
             return packing.eval_batches(windows, self.layout, skip)
         return self.word_batches(windows, self.labels, skip)

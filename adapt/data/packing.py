@@ -20,6 +20,8 @@ from adapt.training.loop import Index
 
 Arrays = dict[str, np.ndarray]
 FEW = 256  # so many examples are packed with more care
+BUDGET = 1024  # tokens of a batch that is only computed forward
+NARROW = (16, 32)  # row widths for a few short sequences
 NO_EXAMPLES = np.zeros(0, np.int64)
 
 
@@ -450,8 +452,32 @@ class Windows:
     make: Callable[[np.ndarray], Arrays]
 
 
+def pack_few(sequences: Ragged, max_length: int, pad: int = 0) -> Iterator[Windows]:
+    """A few sequences in one batch, of the smallest shape that holds them; more of them as
+    :func:`pack_windows` packs them.
+
+    The rows are a power of two, so that there are some twenty shapes in all. For an answer to one
+    short text a window of 1,024 tokens would compute sixty times as much as is asked for.
+    """
+    lengths = sequences.lengths
+    longest = lengths.max(initial=1)
+    fitting = [width for width in (*NARROW, *widths(max_length)) if width >= longest]
+    if len(lengths) and fitting and lengths.sum() <= BUDGET:
+        width = fitting[0]
+        per_row = width // 4
+        placement = pack(lengths, width, per_row)
+        num_rows = 1 << (placement.num_rows - 1).bit_length()
+        if num_rows * width <= max(BUDGET, width):
+            shape = (num_rows, width, num_rows * per_row)
+            arguments = (sequences, placement.rows, placement.starts, shape, pad)
+            make = functools.partial(assemble_window, *arguments)
+            yield Windows([np.arange(len(lengths))], make)
+            return
+    yield from pack_windows(sequences, max_length, pad=pad)
+
+
 def pack_windows(
-    sequences: Ragged, max_length: int, budget: int = 1024, pad: int = 0
+    sequences: Ragged, max_length: int, budget: int = BUDGET, pad: int = 0
 ) -> Iterator[Windows]:
     """All sequences once, packed by length into batches of ``budget`` tokens R*C: at most three
     shapes in all.

@@ -44,8 +44,11 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def windows(self, rows: np.ndarray) -> Iterator[Windows]:
-        """Batches that hold each of ``rows`` once; their members are indices of ``rows``."""
+    def windows(self, rows: np.ndarray, few: bool = False) -> Iterator[Windows]:
+        """Batches that hold each of ``rows`` once; their members are indices of ``rows``.
+
+        With ``few``, a batch of a few texts has a small shape of its own.
+        """
 
 
 class FileSource(Source):
@@ -117,8 +120,9 @@ class TokenSource(FileSource):
     ) -> list[Arrays]:
         return packing.pack_step(self.tokens, step, local, shapes, self.pad)
 
-    def windows(self, rows: np.ndarray) -> Iterator[Windows]:
-        return packing.pack_windows(self.tokens.take(rows), self.max_length, pad=self.pad)
+    def windows(self, rows: np.ndarray, few: bool = False) -> Iterator[Windows]:
+        pack = packing.pack_few if few else packing.pack_windows
+        return pack(self.tokens.take(rows), self.max_length, pad=self.pad)
 
 
 class OneARow(Source):
@@ -136,7 +140,7 @@ class OneARow(Source):
     ) -> list[Arrays]:
         return [self.batch(step[i], shapes) for i in local]
 
-    def windows(self, rows: np.ndarray) -> Iterator[Windows]:
+    def windows(self, rows: np.ndarray, few: bool = False) -> Iterator[Windows]:
         size = self.eval_batch_size
         shapes = BatchShapes(self.max_length, (size,), size)
         members = []

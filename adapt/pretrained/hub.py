@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import operator
 import os
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from adapt import buckets, files, tree
 from adapt.errors import CheckpointError, ExtensionError, StrategyError, first_line
 from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
 from adapt.options import ModelOptions
+from adapt.parallel import sharding
 from adapt.pretrained import assets, families
 from adapt.pretrained.images import ImageSettings, read_image_settings
 from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
@@ -57,6 +59,10 @@ class Pretrained:
     # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's
     # own
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # what is on the device, of this object alone: see on_device
+    memo: dict[str, Any] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def classes(self) -> tuple[Any, ...]:
@@ -67,6 +73,18 @@ class Pretrained:
     def model(self) -> Model:
         """The encoder under the checkpoint's own head."""
         return Model(Encoder(self.config), self.head)
+
+    def on_device(self) -> tree.Tree:
+        """``params`` on the first device of this process: put there at the first call, and again
+        where a leaf has been replaced since.
+        """
+        leaves = jax.tree.leaves(self.params)
+        before = self.memo.get("leaves", [])
+        is_same = len(leaves) == len(before) and all(map(operator.is_, leaves, before))
+        if not is_same:
+            self.memo["leaves"] = leaves
+            self.memo["params"] = sharding.shard_tree(self.params)
+        return self.memo["params"]
 
     def __repr__(self) -> str:
         """The source, family, size and head in one line; never a parameter."""

@@ -246,6 +246,25 @@ def test_windows_cover_every_example_once_in_at_most_3_shapes(lengths, max_lengt
     assert len(shapes) <= 3
 
 
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, 150), max_size=40).map(lambda found: np.array(found, np.int64)),
+    st.integers(150, 512),
+)
+def test_a_few_examples_come_once_in_one_batch_of_few_tokens(lengths, max_length):
+    tokens = numbered(lengths)
+    batches = list(packing.eval_batches(packing.pack_few(tokens, max_length)))
+    seen = []
+    for (index,), batch in batches:
+        for example, found in zip(index, examples_in(batch, len(index)), strict=True):
+            np.testing.assert_array_equal(found, tokens[example])
+        seen += index.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+    if len(lengths) and lengths.sum() <= 64 and lengths.max() <= 16:
+        ((_, batch),) = batches
+        assert batch["tokens"].shape[1] == 16 and batch["tokens"].size <= 16 * 64
+
+
 def test_windows_refuse_an_example_that_no_row_would_hold():
     with pytest.raises(
         ValueError, match="an example of 40 tokens is longer than the 32 of the windows"
