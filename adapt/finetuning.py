@@ -10,9 +10,10 @@ the same two calls.
 """
 
 import dataclasses
+import inspect
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -414,11 +415,27 @@ def check_loss(loss: Any, options: FinetuningOptions) -> None:
         return
     if not callable(loss):
         raise StrategyError(f"`loss` is {loss!r}: give a function (outputs, labels) -> [N]")
+    if isinstance(loss, ContextLoss):
+        check_takes(loss.function, 1, "a context")
+    else:
+        check_takes(loss, 2, "outputs and labels (for one of a context see adapt.context_loss)")
     if options.class_weights != "none":
         raise StrategyError(
             f"`class_weights` {options.class_weights} weighs the task's own loss: with `loss` give "
             "`weights`"
         )
+
+
+def check_takes(loss: Callable[..., Any], count: int, what: str) -> None:
+    """Raise :class:`StrategyError` for a loss that can't be called with so many arguments."""
+    try:
+        signature = inspect.signature(loss)
+    except (ValueError, TypeError):  # one that is not written in Python
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        raise StrategyError(f"`loss` {name_of(loss)} does not take {what}: {error}") from None
 
 
 def check_scores(plan: Plan, data: TaskData) -> None:

@@ -522,6 +522,13 @@ MISTAKES = {
     "a callback that is none": ((TEXTS, LABELS), {"callbacks": ["print"]}, r"callbacks`\[0\]"),
     "a number for a folder": ((TEXTS, LABELS), {"out": 3}, "out"),
     "a number for a mesh": ((TEXTS, LABELS), {"mesh": 2}, "mesh"),
+    "a phase for a list": ((TEXTS, LABELS), {"strategy": adapt.Strategy(SCHEDULE[0])}, "phases"),  # pyright: ignore
+    "a phase that freezes all": ((TEXTS, LABELS), {"strategy": adapt.Phase([REST], 2)}, "freezes"),
+    "a word for a rank": (
+        (TEXTS, LABELS),
+        {"strategy": adapt.Strategy((adapt.Phase([HEAD, REST], 2),), peft={"lora_rank": "2"})},
+        "strategy.*lora_rank",
+    ),
     "no phase": ((TEXTS, LABELS), {"strategy": adapt.Strategy(())}, "strategy"),
     "a phase that leaves parameters out": (
         (TEXTS, LABELS),
@@ -576,6 +583,16 @@ MISTAKES = {
         "own",
     ),
     "a name for a loss": ((TEXTS, LABELS), {"loss": "focal"}, "loss"),
+    "a loss that is not said to take a context": (
+        (TEXTS, LABELS),
+        {"loss": lambda context: context.outputs},
+        "loss.*context_loss",
+    ),
+    "a context that is asked for two": (
+        (TEXTS, LABELS),
+        {"loss": adapt.context_loss(adapt.cross_entropy)},
+        "loss.*cross_entropy does not take a context",
+    ),
     "a loss of one number": (
         (TEXTS, LABELS),
         {"loss": lambda outputs, labels: adapt.cross_entropy(outputs, labels).mean()},

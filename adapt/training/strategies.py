@@ -18,13 +18,15 @@ Phases of one's own need no name: :func:`as_text` makes a text of them that :fun
 import dataclasses
 import json
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapt import tree
 from adapt.errors import RuleError, StrategyError
+from adapt.models import EncoderConfig
 from adapt.models.peft import PEFT_FIELDS
-from adapt.options import is_of
+from adapt.options import is_of, wanted
 from adapt.training.frozen_prefix import stage
 from adapt.training.optim import FROZEN
 
@@ -555,8 +557,8 @@ def with_pairs(phase: Phase) -> Phase:
 
 def check_own(strategy: Strategy) -> None:
     """Raise :class:`StrategyError` for what no strategy can have: of a wrong type, or out of range."""
-    if not strategy.phases:
-        raise StrategyError("`strategy` has no phase: give one or more")
+    if not is_phases(strategy.phases):
+        raise StrategyError("`strategy` has no phases: give a list of Phase, with one at least")
     for number, phase in enumerate(strategy.phases, 1):
         check_phase(phase, f"`strategy`, phase {number}")
     check_fields(strategy)
@@ -570,6 +572,8 @@ def check_phase(phase: Phase, where: str) -> None:
         is_pair = isinstance(rule, list | tuple) and len(rule) == 2
         if not is_pair or not all(isinstance(word, str) for word in rule):
             raise StrategyError(f"{where}: the rule {rule!r} is no pair (pattern, group) of texts")
+    if not phase.groups:
+        raise StrategyError(f"{where}: every rule freezes, so nothing would train")
     if not is_of(phase.epochs, int) or phase.epochs < 1:
         raise StrategyError(f"{where}: epochs {phase.epochs!r} must be a whole number from 1 on")
     if not is_of(phase.layer_decay, float) or not 0 < phase.layer_decay <= 1:
@@ -584,6 +588,10 @@ def check_fields(strategy: Strategy) -> None:
         raise StrategyError(
             f"`strategy`: peft is {strategy.peft!r}: give a dict of {', '.join(PEFT_FIELDS)}"
         )
+    hints = typing.get_type_hints(EncoderConfig)
+    for name, value in strategy.peft.items():
+        if not is_of(value, hints[name]):
+            raise StrategyError(f"`strategy`: {name} is {value!r}: give {wanted(hints[name])}")
     if not isinstance(strategy.shared_schedule, bool):
         raise StrategyError("`strategy`: shared_schedule must be True or False")
     if not is_of(strategy.reinit, int) or strategy.reinit < 0:
