@@ -1,6 +1,7 @@
 """What strategies cost, as data: counts are exact, depths lie on a line, nothing pays that does not."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pandas
@@ -8,6 +9,7 @@ import pytest
 
 import adapt
 from adapt import planning, tree
+from adapt.cli import plan as command
 from adapt.data.examples import Examples
 from adapt.data.inputs import Columns
 from adapt.data.sources import TokenSource
@@ -114,6 +116,16 @@ def test_the_plan_of_lists_is_a_table(bert):
     assert frame["parameters_trained"][2] == 2 * bert.config.width + 2
     assert report.overhead.set_up > 0 and report.overhead.plot == 0
     assert "4 strategies" in repr(report) and len(repr(report)) < 200
+
+
+def test_the_arguments_are_the_flags_of_the_command():
+    parameters = inspect.signature(adapt.plan).parameters
+    flags = {field.name: field for field in dataclasses.fields(command.Config)}
+    of_the_shell = {"checkpoint", "data", "out", "overwrite", "measure", "import_"}
+    of_python = {"pretrained", "inputs", "labels", "on_progress"}
+    assert flags.keys() - of_the_shell == parameters.keys() - of_python
+    for name in flags.keys() - of_the_shell:
+        assert parameters[name].default == flags[name].default, name
 
 
 def test_a_file_without_a_test_part_is_planned_for_all_the_same(bert, inputs):

@@ -69,7 +69,8 @@ def read(config: type, command: str, arguments: Sequence[str]) -> ConfigFile:
             f"{origin}: the run has a loss of its own, {content['loss']}, which no flag can bring "
             "back: train it from Python"
         )
-    imports = content.get("import_", ())
+    # What a run that goes on needs of them, its model.json says.
+    imports = () if is_resumed else content.get("import_", ())
     for entry in (*BESIDE, *OF_A_CALL):
         content.pop(entry, None)
     for entry in [*content]:

@@ -316,7 +316,7 @@ TASKS: dict[str, Task] = {}
 
 def get_task(name: str) -> Task:
     """The task of this name. Raises :class:`StrategyError` that lists them."""
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise StrategyError(f"unknown `task` {name!r}: give one of {', '.join(sorted(TASKS))}")
     return TASKS[name]
 

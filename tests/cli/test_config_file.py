@@ -84,6 +84,14 @@ def test_flags_beside_the_file_win_and_what_is_of_one_call_is_not_taken(given, t
     assert config_of(f"--config={file}").epochs == 5
 
 
+def test_what_a_run_imported_is_never_imported_by_its_file(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"import_": ["my_module"]}')
+    with pytest.raises(StrategyError, match=r"imported my_module, .* give `import=my_module`"):
+        config_of("--config", file)
+    assert config_of("--config", file, "--import", "my_module").import_ == ("my_module",)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

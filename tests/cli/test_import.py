@@ -66,7 +66,7 @@ TASKS["stars"] = Stars()
 '''
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"runs"}))  # which reads JSON alone
 def test_every_command_imports_modules(command):
     config = importlib.import_module(f"adapt.cli.{command}").Config
     assert issubclass(config, ImportOptions)

@@ -1,5 +1,8 @@
 """A probe from what people hold: the same report by lists and by a file, and mistakes that name their parameter."""
 
+import dataclasses
+import inspect
+
 import datasets
 import numpy as np
 import pandas
@@ -8,6 +11,7 @@ import pytest
 import adapt
 from adapt.cli import probe as command
 from adapt.errors import AdaptError
+from adapt.options import DeviceOptions
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -38,6 +42,25 @@ def test_the_report_is_that_of_the_command(probe, inputs, tmp_path):
     said = command.main(command.Config(checkpoint=checkpoint, out=tmp_path / "out", **flags))
     assert report.cells == said["cells"] and report.selected == said["selected"]
     assert report.examples == {"train": 32, "test": 14}
+
+
+# Flags whose place the arguments take, that are of a folder, or of several processes.
+OF_THE_SHELL = {"checkpoint", "data", "out", "overwrite", "speed", "import_"} | {
+    field.name for field in dataclasses.fields(DeviceOptions) if field.name != "mesh"
+}
+
+
+def test_the_arguments_are_the_flags_of_the_command():
+    parameters = inspect.signature(adapt.probe).parameters
+    flags = {field.name: field for field in dataclasses.fields(command.Config)}
+    assert flags.keys() - OF_THE_SHELL == parameters.keys() - {
+        "pretrained",
+        "inputs",
+        "labels",
+        "on_progress",
+    }
+    for name in flags.keys() - OF_THE_SHELL:
+        assert parameters[name].default == flags[name].default, name
 
 
 FORMS = {
@@ -107,6 +130,7 @@ MISTAKES = {
     "a word for a limit": ((TEXTS, LABELS), {"limit": "all"}, "`limit`"),
     "a limit below the folds": ((TEXTS, LABELS), {"limit": 3}, "`limit`"),
     "a task without a head": ((TEXTS, LABELS), {"task": "tags"}, "`task`"),
+    "a list of tasks": ((TEXTS, LABELS), {"task": ["regression"]}, "`task`"),
     "an unknown task": ((TEXTS, LABELS), {"task": "sorting"}, "`task`"),
     "a test of three": ((TEXTS, LABELS), {"test": (TEXTS, LABELS, 3)}, "`test`"),
     "test labels unseen": ((TEXTS, LABELS), {"test": (["a"], ["odd"])}, "unseen"),
