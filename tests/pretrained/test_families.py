@@ -17,6 +17,7 @@ from tests.helpers import tiny
 
 REFERENCES = Path(__file__).parents[1] / "references"
 CASES = sorted(folder.name for folder in REFERENCES.iterdir() if folder.is_dir())
+ATTENTIONS = "attentions.npz"
 TEXT = [name for name in CASES if not name.startswith("vit")]
 
 hidden_states = jax.jit(Model.hidden_states, static_argnums=0)
@@ -82,6 +83,23 @@ def test_hidden_states_and_head_agree_with_the_original_library(case):
         answer = jax.jit(functools.partial(loaded.head.apply, method="next_sentence_logits"))
         ours = answer({"params": loaded.params["head"]}, states[-1], batch)
         np.testing.assert_allclose(ours, recorded["seq_relationship_logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "case", [name for name in CASES if (REFERENCES / name / ATTENTIONS).exists()]
+)
+def test_attention_maps_are_those_of_the_original_library(case):
+    loaded = load(case)
+    batch = unpacked(reference(case))
+    real = batch["segments"] < len(batch["segments"])
+    of_pairs = real[:, None, :, None] & real[:, None, None, :]
+    theirs = np.load(REFERENCES / case / ATTENTIONS)["attentions"]
+    maps = jax.jit(Model.attention_maps, static_argnums=0)(loaded.model, loaded.params, batch)
+    assert len(maps) == len(theirs) == loaded.config.layers
+    for ours, expected in zip(maps, theirs, strict=True):
+        assert ours.shape == expected.shape
+        difference = np.abs(np.asarray(ours) - expected)
+        assert np.where(of_pairs, difference, 0).max() < 1e-5
 
 
 @pytest.mark.parametrize("case", CASES)

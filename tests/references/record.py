@@ -16,6 +16,9 @@ parameter is random, norms and biases too: ones and zeros would hide a wrong map
     logits                                      [B, T, V] language model, [B, classes] classifier
     seq_relationship_logits                     [B, 2], next-sentence head
 
+One case of each family has attentions.npz, too: `attentions` [layers, B, heads, T, T], the weights after softmax, without
+meaning at padded positions.
+
 hidden_states[0] is the embedding (in BERT after its LayerNorm; GPT-2 and ViT have none there) and
 hidden_states[i] the output of layer i. The last entry differs by family:
     BERT    the last layer's output (post-norm: there is no final norm), equal to last_hidden_state
@@ -179,6 +182,9 @@ CASES = {
 }
 
 
+WITH_ATTENTIONS = ("bert_bare_pooler", "gpt2_bare", "vit_bare_pooler")
+
+
 def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
     """Values so large that attention is far from uniform and every bias and scale shows in the outputs."""
     for name, parameter in model.named_parameters():
@@ -259,6 +265,24 @@ def record_case(name: str, case: Case) -> None:
     print(
         f"{name}: {case.model.__name__}, {sorted(recorded)}, float32 against float64 {rounding:.1e}"
     )
+
+
+@torch.no_grad()
+def record_attentions(name: str) -> None:
+    """The attention weights of a recorded case, for its recorded inputs."""
+    folder = HERE / name
+    recorded = np.load(folder / "outputs.npz")
+    inputs = {}
+    for key in ("input_ids", "attention_mask", "token_type_ids", "pixel_values"):
+        if key in recorded:
+            array = recorded[key]
+            array = array.astype(np.int64) if array.dtype == np.int32 else array
+            inputs[key] = torch.from_numpy(array)
+    model = CASES[name].model.from_pretrained(folder, attn_implementation="eager")
+    found = model.eval()(**inputs, output_attentions=True).attentions
+    attentions = torch.stack(found).numpy()
+    np.savez_compressed(folder / "attentions.npz", attentions=attentions)
+    print(f"{name}: attentions {attentions.shape}")
 
 
 LONG = "The first half of this text says one thing at length, and then, " * 11
@@ -358,6 +382,8 @@ def main() -> None:
     hf.logging.disable_progress_bar()
     for name, case in CASES.items():
         record_case(name, case)
+    for name in WITH_ATTENTIONS:
+        record_attentions(name)
     record_preprocessing()
     record_minilm()
     packages = ("numpy", "torch", "transformers", "sentence-transformers", "tokenizers", "pillow")
