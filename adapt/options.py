@@ -27,6 +27,7 @@ DType = Literal["float32", "bfloat16"]
 CacheDType = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "block", "dots"]
 Decay = Literal["linear", "cosine", "constant"]
+Tracker = Literal["tensorboard", "wandb"]
 
 HELD_OUT = 0.1  # of the training rows, for validation, where no validation data are named
 
@@ -288,6 +289,8 @@ class RunOptions(OutputOptions):
     resume: bool = False
     # of the new head, the order of the examples and dropout
     seed: int = 0
+    # who gets the numbers that are logged, beside metrics.jsonl
+    track: tuple[Tracker, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

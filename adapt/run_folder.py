@@ -39,6 +39,7 @@ UNCOMPARED = (
     "overwrite",
     "stop_after",
     "tables",
+    "track",
     "used",
     *(field.name for field in dataclasses.fields(DeviceOptions)),
 )

@@ -16,13 +16,12 @@ cells, by which a comparison that was stopped goes on.
 import dataclasses
 import json
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from adapt import files
-from adapt.cli import compare_plots, console
+from adapt.cli import compare_plots, console, launch
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import flags_of
 from adapt.comparison.comparing import Comparison, prepare
@@ -129,7 +128,7 @@ def write_page(config: Config, found: Comparison) -> None:
     if len(found.options.budgets) > 1:
         plots.insert(0, ("Score by labels", "labels.png"))
         compare_plots.plot_labels(folder / "labels.png", found)
-    command = shlex.join(["adapt", "compare", *sys.argv[1:]])
+    command = launch.typed or "adapt compare"
     page = results_page(found, command, training_commands(config, found), plots)
     files.write_text(folder / "compare.md", page)
 

@@ -32,6 +32,7 @@ from adapt.options import (
 from adapt.parallel import sharding
 from adapt.run_folder import check_run_out
 from adapt.training import strategies
+from adapt.training.trackers import make_trackers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ def main(config: Config) -> dict[str, Any]:
         split_seed=config.split_seed,
         layout=sharding.make_layout(config.mesh),
     )
+    trackers = make_trackers(config.track, config.out, prepared.settings)
     showing.show_start(prepared)
     task = prepared.data.task
     with training_report(f"strategy {strategies.shown(config.strategy)}") as report:
@@ -72,7 +74,7 @@ def main(config: Config) -> dict[str, Any]:
             defaults=default_flags(Config),
             resume=config.resume,
             overwrite=config.overwrite,
-            callbacks=[report],
+            callbacks=[report, *trackers],
             laps=laps,
             command=launch.typed,
             add_files=lambda folder: plots.plot_history(folder, prepared.data.primary_metric),

@@ -19,6 +19,7 @@ from adapt.options import ConfigFileOptions, DeviceOptions, ImportOptions, RunOp
 from adapt.parallel import sharding
 from adapt.pretraining import PretrainingOptions, prepare
 from adapt.run_folder import check_run_out
+from adapt.training.trackers import make_trackers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ def main(config: Config) -> dict[str, Any]:
     check_run_out(config.out, config.resume, config.overwrite, config.checkpoint)
     layout = sharding.make_layout(config.mesh)
     prepared = prepare(config.checkpoint, config.text, config, seed=config.seed, layout=layout)
+    trackers = make_trackers(config.track, config.out, prepared.settings)
     showing.show_text(prepared)
     with training_report("pre-training", shows_epochs=False) as report:
         run = prepared.train(
@@ -38,7 +40,7 @@ def main(config: Config) -> dict[str, Any]:
             defaults=default_flags(Config),
             resume=config.resume,
             overwrite=config.overwrite,
-            callbacks=[report],
+            callbacks=[report, *trackers],
             command=launch.typed,
             add_files=lambda folder: plots.plot_history(folder, "accuracy"),
         )

@@ -1,17 +1,15 @@
 """The command: from a file to a page, and on after a stop."""
 
-import sys
-
 import pytest
 
-from adapt.cli import compare
+from adapt.cli import compare, launch
 from adapt.errors import OutputError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["adapt", "--train", "mine.csv"])
+    monkeypatch.setattr(launch, "typed", "adapt compare --train mine.csv")
     flags = {
         "checkpoint": inputs.checkpoint("bert_mlm_tied"),
         "train": inputs.train,
