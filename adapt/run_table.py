@@ -62,7 +62,8 @@ def runs(paths: Any) -> RunTable:
 
     ``paths`` are the folder of a run, a folder that contains runs, or a list of such. Other folders
     in them are passed over; a run whose files can't be read is passed over with a warning. Raises
-    :class:`OutputError` for a path that is not there, and one in which there is no run.
+    :class:`OutputError` for a path that is not there, and one in which there is no run that can be
+    read.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
@@ -79,6 +80,9 @@ def runs(paths: Any) -> RunTable:
             rows.append(row_of(folder))
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
+    if not rows:
+        first = next(iter(folders))
+        raise OutputError(f"`paths`: none of {len(folders)} runs can be read, the first is {first}")
     return RunTable(rows)
 
 

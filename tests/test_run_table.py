@@ -70,6 +70,8 @@ def test_a_run_that_can_not_be_read_is_passed_over_with_a_warning(folder, caplog
     assert len(adapt.runs(folder)) == 2
     (said,) = caplog.messages
     assert "sweep/a/result.json" in said
+    with pytest.raises(OutputError, match=r"`paths`.*sweep/a"):
+        adapt.runs(folder / "sweep/a")
 
 
 @pytest.mark.parametrize("paths", ["nowhere", "probe", [], 3, [3]])

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,48 +45,60 @@ def read(config: type, command: str, arguments: Sequence[str]) -> ConfigFile:
     """The file that the words of a command line name; one without values where they name none.
 
     Raises :class:`StrategyError` for a file that can't be read, that another ``command`` wrote, and
-    for an entry that is no flag or of another type. A run that goes on may have such entries: they
-    are of an earlier version.
+    for an entry that is no flag or of another type.
     """
     fields = {field.name: field for field in dataclasses.fields(config)}
-    name = value_of("--config", arguments) if "config" in fields else None
-    origin = f"`config` {name}"
-    is_resumed = name is None and "resume" in fields and "--resume" in arguments
-    if is_resumed:
+    if "config" in fields:
+        name = value_of("--config", arguments)
+        if name is not None:
+            origin = f"`config` {name}"
+            content = read_object(name, command, origin)
+            imports = content.get("import_", ())
+            drop(content, (*BESIDE, *OF_A_CALL))
+            check_entries(content, fields, origin)
+            return ConfigFile(origin, typed(content, config, origin), imports)
+    if "resume" in fields and "--resume" in arguments:
         out = files.to_path(value_of("--out", arguments) or str(fields["out"].default))
-        name = str(out / "config.json")
-        origin = f"`resume` {name}"
-        if not buckets.exists(out / "config.json"):
-            return ConfigFile()
-    if name is None:
-        return ConfigFile()
-    content = read_object(name, origin)
-    wrote = content.get("experiment", command)
-    if wrote != command:
-        raise StrategyError(f"{origin} is of {wrote}, not of {command}: give one of its own")
-    if content.get("loss"):
-        raise StrategyError(
-            f"{origin}: the run has a loss of its own, {content['loss']}, which no flag can bring "
-            "back: train it from Python"
-        )
-    # What a run that goes on needs of them, its model.json says.
-    imports = () if is_resumed else content.get("import_", ())
-    for entry in (*BESIDE, *OF_A_CALL):
-        content.pop(entry, None)
-    for entry in [*content]:
-        if entry not in fields:
-            if not is_resumed:
-                hint = nearest(entry, fields)
-                raise StrategyError(f"{origin}: there is no option {entry!r}{hint}")
-            del content[entry]
-    if is_resumed:  # where a run lies and what it computes on may have changed
-        content.pop("out", None)
-        content.pop("mesh", None)
+        if buckets.exists(out / "config.json"):
+            return read_resumed(config, command, str(out / "config.json"))
+    return ConfigFile()
+
+
+def read_resumed(config: type, command: str, name: str) -> ConfigFile:
+    """The file of a run that goes on: where it lies and what it computes on may have changed.
+
+    What it needs to be imported, its model.json says; entries that are no flags are of an earlier
+    version.
+    """
+    origin = f"`resume` {name}"
+    content = read_object(name, command, origin)
+    fields = {field.name for field in dataclasses.fields(config)}
+    drop(content, (*BESIDE, *OF_A_CALL, "out", "mesh", *(content.keys() - fields)))
+    return ConfigFile(origin, typed(content, config, origin))
+
+
+def drop(content: dict[str, Any], names: Iterable[str]) -> None:
+    """Remove entries, where they are there."""
+    for name in names:
+        content.pop(name, None)
+
+
+def check_entries(content: Mapping[str, Any], names: Collection[str], origin: str) -> None:
+    """Raise :class:`StrategyError` for an entry that is no flag."""
+    for entry in content:
+        if entry not in names:
+            raise StrategyError(f"{origin}: there is no option {entry!r}{nearest(entry, names)}")
+
+
+def typed(content: Mapping[str, Any], config: type, origin: str) -> dict[str, Any]:
+    """The entries as the fields of ``config`` have them. Raises :class:`StrategyError` for one of
+    another type.
+    """
     hints = typing.get_type_hints(config)
-    defaults = {
-        entry: checked(value, hints[entry], entry, origin) for entry, value in content.items()
-    }
-    return ConfigFile(origin, defaults, imports)
+    values = {}
+    for entry, value in content.items():
+        values[entry] = checked(value, hints[entry], entry, origin)
+    return values
 
 
 def checked(value: Any, hint: Any, entry: str, origin: str) -> Any:
@@ -109,8 +121,10 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def read_object(name: str, origin: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises :class:`StrategyError` for anything else."""
+def read_object(name: str, command: str, origin: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises :class:`StrategyError` for anything else, for what another
+    ``command`` wrote, and for a run whose loss is a function of Python.
+    """
     if files.is_remote(name):
         buckets.check(name)
     try:
@@ -121,6 +135,14 @@ def read_object(name: str, origin: str) -> dict[str, Any]:
         raise StrategyError(f"{origin} can't be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise StrategyError(f"{origin} holds no JSON object with options")
+    wrote = content.get("experiment", command)
+    if wrote != command:
+        raise StrategyError(f"{origin} is of {wrote}, not of {command}: give one of its own")
+    if content.get("loss"):
+        raise StrategyError(
+            f"{origin}: the run has a loss of its own, {content['loss']}, which no flag can bring "
+            "back: train it from Python"
+        )
     return content
 
 

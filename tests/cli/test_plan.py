@@ -50,7 +50,8 @@ def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
     assert rows["full"]["parameters_trained"] == tree.count(source.params["encoder"]) + head
     for row in rows.values():
         moments = 2 * 4 * row["parameters_trained"]
-        assert moments <= row["optimizer_bytes"] <= moments + 64
+        # and of each group the settings, such as rates: a few numbers
+        assert moments <= row["optimizer_bytes"] <= moments + 128
         assert (
             0 < row["flops_per_example_cached"] <= row["flops_per_example"]
             or row["strategy"] == "frozen"
