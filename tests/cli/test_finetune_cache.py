@@ -111,7 +111,7 @@ def predictions(folder: Path, data: dict[str, str]) -> tuple[list[str], np.ndarr
     predict.main(config)
     with config.out.open() as file:
         _, *rows = csv.reader(file)
-    return [row[0] for row in rows], np.array([row[1:] for row in rows], np.float64)
+    return [row[1] for row in rows], np.array([row[2:] for row in rows], np.float64)  # [0]: number
 
 
 # The same results
