@@ -48,7 +48,7 @@ from adapt.program_cache import keep_programs
 from adapt.run import Run
 from adapt.task_data import TaskData, read_data
 from adapt.tasks import get_task
-from adapt.tasks.metrics import Metric, check_own, own_scores
+from adapt.tasks.metrics import Metric, check_direction, check_own, more_is_better, own_scores
 from adapt.training import optim, phases, strategies
 from adapt.training.context import ContextLoss, copy_of, name_of
 from adapt.training.events import Callback, as_callbacks
@@ -447,6 +447,8 @@ def check_scores(plan: Plan, data: TaskData) -> None:
     if data.score is None and not data.metrics:
         return
     own = data.metrics.keys()
+    if data.primary_metric not in own:
+        check_direction(data.primary_metric)
     validation = data.sets["validation"]
     outputs = random_outputs(plan, validation.num_outputs)
     of_task = data.task.metrics(outputs, validation.targets, data.names)
@@ -455,6 +457,7 @@ def check_scores(plan: Plan, data: TaskData) -> None:
             f"`metrics` has the name {min(own & of_task.keys())!r}, which is the task's own: "
             "give another"
         )
+    of_task = {name: value for name, value in of_task.items() if more_is_better(name)}
     known = [*of_task, *own_scores(data.metrics, outputs, validation.targets), "loss"]
     if data.primary_metric not in known:
         raise StrategyError(

@@ -40,6 +40,8 @@ UNCOMPARED = (
     "stop_after",
     "tables",
     "track",
+    "digests",
+    "command",
     "used",
     *(field.name for field in dataclasses.fields(DeviceOptions)),
 )

@@ -15,6 +15,7 @@ cells, by which a comparison that was stopped goes on.
 
 import dataclasses
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from adapt.cli import compare_plots, console, launch
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import flags_of
 from adapt.comparison.comparing import Comparison, prepare
-from adapt.comparison.options import CLOSED_FORM, CompareOptions
+from adapt.comparison.options import ALL, CLOSED_FORM, CompareOptions
 from adapt.comparison.page import budget_label, floor_text, results_page
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
@@ -39,6 +40,7 @@ from adapt.options import (
     TextEncoderOptions,
 )
 from adapt.parallel.multihost import is_multiprocess
+from adapt.pretrained import hub
 from adapt.run_folder import check_out
 
 
@@ -107,13 +109,15 @@ def main(config: Config) -> dict[str, Any]:
             config.out,
             resume=config.resume,
             overwrite=config.overwrite,
-            settings=flags_of(config),
+            settings=flags_of(config) | {"command": launch.typed},
             on_progress=bar.show,
         )
     write_page(config, found)
     show(found)
-    for command in training_commands(config, found):
-        console.say(f"to train the best: {command}")
+    command = training_command(config, found)
+    if command is not None:
+        console.say("to train the best:")
+        console.say_unbroken(f"  {command}")
     console.say(f"results   {config.out / 'compare.md'}")
     summary = found.summary()
     console.result(json.dumps({"out": str(config.out), "answers": summary["answers"]}))
@@ -128,25 +132,26 @@ def write_page(config: Config, found: Comparison) -> None:
     if len(found.options.budgets) > 1:
         plots.insert(0, ("Score by labels", "labels.png"))
         compare_plots.plot_labels(folder / "labels.png", found)
-    command = launch.typed or "adapt compare"
-    page = results_page(found, command, training_commands(config, found), plots)
+    command = hub.read_json(folder, "config.json").get("command") or "adapt compare"
+    page = results_page(found, command, training_command(config, found), plots)
     files.write_text(folder / "compare.md", page)
 
 
-def training_commands(config: Config, found: Comparison) -> list[str]:
-    """For each budget the command that trains the best strategy with its rate on all examples."""
-    of_finetune = {field.name for field in dataclasses.fields(FinetuningOptions)}
-    of_finetune |= {field.name for field in dataclasses.fields(DataOptions)}
-    of_compare = [field.name for field in dataclasses.fields(config)]
-    unnamed = [name for name in of_compare if name not in of_finetune]
-    flags = changed_flags(config, unnamed)
-    commands = []
-    for answer in found.answers:
-        if answer.best not in CLOSED_FORM:
-            words = ["adapt", "finetune", *flags, "--strategy", answer.best]
-            words += ["--rate-factor", f"{answer.rate:g}"]
-            commands.append(shlex.join(words))
-    return list(dict.fromkeys(commands))
+def training_command(config: Config, found: Comparison) -> str | None:
+    """The command that trains the best strategy on all examples, with its rate; None for a probe, or
+    where no cell has all examples.
+    """
+    on_all = [answer for answer in found.answers if answer.labels == ALL]
+    if not on_all or on_all[0].best in CLOSED_FORM:
+        return None
+    of_finetune = [*dataclasses.fields(FinetuningOptions), *dataclasses.fields(DataOptions)]
+    names = {field.name for field in of_finetune} | {"import_"}
+    flags = changed_flags(
+        dataclasses.replace(config, epochs=found.epochs),
+        [field.name for field in dataclasses.fields(config) if field.name not in names],
+    )
+    words = ["adapt", "finetune", *flags, "--strategy", on_all[0].best]
+    return shlex.join([*words, "--rate-factor", f"{on_all[0].rate:g}"])
 
 
 def show(found: Comparison) -> None:
@@ -163,6 +168,11 @@ def show(found: Comparison) -> None:
         title = f"{budget_label(budget, found)} labels"
         console.table(title, ("strategy", found.metric, "95%", "s a fit"), rows)
     for answer in found.answers:
+        if math.isnan(answer.score):
+            console.warn(
+                f"{found.metric} is not defined on the test of every seed: nothing is best"
+            )
+            continue
         as_good = [name for name in answer.as_good if name != answer.best]
         said = f"; as good: {', '.join(as_good)}" if as_good else ""
         label = budget_label(answer.labels, found)

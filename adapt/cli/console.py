@@ -46,6 +46,13 @@ def say(line: str = "") -> None:
         console.print(part, soft_wrap=True)
 
 
+def say_unbroken(line: str) -> None:
+    """Print a line that is to be copied: it has no line break, whatever the width."""
+    global last_line
+    last_line = time.monotonic()
+    console.print(line, soft_wrap=True)
+
+
 def wrap_line(line: str, width: int) -> list[str]:
     """Lines of at most ``width`` characters, unless a word is longer.
 

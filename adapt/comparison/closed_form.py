@@ -17,31 +17,52 @@ from adapt.comparison.material import Draw, Material, draw_rows, score_outputs
 from adapt.comparison.options import CompareOptions
 from adapt.cost import clock, flops
 from adapt.errors import StrategyError
-from adapt.models import Classifier, Encoder, Model
+from adapt.models import POOLINGS, Classifier, Encoder, Model
+from adapt.options import TaskOptions
 from adapt.prefix_cache import policy
 from adapt.pretrained.families import family_module
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
+from adapt.tasks.metrics import more_is_better
 from adapt.training import frozen_prefix
 from adapt.training.events import OnProgress
 
 REPEATS = 5  # of a timed window
-PENALTIES = (1.0, 10.0, 100.0, 0.1, 1000.0, 0.01, 1e4)  # in the order in which tries take them
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # of a probe: cheap, so it tries all of them
 
 
-def check(strategy: str, material: Material) -> None:
-    """Raise :class:`StrategyError` where labels are no classes."""
+def check(strategy: str, material: Material, options: TaskOptions) -> None:
+    """Raise :class:`StrategyError` where labels are no classes, for options of heads that train, and
+    for a score that is not there.
+    """
+    if options.layers or options.class_weights != "none":
+        option = "layers" if options.layers else "class_weights"
+        raise StrategyError(
+            f"`{option}` is of heads that train, and `strategies` {strategy} is none: leave out one"
+        )
+    if options.pooling is not None and options.pooling not in POOLINGS:
+        raise StrategyError(
+            f"`pooling` {options.pooling} has weights, and `strategies` {strategy} fits a head on "
+            f"{', '.join(POOLINGS)}: give one of these"
+        )
     task = material.task
     if task.probed_as != "classes":
         raise StrategyError(
             f"`strategies` {strategy} fits classes, and `task` is {task.name}: leave it out"
         )
+    labels = material.train.labels
+    logits = np.random.default_rng(0).normal(size=(len(labels), len(material.names)))
+    scores = task.metrics(logits.astype(np.float32), labels, task.output_names(material.names))
+    if material.metric not in scores:
+        known = [name for name in scores if more_is_better(name)]
+        raise StrategyError(f"unknown `score` {material.metric!r}: give one of {', '.join(known)}")
 
 
 def fill(
     strategy: str,
     material: Material,
     options: CompareOptions,
+    pooling: str | None,
     cells: Cells,
     on_progress: OnProgress | None = None,
 ) -> None:
@@ -54,8 +75,8 @@ def fill(
     if not missing:
         return
     draws = [draw_rows(material, budget, seed) for budget, seed in missing]
-    features, encoding_seconds = pooled_features(material)
-    heads = fit_heads(strategy, material, features, draws, len(options.rates))
+    features, encoding_seconds = pooled_features(material, pooling)
+    heads = fit_heads(strategy, material, features, draws)
     for number, (budget, seed) in enumerate(missing):
         draw = draws[number]
         tries = [judge(heads, material, number, k, draw) for k in range(len(heads.strengths))]
@@ -104,7 +125,6 @@ def fit_heads(
     material: Material,
     features: dict[str, np.ndarray],
     draws: list[Draw],
-    tries: int,
 ) -> Heads:
     """One head for each draw and strength, all of them together."""
     classes = len(material.names)
@@ -118,7 +138,7 @@ def fit_heads(
     started = time.perf_counter()
     scaled = linear.standardise(np.concatenate(list(features.values())), train)
     if strategy == "probe":
-        strengths = PENALTIES[:tries]
+        strengths = PENALTIES
         fitted = logistic(scaled, labels, train, strengths, classes)
     else:
         strengths = (0.0,)
@@ -161,11 +181,14 @@ def test_outputs(
     return outputs
 
 
-def pooled_features(material: Material) -> tuple[dict[str, np.ndarray], float]:
-    """(the pooled features [N, D] of every set, the seconds that an example takes to encode)."""
+def pooled_features(material: Material, pooling: str | None) -> tuple[dict[str, np.ndarray], float]:
+    """(the pooled features [N, D] of every set, the seconds that an example takes to encode).
+
+    ``pooling`` is by default that of the family.
+    """
     pretrained = material.pretrained
-    pooling = family_module(pretrained.config.family).POOLING
-    model = Model(Encoder(pretrained.config), Classifier(0, pooling))
+    chosen: str = pooling or family_module(pretrained.config.family).POOLING
+    model = Model(Encoder(pretrained.config), Classifier(0, chosen))
     cut = frozen_prefix.cut_at(model, model.stages)
     params = tree.drop(pretrained.params, "head")
     params = jax.device_put(params, jax.local_devices()[0])

@@ -9,19 +9,20 @@ looked at once, with what was chosen.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from adapt import files, run_folder
 from adapt.comparison import closed_form
 from adapt.comparison.cells import Cell, Cells
-from adapt.comparison.material import Material, check_budgets, read_material
+from adapt.comparison.material import Material, check_budgets, draw_rows, read_material
 from adapt.comparison.options import ALL, CLOSED_FORM, CompareOptions
 from adapt.comparison.summary import Answer, Row, mean_floors, summarise
-from adapt.comparison.trained import Trainer
+from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
-from adapt.errors import StrategyError
+from adapt.errors import OutputError, StrategyError
 from adapt.options import DType, FinetuningOptions, is_of
 from adapt.prepared import check_out
 from adapt.pretrained import hub
@@ -29,6 +30,20 @@ from adapt.pretrained.hub import Pretrained
 from adapt.program_cache import keep_programs
 from adapt.tasks import Task, get_task
 from adapt.training.events import OnProgress
+
+# The options of a fit that a comparison takes.
+OF_FITS = (
+    "checkpoint",
+    "max_length",
+    "dtype",
+    "task",
+    "pooling",
+    "layers",
+    "mix",
+    "class_weights",
+    "epochs",
+    "batch_size",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +63,8 @@ class Comparison:
     floors: Mapping[str, float]
     cells: Sequence[Cell]
     examples: int  # in training, before a budget
+    chosen_by: str  # which examples choose, in words
+    epochs: int  # of a fit on all examples
     tested: str  # on what, in words
 
     def __repr__(self) -> str:
@@ -74,7 +91,7 @@ class Comparison:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the fits, as JSON has it."""
-        return run_folder.as_json(
+        return without_nan(
             {
                 "checkpoint": self.source,
                 "task": self.task,
@@ -86,6 +103,17 @@ class Comparison:
                 "answers": [dataclasses.asdict(answer) for answer in self.answers],
             }
         )
+
+
+def without_nan(value: Any) -> Any:
+    """A value as JSON has it: lists for tuples, None for a score that is not defined."""
+    if isinstance(value, dict):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [without_nan(one) for one in value]
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
 
 
 def compare(
@@ -126,7 +154,7 @@ def compare(
         found = adapt.compare("minilm", "train.csv", test="test.csv", budgets=(8, 32, 128, "all"))
         found.to_pandas()
 
-    The data are given as to :func:`adapt.finetune`. Of every ``budgets`` labelled examples each of
+    The data are given as to :func:`adapt.finetune`, without weights. Of every ``budgets`` labelled examples each of
     ``seeds`` seeds draws its own, the same for every strategy; a fifth of them (of ``all`` a tenth)
     chooses among ``rates``, which are factors of the strategy's own learning rates, unless there is
     a ``validation`` set. Without a ``test`` set the examples are dealt into folds, and seed s is
@@ -184,7 +212,7 @@ def compare(
 
 def as_tuple(values: Any, name: str) -> tuple[Any, ...]:
     """The values of a list. Raises :class:`StrategyError` for one value alone."""
-    if isinstance(values, str | int | float):
+    if isinstance(values, str) or not isinstance(values, Iterable):
         raise StrategyError(f"`{name}` is {values!r}: give a list")
     return tuple(values)
 
@@ -218,7 +246,10 @@ class PreparedComparison:
         """
         if out is None:
             return self.fill(Cells(), on_progress)
-        settings = self.settings if settings is None else settings
+        settings = dict(self.settings if settings is None else settings)
+        settings["digests"] = self.material.digests
+        if resume:
+            check_same_data(out, self.material.digests)
         with run_folder.open_run(out, settings, resume=resume, overwrite=overwrite) as folder:
             folder.keep()  # every cell that is done counts
             found = self.fill(Cells(folder.path / "cells"), on_progress)
@@ -232,7 +263,9 @@ class PreparedComparison:
         for number, strategy in enumerate(compared.strategies):
             report = counting_from(number * per_strategy, self.count, on_progress)
             if strategy in CLOSED_FORM:
-                closed_form.fill(strategy, self.material, compared, cells, report)
+                closed_form.fill(
+                    strategy, self.material, compared, self.options.pooling, cells, report
+                )
             else:
                 trainer = trainer_of(strategy, self.material, self.options, compared)
                 fill_trained(trainer, cells, report)
@@ -248,8 +281,22 @@ class PreparedComparison:
             floors=mean_floors(first),
             cells=[cells.done[key] for key in sorted(cells.done)],
             examples=len(self.material.train),
+            chosen_by=chosen_by(self.material),
+            epochs=epochs_on_all(self.material, self.options, compared),
             tested=tested_on(self.material),
         )
+
+
+def check_same_data(out: Path, digests: Mapping[str, str]) -> None:
+    """Raise :class:`OutputError` where a comparison goes on with another encoder or other data."""
+    before = hub.read_json(out, "config.json").get("digests", {})
+    for name in {**before, **digests}:
+        if before.get(name) != digests.get(name):
+            what = "encoder" if name == "encoder" else f"{name} data"
+            raise OutputError(
+                f"`resume`: the {what} changed since the comparison in {out} began: start anew with "
+                "`overwrite`"
+            )
 
 
 def trainer_of(
@@ -322,16 +369,16 @@ def prepare(
     check_budgets(compared, material)
     for strategy in compared.strategies:
         if strategy in CLOSED_FORM:
-            closed_form.check(strategy, material)
+            closed_form.check(strategy, material, options)
         else:
             trainer_of(strategy, material, options, compared).check()
+    of_fits = {
+        name: value for name, value in dataclasses.asdict(options).items() if name in OF_FITS
+    }
     settings = {
         "experiment": "compare",
         **dataclasses.asdict(compared),
-        "checkpoint": options.checkpoint,
-        "task": options.task,
-        "epochs": options.epochs,
-        "batch_size": options.batch_size,
+        **of_fits,
         **{name: part.table.name for name, part in parts.items()},
     }
     return PreparedComparison(material, options, compared, run_folder.as_json(settings))
@@ -341,6 +388,8 @@ def read_further(
     also_test: Mapping[str, Any], parts: Mapping[str, Part], pretrained: Pretrained, task: Task
 ) -> dict[str, Part]:
     """Sets that are only tested on, by name, with the columns of the training table."""
+    if not isinstance(also_test, Mapping):
+        raise StrategyError("`also_test`: give a dict of sets by name")
     further = {}
     for name, data in also_test.items():
         if name in ("train", "validation", "test"):
@@ -357,6 +406,19 @@ def read_further(
         )
         further[name] = Part(table, columns)
     return further
+
+
+def chosen_by(material: Material) -> str:
+    """Which examples choose among the rates, in words."""
+    if material.validation is not None:
+        return f"the {len(material.validation):,} validation examples"
+    return "examples that are held out: a fifth of the labels, of all a tenth"
+
+
+def epochs_on_all(material: Material, options: FinetuningOptions, compared: CompareOptions) -> int:
+    """The epochs of a fit on all examples."""
+    draw = draw_rows(material, ALL, seed=0)
+    return num_epochs(len(draw.train), options, compared)
 
 
 def tested_on(material: Material) -> str:

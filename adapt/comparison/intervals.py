@@ -40,7 +40,9 @@ def resampled(
 
 
 def interval(scores: np.ndarray) -> tuple[float, float]:
-    """The middle 95% of resampled scores."""
+    """The middle 95% of resampled scores; nan where none is defined."""
+    if np.isnan(scores).all():
+        return float("nan"), float("nan")
     low, high = np.nanquantile(scores, [0.025, 0.975])
     return float(low), float(high)
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from adapt import tree
 from adapt.comparison.cells import as_finite
 from adapt.comparison.options import CompareOptions, count_of
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import is_class_numbers, label_type, stratified_split
-from adapt.errors import DataError
+from adapt.errors import DataError, StrategyError
 from adapt.options import HELD_OUT, TaskOptions
 from adapt.pretrained.hub import Pretrained, check_inputs
 from adapt.probing.selection import stratified_folds
@@ -42,6 +43,12 @@ class Material:
     metric: str  # the score that chooses and is reported
     tests: Mapping[str, Examples]  # "test", where there is one, and sets that are only tested on
     folds: np.ndarray | None  # int [N], of every training example; None: there is a test set
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of the encoder and of the data, by which a comparison that goes on is known."""
+        encoder = tree.digest(self.pretrained.params["encoder"])
+        return {"encoder": encoder} | {name: part.digest for name, part in self.sets.items()}
 
     @property
     def sets(self) -> dict[str, Examples]:
@@ -84,6 +91,8 @@ def read_material(
     train = parts["train"]
     check_inputs(pretrained, train.columns.image)
     task.check_columns(train.columns.texts, pretrained)
+    if train.columns.weight is not None:
+        raise StrategyError("`weights`: a comparison weighs no examples; leave them out")
     task.check_head(options, pretrained)
     names = task.label_names(train.table, train.columns.label, train.columns.texts)
     read = {}

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from adapt.errors import StrategyError
 from adapt.options import check_types
+from adapt.tasks.metrics import check_direction
 from adapt.training import strategies
 
 CLOSED_FORM = ("probe", "centroid")  # heads on frozen features that no step trains
 ALL = "all"
-MOST_RATES = 7  # as many strengths of a penalty does a probe have to try
+MOST_RATES = 20
 RATE_LIMITS = (0.001, 1000.0)
 
 
@@ -22,7 +23,8 @@ class CompareOptions:
 
     # what trains; for classes also probe (logistic regression on frozen features) and centroid
     strategies: tuple[str, ...] = ("frozen", "top:1", "lora:8", "full")
-    # factors of a strategy's own learning rates; validation examples choose one of them
+    # factors of a strategy's own learning rates; validation examples choose one of them; a probe
+    # has strengths of its own
     rates: tuple[float, ...] = (1.0, 3.0, 0.3)
     # labelled examples, numbers or all; those that choose are among them
     labels: tuple[str, ...] = (ALL,)
@@ -61,8 +63,8 @@ class CompareOptions:
         for name in ("seeds", "min_steps"):
             if not 1 <= getattr(self, name) <= 10_000:
                 raise StrategyError(f"`{name}` {getattr(self, name)} must be 1 to 10000")
-        for budget in self.budgets:
-            count_of(budget)
+        check_list("budgets", [count_of(budget) for budget in self.budgets])
+        check_direction(self.score)
         if self.score == "loss":
             raise StrategyError("`score` loss: less of it is better; give a metric of the task")
 

@@ -1,5 +1,6 @@
 """The page that tells what a comparison found, in Markdown."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -12,12 +13,12 @@ from adapt.markdown import markdown_table
 def results_page(
     found: Comparison,
     command: str,
-    training: Sequence[str] = (),
+    training: str | None = None,
     plots: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Answers, links to plots (title, file), a table a budget.
 
-    ``command`` is what made the page, ``training`` are commands that train the best strategies.
+    ``command`` is what made the page, ``training`` a command that trains the best strategy.
     """
     options = found.options
     date = time.strftime("%Y-%m-%d", time.gmtime())
@@ -29,8 +30,8 @@ def results_page(
         "",
         f"Task: {found.task}. The score is {found.metric} on {found.tested}; {floor_text(found)}. "
         f"Seeds: {options.seeds}, each with other examples, another head and another order; the "
-        f"same for every strategy. Rates: {rates} times a strategy's own, of which the examples "
-        "that choose (a fifth of the labels, a tenth of all) take one. Intervals are of 95%, over "
+        f"same for every strategy. Rates: {rates} times a strategy's own. One is chosen by "
+        f"{found.chosen_by}. Intervals are of 95%, over "
         "seeds and test examples, by the bootstrap; differences are paired.",
         "",
         "## Answer",
@@ -39,8 +40,7 @@ def results_page(
         "",
     ]
     if training:
-        lines += ["To train the best on all examples, a tenth of which chooses the checkpoint:", ""]
-        lines += [*(f"    {words}" for words in training), ""]
+        lines += ["To train the best on all examples:", "", f"    {training}", ""]
     for title, file in plots:
         lines += [f"![{title}]({file})", ""]
     for budget in options.budgets:
@@ -49,8 +49,8 @@ def results_page(
         "Seconds and GFLOP are of one fit with the rate that was chosen, the encoding of its "
         "examples included; trying rates costs as many times more. GFLOP of steps are the "
         "compiler's, of encoding a count by hand of the matrix products. What is called best is so "
-        "on this test; intervals are not widened for the number of strategies. The rates of a probe are strengths "
-        "of its penalty.",
+        "on this test; intervals are not widened for the number of strategies. A probe tries strengths of its "
+        "penalty in place of rates; a centroid has none.",
         "",
     ]
     return "\n".join(lines)
@@ -72,6 +72,9 @@ def budget_label(row_labels: str, found: Comparison) -> str:
 
 def answer_line(answer: Answer, found: Comparison) -> str:
     """What is best, and what is as good for less."""
+    if math.isnan(answer.score):
+        label = budget_label(answer.labels, found)
+        return f"* {label} labels: {found.metric} is not defined on the test of every seed"
     if answer.best == answer.cheapest:
         rest = "nothing cheaper is as good"
     else:
@@ -99,7 +102,7 @@ def budget_table(found: Comparison, budget: str) -> list[str]:
             f"{row.interval[0]:.3f} to {row.interval[1]:.3f}",
             "" if row.strategy == first else difference_text(row),
             f"{row.worst:.3f}",
-            " ".join(f"{rate:g}" for rate in row.rates),
+            "" if row.strategy == "centroid" else " ".join(f"{rate:g}" for rate in row.rates),
         ]
         cells += [f"{row.metrics[name]:.3f}" for name in others]
         cells += [f"{row.elsewhere[name]:.3f}" for name in elsewhere]

@@ -119,11 +119,11 @@ def make_row(
 
 def find_answer(rows: Sequence[Row], resamples: dict[str, np.ndarray]) -> Answer:
     """The best row, and the cheapest one that can't be told from it."""
-    best = max(rows, key=lambda row: row.score)
+    best = max(rows, key=lambda row: -np.inf if np.isnan(row.score) else row.score)
     as_good = []
     for row in rows:
         difference = resamples[best.strategy] - resamples[row.strategy]
-        if row is best or interval(difference)[0] <= 0:
+        if row is best or interval(difference)[0] <= 0:  # false where one is not defined
             as_good.append(row)
     cheapest = min(as_good, key=lambda row: (row.flops, row.seconds))
     return Answer(

@@ -103,6 +103,12 @@ def cell_sets(
     return {name: pair(examples, seed) for name, examples in sets.items()}
 
 
+def num_epochs(examples: int, options: FinetuningOptions, compared: CompareOptions) -> int:
+    """The epochs of a fit: few examples are gone through more often."""
+    per_epoch = -(-examples // options.batch_size)
+    return max(options.epochs, -(-compared.min_steps // per_epoch))
+
+
 class Trainer:
     """One strategy on one checkpoint."""
 
@@ -133,8 +139,7 @@ class Trainer:
 
     def options_for(self, draw: Draw, rate: float) -> FinetuningOptions:
         """The options of a fit: few examples are gone through more often."""
-        per_epoch = -(-len(draw.train) // self.options.batch_size)
-        epochs = max(self.options.epochs, -(-self.compared.min_steps // per_epoch))
+        epochs = num_epochs(len(draw.train), self.options, self.compared)
         return dataclasses.replace(self.options, epochs=epochs, rate_factor=rate)
 
     def data(

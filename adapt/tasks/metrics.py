@@ -15,6 +15,7 @@ Scores = dict[str, float]
 # (outputs of the head [N, ...], labels as the loss takes them) -> a number; more is better
 Metric = Callable[[np.ndarray, np.ndarray], float]
 NAN = float("nan")
+LESS_IS_BETTER = ("mse", "ece")
 TIED = 1e-6  # cosines that differ by less are the same, but for round-off
 
 
@@ -56,6 +57,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)) in float64, without overflow."""
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+def more_is_better(name: str) -> bool:
+    """Whether more of a metric is better; ``ece_tone`` is that of one label column."""
+    return not any(name == less or name.startswith(f"{less}_") for less in LESS_IS_BETTER)
+
+
+def check_direction(name: str | None) -> None:
+    """Raise :class:`StrategyError` for a score of which less is better: it would choose the worst."""
+    if name is not None and not more_is_better(name):
+        raise StrategyError(
+            f"`score` {name}: less of it is better, and a score chooses the largest; give another"
+        )
 
 
 def is_right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

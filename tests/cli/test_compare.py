@@ -2,8 +2,11 @@
 
 import pytest
 
-from adapt.cli import compare, launch
+from adapt.cli import compare, finetune, launch
+from adapt.cli.flags import read_flags
+from adapt.comparison import comparing
 from adapt.errors import OutputError
+from adapt.options import FinetuningOptions
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -29,13 +32,54 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeyp
     assert page.count("| lora:2 |") == 2
     for name in ("labels.png", "cost.png", "cells.parquet", "comparison.json"):
         assert (tmp_path / "out" / name).stat().st_size, name
-    assert "adapt finetune" in page
     printed = capsys.readouterr().out
-    assert "8 labels" in printed and "to train the best: adapt finetune" in printed
+    assert "8 labels" in printed and "best" in printed
     with pytest.raises(OutputError, match="exists"):
         compare.main(compare.Config(**flags))
+    monkeypatch.setattr(launch, "typed", "adapt compare --resume")
     again = compare.main(compare.Config(**flags, resume=True))
     assert again == result
+    assert (tmp_path / "out/compare.md").read_text() == page
+
+
+def test_the_command_that_trains_the_best_is_the_run_of_its_cell(inputs, tmp_path):
+    config = compare.Config(
+        checkpoint=inputs.checkpoint("bert_mlm_tied"),
+        train=inputs.train,
+        test=inputs.test,
+        strategies=("bitfit",),
+        rates=(3.0,),
+        seeds=1,
+        min_steps=4,
+        epochs=1,
+        batch_size=8,
+        import_=("json",),
+        out=tmp_path / "out",
+    )
+    found = prepare_and_run(config)
+    command = compare.training_command(config, found)
+    words = command.split()
+    assert words[:2] == ["adapt", "finetune"]
+    for flags in ("--import json", "--epochs 1", "--strategy bitfit", "--rate-factor 3"):
+        assert flags in command
+    read = read_flags(
+        finetune.Config, "adapt finetune", None, [*words[2:], "--out", str(tmp_path / "run")]
+    )
+    result = finetune.main(read)
+    assert result["accuracy"] == found.cells[0].scores["test"]["accuracy"]
+
+
+def prepare_and_run(config: compare.Config):
+    of_fits = {name: getattr(config, name) for name in ("checkpoint", "epochs", "batch_size")}
+    prepared = comparing.prepare(
+        config.checkpoint,
+        config.train,
+        None,
+        FinetuningOptions(**of_fits),
+        config,
+        test=config.test,
+    )
+    return prepared.run(config.out)
 
 
 @pytest.mark.slow

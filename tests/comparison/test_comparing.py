@@ -212,11 +212,41 @@ def test_every_cell_that_is_done_counts_after_a_stop(bert, tmp_path, monkeypatch
     import pandas
 
     table = pandas.read_parquet(tmp_path / "out/cells.parquet")
-    assert len(table) == len(whole.to_pandas()) == 2 * 2 * (2 + 1 + 2)
+    assert len(table) == len(whole.to_pandas()) == 2 * 2 * (5 + 1 + 2)
     assert set(table["strategy"]) == {"probe", "centroid", "frozen"}
     assert table[table["chosen"]]["test_accuracy"].notna().all()
     content = json.loads((tmp_path / "out/comparison.json").read_text())
     assert [row["score"] for row in content["rows"]] == [row.score for row in again.rows]
+
+
+def test_other_data_and_another_encoder_do_not_go_on(bert, inputs, tmp_path):
+    arguments = {"strategies": ("centroid",), "out": tmp_path / "out", **FAST}
+    compare(bert, TEXTS, LABELS, **arguments)
+    with pytest.raises(OutputError, match="the train data changed since the comparison"):
+        compare(bert, TEXTS[::-1], LABELS, resume=True, **arguments)
+    with pytest.raises(OutputError, match="`pooling` was None"):
+        compare(bert, TEXTS, LABELS, resume=True, pooling="cls", **arguments)
+    other = dataclasses.replace(bert, params=adapt.load(inputs.checkpoint("bert_mlm_relu")).params)
+    with pytest.raises(OutputError, match="the encoder changed since the comparison"):
+        compare(other, TEXTS, LABELS, resume=True, **arguments)
+
+
+def test_a_score_that_is_not_defined_is_said_and_is_null(bert, tmp_path):
+    labels = ["rare"] * 2 + ["common"] * 38
+    found = compare(
+        bert, TEXTS, labels, strategies=("centroid",), score="auroc", out=tmp_path / "out", **FAST
+    )
+    assert np.isnan(found.answers[0].score)
+    content = json.loads((tmp_path / "out/comparison.json").read_text(), parse_constant=pytest.fail)
+    assert content["rows"][0]["score"] is None
+
+
+def test_a_probe_pools_as_it_is_told(bert):
+    scores = []
+    for pooling in ("mean", "max"):
+        found = compare(bert, TEXTS, LABELS, strategies=("probe",), pooling=pooling, **FAST)
+        scores.append(found.rows[0].metrics["ece"])
+    assert scores[0] != scores[1]
 
 
 def test_sets_that_are_only_tested_on_have_scores_of_their_own(bert):
@@ -246,6 +276,19 @@ MISTAKES = {
     "a share to choose by": ({"validation": 0.2}, "`validation` is 0.2: give data"),
     "a score that is not there": ({"score": "beauty"}, "unknown `score` 'beauty'"),
     "the loss as a score": ({"score": "loss"}, "`score` loss"),
+    "an error as a score": ({"score": "ece"}, "`score` ece: less of it is better"),
+    "a score that no probe has": (
+        {"score": "beauty", "strategies": ("probe",)},
+        "unknown `score` 'beauty': give one of accuracy",
+    ),
+    "layers of a probe": ({"layers": (1,), "strategies": ("probe",)}, "`layers` is of heads that"),
+    "a pooling with weights": (
+        {"pooling": "attention", "strategies": ("probe",)},
+        "`pooling` attention has weights",
+    ),
+    "the same labels twice": ({"budgets": (8, "08")}, "`budgets` has 8 twice"),
+    "rates that are none": ({"rates": None}, "`rates` is None: give a list"),
+    "further sets in a list": ({"also_test": [(TEXTS, LABELS)]}, "`also_test`: give a dict"),
     "a set called test": ({"also_test": {"test": (TEXTS, LABELS)}}, "`also_test`"),
     "a probe of numbers": (
         {"task": "regression", "strategies": ("probe",), "labels": [1.0] * 39 + [2.0]},
