@@ -21,7 +21,7 @@ from adapt.data.packing import Arrays
 from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
-from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
+from adapt.models import POOLINGS, Classifier, Encoder, Model, cached_program, flatten_groups
 from adapt.options import is_of
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
@@ -297,7 +297,7 @@ def extractor(
     return features_at(model, layer), layout.shard(params)
 
 
-@functools.cache
+@cached_program
 def features_at(model: Model, layer: int) -> Forward:
     """A compiled function ``(params, batch) -> features``: the same one whenever it is asked for."""
     layout = model.layout

@@ -6,7 +6,6 @@ predictions.probabilities          # float [2, 2], in the order of predictions.c
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from adapt.data.inputs import Columns, as_list, shortened
 from adapt.data.packing import Arrays, num_examples
 from adapt.data.tables import Table, check_column, chunks
 from adapt.errors import CheckpointError, DataError, StrategyError
-from adapt.models import Model
+from adapt.models import Model, cached_program
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_truncated
 from adapt.program_cache import keep_programs
@@ -276,7 +275,7 @@ def shared_pass(runs: Sequence[Pretrained]) -> tuple[Forward, tree.Tree]:
     return outputs_of(tuple(run.model for run in runs)), params
 
 
-@functools.lru_cache(maxsize=32)
+@cached_program
 def outputs_of(models: tuple[Model, ...]) -> Forward:
     """The jitted function of :func:`shared_pass`, the same one for the same models: what it has
     compiled serves the next call.

@@ -3,7 +3,16 @@
 from adapt.models.attention import set_contextvar, target_device
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
-from adapt.models.heads import HEADS, POOLINGS, CausalLM, Classifier, MaskedLM, Span, Tagger
+from adapt.models.heads import (
+    HEADS,
+    POOLINGS,
+    CausalLM,
+    Classifier,
+    MaskedLM,
+    Span,
+    Tagger,
+    cached_program,
+)
 from adapt.models.layers import random_bits
 from adapt.models.model import REMAT, Model, example_batch, flatten_groups
 
@@ -19,6 +28,7 @@ __all__ = [
     "Model",
     "Span",
     "Tagger",
+    "cached_program",
     "example_batch",
     "flatten_groups",
     "random_bits",

@@ -8,6 +8,7 @@ Shapes in names: R rows, C tokens a row, T = R * C tokens, D width, N examples, 
 V vocabulary, S tokens of the longest example.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,6 +82,26 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
     # BERT's pooler goes on with dense and tanh, trained by next-sentence prediction.
     "pooler": cls,
 }
+
+
+def cached_program(make: Callable[..., Any]) -> Any:
+    """``make(*arguments)``, which jits a function, once for equal arguments: what that function has
+    compiled serves the next call.
+
+    A model knows its pooling by name. A pooling that has been registered anew, as in a notebook's
+    cell, gets a program of its own.
+    """
+
+    @functools.lru_cache(maxsize=32)
+    def cached(poolings: tuple[Any, ...], *arguments: Any) -> Any:
+        return make(*arguments)
+
+    @functools.wraps(make)
+    def cached_now(*arguments: Any) -> Any:
+        return cached(tuple(POOLINGS.items()), *arguments)
+
+    cached_now.cache_clear = cached.cache_clear  # pyright: ignore[reportAttributeAccessIssue]
+    return cached_now
 
 
 class Classifier(nn.Module):

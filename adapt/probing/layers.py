@@ -10,7 +10,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.errors import StrategyError
-from adapt.models import POOLINGS, Classifier, Encoder, Model, flatten_groups
+from adapt.models import POOLINGS, Classifier, Encoder, Model, cached_program, flatten_groups
 from adapt.parallel.sharding import Layout, shard_inputs, shard_tree
 from adapt.pretrained.hub import Pretrained
 from adapt.training.loop import evaluate
@@ -45,7 +45,7 @@ def check_poolings(poolings: Sequence[str]) -> None:
             raise StrategyError(f"`pooling` {name!r} can't be probed: give some of {known}")
 
 
-@functools.cache
+@cached_program
 def pooled_layers(model: Model, poolings: tuple[str, ...]) -> Any:
     """Jitted (params, batch) -> float32 [slots, layers + 1, poolings, D]."""
 

@@ -8,7 +8,6 @@ bring them as ``hidden``, and only the suffix runs.
 """
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.errors import StrategyError
-from adapt.models import Model
+from adapt.models import Model, cached_program
 from adapt.training.optim import FROZEN
 
 # The arrays of a batch that a suffix reads, beside "hidden". After a pooling it needs the last two.
@@ -79,7 +78,7 @@ def suffix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
     return tree.select(params, in_suffix)
 
 
-@functools.lru_cache(maxsize=32)
+@cached_program
 def make_prefix(model: Model, depth: int) -> Any:
     """``(params, batch) -> hidden``, deterministic, jitted: the first ``depth`` stages.
 

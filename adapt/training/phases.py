@@ -1,7 +1,6 @@
 """A strategy's phases, ready to run: labels, learning rates, optimizer and step of each."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import optax
 
 from adapt import tree
 from adapt.errors import StrategyError
-from adapt.models import Model, peft
+from adapt.models import Model, cached_program, peft
 from adapt.options import OptimizerOptions
 from adapt.parallel import sharding
 from adapt.training import events, frozen_prefix, losses, optim, strategies
@@ -159,7 +158,7 @@ def make_phase_step(
     return Step(prefix, suffix, regularizer, model.layout)
 
 
-@functools.lru_cache(maxsize=32)
+@cached_program
 def shared_suffix(
     model: Model,
     loss: losses.Loss | ContextLoss,

@@ -9,7 +9,6 @@ What is frozen is an argument of its own: it is not differentiated, not donated 
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import optax
 
 from adapt.errors import RuleError, StrategyError, TrainingError
-from adapt.models import Model, flatten_groups
+from adapt.models import Model, cached_program, flatten_groups
 from adapt.parallel.sharding import Layout, shard_inputs, shard_tree
 from adapt.training import optim
 from adapt.training.context import ContextLoss, losses_with_context
@@ -416,7 +415,7 @@ def make_eval(model: Model, cut: Cut | None = None) -> Callable[[Tree, Batch], j
     return shard_inputs(prefix_and_suffix, model.layout)
 
 
-@functools.lru_cache(maxsize=32)
+@cached_program
 def eval_program(model: Model, depth: int) -> Any:
     """The jitted function of :func:`make_eval` after ``depth`` stages: the same one for the same
     model, so that what it has compiled serves the next run.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import adapt
+from adapt import models
 from adapt.cost.clock import COMPILE_EVENTS
 from adapt.training import optim
 
@@ -60,3 +61,21 @@ def test_a_rate_in_the_state_is_the_rate_of_the_step():
             expected, apart = tx.update(params, apart, params)
             np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-6)
     assert step._cache_size() == 2  # a schedule, and a number
+
+
+def test_a_pooling_that_is_registered_anew_is_the_new_one(inputs, monkeypatch):
+    """As in a notebook, whose cell is run again after a change: no program of the old one is taken."""
+    checkpoint = adapt.load(inputs.checkpoint("bert_mlm_tied"))
+    features = []
+    outputs = []
+    for scale in (1.0, 2.0):
+
+        def scaled(x, batch, scale=scale):
+            return scale * models.POOLINGS["mean"](x, batch)
+
+        monkeypatch.setitem(models.POOLINGS, "scaled", scaled)
+        features.append(adapt.encode(checkpoint, TEXTS, pooling="scaled"))
+        run = adapt.finetune(checkpoint, TEXTS, LABELS, pooling="scaled", epochs=1, strategy="full")
+        outputs.append(run.predict(TEXTS).outputs)
+    np.testing.assert_allclose(features[1], 2 * features[0], rtol=1e-5)
+    assert not np.allclose(outputs[0], outputs[1])
