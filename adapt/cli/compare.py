@@ -82,8 +82,8 @@ class Config(
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_out(config.out, config.resume, config.overwrite)
     files.local_path(config.out, "out")
+    check_out(config.out, config.resume, config.overwrite)
     if is_multiprocess():
         raise StrategyError("compare is of one process and one device: run it on one host")
     of_fits = {

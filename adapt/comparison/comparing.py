@@ -195,6 +195,8 @@ def compare(
     columns = Columns(
         text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
     )
+    if out is not None:
+        files.local_path(out, "out")
     folder = check_out(out, options.checkpoint, resume=resume, overwrite=overwrite, stop_after=None)
     prepared = prepare(
         pretrained,

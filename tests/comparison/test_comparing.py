@@ -289,6 +289,7 @@ MISTAKES = {
     "the same labels twice": ({"budgets": (8, "08")}, "`budgets` has 8 twice"),
     "rates that are none": ({"rates": None}, "`rates` is None: give a list"),
     "further sets in a list": ({"also_test": [(TEXTS, LABELS)]}, "`also_test`: give a dict"),
+    "a folder in a bucket": ({"out": "gs://bucket/run"}, "`out` gs://bucket/run is in a bucket"),
     "a set called test": ({"also_test": {"test": (TEXTS, LABELS)}}, "`also_test`"),
     "a probe of numbers": (
         {"task": "regression", "strategies": ("probe",), "labels": [1.0] * 39 + [2.0]},
