@@ -16,7 +16,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,17 +35,16 @@ DEVICE_FILES = {
     "libtpu": ("/dev/accel*", "/dev/vfio/[0-9]*"),
 }
 
-typed: str | None = None  # the command line of this process, if it is a command's
+typed: str | None = None  # the command line of the command that runs now
 
 
 def launch(config: type, main: Callable[[Any], Any], program: str | None = None) -> None:
     """Read the flags, run ``main``. ``program`` is what is typed before the flags, by default
     ``python -m MODULE``.
     """
-    global typed
     module = sys.modules[main.__module__]
     program = program or f"python -m {module_name(main)}"
-    typed = f"{program} {shlex.join(sys.argv[1:])}".rstrip()
+    line = f"{program} {shlex.join(sys.argv[1:])}".rstrip()
     prepare_cpu()
     try:
         flags = read_flags(config, program, module.__doc__)
@@ -56,7 +55,7 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
     keep_programs()
     signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
     signal.signal(signal.SIGALRM, interrupt)
-    with notes_on_stderr(lambda sentence: name_flags(sentence, config)):
+    with typing(line), notes_on_stderr(lambda sentence: name_flags(sentence, config)):
         try:
             if hasattr(flags, "coordinator"):
                 join(flags)
@@ -88,6 +87,17 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
             )
             # Python would now and then end by the signal itself, after the line above.
             os._exit(130)
+
+
+@contextlib.contextmanager
+def typing(line: str) -> Iterator[None]:
+    """Inside, ``typed`` is this command line."""
+    global typed
+    typed = line
+    try:
+        yield
+    finally:
+        typed = None
 
 
 def check_buckets(flags: Any) -> None:
