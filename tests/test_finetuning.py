@@ -295,8 +295,10 @@ def weighted(bert, texts, labels, **options):
 
 
 def assert_same_params(one, other):
+    """All but the biases of keys: a softmax does not see them, so Adam scales up what is round-off."""
     for path, leaf in one.items():
-        np.testing.assert_allclose(leaf, other[path], rtol=1e-3, atol=2e-5, err_msg=path)
+        if not path.endswith("key/bias"):
+            np.testing.assert_allclose(leaf, other[path], rtol=1e-3, atol=2e-5, err_msg=path)
 
 
 def test_a_weight_of_2_is_the_example_twice(bert):
