@@ -48,6 +48,7 @@ SLOW_FILES = (
     "cli/test_pretrain.py",
     "cli/test_probe.py",
     "cli/test_resume.py",
+    "comparison/test_comparing.py",
     "experiments/test_benchmark.py",
     "experiments/test_compile_check.py",
     "experiments/test_whole_runs.py",
@@ -58,6 +59,8 @@ SLOW_FILES = (
     "test_packaging.py",
     "training/test_numerics.py",
     "training/test_phases.py",
+    "training/test_rates.py",
+    "training/test_trackers.py",
 )
 
 settings.register_profile("adapt", deadline=None)  # a first call compiles, or imports
