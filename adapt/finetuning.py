@@ -557,11 +557,13 @@ def build_plan(
         labels=tuple(data.task.output_names(data.names)),
         label_type=data.label_type,
         task=options.task,
+        unread={},
+        stripped=(),
     )
     imports = extensions.used_by(adapted, options.strategy)
     return Plan(
         pretrained=dataclasses.replace(adapted, imports=imports),
-        discarded=tree.discarded(pretrained.params, "head"),
+        discarded=tree.discarded(pretrained.params, "head") | hub.unread_record(pretrained),
         model=model,
         params=params,
         phases=compiled,

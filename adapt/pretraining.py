@@ -446,7 +446,7 @@ def build_plan(
         computed = computed.cast(jnp.bfloat16)
 
     rules = [(".*", GROUP)]
-    if getattr(model.head, "next_sentence", False):
+    if isinstance(model.head, MaskedLM) and (model.head.next_sentence or model.head.pooler):
         rules.insert(0, (UNREACHED, optim.FROZEN))
     labels = tree.label(params, rules)
     schedule = optim.schedule(options.learning_rate, options.steps, options.warmup, options.decay)
@@ -465,8 +465,10 @@ def build_plan(
     )
     objective = "clm" if pretrained.config.causal else "mlm"
     return Plan(
-        pretrained=dataclasses.replace(pretrained, head=model.head, labels=(), task=objective),
-        discarded={},
+        pretrained=dataclasses.replace(
+            pretrained, head=model.head, labels=(), task=objective, unread={}, stripped=()
+        ),
+        discarded=hub.unread_record(pretrained),
         model=model,
         params=params,
         phases=[phase],

@@ -35,7 +35,10 @@ def show_start(prepared: Prepared) -> None:
     console.say(f"loaded    {pretrained.source}: {config.family}, {size}")
     if options.random_weights:
         console.say("weights   random, in the checkpoint's shapes: its own are not used")
-    gone = ", ".join(plan.discarded["shapes"]) or "nothing: the checkpoint had no head"
+    gone = list(plan.discarded["shapes"])
+    for what, tensors in plan.discarded.get("unread", {}).items():
+        gone += [f"{name} ({what})" for name in tensors]
+    gone = ", ".join(gone) or "nothing: the checkpoint had no head"
     console.say(f"discarded {plan.discarded['parameters']:,} parameters: {gone}")
     if options.pooling == "pooler":
         console.say("grafted   head/pooler, pre-trained, back under the new head")

@@ -1,4 +1,4 @@
-"""The files by which another library second_start texts or pictures into the arrays that a run was
+"""The files by which another library makes texts or pictures into the arrays that a run was
 trained on.
 """
 
@@ -12,6 +12,7 @@ from adapt.export import card, layout
 from adapt.export.folder import json_text
 from adapt.models import Classifier
 from adapt.pretrained import hub
+from adapt.pretrained.tokenizer_files import with_one_type
 
 PAD = "<|pad|>"
 # What transformers calls a special token -> how the tokenizers of these families spell it.
@@ -48,6 +49,8 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     backend = copy_backend(tokenizer.backend)
     backend.no_truncation()
     backend.no_padding()
+    if run.config.types == 1:
+        backend.post_processor = with_one_type(backend)
     notes = []
     if isinstance(run.head, Classifier):
         if "pad_token" not in special_tokens(backend):

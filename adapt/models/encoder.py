@@ -38,7 +38,9 @@ class TextEmbedding(nn.Module):
         tokens_RCD = rows_of(self.token, batch["tokens"])
         x_RCD = tokens_RCD + rows_of(self.position, batch["positions"])
         if self.config.types:
-            x_RCD = x_RCD + rows_of(self.type, batch.get("types", 0))
+            # With one type both texts of a pair are of it.
+            types_RC = batch.get("types", 0) if self.config.types > 1 else 0
+            x_RCD = x_RCD + rows_of(self.type, types_RC)
         x_RCD = x_RCD.astype(self.dtype) if self.config.pre_norm else self.norm(x_RCD)
         return self.dropout(x_RCD, deterministic)
 

@@ -247,7 +247,8 @@ class MaskedLM(nn.Module):
     If the batch has ``targets`` (int32 [M], flat positions in R * C), only those tokens go through
     the vocabulary product: logits [M, V]. Otherwise all do: [R, C, V]. A tied decoder multiplies by
     the token embedding table, which belongs to the encoder: dropping the head can't take it along.
-    With ``next_sentence`` the head also holds the weights of next-sentence prediction, for export.
+    With ``next_sentence`` the head also holds the weights of next-sentence prediction, for export;
+    with ``pooler`` those of BERT's pooler alone, which another head may go on with.
     """
 
     vocabulary: int
@@ -256,6 +257,7 @@ class MaskedLM(nn.Module):
     activation: str = "gelu"
     norm_epsilon: float = 1e-12
     dtype: Any = jnp.float32
+    pooler: bool = False
 
     @nn.compact
     def __call__(
@@ -268,6 +270,10 @@ class MaskedLM(nn.Module):
         x = Norm(self.norm_epsilon, self.dtype, name="norm")(x)
         if self.next_sentence and self.is_initializing():
             self.next_sentence_logits(x_RCD, batch)
+        elif self.pooler and self.is_initializing():
+            Dense(width, width, dtype=self.dtype, name="pooler")(
+                cls(x_RCD.reshape(-1, width), batch)
+            )
         decoder = Decoder(self.vocabulary, self.tied, True, self.dtype, name="decoder")
         return decoder(x, table)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import operator
 import os
 from collections.abc import Container, Mapping
@@ -14,13 +15,24 @@ import safetensors
 
 from adapt import buckets, files, tree
 from adapt.errors import CheckpointError, ExtensionError, StrategyError, first_line
-from adapt.models import HEADS, POOLINGS, Classifier, Encoder, EncoderConfig, Model
+from adapt.models import (
+    HEADS,
+    POOLINGS,
+    Classifier,
+    Encoder,
+    EncoderConfig,
+    Model,
+    Span,
+    Tagger,
+)
 from adapt.options import ModelOptions
 from adapt.parallel import sharding
 from adapt.pretrained import assets, families
 from adapt.pretrained.images import ImageSettings, read_image_settings
 from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
 from adapt.training import checkpoint
+
+logger = logging.getLogger(__name__)
 
 BUNDLED = [name for name, asset in assets.ASSETS.items() if "model.safetensors" in asset.files]
 # transformers' problem_type -> the task, and whether its outputs are classes, which have names
@@ -29,7 +41,7 @@ PROBLEM_TYPES = {
     "regression": ("regression", False),
 }
 LABEL_TYPES = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
-OTHER_FORMATS = ("*.bin", "*.pt", "*.msgpack", "*.h5")
+TENSORS_SHOWN = 6  # of those that are discarded
 PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
 
 
@@ -59,6 +71,10 @@ class Pretrained:
     # of a finished run: "task stars" -> the module that registers it, for all that are not adapt's
     # own
     imports: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # of a checkpoint's tensors those that are neither the encoder's nor the head's: what they are
+    # -> {name in the file: shape}; and the prefixes that its names had
+    unread: Mapping[str, Mapping[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
+    stripped: tuple[str, ...] = ()
     # what is on the device, of this object alone: see on_device
     memo: dict[str, Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -155,13 +171,53 @@ def load(name: str | Path) -> Pretrained:
     """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a
     hub id. A folder may be in a bucket: ``gs://bucket/folder``.
 
-    Raises :class:`CheckpointError` with what is wrong, where, and the mend; nothing is ever loaded
-    in part.
+    The encoder is whole or there is an error. A head that is not known does not stand in its way: it
+    is discarded, and a warning and ``unread`` say which tensors that were.
+
+    Raises :class:`CheckpointError` with what is wrong, where, and the mend.
     """
+    pretrained = load_silently(name)
+    for note in notes(pretrained):
+        logger.warning(note)
+    return pretrained
+
+
+def load_silently(name: str | Path) -> Pretrained:
+    """:func:`load` without its notes: what it left out is in ``unread`` and ``stripped``."""
     check_is_name(name)
     folder = resolve(str(name))
     with buckets.errors_name(name):
         return load_folder(folder, str(name))
+
+
+def notes(pretrained: Pretrained) -> list[str]:
+    """What is to be said of a checkpoint that was read: prefixes, and tensors that are not used."""
+    said = []
+    if pretrained.stripped:
+        prefixes = " and ".join(f"'{prefix}'" for prefix in pretrained.stripped)
+        said.append(f"{pretrained.source}: names of tensors are read without {prefixes}")
+    for what, tensors in pretrained.unread.items():
+        said.append(f"{pretrained.source}: {what} discarded: {listed(tensors)}")
+    return said
+
+
+def unread_record(pretrained: Pretrained) -> dict[str, Any]:
+    """``unread`` of a checkpoint as lineage.json has it among what was discarded; {} if there is
+    nothing.
+    """
+    if not pretrained.unread:
+        return {}
+    record = {}
+    for what, tensors in pretrained.unread.items():
+        record[what] = {name: list(shape) for name, shape in tensors.items()}
+    return {"unread": record}
+
+
+def listed(tensors: Mapping[str, tuple[int, ...]]) -> str:
+    """Names of tensors with their shapes, the first few of many."""
+    shown = [f"{name} {list(shape)}" for name, shape in tensors.items()]
+    more = f" and {len(shown) - TENSORS_SHOWN} more" if len(shown) > TENSORS_SHOWN else ""
+    return ", ".join(shown[:TENSORS_SHOWN]) + more
 
 
 def check_is_name(name: Any) -> None:
@@ -177,16 +233,39 @@ def load_folder(folder: Path, source: str) -> Pretrained:
     if (folder / "model.json").exists():
         return load_run_folder(folder, source)
     hf = read_json(folder, "config.json")
-    if "model_type" not in hf:
-        raise CheckpointError(
-            f"{folder / 'config.json'} has no model_type: is it a config of the Hugging Face "
-            "layout?"
-        )
+    check_model_type(hf, folder)
     config = families.read_config(hf, str(folder))
-    head, params = families.to_params(config, hf, read_tensors(folder), str(folder))
-    task, labels = class_names(hf, head)
-    pretrained = Pretrained(source, config, head, params, task=task, labels=labels)
+    imported = families.to_params(config, hf, read_tensors(folder), str(folder))
+    task, labels = class_names(hf, imported.head)
+    pretrained = Pretrained(
+        source,
+        config,
+        imported.head,
+        imported.params,
+        task=task,
+        labels=labels,
+        unread=imported.unread,
+        stripped=imported.stripped,
+    )
     return with_inputs(pretrained, folder, None)
+
+
+def check_model_type(hf: Mapping[str, Any], folder: Path) -> None:
+    """Raise :class:`CheckpointError` for a config.json that does not say of which family it is."""
+    if "model_type" in hf:
+        return
+    known = " or ".join(f'"{name}"' for name in families.FAMILIES)
+    class_name = families.architecture(hf).lower()
+    mend = f'add "model_type": {known} to it'
+    for name in families.FAMILIES:
+        if class_name.startswith(name):
+            mend = (
+                f'its architectures name {hf["architectures"][0]}: add "model_type": "{name}" to it'
+            )
+    raise CheckpointError(
+        f"{folder / 'config.json'} has no model_type, which says of which family the encoder is: "
+        f"{mend}"
+    )
 
 
 def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -> Pretrained:
@@ -215,17 +294,27 @@ def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -
 
 
 def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:
-    """(task, labels) of a checkpoint whose head is a classifier, from id2label and problem_type;
+    """(task, labels) of a checkpoint whose head predicts, from its kind, id2label and problem_type;
     else nothing.
 
     Names go by their numbers: a file may list "10" before "2".
     """
+    if isinstance(head, Span):
+        return "span", ()
+    classes = getattr(head, "classes", 0)
+    if isinstance(head, Classifier) and families.architecture(hf).endswith("ForMultipleChoice"):
+        return "choice", ()
     names = hf.get("id2label")
+    if names is None and classes == hf.get("num_labels", 2):
+        # What transformers calls the two classes that a config.json need not name.
+        names = {str(number): f"LABEL_{number}" for number in range(classes)}
     problem = hf.get("problem_type")
-    numbers = [str(number) for number in range(getattr(head, "classes", 0))]
+    numbers = [str(number) for number in range(classes)]
     if not numbers or not isinstance(names, dict) or set(names) != set(numbers):
         return "", ()
     task, has_names = PROBLEM_TYPES.get(str(problem), ("classification", True))
+    if isinstance(head, Tagger):
+        task, has_names = "tags", True
     if not has_names:
         return task, ()
     return task, tuple(str(names[number]) for number in numbers)
@@ -345,9 +434,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     files = ["model.safetensors"]
     if not (folder / "model.safetensors").exists():
         if not index.exists():
-            found = [path.name for pattern in OTHER_FORMATS for path in folder.glob(pattern)]
-            hint = f" (found {found[0]}; convert it to safetensors first)" if found else ""
-            raise CheckpointError(f"no model.safetensors in {folder}{hint}")
+            raise CheckpointError(f"no model.safetensors in {folder}{other_format(folder)}")
         weight_map = read_weight_map(index)
         files = sorted(set(weight_map.values()))
     tensors: dict[str, np.ndarray] = {}
@@ -369,6 +456,40 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             "it again"
         )
     return tensors
+
+
+SAVE = "s.save_file({k: v.clone().contiguous() for f in sorted(glob.glob('%s')) for k, v in %s}, 'model.safetensors')"
+FROM_TORCH = (
+    'in that folder, where torch is: python -c "import glob, torch, safetensors.torch as s; %s"'
+)
+FROM_V4 = (
+    'where transformers 4 is: python -c "from transformers import AutoModel as M; '
+    "M.from_pretrained('%s', %s=True).save_pretrained('%s')\""
+)
+
+
+def other_format(folder: Path) -> str:
+    """Which weights of another format a folder holds instead, and how to convert them; "" if none."""
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if name == "adapter_model.safetensors":
+            return f": {name} is an adapter of PEFT, so merge it into its base model first"
+        if path.suffix == ".safetensors":
+            return f": rename {name} if that is the model"
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt") and name != "training_args.bin":
+            pattern = "pytorch_model*.bin" if name.startswith("pytorch_model") else name
+            inside = '["state_dict"]' if path.suffix == ".ckpt" else ""
+            read = f"torch.load(f, weights_only=True){inside}.items()".replace('"', "'")
+            mend = FROM_TORCH % (SAVE % (pattern, read))
+            return f": {name} is a pickle, which is not opened; convert it {mend}"
+        if path.suffix in (".h5", ".msgpack"):
+            argument = "from_tf" if path.suffix == ".h5" else "from_flax"
+            library = "TensorFlow" if path.suffix == ".h5" else "Flax"
+            mend = FROM_V4 % (folder, argument, folder)
+            return f": {name} is {library}'s; convert it {mend}"
+        if path.suffix in (".onnx", ".gguf"):
+            return f": {name} can't be read; get the model with model.safetensors"
+    return ""
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
@@ -559,7 +680,7 @@ def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:
     source = base["source"]
     mend = f"put it back, or write its place into base.source of {folder / 'model.json'}"
     try:
-        encoder = {"encoder": load(source).params["encoder"]}
+        encoder = {"encoder": load_silently(source).params["encoder"]}
     except CheckpointError as error:
         raise CheckpointError(
             f"{folder} holds what trained on the encoder of {source}, {mend}: {error}"

@@ -144,6 +144,20 @@ def test_a_padding_token_never_takes_the_id_of_another(tmp_path):
         export(run, tmp_path / "out")
 
 
+def test_with_one_type_of_segment_both_texts_of_a_pair_are_of_it(tmp_path):
+    """Other libraries look up the type that the tokenizer says, and there is no row for a second."""
+    run = finished(tmp_path, "bert_mlm_relu", "cls")
+    assert run.config.types == 1
+    export(run, tmp_path / "out")
+    files = (tmp_path / "out" / "tokenizer.json").read_text("utf-8")
+    backend = type(run.tokenizer.backend).from_str(files)
+    for texts in (["the film was good"], ["the film was good", "so dull"]):
+        ours = run.tokenizer.backend.encode(*texts)
+        theirs = backend.encode(*texts)
+        assert theirs.ids == ours.ids
+        assert set(theirs.type_ids) == {0}
+
+
 def test_the_first_token_goes_through_a_straight_pooler(tmp_path):
     run = finished(tmp_path, "bert_bare_pooler", "cls")
     export(run, tmp_path / "out")

@@ -111,10 +111,11 @@ def test_the_table_writes_what_it_read(case):
     }
     tensors = layout.to_tensors(loaded.config, loaded.params)
     config = families.read_config(hf, "memory")
-    head, params = families.to_params(config, hf, tensors, "memory")
-    assert (config, head) == (loaded.config, loaded.head)
-    tree.check_like(params, loaded.params)
-    assert tree.digest(params) == tree.digest(loaded.params)
+    imported = families.to_params(config, hf, tensors, "memory")
+    assert (config, imported.head) == (loaded.config, loaded.head)
+    assert not imported.unread and not imported.stripped
+    tree.check_like(imported.params, loaded.params)
+    assert tree.digest(imported.params) == tree.digest(loaded.params)
 
 
 def test_a_leaf_that_no_tensor_takes_is_refused():

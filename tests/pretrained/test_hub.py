@@ -67,7 +67,8 @@ def test_a_folder_without_config_says_what_a_checkpoint_has(folder):
     [
         ("{", "is not JSON"),
         ("[]", "holds list, not a JSON object"),
-        ("{}", "has no model_type"),
+        ("{}", 'has no model_type, which says of which family the encoder is: add "model_type"'),
+        ('{"architectures": ["BertModel"]}', 'BertModel: add "model_type": "bert" to it'),
         ("\x80", "is not JSON"),
     ],
 )
@@ -120,8 +121,19 @@ def test_class_names_go_by_their_numbers_whatever_the_order_of_the_file(tmp_path
 def test_a_folder_without_weights_is_refused_with_a_hint_where_there_are_others(folder):
     (folder / "model.safetensors").unlink()
     assert refusal(folder) == f"no model.safetensors in {folder}"
-    (folder / "pytorch_model.bin").write_bytes(b"")
-    assert refusal(folder).endswith("(found pytorch_model.bin; convert it to safetensors first)")
+    for name, mend in (
+        ("model.onnx", "get the model with model.safetensors"),
+        ("flax_model.msgpack", f"M.from_pretrained('{folder}', from_flax=True)"),
+        ("tf_model.h5", f"M.from_pretrained('{folder}', from_tf=True)"),
+        ("training_args.bin", ""),
+        ("pytorch_model.bin", "glob.glob('pytorch_model*.bin')"),
+        ("old.safetensors", "rename old.safetensors"),
+    ):
+        (folder / name).write_bytes(b"")
+        message = refusal(folder)
+        assert mend in message
+        assert (name in message) == bool(mend)
+        (folder / name).unlink()
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 500, -1000, -1])
@@ -153,14 +165,17 @@ def test_a_damaged_header_is_refused_or_harmless_and_never_anything_else(folder)
 
 
 def test_the_diff_names_missing_unknown_and_misshapen_tensors_as_the_file_spells_them(folder):
+    """Those of the encoder: what is not the encoder's is discarded instead."""
     extra = np.zeros(3, np.float32)
     bias = np.zeros(7, np.float32)
-    edit_tensors(folder, {QUERY: None, "extra": extra, "cls.predictions.bias": bias})
+    changes = {QUERY: None, "bert.encoder.layer.0.extra": extra, "extra": extra}
+    changes |= {QUERY.replace("weight", "bias"): bias, "cls.predictions.bias": bias}
+    edit_tensors(folder, changes)
     first, *lines = refusal(folder, lines=4).splitlines()
     assert first.startswith(f"the weights in {folder} do not fit its config.json (- missing, ")
     assert sorted(lines) == [
-        "  ! cls.predictions.bias (7,), expected (100,)",
-        "  + extra (3,)",
+        "  ! encoder.layer.0.attention.self.query.bias (7,), expected (24,)",
+        "  + encoder.layer.0.extra (3,)",
         f"  - {QUERY.removeprefix('bert.')} (24, 24)",
     ]
 

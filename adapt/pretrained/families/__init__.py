@@ -4,15 +4,18 @@ both for both ways.
 A family is a file here, named as the ``model_type`` of config.json, that has
 
 * ``CONFIG``: rows (field of :class:`EncoderConfig`, its name in config.json, default unless it is
-required); of a
-  field's rows the first one is read and all are written;
-* ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read; *
-``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the
-model has its leaves; * ``POOLING``: what a new head pools by, unless another pooling is asked for;
-* ``PREFIX``: what the original library puts before the encoder's names where a head is on it; *
-``BUFFERS``: a pattern of tensors to ignore; * ``recognise(config, hf, tensors) -> (head,
-tensors)``: the pre-training head whose weights are there, as a module, and
-  the tensors that are its own and the encoder's.
+  required); of a field's rows the first one is read and all are written;
+* ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read;
+* ``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the
+  model has its leaves;
+* ``POOLING``: what a new head pools by, unless another pooling is asked for;
+* ``PREFIX``: what the original library puts before the encoder's names where a head is on it;
+* ``BUFFERS``: a pattern of tensors to ignore;
+* ``recognise(config, hf, tensors) -> (head, tensors)``: the head whose weights are there, as a
+  module, and the tensors, those of the head under the names of ``TABLE``. What it leaves among them
+  that is in no row is left out, and said;
+* ``PARTS``, if it likes: how names of tensors begin that are known and of no use here -> what they
+  are.
 """
 
 import dataclasses
@@ -27,7 +30,8 @@ import numpy as np
 
 from adapt import tree
 from adapt.errors import CheckpointError
-from adapt.models import Encoder, EncoderConfig, Model
+from adapt.models import Classifier, Encoder, EncoderConfig, Model, Span
+from adapt.pretrained import tensor_names
 
 # The model_type of config.json -> the family's module, or the name of one, which is imported when
 # it is needed.
@@ -138,12 +142,11 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
 
 
 def canonical_name(model_type: str, name: str) -> str | None:
-    """A tensor's name in the table's spelling: no prefix, weight and bias for gamma and beta; None
-    for a buffer.
+    """A tensor's name in the table's spelling: no prefix of the original library's, weight and bias
+    for gamma and beta; None for a buffer.
     """
     module = family_module(model_type)
-    name = name.removeprefix(module.PREFIX)
-    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+    name = tensor_names.without_wrappers(name).removeprefix(module.PREFIX)
     return None if re.fullmatch(module.BUFFERS, name) else name
 
 
@@ -161,47 +164,128 @@ def tie(
     }
 
 
+def architecture(hf: Mapping[str, Any]) -> str:
+    """The class that a checkpoint was saved from, by its config.json; "" where that does not say."""
+    names = hf.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """The tensors of a checkpoint as a head and parameters, and what of them was left out.
+
+    ``unread`` are {what they are: {name in the file: shape}}, such as ``{"unknown head":
+    {"crf.transitions": (9, 9)}}``; ``stripped`` are the prefixes that names had.
+    """
+
+    head: Any
+    params: tree.Tree
+    unread: Mapping[str, Mapping[str, Shape]]
+    stripped: tuple[str, ...]
+
+
 def to_params(
     config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
-) -> tuple[Any, tree.Tree]:
-    """Tensors of a checkpoint -> (head module, params), strict in both directions.
+) -> Imported:
+    """Tensors of a checkpoint -> its head and parameters, strict about the encoder.
 
-    Raises :class:`CheckpointError` with a diff in the checkpoint's own names: ``-`` missing, ``+``
-    not known, ``!`` misshapen.
+    What is not the encoder's never stands in its way: a head that is not known, or does not fit, is
+    ``unread``. Raises :class:`CheckpointError` for an encoder that is not whole, with a diff in the
+    table's names: ``-`` missing, ``+`` not known, ``!`` misshapen.
     """
-    named: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        canonical = canonical_name(config.family, name)
-        if canonical in named:
-            raise CheckpointError(
-                f"the weights in {where} hold {canonical} twice, the second time as {name}"
-            )
-        if canonical is not None:
-            named[canonical] = tensor
-    head, named = family_module(config.family).recognise(config, hf, named)
+    module = family_module(config.family)
+    expected = expected_tensors(config, Classifier(0))
+    found = tensor_names.strip(tensors, expected.keys(), module.PREFIX, where)
+    originals = {}
+    named = {}
+    for original, name in found.names.items():
+        if not re.fullmatch(module.BUFFERS, name):
+            originals[name] = original
+            named[name] = tensors[original]
 
-    # The model says which leaves there are and of which shapes. A zero without memory, laid out as
-    # the file lays a tensor out, says which shape the file must have: so the diff is in the file's
-    # own names and shapes.
-    leaves = tree.paths(Model(Encoder(config), head).shapes())
-    rows = tensor_rows(config, leaves)
-    expected = {}
-    for row in rows:
-        zeros = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
-        tensor = row.to_tensor(zeros, config.patch_size)
-        expected[row.name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
-    wrong = tree.differences(named, expected)
+    roots = {name.split(".")[0] for name in expected}
+    encoder = {}
+    for name, tensor in named.items():
+        is_inside = originals[name] in found.of_encoder and name.split(".")[0] in roots
+        if name in expected or (is_inside and not part_of(module, name)):
+            encoder[name] = tensor
+    # Where none of the names is the encoder's, all of them show what the file has instead.
+    shown = encoder if expected.keys() & encoder.keys() else named
+    wrong = tree.differences(shown, expected)
     if wrong:
         raise CheckpointError(
             f"the weights in {where} do not fit its config.json (- missing, + not known, ! "
             f"misshapen):{wrong}"
         )
+
+    head, used, left = fitting_head(config, hf, named, encoder)
     flat = {}
-    for row in rows:
-        tensor = to_float32(named[row.name], row.name, where)
+    for row in tensor_rows(config, tree.paths(Model(Encoder(config), head).shapes())):
+        tensor = to_float32(used[row.name], row.name, where)
         flat |= zip(row.paths, row.to_leaves(tensor), strict=True)
     params = tree.unflatten(dict(sorted(flat.items())))
-    return head, {"encoder": params["encoder"], "head": params.get("head", {})}
+    params = {"encoder": params["encoder"], "head": params.get("head", {})}
+    unread: dict[str, dict[str, Shape]] = {}
+    for name in left:
+        what = part_of(module, name) or "unknown head"
+        unread.setdefault(what, {})[originals[name]] = tuple(named[name].shape)
+    return Imported(head, params, unread, found.removed)
+
+
+def expected_tensors(config: EncoderConfig, head: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The tensors that a file has to have for the encoder under ``head``, by the table's names.
+
+    The model says which leaves there are and of which shapes. A zero without memory, laid out as
+    the file lays a tensor out, says which shape the file must have: so a diff is in the file's own
+    names and shapes.
+    """
+    leaves = tree.paths(Model(Encoder(config), head).shapes())
+    expected = {}
+    for row in tensor_rows(config, leaves):
+        zeros = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
+        tensor = row.to_tensor(zeros, config.patch_size)
+        expected[row.name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
+    return expected
+
+
+def part_of(module: Any, name: str) -> str:
+    """What a tensor is of that the family knows and has no use for, such as the decoder of
+    masked-image pre-training; "" for any other.
+    """
+    for beginning, what in getattr(module, "PARTS", {}).items():
+        if name.startswith(beginning):
+            return what
+    return ""
+
+
+def fitting_head(
+    config: EncoderConfig,
+    hf: Mapping[str, Any],
+    named: Mapping[str, np.ndarray],
+    encoder: Mapping[str, np.ndarray],
+) -> tuple[Any, dict[str, np.ndarray], list[str]]:
+    """(the head, its tensors and the encoder's, the names of those that are left).
+
+    The head is the one that the family recognises, if its tensors are there in their shapes, and
+    with nothing unknown beside them where it predicts: a classifier under a CRF would answer
+    otherwise than the model did. Else it is the pooler alone, and else none.
+    """
+    module = family_module(config.family)
+    poolers = {row.name for row in module.TABLE if row.paths[0].startswith("head/pooler/")}
+    pooler = {name: tensor for name, tensor in named.items() if name in poolers}
+    for tensors in (named, {**encoder, **pooler}, encoder):
+        head, kept = module.recognise(config, hf, dict(tensors))
+        expected = expected_tensors(config, head)
+        left = [name for name in kept if name not in expected]
+        of_head = {name: tensor for name, tensor in kept.items() if name in expected}
+        predicts = isinstance(head, Span) or getattr(head, "classes", 0) > 0
+        is_partial = predicts and not all(part_of(module, name) for name in left)
+        if not is_partial and not tree.differences(of_head, expected):
+            return head, of_head, [*(name for name in named if name not in tensors), *left]
+    return Classifier(0, module.POOLING), dict(encoder), [n for n in named if n not in encoder]
 
 
 def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:

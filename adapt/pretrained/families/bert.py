@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig, MaskedLM
-from adapt.pretrained.families import Row, dense, norm, tie
+from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
+from adapt.pretrained.families import Row, architecture, dense, norm, tie
 
 POOLING = "mean"
 PREFIX = "bert."
-BUFFERS = r"embeddings\.position_ids"
+BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
+PARTS = {
+    "pooler.": "pooler",
+    "cls.seq_relationship.": "next-sentence head",
+    "qa_outputs.bias": "bias of a span, which no softmax over tokens sees",
+}
 CONFIG = [
     ("layers", "num_hidden_layers"),
     ("width", "hidden_size"),
@@ -47,6 +52,7 @@ TABLE = [
     *dense("cls.seq_relationship", "head/next_sentence"),
     *dense("pooler.dense", "head/pooler"),
     *dense("classifier", "head/classifier"),
+    Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
 ]
 
 
@@ -64,24 +70,46 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
 def recognise(
     config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Masked-LM (and next-sentence) head, sequence classifier, pooler alone, or nothing."""
+    """Masked LM, next sentence, or both; answers to questions; a classifier of sequences, of pairs
+    of choices, or of tokens; the pooler alone, or nothing.
+    """
     pooler = any(name.startswith("pooler.") for name in tensors)
-    if not any(name.startswith("cls.") for name in tensors):
-        return Classifier(
-            len(tensors.get("classifier.weight", ())), "pooler" if pooler else "cls"
-        ), tensors
+    if any(name.startswith("cls.predictions.") for name in tensors):
+        return masked_lm(config, hf, tensors, pooler)
+    if "qa_outputs.weight" in tensors:
+        return Span(config.positions), tensors
+    if pooler and "cls.seq_relationship.weight" in tensors:
+        # A classifier of pairs in all but its name.
+        names = {name: name.replace("cls.seq_relationship.", "classifier.") for name in tensors}
+        tensors = {names[name]: tensor for name, tensor in tensors.items()}
+    classes = len(tensors.get("classifier.weight", ()))
+    if classes and architecture(hf).endswith("ForTokenClassification"):
+        return Tagger(classes), tensors
+    if pooler:
+        return Classifier(classes, "pooler"), tensors
+    # Without a pooler nobody knows whether a classifier is one of tokens or of the first of them.
+    return Classifier(0, "cls"), tensors
+
+
+def masked_lm(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray], pooler: bool
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The masked-LM head, with what of next-sentence prediction is there: transformers saved the
+    pooler alone beside it until its version 3.
+    """
     tied, tensors = tie(
         hf, tensors, "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
     )
     bias = tensors.pop("cls.predictions.decoder.bias", None)
     if bias is not None and not tied:  # of the two that an untied file holds, this one is used
         tensors["cls.predictions.bias"] = bias
-    next_sentence = any(name.startswith("cls.seq_relationship.") for name in tensors)
-    if pooler and not next_sentence:
-        raise CheckpointError(
-            "a masked-LM head with a pooler but without cls.seq_relationship is not a known BERT "
-            "head"
-        )
-    return MaskedLM(
-        config.vocabulary, tied, next_sentence, config.activation, config.norm_epsilon
-    ), tensors
+    next_sentence = pooler and "cls.seq_relationship.weight" in tensors
+    head = MaskedLM(
+        config.vocabulary,
+        tied,
+        next_sentence,
+        config.activation,
+        config.norm_epsilon,
+        pooler=pooler and not next_sentence,
+    )
+    return head, tensors

@@ -2,18 +2,23 @@
 embedding.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from adapt.errors import CheckpointError
-from adapt.models import CausalLM, Classifier, EncoderConfig
-from adapt.pretrained.families import Row, dense, norm, tie
+from adapt.models import CausalLM, Classifier, EncoderConfig, Span, Tagger
+from adapt.pretrained.families import Row, architecture, dense, norm, tie
 
 POOLING = "last"
 PREFIX = "transformer."
 BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
+PARTS = {
+    "multiple_choice_head.": "multiple-choice head",
+    "qa_outputs.bias": "bias of a span, which no softmax over tokens sees",
+}
 CONFIG = [
     ("layers", "n_layer"),
     ("width", "n_embd"),
@@ -31,6 +36,7 @@ CONFIG = [
     ("end_token", "eos_token_id", None),
     ("end_token", "bos_token_id", None),
 ]
+LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2DoubleHeadsModel")  # of a tied head a file holds nothing
 QKV = [f"encoder/block_#/attention/{name}" for name in ("query", "key", "value")]
 TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one tensor of three
     Row("wte.weight", ("encoder/embedding/token",)),
@@ -43,7 +49,8 @@ TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one 
     *dense("h.#.mlp.c_proj", "encoder/block_#/mlp/down", layout="same"),
     *norm("ln_f", "encoder/final_norm"),
     Row("lm_head.weight", ("head/decoder/kernel",), "transposed"),
-    Row("score.weight", ("head/classifier/kernel",), "transposed"),
+    *dense("score", "head/classifier"),
+    Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
 ]
 
 
@@ -68,10 +75,19 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
 def recognise(
     config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """LM head, tied or stored; a sequence classifier (score); or nothing."""
+    """LM head, tied or stored; a classifier of sequences (score) or of tokens (classifier); answers
+    to questions; or nothing.
+    """
     if "score.weight" in tensors:
         return Classifier(len(tensors["score.weight"]), "last", bias=False), tensors
+    if "classifier.weight" in tensors:
+        # The leaves of a classifier have the names of score: one leaf, one tensor.
+        names = {name: re.sub(r"^classifier\.", "score.", name) for name in tensors}
+        tensors = {names[name]: tensor for name, tensor in tensors.items()}
+        return Tagger(len(tensors["score.weight"])), tensors
+    if "qa_outputs.weight" in tensors:
+        return Span(config.positions), tensors
     tied, tensors = tie(hf, tensors, "lm_head.weight", "wte.weight")
-    if "lm_head.weight" in tensors or (hf.get("architectures") or [""])[0] == "GPT2LMHeadModel":
+    if "lm_head.weight" in tensors or (tied and architecture(hf) in LANGUAGE_MODELS):
         return CausalLM(config.vocabulary, tied), tensors
     return Classifier(0, "last"), tensors

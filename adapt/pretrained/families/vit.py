@@ -14,6 +14,11 @@ from adapt.pretrained.families import Row, dense, norm
 POOLING = "cls"
 PREFIX = "vit."
 BUFFERS = ""
+PARTS = {
+    "decoder.": "masked-image head",
+    "embeddings.mask_token": "masked-image head",
+    "pooler.": "pooler",
+}
 CONFIG = [
     ("layers", "num_hidden_layers"),
     ("width", "hidden_size"),
