@@ -11,8 +11,7 @@ def with_one_type(backend: tokenizers.Tokenizer) -> processors.TemplateProcessin
     """
     special: dict[str, int] = {}
     templates = []
-    for texts in (("a",), ("a", "a")):
-        encoding = backend.encode(*texts)
+    for encoding in (backend.encode("a"), backend.encode("a", "a")):
         pieces = []
         for token, number, text in zip(
             encoding.tokens, encoding.ids, encoding.sequence_ids, strict=True
