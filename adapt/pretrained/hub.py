@@ -458,37 +458,34 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-SAVE = "s.save_file({k: v.clone().contiguous() for f in sorted(glob.glob('%s')) for k, v in %s}, 'model.safetensors')"
-FROM_TORCH = (
-    'in that folder, where torch is: python -c "import glob, torch, safetensors.torch as s; %s"'
+# By transformers, in the folder of the weights.
+CONVERT = (
+    "python -c \"from transformers import AutoModel as M; M.from_pretrained('.'%s)"
+    ".save_pretrained('.')\""
 )
-FROM_V4 = (
-    'where transformers 4 is: python -c "from transformers import AutoModel as M; '
-    "M.from_pretrained('%s', %s=True).save_pretrained('%s')\""
-)
+OTHER_FORMATS = {
+    ".bin": "is a pickle, which is not opened; convert it there: " + CONVERT % "",
+    ".h5": "is TensorFlow's; convert it there by transformers 4: " + CONVERT % ", from_tf=True",
+    ".msgpack": "is Flax's; convert it there by transformers 4: " + CONVERT % ", from_flax=True",
+    ".pt": "is a pickle, which is not opened; write its state_dict by safetensors.torch.save_file",
+    ".onnx": "is not read; get the model with model.safetensors",
+    ".gguf": "is not read; get the model with model.safetensors",
+    ".safetensors": "is there: rename it if that is the model",
+}
+SAME_FORMATS = {".pth": ".pt", ".ckpt": ".pt"}
+OTHER_NAMES = {
+    "adapter_model.safetensors": "is an adapter of PEFT: merge it into its base model first",
+    "adapter_model.bin": "is an adapter of PEFT: merge it into its base model first",
+}
 
 
 def other_format(folder: Path) -> str:
     """Which weights of another format a folder holds instead, and how to convert them; "" if none."""
     for path in sorted(folder.iterdir()):
-        name = path.name
-        if name == "adapter_model.safetensors":
-            return f": {name} is an adapter of PEFT, so merge it into its base model first"
-        if path.suffix == ".safetensors":
-            return f": rename {name} if that is the model"
-        if path.suffix in (".bin", ".pt", ".pth", ".ckpt") and name != "training_args.bin":
-            pattern = "pytorch_model*.bin" if name.startswith("pytorch_model") else name
-            inside = '["state_dict"]' if path.suffix == ".ckpt" else ""
-            read = f"torch.load(f, weights_only=True){inside}.items()".replace('"', "'")
-            mend = FROM_TORCH % (SAVE % (pattern, read))
-            return f": {name} is a pickle, which is not opened; convert it {mend}"
-        if path.suffix in (".h5", ".msgpack"):
-            argument = "from_tf" if path.suffix == ".h5" else "from_flax"
-            library = "TensorFlow" if path.suffix == ".h5" else "Flax"
-            mend = FROM_V4 % (folder, argument, folder)
-            return f": {name} is {library}'s; convert it {mend}"
-        if path.suffix in (".onnx", ".gguf"):
-            return f": {name} can't be read; get the model with model.safetensors"
+        ending = SAME_FORMATS.get(path.suffix, path.suffix)
+        mend = OTHER_NAMES.get(path.name) or OTHER_FORMATS.get(ending)
+        if mend and path.name != "training_args.bin":
+            return f": {path.name} {mend}"
     return ""
 
 

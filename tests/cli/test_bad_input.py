@@ -248,8 +248,7 @@ def test_a_checkpoint_folder_with_pickled_weights(broken):
     said, _ = broken(
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     )
-    assert "pytorch_model.bin is a pickle, which is not opened; convert it in that folder" in said
-    assert "torch.load(f, weights_only=True)" in said
+    assert "pytorch_model.bin is a pickle, which is not opened; convert it there: python -c" in said
 
 
 def test_a_checkpoint_folder_without_tokenizer(broken):

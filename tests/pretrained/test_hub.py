@@ -123,11 +123,13 @@ def test_a_folder_without_weights_is_refused_with_a_hint_where_there_are_others(
     assert refusal(folder) == f"no model.safetensors in {folder}"
     for name, mend in (
         ("model.onnx", "get the model with model.safetensors"),
-        ("flax_model.msgpack", f"M.from_pretrained('{folder}', from_flax=True)"),
-        ("tf_model.h5", f"M.from_pretrained('{folder}', from_tf=True)"),
+        ("flax_model.msgpack", "M.from_pretrained('.', from_flax=True)"),
+        ("tf_model.h5", "M.from_pretrained('.', from_tf=True)"),
         ("training_args.bin", ""),
-        ("pytorch_model.bin", "glob.glob('pytorch_model*.bin')"),
-        ("old.safetensors", "rename old.safetensors"),
+        ("pytorch_model.bin", "M.from_pretrained('.').save_pretrained"),
+        ("model.ckpt", "write its state_dict by safetensors.torch"),
+        ("adapter_model.safetensors", "merge it into its base model"),
+        ("old.safetensors", "rename it if that is the model"),
     ):
         (folder / name).write_bytes(b"")
         message = refusal(folder)
