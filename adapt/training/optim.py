@@ -126,23 +126,25 @@ def decays(params: Any) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Numbers of an optimizer that no step changes: float32 [] by name, or a :class:`Schedule`.
+    """Numbers of an optimizer that no step changes, by name; a number or a :class:`Schedule` each.
 
-    They lie in the optimizer's state, so that they are arguments of a compiled step. A checkpoint
-    does not have them: a run that goes on takes those of its options.
+    They lie in the optimizer's state, so that they are arguments of a compiled step: together one
+    array, since every argument costs a small step time. A checkpoint does not have them: a run that
+    goes on takes those of its options.
     """
 
-    values: Mapping[str, Any]
+    numbers: jax.Array  # float32 [n]
+    form: Any = dataclasses.field(metadata={"static": True})  # the tree whose leaves they are
 
     @classmethod
     def of(cls, **values: Any) -> "Settings":
-        return cls(jax.tree.map(as_array, values))
+        numbers, form = jax.tree.flatten(values)
+        return cls(jnp.asarray(numbers, jnp.float32), form)
 
-
-def as_array(number: Any) -> jax.Array:
-    """A number as int32 [] or float32 []."""
-    dtype = jnp.int32 if isinstance(number, int) else jnp.float32
-    return jnp.asarray(number, dtype)
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Each by its name, float32 []."""
+        return jax.tree.unflatten(self.form, list(self.numbers))
 
 
 def is_settings(node: Any) -> bool:
