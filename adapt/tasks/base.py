@@ -14,6 +14,7 @@ A module of one's own adds one, and the commands take it when they import the mo
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -254,8 +255,13 @@ class Task(abc.ABC):
         for start in range(0, len(labels), size):
             some_outputs = outputs[start * per_example : (start + size) * per_example]
             some_labels = labels[start : start + size]
-            losses.append(self.loss(jnp.asarray(some_outputs), jnp.asarray(some_labels)))
+            losses.append(self.jitted_loss(jnp.asarray(some_outputs), jnp.asarray(some_labels)))
         return float(np.mean(np.concatenate(losses)))
+
+    @functools.cached_property
+    def jitted_loss(self) -> Loss:
+        """:meth:`loss` as one program."""
+        return jax.jit(self.loss)
 
     # Scores
 

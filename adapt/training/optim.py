@@ -240,6 +240,12 @@ class Schedule:
         return dataclasses.replace(self, begun=self.begun + steps)
 
 
+@jax.jit
+def rate_at(rate: Schedule, count: Any) -> jax.Array:
+    """The learning rate after ``count`` updates, float32 []: a program for all schedules of a form."""
+    return jnp.asarray(rate(count), jnp.float32)
+
+
 DECAYS: dict[str, Callable[[Any], Any]] = {
     "linear": lambda done: 1 - done,
     "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),

@@ -28,7 +28,7 @@ class Group:
 
     def rate(self, step: int) -> float:
         """The learning rate of the step after ``step`` steps of the run."""
-        return float(self.schedule(step - self.schedule_start))
+        return float(optim.rate_at(self.schedule, step - self.schedule_start))
 
 
 @dataclasses.dataclass(frozen=True)
