@@ -142,14 +142,19 @@ class Adapt:
         batches = self.prepared_examples.batches(self.shapes, self.seed, epoch)
         return self.training.take(itertools.islice(batches, num_steps), num_steps)
 
-    def extract(self, index: list[int]) -> dict[str, float]:
-        """Features of the texts ``index``, tokenization and packing included."""
+    def extract(self, index: list[int], features: str | None = None) -> dict[str, float]:
+        """Encode the texts ``index``, tokenization and packing included. Their vectors, float32
+        [N, D], go into the file ``features`` where one is named.
+        """
         from adapt.features import encode
 
         texts = [self.texts[i] for i in index]
         started = time.perf_counter()
-        features = encode(self.pretrained, texts, "mean")
-        return {"examples": len(features), "seconds": time.perf_counter() - started}
+        vectors = encode(self.pretrained, texts, "mean")
+        seconds = time.perf_counter() - started
+        if features is not None:
+            vectors.tofile(features)
+        return {"examples": len(vectors), "seconds": seconds}
 
     def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
         """float32 matrix products: GFLOP/s of each repetition, by size."""

@@ -3,13 +3,14 @@ minutes?
 
     python -m experiments.benchmark    # a peer that is not there is skipped
     python -m experiments.benchmark --peers torch/bin/python \\
-        --keras keras/bin/python
+        --keras keras/bin/python --onnx onnx/bin/python \\
+        --openvino openvino/bin/python
     python -m experiments.benchmark --whole --tables docs/tables
     python -m experiments.benchmark --device --peers torch/bin/python
 
 Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization
-included), in turn with transformers + torch and sentence-transformers, and with keras-hub on JAX.
-Each side is a process of its own that stays warm, and one works at a time. Also: what share of the
+included), in turn with transformers + torch and sentence-transformers, with its ONNX Runtime (float32
+and int8) and OpenVINO backends (as they come, and in float32), and with keras-hub on JAX. Each side is a process of its own that stays warm, and one works at a time. Also: what share of the
 machine's matrix products each reaches, and the anonymous memory of extraction with N and 4 N
 sentences. Expect ratios that hold from run to run, and absolute figures that do not: quote the
 ratio. Some 15 minutes on 2 cores; leave the machine alone meanwhile (a note says if it was not).
@@ -41,6 +42,7 @@ from adapt.run_folder import check_out, write_json
 from experiments.benchmark import device, sides, speed_report
 from experiments.benchmark.options import (
     AcceleratorOptions,
+    BackendOptions,
     DeviceOptions,
     SourceOptions,
     SpeedOptions,
@@ -49,6 +51,7 @@ from experiments.benchmark.sides import JOBS
 from experiments.benchmark.workers import Worker, peak_memory
 
 BATCH_SIZE = 32
+COMPARED = 256  # texts whose vectors are compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class ExtractionOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(DeviceOptions, ExtractionOptions, SpeedOptions):
+class Config(DeviceOptions, ExtractionOptions, BackendOptions, SpeedOptions):
     """The flags of the command."""
 
 
@@ -80,7 +83,11 @@ def field_names(*groups: type) -> list[str]:
 
 # What goes with --device alone, and what does not go with it.
 OF_DEVICE = [name for name in field_names(AcceleratorOptions) if name != "device"]
-OF_SPEED = [*field_names(SourceOptions, ExtractionOptions), "keras", "cores"]
+OF_SPEED = [
+    *field_names(SourceOptions, ExtractionOptions, BackendOptions),
+    "keras",
+    "cores",
+]
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -95,12 +102,15 @@ def main(config: Config) -> dict[str, Any]:
     with open_run(config.out, config):
         task = sides.write_task(config, source)
         with contextlib.ExitStack() as stack:
-            started = sides.start(config, batch_size, stack)
+            peers = sides.trainers(config) | sides.encoders(config)
+            started = sides.start(config, batch_size, peers, stack)
             encoder = source.pretrained.config
             rounds = measure(config, batch_size, started.workers, encoder, task.lengths)
+            cosines = agreement(config, started.workers, len(task.texts))
         sizes = [n for n in (config.memory, 4 * config.memory) if n]
         result = {
             "summary": summary(rounds),
+            "cosines": cosines,
             "memory_mb": {n: extract_memory(config, task.texts, n) for n in sizes},
             "skipped": started.skipped,
             "machine": sides.machine(config.cores),
@@ -171,6 +181,29 @@ def measure(
                         rounds.append(entry)
             bar.update(number + 1)
     return rounds
+
+
+def agreement(
+    config: Config, workers: Mapping[str, Worker], num_texts: int
+) -> dict[str, dict[str, float]]:
+    """How alike the vectors of every peer and of adapt are: the ``mean`` and the ``least`` cosine
+    of some texts' two vectors.
+    """
+    index = list(range(min(COMPARED, num_texts)))
+    vectors = {}
+    for side, worker in workers.items():
+        if side in JOBS["extract"].sides:
+            path = config.out / f"{side}.features"
+            worker.ask("extract", index=index, features=str(path))
+            of_side = np.fromfile(path, np.float32).reshape(len(index), -1)
+            vectors[side] = of_side / np.linalg.norm(of_side, axis=1, keepdims=True)
+            path.unlink()
+    ours = vectors.pop("adapt")
+    found = {}
+    for side, theirs in vectors.items():
+        cosines = (ours * theirs).sum(1)
+        found[side] = {"mean": float(cosines.mean()), "least": float(cosines.min())}
+    return found
 
 
 def speed_of(entry: Mapping[str, Any], flops: float | None) -> dict[str, float]:

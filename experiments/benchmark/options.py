@@ -38,6 +38,18 @@ class PeerOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendOptions:
+    """Python interpreters with what adapt is compared with."""
+
+    title: ClassVar[str] = "peers"
+
+    # one with sentence-transformers[onnx]; default: this one
+    onnx: Path | None = None
+    # one with sentence-transformers[openvino]; default: this one
+    openvino: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundOptions:
     """How much is measured. The sides take turns in each round."""
 

@@ -7,10 +7,13 @@ dropout, AdamW, weight decay and clipping.
 """
 # pyright: reportMissingImports=false
 
+import functools
 import importlib.metadata
 import json
 import os
+import platform
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,6 +23,7 @@ PRODUCTS = 20  # of matrices on a device, between two looks at it
 WIDTH = 64  # keras-hub: tokens an example, cut or padded
 KERAS_LIBRARIES = ("keras-hub", "keras", "jax")
 TORCH_LIBRARIES = ("torch", "transformers", "sentence-transformers")
+BACKEND_LIBRARIES = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
 
 
 def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
@@ -166,16 +170,14 @@ class Torch:
         seconds = time.perf_counter() - started
         return {"examples": len(order), "seconds": seconds, "loss": float(loss.detach())}
 
-    def extract(self, index: list[int]) -> dict[str, float]:
+    def extract(self, index: list[int], features: str | None = None) -> dict[str, float]:
         """Encode the texts ``index`` with sentence-transformers, tokenization included."""
         if self.sentences is None:
             from sentence_transformers import SentenceTransformer
 
             self.sentences = SentenceTransformer(self.checkpoint, device="cpu")
         texts = [self.texts[i] for i in index]
-        started = time.perf_counter()
-        features = self.sentences.encode(texts, batch_size=self.batch_size, show_progress_bar=False)
-        return {"examples": len(features), "seconds": time.perf_counter() - started}
+        return encode_texts(self.sentences, texts, self.batch_size, features)
 
     def probe(self, features: str) -> dict[str, float]:
         """Fit scikit-learn's logistic regression on features float32 [N, D] of the training texts,
@@ -210,6 +212,96 @@ def make_adamw(
         {"params": not_decayed, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=learning["rate"], fused=True)
+
+
+class Sentences:
+    """sentence-transformers with one of its other backends: the model is exported to ``onnx`` or
+    ``openvino`` first, as its documentation has it, in the ``precision`` that is asked for.
+
+    ``default`` is what the backend picks by itself: ONNX Runtime computes in float32, OpenVINO in
+    bfloat16 where the processor has it. ``int8`` quantises the weights, and the activations as
+    they come.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        precision: str,
+        checkpoint: str,
+        task: str,
+        batch_size: int,
+        cores: int,
+        seed: int,
+        learning: dict[str, float],
+    ):
+        from sentence_transformers import SentenceTransformer
+
+        self.versions = versions((*TORCH_LIBRARIES, *BACKEND_LIBRARIES[backend]))
+        self.batch_size = batch_size
+        self.texts = read_json(task)["texts"]
+        load = functools.partial(SentenceTransformer, device="cpu", backend=backend)
+        if backend == "openvino":
+            settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": cores}
+            if precision == "float32":
+                settings["INFERENCE_PRECISION_HINT"] = "f32"
+            self.model = load(checkpoint, model_kwargs={"ov_config": settings})
+            return
+        options = onnx_options(cores)
+        self.model = load(checkpoint, model_kwargs=options)
+        if precision == "int8":
+            with tempfile.TemporaryDirectory() as folder:
+                options["file_name"] = quantise(self.model, folder)
+                self.model = load(folder, model_kwargs=options)
+
+    def extract(self, index: list[int], features: str | None = None) -> dict[str, float]:
+        """Encode the texts ``index``, tokenization included."""
+        return encode_texts(self.model, [self.texts[i] for i in index], self.batch_size, features)
+
+
+def onnx_options(cores: int) -> dict[str, Any]:
+    """How ONNX Runtime loads a model."""
+    import onnxruntime
+
+    session = onnxruntime.SessionOptions()
+    session.intra_op_num_threads = cores
+    return {"provider": "CPUExecutionProvider", "session_options": session}
+
+
+def quantise(model: Any, folder: str) -> str:
+    """Write an ONNX model in int8 into a folder; the name of its file there."""
+    from sentence_transformers.backend import export_dynamic_quantized_onnx_model
+
+    model.save_pretrained(folder)
+    kind = quantisation()
+    export_dynamic_quantized_onnx_model(model, kind, folder)
+    return f"onnx/model_qint8_{kind}.onnx"
+
+
+def quantisation() -> str:
+    """The name of what ONNX Runtime computes in int8 with on this processor."""
+    if platform.machine() in ("arm64", "aarch64"):
+        return "arm64"
+    flags: list[str] = []
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next((line.split() for line in file if line.startswith("flags")), [])
+    if "avx512_vnni" in flags:
+        return "avx512_vnni"
+    return "avx512" if "avx512f" in flags else "avx2"
+
+
+def encode_texts(
+    model: Any, texts: list[str], batch_size: int, features: str | None
+) -> dict[str, float]:
+    """The time that sentence-transformers takes to encode texts. Their vectors, float32 [N, D], go
+    into the file ``features`` where one is named.
+    """
+    started = time.perf_counter()
+    vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+    seconds = time.perf_counter() - started
+    if features is not None:
+        vectors.astype("float32").tofile(features)
+    return {"examples": len(vectors), "seconds": seconds}
 
 
 class Device:
@@ -471,4 +563,14 @@ def matmul_rates(multiply: Callable[[Any], Any], matrix: Any, repeats: int) -> l
 
 
 if __name__ == "__main__":
-    serve({"torch": Torch, "keras": Keras, "device": Device})
+    serve(
+        {
+            "torch": Torch,
+            "keras": Keras,
+            "device": Device,
+            "onnx": functools.partial(Sentences, "onnx", "default"),
+            "onnx_int8": functools.partial(Sentences, "onnx", "int8"),
+            "openvino": functools.partial(Sentences, "openvino", "default"),
+            "openvino_float32": functools.partial(Sentences, "openvino", "float32"),
+        }
+    )

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from adapt.models import EncoderConfig
 from adapt.pretrained import hub
 from adapt.run_folder import write_json
 from adapt.tasks import TASKS
-from experiments.benchmark.options import SourceOptions, SpeedOptions, interpreter
+from experiments.benchmark.options import BackendOptions, SourceOptions, SpeedOptions, interpreter
 from experiments.benchmark.workers import Worker, command
 
 LEARNING = {"rate": 5e-5, "decay": 0.01, "clip": 1.0}
@@ -48,7 +49,16 @@ JOBS = {
         digits=1,
     ),
     "extract": Job(
-        "extraction, sentences/s", {"adapt": "adapt", "torch": "sentence-transformers"}, digits=0
+        "extraction, sentences/s",
+        {
+            "adapt": "adapt",
+            "torch": "sentence-transformers",
+            "onnx": "its ONNX Runtime",
+            "onnx_int8": "its ONNX Runtime, int8",
+            "openvino": "its OpenVINO",
+            "openvino_float32": "its OpenVINO, float32",
+        },
+        digits=0,
     ),
     "rate": Job("float32 matrix products, GFLOP/s", {"adapt": "JAX", "torch": "torch"}, digits=0),
 }
@@ -122,9 +132,40 @@ class Sides:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def start(config: SpeedOptions, batch_size: int, stack: contextlib.ExitStack) -> Sides:
-    """Start every side. A peer that does not answer is skipped, with a note; the ``stack`` ends the
-    others.
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """What a side is called, its interpreter, and the flag that names another one."""
+
+    title: str
+    interpreter: Path | None
+    flag: str
+
+
+def trainers(config: SpeedOptions) -> dict[str, Peer]:
+    """The peers that train, by side."""
+    titles = JOBS["train"].sides
+    return {
+        "torch": Peer(titles["torch"], config.peers, "--peers"),
+        "keras": Peer(titles["keras"], config.keras, "--keras"),
+    }
+
+
+def encoders(config: BackendOptions) -> dict[str, Peer]:
+    """The peers that only extract, by side."""
+    peers = {}
+    for side, name in JOBS["extract"].sides.items():
+        backend = side.partition("_")[0]
+        if backend in ("onnx", "openvino"):
+            title = name.replace("its", "sentence-transformers on")
+            peers[side] = Peer(title, getattr(config, backend), f"--{backend}")
+    return peers
+
+
+def start(
+    config: SpeedOptions, batch_size: int, peers: Mapping[str, Peer], stack: contextlib.ExitStack
+) -> Sides:
+    """Start adapt and its peers. One that does not answer is skipped, with a note; the ``stack``
+    ends the others.
     """
     settings = {
         "checkpoint": str(hub.resolve(config.checkpoint)),
@@ -134,29 +175,25 @@ def start(config: SpeedOptions, batch_size: int, stack: contextlib.ExitStack) ->
         "seed": config.seed,
         "learning": LEARNING,
     }
-    interpreters = {
-        "adapt": sys.executable,
-        "torch": interpreter(config.peers),
-        "keras": interpreter(config.keras),
-    }
-    flags = {"torch": "--peers", "keras": "--keras"}
     sides = Sides()
-    for name, python in interpreters.items():
-        try:
-            worker = Worker(name, command(name, python), config.out / f"{name}.log")
-            stack.callback(worker.close)
-            answer = worker.ask("start", side=name, **settings)
-        except (TrainingError, OSError) as error:
-            if name == "adapt":
-                raise
-            reason = f"{error}; looked for with {python}"
-            sides.skipped[name] = reason
-            title = JOBS["train"].sides[name]
-            console.warn(f"skipped {title}: {reason}, name another with {flags[name]}")
-            continue
+
+    def start_side(name: str, python: str) -> None:
+        worker = Worker(name, command(name, python), config.out / f"{name}.log")
+        stack.callback(worker.close)
+        answer = worker.ask("start", side=name, **settings)
         worker.start_up = answer["wall"]
         sides.libraries[name] = answer["versions"]
         sides.workers[name] = worker
+
+    start_side("adapt", sys.executable)
+    for name, peer in peers.items():
+        python = interpreter(peer.interpreter)
+        try:
+            start_side(name, python)
+        except (TrainingError, OSError) as error:
+            reason = f"{error}; looked for with {python}"
+            sides.skipped[name] = reason
+            console.warn(f"skipped {peer.title}: {reason}, name another with {peer.flag}")
     return sides
 
 

@@ -31,6 +31,11 @@ def show(result: Mapping[str, Any]) -> None:
     for name, job in JOBS.items():
         rows = [shown_row(row) for row in rows_of(result, name)]
         console.table(job.title, ("", "median", "min-max", "adapt / peer", "share"), rows)
+    for side, cosines in result["cosines"].items():
+        console.say(
+            f"cosine of {JOBS['extract'].sides[side]}'s vectors and adapt's: "
+            f"{cosines['mean']:.4f} on average, {cosines['least']:.4f} at least"
+        )
     console.say(
         f"share: model FLOPs, padding not counted, of JAX's matrix products; by hand, {FORMULA}"
     )
@@ -111,7 +116,19 @@ def write_tables(
     extraction_source = source_line(command, f"{what}; {how}", where, versions)
     title = f"extraction of {num_sentences:,} sentences, a second"
     extraction = job_rows(result, "extract", title)
-    write_table(config.tables, "extraction", table_text(extraction_source, COLUMNS, extraction))
+    for row, cosines in zip(extraction, cosine_texts(result), strict=True):
+        row.append(cosines)
+    columns = (*COLUMNS, "cosine to adapt's vectors")
+    write_table(config.tables, "extraction", table_text(extraction_source, columns, extraction))
+
+
+def cosine_texts(result: Mapping[str, Any]) -> list[str]:
+    """How alike each peer's vectors are, in the order of the table's rows."""
+    texts = []
+    for row in rows_of(result, "extract")[1:]:
+        cosines = result["cosines"][row["side"]]
+        texts.append(f"{cosines['mean']:.4f} (least {cosines['least']:.4f})")
+    return texts or [""]
 
 
 def job_rows(result: Mapping[str, Any], job: str, title: str = "") -> list[list[str]]:

@@ -15,9 +15,17 @@ from adapt.cli.flags import Options, changed_flags
 from adapt.markdown import markdown_table
 
 # Flags that say nothing about a figure, or name a path of the machine that measured it.
-UNNAMED = ("peers", "keras", "out", "overwrite", "resume", "tables")
+UNNAMED = ("peers", "keras", "onnx", "openvino", "out", "overwrite", "resume", "tables")
 # Packages whose versions a table says, in this order.
-PACKAGES = ("jax", "torch", "transformers", "sentence-transformers", "keras-hub")
+PACKAGES = (
+    "jax",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "onnxruntime",
+    "openvino",
+    "keras-hub",
+)
 
 
 def command_line(program: str, config: Options) -> str:

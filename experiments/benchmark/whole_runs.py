@@ -58,7 +58,7 @@ def main(config: Config) -> dict[str, Any]:
         use_own_cache(config.out)
         encoder = source.pretrained.config
         with contextlib.ExitStack() as stack:
-            started = sides.start(config, config.batch_size, stack)
+            started = sides.start(config, config.batch_size, sides.trainers(config), stack)
             runs, rounds = take_rounds(config, started.workers, encoder, task.lengths)
         start_up = {name: worker.start_up for name, worker in started.workers.items()}
         median_runs = {}

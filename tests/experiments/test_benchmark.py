@@ -30,6 +30,8 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(
         data=str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(60))),
         peers=bare,
         keras=tmp_path / "absent",
+        onnx=bare,
+        openvino=bare,
         rounds=1,
         steps=2,
         batch_size=8,
@@ -44,7 +46,10 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(
     assert f"note: skipped transformers + torch: {missing}" in said
     assert "note: skipped keras-hub on JAX" in said and "absent" in said
     found = json.loads((config.out / "benchmark.json").read_text())
-    assert set(found["skipped"]) == {"torch", "keras"}
+    backends = {"onnx", "onnx_int8", "openvino", "openvino_float32"}
+    assert set(found["skipped"]) == {"torch", "keras", *backends}
+    missing = "onnx_int8 failed: ModuleNotFoundError: No module named 'sentence_transformers'"
+    assert f"note: skipped sentence-transformers on ONNX Runtime, int8: {missing}" in said
     assert [(row["job"], row["side"]) for row in found["summary"]] == [
         (job, "adapt") for job in sides.JOBS
     ]
