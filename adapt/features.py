@@ -9,7 +9,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,9 +20,10 @@ from adapt.data.inputs import as_list
 from adapt.data.packing import Arrays
 from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
 from adapt.data.tables import Table
+from adapt.data.text_windows import TextWindows
 from adapt.errors import DataError, StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model, cached_program, flatten_groups
-from adapt.options import is_of
+from adapt.options import Long, is_of
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import (
@@ -31,8 +32,9 @@ from adapt.pretrained.hub import (
     image_settings_of,
     load,
     tokenizer_of,
+    with_long,
 )
-from adapt.pretrained.tokenizer import Text, warn_truncated
+from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, Text, warn_long
 from adapt.program_cache import keep_programs
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
@@ -40,9 +42,32 @@ from adapt.training.loop import Index, pipelined, scatter_outputs
 WINDOW = 4096  # texts that are sorted and packed together
 
 Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
-# (which examples each group of a batch has, the batch, how many texts were truncated since the last
-# one)
-Stream = Iterator[tuple[Index, Arrays, int]]
+
+
+class Streamed(NamedTuple):
+    """A batch of a stream of examples.
+
+    ``index`` says which examples each group has; a text in several windows comes as often, and
+    ``windows`` says how many each of the index has (None: one). ``long`` counts the texts since the
+    last batch that were too long.
+    """
+
+    index: Index
+    batch: Arrays
+    long: LongTexts
+    windows: list[np.ndarray] | None = None
+
+
+Stream = Iterator[Streamed]
+
+
+class Chunk(NamedTuple):
+    """Some examples of a stream: their sequences, and how many windows each of ``count`` has."""
+
+    source: Source
+    count: int
+    long: LongTexts
+    windows: TextWindows | None = None
 
 
 def encode(
@@ -51,18 +76,27 @@ def encode(
     pooling: str = "mean",
     normalize: bool = False,
     layer: int | None = None,
+    long: Long | None = None,
 ) -> np.ndarray:
     """The features of texts, float32 [N, D], in their order.
 
         adapt.encode("minilm", ["a good film", "a bad one"], normalize=True)       # [2, 384]
+        adapt.encode("minilm", articles, long="windows")
 
     ``pretrained`` is what :func:`adapt.load` gives, or a name for it, which is then read anew.
     ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by
     weights of the checkpoint pooler or attention. ``normalize`` scales each vector to length 1, as
     sentence encoders are compared. ``layer`` counts from 0 (embedding) to L (last block, the
-    default). Texts longer than the tokenizer's ``max_length`` are truncated, and a warning says how
-    many. Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for
-    a pooling or a layer that the checkpoint does not have.
+    default).
+
+    ``long`` says what is read of a text that has more tokens than the tokenizer's ``max_length``;
+    a warning counts such texts. ``"head"`` reads the first tokens, ``"head+tail"`` the first quarter
+    and the last three quarters of what fits (Sun et al. 2019), ``"windows"`` all of it: the vector
+    is the mean of those of the fewest windows of the full length that hold the text, spread evenly.
+    The default is what the checkpoint was trained with, or ``"head"``.
+
+    Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a
+    pooling, a layer or a rule that there is not.
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
@@ -76,9 +110,9 @@ def encode(
     forward, params = extractor(pretrained, pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), pretrained.config.width), np.float32)
-    batches = text_batches(pretrained, chunks, few=True)
+    batches = text_batches(with_long(pretrained, long), chunks, few=True)
     counts = fill(features, forward, params, batches, normalize)
-    warn_truncated(counts.truncated, tokenizer_of(pretrained).max_length, "texts")
+    warn_long(counts.long, "texts")
     return features
 
 
@@ -91,7 +125,12 @@ class Extraction:
     width: int
     seconds: float
     padding: float  # the share of the slots of batches that held no token
-    truncated: int  # texts
+    long: LongTexts
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were read in part."""
+        return self.long.truncated
 
     @property
     def examples_per_second(self) -> float:
@@ -110,6 +149,7 @@ def extract(
     dtype: Any = np.float32,
     layout: Layout | None = None,
     on_progress: OnProgress | None = None,
+    long: Long | None = None,
 ) -> Extraction:
     """Write the features of a table's rows to ``folder / "features.npy"``, float32 [N, D], in the
     order of rows.
@@ -117,12 +157,13 @@ def extract(
     Memory does not grow with the number of rows: the file is mapped, and reserved before anything
     is computed. Each of several processes writes the features of its own part of the rows,
     features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
-    mesh of the process's own devices. ``dtype`` is that of the computation; for pooling, normalize
-    and layer see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
+    mesh of the process's own devices. ``dtype`` is that of the computation; for pooling, normalize,
+    layer and long see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
     :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
     data.
     """
     check_inputs(pretrained, image_column)
+    reader = with_long(pretrained, long)
     folder = files.local_path(folder, "folder")
     count = len(table)
     shares = multihost.even_shares(count)
@@ -135,7 +176,7 @@ def extract(
         table = table.select(shares[jax.process_index()])
         name = share_name(jax.process_index())
     forward, params = extractor(pretrained, pooling, layer, dtype, layout)
-    stream = table_batches(pretrained, table, text_column, image_column, layout)
+    stream = table_batches(reader, table, text_column, image_column, layout)
 
     started = time.perf_counter()
     path = folder / name
@@ -145,13 +186,18 @@ def extract(
         counts = fill(features, forward, params, stream, normalize, on_progress)
         features.flush()
     # Every process is done when it knows the sums of all.
-    totals = [multihost.total_over_processes(value) for value in dataclasses.astuple(counts)]
-    tokens, slots, truncated = totals
+    total = multihost.total_over_processes
+    long_texts = counts.long
+    if reader.tokenizer:  # also of a process that had no rows
+        totals = {name: total(value) for name, value in counts.long.counts.items()}
+        long_texts = LongTexts(reader.tokenizer.long, reader.tokenizer.max_length, **totals)
+    tokens = total(counts.tokens)
+    slots = total(counts.slots)
     seconds = time.perf_counter() - started
     if multihost.is_multiprocess() and multihost.is_lead_process():
         write_index(folder, shares, pretrained.config.width)
     padding = 1 - tokens / slots
-    return Extraction(path, count, pretrained.config.width, seconds, padding, truncated)
+    return Extraction(path, count, pretrained.config.width, seconds, padding, long_texts)
 
 
 def share_name(process: int) -> str:
@@ -222,39 +268,42 @@ def table_batches(
     return image_batches(pretrained, (chunk[image_column] for chunk in chunks), layout)
 
 
-def text_sources(
-    pretrained: Pretrained, chunks: Iterable[Sequence[Text]]
-) -> Iterator[tuple[Source, int, int]]:
-    """(the tokens of a chunk of texts or pairs, how many it has, how many were truncated)."""
+def text_sources(pretrained: Pretrained, chunks: Iterable[Sequence[Text]]) -> Iterator[Chunk]:
+    """The tokens of each chunk of texts or pairs."""
     tokenizer = tokenizer_of(pretrained)
     for texts in chunks:
-        tokens, truncated = tokenizer.encode(texts)
-        source = TokenSource(tokens, tokenizer.max_length, pretrained.config.pad_token)
-        yield source, len(texts), truncated
+        encoded = tokenizer.encode_long(texts)
+        source = TokenSource(encoded.tokens, tokenizer.max_length, pretrained.config.pad_token)
+        windows = None if encoded.windows is None else TextWindows(encoded.windows)
+        yield Chunk(source, len(texts), encoded.long, windows)
 
 
-def image_sources(
-    pretrained: Pretrained, chunks: Iterable[Sequence[Any]]
-) -> Iterator[tuple[Source, int, int]]:
-    """(a chunk of images, how many it has, 0)."""
+def image_sources(pretrained: Pretrained, chunks: Iterable[Sequence[Any]]) -> Iterator[Chunk]:
+    """Each chunk of images."""
     settings = image_settings_of(pretrained)
     start = 0
     for images in chunks:
         source = sources.from_images(images, settings, pretrained.config.positions, start + 1)
-        yield source, len(images), 0
+        yield Chunk(source, len(images), NO_LONG_TEXTS)
         start += len(images)
 
 
 def stream_batches(
-    chunks: Iterable[tuple[Source, int, int]], layout: Layout | None = None, few: bool = False
+    chunks: Iterable[Chunk], layout: Layout | None = None, few: bool = False
 ) -> Stream:
     """The evaluation batches of one source after the other; indices count over all of them."""
     start = 0
-    for source, count, truncated in chunks:
-        windows = source.windows(np.arange(count), few)
-        for index, batch in packing.eval_batches(windows, layout):
-            yield [start + group for group in index], batch, truncated
-            truncated = 0
+    for source, count, long, windows in chunks:
+        texts = np.arange(count)
+        sequences = texts if windows is None else windows.sequences(texts)
+        owners = texts if windows is None else windows.owners(texts)
+        for index, batch in packing.eval_batches(source.windows(sequences, few), layout):
+            of_texts = [owners[group] for group in index]
+            counts = None
+            if windows is not None:
+                counts = [windows.counts[group] for group in of_texts]
+            yield Streamed([start + group for group in of_texts], batch, long, counts)
+            long = dataclasses.replace(long, texts=0, windows=0, tokens_left_out=0)
         start += count
 
 
@@ -336,7 +385,33 @@ class Counts:
 
     tokens: int = 0
     slots: int = 0  # for tokens, in the rows of batches
-    truncated: int = 0
+    long: LongTexts = NO_LONG_TEXTS
+
+
+class OpenTexts:
+    """The vectors of texts of which not all windows have come yet."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, tuple[np.ndarray, int]] = {}  # the sum, and how many are missing
+
+    def close(
+        self, texts: np.ndarray, vectors: np.ndarray, windows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(the texts that are complete with these windows, their vectors): the mean of windows."""
+        is_whole = windows == 1
+        done = list(texts[is_whole])
+        means = list(vectors[is_whole])
+        several = np.flatnonzero(~is_whole)
+        for slot in several:
+            text = int(texts[slot])
+            total, missing = self.open.pop(text, (np.zeros_like(vectors[slot]), windows[slot]))
+            total = total + vectors[slot]
+            if missing > 1:
+                self.open[text] = (total, missing - 1)
+            else:
+                done.append(text)
+                means.append(total / np.float32(windows[slot]))
+        return np.array(done, np.int64), np.array(means).reshape(len(done), vectors.shape[1])
 
 
 def fill(
@@ -351,17 +426,21 @@ def fill(
     from a file.
     """
     counts = Counts()
+    open_texts = OpenTexts()
 
-    def outputs() -> Iterator[tuple[Index, jax.Array]]:
-        for index, batch, truncated in stream:
-            counts.tokens += int(batch["length"].sum())
-            counts.slots += batch["segments"].size
-            counts.truncated += truncated
-            yield index, forward(params, batch)
+    def outputs() -> Iterator[tuple[Streamed, jax.Array]]:
+        for streamed in stream:
+            counts.tokens += int(streamed.batch["length"].sum())
+            counts.slots += streamed.batch["segments"].size
+            counts.long = streamed.long + counts.long  # of the stream's rule
+            yield streamed, forward(params, streamed.batch)
 
     done = 0
-    for index, values in pipelined(outputs()):
-        rows, vectors = scatter_outputs(index, np.asarray(values))
+    for streamed, values in pipelined(outputs()):
+        rows, vectors = scatter_outputs(streamed.index, np.asarray(values))
+        if streamed.windows is not None:
+            windows = np.concatenate(streamed.windows)
+            rows, vectors = open_texts.close(rows, vectors, windows)
         if normalize:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(lengths, 1e-12)

@@ -26,13 +26,14 @@ from adapt.data.inputs import Columns, Part, make_parts
 from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
-from adapt.models import Encoder, Model, example_batch, peft
+from adapt.models import Classifier, Encoder, Model, example_batch, peft
 from adapt.options import (
     HELD_OUT,
     CacheDType,
     Decay,
     DType,
     FinetuningOptions,
+    Long,
     Remat,
     TrainingOptions,
     check_seeds,
@@ -43,7 +44,7 @@ from adapt.prefix_cache import policy
 from adapt.prepared import PreparedRun, check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained, check_head
-from adapt.pretrained.tokenizer import warn_truncated
+from adapt.pretrained.tokenizer import warn_long
 from adapt.program_cache import keep_programs
 from adapt.run import Run
 from adapt.task_data import TaskData, read_data
@@ -106,6 +107,7 @@ def finetune(
     random_weights: bool = False,
     dropout: float | None = None,
     max_length: int | None = None,
+    long: Long | None = None,
     dtype: DType = "float32",
     remat: Remat = "none",
     scan: bool = False,
@@ -163,6 +165,7 @@ def finetune(
         random_weights=random_weights,
         dropout=dropout,
         max_length=max_length,
+        long=long,
         dtype=dtype,
         remat=remat,
         scan=scan,
@@ -222,7 +225,7 @@ def finetune(
         loss=loss,
         extras=extras,
     )
-    warn_of_truncated(prepared)
+    warn_of_long(prepared)
     return prepared.train(
         folder,
         defaults=OF_THE_COMMAND,
@@ -257,8 +260,8 @@ class Prepared(PreparedRun):
         )
 
     def used(self) -> dict[str, Any]:
-        """The peak learning rates of each phase by group, the pooling, tokens of an example and
-        dropout.
+        """The peak learning rates of each phase by group, the pooling, tokens of an example, what is
+        read of longer texts, and dropout.
         """
         rates = []
         for phase in self.plan.phases:
@@ -270,6 +273,7 @@ class Prepared(PreparedRun):
             "learning_rates": [without_none(of_phase) for of_phase in rates],
             "pooling": getattr(pretrained.head, "pooling", None),
             "max_length": tokenizer.max_length if tokenizer else None,
+            "long": tokenizer.long if tokenizer else None,
             "dropout": pretrained.config.dropout,
         }
         return run_folder.as_json(used)
@@ -280,9 +284,12 @@ class Prepared(PreparedRun):
         return ("epochs",) if len(self.plan.phases) == 1 else ()
 
     def facts(self) -> dict[str, Any]:
-        """With the strategy, and of each set how many of its texts were truncated."""
-        truncated = {name: examples.truncated for name, examples in self.data.sets.items()}
-        return super().facts() | {"strategy": self.options.strategy, "truncated": truncated}
+        """With the strategy, and of each set how many of its texts were too long."""
+        sets = self.data.sets
+        truncated = {name: examples.long.truncated for name, examples in sets.items()}
+        counts = {name: examples.long.counts for name, examples in sets.items()}
+        strategy = self.options.strategy
+        return super().facts() | {"strategy": strategy, "truncated": truncated, "long": counts}
 
     def digests(self) -> dict[str, str]:
         return {name: examples.digest for name, examples in self.data.sets.items()}
@@ -497,10 +504,10 @@ def settings_of(
     return run_folder.as_json(settings)
 
 
-def warn_of_truncated(prepared: Prepared) -> None:
+def warn_of_long(prepared: Prepared) -> None:
     """Log for each set how many of its texts are longer than the encoder reads."""
     for name, examples in prepared.data.sets.items():
-        warn_truncated(examples.truncated, examples.max_length, name)
+        warn_long(examples.long, name)
 
 
 def share_or_data(validation: Any) -> tuple[float, Any]:
@@ -535,6 +542,7 @@ def build_plan(
     key = jax.random.key(seed)
     head = data.task.head(pretrained, options, data.names)
     check_head(head)
+    check_reads_windows(head, pretrained)
     model, params = with_head(pretrained, head, jax.random.fold_in(key, 2))
     params |= {"head": data.task.init_head(params["head"], data.sets["train"].labels)}
     params = phases.init_params(strategy, model, params, jax.random.fold_in(key, 3))
@@ -572,6 +580,16 @@ def build_plan(
         key=key,
         layout=layout,
     )
+
+
+def check_reads_windows(head: Any, pretrained: Pretrained) -> None:
+    """Raise :class:`StrategyError` for a head of one's own where texts are cut into windows."""
+    long = pretrained.tokenizer.long if pretrained.tokenizer else "head"
+    if long == "windows" and type(head) is not Classifier:
+        raise StrategyError(
+            f"`long` windows takes the mean of windows before Classifier, and the head is "
+            f"{type(head).__name__}: give `long` head or head+tail"
+        )
 
 
 def check_groups(compiled: Sequence[CompiledPhase]) -> None:

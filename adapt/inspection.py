@@ -17,7 +17,7 @@ from adapt import features, tree
 from adapt.models import Model
 from adapt.parallel import sharding
 from adapt.pretrained.hub import Pretrained, load, tokenizer_of
-from adapt.pretrained.tokenizer import Text, as_texts, warn_truncated
+from adapt.pretrained.tokenizer import LongTexts, Text, as_texts, warn_long
 from adapt.training.loop import pipelined
 
 Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
@@ -35,7 +35,8 @@ def hidden_states(pretrained: Pretrained | str | Path, texts: Sequence[Text]) ->
     family has one. ``texts`` are texts or pairs of texts. The tokens are those of
     ``pretrained.tokenizer.tokenize(texts)``, special tokens among them. All states are in memory at
     once: for many texts :func:`adapt.encode` has one vector each. Raises :class:`DataError` for
-    what is no list of texts, :class:`StrategyError` for a checkpoint without tokenizer.
+    what is no list of texts, :class:`StrategyError` for a checkpoint without tokenizer, and one that
+    cuts long texts into windows.
     """
     return by_example(pretrained, texts, states_of, cut_states)
 
@@ -64,25 +65,26 @@ def by_example(
     if not isinstance(pretrained, Pretrained):
         pretrained = load(pretrained)
     tokenizer = tokenizer_of(pretrained)
+    tokenizer.check_one_sequence("a list of states or maps")
     forward = make_forward(pretrained.model)
     params = sharding.shard_tree({"encoder": pretrained.params["encoder"]})
     chunks = [
         texts[start : start + features.WINDOW] for start in range(0, len(texts), features.WINDOW)
     ]
-    num_truncated = 0
+    long = LongTexts(tokenizer.long, tokenizer.max_length)
 
     def outputs() -> Any:
-        nonlocal num_truncated
-        for index, batch, truncated in features.text_batches(pretrained, chunks):
-            num_truncated += truncated
-            yield index, batch, forward(params, batch)
+        nonlocal long
+        for streamed in features.text_batches(pretrained, chunks):
+            long += streamed.long
+            yield streamed.index, streamed.batch, forward(params, streamed.batch)
 
     found: dict[int, np.ndarray] = {}
     for (examples,), batch, values in pipelined(outputs()):
         values = np.asarray(values)
         for slot, example in enumerate(examples):
             found[int(example)] = cut(values, batch, slot).copy()
-    warn_truncated(num_truncated, tokenizer.max_length, "texts")
+    warn_long(long, "texts")
     return [found[row] for row in range(len(texts))]
 
 

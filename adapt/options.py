@@ -28,6 +28,7 @@ CacheDType = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "block", "dots"]
 Decay = Literal["linear", "cosine", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
+Long = Literal["head", "head+tail", "windows"]
 
 HELD_OUT = 0.1  # of the training rows, for validation, where no validation data are named
 
@@ -53,12 +54,23 @@ class EncoderOptions(CheckpointOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextEncoderOptions(EncoderOptions):
+class LongOptions:
+    """Which checkpoint, and what it reads of long texts."""
+
+    title: ClassVar[str] = "model"
+
+    # of long texts: head, head+tail, or windows, whose vectors' mean counts; default: the
+    # checkpoint's own, head
+    long: Long | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderOptions(EncoderOptions, LongOptions):
     """Which checkpoint, and how it is computed."""
 
     title: ClassVar[str] = "model"
 
-    # tokens of an example; longer texts are truncated; default: the checkpoint's own
+    # tokens of an example; of longer texts see long; default: the checkpoint's own
     max_length: int | None = None
 
 

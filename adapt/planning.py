@@ -39,6 +39,7 @@ from adapt.options import (
     CacheDType,
     DType,
     FinetuningOptions,
+    Long,
     check_seeds,
     is_of,
     wanted,
@@ -48,6 +49,7 @@ from adapt.prefix_cache.states import ignore
 from adapt.prefix_cache.store import CachedArray
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import warn_long
 from adapt.task_data import read_data
 from adapt.tasks import TASKS, get_task, metrics
 from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
@@ -214,6 +216,7 @@ def plan(
     pooling: str | None = None,
     cache_dtype: CacheDType | None = None,
     max_length: int | None = None,
+    long: Long | None = None,
     dtype: DType = "float32",
     on_progress: OnProgress | None = None,
 ) -> PlanReport:
@@ -236,6 +239,7 @@ def plan(
     options = FinetuningOptions(
         checkpoint=hub.source_of(pretrained),
         max_length=max_length,
+        long=long,
         dtype=dtype,
         task=task,
         pooling=pooling,
@@ -302,6 +306,8 @@ def prepare_workload(
         are_words=task.takes_words,
     )
     data = read_data(parts, task, options, pretrained, seed=seed)
+    for name, examples in data.sets.items():
+        warn_long(examples.long, name)
     head = task.head(pretrained, options, data.names)
     model, params = with_head(pretrained, head, jax.random.fold_in(jax.random.key(seed), 2))
     return Workload(
@@ -506,11 +512,13 @@ def estimate(workload: Workload, timings: Timings, overhead: Overhead, name: str
 
     # FLOPs an example, counted by hand where a strategy is a depth.
     config = workload.model.encoder.config
-    tokens = float(workload.sets["train"].file_sequences.lengths.mean())
+    train = workload.sets["train"]
+    span = float(train.file_sequences.lengths.mean())
+    tokens = span * len(train.sequences) / len(train)
     suffix_flops = step.flops_per_example
     if name in ("full", "frozen") or TOP.fullmatch(name):
-        suffix_flops = flops.step_flops(config, prepared.depth, tokens, tokens)
-    prefix_flops = flops.prefix_flops(config, prepared.depth, tokens, tokens)
+        suffix_flops = flops.step_flops(config, prepared.depth, tokens, span)
+    prefix_flops = flops.prefix_flops(config, prepared.depth, tokens, span)
 
     arrays = arrays_of(workload, prepared)
     saves = workload.epochs + 1
@@ -567,14 +575,14 @@ def run_seconds(
     train = sets["train"]
     steps = workload.epochs * -(-len(train) // workload.batch_size)
     frozen_share = min(max(depth - 1, 0), workload.layers) / workload.layers  # of the blocks
-    forward = timings.forward / len(train.file_sequences)  # seconds an example
+    forward = timings.forward / len(train.file_sequences)  # seconds a sequence
 
-    evaluated = 0  # examples, of all evaluations
+    evaluated = 0  # sequences, of all evaluations
     for name, examples in sets.items():
         if name == "validation":
-            evaluated += workload.epochs * len(examples)
+            evaluated += workload.epochs * len(examples.sequences)
         elif name != "train":
-            evaluated += len(examples)
+            evaluated += len(examples.sequences)
 
     _, prefix_seconds = timings.prefix
     step_seconds = suffix_seconds + frozen_share * prefix_seconds

@@ -22,7 +22,7 @@ from adapt.data.tables import Table, check_column, chunks
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import Model, cached_program
 from adapt.pretrained.hub import Pretrained
-from adapt.pretrained.tokenizer import warn_truncated
+from adapt.pretrained.tokenizer import LongTexts, warn_long
 from adapt.program_cache import keep_programs
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
@@ -44,12 +44,12 @@ class Predictions(Answers):
     labels were numbers), a list of names (multilabel), a float (regression), the number of a
     choice, a tag for each word, of a span ``(start, end, text)`` or None, of a multitask run a dict
     of columns. ``probabilities`` are float [N, C] in the order of ``classes``, or None where the
-    task has none. ``outputs`` are those of the head. ``truncated`` texts were longer than the
-    encoder reads.
+    task has none. ``outputs`` are those of the head. ``long`` counts the texts that were longer than
+    the encoder reads.
     """
 
     outputs: np.ndarray
-    truncated: int
+    long: LongTexts
     pretrained: Pretrained  # of the run
     columns: Sequence[str]  # of the texts
     # columns of the table beside them that were to be kept
@@ -65,6 +65,11 @@ class Predictions(Answers):
         shown = ", ".join(shortened(label) for label in first)
         more = ", ..." if len(self) > 3 else ""
         return f"Predictions({len(self)}: {shown}{more})"
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were read in part."""
+        return self.long.truncated
 
     @property
     def classes(self) -> tuple[Any, ...]:
@@ -133,7 +138,7 @@ def predict_table(
                 labels=answers.labels,
                 probabilities=answers.probabilities,
                 outputs=of_run,
-                truncated=part.truncated,
+                long=part.long,
                 pretrained=run,
                 columns=columns,
                 kept=kept,
@@ -174,7 +179,7 @@ def score_table(
     """The metrics and the mean ``loss`` of a finished run on the labelled rows of a table, those of
     the task and ``metrics`` of one's own.
 
-    A score that is not defined is nan. Logs how many texts were truncated. Raises
+    A score that is not defined is nan. Logs how many texts were too long. Raises
     :class:`StrategyError` for columns that do not fit, DataError for rows that can't be read and
     labels that are unseen in training.
     """
@@ -183,7 +188,7 @@ def score_table(
     names = run.labels or task.label_names(table, columns.label, columns.texts)
     labels = task.encode_labels(table, columns.label, names)
     part = task.examples(run, table, columns.texts, labels, columns.image)
-    warn_truncated(part.truncated, part.max_length, table.name)
+    warn_long(part.long, table.name)
     part = task.pair_examples(part, seed=0)
     forward, params = shared_pass([run])
     batches = counted(part.eval_batches(), part.num_outputs, on_progress)
@@ -252,7 +257,7 @@ def input_settings(run: Pretrained) -> tuple[Any, ...]:
     """What decides the arrays that a text or a picture becomes."""
     if run.tokenizer is None:
         return (run.image_settings,)
-    return (run.tokenizer.max_length, run.tokenizer.backend.to_str())
+    return (run.tokenizer.max_length, run.tokenizer.long, run.tokenizer.backend.to_str())
 
 
 def folder_name(run: Pretrained) -> str:

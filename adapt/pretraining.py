@@ -391,7 +391,9 @@ def with_max_length(pretrained: Pretrained, max_length: int) -> Pretrained:
             "training need one"
         )
     max_length = min(max_length, pretrained.config.positions)
-    return dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(max_length))
+    # Every line is read to its end, in pieces: no rule for long texts applies.
+    tokenizer = pretrained.tokenizer.with_long("head").cut_to(max_length)
+    return dataclasses.replace(pretrained, tokenizer=tokenizer)
 
 
 def corruption_of(pretrained: Pretrained, options: PretrainingOptions) -> masking.Corruption:

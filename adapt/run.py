@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,11 +20,11 @@ from adapt.data.inputs import Columns, by_part, make_table
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
-from adapt.options import HELD_OUT, FinetuningOptions
+from adapt.options import HELD_OUT, FinetuningOptions, Long
 from adapt.predicting import Predictions, check_predicts, predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
-from adapt.pretrained.tokenizer import warn_truncated
+from adapt.pretrained.tokenizer import warn_long
 from adapt.run_folder import check_out, open_run, write_json
 from adapt.tasks.base import task_of
 from adapt.tasks.metrics import Metric, check_own
@@ -131,9 +131,7 @@ class Run:
         (predictions,) = predict_table(
             [self.pretrained], table, columns.texts, columns.image, on_progress, keep_columns
         )
-        if self.pretrained.tokenizer:
-            longest = self.pretrained.tokenizer.max_length
-            warn_truncated(predictions.truncated, longest, table.name)
+        warn_long(predictions.long, table.name)
         return predictions
 
     def evaluate(
@@ -161,15 +159,16 @@ class Run:
         pooling: str | None = None,
         normalize: bool = False,
         layer: int | None = None,
+        long: Long | None = None,
     ) -> np.ndarray:
         """The features of texts by the adapted encoder, float32 [N, D].
 
-        ``pooling`` is by default the one that the head was trained with; for the rest see
+        ``pooling`` and ``long`` are by default those that the head was trained with; for the rest see
         :func:`adapt.encode`.
         """
         if pooling is None:
             pooling = str(getattr(self.pretrained.head, "pooling", "mean"))
-        return features.encode(self.pretrained, texts, pooling, normalize, layer)
+        return features.encode(self.pretrained, texts, pooling, normalize, layer, long)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the run to a new folder, which :func:`load_run` and every command take.
@@ -190,12 +189,18 @@ class Run:
             write_json(path / "result.json", self.result)
         return out
 
-    def export(self, out: str | Path, format: str = "auto", overwrite: bool = False) -> str:
+    def export(
+        self,
+        out: str | Path,
+        format: str = "auto",
+        overwrite: bool = False,
+        long: Literal["head"] | None = None,
+    ) -> str:
         """Write encoder and head for transformers or sentence-transformers; returns which.
 
         See :func:`adapt.export.exporting.export`.
         """
-        return exporting.export(self.pretrained, out, format, overwrite)
+        return exporting.export(self.pretrained, out, format, overwrite, long)
 
     def make_labelled_table(
         self, inputs: Any, labels: Any = None, columns: Columns | None = None

@@ -24,6 +24,7 @@ from adapt.options import HELD_OUT, FinetuningOptions, StrategyOptions
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
 from adapt.pretrained.hub import Pretrained, check_inputs
+from adapt.pretrained.tokenizer import NO_LONG_TEXTS
 from adapt.tasks import Task
 from adapt.tasks.metrics import Metric, own_scores
 from adapt.training import events
@@ -175,10 +176,10 @@ def read_data(
         whole = sets["train"]
         split_seed = seed if split_seed is None else split_seed
         rows, held_out_rows = stratified_split(whole.labels, held_out, split_seed)
-        # What was truncated is counted once, for the whole file.
+        # What was too long is counted once, for the whole file.
         held_out_part = whole.take(held_out_rows)
         sets["validation"] = dataclasses.replace(
-            held_out_part, truncated=0, weights=None, extras={}
+            held_out_part, long=NO_LONG_TEXTS, weights=None, extras={}
         )
         sets["train"] = whole.take(rows)
     sets["train"] = with_scaled_weights(sets["train"])

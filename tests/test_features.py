@@ -126,10 +126,8 @@ def test_texts_beyond_the_positions_are_cut_and_counted(bert):
     long, cut = " ".join(["film"] * 60), " ".join(["film"] * (bert.tokenizer.max_length - 2))
     one, other = features.encode(bert, [long, cut])
     np.testing.assert_allclose(one, other, atol=1e-6)
-    counts = [
-        count for *_, count in features.text_batches(bert, [["film", long], ["film"], [long, long]])
-    ]
-    assert sum(counts) == 3
+    stream = features.text_batches(bert, [["film", long], ["film"], [long, long]])
+    assert sum(streamed.long.texts for streamed in stream) == 3
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "last"])
@@ -181,8 +179,8 @@ def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     forward, params = features.extractor(vit, "cls")
     windows = list(image_batches(vit, [pictures[:5], pictures[5:]]))
     assert np.concatenate([index for (index,), *_ in windows]).tolist() == list(range(37))
-    assert len({batch["pixels"].shape for _, batch, _ in windows}) == 1
-    got = evaluate(forward, params, ((index, batch) for index, batch, _ in windows), 37)
+    assert len({batch["pixels"].shape for _, batch, *_ in windows}) == 1
+    got = evaluate(forward, params, ((index, batch) for index, batch, *_ in windows), 37)
     alone = packing.image_batch(
         to_pixels([pictures[36]], vit.image_settings),
         vit.config.positions,

@@ -12,13 +12,16 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.console import Console
 
 from adapt.cost.clock import watch_compiling
 from adapt.parallel.multihost import is_lead_process
+
+if TYPE_CHECKING:
+    from adapt.pretrained.tokenizer import LongTexts
 
 MINUTE = 60.0  # the longest silence of a log, in seconds
 LABEL = re.compile(r"\S{1,12} {2,}|[a-z]{9} ")  # what a line begins with: "loaded    "
@@ -114,12 +117,10 @@ def notes_on_stderr(translate: Callable[[str], str]) -> Iterator[None]:
             logger.propagate = propagate
 
 
-def warn_truncated(count: int, longest: int, where: str) -> None:
-    """Say how many texts of ``where`` were cut to ``longest`` tokens, if any were."""
-    if count:
-        from adapt.pretrained.tokenizer import truncation_note
-
-        warn(truncation_note(count, longest, where))
+def warn_long(long: "LongTexts", where: str) -> None:
+    """Say how many texts of ``where`` were too long, if any were."""
+    if long.texts:
+        warn(long.note(where))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -8,7 +8,7 @@ model, else sentence-transformers. What pretrain wrote exports too, with its lan
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from adapt.cli import console
 from adapt.export.exporting import export
@@ -27,6 +27,8 @@ class ExportOptions:
     run: str
     # auto | transformers | sentence-transformers
     format: str = "auto"
+    # of a run that reads more of long texts: head, to export it as one that reads their first tokens
+    long: Literal["head"] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,5 +38,6 @@ class Config(ExportOptions, OutputOptions, ImportOptions):
 
 def main(config: Config) -> None:
     with written_folder(config.out, last=("modules.json", "config.json")) as folder:
-        used = export(hub.load(config.run), folder, config.format, config.overwrite)
+        run = hub.load(config.run)
+        used = export(run, folder, config.format, config.overwrite, config.long)
     console.say(f"{config.out}: written for {used}; its README.md has the code that loads it")

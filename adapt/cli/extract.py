@@ -27,6 +27,7 @@ from adapt.options import (
     DeviceOptions,
     EncoderOptions,
     ImportOptions,
+    LongOptions,
     OutputOptions,
 )
 from adapt.parallel import multihost, sharding
@@ -53,7 +54,13 @@ class ExtractOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
-    ExtractOptions, EncoderOptions, ColumnOptions, OutputOptions, ImportOptions, DeviceOptions
+    ExtractOptions,
+    EncoderOptions,
+    LongOptions,
+    ColumnOptions,
+    OutputOptions,
+    ImportOptions,
+    DeviceOptions,
 ):
     """The flags of the command."""
 
@@ -89,6 +96,7 @@ def main(config: Config) -> dict[str, Any]:
                 dtype=jnp.dtype(config.dtype),
                 layout=layout,
                 on_progress=show_progress,
+                long=config.long,
             )
         result = {
             "examples": extraction.examples,
@@ -97,14 +105,13 @@ def main(config: Config) -> dict[str, Any]:
             "examples_per_second": extraction.examples_per_second,
             "padding": extraction.padding,
             "truncated": extraction.truncated,
+            "long": {"rule": extraction.long.rule, **extraction.long.counts},
             "encoder_digest": digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
         write_json(folder.path / "result.json", result)
 
-    if pretrained.tokenizer:
-        longest = pretrained.tokenizer.max_length
-        console.warn_truncated(extraction.truncated, longest, config.data)
+    console.warn_long(extraction.long, config.data)
     show(config, extraction, result)
     return result
 

@@ -163,6 +163,7 @@ def finetune_config(config: Config) -> finetune.Config:
     return finetune.Config(
         checkpoint=config.checkpoint,
         max_length=config.max_length,
+        long=config.long,
         dtype=config.dtype,
         train=config.data,
         test=config.test,

@@ -70,10 +70,7 @@ def main(config: Config) -> None:
             models, table, columns.texts, config.image_column, bar.show, config.keep_columns
         )
     write_csv(config.out, predictions)
-    if models[0].tokenizer:
-        console.warn_truncated(
-            predictions[0].truncated, models[0].tokenizer.max_length, config.data
-        )
+    console.warn_long(predictions[0].long, config.data)
     console.say(f"{config.out}: {len(table):,} predictions")
 
 

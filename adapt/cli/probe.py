@@ -30,6 +30,7 @@ from adapt.options import (
     DeviceOptions,
     ImportOptions,
     LabelledColumnOptions,
+    LongOptions,
     OutputOptions,
 )
 from adapt.parallel import sharding
@@ -71,6 +72,7 @@ class ProbeRunOptions(OutputOptions):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
     CheckpointOptions,
+    LongOptions,
     LabelledColumnOptions,
     ProbeDataOptions,
     ProbeOptions,
@@ -87,7 +89,7 @@ def main(config: Config) -> dict[str, Any]:
     check_probe(config, config.task, config.limit)
     check_speed(config)
     check_out(config.out, None, config.overwrite, may_be_remote=True)
-    pretrained = hub.load(config.checkpoint)
+    pretrained = hub.with_long(hub.load(config.checkpoint), config.long)
     data = read_data(
         pretrained,
         config.data,
@@ -122,6 +124,7 @@ def main(config: Config) -> dict[str, Any]:
         laps.lap("heads")
         result = dataclasses.asdict(report) | {
             "seconds": laps.seconds | {"compile": compiling.seconds, "total": laps.total},
+            "long": {name: long.counts for name, long in data.long.items()},
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }

@@ -50,9 +50,8 @@ def show_start(prepared: Prepared) -> None:
         )
     console.say(f"data      {sizes(data.sets)}")
     console.say()
-    if pretrained.tokenizer:
-        for name, examples in data.sets.items():
-            console.warn_truncated(examples.truncated, pretrained.tokenizer.max_length, name)
+    for name, examples in data.sets.items():
+        console.warn_long(examples.long, name)
 
 
 def sizes(sets: Mapping[str, Examples]) -> str:

@@ -16,6 +16,7 @@ from adapt.comparison.cells import Cell, Cells, Try, choose
 from adapt.comparison.material import Draw, Material, draw_rows, score_outputs
 from adapt.comparison.options import CompareOptions
 from adapt.cost import clock, flops
+from adapt.data.examples import Examples
 from adapt.errors import StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model
 from adapt.options import TaskOptions
@@ -195,12 +196,21 @@ def pooled_features(material: Material, pooling: str | None) -> tuple[dict[str, 
     sets, _ = policy.with_states(cut, params, material.sets)
     train = material.train
     seconds = clock.forward_seconds(REPEATS, cut, cut.split(params)[0], train)
-    features = {name: np.asarray(part.states)[part.rows] for name, part in sets.items()}
+    features = {name: text_vectors(part) for name, part in sets.items()}
     return features, seconds / len(train)
+
+
+def text_vectors(part: Examples) -> np.ndarray:
+    """The vector of every text by its pooled states, [N, D]: the mean of those of its windows."""
+    vectors = np.asarray(part.states)
+    if part.windows is not None:
+        vectors = part.windows.mean(vectors)
+    return vectors[part.rows]
 
 
 def encoding_flops(material: Material) -> float:
     """FLOPs of encoding one training example."""
     config = material.pretrained.config
-    tokens = float(material.train.file_sequences.lengths.mean())
-    return flops.prefix_flops(config, config.layers + 1, tokens, tokens)
+    lengths = material.train.file_sequences.lengths
+    tokens = float(lengths.sum()) / len(material.train)
+    return flops.prefix_flops(config, config.layers + 1, tokens, float(lengths.mean()))

@@ -23,10 +23,11 @@ from adapt.comparison.summary import Answer, Row, mean_floors, summarise
 from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
 from adapt.errors import OutputError, StrategyError
-from adapt.options import DType, FinetuningOptions, is_of
+from adapt.options import DType, FinetuningOptions, Long, is_of
 from adapt.prepared import check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.tokenizer import warn_long
 from adapt.program_cache import keep_programs
 from adapt.tasks import Task, get_task
 from adapt.training.events import OnProgress
@@ -35,6 +36,7 @@ from adapt.training.events import OnProgress
 OF_FITS = (
     "checkpoint",
     "max_length",
+    "long",
     "dtype",
     "task",
     "pooling",
@@ -66,6 +68,8 @@ class Comparison:
     chosen_by: str  # which examples choose, in words
     epochs: int  # of a fit on all examples
     tested: str  # on what, in words
+    # of each set: how many texts were too long, the windows made of them, tokens left out
+    long: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         options = self.options
@@ -99,6 +103,7 @@ class Comparison:
                 "tested": self.tested,
                 "examples": self.examples,
                 "floors": dict(self.floors),
+                "long": {name: dict(counts) for name, counts in self.long.items()},
                 "rows": [dataclasses.asdict(row) for row in self.rows],
                 "answers": [dataclasses.asdict(answer) for answer in self.answers],
             }
@@ -147,6 +152,7 @@ def compare(
     class_weights: Literal["none", "balanced"] = "none",
     dtype: DType = "float32",
     max_length: int | None = None,
+    long: Long | None = None,
 ) -> Comparison:
     """Which strategy is best on these data, which is as good for less, and with which rates?
 
@@ -175,6 +181,7 @@ def compare(
     options = FinetuningOptions(
         checkpoint=hub.source_of(pretrained),
         max_length=max_length,
+        long=long,
         dtype=dtype,
         task=task,
         pooling=pooling,
@@ -286,6 +293,7 @@ class PreparedComparison:
             chosen_by=chosen_by(self.material),
             epochs=epochs_on_all(self.material, self.options, compared),
             tested=tested_on(self.material),
+            long={name: part.long.counts for name, part in self.material.sets.items()},
         )
 
 
@@ -369,6 +377,8 @@ def prepare(
     further = read_further(also_test or {}, parts, pretrained, task)
     material = read_material(parts, further, task, options, pretrained, compared)
     check_budgets(compared, material)
+    for name, part in material.sets.items():
+        warn_long(part.long, name)
     for strategy in compared.strategies:
         if strategy in CLOSED_FORM:
             closed_form.check(strategy, material, options)

@@ -254,7 +254,7 @@ class Trainer:
         train = self.material.train
         config = self.pretrained.config
         tokens = float(train.file_sequences.lengths.mean())
-        sequences = draw.labelled * train.rows[0].size
+        sequences = draw.labelled * len(train.sequences) / len(train)
         for number, phase in enumerate(made.plan.phases):
             steps = len(phase.epochs) * made.plan.steps_per_epoch
             total += steps * self.step_flops(made, number)
@@ -337,4 +337,7 @@ def common_shapes(found: Sequence[BatchShapes]) -> BatchShapes:
     for count in rows:
         if not kept or count < PADDING * kept[-1]:
             kept.append(count)
-    return BatchShapes(found[0].width, tuple(sorted(kept)), found[0].examples)
+    sequences = [shapes.sequences for shapes in found if shapes.sequences is not None]
+    return BatchShapes(
+        found[0].width, tuple(sorted(kept)), found[0].examples, max(sequences, default=None)
+    )

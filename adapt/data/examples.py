@@ -12,10 +12,11 @@ from adapt import tree
 from adapt.data import packing
 from adapt.data.packing import Arrays, BatchShapes, Windows
 from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
+from adapt.data.text_windows import TextWindows
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import Pretrained, image_settings_of, tokenizer_of
 from adapt.pretrained.images import to_pixels
-from adapt.pretrained.tokenizer import Text
+from adapt.pretrained.tokenizer import NO_LONG_TEXTS, Encoded, LongTexts, Text
 from adapt.ragged import Ragged, concatenate
 from adapt.training.loop import Index
 
@@ -30,10 +31,11 @@ class Examples:
 
     ``rows`` [N] says which sequences of a file these examples are: a split takes rows, and what is
     cached for the file serves any split of it. An example of several sequences (choices, pairs to
-    compare) has several, [N, K]. ``labels`` are [N, ...], or where words have labels, Ragged int32
+    compare) has several, [N, K]. Where texts were cut into ``windows``, ``rows`` are texts, each with
+    one or more of the file's sequences. ``labels`` are [N, ...], or where words have labels, Ragged int32
     [words, 2] of (token in the example, class). With ``states``, what a frozen prefix made of the
-    file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``truncated`` texts were
-    longer than the tokenizer's ``max_length``. ``weights`` float32 [N] say how much each example
+    file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``long`` counts the texts
+    that were longer than the tokenizer's ``max_length``. ``weights`` float32 [N] say how much each example
     counts in training batches; None: each 1. ``extras`` are arrays [N, ...] by name that training
     batches bring along.
     """
@@ -41,11 +43,12 @@ class Examples:
     file_sequences: FileSource
     rows: np.ndarray
     labels: Any
-    truncated: int = 0
+    long: LongTexts = NO_LONG_TEXTS
     states: States | None = None
     layout: Layout | None = None  # batches are its groups, of which this process makes its own
     weights: np.ndarray | None = None
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    windows: TextWindows | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,10 +76,16 @@ class Examples:
 
     @property
     def num_outputs(self) -> int:
-        """How many outputs of the head there are: one for each sequence, or for each word."""
+        """How many outputs of the head there are: one for each text or image, or for each word."""
         if isinstance(self.labels, Ragged):
             return int(self.labels.lengths.sum())
         return self.rows.size
+
+    @property
+    def sequences(self) -> np.ndarray:
+        """The file's sequences of these examples, int64: their texts, or the windows of these."""
+        texts = self.rows.reshape(-1)
+        return texts if self.windows is None else self.windows.sequences(texts)
 
     @property
     def digest(self) -> str:
@@ -86,6 +95,8 @@ class Examples:
             labels = {"truth": self.targets, "lengths": labels.lengths}
         inputs = {"file": self.file_sequences.digest, "rows": self.rows}
         content = {"inputs": inputs, "labels": labels}
+        if self.windows is not None:
+            content["windows"] = self.windows.counts
         if self.weights is not None:
             content["weights"] = self.weights
         if self.extras:
@@ -114,9 +125,20 @@ class Examples:
         """
         groups, _ = packing.groups_of(self.layout)
         micro_batches = accumulate * groups
+        if self.windows is not None:
+            return packing.batch_shapes(
+                self.window_lengths(), examples // groups, seed, epochs, micro_batches, width
+            )
         return self.file_sequences.batch_shapes(
             self.rows, examples // groups, seed, epochs, micro_batches, width
         )
+
+    def window_lengths(self) -> Ragged:
+        """The tokens of all windows of each example, int64."""
+        assert self.windows is not None
+        counts = self.windows.counts[self.rows].reshape(len(self), -1).sum(1)
+        lengths = self.file_sequences.lengths[self.sequences]
+        return Ragged(lengths, np.cumsum(counts) - counts, counts)
 
     def batches(
         self, shapes: BatchShapes, seed: int, epoch: int, skip: int = 0, accumulate: int = 1
@@ -129,13 +151,18 @@ class Examples:
         that of a layout's groups.
         """
         inputs_of = self.inputs
-        sequences = dataclasses.replace(shapes, examples=shapes.examples * self.rows[0].size)
+        slots = shapes.examples * self.rows[0].size
+        window_slots = slots if shapes.sequences is None else shapes.sequences
+        sequences = dataclasses.replace(shapes, examples=window_slots)
         groups, local_groups = packing.groups_of(self.layout)
         steps = packing.micro_batches(
             len(self), shapes.examples, accumulate * groups, seed, epoch, skip
         )
         for step in steps:
-            rows = [self.rows[part].reshape(-1) for part in step]
+            texts = [self.rows[part].reshape(-1) for part in step]
+            rows = texts
+            if self.windows is not None:
+                rows = [self.windows.sequences(some) for some in texts]
             local = [i for i in range(len(step)) if i % groups in local_groups]
             batches = []
             for i, inputs in zip(local, inputs_of.pack_step(rows, local, sequences), strict=True):
@@ -146,6 +173,8 @@ class Examples:
                 extras = {}
                 for name, values in self.extras.items():
                     extras[name] = packing.pad_to(values[step[i]], shapes.examples)
+                if self.windows is not None:
+                    extras |= self.windows.arrays(texts[i], slots, window_slots)
                 batches.append(inputs | targets | extras)
             yield packing.stack_groups(batches, self.layout, accumulate)
 
@@ -154,12 +183,23 @@ class Examples:
         With ``few``, a batch of a few texts has a small shape of its own.
 
         ``index`` is a list of arrays, one for each group of the layout (one without a layout):
-        which outputs of all (see :attr:`targets`) come out of the group's first slots.
+        which outputs of all (see :attr:`targets`) come out of the group's first slots. A text that
+        was cut into windows comes as often as it has windows: see
+        :func:`adapt.training.loop.evaluate`.
         """
-        windows = self.inputs.windows(self.rows.reshape(-1), few)
+        windows = self.inputs.windows(self.sequences, few)
         if not isinstance(self.labels, Ragged):
-            return packing.eval_batches(windows, self.layout, skip)
+            batches = packing.eval_batches(windows, self.layout, skip)
+            return batches if self.windows is None else self.text_batches(batches, self.windows)
         return self.word_batches(windows, self.labels, skip)
+
+    def text_batches(
+        self, batches: Iterable[tuple[Index, Arrays]], windows: TextWindows
+    ) -> Iterator[tuple[Index, Arrays]]:
+        """The same batches with an index that counts texts in place of windows."""
+        owners = windows.owners(self.rows.reshape(-1))
+        for index, batch in batches:
+            yield [owners[group] for group in index], batch
 
     def word_batches(
         self, windows: Iterable[Windows], labels: Ragged, skip: int
@@ -196,25 +236,36 @@ def from_texts(
 
     Raises :class:`StrategyError` if the checkpoint has no tokenizer.
     """
-    return from_tokens(pretrained, map(tokenizer_of(pretrained).encode, chunks), labels)
+    return from_tokens(pretrained, map(tokenizer_of(pretrained).encode_long, chunks), labels)
 
 
-def from_tokens(
-    pretrained: Pretrained, chunks: Iterable[tuple[Ragged, int]], labels: Any
-) -> Examples:
-    """Examples from tokenized chunks: (token ids, how many sequences were truncated) of each.
+def from_tokens(pretrained: Pretrained, chunks: Iterable[Encoded], labels: Any) -> Examples:
+    """Examples from tokenized chunks.
 
     An example has as many sequences as there are for one of the ``labels``: one, or several for
     choices and pairs.
     """
-    tokens, truncated = zip(*chunks, strict=True)
-    file_sequences = TokenSource(
-        concatenate(tokens), tokenizer_of(pretrained).max_length, pretrained.config.pad_token
-    )
-    rows = np.arange(len(file_sequences))
+    encoded = list(chunks)
+    tokenizer = tokenizer_of(pretrained)
+    tokens = concatenate([one.tokens for one in encoded])
+    file_sequences = TokenSource(tokens, tokenizer.max_length, pretrained.config.pad_token)
+    long = LongTexts(tokenizer.long, tokenizer.max_length)
+    for one in encoded:
+        long += one.long
+    windows = None
+    if long.windows:
+        windows = TextWindows(np.concatenate([window_counts(one) for one in encoded]))
+    rows = np.arange(len(file_sequences) if windows is None else len(windows.counts))
     if len(rows) != len(labels):
         rows = rows.reshape(len(labels), -1)
-    return Examples(file_sequences, rows, labels, sum(truncated))
+    return Examples(file_sequences, rows, labels, long, windows=windows)
+
+
+def window_counts(encoded: Encoded) -> np.ndarray:
+    """How many windows each text has, int64 [N]."""
+    if encoded.windows is None:
+        return np.ones(len(encoded.tokens), np.int64)
+    return encoded.windows
 
 
 def from_images(

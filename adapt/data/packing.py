@@ -202,6 +202,8 @@ def batches_of_one(batch: Mapping[str, Any], length: int | None = None) -> Array
     Raises :class:`DataError` for what is no batch, for micro-batches, for a batch on a mesh, and for
     a ``length`` that is too short.
     """
+    if "window_of" in batch:
+        raise DataError("`batch` has texts in several windows: give `long` head or head+tail")
     if "first" not in batch and "hidden" in batch:  # vectors that a frozen prefix has pooled
         return one_each(batch, len(batch["label"]))
     if "first" not in batch or np.ndim(batch["first"]) != 1:
@@ -310,11 +312,15 @@ def stack_groups(batches: Sequence[Arrays], layout: Layout | None, accumulate: i
 class BatchShapes:
     """The static shapes of training batches: a row width and at most three budgets of rows, in
     growing order.
+
+    ``sequences`` is how many a batch may have, where texts are cut into windows; None: as many as
+    examples, or as these have.
     """
 
     width: int
     rows: tuple[int, ...]
     examples: int
+    sequences: int | None = None
 
     def rows_for(self, needed: int) -> int:
         """The smallest budget that holds ``needed`` rows. Raises :class:`ValueError` for a batch
@@ -330,23 +336,40 @@ class BatchShapes:
 
 
 def batch_shapes(
-    lengths: np.ndarray, examples: int, seed: int, epochs: int, parts: int = 1, width: int = 64
+    lengths: np.ndarray | Ragged,
+    examples: int,
+    seed: int,
+    epochs: int,
+    parts: int = 1,
+    width: int = 64,
 ) -> BatchShapes:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50
     microseconds each.
 
-    ``lengths`` are [N], or [N, K] for examples of K sequences; a step has ``parts`` micro-batches
+    ``lengths`` are [N], or [N, K] for examples of K sequences, or Ragged where examples have one or
+    more windows; a step has ``parts`` micro-batches
     of up to ``examples``. ``width`` is the least that a row may have. Deterministic, so a resumed
     run has the same shapes.
     """
-    width = max(-(-int(lengths.max()) // 16) * 16, width)
+    has_windows = isinstance(lengths, Ragged)
+    longest = lengths.values.max() if has_windows else lengths.max()
+    width = max(-(-int(longest) // 16) * 16, width)
     needed = []
+    most = 0  # sequences of a batch
     for epoch in range(epochs):
         for step in micro_batches(len(lengths), examples, parts, seed, epoch):
-            packed = [pack(lengths[part].reshape(-1), width) for part in step]
+            packed = [pack(lengths_of(lengths, part), width) for part in step]
             needed.append(max(placement.num_rows for placement in packed))
+            most = max(most, *(len(placement.rows) for placement in packed))
     rows = least_padding(np.array(needed))
-    return BatchShapes(width, rows, examples)
+    return BatchShapes(width, rows, examples, most if has_windows else None)
+
+
+def lengths_of(lengths: np.ndarray | Ragged, index: np.ndarray) -> np.ndarray:
+    """The lengths of all sequences of some examples, one after the other."""
+    if isinstance(lengths, Ragged):
+        return lengths.values[lengths.flat_indices(index)]
+    return lengths[index].reshape(-1)
 
 
 def least_padding(needed: np.ndarray) -> tuple[int, ...]:

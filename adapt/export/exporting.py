@@ -11,6 +11,7 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from adapt.errors import ExportError, OutputError
 from adapt.export import card, layout, sentence_transformers, transformers
@@ -34,16 +35,22 @@ EXPORTS = (
 
 
 def export(
-    run: hub.Pretrained, out: str | Path, format: str = "auto", overwrite: bool = False
+    run: hub.Pretrained,
+    out: str | Path,
+    format: str = "auto",
+    overwrite: bool = False,
+    long: Literal["head"] | None = None,
 ) -> str:
     """Write ``run`` to the new folder ``out``, whole or not at all; returns the format used.
 
     ``format`` is "transformers", "sentence-transformers", or "auto": transformers where it can
-    express the model. Raises :class:`ExportError` for what a format can't express, naming what
+    express the model. ``long`` "head" exports a run that reads long texts in another way; what is
+    written reads their first tokens, as these libraries do. Raises :class:`ExportError` for what a format can't express, naming what
     exports, and :class:`OutputError` for a folder that exists (without ``overwrite``), that holds
     the run itself, or that the disk has no room for.
     """
     out = local_path(out, "out").resolve()
+    check_long(run, long)
     run = with_merged_lora(run)
     check_absent(out, run, overwrite)
     format = choose_format(run, format)
@@ -63,6 +70,20 @@ def export(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return format
+
+
+def check_long(run: hub.Pretrained, long: str | None) -> None:
+    """Raise :class:`ExportError` for a run that reads of long texts what no library's tokenizer
+    reads, unless ``long`` is "head".
+    """
+    if long not in (None, "head"):
+        raise ExportError(f"`long` {long} does not export: give head, or leave it out")
+    own = run.tokenizer.long if run.tokenizer else "head"
+    if own != "head" and long is None:
+        raise ExportError(
+            f"{run.source} was trained with `long` {own}, and what is exported reads the first "
+            "tokens of a long text: give `long` head if that is what you want"
+        )
 
 
 def check_absent(out: Path, run: hub.Pretrained, overwrite: bool) -> None:

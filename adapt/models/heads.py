@@ -104,6 +104,19 @@ def cached_program(make: Callable[..., Any]) -> Any:
     return cached_now
 
 
+def mean_of_windows(x_SD: jax.Array, batch: Batch) -> jax.Array:
+    """The mean of the windows of each text, [S, D] -> [N, D], summed in float32.
+
+    Where a batch does not say of which text its segments are, each is an example of its own.
+    """
+    if "window_of" not in batch:
+        return x_SD
+    count_N = jnp.maximum(batch["windows"], 1)
+    x = x_SD.astype(jnp.float32)
+    total_ND = jax.ops.segment_sum(x, batch["window_of"], len(count_N))
+    return (total_ND / count_N[:, None]).astype(x_SD.dtype)
+
+
 class Classifier(nn.Module):
     """Pools each example and projects it: float32 logits [N, classes], or features [N, D].
 
@@ -118,7 +131,8 @@ class Classifier(nn.Module):
     * ``columns``: the classes of each label column, where there are several. Logits are then
       [N, columns, most classes], -inf where a column has fewer.
 
-    It also takes what :meth:`pool` gives, [N, D], in place of the encoder's output.
+    It also takes what :meth:`pool` gives, [N, D], in place of the encoder's output. Where a batch
+    has texts in several windows, what is projected is the mean of their vectors.
 
         head = Classifier(classes=2, pooling="mean", dropout=0.1)
     """
@@ -156,6 +170,7 @@ class Classifier(nn.Module):
             x = self.mixed(x)
         if self.pooling == "pooler":
             x = jnp.tanh(Dense(width, width, dtype=self.dtype, name="pooler")(x))
+        x = mean_of_windows(x, batch)
         if not self.classes:
             return x.astype(jnp.float32)
 

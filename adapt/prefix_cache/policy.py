@@ -160,7 +160,7 @@ def seconds_saved(
     for name, array in arrays.items():
         examples = sets[name]
         passes = 1 if name == "test" else epochs
-        share = examples.rows.size / len(examples.file_sequences)
+        share = len(examples.sequences) / len(examples.file_sequences)
         is_written = array.is_complete or array.folder in written
         total += prefix_seconds_saved(
             cut.model.encoder.config,

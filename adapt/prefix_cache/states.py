@@ -153,12 +153,12 @@ def encode(
     rows: np.ndarray,
     on_progress: OnProgress = ignore,
 ) -> np.ndarray:
-    """The states of consecutive examples of the file: [rows, D] if the prefix pools, or [tokens,
+    """The states of consecutive sequences of the file: [rows, D] if the prefix pools, or [tokens,
     D].
     """
     below, _ = cut.split(params)
     pools = cut.model.prefix_pools(cut.depth)
-    some = dataclasses.replace(examples, rows=rows, labels=None, states=None)
+    some = dataclasses.replace(examples, rows=rows, labels=None, states=None, windows=None)
     lengths = examples.file_sequences.lengths[rows]
     starts = np.cumsum(lengths) - lengths
     layout = examples.layout

@@ -25,11 +25,11 @@ from adapt.models import (
     Span,
     Tagger,
 )
-from adapt.options import ModelOptions
+from adapt.options import Long, ModelOptions
 from adapt.parallel import sharding
 from adapt.pretrained import assets, families
 from adapt.pretrained.images import ImageSettings, read_image_settings
-from adapt.pretrained.tokenizer import Tokenizer, load_tokenizer
+from adapt.pretrained.tokenizer import Tokenizer, check_long, load_tokenizer
 from adapt.training import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -269,9 +269,11 @@ def check_model_type(hf: Mapping[str, Any], folder: Path) -> None:
 
 
 def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -> Pretrained:
-    """The checkpoint with the dropout of the options, their length of a text, or new weights.
+    """The checkpoint with the dropout of the options, their length of a text and what is read of
+    longer ones, or new weights.
 
-    Raises :class:`StrategyError` for a ``max_length`` that the encoder does not have.
+    Raises :class:`StrategyError` for a ``max_length`` that the encoder does not have, and as
+    :func:`with_long` does.
     """
     config = pretrained.config
     if options.dropout is not None:
@@ -287,10 +289,29 @@ def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -
             )
         tokenizer = pretrained.tokenizer.cut_to(options.max_length)
         pretrained = dataclasses.replace(pretrained, tokenizer=tokenizer)
+    pretrained = with_long(pretrained, options.long)
     if options.random_weights:
         fresh = jax.device_get(pretrained.model.init(jax.random.key(seed + 1)))
         pretrained = dataclasses.replace(pretrained, params=fresh)
     return pretrained
+
+
+def with_long(pretrained: Pretrained, long: Long | None) -> Pretrained:
+    """The checkpoint with a rule for long texts; None: its own.
+
+    Raises :class:`StrategyError` for what is no rule, and for an encoder of images.
+    """
+    if long is None:
+        return pretrained
+    check_long(long)
+    if pretrained.config.is_image:
+        raise StrategyError(
+            f"`long` {long} is of texts, and {pretrained.source} is an image encoder: leave it out"
+        )
+    tokenizer = tokenizer_of(pretrained).with_long(long)
+    if tokenizer is pretrained.tokenizer:
+        return pretrained
+    return dataclasses.replace(pretrained, tokenizer=tokenizer)
 
 
 def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]:
@@ -320,7 +341,9 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
     return task, tuple(str(names[number]) for number in numbers)
 
 
-def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pretrained:
+def with_inputs(
+    model: Pretrained, folder: Path, max_length: int | None, long: Long = "head"
+) -> Pretrained:
     """The model with what turns raw inputs into arrays: the tokenizer, or the image settings."""
     config = model.config
     if config.is_image:
@@ -334,7 +357,7 @@ def with_inputs(model: Pretrained, folder: Path, max_length: int | None) -> Pret
         raise CheckpointError(
             f"max_seq_length {max_length!r} in {folder} is not a number of tokens from 3 on"
         )
-    tokenizer = load_tokenizer(folder, min(max_length, config.positions))
+    tokenizer = load_tokenizer(folder, min(max_length, config.positions), long)
     if tokenizer is not None and tokenizer.size > config.vocabulary:
         raise CheckpointError(
             f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
@@ -532,6 +555,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
         "labels": list(model.labels),
         "label_type": model.label_type,
         "max_length": model.tokenizer.max_length if model.tokenizer else None,
+        "long": model.tokenizer.long if model.tokenizer else None,
         "base": base,
         "images": dataclasses.asdict(model.image_settings) if model.image_settings else None,
         "imports": dict(model.imports),
@@ -592,9 +616,11 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
         run = parse_run(content, folder, source)
         base = parse_base(content)
         max_length = content["max_length"]
+        long = content.get("long") or "head"  # older runs have none
+        check_long(long)
     except ExtensionError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, StrategyError) as error:
         raise CheckpointError(
             f"{folder / 'model.json'} was not written by this version of adapt: {error}"
         ) from None
@@ -603,7 +629,7 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
     run = dataclasses.replace(run, params=params)
     if run.image_settings is not None:
         return run
-    return with_inputs(run, folder, max_length)
+    return with_inputs(run, folder, max_length, long)
 
 
 def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrained:

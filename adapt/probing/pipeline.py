@@ -18,13 +18,13 @@ from adapt.data import packing, tables
 from adapt.data.inputs import Columns, Part, as_list, make_parts
 from adapt.errors import DataError, StrategyError
 from adapt.features import Stream, table_batches, text_batches
-from adapt.options import is_of, wanted
+from adapt.options import Long, is_of, wanted
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.parallel.sharding import Layout
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
-from adapt.pretrained.tokenizer import warn_truncated
+from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, warn_long
 from adapt.probing.layers import check_poolings, layer_features
 from adapt.probing.report import (
     NEIGHBOURS,
@@ -60,6 +60,7 @@ def probe(
     image_column: str | None = None,
     mesh: str = "",
     on_progress: OnProgress | None = None,
+    long: Long | None = None,
 ) -> ProbeReport:
     """Which layer holds what a task needs: heads on the frozen features of every layer, chosen by
     inner folds, tested once.
@@ -70,7 +71,8 @@ def probe(
 
     ``pretrained``, ``inputs``, ``labels`` and ``test`` are as in :func:`adapt.finetune`. Without a
     ``test`` every fold of the rows is the test once; a bundled set by its name has one. ``task`` is
-    classification or regression. ``limit`` draws so many examples of the data, and of the test. The
+    classification or regression. ``long`` says what is read of long texts, as in
+    :func:`adapt.encode`. ``limit`` draws so many examples of the data, and of the test. The
     other arguments are the options of :class:`~adapt.probing.report.ProbeOptions`, and the flags of
     ``adapt probe``. ``on_progress(done, total)`` counts heads, when all features are there.
 
@@ -92,6 +94,7 @@ def probe(
     layout = sharding.make_layout(mesh)
     if not isinstance(pretrained, Pretrained):
         pretrained = hub.load(pretrained)
+    pretrained = hub.with_long(pretrained, long)
     data = read_data(
         pretrained, inputs, labels, options, test=test, task=task, columns=columns, limit=limit
     )
@@ -111,6 +114,8 @@ class ProbeData:
     parts: Sequence[Part]  # the training rows, and the test where there is one
     labels: np.ndarray
     names: list[str]
+    # of each part, once its features were computed: the texts that were too long
+    long: dict[str, LongTexts] = dataclasses.field(default_factory=dict, init=False, compare=False)
 
     @property
     def is_test(self) -> np.ndarray:
@@ -125,27 +130,27 @@ class ProbeData:
     ) -> np.ndarray:
         """The features of every layer, float32 [layers + 1, poolings, N, D].
 
-        Logs how many texts were truncated. ``on_progress(done, total)`` counts examples.
+        Logs how many texts were too long. ``on_progress(done, total)`` counts examples.
         """
         count = len(self.labels)
-        truncated = [0] * len(self.parts)
+        long = [NO_LONG_TEXTS] * len(self.parts)
 
         def batches() -> Iterator[tuple[Any, Any]]:
             start = done = 0
             for number, part in enumerate(self.parts):
-                for index, batch, newly_truncated in self.batches(part, layout):
-                    yield [start + group for group in index], batch
-                    truncated[number] += newly_truncated
-                    done += packing.num_examples(index)
+                for streamed in self.batches(part, layout):
+                    yield [start + group for group in streamed.index], streamed.batch
+                    long[number] = streamed.long + long[number]
+                    done += packing.num_examples(streamed.index)
                     if on_progress is not None:
-                        on_progress(done, count)
+                        on_progress(min(done, count), count)  # windows of a text come one by one
                 start += len(part.table)
 
         features = layer_features(self.pretrained, batches(), count, poolings, layout)
         names = (self.parts[0].table.name, "the test")
         for number, name in enumerate(names[: len(self.parts)]):
-            if self.pretrained.tokenizer:
-                warn_truncated(truncated[number], self.pretrained.tokenizer.max_length, name)
+            warn_long(long[number], name)
+            self.long["train" if number == 0 else "test"] = long[number]
         return features
 
     def batches(self, part: Part, layout: Layout | None) -> Stream:

@@ -33,7 +33,7 @@ from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
 from adapt.pretrained.families import family_module
 from adapt.pretrained.hub import Pretrained
-from adapt.pretrained.tokenizer import Text
+from adapt.pretrained.tokenizer import Text, no_windows_of_pairs
 from adapt.tasks.metrics import Scores
 from adapt.training.losses import Loss
 
@@ -97,7 +97,9 @@ class Task(abc.ABC):
     # What goes together
 
     def check_columns(self, columns: Sequence[str], pretrained: Pretrained) -> None:
-        """Raise :class:`StrategyError` for text columns that the task or the encoder does not take."""
+        """Raise :class:`StrategyError` for text columns that the task or the encoder does not take,
+        and where the checkpoint's rule for long texts does not go with them.
+        """
         further = len(columns) - 1
         fewest, most = self.further_texts
         if not fewest <= further <= most:
@@ -115,6 +117,22 @@ class Task(abc.ABC):
             raise StrategyError(
                 f"{pretrained.source} is an image encoder, and the task {self.name} is for texts"
             )
+        self.check_long(columns, pretrained)
+
+    def check_long(self, columns: Sequence[str], pretrained: Pretrained) -> None:
+        """Raise :class:`StrategyError` for a rule for long texts that the task can't follow."""
+        long = pretrained.tokenizer.long if pretrained.tokenizer else "head"
+        if long != "head" and not self.pools:
+            raise StrategyError(
+                f"`long` {long} is for tasks with one vector a text, and `task` {self.name} reads "
+                "single tokens: give `long` head"
+            )
+        if long == "windows" and self.reads_pairs(columns):
+            raise no_windows_of_pairs()
+
+    def reads_pairs(self, columns: Sequence[str]) -> bool:
+        """Whether :meth:`sequences` makes pairs of texts of these columns."""
+        return len(columns) > 1
 
     def check_head(self, options: TaskOptions, pretrained: Pretrained) -> None:
         """Raise :class:`StrategyError` for options of the head that contradict each other or the

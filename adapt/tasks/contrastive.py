@@ -37,6 +37,9 @@ class Contrastive(Task):
                 "fewer negatives than `batch_size` has: give `accumulate` 1"
             )
 
+    def reads_pairs(self, columns: Sequence[str]) -> bool:
+        return False  # each text is a sequence of its own
+
     def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
         return []
 

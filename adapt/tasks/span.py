@@ -15,7 +15,7 @@ from adapt.errors import DataError
 from adapt.models import Span as SpanHead
 from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
-from adapt.pretrained.tokenizer import Text, gather
+from adapt.pretrained.tokenizer import Text, gather, left_out
 from adapt.tasks import metrics
 from adapt.tasks.base import TASKS, Answers, Row, Task
 from adapt.tasks.metrics import Scores
@@ -68,7 +68,8 @@ class Span(Task):
                 last = encoding.char_to_token(end - 1, len(columns) - 1)
                 is_cut_off = first is None or last is None
                 spans.append([-1, -1] if is_cut_off else [first, last])
-            tokenized.append(gather(encodings))
+            lost = left_out(encodings, len(columns) - 1)
+            tokenized.append(gather(encodings, lost, tokenizer_of(pretrained).max_length))
         tokens = np.array(spans, np.int32)
         part = examples.from_tokens(pretrained, tokenized, tokens)
         lost = int((tokens[:, 0] < 0).sum())

@@ -15,7 +15,7 @@ from adapt.errors import DataError
 from adapt.models import Tagger
 from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
-from adapt.pretrained.tokenizer import Tokenizer, gather
+from adapt.pretrained.tokenizer import Encoded, Tokenizer, gather, left_out
 from adapt.ragged import Ragged, ragged
 from adapt.tasks import metrics
 from adapt.tasks.base import CHUNK, TASKS, Answers, Row, Task
@@ -126,8 +126,9 @@ def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: R
     row = 0
     for sentences in word_chunks(table, column):
         check_lengths(table, row, sentences, labels)
-        tokens, truncated, word_of_token = tokenize_words(tokenizer, sentences)
-        tokenized.append((tokens, truncated))
+        encoded, word_of_token = tokenize_words(tokenizer, sentences)
+        tokenized.append(encoded)
+        tokens = encoded.tokens
         token, sentence, word = first_tokens(tokens, word_of_token)
         classes = labels.values[labels.starts[row + sentence] + word]
         words_left.append(np.bincount(sentence, minlength=len(sentences)))
@@ -162,10 +163,8 @@ def first_tokens(
     return token[first], sentence[first], word[first]
 
 
-def tokenize_words(
-    tokenizer: Tokenizer, sentences: list[list[str]]
-) -> tuple[Ragged, int, np.ndarray]:
-    """(token ids, how many sentences were truncated, the word of each token int64 [total]).
+def tokenize_words(tokenizer: Tokenizer, sentences: list[list[str]]) -> tuple[Encoded, np.ndarray]:
+    """(token ids, the word of each of them int64 [total]).
 
     Words count from 0 in their sentence; a token of none, such as [CLS], has -1. Words but the
     first get a space before them, which tells byte-level tokenizers that they begin one.
@@ -177,8 +176,8 @@ def tokenize_words(
     word_of_token = []
     for encoding in encodings:
         word_of_token += [-1 if word is None else word for word in encoding.word_ids]
-    tokens, truncated = gather(encodings)
-    return tokens, truncated, np.array(word_of_token, np.int64)
+    encoded = gather(encodings, left_out(encodings), tokenizer.max_length)
+    return encoded, np.array(word_of_token, np.int64)
 
 
 def word_chunks(table: Table, column: str) -> Iterator[list[list[str]]]:

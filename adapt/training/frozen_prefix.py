@@ -20,9 +20,9 @@ from adapt.errors import StrategyError
 from adapt.models import Model, cached_program
 from adapt.training.optim import FROZEN
 
-# The arrays of a batch that a suffix reads, beside "hidden". After a pooling it needs the last two.
-SUFFIX_INPUTS = ("segments", "first", "length", "targets", "label", "weight")
-POOLED_SUFFIX_INPUTS = ("label", "weight")
+# The arrays of a batch that a suffix reads, beside "hidden"; and those that it needs after a pooling.
+POOLED_SUFFIX_INPUTS = ("window_of", "windows", "label", "weight")
+SUFFIX_INPUTS = ("segments", "first", "length", "targets", *POOLED_SUFFIX_INPUTS)
 # What else a batch has. Any other array is a loss's own, and stays in the batch of a suffix.
 PREFIX_INPUTS = ("tokens", "positions", "types", "pixels", "hidden")
 

@@ -27,17 +27,28 @@ def evaluate(
     """The outputs of ``forward`` for ``count`` examples: float32 [count, ...], in their order.
 
     ``forward`` is made by :func:`adapt.training.step.make_eval`. ``batches`` are (index, batch)
-    pairs, in any order; ``index`` says which examples are in the batch. [0, 0] for no batch.
+    pairs, in any order; ``index`` says which examples are in the batch. An example that comes
+    several times, as a text in several windows does, has the mean of its outputs. [0, 0] for no
+    batch.
     """
     outputs: np.ndarray | None = None
+    times = np.zeros(count, np.int32)  # that an example came
     computing = ((index, forward(params, batch)) for index, batch in batches)
     for index, values in pipelined(computing):
         examples, rows = scatter_outputs(index, np.asarray(values))
         if outputs is None:
             outputs = np.zeros((count, *rows.shape[1:]), np.float32)
-        outputs[examples] = rows
+        np.add.at(times, examples, 1)
+        if times[examples].max(initial=0) <= 1:
+            outputs[examples] = rows
+        else:
+            np.add.at(outputs, examples, rows)
     if outputs is None:
         return np.zeros((0, 0), np.float32)
+    several = times > 1
+    if several.any():
+        divisor = times[several].reshape(-1, *[1] * (outputs.ndim - 1))
+        outputs[several] /= divisor
     return outputs
 
 

@@ -247,12 +247,13 @@ def test_long_texts_are_counted_and_reported(inputs, tmp_path, capsys):
     finetune.main(finetune.Config(**flags, train=table, test=inputs.test, out=tmp_path / "run"))
     assert (
         capsys.readouterr().err.splitlines()[0]
-        == "note: train: 2 texts are longer than 20 tokens and truncated"
+        == "note: train: 2 texts are longer than 20 tokens and truncated: 13 tokens are left out"
     )
     predict.main(predict.Config(run=(tmp_path / "run",), data=table, out=tmp_path / "out.csv"))
     assert (
         capsys.readouterr().err
-        == f"note: {table}: 2 texts are longer than 20 tokens and truncated\n"
+        == f"note: {table}: 2 texts are longer than 20 tokens and truncated: "
+        "13 tokens are left out\n"
     )
 
 

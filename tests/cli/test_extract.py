@@ -158,7 +158,8 @@ def test_what_extract_writes_and_says(run, inputs, tmp_path, capsys):
     said = capsys.readouterr()
     assert (
         said.err
-        == f"note: {tmp_path / 'texts.csv'}: 1 text is longer than 20 tokens and truncated\n"
+        == f"note: {tmp_path / 'texts.csv'}: 1 text is longer than 20 tokens and truncated: "
+        "42 tokens are left out\n"
     )
     *_, last = said.out.splitlines()
     assert last.startswith(f"{tmp_path / 'out/features.npy'}: 45 x 24 float32, ")

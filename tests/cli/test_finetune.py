@@ -60,6 +60,7 @@ ALSO = {
     "seed",
     "primary_metric",
     "truncated",
+    "long",
     "commit",
     "command",
 }

@@ -108,6 +108,6 @@ def inputs(run: hub.Pretrained) -> list:
 
 def logits_of(run: hub.Pretrained, raw: list) -> np.ndarray:
     """What `predict` computes: packed rows."""
-    windows = (image_batches if run.config.is_image else text_batches)(run, [raw])
-    batches = ((index, batch) for index, batch, _ in windows)
+    stream = (image_batches if run.config.is_image else text_batches)(run, [raw])
+    batches = ((streamed.index, streamed.batch) for streamed in stream)
     return evaluate(make_eval(run.model), run.params, batches, len(raw))

@@ -233,8 +233,8 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
     loaded = hub.load(inputs.checkpoint(case))
     poolings = ("mean", "cls", "max", "last")
     windows = [
-        (index, batch)
-        for index, batch, _ in features.text_batches(loaded, [TEXTS[:30], TEXTS[30:]])
+        (streamed.index, streamed.batch)
+        for streamed in features.text_batches(loaded, [TEXTS[:30], TEXTS[30:]])
     ]
     got = layers.layer_features(loaded, windows, len(TEXTS), poolings)
     assert (
@@ -260,7 +260,7 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
 def test_layers_of_pictures(inputs):
     loaded = hub.load(inputs.checkpoint("vit_classifier"))
     pictures = [tiny.picture(seed) for seed in range(5)]
-    windows = [(index, batch) for index, batch, _ in image_batches(loaded, [pictures])]
+    windows = [(index, batch) for index, batch, *_ in image_batches(loaded, [pictures])]
     got = layers.layer_features(loaded, windows, 5, ("cls",))
     for layer in (0, loaded.config.layers):
         forward, params = features.extractor(loaded, "cls", layer)

@@ -103,7 +103,7 @@ def test_pairs_values_and_pictures_are_probed(probe, inputs):
 
 def test_truncated_texts_are_said(probe, caplog):
     probe(["good " * 30, *TEXTS[1:]], test=(["bad " * 30], ["negative"]), method=["centroid"])
-    said = "1 text is longer than 20 tokens and truncated"
+    said = "1 text is longer than 20 tokens and truncated: 12 tokens are left out"
     assert caplog.messages == [f"the training data: {said}", f"the test: {said}"]
 
 

@@ -47,8 +47,9 @@ SENTENCES = [["films", "a", "filmplot", "the"], ["was"], ["\u200b", "was"], ["so
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_every_token_knows_its_word_also_where_a_word_is_several_tokens(encoders, family):
-    tokens, truncated, word = tokenize_words(encoders[family].tokenizer, SENTENCES)
-    assert truncated == (family == "gpt2")  # 5 + 1 + 6 of the 8 letters
+    encoded, word = tokenize_words(encoders[family].tokenizer, SENTENCES)
+    tokens = encoded.tokens
+    assert encoded.long.truncated == (family == "gpt2")  # 5 + 1 + 6 of the 8 letters
     for row, words in enumerate(SENTENCES):
         own = word[tokens.starts[row] : tokens.starts[row] + tokens.lengths[row]]
         pieces = pieces_of(encoders[family], tokens[row])
@@ -144,7 +145,7 @@ def test_the_text_is_cut_and_not_the_question_and_a_span_in_what_is_cut_is_lost(
         "span",
         np.array([[len(text) - 5, len(text) - 1]]),
     )
-    assert examples.labels.tolist() == [[-1, -1]] and examples.truncated == 1
+    assert examples.labels.tolist() == [[-1, -1]] and examples.long.truncated == 1
     pieces = pieces_of(encoders["bert"], examples.file_sequences.tokens[0])
     assert pieces == [
         "[CLS]",

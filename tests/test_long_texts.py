@@ -1,0 +1,338 @@
+"""Long texts end to end: what a run was trained with it predicts with, and no command or task ignores the rule."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import adapt
+from adapt import features, finetuning, tree
+from adapt.cli import export, extract, finetune, predict, probe
+from adapt.data import examples
+from adapt.data.packing import batches_of_one
+from adapt.errors import DataError, ExportError, OutputError, StrategyError
+from adapt.models import Classifier
+from adapt.options import FinetuningOptions
+from adapt.pretrained import hub
+from adapt.training.loop import evaluate
+from adapt.training.step import make_eval
+from tests.helpers import tiny
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+SHORT, LABELS = map(list, zip(*tiny.sentences(30), strict=True))
+SENTENCES = [text for text, _ in tiny.sentences(40, seed=2)]
+# Some have more than the 12 tokens of the tiny checkpoint, up to six windows of them.
+TEXTS = list(SHORT)
+TEXTS[3] = " ".join(SENTENCES[:4])
+TEXTS[4] = " ".join(SENTENCES[4:14])
+TEXTS[11] = " ".join(SENTENCES[14:20])
+TEXTS[20] = " ".join(SENTENCES[20:26])
+FAST = {"epochs": 2, "batch_size": 8, "patience": 0}
+POOLED = ["mean", "cls", "max", "last", "pooler"]
+
+
+@pytest.fixture(scope="module")
+def bert(inputs) -> hub.Pretrained:
+    return adapt.load(inputs.checkpoint("bert_bare_pooler", blocks=1))
+
+
+@pytest.fixture
+def run(bert):
+    def finetuned(long, texts=TEXTS, **options):
+        return adapt.finetune(bert, texts, LABELS, long=long, **FAST | options)
+
+    return finetuned
+
+
+def with_rule(pretrained: hub.Pretrained, long) -> hub.Pretrained:
+    return hub.with_long(pretrained, long)
+
+
+# Features
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_the_vector_of_windows_is_the_mean_of_what_each_window_encodes_to(bert, pooling):
+    encoded = bert.tokenizer.with_long("windows").encode_long(TEXTS)
+    assert encoded.windows.max() == 6 and encoded.windows.min() == 1
+    got = adapt.encode(bert, TEXTS, pooling, long="windows")
+    # Each window as a text of its own, by its words.
+    words = [bert.tokenizer.decode(encoded.tokens[row]) for row in range(len(encoded.tokens))]
+    vectors = adapt.encode(bert, words, pooling)
+    ends = np.cumsum(encoded.windows)
+    by_hand = [part.mean(0) for part in np.split(vectors, ends[:-1])]
+    np.testing.assert_allclose(got, by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mean_is_scaled_to_length_1_and_not_the_windows(bert):
+    plain = adapt.encode(bert, TEXTS, long="windows")
+    unit = adapt.encode(bert, TEXTS, normalize=True, long="windows")
+    np.testing.assert_allclose(
+        unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("long", ["head+tail", "windows"])
+def test_short_texts_have_the_bits_of_head(bert, long):
+    np.testing.assert_array_equal(
+        adapt.encode(bert, SHORT[:9], long=long), adapt.encode(bert, SHORT[:9])
+    )
+    np.testing.assert_array_equal(adapt.encode(bert, SHORT, long=long), adapt.encode(bert, SHORT))
+
+
+def test_both_ends_are_read_and_the_middle_is_not(bert):
+    words = TEXTS[4].split()
+    room = bert.tokenizer.max_length - 2
+    ends = [*words[: -(-room // 4)], *words[-(-room // 4) - room :]]
+    got = adapt.encode(bert, [TEXTS[4]], long="head+tail")
+    np.testing.assert_allclose(got, adapt.encode(bert, [" ".join(ends)]), rtol=1e-5, atol=1e-6)
+
+
+def test_windows_of_many_chunks_come_in_the_order_of_the_texts(bert, monkeypatch):
+    expected = adapt.encode(bert, TEXTS, long="windows")
+    monkeypatch.setattr(features, "WINDOW", 7)
+    np.testing.assert_allclose(
+        adapt.encode(bert, TEXTS, long="windows"), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_extract_writes_what_encode_gives_and_counts(inputs, bert, tmp_path, capsys):
+    table = tiny.write_table(tmp_path / "texts.csv", zip(TEXTS, LABELS, strict=True))
+    checkpoint = inputs.checkpoint("bert_bare_pooler", blocks=1)
+    flags = {"checkpoint": checkpoint, "data": str(table), "long": "windows"}
+    result = extract.main(extract.Config(**flags, out=tmp_path / "out"))
+    np.testing.assert_allclose(
+        np.load(tmp_path / "out/features.npy"),
+        adapt.encode(bert, TEXTS, long="windows"),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    counts = bert.tokenizer.with_long("windows").encode_long(TEXTS).windows
+    made = int(counts[counts > 1].sum())
+    assert result["long"] == {"rule": "windows", "texts": 4, "windows": made, "tokens_left_out": 0}
+    assert result["truncated"] == 0
+    assert (
+        f"4 texts are longer than 12 tokens and cut into {made} windows" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("long", ["head+tail", "windows"])
+def test_a_probe_sees_the_features_of_encode(bert, long, inputs, tmp_path):
+    from adapt.probing.pipeline import read_data
+    from adapt.probing.report import ProbeOptions
+
+    options = ProbeOptions(folds=2, seeds=1, strengths=(1.0,))
+    data = read_data(with_rule(bert, long), TEXTS, LABELS, options)
+    by_layer = data.features(("mean",))
+    np.testing.assert_allclose(
+        by_layer[-1, 0], adapt.encode(bert, TEXTS, long=long), rtol=1e-5, atol=1e-6
+    )
+    report = adapt.probe(bert, TEXTS, LABELS, folds=2, seeds=1, strengths=(1.0,), long=long)
+    table = tiny.write_table(tmp_path / "texts.csv", zip(TEXTS, LABELS, strict=True))
+    checkpoint = inputs.checkpoint("bert_bare_pooler", blocks=1)
+    flags = {"checkpoint": checkpoint, "data": str(table), "long": long}
+    flags |= {"folds": 2, "seeds": 1, "strengths": (1.0,)}
+    said = probe.main(probe.Config(**flags, out=tmp_path / "out"))
+    assert said["cells"] == report.cells
+    assert said["long"]["train"]["texts"] == 4
+
+
+# Runs
+
+
+@pytest.mark.parametrize("long", ["head+tail", "windows"])
+@pytest.mark.parametrize("strategy", ["full", "frozen", "lora:2"])
+def test_a_run_predicts_by_the_rule_that_it_was_trained_with(run, long, strategy, tmp_path):
+    trained = run(long, strategy=strategy, out=tmp_path / "run", test=(TEXTS, LABELS))
+    again = adapt.load_run(tmp_path / "run")
+    assert again.pretrained.tokenizer.long == long
+    assert json.loads((tmp_path / "run/config.json").read_text())["used"]["long"] == long
+    predictions = again.predict(TEXTS)
+    np.testing.assert_array_equal(predictions.outputs, trained.predict(TEXTS).outputs)
+    accuracy = np.mean(predictions.labels == np.array(LABELS))
+    assert accuracy == pytest.approx(trained.scores["test"]["accuracy"])
+    assert again.evaluate(TEXTS, LABELS)["accuracy"] == pytest.approx(accuracy)
+    # The head on the vectors of encode, which are by the same rule.
+    head = again.pretrained.params["head"]["classifier"]
+    by_hand = again.encode(TEXTS) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(predictions.outputs, by_hand, rtol=1e-4, atol=1e-5)
+    counts = trained.result["long"]["test"]
+    assert counts["texts"] == predictions.long.texts == 4
+    assert (counts["windows"] > 0) == (long == "windows")
+    assert (counts["tokens_left_out"] > 0) == (long == "head+tail")
+    assert trained.result["truncated"]["test"] == (4 if long == "head+tail" else 0)
+
+
+def test_in_training_the_outputs_of_a_batch_are_those_of_an_evaluation(bert):
+    """All windows of a text are in one batch; in an evaluation they come one by one."""
+    part = examples.from_texts(with_rule(bert, "windows"), [TEXTS], np.arange(30) % 2)
+    model = dataclasses.replace(bert.model, head=Classifier(3, "mean"))
+    params = bert.params | {"head": model.init_head(jax.random.key(0))}
+    expected = evaluate(make_eval(model), params, part.eval_batches(), 30)
+    part = dataclasses.replace(part, labels=np.arange(30, dtype=np.int32))
+    shapes = part.batch_shapes(8, seed=0, epochs=1)
+    seen = []
+    for batch in part.batches(shapes, seed=0, epoch=0):
+        outputs = np.asarray(model.apply(params, batch))
+        assert outputs.shape == (8, 3)
+        real = batch["weight"] > 0
+        np.testing.assert_allclose(
+            outputs[real], expected[batch["label"][real]], rtol=1e-4, atol=1e-5
+        )
+        seen += batch["label"][real].tolist()
+    assert sorted(seen) == list(range(30))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler", "attention"])
+def test_the_cache_of_windows_changes_no_result(run, pooling):
+    runs = {}
+    for cache in ("on", "off"):
+        runs[cache] = run("windows", strategy="frozen", pooling=pooling, cache=cache)
+    np.testing.assert_allclose(
+        runs["on"].predict(TEXTS).outputs, runs["off"].predict(TEXTS).outputs, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_short_texts_make_the_same_run_by_every_rule(run):
+    digests = set()
+    for long in ("head", "head+tail", "windows"):
+        digests.add(tree.digest(run(long, SHORT, strategy="top:1").pretrained.params))
+    assert len(digests) == 1
+
+
+def test_texts_that_are_read_in_another_way_are_other_data(bert):
+    found = {}
+    for long in ("head", "head+tail", "windows"):
+        options = FinetuningOptions(**FAST, long=long)
+        prepared = finetuning.prepare(bert, TEXTS, LABELS, options)
+        found[long] = prepared.data.sets["train"]
+    assert len({part.digest for part in found.values()}) == 3
+    assert len({part.file_sequences.digest for part in found.values()}) == 3
+
+
+def test_a_run_goes_on_by_its_own_rule_only(run, tmp_path):
+    out = tmp_path / "run"
+    whole = run("windows", strategy="frozen")
+    run("windows", strategy="frozen", out=out, stop_after=4)
+    with pytest.raises(OutputError, match="`long` was 'windows'"):
+        run("head", strategy="frozen", out=out, resume=True)
+    resumed = run("windows", strategy="frozen", out=out, resume=True)
+    assert tree.digest(resumed.pretrained.params) == tree.digest(whole.pretrained.params)
+
+
+def test_config_json_makes_the_same_run_again(inputs, tmp_path):
+    table = str(tiny.write_table(tmp_path / "texts.csv", zip(TEXTS, LABELS, strict=True)))
+    flags = FAST | {"checkpoint": inputs.checkpoint("bert_bare_pooler", blocks=1), "train": table}
+    finetune.main(finetune.Config(**flags, long="head+tail", out=tmp_path / "run"))
+    first = adapt.load_run(tmp_path / "run")
+    assert first.settings["long"] == "head+tail"
+    again = adapt.finetune(**first.arguments)
+    assert tree.digest(again.pretrained.params) == tree.digest(first.pretrained.params)
+
+
+def test_predict_says_by_which_rule_it_read(inputs, tmp_path, capsys):
+    table = str(tiny.write_table(tmp_path / "texts.csv", zip(TEXTS, LABELS, strict=True)))
+    flags = FAST | {"checkpoint": inputs.checkpoint("bert_bare_pooler", blocks=1), "train": table}
+    finetune.main(finetune.Config(**flags, long="windows", out=tmp_path / "run"))
+    assert "note: train: 4 texts are longer than 12 tokens and cut into" in capsys.readouterr().err
+    predict.main(predict.Config(run=(tmp_path / "run",), data=table, out=tmp_path / "out.csv"))
+    assert "4 texts are longer than 12 tokens and cut into" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("long", ["head+tail", "windows"])
+def test_a_comparison_reads_by_the_rule(bert, long):
+    found = adapt.compare(
+        bert,
+        TEXTS,
+        LABELS,
+        test=(TEXTS, LABELS),
+        strategies=("probe", "frozen", "full"),
+        rates=(1,),
+        seeds=1,
+        epochs=1,
+        batch_size=8,
+        min_steps=2,
+        long=long,
+    )
+    assert found.summary()["long"]["test"]["texts"] == 4
+    assert len(found.rows) == 3
+
+
+@pytest.mark.parametrize("long", ["head+tail", "windows"])
+def test_contrastive_texts_are_read_by_the_rule(bert, long):
+    pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
+    options = {"task": "contrastive", "epochs": 1, "batch_size": 8, "long": long}
+    trained = adapt.finetune(bert, pairs, None, **options)
+    assert trained.result["long"]["train"]["texts"] == 8
+
+
+# Refusals
+
+
+WORDS = [text.split() for text in SHORT]
+REFUSED = {
+    "tags": ("head+tail", WORDS, [["x"] * len(words) for words in WORDS], {"task": "tags"}),
+    "tags in windows": (
+        "windows",
+        WORDS,
+        [["x"] * len(words) for words in WORDS],
+        {"task": "tags"},
+    ),
+    "span": ("head+tail", SHORT, [[0, 3]] * 30, {"task": "span"}),
+    "pairs": ("windows", list(zip(SHORT, SHORT, strict=True)), LABELS, {}),
+    "choices": (
+        "windows",
+        list(zip(SHORT, SHORT, SHORT, strict=True)),
+        [0, 1] * 15,
+        {"task": "choice"},
+    ),
+    "another word": ("tail", SHORT, LABELS, {}),
+}
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_what_a_rule_does_not_go_with_is_refused_by_name(bert, mistake):
+    long, texts, labels, options = REFUSED[mistake]
+    with pytest.raises(StrategyError, match="`long`"):
+        adapt.finetune(bert, texts, labels, long=long, **FAST | options)
+
+
+def test_pictures_have_no_long_texts(inputs):
+    vit = inputs.checkpoint("vit_classifier")
+    pictures = [np.asarray(tiny.picture(number)) for number in range(12)]
+    with pytest.raises(StrategyError, match="`long` head\\+tail is of texts"):
+        adapt.finetune(vit, pictures, ["a", "b"] * 6, long="head+tail")
+    with pytest.raises(StrategyError, match="`long`"):
+        adapt.probe(vit, pictures, ["a", "b"] * 6, long="windows")
+
+
+def test_what_has_one_sequence_a_text_refuses_windows(bert):
+    windows = with_rule(bert, "windows")
+    with pytest.raises(StrategyError, match="`long` windows"):
+        adapt.hidden_states(windows, TEXTS)
+    part = examples.from_texts(windows, [TEXTS], np.zeros(30, np.int32))
+    batch = next(part.batches(part.batch_shapes(8, 0, 1), 0, 0))
+    with pytest.raises(DataError, match="several windows"):
+        batches_of_one(batch)
+
+
+@pytest.mark.parametrize("long", ["head+tail", "windows"])
+def test_an_export_reads_heads_only_where_one_says_so(run, long, tmp_path):
+    trained = run(long, strategy="frozen", pooling="mean")
+    with pytest.raises(ExportError, match="`long`"):
+        trained.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    trained.export(tmp_path / "out", long="head")
+    assert (tmp_path / "out/modules.json").exists()
+
+
+def test_the_command_exports_with_the_flag(run, tmp_path):
+    run("head+tail", strategy="frozen", pooling="mean", out=tmp_path / "run")
+    flags = {"run": str(tmp_path / "run"), "out": tmp_path / "out"}
+    with pytest.raises(ExportError, match="`long`"):
+        export.main(export.Config(**flags))
+    export.main(export.Config(**flags, long="head"))
+    assert (tmp_path / "out/modules.json").exists()
