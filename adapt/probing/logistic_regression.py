@@ -1,23 +1,32 @@
 """Logistic regressions for many training sets and penalties at once, in JAX.
 
-All fits share one matrix of features. It is whitened once; in the whitened basis every fit's
-Hessian is nearly diagonal, so that conjugate gradients need few steps, and a step costs two matrix
-products for all fits together.
+Where the sets are large, all fits share one matrix of features. It is whitened once; in the
+whitened basis every fit's Hessian is nearly diagonal, so that conjugate gradients need few steps,
+and a step costs two matrix products for all fits together.
+
+Where the sets are small against their union, most of these products would be with rows that a fit
+does not train on. Each set then has a matrix of its own rows, in the basis of its own principal
+axes, where the penalty stays as simple as it is, and its fits share that.
 """
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adapt.probing.descent import Losses, State, descend, dot, matmul, per_fit
 from adapt.probing.linear import Linear, Scaled
 
 TINY = 1e-7  # directions with less of the mean eigenvalue, 1, are not whitened any further
 BLOCK = 1 << 20  # logits that are computed together: they stay in the processor's cache
-LINE_SEARCH_STEPS = 10
+SMALL = 0.25  # sets whose rows are a lesser share of their union, on average, stand alone
+REFRESH = 50  # steps by one estimate of the curvature
+
+# The kernel, bias, gradient and converged of Linear.
+Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def logistic(
@@ -35,15 +44,50 @@ def logistic(
     ``labels`` int [N] are below ``classes``; ``train`` bool [S, N] has a training set a row. Every
     Hessian is bounded by the same matrix: a quarter of X'X, and half of it for more than two
     classes (Böhning 1992). A fit has converged when its gradient, in the norm of that bound, is
-    ``tolerance`` of what it was at zero.
+    ``tolerance`` of what it was at zero. See :func:`sets_are_small` for how the fits are computed.
     """
+    fit = fit_alone if sets_are_small(train) else fit_together
+    fitted = fit(scaled, labels, train, strengths, classes, tolerance, steps)
+    kernel, bias, gradient, converged = fitted
+    # With nothing but an intercept the gradient is round-off from the start.
+    only_intercept = np.isinf(scaled.std).all(1, keepdims=True)
+    converged = converged | only_intercept
+    if classes > 2:
+        targets = one_hot_targets(labels, classes)
+        absent = (train @ targets.T == 0)[:, None]
+        bias = np.where(absent, -np.inf, bias)
+    return Linear(kernel, bias, gradient, converged)
+
+
+def sets_are_small(train: np.ndarray) -> bool:
+    """Whether the sets bool [S, N] have, on average, less than a quarter of the rows of their union.
+
+    Each is then fitted on its own rows. What a step multiplies falls by that share; but matrices are
+    smaller, and each set needs a basis of its own, so that a smaller saving is none.
+    """
+    union = train.any(0).sum()
+    return train.sum() < SMALL * union * len(train)
+
+
+# Large sets: one matrix for all
+
+
+def fit_together(
+    scaled: Scaled,
+    labels: np.ndarray,
+    train: np.ndarray,
+    strengths: Sequence[float],
+    classes: int,
+    tolerance: float,
+    steps: int,
+) -> Fitted:
+    """See :func:`logistic`: every fit on the whitened rows of the union, with weights 0 and 1."""
     used = train.any(0)
     x = scaled.x[used]
     white, unwhiten, variances = whiten(x)
     targets = one_hot_targets(labels[used], classes)
     penalised = np.append(1 / variances, 0)  # the intercept, which comes last, is not
-    shared = [np.float32(array) for array in (white, x, unwhiten, penalised, targets)]
-    shared = jax.device_put(shared, jax.local_devices()[0])
+    shared = on_device(white, x, unwhiten, penalised, targets)
     varies = scaled.std < np.inf
     std = np.where(varies, scaled.std, 1)
 
@@ -69,15 +113,8 @@ def logistic(
         return fits.reshape(len(strengths), len(train), *fits.shape[1:]).swapaxes(0, 1)
 
     weights, gradient, converged = (by_set(arrays) for arrays in zip(*results, strict=True))
-    # With nothing but an intercept the gradient is round-off from the start.
-    only_intercept = np.logical_not(varies.any(1))
-    converged |= only_intercept[:, None]
     kernel = weights @ unwhiten * varies[:, None, None]
-    bias = weights[..., -1]
-    if classes > 2:
-        absent = (train[:, used] @ targets.T == 0)[:, None]
-        bias = np.where(absent, -np.inf, bias)
-    return Linear(kernel, bias, gradient, converged)
+    return kernel, weights[..., -1], gradient, converged
 
 
 def whiten(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,41 +131,6 @@ def whiten(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return white, unwhiten, variances
 
 
-def one_hot_targets(labels: np.ndarray, classes: int) -> np.ndarray:
-    """bool [C, N]: a row a class; for two classes the second one alone."""
-    if classes == 2:
-        return (labels == 1)[None]
-    return labels == np.arange(classes)[:, None]
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-class State(NamedTuple):
-    """Conjugate gradients for B fits side by side."""
-
-    weights: jax.Array  # [B, C, D + 1], of whitened features
-    logits: jax.Array  # [B, C, N], weights @ white.T
-    penalty_grad: jax.Array  # [B, C, D + 1]
-    grad: jax.Array  # [B, C, D + 1]
-    direction: jax.Array  # [B, C, D + 1], 0 where a fit has converged
-    grad_norm2: jax.Array  # [B], in the norm of 1 / bound
-    step_size: jax.Array  # [B]
-    converged: jax.Array  # bool [B]
-    iteration: jax.Array
-
-
-class Bracket(NamedTuple):
-    """The line search: the derivative along the line is negative at ``low`` and not at ``high``."""
-
-    step: jax.Array  # [B]
-    low: jax.Array  # [B]
-    high: jax.Array  # [B], inf until a step was too long
-    done: jax.Array  # bool [B]
-    iteration: jax.Array
-
-
 @functools.partial(jax.jit, static_argnames="steps")
 def minimise(
     white: jax.Array,
@@ -142,122 +144,29 @@ def minimise(
     tolerance: float,
     steps: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Nonlinear conjugate gradients (Polak-Ribière) for B fits side by side, preconditioned, with a
-    line search.
+    """B fits side by side, on the rows of a union.
 
     white [N, D + 1], x [N, D], unwhiten [D + 1, D], penalised [D + 1], targets [C, N]; of each fit
-    train [B, N], std [B, D], strength [B]. Logits are linear along a direction, so that the line
-    search needs no product. A fit that has converged does not move. Returns (weights [B, C, D + 1]
-    of whitened features, largest entry of the gradient [B], converged [B]).
+    train [B, N], std [B, D], strength [B]. Returns (weights [B, C, D + 1] of whitened features,
+    largest entry of the gradient [B], converged [B]).
     """
     binary = len(targets) == 1
-    weight = train[:, None]
-    absent = (train @ targets.T == 0)[..., None] & (not binary)  # classes without an example
-    matmul = functools.partial(jnp.matmul, precision="highest")
+    absent = (train @ targets.T == 0)[..., None] & (not binary)
+    losses = Losses(white, targets, train[:, None], absent)
 
-    def per_fit(values):
-        return values[:, None, None]
-
-    def dot(a, b):
-        return jnp.sum(a * b, (1, 2))
-
-    def probabilities(logits):
-        if binary:
-            return jax.nn.sigmoid(logits)
-        return jax.nn.softmax(jnp.where(absent, -jnp.inf, logits), axis=1)
-
-    def residual(logits):
-        return weight * (probabilities(logits) - targets)
-
-    def penalty_gradient(weights):
+    def penalty_gradient(weights: jax.Array) -> jax.Array:
         unscaled = matmul(weights, unwhiten) * std[:, None] ** 2
         return per_fit(strength) * matmul(unscaled, unwhiten.T)
 
-    curvature = 0.25 if binary else 0.5
-    bound = curvature * jnp.sum(white**2, 0) + strength[:, None] * penalised
+    bound = bohning(binary) * jnp.sum(white**2, 0) + strength[:, None] * penalised
     bound = bound[:, None]  # [B, 1, D + 1]
 
-    def line_search(state, along, penalty_along):
-        """[B]: where the objective's derivative along the line vanishes, by Newton's method within
-        a bracket.
-
-        ``along`` [B, C, N] is how logits change on the line, ``penalty_along`` how the penalty's
-        gradient does.
-        """
-        slope = dot(state.grad, state.direction)
-        offset = dot(state.penalty_grad, state.direction)
-        bend = dot(penalty_along, state.direction)
-
-        def narrow(bracket):
-            step = bracket.step
-            logits = state.logits + per_fit(step) * along
-            p = probabilities(logits)
-            loss_slope = dot(weight * (p - targets), along)
-            first = loss_slope + offset + step * bend
-            mean_along = jnp.sum(p * along, 1, keepdims=True)
-            loss_bend = dot(weight * p * along, along - mean_along)
-            second = loss_bend + bend
-
-            too_short = first < 0
-            low = jnp.where(too_short, step, bracket.low)
-            high = jnp.where(too_short, bracket.high, step)
-            longest = 10 * step
-            newton = step - first / jnp.maximum(second, 1e-30)
-            newton = jnp.minimum(newton, longest)
-            middle = jnp.where(high < jnp.inf, (low + high) / 2, longest)
-            is_inside = (newton > low) & (newton < high)
-            new_step = jnp.where(is_inside, newton, middle)
-            new_step = jnp.where(bracket.done, step, new_step)
-            is_flat = jnp.abs(first) <= jnp.abs(slope) / 2
-            done = bracket.done | is_flat
-            return Bracket(new_step, low, high, done, bracket.iteration + 1)
-
-        def keep_going(bracket):
-            return ~jnp.all(bracket.done) & (bracket.iteration < LINE_SEARCH_STEPS)
-
-        start = state.step_size
-        nothing = 0 * start
-        everything = jnp.full_like(start, jnp.inf)
-        bracket = Bracket(start, nothing, everything, state.converged, jnp.zeros((), jnp.int32))
-        return jax.lax.while_loop(keep_going, narrow, bracket).step
-
-    def advance(state):
-        along = matmul(state.direction, white.T)
-        penalty_along = penalty_gradient(state.direction)
-        step_size = line_search(state, along, penalty_along)
-        moved = per_fit(jnp.where(state.converged, 0, step_size))
-        weights = state.weights + moved * state.direction
-        logits = state.logits + moved * along
-        penalty_grad = state.penalty_grad + moved * penalty_along
-
-        grad = matmul(residual(logits), white) + penalty_grad
-        preconditioned = grad / bound
-        grad_norm2 = dot(grad, preconditioned)
-        change = grad_norm2 - dot(grad, state.grad / bound)
-        beta = jnp.maximum(change, 0) / jnp.maximum(state.grad_norm2, 1e-30)
-        direction = per_fit(beta) * state.direction - preconditioned
-        downhill = per_fit(dot(direction, grad) < 0)
-        direction = jnp.where(downhill, direction, -preconditioned)
-        converged = state.converged | (grad_norm2 <= enough)
-        direction = jnp.where(per_fit(converged), 0, direction)
-        return State(
-            weights,
-            logits,
-            penalty_grad,
-            grad,
-            direction,
-            grad_norm2,
-            step_size,
-            converged,
-            state.iteration + 1,
-        )
-
-    def keep_going(state):
-        return ~jnp.all(state.converged) & (state.iteration < steps)
+    def has_converged(grad: jax.Array, grad_norm2: jax.Array) -> jax.Array:
+        return grad_norm2 <= enough
 
     zeros = jnp.zeros((len(train), len(targets), white.shape[1]))
     logits = jnp.zeros((len(train), len(targets), len(white)))
-    grad = matmul(residual(logits), white)
+    grad = matmul(losses.residual(logits), white)
     grad_norm2 = dot(grad, grad / bound)
     enough = tolerance**2 * grad_norm2
     state = State(
@@ -271,12 +180,173 @@ def minimise(
         converged=grad_norm2 <= enough,
         iteration=jnp.zeros((), jnp.int32),
     )
-    state = jax.lax.while_loop(keep_going, advance, state)
+    state = descend(losses, penalty_gradient, bound, has_converged, state, steps)
 
     # The gradient afresh, in standardised coordinates: what scikit-learn's tolerance bounds.
-    left = residual(matmul(state.weights, white.T))
+    left = losses.residual(matmul(state.weights, white.T))
     unscaled = matmul(state.weights, unwhiten) * std[:, None] ** 2
     weight_grad = (matmul(left, x) + per_fit(strength) * unscaled) / std[:, None]
     bias_grad = left.sum(2)
     largest = jnp.maximum(jnp.abs(weight_grad).max((1, 2)), jnp.abs(bias_grad).max(1))
     return state.weights, largest / train.sum(1), state.converged
+
+
+# Small sets: a matrix of its own rows for each
+
+
+def fit_alone(
+    scaled: Scaled,
+    labels: np.ndarray,
+    train: np.ndarray,
+    strengths: Sequence[float],
+    classes: int,
+    tolerance: float,
+    steps: int,
+) -> Fitted:
+    """See :func:`logistic`: the fits of each set on its own rows, which are filled up to one of a
+    few counts, so that sets share programs.
+    """
+    results = []
+    for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
+        own = (scaled.x[rows] - mean) / std
+        coordinates, axes = principal_axes(own)
+        features, targets = filled_up(coordinates, one_hot_targets(labels[rows], classes))
+        arrays = on_device(features, targets, np.array(strengths))
+        found = minimise_alone(*arrays, tolerance, steps)
+        weights, gradient, converged = (np.asarray(array) for array in found)
+        kernel = weights[..., : len(axes)] @ axes / std
+        bias = weights[..., -1] - kernel @ mean
+        results.append((kernel, bias, gradient, converged))
+    kernel, bias, gradient, converged = (np.array(arrays) for arrays in zip(*results, strict=True))
+    return kernel, bias, gradient, converged
+
+
+def filled_up(coordinates: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates [N, R] and targets [C, N] with more rows, which are 0 and count nothing.
+
+    The coordinates get a last column, of ones for the rows that were there. Where there are as many
+    columns as rows, both are filled up, so that shapes are few.
+    """
+    rows, rank = coordinates.shape
+    count = few_counts(rows)
+    width = count if rank == rows else rank
+    features = np.zeros((count, width + 1))
+    features[:rows, :rank] = coordinates
+    features[:rows, -1] = 1
+    return features, np.pad(targets, ((0, 0), (0, count - rows)))
+
+
+def few_counts(count: int) -> int:
+    """The least of few numbers that is not below ``count``, and at most an eighth above it."""
+    step = 1 << max(0, (count - 1).bit_length() - 4)
+    return ceil_div(count, step) * step
+
+
+def principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x [N, D] -> (coordinates [N, R], axes [R, D]), whose product x is; R is the lesser of N and D.
+
+    The axes are orthonormal; the columns of the coordinates are orthogonal, to float32.
+    """
+    reduced = x
+    row_space = None
+    if len(x) < x.shape[1]:
+        row_space, triangle = np.linalg.qr(x.T)
+        reduced = triangle.T
+    gram = reduced.T @ reduced
+    # Any orthonormal basis is exact, and one that is roughly this is as quick: six times faster in
+    # float32, then a Newton-Schulz step makes it orthonormal in float64.
+    _, vectors = np.linalg.eigh(gram.astype(np.float32))
+    vectors = vectors.astype(np.float64)
+    vectors = vectors @ (1.5 * np.eye(len(vectors)) - 0.5 * vectors.T @ vectors)
+    axes = vectors.T if row_space is None else vectors.T @ row_space.T
+    return reduced @ vectors, axes
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def minimise_alone(
+    features: jax.Array, targets: jax.Array, strength: jax.Array, tolerance: float, steps: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The fits of one set, K strengths side by side.
+
+    features [N, R + 1] are coordinates on principal axes, and ones, or 0 where a row is filled up;
+    targets [C, N], strength [K]. Returns as :func:`minimise` does.
+
+    Gradients are divided by the diagonal of the Hessian in these coordinates, with the mean
+    ``p (1 - p)`` of each class: Böhning's bound is 40 times that for 77 classes. It is estimated
+    anew after some steps, since that mean falls as the classes come apart.
+    """
+    binary = len(targets) == 1
+    counts = features[:, -1]
+    penalised = jnp.ones(features.shape[1]).at[-1].set(0)
+    weight = counts[None, None]
+    absent = (matmul(targets, counts) == 0)[None, :, None] & (not binary)
+    losses = Losses(features, targets, weight, absent)
+    squares = jnp.sum(features**2, 0)
+    penalty = per_fit(strength) * penalised  # [K, 1, R + 1]
+    norm = bohning(binary) * squares + penalty
+
+    def penalty_gradient(weights: jax.Array) -> jax.Array:
+        return penalty * weights
+
+    def has_converged(grad: jax.Array, _: jax.Array) -> jax.Array:
+        return dot(grad, grad / norm) <= enough
+
+    def stage(state: State) -> State:
+        p = losses.probabilities(state.logits)
+        curvature = jnp.sum(weight * p * (1 - p), 2, keepdims=True) / counts.sum()
+        bound = jnp.maximum(curvature, 1e-6) * squares + penalty
+        preconditioned = jnp.where(per_fit(state.converged), 0, state.grad / bound)
+        state = state._replace(
+            direction=-preconditioned,
+            grad_norm2=dot(state.grad, preconditioned),
+            step_size=jnp.ones(len(strength)),
+        )
+        last = jnp.minimum(state.iteration + REFRESH, steps)
+        return descend(losses, penalty_gradient, bound, has_converged, state, last)
+
+    def keep_going(state: State) -> jax.Array:
+        return ~jnp.all(state.converged) & (state.iteration < steps)
+
+    zeros = jnp.zeros((len(strength), len(targets), features.shape[1]))
+    logits = jnp.zeros((len(strength), len(targets), len(features)))
+    grad = matmul(losses.residual(logits), features)
+    enough = tolerance**2 * dot(grad, grad / norm)
+    state = State(
+        weights=zeros,
+        logits=logits,
+        penalty_grad=zeros,
+        grad=grad,
+        direction=zeros,
+        grad_norm2=jnp.zeros(len(strength)),
+        step_size=jnp.ones(len(strength)),
+        converged=has_converged(grad, grad),
+        iteration=jnp.zeros((), jnp.int32),
+    )
+    state = jax.lax.while_loop(keep_going, stage, state)
+    left = losses.residual(matmul(state.weights, features.T))
+    largest = jnp.abs(matmul(left, features) + penalty * state.weights).max((1, 2))
+    return state.weights, largest / counts.sum(), state.converged
+
+
+# For both
+
+
+def bohning(binary: bool) -> float:
+    """What no curvature of a loss exceeds."""
+    return 0.25 if binary else 0.5
+
+
+def one_hot_targets(labels: np.ndarray, classes: int) -> np.ndarray:
+    """bool [C, N]: a row a class; for two classes the second one alone."""
+    if classes == 2:
+        return (labels == 1)[None]
+    return labels == np.arange(classes)[:, None]
+
+
+def on_device(*arrays: np.ndarray) -> list[jax.Array]:
+    """The arrays in float32 on this process's first device."""
+    return jax.device_put([np.float32(array) for array in arrays], jax.local_devices()[0])
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

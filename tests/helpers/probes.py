@@ -28,3 +28,14 @@ def three_sets(count: int, seed: int = 1) -> np.ndarray:
     train = draws < np.array([[0.6], [0.8], [0.9]])
     train[:, -10:] = False
     return train
+
+
+def small_sets(labels: np.ndarray, count: int, per_class: int) -> np.ndarray:
+    """Training sets of so many rows of each class, bool [count, N]."""
+    rng = np.random.default_rng(2)
+    train = np.zeros((count, len(labels)), bool)
+    for rows in train:
+        for label in np.unique(labels):
+            of_class = np.flatnonzero(labels == label)
+            rows[rng.choice(of_class, per_class, replace=False)] = True
+    return train

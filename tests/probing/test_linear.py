@@ -31,6 +31,14 @@ def near(got: np.ndarray, expected: np.ndarray, relative: float = 1e-3) -> None:
 # Logistic regression
 
 
+@pytest.fixture(params=["together", "alone"])
+def regime(request, monkeypatch) -> str:
+    """How the sets of a fit are computed, whatever their sizes."""
+    monkeypatch.setattr(logistic_regression, "SMALL", 0 if request.param == "together" else np.inf)
+    return request.param
+
+
+@pytest.mark.usefixtures("regime")
 @pytest.mark.parametrize("classes", [2, 4])
 def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
     x, y = ill_scaled(classes)
@@ -55,6 +63,7 @@ def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
             )
 
 
+@pytest.mark.usefixtures("regime")
 def test_fewer_rows_than_features_and_classes_that_a_line_separates():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 60)).astype(np.float32), (np.arange(40) % 2).astype(np.int32)
@@ -88,6 +97,7 @@ def test_units_and_levels_of_features_change_nothing(seed, power, shift):
     assert plain.converged.all() and plain.gradient.max() < 1e-5
 
 
+@pytest.mark.usefixtures("regime")
 def test_a_fit_is_the_same_alone_and_among_many():
     x, y = ill_scaled(2)
     train = three_sets(len(x))
@@ -113,6 +123,7 @@ def test_one_compilation_serves_a_whole_grid_and_every_layer(monkeypatch):
     assert logistic_regression.minimise._cache_size() == 1
 
 
+@pytest.mark.usefixtures("regime")
 def test_what_has_not_converged_is_said():
     x, y = ill_scaled(3)
     train = three_sets(len(x))
@@ -120,6 +131,7 @@ def test_what_has_not_converged_is_said():
     assert not heads.converged[:, 1].any() and (heads.gradient[:, 1] > 1e-5).all()
 
 
+@pytest.mark.usefixtures("regime")
 def test_a_class_that_a_set_lacks_is_never_predicted():
     x, y = ill_scaled(4)
     train = np.stack([y != 2, np.ones_like(y, bool)])
@@ -142,6 +154,7 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
 # Constant features
 
 
+@pytest.mark.usefixtures("regime")
 def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
     x, y = ill_scaled(2)
     x[:, 7] = (
