@@ -55,6 +55,7 @@ SLOW_FILES = (
     "export/test_export_peers.py",
     "parallel/test_sharding.py",
     "pretrained/test_delta.py",
+    "test_long_runs.py",
     "test_notebooks.py",
     "test_packaging.py",
     "training/test_numerics.py",

@@ -1,37 +1,30 @@
-"""Long texts end to end: what a run was trained with it predicts with, and no command or task ignores the rule."""
+"""Runs on long texts: what a run was trained with it predicts with, and no command or task ignores the rule."""
 
 import dataclasses
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 import adapt
-from adapt import features, finetuning, tree
-from adapt.cli import export, extract, finetune, predict, probe
+from adapt import finetuning, tree
+from adapt.cli import export, finetune, launch, predict
 from adapt.data import examples
-from adapt.data.packing import batches_of_one
-from adapt.errors import DataError, ExportError, OutputError, StrategyError
+from adapt.errors import ExportError, OutputError, StrategyError
 from adapt.models import Classifier
 from adapt.options import FinetuningOptions
+from adapt.predicting import predict_table
 from adapt.pretrained import hub
 from adapt.training.loop import evaluate
 from adapt.training.step import make_eval
 from tests.helpers import tiny
+from tests.helpers.long_texts import LABELS, SHORT, TEXTS
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-SHORT, LABELS = map(list, zip(*tiny.sentences(30), strict=True))
-SENTENCES = [text for text, _ in tiny.sentences(40, seed=2)]
-# Some have more than the 12 tokens of the tiny checkpoint, up to six windows of them.
-TEXTS = list(SHORT)
-TEXTS[3] = " ".join(SENTENCES[:4])
-TEXTS[4] = " ".join(SENTENCES[4:14])
-TEXTS[11] = " ".join(SENTENCES[14:20])
-TEXTS[20] = " ".join(SENTENCES[20:26])
 FAST = {"epochs": 2, "batch_size": 8, "patience": 0}
-POOLED = ["mean", "cls", "max", "last", "pooler"]
 
 
 @pytest.fixture(scope="module")
@@ -45,102 +38,6 @@ def run(bert):
         return adapt.finetune(bert, texts, LABELS, long=long, **FAST | options)
 
     return finetuned
-
-
-def with_rule(pretrained: hub.Pretrained, long) -> hub.Pretrained:
-    return hub.with_long(pretrained, long)
-
-
-# Features
-
-
-@pytest.mark.parametrize("pooling", POOLED)
-def test_the_vector_of_windows_is_the_mean_of_what_each_window_encodes_to(bert, pooling):
-    encoded = bert.tokenizer.with_long("windows").encode_long(TEXTS)
-    assert encoded.windows.max() == 6 and encoded.windows.min() == 1
-    got = adapt.encode(bert, TEXTS, pooling, long="windows")
-    # Each window as a text of its own, by its words.
-    words = [bert.tokenizer.decode(encoded.tokens[row]) for row in range(len(encoded.tokens))]
-    vectors = adapt.encode(bert, words, pooling)
-    ends = np.cumsum(encoded.windows)
-    by_hand = [part.mean(0) for part in np.split(vectors, ends[:-1])]
-    np.testing.assert_allclose(got, by_hand, rtol=1e-5, atol=1e-6)
-
-
-def test_the_mean_is_scaled_to_length_1_and_not_the_windows(bert):
-    plain = adapt.encode(bert, TEXTS, long="windows")
-    unit = adapt.encode(bert, TEXTS, normalize=True, long="windows")
-    np.testing.assert_allclose(
-        unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5
-    )
-
-
-@pytest.mark.parametrize("long", ["head+tail", "windows"])
-def test_short_texts_have_the_bits_of_head(bert, long):
-    np.testing.assert_array_equal(
-        adapt.encode(bert, SHORT[:9], long=long), adapt.encode(bert, SHORT[:9])
-    )
-    np.testing.assert_array_equal(adapt.encode(bert, SHORT, long=long), adapt.encode(bert, SHORT))
-
-
-def test_both_ends_are_read_and_the_middle_is_not(bert):
-    words = TEXTS[4].split()
-    room = bert.tokenizer.max_length - 2
-    ends = [*words[: -(-room // 4)], *words[-(-room // 4) - room :]]
-    got = adapt.encode(bert, [TEXTS[4]], long="head+tail")
-    np.testing.assert_allclose(got, adapt.encode(bert, [" ".join(ends)]), rtol=1e-5, atol=1e-6)
-
-
-def test_windows_of_many_chunks_come_in_the_order_of_the_texts(bert, monkeypatch):
-    expected = adapt.encode(bert, TEXTS, long="windows")
-    monkeypatch.setattr(features, "WINDOW", 7)
-    np.testing.assert_allclose(
-        adapt.encode(bert, TEXTS, long="windows"), expected, rtol=1e-5, atol=1e-6
-    )
-
-
-def test_extract_writes_what_encode_gives_and_counts(inputs, bert, tmp_path, capsys):
-    table = tiny.write_table(tmp_path / "texts.csv", zip(TEXTS, LABELS, strict=True))
-    checkpoint = inputs.checkpoint("bert_bare_pooler", blocks=1)
-    flags = {"checkpoint": checkpoint, "data": str(table), "long": "windows"}
-    result = extract.main(extract.Config(**flags, out=tmp_path / "out"))
-    np.testing.assert_allclose(
-        np.load(tmp_path / "out/features.npy"),
-        adapt.encode(bert, TEXTS, long="windows"),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-    counts = bert.tokenizer.with_long("windows").encode_long(TEXTS).windows
-    made = int(counts[counts > 1].sum())
-    assert result["long"] == {"rule": "windows", "texts": 4, "windows": made, "tokens_left_out": 0}
-    assert result["truncated"] == 0
-    assert (
-        f"4 texts are longer than 12 tokens and cut into {made} windows" in capsys.readouterr().err
-    )
-
-
-@pytest.mark.parametrize("long", ["head+tail", "windows"])
-def test_a_probe_sees_the_features_of_encode(bert, long, inputs, tmp_path):
-    from adapt.probing.pipeline import read_data
-    from adapt.probing.report import ProbeOptions
-
-    options = ProbeOptions(folds=2, seeds=1, strengths=(1.0,))
-    data = read_data(with_rule(bert, long), TEXTS, LABELS, options)
-    by_layer = data.features(("mean",))
-    np.testing.assert_allclose(
-        by_layer[-1, 0], adapt.encode(bert, TEXTS, long=long), rtol=1e-5, atol=1e-6
-    )
-    report = adapt.probe(bert, TEXTS, LABELS, folds=2, seeds=1, strengths=(1.0,), long=long)
-    table = tiny.write_table(tmp_path / "texts.csv", zip(TEXTS, LABELS, strict=True))
-    checkpoint = inputs.checkpoint("bert_bare_pooler", blocks=1)
-    flags = {"checkpoint": checkpoint, "data": str(table), "long": long}
-    flags |= {"folds": 2, "seeds": 1, "strengths": (1.0,)}
-    said = probe.main(probe.Config(**flags, out=tmp_path / "out"))
-    assert said["cells"] == report.cells
-    assert said["long"]["train"]["texts"] == 4
-
-
-# Runs
 
 
 @pytest.mark.parametrize("long", ["head+tail", "windows"])
@@ -168,7 +65,7 @@ def test_a_run_predicts_by_the_rule_that_it_was_trained_with(run, long, strategy
 
 def test_in_training_the_outputs_of_a_batch_are_those_of_an_evaluation(bert):
     """All windows of a text are in one batch; in an evaluation they come one by one."""
-    part = examples.from_texts(with_rule(bert, "windows"), [TEXTS], np.arange(30) % 2)
+    part = examples.from_texts(hub.with_long(bert, "windows"), [TEXTS], np.arange(30) % 2)
     model = dataclasses.replace(bert.model, head=Classifier(3, "mean"))
     params = bert.params | {"head": model.init_head(jax.random.key(0))}
     expected = evaluate(make_eval(model), params, part.eval_batches(), 30)
@@ -309,16 +206,6 @@ def test_pictures_have_no_long_texts(inputs):
         adapt.probe(vit, pictures, ["a", "b"] * 6, long="windows")
 
 
-def test_what_has_one_sequence_a_text_refuses_windows(bert):
-    windows = with_rule(bert, "windows")
-    with pytest.raises(StrategyError, match="`long` windows"):
-        adapt.hidden_states(windows, TEXTS)
-    part = examples.from_texts(windows, [TEXTS], np.zeros(30, np.int32))
-    batch = next(part.batches(part.batch_shapes(8, 0, 1), 0, 0))
-    with pytest.raises(DataError, match="several windows"):
-        batches_of_one(batch)
-
-
 @pytest.mark.parametrize("long", ["head+tail", "windows"])
 def test_an_export_reads_heads_only_where_one_says_so(run, long, tmp_path):
     trained = run(long, strategy="frozen", pooling="mean")
@@ -336,3 +223,44 @@ def test_the_command_exports_with_the_flag(run, tmp_path):
         export.main(export.Config(**flags))
     export.main(export.Config(**flags, long="head"))
     assert (tmp_path / "out/modules.json").exists()
+
+
+def test_runs_that_read_in_different_ways_do_not_predict_together(run):
+    runs = {long: run(long, strategy="frozen") for long in ("head", "windows")}
+    named = []
+    for long, trained in runs.items():
+        named.append(dataclasses.replace(trained.pretrained, source=long))
+    table, columns = runs["head"].make_table(TEXTS)
+    with pytest.raises(StrategyError, match="way of reading inputs"):
+        predict_table(named, table, columns.texts)
+
+
+def test_a_run_that_starts_from_a_run_keeps_its_rule_unless_it_says_otherwise(run):
+    first = run("head+tail", strategy="frozen").pretrained
+    second = adapt.finetune(first, TEXTS, LABELS, strategy="frozen", **FAST)
+    assert second.pretrained.tokenizer.long == "head+tail"
+    third = adapt.finetune(first, TEXTS, LABELS, strategy="frozen", long="head", **FAST)
+    assert third.pretrained.tokenizer.long == "head"
+
+
+def test_a_plan_counts_windows(bert):
+    labels = [label == "positive" for label in LABELS]
+    options = {"also": (), "epochs": 1, "batch_size": 8, "steps": 1}
+    head = adapt.plan(bert, TEXTS, labels, **options)
+    windows = adapt.plan(bert, TEXTS, labels, long="windows", **options)
+    assert windows.full.flops_per_example > 1.3 * head.full.flops_per_example
+
+
+def test_a_mistake_names_the_flag(inputs, tmp_path, monkeypatch, capsys):
+    table = tiny.write_table(tmp_path / "train.csv", [("the film", "O O")] * 8)
+    flags = {"checkpoint": inputs.checkpoint("bert_bare_pooler", blocks=1), "train": table}
+    flags |= {"task": "tags", "long": "windows", "out": tmp_path / "out"}
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["finetune", *words])
+    with pytest.raises(SystemExit) as exit:
+        launch.launch(finetune.Config, finetune.main)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: --long windows is for tasks with one vector a text, and --task tags reads single "
+        "tokens: give --long head\n"
+    )
