@@ -83,8 +83,12 @@ class Examples:
 
     @property
     def sequences(self) -> np.ndarray:
-        """The file's sequences of these examples, int64: their texts, or the windows of these."""
-        texts = self.rows.reshape(-1)
+        """The file's sequences of all examples, one after the other."""
+        return self.sequences_of(np.arange(len(self)))
+
+    def sequences_of(self, index: np.ndarray) -> np.ndarray:
+        """The file's sequences of some examples, int64: their texts, or the windows of these."""
+        texts = self.rows[index].reshape(-1)
         return texts if self.windows is None else self.windows.sequences(texts)
 
     @property
@@ -151,18 +155,16 @@ class Examples:
         that of a layout's groups.
         """
         inputs_of = self.inputs
-        slots = shapes.examples * self.rows[0].size
-        window_slots = slots if shapes.sequences is None else shapes.sequences
-        sequences = dataclasses.replace(shapes, examples=window_slots)
+        slots = shapes.sequences
+        if slots is None:
+            slots = shapes.examples * self.rows[0].size
+        sequences = dataclasses.replace(shapes, examples=slots)
         groups, local_groups = packing.groups_of(self.layout)
         steps = packing.micro_batches(
             len(self), shapes.examples, accumulate * groups, seed, epoch, skip
         )
         for step in steps:
-            texts = [self.rows[part].reshape(-1) for part in step]
-            rows = texts
-            if self.windows is not None:
-                rows = [self.windows.sequences(some) for some in texts]
+            rows = [self.sequences_of(part) for part in step]
             local = [i for i in range(len(step)) if i % groups in local_groups]
             batches = []
             for i, inputs in zip(local, inputs_of.pack_step(rows, local, sequences), strict=True):
@@ -170,13 +172,21 @@ class Examples:
                 targets = packing.make_targets(
                     self.labels[step[i]], inputs, shapes.examples, weights
                 )
-                extras = {}
-                for name, values in self.extras.items():
-                    extras[name] = packing.pad_to(values[step[i]], shapes.examples)
-                if self.windows is not None:
-                    extras |= self.windows.arrays(texts[i], slots, window_slots)
-                batches.append(inputs | targets | extras)
+                batches.append(inputs | targets | self.more_arrays(step[i], shapes))
             yield packing.stack_groups(batches, self.layout, accumulate)
+
+    def more_arrays(self, index: np.ndarray, shapes: BatchShapes) -> Arrays:
+        """What a batch of some examples has beside inputs and targets: extras, and whose windows the
+        sequences are.
+        """
+        arrays = {}
+        for name, values in self.extras.items():
+            arrays[name] = packing.pad_to(values[index], shapes.examples)
+        if self.windows is not None and shapes.sequences is not None:
+            slots = shapes.examples * self.rows[0].size
+            texts = self.rows[index].reshape(-1)
+            arrays |= self.windows.arrays(texts, slots, shapes.sequences)
+        return arrays
 
     def eval_batches(self, skip: int = 0, few: bool = False) -> Iterator[tuple[Index, Arrays]]:
         """Every sequence once from batch ``skip`` on, as (index, batch): texts packed by length.
