@@ -163,11 +163,14 @@ def test_a_runs_folder(run, inputs, tmp_path):
         "learning_rates": [{"encoder": 1e-4, "head": 1e-3}],
         "pooling": "mean",
         "max_length": 20,
+        "long": "head",
         "dropout": 0.1,
     }
     assert (result["checkpoint"], result["strategy"]) == (flags["checkpoint"], "full")
     assert (result["seed"], result["primary_metric"], result["command"]) == (0, "accuracy", None)
     assert result["truncated"] == {"train": 0, "validation": 0, "test": 0}
+    none = {"texts": 0, "windows": 0, "tokens_left_out": 0}
+    assert result["long"] == {"train": none, "validation": none, "test": none}
 
     lineage = json.loads((folder / "lineage.json").read_text())
     source = hub.load(inputs.checkpoint("bert_mlm_tied"))
