@@ -27,9 +27,16 @@ from adapt.models import (
 )
 from adapt.options import Long, ModelOptions
 from adapt.parallel import sharding
-from adapt.pretrained import assets, families
+from adapt.pretrained import assets, families, sentence_files
 from adapt.pretrained.images import ImageSettings, read_image_settings
-from adapt.pretrained.tokenizer import Tokenizer, check_long, load_tokenizer
+from adapt.pretrained.sentence_files import Embedding
+from adapt.pretrained.tokenizer import Tokenizer, check_long
+from adapt.pretrained.tokenizer_files import (
+    in_lower_case,
+    load_tokenizer,
+    read_tokenizer,
+    without_rows,
+)
 from adapt.training import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -42,7 +49,7 @@ PROBLEM_TYPES = {
 }
 LABEL_TYPES = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
 TENSORS_SHOWN = 6  # of those that are discarded
-PATTERNS = ["*.json", "*.safetensors", "vocab.txt", "merges.txt"]
+PATTERNS = ["*.json", "*.safetensors", "*vocab.txt", "*merges.txt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +82,10 @@ class Pretrained:
     # -> {name in the file: shape}; and the prefixes that its names had
     unread: Mapping[str, Mapping[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
     stripped: tuple[str, ...] = ()
+    # how a vector is made of a text where nobody asks for another way
+    embedding: Embedding = dataclasses.field(default_factory=Embedding)
+    # what else is to be said of the folder's files
+    notes: tuple[str, ...] = ()
     # what is on the device, of this object alone: see on_device
     memo: dict[str, Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -177,7 +188,7 @@ def load(name: str | Path) -> Pretrained:
     Raises :class:`CheckpointError` with what is wrong, where, and the mend.
     """
     pretrained = load_silently(name)
-    for note in notes(pretrained):
+    for note in notes_on(pretrained):
         logger.warning(note)
     return pretrained
 
@@ -190,9 +201,11 @@ def load_silently(name: str | Path) -> Pretrained:
         return load_folder(folder, str(name))
 
 
-def notes(pretrained: Pretrained) -> list[str]:
-    """What is to be said of a checkpoint that was read: prefixes, and tensors that are not used."""
-    said = []
+def notes_on(pretrained: Pretrained) -> list[str]:
+    """What is to be said of a checkpoint that was read: prefixes, tensors that are not used, and
+    files that contradict each other.
+    """
+    said = list(pretrained.notes)
     if pretrained.stripped:
         prefixes = " and ".join(f"'{prefix}'" for prefix in pretrained.stripped)
         said.append(f"{pretrained.source}: names of tensors are read without {prefixes}")
@@ -232,10 +245,11 @@ def load_folder(folder: Path, source: str) -> Pretrained:
     """The checkpoint in a local folder, which is or was copied from ``source``."""
     if (folder / "model.json").exists():
         return load_run_folder(folder, source)
-    hf = read_json(folder, "config.json")
-    check_model_type(hf, folder)
-    config = families.read_config(hf, str(folder))
-    imported = families.to_params(config, hf, read_tensors(folder), str(folder))
+    inner = sentence_files.transformer_folder(folder)
+    hf = read_json(inner, "config.json")
+    check_model_type(hf, inner)
+    config = families.read_config(hf, str(inner))
+    imported = families.to_params(config, hf, read_tensors(inner), str(inner))
     task, labels = class_names(hf, imported.head)
     pretrained = Pretrained(
         source,
@@ -247,7 +261,7 @@ def load_folder(folder: Path, source: str) -> Pretrained:
         unread=imported.unread,
         stripped=imported.stripped,
     )
-    return with_inputs(pretrained, folder, None)
+    return with_inputs(pretrained, folder, hf)
 
 
 def check_model_type(hf: Mapping[str, Any], folder: Path) -> None:
@@ -341,29 +355,60 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
     return task, tuple(str(names[number]) for number in numbers)
 
 
-def with_inputs(
-    model: Pretrained, folder: Path, max_length: int | None, long: Long = "head"
-) -> Pretrained:
-    """The model with what turns raw inputs into arrays: the tokenizer, or the image settings."""
+def with_inputs(model: Pretrained, folder: Path, hf: Mapping[str, Any]) -> Pretrained:
+    """The checkpoint with what turns raw inputs into arrays, the tokenizer or the image settings,
+    and how a vector is made of a text.
+
+    ``folder`` is the checkpoint's, ``hf`` its config.json.
+    """
     config = model.config
+    inner = sentence_files.transformer_folder(folder)
     if config.is_image:
-        settings = read_image_settings(folder, config.image_size, config.channels)
+        settings = read_image_settings(inner, config.image_size, config.channels)
         return dataclasses.replace(model, image_settings=settings)
-    if max_length is None and (folder / "sentence_bert_config.json").exists():
-        max_length = read_json(folder, "sentence_bert_config.json").get("max_seq_length")
-    if max_length is None:
-        max_length = config.positions
-    elif type(max_length) is not int or max_length < 3:
-        raise CheckpointError(
-            f"max_seq_length {max_length!r} in {folder} is not a number of tokens from 3 on"
-        )
-    tokenizer = load_tokenizer(folder, min(max_length, config.positions), long)
-    if tokenizer is not None and tokenizer.size > config.vocabulary:
-        raise CheckpointError(
-            f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
-            f"{config.vocabulary} rows: the tokenizer belongs to another checkpoint"
-        )
-    return dataclasses.replace(model, tokenizer=tokenizer)
+    embedding = sentence_files.read_embedding(folder, config.width)
+    model = dataclasses.replace(model, embedding=embedding)
+    transformer = sentence_files.read_transformer(inner)
+    found = read_tokenizer(inner, config.family, hf, transformer.tokenizer_settings)
+    if found is None:
+        return model
+    if transformer.lower_case:
+        in_lower_case(found.backend)
+    lengths = {"max_seq_length": transformer.max_length, "model_max_length": found.max_length}
+    max_length = config.positions
+    for name, length in lengths.items():
+        if length is None:
+            continue
+        if type(length) is not int or length < 3:
+            raise CheckpointError(
+                f"{name} {length!r} in {inner} is not a number of tokens from 3 on"
+            )
+        max_length = min(length, config.positions)
+        break
+    model = dataclasses.replace(model, notes=(*model.notes, *found.notes))
+    return with_tokenizer(model, Tokenizer(found.backend, max_length), inner)
+
+
+def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pretrained:
+    """The model with the tokenizer of ``folder``, none of whose ids is beyond the embedding.
+
+    Raises :class:`CheckpointError` for a vocabulary that is larger than the embedding. A token that
+    was merely added to it, such as one for padding, is left out where it has no row, and said.
+    """
+    rows = model.config.vocabulary
+    notes = model.notes
+    if tokenizer.size > rows:
+        try:
+            backend, left_out = without_rows(tokenizer.backend, rows)
+        except ValueError:
+            raise CheckpointError(
+                f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
+                f"{rows} rows: the tokenizer belongs to another checkpoint"
+            ) from None
+        tokenizer = Tokenizer(backend, tokenizer.max_length, tokenizer.long)
+        tokens = ", ".join(repr(token) for token in left_out)
+        notes = (*notes, f"{folder}: the embedding has no row for {tokens}: left out")
+    return dataclasses.replace(model, tokenizer=tokenizer, notes=notes)
 
 
 def resolve(name: str) -> Path:
@@ -629,7 +674,9 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
     run = dataclasses.replace(run, params=params)
     if run.image_settings is not None:
         return run
-    return with_inputs(run, folder, max_length, long)
+    longest = min(max_length or run.config.positions, run.config.positions)
+    tokenizer = load_tokenizer(folder, longest, long=long)
+    return run if tokenizer is None else with_tokenizer(run, tokenizer, folder)
 
 
 def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrained:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from adapt.errors import CheckpointError, DataError
-from adapt.pretrained.tokenizer import read_settings
+from adapt.pretrained.json_files import read_settings
 
 
 @dataclasses.dataclass(frozen=True)

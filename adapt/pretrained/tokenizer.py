@@ -13,7 +13,6 @@ Special tokens are kept at their places, and every window has its own.
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from adapt.errors import CheckpointError, DataError, StrategyError
+from adapt.errors import DataError, StrategyError
 from adapt.options import Long, is_of, wanted
 from adapt.ragged import Ragged, ragged
 
@@ -132,8 +131,10 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer, max_length: int, long: Long = "head"):
         backend.no_padding()
+        # The side is the backend's own, which is right unless a checkpoint says otherwise.
+        side = (backend.truncation or {}).get("direction", "right")
         if long == "head":
-            backend.enable_truncation(max_length)
+            backend.enable_truncation(max_length, direction=side)
         else:
             backend.no_truncation()
         self.backend = backend
@@ -417,79 +418,3 @@ def gather(
         starts = [len(encoding) - sum(encoding.type_ids) for encoding in encodings]
         ids = dataclasses.replace(ids, second_start=np.array(starts))
     return Encoded(ids, LongTexts("head", max_length, truncated, 0, tokens_left_out))
-
-
-def load_tokenizer(folder: Path, max_length: int, long: Long = "head") -> Tokenizer | None:
-    """The tokenizer of a checkpoint's folder: tokenizer.json, else vocab.txt (WordPiece), else
-    vocab.json with merges.txt (byte-level BPE). None if there is none of them.
-
-    Raises :class:`CheckpointError` for a file that can't be read.
-    """
-    file = vocabulary_file(folder)
-    if file is None:
-        return None
-    settings = {}
-    if file.name != "tokenizer.json":  # which holds all that there is to say
-        settings = read_settings(folder / "tokenizer_config.json")
-    try:
-        if file.name == "tokenizer.json":
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        elif file.name == "vocab.txt":
-            backend = wordpiece(file, settings)
-        else:
-            backend = byte_level_bpe(file, folder / "merges.txt", settings)
-    except Exception as error:  # the library raises bare Exception for any malformed file
-        raise CheckpointError(f"cannot read the tokenizer {file}: {error}") from None
-    return Tokenizer(backend, max_length, long)
-
-
-def vocabulary_file(folder: Path) -> Path | None:
-    """The file that a folder's tokenizer is made from; None if there is none."""
-    for name in ("tokenizer.json", "vocab.txt"):
-        if (folder / name).exists():
-            return folder / name
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return folder / "vocab.json"
-    return None
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is no such file.
-
-    Raises :class:`CheckpointError` for anything else in it.
-    """
-    if not file.exists():
-        return {}
-    try:
-        return dict(json.loads(file.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file} is not a JSON object: {error}") from None
-
-
-def wordpiece(vocab: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from vocab.txt, one token a line. Lines end in a newline alone, for U+2028
-    may be a token.
-    """
-    tokens = vocab.read_text("utf-8").removesuffix("\n").split("\n")
-    ids = {token: index for index, token in enumerate(tokens)}
-    absent = {"[UNK]", "[CLS]", "[SEP]"} - ids.keys()
-    if absent:
-        raise ValueError(f"there is no {min(absent)} in it")
-    made = tokenizers.BertWordPieceTokenizer(
-        ids,
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=settings.get("do_lower_case", True),
-    )
-    return tokenizers.Tokenizer.from_str(made.to_str())
-
-
-def byte_level_bpe(vocab: Path, merges: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """GPT-2's tokenizer from vocab.json and merges.txt."""
-    space = settings.get("add_prefix_space", False)
-    made = tokenizers.ByteLevelBPETokenizer.from_file(
-        str(vocab), str(merges), add_prefix_space=space
-    )
-    if made.token_to_id("<|endoftext|>") is not None:
-        made.add_special_tokens(["<|endoftext|>"])
-    return tokenizers.Tokenizer.from_str(made.to_str())

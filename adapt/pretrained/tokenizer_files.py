@@ -1,7 +1,478 @@
-"""The tokenizer that a checkpoint's files describe, and what other libraries' files say of one."""
+"""The tokenizer that a checkpoint's files describe, as transformers 5 reads them.
+
+    read_tokenizer(folder, "bert", hf)          # .backend, .max_length, .notes
+
+One file has the vocabulary: tokenizer.json, vocab.txt, or vocab.json with merges.txt. Others say how it
+is used: tokenizer_config.json, special_tokens_map.json, added_tokens.json. For BERT and GPT-2
+transformers takes the vocabulary alone of a tokenizer.json and makes the rest anew, by what the others
+say; for its class PreTrainedTokenizerFast it takes tokenizer.json as it is. Both are done here in the
+same way. Where two files contradict each other, a note says which one holds.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import tokenizers
-from tokenizers import processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+
+from adapt.errors import CheckpointError
+from adapt.options import Long
+from adapt.pretrained.json_files import read_settings
+from adapt.pretrained.tokenizer import Tokenizer
+
+# transformers' classes, without the ending Fast, by which tokenizer they make.
+AS_IT_IS = ("PreTrainedTokenizer", "TokenizersBackend")
+BERT = ("BertTokenizer", "DistilBertTokenizer", "ConvBertTokenizer", "ElectraTokenizer")
+GPT2 = ("GPT2Tokenizer",)
+OF_FAMILY = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+DEFAULTS = {
+    "BertTokenizer": {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    },
+    "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
+}
+NO_LENGTH = 10**15  # from here on model_max_length stands for none
+
+Settings = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """What a folder says of its tokenizer. ``max_length`` is None where it names no length."""
+
+    backend: tokenizers.Tokenizer
+    max_length: Any
+    notes: Sequence[str]
+
+
+def load_tokenizer(
+    folder: Path,
+    max_length: int,
+    family: str = "",
+    hf: Settings | None = None,
+    long: Long = "head",
+) -> Tokenizer | None:
+    """The tokenizer of a folder, cut to ``max_length`` tokens; None where it has none.
+
+    Without a ``family`` a tokenizer.json is taken as it is, as in a run's folder. See
+    :func:`read_tokenizer`.
+    """
+    files = read_tokenizer(folder, family, hf or {})
+    return None if files is None else Tokenizer(files.backend, max_length, long)
+
+
+def vocabulary_file(folder: Path) -> Path | None:
+    """The file that a folder's tokenizer is made from; None if there is none."""
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (folder / name).exists():
+            return folder / name
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return folder / "vocab.json"
+    return None
+
+
+def read_tokenizer(
+    folder: Path, family: str, hf: Settings, more: Settings | None = None
+) -> TokenizerFiles | None:
+    """The tokenizer of a checkpoint's folder; None where it has none.
+
+    ``hf`` is its config.json; ``more`` overrules tokenizer_config.json, as sentence_bert_config.json
+    may. Raises :class:`CheckpointError` for files that can't be read, and for a tokenizer that is
+    not made here.
+    """
+    file = vocabulary_file(folder)
+    if file is None:
+        return None
+    settings = read_settings(folder / "tokenizer_config.json") | dict(more or {})
+    said = settings.get("tokenizer_class") or hf.get("tokenizer_class")
+    try:
+        content = read_content(file)
+        kind = kind_of(str(said or "").removesuffix("Fast"), family, file, content)
+        special, added = tokens_of_files(folder, kind, settings, content)
+        if kind == "BertTokenizer":
+            backend = bert_backend(file, content, settings, special)
+        elif kind == "GPT2Tokenizer":
+            backend = gpt2_backend(file, content, settings)
+        else:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        notes = contradictions(file, kind, content, backend, settings)
+        add_tokens(backend, special, added, file)
+        if kind == "BertTokenizer":
+            backend.post_processor = with_ends(backend, special["cls_token"], special["sep_token"])
+        if kind == "GPT2Tokenizer" and not content:
+            bounds = with_bounds(backend, settings, special)
+            backend.post_processor = bounds or backend.post_processor
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises bare Exception for any malformed file
+        raise CheckpointError(f"cannot read the tokenizer {file}: {error}") from None
+    if settings.get("split_special_tokens"):
+        raise CheckpointError(
+            f"split_special_tokens is true in {folder / 'tokenizer_config.json'}: only false is read"
+        )
+    notes += other_vocabulary(folder, file, backend)
+    backend.enable_truncation(NO_LENGTH, direction=truncation_side(folder, settings, content))
+    length = settings.get("model_max_length", settings.get("max_len"))
+    if isinstance(length, int | float) and length >= NO_LENGTH:
+        length = None
+    return TokenizerFiles(backend, length, notes)
+
+
+def read_content(file: Path) -> Settings:
+    """The object in tokenizer.json; {} for another file. Raises ValueError for anything else in it."""
+    if file.name != "tokenizer.json":
+        return {}
+    content = json.loads(file.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds {type(content).__name__}, not an object")
+    return content
+
+
+def kind_of(said: str, family: str, file: Path, content: Settings) -> str:
+    """The class that makes the tokenizer: BertTokenizer, GPT2Tokenizer, or "" for tokenizer.json as
+    it is.
+
+    Raises :class:`CheckpointError` for another class without a tokenizer.json.
+    """
+    has_json = file.name == "tokenizer.json"
+    if said in AS_IT_IS and has_json:
+        return ""
+    if said in BERT or said in GPT2:
+        kind = "BertTokenizer" if said in BERT else "GPT2Tokenizer"
+    elif said and said not in AS_IT_IS:
+        if not has_json:
+            raise CheckpointError(
+                f"tokenizer_config.json in {file.parent} says {said}, and a {said} is not made from "
+                f"{file.name}: save its tokenizer.json with transformers, or say BertTokenizer if "
+                "that is what it is"
+            )
+        return ""
+    elif has_json and family not in OF_FAMILY:
+        return ""
+    else:
+        of_file = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer"}
+        kind = of_file.get(file.name) or OF_FAMILY[family]
+    model = content.get("model")
+    model_type = model.get("type") if isinstance(model, Mapping) else None
+    wanted = "WordPiece" if kind == "BertTokenizer" else "BPE"
+    if has_json and model_type not in (wanted, None):
+        if said:
+            raise CheckpointError(
+                f"{file} holds {model_type}, and tokenizer_config.json says {said}, which is made "
+                f"of {wanted}: say PreTrainedTokenizerFast to take tokenizer.json as it is"
+            )
+        return ""
+    return kind
+
+
+# Special and added tokens
+
+
+def tokens_of_files(
+    folder: Path, kind: str, settings: Settings, content: Settings
+) -> tuple[dict[str, AddedToken | None], list[tuple[int | None, AddedToken]]]:
+    """(the named special tokens, the added tokens with the ids that files say they have).
+
+    Those of ``added_tokens_decoder`` in tokenizer_config.json are all; without it they are in
+    special_tokens_map.json, added_tokens.json and tokenizer.json.
+    """
+    said = {**DEFAULTS.get(kind, {}), **settings}
+    added: dict[int, AddedToken] = {}
+    if "added_tokens_decoder" in settings:
+        for number, token in settings["added_tokens_decoder"].items():
+            added[int(number)] = AddedToken(**token)
+    else:
+        said |= read_settings(folder / "special_tokens_map.json")
+        named = {spelled(said.get(name)) for name in NAMED}
+        for text, number in read_settings(folder / "added_tokens.json").items():
+            is_special = text in named
+            added[number] = AddedToken(text, normalized=not is_special, special=is_special)
+        for entry in content.get("added_tokens", ()):
+            number = entry["id"]
+            added[number] = AddedToken(**{name: entry[name] for name in entry if name != "id"})
+    by_text = {token.content: token for token in added.values()}
+    special: dict[str, AddedToken | None] = {}
+    others: list[AddedToken] = []
+    for name, value in said.items():
+        if name in NAMED or (name.endswith("_token") and isinstance(value, str)):
+            text = spelled(value)
+            special[name] = by_text.get(text, as_token(value)) if text else None
+    more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or ()
+    for value in more.values() if isinstance(more, Mapping) else more:
+        others.append(as_token(value))
+    numbered: list[tuple[int | None, AddedToken]] = sorted(added.items(), key=lambda item: item[0])
+    return special, [*numbered, *((None, token) for token in others)]
+
+
+def spelled(value: Any) -> str:
+    """The text of a token, which files have as text or with settings; "" for none."""
+    return str(value.get("content", "")) if isinstance(value, Mapping) else str(value or "")
+
+
+def as_token(value: Any) -> AddedToken:
+    """A special token as a file has it."""
+    if isinstance(value, Mapping):
+        fields = {
+            name: value[name]
+            for name in ("lstrip", "rstrip", "single_word", "normalized")
+            if name in value
+        }
+        return AddedToken(spelled(value), special=True, **fields)
+    return AddedToken(str(value), special=True)
+
+
+def add_tokens(
+    backend: tokenizers.Tokenizer,
+    special: Mapping[str, AddedToken | None],
+    added: Sequence[tuple[int | None, AddedToken]],
+    file: Path,
+) -> None:
+    """Add to a tokenizer what files name, in the order in which transformers does.
+
+    Raises :class:`CheckpointError` for a token that gets another id than the files say.
+    """
+    there = {repr(token) for token in backend.get_added_tokens_decoder().values()}
+    backend.add_tokens([token for _, token in added if repr(token) not in there])
+    for number, token in added:
+        given = backend.token_to_id(token.content)
+        if number is not None and given != number:
+            raise CheckpointError(
+                f"the token {token.content!r} has the id {number} in {file.parent}, and {given} by "
+                f"the vocabulary of {file.name}: one of these files is of another checkpoint"
+            )
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    named = [
+        token for token in special.values() if token is not None and token.content not in known
+    ]
+    backend.add_tokens(named)
+
+
+# transformers' classes
+
+
+def bert_backend(
+    file: Path, content: Settings, settings: Settings, special: Mapping[str, AddedToken | None]
+) -> tokenizers.Tokenizer:
+    """BERT's tokenizer of a vocabulary, by tokenizer_config.json."""
+    vocabulary = content["model"]["vocab"] if content else read_lines(file)
+    unknown = special["unk_token"]
+    for name in ("unk_token", "cls_token", "sep_token"):
+        token = special[name]
+        if token is None or token.content not in vocabulary:
+            raise ValueError(f"there is no {token.content if token else name} in it")
+    assert unknown is not None
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown.content))
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    return backend
+
+
+def read_lines(vocabulary: Path) -> dict[str, int]:
+    """The tokens of vocab.txt with their ids. Lines end in a newline alone, for U+2028 may be a
+    token.
+    """
+    tokens = vocabulary.read_text("utf-8").removesuffix("\n").split("\n")
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def with_ends(
+    backend: tokenizers.Tokenizer, first: AddedToken | None, last: AddedToken | None
+) -> processors.TemplateProcessing:
+    """BERT's [CLS] text [SEP], whatever these two are called."""
+    assert first is not None and last is not None
+    ends = [(token.content, backend.token_to_id(token.content)) for token in (first, last)]
+    single = f"{first.content}:0 $A:0 {last.content}:0"
+    return processors.TemplateProcessing(
+        single=single, pair=f"{single} $B:1 {last.content}:1", special_tokens=ends
+    )
+
+
+def gpt2_backend(file: Path, content: Settings, settings: Settings) -> tokenizers.Tokenizer:
+    """GPT-2's byte-level BPE of a vocabulary and merges, by tokenizer_config.json."""
+    if content:
+        merges = content["model"]["merges"]
+        pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
+        model = models.BPE(vocab=content["model"]["vocab"], merges=pairs)
+    else:
+        model = models.BPE.from_file(str(file), str(file.with_name("merges.txt")))
+    backend = tokenizers.Tokenizer(model)
+    space = settings.get("add_prefix_space", False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    backend.decoder = decoders.ByteLevel()
+    if content:
+        backend.post_processor = tokenizers.Tokenizer.from_file(str(file)).post_processor
+    return backend
+
+
+def with_bounds(
+    backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
+) -> processors.TemplateProcessing | None:
+    """A text between the begin and the end token that old files of GPT-2 may ask for; None where
+    they do not.
+    """
+    bounds = []
+    for entry, name in (("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")):
+        token = special.get(name)
+        bounds.append(token.content if settings.get(entry) and token else None)
+    begin, end = bounds
+    if not begin and not end:
+        return None
+    templates = []
+    for number, text in enumerate(("$A", "$B")):
+        pieces = [piece for piece in (begin, text, end) if piece]
+        templates.append(" ".join(f"{piece}:{number}" for piece in pieces))
+    ids = {token: backend.token_to_id(token) for token in (begin, end) if token}
+    return processors.TemplateProcessing(
+        single=templates[0], pair=" ".join(templates), special_tokens=list(ids.items())
+    )
+
+
+# What contradicts itself
+
+
+def contradictions(
+    file: Path,
+    kind: str,
+    content: Settings,
+    backend: tokenizers.Tokenizer,
+    settings: Settings,
+) -> list[str]:
+    """Where tokenizer.json says something else than the tokenizer does that was made of it."""
+    if not content or not kind:
+        return []
+    made = json.loads(backend.to_str())
+    theirs = bert_case(content) if kind == "BertTokenizer" else gpt2_space(content)
+    ours = bert_case(made) if kind == "BertTokenizer" else gpt2_space(made)
+    notes = []
+    for entry, value in ours.items():
+        follows = entry == "strip_accents" and settings.get(entry) is None
+        if entry in theirs and theirs[entry] != value and not (follows and notes):
+            by = f"tokenizer_config.json says {entry} {json.dumps(settings.get(entry))}"
+            if entry not in settings:
+                by = (
+                    f"tokenizer_config.json does not say {entry}, so {kind} has {json.dumps(value)}"
+                )
+            notes.append(
+                f"{file}: {json.dumps(theirs[entry])} for {entry} does not hold: {by}, as in "
+                "transformers"
+            )
+    return notes
+
+
+def bert_case(content: Settings) -> dict[str, Any]:
+    """What a tokenizer.json does to letters, by the entries of tokenizer_config.json; {} where it
+    does not do it as BERT's does.
+    """
+    normalizer = content.get("normalizer") or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return {}
+    lower = normalizer.get("lowercase")
+    accents = normalizer.get("strip_accents")
+    return {
+        "do_lower_case": lower,
+        "strip_accents": lower if accents is None else accents,
+        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"),
+    }
+
+
+def gpt2_space(content: Settings) -> dict[str, Any]:
+    """Whether a tokenizer.json puts a space before a text."""
+    before = content.get("pre_tokenizer") or {}
+    if before.get("type") != "ByteLevel":
+        return {}
+    return {"add_prefix_space": before.get("add_prefix_space")}
+
+
+def other_vocabulary(folder: Path, file: Path, backend: tokenizers.Tokenizer) -> list[str]:
+    """Where vocab.txt or vocab.json has other ids than the tokenizer.json that is used."""
+    if file.name != "tokenizer.json":
+        return []
+    readers: dict[str, Callable[[Path], Settings]]
+    readers = {"vocab.txt": read_lines, "vocab.json": read_settings}
+    notes = []
+    for name, read in readers.items():
+        other = folder / name
+        if not other.exists():
+            continue
+        vocabulary = read(other)
+        differing = [
+            text for text, number in vocabulary.items() if backend.token_to_id(text) != number
+        ]
+        if differing:
+            token = differing[0]
+            notes.append(
+                f"{other} does not fit tokenizer.json, which is used: {len(differing):,} of "
+                f"{len(vocabulary):,} tokens have another id or none there, such as {token!r} "
+                f"({vocabulary[token]}, {backend.token_to_id(token)})"
+            )
+    return notes
+
+
+def truncation_side(folder: Path, settings: Settings, content: Settings) -> str:
+    """From which side of a text tokens are cut. Raises :class:`CheckpointError` for any other."""
+    direction = (content.get("truncation") or {}).get("direction", "Right")
+    side = settings.get("truncation_side", direction.lower())
+    if side not in ("left", "right"):
+        raise CheckpointError(
+            f"truncation_side {side!r} in {folder / 'tokenizer_config.json'} is neither left nor right"
+        )
+    return side
+
+
+# Changes of a tokenizer
+
+
+def without_rows(
+    backend: tokenizers.Tokenizer, rows: int
+) -> tuple[tokenizers.Tokenizer, list[str]]:
+    """(a tokenizer whose ids are below ``rows``, the added tokens that were left out for it).
+
+    They are tokens that a text has only where it spells them, such as a padding token that was
+    added without a row. Raises ValueError where a token of the vocabulary itself is beyond, or one
+    that every text gets.
+    """
+    content = json.loads(backend.to_str())
+    beyond = [token for token in content["added_tokens"] if token["id"] >= rows]
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < rows]
+    words = backend.get_vocab(with_added_tokens=False).values()
+    ends = backend.encode("").ids
+    if max(words, default=0) >= rows or max(ends, default=0) >= rows:
+        raise ValueError
+    shorter = tokenizers.Tokenizer.from_str(json.dumps(content))
+    return shorter, [token["content"] for token in beyond]
+
+
+def in_lower_case(backend: tokenizers.Tokenizer) -> None:
+    """Put lower case before what a tokenizer does to letters, unless it has it:
+    sentence-transformers' do_lower_case.
+    """
+    before = backend.normalizer
+    if before is not None and lowers(json.loads(backend.to_str())["normalizer"]):
+        return
+    first = normalizers.Lowercase()
+    backend.normalizer = normalizers.Sequence([first] if before is None else [first, before])
+
+
+def lowers(normalizer: Settings) -> bool:
+    """Whether a normalizer of a tokenizer.json makes letters small."""
+    if normalizer.get("type") == "Sequence":
+        return any(lowers(inner) for inner in normalizer["normalizers"])
+    is_bert = normalizer.get("type") == "BertNormalizer"
+    return normalizer.get("type") == "Lowercase" or (is_bert and bool(normalizer["lowercase"]))
 
 
 def with_one_type(backend: tokenizers.Tokenizer) -> processors.TemplateProcessing:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from adapt.data.masking import mask_id, special_ids, split_into_pieces
 from adapt.errors import CheckpointError, DataError
-from adapt.pretrained.tokenizer import Text, Tokenizer, load_tokenizer
+from adapt.pretrained.tokenizer import Text, Tokenizer
+from adapt.pretrained.tokenizer_files import load_tokenizer
 from adapt.ragged import Ragged, ragged
 from tests.helpers import tiny
 
@@ -102,9 +103,10 @@ def test_texts_are_cut_to_the_limit_with_special_tokens_kept_and_never_padded(
 
 
 def test_what_a_file_says_of_padding_and_truncation_is_overruled(folders, tmp_path):
+    """But for the side: transformers takes that from it, see test_checkpoint_table.py."""
     backend = tokenizers.Tokenizer.from_file(str(folders["bert"][1] / "tokenizer.json"))
     backend.enable_padding(length=128)
-    backend.enable_truncation(4, direction="left", stride=2)
+    backend.enable_truncation(4, stride=2)
     backend.save(str(tmp_path / "tokenizer.json"))
     texts = ["the film was good", "the film " * 9]
     expected = ids(load_tokenizer(folders["bert"][0], 9), *texts)

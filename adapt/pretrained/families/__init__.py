@@ -46,6 +46,10 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
+    # Other names of the same functions.
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_tanh",
+    "swish": "silu",
 }
 LAYOUTS: dict[
     str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int], np.ndarray]]
@@ -135,9 +139,16 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         raise CheckpointError(
             f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}"
         )
+    if "quantization_config" in hf:
+        raise CheckpointError(
+            f"quantization_config in {where}/config.json: only weights in floating point are read"
+        )
     fields = module.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
     config = EncoderConfig(family=hf["model_type"], **fields)
     check_config(config, where)
+    if not config.is_image and not 0 <= config.pad_token < config.vocabulary:
+        # A padding token without a row. Padding is masked here, so that any token will do.
+        config = dataclasses.replace(config, pad_token=0)
     return config
 
 
