@@ -22,7 +22,15 @@ from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
 from adapt.data.tables import Table
 from adapt.data.text_windows import TextWindows
 from adapt.errors import DataError, StrategyError
-from adapt.models import POOLINGS, Classifier, Encoder, Model, cached_program, flatten_groups
+from adapt.models import (
+    POOLINGS,
+    Classifier,
+    Encoder,
+    EncoderConfig,
+    Model,
+    cached_program,
+    flatten_groups,
+)
 from adapt.options import Long, is_of
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
@@ -70,24 +78,90 @@ class Chunk(NamedTuple):
     windows: TextWindows | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class VectorSettings:
+    """How one vector is made of an example.
+
+    ``prompt`` is put before every text, ``dimensions`` are how many numbers of a vector are kept.
+    """
+
+    pooling: str
+    normalize: bool = False
+    prompt: str = ""
+    dimensions: int | None = None
+
+    def __str__(self) -> str:
+        words = [f"pooling {self.pooling}"]
+        if self.dimensions is not None:
+            words.append(f"the first {self.dimensions} dimensions")
+        words.append("normalized" if self.normalize else "not normalized")
+        if self.prompt:
+            words.append(f"prompt {self.prompt!r}")
+        return ", ".join(words)
+
+    def width(self, config: EncoderConfig) -> int:
+        """The numbers of a vector."""
+        return min(self.dimensions or config.width, config.width)
+
+
+def vector_settings(
+    pretrained: Pretrained,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    prompt: str | None = None,
+) -> VectorSettings:
+    """What is asked for, and for the rest what the checkpoint's own folder says, or the run did.
+
+    Where neither says anything, it is the mean, not normalised. ``prompt`` is the name of one of the
+    folder's prompts, or what to put before a text; "" is none. Raises :class:`StrategyError` where
+    the folder asks for something that is not done here, such as a dense layer.
+    """
+    own = pretrained.embedding
+    if pooling is None and own.refused:
+        raise StrategyError(
+            f"{own.refused}, which adapt does not do: give `pooling` for vectors without it"
+        )
+    if prompt is None:
+        prompt = own.default_prompt or ""
+    text = own.prompts.get(prompt, prompt if prompt != own.default_prompt else "")
+    if text and pretrained.config.is_image:
+        raise StrategyError(f"{pretrained.source} is an image encoder: `prompt` is for texts")
+    if text and not own.pools_prompt:
+        raise StrategyError(
+            f"{pretrained.source} leaves the tokens of a prompt out of its pooling (include_prompt "
+            'false), which adapt does not do: give `prompt=""`'
+        )
+    return VectorSettings(
+        pooling=pooling or own.pooling or "mean",
+        normalize=own.normalize and not own.refused if normalize is None else normalize,
+        prompt=text,
+        dimensions=own.dimensions if pooling is None else None,
+    )
+
+
 def encode(
     pretrained: Pretrained | str | Path,
     texts: Sequence[str],
-    pooling: str = "mean",
-    normalize: bool = False,
+    pooling: str | None = None,
+    normalize: bool | None = None,
     layer: int | None = None,
     long: Long | None = None,
+    prompt: str | None = None,
 ) -> np.ndarray:
     """The features of texts, float32 [N, D], in their order.
 
-        adapt.encode("minilm", ["a good film", "a bad one"], normalize=True)       # [2, 384]
+        adapt.encode("minilm", ["a good film", "a bad one"])       # [2, 384]
         adapt.encode("minilm", articles, long="windows")
+        adapt.encode("path/of/e5", ["how do fish sleep"], prompt="query: ")
 
     ``pretrained`` is what :func:`adapt.load` gives, or a name for it, which is then read anew.
     ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by
     weights of the checkpoint pooler or attention. ``normalize`` scales each vector to length 1, as
-    sentence encoders are compared. ``layer`` counts from 0 (embedding) to L (last block, the
-    default).
+    sentence encoders are compared. ``prompt`` is put before each text: the name of one that the
+    folder has, or the words themselves; "" is none. The default of these three is what the
+    checkpoint's folder says (modules.json and the files it names), what a run was trained with, or
+    else the mean as it is; see :func:`vector_settings`. ``layer`` counts from 0 (embedding) to L
+    (last block, the default).
 
     ``long`` says what is read of a text that has more tokens than the tokenizer's ``max_length``;
     a warning counts such texts. ``"head"`` reads the first tokens, ``"head+tail"`` the first quarter
@@ -96,7 +170,8 @@ def encode(
     The default is what the checkpoint was trained with, or ``"head"``.
 
     Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a
-    pooling, a layer or a rule that there is not.
+    pooling, a layer or a rule that there is not, and for what the folder asks for and is not done
+    here.
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
@@ -107,13 +182,21 @@ def encode(
     if not isinstance(pretrained, Pretrained):
         pretrained = load(pretrained)
     keep_programs()
-    forward, params = extractor(pretrained, pooling, layer)
+    settings = vector_settings(pretrained, pooling, normalize, prompt)
+    forward, params = extractor(pretrained, settings.pooling, layer)
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
-    features = np.zeros((len(texts), pretrained.config.width), np.float32)
-    batches = text_batches(with_long(pretrained, long), chunks, few=True)
-    counts = fill(features, forward, params, batches, normalize)
+    features = np.zeros((len(texts), settings.width(pretrained.config)), np.float32)
+    reader = with_long(pretrained, long)
+    batches = text_batches(reader, with_prompt(chunks, settings.prompt), few=True)
+    counts = fill(features, forward, params, batches, settings.normalize)
     warn_long(counts.long, "texts")
     return features
+
+
+def with_prompt(chunks: Iterable[Sequence[Any]], prompt: str) -> Iterator[Sequence[Any]]:
+    """The texts of chunks with a prompt before each."""
+    for texts in chunks:
+        yield [prompt + text for text in texts] if prompt else texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +209,7 @@ class Extraction:
     seconds: float
     padding: float  # the share of the slots of batches that held no token
     long: LongTexts
+    settings: VectorSettings
 
     @property
     def truncated(self) -> int:
@@ -143,13 +227,14 @@ def extract(
     folder: str | Path,
     text_column: str = "text",
     image_column: str | None = None,
-    pooling: str = "mean",
+    pooling: str | None = None,
     layer: int | None = None,
-    normalize: bool = False,
+    normalize: bool | None = None,
     dtype: Any = np.float32,
     layout: Layout | None = None,
     on_progress: OnProgress | None = None,
     long: Long | None = None,
+    prompt: str | None = None,
 ) -> Extraction:
     """Write the features of a table's rows to ``folder / "features.npy"``, float32 [N, D], in the
     order of rows.
@@ -158,7 +243,7 @@ def extract(
     is computed. Each of several processes writes the features of its own part of the rows,
     features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
     mesh of the process's own devices. ``dtype`` is that of the computation; for pooling, normalize,
-    layer and long see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
+    prompt, layer and long see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
     :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
     data.
     """
@@ -175,15 +260,17 @@ def extract(
             tables.check_texts(table, text_column)  # here rows have the file's numbers
         table = table.select(shares[jax.process_index()])
         name = share_name(jax.process_index())
-    forward, params = extractor(pretrained, pooling, layer, dtype, layout)
-    stream = table_batches(reader, table, text_column, image_column, layout)
+    settings = vector_settings(pretrained, pooling, normalize, prompt)
+    forward, params = extractor(pretrained, settings.pooling, layer, dtype, layout)
+    stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
+    width = settings.width(pretrained.config)
 
     started = time.perf_counter()
     path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with files.atomic_path(path) as beside:
-        features = mapped_features(beside, (len(table), pretrained.config.width))
-        counts = fill(features, forward, params, stream, normalize, on_progress)
+        features = mapped_features(beside, (len(table), width))
+        counts = fill(features, forward, params, stream, settings.normalize, on_progress)
         features.flush()
     # Every process is done when it knows the sums of all.
     total = multihost.total_over_processes
@@ -195,9 +282,9 @@ def extract(
     slots = total(counts.slots)
     seconds = time.perf_counter() - started
     if multihost.is_multiprocess() and multihost.is_lead_process():
-        write_index(folder, shares, pretrained.config.width)
+        write_index(folder, shares, width)
     padding = 1 - tokens / slots
-    return Extraction(path, count, pretrained.config.width, seconds, padding, long_texts)
+    return Extraction(path, count, width, seconds, padding, long_texts, settings)
 
 
 def share_name(process: int) -> str:
@@ -257,11 +344,15 @@ def table_batches(
     text_column: str = "text",
     image_column: str | None = None,
     layout: Layout | None = None,
+    prompt: str = "",
 ) -> Stream:
-    """The evaluation batches of a whole table in constant memory, of its texts or of its images."""
+    """The evaluation batches of a whole table in constant memory, of its texts or of its images.
+
+    ``prompt`` is put before every text.
+    """
     check_inputs(pretrained, image_column)
     if image_column is None:
-        chunks = tables.text_chunks(table, text_column)
+        chunks = with_prompt(tables.text_chunks(table, text_column), prompt)
         return text_batches(pretrained, chunks, layout, few=layout is None)
     groups, _ = packing.groups_of(layout)
     chunks = tables.chunks(table, [image_column], IMAGES_PER_BATCH * groups)
@@ -423,7 +514,7 @@ def fill(
     on_progress: OnProgress | None = None,
 ) -> Counts:
     """Write the features of every batch to their rows of ``features`` [N, D], which may be mapped
-    from a file.
+    from a file. Where it has fewer columns than a vector numbers, the first ones are kept.
     """
     counts = Counts()
     open_texts = OpenTexts()
@@ -444,7 +535,7 @@ def fill(
         if normalize:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(lengths, 1e-12)
-        features[rows] = vectors
+        features[rows] = vectors[:, : features.shape[1]]
         done += len(rows)
         if on_progress is not None:
             on_progress(done, len(features))

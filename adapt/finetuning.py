@@ -567,6 +567,10 @@ def build_plan(
         task=options.task,
         unread={},
         stripped=(),
+        notes=(),
+        embedding=hub.embedding_of_run(
+            pretrained.embedding, model.head, data.task.num_outputs == 0
+        ),
     )
     imports = extensions.used_by(adapted, options.strategy)
     return Plan(

@@ -468,7 +468,13 @@ def build_plan(
     objective = "clm" if pretrained.config.causal else "mlm"
     return Plan(
         pretrained=dataclasses.replace(
-            pretrained, head=model.head, labels=(), task=objective, unread={}, stripped=()
+            pretrained,
+            head=model.head,
+            labels=(),
+            task=objective,
+            unread={},
+            stripped=(),
+            notes=(),
         ),
         discarded=hub.unread_record(pretrained),
         model=model,

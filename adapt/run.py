@@ -157,18 +157,17 @@ class Run:
         self,
         texts: Sequence[str],
         pooling: str | None = None,
-        normalize: bool = False,
+        normalize: bool | None = None,
         layer: int | None = None,
         long: Long | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
         """The features of texts by the adapted encoder, float32 [N, D].
 
         ``pooling`` and ``long`` are by default those that the head was trained with; for the rest see
         :func:`adapt.encode`.
         """
-        if pooling is None:
-            pooling = str(getattr(self.pretrained.head, "pooling", "mean"))
-        return features.encode(self.pretrained, texts, pooling, normalize, layer, long)
+        return features.encode(self.pretrained, texts, pooling, normalize, layer, long, prompt)
 
     def save(self, out: str | Path, overwrite: bool = False) -> Path:
         """Write the run to a new folder, which :func:`load_run` and every command take.

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from adapt.cli import console, showing
 from adapt.cli.run_folder import open_run
 from adapt.data import tables
-from adapt.features import Extraction, extract
+from adapt.features import Extraction, extract, vector_settings
 from adapt.options import (
     ColumnOptions,
     DeviceOptions,
@@ -35,6 +35,8 @@ from adapt.pretrained import hub
 from adapt.run_folder import check_out, versions, write_json
 from adapt.tree import digest
 
+VECTORS = ("pooling", "normalize", "prompt", "dimensions")  # what result.json says of them
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
@@ -44,12 +46,14 @@ class ExtractOptions:
 
     # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     data: str = "reviews"
-    # mean, cls, max, last, pooler or attention
-    pooling: str = "mean"
+    # mean, cls, max, last, pooler or attention; default: the checkpoint's or run's own, else mean
+    pooling: str | None = None
     # 0 (embedding) to L (the last block, the default)
     layer: int | None = None
-    # scale every feature vector to length 1
-    normalize: bool = False
+    # scale every feature vector to length 1, or not: no; default: what the checkpoint's folder says
+    normalize: bool | None = None
+    # what is put before a text, or its name in the checkpoint's folder; default: the folder's own
+    prompt: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,8 @@ def main(config: Config) -> dict[str, Any]:
 
     with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
+        settings = vector_settings(pretrained, config.pooling, config.normalize, config.prompt)
+        console.say(f"vectors   {settings}")
         started = time.perf_counter()
         share = multihost.even_shares(len(table))[jax.process_index()]
         with console.progress("extracting", len(share)) as bar:
@@ -97,6 +103,7 @@ def main(config: Config) -> dict[str, Any]:
                 layout=layout,
                 on_progress=show_progress,
                 long=config.long,
+                prompt=config.prompt,
             )
         result = {
             "examples": extraction.examples,
@@ -106,6 +113,7 @@ def main(config: Config) -> dict[str, Any]:
             "padding": extraction.padding,
             "truncated": extraction.truncated,
             "long": {"rule": extraction.long.rule, **extraction.long.counts},
+            **{name: getattr(extraction.settings, name) for name in VECTORS},
             "encoder_digest": digest(pretrained.params["encoder"]),
             "versions": versions(),
         }

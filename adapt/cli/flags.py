@@ -96,6 +96,9 @@ def changed_flags(config: Options, unnamed: Iterable[str] = ()) -> list[str]:
         value = getattr(config, field.name)
         if value == field.default or field.name in unnamed:
             continue
+        if isinstance(value, bool) and field.default is None:
+            words += [flag(field.name), "yes" if value else "no"]
+            continue
         if isinstance(value, bool):
             words.append(flag(field.name if value else f"no_{field.name}"))
             continue
@@ -152,7 +155,28 @@ def constructors() -> Any:
             str_from_instance=lambda path: [str(path)],
         )
 
+    @registry.primitive_rule
+    def read_choice(info: Any) -> Any:
+        if info.type != bool | None:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=(0, 1),
+            metavar="[no]",
+            instance_from_str=yes_or_no,
+            is_instance=lambda value: value is None or isinstance(value, bool),
+            str_from_instance=lambda value: [] if value else ["no"],
+        )
+
     return registry
+
+
+def yes_or_no(words: Sequence[str]) -> bool:
+    """A flag that may be left out: typed alone it is yes."""
+    values = {(): True, ("yes",): True, ("True",): True, ("no",): False, ("False",): False}
+    typed = tuple(words)
+    if typed not in values:
+        raise ValueError(f"{' '.join(words)} is neither yes nor no")
+    return values[typed]
 
 
 def option_groups(config: type, defaults: Mapping[str, Any] | None = None) -> dict[str, type]:

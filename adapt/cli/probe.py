@@ -25,6 +25,7 @@ from adapt.cli.run_folder import open_run
 from adapt.cost.clock import Compiling, Laps
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
+from adapt.features import VectorSettings
 from adapt.options import (
     CheckpointOptions,
     DeviceOptions,
@@ -35,7 +36,7 @@ from adapt.options import (
 )
 from adapt.parallel import sharding
 from adapt.pretrained import hub
-from adapt.probing.pipeline import check_probe, is_regression, read_data
+from adapt.probing.pipeline import check_probe, is_regression, read_data, with_own_vectors
 from adapt.probing.report import ProbeOptions, ProbeReport, probe_features
 from adapt.probing.speed import compare_with_sklearn
 from adapt.run_folder import check_out, versions, write_json
@@ -90,6 +91,7 @@ def main(config: Config) -> dict[str, Any]:
     check_speed(config)
     check_out(config.out, None, config.overwrite, may_be_remote=True)
     pretrained = hub.with_long(hub.load(config.checkpoint), config.long)
+    config = with_own_vectors(config, pretrained)
     data = read_data(
         pretrained,
         config.data,
@@ -105,10 +107,13 @@ def main(config: Config) -> dict[str, Any]:
     with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
         console.say(f"data      {(~test).sum():,} rows of {config.data}, {test.sum():,} of a test")
+        poolings = " and ".join(config.poolings)
+        vectors = VectorSettings(poolings, bool(config.normalize), config.prompt or "")
+        console.say(f"vectors   {vectors}")
         laps.lap("set_up")
         with console.progress("extracting", len(test)) as bar:
             layout = sharding.make_layout(config.mesh)
-            features = data.features(config.pooling, layout, bar.show)
+            features = data.features(config.poolings, layout, bar.show)
         laps.lap("features")
         if config.speed:
             last_layer = np.ascontiguousarray(features[-1, 0][~test])
@@ -171,7 +176,7 @@ def show(config: Config, report: ProbeReport) -> None:
 
 
 def cell_order(config: Config, cell: dict[str, Any]) -> tuple[Any, ...]:
-    return (cell["method"], config.pooling.index(cell["pooling"]), cell["layer"])
+    return (cell["method"], config.poolings.index(cell["pooling"]), cell["layer"])
 
 
 def table_row(cell: dict[str, Any]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from adapt.models import POOLINGS, Classifier, Encoder, Model
 from adapt.options import TaskOptions
 from adapt.prefix_cache import policy
 from adapt.pretrained.families import family_module
+from adapt.pretrained.hub import default_pooling
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from adapt.tasks.metrics import more_is_better
@@ -185,10 +186,12 @@ def test_outputs(
 def pooled_features(material: Material, pooling: str | None) -> tuple[dict[str, np.ndarray], float]:
     """(the pooled features [N, D] of every set, the seconds that an example takes to encode).
 
-    ``pooling`` is by default that of the family.
+    ``pooling`` is by default the checkpoint's own, or that of the family.
     """
     pretrained = material.pretrained
-    chosen: str = pooling or family_module(pretrained.config.family).POOLING
+    chosen = pooling or default_pooling(pretrained)
+    if chosen not in POOLINGS:  # a run's, with weights that are of its own head
+        chosen = family_module(pretrained.config.family).POOLING
     model = Model(Encoder(pretrained.config), Classifier(0, chosen))
     cut = frozen_prefix.cut_at(model, model.stages)
     params = tree.drop(pretrained.params, "head")

@@ -604,6 +604,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
         "base": base,
         "images": dataclasses.asdict(model.image_settings) if model.image_settings else None,
         "imports": dict(model.imports),
+        "embedding": dataclasses.asdict(model.embedding),
     }
     if model.tokenizer:
         model.tokenizer.save(folder)
@@ -714,7 +715,40 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
         labels=labels,
         label_type=label_type,
         imports=imports,
+        embedding=parse_embedding(content, head),
     )
+
+
+def parse_embedding(content: Mapping[str, Any], head: Any) -> Embedding:
+    """How a run makes vectors, by its model.json; of an older run as its head pools."""
+    fields = content.get("embedding")
+    if fields is None:
+        return Embedding(pooling=getattr(head, "pooling", None))
+    return Embedding(**fields)
+
+
+def embedding_of_run(base: Embedding, head: Any, embeds: bool) -> Embedding:
+    """How a run with this ``head`` makes vectors, which began with a checkpoint that does it as
+    ``base`` says.
+
+    A head that predicts was trained on pooled states as they are. Where vectors are what is trained
+    (``embeds``), they are normalised as the checkpoint's are. No prompt was put before a text.
+    """
+    pooling = getattr(head, "pooling", None)
+    if pooling is None:
+        return base
+    if not embeds:
+        return Embedding(pooling=pooling)
+    return dataclasses.replace(
+        base, pooling=pooling, default_prompt=None, dimensions=None, pools_prompt=True, refused=""
+    )
+
+
+def default_pooling(pretrained: Pretrained) -> str:
+    """What a new head pools by, unless another pooling is asked for: the checkpoint's own, or that
+    of its family.
+    """
+    return pretrained.embedding.pooling or families.family_module(pretrained.config.family).POOLING
 
 
 def parse_base(content: Mapping[str, Any]) -> dict[str, str] | None:

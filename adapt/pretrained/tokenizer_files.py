@@ -107,9 +107,9 @@ def read_tokenizer(
         add_tokens(backend, special, added, file)
         if kind == "BertTokenizer":
             backend.post_processor = with_ends(backend, special["cls_token"], special["sep_token"])
-        if kind == "GPT2Tokenizer" and not content:
-            bounds = with_bounds(backend, settings, special)
-            backend.post_processor = bounds or backend.post_processor
+        elif backend.post_processor is None and family:
+            bounds = {} if content else settings  # tokenizer.json has its own, or none
+            backend.post_processor = with_bounds(backend, bounds, special)
     except CheckpointError:
         raise
     except Exception as error:  # the library raises bare Exception for any malformed file
@@ -208,7 +208,9 @@ def tokens_of_files(
     more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or ()
     for value in more.values() if isinstance(more, Mapping) else more:
         others.append(as_token(value))
-    numbered: list[tuple[int | None, AddedToken]] = sorted(added.items(), key=lambda item: item[0])
+    numbered: list[tuple[int | None, AddedToken]] = []
+    for number in sorted(added):
+        numbered.append((number, added[number]))
     return special, [*numbered, *((None, token) for token in others)]
 
 
@@ -304,8 +306,10 @@ def with_ends(
 def gpt2_backend(file: Path, content: Settings, settings: Settings) -> tokenizers.Tokenizer:
     """GPT-2's byte-level BPE of a vocabulary and merges, by tokenizer_config.json."""
     if content:
-        merges = content["model"]["merges"]
-        pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
+        pairs = []
+        for merge in content["model"]["merges"]:  # two tokens, or a text of both in old files
+            first, second = merge.split(" ") if isinstance(merge, str) else merge
+            pairs.append((first, second))
         model = models.BPE(vocab=content["model"]["vocab"], merges=pairs)
     else:
         model = models.BPE.from_file(str(file), str(file.with_name("merges.txt")))
@@ -320,25 +324,25 @@ def gpt2_backend(file: Path, content: Settings, settings: Settings) -> tokenizer
 
 def with_bounds(
     backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
-) -> processors.TemplateProcessing | None:
-    """A text between the begin and the end token that old files of GPT-2 may ask for; None where
-    they do not.
+) -> Any:
+    """A text as it is, or between the begin and the end token that old files of GPT-2 may ask for;
+    the second text of a pair is of type 1.
     """
     bounds = []
     for entry, name in (("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")):
         token = special.get(name)
         bounds.append(token.content if settings.get(entry) and token else None)
     begin, end = bounds
-    if not begin and not end:
-        return None
     templates = []
     for number, text in enumerate(("$A", "$B")):
         pieces = [piece for piece in (begin, text, end) if piece]
         templates.append(" ".join(f"{piece}:{number}" for piece in pieces))
     ids = {token: backend.token_to_id(token) for token in (begin, end) if token}
-    return processors.TemplateProcessing(
+    template = processors.TemplateProcessing(
         single=templates[0], pair=" ".join(templates), special_tokens=list(ids.items())
     )
+    # A token that begins with a space is where its letters are.
+    return processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
 
 
 # What contradicts itself

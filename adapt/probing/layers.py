@@ -36,9 +36,14 @@ def layer_features(
     return np.moveaxis(evaluate(forward, params, batches, count), 0, 2)
 
 
+def weightless_poolings() -> list[str]:
+    """The poolings that can be probed."""
+    return [name for name in POOLINGS if name != "pooler"]
+
+
 def check_poolings(poolings: Sequence[str]) -> None:
     """Raise :class:`StrategyError` for a pooling that there is not, or that has weights."""
-    without_weights = [name for name in POOLINGS if name != "pooler"]
+    without_weights = weightless_poolings()
     for name in poolings:
         if name not in without_weights:
             known = ", ".join(without_weights)

@@ -10,14 +10,20 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from adapt.data import packing, tables
 from adapt.data.inputs import Columns, Part, as_list, make_parts
 from adapt.errors import DataError, StrategyError
-from adapt.features import Stream, table_batches, text_batches
+from adapt.features import (
+    Stream,
+    table_batches,
+    text_batches,
+    vector_settings,
+    with_prompt,
+)
 from adapt.options import Long, is_of, wanted
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
@@ -25,7 +31,7 @@ from adapt.parallel.sharding import Layout
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, warn_long
-from adapt.probing.layers import check_poolings, layer_features
+from adapt.probing.layers import check_poolings, layer_features, weightless_poolings
 from adapt.probing.report import (
     NEIGHBOURS,
     STRENGTHS,
@@ -48,7 +54,7 @@ def probe(
     test: Any = None,
     task: str = "classification",
     method: Sequence[Method] | None = None,
-    pooling: Sequence[str] = ("mean",),
+    pooling: Sequence[str] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     neighbours: Sequence[int] = NEIGHBOURS,
     folds: int = 5,
@@ -61,6 +67,8 @@ def probe(
     mesh: str = "",
     on_progress: OnProgress | None = None,
     long: Long | None = None,
+    normalize: bool | None = None,
+    prompt: str | None = None,
 ) -> ProbeReport:
     """Which layer holds what a task needs: heads on the frozen features of every layer, chosen by
     inner folds, tested once.
@@ -81,7 +89,9 @@ def probe(
     """
     options = ProbeOptions(
         method=None if method is None else tuple(as_list(method, "method")),
-        pooling=tuple(as_list(pooling, "pooling")),
+        pooling=None if pooling is None else tuple(as_list(pooling, "pooling")),
+        normalize=normalize,
+        prompt=prompt,
         strengths=tuple(as_list(strengths, "strengths")),
         neighbours=tuple(as_list(neighbours, "neighbours")),
         folds=folds,
@@ -95,11 +105,32 @@ def probe(
     if not isinstance(pretrained, Pretrained):
         pretrained = hub.load(pretrained)
     pretrained = hub.with_long(pretrained, long)
+    options = with_own_vectors(options, pretrained)
     data = read_data(
         pretrained, inputs, labels, options, test=test, task=task, columns=columns, limit=limit
     )
-    features = data.features(options.pooling, layout)
+    features = data.features(options.poolings, layout)
     return probe_features(features, data.labels, data.is_test, data.names, options, on_progress)
+
+
+Options = TypeVar("Options", bound=ProbeOptions)
+
+
+def with_own_vectors(options: Options, pretrained: Pretrained) -> Options:
+    """The options with the checkpoint's own pooling, normalisation and prompt where none is asked
+    for; see :func:`adapt.features.vector_settings`.
+
+    A pooling that has weights, as a run may, can't be probed: the mean takes its place.
+    """
+    asked = options.pooling[0] if options.pooling else None
+    settings = vector_settings(pretrained, asked, options.normalize, options.prompt)
+    own = settings.pooling if settings.pooling in weightless_poolings() else "mean"
+    return dataclasses.replace(
+        options,
+        pooling=(own,) if options.pooling is None else options.pooling,
+        normalize=settings.normalize,
+        prompt=settings.prompt,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +145,8 @@ class ProbeData:
     parts: Sequence[Part]  # the training rows, and the test where there is one
     labels: np.ndarray
     names: list[str]
+    normalize: bool = False
+    prompt: str = ""  # before every text
     # of each part, once its features were computed: the texts that were too long
     long: dict[str, LongTexts] = dataclasses.field(default_factory=dict, init=False, compare=False)
 
@@ -147,6 +180,9 @@ class ProbeData:
                 start += len(part.table)
 
         features = layer_features(self.pretrained, batches(), count, poolings, layout)
+        if self.normalize:
+            lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+            features = features / np.maximum(lengths, 1e-12)
         names = (self.parts[0].table.name, "the test")
         for number, name in enumerate(names[: len(self.parts)]):
             warn_long(long[number], name)
@@ -161,6 +197,8 @@ class ProbeData:
                 self.pretrained, part.table, image_column=columns.image, layout=layout
             )
         chunks = self.task.sequence_chunks(part.table, columns.texts)
+        if len(columns.texts) == 1:
+            chunks = with_prompt(chunks, self.prompt)
         return text_batches(self.pretrained, chunks, layout)
 
 
@@ -173,7 +211,7 @@ def check_probe(options: ProbeOptions, task: str, limit: int | None) -> None:
             "probe is of one process: leave out `coordinator`, and give `mesh` for its devices"
         )
     check_options(options, is_regression(task))
-    check_poolings(options.pooling)
+    check_poolings(options.poolings)
     if limit is None:
         return
     if not is_of(limit, int):
@@ -232,7 +270,15 @@ def read_data(
             f"{train.table.name}: {count} rows are too few for `folds` {options.folds}: give two "
             "for each"
         )
-    data = ProbeData(pretrained, learned, chosen, np.concatenate(chosen_labels), names)
+    data = ProbeData(
+        pretrained,
+        learned,
+        chosen,
+        np.concatenate(chosen_labels),
+        names,
+        bool(options.normalize),
+        options.prompt or "",
+    )
     make_splits(data.labels, data.is_test, options, regression=not names)
     return data
 

@@ -43,8 +43,12 @@ class ProbeOptions:
 
     # of the head; default: logistic, or ridge for regression
     method: tuple[Method, ...] | None = None
-    # of the tokens' states: mean, cls, max or last
-    pooling: tuple[str, ...] = ("mean",)
+    # of the tokens' states: mean, cls, max or last; default: the checkpoint's own, or else mean
+    pooling: tuple[str, ...] | None = None
+    # scale every feature vector to length 1, or not: no; default: what the checkpoint's folder says
+    normalize: bool | None = None
+    # what is put before a text, or its name in the checkpoint's folder; default: the folder's own
+    prompt: str | None = None
     # of the L2 penalty: scikit-learn's 1 / C, or alpha
     strengths: tuple[float, ...] = STRENGTHS
     # of knn
@@ -53,6 +57,11 @@ class ProbeOptions:
     folds: int = 5
     # each draws other folds
     seeds: int = 5
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """The poolings to try; the mean where none is named."""
+        return ("mean",) if self.pooling is None else self.pooling
 
     def methods(self, regression: bool) -> tuple[str, ...]:
         if self.method is not None:
@@ -117,7 +126,7 @@ def check_options(options: ProbeOptions, regression: bool) -> None:
                 raise StrategyError(
                     f"`method` {name} classifies, and `task` is regression: give ridge or knn"
                 )
-    lists = {"method": methods, "pooling": options.pooling, "strengths": options.strengths}
+    lists = {"method": methods, "pooling": options.poolings, "strengths": options.strengths}
     for name, values in lists.items():
         if not values or len(set(values)) < len(values):
             shown = " ".join(map(str, values))
@@ -168,11 +177,11 @@ def probe_features(
     splits = make_splits(labels, test, options, regression=not classes)
     tested = test if test.any() else ~test
     drawn = resample(np.flatnonzero(tested), len(labels))
-    total = len(features) * len(options.pooling) * len(methods)
+    total = len(features) * len(options.poolings) * len(methods)
     cells = []
     selections = []
     for layer, pooled in enumerate(features):
-        for pooling, x in zip(options.pooling, pooled, strict=True):
+        for pooling, x in zip(options.poolings, pooled, strict=True):
             scaled = linear.standardise(x, splits.train)
             for method in methods:
                 fitted = fit_method(method, scaled, labels, splits, classes, options)

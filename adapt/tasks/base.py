@@ -32,7 +32,7 @@ from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM
 from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
 from adapt.pretrained.families import family_module
-from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.hub import Pretrained, default_pooling
 from adapt.pretrained.tokenizer import Text, no_windows_of_pairs
 from adapt.tasks.metrics import Scores
 from adapt.training.losses import Loss
@@ -381,7 +381,9 @@ def classifier(
 ) -> Classifier:
     """A head that pools and projects, as the options say."""
     config = pretrained.config
-    pooling = options.pooling or family_module(config.family).POOLING
+    pooling = options.pooling or default_pooling(pretrained)
+    if options.layers and pooling == "pooler":  # which reads the last layer alone
+        pooling = family_module(config.family).POOLING
     # GPT2ForSequenceClassification has no bias: with one, the head could not be exported.
     if config.family == "gpt2" and pooling == "last":
         bias = False
