@@ -245,7 +245,7 @@ def metavar_of(annotation: Any) -> str | None:
     if typing.get_origin(member) is tuple:
         one = metavar_of(choices[0] | None) or ""
         return f"{one} [{one} ...]"
-    return member.__name__.upper()
+    return "[no]" if member is bool else member.__name__.upper()
 
 
 def title_of(config: type, name: str) -> str:
