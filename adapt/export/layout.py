@@ -48,12 +48,20 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
     def per_channel(values: Any) -> list[float]:
         return np.broadcast_to(np.asarray(values, float), settings.channels).tolist()
 
+    square = {"height": settings.size, "width": settings.size}
+    size: dict[str, int] = square
+    if settings.resize and len(settings.resize) == 2:
+        size = dict(zip(("height", "width"), settings.resize, strict=True))
+    elif settings.resize:
+        size = {"shortest_edge": settings.resize[0]}
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": settings.channels == 3,
-        "do_resize": True,
-        "size": {"height": settings.size, "width": settings.size},
+        "do_resize": settings.resize != (),
+        "size": size,
         "resample": settings.resample,
+        "do_center_crop": settings.crop,
+        "crop_size": square,
         "do_rescale": True,
         "rescale_factor": settings.rescale,
         "do_normalize": True,

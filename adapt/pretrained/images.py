@@ -1,7 +1,7 @@
 """Images to pixels, the way that the checkpoint's preprocessor_config.json says."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,21 @@ import numpy as np
 from adapt.errors import CheckpointError, DataError
 from adapt.pretrained.json_files import read_settings
 
+# Processors of transformers that do what is done here; their entries have these defaults.
+PROCESSORS = ("ViTImageProcessor", "ViTFeatureExtractor")
+# What another processor has to say for all of it to be known.
+ENTRIES = ("do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageSettings:
     """An image is resized to ``size`` squared with PIL's filter ``resample``; pixels are multiplied
     by ``rescale``, then ``mean`` is subtracted, and they are divided by ``std``.
+
+    * ``resize``: (height, width) to resize to, where that is not the size; its shorter side where
+      it is one number; () for no resizing.
+    * ``crop``: whether the middle of what was resized is cut out, with black around it where it is
+      smaller.
     """
 
     size: int
@@ -23,24 +33,27 @@ class ImageSettings:
     rescale: float = 1 / 255
     mean: tuple[float, ...] = (0.5,)  # of every channel, or of each
     std: tuple[float, ...] = (0.5,)
+    resize: tuple[int, ...] | None = None
+    crop: bool = False
 
 
 def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
     """The settings in preprocessor_config.json; what it does not say is ViT's own: bilinear, mean
     and std one half.
 
-    Raises :class:`CheckpointError` for a file that is no JSON object, or has another number of
-    channels.
+    Raises :class:`CheckpointError` for a file that is no JSON object, for what does not fit the
+    encoder, and for what is not done here.
     """
     file = folder / "preprocessor_config.json"
     content = read_settings(file)
+    check_processor(file, content)
     settings = ImageSettings(
         size=size,
         channels=channels,
         resample=content.get("resample", ImageSettings.resample),
         rescale=content.get("rescale_factor", ImageSettings.rescale),
-        mean=tuple(content.get("image_mean") or ImageSettings.mean),
-        std=tuple(content.get("image_std") or ImageSettings.std),
+        mean=per_channel(content.get("image_mean")) or ImageSettings.mean,
+        std=per_channel(content.get("image_std")) or ImageSettings.std,
     )
     for name, values in (("image_mean", settings.mean), ("image_std", settings.std)):
         if len(values) not in (1, channels):
@@ -51,7 +64,72 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
         settings = dataclasses.replace(settings, rescale=1.0)
     if not content.get("do_normalize", True):
         settings = dataclasses.replace(settings, mean=(0.0,), std=(1.0,))
-    return settings
+    return with_sizes(settings, file, content)
+
+
+def check_processor(file: Path, content: Mapping[str, Any]) -> None:
+    """Raise :class:`CheckpointError` for a processor that does something else than is done here."""
+    name = content.get("image_processor_type") or content.get("feature_extractor_type")
+    is_known = name is None or str(name).removesuffix("Fast").removesuffix("Pil") in PROCESSORS
+    absent = [entry for entry in ENTRIES if entry not in content]
+    if not is_known and absent:
+        raise CheckpointError(
+            f"{file} says image_processor_type {name}, whose own {absent[0]} is not known here: "
+            "write all its settings into the file, or say ViTImageProcessor"
+        )
+    if content.get("do_pad"):
+        raise CheckpointError(f"{file} says do_pad true: only false is read")
+
+
+def per_channel(value: Any) -> tuple[float, ...]:
+    """A number, or one for each channel; () for none."""
+    if isinstance(value, int | float):
+        return (float(value),)
+    return tuple(value or ())
+
+
+def with_sizes(settings: ImageSettings, file: Path, content: Mapping[str, Any]) -> ImageSettings:
+    """The settings with what a file says of resizing and cropping.
+
+    Raises :class:`CheckpointError` where pictures would not get the encoder's size.
+    """
+    size = settings.size
+    crops = bool(content.get("do_center_crop"))
+    resize: tuple[int, ...] | None = None
+    if not content.get("do_resize", True):
+        resize = ()
+    elif "size" in content:
+        resize = sides(file, "size", content["size"])
+        resize = None if resize == (size, size) else resize
+    last = resize
+    if crops:
+        last = sides(file, "crop_size", content.get("crop_size", content.get("size", size)))
+    if last is not None and last != (size, size):
+        entry = "crop_size" if crops else "size"
+        made = " x ".join(map(str, last)) if len(last) == 2 else "pictures of any size"
+        if resize == () and not crops:
+            entry = "do_resize false"
+        raise CheckpointError(
+            f"{file} makes {made} by its {entry}, and the encoder reads {size} x {size}: one of "
+            "them is of another checkpoint"
+        )
+    return dataclasses.replace(settings, resize=resize, crop=crops)
+
+
+def sides(file: Path, entry: str, value: Any) -> tuple[int, ...]:
+    """(height, width), or (shorter side,). Raises :class:`CheckpointError` for anything else."""
+    if type(value) is int:
+        return (value, value)
+    if isinstance(value, Mapping):
+        if set(value) == {"height", "width"}:
+            return (value["height"], value["width"])
+        if set(value) == {"shortest_edge"} and entry == "size":
+            return (value["shortest_edge"],)
+    if isinstance(value, list) and len(value) == 2:
+        return (value[0], value[1])
+    raise CheckpointError(
+        f"{file} says {value!r} for {entry}: height and width, or shortest_edge, are read"
+    )
 
 
 def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -> np.ndarray:
@@ -59,18 +137,64 @@ def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1
 
     Raises :class:`DataError` for what is no image, naming its row, counted from ``first_row``.
     """
-    size = (settings.size, settings.size)
-    mode = "RGB" if settings.channels == 3 else "L"
-    pixels = np.empty((len(images), *size, settings.channels), np.float32)
+    size = settings.size
+    pixels = np.empty((len(images), size, size, settings.channels), np.float32)
     for index, image in enumerate(images):
         if not hasattr(image, "convert"):
             raise DataError(
                 f"row {first_row + index} holds no image: give an image column with `image_column`"
             )
-        image = image.convert(mode)
-        if image.size != size:
-            image = image.resize(size, settings.resample)
-        pixels[index] = np.asarray(image, np.float32).reshape(*size, settings.channels)
+        image = resized(in_mode(image, settings.channels), settings)
+        values = np.asarray(image, np.float32)
+        if settings.crop:
+            values = middle(values, size)
+        pixels[index] = values.reshape(size, size, settings.channels)
     mean = np.asarray(settings.mean, np.float32)
     std = np.asarray(settings.std, np.float32)
     return (pixels * np.float32(settings.rescale) - mean) / std
+
+
+def in_mode(image: Any, channels: int) -> Any:
+    """A PIL image in the encoder's channels: gray, or in colours, where what is transparent becomes
+    white as in transformers.
+    """
+    if channels != 3:
+        return image.convert("L")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = image.copy()
+        white.paste((255, 255, 255, 255), (0, 0, *image.size))
+        white.alpha_composite(image)
+        image = white
+    return image.convert("RGB")
+
+
+def resized(image: Any, settings: ImageSettings) -> Any:
+    """A PIL image as large as the settings say, before anything is cut out of it."""
+    if settings.resize == ():
+        return image
+    height, width = settings.size, settings.size
+    if settings.resize is not None and len(settings.resize) == 2:
+        height, width = settings.resize
+    elif settings.resize is not None:
+        (short,) = settings.resize
+        is_upright = image.width <= image.height
+        shorter, longer = (image.width, image.height) if is_upright else (image.height, image.width)
+        long = int(short * longer / shorter)
+        height, width = (long, short) if is_upright else (short, long)
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), settings.resample)
+
+
+def middle(values: np.ndarray, size: int) -> np.ndarray:
+    """The middle [size, size, ...] of an image [H, W, ...], with zeros around a smaller one."""
+    for axis in (0, 1):
+        length = values.shape[axis]
+        missing = max(size - length, 0)
+        before = -(-missing // 2)
+        padding = [(0, 0)] * values.ndim
+        padding[axis] = (before, missing - before)
+        start = (length - size) // 2 + before
+        values = np.pad(values, padding).take(range(start, start + size), axis)
+    return values
