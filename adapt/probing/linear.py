@@ -51,6 +51,14 @@ def standardise(features: np.ndarray, train: np.ndarray) -> Scaled:
     return Scaled(x, mean, np.where(std * scale > floor, std, np.inf))
 
 
+def unscaled(features: np.ndarray, train: np.ndarray) -> Scaled:
+    """Features [N, D] as they are, for the training sets bool [S, N]: then a penalty is of their
+    own units, as in scikit-learn without a StandardScaler.
+    """
+    shape = (len(train), features.shape[1])
+    return Scaled(features.astype(np.float64), np.zeros(shape), np.ones(shape))
+
+
 def min_std(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The standard deviation [D] up to which a feature counts as constant.
 

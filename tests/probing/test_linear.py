@@ -84,6 +84,24 @@ def test_fewer_rows_than_features_and_classes_that_a_line_separates():
             )
 
 
+@pytest.mark.usefixtures("regime")
+def test_features_as_they_are_have_the_penalty_of_their_units():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((90, 6)) * 0.1 + 0.3, np.arange(90) % 3
+    x[:, 0] += 0.2 * y
+    train = three_sets(90)
+    scaled = linear.unscaled(x, train)
+    heads = logistic(scaled, y, train, STRENGTHS, 3)
+    assert heads.converged.all()
+    for s, rows in enumerate(train):
+        for k, strength in enumerate(STRENGTHS):
+            there = linear_model.LogisticRegression(C=1 / strength, tol=1e-12, max_iter=10_000)
+            there.fit(x[rows], y[rows])
+            near(heads.kernel[s, k], there.coef_)
+            level = heads.bias[s, k] - heads.bias[s, k].mean()
+            np.testing.assert_allclose(level, there.intercept_ - there.intercept_.mean(), atol=1e-3)
+
+
 @settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.integers(-2, 2), st.floats(-3, 3))
 def test_units_and_levels_of_features_change_nothing(seed, power, shift):
