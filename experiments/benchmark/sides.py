@@ -53,10 +53,10 @@ JOBS = {
         {
             "adapt": "adapt",
             "torch": "sentence-transformers",
-            "onnx": "its ONNX Runtime",
-            "onnx_int8": "its ONNX Runtime, int8",
-            "openvino": "its OpenVINO",
-            "openvino_float32": "its OpenVINO, float32",
+            "onnx": "ONNX Runtime",
+            "onnx_int8": "ONNX Runtime, int8",
+            "openvino": "OpenVINO",
+            "openvino_float32": "OpenVINO, float32",
         },
         digits=0,
     ),
@@ -156,7 +156,7 @@ def encoders(config: BackendOptions) -> dict[str, Peer]:
     for side, name in JOBS["extract"].sides.items():
         backend = side.partition("_")[0]
         if backend in ("onnx", "openvino"):
-            title = name.replace("its", "sentence-transformers on")
+            title = f"sentence-transformers on {name}"
             peers[side] = Peer(title, getattr(config, backend), f"--{backend}")
     return peers
 

@@ -33,7 +33,7 @@ def show(result: Mapping[str, Any]) -> None:
         console.table(job.title, ("", "median", "min-max", "adapt / peer", "share"), rows)
     for side, cosines in result["cosines"].items():
         console.say(
-            f"cosine of {JOBS['extract'].sides[side]}'s vectors and adapt's: "
+            f"vectors of {JOBS['extract'].sides[side]}, cosine to adapt's: "
             f"{cosines['mean']:.4f} on average, {cosines['least']:.4f} at least"
         )
     console.say(
