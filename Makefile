@@ -2,6 +2,7 @@
 # make check   lint, types, import contracts and the quick tests (under 3 minutes on 2 quiet cores)
 # make test    lint, types, import contracts, all tests, with warnings as errors (under 15 minutes)
 # make docs    the pages of docs/ and the API reference into build/docs, with warnings as errors
+# make notebook    Jupyter with the notebooks
 # make tpu     an environment of its own that compiles for TPUs and GPUs without one, and the tests that need it
 #
 # Another Python: make test PYTHON=python3.12 VENV=.venv312   (3.11 gets JAX 0.10, 3.12 and newer JAX 0.12)
@@ -11,15 +12,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs
+NOTEBOOK_STAMP := $(VENV)/.notebook
 TPU_VENV ?= .venv-tpu
 TPU_STAMP := $(TPU_VENV)/.installed
 DEMO_FLAGS ?=
+NOTEBOOK_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 
 # The pins are CPU builds; elsewhere, JAX_PLATFORMS from the environment wins.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo check test lint docs tpu venv assets clean
+.PHONY: demo check test lint docs notebook tpu venv assets clean
 
 demo: assets
 	$(BIN)/python -m experiments.demo $(DEMO_FLAGS)
@@ -39,6 +42,9 @@ lint: venv
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+notebook: assets $(NOTEBOOK_STAMP)
+	PYTHONPATH=$(CURDIR) $(BIN)/jupyter lab notebooks $(NOTEBOOK_FLAGS)
+
 tpu: venv $(TPU_STAMP)
 	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/experiments/test_compile_check.py tests/cli/test_cluster.py -k "compile_check or tpu"
 
@@ -56,6 +62,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+$(NOTEBOOK_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebook]'
 	@touch $@
 
 $(TPU_STAMP): pyproject.toml constraints.txt

