@@ -10,6 +10,7 @@ from adapt.data.packing import Arrays
 from adapt.errors import CheckpointError
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer
+from adapt.ragged import ragged
 
 Corruption = Callable[[Arrays, np.random.Generator], Arrays]
 
@@ -117,4 +118,6 @@ def split_into_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[i
     for encoding in tokenizer.backend.encode_batch(list(texts)):
         pieces.append(encoding.ids)
         pieces += [piece.ids for piece in encoding.overflowing]
+    if len(pieces) == len(texts):
+        tokenizer.unknown.count(ragged(pieces), texts)
     return pieces

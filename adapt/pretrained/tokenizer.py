@@ -23,6 +23,7 @@ import tokenizers
 
 from adapt.errors import DataError, StrategyError
 from adapt.options import Long, is_of, wanted
+from adapt.pretrained.unknown_texts import UnknownTexts, unknown_token
 from adapt.ragged import Ragged, ragged
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,9 @@ class Tokenizer:
         self.max_length = max_length
         self.long: Long = long
         self.by_rule: dict[str, Tokenizer] = {}
+        self.unknown = UnknownTexts(
+            unknown_token(backend), backend.num_special_tokens_to_add(is_pair=False)
+        )
 
     def cut_to(self, max_length: int) -> "Tokenizer":
         """The same tokenizer with another length to cut to."""
@@ -171,13 +175,14 @@ class Tokenizer:
         """
         encodings = self.backend.encode_batch_fast(list(texts))
         if self.long != "head":
-            return self.cut(encodings)
-        number = 0
-        if encodings and encodings[0].n_sequences == 2:
+            encoded = self.cut(encodings)
+        elif encodings and encodings[0].n_sequences == 2:
             number = self.left_out_of_pairs(encodings, texts)
+            encoded = gather(encodings, number, self.max_length)
         else:
-            number = left_out(encodings)
-        return gather(encodings, number, self.max_length)
+            encoded = gather(encodings, left_out(encodings), self.max_length)
+        self.unknown.count(encoded.tokens, texts, encoded.windows)
+        return encoded
 
     def left_out_of_pairs(
         self, encodings: Sequence[tokenizers.Encoding], texts: Sequence[Text]

@@ -70,6 +70,7 @@ class Span(Task):
                 spans.append([-1, -1] if is_cut_off else [first, last])
             lost = left_out(encodings, len(columns) - 1)
             tokenized.append(gather(encodings, lost, tokenizer_of(pretrained).max_length))
+            tokenizer_of(pretrained).unknown.count(tokenized[-1].tokens, texts)
         tokens = np.array(spans, np.int32)
         part = examples.from_tokens(pretrained, tokenized, tokens)
         lost = int((tokens[:, 0] < 0).sum())

@@ -177,6 +177,7 @@ def tokenize_words(tokenizer: Tokenizer, sentences: list[list[str]]) -> tuple[En
     for encoding in encodings:
         word_of_token += [-1 if word is None else word for word in encoding.word_ids]
     encoded = gather(encodings, left_out(encodings), tokenizer.max_length)
+    tokenizer.unknown.count(encoded.tokens, sentences)
     return encoded, np.array(word_of_token, np.int64)
 
 

@@ -4,11 +4,9 @@ Every row has cases in tests/references/folders.py, made-up folders in which tha
 transformers and sentence-transformers do with them is recorded in folders.npz.
 """
 
-import importlib.util
 import json
 import logging
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +19,11 @@ from adapt.models import Model
 from adapt.pretrained import hub
 from adapt.pretrained.images import to_pixels
 from tests.helpers import tiny
+from tests.helpers.folders import FOLDERS
 
 PAGE = tiny.ROOT / "docs" / "checkpoints.md"
 
 
-def folders():
-    """The module of the folders, which the recording script has, too."""
-    spec = importlib.util.spec_from_file_location("folders", tiny.REFERENCES / "folders.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["folders"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-FOLDERS = folders()
 CASES = FOLDERS.CASES
 RECORDED = dict(np.load(tiny.REFERENCES / "folders.npz"))
 
