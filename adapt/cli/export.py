@@ -4,7 +4,8 @@ head together.
     adapt export --run runs/finetune --format auto --out exported
 
 The folder's README.md says how to load it. `auto` takes transformers where it can express the
-model, else sentence-transformers. What pretrain wrote exports too, with its language-model head.
+model, else sentence-transformers. What pretrain wrote exports too, with its language-model head,
+and an encoder without a head as what makes vectors.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ class ExportOptions:
 
     title: ClassVar[str] = "export"
 
-    # the folder of a finished run, or any checkpoint with a head
+    # the folder of a finished run, or any checkpoint
     run: str
     # auto | transformers | sentence-transformers
     format: str = "auto"

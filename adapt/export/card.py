@@ -12,8 +12,8 @@ MARK = "Exported by adapt."  # by this a folder is known as one that may be repl
 def card(
     title: str, library: str, code: str, task: str, classes: Sequence[str], notes: Sequence[str]
 ) -> str:
-    """Markdown. ``code`` runs in the folder, given ``texts`` or ``images``, and leaves ``outputs``
-    or ``logits``.
+    """Markdown. ``code`` runs in the folder, given ``texts``, ``images``, ``words`` or
+    ``questions`` and ``contexts``, and leaves ``outputs``, ``logits`` or ``vectors``.
     """
     front = f"---\nlibrary_name: {library}\n---\n"
     paragraphs = [f"{front}# {title}\n\n{MARK}\n\n```python\n{code}```", *notes]
@@ -31,12 +31,45 @@ tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
 model = {auto}.from_pretrained(".")
 outputs = model(**tokenizer(texts, truncation=True, padding={padding}, return_tensors="pt"))
 """
+WORDS = {
+    "bert": """\
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
+model = {auto}.from_pretrained(".")
+inputs = tokenizer(words, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
+outputs = model(**inputs)  # a word has the tag of its first token: inputs.word_ids(row)
+""",
+    "gpt2": """\
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".", add_prefix_space=False)  # this folder
+model = {auto}.from_pretrained(".")
+spaced = [[row[0], *(" " + word for word in row[1:])] for row in words]
+inputs = tokenizer(spaced, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
+outputs = model(**inputs)  # a word has the tag of its first token: inputs.word_ids(row)
+""",
+}
+CONTEXTS = """\
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
+model = {auto}.from_pretrained(".")
+inputs = tokenizer(questions, contexts, truncation="only_second", padding=True, return_tensors="pt")
+outputs = model(**inputs)  # of start and end: a softmax over an example's own tokens
+"""
 IMAGES = """\
 from transformers import {auto}, AutoImageProcessor
 
 processor = AutoImageProcessor.from_pretrained(".", backend="pil")  # this folder
 model = {auto}.from_pretrained(".")
 outputs = model(**processor(images, return_tensors="pt"))
+"""
+EMBEDDINGS = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # this folder
+vectors = model.encode(texts)
 """
 SENTENCES = """\
 from sentence_transformers import SentenceTransformer

@@ -28,9 +28,9 @@ FORMATS = {
 }
 EXPORTS = (
     "what exports: to transformers, BERT with pooler or cls pooling, GPT-2 with last pooling and "
-    "no bias, ViT with cls "
-    "pooling, and language models; to sentence-transformers, BERT and GPT-2 with mean, max or "
-    "cls pooling"
+    "no bias, ViT with cls pooling, tags and spans by BERT and GPT-2, and language models; to "
+    "sentence-transformers, BERT and GPT-2 with mean, max or cls pooling, and embeddings by these "
+    "or by last"
 )
 
 
@@ -134,7 +134,7 @@ def choose_format(run: hub.Pretrained, format: str) -> str:
     none.
     """
     family = run.config.family
-    kind = head_kind(run.head, run.config)
+    kind = head_kind(run)
     able = [name for name, classes in FORMATS.items() if (family, kind) in classes]
     if format not in ("auto", *FORMATS):
         raise ExportError(

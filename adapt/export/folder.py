@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.models import CausalLM, Classifier, EncoderConfig, MaskedLM
+from adapt.models import CausalLM, Classifier, MaskedLM, Span, Tagger
 from adapt.pretrained import hub
 from adapt.tasks import TASKS
 
@@ -21,8 +21,25 @@ class Folder:
     files: Mapping[str, str]
 
 
-def head_kind(head: Any, config: EncoderConfig) -> str:
+def makes_embeddings(run: hub.Pretrained) -> bool:
+    """Whether what is exported makes vectors and predicts nothing: a run of embeddings, or a
+    checkpoint without a head, or with a pooler alone.
+    """
+    if run.head is None:
+        return True
+    return isinstance(run.head, Classifier) and not run.head.classes and not run.head.layers
+
+
+def head_kind(run: hub.Pretrained) -> str:
     """A head in the words of the tables of exports, such as ``"cls pooling"``."""
+    head = run.head
+    config = run.config
+    if makes_embeddings(run):
+        return f"embeddings by {embedding_pooling(run)}"
+    if isinstance(head, Tagger):
+        return "tags"
+    if isinstance(head, Span):
+        return "spans"
     if isinstance(head, Classifier):
         return classifier_kind(head)
     if isinstance(head, MaskedLM):
@@ -34,13 +51,16 @@ def head_kind(head: Any, config: EncoderConfig) -> str:
     return f"the head {type(head).__name__}"
 
 
+def embedding_pooling(run: hub.Pretrained) -> str:
+    """By which pooling vectors are made, where nobody asks for another."""
+    return run.embedding.pooling or "mean"
+
+
 def classifier_kind(head: Classifier) -> str:
     if head.layers:
         return "a mix of layers"
     if head.columns:
         return "several label columns"
-    if not head.classes:
-        return "no task head"
     if head.pooling == "last":
         bias = "a bias" if head.bias else "no bias"
         return f"last pooling and {bias}"
@@ -50,8 +70,10 @@ def classifier_kind(head: Classifier) -> str:
 def model_entries(run: hub.Pretrained, architecture: str) -> dict[str, Any]:
     """What config.json says beside the encoder's shapes."""
     config: dict[str, Any] = {"architectures": [architecture], "dtype": "float32"}
-    if not isinstance(run.head, Classifier):
+    if isinstance(run.head, MaskedLM | CausalLM):
         return config | {"tie_word_embeddings": run.head.tied}
+    if makes_embeddings(run) or isinstance(run.head, Span):
+        return config
     names = class_names(run)
     config["num_labels"] = len(names)
     config["id2label"] = dict(enumerate(names))

@@ -10,7 +10,7 @@ import numpy as np
 from adapt.errors import ExportError
 from adapt.export import card, layout
 from adapt.export.folder import json_text
-from adapt.models import Classifier
+from adapt.models import CausalLM, MaskedLM
 from adapt.pretrained import hub
 from adapt.pretrained.tokenizer_files import with_one_type
 
@@ -30,7 +30,7 @@ SPECIAL = {
 def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], list[str]]:
     """(the run, the files, notes on them for the card).
 
-    A head that pools needs padding, by a token that no text holds: where the tokenizer has none it
+    All but language models need padding, by a token that no text holds: where the tokenizer has none it
     gets one, and the embedding a row of zeros for it. (transformers takes for GPT-2's last token
     the last that is not padding: with <|endoftext|> as padding, a text that ends in it would be
     read wrong.)
@@ -52,7 +52,7 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     if run.config.types == 1:
         backend.post_processor = with_one_type(backend)
     notes = []
-    if isinstance(run.head, Classifier):
+    if not isinstance(run.head, MaskedLM | CausalLM):
         if "pad_token" not in special_tokens(backend):
             backend.add_special_tokens([PAD])
             # Read as it will be read: where ids have a gap, that gives the token another id than

@@ -1,36 +1,91 @@
-"""A run as the folder of a sentence-transformers model: transformer, pooling and a dense layer."""
+"""A run as the folder of a sentence-transformers model: transformer and pooling, and a dense layer
+where it predicts, or a normalisation where it makes vectors of length 1.
+"""
 
 from typing import Any
 
 import numpy as np
 
 from adapt import tree
+from adapt.errors import ExportError
 from adapt.export import card, layout
-from adapt.export.folder import Folder, class_names, head_kind, json_text, model_entries
+from adapt.export.folder import (
+    Folder,
+    class_names,
+    embedding_pooling,
+    head_kind,
+    json_text,
+    makes_embeddings,
+    model_entries,
+)
 from adapt.export.inputs import input_files
 from adapt.pretrained import hub
 
 # Our pooling -> how 1_Pooling/config.json calls it.
-POOLINGS = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-ARCHITECTURES = {"bert": "BertModel", "gpt2": "GPT2Model"}
-# (family, kind of the head) -> the class of the encoder
-CLASSES = {
-    (family, f"{pooling} pooling"): architecture
-    for family, architecture in ARCHITECTURES.items()
-    for pooling in ("mean", "max", "cls")
+POOLINGS = {
+    "cls": "cls_token",
+    "mean": "mean_tokens",
+    "max": "max_tokens",
+    "last": "lasttoken",
 }
-MODULES = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"))
+ARCHITECTURES = {"bert": "BertModel", "gpt2": "GPT2Model"}
+DENSE_KINDS = ("mean pooling", "max pooling", "cls pooling")
+# (family, kind of the head) -> the class of the encoder
+CLASSES = {}
+for _family, _architecture in ARCHITECTURES.items():
+    for _kind in (*DENSE_KINDS, *(f"embeddings by {pooling}" for pooling in POOLINGS)):
+        CLASSES[_family, _kind] = _architecture
 
 
 def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
-    """Transformer, pooling and dense, by names that all versions read. No normalisation: ``encode``
-    gives logits.
+    """The folders by their names, with files that all versions read."""
+    if makes_embeddings(run):
+        return embedding_folders(run)
+    return predicting_folders(run)
+
+
+def embedding_folders(run: hub.Pretrained) -> dict[str, Folder]:
+    """Transformer and pooling, and a normalisation where vectors are to have the length 1.
+
+    Raises :class:`ExportError` for vectors that are cut off, which no file of the library says, and
+    for a folder that asks for a step that is not done here.
     """
-    head = run.params["head"]["classifier"]
-    kind = head_kind(run.head, run.config)
+    embedding = run.embedding
+    if embedding.refused:
+        raise ExportError(f"{embedding.refused}, which adapt does not do: it does not export")
+    if embedding.dimensions is not None:
+        raise ExportError(
+            f"{run.source} keeps {embedding.dimensions} numbers of a vector, which no file of "
+            "sentence-transformers says"
+        )
+    kind = head_kind(run)
     architecture = CLASSES[run.config.family, kind]
     run, files, notes = input_files(run)
-    for name, content in settings_files(run).items():
+    modules = ["Transformer", "Pooling"]
+    if embedding.normalize:
+        modules.append("Normalize")
+    settings = settings_files(run, modules, embedding_pooling(run))
+    settings["config_sentence_transformers.json"] = {
+        "prompts": dict(embedding.prompts),
+        "default_prompt_name": embedding.default_prompt,
+        "similarity_fn_name": embedding.similarity or "cosine",
+    }
+    for name, content in settings.items():
+        files[name] = json_text(content)
+    title = f"{architecture}: {kind} pooling"
+    files["README.md"] = card.card(title, "sentence-transformers", card.EMBEDDINGS, "", [], notes)
+    config = layout.write_config(run.config) | model_entries(run, architecture)
+    return {"": Folder(config, encoder_tensors(run), files)}
+
+
+def predicting_folders(run: hub.Pretrained) -> dict[str, Folder]:
+    """Transformer, pooling and dense. No normalisation: ``encode`` gives logits."""
+    head = run.params["head"]["classifier"]
+    kind = head_kind(run)
+    architecture = CLASSES[run.config.family, kind]
+    run, files, notes = input_files(run)
+    settings = settings_files(run, ["Transformer", "Pooling", "Dense"], run.head.pooling)
+    for name, content in settings.items():
         files[name] = json_text(content)
     files["README.md"] = card.card(
         f"{architecture} with {kind} and a dense layer",
@@ -41,7 +96,6 @@ def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
         [card.LOGITS, *notes],
     )
     config = layout.write_config(run.config) | model_entries(run, architecture)
-    encoder = layout.to_tensors(run.config, tree.drop(run.params, "head"))
     dense = {
         "in_features": run.config.width,
         "out_features": run.head.classes,
@@ -51,33 +105,49 @@ def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     weights = {"linear.weight": np.ascontiguousarray(np.asarray(head["kernel"]).T)}
     if run.head.bias:
         weights["linear.bias"] = np.asarray(head["bias"])
-    return {"": Folder(config, encoder, files), "2_Dense": Folder(dense, weights, {})}
+    return {"": Folder(config, encoder_tensors(run), files), "2_Dense": Folder(dense, weights, {})}
 
 
-def settings_files(run: hub.Pretrained) -> dict[str, Any]:
-    """The library's own JSON files by name, without those of the dense layer."""
-    modules = []
-    for index, (name, path) in enumerate(MODULES):
-        type_name = f"sentence_transformers.models.{name}"
-        modules.append({"idx": index, "name": str(index), "path": path, "type": type_name})
-    assert run.tokenizer is not None
-    transformer: dict[str, Any] = {
-        "max_seq_length": run.tokenizer.max_length,
-        "do_lower_case": False,
-    }
+def encoder_tensors(run: hub.Pretrained) -> dict[str, np.ndarray]:
+    """The encoder's tensors, and for BERT a pooler of zeros, which nothing reads.
+
+    The library's class has a pooler. A folder without its tensors would get a random one and a
+    warning, and the setting that leaves it out is one that ONNX and OpenVINO do not know.
+    """
+    params = tree.drop(run.params, "head") if "head" in run.params else run.params
+    tensors = layout.to_tensors(run.config, params)
     if run.config.family == "bert":
-        # Otherwise a random pooler is made, with a warning.
-        transformer["model_args"] = {"add_pooling_layer": False}
-    pooling: dict[str, Any] = {"word_embedding_dimension": run.config.width}
+        width = run.config.width
+        tensors["pooler.dense.weight"] = np.zeros((width, width), np.float32)
+        tensors["pooler.dense.bias"] = np.zeros(width, np.float32)
+    return tensors
+
+
+def settings_files(run: hub.Pretrained, modules: list[str], pooling: str) -> dict[str, Any]:
+    """The library's own JSON files by name, without those of the dense layer."""
+    steps = []
+    for index, name in enumerate(modules):
+        steps.append(
+            {
+                "idx": index,
+                "name": str(index),
+                "path": "" if index == 0 else f"{index}_{name}",
+                "type": f"sentence_transformers.models.{name}",
+            }
+        )
+    assert run.tokenizer is not None
+    transformer = {"max_seq_length": run.tokenizer.max_length, "do_lower_case": False}
+    pooled: dict[str, Any] = {"word_embedding_dimension": run.config.width}
     for name, library_name in POOLINGS.items():
-        pooling[f"pooling_mode_{library_name}"] = name == run.head.pooling
+        pooled[f"pooling_mode_{library_name}"] = name == pooling
+    pooled["include_prompt"] = run.embedding.pools_prompt
     return {
-        "modules.json": modules,
+        "modules.json": steps,
         "sentence_bert_config.json": transformer,
         "config_sentence_transformers.json": {
             "prompts": {},
             "default_prompt_name": None,
             "similarity_fn_name": None,
         },
-        "1_Pooling/config.json": pooling,
+        "1_Pooling/config.json": pooled,
     }

@@ -14,23 +14,35 @@ from adapt.pretrained import families, hub
 
 SEQUENCES = "AutoModelForSequenceClassification"
 IMAGES = "AutoModelForImageClassification"
+TOKENS = "AutoModelForTokenClassification"
+ANSWERS = "AutoModelForQuestionAnswering"
 # (family, kind of the head) -> transformers' class, and the Auto class that finds it
 CLASSES = {
     ("bert", "pooler pooling"): ("BertForSequenceClassification", SEQUENCES),
     ("bert", "cls pooling"): ("BertForSequenceClassification", SEQUENCES),
     ("gpt2", "last pooling and no bias"): ("GPT2ForSequenceClassification", SEQUENCES),
     ("vit", "cls pooling"): ("ViTForImageClassification", IMAGES),
+    ("bert", "tags"): ("BertForTokenClassification", TOKENS),
+    ("gpt2", "tags"): ("GPT2ForTokenClassification", TOKENS),
+    ("bert", "spans"): ("BertForQuestionAnswering", ANSWERS),
+    ("gpt2", "spans"): ("GPT2ForQuestionAnswering", ANSWERS),
     ("bert", "masked LM"): ("BertForMaskedLM", "AutoModelForMaskedLM"),
     ("bert", "masked LM and next sentence"): ("BertForPreTraining", "AutoModelForPreTraining"),
     ("gpt2", "causal LM"): ("GPT2LMHeadModel", "AutoModelForCausalLM"),
 }
-HEADS = ("classifier.", "cls.", "lm_head.", "score.")  # how names that take no prefix begin
+HEADS = (
+    "classifier.",
+    "cls.",
+    "lm_head.",
+    "score.",
+    "qa_outputs.",
+)  # how names that take no prefix begin
 
 
 def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     """The one folder of a transformers checkpoint."""
     family = run.config.family
-    kind = head_kind(run.head, run.config)
+    kind = head_kind(run)
     architecture, auto = CLASSES[family, kind]
     notes = []
     if (family, kind) == ("bert", "cls pooling"):
@@ -43,19 +55,34 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     if "cls.predictions.decoder.weight" in tensors:
         # Untied: of the two biases in a file, the library uses this one.
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
-    # GPT-2's language model has no token for padding.
-    padding = isinstance(run.head, Classifier) or family == "bert"
-    template = card.IMAGES if run.config.is_image else card.TEXTS
+    if (family, kind) == ("gpt2", "tags"):
+        for name in ("weight", "bias"):  # our one name for both of its classifiers
+            tensors[f"classifier.{name}"] = tensors.pop(f"score.{name}")
+    if kind == "spans":
+        tensors["qa_outputs.bias"] = np.zeros(2, np.float32)
     files["README.md"] = card.card(
         f"{architecture}, trained with {kind}",
         "transformers",
-        template.format(auto=auto, padding=padding),
+        loading_code(run, kind, auto),
         run.task,
         class_names(run),
         [*notes, *input_notes],
     )
     config = layout.write_config(run.config) | model_entries(run, architecture)
     return {"": Folder(config, tensors, files)}
+
+
+def loading_code(run: hub.Pretrained, kind: str, auto: str) -> str:
+    """The code of the card."""
+    if run.config.is_image:
+        return card.IMAGES.format(auto=auto)
+    if kind == "tags":
+        return card.WORDS[run.config.family].format(auto=auto)
+    if kind == "spans":
+        return card.CONTEXTS.format(auto=auto)
+    # GPT-2's language model has no token for padding.
+    padding = isinstance(run.head, Classifier) or run.config.family == "bert"
+    return card.TEXTS.format(auto=auto, padding=padding)
 
 
 def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

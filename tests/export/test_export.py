@@ -18,8 +18,10 @@ from adapt.export import layout
 from adapt.export.exporting import EXPORTS, choose_format, export
 from adapt.export.inputs import PAD
 from adapt.export.transformers import with_prefix
+from adapt.features import encode
 from adapt.pretrained import hub
 from adapt.pretrained.images import read_image_settings
+from adapt.pretrained.sentence_files import Embedding
 from adapt.pretrained.tokenizer import Tokenizer
 from tests.helpers.exports import (
     LANGUAGE_MODELS,
@@ -27,10 +29,13 @@ from tests.helpers.exports import (
     SENTENCE_TRANSFORMERS,
     TEXTS,
     TRANSFORMERS,
+    answerer,
     finished,
     inputs,
     logits_of,
+    predicted,
     pretrained,
+    tagger,
 )
 
 
@@ -247,11 +252,42 @@ def test_a_bias_on_the_last_token_of_gpt2_is_refused(tmp_path):
     )
 
 
-def test_an_encoder_without_a_head_is_refused(tmp_path):
-    for case in ("bert_bare_pooler", "gpt2_bare", "vit_bare_pooler"):
-        assert "no task head" in refuse(
-            hub.load(pretrained(tmp_path, case)), tmp_path / "out", "auto"
-        )
+@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+def test_an_encoder_without_a_head_makes_vectors(tmp_path, case):
+    """What it makes of a text is the same after the export, which says how."""
+    run = hub.load(pretrained(tmp_path, case))
+    assert export(run, tmp_path / "out") == "sentence-transformers"
+    again = hub.load(tmp_path / "out")
+    assert again.embedding.pooling == "mean" and not again.embedding.normalize
+    np.testing.assert_array_equal(encode(again, TEXTS), encode(run, TEXTS))
+
+
+def test_how_vectors_are_made_is_exported(tmp_path):
+    run = hub.load(pretrained(tmp_path, "bert_bare_pooler"))
+    embedding = Embedding("cls", True, {"query": "so ", "other": "the "}, "query", similarity="dot")
+    export(dataclasses.replace(run, embedding=embedding), tmp_path / "out")
+    assert hub.load(tmp_path / "out").embedding == embedding
+    for refused in ({"dimensions": 3}, {"refused": "modules.json has Dense"}):
+        changed = dataclasses.replace(run, embedding=dataclasses.replace(embedding, **refused))
+        assert str(next(iter(refused.values()))) in refuse(changed, tmp_path / "other", "auto")
+
+
+def test_an_image_encoder_without_a_head_is_refused(tmp_path):
+    run = hub.load(pretrained(tmp_path, "vit_bare_pooler"))
+    assert "vit with embeddings by mean does not export" in refuse(run, tmp_path / "out", "auto")
+
+
+@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+def test_tags_and_spans_are_read_back_as_they_were(tmp_path, case):
+    words = [["the", "film", "was", "good"]]
+    for name, run, raw in (
+        ("tags", tagger(tmp_path, case), words),
+        ("spans", answerer(tmp_path, case), [("the film was good", "so")]),
+    ):
+        assert export(run, tmp_path / name) == "transformers"
+        again = hub.load(tmp_path / name)
+        assert again.task == run.task and again.labels == run.labels
+        np.testing.assert_allclose(predicted(again, raw), predicted(run, raw), atol=1e-6)
 
 
 def test_a_text_model_without_a_tokenizer_is_refused(tmp_path):

@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 
 from adapt.export.exporting import export
+from adapt.features import encode
 from adapt.pretrained import hub
 from tests.helpers.exports import (
     LANGUAGE_MODELS,
     REFERENCES,
     SENTENCE_TRANSFORMERS,
     TEXTS,
+    answerer,
+    embedder,
     finished,
     inputs,
     logits_of,
+    predicted,
     pretrained,
+    tagger,
 )
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own warnings are theirs
@@ -179,3 +184,64 @@ def test_transformers_gives_the_recorded_logits_of_language_models(
     logits = outputs.prediction_logits if architecture == "BertForPreTraining" else outputs.logits
     is_text = recorded["attention_mask"].astype(bool)
     assert_close(logits.numpy()[is_text], recorded["logits"][is_text])
+
+
+@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_sentence_transformers_encodes_to_the_vectors(
+    tmp_path, sentence_transformers, transformers, monkeypatch, caplog, case, pooling, normalize
+):
+    run = embedder(tmp_path, case, pooling, normalize)
+    expected = encode(run, TEXTS)
+    assert export(run, tmp_path / "out") == "sentence-transformers"
+    caplog.clear()
+    transformers.logging.enable_propagation()
+    with caplog.at_level("WARNING"):
+        names = run_readme(tmp_path / "out", monkeypatch, texts=TEXTS)
+    assert not caplog.records, caplog.text
+    assert_close(names["vectors"], expected)
+    assert_close(np.stack([names["model"].encode(text) for text in TEXTS]), expected)
+    # It is a checkpoint that says how its vectors are made.
+    assert_close(encode(hub.load(tmp_path / "out"), TEXTS), expected)
+
+
+@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+def test_transformers_gives_the_same_logits_of_words(
+    tmp_path, transformers, torch, monkeypatch, case
+):
+    run = tagger(tmp_path, case)
+    words = [text.split() for text in TEXTS[:3]]
+    expected = predicted(run, words)
+    assert export(run, tmp_path / "out") == "transformers"
+    load_whole(transformers.AutoModelForTokenClassification, tmp_path / "out")
+    with torch.no_grad():
+        names = run_readme(tmp_path / "out", monkeypatch, words=words)
+    logits = []
+    for row in range(len(words)):
+        seen = set()
+        for token, word in enumerate(names["inputs"].word_ids(row)):
+            if word is not None and word not in seen:
+                seen.add(word)
+                logits.append(names["outputs"].logits[row, token].numpy())
+    assert_close(np.stack(logits), expected)
+    assert names["model"].config.id2label[2] == "ja 好"
+
+
+@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+def test_transformers_gives_the_same_logits_of_spans(
+    tmp_path, transformers, torch, monkeypatch, case
+):
+    run = answerer(tmp_path, case)
+    contexts = ["the film was good", "the cast was cold and the plot dull"]
+    questions = ["so", "the cast"]
+    expected = predicted(run, list(zip(contexts, questions, strict=True)))
+    assert export(run, tmp_path / "out") == "transformers"
+    load_whole(transformers.AutoModelForQuestionAnswering, tmp_path / "out")
+    with torch.no_grad():
+        names = run_readme(tmp_path / "out", monkeypatch, questions=questions, contexts=contexts)
+    outputs = names["outputs"]
+    for row, (start, end) in enumerate(expected):
+        length = int(names["inputs"]["attention_mask"][row].sum())
+        assert_close(outputs.start_logits[row, :length].numpy(), start[:length])
+        assert_close(outputs.end_logits[row, :length].numpy(), end[:length])

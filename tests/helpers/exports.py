@@ -10,8 +10,9 @@ from PIL import Image
 
 from adapt import tree
 from adapt.features import image_batches, text_batches
-from adapt.models import Classifier
+from adapt.models import Classifier, Span, Tagger
 from adapt.pretrained import hub
+from adapt.run import Run
 from adapt.training.loop import evaluate
 from adapt.training.step import make_eval
 
@@ -111,3 +112,44 @@ def logits_of(run: hub.Pretrained, raw: list) -> np.ndarray:
     stream = (image_batches if run.config.is_image else text_batches)(run, [raw])
     batches = ((streamed.index, streamed.batch) for streamed in stream)
     return evaluate(make_eval(run.model), run.params, batches, len(raw))
+
+
+def with_random_head(run: hub.Pretrained) -> hub.Pretrained:
+    """The run with a random head, no weight of it 0 or 1."""
+    rng = np.random.default_rng(5)
+    head = tree.map_paths(
+        lambda _, leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), run.model.shapes()["head"]
+    )
+    return dataclasses.replace(run, params=run.params | {"head": head})
+
+
+def embedder(folder: Path, case: str, pooling: str, normalize: bool) -> hub.Pretrained:
+    """What a run of embeddings is."""
+    run = hub.load(pretrained(folder, case))
+    embedding = dataclasses.replace(run.embedding, pooling=pooling, normalize=normalize)
+    params = {"encoder": run.params["encoder"], "head": {}}
+    return dataclasses.replace(
+        run, head=Classifier(0, pooling), params=params, task="contrastive", embedding=embedding
+    )
+
+
+def tagger(folder: Path, case: str) -> hub.Pretrained:
+    """A run of tags."""
+    run = hub.load(pretrained(folder, case))
+    labels = ("no", "maybe; so", "ja 好")
+    return with_random_head(dataclasses.replace(run, head=Tagger(3), task="tags", labels=labels))
+
+
+def answerer(folder: Path, case: str) -> hub.Pretrained:
+    """A run of spans."""
+    run = hub.load(pretrained(folder, case))
+    head = Span(run.tokenizer.max_length)
+    return with_random_head(dataclasses.replace(run, head=head, task="span"))
+
+
+def predicted(run: hub.Pretrained, raw: list) -> np.ndarray:
+    """The outputs of the head, as a finished run predicts."""
+    settings = {"text_column": "text"}
+    if isinstance(raw[0], tuple):
+        settings["text_pair_column"] = "text_pair"
+    return Run(run, {}, settings, {}, []).predict(raw).outputs
