@@ -23,7 +23,7 @@ from adapt.probing.linear import Linear, Scaled
 TINY = 1e-7  # directions with less of the mean eigenvalue, 1, are not whitened any further
 BLOCK = 1 << 20  # logits that are computed together: they stay in the processor's cache
 SMALL = 0.25  # sets whose rows are a lesser share of their union, on average, stand alone
-REFRESH = 50  # steps by one estimate of the curvature
+REFRESH = 25  # steps by one estimate of the curvature
 
 # The kernel, bias, gradient and converged of Linear.
 Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
