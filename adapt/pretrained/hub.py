@@ -248,6 +248,7 @@ def load_folder(folder: Path, source: str) -> Pretrained:
     inner = sentence_files.transformer_folder(folder)
     hf = read_json(inner, "config.json")
     check_model_type(hf, inner)
+    check_no_adapter(inner)
     config = families.read_config(hf, str(inner))
     imported = families.to_params(config, hf, read_tensors(inner), str(inner))
     task, labels = class_names(hf, imported.head)
@@ -260,8 +261,41 @@ def load_folder(folder: Path, source: str) -> Pretrained:
         labels=labels,
         unread=imported.unread,
         stripped=imported.stripped,
+        notes=label_notes(hf, imported.head, inner),
     )
     return with_inputs(pretrained, folder, hf)
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Raise :class:`CheckpointError` for a folder with an adapter of PEFT, which other libraries put
+    on the weights beside it.
+    """
+    file = folder / "adapter_config.json"
+    if file.exists():
+        raise CheckpointError(
+            f"{file} is of an adapter of PEFT, which is not applied: merge it into its base model "
+            "first (merge_and_unload), or remove the file"
+        )
+
+
+def label_notes(hf: Mapping[str, Any], head: Any, folder: Path) -> tuple[str, ...]:
+    """Where the entries of config.json on labels contradict each other, or the head."""
+    names = hf.get("id2label")
+    classes = getattr(head, "classes", 0)
+    if not isinstance(names, dict) or classes < 1:
+        return ()
+    file = folder / "config.json"
+    if len(names) != classes:
+        return (f"{file}: id2label names {len(names)} labels and the head has {classes}: not used",)
+    numbers = hf.get("label2id")
+    if isinstance(numbers, dict):
+        for number, name in names.items():
+            if str(numbers.get(name, number)) != str(number):
+                return (
+                    f"{file}: {name!r} is label {number} by id2label, which is used, and "
+                    f"{numbers[name]} by label2id",
+                )
+    return ()
 
 
 def check_model_type(hf: Mapping[str, Any], folder: Path) -> None:
@@ -481,6 +515,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
+        check_no_adapter(folder)
         raise CheckpointError(
             f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors"
         ) from None

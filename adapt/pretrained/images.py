@@ -38,7 +38,7 @@ class ImageSettings:
 
 
 def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
-    """The settings in preprocessor_config.json; what it does not say is ViT's own: bilinear, mean
+    """The settings in preprocessor_config.json, or those of a picture in processor_config.json; what it does not say is ViT's own: bilinear, mean
     and std one half.
 
     Raises :class:`CheckpointError` for a file that is no JSON object, for what does not fit the
@@ -46,6 +46,10 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
     """
     file = folder / "preprocessor_config.json"
     content = read_settings(file)
+    nested = read_settings(folder / "processor_config.json").get("image_processor")
+    if isinstance(nested, Mapping):  # which transformers asks first
+        file = folder / "processor_config.json"
+        content = dict(nested)
     check_processor(file, content)
     settings = ImageSettings(
         size=size,

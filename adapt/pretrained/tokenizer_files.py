@@ -118,7 +118,7 @@ def read_tokenizer(
         raise CheckpointError(
             f"split_special_tokens is true in {folder / 'tokenizer_config.json'}: only false is read"
         )
-    notes += other_vocabulary(folder, file, backend)
+    notes += other_vocabulary(folder, file, backend) + other_merges(folder, content)
     backend.enable_truncation(NO_LENGTH, direction=truncation_side(folder, settings, content))
     length = settings.get("model_max_length", settings.get("max_len"))
     if isinstance(length, int | float) and length >= NO_LENGTH:
@@ -424,6 +424,20 @@ def other_vocabulary(folder: Path, file: Path, backend: tokenizers.Tokenizer) ->
                 f"({vocabulary[token]}, {backend.token_to_id(token)})"
             )
     return notes
+
+
+def other_merges(folder: Path, content: Settings) -> list[str]:
+    """Where merges.txt has others than the tokenizer.json that is used."""
+    other = folder / "merges.txt"
+    used = content.get("model", {}).get("merges")
+    if used is None or not other.exists():
+        return []
+    ours = [merge if isinstance(merge, str) else " ".join(merge) for merge in used]
+    lines = other.read_text("utf-8").split("\n")
+    theirs = [line for line in lines if line and not line.startswith("#version")]
+    if ours == theirs:
+        return []
+    return [f"{other} has other merges than tokenizer.json, which is used"]
 
 
 def truncation_side(folder: Path, settings: Settings, content: Settings) -> str:

@@ -10,10 +10,10 @@ from adapt.pretrained.tokenizer import (
     LongTexts,
     Tokenizer,
     head_and_tail,
-    load_tokenizer,
     shares_of_pair,
     window_starts,
 )
+from adapt.pretrained.tokenizer_files import load_tokenizer
 from tests.helpers import tiny
 
 LIMIT = 9

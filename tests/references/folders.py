@@ -946,3 +946,48 @@ says(
     problem_type="multi_label_classification",
 )
 says("gray pictures", "vit_gray_no_qkv_bias", "image_size, patch_size, num_channels, qkv_bias")
+
+
+@case("other numbers of labels", "config.json: label2id", looks="", says="by label2id")
+def _(folder: Path) -> None:
+    old_bert(folder)
+    encoder(folder, "bert_classifier")
+    write(folder, "vocab.txt", "\n".join(VOCABULARY))
+    names = json.loads((folder / "config.json").read_text())["id2label"]
+    reversed_numbers = {name: 2 - int(number) for number, name in names.items()}
+    change(folder, "config.json", label2id=reversed_numbers)
+
+
+@case(
+    "fewer labels",
+    "config.json: id2label, num_labels, problem_type",
+    looks="",
+    says="names 2 labels",
+)
+def _(folder: Path) -> None:
+    old_bert(folder)
+    encoder(folder, "bert_classifier")
+    change(folder, "config.json", id2label={"0": "a", "1": "b"}, label2id=None)
+
+
+@case("merges that do not fit", "merges.txt: (every line)", says="other merges")
+def _(folder: Path) -> None:
+    gpt2(folder, model_max_length=12)
+    write(folder, "merges.txt", "#version: 0.2\nt h\n")
+
+
+@case("nested", "processor_config.json: image_processor", looks="pixels")
+def _(folder: Path) -> None:
+    vit(folder, image_mean=[0.1, 0.1, 0.1])
+    nested = json.loads((folder / "preprocessor_config.json").read_text())
+    write(
+        folder,
+        "processor_config.json",
+        {"image_processor": nested | {"image_mean": [0.3, 0.2, 0.1]}},
+    )
+
+
+@case("an adapter", "adapter_config.json: (every entry)", refuses="adapter of PEFT")
+def _(folder: Path) -> None:
+    bert(folder)
+    write(folder, "adapter_config.json", {"peft_type": "LORA"})
