@@ -59,18 +59,18 @@ class LongOptions:
 
     title: ClassVar[str] = "model"
 
-    # of long texts: head, head+tail, or windows, whose vectors' mean counts; default: the
-    # checkpoint's own, head
+    # what is read of a text that is too long; windows: all of it, by the mean of their vectors;
+    # default: the checkpoint's own, or head
     long: Long | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextEncoderOptions(EncoderOptions, LongOptions):
+class TextEncoderOptions(LongOptions, EncoderOptions):
     """Which checkpoint, and how it is computed."""
 
     title: ClassVar[str] = "model"
 
-    # tokens of an example; of longer texts see long; default: the checkpoint's own
+    # tokens of an example; default: the checkpoint's own
     max_length: int | None = None
 
 

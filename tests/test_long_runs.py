@@ -198,6 +198,17 @@ def test_what_a_rule_does_not_go_with_is_refused_by_name(bert, mistake):
         adapt.finetune(bert, texts, labels, long=long, **FAST | options)
 
 
+@pytest.mark.parametrize("call", [adapt.finetune, adapt.compare, adapt.plan, adapt.probe])
+def test_every_door_refuses_windows_of_pairs_and_what_is_no_rule(bert, call):
+    pairs = list(zip(SHORT, SHORT, strict=True))
+    with pytest.raises(StrategyError, match="`long` windows is for single texts"):
+        call(bert, pairs, LABELS, long="windows")
+    with pytest.raises(
+        StrategyError, match="`long` is 'tail': give one of head, head\\+tail, windows"
+    ):
+        call(bert, SHORT, LABELS, long="tail")
+
+
 def test_pictures_have_no_long_texts(inputs):
     vit = inputs.checkpoint("vit_classifier")
     pictures = [np.asarray(tiny.picture(number)) for number in range(12)]

@@ -59,8 +59,8 @@ class ExtractOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
     ExtractOptions,
-    EncoderOptions,
     LongOptions,
+    EncoderOptions,
     ColumnOptions,
     OutputOptions,
     ImportOptions,

@@ -73,8 +73,8 @@ class ProbeRunOptions(OutputOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
-    CheckpointOptions,
     LongOptions,
+    CheckpointOptions,
     LabelledColumnOptions,
     ProbeDataOptions,
     ProbeOptions,
