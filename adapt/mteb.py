@@ -18,7 +18,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.errors import DataError, StrategyError, first_line
-from adapt.features import encode, extractor
+from adapt.features import encode, extractor, vector_settings
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 
@@ -30,7 +30,8 @@ class Encoder:
         Encoder("e5-small", prompts={"query": "query: ", "document": "passage: "})
 
     ``pretrained`` is what :func:`adapt.load` gives, or a name for it; ``pooling`` and ``normalize``
-    are those of :func:`adapt.encode`. ``prompts`` are put before texts: the one of the task's name
+    are those of :func:`adapt.encode`. ``prompts`` are put before texts, by default the folder's own:
+    the one of the task's name
     and the kind of the text ("NFCorpus-query"), or of the task's name, of its type ("Retrieval") and
     the kind, of its type, or of the kind, "query" or "document"; the first of these that is there.
     ``name`` is what results are filed under, by default that of the checkpoint.
@@ -42,7 +43,7 @@ class Encoder:
     def __init__(
         self,
         pretrained: Pretrained | str | Path,
-        pooling: str = "mean",
+        pooling: str | None = None,
         normalize: bool = True,
         prompts: Mapping[str, str] | None = None,
         name: str | None = None,
@@ -50,11 +51,12 @@ class Encoder:
         if not isinstance(pretrained, Pretrained):
             pretrained = hub.load(pretrained)
         hub.check_inputs(pretrained, image_column=None)
+        pooling = vector_settings(pretrained, pooling).pooling
         extractor(pretrained, pooling)  # refuses what is not there
         self.pretrained = pretrained
         self.pooling = pooling
         self.normalize = normalize
-        self.prompts = dict(prompts or {})
+        self.prompts = own_prompts(pretrained) if prompts is None else dict(prompts)
         self.name = name or Path(pretrained.source).name
 
     def encode(
@@ -80,7 +82,10 @@ class Encoder:
                     f"{task_metadata.name} has {', '.join(batch)} and no text, which this encodes"
                 )
             texts += [prompt + text for text in batch["text"]]
-        return encode(self.pretrained, texts, pooling=self.pooling, normalize=self.normalize)
+        # The prompt is there already: none of the folder's own comes before it.
+        return encode(
+            self.pretrained, texts, pooling=self.pooling, normalize=self.normalize, prompt=""
+        )
 
     def prompt(self, task_metadata: Any, prompt_type: Any) -> str:
         """What is put before the texts of a task."""
@@ -129,6 +134,20 @@ class Encoder:
         if self.prompts:
             settings["prompts"] = self.prompts
         return settings
+
+
+def own_prompts(pretrained: Pretrained) -> dict[str, str]:
+    """The prompts of a checkpoint's folder by the names that mteb has: sentence-transformers takes
+    passage or corpus where there is no document, and the default prompt for texts of no kind.
+    """
+    own = pretrained.embedding
+    prompts = dict(own.prompts)
+    for name in ("passage", "corpus"):
+        if name in own.prompts:
+            prompts.setdefault("document", own.prompts[name])
+    if own.default_prompt is not None:
+        prompts.setdefault("", own.prompts.get(own.default_prompt, ""))
+    return prompts
 
 
 def imported(module: str) -> Any:

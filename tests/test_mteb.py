@@ -11,6 +11,7 @@ import adapt
 from adapt.errors import DataError, StrategyError
 from adapt.mteb import Encoder, imported
 from tests.helpers import tiny
+from tests.helpers.folders import FOLDERS
 
 TEXTS = [text for text, _ in tiny.sentences(5)]
 # One of each kind, by their classes in mteb.mocks.
@@ -120,3 +121,14 @@ def test_results_of_other_weights_or_settings_are_filed_apart(asset, inputs):
     path = lambda encoder: cache.get_task_result_path("STS12", encoder.mteb_model_meta)
     assert path(plain) == path(again)
     assert len({path(encoder) for encoder in (plain, *others)}) == 4
+
+
+def test_a_folder_that_has_prompts_and_a_pooling_of_its_own_is_read_by_them(tmp_path):
+    prompts = {"query": "the ", "passage": "a "}
+    FOLDERS.sentence(tmp_path / "model", {"pooling_mode": "cls"}, prompts=prompts)
+    encoder = Encoder(tmp_path / "model")
+    assert encoder.pooling == "cls"
+    assert encoder.prompts == prompts | {"document": "a "}
+    spelled = Encoder(tmp_path / "model", "cls", prompts={"query": "the "})
+    query = encode(encoder, TEXTS, Kind.query)
+    assert np.array_equal(query, encode(spelled, TEXTS, Kind.query))
