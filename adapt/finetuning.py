@@ -254,6 +254,7 @@ class Prepared(PreparedRun):
             train=self.settings["train"],
             test=self.settings["test"],
             data_digest=self.data.sets["train"].digest,
+            digests=self.digests(),
             discarded=self.plan.discarded,
             primary_metric=self.data.primary_metric,
             weighted=self.data.sets["train"].weights is not None,
@@ -289,7 +290,12 @@ class Prepared(PreparedRun):
         truncated = {name: examples.long.truncated for name, examples in sets.items()}
         counts = {name: examples.long.counts for name, examples in sets.items()}
         strategy = self.options.strategy
-        return super().facts() | {"strategy": strategy, "truncated": truncated, "long": counts}
+        return super().facts() | {
+            "strategy": strategy,
+            "truncated": truncated,
+            "long": counts,
+            "in_training_data": dict(self.data.repeated),
+        }
 
     def digests(self) -> dict[str, str]:
         return {name: examples.digest for name, examples in self.data.sets.items()}

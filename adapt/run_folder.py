@@ -49,6 +49,8 @@ UNCOMPARED = (
 OF_PYTHON = ("loss", "metrics")
 # Settings that differ between the processes of one run.
 OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
+# Digests of lineage.json, and of what they are.
+DIGESTS = {"encoder_digest": "the encoder of `checkpoint`", "data_digest": "the training data"}
 COMMIT = re.compile("[0-9a-f]{40,64}")
 # Packages that decide numbers.
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "datasets", "tokenizers", "numpy")
@@ -355,20 +357,20 @@ def grow(folder: Path, settings: Mapping[str, Any], may_grow: Collection[str]) -
 
 
 def check_same_origin(out: Path, origin: Mapping[str, Any]) -> None:
-    """Raise :class:`OutputError` with ``resume`` when the encoder or the data are not those that
-    the run began with.
+    """Raise :class:`OutputError` with ``resume`` when the encoder or the data, those it is scored on
+    among them, are not those that the run began with.
     """
     before = read_lineage(out)
-    digests = {
-        "encoder_digest": "the encoder of `checkpoint`",
-        "data_digest": "the training data",
-    }
-    for name, what in digests.items():
-        if before.get(name) != origin[name]:
-            raise OutputError(
-                f"`resume`: {what} changed since the run in {out} began: "
-                "start anew with `overwrite`"
-            )
+    changed = [what for name, what in DIGESTS.items() if before.get(name) != origin[name]]
+    before_sets = before.get("digests") or {}  # runs of before 2026-11-27 have none
+    for name, digest in origin.get("digests", {}).items():
+        if before_sets.get(name, digest) != digest:
+            changed.append(f"the {name} data")
+    if changed:
+        raise OutputError(
+            f"`resume`: {changed[0]} changed since the run in {out} began: "
+            "start anew with `overwrite`"
+        )
 
 
 def read_lineage(out: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import label_type, stratified_split
+from adapt.data.repeated import count_repeated
 from adapt.data.weights import read_extras, read_weights, scaled
 from adapt.errors import DataError
 from adapt.fitting import Evaluate, Scores
@@ -49,6 +50,8 @@ class TaskData:
     label_type: str = "str"  # what labels are in the training table: a key of LABEL_TYPES
     score: str | None = None  # what decides between validations; None: the task's own metric
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)  # beside the task's
+    # rows of the other parts whose inputs are in the training data
+    repeated: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def build(
@@ -188,7 +191,7 @@ def read_data(
         sets[name] = dataclasses.replace(paired, layout=layout)
     # Validation before test, as a person reads them.
     in_order = {name: sets[name] for name in ("train", "validation", "test") if name in sets}
-    return TaskData.build(
+    data = TaskData.build(
         task,
         task.output_names(names),
         in_order,
@@ -197,6 +200,7 @@ def read_data(
         label_type(train.table, train.columns.label),
         metrics,
     )
+    return dataclasses.replace(data, repeated=count_repeated(parts))
 
 
 def with_scaled_weights(training: Examples) -> Examples:

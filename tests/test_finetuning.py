@@ -651,3 +651,29 @@ def test_what_a_run_does_not_read_is_refused(finetune):
         for argument, named in ((run, "pretrained"), (None, "NoneType"), (3, "int")):
             with pytest.raises(CheckpointError, match=named):
                 call(argument)
+
+
+# What is scored
+
+
+def test_scored_rows_that_were_trained_on_are_counted_and_said(finetune, caplog):
+    run = finetune(
+        epochs=1, test=([*NEW_TEXTS, TEXTS[3], TEXTS[0]], [*NEW_LABELS, "negative", "positive"])
+    )
+    assert run.result["in_training_data"] == {"test": 2}
+    assert "2 of 16 rows are in the training data, too (row 15, 16)" in caplog.text
+    caplog.clear()
+    run = finetune(epochs=1, validation=(NEW_TEXTS, NEW_LABELS))
+    assert run.result["in_training_data"] == {"validation": 0}
+    assert "training data, too" not in caplog.text
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_what_a_run_is_scored_on_may_not_change_while_it_is_stopped(finetune, tmp_path, part):
+    options = {"validation": (NEW_TEXTS, NEW_LABELS), "test": (NEW_TEXTS, NEW_LABELS)}
+    finetune(out=tmp_path / "run", stop_after=1, **options)
+    others = options | {part: (NEW_TEXTS[::-1], NEW_LABELS[::-1])}
+    with pytest.raises(OutputError, match=f"the {part} data changed since the run"):
+        finetune(out=tmp_path / "run", resume=True, **others)
+    run = finetune(out=tmp_path / "run", resume=True, **options)
+    assert run.outcome == "complete"

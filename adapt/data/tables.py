@@ -232,20 +232,11 @@ def check_images(table: Table, column: str) -> np.ndarray:
     Raises :class:`DataError` naming the row, and the file where there is one, of what is no picture
     or only a part of one.
     """
-    check_column(table, column)
-    undecoded = import_datasets().Image(decode=False)
-    try:
-        rows = table.rows.select_columns([column]).cast_column(column, undecoded)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{table.name}: column '{column}' holds no images: {first_line(error)}"
-        ) from error
     digests = np.zeros((len(table), 32), np.uint8)
-    for index, row in enumerate(rows):
-        image = dict(row)[column] or {}
+    for index, image in enumerate(undecoded_images(table, column)):
         path = image.get("path")
         try:
-            content = image.get("bytes") or Path(path or "").read_bytes()
+            content = content_of(image)
             decode_coarsely(content)
         except Exception as error:
             # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError.
@@ -256,6 +247,31 @@ def check_images(table: Table, column: str) -> np.ndarray:
             ) from error
         digests[index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
     return digests
+
+
+def picture_files(table: Table, column: str) -> Iterator[bytes]:
+    """The content of each picture's file, of a column that :func:`check_images` has seen."""
+    return map(content_of, undecoded_images(table, column))
+
+
+def undecoded_images(table: Table, column: str) -> Iterator[dict[str, Any]]:
+    """The ``bytes`` or the ``path`` of each picture. Raises :class:`DataError` for a column without
+    any.
+    """
+    check_column(table, column)
+    undecoded = import_datasets().Image(decode=False)
+    try:
+        rows = table.rows.select_columns([column]).cast_column(column, undecoded)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{table.name}: column '{column}' holds no images: {first_line(error)}"
+        ) from error
+    return (dict(row)[column] or {} for row in rows)
+
+
+def content_of(image: Mapping[str, Any]) -> bytes:
+    """The content of a picture's file. Raises :class:`OSError` where it can't be read."""
+    return image.get("bytes") or Path(image.get("path") or "").read_bytes()
 
 
 def decode_coarsely(content: bytes) -> None:
