@@ -12,6 +12,7 @@ from adapt.export import card, layout
 from adapt.export.folder import json_text
 from adapt.models import CausalLM, MaskedLM
 from adapt.pretrained import hub
+from adapt.pretrained.tokenizer import Tokenizer
 from adapt.pretrained.tokenizer_files import with_one_type
 
 PAD = "<|pad|>"
@@ -61,7 +62,7 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
             notes = [card.ADDED_PADDING.format(pad=PAD)]
         run = with_padding(run, padding_id(backend))
     special = special_tokens(backend)
-    settings = tokenizer_settings(run, tokenizer.max_length)
+    settings = tokenizer_settings(run, tokenizer)
     files = {
         "tokenizer_config.json": json_text(settings | special),
         "special_tokens_map.json": json_text(special),
@@ -70,7 +71,8 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     return run, files, notes
 
 
-def tokenizer_settings(run: hub.Pretrained, max_length: int) -> dict[str, Any]:
+def tokenizer_settings(run: hub.Pretrained, tokenizer: Tokenizer) -> dict[str, Any]:
+    side = (tokenizer.backend.truncation or {}).get("direction", "right")
     if run.config.types:
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
     else:  # GPT-2 would embed types as tokens
@@ -78,10 +80,10 @@ def tokenizer_settings(run: hub.Pretrained, max_length: int) -> dict[str, Any]:
     return {
         # It takes tokenizer.json as it is; BertTokenizer rebuilds it.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
+        "model_max_length": tokenizer.max_length,
         "model_input_names": inputs,
         "padding_side": "right",
-        "truncation_side": "right",
+        "truncation_side": side.lower(),
         "clean_up_tokenization_spaces": False,
     }
 

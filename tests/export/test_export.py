@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from adapt.export.exporting import EXPORTS, choose_format, export
 from adapt.export.inputs import PAD
 from adapt.export.transformers import with_prefix
 from adapt.features import encode
+from adapt.models import Classifier
 from adapt.pretrained import hub
 from adapt.pretrained.images import read_image_settings
 from adapt.pretrained.sentence_files import Embedding
@@ -378,3 +380,23 @@ def test_the_command_says_what_it_wrote_and_fails_in_one_line(tmp_path):
             and failed.stderr.startswith("error: ")
         )
         assert not (tmp_path / "x").exists()
+
+
+def test_texts_are_cut_on_the_side_on_which_the_checkpoint_cuts_them(tmp_path):
+    folder = pretrained(tmp_path, "bert_bare_pooler")
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({"truncation_side": "left"}))
+    run = hub.load(folder)
+    text = TEXTS[2]
+    cut, _ = run.tokenizer.encode([text])
+    whole, _ = run.tokenizer.cut_to(100).encode([text])
+    assert cut[0].tolist() == [whole[0][0], *whole[0][-11:]]
+    head = Classifier(2, "cls", dropout=0.1)
+    run = dataclasses.replace(run, head=head, task="classification", labels=("a", "b"))
+    run = dataclasses.replace(
+        run, params=run.params | {"head": run.model.init_head(jax.random.key(0))}
+    )
+    export(run, tmp_path / "out")
+    assert read(tmp_path / "out" / "tokenizer_config.json")["truncation_side"] == "left"
+    again = hub.load(tmp_path / "out").tokenizer.encode([text])[0]
+    assert again[0].tolist() == cut[0].tolist()

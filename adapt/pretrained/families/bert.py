@@ -15,7 +15,7 @@ BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 PARTS = {
     "pooler.": "pooler",
     "cls.seq_relationship.": "next-sentence head",
-    "qa_outputs.bias": "bias of a span head, which has no effect",
+    "qa_outputs.bias": "span bias of no effect",
 }
 CONFIG = [
     ("layers", "num_hidden_layers"),

@@ -17,7 +17,7 @@ PREFIX = "transformer."
 BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
 PARTS = {
     "multiple_choice_head.": "multiple-choice head",
-    "qa_outputs.bias": "bias of a span head, which has no effect",
+    "qa_outputs.bias": "span bias of no effect",
 }
 CONFIG = [
     ("layers", "n_layer"),
