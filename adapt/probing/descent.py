@@ -73,7 +73,7 @@ def descend(
     losses: Losses,
     penalty_gradient: Callable[[jax.Array], jax.Array],
     bound: jax.Array,
-    has_converged: Callable[[jax.Array, jax.Array], jax.Array],
+    enough: jax.Array,
     state: State,
     steps: int | jax.Array,
 ) -> State:
@@ -81,7 +81,8 @@ def descend(
 
     It ends when all fits have converged, or when ``state.iteration`` is ``steps``; a fit that has
     converged does not move. ``bound`` [B, 1 or C, D + 1] is the diagonal that gradients are divided
-    by. ``penalty_gradient(weights)`` is linear. ``has_converged(grad, grad_norm2)`` is bool [B].
+    by. ``penalty_gradient(weights)`` is linear. ``enough`` [B] is the squared norm of a gradient, in
+    the norm of 1 / bound, at which a fit has converged.
     """
 
     def advance(state: State) -> State:
@@ -101,7 +102,7 @@ def descend(
         direction = per_fit(beta) * state.direction - preconditioned
         downhill = per_fit(dot(direction, grad) < 0)
         direction = jnp.where(downhill, direction, -preconditioned)
-        converged = state.converged | has_converged(grad, grad_norm2)
+        converged = state.converged | (grad_norm2 <= enough)
         direction = jnp.where(per_fit(converged), 0, direction)
         return State(
             weights,

@@ -23,7 +23,7 @@ from adapt.probing.linear import Linear, Scaled
 TINY = 1e-7  # directions with less of the mean eigenvalue, 1, are not whitened any further
 BLOCK = 1 << 20  # logits that are computed together: they stay in the processor's cache
 SMALL = 0.25  # sets whose rows are a lesser share of their union, on average, stand alone
-REFRESH = 25  # steps by one estimate of the curvature
+REFRESH = 50  # steps by the first estimate of the curvature; a later one is kept longer
 
 # The kernel, bias, gradient and converged of Linear.
 Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -41,10 +41,9 @@ def logistic(
     """Logistic regressions, ``strength / 2 ||w||^2 + sum of losses``: one column for two classes,
     else one a class.
 
-    ``labels`` int [N] are below ``classes``; ``train`` bool [S, N] has a training set a row. Every
-    Hessian is bounded by the same matrix: a quarter of X'X, and half of it for more than two
-    classes (Böhning 1992). A fit has converged when its gradient, in the norm of that bound, is
-    ``tolerance`` of what it was at zero. See :func:`sets_are_small` for how the fits are computed.
+    ``labels`` int [N] are below ``classes``; ``train`` bool [S, N] has a training set a row. A fit
+    has converged when its gradient, in the norm of the preconditioner, is ``tolerance`` of what it
+    was at zero. See :func:`sets_are_small` for how fits are computed.
     """
     fit = fit_alone if sets_are_small(train) else fit_together
     fitted = fit(scaled, labels, train, strengths, classes, tolerance, steps)
@@ -81,7 +80,11 @@ def fit_together(
     tolerance: float,
     steps: int,
 ) -> Fitted:
-    """See :func:`logistic`: every fit on the whitened rows of the union, with weights 0 and 1."""
+    """See :func:`logistic`: every fit on the whitened rows of the union, with weights 0 and 1.
+
+    Every Hessian is bounded by the same matrix: a quarter of X'X, and half of it for more than two
+    classes (Böhning 1992).
+    """
     used = train.any(0)
     x = scaled.x[used]
     white, unwhiten, variances = whiten(x)
@@ -158,11 +161,9 @@ def minimise(
         unscaled = matmul(weights, unwhiten) * std[:, None] ** 2
         return per_fit(strength) * matmul(unscaled, unwhiten.T)
 
-    bound = bohning(binary) * jnp.sum(white**2, 0) + strength[:, None] * penalised
+    curvature = 0.25 if binary else 0.5
+    bound = curvature * jnp.sum(white**2, 0) + strength[:, None] * penalised
     bound = bound[:, None]  # [B, 1, D + 1]
-
-    def has_converged(grad: jax.Array, grad_norm2: jax.Array) -> jax.Array:
-        return grad_norm2 <= enough
 
     zeros = jnp.zeros((len(train), len(targets), white.shape[1]))
     logits = jnp.zeros((len(train), len(targets), len(white)))
@@ -180,7 +181,7 @@ def minimise(
         converged=grad_norm2 <= enough,
         iteration=jnp.zeros((), jnp.int32),
     )
-    state = descend(losses, penalty_gradient, bound, has_converged, state, steps)
+    state = descend(losses, penalty_gradient, bound, enough, state, steps)
 
     # The gradient afresh, in standardised coordinates: what scikit-learn's tolerance bounds.
     left = losses.residual(matmul(state.weights, white.T))
@@ -273,36 +274,35 @@ def minimise_alone(
 
     Gradients are divided by the diagonal of the Hessian in these coordinates, with the mean
     ``p (1 - p)`` of each class: Böhning's bound is 40 times that for 77 classes. It is estimated
-    anew after some steps, since that mean falls as the classes come apart.
+    anew after some steps, since that mean falls as the classes come apart. Each time the descent
+    begins afresh, and its first steps mend the steep directions only: hence ever more of them.
     """
-    binary = len(targets) == 1
     counts = features[:, -1]
     penalised = jnp.ones(features.shape[1]).at[-1].set(0)
     weight = counts[None, None]
-    absent = (matmul(targets, counts) == 0)[None, :, None] & (not binary)
+    absent = (matmul(targets, counts) == 0)[None, :, None] & (len(targets) > 1)
     losses = Losses(features, targets, weight, absent)
     squares = jnp.sum(features**2, 0)
     penalty = per_fit(strength) * penalised  # [K, 1, R + 1]
-    norm = bohning(binary) * squares + penalty
 
     def penalty_gradient(weights: jax.Array) -> jax.Array:
         return penalty * weights
 
-    def has_converged(grad: jax.Array, _: jax.Array) -> jax.Array:
-        return dot(grad, grad / norm) <= enough
+    def diagonal(logits: jax.Array) -> jax.Array:
+        p = losses.probabilities(logits)
+        curvature = jnp.sum(weight * p * (1 - p), 2, keepdims=True) / counts.sum()
+        return jnp.maximum(curvature, 1e-6) * squares + penalty  # [K, C, R + 1]
 
     def stage(state: State) -> State:
-        p = losses.probabilities(state.logits)
-        curvature = jnp.sum(weight * p * (1 - p), 2, keepdims=True) / counts.sum()
-        bound = jnp.maximum(curvature, 1e-6) * squares + penalty
+        bound = diagonal(state.logits)
         preconditioned = jnp.where(per_fit(state.converged), 0, state.grad / bound)
         state = state._replace(
             direction=-preconditioned,
             grad_norm2=dot(state.grad, preconditioned),
             step_size=jnp.ones(len(strength)),
         )
-        last = jnp.minimum(state.iteration + REFRESH, steps)
-        return descend(losses, penalty_gradient, bound, has_converged, state, last)
+        last = jnp.minimum(2 * state.iteration + REFRESH, steps)
+        return descend(losses, penalty_gradient, bound, enough, state, last)
 
     def keep_going(state: State) -> jax.Array:
         return ~jnp.all(state.converged) & (state.iteration < steps)
@@ -310,16 +310,17 @@ def minimise_alone(
     zeros = jnp.zeros((len(strength), len(targets), features.shape[1]))
     logits = jnp.zeros((len(strength), len(targets), len(features)))
     grad = matmul(losses.residual(logits), features)
-    enough = tolerance**2 * dot(grad, grad / norm)
+    grad_norm2 = dot(grad, grad / diagonal(logits))
+    enough = tolerance**2 * grad_norm2
     state = State(
         weights=zeros,
         logits=logits,
         penalty_grad=zeros,
         grad=grad,
         direction=zeros,
-        grad_norm2=jnp.zeros(len(strength)),
+        grad_norm2=grad_norm2,
         step_size=jnp.ones(len(strength)),
-        converged=has_converged(grad, grad),
+        converged=grad_norm2 <= enough,
         iteration=jnp.zeros((), jnp.int32),
     )
     state = jax.lax.while_loop(keep_going, stage, state)
@@ -329,11 +330,6 @@ def minimise_alone(
 
 
 # For both
-
-
-def bohning(binary: bool) -> float:
-    """What no curvature of a loss exceeds."""
-    return 0.25 if binary else 0.5
 
 
 def one_hot_targets(labels: np.ndarray, classes: int) -> np.ndarray:
