@@ -4,6 +4,7 @@ encode(pretrained, ["a good film", "a dull one"])        # float32 [2, D]
 extract(pretrained, table, "runs/features")              # a file, or one for each process
 """
 
+import csv
 import dataclasses
 import functools
 import time
@@ -242,7 +243,8 @@ def extract(
     Memory does not grow with the number of rows: the file is mapped, and reserved before anything
     is computed. Each of several processes writes the features of its own part of the rows,
     features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
-    mesh of the process's own devices. ``dtype`` is that of the computation; for pooling, normalize,
+    mesh of the process's own devices. Of a folder of pictures files.csv names the file of each row.
+    ``dtype`` is that of the computation; for pooling, normalize,
     prompt, layer and long see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
     :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
     data.
@@ -253,6 +255,8 @@ def extract(
     count = len(table)
     shares = multihost.even_shares(count)
     name = "features.npy"
+    if image_column is not None and multihost.is_lead_process():
+        write_file_names(folder, table)
     if multihost.is_multiprocess():
         digest = tree.digest(pretrained.params["encoder"])
         multihost.assert_same("what they read", {"the rows": str(count), "the encoder": digest})
@@ -285,6 +289,17 @@ def extract(
         write_index(folder, shares, width)
     padding = 1 - tokens / slots
     return Extraction(path, count, width, seconds, padding, long_texts, settings)
+
+
+def write_file_names(folder: Path, table: Table) -> None:
+    """Write files.csv, which says of which picture's file each row is, where the table knows it."""
+    if tables.FILE not in table.columns:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.atomic_path(folder / "files.csv") as path, path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", tables.FILE])
+        writer.writerows(enumerate(table.rows[tables.FILE], 1))
 
 
 def share_name(process: int) -> str:

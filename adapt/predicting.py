@@ -18,7 +18,7 @@ import numpy as np
 from adapt import tree
 from adapt.data.inputs import Columns, as_list, shortened
 from adapt.data.packing import Arrays, num_examples
-from adapt.data.tables import Table, check_column, chunks
+from adapt.data.tables import FILE, Table, check_column, chunks
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import Model, cached_program
 from adapt.pretrained.hub import Pretrained
@@ -113,7 +113,7 @@ def predict_table(
     """The predictions of one run, or of several that share one encoder and one pass of it.
 
     ``columns`` are those of the texts, as in training; ``keep_columns`` others that the predictions
-    are to have beside them. Outputs are held in memory.
+    are to have beside them, as they have the name of a picture's file. Outputs are held in memory.
 
     Raises :class:`StrategyError` for runs or columns that do not go together, DataError for rows
     that can't be read.
@@ -124,6 +124,9 @@ def predict_table(
     taken = [ROW]
     for prefix, run, task in zip(prefixes(runs), runs, tasks, strict=True):
         taken += [prefix + name for name in task.header(run, columns)]
+    keep_columns = as_list(keep_columns, "keep_columns")
+    if image_column and FILE in table.columns and FILE not in keep_columns:
+        keep_columns = [FILE, *keep_columns]
     kept = kept_columns(table, keep_columns, taken)
     labels = tasks[0].no_labels(table, columns)
     part = tasks[0].examples(runs[0], table, columns, labels, image_column)
@@ -147,13 +150,12 @@ def predict_table(
     return predictions
 
 
-def kept_columns(table: Table, names: Sequence[str], taken: Sequence[str]) -> dict[str, list]:
+def kept_columns(table: Table, names: list[str], taken: Sequence[str]) -> dict[str, list]:
     """The values of some columns of a table, whose names none of the ``taken`` columns has.
 
     Raises DataError for a column that is not there or holds pictures, StrategyError for a name that
     is taken or stands there twice.
     """
-    names = as_list(names, "keep_columns")
     for name in names:
         check_column(table, name)
         if name in taken or names.count(name) > 1:

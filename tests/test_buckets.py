@@ -136,7 +136,7 @@ def test_tables_texts_and_image_folders_are_read_from_a_bucket(bucket):
     table = tables.read("gs://bucket/train.csv")
     assert len(table) == 6 and table.name == "gs://bucket/train.csv"
     assert tables.read_lines("gs://bucket/lines.txt").rows["text"][:] == ["one", "two"]
-    assert tables.read("gs://bucket/pictures").columns == ["image", "label"]
+    assert tables.read("gs://bucket/pictures").columns == ["image", "file", "label"]
 
 
 def test_a_checkpoint_is_loaded_from_a_bucket(bucket):

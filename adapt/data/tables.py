@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapt import buckets
-from adapt.data import bundled
+from adapt.data import bundled, folders
 from adapt.data.arrow import write_arrow
 from adapt.errors import DataError, OutputError, first_line
 from adapt.files import is_remote
@@ -30,7 +30,15 @@ from adapt.pretrained.assets import cache_folder, is_hub_reachable
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+}
+FILE = "file"  # the column of a folder of pictures that says which file a row is
 VERSION = 2  # of what parsed_folder() keeps: after a change of it, files are parsed anew
 
 
@@ -57,8 +65,9 @@ class Table:
 
 
 def read(spec: str | Path, split: str | None = None) -> Table:
-    """A table from a file (.csv .tsv .json .jsonl .parquet), a folder of images, a bundled set, or
-    a data set on the hub. ``name:split`` is the same as ``split``.
+    """A table from a file (.csv .tsv .tab .json .jsonl .parquet), a folder (of pictures, of the
+    shards of a table, or one that `save_to_disk` wrote), a bundled set, or a data set on the hub.
+    ``name:split`` is the same as ``split``.
 
         read("train.csv")
         read("reviews", "test")         # of adapt.data.bundled: the same as reviews:test
@@ -93,8 +102,7 @@ def read_rows(name: str, split: str | None) -> "Dataset":
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
-        cache = str(parsed_folder(path))
-        return load_dataset(name, split, path="imagefolder", data_dir=str(path), cache_dir=cache)
+        return read_folder(path, split)
     if suffix in FORMATS:
         return read_file(path, FORMATS[suffix], split)
     if path.exists():
@@ -111,6 +119,35 @@ def read_rows(name: str, split: str | None) -> "Dataset":
     if not is_hub_reachable():
         import_datasets().config.HF_HUB_OFFLINE = True  # then only what its cache has
     return load_dataset(name, split, path=name, cache_dir=str(cache_folder() / "datasets"))
+
+
+def read_folder(path: Path, split: str | None) -> "Dataset":
+    """The rows of a folder: what `datasets` saved, the shards of a table, or pictures."""
+    if (path / folders.SAVED_PARTS).is_file() or (path / folders.SAVED_TABLE).is_file():
+        return read_saved(path, split)
+    if folders.table_files(path, FORMATS):
+        files = folders.shards(path, split, FORMATS)
+        return folders.joined(
+            path, files, lambda file: read_file(file, FORMATS[file.suffix.lower()], None)
+        )
+    columns = folders.picture_columns(folders.part_folder(path, split))
+    return from_columns(columns, str(path), "image").rows
+
+
+def read_saved(path: Path, split: str | None) -> "Dataset":
+    """What `save_to_disk` wrote. Raises :class:`DataError` for what can't be read, and where a part
+    has to be named.
+    """
+    datasets = import_datasets()
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except Exception as error:  # of Arrow, of JSON
+        raise DataError(f"cannot read {path}: {first_line(error)}") from error
+    if isinstance(saved, datasets.Dataset):
+        if split:
+            raise DataError(f"{path} is a single table: it has no part '{split}'")
+        return saved
+    return one_part(path, saved, split)
 
 
 def from_columns(
@@ -318,9 +355,14 @@ def load_dataset(name: str, split: str | None, **arguments: Any) -> "Dataset":
         if arguments["path"] != name:
             raise DataError(f"cannot read {name}: {reason}") from error
         raise DataError(f"'{name}' does not exist here, and not on the hub: {reason}") from error
+    return one_part(name, parts, split)
+
+
+def one_part(name: str | Path, parts: Mapping[str, "Dataset"], split: str | None) -> "Dataset":
+    """One of several parts, or the only one. Raises :class:`DataError` where one has to be named."""
     if split is None and len(parts) == 1:
         return next(iter(parts.values()))
-    if split not in parts:
+    if split is None or split not in parts:
         known = ", ".join(f"{name}:{part}" for part in parts)
         raise DataError(f"{name} is in parts, so one has to be named: {known}")
     return parts[split]

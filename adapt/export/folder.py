@@ -37,7 +37,7 @@ def head_kind(run: hub.Pretrained) -> str:
     if makes_embeddings(run):
         return f"embeddings by {embedding_pooling(run)}"
     if isinstance(head, Tagger):
-        return "tags"
+        return "token classes"
     if isinstance(head, Span):
         return "spans"
     if isinstance(head, Classifier):

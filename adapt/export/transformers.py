@@ -22,8 +22,8 @@ CLASSES = {
     ("bert", "cls pooling"): ("BertForSequenceClassification", SEQUENCES),
     ("gpt2", "last pooling and no bias"): ("GPT2ForSequenceClassification", SEQUENCES),
     ("vit", "cls pooling"): ("ViTForImageClassification", IMAGES),
-    ("bert", "tags"): ("BertForTokenClassification", TOKENS),
-    ("gpt2", "tags"): ("GPT2ForTokenClassification", TOKENS),
+    ("bert", "token classes"): ("BertForTokenClassification", TOKENS),
+    ("gpt2", "token classes"): ("GPT2ForTokenClassification", TOKENS),
     ("bert", "spans"): ("BertForQuestionAnswering", ANSWERS),
     ("gpt2", "spans"): ("GPT2ForQuestionAnswering", ANSWERS),
     ("bert", "masked LM"): ("BertForMaskedLM", "AutoModelForMaskedLM"),
@@ -55,7 +55,7 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     if "cls.predictions.decoder.weight" in tensors:
         # Untied: of the two biases in a file, the library uses this one.
         tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
-    if (family, kind) == ("gpt2", "tags"):
+    if (family, kind) == ("gpt2", "token classes"):
         for name in ("weight", "bias"):  # our one name for both of its classifiers
             tensors[f"classifier.{name}"] = tensors.pop(f"score.{name}")
     if kind == "spans":
@@ -76,7 +76,7 @@ def loading_code(run: hub.Pretrained, kind: str, auto: str) -> str:
     """The code of the card."""
     if run.config.is_image:
         return card.IMAGES.format(auto=auto)
-    if kind == "tags":
+    if kind == "token classes":
         return card.WORDS[run.config.family].format(auto=auto)
     if kind == "spans":
         return card.CONTEXTS.format(auto=auto)

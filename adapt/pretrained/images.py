@@ -148,7 +148,11 @@ def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1
             raise DataError(
                 f"row {first_row + index} holds no image: give an image column with `image_column`"
             )
-        image = resized(in_mode(image, settings.channels), settings)
+        try:
+            image = in_mode(image, settings.channels)
+        except ValueError as error:
+            raise DataError(f"row {first_row + index}: {error}") from None
+        image = resized(image, settings)
         values = np.asarray(image, np.float32)
         if settings.crop:
             values = middle(values, size)
@@ -161,7 +165,10 @@ def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1
 def in_mode(image: Any, channels: int) -> Any:
     """A PIL image in the encoder's channels: gray, or in colours, where what is transparent becomes
     white as in transformers.
+
+    Raises :class:`ValueError` for numbers that are not of 8 or 16 bits, whose white is not known.
     """
+    image = in_8_bits(image)
     if channels != 3:
         return image.convert("L")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
@@ -171,6 +178,23 @@ def in_mode(image: Any, channels: int) -> Any:
         white.alpha_composite(image)
         image = white
     return image.convert("RGB")
+
+
+def in_8_bits(image: Any) -> Any:
+    """A PIL image whose gray of 16 bits is one of 8. Pillow itself would cut off all above 255.
+
+    Raises :class:`ValueError` for other numbers, whose white is not known.
+    """
+    if image.mode == "F":
+        raise ValueError("its numbers are of floating point: convert it to 8 or 16 bits")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    from PIL import Image
+
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its numbers go from {values.min()} to {values.max()}, not to 65535")
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def resized(image: Any, settings: ImageSettings) -> Any:

@@ -182,7 +182,8 @@ def test_images_of_a_folder_have_its_folders_as_labels(tmp_path):
     train = read(tmp_path / "photos/train")
     test = read(f"{tmp_path}/photos:test")
     assert [image.size for image in next(chunks(train, ["image"]))["image"]] == [(4, 4), (5, 5)]
-    assert train.rows.features["label"].names == ["cat", "dog"]
+    assert list(train.rows["label"]) == ["cat", "dog"]
+    assert list(train.rows["file"]) == ["cat/1.png", "dog/1.png"]
     assert len(test) == 1
     (tmp_path / "photos/train/cat/1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="photos/train: rows 1 to 2: cannot identify image"):

@@ -31,6 +31,22 @@ def test_pictures_of_any_mode_have_the_channels_of_the_encoder(mode, channels):
     assert to_pixels([image, image], ImageSettings(4, channels)).shape == (2, 4, 4, channels)
 
 
+def test_gray_of_16_bits_is_that_of_8():
+    gray = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    for mode in (None, "I"):
+        image = Image.fromarray(gray) if mode is None else Image.fromarray(gray).convert(mode)
+        settings = ImageSettings(8, 1, mean=(0.0,), std=(1.0,), rescale=1.0)
+        np.testing.assert_array_equal(to_pixels([image], settings)[0, :, :, 0], gray // 256)
+
+
+@pytest.mark.parametrize(
+    "values", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), -1, np.int32)]
+)
+def test_numbers_whose_white_is_not_known_are_refused(values):
+    with pytest.raises(DataError, match="row 2: its numbers"):
+        to_pixels([Image.new("L", (4, 4)), Image.fromarray(values)], ImageSettings(4, 3))
+
+
 def test_settings_are_read_back_as_they_are_written(tmp_path):
     settings = ImageSettings(8, 3, 3, 1 / 127, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessor(settings)))

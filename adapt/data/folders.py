@@ -1,0 +1,247 @@
+"""Folders of data: pictures by class, shards of a table, and what `datasets` saved.
+
+    rows = read_folder(Path("photos"), None)       # columns: image, file and perhaps label
+
+Nothing is guessed from words in names: the class of a picture is the first folder that it lies in,
+however deep, and every file is taken, or named with why it is not.
+"""
+
+import csv
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from adapt.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+# What datasets.save_to_disk writes: of one table, and of several parts.
+SAVED_TABLE = "state.json"
+SAVED_PARTS = "dataset_dict.json"
+# A file with a row a picture: the columns beside it, by ``file_name``.
+METADATA = ("metadata.csv", "metadata.jsonl")
+# Folders and shards of these names are parts of one data set, where all of them are.
+PARTS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+SHOWN = 5  # files that a note names
+
+
+def left_out_note(folder: Path, files: Sequence[Path], why: str) -> None:
+    """Say which files were not taken."""
+    if not files:
+        return
+    first = ", ".join(str(file.relative_to(folder)) for file in files[:SHOWN])
+    more = ", ..." if len(files) > SHOWN else ""
+    noun = "file" if len(files) == 1 else "files"
+    logger.warning(f"{folder}: {len(files)} {noun} left out, {why}: {first}{more}")
+
+
+# Pictures
+
+
+def picture_columns(folder: Path) -> dict[str, list[Any]]:
+    """``image`` (paths), ``file`` (relative to the folder) and, where pictures lie in folders or a
+    file says more of them, ``label`` and other columns.
+
+    Hidden files are left out, and so is what Pillow does not open; both are said. Raises
+    :class:`DataError` where no picture is left.
+    """
+    hidden = []
+    others = []
+    pictures = []
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file():
+            continue
+        inside = file.relative_to(folder)
+        if any(part.startswith(".") or part == "__MACOSX" for part in inside.parts):
+            hidden.append(file)
+        elif str(inside) in METADATA:
+            continue
+        elif is_picture(file):
+            pictures.append(file)
+        else:
+            others.append(file)
+    left_out_note(folder, hidden, "hidden")
+    left_out_note(folder, others, "no pictures that Pillow opens")
+    if not pictures:
+        raise DataError(f"{folder} holds no picture that Pillow opens, and no table")
+    names = [str(file.relative_to(folder).as_posix()) for file in pictures]
+    columns: dict[str, list[Any]] = {"image": [str(file) for file in pictures], "file": names}
+    for name in METADATA:
+        if (folder / name).is_file():
+            return with_metadata(folder / name, columns)
+    labels = [class_of(file.relative_to(folder)) for file in pictures]
+    if any(labels):
+        columns["label"] = labels
+        alone = [file for file, label in zip(pictures, labels, strict=True) if label is None]
+        if alone:
+            first = ", ".join(file.name for file in alone[:SHOWN])
+            logger.warning(
+                f"{folder}: {len(alone)} of {len(pictures)} pictures lie in no folder of a class "
+                f"and have no label: {first}"
+            )
+        deep = [file for file in pictures if len(file.relative_to(folder).parts) > 2]
+        if deep:
+            logger.warning(
+                f"{folder}: {len(deep)} of {len(pictures)} pictures lie deeper than in the folder "
+                "of a class; the first folder is the class"
+            )
+    return columns
+
+
+def is_picture(file: Path) -> bool:
+    """Whether Pillow opens a file, whatever it is called."""
+    try:
+        with Image.open(file):
+            return True
+    except Exception:
+        # Pillow raises what it likes. A broken picture with the name of one is named later, with
+        # its row, and not left out.
+        return file.suffix.lower() in Image.registered_extensions()
+
+
+def class_of(inside: Path) -> str | None:
+    """The first folder on the way to a picture; None where it lies in none."""
+    return inside.parts[0] if len(inside.parts) > 1 else None
+
+
+def with_metadata(file: Path, columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The pictures that a file lists, in its order, with its other columns.
+
+    Raises :class:`DataError` for a row whose picture is not there. Pictures that no row names are
+    left out, and said.
+    """
+    path_of = dict(zip(columns["file"], columns["image"], strict=True))
+    rows = metadata_rows(file)
+    result: dict[str, list[Any]] = {"image": [], "file": []}
+    for number, row in enumerate(rows, 1):
+        name = row.get("file_name")
+        if name not in path_of:
+            raise DataError(f"{file}: row {number}: file_name {name!r} is no picture of its folder")
+        result["image"].append(path_of[name])
+        result["file"].append(name)
+        for column, value in row.items():
+            if column != "file_name":
+                result.setdefault(column, [None] * (number - 1)).append(value)
+        for values in result.values():
+            values += [None] * (number - len(values))
+    listed = set(result["file"])
+    unlisted = [Path(path) for name, path in path_of.items() if name not in listed]
+    left_out_note(file.parent, unlisted, f"as {file.name} has no row for them")
+    return result
+
+
+def metadata_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of metadata.csv or metadata.jsonl. Raises :class:`DataError` for what is neither."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            if file.suffix == ".csv":
+                return list(csv.DictReader(lines))
+            return [dict(json.loads(line)) for line in lines if line.strip()]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"cannot read {file}: {first_line(error)}") from None
+
+
+# Parts
+
+
+def parts_of(names: Sequence[str]) -> bool:
+    """Whether these names are those of parts: train and test, say."""
+    return len(names) > 0 and all(name.lower() in PARTS for name in names)
+
+
+def part_folder(folder: Path, split: str | None) -> Path:
+    """The folder of one part, where a folder holds parts and nothing else; the folder itself
+    elsewhere.
+
+    Raises :class:`DataError` where a part has to be named, or is not there.
+    """
+    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    folders = [path.name for path in inside if path.is_dir()]
+    if parts_of(folders):
+        folders.sort(key=lambda name: PARTS.index(name.lower()))
+    holds_parts = parts_of(folders) and len(folders) == len(inside)
+    if split is None:
+        if holds_parts:
+            known = ", ".join(f"{folder}:{name}" for name in folders)
+            raise DataError(f"{folder} is in parts, so one has to be named: {known}")
+        return folder
+    if split in folders:
+        return folder / split
+    known = f"; it has {', '.join(folders)}" if folders else ""
+    raise DataError(f"{folder} has no part '{split}'{known}")
+
+
+# Shards of a table
+
+
+def table_files(folder: Path, formats: Mapping[str, str]) -> list[Path]:
+    """The data files that lie in a folder, in the order of their names."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return [path for path in files if path.suffix.lower() in formats and path.name not in METADATA]
+
+
+def shards(folder: Path, split: str | None, formats: Mapping[str, str]) -> list[Path]:
+    """The files of a folder that are one table, or one part of it.
+
+    ``train-00000-of-00002.parquet`` is a shard of the part ``train``; so is ``train.csv`` where all
+    files are called by parts. Raises :class:`DataError` where a part has to be named or is not
+    there, and for files of several formats.
+    """
+    files = table_files(folder, formats)
+    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    others = [path for path in inside if path not in files]
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in Image.registered_extensions():
+            raise DataError(
+                f"{folder} holds a table ({files[0].name}) and pictures ({path.name}): name the "
+                f"table, or call it {METADATA[0]} where it says more of the pictures by file_name"
+            )
+    left_out_note(folder, others, "no tables")
+    kinds = sorted({path.suffix.lower() for path in files})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder} holds files of several formats ({', '.join(kinds)}): name one file"
+        )
+    by_part: dict[str, list[Path]] = {}
+    for path in files:
+        by_part.setdefault(SHARD.sub("", path.stem), []).append(path)
+    if not parts_of(list(by_part)):
+        if split is not None:
+            raise DataError(f"{folder} has no part '{split}': its files are not called by parts")
+        return files
+    if split is None and len(by_part) == 1:
+        return files
+    if split not in by_part:
+        known = ", ".join(f"{folder}:{name}" for name in by_part)
+        raise DataError(f"{folder} is in parts, so one has to be named: {known}")
+    return by_part[split]
+
+
+def joined(folder: Path, files: Sequence[Path], read: Callable[[Path], "Dataset"]) -> "Dataset":
+    """The rows of all files, one after the other.
+
+    Raises :class:`DataError` for a file whose columns are others than the first one's.
+    """
+    import datasets
+
+    tables = [read(path) for path in files]
+    first = tables[0].column_names
+    for path, table in zip(files, tables, strict=True):
+        if sorted(table.column_names) != sorted(first):
+            raise DataError(
+                f"{folder}: {path.name} has the columns {', '.join(table.column_names)}, and "
+                f"{files[0].name} has {', '.join(first)}"
+            )
+    try:
+        return datasets.concatenate_datasets([table.select_columns(first) for table in tables])
+    except Exception as error:  # of Arrow: columns of other types
+        raise DataError(f"{folder}: its files do not fit together: {first_line(error)}") from None
