@@ -373,6 +373,8 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
     classes = getattr(head, "classes", 0)
     if isinstance(head, Classifier) and families.architecture(hf).endswith("ForMultipleChoice"):
         return "choice", ()
+    if isinstance(head, Classifier) and classes == 1 and not hf.get("problem_type"):
+        return "regression", ()  # which transformers takes one output for
     names = hf.get("id2label")
     if names is None and classes == hf.get("num_labels", 2):
         # What transformers calls the two classes that a config.json need not name.

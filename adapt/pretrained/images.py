@@ -12,6 +12,7 @@ from adapt.pretrained.json_files import read_settings
 
 # Processors of transformers that do what is done here; their entries have these defaults.
 PROCESSORS = ("ViTImageProcessor", "ViTFeatureExtractor")
+DEFAULT_SIZE = 224  # ViT's own, where pictures are cropped and the file names no size
 # What another processor has to say for all of it to be known.
 ENTRIES = ("do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
@@ -102,12 +103,12 @@ def with_sizes(settings: ImageSettings, file: Path, content: Mapping[str, Any]) 
     resize: tuple[int, ...] | None = None
     if not content.get("do_resize", True):
         resize = ()
-    elif "size" in content:
-        resize = sides(file, "size", content["size"])
+    elif "size" in content or crops:
+        resize = sides(file, "size", content.get("size", DEFAULT_SIZE))
         resize = None if resize == (size, size) else resize
     last = resize
     if crops:
-        last = sides(file, "crop_size", content.get("crop_size", content.get("size", size)))
+        last = sides(file, "crop_size", content.get("crop_size", size))
     if last is not None and last != (size, size):
         entry = "crop_size" if crops else "size"
         made = " x ".join(map(str, last)) if len(last) == 2 else "pictures of any size"

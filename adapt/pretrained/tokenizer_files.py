@@ -205,13 +205,22 @@ def tokens_of_files(
         if name in NAMED or (name.endswith("_token") and isinstance(value, str)):
             text = spelled(value)
             special[name] = by_text.get(text, as_token(value)) if text else None
-    more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or ()
-    for value in more.values() if isinstance(more, Mapping) else more:
-        others.append(as_token(value))
+    for value in more_special_tokens(said):
+        if spelled(value) not in by_text:
+            others.append(as_token(value))
     numbered: list[tuple[int | None, AddedToken]] = []
     for number in sorted(added):
         numbered.append((number, added[number]))
     return special, [*numbered, *((None, token) for token in others)]
+
+
+def more_special_tokens(settings: Settings) -> list[Any]:
+    """Special tokens without a name of their own: transformers 5 calls extra what was additional."""
+    additional = list(settings.get("additional_special_tokens") or ())
+    extra = settings.get("extra_special_tokens") or ()
+    if isinstance(extra, Mapping):
+        return [*extra.values(), *additional]
+    return list(extra) or additional
 
 
 def spelled(value: Any) -> str:

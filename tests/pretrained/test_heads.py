@@ -304,6 +304,16 @@ def test_two_classes_need_no_names(tmp_path):
     assert (loaded.task, loaded.labels) == ("classification", ("LABEL_0", "LABEL_1"))
 
 
+def test_one_output_is_a_regression_unless_the_file_says_otherwise(tmp_path):
+    extra = {"classifier.weight": weights(1, 36), "classifier.bias": weights(1)}
+    names = {"id2label": {"0": "LABEL_0"}}
+    loaded = hub.load(saved(tmp_path / "a", "bert_bare_pooler", extra, **names))
+    assert (loaded.task, loaded.labels) == ("regression", ())
+    names |= {"problem_type": "multi_label_classification"}
+    loaded = hub.load(saved(tmp_path / "b", "bert_bare_pooler", extra, **names))
+    assert (loaded.task, loaded.labels) == ("multilabel", ("LABEL_0",))
+
+
 def test_what_was_discarded_comes_back_as_json(tmp_path):
     loaded = hub.load(saved(tmp_path / "a", "gpt2_bare", {"extra.weight": weights(5, 7)}))
     record = json.loads(json.dumps(hub.unread_record(loaded)))

@@ -894,6 +894,19 @@ pixels(
     do_center_crop=True,
     crop_size=32,
 )
+
+
+@case(
+    "crop of the default size",
+    "preprocessor_config.json: do_center_crop, crop_size",
+    looks="pixels",
+)
+def _(folder: Path) -> None:
+    vit(folder, do_center_crop=True, crop_size=SQUARE)
+    content = json.loads((folder / "preprocessor_config.json").read_text())
+    write(folder, "preprocessor_config.json", {k: v for k, v in content.items() if k != "size"})
+
+
 pixels("crop alone", "do_resize", do_resize=False, do_center_crop=True, crop_size=SQUARE)
 no_pixels("no resize", "do_resize", "do_resize", do_resize=False)
 pixels("rescale_factor", "do_rescale, rescale_factor", rescale_factor=1 / 127.5)
@@ -991,3 +1004,26 @@ def _(folder: Path) -> None:
 def _(folder: Path) -> None:
     bert(folder)
     write(folder, "adapter_config.json", {"peft_type": "LORA"})
+
+
+@case(
+    "a token named twice",
+    "tokenizer_config.json: additional_special_tokens, extra_special_tokens",
+)
+def _(folder: Path) -> None:
+    flags = {"lstrip": False, "rstrip": True, "single_word": True, "normalized": True}
+    film = {"content": "film", "special": True, **flags}
+    bert(
+        folder, added_tokens_decoder={"7": film}, extra_special_tokens=["film"], model_max_length=12
+    )
+
+
+@case(
+    "additional and extra tokens",
+    "tokenizer_config.json: additional_special_tokens, extra_special_tokens",
+)
+def _(folder: Path) -> None:
+    extra = {"image_token": "ent"}
+    bert(
+        folder, additional_special_tokens=["FILM"], extra_special_tokens=extra, model_max_length=12
+    )
