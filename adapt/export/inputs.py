@@ -72,7 +72,6 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
 
 
 def tokenizer_settings(run: hub.Pretrained, tokenizer: Tokenizer) -> dict[str, Any]:
-    side = (tokenizer.backend.truncation or {}).get("direction", "right")
     if run.config.types:
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
     else:  # GPT-2 would embed types as tokens
@@ -83,7 +82,7 @@ def tokenizer_settings(run: hub.Pretrained, tokenizer: Tokenizer) -> dict[str, A
         "model_max_length": tokenizer.max_length,
         "model_input_names": inputs,
         "padding_side": "right",
-        "truncation_side": side.lower(),
+        "truncation_side": tokenizer.side,
         "clean_up_tokenization_spaces": False,
     }
 

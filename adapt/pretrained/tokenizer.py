@@ -130,10 +130,17 @@ class Tokenizer:
         tokens[0]                       # int32 [n], the special tokens included
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, max_length: int, long: Long = "head"):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        max_length: int,
+        long: Long = "head",
+        side: str | None = None,
+    ):
         backend.no_padding()
         # The side is the backend's own, which is right unless a checkpoint says otherwise.
-        side = (backend.truncation or {}).get("direction", "right")
+        if side is None:
+            side = str((backend.truncation or {}).get("direction", "right"))
         if long == "head":
             backend.enable_truncation(max_length, direction=side)
         else:
@@ -141,6 +148,7 @@ class Tokenizer:
         self.backend = backend
         self.max_length = max_length
         self.long: Long = long
+        self.side = side.lower()
         self.by_rule: dict[str, Tokenizer] = {}
         self.unknown = UnknownTexts(
             unknown_token(backend), backend.num_special_tokens_to_add(is_pair=False)
@@ -148,14 +156,15 @@ class Tokenizer:
 
     def cut_to(self, max_length: int) -> "Tokenizer":
         """The same tokenizer with another length to cut to."""
-        return Tokenizer(copied(self.backend), max_length, self.long)
+        return Tokenizer(copied(self.backend), max_length, self.long, self.side)
 
     def with_long(self, long: Long) -> "Tokenizer":
         """The same tokenizer with another rule for long texts; made once."""
         if long == self.long:
             return self
         if long not in self.by_rule:
-            self.by_rule[long] = Tokenizer(copied(self.backend), self.max_length, long)
+            backend = copied(self.backend)
+            self.by_rule[long] = Tokenizer(backend, self.max_length, long, self.side)
         return self.by_rule[long]
 
     def encode(self, texts: Sequence[Text]) -> tuple[Ragged, int]:
@@ -309,7 +318,9 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def save(self, folder: Path) -> None:
-        self.backend.save(str(folder / "tokenizer.json"))
+        backend = copied(self.backend)
+        backend.enable_truncation(self.max_length, direction=self.side)  # the file keeps the side
+        backend.save(str(folder / "tokenizer.json"))
 
 
 def as_texts(texts: Any) -> list[Text]:

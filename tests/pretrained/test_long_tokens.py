@@ -189,3 +189,17 @@ def test_what_is_said_of_long_texts():
     assert LongTexts("windows", 9, 2, 5, 0).note("train") == (
         "train: 2 texts are longer than 9 tokens and cut into 5 windows"
     )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_side_of_the_cut_survives_every_rule(tokenizers, tmp_path, rule):
+    head = tokenizers["bert"]
+    left = Tokenizer(type(head.backend).from_str(head.backend.to_str()), LIMIT, side="left")
+    text = "a the film was good the film was good was good"
+    kept = lists(left.encode([text])[0])
+    assert kept != lists(head.encode([text])[0])
+    left.with_long(rule).save(tmp_path)
+    read = load_tokenizer(tmp_path, LIMIT)
+    assert read.side == "left"
+    assert lists(read.encode([text])[0]) == kept
+    assert lists(left.with_long(rule).with_long("head").encode([text])[0]) == kept
