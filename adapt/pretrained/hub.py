@@ -290,7 +290,7 @@ def label_notes(hf: Mapping[str, Any], head: Any, folder: Path) -> tuple[str, ..
     numbers = hf.get("label2id")
     if isinstance(numbers, dict):
         for number, name in names.items():
-            if str(numbers.get(name, number)) != str(number):
+            if isinstance(name, str) and str(numbers.get(name, number)) != str(number):
                 return (
                     f"{file}: {name!r} is label {number} by id2label, which is used, and "
                     f"{numbers[name]} by label2id",

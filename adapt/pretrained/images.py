@@ -13,6 +13,7 @@ from adapt.pretrained.json_files import read_settings
 # Processors of transformers that do what is done here; their entries have these defaults.
 PROCESSORS = ("ViTImageProcessor", "ViTFeatureExtractor")
 DEFAULT_SIZE = 224  # ViT's own, where pictures are cropped and the file names no size
+LARGEST = 2**16  # pixels of a side
 # What another processor has to say for all of it to be known.
 ENTRIES = ("do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
@@ -60,7 +61,14 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
         mean=per_channel(content.get("image_mean")) or ImageSettings.mean,
         std=per_channel(content.get("image_std")) or ImageSettings.std,
     )
+    filters = range(6)  # PIL's
+    if type(settings.resample) is not int or settings.resample not in filters:
+        raise CheckpointError(f"{file} says {settings.resample!r} for resample: give 0 to 5")
+    if not is_number(settings.rescale):
+        raise CheckpointError(f"{file} says {settings.rescale!r} for rescale_factor: give a number")
     for name, values in (("image_mean", settings.mean), ("image_std", settings.std)):
+        if not all(map(is_number, values)):
+            raise CheckpointError(f"{file} says {list(values)} for {name}: give numbers")
         if len(values) not in (1, channels):
             raise CheckpointError(
                 f"{file} has {len(values)} values of {name} and the encoder {channels} channels"
@@ -86,11 +94,15 @@ def check_processor(file: Path, content: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{file} says do_pad true: only false is read")
 
 
-def per_channel(value: Any) -> tuple[float, ...]:
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def per_channel(value: Any) -> tuple[Any, ...]:
     """A number, or one for each channel; () for none."""
-    if isinstance(value, int | float):
-        return (float(value),)
-    return tuple(value or ())
+    if isinstance(value, list):
+        return tuple(value)
+    return () if value is None else (value,)
 
 
 def with_sizes(settings: ImageSettings, file: Path, content: Mapping[str, Any]) -> ImageSettings:
@@ -123,18 +135,20 @@ def with_sizes(settings: ImageSettings, file: Path, content: Mapping[str, Any]) 
 
 def sides(file: Path, entry: str, value: Any) -> tuple[int, ...]:
     """(height, width), or (shorter side,). Raises :class:`CheckpointError` for anything else."""
+    found: tuple[Any, ...] = ()
     if type(value) is int:
-        return (value, value)
-    if isinstance(value, Mapping):
-        if set(value) == {"height", "width"}:
-            return (value["height"], value["width"])
-        if set(value) == {"shortest_edge"} and entry == "size":
-            return (value["shortest_edge"],)
-    if isinstance(value, list) and len(value) == 2:
-        return (value[0], value[1])
-    raise CheckpointError(
-        f"{file} says {value!r} for {entry}: height and width, or shortest_edge, are read"
-    )
+        found = (value, value)
+    elif isinstance(value, Mapping) and set(value) == {"height", "width"}:
+        found = (value["height"], value["width"])
+    elif isinstance(value, Mapping) and set(value) == {"shortest_edge"} and entry == "size":
+        found = (value["shortest_edge"],)
+    elif isinstance(value, list) and len(value) == 2:
+        found = (value[0], value[1])
+    if not found or not all(type(side) is int and 0 < side < LARGEST for side in found):
+        raise CheckpointError(
+            f"{file} says {value!r} for {entry}: height and width, or shortest_edge, are read"
+        )
+    return found
 
 
 def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1) -> np.ndarray:

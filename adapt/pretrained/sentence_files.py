@@ -179,7 +179,7 @@ def read_pooling(file: Path, width: int, embedding: Embedding) -> Embedding:
     modes = content.get("pooling_mode")
     if modes is None:
         modes = [mode for entry, mode in OLD_POOLINGS.items() if content.get(entry)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else list(modes)
+    modes = list(modes) if isinstance(modes, list) and modes else [modes]
     of_file = content.get("embedding_dimension", content.get("word_embedding_dimension", width))
     if of_file != width:
         raise CheckpointError(
@@ -187,11 +187,11 @@ def read_pooling(file: Path, width: int, embedding: Embedding) -> Embedding:
             "another checkpoint"
         )
     refused = ""
-    if len(modes) > 1 or modes[0] not in POOLINGS:
+    if len(modes) > 1 or str(modes[0]) not in POOLINGS:
         refused = f"{file} says {' and '.join(map(str, modes))}"
     return dataclasses.replace(
         embedding,
-        pooling=None if refused else POOLINGS[modes[0]],
+        pooling=None if refused else POOLINGS[str(modes[0])],
         pools_prompt=bool(content.get("include_prompt", True)),
         refused=refused,
     )
@@ -209,7 +209,7 @@ def with_settings(embedding: Embedding, file: Path) -> Embedding:
     if not is_text:
         raise CheckpointError(f"{file} has prompts that are no texts by name: {prompts!r}")
     default = content.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise CheckpointError(
             f"{file} has no prompt {default!r}, its default_prompt_name: it has "
             f"{', '.join(prompts) or 'none'}"

@@ -18,7 +18,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from adapt.errors import CheckpointError
+from adapt.errors import CheckpointError, first_line
 from adapt.options import Long
 from adapt.pretrained.json_files import read_settings
 from adapt.pretrained.tokenizer import Tokenizer
@@ -113,7 +113,8 @@ def read_tokenizer(
     except CheckpointError:
         raise
     except Exception as error:  # the library raises bare Exception for any malformed file
-        raise CheckpointError(f"cannot read the tokenizer {file}: {error}") from None
+        reason = first_line(error)
+        raise CheckpointError(f"cannot read the tokenizer {file}: {reason}") from None
     if settings.get("split_special_tokens"):
         raise CheckpointError(
             f"split_special_tokens is true in {folder / 'tokenizer_config.json'}: only false is read"
@@ -133,7 +134,24 @@ def read_content(file: Path) -> Settings:
     content = json.loads(file.read_text("utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, not an object")
+    check_template(content.get("post_processor"))
     return content
+
+
+def check_template(processor: Any) -> None:
+    """Raise ValueError for a post-processor whose template has a token that it does not explain: the
+    library would panic at the first text.
+    """
+    if not isinstance(processor, Mapping):
+        return
+    for inner in processor.get("processors") or ():
+        check_template(inner)
+    if processor.get("type") != "TemplateProcessing":
+        return
+    for piece in [*processor["single"], *processor["pair"]]:
+        token = piece.get("SpecialToken", {}).get("id")
+        if token is not None and token not in processor["special_tokens"]:
+            raise ValueError(f"its post_processor does not say which id {token} has")
 
 
 def kind_of(said: str, family: str, file: Path, content: Settings) -> str:
@@ -451,8 +469,9 @@ def other_merges(folder: Path, content: Settings) -> list[str]:
 
 def truncation_side(folder: Path, settings: Settings, content: Settings) -> str:
     """From which side of a text tokens are cut. Raises :class:`CheckpointError` for any other."""
-    direction = (content.get("truncation") or {}).get("direction", "Right")
-    side = settings.get("truncation_side", direction.lower())
+    truncation = content.get("truncation")
+    direction = truncation.get("direction", "Right") if isinstance(truncation, Mapping) else "Right"
+    side = settings.get("truncation_side", str(direction).lower())
     if side not in ("left", "right"):
         raise CheckpointError(
             f"truncation_side {side!r} in {folder / 'tokenizer_config.json'} is neither left nor right"

@@ -4,10 +4,12 @@ Every row has cases in tests/references/folders.py, made-up folders in which tha
 transformers and sentence-transformers do with them is recorded in folders.npz.
 """
 
+import itertools
 import json
 import logging
 import re
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -166,3 +168,55 @@ def test_nothing_is_said_of_files_that_agree(name, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "adapt"):
         hub.load(folder)
     assert not caplog.records
+
+
+JUNK = [None, [], {}, "x", "", -1, 0, 1.5, True, [1], ["a"], {"a": 1}, 10**18, "[CLS]", [[]]]
+
+
+def places(content, place=()):
+    """The way to every value of a JSON file, of large ones to the first few."""
+    yield place
+    items = content.items() if isinstance(content, dict) else ()
+    if isinstance(content, list):
+        items = enumerate(content)
+    for key, value in itertools.islice(items, 12):
+        yield from places(value, (*place, key))
+
+
+def damage(file: Path, random) -> None:
+    """Put something else in the place of one value, or leave it out."""
+    content = json.loads(file.read_text("utf-8"))
+    *way, last = random.choice([place for place in places(content) if place])
+    inner = content
+    for key in way:
+        inner = inner[key]
+    if random.random() < 0.2:
+        del inner[last]
+    else:
+        inner[last] = random.choice(JUNK)
+    file.write_text(json.dumps(content), "utf-8")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_setting_is_one_line_or_harmless(seed, tmp_path):
+    random = Random(seed)
+    names = [name for name, case in CASES.items() if not case.refuses]
+    num_refused = 0
+    for number in range(25):
+        folder = tmp_path / str(number)
+        CASES[random.choice(names)].make(folder)
+        files = [file for file in sorted(folder.rglob("*.json")) if file.read_text() not in "{}"]
+        damage(random.choice(files), random)
+        try:
+            loaded = hub.load_silently(folder)
+            features.vector_settings(loaded)
+            if loaded.tokenizer is not None:
+                loaded.tokenizer.encode(FOLDERS.TEXTS)
+                loaded.tokenizer.encode(FOLDERS.PAIRS)
+            elif loaded.image_settings is not None:
+                to_pixels(pictures(), loaded.image_settings)
+        except (CheckpointError, StrategyError) as error:
+            num_refused += 1
+            is_diff = "do not fit its config.json" in str(error)
+            assert is_diff or len(str(error).splitlines()) == 1
+    assert 3 < num_refused < 25

@@ -104,7 +104,7 @@ def norm(name: str, path: str) -> list[Row]:
 
 def family_module(name: Any) -> Any:
     """The module of a family. Raises :class:`CheckpointError` naming those that are known."""
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
             f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}"
         )
@@ -144,12 +144,24 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
             f"quantization_config in {where}/config.json: only weights in floating point are read"
         )
     fields = module.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
+    for name in ("pad_token", "end_token"):
+        if name in fields:
+            fields[name] = token_id(fields[name], name, where)
     config = EncoderConfig(family=hf["model_type"], **fields)
     check_config(config, where)
     if not config.is_image and not 0 <= config.pad_token < config.vocabulary:
         # A padding token without a row. Padding is masked here, so that any token will do.
         config = dataclasses.replace(config, pad_token=0)
     return config
+
+
+def token_id(value: Any, name: str, where: str) -> int:
+    """The id of a token, or the first of several. Raises :class:`CheckpointError` for anything else."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    if type(value) is not int:
+        raise CheckpointError(f"config.json in {where} says {value!r} for {name}: give its id")
+    return value
 
 
 def canonical_name(model_type: str, name: str) -> str | None:
@@ -329,9 +341,11 @@ def check_config(config: EncoderConfig, where: str) -> None:
         size = getattr(config, name)
         if not isinstance(size, int) or size < 1:
             raise CheckpointError(f"{says} {size!r} for {name}: it must be at least 1")
+        if size >= 2**31:
+            raise CheckpointError(f"{says} {size} for {name}: it must be below 2^31")
     for name in ("norm_epsilon", "dropout", "attention_dropout", "init_range"):
         value = getattr(config, name)
-        most = 1.0 if name.endswith("dropout") else float("inf")
+        most = 1.0 if name.endswith("dropout") else 1e6
         if type(value) not in (int, float) or not 0 <= value < most:
             raise CheckpointError(
                 f"{says} {value!r} for {name}: it must be a number from 0 to {most}"
