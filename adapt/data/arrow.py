@@ -11,7 +11,7 @@ lines or makes rows of all, so that CSV is read by the standard library.
 import csv
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 BATCH = 1000  # rows of a record batch
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+FAULTS = b"adapt.faults"  # of an Arrow schema: why columns can't be read, by name, as JSON
+# What pyarrow raises for values that have no type together, ArrowInvalid and ArrowTypeError among
+# them: UnicodeEncodeError for half a character, OverflowError for a number that is too large.
+NOT_OF_ONE_TYPE = (ValueError, TypeError, OverflowError, NotImplementedError)
 T = TypeVar("T")
 Object = dict[str, Any]  # of a JSON file
 
@@ -72,45 +76,80 @@ def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
     """(schema, batches) of the objects of a JSON file.
 
     The file is read twice: once for the types of all columns, since only its last row may have a
-    fraction, or a column, and once for the values.
+    fraction, or a column, and once for the values. A column that mixes types is left empty, and the
+    schema says why: nobody may ask for it (:func:`read_faults`).
     """
     import pyarrow as pa
 
-    try:
-        schemas = [batch.schema for batch in typed_batches(path, None)]
-        schema = pa.unify_schemas([pa.schema([]), *schemas], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: a column mixes types: {first_line(error)}") from error
-    return schema, typed_batches(path, schema)
-
-
-def typed_batches(path: Path, schema: "pa.Schema | None") -> Iterator["pa.RecordBatch"]:
-    """The objects of a JSON file as batches of a schema, or of one that each batch finds."""
-    import pyarrow as pa
-
+    types: dict[str, pa.DataType] = {}
+    faults: dict[str, str] = {}
     first_row = 1
     for objects in batched(read_json(path)):
-        last_row = first_row + len(objects) - 1
-        try:
-            batch = to_batch(objects, schema)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-            rows = f"{path}: rows {first_row} to {last_row}"
-            raise DataError(f"{rows}: a column mixes types: {first_line(error)}") from error
-        yield batch
-        first_row = last_row + 1
+        for name in dict.fromkeys(chain.from_iterable(objects)):
+            if name in faults:
+                continue
+            values = column_of(objects, name)
+            try:
+                types[name] = type_with(types.get(name), values)
+            except NOT_OF_ONE_TYPE as error:
+                row = first_row + first_misfit(types.get(name), values)
+                faults[name] = (
+                    f"row {row}: column '{name}' can't be read as one type: {first_line(error)}"
+                )
+                types[name] = pa.null()
+        first_row += len(objects)
+    schema = pa.schema(list(types.items()), metadata={FAULTS: json.dumps(faults)})
+    batches = (to_batch(objects, schema, faults) for objects in batched(read_json(path)))
+    return schema, batches
 
 
-def to_batch(objects: list[Object], schema: "pa.Schema | None") -> "pa.RecordBatch":
-    """Objects as rows, with nulls for what an object lacks. Without a schema there is a column for
-    every key, of the type of its values.
+def type_with(known: "pa.DataType | None", values: list[Any]) -> "pa.DataType":
+    """The type of a column that is ``known`` from earlier rows and has these values, too. Raises
+    one of NOT_OF_ONE_TYPE where there is none.
     """
     import pyarrow as pa
 
-    if schema is None:
-        names = list(dict.fromkeys(chain.from_iterable(objects)))
-        arrays = [pa.array(column_of(objects, name)) for name in names]
-        return pa.record_batch(arrays, names=names)
-    arrays = [pa.array(column_of(objects, field.name), field.type) for field in schema]
+    found = pa.array(values).type
+    if known is None:
+        return found
+    schemas = [pa.schema([("", known)]), pa.schema([("", found)])]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def first_misfit(known: "pa.DataType | None", values: list[Any]) -> int:
+    """The place of the first value that does not fit those before it."""
+    low, high = 0, len(values)  # values[:high] do not fit together, values[:low] do
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            type_with(known, values[:middle])
+            low = middle
+        except NOT_OF_ONE_TYPE:
+            high = middle
+    return low
+
+
+def read_faults(target: Path) -> dict[str, str]:
+    """Why columns of a file that :func:`write_arrow` wrote can't be read, by their names."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(target)) as source:
+        metadata = pa.ipc.open_stream(source).schema.metadata or {}
+    return json.loads(metadata.get(FAULTS, b"{}"))
+
+
+def to_batch(
+    objects: list[Object], schema: "pa.Schema", faults: Container[str]
+) -> "pa.RecordBatch":
+    """Objects as rows, with nulls for what an object lacks, and for all of a column with a fault."""
+    import pyarrow as pa
+
+    arrays = []
+    for field in schema:
+        if field.name in faults:
+            arrays.append(pa.nulls(len(objects)))
+        else:
+            arrays.append(pa.array(column_of(objects, field.name), field.type))
     return pa.record_batch(arrays, schema=schema)
 
 

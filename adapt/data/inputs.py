@@ -142,7 +142,7 @@ def add_labels(
     rows = table.rows
     for column, values in added.items():
         rows = rows.add_column(column, values)  # pyright: ignore[reportCallIssue]
-    return Table(rows, table.name), columns
+    return dataclasses.replace(table, rows=rows), columns
 
 
 def is_table(inputs: Any) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import io
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import numpy as np
 
 from adapt import buckets
 from adapt.data import bundled, folders
-from adapt.data.arrow import write_arrow
+from adapt.data.arrow import read_faults, write_arrow
 from adapt.errors import DataError, OutputError, first_line
 from adapt.files import is_remote
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
@@ -39,7 +39,7 @@ FORMATS = {
     ".parquet": "parquet",
 }
 FILE = "file"  # the column of a folder of pictures that says which file a row is
-VERSION = 2  # of what parsed_folder() keeps: after a change of it, files are parsed anew
+VERSION = 3  # of what parsed_folder() keeps: after a change of it, files are parsed anew
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Table:
 
     rows: "Dataset"
     name: str
+    faults: Mapping[str, str] = field(default_factory=dict)  # why columns can't be read, by name
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,7 +62,7 @@ class Table:
 
         Check texts and encode labels before: afterwards, row numbers are those of the selection.
         """
-        return Table(self.rows.select(index), self.name)
+        return replace(self, rows=self.rows.select(index))
 
 
 def read(spec: str | Path, split: str | None = None) -> Table:
@@ -94,7 +95,22 @@ def read(spec: str | Path, split: str | None = None) -> Table:
     rows = read_rows(name, split)
     if not len(rows):
         raise DataError(f"{spec} has no rows")
-    return Table(rows, str(spec))
+    return Table(rows, str(spec), json_faults(Path(name).expanduser()))
+
+
+def json_faults(path: Path) -> dict[str, str]:
+    """Why columns of a JSON file, or of a folder of them, can't be read."""
+    files = folders.table_files(path, FORMATS) if path.is_dir() else [path]
+    faults: dict[str, str] = {}
+    for file in files:
+        if FORMATS.get(file.suffix.lower()) != "json" or not file.is_file():
+            continue
+        parsed = parsed_folder(file) / "json.arrow"
+        if parsed.exists():
+            for name, fault in read_faults(parsed).items():
+                where = f"{file.name}: " if path.is_dir() else ""
+                faults.setdefault(name, where + fault)
+    return faults
 
 
 def read_rows(name: str, split: str | None) -> "Dataset":
@@ -214,9 +230,13 @@ def chunks(table: Table, columns: Sequence[str], size: int = 1000) -> Iterator[d
 
 
 def check_column(table: Table, column: str) -> None:
-    """Raise :class:`DataError` for a column that is not there."""
+    """Raise :class:`DataError` for a column that is not there, or whose values have no type
+    together.
+    """
     if column not in table.columns:
         raise DataError(f"{table.name} has no column '{column}'; it has {', '.join(table.columns)}")
+    if column in table.faults:
+        raise DataError(f"{table.name}: {table.faults[column]}")
 
 
 def numbered_values(table: Table, column: str) -> Iterator[tuple[int, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapt.data.tables import check_texts, chunks, read, read_lines
+from adapt.data.tables import check_column, check_texts, chunks, read, read_lines
 from adapt.errors import DataError, OutputError
 
 
@@ -124,15 +124,34 @@ def test_json_texts_stay_texts_and_numbers_agree_over_the_whole_file(file):
     "second", ['{"text": 5}', '{"text": 99999999999999999999}', '{"text": {"a": 1}}']
 )
 def test_json_of_mixed_types_is_refused(file, second):
-    with pytest.raises(DataError, match="a column mixes types"):
-        read(file("a.jsonl", '{"text": "a"}\n' + second))
+    table = read(file("a.jsonl", '{"text": "a", "n": 1}\n' + second))
+    assert table.rows["n"][:] == [1, None], "a column that nobody asked for is in the way"
+    with pytest.raises(DataError, match="row 2: column 'text' can't be read as one type"):
+        check_column(table, "text")
 
 
 def test_the_rows_that_mix_types_are_named(file):
     rows = [{"text": "a"}] * 2500
     rows[1700] = {"text": 5}
-    with pytest.raises(DataError, match=r"rows 1001 to 2000: a column mixes types"):
-        read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
+    with pytest.raises(DataError, match="row 1701: column 'text' can't be read as one type"):
+        check_column(read(file("a.jsonl", "\n".join(map(json.dumps, rows)))), "text")
+
+
+def test_half_a_character_and_numbers_beyond_64_bits_are_faults_of_their_columns(file):
+    rows = [{"text": "a", "half": "b", "id": 1}, {"text": "c", "half": "\ud800", "id": 2**64}]
+    table = read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert table.rows["text"][:] == ["a", "c"]
+    for name in ("half", "id"):
+        with pytest.raises(DataError, match=f"row 2: column '{name}' can't be read as one type"):
+            check_column(table.select([0]), name)
+
+
+def test_a_fault_in_one_shard_is_one_of_the_column(file, tmp_path):
+    (tmp_path / "shards").mkdir()
+    file("shards/a.jsonl", '{"text": "a"}\n{"text": 5}')
+    file("shards/b.jsonl", '{"text": "b"}')
+    with pytest.raises(DataError, match=r"a.jsonl: row 2: column 'text' can't be read as one type"):
+        check_column(read(tmp_path / "shards"), "text")
 
 
 def test_a_blank_line_in_a_file_of_one_column_is_an_empty_text(file):
