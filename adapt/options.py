@@ -116,7 +116,7 @@ class LabelledColumnOptions(ColumnOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunColumnOptions:
-    """Labelled examples for a finished run, and in which columns they are."""
+    """Examples for a finished run, and in which columns they are."""
 
     title: ClassVar[str] = "data"
 
@@ -124,10 +124,18 @@ class RunColumnOptions:
     text_column: str | None = None
     # the second text of a pair, or several: a,b
     text_pair_column: str | None = None
-    # the column of the labels
-    label_column: str | None = None
     # images in place of texts
     image_column: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledRunColumnOptions(RunColumnOptions):
+    """Labelled examples for a finished run, and in which columns they are."""
+
+    title: ClassVar[str] = "data"
+
+    # the column of the labels; default: as in training
+    label_column: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from adapt.data.inputs import Columns, by_part, make_table
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
-from adapt.options import HELD_OUT, FinetuningOptions, Long
+from adapt.options import HELD_OUT, FinetuningOptions, Long, RunColumnOptions
 from adapt.predicting import Predictions, check_predicts, predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
@@ -80,6 +80,16 @@ class Run:
             text_pair=settings.get("text_pair_column"),
             label=settings.get("label_column") or "label",
             image=settings.get("image_column"),
+        )
+
+    def columns_by(self, options: RunColumnOptions) -> Columns:
+        """The columns of training, or those that the options name in their place."""
+        of_training = self.columns
+        return Columns(
+            text=options.text_column or of_training.text,
+            text_pair=options.text_pair_column or of_training.text_pair,
+            label=getattr(options, "label_column", None) or of_training.label,
+            image=options.image_column or of_training.image,
         )
 
     @property

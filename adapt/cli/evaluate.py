@@ -16,11 +16,10 @@ from typing import Any, ClassVar
 
 from adapt import buckets, files
 from adapt.cli import console
-from adapt.data.inputs import Columns
 from adapt.errors import OutputError
-from adapt.options import ImportOptions, RunColumnOptions
+from adapt.options import ImportOptions, LabelledRunColumnOptions
 from adapt.predicting import score_table
-from adapt.run import Run, load_run
+from adapt.run import load_run
 from adapt.staging import written_file
 from adapt.training.metrics_log import finite
 
@@ -44,14 +43,14 @@ class EvaluateOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(EvaluateOptions, RunColumnOptions, ImportOptions):
+class Config(EvaluateOptions, LabelledRunColumnOptions, ImportOptions):
     """The flags of the command."""
 
 
 def main(config: Config) -> dict[str, Any]:
     check_file(config)
     run = load_run(config.run)
-    table, columns = run.make_labelled_table(config.data, columns=columns_of(config, run))
+    table, columns = run.make_labelled_table(config.data, columns=run.columns_by(config))
     with console.progress("scoring", len(table)) as bar:
         scores = score_table(run.pretrained, table, columns, bar.show)
     shown = {name: finite(value) for name, value in scores.items()}
@@ -79,14 +78,3 @@ def check_file(config: Config) -> None:
         raise OutputError(
             f"the output file {config.out} exists: give `overwrite` to replace it, or another `out`"
         )
-
-
-def columns_of(config: Config, run: Run) -> Columns:
-    """The columns of training, or those that the flags name in their place."""
-    of_training = run.columns
-    return Columns(
-        text=config.text_column or of_training.text,
-        text_pair=config.text_pair_column or of_training.text_pair,
-        label=config.label_column or of_training.label,
-        image=config.image_column or of_training.image,
-    )

@@ -1,11 +1,12 @@
 """Predict on new rows with finished runs: a CSV file with the ``row``, ``prediction`` and
 ``probability:<label>`` columns.
 
-    adapt predict --run runs/finetune --data new.csv --text-column text --out predictions.csv
+    adapt predict --run runs/finetune --data new.csv --out predictions.csv
     adapt predict --run runs/finetune --data new.csv --keep-columns id text --out predictions.csv
     adapt predict --run runs/topic runs/tone --data new.csv --out predictions.csv
 
-One row an input row, in the input's order, numbered from 1 without the header. Multi-label predictions are joined by ``;`` (a JSON list
+The rows are read as those of training were, from the same columns unless a flag names another. One
+row an input row, in the input's order, numbered from 1 without the header. Multi-label predictions are joined by ``;`` (a JSON list
 where a label has one in its name), tags are a JSON list, a span is ``start,end,text``, a choice its
 number from 0; regression has no probabilities. Several runs on one encoder (``--strategy frozen``)
 share one pass of it, and their columns begin with the folder's name: ``tone:prediction``.
@@ -22,10 +23,10 @@ from adapt import buckets
 from adapt.cli import console
 from adapt.data import tables
 from adapt.data.inputs import Columns
-from adapt.errors import OutputError
-from adapt.options import ColumnOptions, ImportOptions, OutputOptions
+from adapt.errors import OutputError, StrategyError
+from adapt.options import ImportOptions, OutputOptions, RunColumnOptions
 from adapt.predicting import ROW, Predictions, check_predicts, predict_table, side_by_side
-from adapt.run import check_pairs, load_run
+from adapt.run import Run, check_pairs, load_run
 from adapt.staging import written_file
 
 
@@ -39,14 +40,12 @@ class PredictOptions:
     run: tuple[Path, ...]
     # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
     data: str
-    # as in training
-    text_pair_column: str | None = None
     # columns of the data that the file is to have, too
     keep_columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(PredictOptions, ColumnOptions, OutputOptions, ImportOptions):
+class Config(PredictOptions, RunColumnOptions, OutputOptions, ImportOptions):
     """The flags of the command."""
 
     # the CSV file to write
@@ -61,17 +60,35 @@ def main(config: Config) -> None:
     runs = [load_run(path) for path in config.run]
     for run in runs:
         check_predicts(run.pretrained)
-        check_pairs(run, config.text_pair_column)
+    columns = columns_of(config, runs)
+    for run in runs:
+        check_pairs(run, columns.text_pair)
     models = [run.pretrained for run in runs]
-    columns = Columns(text=config.text_column, text_pair=config.text_pair_column)
     table = tables.read(config.data)
     with console.progress("predicting", len(table)) as bar:
         predictions = predict_table(
-            models, table, columns.texts, config.image_column, bar.show, config.keep_columns
+            models, table, columns.texts, columns.image, bar.show, config.keep_columns
         )
     write_csv(config.out, predictions)
     console.warn_long(predictions[0].long, config.data)
     console.say(f"{config.out}: {len(table):,} predictions")
+
+
+def columns_of(config: Config, runs: Sequence[Run]) -> Columns:
+    """The columns of training, or those that the flags name in their place.
+
+    Raises :class:`StrategyError` for several runs that read different columns.
+    """
+    first, *others = runs
+    columns = first.columns_by(config)
+    for run in others:
+        theirs = run.columns_by(config)
+        if (theirs.texts, theirs.image) != (columns.texts, columns.image):
+            raise StrategyError(
+                f"{first.folder} was trained on {', '.join(columns.texts)} and {run.folder} on "
+                f"{', '.join(theirs.texts)}: name the columns, or predict one after the other"
+            )
+    return columns
 
 
 def write_csv(path: Path, predictions: Sequence[Predictions]) -> None:

@@ -76,7 +76,7 @@ def test_from_plain_text_to_predictions(spoken, inputs, tmp_path):
     assert said.splitlines()[-1].startswith("features/features.npy: 3 x 24 float32")
     assert np.load(tmp_path / "features/features.npy").shape == (3, 24)
 
-    said = spoken("predict", "--run", run, "--data", "new.csv", "--out", "deep/er/out.csv", notes=1)
+    said = spoken("predict", "--run", run, "--data", "new.csv", "--out", "deep/er/out.csv", notes=2)
     assert said == "deep/er/out.csv: 3 predictions\n"
     with (tmp_path / "deep/er/out.csv").open(newline="") as file:
         assert next(csv.reader(file)) == [

@@ -194,18 +194,15 @@ def test_images(finetuned, inputs, tmp_path):
     pictures = inputs.images
     flags = {"image_column": "image", "case": "vit_classifier", "epochs": 3}
     run, result = finetuned("classification", pictures["train"], pictures["test"], **flags)
-    predict.main(
-        predict.Config(
-            run=(run,), data=pictures["test"], out=tmp_path / "out.csv", image_column="image"
-        )
-    )
+    predict.main(predict.Config(run=(run,), data=pictures["test"], out=tmp_path / "out.csv"))
     header, body = rows(tmp_path / "out.csv")
-    assert header == ["prediction", "probability:bright", "probability:dark"]
-    truth = [file.parent.name for file in sorted((inputs.folder / "new").glob("*/*.png"))]
-    assert (
-        np.mean([row[0] == name for row, name in zip(body, truth, strict=True)])
-        == result["accuracy"]
-    )
+    assert header == ["file", "prediction", "probability:bright", "probability:dark"]
+    assert [row[0] for row in body] == [
+        str(file.relative_to(pictures["test"]))
+        for file in sorted((inputs.folder / "new").glob("*/*.png"))
+    ]
+    is_right = [row[1] == row[0].partition("/")[0] for row in body]
+    assert np.mean(is_right) == result["accuracy"]
 
 
 def test_a_run_that_moved_still_predicts(binary, inputs, tmp_path):
