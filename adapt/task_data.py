@@ -6,6 +6,7 @@ data.sets["train"]
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from adapt.cost import clock
 from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
-from adapt.data.labels import label_type, stratified_split
+from adapt.data.labels import class_line, label_type, stratified_split
 from adapt.data.repeated import count_repeated
 from adapt.data.weights import read_extras, read_weights, scaled
 from adapt.errors import DataError
@@ -33,6 +34,8 @@ from adapt.training.events import Callback
 from adapt.training.loop import evaluate
 from adapt.training.phases import CompiledPhase
 from adapt.training.step import make_eval
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,8 @@ class TaskData:
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)  # beside the task's
     # rows of the other parts whose inputs are in the training data
     repeated: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # training rows (or words) of every class before some are held out; {} where there are none
+    class_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def build(
@@ -175,6 +180,9 @@ def read_data(
     sets["train"] = dataclasses.replace(
         sets["train"], weights=weights, extras=read_extras(extras, len(train.table))
     )
+    class_counts = task.class_counts(sets["train"].targets, names)
+    if class_counts:
+        logger.info(f"{train.table.name}: classes: {class_line(class_counts)}")
     if "validation" not in sets:
         whole = sets["train"]
         split_seed = seed if split_seed is None else split_seed
@@ -200,7 +208,7 @@ def read_data(
         label_type(train.table, train.columns.label),
         metrics,
     )
-    return dataclasses.replace(data, repeated=count_repeated(parts))
+    return dataclasses.replace(data, repeated=count_repeated(parts), class_counts=class_counts)
 
 
 def with_scaled_weights(training: Examples) -> Examples:

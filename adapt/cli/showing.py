@@ -11,6 +11,7 @@ from typing import Any
 from adapt import pretraining, tree
 from adapt.cli import console
 from adapt.data.examples import Examples
+from adapt.data.labels import class_line
 from adapt.finetuning import Prepared
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import Task
@@ -49,6 +50,8 @@ def show_start(prepared: Prepared) -> None:
             "no block is in a backward pass"
         )
     console.say(f"data      {sizes(data.sets)}")
+    if data.class_counts:
+        console.say(f"classes   {class_line(data.class_counts)}")
     console.say()
     for name, examples in data.sets.items():
         console.warn_long(examples.long, name)

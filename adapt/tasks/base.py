@@ -189,6 +189,18 @@ class Task(abc.ABC):
         """What stands in for labels where there are none: in prediction."""
         return np.zeros(len(table), np.int32)
 
+    def class_counts(self, labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+        """How many rows, or words, of ``labels`` each class has; {} where labels are no classes."""
+        if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+            counts = np.bincount(labels, minlength=len(names))
+        elif labels.ndim == 2:  # 0 and 1
+            counts = labels.sum(0)
+        else:
+            return {}
+        if not names or len(counts) != len(names):
+            return {}
+        return dict(zip(names, counts.astype(int).tolist(), strict=True))
+
     # Examples
 
     def examples(

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels, class_names, class_numbers, several_labels, spelled
+from adapt.data.labels import (
+    SEPARATORS,
+    Labels,
+    class_names,
+    class_numbers,
+    several_labels,
+    spelled,
+)
 from adapt.data.tables import Table
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
@@ -58,9 +65,10 @@ class Multilabel(Task):
         return Answers(chosen, probabilities)
 
     def cells(self, run: Pretrained, label: list[Any]) -> Row:
-        """Names joined by ``;``, or a JSON list where a label has one in its name."""
+        """Names joined by ``;``, or a JSON list where they would not read back to the same."""
         names = [spelled(name) for name in label]
-        as_json = any(";" in name for name in run.labels)
+        marks = (";", "[", *SEPARATORS)
+        as_json = any(mark in name for name in run.labels for mark in marks)
         return [json.dumps(names) if as_json else ";".join(names)]
 
     def output_note(self, classes: Sequence[str]) -> str:

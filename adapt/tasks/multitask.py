@@ -47,6 +47,13 @@ class Multitask(Task):
             labels.append(np.array(of_column, np.int32).reshape(-1))
         return np.stack(labels, 1)
 
+    def class_counts(self, labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+        counts = {}
+        for number, (column, classes) in enumerate(by_column(names)):
+            of_column = super().class_counts(labels[:, number], classes)
+            counts |= {f"{column}={name}": count for name, count in of_column.items()}
+        return counts
+
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
         widths = tuple(len(classes) for _, classes in by_column(names))
         return classifier(pretrained, options, len(names), columns=widths)

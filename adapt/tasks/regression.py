@@ -1,5 +1,6 @@
 """A number an example."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels
+from adapt.data.labels import Labels, feature_names, name_of_number
 from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.pretrained.hub import Pretrained
@@ -33,7 +34,10 @@ class Regression(Task):
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
         values = []
+        classes = feature_names(table, column)
         for row, value in numbered_values(table, column):
+            if classes and value is not None:  # the number is the class's name, not its index
+                value = name_of_number(value, classes, f"{table.name}: row {row}", column)
             values.append(finite_number(table, column, row, value))
         return np.array(values, np.float32)
 
@@ -75,10 +79,11 @@ class Regression(Task):
 
 def finite_number(table: Table, column: str, row: int, value: Any) -> float:
     """A value as a float that float32 holds. Raises DataError with the row."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
+    number = np.nan
+    # float() takes bytes, too, and 12_34, which is a name rather than 1234.
+    if not isinstance(value, bytes) and "_" not in str(value):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            number = float(value)
     if not abs(number) <= float(np.finfo(np.float32).max):  # false for nan, too
         raise DataError(
             f"{table.name}: row {row}: '{value}' in column '{column}' is not a finite number"

@@ -9,7 +9,15 @@ import numpy as np
 
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels, class_names, class_numbers, spelled, word_list
+from adapt.data.labels import (
+    Labels,
+    class_names,
+    class_numbers,
+    shortened,
+    spelled,
+    tag_list,
+    word_list,
+)
 from adapt.data.tables import Table
 from adapt.errors import DataError
 from adapt.models import Tagger
@@ -40,10 +48,10 @@ class Tags(Task):
     loss = staticmethod(losses.cross_entropy)
 
     def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
-        return class_names(table, column, self.name, word_list)
+        return class_names(table, column, self.name, tag_list)
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
-        return ragged(class_numbers(table, column, names, word_list))
+        return ragged(class_numbers(table, column, names, tag_list))
 
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
         """The numbers of the words, so that it is known which word an output is of."""
@@ -183,17 +191,34 @@ def tokenize_words(tokenizer: Tokenizer, sentences: list[list[str]]) -> tuple[En
 
 def word_chunks(table: Table, column: str) -> Iterator[list[list[str]]]:
     """Each row's words, some thousand rows at a time. Raises DataError for a row without any."""
-    row = 0
+    first_row = 1
     for chunk in tables.chunks(table, [column], CHUNK):
-        sentences = [word_list(value) for value in chunk[column]]
-        for words in sentences:
-            row += 1
-            if not words or not all(isinstance(word, str) and word.strip() for word in words):
-                raise DataError(
-                    f"{table.name}: row {row} has no words in column '{column}', or one that is "
-                    "no text"
-                )
+        sentences = []
+        for row, value in enumerate(chunk[column], first_row):
+            where = f"{table.name}: row {row}"
+            try:
+                words = word_list(value)
+            except ValueError as error:
+                said = f"column '{column}': '{shortened(value)}' {error}"
+                raise DataError(f"{where}: {said}") from error
+            check_words(words, where, column)
+            sentences.append(words)
         yield sentences
+        first_row += len(sentences)
+
+
+def check_words(words: list[Any], where: str, column: str) -> None:
+    """Raise DataError for a list without words, and for a word that is blank or no text."""
+    if not words:
+        raise DataError(f"{where} has no words in column '{column}'")
+    for number, word in enumerate(words, 1):
+        if isinstance(word, str) and word.strip():
+            continue
+        what = "is white space alone" if isinstance(word, str) else "is no text"
+        raise DataError(
+            f"{where} has no words in column '{column}': word {number}, {word!a}, {what}; "
+            "leave it out with its tag"
+        )
 
 
 TASKS["tags"] = Tags()

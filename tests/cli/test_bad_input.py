@@ -121,7 +121,7 @@ def test_labels(refused, data, tmp_path):
     said, _ = refused("finetune", *data(GOOD, task="regression"))
     assert said.endswith("row 1: 'positive' in column 'label' is not a finite number")
     said, _ = refused("finetune", *data([*GOOD, ("the film", '["a')], task="multilabel"))
-    assert "row 13: '[\"a' is not a JSON list" in said
+    assert "row 13: column 'label': '[\"a' is not a JSON list" in said
 
 
 def test_one_row(refused, data, tmp_path):
