@@ -19,6 +19,7 @@ from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import class_line, label_type, stratified_split
 from adapt.data.repeated import count_repeated
+from adapt.data.tables import Table
 from adapt.data.weights import read_extras, read_weights, scaled
 from adapt.errors import DataError
 from adapt.fitting import Evaluate, Scores
@@ -177,6 +178,7 @@ def read_data(
     names = task.label_names(train.table, train.columns.label, train.columns.texts)
     weights = read_weights(train.table, weights, train.columns.weight)
     sets = {name: read_examples(part, task, names, pretrained) for name, part in parts.items()}
+    weights = without_unscored(train.table, weights, task.is_scored(sets["train"].labels))
     sets["train"] = dataclasses.replace(
         sets["train"], weights=weights, extras=read_extras(extras, len(train.table))
     )
@@ -211,6 +213,24 @@ def read_data(
     return dataclasses.replace(data, repeated=count_repeated(parts), class_counts=class_counts)
 
 
+def without_unscored(
+    table: Table, weights: np.ndarray | None, is_scored: np.ndarray
+) -> np.ndarray | None:
+    """The weights [N] with 0 for examples that are not scored; None where all count the same.
+
+    Raises :class:`DataError` where none is scored.
+    """
+    if is_scored.all():
+        return weights
+    if not is_scored.any():
+        raise DataError(
+            f"{table.name}: what every row is to learn lies beyond the tokens of an example: give a "
+            "larger `max_length`"
+        )
+    weights = np.ones(len(is_scored), np.float32) if weights is None else weights
+    return weights * is_scored
+
+
 def with_scaled_weights(training: Examples) -> Examples:
     """The same examples with weights of a mean of 1, where they have weights.
 
@@ -229,5 +249,6 @@ def read_examples(part: Part, task: Task, names: Sequence[str], pretrained: Pret
     """The rows of a part with their labels as examples."""
     table = part.table
     columns = part.columns
+    task.check_labels(table, columns.label, columns.texts)
     labels = task.encode_labels(table, columns.label, names)
     return task.examples(pretrained, table, columns.texts, labels, columns.image)

@@ -185,6 +185,14 @@ class Task(abc.ABC):
         Raises DataError, with the row, for anything that is not exactly understood.
         """
 
+    def check_labels(self, table: Table, column: str, columns: Sequence[str]) -> None:
+        """Raise DataError, with the row, for labels that contradict their texts in ``columns``."""
+        return
+
+    def is_scored(self, labels: Labels) -> np.ndarray:
+        """Which examples count, bool [N]; ``labels`` are those of the examples."""
+        return np.ones(len(labels), bool)
+
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
         """What stands in for labels where there are none: in prediction."""
         return np.zeros(len(table), np.int32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels
+from adapt.data.labels import Labels, shortened
 from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.models import Span as SpanHead
@@ -23,12 +23,16 @@ from adapt.training import losses
 
 logger = logging.getLogger(__name__)
 
+Answer = tuple[int, int, str | None]  # first character, the one after the last, the text
+
 
 class Span(Task):
     """Characters of a text, with or without a question; outputs [N, 2, L] by tokens.
 
     A label is ``[start, end]``, the end exclusive, or SQuAD's ``{"text": ["some words"],
-    "answer_start": [7]}``, whose first answer counts; either may be JSON in a string.
+    "answer_start": [7]}``; either may be JSON in a string. Several answers of a row are scored by the
+    best of them, and the first is trained on. Offsets count characters, and an answer has to stand at
+    its offset.
     """
 
     primary_metric = "f1"
@@ -41,12 +45,31 @@ class Span(Task):
         return []
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
-        """Characters int64 [N, 2]: the first, and the one after the last."""
-        spans = [read_span(table, row, value) for row, value in numbered_values(table, column)]
-        return np.array(spans, np.int64).reshape(-1, 2)
+        """Characters int64 [N, 2]: the first, and the one after the last.
+
+        Where a row has several answers, [N, A, 2]: a row with fewer has its first one again.
+        """
+        rows = []
+        for row, value in numbered_values(table, column):
+            answers = read_answers(table, row, value)
+            rows.append([answer[:2] for answer in answers])
+        most = max(map(len, rows), default=1)
+        spans = [answers + answers[:1] * (most - len(answers)) for answers in rows]
+        return one_answer(np.array(spans, np.int64).reshape(len(rows), most, 2))
+
+    def check_labels(self, table: Table, column: str, columns: Sequence[str]) -> None:
+        """Raise DataError where an answer's text does not stand at its offset."""
+        contexts = (text for _, text in numbered_values(table, columns[0]))
+        for (row, value), context in zip(numbered_values(table, column), contexts, strict=True):
+            for answer in read_answers(table, row, value):
+                check_answer(f"{table.name}: row {row}", context or "", answer)
 
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
-        return np.tile([0, 1], (len(table), 1))
+        return np.full((len(table), 2), -1)
+
+    def is_scored(self, labels: Labels) -> np.ndarray:
+        """Whether the first answer, which is trained on, was not cut off."""
+        return first_answers(np.asarray(labels))[:, 0] >= 0
 
     def sequences(self, texts: Sequence[Sequence[str]]) -> list[Text]:
         """The question goes first."""
@@ -55,7 +78,11 @@ class Span(Task):
     def text_examples(
         self, pretrained: Pretrained, table: Table, columns: Sequence[str], labels: Labels
     ) -> Examples:
-        """Labels become int32 [N, 2]: the first and the last token, -1 where they are cut off."""
+        """Labels become int32, the first and the last token, -1 where they are cut off.
+
+        They are [N, 2], or [N, A, 2] where a row has several answers.
+        """
+        answers = np.asarray(labels).reshape(len(table), -1, 2)
         for column in columns:
             tables.check_texts(table, column)
         tokenized = []
@@ -63,18 +90,19 @@ class Span(Task):
         for texts, encodings in self.encoded(pretrained, table, columns):
             for text, encoding in zip(texts, encodings, strict=True):
                 row = len(spans)
-                start, end = without_spaces(table, row, text, *labels[row].tolist())
-                first = encoding.char_to_token(start, len(columns) - 1)
-                last = encoding.char_to_token(end - 1, len(columns) - 1)
-                is_cut_off = first is None or last is None
-                spans.append([-1, -1] if is_cut_off else [first, last])
+                of_row = []
+                for start, end in answers[row].tolist():
+                    if start >= 0:
+                        start, end = without_spaces(table, row, text, start, end)
+                    of_row.append(token_span(encoding, start, end, len(columns) - 1))
+                spans.append(of_row)
             lost = left_out(encodings, len(columns) - 1)
             tokenized.append(gather(encodings, lost, tokenizer_of(pretrained).max_length))
             tokenizer_of(pretrained).unknown.count(tokenized[-1].tokens, texts)
-        tokens = np.array(spans, np.int32)
+        tokens = one_answer(np.array(spans, np.int32))
         part = examples.from_tokens(pretrained, tokenized, tokens)
-        lost = int((tokens[:, 0] < 0).sum())
-        if lost:
+        lost = int((~self.is_scored(tokens)).sum())
+        if lost and (answers >= 0).any():
             logger.warning(
                 f"{table.name}: {lost} of {len(tokens)} spans lie beyond the {part.max_length} "
                 "tokens of an example: not scored"
@@ -121,7 +149,14 @@ class Span(Task):
         return metrics.span_scores(outputs, labels)
 
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
-        return metrics.majority(train, test)
+        return metrics.majority_span(first_answers(train), test)
+
+    def mean_loss(self, outputs: np.ndarray, labels: np.ndarray, size: int = 1024) -> float:
+        """The mean over the spans that were not cut off; nan where there is none."""
+        scored = self.is_scored(labels)
+        if not scored.any():
+            return float("nan")
+        return super().mean_loss(outputs[scored], labels[scored], size)
 
     def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
         return ["start", "end", "text"]
@@ -157,23 +192,91 @@ class Span(Task):
         return ["", "", ""] if label is None else list(label)
 
 
-def read_span(table: Table, row: int, value: Any) -> tuple[int, int]:
-    """(first character, the one after the last). Raises DataError with the row."""
+def one_answer(spans: np.ndarray) -> np.ndarray:
+    """Spans [N, A, 2] as [N, 2] where there is one a row."""
+    return spans[:, 0] if spans.shape[1] == 1 else spans
+
+
+def first_answers(spans: np.ndarray) -> np.ndarray:
+    """Spans [N, 2] or [N, A, 2] -> the first of every row, [N, 2]."""
+    return spans.reshape(len(spans), -1, 2)[:, 0]
+
+
+def token_span(encoding: Any, start: int, end: int, text_number: int) -> tuple[int, int]:
+    """(first token, last token) of characters; (-1, -1) where they are cut off."""
+    if start < 0:
+        return -1, -1
+    first = encoding.char_to_token(start, text_number)
+    last = encoding.char_to_token(end - 1, text_number)
+    return (-1, -1) if first is None or last is None else (first, last)
+
+
+def read_answers(table: Table, row: int, value: Any) -> list[Answer]:
+    """The answers of a row: (first character, the one after the last, the text or None).
+
+    Raises DataError with the row.
+    """
+    answers: list[Answer] = []
     try:
         span = json.loads(value) if isinstance(value, str) else value
         if isinstance(span, dict):
-            start = int(np.atleast_1d(span["answer_start"])[0])
-            end = start + len(np.atleast_1d(span["text"])[0])
+            starts = as_answers(span["answer_start"])
+            texts = as_answers(span["text"])
+            for start, text in zip(starts, texts, strict=True):
+                answers.append((whole(start), whole(start) + len(text), str(text)))
         else:
-            start, end = map(int, span)
-    except (ValueError, TypeError, KeyError, IndexError):
-        start = end = 0
-    if not 0 <= start < end:
+            start, end = map(whole, span)
+            answers.append((start, end, None))
+    except (ValueError, TypeError, KeyError):
+        answers = []
+    if not answers or not all(0 <= start < end for start, end, _ in answers):
         raise DataError(
             f"{table.name}: row {row}: {value!r} is no span: give [start, end], or answer_start "
-            "and text as SQuAD has them"
+            f"and text as SQuAD has them{without_answer(value)}"
         )
-    return start, end
+    return answers
+
+
+def as_answers(value: Any) -> list[Any]:
+    """The values of several answers; one answer may stand without a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def whole(value: Any) -> int:
+    """A whole number. Raises ValueError for another, which int() would cut, and for a boolean."""
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError(f"{value} is no whole number")
+    return int(value)
+
+
+def without_answer(value: Any) -> str:
+    """What is said of a question that has no answer."""
+    if isinstance(value, dict) and value.get("text") == []:
+        return "; questions without an answer are not learned here: leave their rows out"
+    return ""
+
+
+def check_answer(where: str, context: str, answer: Answer) -> None:
+    """Raise DataError where an answer's text does not stand at its offset."""
+    start, end, text = answer
+    if text is None or context[start:end] == text:
+        return
+    said = f"{where}: the answer {shortened(text)!r} is not at {start}, where its text has "
+    said += f"{shortened(context[start:end])!r}: "
+    place = context.find(text)
+    if place < 0:
+        raise DataError(f"{said}it is nowhere in the text, so answer or text was changed")
+    for unit, codec, size in (("UTF-16 units", "utf-16-le", 2), ("UTF-8 bytes", "utf-8", 1)):
+        before = context.encode(codec, "surrogatepass")[: size * start]
+        characters = before.decode(codec, "replace")
+        if context.startswith(text, len(characters)) and context.startswith(characters):
+            cut = "[: 2 * start]" if size == 2 else "[:start]"
+            raise DataError(
+                f"{said}offsets are counted in {unit} and have to be in characters, "
+                f"here {len(characters)}: "
+                f"len(context.encode('{codec}'){cut}.decode('{codec}'))"
+            )
+    raise DataError(f"{said}it begins at {place}; offsets count characters from 0")
 
 
 def without_spaces(table: Table, row: int, text: str, start: int, end: int) -> tuple[int, int]:

@@ -59,9 +59,11 @@ def choice_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 def span_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Mean of the cross-entropies of start and end (Devlin et al. 2019, 4.2).
 
-    logits [N, 2, L], label int32 [N, 2], the positions of both -> float32 [N]. The loss is 0 for a
-    label of -1: the span was truncated away.
+    logits [N, 2, L], label int32 [N, 2], the positions of both, or [N, A, 2] with several answers,
+    of which the first counts -> float32 [N]. The loss is 0 for a label of -1: the span was
+    truncated away.
     """
+    label = label.reshape(len(label), -1, 2)[:, 0]
     ends = cross_entropy(logits, jnp.maximum(label, 0)).mean(-1)
     return jnp.where(label[:, 0] < 0, 0.0, ends)
 

@@ -1,5 +1,6 @@
 """Labels: the same numbers for the same labels, whatever the order of the rows."""
 
+import json
 import warnings
 from typing import Any
 
@@ -167,6 +168,74 @@ def test_what_is_no_span_is_named(value):
         DataError, match=r"^some\.csv: row 2: .* is no span: give \[start, end\], or answer_start"
     ):
         encode_labels(table(["[0, 1]", value]), "label", [], "span")
+
+
+TOWN = "\U0001f600\U0001f680 Ines moved to Cork last year."
+AT = TOWN.index("Cork")
+
+
+def span_table(start: Any, text: Any = "Cork", context: str = TOWN) -> Table:
+    answers = {"text": text, "answer_start": start}
+    columns = {"text": [context], "label": [json.dumps(answers)]}
+    return Table(datasets.Dataset.from_dict(columns), "some.csv")
+
+
+def test_an_answer_stands_at_its_offset():
+    TASKS["span"].check_labels(span_table(AT), "label", ["text"])
+    TASKS["span"].check_labels(span_table([AT, 0], ["Cork", TOWN[:1]]), "label", ["text"])
+    for start, text, said in (
+        (AT + 2, "Cork", "UTF-16"),
+        (AT + 6, "Cork", "UTF-8 bytes"),
+        (AT - 1, "Cork", f"begins at {AT}"),
+        ([AT, AT], ["Cork", "Ines"], "Ines"),
+        (AT, "Kork", "nowhere"),
+    ):
+        with pytest.raises(DataError, match=rf"some\.csv: row 1: .*{said}"):
+            TASKS["span"].check_labels(span_table(start, text), "label", ["text"])
+
+
+@given(st.text(min_size=1), st.data())
+def test_no_other_words_than_the_answer_are_ever_taken(context, data):
+    start = data.draw(st.integers(0, len(context) - 1))
+    end = data.draw(st.integers(start + 1, len(context)))
+    text = context[start:end]
+    offset = data.draw(
+        st.sampled_from(
+            [
+                start,
+                start + 1,
+                len(context[:start].encode("utf-16-le")) // 2,
+                len(context[:start].encode()),
+            ]
+        )
+    )
+    table = span_table(offset, text, context)
+    try:
+        TASKS["span"].check_labels(table, "label", ["text"])
+    except DataError:
+        assert context[offset : offset + len(text)] != text
+        return
+    first, last = encode_labels(table, "label", [], "span")[0]
+    assert context[first:last] == text
+
+
+def test_several_answers_are_kept_and_a_row_with_fewer_has_its_first_again():
+    values = [
+        {"text": ["Graz", "the city"], "answer_start": [9, 0]},
+        {"text": ["Cork"], "answer_start": [3]},
+    ]
+    spans = encode_labels(table(values), "label", [], "span")
+    assert spans.tolist() == [[[9, 13], [0, 8]], [[3, 7], [3, 7]]]
+    with pytest.raises(DataError, match="without an answer"):
+        encode_labels(table([{"text": [], "answer_start": []}]), "label", [], "span")
+
+
+@pytest.mark.parametrize(
+    "value", [[1.5, 3], "[true, 3]", {"text": ["a", "b"], "answer_start": [1]}]
+)
+def test_what_is_half_a_span_is_refused(value):
+    with pytest.raises(DataError, match="row 1"):
+        encode_labels(table([value]), "label", [], "span")
 
 
 def test_a_choice_is_the_number_of_the_right_one_and_a_contrast_needs_no_label():
