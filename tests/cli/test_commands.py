@@ -72,7 +72,7 @@ def test_from_plain_text_to_predictions(spoken, inputs, tmp_path):
     assert "head/decoder/bias" in result["discarded"]["shapes"]
     assert json.loads((tmp_path / run / "lineage.json").read_text())["source"] == pre
 
-    said = spoken("extract", "--checkpoint", run, "--data", "new.csv", "--out", "features", notes=1)
+    said = spoken("extract", "--checkpoint", run, "--data", "new.csv", "--out", "features", notes=2)
     assert said.splitlines()[-1].startswith("features/features.npy: 3 x 24 float32")
     assert np.load(tmp_path / "features/features.npy").shape == (3, 24)
 
