@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from adapt.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -99,6 +97,8 @@ def picture_columns(folder: Path) -> dict[str, list[Any]]:
 
 def is_picture(file: Path) -> bool:
     """Whether Pillow opens a file, whatever it is called."""
+    from PIL import Image  # only here: it takes a tenth of a second
+
     try:
         with Image.open(file):
             return True
@@ -196,6 +196,8 @@ def shards(folder: Path, split: str | None, formats: Mapping[str, str]) -> list[
     files are called by parts. Raises :class:`DataError` where a part has to be named or is not
     there, and for files of several formats.
     """
+    from PIL import Image  # only here: it takes a tenth of a second
+
     files = table_files(folder, formats)
     inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     others = [path for path in inside if path not in files]
