@@ -98,8 +98,9 @@ def word_list(value: Any) -> list:
 def tag_list(value: Any) -> list:
     """As :func:`word_list`. Raises ValueError for tags with commas between them, too."""
     tags = word_list(value)
-    if isinstance(value, str) and len(tags) > 1:
-        ends = {str(tag)[-1:] for tag in tags[:-1]}
+    if isinstance(value, str) and len(tags) > 1 and not spells_list(value):
+        # A tag that is the comma alone is the Penn Treebank's.
+        ends = {tag[-1] if len(tag) > 1 else "" for tag in tags[:-1]}
         if len(ends) == 1 and ends <= {",", ";", "|"}:
             raise ValueError(f"has a {ends.pop()!r} after each: give a JSON list, or spaces alone")
     return tags
