@@ -13,7 +13,7 @@ from adapt.cli import console
 from adapt.data.examples import Examples
 from adapt.data.labels import class_line
 from adapt.finetuning import Prepared
-from adapt.pretrained.hub import Pretrained
+from adapt.pretrained.hub import Pretrained, describe
 from adapt.tasks import Task
 
 
@@ -41,7 +41,8 @@ def show_start(prepared: Prepared) -> None:
         gone += [f"{name} ({what})" for name in tensors]
     gone = ", ".join(gone) or "nothing: the checkpoint had no head"
     console.say(f"discarded {plan.discarded['parameters']:,} parameters: {gone}")
-    if options.pooling == "pooler":
+    console.say(f"head      {describe(pretrained.head)}")
+    if getattr(pretrained.head, "pooling", None) == "pooler":
         console.say("grafted   head/pooler, pre-trained, back under the new head")
     prefixes = [phase.step.prefix for phase in plan.phases]
     if options.remat != "none" and all(p and p.depth > config.layers for p in prefixes):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import adapt
 from adapt import tree
 from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, MaskedLM, Span, Tagger
@@ -319,3 +320,19 @@ def test_what_was_discarded_comes_back_as_json(tmp_path):
     record = json.loads(json.dumps(hub.unread_record(loaded)))
     assert record == {"unread": {"unknown head": {"extra.weight": [5, 7]}}}
     assert hub.unread_record(hub.load(tiny.REFERENCES / "gpt2_bare")) == {}
+
+
+def test_a_run_records_what_was_discarded_and_a_run_of_that_run_nothing(tmp_path):
+    folder = saved(tmp_path / "a", "bert_bare_pooler", {"projection.weight": weights(5, 7)})
+    rows = tiny.sentences(12)
+    texts = [text for text, _ in rows]
+    labels = [label for _, label in rows]
+    settings = {"strategy": "frozen", "epochs": 1, "batch_size": 4}
+    adapt.finetune(folder, texts, labels, out=tmp_path / "run", **settings)
+    lineage = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    assert lineage["discarded"]["unread"] == {"unknown head": {"projection.weight": [5, 7]}}
+    assert set(lineage["discarded"]["shapes"]) == {"head/pooler/kernel", "head/pooler/bias"}
+    run = hub.load(tmp_path / "run")
+    assert not run.unread and not run.notes
+    again = adapt.finetune(run, texts, labels, **settings)
+    assert "unread" not in again.lineage["discarded"]

@@ -307,8 +307,13 @@ def fitting_head(
         predicts = isinstance(head, Span) or getattr(head, "classes", 0) > 0
         is_partial = predicts and not all(part_of(module, name) for name in left)
         if not is_partial and not tree.differences(of_head, expected):
-            return head, of_head, [*(name for name in named if name not in tensors), *left]
-    return Classifier(0, module.POOLING), dict(encoder), [n for n in named if n not in encoder]
+            return head, of_head, names_without(named, tensors) + left
+    return Classifier(0, module.POOLING), dict(encoder), names_without(named, encoder)
+
+
+def names_without(named: Mapping[str, Any], taken: Mapping[str, Any]) -> list[str]:
+    """The names that are not taken."""
+    return [name for name in named if name not in taken]
 
 
 def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
