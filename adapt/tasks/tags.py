@@ -1,5 +1,6 @@
 """A class for every word of a text."""
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -65,13 +66,17 @@ class Tags(Task):
     ) -> Examples:
         """Labels become int32 [words, 2]: the place of the word's first token, and its class."""
         assert isinstance(labels, Ragged)
-        part = tagged_examples(pretrained, table, columns[0], labels)
+        part, lost = tagged_examples(pretrained, table, columns[0], labels)
         words = int(labels.lengths.sum())
-        lost = words - part.num_outputs
-        if lost:
+        if lost.cut_off:
             logger.warning(
-                f"{table.name}: {lost} of {words} words lie beyond the {part.max_length} tokens of "
-                "an example: not scored"
+                f"{table.name}: {lost.cut_off} of {words} words lie beyond the {part.max_length} "
+                "tokens of an example: not scored"
+            )
+        if lost.without_token:
+            logger.warning(
+                f"{table.name}: the tokenizer makes no token of {lost.without_token} of {words} "
+                f"words, such as {lost.example}: not scored"
             )
         return part
 
@@ -121,9 +126,37 @@ class Tags(Task):
         return [json.dumps(names, ensure_ascii=False)]
 
 
-def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: Ragged) -> Examples:
-    """Words with a label each -> examples whose labels are (place, class) of words that have a
-    token.
+@dataclasses.dataclass
+class Lost:
+    """How many words of a table have no token, by why."""
+
+    cut_off: int = 0
+    without_token: int = 0
+    example: str = ""  # of a word that the tokenizer makes nothing of
+
+    def count(self, sentence: list[str], words: np.ndarray, is_full: bool) -> None:
+        """Count the words of a sentence but those that have a token, ``words`` int [n].
+
+        Only a sentence that fills its example can have been cut, at either end.
+        """
+        with_token = set(words.tolist())
+        first = min(with_token, default=0)
+        last = max(with_token, default=-1)
+        for number, word in enumerate(sentence):
+            if number in with_token:
+                continue
+            if is_full and not first <= number <= last:
+                self.cut_off += 1
+            else:
+                self.without_token += 1
+                self.example = self.example or ascii(word)
+
+
+def tagged_examples(
+    pretrained: Pretrained, table: Table, column: str, labels: Ragged
+) -> tuple[Examples, Lost]:
+    """(examples whose labels are (place, class) of words that have a token, the other words) of
+    words with a label each.
 
     Raises DataError for a row with more or fewer labels than words.
     """
@@ -131,6 +164,7 @@ def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: R
     tokenized = []
     words_left = []  # of each row
     placed = []  # [words, 2]
+    lost = Lost()
     row = 0
     for sentences in word_chunks(table, column):
         check_lengths(table, row, sentences, labels)
@@ -139,13 +173,17 @@ def tagged_examples(pretrained: Pretrained, table: Table, column: str, labels: R
         tokens = encoded.tokens
         token, sentence, word = first_tokens(tokens, word_of_token)
         classes = labels.values[labels.starts[row + sentence] + word]
-        words_left.append(np.bincount(sentence, minlength=len(sentences)))
+        left = np.bincount(sentence, minlength=len(sentences))
+        words_left.append(left)
+        for number in np.flatnonzero(left < labels.lengths[row : row + len(left)]):
+            is_full = bool(tokens.lengths[number] >= tokenizer.max_length)
+            lost.count(sentences[number], word[sentence == number], is_full)
         placed.append(np.stack([token - tokens.starts[sentence], classes], 1))
         row += len(sentences)
     lengths = np.concatenate(words_left)
     values = np.concatenate(placed).astype(np.int32)
     places = Ragged(values, np.cumsum(lengths) - lengths, lengths)
-    return examples.from_tokens(pretrained, tokenized, places)
+    return examples.from_tokens(pretrained, tokenized, places), lost
 
 
 def check_lengths(table: Table, first_row: int, sentences: list[list[str]], labels: Ragged) -> None:
