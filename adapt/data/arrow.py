@@ -16,6 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from adapt.data import squad
 from adapt.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -164,12 +165,39 @@ def batched(values: Iterator[T], size: int = BATCH) -> Iterator[list[T]]:
 
 
 def read_json(path: Path) -> Iterator[Object]:
-    """The objects of a file of JSON lines, or of one JSON list."""
+    """The objects of a file of JSON lines, of one JSON list, or of SQuAD."""
     lines = text_lines(path)
     first = next(lines, "")
     lines = chain([first], lines)
     if first.lstrip().startswith("["):
         yield from parse_list(path, "\n".join(lines))
+    elif is_part_of_one(first):
+        yield from parse_object(path, list(lines))
+    else:
+        yield from parse_lines(path, lines)
+
+
+def is_part_of_one(first: str) -> bool:
+    """Whether the first line of a file is no row: a part of an object, or all of SQuAD's."""
+    try:
+        return squad.is_squad(json.loads(first or "{}"))
+    except json.JSONDecodeError:
+        return bool(first.strip())
+
+
+def parse_object(path: Path, lines: list[str]) -> Iterator[Object]:
+    """The rows of a file whose first line is no row: all of it may be one object, such as SQuAD's.
+
+    Raises :class:`DataError` for another object, and for lines that are no JSON.
+    """
+    try:
+        content = json.loads("\n".join(lines))
+    except json.JSONDecodeError:
+        content = None
+    if squad.is_squad(content):
+        yield from squad.squad_rows(path, content)
+    elif isinstance(content, dict):
+        raise squad.no_rows(path, content)
     else:
         yield from parse_lines(path, lines)
 

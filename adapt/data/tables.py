@@ -39,7 +39,7 @@ FORMATS = {
     ".parquet": "parquet",
 }
 FILE = "file"  # the column of a folder of pictures that says which file a row is
-VERSION = 3  # of what parsed_folder() keeps: after a change of it, files are parsed anew
+VERSION = 4  # of what parsed_folder() keeps: after a change of it, files are parsed anew
 
 
 @dataclass(frozen=True)
