@@ -118,6 +118,10 @@ def vector_settings(
     the folder asks for something that is not done here, such as a dense layer.
     """
     own = pretrained.embedding
+    if normalize is not None and not is_of(normalize, bool):
+        raise StrategyError(f"`normalize` is {normalize!r}: True, False or None")
+    if prompt is not None and not is_of(prompt, str):
+        raise StrategyError(f"`prompt` is {prompt!r}: text or None")
     if pooling is None and own.refused:
         raise StrategyError(
             f"{own.refused}, which adapt does not do: give `pooling` for vectors without it"

@@ -13,6 +13,7 @@ import dataclasses
 import inspect
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import extensions, run_folder, tree
-from adapt.data.inputs import Columns, Part, make_parts
+from adapt.data.inputs import Columns, Part, check_given, make_parts
 from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
@@ -59,6 +60,8 @@ from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import UNDEFINED, FolderCheckpoints, encoder_reference
 from adapt.training.step import check_no_group_gains
 from adapt.training.strategies import Phase, Strategy
+
+logger = logging.getLogger(__name__)
 
 # The settings of a run that has none of these: one of the command, or one from before they were.
 OF_THE_COMMAND = {"held_out": HELD_OUT, "split_seed": None, "rate_factor": 1.0}
@@ -159,6 +162,17 @@ def finetune(
     arguments that contradict each other, :class:`OutputError` for the folder,
     :class:`TrainingError` where the loss is not finite; all are :class:`AdaptError`.
     """
+    check_given(
+        inputs=inputs,
+        labels=labels,
+        validation=validation,
+        test=test,
+        epochs=epochs,
+        weights=weights,
+        loss=loss,
+        extras=extras,
+        metrics=metrics,
+    )
     strategy, epochs = spelled_schedule(strategy, epochs)
     options = FinetuningOptions(
         checkpoint=hub.source_of(pretrained),
@@ -329,6 +343,10 @@ class Prepared(PreparedRun):
             result["validation_score"] = progress.best_loss
         elif progress.best_score == UNDEFINED:
             result["validation_score"] = None
+            logger.warning(
+                f"`score` {self.data.primary_metric} was never a number on the validation examples: "
+                "the checkpoint that is kept is the best of nothing"
+            )
         if isinstance(session.checkpoints, FolderCheckpoints):
             result["saved"] = "full" if session.checkpoints.encoder is None else "delta"
         scores = {"validation": {**progress.best_scores, "loss": progress.best_loss}}
@@ -399,6 +417,10 @@ def prepare(
     settings = settings_of(options, parts, held_out=held_out, seed=seed, split_seed=split_seed)
     if metrics:
         settings["metrics"] = list(metrics)
+    if weights is not None:
+        settings["weights"] = "the weights"
+    if extras:
+        settings["extras"] = list(extras)
     if loss is not None:
         settings["loss"] = name_of(loss)
         loss = copy_of(loss)

@@ -127,6 +127,7 @@ class PreparedRun(abc.ABC):
             checkpoints = self.open_checkpoints(out, folder.path, origin, log, resume)
             if resume:
                 checkpoints.grows = run_folder.grow(folder.path, settings, self.may_grow)
+                settings = {**settings, **run_folder.extension(folder.path)}
             fitted = self.fit(checkpoints, [log, folder.keep_when_saved, *callbacks], laps)
             run = self.make_run(fitted, settings, origin, log.records(), command)
             run = dataclasses.replace(run, folder=out)

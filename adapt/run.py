@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from adapt import buckets, features, files
-from adapt.data.inputs import Columns, by_part, make_table
+from adapt.data.inputs import IN_MEMORY, Columns, GivenAgain, by_part, make_table
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
@@ -25,7 +25,7 @@ from adapt.predicting import Predictions, check_predicts, predict_table, score_t
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_long
-from adapt.run_folder import check_out, open_run, write_json
+from adapt.run_folder import EXTENDED, OF_PYTHON, check_out, open_run, write_json
 from adapt.tasks.base import task_of
 from adapt.tasks.metrics import Metric, check_own
 from adapt.training import checkpoint, strategies
@@ -101,7 +101,9 @@ class Run:
 
         Data and functions that were in memory have to be given again: ``inputs`` with ``labels``,
         and the ``validation``, ``test``, ``weights``, ``extras``, ``loss`` and ``metrics`` that
-        there were. Raises :class:`StrategyError` for a run of pre-training.
+        there were. A call without them is refused. So are the ``epochs`` of a run that was extended:
+        its learning rates fell as in a shorter one, and no call repeats that. Raises
+        :class:`StrategyError` for a run of pre-training.
         """
         settings = self.settings
         if settings.get("experiment") != "finetune":
@@ -117,7 +119,23 @@ class Run:
             given["weights"] = settings["weight_column"]
         given.setdefault("validation", settings.get("held_out", HELD_OUT))
         given.pop("stop_after", None)
-        return given
+        return given | self.not_kept()
+
+    def not_kept(self) -> dict[str, GivenAgain]:
+        """The arguments that the run does not keep, and why."""
+        settings = self.settings
+        absent = {}
+        for name, in_memory in IN_MEMORY.items():
+            if settings.get(name) == in_memory:
+                parameter = "inputs" if name == "train" else name
+                absent[parameter] = GivenAgain(f"{in_memory} of the run were in memory")
+        for name in OF_PYTHON:
+            if settings.get(name):
+                absent[name] = GivenAgain("the run had its own, which it does not keep")
+        for name, before in settings.get(EXTENDED, {}).items():
+            steps = " and ".join(map(str, [*before, settings[name]]))
+            absent[name] = GivenAgain(f"the run was extended, {steps}, which no call repeats")
+        return absent
 
     def predict(
         self,

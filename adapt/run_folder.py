@@ -46,7 +46,9 @@ UNCOMPARED = (
     *(field.name for field in dataclasses.fields(DeviceOptions)),
 )
 # Functions of one's own, by name: a run that has none does not name them.
-OF_PYTHON = ("loss", "metrics")
+OF_PYTHON = ("loss", "metrics", "weights", "extras")
+# What a run had before it got more, by setting: its config.json does not make the same run at once.
+EXTENDED = "extended_from"
 # Settings that differ between the processes of one run.
 OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
 # Digests of lineage.json, and of what they are.
@@ -350,10 +352,19 @@ def grow(folder: Path, settings: Mapping[str, Any], may_grow: Collection[str]) -
     if not grown:
         return False
     barrier("growing")  # every process has seen that it grows
-    write_json(file, before | grown)
+    earlier = before.get(EXTENDED) or {}
+    for name in grown:
+        earlier[name] = [*earlier.get(name, []), before[name]]
+    write_json(file, before | grown | {EXTENDED: earlier})
     if is_lead_process():
         (folder / "result.json").unlink(missing_ok=True)
     return True
+
+
+def extension(folder: Path) -> dict[str, Any]:
+    """What config.json says of a run that got more later; {} of any other."""
+    before = json.loads((folder / "config.json").read_text("utf-8")).get(EXTENDED)
+    return {EXTENDED: before} if before else {}
 
 
 def check_same_origin(out: Path, origin: Mapping[str, Any]) -> None:

@@ -677,3 +677,59 @@ def test_what_a_run_is_scored_on_may_not_change_while_it_is_stopped(finetune, tm
         finetune(out=tmp_path / "run", resume=True, **others)
     run = finetune(out=tmp_path / "run", resume=True, **options)
     assert run.outcome == "complete"
+
+
+def cubed(outputs, labels):
+    return 3 * adapt.cross_entropy(outputs, labels) ** 2
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"weights": np.linspace(0, 1, 32)},
+        {"loss": cubed},
+        {"extras": {"noise": np.zeros(32)}},
+        {"metrics": {"half": lambda outputs, labels: 0.5}},
+        {"test": (NEW_TEXTS, NEW_LABELS)},
+        {"validation": (NEW_TEXTS, NEW_LABELS)},
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_what_a_run_does_not_keep_has_to_be_given_again(finetune, own):
+    """Never another run in silence."""
+    data = {"inputs": TEXTS, "labels": LABELS}
+    run = finetune(epochs=1, **own)
+    (name,) = own
+    with pytest.raises(StrategyError, match=f"`{name}`: .*: give it again"):
+        adapt.finetune(**run.arguments | data)
+    again = adapt.finetune(**run.arguments | data | own)
+    assert tree.digest(again.pretrained.params) == tree.digest(run.pretrained.params)
+
+
+def test_a_run_that_was_extended_is_not_made_again_at_once(finetune, tmp_path):
+    finetune(epochs=1, out=tmp_path / "run")
+    run = finetune(epochs=2, out=tmp_path / "run", resume=True)
+    data = {"inputs": TEXTS, "labels": LABELS}
+    for arguments in (run.arguments, adapt.load_run(tmp_path / "run").arguments):
+        with pytest.raises(StrategyError, match="`epochs`: the run was extended, 1 and 2"):
+            adapt.finetune(**arguments | data)
+        assert adapt.finetune(**arguments | data | {"epochs": 1}).steps
+
+
+def test_a_score_that_is_never_a_number_is_said(finetune, caplog):
+    metrics = {"odd": lambda outputs, labels: float("nan")}
+    run = finetune(epochs=1, metrics=metrics, score="odd")
+    assert run.result["validation_score"] is None
+    assert "`score` odd was never a number" in caplog.text
+
+
+@pytest.mark.parametrize("given", [{"normalize": "no"}, {"prompt": 3}])
+def test_a_vector_is_made_as_asked_or_not_at_all(bert, given):
+    (name,) = given
+    with pytest.raises(StrategyError, match=f"`{name}` is"):
+        adapt.encode(bert, ["a film"], **given)
+
+
+def test_few_rows_that_make_no_pair_are_one_sentence(finetune):
+    with pytest.raises(StrategyError, match="row makes none: give more rows"):
+        finetune(TEXTS[:12], LABELS[:12], task="setfit", epochs=1)

@@ -15,9 +15,10 @@ from adapt import buckets, files
 from adapt.data.inputs import IN_MEMORY
 from adapt.errors import StrategyError
 from adapt.options import DeviceOptions, is_of, wanted
+from adapt.run_folder import EXTENDED
 
 # What a run's config.json has beside its flags; ``metrics`` of one's own are functions of Python.
-BESIDE = ("experiment", "used", "metrics")
+BESIDE = ("experiment", "used", "metrics", "loss", "weights", "extras", EXTENDED)
 # Flags of one call, which a file does not decide; what it imports has to be named, see check_named.
 OF_A_CALL = (
     "config",
@@ -54,6 +55,7 @@ def read(config: type, command: str, arguments: Sequence[str]) -> ConfigFile:
             origin = f"`config` {name}"
             content = read_object(name, command, origin)
             imports = content.get("import_", ())
+            check_not_extended(content, arguments, origin)
             drop(content, (*BESIDE, *OF_A_CALL))
             check_entries(content, fields, origin)
             return ConfigFile(origin, typed(content, config, origin), imports)
@@ -62,6 +64,20 @@ def read(config: type, command: str, arguments: Sequence[str]) -> ConfigFile:
         if buckets.exists(out / "config.json"):
             return read_resumed(config, command, str(out / "config.json"))
     return ConfigFile()
+
+
+def check_not_extended(content: Mapping[str, Any], arguments: Sequence[str], origin: str) -> None:
+    """Raise :class:`StrategyError` for a run that got more epochs later, unless a flag says how many
+    another one is to have: its learning rates fell as in a shorter run.
+    """
+    for name, before in (content.get(EXTENDED) or {}).items():
+        flag = f"--{name.replace('_', '-')}"
+        if value_of(flag, arguments) is None:
+            steps = " and ".join(map(str, [*before, content[name]]))
+            raise StrategyError(
+                f"{origin}: the run was extended ({name} {steps}), which no flags repeat: give "
+                f"`{name}`"
+            )
 
 
 def read_resumed(config: type, command: str, name: str) -> ConfigFile:
@@ -138,11 +154,12 @@ def read_object(name: str, command: str, origin: str) -> dict[str, Any]:
     wrote = content.get("experiment", command)
     if wrote != command:
         raise StrategyError(f"{origin} is of {wrote}, not of {command}: give one of its own")
-    if content.get("loss"):
-        raise StrategyError(
-            f"{origin}: the run has a loss of its own, {content['loss']}, which no flag can bring "
-            "back: train it from Python"
-        )
+    for name in ("loss", "weights", "extras"):
+        if content.get(name):
+            raise StrategyError(
+                f"{origin}: the run has its own {name}, {content[name]}, which no flag can bring "
+                "back: train it from Python"
+            )
     return content
 
 

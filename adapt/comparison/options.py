@@ -50,7 +50,7 @@ class CompareOptions:
             check_list(name, values)
         for name in self.strategies:
             if name not in CLOSED_FORM:
-                strategies.strategy(name, layers, max(epochs, 2))
+                check_strategy(name, layers, epochs)
         low, high = RATE_LIMITS
         for rate in self.rates:
             if not low <= rate <= high:
@@ -88,3 +88,14 @@ def count_of(budget: str) -> int | None:
     if budget.isascii() and budget.isdecimal() and int(budget) > 0:
         return int(budget)
     raise StrategyError(f"`budgets` {budget}: give numbers of labelled examples, or all")
+
+
+def check_strategy(name: str, layers: int, epochs: int) -> None:
+    """Raise :class:`StrategyError` for a strategy that is not there, naming those of a comparison
+    alone, too.
+    """
+    try:
+        strategies.strategy(name, layers, max(epochs, 2))
+    except StrategyError as error:
+        also = " or ".join(CLOSED_FORM)
+        raise StrategyError(f"`strategies`: {error}; or {also}, which a comparison has") from None

@@ -27,6 +27,28 @@ IN_MEMORY = {
     "validation": "the validation data",
     "test": "the test data",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenAgain:
+    """Stands in the arguments of a run for what it does not keep, such as data that were in memory.
+
+    A call that gets one is refused, by the argument's name and this reason.
+    """
+
+    reason: str
+
+    def __repr__(self) -> str:
+        return f"<{self.reason}: give it again>"
+
+
+def check_given(**arguments: Any) -> None:
+    """Raise :class:`StrategyError` for an argument of a run that has to be given again."""
+    for name, value in arguments.items():
+        if isinstance(value, GivenAgain):
+            raise StrategyError(f"`{name}`: {value.reason}: give it again")
+
+
 PAIR = "text_pair"  # the column of the second texts, and of further ones text_pair_2 and so on
 
 

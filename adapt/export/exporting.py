@@ -8,17 +8,21 @@ needed here. In float32 the logits agree within 1e-4.
 """
 
 import dataclasses
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Literal
 
+from adapt import tree
 from adapt.errors import ExportError, OutputError
 from adapt.export import card, layout, sentence_transformers, transformers
 from adapt.export.folder import Folder, head_kind
 from adapt.files import local_path, need_space, replace_folder
-from adapt.models import peft
+from adapt.models import CausalLM, MaskedLM, peft
 from adapt.pretrained import hub
+
+logger = logging.getLogger(__name__)
 
 # Format -> what it can express: (family, kind of the head) -> a class. "auto" takes the first that
 # can.
@@ -52,6 +56,8 @@ def export(
     out = local_path(out, "out").resolve()
     check_long(run, long)
     run = with_merged_lora(run)
+    if isinstance(run.head, MaskedLM | CausalLM):
+        run = without_language_model(run, format)
     check_absent(out, run, overwrite)
     format = choose_format(run, format)
     check_replaceable(out)
@@ -70,6 +76,21 @@ def export(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return format
+
+
+def without_language_model(run: hub.Pretrained, format: str) -> hub.Pretrained:
+    """A run with a language model's head as sentence-transformers takes it: without. Other formats
+    take the head, and a note says so where the folder also says how it makes vectors.
+    """
+    if format == "sentence-transformers":
+        params = tree.drop(run.params, "head")
+        return dataclasses.replace(run, head=None, params=params)
+    if run.embedding.pooling is not None:
+        logger.warning(
+            f"{run.source} is exported as a language model; how it makes vectors is not: for that "
+            "give `format` sentence-transformers"
+        )
+    return run
 
 
 def check_long(run: hub.Pretrained, long: str | None) -> None:

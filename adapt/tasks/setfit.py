@@ -44,6 +44,12 @@ class SetFit(Task):
                 "of them: leave them out"
             )
         pairs, is_same = class_pairs(part.labels, seed)
+        if not len(pairs):
+            raise StrategyError(
+                f"`task` {self.name} makes pairs of labelled texts, and {len(part)} "
+                f"{'row makes' if len(part) == 1 else 'rows make'} none: give more rows, or "
+                "`validation` with more"
+            )
         return dataclasses.replace(part, rows=part.rows[pairs], labels=is_same)
 
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
