@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 
 from adapt.probing.descent import Losses, State, descend, dot, matmul, per_fit
 from adapt.probing.linear import Linear, Scaled
@@ -195,6 +196,8 @@ def minimise(
 # Small sets: a matrix of its own rows for each
 
 
+# Between these small products the threads of BLAS would wait busily: half of all CPU seconds.
+@threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_alone(
     scaled: Scaled,
     labels: np.ndarray,
