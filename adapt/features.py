@@ -7,6 +7,7 @@ extract(pretrained, table, "runs/features")              # a file, or one for ea
 import csv
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, Text, warn_long
 from adapt.program_cache import keep_programs
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 4096  # texts that are sorted and packed together
 
@@ -184,6 +187,7 @@ def encode(
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
+    warn_empty(texts)
     if not isinstance(pretrained, Pretrained):
         pretrained = load(pretrained)
     keep_programs()
@@ -196,6 +200,17 @@ def encode(
     counts = fill(features, forward, params, batches, settings.normalize)
     warn_long(counts.long, "texts")
     return features
+
+
+def warn_empty(texts: Sequence[str]) -> None:
+    """Log how many texts are empty: a vector of special tokens alone says nothing."""
+    empty = [row for row, text in enumerate(texts) if not text.strip()]
+    if empty:
+        verb = "is" if len(empty) == 1 else "are"
+        logger.warning(
+            f"{len(empty)} of {len(texts)} texts {verb} empty (the first is texts[{empty[0]}]): "
+            "their vectors are of special tokens alone"
+        )
 
 
 def with_prompt(chunks: Iterable[Sequence[Any]], prompt: str) -> Iterator[Sequence[Any]]:

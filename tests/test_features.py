@@ -246,3 +246,8 @@ def test_minilm_tokens_are_those_of_the_original_library(minilm, recorded):
 def test_minilm_normalised_embeddings_are_within_1e_5_of_sentence_transformers(minilm, recorded):
     got = features.encode(minilm, recorded["sentences"].tolist(), normalize=True)
     np.testing.assert_allclose(got, recorded["embeddings"], atol=1e-5)
+
+
+def test_empty_texts_are_said(bert, caplog):
+    adapt.encode(bert, ["a film", " ", ""])
+    assert "2 of 3 texts are empty (the first is texts[1])" in caplog.text
