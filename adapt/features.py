@@ -116,9 +116,9 @@ def vector_settings(
 ) -> VectorSettings:
     """What is asked for, and for the rest what the checkpoint's own folder says, or the run did.
 
-    Where neither says anything, it is the mean, not normalised. ``prompt`` is the name of one of the
-    folder's prompts, or what to put before a text; "" is none. Raises :class:`StrategyError` where
-    the folder asks for something that is not done here, such as a dense layer.
+    Where neither says anything, it is the mean, not normalised. ``prompt`` is the name of one of
+    the folder's prompts, or what to put before a text; "" is none. Raises :class:`StrategyError`
+    where the folder asks for something that is not done here, such as a dense layer.
     """
     own = pretrained.embedding
     if normalize is not None and not is_of(normalize, bool):
@@ -131,7 +131,10 @@ def vector_settings(
         )
     if prompt is None:
         prompt = own.default_prompt or ""
-    text = own.prompts.get(prompt, prompt if prompt != own.default_prompt else "")
+    if prompt == own.default_prompt:
+        text = own.prompts.get(prompt, "")  # one that is empty is not among the prompts
+    else:
+        text = own.prompts.get(prompt, prompt)
     if text and pretrained.config.is_image:
         raise StrategyError(f"{pretrained.source} is an image encoder: `prompt` is for texts")
     if text and not own.pools_prompt:
@@ -139,9 +142,11 @@ def vector_settings(
             f"{pretrained.source} leaves the tokens of a prompt out of its pooling (include_prompt "
             'false), which adapt does not do: give `prompt=""`'
         )
+    if normalize is None:
+        normalize = own.normalize and not own.refused
     return VectorSettings(
         pooling=pooling or own.pooling or "mean",
-        normalize=own.normalize and not own.refused if normalize is None else normalize,
+        normalize=normalize,
         prompt=text,
         dimensions=own.dimensions if pooling is None else None,
     )
@@ -171,8 +176,8 @@ def encode(
     else the mean as it is; see :func:`vector_settings`. ``layer`` counts from 0 (embedding) to L
     (last block, the default).
 
-    ``long`` says what is read of a text that has more tokens than the tokenizer's ``max_length``;
-    a warning counts such texts. ``"head"`` reads the first tokens, ``"head+tail"`` the first quarter
+    ``long`` says what is read of a text that has more tokens than the tokenizer's ``max_length``; a
+    warning counts such texts. ``"head"`` reads the first tokens, ``"head+tail"`` the first quarter
     and the last three quarters of what fits (Sun et al. 2019), ``"windows"`` all of it: the vector
     is the mean of those of the fewest windows of the full length that hold the text, spread evenly.
     The default is what the checkpoint was trained with, or ``"head"``.
@@ -262,7 +267,7 @@ def extract(
     Memory does not grow with the number of rows: the file is mapped, and reserved before anything
     is computed. Each of several processes writes the features of its own part of the rows,
     features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
-    mesh of the process's own devices. Of a folder of pictures files.csv names the file of each row.
+    mesh of the process's own devices. files.csv names the file of each row of a folder of pictures.
     ``dtype`` is that of the computation; for pooling, normalize,
     prompt, layer and long see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
     :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
@@ -355,7 +360,8 @@ def text_batches(
     layout: Layout | None = None,
     few: bool = False,
 ) -> Stream:
-    """The evaluation batches of texts, or pairs, in chunks; each chunk is tokenized and packed by itself.
+    """The evaluation batches of texts, or pairs, in chunks; each chunk is tokenized and packed by
+    itself.
 
     Indices count over all texts. With ``few``, a batch of a few texts has a small shape of its own.
     See :func:`adapt.data.packing.eval_batches`.

@@ -139,16 +139,16 @@ def finetune(
     trains, and ``resume`` goes on with it, bit for bit. ``callbacks`` get the events of
     :mod:`adapt.training.events`.
 
-    ``strategy`` is spelled as in :mod:`adapt.training.strategies`, or phases of one's own: a list of
-    :class:`Phase`, or a :class:`Strategy`. The epochs are then those of the phases.
+    ``strategy`` is spelled as in :mod:`adapt.training.strategies`, or phases of one's own: a list
+    of :class:`Phase`, or a :class:`Strategy`. The epochs are then those of the phases.
 
     ``weights`` say how much each training example counts in the loss: a sequence beside ``inputs``,
     or the name of a column; only their ratios matter. Validation and test are not weighted.
 
     ``loss`` takes the place of the task's own while training: a function ``(outputs, labels) ->
     [N]`` in JAX, one number an example, or one of :func:`adapt.context_loss`, which sees more. It
-    gets ``extras``, arrays [N, ...] beside ``inputs``, in its batch. The loss of validation and test
-    stays the task's own.
+    gets ``extras``, arrays [N, ...] beside ``inputs``, in its batch. The loss of validation and
+    test stays the task's own.
 
     ``metrics`` are functions ``(outputs, labels) -> number`` by name, of the whole validation or
     test set in NumPy: outputs of the head [N, ...] and labels as the loss takes them. ``score``
@@ -275,8 +275,8 @@ class Prepared(PreparedRun):
         )
 
     def used(self) -> dict[str, Any]:
-        """The peak learning rates of each phase by group, the pooling, tokens of an example, what is
-        read of longer texts, and dropout.
+        """The peak learning rates of each phase by group, the pooling, tokens of an example, what
+        is read of longer texts, and dropout.
         """
         rates = []
         for phase in self.plan.phases:
@@ -562,7 +562,8 @@ def build_plan(
 ) -> Plan:
     """The encoder with a new head, what the strategy adds to it, and the phases in which it trains.
 
-    ``loss`` takes the place of the task's. Raises :class:`StrategyError` for options that contradict each other, the encoder or the task.
+    ``loss`` takes the place of the task's. Raises :class:`StrategyError` for options that
+    contradict each other, the encoder or the task.
     """
     strategy = strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
     config = peft.with_peft(pretrained.config, strategy.peft)
@@ -625,7 +626,9 @@ def check_reads_windows(head: Any, pretrained: Pretrained) -> None:
 
 
 def check_groups(compiled: Sequence[CompiledPhase]) -> None:
-    """Raise :class:`StrategyError` for phases that can't follow each other, before the first trains."""
+    """Raise :class:`StrategyError` for phases that can't follow each other, before the first
+    trains.
+    """
     for previous, following in itertools.pairwise(compiled):
         try:
             check_no_group_gains(previous.labels, following.labels)

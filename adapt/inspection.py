@@ -35,8 +35,8 @@ def hidden_states(pretrained: Pretrained | str | Path, texts: Sequence[Text]) ->
     family has one. ``texts`` are texts or pairs of texts. The tokens are those of
     ``pretrained.tokenizer.tokenize(texts)``, special tokens among them. All states are in memory at
     once: for many texts :func:`adapt.encode` has one vector each. Raises :class:`DataError` for
-    what is no list of texts, :class:`StrategyError` for a checkpoint without tokenizer, and one that
-    cuts long texts into windows.
+    what is no list of texts, :class:`StrategyError` for a checkpoint without tokenizer, and one
+    that cuts long texts into windows.
     """
     return by_example(pretrained, texts, states_of, cut_states)
 

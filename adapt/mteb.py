@@ -30,11 +30,11 @@ class Encoder:
         Encoder("e5-small", prompts={"query": "query: ", "document": "passage: "})
 
     ``pretrained`` is what :func:`adapt.load` gives, or a name for it; ``pooling`` and ``normalize``
-    are those of :func:`adapt.encode`. ``prompts`` are put before texts, by default the folder's own:
-    the one of the task's name
-    and the kind of the text ("NFCorpus-query"), or of the task's name, of its type ("Retrieval") and
-    the kind, of its type, or of the kind, "query" or "document"; the first of these that is there.
-    ``name`` is what results are filed under, by default that of the checkpoint.
+    are those of :func:`adapt.encode`. ``prompts`` are put before texts, by default the folder's
+    own: the one of the task's name and the kind of the text ("NFCorpus-query"), or of the task's
+    name, of its type ("Retrieval") and the kind, of its type, or of the kind, "query" or
+    "document"; the first of these that is there. ``name`` is what results are filed under, by
+    default that of the checkpoint.
 
     Raises :class:`StrategyError` for a pooling that the checkpoint does not have, and where it
     encodes images.
@@ -51,12 +51,17 @@ class Encoder:
         if not isinstance(pretrained, Pretrained):
             pretrained = hub.load(pretrained)
         hub.check_inputs(pretrained, image_column=None)
-        pooling = vector_settings(pretrained, pooling).pooling
+        pooling = vector_settings(pretrained, pooling, prompt="").pooling
         extractor(pretrained, pooling)  # refuses what is not there
         self.pretrained = pretrained
         self.pooling = pooling
         self.normalize = normalize
         self.prompts = own_prompts(pretrained) if prompts is None else dict(prompts)
+        if any(self.prompts.values()) and not pretrained.embedding.pools_prompt:
+            raise StrategyError(
+                f"{pretrained.source} leaves the tokens of a prompt out of its pooling, which adapt "
+                "does not do: give `prompts` {}"
+            )
         self.name = name or Path(pretrained.source).name
 
     def encode(

@@ -55,7 +55,7 @@ class EncoderOptions(CheckpointOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongOptions:
-    """Which checkpoint, and what it reads of long texts."""
+    """What is read of long texts."""
 
     title: ClassVar[str] = "model"
 

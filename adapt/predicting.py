@@ -44,8 +44,8 @@ class Predictions(Answers):
     labels were numbers), a list of names (multilabel), a float (regression), the number of a
     choice, a tag for each word, of a span ``(start, end, text)`` or None, of a multitask run a dict
     of columns. ``probabilities`` are float [N, C] in the order of ``classes``, or None where the
-    task has none. ``outputs`` are those of the head. ``long`` counts the texts that were longer than
-    the encoder reads.
+    task has none. ``outputs`` are those of the head. ``long`` counts the texts that were longer
+    than the encoder reads.
     """
 
     outputs: np.ndarray

@@ -94,16 +94,17 @@ class Run:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What makes the same run again, bit for bit, when :func:`adapt.finetune` is called with it.
+        """What makes the same run again, bit for bit, when :func:`adapt.finetune` is called with
+        it.
 
             again = adapt.finetune(**run.arguments)
             other = adapt.finetune(**run.arguments | {"seed": 1})
 
         Data and functions that were in memory have to be given again: ``inputs`` with ``labels``,
         and the ``validation``, ``test``, ``weights``, ``extras``, ``loss`` and ``metrics`` that
-        there were. A call without them is refused. So are the ``epochs`` of a run that was extended:
-        its learning rates fell as in a shorter one, and no call repeats that. Raises
-        :class:`StrategyError` for a run of pre-training.
+        there were. A call without them is refused, and so is one without ``epochs`` for a run that
+        was extended: its learning rates fell as in a shorter one. Raises :class:`StrategyError` for
+        a run of pre-training.
         """
         settings = self.settings
         if settings.get("experiment") != "finetune":
@@ -133,8 +134,10 @@ class Run:
             if settings.get(name):
                 absent[name] = GivenAgain("the run had its own, which it does not keep")
         for name, before in settings.get(EXTENDED, {}).items():
-            steps = " and ".join(map(str, [*before, settings[name]]))
-            absent[name] = GivenAgain(f"the run was extended, {steps}, which no call repeats")
+            steps = " to ".join(map(str, [*before, settings[name]]))
+            absent[name] = GivenAgain(
+                f"the run was extended ({steps}), which one call can't repeat"
+            )
         return absent
 
     def predict(
@@ -192,8 +195,8 @@ class Run:
     ) -> np.ndarray:
         """The features of texts by the adapted encoder, float32 [N, D].
 
-        ``pooling`` and ``long`` are by default those that the head was trained with; for the rest see
-        :func:`adapt.encode`.
+        ``pooling`` and ``long`` are by default those that the head was trained with; for the rest
+        see :func:`adapt.encode`.
         """
         return features.encode(self.pretrained, texts, pooling, normalize, layer, long, prompt)
 

@@ -149,8 +149,8 @@ def open_run(
     defaults: Mapping[str, Any] | None = None,
     may_grow: Collection[str] = (),
 ) -> Iterator[RunFolder]:
-    """Make the run's folder with ``settings`` as config.json, or check with ``resume`` that they are
-    those of the run, where those in ``may_grow`` may be larger.
+    """Make the run's folder with ``settings`` as config.json, or check with ``resume`` that they
+    are those of the run, where those in ``may_grow`` may be larger.
 
     ``settings`` are plain JSON, with the name of what is run as ``experiment``. An error inside
     leaves nothing half-written: the new folder goes, and what ``overwrite`` was to replace comes
@@ -368,8 +368,8 @@ def extension(folder: Path) -> dict[str, Any]:
 
 
 def check_same_origin(out: Path, origin: Mapping[str, Any]) -> None:
-    """Raise :class:`OutputError` with ``resume`` when the encoder or the data, those it is scored on
-    among them, are not those that the run began with.
+    """Raise :class:`OutputError` with ``resume`` when the encoder or the data, those it is scored
+    on among them, are not those that the run began with.
     """
     before = read_lineage(out)
     changed = [what for name, what in DIGESTS.items() if before.get(name) != origin[name]]

@@ -67,13 +67,13 @@ def read(config: type, command: str, arguments: Sequence[str]) -> ConfigFile:
 
 
 def check_not_extended(content: Mapping[str, Any], arguments: Sequence[str], origin: str) -> None:
-    """Raise :class:`StrategyError` for a run that got more epochs later, unless a flag says how many
-    another one is to have: its learning rates fell as in a shorter run.
+    """Raise :class:`StrategyError` for a run that got more epochs later, unless a flag says how
+    many another one is to have: its learning rates fell as in a shorter run.
     """
     for name, before in (content.get(EXTENDED) or {}).items():
         flag = f"--{name.replace('_', '-')}"
         if value_of(flag, arguments) is None:
-            steps = " and ".join(map(str, [*before, content[name]]))
+            steps = " to ".join(map(str, [*before, content[name]]))
             raise StrategyError(
                 f"{origin}: the run was extended ({name} {steps}), which no flags repeat: give "
                 f"`{name}`"
@@ -139,7 +139,7 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 def read_object(name: str, command: str, origin: str) -> dict[str, Any]:
     """The object in a JSON file. Raises :class:`StrategyError` for anything else, for what another
-    ``command`` wrote, and for a run whose loss is a function of Python.
+    ``command`` wrote, and for a run with a loss, weights or extras from Python.
     """
     if files.is_remote(name):
         buckets.check(name)
@@ -154,10 +154,10 @@ def read_object(name: str, command: str, origin: str) -> dict[str, Any]:
     wrote = content.get("experiment", command)
     if wrote != command:
         raise StrategyError(f"{origin} is of {wrote}, not of {command}: give one of its own")
-    for name in ("loss", "weights", "extras"):
-        if content.get(name):
+    for entry in ("loss", "weights", "extras"):
+        if content.get(entry):
             raise StrategyError(
-                f"{origin}: the run has its own {name}, {content[name]}, which no flag can bring "
+                f"{origin}: the run was trained with its own `{entry}`, which no flag can bring "
                 "back: train it from Python"
             )
     return content

@@ -6,10 +6,11 @@
     adapt predict --run runs/topic runs/tone --data new.csv --out predictions.csv
 
 The rows are read as those of training were, from the same columns unless a flag names another. One
-row an input row, in the input's order, numbered from 1 without the header. Multi-label predictions are joined by ``;`` (a JSON list
-where a label has one in its name), tags are a JSON list, a span is ``start,end,text``, a choice its
-number from 0; regression has no probabilities. Several runs on one encoder (``--strategy frozen``)
-share one pass of it, and their columns begin with the folder's name: ``tone:prediction``.
+row an input row, in the input's order, numbered from 1 without the header. Multi-label predictions
+are joined by ``;`` (a JSON list where a label has one in its name), tags are a JSON list, a span is
+``start,end,text``, a choice its number from 0; regression has no probabilities. Several runs on one
+encoder (``--strategy frozen``) share one pass of it, and their columns begin with the folder's
+name: ``tone:prediction``.
 """
 
 import csv
@@ -84,9 +85,11 @@ def columns_of(config: Config, runs: Sequence[Run]) -> Columns:
     for run in others:
         theirs = run.columns_by(config)
         if (theirs.texts, theirs.image) != (columns.texts, columns.image):
+            ours_shown = columns.image or ", ".join(columns.texts)
+            theirs_shown = theirs.image or ", ".join(theirs.texts)
             raise StrategyError(
-                f"{first.folder} was trained on {', '.join(columns.texts)} and {run.folder} on "
-                f"{', '.join(theirs.texts)}: name the columns, or predict one after the other"
+                f"{first.folder} was trained on {ours_shown} and {run.folder} on {theirs_shown}: "
+                "name the columns, or predict one after the other"
             )
     return columns
 

@@ -34,8 +34,8 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)  # of a probe: cheap, so it tries al
 
 
 def check(strategy: str, material: Material, options: TaskOptions) -> None:
-    """Raise :class:`StrategyError` where labels are no classes, for options of heads that train, and
-    for a score that is not there.
+    """Raise :class:`StrategyError` where labels are no classes, for options of heads that train,
+    and for a score that is not there.
     """
     if options.layers or options.class_weights != "none":
         option = "layers" if options.layers else "class_weights"

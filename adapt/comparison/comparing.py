@@ -165,13 +165,13 @@ def compare(
         found = adapt.compare("minilm", "train.csv", test="test.csv", budgets=(8, 32, 128, "all"))
         found.to_pandas()
 
-    The data are given as to :func:`adapt.finetune`, without weights. Of every ``budgets`` labelled examples each of
-    ``seeds`` seeds draws its own, the same for every strategy; a fifth of them (of ``all`` a tenth)
-    chooses among ``rates``, which are factors of the strategy's own learning rates, unless there is
-    a ``validation`` set. Without a ``test`` set the examples are dealt into folds, and seed s is
-    tested on fold s, on which nothing was trained or chosen. ``also_test`` are further sets, by
-    name, that are tested on with what was chosen. ``score`` is the metric that chooses, by default
-    the task's own.
+    The data are given as to :func:`adapt.finetune`, without weights. Of every ``budgets`` labelled
+    examples each of ``seeds`` seeds draws its own, the same for every strategy; a fifth of them (of
+    ``all`` a tenth) chooses among ``rates``, which are factors of the strategy's own learning
+    rates, unless there is a ``validation`` set. Without a ``test`` set the examples are dealt into
+    folds, and seed s is tested on fold s, on which nothing was trained or chosen. ``also_test`` are
+    further sets, by name, that are tested on with what was chosen. ``score`` is the metric that
+    chooses, by default the task's own.
 
     ``strategies`` are those of :func:`adapt.finetune`; where labels are classes also ``probe``,
     logistic regression on frozen features whose penalties are tried, and ``centroid``. A fit takes
@@ -255,8 +255,8 @@ class PreparedComparison:
         settings: Mapping[str, Any] | None = None,
         on_progress: OnProgress | None = None,
     ) -> Comparison:
-        """Fit every cell that is not there yet. With ``out`` the folder gets config.json, the cells,
-        cells.parquet and comparison.json.
+        """Fit every cell that is not there yet. With ``out`` the folder gets config.json, the
+        cells, cells.parquet and comparison.json.
         """
         if out is None:
             return self.fill(Cells(), on_progress)

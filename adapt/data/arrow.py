@@ -149,8 +149,13 @@ def to_batch(
     for field in schema:
         if field.name in faults:
             arrays.append(pa.nulls(len(objects)))
-        else:
+            continue
+        try:
             arrays.append(pa.array(column_of(objects, field.name), field.type))
+        except NOT_OF_ONE_TYPE as error:
+            raise DataError(
+                f"column '{field.name}' can't be read as {field.type}: {first_line(error)}"
+            ) from None
     return pa.record_batch(arrays, schema=schema)
 
 

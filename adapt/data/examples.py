@@ -31,13 +31,13 @@ class Examples:
 
     ``rows`` [N] says which sequences of a file these examples are: a split takes rows, and what is
     cached for the file serves any split of it. An example of several sequences (choices, pairs to
-    compare) has several, [N, K]. Where texts were cut into ``windows``, ``rows`` are texts, each with
-    one or more of the file's sequences. ``labels`` are [N, ...], or where words have labels, Ragged int32
-    [words, 2] of (token in the example, class). With ``states``, what a frozen prefix made of the
-    file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``long`` counts the texts
-    that were longer than the tokenizer's ``max_length``. ``weights`` float32 [N] say how much each example
-    counts in training batches; None: each 1. ``extras`` are arrays [N, ...] by name that training
-    batches bring along.
+    compare) has several, [N, K]. Where texts were cut into ``windows``, ``rows`` are texts, each
+    with one or more of the file's sequences. ``labels`` are [N, ...], or where words have labels,
+    Ragged int32 [words, 2] of (token in the example, class). With ``states``, what a frozen prefix
+    made of the file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``long``
+    counts the texts that were longer than the tokenizer's ``max_length``. ``weights`` float32 [N]
+    say how much each example counts in training batches; None: each 1. ``extras`` are arrays [N,
+    ...] by name that training batches bring along.
     """
 
     file_sequences: FileSource
@@ -176,8 +176,8 @@ class Examples:
             yield packing.stack_groups(batches, self.layout, accumulate)
 
     def more_arrays(self, index: np.ndarray, shapes: BatchShapes) -> Arrays:
-        """What a batch of some examples has beside inputs and targets: extras, and whose windows the
-        sequences are.
+        """What a batch of some examples has beside inputs and targets: extras, and whose windows
+        the sequences are.
         """
         arrays = {}
         for name, values in self.extras.items():

@@ -29,6 +29,9 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 # Folders and shards of these names are parts of one data set, where all of them are.
 PARTS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+# How the names of common pictures end. A file that is called so and is none is an error; of any
+# other name, Pillow decides.
+PICTURES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SHOWN = 5  # files that a note names
 
 
@@ -105,7 +108,7 @@ def is_picture(file: Path) -> bool:
     except Exception:
         # Pillow raises what it likes. A broken picture with the name of one is named later, with
         # its row, and not left out.
-        return file.suffix.lower() in Image.registered_extensions()
+        return file.suffix.lower() in PICTURES
 
 
 def class_of(inside: Path) -> str | None:
@@ -121,6 +124,8 @@ def with_metadata(file: Path, columns: Mapping[str, list[Any]]) -> dict[str, lis
     """
     path_of = dict(zip(columns["file"], columns["image"], strict=True))
     rows = metadata_rows(file)
+    if any({"image", "file"} & row.keys() for row in rows):
+        raise DataError(f"{file}: the columns image and file are made here: call yours otherwise")
     result: dict[str, list[Any]] = {"image": [], "file": []}
     for number, row in enumerate(rows, 1):
         name = row.get("file_name")
@@ -196,13 +201,13 @@ def shards(folder: Path, split: str | None, formats: Mapping[str, str]) -> list[
     files are called by parts. Raises :class:`DataError` where a part has to be named or is not
     there, and for files of several formats.
     """
-    from PIL import Image  # only here: it takes a tenth of a second
 
     files = table_files(folder, formats)
     inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     others = [path for path in inside if path not in files]
     for path in folder.rglob("*"):
-        if path.suffix.lower() in Image.registered_extensions():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in PICTURES and not hidden:
             raise DataError(
                 f"{folder} holds a table ({files[0].name}) and pictures ({path.name}): name the "
                 f"table, or call it {METADATA[0]} where it says more of the pictures by file_name"

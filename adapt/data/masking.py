@@ -115,9 +115,10 @@ def split_into_pieces(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[i
     with its special tokens.
     """
     pieces = []
+    pieces_of_text = []
     for encoding in tokenizer.backend.encode_batch(list(texts)):
         pieces.append(encoding.ids)
         pieces += [piece.ids for piece in encoding.overflowing]
-    if len(pieces) == len(texts):
-        tokenizer.unknown.count(ragged(pieces), texts)
+        pieces_of_text.append(1 + len(encoding.overflowing))
+    tokenizer.unknown.count(ragged(pieces), texts, np.array(pieces_of_text, np.int64))
     return pieces

@@ -199,8 +199,8 @@ def batches_of_one(batch: Mapping[str, Any], length: int | None = None) -> Array
     K sequences in K rows. An empty slot becomes an empty example of weight 0. Losses that compare
     the examples of a batch, as a contrast does, have nothing to compare.
 
-    Raises :class:`DataError` for what is no batch, for micro-batches, for a batch on a mesh, and for
-    a ``length`` that is too short.
+    Raises :class:`DataError` for what is no batch, for micro-batches, for a batch on a mesh, and
+    for a ``length`` that is too short.
     """
     if "window_of" in batch:
         raise DataError("`batch` has texts in several windows: give `long` head or head+tail")

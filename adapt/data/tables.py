@@ -99,18 +99,10 @@ def read(spec: str | Path, split: str | None = None) -> Table:
 
 
 def json_faults(path: Path) -> dict[str, str]:
-    """Why columns of a JSON file, or of a folder of them, can't be read."""
-    files = folders.table_files(path, FORMATS) if path.is_dir() else [path]
-    faults: dict[str, str] = {}
-    for file in files:
-        if FORMATS.get(file.suffix.lower()) != "json" or not file.is_file():
-            continue
-        parsed = parsed_folder(file) / "json.arrow"
-        if parsed.exists():
-            for name, fault in read_faults(parsed).items():
-                where = f"{file.name}: " if path.is_dir() else ""
-                faults.setdefault(name, where + fault)
-    return faults
+    """Why columns of a JSON file that was read can't be; {} of anything else."""
+    if FORMATS.get(path.suffix.lower()) != "json" or not path.is_file():
+        return {}
+    return read_faults(parsed_folder(path) / "json.arrow")
 
 
 def read_rows(name: str, split: str | None) -> "Dataset":
@@ -142,12 +134,21 @@ def read_folder(path: Path, split: str | None) -> "Dataset":
     if (path / folders.SAVED_PARTS).is_file() or (path / folders.SAVED_TABLE).is_file():
         return read_saved(path, split)
     if folders.table_files(path, FORMATS):
-        files = folders.shards(path, split, FORMATS)
-        return folders.joined(
-            path, files, lambda file: read_file(file, FORMATS[file.suffix.lower()], None)
-        )
-    columns = folders.picture_columns(folders.part_folder(path, split))
-    return from_columns(columns, str(path), "image").rows
+        return folders.joined(path, folders.shards(path, split, FORMATS), read_shard)
+    part = folders.part_folder(path, split)
+    if part != path:
+        return read_folder(part, None)
+    return from_columns(folders.picture_columns(path), str(path), "image").rows
+
+
+def read_shard(path: Path) -> "Dataset":
+    """The rows of one of several files. Raises :class:`DataError` for a JSON file that has a column
+    with a fault: beside other files it would be empty.
+    """
+    rows = read_file(path, FORMATS[path.suffix.lower()], None)
+    for fault in json_faults(path).values():
+        raise DataError(f"{path}: {fault}")
+    return rows
 
 
 def read_saved(path: Path, split: str | None) -> "Dataset":

@@ -17,7 +17,8 @@ from adapt.ragged import concat_ranges
 
 @dataclasses.dataclass(frozen=True)
 class TextWindows:
-    """The windows of the texts of a file: ``counts`` int64 [N], those of a text one after the other.
+    """The windows of the texts of a file: ``counts`` int64 [N], those of a text one after the
+    other.
 
     TextWindows(np.array([1, 3])).sequences(np.array([1, 0]))      # [1, 2, 3, 0]
     """

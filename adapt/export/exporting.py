@@ -49,9 +49,9 @@ def export(
 
     ``format`` is "transformers", "sentence-transformers", or "auto": transformers where it can
     express the model. ``long`` "head" exports a run that reads long texts in another way; what is
-    written reads their first tokens, as these libraries do. Raises :class:`ExportError` for what a format can't express, naming what
-    exports, and :class:`OutputError` for a folder that exists (without ``overwrite``), that holds
-    the run itself, or that the disk has no room for.
+    written reads their first tokens, as these libraries do. Raises :class:`ExportError` for what a
+    format can't express, naming what exports, and :class:`OutputError` for a folder that exists
+    (without ``overwrite``), that holds the run itself, or that the disk has no room for.
     """
     out = local_path(out, "out").resolve()
     check_long(run, long)
@@ -94,8 +94,8 @@ def without_language_model(run: hub.Pretrained, format: str) -> hub.Pretrained:
 
 
 def check_long(run: hub.Pretrained, long: str | None) -> None:
-    """Raise :class:`ExportError` for a run that reads of long texts what no library's tokenizer
-    reads, unless ``long`` is "head".
+    """Raise :class:`ExportError` for a run whose rule for long texts other libraries do not have,
+    unless ``long`` is "head".
     """
     if long not in (None, "head"):
         raise ExportError(f"`long` {long} does not export: give head, or leave it out")

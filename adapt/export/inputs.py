@@ -31,10 +31,10 @@ SPECIAL = {
 def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], list[str]]:
     """(the run, the files, notes on them for the card).
 
-    All but language models need padding, by a token that no text holds: where the tokenizer has none it
-    gets one, and the embedding a row of zeros for it. (transformers takes for GPT-2's last token
-    the last that is not padding: with <|endoftext|> as padding, a text that ends in it would be
-    read wrong.)
+    All but language models need padding, by a token that no text holds: where the tokenizer has
+    none it gets one, and the embedding a row of zeros for it. (transformers takes for GPT-2's last
+    token the last that is not padding: with <|endoftext|> as padding, a text that ends in it would
+    be read wrong.)
     """
     if run.image_settings:
         notes = [card.RESIZING]

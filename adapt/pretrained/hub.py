@@ -182,8 +182,8 @@ def load(name: str | Path) -> Pretrained:
     """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a
     hub id. A folder may be in a bucket: ``gs://bucket/folder``.
 
-    The encoder is whole or there is an error. A head that is not known does not stand in its way: it
-    is discarded, and a warning and ``unread`` say which tensors that were.
+    The encoder is whole or there is an error. A head that is not known does not stand in its way:
+    it is discarded, and a warning and ``unread`` say which tensors that were.
 
     Raises :class:`CheckpointError` with what is wrong, where, and the mend.
     """
@@ -267,8 +267,8 @@ def load_folder(folder: Path, source: str) -> Pretrained:
 
 
 def check_no_adapter(folder: Path) -> None:
-    """Raise :class:`CheckpointError` for a folder with an adapter of PEFT, which other libraries put
-    on the weights beside it.
+    """Raise :class:`CheckpointError` for a folder with an adapter of PEFT, which other libraries
+    put on the weights beside it.
     """
     file = folder / "adapter_config.json"
     if file.exists():
@@ -441,7 +441,7 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
                 f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
                 f"{rows} rows: the tokenizer belongs to another checkpoint"
             ) from None
-        tokenizer = Tokenizer(backend, tokenizer.max_length, tokenizer.long)
+        tokenizer = Tokenizer(backend, tokenizer.max_length, tokenizer.long, tokenizer.side)
         tokens = ", ".join(repr(token) for token in left_out)
         notes = (*notes, f"{folder}: the embedding has no row for {tokens}: left out")
     return dataclasses.replace(model, tokenizer=tokenizer, notes=notes)

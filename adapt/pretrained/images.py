@@ -40,8 +40,8 @@ class ImageSettings:
 
 
 def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
-    """The settings in preprocessor_config.json, or those of a picture in processor_config.json; what it does not say is ViT's own: bilinear, mean
-    and std one half.
+    """The settings in preprocessor_config.json, or those of a picture in processor_config.json;
+    what it does not say is ViT's own: bilinear, mean and std one half.
 
     Raises :class:`CheckpointError` for a file that is no JSON object, for what does not fit the
     encoder, and for what is not done here.
@@ -207,8 +207,11 @@ def in_8_bits(image: Any) -> Any:
     from PIL import Image
 
     values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"its numbers go from {values.min()} to {values.max()}, not to 65535")
+    if (image.mode == "I" and not 256 <= values.max() <= 65535) or values.min() < 0:
+        raise ValueError(
+            f"its numbers go from {values.min()} to {values.max()}, whose white is not known: "
+            "convert it to 8 or 16 bits"
+        )
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 

@@ -2,9 +2,9 @@
 
     read_embedding(folder, width)       # Embedding(pooling="cls", normalize=True, ...)
 
-modules.json lists the steps: the transformer, its pooling (1_Pooling/config.json), normalisation. Its
-config_sentence_transformers.json has prompts, which are put before a text. Without a modules.json
-sentence-transformers reads none of these, and neither is it done here.
+modules.json lists the steps: the transformer, its pooling (1_Pooling/config.json), normalisation.
+Its config_sentence_transformers.json has prompts, which are put before a text. Without a
+modules.json sentence-transformers reads none of these, and neither is it done here.
 """
 
 import dataclasses

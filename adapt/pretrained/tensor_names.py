@@ -1,10 +1,11 @@
-"""How the tensors of a file are called: what a program put before their names is found and left out.
+"""How the tensors of a file are called: what a program put before their names is found and left
+out.
 
     strip(["module.bert.embeddings.word_embeddings.weight", ...], {"embeddings.word_embeddings.weight", ...})
 
 A checkpoint that was saved from inside another module has a prefix on all its names: ``module.`` of
-DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` of a Lightning module. Whatever it is, it is
-what stands before the encoder's own names.
+DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` of a Lightning module. Whatever it is, it
+is what stands before the encoder's own names.
 """
 
 import collections
@@ -22,9 +23,9 @@ class Stripped:
     """Names without what programs put before them.
 
     ``names`` are {the name in a file: the name in the family's table}. ``of_encoder`` are those of
-    them, in the file's spelling, that stood under the encoder's prefix. ``removed`` is what was left
-    out, such as ``("module.",)``, apart from the family's own prefix. Two names outside the encoder
-    that would be one keep their spelling.
+    them, in the file's spelling, that stood under the encoder's prefix. ``removed`` is what was
+    left out, such as ``("module.",)``, apart from the family's own prefix. Two names outside the
+    encoder that would be one keep their spelling.
     """
 
     names: Mapping[str, str]
@@ -68,8 +69,8 @@ def strip(names: Iterable[str], encoder: Collection[str], own_prefix: str, where
 
 
 def without_wrappers(name: str) -> str:
-    """A tensor's name without the parts that wrappers of torch put into it, and with weight and bias
-    for the gamma and beta of old files.
+    """A tensor's name without the parts that wrappers of torch put into it, and with weight and
+    bias for the gamma and beta of old files.
     """
     parts = [part for part in name.split(".") if part not in WRAPPERS]
     spelled = {"gamma": "weight", "beta": "bias"}

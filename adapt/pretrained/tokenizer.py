@@ -2,7 +2,7 @@
 
 What becomes of a text that has more tokens than an example may, the tokenizer's ``long`` says:
 
-    head        the first tokens
+    head        the first tokens; the last where the checkpoint's truncation_side is left
     head+tail   the first quarter and the last three quarters of what fits, as Sun et al. 2019,
                 "How to Fine-Tune BERT for Text Classification?", 5.3.1, do: 128 + 382 of 510
     windows     the fewest windows of the full length that hold the whole text, evenly spread: a
@@ -35,9 +35,10 @@ Text = str | tuple[str, str]  # one, or a pair
 class Tokens:
     """The tokens of a text, or of a pair of texts, as the encoder reads them.
 
-    ``ids`` int32 [n]; ``strings`` are the tokens as the vocabulary spells them (``##ly``, ``Ġfilm``).
-    ``offsets`` int32 [n, 2] are characters: token i is ``text[start:end]``. ``texts`` int32 [n] says
-    of which text, 0 or in a pair 1; it is -1 for a special token, whose offsets are (0, 0).
+    ``ids`` int32 [n]; ``strings`` are the tokens as the vocabulary spells them (``##ly``,
+    ``Ġfilm``). ``offsets`` int32 [n, 2] are characters: token i is ``text[start:end]``. ``texts``
+    int32 [n] says of which text, 0 or in a pair 1; it is -1 for a special token, whose offsets are
+    (0, 0).
     """
 
     ids: np.ndarray
@@ -392,7 +393,7 @@ def shares_of_pair(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def texts_of(encoding: tokenizers.Encoding) -> np.ndarray:
-    """Of which text a token is, 0 or in a pair 1; -1 for a special token: int32 [n]."""
+    """The text of each token, int32 [n]: 0, or 1 in a pair; -1 for a special token."""
     numbers = [-1 if number is None else number for number in encoding.sequence_ids]
     return np.array(numbers, np.int32)
 

@@ -2,11 +2,11 @@
 
     read_tokenizer(folder, "bert", hf)          # .backend, .max_length, .notes
 
-One file has the vocabulary: tokenizer.json, vocab.txt, or vocab.json with merges.txt. Others say how it
-is used: tokenizer_config.json, special_tokens_map.json, added_tokens.json. For BERT and GPT-2
-transformers takes the vocabulary alone of a tokenizer.json and makes the rest anew, by what the others
-say; for its class PreTrainedTokenizerFast it takes tokenizer.json as it is. Both are done here in the
-same way. Where two files contradict each other, a note says which one holds.
+One file has the vocabulary: tokenizer.json, vocab.txt, or vocab.json with merges.txt. Others say
+how it is used: tokenizer_config.json, special_tokens_map.json, added_tokens.json. For BERT and
+GPT-2 transformers takes the vocabulary alone of a tokenizer.json and makes the rest anew, by what
+the others say; for its class PreTrainedTokenizerFast it takes tokenizer.json as it is. Both are
+done here in the same way. Where two files contradict each other, a note says which one holds.
 """
 
 import dataclasses
@@ -84,9 +84,9 @@ def read_tokenizer(
 ) -> TokenizerFiles | None:
     """The tokenizer of a checkpoint's folder; None where it has none.
 
-    ``hf`` is its config.json; ``more`` overrules tokenizer_config.json, as sentence_bert_config.json
-    may. Raises :class:`CheckpointError` for files that can't be read, and for a tokenizer that is
-    not made here.
+    ``hf`` is its config.json; ``more`` overrules tokenizer_config.json, as
+    sentence_bert_config.json may. Raises :class:`CheckpointError` for files that can't be read, and
+    for a tokenizer that is not made here.
     """
     file = vocabulary_file(folder)
     if file is None:
@@ -139,8 +139,8 @@ def read_content(file: Path) -> Settings:
 
 
 def check_template(processor: Any) -> None:
-    """Raise ValueError for a post-processor whose template has a token that it does not explain: the
-    library would panic at the first text.
+    """Raise ValueError for a post-processor whose template has a token that it does not explain:
+    the library would panic at the first text.
     """
     if not isinstance(processor, Mapping):
         return

@@ -66,8 +66,8 @@ class UnknownTexts:
 
 
 def unknown_token(backend: Any) -> tuple[int, str] | None:
-    """The id and the spelling of a tokenizer's unknown token; None where it has none, as a byte-level
-    one.
+    """The id and the spelling of a tokenizer's unknown token; None where it has none, as a
+    byte-level one.
     """
     spelling = getattr(backend.model, "unk_token", None)
     if not spelling:

@@ -77,12 +77,13 @@ def descend(
     state: State,
     steps: int | jax.Array,
 ) -> State:
-    """The state after the descent from ``state`` (Polak-Ribière), preconditioned, with a line search.
+    """The state after the descent from ``state`` (Polak-Ribière), preconditioned, with a line
+    search.
 
     It ends when all fits have converged, or when ``state.iteration`` is ``steps``; a fit that has
     converged does not move. ``bound`` [B, 1 or C, D + 1] is the diagonal that gradients are divided
-    by. ``penalty_gradient(weights)`` is linear. ``enough`` [B] is the squared norm of a gradient, in
-    the norm of 1 / bound, at which a fit has converged.
+    by. ``penalty_gradient(weights)`` is linear. ``enough`` [B] is the squared norm of a gradient,
+    in the norm of 1 / bound, at which a fit has converged.
     """
 
     def advance(state: State) -> State:

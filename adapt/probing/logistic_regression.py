@@ -60,10 +60,11 @@ def logistic(
 
 
 def sets_are_small(train: np.ndarray) -> bool:
-    """Whether the sets bool [S, N] have, on average, less than a quarter of the rows of their union.
+    """Whether the sets bool [S, N] have, on average, less than a quarter of the rows of their
+    union.
 
-    Each is then fitted on its own rows. What a step multiplies falls by that share; but matrices are
-    smaller, and each set needs a basis of its own, so that a smaller saving is none.
+    Each is then fitted on its own rows. What a step multiplies falls by that share; but matrices
+    are smaller, and each set needs a basis of its own, so that a smaller saving is none.
     """
     union = train.any(0).sum()
     return train.sum() < SMALL * union * len(train)
@@ -247,7 +248,8 @@ def few_counts(count: int) -> int:
 
 
 def principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x [N, D] -> (coordinates [N, R], axes [R, D]), whose product x is; R is the lesser of N and D.
+    """x [N, D] -> (coordinates [N, R], axes [R, D]), whose product x is; R is the lesser of N and
+    D.
 
     The axes are orthonormal; the columns of the coordinates are orthogonal, to float32.
     """

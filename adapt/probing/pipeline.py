@@ -199,6 +199,11 @@ class ProbeData:
         chunks = self.task.sequence_chunks(part.table, columns.texts)
         if len(columns.texts) == 1:
             chunks = with_prompt(chunks, self.prompt)
+        elif self.prompt:
+            raise StrategyError(
+                f"`prompt` {self.prompt!r} is put before single texts, and these are pairs: give "
+                '`prompt` ""'
+            )
         return text_batches(self.pretrained, chunks, layout)
 
 

@@ -1,5 +1,5 @@
-"""How fast many logistic regressions are fitted here, and how exactly, beside scikit-learn: on a few
-large sets, and on many that are small against their union.
+"""How fast many logistic regressions are fitted here, and how exactly, beside scikit-learn: on a
+few large sets, and on many that are small against their union.
 """
 
 import time

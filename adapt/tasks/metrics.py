@@ -73,7 +73,9 @@ def check_direction(name: str | None) -> None:
 
 
 def is_right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the class with the largest logit is the label, float64 [N]. logits [N, C], labels [N]."""
+    """Whether the class with the largest logit is the label, float64 [N]. logits [N, C], labels
+    [N].
+    """
     return (logits.argmax(-1) == labels).astype(np.float64)
 
 
@@ -166,11 +168,12 @@ def spans(logits: np.ndarray, labels: np.ndarray) -> Scores:
 
 
 def span_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """exact_match, and the F1 of the tokens of each example, float64 [N]: the best over its answers.
+    """exact_match, and the F1 of the tokens of each example, float64 [N]: the best over its
+    answers.
 
     Rajpurkar et al. 2016, 6.1, by the places of the encoder's tokens. logits [N, 2, L], labels int
-    [N, 2] or [N, A, 2]: first and last token, -1 for an answer that was cut off. nan where the first
-    one was.
+    [N, 2] or [N, A, 2]: first and last token, -1 for an answer that was cut off. nan where the
+    first one was.
     """
     predicted = best_spans(logits)[:, None]
     answers = labels.reshape(len(labels), -1, 2)

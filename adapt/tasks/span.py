@@ -30,9 +30,9 @@ class Span(Task):
     """Characters of a text, with or without a question; outputs [N, 2, L] by tokens.
 
     A label is ``[start, end]``, the end exclusive, or SQuAD's ``{"text": ["some words"],
-    "answer_start": [7]}``; either may be JSON in a string. Several answers of a row are scored by the
-    best of them, and the first is trained on. Offsets count characters, and an answer has to stand at
-    its offset.
+    "answer_start": [7]}``; either may be JSON in a string. Several answers of a row are scored by
+    the best of them, and the first is trained on. Offsets count characters, and an answer has to
+    stand at its offset.
     """
 
     primary_metric = "f1"
@@ -122,7 +122,9 @@ class Span(Task):
         # A copy: truncation is a setting of the object, and the checkpoint's own keeps its own.
         backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
         backend.enable_truncation(
-            tokenizer.max_length, strategy="only_second" if is_pair else "longest_first"
+            tokenizer.max_length,
+            strategy="only_second" if is_pair else "longest_first",
+            direction=tokenizer.side,
         )
         row = 0
         for chunk in self.sequence_chunks(table, columns):
@@ -244,7 +246,7 @@ def as_answers(value: Any) -> list[Any]:
 
 def whole(value: Any) -> int:
     """A whole number. Raises ValueError for another, which int() would cut, and for a boolean."""
-    if isinstance(value, bool) or int(value) != float(value):
+    if isinstance(value, bool) or not float(value).is_integer():
         raise ValueError(f"{value} is no whole number")
     return int(value)
 

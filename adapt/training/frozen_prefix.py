@@ -98,8 +98,8 @@ def make_prefix(model: Model, depth: int) -> Any:
 
 
 def suffix_batch(model: Model, batch: Mapping[str, Any], depth: int, hidden: Any) -> dict[str, Any]:
-    """The batch of the suffix: ``hidden``, the arrays of ``batch`` that a suffix reads, and those of
-    a loss.
+    """The batch of the suffix: ``hidden``, the arrays of ``batch`` that a suffix reads, and those
+    of a loss.
     """
     read = POOLED_SUFFIX_INPUTS if model.prefix_pools(depth) else SUFFIX_INPUTS
     unread = {*SUFFIX_INPUTS, *PREFIX_INPUTS} - {*read}

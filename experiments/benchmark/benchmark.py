@@ -9,8 +9,9 @@ minutes?
     python -m experiments.benchmark --device --peers torch/bin/python
 
 Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization
-included), in turn with transformers + torch and sentence-transformers, with its ONNX Runtime (float32
-and int8) and OpenVINO backends (as they come, and in float32), and with keras-hub on JAX. Each side is a process of its own that stays warm, and one works at a time. Also: what share of the
+included), in turn with transformers + torch and sentence-transformers, with its ONNX Runtime
+(float32 and int8) and OpenVINO backends (as they come, and in float32), and with keras-hub on JAX.
+Each side is a process of its own that stays warm, and one works at a time. Also: what share of the
 machine's matrix products each reaches, and the anonymous memory of extraction with N and 4 N
 sentences. Expect ratios that hold from run to run, and absolute figures that do not: quote the
 ratio. Some 15 minutes on 2 cores; leave the machine alone meanwhile (a note says if it was not).
@@ -215,8 +216,8 @@ def speed_of(entry: Mapping[str, Any], flops: float | None) -> dict[str, float]:
 
 
 def extract_memory(config: Config, texts: list[str], count: int) -> float:
-    """Peak RssAnon in MB of ``adapt extract`` as a user runs it, on the first ``count`` texts, which
-    are repeated as needed.
+    """Peak RssAnon in MB of ``adapt extract`` as a user runs it, on the first ``count`` texts,
+    which are repeated as needed.
     """
     path = config.out / f"memory-{count}.csv"
     out = config.out / f"memory-{count}"

@@ -99,7 +99,7 @@ def test_what_a_run_imported_is_never_imported_by_its_file(tmp_path):
         ('{"epochs": "three"}', "epochs is 'three': a whole number"),
         ('{"cache": "maybe"}', "cache is 'maybe': give one of auto, on, off"),
         ('{"experiment": "extract"}', "is of extract, not of finetune"),
-        ('{"loss": "mine.focal"}', "its own loss, mine.focal, .* from Python"),
+        ('{"loss": "mine.focal"}', "its own `loss`, .* from Python"),
         ('{"epochs": 3', "can't be read as JSON"),
         ("[3]", "holds no JSON object"),
         (None, "does not exist"),
@@ -155,7 +155,7 @@ def test_the_file_of_a_run_that_was_extended_needs_its_epochs(given, tmp_path):
     finetune.main(finetune.Config(**given | {"epochs": 1}, out=tmp_path / "run"))
     finetune.main(finetune.Config(**given | {"epochs": 2}, out=tmp_path / "run", resume=True))
     file = tmp_path / "run/config.json"
-    with pytest.raises(StrategyError, match=r"extended \(epochs 1 and 2\)"):
+    with pytest.raises(StrategyError, match=r"extended \(epochs 1 to 2\)"):
         config_of("--config", file, "--out", tmp_path / "other")
     assert config_of("--config", file, "--epochs", 1, "--out", tmp_path / "other").epochs == 1
     assert config_of("--resume", "--out", tmp_path / "run").epochs == 2
@@ -167,5 +167,5 @@ def test_the_file_of_a_run_with_weights_in_memory_is_refused(given, tmp_path):
     adapt.finetune(
         given["checkpoint"], TEXTS, LABELS, weights=weights, out=tmp_path / "one", **options
     )
-    with pytest.raises(StrategyError, match=r"its own weights, .* which no flag can bring back"):
+    with pytest.raises(StrategyError, match=r"its own `weights`, which no flag can bring back"):
         config_of("--config", tmp_path / "one/config.json")

@@ -181,3 +181,28 @@ def test_what_datasets_saved_is_read(tmp_path):
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot read"):
         read(tmp_path / "one")
+
+
+def test_tables_in_folders_that_are_parts(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        (tmp_path / "data" / part / "a.csv").write_text(f"text\n{part}\n")
+    with pytest.raises(DataError, match=r"data:train, .*data:test"):
+        read(tmp_path / "data")
+    assert texts_of(read(f"{tmp_path / 'data'}:test")) == ["test"]
+
+
+def test_a_file_that_names_our_own_columns_is_refused(photos):
+    folder = photos("a/1.png")
+    (folder / "metadata.csv").write_text("file_name,file\na/1.png,x\n")
+    with pytest.raises(DataError, match="the columns image and file are made here"):
+        read(folder)
+
+
+def test_a_document_beside_pictures_or_tables_is_left_out(photos, tmp_path, notes):
+    folder = photos("a/1.png")
+    (folder / "README.pdf").write_bytes(b"%PDF-1.4 and no more")
+    assert len(read(folder)) == 1 and "README.pdf" in notes.text
+    (tmp_path / "a.csv").write_text("text\na\n")
+    (tmp_path / "photos" / "a" / "1.png").rename(tmp_path / ".1.png")
+    assert texts_of(read(tmp_path)) == ["a"]

@@ -151,7 +151,13 @@ def test_a_fault_in_one_shard_is_one_of_the_column(file, tmp_path):
     file("shards/a.jsonl", '{"text": "a"}\n{"text": 5}')
     file("shards/b.jsonl", '{"text": "b"}')
     with pytest.raises(DataError, match=r"a.jsonl: row 2: column 'text' can't be read as one type"):
-        check_column(read(tmp_path / "shards"), "text")
+        read(tmp_path / "shards")
+
+
+def test_a_number_that_its_column_cannot_hold_is_an_error_of_the_column(file):
+    rows = [{"n": 2**60 + 1}] * 1000 + [{"n": 0.5}]
+    with pytest.raises(DataError, match="column 'n' can't be read as double"):
+        read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
 
 
 def test_a_blank_line_in_a_file_of_one_column_is_an_empty_text(file):

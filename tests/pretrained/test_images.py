@@ -40,7 +40,12 @@ def test_gray_of_16_bits_is_that_of_8():
 
 
 @pytest.mark.parametrize(
-    "values", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), -1, np.int32)]
+    "values",
+    [
+        np.full((4, 4), 0.5, np.float32),
+        np.full((4, 4), -1, np.int32),
+        np.full((4, 4), 99, np.int32),
+    ],
 )
 def test_numbers_whose_white_is_not_known_are_refused(values):
     with pytest.raises(DataError, match="row 2: its numbers"):

@@ -156,7 +156,9 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
 
 
 def token_id(value: Any, name: str, where: str) -> int:
-    """The id of a token, or the first of several. Raises :class:`CheckpointError` for anything else."""
+    """The id of a token, or the first of several. Raises :class:`CheckpointError` for anything
+    else.
+    """
     if isinstance(value, list) and value:
         value = value[0]
     if type(value) is not int:
