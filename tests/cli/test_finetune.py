@@ -61,6 +61,7 @@ ALSO = {
     "primary_metric",
     "truncated",
     "long",
+    "in_training_data",
     "commit",
     "command",
 }

@@ -110,8 +110,10 @@ def predictions(folder: Path, data: dict[str, str]) -> tuple[list[str], np.ndarr
     )
     predict.main(config)
     with config.out.open() as file:
-        _, *rows = csv.reader(file)
-    return [row[1] for row in rows], np.array([row[2:] for row in rows], np.float64)  # [0]: number
+        header, *rows = csv.reader(file)
+    first = header.index("prediction")  # after the number of a row and the name of a picture
+    probabilities = np.array([row[first + 1 :] for row in rows], np.float64)
+    return [row[first] for row in rows], probabilities
 
 
 # The same results
