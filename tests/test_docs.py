@@ -30,7 +30,7 @@ DOCS = ROOT / "docs"
 # The columns of each measured table, as its command writes them.
 TABLES = {
     "steps": speed_report.COLUMNS,
-    "extraction": speed_report.COLUMNS,
+    "extraction": speed_report.EXTRACTION_COLUMNS,
     "whole_runs": whole_runs_report.columns(num_rounds=5),
     "growth": growth.COLUMNS,
     "tuning": tuning.COLUMNS,

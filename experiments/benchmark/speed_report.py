@@ -19,6 +19,7 @@ from experiments.benchmark.table_files import (
 
 DISTURBED = 0.05  # share of the cores that others used in a round, above which a note says so
 COLUMNS = ("job", "adapt", "peer", "ratio")
+EXTRACTION_COLUMNS = (*COLUMNS, "cosine to adapt's vectors")
 
 
 def rows_of(result: Mapping[str, Any], job: str) -> list[dict[str, Any]]:
@@ -118,8 +119,8 @@ def write_tables(
     extraction = job_rows(result, "extract", title)
     for row, cosines in zip(extraction, cosine_texts(result), strict=True):
         row.append(cosines)
-    columns = (*COLUMNS, "cosine to adapt's vectors")
-    write_table(config.tables, "extraction", table_text(extraction_source, columns, extraction))
+    text = table_text(extraction_source, EXTRACTION_COLUMNS, extraction)
+    write_table(config.tables, "extraction", text)
 
 
 def cosine_texts(result: Mapping[str, Any]) -> list[str]:
