@@ -83,6 +83,39 @@ def atomic_path(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def parse_json(text: str) -> Any:
+    """The value that a JSON text holds.
+
+    Raises :class:`ValueError`, of which :class:`json.JSONDecodeError` is one, for anything else; as
+    it does for what Python's parser lets pass or fails at: a name that an object has twice, of
+    which the last value would silently win, and lists nested by the thousand.
+
+        >>> parse_json('{"a": [1, 2]}')
+        {'a': [1, 2]}
+    """
+    try:
+        return json.loads(text, object_pairs_hook=object_of)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises :class:`ValueError` for a name that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the name {twice!r} twice")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises :class:`OSError`, and :class:`ValueError` as
+    :func:`parse_json` does.
+    """
+    return parse_json(path.read_text("utf-8"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically. Raises :class:`OutputError` where it can't be written."""
     try:

@@ -301,7 +301,7 @@ def has_saved(out: Path) -> bool:
 def command_of(out: Path) -> str | None:
     """The command that wrote the folder ``out``, by its config.json; None if none did."""
     try:
-        return json.loads((out / "config.json").read_text("utf-8")).get("experiment")
+        return files.read_json(out / "config.json").get("experiment")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -318,7 +318,7 @@ def check_settings(
     digests are compared later.
     """
     try:
-        before = {**defaults, **json.loads((out / "config.json").read_text("utf-8"))}
+        before = {**defaults, **files.read_json(out / "config.json")}
     except (ValueError, TypeError) as error:
         raise OutputError(
             f"`resume`: {out / 'config.json'} is not what adapt wrote: {error}"
@@ -344,7 +344,7 @@ def grow(folder: Path, settings: Mapping[str, Any], may_grow: Collection[str]) -
     Its config.json then says so, and it is no longer finished: what result.json said goes.
     """
     file = folder / "config.json"
-    before = json.loads(file.read_text("utf-8"))
+    before = files.read_json(file)
     grown = {}
     for name in may_grow:
         if is_larger(settings[name], before.get(name)):
@@ -363,7 +363,7 @@ def grow(folder: Path, settings: Mapping[str, Any], may_grow: Collection[str]) -
 
 def extension(folder: Path) -> dict[str, Any]:
     """What config.json says of a run that got more later; {} of any other."""
-    before = json.loads((folder / "config.json").read_text("utf-8")).get(EXTENDED)
+    before = files.read_json(folder / "config.json").get(EXTENDED)
     return {EXTENDED: before} if before else {}
 
 
@@ -387,7 +387,7 @@ def check_same_origin(out: Path, origin: Mapping[str, Any]) -> None:
 def read_lineage(out: Path) -> dict[str, Any]:
     """The lineage.json of the run in ``out``. Raises :class:`OutputError` where it can't be read."""
     try:
-        return dict(json.loads((out / "lineage.json").read_text("utf-8")))
+        return dict(files.read_json(out / "lineage.json"))
     except (OSError, ValueError, TypeError) as error:
         raise OutputError(
             f"`resume`: {out / 'lineage.json'} can't be read ({error}): start anew with `overwrite`"

@@ -35,6 +35,22 @@ def test_json_is_for_people_too(tmp_path):
     assert (tmp_path / "a.json").read_text() == '{\n "b": [\n  1,\n  null\n ]\n}'
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"a": 1, "b": 2, "a": 3}', "the name 'a' twice"),
+        ('[{"a": {"b": 1, "b": 1}}]', "the name 'b' twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "4300"),
+        ("{", "line 1"),
+        ("", "line 1"),
+    ],
+)
+def test_json_that_is_none_is_a_value_error(text, fault):
+    with pytest.raises(ValueError, match=fault):
+        files.parse_json(text)
+
+
 def test_an_error_in_the_block_leaves_the_file_as_it_was(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("old")

@@ -5,7 +5,6 @@ It is the file that ``--config`` names, or with ``--resume`` that of the run in 
 
 import dataclasses
 import difflib
-import json
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -144,7 +143,7 @@ def read_object(name: str, command: str, origin: str) -> dict[str, Any]:
     if files.is_remote(name):
         buckets.check(name)
     try:
-        content = json.loads(files.to_path(name).read_text("utf-8"))
+        content = files.read_json(files.to_path(name))
     except FileNotFoundError:
         raise StrategyError(f"{origin} does not exist") from None
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt.data import squad
 from adapt.errors import DataError, first_line
+from adapt.files import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -185,9 +186,11 @@ def read_json(path: Path) -> Iterator[Object]:
 def is_part_of_one(first: str) -> bool:
     """Whether the first line of a file is no row: a part of an object, or all of SQuAD's."""
     try:
-        return squad.is_squad(json.loads(first or "{}"))
+        return squad.is_squad(parse_json(first or "{}"))
     except json.JSONDecodeError:
         return bool(first.strip())
+    except ValueError:  # of a whole line, which is read again and refused
+        return False
 
 
 def parse_object(path: Path, lines: list[str]) -> Iterator[Object]:
@@ -196,9 +199,11 @@ def parse_object(path: Path, lines: list[str]) -> Iterator[Object]:
     Raises :class:`DataError` for another object, and for lines that are no JSON.
     """
     try:
-        content = json.loads("\n".join(lines))
+        content = parse_json("\n".join(lines))
     except json.JSONDecodeError:
         content = None
+    except ValueError as error:
+        raise DataError(f"{path} can't be read: {error}") from error
     if squad.is_squad(content):
         yield from squad.squad_rows(path, content)
     elif isinstance(content, dict):
@@ -210,9 +215,11 @@ def parse_object(path: Path, lines: list[str]) -> Iterator[Object]:
 def parse_list(path: Path, text: str) -> Iterator[Object]:
     """The objects in the text of one JSON list."""
     try:
-        entries = json.loads(text)
+        entries = parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno} is not JSON: {error.msg}") from error
+    except ValueError as error:
+        raise DataError(f"{path} can't be read: {error}") from error
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
             raise DataError(f"{path}: entry {number} is not a JSON object")
@@ -225,9 +232,11 @@ def parse_lines(path: Path, lines: Iterable[str]) -> Iterator[Object]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}: line {number} is not JSON: {error.msg}") from error
+        except ValueError as error:
+            raise DataError(f"{path}: line {number} can't be read: {error}") from error
         if not isinstance(entry, dict):
             raise DataError(f"{path}: line {number} is not a JSON object")
         yield entry

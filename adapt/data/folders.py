@@ -7,7 +7,6 @@ however deep, and every file is taken, or named with why it is not.
 """
 
 import csv
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.errors import DataError, first_line
+from adapt.files import parse_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -150,7 +150,7 @@ def metadata_rows(file: Path) -> list[dict[str, Any]]:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             if file.suffix == ".csv":
                 return list(csv.DictReader(lines))
-            return [dict(json.loads(line)) for line in lines if line.strip()]
+            return [dict(parse_json(line)) for line in lines if line.strip()]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"cannot read {file}: {first_line(error)}") from None
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
+from adapt.files import parse_json
 from adapt.ragged import Ragged
 
 logger = logging.getLogger(__name__)
@@ -109,11 +110,12 @@ def tag_list(value: Any) -> list:
 def read_list(text: str) -> list:
     """A JSON list. Raises ValueError for anything else."""
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        values = parse_json(text)
+    except ValueError as error:
         if spells_list(text):
             raise ValueError(NOT_JSON) from error
-        raise ValueError(f"is not a JSON list: {error.msg}") from error
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise ValueError(f"is not a JSON list: {reason}") from error
     if not isinstance(values, list):
         raise ValueError("is not a JSON list")
     return values

@@ -515,7 +515,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     """
     path = folder / file
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = files.read_json(path)
     except FileNotFoundError:
         check_no_adapter(folder)
         raise CheckpointError(
@@ -614,7 +614,7 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
         content = np.memmap(path, np.uint8, "r")
         # The size of the header in 8 bytes, the header, the tensors.
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        header = json.loads(content[8:start].tobytes())
+        header = files.parse_json(content[8:start].tobytes().decode())
         for name in list(file.keys()):
             if header[name]["dtype"] != "F32":
                 tensors[name] = file.get_tensor(name)

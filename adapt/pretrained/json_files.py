@@ -1,9 +1,9 @@
 """The JSON files of a checkpoint's folder that it may do without."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from adapt import files
 from adapt.errors import CheckpointError
 
 
@@ -34,7 +34,7 @@ def read(file: Path, absent: Any) -> Any:
     if not file.exists():
         return absent
     try:
-        return json.loads(file.read_text("utf-8"))
+        return files.read_json(file)
     except (ValueError, OSError) as error:
         kind = "object" if isinstance(absent, dict) else "list"
         raise CheckpointError(f"{file} is not a JSON {kind}: {error}") from None

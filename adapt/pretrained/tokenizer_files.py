@@ -19,6 +19,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from adapt.errors import CheckpointError, first_line
+from adapt.files import read_json
 from adapt.options import Long
 from adapt.pretrained.json_files import read_settings
 from adapt.pretrained.tokenizer import Tokenizer
@@ -131,7 +132,7 @@ def read_content(file: Path) -> Settings:
     """The object in tokenizer.json; {} for another file. Raises ValueError for anything else in it."""
     if file.name != "tokenizer.json":
         return {}
-    content = json.loads(file.read_text("utf-8"))
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, not an object")
     check_template(content.get("post_processor"))

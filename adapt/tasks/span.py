@@ -1,6 +1,5 @@
 """The part of a text that answers: where it starts and where it ends."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from adapt.data.examples import Examples
 from adapt.data.labels import Labels, shortened
 from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
+from adapt.files import parse_json
 from adapt.models import Span as SpanHead
 from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
@@ -220,7 +220,7 @@ def read_answers(table: Table, row: int, value: Any) -> list[Answer]:
     """
     answers: list[Answer] = []
     try:
-        span = json.loads(value) if isinstance(value, str) else value
+        span = parse_json(value) if isinstance(value, str) else value
         if isinstance(span, dict):
             starts = as_answers(span["answer_start"])
             texts = as_answers(span["text"])

@@ -20,7 +20,6 @@ becomes the best one later. Its ``overwrite`` deletes before it writes.
 
 import contextlib
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -35,7 +34,7 @@ import jax
 import numpy as np
 
 from adapt.errors import CheckpointError, OutputError, TreeError
-from adapt.files import need_space, replace_folder, write_json, write_text
+from adapt.files import need_space, read_json, replace_folder, write_json, write_text
 from adapt.parallel.multihost import barrier, is_lead_process
 from adapt.parallel.sharding import Layout, device_put
 from adapt.training import optim
@@ -160,7 +159,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """``{"last": {"folder": ..., ...}, "best": {...}}``; empty before the first save."""
     file = folder / INDEX
     try:
-        index = json.loads(file.read_text("utf-8"))
+        index = read_json(file)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adapt.errors import OutputError
+from adapt.errors import CheckpointError, OutputError
+from adapt.files import parse_json
 from adapt.parallel.multihost import is_lead_process
 from adapt.training.events import Event, Stepped, Validated
 
@@ -96,7 +97,22 @@ class MetricsLog:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl; none where there is no such file."""
+    """The records of a metrics.jsonl; none where there is no such file.
+
+    A last line without an end, as a process leaves it that is killed while it writes, is no record.
+    Raises :class:`CheckpointError` for any other line that is none.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    records = []
+    with path.open("rb") as file:
+        complete = [line for line in file if line.endswith(b"\n")]
+    for number, line in enumerate(complete, 1):
+        try:
+            record = parse_json(line.decode())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: line {number} is no record: {error}") from None
+        if not isinstance(record, dict):
+            raise CheckpointError(f"{path}: line {number} is no record: it is no JSON object")
+        records.append(record)
+    return records

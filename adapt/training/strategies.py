@@ -24,6 +24,7 @@ from typing import Any
 
 from adapt import tree
 from adapt.errors import RuleError, StrategyError
+from adapt.files import parse_json
 from adapt.models import EncoderConfig
 from adapt.models.peft import PEFT_FIELDS
 from adapt.options import is_of, wanted
@@ -531,7 +532,7 @@ def parse_own(text: str, layers: int, epochs: int) -> Strategy:
     all.
     """
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         phases = [Phase(**phase) for phase in content.pop("phases")]
         own = Strategy(tuple(phases), **content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
