@@ -35,6 +35,7 @@ from adapt.options import (
     DType,
     FinetuningOptions,
     Long,
+    Offsets,
     Remat,
     TrainingOptions,
     check_seeds,
@@ -64,7 +65,12 @@ from adapt.training.strategies import Phase, Strategy
 logger = logging.getLogger(__name__)
 
 # The settings of a run that has none of these: one of the command, or one from before they were.
-OF_THE_COMMAND = {"held_out": HELD_OUT, "split_seed": None, "rate_factor": 1.0}
+OF_THE_COMMAND = {
+    "held_out": HELD_OUT,
+    "split_seed": None,
+    "rate_factor": 1.0,
+    "offsets": "characters",
+}
 
 
 def finetune(
@@ -96,6 +102,7 @@ def finetune(
     text_pair_column: str | None = None,
     label_column: str = "label",
     image_column: str | None = None,
+    offsets: Offsets = "characters",
     pooling: str | None = None,
     layers: tuple[int, ...] = (),
     mix: Literal["concat", "learned"] = "concat",
@@ -214,6 +221,7 @@ def finetune(
         label=label_column,
         image=image_column,
         weight=weights if isinstance(weights, str) else None,
+        offsets=offsets,
     )
     callbacks = as_callbacks(callbacks)
     folder = check_out(
@@ -527,6 +535,7 @@ def settings_of(
         "label_column": columns.label,
         "image_column": columns.image,
         "weight_column": columns.weight,
+        "offsets": columns.offsets,
         **more,
     }
     return run_folder.as_json(settings)

@@ -29,6 +29,7 @@ Remat = Literal["none", "block", "dots"]
 Decay = Literal["linear", "cosine", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
 Long = Literal["head", "head+tail", "windows"]
+Offsets = Literal["characters", "utf16", "bytes"]
 
 HELD_OUT = 0.1  # of the training rows, for validation, where no validation data are named
 
@@ -136,6 +137,8 @@ class LabelledRunColumnOptions(RunColumnOptions):
 
     # the column of the labels; default: as in training
     label_column: str | None = None
+    # what the offsets of spans count; default: as in training
+    offsets: Offsets | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,8 @@ class DataOptions(LabelledColumnOptions, SetOptions):
     text_pair_column: str | None = None
     # of the training set: how much each example counts in the loss, a number of at least 0
     weight_column: str | None = None
+    # what the offsets of spans count: characters, UTF-16 units (as JavaScript does) or UTF-8 bytes
+    offsets: Offsets = "characters"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from adapt.data.inputs import IN_MEMORY, Columns, GivenAgain, by_part, make_tabl
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
-from adapt.options import HELD_OUT, FinetuningOptions, Long, RunColumnOptions
+from adapt.options import HELD_OUT, FinetuningOptions, Long, Offsets, RunColumnOptions
 from adapt.predicting import Predictions, check_predicts, predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
@@ -32,7 +32,7 @@ from adapt.training import checkpoint, strategies
 from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
 
-COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column", "image_column")
+COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column", "image_column", "offsets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Run:
             text_pair=settings.get("text_pair_column"),
             label=settings.get("label_column") or "label",
             image=settings.get("image_column"),
+            offsets=settings.get("offsets") or "characters",
         )
 
     def columns_by(self, options: RunColumnOptions) -> Columns:
@@ -90,6 +91,7 @@ class Run:
             text_pair=options.text_pair_column or of_training.text_pair,
             label=getattr(options, "label_column", None) or of_training.label,
             image=options.image_column or of_training.image,
+            offsets=getattr(options, "offsets", None) or of_training.offsets,
         )
 
     @property
@@ -171,16 +173,22 @@ class Run:
         labels: Any = None,
         on_progress: OnProgress | None = None,
         metrics: Mapping[str, Metric] | None = None,
+        *,
+        offsets: Offsets | None = None,
     ) -> dict[str, float | None]:
         """The scores of labelled inputs, as ``{metric: score}`` with the mean ``loss``.
 
         ``inputs`` and ``labels`` are as in training, and so are ``metrics`` of one's own, which a
         run does not keep. A bundled set by its name is its test part. ``on_progress(done, total)``
-        counts outputs. None is a score that is not defined. Raises :class:`DataError` for a label
-        that is unseen in training.
+        counts outputs. ``offsets`` of spans count what they did in training, unless they are named.
+        None is a score that is not defined. Raises :class:`DataError` for a label that is unseen in
+        training.
         """
         metrics = check_own(metrics)
-        table, columns = self.make_labelled_table(inputs, labels)
+        columns = self.columns
+        if offsets is not None:
+            columns = dataclasses.replace(columns, offsets=offsets)
+        table, columns = self.make_labelled_table(inputs, labels, columns)
         scores = score_table(self.pretrained, table, columns, on_progress, metrics)
         return {name: finite(value) for name, value in scores.items()}
 

@@ -24,7 +24,7 @@ from adapt.comparison.summary import Answer, Row, mean_floors, summarise
 from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
 from adapt.errors import OutputError, StrategyError
-from adapt.options import DType, FinetuningOptions, Long, is_of
+from adapt.options import DType, FinetuningOptions, Long, Offsets, is_of
 from adapt.prepared import check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
@@ -151,6 +151,7 @@ def compare(
     text_pair_column: str | None = None,
     label_column: str = "label",
     image_column: str | None = None,
+    offsets: Offsets = "characters",
     pooling: str | None = None,
     layers: tuple[int, ...] = (),
     mix: Literal["concat", "learned"] = "concat",
@@ -205,7 +206,11 @@ def compare(
         score=score,
     )
     columns = Columns(
-        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+        text=text_column,
+        text_pair=text_pair_column,
+        label=label_column,
+        image=image_column,
+        offsets=offsets,
     )
     if out is not None:
         files.local_path(out, "out")

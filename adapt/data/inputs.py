@@ -19,7 +19,7 @@ from adapt.data import bundled, tables
 from adapt.data.labels import column_names
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
-from adapt.options import LabelledColumnOptions
+from adapt.options import LabelledColumnOptions, Offsets, is_of, wanted
 
 # What messages and config.json call data that have no name.
 IN_MEMORY = {
@@ -54,15 +54,21 @@ PAIR = "text_pair"  # the column of the second texts, and of further ones text_p
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are read; ``text_pair`` and ``label`` may name several: ``a,b``."""
+    """Which columns of a table are read; ``text_pair`` and ``label`` may name several: ``a,b``.
+
+    ``offsets`` is what the offsets of spans count.
+    """
 
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
     image: str | None = None
     weight: str | None = None
+    offsets: Offsets = "characters"
 
     def __post_init__(self) -> None:
+        if not is_of(self.offsets, Offsets):
+            raise StrategyError(f"`offsets` is {self.offsets!r}: {wanted(Offsets)}")
         for field in dataclasses.fields(self):
             name = getattr(self, field.name)
             is_optional = field.default is None
@@ -81,6 +87,7 @@ class Columns:
             label=options.label_column,
             image=options.image_column,
             weight=getattr(options, "weight_column", None),
+            offsets=getattr(options, "offsets", "characters"),
         )
 
     @property

@@ -25,6 +25,7 @@ import numpy as np
 from adapt import tree
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
+from adapt.data.inputs import Columns
 from adapt.data.labels import Labels
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
@@ -184,6 +185,17 @@ class Task(abc.ABC):
 
         Raises DataError, with the row, for anything that is not exactly understood.
         """
+
+    def read_table(self, table: Table, columns: Columns) -> Table:
+        """The table with labels as the other methods take them: offsets count characters.
+
+        Raises :class:`StrategyError` for ``offsets`` of a task without spans.
+        """
+        if columns.offsets != "characters":
+            raise StrategyError(
+                f"`offsets` {columns.offsets} is of spans, and the task is {self.name}: leave it out"
+            )
+        return table
 
     def check_labels(self, table: Table, column: str, columns: Sequence[str]) -> None:
         """Raise DataError, with the row, for labels that contradict their texts in ``columns``."""

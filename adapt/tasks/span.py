@@ -1,5 +1,7 @@
 """The part of a text that answers: where it starts and where it ends."""
 
+import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,12 +10,14 @@ import numpy as np
 
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
+from adapt.data.inputs import Columns
 from adapt.data.labels import Labels, shortened
+from adapt.data.offsets import NAMES, agreeing_unit, characters_before, num_units
 from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.files import parse_json
 from adapt.models import Span as SpanHead
-from adapt.options import TaskOptions
+from adapt.options import Offsets, TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Text, gather, left_out
 from adapt.tasks import metrics
@@ -56,6 +60,24 @@ class Span(Task):
         most = max(map(len, rows), default=1)
         spans = [answers + answers[:1] * (most - len(answers)) for answers in rows]
         return one_answer(np.array(spans, np.int64).reshape(len(rows), most, 2))
+
+    def read_table(self, table: Table, columns: Columns) -> Table:
+        """The table with offsets that count characters.
+
+        Raises DataError where an answer's text does not stand at its offset.
+        """
+        if columns.offsets == "characters":
+            return table
+        labels = []
+        contexts = (text for _, text in numbered_values(table, columns.text))
+        values = numbered_values(table, columns.label)
+        for (row, value), context in zip(values, contexts, strict=True):
+            answers = read_answers(table, row, value, columns.offsets)
+            where = f"{table.name}: row {row}"
+            labels.append(json.dumps(in_characters(where, context or "", answers, columns.offsets)))
+        rows = table.rows.remove_columns(columns.label)
+        rows = rows.add_column(columns.label, labels)  # pyright: ignore[reportCallIssue]
+        return dataclasses.replace(table, rows=rows)
 
     def check_labels(self, table: Table, column: str, columns: Sequence[str]) -> None:
         """Raise DataError where an answer's text does not stand at its offset."""
@@ -213,8 +235,8 @@ def token_span(encoding: Any, start: int, end: int, text_number: int) -> tuple[i
     return (-1, -1) if first is None or last is None else (first, last)
 
 
-def read_answers(table: Table, row: int, value: Any) -> list[Answer]:
-    """The answers of a row: (first character, the one after the last, the text or None).
+def read_answers(table: Table, row: int, value: Any, unit: Offsets = "characters") -> list[Answer]:
+    """The answers of a row: (where it begins, where it has ended, the text or None), in units.
 
     Raises DataError with the row.
     """
@@ -225,11 +247,12 @@ def read_answers(table: Table, row: int, value: Any) -> list[Answer]:
             starts = as_answers(span["answer_start"])
             texts = as_answers(span["text"])
             for start, text in zip(starts, texts, strict=True):
-                answers.append((whole(start), whole(start) + len(text), str(text)))
+                end = whole(start) + num_units(text, unit)
+                answers.append((whole(start), end, str(text)))
         else:
             start, end = map(whole, span)
             answers.append((start, end, None))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         answers = []
     if not answers or not all(0 <= start < end for start, end, _ in answers):
         raise DataError(
@@ -258,27 +281,48 @@ def without_answer(value: Any) -> str:
     return ""
 
 
-def check_answer(where: str, context: str, answer: Answer) -> None:
-    """Raise DataError where an answer's text does not stand at its offset."""
-    start, end, text = answer
-    if text is None or context[start:end] == text:
-        return
-    said = f"{where}: the answer {shortened(text)!r} is not at {start}, where its text has "
-    said += f"{shortened(context[start:end])!r}: "
-    place = context.find(text)
-    if place < 0:
-        raise DataError(f"{said}it is nowhere in the text, so answer or text was changed")
-    for unit, codec, size in (("UTF-16 units", "utf-16-le", 2), ("UTF-8 bytes", "utf-8", 1)):
-        before = context.encode(codec, "surrogatepass")[: size * start]
-        characters = before.decode(codec, "replace")
-        if context.startswith(text, len(characters)) and context.startswith(characters):
-            cut = "[: 2 * start]" if size == 2 else "[:start]"
+def in_characters(where: str, context: str, answers: Sequence[Answer], unit: Offsets) -> Any:
+    """The answers of a row as a label whose offsets count characters.
+
+    Raises DataError where one does not stand at its offset, or where that is no place in the text.
+    """
+    spans = []
+    for answer in answers:
+        check_answer(where, context, answer, unit)
+        places = [characters_before(context, offset, unit) for offset in answer[:2]]
+        if None in places:
             raise DataError(
-                f"{said}offsets are counted in {unit} and have to be in characters, "
-                f"here {len(characters)}: "
-                f"len(context.encode('{codec}'){cut}.decode('{codec}'))"
+                f"{where}: the span {answer[0]} to {answer[1]} lies beyond its text or within a "
+                f"character, counted in {NAMES[unit]} as `offsets` {unit} says"
             )
-    raise DataError(f"{said}it begins at {place}; offsets count characters from 0")
+        spans.append(places)
+    if any(text is None for _, _, text in answers):
+        return spans[0]
+    starts = [start for start, _ in spans]
+    return {"text": [text for _, _, text in answers], "answer_start": starts}
+
+
+def check_answer(where: str, context: str, answer: Answer, unit: Offsets = "characters") -> None:
+    """Raise DataError where an answer's text does not stand at its offset."""
+    start, _, text = answer
+    if text is None:
+        return
+    place = characters_before(context, start, unit)
+    if place is not None and context.startswith(text, place):
+        return
+    shown = "nothing" if place is None else shortened(context[place : place + len(text)])
+    said = f"{where}: the answer {shortened(text)!r} is not at {start}, where its text has "
+    said += f"{shown!r}: "
+    if text not in context:
+        raise DataError(f"{said}it is nowhere in the text, so answer or text was changed")
+    agreeing = agreeing_unit(context, start, text)
+    if agreeing is not None:
+        raise DataError(
+            f"{said}its offset counts {NAMES[agreeing]}, not {NAMES[unit]}: give `offsets` "
+            f"{agreeing}"
+        )
+    first = num_units(context[: context.index(text)], unit)
+    raise DataError(f"{said}it begins at {first}; offsets count {NAMES[unit]} from 0")
 
 
 def without_spaces(table: Table, row: int, text: str, start: int, end: int) -> tuple[int, int]:
