@@ -494,7 +494,7 @@ def check_scores(plan: Plan, data: TaskData) -> None:
         check_direction(data.primary_metric)
     validation = data.sets["validation"]
     outputs = random_outputs(plan, validation.num_outputs)
-    of_task = data.task.metrics(outputs, validation.targets, data.names)
+    of_task = data.task.metrics(outputs, data.task.truth(validation), data.names)
     if own & of_task.keys():
         raise StrategyError(
             f"`metrics` has the name {min(own & of_task.keys())!r}, which is the task's own: "
@@ -687,7 +687,8 @@ def test_best(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
             active = session.enter(phase, frozen, data, None)
         # On the devices, as the parameters of validations were: else it would compile once more.
         metrics, loss = active.evaluate(sharding.shard_tree(params, plan.layout), "test")
-        baseline = data.task.baseline(data.sets["train"].targets, data.sets["test"].targets)
+        truth = {name: data.task.truth(data.sets[name]) for name in ("train", "test")}
+        baseline = data.task.baseline(truth["train"], truth["test"])
         scores = {name: finite(value) for name, value in [*metrics.items(), ("loss", loss)]}
         scores |= {name: finite(value) for name, value in baseline.items()}
     session.laps.lap("evaluate")

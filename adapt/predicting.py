@@ -197,7 +197,7 @@ def score_table(
     forward, params = shared_pass([run])
     batches = counted(part.eval_batches(), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
-    scores = dict(task.metrics(outputs, part.targets, task.output_names(names)))
+    scores = dict(task.metrics(outputs, task.truth(part), task.output_names(names)))
     scores |= own_scores(metrics or {}, outputs, part.targets)
     scores["loss"] = task.mean_loss(outputs, part.targets)
     return scores

@@ -90,12 +90,12 @@ class TaskData:
 
     @property
     def primary_metric(self) -> str:
-        return self.score or self.task.primary_metric
+        return self.score or self.task.deciding_metric(self.names)
 
-    def scores(self, outputs: np.ndarray, labels: np.ndarray) -> Scores:
+    def scores(self, outputs: np.ndarray, part: Examples) -> Scores:
         """All metrics of a set, those of the task first."""
-        scores = self.task.metrics(outputs, labels, self.names)
-        return scores | own_scores(self.metrics, outputs, labels)
+        scores = self.task.metrics(outputs, self.task.truth(part), self.names)
+        return scores | own_scores(self.metrics, outputs, part.targets)
 
     @property
     def latest_is_best(self) -> bool:
@@ -110,7 +110,7 @@ class TaskData:
         def evaluate_set(params: tree.Tree, name: str) -> tuple[Scores, float]:
             part = self.sets[name]
             outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
-            scores = self.scores(outputs, part.targets)
+            scores = self.scores(outputs, part)
             return scores, self.task.mean_loss(outputs, part.targets)
 
         return evaluate_set

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from adapt.cli import console
+from adapt.tasks.metrics import is_of_a_class
 from adapt.training import events
 
 
@@ -110,7 +111,8 @@ def values_of(record: Mapping[str, float]) -> dict[str, str]:
 
 def validation_line(event: events.Validated, shows_epoch: bool = True) -> str:
     """``epoch 1, step 297   validation loss 0.5012   accuracy 0.7531``."""
-    scores = [f"{name} {value:.4f}" for name, value in event.scores.items()]
+    shown = {name: value for name, value in event.scores.items() if not is_of_a_class(name)}
+    scores = [f"{name} {value:.4f}" for name, value in shown.items()]
     where = f"step {event.step:,}"
     if shows_epoch:
         where = f"epoch {event.epoch + 1}, {where}"

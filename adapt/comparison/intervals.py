@@ -1,5 +1,6 @@
 """Intervals of a score over seeds and test examples, by the bootstrap."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,14 +20,14 @@ def resampled(
 ) -> np.ndarray:
     """The score, the mean over seeds, of every resample: float64 [draws], nan where not defined.
 
-    Seeds are drawn with replacement, and of each one's test as many examples as it has: the same
-    ones for every seed where ``is_one_test``. Resamples depend on the numbers of seeds and examples
-    alone, so those of two strategies can be subtracted.
+    Seeds are drawn with replacement, and of each one's test as many examples as it has (sentences,
+    where the score is of what spans words): the same ones for every seed where ``is_one_test``.
+    Resamples depend on the numbers of seeds and examples alone, so those of two strategies can be
+    subtracted.
     """
     by_seed = [scorer(task, names, metric, *test) for test in tests]
-    sizes = [len(targets) for _, targets in tests]
-    means = example_scores(task, names, metric, tests[0]) is not None
-    draws = DRAWS if means else DRAWS_OF_A_METRIC
+    sizes = [of_seed.size for of_seed in by_seed]
+    draws = DRAWS if by_seed[0].is_quick else DRAWS_OF_A_METRIC
     random = np.random.default_rng(SEED)
     scores = np.zeros(draws)
     for draw in range(draws):
@@ -34,7 +35,7 @@ def resampled(
         rows = [random.integers(size, size=size) for size in sizes[: 1 if is_one_test else None]]
         of_seeds = {}
         for seed in set(chosen.tolist()):
-            of_seeds[seed] = by_seed[seed](rows[0 if is_one_test else seed])
+            of_seeds[seed] = by_seed[seed].score(rows[0 if is_one_test else seed])
         scores[draw] = np.mean([of_seeds[seed] for seed in chosen.tolist()])
     return scores
 
@@ -47,20 +48,28 @@ def interval(scores: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def example_scores(
-    task: Task, names: Sequence[str], metric: str, test: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray | None:
-    """What each example counts in a score that is a mean over them; None for another score."""
-    return task.example_scores(*test, names).get(metric)
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """The score of some examples of a test, by their rows, of which there are ``size``."""
+
+    score: Callable[[np.ndarray], float]
+    size: int
+    is_quick: bool
 
 
 def scorer(
     task: Task, names: Sequence[str], metric: str, outputs: np.ndarray, targets: np.ndarray
-) -> Callable[[np.ndarray], float]:
-    """The score of some examples of a test, by their rows."""
-    values = example_scores(task, names, metric, (outputs, targets))
+) -> Scorer:
+    """How a score is computed of examples that are drawn: from means or sums over examples where
+    it is made of such, else anew.
+    """
+    values = task.example_scores(outputs, targets, names).get(metric)
     if values is not None:
-        return lambda rows: float(values[rows].mean())
+        return Scorer(lambda rows: float(values[rows].mean()), len(values), is_quick=True)
+    ratio = task.score_ratios(outputs, targets, names).get(metric)
+    if ratio is not None:
+        above, below = ratio
+        return Scorer(lambda rows: quotient(above[rows], below[rows]), len(above), is_quick=True)
     # An example may have several outputs, one after the other: choices, the two of a pair.
     grouped = outputs.reshape(len(targets), -1, *outputs.shape[1:])
 
@@ -68,4 +77,10 @@ def scorer(
         some = grouped[rows].reshape(-1, *outputs.shape[1:])
         return float(task.metrics(some, targets[rows], names)[metric])
 
-    return score
+    return Scorer(score, len(targets), is_quick=False)
+
+
+def quotient(above: np.ndarray, below: np.ndarray) -> float:
+    """The sum of one by the sum of the other; nan where that is 0."""
+    total = below.sum()
+    return float(above.sum() / total) if total else float("nan")

@@ -111,7 +111,7 @@ def read_material(
         label_type=kind,
         train=training,
         validation=validation,
-        metric=compared.score or task.primary_metric,
+        metric=compared.score or task.deciding_metric(task.output_names(names)),
         tests=read,
         folds=folds,
     )
@@ -204,12 +204,13 @@ def score_outputs(
     for name, values in outputs.items():
         scores[name] = as_finite(task.metrics(values, targets[name], names))
     train = task.pair_examples(material.train.take(draw.train), seed)
-    return scores, as_finite(task.baseline(train.targets, targets["test"]))
+    return scores, as_finite(task.baseline(task.truth(train), targets["test"]))
 
 
 def targets_of(material: Material, draw: Draw, seed: int) -> dict[str, np.ndarray]:
-    """The labels of every test set in the order of the outputs."""
+    """What the outputs of every test set are scored against, in their order."""
+    task = material.task
     targets = {}
     for name, examples in test_examples(material, draw).items():
-        targets[name] = material.task.pair_examples(examples, seed).targets
+        targets[name] = task.truth(task.pair_examples(examples, seed))
     return targets

@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapt.data import squad
+from adapt.data import conll, squad
 from adapt.errors import DataError, first_line
 from adapt.files import parse_json
 
@@ -36,8 +36,8 @@ csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,0
 
 
 def write_arrow(path: Path, kind: str, target: Path) -> None:
-    """The rows of the file ``path``, of kind ``csv``, ``tsv``, ``json`` or ``lines``, as an Arrow
-    file. ``target`` is there whole or not at all.
+    """The rows of the file ``path``, of kind ``csv``, ``tsv``, ``conll``, ``json`` or ``lines``, as
+    an Arrow file. ``target`` is there whole or not at all.
 
     Raises :class:`DataError` naming the line, or the rows, that can't be read.
     """
@@ -48,6 +48,9 @@ def write_arrow(path: Path, kind: str, target: Path) -> None:
     elif kind == "lines":
         records = ([line] for line in text_lines(path))
         schema, batches = text_batches(chain([["text"]], records))
+    elif kind == "conll":
+        names, sentences = conll.read_conll(path, text_lines(path))
+        schema, batches = text_batches(chain([names], sentences), pa.list_(pa.string()))
     else:
         schema, batches = text_batches(read_csv(path, DELIMITERS[kind]))
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -58,17 +61,20 @@ def write_arrow(path: Path, kind: str, target: Path) -> None:
 
 
 def text_batches(
-    records: Iterator[list[str]],
+    records: Iterator[list[Any]], kind: "pa.DataType | None" = None
 ) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
-    """(schema, batches) of records of text, the first of which names the columns."""
+    """(schema, batches) of records of text, or of another kind, the first of which names the
+    columns.
+    """
     import pyarrow as pa
 
-    schema = pa.schema([(name, pa.string()) for name in next(records)])
+    kind = kind or pa.string()
+    schema = pa.schema([(name, kind) for name in next(records)])
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in batched(records):
             columns = zip(*batch, strict=True)
-            arrays = [pa.array(values, pa.string()) for values in columns]
+            arrays = [pa.array(values, kind) for values in columns]
             yield pa.record_batch(arrays, schema=schema)
 
     return schema, batches()

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapt import buckets
-from adapt.data import bundled, folders
-from adapt.data.arrow import read_faults, write_arrow
+from adapt.data import bundled, conll, folders
+from adapt.data.arrow import read_faults, text_lines, write_arrow
 from adapt.errors import DataError, OutputError, first_line
 from adapt.files import is_remote
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
@@ -34,6 +34,11 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
+    ".conll": "conll",
+    ".conllu": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bio": "conll",
     ".json": "json",
     ".jsonl": "json",
     ".parquet": "parquet",
@@ -66,7 +71,7 @@ class Table:
 
 
 def read(spec: str | Path, split: str | None = None) -> Table:
-    """A table from a file (.csv .tsv .tab .json .jsonl .parquet), a folder (of pictures, of the
+    """A table from a file (.csv .tsv .tab .json .jsonl .parquet .conll), a folder (of pictures, of the
     shards of a table, or one that `save_to_disk` wrote), a bundled set, or a data set on the hub.
     ``name:split`` is the same as ``split``.
 
@@ -113,6 +118,8 @@ def read_rows(name: str, split: str | None) -> "Dataset":
         return read_folder(path, split)
     if suffix in FORMATS:
         return read_file(path, FORMATS[suffix], split)
+    if suffix == ".txt" and path.is_file() and conll.is_conll(text_lines(path)):
+        return read_file(path, "conll", split)
     if path.exists():
         raise DataError(f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}")
     if name in bundled.SETS:

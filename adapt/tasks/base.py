@@ -313,17 +313,36 @@ class Task(abc.ABC):
         """:meth:`loss` as one program."""
         return jax.jit(self.loss)
 
-    # Scores
+    # Scores. Their ``labels`` are those of :meth:`truth`.
+
+    def deciding_metric(self, names: Sequence[str]) -> str:
+        """The metric by which validation decides where labels have these names."""
+        return self.primary_metric
+
+    def truth(self, part: Examples) -> np.ndarray:
+        """What the outputs of an evaluation are scored against: the targets, [N, ...]."""
+        return part.targets
 
     @abc.abstractmethod
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
-        """Scores of a set, ``primary_metric`` among them; nan where one is not defined."""
+        """Scores of a set, :meth:`deciding_metric` among them; nan where one is not defined.
+
+        A name with a colon, ``f1:PER``, is the score of one class, which epochs do not show.
+        """
 
     def example_scores(
         self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """What each example counts in the scores that are means over examples, float64 [N] by
         metric. Other scores are left out.
+        """
+        return {}
+
+    def score_ratios(
+        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What each group of examples, such as a sentence, adds to the numerator and to the
+        denominator of the scores that are ratios of sums, [G] each by metric.
         """
         return {}
 

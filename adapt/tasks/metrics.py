@@ -64,6 +64,11 @@ def more_is_better(name: str) -> bool:
     return not any(name == less or name.startswith(f"{less}_") for less in LESS_IS_BETTER)
 
 
+def is_of_a_class(name: str) -> bool:
+    """Whether a score is that of one class, such as ``f1:PER``."""
+    return ":" in name
+
+
 def check_direction(name: str | None) -> None:
     """Raise :class:`StrategyError` for a score of which less is better: it would choose the worst."""
     if name is not None and not more_is_better(name):

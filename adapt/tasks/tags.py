@@ -26,7 +26,7 @@ from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Encoded, Tokenizer, gather, left_out
 from adapt.ragged import Ragged, ragged
-from adapt.tasks import metrics
+from adapt.tasks import entities, metrics
 from adapt.tasks.base import CHUNK, TASKS, Answers, Row, Task
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
@@ -39,6 +39,9 @@ class Tags(Task):
 
     Words and tags are lists, JSON lists in a string, or words with spaces between them. A word is
     scored at its first token. A word that is cut off, or of which no token is left, is not scored.
+
+    Where all classes are O and B-, I- and the like with a type, entities are scored, and their F1
+    decides; see :mod:`adapt.tasks.entities`.
     """
 
     further_texts = (0, 0)
@@ -83,16 +86,43 @@ class Tags(Task):
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
         return Tagger(len(names), pretrained.config.dropout)
 
+    def deciding_metric(self, names: Sequence[str]) -> str:
+        return self.primary_metric if entities.scheme_of(names) is None else "entity_f1"
+
+    def truth(self, part: Examples) -> np.ndarray:
+        """int [words, 2]: the class, and 1 where a sentence begins, which ends what an entity is."""
+        assert isinstance(part.labels, Ragged)
+        lengths = part.labels.lengths
+        is_first = np.zeros(part.num_outputs, np.int32)
+        is_first[(np.cumsum(lengths) - lengths)[lengths > 0]] = 1
+        return np.stack([part.targets, is_first], 1)
+
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
-        return metrics.tags(outputs, labels)
+        of_words = metrics.tags(outputs, labels[:, 0])
+        scheme = entities.scheme_of(names)
+        if scheme is None:
+            return of_words
+        of_entities = entities.entity_scores(scheme, count(scheme, outputs, labels))
+        whole = {
+            name: value for name, value in of_entities.items() if not metrics.is_of_a_class(name)
+        }
+        return whole | of_words | of_entities
 
     def example_scores(
         self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        return {"accuracy": metrics.is_right(outputs, labels)}
+        return {"accuracy": metrics.is_right(outputs, labels[:, 0])}
+
+    def score_ratios(
+        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        scheme = entities.scheme_of(names)
+        if scheme is None:
+            return {}
+        return entities.score_ratios(scheme, count(scheme, outputs, labels))
 
     def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
-        return metrics.majority(train, test)
+        return metrics.majority(train[:, 0], test[:, 0])
 
     def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
         return ["prediction"]
@@ -124,6 +154,11 @@ class Tags(Task):
     def cells(self, run: Pretrained, label: list[Any]) -> Row:
         names = [tag if tag is None else spelled(tag) for tag in label]
         return [json.dumps(names, ensure_ascii=False)]
+
+
+def count(scheme: entities.Scheme, logits: np.ndarray, labels: np.ndarray) -> entities.Counts:
+    """The entities of the classes with the largest logits [words, C], and of labels [words, 2]."""
+    return entities.count_entities(scheme, logits.argmax(-1), labels[:, 0], labels[:, 1] > 0)
 
 
 @dataclasses.dataclass

@@ -77,7 +77,7 @@ OUTPUTS = {
 def test_what_examples_count_adds_up_to_the_score(name):
     task = TASKS[name]
     outputs, metric = OUTPUTS[name]
-    shape = {"span": (30, 2), "multitask": (30, 2)}.get(name, (30,))
+    shape = {"span": (30, 2), "multitask": (30, 2), "tags": (30, 2)}.get(name, (30,))
     labels = np.sort(np.random.default_rng(5).integers(0, 3, shape), axis=-1)
     names = ["a=x", "a=y", "a=z", "b=x", "b=y", "b=z"] if name == "multitask" else ["x", "y", "z"]
     by_example = task.example_scores(outputs, labels, names)
@@ -86,3 +86,19 @@ def test_what_examples_count_adds_up_to_the_score(name):
     for found, values in by_example.items():
         assert values.shape == (30,)
         assert values.mean() == pytest.approx(scores[found])
+
+
+def test_what_spans_words_is_drawn_by_sentences():
+    """A resample of sentences with an entity each is a binomial draw of those that are right."""
+    task = TASKS["tags"]
+    names = ["B-PER", "I-PER", "O"]
+    right = np.arange(400) % 10 < 8  # of every sentence of three words
+    labels = np.array([[0, 1], [1, 0], [2, 0]] * 400)
+    logits = np.eye(3)[labels[:, 0]]
+    logits[1::3][~right] = np.eye(3)[2]  # an entity that ends too early
+    tests = [(logits, labels)]
+    scores = resampled(task, names, "entity_f1", tests, is_one_test=True)
+    assert np.mean(scores) == pytest.approx(0.8, abs=0.005)
+    assert np.std(scores) == pytest.approx((0.8 * 0.2 / 400) ** 0.5, rel=0.15)
+    of_words = resampled(task, names, "accuracy", tests, is_one_test=True)
+    assert np.mean(of_words) == pytest.approx(1 - 0.2 / 3, abs=0.005)

@@ -198,6 +198,7 @@ def test_the_score_that_decides_is_among_the_metrics(name):
         "multilabel": np.eye(4, 3),
         "multitask": np.eye(4, 2, dtype=int),
         "span": np.zeros((4, 2), int),
+        "tags": np.zeros((4, 2), int),
     }
     some = np.random.default_rng(0).standard_normal(outputs.get(name, (4, 3))).astype(np.float32)
     targets = labels.get(name, np.array([0, 1, 0, 1]))

@@ -1,0 +1,146 @@
+"""Entities are those of seqeval, and their scores are."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapt.ragged import Ragged
+from adapt.tasks import TASKS
+from adapt.tasks.entities import count_entities, entity_scores, scheme_of
+from tests.helpers.tiny import ROOT
+
+RECORDED = json.loads((ROOT / "tests/references/entities.json").read_text("utf-8"))
+TYPED = [f"{letter}-{kind}" for kind in ("PER", "LOC") for letter in "BIES"]
+
+
+def numbers(sentences: list[list[str]], classes: list[str]) -> np.ndarray:
+    return np.array([classes.index(tag) for tags in sentences for tag in tags])
+
+
+def scores_of(classes: list[str], predicted: list[list[str]], true: list[list[str]]) -> dict:
+    scheme = scheme_of(classes)
+    assert scheme is not None
+    is_first = np.array([place == 0 for tags in true for place in range(len(tags))])
+    counts = count_entities(scheme, numbers(predicted, classes), numbers(true, classes), is_first)
+    return entity_scores(scheme, counts)
+
+
+def check_report(found: dict, report: dict) -> None:
+    """A report of seqeval's has the types that are there or predicted."""
+    of_types = {name: scores for name, scores in report.items() if name != "micro avg"}
+    micro = report.get("micro avg", {"precision": 0.0, "recall": 0.0, "f1-score": 0.0})
+    assert found["entity_precision"] == pytest.approx(micro["precision"])
+    assert found["entity_recall"] == pytest.approx(micro["recall"])
+    assert found["entity_f1"] == pytest.approx(micro["f1-score"])
+    for kind, scores in of_types.items():
+        label = "entity" if kind == "_" else kind
+        assert found[f"precision:{label}"] == pytest.approx(scores["precision"])
+        assert found[f"recall:{label}"] == pytest.approx(scores["recall"])
+        assert found[f"f1:{label}"] == pytest.approx(scores["f1-score"])
+        assert found[f"support:{label}"] == scores["support"]
+    defined = [name for name in found if name.startswith("f1:") and not math.isnan(found[name])]
+    assert len(defined) == len(of_types)
+
+
+@pytest.mark.parametrize("number", range(len(RECORDED)))
+def test_entity_scores_are_those_that_seqeval_gave(number):
+    case = RECORDED[number]
+    found = scores_of(case["classes"], case["predicted"], case["true"])
+    check_report(found, case["report"])
+
+
+sentence = st.lists(st.tuples(*[st.sampled_from(["O", *TYPED])] * 2), min_size=1, max_size=9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(sentence, min_size=1, max_size=5))
+@pytest.mark.filterwarnings("ignore")
+def test_entity_scores_are_those_of_seqeval(pairs):
+    seqeval = pytest.importorskip("seqeval.metrics")
+    true = [[tag for tag, _ in of_sentence] for of_sentence in pairs]
+    predicted = [[tag for _, tag in of_sentence] for of_sentence in pairs]
+    report = {}
+    if any(tag != "O" for tags in true + predicted for tag in tags):
+        report = seqeval.classification_report(true, predicted, output_dict=True, zero_division=0)
+    report = {name: scores for name, scores in report.items() if name[-3:] != "avg"} | {
+        "micro avg": report.get("micro avg", {"precision": 0, "recall": 0, "f1-score": 0})
+    }
+    check_report(scores_of(["O", *TYPED], predicted, true), report)
+
+
+def test_bilou_is_iobes_by_other_letters():
+    true = ["O", "U-PER", "U-PER", "B-LOC", "I-LOC", "L-LOC", "U-LOC"]
+    predicted = ["O", "U-PER", "O", "B-LOC", "L-LOC", "O", "U-LOC"]
+    classes = ["O", *(f"{letter}-{kind}" for kind in ("PER", "LOC") for letter in "BILU")]
+    spelled = str.maketrans("LU", "ES")
+    other = [tag if tag == "O" else tag[0].translate(spelled) + tag[1:] for tag in classes]
+    of_bilou = scores_of(classes, [predicted], [true])
+    as_iobes = [[other[classes.index(tag)] for tag in tags] for tags in (predicted, true)]
+    assert scores_of(other, as_iobes[:1], as_iobes[1:]) == of_bilou
+    assert of_bilou["entity_precision"] == pytest.approx(2 / 3)
+    assert of_bilou["entity_recall"] == pytest.approx(2 / 4)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["NN", "VB", "O"],
+        ["B", "I", "N"],  # parts of speech
+        ["O", "B-PER", "X-PER"],
+        ["O", "PER-B", "PER-I"],
+        ["O", "B-PER", "I"],
+        ["O"],
+    ],
+)
+def test_other_tags_are_of_no_entities(names):
+    assert scheme_of(names) is None
+    assert TASKS["tags"].deciding_metric(names) == "accuracy"
+
+
+def test_entities_end_with_their_sentence_and_words_without_token_leave_no_gap():
+    task = TASKS["tags"]
+    names = ["B-PER", "I-PER", "O"]
+    # Three sentences, of which the second has no word with a token.
+    labels = Ragged(
+        np.array([[0, 0], [1, 1], [0, 1], [1, 2]], np.int32),
+        np.array([0, 2, 2]),
+        np.array([2, 0, 2]),
+    )
+
+    class Part:
+        targets = labels.values[:, 1]
+        num_outputs = 4
+
+    Part.labels = labels
+    truth = task.truth(Part)
+    assert truth.tolist() == [[0, 1], [1, 0], [1, 1], [2, 0]]
+    found = task.metrics(np.eye(3)[truth[:, 0]], truth, names)
+    assert list(found)[:5] == [
+        "entity_f1",
+        "entity_precision",
+        "entity_recall",
+        "accuracy",
+        "macro_f1",
+    ]
+    assert task.deciding_metric(names) == "entity_f1"
+    assert found["entity_f1"] == 1.0
+    assert found["support:PER"] == 2, "an entity went on into the next sentence"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_what_sentences_add_up_to_is_the_score(seed):
+    task = TASKS["tags"]
+    random = np.random.default_rng(seed)
+    names = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
+    labels = np.stack([random.integers(0, 5, 40), np.arange(40) % 4 == 0], 1)
+    logits = random.standard_normal((40, 5))
+    scores = task.metrics(logits, labels, names)
+    for name, (above, below) in task.score_ratios(logits, labels, names).items():
+        assert above.shape == below.shape == (10,)
+        if below.sum():
+            assert above.sum() / below.sum() == pytest.approx(scores[name])
