@@ -5,9 +5,27 @@ catches :class:`AdaptError` or one of its kinds. A command prints ``error: <mess
 exits with status 2.
 """
 
+LONGEST_LINE = 900  # characters
+BEGINNING = 600  # of a longer one, that are kept
+END = 250
+
 
 class AdaptError(ValueError):
-    """The base of all errors of this library."""
+    """The base of all errors of this library.
+
+    A message may quote a value of a damaged file: a line of it that is longer than anybody reads
+    loses its middle. What is wrong stands at its beginning, the mend at its end.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__("\n".join(map(shortened, str(message).split("\n"))))
+
+
+def shortened(line: str) -> str:
+    """The line, without its middle where it is long."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[:BEGINNING]} ... {line[-END:]}"
 
 
 class TreeError(AdaptError):

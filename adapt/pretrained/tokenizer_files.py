@@ -111,6 +111,7 @@ def read_tokenizer(
         elif backend.post_processor is None and family:
             bounds = {} if content else settings  # tokenizer.json has its own, or none
             backend.post_processor = with_bounds(backend, bounds, special)
+        notes += other_vocabulary(folder, file, backend) + other_merges(folder, content)
     except CheckpointError:
         raise
     except Exception as error:  # the library raises bare Exception for any malformed file
@@ -120,7 +121,6 @@ def read_tokenizer(
         raise CheckpointError(
             f"split_special_tokens is true in {folder / 'tokenizer_config.json'}: only false is read"
         )
-    notes += other_vocabulary(folder, file, backend) + other_merges(folder, content)
     backend.enable_truncation(NO_LENGTH, direction=truncation_side(folder, settings, content))
     length = settings.get("model_max_length", settings.get("max_len"))
     if isinstance(length, int | float) and length >= NO_LENGTH:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapt.data.tables import check_column, check_texts, chunks, read, read_lines
+from adapt.data.tables import check_column, check_images, check_texts, chunks, read, read_lines
 from adapt.errors import DataError, OutputError
 
 
@@ -322,3 +322,22 @@ def test_rows_without_text_are_named_and_counted(file, name, content, message):
 
 def test_words_for_nothing_are_texts(file):
     check_texts(read(file("a.csv", "text\nNA\nnull\n")), "text")
+
+
+def test_a_png_whose_pixels_were_damaged_is_no_picture(tmp_path):
+    """Its checksums say so, which Pillow does not look at where it decodes."""
+    path = tmp_path / "cat/1.png"
+    path.parent.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    pixels = whole.index(b"IDAT") + 200
+    path.write_bytes(whole[:pixels] + bytes(50) + whole[pixels + 50 :])
+    table = read(tmp_path)
+    with pytest.raises(DataError, match=r"row 1 .*no image that can be decoded: .*checksum"):
+        check_images(table, "image")
+    with pytest.raises(DataError, match=r"rows 1 to 1: .*checksum"):
+        list(chunks(table, ["image"]))
+    path.write_bytes(whole)
+    (chunk,) = chunks(read(tmp_path), ["image"])
+    assert np.array_equal(np.asarray(chunk["image"][0]), noise)

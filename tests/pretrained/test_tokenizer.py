@@ -220,6 +220,17 @@ def test_a_malformed_file_is_one_line_that_names_it(tmp_path, files, message):
     assert "\n" not in str(caught.value)
 
 
+def test_another_vocabulary_that_is_no_text_is_named(folders):
+    folder = folders["bert"][1]
+    other = folder / "vocab.txt"
+    other.write_bytes(b"[PAD]\n\xc8")
+    try:
+        with pytest.raises(CheckpointError, match=r"tokenizer .*json: 'utf-8'"):
+            load_tokenizer(folder, 12)
+    finally:
+        other.unlink()
+
+
 # Ragged
 
 
