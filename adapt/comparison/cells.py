@@ -21,9 +21,10 @@ class Try:
     rate: float  # a factor of the strategy's rates; of a probe the strength of its penalty
     score: float
     loss: float
-    seconds: float  # without compiling
+    seconds: float  # without compiling; of fits that trained together the mean
     steps: int
     best_step: int
+    together: int = 1  # fits that trained in one program, this one among them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Cell:
                 "validation_loss": tried.loss,
                 "steps": tried.steps,
                 "best_step": tried.best_step,
+                "together": tried.together,
                 "fit_seconds": tried.seconds,
                 "seconds": self.seconds if is_chosen else None,
                 "flops": self.flops,

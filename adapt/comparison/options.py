@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from adapt.errors import StrategyError
 from adapt.options import check_types
@@ -34,6 +34,8 @@ class CompareOptions:
     min_steps: int = 60
     # the metric that chooses and is reported; default: the task's own
     score: str | None = None
+    # seeds and rates that train in one program; auto: where they are quicker so
+    together: Literal["auto", "on", "off"] = "auto"
 
     @property
     def budgets(self) -> tuple[str, ...]:

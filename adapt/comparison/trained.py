@@ -1,21 +1,26 @@
 """Cells of a strategy that trains: each try is a fit, exactly as :func:`adapt.finetune` makes one.
 
 Rates, lengths and seeds are data of a compiled step, and all fits have the same shapes: a strategy
-compiles once. What a frozen prefix makes of the data is computed once for all of its cells.
+compiles once. What a frozen prefix makes of the data is computed once for all of its cells. Where
+it is quicker, the fits of several seeds and rates train together (:mod:`adapt.comparison.together`).
 """
 
 import dataclasses
 import functools
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from adapt import tree
+from adapt.comparison import together
 from adapt.comparison.cells import Cell, Outputs, Try, choose
 from adapt.comparison.material import Draw, Material, draw_rows, score_outputs
 from adapt.comparison.options import CompareOptions
+from adapt.comparison.together import StepCost
 from adapt.cost import clock
 from adapt.cost.flops import prefix_flops
 from adapt.data.examples import Examples
@@ -32,6 +37,8 @@ from adapt.training.events import Callback
 from adapt.training.loop import evaluate
 from adapt.training.phases import CompiledPhase
 from adapt.training.step import init_state, make_eval
+
+logger = logging.getLogger(__name__)
 
 REPEATS = 5  # of a timed window
 DEPTH_TO_CACHE = 2  # an embedding alone costs less than to look it up
@@ -182,13 +189,29 @@ class Trainer:
         """The width of rows that holds every training example."""
         return self.material.train.batch_shapes(1, 0, epochs=1).width
 
-    def cell(self, budget: str, seed: int) -> tuple[Cell, Outputs]:
-        """Fit every rate, and test the one that the validation examples choose."""
-        draw = draw_rows(self.material, budget, seed)
+    def cells(self, budget: str, seeds: Sequence[int]) -> Iterator[tuple[Cell, Outputs]]:
+        """The cells of a budget, each when it is ready."""
+        if not seeds:
+            return
+        rates = self.compared.rates
+        draws = {seed: draw_rows(self.material, budget, seed) for seed in seeds}
+        if self.group_size == 1:
+            for seed, draw in draws.items():
+                fits = (self.fit(draw, seed, rate) for rate in rates)
+                yield self.cell(budget, seed, draw, fits)
+            return
+        for part in split(seeds, max(self.group_size // len(rates), 1)):
+            found = self.fit_seeds({seed: draws[seed] for seed in part})
+            for seed in part:
+                yield self.cell(budget, seed, draws[seed], found[seed])
+
+    def cell(
+        self, budget: str, seed: int, draw: Draw, fits: Iterable[tuple[Try, "Fit | None"]]
+    ) -> tuple[Cell, Outputs]:
+        """Test the fit that the validation examples choose among those of all rates."""
         tries: list[Try] = []
         chosen = None
-        for rate in self.compared.rates:
-            tried, made = self.fit(draw, seed, rate)
+        for tried, made in fits:
             tries.append(tried)
             if choose(tries) == len(tries) - 1:
                 chosen = made
@@ -215,30 +238,99 @@ class Trainer:
         )
         return cell, outputs
 
-    def fit(self, draw: Draw, seed: int, rate: float) -> tuple[Try, "Fit | None"]:
-        """One fit; None in its place where the loss diverged."""
+    def begin(self, draw: Draw, seed: int, rate: float) -> "Begun":
+        """A fit before its first step."""
         options = self.options_for(draw, rate)
         data = self.data(draw, seed, options)
-        plan = build_plan(self.pretrained, data, options, seed)
-        started = time.perf_counter()
-        before = clock.compiling().seconds
+        return Begun(rate, options, data, build_plan(self.pretrained, data, options, seed))
+
+    def begin_first(self) -> "Begun":
+        """The first fit of all: it stands for the others where a cost is measured."""
+        draw = draw_rows(self.material, self.compared.budgets[0], 0)
+        return self.begin(draw, 0, self.compared.rates[0])
+
+    def fit(self, draw: Draw, seed: int, rate: float) -> tuple[Try, "Fit | None"]:
+        """One fit; None in its place where the loss diverged."""
+        return self.fit_alone(self.begin(draw, seed, rate))
+
+    def fit_alone(self, begun: "Begun") -> tuple[Try, "Fit | None"]:
+        """One fit by itself."""
+        seconds = Seconds()
         try:
-            fitted = fit(plan, data, options)
+            fitted = fit(begun.plan, begun.data, begun.options)
         except TrainingError:
-            seconds = time.perf_counter() - started
-            return Try(rate, np.nan, np.nan, seconds, 0, 0), None
-        seconds = time.perf_counter() - started - (clock.compiling().seconds - before)
+            fitted = None
+        return self.tried(begun, fitted, seconds(), 1)
+
+    def fit_seeds(self, draws: Mapping[int, Draw]) -> dict[int, list[tuple[Try, "Fit | None"]]]:
+        """The fits of every rate of some seeds, together where they have one program."""
+        begun = {}
+        by_program: dict[Any, list[int]] = {}
+        for seed, draw in draws.items():
+            begun[seed] = [self.begin(draw, seed, rate) for rate in self.compared.rates]
+            program = together.program_of(begun[seed][0].plan)
+            by_program.setdefault(program, []).append(seed)
+        found: dict[int, list[tuple[Try, Fit | None]]] = {seed: [] for seed in draws}
+        for seeds in by_program.values():
+            for rates in split(range(len(self.compared.rates)), self.group_size):
+                rows = [[begun[seed][number] for number in rates] for seed in seeds]
+                for seed, fits in zip(seeds, self.fit_group(rows), strict=True):
+                    found[seed] += fits
+        return found
+
+    def fit_group(self, rows: Sequence[Sequence["Begun"]]) -> list[list[tuple[Try, "Fit | None"]]]:
+        """Fits of some seeds (the rows) and rates, all of them together."""
+        count = len(rows) * len(rows[0])
+        if count == 1:
+            return [[self.fit_alone(rows[0][0])]]
+        seconds = Seconds()
+        fitted = together.fit_together(
+            [[begun.plan for begun in row] for row in rows],
+            [[begun.data for begun in row] for row in rows],
+            rows[0][0].options,
+        )
+        of_a_fit = seconds() / count
+        found = []
+        for row, fitted_row in zip(rows, fitted, strict=True):
+            tries = zip(row, fitted_row, strict=True)
+            found.append([self.tried(begun, one, of_a_fit, count) for begun, one in tries])
+        return found
+
+    def tried(
+        self, begun: "Begun", fitted: Fitted | None, seconds: float, count: int
+    ) -> tuple[Try, "Fit | None"]:
+        """What came out of a fit, which trained with ``count`` - 1 others."""
+        if fitted is None:
+            return Try(begun.rate, np.nan, np.nan, seconds, 0, 0, count), None
         progress = fitted.progress
         assert progress.best_score is not None
         tried = Try(
-            rate=rate,
+            rate=begun.rate,
             score=progress.best_score,
             loss=progress.best_loss,
             seconds=seconds,
             steps=fitted.steps,
             best_step=progress.best_step,
+            together=count,
         )
-        return tried, Fit(plan, fitted, self.states)
+        return tried, Fit(begun.plan, fitted, self.states)
+
+    @functools.cached_property
+    def group_size(self) -> int:
+        """How many fits train together; 1: each alone."""
+        wanted = self.compared.together
+        if wanted == "off":
+            return 1
+        begun = self.begin_first()
+        if len(begun.plan.phases) > 1:
+            return 1
+        cost = self.step_cost(begun.plan, begun.data, 0)
+        if wanted == "auto" and not together.pays(cost, begun.plan):
+            return 1
+        size = together.most_together(cost)
+        fits = min(size, self.compared.seeds * len(self.compared.rates))
+        logger.info(f"{self.options.strategy}: {fits} fits train together")
+        return size
 
     def encoding_seconds(self, made: "Fit", draw: Draw) -> float:
         """What the states of the examples would have taken without the cache."""
@@ -257,21 +349,44 @@ class Trainer:
         sequences = draw.labelled * len(train.sequences) / len(train)
         for number, phase in enumerate(made.plan.phases):
             steps = len(phase.epochs) * made.plan.steps_per_epoch
-            total += steps * self.step_flops(made, number)
+            total += steps * self.step_cost(made.plan, made.data, number).flops
             depth = 0 if phase.step.prefix is None else phase.step.prefix.depth
             if depth >= DEPTH_TO_CACHE:
                 total += sequences * prefix_flops(config, depth, tokens, tokens)
         return total
 
-    def step_flops(self, made: "Fit", number: int) -> float:
-        """FLOPs of one step of a phase, at the usual shape."""
-        if number not in self.known_flops:
-            self.known_flops[number] = compiled_flops(made, made.plan.phases[number])
-        return self.known_flops[number]
+    def step_cost(self, plan: Plan, data: CellData, number: int) -> StepCost:
+        """What one step of a phase takes, at the usual shape."""
+        if number not in self.known_costs:
+            self.known_costs[number] = step_cost(plan, data, plan.phases[number])
+        return self.known_costs[number]
 
     @functools.cached_property
-    def known_flops(self) -> dict[int, float]:
+    def known_costs(self) -> dict[int, StepCost]:
         return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A fit before its first step."""
+
+    rate: float
+    options: FinetuningOptions
+    data: CellData
+    plan: Plan
+
+
+class Seconds:
+    """The seconds since this object was made, without those of compiling."""
+
+    def __init__(self) -> None:
+        self.start = self.now()
+
+    def now(self) -> float:
+        return time.perf_counter() - clock.compiling().seconds
+
+    def __call__(self) -> float:
+        return self.now() - self.start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +396,12 @@ class Fit:
     plan: Plan
     fitted: Fitted
     states: States
+
+    @property
+    def data(self) -> CellData:
+        data = self.fitted.active.data
+        assert isinstance(data, CellData)
+        return data
 
     @property
     def phase(self) -> CompiledPhase:
@@ -300,8 +421,7 @@ class Fit:
     def test_outputs(self) -> dict[str, np.ndarray]:
         """The head's outputs on every set that is tested on, float32."""
         forward = make_eval(self.phase.model, self.phase.step.prefix)
-        data = self.fitted.active.data
-        assert isinstance(data, CellData)
+        data = self.data
         if self.phase is not self.fitted.active.phase:
             frozen = optim.frozen(self.params, self.phase.labels)
             files = self.states.sets(self.phase, frozen)
@@ -316,18 +436,19 @@ class Fit:
         return outputs
 
 
-def compiled_flops(made: Fit, phase: CompiledPhase) -> float:
-    """FLOPs of one step of a phase on a batch of its first epoch, by the compiler."""
-    plan = made.plan
+def step_cost(plan: Plan, data: CellData, phase: CompiledPhase) -> StepCost:
+    """What one step of a phase takes on a batch of its first epoch, by the compiler."""
     frozen, state = init_state(plan.params, phase.labels, phase.tx, plan.key)
-    data = made.fitted.active.data
-    assert isinstance(data, CellData)
-    files = made.states.sets(phase, frozen)
+    files = data.states.sets(phase, frozen)
     sets = cell_sets(data.material, files, data.draw, data.seed)
     batch = next(iter(dataclasses.replace(data, sets=sets).batches(0, 0)))
     inputs = phases.with_anchor(frozen, phase.step, phase.labels, plan.pretrained.params)
-    programs = phase.step.programs(inputs, state, batch).values()
-    return sum(program.cost_analysis()["flops"] for program in programs)
+    return together.step_cost(phase.step, inputs, state, batch)
+
+
+def split(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    """The items in parts of ``size``; the last may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def common_shapes(found: Sequence[BatchShapes]) -> BatchShapes:

@@ -15,7 +15,7 @@ from adapt.training import events, frozen_prefix, losses, optim, strategies
 from adapt.training.context import ContextLoss
 from adapt.training.optim import Schedule
 from adapt.training.regularizers import Regularizer
-from adapt.training.step import Step, make_suffix
+from adapt.training.step import Step, Update, make_suffix, make_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +153,9 @@ def make_phase_step(
     """
     depth = frozen_prefix.cut(labels, model.encoder.config.layers)
     groups = tuple(tree.paths(labels).items())
-    suffix = shared_suffix(model, loss, groups, decay, clips, depth, regularizer)
+    update, suffix = shared_suffix(model, loss, groups, decay, clips, depth, regularizer)
     prefix = frozen_prefix.cut_at(model, depth) if depth else None
-    return Step(prefix, suffix, regularizer, model.layout)
+    return Step(prefix, suffix, update, regularizer, model.layout)
 
 
 @cached_program
@@ -167,15 +167,16 @@ def shared_suffix(
     clips: bool,
     depth: int,
     regularizer: Regularizer | None,
-) -> Any:
-    """The jitted suffix of a step: the same one for the same arguments, which are all that its
-    program depends on.
+) -> tuple[Update, Any]:
+    """(what a step computes, the jitted suffix of a step): the same ones for the same arguments,
+    which are all that the program depends on.
     """
     by_path = dict(labels)
     any_rate = optim.adamw(optim.schedule(1.0, steps=1, decay=decay))  # rates come with the state
     optimizers = {group: any_rate for group in by_path.values() if group != optim.FROZEN}
     tx = optim.by_label(optimizers, tree.unflatten(by_path), 1.0 if clips else None)
-    return make_suffix(model, loss, tx, depth, regularizer=regularizer)
+    update = make_update(model, loss, tx, depth, regularizer=regularizer)
+    return update, make_suffix(model, loss, update)
 
 
 def chosen_rate(options: OptimizerOptions, group: str, is_probe: bool, width: int) -> float:

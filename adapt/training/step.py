@@ -30,6 +30,9 @@ from adapt.tree import Tree, map_paths, merge, paths
 Batch = Mapping[str, Any]  # arrays by name
 Metrics = dict[str, jax.Array]  # float32 scalars by name
 
+# (frozen, state, batch, key of the step) -> (state, metrics): a step that is not jitted.
+Update = Callable[[Tree, "State", Batch, jax.Array], tuple["State", Metrics]]
+
 # The sum of weighted losses, the sum of weights, and the gradient of the first by what trains.
 LossAndGrad = Callable[[Tree, Tree, Batch, jax.Array], tuple[tuple[jax.Array, jax.Array], Tree]]
 
@@ -205,6 +208,7 @@ class Step:
 
     prefix: Cut | None
     suffix: Any  # jitted (frozen, state, batch) -> (state, metrics), with the state donated
+    update: Update  # what the suffix computes, for a program of one's own
     regularizer: Regularizer | None = None
     layout: Layout | None = None
 
@@ -274,24 +278,41 @@ def make_step(
         step = make_step(model, cross_entropy, tx, cut(labels, layers))
         state, metrics = step(frozen, state, batch)
     """
+    update = make_update(model, loss, tx, cut, dropout, regularizer)
     return Step(
         prefix=cut_at(model, cut) if cut else None,
-        suffix=make_suffix(model, loss, tx, cut, dropout, regularizer),
+        suffix=make_suffix(model, loss, update),
+        update=update,
         regularizer=regularizer,
         layout=model.layout,
     )
 
 
-def make_suffix(
+def make_suffix(model: Model, loss: Loss | ContextLoss, update: Update) -> Any:
+    """The jitted ``(frozen, state, batch) -> (state, metrics)`` of :func:`make_step`, for batches
+    that bring what the prefix makes. ``update`` is made by :func:`make_update`.
+    """
+
+    def step(frozen: Tree, state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        return update(frozen, state, batch, key)
+
+    # A loss with a context may differentiate twice, for which the fused kernel has no rule.
+    program = step if isinstance(loss, ContextLoss) else model.allow_fused_attention(step)
+    return jax.jit(program, donate_argnums=1)
+
+
+def make_update(
     model: Model,
     loss: Loss | ContextLoss,
     tx: optax.GradientTransformation,
     cut: int = 0,
     dropout: bool = True,
     regularizer: Regularizer | None = None,
-) -> Any:
-    """The jitted ``(frozen, state, batch) -> (state, metrics)`` of :func:`make_step`, for batches
-    that bring what the prefix makes.
+) -> Update:
+    """What a step computes, ``(frozen, state, batch, key) -> (state, metrics)``, not jitted.
+
+    ``key`` is that of the step, ``fold_in(state.key, state.step)``.
     """
     layout = model.layout
 
@@ -319,8 +340,7 @@ def make_suffix(
     loss_and_grad = jax.value_and_grad(summed_loss, has_aux=True)
     example_axes = 2 if layout else 1  # [groups, N] on a mesh, [N] without one
 
-    def step(frozen: Tree, state: State, batch: Batch) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
+    def update(frozen: Tree, state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         if batch["weight"].ndim == example_axes:
             (loss_sum, weight), grads = loss_and_grad(state.params, frozen, batch, key)
         else:
@@ -352,9 +372,7 @@ def make_suffix(
             metrics["rounded_away"] = optim.rounded_away(state.params, updates)
         return new_state, metrics
 
-    # A loss with a context may differentiate twice, for which the fused kernel has no rule.
-    program = step if isinstance(loss, ContextLoss) else model.allow_fused_attention(step)
-    return jax.jit(program, donate_argnums=1)
+    return update
 
 
 def check_losses(losses: jax.Array, weight: jax.Array) -> None:
