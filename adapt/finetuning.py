@@ -36,6 +36,7 @@ from adapt.options import (
     FinetuningOptions,
     Long,
     Offsets,
+    Quoting,
     Remat,
     TrainingOptions,
     check_seeds,
@@ -70,6 +71,7 @@ OF_THE_COMMAND = {
     "split_seed": None,
     "rate_factor": 1.0,
     "offsets": "characters",
+    "quoting": None,
 }
 
 
@@ -102,6 +104,7 @@ def finetune(
     text_pair_column: str | None = None,
     label_column: str = "label",
     image_column: str | None = None,
+    quoting: Quoting | None = None,
     offsets: Offsets = "characters",
     pooling: str | None = None,
     layers: tuple[int, ...] = (),
@@ -222,6 +225,7 @@ def finetune(
         image=image_column,
         weight=weights if isinstance(weights, str) else None,
         offsets=offsets,
+        quoting=quoting,
     )
     callbacks = as_callbacks(callbacks)
     folder = check_out(
@@ -536,6 +540,7 @@ def settings_of(
         "image_column": columns.image,
         "weight_column": columns.weight,
         "offsets": columns.offsets,
+        "quoting": columns.quoting,
         **more,
     }
     return run_folder.as_json(settings)

@@ -30,6 +30,7 @@ Decay = Literal["linear", "cosine", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
 Long = Literal["head", "head+tail", "windows"]
 Offsets = Literal["characters", "utf16", "bytes"]
+Quoting = Literal["csv", "none"]
 
 HELD_OUT = 0.1  # of the training rows, for validation, where no validation data are named
 
@@ -101,6 +102,9 @@ class ColumnOptions:
     text_column: str = "text"
     # images in place of texts
     image_column: str | None = None
+    # what quotation marks of .csv and .tsv files are: csv, they hold a field together; none, text;
+    # default: csv of .csv, none of .tsv
+    quoting: Quoting | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,8 @@ class RunColumnOptions:
     text_pair_column: str | None = None
     # images in place of texts
     image_column: str | None = None
+    # what quotation marks of .csv and .tsv files are: csv, they hold a field together; none, text
+    quoting: Quoting | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +154,8 @@ class SetOptions:
     title: ClassVar[str] = "data"
     parameters: ClassVar[Mapping[str, str]] = {"inputs": "train", "weights": "weight_column"}
 
-    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    # a file (.csv .tsv .jsonl .parquet .conll), several ('part-*.csv'), an image folder, a bundled
+    # set, or a hub data set
     train: str = "reviews"
     # default: the test part of the training set, where that is a bundled one
     test: str | None = None

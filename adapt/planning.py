@@ -40,6 +40,7 @@ from adapt.options import (
     DType,
     FinetuningOptions,
     Long,
+    Quoting,
     check_seeds,
     is_of,
     wanted,
@@ -213,6 +214,7 @@ def plan(
     text_pair_column: str | None = None,
     label_column: str = "label",
     image_column: str | None = None,
+    quoting: Quoting | None = None,
     pooling: str | None = None,
     cache_dtype: CacheDType | None = None,
     max_length: int | None = None,
@@ -249,7 +251,11 @@ def plan(
         patience=0,  # as many epochs as are planned for
     )
     columns = Columns(
-        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+        text=text_column,
+        text_pair=text_pair_column,
+        label=label_column,
+        image=image_column,
+        quoting=quoting,
     )
     also = as_list(also, "also")
     workload = prepare_workload(

@@ -20,7 +20,14 @@ from adapt.data.inputs import IN_MEMORY, Columns, GivenAgain, by_part, make_tabl
 from adapt.data.tables import Table
 from adapt.errors import CheckpointError, StrategyError
 from adapt.export import exporting
-from adapt.options import HELD_OUT, FinetuningOptions, Long, Offsets, RunColumnOptions
+from adapt.options import (
+    HELD_OUT,
+    FinetuningOptions,
+    Long,
+    Offsets,
+    Quoting,
+    RunColumnOptions,
+)
 from adapt.predicting import Predictions, check_predicts, predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
@@ -32,7 +39,14 @@ from adapt.training import checkpoint, strategies
 from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
 
-COLUMN_OPTIONS = ("text_column", "text_pair_column", "label_column", "image_column", "offsets")
+COLUMN_OPTIONS = (
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "image_column",
+    "offsets",
+    "quoting",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +95,7 @@ class Run:
             label=settings.get("label_column") or "label",
             image=settings.get("image_column"),
             offsets=settings.get("offsets") or "characters",
+            quoting=settings.get("quoting"),
         )
 
     def columns_by(self, options: RunColumnOptions) -> Columns:
@@ -92,6 +107,7 @@ class Run:
             label=getattr(options, "label_column", None) or of_training.label,
             image=options.image_column or of_training.image,
             offsets=getattr(options, "offsets", None) or of_training.offsets,
+            quoting=options.quoting or of_training.quoting,
         )
 
     @property
@@ -148,6 +164,7 @@ class Run:
         on_progress: OnProgress | None = None,
         *,
         keep_columns: Sequence[str] = (),
+        quoting: Quoting | None = None,
     ) -> Predictions:
         """The labels and probabilities of new inputs, in their order.
 
@@ -155,12 +172,14 @@ class Run:
             run.predict("new.csv", keep_columns=["id"]).to_pandas()
 
         ``inputs`` are as in training. ``on_progress(done, total)`` counts sequences.
-        ``keep_columns`` of a table stand beside the predictions in a DataFrame. Raises
+        ``keep_columns`` of a table stand beside the predictions in a DataFrame. ``quoting`` is what
+        quotation marks of a CSV or TSV file are, by default as in training. Raises
         :class:`CheckpointError` for a run of embeddings, which :meth:`encode` computes,
         :class:`DataError` and :class:`StrategyError` for inputs that the run does not read.
         """
         check_predicts(self.pretrained)
-        table, columns = self.make_table(inputs)
+        columns = dataclasses.replace(self.columns, quoting=quoting or self.columns.quoting)
+        table, columns = self.make_table(inputs, None, columns)
         (predictions,) = predict_table(
             [self.pretrained], table, columns.texts, columns.image, on_progress, keep_columns
         )
@@ -175,19 +194,24 @@ class Run:
         metrics: Mapping[str, Metric] | None = None,
         *,
         offsets: Offsets | None = None,
+        quoting: Quoting | None = None,
     ) -> dict[str, float | None]:
         """The scores of labelled inputs, as ``{metric: score}`` with the mean ``loss``.
 
         ``inputs`` and ``labels`` are as in training, and so are ``metrics`` of one's own, which a
         run does not keep. A bundled set by its name is its test part. ``on_progress(done, total)``
-        counts outputs. ``offsets`` of spans count what they did in training, unless they are named.
+        counts outputs. ``offsets`` of spans and ``quoting`` are as in training, unless they are
+        given.
         None is a score that is not defined. Raises :class:`DataError` for a label that is unseen in
         training.
         """
         metrics = check_own(metrics)
         columns = self.columns
-        if offsets is not None:
-            columns = dataclasses.replace(columns, offsets=offsets)
+        columns = dataclasses.replace(
+            columns,
+            offsets=offsets or columns.offsets,
+            quoting=quoting or columns.quoting,
+        )
         table, columns = self.make_labelled_table(inputs, labels, columns)
         scores = score_table(self.pretrained, table, columns, on_progress, metrics)
         return {name: finite(value) for name, value in scores.items()}

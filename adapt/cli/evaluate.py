@@ -33,8 +33,8 @@ class EvaluateOptions:
 
     # the folder of a finished run
     run: Path
-    # a file (.csv .tsv .jsonl .parquet), an image folder, the test part of a bundled set, or a hub
-    # data set
+    # a file (.csv .tsv .jsonl .parquet .conll), several ('part-*.csv'), an image folder, the test
+    # part of a bundled set, or a hub data set
     data: str
     # a JSON file to write; default: none
     out: Path | None = None

@@ -44,7 +44,8 @@ class ExtractOptions:
 
     title: ClassVar[str] = "extract"
 
-    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    # a file (.csv .tsv .jsonl .parquet .conll), several ('part-*.csv'), an image folder, a bundled
+    # set, or a hub data set
     data: str = "reviews"
     # mean, cls, max, last, pooler or attention; default: the checkpoint's or run's own, else mean
     pooling: str | None = None
@@ -75,7 +76,7 @@ class Config(
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite, may_be_remote=True)
     pretrained = hub.load(config.checkpoint)
-    table = tables.read(config.data)
+    table = tables.read(config.data, quoting=config.quoting)
     layout = sharding.make_layout(config.mesh, jax.local_devices())
 
     with open_run(config.out, config) as folder:

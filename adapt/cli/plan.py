@@ -171,6 +171,7 @@ def finetune_config(config: Config) -> finetune.Config:
         text_pair_column=config.text_pair_column,
         label_column=config.label_column,
         image_column=config.image_column,
+        quoting=config.quoting,
         task=config.task,
         pooling=config.pooling,
         cache_dtype=config.cache_dtype,

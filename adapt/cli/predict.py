@@ -39,7 +39,8 @@ class PredictOptions:
 
     # the folder of a finished run, or several on one encoder
     run: tuple[Path, ...]
-    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    # a file (.csv .tsv .jsonl .parquet .conll), several ('part-*.csv'), an image folder, a bundled
+    # set, or a hub data set
     data: str
     # columns of the data that the file is to have, too
     keep_columns: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ def main(config: Config) -> None:
     for run in runs:
         check_pairs(run, columns.text_pair)
     models = [run.pretrained for run in runs]
-    table = tables.read(config.data)
+    table = tables.read(config.data, quoting=columns.quoting)
     with console.progress("predicting", len(table)) as bar:
         predictions = predict_table(
             models, table, columns.texts, columns.image, bar.show, config.keep_columns

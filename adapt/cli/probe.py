@@ -49,7 +49,8 @@ class ProbeDataOptions:
     title: ClassVar[str] = "data"
     parameters: ClassVar[Mapping[str, str]] = {"inputs": "data"}
 
-    # a file (.csv .tsv .jsonl .parquet), an image folder, a bundled set, or a hub data set
+    # a file (.csv .tsv .jsonl .parquet .conll), several ('part-*.csv'), an image folder, a bundled
+    # set, or a hub data set
     data: str = "reviews"
     # default: the test part of a bundled set; otherwise each fold of the data in its turn
     test: str | None = None

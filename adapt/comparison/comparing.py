@@ -24,7 +24,7 @@ from adapt.comparison.summary import Answer, Row, mean_floors, summarise
 from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
 from adapt.errors import OutputError, StrategyError
-from adapt.options import DType, FinetuningOptions, Long, Offsets, is_of
+from adapt.options import DType, FinetuningOptions, Long, Offsets, Quoting, is_of
 from adapt.prepared import check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
@@ -155,6 +155,7 @@ def compare(
     text_pair_column: str | None = None,
     label_column: str = "label",
     image_column: str | None = None,
+    quoting: Quoting | None = None,
     offsets: Offsets = "characters",
     pooling: str | None = None,
     layers: tuple[int, ...] = (),
@@ -220,6 +221,7 @@ def compare(
         label=label_column,
         image=image_column,
         offsets=offsets,
+        quoting=quoting,
     )
     if out is not None:
         files.local_path(out, "out")

@@ -8,7 +8,6 @@ as text and number a ragged row, but it knows no lines, accepts stray quotes, an
 lines or makes rows of all, so that CSV is read by the standard library.
 """
 
-import csv
 import json
 import tempfile
 from collections.abc import Container, Iterable, Iterator
@@ -17,32 +16,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt.data import conll, squad
+from adapt.data.text_files import read_csv, text_lines
 from adapt.errors import DataError, first_line
 from adapt.files import parse_json
+from adapt.options import Quoting
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 1000  # rows of a record batch
-DELIMITERS = {"csv": ",", "tsv": "\t"}
 FAULTS = b"adapt.faults"  # of an Arrow schema: why columns can't be read, by name, as JSON
 # What pyarrow raises for values that have no type together, ArrowInvalid and ArrowTypeError among
 # them: UnicodeEncodeError for half a character, OverflowError for a number that is too large.
 NOT_OF_ONE_TYPE = (ValueError, TypeError, OverflowError, NotImplementedError)
+NOTES = ".notes"  # how the file with the notes of a table ends
 T = TypeVar("T")
 Object = dict[str, Any]  # of a JSON file
 
-csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,072 characters
 
-
-def write_arrow(path: Path, kind: str, target: Path) -> None:
+def write_arrow(path: Path, kind: str, target: Path, quoting: Quoting | None = None) -> None:
     """The rows of the file ``path``, of kind ``csv``, ``tsv``, ``conll``, ``json`` or ``lines``, as
-    an Arrow file. ``target`` is there whole or not at all.
+    an Arrow file. ``target`` is there whole or not at all, and beside it the notes of
+    :func:`read_notes`.
 
     Raises :class:`DataError` naming the line, or the rows, that can't be read.
     """
     import pyarrow as pa
 
+    notes: list[str] = []
     if kind == "json":
         schema, batches = json_batches(path)
     elif kind == "lines":
@@ -52,12 +53,21 @@ def write_arrow(path: Path, kind: str, target: Path) -> None:
         names, sentences = conll.read_conll(path, text_lines(path))
         schema, batches = text_batches(chain([names], sentences), pa.list_(pa.string()))
     else:
-        schema, batches = text_batches(read_csv(path, DELIMITERS[kind]))
+        schema, batches = text_batches(read_csv(path, kind, quoting, notes))
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         with pa.OSFile(f"{scratch}/rows", "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)
+        if notes:
+            Path(scratch, "notes").write_text("\n".join(notes), "utf-8")
+            Path(scratch, "notes").replace(target.with_suffix(NOTES))
         Path(scratch, "rows").replace(target)
+
+
+def read_notes(target: Path) -> list[str]:
+    """What is to be said whenever a file that :func:`write_arrow` wrote is read."""
+    path = target.with_suffix(NOTES)
+    return path.read_text("utf-8").splitlines() if path.exists() else []
 
 
 def text_batches(
@@ -246,74 +256,3 @@ def parse_lines(path: Path, lines: Iterable[str]) -> Iterator[Object]:
         if not isinstance(entry, dict):
             raise DataError(f"{path}: line {number} is not a JSON object")
         yield entry
-
-
-def read_csv(path: Path, delimiter: str) -> Iterator[list[str]]:
-    """The header, then the rows, each with as many fields as the header names.
-
-    Raises :class:`DataError` for a row of another length, a quote that is missing or stray, a
-    column that is named twice, and what is not UTF-8.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(filter(None, reader), [])
-            repeated = {name for name in header if header.count(name) > 1}
-            if repeated:
-                raise DataError(f"{path} names the column '{min(repeated)}' twice")
-            yield header
-            rows = without_blank_lines(reader, len(header))
-            for number, row in enumerate(rows, 1):
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{path}: row {number} (line {reader.line_num}) has {len(row)} "
-                        f"fields, the header has {len(header)}"
-                    )
-                yield row
-        except csv.Error as error:
-            raise DataError(
-                f"{path}: line {reader.line_num}: {error}; is a quote missing?"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise not_utf8(path) from error
-
-
-def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator[list[str]]:
-    """The rows without blank lines, which the reader gives as empty lists.
-
-    In a file of one column a blank line is an empty text, unless nothing but blank lines follows.
-    """
-    num_blank = 0
-    for row in rows:
-        if not row:
-            num_blank += 1
-            continue
-        if num_columns == 1:
-            yield from [[""]] * num_blank
-        num_blank = 0
-        yield row
-
-
-def text_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, without their ends."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for line in file:
-                yield line.removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise not_utf8(path) from error
-
-
-def not_utf8(path: Path) -> DataError:
-    """The error of a file that is not UTF-8, with the first line that is not."""
-    with path.open("rb") as file:
-        number = next(number for number, line in enumerate(file, 1) if not is_utf8(line))
-    return DataError(f"{path}: line {number} is not UTF-8; convert the file with iconv")
-
-
-def is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapt.data.formats import ending_of, format_of, stem_of
 from adapt.errors import DataError, first_line
 from adapt.files import parse_json
 
@@ -188,13 +189,13 @@ def part_folder(folder: Path, split: str | None) -> Path:
 # Shards of a table
 
 
-def table_files(folder: Path, formats: Mapping[str, str]) -> list[Path]:
+def table_files(folder: Path) -> list[Path]:
     """The data files that lie in a folder, in the order of their names."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    return [path for path in files if path.suffix.lower() in formats and path.name not in METADATA]
+    return [path for path in files if format_of(path) and path.name not in METADATA]
 
 
-def shards(folder: Path, split: str | None, formats: Mapping[str, str]) -> list[Path]:
+def shards(folder: Path, split: str | None) -> list[Path]:
     """The files of a folder that are one table, or one part of it.
 
     ``train-00000-of-00002.parquet`` is a shard of the part ``train``; so is ``train.csv`` where all
@@ -202,7 +203,7 @@ def shards(folder: Path, split: str | None, formats: Mapping[str, str]) -> list[
     there, and for files of several formats.
     """
 
-    files = table_files(folder, formats)
+    files = table_files(folder)
     inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     others = [path for path in inside if path not in files]
     for path in folder.rglob("*"):
@@ -213,14 +214,14 @@ def shards(folder: Path, split: str | None, formats: Mapping[str, str]) -> list[
                 f"table, or call it {METADATA[0]} where it says more of the pictures by file_name"
             )
     left_out_note(folder, others, "no tables")
-    kinds = sorted({path.suffix.lower() for path in files})
+    kinds = sorted({ending_of(path) for path in files})
     if len(kinds) > 1:
         raise DataError(
             f"{folder} holds files of several formats ({', '.join(kinds)}): name one file"
         )
     by_part: dict[str, list[Path]] = {}
     for path in files:
-        by_part.setdefault(SHARD.sub("", path.stem), []).append(path)
+        by_part.setdefault(SHARD.sub("", stem_of(path)), []).append(path)
     if not parts_of(list(by_part)):
         if split is not None:
             raise DataError(f"{folder} has no part '{split}': its files are not called by parts")

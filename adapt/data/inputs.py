@@ -19,7 +19,7 @@ from adapt.data import bundled, tables
 from adapt.data.labels import column_names
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
-from adapt.options import LabelledColumnOptions, Offsets, is_of, wanted
+from adapt.options import LabelledColumnOptions, Offsets, Quoting, is_of, wanted
 
 # What messages and config.json call data that have no name.
 IN_MEMORY = {
@@ -56,7 +56,8 @@ PAIR = "text_pair"  # the column of the second texts, and of further ones text_p
 class Columns:
     """Which columns of a table are read; ``text_pair`` and ``label`` may name several: ``a,b``.
 
-    ``offsets`` is what the offsets of spans count.
+    ``offsets`` is what the offsets of spans count, ``quoting`` what quotation marks of CSV and TSV
+    files are.
     """
 
     text: str = "text"
@@ -65,11 +66,15 @@ class Columns:
     image: str | None = None
     weight: str | None = None
     offsets: Offsets = "characters"
+    quoting: Quoting | None = None
 
     def __post_init__(self) -> None:
         if not is_of(self.offsets, Offsets):
             raise StrategyError(f"`offsets` is {self.offsets!r}: {wanted(Offsets)}")
+        tables.check_quoting(self.quoting)
         for field in dataclasses.fields(self):
+            if field.name == "quoting":
+                continue
             name = getattr(self, field.name)
             is_optional = field.default is None
             if not isinstance(name, str) and not (name is None and is_optional):
@@ -88,6 +93,7 @@ class Columns:
             image=options.image_column,
             weight=getattr(options, "weight_column", None),
             offsets=getattr(options, "offsets", "characters"),
+            quoting=options.quoting,
         )
 
     @property
@@ -119,7 +125,8 @@ def make_table(
     Raises DataError for anything that is not exactly one of these.
     """
     if is_table(inputs):
-        return add_labels(read_table(inputs, name, parameter), labels, columns, parameter)
+        table = read_table(inputs, name, parameter, columns.quoting)
+        return add_labels(table, labels, columns, parameter)
 
     picture_column = None
     if are_images:
@@ -190,12 +197,12 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "iloc")
 
 
-def read_table(inputs: Any, name: str, parameter: str) -> Table:
+def read_table(inputs: Any, name: str, parameter: str, quoting: Quoting | None = None) -> Table:
     """The table that ``inputs`` are or name."""
     if isinstance(inputs, Table):
         return inputs
     if isinstance(inputs, str | Path):
-        return read_name(inputs, parameter)
+        return read_name(inputs, parameter, quoting=quoting)
     if is_dataset(inputs):
         if isinstance(inputs.column_names, Mapping):  # a DatasetDict
             parts = ", ".join(inputs)
@@ -222,14 +229,17 @@ def check_named_once(frame: Any, parameter: str) -> None:
         raise DataError(f"`{parameter}` names the column '{min(repeated)}' twice")
 
 
-def read_name(name: str | Path, parameter: str, split: str | None = None) -> Table:
+def read_name(
+    name: str | Path, parameter: str, split: str | None = None, quoting: Quoting | None = None
+) -> Table:
     """A table by name. A sentence in its place gets an error that says so."""
-    if isinstance(name, str) and (not name or " " in name) and not Path(name).exists():
+    is_blank = isinstance(name, str) and (not name or " " in name)
+    if is_blank and not Path(name).exists() and not tables.matching_files(str(name)):
         raise DataError(
             f"`{parameter}` is the string {shortened(name)}, which is no file: give the "
             "name of a file, or in Python a list of texts"
         )
-    return tables.read(name, split)
+    return tables.read(name, split, quoting)
 
 
 @dataclasses.dataclass(frozen=True)

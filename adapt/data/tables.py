@@ -9,8 +9,11 @@ This is the only importer of `datasets`, and only inside functions, since that i
 second. Messages count rows from 1, as a person does, without the header.
 """
 
+import functools
+import glob
 import hashlib
 import io
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,30 +25,22 @@ import numpy as np
 
 from adapt import buckets
 from adapt.data import bundled, conll, folders
-from adapt.data.arrow import read_faults, text_lines, write_arrow
-from adapt.errors import DataError, OutputError, first_line
+from adapt.data.arrow import read_faults, read_notes, write_arrow
+from adapt.data.formats import FORMATS, ending_of, format_of
+from adapt.data.text_files import QUOTING, text_lines
+from adapt.errors import DataError, OutputError, StrategyError, first_line
 from adapt.files import is_remote
+from adapt.options import Quoting, is_of, wanted
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".conll": "conll",
-    ".conllu": "conll",
-    ".iob": "conll",
-    ".iob2": "conll",
-    ".bio": "conll",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-}
+logger = logging.getLogger(__name__)
+
 FILE = "file"  # the column of a folder of pictures that says which file a row is
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
-VERSION = 4  # of what parsed_folder() keeps: after a change of it, files are parsed anew
+VERSION = 5  # of what parsed_folder() keeps: after a change of it, files are parsed anew
 
 
 @dataclass(frozen=True)
@@ -71,55 +66,69 @@ class Table:
         return replace(self, rows=self.rows.select(index))
 
 
-def read(spec: str | Path, split: str | None = None) -> Table:
-    """A table from a file (.csv .tsv .tab .json .jsonl .parquet .conll), a folder (of pictures, of the
-    shards of a table, or one that `save_to_disk` wrote), a bundled set, or a data set on the hub.
-    ``name:split`` is the same as ``split``.
+def read(spec: str | Path, split: str | None = None, quoting: Quoting | None = None) -> Table:
+    """A table from a file (.csv .tsv .tab .json .jsonl .parquet .conll), several of them by a
+    pattern, a folder (of pictures, of the shards of a table, or one that `save_to_disk` wrote), a
+    bundled set, or a data set on the hub. ``name:split`` is the same as ``split``.
 
-        read("train.csv")
+        read("train.csv.gz")
+        read("data/train-*.parquet")    # one after the other, by their names
         read("reviews", "test")         # of adapt.data.bundled: the same as reviews:test
         read("org/name:validation")     # of the hub
 
     A file or a folder comes before a bundled set of the same name; one in a bucket, ``gs://...``,
     is copied into the cache first. Every CSV column is text, as it stands in the file: ``007`` and
     ``NA`` keep being ``007`` and ``NA``. A file that changed is read anew, whatever its
-    modification time says.
+    modification time says. ``quoting`` is what quotation marks are: ``csv``, they hold a field
+    together, or ``none``, text; by default ``csv`` of .csv files and ``none`` of .tsv files, and a
+    note is logged where the other reading is possible.
 
     Raises :class:`DataError` for a missing, empty or unreadable file, a ragged row, an unknown name
     or split; :class:`AssetError` where a bundled set can't be fetched.
     """
+    check_quoting(quoting)
     if is_remote(spec):
+        if glob.has_magic(str(spec)):
+            raise DataError(f"{spec}: patterns are of local files: name a file or a folder")
         local = buckets.download(str(spec), cache_folder() / "buckets")
         with buckets.errors_name(spec):
-            return replace(read(local, split), name=str(spec))
+            return replace(read(local, split, quoting), name=str(spec))
     name = str(spec)
     if not Path(name).expanduser().exists():
         name, _, part = name.partition(":")
         split = split or part or None
     if not name:
         raise DataError(f"'{spec}' names no file, no bundled set and no data set of the hub")
-    rows = read_rows(name, split)
+    rows = read_rows(name, split, quoting)
     if not len(rows):
         raise DataError(f"{spec} has no rows")
     return Table(rows, str(spec), json_faults(Path(name).expanduser()))
 
 
+def check_quoting(quoting: Any) -> None:
+    """Raise :class:`StrategyError` for what is no way to read quotation marks."""
+    if quoting is not None and not is_of(quoting, Quoting):
+        raise StrategyError(f"`quoting` is {quoting!r}: {wanted(Quoting)}")
+
+
 def json_faults(path: Path) -> dict[str, str]:
     """Why columns of a JSON file that was read can't be; {} of anything else."""
-    if FORMATS.get(path.suffix.lower()) != "json" or not path.is_file():
+    if format_of(path) != "json" or not path.is_file():
         return {}
     return read_faults(parsed_folder(path) / "json.arrow")
 
 
-def read_rows(name: str, split: str | None) -> "Dataset":
-    """The rows of a file, a folder of images, a bundled set, or a data set on the hub."""
+def read_rows(name: str, split: str | None, quoting: Quoting | None = None) -> "Dataset":
+    """The rows of files, a folder of images, a bundled set, or a data set on the hub."""
     path = Path(name).expanduser()
-    suffix = path.suffix.lower()
     if path.is_dir():
-        return read_folder(path, split)
-    if suffix in FORMATS:
-        return read_file(path, FORMATS[suffix], split)
-    if suffix == ".txt" and path.is_file() and conll.is_conll(text_lines(path)):
+        return read_folder(path, split, quoting)
+    if glob.has_magic(name) and not path.exists():
+        return read_pattern(name, split, quoting)
+    kind = format_of(path)
+    if kind is not None:
+        return read_file(path, kind, split, quoting)
+    if ending_of(path) == ".txt" and path.is_file() and conll.is_conll(text_lines(path)):
         return read_file(path, "conll", split)
     if path.exists():
         raise DataError(f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}")
@@ -137,23 +146,46 @@ def read_rows(name: str, split: str | None) -> "Dataset":
     return load_dataset(name, split, path=name, cache_dir=str(cache_folder() / "datasets"))
 
 
-def read_folder(path: Path, split: str | None) -> "Dataset":
+def matching_files(name: str) -> list[Path]:
+    """The files that a pattern such as ``data/train-*.csv`` matches, by their names; [] of what is
+    no pattern.
+    """
+    if not glob.has_magic(name):
+        return []
+    found = glob.glob(str(Path(name).expanduser()), recursive=True)
+    return [Path(path) for path in sorted(found) if Path(path).is_file()]
+
+
+def read_pattern(name: str, split: str | None, quoting: Quoting | None) -> "Dataset":
+    """The rows of all files that a pattern matches. Raises :class:`DataError` where there is none,
+    and for files of several formats.
+    """
+    files = matching_files(name)
+    if not files:
+        raise DataError(f"no file matches {name}")
+    if split:
+        raise DataError(f"{name} is a pattern of files: it has no part '{split}'")
+    return folders.joined(Path(name), files, functools.partial(read_shard, quoting=quoting))
+
+
+def read_folder(path: Path, split: str | None, quoting: Quoting | None = None) -> "Dataset":
     """The rows of a folder: what `datasets` saved, the shards of a table, or pictures."""
     if (path / folders.SAVED_PARTS).is_file() or (path / folders.SAVED_TABLE).is_file():
         return read_saved(path, split)
-    if folders.table_files(path, FORMATS):
-        return folders.joined(path, folders.shards(path, split, FORMATS), read_shard)
+    if folders.table_files(path):
+        read_one = functools.partial(read_shard, quoting=quoting)
+        return folders.joined(path, folders.shards(path, split), read_one)
     part = folders.part_folder(path, split)
     if part != path:
-        return read_folder(part, None)
+        return read_folder(part, None, quoting)
     return from_columns(folders.picture_columns(path), str(path), "image").rows
 
 
-def read_shard(path: Path) -> "Dataset":
+def read_shard(path: Path, quoting: Quoting | None = None) -> "Dataset":
     """The rows of one of several files. Raises :class:`DataError` for a JSON file that has a column
     with a fault: beside other files it would be empty.
     """
-    rows = read_file(path, FORMATS[path.suffix.lower()], None)
+    rows = read_rows(str(path), None, quoting)
     for fault in json_faults(path).values():
         raise DataError(f"{path}: {fault}")
     return rows
@@ -381,8 +413,10 @@ def decode_coarsely(content: bytes) -> None:
         image.load()
 
 
-def read_file(path: Path, kind: str, split: str | None) -> "Dataset":
-    """The rows of a data file of kind ``csv``, ``tsv``, ``json`` or ``parquet``."""
+def read_file(
+    path: Path, kind: str, split: str | None, quoting: Quoting | None = None
+) -> "Dataset":
+    """The rows of a data file of kind ``csv``, ``tsv``, ``conll``, ``json`` or ``parquet``."""
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     if not path.stat().st_size:
@@ -390,16 +424,22 @@ def read_file(path: Path, kind: str, split: str | None) -> "Dataset":
     if split:
         raise DataError(f"{path} is a single file: it has no part '{split}'")
     if kind != "parquet":
-        return map_text_file(path, kind)
+        return map_text_file(path, kind, quoting if kind in QUOTING else None)
     cache = str(parsed_folder(path))
     return load_dataset(str(path), None, path=kind, data_files=str(path), cache_dir=cache)
 
 
-def map_text_file(path: Path, kind: str) -> "Dataset":
-    """The rows of a text file, mapped into memory; it is parsed once for each state that it has."""
-    target = parsed_folder(path) / f"{kind}.arrow"
+def map_text_file(path: Path, kind: str, quoting: Quoting | None = None) -> "Dataset":
+    """The rows of a text file, mapped into memory; it is parsed once for each state that it has.
+
+    Logs what is to be said of its quotation marks.
+    """
+    name = kind if quoting is None else f"{kind}-{quoting}"
+    target = parsed_folder(path) / f"{name}.arrow"
     if not target.exists():
-        write_arrow(path, kind, target)
+        write_arrow(path, kind, target, quoting)
+    for note in read_notes(target):
+        logger.warning(note)
     return import_datasets().Dataset.from_file(str(target))
 
 

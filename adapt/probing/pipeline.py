@@ -24,7 +24,7 @@ from adapt.features import (
     vector_settings,
     with_prompt,
 )
-from adapt.options import Long, is_of, wanted
+from adapt.options import Long, Quoting, is_of, wanted
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.parallel.sharding import Layout
@@ -64,6 +64,7 @@ def probe(
     text_pair_column: str | None = None,
     label_column: str = "label",
     image_column: str | None = None,
+    quoting: Quoting | None = None,
     mesh: str = "",
     on_progress: OnProgress | None = None,
     long: Long | None = None,
@@ -98,7 +99,11 @@ def probe(
         seeds=seeds,
     )
     columns = Columns(
-        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+        text=text_column,
+        text_pair=text_pair_column,
+        label=label_column,
+        image=image_column,
+        quoting=quoting,
     )
     check_probe(options, task, limit)
     layout = sharding.make_layout(mesh)

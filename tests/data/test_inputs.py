@@ -152,7 +152,7 @@ def test_a_part_has_as_many_texts_as_the_training_data():
 def test_a_bundled_set_is_tested_on_its_own_test_part(monkeypatch):
     asked = []
 
-    def read(name, split=None):
+    def read(name, split=None, quoting=None):
         asked.append((name, split))
         return tables.from_columns({"text": TEXTS, "label": LABELS}, name)
 

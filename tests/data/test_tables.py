@@ -226,7 +226,7 @@ BAD = {
     ),
     "short.csv": ("text,label\na\n", r"row 1 \(line 2\) has 1 fields, the header has 2"),
     "quote.csv": ('text,label\n"a,b\nc,d\n', "line 3: unexpected end of data; is a quote missing?"),
-    "stray.tsv": ('text\tlabel\n"a" b\tx\n', "line 2: .* expected after '\"'; is a quote missing?"),
+    "stray.csv": ('text,label\n"a" b,x\n', "line 2: .* expected after '\"'; is a quote missing?"),
     "twice.csv": ("text,text\na,b\n", "names the column 'text' twice"),
     "latin.csv": ("text\nplain\ncafé\n".encode("latin-1"), "latin.csv: line 3 is not UTF-8"),
     "utf16.csv": ("text\na\n".encode("utf-16"), "utf16.csv: line 1 is not UTF-8"),

@@ -1,0 +1,181 @@
+"""Text files, compressed ones too: their lines, and the records of CSV and TSV files, strictly.
+
+Quotation marks of a CSV file hold what is between them together: separators, line breaks, and
+doubled marks. Those of a TSV file are text, as in GLUE's files, unless ``quoting`` is ``csv``;
+where a field begins with one, both readings are possible, and a note says which it was.
+"""
+
+import bz2
+import contextlib
+import csv
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from adapt.errors import DataError, first_line
+from adapt.options import Quoting
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+QUOTING: dict[str, Quoting] = {"csv": "csv", "tsv": "none"}  # where nothing is said
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+LINE_BREAK = re.compile("\r\n|\r|\n")
+
+csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,072 characters
+
+
+@contextlib.contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """A text file, decompressed by its ending. Raises :class:`DataError`, also while it is read,
+    for what is not UTF-8 and what can't be decompressed.
+    """
+    opener = OPENERS.get(path.suffix.lower())
+    try:
+        with (opener or open)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise not_utf8(path) from error
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if opener is None:
+            raise
+        raise DataError(f"{path} can't be decompressed: {first_line(error)}") from error
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, without their ends."""
+    with open_text(path) as file:
+        for line in file:
+            yield line.removesuffix("\n")
+
+
+def read_csv(
+    path: Path, kind: str, quoting: Quoting | None = None, notes: list[str] | None = None
+) -> Iterator[list[str]]:
+    """The header, then the rows, each with as many fields as the header names, of a file of kind
+    ``csv`` or ``tsv``. Where quotation marks may be meant otherwise, ``notes`` get a sentence.
+
+    Raises :class:`DataError` for a row of another length, a quote that is missing or stray, a
+    column that is named twice, and what is not UTF-8.
+    """
+    delimiter = DELIMITERS[kind]
+    is_quoted = (quoting or QUOTING[kind]) == "csv"
+    style = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    with open_text(path, newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True, quoting=style)
+        try:
+            header = next(filter(None, reader), [])
+            repeated = {name for name in header if header.count(name) > 1}
+            if repeated:
+                raise DataError(f"{path} names the column '{min(repeated)}' twice")
+            marks = Marks(len(header), delimiter, is_quoted)
+            marks.look_at(header, reader.line_num)
+            yield header
+            rows = without_blank_lines(reader, len(header))
+            for number, row in enumerate(rows, 1):
+                marks.look_at(row, reader.line_num)
+                if len(row) != len(header):
+                    raise DataError(
+                        f"{path}: row {number} (line {reader.line_num}) has {len(row)} "
+                        f"fields, the header has {len(header)}{marks.mend}"
+                    )
+                yield row
+        except csv.Error as error:
+            raise DataError(
+                f"{path}: line {reader.line_num}: {error}; is a quote missing? `quoting` none takes "
+                "quotation marks as text"
+            ) from error
+    if notes is not None and quoting is None and marks.count:
+        notes.append(f"{path}: {marks.note}")
+
+
+class Marks:
+    """Which rows have quotation marks that may be meant otherwise than they are read."""
+
+    def __init__(self, width: int, delimiter: str, is_quoted: bool):
+        self.width = width
+        self.delimiter = delimiter
+        self.is_quoted = is_quoted
+        self.count = 0
+        self.lines = (0, 0)  # of the first one
+
+    def look_at(self, row: list[str], last_line: int) -> None:
+        """Count a row, which ends in this line."""
+        if self.is_quoted:
+            is_odd = any(self.holds_rows(number, field) for number, field in enumerate(row))
+        else:
+            is_odd = any(field.startswith('"') for field in row)
+        if not is_odd:
+            return
+        if not self.count:
+            breaks = sum(len(LINE_BREAK.findall(field)) for field in row)
+            self.lines = (last_line - breaks, last_line)
+        self.count += 1
+
+    def holds_rows(self, column: int, field: str) -> bool:
+        """Whether the lines of a field, but for the last, would be rows without quotation marks."""
+        if self.width < 2 or ("\n" not in field and "\r" not in field):
+            return False
+        lines = LINE_BREAK.split(field)
+        wanted = self.width - 1
+        counts = [line.count(self.delimiter) for line in lines[:-1]]
+        return counts[0] == wanted - column and all(count == wanted for count in counts[1:])
+
+    @property
+    def mend(self) -> str:
+        """What an error of a row of another length adds."""
+        if self.is_quoted or not self.count:
+            return ""
+        return (
+            f"; line {self.lines[0]} has a field that begins with a quotation mark: where fields "
+            "are quoted as in CSV files, give `quoting` csv"
+        )
+
+    @property
+    def note(self) -> str:
+        first, last = self.lines
+        if self.is_quoted:
+            more = f" (and {self.count - 1} more)" if self.count > 1 else ""
+            return (
+                f"lines {first} to {last} are one row{more}, and would be several without their "
+                "quotation marks: is one missing? `quoting` none takes them as text, `quoting` csv "
+                "says that this is meant"
+            )
+        fields = "row has a field that begins" if self.count == 1 else "rows have fields that begin"
+        return (
+            f"{self.count} {fields} with a quotation mark, first in line {first}: taken as text, as "
+            "`quoting` none says without this note; `quoting` csv reads them as CSV files are read"
+        )
+
+
+def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator[list[str]]:
+    """The rows without blank lines, which the reader gives as empty lists.
+
+    In a file of one column a blank line is an empty text, unless nothing but blank lines follows.
+    """
+    num_blank = 0
+    for row in rows:
+        if not row:
+            num_blank += 1
+            continue
+        if num_columns == 1:
+            yield from [[""]] * num_blank
+        num_blank = 0
+        yield row
+
+
+def not_utf8(path: Path) -> DataError:
+    """The error of a file that is not UTF-8, with the first line that is not."""
+    with OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
+        number = next(number for number, line in enumerate(file, 1) if not is_utf8(line))
+    return DataError(f"{path}: line {number} is not UTF-8; convert the file with iconv")
+
+
+def is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,154 @@
+"""Compressed files, patterns of files, and quotation marks: nothing is read otherwise in silence."""
+
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+
+import datasets
+import pytest
+
+from adapt.data.tables import chunks, read, read_lines
+from adapt.errors import DataError, StrategyError
+
+ROWS = [("a film", "good"), ("so-so", "bad"), ("é", "good")]
+CONTENT = {
+    ".csv": "text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS),
+    ".tsv": "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS),
+    ".jsonl": "".join(f'{{"text": "{text}", "label": "{label}"}}\n' for text, label in ROWS),
+    ".conll": "".join(f"{text.replace(' ', '-')} {label}\n\n" for text, label in ROWS),
+}
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPT_CACHE", str(tmp_path / "cache"))
+
+
+def column(spec: Path | str, name: str = "text", **how) -> list:
+    return [value for chunk in chunks(read(spec, **how), [name]) for value in chunk[name]]
+
+
+@pytest.mark.parametrize("ending", CONTENT)
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_a_compressed_file_is_what_was_compressed(tmp_path, ending, compression):
+    plain = tmp_path / f"a{ending}"
+    plain.write_text(CONTENT[ending], "utf-8")
+    compressed = tmp_path / f"b{ending}{compression}"
+    compressed.write_bytes(COMPRESS[compression](CONTENT[ending].encode()))
+    assert column(compressed) == column(plain)
+    assert column(compressed, "label") == column(plain, "label")
+
+
+@pytest.mark.parametrize("compression", COMPRESS)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_what_is_no_compressed_file_or_a_part_of_one_is_refused(tmp_path, compression, name):
+    path = tmp_path / f"{name}{compression}"
+    reader = read_lines if name == "a.txt" else read
+    whole = COMPRESS[compression](CONTENT[".csv"].encode() * 1000)
+    for content in (b"text,label\na,b\n", whole[: len(whole) // 2], whole[:-3]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"can't be decompressed"):
+            reader(path)
+
+
+def test_what_is_not_utf_8_in_a_compressed_file_is_named(tmp_path):
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"text\nb\n\xff\n"))
+    with pytest.raises(DataError, match="line 3 is not UTF-8"):
+        read(path)
+
+
+def test_a_pattern_is_its_files_one_after_the_other(tmp_path):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    for number in (10, 2, 1):
+        some = datasets.Dataset.from_dict({"text": [f"{number}"], "label": ["x"]})
+        some.to_parquet(folder / f"train-{number:05}-of-00011.parquet")
+    (folder / "test-00000-of-00001.parquet").write_bytes(b"")
+    pattern = f"{folder}/train-*.parquet"
+    assert column(pattern) == ["1", "2", "10"]
+    assert read(pattern).name == pattern
+    assert column(f"{folder}/train-0000[12]*") == ["1", "2"]
+    assert column(f"{tmp_path}/**/train-00002*") == ["2"]
+    with pytest.raises(DataError, match=r"no file matches .*valid"):
+        read(f"{folder}/valid-*.parquet")
+    with pytest.raises(DataError, match="has no part 'test'"):
+        read(pattern, "test")
+
+
+def test_shards_may_be_compressed_and_have_to_fit_together(tmp_path):
+    for number, name in enumerate(("a", "b")):
+        content = gzip.compress(f"text,label\n{name},{number}\n".encode())
+        (tmp_path / f"part-{number}.csv.gz").write_bytes(content)
+    assert column(f"{tmp_path}/part-?.csv.gz") == column(tmp_path) == ["a", "b"]
+    (tmp_path / "part-2.csv.gz").write_bytes(gzip.compress(b"text\nc\n"))
+    with pytest.raises(DataError, match=r"part-2.csv.gz has the columns text"):
+        read(f"{tmp_path}/part-?.csv.gz")
+    (tmp_path / "part-3.md").write_text("# notes")
+    with pytest.raises(DataError, match=r"part-3.md is of no known format"):
+        read(f"{tmp_path}/part-[03]*")
+
+
+# 60 rows of GLUE's kind: one text begins with a quotation mark, and the fourth after it ends with one.
+LINES = [f"a film {number}\tgood" for number in range(60)]
+LINES[9] = '"what a mess , she said 9\tbad'
+LINES[13] = 'it was "fine"\tgood'
+QUOTED = "text\tlabel\n" + "\n".join(LINES[:13]) + '\n"\tbad\n' + "\n".join(LINES[13:]) + "\n"
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tab"])
+def test_quotation_marks_in_a_tsv_file_are_text_and_that_is_said(tmp_path, name, caplog):
+    path = tmp_path / name
+    path.write_text(QUOTED, "utf-8")
+    for _ in range(2):  # parsed, and from the cache
+        caplog.clear()
+        texts = column(path)
+        assert len(texts) == 61
+        assert texts[9] == '"what a mess , she said 9'
+        (message,) = caplog.messages
+        assert "2 rows have fields that begin with a quotation mark, first in line 11" in message
+    caplog.clear()
+    assert column(path, quoting="none") == texts
+    assert not caplog.messages
+    assert len(column(path, quoting="csv")) < 61, "not the case that this is about"
+
+
+def test_a_tsv_file_without_quotation_marks_is_the_same_either_way(tmp_path, caplog):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tlabel\nsay "hi"\tgood\n', "utf-8")
+    assert column(path) == column(path, quoting="csv") == column(path, quoting="none")
+    assert not caplog.messages
+
+
+def test_a_field_over_several_lines_is_an_error_that_names_the_mend(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tlabel\n"one\ntwo"\tgood\n', "utf-8")
+    with pytest.raises(DataError, match=r"row 1 \(line 2\) has 1 fields.*line 2 .*`quoting` csv"):
+        read(path)
+    assert column(path, quoting="csv") == ["one\ntwo"]
+
+
+def test_a_csv_row_that_would_be_several_is_said(tmp_path, caplog):
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"oh no,bad\na film,good\nso "so",good\nb,bad\n"x",bad\n', "utf-8")
+    with pytest.raises(DataError, match=r"is a quote missing\? `quoting` none"):
+        read(path)
+    assert column(path, quoting="none")[0] == '"oh no'
+    path.write_text('text,label\na,good\n"oh no,bad\na film,good\nso",good\n', "utf-8")
+    assert column(path) == ["a", "oh no,bad\na film,good\nso"]
+    (message,) = caplog.messages
+    assert "lines 3 to 5 are one row, and would be several" in message
+    caplog.clear()
+    assert len(column(path, quoting="csv")) == 2
+    assert not caplog.messages
+    path.write_text('text,label\n"a text, of\ntwo lines, or, so",good\n"two\nlines",bad\n', "utf-8")
+    assert len(column(path)) == 2
+
+
+def test_other_quoting_is_refused(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("text\na\n", "utf-8")
+    with pytest.raises(StrategyError, match="`quoting` is 'minimal': give one of csv, none"):
+        read(path, quoting="minimal")
