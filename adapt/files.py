@@ -6,6 +6,7 @@ writes; nothing here asks. Files in a bucket are the matter of :mod:`adapt.bucke
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -150,6 +151,29 @@ def replace_folder(source: Path, target: Path) -> None:
         target.rename(previous)
     source.rename(target)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an existing folder, so that no other process of this machine fills it, too.
+
+    It is an flock of the folder itself: no file is left of it, and the kernel releases it when the
+    process dies, however it dies. Where a file system has none, such as NFS, nothing is held. Raises
+    :class:`OutputError` while another process holds the folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process writes into {folder}: wait for it, or give another `out`"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def reserve(path: Path, size: int, what: str = "") -> None:

@@ -156,7 +156,7 @@ def open_run(
     leaves nothing half-written: the new folder goes, and what ``overwrite`` was to replace comes
     back, unless the folder was kept. ``defaults`` are the settings that a run had that began before
     there were such. Raises :class:`OutputError`; only a folder of the same ``experiment`` is ever
-    replaced.
+    replaced, and none that another process writes into.
     """
     shared = {
         f"`{name}`": repr(value) for name, value in settings.items() if name not in OF_A_PROCESS
@@ -174,7 +174,8 @@ def open_run(
             yield RunFolder(folder.path, folder.upload)
         return
     if resume:
-        yield RunFolder(out, nothing_to_keep)
+        with files.locked(out) if is_lead_process() else contextlib.nullcontext():
+            yield RunFolder(out, nothing_to_keep)
         return
 
     if not is_lead_process():
@@ -224,7 +225,8 @@ def begin_staged(
 
 @contextlib.contextmanager
 def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[], None]]:
-    """Make ``out`` an empty folder; after an error inside, everything is as it was before.
+    """Make ``out`` an empty folder, and hold it; after an error inside, everything is as it was
+    before.
 
     Unless the function that it yields was called: then the folder stays, and what it replaced is
     deleted.
@@ -232,16 +234,10 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
     previous = out.with_name(f".{out.name}.before")
     existed = out.exists()
     is_filled = existed and any(out.iterdir())
-
     if is_filled and not overwrite:
         raise being_filled(out)
-    if is_filled and previous.exists() and not has_saved(out):
-        # A run that was to replace the previous one was killed before it had saved anything.
-        files.delete(out)
-        previous.rename(out)
-    if is_filled and command_of(out) != command:
-        raise not_written_by(command, out)
 
+    is_ours = False
     is_kept = False
 
     def keep() -> None:
@@ -251,23 +247,35 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
                 files.delete(previous)
         is_kept = True
 
-    try:
-        if is_filled:
-            files.delete(previous)
-            out.rename(previous)
-        make_folder(out, exist_ok=existed and not is_filled)
-        yield keep
-    except BaseException:
-        if is_kept:
-            raise
-        for path in out.iterdir() if out.exists() else ():
-            files.delete(path)
-        if is_filled:
-            previous.replace(out)
-        elif not existed and out.exists():
+    with contextlib.ExitStack() as held:
+        if existed:
+            held.enter_context(files.locked(out))
+        if is_filled and previous.exists() and not has_saved(out):
+            # A run that was to replace the previous one was killed before it had saved anything.
             files.delete(out)
-        raise
-    keep()
+            previous.rename(out)
+        if is_filled and command_of(out) != command:
+            raise not_written_by(command, out)
+        try:
+            if is_filled:
+                files.delete(previous)
+                out.rename(previous)
+            make_folder(out, exist_ok=existed and not is_filled)
+            if is_filled or not existed:
+                held.enter_context(files.locked(out))
+            is_ours = True
+            yield keep
+        except BaseException:
+            if is_kept:
+                raise
+            for path in out.iterdir() if is_ours and out.exists() else ():
+                files.delete(path)
+            if is_filled and (is_ours or not out.exists()):
+                previous.replace(out)
+            elif is_ours and not existed and out.exists():
+                files.delete(out)
+            raise
+        keep()
 
 
 def make_folder(out: Path, exist_ok: bool) -> None:

@@ -1,12 +1,14 @@
-"""The commit that adapt runs from, as git keeps it: on a branch, packed, detached, in a work tree, or not at all."""
+"""The commit that adapt runs from, as git keeps it; and a run's folder, which one process at a time writes."""
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 import adapt
 from adapt import run_folder
+from adapt.errors import OutputError
 
 SHA = "0123456789" * 4
 
@@ -69,3 +71,49 @@ def test_it_is_what_git_says():
         text=True,
     )
     assert run_folder.commit() == (said.stdout.strip() or None)
+
+
+SETTINGS = {"experiment": "finetune", "seed": 0}
+# Another process that opens a run in the folder of its first argument, and says what came of it.
+OPENS = """
+import sys
+from adapt.errors import OutputError
+from adapt.run_folder import open_run
+try:
+    with open_run(sys.argv[1], {settings}, **{{sys.argv[2]: True}}) as folder:
+        print(sorted(path.name for path in folder.path.iterdir()))
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("flag", ["resume", "overwrite"])
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path, flag):
+    out = tmp_path / "run"
+    program = OPENS.format(settings=SETTINGS).replace("sys.argv[1],", "Path(sys.argv[1]),")
+    words = [sys.executable, "-c", "from pathlib import Path\n" + program, str(out), flag]
+
+    def other() -> str:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    with run_folder.open_run(out, SETTINGS):
+        (out / "metrics.jsonl").write_text("{}\n")
+        assert other() == (f"another process writes into {out}: wait for it, or give another `out`")
+        assert (out / "metrics.jsonl").exists()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    kept = ["config.json", "metrics.jsonl"] if flag == "resume" else ["config.json"]
+    assert other() == str(kept)
+
+
+def test_a_run_that_is_resumed_is_held_too(tmp_path):
+    out = tmp_path / "run"
+    with run_folder.open_run(out, SETTINGS):
+        pass
+    with (
+        run_folder.open_run(out, SETTINGS, resume=True),
+        pytest.raises(OutputError, match="another process writes into"),
+        run_folder.open_run(out, SETTINGS, resume=True),
+    ):
+        raise AssertionError("two at once")
+    with run_folder.open_run(out, SETTINGS, overwrite=True) as folder:
+        assert [path.name for path in folder.path.iterdir()] == ["config.json"]

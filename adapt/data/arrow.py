@@ -106,6 +106,11 @@ def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
         for name in dict.fromkeys(chain.from_iterable(objects)):
             if name in faults:
                 continue
+            if not is_text(name):
+                raise DataError(
+                    f"{path}: a row from {first_row} on has a column {name!r}, which holds half a "
+                    "character: give it another name"
+                )
             values = column_of(objects, name)
             try:
                 types[name] = type_with(types.get(name), values)
@@ -256,3 +261,8 @@ def parse_lines(path: Path, lines: Iterable[str]) -> Iterator[Object]:
         if not isinstance(entry, dict):
             raise DataError(f"{path}: line {number} is not a JSON object")
         yield entry
+
+
+def is_text(name: str) -> bool:
+    """Whether UTF-8 can write a name: JSON may spell half of a character."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)

@@ -14,6 +14,7 @@ from adapt.pretrained.json_files import read_settings
 PROCESSORS = ("ViTImageProcessor", "ViTFeatureExtractor")
 DEFAULT_SIZE = 224  # ViT's own, where pictures are cropped and the file names no size
 LARGEST = 2**16  # pixels of a side
+LARGEST_NUMBER = 1e30
 # What another processor has to say for all of it to be known.
 ENTRIES = ("do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
@@ -73,6 +74,8 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
             raise CheckpointError(
                 f"{file} has {len(values)} values of {name} and the encoder {channels} channels"
             )
+    if min(map(abs, settings.std)) < 1 / LARGEST_NUMBER:
+        raise CheckpointError(f"{file} says 0 for image_std, which pixels are divided by")
     if not content.get("do_rescale", True):
         settings = dataclasses.replace(settings, rescale=1.0)
     if not content.get("do_normalize", True):
@@ -95,7 +98,9 @@ def check_processor(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value of JSON is a number that pixels can be computed with in float32."""
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and abs(value) < LARGEST_NUMBER  # which NaN is not, nor infinity
 
 
 def per_channel(value: Any) -> tuple[Any, ...]:

@@ -232,6 +232,7 @@ BAD = {
     "utf16.csv": ("text\na\n".encode("utf-16"), "utf16.csv: line 1 is not UTF-8"),
     "twice.jsonl": ('{"text": "a"}\n{"text": "b", "text": "c"}\n', "line 2 .*'text' twice"),
     "twice.json": ('[{"text": "b", "text": "c"}]', "twice.json .*'text' twice"),
+    "half.jsonl": ('{"text": "a", "\\ud800": 1}', r"half.jsonl: a row from 1 .*half a character"),
     "deep.jsonl": ('{"text": "a"}\n' + "[" * 100_000, "line 2 .*nested too deeply"),
     "deep.json": ("[" * 100_000, "deep.json .*nested too deeply"),
     "deep_object.json": ('{"a":' * 100_000, "nested too deeply"),

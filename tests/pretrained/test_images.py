@@ -77,6 +77,11 @@ def test_what_is_no_picture_is_named_by_its_row():
         ("{", "is not a JSON object"),
         ("[1]", "is not a JSON object"),
         ('{"image_mean": [0, 0]}', "2 values of image_mean"),
+        ('{"image_mean": [0, 0, NaN]}', "for image_mean: give numbers"),
+        ('{"image_std": [1, Infinity, 1]}', "for image_std: give numbers"),
+        ('{"image_std": [1, 0, 1]}', "0 for image_std"),
+        ('{"rescale_factor": 1e999}', "for rescale_factor: give a number"),
+        ('{"rescale_factor": 1' + 400 * "0" + "}", "for rescale_factor: give a number"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(tmp_path, content, why):
