@@ -51,13 +51,18 @@ SLOW_FILES = (
     "comparison/test_comparing.py",
     "experiments/test_benchmark.py",
     "experiments/test_compile_check.py",
+    "experiments/test_loop.py",
     "experiments/test_whole_runs.py",
     "export/test_export_peers.py",
     "parallel/test_sharding.py",
     "pretrained/test_delta.py",
+    "test_finetuning.py",
     "test_long_runs.py",
     "test_notebooks.py",
     "test_packaging.py",
+    "test_planning.py",
+    "test_pretraining.py",
+    "training/test_context.py",
     "training/test_numerics.py",
     "training/test_phases.py",
     "training/test_rates.py",
@@ -69,11 +74,13 @@ settings.load_profile("adapt")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark whole runs and processes as slow."""
+    """Mark whole runs and processes as slow; the longest go first."""
     for item in items:
         starts_a_process = "command" in getattr(item, "fixturenames", ())
         if starts_a_process or item.path.as_posix().endswith(SLOW_FILES):
             item.add_marker("slow")
+    # At the end one of two workers would wait for a notebook of the other.
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
 
 
 def pytest_collection_finish() -> None:

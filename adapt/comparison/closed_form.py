@@ -138,7 +138,7 @@ def fit_heads(
     labels = np.zeros(count, np.int32)
     labels[: len(material.train)] = material.train.labels
     started = time.perf_counter()
-    scaled = linear.standardise(np.concatenate(list(features.values())), train)
+    scaled = linear.standardize(np.concatenate(list(features.values())), train)
     if strategy == "probe":
         strengths = PENALTIES
         fitted = logistic(scaled, labels, train, strengths, classes)

@@ -1,7 +1,7 @@
 """Linear probes: standardised features, and heads fitted for many training sets at once.
 
     features = layer_features(pretrained, batches, count, ("mean", "cls"))
-    scaled   = standardise(features[layer, pooling], train)
+    scaled   = standardize(features[layer, pooling], train)
     heads    = logistic(scaled, labels, train, strengths, classes)
     answers  = predict(heads, scaled.x, held_out, classes)
 
@@ -32,7 +32,7 @@ class Scaled(NamedTuple):
     std: np.ndarray  # float64 [S, D], inf where a feature is constant in a set: it counts nothing
 
 
-def standardise(features: np.ndarray, train: np.ndarray) -> Scaled:
+def standardize(features: np.ndarray, train: np.ndarray) -> Scaled:
     """Features [N, D] scaled for the training sets bool [S, N].
 
     A row that no set trains on decides nothing but its own ``x``.

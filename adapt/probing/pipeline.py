@@ -70,6 +70,7 @@ def probe(
     long: Long | None = None,
     normalize: bool | None = None,
     prompt: str | None = None,
+    unscaled: bool = False,
 ) -> ProbeReport:
     """Which layer holds what a task needs: heads on the frozen features of every layer, chosen by
     inner folds, tested once.
@@ -93,6 +94,7 @@ def probe(
         pooling=None if pooling is None else tuple(as_list(pooling, "pooling")),
         normalize=normalize,
         prompt=prompt,
+        unscaled=unscaled,
         strengths=tuple(as_list(strengths, "strengths")),
         neighbours=tuple(as_list(neighbours, "neighbours")),
         folds=folds,

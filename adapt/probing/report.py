@@ -49,6 +49,8 @@ class ProbeOptions:
     normalize: bool | None = None
     # what is put before a text, or its name in the checkpoint's folder; default: the folder's own
     prompt: str | None = None
+    # take features as they are; otherwise each is standardised on the rows that a head is fitted on
+    unscaled: bool = False
     # of the L2 penalty: scikit-learn's 1 / C, or alpha
     strengths: tuple[float, ...] = STRENGTHS
     # of knn
@@ -174,6 +176,7 @@ def probe_features(
     """
     classes = len(names)
     methods = options.methods(regression=not classes)
+    scale = linear.unscaled if options.unscaled else linear.standardize
     splits = make_splits(labels, test, options, regression=not classes)
     tested = test if test.any() else ~test
     drawn = resample(np.flatnonzero(tested), len(labels))
@@ -182,7 +185,7 @@ def probe_features(
     selections = []
     for layer, pooled in enumerate(features):
         for pooling, x in zip(options.poolings, pooled, strict=True):
-            scaled = linear.standardise(x, splits.train)
+            scaled = scale(x, splits.train)
             for method in methods:
                 fitted = fit_method(method, scaled, labels, splits, classes, options)
                 selection = select_strength(fitted.answers, labels, splits, classes)

@@ -41,11 +41,11 @@ def compare_with_sklearn(
     count = len(train) * len(strengths)
 
     def fit_all() -> linear.Linear:
-        scaled = linear.standardise(features, train)
+        scaled = linear.standardize(features, train)
         return logistic(scaled, labels, train, strengths.tolist(), classes)
 
     first_seconds, heads = clocked(fit_all)
-    scaled = linear.standardise(features, train)
+    scaled = linear.standardize(features, train)
     rates: dict[str, list[float]] = {side: [] for side in SIDES}
     gradients: dict[str, list[float]] = {side: [] for side in SIDES}
     errors: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -56,9 +56,9 @@ def compare_with_sklearn(
         # One fit of each strength a round, as there are as many of each here.
         for k, strength in enumerate(strengths):
             index = (number * len(strengths) + k) % len(train)
-            x = standardised(features[train[index]])
+            x = standardized(features[train[index]])
             y = labels[train[index]]
-            weights = {"adapt": standardised_weights(heads, scaled, index, k)}
+            weights = {"adapt": standardized_weights(heads, scaled, index, k)}
             for solver in SOLVERS:
                 model = sklearn_model(solver, strength)
                 taken, _ = clocked(lambda: quietly_fit(model, x.astype(np.float32), y))  # noqa: B023
@@ -112,11 +112,11 @@ def compare_small_sets(
     classes = int(labels.max()) + 1
 
     def fit_all() -> linear.Linear:
-        scaled = linear.standardise(features, train)
+        scaled = linear.standardize(features, train)
         return logistic(scaled, labels, train, [strength], classes)
 
     first_seconds, heads = clocked(fit_all)
-    scaled = linear.standardise(features, train)
+    scaled = linear.standardize(features, train)
     seconds: dict[str, list[float]] = {"adapt": [], "lbfgs": []}
     gradients: dict[str, list[float]] = {"adapt": [], "lbfgs": []}
     above = []
@@ -127,8 +127,8 @@ def compare_small_sets(
         for turn in range(number * sample, (number + 1) * sample):
             index = turn % sets
             rows = train[index]
-            data = (standardised(features[rows]), labels[rows])
-            ours = standardised_weights(heads, scaled, index, 0)
+            data = (standardized(features[rows]), labels[rows])
+            ours = standardized_weights(heads, scaled, index, 0)
             taken, theirs = fit_in_sklearn(*data, strength)
             sklearn_seconds += taken
             gradients["adapt"].append(gradient(*data, *ours, strength))
@@ -199,8 +199,8 @@ def clocked(
     return clock() - started, result
 
 
-def standardised(features: np.ndarray) -> np.ndarray:
-    """Features of one training set, standardised as :func:`adapt.probing.linear.standardise` does,
+def standardized(features: np.ndarray) -> np.ndarray:
+    """Features of one training set, standardised as :func:`adapt.probing.linear.standardize` does,
     float64.
     """
     x = features.astype(np.float64)
@@ -209,7 +209,7 @@ def standardised(features: np.ndarray) -> np.ndarray:
     return (x - mean) / np.where(std > linear.min_std(mean, std), std, np.inf)
 
 
-def standardised_weights(
+def standardized_weights(
     heads: linear.Linear, scaled: linear.Scaled, index: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(weights [C, D], intercepts [C]) of set ``index`` and strength ``k`` on standardised

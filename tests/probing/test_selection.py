@@ -73,7 +73,7 @@ def test_labels_of_the_test_choose_nothing(given_test):
 
 
 def choices(x: np.ndarray, y: np.ndarray, splits: selection.NestedSplits) -> np.ndarray:
-    scaled = linear.standardise(x, splits.train)
+    scaled = linear.standardize(x, splits.train)
     return np.asarray(
         linear.predict(
             logistic(scaled, y, splits.train, STRENGTHS, 2), scaled.x, splits.held_out, 2

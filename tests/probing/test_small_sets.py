@@ -21,7 +21,7 @@ def test_small_sets_have_on_average_less_than_a_quarter_of_their_union():
 def test_both_ways_lead_to_one_optimum(monkeypatch):
     x, y = ill_scaled(4, count=900)
     train = small_sets(y, count=12, per_class=8)
-    scaled = linear.standardise(x, train)
+    scaled = linear.standardize(x, train)
     heads = {}
     for name, small in (("together", 0), ("alone", 0.25)):
         monkeypatch.setattr(logistic_regression, "SMALL", small)
@@ -37,7 +37,7 @@ def test_both_ways_lead_to_one_optimum(monkeypatch):
 def test_a_set_has_the_same_heads_whatever_sets_are_beside_it():
     x, y = ill_scaled(4, count=900)
     train = small_sets(y, count=12, per_class=8)
-    shown = linear.standardise(x, train)
+    shown = linear.standardize(x, train)
     again = linear.Scaled(shown.x, shown.mean[::-1], shown.std[::-1])
     heads = logistic(shown, y, train, STRENGTHS, 4)
     backwards = logistic(again, y, train[::-1], STRENGTHS, 4)
@@ -53,7 +53,7 @@ def test_many_sizes_share_few_programs():
         rows[np.random.default_rng(size).choice(len(x), size, replace=False)] = True
     assert logistic_regression.sets_are_small(train)
     logistic_regression.minimise_alone.clear_cache()
-    heads = logistic(linear.standardise(x, train), y, train, (1.0,), 2)
+    heads = logistic(linear.standardize(x, train), y, train, (1.0,), 2)
     assert heads.converged.all()
     assert logistic_regression.minimise_alone._cache_size() == 8
 
