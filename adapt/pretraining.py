@@ -25,6 +25,7 @@ import numpy as np
 from adapt import run_folder, tree
 from adapt.data import masking, packing, tables
 from adapt.data.examples import from_sequences
+from adapt.data.formats import format_of
 from adapt.data.inputs import Columns, make_table
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
@@ -246,6 +247,11 @@ def prepare(
 def text_table(texts: Any) -> Table:
     """Texts as a table with the column ``text``: lines of a file, or what is in memory."""
     if isinstance(texts, str | Path):
+        if format_of(Path(texts)) is not None:
+            raise DataError(
+                f"{texts} is a table, whose lines are no texts: write its texts into a .txt file, a "
+                "line each, or in Python give a list of them"
+            )
         return tables.read_lines(texts)
     table, columns = make_table(texts, None, Columns(), name="the text", parameter="texts")
     if columns.text_pair:

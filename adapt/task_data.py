@@ -6,7 +6,6 @@ data.sets["train"]
 """
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from adapt.cost import clock
 from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
-from adapt.data.labels import class_line, label_type, stratified_split
+from adapt.data.labels import label_type, log_classes, stratified_split
 from adapt.data.repeated import count_repeated
 from adapt.data.tables import Table
 from adapt.data.weights import read_extras, read_weights, scaled
@@ -35,8 +34,6 @@ from adapt.training.events import Callback
 from adapt.training.loop import evaluate
 from adapt.training.phases import CompiledPhase
 from adapt.training.step import make_eval
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +180,7 @@ def read_data(
         sets["train"], weights=weights, extras=read_extras(extras, len(train.table))
     )
     class_counts = task.class_counts(sets["train"].targets, names)
-    if class_counts:
-        logger.info(f"{train.table.name}: classes: {class_line(class_counts)}")
+    log_classes(train.table, class_counts)
     if "validation" not in sets:
         whole = sets["train"]
         split_seed = seed if split_seed is None else split_seed

@@ -149,6 +149,7 @@ def test_texts_in_a_list_train_as_the_same_file_does(bert, tmp_path):
         (["a film"], {}, "at least 2"),
         ([3, 4], {}, "int"),
         ("nowhere.txt", {}, "nowhere.txt"),
+        ("reviews.csv.gz", {}, "reviews.csv.gz is a table"),
         (TEXTS, {"steps": 0}, "steps"),
         (TEXTS, {"mask_rate": 15}, "mask_rate"),
         (TEXTS, {"learning_rate": "fast"}, "learning_rate"),

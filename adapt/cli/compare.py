@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from adapt import files
-from adapt.cli import compare_plots, console, launch
+from adapt.cli import compare_plots, console, launch, showing
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import flags_of
 from adapt.comparison.comparing import Comparison, prepare
@@ -104,6 +104,7 @@ def main(config: Config) -> dict[str, Any]:
     )
     material = prepared.material
     console.say(f"data      {len(material.train):,} labelled examples of {config.train}")
+    showing.show_classes(material.class_counts)
     with console.progress("cells", prepared.count) as bar:
         found = prepared.run(
             config.out,

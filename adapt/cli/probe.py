@@ -109,6 +109,7 @@ def main(config: Config) -> dict[str, Any]:
     with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
         console.say(f"data      {(~test).sum():,} rows of {config.data}, {test.sum():,} of a test")
+        showing.show_classes(data.class_counts)
         poolings = " and ".join(config.poolings)
         vectors = VectorSettings(poolings, bool(config.normalize), config.prompt or "")
         console.say(f"vectors   {vectors}")

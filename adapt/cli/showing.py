@@ -24,6 +24,12 @@ def show_loaded(pretrained: Pretrained) -> None:
     console.say(f"loaded    {pretrained.source}: {config.family}, {size}; its head is discarded")
 
 
+def show_classes(counts: Mapping[str, int]) -> None:
+    """How many training rows each class has, where there are classes."""
+    if counts:
+        console.say(f"classes   {class_line(counts)}")
+
+
 def show_start(prepared: Prepared) -> None:
     """What was loaded, what of it is discarded, the data, and what each phase trains."""
     options = prepared.options
@@ -51,8 +57,7 @@ def show_start(prepared: Prepared) -> None:
             "no block is in a backward pass"
         )
     console.say(f"data      {sizes(data.sets)}")
-    if data.class_counts:
-        console.say(f"classes   {class_line(data.class_counts)}")
+    show_classes(data.class_counts)
     console.say()
     for name, examples in data.sets.items():
         console.warn_long(examples.long, name)

@@ -14,7 +14,7 @@ from adapt.comparison.cells import as_finite
 from adapt.comparison.options import CompareOptions, count_of
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
-from adapt.data.labels import is_class_numbers, label_type, stratified_split
+from adapt.data.labels import is_class_numbers, label_type, log_classes, stratified_split
 from adapt.errors import DataError, StrategyError
 from adapt.options import HELD_OUT, TaskOptions
 from adapt.pretrained.hub import Pretrained, check_inputs
@@ -43,6 +43,11 @@ class Material:
     metric: str  # the score that chooses and is reported
     tests: Mapping[str, Examples]  # "test", where there is one, and sets that are only tested on
     folds: np.ndarray | None  # int [N], of every training example; None: there is a test set
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many training examples, or words, each class has; {} where labels are no classes."""
+        return self.task.class_counts(self.train.targets, self.names)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -104,7 +109,7 @@ def read_material(
     if "test" not in read:
         folds = deal_folds(training.labels, max(compared.seeds, FEWEST_FOLDS))
     kind = label_type(train.table, train.columns.label)
-    return Material(
+    material = Material(
         pretrained=pretrained,
         task=task,
         names=names,
@@ -115,6 +120,8 @@ def read_material(
         tests=read,
         folds=folds,
     )
+    log_classes(train.table, material.class_counts)
+    return material
 
 
 def deal_folds(labels: Any, count: int) -> np.ndarray:

@@ -49,6 +49,7 @@ def check_given(**arguments: Any) -> None:
             raise StrategyError(f"`{name}`: {value.reason}: give it again")
 
 
+SHORT_FLOATS = ("float16", "float32")
 PAIR = "text_pair"  # the column of the second texts, and of further ones text_pair_2 and so on
 
 
@@ -386,17 +387,32 @@ def as_list(values: Any, name: str) -> list:
         if len(shape) not in (1, 2):
             raise DataError(f"`{name}` is an array of shape {list(shape)}: give one of shape [N]")
         if hasattr(values, "isna"):
-            is_missing = values.isna().tolist()
-            pairs = zip(values.tolist(), is_missing, strict=True)
+            pairs = zip(elements(values), values.isna().tolist(), strict=True)
             return [None if missing else plain(value) for value, missing in pairs]
-        return [plain(value) for value in np.asarray(values).tolist()]
+        return [plain(value) for value in elements(np.asarray(values))]
     if not isinstance(values, Iterable):
         raise DataError(f"`{name}` is of type {type(values).__name__}: give a list")
     return [plain(value) for value in values]
 
 
+def elements(values: Any) -> list:
+    """The elements of an array or a Series [N] or [N, K], without what ``tolist`` makes of some: a
+    time becomes a count of nanoseconds, and 0.1 of float32 becomes 0.10000000149011612.
+    """
+    dtype = str(values.dtype)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "mM":
+        return values.astype(f"{dtype.partition('[')[0]}[us]").tolist()
+    if dtype in SHORT_FLOATS and values.ndim == 1:
+        return list(np.asarray(values))
+    return values.tolist()
+
+
 def plain(value: Any) -> Any:
     """A value as Python's own: no NumPy scalar, no array, and None for NaN."""
+    if isinstance(value, np.float16 | np.float32):
+        value = float(str(value))
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        (value,) = elements(np.array([value]))
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray) and value.dtype != np.uint8:

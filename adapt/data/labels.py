@@ -319,6 +319,12 @@ def class_line(counts: Mapping[str, int], most: int = 10, width: int = 68) -> st
     return said
 
 
+def log_classes(table: Table, counts: Mapping[str, int]) -> None:
+    """Log the classes of a training table, where it has such."""
+    if counts:
+        logger.info(f"{table.name}: classes: {class_line(counts)}")
+
+
 def feature_names(table: Table, column: str) -> list[str] | None:
     """The names of a ClassLabel column, or of a column with lists of ClassLabel."""
     feature = table.rows.features.get(column)

@@ -16,6 +16,7 @@ import numpy as np
 
 from adapt.data import packing, tables
 from adapt.data.inputs import Columns, Part, as_list, make_parts
+from adapt.data.labels import log_classes
 from adapt.errors import DataError, StrategyError
 from adapt.features import (
     Stream,
@@ -162,6 +163,11 @@ class ProbeData:
         """Which rows are the test's, bool [N]; none of them where there is no test."""
         return np.arange(len(self.labels)) >= len(self.parts[0].table)
 
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """How many training rows each class has; {} where labels are values."""
+        return self.task.class_counts(self.labels[~self.is_test], self.names)
+
     def features(
         self,
         poolings: Sequence[str],
@@ -292,6 +298,7 @@ def read_data(
         options.prompt or "",
     )
     make_splits(data.labels, data.is_test, options, regression=not names)
+    log_classes(train.table, data.class_counts)
     return data
 
 

@@ -34,6 +34,7 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeyp
         assert (tmp_path / "out" / name).stat().st_size, name
     printed = capsys.readouterr().out
     assert "8 labels" in printed and "best" in printed
+    assert "\nclasses   negative " in printed
     with pytest.raises(OutputError, match="exists"):
         compare.main(compare.Config(**flags))
     monkeypatch.setattr(launch, "typed", "adapt compare --resume")

@@ -38,11 +38,14 @@ def test_a_run_leaves_a_table_a_curve_and_its_result(run, tmp_path, capsys):
     for cell in result["cells"]:
         assert 0 <= cell["low"] <= cell["test"] <= cell["high"] <= 1 and len(cell["by_seed"]) == 2
         assert not cell.get("not_converged") and len(cell["strengths"]) == 2
+    said = capsys.readouterr().out
     assert (
         "2 inner folds of the training rows, for each of 2 seeds; the given test part is looked at once"
-        in (said := capsys.readouterr().out)
+        in said
     )
     assert "selected  " in said and said.count("logistic") > 6
+    (classes,) = [line for line in said.splitlines() if line.startswith("classes ")]
+    assert classes.split() == ["classes", "negative", "16,", "positive", "16"]
 
 
 def test_without_a_test_each_fold_is_tested_in_its_turn(run, capsys):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapt.data import tables
-from adapt.data.inputs import Columns, make_parts, make_table
+from adapt.data.inputs import Columns, as_list, make_parts, make_table
 from adapt.errors import DataError, StrategyError
 
 TEXTS = ["a good film", "a dull one", "so warm"]
@@ -185,3 +185,18 @@ def test_an_array_of_pictures_is_a_list_of_them(shape):
         make_table(pictures / 255, [1, 2, 3], Columns(), are_images=True)
     with pytest.raises(DataError, match=r"\[0\] is an array of float"):
         make_table(list((pictures / 255).astype(np.float32)), None, Columns(), are_images=True)
+
+
+@pytest.mark.parametrize("hold", [np.array, pandas.Series])
+def test_short_floats_are_what_they_print_as(hold):
+    held = hold([0.1, 0.25, 3.0], dtype="float32")
+    assert as_list(held, "labels") == [0.1, 0.25, 3.0]
+    assert as_list([np.float32(0.1), np.float16(0.1)], "labels") == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("unit", ["ns", "s", "D"])
+def test_times_are_no_numbers(unit):
+    """Their count of nanoseconds would be a fine label."""
+    days = np.array(["2020-01-01", "2020-01-02"], f"datetime64[{unit}]")
+    for values in (days, days - days[0], list(days), pandas.Series(days)):
+        assert not any(isinstance(value, int) for value in as_list(values, "labels"))
