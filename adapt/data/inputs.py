@@ -409,7 +409,7 @@ def elements(values: Any) -> list:
 
 def plain(value: Any) -> Any:
     """A value as Python's own: no NumPy scalar, no array, and None for NaN."""
-    if isinstance(value, np.float16 | np.float32):
+    if isinstance(value, np.generic) and str(value.dtype) in SHORT_FLOATS:
         value = float(str(value))
     if isinstance(value, np.datetime64 | np.timedelta64):
         (value,) = elements(np.array([value]))
