@@ -243,11 +243,17 @@ class Session:
         return tuple(phase.summary(self.plan.params) for phase in self.plan.phases)
 
     def enter(
-        self, phase: CompiledPhase, frozen: tree.Tree, data: TrainingData, state: State | None
+        self,
+        phase: CompiledPhase,
+        frozen: tree.Tree,
+        data: TrainingData,
+        state: State | None,
+        digest: str | None = None,
     ) -> ActivePhase:
         """Choose the cache, save what a new phase begins with, and fill the cache.
 
-        Without a ``state`` the phase is only evaluated.
+        Without a ``state`` the phase is only evaluated. ``digest`` is that of ``frozen``, where it
+        is known.
         """
         progress = self.progress
         if state is not None:
@@ -258,7 +264,8 @@ class Session:
         if decision is not None:
             self.emit(events.CacheChosen(phase.number, is_cached, decision.reason))
         if state is not None and not progress.has_begun(phase.number):
-            progress.begin_phase(phase.number, frozen, is_cached)
+            digest = tree.digest(frozen) if digest is None else digest
+            progress.begin_phase(phase.number, digest, is_cached)
             self.checkpoints.begin_phase(frozen, state, progress)
             self.emit(events.Saved(progress.step, is_best=False))
         self.laps.lap("set_up")

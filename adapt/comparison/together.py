@@ -166,12 +166,14 @@ def open_group(
     group: list[list[Member]] = []
     states: list[State] = []
     frozen: tree.Tree = {}
+    digest = None  # of what is frozen in all of them
     for plans_of_seed, data_of_seed in zip(plans, data, strict=True):
         row = []
         for plan, examples in zip(plans_of_seed, data_of_seed, strict=True):
             session = Session.open(plan, options, None, (), None)
             frozen, state = session.init_state()
-            active = session.enter(plan.phases[0], frozen, examples, state)
+            digest = tree.digest(frozen) if digest is None else digest
+            active = session.enter(plan.phases[0], frozen, examples, state, digest)
             row.append(Member(session, active))
             states.append(state)
         group.append(row)

@@ -78,12 +78,12 @@ class Progress:
         """Whether a phase used the cache before a stop; None if it had not begun."""
         return self.phases[phase]["cached"] if self.has_begun(phase) else None
 
-    def begin_phase(self, phase: int, frozen: tree.Tree, is_cached: bool) -> None:
+    def begin_phase(self, phase: int, digest: str, is_cached: bool) -> None:
         self.phase = phase
         self.stale = 0
         self.phases = [
             *self.phases[:phase],
-            {"digest": tree.digest(frozen), "cached": is_cached},
+            {"digest": digest, "cached": is_cached},
         ]
 
     def count(self, record: dict[str, float]) -> None:
