@@ -165,9 +165,10 @@ def show(found: Comparison) -> None:
                 low, high = row.interval
                 score = f"{row.score:.3f}"
                 seconds = f"{row.seconds:.2g}"
-                rows.append((row.strategy, score, f"{low:.3f} to {high:.3f}", seconds))
+                together = str(most_together(found, row.strategy, budget))
+                rows.append((row.strategy, score, f"{low:.3f} to {high:.3f}", seconds, together))
         title = f"{budget_label(budget, found)} labels"
-        console.table(title, ("strategy", found.metric, "95%", "s a fit"), rows)
+        console.table(title, ("strategy", found.metric, "95%", "s a fit", "together"), rows)
     for answer in found.answers:
         if math.isnan(answer.score):
             console.warn(
@@ -178,3 +179,9 @@ def show(found: Comparison) -> None:
         said = f"; as good: {', '.join(as_good)}" if as_good else ""
         label = budget_label(answer.labels, found)
         console.say(f"{label} labels: best {answer.best} {answer.score:.3f}{said}")
+
+
+def most_together(found: Comparison, strategy: str, budget: str) -> int:
+    """How many fits of a strategy trained in one program; 1: each alone."""
+    cells = [cell for cell in found.cells if (cell.strategy, cell.budget) == (strategy, budget)]
+    return max(tried.together for cell in cells for tried in cell.tries)

@@ -50,10 +50,11 @@ def results_page(
         lines += budget_table(found, budget)
     lines += [
         "Seconds and GFLOP are of one fit with the rate that was chosen, the encoding of its "
-        "examples included; trying rates costs as many times more. GFLOP of steps are the "
-        "compiler's, of encoding a count by hand of the matrix products. What is called best is so "
-        "on this test; intervals are not widened for the number of strategies. A probe tries strengths of its "
-        "penalty in place of rates; a centroid has none.",
+        "examples included; trying rates costs as many times more. Seconds of fits that trained "
+        "together are their mean. GFLOP of steps are the compiler's, of encoding a count by hand of "
+        "the matrix products. What is called best is so on this test; intervals are not widened "
+        "for the number of strategies. A probe tries strengths of its penalty in place of rates; a "
+        "centroid has none.",
         "",
     ]
     return "\n".join(lines)

@@ -31,7 +31,7 @@ STEPS_AHEAD = 20  # that a device is given before the host waits for it
 
 # A CPU computes a step of more FLOPs no faster for several fits than for one after the other: its
 # cores are busy. MiniLM, 2 cores: lora:8 (40 GFLOP) takes 1.05 of the time, a head alone .1.
-MOST_FLOPS_ON_A_CPU = 2e8
+MOST_FLOPS_ON_A_CPU = 1e8
 BYTES_ON_A_CPU = 4 << 30  # of a group
 SHARE_OF_A_DEVICE = 0.6  # of an accelerator's free memory
 

@@ -94,3 +94,23 @@ def test_the_flag_of_budgets_is_labels(command, inputs, tmp_path):
     assert done.stderr.count("\n") == 1
     assert "--labels 9999 must be all, or from 4" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_table_says_how_many_fits_trained_together(inputs, tmp_path, capsys):
+    config = compare.Config(
+        checkpoint=inputs.checkpoint("bert_mlm_tied"),
+        train=inputs.train,
+        test=inputs.test,
+        strategies=("frozen", "centroid"),
+        rates=(1.0, 3.0),
+        seeds=2,
+        min_steps=4,
+        epochs=1,
+        out=tmp_path / "out",
+    )
+    compare.main(config)
+    lines = capsys.readouterr().out.splitlines()
+    (head,) = [line for line in lines if line.startswith("strategy")]
+    assert head.split()[-1] == "together"
+    last = {line.split()[0]: line.split()[-1] for line in lines if line}
+    assert last["frozen"] == "4" and last["centroid"] == "1"
