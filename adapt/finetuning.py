@@ -72,6 +72,7 @@ OF_THE_COMMAND = {
     "rate_factor": 1.0,
     "offsets": "characters",
     "quoting": None,
+    "stride": None,
 }
 
 
@@ -110,6 +111,7 @@ def finetune(
     layers: tuple[int, ...] = (),
     mix: Literal["concat", "learned"] = "concat",
     class_weights: Literal["none", "balanced"] = "none",
+    stride: int | None = None,
     cache: Literal["auto", "on", "off"] = "auto",
     cache_dtype: CacheDType | None = None,
     accumulate: int = 1,
@@ -198,6 +200,7 @@ def finetune(
         layers=layers,
         mix=mix,
         class_weights=class_weights,
+        stride=stride,
         strategy=strategy,
         cache=cache,
         cache_dtype=cache_dtype,
@@ -301,9 +304,16 @@ class Prepared(PreparedRun):
             "pooling": getattr(pretrained.head, "pooling", None),
             "max_length": tokenizer.max_length if tokenizer else None,
             "long": tokenizer.long if tokenizer else None,
+            "stride": tokenizer.stride if tokenizer else None,
             "dropout": pretrained.config.dropout,
         }
         return run_folder.as_json(used)
+
+    def finished(self, fitted: Fitted) -> Pretrained:
+        """With the head that keeps what the best validation decided."""
+        pretrained = self.plan.pretrained
+        head = self.data.task.with_decisions(pretrained.head, fitted.progress.best_scores)
+        return dataclasses.replace(pretrained, head=head)
 
     @property
     def may_grow(self) -> Sequence[str]:
@@ -404,6 +414,7 @@ def prepare(
     # A wrong strategy is refused before the data are read.
     strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
     task = get_task(options.task)
+    pretrained = task.with_options(pretrained, options)
     parts = make_parts(
         inputs,
         labels,
@@ -691,7 +702,8 @@ def test_best(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
         if phase is not active.phase:
             active = session.enter(phase, frozen, data, None)
         # On the devices, as the parameters of validations were: else it would compile once more.
-        metrics, loss = active.evaluate(sharding.shard_tree(params, plan.layout), "test")
+        decisions = fitted.progress.best_scores
+        metrics, loss = active.evaluate(sharding.shard_tree(params, plan.layout), "test", decisions)
         truth = {name: data.task.truth(data.sets[name]) for name in ("train", "test")}
         baseline = data.task.baseline(truth["train"], truth["test"])
         scores = {name: finite(value) for name, value in [*metrics.items(), ("loss", loss)]}

@@ -6,7 +6,7 @@ make its plan and data.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -31,7 +31,16 @@ from adapt.training.run_state import Checkpoints, MemoryCheckpoints, Progress
 from adapt.training.step import State, advance, init_state
 
 Scores = Mapping[str, float]  # by metric
-Evaluate = Callable[[tree.Tree, str], tuple[Scores, float]]  # (parameters, set) -> scores, loss
+
+
+class Evaluate(Protocol):
+    """The scores and the mean loss of a set, ``"validation"`` or ``"test"``."""
+
+    def __call__(
+        self, params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
+    ) -> tuple[Scores, float]:
+        """``decisions`` are among the scores of the best validation; None: this one decides."""
+        ...
 
 
 class TrainingData(Protocol):
@@ -52,7 +61,7 @@ class TrainingData(Protocol):
         ...
 
     def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
-        """``(params, "validation" | "test") -> (scores, mean loss)``, compiled once."""
+        """What scores a set with parameters, compiled once."""
         ...
 
     def choose_cache(
@@ -307,12 +316,14 @@ class Session:
         """The same function, whose calls are announced, and that the first one compiles."""
         called = []
 
-        def evaluate_announced(params: tree.Tree, name: str) -> tuple[Scores, float]:
+        def evaluate_announced(
+            params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
+        ) -> tuple[Scores, float]:
             self.emit(events.Evaluating(name))
             if not called:
                 self.emit(events.Compiling("evaluation"))
                 called.append(name)
-            return evaluate(params, name)
+            return evaluate(params, name, decisions)
 
         return evaluate_announced
 

@@ -218,6 +218,9 @@ class TaskOptions(HeadOptions):
     mix: Literal["concat", "learned"] = "concat"
     # balanced: rare classes count more, in training only
     class_weights: Literal["none", "balanced"] = "none"
+    # of spans: tokens from one window of a long text to the next, at most half a window; 0: long
+    # texts are cut; default: the checkpoint's own, or 128
+    stride: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -444,6 +447,7 @@ LIMITS = {
     "patience": 2**31,
     "save_every": 2**31,
     "log_every": 2**31,
+    "stride": 2**31,
     "dropout": 1,
     "warmup": 1,
     "learning_rate": math.inf,

@@ -130,6 +130,7 @@ def predict_table(
     kept = kept_columns(table, keep_columns, taken)
     labels = tasks[0].no_labels(table, columns)
     part = tasks[0].examples(runs[0], table, columns, labels, image_column)
+    part = tasks[0].pair_examples(part, seed=0)
     forward, params = shared_pass(runs)
     batches = counted(part.eval_batches(few=True), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
@@ -197,10 +198,11 @@ def score_table(
     forward, params = shared_pass([run])
     batches = counted(part.eval_batches(), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
+    loss = task.mean_loss(outputs, part.targets)
+    outputs = task.decided(outputs, part.targets, task.decisions_of(run.head))
     scores = dict(task.metrics(outputs, task.truth(part), task.output_names(names)))
     scores |= own_scores(metrics or {}, outputs, part.targets)
-    scores["loss"] = task.mean_loss(outputs, part.targets)
-    return scores
+    return scores | {"loss": loss}
 
 
 def side_by_side(predictions: Sequence[Predictions]) -> tuple[list[str], Iterator[Row]]:

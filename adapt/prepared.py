@@ -18,6 +18,7 @@ from adapt.fitting import Fitted, Plan, TrainingData, fit
 from adapt.options import TrainingOptions
 from adapt.parallel import multihost
 from adapt.pretrained import hub
+from adapt.pretrained.hub import Pretrained
 from adapt.program_cache import keep_programs
 from adapt.run import Run
 from adapt.training import metrics_log
@@ -53,6 +54,10 @@ class PreparedRun(abc.ABC):
     @abc.abstractmethod
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, what result.json says) of a run that was not stopped."""
+
+    def finished(self, fitted: Fitted) -> Pretrained:
+        """The model as it ended, yet without its parameters."""
+        return self.plan.pretrained
 
     def used(self) -> dict[str, Any]:
         """What config.json says of what was chosen where an option is None."""
@@ -132,6 +137,8 @@ class PreparedRun(abc.ABC):
             run = self.make_run(fitted, settings, origin, log.records(), command)
             run = dataclasses.replace(run, folder=out)
             if run.outcome != "stopped":
+                if run.pretrained.head != self.plan.pretrained.head and multihost.is_lead_process():
+                    hub.save_head(folder.path, run.pretrained.head)
                 run_folder.write_json(folder.path / "result.json", run.result)
                 if add_files is not None:
                     add_files(folder.path)
@@ -169,7 +176,7 @@ class PreparedRun(abc.ABC):
             params, result = self.finish(fitted)
             result |= self.facts() | {"command": command}
         return Run(
-            pretrained=dataclasses.replace(self.plan.pretrained, params=params),
+            pretrained=dataclasses.replace(self.finished(fitted), params=params),
             result=result,
             settings=settings,
             lineage=origin,

@@ -371,7 +371,9 @@ class TextData:
     def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
         score = make_score(phase.model, losses.cross_entropy)
 
-        def evaluate(params: tree.Tree, name: str) -> tuple[Scores, float]:
+        def evaluate(
+            params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
+        ) -> tuple[Scores, float]:
             means = mean_score(score, params, self.held_out_batches())
             return {"accuracy": means["accuracy"]}, means["loss"]
 

@@ -18,7 +18,6 @@ from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import label_type, log_classes, stratified_split
 from adapt.data.repeated import count_repeated
-from adapt.data.tables import Table
 from adapt.data.weights import read_extras, read_weights, scaled
 from adapt.errors import DataError
 from adapt.fitting import Evaluate, Scores
@@ -104,11 +103,15 @@ class TaskData:
     def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
         forward = make_eval(phase.model, phase.step.prefix)
 
-        def evaluate_set(params: tree.Tree, name: str) -> tuple[Scores, float]:
+        def evaluate_set(
+            params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
+        ) -> tuple[Scores, float]:
             part = self.sets[name]
             outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
-            scores = self.scores(outputs, part)
-            return scores, self.task.mean_loss(outputs, part.targets)
+            loss = self.task.mean_loss(outputs, part.targets)
+            made = {} if decisions is not None else self.task.decide(outputs, part.targets)
+            outputs = self.task.decided(outputs, part.targets, decisions or made)
+            return dict(self.scores(outputs, part)) | made, loss
 
         return evaluate_set
 
@@ -175,7 +178,6 @@ def read_data(
     names = task.label_names(train.table, train.columns.label, train.columns.texts)
     weights = read_weights(train.table, weights, train.columns.weight)
     sets = {name: read_examples(part, task, names, pretrained) for name, part in parts.items()}
-    weights = without_unscored(train.table, weights, task.is_scored(sets["train"].labels))
     sets["train"] = dataclasses.replace(
         sets["train"], weights=weights, extras=read_extras(extras, len(train.table))
     )
@@ -184,7 +186,7 @@ def read_data(
     if "validation" not in sets:
         whole = sets["train"]
         split_seed = seed if split_seed is None else split_seed
-        rows, held_out_rows = stratified_split(whole.labels, held_out, split_seed)
+        rows, held_out_rows = stratified_split(whole.strata, held_out, split_seed)
         # What was too long is counted once, for the whole file.
         held_out_part = whole.take(held_out_rows)
         sets["validation"] = dataclasses.replace(
@@ -195,6 +197,12 @@ def read_data(
     for name, examples in sets.items():
         paired = task.pair_examples(examples, seed)
         sets[name] = dataclasses.replace(paired, layout=layout)
+    sets["train"] = task.training_examples(sets["train"])
+    if not len(sets["train"]):
+        raise DataError(
+            f"{train.table.name}: what every row is to learn lies beyond the tokens of an example: "
+            "give a larger `max_length`"
+        )
     # Validation before test, as a person reads them.
     in_order = {name: sets[name] for name in ("train", "validation", "test") if name in sets}
     data = TaskData.build(
@@ -207,24 +215,6 @@ def read_data(
         metrics,
     )
     return dataclasses.replace(data, repeated=count_repeated(parts), class_counts=class_counts)
-
-
-def without_unscored(
-    table: Table, weights: np.ndarray | None, is_scored: np.ndarray
-) -> np.ndarray | None:
-    """The weights [N] with 0 for examples that are not scored; None where all count the same.
-
-    Raises :class:`DataError` where none is scored.
-    """
-    if is_scored.all():
-        return weights
-    if not is_scored.any():
-        raise DataError(
-            f"{table.name}: what every row is to learn lies beyond the tokens of an example: give a "
-            "larger `max_length`"
-        )
-    weights = np.ones(len(is_scored), np.float32) if weights is None else weights
-    return weights * is_scored
 
 
 def with_scaled_weights(training: Examples) -> Examples:

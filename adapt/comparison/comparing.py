@@ -44,6 +44,7 @@ OF_FITS = (
     "layers",
     "mix",
     "class_weights",
+    "stride",
     "epochs",
     "batch_size",
 )
@@ -161,6 +162,7 @@ def compare(
     layers: tuple[int, ...] = (),
     mix: Literal["concat", "learned"] = "concat",
     class_weights: Literal["none", "balanced"] = "none",
+    stride: int | None = None,
     dtype: DType = "float32",
     max_length: int | None = None,
     long: Long | None = None,
@@ -203,6 +205,7 @@ def compare(
         layers=layers,
         mix=mix,
         class_weights=class_weights,
+        stride=stride,
         epochs=epochs,
         batch_size=batch_size,
     )
@@ -391,6 +394,7 @@ def prepare(
     pretrained = hub.with_options(pretrained, options, 0)
     compared.check(pretrained.config.layers, options.epochs)
     task = get_task(options.task)
+    pretrained = task.with_options(pretrained, options)
     parts = make_parts(
         inputs,
         labels,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ DRAWS_OF_A_METRIC = 200  # where a score is no mean over examples and is compute
 SEED = 0
 
 # (outputs, targets) of the test of each seed.
-Tests = Sequence[tuple[np.ndarray, np.ndarray]]
+Tests = Sequence[tuple[np.ndarray, Any]]
 
 
 def resampled(
@@ -57,15 +58,21 @@ class Scorer:
     is_quick: bool
 
 
+def mean_of_scored(values: np.ndarray) -> float:
+    """The mean without the examples that are not scored, which have nan; nan where none is left."""
+    scored = values[~np.isnan(values)]
+    return float(scored.mean()) if len(scored) else float("nan")
+
+
 def scorer(
-    task: Task, names: Sequence[str], metric: str, outputs: np.ndarray, targets: np.ndarray
+    task: Task, names: Sequence[str], metric: str, outputs: np.ndarray, targets: Any
 ) -> Scorer:
     """How a score is computed of examples that are drawn: from means or sums over examples where
     it is made of such, else anew.
     """
     values = task.example_scores(outputs, targets, names).get(metric)
     if values is not None:
-        return Scorer(lambda rows: float(values[rows].mean()), len(values), is_quick=True)
+        return Scorer(lambda rows: mean_of_scored(values[rows]), len(values), is_quick=True)
     ratio = task.score_ratios(outputs, targets, names).get(metric)
     if ratio is not None:
         above, below = ratio

@@ -107,7 +107,7 @@ def read_material(
     validation = read.pop("validation", None)
     folds = None
     if "test" not in read:
-        folds = deal_folds(training.labels, max(compared.seeds, FEWEST_FOLDS))
+        folds = deal_folds(training.strata, max(compared.seeds, FEWEST_FOLDS))
     kind = label_type(train.table, train.columns.label)
     material = Material(
         pretrained=pretrained,
@@ -157,7 +157,7 @@ def draw_rows(material: Material, budget: str, seed: int) -> Draw:
 
     All of them are split as :func:`adapt.finetune` splits them with this seed.
     """
-    labels = material.train.labels
+    labels = material.train.strata
     pool = np.arange(len(material.train))
     test = None
     if material.folds is not None:
@@ -214,7 +214,7 @@ def score_outputs(
     return scores, as_finite(task.baseline(task.truth(train), targets["test"]))
 
 
-def targets_of(material: Material, draw: Draw, seed: int) -> dict[str, np.ndarray]:
+def targets_of(material: Material, draw: Draw, seed: int) -> dict[str, Any]:
     """What the outputs of every test set are scored against, in their order."""
     task = material.task
     targets = {}

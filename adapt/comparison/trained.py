@@ -106,8 +106,9 @@ def cell_sets(
     if draw.test is not None:
         sets["test"] = train.take(draw.test)
     sets |= {name: files[name] for name in material.tests}
-    pair = material.task.pair_examples
-    return {name: pair(examples, seed) for name, examples in sets.items()}
+    task = material.task
+    sets = {name: task.pair_examples(examples, seed) for name, examples in sets.items()}
+    return sets | {"train": task.training_examples(sets["train"])}
 
 
 def num_epochs(examples: int, options: FinetuningOptions, compared: CompareOptions) -> int:
@@ -419,7 +420,7 @@ class Fit:
         return self.fitted.best_params()
 
     def test_outputs(self) -> dict[str, np.ndarray]:
-        """The head's outputs on every set that is tested on, float32."""
+        """The head's outputs on every set that is tested on, float32, by what validation decided."""
         forward = make_eval(self.phase.model, self.phase.step.prefix)
         data = self.data
         if self.phase is not self.fitted.active.phase:
@@ -432,7 +433,9 @@ class Fit:
         for name, examples in sets.items():
             if name not in ("train", "validation"):
                 batches = examples.eval_batches()
-                outputs[name] = evaluate(forward, self.params, batches, examples.num_outputs)
+                found = evaluate(forward, self.params, batches, examples.num_outputs)
+                decisions = self.fitted.progress.best_scores
+                outputs[name] = data.task.decided(found, examples.targets, decisions)
         return outputs
 
 

@@ -12,6 +12,7 @@ from adapt import tree
 from adapt.data import packing
 from adapt.data.packing import Arrays, BatchShapes, Windows
 from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
+from adapt.data.spans import SpanRows, SpanWindows
 from adapt.data.text_windows import TextWindows
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import Pretrained, image_settings_of, tokenizer_of
@@ -33,7 +34,8 @@ class Examples:
     cached for the file serves any split of it. An example of several sequences (choices, pairs to
     compare) has several, [N, K]. Where texts were cut into ``windows``, ``rows`` are texts, each
     with one or more of the file's sequences. ``labels`` are [N, ...], or where words have labels,
-    Ragged int32 [words, 2] of (token in the example, class). With ``states``, what a frozen prefix
+    Ragged int32 [words, 2] of (token in the example, class); spans have SpanRows, and SpanWindows
+    where an example is a window. With ``states``, what a frozen prefix
     made of the file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``long``
     counts the texts that were longer than the tokenizer's ``max_length``. ``weights`` float32 [N]
     say how much each example counts in training batches; None: each 1. ``extras`` are arrays [N,
@@ -66,12 +68,21 @@ class Examples:
         return self.file_sequences.max_length
 
     @property
-    def targets(self) -> np.ndarray:
+    def targets(self) -> Any:
         """The labels in the order of the outputs of an evaluation; where words have labels, their
         classes.
         """
         if isinstance(self.labels, Ragged):
             return self.labels.values[self.labels.flat_indices(np.arange(len(self))), 1]
+        return self.labels
+
+    @property
+    def strata(self) -> Any:
+        """What a split keeps the shares of, [N]: the labels, where they are classes; of questions
+        whether they have an answer, where some have none.
+        """
+        if isinstance(self.labels, SpanRows) and self.labels.is_unanswerable.any():
+            return self.labels.is_unanswerable.astype(np.int32)
         return self.labels
 
     @property
@@ -97,6 +108,8 @@ class Examples:
         labels = self.labels
         if isinstance(labels, Ragged):
             labels = {"truth": self.targets, "lengths": labels.lengths}
+        elif isinstance(labels, SpanRows | SpanWindows):
+            labels = labels.content
         inputs = {"file": self.file_sequences.digest, "rows": self.rows}
         content = {"inputs": inputs, "labels": labels}
         if self.windows is not None:
@@ -259,7 +272,8 @@ def from_tokens(pretrained: Pretrained, chunks: Iterable[Encoded], labels: Any) 
     tokenizer = tokenizer_of(pretrained)
     tokens = concatenate([one.tokens for one in encoded])
     file_sequences = TokenSource(tokens, tokenizer.max_length, pretrained.config.pad_token)
-    long = LongTexts(tokenizer.long, tokenizer.max_length)
+    rule = encoded[0].long.rule if encoded else tokenizer.long
+    long = LongTexts(rule, tokenizer.max_length)
     for one in encoded:
         long += one.long
     windows = None

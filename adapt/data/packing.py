@@ -469,7 +469,7 @@ def make_targets(
         if weights is not None:
             weights = np.repeat(weights, labels.lengths)
     else:
-        targets = pad_labels(labels, slots)
+        targets = pad_labels(np.asarray(labels), slots)
     if weights is not None:
         targets["weight"] = pad_to(weights, len(targets["weight"]))
     return targets

@@ -230,12 +230,14 @@ class Span(nn.Module):
 
     They are -inf beyond an example's own tokens. A start and an end vector (Devlin et al. 2019,
     4.2), without biases, which a softmax over positions would not see. ``tokens`` is the most that
-    an example may have.
+    an example may have. ``null_threshold`` is by how much no answer, which the first token stands
+    for, has to be better than the best span to be given (4.3); None: it never is.
     """
 
     tokens: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    null_threshold: float | None = None
 
     @nn.compact
     def __call__(

@@ -441,7 +441,9 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
                 f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
                 f"{rows} rows: the tokenizer belongs to another checkpoint"
             ) from None
-        tokenizer = Tokenizer(backend, tokenizer.max_length, tokenizer.long, tokenizer.side)
+        tokenizer = Tokenizer(
+            backend, tokenizer.max_length, tokenizer.long, tokenizer.side, tokenizer.stride
+        )
         tokens = ", ".join(repr(token) for token in left_out)
         notes = (*notes, f"{folder}: the embedding has no row for {tokens}: left out")
     return dataclasses.replace(model, tokenizer=tokenizer, notes=notes)
@@ -638,6 +640,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
         "label_type": model.label_type,
         "max_length": model.tokenizer.max_length if model.tokenizer else None,
         "long": model.tokenizer.long if model.tokenizer else None,
+        "stride": model.tokenizer.stride if model.tokenizer else None,
         "base": base,
         "images": dataclasses.asdict(model.image_settings) if model.image_settings else None,
         "imports": dict(model.imports),
@@ -646,6 +649,12 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
     if model.tokenizer:
         model.tokenizer.save(folder)
     files.write_json(folder / "model.json", content)
+
+
+def save_head(folder: Path, head: Any) -> None:
+    """Write what a run's model.json says of its head anew: what was decided since it was written."""
+    content = read_json(folder, "model.json")
+    files.write_json(folder / "model.json", content | {"head": head_settings(head)})
 
 
 def head_settings(head: Any) -> dict[str, Any]:
@@ -701,6 +710,7 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
         max_length = content["max_length"]
         long = content.get("long") or "head"  # older runs have none
         check_long(long)
+        stride = parse_stride(content)
     except ExtensionError:
         raise
     except (KeyError, TypeError, ValueError, StrategyError) as error:
@@ -714,7 +724,17 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
         return run
     longest = min(max_length or run.config.positions, run.config.positions)
     tokenizer = load_tokenizer(folder, longest, long=long)
-    return run if tokenizer is None else with_tokenizer(run, tokenizer, folder)
+    if tokenizer is None:
+        return run
+    return with_tokenizer(run, tokenizer.with_stride(stride), folder)
+
+
+def parse_stride(content: Mapping[str, Any]) -> int | None:
+    """The distance of the windows that spans are read in, by model.json; older runs have none."""
+    stride = content.get("stride")
+    if stride is not None and (type(stride) is not int or stride < 0):
+        raise ValueError(f"stride {stride!r}")
+    return stride
 
 
 def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrained:

@@ -137,6 +137,7 @@ class Tokenizer:
         max_length: int,
         long: Long = "head",
         side: str | None = None,
+        stride: int | None = None,
     ):
         backend.no_padding()
         # The side is the backend's own, which is right unless a checkpoint says otherwise.
@@ -149,6 +150,7 @@ class Tokenizer:
         self.backend = backend
         self.max_length = max_length
         self.long: Long = long
+        self.stride = stride  # tokens between the windows that spans are read in; None: unsaid
         self.side = side.lower()
         self.by_rule: dict[str, Tokenizer] = {}
         self.unknown = UnknownTexts(
@@ -157,7 +159,11 @@ class Tokenizer:
 
     def cut_to(self, max_length: int) -> "Tokenizer":
         """The same tokenizer with another length to cut to."""
-        return Tokenizer(copied(self.backend), max_length, self.long, self.side)
+        return Tokenizer(copied(self.backend), max_length, self.long, self.side, self.stride)
+
+    def with_stride(self, stride: int | None) -> "Tokenizer":
+        """The same tokenizer with another distance of the windows that spans are read in."""
+        return Tokenizer(copied(self.backend), self.max_length, self.long, self.side, stride)
 
     def with_long(self, long: Long) -> "Tokenizer":
         """The same tokenizer with another rule for long texts; made once."""
@@ -165,7 +171,7 @@ class Tokenizer:
             return self
         if long not in self.by_rule:
             backend = copied(self.backend)
-            self.by_rule[long] = Tokenizer(backend, self.max_length, long, self.side)
+            self.by_rule[long] = Tokenizer(backend, self.max_length, long, self.side, self.stride)
         return self.by_rule[long]
 
     def encode(self, texts: Sequence[Text]) -> tuple[Ragged, int]:

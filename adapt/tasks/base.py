@@ -166,6 +166,17 @@ class Task(abc.ABC):
                     f"`layers` {layer} is not there: the encoder has layers 0 (embedding) to {last}"
                 )
 
+    def with_options(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
+        """The checkpoint as the task reads texts by these options.
+
+        Raises :class:`StrategyError` for a ``stride`` of a task without spans.
+        """
+        if options.stride is not None:
+            raise StrategyError(
+                f"`stride` {options.stride} is of spans, and the task is {self.name}: leave it out"
+            )
+        return pretrained
+
     def check_batches(self, options: OptimizerOptions) -> None:
         """Raise :class:`StrategyError` where the loss needs other batches than the options make."""
         return
@@ -200,10 +211,6 @@ class Task(abc.ABC):
     def check_labels(self, table: Table, column: str, columns: Sequence[str]) -> None:
         """Raise DataError, with the row, for labels that contradict their texts in ``columns``."""
         return
-
-    def is_scored(self, labels: Labels) -> np.ndarray:
-        """Which examples count, bool [N]; ``labels`` are those of the examples."""
-        return np.ones(len(labels), bool)
 
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
         """What stands in for labels where there are none: in prediction."""
@@ -267,7 +274,11 @@ class Task(abc.ABC):
         return list(texts[0])
 
     def pair_examples(self, part: Examples, seed: int) -> Examples:
-        """The examples that are trained and scored on: all, unless the task makes pairs of them."""
+        """The examples that are computed: these, unless the task makes pairs or windows of them."""
+        return part
+
+    def training_examples(self, part: Examples) -> Examples:
+        """Of the examples that :meth:`pair_examples` made those that are trained on."""
         return part
 
     # The head
@@ -312,6 +323,28 @@ class Task(abc.ABC):
     def jitted_loss(self) -> Loss:
         """:meth:`loss` as one program."""
         return jax.jit(self.loss)
+
+    # Decisions
+
+    def decide(self, outputs: np.ndarray, labels: Any) -> Scores:
+        """What validation decides beside the parameters, by name, from its outputs and labels."""
+        return {}
+
+    def decided(
+        self, outputs: np.ndarray, labels: Any, decisions: Mapping[str, float | None]
+    ) -> np.ndarray:
+        """Outputs by which :meth:`metrics` score as :meth:`decide` decided; ``decisions`` may have
+        more entries.
+        """
+        return outputs
+
+    def with_decisions(self, head: Any, decisions: Mapping[str, float | None]) -> Any:
+        """The head of a run by which these decisions are kept."""
+        return head
+
+    def decisions_of(self, head: Any) -> Scores:
+        """The decisions that a run's head keeps."""
+        return {}
 
     # Scores. Their ``labels`` are those of :meth:`truth`.
 

@@ -36,6 +36,7 @@ def check_own(metrics: Any) -> dict[str, Metric]:
 
 def own_scores(metrics: Mapping[str, Metric], outputs: np.ndarray, labels: np.ndarray) -> Scores:
     """The scores of metrics of one's own. Raises :class:`StrategyError` where one gives no number."""
+    labels = np.asarray(labels)
     scores = {}
     for name, metric in metrics.items():
         try:
@@ -159,62 +160,6 @@ def choice(logits: np.ndarray, labels: np.ndarray) -> Scores:
     p = softmax(logits.reshape(len(labels), -1))
     accuracy = float((p.argmax(-1) == labels).mean())
     return {"accuracy": accuracy, "ece": calibration_error(p, labels)}
-
-
-def spans(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """exact_match, and f1: the means over examples of :func:`span_scores`, without those whose span
-    was cut off; nan where there are no others.
-    """
-    scores = {}
-    for name, values in span_scores(logits, labels).items():
-        scored = values[~np.isnan(values)]
-        scores[name] = float(scored.mean()) if len(scored) else NAN
-    return scores
-
-
-def span_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """exact_match, and the F1 of the tokens of each example, float64 [N]: the best over its
-    answers.
-
-    Rajpurkar et al. 2016, 6.1, by the places of the encoder's tokens. logits [N, 2, L], labels int
-    [N, 2] or [N, A, 2]: first and last token, -1 for an answer that was cut off. nan where the
-    first one was.
-    """
-    predicted = best_spans(logits)[:, None]
-    answers = labels.reshape(len(labels), -1, 2)
-    first = np.maximum(predicted[..., 0], answers[..., 0])
-    last = np.minimum(predicted[..., 1], answers[..., 1])
-    num_shared = np.maximum(last - first + 1, 0)
-    num_tokens = (np.ptp(predicted, -1) + 1) + (np.ptp(answers, -1) + 1)
-    is_there = answers[..., 0] >= 0
-    exact = is_there & (predicted == answers).all(-1)
-    f1 = np.where(is_there, 2 * num_shared / num_tokens, 0.0)
-    best = {"exact_match": exact.max(1).astype(np.float64), "f1": f1.max(1)}
-    return {name: np.where(is_there[:, 0], values, NAN) for name, values in best.items()}
-
-
-def majority_span(train: np.ndarray, test: np.ndarray) -> Scores:
-    """majority_accuracy of the most frequent span: train int [N, 2], test [N, 2] or [N, A, 2], -1
-    where a span was cut off, which is not scored.
-    """
-    answers = test.reshape(len(test), -1, 2)
-    answers = answers[answers[:, 0, 0] >= 0]
-    train = train[train[:, 0] >= 0]
-    if not len(answers) or not len(train):
-        return {"majority_accuracy": NAN}
-    spans, counts = np.unique(train, axis=0, return_counts=True)
-    is_right = (answers == spans[counts.argmax()]).all(-1).any(-1)
-    return {"majority_accuracy": float(is_right.mean())}
-
-
-def best_spans(logits: np.ndarray) -> np.ndarray:
-    """The (start, end) with start <= end whose logits sum to the most. [N, 2, L] -> int [N, 2]."""
-    start = logits[:, 0]
-    end = logits[:, 1]
-    best_end = (np.maximum.accumulate(start, 1) + end).argmax(1)
-    may_start = np.arange(start.shape[1]) <= best_end[:, None]
-    best_start = np.where(may_start, start, -np.inf).argmax(1)
-    return np.stack([best_start, best_end], 1)
 
 
 def retrieval(embeddings: np.ndarray, labels: np.ndarray, size: int = 1024) -> Scores:

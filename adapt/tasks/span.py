@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,53 +13,89 @@ from adapt.data.examples import Examples
 from adapt.data.inputs import Columns
 from adapt.data.labels import Labels, shortened
 from adapt.data.offsets import NAMES, agreeing_unit, characters_before, num_units
+from adapt.data.spans import (
+    NO_ANSWER,
+    NOWHERE,
+    NULL,
+    STRIDE,
+    UNKNOWN,
+    SpanFile,
+    SpanRows,
+    window_starts,
+)
 from adapt.data.tables import Table, numbered_values
-from adapt.errors import DataError
+from adapt.data.text_windows import TextWindows
+from adapt.errors import DataError, StrategyError
 from adapt.files import parse_json
 from adapt.models import Span as SpanHead
-from adapt.options import Offsets, TaskOptions
+from adapt.options import Long, Offsets, TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
-from adapt.pretrained.tokenizer import Text, gather, left_out
-from adapt.tasks import metrics
+from adapt.pretrained.tokenizer import Encoded, LongTexts, Text, Tokenizer, texts_of
+from adapt.ragged import Ragged, ragged
+from adapt.tasks import span_scores
 from adapt.tasks.base import TASKS, Answers, Row, Task
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
+from adapt.training.losses import Loss
 
 logger = logging.getLogger(__name__)
 
-Answer = tuple[int, int, str | None]  # first character, the one after the last, the text
+Answer = tuple[int, int, str | None]  # where it begins, where it has ended, the text
 
 
 class Span(Task):
-    """Characters of a text, with or without a question; outputs [N, 2, L] by tokens.
+    """Characters of a text, with or without a question; outputs [windows, 2, L] by tokens.
 
     A label is ``[start, end]``, the end exclusive, or SQuAD's ``{"text": ["some words"],
-    "answer_start": [7]}``; either may be JSON in a string. Several answers of a row are scored by
-    the best of them, and the first is trained on. Offsets count characters, and an answer has to
-    stand at its offset.
+    "answer_start": [7]}``, with empty lists for a question without an answer; either may be JSON in
+    a string. Several answers of a row are scored by the best of them, and the first is trained on.
+    An answer has to stand at its offset. A text that is too long is read in overlapping windows.
     """
 
     primary_metric = "f1"
+    beats: ClassVar = {"majority_accuracy": ("exact_match", 1)}
     takes_images = False
     num_outputs = 2
     pools = False
     loss = staticmethod(losses.span_cross_entropy)
 
+    # What goes together
+
+    def check_long(self, columns: Sequence[str], pretrained: Pretrained) -> None:
+        long = pretrained.tokenizer.long if pretrained.tokenizer else "head"
+        if long != "head":
+            raise StrategyError(
+                f"`long` {long} is for tasks with one vector a text, and `task` {self.name} reads "
+                "long texts in windows that `stride` says: give `long` head"
+            )
+
+    def with_options(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
+        """The checkpoint with the ``stride`` of the options, of the run that it is, or the default."""
+        tokenizer = pretrained.tokenizer
+        if tokenizer is None:
+            return pretrained
+        stride = tokenizer.stride if options.stride is None else options.stride
+        stride = STRIDE if stride is None else stride
+        return dataclasses.replace(pretrained, tokenizer=tokenizer.with_stride(stride))
+
+    # Labels
+
     def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
         return []
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
-        """Characters int64 [N, 2]: the first, and the one after the last.
+        """Characters int64 [N, 2]: the first, and the one after the last; -1 for no answer.
 
         Where a row has several answers, [N, A, 2]: a row with fewer has its first one again.
         """
         rows = []
         for row, value in numbered_values(table, column):
             answers = read_answers(table, row, value)
-            rows.append([answer[:2] for answer in answers])
+            rows.append([answer[:2] for answer in answers] or [(NO_ANSWER, NO_ANSWER)])
         most = max(map(len, rows), default=1)
         spans = [answers + answers[:1] * (most - len(answers)) for answers in rows]
-        return one_answer(np.array(spans, np.int64).reshape(len(rows), most, 2))
+        encoded = np.array(spans, np.int64).reshape(len(rows), most, 2)
+        return encoded[:, 0] if most == 1 else encoded
 
     def read_table(self, table: Table, columns: Columns) -> Table:
         """The table with offsets that count characters.
@@ -87,11 +123,16 @@ class Span(Task):
                 check_answer(f"{table.name}: row {row}", context or "", answer)
 
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
-        return np.full((len(table), 2), -1)
+        return np.full((len(table), 2), UNKNOWN)
 
-    def is_scored(self, labels: Labels) -> np.ndarray:
-        """Whether the first answer, which is trained on, was not cut off."""
-        return first_answers(np.asarray(labels))[:, 0] >= 0
+    def class_counts(self, labels: Any, names: Sequence[str]) -> dict[str, int]:
+        """How many questions have an answer, and how many none; {} where all have one."""
+        is_null = labels.is_unanswerable
+        if not is_null.any():
+            return {}
+        return {"an answer": int((~is_null).sum()), "no answer": int(is_null.sum())}
+
+    # Examples
 
     def sequences(self, texts: Sequence[Sequence[str]]) -> list[Text]:
         """The question goes first."""
@@ -100,87 +141,114 @@ class Span(Task):
     def text_examples(
         self, pretrained: Pretrained, table: Table, columns: Sequence[str], labels: Labels
     ) -> Examples:
-        """Labels become int32, the first and the last token, -1 where they are cut off.
+        """Rows of which each has one or more windows; their labels are SpanRows.
 
-        They are [N, 2], or [N, A, 2] where a row has several answers.
+        Raises DataError where a question leaves no room for its text, StrategyError for questions
+        without an answer and an encoder that puts no token before a text.
         """
-        answers = np.asarray(labels).reshape(len(table), -1, 2)
         for column in columns:
             tables.check_texts(table, column)
-        tokenized = []
-        spans = []
-        for texts, encodings in self.encoded(pretrained, table, columns):
-            for text, encoding in zip(texts, encodings, strict=True):
-                row = len(spans)
-                of_row = []
-                for start, end in answers[row].tolist():
-                    if start >= 0:
-                        start, end = without_spaces(table, row, text, start, end)
-                    of_row.append(token_span(encoding, start, end, len(columns) - 1))
-                spans.append(of_row)
-            lost = left_out(encodings, len(columns) - 1)
-            tokenized.append(gather(encodings, lost, tokenizer_of(pretrained).max_length))
-            tokenizer_of(pretrained).unknown.count(tokenized[-1].tokens, texts)
-        tokens = one_answer(np.array(spans, np.int32))
-        part = examples.from_tokens(pretrained, tokenized, tokens)
-        lost = int((~self.is_scored(tokens)).sum())
-        if lost and (answers >= 0).any():
-            logger.warning(
-                f"{table.name}: {lost} of {len(tokens)} spans lie beyond the {part.max_length} "
-                "tokens of an example: not scored"
-            )
+        tokenizer = with_default_stride(tokenizer_of(pretrained))
+        reader = WindowReader(tokenizer, text_number=len(columns) - 1)
+        answers = np.asarray(labels).reshape(len(table), -1, 2)
+        for chunk in self.sequence_chunks(table, columns):
+            reader.read(table, chunk, answers)
+        file = reader.file(answers)
+        part = examples.from_tokens(
+            pretrained, reader.encoded, SpanRows(file, np.arange(len(table)))
+        )
+        check_no_answers(pretrained, table, file)
+        warn_of_lost(table, file, part.max_length)
         return part
 
-    def encoded(
-        self, pretrained: Pretrained, table: Table, columns: Sequence[str]
-    ) -> Iterator[tuple[list[str], list[Any]]]:
-        """(the texts that spans lie in, their encodings), some thousand rows at a time.
-
-        In a pair the text is truncated and never the question. Raises DataError where the question
-        leaves no room for the text.
-        """
-        tokenizer = tokenizer_of(pretrained)
-        is_pair = len(columns) == 2
-        # A copy: truncation is a setting of the object, and the checkpoint's own keeps its own.
-        backend = type(tokenizer.backend).from_str(tokenizer.backend.to_str())
-        backend.enable_truncation(
-            tokenizer.max_length,
-            strategy="only_second" if is_pair else "longest_first",
-            direction=tokenizer.side,
+    def pair_examples(self, part: Examples, seed: int) -> Examples:
+        """The windows of these rows, each an example with the weight and the extras of its row."""
+        if not isinstance(part.labels, SpanRows):
+            return part
+        labels = part.labels.by_window()
+        if part.windows is None:  # each row is one
+            return dataclasses.replace(part, labels=labels)
+        row = part.windows.owners(part.rows)
+        return dataclasses.replace(
+            part,
+            rows=part.windows.sequences(part.rows),
+            labels=labels,
+            windows=None,
+            weights=None if part.weights is None else part.weights[row],
+            extras={name: values[row] for name, values in part.extras.items()},
         )
-        row = 0
-        for chunk in self.sequence_chunks(table, columns):
-            try:
-                encodings = backend.encode_batch(chunk)
-            except Exception:  # the library raises no other
-                raise DataError(
-                    f"{table.name}: rows {row + 1} to {row + len(chunk)}: a question in column "
-                    f"'{columns[1]}' leaves no room for its text in the {tokenizer.max_length} "
-                    "tokens of an example"
-                ) from None
-            row += len(chunk)
-            yield [text if isinstance(text, str) else text[-1] for text in chunk], encodings
+
+    def training_examples(self, part: Examples) -> Examples:
+        """The windows that say something: see :attr:`SpanFile.targets`."""
+        says = np.asarray(part.labels)[:, 0] >= 0
+        return part if says.all() else part.take(np.flatnonzero(says))
+
+    # The head and its loss
 
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
         return SpanHead(tokenizer_of(pretrained).max_length, pretrained.config.dropout)
 
-    def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
-        return metrics.spans(outputs, labels)
+    def training_loss(self, options: TaskOptions, labels: Any, names: Sequence[str]) -> Loss:
+        return self.loss
+
+    def mean_loss(self, outputs: np.ndarray, labels: Any, size: int = 1024) -> float:
+        """The mean over the windows that say something; nan where none does."""
+        targets = np.asarray(labels)
+        says = targets.reshape(len(targets), -1)[:, 0] >= 0
+        if not says.any():
+            return float("nan")
+        return super().mean_loss(outputs[says], targets[says], size)
+
+    # Decisions
+
+    def decide(self, outputs: np.ndarray, labels: Any) -> Scores:
+        """``null_threshold``: by how much no answer has to be better to be given, where some
+        question has none (Devlin et al. 2019, 4.3).
+        """
+        if not (labels.file.has_null and labels.file.is_unanswerable[labels.rows].any()):
+            return {}
+        return {"null_threshold": span_scores.best_threshold(outputs, labels)}
+
+    def decided(
+        self, outputs: np.ndarray, labels: Any, decisions: Mapping[str, float | None]
+    ) -> np.ndarray:
+        """Outputs in which no answer is given where it is better than an answer by more than 0;
+        without a threshold it never is.
+        """
+        if not labels.file.has_null:
+            return outputs
+        threshold = decisions.get("null_threshold")
+        outputs = outputs.copy()
+        outputs[:, 0, NULL] -= np.inf if threshold is None else threshold
+        return outputs
+
+    def with_decisions(self, head: Any, decisions: Mapping[str, float | None]) -> Any:
+        return head.clone(null_threshold=decisions.get("null_threshold"))
+
+    def decisions_of(self, head: Any) -> Scores:
+        threshold = getattr(head, "null_threshold", None)
+        return {} if threshold is None else {"null_threshold": threshold}
+
+    # Scores
+
+    def metrics(self, outputs: np.ndarray, labels: Any, names: Sequence[str]) -> Scores:
+        """The means over questions of :func:`span_scores.question_scores`; nan where there are none."""
+        scores = {}
+        for name, values in self.example_scores(outputs, labels, names).items():
+            scored = values[~np.isnan(values)]
+            scores[name] = float(scored.mean()) if len(scored) else float("nan")
+        return scores
 
     def example_scores(
-        self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
+        self, outputs: np.ndarray, labels: Any, names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        return metrics.span_scores(outputs, labels)
+        return span_scores.question_scores(outputs, labels)
 
-    def baseline(self, train: np.ndarray, test: np.ndarray) -> Scores:
-        return metrics.majority_span(first_answers(train), test)
+    def baseline(self, train: Any, test: Any) -> Scores:
+        """The exact match of always answering what most training questions have as their answer."""
+        return {"majority_accuracy": span_scores.majority_answer(train, test)}
 
-    def mean_loss(self, outputs: np.ndarray, labels: np.ndarray, size: int = 1024) -> float:
-        """The mean over the spans that were not cut off; nan where there is none."""
-        scored = self.is_scored(labels)
-        if not scored.any():
-            return float("nan")
-        return super().mean_loss(outputs[scored], labels[scored], size)
+    # Predictions
 
     def header(self, run: Pretrained, columns: Sequence[str]) -> list[str]:
         return ["start", "end", "text"]
@@ -195,54 +263,185 @@ class Span(Task):
     ) -> Answers:
         """The labels are (start, end, text): characters, the end exclusive, and what is between.
 
-        None where the best tokens are not of the text but of the question.
+        None where the run says that there is no answer, or the text has no token.
         """
-        best = iter(metrics.best_spans(outputs).tolist())
-        text_number = len(columns) - 1
+        decisions = self.decisions_of(run.head)
+        found = span_scores.best_answers(self.decided(outputs, part.labels, decisions), part.labels)
         labels: list[tuple[int, int, str] | None] = []
-        for texts, encodings in self.encoded(run, table, columns):
-            for text, encoding in zip(texts, encodings, strict=True):
-                first, last = next(best)
-                if {encoding.token_to_sequence(n) for n in (first, last)} != {text_number}:
-                    labels.append(None)
-                    continue
-                start = encoding.token_to_chars(first)[0]
-                end = encoding.token_to_chars(last)[1]
-                answer = text[start:end].lstrip()  # byte-level tokens begin with their space
-                labels.append((end - len(answer), end, answer))
+        for span, margin in zip(found.spans, found.margins, strict=True):
+            labels.append(None if margin > 0 or not span[2] else span)
         return Answers(labels)
 
     def cells(self, run: Pretrained, label: tuple[int, int, str] | None) -> Row:
         return ["", "", ""] if label is None else list(label)
 
 
-def one_answer(spans: np.ndarray) -> np.ndarray:
-    """Spans [N, A, 2] as [N, 2] where there is one a row."""
-    return spans[:, 0] if spans.shape[1] == 1 else spans
+class WindowReader:
+    """Reads texts in windows, some thousand rows at a time; :meth:`file` is what all of them are."""
+
+    def __init__(self, tokenizer: Tokenizer, text_number: int):
+        self.tokenizer = tokenizer
+        self.text_number = text_number  # 1 where a question goes before the text
+        self.encoded: list[Encoded] = []  # of each chunk
+        self.contexts: list[str] = []  # of each row
+        self.tokens: list[tuple[int, int]] = []  # of the first answer in each window
+        self.offsets: list[np.ndarray] = []  # of each window's tokens
+        self.shared: dict[str, str] = {}  # a text that many questions are about is held once
+        self.has_null = True
+
+    def read(self, table: Table, chunk: Sequence[Text], answers: np.ndarray) -> None:
+        """Read the texts of a chunk. ``answers`` int64 [N, A, 2] are those of the whole table."""
+        sequences = []
+        counts = []
+        seconds = []
+        long = LongTexts(self.rule, self.tokenizer.max_length)
+        encodings = self.tokenizer.uncut.encode_batch(list(chunk))
+        for text, encoding in zip(chunk, encodings, strict=True):
+            row = len(self.contexts)
+            context = text if isinstance(text, str) else text[1]
+            self.contexts.append(self.shared.setdefault(context, context))
+            spans = [self.token_span(table, row, encoding, span) for span in answers[row].tolist()]
+            pieces = self.pieces(table, row, encoding)
+            ids = np.array(encoding.ids, np.int32)
+            types = np.array(encoding.type_ids, np.int32)
+            offsets = self.offsets_of(encoding)
+            for places in pieces:
+                sequences.append(ids[places])
+                seconds.append(len(places) - int(types[places].sum()))
+                self.offsets.append(offsets[places])
+                self.tokens.append(tokens_in(places, spans[0]))
+            counts.append(len(pieces))
+            if len(ids) > self.tokenizer.max_length:
+                long += self.count(len(ids), pieces)
+            self.has_null = self.has_null and encoding.sequence_ids[:1] == [None]
+        tokens = ragged(sequences)
+        if self.text_number:
+            tokens = dataclasses.replace(tokens, second_start=np.array(seconds))
+        windows = np.array(counts)
+        self.tokenizer.unknown.count(tokens, chunk, windows)
+        self.encoded.append(Encoded(tokens, long, windows if long.windows else None))
+
+    @property
+    def rule(self) -> Long:
+        """What becomes of long texts, as it is said of them."""
+        return "windows" if self.tokenizer.stride else "head"
+
+    def count(self, length: int, pieces: Sequence[np.ndarray]) -> LongTexts:
+        """What became of a text that is too long."""
+        lost = 0 if self.tokenizer.stride else length - len(pieces[0])
+        windows = len(pieces) if self.tokenizer.stride else 0
+        return LongTexts(self.rule, self.tokenizer.max_length, 1, windows, lost)
+
+    def pieces(self, table: Table, row: int, encoding: Any) -> list[np.ndarray]:
+        """The places of the tokens of each window: all but those of the text, and a piece of these.
+
+        Raises DataError where a question leaves no room for a piece.
+        """
+        max_length = self.tokenizer.max_length
+        if len(encoding) <= max_length:
+            return [np.arange(len(encoding))]
+        is_text = texts_of(encoding) == self.text_number
+        own = np.flatnonzero(is_text)
+        others = np.flatnonzero(~is_text)
+        room = max_length - len(others)
+        if room < 1:
+            raise DataError(
+                f"{table.name}: row {row + 1}: its question leaves no room for its text in the "
+                f"{max_length} tokens of an example"
+            )
+        stride = self.tokenizer.stride
+        if stride:
+            starts = window_starts(len(own), room, stride)
+        else:
+            starts = [len(own) - room if self.tokenizer.side == "left" else 0]
+        return [np.sort(np.concatenate([others, own[at : at + room]])) for at in starts]
+
+    def token_span(
+        self, table: Table, row: int, encoding: Any, span: Sequence[int]
+    ) -> tuple[int, int]:
+        """The first and the last token of characters, in the whole text; NOWHERE for none."""
+        start, end = span
+        if start < 0:
+            return NOWHERE, NOWHERE
+        start, end = without_spaces(table, row, self.contexts[row], start, end)
+        first = encoding.char_to_token(start, self.text_number)
+        last = encoding.char_to_token(end - 1, self.text_number)
+        return (NOWHERE, NOWHERE) if first is None or last is None else (first, last)
+
+    def offsets_of(self, encoding: Any) -> np.ndarray:
+        """The characters of each token, int32 [n, 2]; -1 for a token that is not of the text."""
+        offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        return np.where(texts_of(encoding)[:, None] == self.text_number, offsets, -1)
+
+    def file(self, answers: np.ndarray) -> SpanFile:
+        """All rows that were read, with their answers."""
+        lengths = np.array([len(offsets) for offsets in self.offsets], np.int64)
+        counts = [one.windows for one in self.encoded]
+        sizes = [len(one.tokens) for one in self.encoded]
+        by_chunk = []
+        for of_chunk, size in zip(counts, sizes, strict=True):
+            by_chunk.append(np.ones(size, np.int64) if of_chunk is None else of_chunk)
+        return SpanFile(
+            contexts=self.contexts,
+            answers=answers,
+            windows=TextWindows(np.concatenate(by_chunk)),
+            offsets=Ragged(np.concatenate(self.offsets), np.cumsum(lengths) - lengths, lengths),
+            tokens=np.array(self.tokens, np.int32),
+            has_null=self.has_null,
+            is_cut=not self.tokenizer.stride,
+        )
 
 
-def first_answers(spans: np.ndarray) -> np.ndarray:
-    """Spans [N, 2] or [N, A, 2] -> the first of every row, [N, 2]."""
-    return spans.reshape(len(spans), -1, 2)[:, 0]
+def with_default_stride(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with a stride; runs from before there was one have none."""
+    return tokenizer if tokenizer.stride is not None else tokenizer.with_stride(STRIDE)
 
 
-def token_span(encoding: Any, start: int, end: int, text_number: int) -> tuple[int, int]:
-    """(first token, last token) of characters; (-1, -1) where they are cut off."""
-    if start < 0:
-        return -1, -1
-    first = encoding.char_to_token(start, text_number)
-    last = encoding.char_to_token(end - 1, text_number)
-    return (-1, -1) if first is None or last is None else (first, last)
+def tokens_in(places: np.ndarray, span: tuple[int, int]) -> tuple[int, int]:
+    """The first and the last token of a span in a window, which has the tokens at ``places``;
+    NOWHERE where it has not both.
+    """
+    first, last = np.searchsorted(places, span).tolist()
+    if last >= len(places) or (places[first], places[last]) != span:
+        return NOWHERE, NOWHERE
+    return first, last
+
+
+def check_no_answers(pretrained: Pretrained, table: Table, file: SpanFile) -> None:
+    """Raise StrategyError for a question without an answer where no token can say so."""
+    if file.has_unanswerable and not file.has_null:
+        row = int(file.is_unanswerable.argmax()) + 1
+        raise StrategyError(
+            f"{table.name}: row {row} has no answer, which the first token of an example says, and "
+            f"{pretrained.source} puts none before its texts: leave such rows out, or give `pretrained` "
+            "of BERT's kind"
+        )
+
+
+def warn_of_lost(table: Table, file: SpanFile, max_length: int) -> None:
+    """Log how many rows have an answer that no window holds."""
+    has_answer = file.answers[:, 0, 0] >= 0
+    lost = int((has_answer & ~file.is_found).sum())
+    if not lost:
+        return
+    if file.is_cut:
+        said = f"spans lie beyond the {max_length} tokens of an example: not scored"
+    else:
+        said = f"spans are whole in no window of {max_length} tokens: not trained on"
+    logger.warning(f"{table.name}: {lost} of {len(has_answer)} {said}")
 
 
 def read_answers(table: Table, row: int, value: Any, unit: Offsets = "characters") -> list[Answer]:
-    """The answers of a row: (where it begins, where it has ended, the text or None), in units.
+    """The answers of a row: (where it begins, where it has ended, the text or None), in units; []
+    for a question without an answer.
 
     Raises DataError with the row.
     """
     answers: list[Answer] = []
     try:
         span = parse_json(value) if isinstance(value, str) else value
+        if isinstance(span, dict) and span["text"] == span["answer_start"] == []:
+            return []
         if isinstance(span, dict):
             starts = as_answers(span["answer_start"])
             texts = as_answers(span["text"])
@@ -257,7 +456,7 @@ def read_answers(table: Table, row: int, value: Any, unit: Offsets = "characters
     if not answers or not all(0 <= start < end for start, end, _ in answers):
         raise DataError(
             f"{table.name}: row {row}: {value!r} is no span: give [start, end], or answer_start "
-            f"and text as SQuAD has them{without_answer(value)}"
+            "and text as SQuAD has them, both [] for no answer"
         )
     return answers
 
@@ -272,13 +471,6 @@ def whole(value: Any) -> int:
     if isinstance(value, bool) or not float(value).is_integer():
         raise ValueError(f"{value} is no whole number")
     return int(value)
-
-
-def without_answer(value: Any) -> str:
-    """What is said of a question that has no answer."""
-    if isinstance(value, dict) and value.get("text") == []:
-        return "; questions without an answer are not learned here: leave their rows out"
-    return ""
 
 
 def in_characters(where: str, context: str, answers: Sequence[Answer], unit: Offsets) -> Any:
@@ -297,7 +489,7 @@ def in_characters(where: str, context: str, answers: Sequence[Answer], unit: Off
             )
         spans.append(places)
     if any(text is None for _, _, text in answers):
-        return spans[0]
+        return spans[0]  # [start, end], which is one
     starts = [start for start, _ in spans]
     return {"text": [text for _, _, text in answers], "answer_start": starts}
 

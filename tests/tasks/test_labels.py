@@ -161,7 +161,7 @@ def test_a_span_is_a_pair_of_characters_or_an_answer_as_squad_has_it(value):
 
 
 @pytest.mark.parametrize(
-    "value", ["", None, "[4]", "[8, 4]", "[-1, 4]", "[a, b]", '{"text": [], "answer_start": []}']
+    "value", ["", None, "[4]", "[8, 4]", "[-1, 4]", "[a, b]", '{"text": [], "answer_start": [3]}']
 )
 def test_what_is_no_span_is_named(value):
     with pytest.raises(
@@ -226,8 +226,13 @@ def test_several_answers_are_kept_and_a_row_with_fewer_has_its_first_again():
     ]
     spans = encode_labels(table(values), "label", [], "span")
     assert spans.tolist() == [[[9, 13], [0, 8]], [[3, 7], [3, 7]]]
-    with pytest.raises(DataError, match="without an answer"):
-        encode_labels(table([{"text": [], "answer_start": []}]), "label", [], "span")
+
+
+def test_a_question_without_an_answer_has_no_characters():
+    values = [{"text": [], "answer_start": []}, {"text": ["Cork"], "answer_start": [3]}]
+    assert encode_labels(table(values), "label", [], "span").tolist() == [[-1, -1], [3, 7]]
+    assert encode_labels(table(values[:1]), "label", [], "span").tolist() == [[-1, -1]]
+    TASKS["span"].check_labels(span_table([], []), "label", ["text"])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapt.tasks import TASKS, metrics
+from adapt.tasks import TASKS, metrics, span_scores
 from adapt.training import losses
+from tests.helpers import spans
 
 SEEDS = st.integers(0, 2**31)
 
@@ -116,38 +117,9 @@ def test_an_overconfident_answer_has_the_calibration_error_that_it_is_off_by():
 def test_the_best_span_is_the_best_of_all_that_do_not_end_before_they_start(seed):
     logits = np.random.default_rng(seed).standard_normal((4, 2, 7)).astype(np.float32)
     logits[1, :, 3:] = -np.inf
-    for (start, end), (starts, ends) in zip(metrics.best_spans(logits), logits, strict=True):
+    for (start, end), (starts, ends) in zip(span_scores.best_spans(logits), logits, strict=True):
         every = {(i, j): starts[i] + ends[j] for i in range(7) for j in range(i, 7)}
         assert (start, end) == max(every, key=lambda pair: every[pair])
-
-
-def test_spans_score_by_their_tokens_and_a_span_that_was_cut_off_is_not_scored():
-    logits = np.full((3, 2, 8), -9.0, np.float32)
-    for example, (start, end) in enumerate([(1, 3), (2, 2), (0, 0)]):
-        logits[example, 0, start] = logits[example, 1, end] = 9
-    found = metrics.spans(logits, np.array([[2, 5], [2, 2], [-1, -1]]))
-    # tokens 1 to 3 against 2 to 5: two shared, of three and four
-    assert found == pytest.approx({"exact_match": 1 / 2, "f1": (2 * 2 / 7 + 1) / 2})
-    labels = np.array([[2, 5], [2, 2], [-1, -1]], np.int32)
-    span = TASKS["span"]
-    assert span.mean_loss(logits, labels) == pytest.approx(span.mean_loss(logits[:2], labels[:2]))
-    assert np.isnan(metrics.spans(logits[2:], labels[2:])["f1"])
-    assert np.isnan(span.mean_loss(logits[2:], labels[2:]))
-
-
-def test_several_answers_score_by_the_best_and_the_first_is_the_loss():
-    logits = np.full((2, 2, 8), -9.0, np.float32)
-    for example, (start, end) in enumerate([(4, 4), (1, 3)]):
-        logits[example, 0, start] = logits[example, 1, end] = 9
-    first = np.array([[1, 4], [2, 3]], np.int32)
-    labels = np.stack([first, [[4, 4], [-1, -1]]], 1).astype(np.int32)
-    assert metrics.spans(logits, labels) == pytest.approx(
-        {"exact_match": 1 / 2, "f1": (1 + 0.8) / 2}
-    )
-    assert metrics.spans(logits, first)["exact_match"] == 0
-    span = TASKS["span"]
-    assert span.mean_loss(logits, labels) == span.mean_loss(logits, first)
-    assert span.baseline(np.array([[4, 4]]), labels) == {"majority_accuracy": 0.5}
 
 
 def test_the_scores_of_several_columns_are_those_of_each():
@@ -192,12 +164,12 @@ def test_a_choice_is_between_the_sequences_of_one_example():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_score_that_decides_is_among_the_metrics(name):
-    outputs = {"span": (4, 2, 5), "regression": (4, 1), "multitask": (4, 2, 3), "choice": (8, 1)}
+    outputs = {"span": (4, 2, 6), "regression": (4, 1), "multitask": (4, 2, 3), "choice": (8, 1)}
     outputs |= {"contrastive": (8, 3), "setfit": (8, 3)}
     labels = {
         "multilabel": np.eye(4, 3),
         "multitask": np.eye(4, 2, dtype=int),
-        "span": np.zeros((4, 2), int),
+        "span": spans.labels([("a b c d", ["a"])] * 4),
         "tags": np.zeros((4, 2), int),
     }
     some = np.random.default_rng(0).standard_normal(outputs.get(name, (4, 3))).astype(np.float32)
