@@ -22,6 +22,7 @@ from adapt.files import parse_json
 from adapt.options import Quoting
 
 if TYPE_CHECKING:
+    import datasets
     import pyarrow as pa
 
 BATCH = 1000  # rows of a record batch
@@ -101,6 +102,7 @@ def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
 
     types: dict[str, pa.DataType] = {}
     faults: dict[str, str] = {}
+    long_numbers: dict[str, int] = {}  # the row of the first one, by column
     first_row = 1
     for objects in batched(read_json(path)):
         for name in dict.fromkeys(chain.from_iterable(objects)):
@@ -112,6 +114,9 @@ def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
                     "character: give it another name"
                 )
             values = column_of(objects, name)
+            place = long_number(values)
+            if place is not None:
+                long_numbers.setdefault(name, first_row + place)
             try:
                 types[name] = type_with(types.get(name), values)
             except NOT_OF_ONE_TYPE as error:
@@ -121,6 +126,13 @@ def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
                 )
                 types[name] = pa.null()
         first_row += len(objects)
+    for name, row in long_numbers.items():
+        if pa.types.is_floating(types[name]):
+            faults[name] = (
+                f"row {row}: column '{name}' can't be read as {types[name]}: its whole number has "
+                "more digits than one of those keeps"
+            )
+            types[name] = pa.null()
     schema = pa.schema(list(types.items()), metadata={FAULTS: json.dumps(faults)})
     batches = (to_batch(objects, schema, faults) for objects in batched(read_json(path)))
     return schema, batches
@@ -137,6 +149,14 @@ def type_with(known: "pa.DataType | None", values: list[Any]) -> "pa.DataType":
         return found
     schemas = [pa.schema([("", known)]), pa.schema([("", found)])]
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def long_number(values: list[Any]) -> int | None:
+    """The place of the first whole number that float64 may not hold to its last digit."""
+    for place, value in enumerate(values):
+        if type(value) is int and abs(value) > 2**53:
+            return place
+    return None
 
 
 def first_misfit(known: "pa.DataType | None", values: list[Any]) -> int:
@@ -159,6 +179,32 @@ def read_faults(target: Path) -> dict[str, str]:
     with pa.memory_map(str(target)) as source:
         metadata = pa.ipc.open_stream(source).schema.metadata or {}
     return json.loads(metadata.get(FAULTS, b"{}"))
+
+
+def parquet_columns(path: Path) -> tuple["datasets.Features", dict[str, str]]:
+    """(the columns of a Parquet file that `datasets` has types for, why the others can't be read).
+
+    Raises :class:`DataError` for a column that is named twice, and a file that is none.
+    """
+    import datasets
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        schema = parquet.read_schema(path)
+    except (OSError, ValueError) as error:  # of Arrow
+        raise DataError(f"cannot read {path}: {first_line(error)}") from error
+    repeated = {name for name in schema.names if schema.names.count(name) > 1}
+    if repeated:
+        raise DataError(f"{path} names the column '{min(repeated)}' twice")
+    features = datasets.Features()
+    faults = {}
+    for field in schema:
+        try:
+            features |= datasets.Features.from_arrow_schema(pa.schema([field]))
+        except Exception:  # `datasets` raises what it likes
+            faults[field.name] = f"column '{field.name}' is of the type {field.type}: write another"
+    return features, faults
 
 
 def to_batch(

@@ -6,10 +6,11 @@ Nothing is guessed from words in names: the class of a picture is the first fold
 however deep, and every file is taken, or named with why it is not.
 """
 
+import contextlib
 import csv
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 # How the names of common pictures end. A file that is called so and is none is an error; of any
 # other name, Pillow decides.
 PICTURES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+NUMBERS = re.compile(r"(u?int|float)(8|16|32|64)")  # what `datasets` calls types of numbers
 SHOWN = 5  # files that a note names
 
 
@@ -234,22 +236,63 @@ def shards(folder: Path, split: str | None) -> list[Path]:
     return by_part[split]
 
 
-def joined(folder: Path, files: Sequence[Path], read: Callable[[Path], "Dataset"]) -> "Dataset":
-    """The rows of all files, one after the other.
+def joined(
+    where: Path, files: Sequence[Path], tables: Sequence["Dataset"], left_out: Mapping[str, str]
+) -> tuple["Dataset", dict[str, str]]:
+    """(the rows of the tables, one after the other, why columns can't be read), without the columns
+    that are left out and those whose types do not go together.
 
-    Raises :class:`DataError` for a file whose columns are others than the first one's.
+    Raises :class:`DataError` for a file whose columns are others than the first one's, and where no
+    column goes together.
     """
     import datasets
 
-    tables = [read(path) for path in files]
     first = tables[0].column_names
     for path, table in zip(files, tables, strict=True):
         if sorted(table.column_names) != sorted(first):
             raise DataError(
-                f"{folder}: {path.name} has the columns {', '.join(table.column_names)}, and "
+                f"{where}: {path.name} has the columns {', '.join(table.column_names)}, and "
                 f"{files[0].name} has {', '.join(first)}"
             )
+    kept = [name for name in first if name not in left_out]
+    if not kept:
+        raise DataError(f"{where}: {next(iter(left_out.values()))}")
+    with contextlib.suppress(Exception):  # of Arrow, where types differ: column by column, then
+        return datasets.concatenate_datasets([table.select_columns(kept) for table in tables]), {}
+    faults = {}
+    columns = []
+    for name in kept:
+        of_column = with_common_numbers([table.select_columns([name]) for table in tables], name)
+        try:
+            columns.append(datasets.concatenate_datasets(of_column))
+        except Exception as error:  # of Arrow: of other types
+            faults[name] = misfit(files, of_column, name) or first_line(error)
+    if not columns:
+        raise DataError(f"{where}: {next(iter(faults.values()))}")
+    return datasets.concatenate_datasets(columns, axis=1), faults
+
+
+def with_common_numbers(tables: list["Dataset"], name: str) -> list["Dataset"]:
+    """The same tables; where a column has whole numbers in some files and fractions in others, it is
+    of fractions in all.
+    """
+    import datasets
+
+    features = [table.features[name] for table in tables]
+    dtypes = {str(getattr(feature, "dtype", "")) for feature in features}
+    are_values = all(type(feature) is datasets.Value for feature in features)
+    if not are_values or len(dtypes) < 2 or not all(map(NUMBERS.fullmatch, dtypes)):
+        return tables
     try:
-        return datasets.concatenate_datasets([table.select_columns(first) for table in tables])
-    except Exception as error:  # of Arrow: columns of other types
-        raise DataError(f"{folder}: its files do not fit together: {first_line(error)}") from None
+        return [table.cast_column(name, datasets.Value("float64")) for table in tables]
+    except Exception:  # a whole number that is no fraction to the last digit
+        return tables
+
+
+def misfit(files: Sequence[Path], tables: Sequence["Dataset"], name: str) -> str | None:
+    """The first file in which a column has another type than in the first one."""
+    types = [str(table.features.arrow_schema.field(name).type) for table in tables]
+    for path, kind in zip(files, types, strict=True):
+        if kind != types[0]:
+            return f"column '{name}' is {types[0]} in {files[0].name} and {kind} in {path.name}"
+    return None

@@ -213,8 +213,8 @@ def say_spellings(table: Table, column: str, counts: Mapping[str, int]) -> None:
 def plain_spelling(name: str) -> str:
     """A name without what spellings of one name differ by; 007 and 7.0 become 7."""
     text = unicodedata.normalize("NFKC", name).casefold()
-    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
     text = " ".join(text.split())
+    text = "".join(letter for letter in text if unicodedata.category(letter) not in ("Cf", "Cc"))
     return f"{float(text):g}" if NUMBER.fullmatch(text) else text
 
 

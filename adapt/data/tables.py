@@ -9,7 +9,6 @@ This is the only importer of `datasets`, and only inside functions, since that i
 second. Messages count rows from 1, as a person does, without the header.
 """
 
-import functools
 import glob
 import hashlib
 import io
@@ -25,7 +24,7 @@ import numpy as np
 
 from adapt import buckets
 from adapt.data import bundled, conll, folders
-from adapt.data.arrow import read_faults, read_notes, write_arrow
+from adapt.data.arrow import parquet_columns, read_faults, read_notes, write_arrow
 from adapt.data.formats import FORMATS, ending_of, format_of
 from adapt.data.text_files import QUOTING, text_lines
 from adapt.errors import DataError, OutputError, StrategyError, first_line
@@ -99,10 +98,10 @@ def read(spec: str | Path, split: str | None = None, quoting: Quoting | None = N
         split = split or part or None
     if not name:
         raise DataError(f"'{spec}' names no file, no bundled set and no data set of the hub")
-    rows = read_rows(name, split, quoting)
-    if not len(rows):
+    table = read_name(name, split, quoting)
+    if not len(table):
         raise DataError(f"{spec} has no rows")
-    return Table(rows, str(spec), json_faults(Path(name).expanduser()))
+    return replace(table, name=str(spec))
 
 
 def check_quoting(quoting: Any) -> None:
@@ -111,14 +110,7 @@ def check_quoting(quoting: Any) -> None:
         raise StrategyError(f"`quoting` is {quoting!r}: {wanted(Quoting)}")
 
 
-def json_faults(path: Path) -> dict[str, str]:
-    """Why columns of a JSON file that was read can't be; {} of anything else."""
-    if format_of(path) != "json" or not path.is_file():
-        return {}
-    return read_faults(parsed_folder(path) / "json.arrow")
-
-
-def read_rows(name: str, split: str | None, quoting: Quoting | None = None) -> "Dataset":
+def read_name(name: str, split: str | None, quoting: Quoting | None = None) -> Table:
     """The rows of files, a folder of images, a bundled set, or a data set on the hub."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -133,7 +125,7 @@ def read_rows(name: str, split: str | None, quoting: Quoting | None = None) -> "
     if path.exists():
         raise DataError(f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}")
     if name in bundled.SETS:
-        return import_datasets().Dataset.from_dict(bundled.read(name, split))
+        return Table(import_datasets().Dataset.from_dict(bundled.read(name, split)), name)
     if path.is_absolute() or name.count("/") > 1:
         raise DataError(f"{path} does not exist")
     if "/" not in name:
@@ -143,7 +135,8 @@ def read_rows(name: str, split: str | None, quoting: Quoting | None = None) -> "
         )
     if not is_hub_reachable():
         import_datasets().config.HF_HUB_OFFLINE = True  # then only what its cache has
-    return load_dataset(name, split, path=name, cache_dir=str(cache_folder() / "datasets"))
+    rows = load_dataset(name, split, path=name, cache_dir=str(cache_folder() / "datasets"))
+    return Table(rows, name)
 
 
 def matching_files(name: str) -> list[Path]:
@@ -156,39 +149,39 @@ def matching_files(name: str) -> list[Path]:
     return [Path(path) for path in sorted(found) if Path(path).is_file()]
 
 
-def read_pattern(name: str, split: str | None, quoting: Quoting | None) -> "Dataset":
-    """The rows of all files that a pattern matches. Raises :class:`DataError` where there is none,
-    and for files of several formats.
-    """
+def read_pattern(name: str, split: str | None, quoting: Quoting | None) -> Table:
+    """The rows of all files that a pattern matches. Raises :class:`DataError` where there is none."""
     files = matching_files(name)
     if not files:
         raise DataError(f"no file matches {name}")
     if split:
         raise DataError(f"{name} is a pattern of files: it has no part '{split}'")
-    return folders.joined(Path(name), files, functools.partial(read_shard, quoting=quoting))
+    return read_shards(Path(name), files, quoting)
 
 
-def read_folder(path: Path, split: str | None, quoting: Quoting | None = None) -> "Dataset":
+def read_folder(path: Path, split: str | None, quoting: Quoting | None = None) -> Table:
     """The rows of a folder: what `datasets` saved, the shards of a table, or pictures."""
     if (path / folders.SAVED_PARTS).is_file() or (path / folders.SAVED_TABLE).is_file():
-        return read_saved(path, split)
+        return Table(read_saved(path, split), str(path))
     if folders.table_files(path):
-        read_one = functools.partial(read_shard, quoting=quoting)
-        return folders.joined(path, folders.shards(path, split), read_one)
+        return read_shards(path, folders.shards(path, split), quoting)
     part = folders.part_folder(path, split)
     if part != path:
         return read_folder(part, None, quoting)
-    return from_columns(folders.picture_columns(path), str(path), "image").rows
+    return from_columns(folders.picture_columns(path), str(path), "image")
 
 
-def read_shard(path: Path, quoting: Quoting | None = None) -> "Dataset":
-    """The rows of one of several files. Raises :class:`DataError` for a JSON file that has a column
-    with a fault: beside other files it would be empty.
+def read_shards(where: Path, files: Sequence[Path], quoting: Quoting | None) -> Table:
+    """The rows of all files, one after the other. A column that can't be read in one of them, or
+    whose types do not go together, is left out, and nobody may ask for it.
     """
-    rows = read_rows(str(path), None, quoting)
-    for fault in json_faults(path).values():
-        raise DataError(f"{path}: {fault}")
-    return rows
+    parts = [read_name(str(path), None, quoting) for path in files]
+    faults = {}
+    for path, part in zip(files, parts, strict=True):
+        for name, fault in part.faults.items():
+            faults.setdefault(name, f"{path.name}: {fault}")
+    rows, misfits = folders.joined(where, files, [part.rows for part in parts], faults)
+    return Table(rows, str(where), faults | misfits)
 
 
 def read_saved(path: Path, split: str | None) -> "Dataset":
@@ -282,10 +275,16 @@ def check_column(table: Table, column: str) -> None:
     """Raise :class:`DataError` for a column that is not there, or whose values have no type
     together.
     """
-    if column not in table.columns:
-        raise DataError(f"{table.name} has no column '{column}'; it has {', '.join(table.columns)}")
     if column in table.faults:
         raise DataError(f"{table.name}: {table.faults[column]}")
+    if column not in table.columns:
+        known = ", ".join(map(shown_name, table.columns))
+        raise DataError(f"{table.name} has no column '{column}'; it has {known}")
+
+
+def shown_name(column: str) -> str:
+    """The name of a column, with escapes where it has what a person does not see."""
+    return column if column.isprintable() and column == column.strip() else ascii(column)
 
 
 def numbered_values(table: Table, column: str) -> Iterator[tuple[int, Any]]:
@@ -413,9 +412,7 @@ def decode_coarsely(content: bytes) -> None:
         image.load()
 
 
-def read_file(
-    path: Path, kind: str, split: str | None, quoting: Quoting | None = None
-) -> "Dataset":
+def read_file(path: Path, kind: str, split: str | None, quoting: Quoting | None = None) -> Table:
     """The rows of a data file of kind ``csv``, ``tsv``, ``conll``, ``json`` or ``parquet``."""
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -423,10 +420,29 @@ def read_file(
         raise DataError(f"{path} is empty")
     if split:
         raise DataError(f"{path} is a single file: it has no part '{split}'")
-    if kind != "parquet":
-        return map_text_file(path, kind, quoting if kind in QUOTING else None)
+    if kind == "parquet":
+        return read_parquet(path)
+    rows = map_text_file(path, kind, quoting if kind in QUOTING else None)
+    faults = {}
+    if kind == "json":
+        faults = read_faults(parsed_folder(path) / "json.arrow")
+    return Table(rows, str(path), faults)
+
+
+def read_parquet(path: Path) -> Table:
+    """The rows of a Parquet file, without the columns of types that `datasets` does not have.
+
+    Raises :class:`DataError` for a column that is named twice, and what can't be read.
+    """
+    features, faults = parquet_columns(path)
+    arguments: dict[str, Any] = {}
+    if faults:
+        arguments = {"columns": list(features), "features": features}
     cache = str(parsed_folder(path))
-    return load_dataset(str(path), None, path=kind, data_files=str(path), cache_dir=cache)
+    rows = load_dataset(
+        str(path), None, path="parquet", data_files=str(path), cache_dir=cache, **arguments
+    )
+    return Table(rows, str(path), faults)
 
 
 def map_text_file(path: Path, kind: str, quoting: Quoting | None = None) -> "Dataset":

@@ -57,8 +57,8 @@ def read_csv(
     """The header, then the rows, each with as many fields as the header names, of a file of kind
     ``csv`` or ``tsv``. Where quotation marks may be meant otherwise, ``notes`` get a sentence.
 
-    Raises :class:`DataError` for a row of another length, a quote that is missing or stray, a
-    column that is named twice, and what is not UTF-8.
+    Raises :class:`DataError` for a row of another length, one that is the header again, a quote that
+    is missing or stray, a column that is named twice, and what is not UTF-8.
     """
     delimiter = DELIMITERS[kind]
     is_quoted = (quoting or QUOTING[kind]) == "csv"
@@ -67,12 +67,14 @@ def read_csv(
         reader = csv.reader(file, delimiter=delimiter, strict=True, quoting=style)
         try:
             header = next(filter(None, reader), [])
-            repeated = {name for name in header if header.count(name) > 1}
+            repeated = {name for name in header if name and header.count(name) > 1}
             if repeated:
                 raise DataError(f"{path} names the column '{min(repeated)}' twice")
+            named = [number for number, name in enumerate(header) if name]
+            has_nameless = header.count("") > 1  # of a spreadsheet, say: nobody can ask for them
             marks = Marks(len(header), delimiter, is_quoted)
             marks.look_at(header, reader.line_num)
-            yield header
+            yield [header[number] for number in named] if has_nameless else header
             rows = without_blank_lines(reader, len(header))
             for number, row in enumerate(rows, 1):
                 marks.look_at(row, reader.line_num)
@@ -81,7 +83,12 @@ def read_csv(
                         f"{path}: row {number} (line {reader.line_num}) has {len(row)} "
                         f"fields, the header has {len(header)}{marks.mend}"
                     )
-                yield row
+                if len(header) > 1 and without_bom(row) == header:
+                    raise DataError(
+                        f"{path}: row {number} (line {reader.line_num}) is the header again: were "
+                        "files joined? Leave it out"
+                    )
+                yield [row[number] for number in named] if has_nameless else row
         except csv.Error as error:
             raise DataError(
                 f"{path}: line {reader.line_num}: {error}; is a quote missing? `quoting` none takes "
@@ -148,6 +155,11 @@ class Marks:
             f"{self.count} {fields} with a quotation mark, first in line {first}: taken as text, as "
             "`quoting` none says without this note; `quoting` csv reads them as CSV files are read"
         )
+
+
+def without_bom(row: list[str]) -> list[str]:
+    """A row without the byte order mark with which a file begins."""
+    return [row[0].removeprefix("\ufeff"), *row[1:]]
 
 
 def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator[list[str]]:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from adapt.data.tables import check_column, check_images, check_texts, chunks, read, read_lines
 from adapt.errors import DataError, OutputError
@@ -155,9 +157,11 @@ def test_a_fault_in_one_shard_is_one_of_the_column(file, tmp_path):
 
 
 def test_a_number_that_its_column_cannot_hold_is_an_error_of_the_column(file):
-    rows = [{"n": 2**60 + 1}] * 1000 + [{"n": 0.5}]
-    with pytest.raises(DataError, match="column 'n' can't be read as double"):
-        read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
+    rows = [{"n": 1}] * 3 + [{"n": 2**60 + 1}] * 997 + [{"n": 0.5, "text": "a"}]
+    table = read(file("a.jsonl", "\n".join(map(json.dumps, rows))))
+    check_column(table, "text")
+    with pytest.raises(DataError, match="row 4: column 'n' can't be read as double"):
+        check_column(table, "n")
 
 
 def test_a_blank_line_in_a_file_of_one_column_is_an_empty_text(file):
@@ -342,3 +346,50 @@ def test_a_png_whose_pixels_were_damaged_is_no_picture(tmp_path):
     path.write_bytes(whole)
     (chunk,) = chunks(read(tmp_path), ["image"])
     assert np.array_equal(np.asarray(chunk["image"][0]), noise)
+
+
+def test_a_column_that_nobody_asks_for_is_in_nobody_s_way(tmp_path):
+    """Of a type that `datasets` does not have, and of another type in another file."""
+    table = pa.table(
+        {"text": ["a", "b"], "odd": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64()))}
+    )
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert column(tmp_path / "a.parquet") == ["a", "b"]
+    with pytest.raises(DataError, match="column 'odd' is of the type map"):
+        check_column(read(tmp_path / "a.parquet"), "odd")
+    ids = [1, "n/a", {"a": 1}]
+    for number, value in enumerate(ids):
+        row = {"text": f"t{number}", "id": value, "n": number if number else 0.5}
+        (tmp_path / f"part-{number}.jsonl").write_text(json.dumps(row))
+    several = f"{tmp_path}/part-*.jsonl"
+    assert column(several) == ["t0", "t1", "t2"]
+    assert column(several, "n") == [0.5, 1.0, 2.0]
+    message = "column 'id' is int64 in part-0.jsonl and string in part-1.jsonl"
+    with pytest.raises(DataError, match=message):
+        check_column(read(several), "id")
+
+
+def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path):
+    twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="names the column 'text' twice"):
+        read(tmp_path / "a.parquet")
+
+
+def test_the_header_again_is_no_row(file):
+    for again in ("text,label", "\ufefftext,label"):
+        path = file("a.csv", f"text,label\na,x\n{again}\nb,y\n")
+        with pytest.raises(DataError, match=r"row 2 \(line 3\) is the header again"):
+            read(path)
+    assert column(file("b.csv", "text\na\ntext\n")) == ["a", "text"]
+
+
+def test_columns_without_a_name_are_left_out_where_there_are_several(file):
+    path = file("a.csv", "text,label,,\na,x,,\nb,y,,\n")
+    assert read(path).columns == ["text", "label"]
+    assert column(path, "label") == ["x", "y"]
+
+
+def test_a_name_with_what_nobody_sees_is_shown_with_it(file):
+    with pytest.raises(DataError, match=r"no column 'text'; it has ' text', 'a\\u200b', label"):
+        check_column(read(file("a.csv", " text,a\u200b,label\na,b,c\n")), "text")
