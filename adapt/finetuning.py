@@ -142,7 +142,7 @@ def finetune(
     ``pretrained`` is what :func:`adapt.load` gives, or a name for it. Its head is discarded.
     ``inputs`` are texts, tuples of texts, lists of words (tags) or pictures, in a list, an array or
     a Series, with ``labels`` beside them; or a table: a file, a bundled set, a DataFrame, a
-    ``datasets.Dataset`` or a dict of columns, with ``labels`` the name of a column.
+    ``datasets.Dataset``, a dict of columns or a list of rows, with ``labels`` the name of a column.
 
     ``validation`` is a share of the training rows, or data, as ``test`` is: a table, or a tuple
     ``(inputs, labels)``. The best checkpoint by validation is kept, and is tested once at the end.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.data import bundled, tables
+from adapt.data import bundled, squad, tables
 from adapt.data.labels import column_names
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
@@ -117,7 +117,7 @@ def make_table(
     """(a table of inputs with their labels, the columns in which they are).
 
     ``inputs`` are a sequence, or a table: a file, a bundled or hub set by name, a DataFrame, a
-    ``datasets.Dataset``, a dict of columns. A sequence holds texts; tuples of texts, where a row
+    ``datasets.Dataset``, a dict of columns, a list of rows (dicts), or SQuAD's object. A sequence holds texts; tuples of texts, where a row
     has several; lists of words with ``are_words``; pictures (PIL, paths, uint8 arrays) with
     ``are_images``. ``labels`` are a sequence, a dict of several, the name of a column of the table,
     or None: the column ``columns.label``, or no labels at all. ``name`` is what messages call the
@@ -186,7 +186,19 @@ def is_table(inputs: Any) -> bool:
     """Whether ``inputs`` have columns of their own, or name something that has."""
     if isinstance(inputs, str | Path | Table | Mapping):
         return True
-    return is_dataset(inputs) or is_frame(inputs)
+    return is_dataset(inputs) or is_frame(inputs) or is_rows(inputs)
+
+
+def is_rows(value: Any) -> bool:
+    """Whether a value is a list of rows, each a dict by column."""
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    return is_list and all(isinstance(row, Mapping) for row in value)
+
+
+def columns_of_rows(rows: Sequence[Mapping[Any, Any]]) -> dict[str, list]:
+    """Rows by column; what a row does not have is None."""
+    names = dict.fromkeys(str(name) for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def is_dataset(value: Any) -> bool:
@@ -213,6 +225,10 @@ def read_table(inputs: Any, name: str, parameter: str, quoting: Quoting | None =
         if inputs.format["type"] != "custom":  # one that computes what is read stays
             inputs = inputs.with_format(None)
         return Table(inputs, name)
+    if squad.is_squad(inputs):
+        inputs = squad.squad_rows(name, inputs)
+    if is_rows(inputs):
+        return tables.from_columns(columns_of_rows(inputs), name)
     if is_frame(inputs):
         check_named_once(inputs, parameter)
         content = {str(column): as_list(inputs[column], str(column)) for column in inputs.columns}

@@ -17,7 +17,7 @@ def is_squad(content: Any) -> bool:
     return all(isinstance(article, dict) and "paragraphs" in article for article in articles)
 
 
-def squad_rows(path: Path, content: Any) -> list[Object]:
+def squad_rows(path: Path | str, content: Any) -> list[Object]:
     """A row for every question of a file of SQuAD 1.1 or 2.0, in its order.
 
     Columns are ``id``, ``title``, ``context``, ``question`` and ``answers``, the last with the

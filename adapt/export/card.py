@@ -88,5 +88,11 @@ RESIZING = """\
 Pictures were resized by Pillow. `backend="pil"` does the same; torchvision rounds some pixels to the next of 256 values."""
 GRAY = """\
 Pictures were converted to gray (`image.convert("L")`), which the processor does not do."""
+WINDOWS = """\
+Longer contexts were read in windows of {tokens} tokens, each with the question, whose texts begin {stride} tokens apart (at most half
+a window). This code reads the first one."""
+NO_ANSWER = """\
+A question has no answer where the sum of both logits of the first token is larger than that of the best span by more
+than {threshold:.6g}, which was chosen in validation."""
 LOGITS = """\
 `encode` returns logits, not embeddings: leave `normalize_embeddings` off, and do not compare them by cosine."""

@@ -9,7 +9,7 @@ from adapt import tree
 from adapt.export import card, layout
 from adapt.export.folder import Folder, class_names, head_kind, model_entries
 from adapt.export.inputs import input_files
-from adapt.models import Classifier, EncoderConfig
+from adapt.models import Classifier, EncoderConfig, Span
 from adapt.pretrained import families, hub
 
 SEQUENCES = "AutoModelForSequenceClassification"
@@ -50,6 +50,8 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
         notes.append(card.STRAIGHT_POOLER)
     if isinstance(run.head, Classifier) and not run.head.bias and family != "gpt2":
         run = with_bias(run)
+    if isinstance(run.head, Span):
+        notes += answer_notes(run)
     run, files, input_notes = input_files(run)
     tensors = with_prefix(run.config, layout.to_tensors(run.config, run.params))
     if "cls.predictions.decoder.weight" in tensors:
@@ -70,6 +72,19 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     )
     config = layout.write_config(run.config) | model_entries(run, architecture)
     return {"": Folder(config, tensors, files)}
+
+
+def answer_notes(run: hub.Pretrained) -> list[str]:
+    """What the card of a run of spans says of long contexts, and of questions without an answer."""
+    assert run.tokenizer is not None and isinstance(run.head, Span)
+    notes = []
+    if run.tokenizer.stride:
+        notes.append(
+            card.WINDOWS.format(tokens=run.tokenizer.max_length, stride=run.tokenizer.stride)
+        )
+    if run.head.null_threshold is not None:
+        notes.append(card.NO_ANSWER.format(threshold=run.head.null_threshold))
+    return notes
 
 
 def loading_code(run: hub.Pretrained, kind: str, auto: str) -> str:

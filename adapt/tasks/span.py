@@ -275,6 +275,11 @@ class Span(Task):
     def cells(self, run: Pretrained, label: tuple[int, int, str] | None) -> Row:
         return ["", "", ""] if label is None else list(label)
 
+    # Exports
+
+    def output_note(self, classes: Sequence[str]) -> str:
+        return "Logits of where an answer starts and where it ends, by token."
+
 
 class WindowReader:
     """Reads texts in windows, some thousand rows at a time; :meth:`file` is what all of them are."""

@@ -38,12 +38,21 @@ FORMS = {
     ),
     "a dict": ({"text": TEXTS, "label": LABELS}, None),
     "a dict and a list": ({"text": TEXTS}, LABELS),
+    "a list of rows": (FRAME.to_dict("records"), None),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_the_same_rows_is_the_same_table(form):
     assert content(*FORMS[form]) == {"text": TEXTS, "label": LABELS}
+
+
+def test_what_a_row_of_a_list_does_not_have_is_missing():
+    assert content([{"text": "so", "id": 1}, {"text": "warm", "label": "good"}]) == {
+        "text": ["so", "warm"],
+        "id": [1, None],
+        "label": [None, "good"],
+    }
 
 
 def test_a_filtered_series_keeps_its_rows_whatever_its_index():
