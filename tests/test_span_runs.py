@@ -9,6 +9,10 @@ import pytest
 
 import adapt
 from adapt.cli import evaluate, finetune, predict
+from adapt.comparison import comparing
+from adapt.comparison.material import draw_rows
+from adapt.comparison.options import CompareOptions
+from adapt.comparison.trained import cell_sets
 from adapt.data import tables
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
@@ -183,6 +187,24 @@ def test_a_comparison_trains_and_scores_windows_as_a_run_does(bert, file):
     (row,) = found.rows
     assert set(row.metrics) >= {"exact_match", "f1", "HasAns_f1", "NoAns_f1"}
     assert row.interval[0] <= row.score <= row.interval[1]
+
+
+def test_a_comparison_neither_trains_on_nor_scores_what_was_cut_off(bert):
+    flat = [row for row in rows() if row["answers"]["text"]]
+    options = FinetuningOptions(task="span", max_length=16, stride=0)
+    compared = CompareOptions(strategies=("frozen",), rates=(1.0,), seeds=1, min_steps=4)
+    columns = Columns(text="context", text_pair="question", label="answers")
+    prepared = comparing.prepare(bert, flat, None, options, compared, test=flat, columns=columns)
+    material = prepared.material
+    draw = draw_rows(material, "all", 0)
+    sets = cell_sets(material, material.sets, draw, 0)
+    assert 0 < len(sets["train"]) < len(draw.train)
+    assert (np.asarray(sets["train"].labels) > 0).all()
+    found = prepared.run()
+    (row,) = found.rows
+    is_read = material.tests["test"].labels.file.is_found
+    assert 0 < is_read.sum() < len(flat)
+    assert np.isfinite(row.interval).all() and np.isfinite(row.score)
 
 
 def test_what_the_task_does_not_read_is_refused_by_name(bert, file):

@@ -49,7 +49,7 @@ class SpanFile:
         Ragged  # int32 [tokens, 2] by window: characters of each token, -1 for one not of the text
     )
     tokens: np.ndarray  # int32 [W, 2]: the first and the last token of the first answer
-    has_null: bool  # whether the first token is no token of a text, but [CLS]
+    has_null: bool  # whether the first token is no token of a text, and sees it: [CLS]
     is_cut: bool  # whether texts were cut and the rest of them is read by nobody
 
     @functools.cached_property
