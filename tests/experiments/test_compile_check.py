@@ -128,7 +128,7 @@ WRONG = [
     ("--topology h100:2x8", "a slice of h100 has a single number"),
     ("--topology h100:16", "a host with h100 has at most 8 chips"),
     ("--topology v5e:4", "a slice of v5e has 2 sides"),
-    ("--model bert-huge", "--model bert-huge: unknown: give one of bert-tiny, bert-base"),
+    ("--model bert-huge", "--model bert-huge: unknown: give one of bert-tiny, minilm, bert-base"),
     ("--topology v5e:32x32", "a side of a v5e slice has at most 16 chips"),
     ("--tokens 0", "bert-large takes 1 to 512"),
     ("--strategy top:0%", "top:0%"),
@@ -206,6 +206,8 @@ def invented(case, topology, fits=True):
     }
     paper = {"computing": 0.2, "sending": 0.01, "share": 0.95, "least": 0.9}
     paper |= {"flops": 2.0, "flops_again": 0.5, "flops_model": 1.5, "collectives": []}
+    longest = {"source": "jit(step)/block_*/mul", "kernels": 24, "seconds": 0.05, "limit": "bytes"}
+    paper |= {"kernels": 100, "kernel_seconds": 0.2, "longest": [longest]}
     seconds = {"compile_seconds": 40.0 if case.scan else 100.0}
     found = {"case": compiling.dataclasses.asdict(case), "compiler": topology.compiler}
     return found | sizes | seconds | (paper if fits else {})
@@ -214,10 +216,12 @@ def invented(case, topology, fits=True):
 def test_twice_the_batch_and_the_unrolled_twin_are_compiled_when_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(compile_check, "compile_case", invented)
     monkeypatch.setattr(chips.metadata, "version", lambda package: "1")
-    compile_check.main(compile_check.Config(next_batch=True, compare_unrolled=True))
+    compile_check.main(compile_check.Config(next_batch=True, compare_unrolled=True, kernels=True))
     out = capsys.readouterr().out
     assert "next batch       1024 examples: 1.00 of 15.75 GiB a chip" in out
     assert "unrolled         compiles in 100 s: the loop takes 0.40 of that" in out
+    assert "roofline         200 ms in 100 kernels: 160 examples/s a chip" in out
+    assert "| 50.000 | 25.0% | 24 | bytes | block_*/mul |" in out
     assert "1.333 of the model's own count" in out and "1.000 of it without" in out
 
 

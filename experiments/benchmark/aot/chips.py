@@ -22,6 +22,17 @@ from adapt.errors import MeshError
 
 
 @dataclasses.dataclass(frozen=True)
+class Rates:
+    """What a kernel reaches on one chip, a second."""
+
+    products: float  # FLOPs of bfloat16 matrix products
+    floats: float  # other operations on float32, in the vector units
+    integers: float
+    bandwidth: float  # bytes of the memory
+    start: float = 0.0  # seconds that each kernel costs beside its work
+
+
+@dataclasses.dataclass(frozen=True)
 class Chip:
     """One chip of a slice, or one GPU of a host."""
 
@@ -32,6 +43,7 @@ class Chip:
     dimensions: int  # of the torus: there are two links for each; 1: every chip reaches every other
     longest: int  # side of a slice
     source: str
+    rates: Rates
     # what a GPU's compiler asks of it, beside what is the same for all
     gpu: dict[str, Any] | None = None
 
@@ -70,6 +82,14 @@ A100 = {
     "memory_bandwidth": 2039040000000,
     "device_memory_size": 85100068864,
 }
+# A vector unit of a TPU has 8 x 128 lanes and four operations at once in each (jax-ml.github.io/
+# scaling-book/tpus); the bandwidths are the vendors'. A kernel reaches these only at its best.
+V5E_VECTOR = 8 * 128 * 4 * 1.5e9
+V5P_VECTOR = 2 * 8 * 128 * 4 * 1.75e9
+# An H100 was measured at 766 TFLOP/s of products. Four fifths of its bandwidth and 2 microseconds a
+# kernel are assumed, so that two steps that were measured there come out (docs/aot.md).
+A100_VECTOR = 108 * 64 * 1.41e9
+H100_VECTOR = 132 * 128 * 1.98e9
 CHIPS = {
     "v5e": Chip(
         name="v5e",
@@ -79,6 +99,7 @@ CHIPS = {
         dimensions=2,
         longest=16,
         source="cloud.google.com/tpu/docs/v5e",
+        rates=Rates(197e12, V5E_VECTOR, V5E_VECTOR, 819e9),
     ),
     "v5p": Chip(
         name="v5p",
@@ -88,6 +109,7 @@ CHIPS = {
         dimensions=3,
         longest=28,
         source="cloud.google.com/tpu/docs/v5p",
+        rates=Rates(459e12, V5P_VECTOR, V5P_VECTOR, 2765e9),
     ),
     "h100": Chip(
         name="h100",
@@ -97,6 +119,7 @@ CHIPS = {
         dimensions=1,
         longest=8,
         source="NVIDIA's data sheet",
+        rates=Rates(766e12, H100_VECTOR, H100_VECTOR / 2, 0.8 * 3352e9, 2e-6),
         gpu=H100,
     ),
     "a100": Chip(
@@ -107,6 +130,7 @@ CHIPS = {
         dimensions=1,
         longest=8,
         source="NVIDIA's data sheet",
+        rates=Rates(0.8 * 312e12, A100_VECTOR, A100_VECTOR, 0.8 * 2039e9, 2e-6),
         gpu=A100,
     ),
 }

@@ -86,7 +86,7 @@ class CaseOptions:
 
     title: ClassVar[str] = "step"
 
-    # bert-tiny, bert-base, bert-large, vit-l16 or gpt2-xl
+    # bert-tiny, minilm, bert-base, bert-large, vit-l16 or gpt2-xl
     model: str = "bert-large"
     # of one phase and without additions; top:25% is the last quarter of the blocks
     strategy: str = "full"
@@ -114,6 +114,8 @@ class MoreOptions:
     compare_unrolled: bool = False
     # the step of twice the batch too, for its memory
     next_batch: bool = False
+    # the kernels of the step that take longest, by a roofline
+    kernels: bool = False
     # every model, strategy and slice in place of one step; what was compiled before is kept
     table: bool = False
 
@@ -136,7 +138,15 @@ class Config(MoreOptions, CaseOptions, TableOptions):
 
 
 # What --table decides by itself.
-NOT_OF_TABLE = ("model", "strategy", "mesh", "scan", "compare_unrolled", "next_batch")
+NOT_OF_TABLE = (
+    "model",
+    "strategy",
+    "mesh",
+    "scan",
+    "compare_unrolled",
+    "next_batch",
+    "kernels",
+)
 
 
 def main(config: Config) -> Any:
@@ -155,6 +165,8 @@ def main(config: Config) -> Any:
     slice = topology(config.topology)
     found = compile_case(case, slice)
     show(found, slice)
+    if config.kernels and "longest" in found:
+        console.say(kernels_table(found))
     if config.next_batch:
         larger = dataclasses.replace(case, batch_size=2 * case.batch_size)
         said = fit_text(compile_case(larger, slice))
@@ -211,6 +223,7 @@ def show(found: Mapping[str, Any], slice: Topology) -> None:
 
 def show_work(found: Mapping[str, Any], slice: Topology) -> None:
     """Print what a chip multiplies and sends, and its share of the time."""
+    case = found["case"]
     share = found["flops"] / found["flops_model"]
     console.say(
         f"matrix products  {found['flops'] / 1e12:.4g} TFLOP a chip: {share:.3f} of the "
@@ -230,10 +243,30 @@ def show_work(found: Mapping[str, Any], slice: Topology) -> None:
         console.say(f"{row['program']:16} {what}: a chip sends {row['sent'] / MIB:.4g} MiB")
     computing = f"{found['computing'] * 1e3:.4g} ms of products"
     sending = f"{found['sending'] * 1e3:.3g} ms of sending"
+    seconds = found["kernel_seconds"] * 1e3
+    rate = case["batch_size"] / slice.chips / found["kernel_seconds"]
+    console.say(
+        f"roofline         {seconds:.4g} ms in {found['kernels']:,} kernels: "
+        f"{rate:,.0f} examples/s a chip"
+    )
     least = f", at least {found['least']:.1%}" if slice.chip.dimensions > 1 else ""
     console.say(
         f"on paper         {computing}, {sending}: {found['share']:.1%} is computing{least}"
     )
+
+
+def kernels_table(found: Mapping[str, Any]) -> str:
+    """The kernels that take longest, those of all blocks together."""
+    rows = []
+    for row in found["longest"]:
+        milliseconds = row["seconds"] * 1e3
+        share = row["seconds"] / found["kernel_seconds"]
+        name = row["source"].removeprefix("jit(step)/")
+        rows.append(
+            [f"{milliseconds:.3f}", f"{share:.1%}", str(row["kernels"]), row["limit"], name]
+        )
+    columns = ("ms", "share", "kernels", "takes", "of")
+    return "\n".join(markdown_table(columns, rows))
 
 
 def unrolled_text(found: Mapping[str, Any], unrolled: Mapping[str, Any]) -> str:

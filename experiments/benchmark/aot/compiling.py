@@ -20,10 +20,11 @@ from adapt.training import frozen_prefix, optim, strategies
 from adapt.training.losses import cross_entropy
 from adapt.training.step import State, Step, make_step
 from adapt.tree import Tree, label
-from experiments.benchmark.aot import hlo
+from experiments.benchmark.aot import hlo, roofline
 from experiments.benchmark.aot.chips import Chip, Topology
 from experiments.benchmark.aot.shapes import SHAPES
 
+LONGEST = 20  # rows of kernels that are kept
 UNITS = {unit: 2 ** (10 * power) for power, unit in enumerate("BKMGTPE")}
 
 
@@ -215,9 +216,15 @@ def compile_case(case: Case, topology: Topology) -> dict[str, Any]:
     result["flops_again"] = sum(hlo.dot_flops(text, RECOMPUTED) for text in texts.values())
     result["flops_model"] = model_flops(case, topology.chips)
     result["collectives"] = []
+    kernels = []
     for name, text in texts.items():
         result["collectives"] += collective_rows(name, hlo.collectives(text))
-    return result | roofline(result, topology.chip)
+        kernels += roofline.kernels(text)
+    result["kernels"] = sum(kernel.times for kernel in kernels)
+    result["kernel_seconds"] = roofline.total_seconds(kernels, topology.chip)
+    longest = roofline.rows(kernels, topology.chip)[:LONGEST]
+    result["longest"] = [dataclasses.asdict(row) for row in longest]
+    return result | computing_and_sending(result, topology.chip)
 
 
 RECOMPUTED = "rematted_computation"  # in the names of what a checkpointed block computes again
@@ -289,7 +296,7 @@ def collective_rows(program: str, found: list[hlo.Collective]) -> list[dict[str,
     return list(rows.values())
 
 
-def roofline(result: dict[str, Any], chip: Chip) -> dict[str, float]:
+def computing_and_sending(result: dict[str, Any], chip: Chip) -> dict[str, float]:
     """Seconds of a step at the chip's peak and on its links, nothing overlapped, and the share that
     is computing.
 

@@ -19,9 +19,10 @@ def bert(layers: int, width: int, heads: int, examples: int = 32) -> Shape:
     return Shape(config, Classifier(2, "mean", dropout=0.1), examples)
 
 
-# Devlin et al. 2019 (tiny: Turc et al. 2019), Dosovitskiy et al. 2021, Radford et al. 2019.
+# Devlin et al. 2019 (tiny: Turc et al. 2019; MiniLM: Wang et al. 2020, of six blocks), Dosovitskiy et al. 2021, Radford et al. 2019.
 SHAPES = {
     "bert-tiny": bert(2, 128, 2, 2),
+    "minilm": bert(6, 384, 12, 64),
     "bert-base": bert(12, 768, 12),
     "bert-large": bert(24, 1024, 16),
     "vit-l16": Shape(
