@@ -251,6 +251,21 @@ def test_columns_of_several_tasks_are_each_their_own(bert, door, one, other):
         assert found == [class_of(value) for value in values]
 
 
+TWO_CLASSES = ["a", "b"] * (ROWS // 2)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@MANY
+@given(values=columns)
+def test_a_text_is_a_string_or_refused(bert, door, values):
+    try:
+        read_by(door, bert, "classification", values, TWO_CLASSES, Columns())
+    except AdaptError:
+        return
+    texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    assert all(isinstance(text, str) and text.strip() for text in texts)
+
+
 # Files: what is written is what is read
 
 

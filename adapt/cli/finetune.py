@@ -67,7 +67,8 @@ def main(config: Config) -> dict[str, Any]:
     trackers = make_trackers(config.track, config.out, prepared.settings)
     showing.show_start(prepared)
     task = prepared.data.task
-    with training_report(f"strategy {strategies.shown(config.strategy)}") as report:
+    title = f"strategy {strategies.shown(config.strategy)}"
+    with training_report(title, deciding=prepared.data.primary_metric) as report:
         run = prepared.train(
             config.out,
             settings=flags_of(config),

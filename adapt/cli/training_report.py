@@ -13,10 +13,14 @@ from adapt.training import events
 
 
 @contextlib.contextmanager
-def training_report(title: str, shows_epochs: bool = True) -> Iterator["TrainingReport"]:
-    """A callback of a training run; ``title`` stands above the table of what trains."""
+def training_report(
+    title: str, shows_epochs: bool = True, deciding: str | None = None
+) -> Iterator["TrainingReport"]:
+    """A callback of a training run; ``title`` stands above the table of what trains, ``deciding`` is
+    the metric by which validation decides.
+    """
     with contextlib.ExitStack() as stack:
-        yield TrainingReport(title, stack, shows_epochs)
+        yield TrainingReport(title, stack, shows_epochs, deciding)
 
 
 class TrainingReport:
@@ -26,8 +30,15 @@ class TrainingReport:
     a line a validation, and at least one a minute.
     """
 
-    def __init__(self, title: str, stack: contextlib.ExitStack, shows_epochs: bool = True):
+    def __init__(
+        self,
+        title: str,
+        stack: contextlib.ExitStack,
+        shows_epochs: bool = True,
+        deciding: str | None = None,
+    ):
         self.title = title
+        self.deciding = deciding
         self.shows_epochs = shows_epochs
         self.stack = stack  # closes the bar
         self.bar = console.Progress("training", 0)
@@ -61,7 +72,7 @@ class TrainingReport:
                 self.step = event.step
                 self.bar.update(self.step, **values_of(event.record))
             case events.Validated():
-                console.say(validation_line(event, self.shows_epochs))
+                console.say(validation_line(event, self.shows_epochs, self.deciding))
                 self.bar.turn_to("training", self.step, self.steps)
 
     def start(self, event: events.Started) -> None:
@@ -109,10 +120,16 @@ def values_of(record: Mapping[str, float]) -> dict[str, str]:
     return {"loss": f"{record['loss']:.4f}", "examples/s": f"{speed:,.0f}"}
 
 
-def validation_line(event: events.Validated, shows_epoch: bool = True) -> str:
-    """``epoch 1, step 297   validation loss 0.5012   accuracy 0.7531``."""
-    shown = {name: value for name, value in event.scores.items() if not is_of_a_class(name)}
-    scores = [f"{name} {value:.4f}" for name, value in shown.items()]
+def validation_line(
+    event: events.Validated, shows_epoch: bool = True, deciding: str | None = None
+) -> str:
+    """``epoch 1, step 297   validation loss 0.5012   accuracy 0.7531``; of the scores of single
+    classes the ``deciding`` one alone.
+    """
+    scores = []
+    for name, value in event.scores.items():
+        if name == deciding or not is_of_a_class(name):
+            scores.append(f"{name} {value:.4f}")
     where = f"step {event.step:,}"
     if shows_epoch:
         where = f"epoch {event.epoch + 1}, {where}"

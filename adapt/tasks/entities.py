@@ -20,6 +20,10 @@ ONE_TYPE = "entity"  # where classes are the letters alone
 TAG = re.compile(r"([BIESLU])(?:-(.+))?")
 
 
+# PER-B, B_PER, b-per
+OTHER_SPELLING = re.compile(r"[BIESLU][-_.:/|].+|.+[-_.:/|][BIESLU]", re.IGNORECASE)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """What the classes of a tagger say of entities."""
@@ -54,6 +58,16 @@ def scheme_of(names: Sequence[str]) -> Scheme | None:
         prefixes.append(PREFIXES.get(letter, OUTSIDE))
         numbers.append(types.index(kind or ONE_TYPE) if letter else -1)
     return Scheme(np.array(prefixes), np.array(numbers), types)
+
+
+def other_spelling(names: Sequence[str]) -> str | None:
+    """The first of the classes, where all are tags of entities that are spelled otherwise than
+    :func:`scheme_of` reads them.
+    """
+    tags = [name for name in names if name.upper() != "O"]
+    if scheme_of(names) is not None or not tags or len(tags) == len(names):
+        return None
+    return tags[0] if all(map(OTHER_SPELLING.fullmatch, tags)) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ Scores = dict[str, float]
 Metric = Callable[[np.ndarray, np.ndarray], float]
 NAN = float("nan")
 LESS_IS_BETTER = ("mse", "ece")
+COUNT = "support:"  # how the names of scores begin that count what there is
 TIED = 1e-6  # cosines that differ by less are the same, but for round-off
 
 
@@ -61,7 +62,11 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def more_is_better(name: str) -> bool:
-    """Whether more of a metric is better; ``ece_tone`` is that of one label column."""
+    """Whether more of a metric is better; ``ece_tone`` is that of one label column, ``support:PER``
+    counts and is neither.
+    """
+    if name.startswith(COUNT):
+        return False
     return not any(name == less or name.startswith(f"{less}_") for less in LESS_IS_BETTER)
 
 
@@ -71,7 +76,11 @@ def is_of_a_class(name: str) -> bool:
 
 
 def check_direction(name: str | None) -> None:
-    """Raise :class:`StrategyError` for a score of which less is better: it would choose the worst."""
+    """Raise :class:`StrategyError` for a score of which less is better, since it would choose the
+    worst, and for one that counts.
+    """
+    if name is not None and name.startswith(COUNT):
+        raise StrategyError(f"`score` {name} counts and judges nothing: give another")
     if name is not None and not more_is_better(name):
         raise StrategyError(
             f"`score` {name}: less of it is better, and a score chooses the largest; give another"

@@ -52,7 +52,14 @@ class Tags(Task):
     loss = staticmethod(losses.cross_entropy)
 
     def label_names(self, table: Table, column: str, columns: Sequence[str]) -> list[str]:
-        return class_names(table, column, self.name, tag_list)
+        names = class_names(table, column, self.name, tag_list)
+        example = entities.other_spelling(names)
+        if example is not None:
+            logger.warning(
+                f"{table.name}: tags such as {example!r} are scored as words: for the F1 of entities "
+                "write them as O, B-PER and I-PER are"
+            )
+        return names
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
         return ragged(class_numbers(table, column, names, tag_list))

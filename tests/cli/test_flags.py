@@ -184,3 +184,11 @@ def test_the_question_starts_no_backend():
         "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
     )
     assert python("-c", code).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["compare", "evaluate", "extract", "finetune", "plan", "predict", "probe"]
+)
+def test_every_command_that_reads_tables_takes_their_quoting(command):
+    config = importlib.import_module(f"adapt.cli.{command}").Config
+    assert "quoting" in {field.name for field in dataclasses.fields(config)}

@@ -257,3 +257,26 @@ def test_a_damaged_run_is_not_predicted_with(binary, inputs, tmp_path):
     assert not (tmp_path / "out.csv").exists()
     with pytest.raises(CheckpointError, match="is damaged"):
         hub.load(run)
+
+
+def test_quotation_marks_are_read_as_in_training(finetuned, tmp_path, capsys):
+    train = tmp_path / "train.tsv"
+    lines = [
+        f'"a {label} film\nof {number}"\t{label}'
+        for number in range(8)
+        for label in ("bad", "good")
+    ]
+    train.write_text("\n".join(["text\tlabel", *lines]), "utf-8")
+    run, _ = finetuned("classification", str(train), str(train), quoting="csv", epochs=1)
+    assert json.loads((run / "config.json").read_text())["quoting"] == "csv"
+    out = tmp_path / "out.csv"
+    capsys.readouterr()
+    predict.main(predict.Config(run=(run,), data=str(train), out=out))
+    assert "16 predictions" in capsys.readouterr().out
+    assert len(adapt.load_run(run).predict(str(train))) == 16
+    with pytest.raises(DataError, match=r"has 1 fields.*`quoting` csv|has 1 fields"):
+        predict.main(
+            predict.Config(run=(run,), data=str(train), out=tmp_path / "o.csv", quoting="none")
+        )
+    with pytest.raises(DataError, match="has 1 fields"):
+        adapt.load_run(run).evaluate(str(train), quoting="none")

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapt.data.tables import from_columns
+from adapt.errors import StrategyError
 from adapt.ragged import Ragged
 from adapt.tasks import TASKS
-from adapt.tasks.entities import count_entities, entity_scores, scheme_of
+from adapt.tasks.entities import count_entities, entity_scores, other_spelling, scheme_of
+from adapt.tasks.metrics import check_direction, more_is_better
 from tests.helpers.tiny import ROOT
 
 RECORDED = json.loads((ROOT / "tests/references/entities.json").read_text("utf-8"))
@@ -144,3 +147,28 @@ def test_what_sentences_add_up_to_is_the_score(seed):
         assert above.shape == below.shape == (10,)
         if below.sum():
             assert above.sum() / below.sum() == pytest.approx(scores[name])
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["O", "PER-B", "PER-I"], "PER-B"),
+        (["B_PER", "I_PER", "O"], "B_PER"),
+        (["b-per", "i-per", "o"], "b-per"),
+        (["B-PER", "I-PER", "O"], None),
+        (["NN", "O", "VB"], None),
+        (["B-PER", "I_PER"], None),  # no O: they may be anything
+    ],
+)
+def test_other_spellings_of_entities_are_said(names, example, caplog):
+    assert other_spelling(names) == example
+    table = from_columns({"label": [names]}, "some.csv")
+    assert TASKS["tags"].label_names(table, "label", ["text"]) == sorted(names)
+    said = [message for message in caplog.messages if "scored as words" in message]
+    assert len(said) == (example is not None)
+
+
+def test_a_count_does_not_decide():
+    with pytest.raises(StrategyError, match="`score` support:PER counts"):
+        check_direction("support:PER")
+    assert not more_is_better("support:PER") and more_is_better("f1:PER")
