@@ -83,7 +83,7 @@ def read_csv(
                         f"{path}: row {number} (line {reader.line_num}) has {len(row)} "
                         f"fields, the header has {len(header)}{marks.mend}"
                     )
-                if len(header) > 1 and without_bom(row) == header:
+                if is_header_again(row, header):
                     raise DataError(
                         f"{path}: row {number} (line {reader.line_num}) is the header again: were "
                         "files joined? Leave it out"
@@ -157,9 +157,11 @@ class Marks:
         )
 
 
-def without_bom(row: list[str]) -> list[str]:
-    """A row without the byte order mark with which a file begins."""
-    return [row[0].removeprefix("\ufeff"), *row[1:]]
+def is_header_again(row: list[str], header: list[str]) -> bool:
+    """Whether a row of several columns is the header, perhaps with the mark that a file begins with."""
+    if len(header) < 2 or row[1:] != header[1:]:
+        return False
+    return row[0].removeprefix("\ufeff") == header[0]
 
 
 def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator[list[str]]:
