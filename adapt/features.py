@@ -23,7 +23,7 @@ from adapt.data.packing import Arrays
 from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
 from adapt.data.tables import Table
 from adapt.data.text_windows import TextWindows
-from adapt.errors import DataError, StrategyError
+from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import (
     POOLINGS,
     Classifier,
@@ -510,6 +510,17 @@ def pooling_weights(pretrained: Pretrained, kind: str = "pooler") -> tree.Tree:
     return {kind: head[kind]}
 
 
+def check_computed(are_numbers: np.ndarray, what: str) -> None:
+    """Raise :class:`CheckpointError` unless all that a model computed are numbers. Its weights are
+    finite, for others are not loaded; damaged ones may be so large that their products are not.
+    """
+    if not are_numbers.all():
+        raise CheckpointError(
+            f"the {what} are not finite: a weight of the checkpoint is damaged, or `dtype` can't "
+            "hold what it computes"
+        )
+
+
 @dataclasses.dataclass
 class Counts:
     """What went through an extractor."""
@@ -555,6 +566,8 @@ def fill(
 ) -> Counts:
     """Write the features of every batch to their rows of ``features`` [N, D], which may be mapped
     from a file. Where it has fewer columns than a vector numbers, the first ones are kept.
+
+    Raises :class:`CheckpointError` for features that are not finite.
     """
     counts = Counts()
     open_texts = OpenTexts()
@@ -575,6 +588,7 @@ def fill(
         if normalize:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(lengths, 1e-12)
+        check_computed(np.isfinite(vectors), "features")
         features[rows] = vectors[:, : features.shape[1]]
         done += len(rows)
         if on_progress is not None:

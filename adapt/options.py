@@ -420,6 +420,11 @@ def is_of(value: Any, hint: Any) -> bool:
     if origin is tuple:
         is_sequence = isinstance(value, tuple | list)
         return is_sequence and all(is_of(element, arguments[0]) for element in value)
+    if origin is Mapping:
+        is_mapping = isinstance(value, Mapping)
+        return is_mapping and all(is_of(entry, arguments[1]) for entry in value.values())
+    if hint is Any:
+        return True
     if hint is Path:  # or one of a bucket
         return isinstance(value, str | os.PathLike)
     if hint in (int, float):

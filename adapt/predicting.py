@@ -20,6 +20,7 @@ from adapt.data.inputs import Columns, as_list, shortened
 from adapt.data.packing import Arrays, num_examples
 from adapt.data.tables import FILE, Table, check_column, chunks
 from adapt.errors import CheckpointError, DataError, StrategyError
+from adapt.features import check_computed
 from adapt.models import Model, cached_program
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import LongTexts, warn_long
@@ -134,6 +135,7 @@ def predict_table(
     forward, params = shared_pass(runs)
     batches = counted(part.eval_batches(few=True), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
+    check_computed(~np.isnan(outputs), "predictions")
     predictions = []
     for run, task, of_run in zip(runs, tasks, split_outputs(runs, tasks, outputs), strict=True):
         answers = task.answers(run, of_run, part, table, columns)
@@ -198,6 +200,7 @@ def score_table(
     forward, params = shared_pass([run])
     batches = counted(part.eval_batches(), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
+    check_computed(~np.isnan(outputs), "predictions")
     loss = task.mean_loss(outputs, part.targets)
     outputs = task.decided(outputs, part.targets, task.decisions_of(run.head))
     scores = dict(task.metrics(outputs, task.truth(part), task.output_names(names)))

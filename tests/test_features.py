@@ -8,11 +8,11 @@ import pandas
 import pytest
 
 import adapt
-from adapt import features
+from adapt import features, tree
 from adapt.cost.clock import Compiling
 from adapt.data import packing
 from adapt.data.sources import IMAGES_PER_BATCH
-from adapt.errors import DataError, StrategyError
+from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.features import image_batches
 from adapt.pretrained import hub
 from adapt.pretrained.images import to_pixels
@@ -146,6 +146,18 @@ def test_a_text_without_any_token_has_zeros_and_never_its_neighbour(gpt2, poolin
 def test_no_text_is_no_row(bert):
     assert features.encode(bert, []).shape == (0, bert.config.width)
     assert features.encode(bert, [], normalize=True).shape == (0, bert.config.width)
+
+
+def test_weights_so_large_that_features_are_none_are_refused(bert):
+    """Each is a finite number, as a flipped bit of an exponent leaves it."""
+
+    def damaged(path: str, leaf: np.ndarray) -> np.ndarray:
+        return leaf * np.float32(2e38) if path.endswith("mlp_norm/scale") else leaf
+
+    params = tree.map_paths(damaged, bert.params)
+    pretrained = dataclasses.replace(bert, params=params)
+    with pytest.raises(CheckpointError, match="features are not finite"):
+        adapt.encode(pretrained, ["the film"])
 
 
 def test_encode_is_a_public_name():

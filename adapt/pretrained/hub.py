@@ -5,6 +5,7 @@ import json
 import logging
 import operator
 import os
+import typing
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from adapt.models import (
     Span,
     Tagger,
 )
-from adapt.options import Long, ModelOptions
+from adapt.options import Long, ModelOptions, is_of, wanted
 from adapt.parallel import sharding
 from adapt.pretrained import assets, families, sentence_files
 from adapt.pretrained.images import ImageSettings, read_image_settings
@@ -48,6 +49,8 @@ PROBLEM_TYPES = {
     "regression": ("regression", False),
 }
 LABEL_TYPES = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
+# An embedding is often made larger than its vocabulary, to a multiple of 64 or 128 rows.
+SPARE_ROWS = 127
 TENSORS_SHOWN = 6  # of those that are discarded
 PATTERNS = ["*.json", "*.safetensors", "*vocab.txt", "*merges.txt"]
 
@@ -429,7 +432,8 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
     """The model with the tokenizer of ``folder``, none of whose ids is beyond the embedding.
 
     Raises :class:`CheckpointError` for a vocabulary that is larger than the embedding. A token that
-    was merely added to it, such as one for padding, is left out where it has no row, and said.
+    was merely added to it, such as one for padding, is left out where it has no row, and said; and
+    so is a vocabulary that lacks tokens, as a file does whose end is missing.
     """
     rows = model.config.vocabulary
     notes = model.notes
@@ -446,6 +450,12 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
         )
         tokens = ", ".join(repr(token) for token in left_out)
         notes = (*notes, f"{folder}: the embedding has no row for {tokens}: left out")
+    elif rows - tokenizer.size > SPARE_ROWS:
+        notes = (
+            *notes,
+            f"{folder}: the tokenizer has {tokenizer.size:,} tokens and the embedding {rows:,} rows: "
+            "is the end of its vocabulary missing?",
+        )
     return dataclasses.replace(model, tokenizer=tokenizer, notes=notes)
 
 
@@ -708,10 +718,12 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
         run = parse_run(content, folder, source)
         base = parse_base(content)
         max_length = content["max_length"]
+        if not is_of(max_length, int | None):
+            raise ValueError(f"max_length is {max_length!r}")
         long = content.get("long") or "head"  # older runs have none
         check_long(long)
         stride = parse_stride(content)
-    except ExtensionError:
+    except (CheckpointError, ExtensionError):
         raise
     except (KeyError, TypeError, ValueError, StrategyError) as error:
         raise CheckpointError(
@@ -744,14 +756,22 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     """
     imports = dict(content.get("imports", {}))
     config = EncoderConfig(**content["encoder"])
+    check_types(config)
     check_imported(folder, imports, "family", config.family, families.FAMILIES)
+    if config.activation not in families.ACTIVATIONS.values():
+        raise ValueError(f"unknown activation {config.activation!r}")
+    families.check_config(config, str(folder / "model.json"))
     check_imported(folder, imports, "head", content["head"]["kind"], HEADS)
     head = make_head(content["head"])
+    if type(head).__module__ == Classifier.__module__:  # others may be annotated in any way
+        check_types(head)
     if isinstance(head, Classifier):
         check_imported(folder, imports, "pooling", head.pooling, POOLINGS)
         if head.pooling not in (*POOLINGS, "attention"):
             raise ValueError(f"unknown pooling {head.pooling!r}")
     labels = tuple(content["labels"])
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels that are no texts")
     classes = getattr(head, "classes", len(labels))
     if labels and len(labels) != classes:
         raise ValueError(f"{len(labels)} labels for {classes} classes")
@@ -762,6 +782,7 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     if content["images"]:
         fields = {name: as_tuples(value) for name, value in dict(content["images"]).items()}
         image_settings = ImageSettings(**fields)
+        check_types(image_settings)
     return Pretrained(
         source=source,
         config=config,
@@ -781,7 +802,22 @@ def parse_embedding(content: Mapping[str, Any], head: Any) -> Embedding:
     fields = content.get("embedding")
     if fields is None:
         return Embedding(pooling=getattr(head, "pooling", None))
-    return Embedding(**fields)
+    embedding = Embedding(**fields)
+    check_types(embedding)
+    return embedding
+
+
+def check_types(settings: Any) -> None:
+    """Raise ValueError for a field of a dataclass that is not of the type that it is annotated with,
+    as JSON that was edited or damaged leaves it.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        if field.name in ("parent", "name"):  # of a module of Flax
+            continue
+        value = getattr(settings, field.name)
+        if not is_of(value, hints[field.name]):
+            raise ValueError(f"{field.name} is {value!r}: {wanted(hints[field.name])}")
 
 
 def embedding_of_run(base: Embedding, head: Any, embeds: bool) -> Embedding:

@@ -104,6 +104,7 @@ def read_tokenizer(
             backend = gpt2_backend(file, content, settings)
         else:
             backend = tokenizers.Tokenizer.from_file(str(file))
+        check_ids(backend)
         notes = contradictions(file, kind, content, backend, settings)
         add_tokens(backend, special, added, file)
         if kind == "BertTokenizer":
@@ -137,6 +138,16 @@ def read_content(file: Path) -> Settings:
         raise ValueError(f"it holds {type(content).__name__}, not an object")
     check_template(content.get("post_processor"))
     return content
+
+
+def check_ids(backend: tokenizers.Tokenizer) -> None:
+    """Raise ValueError for two tokens of one id: one of them would be lost where it is saved."""
+    of_id: dict[int, str] = {}
+    for token, number in backend.get_vocab().items():
+        other = of_id.setdefault(number, token)
+        if other != token:
+            first, second = sorted((token, other))
+            raise ValueError(f"{first!r} and {second!r} have both the id {number}")
 
 
 def check_template(processor: Any) -> None:

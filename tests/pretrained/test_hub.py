@@ -370,6 +370,58 @@ def test_damaged_image_settings_are_one_line(run, images):
     assert str(target / "model.json") in refusal(target)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("encoder", {"width": "24"}),
+        ("encoder", {"heads": 5}),
+        ("encoder", {"heads": 0}),
+        ("encoder", {"activation": "gelv"}),
+        ("encoder", {"norm_epsilon": None}),
+        ("encoder", {"dropout": float("nan")}),
+        ("head", {"classes": "3"}),
+        ("head", {"pooling": ["mean"]}),
+        ("embedding", {"normalize": 1}),
+        ("embedding", {"prompts": {"query": 3}}),
+        ("", {"max_length": "12"}),
+        ("", {"labels": [1, 2, 3]}),
+    ],
+)
+def test_a_value_of_another_type_in_model_json_is_one_line(run, part, changes):
+    target, _ = run
+    content = json.loads((target / "model.json").read_text())
+    changed = changes if not part else {part: content[part] | changes}
+    (target / "model.json").write_text(json.dumps(content | changed))
+    assert str(target / "model.json") in refusal(target)
+
+
+@pytest.mark.parametrize(("rows", "is_said"), [(227, False), (228, True)])
+def test_a_vocabulary_whose_end_is_missing_is_said(tmp_path, caplog, rows, is_said):
+    folder = tiny.checkpoint(tmp_path / "bert", "bert_bare_pooler", 1, vocab_size=rows)
+    file = folder / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
+    tensors[name] = np.resize(tensors[name], (rows, tensors[name].shape[1]))
+    safetensors.numpy.save_file(tensors, file)
+    words = (folder / "vocab.txt").read_text().split("\n")
+    more = [f"w{number}" for number in range(100 - len(words))]
+    (folder / "vocab.txt").write_text("\n".join([*words, *more]))
+    hub.load(folder)
+    said = f"{folder}: the tokenizer has 100 tokens and the embedding {rows} rows"
+    assert is_said == any(said in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("value", [1e19, -3e38, float("inf"), float("nan")])
+def test_a_weight_that_no_training_reaches_is_damaged(tmp_path, value):
+    folder = tiny.checkpoint(tmp_path / "bert", "bert_bare_pooler", 1)
+    file = folder / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    name = next(name for name in tensors if name.endswith("query.weight"))
+    tensors[name][1, 2] = value
+    safetensors.numpy.save_file(tensors, file)
+    assert f"{name} in {folder}" in refusal(folder) and "is damaged" in refusal(folder)
+
+
 def test_a_run_without_checkpoint_or_with_a_damaged_one_is_refused(run):
     target, _ = run
     for file in (target / "checkpoints" / "frozen" / "state" / "d").iterdir():

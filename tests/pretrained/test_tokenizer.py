@@ -207,6 +207,10 @@ def test_no_file_is_no_tokenizer(tmp_path):
             "tokenizer_config.json is not a JSON object",
         ),
         (
+            {"vocab.json": '{"a": 0, "b": 1, "c": 1}', "merges.txt": ""},
+            "cannot read the tokenizer .*vocab.json: 'b' and 'c' have both the id 1",
+        ),
+        (
             {"vocab.json": '{"a": 0}', "merges.txt": "a b c d"},
             "cannot read the tokenizer .*vocab.json",
         ),

@@ -40,6 +40,7 @@ FAMILIES: dict[str, ModuleType | str] = {
     "gpt2": "adapt.pretrained.families.gpt2",
     "vit": "adapt.pretrained.families.vit",
 }
+LARGEST_WEIGHT = 1e18  # the square of a larger one is no number of float32
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -148,7 +149,7 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         if name in fields:
             fields[name] = token_id(fields[name], name, where)
     config = EncoderConfig(family=hf["model_type"], **fields)
-    check_config(config, where)
+    check_config(config, f"config.json in {where}")
     if not config.is_image and not 0 <= config.pad_token < config.vocabulary:
         # A padding token without a row. Padding is masked here, so that any token will do.
         config = dataclasses.replace(config, pad_token=0)
@@ -319,7 +320,10 @@ def names_without(named: Mapping[str, Any], taken: Mapping[str, Any]) -> list[st
 
 
 def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
-    """Raises :class:`CheckpointError` for integers (a quantised file) and for what is not finite."""
+    """Raises :class:`CheckpointError` for integers (a quantised file), for what is not finite, and
+    for numbers that no training reaches: a flipped bit of an exponent makes them, and after a layer
+    normalisation the features would be finite, and all the same.
+    """
     if tensor.dtype.kind in "biu":
         raise CheckpointError(
             f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, "
@@ -327,16 +331,16 @@ def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
         )
     with np.errstate(over="ignore"):
         tensor = tensor.astype(np.float32, copy=False)
-    if not np.isfinite(tensor).all():
-        raise CheckpointError(
-            f"{name} in {where} holds values that are not finite: the checkpoint is damaged"
-        )
+    largest = max(abs(tensor.min()), abs(tensor.max())) if tensor.size else 0.0  # or NaN
+    if not largest < LARGEST_WEIGHT:
+        what = f"as large as {largest:.0e}" if np.isfinite(largest) else "that are not finite"
+        raise CheckpointError(f"{name} in {where} holds values {what}: the checkpoint is damaged")
     return tensor
 
 
-def check_config(config: EncoderConfig, where: str) -> None:
-    """Raise :class:`CheckpointError` for sizes that make no encoder."""
-    says = f"config.json in {where} says"
+def check_config(config: EncoderConfig, file: str) -> None:
+    """Raise :class:`CheckpointError` for sizes that make no encoder; ``file`` says them."""
+    says = f"{file} says"
     for name in (
         "layers",
         "width",
