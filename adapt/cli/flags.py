@@ -6,6 +6,7 @@ field or above it is its help.
 """
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import io
@@ -23,6 +24,8 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from adapt import files
 from adapt.cli import config_file
+from adapt.cli.flag_errors import wrong_flag
+from adapt.errors import AdaptError
 
 # The order of the groups in --help. What a command has for itself comes first.
 GROUPS = (
@@ -110,10 +113,11 @@ def changed_flags(config: Options, unnamed: Iterable[str] = ()) -> list[str]:
 def read_flags(
     config: type, program: str, description: str | None, arguments: Sequence[str] | None = None
 ) -> Any:
-    """A ``config`` from the flags of the command line. ``--help`` and a wrong flag end the process.
+    """A ``config`` from the flags of the command line. ``--help`` ends the process.
 
     A file has the defaults where there is one, see :mod:`adapt.cli.config_file`. Raises
-    :class:`AdaptError` for what is wrong in it.
+    :class:`AdaptError` for a wrong flag, and for what is wrong in the
+    file.
     """
     import tyro
 
@@ -121,13 +125,22 @@ def read_flags(
     file = config_file.read(config, command_name(config), arguments)
     groups = list(option_groups(config, file.defaults).items())
     flags = dataclasses.make_dataclass("Flags", groups, frozen=True)
-    read = tyro.cli(
-        tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[flags]],
-        prog=program,
-        description=help_text(description or ""),
-        args=arguments,
-        registry=constructors(),
-    )
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            read = tyro.cli(
+                tyro.conf.OmitArgPrefixes[tyro.conf.FlagCreatePairsOff[flags]],
+                prog=program,
+                description=help_text(description or ""),
+                args=arguments,
+                registry=constructors(),
+            )
+    except SystemExit as ended:
+        if not ended.code:  # after --help
+            raise
+        types = {flag(name): kind for name, kind in typing.get_type_hints(config).items()}
+        raise AdaptError(wrong_flag(box.getvalue(), program, types, arguments)) from None
+    sys.stderr.write(box.getvalue())
     values = {}
     for title, options in groups:
         group = getattr(read, title)

@@ -336,5 +336,6 @@ def test_the_status_of_a_process(command, inputs, tmp_path):
         "predict", "--run", tmp_path, "--data", inputs.test, "--out", tmp_path / "out.csv"
     )
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
-    done = command("extract", "--pooling", "middle")
-    assert done.returncode == 2 and "Traceback" not in done.stderr  # flag syntax is tyro's
+    done = command("extract", "--pool", "middle")
+    said = "error: there is no flag --pool: did you mean --pooling?\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

@@ -13,6 +13,7 @@ import pytest
 from adapt import options
 from adapt.__main__ import COMMANDS
 from adapt.cli import flags, launch
+from adapt.errors import AdaptError
 
 GROUPS = [
     getattr(options, name)
@@ -127,6 +128,34 @@ def test_flags_are_read_into_the_config():
     assert str(read.out / "config.json") == "gs://bucket/run/config.json"
     assert flags.first_nondefault_flag(options.RunOptions(seed=3), ["out", "seed"]) == "--seed"
     assert flags.first_nondefault_flag(options.RunOptions(), ["out", "seed"]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--epochs abc", "--epochs abc: give a whole number"),
+        ("--epochs=1.5 --seed 1", "--epochs 1.5: give a whole number"),
+        ("--learning-rate fast", "--learning-rate fast: give a number"),
+        ("--epoch 3", "there is no flag --epoch: did you mean --epochs?"),
+        ("--zzzzzz", "there is no flag --zzzzzz: see adapt finetune --help"),
+        ("mine.csv", "'mine.csv' belongs to no flag: see adapt finetune --help"),
+        ("--strategy", "--strategy has no value: give a value"),
+        ("--batch-size", "--batch-size has no value: give a whole number"),
+        ("--cache maybe", "--cache maybe: give one of auto, on, off"),
+    ],
+)
+def test_a_mistyped_flag_is_one_sentence(words, said, capsys):
+    module = importlib.import_module("adapt.cli.finetune")
+    with pytest.raises(AdaptError) as error:
+        flags.read_flags(module.Config, "adapt finetune", None, words.split())
+    assert str(error.value) == said
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_choice_that_may_be_left_open_is_yes_or_no():
+    module = importlib.import_module("adapt.cli.extract")
+    with pytest.raises(AdaptError, match="--normalize maybe: maybe is neither"):
+        flags.read_flags(module.Config, "adapt extract", None, ["--normalize", "maybe"])
 
 
 @pytest.mark.parametrize(
