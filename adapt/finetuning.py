@@ -65,8 +65,8 @@ from adapt.training.strategies import Phase, Strategy
 
 logger = logging.getLogger(__name__)
 
-# The settings of a run that has none of these: one of the command, or one from before they were.
-OF_THE_COMMAND = {
+# What a config.json without these settings means: it is of the command, or of an earlier version.
+UNNAMED_SETTINGS = {
     "held_out": HELD_OUT,
     "split_seed": None,
     "rate_factor": 1.0,
@@ -257,7 +257,7 @@ def finetune(
     warn_of_long(prepared)
     return prepared.train(
         folder,
-        defaults=OF_THE_COMMAND,
+        defaults=UNNAMED_SETTINGS,
         resume=resume,
         overwrite=overwrite,
         callbacks=callbacks,
@@ -309,8 +309,8 @@ class Prepared(PreparedRun):
         }
         return run_folder.as_json(used)
 
-    def finished(self, fitted: Fitted) -> Pretrained:
-        """With the head that keeps what the best validation decided."""
+    def finished_model(self, fitted: Fitted) -> Pretrained:
+        """The model, whose head keeps what the best validation decided; see :meth:`Task.decide`."""
         pretrained = self.plan.pretrained
         head = self.data.task.with_decisions(pretrained.head, fitted.progress.best_scores)
         return dataclasses.replace(pretrained, head=head)

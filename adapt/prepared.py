@@ -55,8 +55,8 @@ class PreparedRun(abc.ABC):
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, what result.json says) of a run that was not stopped."""
 
-    def finished(self, fitted: Fitted) -> Pretrained:
-        """The model as it ended, yet without its parameters."""
+    def finished_model(self, fitted: Fitted) -> Pretrained:
+        """The model that training made, still with the parameters that it began with."""
         return self.plan.pretrained
 
     def used(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class PreparedRun(abc.ABC):
             params, result = self.finish(fitted)
             result |= self.facts() | {"command": command}
         return Run(
-            pretrained=dataclasses.replace(self.finished(fitted), params=params),
+            pretrained=dataclasses.replace(self.finished_model(fitted), params=params),
             result=result,
             settings=settings,
             lineage=origin,

@@ -49,8 +49,8 @@ OF_FITS = (
     "batch_size",
 )
 
-# The settings of a comparison that began before there were such.
-OF_EARLIER = {"together": "auto"}
+# What a config.json without these settings means: it is of an earlier version.
+UNNAMED_SETTINGS = {"together": "auto", "offsets": "characters"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +284,7 @@ class PreparedComparison:
         if resume:
             check_same_data(out, self.material.digests)
         with run_folder.open_run(
-            out, settings, resume=resume, overwrite=overwrite, defaults=OF_EARLIER
+            out, settings, resume=resume, overwrite=overwrite, defaults=UNNAMED_SETTINGS
         ) as folder:
             folder.keep()  # every cell that is done counts
             found = self.fill(Cells(folder.path / "cells"), on_progress)

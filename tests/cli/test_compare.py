@@ -1,5 +1,7 @@
 """The command: from a file to a page, and on after a stop."""
 
+import json
+
 import pytest
 
 from adapt.cli import compare, finetune, launch
@@ -41,6 +43,13 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeyp
     again = compare.main(compare.Config(**flags, resume=True))
     assert again == result
     assert (tmp_path / "out/compare.md").read_text() == page
+    # A comparison of an earlier version, whose config.json lacks what is newer, goes on as well.
+    file = tmp_path / "out/config.json"
+    settings = json.loads(file.read_text())
+    for name in ("together", "offsets", "quoting", "stride"):
+        del settings[name]
+    file.write_text(json.dumps(settings))
+    assert compare.main(compare.Config(**flags, resume=True)) == result
 
 
 def test_the_command_that_trains_the_best_is_the_run_of_its_cell(inputs, tmp_path):
