@@ -299,3 +299,27 @@ def test_a_class_is_what_its_file_says(bert, tmp_path, door, kind, values):
     except AdaptError:
         return
     assert [names[label] for label in labels] == [class_of(value) for value in meant]
+
+
+# The tests above let a refusal pass; what is plain has to be read, by every door.
+
+
+TAGGED = [["a", "b"]] * ROWS
+PLAIN = {
+    "classification": (TEXTS, ["a", "b"] * (ROWS // 2)),
+    "regression": (TEXTS, [number / 4 for number in range(ROWS)]),
+    "multilabel": (TEXTS, TAGGED),
+    "tags": ([["a", "film"]] * ROWS, TAGGED),
+    "multitask": (TEXTS, {"tone": ["a", "b"] * (ROWS // 2), "topic": ["c", "d"] * (ROWS // 2)}),
+}
+
+
+PROBED = ("classification", "regression")
+ENTRANCES = [(door, task) for door in ("finetune", "compare") for task in PLAIN]
+
+
+@pytest.mark.parametrize(("door", "task"), ENTRANCES + [("probe", task) for task in PROBED])
+def test_what_is_plain_is_not_refused(bert, door, task):
+    inputs, labels = PLAIN[task]
+    _, read = read_by(door, bert, task, inputs, labels, Columns())
+    assert len(read) == ROWS

@@ -75,12 +75,13 @@ def test_it_is_what_git_says():
 
 SETTINGS = {"experiment": "finetune", "seed": 0}
 # Another process that opens a run in the folder of its first argument, and says what came of it.
-OPENS = """
+OPENS = f"""
 import sys
+from pathlib import Path
 from adapt.errors import OutputError
 from adapt.run_folder import open_run
 try:
-    with open_run(sys.argv[1], {settings}, **{{sys.argv[2]: True}}) as folder:
+    with open_run(Path(sys.argv[1]), {SETTINGS}, **{{sys.argv[2]: True}}) as folder:
         print(sorted(path.name for path in folder.path.iterdir()))
 except OutputError as error:
     print(error)
@@ -90,15 +91,14 @@ except OutputError as error:
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path, flag):
     out = tmp_path / "run"
-    program = OPENS.format(settings=SETTINGS).replace("sys.argv[1],", "Path(sys.argv[1]),")
-    words = [sys.executable, "-c", "from pathlib import Path\n" + program, str(out), flag]
+    words = [sys.executable, "-c", OPENS, str(out), flag]
 
     def other() -> str:
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
     with run_folder.open_run(out, SETTINGS):
         (out / "metrics.jsonl").write_text("{}\n")
-        assert other() == (f"another process writes into {out}: wait for it, or give another `out`")
+        assert other() == f"another process writes into {out}: wait for it, or give another `out`"
         assert (out / "metrics.jsonl").exists()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     kept = ["config.json", "metrics.jsonl"] if flag == "resume" else ["config.json"]
