@@ -95,8 +95,22 @@ def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
     """(schema, batches) of the objects of a JSON file.
 
     The file is read twice: once for the types of all columns, since only its last row may have a
-    fraction, or a column, and once for the values. A column that mixes types is left empty, and the
+    fraction, or a column, and once for the values. A column with a fault is left empty, and the
     schema says why: nobody may ask for it (:func:`read_faults`).
+    """
+    import pyarrow as pa
+
+    types, faults = column_types(path)
+    schema = pa.schema(list(types.items()), metadata={FAULTS: json.dumps(faults)})
+    batches = (to_batch(objects, schema, faults) for objects in batched(read_json(path)))
+    return schema, batches
+
+
+def column_types(path: Path) -> tuple[dict[str, "pa.DataType"], dict[str, str]]:
+    """(the types of the columns of a JSON file, why columns can't be read), by name.
+
+    A column with a fault, whose values have no type together, is of type null. Raises
+    :class:`DataError` for a name that UTF-8 can't write.
     """
     import pyarrow as pa
 
@@ -133,9 +147,7 @@ def json_batches(path: Path) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
                 "more digits than one of those keeps"
             )
             types[name] = pa.null()
-    schema = pa.schema(list(types.items()), metadata={FAULTS: json.dumps(faults)})
-    batches = (to_batch(objects, schema, faults) for objects in batched(read_json(path)))
-    return schema, batches
+    return types, faults
 
 
 def type_with(known: "pa.DataType | None", values: list[Any]) -> "pa.DataType":
@@ -152,7 +164,7 @@ def type_with(known: "pa.DataType | None", values: list[Any]) -> "pa.DataType":
 
 
 def long_number(values: list[Any]) -> int | None:
-    """The place of the first whole number that float64 may not hold to its last digit."""
+    """The place of the first whole number that float64 may not hold to its last digit, or None."""
     for place, value in enumerate(values):
         if type(value) is int and abs(value) > 2**53:
             return place

@@ -5,19 +5,21 @@
 
     Peter   NNP  B-NP  B-PER
 
-A row is a sentence, its columns are lists: ``1``, ``2`` and so on as they stand in the file, where
-``text`` is the first and ``label`` the last. Columns are separated by tabs, where the first word's
-line has one, else by spaces. Sentences are separated by blank lines and by ``-DOCSTART-``.
+A row is a sentence, whose columns are lists with a field of every word. They are called ``1``,
+``2`` and so on, those of CoNLL-U as its standard calls them; ``text`` and ``label`` are two of them
+again, the first and the last, or ``form`` and ``upos``. Columns are separated by tabs, where the
+first word's line has one, else by spaces. Sentences are separated by blank lines and by
+``-DOCSTART-``.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from adapt.errors import DataError
 
-DOCUMENT = "-DOCSTART-"
+DOCUMENT = re.compile(r"-DOCSTART-([ \t]|\Z)")
 TEXT = "text"
 LABEL = "label"
 # CoNLL-U's ten, https://universaldependencies.org/format.html
@@ -66,7 +68,7 @@ class Form:
         self.width = len(self.fields(first))
         self.is_universal = ".conllu" in path.name.lower()
         self.names = [str(number) for number in range(1, self.width + 1)]
-        self.text = 0
+        self.text = 0  # the numbers of two columns, from 0
         self.label = self.width - 1
         if self.is_universal:
             self.names = list(UNIVERSAL)
@@ -142,7 +144,7 @@ def sentences(form: Form, lines: Iterable[Line]) -> Iterator[Sentence]:
 
 def is_document(line: str) -> bool:
     """Whether a line says that a document begins, as CoNLL-2003's do."""
-    return line.startswith(DOCUMENT) and line[len(DOCUMENT) :][:1].strip(" \t") == ""
+    return DOCUMENT.match(line) is not None
 
 
 def is_conll(lines: Iterable[str]) -> bool:
@@ -155,9 +157,7 @@ def is_conll(lines: Iterable[str]) -> bool:
     words = 0
     has_blank = False
     has_outside = False
-    for number, line in enumerate(lines):
-        if number == LOOKED_AT:
-            break
+    for line in islice(lines, LOOKED_AT):
         if not line.strip():
             has_blank = True
             continue

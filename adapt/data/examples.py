@@ -35,11 +35,11 @@ class Examples:
     compare) has several, [N, K]. Where texts were cut into ``windows``, ``rows`` are texts, each
     with one or more of the file's sequences. ``labels`` are [N, ...], or where words have labels,
     Ragged int32 [words, 2] of (token in the example, class); spans have SpanRows, and SpanWindows
-    where an example is a window. With ``states``, what a frozen prefix
-    made of the file's sequences, batches hold ``hidden`` in place of tokens or pixels. ``long``
-    counts the texts that were longer than the tokenizer's ``max_length``. ``weights`` float32 [N]
-    say how much each example counts in training batches; None: each 1. ``extras`` are arrays [N,
-    ...] by name that training batches bring along.
+    where an example is a window. With ``states``, which a frozen prefix made of the file's
+    sequences, batches hold ``hidden`` in place of tokens or pixels. ``long`` counts the texts
+    that were longer than the tokenizer's ``max_length``. ``weights`` float32 [N] say how much each
+    example counts in training batches; None: each 1. ``extras`` are arrays [N, ...] by name that
+    training batches bring along.
     """
 
     file_sequences: FileSource
@@ -78,8 +78,8 @@ class Examples:
 
     @property
     def strata(self) -> Any:
-        """What a split keeps the shares of, [N]: the labels, where they are classes; of questions
-        whether they have an answer, where some have none.
+        """What a split keeps the shares of, [N]: whether a question has an answer, where some have
+        none; else the labels, which only count where they are classes.
         """
         if isinstance(self.labels, SpanRows) and self.labels.is_unanswerable.any():
             return self.labels.is_unanswerable.astype(np.int32)

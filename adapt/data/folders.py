@@ -6,7 +6,6 @@ Nothing is guessed from words in names: the class of a picture is the first fold
 however deep, and every file is taken, or named with why it is not.
 """
 
-import contextlib
 import csv
 import logging
 import re
@@ -239,11 +238,11 @@ def shards(folder: Path, split: str | None) -> list[Path]:
 def joined(
     where: Path, files: Sequence[Path], tables: Sequence["Dataset"], left_out: Mapping[str, str]
 ) -> tuple["Dataset", dict[str, str]]:
-    """(the rows of the tables, one after the other, why columns can't be read), without the columns
-    that are left out and those whose types do not go together.
+    """(the rows of the tables of ``files``, one after the other; why columns are not among them).
 
-    Raises :class:`DataError` for a file whose columns are others than the first one's, and where no
-    column goes together.
+    Columns in ``left_out`` are not read, nor those whose types differ from file to file; the second
+    result says why, by name, of the latter. Raises :class:`DataError` for a file whose columns are
+    others than the first one's, and where no column is left. ``where`` is what messages call all.
     """
     import datasets
 
@@ -257,15 +256,26 @@ def joined(
     kept = [name for name in first if name not in left_out]
     if not kept:
         raise DataError(f"{where}: {next(iter(left_out.values()))}")
-    with contextlib.suppress(Exception):  # of Arrow, where types differ: column by column, then
-        return datasets.concatenate_datasets([table.select_columns(kept) for table in tables]), {}
+    try:
+        rows = datasets.concatenate_datasets([table.select_columns(kept) for table in tables])
+    except Exception:  # of Arrow, where the types of some column differ
+        return joined_by_column(where, files, tables, kept)
+    return rows, {}
+
+
+def joined_by_column(
+    where: Path, files: Sequence[Path], tables: Sequence["Dataset"], names: Sequence[str]
+) -> tuple["Dataset", dict[str, str]]:
+    """What :func:`joined` gives where the types of some of the columns ``names`` differ."""
+    import datasets
+
     faults = {}
     columns = []
-    for name in kept:
+    for name in names:
         of_column = with_common_numbers([table.select_columns([name]) for table in tables], name)
         try:
             columns.append(datasets.concatenate_datasets(of_column))
-        except Exception as error:  # of Arrow: of other types
+        except Exception as error:  # of Arrow: the types differ
             faults[name] = misfit(files, of_column, name) or first_line(error)
     if not columns:
         raise DataError(f"{where}: {next(iter(faults.values()))}")
@@ -273,9 +283,7 @@ def joined(
 
 
 def with_common_numbers(tables: list["Dataset"], name: str) -> list["Dataset"]:
-    """The same tables; where a column has whole numbers in some files and fractions in others, it is
-    of fractions in all.
-    """
+    """The same tables, with a column of float64 where its types are several, all of numbers."""
     import datasets
 
     features = [table.features[name] for table in tables]
@@ -290,7 +298,7 @@ def with_common_numbers(tables: list["Dataset"], name: str) -> list["Dataset"]:
 
 
 def misfit(files: Sequence[Path], tables: Sequence["Dataset"], name: str) -> str | None:
-    """The first file in which a column has another type than in the first one."""
+    """What is said of the first file in which a column has another type than in the first one."""
     types = [str(table.features.arrow_schema.field(name).type) for table in tables]
     for path, kind in zip(files, types, strict=True):
         if kind != types[0]:

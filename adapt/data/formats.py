@@ -20,7 +20,7 @@ COMPRESSIONS = (".gz", ".bz2", ".xz")  # of the text formats; Parquet compresses
 
 
 def format_of(path: Path) -> str | None:
-    """The kind of a file, by its ending and perhaps a second one, ``.csv.gz``; None of others."""
+    """The kind of a file by its ending, ``.csv`` or ``.csv.gz``; None for another file."""
     kind = FORMATS.get(ending_of(path))
     if kind == "parquet" and is_compressed(path):
         return None

@@ -187,28 +187,28 @@ def stack(batches: Sequence[Arrays]) -> Arrays:
 
 
 def with_common_rows(batches: Sequence[Arrays]) -> list[Arrays]:
-    """Batches that differ in their number of rows alone, all with the rows of the largest.
+    """The same batches, all with as many rows as the largest; they may differ in nothing else.
 
     Rows are added after the others, so ``first`` and ``targets`` stay, and so does the dropout of
-    what was there.
+    what was there. Batches without ``segments`` stay as they are.
     """
     if "segments" not in batches[0]:
         return list(batches)
     rows = max(len(batch["segments"]) for batch in batches)
-    return [
-        batch if len(batch["segments"]) == rows else with_rows(batch, rows) for batch in batches
-    ]
+    return [with_rows(batch, rows) for batch in batches]
 
 
 def with_rows(batch: Arrays, rows: int) -> Arrays:
-    """The same batch with empty rows after its own."""
+    """The same batch with empty rows after its own, ``rows`` in all."""
+    if len(batch["segments"]) == rows:
+        return batch
     width = batch["segments"].shape[1]
-    nobody = len(batch["first"])
+    padding = len(batch["first"])  # the segment of no example
     wider = dict(batch)
     for name in ("tokens", "positions", "types", "hidden"):
         if name in batch:
             wider[name] = pad_to(batch[name], rows)
-    added = np.full((rows - len(batch["segments"]), width), nobody, np.int32)
+    added = np.full((rows - len(batch["segments"]), width), padding, np.int32)
     wider["segments"] = np.concatenate([batch["segments"], added])
     if "targets" in batch:  # labels of words, as many as there is room for
         for name in ("targets", "label", "weight"):

@@ -1,9 +1,10 @@
-"""Answers in texts that are read in overlapping windows: what the windows of a file are of, and
-where in them its answers are.
+"""Answers in texts that are read in overlapping windows: which row each window of a file is of, and
+where in it the answer is.
 
-A row is a question (or a text alone), and a window one sequence of tokens with a piece of its text.
-Rows are split, weighted and drawn; windows are trained on and computed, each an example of its own.
-Rows have the labels :class:`SpanRows`, windows :class:`SpanWindows`, of one :class:`SpanFile`.
+A row is a text, with or without a question; a window is one sequence of tokens, with the question
+and a piece of the text. A split draws rows, and weights are of rows; the model reads windows, each
+an example of its own. The labels of rows are :class:`SpanRows`, those of windows
+:class:`SpanWindows`; both refer to the :class:`SpanFile` that all examples of a file share.
 """
 
 import dataclasses

@@ -5,8 +5,8 @@ memory-mapped table with checked columns.
     check_texts(train, "text")
     for chunk in chunks(train, ["text"]): ...           # {"text": [...]}: constant memory
 
-This is the only importer of `datasets`, and only inside functions, since that import takes a
-second. Messages count rows from 1, as a person does, without the header.
+Modules of this room import `datasets` only inside functions, since that takes a second. Messages
+count rows from 1, as a person does, without the header.
 """
 
 import glob

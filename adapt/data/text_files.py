@@ -67,14 +67,11 @@ def read_csv(
         reader = csv.reader(file, delimiter=delimiter, strict=True, quoting=style)
         try:
             header = next(filter(None, reader), [])
-            repeated = {name for name in header if name and header.count(name) > 1}
-            if repeated:
-                raise DataError(f"{path} names the column '{min(repeated)}' twice")
-            named = [number for number, name in enumerate(header) if name]
-            has_nameless = header.count("") > 1  # of a spreadsheet, say: nobody can ask for them
-            marks = Marks(len(header), delimiter, is_quoted)
+            kept = kept_columns(path, header)
+            is_whole = len(kept) == len(header)
+            marks = QuotationMarks(len(header), delimiter, is_quoted)
             marks.look_at(header, reader.line_num)
-            yield [header[number] for number in named] if has_nameless else header
+            yield header if is_whole else [header[column] for column in kept]
             rows = without_blank_lines(reader, len(header))
             for number, row in enumerate(rows, 1):
                 marks.look_at(row, reader.line_num)
@@ -88,7 +85,7 @@ def read_csv(
                         f"{path}: row {number} (line {reader.line_num}) is the header again: were "
                         "files joined? Leave it out"
                     )
-                yield [row[number] for number in named] if has_nameless else row
+                yield row if is_whole else [row[column] for column in kept]
         except csv.Error as error:
             raise DataError(
                 f"{path}: line {reader.line_num}: {error}; is a quote missing? `quoting` none takes "
@@ -98,7 +95,21 @@ def read_csv(
         notes.append(f"{path}: {marks.note}")
 
 
-class Marks:
+def kept_columns(path: Path, header: list[str]) -> list[int]:
+    """The numbers of the columns that are read: all, but without a name at most one.
+
+    A spreadsheet leaves several such, and nobody can ask for them. Raises :class:`DataError` for a
+    name that is there twice.
+    """
+    repeated = {name for name in header if name and header.count(name) > 1}
+    if repeated:
+        raise DataError(f"{path} names the column '{min(repeated)}' twice")
+    if header.count("") > 1:
+        return [column for column, name in enumerate(header) if name]
+    return list(range(len(header)))
+
+
+class QuotationMarks:
     """Which rows have quotation marks that may be meant otherwise than they are read."""
 
     def __init__(self, width: int, delimiter: str, is_quoted: bool):
