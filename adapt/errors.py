@@ -5,8 +5,8 @@ catches :class:`AdaptError` or one of its kinds. A command prints ``error: <mess
 exits with status 2.
 """
 
-LONGEST_LINE = 900  # characters
-BEGINNING = 600  # of a longer one, that are kept
+LONGEST_LINE = 900  # characters of a message's line
+BEGINNING = 600  # and END: what is kept of a longer one
 END = 250
 
 
@@ -18,11 +18,11 @@ class AdaptError(ValueError):
     """
 
     def __init__(self, message: str = ""):
-        super().__init__("\n".join(map(shortened, str(message).split("\n"))))
+        super().__init__("\n".join(map(without_middle, str(message).split("\n"))))
 
 
-def shortened(line: str) -> str:
-    """The line, without its middle where it is long."""
+def without_middle(line: str) -> str:
+    """The line; one of more than LONGEST_LINE characters has ``...`` in place of its middle."""
     if len(line) <= LONGEST_LINE:
         return line
     return f"{line[:BEGINNING]} ... {line[-END:]}"

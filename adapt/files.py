@@ -87,9 +87,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def parse_json(text: str) -> Any:
     """The value that a JSON text holds.
 
-    Raises :class:`ValueError`, of which :class:`json.JSONDecodeError` is one, for anything else; as
-    it does for what Python's parser lets pass or fails at: a name that an object has twice, of
-    which the last value would silently win, and lists nested by the thousand.
+    Raises :class:`json.JSONDecodeError` for what is no JSON, and another :class:`ValueError` for
+    what Python's parser lets pass or fails at: a name that an object has twice, where the last
+    value would silently win; lists nested by the thousand; a number of thousands of digits.
 
         >>> parse_json('{"a": [1, 2]}')
         {'a': [1, 2]}
@@ -155,10 +155,11 @@ def replace_folder(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold an existing folder, so that no other process of this machine fills it, too.
+    """Hold an existing folder inside the block, so that no other process of this machine writes
+    into it.
 
-    It is an flock of the folder itself: no file is left of it, and the kernel releases it when the
-    process dies, however it dies. Where a file system has none, such as NFS, nothing is held. Raises
+    The lock is an ``flock`` of the folder itself: it leaves no file, and the kernel releases it
+    however the process ends. A file system without such locks holds nothing. Raises
     :class:`OutputError` while another process holds the folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
@@ -170,7 +171,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another process writes into {folder}: wait for it, or give another `out`"
             ) from None
         except OSError:
-            pass
+            pass  # a file system without locks of folders, such as NFS
         yield
     finally:
         os.close(descriptor)

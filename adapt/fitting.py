@@ -39,7 +39,9 @@ class Evaluate(Protocol):
     def __call__(
         self, params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
     ) -> tuple[Scores, float]:
-        """``decisions`` are among the scores of the best validation; None: this one decides."""
+        """``decisions`` are those of an earlier validation, which has them among its scores: the
+        set is scored by them. None: the outputs of this set decide, and the scores say what.
+        """
         ...
 
 

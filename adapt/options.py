@@ -102,8 +102,8 @@ class ColumnOptions:
     text_column: str = "text"
     # images in place of texts
     image_column: str | None = None
-    # what quotation marks of .csv and .tsv files are: csv, they hold a field together; none, text;
-    # default: csv of .csv, none of .tsv
+    # how quotation marks are read: csv, they hold a field together; none, they are text; default:
+    # csv in .csv files, none in .tsv files
     quoting: Quoting | None = None
 
 
@@ -131,7 +131,7 @@ class RunColumnOptions:
     text_pair_column: str | None = None
     # images in place of texts
     image_column: str | None = None
-    # what quotation marks of .csv and .tsv files are: csv, they hold a field together; none, text
+    # how quotation marks are read: csv, they hold a field together; none, they are text
     quoting: Quoting | None = None
 
 

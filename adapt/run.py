@@ -172,8 +172,8 @@ class Run:
             run.predict("new.csv", keep_columns=["id"]).to_pandas()
 
         ``inputs`` are as in training. ``on_progress(done, total)`` counts sequences.
-        ``keep_columns`` of a table stand beside the predictions in a DataFrame. ``quoting`` is what
-        quotation marks of a CSV or TSV file are, by default as in training. Raises
+        ``keep_columns`` of a table stand beside the predictions in a DataFrame. ``quoting`` is how
+        quotation marks of a CSV or TSV file are read; None: as in training. Raises
         :class:`CheckpointError` for a run of embeddings, which :meth:`encode` computes,
         :class:`DataError` and :class:`StrategyError` for inputs that the run does not read.
         """
@@ -200,17 +200,16 @@ class Run:
 
         ``inputs`` and ``labels`` are as in training, and so are ``metrics`` of one's own, which a
         run does not keep. A bundled set by its name is its test part. ``on_progress(done, total)``
-        counts outputs. ``offsets`` of spans and ``quoting`` are as in training, unless they are
-        given.
-        None is a score that is not defined. Raises :class:`DataError` for a label that is unseen in
-        training.
+        counts outputs. ``offsets``, what those of spans count, and ``quoting``, how quotation marks
+        of a CSV or TSV file are read, are as in training where they are None. A score that is not
+        defined is None. Raises :class:`DataError` for a label that is unseen in training.
         """
         metrics = check_own(metrics)
-        columns = self.columns
+        of_training = self.columns
         columns = dataclasses.replace(
-            columns,
-            offsets=offsets or columns.offsets,
-            quoting=quoting or columns.quoting,
+            of_training,
+            offsets=offsets or of_training.offsets,
+            quoting=quoting or of_training.quoting,
         )
         table, columns = self.make_labelled_table(inputs, labels, columns)
         scores = score_table(self.pretrained, table, columns, on_progress, metrics)

@@ -109,9 +109,11 @@ class TaskData:
             part = self.sets[name]
             outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
             loss = self.task.mean_loss(outputs, part.targets)
-            made = {} if decisions is not None else self.task.decide(outputs, part.targets)
-            outputs = self.task.decided(outputs, part.targets, decisions or made)
-            return dict(self.scores(outputs, part)) | made, loss
+            made: Scores = {}
+            if decisions is None:
+                decisions = made = self.task.decide(outputs, part.targets)
+            outputs = self.task.decided(outputs, part.targets, decisions)
+            return {**self.scores(outputs, part), **made}, loss
 
         return evaluate_set
 

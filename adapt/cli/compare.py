@@ -165,7 +165,7 @@ def show(found: Comparison) -> None:
                 low, high = row.interval
                 score = f"{row.score:.3f}"
                 seconds = f"{row.seconds:.2g}"
-                together = str(most_together(found, row.strategy, budget))
+                together = str(largest_group(found, row.strategy, budget))
                 rows.append((row.strategy, score, f"{low:.3f} to {high:.3f}", seconds, together))
         title = f"{budget_label(budget, found)} labels"
         console.table(title, ("strategy", found.metric, "95%", "s a fit", "together"), rows)
@@ -181,7 +181,7 @@ def show(found: Comparison) -> None:
         console.say(f"{label} labels: best {answer.best} {answer.score:.3f}{said}")
 
 
-def most_together(found: Comparison, strategy: str, budget: str) -> int:
-    """How many fits of a strategy trained in one program; 1: each alone."""
+def largest_group(found: Comparison, strategy: str, budget: str) -> int:
+    """The most fits of a strategy that trained in one program; 1: each trained alone."""
     cells = [cell for cell in found.cells if (cell.strategy, cell.budget) == (strategy, budget)]
     return max(tried.together for cell in cells for tried in cell.tries)

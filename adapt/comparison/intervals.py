@@ -21,8 +21,8 @@ def resampled(
 ) -> np.ndarray:
     """The score, the mean over seeds, of every resample: float64 [draws], nan where not defined.
 
-    Seeds are drawn with replacement, and of each one's test as many examples as it has (sentences,
-    where the score is of what spans words): the same ones for every seed where ``is_one_test``.
+    Seeds are drawn with replacement, and from each one's test as many examples as it has, or as
+    many sentences where the score counts entities: the same for every seed where ``is_one_test``.
     Resamples depend on the numbers of seeds and examples alone, so those of two strategies can be
     subtracted.
     """
@@ -51,11 +51,11 @@ def interval(scores: np.ndarray) -> tuple[float, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """The score of some examples of a test, by their rows, of which there are ``size``."""
+    """What scores some of the examples of a test."""
 
-    score: Callable[[np.ndarray], float]
-    size: int
-    is_quick: bool
+    score: Callable[[np.ndarray], float]  # of examples by their numbers, int [n]
+    size: int  # how many examples there are
+    is_quick: bool  # it adds up what each example counts
 
 
 def mean_of_scored(values: np.ndarray) -> float:
@@ -67,9 +67,7 @@ def mean_of_scored(values: np.ndarray) -> float:
 def scorer(
     task: Task, names: Sequence[str], metric: str, outputs: np.ndarray, targets: Any
 ) -> Scorer:
-    """How a score is computed of examples that are drawn: from means or sums over examples where
-    it is made of such, else anew.
-    """
+    """What computes a metric for drawn examples: from what each counts where it can, else anew."""
     values = task.example_scores(outputs, targets, names).get(metric)
     if values is not None:
         return Scorer(lambda rows: mean_of_scored(values[rows]), len(values), is_quick=True)
@@ -88,6 +86,6 @@ def scorer(
 
 
 def quotient(above: np.ndarray, below: np.ndarray) -> float:
-    """The sum of one by the sum of the other; nan where that is 0."""
+    """The sum of ``above`` by the sum of ``below``; nan where the latter is 0."""
     total = below.sum()
     return float(above.sum() / total) if total else float("nan")

@@ -75,8 +75,9 @@ def most_together(cost: StepCost) -> int:
 
 
 def program_of(plan: Plan) -> tuple[Any, ...]:
-    """What plans have to have in common to train together, compared while they are alive: the
-    program, what is frozen, and the length. Their only phase is meant.
+    """What plans of one phase must share to train together: program, frozen arrays and length.
+
+    Arrays are told apart by their ``id``: compare only while the plans are alive.
     """
     (phase,) = plan.phases
     frozen = jax.tree.leaves(optim.frozen(plan.params, phase.labels))

@@ -662,7 +662,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
 
 
 def save_head(folder: Path, head: Any) -> None:
-    """Write what a run's model.json says of its head anew: what was decided since it was written."""
+    """Write ``head`` of a run's model.json anew, with what training decided at its end."""
     content = read_json(folder, "model.json")
     files.write_json(folder / "model.json", content | {"head": head_settings(head)})
 

@@ -14,7 +14,7 @@ from adapt.pretrained.json_files import read_settings
 PROCESSORS = ("ViTImageProcessor", "ViTFeatureExtractor")
 DEFAULT_SIZE = 224  # ViT's own, where pictures are cropped and the file names no size
 LARGEST = 2**16  # pixels of a side
-LARGEST_NUMBER = 1e30
+LARGEST_NUMBER = 1e30  # of a setting: products with pixels stay finite in float32
 # What another processor has to say for all of it to be known.
 ENTRIES = ("do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
@@ -75,7 +75,9 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
                 f"{file} has {len(values)} values of {name} and the encoder {channels} channels"
             )
     if min(map(abs, settings.std)) < 1 / LARGEST_NUMBER:
-        raise CheckpointError(f"{file} says 0 for image_std, which pixels are divided by")
+        raise CheckpointError(
+            f"{file} says 0 for image_std, which pixels are divided by: give another number"
+        )
     if not content.get("do_rescale", True):
         settings = dataclasses.replace(settings, rescale=1.0)
     if not content.get("do_normalize", True):

@@ -274,11 +274,11 @@ class Task(abc.ABC):
         return list(texts[0])
 
     def pair_examples(self, part: Examples, seed: int) -> Examples:
-        """The examples that are computed: these, unless the task makes pairs or windows of them."""
+        """What is computed as examples: these, unless the task makes pairs or windows of them."""
         return part
 
     def training_examples(self, part: Examples) -> Examples:
-        """Of the examples that :meth:`pair_examples` made those that are trained on."""
+        """Those that are trained on of what :meth:`pair_examples` made: all of them."""
         return part
 
     # The head
@@ -327,23 +327,25 @@ class Task(abc.ABC):
     # Decisions
 
     def decide(self, outputs: np.ndarray, labels: Any) -> Scores:
-        """What validation decides beside the parameters, by name, from its outputs and labels."""
+        """What a run keeps beside its parameters, by name, chosen by the outputs of its validation:
+        a threshold, say. None of it here.
+        """
         return {}
 
     def decided(
         self, outputs: np.ndarray, labels: Any, decisions: Mapping[str, float | None]
     ) -> np.ndarray:
-        """Outputs by which :meth:`metrics` score as :meth:`decide` decided; ``decisions`` may have
-        more entries.
+        """The outputs with what :meth:`decide` chose applied, for :meth:`metrics` and
+        :meth:`answers`. ``decisions`` may have more entries, and those of other scores.
         """
         return outputs
 
     def with_decisions(self, head: Any, decisions: Mapping[str, float | None]) -> Any:
-        """The head of a run by which these decisions are kept."""
+        """The head that a run keeps, with these decisions in its fields."""
         return head
 
     def decisions_of(self, head: Any) -> Scores:
-        """The decisions that a run's head keeps."""
+        """The decisions in the fields of a run's head."""
         return {}
 
     # Scores. Their ``labels`` are those of :meth:`truth`.
@@ -374,8 +376,8 @@ class Task(abc.ABC):
     def score_ratios(
         self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """What each group of examples, such as a sentence, adds to the numerator and to the
-        denominator of the scores that are ratios of sums, [G] each by metric.
+        """The scores that are ratios of sums, by metric: what each group of examples, such as a
+        sentence, adds to (the numerator, the denominator), [G] each.
         """
         return {}
 

@@ -147,7 +147,7 @@ def entity_scores(scheme: Scheme, counts: Counts) -> Scores:
 
 
 def quotients(ratios: dict[str, tuple[np.ndarray, np.ndarray]]) -> Scores:
-    """The sum of the first by the sum of the second, which as 0 counts 1."""
+    """Each numerator's sum by its denominator's; 0 where the latter is 0, as both then are."""
     return {
         name: float(above.sum() / max(below.sum(), 1)) for name, (above, below) in ratios.items()
     }

@@ -97,10 +97,10 @@ class MetricsLog:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl; none where there is no such file.
+    """The records of a metrics.jsonl; [] where there is no such file.
 
-    A last line without an end, as a process leaves it that is killed while it writes, is no record.
-    Raises :class:`CheckpointError` for any other line that is none.
+    A last line without a line break is left out: its process was killed while it wrote. Raises
+    :class:`CheckpointError` for any other line that is no record.
     """
     if not path.is_file():
         return []
@@ -110,9 +110,11 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(complete, 1):
         try:
             record = parse_json(line.decode())
+            if not isinstance(record, dict):
+                raise ValueError("it is no JSON object")
         except ValueError as error:
-            raise CheckpointError(f"{path}: line {number} is no record: {error}") from None
-        if not isinstance(record, dict):
-            raise CheckpointError(f"{path}: line {number} is no record: it is no JSON object")
+            raise CheckpointError(
+                f"{path}: line {number} is no record ({error}): delete the line"
+            ) from None
         records.append(record)
     return records
