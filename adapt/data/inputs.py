@@ -402,24 +402,41 @@ def as_list(values: Any, name: str) -> list:
         shape = tuple(values.shape)
         if len(shape) not in (1, 2):
             raise DataError(f"`{name}` is an array of shape {list(shape)}: give one of shape [N]")
-        if hasattr(values, "isna"):
-            pairs = zip(elements(values), values.isna().tolist(), strict=True)
-            return [None if missing else plain(value) for value, missing in pairs]
+        if isinstance(values, np.ndarray) and values.dtype.names:
+            fields = ", ".join(values.dtype.names)
+            raise DataError(f"`{name}` is an array of records ({fields}): give one field of it")
+        missing = missing_of(values)
+        if missing is not None:
+            pairs = zip(elements(values), missing.tolist(), strict=True)
+            return [None if is_missing else plain(value) for value, is_missing in pairs]
         return [plain(value) for value in elements(np.asarray(values))]
     if not isinstance(values, Iterable):
         raise DataError(f"`{name}` is of type {type(values).__name__}: give a list")
     return [plain(value) for value in values]
 
 
+def missing_of(values: Any) -> np.ndarray | None:
+    """Which elements of a Series, or of a masked array [N], are missing; None of other arrays.
+
+    Raises DataError for a masked array [N, K].
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        if values.ndim > 1:
+            raise DataError("an array [N, K] is masked in parts: give lists, of what is there")
+        return np.ma.getmaskarray(values)
+    return values.isna() if hasattr(values, "isna") else None
+
+
 def elements(values: Any) -> list:
     """The elements of an array or a Series [N] or [N, K], without what ``tolist`` makes of some: a
     time becomes a count of nanoseconds, and 0.1 of float32 becomes 0.10000000149011612.
     """
-    dtype = str(values.dtype)
+    dtype = str(values.dtype).lower()  # pandas' own are called Float32
     if isinstance(values, np.ndarray) and values.dtype.kind in "mM":
         return values.astype(f"{dtype.partition('[')[0]}[us]").tolist()
     if dtype in SHORT_FLOATS and values.ndim == 1:
-        return list(np.asarray(values))
+        short = np.dtype(dtype).type
+        return [short(x) if isinstance(x, float) else x for x in values.tolist()]
     return values.tolist()
 
 

@@ -201,6 +201,22 @@ def test_short_floats_are_what_they_print_as(hold):
     held = hold([0.1, 0.25, 3.0], dtype="float32")
     assert as_list(held, "labels") == [0.1, 0.25, 3.0]
     assert as_list([np.float32(0.1), np.float16(0.1)], "labels") == [0.1, 0.1]
+    assert as_list(pandas.Series([0.1, None], dtype="Float32"), "labels") == [0.1, None]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32", "float64", "datetime64[s]"])
+def test_what_a_mask_hides_is_missing(dtype):
+    held = np.ma.array(np.array([1, 2, 3]).astype(dtype), mask=[False, True, False])
+    found = as_list(held, "labels")
+    assert found[1] is None and None not in (found[0], found[2])
+    with pytest.raises(DataError, match="masked"):
+        as_list(np.ma.array([[1, 2]], mask=[[False, True]]), "labels")
+
+
+def test_records_are_no_labels():
+    records = np.array([(1, 2), (3, 4)], dtype=[("a", int), ("b", int)])
+    with pytest.raises(DataError, match="`labels` is an array of records \\(a, b\\)"):
+        as_list(records, "labels")
 
 
 @pytest.mark.parametrize("unit", ["ns", "s", "D"])
