@@ -24,6 +24,7 @@ from experiments.benchmark import device, growth, speed_report, tuning, whole_ru
 from experiments.benchmark.aot import compile_check
 from tests.helpers import pages, small
 from tests.helpers.pages import PAGES, README
+from tests.helpers.robustness import report
 from tests.helpers.tiny import ROOT
 
 DOCS = ROOT / "docs"
@@ -38,10 +39,12 @@ TABLES = {
     "aot": compile_check.COLUMNS,
     "aot_h100_1": compile_check.COLUMNS,
     "aot_h100_8": compile_check.COLUMNS,
+    "robustness": report.COLUMNS,
+    "stops": report.STOP_COLUMNS,
 }
 # The command, what was measured, on which machine, the day; and the versions.
 SOURCE = re.compile(
-    r"Source: .*`python -m experiments\.[^`]+`.*\. .+, 20\d\d-\d\d-\d\d; .+ [\d.]+\."
+    r"Source: .*`python -m (?:experiments|tests)\.[^`]+`.*\. .+, 20\d\d-\d\d-\d\d; .+ [\d.]+\."
 )
 EXPERIMENTS = (
     "experiments.demo",
