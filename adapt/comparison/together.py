@@ -34,6 +34,7 @@ STEPS_AHEAD = 20  # that a device is given before the host waits for it
 MOST_FLOPS_ON_A_CPU = 1e8
 BYTES_ON_A_CPU = 4 << 30  # of a group
 SHARE_OF_A_DEVICE = 0.6  # of an accelerator's free memory
+MOST_FITS = 60  # of a group: more gain little, and none of its cells is written before its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +67,13 @@ def pays(cost: StepCost, plan: Plan) -> bool:
 
 
 def most_together(cost: StepCost) -> int:
-    """How many fits have room in the memory of the device, at least 1."""
+    """How many fits are to train together: as many as have room on the device, at least 1."""
     stats = jax.local_devices()[0].memory_stats()
     room = float(BYTES_ON_A_CPU)
     if stats and "bytes_limit" in stats:
         room = SHARE_OF_A_DEVICE * (stats["bytes_limit"] - stats["bytes_in_use"])
-    return max(1, int(room // max(cost.bytes, 1)))
+    fits = int(room // max(cost.bytes, 1))
+    return max(1, min(fits, MOST_FITS))
 
 
 def program_of(plan: Plan) -> tuple[Any, ...]:

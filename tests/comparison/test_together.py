@@ -155,6 +155,7 @@ def test_the_size_of_a_group_is_what_the_device_has_room_for(bert, monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     assert together.most_together(cost) == 30
     assert together.most_together(together.StepCost(1e9, 1 << 40)) == 1
+    assert together.most_together(together.StepCost(1e9, 1)) == together.MOST_FITS
 
 
 def test_fits_train_together_where_that_is_quicker(bert, monkeypatch):
