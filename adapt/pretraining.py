@@ -244,10 +244,16 @@ def prepare(
     return Prepared(plan=plan, data=data, settings=run_folder.as_json(settings), options=options)
 
 
+def is_empty_file(name: str | Path) -> bool:
+    """Whether a name is that of a local file without content."""
+    path = Path(name).expanduser()
+    return path.is_file() and not path.stat().st_size
+
+
 def text_table(texts: Any) -> Table:
     """Texts as a table with the column ``text``: lines of a file, or what is in memory."""
     if isinstance(texts, str | Path):
-        if format_of(Path(texts)) is not None:
+        if format_of(Path(texts)) is not None and not is_empty_file(texts):
             raise DataError(
                 f"{texts} is a table, whose lines are no texts: write its texts into a .txt file, a "
                 "line each, or in Python give a list of them"
