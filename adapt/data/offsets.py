@@ -9,7 +9,7 @@ import typing
 
 from adapt.options import Offsets
 
-NAMES: dict[Offsets, str] = {
+UNIT_NAMES: dict[Offsets, str] = {
     "characters": "characters",
     "utf16": "UTF-16 units",
     "bytes": "UTF-8 bytes",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapt.data.labels import shortened
-from adapt.data.offsets import NAMES, agreeing_unit, characters_before, num_units
+from adapt.data.offsets import UNIT_NAMES, agreeing_unit, characters_before, num_units
 from adapt.data.tables import Table
 from adapt.errors import DataError
 from adapt.files import parse_json
@@ -71,7 +71,7 @@ def in_characters(where: str, context: str, answers: Sequence[Answer], unit: Off
         if None in places:
             raise DataError(
                 f"{where}: the span {answer[0]} to {answer[1]} lies beyond its text or within a "
-                f"character, counted in {NAMES[unit]} as `offsets` {unit} says"
+                f"character, counted in {UNIT_NAMES[unit]} as `offsets` {unit} says"
             )
         spans.append(places)
     if any(text is None for _, _, text in answers):
@@ -96,8 +96,8 @@ def check_answer(where: str, context: str, answer: Answer, unit: Offsets = "char
     agreeing = agreeing_unit(context, start, text)
     if agreeing is not None:
         raise DataError(
-            f"{said}its offset counts {NAMES[agreeing]}, not {NAMES[unit]}: give `offsets` "
-            f"{agreeing}"
+            f"{said}its offset counts {UNIT_NAMES[agreeing]}, not {UNIT_NAMES[unit]}: "
+            f"give `offsets` {agreeing}"
         )
     first = num_units(context[: context.index(text)], unit)
-    raise DataError(f"{said}it begins at {first}; offsets count {NAMES[unit]} from 0")
+    raise DataError(f"{said}it begins at {first}; offsets count {UNIT_NAMES[unit]} from 0")
