@@ -202,7 +202,7 @@ def score_table(
     outputs = evaluate(forward, params, batches, part.num_outputs)
     check_computed(~np.isnan(outputs), "predictions")
     loss = task.mean_loss(outputs, part.targets)
-    outputs = task.decided(outputs, part.targets, task.decisions_of(run.head))
+    outputs = task.apply_decisions(outputs, part.targets, task.decisions_of(run.head))
     scores = dict(task.metrics(outputs, task.truth(part), task.output_names(names)))
     scores |= own_scores(metrics or {}, outputs, part.targets)
     return scores | {"loss": loss}

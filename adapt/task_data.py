@@ -112,7 +112,7 @@ class TaskData:
             made: Scores = {}
             if decisions is None:
                 decisions = made = self.task.decide(outputs, part.targets)
-            outputs = self.task.decided(outputs, part.targets, decisions)
+            outputs = self.task.apply_decisions(outputs, part.targets, decisions)
             return {**self.scores(outputs, part), **made}, loss
 
         return evaluate_set
@@ -188,7 +188,7 @@ def read_data(
     if "validation" not in sets:
         whole = sets["train"]
         split_seed = seed if split_seed is None else split_seed
-        rows, held_out_rows = stratified_split(whole.strata, held_out, split_seed)
+        rows, held_out_rows = stratified_split(task.strata(whole), held_out, split_seed)
         # What was too long is counted once, for the whole file.
         held_out_part = whole.take(held_out_rows)
         sets["validation"] = dataclasses.replace(

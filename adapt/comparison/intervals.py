@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from adapt.tasks import Task
+from adapt.tasks.metrics import mean_of_scored
 
 DRAWS = 1000
 DRAWS_OF_A_METRIC = 200  # where a score is no mean over examples and is computed anew in each
@@ -56,12 +57,6 @@ class Scorer:
     score: Callable[[np.ndarray], float]  # of examples by their numbers, int [n]
     size: int  # how many examples there are
     is_quick: bool  # it adds up what each example counts
-
-
-def mean_of_scored(values: np.ndarray) -> float:
-    """The mean without the examples that are not scored, which have nan; nan where none is left."""
-    scored = values[~np.isnan(values)]
-    return float(scored.mean()) if len(scored) else float("nan")
 
 
 def scorer(

@@ -107,7 +107,7 @@ def read_material(
     validation = read.pop("validation", None)
     folds = None
     if "test" not in read:
-        folds = deal_folds(training.strata, max(compared.seeds, FEWEST_FOLDS))
+        folds = deal_folds(task.strata(training), max(compared.seeds, FEWEST_FOLDS))
     kind = label_type(train.table, train.columns.label)
     material = Material(
         pretrained=pretrained,
@@ -157,7 +157,7 @@ def draw_rows(material: Material, budget: str, seed: int) -> Draw:
 
     All of them are split as :func:`adapt.finetune` splits them with this seed.
     """
-    labels = material.train.strata
+    labels = material.task.strata(material.train)
     pool = np.arange(len(material.train))
     test = None
     if material.folds is not None:

@@ -435,7 +435,7 @@ class Fit:
                 batches = examples.eval_batches()
                 found = evaluate(forward, self.params, batches, examples.num_outputs)
                 decisions = self.fitted.progress.best_scores
-                outputs[name] = data.task.decided(found, examples.targets, decisions)
+                outputs[name] = data.task.apply_decisions(found, examples.targets, decisions)
         return outputs
 
 

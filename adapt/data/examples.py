@@ -77,15 +77,6 @@ class Examples:
         return self.labels
 
     @property
-    def strata(self) -> Any:
-        """What a split keeps the shares of, [N]: whether a question has an answer, where some have
-        none; else the labels, which only count where they are classes.
-        """
-        if isinstance(self.labels, SpanRows) and self.labels.is_unanswerable.any():
-            return self.labels.is_unanswerable.astype(np.int32)
-        return self.labels
-
-    @property
     def num_outputs(self) -> int:
         """How many outputs of the head there are: one for each text or image, or for each word."""
         if isinstance(self.labels, Ragged):

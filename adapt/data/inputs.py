@@ -117,11 +117,11 @@ def make_table(
     """(a table of inputs with their labels, the columns in which they are).
 
     ``inputs`` are a sequence, or a table: a file, a bundled or hub set by name, a DataFrame, a
-    ``datasets.Dataset``, a dict of columns, a list of rows (dicts), or SQuAD's object. A sequence holds texts; tuples of texts, where a row
-    has several; lists of words with ``are_words``; pictures (PIL, paths, uint8 arrays) with
-    ``are_images``. ``labels`` are a sequence, a dict of several, the name of a column of the table,
-    or None: the column ``columns.label``, or no labels at all. ``name`` is what messages call the
-    table, ``parameter`` the parameter.
+    ``datasets.Dataset``, a dict of columns, a list of rows (dicts), or SQuAD's object. A sequence
+    holds texts; tuples of texts, where a row has several; lists of words with ``are_words``;
+    pictures (PIL, paths, uint8 arrays) with ``are_images``. ``labels`` are a sequence, a dict of
+    several, the name of a column of the table, or None: the column ``columns.label``, or no labels
+    at all. ``name`` is what messages call the table, ``parameter`` the parameter.
 
     Raises DataError for anything that is not exactly one of these.
     """

@@ -297,6 +297,7 @@ def name_of_number(number: int, names: Sequence[str], where: str, column: str) -
 
 
 def shortened(value: Any, most: int = 60) -> str:
+    """A value as text, at most ``most`` characters of it."""
     text = str(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 

@@ -432,8 +432,8 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
     """The model with the tokenizer of ``folder``, none of whose ids is beyond the embedding.
 
     Raises :class:`CheckpointError` for a vocabulary that is larger than the embedding. A token that
-    was merely added to it, such as one for padding, is left out where it has no row, and said; and
-    so is a vocabulary that lacks tokens, as a file does whose end is missing.
+    was merely added to it, such as one for padding, is left out where it has no row, and said. A
+    vocabulary much smaller than the embedding is said, too: the end of its file may be missing.
     """
     rows = model.config.vocabulary
     notes = model.notes

@@ -273,6 +273,12 @@ class Task(abc.ABC):
             return list(zip(*texts, strict=True))
         return list(texts[0])
 
+    def strata(self, part: Examples) -> Any:
+        """What a split keeps the shares of, [N]: the labels, which only count where they are
+        classes.
+        """
+        return part.labels
+
     def pair_examples(self, part: Examples, seed: int) -> Examples:
         """What is computed as examples: these, unless the task makes pairs or windows of them."""
         return part
@@ -332,7 +338,7 @@ class Task(abc.ABC):
         """
         return {}
 
-    def decided(
+    def apply_decisions(
         self, outputs: np.ndarray, labels: Any, decisions: Mapping[str, float | None]
     ) -> np.ndarray:
         """The outputs with what :meth:`decide` chose applied, for :meth:`metrics` and

@@ -70,6 +70,12 @@ def more_is_better(name: str) -> bool:
     return not any(name == less or name.startswith(f"{less}_") for less in LESS_IS_BETTER)
 
 
+def mean_of_scored(values: np.ndarray) -> float:
+    """The mean without the examples that are not scored, which have nan; nan where none is left."""
+    scored = values[~np.isnan(values)]
+    return float(scored.mean()) if len(scored) else NAN
+
+
 def is_of_a_class(name: str) -> bool:
     """Whether a score is that of one class, such as ``f1:PER``."""
     return ":" in name

@@ -21,7 +21,7 @@ from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Text
 from adapt.tasks import span_scores
 from adapt.tasks.base import TASKS, Answers, Row, Task
-from adapt.tasks.metrics import Scores
+from adapt.tasks.metrics import Scores, mean_of_scored
 from adapt.tasks.span_answers import check_answer, in_characters, read_answers
 from adapt.tasks.span_windows import WindowReader, with_default_stride
 from adapt.training import losses
@@ -149,6 +149,11 @@ class Span(Task):
         warn_of_lost(table, file, part.max_length)
         return part
 
+    def strata(self, part: Examples) -> Any:
+        """Whether each question has an answer, int32 [N], where some have none."""
+        is_unanswerable = part.labels.is_unanswerable
+        return is_unanswerable.astype(np.int32) if is_unanswerable.any() else part.labels
+
     def pair_examples(self, part: Examples, seed: int) -> Examples:
         """The windows of these rows, each an example with the weight and the extras of its row."""
         if not isinstance(part.labels, SpanRows):
@@ -197,7 +202,7 @@ class Span(Task):
             return {}
         return {"null_threshold": span_scores.best_threshold(outputs, labels)}
 
-    def decided(
+    def apply_decisions(
         self, outputs: np.ndarray, labels: Any, decisions: Mapping[str, float | None]
     ) -> np.ndarray:
         """Outputs in which no answer is given where it is better than an answer by more than 0;
@@ -223,8 +228,7 @@ class Span(Task):
         """The means over questions of :func:`span_scores.question_scores`; nan where there are none."""
         scores = {}
         for name, values in self.example_scores(outputs, labels, names).items():
-            scored = values[~np.isnan(values)]
-            scores[name] = float(scored.mean()) if len(scored) else float("nan")
+            scores[name] = mean_of_scored(values)
         return scores
 
     def example_scores(
@@ -254,7 +258,9 @@ class Span(Task):
         None where the run says that there is no answer, or the text has no token.
         """
         decisions = self.decisions_of(run.head)
-        found = span_scores.best_answers(self.decided(outputs, part.labels, decisions), part.labels)
+        found = span_scores.best_answers(
+            self.apply_decisions(outputs, part.labels, decisions), part.labels
+        )
         labels: list[tuple[int, int, str] | None] = []
         for span, margin in zip(found.spans, found.margins, strict=True):
             labels.append(None if margin > 0 or not span[2] else span)

@@ -2,7 +2,7 @@
 
 reader = WindowReader(tokenizer, text_number=1)
 reader.read(table, [("Who left?", "Ines left.")], answers)
-reader.encoded, reader.file(answers)            # token ids, and what they are of
+reader.encoded, reader.file(answers)            # token ids, and the file that they are of
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from adapt.ragged import Ragged, ragged
 
 
 class WindowReader:
-    """Reads texts in windows, some thousand rows at a time; :meth:`file` is what all of them are."""
+    """Reads texts in windows, some thousand rows at a time; :meth:`file` gives all of them."""
 
     def __init__(self, tokenizer: Tokenizer, text_number: int, has_null: bool = True):
         self.tokenizer = tokenizer

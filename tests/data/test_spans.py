@@ -108,7 +108,7 @@ def test_in_a_file_with_questions_without_an_answer_such_a_window_says_the_first
     columns = {"text": [text, text], "question": ["so a film", "the plot"]}
     table = tables.from_columns(columns, "some.csv")
     rows = SPAN.examples(encoder, table, list(columns), np.array([place, [-1, -1]]))
-    assert rows.strata.tolist() == [0, 1]
+    assert SPAN.strata(rows).tolist() == [0, 1]
     part = SPAN.pair_examples(dataclasses.replace(rows, weights=np.array([2.0, 3.0])), seed=0)
     targets = np.asarray(part.labels)
     first, second = np.split(targets, [rows.windows.counts[0]])

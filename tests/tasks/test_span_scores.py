@@ -130,13 +130,13 @@ def test_the_threshold_is_the_best_of_validation_and_decides_afterwards():
     outputs = with_null([3, 7, 5, 6])  # answers are right up to 5, none from 6 on
     decisions = SPAN.decide(outputs, labels)
     assert decisions == {"null_threshold": pytest.approx(5.5)}
-    scores = SPAN.metrics(SPAN.decided(outputs, labels, decisions), labels, [])
+    scores = SPAN.metrics(SPAN.apply_decisions(outputs, labels, decisions), labels, [])
     assert scores["f1"] == scores["NoAns_f1"] == 1.0
     head = SPAN.with_decisions(Span(12), decisions)
     assert SPAN.decisions_of(head) == decisions
     # Without a decision, as where every question was trained to have an answer, one is given.
     assert SPAN.decide(outputs[[0, 2]], labels[[0, 2]]) == {}
-    never = SPAN.metrics(SPAN.decided(outputs, labels, {}), labels, [])
+    never = SPAN.metrics(SPAN.apply_decisions(outputs, labels, {}), labels, [])
     assert (never["HasAns_f1"], never["NoAns_f1"]) == (1.0, 0.0)
 
 
@@ -147,7 +147,7 @@ def test_no_other_threshold_is_better(margins):
     outputs = with_null(margins)
 
     def f1(threshold):
-        decided = SPAN.decided(outputs, labels, {"null_threshold": threshold})
+        decided = SPAN.apply_decisions(outputs, labels, {"null_threshold": threshold})
         return SPAN.metrics(decided, labels, [])["f1"]
 
     best = f1(SPAN.decide(outputs, labels)["null_threshold"])
