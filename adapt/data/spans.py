@@ -81,7 +81,8 @@ class SpanFile:
 
         As in Devlin et al.'s run_squad, a window says NULL where its question has no answer, or has
         it elsewhere in the text. Where every question of the file has an answer, a window without
-        it says nothing, and so do those of an answer that is whole in none.
+        it says nothing (run_squad's comment says so, its code trains such windows on NULL), and
+        neither do those of an answer that is whole in none.
         """
         is_null = self.is_unanswerable
         if self.has_unanswerable:
