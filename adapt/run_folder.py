@@ -49,6 +49,7 @@ UNCOMPARED = (
 OF_PYTHON = ("loss", "metrics", "weights", "extras")
 # What a run had before it got more, by setting: its config.json does not make the same run at once.
 EXTENDED = "extended_from"
+UNFINISHED = "config.json.tmp"  # before it is renamed
 # Settings that differ between the processes of one run.
 OF_A_PROCESS = ("coordinator", "process_id", "join_timeout")
 # Digests of lineage.json, and of what they are.
@@ -96,7 +97,7 @@ def check_out(out: Path, resume: bool | None, overwrite: bool, may_be_remote: bo
     elif out.exists() and not out.is_dir():
         raise OutputError(f"`out` {out} is a file: give the name of a folder")
     else:
-        is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+        is_free = not out.exists() or (out.is_dir() and not holds_anything(out))
     if not is_free and not resume and not overwrite:
         go_on = "" if resume is None else "`resume` to go on with it, "
         raise OutputError(
@@ -233,7 +234,7 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
     """
     previous = out.with_name(f".{out.name}.before")
     existed = out.exists()
-    is_filled = existed and any(out.iterdir())
+    is_filled = existed and holds_anything(out)
     if is_filled and not overwrite:
         raise being_filled(out)
 
@@ -276,6 +277,13 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
                 files.delete(out)
             raise
         keep()
+
+
+def holds_anything(out: Path) -> bool:
+    """Whether there is anything in a folder but what a process leaves that was killed while it
+    wrote the first file.
+    """
+    return any(path.name != UNFINISHED for path in out.iterdir())
 
 
 def make_folder(out: Path, exist_ok: bool) -> None:

@@ -117,3 +117,14 @@ def test_a_run_that_is_resumed_is_held_too(tmp_path):
         raise AssertionError("two at once")
     with run_folder.open_run(out, SETTINGS, overwrite=True) as folder:
         assert [path.name for path in folder.path.iterdir()] == ["config.json"]
+
+
+def test_a_folder_of_a_process_that_was_killed_at_its_first_file_is_free(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json.tmp").write_text('{"exp')
+    run_folder.check_out(out, None, overwrite=False)
+    with run_folder.open_run(out, SETTINGS) as folder:
+        assert [path.name for path in folder.path.iterdir()] == ["config.json"]
+    with pytest.raises(OutputError, match="exists"):
+        run_folder.check_out(out, None, overwrite=False)
