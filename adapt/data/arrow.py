@@ -263,9 +263,11 @@ def read_json(path: Path) -> Iterator[Object]:
 
 
 def is_part_of_one(first: str) -> bool:
-    """Whether the first line of a file is no row: a part of an object, or all of SQuAD's."""
+    """Whether the first line of a file is no row: a part of an object, or one that holds rows, as
+    SQuAD's does.
+    """
     try:
-        return squad.is_squad(parse_json(first or "{}"))
+        return squad.holds_rows(parse_json(first or "{}"))
     except json.JSONDecodeError:
         return bool(first.strip())
     except ValueError:  # of a whole line, which is read again and refused

@@ -26,7 +26,7 @@ LABEL = "label"
 UNIVERSAL = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 WORD_NUMBER = re.compile(r"\d+")  # of CoNLL-U: 1-2 spans two words, 8.1 is one that was left out
 # What a line before a sentence says of it: "# text = ...", and MultiCoNER's "# id ...".
-COMMENT = re.compile(r"#\s*(id\s|[\w.:-]+\s*=)")
+COMMENT = re.compile(r"# (id\s|[\w.:-]+ = )")
 TAG = re.compile(r"O|[BIESLU](-.+)?")
 LOOKED_AT = 1000  # lines by which a .txt file is known
 
@@ -103,7 +103,9 @@ class Form:
         """Whether a line before a sentence is no word of it."""
         if not line.startswith("#"):
             return False
-        return COMMENT.match(line) is not None or len(self.fields(line)) != self.width
+        if self.is_universal or len(self.fields(line)) != self.width:
+            return True
+        return not self.has_tabs and COMMENT.match(line) is not None
 
     def is_word(self, fields: Sequence[str]) -> bool:
         """Whether a line of CoNLL-U is a word, and not a span of them or one that was left out."""

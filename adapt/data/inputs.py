@@ -153,7 +153,10 @@ def make_table(
             )
         content |= added
     check_lengths(content, parameter)
-    return tables.from_columns(content, name, picture_column), columns
+    table = tables.from_columns(content, name, picture_column)
+    for column in content:
+        tables.check_column(table, column)
+    return table, columns
 
 
 def add_labels(

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ Parse = Callable[[Any], list]  # a value of a label column -> the labels in it
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 SEPARATORS = (",", "|", "\t", "\n")  # that others put between labels
 MULTI_HOT = "is a vector of 0 and 1: give the names of the labels that the row has"
+IGNORED = -100  # of PyTorch's cross entropy
 NOT_JSON = (
     "is not a JSON list but a list as Python or NumPy prints it: write the column with "
     "json.dumps(list(value))"
@@ -99,6 +101,10 @@ def word_list(value: Any) -> list:
 def tag_list(value: Any) -> list:
     """As :func:`word_list`. Raises ValueError for tags with commas between them, too."""
     tags = word_list(value)
+    if IGNORED in tags:
+        raise ValueError(
+            f"holds {IGNORED}, which elsewhere marks a word that is not scored: leave out such words"
+        )
     if isinstance(value, str) and len(tags) > 1 and not spells_list(value):
         # A tag that is the comma alone is the Penn Treebank's.
         ends = {tag[-1] if len(tag) > 1 else "" for tag in tags[:-1]}
@@ -215,7 +221,7 @@ def plain_spelling(name: str) -> str:
     text = unicodedata.normalize("NFKC", name).casefold()
     text = " ".join(text.split())
     text = "".join(letter for letter in text if unicodedata.category(letter) not in ("Cf", "Cc"))
-    return f"{float(text):g}" if NUMBER.fullmatch(text) else text
+    return str(Fraction(text)) if NUMBER.fullmatch(text) else text
 
 
 def ascii_where_needed(name: str) -> str:

@@ -17,11 +17,20 @@ def is_squad(content: Any) -> bool:
     return all(isinstance(article, dict) and "paragraphs" in article for article in articles)
 
 
+def holds_rows(content: Any) -> bool:
+    """Whether an object is no row, but has a field ``data`` with rows."""
+    rows = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        return False
+    return all(isinstance(row, dict) for row in rows)
+
+
 def squad_rows(path: Path | str, content: Any) -> list[Object]:
     """A row for every question of a file of SQuAD 1.1 or 2.0, in its order.
 
     Columns are ``id``, ``title``, ``context``, ``question`` and ``answers``, the last with the
-    lists ``text`` and ``answer_start``, empty for a question without an answer.
+    lists ``text`` and ``answer_start``, empty for a question without an answer; it is None where
+    the file keeps the answers to itself, as that of a hidden test does.
 
     Raises :class:`DataError` for what has another form (Rajpurkar et al. 2016 and 2018).
     """
@@ -42,21 +51,24 @@ def squad_row(
     article: Mapping[str, Any], paragraph: Mapping[str, Any], question: Mapping[str, Any]
 ) -> Object:
     """One question as a row."""
-    answers = [] if question.get("is_impossible") else question["answers"]
+    answers = [] if question.get("is_impossible") else question.get("answers")
+    spans = None
+    if answers is not None:
+        spans = {
+            "text": [answer["text"] for answer in answers],
+            "answer_start": [answer["answer_start"] for answer in answers],
+        }
     return {
         "id": str(question.get("id", "")),
         "title": article.get("title"),
         "context": paragraph["context"],
         "question": question["question"],
-        "answers": {
-            "text": [answer["text"] for answer in answers],
-            "answer_start": [answer["answer_start"] for answer in answers],
-        },
+        "answers": spans,
     }
 
 
 def no_rows(path: Path, content: Mapping[str, Any]) -> DataError:
-    """The error of a file that is one object over several lines, and what to do."""
+    """The error of a file that is one object and no row, and what to do."""
     for name, values in content.items():
         if isinstance(values, list) and values and all(isinstance(row, dict) for row in values):
             return DataError(
@@ -64,5 +76,5 @@ def no_rows(path: Path, content: Mapping[str, Any]) -> DataError:
                 f"file of these alone, such as jq .{name} makes it"
             )
     return DataError(
-        f"{path} is one JSON object over several lines: give a list of objects, or one object a line"
+        f"{path} is one JSON object and has no rows: give a list of objects, or one object a line"
     )

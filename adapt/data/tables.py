@@ -205,11 +205,12 @@ def from_columns(
 ) -> Table:
     """A table of columns in memory, equally long; ``where`` is what messages call it.
 
-    ``image_column`` holds pictures: PIL's, paths, or arrays uint8. Raises DataError for a column
-    whose values are of several types.
+    ``image_column`` holds pictures: PIL's, paths, or arrays uint8. A column whose values are of
+    several types is nulls, and a fault of the table: nobody may ask for it.
     """
     datasets = import_datasets()
     content = {}
+    faults = {}
     for name, values in columns.items():
         try:
             feature = datasets.Image() if name == image_column else None
@@ -217,11 +218,10 @@ def from_columns(
                 {name: list(values)}, datasets.Features({name: feature}) if feature else None
             )
         except Exception as error:  # of Arrow, or of the library whose values these are
-            raise DataError(
-                f"{where}: column '{name}' can't be read: {first_line(error)}"
-            ) from None
+            faults[name] = f"column '{name}' can't be read as one type: {first_line(error)}"
+            part = datasets.Dataset.from_dict({name: [None] * len(values)})
         content[name] = part
-    return Table(datasets.concatenate_datasets(list(content.values()), axis=1), where)
+    return Table(datasets.concatenate_datasets(list(content.values()), axis=1), where, faults)
 
 
 def read_lines(path: str | Path) -> Table:

@@ -18,7 +18,7 @@ OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
 PREFIXES = {"B": BEGIN, "I": INSIDE, "E": END, "S": SINGLE, "L": END, "U": SINGLE}
 ONE_TYPE = "entity"  # where classes are the letters alone
 TAG = re.compile(r"([BIESLU])(?:-(.+))?")
-
+TYPED = re.compile(r"[BIESLU]-.+")
 
 # PER-B, B_PER, b-per
 OTHER_SPELLING = re.compile(r"[BIESLU][-_.:/|].+|.+[-_.:/|][BIESLU]", re.IGNORECASE)
@@ -62,12 +62,15 @@ def scheme_of(names: Sequence[str]) -> Scheme | None:
 
 def other_spelling(names: Sequence[str]) -> str | None:
     """The first of the classes, where all are tags of entities that are spelled otherwise than
-    :func:`scheme_of` reads them.
+    :func:`scheme_of` reads them; where most are as it reads them, the first that is not.
     """
     tags = [name for name in names if name.upper() != "O"]
-    if scheme_of(names) is not None or not tags or len(tags) == len(names):
+    if scheme_of(names) is not None or not tags:
         return None
-    return tags[0] if all(map(OTHER_SPELLING.fullmatch, tags)) else None
+    if len(tags) < len(names) and all(map(OTHER_SPELLING.fullmatch, tags)):
+        return tags[0]
+    strange = [name for name in names if name != "O" and not TYPED.fullmatch(name)]
+    return strange[0] if strange and 2 * len(strange) < len(names) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Any number of labels an example, each by itself."""
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from adapt.tasks.base import TASKS, Answers, Row, Task, class_list
 from adapt.tasks.metrics import Scores
 from adapt.training import losses
 
+logger = logging.getLogger(__name__)
+
 
 class Multilabel(Task):
     """Labels float32 [N, C] of 0 and 1, logits [N, C].
@@ -41,6 +44,12 @@ class Multilabel(Task):
         labels = np.zeros((len(table), len(names)), np.float32)
         for row, chosen in enumerate(class_numbers(table, column, names, several_labels)):
             labels[row, chosen] = 1
+        without = int((labels.sum(1) == 0).sum())
+        if without:
+            logger.warning(
+                f"{table.name}: {without} of {len(table)} rows have no label in column '{column}': that "
+                "is read as none of the classes"
+            )
         return labels
 
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:

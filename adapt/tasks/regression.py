@@ -39,6 +39,7 @@ class Regression(Task):
             if classes and value is not None:  # the number is the class's name, not its index
                 value = name_of_number(value, classes, f"{table.name}: row {row}", column)
             values.append(finite_number(table, column, row, value))
+        check_are_apart(table, column, np.array(values))
         return np.array(values, np.float32)
 
     def init_head(self, params: tree.Tree, labels: Labels) -> tree.Tree:
@@ -89,6 +90,23 @@ def finite_number(table: Table, column: str, row: int, value: Any) -> float:
             f"{table.name}: row {row}: '{value}' in column '{column}' is not a finite number"
         )
     return number
+
+
+def check_are_apart(table: Table, column: str, values: np.ndarray) -> None:
+    """Raise DataError for numbers [N] that are too large beside how they differ: float32 would make
+    some of them one, such as Unix times of one day.
+    """
+    spread = values.std()
+    if spread <= 1e-12 * np.abs(values).max():  # all the same, up to round-off
+        return
+    lost = np.abs(values - values.astype(np.float32))
+    row = int(lost.argmax())
+    if lost[row] > 1e-3 * spread:
+        raise DataError(
+            f"{table.name}: row {row + 1}: {values[row]:.17g} in column '{column}' would become "
+            f"{float(np.float32(values[row])):.17g} in float32, where the column's standard deviation "
+            f"is {spread:.3g}: subtract a number such as {values.mean():.6g} from all of them"
+        )
 
 
 TASKS["regression"] = Regression()

@@ -80,6 +80,10 @@ def test_comments_are_no_words_and_words_with_a_hash_are(file):
     assert found["text"] == [["#", "EU", "#tag", "#"], ["#one"]]
     found = columns(file("b.conll", "#first\tO\n#second\tO\n"))
     assert found["text"] == [["#first", "#second"]]
+    found = columns(file("c.conll", "#love=life\tO\nyou\tO\n\n#id\tO\n\n# id\tO\n"))
+    assert found["text"] == [["#love=life", "you"], ["#id"], ["# id"]]
+    found = columns(file("d.conll", "#love=life O\n#id O\n"))
+    assert found["text"] == [["#love=life", "#id"]]
 
 
 def test_conllu_has_its_own_columns(file):

@@ -137,6 +137,21 @@ def test_what_is_no_list_is_refused_by_name(mistake):
         make_table(inputs, labels, Columns(), parameter="inputs")
 
 
+def test_a_column_of_several_types_is_in_nobodys_way():
+    frame = pandas.DataFrame(
+        {
+            "text": TEXTS,
+            "label": LABELS,
+            "x": [1, "z", None],
+            "bins": pandas.cut([1, 2, 3], 2),
+        }
+    )
+    table, _ = make_table(frame, None, Columns(), parameter="inputs")
+    assert list(table.rows["text"]) == list(TEXTS)
+    with pytest.raises(DataError, match="'x' can't be read as one type"):
+        tables.check_column(table, "x")
+
+
 def test_parts_are_named_tables_with_the_columns_of_training():
     parts = make_parts(
         FRAME.rename(columns={"label": "stars"}),

@@ -51,6 +51,7 @@ def test_a_question_without_an_answer_is_a_row_without_characters(tmp_path):
     [
         ({"version": 1, "rows": [{"text": "a"}, {"text": "b"}]}, "field 'rows' has 2 rows"),
         ({"text": "a", "label": "b"}, "one object a line"),
+        ({"version": 1, "data": []}, "one object a line"),
     ],
 )
 def test_another_object_over_several_lines_is_refused_with_the_mend(tmp_path, content, said):
@@ -60,9 +61,30 @@ def test_another_object_over_several_lines_is_refused_with_the_mend(tmp_path, co
         tables.read(path)
 
 
+def test_an_object_whose_data_are_rows_is_no_row_on_a_single_line_either(tmp_path):
+    path = tmp_path / "field.json"
+    path.write_text(json.dumps({"version": 1, "data": [{"text": "a", "label": "b"}]}))
+    with pytest.raises(
+        DataError, match=r"field\.json is one JSON object, whose field 'data' has 1"
+    ):
+        tables.read(path)
+    path.write_text(json.dumps({"version": 1, "data": []}))
+    with pytest.raises(DataError, match=r"field\.json is one JSON object and has no rows"):
+        tables.read(path)
+
+
+def test_a_hidden_test_has_questions_to_predict_and_no_labels(tmp_path):
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps(squad(QUESTION, {"id": "2", "question": "Who moved?"})))
+    table = tables.read(path)
+    assert table.rows[1]["question"] == "Who moved?" and table.rows[1]["answers"] is None
+    with pytest.raises(DataError, match="row 2"):
+        TASKS["span"].encode_labels(table, "answers", [])
+
+
 def test_what_has_not_the_form_of_squad_is_named_and_lines_stay_lines(tmp_path):
     path = tmp_path / "squad.json"
-    path.write_text(json.dumps(squad(QUESTION, {"question": "Who?"})))
+    path.write_text(json.dumps(squad(QUESTION, {"answers": []})))
     with pytest.raises(DataError, match=r"squad\.json: question 2"):
         tables.read(path)
     path.write_text('{"text": "a"}\n{"text": "b"}\n')

@@ -158,6 +158,8 @@ def test_what_sentences_add_up_to_is_the_score(seed):
         (["B-PER", "I-PER", "O"], None),
         (["NN", "O", "VB"], None),
         (["B-PER", "I_PER"], None),  # no O: they may be anything
+        (["0", "B-PER", "I-PER", "O"], "0"),
+        (["B-", "B-PER", "I-PER", "O"], "B-"),
     ],
 )
 def test_other_spellings_of_entities_are_said(names, example, caplog):

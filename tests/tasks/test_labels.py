@@ -80,6 +80,40 @@ def test_multilabel_values_are_lists_json_or_semicolons(values):
     assert target.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
+def test_rows_without_a_label_are_said(caplog):
+    encode_labels(table(["a;b", "c", ""]), "label", ["a", "b", "c"], "multilabel")
+    (said,) = caplog.messages
+    assert said.startswith("some.csv: 1 of 3 rows have no label in column 'label'")
+
+
+def test_numbers_that_float32_can_not_keep_apart_are_named():
+    times = [1.7e9 + second for second in range(24)]
+    for values in (times, [2**24, 2**24 + 1, 2**24 + 2]):
+        with pytest.raises(DataError, match=r"some\.csv: row \d+: .* in float32.*: subtract"):
+            encode_labels(table(values), "label", [], "regression")
+    centred = encode_labels(table([time - 1.7e9 for time in times]), "label", [], "regression")
+    assert centred.tolist() == list(range(24))
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1), st.sampled_from([0, 1e-17]))
+def test_numbers_of_float32_are_taken_as_they_are(values, noise):
+    noisy = [value + noise for value in values]
+    found = encode_labels(table(noisy), "label", [], "regression")
+    assert found.tolist() == np.float32(noisy).tolist()
+
+
+def test_long_numbers_are_no_spellings_of_one_name(caplog):
+    names = ["1234567", "1234568", str(2**53), str(2**53 + 1)]
+    assert len(labels(names)) == 4 and not caplog.messages
+    labels(["7.0", "007", "8"])
+    assert "differ by spelling alone" in caplog.text
+
+
+def test_a_mark_of_words_that_are_not_scored_is_no_tag():
+    with pytest.raises(DataError, match=r"row 2.*-100"):
+        labels([[0, 1], [1, -100]], "tags")
+
+
 def test_dtypes_are_what_the_losses_take():
     assert encode_labels(table(["a", "b"]), "label", ["a", "b"], "classification").dtype == np.int32
     assert labels(["1", "2"], "regression") == []
