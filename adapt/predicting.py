@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
-from adapt.data.inputs import Columns, as_list, shortened
+from adapt.data.inputs import Columns, as_list, shortened_repr
 from adapt.data.packing import Arrays, num_examples
 from adapt.data.tables import FILE, Table, check_column, chunks
 from adapt.errors import CheckpointError, DataError, StrategyError
@@ -63,7 +63,7 @@ class Predictions(Answers):
         first = self.labels[:3]
         if isinstance(first, np.ndarray):
             first = first.tolist()
-        shown = ", ".join(shortened(label) for label in first)
+        shown = ", ".join(shortened_repr(label) for label in first)
         more = ", ..." if len(self) > 3 else ""
         return f"Predictions({len(self)}: {shown}{more})"
 

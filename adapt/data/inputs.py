@@ -140,7 +140,7 @@ def make_table(
         content, columns = text_columns(as_list(inputs, parameter), columns, parameter)
     if isinstance(labels, str):
         raise DataError(
-            f"`labels` is the string {shortened(labels)}: give a list with a label for each of "
+            f"`labels` is the string {shortened_repr(labels)}: give a list with a label for each of "
             f"`{parameter}`"
         )
     if labels is not None:
@@ -256,7 +256,7 @@ def read_name(
     is_blank = isinstance(name, str) and (not name or " " in name)
     if is_blank and not Path(name).exists() and not tables.matching_files(str(name)):
         raise DataError(
-            f"`{parameter}` is the string {shortened(name)}, which is no file: give the "
+            f"`{parameter}` is the string {shortened_repr(name)}, which is no file: give the "
             "name of a file, or in Python a list of texts"
         )
     return tables.read(name, split, quoting)
@@ -396,7 +396,7 @@ def as_list(values: Any, name: str) -> list:
     Raises DataError for a string, a number, or what has no order.
     """
     if isinstance(values, str | bytes):
-        raise DataError(f"`{name}` is the string {shortened(values)}: put it in [brackets]")
+        raise DataError(f"`{name}` is the string {shortened_repr(values)}: put it in [brackets]")
     if isinstance(values, set | frozenset | Mapping):
         raise DataError(f"`{name}` is a {type(values).__name__}, which has no order: give a list")
     if is_frame(values):
@@ -500,7 +500,7 @@ def check_lengths(content: Mapping[str, Sequence[Any]], parameter: str) -> None:
         raise DataError(f"`{parameter}` is empty")
 
 
-def shortened(value: Any, most: int = 40) -> str:
+def shortened_repr(value: Any, most: int = 40) -> str:
     """A value as Python writes it, at most some 40 characters of it."""
     shown = repr(value)
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.data.inputs import as_list, shortened
+from adapt.data.inputs import as_list, shortened_repr
 from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.training.frozen_prefix import PREFIX_INPUTS, SUFFIX_INPUTS
@@ -50,7 +50,7 @@ def as_weights(named: Iterable[tuple[str, Any]]) -> np.ndarray:
             number = np.nan
         if not 0 <= number <= float(np.finfo(np.float32).max):  # false for nan, too
             raise DataError(
-                f"{beginning} {shortened(value)}, which is no weight: give a finite number of at "
+                f"{beginning} {shortened_repr(value)}, which is no weight: give a finite number of at "
                 "least 0"
             )
         found.append(number)

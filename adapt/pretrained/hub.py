@@ -756,7 +756,7 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     """
     imports = dict(content.get("imports", {}))
     config = EncoderConfig(**content["encoder"])
-    check_types(config)
+    check_setting_types(config)
     check_imported(folder, imports, "family", config.family, families.FAMILIES)
     if config.activation not in families.ACTIVATIONS.values():
         raise ValueError(f"unknown activation {config.activation!r}")
@@ -764,7 +764,7 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     check_imported(folder, imports, "head", content["head"]["kind"], HEADS)
     head = make_head(content["head"])
     if type(head).__module__ == Classifier.__module__:  # others may be annotated in any way
-        check_types(head)
+        check_setting_types(head)
     if isinstance(head, Classifier):
         check_imported(folder, imports, "pooling", head.pooling, POOLINGS)
         if head.pooling not in (*POOLINGS, "attention"):
@@ -782,7 +782,7 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     if content["images"]:
         fields = {name: as_tuples(value) for name, value in dict(content["images"]).items()}
         image_settings = ImageSettings(**fields)
-        check_types(image_settings)
+        check_setting_types(image_settings)
     return Pretrained(
         source=source,
         config=config,
@@ -803,11 +803,11 @@ def parse_embedding(content: Mapping[str, Any], head: Any) -> Embedding:
     if fields is None:
         return Embedding(pooling=getattr(head, "pooling", None))
     embedding = Embedding(**fields)
-    check_types(embedding)
+    check_setting_types(embedding)
     return embedding
 
 
-def check_types(settings: Any) -> None:
+def check_setting_types(settings: Any) -> None:
     """Raise ValueError for a field of a dataclass that is not of the type that it is annotated with,
     as JSON that was edited or damaged leaves it.
     """

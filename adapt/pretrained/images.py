@@ -74,14 +74,14 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
             raise CheckpointError(
                 f"{file} has {len(values)} values of {name} and the encoder {channels} channels"
             )
-    if min(map(abs, settings.std)) < 1 / LARGEST_NUMBER:
-        raise CheckpointError(
-            f"{file} says 0 for image_std, which pixels are divided by: give another number"
-        )
     if not content.get("do_rescale", True):
         settings = dataclasses.replace(settings, rescale=1.0)
     if not content.get("do_normalize", True):
         settings = dataclasses.replace(settings, mean=(0.0,), std=(1.0,))
+    if min(map(abs, settings.std)) < 1 / LARGEST_NUMBER:
+        raise CheckpointError(
+            f"{file} says 0 for image_std, which pixels are divided by: give another number"
+        )
     return with_sizes(settings, file, content)
 
 

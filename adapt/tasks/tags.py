@@ -113,7 +113,7 @@ class Tags(Task):
         whole = {
             name: value for name, value in of_entities.items() if not metrics.is_of_a_class(name)
         }
-        return whole | of_words | of_entities
+        return whole | of_words | of_entities  # those of a single type come last
 
     def example_scores(
         self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]
