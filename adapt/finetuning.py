@@ -291,7 +291,7 @@ class Prepared(PreparedRun):
 
     def used(self) -> dict[str, Any]:
         """The peak learning rates of each phase by group, the pooling, tokens of an example, what
-        is read of longer texts, and dropout.
+        is read of longer texts, dropout, and of spans the stride of windows.
         """
         rates = []
         for phase in self.plan.phases:
@@ -304,9 +304,10 @@ class Prepared(PreparedRun):
             "pooling": getattr(pretrained.head, "pooling", None),
             "max_length": tokenizer.max_length if tokenizer else None,
             "long": tokenizer.long if tokenizer else None,
-            "stride": tokenizer.stride if tokenizer else None,
             "dropout": pretrained.config.dropout,
         }
+        if tokenizer and tokenizer.stride is not None:
+            used["stride"] = tokenizer.stride
         return run_folder.as_json(used)
 
     def finished_model(self, fitted: Fitted) -> Pretrained:
