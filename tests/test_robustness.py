@@ -15,7 +15,7 @@ from tests.helpers.robustness import by_hand, doors, mutations
 
 @pytest.mark.slow
 def test_damaged_inputs_and_killed_processes_end_well(tmp_path, compiled):
-    flags = ["--mutations", "40", "--kills", "2", "--disks", "0", "--out", str(tmp_path / "out")]
+    flags = ["--mutations", "24", "--kills", "1", "--disks", "0", "--out", str(tmp_path / "out")]
     env = os.environ | {
         "PYTHONPATH": str(tiny.ROOT),
         "JAX_PLATFORMS": "cpu",
@@ -27,7 +27,7 @@ def test_damaged_inputs_and_killed_processes_end_well(tmp_path, compiled):
     counts = {}
     for name in ("outcomes", "kills"):
         counts[name] = (tmp_path / f"out/{name}.jsonl").read_text().count("\n")
-    assert counts["outcomes"] >= 35 and counts["kills"] == 2
+    assert counts["outcomes"] >= 20 and counts["kills"] == 1
 
 
 @pytest.mark.parametrize("kind", mutations.BYTES)
