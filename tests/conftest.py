@@ -49,6 +49,7 @@ SLOW_FILES = (
     "cli/test_probe.py",
     "cli/test_resume.py",
     "comparison/test_comparing.py",
+    "comparison/test_together.py",
     "experiments/test_benchmark.py",
     "experiments/test_compile_check.py",
     "experiments/test_loop.py",
@@ -62,10 +63,14 @@ SLOW_FILES = (
     "test_packaging.py",
     "test_planning.py",
     "test_pretraining.py",
+    "test_span_runs.py",
+    "test_vector_settings.py",
     "training/test_context.py",
     "training/test_numerics.py",
+    "training/test_per_example.py",
     "training/test_phases.py",
     "training/test_rates.py",
+    "training/test_regularizers.py",
     "training/test_trackers.py",
 )
 

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.benchmark.aot import hlo, roofline
@@ -125,6 +125,7 @@ def test_the_slowest_part_and_the_start_are_what_a_kernel_takes():
     assert copy.seconds(H100) == pytest.approx(1e-3 / 0.8 + 2e-6)
 
 
+@settings(max_examples=20)
 @given(
     rows=st.integers(8, 64), width=st.integers(8, 64), turns=st.integers(1, 5), grad=st.booleans()
 )
