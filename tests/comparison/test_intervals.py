@@ -56,6 +56,7 @@ def test_differences_are_paired():
     assert interval(scores - scores) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["macro_f1", "auroc"])
 def test_a_score_that_is_no_mean_over_examples_is_computed_anew(metric):
     right = noisy(0.8)

@@ -352,6 +352,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
     assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_wrote_and_fails_in_one_line(tmp_path):
     run, out = pretrained(tmp_path, "bert_classifier"), tmp_path / "out"
     home = os.environ | {

@@ -165,6 +165,7 @@ def test_the_relative_error_counts_what_was_done_before_the_stop(monkeypatch, ho
     assert entry.relative_error == pytest.approx(whole, rel=1e-6) and 1e-5 < whole < 1e-3
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_fill_it_once(child):
     first = child(-1, 0.1)
     assert first.stdout.readline() == "piece 0\n"
@@ -175,6 +176,7 @@ def test_two_processes_at_once_fill_it_once(child):
     assert two.splitlines() in (["waiting", "same True"], ["same True"])
 
 
+@pytest.mark.slow
 def test_one_waits_for_the_other_and_says_so(child):
     first = child(3)
     while first.stdout.readline() != "stuck\n":

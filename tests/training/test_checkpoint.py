@@ -369,6 +369,7 @@ for number in range(first, 10_000):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_a_save_leaves_a_save_that_loads(tmp_path):
     """SIGKILL at several moments; each time the last save that was reported, or a newer one, is there and whole."""
     folder, number, environment = tmp_path / "checkpoints", 0, tiny.environment(tmp_path)
