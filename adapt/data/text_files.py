@@ -163,8 +163,8 @@ class QuotationMarks:
             )
         fields = "row has a field that begins" if self.count == 1 else "rows have fields that begin"
         return (
-            f"{self.count} {fields} with a quotation mark, first in line {first}: taken as text, as "
-            "`quoting` none says without this note; `quoting` csv reads them as CSV files are read"
+            f"{self.count} {fields} with a quotation mark, first in line {first}: taken as text; "
+            "`quoting` none says that this is meant, `quoting` csv reads them as CSV files are read"
         )
 
 
