@@ -13,10 +13,10 @@ from typing import Any
 RULE = re.compile(r"[─-]{20,}")  # of dashes where the terminal has no box characters
 UNKNOWN = re.compile(r"Unrecognized options: (.*)")
 NO_VALUE = re.compile(r"Missing value for argument '(-[\w-]+).*'")
-NO_CHOICE = re.compile(
+WRONG_CHOICE = re.compile(
     r"invalid choice '(.*)' for argument '(-[\w-]+).*'\. Expected one of \((.*)\)"
 )
-NO_VALUE_OF_TYPE = re.compile(r"Error parsing (-[\w-]+): (.*)")
+WRONG_TYPE = re.compile(r"Error parsing (-[\w-]+): (.*)")
 ANYTHING = "a value"
 WANTED = {int: "a whole number", float: "a number"}
 
@@ -31,13 +31,13 @@ def wrong_flag(box: str, program: str, types: Mapping[str, Any], arguments: Sequ
         return unknown_flag(unknown[1].split(", ")[0], program, list(types))
     if missing := NO_VALUE.match(said):
         return f"{missing[1]} has no value: give {wanted(types.get(missing[1]))}"
-    if choice := NO_CHOICE.match(said):
+    if choice := WRONG_CHOICE.match(said):
         choices = ", ".join(re.findall(r"'([^']*)'", choice[3]))
         return f"{choice[2]} {choice[1]}: give one of {choices}"
-    if kind := NO_VALUE_OF_TYPE.match(said):
-        typed = " ".join([kind[1], *values_of(kind[1], arguments)])
-        what = wanted(types.get(kind[1]))
-        return f"{typed}: {kind[2]}" if what == ANYTHING else f"{typed}: give {what}"
+    if mistyped := WRONG_TYPE.match(said):
+        typed = " ".join([mistyped[1], *values_of(mistyped[1], arguments)])
+        what = wanted(types.get(mistyped[1]))
+        return f"{typed}: {mistyped[2]}" if what == ANYTHING else f"{typed}: give {what}"
     return f"{said.rstrip('.')}: see {program} --help"
 
 
