@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.layers import Dense, Dropout
 
@@ -39,17 +40,14 @@ def set_contextvar(variable: contextvars.ContextVar[Any], value: Any) -> Iterato
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, 3.2): x [R, C, D] -> [R, C, D].
-
-    ``mask`` bool [R, 1, C, C] is True where a token attends; None: everywhere.
-    """
+    """Multi-head self-attention (Vaswani et al. 2017, 3.2): x [R, C, D] -> [R, C, D]."""
 
     config: EncoderConfig
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x_RCD: jax.Array, mask_R1CC: jax.Array | None, deterministic: bool
+        self, x_RCD: jax.Array, pattern: AttentionPattern, deterministic: bool
     ) -> jax.Array:
         c = self.config
         width = x_RCD.shape[-1]
@@ -63,15 +61,16 @@ class Attention(nn.Module):
         lora_updates = [layer.low_rank(x_RCD) for layer in layers]
         q, k, v = project(x_RCD, kernels, biases, lora_updates, c.heads)
         if c.prefix_tokens:
-            k, v, mask_R1CC = Prefix(c, self.dtype, name="prefix")(k, v, mask_R1CC)
+            k, v = Prefix(c, self.dtype, name="prefix")(k, v)
+            pattern = pattern.with_prefix(c.prefix_tokens)
 
         dropout = Dropout(c.attention_dropout)
         drop = functools.partial(dropout, deterministic=False)
         if deterministic or not c.attention_dropout:
             drop = None
         if self.is_mutable_collection("intermediates"):  # asked for: Model.attention_maps
-            self.sow("intermediates", "weights", attention_weights(q, k, mask_R1CC))
-        mixed_RHCK = attend(q, k, v, mask_R1CC, drop)
+            self.sow("intermediates", "weights", attention_weights(q, k, pattern))
+        mixed_RHCK = attend(q, k, v, pattern, drop)
         mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
         return Dense(width, width, True, c.init_range, self.dtype, c, name="output")(mixed_RCD)
 
@@ -102,23 +101,16 @@ def project(
 class Prefix(nn.Module):
     """Puts trainable keys and values before those of the tokens (Li and Liang 2021, eq. 3).
 
-    Every token attends to them: k, v [R, H, C, K] and the mask [R, 1, C, C] -> k, v [R, H, P + C,
-    K] and the mask [R, 1, C, P + C]. The parameters ``key`` and ``value`` are [P, D].
+    Every token attends to them: k, v [R, H, C, K] -> k, v [R, H, P + C, K]. The parameters ``key``
+    and ``value`` are [P, D].
     """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, k_RHCK: jax.Array, v_RHCK: jax.Array, mask_R1CC: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        keys = self.prepend("key", k_RHCK)
-        values = self.prepend("value", v_RHCK)
-        if mask_R1CC is None:
-            return keys, values, None
-        attends = jnp.ones((*mask_R1CC.shape[:-1], self.config.prefix_tokens), bool)
-        return keys, values, jnp.concatenate([attends, mask_R1CC], -1)
+    def __call__(self, k_RHCK: jax.Array, v_RHCK: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.prepend("key", k_RHCK), self.prepend("value", v_RHCK)
 
     @nn.nowrap
     def prepend(self, name: str, x_RHCK: jax.Array) -> jax.Array:
@@ -137,24 +129,27 @@ def attend(
     q_RHCK: jax.Array,
     k_RHTK: jax.Array,
     v_RHTK: jax.Array,
-    mask: jax.Array | None,
+    pattern: AttentionPattern,
     drop: Callable[[jax.Array], jax.Array] | None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v of each head (Vaswani et al. 2017, eq. 1): [R, H, C, K].
 
-    ``mask`` bool [R, 1 or H, C, T] is True where a query attends to a key. ``drop`` is dropout on
-    the weights, or None. Without dropout a GPU or TPU computes by a kernel: cuDNN's on a GPU where
+    ``pattern`` says who attends to whom. ``drop`` is dropout on the weights, or None. Without dropout a GPU or TPU computes by a kernel: cuDNN's on a GPU where
     a program allows it (see :meth:`adapt.models.Model.allow_fused_attention`) and cuDNN takes the
     arrays, otherwise JAX's own.
     """
     device = target_device.get() or jax.local_devices()[0]
+    mask = pattern.mask(q_RHCK.shape[2], k_RHTK.shape[2])
+    bias = pattern.bias
     if drop is not None or device.platform not in ("gpu", "tpu"):
-        return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop)
+        return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop, bias)
     q_RCHK, k_RTHK, v_RTHK = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
-    if can_use_flash(device, q_RCHK, k_RTHK):
+    if bias is None and can_use_flash(device, q_RCHK, k_RTHK):
         mixed_RCHK = flash_attention(q_RCHK, k_RTHK, v_RTHK, mask)
     else:
-        mixed_RCHK = jax.nn.dot_product_attention(q_RCHK, k_RTHK, v_RTHK, mask=mask)
+        mixed_RCHK = jax.nn.dot_product_attention(
+            q_RCHK, k_RTHK, v_RTHK, bias=None if bias is None else bias[None], mask=mask
+        )
     return mixed_RCHK.transpose(0, 2, 1, 3)
 
 
@@ -164,13 +159,16 @@ def reference_attention(
     v_RHTK: jax.Array,
     mask: jax.Array | None,
     drop: Callable[[jax.Array], jax.Array] | None,
+    bias_HCT: jax.Array | None = None,
 ) -> jax.Array:
     """What :func:`attend` computes, in plain JAX and laid out for CPUs.
+
+    ``mask`` bool [R or 1, 1 or H, C, T] is True where a query attends to a key; None: everywhere.
 
     Heads come before tokens, the layout that XLA multiplies fastest on a CPU. The division by the
     sum of the weights comes after the product with v, which is smaller than they are.
     """
-    scores_RHCT = attention_scores(q_RHCK, k_RHTK, mask)
+    scores_RHCT = attention_scores(q_RHCK, k_RHTK, mask, bias_HCT)
     highest_RHC1 = scores_RHCT.max(-1, keepdims=True)
     highest_RHC1 = jax.lax.stop_gradient(highest_RHC1)
     weights_RHCT = jnp.exp(scores_RHCT - highest_RHC1)
@@ -182,22 +180,30 @@ def reference_attention(
     return mixed_RHCK.astype(v_RHTK.dtype)
 
 
-def attention_scores(q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """q k^T / sqrt(K), float32 [R, H, C, T]; the lowest float32 where ``mask`` is False."""
+def attention_scores(
+    q_RHCK: jax.Array,
+    k_RHTK: jax.Array,
+    mask: jax.Array | None,
+    bias_HCT: jax.Array | None = None,
+) -> jax.Array:
+    """q k^T / sqrt(K) + bias, float32 [R, H, C, T]; the lowest float32 where ``mask`` is False."""
     scale = q_RHCK.shape[-1] ** -0.5
     scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * scale, k_RHTK)
     scores_RHCT = scores_RHCT.astype(jnp.float32)
+    if bias_HCT is not None:
+        scores_RHCT = scores_RHCT + bias_HCT
     if mask is None:
         return scores_RHCT
     lowest = jnp.finfo(jnp.float32).min
     return scores_RHCT + jnp.where(mask, 0.0, lowest)
 
 
-def attention_weights(q_RHCK: jax.Array, k_RHTK: jax.Array, mask: jax.Array | None) -> jax.Array:
+def attention_weights(q_RHCK: jax.Array, k_RHTK: jax.Array, pattern: AttentionPattern) -> jax.Array:
     """The weights that :func:`attend` gives v, float32 [R, H, C, T]: rows sum to 1, and are exactly
-    0 where ``mask`` is False.
+    0 where the pattern lets a query not attend.
     """
-    return nn.softmax(attention_scores(q_RHCK, k_RHTK, mask))
+    mask = pattern.mask(q_RHCK.shape[2], k_RHTK.shape[2])
+    return nn.softmax(attention_scores(q_RHCK, k_RHTK, mask, pattern.bias))
 
 
 def can_use_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from adapt.models.attention import Attention
+from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, Norm
 
@@ -84,9 +85,9 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, pattern: AttentionPattern, deterministic: bool) -> jax.Array:
         attention = Attention(self.config, self.dtype, name="attention")
-        attend = functools.partial(attention, mask_R1CC=mask, deterministic=deterministic)
+        attend = functools.partial(attention, pattern=pattern, deterministic=deterministic)
         x = self.residual(x, "attention", attend, deterministic)
         mlp = MLP(self.config, self.dtype, name="mlp")
         return self.residual(x, "mlp", mlp, deterministic)
@@ -145,9 +146,9 @@ class Encoder(nn.Module):
         self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True
     ) -> jax.Array:
         """Blocks ``first`` to ``last - 1``, counted from 0: x [R, C, D] -> [R, C, D]."""
-        mask = None if self.config.is_image else attention_mask(batch, self.config.causal)
+        pattern = attention_pattern(batch, self.config)
         for block in self.blocks[first:last]:
-            x_RCD = block(x_RCD, mask, deterministic)
+            x_RCD = block(x_RCD, pattern, deterministic)
         return x_RCD
 
     def finish(self, x_RCD: jax.Array) -> jax.Array:
@@ -160,10 +161,8 @@ class Encoder(nn.Module):
         return self.finish(x_RCD)
 
 
-def attention_mask(batch: Batch, causal: bool) -> jax.Array:
-    """bool [R, 1, C, C], True where a token attends: in its own segment, if causal not ahead."""
-    segments = batch["segments"]
-    mask_R1CC = segments[:, None, :, None] == segments[:, None, None, :]
-    if causal:
-        mask_R1CC = mask_R1CC & jnp.tril(jnp.ones(mask_R1CC.shape[-2:], bool))
-    return mask_R1CC
+def attention_pattern(batch: Batch, config: EncoderConfig) -> AttentionPattern:
+    """Who attends to whom: in an image all to all, in texts within a segment, if causal not ahead."""
+    if config.is_image:
+        return AttentionPattern()
+    return AttentionPattern(batch["segments"], causal=config.causal)

@@ -241,9 +241,10 @@ def replaced(module: Any, name: str, function: Callable[..., Any]) -> Callable[.
 
 
 def tokens_first(
-    q_RHCK: jax.Array, k_RHTK: jax.Array, v_RHTK: jax.Array, mask: Any, drop: Any
+    q_RHCK: jax.Array, k_RHTK: jax.Array, v_RHTK: jax.Array, pattern: Any, drop: Any
 ) -> jax.Array:
     """Attention with tokens before heads, [R, C, H, K], the layout of most implementations."""
+    mask = pattern.mask(q_RHCK.shape[2], k_RHTK.shape[2])
     q_RCHK = q_RHCK.transpose(0, 2, 1, 3)
     k_RTHK = k_RHTK.transpose(0, 2, 1, 3)
     v_RTHK = v_RHTK.transpose(0, 2, 1, 3)
@@ -283,12 +284,12 @@ class Scanned(Model):
         blocks = [of_encoder[f"block_{number:02d}"] for number in numbers]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         block = encoder.Block(config)
-        mask = encoder.attention_mask(batch, config.causal)
+        pattern = encoder.attention_pattern(batch, config)
 
         def apply_block(x: jax.Array, numbered: Any) -> tuple[jax.Array, None]:
             weights, number = numbered
             rngs = {"dropout": jax.random.fold_in(key, number)}
-            applied: Any = block.apply({"params": weights}, x, mask, False, rngs=rngs)
+            applied: Any = block.apply({"params": weights}, x, pattern, False, rngs=rngs)
             return applied, None
 
         x, _ = jax.lax.scan(apply_block, x, (stacked, jnp.arange(config.layers)))

@@ -82,7 +82,7 @@ def test_padding_to_an_even_number_of_tokens_changes_nothing(
         return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
 
     def reference(q, k, v, mask):
-        return attention.attend(q, k, v, mask, None)
+        return attention.reference_attention(q, k, v, mask, None)
 
     def flash(q, k, v, mask):
         tokens_first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
