@@ -1,0 +1,248 @@
+"""Attention on packed rows that never writes its weights to memory, forward and backward.
+
+A block of scores at a time is computed, used and forgotten (Dao et al. 2022), and the gradient
+computes it again. No mask is read either: who attends to whom is decided from the segments, by
+block, and blocks of tokens that share no segment are skipped. Dropout's bits are made from a
+counter inside the kernel, the same ones in both passes (:mod:`adapt.models.counter_dropout`).
+
+The kernels are this project's own. None of the libraries' does all of this: JAX's Pallas examples
+(Triton, TPU flash and splash attention) have segments and no dropout, cuDNN's has dropout with a
+seed that is a constant of the program, and tokamax's takes dropout as a mask from memory, has no
+gradient with it, and writes a bias's gradient for each row.
+
+Shapes in names: R rows, C tokens a row (queries), T tokens attended to (keys), H heads, K width of
+a head.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adapt.models import packed_kernels
+from adapt.models.attention_pattern import AttentionPattern
+from adapt.models.packed_kernels import Arrays, Blocks, Plan
+
+# Segments of padding, of queries and of keys: nobody's, and not each other's.
+QUERY_PADDING = -1
+KEY_PADDING = -2
+
+
+def packed_attention(
+    q_RHCK: jax.Array,
+    k_RHTK: jax.Array,
+    v_RHTK: jax.Array,
+    pattern: AttentionPattern,
+    rate: float = 0.0,
+    words: jax.Array | None = None,
+    first_head: Any = 0,
+    *,
+    platform: str,
+    interpret: bool = False,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(K) + bias) v of each head, with dropout on the weights: [R, H, C, K].
+
+    What :func:`adapt.models.attention.reference_attention` computes with the mask of ``pattern``
+    and dropout by :func:`adapt.models.counter_dropout.drop_weights`, up to rounding. It has a
+    gradient and rules for :func:`jax.vmap` (twice), and none for forward differentiation.
+
+    ``rate`` is that of dropout and ``words`` uint32 [2] its seed; ``first_head`` is the place of
+    head 0 among all heads, for devices that have some of them. ``platform`` is gpu or tpu.
+    ``interpret`` runs the kernels anywhere, slowly.
+    """
+    rows, heads, queries, width = q_RHCK.shape
+    keys = k_RHTK.shape[2]
+    forward, backward = BLOCKS[platform](queries, keys, width)
+    padded_queries = round_up(queries, max(forward.queries, backward.queries))
+    padded_keys = round_up(keys, max(forward.keys, backward.keys))
+    plan = Plan(
+        platform=platform,
+        interpret=interpret,
+        rule=dataclasses.replace(pattern, segments=None, bias=None),
+        rows=rows,
+        heads=heads,
+        queries=padded_queries,
+        keys=padded_keys,
+        width=width,
+        real_keys=keys,
+        rate=rate,
+        forward=forward,
+        backward=backward,
+    )
+
+    segments = None
+    if pattern.segments is not None:
+        segments = padded_segments(pattern, padded_queries, padded_keys)
+    bias = pattern.bias
+    if bias is not None:
+        bias = jnp.pad(bias, [(0, 0), (0, padded_queries - queries), (0, padded_keys - keys)])
+    q = laid_out(plan, q_RHCK, padded_queries)
+    k = laid_out(plan, k_RHTK, padded_keys)
+    v = laid_out(plan, v_RHTK, padded_keys)
+    out: Any = attend(plan, q, k, v, bias, segments, seed_numbers(words, first_head))
+    out_RHCK = out.transpose(0, 2, 1, 3) if platform == "gpu" else out
+    return out_RHCK[:, :, :queries]
+
+
+def round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def padded_segments(
+    pattern: AttentionPattern, queries: int, keys: int
+) -> tuple[jax.Array, jax.Array]:
+    """The segments of queries, int32 [R, C], and of keys [R, T], with those of padding."""
+    segments = jnp.asarray(pattern.segments)
+    tokens = segments.shape[1]
+    after = keys - pattern.prefix - tokens
+    of_queries = jnp.pad(segments, [(0, 0), (0, queries - tokens)], constant_values=QUERY_PADDING)
+    of_keys = jnp.pad(segments, [(0, 0), (pattern.prefix, after)], constant_values=KEY_PADDING)
+    return of_queries, of_keys
+
+
+def laid_out(plan: Plan, x_RHCK: jax.Array, tokens: int) -> jax.Array:
+    """Token states as the kernels read them: on a GPU [R, C, H, K], padded to ``tokens``."""
+    missing = tokens - x_RHCK.shape[2]
+    if missing:
+        x_RHCK = jnp.pad(x_RHCK, [(0, 0), (0, 0), (0, missing), (0, 0)])
+    return x_RHCK.transpose(0, 2, 1, 3) if plan.platform == "gpu" else x_RHCK
+
+
+def seed_numbers(words: jax.Array | None, first_head: Any) -> jax.Array:
+    """What kernels read of dropout, int32 [4]: the words' bits, and the first head."""
+    words = jnp.zeros(2, jnp.uint32) if words is None else words
+    numbers = [words[0], words[1], jnp.asarray(first_head, jnp.uint32), jnp.uint32(0)]
+    return jax.lax.bitcast_convert_type(jnp.stack(numbers), jnp.int32)
+
+
+# The sizes of blocks
+
+
+def gpu_blocks(queries: int, keys: int, width: int) -> tuple[Blocks, Blocks]:
+    """Blocks that stay in a processor's registers and shared memory, powers of two from 16 on."""
+    most_queries = power_of_two(queries)
+    most_keys = power_of_two(keys)
+    warps = 4 if width <= 64 else 8
+    forward = Blocks(min(128, most_queries), min(64, most_keys), warps)
+    backward = Blocks(min(64, most_queries), min(64, most_keys), warps)
+    return forward, backward
+
+
+def tpu_blocks(queries: int, keys: int, width: int) -> tuple[Blocks, Blocks]:
+    """Blocks of whole vector registers, which hold 128 numbers side by side."""
+    blocks = Blocks(tpu_size(queries), tpu_size(keys))
+    return blocks, blocks
+
+
+def power_of_two(count: int) -> int:
+    """The next power of two, at least 16: what a tensor core multiplies."""
+    return max(16, 1 << (count - 1).bit_length())
+
+
+def tpu_size(count: int) -> int:
+    """256 tokens where they divide the padded row, else 128."""
+    return 256 if round_up(count, 128) % 256 == 0 else 128
+
+
+BLOCKS = {"gpu": gpu_blocks, "tpu": tpu_blocks}
+
+
+# The function with its gradient, on arrays as the kernels read them
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend(
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None,
+    segments: tuple[jax.Array, jax.Array] | None,
+    numbers: jax.Array,
+) -> jax.Array:
+    """The outputs, laid out as ``q`` is."""
+    out, _ = attend_forward(plan, q, k, v, bias, segments, numbers)
+    return out
+
+
+def attend_forward(
+    plan: Plan, q: Any, k: Any, v: Any, bias: Any, segments: Any, numbers: Any
+) -> tuple[jax.Array, Any]:
+    """The outputs, and what the backward pass needs."""
+    query_segments, key_segments = segments or (None, None)
+    arrays = Arrays(q, k, v, bias, query_segments, key_segments, numbers)
+    bounds = bounds_of(needed_blocks(plan, segments, plan.forward))
+    out, total = packed_kernels.forward(plan, arrays, bounds)
+    return out, (q, k, v, bias, segments, numbers, out, total)
+
+
+def attend_backward(plan: Plan, residuals: Any, upstream: jax.Array) -> tuple[Any, ...]:
+    """The gradients of q, k, v and the bias."""
+    q, k, v, bias, segments, numbers, out, total = residuals
+    query_segments, key_segments = segments or (None, None)
+    arrays = Arrays(q, k, v, bias, query_segments, key_segments, numbers)
+    inner = jnp.sum(upstream.astype(jnp.float32) * out.astype(jnp.float32), -1)
+    if plan.platform == "gpu":
+        inner = inner.transpose(0, 2, 1)
+
+    needed_RQB = needed_blocks(plan, segments, plan.backward)
+    of_queries = (upstream, total, inner)
+    q_gradient = packed_kernels.queries_gradient(plan, arrays, bounds_of(needed_RQB), *of_queries)
+    needed_RBQ = with_prefix_blocks(plan, needed_RQB.transpose(0, 2, 1))
+    k_gradient, v_gradient = packed_kernels.keys_gradient(
+        plan, arrays, bounds_of(needed_RBQ), *of_queries
+    )
+    bias_gradient = None
+    if bias is not None:
+        bias_gradient = packed_kernels.bias_gradient(plan, arrays, *of_queries).astype(bias.dtype)
+    return q_gradient, k_gradient, v_gradient, bias_gradient, None, None
+
+
+attend.defvjp(attend_forward, attend_backward)
+
+
+# Which blocks are needed
+
+
+def needed_blocks(plan: Plan, segments: Any, blocks: Blocks) -> jax.Array:
+    """bool [R, blocks of queries, blocks of keys]: whether a query attends to a key of its own row.
+
+    Keys of a prefix are left out. The comparison of all tokens is summed up where it is made, so
+    that it is never written either.
+    """
+    query_blocks = plan.queries // blocks.queries
+    key_blocks = plan.keys // blocks.keys
+    rule = dataclasses.replace(plan.rule, prefix=0)
+    queries = jnp.arange(plan.queries)[None, :, None]
+    keys = jnp.arange(plan.keys)[None, None, :] - plan.rule.prefix
+    segments_of = (None, None)
+    if segments is not None:
+        query_segments, key_segments = segments
+        segments_of = (query_segments[:, :, None], key_segments[:, None, :])
+    seen_RCT = rule.visible(*segments_of, queries, keys)
+    if seen_RCT is None:
+        return jnp.ones((plan.rows, query_blocks, key_blocks), bool)
+    by_block = (-1, query_blocks, blocks.queries, key_blocks, blocks.keys)
+    needed = seen_RCT.reshape(by_block).any((2, 4))
+    return jnp.broadcast_to(needed, (plan.rows, query_blocks, key_blocks))
+
+
+def with_prefix_blocks(plan: Plan, needed_RBQ: jax.Array) -> jax.Array:
+    """The same, with every query for the blocks of keys in which a prefix has one."""
+    has_prefix = np.arange(needed_RBQ.shape[1]) * plan.backward.keys < plan.rule.prefix
+    return needed_RBQ | jnp.asarray(has_prefix)[None, :, None]
+
+
+def bounds_of(needed: jax.Array) -> jax.Array:
+    """int32 [R, N, 2]: the first of the M blocks that one of N needs, and the one after the last.
+
+    From ``needed`` bool [R, N, M]. Both are 0 where it needs none.
+    """
+    others = needed.shape[-1]
+    first = jnp.argmax(needed, -1)
+    last = others - jnp.argmax(needed[..., ::-1], -1)
+    last = jnp.where(needed.any(-1), last, first)
+    return jnp.stack([first, last], -1).astype(jnp.int32)
