@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.benchmark.aot import hlo
-from experiments.benchmark.aot.hlo import dot_flops
+from experiments.benchmark.aot.hlo import collectives, dot_flops, read
 
 
 def counted(function, *shapes, named: str = "") -> int:
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return dot_flops(jax.jit(function).lower(*arguments).compile().as_text(), named)
+    text = jax.jit(function).lower(*arguments).compile().as_text()
+    return dot_flops(read(text), named)
 
 
 def test_one_product():
@@ -158,7 +159,7 @@ TPU = TPU.replace("PAIRS", "source_target_pairs={{0,1},{1,0}}")
 
 
 def test_a_product_of_a_tpu_counts_as_often_as_its_loop_runs():
-    assert dot_flops(TPU) == 24 * 2 * 8 * 16 * 512 * 512 * 64
+    assert dot_flops(read(TPU)) == 24 * 2 * 8 * 16 * 512 * 512 * 64
 
 
 GPU = """
@@ -181,8 +182,8 @@ GPU = GPU.replace(
 
 def test_products_of_a_gpu_s_libraries_are_counted():
     dense, scores = 2 * 32 * 512 * 3072 * 768, 2 * 4 * 12 * 512 * 640 * 64
-    assert dot_flops(GPU) == dense + 2 * scores + 5 * scores
-    assert dot_flops(GPU, named="cublas") == dense
+    assert dot_flops(read(GPU)) == dense + 2 * scores + 5 * scores
+    assert dot_flops(read(GPU), named="cublas") == dense
 
 
 def test_a_product_of_a_library_that_can_not_be_read_is_refused():
@@ -192,12 +193,13 @@ def test_a_product_of_a_library_that_can_not_be_read_is_refused():
     ]
     for old, new in [*changes, ("lhs_contracting_dimensions", "another_word")]:
         with pytest.raises(ValueError, match="a matrix product in a library call"):
-            dot_flops(GPU.replace(old, new))
+            dot_flops(read(GPU.replace(old, new)))
 
 
 def test_collectives_have_their_kind_their_bytes_their_group_and_their_number():
-    found = {each.kind: each for each in hlo.collectives(TPU)}
-    assert len(found) == len(hlo.collectives(TPU)) == 3
+    every = collectives(read(TPU))
+    found = {each.kind: each for each in every}
+    assert len(found) == len(every) == 3
     assert found["all-gather"] == hlo.Collective("all-gather", ("bf16",), 64 * 128 * 2, 4, 24)
     assert found["reduce-scatter"] == hlo.Collective(
         "reduce-scatter", ("f32",), 512 * 1024 * 4, 4, 1
@@ -213,7 +215,8 @@ def test_a_sum_that_bears_the_channel_of_a_gather_is_counted_too():
     """Channels begin anew in the fusions of a sum and its scatter: a third of BERT-large's
     gradients was missed.
     """
-    assert hlo.collectives(TPU.replace("channel_id=8", "channel_id=3")) == hlo.collectives(TPU)
+    same_channel = TPU.replace("channel_id=8", "channel_id=3")
+    assert collectives(read(same_channel)) == collectives(read(TPU))
 
 
 @pytest.mark.parametrize(
@@ -225,9 +228,10 @@ def test_a_sum_that_bears_the_channel_of_a_gather_is_counted_too():
     ],
 )
 def test_a_loop_whose_trips_can_not_be_read_is_refused(change):
-    for count in (dot_flops, hlo.collectives):
+    program = read(TPU.replace(*change))
+    for count in (dot_flops, collectives):
         with pytest.raises(ValueError, match="unknown length"):
-            count(TPU.replace(*change))
+            count(program)
 
 
 @pytest.mark.parametrize(
@@ -257,4 +261,4 @@ def test_groups_in_a_spelling_that_is_not_known_are_refused():
 
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no entry"):
-        dot_flops("nothing")
+        read("nothing")

@@ -19,7 +19,7 @@ from adapt.training.loop import evaluate, run_steps
 from adapt.training.losses import cross_entropy
 from adapt.training.step import init_state, make_eval, make_step
 from adapt.training.strategies import strategy
-from experiments.benchmark.aot.hlo import dot_flops
+from experiments.benchmark.aot.hlo import dot_flops, read
 from tests.helpers.small import CLASSES, SHAPE, batch, bits, classifier, copy, params, setup, texts
 
 STRATEGIES = ["frozen", "top:1", "full"]
@@ -155,9 +155,8 @@ def step_flops(name: str, family: str = "", parts: int = 0, cut: int | None = No
         step = make_step(model, cross_entropy, tx, cut)
     frozen, state = init_state(params(model), labels, tx, jax.random.key(0))
     made = batch(family) if not parts else packing.stack([batch(family)] * parts)
-    return sum(
-        dot_flops(program.as_text()) for program in step.programs(frozen, state, made).values()
-    )
+    programs = step.programs(frozen, state, made).values()
+    return sum(dot_flops(read(program.as_text())) for program in programs)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])

@@ -211,15 +211,17 @@ def compile_case(case: Case, topology: Topology) -> dict[str, Any]:
     result["compile_seconds"] = time.perf_counter() - started
     result |= memory(programs.values())
     result["fits"] = result["used"] <= topology.chip.memory
-    texts = {name: program.as_text() for name, program in programs.items()}
-    result["flops"] = sum(hlo.dot_flops(text) for text in texts.values())
-    result["flops_again"] = sum(hlo.dot_flops(text, RECOMPUTED) for text in texts.values())
+    result["flops"] = 0
+    result["flops_again"] = 0
     result["flops_model"] = model_flops(case, topology.chips)
     result["collectives"] = []
     kernels = []
-    for name, text in texts.items():
-        result["collectives"] += collective_rows(name, hlo.collectives(text))
-        kernels += roofline.kernels(text)
+    for name, compiled in programs.items():
+        program = hlo.read(compiled.as_text())
+        result["flops"] += hlo.dot_flops(program)
+        result["flops_again"] += hlo.dot_flops(program, RECOMPUTED)
+        result["collectives"] += collective_rows(name, hlo.collectives(program))
+        kernels += roofline.kernels(program)
     result["kernels"] = sum(kernel.times for kernel in kernels)
     result["kernel_seconds"] = roofline.total_seconds(kernels, topology.chip)
     longest = roofline.rows(kernels, topology.chip)[:LONGEST]

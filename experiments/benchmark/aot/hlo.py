@@ -1,7 +1,8 @@
 """What a compiled program does, read from its optimized HLO text: matrix products, collectives,
 loops times their trips.
 
-Pure functions of the text of ``jax.stages.Compiled.as_text()``. On a CPU products are dots; on a
+Pure functions of a :class:`Program`, which :func:`read` makes of the text of
+``jax.stages.Compiled.as_text()``. On a CPU products are dots; on a
 GPU also calls of cuBLAS and of cuDNN's attention; on a TPU they are convolutions, with batch
 dimensions as spatial ones, and collectives may be spread over several fusions that overlap them
 with products.
@@ -105,6 +106,8 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
+    """The computations of a program by name, and the name of the one that it begins with."""
+
     computations: dict[str, Computation]
     entry: str
 
@@ -230,14 +233,13 @@ def closed(text: str) -> str:
     return text
 
 
-def dot_flops(text: str, named: str = "") -> int:
+def dot_flops(program: Program, named: str = "") -> int:
     """FLOPs of all matrix products that run: 2 x the output's sizes x the contracted sizes.
 
     With ``named``, only those count in whose line it stands. Raises :class:`ValueError` for what
     would be counted wrongly: a product in a library call, a loop with products in it and no trip
     count that can be read.
     """
-    program = read(text)
     total = 0
     for name, computation in program.computations.items():
         once = 0
@@ -324,7 +326,7 @@ def braces(text: str, word: str) -> str:
     return match[1] if match else ""
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(program: Program) -> list[Collective]:
     """Every collective that runs. One that is spread over fusions bears one channel there: it is
     counted once.
 
@@ -333,7 +335,6 @@ def collectives(text: str) -> list[Collective]:
 
     Raises :class:`ValueError` for one in a loop with no trip count that can be read.
     """
-    program = read(text)
     distinct: dict[tuple, Collective] = {}
     for name, computation in program.computations.items():
         times = program.times[name]

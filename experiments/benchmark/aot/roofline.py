@@ -103,11 +103,10 @@ class Kernel:
         return max(parts, key=lambda name: parts[name])
 
 
-def kernels(text: str) -> list[Kernel]:
+def kernels(program: Program) -> list[Kernel]:
     """The kernels of a program. Raises :class:`ValueError` for one in a loop with no trip count that
     can be read, and for a product that is not known.
     """
-    program = hlo.read(text)
     found = []
     for name in started(program):
         times = program.times[name]
@@ -255,19 +254,26 @@ class Row:
 
 
 def rows(found: Iterable[Kernel], chip: Chip) -> list[Row]:
-    """Kernels of one source, up to the number of the block, and one limit together; the longest
-    first.
-    """
+    """Kernels of one source and one limit together; the longest first."""
     together: dict[tuple[str, str], list[Kernel]] = {}
     for kernel in found:
-        source = BLOCK.sub("block_*", kernel.source) or NUMBER.sub("", kernel.name)
-        together.setdefault((source, kernel.limit(chip)), []).append(kernel)
+        key = (source_of(kernel), kernel.limit(chip))
+        together.setdefault(key, []).append(kernel)
     listed = []
     for (source, limit), alike in together.items():
         count = sum(kernel.times for kernel in alike)
-        seconds = sum(kernel.seconds(chip) for kernel in alike)
+        seconds = total_seconds(alike, chip)
         listed.append(Row(source, count, seconds, limit))
-    return sorted(listed, key=lambda row: -row.seconds)
+    return sorted(listed, key=lambda row: row.seconds, reverse=True)
+
+
+def source_of(kernel: Kernel) -> str:
+    """The operation of the model that a kernel is made from, that of every block the same; where it
+    has none, the kernel's name without its number.
+    """
+    if kernel.source:
+        return BLOCK.sub("block_*", kernel.source)
+    return NUMBER.sub("", kernel.name)
 
 
 def total_seconds(found: Iterable[Kernel], chip: Chip) -> float:
