@@ -20,7 +20,7 @@ from adapt.models import heads
 from adapt.training import strategies
 from adapt.training.optim import FROZEN
 from adapt.tree import paths
-from experiments.benchmark import device, growth, speed_report, tuning, whole_runs_report
+from experiments.benchmark import growth, speed_report, tuning, whole_runs_report
 from experiments.benchmark.aot import compile_check
 from tests.helpers import pages, small
 from tests.helpers.pages import PAGES, README
@@ -35,7 +35,6 @@ TABLES = {
     "whole_runs": whole_runs_report.columns(num_rounds=5),
     "growth": growth.COLUMNS,
     "tuning": tuning.COLUMNS,
-    "device": device.COLUMNS,
     "aot": compile_check.COLUMNS,
     "aot_h100_1": compile_check.COLUMNS,
     "aot_h100_8": compile_check.COLUMNS,
@@ -51,8 +50,14 @@ EXPERIMENTS = (
     "experiments.benchmark.benchmark",
     "experiments.benchmark.whole_runs",
     "experiments.benchmark.tuning",
+    "experiments.benchmark.accelerator.command",
     "experiments.benchmark.aot.compile_check",
 )
+# What `python -m` starts in a folder.
+FOLDERS = {
+    "experiments.benchmark": "experiments.benchmark.benchmark",
+    "experiments.benchmark.accelerator": "experiments.benchmark.accelerator.command",
+}
 # Of other programs: pip, git and XLA.
 FOREIGN = {"--xla_force_host_platform_device_count"}
 
@@ -64,8 +69,7 @@ WITH_SHELL = [page for page in PAGES if any(pages.commands(block) for block in p
 @functools.cache
 def config_of(command: str) -> type:
     """The ``Config`` of ``finetune``, or of ``experiments.demo``."""
-    if command == "experiments.benchmark":
-        command = "experiments.benchmark.benchmark"
+    command = FOLDERS.get(command, command)
     module = command if command.startswith("experiments.") else f"adapt.cli.{command}"
     return importlib.import_module(module).Config
 

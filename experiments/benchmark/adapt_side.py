@@ -8,7 +8,6 @@ count when they are imported.
 import dataclasses
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 from experiments.benchmark import peers
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from adapt.data.examples import Examples
     from adapt.training.step import Batch, State, Step
     from adapt.tree import Tree
@@ -170,86 +167,5 @@ class Adapt:
         return {"rates": rates}
 
 
-class DeviceAdapt:
-    """adapt on an accelerator: the steps of one case, with random weights and batches."""
-
-    def __init__(self, case: dict[str, Any], cores: int, seed: int):
-        import jax
-        import numpy as np
-
-        from adapt.program_cache import keep_programs
-        from adapt.run_folder import versions
-        from adapt.training.step import init_state
-        from experiments.benchmark.aot.compiling import Case, make_training
-
-        keep_programs()
-        self.case = Case(**case)
-        rng = np.random.default_rng(seed)
-        key = jax.random.key(seed)
-        model, labels, tx, step = make_training(self.case)
-        frozen, state = init_state(jax.jit(model.init)(key), labels, tx, key)
-        self.training = Training(step, frozen, state)
-        self.batches = [self.make_batch(rng) for _ in range(2)]
-        self.device = jax.local_devices()[0]
-        self.versions = versions() | {"device": self.device.device_kind}
-
-    def make_batch(self, rng: "np.random.Generator") -> "Batch":
-        """Examples of full length, one a row."""
-        import numpy as np
-
-        from adapt.data import packing
-        from adapt.ragged import ragged
-        from experiments.benchmark.aot.shapes import SHAPES
-
-        shape = SHAPES[self.case.model]
-        config = shape.config
-        num_examples = self.case.batch_size
-        num_tokens = self.case.tokens
-        if config.is_image:
-            size = (num_examples, config.image_size, config.image_size, config.channels)
-            pixels = rng.standard_normal(size, np.float32)
-            batch = packing.image_batch(pixels, num_tokens, num_examples)
-        else:
-            tokens = ragged(list(rng.integers(1, config.vocabulary, (num_examples, num_tokens))))
-            rows = np.arange(num_examples)
-            slots = (num_examples, num_tokens, num_examples)
-            batch = packing.assemble(tokens, rows, rows, np.zeros_like(rows), slots)
-        labels = rng.integers(0, shape.head.classes, num_examples).astype(np.int32)
-        return batch | packing.pad_labels(labels, num_examples)
-
-    def train(self, steps: int) -> dict[str, float]:
-        """Whole steps, until the device has done them; the batches are sent in each."""
-        return self.training.take(itertools.islice(itertools.cycle(self.batches), steps), steps)
-
-    def peak(self) -> dict[str, int | None]:
-        """The most bytes of the device in use at once since the start; None where it keeps no
-        count, as a CPU.
-        """
-        return {"bytes": (self.device.memory_stats() or {}).get("peak_bytes_in_use")}
-
-    def rate(self, repeats: int) -> dict[str, float]:
-        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at
-        the device.
-        """
-        import jax
-        import jax.numpy as jnp
-
-        product = jax.jit(lambda a, b: a @ b)
-
-        def multiply(matrix: jax.Array) -> jax.Array:
-            result = matrix
-            for _ in range(peers.PRODUCTS):
-                result = product(result, matrix)
-            return result.block_until_ready()
-
-        fastest = 0.0
-        for size in peers.rate_sizes(self.device.platform != "cpu"):
-            normal = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
-            matrix = normal / math.sqrt(size)
-            rates = peers.matmul_rates(multiply, matrix, repeats)
-            fastest = max(fastest, max(rates) * 1e9 * peers.PRODUCTS)
-        return {"flops": fastest}
-
-
 if __name__ == "__main__":
-    peers.serve({"adapt": Adapt, "device": DeviceAdapt})
+    peers.serve({"adapt": Adapt})

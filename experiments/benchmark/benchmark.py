@@ -6,7 +6,6 @@ minutes?
         --keras keras/bin/python --onnx onnx/bin/python \\
         --openvino openvino/bin/python
     python -m experiments.benchmark --whole --tables docs/tables
-    python -m experiments.benchmark --device --peers torch/bin/python
 
 Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization
 included), in turn with transformers + torch and sentence-transformers, with its ONNX Runtime
@@ -15,10 +14,6 @@ Each side is a process of its own that stays warm, and one works at a time. Also
 machine's matrix products each reaches, and the anonymous memory of extraction with N and 4 N
 sentences. Expect ratios that hold from run to run, and absolute figures that do not: quote the
 ratio. Some 15 minutes on 2 cores; leave the machine alone meanwhile (a note says if it was not).
-
-With --device: BERT-base, BERT-large, ViT-L/16 and GPT-2-XL by full, top:25% and frozen on the
-accelerator that is there, in bfloat16, in turn with transformers + torch: examples/s, model FLOPs
-by the measured rate of matrix products, peak memory.
 """
 
 import contextlib
@@ -34,24 +29,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from adapt.cli import console
-from adapt.cli.flags import first_nondefault_flag
 from adapt.cli.run_folder import open_run
 from adapt.data import packing
 from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
 from adapt.run_folder import check_out, write_json
-from experiments.benchmark import device, sides, speed_report
-from experiments.benchmark.options import (
-    AcceleratorOptions,
-    BackendOptions,
-    DeviceOptions,
-    SourceOptions,
-    SpeedOptions,
-)
+from experiments.benchmark import sides, speed_report
+from experiments.benchmark.options import BackendOptions, SpeedOptions
 from experiments.benchmark.sides import JOBS
 from experiments.benchmark.workers import Worker, peak_memory
 
-BATCH_SIZE = 32
 COMPARED = 256  # texts whose vectors are compared
 
 
@@ -70,43 +57,31 @@ class ExtractionOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(DeviceOptions, ExtractionOptions, BackendOptions, SpeedOptions):
+class BatchOptions:
+    """How many examples a step has."""
+
+    title: ClassVar[str] = "rounds"
+
+    # examples a step
+    batch_size: int = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(BatchOptions, ExtractionOptions, BackendOptions, SpeedOptions):
     """The flags of the command."""
-
-
-def field_names(*groups: type) -> list[str]:
-    """The names of the options of some groups."""
-    names = []
-    for group in groups:
-        names += [field.name for field in dataclasses.fields(group)]
-    return names
-
-
-# What goes with --device alone, and what does not go with it.
-OF_DEVICE = [name for name in field_names(AcceleratorOptions) if name != "device"]
-OF_SPEED = [
-    *field_names(SourceOptions, ExtractionOptions, BackendOptions),
-    "keras",
-    "cores",
-]
 
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     check_flags(config)
-    if config.device:
-        device.make_cases(config)  # refuses what can't be
-        with open_run(config.out, config):
-            return device.main(config)
-    batch_size = BATCH_SIZE if config.batch_size is None else config.batch_size
     source = sides.read(config)
     with open_run(config.out, config):
         task = sides.write_task(config, source)
         with contextlib.ExitStack() as stack:
             peers = sides.trainers(config) | sides.encoders(config)
-            started = sides.start(config, batch_size, peers, stack)
+            started = sides.start(config, config.batch_size, peers, stack)
             encoder = source.pretrained.config
-            rounds = measure(config, batch_size, started.workers, encoder, task.lengths)
+            rounds = measure(config, started.workers, encoder, task.lengths)
             cosines = agreement(config, started.workers, len(task.texts))
         sizes = [n for n in (config.memory, 4 * config.memory) if n]
         result = {
@@ -125,23 +100,19 @@ def main(config: Config) -> dict[str, Any]:
         console.say(f"rounds    {config.out / 'benchmark.json'}\nplot      {plot}")
         num_texts = len(task.texts)
         num_sentences = num_texts if config.whole else min(config.sentences, num_texts)
-        speed_report.write_tables(config, batch_size, num_sentences, result)
+        speed_report.write_tables(config, config.batch_size, num_sentences, result)
     return result
 
 
 def check_flags(config: Config) -> None:
-    """Raise :class:`StrategyError` for flags that do not go together, or that are too small."""
-    if config.device and (flag := first_nondefault_flag(config, OF_SPEED)):
-        raise StrategyError(f"{flag} does not go with --device: leave one of them out")
-    if not config.device and (flag := first_nondefault_flag(config, OF_DEVICE)):
-        raise StrategyError(f"{flag} goes with --device: give that too")
+    """Raise :class:`StrategyError` for flags that are too small."""
     for name in ("rounds", "steps", "batch_size", "sentences", "cores"):
         value = getattr(config, name)
-        if value is not None and value < 1:
+        if value < 1:
             raise StrategyError(f"--{name.replace('_', '-')} {value} must be at least 1")
     if config.seed < 0:
         raise StrategyError(f"--seed {config.seed} must be at least 0")
-    if config.steps < 2 and not config.device:
+    if config.steps < 2:
         raise StrategyError(
             f"--steps {config.steps} must be at least 2, since the first one compiles"
         )
@@ -149,7 +120,6 @@ def check_flags(config: Config) -> None:
 
 def measure(
     config: Config,
-    batch_size: int,
     workers: Mapping[str, Worker],
     encoder: EncoderConfig,
     lengths: Mapping[str, np.ndarray],
@@ -163,7 +133,7 @@ def measure(
     with console.progress("round", config.rounds + 1) as bar:
         for number in range(config.rounds + 1):
             order = packing.order(len(lengths["train"]), config.seed, number)
-            order = order[: config.steps * batch_size]
+            order = order[: config.steps * config.batch_size]
             train_flops = 3 * sides.forward_flops(encoder, lengths["train"][order]) / len(order)
             requests = {
                 "train": {"order": order.tolist(), "epoch": number},

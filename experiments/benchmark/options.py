@@ -5,9 +5,6 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from adapt.options import Remat
-from experiments.benchmark.aot.shapes import MODELS, STRATEGIES
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
@@ -82,41 +79,6 @@ class OutputOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpeedOptions(SourceOptions, PeerOptions, RoundOptions, OutputOptions):
     """What the two measurements on the CPU, of steps and of whole runs, have in common."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AcceleratorOptions:
-    """Steps of well-known encoders on this machine's accelerator, in place of everything else."""
-
-    title: ClassVar[str] = "accelerator"
-
-    # measure there, in bfloat16; the other flags of this group go with it
-    device: bool = False
-    # which encoders
-    models: tuple[str, ...] = MODELS
-    # what trains
-    strategies: tuple[str, ...] = STRATEGIES
-    # of an example; default: as many as the encoder has positions
-    tokens: int | None = None
-    # compute again in the backward pass: blocks, or all but products by weights
-    remat: Remat = "none"
-    # compile the peer's encoder with torch.compile
-    torch_compile: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchOptions:
-    """How many examples a step has."""
-
-    title: ClassVar[str] = "rounds"
-
-    # examples a step; default: 32, with --device by the encoder
-    batch_size: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceOptions(AcceleratorOptions, PeerOptions, BatchOptions, RoundOptions, OutputOptions):
-    """What the measurement on an accelerator reads."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

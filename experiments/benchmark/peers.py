@@ -40,6 +40,7 @@ def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
         job = request.pop("job")
         try:
             if job == "start":
+                side = None  # its memory is free before another one takes some
                 keep_to(request["cores"])
                 side = sides[request.pop("side")](**request)
                 answer = {"versions": side.versions}
@@ -304,133 +305,6 @@ def encode_texts(
     return {"examples": len(vectors), "seconds": seconds}
 
 
-class Device:
-    """One step on the accelerator that torch finds: AutoModel of a shape, random weights, a linear
-    head, bfloat16 by autocast.
-
-    ``shape`` is a config.json. The first ``num_frozen`` stages, the embedding and then blocks, do
-    not train.
-    """
-
-    def __init__(
-        self,
-        shape: dict[str, Any],
-        pooling: str,
-        classes: int,
-        batch_size: int,
-        tokens: int,
-        num_frozen: int,
-        cores: int,
-        seed: int,
-        learning: dict[str, float],
-        compile: bool,
-    ):
-        import torch
-        import transformers
-
-        self.torch = torch
-        self.pooling = pooling
-        self.clip = learning["clip"]
-        self.where = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.cuda.get_device_name() if self.where == "cuda" else "cpu"
-        self.versions = versions(TORCH_LIBRARIES[:2]) | {"device": device}
-        torch.set_num_threads(cores)
-        torch.manual_seed(seed)
-
-        kind = shape.pop("model_type")
-        config = transformers.AutoConfig.for_model(kind, **shape)
-        config.use_cache = False
-        options = {} if kind == "gpt2" else {"add_pooling_layer": False}
-        encoder = transformers.AutoModel.from_config(config, attn_implementation="sdpa", **options)
-        self.encoder = encoder.to(self.where)
-        self.head = torch.nn.Linear(config.hidden_size, classes).to(self.where)
-        self.dropout = torch.nn.Dropout(0.1 if kind != "vit" else 0.0)
-        self.encoder.train()
-        if num_frozen:
-            self.freeze(num_frozen, config.num_hidden_layers)
-
-        parameters = [*self.encoder.parameters(), *self.head.parameters()]
-        self.weights = [weight for weight in parameters if weight.requires_grad]
-        decayed = [weight for weight in self.weights if weight.ndim > 1]
-        not_decayed = [weight for weight in self.weights if weight.ndim < 2]
-        self.optimizer = make_adamw(torch, decayed, not_decayed, learning)
-        self.batches = [self.make_batch(config, batch_size, tokens, classes) for _ in range(2)]
-        if compile:
-            self.encoder.compile()
-
-    def freeze(self, num_frozen: int, num_blocks: int) -> None:
-        """Freeze the first stages: what is frozen needs no gradient, and no dropout."""
-        nn = self.torch.nn
-        lists = [part for part in self.encoder.modules() if isinstance(part, nn.ModuleList)]
-        blocks = next(part for part in lists if len(part) == num_blocks)
-        self.encoder.requires_grad_(False).eval()
-        for block in blocks[num_frozen - 1 :]:
-            block.requires_grad_(True).train()
-        if num_frozen <= num_blocks:  # the norm after the last block trains with it
-            for module in self.encoder.children():
-                if isinstance(module, nn.LayerNorm):
-                    module.requires_grad_(True)
-
-    def make_batch(self, shape: Any, batch_size: int, tokens: int, classes: int) -> Any:
-        """(inputs, labels) of random examples of full length; ``shape`` is transformers' config."""
-        torch = self.torch
-        if shape.model_type == "vit":
-            size = (batch_size, shape.num_channels, shape.image_size, shape.image_size)
-            inputs = {"pixel_values": torch.randn(size)}
-        else:
-            inputs = {"input_ids": torch.randint(1, shape.vocab_size, (batch_size, tokens))}
-        return inputs, torch.randint(classes, (batch_size,))
-
-    def train(self, steps: int) -> dict[str, float]:
-        """Whole steps, until the device has done them; the batches are sent in each."""
-        torch = self.torch
-        cross_entropy = torch.nn.functional.cross_entropy
-        loss = torch.zeros(())
-        examples = 0
-        started = time.perf_counter()
-        for number in range(steps):
-            inputs, labels = self.batches[number % 2]
-            on_device = {}
-            for name, value in inputs.items():
-                on_device[name] = value.to(self.where, non_blocking=True)
-            labels = labels.to(self.where, non_blocking=True)
-            with torch.autocast(self.where, torch.bfloat16):
-                hidden = self.encoder(**on_device).last_hidden_state
-                pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(1)
-                loss = cross_entropy(self.head(self.dropout(pooled)), labels)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            examples += len(labels)
-        last_loss = float(loss.detach())  # waits for the device
-        return {"examples": examples, "seconds": time.perf_counter() - started, "loss": last_loss}
-
-    def peak(self) -> dict[str, int | None]:
-        """The most bytes of the device in use at once since the start; None on a CPU."""
-        return {"bytes": self.torch.cuda.max_memory_allocated() if self.where == "cuda" else None}
-
-    def rate(self, repeats: int) -> dict[str, float]:
-        """FLOP/s of bfloat16 matrix products, the fastest of two sizes, many between two looks at
-        the device.
-        """
-        torch = self.torch
-
-        def multiply(matrix: Any) -> None:
-            result = matrix
-            for _ in range(PRODUCTS):
-                result = result @ matrix
-            float(result[0, 0])  # waits for the device
-
-        fastest = 0.0
-        with torch.no_grad():
-            for size in rate_sizes(self.where == "cuda"):
-                normal = torch.randn(size, size, device=self.where, dtype=torch.bfloat16)
-                rates = matmul_rates(multiply, normal / size**0.5, repeats)
-                fastest = max(fastest, max(rates) * 1e9 * PRODUCTS)
-        return {"flops": fastest}
-
-
 class Keras:
     """keras-hub on the JAX backend: BertTextClassifier of the checkpoint's shape, fixed width,
     random weights.
@@ -567,7 +441,6 @@ if __name__ == "__main__":
         {
             "torch": Torch,
             "keras": Keras,
-            "device": Device,
             "onnx": functools.partial(Sentences, "onnx", "default"),
             "onnx_int8": functools.partial(Sentences, "onnx", "int8"),
             "openvino": functools.partial(Sentences, "openvino", "default"),

@@ -9,8 +9,7 @@ import pytest
 
 from adapt.errors import StrategyError, TrainingError
 from adapt.models import EncoderConfig
-from experiments.benchmark import benchmark, device, sides
-from experiments.benchmark.aot.compiling import Case, model_flops
+from experiments.benchmark import benchmark, sides
 from experiments.benchmark.workers import Worker, peak_memory
 from tests.helpers import tiny
 
@@ -62,36 +61,6 @@ def test_without_peers_it_measures_itself_and_says_what_it_skips(
     ).read_text("utf-8")
 
 
-@pytest.mark.usefixtures("own_cache")
-def test_a_device_is_measured_cell_by_cell(bare, tmp_path, capsys):
-    """On the CPU, which keeps no count of its memory."""
-    config = benchmark.Config(
-        device=True,
-        models=("bert-tiny",),
-        peers=bare,
-        rounds=1,
-        steps=3,
-        tokens=16,
-        out=tmp_path / "out",
-    )
-    benchmark.main(config)
-    printed = capsys.readouterr()
-    assert "No module named 'torch'" in " ".join(printed.err.split())
-    found = json.loads((config.out / "benchmark.json").read_text())
-    assert [row["case"]["strategy"] for row in found["summary"]] == ["full", "top:1", "frozen"]
-    for row in found["summary"]:
-        (mine,) = [e for e in found["rounds"] if e["case"] == row["case"] and e["side"] == "adapt"]
-        assert mine["examples"] == 6 and row["adapt"]["peak_bytes"] is None
-        assert row["adapt"]["speed"] == mine["speed"]
-        flops = model_flops(Case(**row["case"]), 1) / 2  # an example
-        assert row["adapt"]["utilisation"] == pytest.approx(
-            flops * row["adapt"]["speed"] / row["rates"]["cpu"]
-        )
-        assert "No module named 'torch'" in row["torch"]["error"] and "ratio" not in row
-    page = (config.out / "device.md").read_text()
-    assert "| bert-tiny | full | none | 2 x 16 |" in page and printed.out.endswith(page + "\n")
-
-
 def test_a_side_that_ends_is_quoted(tmp_path):
     words = [sys.executable, "-c", "import sys; sys.exit('no such device')"]
     worker = Worker("it", words, tmp_path / "log")
@@ -104,75 +73,14 @@ def test_a_side_that_ends_is_quoted(tmp_path):
     worker.close()
 
 
-CASE = Case("bert-tiny", "full", "", "", 2, 16, "none", False)
-
-
-def test_every_round_of_a_device_is_measured_but_for_a_side_that_failed(monkeypatch, tmp_path):
-    def measure(config, case, side, number):
-        return {"side": side, "round": number} | (
-            {"speed": 1.0} if side == "adapt" else {"error": "no"}
-        )
-
-    monkeypatch.setattr(device, "measure", measure)
-    found = device.measure_all(benchmark.Config(rounds=3, out=tmp_path), [CASE])
-    assert [(entry["side"], entry["round"]) for entry in found] == [
-        ("adapt", 0),
-        ("torch", 0),
-        ("adapt", 1),
-        ("adapt", 2),
-    ]
-
-
-def test_the_speed_of_a_device_is_the_median_of_its_rounds():
-    rounds = [
-        {"case": vars(CASE), "side": side, "libraries": {"device": "cpu"}, "rate": 1e11}
-        | {"speed": speed, "peak_bytes": peak}
-        for side, speed, peak in [
-            ("adapt", 10.0, 3),
-            ("adapt", 60.0, 7),
-            ("adapt", 20.0, 5),
-            ("torch", 5.0, 1),
-            ("torch", 5.0, 1),
-            ("torch", 5.0, 1),
-        ]
-    ]
-    (row,) = device.summary([CASE], rounds)
-    assert (row["adapt"]["speed"], row["adapt"]["peak_bytes"]) == (20.0, 7)
-    assert (row["ratio"], row["ratio_least"], row["ratio_most"]) == (4.0, 2.0, 12.0)
-
-
-def test_sides_on_different_devices_have_no_ratio():
-    case = CASE
-
-    def entry(side, device, rate):
-        row = {
-            "case": vars(case),
-            "side": side,
-            "libraries": {"device": device},
-            "rate": rate,
-            "peak_bytes": None,
-        }
-        return row | {"speed": 10.0}
-
-    here, there = entry("adapt", "cpu", 1e11), entry("torch", "NVIDIA H100", 7e14)
-    (row,) = device.summary([case], [here, there])
-    assert "ratio" not in row and row["rates"] == {"cpu": 1e11, "accelerator": 7e14}
-    assert row["adapt"]["utilisation"] == pytest.approx(7000 * row["torch"]["utilisation"])
-    (row,) = device.summary([case], [here, entry("torch", "cpu", 2e11)])
-    assert row["ratio"] == 1.0 and row["rates"] == {"cpu": 2e11}
-
-
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ({"models": ("bert-tiny",)}, "--models goes with --device: give that too"),
-        ({"device": True, "data": "other"}, "--data does not go with --device"),
-        ({"device": True, "models": ()}, "give at least one each"),
-        ({"device": True, "tokens": 0}, "`tokens` 0: bert-base takes 1 to 512"),
+        ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
         ({"steps": 1}, "--steps 1 must be at least 2"),
     ],
 )
-def test_flags_that_make_no_sense_together_are_refused(tmp_path, flags, says):
+def test_flags_that_are_too_small_are_refused(tmp_path, flags, says):
     with pytest.raises(StrategyError, match=says):
         benchmark.main(benchmark.Config(**flags, out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()

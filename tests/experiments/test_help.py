@@ -8,12 +8,14 @@ import pytest
 
 from adapt.cli import flags
 from experiments.benchmark import benchmark, tuning, whole_runs
+from experiments.benchmark.accelerator import command
 from experiments.benchmark.aot import compile_check
 
 GROUPS = {
-    benchmark: ["rounds", "peers", "extraction", "accelerator", "data", "run"],
+    benchmark: ["rounds", "peers", "extraction", "data", "run"],
     whole_runs: ["rounds", "peers", "growth", "data", "training", "run"],
     tuning: ["tuning", "run"],
+    command: ["accelerator", "run"],
     compile_check: ["step", "more", "run"],
 }
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from experiments.benchmark import (
     benchmark,
-    device,
     growth,
     speed_report,
     tuning,
@@ -178,41 +177,6 @@ def test_tuning():
         "| blocks unrolled | a scan over stacked blocks "
         "| no difference that this machine could resolve |\n"
         "| state donated | not donated | 0.8 times |\n"
-    )
-
-
-def test_device():
-    case = {"model": "bert-base", "strategy": "full", "remat": "none"}
-    case |= {"batch_size": 32, "tokens": 512}
-    ours = {"speed": 728.04, "utilisation": 0.281, "peak_bytes": 14.4 * 2**30}
-    theirs = {"speed": 686.0, "utilisation": 0.264, "peak_bytes": None}
-    rates = {"accelerator": 7.66e14}
-    failed = {"error": "RESOURCE_EXHAUSTED: more than there is"}
-    sides = {"adapt": {"jax": "0.11.2"}, "torch": {"torch": "2.11"}}
-    result = {
-        "summary": [
-            {"case": case, "rates": rates, "adapt": ours, "torch": theirs}
-            | {"ratio": 1.06, "ratio_least": 1.05, "ratio_most": 1.071},
-            {"case": case | {"strategy": "top:3"}, "rates": rates}
-            | {"adapt": ours, "torch": failed},
-        ],
-        "date": "2026-11-26",
-        "rounds": [
-            {"side": side, "speed": 1.0, "libraries": versions | {"device": "NVIDIA H100"}}
-            for side, versions in sides.items()
-        ],
-    }
-    assert device.device_table(benchmark.Config(device=True), result) == (
-        "Source: `python -m experiments.benchmark --device`. bfloat16, examples of full length; "
-        "the rate is that of matrix products. NVIDIA H100 (766 TFLOP/s), 2026-11-26; "
-        "jax 0.11.2, torch 2.11.\n"
-        "\n"
-        "| model | trains | remat | examples | adapt: examples/s | of the rate | GiB "
-        "| torch: examples/s | of the rate | GiB | adapt / torch |\n"
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| bert-base | full | none | 32 x 512 | 728.0 | 28% | 14.4 | 686.0 | 26% |  "
-        "| 1.06 (1.05 to 1.07) |\n"
-        "| bert-base | top:3 | none | 32 x 512 | 728.0 | 28% | 14.4 | out of memory |  |  |  |\n"
     )
 
 
