@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt.data import conll, squad
-from adapt.data.text_files import read_csv, text_lines
+from adapt.data.text_files import read_csv, repeated_names, text_lines
 from adapt.errors import DataError, first_line
 from adapt.files import parse_json
 from adapt.options import Quoting
@@ -54,7 +54,9 @@ def write_arrow(path: Path, kind: str, target: Path, quoting: Quoting | None = N
         names, sentences = conll.read_conll(path, text_lines(path))
         schema, batches = text_batches(chain([names], sentences), pa.list_(pa.string()))
     else:
-        schema, batches = text_batches(read_csv(path, kind, quoting, notes))
+        faults: dict[str, str] = {}
+        schema, batches = text_batches(read_csv(path, kind, quoting, notes, faults))
+        schema = schema.with_metadata({FAULTS: json.dumps(faults)})
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         with pa.OSFile(f"{scratch}/rows", "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             for batch in batches:
@@ -196,7 +198,8 @@ def read_faults(target: Path) -> dict[str, str]:
 def parquet_columns(path: Path) -> tuple["datasets.Features", dict[str, str]]:
     """(the columns of a Parquet file that `datasets` has types for, why the others can't be read).
 
-    Raises :class:`DataError` for a column that is named twice, and a file that is none.
+    Columns of one name can't be read either. Raises :class:`DataError` where no column is left, and
+    for a file that is none.
     """
     import datasets
     import pyarrow as pa
@@ -206,16 +209,17 @@ def parquet_columns(path: Path) -> tuple["datasets.Features", dict[str, str]]:
         schema = parquet.read_schema(path)
     except (OSError, ValueError) as error:  # of Arrow
         raise DataError(f"cannot read {path}: {first_line(error)}") from error
-    repeated = {name for name in schema.names if schema.names.count(name) > 1}
-    if repeated:
-        raise DataError(f"{path} names the column '{min(repeated)}' twice")
     features = datasets.Features()
-    faults = {}
+    faults = repeated_names(schema.names)
     for field in schema:
+        if field.name in faults:
+            continue
         try:
             features |= datasets.Features.from_arrow_schema(pa.schema([field]))
         except Exception:  # `datasets` raises what it likes
             faults[field.name] = f"column '{field.name}' is of the type {field.type}: write another"
+    if faults and not features:
+        raise DataError(f"{path}: {next(iter(faults.values()))}")
     return features, faults
 
 

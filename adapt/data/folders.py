@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapt.data.formats import ending_of, format_of, stem_of
+from adapt.data.text_files import open_text
 from adapt.errors import DataError, first_line
 from adapt.files import parse_json
 
@@ -149,10 +150,12 @@ def with_metadata(file: Path, columns: Mapping[str, list[Any]]) -> dict[str, lis
 def metadata_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of metadata.csv or metadata.jsonl. Raises :class:`DataError` for what is neither."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
+        with open_text(file, newline="") as lines:
             if file.suffix == ".csv":
                 return list(csv.DictReader(lines))
             return [dict(parse_json(line)) for line in lines if line.strip()]
+    except DataError:
+        raise
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise DataError(f"cannot read {file}: {first_line(error)}") from None
 
@@ -240,27 +243,37 @@ def joined(
 ) -> tuple["Dataset", dict[str, str]]:
     """(the rows of the tables of ``files``, one after the other; why columns are not among them).
 
-    Columns in ``left_out`` are not read, nor those whose types differ from file to file; the second
-    result says why, by name, of the latter. Raises :class:`DataError` for a file whose columns are
-    others than the first one's, and where no column is left. ``where`` is what messages call all.
+    Columns in ``left_out`` are not read, nor those that some file lacks and those whose types
+    differ from file to file; the second result says why, by name, of the latter two. Raises
+    :class:`DataError` where no column is left. ``where`` is what messages call all.
     """
     import datasets
 
-    first = tables[0].column_names
-    for path, table in zip(files, tables, strict=True):
-        if sorted(table.column_names) != sorted(first):
-            raise DataError(
-                f"{where}: {path.name} has the columns {', '.join(table.column_names)}, and "
-                f"{files[0].name} has {', '.join(first)}"
-            )
-    kept = [name for name in first if name not in left_out]
+    faults = lacking_columns(files, [table.column_names for table in tables])
+    names = tables[0].column_names
+    kept = [name for name in names if name not in left_out and name not in faults]
     if not kept:
-        raise DataError(f"{where}: {next(iter(left_out.values()))}")
+        raise DataError(f"{where}: {next(iter([*left_out.values(), *faults.values()]))}")
     try:
         rows = datasets.concatenate_datasets([table.select_columns(kept) for table in tables])
     except Exception:  # of Arrow, where the types of some column differ
-        return joined_by_column(where, files, tables, kept)
-    return rows, {}
+        rows, misfits = joined_by_column(where, files, tables, kept)
+        return rows, faults | misfits
+    return rows, faults
+
+
+def lacking_columns(files: Sequence[Path], columns: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Why the columns can't be read that some of the files lack, by name."""
+    faults: dict[str, str] = {}
+    first = columns[0]
+    for path, names in zip(files, columns, strict=True):
+        for name in set(first) ^ set(names):
+            faults.setdefault(
+                name,
+                f"column '{name}' is not in every file: {path.name} has the columns "
+                f"{', '.join(names)}, and {files[0].name} has {', '.join(first)}",
+            )
+    return faults
 
 
 def joined_by_column(

@@ -18,6 +18,7 @@ import numpy as np
 from adapt.data import bundled, squad, tables
 from adapt.data.labels import column_names
 from adapt.data.tables import Table
+from adapt.data.text_files import repeated_names
 from adapt.errors import DataError, StrategyError
 from adapt.options import LabelledColumnOptions, Offsets, Quoting, is_of, wanted
 
@@ -232,21 +233,29 @@ def read_table(inputs: Any, name: str, parameter: str, quoting: Quoting | None =
         inputs = squad.squad_rows(name, inputs)
     if is_rows(inputs):
         return tables.from_columns(columns_of_rows(inputs), name)
+    faults: dict[str, str] = {}
     if is_frame(inputs):
-        check_named_once(inputs, parameter)
-        content = {str(column): as_list(inputs[column], str(column)) for column in inputs.columns}
+        content, faults = columns_of_frame(inputs, parameter)
     else:
         content = {str(column): as_list(values, str(column)) for column, values in inputs.items()}
     check_lengths(content, parameter)
-    return tables.from_columns(content, name)
+    table = tables.from_columns(content, name)
+    return dataclasses.replace(table, faults={**table.faults, **faults})
 
 
-def check_named_once(frame: Any, parameter: str) -> None:
-    """Raise DataError for a DataFrame in which two columns have one name."""
-    names = [str(column) for column in frame.columns]
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
-        raise DataError(f"`{parameter}` names the column '{min(repeated)}' twice")
+def columns_of_frame(frame: Any, parameter: str) -> tuple[dict[str, list], dict[str, str]]:
+    """(a DataFrame by column, why columns can't be read, by name): those of one name can't.
+
+    Raises DataError where no column is left.
+    """
+    faults = repeated_names([str(column) for column in frame.columns])
+    content = {}
+    for column in frame.columns:
+        if str(column) not in faults:
+            content[str(column)] = as_list(frame[column], str(column))
+    if faults and not content:
+        raise DataError(f"`{parameter}`: {next(iter(faults.values()))}")
+    return content, faults
 
 
 def read_name(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapt import buckets
-from adapt.data import bundled, conll, folders
+from adapt.data import bundled, conll, folders, misnamed
 from adapt.data.arrow import parquet_columns, read_faults, read_notes, write_arrow
 from adapt.data.formats import FORMATS, ending_of, format_of
 from adapt.data.text_files import QUOTING, text_lines
@@ -49,6 +49,7 @@ class Table:
     rows: "Dataset"
     name: str
     faults: Mapping[str, str] = field(default_factory=dict)  # why columns can't be read, by name
+    file: Path | None = None  # where rows come from, of several files the first
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,7 +124,10 @@ def read_name(name: str, split: str | None, quoting: Quoting | None = None) -> T
     if ending_of(path) == ".txt" and path.is_file() and conll.is_conll(text_lines(path)):
         return read_file(path, "conll", split)
     if path.exists():
-        raise DataError(f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}")
+        mend = misnamed.mend(path, None) if ending_of(path) == ".txt" else ""
+        raise DataError(
+            f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}{mend}"
+        )
     if name in bundled.SETS:
         return Table(import_datasets().Dataset.from_dict(bundled.read(name, split)), name)
     if path.is_absolute() or name.count("/") > 1:
@@ -172,8 +176,8 @@ def read_folder(path: Path, split: str | None, quoting: Quoting | None = None) -
 
 
 def read_shards(where: Path, files: Sequence[Path], quoting: Quoting | None) -> Table:
-    """The rows of all files, one after the other. A column that can't be read in one of them, or
-    whose types do not go together, is left out, and nobody may ask for it.
+    """The rows of all files, one after the other. A column that can't be read in one of them, that
+    one of them lacks, or whose types do not go together, is left out, and nobody may ask for it.
     """
     parts = [read_name(str(path), None, quoting) for path in files]
     faults = {}
@@ -181,7 +185,7 @@ def read_shards(where: Path, files: Sequence[Path], quoting: Quoting | None) -> 
         for name, fault in part.faults.items():
             faults.setdefault(name, f"{path.name}: {fault}")
     rows, misfits = folders.joined(where, files, [part.rows for part in parts], faults)
-    return Table(rows, str(where), faults | misfits)
+    return Table(rows, str(where), misfits | faults, files[0])
 
 
 def read_saved(path: Path, split: str | None) -> "Dataset":
@@ -236,7 +240,7 @@ def read_lines(path: str | Path) -> Table:
     path = Path(path).expanduser()
     if not path.is_file():
         raise DataError(f"{path} does not exist")
-    rows = map_text_file(path, "lines")
+    rows, _ = map_text_file(path, "lines")
     if not len(rows):
         raise DataError(f"{path} is empty")
     return Table(rows, str(path))
@@ -279,7 +283,8 @@ def check_column(table: Table, column: str) -> None:
         raise DataError(f"{table.name}: {table.faults[column]}")
     if column not in table.columns:
         known = ", ".join(map(shown_name, table.columns))
-        raise DataError(f"{table.name} has no column '{column}'; it has {known}")
+        mend = "" if table.file is None else misnamed.mend(table.file, format_of(table.file))
+        raise DataError(f"{table.name} has no column '{column}'; it has {known}{mend}")
 
 
 def shown_name(column: str) -> str:
@@ -422,17 +427,15 @@ def read_file(path: Path, kind: str, split: str | None, quoting: Quoting | None 
         raise DataError(f"{path} is a single file: it has no part '{split}'")
     if kind == "parquet":
         return read_parquet(path)
-    rows = map_text_file(path, kind, quoting if kind in QUOTING else None)
-    faults = {}
-    if kind == "json":
-        faults = read_faults(parsed_folder(path) / "json.arrow")
-    return Table(rows, str(path), faults)
+    rows, faults = map_text_file(path, kind, quoting if kind in QUOTING else None)
+    return Table(rows, str(path), faults, path)
 
 
 def read_parquet(path: Path) -> Table:
-    """The rows of a Parquet file, without the columns of types that `datasets` does not have.
+    """The rows of a Parquet file, without the columns of types that `datasets` does not have, and of
+    names that are there twice.
 
-    Raises :class:`DataError` for a column that is named twice, and what can't be read.
+    Raises :class:`DataError` for what can't be read.
     """
     features, faults = parquet_columns(path)
     arguments: dict[str, Any] = {}
@@ -445,18 +448,25 @@ def read_parquet(path: Path) -> Table:
     return Table(rows, str(path), faults)
 
 
-def map_text_file(path: Path, kind: str, quoting: Quoting | None = None) -> "Dataset":
-    """The rows of a text file, mapped into memory; it is parsed once for each state that it has.
+def map_text_file(
+    path: Path, kind: str, quoting: Quoting | None = None
+) -> tuple["Dataset", dict[str, str]]:
+    """(the rows of a text file, mapped into memory; why columns can't be read, by name). It is
+    parsed once for each state that it has.
 
     Logs what is to be said of its quotation marks.
     """
     name = kind if quoting is None else f"{kind}-{quoting}"
     target = parsed_folder(path) / f"{name}.arrow"
     if not target.exists():
-        write_arrow(path, kind, target, quoting)
+        try:
+            write_arrow(path, kind, target, quoting)
+        except DataError as error:
+            mend = misnamed.mend(path, kind) if kind in QUOTING else ""
+            raise DataError(f"{error}{mend}") from error
     for note in read_notes(target):
         logger.warning(note)
-    return import_datasets().Dataset.from_file(str(target))
+    return import_datasets().Dataset.from_file(str(target)), read_faults(target)
 
 
 def load_dataset(name: str, split: str | None, **arguments: Any) -> "Dataset":

@@ -6,13 +6,15 @@ where a field begins with one, both readings are possible, and a note says which
 """
 
 import bz2
+import codecs
 import contextlib
 import csv
 import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +24,21 @@ from adapt.options import Quoting
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 QUOTING: dict[str, Quoting] = {"csv": "csv", "tsv": "none"}  # where nothing is said
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# Marks that files begin with; that of UTF-32 begins with the one of UTF-16.
+MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+# How files begin that are no text, and what they are.
+SIGNATURES = {
+    b"\x1f\x8b": "gzip's: such a file is called .gz",
+    b"BZh": "bzip2's: such a file is called .bz2",
+    b"\xfd7zXZ": "xz's: such a file is called .xz",
+    b"PAR1": "Parquet's: such a file is called .parquet",
+    b"PK\x03\x04": "a ZIP archive, as workbooks of Excel are: write its sheet as CSV",
+}
 LINE_BREAK = re.compile("\r\n|\r|\n")
 
 csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,072 characters
@@ -34,6 +51,8 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """
     opener = OPENERS.get(path.suffix.lower())
     try:
+        with (opener or open)(path, "rb") as file:
+            check_is_utf8(path, file.read(1024))
         with (opener or open)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
             yield file
     except UnicodeDecodeError as error:
@@ -52,13 +71,18 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def read_csv(
-    path: Path, kind: str, quoting: Quoting | None = None, notes: list[str] | None = None
+    path: Path,
+    kind: str,
+    quoting: Quoting | None = None,
+    notes: list[str] | None = None,
+    faults: dict[str, str] | None = None,
 ) -> Iterator[list[str]]:
     """The header, then the rows, each with as many fields as the header names, of a file of kind
     ``csv`` or ``tsv``. Where quotation marks may be meant otherwise, ``notes`` get a sentence.
+    Columns of one name are left out, and ``faults`` get why, by name.
 
     Raises :class:`DataError` for a row of another length, one that is the header again, a quote that
-    is missing or stray, a column that is named twice, and what is not UTF-8.
+    is missing or stray, a file of which no column is left, and what is not UTF-8.
     """
     delimiter = DELIMITERS[kind]
     is_quoted = (quoting or QUOTING[kind]) == "csv"
@@ -67,7 +91,10 @@ def read_csv(
         reader = csv.reader(file, delimiter=delimiter, strict=True, quoting=style)
         try:
             header = next(filter(None, reader), [])
-            kept = kept_columns(path, header)
+            repeated = repeated_names(header)
+            kept = kept_columns(path, header, repeated)
+            if faults is not None:
+                faults |= repeated
             is_whole = len(kept) == len(header)
             marks = QuotationMarks(len(header), delimiter, is_quoted)
             marks.look_at(header, reader.line_num)
@@ -95,18 +122,31 @@ def read_csv(
         notes.append(f"{path}: {marks.note}")
 
 
-def kept_columns(path: Path, header: list[str]) -> list[int]:
-    """The numbers of the columns that are read: all, but without a name at most one.
+def repeated_names(names: Sequence[str]) -> dict[str, str]:
+    """Why columns can't be read whose names stand there twice, by name."""
+    counts = Counter(names)
+    return {
+        name: f"column '{name}' is there twice: rename one"
+        for name, count in counts.items()
+        if name and count > 1
+    }
 
-    A spreadsheet leaves several such, and nobody can ask for them. Raises :class:`DataError` for a
-    name that is there twice.
+
+def kept_columns(path: Path, header: list[str], left_out: Container[str]) -> list[int]:
+    """The numbers of the columns that are read: all that are not ``left_out``, but without a name
+    at most one.
+
+    A spreadsheet leaves several such, and nobody can ask for them. Raises :class:`DataError` where
+    none is left, and for a zero byte in a name, which Arrow can't keep.
     """
-    repeated = {name for name in header if name and header.count(name) > 1}
-    if repeated:
-        raise DataError(f"{path} names the column '{min(repeated)}' twice")
+    if any("\0" in name for name in header):
+        raise DataError(f"{path}: a name in the header holds a zero byte: is it a text file?")
+    kept = [column for column, name in enumerate(header) if name not in left_out]
+    if header and not kept:
+        raise DataError(f"{path} names the column '{header[0]}' twice, and no other")
     if header.count("") > 1:
-        return [column for column, name in enumerate(header) if name]
-    return list(range(len(header)))
+        kept = [column for column in kept if header[column]]
+    return kept
 
 
 class QuotationMarks:
@@ -194,8 +234,47 @@ def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator
 def not_utf8(path: Path) -> DataError:
     """The error of a file that is not UTF-8, with the first line that is not."""
     with OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
+        head = file.read(8)
+        file.seek(0)
         number = next(number for number, line in enumerate(file, 1) if not is_utf8(line))
+    for signature, kind in SIGNATURES.items():
+        if head.startswith(signature):
+            return DataError(f"{path}: line {number} is not UTF-8: the file is {kind}")
     return DataError(f"{path}: line {number} is not UTF-8; convert the file with iconv")
+
+
+def check_is_utf8(path: Path, head: bytes) -> None:
+    """Raise :class:`DataError` for a file that begins as text of UTF-16 or UTF-32 does."""
+    encoding = wide_encoding(head)
+    if encoding is not None:
+        raise DataError(
+            f"{path}: line 1 is not UTF-8 but {encoding}; convert the file with iconv -f "
+            f"{encoding} -t UTF-8"
+        )
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """The encoding of a file of 2 or 4 bytes a character, by how it begins; None for another.
+
+    Without a mark it shows by the zeros beside letters, digits and separators. UTF-8 may hold
+    zeros, but not at every second byte alone.
+    """
+    for mark, name in MARKS.items():
+        if head.startswith(mark):
+            return name
+    if head.startswith(tuple(SIGNATURES)):
+        return None
+    zeros = [head[place::4].count(0) for place in range(4)]
+    few = max(len(head) // 20, 1)
+    if zeros[0] + zeros[2] == 0 and zeros[1] + zeros[3] > few:
+        return "UTF-16LE"
+    if zeros[1] + zeros[3] == 0 and zeros[0] + zeros[2] > few:
+        return "UTF-16BE"
+    if zeros[0] == 0 and min(zeros[1:]) > few:
+        return "UTF-32LE"
+    if zeros[3] == 0 and min(zeros[:3]) > few:
+        return "UTF-32BE"
+    return None
 
 
 def is_utf8(line: bytes) -> bool:

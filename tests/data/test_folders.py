@@ -5,6 +5,7 @@ import logging
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
@@ -151,8 +152,33 @@ def test_files_of_any_names_are_one_table_in_the_order_of_their_names(tmp_path, 
     with pytest.raises(DataError, match="not called by parts"):
         read(f"{tmp_path}:train")
     (tmp_path / "c.csv").write_text("text,m\nd,1\n")
-    with pytest.raises(DataError, match=r"c.csv has the columns text, m, and a.csv has n, text"):
+    table = read(tmp_path)
+    assert texts_of(table) == ["a", "b", "c", "d"]
+    for column in ("n", "m"):
+        with pytest.raises(DataError, match=r"c.csv has the columns text, m, and a.csv has n, t"):
+            rows_of(table, column)
+    (tmp_path / "d.csv").write_text("other\n1\n")
+    with pytest.raises(DataError, match="is not in every file"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_a_column_that_nobody_asks_for_may_be_missing_in_a_shard(tmp_path, ending):
+    whole = pandas.DataFrame({"text": ["a", "b"], "label": ["x", "y"], "id": [1, 2]})
+    writers = {
+        "csv": lambda frame, path: frame.to_csv(path, index=False),
+        "tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
+        "json": lambda frame, path: frame.to_json(path, orient="records"),
+        "jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
+        "parquet": lambda frame, path: frame.to_parquet(path),
+    }
+    for number, frame in enumerate([whole, whole.drop(columns="id"), whole[["label", "text"]]]):
+        writers[ending](frame, tmp_path / f"part-{number}.{ending}")
+    for spec in (tmp_path, f"{tmp_path}/part-*"):
+        table = read(spec)
+        assert rows_of(table, "text", "label") == [("a", "x"), ("b", "y")] * 3
+        with pytest.raises(DataError, match=f"'id' is not in every file: part-1.{ending}"):
+            rows_of(table, "id")
 
 
 def test_tables_of_several_formats_or_beside_pictures_are_refused(tmp_path):

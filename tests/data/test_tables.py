@@ -8,12 +8,22 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from adapt.data.tables import check_column, check_images, check_texts, chunks, read, read_lines
+from adapt.data.inputs import Columns, make_table
+from adapt.data.tables import (
+    check_column,
+    check_images,
+    check_texts,
+    chunks,
+    numbered_values,
+    read,
+    read_lines,
+)
 from adapt.errors import DataError, OutputError
 
 
@@ -231,6 +241,7 @@ BAD = {
     "short.csv": ("text,label\na\n", r"row 1 \(line 2\) has 1 fields, the header has 2"),
     "quote.csv": ('text,label\n"a,b\nc,d\n', "line 3: unexpected end of data; is a quote missing?"),
     "stray.csv": ('text,label\n"a" b,x\n', "line 2: .* expected after '\"'; is a quote missing?"),
+    "zero.csv": ("te\0xt,label\na,b\n", "zero.csv: a name in the header holds a zero byte"),
     "twice.csv": ("text,text\na,b\n", "names the column 'text' twice"),
     "latin.csv": ("text\nplain\ncafé\n".encode("latin-1"), "latin.csv: line 3 is not UTF-8"),
     "utf16.csv": ("text\na\n".encode("utf-16"), "utf16.csv: line 1 is not UTF-8"),
@@ -372,8 +383,27 @@ def test_a_column_that_nobody_asks_for_is_in_nobody_s_way(tmp_path):
 def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path):
     twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     parquet.write_table(twice, tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="names the column 'text' twice"):
+    with pytest.raises(DataError, match="column 'text' is there twice"):
         read(tmp_path / "a.parquet")
+
+
+def test_columns_of_one_name_are_in_nobodys_way(file, tmp_path):
+    names = ["text", "x", "label", "x"]
+    arrays = [pa.array(["a", "b"]), pa.array([1, 2]), pa.array(["y", "z"]), pa.array(["3", "4"])]
+    parquet.write_table(pa.table(arrays, names=names), tmp_path / "a.parquet")
+    frame = pandas.DataFrame([["a", 1, "y", 3], ["b", 2, "z", 4]], columns=names)
+    sources = [
+        file("a.csv", "text,x,label,x\na,1,y,3\nb,2,z,4\n"),
+        file("a.tsv", "text\tx\tlabel\tx\na\t1\ty\t3\nb\t2\tz\t4\n"),
+        tmp_path / "a.parquet",
+    ]
+    tables = [read(source) for source in sources]
+    tables.append(make_table(frame, None, Columns())[0])
+    for table in tables:
+        assert list(numbered_values(table, "text")) == [(1, "a"), (2, "b")]
+        assert list(numbered_values(table, "label")) == [(1, "y"), (2, "z")]
+        with pytest.raises(DataError, match="column 'x' is there twice"):
+            check_column(table, "x")
 
 
 def test_the_header_again_is_no_row(file):

@@ -60,6 +60,49 @@ def test_what_is_not_utf_8_in_a_compressed_file_is_named(tmp_path):
         read(path)
 
 
+# What people have under another name, and what the error has to name.
+MISNAMED = {
+    "words.tsv": ("EU\tB-ORG\nis\tO\n\nIt\tO\n", r"\.conll"),
+    "tagged.tsv": ("The\tDET\ndog\tNOUN\n\nIt\tPRON\n", r"\.conll"),
+    "words.csv": ("EU B-ORG\nis O\n\nIt O\n", r"\.conll"),
+    "words.txt": ("The DET\ndog NOUN\n\nIt PRON\n", r"\.conll"),
+    "semicolons.csv": ("text;label\na;b\n", r"';' .* \.csv"),
+    "quoted.csv": ('"text";"label"\n"a";"b"\n', r"';' .* \.csv"),
+    "decimals.csv": ("text;label\na;1,5\n", r"';' .* \.csv"),
+    "semicolons.tsv": ("text;label\na;b\n", r"';' .* \.tsv"),
+    "bars.csv": ("text|label\na|b\n", r"'\|'"),
+    "tabs.csv": ("text\tlabel\na\tb\n", r"tabs .* \.tsv"),
+    "commas.tsv": ("text,label\na,b\n", r"commas .* \.csv"),
+    "little.csv": ("text,label\na,b\n".encode("utf-16-le"), "iconv -f UTF-16LE "),
+    "big.jsonl": ('{"text": "a"}\n'.encode("utf-16-be"), "iconv -f UTF-16BE "),
+    "marked.tsv": ("text\tlabel\na\tb\n".encode("utf-16"), "iconv -f UTF-16 "),
+    "wide.conll": ("EU B-ORG\n".encode("utf-32-le"), "iconv -f UTF-32LE "),
+    "broad.txt": ("EU B-ORG\n".encode("utf-32"), "iconv -f UTF-32 "),
+    "little.csv.gz": (gzip.compress("text,a\nb,c\n".encode("utf-16-le")), "iconv -f UTF-16LE "),
+    "packed.csv": (gzip.compress(b"text,label\na,b\n"), r"\.gz"),
+    "table.csv": (b"PAR1\x15\x04\x15\xff\xd8", r"\.parquet"),
+    "sheet.csv": (b"PK\x03\x04\x14\x00\x06\x00\xff\xd8", "Excel"),
+}
+
+
+@pytest.mark.parametrize("name", MISNAMED)
+def test_a_file_that_is_not_what_it_is_called_says_what_it_looks_like(tmp_path, name):
+    content, mend = MISNAMED[name]
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=mend):
+        column(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["a\nb\n", "a,b\n1,2\n", "a;b,c\n1,2\n", "a\n\nb c\n", "a\nb\0c\n"]
+)
+def test_a_file_that_is_what_it_is_called_gets_no_such_word(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(DataError, match=r"it has [^:]*$"):
+        column(tmp_path / "a.csv")
+
+
 def test_a_pattern_is_its_files_one_after_the_other(tmp_path):
     folder = tmp_path / "my data"
     folder.mkdir()
@@ -84,8 +127,9 @@ def test_shards_may_be_compressed_and_have_to_fit_together(tmp_path):
         (tmp_path / f"part-{number}.csv.gz").write_bytes(content)
     assert column(f"{tmp_path}/part-?.csv.gz") == column(tmp_path) == ["a", "b"]
     (tmp_path / "part-2.csv.gz").write_bytes(gzip.compress(b"text\nc\n"))
+    assert column(tmp_path) == ["a", "b", "c"]
     with pytest.raises(DataError, match=r"part-2.csv.gz has the columns text"):
-        read(f"{tmp_path}/part-?.csv.gz")
+        column(f"{tmp_path}/part-?.csv.gz", "label")
     (tmp_path / "part-3.md").write_text("# notes")
     with pytest.raises(DataError, match=r"part-3.md is of no known format"):
         read(f"{tmp_path}/part-[03]*")
