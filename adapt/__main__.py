@@ -20,6 +20,20 @@ COMMANDS = {
     "compare": "which strategy is best on my data? rates, seeds, intervals",
     "plan": "what would each strategy cost on these data?",
 }
+# What other tools call them.
+OTHER_NAMES = {
+    "train": "finetune",
+    "fit": "finetune",
+    "tune": "finetune",
+    "embed": "extract",
+    "encode": "extract",
+    "features": "extract",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "score": "evaluate",
+    "infer": "predict",
+    "classify": "predict",
+}
 
 
 def main() -> None:
@@ -47,6 +61,7 @@ def overview() -> str:
 def unknown(name: str) -> str:
     """What is said of a command that there is not."""
     nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    nearest = [OTHER_NAMES[name]] if name in OTHER_NAMES else nearest
     hint = f"did you mean {nearest[0]}?" if nearest else f"give one of {', '.join(COMMANDS)}"
     return f"there is no command {name!r}: {hint}"
 

@@ -34,6 +34,7 @@ from adapt.models import (
     flatten_groups,
 )
 from adapt.options import Long, is_of
+from adapt.other_names import suggests
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import (
@@ -152,6 +153,7 @@ def vector_settings(
     )
 
 
+@suggests
 def encode(
     pretrained: Pretrained | str | Path,
     texts: Sequence[str],

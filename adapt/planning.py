@@ -45,6 +45,7 @@ from adapt.options import (
     is_of,
     wanted,
 )
+from adapt.other_names import suggests
 from adapt.prefix_cache import policy, states
 from adapt.prefix_cache.states import ignore
 from adapt.prefix_cache.store import CachedArray
@@ -198,6 +199,7 @@ class Prepared:
     depth: int  # how many leading stages are frozen
 
 
+@suggests
 def plan(
     pretrained: Pretrained | str | Path,
     inputs: Any,

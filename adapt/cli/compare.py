@@ -32,6 +32,7 @@ from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
 from adapt.options import (
     BatchOptions,
+    ConfigFileOptions,
     DataOptions,
     FinetuningOptions,
     ImportOptions,
@@ -74,6 +75,7 @@ class Config(
     TaskOptions,
     BatchOptions,
     CompareRunOptions,
+    ConfigFileOptions,
     ImportOptions,
 ):
     """The flags of the command."""

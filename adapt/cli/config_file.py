@@ -4,7 +4,6 @@ It is the file that ``--config`` names, or with ``--resume`` that of the run in 
 """
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,22 @@ from adapt import buckets, files
 from adapt.data.inputs import IN_MEMORY
 from adapt.errors import StrategyError
 from adapt.options import DeviceOptions, is_of, wanted
+from adapt.other_names import near_name
 from adapt.run_folder import EXTENDED
 
-# What a run's config.json has beside its flags; ``metrics`` of one's own are functions of Python.
-BESIDE = ("experiment", "used", "metrics", "loss", "weights", "extras", EXTENDED)
+# What a config.json has beside its flags; ``metrics`` of one's own are functions of Python, and
+# ``command`` and ``digests`` are of a comparison.
+BESIDE = (
+    "experiment",
+    "used",
+    "metrics",
+    "loss",
+    "weights",
+    "extras",
+    "command",
+    "digests",
+    EXTENDED,
+)
 # Flags of one call, which a file does not decide; what it imports has to be named, see check_named.
 OF_A_CALL = (
     "config",
@@ -164,8 +175,8 @@ def read_object(name: str, command: str, origin: str) -> dict[str, Any]:
 
 def nearest(entry: str, names: Collection[str]) -> str:
     """``: did you mean epochs?``, where a name is near."""
-    found = difflib.get_close_matches(entry, sorted(names), n=1)
-    return f": did you mean {found[0]}?" if found else ""
+    near = near_name(entry, sorted(names))
+    return f": did you mean {near}?" if near else ""
 
 
 def check_named(file: ConfigFile, values: Mapping[str, Any]) -> None:

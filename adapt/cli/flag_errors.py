@@ -4,13 +4,15 @@ wrong_flag(box, "adapt finetune", {"--epochs": int}, ["--epoch", "3"])
 # there is no flag --epoch: did you mean --epochs?
 """
 
-import difflib
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from adapt.other_names import near_name
+
 RULE = re.compile(r"[─-]{20,}")  # of dashes where the terminal has no box characters
+ABSENT = "Missing from "  # then the flags that have to be there
 UNKNOWN = re.compile(r"Unrecognized options: (.*)")
 NO_VALUE = re.compile(r"Missing value for argument '(-[\w-]+).*'")
 WRONG_CHOICE = re.compile(
@@ -18,6 +20,16 @@ WRONG_CHOICE = re.compile(
 )
 WRONG_TYPE = re.compile(r"Error parsing (-[\w-]+): (.*)")
 ANYTHING = "a value"
+# Flags of other tools that say what needs no word here.
+NEEDLESS = {
+    "do_train": "finetune trains without it: leave it out",
+    "do_eval": "what --validation and --test name is scored without it: leave it out",
+    "do_predict": "adapt predict takes new rows: leave it out",
+    "num_labels": "the labels of the training data are counted: leave it out",
+    "load_best_model_at_end": "the best checkpoint by validation is kept: leave it out",
+    "do_lower_case": "the checkpoint's folder says it: leave it out",
+    "fp32": "that is the default: leave it out",
+}
 WANTED = {int: "a whole number", float: "a number"}
 
 
@@ -29,6 +41,9 @@ def wrong_flag(box: str, program: str, types: Mapping[str, Any], arguments: Sequ
     said = first_paragraph(box)
     if unknown := UNKNOWN.match(said):
         return unknown_flag(unknown[1].split(", ")[0], program, list(types))
+    strange = first_unknown(arguments, types)
+    if said.startswith(ABSENT) and strange is not None:  # perhaps in place of what is absent
+        return unknown_flag(strange, program, list(types))
     if missing := NO_VALUE.match(said):
         return f"{missing[1]} has no value: give {wanted(types.get(missing[1]))}"
     if choice := WRONG_CHOICE.match(said):
@@ -57,9 +72,27 @@ def unknown_flag(typed: str, program: str, flags: Sequence[str]) -> str:
     if not typed.startswith("-"):
         return f"{typed!r} belongs to no flag: see {program} --help"
     name = typed.partition("=")[0]
-    near = difflib.get_close_matches(name, flags, n=1)
-    mend = f"did you mean {near[0]}?" if near else f"see {program} --help"
+    option = as_option(name)
+    if option in NEEDLESS:
+        return f"there is no flag {name}: {NEEDLESS[option]}"
+    flag_of = {as_option(flag): flag for flag in flags}
+    near = near_name(option, flag_of)
+    mend = f"see {program} --help" if near is None else f"did you mean {flag_of[near]}?"
     return f"there is no flag {name}: {mend}"
+
+
+def first_unknown(arguments: Sequence[str], flags: Container[str]) -> str | None:
+    """The first word that looks like a flag and is none; None where all are."""
+    for word in arguments:
+        name = word.partition("=")[0]
+        if name.startswith("--") and name.replace("_", "-").replace("--no-", "--") not in flags:
+            return name
+    return None
+
+
+def as_option(flag: str) -> str:
+    """``batch_size`` for ``--batch-size``."""
+    return flag.lstrip("-").replace("-", "_")
 
 
 def values_of(name: str, arguments: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
 from adapt.errors import OutputError, StrategyError
 from adapt.options import DType, FinetuningOptions, Long, Offsets, Quoting, is_of
+from adapt.other_names import suggests
 from adapt.prepared import check_out
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
@@ -130,6 +131,7 @@ def without_nan(value: Any) -> Any:
     return value
 
 
+@suggests
 def compare(
     pretrained: Pretrained | str | Path,
     inputs: Any,

@@ -26,6 +26,7 @@ from adapt.features import (
     with_prompt,
 )
 from adapt.options import Long, Quoting, is_of, wanted
+from adapt.other_names import suggests
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
 from adapt.parallel.sharding import Layout
@@ -47,6 +48,7 @@ from adapt.tasks import TASKS, Task, get_task
 from adapt.training.events import OnProgress
 
 
+@suggests
 def probe(
     pretrained: Pretrained | str | Path,
     inputs: Any,

@@ -1,6 +1,7 @@
 """The command: from a file to a page, and on after a stop."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,11 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeyp
     again = compare.main(compare.Config(**flags, resume=True))
     assert again == result
     assert (tmp_path / "out/compare.md").read_text() == page
+    # Its config.json makes another one, in which a flag may be another.
+    words = ["--config", str(tmp_path / "out/config.json"), "--seeds", "3", "--out", "other"]
+    read = read_flags(compare.Config, "adapt compare", None, words)
+    expected = compare.Config(**flags | {"seeds": 3, "out": Path("other")}, config=read.config)
+    assert read == expected
     # A comparison of an earlier version, whose config.json lacks what is newer, goes on as well.
     file = tmp_path / "out/config.json"
     settings = json.loads(file.read_text())

@@ -1,0 +1,101 @@
+"""What other tools call the options: for the error of a name that there is not.
+
+near_name("num_train_epochs", ["epochs", "out"])        # "epochs"
+near_name("epoch", ["epochs", "out"])                   # "epochs", by its spelling
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# By option: its names in transformers, its scripts, sentence-transformers, Keras, scikit-learn,
+# Lightning and the like. Where a name is of several options, the first that a command has is meant.
+NAMES = {
+    "checkpoint": """model model_name model_name_or_path pretrained_model_name_or_path model_id
+        model_path base_model backbone pretrained encoder""",
+    "pretrained": "model model_name model_name_or_path model_id checkpoint encoder",
+    "run": "model model_name model_name_or_path model_path checkpoint checkpoint_path folder",
+    "train": "train_file train_data training_data train_path train_dataset dataset dataset_name data",
+    "inputs": "texts x train train_data train_dataset dataset data",
+    "data": "test test_file test_data dataset dataset_name input input_file input_path file texts",
+    "held_out": "test_size validation_split val_split validation_split_percentage val_size dev_size",
+    "validation": """validation_file validation_data validation_dataset eval_file eval_data
+        eval_dataset dev dev_file valid val val_data validation_split val_split test_size""",
+    "test": "test_file test_data test_dataset test_path",
+    "text_column": "text_column_name text_col column text_field input_column sentence_column",
+    "label_column": "label_column_name label_col label target target_column target_col",
+    "labels": "y targets",
+    "out": "output_dir output output_path output_file out_dir save_dir save_path",
+    "overwrite": "overwrite_output_dir force",
+    "resume": "resume_from_checkpoint continue",
+    "epochs": "num_train_epochs num_epochs n_epochs nb_epoch max_epochs n_iter",
+    "steps": "max_steps num_steps num_train_steps n_steps iterations",
+    "batch_size": """per_device_train_batch_size per_gpu_train_batch_size train_batch_size
+        per_device_eval_batch_size eval_batch_size batch bs mini_batch_size""",
+    "accumulate": "gradient_accumulation_steps accumulate_grad_batches grad_accum",
+    "learning_rate": "lr rate eta learning_rate_init encoder_lr encoder_learning_rate",
+    "head_learning_rate": "head_lr classifier_lr lr_head classifier_learning_rate",
+    "warmup": "warmup_ratio warmup_steps num_warmup_steps warmup_proportion",
+    "decay": "lr_scheduler_type lr_scheduler scheduler schedule lr_schedule",
+    "weight_decay": "wd l2",
+    "clip_norm": "max_grad_norm gradient_clip_val gradient_clip clip clip_grad_norm grad_clip",
+    "max_length": "max_seq_length max_seq_len max_len max_sequence_length seq_length block_size",
+    "stride": "doc_stride",
+    "seed": "random_state random_seed",
+    "seeds": "num_seeds n_seeds seed",
+    "dtype": "fp16 bf16 mixed_precision precision half amp torch_dtype",
+    "dropout": "hidden_dropout_prob dropout_prob dropout_rate",
+    "pooling": "pooling_mode pool pooling_strategy",
+    "normalize": "normalize_embeddings",
+    "strategy": """freeze freeze_encoder freeze_layers frozen frozen_layers peft lora lora_r lora_rank
+        adapter unfreeze""",
+    "strategies": "strategy models methods",
+    "class_weights": "class_weight pos_weight",
+    "score": "metric_for_best_model monitor",
+    "patience": "early_stopping_patience early_stopping",
+    "log_every": "logging_steps log_interval log_every_n_steps",
+    "save_every": "save_steps",
+    "validate_every": "eval_steps val_check_interval eval_interval",
+    "remat": "gradient_checkpointing",
+    "track": "report_to logger wandb tensorboard use_wandb",
+    "mask_rate": "mlm_probability mask_probability mlm_prob",
+    "text": "train_file train train_data data dataset corpus texts",
+    "texts": "text train_file train_data dataset corpus inputs",
+    "format": "to",
+    "config": "config_file config_path yaml",
+}
+
+
+def near_name(name: str, known: Iterable[str]) -> str | None:
+    """The option of ``known`` that another tool calls ``name``, or whose spelling is near; None
+    where there is none. Names are spelled as in Python.
+    """
+    known = list(known)
+    for option, names in NAMES.items():
+        if option in known and name in names.split():
+            return option
+    near = difflib.get_close_matches(name, known, n=1)
+    return near[0] if near else None
+
+
+def suggests(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function; a keyword that it does not take is refused with the one that may be meant."""
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in parameters:
+                near = near_name(name, parameters)
+                mend = f": did you mean {near!r}?" if near else ""
+                raise TypeError(
+                    f"{function.__name__}() got an unexpected keyword argument {name!r}{mend}"
+                )
+        return function(*args, **kwargs)
+
+    return checked
