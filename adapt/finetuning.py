@@ -42,6 +42,7 @@ from adapt.options import (
     check_seeds,
     is_of,
 )
+from adapt.other_names import suggests
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
 from adapt.prepared import PreparedRun, check_out
@@ -76,6 +77,7 @@ UNNAMED_SETTINGS = {
 }
 
 
+@suggests
 def finetune(
     pretrained: Pretrained | str | Path,
     inputs: Any,
@@ -255,6 +257,8 @@ def finetune(
         extras=extras,
     )
     warn_of_long(prepared)
+    if folder is not None and resume:
+        prepared = prepared.resumed(folder)
     return prepared.train(
         folder,
         defaults=UNNAMED_SETTINGS,
@@ -315,6 +319,22 @@ class Prepared(PreparedRun):
         pretrained = self.plan.pretrained
         head = self.data.task.with_decisions(pretrained.head, fitted.progress.best_scores)
         return dataclasses.replace(pretrained, head=head)
+
+    def resumed(self, out: Path) -> "Prepared":
+        """The run that goes on in ``out``, with the metric that decided there until now: scores of
+        two metrics can't be compared.
+        """
+        lineage = run_folder.read_lineage(out)
+        before = lineage.get("primary_metric", self.data.task.primary_metric)
+        if self.data.score is not None or before == self.data.primary_metric:
+            return self
+        logger.warning(
+            f"`resume`: {before} decided in {out} until now, where a new run has "
+            f"{self.data.primary_metric}: it goes on with {before}"
+        )
+        data = dataclasses.replace(self.data, score=before)
+        check_scores(self.plan, data)
+        return dataclasses.replace(self, data=data)
 
     @property
     def may_grow(self) -> Sequence[str]:
@@ -510,7 +530,8 @@ def check_scores(plan: Plan, data: TaskData) -> None:
         check_direction(data.primary_metric)
     validation = data.sets["validation"]
     outputs = random_outputs(plan, validation.num_outputs)
-    of_task = data.task.metrics(outputs, data.task.truth(validation), data.names)
+    names = data.task.scored_names(validation, data.names)
+    of_task = data.task.metrics(outputs, data.task.truth(validation), names)
     if own & of_task.keys():
         raise StrategyError(
             f"`metrics` has the name {min(own & of_task.keys())!r}, which is the task's own: "

@@ -243,8 +243,7 @@ class Session:
             params = self.checkpoints.load_params(plan.model.shapes(), "last")
         key = jax.random.fold_in(plan.key, 1)
         frozen, state = init_state(params, phase.labels, phase.tx, key, plan.layout)
-        if self.resumes:
-            state = self.checkpoints.restore(state)
+        state = self.checkpoints.restore(state)
         self.first_step = int(state.step)
         self.progress.step = self.first_step
         return frozen, state

@@ -174,7 +174,7 @@ class PreparedRun(abc.ABC):
             params, result = fitted.last_params(), {}
         else:
             params, result = self.finish(fitted)
-            result |= self.facts() | {"command": command}
+            result |= self.facts() | {"command": command, "outcome": fitted.outcome}
         return Run(
             pretrained=dataclasses.replace(self.finished_model(fitted), params=params),
             result=result,

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,7 @@ from adapt.options import (
     check_seeds,
     check_types,
 )
+from adapt.other_names import suggests
 from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.prepared import PreparedRun, check_out
@@ -118,6 +119,7 @@ class PretrainingOptions:
         return TrainingOptions(log_every=LOG_EVERY, patience=0, stop_after=self.stop_after)
 
 
+@suggests
 def pretrain(
     pretrained: Pretrained | str | Path,
     texts: Any,
@@ -210,6 +212,10 @@ class Prepared(PreparedRun):
 
     def digests(self) -> dict[str, str]:
         return {"the text": self.data.digest}
+
+    @property
+    def may_grow(self) -> Sequence[str]:
+        return ("steps",)
 
     def record_of(self, event: Event) -> Record | None:
         """The line of an event: without epochs, and with one ``rate``."""

@@ -32,7 +32,7 @@ from adapt.predicting import Predictions, check_predicts, predict_table, score_t
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_long
-from adapt.run_folder import EXTENDED, OF_PYTHON, check_out, open_run, write_json
+from adapt.run_folder import EXTENDED, OF_PYTHON, check_out, open_run, outcome_of, write_json
 from adapt.tasks.base import task_of
 from adapt.tasks.metrics import Metric, check_own
 from adapt.training import checkpoint, strategies
@@ -312,7 +312,7 @@ def load_run(folder: str | Path) -> Run:
         lineage=content["lineage"],
         history=read_records(path / "metrics.jsonl"),
         steps=content["result"].get("steps", 0),
-        outcome="complete" if content["result"] else "stopped",
+        outcome=outcome_of(content["result"]),
         folder=path,
     )
 

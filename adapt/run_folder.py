@@ -232,51 +232,72 @@ def new_folder(out: Path, command: str, overwrite: bool) -> Iterator[Callable[[]
     Unless the function that it yields was called: then the folder stays, and what it replaced is
     deleted.
     """
-    previous = out.with_name(f".{out.name}.before")
-    existed = out.exists()
-    is_filled = existed and holds_anything(out)
-    if is_filled and not overwrite:
+    new = NewFolder(out)
+    if new.is_filled and not overwrite:
         raise being_filled(out)
-
-    is_ours = False
-    is_kept = False
-
-    def keep() -> None:
-        nonlocal is_kept
-        if is_filled and not is_kept:
-            with contextlib.suppress(OSError):
-                files.delete(previous)
-        is_kept = True
-
     with contextlib.ExitStack() as held:
-        if existed:
+        if new.existed:
             held.enter_context(files.locked(out))
-        if is_filled and previous.exists() and not has_saved(out):
-            # A run that was to replace the previous one was killed before it had saved anything.
-            files.delete(out)
-            previous.rename(out)
-        if is_filled and command_of(out) != command:
-            raise not_written_by(command, out)
+        new.check_replaces(command)
         try:
-            if is_filled:
-                files.delete(previous)
-                out.rename(previous)
-            make_folder(out, exist_ok=existed and not is_filled)
-            if is_filled or not existed:
+            new.make()
+            if new.is_filled or not new.existed:
                 held.enter_context(files.locked(out))
-            is_ours = True
-            yield keep
+            new.is_ours = True
+            yield new.keep
         except BaseException:
-            if is_kept:
-                raise
-            for path in out.iterdir() if is_ours and out.exists() else ():
-                files.delete(path)
-            if is_filled and (is_ours or not out.exists()):
-                previous.replace(out)
-            elif is_ours and not existed and out.exists():
-                files.delete(out)
+            new.undo()
             raise
-        keep()
+        new.keep()
+
+
+class NewFolder:
+    """A folder that is made, and what it replaces, which is put aside until the new one is kept."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self.previous = out.with_name(f".{out.name}.before")
+        self.existed = out.exists()
+        self.is_filled = self.existed and holds_anything(out)
+        self.is_ours = False
+        self.is_kept = False
+
+    def check_replaces(self, command: str) -> None:
+        """Raise :class:`OutputError` for a folder that another command wrote.
+
+        What a run that was killed before it had saved anything was to replace is put back first.
+        """
+        if self.is_filled and self.previous.exists() and not has_saved(self.out):
+            files.delete(self.out)
+            self.previous.rename(self.out)
+        if self.is_filled and command_of(self.out) != command:
+            raise not_written_by(command, self.out)
+
+    def make(self) -> None:
+        """Put aside what is there, and make the folder."""
+        if self.is_filled:
+            files.delete(self.previous)
+            self.out.rename(self.previous)
+        make_folder(self.out, exist_ok=self.existed and not self.is_filled)
+
+    def keep(self) -> None:
+        """The new folder stays, and what it replaces is deleted."""
+        if self.is_filled and not self.is_kept:
+            with contextlib.suppress(OSError):
+                files.delete(self.previous)
+        self.is_kept = True
+
+    def undo(self) -> None:
+        """Everything is as it was before, unless the new folder is kept."""
+        if self.is_kept:
+            return
+        if self.is_ours and self.out.exists():
+            for path in self.out.iterdir():
+                files.delete(path)
+        if self.is_filled and (self.is_ours or not self.out.exists()):
+            self.previous.replace(self.out)
+        elif self.is_ours and not self.existed and self.out.exists():
+            files.delete(self.out)
 
 
 def holds_anything(out: Path) -> bool:
@@ -307,6 +328,13 @@ def not_written_by(command: str, out: Path) -> OutputError:
         f"{out} is not a folder that {command} wrote, so `overwrite` leaves it alone: "
         "remove it yourself"
     )
+
+
+def outcome_of(result: Mapping[str, Any]) -> str:
+    """How a run ended, by its result.json: complete, early, or stopped, where there is none."""
+    if not result:
+        return "stopped"
+    return result.get("outcome", "complete")  # those of before 2026-11-28 do not say it
 
 
 def has_saved(out: Path) -> bool:
@@ -393,6 +421,12 @@ def check_same_origin(out: Path, origin: Mapping[str, Any]) -> None:
     for name, digest in origin.get("digests", {}).items():
         if before_sets.get(name, digest) != digest:
             changed.append(f"the {name} data")
+    metric = origin.get("primary_metric")
+    if before.get("primary_metric", metric) != metric:
+        raise OutputError(
+            f"`resume`: {before['primary_metric']} decided between the validations of the run in "
+            f"{out}, and {metric} does now: give the former as `score`"
+        )
     if changed:
         raise OutputError(
             f"`resume`: {changed[0]} changed since the run in {out} began: "

@@ -14,18 +14,19 @@ from typing import Any
 from adapt import buckets, files
 from adapt.errors import CheckpointError, OutputError
 from adapt.pretrained import hub
+from adapt.run_folder import outcome_of
 
 logger = logging.getLogger(__name__)
 
 # Entries of result.json and lineage.json that are trees or lists of their own.
-LEFT_OUT = ("scores", "phases", "discarded", "used")
+LEFT_OUT = ("scores", "phases", "discarded", "used", "outcome")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunTable:
     """A row for every run that was found, in the order of their folders.
 
-    A row has the ``run``'s folder and its ``outcome`` (complete, or stopped); the entries of
+    A row has the ``run``'s folder and its ``outcome`` (complete, early, or stopped); the entries of
     config.json by their names, ``used.pooling`` and so on; its scores as ``test.accuracy``; and
     what else result.json and lineage.json say, as ``result.seconds.total`` and ``lineage.created``.
     """
@@ -128,7 +129,7 @@ def row_of(folder: Path) -> dict[str, Any]:
     settings = hub.read_json(folder, "config.json")
     lineage = read_optional(folder, "lineage.json")
     result = read_optional(folder, "result.json")
-    row: dict[str, Any] = {"run": str(folder), "outcome": "complete" if result else "stopped"}
+    row: dict[str, Any] = {"run": str(folder), "outcome": outcome_of(result)}
     row |= {name: value for name, value in settings.items() if name != "used"}
     row |= flat(settings.get("used") or {}, "used")
     for split, scores in (result.get("scores") or {}).items():

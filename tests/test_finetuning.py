@@ -15,6 +15,7 @@ from adapt.finetuning import prepare
 from adapt.options import FinetuningOptions
 from adapt.training import events
 from tests.helpers import tiny
+from tests.helpers.runs import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -714,6 +715,39 @@ def test_a_run_that_was_extended_is_not_made_again_at_once(finetune, tmp_path):
         with pytest.raises(StrategyError, match=r"`epochs`: the run was extended .1 to 2."):
             adapt.finetune(**arguments | data)
         assert adapt.finetune(**arguments | data | {"epochs": 1}).steps
+
+
+def test_a_run_goes_on_with_the_metric_that_decided_when_it_began(bert, tmp_path, caplog):
+    """As a run of entities from before their F1 decided, whose config.json names no score."""
+    words = [["the", "good", "fine", "film"], ["a", "dull", "plot", "is"]] * 12
+    tags = [["O", "B-PER", "I-PER", "O"], ["O", "O", "O", "O"]] * 12
+    given = {"task": "tags", "epochs": 3, "batch_size": 8, "patience": 0}
+    data = (bert, words, tags)
+    by_accuracy = given | {"score": "accuracy"}
+    whole = adapt.finetune(*data, out=tmp_path / "whole", **by_accuracy)
+    adapt.finetune(*data, out=tmp_path / "run", stop_after=4, **by_accuracy)
+    config = tmp_path / "run/config.json"
+    config.write_text(config.read_text().replace('"accuracy"', "null"))
+    run = adapt.finetune(*data, out=tmp_path / "run", resume=True, **given)
+    assert "accuracy decided" in caplog.text and "entity_f1" in caplog.text
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert run.result["primary_metric"] == whole.result["primary_metric"] == "accuracy"
+    assert len(run.predict(words[:2]).labels) == 2
+    with pytest.raises(OutputError, match="`score`"):
+        adapt.finetune(*data, out=tmp_path / "run", resume=True, score="macro_f1", **given)
+
+
+def test_a_run_that_ended_early_says_so_in_its_folder(finetune, tmp_path):
+    metrics = {"same": lambda outputs, labels: 0.5}
+    given = {"epochs": 4, "patience": 1, "metrics": metrics, "score": "same"}
+    # The loss decides between equal scores: with the rates at 0 nothing is ever better.
+    run = finetune(**given, rate_factor=0.0, out=tmp_path / "run")
+    assert run.outcome == "early"
+    assert adapt.load_run(tmp_path / "run").outcome == "early"
+    (row,) = adapt.runs(tmp_path / "run").rows
+    assert row["outcome"] == "early"
+    run = finetune(epochs=1, out=tmp_path / "whole")
+    assert run.outcome == adapt.load_run(tmp_path / "whole").outcome == "complete"
 
 
 def test_a_score_that_is_never_a_number_is_said(finetune, caplog):

@@ -143,6 +143,21 @@ def test_texts_in_a_list_train_as_the_same_file_does(bert, tmp_path):
         again.predict(["a film"])
 
 
+def test_a_run_that_has_ended_goes_on_with_more_steps(bert, tmp_path):
+    options = {"batch_size": 4, "validate_every": 2, "out": tmp_path / "run"}
+    first = adapt.pretrain(bert, TEXTS, steps=3, **options)
+    run = adapt.pretrain(bert, TEXTS, steps=6, resume=True, **options)
+    assert (first.steps, run.steps, run.outcome) == (3, 6, "complete")
+    validated = [record["step"] for record in run.history if "validation_loss" in record]
+    assert validated == [0, 2, 3, 4, 6]
+    assert run.result["loss_before"] == first.result["loss_before"]
+    again = adapt.load_run(tmp_path / "run")
+    assert again.settings["extended_from"] == {"steps": [3]}
+    assert tree.digest(again.pretrained.params) == tree.digest(run.pretrained.params)
+    with pytest.raises(AdaptError, match=r"`steps` was 6 .* is 5 now: give as many or more"):
+        adapt.pretrain(bert, TEXTS, steps=5, resume=True, **options)
+
+
 @pytest.mark.parametrize(
     ("texts", "options", "named"),
     [

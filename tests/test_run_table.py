@@ -21,7 +21,7 @@ def folder(tmp_path):
     """Two finished runs, one in a folder of the other's sweep, one that was stopped, and none."""
     for name, seed, result in (
         ("sweep/a", 0, RESULT),
-        ("sweep/b", 1, RESULT),
+        ("sweep/b", 1, {**RESULT, "outcome": "early"}),
         ("stopped", 2, None),
     ):
         run = tmp_path / name
@@ -47,7 +47,7 @@ def test_every_run_below_a_folder_is_a_row(folder):
     frame = table.to_pandas().set_index("run")
     names = [str(folder / name) for name in ("stopped", "sweep/a", "sweep/b")]
     assert list(frame.index) == names and list(frame["seed"]) == [2, 0, 1]
-    assert list(frame["outcome"]) == ["stopped", "complete", "complete"]
+    assert list(frame["outcome"]) == ["stopped", "complete", "early"]
     assert (
         list(frame["test.accuracy"].iloc[1:]) == [0.8, 0.8]
         and frame["test.accuracy"].isna().iloc[0]

@@ -182,12 +182,20 @@ def row_lines(cells: Sequence[str], widths: Sequence[int], is_header: bool) -> l
     for cell, width in zip(cells, widths, strict=True):
         wrapped.append(textwrap.wrap(cell, width, break_on_hyphens=False))
     height = max(map(len, wrapped))
+
     columns = []
-    for number, (texts, width) in enumerate(zip(wrapped, widths, strict=True)):
-        missing = [""] * (height - len(texts))
-        texts = missing + texts if is_header else texts + missing
-        columns.append([text.rjust(width) if number else text.ljust(width) for text in texts])
-    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    for texts, width in zip(wrapped, widths, strict=True):
+        empty = [""] * (height - len(texts))
+        texts = empty + texts if is_header else texts + empty
+        is_first = not columns
+        align = str.ljust if is_first else str.rjust
+        columns.append([align(text, width) for text in texts])
+
+    lines = []
+    for parts in zip(*columns, strict=True):
+        line = "  ".join(parts)
+        lines.append(line.rstrip())
+    return lines
 
 
 def column_blocks(widths: Sequence[int], width: int) -> list[list[int]]:

@@ -64,6 +64,8 @@ def main(config: Config) -> dict[str, Any]:
         split_seed=config.split_seed,
         layout=sharding.make_layout(config.mesh),
     )
+    if config.resume:
+        prepared = prepared.resumed(config.out)
     trackers = make_trackers(config.track, config.out, prepared.settings)
     showing.show_start(prepared)
     task = prepared.data.task

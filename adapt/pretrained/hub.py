@@ -735,7 +735,7 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
     if run.image_settings is not None:
         return run
     longest = min(max_length or run.config.positions, run.config.positions)
-    tokenizer = load_tokenizer(folder, longest, long=long)
+    tokenizer = load_tokenizer(folder, longest, long)
     if tokenizer is None:
         return run
     return with_tokenizer(run, tokenizer.with_stride(stride), folder)

@@ -54,19 +54,13 @@ class TokenizerFiles:
     notes: Sequence[str]
 
 
-def load_tokenizer(
-    folder: Path,
-    max_length: int,
-    family: str = "",
-    hf: Settings | None = None,
-    long: Long = "head",
-) -> Tokenizer | None:
-    """The tokenizer of a folder, cut to ``max_length`` tokens; None where it has none.
+def load_tokenizer(folder: Path, max_length: int, long: Long = "head") -> Tokenizer | None:
+    """The tokenizer of a run's folder, cut to ``max_length`` tokens; None where it has none.
 
-    Without a ``family`` a tokenizer.json is taken as it is, as in a run's folder. See
-    :func:`read_tokenizer`.
+    Its tokenizer.json is taken as it is; that of a checkpoint is read with what else its folder
+    says, see :func:`read_tokenizer`.
     """
-    files = read_tokenizer(folder, family, hf or {})
+    files = read_tokenizer(folder, family="", hf={})
     return None if files is None else Tokenizer(files.backend, max_length, long)
 
 

@@ -129,7 +129,7 @@ class Checkpoints(Protocol):
         ...
 
     def restore(self, state: State) -> State:
-        """The last checkpoint's state, on the devices of ``state``."""
+        """The last checkpoint's state, on the devices of ``state``; of a new run ``state`` itself."""
         ...
 
     def begin_phase(self, frozen: tree.Tree, state: State, progress: Progress) -> None:
@@ -174,7 +174,7 @@ class FolderCheckpoints:
         return checkpoint.load_params(self.folder, like, self.referred, which, self.layout)
 
     def restore(self, state: State) -> State:
-        return checkpoint.restore(self.folder, state)[0]
+        return checkpoint.restore(self.folder, state)[0] if self.resumes else state
 
     def begin_phase(self, frozen: tree.Tree, state: State, progress: Progress) -> None:
         checkpoint.save_frozen(self.folder, changed(frozen, self.referred), progress.phase)
@@ -201,7 +201,7 @@ class MemoryCheckpoints:
         return None
 
     def restore(self, state: State) -> State:
-        raise NotImplementedError("a run without a folder can't be resumed")
+        return state
 
     def load_params(self, like: tree.Tree, which: str = "best") -> tree.Tree:
         """The best parameters, whatever ``which`` says: no others are kept."""

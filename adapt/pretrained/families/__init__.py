@@ -167,15 +167,6 @@ def token_id(value: Any, name: str, where: str) -> int:
     return value
 
 
-def canonical_name(model_type: str, name: str) -> str | None:
-    """A tensor's name in the table's spelling: no prefix of the original library's, weight and bias
-    for gamma and beta; None for a buffer.
-    """
-    module = family_module(model_type)
-    name = tensor_names.without_wrappers(name).removeprefix(module.PREFIX)
-    return None if re.fullmatch(module.BUFFERS, name) else name
-
-
 def tie(
     hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], decoder: str, embedding: str
 ) -> tuple[bool, dict[str, np.ndarray]]:
