@@ -197,13 +197,15 @@ def score_table(
     part = task.examples(run, table, columns.texts, labels, columns.image)
     warn_long(part.long, table.name)
     part = task.pair_examples(part, seed=0)
+    task.check_scored(part, table.name)
     forward, params = shared_pass([run])
     batches = counted(part.eval_batches(), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
     check_computed(~np.isnan(outputs), "predictions")
     loss = task.mean_loss(outputs, part.targets)
     outputs = task.apply_decisions(outputs, part.targets, task.decisions_of(run.head))
-    scores = dict(task.metrics(outputs, task.truth(part), task.output_names(names)))
+    names = task.scored_names(part, task.output_names(names))
+    scores = dict(task.metrics(outputs, task.truth(part), names))
     scores |= own_scores(metrics or {}, outputs, part.targets)
     return scores | {"loss": loss}
 

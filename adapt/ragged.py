@@ -33,7 +33,12 @@ class Ragged:
     def take(self, index: np.ndarray) -> "Ragged":
         """The sequences ``index``, in that order; the values are shared, not copied."""
         second_start = None if self.second_start is None else self.second_start[index]
-        return Ragged(self.values, self.starts[index], self.lengths[index], second_start)
+        return dataclasses.replace(
+            self,
+            starts=self.starts[index],
+            lengths=self.lengths[index],
+            second_start=second_start,
+        )
 
     def flat_indices(self, index: np.ndarray) -> np.ndarray:
         """Where in ``values`` the elements of the sequences ``index`` are, one after the other:

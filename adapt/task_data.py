@@ -90,7 +90,8 @@ class TaskData:
 
     def scores(self, outputs: np.ndarray, part: Examples) -> Scores:
         """All metrics of a set, those of the task first."""
-        scores = self.task.metrics(outputs, self.task.truth(part), self.names)
+        names = self.task.scored_names(part, self.names)
+        scores = self.task.metrics(outputs, self.task.truth(part), names)
         return scores | own_scores(self.metrics, outputs, part.targets)
 
     @property
@@ -199,6 +200,7 @@ def read_data(
     for name, examples in sets.items():
         paired = task.pair_examples(examples, seed)
         sets[name] = dataclasses.replace(paired, layout=layout)
+    check_scored(task, sets, parts)
     sets["train"] = task.training_examples(sets["train"])
     if not len(sets["train"]):
         raise DataError(
@@ -217,6 +219,17 @@ def read_data(
         metrics,
     )
     return dataclasses.replace(data, repeated=count_repeated(parts), class_counts=class_counts)
+
+
+def check_scored(task: Task, sets: Mapping[str, Examples], parts: Mapping[str, Part]) -> None:
+    """Raise :class:`DataError` for a validation or test set of which nothing can be scored."""
+    for name in ("validation", "test"):
+        if name not in sets:
+            continue
+        where = f"{parts['train'].table.name}: what was held out for validation"
+        if name in parts:
+            where = parts[name].table.name
+        task.check_scored(sets[name], where, needs_loss=name == "validation")
 
 
 def with_scaled_weights(training: Examples) -> Examples:

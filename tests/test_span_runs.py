@@ -15,7 +15,7 @@ from adapt.comparison.options import CompareOptions
 from adapt.comparison.trained import cell_sets
 from adapt.data import tables
 from adapt.data.inputs import Columns
-from adapt.errors import StrategyError
+from adapt.errors import DataError, StrategyError
 from adapt.finetuning import prepare
 from adapt.options import FinetuningOptions
 from tests.helpers import tiny
@@ -205,6 +205,39 @@ def test_a_comparison_neither_trains_on_nor_scores_what_was_cut_off(bert):
     is_read = material.tests["test"].labels.file.is_found
     assert 0 < is_read.sum() < len(flat)
     assert np.isfinite(row.interval).all() and np.isfinite(row.score)
+
+
+def rows_with(answer: str, place: int, count: int = 8) -> list[dict]:
+    """Rows of 30 words, of which ``answer`` takes the place of those from ``place`` on."""
+    words = ["the"] * 30
+    telling = answer.split()
+    words[place : place + len(telling)] = telling
+    text = " ".join(words)
+    answers = {"text": [answer], "answer_start": [text.index(answer)]}
+    return [{"context": text, "question": "the score", "answers": answers}] * count
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_set_whose_answers_are_all_cut_off_is_refused_before_anything_trains(bert, name):
+    late = {name: rows_with("good", 28)}
+    with pytest.raises(DataError, match=r"'good' at character 112 of row 1.*`stride`"):
+        adapt.finetune(bert, rows_with("good", 0), **SPANS | {"stride": 0}, **late)
+
+
+def test_a_finished_run_says_that_nothing_of_a_set_can_be_scored(bert):
+    run = adapt.finetune(bert, rows_with("good", 0), **SPANS | {"stride": 0, "epochs": 1})
+    assert run.evaluate(rows_with("good", 0))["loss"] is not None
+    with pytest.raises(DataError, match="nothing can be scored"):
+        run.evaluate(rows_with("good", 28))
+
+
+def test_answers_longer_than_a_window_are_scored_and_can_not_validate(bert):
+    long = rows_with(" ".join(["good"] * 20), 3)
+    run = adapt.finetune(bert, rows_with("good", 0), test=long, **SPANS | {"epochs": 1})
+    assert run.scores["test"]["loss"] is None
+    assert run.scores["test"]["f1"] is not None
+    with pytest.raises(DataError, match=r"whole in a window of 16 tokens.*`max_length`"):
+        adapt.finetune(bert, rows_with("good", 0), validation=long, **SPANS)
 
 
 def test_what_the_task_does_not_read_is_refused_by_name(bert, file):

@@ -103,6 +103,8 @@ def read_material(
     read = {}
     for name, part in {**parts, **also_test}.items():
         read[name] = read_examples(part, task, names, pretrained)
+        if name != "train":
+            task.check_scored(task.pair_examples(read[name], seed=0), part.table.name)
     training = read.pop("train")
     validation = read.pop("validation", None)
     folds = None
@@ -205,13 +207,20 @@ def score_outputs(
     input).
     """
     task = material.task
-    names = task.output_names(material.names)
     targets = targets_of(material, draw, seed)
     scores = {}
     for name, values in outputs.items():
+        names = scored_names(material, name)
         scores[name] = as_finite(task.metrics(values, targets[name], names))
     train = task.pair_examples(material.train.take(draw.train), seed)
     return scores, as_finite(task.baseline(task.truth(train), targets["test"]))
+
+
+def scored_names(material: Material, name: str) -> Sequence[str]:
+    """The names of the classes of a test set; see :meth:`Task.scored_names`."""
+    names = material.task.output_names(material.names)
+    part = material.tests.get(name, material.train)
+    return material.task.scored_names(part, names)
 
 
 def targets_of(material: Material, draw: Draw, seed: int) -> dict[str, Any]:

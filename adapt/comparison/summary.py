@@ -11,7 +11,7 @@ import numpy as np
 
 from adapt.comparison.cells import Cell, Cells
 from adapt.comparison.intervals import interval, resampled
-from adapt.comparison.material import Material, draw_rows, targets_of
+from adapt.comparison.material import Material, draw_rows, scored_names, targets_of
 from adapt.comparison.options import CompareOptions
 
 Interval = tuple[float, float]
@@ -82,7 +82,7 @@ def resampled_scores(material: Material, found: Sequence[Cell], cells: Cells) ->
         draw = draw_rows(material, cell.budget, cell.seed)
         targets = targets_of(material, draw, cell.seed)["test"]
         tests.append((cells.outputs_of(cell.key)["test"], targets))
-    names = task.output_names(material.names)
+    names = scored_names(material, "test")
     return resampled(task, names, material.metric, tests, material.folds is None)
 
 

@@ -108,6 +108,7 @@ def cell_sets(
     sets |= {name: files[name] for name in material.tests}
     task = material.task
     sets = {name: task.pair_examples(examples, seed) for name, examples in sets.items()}
+    task.check_scored(sets["validation"], f"what seed {seed} chooses by", needs_loss=True)
     return sets | {"train": task.training_examples(sets["train"])}
 
 

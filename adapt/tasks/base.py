@@ -287,6 +287,14 @@ class Task(abc.ABC):
         """Those that are trained on of what :meth:`pair_examples` made: all of them."""
         return part
 
+    def check_scored(self, part: Examples, where: str, needs_loss: bool = False) -> None:
+        """Raise DataError for a set, as :meth:`pair_examples` made it, of which nothing can be
+        scored, or with ``needs_loss`` nothing has a loss.
+
+        ``where`` is what the message calls the set.
+        """
+        return
+
     # The head
 
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
@@ -364,9 +372,16 @@ class Task(abc.ABC):
         """What the outputs of an evaluation are scored against: the targets, [N, ...]."""
         return part.targets
 
+    def scored_names(self, part: Examples, names: Sequence[str]) -> Sequence[str]:
+        """The names of the classes that :meth:`truth` has: those of the outputs, ``names``, and
+        after them those that no output is of.
+        """
+        return names
+
     @abc.abstractmethod
     def metrics(self, outputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:
         """Scores of a set, :meth:`deciding_metric` among them; nan where one is not defined.
+        ``names`` are its :meth:`scored_names`.
 
         A name with a colon, ``f1:PER``, is the score of one class, which epochs do not show.
         """

@@ -11,10 +11,10 @@ import numpy as np
 from adapt.data import examples, tables
 from adapt.data.examples import Examples
 from adapt.data.inputs import Columns
-from adapt.data.labels import Labels
+from adapt.data.labels import Labels, shortened
 from adapt.data.spans import NO_ANSWER, NULL, STRIDE, UNKNOWN, SpanFile, SpanRows
 from adapt.data.tables import Table, numbered_values
-from adapt.errors import StrategyError
+from adapt.errors import DataError, StrategyError
 from adapt.models import Span as SpanHead
 from adapt.options import TaskOptions
 from adapt.pretrained.hub import Pretrained, tokenizer_of
@@ -175,6 +175,27 @@ class Span(Task):
         """The windows that say something: see :attr:`SpanFile.targets`."""
         says = np.asarray(part.labels)[:, 0] >= 0
         return part if says.all() else part.take(np.flatnonzero(says))
+
+    def check_scored(self, part: Examples, where: str, needs_loss: bool = False) -> None:
+        labels = part.labels
+        has_loss = bool((np.asarray(labels)[:, 0] >= 0).any())
+        is_scored = bool(span_scores.is_counted(labels).any())
+        if has_loss or (is_scored and not needs_loss):
+            return
+        row = int(labels.rows[0])
+        start = int(labels.file.answers[row, 0, 0])
+        answer = shortened(labels.file.gold(row)[0])
+        first = f"the first is {answer!r} at character {start} of row {row + 1}"
+        if labels.file.is_cut:
+            raise DataError(
+                f"{where}: nothing can be scored, as every answer lies in what was cut off beyond "
+                f"the {part.max_length} tokens of an example; {first}: train with a larger "
+                "`max_length`, or with a `stride` above 0, which reads long texts in windows"
+            )
+        raise DataError(
+            f"{where}: no answer is whole in a window of {part.max_length} tokens, so that there is "
+            f"no loss; {first}: train with a larger `max_length`, or leave such rows out"
+        )
 
     # The head and its loss
 

@@ -7,17 +7,21 @@ compute them, but as shares and not in percent.
 
 import collections
 import dataclasses
+import functools
 import re
 import string
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from adapt.data.spans import SpanWindows
+from adapt.data.spans import SpanFile, SpanWindows
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = frozenset(string.punctuation)
 NAN = float("nan")
+
+# (an answer, the answers that are right) -> a score
+AnswerScore = Callable[[str, Sequence[str]], float]
 
 
 def normalized(text: str) -> str:
@@ -31,16 +35,22 @@ def exact_match(answer: str, gold: Sequence[str]) -> float:
     return float(normalized(answer) in map(normalized, gold))
 
 
-def f1(answer: str, gold: Sequence[str]) -> float:
-    """The best F1 of the answer's words, each as often as it stands there, over ``gold``."""
+def f1(answer: str, gold: Sequence[str], of_no_words: float = 1.0) -> float:
+    """The best F1 of the answer's words, each as often as it stands there, over ``gold``.
+
+    ``of_no_words`` is the F1 of two answers without words, such as "the" and "?!": 1 in
+    evaluate-v2.0.py, 0 in evaluate-v1.1.py.
+    """
     words = normalized(answer).split()
-    return max(f1_of_words(words, normalized(one).split()) for one in gold)
+    return max(f1_of_words(words, normalized(one).split(), of_no_words) for one in gold)
 
 
-def f1_of_words(words: Sequence[str], gold: Sequence[str]) -> float:
-    """2 * shared / (words + gold); where either has no words, 1 if both have none, and else 0."""
-    if not words or not gold:
-        return float(not words and not gold)
+def f1_of_words(words: Sequence[str], gold: Sequence[str], of_no_words: float = 1.0) -> float:
+    """2 * shared / (words + gold); where neither has a word ``of_no_words``, and 0 where one has
+    none.
+    """
+    if not words and not gold:
+        return of_no_words
     shared = collections.Counter(words) & collections.Counter(gold)
     count = sum(shared.values())
     return 2 * count / (len(words) + len(gold))
@@ -124,7 +134,7 @@ def question_scores(logits: np.ndarray, labels: SpanWindows) -> dict[str, np.nda
     for (_, _, text), margin in zip(found.spans, found.margins, strict=True):
         answers.append("" if margin > 0 else text)
     exact = compared(answers, labels, exact_match)
-    f1_scores = compared(answers, labels, f1)
+    f1_scores = compared(answers, labels, f1_of_format(labels.file))
     exact[~is_counted(labels)] = NAN
     f1_scores[~is_counted(labels)] = NAN
     file = labels.file
@@ -137,9 +147,16 @@ def question_scores(logits: np.ndarray, labels: SpanWindows) -> dict[str, np.nda
     return scores
 
 
-def compared(
-    answers: Sequence[str], labels: SpanWindows, score: Callable[[str, Sequence[str]], float]
-) -> np.ndarray:
+def f1_of_format(file: SpanFile) -> AnswerScore:
+    """:func:`f1` as the official script of the file's format computes it.
+
+    Where neither answer has a word, evaluate-v1.1.py gives 0: the two share none. In
+    evaluate-v2.0.py both then say that there is no answer, which is right.
+    """
+    return functools.partial(f1, of_no_words=float(file.has_unanswerable))
+
+
+def compared(answers: Sequence[str], labels: SpanWindows, score: AnswerScore) -> np.ndarray:
     """The score of the answer to each question, float64 [Q]."""
     values = []
     for answer, row in zip(answers, labels.rows.tolist(), strict=True):
@@ -154,16 +171,23 @@ def best_threshold(logits: np.ndarray, labels: SpanWindows) -> float:
     smallest counts.
     """
     found = best_answers(logits, labels)
-    f1_of_answer = compared([text for _, _, text in found.spans], labels, f1)
+    texts = [text for _, _, text in found.spans]
+    f1_of_answer = compared(texts, labels, f1_of_format(labels.file))
     f1_of_none = labels.file.is_unanswerable[labels.rows].astype(np.float64)
-    margins, question = np.unique(found.margins, return_inverse=True)
-    gains = np.bincount(question, (f1_of_answer - f1_of_none) * is_counted(labels))
+    gain_of_answer = np.where(is_counted(labels), f1_of_answer - f1_of_none, 0)
+
+    margins, place = np.unique(found.margins, return_inverse=True)
+    gains = np.bincount(place, gain_of_answer)
     # Threshold i gives the answers to the questions with the i smallest margins.
     totals = np.concatenate([[0.0], np.cumsum(gains)])
+    below_all = margins[0] - 1
     between = (margins[1:] + margins[:-1]) / 2
-    thresholds = np.concatenate([[margins[0] - 1], between, [margins[-1] + 1]])
-    is_best = totals >= totals.max() - 1e-9
-    return float(min(thresholds[is_best], key=abs))
+    above_all = margins[-1] + 1
+    thresholds = np.concatenate([[below_all], between, [above_all]])
+
+    best = thresholds[totals >= totals.max() - 1e-9]
+    nearest_to_zero = np.abs(best).argmin()
+    return float(best[nearest_to_zero])
 
 
 def majority_answer(train: SpanWindows, test: SpanWindows) -> float:

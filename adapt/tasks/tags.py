@@ -14,6 +14,8 @@ from adapt.data.labels import (
     Labels,
     class_names,
     class_numbers,
+    plain_spelling,
+    read_labels,
     shortened,
     spelled,
     tag_list,
@@ -34,6 +36,13 @@ from adapt.training import losses
 logger = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class TagLabels(Ragged):
+    """Classes of words, int32; those from the number of outputs on are the ``unseen`` ones."""
+
+    unseen: tuple[str, ...] = ()  # classes that no output is of
+
+
 class Tags(Task):
     """A class a word; labels are Ragged int32 of the words, logits [words, C].
 
@@ -41,7 +50,8 @@ class Tags(Task):
     scored at its first token. A word that is cut off, or of which no token is left, is not scored.
 
     Where all classes are O and B-, I- and the like with a type, entities are scored, and their F1
-    decides; see :mod:`adapt.tasks.entities`.
+    decides; see :mod:`adapt.tasks.entities`. A tag that training did not have counts as wrong,
+    whatever is said of its word, and is in no loss.
     """
 
     further_texts = (0, 0)
@@ -62,7 +72,12 @@ class Tags(Task):
         return names
 
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
-        return ragged(class_numbers(table, column, names, tag_list))
+        """Raises DataError for tags that training did not have where they can't be meant as classes
+        of their own; see :func:`unseen_tags`.
+        """
+        unseen = unseen_tags(table, column, names)
+        encoded = ragged(class_numbers(table, column, [*names, *unseen], tag_list))
+        return TagLabels(encoded.values, encoded.starts, encoded.lengths, unseen=tuple(unseen))
 
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
         """The numbers of the words, so that it is known which word an output is of."""
@@ -83,6 +98,11 @@ class Tags(Task):
                 f"{table.name}: {lost.cut_off} of {words} words lie beyond the {part.max_length} "
                 "tokens of an example: not scored"
             )
+        if len(labels) > 1 and labels.lengths.max() == 1:
+            logger.warning(
+                f"{table.name}: every row is a single word, read without its sentence: a file with "
+                "a word a line, without a header, is called .conll"
+            )
         if lost.without_token:
             logger.warning(
                 f"{table.name}: the tokenizer makes no token of {lost.without_token} of {words} "
@@ -90,11 +110,28 @@ class Tags(Task):
             )
         return part
 
+    def check_scored(self, part: Examples, where: str, needs_loss: bool = False) -> None:
+        if not part.num_outputs:
+            raise DataError(
+                f"{where}: nothing can be scored: the tokenizer makes no token of any of its words"
+            )
+
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
         return Tagger(len(names), pretrained.config.dropout)
 
     def deciding_metric(self, names: Sequence[str]) -> str:
         return self.primary_metric if entities.scheme_of(names) is None else "entity_f1"
+
+    def mean_loss(self, outputs: np.ndarray, labels: Any, size: int = 1024) -> float:
+        """The mean over the words whose class has an output; nan where none has."""
+        has_output = labels < outputs.shape[-1]
+        if not has_output.any():
+            return metrics.NAN
+        return super().mean_loss(outputs[has_output], labels[has_output], size)
+
+    def scored_names(self, part: Examples, names: Sequence[str]) -> Sequence[str]:
+        assert isinstance(part.labels, TagLabels)
+        return [*names, *part.labels.unseen]
 
     def truth(self, part: Examples) -> np.ndarray:
         """int [words, 2]: the class, and 1 where a sentence begins, which ends what an entity is."""
@@ -163,6 +200,44 @@ class Tags(Task):
         return [json.dumps(names, ensure_ascii=False)]
 
 
+def unseen_tags(table: Table, column: str, names: Sequence[str]) -> list[str]:
+    """The tags of a table that are not among ``names``, those of training; logs how many words have
+    them.
+
+    Raises DataError, with the row, for one that is spelled otherwise in training or is no tag of
+    entities as those of training are, and where no tag but O is one of training.
+    """
+    known = set(names)
+    spelling = {plain_spelling(name): name for name in names}
+    first_row: dict[str, int] = {}
+    words = 0
+    is_known = False
+    for row, tags in read_labels(table, column, tag_list):
+        for tag in tags:
+            is_known = is_known or (tag in known and tag != "O")
+            if tag not in known:
+                words += 1
+                first_row.setdefault(tag, row)
+    shown = shortened(", ".join(names))
+    for tag, row in first_row.items():
+        where = f"{table.name}: row {row}: tag '{tag}'"
+        if plain_spelling(tag) in spelling:
+            raise DataError(
+                f"{where} is '{spelling[plain_spelling(tag)]}' in training: write it so"
+            )
+        if entities.scheme_of(names) and not entities.scheme_of([*names, tag]):
+            raise DataError(f"{where} is no tag of entities as those of training are ({shown})")
+        if not is_known:
+            raise DataError(f"{where} is unseen in training, as all tags are but O ({shown})")
+    unseen = sorted(first_row)
+    if unseen:
+        logger.warning(
+            f"{table.name}: {words:,} words have tags that training did not have "
+            f"({shortened(', '.join(unseen))}): they count as wrong, as no output is of them"
+        )
+    return unseen
+
+
 def count(scheme: entities.Scheme, logits: np.ndarray, labels: np.ndarray) -> entities.Counts:
     """The entities of the classes with the largest logits [words, C], and of labels [words, 2]."""
     return entities.count_entities(scheme, logits.argmax(-1), labels[:, 0], labels[:, 1] > 0)
@@ -224,7 +299,8 @@ def tagged_examples(
         row += len(sentences)
     lengths = np.concatenate(words_left)
     values = np.concatenate(placed).astype(np.int32)
-    places = Ragged(values, np.cumsum(lengths) - lengths, lengths)
+    unseen = labels.unseen if isinstance(labels, TagLabels) else ()
+    places = TagLabels(values, np.cumsum(lengths) - lengths, lengths, unseen=unseen)
     return examples.from_tokens(pretrained, tokenized, places), lost
 
 

@@ -1,5 +1,6 @@
 """Entities are those of seqeval, and their scores are."""
 
+import dataclasses
 import json
 import math
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapt.data.tables import from_columns
-from adapt.errors import StrategyError
+from adapt.errors import DataError, StrategyError
 from adapt.ragged import Ragged
 from adapt.tasks import TASKS
 from adapt.tasks.entities import count_entities, entity_scores, other_spelling, scheme_of
@@ -168,6 +169,57 @@ def test_other_spellings_of_entities_are_said(names, example, caplog):
     assert TASKS["tags"].label_names(table, "label", ["text"]) == sorted(names)
     said = [message for message in caplog.messages if "scored as words" in message]
     assert len(said) == (example is not None)
+
+
+TRAINED = ["B-LOC", "B-PER", "O"]
+TAGGED = [["B-PER", "I-PER", "O"], ["B-ORG", "O", "B-LOC"]]
+
+
+def evaluated(tags: list[list[str]]) -> tuple[dict, float]:
+    """(the scores, the loss) of saying of every word the tag that it has; O where there is no
+    output for that.
+    """
+    task = TASKS["tags"]
+    labels = task.encode_labels(from_columns({"label": tags}, "some.csv"), "label", TRAINED)
+    words = np.concatenate([np.arange(length) for length in labels.lengths])
+    places = dataclasses.replace(labels, values=np.stack([words, labels.values], 1))
+
+    class Part:
+        labels = places
+        targets = places.values[:, 1]
+        num_outputs = len(words)
+
+    outputs = np.eye(3, dtype=np.float32)[np.where(Part.targets < 3, Part.targets, 2)]
+    names = task.scored_names(Part, TRAINED)
+    return task.metrics(outputs, task.truth(Part), names), task.mean_loss(outputs, Part.targets)
+
+
+def test_tags_that_training_did_not_have_are_wrong_as_in_seqeval(caplog):
+    scores, loss = evaluated(TAGGED)
+    # 2 entities are said, of which 1 is right; 3 are true.
+    assert scores["entity_precision"] == pytest.approx(1 / 2)
+    assert scores["entity_recall"] == pytest.approx(1 / 3)
+    assert scores["entity_f1"] == pytest.approx(2 / 5)
+    assert (scores["f1:ORG"], scores["support:ORG"]) == (0.0, 1.0)
+    assert (scores["f1:LOC"], scores["f1:PER"]) == (1.0, 0.0)
+    assert scores["accuracy"] == pytest.approx(4 / 6)
+    assert loss == pytest.approx(-np.log(np.e / (np.e + 2)), abs=1e-6), "of the other four words"
+    assert "2 words have tags that training did not have (B-ORG, I-PER)" in caplog.text
+    seen, _ = evaluated([["B-PER", "O"]])
+    assert "f1:ORG" not in seen
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ([["O", "B-LOC"], ["O", "b-per"]], "row 2: tag 'b-per' is 'B-PER' in training"),
+        ([["O", "B-PER"], ["O", "FOO"]], "row 2: tag 'FOO' is no tag of entities"),
+        ([["O", "B-ORG"], ["I-ORG"]], "row 1: tag 'B-ORG' is unseen in training, as all tags"),
+    ],
+)
+def test_tags_that_can_not_be_meant_as_classes_of_their_own_are_refused(tags, said):
+    with pytest.raises(DataError, match=said):
+        evaluated(tags)
 
 
 def test_a_count_does_not_decide():

@@ -166,8 +166,8 @@ def test_tags_are_the_classes_of_words_however_they_are_spelled():
         0,
         2,
     ]
-    with pytest.raises(DataError, match="row 2: label 'X' is unseen in training"):
-        encode_labels(table([["N"], ["X"]]), "label", ["N", "V"], "tags")
+    with pytest.raises(DataError, match="row 2: tag 'X' is unseen in training, as all tags are"):
+        encode_labels(table([["O"], ["X"]]), "label", ["N", "O", "V"], "tags")
     with pytest.raises(DataError, match="row 1 has no label"):
         encode_labels(table([["N", ""]]), "label", ["N", "V"], "tags")
 

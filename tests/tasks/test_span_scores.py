@@ -190,6 +190,22 @@ def test_an_answer_scores_as_other_implementations_score_it(answer, gold, exact,
     assert span_scores.f1(answer, gold) == pytest.approx(f1)
 
 
+def test_answers_without_words_score_as_the_script_of_the_files_format_scores_them():
+    rows = [("?! it was The", ["The"]), ("?! it was Cork", ["?!"]), ("so Porto", ["Porto"])]
+    said = spans.outputs([(1, 1), (4, 4), (1, 1)])  # ?!, Cork and so
+    labels = spans.labels(rows)
+    # evaluate-v1.1.py: equal after normalization, and no word is shared.
+    assert SPAN.metrics(said, labels, []) == pytest.approx({"exact_match": 1 / 3, "f1": 0.0})
+    # evaluate-v2.0.py: neither has a word, and f1 says what exact_match does.
+    labels = spans.labels([*rows, ("so Lodz", [])])
+    said = spans.outputs([(1, 1), (4, 4), (1, 1), (0, 0)])
+    scores = SPAN.metrics(said, labels, [])
+    assert scores["HasAns_exact"] == scores["HasAns_f1"] == pytest.approx(1 / 3)
+    assert span_scores.f1("the", ["?!", "Graz"], of_no_words=0) == 0
+    assert span_scores.f1("the", ["?!", "Graz"]) == 1
+    assert span_scores.f1("the", ["Graz"]) == span_scores.f1("Graz", ["the"]) == 0
+
+
 # (text, its answers, the tokens that are said; (0, 0) is no answer)
 SET = [
     ("in The city of Graz! now", ["Graz", "The city of Graz"], (2, 5)),
