@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from adapt import files, tree
@@ -23,6 +24,7 @@ from adapt.data.packing import Arrays
 from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
 from adapt.data.tables import Table
 from adapt.data.text_windows import TextWindows
+from adapt.devices import compute_dtype
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import (
     POOLINGS,
@@ -33,7 +35,7 @@ from adapt.models import (
     cached_program,
     flatten_groups,
 )
-from adapt.options import Long, is_of
+from adapt.options import DType, Long, is_of
 from adapt.other_names import suggests
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
@@ -162,6 +164,7 @@ def encode(
     layer: int | None = None,
     long: Long | None = None,
     prompt: str | None = None,
+    dtype: DType = "auto",
 ) -> np.ndarray:
     """The features of texts, float32 [N, D], in their order.
 
@@ -184,6 +187,9 @@ def encode(
     is the mean of those of the fewest windows of the full length that hold the text, spread evenly.
     The default is what the checkpoint was trained with, or ``"head"``.
 
+    ``dtype`` is that of the computation: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 where
+    the device computes it natively (:func:`adapt.devices.compute_dtype`).
+
     Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a
     pooling, a layer or a rule that there is not, and for what the folder asks for and is not done
     here.
@@ -199,7 +205,7 @@ def encode(
         pretrained = load(pretrained)
     keep_programs()
     settings = vector_settings(pretrained, pooling, normalize, prompt)
-    forward, params = extractor(pretrained, settings.pooling, layer)
+    forward, params = extractor(pretrained, settings.pooling, layer, compute_dtype(dtype))
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), settings.width(pretrained.config)), np.float32)
     reader = with_long(pretrained, long)
@@ -237,6 +243,7 @@ class Extraction:
     padding: float  # the share of the slots of batches that held no token
     long: LongTexts
     settings: VectorSettings
+    dtype: str  # of the computation
 
     @property
     def truncated(self) -> int:
@@ -257,7 +264,7 @@ def extract(
     pooling: str | None = None,
     layer: int | None = None,
     normalize: bool | None = None,
-    dtype: Any = np.float32,
+    dtype: DType = "auto",
     layout: Layout | None = None,
     on_progress: OnProgress | None = None,
     long: Long | None = None,
@@ -270,8 +277,7 @@ def extract(
     is computed. Each of several processes writes the features of its own part of the rows,
     features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
     mesh of the process's own devices. files.csv names the file of each row of a folder of pictures.
-    ``dtype`` is that of the computation; for pooling, normalize,
-    prompt, layer and long see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
+    For pooling, normalize, prompt, layer, long and dtype see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
     :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
     data.
     """
@@ -291,6 +297,7 @@ def extract(
         table = table.select(shares[jax.process_index()])
         name = share_name(jax.process_index())
     settings = vector_settings(pretrained, pooling, normalize, prompt)
+    dtype = compute_dtype(dtype)
     forward, params = extractor(pretrained, settings.pooling, layer, dtype, layout)
     stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
     width = settings.width(pretrained.config)
@@ -314,7 +321,7 @@ def extract(
     if multihost.is_multiprocess() and multihost.is_lead_process():
         write_index(folder, shares, width)
     padding = 1 - tokens / slots
-    return Extraction(path, count, width, seconds, padding, long_texts, settings)
+    return Extraction(path, count, width, seconds, padding, long_texts, settings, dtype)
 
 
 def write_file_names(folder: Path, table: Table) -> None:
@@ -447,14 +454,14 @@ def extractor(
     pretrained: Pretrained,
     pooling: str = "mean",
     layer: int | None = None,
-    dtype: Any = np.float32,
+    dtype: str = "float32",
     layout: Layout | None = None,
 ) -> tuple[Forward, tree.Tree]:
     """(a jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes,
     on the devices).
 
-    ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default). The
-    head is discarded, except the weights of a pooling: "pooler", or a run's "attention". Raises
+    ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default);
+    ``dtype`` is that of the computation. The head is discarded, except the weights of a pooling: "pooler", or a run's "attention". Raises
     :class:`StrategyError` for a layer or a pooling that is not there.
     """
     config = pretrained.config
@@ -470,9 +477,11 @@ def extractor(
     head = {}
     if pooling in ("pooler", "attention"):
         head = pooling_weights(pretrained, pooling)
-    model = Model(Encoder(config, dtype), Classifier(0, pooling, dtype=dtype), layout)
+    model = Model(Encoder(config), Classifier(0, pooling), layout)
+    if dtype != "float32":
+        model = model.cast(jnp.dtype(dtype))
     if layout is None:
-        there = pretrained.on_device()
+        there = pretrained.on_device(dtype)
         head = {name: there["head"][name] for name in head}
         return features_at(model, layer), {"encoder": there["encoder"], "head": head}
     params = tree.graft(tree.drop(pretrained.params, "head"), "head", head)

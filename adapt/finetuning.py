@@ -24,6 +24,7 @@ import numpy as np
 
 from adapt import extensions, run_folder, tree
 from adapt.data.inputs import Columns, Part, check_given, make_parts
+from adapt.devices import compute_dtype
 from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
@@ -125,7 +126,7 @@ def finetune(
     dropout: float | None = None,
     max_length: int | None = None,
     long: Long | None = None,
-    dtype: DType = "float32",
+    dtype: DType = "auto",
     remat: Remat = "none",
     scan: bool = False,
     log_every: int = 0,
@@ -295,7 +296,8 @@ class Prepared(PreparedRun):
 
     def used(self) -> dict[str, Any]:
         """The peak learning rates of each phase by group, the pooling, tokens of an example, what
-        is read of longer texts, dropout, and of spans the stride of windows.
+        is read of longer texts, dropout, the dtype of the computation, and of spans the stride of
+        windows.
         """
         rates = []
         for phase in self.plan.phases:
@@ -309,6 +311,7 @@ class Prepared(PreparedRun):
             "max_length": tokenizer.max_length if tokenizer else None,
             "long": tokenizer.long if tokenizer else None,
             "dropout": pretrained.config.dropout,
+            "dtype": self.plan.dtype,
         }
         if tokenizer and tokenizer.stride is not None:
             used["stride"] = tokenizer.stride
@@ -625,7 +628,7 @@ def build_plan(
     strategies.check_rules(strategy, params)
 
     computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
-    if options.dtype == "bfloat16":
+    if compute_dtype(options.dtype) == "bfloat16":
         computed = computed.cast(jnp.bfloat16)
     if loss is None:
         loss = data.task.training_loss(options, data.sets["train"].targets, data.names)
@@ -725,7 +728,7 @@ def test_best(plan: Plan, data: TaskData, fitted: Fitted) -> Tested:
             active = session.enter(phase, frozen, data, None)
         # On the devices, as the parameters of validations were: else it would compile once more.
         decisions = fitted.progress.best_scores
-        metrics, loss = active.evaluate(sharding.shard_tree(params, plan.layout), "test", decisions)
+        metrics, loss = active.evaluate(active.params(params), "test", decisions)
         truth = {name: data.task.truth(data.sets[name]) for name in ("train", "test")}
         baseline = data.task.baseline(truth["train"], truth["test"])
         scores = {name: finite(value) for name, value in [*metrics.items(), ("loss", loss)]}
@@ -739,6 +742,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """What result.json says of a run beside its scores and its seconds."""
     progress = fitted.progress
+    fitted.active.check_unmoved()
     before = progress.phases[phase.number]["digest"]
     after = tree.digest(frozen)
     if after != before:

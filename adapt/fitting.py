@@ -19,16 +19,16 @@ from adapt.data import packing
 from adapt.errors import TrainingError
 from adapt.models import Model
 from adapt.options import TrainingOptions
-from adapt.parallel.sharding import Layout
+from adapt.parallel.sharding import Layout, shard_tree
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.pretrained.hub import Pretrained
-from adapt.training import events, phases
+from adapt.training import events, optim, phases
 from adapt.training.events import Callback
 from adapt.training.loop import run_steps
 from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import Checkpoints, MemoryCheckpoints, Progress
-from adapt.training.step import State, advance, init_state
+from adapt.training.step import State, advance, cast_kernels, init_state, init_trainable
 
 Scores = Mapping[str, float]  # by metric
 
@@ -100,6 +100,11 @@ class Plan:
     key: jax.Array
     layout: Layout | None = None
 
+    @property
+    def dtype(self) -> str:
+        """The dtype of the computation, by name."""
+        return self.phases[0].dtype
+
     def end_of(self, epoch: int) -> int:
         """The step with which an epoch ends."""
         return min((epoch + 1) * self.steps_per_epoch, self.steps)
@@ -111,12 +116,37 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class ActivePhase:
-    """A phase that was entered: its frozen parameters, and the data as these prepare them."""
+    """A phase that was entered: its frozen parameters, and the data as these prepare them.
+
+    ``frozen`` are these as the run's checkpoints have them, ``computed`` as a step takes them, on
+    the devices: with kernels in the dtype of the computation.
+    """
 
     phase: CompiledPhase
     frozen: tree.Tree
+    computed: tree.Tree
     data: TrainingData
     evaluate: Evaluate
+
+    def params(self, params: tree.Tree) -> tree.Tree:
+        """All parameters as an evaluation takes them, on the devices; ``params`` are those of a
+        checkpoint.
+        """
+        if self.phase.frozen_dtype is None:
+            return shard_tree(params, self.phase.model.layout)
+        trainable = optim.trainable(params, self.phase.labels)
+        return tree.merge(self.computed, shard_tree(trainable))
+
+    def check_unmoved(self) -> None:
+        """Raise :class:`TrainingError` unless ``computed`` is still what it was made from."""
+        if self.phase.frozen_dtype is None:
+            return
+        again = cast_kernels(self.frozen, self.phase.frozen_dtype)
+        if tree.digest(self.computed) != tree.digest(again):
+            raise TrainingError(
+                "the frozen parameters on the device moved: they are no longer those of the "
+                "checkpoint; please report this"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,14 +198,22 @@ def fit(
     for phase in plan.phases[session.progress.phase :]:
         if active is not None:
             frozen, state = advance(
-                frozen, state, active.phase.labels, phase.labels, phase.tx, plan.layout
+                frozen,
+                state,
+                active.phase.labels,
+                phase.labels,
+                phase.tx,
+                plan.layout,
+                is_placed=phase.frozen_dtype is None,
             )
         is_new = not session.progress.has_begun(phase.number)
         active = session.enter(phase, frozen, data, state)
         if is_new and validate_first:
             session.validate(active, state, phase.epochs.start)
         # A regularizer finds the pre-trained values beside what is frozen.
-        inputs = phases.with_anchor(frozen, phase.step, phase.labels, plan.pretrained.params)
+        inputs = phases.with_anchor(
+            active.computed, phase.step, phase.labels, plan.pretrained.params
+        )
         shapes: set[Any] = set()
         for epoch in plan.epochs_left(phase, int(state.step)):
             if session.is_stale(phase):
@@ -235,14 +273,21 @@ class Session:
         )
 
     def init_state(self) -> tuple[tree.Tree, State]:
-        """(frozen parameters, state) to begin with, or of the last checkpoint."""
+        """(frozen parameters, state) to begin with, or of the last checkpoint.
+
+        Frozen parameters that a step takes in another dtype stay where they are, on the host.
+        """
         plan = self.plan
         phase = plan.phases[self.progress.phase]
         params = plan.params
         if self.resumes:
             params = self.checkpoints.load_params(plan.model.shapes(), "last")
         key = jax.random.fold_in(plan.key, 1)
-        frozen, state = init_state(params, phase.labels, phase.tx, key, plan.layout)
+        frozen = optim.frozen(params, phase.labels)
+        if phase.frozen_dtype is None:
+            frozen, state = init_state(params, phase.labels, phase.tx, key, plan.layout)
+        else:
+            state = init_trainable(params, phase.labels, phase.tx, key, plan.layout)
         state = self.checkpoints.restore(state)
         self.first_step = int(state.step)
         self.progress.step = self.first_step
@@ -259,11 +304,12 @@ class Session:
         data: TrainingData,
         state: State | None,
         digest: str | None = None,
+        computed: tree.Tree | None = None,
     ) -> ActivePhase:
         """Choose the cache, save what a new phase begins with, and fill the cache.
 
-        Without a ``state`` the phase is only evaluated. ``digest`` is that of ``frozen``, where it
-        is known.
+        Without a ``state`` the phase is only evaluated. ``digest`` is that of ``frozen``, and
+        ``computed`` what a step takes of it, where they are known.
         """
         progress = self.progress
         if state is not None:
@@ -280,14 +326,19 @@ class Session:
             self.emit(events.Saved(progress.step, is_best=False))
         self.laps.lap("set_up")
 
+        if computed is None:
+            computed = frozen
+            if phase.frozen_dtype is not None:
+                computed = shard_tree(cast_kernels(frozen, phase.frozen_dtype))
         if decision is not None:
-            data, decision = data.with_states(phase, frozen, decision, self.emit)
+            data, decision = data.with_states(phase, computed, decision, self.emit)
             cache = decision.summary()
             progress.note_cache(phase.number, cache)
             if cache is not None:
                 self.emit(events.CacheReady(phase.number, cache["dtype"], cache["relative_error"]))
         self.laps.lap("encode")
-        return ActivePhase(phase, frozen, data, self.announced(data.make_evaluate(phase)))
+        evaluate = self.announced(data.make_evaluate(phase))
+        return ActivePhase(phase, frozen, computed, data, evaluate)
 
     def batches(self, active: ActivePhase, epoch: int, step: int) -> Iterable[packing.Arrays]:
         """The batches of an epoch after ``step`` steps of the run, up to where it is to stop."""
@@ -343,7 +394,7 @@ class Session:
     def validate(self, active: ActivePhase, state: State, epoch: int) -> None:
         """Score the validation examples, and save a checkpoint, perhaps as the best one."""
         progress = self.progress
-        params = tree.merge(active.frozen, state.params)
+        params = tree.merge(active.computed, state.params)
         scores, loss = active.evaluate(params, "validation")
         check_finite(loss, progress.step)
         if progress.step == 0:

@@ -23,7 +23,7 @@ from adapt.errors import StrategyError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-DType = Literal["float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16"]
 CacheDType = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "block", "dots"]
 Decay = Literal["linear", "cosine", "constant"]
@@ -51,8 +51,9 @@ class EncoderOptions(CheckpointOptions):
 
     title: ClassVar[str] = "model"
 
-    # of the computation; parameters stay float32
-    dtype: DType = "float32"
+    # of the computation; auto: bfloat16 where the device has it (NVIDIA from Ampere on, TPU), else
+    # float32; parameters that train stay float32
+    dtype: DType = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from adapt.cost import clock, flops
 from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.inputs import Columns, as_list, make_parts
+from adapt.devices import compute_dtype
 from adapt.errors import StrategyError
 from adapt.finetuning import with_head
 from adapt.models import Model, peft
@@ -221,7 +222,7 @@ def plan(
     cache_dtype: CacheDType | None = None,
     max_length: int | None = None,
     long: Long | None = None,
-    dtype: DType = "float32",
+    dtype: DType = "auto",
     on_progress: OnProgress | None = None,
 ) -> PlanReport:
     """What each strategy would cost on these data, before any of them runs.
@@ -320,7 +321,7 @@ def prepare_workload(
     head = task.head(pretrained, options, data.names)
     model, params = with_head(pretrained, head, jax.random.fold_in(jax.random.key(seed), 2))
     return Workload(
-        model=model.cast(jnp.dtype(options.dtype)),
+        model=model.cast(jnp.dtype(compute_dtype(options.dtype))),
         params=params,
         sets=data.sets,
         loss=task.loss,

@@ -74,6 +74,7 @@ class PreparedRun(abc.ABC):
             "checkpoint": self.plan.pretrained.source,
             "seed": self.settings["seed"],
             "primary_metric": self.data.primary_metric,
+            "dtype": self.plan.dtype,
             "commit": run_folder.commit(),
         }
 

@@ -28,6 +28,7 @@ from adapt.data.examples import from_sequences
 from adapt.data.formats import format_of
 from adapt.data.inputs import Columns, make_table
 from adapt.data.tables import Table
+from adapt.devices import compute_dtype
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
@@ -91,8 +92,9 @@ class PretrainingOptions:
     weight_decay: float = 0.01
     # 0: no clipping
     clip_norm: float = 1.0
-    # of the computation; parameters stay float32
-    dtype: DType = "float32"
+    # of the computation; auto: bfloat16 where the device has it (NVIDIA from Ampere on, TPU), else
+    # float32; parameters that train stay float32
+    dtype: DType = "auto"
     # compute again in the backward pass: blocks, or all but products by weights
     remat: Remat = "none"
     # compute the blocks as a loop, which compiles once for all of them
@@ -139,7 +141,7 @@ def pretrain(
     overwrite: bool = False,
     callbacks: Iterable[Callback] = (),
     random_weights: bool = False,
-    dtype: DType = "float32",
+    dtype: DType = "auto",
     remat: Remat = "none",
     scan: bool = False,
     validate_every: int = 200,
@@ -224,6 +226,10 @@ class Prepared(PreparedRun):
         if isinstance(event, Validated):
             return validation_record(event)
         return None
+
+    def used(self) -> dict[str, Any]:
+        """The dtype of the computation."""
+        return {"dtype": self.plan.dtype}
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         return fitted.best_params(), result_of(self.plan, fitted)
@@ -464,7 +470,7 @@ def build_plan(
     if options.random_weights:
         params = jax.device_get(model.init(jax.random.fold_in(key, 3)))
     computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
-    if options.dtype == "bfloat16":
+    if compute_dtype(options.dtype) == "bfloat16":
         computed = computed.cast(jnp.bfloat16)
 
     rules = [(".*", GROUP)]

@@ -32,7 +32,15 @@ from adapt.predicting import Predictions, check_predicts, predict_table, score_t
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_long
-from adapt.run_folder import EXTENDED, OF_PYTHON, check_out, open_run, outcome_of, write_json
+from adapt.run_folder import (
+    EXTENDED,
+    OF_PYTHON,
+    check_out,
+    open_run,
+    outcome_of,
+    with_used_dtype,
+    write_json,
+)
 from adapt.tasks.base import task_of
 from adapt.tasks.metrics import Metric, check_own
 from adapt.training import checkpoint, strategies
@@ -124,7 +132,7 @@ class Run:
         was extended: its learning rates fell as in a shorter one. Raises :class:`StrategyError` for
         a run of pre-training.
         """
-        settings = self.settings
+        settings = with_used_dtype(self.settings)
         if settings.get("experiment") != "finetune":
             raise StrategyError(
                 f"{self.folder or 'the run'} is not of finetune: it has no arguments"

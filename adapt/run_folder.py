@@ -367,7 +367,9 @@ def check_settings(
         raise OutputError(
             f"`resume`: {out / 'config.json'} is not what adapt wrote: {error}"
         ) from None
-    for name, value in {**dict.fromkeys(OF_PYTHON), **settings}.items():
+    settings = with_used_dtype({**dict.fromkeys(OF_PYTHON), **settings})
+    before = with_used_dtype(before)
+    for name, value in settings.items():
         was = before.get(name)
         if name in UNCOMPARED or was == value or (was is not None and was == IN_MEMORY.get(name)):
             continue
@@ -375,6 +377,16 @@ def check_settings(
             continue
         mend = "give as many or more" if name in may_grow else "give the same"
         raise OutputError(f"`resume`: `{name}` was {was!r} in {out} and is {value!r} now: {mend}")
+
+
+def with_used_dtype(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the dtype that was computed in where ``dtype`` is auto, which on another device
+    may be another one.
+    """
+    used = settings.get("used") or {}
+    if settings.get("dtype") == "auto" and "dtype" in used:
+        return {**settings, "dtype": used["dtype"]}
+    return dict(settings)
 
 
 def is_larger(value: Any, before: Any) -> bool:

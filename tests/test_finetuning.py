@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,11 +10,20 @@ import pandas
 import pytest
 
 import adapt
-from adapt import finetuning, pretraining, tree
-from adapt.errors import AdaptError, CheckpointError, DataError, OutputError, StrategyError
+from adapt import devices, finetuning, fitting, pretraining, tree
+from adapt.errors import (
+    AdaptError,
+    CheckpointError,
+    DataError,
+    OutputError,
+    StrategyError,
+    TrainingError,
+)
 from adapt.finetuning import prepare
 from adapt.options import FinetuningOptions
 from adapt.training import events
+from adapt.training.phases import CompiledPhase
+from adapt.training.step import cast_kernels
 from tests.helpers import tiny
 from tests.helpers.runs import assert_same_run
 
@@ -83,6 +93,62 @@ def test_the_same_run_by_lists_and_by_a_file_is_the_same_run(finetune, inputs):
     by_lists = finetune()
     by_file = finetune(inputs.train, None)
     assert tree.digest(by_lists.pretrained.params) == tree.digest(by_file.pretrained.params)
+
+
+@pytest.mark.parametrize("strategy", ["top:1", "frozen", "gradual:1"])
+def test_frozen_kernels_in_the_compute_dtype_give_the_same_bits(finetune, monkeypatch, strategy):
+    """What a step would cast at every call is cast once; the run keeps what was loaded."""
+    options = {
+        "strategy": strategy,
+        "dtype": "bfloat16",
+        "cache": "off",
+        "test": (NEW_TEXTS, NEW_LABELS),
+    }
+    stored = []
+    cast_kernels = fitting.cast_kernels
+
+    def noted(params, dtype):
+        stored.append(cast_kernels(params, dtype))
+        return stored[-1]
+
+    monkeypatch.setattr(fitting, "cast_kernels", noted)
+    once = finetune(**options)
+    kernels = [leaf for path, leaf in tree.paths(stored[0]).items() if path.endswith("kernel")]
+    assert kernels and {str(leaf.dtype) for leaf in kernels} == {"bfloat16"}
+
+    monkeypatch.setattr(CompiledPhase, "frozen_dtype", None)
+    count = len(stored)
+    at_every_step = finetune(**options)
+    assert len(stored) == count
+    assert once.scores == at_every_step.scores
+    assert tree.digest(once.pretrained.params) == tree.digest(at_every_step.pretrained.params)
+    for name in ("frozen_digest_before", "frozen_digest_after"):
+        assert once.result[name] == at_every_step.result[name]
+
+
+def test_a_frozen_kernel_that_moved_on_the_device_is_reported(bert):
+    params = {"encoder": {"block_00": {"mlp": {"up": {"kernel": np.ones((2, 2), np.float32)}}}}}
+    phase = SimpleNamespace(frozen_dtype="bfloat16")
+    computed = cast_kernels(params, "bfloat16")
+    active = fitting.ActivePhase(phase, params, computed, None, None)
+    active.check_unmoved()
+    kernel = computed["encoder"]["block_00"]["mlp"]["up"]["kernel"]
+    kernel[0, 0] = 2
+    with pytest.raises(TrainingError, match="moved"):
+        active.check_unmoved()
+
+
+def test_auto_computes_in_what_the_device_has_and_says_so(finetune, monkeypatch, tmp_path):
+    assert finetune().result["dtype"] == "float32"
+    monkeypatch.setattr(devices, "this_device", lambda: devices.Device("tpu"))
+    run = finetune(out=tmp_path / "run", stop_after=3)
+    assert (run.settings["dtype"], run.settings["used"]["dtype"]) == ("auto", "bfloat16")
+
+    monkeypatch.setattr(devices, "this_device", lambda: devices.CPU)
+    with pytest.raises(OutputError, match="`dtype` was 'bfloat16' .* 'float32' now"):
+        finetune(out=tmp_path / "run", resume=True)
+    run = finetune(out=tmp_path / "run", resume=True, dtype="bfloat16")
+    assert (run.outcome, run.result["dtype"]) == ("complete", "bfloat16")
 
 
 def test_a_run_without_a_test_set_is_a_run(finetune):

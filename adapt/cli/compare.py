@@ -105,6 +105,7 @@ def main(config: Config) -> dict[str, Any]:
         columns=Columns.of(config),
     )
     material = prepared.material
+    console.say(f"computed  {showing.dtype_line(config.dtype)}")
     console.say(f"data      {len(material.train):,} labelled examples of {config.train}")
     showing.show_classes(material.class_counts)
     with console.progress("cells", prepared.count) as bar:

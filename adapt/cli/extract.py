@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from adapt.cli import console, showing
 from adapt.cli.run_folder import open_run
@@ -83,6 +82,7 @@ def main(config: Config) -> dict[str, Any]:
         showing.show_loaded(pretrained)
         settings = vector_settings(pretrained, config.pooling, config.normalize, config.prompt)
         console.say(f"vectors   {settings}")
+        console.say(f"computed  {showing.dtype_line(config.dtype)}")
         started = time.perf_counter()
         share = multihost.even_shares(len(table))[jax.process_index()]
         with console.progress("extracting", len(share)) as bar:
@@ -100,7 +100,7 @@ def main(config: Config) -> dict[str, Any]:
                 pooling=config.pooling,
                 layer=config.layer,
                 normalize=config.normalize,
-                dtype=jnp.dtype(config.dtype),
+                dtype=config.dtype,
                 layout=layout,
                 on_progress=show_progress,
                 long=config.long,
@@ -115,6 +115,7 @@ def main(config: Config) -> dict[str, Any]:
             "truncated": extraction.truncated,
             "long": {"rule": extraction.long.rule, **extraction.long.counts},
             **{name: getattr(extraction.settings, name) for name in VECTORS},
+            "dtype": extraction.dtype,
             "encoder_digest": digest(pretrained.params["encoder"]),
             "versions": versions(),
         }

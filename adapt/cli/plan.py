@@ -26,6 +26,7 @@ from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import open_run
 from adapt.cost.clock import Compiling, Laps
 from adapt.data.inputs import Columns
+from adapt.devices import compute_dtype
 from adapt.errors import StrategyError
 from adapt.options import (
     BatchOptions,
@@ -136,6 +137,7 @@ def main(config: Config) -> dict[str, Any]:
 
     with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
+        console.say(f"computed  {showing.dtype_line(config.dtype)}")
         console.say(f"data      {showing.sizes(workload.sets)}")
         with tempfile.TemporaryDirectory(dir=folder.path) as name:
             plot_seconds = time_plot(Path(name))
@@ -153,6 +155,7 @@ def main(config: Config) -> dict[str, Any]:
             "timings": timings.to_json() | {"set_up": set_up, "finish": finish},
             "strategies": [dataclasses.asdict(estimate) for estimate in estimates],
             "measured": measured,
+            "dtype": compute_dtype(config.dtype),
         }
         write_json(folder.path / "plan.json", result)
     return result

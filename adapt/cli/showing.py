@@ -12,7 +12,9 @@ from adapt import pretraining, tree
 from adapt.cli import console
 from adapt.data.examples import Examples
 from adapt.data.labels import class_line
+from adapt.devices import compute_dtype, this_device
 from adapt.finetuning import Prepared
+from adapt.options import DType
 from adapt.pretrained.hub import Pretrained, describe
 from adapt.tasks import Task
 
@@ -22,6 +24,15 @@ def show_loaded(pretrained: Pretrained) -> None:
     config = pretrained.config
     size = f"{config.layers} blocks of width {config.width}"
     console.say(f"loaded    {pretrained.source}: {config.family}, {size}; its head is discarded")
+
+
+def dtype_line(asked: DType) -> str:
+    """``in float32``, and on what that is chosen for where nobody chose."""
+    used = compute_dtype(asked)
+    if asked != "auto":
+        return f"in {used}"
+    device = this_device()
+    return f"in {used}, chosen for {device.kind or device.platform} (--dtype)"
 
 
 def show_classes(counts: Mapping[str, int]) -> None:
@@ -46,6 +57,7 @@ def show_start(prepared: Prepared) -> None:
     for what, tensors in plan.discarded.get("unread", {}).items():
         gone += [f"{name} ({what})" for name in tensors]
     gone = ", ".join(gone) or "nothing: the checkpoint had no head"
+    console.say(f"computed  {dtype_line(options.dtype)}")
     console.say(f"discarded {plan.discarded['parameters']:,} parameters: {gone}")
     console.say(f"head      {describe(pretrained.head)}")
     if getattr(pretrained.head, "pooling", None) == "pooler":
@@ -76,6 +88,7 @@ def show_text(prepared: pretraining.Prepared) -> None:
     head = type(plan.model.head).__name__
     size = f"{tree.count(plan.params):,} parameters, head {head}"
     console.say(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
+    console.say(f"computed  {dtype_line(prepared.options.dtype)}")
     lengths = data.tokens.lengths
     console.say(
         f"text      {len(data.tokens):,} examples of {lengths.mean():.1f} tokens, "

@@ -23,6 +23,7 @@ from adapt.comparison.page import results_page
 from adapt.comparison.summary import Answer, Row, mean_floors, summarise
 from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
+from adapt.devices import compute_dtype
 from adapt.errors import OutputError, StrategyError
 from adapt.options import DType, FinetuningOptions, Long, Offsets, Quoting, is_of
 from adapt.other_names import suggests
@@ -165,7 +166,7 @@ def compare(
     mix: Literal["concat", "learned"] = "concat",
     class_weights: Literal["none", "balanced"] = "none",
     stride: int | None = None,
-    dtype: DType = "float32",
+    dtype: DType = "auto",
     max_length: int | None = None,
     long: Long | None = None,
 ) -> Comparison:
@@ -283,6 +284,7 @@ class PreparedComparison:
             return self.fill(Cells(), on_progress)
         settings = dict(self.settings if settings is None else settings)
         settings["digests"] = self.material.digests
+        settings["used"] = {"dtype": compute_dtype(self.options.dtype)}
         if resume:
             check_same_data(out, self.material.digests)
         with run_folder.open_run(

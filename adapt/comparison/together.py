@@ -168,15 +168,16 @@ def open_group(
     """(the fits before their first step, what is frozen in all of them, their states [S, K])."""
     group: list[list[Member]] = []
     states: list[State] = []
-    frozen: tree.Tree = {}
     digest = None  # of what is frozen in all of them
+    computed = None  # the same as a step takes it
     for plans_of_seed, data_of_seed in zip(plans, data, strict=True):
         row = []
         for plan, examples in zip(plans_of_seed, data_of_seed, strict=True):
             session = Session.open(plan, options, None, (), None)
             frozen, state = session.init_state()
             digest = tree.digest(frozen) if digest is None else digest
-            active = session.enter(plan.phases[0], frozen, examples, state, digest)
+            active = session.enter(plan.phases[0], frozen, examples, state, digest, computed)
+            computed = active.computed
             row.append(Member(session, active))
             states.append(state)
         group.append(row)
@@ -185,7 +186,7 @@ def open_group(
     def stacked(*leaves: jax.Array) -> jax.Array:
         return jnp.stack(leaves).reshape(*shape, *leaves[0].shape)
 
-    return group, frozen, jax.tree.map(stacked, *states)
+    return group, computed or {}, jax.tree.map(stacked, *states)
 
 
 def judge(group: Sequence[Sequence[Member]], states: State, count: int, epoch: int) -> None:

@@ -29,6 +29,7 @@ from adapt.errors import TrainingError
 from adapt.finetuning import build_plan, check_scores
 from adapt.fitting import Fitted, Plan, fit
 from adapt.options import FinetuningOptions
+from adapt.parallel import sharding
 from adapt.prefix_cache import policy
 from adapt.pretrained.hub import Pretrained
 from adapt.task_data import TaskData
@@ -424,7 +425,9 @@ class Fit:
         """The head's outputs on every set that is tested on, float32, by what validation decided."""
         forward = make_eval(self.phase.model, self.phase.step.prefix)
         data = self.data
+        params = self.fitted.active.params(self.params)
         if self.phase is not self.fitted.active.phase:
+            params = sharding.shard_tree(self.params)
             frozen = optim.frozen(self.params, self.phase.labels)
             files = self.states.sets(self.phase, frozen)
             sets = cell_sets(data.material, files, data.draw, data.seed)
@@ -434,7 +437,7 @@ class Fit:
         for name, examples in sets.items():
             if name not in ("train", "validation"):
                 batches = examples.eval_batches()
-                found = evaluate(forward, self.params, batches, examples.num_outputs)
+                found = evaluate(forward, params, batches, examples.num_outputs)
                 decisions = self.fitted.progress.best_scores
                 outputs[name] = data.task.apply_decisions(found, examples.targets, decisions)
         return outputs

@@ -39,6 +39,7 @@ from adapt.pretrained.tokenizer_files import (
     without_rows,
 )
 from adapt.training import checkpoint
+from adapt.training.step import cast_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -104,16 +105,20 @@ class Pretrained:
         """The encoder under the checkpoint's own head."""
         return Model(Encoder(self.config), self.head)
 
-    def on_device(self) -> tree.Tree:
+    def on_device(self, dtype: str = "float32") -> tree.Tree:
         """``params`` on the first device of this process: put there at the first call, and again
-        where a leaf has been replaced since.
+        where a leaf has been replaced since. The encoder's kernels are in ``dtype``.
         """
         leaves = jax.tree.leaves(self.params)
         before = self.memo.get("leaves", [])
         is_same = len(leaves) == len(before) and all(map(operator.is_, leaves, before))
-        if not is_same:
+        if not is_same or self.memo["dtype"] != dtype:
+            params = self.params
+            if dtype != "float32":
+                params = cast_kernels(params, dtype)
             self.memo["leaves"] = leaves
-            self.memo["params"] = sharding.shard_tree(self.params)
+            self.memo["dtype"] = dtype
+            self.memo["params"] = sharding.shard_tree(params)
         return self.memo["params"]
 
     def __repr__(self) -> str:

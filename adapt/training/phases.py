@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from adapt import tree
@@ -42,6 +43,20 @@ class CompiledPhase:
     groups: dict[str, Group]
     tx: optax.GradientTransformation
     step: Step
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the computation, by name."""
+        return str(jnp.dtype(self.model.encoder.dtype))
+
+    @property
+    def frozen_dtype(self) -> str | None:
+        """The dtype in which frozen kernels are kept on the device; None: as they are.
+
+        It is that of the computation, so that no step casts them. On a mesh they are cast where
+        they are gathered.
+        """
+        return None if self.model.layout or self.dtype == "float32" else self.dtype
 
     def rates(self, step: int) -> dict[str, float]:
         """The learning rates by group of the step after ``step`` steps of the run."""

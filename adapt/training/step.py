@@ -77,21 +77,53 @@ def init_state(
 
         frozen, state = init_state(params, labels, tx, jax.random.key(0))
     """
-    trainable = optim.trainable(params, labels)
+    state = init_trainable(params, labels, tx, key, layout)
     frozen = optim.frozen(params, labels)
+    if frozen_dtype is not None:
+        frozen = cast_matrices(frozen, frozen_dtype)
+    return place_frozen(frozen, layout), state
+
+
+def place_frozen(frozen: Tree, layout: Layout | None) -> Tree:
+    """Frozen parameters where they belong: on the mesh, or without one on the first device."""
+    if layout is None:
+        return shard_tree(frozen)
+    return layout.shard(frozen, layout.frozen_rules)
+
+
+def init_trainable(
+    params: Tree,
+    labels: Tree,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    layout: Layout | None = None,
+) -> State:
+    """The :class:`State` of :func:`init_state` alone: what is frozen stays where it is."""
+    trainable = optim.trainable(params, labels)
     if not paths(trainable):
         raise TrainingError(
             "every parameter is FROZEN: nothing would train; label at least one leaf with a group"
         )
-    if frozen_dtype is not None:
-        frozen = cast_matrices(frozen, frozen_dtype)
     if layout is None:
-        return shard_tree(frozen), init_on_one_device(trainable, tx, key)
-
+        return init_on_one_device(trainable, tx, key)
     layout.check(params)
-    trainable = layout.shard(trainable)
-    frozen = layout.shard(frozen, layout.frozen_rules)
-    return frozen, init_on_mesh(trainable, tx, key, layout)
+    return init_on_mesh(layout.shard(trainable), tx, key, layout)
+
+
+def cast_kernels(params: Tree, dtype: jax.typing.DTypeLike | None) -> Tree:
+    """The encoder's kernels in ``dtype``, the rest as it is.
+
+    A computation in ``dtype`` casts the kernels of dense layers before it uses them, so what it
+    computes has the same bits. It sums the rows of embedding tables, and scales by norms, in
+    float32: these stay.
+    """
+
+    def cast(path: str, leaf: Any) -> Any:
+        if path.startswith("encoder/") and path.endswith("/kernel"):
+            return leaf.astype(dtype)
+        return leaf
+
+    return map_paths(cast, params)
 
 
 def cast_matrices(params: Tree, dtype: jax.typing.DTypeLike) -> Tree:
@@ -142,19 +174,24 @@ def advance(
     labels: Tree,
     tx: optax.GradientTransformation,
     layout: Layout | None = None,
+    is_placed: bool = True,
 ) -> tuple[Tree, State]:
     """The frozen parameters and the state with which the next phase of a run begins.
 
     ``previous_labels`` are those of the phase that ends, ``labels`` and ``tx`` those of the next.
     The count of steps and the key stay. Leaves that stay in their group keep their moments, and the
-    group its count; others begin with none.
+    group its count; others begin with none. What is frozen lies on the devices, unless it is not
+    to be ``is_placed`` there.
 
     Raises :class:`RuleError` where a group stays and gains leaves: they would share its count, and
     Adam would correct the bias of their moments by it.
     """
     check_no_group_gains(previous_labels, labels)
     params = merge(frozen, state.params)
-    frozen, fresh = init_state(params, labels, tx, state.key, layout)
+    frozen = optim.frozen(params, labels)
+    fresh = init_trainable(params, labels, tx, state.key, layout)
+    if is_placed:
+        frozen = place_frozen(frozen, layout)
     opt_state = carry_over(state.opt_state, fresh.opt_state)
     return frozen, State(state.step, fresh.params, opt_state, fresh.key, state.halted)
 

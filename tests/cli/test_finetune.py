@@ -166,7 +166,9 @@ def test_a_runs_folder(run, inputs, tmp_path):
         "max_length": 20,
         "long": "head",
         "dropout": 0.1,
+        "dtype": "float32",
     }
+    assert result["dtype"] == "float32"
     assert (result["checkpoint"], result["strategy"]) == (flags["checkpoint"], "full")
     assert (result["seed"], result["primary_metric"], result["command"]) == (0, "accuracy", None)
     assert result["truncated"] == {"train": 0, "validation": 0, "test": 0}
