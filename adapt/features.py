@@ -21,7 +21,8 @@ from adapt import files, tree
 from adapt.data import packing, sources, tables
 from adapt.data.inputs import as_list
 from adapt.data.packing import Arrays
-from adapt.data.sources import IMAGES_PER_BATCH, Source, TokenSource
+from adapt.data.shapes import shape_rule
+from adapt.data.sources import Source, TokenSource
 from adapt.data.tables import Table
 from adapt.data.text_windows import TextWindows
 from adapt.devices import compute_dtype
@@ -404,16 +405,20 @@ def table_batches(
         chunks = with_prompt(tables.text_chunks(table, text_column), prompt)
         return text_batches(pretrained, chunks, layout, few=layout is None)
     groups, _ = packing.groups_of(layout)
-    chunks = tables.chunks(table, [image_column], IMAGES_PER_BATCH * groups)
+    config = pretrained.config
+    per_batch = shape_rule(config).images(config.positions)
+    chunks = tables.chunks(table, [image_column], per_batch * groups)
     return image_batches(pretrained, (chunk[image_column] for chunk in chunks), layout)
 
 
 def text_sources(pretrained: Pretrained, chunks: Iterable[Sequence[Text]]) -> Iterator[Chunk]:
     """The tokens of each chunk of texts or pairs."""
     tokenizer = tokenizer_of(pretrained)
+    config = pretrained.config
+    rule = shape_rule(config)
     for texts in chunks:
         encoded = tokenizer.encode_long(texts)
-        source = TokenSource(encoded.tokens, tokenizer.max_length, pretrained.config.pad_token)
+        source = TokenSource(encoded.tokens, tokenizer.max_length, config.pad_token, rule)
         windows = None if encoded.windows is None else TextWindows(encoded.windows)
         yield Chunk(source, len(texts), encoded.long, windows)
 
@@ -421,9 +426,11 @@ def text_sources(pretrained: Pretrained, chunks: Iterable[Sequence[Text]]) -> It
 def image_sources(pretrained: Pretrained, chunks: Iterable[Sequence[Any]]) -> Iterator[Chunk]:
     """Each chunk of images."""
     settings = image_settings_of(pretrained)
+    config = pretrained.config
+    rule = shape_rule(config)
     start = 0
     for images in chunks:
-        source = sources.from_images(images, settings, pretrained.config.positions, start + 1)
+        source = sources.from_images(images, settings, config.positions, start + 1, rule)
         yield Chunk(source, len(images), NO_LONG_TEXTS)
         start += len(images)
 

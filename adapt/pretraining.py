@@ -27,6 +27,7 @@ from adapt.data import masking, packing, tables
 from adapt.data.examples import from_sequences
 from adapt.data.formats import format_of
 from adapt.data.inputs import Columns, make_table
+from adapt.data.shapes import CPU_SHAPES, ShapeRule, shape_rule
 from adapt.data.tables import Table
 from adapt.devices import compute_dtype
 from adapt.errors import DataError, StrategyError
@@ -309,6 +310,7 @@ class TextData:
     options: PretrainingOptions
     seed: int = 0
     layout: sharding.Layout | None = None
+    rule: ShapeRule = CPU_SHAPES
 
     @property
     def primary_metric(self) -> str:
@@ -330,7 +332,8 @@ class TextData:
         """The column ``text`` of a table for a checkpoint; see :func:`read_tokens`."""
         tokens, held_out = read_tokens(pretrained, texts, seed)
         corruption = corruption_of(pretrained, options)
-        return cls(tokens, held_out, corruption, options, seed, layout)
+        rule = shape_rule(pretrained.config)
+        return cls(tokens, held_out, corruption, options, seed, layout, rule)
 
     @property
     def digest(self) -> str:
@@ -358,7 +361,7 @@ class TextData:
     def batch_shapes(self, tokens: Ragged, passes: int) -> packing.BatchShapes:
         groups = self.layout.groups if self.layout else 1
         size = self.options.batch_size // groups
-        return packing.batch_shapes(tokens.lengths, size, self.seed, passes, groups)
+        return packing.batch_shapes(tokens.lengths, size, self.seed, passes, groups, rule=self.rule)
 
     def batches(self, epoch: int, skip: int) -> Iterator[packing.Arrays]:
         """The batches from one validation to the next, from batch ``skip`` on."""

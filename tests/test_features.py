@@ -11,7 +11,7 @@ import adapt
 from adapt import features, tree
 from adapt.cost.clock import Compiling
 from adapt.data import packing
-from adapt.data.sources import IMAGES_PER_BATCH
+from adapt.data.shapes import ShapeRule
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.features import image_batches
 from adapt.pretrained import hub
@@ -196,7 +196,7 @@ def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     alone = packing.image_batch(
         to_pixels([pictures[36]], vit.image_settings),
         vit.config.positions,
-        IMAGES_PER_BATCH,
+        ShapeRule().images(vit.config.positions),
     )
     np.testing.assert_allclose(np.asarray(forward(params, alone))[0], got[36], atol=1e-5)
 

@@ -145,7 +145,7 @@ def test_auto_computes_in_what_the_device_has_and_says_so(finetune, monkeypatch,
     assert (run.settings["dtype"], run.settings["used"]["dtype"]) == ("auto", "bfloat16")
 
     monkeypatch.setattr(devices, "this_device", lambda: devices.CPU)
-    with pytest.raises(OutputError, match="`dtype` was 'bfloat16' .* 'float32' now"):
+    with pytest.raises(OutputError, match=r"`dtype` was 'bfloat16' .* 'float32' now"):
         finetune(out=tmp_path / "run", resume=True)
     run = finetune(out=tmp_path / "run", resume=True, dtype="bfloat16")
     assert (run.outcome, run.result["dtype"]) == ("complete", "bfloat16")

@@ -11,6 +11,7 @@ import numpy as np
 from adapt import tree
 from adapt.data import packing
 from adapt.data.packing import Arrays, BatchShapes, Windows
+from adapt.data.shapes import shape_rule
 from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
 from adapt.data.spans import SpanRows, SpanWindows
 from adapt.data.text_windows import TextWindows
@@ -135,7 +136,13 @@ class Examples:
         micro_batches = accumulate * groups
         if self.windows is not None:
             return packing.batch_shapes(
-                self.window_lengths(), examples // groups, seed, epochs, micro_batches, width
+                self.window_lengths(),
+                examples // groups,
+                seed,
+                epochs,
+                micro_batches,
+                width,
+                self.file_sequences.rule,
             )
         return self.file_sequences.batch_shapes(
             self.rows, examples // groups, seed, epochs, micro_batches, width
@@ -262,7 +269,8 @@ def from_tokens(pretrained: Pretrained, chunks: Iterable[Encoded], labels: Any) 
     encoded = list(chunks)
     tokenizer = tokenizer_of(pretrained)
     tokens = concatenate([one.tokens for one in encoded])
-    file_sequences = TokenSource(tokens, tokenizer.max_length, pretrained.config.pad_token)
+    config = pretrained.config
+    file_sequences = TokenSource(tokens, tokenizer.max_length, config.pad_token, shape_rule(config))
     rule = encoded[0].long.rule if encoded else tokenizer.long
     long = LongTexts(rule, tokenizer.max_length)
     for one in encoded:
@@ -297,7 +305,8 @@ def from_images(
     settings = image_settings_of(pretrained)
     load = lambda rows: to_pixels(take(rows), settings)
     digest = tree.digest({repr(settings): {"0": sums}})
-    file_sequences = ImageSource(load, len(sums), pretrained.config.positions, digest)
+    config = pretrained.config
+    file_sequences = ImageSource(load, len(sums), config.positions, digest, shape_rule(config))
     return Examples(file_sequences, np.arange(len(sums)), labels)
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adapt.data.shapes import BUDGET, CPU_SHAPES, ShapeRule
 from adapt.errors import DataError
 from adapt.parallel.sharding import Layout
 from adapt.ragged import Ragged, concat_ranges
@@ -20,7 +21,6 @@ from adapt.training.loop import Index
 
 Arrays = dict[str, np.ndarray]
 FEW = 256  # so many examples are packed with more care
-BUDGET = 1024  # tokens of a batch that is only computed forward
 NARROW = (16, 32)  # row widths for a few short sequences
 NO_EXAMPLES = np.zeros(0, np.int64)
 
@@ -372,14 +372,15 @@ def batch_shapes(
     epochs: int,
     parts: int = 1,
     width: int = 64,
+    rule: ShapeRule = CPU_SHAPES,
 ) -> BatchShapes:
     """The budgets that pad least over ``epochs`` epochs: every batch is packed once, some 50
     microseconds each.
 
     ``lengths`` are [N], or [N, K] for examples of K sequences, or Ragged where examples have one or
     more windows; a step has ``parts`` micro-batches
-    of up to ``examples``. ``width`` is the least that a row may have. Deterministic, so a resumed
-    run has the same shapes.
+    of up to ``examples``. ``width`` is the least that a row may have, ``rule`` says how many
+    budgets there are to be. Deterministic, so a resumed run has the same shapes.
     """
     has_windows = isinstance(lengths, Ragged)
     longest = lengths.values.max() if has_windows else lengths.max()
@@ -391,7 +392,7 @@ def batch_shapes(
             packed = [pack(lengths_of(lengths, part), width) for part in step]
             needed.append(max(placement.num_rows for placement in packed))
             most = max(most, *(len(placement.rows) for placement in packed))
-    rows = least_padding(np.array(needed))
+    rows = rule.row_budgets(np.array(needed), width)
     return BatchShapes(width, rows, examples, most if has_windows else None)
 
 
@@ -400,21 +401,6 @@ def lengths_of(lengths: np.ndarray | Ragged, index: np.ndarray) -> np.ndarray:
     if isinstance(lengths, Ragged):
         return lengths.values[lengths.flat_indices(index)]
     return lengths[index].reshape(-1)
-
-
-def least_padding(needed: np.ndarray) -> tuple[int, ...]:
-    """The up to three budgets of rows that pad batches of ``needed`` rows least, in growing order."""
-    values, counts = np.unique(needed, return_counts=True)
-    batches_in = np.cumsum(counts)  # batches that a budget of values[i] holds
-    most = values[-1]
-    low, middle = np.triu_indices(len(values))  # every pair of budgets below the largest
-    padded = (
-        values[low] * batches_in[low]
-        + values[middle] * (batches_in[middle] - batches_in[low])
-        + most * (batches_in[-1] - batches_in[middle])
-    )
-    best = padded.argmin()
-    return tuple(sorted({int(values[low[best]]), int(values[middle[best]]), int(most)}))
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -505,35 +491,47 @@ class Windows:
     make: Callable[[np.ndarray], Arrays]
 
 
-def pack_few(sequences: Ragged, max_length: int, pad: int = 0) -> Iterator[Windows]:
+def pack_few(
+    sequences: Ragged, max_length: int, pad: int = 0, rule: ShapeRule = CPU_SHAPES
+) -> Iterator[Windows]:
     """A few sequences in one batch, of the smallest shape that holds them; more of them as
     :func:`pack_windows` packs them.
 
     The rows are a power of two, so that there are some twenty shapes in all. For an answer to one
-    short text a window of 1,024 tokens would compute sixty times as much as is asked for.
+    short text a window of 1,024 tokens would compute sixty times as much as is asked for. A
+    ``rule`` that spares shapes has one of 1,024 tokens for each width.
     """
     lengths = sequences.lengths
     longest = lengths.max(initial=1)
-    fitting = [width for width in (*NARROW, *widths(max_length)) if width >= longest]
+    widths = rule.row_widths(lengths, max_length)
+    if not rule.is_sparing:
+        widths = (*NARROW, *widths)
+    fitting = [width for width in widths if width >= longest]
     if len(lengths) and fitting and lengths.sum() <= BUDGET:
         width = fitting[0]
         per_row = width // 4
         placement = pack(lengths, width, per_row)
         num_rows = 1 << (placement.num_rows - 1).bit_length()
+        if rule.is_sparing:
+            num_rows = max(num_rows, BUDGET // width)
         if num_rows * width <= max(BUDGET, width):
             shape = (num_rows, width, num_rows * per_row)
             arguments = (sequences, placement.rows, placement.starts, shape, pad)
             make = functools.partial(assemble_window, *arguments)
             yield Windows([np.arange(len(lengths))], make)
             return
-    yield from pack_windows(sequences, max_length, pad=pad)
+    yield from pack_windows(sequences, max_length, pad=pad, rule=rule)
 
 
 def pack_windows(
-    sequences: Ragged, max_length: int, budget: int = BUDGET, pad: int = 0
+    sequences: Ragged,
+    max_length: int,
+    budget: int | None = None,
+    pad: int = 0,
+    rule: ShapeRule = CPU_SHAPES,
 ) -> Iterator[Windows]:
-    """All sequences once, packed by length into batches of ``budget`` tokens R*C: at most three
-    shapes in all.
+    """All sequences once, packed by length into batches of ``budget`` tokens R*C, by default those
+    of the ``rule``: at most three shapes in all, or two where it spares them.
 
     Raises :class:`ValueError` for a sequence longer than ``max_length``.
     """
@@ -545,8 +543,9 @@ def pack_windows(
         )
     rows = np.zeros(len(lengths), np.int32)  # counted over all windows of a width
     starts = np.zeros(len(lengths), np.int32)
+    budget = rule.tokens if budget is None else budget
     shorter = -1
-    for width in widths(max_length):
+    for width in rule.row_widths(lengths, max_length):
         chosen = np.flatnonzero((lengths > shorter) & (lengths <= width))
         shorter = width
         per_row = width // 4
@@ -574,12 +573,6 @@ def assemble_window(
     windows.
     """
     return assemble(sequences, index, rows[index] % shape[0], starts[index], shape, pad)
-
-
-def widths(max_length: int) -> tuple[int, ...]:
-    """Row widths for forward-only passes: short examples do not pay for the attention of long rows."""
-    longest = -(-max_length // 8) * 8
-    return tuple(sorted({min(64, longest), min(128, longest), longest}))
 
 
 def eval_batches(

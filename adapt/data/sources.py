@@ -20,15 +20,14 @@ import numpy as np
 from adapt import tree
 from adapt.data import packing
 from adapt.data.packing import Arrays, BatchShapes, Windows
+from adapt.data.shapes import CPU_SHAPES, ShapeRule
 from adapt.pretrained.images import ImageSettings, to_pixels
 from adapt.ragged import Ragged
 
 # What a frozen prefix made of every sequence of a file: a vector each, [N, D], or one for each of
 # their tokens.
 States = np.ndarray | Ragged
-# In a batch of an evaluation.
-IMAGES_PER_BATCH = 32
-VECTORS_PER_BATCH = 1024
+VECTORS_PER_BATCH = 1024  # of an evaluation
 
 
 class Source(abc.ABC):
@@ -55,7 +54,7 @@ class FileSource(Source):
     """All sequences of a file, with what identifies and measures them."""
 
     max_length: int  # tokens that a sequence may have
-    eval_batch_size: int | None = None  # sequences of an evaluation batch where that is fixed
+    rule: ShapeRule  # of the shapes of batches
 
     @property
     @abc.abstractmethod
@@ -93,6 +92,7 @@ class TokenSource(FileSource):
     tokens: Ragged
     max_length: int
     pad: int = 0
+    rule: ShapeRule = CPU_SHAPES  # of the shapes of batches
 
     @property
     def lengths(self) -> np.ndarray:
@@ -108,11 +108,12 @@ class TokenSource(FileSource):
     def batch_shapes(
         self, rows: np.ndarray, examples: int, seed: int, epochs: int, parts: int, width: int
     ) -> BatchShapes:
-        return packing.batch_shapes(self.lengths[rows], examples, seed, epochs, parts, width)
+        lengths = self.lengths[rows]
+        return packing.batch_shapes(lengths, examples, seed, epochs, parts, width, self.rule)
 
     def with_states(self, states: States) -> Source:
         if isinstance(states, Ragged):
-            return TokenSource(states, self.max_length)
+            return TokenSource(states, self.max_length, rule=self.rule)
         return PooledStates(states)
 
     def pack_step(
@@ -122,7 +123,7 @@ class TokenSource(FileSource):
 
     def windows(self, rows: np.ndarray, few: bool = False) -> Iterator[Windows]:
         pack = packing.pack_few if few else packing.pack_windows
-        return pack(self.tokens.take(rows), self.max_length, pad=self.pad)
+        return pack(self.tokens.take(rows), self.max_length, pad=self.pad, rule=self.rule)
 
 
 class OneARow(Source):
@@ -161,7 +162,11 @@ class ImageSource(OneARow, FileSource):
     count: int
     max_length: int
     digest: str = ""
-    eval_batch_size = IMAGES_PER_BATCH
+    rule: ShapeRule = CPU_SHAPES  # of the shapes of batches
+
+    @property
+    def eval_batch_size(self) -> int:
+        return self.rule.images(self.max_length)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -174,7 +179,7 @@ class ImageSource(OneARow, FileSource):
 
     def with_states(self, states: States) -> Source:
         if isinstance(states, Ragged):
-            return ImageStates(states, self.max_length)
+            return ImageStates(states, self.max_length, self.eval_batch_size)
         return PooledStates(states)
 
     def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
@@ -187,7 +192,7 @@ class ImageStates(OneARow):
 
     states: Ragged
     max_length: int
-    eval_batch_size = IMAGES_PER_BATCH
+    eval_batch_size: int
 
     def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
         (packed,) = packing.pack_step(self.states, [rows], [0], shapes)
@@ -207,7 +212,11 @@ class PooledStates(OneARow):
 
 
 def from_images(
-    images: Sequence[Any], settings: ImageSettings, max_length: int, first_row: int = 1
+    images: Sequence[Any],
+    settings: ImageSettings,
+    max_length: int,
+    first_row: int = 1,
+    rule: ShapeRule = CPU_SHAPES,
 ) -> ImageSource:
     """The images of a list, from PIL. Where one is no image, :class:`DataError` names its row,
     counted from ``first_row``.
@@ -217,4 +226,4 @@ def from_images(
         first = first_row + int(min(rows, default=0))
         return to_pixels([images[row] for row in rows], settings, first)
 
-    return ImageSource(load, len(images), max_length)
+    return ImageSource(load, len(images), max_length, rule=rule)

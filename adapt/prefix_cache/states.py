@@ -17,6 +17,7 @@ import numpy as np
 from adapt import tree
 from adapt.data import packing
 from adapt.data.examples import Examples, States
+from adapt.data.sources import OneARow
 from adapt.errors import OutputError
 from adapt.models import Model
 from adapt.models.model import example_batch
@@ -139,7 +140,7 @@ def piece_ends(examples: Examples, offsets: np.ndarray) -> np.ndarray:
     """
     groups, _ = packing.groups_of(examples.layout)
     ends = np.searchsorted(offsets, np.arange(PIECE * groups, offsets[-1], PIECE * groups))
-    if examples.file_sequences.eval_batch_size is not None:
+    if isinstance(examples.file_sequences, OneARow):
         batch = examples.file_sequences.eval_batch_size * groups
         ends = np.maximum(ends // batch, 1) * batch
     total = len(offsets) - 1

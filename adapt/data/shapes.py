@@ -1,0 +1,139 @@
+"""Which shapes batches have on a device: many small ones where a program compiles at once, one or
+two large ones where it takes long.
+
+    shape_rule(config)                  # for this process's device
+    shape_rule(config, Device("gpu"))   # for another one
+
+On a CPU a shape costs next to nothing and padding is computed, so there are up to three shapes of
+1,024 tokens. On an accelerator a program compiles for some 20 seconds, in which a step computes
+millions of tokens.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from adapt.devices import Device, this_device
+from adapt.models import EncoderConfig
+
+BUDGET = 1024  # tokens of a batch that is only computed forward, on a CPU
+SHORT = 128  # tokens of the rows of short texts, on an accelerator
+COMPILE_SECONDS = 20.0  # of a program on an accelerator; 18 for a step of MiniLM on an H100
+RATE = 50e12  # FLOP/s of an encoder on an accelerator: less than half of MiniLM's on an H100
+ELEMENTS = 32_768 * 384  # of a matrix of states that keeps an accelerator busy
+MEMORY_SHARE = 1 / 8  # of the memory of an accelerator that an evaluation batch may take
+MEMORY = 16 << 30  # bytes of an accelerator that does not say what it has
+# What attention costs more in the longest rows than in short ones, as a share of all that a token
+# costs: 4 C of 24 D + 4 C products for rows of C = 512 and states of D = 384.
+LONG_ROWS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeRule:
+    """How batches are shaped; the default is that of a CPU.
+
+    ``tokens`` are those of an evaluation batch, R * C. ``compile_tokens`` are how many tokens a
+    train step computes in the time in which a program compiles: 0 where that is no time.
+    """
+
+    tokens: int = BUDGET
+    compile_tokens: float = 0.0
+
+    @property
+    def is_sparing(self) -> bool:
+        """Whether a shape more costs more than padding."""
+        return self.compile_tokens > 0
+
+    def row_widths(self, lengths: np.ndarray, max_length: int) -> tuple[int, ...]:
+        """The widths of rows for sequences of ``lengths``, in growing order.
+
+        Short sequences do not pay for the attention of long rows, unless they are so few that this
+        takes less time than a program of their own.
+        """
+        longest = round_up(max_length, 8)
+        if not self.is_sparing:
+            return tuple(sorted({min(64, longest), min(128, longest), longest}))
+        if longest <= SHORT:
+            return (longest,)
+        is_short = lengths <= SHORT
+        if is_short.all():
+            return (SHORT,)
+        if LONG_ROWS * lengths[is_short].sum() < self.compile_tokens:
+            return (longest,)
+        return (SHORT, longest)
+
+    def row_budgets(self, needed: np.ndarray, width: int) -> tuple[int, ...]:
+        """Up to three budgets of rows of ``width`` tokens for batches that need so many, in growing
+        order: those that pad least, of as many as cost less to compile than they save.
+        """
+        best: tuple[int, ...] = ()
+        least = np.inf
+        for count in (3, 2, 1):
+            budgets, padded = least_padding(needed, count)
+            cost = padded * width + len(budgets) * self.compile_tokens
+            if cost < least:
+                best = budgets
+                least = cost
+        return best
+
+    def images(self, tokens: int) -> int:
+        """The images of an evaluation batch, of ``tokens`` each."""
+        if not self.is_sparing:
+            return 32
+        return max(self.tokens // tokens // 8 * 8, 8)
+
+
+CPU_SHAPES = ShapeRule()
+
+
+def shape_rule(config: EncoderConfig, device: Device | None = None) -> ShapeRule:
+    """How batches for an encoder are shaped on a device, by default on that of this process."""
+    device = this_device() if device is None else device
+    if not device.is_accelerator:
+        return ShapeRule()
+    memory = MEMORY_SHARE * (device.memory or MEMORY)
+    most = min(ELEMENTS / config.width, memory / token_bytes(config))
+    tokens = 1 << max(int(np.log2(most)), BUDGET.bit_length() - 1)
+    return ShapeRule(tokens, COMPILE_SECONDS * RATE / step_flops(config))
+
+
+def token_bytes(config: EncoderConfig) -> int:
+    """Bytes that a token of a forward pass takes at once, at most: what a block computes of it in
+    float32, and its weights of attention where these are written to memory.
+    """
+    states = 6 * config.width + 2 * config.mlp_width
+    weights = 2 * config.heads * config.positions
+    return 4 * (states + weights)
+
+
+def step_flops(config: EncoderConfig) -> float:
+    """FLOPs of a train step a token, without attention and the head."""
+    weights = config.width * (4 * config.width + 2 * config.mlp_width)
+    return 6.0 * config.layers * weights
+
+
+def least_padding(needed: np.ndarray, count: int = 3) -> tuple[tuple[int, ...], int]:
+    """(up to ``count`` budgets of rows, at most three, that pad batches of ``needed`` rows least, in
+    growing order; the rows of all batches in these budgets).
+    """
+    values, counts = np.unique(needed, return_counts=True)
+    batches_in = np.cumsum(counts)  # batches that a budget of values[i] holds
+    most = values[-1]
+    low, middle = np.triu_indices(len(values))  # every pair of budgets below the largest
+    if count == 2:
+        low, middle = low[low == middle], middle[low == middle]
+    if count == 1:
+        low = middle = np.array([len(values) - 1])
+    padded = (
+        values[low] * batches_in[low]
+        + values[middle] * (batches_in[middle] - batches_in[low])
+        + most * (batches_in[-1] - batches_in[middle])
+    )
+    best = padded.argmin()
+    budgets = tuple(sorted({int(values[low[best]]), int(values[middle[best]]), int(most)}))
+    return budgets, int(padded[best])
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The least multiple that is not smaller."""
+    return -(-number // multiple) * multiple
