@@ -50,6 +50,7 @@ from adapt.pretrained.hub import (
 )
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, Text, warn_long
 from adapt.program_cache import keep_programs
+from adapt.training import feeding
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
 
@@ -416,7 +417,7 @@ def text_sources(pretrained: Pretrained, chunks: Iterable[Sequence[Text]]) -> It
     tokenizer = tokenizer_of(pretrained)
     config = pretrained.config
     rule = shape_rule(config)
-    for texts in chunks:
+    for texts in rule.joined(chunks):
         encoded = tokenizer.encode_long(texts)
         source = TokenSource(encoded.tokens, tokenizer.max_length, config.pad_token, rule)
         windows = None if encoded.windows is None else TextWindows(encoded.windows)
@@ -591,7 +592,7 @@ def fill(
     open_texts = OpenTexts()
 
     def outputs() -> Iterator[tuple[Streamed, jax.Array]]:
-        for streamed in stream:
+        for streamed in feeding.fed(stream):
             counts.tokens += int(streamed.batch["length"].sum())
             counts.slots += streamed.batch["segments"].size
             counts.long = streamed.long + counts.long  # of the stream's rule

@@ -28,6 +28,7 @@ from adapt.program_cache import keep_programs
 from adapt.tasks import Task
 from adapt.tasks.base import Answers, Row, task_of
 from adapt.tasks.metrics import Metric, own_scores
+from adapt.training import feeding
 from adapt.training.events import OnProgress
 from adapt.training.loop import Index, evaluate
 from adapt.training.step import Batch
@@ -133,7 +134,7 @@ def predict_table(
     part = tasks[0].examples(runs[0], table, columns, labels, image_column)
     part = tasks[0].pair_examples(part, seed=0)
     forward, params = shared_pass(runs)
-    batches = counted(part.eval_batches(few=True), part.num_outputs, on_progress)
+    batches = counted(feeding.fed(part.eval_batches(few=True)), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
     check_computed(~np.isnan(outputs), "predictions")
     predictions = []
@@ -199,7 +200,7 @@ def score_table(
     part = task.pair_examples(part, seed=0)
     task.check_scored(part, table.name)
     forward, params = shared_pass([run])
-    batches = counted(part.eval_batches(), part.num_outputs, on_progress)
+    batches = counted(feeding.fed(part.eval_batches()), part.num_outputs, on_progress)
     outputs = evaluate(forward, params, batches, part.num_outputs)
     check_computed(~np.isnan(outputs), "predictions")
     loss = task.mean_loss(outputs, part.targets)

@@ -52,6 +52,7 @@ from adapt.ragged import Ragged, ragged
 from adapt.run import Run
 from adapt.training import losses, optim
 from adapt.training.events import Callback, Event, Stepped, Validated, as_callbacks
+from adapt.training.loop import pipelined
 from adapt.training.losses import Loss
 from adapt.training.metrics_log import Record, validation_record
 from adapt.training.phases import CompiledPhase, Group, make_phase_step
@@ -400,6 +401,10 @@ class TextData:
 
         return evaluate
 
+    def evaluation_programs(self, phase: CompiledPhase, params: tree.Tree) -> tuple[()]:
+        """None: the first evaluation comes before the first step."""
+        return ()
+
     def choose_cache(self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None) -> None:
         """No cache: the embedding trains, and corrupted inputs are new in every pass."""
 
@@ -613,8 +618,8 @@ def mean_score(
 ) -> dict[str, float]:
     """The weighted means of ``loss`` and ``accuracy`` over all batches."""
     sums = {"loss": 0.0, "accuracy": 0.0, "weight": 0.0}
-    for batch in batches:
-        for name, value in score(params, batch).items():
+    for of_batch in pipelined(score(params, batch) for batch in batches):
+        for name, value in of_batch.items():
             sums[name] += float(value)
     weight = max(sums["weight"], 1e-9)
     return {name: sums[name] / weight for name in ("loss", "accuracy")}

@@ -6,7 +6,8 @@ data.sets["train"]
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,11 @@ from adapt.pretrained.hub import Pretrained, check_inputs
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS
 from adapt.tasks import Task
 from adapt.tasks.metrics import Metric, own_scores
-from adapt.training import events
+from adapt.training import events, feeding
 from adapt.training.events import Callback
-from adapt.training.loop import evaluate
+from adapt.training.loop import evaluate, shape_of
 from adapt.training.phases import CompiledPhase
-from adapt.training.step import make_eval
+from adapt.training.step import compile_eval, make_eval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,8 @@ class TaskData:
             params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
         ) -> tuple[Scores, float]:
             part = self.sets[name]
-            outputs = evaluate(forward, params, part.eval_batches(), part.num_outputs)
+            batches = feeding.fed(part.eval_batches())
+            outputs = evaluate(forward, params, batches, part.num_outputs)
             loss = self.task.mean_loss(outputs, part.targets)
             made: Scores = {}
             if decisions is None:
@@ -117,6 +119,20 @@ class TaskData:
             return {**self.scores(outputs, part), **made}, loss
 
         return evaluate_set
+
+    def evaluation_programs(
+        self, phase: CompiledPhase, params: tree.Tree
+    ) -> Iterator[Callable[[], object]]:
+        if phase.model.layout is not None:
+            return  # a mesh lays out the batch before each call
+        seen = set()
+        for name, part in self.sets.items():
+            for batch in part.eval_shapes() if name != "train" else ():
+                shape = shape_of(batch)
+                if shape not in seen:
+                    seen.add(shape)
+                    cut = phase.step.prefix
+                    yield functools.partial(compile_eval, phase.model, cut, params, batch)
 
     def choose_cache(
         self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None

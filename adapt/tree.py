@@ -105,6 +105,16 @@ def map_paths(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "")
     return mapped
 
 
+def shapes(tree: Tree) -> Tree:
+    """The tree of :class:`jax.ShapeDtypeStruct`, which lie where the arrays do."""
+
+    def shape(_: str, leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return map_paths(shape, tree)
+
+
 def count(tree: Tree) -> int:
     """The number of parameters: the sum of the leaves' sizes."""
     return sum(int(np.prod(leaf.shape)) for leaf in paths(tree).values())

@@ -93,8 +93,9 @@ class TrainingReport:
             shape = " x ".join(map(str, event.shape))
             what = f"a step of shape {shape}"
             self.bar.turn_to("training", self.step, self.steps)
-        if not console.is_terminal():
-            console.say(f"compiling {what}")
+        beside = ", beside training" if event.is_beside else ""
+        if beside or not console.is_terminal():
+            console.say(f"compiling {what}{beside}")
 
 
 def show_groups(title: str, phase: events.PhaseSummary, phases: int) -> None:

@@ -214,6 +214,16 @@ class Examples:
             return batches if self.windows is None else self.text_batches(batches, self.windows)
         return self.word_batches(windows, self.labels, skip)
 
+    def eval_shapes(self) -> Iterator[Arrays]:
+        """A batch of each shape that :meth:`eval_batches` has, some of them perhaps twice."""
+        windows = self.inputs.windows(self.sequences)
+        if isinstance(self.labels, Ragged):
+            words = self.labels
+            windows = (with_word_labels(window, words) for window in windows)
+        firsts = (dataclasses.replace(window, members=window.members[:1]) for window in windows)
+        for _, batch in packing.eval_batches(firsts, self.layout):
+            yield batch
+
     def text_batches(
         self, batches: Iterable[tuple[Index, Arrays]], windows: TextWindows
     ) -> Iterator[tuple[Index, Arrays]]:

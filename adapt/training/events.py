@@ -96,11 +96,13 @@ class CacheReady:
 class Compiling:
     """A program meets a shape for the first time.
 
-    The next call compiles it, or reads it from the compilation cache.
+    The next call compiles it, or reads it from the compilation cache; unless that ``is_beside``
+    training, in a thread.
     """
 
     what: Literal["step", "evaluation"]
     shape: tuple[int, ...] = ()  # rows and tokens of a step's batch
+    is_beside: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -77,6 +77,23 @@ def pipelined(items: Iterable[Item], ahead: int = 2) -> Iterator[Item]:
     yield from pending
 
 
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How a loop of steps keeps the device busy; the default is for a CPU.
+
+    ``steps`` are taken in one call where batches of one shape follow each other: so many batches
+    travel and are called for at once, and small models do not wait for the host. ``is_late`` says
+    that a record is made when the steps after it have been called for, so that the device does not
+    wait while the host reads: its state is then that of later steps.
+    """
+
+    steps: int = 1
+    is_late: bool = False
+
+
+STEP_BY_STEP = Pace()
+
+
 def run_steps(
     step: Callable[[Tree, State, Batch], tuple[State, Metrics]],
     frozen: Tree,
@@ -85,6 +102,7 @@ def run_steps(
     log_every: int,
     seen: set[Any] | None = None,
     on_compile: Callable[[Batch], None] = lambda batch: None,
+    pace: Pace = STEP_BY_STEP,
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Take a step a batch; every ``log_every`` steps, and at the end, yield (state, record).
 
@@ -99,6 +117,8 @@ def run_steps(
       yet in ``seen``, whose examples are not in ``timed_examples``. ``on_compile(batch)`` is called
       before such a step.
 
+    A ``pace`` of several steps a call needs a :class:`adapt.training.step.Step`.
+
     Raises :class:`TrainingError` with the number of the step if its loss is not finite; the state
     is still the last good one.
 
@@ -107,28 +127,71 @@ def run_steps(
     """
     seen = set() if seen is None else seen
     window = Window()
-    for batch in batches:
-        shape = shape_of(batch)
+    before: Window | None = None  # whose record is late
+    count = int(state.step) if pace.is_late else 0
+    for group in groups_of(batches, pace.steps, log_every):
+        shape = shape_of(group[0])
         compiles = shape not in seen
         compile_start = 0.0
         if compiles:
             seen.add(shape)
             jax.block_until_ready(state.step)
-            on_compile(batch)
+            on_compile(group[0])
             compile_start = time.perf_counter()
 
-        state, metrics = step(frozen, state, batch)
-        window.add(batch, metrics)
+        state, metrics = take_group(step, frozen, state, group, pace.steps)
+        window.add(group, metrics)
 
         if compiles:
             jax.block_until_ready(state.step)
             window.compile_seconds += time.perf_counter() - compile_start
-            window.compiled_weights.append(metrics["weight"])
-        if len(window.metrics) == log_every:
-            yield state, record(state, window)
+            window.compiled_weights.append((metrics["weight"], len(group)))
+        if before is not None:
+            late = record(None, before)
+            before = None
+            window.start = time.perf_counter()  # the seconds before are those of the record
+            yield state, late
+        if window.steps == log_every:
+            count += window.steps
+            window.step = count
+            if pace.is_late:
+                before = window
+            else:
+                yield state, record(state, window)
             window = Window()
-    if window.metrics:
-        yield state, record(state, window)
+    for rest in (before, window):
+        if rest is not None and rest.metrics:
+            yield state, record(state if rest is window else None, rest)
+
+
+def groups_of(
+    batches: Iterable[Mapping[str, Any]], most: int, log_every: int
+) -> Iterator[list[Mapping[str, Any]]]:
+    """Batches that follow each other and have one shape, up to ``most`` in a list; none goes on
+    after ``log_every`` batches.
+    """
+    group: list[Mapping[str, Any]] = []
+    taken = 0
+    for batch in batches:
+        if group and shape_of(batch) != shape_of(group[0]):
+            yield group
+            group = []
+        group.append(batch)
+        taken += 1
+        if len(group) == most or taken % log_every == 0:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def take_group(
+    step: Any, frozen: Tree, state: State, group: list[Mapping[str, Any]], most: int
+) -> tuple[State, Metrics]:
+    """The state after a step a batch, and the metrics of the steps, by name: one call."""
+    if most == 1:
+        return step(frozen, state, group[0])
+    return step.take_several(frozen, state, group, most)
 
 
 def shape_of(batch: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -138,27 +201,55 @@ def shape_of(batch: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @dataclasses.dataclass
 class Window:
-    """The steps since the last record. Metrics stay on the device."""
+    """The steps since the last record. Metrics stay on the device, each with how many steps it is
+    of.
+    """
 
-    metrics: list[Metrics] = dataclasses.field(default_factory=list)
-    compiled_weights: list[jax.Array] = dataclasses.field(default_factory=list)
+    metrics: list[tuple[Metrics, int]] = dataclasses.field(default_factory=list)
+    compiled_weights: list[tuple[jax.Array, int]] = dataclasses.field(default_factory=list)
     compile_seconds: float = 0.0
+    steps: int = 0
+    step: int = 0  # of the run, after these
     tokens: int = 0
     slots: int = 0
     start: float = dataclasses.field(default_factory=time.perf_counter)
 
-    def add(self, batch: Mapping[str, Any], metrics: Metrics) -> None:
-        """Count a step."""
-        self.metrics.append(metrics)
-        if "segments" in batch:
-            self.tokens += int(batch["length"].sum())
-            self.slots += batch["segments"].size
+    def add(self, group: Sequence[Mapping[str, Any]], metrics: Metrics) -> None:
+        """Count the steps of a call."""
+        self.metrics.append((metrics, len(group)))
+        self.steps += len(group)
+        for batch in group:
+            if "segments" in batch:
+                self.tokens += int(batch["length"].sum())
+                self.slots += batch["segments"].size
 
 
-def record(state: State, window: Window) -> dict[str, float]:
-    """The record of :func:`run_steps`. The one place of a loop where the host waits."""
-    fetched = jax.device_get((state.halted, state.step, window.metrics, window.compiled_weights))
-    halted, step, metrics, compiled_weights = fetched
+def values_of(metrics: Iterable[tuple[Any, int]]) -> np.ndarray:
+    """The values of steps one after the other, float64; each array has those of so many steps."""
+    values = [np.reshape(array, -1)[:count] for array, count in metrics]
+    return np.concatenate([np.zeros(0), *values]).astype(np.float64)
+
+
+def record(state: State | None, window: Window) -> dict[str, float]:
+    """The record of :func:`run_steps`. The one place of a loop where the host waits.
+
+    Without the state after the window, which later steps were given, the metrics say whether it
+    halted: at the first step whose loss or gradient is not finite.
+    """
+    of_state = None if state is None else (state.halted, state.step)
+    fetched = jax.device_get((of_state, window.metrics, window.compiled_weights))
+    of_state, metrics, compiled_weights = fetched
+
+    def values(name: str) -> np.ndarray:
+        return values_of((step_metrics[name], count) for step_metrics, count in metrics)
+
+    loss = values("loss")
+    if of_state is None:
+        is_good = np.isfinite(loss) & np.isfinite(values("grad_norm"))
+        halted = not is_good.all()
+        step = window.step - (window.steps - int(is_good.argmin()) if halted else 0)
+    else:
+        halted, step = of_state
     if halted:
         raise TrainingError(
             f"the loss is not finite at step {int(step) + 1}: training stopped, the last good "
@@ -166,21 +257,19 @@ def record(state: State, window: Window) -> dict[str, float]:
             "or look at the data of that step"
         )
 
-    def values(name: str) -> np.ndarray:
-        return np.array([step_metrics[name] for step_metrics in metrics], np.float64)
-
     weight = values("weight")
+    compiled = values_of(compiled_weights).sum()
     result: dict[str, float] = {
         "step": int(step),
-        "loss": float((values("loss") * weight).sum() / weight.sum()),
+        "loss": float((loss * weight).sum() / weight.sum()),
         "grad_norm": float(values("grad_norm").mean()),
         "examples": float(weight.sum()),
-        "timed_examples": float(weight.sum() - sum(compiled_weights)),
+        "timed_examples": float(weight.sum() - compiled),
         "seconds": time.perf_counter() - window.start - window.compile_seconds,
         "compile_seconds": window.compile_seconds,
     }
-    if "rounded_away" in metrics[0]:
-        result["rounded_away"] = float(np.mean([m["rounded_away"] for m in metrics]))
+    if "rounded_away" in metrics[0][0]:
+        result["rounded_away"] = float(values("rounded_away").mean())
     result["tokens"] = window.tokens
     result["slots"] = window.slots
     return result

@@ -16,7 +16,7 @@ from adapt.training import events, frozen_prefix, losses, optim, strategies
 from adapt.training.context import ContextLoss
 from adapt.training.optim import Schedule
 from adapt.training.regularizers import Regularizer
-from adapt.training.step import Step, Update, make_suffix, make_update
+from adapt.training.step import Step, Update, make_several, make_suffix, make_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +168,9 @@ def make_phase_step(
     """
     depth = frozen_prefix.cut(labels, model.encoder.config.layers)
     groups = tuple(tree.paths(labels).items())
-    update, suffix = shared_suffix(model, loss, groups, decay, clips, depth, regularizer)
+    update, suffix, several = shared_suffix(model, loss, groups, decay, clips, depth, regularizer)
     prefix = frozen_prefix.cut_at(model, depth) if depth else None
-    return Step(prefix, suffix, update, regularizer, model.layout)
+    return Step(prefix, suffix, update, regularizer, model.layout, several)
 
 
 @cached_program
@@ -182,16 +182,16 @@ def shared_suffix(
     clips: bool,
     depth: int,
     regularizer: Regularizer | None,
-) -> tuple[Update, Any]:
-    """(what a step computes, the jitted suffix of a step): the same ones for the same arguments,
-    which are all that the program depends on.
+) -> tuple[Update, Any, Any]:
+    """(what a step computes, the jitted suffix of a step, that of several steps): the same ones for
+    the same arguments, which are all that the programs depend on.
     """
     by_path = dict(labels)
     any_rate = optim.adamw(optim.schedule(1.0, steps=1, decay=decay))  # rates come with the state
     optimizers = {group: any_rate for group in by_path.values() if group != optim.FROZEN}
     tx = optim.by_label(optimizers, tree.unflatten(by_path), 1.0 if clips else None)
     update = make_update(model, loss, tx, depth, regularizer=regularizer)
-    return update, make_suffix(model, loss, update)
+    return update, make_suffix(model, loss, update), make_several(model, loss, update)
 
 
 def chosen_rate(options: OptimizerOptions, group: str, is_probe: bool, width: int) -> float:

@@ -9,7 +9,7 @@ What is frozen is an argument of its own: it is not differentiated, not donated 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,13 @@ from adapt.models import Model, cached_program, flatten_groups
 from adapt.parallel.sharding import Layout, shard_inputs, shard_tree
 from adapt.training import optim
 from adapt.training.context import ContextLoss, losses_with_context
-from adapt.training.frozen_prefix import Cut, cut_at, suffix_batch
+from adapt.training.frozen_prefix import (
+    Cut,
+    cut_at,
+    prefix_params,
+    suffix_batch,
+    suffix_params,
+)
 from adapt.training.losses import Loss
 from adapt.training.regularizers import Regularizer
 from adapt.tree import Tree, map_paths, merge, paths
@@ -248,6 +254,27 @@ class Step:
     update: Update  # what the suffix computes, for a program of one's own
     regularizer: Regularizer | None = None
     layout: Layout | None = None
+    several: Any = None  # jitted: several suffixes in one program, see :func:`make_several`
+
+    def takes_several(self, batch: Batch) -> bool:
+        """Whether :meth:`take_several` can be called with batches such as this one."""
+        return self.layout is None and (self.prefix is None or "hidden" in batch)
+
+    def take_several(
+        self, frozen: Tree, state: State, batches: Sequence[Batch], most: int
+    ) -> tuple[State, Metrics]:
+        """The state after a step a batch, and metrics [``most``] of which the first are those of
+        the steps: one call of one program, whatever the number of batches up to ``most``.
+        """
+        suffixes = []
+        suffix_params = frozen
+        for batch in batches:
+            if self.prefix is not None:
+                suffix_params, batch = self.prefix(frozen, batch)
+            suffixes.append(batch)
+        padded = [*suffixes, *[suffixes[-1]] * (most - len(suffixes))]
+        stacked = {name: np.stack([batch[name] for batch in padded]) for name in padded[0]}
+        return self.several(suffix_params, state, stacked, np.int32(len(batches)))
 
     def shard_batch(self, batch: Batch) -> Batch:
         """The batch over the mesh, if there is one."""
@@ -322,6 +349,7 @@ def make_step(
         update=update,
         regularizer=regularizer,
         layout=model.layout,
+        several=make_several(model, loss, update),
     )
 
 
@@ -336,6 +364,33 @@ def make_suffix(model: Model, loss: Loss | ContextLoss, update: Update) -> Any:
 
     # A loss with a context may differentiate twice, for which the fused kernel has no rule.
     program = step if isinstance(loss, ContextLoss) else model.allow_fused_attention(step)
+    return jax.jit(program, donate_argnums=1)
+
+
+def make_several(model: Model, loss: Loss | ContextLoss, update: Update) -> Any:
+    """The jitted ``(frozen, state, batches, count) -> (state, metrics)`` that takes ``count`` steps
+    in one program, a loop over ``batches`` [K, ...], of which there may be more.
+
+    Metrics are [K]; those after the first ``count`` are 0. The state is donated.
+    """
+
+    def run(frozen: Tree, state: State, batches: Batch, count: Any) -> tuple[State, Metrics]:
+        def batch_at(index: Any) -> Batch:
+            return {name: array[index] for name, array in batches.items()}
+
+        def take(index: Any, carried: tuple[State, Metrics]) -> tuple[State, Metrics]:
+            state, metrics = carried
+            key = jax.random.fold_in(state.key, state.step)
+            state, of_step = update(frozen, state, batch_at(index), key)
+            metrics = {name: metrics[name].at[index].set(value) for name, value in of_step.items()}
+            return state, metrics
+
+        _, of_step = jax.eval_shape(update, frozen, state, batch_at(0), state.key)
+        most = len(next(iter(batches.values())))
+        metrics = {name: jnp.zeros(most, value.dtype) for name, value in of_step.items()}
+        return jax.lax.fori_loop(0, count, take, (state, metrics))
+
+    program = run if isinstance(loss, ContextLoss) else model.allow_fused_attention(run)
     return jax.jit(program, donate_argnums=1)
 
 
@@ -483,3 +538,21 @@ def eval_program(model: Model, depth: int) -> Any:
 
     out_shardings = model.layout.replicated if model.layout else None
     return jax.jit(model.allow_fused_attention(forward), out_shardings=out_shardings)
+
+
+def compile_eval(model: Model, cut: Cut | None, params: Tree, batch: Batch) -> None:
+    """Compile the programs of :func:`make_eval` for arguments such as these, without calling them.
+
+    ``params`` may be shapes. A later call finds the programs in JAX's caches.
+    """
+    if cut is None:
+        eval_program(model, 0).lower(params, batch).compile()
+        return
+    hidden = batch.get("hidden")
+    if hidden is None:
+        below = prefix_params(params, model, cut.depth)
+        cut.run.lower(below, batch).compile()
+        hidden = jax.eval_shape(cut.run, below, batch)
+    suffix = suffix_batch(model, batch, cut.depth, hidden)
+    forward = eval_program(model, cut.depth)
+    forward.lower(suffix_params(params, model, cut.depth), suffix).compile()
