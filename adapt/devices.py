@@ -6,9 +6,11 @@ A :class:`Device` is a plain description, so that what is decided for an acceler
 on a machine that has none.
 """
 
+import contextlib
 import dataclasses
 import functools
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -66,10 +68,30 @@ def numbers_of(capability: Any) -> tuple[int, int] | None:
     return None
 
 
-@functools.cache
+pretended: list[Device] = []
+
+
 def this_device() -> Device:
+    """The first device of this process, or what :func:`pretend` says of it."""
+    return pretended[-1] if pretended else described_device()
+
+
+@functools.cache
+def described_device() -> Device:
     """The first device of this process."""
     return describe(jax.local_devices()[0])
+
+
+@contextlib.contextmanager
+def pretend(device: Device) -> Iterator[None]:
+    """Inside, everything is decided as for another device, in all threads; what computes is still
+    the one that is there. For measurements and tests of the host's side of an accelerator.
+    """
+    pretended.append(device)
+    try:
+        yield
+    finally:
+        pretended.pop()
 
 
 def compute_dtype(asked: str, device: Device | None = None) -> str:

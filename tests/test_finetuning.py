@@ -138,13 +138,12 @@ def test_a_frozen_kernel_that_moved_on_the_device_is_reported(bert):
         active.check_unmoved()
 
 
-def test_auto_computes_in_what_the_device_has_and_says_so(finetune, monkeypatch, tmp_path):
+def test_auto_computes_in_what_the_device_has_and_says_so(finetune, tmp_path):
     assert finetune().result["dtype"] == "float32"
-    monkeypatch.setattr(devices, "this_device", lambda: devices.Device("tpu"))
-    run = finetune(out=tmp_path / "run", stop_after=3)
+    with devices.pretend(devices.Device("tpu")):
+        run = finetune(out=tmp_path / "run", stop_after=3)
     assert (run.settings["dtype"], run.settings["used"]["dtype"]) == ("auto", "bfloat16")
 
-    monkeypatch.setattr(devices, "this_device", lambda: devices.CPU)
     with pytest.raises(OutputError, match=r"`dtype` was 'bfloat16' .* 'float32' now"):
         finetune(out=tmp_path / "run", resume=True)
     run = finetune(out=tmp_path / "run", resume=True, dtype="bfloat16")

@@ -171,13 +171,11 @@ def groups_of(
     after ``log_every`` batches.
     """
     group: list[Mapping[str, Any]] = []
-    taken = 0
-    for batch in batches:
+    for taken, batch in enumerate(batches, 1):
         if group and shape_of(batch) != shape_of(group[0]):
             yield group
             group = []
         group.append(batch)
-        taken += 1
         if len(group) == most or taken % log_every == 0:
             yield group
             group = []

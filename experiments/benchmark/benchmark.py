@@ -6,6 +6,7 @@ minutes?
         --keras keras/bin/python --onnx onnx/bin/python \\
         --openvino openvino/bin/python
     python -m experiments.benchmark --whole --tables docs/tables
+    python -m experiments.benchmark --host --tables docs/tables
 
 Full fine-tuning (the steps: compilation excluded, dropout on) and extraction (tokenization
 included), in turn with transformers + torch and sentence-transformers, with its ONNX Runtime
@@ -14,6 +15,9 @@ Each side is a process of its own that stays warm, and one works at a time. Also
 machine's matrix products each reaches, and the anonymous memory of extraction with N and 4 N
 sentences. Expect ratios that hold from run to run, and absolute figures that do not: quote the
 ratio. Some 15 minutes on 2 cores; leave the machine alone meanwhile (a note says if it was not).
+
+With --host: what this machine's cores deliver to a device that takes no time, for extraction and
+training, by the rate of the tokenizer alone; see experiments/benchmark/host.py.
 """
 
 import contextlib
@@ -29,13 +33,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from adapt.cli import console
+from adapt.cli.flags import first_nondefault_flag
 from adapt.cli.run_folder import open_run
 from adapt.data import packing
 from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
 from adapt.run_folder import check_out, write_json
-from experiments.benchmark import sides, speed_report
-from experiments.benchmark.options import BackendOptions, SpeedOptions
+from experiments.benchmark import host, sides, speed_report
+from experiments.benchmark.options import (
+    BackendOptions,
+    HostOptions,
+    PeerOptions,
+    SpeedOptions,
+)
 from experiments.benchmark.sides import JOBS
 from experiments.benchmark.workers import Worker, peak_memory
 
@@ -67,13 +77,22 @@ class BatchOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(BatchOptions, ExtractionOptions, BackendOptions, SpeedOptions):
+class Config(HostOptions, BatchOptions, ExtractionOptions, BackendOptions, SpeedOptions):
     """The flags of the command."""
+
+
+# What does not go with --host, which has no peers and takes no steps.
+NOT_OF_HOST = ["steps", "cores"]
+for group in (ExtractionOptions, BackendOptions, BatchOptions, PeerOptions):
+    NOT_OF_HOST += [field.name for field in dataclasses.fields(group)]
 
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     check_flags(config)
+    if config.host:
+        with open_run(config.out, config):
+            return host.main(config)
     source = sides.read(config)
     with open_run(config.out, config):
         task = sides.write_task(config, source)
@@ -105,7 +124,9 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def check_flags(config: Config) -> None:
-    """Raise :class:`StrategyError` for flags that are too small."""
+    """Raise :class:`StrategyError` for flags that do not go together, or that are too small."""
+    if config.host and (flag := first_nondefault_flag(config, NOT_OF_HOST)):
+        raise StrategyError(f"{flag} does not go with --host: leave one of them out")
     for name in ("rounds", "steps", "batch_size", "sentences", "cores"):
         value = getattr(config, name)
         if value < 1:

@@ -82,6 +82,16 @@ class SpeedOptions(SourceOptions, PeerOptions, RoundOptions, OutputOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HostOptions:
+    """The host's side of an accelerator, in place of everything else."""
+
+    title: ClassVar[str] = "host"
+
+    # measure what this machine's cores deliver to a device that takes no time
+    host: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
     """The runs of `adapt finetune`."""
 

@@ -15,7 +15,7 @@ from adapt.data.examples import from_sequences
 from adapt.errors import TrainingError
 from adapt.models import Model
 from adapt.training import frozen_prefix, optim
-from adapt.training.loop import evaluate, run_steps
+from adapt.training.loop import STEP_BY_STEP, Pace, evaluate, run_steps
 from adapt.training.losses import cross_entropy
 from adapt.training.step import init_state, make_eval, make_step
 from adapt.training.strategies import strategy
@@ -456,6 +456,77 @@ def test_the_loop_takes_every_batch_once_and_its_records_are_means_over_examples
     # The examples of the first step, which may have compiled, are not timed.
     assert [record["timed_examples"] for record in records] == [8, 11, 5]
     assert records[1]["compile_seconds"] == 0
+
+
+SEVERAL = Pace(steps=3)
+LATE = Pace(steps=1, is_late=True)
+
+
+@pytest.mark.parametrize("pace", [SEVERAL, LATE, Pace(steps=4, is_late=True)])
+@pytest.mark.parametrize("name", ["frozen", "full"])
+def test_several_steps_a_call_and_late_records_are_the_same_run(name, pace):
+    batches = [batch(seed=seed, examples=n) for seed, n in enumerate([8, 8, 3, 8, 5, 8, 2])]
+    if name == "frozen":
+        batches = [made | {"hidden": hidden_of(made)} for made in batches]
+    alone, paced = (list(paces(name, batches, pace)) for pace in (STEP_BY_STEP, pace))
+    assert [record["step"] for _, record in alone] == [2, 4, 6, 7]
+    for (_, by_step), (_, by_pace) in zip(alone, paced, strict=True):
+        for figure in ("step", "examples", "tokens", "slots"):
+            assert by_pace[figure] == by_step[figure]
+        for figure in ("loss", "grad_norm"):
+            assert by_pace[figure] == pytest.approx(by_step[figure], rel=2e-5)
+    (end, _), (paced_end, _) = alone[-1], paced[-1]
+    assert int(paced_end.step) == int(end.step) == 7
+    for mine, theirs in zip(*map(jax.tree.leaves, (paced_end.params, end.params)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-4, atol=2e-6)
+
+
+def hidden_of(made):
+    """What the frozen prefix makes of a batch."""
+    frozen, _, step = start("frozen")
+    _, suffix = step.prefix(frozen, made)
+    return np.asarray(suffix["hidden"])
+
+
+def paces(name, batches, pace, resumed_after=0):
+    frozen, state, step = start(name)
+    yield from run_steps(step, frozen, state, iter(batches), 2, set(), lambda _: None, pace)
+
+
+def test_a_run_of_several_steps_a_call_that_stops_goes_on_bit_for_bit():
+    """However the steps fall into calls: each is the same pass of one loop."""
+    batches = [batch(seed=seed) for seed in range(7)]
+    frozen, state, step = start("full")
+    for whole, _ in run_steps(step, frozen, state, batches, 7, pace=SEVERAL):
+        pass
+    frozen, state, step = start("full")
+    for part in (batches[:2], batches[2:]):
+        for now, _ in run_steps(step, frozen, state, part, 7, pace=SEVERAL):
+            state = now
+    assert bits(state) == bits(whole)
+
+
+def test_several_steps_are_one_program_however_many_they_are():
+    batches = [batch(seed=seed) for seed in range(8)]
+    frozen, state, step = start("top:1")
+    batches = [made | {"hidden": hidden_before(step, frozen, made)} for made in batches]
+    before = step.several._cache_size()
+    list(run_steps(step, frozen, state, batches, 5, pace=SEVERAL))
+    assert step.several._cache_size() == before + 1
+
+
+def hidden_before(step, frozen, made):
+    _, suffix = step.prefix(frozen, made)
+    return np.asarray(suffix["hidden"])
+
+
+@pytest.mark.parametrize(("bad", "log_every"), [(0, 1), (3, 2), (3, 100), (5, 3)])
+@pytest.mark.parametrize("pace", [Pace(2, is_late=True), Pace(3), LATE])
+def test_a_paced_loop_stops_with_the_number_of_the_step(pace, bad, log_every):
+    frozen, state, step = start("full")
+    batches = [batch(seed=seed) if seed != bad else poisoned("nan") for seed in range(6)]
+    with pytest.raises(TrainingError, match=f"the loss is not finite at step {bad + 1}: "):
+        list(run_steps(step, frozen, state, batches, log_every, pace=pace))
 
 
 def test_no_batch_is_no_record():
