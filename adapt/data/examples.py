@@ -3,6 +3,7 @@ encoder.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -174,17 +175,32 @@ class Examples:
         steps = packing.micro_batches(
             len(self), shapes.examples, accumulate * groups, seed, epoch, skip
         )
-        for step in steps:
-            rows = [self.sequences_of(part) for part in step]
-            local = [i for i in range(len(step)) if i % groups in local_groups]
-            batches = []
-            for i, inputs in zip(local, inputs_of.pack_step(rows, local, sequences), strict=True):
-                weights = None if self.weights is None else self.weights[step[i]]
-                targets = packing.make_targets(
-                    self.labels[step[i]], inputs, shapes.examples, weights
-                )
-                batches.append(inputs | targets | self.more_arrays(step[i], shapes))
-            yield packing.stack_groups(batches, self.layout, accumulate)
+        num_parts = accumulate * groups
+        local = [i for i in range(num_parts) if i % groups in local_groups]
+        packed = shapes.packed.get((seed, epoch))
+        at_once = inputs_of.steps_at_once(sequences, num_parts)
+        numbered = enumerate(steps, skip)
+        while together := list(itertools.islice(numbered, at_once)):
+            parts = []
+            for number, step in together:
+                rows = [self.sequences_of(part) for part in step]
+                places = None
+                if packed is not None:
+                    first = number * num_parts
+                    places = [packed.placement(first + i) for i in range(num_parts)]
+                parts.append(packing.StepParts(rows, places))
+            inputs_of_steps = inputs_of.pack_steps(parts, local, sequences)
+            for (_, step), inputs in zip(together, inputs_of_steps, strict=True):
+                batches = []
+                for i, of_part in zip(local, inputs, strict=True):
+                    batches.append(of_part | self.training_arrays(step[i], of_part, shapes))
+                yield packing.stack_groups(batches, self.layout, accumulate)
+
+    def training_arrays(self, index: np.ndarray, inputs: Arrays, shapes: BatchShapes) -> Arrays:
+        """What a training batch of some examples has beside its inputs."""
+        weights = None if self.weights is None else self.weights[index]
+        targets = packing.make_targets(self.labels[index], inputs, shapes.examples, weights)
+        return targets | self.more_arrays(index, shapes)
 
     def more_arrays(self, index: np.ndarray, shapes: BatchShapes) -> Arrays:
         """What a batch of some examples has beside inputs and targets: extras, and whose windows

@@ -19,7 +19,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.data import packing
-from adapt.data.packing import Arrays, BatchShapes, Windows
+from adapt.data.packing import Arrays, BatchShapes, StepParts, Windows
 from adapt.data.shapes import CPU_SHAPES, ShapeRule
 from adapt.pretrained.images import ImageSettings, to_pixels
 from adapt.ragged import Ragged
@@ -28,19 +28,26 @@ from adapt.ragged import Ragged
 # their tokens.
 States = np.ndarray | Ragged
 VECTORS_PER_BATCH = 1024  # of an evaluation
+# Training inputs that are made together: so many steps, of so many bytes of token ids or states.
+STEPS_AT_ONCE = 16
+BYTES_AT_ONCE = 4 << 20
 
 
 class Source(abc.ABC):
     """Sequences that become inputs of a model. ``rows`` and ``step`` have indices of them."""
 
     @abc.abstractmethod
-    def pack_step(
-        self, step: Sequence[np.ndarray], local: Sequence[int], shapes: BatchShapes
-    ) -> list[Arrays]:
-        """The inputs of the micro-batches ``local`` of a step, all of the same shape.
+    def pack_steps(
+        self, steps: Sequence[StepParts], local: Sequence[int], shapes: BatchShapes
+    ) -> list[list[Arrays]]:
+        """The inputs of the micro-batches ``local`` of each step, all of a step of one shape.
 
-        ``step`` has the indices of every micro-batch, also of those that other processes make.
+        Steps have the indices of every micro-batch, also of those that other processes make.
         """
+
+    def steps_at_once(self, shapes: BatchShapes, parts: int) -> int:
+        """For how many steps of ``parts`` micro-batches inputs are made together."""
+        return 1
 
     @abc.abstractmethod
     def windows(self, rows: np.ndarray, few: bool = False) -> Iterator[Windows]:
@@ -116,10 +123,16 @@ class TokenSource(FileSource):
             return TokenSource(states, self.max_length, rule=self.rule)
         return PooledStates(states)
 
-    def pack_step(
-        self, step: Sequence[np.ndarray], local: Sequence[int], shapes: BatchShapes
-    ) -> list[Arrays]:
-        return packing.pack_step(self.tokens, step, local, shapes, self.pad)
+    def pack_steps(
+        self, steps: Sequence[StepParts], local: Sequence[int], shapes: BatchShapes
+    ) -> list[list[Arrays]]:
+        return packing.pack_steps(self.tokens, steps, local, shapes, self.pad)
+
+    def steps_at_once(self, shapes: BatchShapes, parts: int) -> int:
+        values = self.tokens.values
+        of_token = values.itemsize * max(values[:1].size, 1)
+        of_step = parts * shapes.rows[-1] * shapes.width * of_token
+        return int(np.clip(BYTES_AT_ONCE // of_step, 1, STEPS_AT_ONCE))
 
     def windows(self, rows: np.ndarray, few: bool = False) -> Iterator[Windows]:
         pack = packing.pack_few if few else packing.pack_windows
@@ -136,10 +149,10 @@ class OneARow(Source):
     def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
         """The inputs of up to ``shapes.examples`` of the sequences."""
 
-    def pack_step(
-        self, step: Sequence[np.ndarray], local: Sequence[int], shapes: BatchShapes
-    ) -> list[Arrays]:
-        return [self.batch(step[i], shapes) for i in local]
+    def pack_steps(
+        self, steps: Sequence[StepParts], local: Sequence[int], shapes: BatchShapes
+    ) -> list[list[Arrays]]:
+        return [[self.batch(step.parts[i], shapes) for i in local] for step in steps]
 
     def windows(self, rows: np.ndarray, few: bool = False) -> Iterator[Windows]:
         size = self.eval_batch_size
@@ -195,7 +208,7 @@ class ImageStates(OneARow):
     eval_batch_size: int
 
     def batch(self, rows: np.ndarray, shapes: BatchShapes) -> Arrays:
-        (packed,) = packing.pack_step(self.states, [rows], [0], shapes)
+        ((packed,),) = packing.pack_steps(self.states, [StepParts([rows])], [0], shapes)
         return packed
 
 

@@ -497,12 +497,10 @@ def test_a_run_of_several_steps_a_call_that_stops_goes_on_bit_for_bit():
     """However the steps fall into calls: each is the same pass of one loop."""
     batches = [batch(seed=seed) for seed in range(7)]
     frozen, state, step = start("full")
-    for whole, _ in run_steps(step, frozen, state, batches, 7, pace=SEVERAL):
-        pass
+    ((whole, _),) = run_steps(step, frozen, state, batches, 7, pace=SEVERAL)
     frozen, state, step = start("full")
     for part in (batches[:2], batches[2:]):
-        for now, _ in run_steps(step, frozen, state, part, 7, pace=SEVERAL):
-            state = now
+        ((state, _),) = run_steps(step, frozen, state, part, 7, pace=SEVERAL)
     assert bits(state) == bits(whole)
 
 
