@@ -106,3 +106,11 @@ def compute_dtype(asked: str, device: Device | None = None) -> str:
         return asked
     device = this_device() if device is None else device
     return "bfloat16" if device.has_bfloat16 else "float32"
+
+
+def on_host() -> contextlib.AbstractContextManager[Any]:
+    """Inside, JAX computes on the host's processor, where it has a backend for it."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS names others alone
+        return contextlib.nullcontext()

@@ -299,8 +299,8 @@ def extract(
         table = table.select(shares[jax.process_index()])
         name = share_name(jax.process_index())
     settings = vector_settings(pretrained, pooling, normalize, prompt)
-    dtype = compute_dtype(dtype)
-    forward, params = extractor(pretrained, settings.pooling, layer, dtype, layout)
+    used = compute_dtype(dtype)
+    forward, params = extractor(pretrained, settings.pooling, layer, used, layout)
     stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
     width = settings.width(pretrained.config)
 
@@ -323,7 +323,7 @@ def extract(
     if multihost.is_multiprocess() and multihost.is_lead_process():
         write_index(folder, shares, width)
     padding = 1 - tokens / slots
-    return Extraction(path, count, width, seconds, padding, long_texts, settings, dtype)
+    return Extraction(path, count, width, seconds, padding, long_texts, settings, used)
 
 
 def write_file_names(folder: Path, table: Table) -> None:

@@ -355,7 +355,7 @@ class Session:
         if computed is None:
             computed = frozen
             if phase.frozen_dtype is not None:
-                computed = shard_tree(cast_kernels(frozen, phase.frozen_dtype))
+                computed = dict(shard_tree(cast_kernels(frozen, phase.frozen_dtype)))
         if decision is not None:
             data, decision = data.with_states(phase, computed, decision, self.emit)
             cache = decision.summary()

@@ -106,10 +106,12 @@ def map_paths(function: Callable[[str, Any], Any], tree: Tree, prefix: str = "")
 
 
 def shapes(tree: Tree) -> Tree:
-    """The tree of :class:`jax.ShapeDtypeStruct`, which lie where the arrays do."""
+    """The tree of :class:`jax.ShapeDtypeStruct`, which lie where arrays do that are held to a
+    device: what is compiled for these is what is compiled for the arrays.
+    """
 
     def shape(_: str, leaf: Any) -> Any:
-        sharding = getattr(leaf, "sharding", None)
+        sharding = leaf.sharding if getattr(leaf, "committed", False) else None
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return map_paths(shape, tree)

@@ -177,7 +177,8 @@ class Examples:
         )
         num_parts = accumulate * groups
         local = [i for i in range(num_parts) if i % groups in local_groups]
-        packed = shapes.packed.get((seed, epoch))
+        of_lengths = packing.fingerprint(self.file_sequences.lengths[self.sequences])
+        packed = shapes.packed.get((of_lengths, seed, epoch))
         at_once = inputs_of.steps_at_once(sequences, num_parts)
         numbered = enumerate(steps, skip)
         while together := list(itertools.islice(numbered, at_once)):

@@ -8,6 +8,7 @@ example lies. One example a row is the special case. Everything here is NumPy on
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -399,8 +400,9 @@ class BatchShapes:
     rows: tuple[int, ...]
     examples: int
     sequences: int | None = None
-    # where the examples of an epoch lie, by (seed, epoch): what was packed to find the budgets
-    packed: Mapping[tuple[int, int], "PackedEpoch"] = dataclasses.field(
+    # where the examples of an epoch lie, by (fingerprint of their lengths, seed, epoch): what was
+    # packed to find the budgets
+    packed: Mapping[tuple[int, int, int], "PackedEpoch"] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
 
@@ -464,7 +466,8 @@ def batch_shapes(
     width = max(-(-int(longest) // 16) * 16, width)
     needed = []
     most = 0  # sequences of a batch
-    packed: dict[tuple[int, int], PackedEpoch] = {}
+    packed: dict[tuple[int, int, int], PackedEpoch] = {}
+    of_lengths = fingerprint(lengths.values if has_windows else lengths)
     kept = 0
     for epoch in range(epochs):
         placements = []
@@ -475,9 +478,14 @@ def batch_shapes(
             placements += of_step
         kept += sum(len(placement.rows) for placement in placements)
         if kept <= KEPT:
-            packed[seed, epoch] = PackedEpoch.of(placements)
+            packed[of_lengths, seed, epoch] = PackedEpoch.of(placements)
     rows = rule.row_budgets(np.array(needed), width)
     return BatchShapes(width, rows, examples, most if has_windows else None, packed)
+
+
+def fingerprint(lengths: np.ndarray) -> int:
+    """A number that tells the lengths of all sequences of one set from those of another."""
+    return zlib.crc32(lengths.astype(np.int64).tobytes())
 
 
 def lengths_of(lengths: np.ndarray | Ragged, index: np.ndarray) -> np.ndarray:

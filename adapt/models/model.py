@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from adapt.models.attention import flash_groups, set_contextvar
@@ -107,8 +108,8 @@ class Model:
         """Fresh float32 parameters of the head alone; ``{}`` for a head without weights."""
         config = self.encoder.config
         batch = example_batch(config)
-        table = jnp.zeros((config.vocabulary, config.width))
-        x = jnp.zeros((*batch["segments"].shape, self.input_width))
+        table = np.zeros((config.vocabulary, config.width), np.float32)
+        x = np.zeros((*batch["segments"].shape, self.input_width), np.float32)
         return dict(jitted_init(self.head)(key, x, batch, table).get("params", {}))
 
     def shapes(self) -> Tree:
@@ -392,20 +393,23 @@ def flatten_groups(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def example_batch(config: EncoderConfig) -> dict[str, jax.Array]:
-    """The smallest batch that a model takes, of zeros: one example of two tokens, or one image."""
+def example_batch(config: EncoderConfig) -> dict[str, np.ndarray]:
+    """The smallest batch that a model takes, of zeros: one example of two tokens, or one image.
+
+    It is made by NumPy: in JAX every array of zeros is a program of its own.
+    """
     if config.is_image:
         tokens = config.positions
         size = config.image_size
-        inputs = {"pixels": jnp.zeros((1, size, size, config.channels))}
+        inputs = {"pixels": np.zeros((1, size, size, config.channels), np.float32)}
     else:
         tokens = 2
         names = ("tokens", "positions", "types")
-        inputs = {name: jnp.zeros((1, tokens), jnp.int32) for name in names}
+        inputs = {name: np.zeros((1, tokens), np.int32) for name in names}
     return inputs | {
-        "first": jnp.zeros(1, jnp.int32),
-        "length": jnp.full(1, tokens, jnp.int32),
-        "segments": jnp.zeros((1, tokens), jnp.int32),
+        "first": np.zeros(1, np.int32),
+        "length": np.full(1, tokens, np.int32),
+        "segments": np.zeros((1, tokens), np.int32),
     }
 
 

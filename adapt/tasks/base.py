@@ -28,6 +28,7 @@ from adapt.data.examples import Examples
 from adapt.data.inputs import Columns
 from adapt.data.labels import Labels
 from adapt.data.tables import Table
+from adapt.devices import on_host
 from adapt.errors import CheckpointError, StrategyError
 from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM
 from adapt.options import OptimizerOptions, TaskOptions
@@ -327,10 +328,11 @@ class Task(abc.ABC):
         """
         per_example = len(outputs) // len(labels)
         losses = []
-        for start in range(0, len(labels), size):
-            some_outputs = outputs[start * per_example : (start + size) * per_example]
-            some_labels = labels[start : start + size]
-            losses.append(self.jitted_loss(jnp.asarray(some_outputs), jnp.asarray(some_labels)))
+        with on_host():  # the outputs are there, and on an accelerator each size would compile
+            for start in range(0, len(labels), size):
+                some_outputs = outputs[start * per_example : (start + size) * per_example]
+                some_labels = labels[start : start + size]
+                losses.append(self.jitted_loss(np.asarray(some_outputs), np.asarray(some_labels)))
         return float(np.mean(np.concatenate(losses)))
 
     @functools.cached_property

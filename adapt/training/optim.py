@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from adapt import tree
@@ -133,18 +134,18 @@ class Settings:
     goes on takes those of its options.
     """
 
-    numbers: jax.Array  # float32 [n]
+    numbers: jax.typing.ArrayLike  # float32 [n]
     form: Any = dataclasses.field(metadata={"static": True})  # the tree whose leaves they are
 
     @classmethod
     def of(cls, **values: Any) -> "Settings":
         numbers, form = jax.tree.flatten(values)
-        return cls(jnp.asarray(numbers, jnp.float32), form)
+        return cls(np.asarray(numbers, np.float32), form)
 
     @property
     def values(self) -> Mapping[str, Any]:
         """Each by its name, float32 []."""
-        return jax.tree.unflatten(self.form, list(self.numbers))
+        return jax.tree.unflatten(self.form, list(self.numbers))  # pyright: ignore
 
 
 def is_settings(node: Any) -> bool:
@@ -191,7 +192,9 @@ def adamw(rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.Gra
 
     def init(params: Any) -> Any:
         settings = Settings.of(rate=rate, weight_decay=weight_decay)
-        return AdamWState(adam.init(params), jnp.zeros([], jnp.int32), settings)
+        zeros = jax.tree.map(zeros_like, params)
+        moments = optax.ScaleByAdamState(np.int32(0), zeros, jax.tree.map(zeros_like, params))
+        return AdamWState(moments, np.int32(0), settings)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, moments = adam.update(updates, state.moments, params)
@@ -209,6 +212,15 @@ def adamw(rate: optax.ScalarOrSchedule, weight_decay: float = 0.01) -> optax.Gra
         return updates, AdamWState(moments, optax.safe_increment(state.count), state.settings)
 
     return optax.GradientTransformation(init, update)
+
+
+def zeros_like(leaf: Any) -> Any:
+    """Zeros of a parameter's shape: on the host, where each shape in JAX is a program of its own;
+    in a traced function there.
+    """
+    if isinstance(leaf, jax.core.Tracer):
+        return jnp.zeros_like(leaf)
+    return np.zeros(leaf.shape, leaf.dtype)
 
 
 @jax.tree_util.register_dataclass

@@ -4,8 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adapt import files, tree
@@ -14,7 +12,7 @@ from adapt.parallel import multihost
 from adapt.parallel.sharding import Layout
 from adapt.training import checkpoint, optim
 from adapt.training.metrics_log import MetricsLog
-from adapt.training.step import State
+from adapt.training.step import State, copy_leaves
 
 # The best score where none is defined: any other is better, and JSON can hold it.
 UNDEFINED = -1e300
@@ -215,7 +213,7 @@ class MemoryCheckpoints:
     def save(self, state: State, progress: Progress, is_best: bool) -> None:
         progress.saved = int(state.step)
         if is_best:  # a copy, for the next step is given the state's own memory
-            self.best = tree.merge(self.frozen, jax.tree.map(jnp.copy, state.params))
+            self.best = tree.merge(self.frozen, copy_leaves(state.params))
 
 
 def changed(frozen: tree.Tree, base: tree.Tree) -> tree.Tree:

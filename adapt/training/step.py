@@ -143,20 +143,21 @@ def cast_matrices(params: Tree, dtype: jax.typing.DTypeLike) -> Tree:
     return map_paths(cast, params)
 
 
+@jax.jit
 def copy_leaves(tree: Any) -> Any:
-    """A copy of every array."""
+    """A copy of every array, by one program."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def init_on_one_device(trainable: Tree, tx: optax.GradientTransformation, key: jax.Array) -> State:
     """The state of step 0 on the first device of this process."""
-    copied = jax.jit(copy_leaves)(trainable)
+    copied = copy_leaves(trainable)
     state = State(
-        step=jnp.int32(0),
+        step=np.int32(0),
         params=copied,
         opt_state=tx.init(copied),  # not jitted: its rates would be constants of a program
         key=jnp.array(key, copy=True),
-        halted=jnp.bool_(False),
+        halted=np.bool_(False),
     )
     # Committed to a device, as restored arrays are: else a resumed run would compile a step twice.
     return jax.device_put(state, jax.local_devices()[0])

@@ -7,7 +7,6 @@ for an H100. The measure is the tokenizer's own rate on the same cores: no encod
 texts faster.
 """
 
-import contextlib
 import dataclasses
 import os
 import time
@@ -121,7 +120,7 @@ class NoStep:
         return state, {"loss": one, "grad_norm": one, "weight": one}
 
     def take_several(
-        self, frozen: Any, state: Any, batches: list[Mapping[str, Any]], most: int
+        self, frozen: Any, state: Any, batches: list[packing.Arrays], most: int
     ) -> tuple[Any, Any]:
         packing.stack(batches)
         ones = np.ones(most, np.float32)
@@ -140,15 +139,16 @@ def training_rate(pretrained: Pretrained, training: Examples, size: int, seed: i
     """Examples a second of the loop of an epoch with steps that take no time."""
     with pretend(H100):
         rule = shape_rule(pretrained.config)
-        source = dataclasses.replace(training.file_sequences, rule=rule)
+        source: Any = training.file_sequences
+        source = dataclasses.replace(source, rule=rule)
         training = dataclasses.replace(training, file_sequences=source)
         shapes = training.batch_shapes(size, seed, epochs=1)
         pace = loop.Pace(16, is_late=True)
         state: Any = NoState()
         started = time.perf_counter()
-        with contextlib.closing(feeding.ahead(training.batches(shapes, seed, 0))) as batches:
-            for _ in loop.run_steps(NoStep(state), {}, state, batches, 20, pace=pace):
-                pass
+        batches = feeding.ahead(training.batches(shapes, seed, 0))
+        for _ in loop.run_steps(NoStep(state), {}, state, batches, 20, pace=pace):
+            pass
         return len(training) / (time.perf_counter() - started)
 
 

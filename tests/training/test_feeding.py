@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from adapt import tree
 from adapt.cost.clock import Compiling
 from adapt.training import feeding
 
@@ -97,12 +98,12 @@ def test_a_cpu_is_fed_without_a_thread():
 
 def test_a_program_that_was_compiled_beside_is_not_compiled_by_its_call():
     program = jax.jit(lambda x: jnp.sin(x) @ x + 17)
-    x = jax.device_put(np.ones((5, 5), np.float32))
+    x = jax.device_put(np.ones((5, 5), np.float32), jax.local_devices()[0])
 
     def fails() -> None:
         raise RuntimeError("its first call will say why")
 
-    shape = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    shape = tree.shapes({"x": x})["x"]
     programs = [fails, lambda: program.lower(shape).compile()]
     with feeding.compiling_beside(programs) as wait:
         wait()
