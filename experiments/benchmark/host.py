@@ -33,6 +33,7 @@ CHUNK = 4096  # texts that are tokenized together
 BATCH_SIZES = (32, 256)
 EXTRACTION_SHARE = 0.85  # of the tokenizer's rate, that extraction is to reach
 TRAINING_TIMES = 20  # so many times that rate, training from token ids
+COLUMNS = ("host alone", "examples/s", "of the tokenizer's rate", "target")
 
 
 def main(config: SpeedOptions) -> dict[str, Any]:
@@ -154,9 +155,8 @@ def training_rate(pretrained: Pretrained, training: Examples, size: int, seed: i
 
 def show(config: SpeedOptions, result: Mapping[str, Any]) -> None:
     """Print the table, and write it for the pages where that is asked for."""
-    columns = ("host alone", "examples/s", "of the tokenizer's rate", "target")
     rows = table_rows(result["median"])
-    console.table("device replaced by nothing", columns, rows)
+    console.table("device replaced by nothing", COLUMNS, rows)
     if config.tables is None:
         return
     command = table_files.command_line("experiments.benchmark", config)
@@ -169,7 +169,7 @@ def show(config: SpeedOptions, result: Mapping[str, Any]) -> None:
     text = table_files.versions_text([result["libraries"]])
     source = table_files.source_line(command, what, where, text)
     table_files.write_table(
-        config.tables, "host", table_files.table_text(source, columns, rows, right=3)
+        config.tables, "host", table_files.table_text(source, COLUMNS, rows, right=3)
     )
 
 

@@ -56,6 +56,7 @@ ALSO = {
     "cache",
     "scores",
     "checkpoint",
+    "dtype",
     "strategy",
     "seed",
     "primary_metric",
