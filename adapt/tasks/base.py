@@ -332,7 +332,8 @@ class Task(abc.ABC):
             for start in range(0, len(labels), size):
                 some_outputs = outputs[start * per_example : (start + size) * per_example]
                 some_labels = labels[start : start + size]
-                losses.append(self.jitted_loss(np.asarray(some_outputs), np.asarray(some_labels)))
+                arrays: Any = (np.asarray(some_outputs), np.asarray(some_labels))
+                losses.append(self.jitted_loss(*arrays))
         return float(np.mean(np.concatenate(losses)))
 
     @functools.cached_property

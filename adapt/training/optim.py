@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from adapt import tree
 from adapt.errors import RuleError, StrategyError
@@ -218,7 +219,7 @@ def zeros_like(leaf: Any) -> Any:
     """Zeros of a parameter's shape: on the host, where each shape in JAX is a program of its own;
     in a traced function there.
     """
-    if isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, Tracer):
         return jnp.zeros_like(leaf)
     return np.zeros(leaf.shape, leaf.dtype)
 

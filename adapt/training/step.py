@@ -152,12 +152,14 @@ def copy_leaves(tree: Any) -> Any:
 def init_on_one_device(trainable: Tree, tx: optax.GradientTransformation, key: jax.Array) -> State:
     """The state of step 0 on the first device of this process."""
     copied = copy_leaves(trainable)
+    zero: Any = np.int32(0)
+    no: Any = np.bool_(False)
     state = State(
-        step=np.int32(0),
+        step=zero,
         params=copied,
         opt_state=tx.init(copied),  # not jitted: its rates would be constants of a program
         key=jnp.array(key, copy=True),
-        halted=np.bool_(False),
+        halted=no,
     )
     # Committed to a device, as restored arrays are: else a resumed run would compile a step twice.
     return jax.device_put(state, jax.local_devices()[0])
