@@ -450,9 +450,7 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
                 f"the tokenizer in {folder} gives ids up to {tokenizer.size - 1}, the embedding has "
                 f"{rows} rows: the tokenizer belongs to another checkpoint"
             ) from None
-        tokenizer = Tokenizer(
-            backend, tokenizer.max_length, tokenizer.long, tokenizer.side, tokenizer.stride
-        )
+        tokenizer = tokenizer.replaced(backend=backend)
         tokens = ", ".join(repr(token) for token in left_out)
         notes = (*notes, f"{folder}: the embedding has no row for {tokens}: left out")
     elif rows - tokenizer.size > SPARE_ROWS:
@@ -743,7 +741,7 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
     tokenizer = load_tokenizer(folder, longest, long)
     if tokenizer is None:
         return run
-    return with_tokenizer(run, tokenizer.with_stride(stride), folder)
+    return with_tokenizer(run, tokenizer.replaced(stride=stride), folder)
 
 
 def parse_stride(content: Mapping[str, Any]) -> int | None:

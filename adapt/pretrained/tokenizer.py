@@ -157,21 +157,33 @@ class Tokenizer:
             unknown_token(backend), backend.num_special_tokens_to_add(is_pair=False)
         )
 
+    def replaced(
+        self,
+        *,
+        backend: tokenizers.Tokenizer | None = None,
+        max_length: int | None = None,
+        long: Long | None = None,
+        stride: int | None = None,
+    ) -> "Tokenizer":
+        """The same tokenizer with other arguments; those that are None stay."""
+        return Tokenizer(
+            copied(self.backend) if backend is None else backend,
+            self.max_length if max_length is None else max_length,
+            self.long if long is None else long,
+            self.side,
+            self.stride if stride is None else stride,
+        )
+
     def cut_to(self, max_length: int) -> "Tokenizer":
         """The same tokenizer with another length to cut to."""
-        return Tokenizer(copied(self.backend), max_length, self.long, self.side, self.stride)
-
-    def with_stride(self, stride: int | None) -> "Tokenizer":
-        """The same tokenizer with another distance of the windows that spans are read in."""
-        return Tokenizer(copied(self.backend), self.max_length, self.long, self.side, stride)
+        return self.replaced(max_length=max_length)
 
     def with_long(self, long: Long) -> "Tokenizer":
         """The same tokenizer with another rule for long texts; made once."""
         if long == self.long:
             return self
         if long not in self.by_rule:
-            backend = copied(self.backend)
-            self.by_rule[long] = Tokenizer(backend, self.max_length, long, self.side, self.stride)
+            self.by_rule[long] = self.replaced(long=long)
         return self.by_rule[long]
 
     def encode(self, texts: Sequence[Text]) -> tuple[Ragged, int]:

@@ -63,7 +63,7 @@ class Span(Task):
             return pretrained
         stride = tokenizer.stride if options.stride is None else options.stride
         stride = STRIDE if stride is None else stride
-        return dataclasses.replace(pretrained, tokenizer=tokenizer.with_stride(stride))
+        return dataclasses.replace(pretrained, tokenizer=tokenizer.replaced(stride=stride))
 
     # Labels
 

@@ -138,7 +138,7 @@ class WindowReader:
 
 def with_default_stride(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer with a stride; runs from before there was one have none."""
-    return tokenizer if tokenizer.stride is not None else tokenizer.with_stride(STRIDE)
+    return tokenizer if tokenizer.stride is not None else tokenizer.replaced(stride=STRIDE)
 
 
 def tokens_in(places: np.ndarray, span: tuple[int, int]) -> tuple[int, int]:

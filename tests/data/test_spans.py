@@ -49,7 +49,7 @@ def encoder(request, tmp_path_factory):
 
 def read(encoder, text, spans, question=None, max_length=16, stride=4):
     """The windows of a text, as examples."""
-    tokenizer = encoder.tokenizer.cut_to(max_length).with_stride(stride)
+    tokenizer = encoder.tokenizer.replaced(max_length=max_length, stride=stride)
     encoder = dataclasses.replace(encoder, tokenizer=tokenizer)
     columns = {"text": [text]} | ({"question": [question]} if question else {})
     table = tables.from_columns(columns, "some.csv")
@@ -104,7 +104,7 @@ def test_a_window_without_the_answer_says_nothing_unless_questions_may_have_none
 def test_in_a_file_with_questions_without_an_answer_such_a_window_says_the_first_token(encoder):
     text = " ".join(["the film was so good"] * 8)
     place = [text.rindex("good"), text.rindex("good") + 4]
-    encoder = dataclasses.replace(encoder, tokenizer=encoder.tokenizer.cut_to(16).with_stride(4))
+    encoder = dataclasses.replace(encoder, tokenizer=encoder.tokenizer.replaced(max_length=16, stride=4))
     columns = {"text": [text, text], "question": ["so a film", "the plot"]}
     table = tables.from_columns(columns, "some.csv")
     rows = SPAN.examples(encoder, table, list(columns), np.array([place, [-1, -1]]))

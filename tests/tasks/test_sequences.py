@@ -37,7 +37,7 @@ def make(encoder, table, columns: list[str], task: str, labels):
 
 def make_spans(encoder, table, columns: list[str], labels, stride: int = 0):
     """Spans by window, as they are trained on; a stride of 0 cuts texts."""
-    tokenizer = encoder.tokenizer.with_stride(stride)
+    tokenizer = encoder.tokenizer.replaced(stride=stride)
     encoder = dataclasses.replace(encoder, tokenizer=tokenizer)
     return TASKS["span"].pair_examples(make(encoder, table, columns, "span", labels), seed=0)
 
