@@ -523,8 +523,8 @@ def estimate(workload: Workload, timings: Timings, overhead: Overhead, name: str
     # FLOPs an example, counted by hand where a strategy is a depth.
     config = workload.model.encoder.config
     train = workload.sets["train"]
-    span = float(train.file_sequences.lengths.mean())
-    tokens = span * len(train.sequences) / len(train)
+    span = train.tokens_per_sequence
+    tokens = train.tokens_per_example
     suffix_flops = step.flops_per_example
     if name in ("full", "frozen") or TOP.fullmatch(name):
         suffix_flops = flops.step_flops(config, prepared.depth, tokens, span)

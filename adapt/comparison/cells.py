@@ -11,6 +11,7 @@ import numpy as np
 from adapt import files
 from adapt.tasks.metrics import Scores
 
+Key = tuple[str, str, int]  # strategy, budget and seed of a cell
 Outputs = Mapping[str, np.ndarray]  # of the head on every test set, by name
 
 
@@ -25,6 +26,15 @@ class Try:
     steps: int
     best_step: int
     together: int = 1  # fits that trained in one program, this one among them
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What the chosen fit of a cell took, the encoding of its examples included."""
+
+    seconds: float
+    flops: float
+    parameters: int  # that train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Cell:
     parameters: int  # that train
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> Key:
         return self.strategy, self.budget, self.seed
 
     @property
@@ -86,15 +96,15 @@ class Cells:
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
-        self.done: dict[tuple[str, str, int], Cell] = {}
-        self.outputs: dict[tuple[str, str, int], Outputs] = {}
+        self.done: dict[Key, Cell] = {}
+        self.outputs: dict[Key, Outputs] = {}
         if folder is not None:
             folder.mkdir(exist_ok=True)
             for path in sorted(folder.glob("*.json")):
                 cell = read_cell(path)
                 self.done[cell.key] = cell
 
-    def __contains__(self, key: tuple[str, str, int]) -> bool:
+    def __contains__(self, key: Key) -> bool:
         return key in self.done
 
     def __len__(self) -> int:
@@ -111,7 +121,7 @@ class Cells:
             np.savez_compressed(file, **outputs)  # pyright: ignore[reportArgumentType]
         files.write_json(path, dataclasses.asdict(cell))
 
-    def outputs_of(self, key: tuple[str, str, int]) -> Outputs:
+    def outputs_of(self, key: Key) -> Outputs:
         if self.folder is None:
             return self.outputs[key]
         return dict(np.load(self.folder / f"{file_name(key)}.npz"))
@@ -123,11 +133,11 @@ def read_cell(path: Path) -> Cell:
     return Cell(**content)
 
 
-def file_name(key: tuple[str, str, int]) -> str:
+def file_name(key: Key) -> str:
     """The name of a cell's files, without suffix."""
     strategy, budget, seed = key
-    spelled = "".join(sign if sign.isalnum() or sign in "+-." else "_" for sign in strategy)
-    return f"{spelled}-{budget}-{seed}"
+    plain = "".join(sign if sign.isalnum() or sign in "+-." else "_" for sign in strategy)
+    return f"{plain}-{budget}-{seed}"
 
 
 def choose(tries: Sequence[Try]) -> int:

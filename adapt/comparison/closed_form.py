@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from adapt import tree
-from adapt.comparison.cells import Cell, Cells, Try, choose
-from adapt.comparison.material import Draw, Material, draw_rows, score_outputs
+from adapt.comparison.cells import Cells, Cost, Try, choose
+from adapt.comparison.material import Draw, Material, draw_rows, tested_cell
 from adapt.comparison.options import CompareOptions
-from adapt.cost import clock, flops
+from adapt.cost import clock
 from adapt.data.examples import Examples
 from adapt.errors import StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model
@@ -78,28 +78,20 @@ def fill(
         return
     draws = [draw_rows(material, budget, seed) for budget, seed in missing]
     features, encoding_seconds = pooled_features(material, pooling)
+    encoding_flops = material.encoding_flops(material.pretrained.config.layers + 1)
     heads = fit_heads(strategy, material, features, draws)
     for number, (budget, seed) in enumerate(missing):
         draw = draws[number]
         tries = [judge(heads, material, number, k, draw) for k in range(len(heads.strengths))]
         chosen = choose(tries)
         outputs = test_outputs(heads, material, number, chosen, draw)
-        scores, floors = score_outputs(material, outputs, draw)
-        cell = Cell(
-            strategy=strategy,
-            budget=budget,
-            seed=seed,
-            labelled=draw.labelled,
-            tries=tries,
-            chosen=chosen,
-            scores=scores,
-            floors=floors,
+        cost = Cost(
             seconds=heads.seconds + encoding_seconds * draw.labelled,
-            flops=encoding_flops(material) * draw.labelled,
-            parameters=heads.fitted.kernel[number, chosen].size
-            + heads.fitted.bias[number, chosen].size,
+            flops=encoding_flops * draw.labelled,
+            parameters=heads.count_parameters(number, chosen),
         )
-        cells.add(cell, outputs)
+        key = (strategy, budget, seed)
+        cells.add(tested_cell(material, key, draw, tries, outputs, cost), outputs)
         if on_progress is not None:
             on_progress(number + 1, len(missing))
 
@@ -120,6 +112,10 @@ class Heads:
         if values.shape[1] == 1:
             values = np.concatenate([np.zeros_like(values), values], 1)
         return values.astype(np.float32)
+
+    def count_parameters(self, number: int, k: int) -> int:
+        """How many parameters one head has."""
+        return self.fitted.kernel[number, k].size + self.fitted.bias[number, k].size
 
 
 def fit_heads(
@@ -209,11 +205,3 @@ def text_vectors(part: Examples) -> np.ndarray:
     if part.windows is not None:
         vectors = part.windows.mean(vectors)
     return vectors[part.rows]
-
-
-def encoding_flops(material: Material) -> float:
-    """FLOPs of encoding one training example."""
-    config = material.pretrained.config
-    lengths = material.train.file_sequences.lengths
-    tokens = float(lengths.sum()) / len(material.train)
-    return flops.prefix_flops(config, config.layers + 1, tokens, float(lengths.mean()))

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from adapt import tree
-from adapt.comparison.cells import as_finite
+from adapt.comparison.cells import Cell, Cost, Key, Outputs, Try, as_finite, choose
 from adapt.comparison.options import CompareOptions, count_of
+from adapt.cost.flops import prefix_flops
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import is_class_numbers, label_type, log_classes, stratified_split
@@ -48,6 +49,12 @@ class Material:
     def class_counts(self) -> dict[str, int]:
         """How many training examples, or words, each class has; {} where labels are no classes."""
         return self.task.class_counts(self.train.targets, self.names)
+
+    def encoding_flops(self, depth: int) -> float:
+        """FLOPs of the first ``depth`` stages of the encoder on one training example, by hand."""
+        config = self.pretrained.config
+        train = self.train
+        return prefix_flops(config, depth, train.tokens_per_example, train.tokens_per_sequence)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -200,8 +207,34 @@ def test_examples(material: Material, draw: Draw) -> dict[str, Examples]:
     return sets
 
 
+def tested_cell(
+    material: Material,
+    key: Key,
+    draw: Draw,
+    tries: Sequence[Try],
+    outputs: Outputs,
+    cost: Cost,
+) -> Cell:
+    """The cell whose best try gave these outputs on the test sets, at this cost."""
+    strategy, budget, seed = key
+    scores, floors = score_outputs(material, outputs, draw, seed)
+    return Cell(
+        strategy=strategy,
+        budget=budget,
+        seed=seed,
+        labelled=draw.labelled,
+        tries=tries,
+        chosen=choose(tries),
+        scores=scores,
+        floors=floors,
+        seconds=cost.seconds,
+        flops=cost.flops,
+        parameters=cost.parameters,
+    )
+
+
 def score_outputs(
-    material: Material, outputs: Mapping[str, np.ndarray], draw: Draw, seed: int = 0
+    material: Material, outputs: Outputs, draw: Draw, seed: int
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, float | None]]:
     """(the scores of every test set by metric, what scores on the test without a look at any
     input).

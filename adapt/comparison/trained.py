@@ -17,12 +17,11 @@ import numpy as np
 
 from adapt import tree
 from adapt.comparison import together
-from adapt.comparison.cells import Cell, Outputs, Try, choose
-from adapt.comparison.material import Draw, Material, draw_rows, score_outputs
+from adapt.comparison.cells import Cell, Cost, Outputs, Try, choose
+from adapt.comparison.material import Draw, Material, draw_rows, tested_cell
 from adapt.comparison.options import CompareOptions
 from adapt.comparison.together import StepCost
 from adapt.cost import clock
-from adapt.cost.flops import prefix_flops
 from adapt.data.examples import Examples
 from adapt.data.packing import BatchShapes
 from adapt.errors import TrainingError
@@ -57,7 +56,7 @@ class States:
     def sets(self, phase: CompiledPhase, frozen: tree.Tree) -> dict[str, Examples]:
         """All files; computed at the first call for a phase."""
         cut = phase.step.prefix
-        depth = 0 if cut is None else cut.depth
+        depth = depth_of(phase)
         if depth not in self.by_depth:
             sets = self.material.sets
             self.encoding_seconds[depth] = 0.0
@@ -92,6 +91,12 @@ class CellData(TaskData):
     ) -> tuple["CellData", policy.CacheDecision]:
         sets = cell_sets(self.material, self.states.sets(phase, frozen), self.draw, self.seed)
         return dataclasses.replace(self, sets=sets), decision
+
+
+def depth_of(phase: CompiledPhase) -> int:
+    """How many leading stages a phase leaves frozen."""
+    cut = phase.step.prefix
+    return 0 if cut is None else cut.depth
 
 
 def cell_sets(
@@ -225,21 +230,13 @@ class Trainer:
                 f"{seed}: give lower `rates`"
             )
         outputs = chosen.test_outputs()
-        scores, floors = score_outputs(self.material, outputs, draw, seed)
-        cell = Cell(
-            strategy=self.options.strategy,
-            budget=budget,
-            seed=seed,
-            labelled=draw.labelled,
-            tries=tries,
-            chosen=number,
-            scores=scores,
-            floors=floors,
+        cost = Cost(
             seconds=tries[number].seconds + self.encoding_seconds(chosen, draw),
             flops=self.flops(chosen, draw),
             parameters=chosen.parameters,
         )
-        return cell, outputs
+        key = (self.options.strategy, budget, seed)
+        return tested_cell(self.material, key, draw, tries, outputs, cost), outputs
 
     def begin(self, draw: Draw, seed: int, rate: float) -> "Begun":
         """A fit before its first step."""
@@ -253,11 +250,11 @@ class Trainer:
         return self.begin(draw, 0, self.compared.rates[0])
 
     def fit(self, draw: Draw, seed: int, rate: float) -> tuple[Try, "Fit | None"]:
-        """One fit; None in its place where the loss diverged."""
+        """One fit by itself; None in its place where the loss diverged."""
         return self.fit_alone(self.begin(draw, seed, rate))
 
     def fit_alone(self, begun: "Begun") -> tuple[Try, "Fit | None"]:
-        """One fit by itself."""
+        """:meth:`fit` of what has begun."""
         seconds = Seconds()
         try:
             fitted = fit(begun.plan, begun.data, begun.options)
@@ -275,8 +272,8 @@ class Trainer:
             by_program.setdefault(program, []).append(seed)
         found: dict[int, list[tuple[Try, Fit | None]]] = {seed: [] for seed in draws}
         for seeds in by_program.values():
-            for rates in split(range(len(self.compared.rates)), self.group_size):
-                rows = [[begun[seed][number] for number in rates] for seed in seeds]
+            for first in range(0, len(self.compared.rates), self.group_size):
+                rows = [begun[seed][first : first + self.group_size] for seed in seeds]
                 for seed, fits in zip(seeds, self.fit_group(rows), strict=True):
                     found[seed] += fits
         return found
@@ -339,23 +336,19 @@ class Trainer:
         """What the states of the examples would have taken without the cache."""
         seconds = 0.0
         for phase in made.plan.phases:
-            depth = 0 if phase.step.prefix is None else phase.step.prefix.depth
+            depth = depth_of(phase)
             seconds += self.states.encoding_seconds.get(depth, 0.0) * draw.labelled
         return seconds
 
     def flops(self, made: "Fit", draw: Draw) -> float:
         """FLOPs of all steps of a fit, by the compiler, and of encoding its examples once."""
         total = 0.0
-        train = self.material.train
-        config = self.pretrained.config
-        tokens = float(train.file_sequences.lengths.mean())
-        sequences = draw.labelled * len(train.sequences) / len(train)
         for number, phase in enumerate(made.plan.phases):
             steps = len(phase.epochs) * made.plan.steps_per_epoch
             total += steps * self.step_cost(made.plan, made.data, number).flops
-            depth = 0 if phase.step.prefix is None else phase.step.prefix.depth
+            depth = depth_of(phase)
             if depth >= DEPTH_TO_CACHE:
-                total += sequences * prefix_flops(config, depth, tokens, tokens)
+                total += draw.labelled * self.material.encoding_flops(depth)
         return total
 
     def step_cost(self, plan: Plan, data: CellData, number: int) -> StepCost:

@@ -70,6 +70,16 @@ class Examples:
         return self.file_sequences.max_length
 
     @property
+    def tokens_per_sequence(self) -> float:
+        """The tokens of a sequence of the file, in the mean."""
+        return float(self.file_sequences.lengths.mean())
+
+    @property
+    def tokens_per_example(self) -> float:
+        """The tokens of all sequences of an example, in the mean."""
+        return self.tokens_per_sequence * len(self.sequences) / len(self)
+
+    @property
     def targets(self) -> Any:
         """The labels in the order of the outputs of an evaluation; where words have labels, their
         classes.

@@ -104,7 +104,9 @@ def test_a_window_without_the_answer_says_nothing_unless_questions_may_have_none
 def test_in_a_file_with_questions_without_an_answer_such_a_window_says_the_first_token(encoder):
     text = " ".join(["the film was so good"] * 8)
     place = [text.rindex("good"), text.rindex("good") + 4]
-    encoder = dataclasses.replace(encoder, tokenizer=encoder.tokenizer.replaced(max_length=16, stride=4))
+    encoder = dataclasses.replace(
+        encoder, tokenizer=encoder.tokenizer.replaced(max_length=16, stride=4)
+    )
     columns = {"text": [text, text], "question": ["so a film", "the plot"]}
     table = tables.from_columns(columns, "some.csv")
     rows = SPAN.examples(encoder, table, list(columns), np.array([place, [-1, -1]]))
