@@ -100,17 +100,24 @@ class VectorSettings:
     dimensions: int | None = None
 
     def __str__(self) -> str:
-        words = [f"pooling {self.pooling}"]
-        if self.dimensions is not None:
-            words.append(f"the first {self.dimensions} dimensions")
-        words.append("normalized" if self.normalize else "not normalized")
-        if self.prompt:
-            words.append(f"prompt {self.prompt!r}")
-        return ", ".join(words)
+        return describe_vectors([self.pooling], self.normalize, self.prompt, self.dimensions)
 
     def width(self, config: EncoderConfig) -> int:
         """The numbers of a vector."""
         return min(self.dimensions or config.width, config.width)
+
+
+def describe_vectors(
+    poolings: Sequence[str], normalize: bool, prompt: str, dimensions: int | None = None
+) -> str:
+    """``pooling mean and cls, not normalized``: how vectors are made, in words."""
+    words = [f"pooling {' and '.join(poolings)}"]
+    if dimensions is not None:
+        words.append(f"the first {dimensions} dimensions")
+    words.append("normalized" if normalize else "not normalized")
+    if prompt:
+        words.append(f"prompt {prompt!r}")
+    return ", ".join(words)
 
 
 def vector_settings(

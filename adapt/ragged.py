@@ -12,7 +12,7 @@ class Ragged:
     """Sequences of different lengths in one array: sequence n is ``values[starts[n]:starts[n] +
     lengths[n]]``.
 
-    ragged([[4, 5], [6]]).take(np.array([1, 0]))[0]      # [6]
+        ragged([[4, 5], [6]]).take(np.array([1, 0]))[0]      # [6]
     """
 
     values: np.ndarray  # [total, ...]: int32 token ids, or token states [total, D]

@@ -113,7 +113,7 @@ def main(config: Config) -> dict[str, Any]:
             config.out,
             resume=config.resume,
             overwrite=config.overwrite,
-            settings=flags_of(config) | {"command": launch.typed},
+            settings=flags_of(config) | {"command": launch.command_line()},
             on_progress=bar.show,
         )
     write_page(config, found)

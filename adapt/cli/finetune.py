@@ -79,7 +79,7 @@ def main(config: Config) -> dict[str, Any]:
             overwrite=config.overwrite,
             callbacks=[report, *trackers],
             laps=laps,
-            command=launch.typed,
+            command=launch.command_line(),
             add_files=lambda folder: plots.plot_history(folder, prepared.data.primary_metric),
         )
     if run.outcome == "stopped":

@@ -17,6 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,7 +36,7 @@ DEVICE_FILES = {
     "libtpu": ("/dev/accel*", "/dev/vfio/[0-9]*"),
 }
 
-typed: str | None = None  # the command line of the command that runs now
+COMMAND_LINE: ContextVar[str | None] = ContextVar("command line", default=None)
 
 
 def launch(config: type, main: Callable[[Any], Any], program: str | None = None) -> None:
@@ -55,7 +56,7 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
     keep_programs()
     signal.signal(signal.SIGINT, interrupt)  # Ctrl-C counts even where a shell had it ignored
     signal.signal(signal.SIGALRM, interrupt)
-    with typing(line), notes_on_stderr(lambda sentence: name_flags(sentence, config)):
+    with running(line), notes_on_stderr(lambda sentence: name_flags(sentence, config)):
         try:
             if hasattr(flags, "coordinator"):
                 join(flags)
@@ -90,14 +91,18 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
 
 
 @contextlib.contextmanager
-def typing(line: str) -> Iterator[None]:
-    """Inside, ``typed`` is this command line."""
-    global typed
-    typed = line
+def running(line: str) -> Iterator[None]:
+    """Inside, :func:`command_line` is this one."""
+    token = COMMAND_LINE.set(line)
     try:
         yield
     finally:
-        typed = None
+        COMMAND_LINE.reset(token)
+
+
+def command_line() -> str | None:
+    """The command line of the command that runs now; None where a program calls its ``main``."""
+    return COMMAND_LINE.get()
 
 
 def check_buckets(flags: Any) -> None:

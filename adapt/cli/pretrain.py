@@ -41,7 +41,7 @@ def main(config: Config) -> dict[str, Any]:
             resume=config.resume,
             overwrite=config.overwrite,
             callbacks=[report, *trackers],
-            command=launch.typed,
+            command=launch.command_line(),
             add_files=lambda folder: plots.plot_history(folder, "accuracy"),
         )
     if run.outcome == "stopped":

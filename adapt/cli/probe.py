@@ -25,7 +25,7 @@ from adapt.cli.run_folder import open_run
 from adapt.cost.clock import Compiling, Laps
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
-from adapt.features import VectorSettings
+from adapt.features import describe_vectors
 from adapt.options import (
     CheckpointOptions,
     DeviceOptions,
@@ -110,8 +110,7 @@ def main(config: Config) -> dict[str, Any]:
         showing.show_loaded(pretrained)
         console.say(f"data      {(~test).sum():,} rows of {config.data}, {test.sum():,} of a test")
         showing.show_classes(data.class_counts)
-        poolings = " and ".join(config.poolings)
-        vectors = VectorSettings(poolings, bool(config.normalize), config.prompt or "")
+        vectors = describe_vectors(config.poolings, bool(config.normalize), config.prompt or "")
         console.say(f"vectors   {vectors}")
         laps.lap("set_up")
         with console.progress("extracting", len(test)) as bar:

@@ -20,7 +20,7 @@ class TextWindows:
     """The windows of the texts of a file: ``counts`` int64 [N], those of a text one after the
     other.
 
-    TextWindows(np.array([1, 3])).sequences(np.array([1, 0]))      # [1, 2, 3, 0]
+        TextWindows(np.array([1, 3])).sequences(np.array([1, 0]))      # [1, 2, 3, 0]
     """
 
     counts: np.ndarray

@@ -1,9 +1,9 @@
 """Nested selection: inner folds choose, the test is looked at once; and intervals over test
 examples and seeds.
 
-splits     = nested_splits(labels, test, folds=5, seeds=5)
-selections = [select_strength(answers, labels, splits, classes) for answers in candidates]
-winner     = select_candidate(selections, splits)
+    splits     = nested_splits(labels, test, folds=5, seeds=5)
+    selections = [select_strength(answers, labels, splits, classes) for answers in candidates]
+    winner     = select_candidate(selections, splits)
 """
 
 from collections.abc import Sequence

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adapt.tasks.metrics import NAN, Scores
+from adapt.tasks.metrics import NAN, Scores, is_of_a_class
 
 OUTSIDE, BEGIN, INSIDE, END, SINGLE = range(5)
 PREFIXES = {"B": BEGIN, "I": INSIDE, "E": END, "S": SINGLE, "L": END, "U": SINGLE}
+RATIOS = ("f1", "precision", "recall")
 ONE_TYPE = "entity"  # where classes are the letters alone
 TAG = re.compile(r"([BIESLU])(?:-(.+))?")
 TYPED = re.compile(r"[BIESLU]-.+")
@@ -136,15 +137,13 @@ def entity_scores(scheme: Scheme, counts: Counts) -> Scores:
     As in seqeval, what would divide by 0 is 0; the scores of a type that is neither there nor
     predicted are nan.
     """
-    every_type = np.arange(len(scheme.types))
-    of_all = quotients(ratios_of(counts, every_type))
-    scores = {f"entity_{name}": value for name, value in of_all.items()}
+    of_all = quotients(score_ratios(scheme, counts))
+    scores = {name: value for name, value in of_all.items() if not is_of_a_class(name)}
     for number, kind in enumerate(scheme.types):
         support = int(counts.true[:, number].sum())
-        of_type = quotients(ratios_of(counts, every_type[number : number + 1]))
-        if not support and not counts.predicted[:, number].sum():
-            of_type = dict.fromkeys(of_type, NAN)
-        scores |= {f"{name}:{kind}": value for name, value in of_type.items()}
+        is_scored = support > 0 or counts.predicted[:, number].any()
+        for name in RATIOS:
+            scores[f"{name}:{kind}"] = of_all[f"{name}:{kind}"] if is_scored else NAN
         scores[f"support:{kind}"] = float(support)
     return scores
 
@@ -171,12 +170,9 @@ def score_ratios(scheme: Scheme, counts: Counts) -> dict[str, tuple[np.ndarray, 
 
 
 def ratios_of(counts: Counts, types: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The ratios that are f1, precision and recall of some types, int [S] each."""
+    """(numerator, denominator) of each of RATIOS for entities of some types, int [S] each."""
     right = counts.right[:, types].sum(1)
     predicted = counts.predicted[:, types].sum(1)
     true = counts.true[:, types].sum(1)
-    return {
-        "f1": (2 * right, predicted + true),
-        "precision": (right, predicted),
-        "recall": (right, true),
-    }
+    values = ((2 * right, predicted + true), (right, predicted), (right, true))
+    return dict(zip(RATIOS, values, strict=True))

@@ -35,19 +35,20 @@ class WindowReader:
 
     def read(self, table: Table, chunk: Sequence[Text], answers: np.ndarray) -> None:
         """Read the texts of a chunk. ``answers`` int64 [N, A, 2] are those of the whole table."""
-        sequences = []
-        counts = []
-        seconds = []
+        sequences = []  # the ids of each window
+        seconds = []  # where its second text begins
+        counts = []  # how many windows each text has
         long = LongTexts(self.rule, self.tokenizer.max_length)
         encodings = self.tokenizer.uncut.encode_batch(list(chunk))
         for text, encoding in zip(chunk, encodings, strict=True):
             row = len(self.contexts)
             context = text if isinstance(text, str) else text[1]
             self.contexts.append(self.shared.setdefault(context, context))
+            # The first answer is trained on; the others have to be in the text, too.
             spans = [self.token_span(table, row, encoding, span) for span in answers[row].tolist()]
             pieces = self.pieces(table, row, encoding)
             ids = np.array(encoding.ids, np.int32)
-            types = np.array(encoding.type_ids, np.int32)
+            types = np.array(encoding.type_ids, np.int32)  # 0 of the question, 1 of the text
             offsets = self.offsets_of(encoding)
             for places in pieces:
                 sequences.append(ids[places])
@@ -57,6 +58,7 @@ class WindowReader:
             counts.append(len(pieces))
             if len(ids) > self.tokenizer.max_length:
                 long += self.count(len(ids), pieces)
+            # NULL is the first token of a window, so it must not be one of a text.
             self.has_null = self.has_null and encoding.sequence_ids[:1] == [None]
         tokens = ragged(sequences)
         if self.text_number:

@@ -14,8 +14,7 @@ from adapt.options import FinetuningOptions
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(launch, "typed", "adapt compare --train mine.csv")
+def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, capsys):
     flags = {
         "checkpoint": inputs.checkpoint("bert_mlm_tied"),
         "train": inputs.train,
@@ -28,7 +27,8 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeyp
         "epochs": 1,
         "out": tmp_path / "out",
     }
-    result = compare.main(compare.Config(**flags))
+    with launch.running("adapt compare --train mine.csv"):
+        result = compare.main(compare.Config(**flags))
     assert len(result["rows"]) == 2 * 2
     page = (tmp_path / "out/compare.md").read_text()
     assert "Written by `adapt compare --train mine.csv`" in page
@@ -40,8 +40,8 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, monkeyp
     assert "\nclasses   negative " in printed
     with pytest.raises(OutputError, match="exists"):
         compare.main(compare.Config(**flags))
-    monkeypatch.setattr(launch, "typed", "adapt compare --resume")
-    again = compare.main(compare.Config(**flags, resume=True))
+    with launch.running("adapt compare --resume"):
+        again = compare.main(compare.Config(**flags, resume=True))
     assert again == result
     assert (tmp_path / "out/compare.md").read_text() == page
     # Its config.json makes another one, in which a flag may be another.
