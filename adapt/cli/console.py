@@ -117,7 +117,7 @@ def notes_on_stderr(translate: Callable[[str], str]) -> Iterator[None]:
             logger.propagate = propagate
 
 
-def warn_long(long: "LongTexts", where: str) -> None:
+def note_long(long: "LongTexts", where: str) -> None:
     """Say how many texts of ``where`` were too long, if any were."""
     if long.texts:
         warn(long.note(where))

@@ -121,7 +121,7 @@ def main(config: Config) -> dict[str, Any]:
         }
         write_json(folder.path / "result.json", result)
 
-    console.warn_long(extraction.long, config.data)
+    console.note_long(extraction.long, config.data)
     show(config, extraction, result)
     return result
 

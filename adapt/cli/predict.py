@@ -72,7 +72,7 @@ def main(config: Config) -> None:
             models, table, columns.texts, columns.image, bar.show, config.keep_columns
         )
     write_csv(config.out, predictions)
-    console.warn_long(predictions[0].long, config.data)
+    console.note_long(predictions[0].long, config.data)
     console.say(f"{config.out}: {len(table):,} predictions")
 
 

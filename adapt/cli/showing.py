@@ -72,7 +72,7 @@ def show_start(prepared: Prepared) -> None:
     show_classes(data.class_counts)
     console.say()
     for name, examples in data.sets.items():
-        console.warn_long(examples.long, name)
+        console.note_long(examples.long, name)
 
 
 def sizes(sets: Mapping[str, Examples]) -> str:

@@ -59,7 +59,7 @@ def several_labels(value: Any) -> list:
     Raises ValueError for other spellings of a list, and for booleans and vectors of 0 and 1.
     """
     if isinstance(value, str):
-        value = read_list(value) if value.lstrip().startswith("[") else split_labels(value)
+        value = parse_json_list(value) if value.lstrip().startswith("[") else split_labels(value)
     labels = value if isinstance(value, list) else [value]
     if any(isinstance(label, bool) for label in labels) or is_multi_hot(labels):
         raise ValueError(MULTI_HOT)
@@ -92,7 +92,7 @@ def word_list(value: Any) -> list:
     if isinstance(value, str):
         if not spells_list(value):
             return value.split()  # a bracket that begins no list is a word
-        return read_list(value)
+        return parse_json_list(value)
     if not isinstance(value, list):
         raise ValueError(f"is of type {type(value).__name__}: give a list, or text")
     return value
@@ -113,7 +113,7 @@ def tag_list(value: Any) -> list:
     return tags
 
 
-def read_list(text: str) -> list:
+def parse_json_list(text: str) -> list:
     """A JSON list. Raises ValueError for anything else."""
     try:
         values = parse_json(text)
@@ -280,7 +280,7 @@ def read_labels(
         if names:
             yield row, [name_of_number(label, names, where, column) for label in labels]
         else:
-            yield row, [spelled(np.float32(x) if is_short else x) for x in labels]
+            yield row, [label_text(np.float32(x) if is_short else x) for x in labels]
 
 
 def check_label(label: Any, where: str, column: str) -> None:
@@ -359,7 +359,7 @@ def label_type(table: Table, column: str) -> str:
     return "bool" if dtype == "bool" else "str"
 
 
-def spelled(label: Any) -> str:
+def label_text(label: Any) -> str:
     """The label as text: a whole number is the same in a column of integers and in one of floats."""
     if isinstance(label, float | np.floating) and label.is_integer():
         return str(int(label))

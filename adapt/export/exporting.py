@@ -54,7 +54,7 @@ def export(
     (without ``overwrite``), that holds the run itself, or that the disk has no room for.
     """
     out = local_path(out, "out").resolve()
-    check_long(run, long)
+    check_reads_head(run, long)
     run = with_merged_lora(run)
     if isinstance(run.head, MaskedLM | CausalLM):
         run = without_language_model(run, format)
@@ -93,7 +93,7 @@ def without_language_model(run: hub.Pretrained, format: str) -> hub.Pretrained:
     return run
 
 
-def check_long(run: hub.Pretrained, long: str | None) -> None:
+def check_reads_head(run: hub.Pretrained, long: str | None) -> None:
     """Raise :class:`ExportError` for a run whose rule for long texts other libraries do not have,
     unless ``long`` is "head".
     """

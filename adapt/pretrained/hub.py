@@ -31,7 +31,7 @@ from adapt.parallel import sharding
 from adapt.pretrained import assets, families, sentence_files
 from adapt.pretrained.images import ImageSettings, read_image_settings
 from adapt.pretrained.sentence_files import Embedding
-from adapt.pretrained.tokenizer import Tokenizer, check_long
+from adapt.pretrained.tokenizer import Tokenizer, check_long_rule
 from adapt.pretrained.tokenizer_files import (
     in_lower_case,
     load_tokenizer,
@@ -359,7 +359,7 @@ def with_long(pretrained: Pretrained, long: Long | None) -> Pretrained:
     """
     if long is None:
         return pretrained
-    check_long(long)
+    check_long_rule(long)
     if pretrained.config.is_image:
         raise StrategyError(
             f"`long` {long} is of texts, and {pretrained.source} is an image encoder: leave it out"
@@ -724,7 +724,7 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
         if not is_of(max_length, int | None):
             raise ValueError(f"max_length is {max_length!r}")
         long = content.get("long") or "head"  # older runs have none
-        check_long(long)
+        check_long_rule(long)
         stride = parse_stride(content)
     except (CheckpointError, ExtensionError):
         raise

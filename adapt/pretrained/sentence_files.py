@@ -85,7 +85,7 @@ def transformer_folder(folder: Path) -> Path:
     names.
     """
     for step in modules(folder):
-        if kind_of(step) == "Transformer":
+        if module_class(step) == "Transformer":
             return inside(folder, step)
     return folder
 
@@ -99,7 +99,7 @@ def modules(folder: Path) -> Sequence[Mapping[str, Any]]:
     return steps
 
 
-def kind_of(step: Mapping[str, Any]) -> str:
+def module_class(step: Mapping[str, Any]) -> str:
     """The class of a step, without the module that has it."""
     return step["type"].rsplit(".", 1)[-1]
 
@@ -155,7 +155,7 @@ def read_embedding(folder: Path, width: int) -> Embedding:
     refused = ""
     embedding = Embedding()
     for step in steps:
-        kind = kind_of(step)
+        kind = module_class(step)
         path = inside(folder, step)
         if kind == "Pooling":
             embedding = read_pooling(path / "config.json", width, embedding)

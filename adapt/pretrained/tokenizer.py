@@ -370,7 +370,7 @@ def copied(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(backend.to_str())
 
 
-def check_long(long: Any) -> None:
+def check_long_rule(long: Any) -> None:
     """Raise :class:`StrategyError` for what is no rule for long texts."""
     if not is_of(long, Long):
         raise StrategyError(f"`long` is {long!r}: {wanted(Long)}")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from adapt.data.examples import Examples
-from adapt.data.labels import Labels, class_names, class_numbers, spelled
+from adapt.data.labels import Labels, class_names, class_numbers, label_text
 from adapt.data.tables import Table
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import metrics
@@ -54,7 +54,7 @@ class Classification(Task):
 
     def cells(self, run: Pretrained, label: Any) -> Row:
         """A class by its name, as the columns of probabilities have it."""
-        return [spelled(label)]
+        return [label_text(label)]
 
     def output_note(self, classes: Sequence[str]) -> str:
         return class_list("Probabilities are softmax(logits), by class:", classes)

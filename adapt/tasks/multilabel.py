@@ -13,8 +13,8 @@ from adapt.data.labels import (
     Labels,
     class_names,
     class_numbers,
+    label_text,
     several_labels,
-    spelled,
 )
 from adapt.data.tables import Table
 from adapt.pretrained.hub import Pretrained
@@ -75,7 +75,7 @@ class Multilabel(Task):
 
     def cells(self, run: Pretrained, label: list[Any]) -> Row:
         """Names joined by ``;``, or a JSON list where they would not read back to the same."""
-        names = [spelled(name) for name in label]
+        names = [label_text(name) for name in label]
         marks = (";", "[", *SEPARATORS)
         as_json = any(mark in name for name in run.labels for mark in marks)
         return [json.dumps(names) if as_json else ";".join(names)]

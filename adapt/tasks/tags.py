@@ -14,10 +14,10 @@ from adapt.data.labels import (
     Labels,
     class_names,
     class_numbers,
+    label_text,
     plain_spelling,
     read_labels,
     shortened,
-    spelled,
     tag_list,
     word_list,
 )
@@ -196,7 +196,7 @@ class Tags(Task):
         return Answers(labels)
 
     def cells(self, run: Pretrained, label: list[Any]) -> Row:
-        names = [tag if tag is None else spelled(tag) for tag in label]
+        names = [tag if tag is None else label_text(tag) for tag in label]
         return [json.dumps(names, ensure_ascii=False)]
 
 
