@@ -46,7 +46,7 @@ from adapt.options import (
 from adapt.other_names import suggests
 from adapt.parallel import sharding
 from adapt.prefix_cache import policy
-from adapt.prepared import PreparedRun, check_out
+from adapt.prepared import PreparedRun, folder_of_run
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained, check_head
 from adapt.pretrained.tokenizer import warn_long
@@ -234,7 +234,7 @@ def finetune(
         quoting=quoting,
     )
     callbacks = as_callbacks(callbacks)
-    folder = check_out(
+    folder = folder_of_run(
         out,
         options.checkpoint,
         resume=resume,

@@ -90,7 +90,7 @@ class Workload:
 
 
 @dataclasses.dataclass(frozen=True)
-class StepCost:
+class MeasuredStep:
     """What one step of a strategy takes after its frozen prefix."""
 
     first_seconds: float  # the first step, which compiles
@@ -103,11 +103,11 @@ class StepCost:
 class Timings:
     """What was timed."""
 
-    steps: dict[str, StepCost]  # by strategy
+    steps: dict[str, MeasuredStep]  # by strategy
     prefix: tuple[float, float]  # a training batch through the encoder: (first, median) seconds
     forward: float  # seconds of every example of the training file through the encoder
 
-    def step(self, strategy: str, layers: int) -> StepCost:
+    def step(self, strategy: str, layers: int) -> MeasuredStep:
         """A step of a strategy; of a depth between those that were timed, on the line of the two."""
         if not TOP.fullmatch(strategy):
             return self.steps[strategy]
@@ -115,7 +115,7 @@ class Timings:
         deep = dataclasses.astuple(self.steps[f"top:{layers}"])
         share = (int(strategy.removeprefix("top:")) - 1) / max(layers - 1, 1)
         between = [low + share * (high - low) for low, high in zip(shallow, deep, strict=True)]
-        return StepCost(*between)
+        return MeasuredStep(*between)
 
     def to_json(self) -> dict[str, Any]:
         steps = {name: dataclasses.astuple(cost) for name, cost in self.steps.items()}
@@ -452,7 +452,7 @@ def time_encoder(
 
 def time_step(
     step: Step, frozen: tree.Tree, state: State, batch: packing.Arrays, repeats: int
-) -> StepCost:
+) -> MeasuredStep:
     """Time the steps after the frozen prefix, on one batch; ``state`` is donated."""
     needed_bytes, flops_per_example = compiled_cost(step, frozen, state, batch)
     with_hidden = dict(batch)
@@ -460,7 +460,7 @@ def time_step(
         prefix_params, _ = step.prefix.split(frozen)
         with_hidden["hidden"] = np.asarray(step.prefix.run(prefix_params, batch))
     seconds = clock.step_seconds(step, frozen, state, with_hidden, repeats)
-    return StepCost(*seconds, needed_bytes, flops_per_example)
+    return MeasuredStep(*seconds, needed_bytes, flops_per_example)
 
 
 def compiled_cost(
@@ -548,7 +548,7 @@ def estimate(workload: Workload, timings: Timings, overhead: Overhead, name: str
         optimizer_bytes=optimizer_bytes,
         flops_per_example=suffix_flops + prefix_flops,
         flops_per_example_cached=suffix_flops,
-        cache_bytes=sum(array.nbytes for array in distinct(arrays)),
+        cache_bytes=sum(array.nbytes for array in policy.distinct(arrays)),
         peak_bytes=int(step.peak_bytes),
         seconds=once + seconds,
         seconds_cached=once + seconds_cached if prepared.depth else None,
@@ -566,11 +566,6 @@ def arrays_of(workload: Workload, prepared: Prepared) -> dict[str, CachedArray]:
             prepared.params, prepared.model, prepared.depth, examples, dtype
         )
     return arrays
-
-
-def distinct(arrays: Mapping[str, CachedArray]) -> list[CachedArray]:
-    """The arrays of all sets, each once: sets of one file share one."""
-    return list({array.folder: array for array in arrays.values()}.values())
 
 
 def run_seconds(
@@ -600,7 +595,7 @@ def run_seconds(
 
     filling = 0.0
     file_sizes = {array.folder: len(sets[name].file_sequences) for name, array in arrays.items()}
-    for array in distinct(arrays):
+    for array in policy.distinct(arrays):
         if not array.is_complete:
             computing = file_sizes[array.folder] * forward * frozen_share
             filling += computing + array.nbytes / policy.WRITE_RATE

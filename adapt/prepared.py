@@ -214,7 +214,7 @@ class PreparedRun(abc.ABC):
         )
 
 
-def check_out(
+def folder_of_run(
     out: str | Path | None,
     checkpoint: str,
     *,

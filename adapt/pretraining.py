@@ -45,7 +45,7 @@ from adapt.options import (
 from adapt.other_names import suggests
 from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
-from adapt.prepared import PreparedRun, check_out
+from adapt.prepared import PreparedRun, folder_of_run
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.ragged import Ragged, ragged
@@ -181,7 +181,7 @@ def pretrain(
         stop_after=stop_after,
     )
     callbacks = as_callbacks(callbacks)
-    folder = check_out(
+    folder = folder_of_run(
         out,
         options.checkpoint,
         resume=resume,

@@ -15,13 +15,13 @@ from adapt.data.inputs import Columns
 from adapt.data.sources import TokenSource
 from adapt.errors import AdaptError, StrategyError
 from adapt.options import FinetuningOptions
-from adapt.planning import Overhead, StepCost, Timings, Workload
+from adapt.planning import MeasuredStep, Overhead, Timings, Workload
 from adapt.training.losses import cross_entropy
 from tests.helpers import small, tiny
 
 OVERHEAD = Overhead(set_up=1.0, score=0.0, plot=0.0, first_save=0.0, byte_saved=0.0)
 TEXTS, LABELS = map(list, zip(*tiny.sentences(32), strict=True))
-STEP = StepCost(first_seconds=1.0, seconds=0.1, peak_bytes=1000, flops_per_example=5.0)
+STEP = MeasuredStep(first_seconds=1.0, seconds=0.1, peak_bytes=1000, flops_per_example=5.0)
 
 
 @pytest.fixture(autouse=True)

@@ -27,13 +27,13 @@ from adapt.devices import compute_dtype
 from adapt.errors import OutputError, StrategyError
 from adapt.options import DType, FinetuningOptions, Long, Offsets, Quoting, is_of
 from adapt.other_names import suggests
-from adapt.prepared import check_out
+from adapt.prepared import folder_of_run
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import warn_long
 from adapt.program_cache import keep_programs
 from adapt.tasks import Task, get_task
-from adapt.training.events import OnProgress
+from adapt.training.events import OnProgress, counting_from
 
 # The options of a fit that a comparison takes.
 OF_FITS = (
@@ -231,7 +231,9 @@ def compare(
     )
     if out is not None:
         files.local_path(out, "out")
-    folder = check_out(out, options.checkpoint, resume=resume, overwrite=overwrite, stop_after=None)
+    folder = folder_of_run(
+        out, options.checkpoint, resume=resume, overwrite=overwrite, stop_after=None
+    )
     prepared = prepare(
         pretrained,
         inputs,
@@ -361,16 +363,6 @@ def fill_trained(trainer: Trainer, cells: Cells, report: OnProgress) -> None:
             cells.add(cell, outputs)
             done += 1
             report(done, 0)
-
-
-def counting_from(before: int, total: int, on_progress: OnProgress | None) -> OnProgress:
-    """The callback of one strategy of several: it reports what is done of all."""
-
-    def report(done: int, _: int) -> None:
-        if on_progress is not None:
-            on_progress(before + done, total)
-
-    return report
 
 
 def prepare(

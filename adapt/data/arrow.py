@@ -49,13 +49,13 @@ def write_arrow(path: Path, kind: str, target: Path, quoting: Quoting | None = N
         schema, batches = json_batches(path)
     elif kind == "lines":
         records = ([line] for line in text_lines(path))
-        schema, batches = text_batches(chain([["text"]], records))
+        schema, batches = record_batches(chain([["text"]], records))
     elif kind == "conll":
         names, sentences = conll.read_conll(path, text_lines(path))
-        schema, batches = text_batches(chain([names], sentences), pa.list_(pa.string()))
+        schema, batches = record_batches(chain([names], sentences), pa.list_(pa.string()))
     else:
         faults: dict[str, str] = {}
-        schema, batches = text_batches(read_csv(path, kind, quoting, notes, faults))
+        schema, batches = record_batches(read_csv(path, kind, quoting, notes, faults))
         schema = schema.with_metadata({FAULTS: json.dumps(faults)})
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         with pa.OSFile(f"{scratch}/rows", "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -73,7 +73,7 @@ def read_notes(target: Path) -> list[str]:
     return path.read_text("utf-8").splitlines() if path.exists() else []
 
 
-def text_batches(
+def record_batches(
     records: Iterator[list[Any]], kind: "pa.DataType | None" = None
 ) -> tuple["pa.Schema", Iterator["pa.RecordBatch"]]:
     """(schema, batches) of records of text, or of another kind, the first of which names the

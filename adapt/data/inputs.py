@@ -219,7 +219,7 @@ def read_table(inputs: Any, name: str, parameter: str, quoting: Quoting | None =
     if isinstance(inputs, Table):
         return inputs
     if isinstance(inputs, str | Path):
-        return read_name(inputs, parameter, quoting=quoting)
+        return read_named(inputs, parameter, quoting=quoting)
     if is_dataset(inputs):
         if isinstance(inputs.column_names, Mapping):  # a DatasetDict
             parts = ", ".join(inputs)
@@ -258,7 +258,7 @@ def columns_of_frame(frame: Any, parameter: str) -> tuple[dict[str, list], dict[
     return content, faults
 
 
-def read_name(
+def read_named(
     name: str | Path, parameter: str, split: str | None = None, quoting: Quoting | None = None
 ) -> Table:
     """A table by name. A sentence in its place gets an error that says so."""
@@ -344,7 +344,7 @@ def check_same_texts(part: Part, train: Part, name: str) -> None:
 def by_part(inputs: Any, part: str, parameter: str) -> Any:
     """The same inputs; the name of a bundled set becomes its train or test part."""
     if part != "validation" and isinstance(inputs, str) and inputs in bundled.SETS:
-        return read_name(inputs, parameter, part)
+        return read_named(inputs, parameter, part)
     return inputs
 
 

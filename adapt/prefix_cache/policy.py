@@ -22,7 +22,7 @@ from adapt.parallel.multihost import all_processes, broadcast_from_lead
 from adapt.prefix_cache import states, store
 from adapt.prefix_cache.states import OnWait, ignore
 from adapt.prefix_cache.store import CachedArray
-from adapt.training.events import OnProgress
+from adapt.training.events import OnProgress, counting_from
 from adapt.training.frozen_prefix import Cut
 from adapt.tree import Tree
 
@@ -284,12 +284,3 @@ def with_states(
         with_hidden[name] = dataclasses.replace(examples, states=found)
     error = max(array.relative_error for array in decision.arrays.values())
     return with_hidden, dataclasses.replace(decision, relative_error=error)
-
-
-def counting_from(before: int, total: int, on_progress: OnProgress) -> OnProgress:
-    """The callback of one file of several: it reports what is done of all, ``before`` at first."""
-
-    def report(done: int, _: int) -> None:
-        on_progress(before + done, total)
-
-    return report

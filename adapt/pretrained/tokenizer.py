@@ -278,7 +278,7 @@ class Tokenizer:
         if self.long == "windows":
             if len(own) == 2:
                 raise no_windows_of_pairs()
-            spread = window_starts(len(own[0]), room)
+            spread = spread_starts(len(own[0]), room)
             pieces = [own[0][start : start + room] for start in spread]
         else:
             shares = (room,)
@@ -384,7 +384,7 @@ def no_windows_of_pairs() -> StrategyError:
     )
 
 
-def window_starts(count: int, room: int) -> np.ndarray:
+def spread_starts(count: int, room: int) -> np.ndarray:
     """Where the windows of ``room`` tokens begin that hold ``count`` tokens: the fewest, int64 [k],
     evenly spread from the first token to the last.
     """

@@ -284,7 +284,7 @@ def tagged_examples(
     lost = Lost()
     row = 0
     for sentences in word_chunks(table, column):
-        check_lengths(table, row, sentences, labels)
+        check_label_counts(table, row, sentences, labels)
         encoded, word_of_token = tokenize_words(tokenizer, sentences)
         tokenized.append(encoded)
         tokens = encoded.tokens
@@ -304,7 +304,9 @@ def tagged_examples(
     return examples.from_tokens(pretrained, tokenized, places), lost
 
 
-def check_lengths(table: Table, first_row: int, sentences: list[list[str]], labels: Ragged) -> None:
+def check_label_counts(
+    table: Table, first_row: int, sentences: list[list[str]], labels: Ragged
+) -> None:
     """Raise DataError for the first row with more or fewer labels than words."""
     for row, words in enumerate(sentences, first_row):
         if len(words) != labels.lengths[row]:

@@ -191,6 +191,16 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     return functions
 
 
+def counting_from(before: int, total: int, on_progress: OnProgress | None) -> OnProgress:
+    """The callback of one part of several: it reports what is done of all, ``before`` at first."""
+
+    def report(done: int, _: int) -> None:
+        if on_progress is not None:
+            on_progress(before + done, total)
+
+    return report
+
+
 def broadcast(callbacks: Iterable[Callback]) -> Callback:
     """One callback that calls all of them in turn."""
     callbacks = tuple(callbacks)

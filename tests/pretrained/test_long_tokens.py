@@ -11,7 +11,7 @@ from adapt.pretrained.tokenizer import (
     Tokenizer,
     head_and_tail,
     shares_of_pair,
-    window_starts,
+    spread_starts,
 )
 from adapt.pretrained.tokenizer_files import load_tokenizer
 from tests.helpers import tiny
@@ -109,7 +109,7 @@ def test_windows_are_full_and_hold_every_token_in_order(tokenizers, family, text
             continue
         long += 1
         own = ids[1:-1] if special else ids
-        starts = window_starts(len(own), room)
+        starts = spread_starts(len(own), room)
         assert len(of_text) == len(starts) == -(-len(own) // room)
         assert starts[0] == 0 and starts[-1] == len(own) - room and max(np.diff(starts)) <= room
         for start, window in zip(starts, of_text, strict=True):
