@@ -438,7 +438,7 @@ def prepare(
     # A wrong strategy is refused before the data are read.
     strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
     task = get_task(options.task)
-    pretrained = task.with_options(pretrained, options)
+    pretrained = task.with_stride_of(pretrained, options)
     parts = make_parts(
         inputs,
         labels,

@@ -306,7 +306,7 @@ def prepare_workload(
     for name in also:
         check_planned(name, pretrained.config.layers, options.epochs)
     task = get_task(options.task)
-    pretrained = task.with_options(pretrained, options)
+    pretrained = task.with_stride_of(pretrained, options)
     parts = make_parts(
         inputs,
         labels,

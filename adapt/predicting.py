@@ -192,7 +192,7 @@ def score_table(
     task = task_of(run)
     task.check_columns(columns.texts, run)
     names = run.labels or task.label_names(table, columns.label, columns.texts)
-    table = task.read_table(table, columns)
+    table = task.with_character_offsets(table, columns)
     task.check_labels(table, columns.label, columns.texts)
     labels = task.encode_labels(table, columns.label, names)
     part = task.examples(run, table, columns.texts, labels, columns.image)

@@ -265,7 +265,7 @@ def with_scaled_weights(training: Examples) -> Examples:
 def read_examples(part: Part, task: Task, names: Sequence[str], pretrained: Pretrained) -> Examples:
     """The rows of a part with their labels as examples."""
     columns = part.columns
-    table = task.read_table(part.table, columns)
+    table = task.with_character_offsets(part.table, columns)
     task.check_labels(table, columns.label, columns.texts)
     labels = task.encode_labels(table, columns.label, names)
     return task.examples(pretrained, table, columns.texts, labels, columns.image)

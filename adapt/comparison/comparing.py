@@ -390,7 +390,7 @@ def prepare(
     pretrained = hub.with_options(pretrained, options, 0)
     compared.check(pretrained.config.layers, options.epochs)
     task = get_task(options.task)
-    pretrained = task.with_options(pretrained, options)
+    pretrained = task.with_stride_of(pretrained, options)
     parts = make_parts(
         inputs,
         labels,

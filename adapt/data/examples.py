@@ -4,8 +4,9 @@ encoder.
 
 import dataclasses
 import itertools
+import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from adapt.data import packing
 from adapt.data.packing import Arrays, BatchShapes, Windows
 from adapt.data.shapes import shape_rule
 from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
-from adapt.data.spans import SpanRows, SpanWindows
 from adapt.data.text_windows import TextWindows
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.hub import Pretrained, image_settings_of, tokenizer_of
@@ -22,6 +22,16 @@ from adapt.pretrained.images import to_pixels
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS, Encoded, LongTexts, Text
 from adapt.ragged import Ragged, concatenate
 from adapt.training.loop import Index
+
+
+@typing.runtime_checkable
+class OwnLabels(Protocol):
+    """Labels of a task's own class, which has ``len`` and an index as an array [N] has."""
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """What a digest of the labels is made of."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +46,11 @@ class Examples:
     cached for the file serves any split of it. An example of several sequences (choices, pairs to
     compare) has several, [N, K]. Where texts were cut into ``windows``, ``rows`` are texts, each
     with one or more of the file's sequences. ``labels`` are [N, ...], or where words have labels,
-    Ragged int32 [words, 2] of (token in the example, class); spans have SpanRows, and SpanWindows
-    where an example is a window. With ``states``, which a frozen prefix made of the file's
-    sequences, batches hold ``hidden`` in place of tokens or pixels. ``long`` counts the texts
-    that were longer than the tokenizer's ``max_length``. ``weights`` float32 [N] say how much each
-    example counts in training batches; None: each 1. ``extras`` are arrays [N, ...] by name that
-    training batches bring along.
+    Ragged int32 [words, 2] of (token in the example, class), or a task's :class:`OwnLabels`. With
+    ``states``, which a frozen prefix made of the file's sequences, batches hold ``hidden`` in place
+    of tokens or pixels. ``long`` counts the texts that were longer than the tokenizer's
+    ``max_length``. ``weights`` float32 [N] say how much each example counts in training batches;
+    None: each 1. ``extras`` are arrays [N, ...] by name that training batches bring along.
     """
 
     file_sequences: FileSource
@@ -111,7 +120,7 @@ class Examples:
         labels = self.labels
         if isinstance(labels, Ragged):
             labels = {"truth": self.targets, "lengths": labels.lengths}
-        elif isinstance(labels, SpanRows | SpanWindows):
+        elif isinstance(labels, OwnLabels):
             labels = labels.content
         inputs = {"file": self.file_sequences.digest, "rows": self.rows}
         content = {"inputs": inputs, "labels": labels}

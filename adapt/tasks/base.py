@@ -167,8 +167,8 @@ class Task(abc.ABC):
                     f"`layers` {layer} is not there: the encoder has layers 0 (embedding) to {last}"
                 )
 
-    def with_options(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
-        """The checkpoint as the task reads texts by these options.
+    def with_stride_of(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
+        """The checkpoint with the ``stride`` of the options, where the task reads spans.
 
         Raises :class:`StrategyError` for a ``stride`` of a task without spans.
         """
@@ -198,8 +198,8 @@ class Task(abc.ABC):
         Raises DataError, with the row, for anything that is not exactly understood.
         """
 
-    def read_table(self, table: Table, columns: Columns) -> Table:
-        """The table with labels as the other methods take them: offsets count characters.
+    def with_character_offsets(self, table: Table, columns: Columns) -> Table:
+        """The table with labels as the other methods take them: their offsets count characters.
 
         Raises :class:`StrategyError` for ``offsets`` of a task without spans.
         """

@@ -56,7 +56,7 @@ class Span(Task):
                 "long texts in windows that `stride` says: give `long` head"
             )
 
-    def with_options(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
+    def with_stride_of(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
         """The checkpoint with the ``stride`` of the options, of the run that it is, or the default."""
         tokenizer = pretrained.tokenizer
         if tokenizer is None:
@@ -84,7 +84,7 @@ class Span(Task):
         encoded = np.array(spans, np.int64).reshape(len(rows), most, 2)
         return encoded[:, 0] if most == 1 else encoded
 
-    def read_table(self, table: Table, columns: Columns) -> Table:
+    def with_character_offsets(self, table: Table, columns: Columns) -> Table:
         """The table with offsets that count characters.
 
         Raises DataError where an answer's text does not stand at its offset.

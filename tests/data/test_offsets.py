@@ -27,7 +27,7 @@ def table_of(label, context=TOWN):
 def in_characters(label, offsets, context=TOWN):
     """The characters that a label is understood as."""
     span = TASKS["span"]
-    table = span.read_table(table_of(label, context), Columns(offsets=offsets))
+    table = span.with_character_offsets(table_of(label, context), Columns(offsets=offsets))
     assert table.name == "some.csv" and set(table.columns) == {"text", "label"}
     span.check_labels(table, "label", ["text"])
     return span.encode_labels(table, "label", [])[0].tolist()
@@ -75,7 +75,7 @@ def test_what_is_no_place_in_the_text_is_named_with_its_row(label):
 
 def test_only_spans_have_offsets_and_only_of_these_units():
     with pytest.raises(StrategyError, match="offsets"):
-        TASKS["classification"].read_table(table_of("good"), Columns(offsets="utf16"))
+        TASKS["classification"].with_character_offsets(table_of("good"), Columns(offsets="utf16"))
     with pytest.raises(StrategyError, match=r"offsets.*characters, utf16, bytes"):
         Columns(offsets="utf32")  # pyright: ignore[reportArgumentType]
     with pytest.raises(StrategyError, match="offsets"):
