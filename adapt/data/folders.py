@@ -9,9 +9,9 @@ however deep, and every file is taken, or named with why it is not.
 import csv
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt.data.formats import ending_of, format_of, stem_of
 from adapt.data.text_files import open_text
@@ -36,6 +36,7 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 PICTURES = (".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 NUMBERS = re.compile(r"(u?int|float)(8|16|32|64)")  # what `datasets` calls types of numbers
 SHOWN = 5  # files that a note names
+T = TypeVar("T")
 
 
 def left_out_note(folder: Path, files: Sequence[Path], why: str) -> None:
@@ -168,26 +169,47 @@ def parts_of(names: Sequence[str]) -> bool:
     return len(names) > 0 and all(name.lower() in PARTS for name in names)
 
 
+def one_part(where: Path | str, parts: Mapping[str, T], split: str | None) -> T:
+    """One of several parts by its name, or the only one. ``where`` is what messages call all.
+
+    Raises :class:`DataError` where one has to be named.
+    """
+    if split is None and len(parts) == 1:
+        return next(iter(parts.values()))
+    if split is None or split not in parts:
+        raise in_parts(where, parts)
+    return parts[split]
+
+
+def in_parts(where: Path | str, names: Iterable[str]) -> DataError:
+    """The error of data of which one part has to be named."""
+    known = ", ".join(f"{where}:{name}" for name in names)
+    return DataError(f"{where} is in parts, so one has to be named: {known}")
+
+
 def part_folder(folder: Path, split: str | None) -> Path:
     """The folder of one part, where a folder holds parts and nothing else; the folder itself
     elsewhere.
 
     Raises :class:`DataError` where a part has to be named, or is not there.
     """
-    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    inside = not_hidden(folder)
     folders = [path.name for path in inside if path.is_dir()]
     if parts_of(folders):
         folders.sort(key=lambda name: PARTS.index(name.lower()))
-    holds_parts = parts_of(folders) and len(folders) == len(inside)
     if split is None:
-        if holds_parts:
-            known = ", ".join(f"{folder}:{name}" for name in folders)
-            raise DataError(f"{folder} is in parts, so one has to be named: {known}")
+        if parts_of(folders) and len(folders) == len(inside):
+            raise in_parts(folder, folders)
         return folder
     if split in folders:
         return folder / split
     known = f"; it has {', '.join(folders)}" if folders else ""
     raise DataError(f"{folder} has no part '{split}'{known}")
+
+
+def not_hidden(folder: Path) -> list[Path]:
+    """What lies in a folder and is not hidden, by name."""
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
 
 
 # Shards of a table
@@ -206,18 +228,9 @@ def shards(folder: Path, split: str | None) -> list[Path]:
     files are called by parts. Raises :class:`DataError` where a part has to be named or is not
     there, and for files of several formats.
     """
-
     files = table_files(folder)
-    inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    others = [path for path in inside if path not in files]
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PICTURES and not hidden:
-            raise DataError(
-                f"{folder} holds a table ({files[0].name}) and pictures ({path.name}): name the "
-                f"table, or call it {METADATA[0]} where it says more of the pictures by file_name"
-            )
-    left_out_note(folder, others, "no tables")
+    check_no_pictures(folder, files[0])
+    left_out_note(folder, [path for path in not_hidden(folder) if path not in files], "no tables")
     kinds = sorted({ending_of(path) for path in files})
     if len(kinds) > 1:
         raise DataError(
@@ -226,16 +239,22 @@ def shards(folder: Path, split: str | None) -> list[Path]:
     by_part: dict[str, list[Path]] = {}
     for path in files:
         by_part.setdefault(SHARD.sub("", stem_of(path)), []).append(path)
-    if not parts_of(list(by_part)):
-        if split is not None:
-            raise DataError(f"{folder} has no part '{split}': its files are not called by parts")
-        return files
-    if split is None and len(by_part) == 1:
-        return files
-    if split not in by_part:
-        known = ", ".join(f"{folder}:{name}" for name in by_part)
-        raise DataError(f"{folder} is in parts, so one has to be named: {known}")
-    return by_part[split]
+    if parts_of(list(by_part)):
+        return one_part(folder, by_part, split)
+    if split is not None:
+        raise DataError(f"{folder} has no part '{split}': its files are not called by parts")
+    return files
+
+
+def check_no_pictures(folder: Path, table: Path) -> None:
+    """Raise :class:`DataError` for a folder that holds pictures beside a table."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in PICTURES and not hidden:
+            raise DataError(
+                f"{folder} holds a table ({table.name}) and pictures ({path.name}): name the "
+                f"table, or call it {METADATA[0]} where it says more of the pictures by file_name"
+            )
 
 
 def joined(

@@ -201,7 +201,7 @@ def read_saved(path: Path, split: str | None) -> "Dataset":
         if split:
             raise DataError(f"{path} is a single table: it has no part '{split}'")
         return saved
-    return one_part(path, saved, split)
+    return folders.one_part(path, saved, split)
 
 
 def from_columns(
@@ -482,17 +482,7 @@ def load_dataset(name: str, split: str | None, **arguments: Any) -> "Dataset":
         if arguments["path"] != name:
             raise DataError(f"cannot read {name}: {reason}") from error
         raise DataError(f"'{name}' does not exist here, and not on the hub: {reason}") from error
-    return one_part(name, parts, split)
-
-
-def one_part(name: str | Path, parts: Mapping[str, "Dataset"], split: str | None) -> "Dataset":
-    """One of several parts, or the only one. Raises :class:`DataError` where one has to be named."""
-    if split is None and len(parts) == 1:
-        return next(iter(parts.values()))
-    if split is None or split not in parts:
-        known = ", ".join(f"{name}:{part}" for part in parts)
-        raise DataError(f"{name} is in parts, so one has to be named: {known}")
-    return parts[split]
+    return folders.one_part(name, parts, split)
 
 
 def import_datasets() -> Any:
