@@ -1,7 +1,9 @@
 """What an encoder computes inside, by example and without padding.
 
-hidden_states("tiny-bert", ["a good film"])[0]      # float32 [layers + 1, tokens, D]
-attention_maps("tiny-bert", ["a good film"])[0]     # float32 [layers, heads, tokens, tokens]
+Both give a list, an array a text.
+
+    hidden_states("tiny-bert", ["a good film"])[0]      # float32 [layers + 1, tokens, D]
+    attention_maps("tiny-bert", ["a good film"])[0]     # float32 [layers, heads, tokens, tokens]
 """
 
 import functools

@@ -1,9 +1,11 @@
 """A run: what fine-tuning made, in memory or in a folder.
 
-run = load_run("runs/mine")
-run.predict(["a new text"]).labels
-run.evaluate(texts, labels)             # {"accuracy": ..., "loss": ...}
-run.export("exported")
+A run that was loaded and one that has just been trained are used alike.
+
+    run = load_run("runs/mine")
+    run.predict(["a new text"]).labels
+    run.evaluate(texts, labels)             # {"accuracy": ..., "loss": ...}
+    run.export("exported")
 """
 
 import dataclasses

@@ -1,7 +1,9 @@
 """Many runs as one table: what each was configured with, where it comes from, how it scored.
 
-table = runs("runs")                     # every run below the folder
-table.to_pandas().groupby("strategy")["test.accuracy"].mean()
+A column is an entry of a run's files, by its path, such as ``test.accuracy``.
+
+    table = runs("runs")                     # every run below the folder
+    table.to_pandas().groupby("strategy")["test.accuracy"].mean()
 """
 
 import dataclasses

@@ -120,6 +120,14 @@ def staging(name: str, last: Sequence[str] = LAST) -> Iterator[StagedFolder]:
         lock.release()
 
 
+def check_file_out(path: Path, overwrite: bool) -> None:
+    """Raise :class:`OutputError` for an output file that exists, before any work is done."""
+    if buckets.exists(path) and not overwrite:
+        raise OutputError(
+            f"the output file {path} exists: give `overwrite` to replace it, or another `out`"
+        )
+
+
 @contextlib.contextmanager
 def written_file(path: Path) -> Iterator[Path]:
     """A local path to write to, which becomes ``path`` when it is complete, in a bucket, too.

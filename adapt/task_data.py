@@ -1,8 +1,10 @@
 """The labelled data of a run: parts of tables as examples of a task, in batches.
 
-parts = make_parts(texts, labels, Columns())
-data = read_data(parts, task, options, pretrained)      # train, validation, perhaps test
-data.sets["train"]
+Each part is read by the task, for one encoder; without a validation set some rows are held out.
+
+    parts = make_parts(texts, labels, Columns())
+    data = read_data(parts, task, options, pretrained)      # train, validation, perhaps test
+    data.sets["train"]
 """
 
 import dataclasses

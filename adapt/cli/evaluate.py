@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from adapt import buckets, files
+from adapt import files
 from adapt.cli import console
-from adapt.errors import OutputError
 from adapt.options import ImportOptions, LabelledRunColumnOptions
 from adapt.predicting import score_table
 from adapt.run import load_run
-from adapt.staging import written_file
+from adapt.staging import check_file_out, written_file
 from adapt.training.metrics_log import finite
 
 
@@ -48,7 +47,8 @@ class Config(EvaluateOptions, LabelledRunColumnOptions, ImportOptions):
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_file(config)
+    if config.out is not None:
+        check_file_out(config.out, config.overwrite)
     run = load_run(config.run)
     table, columns = run.make_labelled_table(config.data, columns=run.columns_by(config))
     with console.progress("scoring", len(table)) as bar:
@@ -70,11 +70,3 @@ def show(config: Config, scores: Mapping[str, Any], count: int) -> None:
     console.table(title, ("metric", "value"), rows)
     if config.out is not None:
         console.say(f"written   {config.out}")
-
-
-def check_file(config: Config) -> None:
-    """Raise :class:`OutputError` for a file that exists, before anything is loaded."""
-    if config.out is not None and buckets.exists(config.out) and not config.overwrite:
-        raise OutputError(
-            f"the output file {config.out} exists: give `overwrite` to replace it, or another `out`"
-        )

@@ -116,8 +116,7 @@ def read_flags(
     """A ``config`` from the flags of the command line. ``--help`` ends the process.
 
     A file has the defaults where there is one, see :mod:`adapt.cli.config_file`. Raises
-    :class:`AdaptError` for a wrong flag, and for what is wrong in the
-    file.
+    :class:`AdaptError` for a wrong flag, and for what is wrong in the file.
     """
     import tyro
 

@@ -20,15 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from adapt import buckets
 from adapt.cli import console
 from adapt.data import tables
 from adapt.data.inputs import Columns
-from adapt.errors import OutputError, StrategyError
+from adapt.errors import StrategyError
 from adapt.options import ImportOptions, OutputOptions, RunColumnOptions
 from adapt.predicting import ROW, Predictions, check_predicts, predict_table, side_by_side
 from adapt.run import Run, check_pairs, load_run
-from adapt.staging import written_file
+from adapt.staging import check_file_out, written_file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +54,7 @@ class Config(PredictOptions, RunColumnOptions, OutputOptions, ImportOptions):
 
 
 def main(config: Config) -> None:
-    if buckets.exists(config.out) and not config.overwrite:
-        raise OutputError(
-            f"the output file {config.out} exists: give `overwrite` to replace it, or another `out`"
-        )
+    check_file_out(config.out, config.overwrite)
     runs = [load_run(path) for path in config.run]
     for run in runs:
         check_predicts(run.pretrained)

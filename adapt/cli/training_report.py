@@ -1,7 +1,9 @@
 """What a person, or a log, sees of a training run while it runs.
 
-with training_report("strategy top:2") as report:
-    fit(..., callbacks=[report])
+A fit calls it with every event.
+
+    with training_report("strategy top:2") as report:
+        fit(..., callbacks=[report])
 """
 
 import contextlib

@@ -551,23 +551,23 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """
     index = folder / "model.safetensors.index.json"
     weight_map: dict[str, str] = {}
-    files = ["model.safetensors"]
+    names = ["model.safetensors"]
     if not (folder / "model.safetensors").exists():
         if not index.exists():
             raise CheckpointError(f"no model.safetensors in {folder}{other_format(folder)}")
         weight_map = read_weight_map(index)
-        files = sorted(set(weight_map.values()))
+        names = sorted(set(weight_map.values()))
     tensors: dict[str, np.ndarray] = {}
-    for file in files:
+    for name in names:
         try:
-            tensors |= map_tensors(folder / file)
+            tensors |= map_tensors(folder / name)
         except FileNotFoundError:
             raise CheckpointError(
-                f"{index} names {file}, which is not in the folder: fetch it again"
+                f"{index} names {name}, which is not in the folder: fetch it again"
             ) from None
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
             raise CheckpointError(
-                f"{folder / file} is truncated or corrupt ({error}): fetch it again"
+                f"{folder / name} is truncated or corrupt ({error}): fetch it again"
             ) from None
     absent = sorted(set(weight_map) - set(tensors))
     if absent:

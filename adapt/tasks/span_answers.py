@@ -1,7 +1,9 @@
 """Labels of spans: what a value of a label column says, and whether it is true of its text.
 
-read_answers(table, 1, {"text": ["Cork"], "answer_start": [18]})        # [(18, 22, "Cork")]
-read_answers(table, 2, {"text": [], "answer_start": []})                # []: no answer
+An answer is where it begins, where it has ended, and its text where the label has it.
+
+    read_answers(table, 1, {"text": ["Cork"], "answer_start": [18]})        # [(18, 22, "Cork")]
+    read_answers(table, 2, {"text": [], "answer_start": []})                # []: no answer
 """
 
 from collections.abc import Sequence

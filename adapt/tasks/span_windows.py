@@ -1,8 +1,10 @@
 """Texts as overlapping windows of tokens, each with the whole question.
 
-reader = WindowReader(tokenizer, text_number=1)
-reader.read(table, [("Who left?", "Ines left.")], answers)
-reader.encoded, reader.file(answers)            # token ids, and the file that they are of
+A text that fits is one window.
+
+    reader = WindowReader(tokenizer, text_number=1)
+    reader.read(table, [("Who left?", "Ines left.")], answers)
+    reader.encoded, reader.file(answers)            # token ids, and the file that they are of
 """
 
 import dataclasses
