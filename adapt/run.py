@@ -49,7 +49,8 @@ from adapt.training import checkpoint, strategies
 from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
 
-COLUMN_OPTIONS = (
+# How the tables of a run are read.
+TABLE_OPTIONS = (
     "text_column",
     "text_pair_column",
     "label_column",
@@ -140,7 +141,7 @@ class Run:
                 f"{self.folder or 'the run'} is not of finetune: it has no arguments"
             )
         names = [field.name for field in dataclasses.fields(FinetuningOptions)]
-        names += ["seed", "split_seed", "test", "validation", *COLUMN_OPTIONS]
+        names += ["seed", "split_seed", "test", "validation", *TABLE_OPTIONS]
         given = {name: settings[name] for name in names if settings.get(name) is not None}
         given["pretrained"] = given.pop("checkpoint")
         given["inputs"] = settings["train"]

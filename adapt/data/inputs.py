@@ -56,10 +56,10 @@ PAIR = "text_pair"  # the column of the second texts, and of further ones text_p
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are read; ``text_pair`` and ``label`` may name several: ``a,b``.
+    """How a table is read: by which columns, and what their values mean.
 
-    ``offsets`` is what the offsets of spans count, ``quoting`` what quotation marks of CSV and TSV
-    files are.
+    ``text_pair`` and ``label`` may name several columns: ``a,b``. ``offsets`` is what the offsets
+    of spans count, ``quoting`` what quotation marks of CSV and TSV files are.
     """
 
     text: str = "text"
@@ -74,14 +74,12 @@ class Columns:
         if not is_of(self.offsets, Offsets):
             raise StrategyError(f"`offsets` is {self.offsets!r}: {wanted(Offsets)}")
         tables.check_quoting(self.quoting)
-        for field in dataclasses.fields(self):
-            if field.name == "quoting":
-                continue
-            name = getattr(self, field.name)
-            is_optional = field.default is None
-            if not isinstance(name, str) and not (name is None and is_optional):
+        for name in ("text", "text_pair", "label", "image", "weight"):
+            column = getattr(self, name)
+            is_left_out = column is None and name not in ("text", "label")
+            if not isinstance(column, str) and not is_left_out:
                 raise StrategyError(
-                    f"`{field.name}_column` is {name!r}: give the name of a column as text, of "
+                    f"`{name}_column` is {column!r}: give the name of a column as text, of "
                     "several 'a,b'"
                 )
 
