@@ -46,7 +46,7 @@ def logistic(
     has converged when its gradient, in the norm of the preconditioner, is ``tolerance`` of what it
     was at zero. See :func:`sets_are_small` for how fits are computed.
     """
-    fit = fit_alone if sets_are_small(train) else fit_together
+    fit = fit_each_set if sets_are_small(train) else fit_sets_together
     fitted = fit(scaled, labels, train, strengths, classes, tolerance, steps)
     kernel, bias, gradient, converged = fitted
     # With nothing but an intercept the gradient is round-off from the start.
@@ -73,7 +73,7 @@ def sets_are_small(train: np.ndarray) -> bool:
 # Large sets: one matrix for all
 
 
-def fit_together(
+def fit_sets_together(
     scaled: Scaled,
     labels: np.ndarray,
     train: np.ndarray,
@@ -199,7 +199,7 @@ def minimise(
 
 # Between these small products the threads of BLAS would wait busily: half of all CPU seconds.
 @threadpoolctl.threadpool_limits.wrap(limits=1, user_api="blas")
-def fit_alone(
+def fit_each_set(
     scaled: Scaled,
     labels: np.ndarray,
     train: np.ndarray,

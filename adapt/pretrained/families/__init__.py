@@ -21,7 +21,7 @@ A family is a file here, named as the ``model_type`` of config.json, that has
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -291,18 +291,24 @@ def fitting_head(
     otherwise than the model did. Else it is the pooler alone, and else none.
     """
     module = family_module(config.family)
-    poolers = {row.name for row in module.TABLE if row.paths[0].startswith("head/pooler/")}
-    pooler = {name: tensor for name, tensor in named.items() if name in poolers}
+    of_pooler = {row.name for row in module.TABLE if row.paths[0].startswith("head/pooler/")}
+    pooler = {name: tensor for name, tensor in named.items() if name in of_pooler}
     for tensors in (named, {**encoder, **pooler}, encoder):
         head, kept = module.recognise(config, hf, dict(tensors))
         expected = expected_tensors(config, head)
-        left = [name for name in kept if name not in expected]
-        of_head = {name: tensor for name, tensor in kept.items() if name in expected}
-        predicts = isinstance(head, Span) or getattr(head, "classes", 0) > 0
-        is_partial = predicts and not all(part_of(module, name) for name in left)
-        if not is_partial and not tree.differences(of_head, expected):
-            return head, of_head, names_without(named, tensors) + left
+        used = {name: tensor for name, tensor in kept.items() if name in expected}
+        left = names_without(kept, expected)
+        if not tree.differences(used, expected) and not is_a_part(module, head, left):
+            return head, used, names_without(named, tensors) + left
     return Classifier(0, module.POOLING), dict(encoder), names_without(named, encoder)
+
+
+def is_a_part(module: Any, head: Any, left: Sequence[str]) -> bool:
+    """Whether a head that predicts is a part of what the model predicted by: of the tensors that
+    are ``left``, some are unknown.
+    """
+    predicts = isinstance(head, Span) or getattr(head, "classes", 0) > 0
+    return predicts and not all(part_of(module, name) for name in left)
 
 
 def names_without(named: Mapping[str, Any], taken: Mapping[str, Any]) -> list[str]:
