@@ -176,13 +176,13 @@ def compare(
         found = adapt.compare("minilm", "train.csv", test="test.csv", budgets=(8, 32, 128, "all"))
         found.to_pandas()
 
-    The data are given as to :func:`adapt.finetune`, without weights. Of every ``budgets`` labelled
-    examples each of ``seeds`` seeds draws its own, the same for every strategy; a fifth of them (of
-    ``all`` a tenth) chooses among ``rates``, which are factors of the strategy's own learning
-    rates, unless there is a ``validation`` set. Without a ``test`` set the examples are dealt into
-    folds, and seed s is tested on fold s, on which nothing was trained or chosen. ``also_test`` are
-    further sets, by name, that are tested on with what was chosen. ``score`` is the metric that
-    chooses, by default the task's own.
+    The data are given as to :func:`adapt.finetune`, without weights. For each of ``budgets``, each
+    of ``seeds`` seeds draws as many labelled examples, the same ones for every strategy. A fifth of
+    them (of ``all`` a tenth) chooses among ``rates``, which are factors of the strategy's own
+    learning rates, unless there is a ``validation`` set. Without a ``test`` set the examples are
+    dealt into folds, and seed s is tested on fold s, on which nothing was trained or chosen.
+    ``also_test`` are further sets, by name, that are tested on with what was chosen. ``score`` is
+    the metric that chooses, by default the task's own.
 
     ``strategies`` are those of :func:`adapt.finetune`; where labels are classes also ``probe``,
     logistic regression on frozen features whose penalties are tried, and ``centroid``. A fit takes

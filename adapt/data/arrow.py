@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapt.data import conll, squad
-from adapt.data.text_files import read_csv, repeated_names, text_lines
+from adapt.data.text_files import read_csv, text_lines
 from adapt.errors import DataError, first_line
 from adapt.files import parse_json
 from adapt.options import Quoting
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow as pa
 
 BATCH = 1000  # rows of a record batch
@@ -193,34 +192,6 @@ def read_faults(target: Path) -> dict[str, str]:
     with pa.memory_map(str(target)) as source:
         metadata = pa.ipc.open_stream(source).schema.metadata or {}
     return json.loads(metadata.get(FAULTS, b"{}"))
-
-
-def parquet_columns(path: Path) -> tuple["datasets.Features", dict[str, str]]:
-    """(the columns of a Parquet file that `datasets` has types for, why the others can't be read).
-
-    Columns of one name can't be read either. Raises :class:`DataError` where no column is left, and
-    for a file that is none.
-    """
-    import datasets
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        schema = parquet.read_schema(path)
-    except (OSError, ValueError) as error:  # of Arrow
-        raise DataError(f"cannot read {path}: {first_line(error)}") from error
-    features = datasets.Features()
-    faults = repeated_names(schema.names)
-    for field in schema:
-        if field.name in faults:
-            continue
-        try:
-            features |= datasets.Features.from_arrow_schema(pa.schema([field]))
-        except Exception:  # `datasets` raises what it likes
-            faults[field.name] = f"column '{field.name}' is of the type {field.type}: write another"
-    if faults and not features:
-        raise DataError(f"{path}: {next(iter(faults.values()))}")
-    return features, faults
 
 
 def to_batch(

@@ -109,9 +109,8 @@ def fill_rows(lengths: np.ndarray, width: int) -> Placement:
 def fullest_row(sizes: list[int], width: int) -> list[bool]:
     """Which of ``sizes`` fill ``width`` best, if the first of them has to be among them."""
     fits = (1 << (width + 1)) - 1
-    sums = [
-        1 << sizes[0]
-    ]  # bit s of sums[i]: some of the first i + 1 sizes, with the first, sum to s
+    # Bit s of sums[i]: some of the first i + 1 sizes, with the first, sum to s.
+    sums = [1 << sizes[0]]
     for size in sizes[1:]:
         sums.append((sums[-1] | sums[-1] << size) & fits)
 

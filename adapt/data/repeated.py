@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 
-from adapt.data import tables
+from adapt.data import pictures, tables
 from adapt.data.inputs import Part
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def count_repeated(parts: Mapping[str, Part]) -> dict[str, int]:
 def row_keys(part: Part) -> Iterator[bytes]:
     """The inputs of each row, as 16 bytes."""
     if part.columns.image:
-        for content in tables.picture_files(part.table, part.columns.image):
+        for content in pictures.picture_files(part.table, part.columns.image):
             yield hashlib.sha256(content).digest()[:16]
         return
     columns = part.columns.texts

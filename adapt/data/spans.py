@@ -46,9 +46,8 @@ class SpanFile:
     # has its first one again
     answers: np.ndarray
     windows: TextWindows  # how many each row has
-    offsets: (
-        Ragged  # int32 [tokens, 2] by window: characters of each token, -1 for one not of the text
-    )
+    # int32 [tokens, 2] by window: the characters of each token, -1 for one not of the text
+    offsets: Ragged
     tokens: np.ndarray  # int32 [W, 2]: the first and the last token of the first answer
     has_null: bool  # whether the first token is no token of a text, and sees it: [CLS]
     is_cut: bool  # whether texts were cut and the rest of them is read by nobody

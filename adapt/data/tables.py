@@ -11,10 +11,9 @@ count rows from 1, as a person does, without the header.
 
 import glob
 import hashlib
-import io
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -24,21 +23,21 @@ import numpy as np
 
 from adapt import buckets
 from adapt.data import bundled, conll, folders, misnamed
-from adapt.data.arrow import parquet_columns, read_faults, read_notes, write_arrow
+from adapt.data.arrow import read_faults, read_notes, write_arrow
+from adapt.data.decoding import decoded
 from adapt.data.formats import FORMATS, ending_of, format_of
-from adapt.data.text_files import QUOTING, text_lines
+from adapt.data.text_files import QUOTING, repeated_names, text_lines
 from adapt.errors import DataError, OutputError, StrategyError, first_line
 from adapt.files import is_remote
 from adapt.options import Quoting, is_of, wanted
 from adapt.pretrained.assets import cache_folder, is_hub_reachable
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 logger = logging.getLogger(__name__)
 
 FILE = "file"  # the column of a folder of pictures that says which file a row is
-PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 VERSION = 5  # of what parsed_folder() keeps: after a change of it, files are parsed anew
 
 
@@ -324,99 +323,6 @@ def text_chunks(table: Table, column: str) -> Iterator[list[str]]:
     return (chunk[column] for chunk in chunks(table, [column], 4096))
 
 
-def image_loader(table: Table, column: str) -> Callable[[np.ndarray], list[Any]]:
-    """A function from rows, integers [n] from 0, to their PIL images, decoded when it is called."""
-
-    def load(rows: np.ndarray) -> list[Any]:
-        if not len(rows):
-            return []
-        (chunk,) = chunks(table.select(rows), [column], len(rows))
-        return chunk[column]
-
-    return load
-
-
-def check_images(table: Table, column: str) -> np.ndarray:
-    """The SHA-256 of each picture's file, uint8 [N, 32]; every picture is decoded once, coarsely.
-
-    Raises :class:`DataError` naming the row, and the file where there is one, of what is no picture
-    or only a part of one.
-    """
-    digests = np.zeros((len(table), 32), np.uint8)
-    for index, image in enumerate(undecoded_images(table, column)):
-        path = image.get("path")
-        try:
-            content = content_of(image)
-            decode_coarsely(content)
-        except Exception as error:
-            # Pillow raises what it likes: OSError, SyntaxError, DecompressionBombError.
-            file = f" ({path})" if path else ""
-            raise DataError(
-                f"{table.name}: row {index + 1}{file} holds no image that can be decoded: "
-                f"{first_line(error)}"
-            ) from error
-        digests[index] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
-    return digests
-
-
-def picture_files(table: Table, column: str) -> Iterator[bytes]:
-    """The content of each picture's file, of a column that :func:`check_images` has seen."""
-    return map(content_of, undecoded_images(table, column))
-
-
-def undecoded_images(table: Table, column: str) -> Iterator[dict[str, Any]]:
-    """The ``bytes`` or the ``path`` of each picture. Raises :class:`DataError` for a column without
-    any.
-    """
-    check_column(table, column)
-    undecoded = import_datasets().Image(decode=False)
-    try:
-        rows = table.rows.select_columns([column]).cast_column(column, undecoded)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{table.name}: column '{column}' holds no images: {first_line(error)}"
-        ) from error
-    return (dict(row)[column] or {} for row in rows)
-
-
-def content_of(image: Mapping[str, Any]) -> bytes:
-    """The content of a picture's file. Raises :class:`OSError` where it can't be read."""
-    return image.get("bytes") or Path(image.get("path") or "").read_bytes()
-
-
-def decoded(image: Mapping[str, Any] | None, feature: Any) -> Any:
-    """The picture of an entry of a column, decoded as its ``feature`` does; None for none.
-
-    Raises whatever Pillow does.
-    """
-    if image is None:
-        return None
-    content = content_of(image)
-    check_pixels(content)
-    return feature.decode_example({"path": image.get("path"), "bytes": content})
-
-
-def check_pixels(content: bytes) -> None:
-    """Have Pillow raise an error for a PNG whose pixels are not those that were written: it
-    compares the checksums of all of its other parts by itself.
-    """
-    from PIL import Image
-
-    if content.startswith(PNG):
-        with Image.open(io.BytesIO(content)) as image:
-            image.verify()
-
-
-def decode_coarsely(content: bytes) -> None:
-    """Decode a picture to see that it is whole; whatever Pillow raises says that it is not."""
-    from PIL import Image
-
-    check_pixels(content)
-    with Image.open(io.BytesIO(content)) as image:
-        image.draft("L", (64, 64))  # a JPEG is read whole, but decoded at an eighth of its size
-        image.load()
-
-
 def read_file(path: Path, kind: str, split: str | None, quoting: Quoting | None = None) -> Table:
     """The rows of a data file of kind ``csv``, ``tsv``, ``conll``, ``json`` or ``parquet``."""
     if not path.is_file():
@@ -446,6 +352,36 @@ def read_parquet(path: Path) -> Table:
         str(path), None, path="parquet", data_files=str(path), cache_dir=cache, **arguments
     )
     return Table(rows, str(path), faults)
+
+
+def parquet_columns(path: Path) -> tuple["Features", dict[str, str]]:
+    """(the columns of a Parquet file that `datasets` has types for, why the others can't be read).
+
+    Columns of one name can't be read either. Raises :class:`DataError` where no column is left, and
+    for a file that is none.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    datasets = import_datasets()
+    try:
+        schema = parquet.read_schema(path)
+    except (OSError, ValueError) as error:  # of Arrow
+        raise DataError(f"cannot read {path}: {first_line(error)}") from error
+    features = datasets.Features()
+    faults = repeated_names(schema.names)
+    for column in schema:
+        if column.name in faults:
+            continue
+        try:
+            features |= datasets.Features.from_arrow_schema(pa.schema([column]))
+        except Exception:  # `datasets` raises what it likes
+            faults[column.name] = (
+                f"column '{column.name}' is of the type {column.type}: write another"
+            )
+    if faults and not features:
+        raise DataError(f"{path}: {next(iter(faults.values()))}")
+    return features, faults
 
 
 def map_text_file(

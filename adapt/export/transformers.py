@@ -30,13 +30,8 @@ CLASSES = {
     ("bert", "masked LM and next sentence"): ("BertForPreTraining", "AutoModelForPreTraining"),
     ("gpt2", "causal LM"): ("GPT2LMHeadModel", "AutoModelForCausalLM"),
 }
-HEADS = (
-    "classifier.",
-    "cls.",
-    "lm_head.",
-    "score.",
-    "qa_outputs.",
-)  # how names that take no prefix begin
+# How names that take no prefix begin.
+HEADS = ("classifier.", "cls.", "lm_head.", "score.", "qa_outputs.")
 
 
 def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:

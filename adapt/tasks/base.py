@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
-from adapt.data import examples, tables
+from adapt.data import examples, pictures, tables
 from adapt.data.examples import Examples
 from adapt.data.inputs import Columns
 from adapt.data.labels import Labels
@@ -247,8 +247,8 @@ class Task(abc.ABC):
         hub.check_inputs(pretrained, image_column)
         if image_column is None:
             return self.text_examples(pretrained, table, columns, labels)
-        digests = tables.check_images(table, image_column)
-        load = tables.image_loader(table, image_column)
+        digests = pictures.check_images(table, image_column)
+        load = pictures.image_loader(table, image_column)
         return examples.from_images(pretrained, load, digests, labels)  # pyright: ignore
 
     def text_examples(

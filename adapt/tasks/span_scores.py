@@ -115,7 +115,7 @@ def is_counted(labels: SpanWindows) -> np.ndarray:
 def gold_answers(labels: SpanWindows, row: int) -> list[str]:
     """The texts that an answer is compared with: [""] for a question without an answer.
 
-    Of a file as SQuAD 2.0 is, evaluate-v2.0.py leaves out answers without words.
+    As evaluate-v2.0.py does, answers without words are left out of a file as SQuAD 2.0 is.
     """
     gold = labels.file.gold(row)
     if labels.file.has_unanswerable:

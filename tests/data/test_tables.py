@@ -15,9 +15,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from adapt.data.inputs import Columns, make_table
+from adapt.data.pictures import check_images
 from adapt.data.tables import (
     check_column,
-    check_images,
     check_texts,
     chunks,
     numbered_values,

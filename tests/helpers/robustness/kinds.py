@@ -16,7 +16,7 @@ import adapt
 from adapt import tree
 from adapt.cli import finetune
 from adapt.cli.flags import read_flags
-from adapt.data import tables
+from adapt.data import pictures, tables
 from adapt.features import extractor, fill, image_batches
 from adapt.pretrained import hub
 from adapt.pretrained.images import to_pixels
@@ -255,10 +255,10 @@ class Pictures(Kind):
 
     def read(self, folder: Path, file: Path) -> Reading:
         table = tables.read(folder)
-        tables.check_images(table, "image")
+        pictures.check_images(table, "image")
         settings = hub.load_silently(self.base / "vit").image_settings
         assert settings is not None
-        load = tables.image_loader(table, "image")
+        load = pictures.image_loader(table, "image")
         rows = table.rows.select_columns([tables.FILE, "label"])
         pixels = to_pixels(load(np.arange(len(table))), settings)
         return {"rows": [dict(row) for row in rows], "pixels": pixels}

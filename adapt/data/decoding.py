@@ -1,0 +1,49 @@
+"""The file of a picture, decoded: whole, or refused by whatever Pillow raises.
+
+An entry of a column of pictures has the ``bytes`` of its file, or the ``path``.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+
+
+def content_of(image: Mapping[str, Any]) -> bytes:
+    """The content of a picture's file. Raises :class:`OSError` where it can't be read."""
+    return image.get("bytes") or Path(image.get("path") or "").read_bytes()
+
+
+def decoded(image: Mapping[str, Any] | None, feature: Any) -> Any:
+    """The picture of an entry of a column, decoded as its ``feature`` does; None for none.
+
+    Raises whatever Pillow does.
+    """
+    if image is None:
+        return None
+    content = content_of(image)
+    check_pixels(content)
+    return feature.decode_example({"path": image.get("path"), "bytes": content})
+
+
+def check_pixels(content: bytes) -> None:
+    """Have Pillow raise an error for a PNG whose pixels are not those that were written: it
+    compares the checksums of all of its other parts by itself.
+    """
+    from PIL import Image
+
+    if content.startswith(PNG):
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+
+
+def decode_coarsely(content: bytes) -> None:
+    """Decode a picture to see that it is whole; whatever Pillow raises says that it is not."""
+    from PIL import Image
+
+    check_pixels(content)
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft("L", (64, 64))  # a JPEG is read whole, but decoded at an eighth of its size
+        image.load()
