@@ -215,9 +215,9 @@ def fit(
                 plan.layout,
                 is_placed=phase.frozen_dtype is None,
             )
-        is_new = not session.progress.has_begun(phase.number)
         active = session.enter(phase, frozen, data, state)
-        if is_new and validate_first:
+        # A run may have stopped after its first checkpoint and before this.
+        if validate_first and session.progress.best_score is None:
             session.validate(active, state, phase.epochs.start)
         # A regularizer finds the pre-trained values beside what is frozen.
         inputs = phases.with_anchor(

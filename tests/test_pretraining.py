@@ -143,6 +143,23 @@ def test_texts_in_a_list_train_as_the_same_file_does(bert, tmp_path):
         again.predict(["a film"])
 
 
+def test_a_run_that_stopped_before_its_first_validation_makes_it_when_it_goes_on(bert, tmp_path):
+    options = {"steps": 4, "batch_size": 4, "validate_every": 2}
+    whole = adapt.pretrain(bert, TEXTS, out=tmp_path / "whole", **options)
+
+    def stop_at_first_checkpoint(event: events.Event) -> None:
+        if isinstance(event, events.Saved):
+            raise KeyboardInterrupt
+
+    options["out"] = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        adapt.pretrain(bert, TEXTS, callbacks=[stop_at_first_checkpoint], **options)
+    run = adapt.pretrain(bert, TEXTS, resume=True, **options)
+    assert run.scores == whole.scores and run.result["loss_before"] is not None
+    validated = [record["step"] for record in run.history if "validation_loss" in record]
+    assert validated == [0, 2, 4]
+
+
 def test_a_run_that_has_ended_goes_on_with_more_steps(bert, tmp_path):
     options = {"batch_size": 4, "validate_every": 2, "out": tmp_path / "run"}
     first = adapt.pretrain(bert, TEXTS, steps=3, **options)
