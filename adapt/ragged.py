@@ -1,6 +1,7 @@
 """Sequences of different lengths in one array."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,9 +58,12 @@ def concat_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def ragged(sequences: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
     """Sequences of ids as a :class:`Ragged` of int32."""
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
     values = np.zeros(0, np.int32)
-    if sequences:
+    if all(type(sequence) is list for sequence in sequences):
+        # Half the time of an array for each of them.
+        values = np.fromiter(itertools.chain.from_iterable(sequences), np.int32, lengths.sum())
+    elif sequences:
         values = np.concatenate([np.asarray(sequence, np.int32) for sequence in sequences])
     return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 

@@ -568,6 +568,8 @@ def make_targets(
 
 def pad_labels(labels: np.ndarray, slots: int) -> Arrays:
     """Labels [n, ...] in ``slots`` places, with weight 1 where there is an example."""
+    if len(labels) == slots:
+        return {"label": labels, "weight": np.ones(slots, np.float32)}
     weight = np.arange(slots) < len(labels)
     return {"label": pad_to(labels, slots), "weight": weight.astype(np.float32)}
 

@@ -23,6 +23,7 @@ SHORT = 128  # tokens of the rows of short texts, on an accelerator
 COMPILE_SECONDS = 20.0  # of a program on an accelerator; 18 for a step of MiniLM on an H100
 RATE = 50e12  # FLOP/s of an encoder on an accelerator: less than half of MiniLM's on an H100
 ELEMENTS = 32_768 * 384  # of a matrix of states that keeps an accelerator busy
+MOST = 65_536  # tokens of an evaluation batch, however narrow the model
 MEMORY_SHARE = 1 / 8  # of the memory of an accelerator that an evaluation batch may take
 MEMORY = 16 << 30  # bytes of an accelerator that does not say what it has
 CHUNKS = 4  # of 4,096 texts, which are packed together on an accelerator
@@ -111,7 +112,7 @@ def shape_rule(config: EncoderConfig, device: Device | None = None) -> ShapeRule
     if not device.is_accelerator:
         return ShapeRule()
     memory = MEMORY_SHARE * (device.memory or MEMORY)
-    most = min(ELEMENTS / config.width, memory / token_bytes(config))
+    most = min(MOST, ELEMENTS / config.width, memory / token_bytes(config))
     tokens = 1 << max(int(np.log2(most)), BUDGET.bit_length() - 1)
     return ShapeRule(tokens, COMPILE_SECONDS * RATE / step_flops(config))
 

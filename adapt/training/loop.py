@@ -129,8 +129,7 @@ def run_steps(
     window = Window()
     before: Window | None = None  # whose record is late
     count = int(state.step) if pace.is_late else 0
-    for group in groups_of(batches, pace.steps, log_every):
-        shape = shape_of(group[0])
+    for shape, group in groups_of(batches, pace.steps, log_every):
         compiles = shape not in seen
         compile_start = 0.0
         if compiles:
@@ -166,21 +165,24 @@ def run_steps(
 
 def groups_of(
     batches: Iterable[Mapping[str, Any]], most: int, log_every: int
-) -> Iterator[list[Mapping[str, Any]]]:
-    """Batches that follow each other and have one shape, up to ``most`` in a list; none goes on
-    after ``log_every`` batches.
+) -> Iterator[tuple[Any, list[Mapping[str, Any]]]]:
+    """(their shape, batches that follow each other and have it), up to ``most`` in a list; none
+    goes on after ``log_every`` batches.
     """
     group: list[Mapping[str, Any]] = []
+    of_group: Any = None
     for taken, batch in enumerate(batches, 1):
-        if group and shape_of(batch) != shape_of(group[0]):
-            yield group
+        shape = shape_of(batch)
+        if group and shape != of_group:
+            yield of_group, group
             group = []
+        of_group = shape
         group.append(batch)
         if len(group) == most or taken % log_every == 0:
-            yield group
+            yield of_group, group
             group = []
     if group:
-        yield group
+        yield of_group, group
 
 
 def take_group(
