@@ -225,6 +225,7 @@ def read_data(
             f"{train.table.name}: what every row is to learn lies beyond the tokens of an example: "
             "give a larger `max_length`"
         )
+    task.check_scored(sets["train"], train.table.name, needs_loss=True)
     # Validation before test, as a person reads them.
     in_order = {name: sets[name] for name in ("train", "validation", "test") if name in sets}
     data = TaskData.build(

@@ -803,6 +803,20 @@ def test_a_run_goes_on_with_the_metric_that_decided_when_it_began(bert, tmp_path
         adapt.finetune(*data, out=tmp_path / "run", resume=True, score="macro_f1", **given)
 
 
+def test_words_of_which_no_token_is_left_teach_and_score_nothing(bert):
+    words, blank = [["the", "good"]] * 8, [["\u200b", "\u200b"]] * 8
+    tags = [["O", "B-PER"]] * 8
+    for train, test in ((words, blank), (blank, words)):
+        with pytest.raises(DataError, match="no token of any of its words"):
+            adapt.finetune(bert, train, tags, task="tags", test=(test, tags))
+
+
+def test_a_word_a_row_is_said_to_be_read_without_its_sentence(bert, caplog):
+    words, tags = [["the"], ["good"]] * 8, [["O"], ["B-PER"]] * 8
+    adapt.finetune(bert, words, tags, task="tags", epochs=1)
+    assert "every row is a single word" in caplog.text and ".conll" in caplog.text
+
+
 def test_a_run_that_ended_early_says_so_in_its_folder(finetune, tmp_path):
     metrics = {"same": lambda outputs, labels: 0.5}
     given = {"epochs": 4, "patience": 1, "metrics": metrics, "score": "same"}

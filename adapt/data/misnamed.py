@@ -13,23 +13,37 @@ from pathlib import Path
 from adapt.data import conll
 from adapt.data.text_files import DELIMITERS, text_lines
 from adapt.errors import DataError
+from adapt.files import parse_json
 
 SEPARATORS = ("\t", ";", "|", ",")  # the ones that are no part of a name of a column come first
 LOOKED_AT = 1000  # lines
+# How the first line begins of what was fetched in place of a file.
+BEGINNINGS = {
+    "version https://git-lfs": "it is Git LFS's pointer to the file: fetch it with git lfs pull",
+    "<!doctype html": "it is a page of the web, as a server sends one that refuses a file",
+    "<html": "it is a page of the web, as a server sends one that refuses a file",
+}
 
 
 def mend(path: Path, kind: str | None) -> str:
-    """What an error of a file of ``kind`` adds, ``csv`` or ``tsv`` or None for none; "" where the
-    file looks like what it is called.
+    """What an error of a file of ``kind`` adds, None for none; "" where the file looks like what it
+    is called.
     """
-    if kind is not None and kind not in DELIMITERS:
-        return ""
     lines: list[str] = []
     with contextlib.suppress(DataError, OSError):
         lines = list(islice(text_lines(path), LOOKED_AT))
+    if not lines:
+        return ""
+    for beginning, what in BEGINNINGS.items():
+        if lines[0].lower().startswith(beginning):
+            return f": {what}"
+    if kind is not None and kind not in DELIMITERS:
+        return ""
+    if is_object(lines[0]):
+        return ": it looks like a JSON object a line: such a file is called .jsonl"
     if is_word_a_line(lines):
         return ": it looks like a word with its tag a line: such a file is called .conll"
-    if kind is None or not lines:
+    if kind is None:
         return ""
     separator = other_separator(lines[0], DELIMITERS[kind])
     for name, delimiter in DELIMITERS.items():
@@ -44,6 +58,13 @@ def mend(path: Path, kind: str | None) -> str:
             ".csv, or with tabs as .tsv"
         )
     return ""
+
+
+def is_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
+    with contextlib.suppress(ValueError):
+        return isinstance(parse_json(line), dict)
+    return False
 
 
 def is_word_a_line(lines: Sequence[str]) -> bool:

@@ -343,7 +343,10 @@ def read_parquet(path: Path) -> Table:
 
     Raises :class:`DataError` for what can't be read.
     """
-    features, faults = parquet_columns(path)
+    try:
+        features, faults = parquet_columns(path)
+    except DataError as error:
+        raise DataError(f"{error}{misnamed.mend(path, 'parquet')}") from error
     arguments: dict[str, Any] = {}
     if faults:
         arguments = {"columns": list(features), "features": features}
@@ -398,8 +401,7 @@ def map_text_file(
         try:
             write_arrow(path, kind, target, quoting)
         except DataError as error:
-            mend = misnamed.mend(path, kind) if kind in QUOTING else ""
-            raise DataError(f"{error}{mend}") from error
+            raise DataError(f"{error}{misnamed.mend(path, kind)}") from error
     for note in read_notes(target):
         logger.warning(note)
     return import_datasets().Dataset.from_file(str(target)), read_faults(target)

@@ -113,7 +113,8 @@ class Tags(Task):
     def check_scored(self, part: Examples, where: str, needs_loss: bool = False) -> None:
         if not part.num_outputs:
             raise DataError(
-                f"{where}: nothing can be scored: the tokenizer makes no token of any of its words"
+                f"{where}: the tokenizer makes no token of any of its words, so that nothing is "
+                "left to learn or to score"
             )
 
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
