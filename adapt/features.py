@@ -44,7 +44,7 @@ from adapt.pretrained.hub import (
     Pretrained,
     check_inputs,
     image_settings_of,
-    load,
+    loaded,
     tokenizer_of,
     with_long,
 )
@@ -210,8 +210,7 @@ def encode(
         if not isinstance(text, str):
             raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
     warn_empty(texts)
-    if not isinstance(pretrained, Pretrained):
-        pretrained = load(pretrained)
+    pretrained = loaded(pretrained)
     keep_programs()
     settings = vector_settings(pretrained, pooling, normalize, prompt)
     forward, params = extractor(pretrained, settings.pooling, layer, compute_dtype(dtype))

@@ -432,8 +432,7 @@ def prepare(
     sharding.check_batch(layout, options.batch_size, options.accumulate)
     held_out, validation = share_or_data(validation)
     can_refer = not isinstance(pretrained, Pretrained)
-    if not isinstance(pretrained, Pretrained):
-        pretrained = hub.load(pretrained)
+    pretrained = hub.loaded(pretrained)
     pretrained = hub.with_options(pretrained, options, seed)
     # A wrong strategy is refused before the data are read.
     strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)

@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adapt import features, tree
+from adapt import features
 from adapt.models import Model
 from adapt.parallel import sharding
-from adapt.pretrained.hub import Pretrained, load, tokenizer_of
+from adapt.pretrained.hub import Pretrained, loaded, tokenizer_of
 from adapt.pretrained.tokenizer import LongTexts, Text, as_texts, warn_long
 from adapt.training.loop import pipelined
 
-Forward = Callable[[tree.Tree, Mapping[str, Any]], jax.Array]
 # (what a forward pass gave for a batch, the batch, a slot of it) -> the part of that example
 Cut = Callable[[np.ndarray, Mapping[str, Any], int], np.ndarray]
 
@@ -59,13 +58,12 @@ def attention_maps(pretrained: Pretrained | str | Path, texts: Sequence[Text]) -
 def by_example(
     pretrained: Pretrained | str | Path,
     texts: Sequence[Text],
-    make_forward: Callable[[Model], Forward],
+    make_forward: Callable[[Model], features.Forward],
     cut: Cut,
 ) -> list[np.ndarray]:
     """What a forward pass gives for packed batches of the texts, cut into its examples."""
     texts = as_texts(texts)
-    if not isinstance(pretrained, Pretrained):
-        pretrained = load(pretrained)
+    pretrained = loaded(pretrained)
     tokenizer = tokenizer_of(pretrained)
     tokenizer.check_one_sequence("a list of states or maps")
     forward = make_forward(pretrained.model)
@@ -91,13 +89,13 @@ def by_example(
 
 
 @functools.cache
-def states_of(model: Model) -> Forward:
+def states_of(model: Model) -> features.Forward:
     """A compiled ``(params, batch) -> [layers + 1, R, C, D]``: the same one for the same model."""
     return jax.jit(lambda params, batch: jnp.stack(model.hidden_states(params, batch)))
 
 
 @functools.cache
-def maps_of(model: Model) -> Forward:
+def maps_of(model: Model) -> features.Forward:
     """A compiled ``(params, batch) -> [layers, R, H, C, C]``: the same one for the same model."""
     return jax.jit(lambda params, batch: jnp.stack(model.attention_maps(params, batch)))
 

@@ -48,8 +48,7 @@ class Encoder:
         prompts: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(pretrained, Pretrained):
-            pretrained = hub.load(pretrained)
+        pretrained = hub.loaded(pretrained)
         hub.check_inputs(pretrained, image_column=None)
         pooling = vector_settings(pretrained, pooling, prompt="").pooling
         extractor(pretrained, pooling)  # refuses what is not there

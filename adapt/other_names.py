@@ -1,7 +1,9 @@
 """What other tools call the options: for the error of a name that there is not.
 
-near_name("num_train_epochs", ["epochs", "out"])        # "epochs"
-near_name("epoch", ["epochs", "out"])                   # "epochs", by its spelling
+A name that none of them has may be a slip.
+
+    near_name("num_train_epochs", ["epochs", "out"])        # "epochs"
+    near_name("epoch", ["epochs", "out"])                   # "epochs", by its spelling
 """
 
 import difflib

@@ -300,8 +300,7 @@ def prepare_workload(
     check_seeds(seed=seed)
     if not is_of(steps, int) or steps < 1:
         raise StrategyError(f"`steps` is {steps!r}: {wanted(int)}, at least 1")
-    if not isinstance(pretrained, Pretrained):
-        pretrained = hub.load(pretrained)
+    pretrained = hub.loaded(pretrained)
     pretrained = hub.with_options(pretrained, options, seed)
     for name in also:
         check_planned(name, pretrained.config.layers, options.epochs)

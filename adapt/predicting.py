@@ -7,7 +7,7 @@ predictions.probabilities          # float [2, 2], in the order of predictions.c
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from adapt.data.inputs import Columns, as_list, shortened_repr
 from adapt.data.packing import Arrays, num_examples
 from adapt.data.tables import FILE, Table, check_column, chunks
 from adapt.errors import CheckpointError, DataError, StrategyError
-from adapt.features import check_computed
+from adapt.features import Forward, check_computed
 from adapt.models import Model, cached_program
 from adapt.pretrained.hub import Pretrained
 from adapt.pretrained.tokenizer import LongTexts, warn_long
@@ -34,8 +34,6 @@ from adapt.training.loop import Index, evaluate
 from adapt.training.step import Batch
 
 ROW = "row"  # the column of a file of predictions that numbers the rows of the data, from 1
-
-Forward = Callable[[tree.Tree, Batch], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

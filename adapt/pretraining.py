@@ -249,8 +249,7 @@ def prepare(
     options.check()
     check_seeds(seed=seed)
     sharding.check_batch(layout, options.batch_size)
-    if not isinstance(pretrained, Pretrained):
-        pretrained = hub.load(pretrained)
+    pretrained = hub.loaded(pretrained)
     pretrained = with_max_length(pretrained, options.max_length)
     plan = build_plan(pretrained, options, seed, layout)
     data = TextData.read(pretrained, text_table(texts), options, seed, layout)

@@ -385,8 +385,7 @@ def prepare(
             f"`validation` is {validation}: give data that choose, or leave it out for a share of "
             "the labelled examples"
         )
-    if not isinstance(pretrained, Pretrained):
-        pretrained = hub.load(pretrained)
+    pretrained = hub.loaded(pretrained)
     pretrained = hub.with_options(pretrained, options, 0)
     compared.check(pretrained.config.layers, options.epochs)
     task = get_task(options.task)

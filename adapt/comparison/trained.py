@@ -10,7 +10,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 REPEATS = 5  # of a timed window
 DEPTH_TO_CACHE = 2  # an embedding alone costs less than to look it up
 PADDING = 0.85  # shapes whose rows differ by less become one
+
+# A fit with its figures; None in its place where the loss diverged.
+Tried: TypeAlias = "tuple[Try, Fit | None]"
 
 
 class States:
@@ -214,7 +217,7 @@ class Trainer:
                 yield self.cell(budget, seed, draws[seed], found[seed])
 
     def cell(
-        self, budget: str, seed: int, draw: Draw, fits: Iterable[tuple[Try, "Fit | None"]]
+        self, budget: str, seed: int, draw: Draw, fits: Iterable[Tried]
     ) -> tuple[Cell, Outputs]:
         """Test the fit that the validation examples choose among those of all rates."""
         tries: list[Try] = []
@@ -249,11 +252,11 @@ class Trainer:
         draw = draw_rows(self.material, self.compared.budgets[0], 0)
         return self.begin(draw, 0, self.compared.rates[0])
 
-    def fit(self, draw: Draw, seed: int, rate: float) -> tuple[Try, "Fit | None"]:
+    def fit(self, draw: Draw, seed: int, rate: float) -> Tried:
         """One fit by itself; None in its place where the loss diverged."""
         return self.fit_alone(self.begin(draw, seed, rate))
 
-    def fit_alone(self, begun: "Begun") -> tuple[Try, "Fit | None"]:
+    def fit_alone(self, begun: "Begun") -> Tried:
         """:meth:`fit` of what has begun."""
         seconds = Seconds()
         try:
@@ -262,7 +265,7 @@ class Trainer:
             fitted = None
         return self.tried(begun, fitted, seconds(), 1)
 
-    def fit_seeds(self, draws: Mapping[int, Draw]) -> dict[int, list[tuple[Try, "Fit | None"]]]:
+    def fit_seeds(self, draws: Mapping[int, Draw]) -> dict[int, list[Tried]]:
         """The fits of every rate of some seeds, together where they have one program."""
         begun = {}
         by_program: dict[Any, list[int]] = {}
@@ -270,7 +273,7 @@ class Trainer:
             begun[seed] = [self.begin(draw, seed, rate) for rate in self.compared.rates]
             program = together.program_of(begun[seed][0].plan)
             by_program.setdefault(program, []).append(seed)
-        found: dict[int, list[tuple[Try, Fit | None]]] = {seed: [] for seed in draws}
+        found: dict[int, list[Tried]] = {seed: [] for seed in draws}
         for seeds in by_program.values():
             for first in range(0, len(self.compared.rates), self.group_size):
                 rows = [begun[seed][first : first + self.group_size] for seed in seeds]
@@ -278,7 +281,7 @@ class Trainer:
                     found[seed] += fits
         return found
 
-    def fit_group(self, rows: Sequence[Sequence["Begun"]]) -> list[list[tuple[Try, "Fit | None"]]]:
+    def fit_group(self, rows: Sequence[Sequence["Begun"]]) -> list[list[Tried]]:
         """Fits of some seeds (the rows) and rates, all of them together."""
         count = len(rows) * len(rows[0])
         if count == 1:
@@ -296,9 +299,7 @@ class Trainer:
             found.append([self.tried(begun, one, of_a_fit, count) for begun, one in tries])
         return found
 
-    def tried(
-        self, begun: "Begun", fitted: Fitted | None, seconds: float, count: int
-    ) -> tuple[Try, "Fit | None"]:
+    def tried(self, begun: "Begun", fitted: Fitted | None, seconds: float, count: int) -> Tried:
         """What came out of a fit, which trained with ``count`` - 1 others."""
         if fitted is None:
             return Try(begun.rate, np.nan, np.nan, seconds, 0, 0, count), None

@@ -181,6 +181,11 @@ def check_inputs(pretrained: Pretrained, image_column: str | None) -> None:
         tokenizer_of(pretrained)
 
 
+def loaded(pretrained: Pretrained | str | Path) -> Pretrained:
+    """The checkpoint, which :func:`load` loads where it is a name."""
+    return pretrained if isinstance(pretrained, Pretrained) else load(pretrained)
+
+
 def source_of(pretrained: Pretrained | str | Path) -> str:
     """The name that a checkpoint was loaded by, or is going to be."""
     return pretrained.source if isinstance(pretrained, Pretrained) else str(pretrained)

@@ -112,8 +112,7 @@ def probe(
     )
     check_probe(options, task, limit)
     layout = sharding.make_layout(mesh)
-    if not isinstance(pretrained, Pretrained):
-        pretrained = hub.load(pretrained)
+    pretrained = hub.loaded(pretrained)
     pretrained = hub.with_long(pretrained, long)
     options = with_own_vectors(options, pretrained)
     data = read_data(
