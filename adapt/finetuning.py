@@ -24,7 +24,6 @@ import numpy as np
 
 from adapt import extensions, run_folder, tree
 from adapt.data.inputs import Columns, Part, check_given, make_parts
-from adapt.devices import compute_dtype
 from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
@@ -626,9 +625,7 @@ def build_plan(
     params = phases.init_params(strategy, model, params, jax.random.fold_in(key, 3))
     strategies.check_rules(strategy, params)
 
-    computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
-    if compute_dtype(options.dtype) == "bfloat16":
-        computed = computed.cast(jnp.bfloat16)
+    computed = phases.computing_model(model, options.dtype, options.remat, options.scan, layout)
     if loss is None:
         loss = data.task.training_loss(options, data.sets["train"].targets, data.names)
     spec = strategies.shown(options.strategy)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from adapt import run_folder, tree
@@ -29,7 +28,6 @@ from adapt.data.formats import format_of
 from adapt.data.inputs import Columns, make_table
 from adapt.data.shapes import CPU_SHAPES, ShapeRule, shape_rule
 from adapt.data.tables import Table
-from adapt.devices import compute_dtype
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
@@ -55,7 +53,7 @@ from adapt.training.events import Callback, Event, Stepped, Validated, as_callba
 from adapt.training.loop import pipelined
 from adapt.training.losses import Loss
 from adapt.training.metrics_log import Record, validation_record
-from adapt.training.phases import CompiledPhase, Group, make_phase_step
+from adapt.training.phases import CompiledPhase, Group, computing_model, make_phase_step
 
 logger = logging.getLogger(__name__)
 
@@ -476,9 +474,7 @@ def build_plan(
     model, params = with_language_head(pretrained, jax.random.fold_in(key, 2))
     if options.random_weights:
         params = jax.device_get(model.init(jax.random.fold_in(key, 3)))
-    computed = dataclasses.replace(model, layout=layout, remat=options.remat, scan=options.scan)
-    if compute_dtype(options.dtype) == "bfloat16":
-        computed = computed.cast(jnp.bfloat16)
+    computed = computing_model(model, options.dtype, options.remat, options.scan, layout)
 
     rules = [(".*", GROUP)]
     if isinstance(model.head, MaskedLM) and (model.head.next_sentence or model.head.pooler):

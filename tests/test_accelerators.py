@@ -121,3 +121,12 @@ def test_a_run_in_half_precision_keeps_the_encoder_that_it_froze(bert):
     assert run.result["dtype"] == "bfloat16"
     assert run.result["frozen_digest_before"] == run.result["frozen_digest_after"]
     assert tree.digest(run.pretrained.params["encoder"]) == tree.digest(bert.params["encoder"])
+
+
+def test_a_loop_of_blocks_that_does_not_pay_is_noted(bert, caplog):
+    options = {"epochs": 1, "batch_size": 8, "dtype": "float32", "scan": True}
+    with pretend(H100):
+        adapt.finetune(bert, TEXTS[:16], LABELS[:16], **options, remat="block")
+        assert "`scan`" not in caplog.text
+        adapt.finetune(bert, TEXTS[:16], LABELS[:16], **options)
+    assert "`scan` without `remat`" in caplog.text

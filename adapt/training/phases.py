@@ -1,6 +1,7 @@
 """A strategy's phases, ready to run: labels, learning rates, optimizer and step of each."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import jax
@@ -8,15 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from adapt import tree
+from adapt.devices import compute_dtype, this_device
 from adapt.errors import StrategyError
 from adapt.models import Model, cached_program, peft
-from adapt.options import OptimizerOptions
+from adapt.options import DType, OptimizerOptions, Remat
 from adapt.parallel import sharding
 from adapt.training import events, frozen_prefix, losses, optim, strategies
 from adapt.training.context import ContextLoss
 from adapt.training.optim import Schedule
 from adapt.training.regularizers import Regularizer
 from adapt.training.step import Step, Update, make_several, make_suffix, make_update
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,24 @@ class CompiledPhase:
             rate = self.groups[name].peak_rate if name in self.groups else None
             groups.append(events.GroupSummary(name, count, rate))
         return events.PhaseSummary(self.number, self.epochs, tuple(groups))
+
+
+def computing_model(
+    model: Model, dtype: DType, remat: Remat, scan: bool, layout: sharding.Layout | None
+) -> Model:
+    """The model as a run computes it: in its dtype, on its mesh, its blocks unrolled or as a loop.
+
+    A warning says where a loop costs more than it saves.
+    """
+    if scan and remat == "none" and this_device().is_accelerator:
+        logger.warning(
+            "`scan` without `remat`: every pass of the loop copies what the backward pass needs of "
+            "it, which about doubles the time of a step here: leave `scan` out, or give `remat` "
+            "block"
+        )
+    model = dataclasses.replace(model, layout=layout, remat=remat, scan=scan)
+    used = compute_dtype(dtype)
+    return model if used == "float32" else model.cast(jnp.dtype(used))
 
 
 def build_phases(
