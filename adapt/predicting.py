@@ -185,7 +185,7 @@ def score_table(
 
     A score that is not defined is nan. Logs how many texts were too long. Raises
     :class:`StrategyError` for columns that do not fit, DataError for rows that can't be read and
-    labels that are unseen in training.
+    labels that are unseen in training, and where nothing can be scored.
     """
     task = task_of(run)
     task.check_columns(columns.texts, run)

@@ -213,7 +213,8 @@ class Run:
         run does not keep. A bundled set by its name is its test part. ``on_progress(done, total)``
         counts outputs. ``offsets``, what those of spans count, and ``quoting``, how quotation marks
         of a CSV or TSV file are read, are as in training where they are None. A score that is not
-        defined is None. Raises :class:`DataError` for a label that is unseen in training.
+        defined is None. Raises :class:`DataError` for a label that is unseen in training, where it
+        is no tag of a word, and for rows of which nothing can be scored.
         """
         metrics = check_own(metrics)
         of_training = self.columns

@@ -4,7 +4,7 @@
     adapt evaluate --run runs/finetune --data reviews --out scores.json
 
 The rows are read as those of training were, from the same columns unless a flag names another. A
-label that is unseen in training is an error. The scores are a table on a terminal and one line of
+label that is unseen in training is an error, a tag of a word counts as wrong. The scores are a table on a terminal and one line of
 JSON in a log; --out writes that JSON to a file.
 """
 

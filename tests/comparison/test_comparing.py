@@ -312,3 +312,15 @@ def test_mistakes_are_one_sentence_before_any_fit(bert, monkeypatch, mistake):
 def test_names_of_cells_are_names_of_files():
     names = [cells.file_name((one, "all", 0)) for one in ("lora:8,16,.*/(query|value)", "top:1")]
     assert len(set(names)) == 2 and not any(set(name) & set('/:*|\\"<>?') for name in names)
+
+
+def test_tags_that_training_did_not_have_are_scored_as_wrong(bert):
+    words = [["the", "good", "film"], ["a", "dull", "plot"]] * 12
+    tags = [["O", "B-PER", "O"], ["O", "O", "O"]] * 12
+    test = (words, [["O", "B-PER", "I-PER"], ["O", "B-LOC", "O"]] * 12)
+    given = {"task": "tags", "strategies": ("frozen",), "test": test, "together": "off"}
+    found = compare(bert, words, tags, **FAST | given | {"rates": (1,)})
+    (row,) = found.rows
+    assert row.metrics["recall:LOC"] == 0 and row.metrics["support:LOC"] == 12
+    assert row.metrics["accuracy"] <= 4 / 6
+    assert row.interval[0] <= row.score <= row.interval[1]
