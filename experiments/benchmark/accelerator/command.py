@@ -35,6 +35,7 @@ from experiments.benchmark.accelerator.parts import Part
 from experiments.benchmark.accelerator.settings import Settings
 
 PEERS_LACK = "no Python of the peers was named"
+MARGIN = 5.0  # seconds in which this process starts and ends
 TINY_FACTOR = (
     5  # of the limits with --tiny, which is for CPUs: they compile as long for small shapes
 )
@@ -115,7 +116,7 @@ def check_flags(config: Config) -> None:
 
 def measure(config: Config) -> list[rows.Row]:
     """Do the parts, one after the other; after each the tables are written anew."""
-    deadline = time.monotonic() + 60 * config.minutes
+    deadline = time.monotonic() + 60 * config.minutes - MARGIN
     scratch = Path(tempfile.mkdtemp(prefix="adapt-accelerator-"))
     try:
         told = prepare(config, scratch)

@@ -111,9 +111,10 @@ def measure_peers(told: Settings) -> Iterator[Row]:
         versions = started["versions"]
         common = {"versions": versions, "platform": versions["device"]}
         common["start_up"] = started["wall"]
-        eager = itertools.product((False,), sizes.batch_sizes, sizes.strategies)
-        compiled = itertools.product((True,), sizes.batch_sizes, sizes.strategies[:1])
-        for is_compiled, batch_size, strategy in itertools.chain(eager, compiled):
+        kinds = list(itertools.product((False,), sizes.batch_sizes, sizes.strategies))
+        if sizes.compiles_torch:
+            kinds += itertools.product((True,), sizes.batch_sizes, sizes.strategies[:1])
+        for is_compiled, batch_size, strategy in kinds:
             row = {"side": "torch.compile" if is_compiled else "torch"}
             row |= {"strategy": strategy, "batch_size": batch_size}
             try:

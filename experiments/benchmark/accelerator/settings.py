@@ -21,6 +21,7 @@ class Sizes:
     sentences: int  # that are extracted
     few_sentences: int  # by which the best batch of a peer is chosen
     encoding_batches: tuple[int, ...]
+    compiles_torch: bool  # also with torch.compile, which takes minutes on a CPU
     peer_seconds: float  # of a peer's steps, of one kind
     check_steps: int  # of the runs that are compared with each other
     check_batch: int
@@ -42,6 +43,7 @@ FULL = Sizes(
     sentences=50_000,
     few_sentences=8192,
     encoding_batches=(32, 256, 1024),
+    compiles_torch=True,
     peer_seconds=2.5,
     check_steps=50,
     check_batch=32,
@@ -69,6 +71,7 @@ TINY = Sizes(
     sentences=64,
     few_sentences=16,
     encoding_batches=(8, 16),
+    compiles_torch=False,
     peer_seconds=0.5,
     check_steps=4,
     check_batch=8,

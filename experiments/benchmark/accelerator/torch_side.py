@@ -205,14 +205,17 @@ class Sentences:
         import numpy as np
 
         self.model.to(getattr(self.torch, dtype))
-        self.model.encode(self.texts[: 2 * batch_size], batch_size, show_progress_bar=False)
+        self.encode_first(2 * batch_size, batch_size)
         started = time.perf_counter()
-        vectors = self.model.encode(
-            self.texts[:count], batch_size=batch_size, show_progress_bar=False
-        )
+        vectors = self.encode_first(count, batch_size)
         seconds = time.perf_counter() - started
         np.save(f"{self.folder}/sentence_transformers.npy", vectors.astype("float32"))
         return {"examples": len(vectors), "seconds": seconds}
+
+    def encode_first(self, count: int, batch_size: int) -> Any:
+        """The vectors of the first texts."""
+        texts = self.texts[:count]
+        return self.model.encode(texts, batch_size=batch_size, show_progress_bar=False)
 
 
 class Steps:
