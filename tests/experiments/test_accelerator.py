@@ -19,6 +19,7 @@ from experiments.benchmark.accelerator import (
     attention_checks,
     command,
     inputs,
+    kernel_checks,
     needs,
     parts,
     rows,
@@ -73,6 +74,7 @@ def test_everything_is_done_in_small_without_peers(on_cpu, tmp_path, capsys):
 
     checks = {row["check"]: row["status"] for row in found if "check" in row}
     assert checks.pop("attention against plain JAX") == "skipped"  # it needs an accelerator
+    assert checks.pop("kernel against plain JAX") == "skipped"
     assert len(checks) == 9 and set(checks.values()) == {"passed"}
     runs = [row for row in found if row["part"] == "finetune" and row.get("side") == "adapt"]
     assert [row["which"] for row in runs] == ["first run", "again"]
@@ -170,6 +172,31 @@ def test_attention_is_compared_with_plain_jax():
     assert len(found) == 8 and {row["status"] for row in found} == {"passed"}
     in_half = [row["value"] for row in found if row["case"].endswith("bfloat16")]
     assert min(in_half) > 1e-3
+
+
+def test_the_kernel_is_compared_with_plain_jax(monkeypatch):
+    """Interpreted; and one whose dropout is another's is found."""
+    case = kernel_checks.Case(32, jnp.bfloat16, dropout=0.1, causal=True)
+    monkeypatch.setattr(kernel_checks, "HEADS", 1)
+    monkeypatch.setattr(kernel_checks, "TOKENS", 40)
+    monkeypatch.setattr(kernel_checks, "LENGTHS", (20, 1, 19))
+    found = list(kernel_checks.kernel_rows([case], "gpu", interpret=True))
+    assert len(found) == 4 and {row["status"] for row in found} == {"passed"}
+
+    def of_other_words(q, k, v, case):
+        drop = kernel_checks.counter_dropout.drop_weights(jnp.array([8, 11], jnp.uint32), 0.1)
+        mask = case.pattern.mask(40, 40)
+        return kernel_checks.attention.reference_attention(q, k, v, mask, drop)
+
+    monkeypatch.setattr(kernel_checks, "by_plain_jax", of_other_words)
+    found = list(kernel_checks.kernel_rows([case], "gpu", interpret=True))
+    assert {row["status"] for row in found} == {"failed"}
+
+
+def test_checks_are_done_side_by_side_and_nothing_else():
+    groups = [[part.name for part in group] for group in parts.side_by_side(parts.PARTS)]
+    assert groups[:4] == [["inputs"], ["rate"], ["kernel", "attention", "training"], ["finetune"]]
+    assert max(len(group) for group in groups[3:]) == 1
 
 
 def test_wrong_attention_is_found(monkeypatch):

@@ -6,8 +6,8 @@ without network and weights.
         --peers python --wheels wheels --out "$OUT/measured"
     python -m experiments.benchmark.accelerator --tiny --peers torch/bin/python
 
-First come checks: attention against plain JAX, leaks between the texts of a row, bfloat16 against
-float32, the same run twice, a run that goes on, what is frozen. Then whole runs of `adapt finetune`
+First come checks, side by side: attention and its kernels against plain JAX, leaks between the texts
+of a row, bfloat16 against float32, the same run twice, a run that goes on, what is frozen. Then whole runs of `adapt finetune`
 and `adapt extract` beside transformers + torch and sentence-transformers, and at last steps of
 well-known encoders. Weights are random, in real shapes. Each part is a process with a time limit,
 and its rows are written as they come: rows.jsonl, the tables in tables/, the logs in logs/. The
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -154,15 +155,22 @@ def do_all(config: Config, told: Settings, todo: Sequence[Part], deadline: float
     if told.peers is not None and any(part.of_peers for part in todo):
         ahead = parts.import_ahead(told.peers, told.logs / "import_ahead.log")
     try:
-        for part in todo:
-            row = do(part, told, deadline)
-            rows.append(told.rows, row)
-            tables.write(config, told)
-            note = f" ({row['note']})" if row.get("note") else ""
-            console.say(f"{part.name:15} {row['seconds']:6.1f} s  {row['status']}{note}")
+        for group in parts.side_by_side(todo):
+            with ThreadPoolExecutor(len(group)) as pool:
+                done = [pool.submit(do, part, told, deadline) for part in group]
+                for future in as_completed(done):
+                    record(config, told, future.result())
     finally:
         if ahead is not None:
             parts.end(ahead)
+
+
+def record(config: Config, told: Settings, row: dict[str, Any]) -> None:
+    """Write what came of a part, and the tables anew."""
+    rows.append(told.rows, row)
+    tables.write(config, told)
+    note = f" ({row['note']})" if row.get("note") else ""
+    console.say(f"{row['part']:15} {row['seconds']:6.1f} s  {row['status']}{note}")
 
 
 def do(part: Part, told: Settings, deadline: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from experiments.benchmark.accelerator import (
     extraction,
     finetuning,
     inputs,
+    kernel_checks,
     rate,
     rows,
     settings,
@@ -26,6 +27,7 @@ from experiments.benchmark.accelerator.settings import Settings
 MEASURES: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "inputs": inputs.measure,
     "rate": rate.measure,
+    "kernel": kernel_checks.measure,
     "attention": attention_checks.measure,
     "training": training_checks.measure,
     "finetune": finetuning.measure,
