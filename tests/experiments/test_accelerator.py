@@ -87,7 +87,7 @@ def test_everything_is_done_in_small_without_peers(on_cpu, tmp_path, capsys):
     for name in ("checks", "finetune", "extract", "steps"):
         text = (folder / f"accelerator_{name}.md").read_text()
         assert text == (tmp_path / f"out/tables/accelerator_{name}.md").read_text()
-        assert text.startswith("Source: `python -m experiments.benchmark.accelerator --tiny")
+        assert text.startswith("Source: `python -m experiments.benchmark.accelerator --minutes 20")
         assert str(tmp_path) not in text and text in page
 
 

@@ -12,7 +12,7 @@ from experiments.benchmark.accelerator import command
 from experiments.benchmark.aot import compile_check
 
 GROUPS = {
-    benchmark: ["rounds", "peers", "extraction", "data", "run"],
+    benchmark: ["rounds", "peers", "extraction", "host", "data", "run"],
     whole_runs: ["rounds", "peers", "growth", "data", "training", "run"],
     tuning: ["tuning", "run"],
     command: ["accelerator", "run"],

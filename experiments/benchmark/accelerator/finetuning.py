@@ -22,7 +22,7 @@ from adapt.errors import TrainingError
 from adapt.options import HELD_OUT
 from experiments.benchmark.accelerator import inputs
 from experiments.benchmark.accelerator.rows import Row
-from experiments.benchmark.accelerator.settings import LEARNING, Settings
+from experiments.benchmark.accelerator.settings import LEARNING, Settings, Sizes
 from experiments.benchmark.workers import Worker
 
 TORCH_SIDE = "experiments.benchmark.accelerator.torch_side"
@@ -111,10 +111,7 @@ def measure_peers(told: Settings) -> Iterator[Row]:
         versions = started["versions"]
         common = {"versions": versions, "platform": versions["device"]}
         common["start_up"] = started["wall"]
-        kinds = list(itertools.product((False,), sizes.batch_sizes, sizes.strategies))
-        if sizes.compiles_torch:
-            kinds += itertools.product((True,), sizes.batch_sizes, sizes.strategies[:1])
-        for is_compiled, batch_size, strategy in kinds:
+        for is_compiled, batch_size, strategy in peer_kinds(sizes):
             row = {"side": "torch.compile" if is_compiled else "torch"}
             row |= {"strategy": strategy, "batch_size": batch_size}
             try:
@@ -130,6 +127,18 @@ def measure_peers(told: Settings) -> Iterator[Row]:
                 continue
             row |= common | answer | {"status": "measured"}
             yield row | {"wall": computed_run(told, started["wall"], answer)}
+
+
+def peer_kinds(sizes: Sizes) -> list[tuple[bool, int, str]]:
+    """(with torch.compile?, batch size, strategy): the runs of the peer. Compiled ones are of the
+    first strategy.
+    """
+    kinds: list[tuple[bool, int, str]] = []
+    for batch_size, strategy in itertools.product(sizes.batch_sizes, sizes.strategies):
+        kinds.append((False, batch_size, strategy))
+    if sizes.compiles_torch:
+        kinds += [(True, batch_size, sizes.strategies[0]) for batch_size in sizes.batch_sizes]
+    return kinds
 
 
 def computed_run(told: Settings, start_up: float, answer: dict[str, float]) -> float:
