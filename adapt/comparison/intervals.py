@@ -28,13 +28,13 @@ def resampled(
     subtracted.
     """
     by_seed = [scorer(task, names, metric, *test) for test in tests]
-    sizes = [of_seed.size for of_seed in by_seed]
+    drawn_from = by_seed[:1] if is_one_test else by_seed
     draws = DRAWS if by_seed[0].is_quick else DRAWS_OF_A_METRIC
     random = np.random.default_rng(SEED)
     scores = np.zeros(draws)
     for draw in range(draws):
         chosen = random.integers(len(tests), size=len(tests))
-        rows = [random.integers(size, size=size) for size in sizes[: 1 if is_one_test else None]]
+        rows = [random.integers(test.size, size=test.size) for test in drawn_from]
         of_seeds = {}
         for seed in set(chosen.tolist()):
             of_seeds[seed] = by_seed[seed].score(rows[0 if is_one_test else seed])

@@ -178,10 +178,9 @@ def add_labels(
         )
     rows_of_table = dict.fromkeys(table.columns, range(len(table)))
     check_lengths({**rows_of_table, **added}, parameter)
-    rows = table.rows
     for column, values in added.items():
-        rows = rows.add_column(column, values)  # pyright: ignore[reportCallIssue]
-    return dataclasses.replace(table, rows=rows), columns
+        table = tables.with_column(table, column, values)
+    return table, columns
 
 
 def is_table(inputs: Any) -> bool:

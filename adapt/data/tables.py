@@ -227,6 +227,15 @@ def from_columns(
     return Table(datasets.concatenate_datasets(list(content.values()), axis=1), where, faults)
 
 
+def with_column(table: Table, name: str, values: Sequence[Any]) -> Table:
+    """The table with a column of these values, one a row, in place of one of the same name."""
+    rows = table.rows
+    if name in table.columns:
+        rows = rows.remove_columns(name)
+    rows = rows.add_column(name, list(values))  # pyright: ignore[reportCallIssue]
+    return replace(table, rows=rows)
+
+
 def read_lines(path: str | Path) -> Table:
     """Plain UTF-8 text as a column ``text``, one row a line, blank lines too.
 

@@ -22,7 +22,12 @@ from adapt.pretrained.tokenizer import Text
 from adapt.tasks import span_scores
 from adapt.tasks.base import TASKS, Answers, Row, Task
 from adapt.tasks.metrics import Scores, mean_of_scored
-from adapt.tasks.span_answers import check_answer, in_characters, read_answers
+from adapt.tasks.span_answers import (
+    answers_in_texts,
+    check_answer,
+    in_characters,
+    read_answers,
+)
 from adapt.tasks.span_windows import WindowReader, with_default_stride
 from adapt.training import losses
 from adapt.training.losses import Loss
@@ -91,23 +96,17 @@ class Span(Task):
         """
         if columns.offsets == "characters":
             return table
+        unit = columns.offsets
         labels = []
-        contexts = (text for _, text in numbered_values(table, columns.text))
-        values = numbered_values(table, columns.label)
-        for (row, value), context in zip(values, contexts, strict=True):
-            answers = read_answers(table, row, value, columns.offsets)
-            where = f"{table.name}: row {row}"
-            labels.append(json.dumps(in_characters(where, context or "", answers, columns.offsets)))
-        rows = table.rows.remove_columns(columns.label)
-        rows = rows.add_column(columns.label, labels)  # pyright: ignore[reportCallIssue]
-        return dataclasses.replace(table, rows=rows)
+        for where, text, answers in answers_in_texts(table, columns.label, columns.text, unit):
+            labels.append(json.dumps(in_characters(where, text, answers, unit)))
+        return tables.with_column(table, columns.label, labels)
 
     def check_labels(self, table: Table, column: str, columns: Sequence[str]) -> None:
         """Raise DataError where an answer's text does not stand at its offset."""
-        contexts = (text for _, text in numbered_values(table, columns[0]))
-        for (row, value), context in zip(numbered_values(table, column), contexts, strict=True):
-            for answer in read_answers(table, row, value):
-                check_answer(f"{table.name}: row {row}", context or "", answer)
+        for where, text, answers in answers_in_texts(table, column, columns[0]):
+            for answer in answers:
+                check_answer(where, text, answer)
 
     def no_labels(self, table: Table, columns: Sequence[str]) -> Labels:
         return np.full((len(table), 2), UNKNOWN)

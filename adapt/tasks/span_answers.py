@@ -6,12 +6,12 @@ An answer is where it begins, where it has ended, and its text where the label h
     read_answers(table, 2, {"text": [], "answer_start": []})                # []: no answer
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from adapt.data.labels import shortened
 from adapt.data.offsets import UNIT_NAMES, agreeing_unit, characters_before, num_units
-from adapt.data.tables import Table
+from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError
 from adapt.files import parse_json
 from adapt.options import Offsets
@@ -47,6 +47,19 @@ def read_answers(table: Table, row: int, value: Any, unit: Offsets = "characters
             "and text as SQuAD has them, both [] for no answer"
         )
     return answers
+
+
+def answers_in_texts(
+    table: Table, label_column: str, text_column: str, unit: Offsets = "characters"
+) -> Iterator[tuple[str, str, list[Answer]]]:
+    """(what an error of it begins with, the text, its answers) of every row.
+
+    Raises DataError as :func:`read_answers` does.
+    """
+    labels = numbered_values(table, label_column)
+    texts = numbered_values(table, text_column)
+    for (row, value), (_, text) in zip(labels, texts, strict=True):
+        yield f"{table.name}: row {row}", text or "", read_answers(table, row, value, unit)
 
 
 def as_answers(value: Any) -> list[Any]:
