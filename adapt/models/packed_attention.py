@@ -82,7 +82,8 @@ def packed_attention(
     q = laid_out(plan, q_RHCK, padded_queries)
     k = laid_out(plan, k_RHTK, padded_keys)
     v = laid_out(plan, v_RHTK, padded_keys)
-    out: Any = attend(plan, q, k, v, bias, segments, seed_numbers(words, first_head))
+    needed = needed_blocks(plan, pattern, queries)
+    out: Any = attend(plan, q, k, v, bias, segments, needed, seed_numbers(words, first_head))
     out_RHCK = out.transpose(0, 2, 1, 3) if platform == "gpu" else out
     return out_RHCK[:, :, :queries]
 
@@ -161,44 +162,38 @@ def attend(
     v: jax.Array,
     bias: jax.Array | None,
     segments: tuple[jax.Array, jax.Array] | None,
+    needed: "Needed",
     numbers: jax.Array,
 ) -> jax.Array:
     """The outputs, laid out as ``q`` is."""
-    out, _ = attend_forward(plan, q, k, v, bias, segments, numbers)
+    out, _ = attend_forward(plan, q, k, v, bias, segments, needed, numbers)
     return out
 
 
 def attend_forward(
-    plan: Plan, q: Any, k: Any, v: Any, bias: Any, segments: Any, numbers: Any
+    plan: Plan, q: Any, k: Any, v: Any, bias: Any, segments: Any, needed: "Needed", numbers: Any
 ) -> tuple[jax.Array, Any]:
     """The outputs, and what the backward pass needs."""
     query_segments, key_segments = segments or (None, None)
     arrays = Arrays(q, k, v, bias, query_segments, key_segments, numbers)
-    bounds = bounds_of(needed_blocks(plan, segments, plan.forward))
-    out, total = packed_kernels.forward(plan, arrays, bounds)
-    return out, (q, k, v, bias, segments, numbers, out, total)
+    out, total = packed_kernels.forward(plan, arrays, needed.forward)
+    return out, (arrays, needed, out, total)
 
 
 def attend_backward(plan: Plan, residuals: Any, upstream: jax.Array) -> tuple[Any, ...]:
     """The gradients of q, k, v and the bias."""
-    q, k, v, bias, segments, numbers, out, total = residuals
-    query_segments, key_segments = segments or (None, None)
-    arrays = Arrays(q, k, v, bias, query_segments, key_segments, numbers)
+    arrays, needed, out, total = residuals
     inner = jnp.sum(upstream.astype(jnp.float32) * out.astype(jnp.float32), -1)
     if plan.platform == "gpu":
         inner = inner.transpose(0, 2, 1)
-
-    needed_RQB = needed_blocks(plan, segments, plan.backward)
     of_queries = (upstream, total, inner)
-    q_gradient = packed_kernels.queries_gradient(plan, arrays, bounds_of(needed_RQB), *of_queries)
-    needed_RBQ = with_prefix_blocks(plan, needed_RQB.transpose(0, 2, 1))
-    k_gradient, v_gradient = packed_kernels.keys_gradient(
-        plan, arrays, bounds_of(needed_RBQ), *of_queries
-    )
+    q_gradient = packed_kernels.queries_gradient(plan, arrays, needed.queries, *of_queries)
+    k_gradient, v_gradient = packed_kernels.keys_gradient(plan, arrays, needed.keys, *of_queries)
     bias_gradient = None
-    if bias is not None:
-        bias_gradient = packed_kernels.bias_gradient(plan, arrays, *of_queries).astype(bias.dtype)
-    return q_gradient, k_gradient, v_gradient, bias_gradient, None, None
+    if arrays.bias is not None:
+        bias_gradient = packed_kernels.bias_gradient(plan, arrays, *of_queries)
+        bias_gradient = bias_gradient.astype(arrays.bias.dtype)
+    return q_gradient, k_gradient, v_gradient, bias_gradient, None, None, None
 
 
 attend.defvjp(attend_forward, attend_backward)
@@ -207,42 +202,87 @@ attend.defvjp(attend_forward, attend_backward)
 # Which blocks are needed
 
 
-def needed_blocks(plan: Plan, segments: Any, blocks: Blocks) -> jax.Array:
-    """bool [R, blocks of queries, blocks of keys]: whether a query attends to a key of its own row.
+def token_spans(pattern: AttentionPattern, rows: int, tokens: int) -> tuple[jax.Array, jax.Array]:
+    """The first and the last token of each token's segment, int32 [R, C]."""
+    places = jnp.arange(tokens, dtype=jnp.int32)
+    if pattern.segments is None:
+        first = jnp.zeros((rows, tokens), jnp.int32)
+        return first, first + tokens - 1
+    segments = jnp.asarray(pattern.segments)
+    is_own_RCC = segments[:, :, None] == segments[:, None, :]
+    first_RCC = jnp.where(is_own_RCC, places, np.int32(tokens))
+    last_RCC = jnp.where(is_own_RCC, places, np.int32(-1))
 
-    Keys of a prefix are left out. The comparison of all tokens is summed up where it is made, so
-    that it is never written either.
+    def least_and_most(a: Any, b: Any) -> Any:
+        return jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1])
+
+    # One reduction, and nothing of it in what reads it: with two XLA writes the comparison.
+    limits = (np.int32(tokens), np.int32(-1))
+    spans = jax.lax.reduce((first_RCC, last_RCC), limits, least_and_most, (2,))
+    return jax.lax.optimization_barrier(spans)
+
+
+@dataclasses.dataclass(frozen=True)
+class Needed:
+    """The blocks of the others that each block of tokens needs, int32 [R, blocks, 2] each: the
+    first, and the one after the last.
     """
-    query_blocks = plan.queries // blocks.queries
-    key_blocks = plan.keys // blocks.keys
-    rule = dataclasses.replace(plan.rule, prefix=0)
-    queries = jnp.arange(plan.queries)[None, :, None]
-    keys = jnp.arange(plan.keys)[None, None, :] - plan.rule.prefix
-    segments_of = (None, None)
-    if segments is not None:
-        query_segments, key_segments = segments
-        segments_of = (query_segments[:, :, None], key_segments[:, None, :])
-    seen_RCT = rule.visible(*segments_of, queries, keys)
-    if seen_RCT is None:
-        return jnp.ones((plan.rows, query_blocks, key_blocks), bool)
-    by_block = (-1, query_blocks, blocks.queries, key_blocks, blocks.keys)
-    needed = seen_RCT.reshape(by_block).any((2, 4))
-    return jnp.broadcast_to(needed, (plan.rows, query_blocks, key_blocks))
+
+    forward: jax.Array  # of keys, for those of queries
+    queries: jax.Array  # the same in the backward pass
+    keys: jax.Array  # of queries, for those of keys
 
 
-def with_prefix_blocks(plan: Plan, needed_RBQ: jax.Array) -> jax.Array:
-    """The same, with every query for the blocks of keys in which a prefix has one."""
-    has_prefix = np.arange(needed_RBQ.shape[1]) * plan.backward.keys < plan.rule.prefix
-    return needed_RBQ | jnp.asarray(has_prefix)[None, :, None]
+jax.tree_util.register_dataclass(Needed, ("forward", "queries", "keys"), ())
 
 
-def bounds_of(needed: jax.Array) -> jax.Array:
-    """int32 [R, N, 2]: the first of the M blocks that one of N needs, and the one after the last.
-
-    From ``needed`` bool [R, N, M]. Both are 0 where it needs none.
+def needed_blocks(plan: Plan, pattern: AttentionPattern, tokens: int) -> Needed:
+    """Which blocks a program of each kernel goes over. Keys of a prefix are no one's in ``forward``
+    and ``queries``: those programs start with them.
     """
-    others = needed.shape[-1]
-    first = jnp.argmax(needed, -1)
-    last = others - jnp.argmax(needed[..., ::-1], -1)
-    last = jnp.where(needed.any(-1), last, first)
-    return jnp.stack([first, last], -1).astype(jnp.int32)
+    places = jnp.arange(tokens, dtype=jnp.int32)
+    first, last = token_spans(pattern, plan.rows, tokens)
+    if pattern.window is not None:
+        first = jnp.maximum(first, places - pattern.window)
+        last = jnp.minimum(last, places + pattern.window)
+    last_key = jnp.minimum(last, places) if pattern.causal else last
+    first_query = jnp.maximum(first, places) if pattern.causal else first
+
+    prefix = pattern.prefix
+    missing = plan.queries - tokens
+    of_keys = (
+        jnp.pad(first + prefix, [(0, 0), (0, missing)], constant_values=plan.keys),
+        jnp.pad(last_key + prefix, [(0, 0), (0, missing)], constant_values=-1),
+    )
+    # Every query attends to a prefix.
+    missing = plan.keys - tokens - prefix
+    ahead = jnp.zeros((plan.rows, prefix), jnp.int32)
+    of_queries = (
+        jnp.pad(
+            jnp.concatenate([ahead, first_query], 1),
+            [(0, 0), (0, missing)],
+            constant_values=plan.queries,
+        ),
+        jnp.pad(
+            jnp.concatenate([ahead + tokens - 1, last], 1),
+            [(0, 0), (0, missing)],
+            constant_values=-1,
+        ),
+    )
+    return Needed(
+        forward=block_bounds(*of_keys, plan.forward.queries, plan.forward.keys),
+        queries=block_bounds(*of_keys, plan.backward.queries, plan.backward.keys),
+        keys=block_bounds(*of_queries, plan.backward.keys, plan.backward.queries),
+    )
+
+
+def block_bounds(first: jax.Array, last: jax.Array, size: int, other_size: int) -> jax.Array:
+    """int32 [R, blocks, 2]: the first block of others that a block of tokens needs, and the one after
+    the last, both 0 where it needs none.
+
+    ``first`` and ``last`` [R, C] are the others that each token needs; sizes are those of blocks.
+    """
+    first = first.reshape(len(first), -1, size).min(2)
+    last = last.reshape(len(last), -1, size).max(2)
+    bounds = jnp.stack([first // other_size, last // other_size + 1], -1)
+    return jnp.where((first <= last)[..., None], bounds, 0)

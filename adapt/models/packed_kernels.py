@@ -537,6 +537,7 @@ def states_like(plan: Plan, tokens: int, dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Arrays:
     """What all kernels read."""

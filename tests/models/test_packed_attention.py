@@ -195,18 +195,21 @@ def test_blocks_of_tokens_that_share_no_segment_are_skipped():
     )
 
     def bounds(pattern):
-        of_tokens = None
-        if pattern.segments is not None:
-            of_tokens = packed_attention.padded_segments(pattern, 64, 64)
         rule = dataclasses.replace(pattern, segments=None)
-        needed = packed_attention.needed_blocks(plan(rule=rule), of_tokens, Blocks(16, 16))
-        return np.asarray(packed_attention.bounds_of(needed))[0].tolist()
+        needed = packed_attention.needed_blocks(plan(rule=rule), pattern, 64)
+        assert np.array_equal(needed.forward, needed.queries)
+        return needed.forward[0].tolist(), needed.keys[0].tolist()
 
     packed = AttentionPattern(segments(16, 20, 28, rows=1))
-    assert bounds(packed) == [[0, 1], [1, 3], [1, 4], [2, 4]]
-    assert bounds(AttentionPattern(causal=True)) == [[0, 1], [0, 2], [0, 3], [0, 4]]
-    assert bounds(AttentionPattern(window=3)) == [[0, 2], [0, 3], [1, 4], [2, 4]]
-    assert bounds(AttentionPattern()) == [[0, 4]] * 4
+    both = [[0, 1], [1, 3], [1, 4], [2, 4]]
+    assert bounds(packed) == (both, both)
+    behind = [[0, 1], [0, 2], [0, 3], [0, 4]]
+    ahead = [[0, 4], [1, 4], [2, 4], [3, 4]]
+    assert bounds(AttentionPattern(causal=True)) == (behind, ahead)
+    near = [[0, 2], [0, 3], [1, 4], [2, 4]]
+    assert bounds(AttentionPattern(window=3)) == (near, near)
+    everywhere = [[0, 4]] * 4
+    assert bounds(AttentionPattern()) == (everywhere, everywhere)
 
 
 # Transformations
