@@ -87,6 +87,8 @@ class ModelOptions(TextEncoderOptions):
     random_weights: bool = False
     # of the encoder; default: the checkpoint's own
     dropout: float | None = None
+    # of the weights by which tokens attend; default: that of `dropout`, or the checkpoint's own
+    attention_dropout: float | None = None
     # compute again in the backward pass: blocks, or all but products by weights
     remat: Remat = "none"
     # compute the blocks as a loop, which compiles once for all of them
@@ -455,6 +457,7 @@ LIMITS = {
     "log_every": 2**31,
     "stride": 2**31,
     "dropout": 1,
+    "attention_dropout": 1,
     "warmup": 1,
     "learning_rate": math.inf,
     "head_learning_rate": math.inf,

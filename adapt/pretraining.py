@@ -92,6 +92,8 @@ class PretrainingOptions:
     weight_decay: float = 0.01
     # 0: no clipping
     clip_norm: float = 1.0
+    # of the weights by which tokens attend; default: the checkpoint's own
+    attention_dropout: float | None = None
     # of the computation; auto: bfloat16 where the device has it (NVIDIA from Ampere on, TPU), else
     # float32; parameters that train stay float32
     dtype: DType = "auto"
@@ -135,6 +137,7 @@ def pretrain(
     decay: Decay = "linear",
     weight_decay: float = 0.01,
     clip_norm: float = 1.0,
+    attention_dropout: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -172,6 +175,7 @@ def pretrain(
         decay=decay,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
+        attention_dropout=attention_dropout,
         dtype=dtype,
         remat=remat,
         scan=scan,
@@ -249,6 +253,7 @@ def prepare(
     sharding.check_batch(layout, options.batch_size)
     pretrained = hub.loaded(pretrained)
     pretrained = with_max_length(pretrained, options.max_length)
+    pretrained = hub.with_attention_dropout(pretrained, options.attention_dropout)
     plan = build_plan(pretrained, options, seed, layout)
     data = TextData.read(pretrained, text_table(texts), options, seed, layout)
     settings = {"experiment": "pretrain", **dataclasses.asdict(options), "seed": seed}

@@ -22,6 +22,7 @@ from adapt.cost import clock
 from adapt.data import packing
 from adapt.errors import TrainingError
 from adapt.fitting import ActivePhase, Fitted, Plan, Session, TrainingData
+from adapt.models import allow_packed_kernel
 from adapt.options import TrainingOptions
 from adapt.training import optim, phases
 from adapt.training.events import Outcome
@@ -224,7 +225,7 @@ def joint_step(update: Update) -> Any:
         states, _ = of_seeds(frozen, states, batches, keys)
         return states
 
-    return jax.jit(step, donate_argnums=1)
+    return jax.jit(allow_packed_kernel(step), donate_argnums=1)
 
 
 def joint_batches(

@@ -1,6 +1,6 @@
 """Encoders, heads and models: the only room that imports Flax (Linen)."""
 
-from adapt.models.attention import set_contextvar, target_device
+from adapt.models.attention import allow_packed_kernel, set_contextvar, target_device
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import (
@@ -28,6 +28,7 @@ __all__ = [
     "Model",
     "Span",
     "Tagger",
+    "allow_packed_kernel",
     "cached_program",
     "example_batch",
     "flatten_groups",

@@ -1,4 +1,4 @@
-"""Self-attention on packed rows: a reference in JAX, and libraries' kernels behind one function.
+"""Self-attention on packed rows: a reference in JAX, and kernels behind one function.
 
 Shapes in names: R rows, C tokens a row (queries), T tokens attended to (keys), D width, H heads, K
 width of a head.
@@ -6,6 +6,7 @@ width of a head.
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,19 +15,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh, PartitionSpec
 
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
+from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout
 
 # The device that a program is compiled for, where this process has no such device.
 target_device: contextvars.ContextVar[Any] = contextvars.ContextVar("target_device", default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedKernel:
+    """That attention may be the kernel of :mod:`adapt.models.packed_attention`, and on what mesh."""
+
+    mesh: Mesh | None = None
+
+
+# None: the kernel must not be used, for it has no rule for jvp or a second derivative.
+packed_kernel: contextvars.ContextVar[PackedKernel | None] = contextvars.ContextVar(
+    "packed_kernel", default=None
+)
 
 # How many parts tensor parallelism cuts the heads into; 0 without a mesh. None: cuDNN's attention
 # must not be used, for it has no rule for vmap, jvp or a second derivative.
 flash_groups: contextvars.ContextVar[int | None] = contextvars.ContextVar(
     "flash_groups", default=None
 )
+
+
+HEAD_AXIS = "tensor"  # of a mesh: the one that divides heads
+BYTES_ON_A_TPU = 8 << 20  # of its fast memory, for keys and values of a head
 
 
 @contextlib.contextmanager
@@ -37,6 +57,19 @@ def set_contextvar(variable: contextvars.ContextVar[Any], value: Any) -> Iterato
         yield
     finally:
         variable.reset(token)
+
+
+def allow_packed_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, in whose trace attention may be this project's kernel, also under
+    :func:`jax.vmap`. It must not differentiate twice.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any) -> Any:
+        with set_contextvar(packed_kernel, PackedKernel()):
+            return function(*arguments)
+
+    return wrapped
 
 
 class Attention(nn.Module):
@@ -64,13 +97,12 @@ class Attention(nn.Module):
             k, v = Prefix(c, self.dtype, name="prefix")(k, v)
             pattern = pattern.with_prefix(c.prefix_tokens)
 
-        dropout = Dropout(c.attention_dropout)
-        drop = functools.partial(dropout, deterministic=False)
-        if deterministic or not c.attention_dropout:
-            drop = None
+        dropout = None
+        if not deterministic and c.attention_dropout:
+            dropout = Dropout(c.attention_dropout)
         if self.is_mutable_collection("intermediates"):  # asked for: Model.attention_maps
             self.sow("intermediates", "weights", attention_weights(q, k, pattern))
-        mixed_RHCK = attend(q, k, v, pattern, drop)
+        mixed_RHCK = attend(q, k, v, pattern, dropout)
         mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
         return Dense(width, width, True, c.init_range, self.dtype, c, name="output")(mixed_RCD)
 
@@ -130,26 +162,40 @@ def attend(
     k_RHTK: jax.Array,
     v_RHTK: jax.Array,
     pattern: AttentionPattern,
-    drop: Callable[[jax.Array], jax.Array] | None,
+    dropout: Dropout | None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v of each head (Vaswani et al. 2017, eq. 1): [R, H, C, K].
 
-    ``pattern`` says who attends to whom. ``drop`` is dropout on the weights, or None. Without dropout a GPU or TPU computes by a kernel: cuDNN's on a GPU where
-    a program allows it (see :meth:`adapt.models.Model.allow_fused_attention`) and cuDNN takes the
-    arrays, otherwise JAX's own.
+    ``pattern`` says who attends to whom. ``dropout`` is that of the weights, or None.
+
+    A GPU or TPU computes by a kernel where a program allows it (see
+    :meth:`adapt.models.Model.allow_fused_attention`): cuDNN's where there is no dropout and it
+    takes the arrays, otherwise :func:`adapt.models.packed_attention.packed_attention`. Where
+    neither may be used it is XLA's, and dropout has the bits of the kernel.
     """
     device = target_device.get() or jax.local_devices()[0]
-    mask = pattern.mask(q_RHCK.shape[2], k_RHTK.shape[2])
-    bias = pattern.bias
-    if drop is not None or device.platform not in ("gpu", "tpu"):
-        return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop, bias)
+    queries, keys = q_RHCK.shape[2], k_RHTK.shape[2]
+    if device.platform not in ("gpu", "tpu"):
+        drop = functools.partial(dropout, deterministic=False) if dropout else None
+        mask = pattern.mask(queries, keys)
+        return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop, pattern.bias)
+
     q_RCHK, k_RTHK, v_RTHK = (x.transpose(0, 2, 1, 3) for x in (q_RHCK, k_RHTK, v_RHTK))
-    if bias is None and can_use_flash(device, q_RCHK, k_RTHK):
-        mixed_RCHK = flash_attention(q_RCHK, k_RTHK, v_RTHK, mask)
-    else:
-        mixed_RCHK = jax.nn.dot_product_attention(
-            q_RCHK, k_RTHK, v_RTHK, bias=None if bias is None else bias[None], mask=mask
-        )
+    is_plain = dropout is None and pattern.bias is None
+    if is_plain and can_use_flash(device, q_RCHK, k_RTHK):
+        mixed_RCHK = flash_attention(q_RCHK, k_RTHK, v_RTHK, pattern.mask(queries, keys))
+        return mixed_RCHK.transpose(0, 2, 1, 3)
+
+    rate = dropout.rate if dropout else 0.0
+    words = dropout.seed_words() if dropout else jnp.zeros(2, jnp.uint32)
+    if can_use_packed_kernel(device, q_RHCK, k_RHTK):
+        return by_packed_kernel(q_RHCK, k_RHTK, v_RHTK, pattern, rate, words, device.platform)
+    mask = pattern.mask(queries, keys)
+    if dropout:
+        drop = drop_weights(words, rate)
+        return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop, pattern.bias)
+    bias = None if pattern.bias is None else pattern.bias[None]
+    mixed_RCHK = jax.nn.dot_product_attention(q_RCHK, k_RTHK, v_RTHK, bias=bias, mask=mask)
     return mixed_RCHK.transpose(0, 2, 1, 3)
 
 
@@ -206,6 +252,76 @@ def attention_weights(q_RHCK: jax.Array, k_RHTK: jax.Array, pattern: AttentionPa
     return nn.softmax(attention_scores(q_RHCK, k_RHTK, mask, pattern.bias))
 
 
+def can_use_packed_kernel(device: Any, q_RHCK: jax.Array, k_RHTK: jax.Array) -> bool:
+    """Whether :func:`adapt.models.packed_attention.packed_attention` is allowed and takes these.
+
+    It wants an NVIDIA GPU from Ampere on, or a TPU whose fast memory holds the keys and values of a
+    head, and on a mesh whole heads.
+    """
+    allowed = packed_kernel.get()
+    if allowed is None or (allowed.mesh and q_RHCK.shape[1] % allowed.mesh.shape[HEAD_AXIS]):
+        return False
+    if device.platform == "gpu":
+        return nvidia_capability(device) >= 8
+    tokens = max(q_RHCK.shape[2], k_RHTK.shape[2])
+    # Both arrays, each twice: one is read while the other is used; and 128 numbers side by side.
+    width = -(-q_RHCK.shape[3] // 128) * 128
+    return 4 * tokens * width * q_RHCK.dtype.itemsize <= BYTES_ON_A_TPU
+
+
+def nvidia_capability(device: Any) -> int:
+    """The compute capability of an NVIDIA GPU, without what follows the point; 0 for others."""
+    # The "compute capability" of an AMD GPU is a name, such as gfx90a.
+    capability = re.match(r"(\d+)\.\d", str(getattr(device, "compute_capability", "")))
+    return int(capability[1]) if capability else 0
+
+
+def by_packed_kernel(
+    q_RHCK: jax.Array,
+    k_RHTK: jax.Array,
+    v_RHTK: jax.Array,
+    pattern: AttentionPattern,
+    rate: float,
+    words: jax.Array,
+    platform: str,
+) -> jax.Array:
+    """What :func:`attend` computes, by this project's kernel; on a mesh each device its own heads.
+
+    ``rate`` and ``words`` uint32 [2] are those of dropout.
+    """
+    # Pallas takes a third of a second to import, and nothing on a CPU needs it.
+    from adapt.models import packed_attention
+
+    allowed = packed_kernel.get()
+    attend_heads = functools.partial(
+        packed_attention.packed_attention, rate=rate, platform=platform
+    )
+    if allowed is None or allowed.mesh is None:
+        return attend_heads(q_RHCK, k_RHTK, v_RHTK, pattern, words=words)
+
+    def of_device(
+        q: jax.Array, k: jax.Array, v: jax.Array, pattern: AttentionPattern, words: jax.Array
+    ) -> jax.Array:
+        first_head = jax.lax.axis_index(HEAD_AXIS) * q.shape[1]
+        return attend_heads(q, k, v, pattern, words=words, first_head=first_head)
+
+    by_heads = PartitionSpec(None, HEAD_AXIS)
+    of_pattern: Any = dataclasses.replace(
+        pattern,
+        segments=None if pattern.segments is None else PartitionSpec(),
+        bias=None if pattern.bias is None else PartitionSpec(HEAD_AXIS),
+    )
+    # The axes of the mesh that divide a batch are those of the vmap around this.
+    sharded = jax.shard_map(
+        of_device,
+        mesh=allowed.mesh,
+        in_specs=(by_heads, by_heads, by_heads, of_pattern, PartitionSpec()),
+        out_specs=by_heads,
+        check_vma=False,
+    )
+    return sharded(q_RHCK, k_RHTK, v_RHTK, pattern, words)
+
+
 def can_use_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:
     """Whether cuDNN's flash attention is allowed here and takes these arrays.
 
@@ -217,9 +333,7 @@ def can_use_flash(device: Any, q_RCHK: jax.Array, k_RTHK: jax.Array) -> bool:
     if groups is None or q_RCHK.dtype != jnp.bfloat16:
         return False
 
-    # The "compute capability" of an AMD GPU is a name, such as gfx90a.
-    capability = re.match(r"(\d+)\.\d", str(getattr(device, "compute_capability", "")))
-    if capability is None or int(capability[1]) < 8:
+    if nvidia_capability(device) < 8:
         return False
 
     _, queries, heads, width = q_RCHK.shape

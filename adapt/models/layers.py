@@ -61,6 +61,10 @@ class Dropout(nn.Module):
         keep = random_bits(self.make_rng("dropout"), x.shape) >= threshold
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
 
+    def seed_words(self) -> jax.Array:
+        """Two words of this dropout's key, uint32 [2], for who makes bits of them in a kernel."""
+        return jax.random.key_data(self.make_rng("dropout")).reshape(-1)[:2]
+
 
 class Dense(nn.Module):
     """x [..., in] -> x @ kernel + bias [..., out], plus LoRA where it has this layer for a target.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from adapt.models.attention import flash_groups, set_contextvar
+from adapt.models.attention import PackedKernel, flash_groups, packed_kernel, set_contextvar
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.layers import Batch
@@ -81,16 +81,17 @@ class Model:
         return dataclasses.replace(self, encoder=encoder, head=self.head.clone(dtype=dtype))
 
     def allow_fused_attention(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function``, in whose trace attention may be cuDNN's kernel.
+        """``function``, in whose trace attention may be a kernel, cuDNN's or this project's.
 
-        Wrap what is compiled by itself: the kernel has no rule for :func:`jax.vmap`,
-        :func:`jax.jvp` or a second derivative, so a model uses it nowhere else.
+        Wrap what is compiled by itself: kernels have no rule for :func:`jax.jvp` or a second
+        derivative, and cuDNN's none for :func:`jax.vmap`, so a model uses them nowhere else.
         """
         groups = self.layout.mesh.shape["tensor"] if self.layout else 0
+        kernel = PackedKernel(self.layout.mesh if self.layout else None)
 
         @functools.wraps(function)
         def wrapped(*arguments: Any) -> Any:
-            with set_contextvar(flash_groups, groups):
+            with set_contextvar(flash_groups, groups), set_contextvar(packed_kernel, kernel):
                 return function(*arguments)
 
         return wrapped

@@ -329,6 +329,14 @@ def check_model_type(hf: Mapping[str, Any], folder: Path) -> None:
     )
 
 
+def with_attention_dropout(pretrained: Pretrained, rate: float | None) -> Pretrained:
+    """The checkpoint with another dropout of attention's weights; None: its own."""
+    if rate is None:
+        return pretrained
+    config = dataclasses.replace(pretrained.config, attention_dropout=rate)
+    return dataclasses.replace(pretrained, config=config)
+
+
 def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -> Pretrained:
     """The checkpoint with the dropout of the options, their length of a text and what is read of
     longer ones, or new weights.
@@ -342,6 +350,7 @@ def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -
             config, dropout=options.dropout, attention_dropout=options.dropout
         )
         pretrained = dataclasses.replace(pretrained, config=changed)
+    pretrained = with_attention_dropout(pretrained, options.attention_dropout)
     if options.max_length is not None and pretrained.tokenizer is not None:
         if not 3 <= options.max_length <= config.positions:
             raise StrategyError(

@@ -241,7 +241,7 @@ def replaced(module: Any, name: str, function: Callable[..., Any]) -> Callable[.
 
 
 def tokens_first(
-    q_RHCK: jax.Array, k_RHTK: jax.Array, v_RHTK: jax.Array, pattern: Any, drop: Any
+    q_RHCK: jax.Array, k_RHTK: jax.Array, v_RHTK: jax.Array, pattern: Any, dropout: Any
 ) -> jax.Array:
     """Attention with tokens before heads, [R, C, H, K], the layout of most implementations."""
     mask = pattern.mask(q_RHCK.shape[2], k_RHTK.shape[2])
@@ -251,8 +251,8 @@ def tokens_first(
     scaled = q_RCHK * q_RCHK.shape[-1] ** -0.5
     scores = jnp.einsum("RCHK,RTHK->RHCT", scaled, k_RTHK)
     weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf))
-    if drop is not None:
-        weights = drop(weights)
+    if dropout is not None:
+        weights = dropout(weights, deterministic=False)
     return jnp.einsum("RHCT,RTHK->RCHK", weights, v_RTHK).transpose(0, 2, 1, 3)
 
 

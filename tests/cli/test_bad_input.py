@@ -171,6 +171,8 @@ FLAGS = [
     ({"learning_rate": -1}, "--learning-rate -1.0 must be at least 0"),
     ({"head_learning_rate": "nan"}, "--head-learning-rate nan must be at least 0"),
     ({"dropout": 1}, "--dropout 1.0 must be at least 0 and below 1"),
+    ({"attention_dropout": -0.1}, "--attention-dropout -0.1 must be at least 0 and below 1"),
+    ({"attention_dropout": 1}, "--attention-dropout 1.0 must be at least 0 and below 1"),
     ({"warmup": 1.5}, "--warmup 1.5 must be at least 0 and below 1"),
     ({"max_length": 2}, "--max-length 2 must be 3 to 20"),
     ({"max_length": 21}, "--max-length 21 must be 3 to 20"),

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.benchmark.aot import hlo
-from experiments.benchmark.aot.hlo import collectives, dot_flops, read
+from experiments.benchmark.aot.hlo import (
+    attention_flops_again,
+    collectives,
+    dot_flops,
+    read,
+)
 
 
 def counted(function, *shapes, named: str = "") -> int:
@@ -184,6 +189,33 @@ def test_products_of_a_gpu_s_libraries_are_counted():
     dense, scores = 2 * 32 * 512 * 3072 * 768, 2 * 4 * 12 * 512 * 640 * 64
     assert dot_flops(read(GPU)) == dense + 2 * scores + 5 * scores
     assert dot_flops(read(GPU), named="cublas") == dense
+
+
+PACKED = """
+ENTRY %main (q: bf16[4,512,12,64], k: bf16[4,640,12,64]) -> bf16[4,512,12,64] {
+  %q = bf16[4,512,12,64]{3,2,1,0} parameter(0)
+  %k = bf16[4,640,12,64]{3,2,1,0} parameter(1)
+  %mixed = (bf16[4,512,12,64]{3,2,1,0}, f32[4,12,512,1]{3,2,1,0}) custom-call(%q, %k, %k), FORWARD
+  %dq = bf16[4,512,12,64]{3,2,1,0} custom-call(%q, %k, %k), DQ
+  %dkv = (bf16[4,640,12,64]{3,2,1,0}, bf16[4,640,12,64]{3,2,1,0}) custom-call(%q, %q, %k, %k), DKV
+  ROOT %out = bf16[4,512,12,64]{3,2,1,0} get-tuple-element(%mixed), index=0
+}
+"""
+for kernel in ("forward", "dq", "dkv"):
+    named = f'metadata={{op_name="jit(step)/jvp(packed_attention_{kernel})/pallas_call"}}'
+    call = f'custom_call_target="__gpu$xla.gpu.triton", {named}'
+    PACKED = PACKED.replace(kernel.upper(), call)
+
+
+def test_products_of_the_project_s_own_kernels_are_counted():
+    scores = 2 * 4 * 12 * 512 * 640 * 64
+    assert dot_flops(read(PACKED)) == (2 + 3 + 4) * scores
+    assert attention_flops_again(read(PACKED)) == (1 + 2) * scores
+    tpu = PACKED.replace("__gpu$xla.gpu.triton", "tpu_custom_call")
+    tpu = tpu.replace("4,512,12,64", "4,12,512,64").replace("4,640,12,64", "4,12,640,64")
+    assert dot_flops(read(tpu)) == dot_flops(read(PACKED))
+    with pytest.raises(ValueError, match="a matrix product in a library call"):
+        dot_flops(read(PACKED.replace("packed_attention", "another")))
 
 
 def test_a_product_of_a_library_that_can_not_be_read_is_refused():

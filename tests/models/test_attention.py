@@ -1,5 +1,8 @@
-"""The kernels of accelerators' libraries compute what the reference does, where they take it."""
+"""The kernels of accelerators compute what the reference does, where they take it."""
 
+import json
+import subprocess
+import sys
 import types
 
 import jax
@@ -7,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt.models import attention, set_contextvar, target_device
+from adapt.models import attention, packed_attention, set_contextvar, target_device
 from tests.helpers.small import batch, classifier, params
+from tests.helpers.tiny import ROOT
 
 
 def device(platform: str, compute_capability: str | None = None) -> types.SimpleNamespace:
@@ -23,9 +27,18 @@ BLACKWELL = device("gpu", "10.0")
 
 @pytest.fixture
 def implementations(monkeypatch) -> list[str | None]:
-    """The implementations that JAX was asked for. JAX's own computes in place of a missing library."""
+    """The implementations that were asked for: of JAX, whose own computes in place of a missing
+    library, and this project's kernel, which is interpreted.
+    """
     dot_product_attention = jax.nn.dot_product_attention
+    by_kernel = packed_attention.packed_attention
     asked = []
+
+    def interpreted(*arrays, **options):
+        asked.append("packed")
+        return by_kernel(*arrays, **options, interpret=True)
+
+    monkeypatch.setattr(packed_attention, "packed_attention", interpreted)
 
     def recorded(*arrays, implementation=None, **options):
         asked.append(implementation)
@@ -39,10 +52,10 @@ def implementations(monkeypatch) -> list[str | None]:
 @pytest.mark.parametrize(
     ("device", "dtype", "expected"),
     [
-        (TPU, "bfloat16", None),
+        (TPU, "bfloat16", "packed"),
         (TURING, "bfloat16", None),
         (AMD, "bfloat16", None),
-        (BLACKWELL, "float32", None),
+        (BLACKWELL, "float32", "packed"),
         (BLACKWELL, "bfloat16", "cudnn"),
     ],
 )
@@ -60,6 +73,41 @@ def test_attention_computes_the_same_on_every_accelerator(
     np.testing.assert_allclose(reference, by_kernel, atol=1e-5 if dtype == "float32" else 2e-2)
 
 
+def value_and_gradient(model, inputs, key):
+    """Of a sum of outputs with dropout, by the parameters."""
+
+    def loss(tree):
+        return jnp.sin(model.apply(tree, inputs, key)).sum()
+
+    return jax.jit(model.allow_fused_attention(jax.value_and_grad(loss)))(params(model))
+
+
+@pytest.mark.parametrize(("family", "device"), [("bert", BLACKWELL), ("gpt2", TPU)])
+def test_dropout_is_the_kernels_and_has_the_bits_of_the_reference(
+    implementations, monkeypatch, family, device
+):
+    model = classifier(family)
+    inputs = batch(family)
+    with set_contextvar(target_device, device):
+        computed = value_and_gradient(model, inputs, jax.random.key(1))
+        assert implementations.count("packed") == model.encoder.config.layers
+        monkeypatch.setattr(attention, "can_use_packed_kernel", lambda *arrays: False)
+        expected = value_and_gradient(model, inputs, jax.random.key(1))
+        other = value_and_gradient(model, inputs, jax.random.key(2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), computed, expected)
+    assert abs(other[0] - expected[0]) > 1e-3
+
+
+def test_each_device_of_a_mesh_computes_its_own_heads():
+    meshes = ["data=2,tensor=2", "tensor=4"]
+    command = [sys.executable, "-m", "tests.helpers.mesh_attention", *meshes]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    whole, divided = map(json.loads, done.stdout.splitlines())
+    assert whole["traced"] and not divided["traced"]  # there are two heads
+    assert max(whole["distance"], divided["distance"]) < 2e-4
+
+
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize(("tokens", "prefix"), [(6, 0), (5, 0), (5, 1), (6, 3)])
 def test_padding_to_an_even_number_of_tokens_changes_nothing(
@@ -75,7 +123,7 @@ def test_padding_to_an_even_number_of_tokens_changes_nothing(
         mask = jax.random.bernoulli(mask_key, 0.7, (groups, rows, 1, tokens, tokens + prefix))
         mask = mask.at[..., 0].set(True)
 
-    def value_and_gradient(attend):
+    def of_arrays(attend):
         def loss(q, k, v):
             return jnp.sin(jax.vmap(attend)(q, k, v, mask)).sum()
 
@@ -88,10 +136,10 @@ def test_padding_to_an_even_number_of_tokens_changes_nothing(
         tokens_first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
         return attention.flash_attention(*tokens_first, mask).transpose(0, 2, 1, 3)
 
-    expected = value_and_gradient(reference)
+    expected = of_arrays(reference)
     for parts in (0, 1):  # on a mesh the mask has a copy for each head
         with set_contextvar(attention.flash_groups, parts):
-            computed = value_and_gradient(flash)
+            computed = of_arrays(flash)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), expected, computed)
     assert implementations and set(implementations) == {"cudnn"}
 

@@ -16,6 +16,7 @@ from adapt import files, tree
 from adapt.errors import AdaptError, CheckpointError
 from adapt.export import layout
 from adapt.models import CausalLM, Classifier, MaskedLM, Span, Tagger
+from adapt.options import ModelOptions
 from adapt.pretrained import assets, hub
 from adapt.training import checkpoint, optim
 from adapt.training.step import init_state
@@ -478,3 +479,17 @@ def test_a_head_is_shown_by_what_it_puts_out(head, words):
 def test_every_refusal_can_be_caught_as_one_kind():
     assert issubclass(CheckpointError, AdaptError)
     assert issubclass(AdaptError, ValueError)
+
+
+def test_dropout_of_attention_is_set_by_itself_or_with_the_rest(tmp_path):
+    pretrained = hub.load(tiny.checkpoint(tmp_path / "checkpoint", "bert_mlm_tied", blocks=1))
+
+    def rates(**options):
+        changed = hub.with_options(pretrained, ModelOptions(checkpoint="", **options))
+        return changed.config.dropout, changed.config.attention_dropout
+
+    own = (pretrained.config.dropout, pretrained.config.attention_dropout)
+    assert rates() == own
+    assert rates(dropout=0.3) == (0.3, 0.3)
+    assert rates(attention_dropout=0.2) == (own[0], 0.2)
+    assert rates(dropout=0.3, attention_dropout=0.0) == (0.3, 0.0)

@@ -220,6 +220,7 @@ def compile_case(case: Case, topology: Topology) -> dict[str, Any]:
         program = hlo.read(compiled.as_text())
         result["flops"] += hlo.dot_flops(program)
         result["flops_again"] += hlo.dot_flops(program, RECOMPUTED)
+        result["flops_again"] += hlo.attention_flops_again(program)
         result["collectives"] += collective_rows(name, hlo.collectives(program))
         kernels += roofline.kernels(program)
     result["kernels"] = sum(kernel.times for kernel in kernels)

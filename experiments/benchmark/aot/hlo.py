@@ -38,6 +38,11 @@ WORDS = "|".join(
     )
 )
 CALLS = re.compile(rf"(?:{WORDS})=(\{{[^}}]*\}}|%[\w.-]+)")
+# The kernels of adapt.models.packed_attention: how many matrix products of queries by keys each has,
+# and how many of them another kernel has had before.
+ATTENTION = re.compile(r"packed_attention_(forward|dq|dkv|dbias)")
+ATTENTION_PRODUCTS = {"forward": (2, 0), "dq": (3, 1), "dkv": (4, 2), "dbias": (2, 2)}
+PALLAS_TARGETS = ("__gpu$xla.gpu.triton", "tpu_custom_call")
 SEEN_THROUGH = ("copy", "copy-start", "copy-done", "bitcast", "convert", "optimization-barrier")
 
 
@@ -253,10 +258,54 @@ def dot_flops(program: Program, named: str = "") -> int:
     return total
 
 
-def product_flops(instruction: Instruction, where: Computation) -> int:
-    """FLOPs of one dot, convolution or call of a GPU's library, run once; 0 for anything else."""
+def called_library(instruction: Instruction) -> str:
+    """The target of a custom call, "" for anything else."""
     target = re.search(r'custom_call_target="(.*?)"', instruction.text)
-    library = target[1] if target else ""
+    return target[1] if target else ""
+
+
+def attention_kernel(instruction: Instruction) -> str | None:
+    """Which kernel of :data:`ATTENTION` an instruction calls; None where it calls none."""
+    if called_library(instruction) not in PALLAS_TARGETS:
+        return None
+    named = ATTENTION.search(instruction.text)
+    return named[1] if named else None
+
+
+def attention_sizes(instruction: Instruction, where: Computation) -> tuple[int, int]:
+    """(how many scores a kernel of attention computes if it skips none, the width of a head)."""
+    # dkv reads the gradient of the outputs between the queries and the keys.
+    keys_at = 2 if attention_kernel(instruction) == "dkv" else 1
+    queries, keys = (where.instructions[instruction.operands[at]].sizes for at in (0, keys_at))
+    is_gpu = called_library(instruction) == PALLAS_TARGETS[0]
+    tokens_at = -3 if is_gpu else -2  # [R, C, H, K], or [R, H, C, K]
+    width = queries[-1]
+    return math.prod(queries) // width * keys[tokens_at], width
+
+
+def attention_flops_again(program: Program) -> int:
+    """FLOPs of the products that kernels of attention compute although another has had them."""
+    total = 0
+    for name, computation in program.computations.items():
+        for instruction in computation.instructions.values():
+            kernel = attention_kernel(instruction)
+            if kernel:
+                scores, width = attention_sizes(instruction, computation)
+                again = ATTENTION_PRODUCTS[kernel][1]
+                total += 2 * again * scores * width * (program.times[name] or 0)
+    return total
+
+
+def product_flops(instruction: Instruction, where: Computation) -> int:
+    """FLOPs of one dot, convolution or call of a library or kernel, run once; 0 for anything else.
+
+    Of attention's kernels as if they skipped no block: what is skipped is in the data.
+    """
+    library = called_library(instruction)
+    kernel = attention_kernel(instruction)
+    if kernel:
+        scores, width = attention_sizes(instruction, where)
+        return 2 * ATTENTION_PRODUCTS[kernel][0] * scores * width
     contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)(.*?)[\]}]', instruction.text)
     is_cublas = library.startswith("__cublas") and contracted is not None
     is_attention = library.startswith("__cudnn$fmha")

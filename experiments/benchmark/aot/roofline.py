@@ -6,8 +6,9 @@ products at the rate of the matrix units, its other operations at that of the ve
 bytes at the bandwidth of the memory.
 
 What this can't see: how well a kernel does what it does, data that another kernel left in a cache,
-kernels and copies that run beside each other, and what a fusion computes twice. Collectives are
-left out: :func:`experiments.benchmark.aot.hlo.collectives` has them.
+kernels and copies that run beside each other, what a fusion computes twice, and which blocks the
+kernels of attention skip, which is in the data. Collectives are left out:
+:func:`experiments.benchmark.aot.hlo.collectives` has them.
 """
 
 import dataclasses
@@ -64,6 +65,10 @@ DEAR = {
     "sqrt": 4,
     "tanh": 16,
 }
+# What the kernels of adapt.models.packed_attention do with a score beside the products: scale, mask,
+# exponential, sums, dropout; and the integer operations of comparing segments and hashing.
+OF_A_SCORE = 8 + DEAR["exponential"]
+BITS_OF_A_SCORE = 14
 SLICES = ("dynamic-slice", "gather", "slice")
 IN_PLACE = {"dynamic-update-slice": 1, "scatter": -1}  # which operand is the update
 WORKSPACE = "s8"  # what a library call has for itself
@@ -145,6 +150,10 @@ def read_kernel(
     for part, computation in inside:
         if part.operation in PRODUCTS:
             products += hlo.product_flops(part, computation)
+            if hlo.attention_kernel(part):
+                scores, _ = hlo.attention_sizes(part, computation)
+                float_ops += OF_A_SCORE * scores
+                integer_ops += BITS_OF_A_SCORE * scores
             continue
         count = operations(part, computation)
         if part.shapes and is_float(part.shapes[0][0]):
