@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import settings
 from adapt.cli.launch import wide_vectors
 from adapt.errors import AssetError
 from adapt.pretrained import assets
-from tests.helpers import buckets, tiny
+from tests.helpers import buckets, meshes, tiny
 
 # Most of a test's time is compiling. What is checked does not depend on how well the machine code is
 # optimized; a flag in the environment wins, and the demo and the benchmarks run with XLA's own settings.
@@ -122,12 +123,33 @@ def compiled(request) -> Path:
     return folder
 
 
+@pytest.fixture
+def compiled_in_processes(compiled, monkeypatch) -> Path:
+    """The same for processes that a test starts with the environment of its own."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    return compiled
+
+
 @pytest.fixture(scope="session")
 def scratch_cache(tmp_path_factory, compiled) -> Path:
     """An ADAPT_CACHE of the session, for tests that need no asset."""
     folder = tmp_path_factory.mktemp("cache")
     (folder / "compiled").symlink_to(compiled)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, worker_id) -> Path:
+    """A folder of all workers of a session."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def on_one_device(shared_folder) -> dict[str, Any]:
+    """Steps on one device, with which those on several are compared."""
+    return meshes.run_once(shared_folder / "on_one_device.json", meshes.PLAIN, DEVICES="1")
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def config_of(command: str) -> type:
 
 
 @pytest.fixture
-def shell(asset):
+def shell(asset, compiled_in_processes):
     """Runs `adapt ...` in a folder, in a process of its own, as a user does."""
     asset("tiny-bert")
 

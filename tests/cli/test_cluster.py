@@ -16,7 +16,7 @@ from adapt.cli import extract, finetune
 from adapt.cli.cluster import reason
 from adapt.cli.flags import read_flags
 from tests.helpers import tiny
-from tests.helpers.meshes import case_key, relative_error, run_cases, start_cases
+from tests.helpers.meshes import case_key, relative_error, start_cases
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -34,7 +34,7 @@ def address() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
-def test_two_processes_of_four_devices_train_as_one_device_does():
+def test_two_processes_of_four_devices_train_as_one_device_does(on_one_device):
     where = address()
     env = lambda number: {
         "ADAPT_COORDINATOR": where,
@@ -44,9 +44,8 @@ def test_two_processes_of_four_devices_train_as_one_device_does():
     pair = [start_cases(CASES, **env(number)) for number in range(2)]
     outputs = [process.communicate(timeout=600) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
-    alone = run_cases([case | {"mesh": None} for case in CASES], DEVICES="1")
     for number, case in enumerate(CASES):
-        one = alone[case_key(case | {"mesh": None})]
+        one = on_one_device[case_key(case | {"mesh": None})]
         for out, _ in outputs:
             both = [json.loads(line) for line in out.splitlines() if line.startswith("{")][number]
             assert relative_error(both["losses"], one["losses"]) < 1e-5

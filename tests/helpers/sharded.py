@@ -47,7 +47,7 @@ CASE = {
     "strategy": "full",
     "mesh": None,
     "layers": 1,
-    "steps": 10,
+    "steps": 6,
     "accumulate": 1,
     "batch": 32,
     "scan": False,

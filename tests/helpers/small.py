@@ -41,8 +41,11 @@ VIT = EncoderConfig(
     channels=3,
     pre_norm=True,
 )
-SMALL = dataclasses.replace(BERT, layers=1)  # compiles in half the time
-CONFIGS = {"bert": BERT, "gpt2": GPT2, "vit": VIT, "small": SMALL}
+CONFIGS = {"bert": BERT, "gpt2": GPT2, "vit": VIT}
+# One block compiles in half the time of two.
+SHALLOW = {name: dataclasses.replace(config, layers=1) for name, config in CONFIGS.items()}
+SMALL = SHALLOW["bert"]
+CONFIGS["small"] = SMALL
 
 SLOTS = 8
 SHAPE = (3, 32, SLOTS)  # rows, tokens a row, slots of examples: what `batch` makes
