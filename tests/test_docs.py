@@ -7,13 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adapt import models
-from adapt.__main__ import COMMANDS
+from adapt.__main__ import COMMANDS, main
 from adapt.cli.flags import flag, read_flags
 from adapt.markdown import markdown_table
 from adapt.models import heads
@@ -75,18 +74,23 @@ def config_of(command: str) -> type:
 
 
 @pytest.fixture
-def shell(asset, compiled_in_processes):
-    """Runs `adapt ...` in a folder, in a process of its own, as a user does."""
+def shell(asset, compiled_in_processes, monkeypatch):
+    """Runs `adapt ...` in the current folder.
+
+    In this process, as importing and compiling anew is most of what a process does; but with
+    `--import` in one of its own, or other tests would have the module, too.
+    """
     asset("tiny-bert")
 
-    def run(words: list[str], folder: Path) -> str:
+    def run(words: list[str]) -> None:
+        if "--import" not in words:
+            monkeypatch.setattr(sys, "argv", ["adapt", *words])
+            main()
+            return
         env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         line = [sys.executable, "-m", "adapt", *words]
-        done = subprocess.run(
-            line, cwd=folder, env=env, capture_output=True, text=True, timeout=300
-        )
+        done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"adapt {' '.join(words)}\n{done.stderr}"
-        return done.stdout
 
     return run
 
@@ -106,7 +110,7 @@ def test_the_code_of_a_page_runs(page, asset, shell, tmp_path, monkeypatch):
             (tmp_path / block.file).write_text(block.text, "utf-8")
         elif block.run:
             for words in pages.commands(block):
-                shell(words, tmp_path)
+                shell(words)
 
 
 def test_the_strategy_and_the_pooling_of_the_page_compute_what_it_says(monkeypatch):
