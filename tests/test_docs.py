@@ -19,7 +19,7 @@ from adapt.models import heads
 from adapt.training import strategies
 from adapt.training.optim import FROZEN
 from adapt.tree import paths
-from experiments.benchmark import growth, speed_report, tuning, whole_runs_report
+from experiments.benchmark import growth, host, speed_report, tuning, whole_runs_report
 from experiments.benchmark.aot import compile_check
 from tests.helpers import pages, small
 from tests.helpers.pages import PAGES, README
@@ -34,6 +34,7 @@ TABLES = {
     "whole_runs": whole_runs_report.columns(num_rounds=5),
     "growth": growth.COLUMNS,
     "tuning": tuning.COLUMNS,
+    "host": host.COLUMNS,
     "aot": compile_check.COLUMNS,
     "aot_h100_1": compile_check.COLUMNS,
     "aot_h100_8": compile_check.COLUMNS,
