@@ -13,6 +13,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from adapt.__main__ import main
 from adapt.cli.launch import wide_vectors
 from adapt.errors import AssetError
 from adapt.pretrained import assets
@@ -222,5 +223,29 @@ def command(scratch_cache) -> Callable[..., subprocess.CompletedProcess[str]]:
         words = [sys.executable, "-m", *tiny.module(name), *map(str, flags)]
         home = tiny.environment(scratch_cache, **env)
         return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=home, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def here(own_cache, monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`here("finetune", "--epochs", 0)` is what `command` gives, of a command that runs in this process.
+
+    It imports and compiles nothing anew: for a mistake that needs no process of its own.
+    """
+
+    def run(name: str, *flags: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        words = ["adapt", name, *map(str, flags)]
+        capsys.readouterr()
+        status = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", words.copy())
+            patch.chdir(cwd or Path.cwd())
+            try:
+                main()
+            except SystemExit as ended:
+                status = ended.code
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, said.out, said.err)
 
     return run

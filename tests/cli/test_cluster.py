@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -345,62 +346,52 @@ def test_processes_that_disagree_say_so(inputs, together, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def refused_here(here, monkeypatch):
+    """`refused_here("--epochs", 0)` is the one line with which finetune ends in this process."""
+    async_dispatch = jax.config.values["jax_cpu_enable_async_dispatch"]
+    monkeypatch.setenv("NPROC", os.environ.get("NPROC", "64"))
+
+    def run(*flags: object) -> str:
+        done = here("finetune", *flags)
+        assert done.returncode == 2
+        return one_line(done.stderr)
+
+    yield run
+    jax.config.update("jax_cpu_enable_async_dispatch", async_dispatch)
+
+
+def place(where: object, processes: int, number: int, *more: object) -> tuple[object, ...]:
+    """The flags that say where a process of several is."""
+    return ("--coordinator", where, "--processes", processes, "--process-id", number, *more)
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
         (("--coordinator", "localhost:9"), "go together"),
         (("--process-id", 0), "go together"),
-        (("--coordinator", "auto"), "sees no SLURM step, Kubernetes job or Cloud TPU here"),
-        (("--coordinator", "localhost", "--processes", 2, "--process-id", 1), "must be HOST:PORT"),
-        (
-            ("--coordinator", "localhost:99999", "--processes", 2, "--process-id", 0),
-            "a port below 65536",
-        ),
-        (
-            (
-                "--coordinator",
-                "localhost:9",
-                "--processes",
-                2,
-                "--process-id",
-                0,
-                "--join-timeout",
-                0,
-            ),
-            "at least 1 second",
-        ),
-        (
-            ("--coordinator", "localhost:9", "--processes", 2, "--process-id", 2),
-            "must be from 0 to",
-        ),
-        (
-            (
-                "--coordinator",
-                "localhost:9",
-                "--processes",
-                2,
-                "--process-id",
-                1,
-                "--join-timeout",
-                2,
-            ),
-            "does not answer within 2 s",
-        ),
-        (
-            (
-                "--coordinator",
-                "localhost:7634",
-                "--processes",
-                2,
-                "--process-id",
-                0,
-                "--join-timeout",
-                3,
-            ),
-            "not all 2 processes",
-        ),
+        (place("localhost", 2, 1), "must be HOST:PORT"),
+        (place("localhost:99999", 2, 0), "a port below 65536"),
+        (place("localhost:9", 2, 0, "--join-timeout", 0), "at least 1 second"),
+        (place("localhost:9", 2, 2), "must be from 0 to"),
         (("--mesh", "fsdp=3"), "takes 3 devices and there is 1"),
         (("--mesh", "model=1"), "no axis 'model'"),
+    ],
+)
+def test_flags_of_a_place_that_make_no_sense_are_one_line(
+    inputs, refused_here, tmp_path, flags, says
+):
+    assert says in refused_here(*flags_of(inputs, tmp_path / "run"), *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--coordinator", "auto"), "sees no SLURM step, Kubernetes job or Cloud TPU here"),
+        (place("localhost:9", 2, 1, "--join-timeout", 2), "does not answer within 2 s"),
+        (place("localhost:7634", 2, 0, "--join-timeout", 3), "not all 2 processes"),
     ],
 )
 def test_what_cannot_be_joined_is_one_line(inputs, command, tmp_path, flags, says):

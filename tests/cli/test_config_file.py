@@ -113,13 +113,13 @@ def test_a_wrong_entry_is_refused_by_its_name(content, message, tmp_path):
         config_of("--config", file)
 
 
-def test_the_command_says_the_flag_and_result_json_the_command(command, given, tmp_path):
+def test_the_command_says_the_flag_and_result_json_the_command(here, given, tmp_path):
     (tmp_path / "odd.json").write_text('{"stratgy": "full"}')
-    done = command("finetune", "--config", "odd.json", cwd=tmp_path)
+    done = here("finetune", "--config", "odd.json", cwd=tmp_path)
     said = "error: --config odd.json: there is no option 'stratgy': did you mean strategy?\n"
     assert (done.returncode, done.stderr) == (2, said)
     (tmp_path / "mine.json").write_text(json.dumps(given))
-    done = command("finetune", "--config", "mine.json", "--out", "a run", cwd=tmp_path)
+    done = here("finetune", "--config", "mine.json", "--out", "a run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "a run/result.json").read_text())
     assert result["command"] == "adapt finetune --config mine.json --out 'a run'"

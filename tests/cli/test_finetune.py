@@ -72,10 +72,10 @@ ALSO = {
 def run(inputs, tmp_path):
     """`run("bert_mlm_tied", strategy="frozen")` is the result of a run in `tmp_path / "run"`."""
 
-    def finetuned(case: str, name: str = "run", **flags) -> dict:
+    def finetuned(case: str, name: str = "run", blocks: int | None = 1, **flags) -> dict:
         data = inputs.images if case.startswith("vit") else inputs.texts
         config = finetune.Config(
-            **FAST | data | {"checkpoint": inputs.checkpoint(case)} | flags,
+            **FAST | data | {"checkpoint": inputs.checkpoint(case, blocks)} | flags,
             out=tmp_path / name,
             overwrite=True,
         )
@@ -111,7 +111,7 @@ def test_a_flag_that_does_nothing_is_said(run, capsys, strategy, says):
 def test_a_run_keeps_what_is_frozen_and_trains_the_rest(
     run, inputs, tmp_path, case, strategy, pooling
 ):
-    result = run(case, strategy=strategy, pooling=pooling)
+    result = run(case, blocks=None, strategy=strategy, pooling=pooling)
     source, after = hub.load(inputs.checkpoint(case)), hub.load(tmp_path / "run")
     labels = tree.label(
         after.params, strategies.strategy(strategy, source.config.layers).phases[0].rules
@@ -159,7 +159,7 @@ def test_a_runs_folder(run, inputs, tmp_path):
     assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
 
     flags = json.loads((folder / "config.json").read_text())
-    assert flags["checkpoint"] == inputs.checkpoint("bert_mlm_tied") and flags["epochs"] == 2
+    assert flags["checkpoint"] == inputs.checkpoint("bert_mlm_tied", 1) and flags["epochs"] == 2
     assert flags["learning_rate"] is None
     assert flags["used"] == {
         "learning_rates": [{"encoder": 1e-4, "head": 1e-3}],
@@ -177,7 +177,7 @@ def test_a_runs_folder(run, inputs, tmp_path):
     assert result["long"] == {"train": none, "validation": none, "test": none}
 
     lineage = json.loads((folder / "lineage.json").read_text())
-    source = hub.load(inputs.checkpoint("bert_mlm_tied"))
+    source = hub.load(inputs.checkpoint("bert_mlm_tied", 1))
     assert lineage["encoder_digest"] == tree.digest(source.params["encoder"])
     assert lineage["discarded"] == result["discarded"] and lineage["train"] == inputs.train
     assert {"python", "jax", "flax", "optax"} <= set(lineage["versions"])
@@ -354,7 +354,7 @@ def test_labels_do_not_depend_on_the_order_of_rows(run, tmp_path):
 
 def test_random_weights_are_another_encoder_of_the_same_shapes(run, inputs, tmp_path):
     result = run("bert_mlm_tied", strategy="frozen", random_weights=True)
-    source, after = hub.load(inputs.checkpoint("bert_mlm_tied")), hub.load(tmp_path / "run")
+    source, after = hub.load(inputs.checkpoint("bert_mlm_tied", 1)), hub.load(tmp_path / "run")
     tree.check_like(after.params["encoder"], source.params["encoder"])
     assert tree.digest(after.params["encoder"]) != tree.digest(source.params["encoder"])
     fresh = Model(Encoder(source.config), source.head).init(jax.random.key(1))

@@ -88,12 +88,28 @@ def adapt(command, inputs, folder):
 
     def run(name: str, *flags: object) -> subprocess.CompletedProcess[str]:
         if name == "finetune":
-            data = ("--train", inputs.train, "--test", inputs.test, "--batch-size", 4)
-            checkpoint = ("--checkpoint", inputs.checkpoint("bert_mlm_tied"))
-            flags = (*checkpoint, *data, "--epochs", 1, *flags)
+            flags = (*training_flags(inputs), *flags)
         return command(name, *flags, cwd=folder)
 
     return run
+
+
+@pytest.fixture
+def without_import(here, inputs, folder):
+    """`without_import("predict", *flags)`: the same in this process, which never imports the module."""
+
+    def run(name: str, *flags: object) -> subprocess.CompletedProcess[str]:
+        if name == "finetune":
+            flags = (*training_flags(inputs), *flags)
+        return here(name, *flags, cwd=folder)
+
+    return run
+
+
+def training_flags(inputs) -> tuple[object, ...]:
+    """Of a short run."""
+    data = ("--train", inputs.train, "--test", inputs.test, "--batch-size", 4)
+    return ("--checkpoint", inputs.checkpoint("bert_mlm_tied"), *data, "--epochs", 1)
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +144,10 @@ def test_the_head_of_a_task_is_the_head_that_trains_and_the_run_names_its_module
 
 
 def test_predict_says_which_module_a_run_needs_and_never_imports_one_by_itself(
-    adapt, stars, inputs
+    adapt, without_import, stars, inputs
 ):
     words = ("--run", "stars", "--data", inputs.test, "--out", "predicted.csv")
-    said = refused(adapt("predict", *words))
+    said = refused(without_import("predict", *words))
     assert (
         said
         == "error: stars has the head 'Cosine' of the module my_module: --import my_module first"
@@ -154,30 +170,30 @@ def test_an_export_of_a_head_that_no_format_has_is_refused_by_its_name(adapt, st
     assert not (stars.parent / "exported").exists()
 
 
-def test_a_pooling_of_one_s_own_trains_predicts_and_is_named(adapt, folder, inputs):
+def test_a_pooling_of_one_s_own_trains_predicts_and_is_named(adapt, without_import, folder, inputs):
     words = ("--pooling", "double", "--strategy", "frozen", "--out", "doubled")
     done = adapt("finetune", "--import", "my_module", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "doubled/model.json").read_text())["head"]["pooling"] == "double"
     words = ("--run", "doubled", "--data", inputs.test, "--out", "doubled.csv")
     assert "doubled has the pooling 'double' of the module my_module" in refused(
-        adapt("predict", *words)
+        without_import("predict", *words)
     )
     assert adapt("predict", "--import", "my_module", *words).returncode == 0
 
 
-def test_names_that_nobody_registered_are_refused_with_those_that_are_there(adapt):
-    said = refused(adapt("finetune", "--pooling", "double", "--out", "none"))
+def test_names_that_nobody_registered_are_refused_with_those_that_are_there(without_import):
+    said = refused(without_import("finetune", "--pooling", "double", "--out", "none"))
     assert "unknown --pooling 'double': give one of mean, cls, max, last, pooler, attention" in said
-    said = refused(adapt("finetune", "--task", "stars", "--out", "none"))
+    said = refused(without_import("finetune", "--task", "stars", "--out", "none"))
     assert "unknown --task 'stars': give one of choice, classification, contrastive" in said
-    said = refused(adapt("finetune", "--strategy", "norms", "--out", "none"))
+    said = refused(without_import("finetune", "--strategy", "norms", "--out", "none"))
     assert "unknown strategy 'norms'" in said
 
 
-def test_a_run_goes_on_with_its_module_alone(adapt, stars):
+def test_a_run_goes_on_with_its_module_alone(without_import, stars):
     words = ("--task", "stars", "--strategy", "norms+decay:0.9", "--out", "stars", "--resume")
-    said = refused(adapt("finetune", *words))
+    said = refused(without_import("finetune", *words))
     assert "stars has the" in said and said.endswith(
         "of the module my_module: --import my_module first"
     )

@@ -34,7 +34,7 @@ DATA = {
 
 @pytest.fixture(scope="module")
 def bert(inputs):
-    return adapt.load(inputs.checkpoint("bert_mlm_tied"))
+    return adapt.load(inputs.checkpoint("bert_mlm_tied", 1))
 
 
 def make_trainer(

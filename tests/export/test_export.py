@@ -3,10 +3,7 @@
 import dataclasses
 import errno
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -27,7 +24,6 @@ from adapt.pretrained.sentence_files import Embedding
 from adapt.pretrained.tokenizer import Tokenizer
 from tests.helpers.exports import (
     LANGUAGE_MODELS,
-    REFERENCES,
     SENTENCE_TRANSFORMERS,
     TEXTS,
     TRANSFORMERS,
@@ -353,19 +349,9 @@ def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_wrote_and_fails_in_one_line(tmp_path):
+def test_the_command_says_what_it_wrote_and_fails_in_one_line(here, tmp_path):
     run, out = pretrained(tmp_path, "bert_classifier"), tmp_path / "out"
-    home = os.environ | {
-        "ADAPT_CACHE": str(tmp_path),
-        "PYTHONPATH": str(REFERENCES.parents[1]),
-        "JAX_PLATFORMS": "cpu",
-    }
-
-    def command(*flags: object) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "adapt", "export", "--run", str(run), *map(str, flags)]
-        return subprocess.run(words, capture_output=True, text=True, env=home, timeout=120)
-
-    done = command("--out", out)
+    done = here("export", "--run", run, "--out", out)
     assert (
         done.returncode == 0 and "transformers" in done.stdout and (out / "config.json").exists()
     ), done.stderr
@@ -374,7 +360,7 @@ def test_the_command_says_what_it_wrote_and_fails_in_one_line(tmp_path):
         ("--out", tmp_path / "x", "--format", "onnx"),
         ("--out", run, "--overwrite"),
     ):
-        failed = command(*flags)
+        failed = here("export", "--run", run, *flags)
         assert (
             failed.returncode == 2
             and failed.stderr.count("\n") == 1
