@@ -39,14 +39,16 @@ def test_states_and_maps_of_many_texts_are_those_of_each_alone(pretrained):
     maps = adapt.attention_maps(pretrained, TEXTS)
     tokens = pretrained.tokenizer.tokenize(TEXTS)
     config = pretrained.config
+    states_of = jax.jit(pretrained.model.hidden_states)
+    maps_of = jax.jit(pretrained.model.attention_maps)
     for row in (0, 7, 22):
         count = len(tokens[row])
         assert states[row].shape == (config.layers + 1, count, config.width)
         assert maps[row].shape == (config.layers, config.heads, count, count)
         batch = alone(pretrained, TEXTS[row])
-        expected = pretrained.model.hidden_states(pretrained.params, batch)
+        expected = states_of(pretrained.params, batch)
         np.testing.assert_allclose(states[row], np.concatenate(expected), atol=1e-5)
-        expected = pretrained.model.attention_maps(pretrained.params, batch)
+        expected = maps_of(pretrained.params, batch)
         np.testing.assert_allclose(maps[row], np.concatenate(expected), atol=1e-6)
     assert len(states) == len(maps) == len(TEXTS)
 

@@ -19,7 +19,7 @@ from tests.helpers import tiny
 def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
     table = str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(40)))
     flags = {
-        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
         "data": table,
         "batch_size": 4,
         "steps": 2,

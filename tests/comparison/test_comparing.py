@@ -30,7 +30,7 @@ FAST = {"seeds": 2, "rates": (1, 3), "epochs": 2, "batch_size": 8, "min_steps": 
 
 @pytest.fixture(scope="module")
 def bert(inputs):
-    return adapt.load(inputs.checkpoint("bert_mlm_tied"))
+    return adapt.load(inputs.checkpoint("bert_mlm_tied", 1))
 
 
 def read(bert, labels=LABELS, test=None, validation=None, seeds=2) -> material.Material:
