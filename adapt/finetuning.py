@@ -312,6 +312,7 @@ class Prepared(PreparedRun):
             "max_length": tokenizer.max_length if tokenizer else None,
             "long": tokenizer.long if tokenizer else None,
             "dropout": pretrained.config.dropout,
+            "attention_dropout": pretrained.config.attention_dropout,
             "dtype": self.plan.dtype,
         }
         if tokenizer and tokenizer.stride is not None:

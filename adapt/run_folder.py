@@ -334,7 +334,7 @@ def outcome_of(result: Mapping[str, Any]) -> str:
     """How a run ended, by its result.json: complete, early, or stopped, where there is none."""
     if not result:
         return "stopped"
-    return result.get("outcome", "complete")  # those of before 2026-11-28 do not say it
+    return result.get("outcome", "complete")  # earlier runs do not say it
 
 
 def has_saved(out: Path) -> bool:

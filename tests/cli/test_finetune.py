@@ -65,6 +65,7 @@ ALSO = {
     "in_training_data",
     "commit",
     "command",
+    "outcome",
 }
 
 
@@ -167,6 +168,7 @@ def test_a_runs_folder(run, inputs, tmp_path):
         "max_length": 20,
         "long": "head",
         "dropout": 0.1,
+        "attention_dropout": 0.1,
         "dtype": "float32",
     }
     assert result["dtype"] == "float32"

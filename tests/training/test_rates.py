@@ -54,7 +54,7 @@ def test_a_rate_in_the_state_is_the_rate_of_the_step():
     params = {"kernel": np.ones((2, 2), np.float32)}
     step = jax.jit(optim.adamw(optim.schedule(1.0, 10)).update)
     for tx in (optim.adamw(optim.schedule(0.5, 20, 0.2), 0.3), optim.adamw(0.25, 0.0)):
-        state = tx.init(params)
+        state = jax.device_put(tx.init(params))
         apart = tx.init(params)
         for _ in range(8):
             updates, state = step(params, state, params)
