@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from adapt import signatures
 from adapt.errors import OutputError
 
 MARGIN = 64 << 20  # bytes left free on a disk beside what is written
@@ -112,9 +113,13 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises :class:`OSError`, and :class:`ValueError` as
-    :func:`parse_json` does.
+    :func:`parse_json` does, and for what was fetched in its place.
     """
-    return parse_json(path.read_text("utf-8"))
+    text = path.read_text("utf-8")
+    what = signatures.stand_in(text[: signatures.BEGINNING].encode())
+    if what is not None:
+        raise ValueError(what)
+    return parse_json(text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import adapt
 from adapt import fitting, pretraining, tree
 from adapt.data import masking, packing
-from adapt.errors import AdaptError, CheckpointError
+from adapt.errors import AdaptError, CheckpointError, DataError
 from adapt.pretrained import hub
 from adapt.pretraining import PretrainingOptions, TextData
 from adapt.ragged import ragged
@@ -195,3 +195,18 @@ def test_a_run_that_has_ended_goes_on_with_more_steps(bert, tmp_path):
 def test_a_mistake_is_one_sentence_that_names_the_parameter(bert, texts, options, named):
     with pytest.raises(AdaptError, match=named):
         adapt.pretrain(bert, texts, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", "git lfs pull"),
+        ("\n<!DOCTYPE html>\n<html>\n<body>\n<p>a film</p>\n</body>\n</html>\n", "HTML"),
+    ],
+)
+def test_a_text_that_was_not_fetched_teaches_nothing(bert, tmp_path, content, named):
+    path = tmp_path / "page.txt"
+    path.write_text(content)
+    with pytest.raises(DataError, match=rf"page\.txt: .*{named}"):
+        adapt.pretrain(bert, path, out=tmp_path / "run", steps=2)
+    assert not (tmp_path / "run").exists()

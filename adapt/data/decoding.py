@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapt import signatures
+
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 
@@ -31,9 +33,14 @@ def decoded(image: Mapping[str, Any] | None, feature: Any) -> Any:
 def check_pixels(content: bytes) -> None:
     """Have Pillow raise an error for a PNG whose pixels are not those that were written: it
     compares the checksums of all of its other parts by itself.
+
+    Raises :class:`OSError` for what was fetched in place of a picture.
     """
     from PIL import Image
 
+    what = signatures.stand_in(content[: signatures.BEGINNING])
+    if what is not None:
+        raise OSError(f"not a picture: {what}")
     if content.startswith(PNG):
         with Image.open(io.BytesIO(content)) as image:
             image.verify()

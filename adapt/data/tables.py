@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapt import buckets
+from adapt import buckets, signatures
 from adapt.data import bundled, conll, folders, misnamed
 from adapt.data.arrow import read_faults, read_notes, write_arrow
 from adapt.data.decoding import decoded
-from adapt.data.formats import FORMATS, ending_of, format_of
+from adapt.data.formats import FORMATS, ending_of, format_of, is_compressed
 from adapt.data.text_files import QUOTING, repeated_names, text_lines
 from adapt.errors import DataError, OutputError, StrategyError, first_line
 from adapt.files import is_remote
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PARQUET = b"PAR1"  # how such a file begins
 FILE = "file"  # the column of a folder of pictures that says which file a row is
-VERSION = 5  # of what parsed_folder() keeps: after a change of it, files are parsed anew
+VERSION = 6  # of what parsed_folder() keeps: after a change of it, files are parsed anew
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,7 @@ def read_name(name: str, split: str | None, quoting: Quoting | None = None) -> T
     if ending_of(path) == ".txt" and path.is_file() and conll.is_conll(text_lines(path)):
         return read_file(path, "conll", split)
     if path.exists():
-        mend = misnamed.mend(path, None) if ending_of(path) == ".txt" else ""
-        raise DataError(
-            f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}{mend}"
-        )
+        raise no_known_format(path)
     if name in bundled.SETS:
         return Table(import_datasets().Dataset.from_dict(bundled.read(name, split)), name)
     if path.is_absolute() or name.count("/") > 1:
@@ -140,6 +138,18 @@ def read_name(name: str, split: str | None, quoting: Quoting | None = None) -> T
         import_datasets().config.HF_HUB_OFFLINE = True  # then only what its cache has
     rows = load_dataset(name, split, path=name, cache_dir=str(cache_folder() / "datasets"))
     return Table(rows, name)
+
+
+def no_known_format(path: Path) -> DataError:
+    """The error of a file that no reader is for by its name, with what it is by its content."""
+    head = signatures.head_of(path)
+    what = signatures.stand_in(head) if is_compressed(path) else signatures.no_text(head)
+    mend = f": {what}" if what else ""
+    if what is None and ending_of(path) == ".txt":
+        mend = misnamed.mend(path, None)
+    return DataError(
+        f"{path} is of no known format; convert it to one of {', '.join(FORMATS)}{mend}"
+    )
 
 
 def matching_files(name: str) -> list[Path]:
@@ -191,6 +201,8 @@ def read_saved(path: Path, split: str | None) -> "Dataset":
     """What `save_to_disk` wrote. Raises :class:`DataError` for what can't be read, and where a part
     has to be named.
     """
+    for file in sorted([*path.rglob("*.arrow"), *path.rglob("*.json")]):
+        check_is_fetched(file)
     datasets = import_datasets()
     try:
         saved = datasets.load_from_disk(str(path))
@@ -201,6 +213,13 @@ def read_saved(path: Path, split: str | None) -> "Dataset":
             raise DataError(f"{path} is a single table: it has no part '{split}'")
         return saved
     return folders.one_part(path, saved, split)
+
+
+def check_is_fetched(file: Path) -> None:
+    """Raise :class:`DataError` where another file was fetched in place of one that is no text."""
+    what = signatures.stand_in(signatures.head_of(file))
+    if what is not None:
+        raise DataError(f"cannot read {file}: {what}")
 
 
 def from_columns(
@@ -291,8 +310,21 @@ def check_column(table: Table, column: str) -> None:
         raise DataError(f"{table.name}: {table.faults[column]}")
     if column not in table.columns:
         known = ", ".join(map(shown_name, table.columns))
-        mend = "" if table.file is None else misnamed.mend(table.file, format_of(table.file))
+        mend = mend_of_names(table.columns, column)
+        if not mend and table.file is not None:
+            mend = misnamed.mend(table.file, format_of(table.file))
         raise DataError(f"{table.name} has no column '{column}'; it has {known}{mend}")
+
+
+def mend_of_names(columns: Sequence[str], column: str) -> str:
+    """What an error adds where there is the ``column`` but for blanks around its name."""
+    for name in columns:
+        if name != column and name.strip() == column:
+            return (
+                f": {shown_name(name)} has blanks around it: delete them in the header, or give "
+                "the name with them"
+            )
+    return ""
 
 
 def shown_name(column: str) -> str:
@@ -352,10 +384,14 @@ def read_parquet(path: Path) -> Table:
 
     Raises :class:`DataError` for what can't be read.
     """
+    head = signatures.head_of(path)
+    what = None if head.startswith(PARQUET) else signatures.no_text(head)
+    if what is not None:
+        raise DataError(f"cannot read {path}: {what}")
     try:
         features, faults = parquet_columns(path)
     except DataError as error:
-        raise DataError(f"{error}{misnamed.mend(path, 'parquet')}") from error
+        raise misnamed.with_mend(error, path, "parquet") from error
     arguments: dict[str, Any] = {}
     if faults:
         arguments = {"columns": list(features), "features": features}
@@ -410,7 +446,7 @@ def map_text_file(
         try:
             write_arrow(path, kind, target, quoting)
         except DataError as error:
-            raise DataError(f"{error}{misnamed.mend(path, kind)}") from error
+            raise misnamed.with_mend(error, path, kind) from error
     for note in read_notes(target):
         logger.warning(note)
     return import_datasets().Dataset.from_file(str(target)), read_faults(target)

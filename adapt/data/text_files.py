@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from adapt import signatures
 from adapt.errors import DataError, first_line
 from adapt.options import Quoting
 
@@ -31,14 +32,6 @@ MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# How files begin that are no text, and what they are.
-SIGNATURES = {
-    b"\x1f\x8b": "gzip's: such a file is called .gz",
-    b"BZh": "bzip2's: such a file is called .bz2",
-    b"\xfd7zXZ": "xz's: such a file is called .xz",
-    b"PAR1": "Parquet's: such a file is called .parquet",
-    b"PK\x03\x04": "a ZIP archive, as workbooks of Excel are: write its sheet as CSV",
-}
 LINE_BREAK = re.compile("\r\n|\r|\n")
 
 csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,072 characters
@@ -47,12 +40,14 @@ csv.field_size_limit(2**31 - 1)  # the default refuses a text of more than 131,0
 @contextlib.contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     """A text file, decompressed by its ending. Raises :class:`DataError`, also while it is read,
-    for what is not UTF-8 and what can't be decompressed.
+    for what is not UTF-8, what can't be decompressed, and what is no text by its first bytes.
     """
     opener = OPENERS.get(path.suffix.lower())
+    if opener is not None:
+        check_is_compressed(path)
     try:
         with (opener or open)(path, "rb") as file:
-            check_is_utf8(path, file.read(1024))
+            check_is_text(path, file.read(signatures.BEGINNING))
         with (opener or open)(path, "rt", encoding="utf-8-sig", newline=newline) as file:
             yield file
     except UnicodeDecodeError as error:
@@ -234,18 +229,28 @@ def without_blank_lines(rows: Iterable[list[str]], num_columns: int) -> Iterator
 def not_utf8(path: Path) -> DataError:
     """The error of a file that is not UTF-8, with the first line that is not."""
     with OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
-        head = file.read(8)
-        file.seek(0)
         number = next(number for number, line in enumerate(file, 1) if not is_utf8(line))
-    for signature, kind in SIGNATURES.items():
-        if head.startswith(signature):
-            return DataError(f"{path}: line {number} is not UTF-8: the file is {kind}")
     return DataError(f"{path}: line {number} is not UTF-8; convert the file with iconv")
 
 
-def check_is_utf8(path: Path, head: bytes) -> None:
-    """Raise :class:`DataError` for a file that begins as text of UTF-16 or UTF-32 does."""
-    encoding = wide_encoding(head)
+def check_is_compressed(path: Path) -> None:
+    """Raise :class:`DataError` for a file whose first bytes say that its name is wrong: ``.gz``,
+    and it is not compressed.
+    """
+    what = signatures.not_compressed(path, signatures.head_of(path))
+    if what is not None:
+        raise DataError(f"{path} can't be decompressed: {what}")
+
+
+def check_is_text(path: Path, head: bytes) -> None:
+    """Raise :class:`DataError` for a file that begins as no text in UTF-8 does: a page of the web,
+    a workbook, UTF-16.
+    """
+    what = signatures.no_text(head)
+    if what is not None:
+        inside = " holds another file" if path.suffix.lower() in OPENERS else ""
+        raise DataError(f"{path}{inside}: {what}")
+    encoding = wide_encoding(head[:1024])
     if encoding is not None:
         raise DataError(
             f"{path}: line 1 is not UTF-8 but {encoding}; convert the file with iconv -f "
@@ -262,8 +267,6 @@ def wide_encoding(head: bytes) -> str | None:
     for mark, name in MARKS.items():
         if head.startswith(mark):
             return name
-    if head.startswith(tuple(SIGNATURES)):
-        return None
     zeros = [head[place::4].count(0) for place in range(4)]
     few = max(len(head) // 20, 1)
     if zeros[0] + zeros[2] == 0 and zeros[1] + zeros[3] > few:

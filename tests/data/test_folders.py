@@ -12,6 +12,8 @@ from PIL import Image
 from adapt.data.tables import chunks, read
 from adapt.errors import DataError
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
+
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
@@ -207,6 +209,17 @@ def test_what_datasets_saved_is_read(tmp_path):
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot read"):
         read(tmp_path / "one")
+    (table,) = (tmp_path / "parts" / "test").glob("*.arrow")
+    table.write_bytes(POINTER)
+    with pytest.raises(DataError, match=rf"{table.name}: .*git lfs pull"):
+        read(f"{tmp_path / 'parts'}:test")
+
+
+def test_a_picture_that_was_not_fetched_is_named(tmp_path):
+    Image.new("L", (2, 2)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(POINTER)
+    with pytest.raises(DataError, match="git lfs pull"):
+        list(chunks(read(tmp_path), ["image"]))
 
 
 def test_tables_in_folders_that_are_parts(tmp_path):

@@ -60,6 +60,8 @@ def test_what_is_not_utf_8_in_a_compressed_file_is_named(tmp_path):
         read(path)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
+PAGE = "<!DOCTYPE html>\n<html><title>404</title></html>\n"
 # What people have under another name, and what the error has to name.
 MISNAMED = {
     "words.tsv": ("EU\tB-ORG\nis\tO\n\nIt\tO\n", r"\.conll"),
@@ -80,13 +82,39 @@ MISNAMED = {
     "broad.txt": ("EU B-ORG\n".encode("utf-32"), "iconv -f UTF-32 "),
     "little.csv.gz": (gzip.compress("text,a\nb,c\n".encode("utf-16-le")), "iconv -f UTF-16LE "),
     "objects.csv": ('{"text": "a", "label": "b"}\n{"text": "c", "label": "d"}\n', r"\.jsonl"),
-    "pointer.csv": ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
-    "pointer.jsonl": ("version https://git-lfs.github.com/spec/v1\nsize 1\n", "git lfs pull"),
-    "pointer.parquet": ("version https://git-lfs.github.com/spec/v1\nsize 1\n", "git lfs pull"),
+    "pointer.csv": (POINTER, "git lfs pull"),
+    "pointer.jsonl": (POINTER, "git lfs pull"),
+    "pointer.parquet": (POINTER, "git lfs pull"),
     "refused.csv": ("<!DOCTYPE html>\n<title>404</title>\n", "page of the web"),
     "packed.csv": (gzip.compress(b"text,label\na,b\n"), r"\.gz"),
     "table.csv": (b"PAR1\x15\x04\x15\xff\xd8", r"\.parquet"),
     "sheet.csv": (b"PK\x03\x04\x14\x00\x06\x00\xff\xd8", "Excel"),
+    "ascii.csv": (b"PK\x03\x04\x14\x00", "Excel"),
+    "old.csv": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\x00", "Excel"),
+    "sheet.parquet": (b"PK\x03\x04\x14\x00", "Excel"),
+    "sheet.xlsx": (b"PK\x03\x04\x14\x00", "no known format.*Excel"),
+    "table.arrow": (POINTER, "no known format.*git lfs pull"),
+    "pointer.conll": (POINTER, "git lfs pull"),
+    "pointer.iob": (POINTER, "git lfs pull"),
+    "pointer.bio": (POINTER, "git lfs pull"),
+    "pointer.txt": (POINTER, "git lfs pull"),
+    "pointer.tsv.gz": (POINTER, "git lfs pull"),
+    "inside.csv.gz": (gzip.compress(POINTER.encode()), "git lfs pull"),
+    "page.csv.gz": (PAGE, "HTML"),
+    "blank.csv": ("\n\n" + PAGE, "HTML"),
+    "page.conll": (PAGE, "HTML"),
+    "page.parquet": (PAGE, "HTML"),
+    "bucket.csv": ("<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "XML"),
+    "plain.csv.gz": ("text,label\na,b\n", r"not compressed: call it plain\.csv"),
+    "other.csv.gz": (bz2.compress(b"text\n"), r"bzip2.*\.bz2"),
+    "objects.parquet": ('{"text": "a", "label": "b"}\n', r"not a parquet file: .*\.jsonl"),
+    "table.parquet": ("text,label\na,b\n", r"not a parquet file: .* commas .*\.csv"),
+    "commas.json": ("text,label\na,b\n", r"commas .*\.csv"),
+    "tabs.jsonl": ("text\tlabel\na\tb\n", r"tabs .*\.tsv"),
+    "excel.csv": ("sep=,\ntext,label\na,b\n", "sep=,.*delete"),
+    "excel3.csv": ("sep=,\ntext,label,more\na,b,c\n", "sep=,.*delete"),
+    "excel2.csv": ("sep=;\ntext;label\na;b\n", "sep=;.*delete"),
+    "blanks.csv": (" text, label\na,b\n", "' text' has blanks around it"),
 }
 
 
@@ -95,8 +123,38 @@ def test_a_file_that_is_not_what_it_is_called_says_what_it_looks_like(tmp_path, 
     content, mend = MISNAMED[name]
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=mend):
+    with pytest.raises(DataError, match=mend) as caught:
         column(path)
+    assert ".:" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [POINTER, PAGE, "\n" + PAGE, "PK\x03\x04"])
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_lines_of_a_file_that_is_no_text_are_not_read(tmp_path, name, content):
+    path = tmp_path / name
+    content = content.encode()
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match=f"{name}.*(git lfs pull|HTML|ZIP)"):
+        read_lines(path)
+
+
+def test_a_shard_that_was_not_fetched_is_named(tmp_path):
+    (tmp_path / "mix-1.conll").write_text("EU B-ORG\nis O\n")
+    (tmp_path / "mix-2.conll").write_text(POINTER)
+    for spec in (f"{tmp_path}/mix-*.conll", tmp_path):
+        with pytest.raises(DataError, match=r"mix-2\.conll.*git lfs pull"):
+            read(spec)
+
+
+def test_texts_with_marks_are_read_as_they_are_called(tmp_path):
+    contents = {
+        "a.csv": "text\n<html> is a mark\n",
+        "b.csv": "PAR1,text\nx,<html> is a mark\n",
+        "c.tsv": "text\tlabel\n<html> is a mark\tversion https://git-lfs\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        assert column(tmp_path / name) == ["<html> is a mark"]
 
 
 @pytest.mark.parametrize(
