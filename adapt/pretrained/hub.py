@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import safetensors
 
-from adapt import buckets, files, tree
+from adapt import buckets, files, signatures, tree
 from adapt.errors import CheckpointError, ExtensionError, StrategyError, first_line
 from adapt.models import (
     HEADS,
@@ -580,6 +580,9 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
                 f"{index} names {name}, which is not in the folder: fetch it again"
             ) from None
         except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+            what = signatures.stand_in(signatures.head_of(folder / name))
+            if what is not None:
+                raise CheckpointError(f"{folder / name} holds no tensors: {what}") from None
             raise CheckpointError(
                 f"{folder / name} is truncated or corrupt ({error}): fetch it again"
             ) from None

@@ -18,6 +18,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from adapt import signatures
 from adapt.errors import CheckpointError, first_line
 from adapt.files import read_json
 from adapt.options import Long
@@ -89,6 +90,7 @@ def read_tokenizer(
     settings = read_settings(folder / "tokenizer_config.json") | dict(more or {})
     said = settings.get("tokenizer_class") or hf.get("tokenizer_class")
     try:
+        check_is_fetched(file)
         content = read_content(file)
         kind = kind_of(str(said or "").removesuffix("Fast"), family, file, content)
         special, added = tokens_of_files(folder, kind, settings, content)
@@ -121,6 +123,19 @@ def read_tokenizer(
     if isinstance(length, int | float) and length >= NO_LENGTH:
         length = None
     return TokenizerFiles(backend, length, notes)
+
+
+def check_is_fetched(file: Path) -> None:
+    """Raise :class:`CheckpointError` where another file was fetched in place of a vocabulary, or of
+    the merges beside it.
+    """
+    files = [file]
+    if file.name == "vocab.json":
+        files.append(file.with_name("merges.txt"))
+    for each in files:
+        what = signatures.stand_in(signatures.head_of(each))
+        if what is not None:
+            raise CheckpointError(f"cannot read the tokenizer {each}: {what}")
 
 
 def read_content(file: Path) -> Settings:

@@ -80,6 +80,23 @@ def test_a_config_that_is_none_is_named(folder, content, why):
     assert why in message
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json"]
+)
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n", "git lfs pull"),
+        ("<!DOCTYPE html>\n<title>403</title>\n", "HTML"),
+    ],
+)
+def test_a_file_that_was_not_fetched_is_named(folder, name, content, named):
+    (folder / name).write_text(content)
+    message = refusal(folder)
+    assert str(folder / name) in message
+    assert named in message
+
+
 def test_an_unknown_architecture_is_answered_with_the_known_ones(folder):
     edit_config(folder, model_type="mamba")
     assert "'mamba' in config.json: adapt reads bert, gpt2, vit" in refusal(folder)
