@@ -32,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 TEXTS, LABELS = map(list, zip(*tiny.sentences(32), strict=True))
 NEW_TEXTS, NEW_LABELS = map(list, zip(*tiny.sentences(14, seed=1), strict=True))
 FAST = {"epochs": 2, "batch_size": 8, "learning_rate": 0.003, "patience": 0}
+TAGGED = ([["the", "good", "film"]] * 8, [["O", "B-PER", "O"]] * 8)
 
 
 @pytest.fixture(scope="module")
@@ -815,6 +816,41 @@ def test_a_word_a_row_is_said_to_be_read_without_its_sentence(bert, caplog):
     words, tags = [["the"], ["good"]] * 8, [["O"], ["B-PER"]] * 8
     adapt.finetune(bert, words, tags, task="tags", epochs=1)
     assert "every row is a single word" in caplog.text and ".conll" in caplog.text
+
+
+def test_a_word_a_row_with_blank_lines_between_sentences_is_refused(finetune, caplog, tmp_path):
+    path = tmp_path / "words.tsv"
+    header = "text\tlabel\n"
+    sentence = "the\tO\ngood\tB-PER\n"
+    sentences = header + f"{sentence}\n" * 8
+    path.write_text(sentences)
+    refused = r"words\.tsv: every row is a single word.*\.conll"
+    for data, more in ((path, {}), (TAGGED, {"validation": path}), (TAGGED, {"test": path})):
+        words, tags = data if data is TAGGED else (data, None)
+        with pytest.raises(DataError, match=refused):
+            finetune(words, tags, task="tags", **more)
+    # Without blank lines, or where every word stands alone, rows are what they seem.
+    for content in (sentence * 8, "the\tO\n\ngood\tB-PER\n\n" * 8):
+        caplog.clear()
+        path.write_text(header + content)
+        run = finetune(path, None, task="tags", epochs=1)
+        assert "every row is a single word" in caplog.text
+    path.write_text(sentences)
+    with pytest.raises(DataError, match=refused):
+        run.predict(path)
+
+
+def test_tags_of_a_file_that_was_not_fetched_are_refused(finetune, tmp_path):
+    path = tmp_path / "pointer.conll"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    for more in ({"validation": path}, {"test": path}):
+        with pytest.raises(DataError, match=r"pointer\.conll.*git lfs pull"):
+            finetune(*TAGGED, task="tags", **more)
+    with pytest.raises(DataError, match=r"pointer\.conll.*git lfs pull"):
+        finetune(path, None, task="tags")
+    run = finetune(*TAGGED, task="tags", epochs=1)
+    with pytest.raises(DataError, match=r"pointer\.conll.*git lfs pull"):
+        run.predict(path)
 
 
 def test_a_run_that_ended_early_says_so_in_its_folder(finetune, tmp_path):

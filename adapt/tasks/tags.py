@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.data import examples, tables
+from adapt.data import examples, misnamed, tables
 from adapt.data.examples import Examples
 from adapt.data.labels import (
     Labels,
@@ -91,17 +91,14 @@ class Tags(Task):
     ) -> Examples:
         """Labels become int32 [words, 2]: the place of the word's first token, and its class."""
         assert isinstance(labels, Ragged)
+        if len(labels) > 1 and labels.lengths.max() == 1:
+            check_single_words(table, columns[0])
         part, lost = tagged_examples(pretrained, table, columns[0], labels)
         words = int(labels.lengths.sum())
         if lost.cut_off:
             logger.warning(
                 f"{table.name}: {lost.cut_off} of {words} words lie beyond the {part.max_length} "
                 "tokens of an example: not scored"
-            )
-        if len(labels) > 1 and labels.lengths.max() == 1:
-            logger.warning(
-                f"{table.name}: every row is a single word, read without its sentence: a file with "
-                "a word a line, without a header, is called .conll"
             )
         if lost.without_token:
             logger.warning(
@@ -199,6 +196,22 @@ class Tags(Task):
     def cells(self, run: Pretrained, label: list[Any]) -> Row:
         names = [tag if tag is None else label_text(tag) for tag in label]
         return [json.dumps(names, ensure_ascii=False)]
+
+
+def check_single_words(table: Table, column: str) -> None:
+    """Say that all rows of a table are single words. Raises DataError where its file has blank
+    lines between them, which divide sentences in a file with a word a line.
+    """
+    what = f"{table.name}: every row is a single word"
+    if table.file is not None and misnamed.is_word_a_row(table.file, column):
+        raise DataError(
+            f"{what}, and {table.file.name} has blank lines between rows, as between sentences: a "
+            "file with a word a line, without a header, is called .conll"
+        )
+    logger.warning(
+        f"{what}, read without its sentence: a file with a word a line, without a header, is "
+        "called .conll"
+    )
 
 
 def unseen_tags(table: Table, column: str, names: Sequence[str]) -> list[str]:
