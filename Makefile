@@ -46,7 +46,7 @@ notebook: assets $(NOTEBOOK_STAMP)
 	PYTHONPATH=$(CURDIR) $(BIN)/jupyter lab notebooks $(NOTEBOOK_FLAGS)
 
 tpu: venv $(TPU_STAMP)
-	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/experiments/test_compile_check.py tests/cli/test_cluster.py -k "compile_check or tpu"
+	ADAPT_TPU_PYTHON=$(TPU_VENV)/bin/python $(BIN)/python -m pytest tests/models/test_packed_attention_compiled.py tests/experiments/test_compile_check.py tests/cli/test_cluster.py -k "compile_check or compiled or tpu"
 
 assets: venv
 	$(BIN)/python -m adapt.cli.assets
