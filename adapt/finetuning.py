@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import extensions, run_folder, tree
-from adapt.data.inputs import Columns, Part, check_given, make_parts
+from adapt.data.inputs import Columns, Part, check_given, check_same_order, make_parts
 from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
@@ -440,6 +440,7 @@ def prepare(
     strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
     task = get_task(options.task)
     pretrained = task.with_stride_of(pretrained, options)
+    check_same_order(inputs=inputs, labels=labels, weights=weights, extras=extras)
     parts = make_parts(
         inputs,
         labels,

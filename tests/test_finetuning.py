@@ -684,6 +684,11 @@ MISTAKES = {
     "a missing weight": ((TEXTS, LABELS), {"weights": [1] * 31 + [np.nan]}, r"weights`\[31\]"),
     "an infinite weight": ((TEXTS, LABELS), {"weights": [np.inf] * 32}, "weights"),
     "weights that are all 0": ((TEXTS, LABELS), {"weights": np.zeros(32)}, "weights"),
+    "weights in another order": (
+        (pandas.Series(TEXTS), LABELS),
+        {"weights": pandas.Series(np.ones(32))[::-1]},
+        "`weights` has the index of `inputs` in another order",
+    ),
     "a number for weights": ((TEXTS, LABELS), {"weights": 2}, "weights"),
     "a column of weights that is not there": ((TEXTS, LABELS), {"weights": "count"}, "count"),
     "weights of pairs": ((TEXTS, LABELS), {"weights": [1] * 32, "task": "setfit"}, "weights"),

@@ -9,6 +9,7 @@ The table then goes the way of every file, through the same checks.
 import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,10 @@ def make_table(
     several, the name of a column of the table, or None: the column ``columns.label``, or no labels
     at all. ``name`` is what messages call the table, ``parameter`` the parameter.
 
-    Raises DataError for anything that is not exactly one of these.
+    Raises DataError for anything that is not exactly one of these, and for pandas objects that would
+    be paired wrongly, see :func:`check_same_order`.
     """
+    check_same_order(**{parameter: inputs, "labels": labels})
     if is_table(inputs):
         table = read_table(inputs, name, parameter, columns.quoting)
         return add_labels(table, labels, columns, parameter)
@@ -491,6 +494,46 @@ def as_pictures(inputs: Any, name: str) -> list:
                 )
         pictures.append(value)
     return pictures
+
+
+def check_same_order(**given: Any) -> None:
+    """Raise DataError for pandas objects that have the same index in different orders.
+
+        check_same_order(texts=frame["text"], labels=shuffled["label"])
+
+    Rows are paired by position, and pandas would pair these by index. Arguments are named as
+    messages call them; of a dict its values are looked at. Indexes of other values, as
+    `reset_index` or a filter leaves them, say nothing of an order.
+    """
+    different: dict[str, Any] = {}
+    for name, index in indexes_of(given).items():
+        if any(index.equals(other) for other in different.values()):
+            continue
+        for earlier, other in different.items():
+            if is_reordered(index, other):
+                raise DataError(
+                    f"`{name}` has the index of `{earlier}` in another order: align them, or pass "
+                    ".to_numpy() to pair by position"
+                )
+        different[name] = index
+
+
+def indexes_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The indexes of the pandas objects among some arguments and in their dicts, by name."""
+    indexes = {}
+    for name, value in given.items():
+        named = {name: value}
+        if isinstance(value, Mapping):
+            named = {f"{name}[{key!r}]": column for key, column in value.items()}
+        for full_name, one in named.items():
+            if hasattr(one, "iloc"):
+                indexes[full_name] = one.index
+    return indexes
+
+
+def is_reordered(index: Any, other: Any) -> bool:
+    """Whether one index has the values of another, each as often."""
+    return len(index) == len(other) and Counter(index.tolist()) == Counter(other.tolist())
 
 
 def check_lengths(content: Mapping[str, Sequence[Any]], parameter: str) -> None:

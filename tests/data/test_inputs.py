@@ -63,6 +63,39 @@ def test_a_filtered_series_keeps_its_rows_whatever_its_index():
     }
 
 
+SERIES = {
+    "series": (FRAME["text"], FRAME["label"][::-1]),
+    "a frame and a series": (FRAME[["text"]], FRAME["label"][::-1]),
+    "columns of a dict": ({"text": FRAME["text"], "label": FRAME["label"][::-1]}, None),
+    "labels of a dict": (FRAME["text"], {"tone": FRAME["label"][::-1]}),
+    "an index of several levels": (
+        FRAME.set_index(["text", "label"], drop=False)["text"],
+        FRAME.set_index(["text", "label"], drop=False)["label"][::-1],
+    ),
+    "values that can't be sorted": (
+        FRAME["text"].set_axis([1, "a", "b"]),
+        FRAME["label"].set_axis(["b", 1, "a"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SERIES)
+def test_the_same_index_in_another_order_is_no_pairing_by_position(form):
+    with pytest.raises(DataError, match=r"label.* has the index of `inputs"):
+        make_table(*SERIES[form], Columns(), parameter="inputs")
+
+
+def test_indexes_that_say_nothing_of_an_order_are_paired_by_position():
+    for labels in (
+        FRAME["label"][::-1].to_numpy(),
+        FRAME["label"][::-1].reset_index(drop=True),
+        FRAME["label"][::-1].set_axis([7, 8, 9]),
+        FRAME["label"][::-1].set_axis([0, 0, 1]),
+    ):
+        assert content(FRAME["text"], labels)["label"] == LABELS[::-1]
+    assert content(FRAME["text"][::-1], FRAME["label"][::-1])["text"] == TEXTS[::-1]
+
+
 @pytest.mark.parametrize(
     ("kind", "columns"), [("arrow", None), ("numpy", ["label"]), (None, ["text"])]
 )
