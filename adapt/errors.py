@@ -72,6 +72,14 @@ class TrainingError(AdaptError):
     """Training can't go on, for the loss is not finite."""
 
 
+class DivergedError(TrainingError):
+    """The loss is not finite after ``steps`` steps, or in the one after them."""
+
+    def __init__(self, message: str, steps: int):
+        super().__init__(message)
+        self.steps = steps
+
+
 class MeshError(AdaptError):
     """A mesh does not fit the devices, the batch or a parameter, or processes disagree."""
 

@@ -19,7 +19,7 @@ from adapt.cost.clock import Laps
 from adapt.data import packing
 from adapt.data.shapes import RATE
 from adapt.devices import Device, this_device
-from adapt.errors import TrainingError
+from adapt.errors import DivergedError, TrainingError
 from adapt.models import Model
 from adapt.options import TrainingOptions
 from adapt.parallel.sharding import Layout, shard_tree
@@ -197,7 +197,7 @@ def fit(
     run that was never stopped. By default the best parameters are kept in memory. ``callbacks`` get
     the events of :mod:`adapt.training.events`. ``laps`` collects the seconds that each kind of work
     took. ``validate_first`` scores the parameters before the first step, too. Raises
-    :class:`TrainingError` where a loss is not finite; the checkpoints until then are good.
+    :class:`DivergedError` where a loss is not finite; the checkpoints until then are good.
     """
     session = Session.open(plan, options, checkpoints, callbacks, laps)
     frozen, state = session.init_state()
@@ -285,15 +285,17 @@ class Session:
         laps: Laps | None,
     ) -> "Session":
         checkpoints = MemoryCheckpoints() if checkpoints is None else checkpoints
-        progress = checkpoints.resume()
+        before = checkpoints.resume()
+        progress = Progress() if before is None else before
+        progress.total_steps = plan.steps
         return cls(
             plan=plan,
             options=options,
             checkpoints=checkpoints,
             emit=events.broadcast(callbacks),
             laps=Laps() if laps is None else laps,
-            progress=Progress() if progress is None else progress,
-            resumes=progress is not None,
+            progress=progress,
+            resumes=before is not None,
             compiled_before=clock.compiling().seconds,
             device=this_device(),
         )
@@ -497,9 +499,10 @@ def steps_a_call(phase: CompiledPhase, batch: packing.Arrays) -> int:
 
 
 def check_finite(loss: float, step: int) -> None:
-    """Raise :class:`TrainingError` when the validation loss after ``step`` is not finite."""
+    """Raise :class:`DivergedError` when the validation loss after ``step`` is not finite."""
     if not np.isfinite(loss):
-        raise TrainingError(
+        raise DivergedError(
             f"the validation loss is not finite after step {step}: training stopped, the last good "
-            "checkpoint is kept; lower the learning rate, or look at the validation data"
+            "checkpoint is kept; lower the learning rate, or look at the validation data",
+            steps=step,
         )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from adapt import files, run_folder, tree
 from adapt.cost.clock import Laps
-from adapt.errors import StrategyError
+from adapt.errors import DivergedError, StrategyError
 from adapt.fitting import Fitted, Plan, TrainingData, fit
 from adapt.options import TrainingOptions
 from adapt.parallel import multihost
@@ -24,7 +24,7 @@ from adapt.run import Run
 from adapt.training import metrics_log
 from adapt.training.events import Callback, Event
 from adapt.training.metrics_log import MemoryLog, MetricsLog, Record
-from adapt.training.run_state import FolderCheckpoints
+from adapt.training.run_state import FolderCheckpoints, best_validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,13 @@ class PreparedRun(abc.ABC):
             if resume:
                 checkpoints.grows = run_folder.grow(folder.path, settings, self.may_grow)
                 settings = {**settings, **run_folder.extension(folder.path)}
-            fitted = self.fit(checkpoints, [log, folder.keep_when_saved, *callbacks], laps)
+            try:
+                fitted = self.fit(checkpoints, [log, folder.keep_when_saved, *callbacks], laps)
+            except DivergedError as error:
+                result = run_folder.diverged_result(error)
+                run_folder.write_json(folder.path / "result.json", result)
+                folder.keep()
+                raise
             run = self.make_run(fitted, settings, origin, log.records(), command)
             run = dataclasses.replace(run, folder=out)
             if run.outcome != "stopped":
@@ -184,6 +190,8 @@ class PreparedRun(abc.ABC):
             history=history,
             steps=fitted.steps,
             outcome=fitted.outcome,
+            total_steps=self.plan.steps,
+            validated=best_validation(dataclasses.asdict(fitted.progress)),
         )
 
     def open_checkpoints(

@@ -48,6 +48,7 @@ from adapt.tasks.metrics import Metric, check_own
 from adapt.training import checkpoint, strategies
 from adapt.training.events import OnProgress
 from adapt.training.metrics_log import finite, read_records
+from adapt.training.run_state import best_validation
 
 # How the tables of a run are read.
 TABLE_OPTIONS = (
@@ -66,8 +67,10 @@ class Run:
 
     ``pretrained`` has the encoder and the new head with the best parameters; it can be adapted
     again. ``result`` is what result.json says: scores, seconds, what trained, digests of what was
-    frozen; empty where the run was stopped. ``history`` has a record of every log and validation,
-    ``settings`` every option, ``lineage`` where the run comes from.
+    frozen; empty where the run was stopped, and the error of one that diverged. ``history`` has a
+    record of every log and validation, ``settings`` every option, ``lineage`` where the run comes
+    from. ``steps`` are those that were taken, ``total_steps`` those of the whole run, where that is
+    known, and ``validated`` the scores of the best validation.
     """
 
     pretrained: Pretrained
@@ -76,25 +79,36 @@ class Run:
     lineage: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
     steps: int = 0
-    outcome: str = "complete"  # or "early", or "stopped"
+    outcome: str = "complete"  # or "early", "stopped", or "diverged": the loss was not finite
     folder: Path | None = None
+    total_steps: int | None = None
+    validated: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
-        scores = []
+        said = []
+        deciding = self.result.get("primary_metric") or self.lineage.get("primary_metric")
         for split, values in self.scores.items():
-            metric = self.result.get("primary_metric", "")
+            metric = deciding
             if metric not in values:
                 metric = next(iter(values))
             if values[metric] is not None:
-                scores.append(f"{split} {metric} {values[metric]:.4g}")
-        said = ", ".join(scores) or self.outcome
+                said.append(f"{split} {metric} {values[metric]:.4g}")
+        if self.outcome in ("stopped", "diverged"):
+            of_all = f" of {self.total_steps}" if self.total_steps else ""
+            said.append(f"{self.outcome} after step {self.steps}{of_all}")
         strategy = strategies.shown(self.settings.get("strategy", "unknown strategy"))
-        return f"Run({self.pretrained.task} by {strategy} on {self.pretrained.source}: {said})"
+        source = self.settings.get("checkpoint") or self.pretrained.source
+        how = ", ".join(said) or self.outcome
+        return f"Run({self.pretrained.task} by {strategy} on {source}: {how})"
 
     @property
     def scores(self) -> Mapping[str, Mapping[str, float]]:
-        """``{"validation": {metric: score}, "test": ...}`` of the best checkpoint."""
-        return self.result.get("scores", {})
+        """``{"validation": {metric: score}, "test": ...}`` of the best checkpoint; of a run that did
+        not end, its best validation until then, if there was one.
+        """
+        if "scores" in self.result or not self.validated:
+            return self.result.get("scores", {})
+        return {"validation": self.validated}
 
     @property
     def columns(self) -> Columns:
@@ -317,16 +331,29 @@ def load_run(folder: str | Path) -> Run:
     for name in ("config", "lineage", "result"):
         file = path / f"{name}.json"
         content[name] = hub.read_json(path, file.name) if file.exists() else {}
+    pretrained = hub.load(path)
+    history = read_records(path / "metrics.jsonl")
+    progress = read_progress(path)
+    logged = history[-1].get("step", 0) if history else 0
     return Run(
-        pretrained=hub.load(path),
+        pretrained=pretrained,
         result=content["result"],
         settings=content["config"],
         lineage=content["lineage"],
-        history=read_records(path / "metrics.jsonl"),
-        steps=content["result"].get("steps", 0),
+        history=history,
+        steps=content["result"].get("steps", max(logged, progress.get("saved", 0))),
         outcome=outcome_of(content["result"]),
         folder=path,
+        total_steps=progress.get("total_steps"),
+        validated=best_validation(progress),
     )
+
+
+def read_progress(folder: Path) -> Mapping[str, Any]:
+    """The progress that the last checkpoint of a run has; {} in one that was saved afterwards."""
+    last = checkpoint.read_index(folder / "checkpoints").get("last", {})
+    progress = last.get("progress", {})
+    return progress if isinstance(progress, dict) else {}
 
 
 def check_pairs(run: Run, text_pair_column: str | None) -> None:

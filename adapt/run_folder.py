@@ -24,7 +24,7 @@ import jax
 import adapt
 from adapt import buckets, extensions, files, tree
 from adapt.data.inputs import IN_MEMORY
-from adapt.errors import OutputError
+from adapt.errors import DivergedError, OutputError, TrainingError
 from adapt.options import DeviceOptions
 from adapt.parallel.multihost import assert_same, barrier, is_lead_process, is_multiprocess
 from adapt.pretrained.hub import Pretrained, read_json
@@ -120,11 +120,14 @@ def check_remote(out: Path, may_be_remote: bool) -> None:
 
 def check_run_out(out: Path, resume: bool, overwrite: bool, checkpoint: str) -> None:
     """Raise :class:`OutputError` for an output folder that exists, and for one that holds the
-    encoder of ``checkpoint``, directly or through runs that refer to each other.
+    encoder of ``checkpoint``, directly or through runs that refer to each other;
+    :class:`TrainingError` for a run that can only diverge again.
     """
     check_out(out, resume, overwrite, may_be_remote=True)
     if resume and (out / "model.json").exists():
         extensions.check_run(out)
+    if resume:
+        check_not_diverged(out)
     source = checkpoint
     visited = []
     while True:
@@ -138,6 +141,26 @@ def check_run_out(out: Path, resume: bool, overwrite: bool, checkpoint: str) -> 
             raise OutputError(
                 f"`out` {out} holds the encoder that {folder} refers to: give another `out`"
             )
+
+
+def check_not_diverged(out: Path) -> None:
+    """Raise :class:`TrainingError` for a run whose loss was not finite: as the same run it would
+    end at the same step.
+    """
+    if not buckets.exists(out / "result.json"):
+        return
+    result = read_json(out, "result.json")
+    if outcome_of(result) == "diverged":
+        reason = str(result.get("error", "")).partition(":")[0]
+        raise TrainingError(
+            f"`resume`: the run in {out} diverged ({reason}) and would end at the same step: lower "
+            "`learning_rate` and start anew with `overwrite`"
+        )
+
+
+def diverged_result(error: DivergedError) -> dict[str, Any]:
+    """What result.json says of a run that ended with this error."""
+    return {"outcome": "diverged", "steps": error.steps, "error": str(error)}
 
 
 @contextlib.contextmanager
@@ -331,7 +354,9 @@ def not_written_by(command: str, out: Path) -> OutputError:
 
 
 def outcome_of(result: Mapping[str, Any]) -> str:
-    """How a run ended, by its result.json: complete, early, or stopped, where there is none."""
+    """How a run ended, by its result.json: complete, early, diverged, or stopped, where there is
+    none.
+    """
     if not result:
         return "stopped"
     return result.get("outcome", "complete")  # earlier runs do not say it

@@ -28,9 +28,10 @@ LEFT_OUT = ("scores", "phases", "discarded", "used", "outcome")
 class RunTable:
     """A row for every run that was found, in the order of their folders.
 
-    A row has the ``run``'s folder and its ``outcome`` (complete, early, or stopped); the entries of
-    config.json by their names, ``used.pooling`` and so on; its scores as ``test.accuracy``; and
-    what else result.json and lineage.json say, as ``result.seconds.total`` and ``lineage.created``.
+    A row has the ``run``'s folder and its ``outcome`` (complete, early, diverged, or stopped); the
+    entries of config.json by their names, ``used.pooling`` and so on; its scores as
+    ``test.accuracy``; and what else result.json and lineage.json say, as ``result.seconds.total``
+    and ``lineage.created``.
     """
 
     rows: Sequence[Mapping[str, Any]]

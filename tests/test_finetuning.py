@@ -202,6 +202,7 @@ def test_a_run_comes_back_from_its_folder(finetune, tmp_path, written_while_trai
         run.save(folder)
     again = adapt.load_run(folder)
     assert tree.digest(again.pretrained.params) == tree.digest(run.pretrained.params)
+    assert repr(again) == repr(run)
     assert again.result == run.result and again.settings == run.settings
     assert again.history == run.history
     one, other = (each.predict(NEW_TEXTS).outputs for each in (run, again))
@@ -214,6 +215,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(finetune, tmp_path):
     whole = finetune(out=tmp_path / "whole")
     stopped = finetune(out=tmp_path / "run", stop_after=5)
     assert stopped.outcome == "stopped" and stopped.result == {}
+    loaded = adapt.load_run(tmp_path / "run")
+    assert repr(loaded) == repr(stopped) and repr(stopped).endswith("stopped after step 5 of 8)")
+    (validation,) = (record for record in stopped.history if "validation_loss" in record)
+    for run in (stopped, loaded):
+        assert run.scores["validation"]["loss"] == validation["validation_loss"]
+        assert run.scores["validation"]["accuracy"] == validation["validation_accuracy"]
     resumed = finetune(out=tmp_path / "run", resume=True)
     assert tree.digest(resumed.pretrained.params) == tree.digest(whole.pretrained.params)
     assert resumed.scores == whole.scores

@@ -86,8 +86,8 @@ def spoken(setting: str) -> str:
 def scores_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The deciding metric with its two scores, and the seconds of the run."""
     metric = row.get("result.primary_metric") or first_metric(list(row))
-    if row["outcome"] == "stopped":
-        return ("stopped", "", "", "")
+    if row["outcome"] in ("stopped", "diverged"):
+        return (row["outcome"], "", "", "")
     seconds = row.get("result.seconds.total")
     scores = [cell(f"{split}.{metric}", row) for split in ("validation", "test")]
     return (metric, *scores, "" if seconds is None else f"{seconds:,.0f}")

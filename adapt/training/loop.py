@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from adapt.errors import TrainingError
+from adapt.errors import DivergedError
 from adapt.training.step import Batch, Metrics, State
 from adapt.tree import Tree
 
@@ -119,7 +119,7 @@ def run_steps(
 
     A ``pace`` of several steps a call needs a :class:`adapt.training.step.Step`.
 
-    Raises :class:`TrainingError` with the number of the step if its loss is not finite; the state
+    Raises :class:`DivergedError` with the number of the step if its loss is not finite; the state
     is still the last good one.
 
         for state, record in run_steps(step, frozen, state, batches, log_every=20):
@@ -251,10 +251,11 @@ def record(state: State | None, window: Window) -> dict[str, float]:
     else:
         halted, step = of_state
     if halted:
-        raise TrainingError(
+        raise DivergedError(
             f"the loss is not finite at step {int(step) + 1}: training stopped, the last good "
             "checkpoint is kept; lower the learning rate, clip the gradient (`clip_norm`), "
-            "or look at the data of that step"
+            "or look at the data of that step",
+            steps=int(step),
         )
 
     weight = values("weight")

@@ -1,6 +1,7 @@
 """How far a run is, and its checkpoints: in a folder, to go on after a stop, or in memory."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,7 @@ class Progress:
     first_loss: float | None = None  # of a validation before the first step, where there is one
     # of the best validation, by metric; empty in a run that began before they were kept
     best_scores: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    total_steps: int | None = None  # of the whole run; None in one that began before it was kept
 
     @classmethod
     def read(cls, info: dict[str, Any]) -> "Progress":
@@ -113,6 +115,15 @@ class Progress:
             self.best_phase = self.phase
         self.stale = 0 if is_best else self.stale + 1
         return is_best
+
+
+def best_validation(progress: Mapping[str, Any]) -> dict[str, float | None]:
+    """The metrics and the loss of the best validation until now, by the :class:`Progress` that a
+    checkpoint has; {} before the first one.
+    """
+    if progress.get("best_score") is None:
+        return {}
+    return {**progress.get("best_scores", {}), "loss": progress.get("best_loss")}
 
 
 class Checkpoints(Protocol):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import adapt
 from adapt import tree
 from adapt.cli import extract, finetune, launch, predict, pretrain
 from adapt.errors import DataError, OutputError, TrainingError
@@ -178,14 +179,18 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(inputs, rated, tmp_path):
     assert all(
         np.isfinite(leaf).all() for leaf in tree.paths(hub.load(tmp_path / "run").params).values()
     )
-    assert not (tmp_path / "run/result.json").exists()
+    run = adapt.load_run(tmp_path / "run")
+    assert (run.outcome, run.steps, run.total_steps) == ("diverged", 3, 12)
+    assert repr(run).endswith("diverged after step 3 of 12)") and run.scores == {}
+    (row,) = adapt.runs(tmp_path / "run").rows
+    assert row["outcome"] == "diverged"
     predict.main(
         predict.Config(
             run=(tmp_path / "run",), data=str(tmp_path / "good.csv"), out=tmp_path / "out.csv"
         )
     )
-    # Resumed, it stops at the same step, and has lost nothing.
-    with pytest.raises(TrainingError, match="at step 4"):
+    # As the same run it would stop at the same step: it is refused, and has lost nothing.
+    with pytest.raises(TrainingError, match=r"`resume`: .*at step 4\) and would end at the same step"):
         finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
     assert [r["step"] for r in tiny.lines(tmp_path / "run/metrics.jsonl")] == [1, 2, 3]
 
