@@ -9,7 +9,7 @@ A name that none of them has may be a slip.
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -32,11 +32,12 @@ NAMES = {
     "text_column": "text_column_name text_col column text_field input_column sentence_column",
     "label_column": "label_column_name label_col label target target_column target_col",
     "labels": "y targets",
-    "out": "output_dir output output_path output_file out_dir save_dir save_path",
+    "out": "o output_dir output output_path output_file out_dir save_dir save_path",
     "overwrite": "overwrite_output_dir force",
     "resume": "resume_from_checkpoint continue",
-    "epochs": "num_train_epochs num_epochs n_epochs nb_epoch max_epochs n_iter",
     "steps": "max_steps num_steps num_train_steps n_steps iterations",
+    "epochs": """num_train_epochs num_epochs n_epochs nb_epoch max_epochs n_iter steps max_steps
+        num_steps num_train_steps""",
     "batch_size": """per_device_train_batch_size per_gpu_train_batch_size train_batch_size
         per_device_eval_batch_size eval_batch_size batch bs mini_batch_size""",
     "accumulate": "gradient_accumulation_steps accumulate_grad_batches grad_accum",
@@ -52,13 +53,15 @@ NAMES = {
     "seeds": "num_seeds n_seeds seed",
     "dtype": "fp16 bf16 mixed_precision precision half amp torch_dtype",
     "dropout": "hidden_dropout_prob dropout_prob dropout_rate",
+    "attention_dropout": """attention_probs_dropout_prob attention_dropout_prob attention_probs_dropout
+        attn_dropout attn_pdrop""",
     "pooling": "pooling_mode pool pooling_strategy",
     "normalize": "normalize_embeddings",
     "strategy": """freeze freeze_encoder freeze_layers frozen frozen_layers peft lora lora_r lora_rank
         adapter unfreeze""",
     "strategies": "strategy models methods",
     "class_weights": "class_weight pos_weight",
-    "score": "metric_for_best_model monitor",
+    "score": "metric_for_best_model monitor metric metrics eval_metric",
     "patience": "early_stopping_patience early_stopping",
     "log_every": "logging_steps log_interval log_every_n_steps",
     "save_every": "save_steps",
@@ -70,6 +73,14 @@ NAMES = {
     "texts": "text train_file train_data dataset corpus inputs",
     "format": "to",
     "config": "config_file config_path yaml",
+}
+# The value that such a name stands for.
+VALUES = {
+    "dtype": {"bfloat16": "fp16 bf16 half amp"},
+    "strategy": {
+        "frozen": "freeze freeze_encoder frozen",
+        "lora:8": "lora lora_r lora_rank",
+    },
 }
 
 
@@ -85,6 +96,14 @@ def near_name(name: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
+def meant_value(option: str, name: str) -> str | None:
+    """The value of ``option`` that another tool calls ``name``: ``bfloat16`` for ``fp16``."""
+    for value, names in VALUES.get(option, {}).items():
+        if name in names.split():
+            return value
+    return None
+
+
 def suggests(function: Callable[P, R]) -> Callable[P, R]:
     """The same function; a keyword that it does not take is refused with the one that may be meant."""
     parameters = inspect.signature(function).parameters
@@ -93,11 +112,38 @@ def suggests(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs:
             if name not in parameters:
-                near = near_name(name, parameters)
-                mend = f": did you mean {near!r}?" if near else ""
                 raise TypeError(
-                    f"{function.__name__}() got an unexpected keyword argument {name!r}{mend}"
+                    f"{function.__name__}() got an unexpected keyword argument {name!r}"
+                    f"{keyword_meant(name, parameters)}"
                 )
+        missing = missing_parameters(parameters, len(args), kwargs)
+        if missing and kwargs.get("resume"):
+            names = " and ".join(map(repr, missing))
+            raise TypeError(
+                f"{function.__name__}() with resume=True needs {names}, too: a run goes on with the "
+                "arguments that it had, see adapt.load_run(out).arguments"
+            )
         return function(*args, **kwargs)
 
     return checked
+
+
+def keyword_meant(name: str, known: Iterable[str]) -> str:
+    """What the refusal of a keyword ends with: ``: did you mean 'epochs'?``, or nothing."""
+    near = near_name(name, known)
+    if near is None:
+        return ""
+    value = meant_value(near, name)
+    shown = repr(near) if value is None else f"{near}={value!r}"
+    return f": did you mean {shown}?"
+
+
+def missing_parameters(
+    parameters: Mapping[str, inspect.Parameter], count: int, named: Iterable[str]
+) -> list[str]:
+    """The parameters without a default that a call with ``count`` positional arguments and these
+    keywords leaves out.
+    """
+    given = {*list(parameters)[:count], *named}
+    needed = [name for name, one in parameters.items() if one.default is inspect.Parameter.empty]
+    return [name for name in needed if name not in given]

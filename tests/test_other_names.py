@@ -44,14 +44,25 @@ def test_every_name_leads_to_an_option_that_there_is():
         ("finetune", "--warmup_ratio 0.1", "--warmup"),
         ("finetune", "--lr_scheduler_type cosine", "--decay"),
         ("finetune", "--wd 0.1", "--weight-decay"),
-        ("finetune", "--fp16", "--dtype"),
+        ("finetune", "--fp16", "--dtype bfloat16"),
+        ("finetune", "--bf16", "--dtype bfloat16"),
+        ("finetune", "--steps 100", "--epochs"),
+        ("finetune", "--metric f1", "--score"),
+        ("finetune", "-o x", "--out"),
+        ("finetune", "--freeze", "--strategy frozen"),
+        ("finetune", "--frozen", "--strategy frozen"),
+        ("finetune", "--lora-r 8", "--strategy lora:8"),
+        ("finetune", "--lora_rank 8", "--strategy lora:8"),
+        ("finetune", "--attention_probs_dropout_prob 0.1", "--attention-dropout"),
         ("finetune", "--label x", "--label-column"),
         ("pretrain", "--train_file x", "--text"),
         ("pretrain", "--max_steps 3", "--steps"),
         ("predict", "--model x", "--run"),
         ("predict", "--test_file x", "--data"),
+        ("predict", "-o x", "--out"),
         ("evaluate", "--checkpoint x", "--run"),
         ("compare", "--label x", "--label-column"),
+        ("compare", "--metric f1", "--score"),
     ],
 )
 def test_a_flag_of_another_tool_names_ours(command, typed, meant):
@@ -74,6 +85,8 @@ def test_a_flag_that_needs_no_word_here_is_said_to_need_none():
         (adapt.finetune, "y", "labels"),
         (adapt.finetune, "texts", "inputs"),
         (adapt.finetune, "model", "pretrained"),
+        (adapt.finetune, "steps", "epochs"),
+        (adapt.finetune, "metric", "score"),
         (adapt.pretrain, "max_steps", "steps"),
         (adapt.encode, "normalize_embeddings", "normalize"),
         (adapt.compare, "stratgies", "strategies"),
@@ -82,6 +95,27 @@ def test_a_flag_that_needs_no_word_here_is_said_to_need_none():
 def test_a_keyword_of_another_tool_names_ours(function, typed, meant):
     with pytest.raises(TypeError, match=rf"'{typed}': did you mean '{meant}'\?"):
         function(**{typed: 1})
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("bf16", "dtype='bfloat16'"),
+        ("freeze", "strategy='frozen'"),
+        ("lora_r", "strategy='lora:8'"),
+    ],
+)
+def test_a_keyword_that_is_a_value_here_is_shown_with_it(typed, meant):
+    with pytest.raises(TypeError, match=rf"'{typed}': did you mean {meant}\?$"):
+        adapt.finetune("tiny-bert", [], **{typed: True})
+
+
+def test_resuming_says_which_arguments_it_needs_beside_the_folder():
+    given = {"out": "runs/mine", "resume": True}
+    with pytest.raises(TypeError, match=r"needs 'pretrained' and 'inputs', too.*load_run"):
+        adapt.finetune(**given)
+    with pytest.raises(TypeError, match=r"needs 'texts', too"):
+        adapt.pretrain("tiny-bert", **given)
 
 
 def test_a_keyword_that_is_near_nothing_is_refused_as_python_does():

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from adapt.other_names import near_name
+from adapt.other_names import meant_value, near_name
 
 RULE = re.compile(r"[─-]{20,}")  # of dashes where the terminal has no box characters
 ABSENT = "Missing from "  # then the flags that have to be there
@@ -19,6 +19,7 @@ WRONG_CHOICE = re.compile(
     r"invalid choice '(.*)' for argument '(-[\w-]+).*'\. Expected one of \((.*)\)"
 )
 WRONG_TYPE = re.compile(r"Error parsing (-[\w-]+): (.*)")
+LIKE_A_FLAG = re.compile(r"--|-[A-Za-z]$")
 ANYTHING = "a value"
 # Flags of other tools that say what needs no word here.
 NEEDLESS = {
@@ -77,15 +78,18 @@ def unknown_flag(typed: str, program: str, flags: Sequence[str]) -> str:
         return f"there is no flag {name}: {NEEDLESS[option]}"
     flag_of = {as_option(flag): flag for flag in flags}
     near = near_name(option, flag_of)
-    mend = f"see {program} --help" if near is None else f"did you mean {flag_of[near]}?"
-    return f"there is no flag {name}: {mend}"
+    if near is None:
+        return f"there is no flag {name}: see {program} --help"
+    value = meant_value(near, option)
+    meant = flag_of[near] if value is None else f"{flag_of[near]} {value}"
+    return f"there is no flag {name}: did you mean {meant}?"
 
 
 def first_unknown(arguments: Sequence[str], flags: Container[str]) -> str | None:
     """The first word that looks like a flag and is none; None where all are."""
     for word in arguments:
         name = word.partition("=")[0]
-        if name.startswith("--") and name.replace("_", "-").replace("--no-", "--") not in flags:
+        if LIKE_A_FLAG.match(name) and name.replace("_", "-").replace("--no-", "--") not in flags:
             return name
     return None
 
