@@ -124,8 +124,18 @@ def main(config: Config) -> dict[str, Any]:
         console.say_unbroken(f"  {command}")
     console.say(f"results   {config.out / 'compare.md'}")
     summary = found.summary()
-    console.result(json.dumps({"out": str(config.out), "answers": summary["answers"]}))
+    answers = rounded(summary["answers"])
+    console.result(json.dumps({"out": str(config.out), "answers": answers}))
     return summary
+
+
+def rounded(value: Any) -> Any:
+    """The same JSON for a person to read: numbers with a fraction have 6 significant digits."""
+    if isinstance(value, Mapping):
+        return {name: rounded(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def write_page(config: Config, found: Comparison) -> None:

@@ -9,8 +9,9 @@ lines or makes rows of all, so that CSV is read by the standard library.
 """
 
 import json
+import reprlib
 import tempfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ FAULTS = b"adapt.faults"  # of an Arrow schema: why columns can't be read, by na
 # What pyarrow raises for values that have no type together, ArrowInvalid and ArrowTypeError among
 # them: UnicodeEncodeError for half a character, OverflowError for a number that is too large.
 NOT_OF_ONE_TYPE = (ValueError, TypeError, OverflowError, NotImplementedError)
+READABLE = (str, bytes, int, float, list, dict)  # types of values that a column can have
 NOTES = ".notes"  # how the file with the notes of a table ends
 T = TypeVar("T")
 Object = dict[str, Any]  # of a JSON file
@@ -135,10 +137,7 @@ def column_types(path: Path) -> tuple[dict[str, "pa.DataType"], dict[str, str]]:
             try:
                 types[name] = type_with(types.get(name), values)
             except NOT_OF_ONE_TYPE as error:
-                row = first_row + first_misfit(types.get(name), values)
-                faults[name] = (
-                    f"row {row}: column '{name}' can't be read as one type: {first_line(error)}"
-                )
+                faults[name] = misfit(name, values, error, types.get(name), first_row)
                 types[name] = pa.null()
         first_row += len(objects)
     for name, row in long_numbers.items():
@@ -172,17 +171,56 @@ def long_number(values: list[Any]) -> int | None:
     return None
 
 
-def first_misfit(known: "pa.DataType | None", values: list[Any]) -> int:
+def first_misfit(known: "pa.DataType | None", values: Sequence[Any]) -> int:
     """The place of the first value that does not fit those before it."""
     low, high = 0, len(values)  # values[:high] do not fit together, values[:low] do
     while high - low > 1:
         middle = (low + high) // 2
-        try:
-            type_with(known, values[:middle])
+        if fits(known, values[:middle]):
             low = middle
-        except NOT_OF_ONE_TYPE:
+        else:
             high = middle
     return low
+
+
+def fits(known: "pa.DataType | None", values: Sequence[Any]) -> bool:
+    """Whether values have a type together with a column that is ``known`` from earlier rows."""
+    try:
+        type_with(known, list(values))
+    except Exception:  # of Arrow, or of the library whose values these are
+        return False
+    return True
+
+
+def misfit(
+    name: str,
+    values: Sequence[Any],
+    error: Exception,
+    known: "pa.DataType | None" = None,
+    first_row: int = 1,
+) -> str:
+    """Why a column can't be read as one type: the first row that does not go with those before it.
+
+    ``error`` is what Arrow said of these ``values``, the first of which is in ``first_row``;
+    ``known`` is the type of the rows before.
+    """
+    if fits(known, values):
+        return f"column '{name}' can't be read as one type: {first_line(error)}"
+    place = first_misfit(known, values)
+    said = f"row {first_row + place}: column '{name}' can't be read as one type"
+    kind = type(values[place]).__name__
+    value = f"{reprlib.repr(values[place])} is of type {kind}"
+    before = enumerate(values[:place], first_row)
+    row, earlier = next((pair for pair in before if pair[1] is not None), (0, None))
+    other = type(earlier).__name__
+    if row and other != kind:
+        return (
+            f"{said}: {value}, and row {row} has {reprlib.repr(earlier)} of type {other}: make all "
+            "of them text, or all of them numbers"
+        )
+    if known is None and place == 0 and not isinstance(values[place], READABLE):
+        return f"row {first_row}: column '{name}' can't be read: {value}: give text or numbers"
+    return f"{said}: {first_line(error)}"
 
 
 def read_faults(target: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from adapt import buckets, signatures
 from adapt.data import bundled, conll, folders, misnamed
-from adapt.data.arrow import read_faults, read_notes, write_arrow
+from adapt.data.arrow import misfit, read_faults, read_notes, write_arrow
 from adapt.data.decoding import decoded
 from adapt.data.formats import FORMATS, ending_of, format_of, is_compressed
 from adapt.data.text_files import QUOTING, repeated_names, text_lines
@@ -240,19 +240,30 @@ def from_columns(
                 {name: list(values)}, datasets.Features({name: feature}) if feature else None
             )
         except Exception as error:  # of Arrow, or of the library whose values these are
-            faults[name] = f"column '{name}' can't be read as one type: {first_line(error)}"
+            faults[name] = misfit(name, values, error)
+            if name == image_column:  # whose values are of several types in good data, too
+                faults[name] = f"column '{name}' can't be read as one type: {first_line(error)}"
             part = datasets.Dataset.from_dict({name: [None] * len(values)})
         content[name] = part
     return Table(datasets.concatenate_datasets(list(content.values()), axis=1), where, faults)
 
 
 def with_column(table: Table, name: str, values: Sequence[Any]) -> Table:
-    """The table with a column of these values, one a row, in place of one of the same name."""
+    """The table with a column of these values, one a row, in place of one of the same name.
+
+    As in :func:`from_columns`, one of several types is nulls, and a fault of the table.
+    """
     rows = table.rows
     if name in table.columns:
         rows = rows.remove_columns(name)
-    rows = rows.add_column(name, list(values))  # pyright: ignore[reportCallIssue]
-    return replace(table, rows=rows)
+    faults = {column: fault for column, fault in table.faults.items() if column != name}
+    content = list(values)
+    try:
+        added = rows.add_column(name, content)  # pyright: ignore[reportCallIssue]
+    except Exception as error:  # of Arrow, or of the library whose values these are
+        faults[name] = misfit(name, content, error)
+        added = rows.add_column(name, [None] * len(content))  # pyright: ignore[reportCallIssue]
+    return replace(table, rows=added, faults=faults)
 
 
 def read_lines(path: str | Path) -> Table:

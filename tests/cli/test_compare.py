@@ -38,6 +38,8 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, capsys)
     printed = capsys.readouterr().out
     assert "8 labels" in printed and "best" in printed
     assert "\nclasses   negative " in printed
+    shown = json.loads(printed.splitlines()[-1])["answers"]
+    assert shown == compare.rounded(result["answers"]) and len(shown) == 2
     with pytest.raises(OutputError, match="exists"):
         compare.main(compare.Config(**flags))
     with launch.running("adapt compare --resume"):
@@ -56,6 +58,12 @@ def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, capsys)
         del settings[name]
     file.write_text(json.dumps(settings))
     assert compare.main(compare.Config(**flags, resume=True)) == result
+
+
+def test_numbers_are_shown_with_6_digits():
+    answer = {"score": 0.6499999999999999, "labels": "all", "seeds": 3, "interval": (1 / 3, None)}
+    shown = {"score": 0.65, "labels": "all", "seeds": 3, "interval": [0.333333, None]}
+    assert compare.rounded([answer]) == [shown]
 
 
 def test_the_command_that_trains_the_best_is_the_run_of_its_cell(inputs, tmp_path):

@@ -185,6 +185,21 @@ def test_a_column_of_several_types_is_in_nobodys_way():
         tables.check_column(table, "x")
 
 
+@pytest.mark.parametrize("inputs", [TEXTS, {"text": TEXTS}], ids=["a list", "a table"])
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([1, "n", 1], r"row 2: .* 'n' is of type str, and row 1 has 1 of type int: make all"),
+        ([None, 1, True], r"row 3: .* True is of type bool, and row 2 has 1 of type int: make all"),
+        ([1j, 1, 2], r"row 1: .* 1j is of type complex: give text or numbers"),
+    ],
+)
+def test_labels_of_several_types_name_the_row_and_both_types(inputs, labels, said):
+    with pytest.raises(DataError, match=said):
+        table, columns = make_table(inputs, labels, Columns(), parameter="inputs")
+        tables.check_column(table, columns.label)
+
+
 def test_parts_are_named_tables_with_the_columns_of_training():
     parts = make_parts(
         FRAME.rename(columns={"label": "stars"}),
