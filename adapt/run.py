@@ -334,14 +334,13 @@ def load_run(folder: str | Path) -> Run:
     pretrained = hub.load(path)
     history = read_records(path / "metrics.jsonl")
     progress = read_progress(path)
-    logged = history[-1].get("step", 0) if history else 0
     return Run(
         pretrained=pretrained,
         result=content["result"],
         settings=content["config"],
         lineage=content["lineage"],
         history=history,
-        steps=content["result"].get("steps", max(logged, progress.get("saved", 0))),
+        steps=content["result"].get("steps", last_step(history, progress)),
         outcome=outcome_of(content["result"]),
         folder=path,
         total_steps=progress.get("total_steps"),
@@ -354,6 +353,12 @@ def read_progress(folder: Path) -> Mapping[str, Any]:
     last = checkpoint.read_index(folder / "checkpoints").get("last", {})
     progress = last.get("progress", {})
     return progress if isinstance(progress, dict) else {}
+
+
+def last_step(history: Sequence[Mapping[str, Any]], progress: Mapping[str, Any]) -> int:
+    """The step until which a run has logged, or saved; 0 where neither is known."""
+    steps = [progress.get("saved"), *(record.get("step") for record in history[-1:])]
+    return max((step for step in steps if isinstance(step, int)), default=0)
 
 
 def check_pairs(run: Run, text_pair_column: str | None) -> None:

@@ -123,7 +123,8 @@ def best_validation(progress: Mapping[str, Any]) -> dict[str, float | None]:
     """
     if progress.get("best_score") is None:
         return {}
-    return {**progress.get("best_scores", {}), "loss": progress.get("best_loss")}
+    scores = progress.get("best_scores") or {}  # a run that began before they were kept has none
+    return {**scores, "loss": progress.get("best_loss")}
 
 
 class Checkpoints(Protocol):
