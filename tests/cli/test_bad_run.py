@@ -190,7 +190,9 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(inputs, rated, tmp_path):
         )
     )
     # As the same run it would stop at the same step: it is refused, and has lost nothing.
-    with pytest.raises(TrainingError, match=r"`resume`: .*at step 4\) and would end at the same step"):
+    with pytest.raises(
+        TrainingError, match=r"`resume`: .*at step 4\) and would end at the same step"
+    ):
         finetune.main(finetune.Config(**flags, out=tmp_path / "run", resume=True))
     assert [r["step"] for r in tiny.lines(tmp_path / "run/metrics.jsonl")] == [1, 2, 3]
 
