@@ -86,7 +86,7 @@ class Run:
 
     def __repr__(self) -> str:
         said = []
-        deciding = self.result.get("primary_metric") or self.lineage.get("primary_metric")
+        deciding = self.result.get("primary_metric") or self.lineage.get("primary_metric", "")
         for split, values in self.scores.items():
             metric = deciding
             if metric not in values:
