@@ -206,7 +206,7 @@ def test_wrong_attention_is_found(monkeypatch):
     def wrong(self, params, x, batch, depth=0, key=None):
         states = true(self, params, x, batch, depth, key)
         is_plain = attention_checks.target_device.get() is attention_checks.PLAIN
-        return states if is_plain else states * 1.02
+        return states if is_plain else states * 1.1
 
     monkeypatch.setattr(Model, "head_input", wrong)
     text, *_ = attention_checks.make_cases(1, 32, 32)
