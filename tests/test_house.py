@@ -40,3 +40,10 @@ def test_the_files_that_are_marked_slow_are_there():
     listed = source.partition("SLOW_FILES = (")[2].partition(")")[0]
     for name in ast.literal_eval(f"[{listed}]"):
         assert (TESTS / name).exists(), name
+
+
+def test_adapt_holds_nothing_but_its_source():
+    files = [path for path in (TESTS.parent / "adapt").rglob("*") if path.is_file()]
+    source = {path for path in files if path.suffix in (".py", ".pyi") or path.name == "py.typed"}
+    others = {path for path in files if path.parent.name != "__pycache__"} - source
+    assert source and not others
