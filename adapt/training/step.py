@@ -270,14 +270,14 @@ class Step:
         the steps: one call of one program, whatever the number of batches up to ``most``.
         """
         suffixes = []
-        suffix_params = frozen
+        frozen_above = frozen
         for batch in batches:
             if self.prefix is not None:
-                suffix_params, batch = self.prefix(frozen, batch)
+                frozen_above, batch = self.prefix(frozen, batch)
             suffixes.append(batch)
         padded = [*suffixes, *[suffixes[-1]] * (most - len(suffixes))]
         stacked = {name: np.stack([batch[name] for batch in padded]) for name in padded[0]}
-        return self.several(suffix_params, state, stacked, np.int32(len(batches)))
+        return self.several(frozen_above, state, stacked, np.int32(len(batches)))
 
     def shard_batch(self, batch: Batch) -> Batch:
         """The batch over the mesh, if there is one."""
