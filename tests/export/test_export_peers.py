@@ -2,6 +2,7 @@
 installed.
 """
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -159,8 +160,10 @@ def test_sentence_transformers_encodes_to_the_logits(
     transformers.logging.enable_propagation()
     with caplog.at_level("WARNING"):
         names = run_readme(out, monkeypatch, texts=TEXTS)
-    # No warning of weights that are missing, not used, or made anew.
-    assert not caplog.records, caplog.text
+    # No warning of weights that are missing, not used, or made anew. adapt itself says that a text
+    # is mostly [UNK].
+    of_peers = [record for record in caplog.records if not record.name.startswith("adapt.")]
+    assert not of_peers, caplog.text
     model = names["model"]
     assert model.max_seq_length == run.tokenizer.max_length
     assert names["logits"].dtype == np.float32
@@ -233,6 +236,8 @@ def test_transformers_gives_the_same_logits_of_spans(
     tmp_path, transformers, torch, monkeypatch, case
 ):
     run = answerer(tmp_path, case)
+    # The exported lines cut a long context, and so does a run without windows.
+    run = dataclasses.replace(run, tokenizer=run.tokenizer.replaced(stride=0))
     contexts = ["the film was good", "the cast was cold and the plot dull"]
     questions = ["so", "the cast"]
     expected = predicted(run, list(zip(contexts, questions, strict=True)))
