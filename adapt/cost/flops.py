@@ -9,7 +9,8 @@ from adapt.models import EncoderConfig
 
 def block_flops(config: EncoderConfig, tokens: float, span: float) -> float:
     """FLOPs of one block, forward."""
-    projections = 4 * config.width + 2 * config.mlp_width  # query, key, value, output; the MLP
+    mlp = config.mlp_kernels * config.mlp_width
+    projections = 4 * config.width + mlp  # query, key, value, output; the MLP
     attention = 2 * span  # scores, and the mixture of values
     return 2.0 * tokens * config.width * (projections + attention)
 

@@ -1,7 +1,7 @@
 """Encoders, heads and models: the only room that imports Flax (Linen)."""
 
 from adapt.models.attention import allow_packed_kernel, set_contextvar, target_device
-from adapt.models.config import EncoderConfig
+from adapt.models.config import POSITION_KINDS, EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import (
     HEADS,
@@ -19,6 +19,7 @@ from adapt.models.model import REMAT, Model, example_batch, flatten_groups
 __all__ = [
     "HEADS",
     "POOLINGS",
+    "POSITION_KINDS",
     "REMAT",
     "CausalLM",
     "Classifier",

@@ -21,6 +21,7 @@ from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout
+from adapt.models.rotary import Rotation
 
 # The device that a program is compiled for, where this process has no such device.
 target_device: contextvars.ContextVar[Any] = contextvars.ContextVar("target_device", default=None)
@@ -80,7 +81,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_RCD: jax.Array, pattern: AttentionPattern, deterministic: bool
+        self,
+        x_RCD: jax.Array,
+        pattern: AttentionPattern,
+        deterministic: bool,
+        rotation: Rotation | None = None,
     ) -> jax.Array:
         c = self.config
         width = x_RCD.shape[-1]
@@ -93,7 +98,11 @@ class Attention(nn.Module):
         kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
         lora_updates = [layer.low_rank(x_RCD) for layer in layers]
         q, k, v = project(x_RCD, kernels, biases, lora_updates, c.heads)
+        if rotation is not None:
+            q = rotation.rotate(q)
+            k = rotation.rotate(k)
         if c.prefix_tokens:
+            # A prefix has no places, so that its keys are not rotated.
             k, v = Prefix(c, self.dtype, name="prefix")(k, v)
             pattern = pattern.with_prefix(c.prefix_tokens)
 
@@ -104,7 +113,8 @@ class Attention(nn.Module):
             self.sow("intermediates", "weights", attention_weights(q, k, pattern))
         mixed_RHCK = attend(q, k, v, pattern, dropout)
         mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
-        return Dense(width, width, True, c.init_range, self.dtype, c, name="output")(mixed_RCD)
+        output = Dense(width, width, c.output_bias, c.init_range, self.dtype, c, name="output")
+        return output(mixed_RCD)
 
 
 def project(

@@ -2,6 +2,10 @@
 
 import dataclasses
 
+# What says where a token stands: rows of a table that are added to the embedding, rotations of
+# queries and keys, or nothing.
+POSITION_KINDS = ("learned", "rotary", "none")
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
@@ -39,13 +43,43 @@ class EncoderConfig:
     pad_token: int = 0
     end_token: int = 0  # of decoders: the end of a text
 
+    position_kind: str = "learned"  # one of POSITION_KINDS
+    rotary_base: float = 10000.0
+    local_rotary_base: float = 0.0  # that of the local layers; 0: the same
+    local_layers: tuple[int, ...] = ()  # blocks, from 0, that attend within the window alone
+    window: int = 0  # places ahead and back to which a token of a local layer attends, at the most
+    norm_bias: bool = True
+    mlp_bias: bool = True
+    output_bias: bool = True  # of attention's output
+    gated_mlp: bool = False  # down(activation(gate) * up), not down(activation(up))
+    embedding_norm: bool = False  # also in a pre-norm encoder; post-norm ones always have it
+    first_norm: bool = True  # whether the first block has a norm before attention
+
     lora_rank: int = 0  # 0: no LoRA
     lora_alpha: float = 0.0
     lora_targets: str = ""  # a regular expression for the paths of dense layers
     adapter_width: int = 0  # 0: no adapters
     prefix_tokens: int = 0  # 0: no prefix
 
+    def __post_init__(self) -> None:
+        # JSON has lists, and a config is hashed.
+        object.__setattr__(self, "local_layers", tuple(self.local_layers))
+
     @property
     def is_image(self) -> bool:
         """Whether the encoder reads pixels, not tokens."""
         return self.image_size > 0
+
+    @property
+    def mlp_kernels(self) -> int:
+        """How many kernels [width, mlp_width], or the other way round, the MLP of a block has."""
+        return 3 if self.gated_mlp else 2
+
+    def window_of(self, block: int) -> int | None:
+        """How many places ahead and back a token of this block attends; None: to all."""
+        return self.window if block in self.local_layers else None
+
+    def rotary_base_of(self, block: int) -> float:
+        """The base of the rotary positions in this block."""
+        is_local = block in self.local_layers
+        return (is_local and self.local_rotary_base) or self.rotary_base

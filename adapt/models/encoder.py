@@ -16,10 +16,14 @@ from adapt.models.attention import Attention
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, Norm
+from adapt.models.rotary import Rotation, rotation_at
 
 
 class TextEmbedding(nn.Module):
-    """The sum of token, position and type embeddings, [R, C, D]; BERT normalises it."""
+    """The sum of token, position and type embeddings, [R, C, D]; BERT normalises it.
+
+    Positions of another kind than "learned" are none of its.
+    """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
@@ -28,21 +32,28 @@ class TextEmbedding(nn.Module):
         c = self.config
         normal = nn.initializers.normal(c.init_range)
         self.token = self.param("token", normal, (c.vocabulary, c.width))
-        self.position = self.param("position", normal, (c.positions, c.width))
+        if c.position_kind == "learned":
+            self.position = self.param("position", normal, (c.positions, c.width))
         if c.types:
             self.type = self.param("type", normal, (c.types, c.width))
-        if not c.pre_norm:
-            self.norm = Norm(c.norm_epsilon, self.dtype)
+        if self.has_norm:
+            self.norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias)
         self.dropout = Dropout(c.dropout)
 
+    @property
+    def has_norm(self) -> bool:
+        """Whether the sum is normalised."""
+        return self.config.embedding_norm or not self.config.pre_norm
+
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
-        tokens_RCD = rows_of(self.token, batch["tokens"])
-        x_RCD = tokens_RCD + rows_of(self.position, batch["positions"])
+        x_RCD = rows_of(self.token, batch["tokens"])
+        if self.config.position_kind == "learned":
+            x_RCD = x_RCD + rows_of(self.position, batch["positions"])
         if self.config.types:
             # With one type both texts of a pair are of it.
             types_RC = batch.get("types", 0) if self.config.types > 1 else 0
             x_RCD = x_RCD + rows_of(self.type, types_RC)
-        x_RCD = x_RCD.astype(self.dtype) if self.config.pre_norm else self.norm(x_RCD)
+        x_RCD = self.norm(x_RCD) if self.has_norm else x_RCD.astype(self.dtype)
         return self.dropout(x_RCD, deterministic)
 
 
@@ -79,15 +90,27 @@ class PatchEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a residual: x [R, C, D] -> [R, C, D]."""
+    """Attention and MLP, each with a residual: x [R, C, D] -> [R, C, D].
+
+    ``attention_norm`` is False for a pre-norm block whose attention reads its input as it is.
+    """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
+    attention_norm: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, pattern: AttentionPattern, deterministic: bool) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        pattern: AttentionPattern,
+        deterministic: bool,
+        rotation: Rotation | None = None,
+    ) -> jax.Array:
         attention = Attention(self.config, self.dtype, name="attention")
-        attend = functools.partial(attention, pattern=pattern, deterministic=deterministic)
+        attend = functools.partial(
+            attention, pattern=pattern, deterministic=deterministic, rotation=rotation
+        )
         x = self.residual(x, "attention", attend, deterministic)
         mlp = MLP(self.config, self.dtype, name="mlp")
         return self.residual(x, "mlp", mlp, deterministic)
@@ -102,12 +125,19 @@ class Block(nn.Module):
     ) -> jax.Array:
         """x + branch(norm(x)) in a pre-norm encoder, norm(x + branch(x)) in a post-norm one."""
         c = self.config
-        norm = Norm(c.norm_epsilon, self.dtype, name=f"{name}_norm")
+        norm: Callable[[jax.Array], jax.Array] = identity
+        if name == "mlp" or self.attention_norm:
+            norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias, name=f"{name}_norm")
         y = branch(norm(x) if c.pre_norm else x)
         if c.adapter_width:
             y = Adapter(c, self.dtype, name=f"{name}_adapter")(y)
         x = x + Dropout(c.dropout)(y, deterministic)
         return x if c.pre_norm else norm(x)
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """``x``: what a block does in place of a norm that it has not."""
+    return x
 
 
 class Encoder(nn.Module):
@@ -134,9 +164,12 @@ class Encoder(nn.Module):
         c = self.config
         embedding = PatchEmbedding if c.is_image else TextEmbedding
         self.embedding = embedding(c, self.dtype)
-        self.blocks = [Block(c, self.dtype, name=f"block_{index:02d}") for index in range(c.layers)]
+        self.blocks = [
+            Block(c, self.dtype, index > 0 or c.first_norm, name=f"block_{index:02d}")
+            for index in range(c.layers)
+        ]
         if c.pre_norm:
-            self.final_norm = Norm(c.norm_epsilon, self.dtype)
+            self.final_norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         """The embedding stage: batch -> x [R, C, D]."""
@@ -146,9 +179,10 @@ class Encoder(nn.Module):
         self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True
     ) -> jax.Array:
         """Blocks ``first`` to ``last - 1``, counted from 0: x [R, C, D] -> [R, C, D]."""
-        pattern = attention_pattern(batch, self.config)
-        for block in self.blocks[first:last]:
-            x_RCD = block(x_RCD, pattern, deterministic)
+        for index in range(first, last):
+            pattern = attention_pattern(batch, self.config, index)
+            rotation = rotation_of(batch, self.config, index)
+            x_RCD = self.blocks[index](x_RCD, pattern, deterministic, rotation)
         return x_RCD
 
     def finish(self, x_RCD: jax.Array) -> jax.Array:
@@ -161,8 +195,18 @@ class Encoder(nn.Module):
         return self.finish(x_RCD)
 
 
-def attention_pattern(batch: Batch, config: EncoderConfig) -> AttentionPattern:
-    """Who attends to whom: in an image all to all, in texts within a segment, if causal not ahead."""
+def attention_pattern(batch: Batch, config: EncoderConfig, block: int = 0) -> AttentionPattern:
+    """Who attends to whom in a block: in an image all to all, in texts within a segment, if causal
+    not ahead, in a local layer within the window.
+    """
     if config.is_image:
         return AttentionPattern()
-    return AttentionPattern(batch["segments"], causal=config.causal)
+    return AttentionPattern(batch["segments"], causal=config.causal, window=config.window_of(block))
+
+
+def rotation_of(batch: Batch, config: EncoderConfig, block: int) -> Rotation | None:
+    """How a block rotates queries and keys; None where positions are not rotary."""
+    if config.position_kind != "rotary":
+        return None
+    width = config.width // config.heads
+    return rotation_at(batch["positions"], width, config.rotary_base_of(block))

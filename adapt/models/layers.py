@@ -136,19 +136,25 @@ class Norm(nn.Module):
 
     epsilon: float
     dtype: Any = jnp.float32
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-        return (x * scale + bias).astype(self.dtype)
+        x = x * scale
+        if self.bias:
+            x = x + self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return x.astype(self.dtype)
 
 
 class MLP(nn.Module):
-    """Two dense layers with an activation between them (Vaswani et al. 2017, 3.3)."""
+    """Two dense layers with an activation between them (Vaswani et al. 2017, 3.3).
+
+    A gated one has a third layer: down(activation(gate(x)) * up(x)) (Shazeer 2020, eq. 6).
+    """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
@@ -156,9 +162,14 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        up = Dense(c.width, c.mlp_width, True, c.init_range, self.dtype, c, name="up")
-        down = Dense(c.mlp_width, c.width, True, c.init_range, self.dtype, c, name="down")
-        return down(ACTIVATIONS[c.activation](up(x)))
+        options = (c.mlp_bias, c.init_range, self.dtype, c)
+        up = Dense(c.width, c.mlp_width, *options, name="up")
+        down = Dense(c.mlp_width, c.width, *options, name="down")
+        activation = ACTIVATIONS[c.activation]
+        if not c.gated_mlp:
+            return down(activation(up(x)))
+        gate = Dense(c.width, c.mlp_width, *options, name="gate")
+        return down(activation(gate(x)) * up(x))
 
 
 class Adapter(nn.Module):

@@ -49,7 +49,8 @@ class Model:
     * ``layout``: a mesh. Batches and what the prefix puts out are then groups [G, ...]; see
       :mod:`adapt.parallel.sharding`.
     * ``remat``: a name of ``REMAT``: what the backward pass computes again.
-    * ``scan``: runs the blocks as a loop, compiled once, where they have one structure.
+    * ``scan``: runs the blocks as a loop, compiled once, where they have one structure
+      and attend alike.
 
     Equal models hash alike, so functions of a model can be cached by it.
     """
@@ -315,11 +316,16 @@ class Model:
         if first == last or not (self.layout or self.scan or self.remat != "none"):
             return self._encode(encoder, "run", x, batch, first, last, deterministic, rngs=rngs)
         blocks = [encoder[f"block_{index:02d}"] for index in range(first, last)]
-        if self.scan and have_one_structure(blocks):
+        if self.scan and have_one_structure(blocks) and self._attend_alike(first, last):
             return self._scan_blocks(blocks, x, batch, first, deterministic, rngs)
         for index, params in enumerate(blocks, first):
             x = self._block(batch, index, deterministic)(x, params, rngs)
         return x
+
+    def _attend_alike(self, first: int, last: int) -> bool:
+        """Whether these blocks are all local, or none of them: a loop has one pattern for all."""
+        config = self.encoder.config
+        return len({config.window_of(block) for block in range(first, last)}) == 1
 
     def _scan_blocks(
         self,

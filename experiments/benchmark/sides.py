@@ -205,7 +205,7 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     tokens = float(lengths.sum())
     pairs = float((lengths.astype(np.float64) ** 2).sum())
     width = config.width
-    per_token = 8 * width**2 + 4 * width * config.mlp_width
+    per_token = 8 * width**2 + 2 * config.mlp_kernels * width * config.mlp_width
     return config.layers * (tokens * per_token + 4 * width * pairs)
 
 

@@ -3,6 +3,7 @@
 Nothing runs here: programs are compiled from shapes. Clipping and every logged metric are on, dropout is off.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -97,6 +98,16 @@ def test_the_count_by_hand_of_the_cost_model_is_that_of_the_compiler():
     prefix = read(programs("top:1")[0]["prefix"].as_text())
     by_model = prefix_flops(CONFIG, LAYERS, every, TOKENS)
     assert by_model == dot_flops(prefix) == (LAYERS - 1) * FORWARD
+
+
+def test_a_gated_block_has_a_product_more():
+    config = dataclasses.replace(CONFIG, layers=1, width=48, mlp_width=96, gated_mlp=True)
+    model = Model(Encoder(config), Classifier(0))
+    program = jax.jit(model.prefix, static_argnums=2).lower(model.shapes(), BATCH, 2).compile()
+    assert prefix_flops(config, 2, every, TOKENS) == dot_flops(read(program.as_text()))
+    plain = dataclasses.replace(config, gated_mlp=False)
+    more = block_flops(config, every, TOKENS) - block_flops(plain, every, TOKENS)
+    assert more == 2 * every * 48 * 96
 
 
 def test_a_full_step_costs_three_forward_passes():

@@ -41,7 +41,30 @@ VIT = EncoderConfig(
     channels=3,
     pre_norm=True,
 )
-CONFIGS = {"bert": BERT, "gpt2": GPT2, "vit": VIT}
+# A global block, a local one and a global one, without biases.
+ROTARY = EncoderConfig(
+    "modernbert",
+    3,
+    16,
+    2,
+    32,
+    positions=24,
+    vocabulary=40,
+    pre_norm=True,
+    qkv_bias=False,
+    position_kind="rotary",
+    rotary_base=100.0,
+    local_rotary_base=10.0,
+    local_layers=(1,),
+    window=2,
+    norm_bias=False,
+    mlp_bias=False,
+    output_bias=False,
+    gated_mlp=True,
+    embedding_norm=True,
+    first_norm=False,
+)
+CONFIGS = {"bert": BERT, "gpt2": GPT2, "vit": VIT, "rotary": ROTARY}
 # One block compiles in half the time of two.
 SHALLOW = {name: dataclasses.replace(config, layers=1) for name, config in CONFIGS.items()}
 SMALL = SHALLOW["bert"]

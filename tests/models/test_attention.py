@@ -48,15 +48,21 @@ def implementations(monkeypatch) -> list[str | None]:
     return asked
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+DEVICES = [
+    (TPU, "bfloat16", "packed"),
+    (TURING, "bfloat16", None),
+    (AMD, "bfloat16", None),
+    (BLACKWELL, "float32", "packed"),
+    (BLACKWELL, "bfloat16", "cudnn"),
+]
+
+
 @pytest.mark.parametrize(
-    ("device", "dtype", "expected"),
+    ("family", "device", "dtype", "expected"),
     [
-        (TPU, "bfloat16", "packed"),
-        (TURING, "bfloat16", None),
-        (AMD, "bfloat16", None),
-        (BLACKWELL, "float32", "packed"),
-        (BLACKWELL, "bfloat16", "cudnn"),
+        *((family, *case) for case in DEVICES for family in ("bert", "gpt2", "vit")),
+        # Rotated before the kernel, which gets the windows of local blocks.
+        *(("rotary", *case) for case in DEVICES[3:]),
     ],
 )
 def test_attention_computes_the_same_on_every_accelerator(

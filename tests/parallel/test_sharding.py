@@ -118,6 +118,7 @@ def test_the_rules_divide_every_parameter_of_an_encoder():
     expected = {
         ("encoder/block_00/mlp/up/kernel", (16, 32)): PartitionSpec("fsdp", "tensor"),
         ("encoder/block_00/mlp/up/bias", (32,)): PartitionSpec("tensor"),
+        ("encoder/block_00/mlp/gate/kernel", (16, 32)): PartitionSpec("fsdp", "tensor"),
         ("encoder/block_00/mlp/down/kernel", (32, 16)): PartitionSpec("tensor", "fsdp"),
         ("encoder/embedding/token", (40, 16)): PartitionSpec(None, "fsdp"),
         ("head/classifier/kernel", (16, 3)): PartitionSpec(),

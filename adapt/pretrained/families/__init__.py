@@ -20,6 +20,7 @@ A family is a file here, named as the ``model_type`` of config.json, that has
 
 import dataclasses
 import importlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -30,7 +31,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, Encoder, EncoderConfig, Model, Span
+from adapt.models import POSITION_KINDS, Classifier, Encoder, EncoderConfig, Model, Span
 from adapt.pretrained import tensor_names
 
 # The model_type of config.json -> the family's module, or the name of one, which is imported when
@@ -361,4 +362,33 @@ def check_config(config: EncoderConfig, file: str) -> None:
     if config.width % config.heads:
         raise CheckpointError(
             f"{says} {config.heads} heads, which does not divide the width {config.width}"
+        )
+    check_positions(config, says)
+
+
+def check_positions(config: EncoderConfig, says: str) -> None:
+    """Raise :class:`CheckpointError` for places of tokens that can't be told to a block."""
+    if config.position_kind not in POSITION_KINDS:
+        kinds = ", ".join(POSITION_KINDS)
+        raise CheckpointError(
+            f"{says} {config.position_kind!r} for position_kind: adapt has {kinds}"
+        )
+    if any(block not in range(config.layers) for block in config.local_layers):
+        raise CheckpointError(
+            f"{says} {list(config.local_layers)} for local_layers: it has {config.layers} layers"
+        )
+    if type(config.window) is not int or not 0 <= config.window < 2**31:
+        raise CheckpointError(
+            f"{says} {config.window!r} for window: it must be a whole number from 0 to 2^31"
+        )
+    if config.position_kind != "rotary":
+        return
+    for name in ("rotary_base", "local_rotary_base"):
+        base = getattr(config, name)
+        least = 1.0 if name == "rotary_base" else 0.0
+        if type(base) not in (int, float) or not least <= base < math.inf:
+            raise CheckpointError(f"{says} {base!r} for {name}: it must be a number above {least}")
+    if config.width // config.heads % 2:
+        raise CheckpointError(
+            f"{says} {config.heads} heads of an odd width, which rotary positions can't halve"
         )

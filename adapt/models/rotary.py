@@ -1,0 +1,48 @@
+"""Rotary positions: queries and keys are rotated by angles that grow with a token's place.
+
+Shapes in names: R rows, C tokens a row, H heads, K width of a head, F = K / 2 frequencies.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+    """The cosines and sines of the angles of every token, float32 [R, C, F] (Su et al. 2021, 3.2).
+
+    The product of a rotated query and a rotated key depends on how far apart they stand, not on
+    where.
+
+        >>> rotation = rotation_at(jnp.array([[0, 1]]), width=4, base=10000.0)
+        >>> rotation.cosine.shape
+        (1, 2, 2)
+    """
+
+    cosine: jax.Array
+    sine: jax.Array
+
+    def rotate(self, x_RHCK: jax.Array) -> jax.Array:
+        """``x`` with the features i and i + F of each head rotated by the i-th angle.
+
+        It is computed in float32 and has the dtype of ``x``.
+        """
+        first, second = jnp.split(x_RHCK.astype(jnp.float32), 2, -1)
+        cosine = self.cosine[:, None]
+        sine = self.sine[:, None]
+        rotated = [first * cosine - second * sine, second * cosine + first * sine]
+        return jnp.concatenate(rotated, -1).astype(x_RHCK.dtype)
+
+
+def rotation_at(positions_RC: jax.Array, width: int, base: float) -> Rotation:
+    """The rotation of tokens at their positions: the i-th angle is position * base^(-2 i / width).
+
+    ``width`` is that of a head, an even number.
+    """
+    exponents_F = jnp.arange(0, width, 2, dtype=jnp.float32) / width
+    frequencies_F = 1.0 / base**exponents_F
+    angles_RCF = positions_RC[..., None].astype(jnp.float32) * frequencies_F
+    return Rotation(jnp.cos(angles_RCF), jnp.sin(angles_RCF))
