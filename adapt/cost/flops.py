@@ -19,7 +19,7 @@ def embedding_flops(config: EncoderConfig, tokens: float) -> float:
     """FLOPs of the patch projection of an image encoder; looking up a text's tokens takes none."""
     if not config.is_image:
         return 0.0
-    patches = tokens * (config.positions - 1) / config.positions  # one position is no patch
+    patches = tokens * config.patches / config.positions  # the others are no patches
     return 2.0 * patches * config.patch_size**2 * config.channels * config.width
 
 

@@ -92,8 +92,12 @@ class Attention(nn.Module):
         x_RCD = x_RCD.astype(self.dtype)
 
         layers = [
-            Dense(width, width, c.qkv_bias, c.init_range, self.dtype, c, name=name)
-            for name in ("query", "key", "value")
+            Dense(width, width, has_bias, c.init_range, self.dtype, c, name=name)
+            for name, has_bias in (
+                ("query", c.qkv_bias),
+                ("key", c.qkv_bias and c.key_bias),
+                ("value", c.qkv_bias),
+            )
         ]
         kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
         lora_updates = [layer.low_rank(x_RCD) for layer in layers]
@@ -130,14 +134,19 @@ def project(
     """
     rows, tokens, width = x_RCD.shape
     x = x_RCD @ jnp.concatenate(kernels, 1)
-    if biases[0] is not None:
-        x = x + jnp.concatenate(biases)  # pyright: ignore - all three have a bias, or none
+    if any(bias is not None for bias in biases):
+        x = x + jnp.concatenate([zeros_for_none(bias, width, x.dtype) for bias in biases])
     x = x.reshape(rows, tokens, 3, width)
     for index, update in enumerate(lora_updates):
         if update is not None:
             x = x.at[:, :, index].add(update)
     x_RC3HK = x.reshape(rows, tokens, 3, heads, width // heads)
     return x_RC3HK.transpose(2, 0, 3, 1, 4)
+
+
+def zeros_for_none(bias_D: jax.Array | None, width: int, dtype: Any) -> jax.Array:
+    """The bias of a layer, zeros where it has none."""
+    return jnp.zeros(width, dtype) if bias_D is None else bias_D
 
 
 class Prefix(nn.Module):

@@ -26,7 +26,7 @@ class EncoderConfig:
     width: int  # of a token's state
     heads: int
     mlp_width: int
-    positions: int  # the most tokens of an example; of an image all of them, the class token too
+    positions: int  # the most tokens of an example; of an image all, those before the patches too
     vocabulary: int = 0  # token ids
     types: int = 0  # token types of text pairs; 0 where the family has none
     image_size: int = 0  # pixels a side
@@ -37,6 +37,7 @@ class EncoderConfig:
     activation: str = "gelu"  # a name of adapt.models.layers.ACTIVATIONS
     norm_epsilon: float = 1e-12
     qkv_bias: bool = True
+    key_bias: bool = True  # False: of the three, the key alone has none (BEiT, DINOv3)
     dropout: float = 0.1
     attention_dropout: float = 0.1
     init_range: float = 0.02  # standard deviation of fresh weights
@@ -54,6 +55,14 @@ class EncoderConfig:
     gated_mlp: bool = False  # down(activation(gate) * up), not down(activation(up))
     embedding_norm: bool = False  # also in a pre-norm encoder; post-norm ones always have it
     first_norm: bool = True  # whether the first block has a norm before attention
+
+    # image encoders
+    class_token: bool = True  # before the patches
+    distillation_token: bool = False  # after the class token, with a position of its own (DeiT)
+    registers: int = 0  # tokens before the patches that have no position (DINOv2)
+    patch_bias: bool = True
+    layer_scale: bool = False  # a factor for each feature of what a branch adds (DINOv2, BEiT)
+    final_norm: bool = True  # of a pre-norm encoder, after its last block; not in BEiT
 
     lora_rank: int = 0  # 0: no LoRA
     lora_alpha: float = 0.0
@@ -83,3 +92,13 @@ class EncoderConfig:
         """The base of the rotary positions in this block."""
         is_local = block in self.local_layers
         return (is_local and self.local_rotary_base) or self.rotary_base
+
+    @property
+    def leading_tokens(self) -> int:
+        """The tokens of an image that come before its patches; 0 of a text."""
+        return self.positions - self.patches if self.is_image else 0
+
+    @property
+    def patches(self) -> int:
+        """The patches of an image."""
+        return (self.image_size // self.patch_size) ** 2

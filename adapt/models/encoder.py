@@ -5,7 +5,7 @@ embedding (stage 0) and the blocks (stages 1 to L). A final norm belongs to the 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -64,7 +64,12 @@ def rows_of(table: jax.Array, index: Any) -> jax.Array:
 
 
 class PatchEmbedding(nn.Module):
-    """A class token and the square patches of an image through a dense layer (ViT, eq. 1)."""
+    """The square patches of an image through a dense layer, after the tokens of the family (ViT,
+    Dosovitskiy et al. 2021, eq. 1): [N, T, D].
+
+    These are a class token, a distillation token (DeiT, Touvron et al. 2021, 4), and registers,
+    which have no position (Darcet et al. 2024).
+    """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
@@ -80,13 +85,32 @@ class PatchEmbedding(nn.Module):
         x = batch["pixels"].reshape(-1, side, patch, side, patch, c.channels)
         x = x.transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(-1, side * side, inputs)
-        x = Dense(inputs, c.width, True, c.init_range, self.dtype, name="patch")(x)
-        class_token = self.param("class_token", normal, (c.width,)).astype(self.dtype)
-        class_tokens = jnp.broadcast_to(class_token, (x.shape[0], 1, c.width))
-        x = jnp.concatenate([class_tokens, x], 1)
-        position = self.param("position", normal, (c.positions, c.width))
-        x = x + position.astype(self.dtype)
+        x = Dense(inputs, c.width, c.patch_bias, c.init_range, self.dtype, name="patch")(x)
+
+        first = []
+        if c.class_token:
+            first.append(self.param("class_token", normal, (c.width,)))
+        if c.distillation_token:
+            first.append(self.param("distillation_token", normal, (c.width,)))
+        rows = [token_D.astype(self.dtype)[None] for token_D in first]
+        x = with_first_tokens(x, rows)
+        if c.position_kind == "learned":
+            position = self.param("position", normal, (c.positions - c.registers, c.width))
+            x = x + position.astype(self.dtype)
+        if c.registers:
+            registers_TD = self.param("registers", normal, (c.registers, c.width))
+            patches = x[:, len(first) :]
+            patches = with_first_tokens(patches, [registers_TD.astype(self.dtype)])
+            x = jnp.concatenate([x[:, : len(first)], patches], 1)
+        if c.embedding_norm:
+            x = Norm(c.norm_epsilon, self.dtype, c.norm_bias, name="norm")(x)
         return Dropout(c.dropout)(x, deterministic)
+
+
+def with_first_tokens(x_NTD: jax.Array, tokens_TD: Sequence[jax.Array]) -> jax.Array:
+    """The same tokens before those of every image."""
+    tokens_NTD = [jnp.broadcast_to(x, (len(x_NTD), *x.shape)) for x in tokens_TD]
+    return jnp.concatenate([*tokens_NTD, x_NTD], 1)
 
 
 class Block(nn.Module):
@@ -129,6 +153,9 @@ class Block(nn.Module):
         if name == "mlp" or self.attention_norm:
             norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias, name=f"{name}_norm")
         y = branch(norm(x) if c.pre_norm else x)
+        if c.layer_scale:
+            scale_D = self.param(f"{name}_scale", nn.initializers.ones, (c.width,))
+            y = y * scale_D.astype(y.dtype)
         if c.adapter_width:
             y = Adapter(c, self.dtype, name=f"{name}_adapter")(y)
         x = x + Dropout(c.dropout)(y, deterministic)
@@ -168,7 +195,7 @@ class Encoder(nn.Module):
             Block(c, self.dtype, index > 0 or c.first_norm, name=f"block_{index:02d}")
             for index in range(c.layers)
         ]
-        if c.pre_norm:
+        if c.pre_norm and c.final_norm:
             self.final_norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> jax.Array:
@@ -187,7 +214,8 @@ class Encoder(nn.Module):
 
     def finish(self, x_RCD: jax.Array) -> jax.Array:
         """The final norm, where the family has one: x [R, C, D] -> [R, C, D]."""
-        return self.final_norm(x_RCD) if self.config.pre_norm else x_RCD
+        has_norm = self.config.pre_norm and self.config.final_norm
+        return self.final_norm(x_RCD) if has_norm else x_RCD
 
     def __call__(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         x_RCD = self.embed(batch, deterministic)

@@ -56,22 +56,51 @@ def attention_pooling(x_TD: jax.Array, batch: Batch, query_D: jax.Array) -> jax.
 
     It is computed in float32. A query of zeros gives the plain mean.
     """
+    x = x_TD.astype(jnp.float32)
+    pooled_ND = attend_by_example(x, x, query_D.astype(jnp.float32), batch)
+    return pooled_ND.astype(x_TD.dtype)
+
+
+def attend_by_example(
+    keys_TK: jax.Array, values_TK: jax.Array, query_K: jax.Array, batch: Batch
+) -> jax.Array:
+    """The mean of each example's values, weighted by softmax(keys . query / sqrt(K)): [N, K]."""
     # Padding is an example of its own, so that no gradient overflows there.
     examples = batch["length"].shape[0] + 1
     segments_T = batch["segments"].reshape(-1)
-    x = x_TD.astype(jnp.float32)
-    scale = x.shape[-1] ** -0.5
-    scores_T = x @ query_D.astype(jnp.float32) * scale
+    scale = keys_TK.shape[-1] ** -0.5
+    scores_T = keys_TK @ query_K * scale
     highest_N = jax.ops.segment_max(scores_T, segments_T, examples)
     highest_N = jax.lax.stop_gradient(highest_N)
     weights_T = jnp.exp(scores_T - highest_N[segments_T])
     # The sum of an example's weights is at least 1, where it has a token.
     total_N = jax.ops.segment_sum(weights_T, segments_T, examples)
     total_N = jnp.maximum(total_N, 1.0)
-    weighted_TD = weights_T[:, None] * x
-    summed_ND = jax.ops.segment_sum(weighted_TD, segments_T, examples)
-    pooled_ND = summed_ND / total_N[:, None]
-    return pooled_ND[:-1].astype(x_TD.dtype)
+    weighted_TK = weights_T[:, None] * values_TK
+    summed_NK = jax.ops.segment_sum(weighted_TK, segments_T, examples)
+    pooled_NK = summed_NK / total_N[:, None]
+    return pooled_NK[:-1]
+
+
+def patches(x_TD: jax.Array, batch: Batch) -> jax.Array:
+    """The mean over the patches of each image, [N, D]: without the first tokens of each, as many
+    as the batch's ``leading``.
+    """
+    leading = batch["leading"]
+    examples = batch["length"].shape[0]
+    segments_T = batch["segments"].reshape(-1)
+    first_T = batch["first"][jnp.minimum(segments_T, examples - 1)]
+    is_patch_T = jnp.arange(len(segments_T)) >= first_T + leading
+    of_patches = {
+        "segments": jnp.where(is_patch_T, segments_T, examples),
+        "length": jnp.maximum(batch["length"] - leading, 0),
+    }
+    return mean(x_TD, of_patches)
+
+
+def cls_and_patches(x_TD: jax.Array, batch: Batch) -> jax.Array:
+    """The class token beside the mean over the patches of each image, [N, 2 D] (DINOv2)."""
+    return jnp.concatenate([cls(x_TD, batch), patches(x_TD, batch)], -1)
 
 
 POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
@@ -82,6 +111,22 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
     # BERT's pooler goes on with dense and tanh, trained by next-sentence prediction.
     "pooler": cls,
 }
+
+
+# What a head pools by that knows its encoder. A batch then says how many tokens of each example are
+# ``leading``.
+OWN_POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
+    "patches": patches,
+    "cls+patches": cls_and_patches,
+    "patch_norm": patches,  # BEiT goes on with a norm
+    "projection": cls,  # CLIP goes on with a dense layer without bias
+}
+WITHOUT_POOL = ("attention", "map")  # they begin with weights
+
+
+def pooling_names() -> tuple[str, ...]:
+    """All that a :class:`Classifier` can pool by."""
+    return (*POOLINGS, *OWN_POOLINGS, *WITHOUT_POOL)
 
 
 def cached_program(make: Callable[..., Any]) -> Any:
@@ -121,8 +166,11 @@ class Classifier(nn.Module):
     """Pools each example and projects it: float32 logits [N, classes], or features [N, D].
 
     * ``classes``: outputs an example; 1 for regression, 0 for features without a projection.
-    * ``pooling``: a name of ``POOLINGS``, or ``"attention"``. ``"pooler"`` and ``"attention"`` have
-      weights, which are the head's own.
+    * ``pooling``: a name of ``POOLINGS``, or ``"attention"``; ``"patches"``, ``"cls+patches"`` and
+      ``"patch_norm"``, the mean of an image's patches, as it is, beside the class token, or
+      normalised; ``"projection"``, the class token through a dense layer; ``"map"``, an
+      :class:`AttentionPooler`. ``"pooler"``, ``"attention"``, ``"patch_norm"``, ``"projection"``
+      and ``"map"`` have weights, which are the head's own.
     * ``layers``: the layers that the head reads, 0 the embedding, k the k-th block; empty: the
     last.
       Several come side by side, [R, C, layers * D].
@@ -145,31 +193,67 @@ class Classifier(nn.Module):
     mix: str = "concat"
     columns: tuple[int, ...] = ()
     dtype: Any = jnp.float32
+    leading: int = 0  # tokens of each example before its patches, for the mean of these
+    projection: int = 0  # the width that "projection" projects to
+    # of "map", and the last one of "patch_norm"
+    heads: int = 1
+    mlp_width: int = 0
+    activation: str = "gelu"
+    norm_epsilon: float = 1e-12
 
     @property
     def pools(self) -> bool:
         """Whether the head begins with a part that has no weights: :meth:`pool`."""
-        return self.pooling != "attention"
+        return self.pooling not in WITHOUT_POOL
 
     @nn.nowrap
     def pool(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
         """The part of the head that has no weights: [R, C, D] -> [N, D]."""
-        return POOLINGS[self.pooling](x_RCD.reshape(-1, x_RCD.shape[-1]), batch)
+        x_TD = x_RCD.reshape(-1, x_RCD.shape[-1])
+        if self.pooling in OWN_POOLINGS:
+            return OWN_POOLINGS[self.pooling](x_TD, {**batch, "leading": self.leading})
+        return POOLINGS[self.pooling](x_TD, batch)
+
+    @nn.nowrap
+    def pool_by_weights(self, x: jax.Array, batch: Batch) -> jax.Array:
+        """[R, C, D] -> [N, D] by weights of the head."""
+        x_TD = x.reshape(-1, x.shape[-1])
+        if self.pooling == "map":
+            pooler = AttentionPooler(
+                self.heads,
+                self.mlp_width,
+                self.activation,
+                self.norm_epsilon,
+                self.dtype,
+                name="map",
+            )
+            return pooler(x_TD, batch)
+        query = self.param("attention", nn.initializers.zeros, (x.shape[-1],))
+        return attention_pooling(x_TD, batch, query)
+
+    @nn.nowrap
+    def after_pooling(self, x: jax.Array) -> jax.Array:
+        """What the pooling does to each vector by weights: [N, D] -> [N, D], or another width."""
+        if self.pooling == "pooler":
+            return jnp.tanh(Dense(x.shape[-1], x.shape[-1], dtype=self.dtype, name="pooler")(x))
+        if self.pooling == "patch_norm":
+            return Norm(self.norm_epsilon, self.dtype, name="patch_norm")(x)
+        if self.pooling == "projection":
+            width = self.projection
+            return Dense(x.shape[-1], width, False, dtype=self.dtype, name="projection")(x)
+        return x
 
     @nn.compact
     def __call__(
         self, x: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
-        width = x.shape[-1]
         if not self.pools:
-            query = self.param("attention", nn.initializers.zeros, (width,))
-            x = attention_pooling(x.reshape(-1, width), batch, query)
+            x = self.pool_by_weights(x, batch)
         elif x.ndim == 3:
             x = self.pool(x, batch)
         if self.mix == "learned":
             x = self.mixed(x)
-        if self.pooling == "pooler":
-            x = jnp.tanh(Dense(width, width, dtype=self.dtype, name="pooler")(x))
+        x = self.after_pooling(x)
         x = mean_of_windows(x, batch)
         if not self.classes:
             return x.astype(jnp.float32)
@@ -189,6 +273,40 @@ class Classifier(nn.Module):
         scale = self.param("scale", nn.initializers.ones, ())
         weights = (scale * shares).astype(x.dtype)
         return jnp.einsum("NLD,L->ND", x.reshape(len(x), len(self.layers), -1), weights)
+
+
+class AttentionPooler(nn.Module):
+    """Multi-head attention of one trained query, then an MLP with a residual (SigLIP; Zhai et al.
+    2022, MAP): x [T, D] -> [N, D], each example by its own tokens.
+    """
+
+    heads: int
+    mlp_width: int
+    activation: str
+    norm_epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_TD: jax.Array, batch: Batch) -> jax.Array:
+        width = x_TD.shape[-1]
+        dense = functools.partial(Dense, dtype=self.dtype)
+        query_D = self.param("query_token", nn.initializers.normal(0.02), (width,))
+        query_D = dense(width, width, name="query")(query_D)
+        keys_TD = dense(width, width, name="key")(x_TD)
+        values_TD = dense(width, width, name="value")(x_TD)
+
+        query_HK = query_D.astype(jnp.float32).reshape(self.heads, -1)
+        keys_THK = keys_TD.astype(jnp.float32).reshape(len(x_TD), *query_HK.shape)
+        values_THK = values_TD.astype(jnp.float32).reshape(len(x_TD), *query_HK.shape)
+        attend = functools.partial(attend_by_example, batch=batch)
+        pooled_NHK = jax.vmap(attend, (1, 1, 0), 1)(keys_THK, values_THK, query_HK)
+        pooled_ND = pooled_NHK.reshape(-1, width)
+
+        x = dense(width, width, name="output")(pooled_ND)
+        y = Norm(self.norm_epsilon, self.dtype, name="norm")(x)
+        y = dense(width, self.mlp_width, name="up")(y)
+        y = dense(self.mlp_width, width, name="down")(ACTIVATIONS[self.activation](y))
+        return x + y
 
 
 def split_columns(logits: jax.Array, columns: Sequence[int]) -> jax.Array:
