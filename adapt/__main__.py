@@ -4,6 +4,7 @@ named.
 
 import difflib
 import importlib
+import signal
 import sys
 
 import adapt
@@ -40,6 +41,7 @@ def main() -> None:
     """Run ``adapt COMMAND FLAGS``, or answer ``adapt``, ``adapt --help`` and ``adapt --version``."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # adapt | head ends without a traceback
         print(overview())
     elif name == "--version":
         print(f"adapt-jax {adapt.__version__}")

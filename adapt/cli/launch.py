@@ -47,6 +47,8 @@ def launch(config: type, main: Callable[[Any], Any], program: str | None = None)
     program = program or f"python -m {module_name(main)}"
     line = f"{program} {shlex.join(sys.argv[1:])}".rstrip()
     prepare_cpu()
+    if {"-h", "--help"} & set(sys.argv):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # --help | head ends without a traceback
     try:
         flags = read_flags(config, program, module.__doc__)
     except AdaptError as error:

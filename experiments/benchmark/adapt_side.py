@@ -6,6 +6,7 @@ count when they are imported.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import time
@@ -47,15 +48,7 @@ class Training:
 class Adapt:
     """adapt on the CPU."""
 
-    def __init__(
-        self,
-        checkpoint: str,
-        task: str,
-        batch_size: int,
-        cores: int,
-        seed: int,
-        learning: dict[str, float],
-    ):
+    def __init__(self, setting: peers.Setting):
         import numpy as np
 
         from adapt.cli.launch import prepare_cpu
@@ -67,8 +60,8 @@ class Adapt:
 
         prepare_cpu()
         keep_programs()
-        content = json.loads(Path(task).read_text("utf-8"))
-        self.pretrained = hub.load(checkpoint)
+        content = json.loads(Path(setting.task).read_text("utf-8"))
+        self.pretrained = hub.load(setting.checkpoint)
         tokenizer = self.pretrained.tokenizer
         assert tokenizer is not None  # checked by the benchmark
         tokens = ragged(content["ids"])
@@ -76,12 +69,14 @@ class Adapt:
         pad_token = self.pretrained.config.pad_token
         source = sources.TokenSource(tokens, tokenizer.max_length, pad_token)
         self.examples = examples.Examples(source, np.arange(len(tokens)), labels)
-        self.shapes = self.examples.batch_shapes(batch_size, seed, content["epochs"])
+        self.shapes = self.examples.batch_shapes(
+            setting.batch_size, setting.seed, content["epochs"]
+        )
         self.texts = content["texts"]
         self.classes = content["classes"]
-        self.batch_size = batch_size
-        self.seed = seed
-        self.learning = learning
+        self.batch_size = setting.batch_size
+        self.seed = setting.seed
+        self.learning = setting.learning
         self.versions = versions()
         self.trainings: dict[str, tuple[Training, Examples]] = {}
         self.strategy("full")
@@ -168,4 +163,4 @@ class Adapt:
 
 
 if __name__ == "__main__":
-    peers.serve({"adapt": Adapt})
+    peers.serve({"adapt": functools.partial(peers.start, Adapt)})

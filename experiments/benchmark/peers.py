@@ -7,6 +7,7 @@ dropout, AdamW, weight decay and clipping.
 """
 # pyright: reportMissingImports=false
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -24,6 +25,23 @@ WIDTH = 64  # keras-hub: tokens an example, cut or padded
 KERAS_LIBRARIES = ("keras-hub", "keras", "jax")
 TORCH_LIBRARIES = ("torch", "transformers", "sentence-transformers")
 BACKEND_LIBRARIES = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a side of the benchmark on the CPU is started with."""
+
+    checkpoint: str  # a folder in the Hugging Face layout
+    task: str  # a JSON file with texts, token ids and labels
+    batch_size: int
+    cores: int
+    seed: int
+    learning: dict[str, float]  # rate, decay, clip
+
+
+def start(side: Callable[..., Any], *arguments: Any, **setting: Any) -> Any:
+    """The side, by the entries of its request."""
+    return side(*arguments, Setting(**setting))
 
 
 def serve(sides: Mapping[str, Callable[..., Any]]) -> None:
@@ -80,65 +98,41 @@ class Torch:
     sentence-transformers' ``encode``.
     """
 
-    def __init__(
-        self,
-        checkpoint: str,
-        task: str,
-        batch_size: int,
-        cores: int,
-        seed: int,
-        learning: dict[str, float],
-    ):
-        import torch
+    def __init__(self, setting: Setting):
+        self.torch = seeded_torch(setting.cores, setting.seed)
         import transformers
 
-        self.torch = torch
         self.versions = versions(TORCH_LIBRARIES)
-        torch.set_num_threads(cores)
-        torch.manual_seed(seed)
-        content = read_json(task)
-        self.checkpoint = checkpoint
-        self.batch_size = batch_size
-        self.learning = learning
+        content = read_json(setting.task)
+        self.checkpoint = setting.checkpoint
+        self.batch_size = setting.batch_size
+        self.learning = setting.learning
         self.texts = content["texts"]
         self.labels = content["labels"]
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(self.checkpoint)
         self.ids = self.tokenizer(
             content["train"],
             truncation=True,
             max_length=content["max_length"],
             return_attention_mask=False,
         )["input_ids"]
-        self.encoder = transformers.AutoModel.from_pretrained(checkpoint, add_pooling_layer=False)
+        auto = transformers.AutoModel
+        self.encoder = auto.from_pretrained(self.checkpoint, add_pooling_layer=False)
         config = self.encoder.config
-        self.head = torch.nn.Linear(config.hidden_size, content["classes"])
-        self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
+        self.head = self.torch.nn.Linear(config.hidden_size, content["classes"])
+        self.dropout = self.torch.nn.Dropout(config.hidden_dropout_prob)
         self.strategy("full")
         self.sentences: Any = None
 
     def strategy(self, name: str) -> dict[str, Any]:
         """Train by this strategy from now on: what is frozen needs no gradient, and no dropout."""
-        blocks = list(self.encoder.encoder.layer)
-        num_trained = int(name.removeprefix("top:")) if name.startswith("top:") else 0
-        self.frozen = []
-        if name != "full":
-            self.frozen = [self.encoder.embeddings, *blocks[: len(blocks) - num_trained]]
+        self.frozen = frozen_modules(self.encoder, name)
         self.encoder.requires_grad_(True)
         for module in self.frozen:
             module.requires_grad_(False)
-
-        decayed = []
-        not_decayed = []
-        parameters = [*self.encoder.named_parameters(), *self.head.named_parameters()]
-        for parameter, weight in parameters:
-            if not weight.requires_grad:
-                continue
-            if parameter.endswith("bias") or "LayerNorm" in parameter:
-                not_decayed.append(weight)
-            else:
-                decayed.append(weight)
-        self.weights = [*decayed, *not_decayed]
-        self.optimizer = make_adamw(self.torch, decayed, not_decayed, self.learning)
+        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        self.weights = [weight for weight in parameters if weight.requires_grad]
+        self.optimizer = make_adamw(self.torch, self.weights, self.learning)
         return {}
 
     def train(self, order: list[int], epoch: int) -> dict[str, float]:
@@ -160,14 +154,10 @@ class Torch:
             mask = batch["attention_mask"]
             outputs = self.encoder(input_ids=batch["input_ids"], attention_mask=mask)
             hidden = outputs.last_hidden_state
-            weight = mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weight).sum(1) / weight.sum(1)
+            pooled = mean_of_tokens(hidden, mask)
             labels = torch.tensor([self.labels[i] for i in index])
             loss = cross_entropy(self.head(self.dropout(pooled)), labels)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.weights, self.learning["clip"])
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            update(torch, loss, self.weights, self.optimizer, self.learning["clip"])
         seconds = time.perf_counter() - started
         return {"examples": len(order), "seconds": seconds, "loss": float(loss.detach())}
 
@@ -202,17 +192,49 @@ class Torch:
         return {"rates": rates}
 
 
-def make_adamw(
-    torch: Any, decayed: list[Any], not_decayed: list[Any], learning: Mapping[str, float]
-) -> Any:
-    """torch's AdamW on two lists of weights. Fused, as the Trainer of transformers has it, which is
-    faster than the loop over parameters.
+def seeded_torch(cores: int, seed: int) -> Any:
+    """torch on so many cores, with its generators seeded."""
+    import torch
+
+    torch.set_num_threads(cores)
+    torch.manual_seed(seed)
+    return torch
+
+
+def frozen_modules(encoder: Any, strategy: str) -> list[Any]:
+    """What of a BERT does not train by ``full``, ``frozen`` or ``top:K``."""
+    if strategy == "full":
+        return []
+    blocks = list(encoder.encoder.layer)
+    num_trained = int(strategy.removeprefix("top:")) if strategy.startswith("top:") else 0
+    return [encoder.embeddings, *blocks[: len(blocks) - num_trained]]
+
+
+def make_adamw(torch: Any, weights: list[Any], learning: Mapping[str, float]) -> Any:
+    """torch's AdamW, in which matrices decay, and biases and normalisations don't. Fused, as the
+    Trainer of transformers has it, which is faster than the loop over parameters.
     """
+    decayed = [weight for weight in weights if weight.ndim > 1]
+    not_decayed = [weight for weight in weights if weight.ndim < 2]
     groups = [
         {"params": decayed, "weight_decay": learning["decay"]},
         {"params": not_decayed, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=learning["rate"], fused=True)
+
+
+def mean_of_tokens(hidden: Any, mask: Any) -> Any:
+    """The mean of the states [B, T, D] of each example's own tokens, by ``mask`` [B, T]: [B, D]."""
+    weight = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def update(torch: Any, loss: Any, weights: list[Any], optimizer: Any, clip: float) -> None:
+    """Take a step against the gradient of the loss, which is clipped to a norm of ``clip``."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, clip)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 class Sentences:
@@ -224,30 +246,21 @@ class Sentences:
     they come.
     """
 
-    def __init__(
-        self,
-        backend: str,
-        precision: str,
-        checkpoint: str,
-        task: str,
-        batch_size: int,
-        cores: int,
-        seed: int,
-        learning: dict[str, float],
-    ):
+    def __init__(self, backend: str, precision: str, setting: Setting):
         from sentence_transformers import SentenceTransformer
 
         self.versions = versions((*TORCH_LIBRARIES, *BACKEND_LIBRARIES[backend]))
-        self.batch_size = batch_size
-        self.texts = read_json(task)["texts"]
+        self.batch_size = setting.batch_size
+        self.texts = read_json(setting.task)["texts"]
+        checkpoint = setting.checkpoint
         load = functools.partial(SentenceTransformer, device="cpu", backend=backend)
         if backend == "openvino":
-            settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": cores}
+            settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": setting.cores}
             if precision == "float32":
                 settings["INFERENCE_PRECISION_HINT"] = "f32"
             self.model = load(checkpoint, model_kwargs={"ov_config": settings})
             return
-        options = onnx_options(cores)
+        options = onnx_options(setting.cores)
         self.model = load(checkpoint, model_kwargs=options)
         if precision == "int8":
             with tempfile.TemporaryDirectory() as folder:
@@ -310,15 +323,7 @@ class Keras:
     random weights.
     """
 
-    def __init__(
-        self,
-        checkpoint: str,
-        task: str,
-        batch_size: int,
-        cores: int,
-        seed: int,
-        learning: dict[str, float],
-    ):
+    def __init__(self, setting: Setting):
         os.environ["KERAS_BACKEND"] = "jax"
         import keras
         import keras_hub
@@ -328,11 +333,11 @@ class Keras:
         self.keras = keras
         self.hub = keras_hub
         self.versions = versions(KERAS_LIBRARIES)
-        self.batch_size = batch_size
-        self.learning = learning
-        keras.utils.set_random_seed(seed)
-        content = read_json(task)
-        self.shape = read_json(os.path.join(checkpoint, "config.json"))
+        self.batch_size = setting.batch_size
+        self.learning = setting.learning
+        keras.utils.set_random_seed(setting.seed)
+        content = read_json(setting.task)
+        self.shape = read_json(os.path.join(setting.checkpoint, "config.json"))
         self.tokens = np.zeros((len(content["ids"]), WIDTH), np.int32)
         for row, ids in zip(self.tokens, content["ids"], strict=True):
             row[: len(ids[:WIDTH])] = ids[:WIDTH]
@@ -439,11 +444,11 @@ def matmul_rates(multiply: Callable[[Any], Any], matrix: Any, repeats: int) -> l
 if __name__ == "__main__":
     serve(
         {
-            "torch": Torch,
-            "keras": Keras,
-            "onnx": functools.partial(Sentences, "onnx", "default"),
-            "onnx_int8": functools.partial(Sentences, "onnx", "int8"),
-            "openvino": functools.partial(Sentences, "openvino", "default"),
-            "openvino_float32": functools.partial(Sentences, "openvino", "float32"),
+            "torch": functools.partial(start, Torch),
+            "keras": functools.partial(start, Keras),
+            "onnx": functools.partial(start, Sentences, "onnx", "default"),
+            "onnx_int8": functools.partial(start, Sentences, "onnx", "int8"),
+            "openvino": functools.partial(start, Sentences, "openvino", "default"),
+            "openvino_float32": functools.partial(start, Sentences, "openvino", "float32"),
         }
     )

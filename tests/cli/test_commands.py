@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,18 @@ def test_wide_vectors_are_in_time_for_xla():
         env=os.environ | {"XLA_FLAGS": ""},
     )
     assert found.returncode and "xla_cpu_prefer_vector_widths" in found.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["finetune", "--help"]])
+def test_help_that_nobody_reads_to_its_end_ends_without_a_traceback(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "adapt", *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == -signal.SIGPIPE and not done.stderr

@@ -14,10 +14,14 @@ from typing import Any
 from experiments.benchmark.peers import (
     PRODUCTS,
     TORCH_LIBRARIES,
+    frozen_modules,
     make_adamw,
     matmul_rates,
+    mean_of_tokens,
     rate_sizes,
+    seeded_torch,
     serve,
+    update,
     versions,
 )
 
@@ -46,15 +50,12 @@ class Finetuning:
         seed: int,
         learning: dict[str, float],
     ):
-        import torch
         import transformers
 
-        self.torch = torch
+        self.torch = seeded_torch(cores, seed)
         self.transformers = transformers
-        self.device = place(torch)
+        self.device = place(self.torch)
         self.versions = versions(TORCH_LIBRARIES[:2]) | {"device": self.device}
-        torch.set_num_threads(cores)
-        torch.manual_seed(seed)
         self.checkpoint = checkpoint
         self.learning = learning
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
@@ -62,7 +63,7 @@ class Finetuning:
         self.test_ids = self.tokenize(read_column(test, "text"))
         labels = read_column(train, "label")
         names = sorted(set(labels))
-        self.labels = torch.tensor([names.index(label) for label in labels])
+        self.labels = self.torch.tensor([names.index(label) for label in labels])
         self.classes = len(names)
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
@@ -134,18 +135,12 @@ class Finetuning:
         config = encoder.config
         self.head = torch.nn.Linear(config.hidden_size, self.classes).to(self.device)
         self.dropout = torch.nn.Dropout(config.hidden_dropout_prob)
-        blocks = list(encoder.encoder.layer)
-        num_trained = int(strategy.removeprefix("top:")) if strategy.startswith("top:") else 0
-        self.frozen = []
-        if strategy != "full":
-            self.frozen = [encoder.embeddings, *blocks[: len(blocks) - num_trained]]
+        self.frozen = frozen_modules(encoder, strategy)
         for module in self.frozen:
             module.requires_grad_(False)
         parameters = [*encoder.parameters(), *self.head.parameters()]
         self.weights = [weight for weight in parameters if weight.requires_grad]
-        decayed = [weight for weight in self.weights if weight.ndim > 1]
-        not_decayed = [weight for weight in self.weights if weight.ndim < 2]
-        self.optimizer = make_adamw(torch, decayed, not_decayed, self.learning)
+        self.optimizer = make_adamw(torch, self.weights, self.learning)
         self.run = torch.compile(encoder, dynamic=True) if is_compiled else encoder
 
     def outputs(self, ids: list[list[int]]) -> Any:
@@ -155,9 +150,7 @@ class Finetuning:
         mask = batch["attention_mask"].to(self.device, non_blocking=True)
         with self.torch.autocast(self.device, self.torch.bfloat16):
             hidden = self.run(input_ids=tokens, attention_mask=mask).last_hidden_state
-            weight = mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * weight).sum(1) / weight.sum(1)
-            return self.head(self.dropout(pooled))
+            return self.head(self.dropout(mean_of_tokens(hidden, mask)))
 
     def step(self, index: list[int]) -> int:
         """One step; how many examples it had."""
@@ -169,10 +162,7 @@ class Finetuning:
         labels = self.labels[index].to(self.device, non_blocking=True)
         logits = self.outputs([self.ids[i] for i in index])
         loss = torch.nn.functional.cross_entropy(logits.float(), labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.weights, self.learning["clip"])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        update(torch, loss, self.weights, self.optimizer, self.learning["clip"])
         return len(index)
 
     def evaluate(self, index: range) -> int:
@@ -238,9 +228,9 @@ class Steps:
         seed: int,
         learning: dict[str, float],
     ):
-        import torch
         import transformers
 
+        torch = seeded_torch(cores, seed)
         self.torch = torch
         self.pooling = pooling
         self.clip = learning["clip"]
@@ -248,8 +238,6 @@ class Steps:
         if self.where == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.versions = versions(TORCH_LIBRARIES[:2]) | {"device": self.where}
-        torch.set_num_threads(cores)
-        torch.manual_seed(seed)
 
         kind = shape.pop("model_type")
         config = transformers.AutoConfig.for_model(kind, **shape)
@@ -265,9 +253,7 @@ class Steps:
 
         parameters = [*self.encoder.parameters(), *self.head.parameters()]
         self.weights = [weight for weight in parameters if weight.requires_grad]
-        decayed = [weight for weight in self.weights if weight.ndim > 1]
-        not_decayed = [weight for weight in self.weights if weight.ndim < 2]
-        self.optimizer = make_adamw(torch, decayed, not_decayed, learning)
+        self.optimizer = make_adamw(torch, self.weights, learning)
         self.batches = [self.make_batch(config, batch_size, tokens, classes) for _ in range(2)]
 
     def freeze(self, num_frozen: int, num_blocks: int) -> None:
@@ -310,10 +296,7 @@ class Steps:
                 hidden = self.encoder(**on_device).last_hidden_state
                 pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(1)
                 loss = cross_entropy(self.head(self.dropout(pooled)), labels)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            update(torch, loss, self.weights, self.optimizer, self.clip)
             examples += len(labels)
         last_loss = float(loss.detach())  # waits for the device
         return {"examples": examples, "seconds": time.perf_counter() - started, "loss": last_loss}
