@@ -112,11 +112,12 @@ def source(config: Flags, found: Sequence[Row], what: str) -> str:
     """The first line of a table: the command, what, on which device, when, with which versions."""
     words = " ".join(["python -m", PROGRAM, *changed_flags(config, NOT_OF_A_FIGURE)])
     rates = [row["flops"] for row in found if "flops" in row]
-    device = next((row["device"] for row in found if "device" in row), "a device that said nothing")
+    devices = [row["device"] for row in found if "device" in row]
+    device = f"One {devices[0]}" if devices else "A device that said nothing of itself"
     rate = f" ({max(rates) / 1e12:.3g} TFLOP/s)" if rates else ""
     date = next((row["date"] for row in found if "date" in row), "no date")
     versions = versions_text(row["versions"] for row in found if "versions" in row)
-    return source_line(words, what, f"One {device}{rate}, {date}", versions or "no versions")
+    return source_line(words, what, f"{device}{rate}, {date}", versions or "no versions")
 
 
 def is_on_cpu(found: Sequence[Row], row: Row) -> bool:
