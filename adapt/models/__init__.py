@@ -1,6 +1,7 @@
 """Encoders, heads and models: the only room that imports Flax (Linen)."""
 
-from adapt.models.attention import allow_packed_kernel, set_contextvar, target_device
+from adapt.models.accelerated import set_contextvar, target_device
+from adapt.models.attention import allow_packed_kernel
 from adapt.models.config import POSITION_KINDS, EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import (

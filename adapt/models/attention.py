@@ -4,40 +4,29 @@ Shapes in names: R rows, C tokens a row (queries), T tokens attended to (keys), 
 width of a head.
 """
 
-import contextlib
 import contextvars
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from adapt.models.accelerated import (
+    PackedKernel,
+    device_of_program,
+    nvidia_capability,
+    packed_kernel,
+    set_contextvar,
+)
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout
 from adapt.models.rotary import Rotation
-
-# The device that a program is compiled for, where this process has no such device.
-target_device: contextvars.ContextVar[Any] = contextvars.ContextVar("target_device", default=None)
-
-
-@dataclasses.dataclass(frozen=True)
-class PackedKernel:
-    """That attention may be the kernel of :mod:`adapt.models.packed_attention`, and on what mesh."""
-
-    mesh: Mesh | None = None
-
-
-# None: the kernel must not be used, for it has no rule for jvp or a second derivative.
-packed_kernel: contextvars.ContextVar[PackedKernel | None] = contextvars.ContextVar(
-    "packed_kernel", default=None
-)
 
 # How many parts tensor parallelism cuts the heads into; 0 without a mesh. None: cuDNN's attention
 # must not be used, for it has no rule for vmap, jvp or a second derivative.
@@ -48,16 +37,6 @@ flash_groups: contextvars.ContextVar[int | None] = contextvars.ContextVar(
 
 HEAD_AXIS = "tensor"  # of a mesh: the one that divides heads
 BYTES_ON_A_TPU = 8 << 20  # of its fast memory, for keys and values of a head
-
-
-@contextlib.contextmanager
-def set_contextvar(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
-    """Give the variable a value inside ``with``."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
 
 
 def allow_packed_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,7 +171,7 @@ def attend(
     takes the arrays, otherwise :func:`adapt.models.packed_attention.packed_attention`. Where
     neither may be used it is XLA's, and dropout has the bits of the kernel.
     """
-    device = target_device.get() or jax.local_devices()[0]
+    device = device_of_program()
     queries, keys = q_RHCK.shape[2], k_RHTK.shape[2]
     if device.platform not in ("gpu", "tpu"):
         drop = functools.partial(dropout, deterministic=False) if dropout else None
@@ -286,13 +265,6 @@ def can_use_packed_kernel(device: Any, q_RHCK: jax.Array, k_RHTK: jax.Array) -> 
     # Both arrays, each twice: one is read while the other is used; and 128 numbers side by side.
     width = -(-q_RHCK.shape[3] // 128) * 128
     return 4 * tokens * width * q_RHCK.dtype.itemsize <= BYTES_ON_A_TPU
-
-
-def nvidia_capability(device: Any) -> int:
-    """The compute capability of an NVIDIA GPU, without what follows the point; 0 for others."""
-    # The "compute capability" of an AMD GPU is a name, such as gfx90a.
-    capability = re.match(r"(\d+)\.\d", str(getattr(device, "compute_capability", "")))
-    return int(capability[1]) if capability else 0
 
 
 def by_packed_kernel(

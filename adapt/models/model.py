@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from adapt.models.attention import PackedKernel, flash_groups, packed_kernel, set_contextvar
+from adapt.models.accelerated import PackedKernel, packed_kernel, set_contextvar
+from adapt.models.attention import flash_groups
 from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.layers import Batch
