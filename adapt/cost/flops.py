@@ -9,10 +9,10 @@ from adapt.models import EncoderConfig
 
 def block_flops(config: EncoderConfig, tokens: float, span: float) -> float:
     """FLOPs of one block, forward."""
-    mlp = config.mlp_kernels * config.mlp_width
-    projections = 4 * config.width + mlp  # query, key, value, output; the MLP
-    attention = 2 * span  # scores, and the mixture of values
-    return 2.0 * tokens * config.width * (projections + attention)
+    of_attention = 2 * (config.query_width + config.key_width)  # query and output, key and value
+    projections = config.width * (of_attention + config.mlp_kernels * config.mlp_width)
+    attention = config.query_width * 2 * span  # scores, and the mixture of values
+    return 2.0 * tokens * (projections + attention)
 
 
 def embedding_flops(config: EncoderConfig, tokens: float) -> float:
@@ -41,5 +41,6 @@ def step_flops(config: EncoderConfig, depth: int, tokens: float, span: float) ->
         return 0.0
     encoder = prefix_flops(config, config.layers + 1, tokens, span)
     frozen = prefix_flops(config, depth, tokens, span)
-    unneeded = 2.0 * tokens * config.width * 3 * config.width if depth else 0.0
+    outputs = config.query_width + 2 * config.key_width
+    unneeded = 2.0 * tokens * config.width * outputs if depth else 0.0
     return 3 * encoder - 3 * frozen - unneeded

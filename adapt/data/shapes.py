@@ -121,14 +121,16 @@ def token_bytes(config: EncoderConfig) -> int:
     """Bytes that a token of a forward pass takes at once, at most: what a block computes of it in
     float32, and its weights of attention where these are written to memory.
     """
-    states = 6 * config.width + config.mlp_kernels * config.mlp_width
+    of_attention = 2 * (config.query_width + config.key_width)
+    states = 2 * config.width + of_attention + config.mlp_kernels * config.mlp_width
     weights = 2 * config.heads * config.positions
     return 4 * (states + weights)
 
 
 def step_flops(config: EncoderConfig) -> float:
     """FLOPs of a train step a token, without attention and the head."""
-    weights = config.width * (4 * config.width + config.mlp_kernels * config.mlp_width)
+    of_attention = 2 * (config.query_width + config.key_width)
+    weights = config.width * (of_attention + config.mlp_kernels * config.mlp_width)
     return 6.0 * config.layers * weights
 
 

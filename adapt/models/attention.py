@@ -1,7 +1,7 @@
 """Self-attention on packed rows: a reference in JAX, and kernels behind one function.
 
-Shapes in names: R rows, C tokens a row (queries), T tokens attended to (keys), D width, H heads, K
-width of a head.
+Shapes in names: R rows, C tokens a row (queries), T tokens attended to (keys), D width, H heads, G
+heads of keys and values, K width of a head.
 """
 
 import contextvars
@@ -25,7 +25,7 @@ from adapt.models.accelerated import (
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import drop_weights
-from adapt.models.layers import Dense, Dropout
+from adapt.models.layers import Dense, Dropout, RMSNorm
 from adapt.models.rotary import Rotation
 
 # How many parts tensor parallelism cuts the heads into; 0 without a mesh. None: cuDNN's attention
@@ -53,7 +53,11 @@ def allow_packed_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, 3.2): x [R, C, D] -> [R, C, D]."""
+    """Multi-head self-attention (Vaswani et al. 2017, 3.2): x [R, C, D] -> [R, C, D].
+
+    Where there are fewer heads of keys and values than of queries, each serves a group of them
+    (Ainslie et al. 2023, 2.2).
+    """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
@@ -71,16 +75,22 @@ class Attention(nn.Module):
         x_RCD = x_RCD.astype(self.dtype)
 
         layers = [
-            Dense(width, width, has_bias, c.init_range, self.dtype, c, name=name)
-            for name, has_bias in (
-                ("query", c.qkv_bias),
-                ("key", c.qkv_bias and c.key_bias),
-                ("value", c.qkv_bias),
+            Dense(width, outputs, has_bias, c.init_range, self.dtype, c, name=name)
+            for name, outputs, has_bias in (
+                ("query", c.query_width, c.qkv_bias),
+                ("key", c.key_width, c.qkv_bias and c.key_bias),
+                ("value", c.key_width, c.qkv_bias),
             )
         ]
-        kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
-        lora_updates = [layer.low_rank(x_RCD) for layer in layers]
-        q, k, v = project(x_RCD, kernels, biases, lora_updates, c.heads)
+        if c.query_width == c.key_width:
+            kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
+            lora_updates = [layer.low_rank(x_RCD) for layer in layers]
+            q, k, v = project(x_RCD, kernels, biases, lora_updates, c.heads)
+        else:
+            q, k, v = (split_heads(layer(x_RCD), c.width_of_head) for layer in layers)
+        if c.qk_norm:
+            q = RMSNorm(c.norm_epsilon, self.dtype, c.norm_offset, name="query_norm")(q)
+            k = RMSNorm(c.norm_epsilon, self.dtype, c.norm_offset, name="key_norm")(k)
         if rotation is not None:
             q = rotation.rotate(q)
             k = rotation.rotate(k)
@@ -88,6 +98,9 @@ class Attention(nn.Module):
             # A prefix has no places, so that its keys are not rotated.
             k, v = Prefix(c, self.dtype, name="prefix")(k, v)
             pattern = pattern.with_prefix(c.prefix_tokens)
+        # From here on all heads have keys and values, and scores the scale that kernels know.
+        k, v = (repeat_heads(states, c.heads) for states in (k, v))
+        q = prescale(q, c.attention_scale)
 
         dropout = None
         if not deterministic and c.attention_dropout:
@@ -95,9 +108,29 @@ class Attention(nn.Module):
         if self.is_mutable_collection("intermediates"):  # asked for: Model.attention_maps
             self.sow("intermediates", "weights", attention_weights(q, k, pattern))
         mixed_RHCK = attend(q, k, v, pattern, dropout)
-        mixed_RCD = mixed_RHCK.transpose(0, 2, 1, 3).reshape(x_RCD.shape)
-        output = Dense(width, width, c.output_bias, c.init_range, self.dtype, c, name="output")
-        return output(mixed_RCD)
+        mixed = mixed_RHCK.transpose(0, 2, 1, 3).reshape(*x_RCD.shape[:2], c.query_width)
+        output = Dense(
+            c.query_width, width, c.output_bias, c.init_range, self.dtype, c, name="output"
+        )
+        return output(mixed)
+
+
+def split_heads(x: jax.Array, head_width: int) -> jax.Array:
+    """[R, C, H * K] -> [R, H, C, K]."""
+    rows, tokens, _ = x.shape
+    return x.reshape(rows, tokens, -1, head_width).transpose(0, 2, 1, 3)
+
+
+def repeat_heads(x_RGTK: jax.Array, heads: int) -> jax.Array:
+    """Keys or values [R, H, T, K] of all heads, those of each group side by side."""
+    groups = x_RGTK.shape[1]
+    return x_RGTK if groups == heads else jnp.repeat(x_RGTK, heads // groups, axis=1)
+
+
+def prescale(q_RHCK: jax.Array, scale: float) -> jax.Array:
+    """Queries whose scores, divided by sqrt(K) as :func:`attend` does, have this scale; 0: that."""
+    width = q_RHCK.shape[-1]
+    return q_RHCK if scale in (0, width**-0.5) else q_RHCK * (scale * width**0.5)
 
 
 def project(
@@ -107,11 +140,12 @@ def project(
     lora_updates: Sequence[jax.Array | None],
     heads: int,
 ) -> jax.Array:
-    """Query, key and value, [3, R, H, C, K], by one matrix product of their three kernels [D, D].
+    """Query, key and value, [3, R, H, C, K], by one matrix product of their three kernels [D, H * K].
 
-    ``lora_updates`` [R, C, D] are added to each of them; None adds nothing.
+    ``lora_updates`` [R, C, H * K] are added to each of them; None adds nothing.
     """
-    rows, tokens, width = x_RCD.shape
+    rows, tokens, _ = x_RCD.shape
+    width = kernels[0].shape[1]
     x = x_RCD @ jnp.concatenate(kernels, 1)
     if any(bias is not None for bias in biases):
         x = x + jnp.concatenate([zeros_for_none(bias, width, x.dtype) for bias in biases])
@@ -131,8 +165,8 @@ def zeros_for_none(bias_D: jax.Array | None, width: int, dtype: Any) -> jax.Arra
 class Prefix(nn.Module):
     """Puts trainable keys and values before those of the tokens (Li and Liang 2021, eq. 3).
 
-    Every token attends to them: k, v [R, H, C, K] -> k, v [R, H, P + C, K]. The parameters ``key``
-    and ``value`` are [P, D].
+    Every token attends to them: k, v [R, G, C, K] -> k, v [R, G, P + C, K]. The parameters ``key``
+    and ``value`` are [P, G * K].
     """
 
     config: EncoderConfig
@@ -147,7 +181,7 @@ class Prefix(nn.Module):
         """The parameter ``name`` before the tokens of ``x``: [R, H, P + C, K]."""
         c = self.config
         rows, heads, _, width = x_RHCK.shape
-        shape = (c.prefix_tokens, c.width)
+        shape = (c.prefix_tokens, c.key_width)
         prefix_PD = self.param(name, nn.initializers.normal(c.init_range), shape)
         prefix_PHK = prefix_PD.astype(self.dtype).reshape(-1, heads, width)
         prefix_HPK = prefix_PHK.transpose(1, 0, 2)

@@ -36,8 +36,16 @@ class EncoderConfig:
     pre_norm: bool = False  # the norm before each branch (GPT-2, ViT), not after each sum (BERT)
     activation: str = "gelu"  # a name of adapt.models.layers.ACTIVATIONS
     norm_epsilon: float = 1e-12
+    norm_kind: str = "layer"  # "rms": scaled by the root of the mean square, without mean and bias
+    norm_offset: bool = False  # a norm's scale is stored as its distance from 1 (Gemma)
+    branch_norms: bool = False  # of a pre-norm block: a norm after each branch, too (Gemma)
     qkv_bias: bool = True
     key_bias: bool = True  # False: of the three, the key alone has none (BEiT, DINOv3)
+    kv_heads: int = 0  # heads of keys and values, each read by several of queries; 0: as many
+    head_width: int = 0  # 0: width / heads
+    qk_norm: bool = False  # queries and keys of a head are normalised by RMS (Qwen3, Gemma 3)
+    attention_scale: float = 0.0  # of the scores; 0: width of a head ** -0.5
+    embedding_scale: float = 1.0  # of the token embedding
     dropout: float = 0.1
     attention_dropout: float = 0.1
     init_range: float = 0.02  # standard deviation of fresh weights
@@ -73,6 +81,21 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         # JSON has lists, and a config is hashed.
         object.__setattr__(self, "local_layers", tuple(self.local_layers))
+
+    @property
+    def width_of_head(self) -> int:
+        """The width of each head's queries, keys and values."""
+        return self.head_width or self.width // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """The width of all heads' queries together."""
+        return self.heads * self.width_of_head
+
+    @property
+    def key_width(self) -> int:
+        """The width of all keys together, and that of all values."""
+        return (self.kv_heads or self.heads) * self.width_of_head
 
     @property
     def is_image(self) -> bool:

@@ -15,7 +15,7 @@ from flax import linen as nn
 from adapt.models.attention import Attention
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
-from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, Norm
+from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, norm_of
 from adapt.models.rotary import Rotation, rotation_at
 
 
@@ -37,7 +37,7 @@ class TextEmbedding(nn.Module):
         if c.types:
             self.type = self.param("type", normal, (c.types, c.width))
         if self.has_norm:
-            self.norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias)
+            self.norm = norm_of(c, self.dtype)
         self.dropout = Dropout(c.dropout)
 
     @property
@@ -47,6 +47,8 @@ class TextEmbedding(nn.Module):
 
     def __call__(self, batch: Batch, deterministic: bool) -> jax.Array:
         x_RCD = rows_of(self.token, batch["tokens"])
+        if self.config.embedding_scale != 1:
+            x_RCD = x_RCD * self.config.embedding_scale
         if self.config.position_kind == "learned":
             x_RCD = x_RCD + rows_of(self.position, batch["positions"])
         if self.config.types:
@@ -147,17 +149,22 @@ class Block(nn.Module):
         branch: Callable[[jax.Array], jax.Array],
         deterministic: bool,
     ) -> jax.Array:
-        """x + branch(norm(x)) in a pre-norm encoder, norm(x + branch(x)) in a post-norm one."""
+        """x + branch(norm(x)) in a pre-norm encoder, norm(x + branch(x)) in a post-norm one.
+
+        With ``branch_norms`` what a branch puts out is normalised, too, before it is added.
+        """
         c = self.config
         norm: Callable[[jax.Array], jax.Array] = identity
         if name == "mlp" or self.attention_norm:
-            norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias, name=f"{name}_norm")
+            norm = norm_of(c, self.dtype, name=f"{name}_norm")
         y = branch(norm(x) if c.pre_norm else x)
         if c.layer_scale:
             scale_D = self.param(f"{name}_scale", nn.initializers.ones, (c.width,))
             y = y * scale_D.astype(y.dtype)
         if c.adapter_width:
             y = Adapter(c, self.dtype, name=f"{name}_adapter")(y)
+        if c.branch_norms:
+            y = norm_of(c, self.dtype, name=f"{name}_branch_norm")(y)
         x = x + Dropout(c.dropout)(y, deterministic)
         return x if c.pre_norm else norm(x)
 
@@ -196,7 +203,7 @@ class Encoder(nn.Module):
             for index in range(c.layers)
         ]
         if c.pre_norm and c.final_norm:
-            self.final_norm = Norm(c.norm_epsilon, self.dtype, c.norm_bias)
+            self.final_norm = norm_of(c, self.dtype)
 
     def embed(self, batch: Batch, deterministic: bool = True) -> jax.Array:
         """The embedding stage: batch -> x [R, C, D]."""
@@ -236,5 +243,4 @@ def rotation_of(batch: Batch, config: EncoderConfig, block: int) -> Rotation | N
     """How a block rotates queries and keys; None where positions are not rotary."""
     if config.position_kind != "rotary":
         return None
-    width = config.width // config.heads
-    return rotation_at(batch["positions"], width, config.rotary_base_of(block))
+    return rotation_at(batch["positions"], config.width_of_head, config.rotary_base_of(block))

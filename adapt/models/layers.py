@@ -196,6 +196,34 @@ class Norm(nn.Module):
         return x.astype(self.dtype)
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + epsilon) * scale (Zhang and Sennrich 2019, eq. 4), over the last axis.
+
+    It is computed in float32 whatever the compute dtype. With ``offset`` the parameter is the
+    scale's distance from 1, as Gemma stores it: weight decay then draws the scale to 1.
+    """
+
+    epsilon: float
+    dtype: Any = jnp.float32
+    offset: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.zeros if self.offset else nn.initializers.ones
+        scale = self.param("scale", init, (x.shape[-1],)).astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        x = x * (1.0 + scale) if self.offset else x * scale
+        return x.astype(self.dtype)
+
+
+def norm_of(config: EncoderConfig, dtype: Any, name: str | None = None) -> Norm | RMSNorm:
+    """A norm of the config's kind."""
+    if config.norm_kind == "rms":
+        return RMSNorm(config.norm_epsilon, dtype, config.norm_offset, name=name)
+    return Norm(config.norm_epsilon, dtype, config.norm_bias, name=name)
+
+
 class MLP(nn.Module):
     """Two dense layers with an activation between them (Vaswani et al. 2017, 3.3).
 

@@ -19,6 +19,8 @@ from adapt.training.losses import cross_entropy
 from adapt.training.step import State, make_step
 from adapt.training.strategies import strategy
 from experiments.benchmark.aot.hlo import dot_flops, read
+from tests.helpers import small
+from tests.helpers.small import GROUPED
 
 ROWS, TOKENS, EXAMPLES, LAYERS, WIDTH, MLP = 12, 80, 32, 2, 384, 1536
 CONFIG = EncoderConfig("bert", LAYERS, WIDTH, 12, MLP, 512, vocabulary=30522, types=2)
@@ -108,6 +110,15 @@ def test_a_gated_block_has_a_product_more():
     plain = dataclasses.replace(config, gated_mlp=False)
     more = block_flops(config, every, TOKENS) - block_flops(plain, every, TOKENS)
     assert more == 2 * every * 48 * 96
+
+
+def test_heads_of_another_width_and_shared_keys_are_counted():
+    model = Model(Encoder(GROUPED), Classifier(0, "last"))
+    rows, tokens = small.SHAPE[:2]
+    batch = small.inputs("grouped")
+    program = jax.jit(model.apply).lower(model.shapes(), batch).compile()
+    counted = block_flops(GROUPED, rows * tokens, tokens)
+    assert counted == dot_flops(read(program.as_text()))
 
 
 def test_a_full_step_costs_three_forward_passes():

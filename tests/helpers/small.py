@@ -64,7 +64,29 @@ ROTARY = EncoderConfig(
     embedding_norm=True,
     first_norm=False,
 )
-CONFIGS = {"bert": BERT, "gpt2": GPT2, "vit": VIT, "rotary": ROTARY}
+# What decoders since Llama have, apart from rotary positions and a gated MLP; wider in its heads
+# than in its tokens.
+GROUPED = EncoderConfig(
+    "grouped",
+    1,
+    16,
+    4,
+    32,
+    positions=24,
+    vocabulary=40,
+    causal=True,
+    pre_norm=True,
+    norm_kind="rms",
+    norm_offset=True,
+    branch_norms=True,
+    qkv_bias=False,
+    kv_heads=2,
+    head_width=8,
+    qk_norm=True,
+    attention_scale=0.5,
+    embedding_scale=4.0,
+)
+CONFIGS = {"bert": BERT, "gpt2": GPT2, "vit": VIT, "rotary": ROTARY, "grouped": GROUPED}
 # One block compiles in half the time of two.
 SHALLOW = {name: dataclasses.replace(config, layers=1) for name, config in CONFIGS.items()}
 SMALL = SHALLOW["bert"]

@@ -1,5 +1,6 @@
 """The kernels of accelerators compute what the reference does, where they take it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adapt.models import attention, packed_attention, set_contextvar, target_device
-from tests.helpers.small import batch, classifier, params
+from adapt.models import (
+    Encoder,
+    Model,
+    attention,
+    packed_attention,
+    set_contextvar,
+    target_device,
+)
+from adapt.tree import paths, unflatten
+from tests.helpers.small import GROUPED, batch, classifier, params
 from tests.helpers.tiny import ROOT
 
 
@@ -77,6 +86,47 @@ def test_attention_computes_the_same_on_every_accelerator(
         by_kernel = jax.jit(model.allow_fused_attention(lambda: model.apply(tree, inputs)))()
     assert implementations == [expected] * model.encoder.config.layers
     np.testing.assert_allclose(reference, by_kernel, atol=1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [(TPU, "float32", "packed"), (BLACKWELL, "bfloat16", "cudnn"), (TURING, "float32", None)],
+)
+def test_kernels_get_the_keys_and_values_of_all_heads(implementations, device, dtype, expected):
+    model = classifier("grouped").cast(dtype)
+    tree = params(model)
+    inputs = batch("grouped")
+    reference = jax.jit(lambda: model.apply(tree, inputs))()
+    with set_contextvar(target_device, device):
+        by_kernel = jax.jit(model.allow_fused_attention(lambda: model.apply(tree, inputs)))()
+    assert implementations == [expected]
+    np.testing.assert_allclose(reference, by_kernel, atol=1e-5 if dtype == "float32" else 6e-2)
+
+
+def test_a_group_of_heads_shares_its_keys_and_values():
+    """The same as if each of the heads had a copy of them."""
+    grouped = classifier("grouped")
+    all_heads = dataclasses.replace(GROUPED, kv_heads=0)
+    tree = params(grouped)
+    copied = dict(paths(tree))
+    for name in ("key", "value"):
+        path = f"encoder/block_00/attention/{name}/kernel"
+        by_group = copied[path].reshape(16, GROUPED.kv_heads, GROUPED.head_width)
+        copied[path] = by_group.repeat(2, axis=1).reshape(16, -1)
+    inputs = batch("grouped")
+    plain = Model(Encoder(all_heads), grouped.head)
+    expected = jax.jit(plain.apply)(unflatten(copied), inputs)
+    ours = jax.jit(grouped.apply)(tree, inputs)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_the_scale_of_scores_is_that_of_the_config():
+    random = np.random.default_rng(0)
+    q, k = random.standard_normal((2, 1, 2, 5, 8)).astype(np.float32)
+    scaled = attention.prescale(jnp.asarray(q), 0.3)
+    scores = attention.attention_scores(scaled, jnp.asarray(k), mask=None)
+    np.testing.assert_allclose(scores, 0.3 * q @ k.swapaxes(-1, -2), rtol=1e-5, atol=1e-6)
+    assert attention.prescale(q, 0.0) is q and attention.prescale(q, 8**-0.5) is q
 
 
 def value_and_gradient(model, inputs, key):
