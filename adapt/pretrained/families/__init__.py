@@ -359,11 +359,27 @@ def check_config(config: EncoderConfig, file: str) -> None:
             raise CheckpointError(
                 f"{says} {value!r} for {name}: it must be a number from 0 to {most}"
             )
-    if config.width % config.heads:
+    check_heads(config, says)
+    check_positions(config, says)
+
+
+def check_heads(config: EncoderConfig, says: str) -> None:
+    """Raise :class:`CheckpointError` for heads that do not share the width, or each other's keys."""
+    for name in ("head_width", "kv_heads"):
+        size = getattr(config, name)
+        if type(size) is not int or not 0 <= size < 2**31:
+            raise CheckpointError(
+                f"{says} {size!r} for {name}: it must be a whole number from 1 on"
+            )
+    if not config.head_width and config.width % config.heads:
         raise CheckpointError(
             f"{says} {config.heads} heads, which does not divide the width {config.width}"
         )
-    check_positions(config, says)
+    if config.kv_heads and config.heads % config.kv_heads:
+        raise CheckpointError(
+            f"{says} {config.kv_heads} heads of keys and values, which does not divide "
+            f"{config.heads} heads"
+        )
 
 
 def check_positions(config: EncoderConfig, says: str) -> None:
@@ -388,7 +404,7 @@ def check_positions(config: EncoderConfig, says: str) -> None:
         least = 1.0 if name == "rotary_base" else 0.0
         if type(base) not in (int, float) or not least <= base < math.inf:
             raise CheckpointError(f"{says} {base!r} for {name}: it must be a number above {least}")
-    if config.width // config.heads % 2:
+    if config.width_of_head % 2:
         raise CheckpointError(
             f"{says} {config.heads} heads of an odd width, which rotary positions can't halve"
         )
