@@ -105,7 +105,7 @@ class PatchEmbedding(nn.Module):
             patches = with_first_tokens(patches, [registers_TD.astype(self.dtype)])
             x = jnp.concatenate([x[:, : len(first)], patches], 1)
         if c.embedding_norm:
-            x = Norm(c.norm_epsilon, self.dtype, c.norm_bias, name="norm")(x)
+            x = norm_of(c, self.dtype, name="norm")(x)
         return Dropout(c.dropout)(x, deterministic)
 
 
