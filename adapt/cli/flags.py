@@ -8,8 +8,10 @@ field or above it is its help.
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
+import linecache
 import os
 import re
 import shutil
@@ -132,6 +134,7 @@ def read_flags(
                 prog=program,
                 description=help_text(description or ""),
                 args=arguments,
+                config=(tyro.conf.HelptextFromCommentsOff,),  # the groups have them already
                 registry=constructors(),
             )
     except SystemExit as ended:
@@ -315,8 +318,28 @@ def help_of_fields(config: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for base in reversed(config.__mro__):
         if dataclasses.is_dataclass(base):
-            texts |= comments_on_fields(inspect.getsource(base))
+            texts |= comments_of_class(base)
     return texts
+
+
+@functools.cache
+def comments_of_class(options: type) -> dict[str, str]:
+    """The comments on the fields that stand in the source of a class."""
+    file = inspect.getfile(options)
+    named = [one for one in class_definitions(file) if one.name == options.__name__]
+    if len(named) == 1:
+        lines = linecache.getlines(file)[named[0].lineno - 1 : named[0].end_lineno]
+        return comments_on_fields("".join(lines))
+    return comments_on_fields(inspect.getsource(options))  # which of several of a name
+
+
+@functools.cache
+def class_definitions(file: str) -> list[ast.ClassDef]:
+    """The classes in a file, which is parsed once. Before Python 3.13 `inspect` parses it for every
+    class, a quarter of a second of each command.
+    """
+    nodes = ast.walk(ast.parse("".join(linecache.getlines(file))))
+    return [node for node in nodes if isinstance(node, ast.ClassDef)]
 
 
 def comments_on_fields(source: str) -> dict[str, str]:
