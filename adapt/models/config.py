@@ -55,13 +55,17 @@ class EncoderConfig:
     position_kind: str = "learned"  # one of POSITION_KINDS
     rotary_base: float = 10000.0
     local_rotary_base: float = 0.0  # that of the local layers; 0: the same
+    rotary_dtype: str = "float32"  # to which the frequencies are rounded
     local_layers: tuple[int, ...] = ()  # blocks, from 0, that attend within the window alone
     window: int = 0  # places ahead and back to which a token of a local layer attends, at the most
     norm_bias: bool = True
     mlp_bias: bool = True
+    down_bias: bool = False  # of the MLP's last layer, even where mlp_bias is False
     output_bias: bool = True  # of attention's output
     gated_mlp: bool = False  # down(activation(gate) * up), not down(activation(up))
     embedding_norm: bool = False  # also in a pre-norm encoder; post-norm ones always have it
+    token_dropout: bool = False  # masked tokens are zeros, and the others scaled up (ESM)
+    mask_token: int = 0  # the id of a masked token, for token_dropout
     first_norm: bool = True  # whether the first block has a norm before attention
 
     # image encoders

@@ -18,6 +18,9 @@ from adapt.models.config import EncoderConfig
 from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, norm_of
 from adapt.models.rotary import Rotation, rotation_at
 
+# 15% of the tokens that ESM was trained on were chosen, and 80% of these masked.
+KEPT_IN_TRAINING = 1 - 0.15 * 0.8
+
 
 class TextEmbedding(nn.Module):
     """The sum of token, position and type embeddings, [R, C, D]; BERT normalises it.
@@ -49,6 +52,8 @@ class TextEmbedding(nn.Module):
         x_RCD = rows_of(self.token, batch["tokens"])
         if self.config.embedding_scale != 1:
             x_RCD = x_RCD * self.config.embedding_scale
+        if self.config.token_dropout:
+            x_RCD = x_RCD * mask_factors(batch, self.config.mask_token)[..., None]
         if self.config.position_kind == "learned":
             x_RCD = x_RCD + rows_of(self.position, batch["positions"])
         if self.config.types:
@@ -57,6 +62,25 @@ class TextEmbedding(nn.Module):
             x_RCD = x_RCD + rows_of(self.type, types_RC)
         x_RCD = self.norm(x_RCD) if self.has_norm else x_RCD.astype(self.dtype)
         return self.dropout(x_RCD, deterministic)
+
+
+def mask_factors(batch: Batch, mask_token: int) -> jax.Array:
+    """By what ESM multiplies the embedding of each token, float32 [R, C].
+
+    Masked tokens are 0. The others are scaled as dropout does, by what is kept in training over
+    what is kept in their example: without any masked token by 0.88.
+    """
+    is_mask_RC = batch["tokens"] == mask_token
+    segments_RC = batch["segments"]
+    length_N = jnp.maximum(batch["length"], 1)
+    masks_N = jax.ops.segment_sum(
+        is_mask_RC.reshape(-1).astype(jnp.float32), segments_RC.reshape(-1), len(length_N)
+    )
+    kept_N = 1 - masks_N / length_N
+    # An example of masked tokens alone is all zeros, as it would be with any factor.
+    factor_N = KEPT_IN_TRAINING / jnp.where(kept_N > 0, kept_N, 1.0)
+    factor_RC = jnp.append(factor_N, 0.0)[segments_RC]  # padding is the last segment
+    return jnp.where(is_mask_RC, 0.0, factor_RC)
 
 
 def rows_of(table: jax.Array, index: Any) -> jax.Array:
@@ -181,7 +205,8 @@ class Encoder(nn.Module):
     float32. A batch is a dict of arrays: of text ``tokens``, ``positions`` and ``types``
     (optional), int32 [R, C]; of images ``pixels``, float32 [N, S, S, channels], where R = N.
     ``segments``, int32 [R, C], is the example of each token; a token attends within its example
-    alone.
+    alone. ``first`` and ``length``, int32 [N], say where in R * C each example begins and how many
+    tokens it has.
 
         >>> config = EncoderConfig("vit", 2, 16, 2, 32, 17, image_size=16, patch_size=4, channels=3)
         >>> encoder = Encoder(config)
@@ -243,4 +268,18 @@ def rotation_of(batch: Batch, config: EncoderConfig, block: int) -> Rotation | N
     """How a block rotates queries and keys; None where positions are not rotary."""
     if config.position_kind != "rotary":
         return None
-    return rotation_at(batch["positions"], config.width_of_head, config.rotary_base_of(block))
+    base = config.rotary_base_of(block)
+    return rotation_at(positions_of(batch), config.width_of_head, base, config.rotary_dtype)
+
+
+def positions_of(batch: Batch) -> jax.Array:
+    """The place of each token in its example, int32 [R, C]; any number for padding.
+
+    A batch of states, which a cached prefix put out, has no ``positions``.
+    """
+    if "positions" in batch:
+        return batch["positions"]
+    segments_RC = batch["segments"]
+    places_RC = jnp.arange(segments_RC.size, dtype=jnp.int32).reshape(segments_RC.shape)
+    first_RC = jnp.append(batch["first"], 0)[segments_RC]  # padding is the last segment
+    return places_RC - first_RC

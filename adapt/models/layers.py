@@ -236,13 +236,14 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        options = (c.mlp_bias, c.init_range, self.dtype, c)
-        up = Dense(c.width, c.mlp_width, *options, name="up")
-        down = Dense(c.mlp_width, c.width, *options, name="down")
+        options = (c.init_range, self.dtype, c)
+        has_down_bias = c.mlp_bias or c.down_bias
+        up = Dense(c.width, c.mlp_width, c.mlp_bias, *options, name="up")
+        down = Dense(c.mlp_width, c.width, has_down_bias, *options, name="down")
         activation = functools.partial(activate, c.activation)
         if not c.gated_mlp:
             return down(activation(up(x)))
-        gate = Dense(c.width, c.mlp_width, *options, name="gate")
+        gate = Dense(c.width, c.mlp_width, c.mlp_bias, *options, name="gate")
         return down(activation(gate(x)) * up(x))
 
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @jax.tree_util.register_dataclass
@@ -37,12 +38,21 @@ class Rotation:
         return jnp.concatenate(rotated, -1).astype(x_RHCK.dtype)
 
 
-def rotation_at(positions_RC: jax.Array, width: int, base: float) -> Rotation:
-    """The rotation of tokens at their positions: the i-th angle is position * base^(-2 i / width).
+def frequencies(width: int, base: float, dtype: str = "float32") -> np.ndarray:
+    """base^(-2 i / width), float32 [F], rounded to ``dtype``. ``width`` is an even number."""
+    exponents_F = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    frequencies_F = 1.0 / np.float32(base) ** exponents_F
+    return frequencies_F.astype(dtype).astype(np.float32)
 
-    ``width`` is that of a head, an even number.
+
+def rotation_at(
+    positions_RC: jax.Array, width: int, base: float, dtype: str = "float32"
+) -> Rotation:
+    """The rotation of tokens at their positions: an angle is a position by a frequency.
+
+    ``width`` is that of a head. The frequencies are rounded to ``dtype``: where a model was
+    trained with rounded ones, far tokens are turned otherwise by exact ones.
     """
-    exponents_F = jnp.arange(0, width, 2, dtype=jnp.float32) / width
-    frequencies_F = 1.0 / base**exponents_F
+    frequencies_F = frequencies(width, base, dtype)
     angles_RCF = positions_RC[..., None].astype(jnp.float32) * frequencies_F
     return Rotation(jnp.cos(angles_RCF), jnp.sin(angles_RCF))

@@ -10,9 +10,10 @@ import pytest
 
 from adapt.data import packing
 from adapt.models import Classifier, Encoder, Model
-from adapt.models.rotary import rotation_at
+from adapt.models.rotary import frequencies, rotation_at
+from adapt.ragged import ragged
 from adapt.tree import paths
-from tests.helpers.small import ROTARY, batch, classifier, params, texts
+from tests.helpers.small import ROTARY, SHALLOW, batch, classifier, params, texts
 
 TOKENS = texts(5, seed=3, longest=12)
 
@@ -49,6 +50,15 @@ def test_a_rotated_product_depends_on_the_distance_alone():
 
     assert product(3, 7) == pytest.approx(product(20, 24), abs=1e-5)
     assert product(3, 7) != pytest.approx(product(3, 8), abs=1e-2)
+
+
+def test_frequencies_can_be_rounded_as_a_file_has_them():
+    exact = frequencies(8, 100.0)
+    rounded = frequencies(8, 100.0, "float16")
+    np.testing.assert_array_equal(rounded, exact.astype(np.float16))
+    assert rounded.dtype == np.float32 and not np.array_equal(rounded, exact)
+    rotation = rotation_at(jnp.array([[300]]), 8, 100.0, "float16")
+    np.testing.assert_allclose(rotation.cosine[0, 0], np.cos(300 * rounded), atol=1e-4)
 
 
 def test_half_precision_is_rotated_in_float32():
@@ -135,6 +145,43 @@ def test_a_block_keeps_its_pattern_wherever_the_model_is_cut(options):
         np.testing.assert_allclose(output, expected, atol=1e-5)
     all_local = model_of(ALL_LOCAL).apply(params(model), batch())
     assert not np.allclose(expected, all_local, atol=1e-3)  # the window matters here
+
+
+def test_states_of_a_cache_are_rotated_by_where_they_stand():
+    """A batch of states says where examples begin, and no positions."""
+    model = model_of(LIKE)
+    hidden = model.prefix(params(model), batch(), 1)
+    without = {name: array for name, array in batch().items() if name != "positions"}
+    suffix = jax.jit(model.suffix, static_argnums=3)
+    expected = suffix(params(model), hidden, batch(), 1)
+    np.testing.assert_allclose(suffix(params(model), hidden, without, 1), expected, atol=1e-6)
+
+
+# ESM's embedding
+
+ESM = dataclasses.replace(SHALLOW["bert"], types=0, position_kind="none", pre_norm=True)
+DROPPING = dataclasses.replace(ESM, token_dropout=True, mask_token=7)
+
+
+def embedded(config, arrays):
+    model = model_of(config)
+    return np.asarray(model.prefix(params(model), arrays, 1))
+
+
+def test_masked_tokens_are_zeros_and_the_others_make_up_for_them_in_their_own_example():
+    tokens = ragged([np.array([3, 7, 4, 7]), np.array([5, 6, 8]), np.array([7])])
+    rows, starts, _ = packing.pack(tokens.lengths, 12)
+    arrays = packing.assemble(tokens, np.arange(3), rows, starts, (1, 12, 4))
+    plain = embedded(ESM, arrays)
+    dropped = embedded(DROPPING, arrays)
+    factors = {0: 0.88 / 0.5, 1: 0.88, 2: 0.0}  # masked: half of the tokens, none, all of them
+    for example, factor in factors.items():
+        is_own = arrays["segments"] == example
+        is_mask = is_own & (arrays["tokens"] == 7)
+        assert not dropped[is_mask].any()
+        others = is_own & ~is_mask
+        np.testing.assert_allclose(dropped[others], factor * plain[others], rtol=1e-6)
+    assert np.isfinite(dropped).all()
 
 
 @pytest.mark.parametrize(

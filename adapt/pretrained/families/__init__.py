@@ -404,6 +404,10 @@ def check_positions(config: EncoderConfig, says: str) -> None:
         least = 1.0 if name == "rotary_base" else 0.0
         if type(base) not in (int, float) or not least <= base < math.inf:
             raise CheckpointError(f"{says} {base!r} for {name}: it must be a number above {least}")
+    if config.rotary_dtype not in ("float32", "float16"):
+        raise CheckpointError(
+            f"{says} {config.rotary_dtype!r} for rotary_dtype: it must be float32 or float16"
+        )
     if config.width_of_head % 2:
         raise CheckpointError(
             f"{says} {config.heads} heads of an odd width, which rotary positions can't halve"
