@@ -437,7 +437,7 @@ def prepare(
     pretrained = hub.loaded(pretrained)
     pretrained = hub.with_options(pretrained, options, seed)
     # A wrong strategy is refused before the data are read.
-    strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
+    strategies.strategy_for(pretrained.config, options.strategy, options.epochs)
     task = get_task(options.task)
     pretrained = task.with_stride_of(pretrained, options)
     check_same_order(inputs=inputs, labels=labels, weights=weights, extras=extras)
@@ -617,7 +617,7 @@ def build_plan(
     ``loss`` takes the place of the task's. Raises :class:`StrategyError` for options that
     contradict each other, the encoder or the task.
     """
-    strategy = strategies.strategy(options.strategy, pretrained.config.layers, options.epochs)
+    strategy = strategies.strategy_for(pretrained.config, options.strategy, options.epochs)
     config = peft.with_peft(pretrained.config, strategy.peft)
     pretrained = dataclasses.replace(pretrained, config=config)
     key = jax.random.key(seed)

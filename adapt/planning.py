@@ -35,7 +35,7 @@ from adapt.data.inputs import Columns, as_list, make_parts
 from adapt.devices import compute_dtype
 from adapt.errors import StrategyError
 from adapt.finetuning import with_head
-from adapt.models import Model, peft
+from adapt.models import EncoderConfig, Model, peft
 from adapt.options import (
     CacheDType,
     DType,
@@ -87,6 +87,10 @@ class Workload:
     @property
     def layers(self) -> int:
         return self.model.encoder.config.layers
+
+    @property
+    def own_blocks(self) -> int:
+        return self.model.encoder.config.own_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,7 +307,7 @@ def prepare_workload(
     pretrained = hub.loaded(pretrained)
     pretrained = hub.with_options(pretrained, options, seed)
     for name in also:
-        check_planned(name, pretrained.config.layers, options.epochs)
+        check_planned(name, pretrained.config, options.epochs)
     task = get_task(options.task)
     pretrained = task.with_stride_of(pretrained, options)
     parts = make_parts(
@@ -346,11 +350,11 @@ def check_task(name: str) -> None:
     )
 
 
-def check_planned(name: str, layers: int, epochs: int) -> None:
+def check_planned(name: str, config: EncoderConfig, epochs: int) -> None:
     """Raise :class:`StrategyError` for what is no strategy, and for one of several phases."""
     if not isinstance(name, str):
         raise StrategyError(f"`also` has {name!r}: {wanted(str)}")
-    phases_of_it = strategies.strategy(name, layers, epochs).phases
+    phases_of_it = strategies.strategy_for(config, name, epochs).phases
     if len(phases_of_it) > 1:
         raise StrategyError(
             f"{name} has {len(phases_of_it)} phases, and a plan is of one: plan what it does in "
@@ -370,7 +374,7 @@ def estimate_strategies(
     several phases.
     """
     timings = time_programs(workload, also, on_progress)
-    names = planned_strategies(workload.layers, also)
+    names = planned_strategies(workload.own_blocks, also)
     return [estimate(workload, timings, overhead, name) for name in names], timings
 
 
@@ -385,17 +389,17 @@ def prepare(name: str, model: Model, params: tree.Tree) -> Prepared:
 
     Raises :class:`StrategyError` for a strategy of several phases.
     """
-    layers = model.encoder.config.layers
-    check_planned(name, layers, 6)
-    strategy = strategies.strategy(name, layers, 6)
+    config = model.encoder.config
+    check_planned(name, config, 6)
+    strategy = strategies.strategy_for(config, name, 6)
     (phase,) = strategy.phases
-    config = peft.with_peft(model.encoder.config, strategy.peft)
+    config = peft.with_peft(config, strategy.peft)
     model = Model(model.encoder.clone(config=config), model.head)
     params = phases.init_params(strategy, model, params, jax.random.key(0))
-    labels, groups = strategies.label_phase(phase, params, layers)
+    labels, groups = strategies.label_phase(phase, params, config.own_blocks)
     optimizers = {group: optim.adamw(optim.schedule(1e-5, 100)) for group in groups}
     tx = optim.by_label(optimizers, labels, 1.0)
-    return Prepared(model, params, labels, tx, frozen_prefix.cut(labels, layers))
+    return Prepared(model, params, labels, tx, frozen_prefix.cut(labels, config.layers))
 
 
 def time_programs(
@@ -404,7 +408,7 @@ def time_programs(
     """Time a step of ``frozen``, ``top:1``, ``top:L``, ``full`` and those of ``also``, and the
     encoder.
     """
-    names = ["frozen", "top:1", f"top:{workload.layers}", "full", *also]
+    names = ["frozen", "top:1", f"top:{workload.own_blocks}", "full", *also]
     names = list(dict.fromkeys(names))
     batches = batches_of_one_shape(workload)
     total = len(names) + 1
@@ -517,7 +521,7 @@ def estimate(workload: Workload, timings: Timings, overhead: Overhead, name: str
     prepared = prepare(name, workload.model, workload.params)
     trainable = optim.trainable(prepared.params, prepared.labels)
     optimizer_bytes = tree.nbytes(jax.eval_shape(prepared.tx.init, trainable))
-    step = timings.step(name, workload.layers)
+    step = timings.step(name, workload.own_blocks)
 
     # FLOPs an example, counted by hand where a strategy is a depth.
     config = workload.model.encoder.config

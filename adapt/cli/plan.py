@@ -28,6 +28,7 @@ from adapt.cost.clock import Compiling, Laps
 from adapt.data.inputs import Columns
 from adapt.devices import compute_dtype
 from adapt.errors import StrategyError
+from adapt.models import EncoderConfig
 from adapt.options import (
     BatchOptions,
     CacheDType,
@@ -120,7 +121,7 @@ def main(config: Config) -> dict[str, Any]:
     run = finetune_config(config)
     planning.check_task(config.task)
     pretrained = hub.load(run.checkpoint)
-    check_measured(config, pretrained.config.layers)
+    check_measured(config, pretrained.config)
     workload = planning.prepare_workload(
         pretrained,
         config.data,
@@ -186,11 +187,11 @@ def finetune_config(config: Config) -> finetune.Config:
     )
 
 
-def check_measured(config: Config, layers: int) -> None:
+def check_measured(config: Config, encoder: EncoderConfig) -> None:
     """Raise :class:`StrategyError` for strategies to run that are not planned."""
     for name in config.measure:
-        strategies.strategy(name, layers, config.epochs)
-    planned = planning.planned_strategies(layers, config.also)
+        strategies.strategy_for(encoder, name, config.epochs)
+    planned = planning.planned_strategies(encoder.own_blocks, config.also)
     for name in config.measure:
         if name not in planned:
             raise StrategyError(f"`measure` {name}: it is not planned; name it in `also` too")

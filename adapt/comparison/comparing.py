@@ -387,7 +387,7 @@ def prepare(
         )
     pretrained = hub.loaded(pretrained)
     pretrained = hub.with_options(pretrained, options, 0)
-    compared.check(pretrained.config.layers, options.epochs)
+    compared.check(pretrained.config.own_blocks, options.epochs)
     task = get_task(options.task)
     pretrained = task.with_stride_of(pretrained, options)
     parts = make_parts(

@@ -26,6 +26,7 @@ from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout, RMSNorm
+from adapt.models.relative import disentangled_bias
 from adapt.models.rotary import Rotation
 
 # How many parts tensor parallelism cuts the heads into; 0 without a mesh. None: cuDNN's attention
@@ -94,6 +95,9 @@ class Attention(nn.Module):
         if rotation is not None:
             q = rotation.rotate(q)
             k = rotation.rotate(k)
+        if pattern.relative is not None:
+            bias = self.relative_bias(q, k, pattern.relative, layers, deterministic)
+            pattern = dataclasses.replace(pattern, bias=bias, relative=None)
         if c.prefix_tokens:
             # A prefix has no places, so that its keys are not rotated.
             k, v = Prefix(c, self.dtype, name="prefix")(k, v)
@@ -113,6 +117,32 @@ class Attention(nn.Module):
             c.query_width, width, c.output_bias, c.init_range, self.dtype, c, name="output"
         )
         return output(mixed)
+
+    @nn.nowrap
+    def relative_bias(
+        self,
+        q_RHCK: jax.Array,
+        k_RHCK: jax.Array,
+        states_UD: jax.Array,
+        layers: Sequence[Dense],
+        deterministic: bool,
+    ) -> jax.Array:
+        """What DeBERTa adds to the scores, float32 [R, H, C, C], from its states of differences.
+
+        They go through the layers of the tokens' queries and keys, or through their own.
+        """
+        c = self.config
+        states_UD = Dropout(c.dropout)(states_UD, deterministic)
+
+        def of_heads(layer: Dense, name: str) -> jax.Array:
+            if c.relative_kernels:
+                layer = Dense(c.width, c.query_width, True, c.init_range, self.dtype, c, name=name)
+            return split_heads(layer(states_UD)[None], c.width_of_head)[0]
+
+        keys = of_heads(layers[1], "position_key") if "c2p" in c.relative_terms else None
+        queries = of_heads(layers[0], "position_query") if "p2c" in c.relative_terms else None
+        scale = c.attention_scale or q_RHCK.shape[-1] ** -0.5
+        return disentangled_bias(c, q_RHCK, k_RHCK, keys, queries, scale)
 
 
 def split_heads(x: jax.Array, head_width: int) -> jax.Array:
@@ -220,13 +250,15 @@ def attend(
 
     rate = dropout.rate if dropout else 0.0
     words = dropout.seed_words() if dropout else jnp.zeros(2, jnp.uint32)
-    if can_use_packed_kernel(device, q_RHCK, k_RHTK):
+    if can_use_packed_kernel(device, q_RHCK, k_RHTK, pattern):
         return by_packed_kernel(q_RHCK, k_RHTK, v_RHTK, pattern, rate, words, device.platform)
     mask = pattern.mask(queries, keys)
     if dropout:
         drop = drop_weights(words, rate)
         return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop, pattern.bias)
-    bias = None if pattern.bias is None else pattern.bias[None]
+    bias = pattern.bias
+    if bias is not None and bias.ndim == 3:
+        bias = bias[None]
     mixed_RCHK = jax.nn.dot_product_attention(q_RCHK, k_RTHK, v_RTHK, bias=bias, mask=mask)
     return mixed_RCHK.transpose(0, 2, 1, 3)
 
@@ -237,7 +269,7 @@ def reference_attention(
     v_RHTK: jax.Array,
     mask: jax.Array | None,
     drop: Callable[[jax.Array], jax.Array] | None,
-    bias_HCT: jax.Array | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """What :func:`attend` computes, in plain JAX and laid out for CPUs.
 
@@ -246,7 +278,7 @@ def reference_attention(
     Heads come before tokens, the layout that XLA multiplies fastest on a CPU. The division by the
     sum of the weights comes after the product with v, which is smaller than they are.
     """
-    scores_RHCT = attention_scores(q_RHCK, k_RHTK, mask, bias_HCT)
+    scores_RHCT = attention_scores(q_RHCK, k_RHTK, mask, bias)
     highest_RHC1 = scores_RHCT.max(-1, keepdims=True)
     highest_RHC1 = jax.lax.stop_gradient(highest_RHC1)
     weights_RHCT = jnp.exp(scores_RHCT - highest_RHC1)
@@ -262,14 +294,14 @@ def attention_scores(
     q_RHCK: jax.Array,
     k_RHTK: jax.Array,
     mask: jax.Array | None,
-    bias_HCT: jax.Array | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """q k^T / sqrt(K) + bias, float32 [R, H, C, T]; the lowest float32 where ``mask`` is False."""
     scale = q_RHCK.shape[-1] ** -0.5
     scores_RHCT = jnp.einsum("RHCK,RHTK->RHCT", q_RHCK * scale, k_RHTK)
     scores_RHCT = scores_RHCT.astype(jnp.float32)
-    if bias_HCT is not None:
-        scores_RHCT = scores_RHCT + bias_HCT
+    if bias is not None:
+        scores_RHCT = scores_RHCT + bias
     if mask is None:
         return scores_RHCT
     lowest = jnp.finfo(jnp.float32).min
@@ -284,12 +316,16 @@ def attention_weights(q_RHCK: jax.Array, k_RHTK: jax.Array, pattern: AttentionPa
     return nn.softmax(attention_scores(q_RHCK, k_RHTK, mask, pattern.bias))
 
 
-def can_use_packed_kernel(device: Any, q_RHCK: jax.Array, k_RHTK: jax.Array) -> bool:
+def can_use_packed_kernel(
+    device: Any, q_RHCK: jax.Array, k_RHTK: jax.Array, pattern: AttentionPattern
+) -> bool:
     """Whether :func:`adapt.models.packed_attention.packed_attention` is allowed and takes these.
 
     It wants an NVIDIA GPU from Ampere on, or a TPU whose fast memory holds the keys and values of a
-    head, and on a mesh whole heads.
+    head, on a mesh whole heads, and a bias that is the same for all rows.
     """
+    if pattern.bias is not None and pattern.bias.ndim == 4:
+        return False
     allowed = packed_kernel.get()
     if allowed is None or (allowed.mesh and q_RHCK.shape[1] % allowed.mesh.shape[HEAD_AXIS]):
         return False

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("segments", "bias"),
+    data_fields=("segments", "bias", "relative"),
     meta_fields=("causal", "window", "prefix"),
 )
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,10 @@ class AttentionPattern:
 
     # int32 [R, C], not negative: a token attends within its segment. None: everywhere.
     segments: jax.Array | None = None
-    # Float [H, C, T], added to the scores of every row: a relative bias.
+    # Float [H, C, T], added to the scores of every row: a relative bias; or [R, H, C, T].
     bias: jax.Array | None = None
+    # Float [U, D], states of differences, of which attention makes a bias of every row.
+    relative: jax.Array | None = None
     # A token attends to itself and what is before it.
     causal: bool = False
     # How many places a token attends ahead and back, at the most; None: any number.
@@ -79,5 +81,5 @@ class AttentionPattern:
         """The pattern after so many more keys, without a bias, are put before the others."""
         bias = self.bias
         if bias is not None:
-            bias = jnp.pad(bias, [(0, 0), (0, 0), (keys, 0)])
+            bias = jnp.pad(bias, [*[(0, 0)] * (bias.ndim - 1), (keys, 0)])
         return dataclasses.replace(self, bias=bias, prefix=self.prefix + keys)

@@ -75,6 +75,13 @@ class EncoderConfig:
     patch_bias: bool = True
     layer_scale: bool = False  # a factor for each feature of what a branch adds (DINOv2, BEiT)
     final_norm: bool = True  # of a pre-norm encoder, after its last block; not in BEiT
+    # What is added to scores for the distance of two tokens, see adapt.models.relative.
+    relative_buckets: int = 0  # of distances; 0: nothing is added
+    relative_distance: int = 128  # from which on all are one bucket
+    relative_terms: tuple[str, ...] = ()  # "c2p", "p2c": DeBERTa's, which has no number a bucket
+    relative_norm: bool = False  # DeBERTa's states of buckets are normalised
+    relative_kernels: bool = False  # and have a layer of their own, not that of the tokens
+    shared_blocks: bool = False  # all blocks have the weights of the first (ALBERT)
 
     lora_rank: int = 0  # 0: no LoRA
     lora_alpha: float = 0.0
@@ -85,6 +92,21 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         # JSON has lists, and a config is hashed.
         object.__setattr__(self, "local_layers", tuple(self.local_layers))
+        object.__setattr__(self, "relative_terms", tuple(self.relative_terms))
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """The name of every block's parameters: ``block_00``, ``block_01``, ...
+
+        Blocks that share their weights all have the name of the first.
+        """
+        names = [f"block_{index:02d}" for index in range(self.layers)]
+        return tuple(names[:1] * self.layers if self.shared_blocks else names)
+
+    @property
+    def own_blocks(self) -> int:
+        """How many blocks have weights of their own: what a strategy can choose among."""
+        return 1 if self.shared_blocks else self.layers
 
     @property
     def width_of_head(self) -> int:

@@ -1,11 +1,13 @@
 """One encoder for text and images, post-norm (BERT) and pre-norm (GPT-2, ViT), on packed rows.
 
 Shapes in names: R rows, C tokens a row, D width, N images, S pixels a side. The stages are the
-embedding (stage 0) and the blocks (stages 1 to L). A final norm belongs to the last block's stage.
+embedding (stage 0) and the blocks (stages 1 to L). A final norm belongs to the last block's stage,
+a table of distances, which all blocks read, to the embedding's.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from adapt.models.attention import Attention
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, norm_of
+from adapt.models.relative import RelativeBias, RelativeStates
 from adapt.models.rotary import Rotation, rotation_at
 
 # 15% of the tokens that ESM was trained on were chosen, and 80% of these masked.
@@ -224,9 +227,13 @@ class Encoder(nn.Module):
         embedding = PatchEmbedding if c.is_image else TextEmbedding
         self.embedding = embedding(c, self.dtype)
         self.blocks = [
-            Block(c, self.dtype, index > 0 or c.first_norm, name=f"block_{index:02d}")
-            for index in range(c.layers)
+            Block(c, self.dtype, index > 0 or c.first_norm, name=name)
+            for index, name in enumerate(dict.fromkeys(c.block_names))
         ]
+        if c.relative_terms:
+            self.relative = RelativeStates(c, self.dtype)
+        elif c.relative_buckets:
+            self.relative = RelativeBias(c)
         if c.pre_norm and c.final_norm:
             self.final_norm = norm_of(c, self.dtype)
 
@@ -234,14 +241,37 @@ class Encoder(nn.Module):
         """The embedding stage: batch -> x [R, C, D]."""
         return self.embedding(batch, deterministic)
 
+    def relations(self, batch: Batch) -> dict[str, jax.Array]:
+        """What the attention of every block is told of distances: fields of its pattern.
+
+        One for all blocks of a pass. {} for an encoder without tables of distances.
+        """
+        if not self.config.relative_buckets:
+            return {}
+        relative = self.relative(batch["segments"].shape[-1])
+        return {"relative" if self.config.relative_terms else "bias": relative}
+
     def run(
-        self, x_RCD: jax.Array, batch: Batch, first: int, last: int, deterministic: bool = True
+        self,
+        x_RCD: jax.Array,
+        batch: Batch,
+        first: int,
+        last: int,
+        deterministic: bool = True,
+        relations: Mapping[str, jax.Array] | None = None,
     ) -> jax.Array:
-        """Blocks ``first`` to ``last - 1``, counted from 0: x [R, C, D] -> [R, C, D]."""
+        """Blocks ``first`` to ``last - 1``, counted from 0: x [R, C, D] -> [R, C, D].
+
+        ``relations`` are those of :meth:`relations`, which are computed where they are None.
+        """
+        if relations is None:
+            relations = self.relations(batch)
         for index in range(first, last):
             pattern = attention_pattern(batch, self.config, index)
+            pattern = dataclasses.replace(pattern, **relations)
             rotation = rotation_of(batch, self.config, index)
-            x_RCD = self.blocks[index](x_RCD, pattern, deterministic, rotation)
+            block = self.blocks[0 if self.config.shared_blocks else index]
+            x_RCD = block(x_RCD, pattern, deterministic, rotation)
         return x_RCD
 
     def finish(self, x_RCD: jax.Array) -> jax.Array:

@@ -249,10 +249,11 @@ class Model:
         """
         encoder = {"params": params["encoder"]}
         _, collected = self.encoder.apply(encoder, batch, mutable="intermediates")
+        config = self.encoder.config
         maps = []
-        for index in range(self.encoder.config.layers):
-            attention = collected["intermediates"][f"block_{index:02d}"]["attention"]
-            maps.append(attention["weights"][0])
+        for index, name in enumerate(config.block_names):
+            weights = collected["intermediates"][name]["attention"]["weights"]
+            maps.append(weights[index if config.shared_blocks else 0])
         return maps
 
     def gather_tables(self, encoder: Tree) -> Tree:
@@ -316,11 +317,12 @@ class Model:
         """Blocks ``first`` to ``last - 1``: unrolled, or as a loop."""
         if first == last or not (self.layout or self.scan or self.remat != "none"):
             return self._encode(encoder, "run", x, batch, first, last, deterministic, rngs=rngs)
-        blocks = [encoder[f"block_{index:02d}"] for index in range(first, last)]
+        blocks = [encoder[name] for name in self.encoder.config.block_names[first:last]]
+        relations = self._encode(encoder, "relations", batch)
         if self.scan and have_one_structure(blocks) and self._attend_alike(first, last):
-            return self._scan_blocks(blocks, x, batch, first, deterministic, rngs)
+            return self._scan_blocks(blocks, x, batch, relations, first, deterministic, rngs)
         for index, params in enumerate(blocks, first):
-            x = self._block(batch, index, deterministic)(x, params, rngs)
+            x = self._block(batch, relations, index, deterministic)(x, params, rngs)
         return x
 
     def _attend_alike(self, first: int, last: int) -> bool:
@@ -333,12 +335,13 @@ class Model:
         blocks: Sequence[Tree],
         x: jax.Array,
         batch: Batch,
+        relations: Batch,
         first: int,
         deterministic: bool,
         rngs: Keys,
     ) -> jax.Array:
         """Blocks of one structure, as a loop over their stacked parameters."""
-        block = self._block(batch, first, deterministic)
+        block = self._block(batch, relations, first, deterministic)
 
         def stack(*leaves: jax.Array) -> jax.Array:
             # Matrices are cast before the loop; on a mesh they are cast where they are gathered.
@@ -346,25 +349,31 @@ class Model:
                 return jnp.stack([leaf.astype(self.encoder.dtype) for leaf in leaves])
             return jnp.stack(leaves)
 
-        def body(x: jax.Array, params_and_index: tuple[Tree, jax.Array]) -> tuple[jax.Array, None]:
+        def body(x: jax.Array, params_and_index: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
             params, index = params_and_index
             keys = {name: jax.random.fold_in(key, index) for name, key in rngs.items()}
-            return block(x, params, keys), None
+            return block(x, shared or params, keys), None
 
-        stacked = jax.tree.map(stack, *blocks)
+        shared = blocks[0] if self.encoder.config.shared_blocks else None
+        stacked = None if shared else jax.tree.map(stack, *blocks)
         indices = jnp.arange(first, first + len(blocks))
         x, _ = jax.lax.scan(body, x, (stacked, indices))
         return x
 
-    def _block(self, batch: Batch, index: int, deterministic: bool) -> Callable[..., jax.Array]:
+    def _block(
+        self, batch: Batch, relations: Batch, index: int, deterministic: bool
+    ) -> Callable[..., jax.Array]:
         """``(x, params, rngs) -> x`` of one block, gathered where it is used and rematerialised."""
-        name = f"block_{index:02d}"
+        config = self.encoder.config
+        name = config.block_names[index]
 
         def block(x: jax.Array, params: Tree, rngs: Keys) -> jax.Array:
             if self.layout:
                 params = self.layout.gather(params, f"encoder/{name}", self.encoder.dtype)
                 x = self.layout.replicate_activations(x)
-            arguments = (x, batch, index, index + 1, deterministic)
+            if config.shared_blocks:  # which have one path, and each its own dropout
+                rngs = {kind: jax.random.fold_in(key, index) for kind, key in rngs.items()}
+            arguments = (x, batch, index, index + 1, deterministic, relations)
             return self._encode({name: params}, "run", *arguments, rngs=rngs)
 
         return REMAT[self.remat](block)

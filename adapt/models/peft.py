@@ -124,8 +124,8 @@ def renew_blocks(params: tree.Tree, model: Model, count: int, key: jax.Array) ->
 
     Re-initialising layers is due to Zhang et al. (2021, 5). What was added to the blocks stays.
     """
-    layers = model.encoder.config.layers
-    renewed = [f"encoder/block_{index:02d}/" for index in range(layers - count, layers)]
+    blocks = model.encoder.config.own_blocks
+    renewed = [f"encoder/block_{index:02d}/" for index in range(blocks - count, blocks)]
     if "pooler" in params.get("head", {}):
         renewed.append("head/pooler/")
     fresh = jax.device_get(init_below(model, tuple(renewed))(key))

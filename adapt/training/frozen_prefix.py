@@ -30,9 +30,10 @@ PREFIX_INPUTS = ("tokens", "positions", "types", "pixels", "hidden")
 def stage(path: str, layers: int) -> int | None:
     """The stage of a parameter of an encoder with ``layers`` blocks; None for the head's.
 
-    0 is the embedding, 1 to ``layers`` are the blocks, the last one with the final norm.
+    0 is the embedding, with the table of distances that all blocks read, 1 to ``layers`` are the
+    blocks, the last one with the final norm. Blocks that share their weights are all 1.
     """
-    if path.startswith("encoder/embedding/"):
+    if path.startswith(("encoder/embedding/", "encoder/relative/")):
         return 0
     if path.startswith("encoder/final_norm/"):
         return layers
@@ -66,14 +67,20 @@ def prefix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
 
 
 def suffix_params(params: tree.Tree, model: Model, depth: int) -> tree.Tree:
-    """The parameters of the other stages and the head, and a token table that the head shares."""
-    shares_table = getattr(model.head, "tied", False)
+    """The parameters of the other stages and the head, and of earlier ones what these read, too: a
+    token table that the head shares, the table of distances, and a block that all blocks share.
+    """
+    read_again = []
+    if getattr(model.head, "tied", False):
+        read_again.append("encoder/embedding/token")
+    if depth < model.stages:
+        read_again.append("encoder/relative/")
+    if depth < model.stages and model.encoder.config.shared_blocks:
+        read_again.append("encoder/block_00/")
 
     def in_suffix(path: str) -> bool:
         number = stage(path, model.stages - 1)
-        if number is None or number >= depth:
-            return True
-        return shares_table and path == "encoder/embedding/token"
+        return number is None or number >= depth or path.startswith(tuple(read_again))
 
     return tree.select(params, in_suffix)
 

@@ -107,7 +107,7 @@ def build_phases(
     ``spec`` is how the strategy was spelled, for errors. Raises :class:`StrategyError` where a
     phase would train nothing.
     """
-    num_layers = model.encoder.config.layers
+    blocks = model.encoder.config.own_blocks
     width = model.encoder.config.width
     total_steps = sum(phase.epochs for phase in strategy.phases) * steps_per_epoch
     regularizer = None
@@ -124,7 +124,7 @@ def build_phases(
         else:
             schedule_start, schedule_steps = phase_start, phase.epochs * steps_per_epoch
 
-        labels, factors = strategies.label_phase(phase, params, num_layers)
+        labels, factors = strategies.label_phase(phase, params, blocks)
         check_something_trains(labels, spec, number)
         if regularizer and phase is strategy.phases[-1]:
             check_something_is_pretrained(labels, spec)

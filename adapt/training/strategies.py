@@ -158,6 +158,21 @@ def strategy(spec: str, layers: int, epochs: int = 1) -> Strategy:
     return result
 
 
+def strategy_for(config: EncoderConfig, spec: str, epochs: int) -> Strategy:
+    """The strategy ``spec`` for an encoder, and a run of ``epochs``: :func:`strategy`.
+
+    Blocks that share their weights are one block, and so ``top:1`` trains all of them. Raises
+    :class:`StrategyError` as that does.
+    """
+    try:
+        return strategy(spec, config.own_blocks, epochs)
+    except StrategyError as error:
+        if not config.shared_blocks:
+            raise
+        shared = f"its {config.layers} layers are one block, which is used again and again"
+        raise StrategyError(f"{error} ({shared})") from None
+
+
 def find_method(name: str, word: str) -> Method:
     """The entry ``name`` of either dictionary. ``word`` is what was typed, for the error."""
     entries = STRATEGIES | MODIFIERS

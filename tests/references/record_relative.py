@@ -1,0 +1,82 @@
+"""Record MPNet, ALBERT, T5's encoder and DeBERTa-v2/v3 as record.py records its families, beside it.
+
+Run as `python tests/references/record_relative.py [CASE ...]` with torch and transformers. relative_buckets.npz
+has the buckets that the libraries give differences of positions: `differences` [D], int, and one array [D] for
+each setting, named by library, buckets and distance.
+"""
+
+import sys
+
+import numpy as np
+import record
+import torch
+import transformers as hf
+from record import HERE, Case, record_attentions, record_case
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
+from transformers.models.t5.modeling_t5 import T5Attention
+
+SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"intermediate_size": 24, "max_position_embeddings": 40}
+
+
+def mpnet(**changes) -> hf.MPNetConfig:
+    return hf.MPNetConfig(**SIZES | changes)
+
+
+CASES = {
+    "mpnet_mlm": Case(hf.MPNetForMaskedLM, mpnet()),
+    "mpnet_classifier": Case(
+        hf.MPNetForSequenceClassification,
+        mpnet(num_hidden_layers=3, layer_norm_eps=1e-2, hidden_act="relu", num_labels=3),
+    ),
+    "mpnet_bare": Case(hf.MPNetModel, mpnet(num_attention_heads=2, hidden_act="gelu_new")),
+}
+WITH_ATTENTIONS = ("mpnet_bare",)
+# Lengths on both sides of where buckets begin to hold several differences.
+LENGTHS = (30, 17, 1)
+BUCKETS = {"t5": [(32, 128), (32, 256), (16, 20), (10, 17)], "deberta": [(256, 512), (8, 20)]}
+
+
+def draw_inputs(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Texts without the padding token, by which some of these libraries count positions."""
+    config = case.config
+    mask = np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]
+    ids = rng.integers(5, config.vocab_size, mask.shape)
+    inputs = {"input_ids": np.where(mask, ids, config.pad_token_id), "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0):
+        inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, mask.shape) * mask
+    return {name: value.astype(np.int32) for name, value in inputs.items()}
+
+
+def record_buckets() -> None:
+    differences = np.concatenate([np.arange(-300, 301), [-5000, -511, -512, -513, 700, 5000]])
+    arrays = {"differences": differences}
+    for buckets, distance in BUCKETS["t5"]:
+        found = T5Attention._relative_position_bucket(
+            torch.from_numpy(differences), True, buckets, distance
+        )
+        arrays[f"t5_{buckets}_{distance}"] = found.numpy()
+    for buckets, distance in BUCKETS["deberta"]:
+        found = make_log_bucket_position(torch.from_numpy(differences), buckets, distance)
+        arrays[f"deberta_{buckets}_{distance}"] = found.to(torch.long).numpy()
+    np.savez_compressed(
+        HERE / "relative_buckets.npz", **{name: x.astype(np.int16) for name, x in arrays.items()}
+    )
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    hf.logging.set_verbosity_error()
+    hf.logging.disable_progress_bar()
+    record.CASES |= CASES
+    record.draw_inputs = draw_inputs
+    for name in sys.argv[1:] or CASES:
+        record_case(name, CASES[name])
+        if name in WITH_ATTENTIONS:
+            record_attentions(name)
+    if not sys.argv[1:]:
+        record_buckets()
+
+
+if __name__ == "__main__":
+    main()
