@@ -1,6 +1,7 @@
 """What attention adds for distances: buckets, tables that all blocks read, blocks of one weight."""
 
 import dataclasses
+import types
 from pathlib import Path
 
 import jax
@@ -114,13 +115,11 @@ def test_blocks_that_share_their_weights_are_one_to_a_strategy():
         strategies.strategy_for(config, "top:2", 1)
 
 
-def test_a_bias_of_every_row_is_not_for_the_kernel(monkeypatch):
+@pytest.mark.parametrize(("rows", "is_taken"), [((), True), ((2,), False)])
+def test_a_bias_of_every_row_is_not_for_the_kernel(rows, is_taken):
     """Scores of DeBERTa depend on queries and keys: only the reference computes them."""
-    monkeypatch.setattr(attention, "nvidia_capability", lambda device: 9)
+    device = types.SimpleNamespace(platform="gpu", compute_capability="9.0")
     q = jnp.zeros((2, 2, 4, 8))
-    device = jax.local_devices()[0]
-    monkeypatch.setattr(attention, "packed_kernel", attention.contextvars.ContextVar("any"))
-    attention.packed_kernel.set(attention.PackedKernel())
-    for bias, is_taken in [(jnp.zeros((2, 4, 4)), True), (jnp.zeros((2, 2, 4, 4)), False)]:
-        pattern = AttentionPattern(bias=bias)
-        assert attention.can_use_packed_kernel(device, q, q, pattern) == is_taken
+    pattern = AttentionPattern(bias=jnp.zeros((*rows, 2, 4, 4)))
+    taken = attention.allow_packed_kernel(attention.can_use_packed_kernel)(device, q, q, pattern)
+    assert taken == is_taken
