@@ -8,7 +8,7 @@ A module adds an entry to one of these dictionaries when it is imported::
     POOLINGS["ends"] = ends                # adapt.models
     HEADS["Cosine"] = Cosine               # adapt.models: under the name of the class
     TASKS["stars"] = Stars()               # adapt.tasks
-    FAMILIES["roberta"] = "my_module"      # adapt.pretrained.families: a module, or its name
+    FAMILIES["mine"] = "my_module"         # adapt.pretrained.families: a Family, or where it is
 
 A run that uses one says in its model.json which module that is. The run's folder is data: nothing
 in it is ever imported by itself.
@@ -21,13 +21,12 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from adapt.errors import ExtensionError
 from adapt.models import HEADS, POOLINGS, Classifier
 from adapt.pretrained import hub
-from adapt.pretrained.families import FAMILIES
+from adapt.pretrained.families import FAMILIES, Family
 from adapt.pretrained.hub import Pretrained
 from adapt.tasks import TASKS
 from adapt.training.strategies import MODIFIERS, STRATEGIES, Method
@@ -119,10 +118,10 @@ def module_of(kind: str, name: str, value: Any) -> str | None:
         return _modules[kind, name]
     if isinstance(value, Method):
         value = value.build
-    if isinstance(value, ModuleType):
-        module = value.__name__
-    elif isinstance(value, str):
-        module = value
+    if isinstance(value, Family):
+        value = value.recognise
+    if isinstance(value, str):
+        module = value.partition(":")[0]
     else:
         module = getattr(value, "__module__", None) or type(value).__module__
     is_own = module == "__main__" or f"{module}.".startswith("adapt.")

@@ -30,7 +30,7 @@ from adapt.data.shapes import CPU_SHAPES, ShapeRule, shape_rule
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
-from adapt.models import CausalLM, Encoder, MaskedLM, Model, flatten_groups
+from adapt.models import Encoder, MaskedLM, Model, flatten_groups
 from adapt.options import (
     Decay,
     DType,
@@ -45,6 +45,7 @@ from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.prepared import PreparedRun, folder_of_run
 from adapt.pretrained import hub
+from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained
 from adapt.ragged import Ragged, ragged
 from adapt.run import Run
@@ -527,15 +528,9 @@ def with_language_head(pretrained: Pretrained, key: jax.Array) -> tuple[Model, t
     A fresh head is tied to the embedding.
     """
     config = pretrained.config
-    kind = CausalLM if config.causal else MaskedLM
-    if isinstance(pretrained.head, kind):
+    head = get_family(config.family).language_model(config, True)
+    if isinstance(pretrained.head, type(head)):
         return Model(Encoder(config), pretrained.head), pretrained.params
-    if config.causal:
-        head = CausalLM(config.vocabulary)
-    else:
-        head = MaskedLM(
-            config.vocabulary, activation=config.activation, norm_epsilon=config.norm_epsilon
-        )
     model = Model(Encoder(config), head)
     logger.warning(
         "%s has no language-model head: a fresh one is trained from the start", pretrained.source

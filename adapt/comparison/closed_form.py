@@ -21,7 +21,7 @@ from adapt.errors import StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model
 from adapt.options import TaskOptions
 from adapt.prefix_cache import policy
-from adapt.pretrained.families import family_module
+from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import default_pooling
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
@@ -187,7 +187,7 @@ def pooled_features(material: Material, pooling: str | None) -> tuple[dict[str, 
     pretrained = material.pretrained
     chosen = pooling or default_pooling(pretrained)
     if chosen not in POOLINGS:  # a run's, with weights that are of its own head
-        chosen = family_module(pretrained.config.family).POOLING
+        chosen = get_family(pretrained.config.family).pooling
     model = Model(Encoder(pretrained.config), Classifier(0, chosen))
     cut = frozen_prefix.cut_at(model, model.stages)
     params = tree.drop(pretrained.params, "head")

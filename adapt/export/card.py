@@ -31,16 +31,16 @@ tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
 model = {auto}.from_pretrained(".")
 outputs = model(**tokenizer(texts, truncation=True, padding={padding}, return_tensors="pt"))
 """
-WORDS = {
-    "bert": """\
+WORDS = """\
 from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")  # this folder
 model = {auto}.from_pretrained(".")
 inputs = tokenizer(words, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
 outputs = model(**inputs)  # a word has the tag of its first token: inputs.word_ids(row)
-""",
-    "gpt2": """\
+"""
+# A byte-level tokenizer tells by a space that a token begins a word.
+SPACED_WORDS = """\
 from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".", add_prefix_space=False)  # this folder
@@ -48,8 +48,7 @@ model = {auto}.from_pretrained(".")
 spaced = [[row[0], *(" " + word for word in row[1:])] for row in words]
 inputs = tokenizer(spaced, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
 outputs = model(**inputs)  # a word has the tag of its first token: inputs.word_ids(row)
-""",
-}
+"""
 CONTEXTS = """\
 from transformers import {auto}, AutoTokenizer
 
@@ -82,6 +81,10 @@ STRAIGHT_POOLER = """\
 This head was trained on the first token itself, where the class has a pooler with a tanh. So the pooler is 2^-16 times
 the identity, where tanh is straight, and the classifier's weights are 2^16 times the trained ones. Compute in float32
 or bfloat16: such weights overflow in float16. To train further, start from the run, not from here."""
+SHIFTED = """\
+This head was trained on the first token itself, where the class has a dense layer and an activation before the classifier. So that layer is
+the identity with a bias so large that the activation lets everything through, and the classifier's bias takes it off again. Compute in
+float32. To train further, start from the run, not from here."""
 ADDED_PADDING = """\
 The tokenizer had no padding token: `{pad}` was added, with a row of zeros in the embedding. Pad on the right."""
 RESIZING = """\

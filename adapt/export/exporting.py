@@ -17,25 +17,20 @@ from typing import Literal
 from adapt import tree
 from adapt.errors import ExportError, OutputError
 from adapt.export import card, layout, sentence_transformers, transformers
-from adapt.export.folder import Folder, head_kind
+from adapt.export.folder import Folder, kind_in_words
 from adapt.files import local_path, need_space, replace_folder
 from adapt.models import CausalLM, MaskedLM, peft
 from adapt.pretrained import hub
+from adapt.pretrained.families import get_family
 
 logger = logging.getLogger(__name__)
 
-# Format -> what it can express: (family, kind of the head) -> a class. "auto" takes the first that
+# Format -> the class by which it expresses a run, None where it can't. "auto" takes the first that
 # can.
 FORMATS = {
-    "transformers": transformers.CLASSES,
-    "sentence-transformers": sentence_transformers.CLASSES,
+    "transformers": transformers.class_of,
+    "sentence-transformers": sentence_transformers.class_of,
 }
-EXPORTS = (
-    "what exports: to transformers, BERT with pooler or cls pooling, GPT-2 with last pooling and "
-    "no bias, ViT with cls pooling, tags and spans by BERT and GPT-2, and language models; to "
-    "sentence-transformers, BERT and GPT-2 with mean, max or cls pooling, and embeddings by these "
-    "or by last"
-)
 
 
 def export(
@@ -154,16 +149,17 @@ def choose_format(run: hub.Pretrained, format: str) -> str:
     """The format to use. Raises :class:`ExportError`, which names what exports, where there is
     none.
     """
-    family = run.config.family
-    kind = head_kind(run)
-    able = [name for name, classes in FORMATS.items() if (family, kind) in classes]
+    able = [name for name, class_of in FORMATS.items() if class_of(run)]
     if format not in ("auto", *FORMATS):
         raise ExportError(
-            f"unknown format {format!r}: give auto, {' or '.join(FORMATS)}; {EXPORTS}"
+            f"unknown format {format!r}: give auto, {' or '.join(FORMATS)}; {what_exports(run)}"
         )
     if not able or format not in ("auto", *able):
         to = "" if format == "auto" else f" to {format}"
-        raise ExportError(f"{family} with {kind} does not export{to}; {EXPORTS}")
+        raise ExportError(
+            f"{run.config.family} with {kind_in_words(run)} does not export{to}; "
+            f"{what_exports(run)}"
+        )
     if run.config.is_image:
         missing = None if run.image_settings else "image settings"
     else:
@@ -173,6 +169,20 @@ def choose_format(run: hub.Pretrained, format: str) -> str:
             f"{run.source} has no {missing}, which the export needs: add its files to the folder"
         )
     return able[0] if format == "auto" else format
+
+
+def what_exports(run: hub.Pretrained) -> str:
+    """What exports of the run's family, in words."""
+    name = run.config.family
+    family = get_family(name)
+    kinds = transformers.what_exports(family)
+    to = [f"to transformers {', '.join(kinds)}"] if kinds else []
+    if family.base_class:
+        poolings = ", ".join(sentence_transformers.DENSE_POOLINGS)
+        to.append(
+            f"to sentence-transformers {poolings} pooling, and embeddings by these or by last"
+        )
+    return f"what exports of {name}: {'; '.join(to) or 'nothing'}"
 
 
 def make_folders(run: hub.Pretrained, format: str) -> dict[str, Folder]:

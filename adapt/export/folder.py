@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from adapt.models import CausalLM, Classifier, MaskedLM, Span, Tagger
-from adapt.pretrained import hub
+from adapt.models import CausalLM, Classifier, MaskedLM, Span
+from adapt.pretrained import families, hub
+from adapt.pretrained.families import get_family
 from adapt.tasks import TASKS
 
 
@@ -30,25 +31,19 @@ def makes_embeddings(run: hub.Pretrained) -> bool:
     return isinstance(run.head, Classifier) and not run.head.classes and not run.head.layers
 
 
-def head_kind(run: hub.Pretrained) -> str:
-    """A head in the words of the tables of exports, such as ``"cls pooling"``."""
+def kind_in_words(run: hub.Pretrained) -> str:
+    """The kind of a head, and of a classifier how it pools, such as ``"cls pooling"``."""
     head = run.head
     config = run.config
     if makes_embeddings(run):
         return f"embeddings by {embedding_pooling(run)}"
-    if isinstance(head, Tagger):
-        return "token classes"
-    if isinstance(head, Span):
-        return "spans"
     if isinstance(head, Classifier):
         return classifier_kind(head)
     if isinstance(head, MaskedLM):
-        if (head.activation, head.norm_epsilon) != (config.activation, config.norm_epsilon):
-            return "a masked LM of another activation or epsilon than the encoder's"
-        return "masked LM and next sentence" if head.next_sentence else "masked LM"
-    if isinstance(head, CausalLM):
-        return "causal LM"
-    return f"the head {type(head).__name__}"
+        own = get_family(config.family).language_model(config, head.tied)
+        if (head.activation, head.norm_epsilon) != (own.activation, own.norm_epsilon):
+            return "a masked LM of another activation or epsilon than the family's"
+    return families.head_kind(head)
 
 
 def embedding_pooling(run: hub.Pretrained) -> str:
@@ -61,6 +56,8 @@ def classifier_kind(head: Classifier) -> str:
         return "a mix of layers"
     if head.columns:
         return "several label columns"
+    if head.hidden:
+        return f"{head.pooling} pooling and a hidden layer with {head.hidden}"
     if head.pooling == "last":
         bias = "a bias" if head.bias else "no bias"
         return f"last pooling and {bias}"

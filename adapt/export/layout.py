@@ -70,22 +70,27 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
     }
 
 
-def write_config(config: EncoderConfig) -> dict[str, Any]:
-    """The entries of config.json: the inverse of :func:`adapt.pretrained.families.read_config`."""
+def write_config(config: EncoderConfig, head: Any = None) -> dict[str, Any]:
+    """The entries of config.json: the inverse of :func:`adapt.pretrained.families.read_config`.
+
+    ``head`` is None for an encoder alone.
+    """
+    family = families.get_family(config.family)
     library_names = {ours: theirs for theirs, ours in reversed(families.ACTIVATIONS.items())}
     fields = dataclasses.asdict(config) | {"activation": library_names[config.activation]}
     entries = {"model_type": config.family}
-    for ours, theirs, *_ in families.family_module(config.family).CONFIG:
+    for ours, theirs, *_ in family.config:
         entries[theirs] = fields[ours]
-    return entries
+    return entries | family.entries(config, head)
 
 
-def to_tensors(config: EncoderConfig, params: tree.Tree) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint, by the family's table. Raises :class:`ExportError` for a leaf
-    that is not in it.
+def to_tensors(config: EncoderConfig, params: tree.Tree, head: Any = None) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint, by the family's table. ``head`` is None for an encoder alone.
+
+    Raises :class:`ExportError` for a leaf that is not in the table.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in tree.paths(params).items()}
-    rows = families.tensor_rows(config, leaves)
+    rows = families.tensor_rows(config, leaves, head)
     in_table = {path for row in rows for path in row.paths}
     unknown = leaves.keys() - in_table
     if unknown:
@@ -95,3 +100,18 @@ def to_tensors(config: EncoderConfig, params: tree.Tree) -> dict[str, np.ndarray
         tensor = row.to_tensor([leaves[path] for path in row.paths], config.patch_size)
         tensors[row.name] = np.ascontiguousarray(tensor)
     return tensors
+
+
+def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors by the names that the original library's classes with a head use. The pooler is the
+    encoder's there.
+    """
+    family = families.get_family(config.family)
+    of_head = set()
+    for row in family.table:
+        if row.paths[0].startswith("head/") and not row.paths[0].startswith("head/pooler/"):
+            of_head.add(row.name)
+    renamed = {}
+    for name, tensor in tensors.items():
+        renamed[name if name in of_head else family.prefix + name] = tensor
+    return renamed

@@ -13,13 +13,14 @@ from adapt.export.folder import (
     Folder,
     class_names,
     embedding_pooling,
-    head_kind,
     json_text,
+    kind_in_words,
     makes_embeddings,
     model_entries,
 )
 from adapt.export.inputs import input_files
 from adapt.pretrained import hub
+from adapt.pretrained.families import get_family
 
 # Our pooling -> how 1_Pooling/config.json calls it.
 POOLINGS = {
@@ -28,13 +29,18 @@ POOLINGS = {
     "max": "max_tokens",
     "last": "lasttoken",
 }
-ARCHITECTURES = {"bert": "BertModel", "gpt2": "GPT2Model"}
-DENSE_KINDS = ("mean pooling", "max pooling", "cls pooling")
-# (family, kind of the head) -> the class of the encoder
-CLASSES = {}
-for _family, _architecture in ARCHITECTURES.items():
-    for _kind in (*DENSE_KINDS, *(f"embeddings by {pooling}" for pooling in POOLINGS)):
-        CLASSES[_family, _kind] = _architecture
+DENSE_POOLINGS = ("mean", "max", "cls")
+
+
+def class_of(run: hub.Pretrained) -> str | None:
+    """transformers' class of the encoder; None if no folder can express the run."""
+    name = get_family(run.config.family).base_class
+    if not name:
+        return None
+    if makes_embeddings(run):
+        return name if embedding_pooling(run) in POOLINGS else None
+    kinds = [f"{pooling} pooling" for pooling in DENSE_POOLINGS]
+    return name if kind_in_words(run) in kinds else None
 
 
 def sentence_transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
@@ -58,8 +64,8 @@ def embedding_folders(run: hub.Pretrained) -> dict[str, Folder]:
             f"{run.source} keeps {embedding.dimensions} numbers of a vector, which no file of "
             "sentence-transformers says"
         )
-    kind = head_kind(run)
-    architecture = CLASSES[run.config.family, kind]
+    kind = kind_in_words(run)
+    architecture = get_family(run.config.family).base_class
     run, files, notes = input_files(run)
     modules = ["Transformer", "Pooling"]
     if embedding.normalize:
@@ -81,8 +87,8 @@ def embedding_folders(run: hub.Pretrained) -> dict[str, Folder]:
 def predicting_folders(run: hub.Pretrained) -> dict[str, Folder]:
     """Transformer, pooling and dense. No normalisation: ``encode`` gives logits."""
     head = run.params["head"]["classifier"]
-    kind = head_kind(run)
-    architecture = CLASSES[run.config.family, kind]
+    kind = kind_in_words(run)
+    architecture = get_family(run.config.family).base_class
     run, files, notes = input_files(run)
     settings = settings_files(run, ["Transformer", "Pooling", "Dense"], run.head.pooling)
     for name, content in settings.items():
@@ -109,18 +115,11 @@ def predicting_folders(run: hub.Pretrained) -> dict[str, Folder]:
 
 
 def encoder_tensors(run: hub.Pretrained) -> dict[str, np.ndarray]:
-    """The encoder's tensors, and for BERT a pooler of zeros, which nothing reads.
-
-    The library's class has a pooler. A folder without its tensors would get a random one and a
-    warning, and the setting that leaves it out is one that ONNX and OpenVINO do not know.
-    """
+    """The encoder's tensors, and what else the library's class holds."""
     params = tree.drop(run.params, "head") if "head" in run.params else run.params
+    family = get_family(run.config.family)
     tensors = layout.to_tensors(run.config, params)
-    if run.config.family == "bert":
-        width = run.config.width
-        tensors["pooler.dense.weight"] = np.zeros((width, width), np.float32)
-        tensors["pooler.dense.bias"] = np.zeros(width, np.float32)
-    return tensors
+    return tensors | family.extra_tensors(run.config, family.base_class, tensors)
 
 
 def settings_files(run: hub.Pretrained, modules: list[str], pooling: str) -> dict[str, Any]:

@@ -1,71 +1,90 @@
 """A run as the folder of a transformers checkpoint, encoder and head together."""
 
-import dataclasses
+import json
 from collections.abc import Mapping
 
 import numpy as np
 
-from adapt import tree
-from adapt.export import card, layout
-from adapt.export.folder import Folder, class_names, head_kind, model_entries
+from adapt.export import card, heads, layout
+from adapt.export.folder import (
+    Folder,
+    class_names,
+    kind_in_words,
+    makes_embeddings,
+    model_entries,
+)
 from adapt.export.inputs import input_files
-from adapt.models import Classifier, EncoderConfig, Span
+from adapt.models import Classifier, Span, Tagger, pooling_names
 from adapt.pretrained import families, hub
+from adapt.pretrained.families import Family, get_family
+from adapt.pretrained.tokenizer_files import is_byte_level
 
-SEQUENCES = "AutoModelForSequenceClassification"
-IMAGES = "AutoModelForImageClassification"
-TOKENS = "AutoModelForTokenClassification"
-ANSWERS = "AutoModelForQuestionAnswering"
-# (family, kind of the head) -> transformers' class, and the Auto class that finds it
-CLASSES = {
-    ("bert", "pooler pooling"): ("BertForSequenceClassification", SEQUENCES),
-    ("bert", "cls pooling"): ("BertForSequenceClassification", SEQUENCES),
-    ("gpt2", "last pooling and no bias"): ("GPT2ForSequenceClassification", SEQUENCES),
-    ("vit", "cls pooling"): ("ViTForImageClassification", IMAGES),
-    ("bert", "token classes"): ("BertForTokenClassification", TOKENS),
-    ("gpt2", "token classes"): ("GPT2ForTokenClassification", TOKENS),
-    ("bert", "spans"): ("BertForQuestionAnswering", ANSWERS),
-    ("gpt2", "spans"): ("GPT2ForQuestionAnswering", ANSWERS),
-    ("bert", "masked LM"): ("BertForMaskedLM", "AutoModelForMaskedLM"),
-    ("bert", "masked LM and next sentence"): ("BertForPreTraining", "AutoModelForPreTraining"),
-    ("gpt2", "causal LM"): ("GPT2LMHeadModel", "AutoModelForCausalLM"),
-}
-# How names that take no prefix begin.
-HEADS = ("classifier.", "cls.", "lm_head.", "score.", "qa_outputs.")
+
+def class_of(run: hub.Pretrained) -> str | None:
+    """transformers' class for the run, encoder and head together; None if none can express it."""
+    if makes_embeddings(run):
+        return None
+    family = get_family(run.config.family)
+    kind = kind_in_words(run)
+    if isinstance(run.head, Classifier):
+        if heads.target_of(run.head, family) is None:
+            return None
+        kind = families.head_kind(run.head)
+    return family.classes.get(kind)
+
+
+def auto_class(name: str) -> str:
+    """The Auto class that finds a class of transformers: ``AutoModelForMaskedLM``."""
+    if name.endswith("LMHeadModel"):
+        return "AutoModelForCausalLM"
+    return f"AutoModelFor{name.rpartition('For')[2]}"
+
+
+def what_exports(family: Family) -> list[str]:
+    """The heads of a family that export, in words."""
+    poolings = []
+    for pooling in pooling_names():
+        for bias in (True, False):
+            head = Classifier(1, pooling, bias)
+            if heads.target_of(head, family) and pooling not in poolings:
+                poolings.append(pooling if bias else f"{pooling} (without a bias)")
+    kinds = []
+    for kind in family.classes:
+        if kind == "classes":
+            kinds.append(f"{' or '.join(poolings)} pooling")
+        else:
+            kinds.append(kind)
+    return kinds
 
 
 def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     """The one folder of a transformers checkpoint."""
-    family = run.config.family
-    kind = head_kind(run)
-    architecture, auto = CLASSES[family, kind]
+    family = get_family(run.config.family)
+    kind = kind_in_words(run)
+    architecture = class_of(run)
+    assert architecture is not None
     notes = []
-    if (family, kind) == ("bert", "cls pooling"):
-        run = with_straight_pooler(run)
-        notes.append(card.STRAIGHT_POOLER)
-    if isinstance(run.head, Classifier) and not run.head.bias and family != "gpt2":
-        run = with_bias(run)
+    if isinstance(run.head, Classifier):
+        target = heads.target_of(run.head, family)
+        assert target is not None
+        run, notes = heads.fit(run, target)
     if isinstance(run.head, Span):
         notes += answer_notes(run)
     run, files, input_notes = input_files(run)
-    tensors = with_prefix(run.config, layout.to_tensors(run.config, run.params))
-    if "cls.predictions.decoder.weight" in tensors:
-        # Untied: of the two biases in a file, the library uses this one.
-        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
-    if (family, kind) == ("gpt2", "token classes"):
-        for name in ("weight", "bias"):  # our one name for both of its classifiers
-            tensors[f"classifier.{name}"] = tensors.pop(f"score.{name}")
-    if kind == "spans":
+    tensors = layout.to_tensors(run.config, run.params, run.head)
+    tensors = layout.with_prefix(run.config, tensors)
+    tensors |= family.extra_tensors(run.config, architecture, tensors)
+    if isinstance(run.head, Span):
         tensors["qa_outputs.bias"] = np.zeros(2, np.float32)
     files["README.md"] = card.card(
         f"{architecture}, trained with {kind}",
         "transformers",
-        loading_code(run, kind, auto),
+        loading_code(run, files, auto_class(architecture)),
         run.task,
         class_names(run),
         [*notes, *input_notes],
     )
-    config = layout.write_config(run.config) | model_entries(run, architecture)
+    config = layout.write_config(run.config, run.head) | model_entries(run, architecture)
     return {"": Folder(config, tensors, files)}
 
 
@@ -82,50 +101,16 @@ def answer_notes(run: hub.Pretrained) -> list[str]:
     return notes
 
 
-def loading_code(run: hub.Pretrained, kind: str, auto: str) -> str:
-    """The code of the card."""
+def loading_code(run: hub.Pretrained, files: Mapping[str, str], auto: str) -> str:
+    """The code of the card. ``files`` are those of :func:`input_files`."""
     if run.config.is_image:
         return card.IMAGES.format(auto=auto)
-    if kind == "token classes":
-        return card.WORDS[run.config.family].format(auto=auto)
-    if kind == "spans":
+    assert run.tokenizer is not None
+    if isinstance(run.head, Tagger):
+        code = card.SPACED_WORDS if is_byte_level(run.tokenizer.backend) else card.WORDS
+        return code.format(auto=auto)
+    if isinstance(run.head, Span):
         return card.CONTEXTS.format(auto=auto)
-    # GPT-2's language model has no token for padding.
-    padding = isinstance(run.head, Classifier) or run.config.family == "bert"
+    # A language model's tokenizer may have no token for padding.
+    padding = "pad_token" in json.loads(files["special_tokens_map.json"])
     return card.TEXTS.format(auto=auto, padding=padding)
-
-
-def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors by the names that the original library's classes with a head use."""
-    prefix = families.family_module(config.family).PREFIX
-    renamed = {}
-    for name, tensor in tensors.items():
-        of_head = name.startswith(HEADS)
-        renamed[name if of_head else prefix + name] = tensor
-    return renamed
-
-
-def with_straight_pooler(run: hub.Pretrained) -> hub.Pretrained:
-    """A head on the first token as BERT's pooler and classifier.
-
-    tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16, which is exact, an x of 20 comes through to 3e-8
-    of itself.
-    """
-    classifier = run.params["head"]["classifier"]
-    width = run.config.width
-    scale = np.float32(2.0**-16)
-    identity = np.eye(width, dtype=np.float32)
-    head = {
-        "pooler": {"kernel": identity * scale, "bias": np.zeros(width, np.float32)},
-        "classifier": classifier | {"kernel": np.asarray(classifier["kernel"]) / scale},
-    }
-    pooled = dataclasses.replace(run.head, pooling="pooler")
-    return dataclasses.replace(run, head=pooled, params=run.params | {"head": head})
-
-
-def with_bias(run: hub.Pretrained) -> hub.Pretrained:
-    """A head without a bias as one with zeros."""
-    zeros = np.zeros(run.head.classes, np.float32)
-    params = tree.graft(run.params, "head/classifier/bias", zeros)
-    head = dataclasses.replace(run.head, bias=True)
-    return dataclasses.replace(run, head=head, params=params)

@@ -176,6 +176,8 @@ class Classifier(nn.Module):
       Several come side by side, [R, C, layers * D].
     * ``mix``: ``"concat"`` leaves them so (BERT's feature-based approach, Devlin et al. 2019, 5.3),
       ``"learned"`` mixes them to [N, D] (ELMo's scalar mix, Peters et al. 2018, eq. 1).
+    * ``hidden``: the activation of a dense layer between what is pooled and the projection; "" for no
+      such layer.
     * ``columns``: the classes of each label column, where there are several. Logits are then
       [N, columns, most classes], -inf where a column has fewer.
 
@@ -200,6 +202,7 @@ class Classifier(nn.Module):
     mlp_width: int = 0
     activation: str = "gelu"
     norm_epsilon: float = 1e-12
+    hidden: str = ""
 
     @property
     def pools(self) -> bool:
@@ -258,6 +261,10 @@ class Classifier(nn.Module):
         if not self.classes:
             return x.astype(jnp.float32)
 
+        if self.hidden:
+            width = x.shape[-1]
+            x = Dense(width, width, dtype=self.dtype, name="hidden")(x)
+            x = ACTIVATIONS[self.hidden](x)
         x = Dropout(self.dropout)(x, deterministic)
         classifier = Dense(
             x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier"

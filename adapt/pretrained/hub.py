@@ -318,8 +318,8 @@ def check_model_type(hf: Mapping[str, Any], folder: Path) -> None:
     known = " or ".join(f'"{name}"' for name in families.FAMILIES)
     class_name = families.architecture(hf).lower()
     mend = f'add "model_type": {known} to it'
-    for name in families.FAMILIES:
-        if class_name.startswith(name):
+    for name in sorted(families.FAMILIES, key=len):  # the longest that fits counts
+        if class_name.startswith(name.replace("-", "").replace("_", "")):
             mend = (
                 f'its architectures name {hf["architectures"][0]}: add "model_type": "{name}" to it'
             )
@@ -427,7 +427,8 @@ def with_inputs(model: Pretrained, folder: Path, hf: Mapping[str, Any]) -> Pretr
     embedding = sentence_files.read_embedding(folder, config.width)
     model = dataclasses.replace(model, embedding=embedding)
     transformer = sentence_files.read_transformer(inner)
-    found = read_tokenizer(inner, config.family, hf, transformer.tokenizer_settings)
+    own_class = families.get_family(config.family).tokenizer
+    found = read_tokenizer(inner, own_class, hf, transformer.tokenizer_settings)
     if found is None:
         return model
     if transformer.lower_case:
@@ -861,7 +862,7 @@ def default_pooling(pretrained: Pretrained) -> str:
     """What a new head pools by, unless another pooling is asked for: the checkpoint's own, or that
     of its family.
     """
-    return pretrained.embedding.pooling or families.family_module(pretrained.config.family).POOLING
+    return pretrained.embedding.pooling or families.get_family(pretrained.config.family).pooling
 
 
 def parse_base(content: Mapping[str, Any]) -> dict[str, str] | None:

@@ -1,12 +1,13 @@
 """The tokenizer that a checkpoint's files describe, as transformers 5 reads them.
 
-    read_tokenizer(folder, "bert", hf)          # .backend, .max_length, .notes
+    read_tokenizer(folder, "BertTokenizer", hf)          # .backend, .max_length, .notes
 
 One file has the vocabulary: tokenizer.json, vocab.txt, or vocab.json with merges.txt. Others say
-how it is used: tokenizer_config.json, special_tokens_map.json, added_tokens.json. For BERT and
-GPT-2 transformers takes the vocabulary alone of a tokenizer.json and makes the rest anew, by what
-the others say; for its class PreTrainedTokenizerFast it takes tokenizer.json as it is. Both are
-done here in the same way. Where two files contradict each other, a note says which one holds.
+how it is used: tokenizer_config.json, special_tokens_map.json, added_tokens.json. For its classes
+in ``TOKENIZERS`` transformers takes the vocabulary alone of a tokenizer.json and makes the rest
+anew, by what the others say; for its class PreTrainedTokenizerFast it takes tokenizer.json as it
+is. Both are done here in the same way. Where two files contradict each other, a note says which one
+holds.
 """
 
 import dataclasses
@@ -27,20 +28,13 @@ from adapt.pretrained.tokenizer import Tokenizer
 
 # transformers' classes, without the ending Fast, by which tokenizer they make.
 AS_IT_IS = ("PreTrainedTokenizer", "TokenizersBackend")
-BERT = ("BertTokenizer", "DistilBertTokenizer", "ConvBertTokenizer", "ElectraTokenizer")
-GPT2 = ("GPT2Tokenizer",)
-OF_FAMILY = {"bert": "BertTokenizer", "gpt2": "GPT2Tokenizer"}
+# Other names of the classes in TOKENIZERS.
+SAME_CLASSES: dict[str, str] = dict.fromkeys(
+    ("DistilBertTokenizer", "ConvBertTokenizer", "ElectraTokenizer"), "BertTokenizer"
+)
+# The class that is made of a vocabulary, where neither the files nor the family say one.
+OF_FILES = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer"}
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-DEFAULTS = {
-    "BertTokenizer": {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    },
-    "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
-}
 NO_LENGTH = 10**15  # from here on model_max_length stands for none
 
 Settings = Mapping[str, Any]
@@ -61,7 +55,7 @@ def load_tokenizer(folder: Path, max_length: int, long: Long = "head") -> Tokeni
     Its tokenizer.json is taken as it is; that of a checkpoint is read with what else its folder
     says, see :func:`read_tokenizer`.
     """
-    files = read_tokenizer(folder, family="", hf={})
+    files = read_tokenizer(folder, own_class=None, hf={})
     return None if files is None else Tokenizer(files.backend, max_length, long)
 
 
@@ -76,12 +70,13 @@ def vocabulary_file(folder: Path) -> Path | None:
 
 
 def read_tokenizer(
-    folder: Path, family: str, hf: Settings, more: Settings | None = None
+    folder: Path, own_class: str | None, hf: Settings, more: Settings | None = None
 ) -> TokenizerFiles | None:
     """The tokenizer of a checkpoint's folder; None where it has none.
 
-    ``hf`` is its config.json; ``more`` overrules tokenizer_config.json, as
-    sentence_bert_config.json may. Raises :class:`CheckpointError` for files that can't be read, and
+    ``own_class`` is the class that the family's tokenizers have, "" for none, or None for a run,
+    whose tokenizer.json is taken as it is. ``hf`` is its config.json; ``more`` overrules
+    tokenizer_config.json, as sentence_bert_config.json may. Raises :class:`CheckpointError` for files that can't be read, and
     for a tokenizer that is not made here.
     """
     file = vocabulary_file(folder)
@@ -92,20 +87,19 @@ def read_tokenizer(
     try:
         check_is_fetched(file)
         content = read_content(file)
-        kind = kind_of(str(said or "").removesuffix("Fast"), family, file, content)
+        kind = kind_of(str(said or "").removesuffix("Fast"), own_class or "", file, content)
         special, added = tokens_of_files(folder, kind, settings, content)
-        if kind == "BertTokenizer":
-            backend = bert_backend(file, content, settings, special)
-        elif kind == "GPT2Tokenizer":
-            backend = gpt2_backend(file, content, settings)
-        else:
+        maker = TOKENIZERS.get(kind)
+        if maker is None:
             backend = tokenizers.Tokenizer.from_file(str(file))
+        else:
+            backend = maker.make(file, content, settings, special)
         check_ids(backend)
         notes = contradictions(file, kind, content, backend, settings)
         add_tokens(backend, special, added, file)
-        if kind == "BertTokenizer":
-            backend.post_processor = with_ends(backend, special["cls_token"], special["sep_token"])
-        elif backend.post_processor is None and family:
+        if maker is not None and maker.ends is not None:
+            backend.post_processor = maker.ends(backend, settings, special)
+        elif backend.post_processor is None and own_class is not None:
             bounds = {} if content else settings  # tokenizer.json has its own, or none
             backend.post_processor = with_bounds(backend, bounds, special)
         notes += other_vocabulary(folder, file, backend) + other_merges(folder, content)
@@ -175,17 +169,18 @@ def check_template(processor: Any) -> None:
             raise ValueError(f"its post_processor does not say which id {token} has")
 
 
-def kind_of(said: str, family: str, file: Path, content: Settings) -> str:
-    """The class that makes the tokenizer: BertTokenizer, GPT2Tokenizer, or "" for tokenizer.json as
-    it is.
+def kind_of(said: str, own_class: str, file: Path, content: Settings) -> str:
+    """The class that makes the tokenizer, a name of ``TOKENIZERS``, or "" for tokenizer.json as it
+    is.
 
     Raises :class:`CheckpointError` for another class without a tokenizer.json.
     """
     has_json = file.name == "tokenizer.json"
     if said in AS_IT_IS and has_json:
         return ""
-    if said in BERT or said in GPT2:
-        kind = "BertTokenizer" if said in BERT else "GPT2Tokenizer"
+    said = SAME_CLASSES.get(said, said)
+    if said in TOKENIZERS:
+        kind = said
     elif said and said not in AS_IT_IS:
         if not has_json:
             raise CheckpointError(
@@ -194,14 +189,13 @@ def kind_of(said: str, family: str, file: Path, content: Settings) -> str:
                 "that is what it is"
             )
         return ""
-    elif has_json and family not in OF_FAMILY:
+    elif has_json and not own_class:
         return ""
     else:
-        of_file = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer"}
-        kind = of_file.get(file.name) or OF_FAMILY[family]
+        kind = class_of_file(file, own_class)
     model = content.get("model")
     model_type = model.get("type") if isinstance(model, Mapping) else None
-    wanted = "WordPiece" if kind == "BertTokenizer" else "BPE"
+    wanted = TOKENIZERS[kind].model
     if has_json and model_type not in (wanted, None):
         if said:
             raise CheckpointError(
@@ -210,6 +204,15 @@ def kind_of(said: str, family: str, file: Path, content: Settings) -> str:
             )
         return ""
     return kind
+
+
+def class_of_file(file: Path, own_class: str) -> str:
+    """The class of a family's tokenizer, unless the vocabulary is of another kind of file."""
+    usual = OF_FILES.get(file.name)
+    if usual is None:
+        return own_class
+    fits = own_class in TOKENIZERS and TOKENIZERS[own_class].model == TOKENIZERS[usual].model
+    return own_class if fits else usual
 
 
 # Special and added tokens
@@ -223,7 +226,8 @@ def tokens_of_files(
     Those of ``added_tokens_decoder`` in tokenizer_config.json are all; without it they are in
     special_tokens_map.json, added_tokens.json and tokenizer.json.
     """
-    said = {**DEFAULTS.get(kind, {}), **settings}
+    defaults = TOKENIZERS[kind].defaults if kind else {}
+    said = {**defaults, **settings}
     added: dict[int, AddedToken] = {}
     if "added_tokens_decoder" in settings:
         for number, token in settings["added_tokens_decoder"].items():
@@ -340,9 +344,11 @@ def read_lines(vocabulary: Path) -> dict[str, int]:
 
 
 def with_ends(
-    backend: tokenizers.Tokenizer, first: AddedToken | None, last: AddedToken | None
+    backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
 ) -> processors.TemplateProcessing:
     """BERT's [CLS] text [SEP], whatever these two are called."""
+    first = special["cls_token"]
+    last = special["sep_token"]
     assert first is not None and last is not None
     ends = [(token.content, backend.token_to_id(token.content)) for token in (first, last)]
     single = f"{first.content}:0 $A:0 {last.content}:0"
@@ -351,7 +357,9 @@ def with_ends(
     )
 
 
-def gpt2_backend(file: Path, content: Settings, settings: Settings) -> tokenizers.Tokenizer:
+def gpt2_backend(
+    file: Path, content: Settings, settings: Settings, special: Mapping[str, AddedToken | None]
+) -> tokenizers.Tokenizer:
     """GPT-2's byte-level BPE of a vocabulary and merges, by tokenizer_config.json."""
     if content:
         pairs = []
@@ -407,8 +415,8 @@ def contradictions(
     if not content or not kind:
         return []
     made = json.loads(backend.to_str())
-    theirs = bert_case(content) if kind == "BertTokenizer" else gpt2_space(content)
-    ours = bert_case(made) if kind == "BertTokenizer" else gpt2_space(made)
+    theirs = TOKENIZERS[kind].says(content)
+    ours = TOKENIZERS[kind].says(made)
     notes = []
     for entry, value in ours.items():
         follows = entry == "strip_accents" and settings.get(entry) is None
@@ -447,6 +455,47 @@ def gpt2_space(content: Settings) -> dict[str, Any]:
     if before.get("type") != "ByteLevel":
         return {}
     return {"add_prefix_space": before.get("add_prefix_space")}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerClass:
+    """How transformers makes a tokenizer of one of its classes from a vocabulary.
+
+    ``model`` is the type of the model in a tokenizer.json, ``defaults`` are the special tokens that
+    need not be said, ``make`` makes the tokenizer and ``ends`` what is put around texts (None: what
+    tokenizer.json says); ``says`` are the entries of tokenizer_config.json by which a tokenizer.json
+    may be compared with what was made.
+    """
+
+    model: str
+    defaults: Mapping[str, str]
+    make: Callable[[Path, Settings, Settings, Mapping[str, AddedToken | None]], Any]
+    ends: Callable[[Any, Settings, Mapping[str, AddedToken | None]], Any] | None
+    says: Callable[[Settings], dict[str, Any]]
+
+
+TOKENIZERS: dict[str, TokenizerClass] = {
+    "BertTokenizer": TokenizerClass(
+        model="WordPiece",
+        defaults={
+            "unk_token": "[UNK]",
+            "sep_token": "[SEP]",
+            "pad_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "mask_token": "[MASK]",
+        },
+        make=bert_backend,
+        ends=with_ends,
+        says=bert_case,
+    ),
+    "GPT2Tokenizer": TokenizerClass(
+        model="BPE",
+        defaults=dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
+        make=gpt2_backend,
+        ends=None,
+        says=gpt2_space,
+    ),
+}
 
 
 def other_vocabulary(folder: Path, file: Path, backend: tokenizers.Tokenizer) -> list[str]:
@@ -564,3 +613,10 @@ def with_one_type(backend: tokenizers.Tokenizer) -> processors.TemplateProcessin
     return processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=list(special.items())
     )
+
+
+def is_byte_level(backend: tokenizers.Tokenizer) -> bool:
+    """Whether a token tells by a space at its beginning that it begins a word."""
+    before = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    steps = before["pretokenizers"] if before.get("type") == "Sequence" else [before]
+    return any(step.get("type") == "ByteLevel" for step in steps)

@@ -33,7 +33,7 @@ from adapt.errors import CheckpointError, StrategyError
 from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM
 from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
-from adapt.pretrained.families import family_module
+from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, default_pooling
 from adapt.pretrained.tokenizer import Text, no_windows_of_pairs
 from adapt.tasks.metrics import Scores
@@ -491,12 +491,14 @@ def classifier(
 ) -> Classifier:
     """A head that pools and projects, as the options say."""
     config = pretrained.config
+    family = get_family(config.family)
     pooling = options.pooling or default_pooling(pretrained)
     if options.layers and pooling == "pooler":  # which reads the last layer alone
-        pooling = family_module(config.family).POOLING
-    # GPT2ForSequenceClassification has no bias: with one, the head could not be exported.
-    if config.family == "gpt2" and pooling == "last":
-        bias = False
+        pooling = family.pooling
+    for head in family.sequence_heads:
+        # Where the original class has no bias, a head with one could not be exported.
+        if head.pooling == pooling and not head.bias:
+            bias = False
     return Classifier(
         num_outputs, pooling, bias, config.dropout, tuple(options.layers), options.mix, columns
     )

@@ -106,10 +106,10 @@ def test_attention_maps_are_those_of_the_original_library(case):
 def test_the_table_writes_what_it_read(case):
     """Import, export, import again: the same tree, bit for bit, names and values of every leaf."""
     loaded = load(case)
-    hf = layout.write_config(loaded.config) | {
+    hf = layout.write_config(loaded.config, loaded.head) | {
         "architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]
     }
-    tensors = layout.to_tensors(loaded.config, loaded.params)
+    tensors = layout.to_tensors(loaded.config, loaded.params, loaded.head)
     config = families.read_config(hf, "memory")
     imported = families.to_params(config, hf, tensors, "memory")
     assert (config, imported.head) == (loaded.config, loaded.head)
@@ -134,11 +134,11 @@ def test_every_tensor_of_the_file_lands_under_its_own_name(case):
     """Output parity cannot see a key bias (softmax ignores it), so compare the tensors themselves."""
     loaded = load(case)
     tensors = hub.read_tensors(REFERENCES / case)
-    prefix = families.family_module(loaded.config.family).PREFIX
+    prefix = families.get_family(loaded.config.family).prefix
     stored = {}
     for name, tensor in tensors.items():
         stored[tensor_names.without_wrappers(name).removeprefix(prefix)] = tensor
-    written = layout.to_tensors(loaded.config, loaded.params)
+    written = layout.to_tensors(loaded.config, loaded.params, loaded.head)
     assert written.keys() <= stored.keys()
     untied_bias = "cls.predictions.bias" if "cls.predictions.decoder.weight" in written else None
     for name, tensor in written.items():
@@ -203,13 +203,13 @@ def test_gpt2_is_causal(name):
     )
 
 
-def test_a_family_of_one_s_own_is_a_module_under_the_model_type(tmp_path, monkeypatch):
-    """A module, or the name of one: here BERT's under another name."""
+def test_a_family_of_one_s_own_is_registered_under_the_model_type(tmp_path, monkeypatch):
+    """A Family, or where it is: here BERT's under another name."""
     folder = tiny.checkpoint(tmp_path / "other", "bert_mlm_tied")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "other"}))
     with pytest.raises(CheckpointError, match="unknown architecture 'other'"):
         hub.load(folder)
-    for module in ("adapt.pretrained.families.bert", families.family_module("bert")):
-        monkeypatch.setitem(families.FAMILIES, "other", module)
+    for family in ("adapt.pretrained.families.bert", families.get_family("bert")):
+        monkeypatch.setitem(families.FAMILIES, "other", family)
         assert hub.load(folder).config.family == "other"

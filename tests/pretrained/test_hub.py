@@ -453,7 +453,7 @@ def test_a_run_without_checkpoint_or_with_a_damaged_one_is_refused(run):
 
 def test_a_written_folder_loads_as_it_was_and_replaces_the_old_one_whole(folder, tmp_path):
     model = hub.load(folder)
-    tensors = layout.to_tensors(model.config, model.params)
+    tensors = layout.to_tensors(model.config, model.params, model.head)
     beside = tmp_path / "beside"
     target = tmp_path / "target"
     target.mkdir()

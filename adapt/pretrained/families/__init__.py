@@ -1,21 +1,25 @@
-"""Families of checkpoints: one file each, with ONE table for config.json and ONE for the tensors,
-both for both ways.
+"""Families of checkpoints: one file each, which says all that adapt has to know of it.
 
-A family is a file here, named as the ``model_type`` of config.json, that has
+A file here ends in ``FAMILY = Family(...)``, and ``FAMILIES`` has it under the ``model_type`` of its
+config.json. Siblings share a file: ``"adapt.pretrained.families.roberta:CAMEMBERT"`` is the object
+``CAMEMBERT`` of that file, often ``dataclasses.replace(FAMILY, prefix="camembert.")``. No other file
+of adapt compares or names a family: what they need to know is a field of :class:`Family`, and what a
+simple family does not need has a default there.
 
-* ``CONFIG``: rows (field of :class:`EncoderConfig`, its name in config.json, default unless it is
-  required); of a field's rows the first one is read and all are written;
-* ``complete(hf, fields) -> fields``: what that table can't say; refuses what is not read;
-* ``TABLE``: which tensor is which leaf, with ``#`` for the number of a block. A row counts where the
-  model has its leaves;
-* ``POOLING``: what a new head pools by, unless another pooling is asked for;
-* ``PREFIX``: what the original library puts before the encoder's names where a head is on it;
-* ``BUFFERS``: a pattern of tensors to ignore;
-* ``recognise(config, hf, tensors) -> (head, tensors)``: the head whose weights are there, as a
-  module, and the tensors, those of the head under the names of ``TABLE``. What it leaves among them
-  that is in no row is left out, and said;
-* ``PARTS``, if it likes: how names of tensors begin that are known and of no use here -> what they
-  are.
+How the fields are used:
+
+* config.json -> :class:`EncoderConfig`: the rows of ``config``, then ``complete``, which refuses by
+  name what changes the computation and is not done here. Back: the rows, then ``entries``, which
+  says what ``complete`` read and overrules the rows. Both have to make config.json again, so that
+  adapt and transformers read the same.
+* tensors -> leaves, and back: ``table``. A row counts where the model has its leaves, and, where the
+  row has ``kinds``, where the head is of one of them: so a leaf can have other names under another
+  head.
+* a file's head: ``recognise`` gets the tensors without ``prefix`` and without ``buffers``.
+* exports: ``classes`` has transformers' class by the kind of head, ``sequence_heads`` the heads that
+  the class for sequences can hold, ``base_class`` the class without a head.
+
+``head_kind`` has the kinds of heads.
 """
 
 import dataclasses
@@ -23,7 +27,6 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -31,16 +34,19 @@ import numpy as np
 
 from adapt import tree
 from adapt.errors import CheckpointError
-from adapt.models import POSITION_KINDS, Classifier, Encoder, EncoderConfig, Model, Span
+from adapt.models import (
+    POSITION_KINDS,
+    CausalLM,
+    Classifier,
+    Encoder,
+    EncoderConfig,
+    MaskedLM,
+    Model,
+    Span,
+    Tagger,
+)
 from adapt.pretrained import tensor_names
 
-# The model_type of config.json -> the family's module, or the name of one, which is imported when
-# it is needed.
-FAMILIES: dict[str, ModuleType | str] = {
-    "bert": "adapt.pretrained.families.bert",
-    "gpt2": "adapt.pretrained.families.gpt2",
-    "vit": "adapt.pretrained.families.vit",
-}
 LARGEST_WEIGHT = 1e18  # the square of a larger one is no number of float32
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -75,12 +81,15 @@ LAYOUTS: dict[
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One tensor of a checkpoint and the leaf, or the leaves side by side along the last axis, that
-    it becomes.
+    it becomes. ``#`` in names stands for the number of a block.
+
+    ``kinds`` are the kinds of heads under which the tensor has this name; empty: under all.
     """
 
     name: str
     paths: tuple[str, ...]
     layout: str = "same"
+    kinds: tuple[str, ...] = ()
 
     def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
         return np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)
@@ -89,6 +98,11 @@ class Row:
         return LAYOUTS[self.layout][1](
             leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1), patch_size
         )
+
+
+def under(kinds: Sequence[str], rows: Sequence[Row]) -> list[Row]:
+    """The same rows for heads of these kinds alone."""
+    return [dataclasses.replace(row, kinds=tuple(kinds)) for row in rows]
 
 
 def dense(name: str, *paths: str, layout: str = "transposed") -> list[Row]:
@@ -104,35 +118,152 @@ def norm(name: str, path: str) -> list[Row]:
     return [Row(f"{name}.weight", (f"{path}/scale",)), Row(f"{name}.bias", (f"{path}/bias",))]
 
 
-def family_module(name: Any) -> Any:
-    """The module of a family. Raises :class:`CheckpointError` naming those that are known."""
+Fields = dict[str, Any]
+Tensors = dict[str, np.ndarray]
+
+
+def as_they_are(hf: Mapping[str, Any], fields: Fields) -> Fields:
+    """``complete`` of a family whose rows say all."""
+    return fields
+
+
+def no_entries(config: EncoderConfig, head: Any) -> Fields:
+    """``entries`` of a family whose rows say all."""
+    return {}
+
+
+def language_model(config: EncoderConfig, tied: bool = True) -> Any:
+    """The usual head of pre-training: a causal or a masked language model."""
+    if config.causal:
+        return CausalLM(config.vocabulary, tied)
+    return MaskedLM(
+        config.vocabulary, tied, activation=config.activation, norm_epsilon=config.norm_epsilon
+    )
+
+
+def no_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
+    """``extra_tensors`` of a family whose classes hold what the table has."""
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What adapt has to know of a family of checkpoints.
+
+    * ``config``: rows (field of :class:`EncoderConfig`, its entry in config.json, default unless it
+      is required); of a field's rows the first one is read and all are written.
+    * ``table``: which tensor is which leaf.
+    * ``recognise(config, hf, tensors) -> (head, tensors)``: the head whose weights are there, as a
+      module, and the tensors by the names of ``table``. What it leaves among them that is in no row
+      is left out, and said.
+    * ``complete(hf, fields) -> fields``: what the rows of ``config`` can't say. It raises
+      :class:`CheckpointError` for what is not read.
+    * ``entries(config, head) -> entries of config.json``: the inverse of ``complete``. ``head`` is
+      None for an encoder alone.
+    * ``pooling``: what a new head pools by, unless another pooling is asked for.
+    * ``prefix``: what the original library puts before the names of the encoder and of its pooler
+      where a head is on it.
+    * ``buffers``: a pattern of tensors to ignore, without the prefix.
+    * ``parts``: how names of tensors begin that are known and of no use here -> what they are.
+    * ``classes``: kind of head, see :func:`head_kind` -> transformers' class.
+    * ``sequence_heads``: the heads that its class for sequences (or images) can hold, without their
+      number of classes. A head on the first token alone fits one that has a dense layer before the
+      logits, too: see :mod:`adapt.export.heads`.
+    * ``base_class``: transformers' class without a head, which sentence-transformers takes; "" where
+      it takes none.
+    * ``extra_tensors(config, class, tensors) -> tensors``: what that class holds beside the table's,
+      by full names.
+    * ``language_model(config, tied) -> head``: the head of pre-training.
+    * ``tokenizer``: the class of its tokenizer, a name of
+      :data:`adapt.pretrained.tokenizer_files.TOKENIZERS`; "": tokenizer.json is taken as it is.
+    """
+
+    config: Sequence[tuple[Any, ...]]
+    table: Sequence[Row]
+    recognise: Callable[[EncoderConfig, Mapping[str, Any], Tensors], tuple[Any, Tensors]]
+    complete: Callable[[Mapping[str, Any], Fields], Fields] = as_they_are
+    entries: Callable[[EncoderConfig, Any], Fields] = no_entries
+    pooling: str = "mean"
+    prefix: str = ""
+    buffers: str = ""
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sequence_heads: Sequence[Classifier] = ()
+    base_class: str = ""
+    extra_tensors: Callable[[EncoderConfig, str, Tensors], Tensors] = no_tensors
+    language_model: Callable[[EncoderConfig, bool], Any] = language_model
+    tokenizer: str = ""
+
+
+# The model_type of config.json -> the family, or "module:NAME" (NAME is FAMILY if it is not said),
+# which is imported when it is needed.
+FAMILIES: dict[str, Family | str] = {
+    "bert": "adapt.pretrained.families.bert",
+    "gpt2": "adapt.pretrained.families.gpt2",
+    "vit": "adapt.pretrained.families.vit",
+}
+
+
+def get_family(name: Any) -> Family:
+    """The family of this ``model_type``. Raises :class:`CheckpointError` naming those that are
+    known.
+    """
     if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
             f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}"
         )
-    module = FAMILIES[name]
-    return importlib.import_module(module) if isinstance(module, str) else module
-
-
-def tensor_rows(config: EncoderConfig, leaves: tree.Tree) -> list[Row]:
-    """The rows of the family's table that are of these leaves, block by block."""
-    rows = [
-        Row(
-            row.name.replace("#", str(block)),
-            tuple(p.replace("#", f"{block:02d}") for p in row.paths),
-            row.layout,
+    family = FAMILIES[name]
+    if isinstance(family, Family):
+        return family
+    module, _, attribute = family.partition(":")
+    found = getattr(importlib.import_module(module), attribute or "FAMILY", None)
+    if not isinstance(found, Family):
+        raise CheckpointError(
+            f"the family {name} is registered as {family}: {attribute or 'FAMILY'} in {module} has "
+            "to be a Family"
         )
-        for row in family_module(config.family).TABLE
-        for block in range(config.layers if "#" in row.name else 1)
-    ]
+    return found
+
+
+def head_kind(head: Any) -> str:
+    """The kind of a head, by which tensors have names and transformers has classes.
+
+    "features" is a pooler or nothing; "classes" are those of sequences and images.
+    """
+    if head is None:
+        return "features"
+    if isinstance(head, Classifier):
+        return "classes" if head.classes else "features"
+    if isinstance(head, Tagger):
+        return "token classes"
+    if isinstance(head, Span):
+        return "spans"
+    if isinstance(head, MaskedLM):
+        return "masked LM and next sentence" if head.next_sentence else "masked LM"
+    if isinstance(head, CausalLM):
+        return "causal LM"
+    return f"the head {type(head).__name__}"
+
+
+def tensor_rows(config: EncoderConfig, leaves: tree.Tree, head: Any = None) -> list[Row]:
+    """The rows of the family's table that are of these leaves under this head, block by block."""
+    kind = head_kind(head)
+    rows = []
+    for row in get_family(config.family).table:
+        if row.kinds and kind not in row.kinds:
+            continue
+        for block in range(config.layers if "#" in row.name else 1):
+            name = row.name.replace("#", str(block))
+            paths = tuple(path.replace("#", f"{block:02d}") for path in row.paths)
+            rows.append(dataclasses.replace(row, name=name, paths=paths))
     return [row for row in rows if leaves.keys() >= set(row.paths)]
 
 
 def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
     """config.json -> what fixes an encoder. Raises :class:`CheckpointError` where it does not."""
-    module = family_module(hf["model_type"])
-    fields = {}
-    for ours, theirs, *default in reversed(module.CONFIG):
+    family = get_family(hf["model_type"])
+    fields: Fields = {}
+    for ours, theirs, *default in reversed(family.config):
         if theirs not in hf and not default:
             raise CheckpointError(f"{where}/config.json has no entry {theirs!r}")
         fields[ours] = hf.get(theirs, *default)
@@ -145,7 +276,7 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         raise CheckpointError(
             f"quantization_config in {where}/config.json: only weights in floating point are read"
         )
-    fields = module.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
+    fields = family.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
     for name in ("pad_token", "end_token"):
         if name in fields:
             fields[name] = token_id(fields[name], name, where)
@@ -214,13 +345,13 @@ def to_params(
     ``unread``. Raises :class:`CheckpointError` for an encoder that is not whole, with a diff in the
     table's names: ``-`` missing, ``+`` not known, ``!`` misshapen.
     """
-    module = family_module(config.family)
+    family = get_family(config.family)
     expected = expected_tensors(config, Classifier(0))
-    found = tensor_names.strip(tensors, expected.keys(), module.PREFIX, where)
+    found = tensor_names.strip(tensors, expected.keys(), family.prefix, where)
     originals = {}
     named = {}
     for original, name in found.names.items():
-        if not re.fullmatch(module.BUFFERS, name):
+        if not re.fullmatch(family.buffers, name):
             originals[name] = original
             named[name] = tensors[original]
 
@@ -228,7 +359,7 @@ def to_params(
     encoder = {}
     for name, tensor in named.items():
         is_inside = originals[name] in found.of_encoder and name.split(".")[0] in roots
-        if name in expected or (is_inside and not part_of(module, name)):
+        if name in expected or (is_inside and not part_of(family, name)):
             encoder[name] = tensor
     # Where none of the names is the encoder's, all of them show what the file has instead.
     shown = encoder if expected.keys() & encoder.keys() else named
@@ -241,14 +372,14 @@ def to_params(
 
     head, used, left = fitting_head(config, hf, named, encoder)
     flat = {}
-    for row in tensor_rows(config, tree.paths(Model(Encoder(config), head).shapes())):
+    for row in tensor_rows(config, tree.paths(Model(Encoder(config), head).shapes()), head):
         tensor = to_float32(used[row.name], row.name, where)
         flat |= zip(row.paths, row.to_leaves(tensor), strict=True)
     params = tree.unflatten(dict(sorted(flat.items())))
     params = {"encoder": params["encoder"], "head": params.get("head", {})}
     unread: dict[str, dict[str, Shape]] = {}
     for name in left:
-        what = part_of(module, name) or "unknown head"
+        what = part_of(family, name) or "unknown head"
         unread.setdefault(what, {})[originals[name]] = tuple(named[name].shape)
     return Imported(head, params, unread, found.removed)
 
@@ -262,18 +393,18 @@ def expected_tensors(config: EncoderConfig, head: Any) -> dict[str, jax.ShapeDty
     """
     leaves = tree.paths(Model(Encoder(config), head).shapes())
     expected = {}
-    for row in tensor_rows(config, leaves):
+    for row in tensor_rows(config, leaves, head):
         zeros = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
         tensor = row.to_tensor(zeros, config.patch_size)
         expected[row.name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
     return expected
 
 
-def part_of(module: Any, name: str) -> str:
+def part_of(family: Family, name: str) -> str:
     """What a tensor is of that the family knows and has no use for, such as the decoder of
     masked-image pre-training; "" for any other.
     """
-    for beginning, what in getattr(module, "PARTS", {}).items():
+    for beginning, what in family.parts.items():
         if name.startswith(beginning):
             return what
     return ""
@@ -291,25 +422,25 @@ def fitting_head(
     with nothing unknown beside them where it predicts: a classifier under a CRF would answer
     otherwise than the model did. Else it is the pooler alone, and else none.
     """
-    module = family_module(config.family)
-    of_pooler = {row.name for row in module.TABLE if row.paths[0].startswith("head/pooler/")}
+    family = get_family(config.family)
+    of_pooler = {row.name for row in family.table if row.paths[0].startswith("head/pooler/")}
     pooler = {name: tensor for name, tensor in named.items() if name in of_pooler}
     for tensors in (named, {**encoder, **pooler}, encoder):
-        head, kept = module.recognise(config, hf, dict(tensors))
+        head, kept = family.recognise(config, hf, dict(tensors))
         expected = expected_tensors(config, head)
         used = {name: tensor for name, tensor in kept.items() if name in expected}
         left = names_without(kept, expected)
-        if not tree.differences(used, expected) and not is_a_part(module, head, left):
+        if not tree.differences(used, expected) and not is_a_part(family, head, left):
             return head, used, names_without(named, tensors) + left
-    return Classifier(0, module.POOLING), dict(encoder), names_without(named, encoder)
+    return Classifier(0, family.pooling), dict(encoder), names_without(named, encoder)
 
 
-def is_a_part(module: Any, head: Any, left: Sequence[str]) -> bool:
+def is_a_part(family: Family, head: Any, left: Sequence[str]) -> bool:
     """Whether a head that predicts is a part of what the model predicted by: of the tensors that
     are ``left``, some are unknown.
     """
     predicts = isinstance(head, Span) or getattr(head, "classes", 0) > 0
-    return predicts and not all(part_of(module, name) for name in left)
+    return predicts and not all(part_of(family, name) for name in left)
 
 
 def names_without(named: Mapping[str, Any], taken: Mapping[str, Any]) -> list[str]:

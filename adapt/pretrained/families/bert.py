@@ -7,11 +7,8 @@ import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
-from adapt.pretrained.families import Row, architecture, dense, norm, tie
+from adapt.pretrained.families import Family, Row, architecture, dense, norm, tie
 
-POOLING = "mean"
-PREFIX = "bert."
-BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 PARTS = {
     "pooler.": "pooler",
     "cls.seq_relationship.": "next-sentence head",
@@ -113,3 +110,45 @@ def masked_lm(
         pooler=pooler and not next_sentence,
     )
     return head, tensors
+
+
+def extra_tensors(
+    config: EncoderConfig, architecture: str, tensors: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A second bias beside an untied decoder, which is the one that the library uses; and for the
+    encoder alone a pooler of zeros, which nothing reads.
+
+    A folder without the pooler's tensors would get a random one and a warning, and the setting that
+    leaves it out is one that ONNX and OpenVINO do not know.
+    """
+    if "cls.predictions.decoder.weight" in tensors:
+        return {"cls.predictions.decoder.bias": tensors["cls.predictions.bias"].copy()}
+    if architecture != "BertModel":
+        return {}
+    width = config.width
+    return {
+        "pooler.dense.weight": np.zeros((width, width), np.float32),
+        "pooler.dense.bias": np.zeros(width, np.float32),
+    }
+
+
+FAMILY = Family(
+    CONFIG,
+    TABLE,
+    recognise,
+    complete,
+    prefix="bert.",
+    buffers=r"embeddings\.(position_ids|token_type_ids)",
+    parts=PARTS,
+    classes={
+        "classes": "BertForSequenceClassification",
+        "token classes": "BertForTokenClassification",
+        "spans": "BertForQuestionAnswering",
+        "masked LM": "BertForMaskedLM",
+        "masked LM and next sentence": "BertForPreTraining",
+    },
+    sequence_heads=[Classifier(0, "pooler")],
+    base_class="BertModel",
+    extra_tensors=extra_tensors,
+    tokenizer="BertTokenizer",
+)

@@ -2,7 +2,6 @@
 embedding.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +9,8 @@ import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, EncoderConfig, Span, Tagger
-from adapt.pretrained.families import Row, architecture, dense, norm, tie
+from adapt.pretrained.families import Family, Row, architecture, dense, norm, tie, under
 
-POOLING = "last"
-PREFIX = "transformer."
-BUFFERS = r"h\.\d+\.attn\.(bias|masked_bias)"  # the causal mask, in old files
 PARTS = {
     "multiple_choice_head.": "multiple-choice head",
     "qa_outputs.bias": "span bias of no effect",
@@ -49,7 +45,8 @@ TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one 
     *dense("h.#.mlp.c_proj", "encoder/block_#/mlp/down", layout="same"),
     *norm("ln_f", "encoder/final_norm"),
     Row("lm_head.weight", ("head/decoder/kernel",), "transposed"),
-    *dense("score", "head/classifier"),
+    *under(["classes"], dense("score", "head/classifier")),
+    *under(["token classes"], dense("classifier", "head/classifier")),
     Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
 ]
 
@@ -81,13 +78,31 @@ def recognise(
     if "score.weight" in tensors:
         return Classifier(len(tensors["score.weight"]), "last", bias=False), tensors
     if "classifier.weight" in tensors:
-        # The leaves of a classifier have the names of score: one leaf, one tensor.
-        names = {name: re.sub(r"^classifier\.", "score.", name) for name in tensors}
-        tensors = {names[name]: tensor for name, tensor in tensors.items()}
-        return Tagger(len(tensors["score.weight"])), tensors
+        return Tagger(len(tensors["classifier.weight"])), tensors
     if "qa_outputs.weight" in tensors:
         return Span(config.positions), tensors
     tied, tensors = tie(hf, tensors, "lm_head.weight", "wte.weight")
     if "lm_head.weight" in tensors or (tied and architecture(hf) in LANGUAGE_MODELS):
         return CausalLM(config.vocabulary, tied), tensors
     return Classifier(0, "last"), tensors
+
+
+FAMILY = Family(
+    CONFIG,
+    TABLE,
+    recognise,
+    complete,
+    pooling="last",
+    prefix="transformer.",
+    buffers=r"h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, in old files
+    parts=PARTS,
+    classes={
+        "classes": "GPT2ForSequenceClassification",
+        "token classes": "GPT2ForTokenClassification",
+        "spans": "GPT2ForQuestionAnswering",
+        "causal LM": "GPT2LMHeadModel",
+    },
+    sequence_heads=[Classifier(0, "last", bias=False)],
+    base_class="GPT2Model",
+    tokenizer="GPT2Tokenizer",
+)

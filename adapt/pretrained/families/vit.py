@@ -9,11 +9,8 @@ import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Row, dense, norm
+from adapt.pretrained.families import Family, Row, dense, norm
 
-POOLING = "cls"
-PREFIX = "vit."
-BUFFERS = ""
 PARTS = {
     "decoder.": "masked-image head",
     "embeddings.mask_token": "masked-image head",
@@ -70,3 +67,16 @@ def recognise(
     if "classifier.weight" in tensors:
         return Classifier(len(tensors["classifier.weight"]), "cls"), tensors
     return Classifier(0, "pooler" if "pooler.dense.weight" in tensors else "cls"), tensors
+
+
+FAMILY = Family(
+    CONFIG,
+    TABLE,
+    recognise,
+    complete,
+    pooling="cls",
+    prefix="vit.",
+    parts=PARTS,
+    classes={"classes": "ViTForImageClassification"},
+    sequence_heads=[Classifier(0, "cls")],
+)

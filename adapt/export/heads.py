@@ -1,0 +1,113 @@
+"""Heads of sequences as transformers' classes hold them.
+
+A class has one head: the first token through a dense layer and tanh, say, and a projection. A head
+of another make fits it where its weights can be written so that the class computes the same.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from adapt import tree
+from adapt.export import card
+from adapt.models import Classifier
+from adapt.pretrained import hub
+from adapt.pretrained.families import Family
+
+# Hidden activations under which a head without a hidden layer can be written.
+STRAIGHT = ("tanh", "relu", "gelu")
+SCALE = np.float32(2.0**-16)  # exact
+FLAT = 8.0  # from here on gelu(x) is x in float32
+
+
+def target_of(head: Classifier, family: Family) -> Classifier | None:
+    """The head of the family's class that can hold this one; None if there is none."""
+    for target in family.sequence_heads:
+        if holds(target, head):
+            return target
+    return None
+
+
+def holds(target: Classifier, head: Classifier) -> bool:
+    """Whether a class with the head ``target`` can compute what ``head`` does."""
+    if head.layers or head.columns or (head.bias and not target.bias):
+        return False
+    pooling, hidden = shape_of(target)
+    if shape_of(head) == (pooling, hidden):
+        return True
+    return shape_of(head) == ("cls", "") and pooling == "cls" and hidden in STRAIGHT
+
+
+def shape_of(head: Classifier) -> tuple[str, str]:
+    """(pooling, activation of the hidden layer or ""). The pooler is a hidden layer by another
+    name.
+    """
+    if head.pooling == "pooler":
+        return "cls", "tanh"
+    return head.pooling, head.hidden
+
+
+def fit(run: hub.Pretrained, target: Classifier) -> tuple[hub.Pretrained, list[str]]:
+    """(the run with its head as ``target`` has it, notes on it for the card)."""
+    notes = []
+    layer = "pooler" if target.pooling == "pooler" else "hidden"
+    leaves = dict(run.params["head"])
+    if shape_of(run.head) == shape_of(target):
+        for name in ("pooler", "hidden"):
+            if name in leaves:
+                leaves[layer] = leaves.pop(name)
+    elif shape_of(target)[1] == "tanh":
+        leaves = straight_tanh(leaves, layer, run.config.width)
+        notes.append(card.STRAIGHT_POOLER)
+    else:
+        leaves = straight_ramp(run, layer)
+        notes.append(card.SHIFTED)
+    if target.bias and "bias" not in leaves["classifier"]:
+        zeros = np.zeros(run.head.classes, np.float32)
+        leaves["classifier"] = leaves["classifier"] | {"bias": zeros}
+    head = dataclasses.replace(
+        run.head, pooling=target.pooling, hidden=target.hidden, bias=target.bias
+    )
+    return dataclasses.replace(run, head=head, params=run.params | {"head": leaves}), notes
+
+
+def straight_tanh(leaves: tree.Tree, layer: str, width: int) -> tree.Tree:
+    """A head on the first token as dense, tanh and classifier.
+
+    tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16, which is exact, an x of 20 comes through to 3e-8
+    of itself.
+    """
+    classifier = leaves["classifier"]
+    identity = np.eye(width, dtype=np.float32)
+    return {
+        layer: {"kernel": identity * SCALE, "bias": np.zeros(width, np.float32)},
+        "classifier": classifier | {"kernel": np.asarray(classifier["kernel"]) / SCALE},
+    }
+
+
+def straight_ramp(run: hub.Pretrained, layer: str) -> tree.Tree:
+    """A head on the first token as dense, relu or gelu, and classifier.
+
+    The dense layer adds to each feature so much that it is never negative, and the classifier's bias
+    takes it off again. A feature after a layer normalisation is at most |bias| + |scale| sqrt(D).
+    """
+    width = run.config.width
+    norm = last_norm(run)
+    largest = np.abs(norm["scale"]) * np.sqrt(width)
+    shift = (np.abs(norm.get("bias", 0.0)) + largest + FLAT).astype(np.float32)
+    classifier = run.params["head"]["classifier"]
+    kernel = np.asarray(classifier["kernel"])
+    bias = np.asarray(classifier.get("bias", np.zeros(kernel.shape[1], np.float32)), np.float64)
+    bias = bias - shift.astype(np.float64) @ kernel.astype(np.float64)
+    return {
+        layer: {"kernel": np.eye(width, dtype=np.float32), "bias": shift},
+        "classifier": classifier | {"bias": bias.astype(np.float32)},
+    }
+
+
+def last_norm(run: hub.Pretrained) -> tree.Tree:
+    """The normalisation whose output the head reads."""
+    encoder = run.params["encoder"]
+    if run.config.pre_norm:
+        return encoder["final_norm"]
+    return encoder[f"block_{run.config.layers - 1:02d}"]["mlp_norm"]
