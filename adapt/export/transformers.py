@@ -14,7 +14,8 @@ from adapt.export.folder import (
     model_entries,
 )
 from adapt.export.inputs import input_files
-from adapt.models import Classifier, Span, Tagger, pooling_names
+from adapt.models import Classifier, Span, Tagger
+from adapt.models.heads import pooling_names
 from adapt.pretrained import families, hub
 from adapt.pretrained.families import Family, get_family
 from adapt.pretrained.tokenizer_files import is_byte_level
