@@ -56,6 +56,11 @@ class EncoderConfig:
     rotary_base: float = 10000.0
     local_rotary_base: float = 0.0  # that of the local layers; 0: the same
     rotary_dtype: str = "float32"  # to which the frequencies are rounded
+    rotary_factor: float = 1.0  # divides angles, for longer texts; not of local layers with a base
+    rotary_length: int = 0  # 0: all angles are divided; else which are: see models.rotary.Stretch
+    rotary_slow: float = 1.0
+    rotary_fast: float = 4.0
+    unrotated_layers: tuple[int, ...] = ()  # blocks, from 0, whose attention has no positions
     local_layers: tuple[int, ...] = ()  # blocks, from 0, that attend within the window alone
     window: int = 0  # places ahead and back to which a token of a local layer attends, at the most
     norm_bias: bool = True
@@ -93,6 +98,7 @@ class EncoderConfig:
         # JSON has lists, and a config is hashed.
         object.__setattr__(self, "local_layers", tuple(self.local_layers))
         object.__setattr__(self, "relative_terms", tuple(self.relative_terms))
+        object.__setattr__(self, "unrotated_layers", tuple(self.unrotated_layers))
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -136,6 +142,10 @@ class EncoderConfig:
     def window_of(self, block: int) -> int | None:
         """How many places ahead and back a token of this block attends; None: to all."""
         return self.window if block in self.local_layers else None
+
+    def is_rotated(self, block: int) -> bool:
+        """Whether this block has rotary positions."""
+        return self.position_kind == "rotary" and block not in self.unrotated_layers
 
     def rotary_base_of(self, block: int) -> float:
         """The base of the rotary positions in this block."""

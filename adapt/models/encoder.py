@@ -19,7 +19,7 @@ from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, norm_of
 from adapt.models.relative import RelativeBias, RelativeStates
-from adapt.models.rotary import Rotation, rotation_at
+from adapt.models.rotary import NO_STRETCH, Rotation, Stretch, rotation_at
 
 # 15% of the tokens that ESM was trained on were chosen, and 80% of these masked.
 KEPT_IN_TRAINING = 1 - 0.15 * 0.8
@@ -296,10 +296,16 @@ def attention_pattern(batch: Batch, config: EncoderConfig, block: int = 0) -> At
 
 def rotation_of(batch: Batch, config: EncoderConfig, block: int) -> Rotation | None:
     """How a block rotates queries and keys; None where positions are not rotary."""
-    if config.position_kind != "rotary":
+    if not config.is_rotated(block):
         return None
+    stretch = Stretch(
+        config.rotary_factor, config.rotary_length, config.rotary_slow, config.rotary_fast
+    )
+    if block in config.local_layers and config.local_rotary_base:
+        stretch = NO_STRETCH
     base = config.rotary_base_of(block)
-    return rotation_at(positions_of(batch), config.width_of_head, base, config.rotary_dtype)
+    width = config.width_of_head
+    return rotation_at(positions_of(batch), width, base, config.rotary_dtype, stretch)
 
 
 def positions_of(batch: Batch) -> jax.Array:

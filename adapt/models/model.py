@@ -326,9 +326,14 @@ class Model:
         return x
 
     def _attend_alike(self, first: int, last: int) -> bool:
-        """Whether these blocks are all local, or none of them: a loop has one pattern for all."""
+        """Whether these blocks are alike in their windows and positions, for a loop has one of
+        each.
+        """
         config = self.encoder.config
-        return len({config.window_of(block) for block in range(first, last)}) == 1
+        kinds = set()
+        for block in range(first, last):
+            kinds.add((config.window_of(block), config.is_rotated(block)))
+        return len(kinds) == 1
 
     def _scan_blocks(
         self,

@@ -4,6 +4,7 @@ Shapes in names: R rows, C tokens a row, H heads, K width of a head, F = K / 2 f
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -45,14 +46,47 @@ def frequencies(width: int, base: float, dtype: str = "float32") -> np.ndarray:
     return frequencies_F.astype(dtype).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """How angles are made smaller, so that texts longer than those of pre-training can be read.
+
+    All are divided by ``factor``: position interpolation (Chen et al. 2023, eq. 4), "linear". With
+    a ``length`` this depends on how often an angle turns round within so many tokens: less often
+    than ``slow``, it is divided; more often than ``fast``, it stays; between them it is both in
+    part. That is what Llama 3.1 does, "llama3".
+    """
+
+    factor: float = 1.0
+    length: int = 0
+    slow: float = 1.0
+    fast: float = 4.0
+
+    def of(self, frequencies_F: np.ndarray) -> np.ndarray:
+        """The frequencies after it."""
+        if self.factor == 1:
+            return frequencies_F
+        if not self.length:
+            return frequencies_F / np.float32(self.factor)
+        turns_F = self.length * frequencies_F / (2 * math.pi)
+        kept_F = np.clip((turns_F - self.slow) / (self.fast - self.slow), 0, 1)
+        return (frequencies_F * (kept_F + (1 - kept_F) / self.factor)).astype(np.float32)
+
+
+NO_STRETCH = Stretch()
+
+
 def rotation_at(
-    positions_RC: jax.Array, width: int, base: float, dtype: str = "float32"
+    positions_RC: jax.Array,
+    width: int,
+    base: float,
+    dtype: str = "float32",
+    stretch: Stretch = NO_STRETCH,
 ) -> Rotation:
     """The rotation of tokens at their positions: an angle is a position by a frequency.
 
     ``width`` is that of a head. The frequencies are rounded to ``dtype``: where a model was
     trained with rounded ones, far tokens are turned otherwise by exact ones.
     """
-    frequencies_F = frequencies(width, base, dtype)
+    frequencies_F = stretch.of(frequencies(width, base, dtype))
     angles_RCF = positions_RC[..., None].astype(jnp.float32) * frequencies_F
     return Rotation(jnp.cos(angles_RCF), jnp.sin(angles_RCF))

@@ -189,11 +189,11 @@ def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
     """Values so large that attention is far from uniform and every bias and scale shows in the outputs."""
     for name, parameter in model.named_parameters():
         draw = rng.standard_normal(tuple(parameter.shape))
-        if re.search(r"(LayerNorm|layernorm\w*|ln_\w+)\.weight$", name):
+        if re.search(r"(LayerNorm|layernorm\w*|ln_\w+|norm)\.weight$", name):
             draw = 1 + 0.3 * draw
         elif parameter.ndim == 1:
             draw = 0.3 * draw
-        elif re.search(r"(_embeddings|_embeddings\.weight|_token|wte\.weight|wpe\.weight)$", name):
+        elif re.search(r"(_embeddings|(_embeddings|embed_tokens|wte|wpe)\.weight|_token)$", name):
             draw = 0.5 * draw
         else:
             draw = 1.2 * draw / np.sqrt(np.prod(parameter.shape[1:]))
@@ -268,7 +268,7 @@ def record_case(name: str, case: Case) -> None:
 
 
 @torch.no_grad()
-def record_attentions(name: str) -> None:
+def record_attentions(name: str, case: Case) -> None:
     """The attention weights of a recorded case, for its recorded inputs."""
     folder = HERE / name
     recorded = np.load(folder / "outputs.npz")
@@ -278,7 +278,7 @@ def record_attentions(name: str) -> None:
             array = recorded[key]
             array = array.astype(np.int64) if array.dtype == np.int32 else array
             inputs[key] = torch.from_numpy(array)
-    model = CASES[name].model.from_pretrained(folder, attn_implementation="eager")
+    model = case.model.from_pretrained(folder, attn_implementation="eager")
     found = model.eval()(**inputs, output_attentions=True).attentions
     attentions = torch.stack(found).numpy()
     np.savez_compressed(folder / "attentions.npz", attentions=attentions)
@@ -383,7 +383,7 @@ def main() -> None:
     for name, case in CASES.items():
         record_case(name, case)
     for name in WITH_ATTENTIONS:
-        record_attentions(name)
+        record_attentions(name, CASES[name])
     record_preprocessing()
     record_minilm()
     packages = ("numpy", "torch", "transformers", "sentence-transformers", "tokenizers", "pillow")

@@ -200,6 +200,12 @@ class Family:
 FAMILIES: dict[str, Family | str] = {
     "bert": "adapt.pretrained.families.bert",
     "gpt2": "adapt.pretrained.families.gpt2",
+    "llama": "adapt.pretrained.families.llama",
+    "smollm3": "adapt.pretrained.families.llama:SMOLLM3",
+    "mistral": "adapt.pretrained.families.mistral",
+    "qwen2": "adapt.pretrained.families.qwen",
+    "qwen3": "adapt.pretrained.families.qwen:QWEN3",
+    "gemma3_text": "adapt.pretrained.families.gemma3",
     "vit": "adapt.pretrained.families.vit",
 }
 
@@ -538,6 +544,19 @@ def check_positions(config: EncoderConfig, says: str) -> None:
     if config.rotary_dtype not in ("float32", "float16"):
         raise CheckpointError(
             f"{says} {config.rotary_dtype!r} for rotary_dtype: it must be float32 or float16"
+        )
+    for name in ("rotary_factor", "rotary_slow", "rotary_fast"):
+        value = getattr(config, name)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise CheckpointError(f"{says} {value!r} for {name}: it must be a number above 0")
+    if type(config.rotary_length) is not int or not 0 <= config.rotary_length < 2**31:
+        raise CheckpointError(
+            f"{says} {config.rotary_length!r} for rotary_length: it must be a whole number from 0 on"
+        )
+    if config.rotary_slow >= config.rotary_fast:
+        raise CheckpointError(
+            f"{says} {config.rotary_slow} for rotary_slow: it must be below rotary_fast, "
+            f"{config.rotary_fast}"
         )
     if config.width_of_head % 2:
         raise CheckpointError(

@@ -1,0 +1,176 @@
+"""What the decoders since Llama have in common: causal, RMS norms, rotary positions, shared keys and
+values, a gated MLP. Their families are files of their own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from adapt.errors import CheckpointError
+from adapt.models import CausalLM, Classifier, EncoderConfig, Span, Tagger
+from adapt.pretrained.families import (
+    Family,
+    Fields,
+    Row,
+    Tensors,
+    architecture,
+    dense,
+    norm,
+    tie,
+)
+
+CONFIG = [
+    ("layers", "num_hidden_layers"),
+    ("width", "hidden_size"),
+    ("heads", "num_attention_heads"),
+    ("mlp_width", "intermediate_size"),
+    ("positions", "max_position_embeddings"),
+    ("vocabulary", "vocab_size"),
+    ("activation", "hidden_act", "silu"),
+    ("norm_epsilon", "rms_norm_eps", 1e-6),
+    ("attention_dropout", "attention_dropout", 0.0),
+    ("init_range", "initializer_range", 0.02),
+    ("pad_token", "pad_token_id", None),
+    ("end_token", "eos_token_id", None),
+]
+# The norms of a block: their name and ours.
+NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
+LOCAL = "sliding_attention"
+GLOBAL = "full_attention"
+
+
+def table(norms: Mapping[str, str] = NORMS) -> list[Row]:
+    """The rows of a decoder."""
+    attention = "encoder/block_#/attention"
+    rows = [Row("embed_tokens.weight", ("encoder/embedding/token",))]
+    for theirs, ours in norms.items():
+        rows += norm(f"layers.#.{theirs}", f"encoder/block_#/{ours}")
+    for theirs, ours in {"q": "query", "k": "key", "v": "value", "o": "output"}.items():
+        rows += dense(f"layers.#.self_attn.{theirs}_proj", f"{attention}/{ours}")
+    for theirs, ours in {"q": "query", "k": "key"}.items():
+        rows += norm(f"layers.#.self_attn.{theirs}_norm", f"{attention}/{ours}_norm")
+    for name in ("gate", "up", "down"):
+        rows += dense(f"layers.#.mlp.{name}_proj", f"encoder/block_#/mlp/{name}")
+    rows += norm("norm", "encoder/final_norm")
+    rows.append(Row("lm_head.weight", ("head/decoder/kernel",), "transposed"))
+    rows += dense("score", "head/classifier")
+    rows.append(Row("qa_outputs.weight", ("head/span/kernel",), "transposed"))
+    return rows
+
+
+def decoder_fields(
+    hf: Mapping[str, Any], fields: Fields, kv_heads: int = 0, head_width: int = 0
+) -> Fields:
+    """What every decoder has. ``kv_heads`` and ``head_width`` are the model's where its config.json
+    does not say them; 0: as many as heads, and what the heads have of the width.
+    """
+    check_count(fields["width"], "hidden_size")
+    check_count(fields["heads"], "num_attention_heads")
+    end = fields["end_token"] if fields["end_token"] is not None else 0
+    pad = fields["pad_token"] if fields["pad_token"] is not None else end
+    always = {"causal": True, "pre_norm": True, "norm_kind": "rms", "gated_mlp": True}
+    without = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "dropout": 0.0}
+    heads = {
+        "kv_heads": hf.get("num_key_value_heads", kv_heads) or fields["heads"],
+        "head_width": hf.get("head_dim", head_width) or 0,
+    }
+    return fields | always | without | heads | {"end_token": end, "pad_token": pad}
+
+
+def decoder_entries(config: EncoderConfig) -> Fields:
+    """The entries that :func:`decoder_fields` reads."""
+    entries = {"num_key_value_heads": config.kv_heads}
+    if config.head_width:
+        entries["head_dim"] = config.head_width
+    return entries
+
+
+def check_count(value: Any, entry: str) -> None:
+    """Raise :class:`CheckpointError` for an entry of config.json that is no number of something."""
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"{entry} is {value!r} in config.json: give a whole number from 1 on")
+
+
+def layer_types(hf: Mapping[str, Any], fields: Fields, is_local: Callable[[int], Any]) -> list[str]:
+    """The kind of each layer: as config.json says, or by the number of a layer."""
+    layers = fields["layers"]
+    check_count(layers, "num_hidden_layers")
+    kinds = hf.get("layer_types") or [
+        LOCAL if is_local(index) else GLOBAL for index in range(layers)
+    ]
+    if len(kinds) != layers or set(kinds) - {LOCAL, GLOBAL}:
+        raise CheckpointError(
+            f"layer_types is {kinds} in config.json: give {LOCAL} or {GLOBAL} for each of {layers} "
+            "layers"
+        )
+    return kinds
+
+
+def window_fields(kinds: Sequence[str], window: Any, both_ways: bool = False) -> Fields:
+    """The local layers. ``window`` is how many tokens one of theirs reads, itself among them; where
+    it reads ``both_ways``, half of them on each side.
+    """
+    local = tuple(index for index, kind in enumerate(kinds) if kind == LOCAL)
+    if not local:
+        return {}
+    if type(window) is not int or window < 2:
+        raise CheckpointError(f"sliding_window is {window!r} in config.json: give 2 or more")
+    return {"local_layers": local, "window": window // 2 if both_ways else window - 1}
+
+
+def window_entries(config: EncoderConfig) -> Fields:
+    """The entries ``layer_types`` and ``sliding_window``."""
+    kinds = [LOCAL if index in config.local_layers else GLOBAL for index in range(config.layers)]
+    window = config.window + 1 if config.causal else 2 * config.window
+    return {"layer_types": kinds, "sliding_window": window if config.local_layers else None}
+
+
+def biases(hf: Mapping[str, Any]) -> Fields:
+    """Attention's biases, which are four or none."""
+    bias = bool(hf.get("attention_bias", False))
+    return {"qkv_bias": bias, "output_bias": bias}
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
+    """LM head, tied or stored; a classifier of sequences or, with a bias, of tokens; answers to
+    questions; or nothing.
+    """
+    classes = len(tensors.get("score.weight", ()))
+    if classes and "score.bias" in tensors:
+        return Tagger(classes), tensors
+    if classes:
+        return Classifier(classes, "last", bias=False), tensors
+    if "qa_outputs.weight" in tensors:
+        return Span(config.positions), tensors
+    tied, tensors = tie(hf, tensors, "lm_head.weight", "embed_tokens.weight")
+    is_language_model = architecture(hf).endswith("ForCausalLM")
+    if "lm_head.weight" in tensors or (tied and is_language_model):
+        return CausalLM(config.vocabulary, tied), tensors
+    return Classifier(0, "last"), tensors
+
+
+def decoder(
+    name: str,
+    complete: Callable[[Mapping[str, Any], Fields], Fields],
+    entries: Callable[[EncoderConfig, Any], Fields],
+) -> Family:
+    """The family whose classes are called ``name``."""
+    return Family(
+        CONFIG,
+        table(),
+        recognise,
+        complete,
+        entries,
+        pooling="last",
+        prefix="model.",
+        buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
+        parts={"qa_outputs.bias": "span bias of no effect"},
+        classes={
+            "classes": f"{name}ForSequenceClassification",
+            "token classes": f"{name}ForTokenClassification",
+            "causal LM": f"{name}ForCausalLM",
+        },
+        sequence_heads=[Classifier(0, "last", bias=False)],
+        base_class=f"{name}Model",
+    )

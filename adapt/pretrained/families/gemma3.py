@@ -1,0 +1,89 @@
+"""Gemma 3's text model (2025): a scaled embedding, norms before and after each branch whose scale is
+stored as its distance from 1, and local layers between global ones, with rotary positions of their
+own. EmbeddingGemma is one that attends both ways.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from adapt.errors import CheckpointError
+from adapt.models import EncoderConfig
+from adapt.pretrained.families import Fields
+from adapt.pretrained.families.decoders import (
+    CONFIG,
+    GLOBAL,
+    LOCAL,
+    biases,
+    check_count,
+    decoder,
+    decoder_entries,
+    decoder_fields,
+    layer_types,
+    table,
+    window_entries,
+    window_fields,
+)
+from adapt.pretrained.families.rope import scaling_entry, scaling_fields
+
+NORMS = {
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "attention_branch_norm",
+    "pre_feedforward_layernorm": "mlp_norm",
+    "post_feedforward_layernorm": "mlp_branch_norm",
+}
+ALWAYS = {"norm_offset": True, "branch_norms": True, "qk_norm": True}
+
+
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+    for entry in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if hf.get(entry) is not None:
+            raise CheckpointError(f"{entry} is {hf[entry]} in config.json: only null is read")
+    scalar = hf.get("query_pre_attn_scalar", 256)
+    check_count(scalar, "query_pre_attn_scalar")
+    both_ways = bool(hf.get("use_bidirectional_attention"))
+    every = hf.get("sliding_window_pattern", 6)
+    kinds = layer_types(hf, fields, lambda index: (index + 1) % every)
+    own = decoder_fields(hf, fields, 4, 256) | biases(hf) | rotary(hf) | ALWAYS
+    own |= window_fields(kinds, hf.get("sliding_window", 4096), both_ways)
+    scales = {"attention_scale": scalar**-0.5, "embedding_scale": fields["width"] ** 0.5}
+    return own | scales | {"causal": not both_ways}
+
+
+def rotary(hf: Mapping[str, Any]) -> Fields:
+    """The positions of the global layers, which alone may be scaled, and of the local ones."""
+    parameters = hf.get("rope_parameters") or {}
+    everywhere = {"rope_theta": hf.get("rope_theta", 1e6)} | dict(parameters.get(GLOBAL) or {})
+    everywhere |= hf.get("rope_scaling") or {}
+    local = {"rope_theta": hf.get("rope_local_base_freq", 1e4)} | dict(parameters.get(LOCAL) or {})
+    if local.get("rope_type", "default") != "default":
+        raise CheckpointError(
+            f"rope_type of {LOCAL} is {local['rope_type']!r} in config.json: only default is read"
+        )
+    return scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
+
+
+def entries(config: EncoderConfig, head: Any) -> Fields:
+    own = {
+        "attention_bias": config.output_bias,
+        "query_pre_attn_scalar": round(config.attention_scale**-2),
+        "use_bidirectional_attention": not config.causal,
+        "rope_theta": config.rotary_base,
+        "rope_local_base_freq": config.local_rotary_base,
+        "rope_scaling": scaling_entry(config),
+    }
+    return decoder_entries(config) | window_entries(config) | own
+
+
+FAMILY = dataclasses.replace(
+    decoder("Gemma3Text", complete, entries),
+    config=[
+        ("activation", "hidden_activation", "gelu_pytorch_tanh"),
+        *[row for row in CONFIG if row[0] != "activation"],
+    ],
+    table=table(NORMS),
+    classes={
+        "classes": "Gemma3TextForSequenceClassification",
+        "causal LM": "Gemma3ForCausalLM",
+    },
+)

@@ -1,0 +1,73 @@
+"""The entries of a config.json on rotary positions, for the families that have them so.
+
+transformers 5 writes ``rope_parameters``; before it there were ``rope_theta`` and ``rope_scaling``,
+which it reads, too, and which are written here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapt.errors import CheckpointError
+from adapt.models import EncoderConfig
+
+# Of each kind the fields of EncoderConfig and their names.
+FACTOR = {"rotary_factor": "factor"}
+SCALINGS = {
+    "default": {},
+    "linear": FACTOR,
+    "llama3": FACTOR
+    | {
+        "rotary_slow": "low_freq_factor",
+        "rotary_fast": "high_freq_factor",
+        "rotary_length": "original_max_position_embeddings",
+    },
+}
+
+
+def rope_fields(hf: Mapping[str, Any], base: float = 10000.0) -> dict[str, Any]:
+    """What config.json says of rotary positions; ``base`` is the model's where it does not say.
+
+    Raises :class:`CheckpointError` for a scaling that is not done here.
+    """
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    defaults = {
+        "rope_theta": hf.get("rope_theta", base),
+        "partial_rotary_factor": hf.get("partial_rotary_factor", 1.0),
+        "original_max_position_embeddings": hf.get("max_position_embeddings"),
+    }
+    return scaling_fields(defaults | rope)
+
+
+def scaling_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an object such as ``rope_parameters``."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in SCALINGS:
+        raise CheckpointError(
+            f"rope_type {kind!r} in config.json: only {', '.join(SCALINGS)} are read"
+        )
+    if rope.get("partial_rotary_factor", 1.0) != 1:
+        raise CheckpointError(
+            f"partial_rotary_factor is {rope['partial_rotary_factor']} in config.json: only 1 is read"
+        )
+    fields = {"position_kind": "rotary", "rotary_base": rope["rope_theta"]}
+    for field, entry in SCALINGS[kind].items():
+        if entry not in rope:
+            raise CheckpointError(f"rope_type {kind!r} in config.json has no {entry!r}")
+        fields[field] = rope[entry]
+    return fields
+
+
+def rope_entries(config: EncoderConfig) -> dict[str, Any]:
+    """The entries that :func:`rope_fields` reads."""
+    return {"rope_theta": config.rotary_base, "rope_scaling": scaling_entry(config)}
+
+
+def scaling_entry(config: EncoderConfig) -> dict[str, Any] | None:
+    """The entry ``rope_scaling``."""
+    if config.rotary_factor == 1:
+        return None
+    kind = "llama3" if config.rotary_length else "linear"
+    scaling = {"rope_type": kind}
+    for field, entry in SCALINGS[kind].items():
+        scaling[entry] = getattr(config, field)
+    return scaling

@@ -1,0 +1,144 @@
+"""Record the decoders: `python tests/references/record_decoders.py`, as record.py does its cases.
+
+Windows are shorter than the longest text, and the scales of rotary positions change angles within
+it, so that each of them shows.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+
+sys.path.insert(0, str(Path(__file__).parent))
+from record import Case, record_attentions, record_case
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+def of(config: type, theta: float = 100.0, **changes: Any) -> Any:
+    """A config of the sizes above. The base of its rotary positions makes them turn in a few
+    tokens.
+    """
+    rope = {"rope_theta": theta, "rope_type": "default"} | changes.pop("rope", {})
+    return config(**SIZES | {"rope_parameters": rope} | changes)
+
+
+def gemma(local: dict[str, Any], everywhere: dict[str, Any], **changes: Any) -> Any:
+    """A config of Gemma 3 with the rotary positions of its local and of its other layers."""
+    default = {"rope_type": "default"}
+    rope = {"sliding_attention": default | local, "full_attention": default | everywhere}
+    return hf.Gemma3TextConfig(**SIZES | {"rope_parameters": rope, "head_dim": 8} | changes)
+
+
+WINDOWS = {"use_sliding_window": True, "sliding_window": 4}
+LOCAL_FIRST = ["sliding_attention", "full_attention"]
+THREE_LABELS = {"id2label": {0: "negative", 1: "neutral", 2: "positive"}}
+CASES = {
+    "llama_lm_untied": Case(
+        hf.LlamaForCausalLM, of(hf.LlamaConfig, rms_norm_eps=1e-2), shard_size="4KB"
+    ),
+    "llama_classifier_llama3": Case(
+        hf.LlamaForSequenceClassification,
+        of(hf.LlamaConfig, rope=LLAMA3, attention_bias=True, mlp_bias=True, **THREE_LABELS),
+    ),
+    "llama_lm_tied_linear": Case(
+        hf.LlamaForCausalLM,
+        of(
+            hf.LlamaConfig,
+            rope={"rope_type": "linear", "factor": 2.5},
+            head_dim=6,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+        ),
+    ),
+    "mistral_lm_window": Case(hf.MistralForCausalLM, of(hf.MistralConfig, sliding_window=5)),
+    "mistral_classifier": Case(
+        hf.MistralForSequenceClassification,
+        of(hf.MistralConfig, sliding_window=None, head_dim=8, hidden_act="gelu", **THREE_LABELS),
+    ),
+    "qwen2_lm_tied": Case(hf.Qwen2ForCausalLM, of(hf.Qwen2Config, tie_word_embeddings=True)),
+    "qwen2_tagger_windows": Case(
+        hf.Qwen2ForTokenClassification,
+        of(hf.Qwen2Config, **WINDOWS, max_window_layers=1, num_key_value_heads=4, **THREE_LABELS),
+    ),
+    "qwen3_bare": Case(hf.Qwen3Model, of(hf.Qwen3Config, head_dim=8, rms_norm_eps=1e-2)),
+    "qwen3_lm_untied": Case(
+        hf.Qwen3ForCausalLM, of(hf.Qwen3Config, head_dim=4, attention_bias=True)
+    ),
+    "qwen3_classifier_windows": Case(
+        hf.Qwen3ForSequenceClassification,
+        of(hf.Qwen3Config, **WINDOWS, layer_types=LOCAL_FIRST, head_dim=6, **THREE_LABELS),
+    ),
+    "smollm3_lm_tied": Case(hf.SmolLM3ForCausalLM, of(hf.SmolLM3Config, no_rope_layer_interval=2)),
+    "smollm3_tagger": Case(
+        hf.SmolLM3ForTokenClassification,
+        of(hf.SmolLM3Config, no_rope_layers=[0, 1], attention_bias=True, **THREE_LABELS),
+    ),
+    "gemma3_text_lm_tied": Case(
+        hf.Gemma3ForCausalLM,
+        gemma(
+            {"rope_theta": 10.0},
+            {"rope_theta": 100.0, "rope_type": "linear", "factor": 4.0},
+            sliding_window=4,
+            layer_types=LOCAL_FIRST,
+        ),
+    ),
+    "gemma3_text_both_ways": Case(
+        hf.Gemma3TextModel,
+        gemma(
+            {"rope_theta": 20.0},
+            {"rope_theta": 200.0},
+            sliding_window=6,
+            layer_types=LOCAL_FIRST,
+            use_bidirectional_attention=True,
+            query_pre_attn_scalar=8,
+        ),
+    ),
+    "gemma3_text_classifier": Case(
+        hf.Gemma3TextForSequenceClassification,
+        gemma(
+            {"rope_theta": 10.0},
+            {"rope_theta": 100.0},
+            sliding_window=3,
+            layer_types=LOCAL_FIRST[::-1],
+            query_pre_attn_scalar=20,
+            attention_bias=True,
+            num_key_value_heads=4,
+            **THREE_LABELS,
+        ),
+    ),
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    hf.logging.set_verbosity_error()
+    hf.logging.disable_progress_bar()
+    for name, case in CASES.items():
+        record_case(name, case)
+    for name in ("qwen3_bare", "gemma3_text_both_ways"):
+        record_attentions(name, CASES[name])
+
+
+if __name__ == "__main__":
+    main()
