@@ -26,7 +26,7 @@ from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout, RMSNorm
-from adapt.models.relative import disentangled_bias
+from adapt.models.relative import RelativeBias, disentangled_bias
 from adapt.models.rotary import Rotation
 
 # How many parts tensor parallelism cuts the heads into; 0 without a mesh. None: cuDNN's attention
@@ -95,6 +95,9 @@ class Attention(nn.Module):
         if rotation is not None:
             q = rotation.rotate(q)
             k = rotation.rotate(k)
+        if c.relative_per_block:
+            bias = RelativeBias(c, name="relative")(x_RCD.shape[1])
+            pattern = dataclasses.replace(pattern, bias=bias)
         if pattern.relative is not None:
             bias = self.relative_bias(q, k, pattern.relative, layers, deterministic)
             pattern = dataclasses.replace(pattern, bias=bias, relative=None)

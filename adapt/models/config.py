@@ -83,6 +83,7 @@ class EncoderConfig:
     # What is added to scores for the distance of two tokens, see adapt.models.relative.
     relative_buckets: int = 0  # of distances; 0: nothing is added
     relative_distance: int = 128  # from which on all are one bucket
+    relative_per_block: bool = False  # a table in every block, not one for all (umT5)
     relative_terms: tuple[str, ...] = ()  # "c2p", "p2c": DeBERTa's, which has no number a bucket
     relative_norm: bool = False  # DeBERTa's states of buckets are normalised
     relative_kernels: bool = False  # and have a layer of their own, not that of the tokens

@@ -232,7 +232,7 @@ class Encoder(nn.Module):
         ]
         if c.relative_terms:
             self.relative = RelativeStates(c, self.dtype)
-        elif c.relative_buckets:
+        elif c.relative_buckets and not c.relative_per_block:
             self.relative = RelativeBias(c)
         if c.pre_norm and c.final_norm:
             self.final_norm = norm_of(c, self.dtype)
@@ -244,12 +244,13 @@ class Encoder(nn.Module):
     def relations(self, batch: Batch) -> dict[str, jax.Array]:
         """What the attention of every block is told of distances: fields of its pattern.
 
-        One for all blocks of a pass. {} for an encoder without tables of distances.
+        One for all blocks of a pass. {} for an encoder without such a table.
         """
-        if not self.config.relative_buckets:
+        c = self.config
+        if not c.relative_buckets or c.relative_per_block:
             return {}
         relative = self.relative(batch["segments"].shape[-1])
-        return {"relative" if self.config.relative_terms else "bias": relative}
+        return {"relative" if c.relative_terms else "bias": relative}
 
     def run(
         self,

@@ -74,7 +74,7 @@ def test_hidden_states_and_head_agree_with_the_original_library(case):
         if theirs.ndim == 3:  # a tagger's are flat
             output = output.reshape(theirs.shape)
         np.testing.assert_allclose(
-            output[real] if theirs.ndim == 3 else output,
+            output.reshape(theirs.shape)[real] if theirs.ndim == 3 else output,
             theirs[real] if theirs.ndim == 3 else theirs,
             atol=1e-4,
             rtol=0,

@@ -15,15 +15,35 @@ from record import HERE, Case, record_attentions, record_case
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 from transformers.models.t5.modeling_t5 import T5Attention
 
-SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES |= {"intermediate_size": 24, "max_position_embeddings": 40}
+SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+SIZES |= {"intermediate_size": 14, "max_position_embeddings": 24}
 
 
 def mpnet(**changes) -> hf.MPNetConfig:
     return hf.MPNetConfig(**SIZES | changes)
 
 
+def t5(kind: type = hf.T5Config, **changes) -> hf.PretrainedConfig:
+    base = {"vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 14, "num_layers": 2, "num_heads": 2}
+    return kind(**base | {"relative_attention_max_distance": 20} | changes)
+
+
 CASES = {
+    "t5_encoder": Case(hf.T5EncoderModel, t5(layer_norm_epsilon=1e-2)),
+    "t5_generation": Case(  # the encoder of it is recorded
+        hf.T5ForConditionalGeneration,
+        t5(feed_forward_proj="gated-gelu", num_decoder_layers=1, num_heads=3),
+    ),
+    "mt5_tokens": Case(
+        hf.MT5ForTokenClassification,
+        t5(
+            hf.MT5Config,
+            feed_forward_proj="gated-silu",
+            num_layers=3,
+            relative_attention_num_buckets=10,
+        ),
+    ),
+    "umt5_encoder": Case(hf.UMT5EncoderModel, t5(hf.UMT5Config)),
     "mpnet_mlm": Case(hf.MPNetForMaskedLM, mpnet()),
     "mpnet_classifier": Case(
         hf.MPNetForSequenceClassification,
@@ -33,7 +53,8 @@ CASES = {
 }
 WITH_ATTENTIONS = ("mpnet_bare",)
 # Lengths on both sides of where buckets begin to hold several differences.
-LENGTHS = (30, 17, 1)
+LENGTHS = (16, 9, 1)
+record_outputs = record.outputs_of
 BUCKETS = {"t5": [(32, 128), (32, 256), (16, 20), (10, 17)], "deberta": [(256, 512), (8, 20)]}
 
 
@@ -46,6 +67,11 @@ def draw_inputs(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
     if getattr(config, "type_vocab_size", 0):
         inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, mask.shape) * mask
     return {name: value.astype(np.int32) for name, value in inputs.items()}
+
+
+def outputs_of(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the encoder, where there is a decoder."""
+    return record_outputs(model.get_encoder() if hasattr(model, "decoder") else model, inputs)
 
 
 def record_buckets() -> None:
@@ -70,6 +96,7 @@ def main() -> None:
     hf.logging.disable_progress_bar()
     record.CASES |= CASES
     record.draw_inputs = draw_inputs
+    record.outputs_of = outputs_of
     for name in sys.argv[1:] or CASES:
         record_case(name, CASES[name])
         if name in WITH_ATTENTIONS:

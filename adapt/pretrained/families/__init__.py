@@ -84,12 +84,14 @@ class Row:
     it becomes. ``#`` in names stands for the number of a block.
 
     ``kinds`` are the kinds of heads under which the tensor has this name; empty: under all.
+    ``only`` is a field of the config and the value that it has where the tensor has this name.
     """
 
     name: str
     paths: tuple[str, ...]
     layout: str = "same"
     kinds: tuple[str, ...] = ()
+    only: tuple[str, Any] | None = None
 
     def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
         return np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)
@@ -207,6 +209,9 @@ FAMILIES: dict[str, Family | str] = {
     "qwen3": "adapt.pretrained.families.qwen:QWEN3",
     "gemma3_text": "adapt.pretrained.families.gemma3",
     "vit": "adapt.pretrained.families.vit",
+    "t5": "adapt.pretrained.families.t5",
+    "mt5": "adapt.pretrained.families.t5:MT5",
+    "umt5": "adapt.pretrained.families.t5:UMT5",
 }
 
 
@@ -258,6 +263,8 @@ def tensor_rows(config: EncoderConfig, leaves: tree.Tree, head: Any = None) -> l
     for row in get_family(config.family).table:
         if row.kinds and kind not in row.kinds:
             continue
+        if row.only and getattr(config, row.only[0]) != row.only[1]:
+            continue
         for block in range(config.layers if "#" in row.name else 1):
             name = row.name.replace("#", str(block))
             paths = tuple(path.replace("#", f"{block:02d}") for path in row.paths)
@@ -273,16 +280,17 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         if theirs not in hf and not default:
             raise CheckpointError(f"{where}/config.json has no entry {theirs!r}")
         fields[ours] = hf.get(theirs, *default)
+    if "quantization_config" in hf:
+        raise CheckpointError(
+            f"quantization_config in {where}/config.json: only weights in floating point are read"
+        )
+    fields = family.complete(hf, fields)
     name = fields["activation"]
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise CheckpointError(
             f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}"
         )
-    if "quantization_config" in hf:
-        raise CheckpointError(
-            f"quantization_config in {where}/config.json: only weights in floating point are read"
-        )
-    fields = family.complete(hf, fields) | {"activation": ACTIVATIONS[name]}
+    fields["activation"] = ACTIVATIONS[name]
     for name in ("pad_token", "end_token"):
         if name in fields:
             fields[name] = token_id(fields[name], name, where)
