@@ -32,6 +32,15 @@ from tests.helpers.exports import (
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own warnings are theirs
 
 
+DECODERS = [
+    ("llama_lm_untied", "LlamaForCausalLM"),
+    ("llama_lm_tied_linear", "LlamaForCausalLM"),
+    ("mistral_lm_window", "MistralForCausalLM"),
+    ("qwen2_lm_tied", "Qwen2ForCausalLM"),
+    ("qwen3_lm_untied", "Qwen3ForCausalLM"),
+    ("smollm3_lm_tied", "SmolLM3ForCausalLM"),
+    ("gemma3_text_lm_tied", "Gemma3ForCausalLM"),
+]
 NOT_INSTALLED = "{} is not installed: pip install torch transformers sentence-transformers"
 
 
@@ -85,6 +94,12 @@ def assert_close(outputs: np.ndarray, expected: np.ndarray) -> None:
         ("gpt2_bare", "last", "regression", 1),
         ("gpt2_lm_tied", "last", "classification", 3),
         ("gpt2_hub_layout", "last", "classification", 2),
+        ("llama_lm_tied_linear", "last", "classification", 3),
+        ("mistral_lm_window", "last", "classification", 3),
+        ("qwen2_lm_tied", "last", "classification", 3),
+        ("qwen3_bare", "last", "multilabel", 2),
+        ("smollm3_lm_tied", "last", "regression", 1),
+        ("gemma3_text_lm_tied", "last", "classification", 3),
     ],
 )
 def test_transformers_gives_the_same_logits_on_text(
@@ -171,7 +186,7 @@ def test_sentence_transformers_encodes_to_the_logits(
     assert_close(np.stack([model.encode(text) for text in TEXTS]), expected)
 
 
-@pytest.mark.parametrize(("case", "architecture"), LANGUAGE_MODELS)
+@pytest.mark.parametrize(("case", "architecture"), [*LANGUAGE_MODELS, *DECODERS])
 def test_transformers_gives_the_recorded_logits_of_language_models(
     tmp_path, torch, transformers, case, architecture
 ):
@@ -189,7 +204,9 @@ def test_transformers_gives_the_recorded_logits_of_language_models(
     assert_close(logits.numpy()[is_text], recorded["logits"][is_text])
 
 
-@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+@pytest.mark.parametrize(
+    "case", ["bert_bare_pooler", "gpt2_bare", "qwen3_bare", "gemma3_text_both_ways"]
+)
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_sentence_transformers_encodes_to_the_vectors(
@@ -209,7 +226,10 @@ def test_sentence_transformers_encodes_to_the_vectors(
     assert_close(encode(hub.load(tmp_path / "out"), TEXTS), expected)
 
 
-@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+@pytest.mark.parametrize(
+    "case",
+    ["bert_bare_pooler", "gpt2_bare", "llama_lm_untied", "qwen2_lm_tied", "smollm3_lm_tied"],
+)
 def test_transformers_gives_the_same_logits_of_words(
     tmp_path, transformers, torch, monkeypatch, case
 ):

@@ -15,6 +15,7 @@ from adapt.pretrained import hub
 from adapt.run import Run
 from adapt.training.loop import evaluate
 from adapt.training.step import make_eval
+from tests.helpers.decoder_files import DECODERS, write_tokenizer
 
 REFERENCES = Path(__file__).parents[1] / "references"
 TEXTS = [
@@ -70,6 +71,8 @@ def pretrained(folder: Path, case: str, gap: bool = True) -> Path:
         (folder / "merges.txt").write_text(
             "#version: 0.2\n" + "".join(f"Ġ {letter}\n" for letter in letters)
         )
+    elif case.startswith(DECODERS):
+        write_tokenizer(folder, words, before=["<s>"])
     return folder
 
 
@@ -82,9 +85,11 @@ def finished(
     bias: bool | None = None,
     gap: bool = True,
 ) -> hub.Pretrained:
-    """A run with a random head, no weight of it 0 or 1; GPT-2's last token gets no bias unless told."""
+    """A run with a random head, no weight of it 0 or 1; a decoder's last token gets no bias unless
+    told.
+    """
     run = hub.load(pretrained(folder, case, gap))
-    biased = bias if bias is not None else (run.config.family, pooling) != ("gpt2", "last")
+    biased = bias if bias is not None else not (run.config.causal and pooling == "last")
     run = dataclasses.replace(
         run, head=Classifier(classes, pooling, biased, dropout=0.1), task=task
     )

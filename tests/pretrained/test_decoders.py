@@ -11,10 +11,12 @@ import safetensors.numpy
 
 from adapt import tree
 from adapt.errors import CheckpointError
+from adapt.features import encode
 from adapt.models import EncoderConfig
 from adapt.models.rotary import Stretch, frequencies
 from adapt.pretrained import families, hub
 from tests.helpers import tiny
+from tests.helpers.decoder_files import PROMPT, QUERIES, REFERENCES, embedding_folder
 
 SIZES = {
     "hidden_size": 16,
@@ -118,3 +120,16 @@ def test_bfloat16_files_are_read_as_the_float32_numbers_that_they_hold(tmp_path:
     table = tree.get(hub.load(folder).params, "encoder/embedding/token")
     assert table.dtype == np.float32
     np.testing.assert_array_equal(table, half["embed_tokens.weight"].astype(np.float32))
+
+
+def test_a_folder_laid_out_as_qwen3_embedding_gives_the_vectors_of_sentence_transformers(tmp_path):
+    """The last token is the end that its tokenizer.json puts there; queries have a prompt."""
+    pretrained = hub.load(embedding_folder(tmp_path / "model"))
+    embedding = pretrained.embedding
+    assert (embedding.pooling, embedding.normalize) == ("last", True)
+    assert embedding.prompts == {"query": PROMPT} and embedding.default_prompt is None
+    recorded = np.load(REFERENCES / "qwen3_embedding.npz")
+    plain = encode(pretrained, QUERIES)
+    np.testing.assert_allclose(plain, recorded["document"], atol=1e-5)
+    asked = encode(pretrained, QUERIES, prompt="query")
+    np.testing.assert_allclose(asked, recorded["query"], atol=1e-5)

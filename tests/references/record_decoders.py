@@ -1,19 +1,27 @@
 """Record the decoders: `python tests/references/record_decoders.py`, as record.py does its cases.
 
 Windows are shorter than the longest text, and the scales of rotary positions change angles within
-it, so that each of them shows.
+it, so that each of them shows. qwen3_embedding.npz has the vectors that sentence-transformers
+makes in a folder such as Qwen3-Embedding's.
 """
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as hf
+from sentence_transformers import SentenceTransformer
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from record import Case, record_attentions, record_case
 
+from tests.helpers.decoder_files import QUERIES, embedding_folder
+
+HERE = Path(__file__).parent
 SIZES = {
     "vocab_size": 60,
     "hidden_size": 16,
@@ -130,6 +138,18 @@ CASES = {
 }
 
 
+def record_embedding() -> None:
+    """Vectors of the texts as queries, with the prompt, and as documents, without one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = embedding_folder(Path(scratch) / "model")
+        model = SentenceTransformer(str(folder), device="cpu")
+        arrays = {}
+        for name in ("query", "document"):
+            arrays[name] = model.encode(QUERIES, prompt_name=name, show_progress_bar=False)
+    np.savez_compressed(HERE / "qwen3_embedding.npz", **arrays)
+    print("qwen3_embedding:", {name: array.shape for name, array in arrays.items()})
+
+
 def main() -> None:
     torch.set_num_threads(1)
     hf.logging.set_verbosity_error()
@@ -138,6 +158,7 @@ def main() -> None:
         record_case(name, case)
     for name in ("qwen3_bare", "gemma3_text_both_ways"):
         record_attentions(name, CASES[name])
+    record_embedding()
 
 
 if __name__ == "__main__":
