@@ -175,7 +175,7 @@ def what_exports(run: hub.Pretrained) -> str:
     """What exports of the run's family, in words."""
     name = run.config.family
     family = get_family(name)
-    kinds = transformers.what_exports(family)
+    kinds = transformers.what_exports(run.config)
     to = [f"to transformers {', '.join(kinds)}"] if kinds else []
     if family.base_class:
         poolings = ", ".join(sentence_transformers.DENSE_POOLINGS)

@@ -32,19 +32,20 @@ def holds(target: Classifier, head: Classifier) -> bool:
     """Whether a class with the head ``target`` can compute what ``head`` does."""
     if head.layers or head.columns or (head.bias and not target.bias):
         return False
-    pooling, hidden = shape_of(target)
-    if shape_of(head) == (pooling, hidden):
+    pooling, hidden, has_norm = shape_of(target)
+    if shape_of(head) == (pooling, hidden, has_norm):
         return True
-    return shape_of(head) == ("cls", "") and pooling == "cls" and hidden in STRAIGHT
+    is_straight = hidden in STRAIGHT and not has_norm
+    return shape_of(head) == ("cls", "", False) and pooling == "cls" and is_straight
 
 
-def shape_of(head: Classifier) -> tuple[str, str]:
-    """(pooling, activation of the hidden layer or ""). The pooler is a hidden layer by another
-    name.
+def shape_of(head: Classifier) -> tuple[str, str, bool]:
+    """(pooling, activation of the hidden layer or "", whether a norm follows it). The pooler is a
+    hidden layer by another name.
     """
     if head.pooling == "pooler":
-        return "cls", "tanh"
-    return head.pooling, head.hidden
+        return "cls", "tanh", False
+    return head.pooling, head.hidden, head.hidden_norm
 
 
 def fit(run: hub.Pretrained, target: Classifier) -> tuple[hub.Pretrained, list[str]]:

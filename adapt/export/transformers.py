@@ -14,10 +14,10 @@ from adapt.export.folder import (
     model_entries,
 )
 from adapt.export.inputs import input_files
-from adapt.models import Classifier, Span, Tagger
+from adapt.models import Classifier, EncoderConfig, Span, Tagger
 from adapt.models.heads import pooling_names
 from adapt.pretrained import families, hub
-from adapt.pretrained.families import Family, get_family
+from adapt.pretrained.families import get_family
 from adapt.pretrained.tokenizer_files import is_byte_level
 
 
@@ -41,12 +41,14 @@ def auto_class(name: str) -> str:
     return f"AutoModelFor{name.rpartition('For')[2]}"
 
 
-def what_exports(family: Family) -> list[str]:
+def what_exports(config: EncoderConfig) -> list[str]:
     """The heads of a family that export, in words."""
+    family = get_family(config.family)
+    layer = family.head_layer(config)
     poolings = []
     for pooling in pooling_names():
         for bias in (True, False):
-            head = Classifier(1, pooling, bias)
+            head = Classifier(1, pooling, bias, **layer)
             if heads.target_of(head, family) and pooling not in poolings:
                 poolings.append(pooling if bias else f"{pooling} (without a bias)")
     kinds = []
@@ -75,7 +77,7 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     tensors = layout.to_tensors(run.config, run.params, run.head)
     tensors = layout.with_prefix(run.config, tensors)
     tensors |= family.extra_tensors(run.config, architecture, tensors)
-    if isinstance(run.head, Span):
+    if "qa_outputs.weight" in tensors:
         tensors["qa_outputs.bias"] = np.zeros(2, np.float32)
     files["README.md"] = card.card(
         f"{architecture}, trained with {kind}",

@@ -177,7 +177,7 @@ class Classifier(nn.Module):
     * ``mix``: ``"concat"`` leaves them so (BERT's feature-based approach, Devlin et al. 2019, 5.3),
       ``"learned"`` mixes them to [N, D] (ELMo's scalar mix, Peters et al. 2018, eq. 1).
     * ``hidden``: the activation of a dense layer between what is pooled and the projection; "" for no
-      such layer.
+      such layer. ``hidden_norm`` puts a norm after it (ModernBERT).
     * ``columns``: the classes of each label column, where there are several. Logits are then
       [N, columns, most classes], -inf where a column has fewer.
 
@@ -203,6 +203,9 @@ class Classifier(nn.Module):
     activation: str = "gelu"
     norm_epsilon: float = 1e-12
     hidden: str = ""
+    hidden_bias: bool = True
+    hidden_norm: bool = False
+    hidden_norm_bias: bool = True
 
     @property
     def pools(self) -> bool:
@@ -262,9 +265,7 @@ class Classifier(nn.Module):
             return x.astype(jnp.float32)
 
         if self.hidden:
-            width = x.shape[-1]
-            x = Dense(width, width, dtype=self.dtype, name="hidden")(x)
-            x = ACTIVATIONS[self.hidden](x)
+            x = hidden_layer(self, x)
         x = Dropout(self.dropout)(x, deterministic)
         classifier = Dense(
             x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier"
@@ -280,6 +281,18 @@ class Classifier(nn.Module):
         scale = self.param("scale", nn.initializers.ones, ())
         weights = (scale * shares).astype(x.dtype)
         return jnp.einsum("NLD,L->ND", x.reshape(len(x), len(self.layers), -1), weights)
+
+
+def hidden_layer(head: Any, x: jax.Array) -> jax.Array:
+    """What the layer before the projection of a ``head`` puts out, [..., D]: dense, activation and,
+    if it has one, a norm. They are parts of the head, in whose call this is called.
+    """
+    width = x.shape[-1]
+    x = Dense(width, width, head.hidden_bias, dtype=head.dtype, name="hidden")(x)
+    x = ACTIVATIONS[head.hidden](x)
+    if not head.hidden_norm:
+        return x
+    return Norm(head.norm_epsilon, head.dtype, head.hidden_norm_bias, name="hidden_norm")(x)
 
 
 class AttentionPooler(nn.Module):
@@ -330,12 +343,18 @@ class Tagger(nn.Module):
     """Projects tokens: float32 logits [M, classes] of those at the batch's ``targets``.
 
     ``targets`` int32 [M] are flat positions in R * C: the first token of each word. Without them
-    all tokens are projected, [R * C, classes].
+    all tokens are projected, [R * C, classes]. ``hidden`` and what follows are as in
+    :class:`Classifier`.
     """
 
     classes: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    norm_epsilon: float = 1e-12  # of the norm after the hidden layer
+    hidden: str = ""
+    hidden_bias: bool = True
+    hidden_norm: bool = False
+    hidden_norm_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -345,6 +364,8 @@ class Tagger(nn.Module):
         x = x_RCD.reshape(-1, width)
         if "targets" in batch:
             x = x[batch["targets"]]
+        if self.hidden:
+            x = hidden_layer(self, x)
         x = Dropout(self.dropout)(x, deterministic)
         logits = Dense(width, self.classes, dtype=self.dtype, name="classifier")(x)
         return logits.astype(jnp.float32)
@@ -356,13 +377,19 @@ class Span(nn.Module):
     They are -inf beyond an example's own tokens. A start and an end vector (Devlin et al. 2019,
     4.2), without biases, which a softmax over positions would not see. ``tokens`` is the most that
     an example may have. ``null_threshold`` is by how much no answer, which the first token stands
-    for, has to be better than the best span to be given (4.3); None: it never is.
+    for, has to be better than the best span to be given (4.3); None: it never is. ``hidden`` and
+    what follows are as in :class:`Classifier`.
     """
 
     tokens: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
     null_threshold: float | None = None
+    norm_epsilon: float = 1e-12  # of the norm after the hidden layer
+    hidden: str = ""
+    hidden_bias: bool = True
+    hidden_norm: bool = False
+    hidden_norm_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -371,6 +398,8 @@ class Span(nn.Module):
         width = x_RCD.shape[-1]
         position_S = jnp.arange(self.tokens)
         x_TD = x_RCD.reshape(-1, width)
+        if self.hidden:
+            x_TD = hidden_layer(self, x_TD)
         x_TD = Dropout(self.dropout)(x_TD, deterministic)
         span = Dense(width, 2, False, dtype=self.dtype, name="span")
         logits_T2 = span(x_TD).astype(jnp.float32)
@@ -400,6 +429,9 @@ class MaskedLM(nn.Module):
     norm_epsilon: float = 1e-12
     dtype: Any = jnp.float32
     pooler: bool = False
+    transform_bias: bool = True
+    norm_bias: bool = True
+    decoder_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -407,16 +439,16 @@ class MaskedLM(nn.Module):
     ) -> jax.Array:
         width = x_RCD.shape[-1]
         x = at_targets(x_RCD, batch)
-        x = Dense(width, width, dtype=self.dtype, name="transform")(x)
+        x = Dense(width, width, self.transform_bias, dtype=self.dtype, name="transform")(x)
         x = ACTIVATIONS[self.activation](x)
-        x = Norm(self.norm_epsilon, self.dtype, name="norm")(x)
+        x = Norm(self.norm_epsilon, self.dtype, self.norm_bias, name="norm")(x)
         if self.next_sentence and self.is_initializing():
             self.next_sentence_logits(x_RCD, batch)
         elif self.pooler and self.is_initializing():
             Dense(width, width, dtype=self.dtype, name="pooler")(
                 cls(x_RCD.reshape(-1, width), batch)
             )
-        decoder = Decoder(self.vocabulary, self.tied, True, self.dtype, name="decoder")
+        decoder = Decoder(self.vocabulary, self.tied, self.decoder_bias, self.dtype, name="decoder")
         return decoder(x, table)
 
     @nn.compact

@@ -263,7 +263,9 @@ def load_folder(folder: Path, source: str) -> Pretrained:
     check_model_type(hf, inner)
     check_no_adapter(inner)
     config = families.read_config(hf, str(inner))
-    imported = families.to_params(config, hf, read_tensors(inner), str(inner))
+    tensors = read_tensors(inner)
+    config = families.get_family(config.family).settle(config, tensors)
+    imported = families.to_params(config, hf, tensors, str(inner))
     task, labels = class_names(hf, imported.head)
     pretrained = Pretrained(
         source,

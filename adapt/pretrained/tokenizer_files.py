@@ -12,6 +12,7 @@ holds.
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ SAME_CLASSES: dict[str, str] = dict.fromkeys(
 )
 # The class that is made of a vocabulary, where neither the files nor the family say one.
 OF_FILES = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer"}
+MODELS_OF_FILES = {"vocab.txt": ("WordPiece", "WordLevel"), "vocab.json": ("BPE",)}
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 NO_LENGTH = 10**15  # from here on model_max_length stands for none
 
@@ -211,7 +213,7 @@ def class_of_file(file: Path, own_class: str) -> str:
     usual = OF_FILES.get(file.name)
     if usual is None:
         return own_class
-    fits = own_class in TOKENIZERS and TOKENIZERS[own_class].model == TOKENIZERS[usual].model
+    fits = own_class in TOKENIZERS and TOKENIZERS[own_class].model in MODELS_OF_FILES[file.name]
     return own_class if fits else usual
 
 
@@ -378,6 +380,37 @@ def gpt2_backend(
     return backend
 
 
+def esm_backend(
+    file: Path, content: Settings, settings: Settings, special: Mapping[str, AddedToken | None]
+) -> tokenizers.Tokenizer:
+    """ESM's tokenizer of residues: every token of the vocabulary is one wherever it stands, and
+    what is between them and white space is unknown as a whole.
+    """
+    if content:
+        vocabulary = content["model"]["vocab"]
+    else:
+        lines = file.read_text("utf-8").splitlines()
+        vocabulary = {line.strip(): index for index, line in enumerate(lines)}
+    unknown = special["unk_token"]
+    assert unknown is not None
+    backend = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=unknown.content))
+    longest_first = sorted(filter(None, vocabulary), key=len, reverse=True)
+    pattern = "|".join(map(re.escape, longest_first))
+    steps = [
+        pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"),
+        pre_tokenizers.WhitespaceSplit(),
+    ]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return backend
+
+
+def with_cls_and_eos(
+    backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
+) -> processors.TemplateProcessing:
+    """ESM's <cls> text <eos>; it has no separator."""
+    return with_ends(backend, settings, {**special, "sep_token": special["eos_token"]})
+
+
 def with_bounds(
     backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
 ) -> Any:
@@ -457,6 +490,11 @@ def gpt2_space(content: Settings) -> dict[str, Any]:
     return {"add_prefix_space": before.get("add_prefix_space")}
 
 
+def nothing_said(content: Settings) -> dict[str, Any]:
+    """``says`` of a class that no entry changes."""
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenizerClass:
     """How transformers makes a tokenizer of one of its classes from a vocabulary.
@@ -487,6 +525,19 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         make=bert_backend,
         ends=with_ends,
         says=bert_case,
+    ),
+    "EsmTokenizer": TokenizerClass(
+        model="WordLevel",
+        defaults={
+            "unk_token": "<unk>",
+            "cls_token": "<cls>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+            "eos_token": "<eos>",
+        },
+        make=esm_backend,
+        ends=with_cls_and_eos,
+        says=nothing_said,
     ),
     "GPT2Tokenizer": TokenizerClass(
         model="BPE",

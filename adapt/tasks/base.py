@@ -495,12 +495,16 @@ def classifier(
     pooling = options.pooling or default_pooling(pretrained)
     if options.layers and pooling == "pooler":  # which reads the last layer alone
         pooling = family.pooling
+    layer = {}
     for head in family.sequence_heads:
         # Where the original class has no bias, a head with one could not be exported.
         if head.pooling == pooling and not head.bias:
             bias = False
+        if head.pooling == pooling and not options.layers and not columns:
+            layer = family.head_layer(config)
+    layers = tuple(options.layers)
     return Classifier(
-        num_outputs, pooling, bias, config.dropout, tuple(options.layers), options.mix, columns
+        num_outputs, pooling, bias, config.dropout, layers, options.mix, columns, **layer
     )
 
 

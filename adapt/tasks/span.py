@@ -17,6 +17,7 @@ from adapt.data.tables import Table, numbered_values
 from adapt.errors import DataError, StrategyError
 from adapt.models import Span as SpanHead
 from adapt.options import TaskOptions
+from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Text
 from adapt.tasks import span_scores
@@ -199,7 +200,9 @@ class Span(Task):
     # The head and its loss
 
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
-        return SpanHead(tokenizer_of(pretrained).max_length, pretrained.config.dropout)
+        config = pretrained.config
+        layer = get_family(config.family).head_layer(config)
+        return SpanHead(tokenizer_of(pretrained).max_length, config.dropout, **layer)
 
     def training_loss(self, options: TaskOptions, labels: Any, names: Sequence[str]) -> Loss:
         return self.loss

@@ -25,6 +25,7 @@ from adapt.data.tables import Table
 from adapt.errors import DataError
 from adapt.models import Tagger
 from adapt.options import TaskOptions
+from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Encoded, Tokenizer, gather, left_out
 from adapt.ragged import Ragged, ragged
@@ -115,7 +116,9 @@ class Tags(Task):
             )
 
     def head(self, pretrained: Pretrained, options: TaskOptions, names: Sequence[str]) -> Any:
-        return Tagger(len(names), pretrained.config.dropout)
+        config = pretrained.config
+        layer = get_family(config.family).head_layer(config)
+        return Tagger(len(names), config.dropout, **layer)
 
     def deciding_metric(self, names: Sequence[str]) -> str:
         return self.primary_metric if entities.scheme_of(names) is None else "entity_f1"

@@ -129,6 +129,11 @@ def as_they_are(hf: Mapping[str, Any], fields: Fields) -> Fields:
     return fields
 
 
+def as_said(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> EncoderConfig:
+    """``settle`` of a family whose config.json says all."""
+    return config
+
+
 def no_entries(config: EncoderConfig, head: Any) -> Fields:
     """``entries`` of a family whose rows say all."""
     return {}
@@ -141,6 +146,11 @@ def language_model(config: EncoderConfig, tied: bool = True) -> Any:
     return MaskedLM(
         config.vocabulary, tied, activation=config.activation, norm_epsilon=config.norm_epsilon
     )
+
+
+def no_layer(config: EncoderConfig) -> Fields:
+    """``head_layer`` of a family whose classes project what is pooled, or can be made to."""
+    return {}
 
 
 def no_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
@@ -162,6 +172,8 @@ class Family:
       :class:`CheckpointError` for what is not read.
     * ``entries(config, head) -> entries of config.json``: the inverse of ``complete``. ``head`` is
       None for an encoder alone.
+    * ``settle(config, tensors) -> config``: what the tensors of a file, by its own names, say of the
+      encoder.
     * ``pooling``: what a new head pools by, unless another pooling is asked for.
     * ``prefix``: what the original library puts before the names of the encoder and of its pooler
       where a head is on it.
@@ -171,6 +183,8 @@ class Family:
     * ``sequence_heads``: the heads that its class for sequences (or images) can hold, without their
       number of classes. A head on the first token alone fits one that has a dense layer before the
       logits, too: see :mod:`adapt.export.heads`.
+    * ``head_layer(config) -> fields``: of new heads for sequences, tokens and spans, the layer
+      before the projection that transformers' classes have and no weights can undo.
     * ``base_class``: transformers' class without a head, which sentence-transformers takes; "" where
       it takes none.
     * ``extra_tensors(config, class, tensors) -> tensors``: what that class holds beside the table's,
@@ -185,12 +199,14 @@ class Family:
     recognise: Callable[[EncoderConfig, Mapping[str, Any], Tensors], tuple[Any, Tensors]]
     complete: Callable[[Mapping[str, Any], Fields], Fields] = as_they_are
     entries: Callable[[EncoderConfig, Any], Fields] = no_entries
+    settle: Callable[[EncoderConfig, Mapping[str, np.ndarray]], EncoderConfig] = as_said
     pooling: str = "mean"
     prefix: str = ""
     buffers: str = ""
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     sequence_heads: Sequence[Classifier] = ()
+    head_layer: Callable[[EncoderConfig], Fields] = no_layer
     base_class: str = ""
     extra_tensors: Callable[[EncoderConfig, str, Tensors], Tensors] = no_tensors
     language_model: Callable[[EncoderConfig, bool], Any] = language_model
@@ -201,6 +217,7 @@ class Family:
 # which is imported when it is needed.
 FAMILIES: dict[str, Family | str] = {
     "bert": "adapt.pretrained.families.bert",
+    "esm": "adapt.pretrained.families.esm",
     "gpt2": "adapt.pretrained.families.gpt2",
     "llama": "adapt.pretrained.families.llama",
     "smollm3": "adapt.pretrained.families.llama:SMOLLM3",
@@ -208,6 +225,9 @@ FAMILIES: dict[str, Family | str] = {
     "qwen2": "adapt.pretrained.families.qwen",
     "qwen3": "adapt.pretrained.families.qwen:QWEN3",
     "gemma3_text": "adapt.pretrained.families.gemma3",
+    "gte": "adapt.pretrained.families.nomic:GTE",
+    "modernbert": "adapt.pretrained.families.modernbert",
+    "nomic_bert": "adapt.pretrained.families.nomic:NOMIC",
     "vit": "adapt.pretrained.families.vit",
     "t5": "adapt.pretrained.families.t5",
     "mt5": "adapt.pretrained.families.t5:MT5",

@@ -1,0 +1,235 @@
+"""ModernBERT (Warner et al. 2024): rotary positions of two bases, local and global blocks, a gated
+MLP, and few biases or none.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapt.errors import CheckpointError
+from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
+from adapt.pretrained.families import (
+    ACTIVATIONS,
+    Family,
+    Row,
+    architecture,
+    dense,
+    norm,
+    tie,
+    under,
+)
+from adapt.pretrained.families.rope import scaling_entry, scaling_fields
+
+KINDS = {"full_attention": False, "sliding_attention": True}  # of blocks: whether they are local
+CONFIG = [
+    ("layers", "num_hidden_layers"),
+    ("width", "hidden_size"),
+    ("heads", "num_attention_heads"),
+    ("mlp_width", "intermediate_size"),
+    ("positions", "max_position_embeddings"),
+    ("vocabulary", "vocab_size"),
+    ("activation", "hidden_activation", "gelu"),
+    ("norm_epsilon", "norm_eps", 1e-5),
+    ("norm_bias", "norm_bias", False),
+    ("mlp_bias", "mlp_bias", False),
+    ("qkv_bias", "attention_bias", False),
+    ("output_bias", "attention_bias", False),
+    ("dropout", "mlp_dropout", 0.0),
+    ("dropout", "embedding_dropout", 0.0),
+    ("attention_dropout", "attention_dropout", 0.0),
+    ("init_range", "initializer_range", 0.02),
+    ("pad_token", "pad_token_id", 50283),
+]
+BLOCK = "encoder/block_#"
+QKV = [f"{BLOCK}/attention/{name}" for name in ("query", "key", "value")]
+PREDICTING = ("classes", "token classes", "spans")
+TABLE = [
+    Row("embeddings.tok_embeddings.weight", ("encoder/embedding/token",)),
+    *norm("embeddings.norm", "encoder/embedding/norm"),
+    *norm("layers.#.attn_norm", f"{BLOCK}/attention_norm"),
+    *dense("layers.#.attn.Wqkv", *QKV),
+    *dense("layers.#.attn.Wo", f"{BLOCK}/attention/output"),
+    *norm("layers.#.mlp_norm", f"{BLOCK}/mlp_norm"),
+    *dense("layers.#.mlp.Wi", f"{BLOCK}/mlp/gate", f"{BLOCK}/mlp/up"),
+    *dense("layers.#.mlp.Wo", f"{BLOCK}/mlp/down"),
+    *norm("final_norm", "encoder/final_norm"),
+    *under(["masked LM"], dense("head.dense", "head/transform")),
+    *under(["masked LM"], norm("head.norm", "head/norm")),
+    *under(PREDICTING, dense("head.dense", "head/hidden")),
+    *under(PREDICTING, norm("head.norm", "head/hidden_norm")),
+    *dense("decoder", "head/decoder"),
+    *under(PREDICTING[:2], dense("classifier", "head/classifier")),
+    *under(["spans"], [Row("classifier.weight", ("head/span/kernel",), "transposed")]),
+]
+
+
+def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    layers = fields["layers"]
+    types = hf.get("layer_types")
+    if types is None:
+        every = hf.get("global_attn_every_n_layers", 3)
+        if type(every) is not int or every < 1:
+            raise CheckpointError(f"global_attn_every_n_layers is {every!r} in config.json")
+        types = ["sliding_attention" if n % every else "full_attention" for n in range(layers)]
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= KINDS.keys():
+        raise CheckpointError(
+            f"layer_types in config.json is {types!r}: each of {layers} layers has to be one of "
+            f"{', '.join(KINDS)}"
+        )
+    return fields | {
+        "pre_norm": True,
+        "gated_mlp": True,
+        "embedding_norm": True,
+        "first_norm": False,
+        **rotary_fields(hf),
+        "local_layers": tuple(n for n, kind in enumerate(types) if KINDS[kind]),
+        "window": hf.get("local_attention", 128) // 2,
+    }
+
+
+def rotary_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of global layers, which may be stretched, and the base of local ones."""
+    parameters = hf.get("rope_parameters") or {kind: {} for kind in KINDS}
+    if not parameters.keys() & KINDS.keys():
+        raise CheckpointError(
+            f"rope_parameters in config.json is for all layers: only those of {' and '.join(KINDS)} "
+            "are read"
+        )
+    everywhere = {"rope_theta": hf.get("global_rope_theta", 160_000.0)}
+    local = {"rope_theta": hf.get("local_rope_theta", 10_000.0)}
+    everywhere |= parameters.get("full_attention") or {}
+    local |= parameters.get("sliding_attention") or {}
+    local |= hf.get("rope_scaling") or {}  # of both kinds
+    if scaling_fields(local).get("rotary_factor", 1) != 1:
+        raise CheckpointError(
+            "the positions of sliding_attention in config.json are scaled: only those of "
+            "full_attention are read so"
+        )
+    return scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
+
+
+def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
+    types = ["full_attention"] * config.layers
+    for layer in config.local_layers:
+        types[layer] = "sliding_attention"
+    local_base = config.local_rotary_base or config.rotary_base
+    plain = {"rope_type": "default"}
+    scaling = scaling_entry(config) or plain
+    return {
+        "layer_types": types,
+        "local_attention": 2 * config.window,
+        "rope_parameters": {
+            "full_attention": {"rope_theta": config.rotary_base, **scaling},
+            "sliding_attention": {"rope_theta": local_base, **plain},
+        },
+        **head_entries(head),
+    }
+
+
+def head_entries(head: Any) -> dict[str, Any]:
+    """What config.json says of the head."""
+    names = {activation: name for name, activation in reversed(ACTIVATIONS.items())}
+    if isinstance(head, MaskedLM):
+        return {
+            "classifier_activation": names[head.activation],
+            "classifier_bias": head.transform_bias,
+            "decoder_bias": head.decoder_bias,
+            "tie_word_embeddings": head.tied,
+        }
+    if not getattr(head, "hidden", ""):
+        return {}
+    said = {
+        "classifier_activation": names[head.hidden],
+        "classifier_bias": head.hidden_bias,
+    }
+    if isinstance(head, Classifier):
+        said["classifier_pooling"] = head.pooling
+    return said
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """A masked LM, or a dense layer and a norm before what classifies sequences, tokens or spans."""
+    name = hf.get("classifier_activation", "gelu")
+    if "head.dense.weight" not in tensors or name not in ACTIVATIONS:
+        return Classifier(0), tensors
+    activation = ACTIVATIONS[name]
+    bias = "head.dense.bias" in tensors
+    if "classifier.weight" not in tensors:
+        tied, tensors = tie(hf, tensors, "decoder.weight", "embeddings.tok_embeddings.weight")
+        head = MaskedLM(
+            config.vocabulary,
+            tied,
+            activation=activation,
+            norm_epsilon=config.norm_epsilon,
+            transform_bias=bias,
+            norm_bias=config.norm_bias,
+            decoder_bias="decoder.bias" in tensors,
+        )
+        return head, tensors
+    hidden = head_layer(config) | {"hidden": activation, "hidden_bias": bias}
+    name = architecture(hf)
+    if name.endswith("ForQuestionAnswering"):
+        return Span(config.positions, **hidden), tensors
+    classes = len(tensors["classifier.weight"])
+    if name.endswith("ForTokenClassification"):
+        return Tagger(classes, **hidden), tensors
+    return Classifier(classes, hf.get("classifier_pooling", "cls"), **hidden), tensors
+
+
+def language_model(config: EncoderConfig, tied: bool = True) -> MaskedLM:
+    return MaskedLM(
+        config.vocabulary,
+        tied,
+        norm_epsilon=config.norm_epsilon,
+        transform_bias=False,
+        norm_bias=config.norm_bias,
+    )
+
+
+def head_layer(config: EncoderConfig) -> dict[str, Any]:
+    """A dense layer, GELU and a norm, as a new head of transformers has them."""
+    return {
+        "hidden": "gelu",
+        "hidden_bias": False,
+        "hidden_norm": True,
+        "hidden_norm_bias": config.norm_bias,
+        "norm_epsilon": config.norm_epsilon,
+    }
+
+
+def extra_tensors(
+    config: EncoderConfig, architecture: str, tensors: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """For spans a bias of zeros, which no softmax sees."""
+    if not architecture.endswith("ForQuestionAnswering"):
+        return {}
+    return {"classifier.bias": np.zeros(2, np.float32)}
+
+
+FAMILY = Family(
+    CONFIG,
+    TABLE,
+    recognise,
+    complete,
+    entries,
+    prefix="model.",
+    buffers=r"rotary_emb\..*inv_freq",
+    classes={
+        "classes": "ModernBertForSequenceClassification",
+        "token classes": "ModernBertForTokenClassification",
+        "spans": "ModernBertForQuestionAnswering",
+        "masked LM": "ModernBertForMaskedLM",
+    },
+    sequence_heads=[
+        Classifier(0, pooling, hidden=activation, hidden_norm=True)
+        for pooling in ("cls", "mean")
+        for activation in sorted(set(ACTIVATIONS.values()))
+    ],
+    head_layer=head_layer,
+    base_class="ModernBertModel",
+    extra_tensors=extra_tensors,
+    language_model=language_model,
+)
