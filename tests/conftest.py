@@ -5,7 +5,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from adapt.cli.launch import wide_vectors
 from adapt.errors import AssetError
 from adapt.pretrained import assets
 from tests.helpers import buckets, meshes, tiny
+from tests.helpers import forks as forking
 
 # Most of a test's time is compiling. What is checked does not depend on how well the machine code is
 # optimized; a flag in the environment wins, and the demo and the benchmarks run with XLA's own settings.
@@ -87,8 +88,8 @@ settings.load_profile("adapt")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark whole runs and processes as slow; the longest go first."""
     for item in items:
-        starts_a_process = "command" in getattr(item, "fixturenames", ())
-        if starts_a_process or item.path.as_posix().endswith(SLOW_FILES):
+        starts_processes = {"command", "typed_command"} & {*getattr(item, "fixturenames", ())}
+        if starts_processes or item.path.as_posix().endswith(SLOW_FILES):
             item.add_marker("slow")
     # At the end one of two workers would wait for a notebook of the other.
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
@@ -214,17 +215,48 @@ def inputs(tmp_path_factory) -> Inputs:
 
 
 @pytest.fixture(scope="session")
-def command(scratch_cache) -> Callable[..., subprocess.CompletedProcess[str]]:
+def forks(scratch_cache) -> Iterator[forking.Server]:
+    """Starts commands in processes that have imported everything before they begin."""
+    server = forking.Server(tiny.environment(scratch_cache))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def command(scratch_cache, forks) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`command("finetune", "--epochs", 0)` runs `adapt finetune --epochs 0` to its end."""
 
     def run(
         name: str, *flags: object, cwd: Path | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", *tiny.module(name), *map(str, flags)]
+        words = [*tiny.module(name), *map(str, flags)]
         home = tiny.environment(scratch_cache, **env)
-        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=home, timeout=300)
+        if not forks.can_start(home):
+            return typed(words, home, cwd)
+        process = forks.start(words, home, cwd)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(words, process.wait(), out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def typed_command(scratch_cache) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in a process that imports for itself what it needs, as one that a person starts."""
+
+    def run(name: str, *flags: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+        words = [*tiny.module(name), *map(str, flags)]
+        return typed(words, tiny.environment(scratch_cache), cwd)
+
+    return run
+
+
+def typed(
+    words: list[str], env: dict[str, str], cwd: Path | None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS`."""
+    line = [sys.executable, "-m", *words]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
 
 
 @pytest.fixture

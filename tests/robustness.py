@@ -11,7 +11,6 @@ one input again. Status 1 where there is a fault.
 
 import argparse
 import dataclasses
-import importlib
 import json
 import os
 import sys
@@ -28,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax  # noqa: E402
 
-from adapt.__main__ import COMMANDS  # noqa: E402
+from tests.helpers import forks  # noqa: E402
 from tests.helpers.robustness import (  # noqa: E402
     disks,
     inputs,
@@ -39,17 +38,6 @@ from tests.helpers.robustness import (  # noqa: E402
     workers,
 )
 
-IMPORTED_LATE = (
-    "datasets",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
-    "orbax.checkpoint",
-    "pandas",
-    "pyarrow.parquet",
-    "scipy.stats",
-    "sklearn.metrics",
-)
-
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run everything, write the tables; 1 where there is a fault."""
@@ -58,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True)
     base = out / "base"
     keep_compiled(out / "compiled")
-    import_all()
+    forks.import_all()
     workers.forked(make_base, base, options.mutations, options.seed)
 
     jobs = jobs_of(options)
@@ -111,12 +99,6 @@ def noted(found: Iterable[Any], path: Path) -> list[Any]:
         if why and is_fault:
             print(f"FAULT {dataclasses.asdict(one)}"[:2000], flush=True)
     return kept
-
-
-def import_all() -> None:
-    """Import what commands import when they need it: a fork then starts at once."""
-    for name in (*COMMANDS, *IMPORTED_LATE):
-        importlib.import_module(f"adapt.cli.{name}" if name in COMMANDS else name)
 
 
 def keep_compiled(folder: Path) -> None:

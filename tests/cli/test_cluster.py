@@ -16,6 +16,7 @@ import pytest
 from adapt.cli import extract, finetune
 from adapt.cli.cluster import reason
 from adapt.cli.flags import read_flags
+from adapt.cli.watcher import WORKER
 from tests.helpers import tiny
 from tests.helpers.meshes import case_key, relative_error, start_cases
 
@@ -54,75 +55,64 @@ def test_two_processes_of_four_devices_train_as_one_device_does(on_one_device):
 
 
 @pytest.fixture
-def together(scratch_cache):
-    """`together("finetune", flags, [more for each process])` starts the command as often as there is more."""
+def together(scratch_cache, forks):
+    """`together("finetune", flags, [more for each process])` starts the command as often as there is more.
+
+    Each is the process that works, unless ``watched`` has it start that one and watch it, as a person's does.
+    """
     started = []
 
-    def begin(name, flags, more, devices=2, under=None, at=None):
+    def begin(name, flags, more, devices=2, under=None, at=None, watched=False):
         where = "host0:1234" if at else address()
         flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         env = tiny.environment(scratch_cache, XLA_FLAGS=flags_of_xla)
+        env |= {} if watched else {WORKER: "1"}
         for number, each in enumerate(more):
-            place = [
-                "--coordinator",
-                where,
-                "--processes",
-                str(len(more)),
-                "--process-id",
-                str(number),
-            ]
+            words = [*tiny.module(name), *map(str, flags)]
             python = sys.executable
-            if under == "slurm":  # what srun sets, from which JAX makes the address
-                place, job = (
-                    [],
-                    {
-                        "JOB_ID": os.getpid(),
-                        "STEP_NODELIST": "localhost",
-                        "NTASKS": len(more),
-                        "STEP_ID": 1,
-                    },
-                )
-                job |= {"STEP_NUM_TASKS": len(more), "PROCID": number, "LOCALID": number}
-                env = env | {f"SLURM_{name}": str(value) for name, value in job.items()}
-            elif (
-                under == "tpu"
-            ):  # what GKE sets for a slice of several hosts, and what has JAX believe in a TPU
-                place, python = ["--coordinator", "auto"], tiny.TPU_PYTHON
-                job = {
-                    "WORKER_HOSTNAMES": ",".join(["localhost"] * len(more)),
-                    "WORKER_ID": number,
-                    "SKIP_MDS_QUERY": 1,
-                }
-                env = (
-                    env
-                    | {f"TPU_{name}": str(value) for name, value in job.items()}
-                    | {"JAX_FORCE_TPU_INIT": "1"}
-                )
-                env |= {"JAX_COORDINATOR_PORT": where.partition(":")[2]}
-                env |= {
-                    "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
-                    "MEGASCALE_NUM_SLICES": "1",
-                    "MEGASCALE_SLICE_ID": "0",
-                }
-            words = [
-                *(at[number] if at else ()),
-                python,
-                "-m",
-                *tiny.module(name),
-                *map(str, flags),
-                *place,
-                *map(str, each),
-            ]
-            started.append(
-                subprocess.Popen(
-                    words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-                )
-            )
+            if under == "slurm":
+                env |= slurm_step(len(more), number)
+            elif under == "tpu":
+                env |= tpu_slice(len(more), number, where)
+                words += ["--coordinator", "auto"]
+                python = tiny.TPU_PYTHON
+            else:
+                words += map(str, place(where, len(more), number))
+            words += map(str, each)
+            if watched or at or under == "tpu":
+                line = [*(at[number] if at else ()), python, "-m", *words]
+                pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+                started.append(subprocess.Popen(line, **pipes, text=True, env=env))
+            else:
+                assert forks.can_start(env)
+                started.append(forks.start(words, env))
         return started
 
     yield begin
     for process in started:
         process.kill()
+
+
+def slurm_step(processes: int, number: int) -> dict[str, str]:
+    """What srun sets, from which JAX makes the address."""
+    step = {"JOB_ID": os.getpid(), "STEP_NODELIST": "localhost", "STEP_ID": 1}
+    step |= {"NTASKS": processes, "STEP_NUM_TASKS": processes}
+    step |= {"PROCID": number, "LOCALID": number}
+    return {f"SLURM_{name}": str(value) for name, value in step.items()}
+
+
+def tpu_slice(processes: int, number: int, where: str) -> dict[str, str]:
+    """What GKE sets for a slice of several hosts, and what has JAX believe in a TPU."""
+    return {
+        "TPU_WORKER_HOSTNAMES": ",".join(["localhost"] * processes),
+        "TPU_WORKER_ID": str(number),
+        "TPU_SKIP_MDS_QUERY": "1",
+        "JAX_FORCE_TPU_INIT": "1",
+        "JAX_COORDINATOR_PORT": where.partition(":")[2],
+        "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+        "MEGASCALE_NUM_SLICES": "1",
+        "MEGASCALE_SLICE_ID": "0",
+    }
 
 
 @pytest.fixture
@@ -224,9 +214,8 @@ def test_a_run_of_two_processes_and_its_resumption_on_one_device(inputs, togethe
     """Full fine-tuning, stopped; the cached top block; each against the same run on one device."""
     both, one = tmp_path / "both", tmp_path / "one"
     sharded_flags = ("--mesh", "data=2,fsdp=2")
-    found = ends(
-        together("finetune", flags_of(inputs, both, "--stop-after", 2, *sharded_flags), [(), ()])
-    )
+    flags = flags_of(inputs, both, "--stop-after", 2, *sharded_flags)
+    found = ends(together("finetune", flags, [(), ()], watched=True))
     assert [status for status, *_ in found] == [0, 0], found
     assert found[1][1] == ""  # the first process alone speaks
     run_here(finetune, *flags_of(inputs, both, "--resume"))
@@ -295,7 +284,7 @@ def test_a_process_that_dies_ends_the_run_in_one_line_and_resume_goes_on(
     inputs, together, tmp_path, victim, by, whom
 ):
     flags = flags_of(inputs, tmp_path / "run", "--epochs", 400, "--log-every", 1, "--save-every", 4)
-    pair = together("finetune", flags, [(), ()], devices=1)
+    pair = together("finetune", flags, [(), ()], devices=1, watched=True)
     until = time.monotonic() + 120
     while not ((tmp_path / "run" / "metrics.jsonl").exists() and len(losses(tmp_path / "run")) > 8):
         assert time.monotonic() < until and all(process.poll() is None for process in pair), (
@@ -337,9 +326,8 @@ def test_a_port_that_is_taken_is_one_line(inputs, command, tmp_path):
 
 
 def test_processes_that_disagree_say_so(inputs, together, tmp_path):
-    found = ends(
-        together("finetune", flags_of(inputs, tmp_path / "run"), [(), ("--seed", 1)], devices=1)
-    )
+    flags = flags_of(inputs, tmp_path / "run")
+    found = ends(together("finetune", flags, [(), ("--seed", 1)], devices=1, watched=True))
     assert [status for status, *_ in found] == [2, 2]
     assert "disagree on their settings: --seed is 0 here" in one_line(found[0][2])
     assert "disagree on their settings: --seed is 1 here" in one_line(found[1][2])

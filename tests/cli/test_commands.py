@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def spoken(command, tmp_path):
+def spoken(typed_command, tmp_path):
     """`spoken("finetune", ...)` is what a command says on stdout; on stderr, only notes are allowed."""
 
     def run(name: str, *flags: object, notes: int = 0) -> str:
-        done = command(name, *flags, cwd=tmp_path)
+        done = typed_command(name, *flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         said = [
             line for line in done.stderr.splitlines() if "is no better than" not in line

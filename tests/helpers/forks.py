@@ -1,0 +1,210 @@
+"""Commands in processes of their own that have imported everything before they begin.
+
+    python -m tests.helpers.forks 7     # which a test session starts: 7 is the socket of its requests
+
+Importing JAX and what a command needs takes two to four seconds of a core, which most of the
+processes of tests would spend anew. One process imports it all and forks for each command, before
+JAX looks for devices: threads that run then would be missing in a fork. What a process reads while
+it imports it has from the environment of the first one, see `reads_alike`.
+"""
+
+import dataclasses
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parents[2]
+# What commands import when they need it.
+IMPORTED_LATE = (
+    "datasets",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "orbax.checkpoint",
+    "pandas",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "sklearn.metrics",
+)
+# Beginnings of the variables that are read while something is imported.
+READ_BY_IMPORTS = ("JAX_", "PYTHON", "HF_", "TF_", "MPL", "LD_", "TZ", "LANG", "LC_", "HOME")
+
+
+def import_all() -> None:
+    """Import what commands import, those of them that start none."""
+    import adapt.cli
+
+    for module in pkgutil.iter_modules(adapt.cli.__path__):
+        importlib.import_module(f"adapt.cli.{module.name}")
+    for name in IMPORTED_LATE:
+        importlib.import_module(name)
+
+
+# Where a test starts commands
+
+
+class Server:
+    """The process that forks. `can_start` says for which environments."""
+
+    def __init__(self, env: Mapping[str, str]):
+        self.env = env
+        self.socket, other = socket.socketpair()
+        words = [sys.executable, "-m", __name__, str(other.fileno())]
+        self.process = subprocess.Popen(
+            words, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[other.fileno()]
+        )
+        other.close()
+
+    def can_start(self, env: Mapping[str, str]) -> bool:
+        """Whether a process with that environment would import what this one has imported."""
+        names = [name for name in env.keys() | self.env.keys() if name.startswith(READ_BY_IMPORTS)]
+        return all(env.get(name) == self.env.get(name) for name in names)
+
+    def start(
+        self, words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None
+    ) -> "Forked":
+        """Begin `python -m WORDS`."""
+        out = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        err = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        wanted = Request([*words], {**env}, str(cwd or Path.cwd()))
+        reply, other = socket.socketpair()
+        with tempfile.TemporaryFile("w+") as request, other:
+            json.dump(dataclasses.asdict(wanted), request)
+            request.flush()
+            request.seek(0)
+            descriptors = [file.fileno() for file in (request, other, out, err)]
+            socket.send_fds(self.socket, [b"+"], descriptors)
+        return Forked(words, reply, out, err)
+
+    def close(self) -> None:
+        """End it; what it has forked goes on."""
+        self.socket.close()
+        self.process.wait()
+
+
+class Forked:
+    """A process as `subprocess.Popen` has it, as far as tests ask."""
+
+    def __init__(self, args: Sequence[str], reply: socket.socket, out: IO[str], err: IO[str]):
+        self.args = args
+        self.replies = reply.makefile()
+        self.out = out
+        self.err = err
+        self.reply = reply
+        self.pid = int(self.replies.readline())
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status; minus its number where a signal ended the process."""
+        if self.returncode is None:
+            self.reply.settimeout(timeout)
+            try:
+                self.returncode = int(self.replies.readline())
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(list(self.args), timeout or 0) from None
+            self.replies.close()
+            self.reply.close()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it wrote to stdout and to stderr until its end."""
+        self.wait(timeout)
+        said = []
+        for file in (self.out, self.err):
+            file.seek(0)
+            said.append(file.read())
+            file.close()
+        return said[0], said[1]
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+
+# The process that forks
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A command to be run by the process that has this."""
+
+    words: list[str]
+    env: dict[str, str]
+    cwd: str
+
+    def run(self) -> None:
+        """What `python -m WORDS` does."""
+        os.chdir(self.cwd)
+        os.environ.clear()
+        os.environ.update(self.env)
+        sys.path[0] = self.cwd
+        sys.orig_argv[1:] = ["-m", *self.words]
+        sys.argv[1:] = self.words[1:]
+        runpy.run_module(self.words[0], run_name="__main__", alter_sys=True)
+
+
+def serve(requests: socket.socket) -> Request | None:
+    """Fork for each request. It comes back in the forked processes, and at the end with None."""
+    while True:
+        message, descriptors, *_ = socket.recv_fds(requests, 1, 4)
+        if not message:
+            forget_ended()
+            return None
+        if os.fork() == 0:
+            requests.close()
+            return begin(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        forget_ended()
+
+
+def begin(request: int, reply: int, out: int, err: int) -> Request:
+    """The request in a fork of this process, which waits for it and says how it ended."""
+    pid = os.fork()
+    if pid:
+        os.write(reply, f"{pid}\n".encode())
+        _, status = os.waitpid(pid, 0)
+        os.write(reply, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    with open(request) as file:
+        wanted = json.load(file)
+    for descriptor in (reply, out, err):
+        os.close(descriptor)
+    return Request(**wanted)
+
+
+def forget_ended() -> None:
+    """Take the status of forks that have ended, which would stay in the system's table."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def main() -> None:
+    import_all()
+    gc.collect()
+    gc.freeze()  # what is imported is no garbage
+    gc.set_threshold(100_000, 20, 20)
+    with socket.socket(fileno=int(sys.argv[1])) as requests:
+        request = serve(requests)
+    if request is not None:
+        request.run()
+
+
+if __name__ == "__main__":
+    main()
