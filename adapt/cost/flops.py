@@ -11,7 +11,9 @@ def block_flops(config: EncoderConfig, tokens: float, span: float) -> float:
     """FLOPs of one block, forward."""
     of_attention = 2 * (config.query_width + config.key_width)  # query and output, key and value
     projections = config.width * (of_attention + config.mlp_kernels * config.mlp_width)
-    attention = config.query_width * 2 * span  # scores, and the mixture of values
+    # Scores, and the mixture of values; scores of differences, which are twice as many as tokens.
+    products = 2 + 2 * len(config.relative_terms)
+    attention = config.query_width * products * span
     return 2.0 * tokens * (projections + attention)
 
 

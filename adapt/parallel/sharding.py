@@ -29,8 +29,14 @@ BATCH_AXES = ("data", "fsdp")  # divide a batch into groups
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 RULES: Rules = (
-    (r"encoder/block_\d+/(attention/(query|key|value)|mlp/(up|gate))/kernel", ("fsdp", "tensor")),
-    (r"encoder/block_\d+/(attention/(query|key|value)|mlp/(up|gate))/bias", ("tensor",)),
+    (
+        r"encoder/block_\d+/(attention/(position_)?(query|key|value)|mlp/(up|gate))/kernel",
+        ("fsdp", "tensor"),
+    ),
+    (
+        r"encoder/block_\d+/(attention/(position_)?(query|key|value)|mlp/(up|gate))/bias",
+        ("tensor",),
+    ),
     (r"encoder/block_\d+/(attention/output|mlp/down)/kernel", ("tensor", "fsdp")),
     (r"encoder/embedding/(token|position|type|patch/kernel)", (None, "fsdp")),
     (r"head/(transform|decoder)/kernel", ("fsdp",)),

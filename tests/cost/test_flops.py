@@ -121,6 +121,19 @@ def test_heads_of_another_width_and_shared_keys_are_counted():
     assert counted == dot_flops(read(program.as_text()))
 
 
+def test_scores_of_differences_are_counted():
+    """All but what becomes of the table, which is the same for any number of rows."""
+    config = dataclasses.replace(
+        small.SMALL, relative_buckets=4, relative_distance=9, relative_terms=("c2p", "p2c")
+    )
+    model = Model(Encoder(config), Classifier(0, "last"))
+    rows, tokens = small.SHAPE[:2]
+    program = jax.jit(model.apply).lower(model.shapes(), small.inputs("bert")).compile()
+    table = 2 * 2 * 8 * config.width**2
+    counted = block_flops(config, rows * tokens, tokens) + table
+    assert counted == dot_flops(read(program.as_text()))
+
+
 def test_a_full_step_costs_three_forward_passes():
     forward = prefix_flops(CONFIG, LAYERS + 1, 960, 80)
     assert step_flops(CONFIG, 0, 960, 80) == 3 * forward

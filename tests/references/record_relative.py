@@ -23,6 +23,10 @@ def mpnet(**changes) -> hf.MPNetConfig:
     return hf.MPNetConfig(**SIZES | changes)
 
 
+def deberta(**changes) -> hf.DebertaV2Config:
+    return hf.DebertaV2Config(**SIZES | {"relative_attention": True} | changes)
+
+
 def t5(kind: type = hf.T5Config, **changes) -> hf.PretrainedConfig:
     base = {"vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 14, "num_layers": 2, "num_heads": 2}
     return kind(**base | {"relative_attention_max_distance": 20} | changes)
@@ -44,6 +48,35 @@ CASES = {
         ),
     ),
     "umt5_encoder": Case(hf.UMT5EncoderModel, t5(hf.UMT5Config)),
+    "deberta_v3": Case(
+        hf.DebertaV2Model,
+        deberta(
+            position_buckets=4,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            pos_att_type="p2c|c2p",
+            position_biased_input=False,
+        ),
+    ),
+    "deberta_v2_mlm": Case(
+        hf.DebertaV2ForMaskedLM,
+        deberta(
+            position_buckets=6,
+            max_relative_positions=12,
+            pos_att_type=["p2c", "c2p"],
+            num_attention_heads=2,
+            layer_norm_eps=1e-2,
+            hidden_act="relu",
+        ),
+    ),
+    "deberta_v2_classifier": Case(
+        hf.DebertaV2ForSequenceClassification,
+        deberta(max_relative_positions=5, pos_att_type=["c2p"], type_vocab_size=2, num_labels=3),
+    ),
+    "deberta_v2_tokens": Case(  # its scores are scaled for terms that they do not have
+        hf.DebertaV2ForTokenClassification,
+        deberta(relative_attention=False, pos_att_type=["p2c", "c2p"], num_hidden_layers=3),
+    ),
     "mpnet_mlm": Case(hf.MPNetForMaskedLM, mpnet()),
     "mpnet_classifier": Case(
         hf.MPNetForSequenceClassification,
@@ -51,7 +84,11 @@ CASES = {
     ),
     "mpnet_bare": Case(hf.MPNetModel, mpnet(num_attention_heads=2, hidden_act="gelu_new")),
 }
-WITH_ATTENTIONS = ("mpnet_bare",)
+WITH_ATTENTIONS = (
+    "deberta_v3",
+    "t5_encoder",
+    "mpnet_bare",
+)
 # Lengths on both sides of where buckets begin to hold several differences.
 LENGTHS = (16, 9, 1)
 record_outputs = record.outputs_of
@@ -94,13 +131,12 @@ def main() -> None:
     torch.set_num_threads(1)
     hf.logging.set_verbosity_error()
     hf.logging.disable_progress_bar()
-    record.CASES |= CASES
     record.draw_inputs = draw_inputs
     record.outputs_of = outputs_of
     for name in sys.argv[1:] or CASES:
         record_case(name, CASES[name])
         if name in WITH_ATTENTIONS:
-            record_attentions(name)
+            record_attentions(name, CASES[name])
     if not sys.argv[1:]:
         record_buckets()
 
