@@ -13,7 +13,7 @@ REFERENCES = Path(__file__).parents[1] / "references"
 DECODERS = ("llama", "smollm3", "mistral", "qwen2", "qwen3", "gemma3_text")
 QUERIES = ["the film was good", "so", "a warm cast and a dull plot"]
 PROMPT = "so the query is: "
-SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1 and 2 of the recorded checkpoints
+SPECIAL = ("<|endoftext|>", "<s>", "</s>")  # ids 0, 1 and 2 of the recorded checkpoints
 
 
 def special(token: str, number: int) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def write_tokenizer(
         },
     }
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
