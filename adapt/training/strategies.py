@@ -358,7 +358,7 @@ def lora(layers: int, epochs: int, rank: int, alpha: float, targets: str) -> Str
 
 def adapters(layers: int, epochs: int, width: int) -> Strategy:
     """Bottlenecks after attention and MLP of every block, and norms (Houlsby et al. 2019)."""
-    rule = ("encoder/block_.*/(attention|mlp)_(adapter|norm)/.*", "adapter")
+    rule = ("encoder/block_.*/(attention|mlp)_(adapter|norm|branch_norm)/.*", "adapter")
     return single_phase(rule, epochs=epochs, peft={"adapter_width": width})
 
 

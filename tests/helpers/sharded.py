@@ -70,7 +70,6 @@ def wide(family: str, layers: int):
     config = dataclasses.replace(
         small.CONFIGS[family],
         width=32,
-        heads=2,
         mlp_width=64,
         layers=layers,
         dropout=0.0,

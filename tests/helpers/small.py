@@ -64,8 +64,7 @@ ROTARY = EncoderConfig(
     embedding_norm=True,
     first_norm=False,
 )
-# What decoders since Llama have, apart from rotary positions and a gated MLP; wider in its heads
-# than in its tokens.
+# What decoders since Llama have, with Gemma's norms; wider in its heads than in its tokens.
 GROUPED = EncoderConfig(
     "grouped",
     1,
@@ -80,6 +79,10 @@ GROUPED = EncoderConfig(
     norm_offset=True,
     branch_norms=True,
     qkv_bias=False,
+    mlp_bias=False,
+    output_bias=False,
+    gated_mlp=True,
+    position_kind="rotary",
     kv_heads=2,
     head_width=8,
     qk_norm=True,

@@ -43,7 +43,6 @@ def test_the_embedding_is_scaled_and_branches_are_normalised_before_they_are_add
     inputs = batch("grouped")
     states = jax.jit(model.hidden_states)(tree, inputs)
     embedded = 4 * leaves["embedding/token"][inputs["tokens"]]
-    embedded = embedded + leaves["embedding/position"][inputs["positions"]]
     np.testing.assert_allclose(states[0], embedded, atol=1e-5)
     # Without the scale of the branches' norms nothing is added, and the block is the identity.
     for name in ("attention_branch_norm", "mlp_branch_norm"):

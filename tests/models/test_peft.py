@@ -51,6 +51,31 @@ def test_merged_lora_computes_the_same_in_plain_weights(family):
     np.testing.assert_allclose(with_lora, plain.apply(merged, batch(family)), rtol=1e-5, atol=1e-5)
 
 
+def test_lora_and_a_prefix_fit_keys_and_values_that_heads_share():
+    """One program: with fresh updates and with trained ones, merged, and with a trained prefix."""
+    plain = classifier("grouped")
+    with_lora = with_peft("grouped", **LORA)
+    with_prefix = with_peft("grouped", prefix_tokens=3)
+    trained = params(with_lora)
+    merged, _ = peft.merge_lora(trained, with_lora.encoder.config)
+    attention = "encoder/block_00/attention"
+    assert tree.get(trained, f"{attention}/key/lora/b").shape == (2, 16)
+    assert tree.get(params(with_prefix), f"{attention}/prefix/key").shape == (3, 16)
+    moved = tree.map_paths(lambda path, leaf: leaf + ("/prefix/" in path), params(with_prefix))
+
+    @jax.jit
+    def outputs(trained, merged, *prefixes):
+        prefixed = [with_prefix.apply(params, batch("grouped")) for params in prefixes]
+        unmerged = with_lora.apply(trained, batch("grouped"))
+        return unmerged, plain.apply(merged, batch("grouped")), *prefixed
+
+    unmerged, by_merging, before, after = outputs(trained, merged, params(with_prefix), moved)
+    np.testing.assert_allclose(unmerged, by_merging, rtol=1e-4, atol=1e-4)
+    assert np.abs(after - before).max(-1).min() > 1e-4
+    kinds = {path.split("/")[-3] for path in tree.paths(trained) if path.endswith("lora/a")}
+    assert kinds == {"query", "key", "value", "output", "gate", "up", "down"}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_example_attends_to_the_prefix(family):
     model = with_peft(family, prefix_tokens=3)

@@ -21,6 +21,7 @@ ON_MESHES = [case | {"mesh": mesh} for case in FULL for mesh in MESHES]
 ON_MESHES += [case | {"mesh": MIXED} for case in FROZEN]
 BERT = {"family": "bert", "strategy": "full"}
 TWO_BLOCKS = BERT | {"layers": 2}  # for a loop of them, and for a frozen one
+DECODER = {"family": "grouped", "strategy": "full"}  # two heads share keys and values
 VARIANTS = [
     BERT | {"mesh": "fsdp=8", "accumulate": 2},
     TWO_BLOCKS | {"mesh": "fsdp=4,tensor=2", "scan": True, "remat": "block"},
@@ -28,13 +29,14 @@ VARIANTS = [
     TWO_BLOCKS | {"mesh": "data=4,fsdp=2", "strategy": "top:1"},
     BERT | {"mesh": "data=2,fsdp=2,tensor=2", "context": True},
     BERT | {"mesh": "fsdp=8", "strategy": "frozen", "context": True},
+    DECODER | {"mesh": MIXED},
 ]
 
 
 @pytest.fixture(scope="module")
 def reports(shared_folder, on_one_device):
     """What tests/helpers/sharded.py reports of every case, run once for all workers of a session."""
-    cases = [*ON_MESHES, TWO_BLOCKS, TWO_BLOCKS | {"strategy": "top:1"}, *VARIANTS]
+    cases = [*ON_MESHES, TWO_BLOCKS, TWO_BLOCKS | {"strategy": "top:1"}, DECODER, *VARIANTS]
     return on_one_device | run_once(shared_folder / "sharded.json", cases)
 
 
