@@ -94,6 +94,11 @@ def assert_close(outputs: np.ndarray, expected: np.ndarray) -> None:
         ("gpt2_bare", "last", "regression", 1),
         ("gpt2_lm_tied", "last", "classification", 3),
         ("gpt2_hub_layout", "last", "classification", 2),
+        ("modernbert_mlm_tied", "mean", "classification", 3),
+        ("modernbert_classifier", "cls", "regression", 1),
+        ("esm_tokens", "cls", "multilabel", 2),
+        ("nomic_bare", "pooler", "classification", 3),
+        ("gte_bare_no_types", "cls", "classification", 3),
         ("llama_lm_tied_linear", "last", "classification", 3),
         ("mistral_lm_window", "last", "classification", 3),
         ("qwen2_lm_tied", "last", "classification", 3),
@@ -205,7 +210,17 @@ def test_transformers_gives_the_recorded_logits_of_language_models(
 
 
 @pytest.mark.parametrize(
-    "case", ["bert_bare_pooler", "gpt2_bare", "qwen3_bare", "gemma3_text_both_ways"]
+    "case",
+    [
+        "bert_bare_pooler",
+        "gpt2_bare",
+        "qwen3_bare",
+        "gemma3_text_both_ways",
+        "modernbert_mlm_tied",
+        "esm_mlm_old",
+        "nomic_bare",
+        "gte_bare_no_types",
+    ],
 )
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
 @pytest.mark.parametrize("normalize", [False, True])
@@ -228,7 +243,17 @@ def test_sentence_transformers_encodes_to_the_vectors(
 
 @pytest.mark.parametrize(
     "case",
-    ["bert_bare_pooler", "gpt2_bare", "llama_lm_untied", "qwen2_lm_tied", "smollm3_lm_tied"],
+    [
+        "bert_bare_pooler",
+        "gpt2_bare",
+        "llama_lm_untied",
+        "qwen2_lm_tied",
+        "smollm3_lm_tied",
+        "modernbert_tokens",
+        "esm_tokens",
+        "nomic_bare",
+        "gte_bare_no_types",
+    ],
 )
 def test_transformers_gives_the_same_logits_of_words(
     tmp_path, transformers, torch, monkeypatch, case
@@ -251,7 +276,7 @@ def test_transformers_gives_the_same_logits_of_words(
     assert names["model"].config.id2label[2] == "ja 好"
 
 
-@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare"])
+@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare", "modernbert_mlm_tied"])
 def test_transformers_gives_the_same_logits_of_spans(
     tmp_path, transformers, torch, monkeypatch, case
 ):

@@ -12,9 +12,11 @@ from adapt import tree
 from adapt.features import image_batches, text_batches
 from adapt.models import Classifier, Span, Tagger
 from adapt.pretrained import hub
+from adapt.pretrained.families import get_family
 from adapt.run import Run
 from adapt.training.loop import evaluate
 from adapt.training.step import make_eval
+from tests.helpers import rotary_files
 from tests.helpers.decoder_files import DECODERS, write_tokenizer
 
 REFERENCES = Path(__file__).parents[1] / "references"
@@ -44,6 +46,11 @@ LANGUAGE_MODELS = [
     ("bert_pretraining", "BertForPreTraining"),
     ("gpt2_lm_tied", "GPT2LMHeadModel"),
     ("gpt2_lm_untied", "GPT2LMHeadModel"),
+    ("modernbert_mlm_tied", "ModernBertForMaskedLM"),
+    ("modernbert_mlm_untied_old", "ModernBertForMaskedLM"),
+    ("esm_mlm_old", "EsmForMaskedLM"),
+    ("nomic_mlm", "NomicBertForMaskedLM"),
+    ("gte_mlm_untied", "GteForMaskedLM"),
 ]
 
 
@@ -73,6 +80,8 @@ def pretrained(folder: Path, case: str, gap: bool = True) -> Path:
         )
     elif case.startswith(DECODERS):
         write_tokenizer(folder, words, before=["<s>"])
+    elif case.startswith(rotary_files.ROTARY):
+        rotary_files.write_tokenizer(folder, case, words)
     return folder
 
 
@@ -90,9 +99,9 @@ def finished(
     """
     run = hub.load(pretrained(folder, case, gap))
     biased = bias if bias is not None else not (run.config.causal and pooling == "last")
-    run = dataclasses.replace(
-        run, head=Classifier(classes, pooling, biased, dropout=0.1), task=task
-    )
+    layer = get_family(run.config.family).head_layer(run.config)
+    head = Classifier(classes, pooling, biased, dropout=0.1, **layer)
+    run = dataclasses.replace(run, head=head, task=task)
     rng = np.random.default_rng(5)
     head = tree.map_paths(
         lambda _, leaf: rng.normal(0, 1, leaf.shape).astype(np.float32), run.model.shapes()["head"]
@@ -142,13 +151,15 @@ def tagger(folder: Path, case: str) -> hub.Pretrained:
     """A run of tags."""
     run = hub.load(pretrained(folder, case))
     labels = ("no", "maybe; so", "ja 好")
-    return with_random_head(dataclasses.replace(run, head=Tagger(3), task="tags", labels=labels))
+    head = Tagger(3, **get_family(run.config.family).head_layer(run.config))
+    return with_random_head(dataclasses.replace(run, head=head, task="tags", labels=labels))
 
 
 def answerer(folder: Path, case: str) -> hub.Pretrained:
     """A run of spans."""
     run = hub.load(pretrained(folder, case))
-    head = Span(run.tokenizer.max_length)
+    layer = get_family(run.config.family).head_layer(run.config)
+    head = Span(run.tokenizer.max_length, **layer)
     return with_random_head(dataclasses.replace(run, head=head, task="span"))
 
 
