@@ -31,11 +31,12 @@ from adapt.models import (
     POOLINGS,
     Classifier,
     Encoder,
-    EncoderConfig,
     Model,
     cached_program,
     flatten_groups,
+    pooling_names,
 )
+from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import DType, Long, is_of
 from adapt.other_names import suggests
 from adapt.parallel import multihost, sharding
@@ -45,6 +46,7 @@ from adapt.pretrained.hub import (
     check_inputs,
     image_settings_of,
     loaded,
+    pooling_fields,
     tokenizer_of,
     with_long,
 )
@@ -102,9 +104,14 @@ class VectorSettings:
     def __str__(self) -> str:
         return describe_vectors([self.pooling], self.normalize, self.prompt, self.dimensions)
 
-    def width(self, config: EncoderConfig) -> int:
+    def width(self, pretrained: Pretrained) -> int:
         """The numbers of a vector."""
-        return min(self.dimensions or config.width, config.width)
+        width = pretrained.config.width
+        if self.pooling == "projection":
+            width = getattr(pretrained.head, "projection", 0) or width
+        if self.pooling == "cls+patches":
+            width = 2 * width
+        return min(self.dimensions or width, width)
 
 
 def describe_vectors(
@@ -215,7 +222,7 @@ def encode(
     settings = vector_settings(pretrained, pooling, normalize, prompt)
     forward, params = extractor(pretrained, settings.pooling, layer, compute_dtype(dtype))
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
-    features = np.zeros((len(texts), settings.width(pretrained.config)), np.float32)
+    features = np.zeros((len(texts), settings.width(pretrained)), np.float32)
     reader = with_long(pretrained, long)
     batches = text_batches(reader, with_prompt(chunks, settings.prompt), few=True)
     counts = fill(features, forward, params, batches, settings.normalize)
@@ -308,7 +315,7 @@ def extract(
     used = compute_dtype(dtype)
     forward, params = extractor(pretrained, settings.pooling, layer, used, layout)
     stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
-    width = settings.width(pretrained.config)
+    width = settings.width(pretrained)
 
     started = time.perf_counter()
     path = folder / name
@@ -484,14 +491,16 @@ def extractor(
         raise StrategyError(
             f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}"
         )
-    if pooling not in (*POOLINGS, "attention"):
+    known = pooling_names() if config.is_image else (*POOLINGS, "attention")
+    if pooling not in known:
         raise StrategyError(
-            f"unknown pooling {pooling!r}: give one of {', '.join(POOLINGS)} or attention"
+            f"unknown pooling {pooling!r}: give one of {', '.join(known[:-1])} or {known[-1]}"
         )
     head = {}
-    if pooling in ("pooler", "attention"):
+    if pooling == "attention" or pooling in POOLINGS_OF_CHECKPOINTS:
         head = pooling_weights(pretrained, pooling)
-    model = Model(Encoder(config), Classifier(0, pooling), layout)
+    of_encoder = pooling_fields(pretrained, pooling)
+    model = Model(Encoder(config), Classifier(0, pooling, **of_encoder), layout)
     if dtype != "float32":
         model = model.cast(jnp.dtype(dtype))
     if layout is None:

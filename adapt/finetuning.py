@@ -28,6 +28,7 @@ from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
 from adapt.models import Classifier, Encoder, Model, example_batch, peft
+from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import (
     HELD_OUT,
     CacheDType,
@@ -689,14 +690,14 @@ def check_groups(compiled: Sequence[CompiledPhase]) -> None:
 def with_head(pretrained: Pretrained, head: Any, key: jax.Array) -> tuple[Model, tree.Tree]:
     """(model, parameters) of the encoder under a new ``head``, a module of :mod:`adapt.models`.
 
-    A head that pools by the checkpoint's pooler gets the pre-trained one.
+    A head that pools by weights of the checkpoint, such as its pooler, gets the pre-trained ones.
     """
     model = Model(Encoder(pretrained.config), head)
     fresh = model.init_head(key)
-    if getattr(head, "pooling", None) == "pooler":
-        fresh = tree.graft(
-            tree.drop(fresh, "pooler"), "pooler", pooling_weights(pretrained)["pooler"]
-        )
+    pooling = getattr(head, "pooling", None)
+    if pooling in POOLINGS_OF_CHECKPOINTS:
+        own = pooling_weights(pretrained, pooling)[pooling]
+        fresh = tree.graft(tree.drop(fresh, pooling), pooling, own)
     encoder = tree.drop(pretrained.params, "head")
     return model, tree.graft(encoder, "head", fresh)
 

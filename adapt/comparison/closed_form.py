@@ -188,6 +188,8 @@ def pooled_features(material: Material, pooling: str | None) -> tuple[dict[str, 
     chosen = pooling or default_pooling(pretrained)
     if chosen not in POOLINGS:  # a run's, with weights that are of its own head
         chosen = get_family(pretrained.config.family).pooling
+    if chosen not in POOLINGS:  # nor has the family one without
+        chosen = "mean"
     model = Model(Encoder(pretrained.config), Classifier(0, chosen))
     cut = frozen_prefix.cut_at(model, model.stages)
     params = tree.drop(pretrained.params, "head")

@@ -2,7 +2,6 @@
 preprocessor_config.json.
 """
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,9 @@ from adapt.errors import ExportError
 from adapt.models import EncoderConfig
 from adapt.pretrained import families
 from adapt.pretrained.images import ImageSettings
+
+# Heads that the original library counts to the encoder.
+OF_ENCODER = ("head/pooler/", "head/map/", "head/patch_norm/")
 
 
 def write_folder(
@@ -76,11 +78,7 @@ def write_config(config: EncoderConfig, head: Any = None) -> dict[str, Any]:
     ``head`` is None for an encoder alone.
     """
     family = families.get_family(config.family)
-    library_names = {ours: theirs for theirs, ours in reversed(families.ACTIVATIONS.items())}
-    fields = dataclasses.asdict(config) | {"activation": library_names[config.activation]}
-    entries = {"model_type": config.family}
-    for ours, theirs, *_ in family.config:
-        entries[theirs] = fields[ours]
+    entries = {"model_type": config.family} | families.config_entries(config)
     return entries | family.entries(config, head)
 
 
@@ -109,7 +107,7 @@ def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dic
     family = families.get_family(config.family)
     of_head = set()
     for row in family.table:
-        if row.paths[0].startswith("head/") and not row.paths[0].startswith("head/pooler/"):
+        if row.paths[0].startswith("head/") and not row.paths[0].startswith(OF_ENCODER):
             of_head.add(row.name)
     renamed = {}
     for name, tensor in tensors.items():

@@ -9,10 +9,12 @@ from adapt.models.heads import (
     POOLINGS,
     CausalLM,
     Classifier,
+    Distilled,
     MaskedLM,
     Span,
     Tagger,
     cached_program,
+    pooling_names,
 )
 from adapt.models.layers import random_bits
 from adapt.models.model import REMAT, Model, example_batch, flatten_groups
@@ -24,6 +26,7 @@ __all__ = [
     "REMAT",
     "CausalLM",
     "Classifier",
+    "Distilled",
     "Encoder",
     "EncoderConfig",
     "MaskedLM",
@@ -34,6 +37,7 @@ __all__ = [
     "cached_program",
     "example_batch",
     "flatten_groups",
+    "pooling_names",
     "random_bits",
     "set_contextvar",
     "target_device",

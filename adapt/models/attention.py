@@ -26,6 +26,7 @@ from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout, RMSNorm
+from adapt.models.patch_places import PatchBias
 from adapt.models.relative import RelativeBias, disentangled_bias
 from adapt.models.rotary import Rotation
 
@@ -101,6 +102,9 @@ class Attention(nn.Module):
         if pattern.relative is not None:
             bias = self.relative_bias(q, k, pattern.relative, layers, deterministic)
             pattern = dataclasses.replace(pattern, bias=bias, relative=None)
+        if c.relative_patches == "layer":
+            bias_HTT = PatchBias(c, name="relative")()
+            pattern = dataclasses.replace(pattern, bias=bias_HTT)
         if c.prefix_tokens:
             # A prefix has no places, so that its keys are not rotated.
             k, v = Prefix(c, self.dtype, name="prefix")(k, v)

@@ -80,6 +80,9 @@ class EncoderConfig:
     patch_bias: bool = True
     layer_scale: bool = False  # a factor for each feature of what a branch adds (DINOv2, BEiT)
     final_norm: bool = True  # of a pre-norm encoder, after its last block; not in BEiT
+    # A bias of the scores by how far patches lie apart (BEiT): of each "layer", "shared", or "".
+    relative_patches: str = ""
+
     # What is added to scores for the distance of two tokens, see adapt.models.relative.
     relative_buckets: int = 0  # of distances; 0: nothing is added
     relative_distance: int = 128  # from which on all are one bucket

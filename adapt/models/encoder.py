@@ -18,6 +18,7 @@ from adapt.models.attention import Attention
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, norm_of
+from adapt.models.patch_places import PatchBias, rotation_of_patches
 from adapt.models.relative import RelativeBias, RelativeStates
 from adapt.models.rotary import NO_STRETCH, Rotation, Stretch, rotation_at
 
@@ -234,6 +235,8 @@ class Encoder(nn.Module):
             self.relative = RelativeStates(c, self.dtype)
         elif c.relative_buckets and not c.relative_per_block:
             self.relative = RelativeBias(c)
+        elif c.relative_patches == "shared":
+            self.relative = PatchBias(c)
         if c.pre_norm and c.final_norm:
             self.final_norm = norm_of(c, self.dtype)
 
@@ -247,9 +250,12 @@ class Encoder(nn.Module):
         One for all blocks of a pass. {} for an encoder without such a table.
         """
         c = self.config
+        table: Any = getattr(self, "relative", None)
+        if c.relative_patches == "shared":
+            return {"bias": table()}
         if not c.relative_buckets or c.relative_per_block:
             return {}
-        relative = self.relative(batch["segments"].shape[-1])
+        relative = table(batch["segments"].shape[-1])
         return {"relative" if c.relative_terms else "bias": relative}
 
     def run(
@@ -299,6 +305,8 @@ def rotation_of(batch: Batch, config: EncoderConfig, block: int) -> Rotation | N
     """How a block rotates queries and keys; None where positions are not rotary."""
     if not config.is_rotated(block):
         return None
+    if config.is_image:
+        return rotation_of_patches(config)
     stretch = Stretch(
         config.rotary_factor, config.rotary_length, config.rotary_slow, config.rotary_fast
     )

@@ -121,6 +121,8 @@ OWN_POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
     "patch_norm": patches,  # BEiT goes on with a norm
     "projection": cls,  # CLIP goes on with a dense layer without bias
 }
+# By weights, under "head/" and this name, that come with a checkpoint.
+POOLINGS_OF_CHECKPOINTS = ("pooler", "patch_norm", "projection", "map")
 WITHOUT_POOL = ("attention", "map")  # they begin with weights
 
 
@@ -339,6 +341,27 @@ def split_columns(logits: jax.Array, columns: Sequence[int]) -> jax.Array:
     return jnp.stack(padded, 1)
 
 
+class Distilled(nn.Module):
+    """The mean of two classifiers, one on the class token and one on the distillation token after
+    it: float32 logits [N, classes] (DeiT, Touvron et al. 2021, 4).
+    """
+
+    classes: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
+        width = x_RCD.shape[-1]
+        x_TD = x_RCD.reshape(-1, width)
+        logits = jnp.zeros((), jnp.float32)
+        for place, name in enumerate(("cls_classifier", "distillation_classifier")):
+            x_ND = x_TD[batch["first"] + place]
+            logits += Dense(width, self.classes, dtype=self.dtype, name=name)(x_ND) / 2
+        return logits.astype(jnp.float32)
+
+
 class Tagger(nn.Module):
     """Projects tokens: float32 logits [M, classes] of those at the batch's ``targets``.
 
@@ -509,5 +532,5 @@ class Decoder(nn.Module):
 
 
 HEADS: dict[str, type[nn.Module]] = {
-    head.__name__: head for head in (Classifier, Tagger, Span, MaskedLM, CausalLM)
+    head.__name__: head for head in (Classifier, Distilled, Tagger, Span, MaskedLM, CausalLM)
 }

@@ -26,6 +26,7 @@ from adapt.models import (
     Span,
     Tagger,
 )
+from adapt.models.heads import POOLINGS_OF_CHECKPOINTS, pooling_names
 from adapt.options import Long, ModelOptions, is_of, wanted
 from adapt.parallel import sharding
 from adapt.pretrained import assets, families, sentence_files
@@ -426,7 +427,8 @@ def with_inputs(model: Pretrained, folder: Path, hf: Mapping[str, Any]) -> Pretr
     config = model.config
     inner = sentence_files.transformer_folder(folder)
     if config.is_image:
-        settings = read_image_settings(inner, config.image_size, config.channels)
+        processor = families.get_family(config.family).processor
+        settings = read_image_settings(inner, config.image_size, config.channels, processor)
         return dataclasses.replace(model, image_settings=settings)
     embedding = sentence_files.read_embedding(folder, config.width)
     model = dataclasses.replace(model, embedding=embedding)
@@ -792,7 +794,7 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
         check_setting_types(head)
     if isinstance(head, Classifier):
         check_imported(folder, imports, "pooling", head.pooling, POOLINGS)
-        if head.pooling not in (*POOLINGS, "attention"):
+        if head.pooling not in pooling_names():
             raise ValueError(f"unknown pooling {head.pooling!r}")
     labels = tuple(content["labels"])
     if not all(isinstance(label, str) for label in labels):
@@ -865,8 +867,26 @@ def embedding_of_run(base: Embedding, head: Any, embeds: bool) -> Embedding:
 def default_pooling(pretrained: Pretrained) -> str:
     """What a new head pools by, unless another pooling is asked for: the checkpoint's own, or that
     of its family.
+
+    A pooling by weights that the checkpoint lacks is that of the checkpoint's head.
     """
-    return pretrained.embedding.pooling or families.get_family(pretrained.config.family).pooling
+    pooling = pretrained.embedding.pooling or families.get_family(pretrained.config.family).pooling
+    if pooling in POOLINGS_OF_CHECKPOINTS and pooling not in pretrained.params["head"]:
+        return getattr(pretrained.head, "pooling", "mean")
+    return pooling
+
+
+def pooling_fields(pretrained: Pretrained, pooling: str) -> dict[str, Any]:
+    """What a :class:`Classifier` has to know of the encoder to pool in this way: as the checkpoint's
+    own head does, where that pools so.
+    """
+    if pooling in POOLINGS or pooling == "attention":
+        return {}
+    own = pretrained.head
+    if not isinstance(own, Classifier) or own.pooling != pooling:
+        return {"leading": pretrained.config.leading_tokens}
+    names = ("leading", "projection", "heads", "mlp_width", "activation", "norm_epsilon")
+    return {name: getattr(own, name) for name in names}
 
 
 def parse_base(content: Mapping[str, Any]) -> dict[str, str] | None:

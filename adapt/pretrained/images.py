@@ -10,8 +10,40 @@ import numpy as np
 from adapt.errors import CheckpointError, DataError
 from adapt.pretrained.json_files import read_settings
 
-# Processors of transformers that do what is done here; their entries have these defaults.
-PROCESSORS = ("ViTImageProcessor", "ViTFeatureExtractor")
+VIT = "ViTImageProcessor"
+SQUARE_224 = {"height": 224, "width": 224}
+OF_CLIP = {
+    "resample": 3,  # PIL's BICUBIC
+    "size": {"shortest_edge": 224},
+    "do_center_crop": True,
+    "crop_size": SQUARE_224,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+# The processors of transformers that do what is done here, and what their entries are by default
+# where that is not as in ViT's.
+PROCESSORS: dict[str, Mapping[str, Any]] = {
+    VIT: {},
+    "CLIPImageProcessor": OF_CLIP,
+    "BitImageProcessor": OF_CLIP,
+    "SiglipImageProcessor": {"resample": 3, "size": SQUARE_224},
+    "DeiTImageProcessor": {
+        "resample": 3,
+        "size": {"height": 256, "width": 256},
+        "do_center_crop": True,
+        "crop_size": SQUARE_224,
+    },
+    "BeitImageProcessor": {"resample": 3, "size": SQUARE_224},
+    "DINOv3ViTImageProcessor": {
+        "size": SQUARE_224,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    },
+}
+# Those that take one number for the size of the shorter side.
+BY_SHORTER_SIDE = ("CLIPImageProcessor", "BitImageProcessor", "SiglipImageProcessor")
+# The one that resizes numbers which are not rounded to 8 bits.
+UNROUNDED = "DINOv3ViTImageProcessor"
 DEFAULT_SIZE = 224  # ViT's own, where pictures are cropped and the file names no size
 LARGEST = 2**16  # pixels of a side
 LARGEST_NUMBER = 1e30  # of a setting: products with pixels stay finite in float32
@@ -28,6 +60,7 @@ class ImageSettings:
       it is one number; () for no resizing.
     * ``crop``: whether the middle of what was resized is cut out, with black around it where it is
       smaller.
+    * ``rounds``: whether what was resized is rounded to 8 bits, as PIL does.
     """
 
     size: int
@@ -38,11 +71,15 @@ class ImageSettings:
     std: tuple[float, ...] = (0.5,)
     resize: tuple[int, ...] | None = None
     crop: bool = False
+    rounds: bool = True
 
 
-def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings:
+def read_image_settings(
+    folder: Path, size: int, channels: int, processor: str = VIT
+) -> ImageSettings:
     """The settings in preprocessor_config.json, or those of a picture in processor_config.json;
-    what it does not say is ViT's own: bilinear, mean and std one half.
+    what it does not say is as in the processor that it names, or else in ``processor``: in ViT's
+    bilinear, mean and std one half.
 
     Raises :class:`CheckpointError` for a file that is no JSON object, for what does not fit the
     encoder, and for what is not done here.
@@ -53,7 +90,11 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
     if isinstance(nested, Mapping):  # which transformers asks first
         file = folder / "processor_config.json"
         content = dict(nested)
-    check_processor(file, content)
+    processor = check_processor(file, content, processor)
+    defaults = PROCESSORS.get(processor, {})
+    if not content:
+        defaults = for_encoder(defaults, size, channels)
+    content = {**defaults, **content}
     settings = ImageSettings(
         size=size,
         channels=channels,
@@ -61,6 +102,7 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
         rescale=content.get("rescale_factor", ImageSettings.rescale),
         mean=per_channel(content.get("image_mean")) or ImageSettings.mean,
         std=per_channel(content.get("image_std")) or ImageSettings.std,
+        rounds=processor != UNROUNDED,
     )
     filters = range(6)  # PIL's
     if type(settings.resample) is not int or settings.resample not in filters:
@@ -82,21 +124,42 @@ def read_image_settings(folder: Path, size: int, channels: int) -> ImageSettings
         raise CheckpointError(
             f"{file} says 0 for image_std, which pixels are divided by: give another number"
         )
-    return with_sizes(settings, file, content)
+    return with_sizes(settings, file, content, processor in BY_SHORTER_SIDE)
 
 
-def check_processor(file: Path, content: Mapping[str, Any]) -> None:
-    """Raise :class:`CheckpointError` for a processor that does something else than is done here."""
+def for_encoder(defaults: Mapping[str, Any], size: int, channels: int) -> dict[str, Any]:
+    """The defaults of a processor for an encoder of another size than 224, or of gray pictures: what
+    is done where a folder says nothing of its pictures.
+    """
+    scaled = dict(defaults)
+    for entry in ("size", "crop_size"):
+        if entry in scaled:
+            sides = scaled[entry].items()
+            scaled[entry] = {name: side * size // DEFAULT_SIZE for name, side in sides}
+    if channels != 3:
+        scaled = {name: scaled[name] for name in scaled if name not in ("image_mean", "image_std")}
+    return scaled
+
+
+def check_processor(file: Path, content: Mapping[str, Any], default: str) -> str:
+    """The processor that a file names, as ``PROCESSORS`` has it, or the default.
+
+    Raises :class:`CheckpointError` for one that does something else than is done here.
+    """
     name = content.get("image_processor_type") or content.get("feature_extractor_type")
-    is_known = name is None or str(name).removesuffix("Fast").removesuffix("Pil") in PROCESSORS
+    known = default if name is None else str(name).removesuffix("Fast").removesuffix("Pil")
+    known = known.replace("FeatureExtractor", "ImageProcessor")
+    is_known = known in PROCESSORS
     absent = [entry for entry in ENTRIES if entry not in content]
     if not is_known and absent:
         raise CheckpointError(
             f"{file} says image_processor_type {name}, whose own {absent[0]} is not known here: "
             "write all its settings into the file, or say ViTImageProcessor"
         )
-    if content.get("do_pad"):
-        raise CheckpointError(f"{file} says do_pad true: only false is read")
+    for entry in ("do_pad", "use_square_size"):
+        if content.get(entry):
+            raise CheckpointError(f"{file} says {entry} true: only false is read")
+    return known
 
 
 def is_number(value: Any) -> bool:
@@ -112,8 +175,11 @@ def per_channel(value: Any) -> tuple[Any, ...]:
     return () if value is None else (value,)
 
 
-def with_sizes(settings: ImageSettings, file: Path, content: Mapping[str, Any]) -> ImageSettings:
-    """The settings with what a file says of resizing and cropping.
+def with_sizes(
+    settings: ImageSettings, file: Path, content: Mapping[str, Any], by_shorter_side: bool
+) -> ImageSettings:
+    """The settings with what a file says of resizing and cropping. A size of one number may be that
+    of the shorter side.
 
     Raises :class:`CheckpointError` where pictures would not get the encoder's size.
     """
@@ -123,7 +189,10 @@ def with_sizes(settings: ImageSettings, file: Path, content: Mapping[str, Any]) 
     if not content.get("do_resize", True):
         resize = ()
     elif "size" in content or crops:
-        resize = sides(file, "size", content.get("size", DEFAULT_SIZE))
+        named = content.get("size", DEFAULT_SIZE)
+        if by_shorter_side and type(named) is int:
+            named = {"shortest_edge": named}
+        resize = sides(file, "size", named)
         resize = None if resize == (size, size) else resize
     last = resize
     if crops:
@@ -174,8 +243,7 @@ def to_pixels(images: Sequence[Any], settings: ImageSettings, first_row: int = 1
             image = in_mode(image, settings.channels)
         except ValueError as error:
             raise DataError(f"row {first_row + index}: {error}") from None
-        image = resized(image, settings)
-        values = np.asarray(image, np.float32)
+        values = resized(image, settings)
         if settings.crop:
             values = middle(values, size)
         pixels[index] = values.reshape(size, size, settings.channels)
@@ -222,10 +290,26 @@ def in_8_bits(image: Any) -> Any:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def resized(image: Any, settings: ImageSettings) -> Any:
-    """A PIL image as large as the settings say, before anything is cut out of it."""
+def resized(image: Any, settings: ImageSettings) -> np.ndarray:
+    """The numbers of a PIL image as large as the settings say, float32 [H, W, ...], before anything
+    is cut out of it.
+    """
+    height, width = size_of(image, settings)
+    if image.size == (width, height):
+        return np.asarray(image, np.float32)
+    if settings.rounds:
+        return np.asarray(image.resize((width, height), settings.resample), np.float32)
+    bands = []
+    for band in image.split():
+        floats = band.convert("F").resize((width, height), settings.resample)
+        bands.append(np.asarray(floats, np.float32))
+    return np.stack(bands, -1)
+
+
+def size_of(image: Any, settings: ImageSettings) -> tuple[int, int]:
+    """(height, width) to which a PIL image is resized."""
     if settings.resize == ():
-        return image
+        return image.height, image.width
     height, width = settings.size, settings.size
     if settings.resize is not None and len(settings.resize) == 2:
         height, width = settings.resize
@@ -235,9 +319,7 @@ def resized(image: Any, settings: ImageSettings) -> Any:
         shorter, longer = (image.width, image.height) if is_upright else (image.height, image.width)
         long = int(short * longer / shorter)
         height, width = (long, short) if is_upright else (short, long)
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), settings.resample)
+    return height, width
 
 
 def middle(values: np.ndarray, size: int) -> np.ndarray:

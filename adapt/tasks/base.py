@@ -30,7 +30,8 @@ from adapt.data.labels import Labels
 from adapt.data.tables import Table
 from adapt.devices import on_host
 from adapt.errors import CheckpointError, StrategyError
-from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM
+from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM, pooling_names
+from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
 from adapt.pretrained.families import get_family
@@ -153,12 +154,12 @@ class Task(abc.ABC):
                 "the last layer"
             )
         if options.pooling is not None:
-            check_pooling(options.pooling)
+            check_pooling(options.pooling, pretrained)
         if options.mix == "learned" and not options.layers:
             raise StrategyError("`mix` learned mixes the layers that `layers` names: name them")
-        if options.layers and options.pooling == "pooler":
+        if options.layers and options.pooling in POOLINGS_OF_CHECKPOINTS:
             raise StrategyError(
-                "`pooling` pooler was trained on the last layer alone: leave `layers` out"
+                f"`pooling` {options.pooling} was trained on the last layer alone: leave `layers` out"
             )
         last = pretrained.config.layers
         for layer in options.layers:
@@ -475,9 +476,13 @@ def task_of(run: Pretrained) -> Task:
     )
 
 
-def check_pooling(name: str) -> None:
-    """Raise :class:`StrategyError` for a pooling that is not registered."""
-    known = (*POOLINGS, "attention")
+def check_pooling(name: str, pretrained: Pretrained) -> None:
+    """Raise :class:`StrategyError` for a pooling that is not registered, and one of patches for an
+    encoder of texts.
+    """
+    known = [*POOLINGS, "attention"]
+    if pretrained.config.is_image:
+        known = list(pooling_names())
     if name not in known:
         raise StrategyError(f"unknown `pooling` {name!r}: give one of {', '.join(known)}")
 
@@ -493,8 +498,8 @@ def classifier(
     config = pretrained.config
     family = get_family(config.family)
     pooling = options.pooling or default_pooling(pretrained)
-    if options.layers and pooling == "pooler":  # which reads the last layer alone
-        pooling = family.pooling
+    if options.layers and pooling in POOLINGS_OF_CHECKPOINTS:  # which read the last layer alone
+        pooling = family.pooling if family.pooling in POOLINGS else "mean"
     layer = {}
     for head in family.sequence_heads:
         # Where the original class has no bias, a head with one could not be exported.
@@ -504,7 +509,15 @@ def classifier(
             layer = family.head_layer(config)
     layers = tuple(options.layers)
     return Classifier(
-        num_outputs, pooling, bias, config.dropout, layers, options.mix, columns, **layer
+        num_outputs,
+        pooling,
+        bias,
+        config.dropout,
+        layers,
+        options.mix,
+        columns,
+        **layer,
+        **hub.pooling_fields(pretrained, pooling),
     )
 
 

@@ -799,8 +799,8 @@ refused(
     "another activation",
     "bert_bare_pooler",
     "config.json: hidden_act, activation_function",
-    "unknown activation 'quick_gelu'",
-    hidden_act="quick_gelu",
+    "unknown activation 'mish'",
+    hidden_act="mish",
 )
 states(
     "upcast",
@@ -872,8 +872,17 @@ no_pixels(
     "another processor",
     "image_processor_type",
     "image_processor_type",
-    image_processor_type="BeitImageProcessor",
+    image_processor_type="LevitImageProcessor",
 )
+for processor in ("CLIPImageProcessor", "BitImageProcessor", "DeiTImageProcessor"):
+    # What they are by default but for the sizes: a crop of the middle.
+    named = {"image_processor_type": processor, "crop_size": 32}
+    pixels(
+        f"{processor}, shorter side", "image_processor_type", **named, size={"shortest_edge": 36}
+    )
+    pixels(f"{processor}, one number", "size", **named, size=40)
+for processor in ("SiglipImageProcessor", "BeitImageProcessorFast", "DINOv3ViTImageProcessorFast"):
+    pixels(processor, "image_processor_type", image_processor_type=processor)
 pixels("size as a number", "size", size=32)
 pixels("shortest edge", "size", size={"shortest_edge": 40}, do_center_crop=True, crop_size=SQUARE)
 no_pixels("another size", "size", "24 x 32", size={"height": 24, "width": 32})
@@ -920,6 +929,10 @@ pixels(
 pixels("no normalize", "do_normalize, image_mean, image_std", do_normalize=False)
 pixels("rgb", "do_convert_rgb", do_convert_rgb=True)
 no_pixels("pad", "do_pad", "do_pad", do_pad=True)
+no_pixels(
+    "square size", "use_square_size, do_reduce_labels", "use_square_size", use_square_size=True
+)
+pixels("labels of segments", "use_square_size, do_reduce_labels", do_reduce_labels=True)
 
 
 # The rest of config.json: what is looked at is in test_checkpoint_table.py

@@ -197,7 +197,7 @@ def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
             draw = 0.5 * draw
         else:
             draw = 1.2 * draw / np.sqrt(np.prod(parameter.shape[1:]))
-        parameter.data.copy_(torch.from_numpy(draw))
+        parameter.data.copy_(torch.from_numpy(np.asarray(draw)))
 
 
 def draw_inputs(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -54,6 +54,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
+    "quick_gelu": "quick_gelu",
     # Other names of the same functions.
     "gelu_python": "gelu",
     "gelu_fast": "gelu_tanh",
@@ -75,6 +76,8 @@ LAYOUTS: dict[
         lambda x: x.reshape(x.shape[-2:] if x.shape[1] > 1 else x.shape[-1:]),
         lambda x, _: x.reshape((1,) * (3 - x.ndim) + x.shape),
     ),
+    # a leading axis of 1 before several tokens, or one, taken off
+    "tokens": (lambda x: x[0], lambda x, _: x[None]),
 }
 
 
@@ -107,6 +110,11 @@ def under(kinds: Sequence[str], rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(row, kinds=tuple(kinds)) for row in rows]
 
 
+def where(field: str, value: Any, rows: Sequence[Row]) -> list[Row]:
+    """The same rows for encoders whose config has this value alone."""
+    return [dataclasses.replace(row, only=(field, value)) for row in rows]
+
+
 def dense(name: str, *paths: str, layout: str = "transposed") -> list[Row]:
     """The rows of one dense layer, ``name.weight`` and ``name.bias``, or of several that are stored
     as one.
@@ -132,6 +140,11 @@ def as_they_are(hf: Mapping[str, Any], fields: Fields) -> Fields:
 def as_said(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> EncoderConfig:
     """``settle`` of a family whose config.json says all."""
     return config
+
+
+def as_it_is(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``settings`` of a family whose config.json is the encoder's."""
+    return hf
 
 
 def no_entries(config: EncoderConfig, head: Any) -> Fields:
@@ -170,6 +183,7 @@ class Family:
       is left out, and said.
     * ``complete(hf, fields) -> fields``: what the rows of ``config`` can't say. It raises
       :class:`CheckpointError` for what is not read.
+    * ``settings(hf) -> hf``: the entries of the encoder, where config.json nests them in others.
     * ``entries(config, head) -> entries of config.json``: the inverse of ``complete``. ``head`` is
       None for an encoder alone.
     * ``settle(config, tensors) -> config``: what the tensors of a file, by its own names, say of the
@@ -192,6 +206,8 @@ class Family:
     * ``language_model(config, tied) -> head``: the head of pre-training.
     * ``tokenizer``: the class of its tokenizer, a name of
       :data:`adapt.pretrained.tokenizer_files.TOKENIZERS`; "": tokenizer.json is taken as it is.
+    * ``processor``: the class that makes pixels of its images, a name of
+      :data:`adapt.pretrained.images.PROCESSORS`, where the folder names none.
     """
 
     config: Sequence[tuple[Any, ...]]
@@ -211,6 +227,8 @@ class Family:
     extra_tensors: Callable[[EncoderConfig, str, Tensors], Tensors] = no_tensors
     language_model: Callable[[EncoderConfig, bool], Any] = language_model
     tokenizer: str = ""
+    settings: Callable[[Mapping[str, Any]], Mapping[str, Any]] = as_it_is
+    processor: str = "ViTImageProcessor"
 
 
 # The model_type of config.json -> the family, or "module:NAME" (NAME is FAMILY if it is not said),
@@ -233,6 +251,15 @@ FAMILIES: dict[str, Family | str] = {
     "t5": "adapt.pretrained.families.t5",
     "mt5": "adapt.pretrained.families.t5:MT5",
     "umt5": "adapt.pretrained.families.t5:UMT5",
+    "deit": "adapt.pretrained.families.deit",
+    "beit": "adapt.pretrained.families.beit",
+    "dinov2": "adapt.pretrained.families.dinov2",
+    "dinov2_with_registers": "adapt.pretrained.families.dinov2:WITH_REGISTERS",
+    "dinov3_vit": "adapt.pretrained.families.dinov3",
+    "clip": "adapt.pretrained.families.clip",
+    "clip_vision_model": "adapt.pretrained.families.clip",
+    "siglip": "adapt.pretrained.families.siglip",
+    "siglip_vision_model": "adapt.pretrained.families.siglip",
 }
 
 
@@ -260,12 +287,15 @@ def get_family(name: Any) -> Family:
 def head_kind(head: Any) -> str:
     """The kind of a head, by which tensors have names and transformers has classes.
 
-    "features" is a pooler or nothing; "classes" are those of sequences and images.
+    "features" is a pooler or nothing, "projection" a dense layer that makes them; "classes" are those
+    of sequences and images.
     """
     if head is None:
         return "features"
     if isinstance(head, Classifier):
-        return "classes" if head.classes else "features"
+        if head.classes:
+            return "classes"
+        return "projection" if head.pooling == "projection" else "features"
     if isinstance(head, Tagger):
         return "token classes"
     if isinstance(head, Span):
@@ -295,8 +325,10 @@ def tensor_rows(config: EncoderConfig, leaves: tree.Tree, head: Any = None) -> l
 
 def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
     """config.json -> what fixes an encoder. Raises :class:`CheckpointError` where it does not."""
-    family = get_family(hf["model_type"])
-    fields: Fields = {}
+    model_type = hf["model_type"]
+    family = get_family(model_type)
+    hf = family.settings(hf)
+    fields: Fields = {"family": model_type}
     for ours, theirs, *default in reversed(family.config):
         if theirs not in hf and not default:
             raise CheckpointError(f"{where}/config.json has no entry {theirs!r}")
@@ -306,21 +338,34 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
             f"quantization_config in {where}/config.json: only weights in floating point are read"
         )
     fields = family.complete(hf, fields)
-    name = fields["activation"]
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise CheckpointError(
-            f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}"
-        )
-    fields["activation"] = ACTIVATIONS[name]
+    fields["activation"] = activation(fields["activation"])
     for name in ("pad_token", "end_token"):
         if name in fields:
             fields[name] = token_id(fields[name], name, where)
-    config = EncoderConfig(family=hf["model_type"], **fields)
+    config = EncoderConfig(**fields)
     check_config(config, f"config.json in {where}")
     if not config.is_image and not 0 <= config.pad_token < config.vocabulary:
         # A padding token without a row. Padding is masked here, so that any token will do.
         config = dataclasses.replace(config, pad_token=0)
     return config
+
+
+def config_entries(config: EncoderConfig) -> Fields:
+    """What the rows of the family say of a config, by their entries in config.json."""
+    library_names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    fields = dataclasses.asdict(config) | {"activation": library_names[config.activation]}
+    return {theirs: fields[ours] for ours, theirs, *_ in get_family(config.family).config}
+
+
+def activation(name: Any) -> str:
+    """Our name of an activation of config.json. Raises :class:`CheckpointError` for an unknown
+    one.
+    """
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise CheckpointError(
+            f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
 
 
 def token_id(value: Any, name: str, where: str) -> int:
@@ -590,4 +635,9 @@ def check_positions(config: EncoderConfig, says: str) -> None:
     if config.width_of_head % 2:
         raise CheckpointError(
             f"{says} {config.heads} heads of an odd width, which rotary positions can't halve"
+        )
+    if config.is_image and config.width_of_head % 4:
+        raise CheckpointError(
+            f"{says} {config.heads} heads of width {config.width_of_head}: rotary positions of "
+            "patches want a multiple of 4"
         )

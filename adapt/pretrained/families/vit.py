@@ -50,14 +50,34 @@ TABLE = [
 
 
 def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    size = fields["image_size"]
-    patch = fields["patch_size"]
-    if not isinstance(size, int) or not isinstance(patch, int) or size % patch:
+    if hf.get("pooler_act", "tanh") != "tanh":
+        raise CheckpointError(f"pooler_act {hf['pooler_act']!r} in config.json: only tanh is read")
+    return with_patches(fields, first_tokens=1) | {"pre_norm": True}
+
+
+def with_patches(fields: dict[str, Any], first_tokens: int) -> dict[str, Any]:
+    """The fields with sizes of one number and the positions of all tokens: ``first_tokens``, the
+    registers and the patches. Raises :class:`CheckpointError` for other than square whole patches.
+    """
+    size = side(fields["image_size"])
+    patch = side(fields["patch_size"])
+    if size is None or patch is None or size % patch:
         raise CheckpointError(
-            f"image_size {size} and patch_size {patch} in config.json: only square whole patches "
-            "are read"
+            f"image_size {fields['image_size']} and patch_size {fields['patch_size']} in "
+            "config.json: only square whole patches are read"
         )
-    return fields | {"positions": (size // patch) ** 2 + 1, "pre_norm": True}
+    registers = fields.get("registers", 0)
+    if type(registers) is not int or registers < 0:
+        raise CheckpointError(f"config.json says {registers!r} for registers: give their number")
+    positions = first_tokens + registers + (size // patch) ** 2
+    return fields | {"image_size": size, "patch_size": patch, "positions": positions}
+
+
+def side(value: Any) -> int | None:
+    """The side of a square that config.json names by one number or two; None for anything else."""
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]
+    return value if type(value) is int and value > 0 else None
 
 
 def recognise(

@@ -1,0 +1,138 @@
+"""CLIP (Radford et al. 2021): its tower of images. The projection into the space that it shares with
+the tower of texts is the head.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.families import (
+    Family,
+    Fields,
+    Row,
+    Tensors,
+    architecture,
+    config_entries,
+    dense,
+    norm,
+)
+from adapt.pretrained.families.vit import with_patches
+
+CONFIG = [
+    ("layers", "num_hidden_layers", 12),
+    ("width", "hidden_size", 768),
+    ("heads", "num_attention_heads", 12),
+    ("mlp_width", "intermediate_size", 3072),
+    ("image_size", "image_size", 224),
+    ("patch_size", "patch_size", 32),
+    ("channels", "num_channels", 3),
+    ("activation", "hidden_act", "quick_gelu"),
+    ("norm_epsilon", "layer_norm_eps", 1e-5),
+    ("attention_dropout", "attention_dropout", 0.0),
+    ("init_range", "initializer_range", 0.02),
+]
+LAYER = "encoder.layers.#"
+BLOCK = "encoder/block_#"
+BLOCKS = [
+    *norm(f"{LAYER}.layer_norm1", f"{BLOCK}/attention_norm"),
+    *dense(f"{LAYER}.self_attn.q_proj", f"{BLOCK}/attention/query"),
+    *dense(f"{LAYER}.self_attn.k_proj", f"{BLOCK}/attention/key"),
+    *dense(f"{LAYER}.self_attn.v_proj", f"{BLOCK}/attention/value"),
+    *dense(f"{LAYER}.self_attn.out_proj", f"{BLOCK}/attention/output"),
+    *norm(f"{LAYER}.layer_norm2", f"{BLOCK}/mlp_norm"),
+    *dense(f"{LAYER}.mlp.fc1", f"{BLOCK}/mlp/up"),
+    *dense(f"{LAYER}.mlp.fc2", f"{BLOCK}/mlp/down"),
+]
+PATCHES = [
+    Row("embeddings.position_embedding.weight", ("encoder/embedding/position",)),
+    *dense("embeddings.patch_embedding", "encoder/embedding/patch", layout="patches"),
+]
+TABLE = [
+    Row("embeddings.class_embedding", ("encoder/embedding/class_token",)),
+    *PATCHES,
+    *norm("pre_layrnorm", "encoder/embedding/norm"),  # so it is spelled
+    *BLOCKS,
+    *norm("post_layernorm", "encoder/final_norm"),
+    Row("visual_projection.weight", ("head/projection/kernel",), "transposed"),
+    *dense("classifier", "head/classifier"),
+]
+PARTS = {
+    "text_model.": "tower of texts",
+    "text_projection.": "projection of texts",
+    "logit_scale": "temperature",
+    "post_layernorm.": "norm that this classifier does not read",
+}
+
+
+CLASSIFIER = "CLIPForImageClassification"
+
+
+def of_vision(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entries of the tower of images, which config.json of both towers nests."""
+    if "vision_config" not in hf:
+        return hf
+    own = {**(hf["vision_config"] or {}), **(hf.get("vision_config_dict") or {})}
+    return own | {"architectures": hf.get("architectures")}
+
+
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+    """A classifier of CLIP reads the mean of the patches before the last norm."""
+    return with_patches(fields, first_tokens=1) | {
+        "family": "clip_vision_model",
+        "pre_norm": True,
+        "embedding_norm": True,
+        "patch_bias": False,
+        "final_norm": architecture(hf) != CLASSIFIER,
+        "dropout": 0.0,
+    }
+
+
+def entries(config: EncoderConfig, head: Any) -> Fields:
+    if not config.final_norm:
+        return {"model_type": "clip", "vision_config": config_entries(config)}
+    projection = getattr(head, "projection", 0)
+    return {"projection_dim": projection} if projection else {}
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
+    """The classifier, the projection, or nothing."""
+    if not config.final_norm:
+        classes = len(tensors.get("classifier.weight", ()))
+        return Classifier(classes, "patches", leading=1), tensors
+    if "visual_projection.weight" in tensors:
+        width = len(tensors["visual_projection.weight"])
+        return Classifier(0, "projection", projection=width), tensors
+    return Classifier(0, "cls"), tensors
+
+
+def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
+    """The norm that a classifier does not read, and that its class holds all the same."""
+    if architecture != CLASSIFIER:
+        return {}
+    return {
+        "vision_model.post_layernorm.weight": np.ones(config.width, np.float32),
+        "vision_model.post_layernorm.bias": np.zeros(config.width, np.float32),
+    }
+
+
+FAMILY = Family(
+    CONFIG,
+    TABLE,
+    recognise,
+    complete,
+    entries,
+    settings=of_vision,
+    pooling="cls",
+    prefix="vision_model.",
+    buffers=r"embeddings\.position_ids",
+    parts=PARTS,
+    classes={"classes": CLASSIFIER, "projection": "CLIPVisionModelWithProjection"},
+    sequence_heads=[Classifier(0, "patches")],
+    base_class="CLIPVisionModel",
+    extra_tensors=extra_tensors,
+    processor="CLIPImageProcessor",
+)

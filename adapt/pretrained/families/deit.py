@@ -1,0 +1,44 @@
+"""DeiT (Touvron et al. 2021): ViT with a distillation token after the class token."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from adapt.models import Classifier, Distilled, EncoderConfig
+from adapt.pretrained.families import Fields, Row, Tensors, dense, vit
+
+TABLE = [
+    *vit.TABLE,
+    Row("embeddings.distillation_token", ("encoder/embedding/distillation_token",), "token"),
+    *dense("cls_classifier", "head/cls_classifier"),
+    *dense("distillation_classifier", "head/distillation_classifier"),
+]
+
+
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+    fields = vit.complete(hf, fields)
+    return fields | {"positions": fields["positions"] + 1, "distillation_token": True}
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
+    """The mean of two classifiers, each on one token; or as in ViT."""
+    if "distillation_classifier.weight" in tensors:
+        return Distilled(len(tensors["distillation_classifier.weight"])), tensors
+    return vit.recognise(config, hf, tensors)
+
+
+FAMILY = dataclasses.replace(
+    vit.FAMILY,
+    table=TABLE,
+    recognise=recognise,
+    complete=complete,
+    prefix="deit.",
+    classes={
+        "classes": "DeiTForImageClassification",
+        "the head Distilled": "DeiTForImageClassificationWithTeacher",
+    },
+    sequence_heads=[Classifier(0, "cls")],
+    processor="DeiTImageProcessor",
+)

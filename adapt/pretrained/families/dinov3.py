@@ -1,0 +1,87 @@
+"""DINOv3's ViT (Simeoni et al. 2025): DINOv2 with rotary positions of the patches; the key has no
+bias.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapt.errors import CheckpointError
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm
+from adapt.pretrained.families.vit import with_patches
+
+CONFIG = [
+    ("layers", "num_hidden_layers", 12),
+    ("width", "hidden_size", 384),
+    ("heads", "num_attention_heads", 6),
+    ("mlp_width", "intermediate_size", 1536),
+    ("image_size", "image_size", 224),
+    ("patch_size", "patch_size", 16),
+    ("channels", "num_channels", 3),
+    ("registers", "num_register_tokens", 0),
+    ("activation", "hidden_act", "gelu"),
+    ("norm_epsilon", "layer_norm_eps", 1e-5),
+    ("rotary_base", "rope_theta", 100.0),
+    ("qkv_bias", "query_bias", True),
+    ("qkv_bias", "value_bias", True),
+    ("key_bias", "key_bias", False),
+    ("output_bias", "proj_bias", True),
+    ("mlp_bias", "mlp_bias", True),
+    ("gated_mlp", "use_gated_mlp", False),
+    ("attention_dropout", "attention_dropout", 0.0),
+    ("init_range", "initializer_range", 0.02),
+]
+LAYER = "layer.#"
+BLOCK = "encoder/block_#"
+TABLE = [
+    Row("embeddings.cls_token", ("encoder/embedding/class_token",), "token"),
+    Row("embeddings.register_tokens", ("encoder/embedding/registers",), "tokens"),
+    *dense("embeddings.patch_embeddings", "encoder/embedding/patch", layout="patches"),
+    *norm(f"{LAYER}.norm1", f"{BLOCK}/attention_norm"),
+    *dense(f"{LAYER}.attention.q_proj", f"{BLOCK}/attention/query"),
+    *dense(f"{LAYER}.attention.k_proj", f"{BLOCK}/attention/key"),
+    *dense(f"{LAYER}.attention.v_proj", f"{BLOCK}/attention/value"),
+    *dense(f"{LAYER}.attention.o_proj", f"{BLOCK}/attention/output"),
+    Row(f"{LAYER}.layer_scale1.lambda1", (f"{BLOCK}/attention_scale",)),
+    *norm(f"{LAYER}.norm2", f"{BLOCK}/mlp_norm"),
+    *dense(f"{LAYER}.mlp.gate_proj", f"{BLOCK}/mlp/gate"),
+    *dense(f"{LAYER}.mlp.up_proj", f"{BLOCK}/mlp/up"),
+    *dense(f"{LAYER}.mlp.down_proj", f"{BLOCK}/mlp/down"),
+    Row(f"{LAYER}.layer_scale2.lambda1", (f"{BLOCK}/mlp_scale",)),
+    *norm("norm", "encoder/final_norm"),
+]
+
+
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+    if hf.get("query_bias", True) != hf.get("value_bias", True):
+        raise CheckpointError("query_bias and value_bias in config.json differ: only both are read")
+    if fields["key_bias"] and not fields["qkv_bias"]:
+        raise CheckpointError("key_bias in config.json is read only beside query_bias")
+    return with_patches(fields, first_tokens=1) | {
+        "dropout": 0.0,
+        "pre_norm": True,
+        "layer_scale": True,
+        "position_kind": "rotary",
+    }
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
+    """There is no head."""
+    return Classifier(0, "cls"), tensors
+
+
+FAMILY = Family(
+    CONFIG,
+    TABLE,
+    recognise,
+    complete,
+    pooling="cls",
+    parts={
+        "embeddings.mask_token": "token of masked patches",
+        "embeddings.register_tokens": "no registers",
+    },
+    base_class="DINOv3ViTModel",
+    processor="DINOv3ViTImageProcessor",
+)

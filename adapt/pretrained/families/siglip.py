@@ -1,0 +1,100 @@
+"""SigLIP (Zhai et al. 2023): its tower of images, without a class token; the head pools by attention
+(Zhai et al. 2022).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.families import (
+    Fields,
+    Row,
+    Tensors,
+    clip,
+    config_entries,
+    dense,
+    no_tensors,
+    norm,
+)
+from adapt.pretrained.families.vit import with_patches
+
+DEFAULTS = [
+    ("patch_size", "patch_size", 16),
+    ("activation", "hidden_act", "gelu_pytorch_tanh"),
+    ("norm_epsilon", "layer_norm_eps", 1e-6),
+]
+IN_PROJECTION = ("head/map/query", "head/map/key", "head/map/value")
+TABLE = [
+    *clip.PATCHES,
+    *clip.BLOCKS,
+    *norm("post_layernorm", "encoder/final_norm"),
+    Row("head.probe", ("head/map/query_token",), "token"),
+    Row(
+        "head.attention.in_proj_weight",
+        tuple(f"{path}/kernel" for path in IN_PROJECTION),
+        "transposed",
+    ),
+    Row("head.attention.in_proj_bias", tuple(f"{path}/bias" for path in IN_PROJECTION)),
+    *dense("head.attention.out_proj", "head/map/output"),
+    *norm("head.layernorm", "head/map/norm"),
+    *dense("head.mlp.fc1", "head/map/up"),
+    *dense("head.mlp.fc2", "head/map/down"),
+    *dense("classifier", "head/classifier"),
+]
+
+
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+    return with_patches(fields, first_tokens=0) | {
+        "family": "siglip_vision_model",
+        "pre_norm": True,
+        "class_token": False,
+        "dropout": 0.0,
+    }
+
+
+def entries(config: EncoderConfig, head: Any) -> Fields:
+    if getattr(head, "classes", 0):
+        own = config_entries(config) | {"vision_use_head": False}
+        return {"model_type": "siglip", "vision_config": own}
+    return {"vision_use_head": getattr(head, "pooling", "") == "map"}
+
+
+def recognise(
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
+    """The classifier on the mean of all patches, the attention pooling, or nothing."""
+    if "classifier.weight" in tensors:
+        return Classifier(len(tensors["classifier.weight"]), "mean"), tensors
+    if "head.probe" not in tensors:
+        return Classifier(0, "mean"), tensors
+    head = Classifier(
+        0,
+        "map",
+        heads=config.heads,
+        mlp_width=config.mlp_width,
+        activation=config.activation,
+        norm_epsilon=config.norm_epsilon,
+    )
+    return head, tensors
+
+
+FAMILY = dataclasses.replace(
+    clip.FAMILY,
+    config=[*DEFAULTS, *clip.CONFIG],
+    table=TABLE,
+    recognise=recognise,
+    complete=complete,
+    entries=entries,
+    pooling="mean",
+    parts={
+        "text_model.": "tower of texts",
+        "logit_": "temperature and bias of the loss",
+        "head.": "attention pooling",
+    },
+    classes={"classes": "SiglipForImageClassification"},
+    sequence_heads=[Classifier(0, "mean")],
+    base_class="SiglipVisionModel",
+    extra_tensors=no_tensors,
+    processor="SiglipImageProcessor",
+)
