@@ -137,7 +137,7 @@ WRONG = [
     ("--table --tokens 64", "--tokens 64: vit-l16 takes 197"),
     ("--no-scan --compare-unrolled", "leave --no-scan out"),
     ("--strategy all", "unknown strategy 'all'"),
-    ("--strategy lora:8", "several phases or additions"),
+    ("--strategy lora:8+lp-ft", "several phases"),
     ("--mesh fsdp=3", "takes 3 devices and there are 16"),
     ("--batch-size 24", "can't be divided over fsdp=16: give a multiple of 16"),
     ("--tokens 513", "bert-large takes 1 to 512"),

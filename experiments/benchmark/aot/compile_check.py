@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 
@@ -86,9 +86,9 @@ class CaseOptions:
 
     title: ClassVar[str] = "step"
 
-    # bert-tiny, minilm, bert-base, bert-large, vit-l16 or gpt2-xl
+    # bert-tiny, minilm, bert-base, bert-large, vit-l16, gpt2-xl or qwen3-8b
     model: str = "bert-large"
-    # of one phase and without additions; top:25% is the last quarter of the blocks
+    # of one phase; top:25% is the last quarter of the blocks
     strategy: str = "full"
     # v5e or v5p and the sides of the slice; h100 or a100 and how many of one host
     topology: str = "v5e:4x4"
@@ -102,6 +102,8 @@ class CaseOptions:
     remat: Remat | None = None
     # unrolled blocks in place of a loop
     scan: bool = True
+    # of frozen kernels; a run of bfloat16 on one device keeps them so
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +145,7 @@ NOT_OF_TABLE = (
     "strategy",
     "mesh",
     "scan",
+    "frozen_dtype",
     "compare_unrolled",
     "next_batch",
     "kernels",
@@ -199,7 +202,15 @@ def make_case(config: CaseOptions) -> Case:
         )
     remat = config.remat or ("none" if is_frozen else "block")
     return Case(
-        config.model, strategy, config.topology, mesh, batch_size, tokens, remat, config.scan
+        config.model,
+        strategy,
+        config.topology,
+        mesh,
+        batch_size,
+        tokens,
+        remat,
+        config.scan,
+        config.frozen_dtype,
     )
 
 

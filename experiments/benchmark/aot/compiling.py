@@ -14,12 +14,13 @@ import jax.numpy as jnp
 
 from adapt.cost import flops
 from adapt.errors import CheckpointError, StrategyError
-from adapt.models import Encoder, Model, set_contextvar, target_device
+from adapt.models import Encoder, EncoderConfig, Model, set_contextvar, target_device
+from adapt.models.peft import with_peft
 from adapt.parallel import sharding
 from adapt.training import frozen_prefix, optim, strategies
 from adapt.training.losses import cross_entropy
 from adapt.training.step import State, Step, make_step
-from adapt.tree import Tree, label
+from adapt.tree import Tree, label, map_paths, paths
 from experiments.benchmark.aot import hlo, roofline
 from experiments.benchmark.aot.chips import Chip, Topology
 from experiments.benchmark.aot.shapes import SHAPES
@@ -42,6 +43,7 @@ class Case:
     tokens: int
     remat: str
     scan: bool = True
+    frozen_dtype: str = "float32"  # of frozen kernels
 
 
 def resolve_strategy(model: str, spec: str) -> str:
@@ -56,12 +58,17 @@ def resolve_strategy(model: str, spec: str) -> str:
         blocks = max(1, round(layers * int(percent[1]) / 100))
         spec = f"top:{blocks}"
     strategy = strategies.strategy(spec, layers)
-    if len(strategy.phases) > 1 or strategy.peft:
+    if len(strategy.phases) > 1:
         raise StrategyError(
-            f"`strategy` {spec} has several phases or additions: "
-            "give full, top:K, frozen or the like"
+            f"`strategy` {spec} has several phases: give full, top:K, lora:R, frozen or the like"
         )
     return spec
+
+
+def encoder_config(case: Case) -> EncoderConfig:
+    """The encoder with what the strategy adds to it."""
+    config = SHAPES[case.model].config
+    return with_peft(config, strategies.strategy(case.strategy, config.layers).peft)
 
 
 def tokens_per_example(model: str, batch_size: int, tokens: int | None) -> int:
@@ -87,7 +94,7 @@ def make_training(
     """(model, labels, optimizer, step): AdamW, clipping, dropout, bfloat16 compute."""
     shape = SHAPES[case.model]
     layers = shape.config.layers
-    encoder = Encoder(shape.config)
+    encoder = Encoder(encoder_config(case))
     model = Model(encoder, shape.head, layout, case.remat, case.scan).cast(jnp.bfloat16)
     phase = strategies.strategy(case.strategy, layers).phases[0]
     labels, factors = strategies.label_phase(phase, model.shapes(), layers)
@@ -118,7 +125,7 @@ def abstract_inputs(case: Case, devices: list[Any]) -> tuple[Step, Tree, State, 
         key=jax.eval_shape(lambda: jax.random.key(0)),
         halted=array_like((), jnp.bool_),
     )
-    frozen = optim.frozen(params, labels)
+    frozen = cast_kernel_shapes(optim.frozen(params, labels), case.frozen_dtype)
     batch = batch_shapes(case, layout)
     if layout is None:
         one_device = jax.sharding.SingleDeviceSharding(devices[0])
@@ -127,6 +134,16 @@ def abstract_inputs(case: Case, devices: list[Any]) -> tuple[Step, Tree, State, 
     frozen = with_shardings(frozen, layout.shardings(frozen, layout.frozen_rules))
     state = with_shardings(state, layout.shardings(state, layout.rules))
     return step, frozen, state, batch
+
+
+def cast_kernel_shapes(frozen: Tree, dtype: str) -> Tree:
+    """What :func:`adapt.training.step.cast_kernels` makes of arrays, of their shapes."""
+
+    def cast(path: str, leaf: Any) -> Any:
+        is_kernel = path.startswith("encoder/") and path.endswith("/kernel")
+        return array_like(leaf.shape, dtype) if is_kernel else leaf
+
+    return map_paths(cast, frozen)
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:
@@ -147,7 +164,7 @@ def num_frozen_stages(case: Case) -> int:
     shape = SHAPES[case.model]
     layers = shape.config.layers
     rules = strategies.strategy(case.strategy, layers).phases[0].rules
-    shapes = Model(Encoder(shape.config), shape.head).shapes()
+    shapes = Model(Encoder(encoder_config(case)), shape.head).shapes()
     return frozen_prefix.cut(label(shapes, rules), layers)
 
 
@@ -180,10 +197,23 @@ def model_flops(case: Case, chips: int) -> float:
     span = float(case.tokens)
     prefix = flops.prefix_flops(config, cut, tokens, span)
     suffix = flops.step_flops(config, cut, tokens, span)
+    if encoder_config(case).lora_rank:
+        suffix += lora_flops(case, tokens)
     head_forward = 2.0 * case.batch_size * config.width * shape.head.classes
     # Where the whole encoder is frozen, nothing below the head needs a gradient.
     head_passes = 2 if cut > config.layers else 3
     return (prefix + suffix + head_passes * head_forward) / chips
+
+
+def lora_flops(case: Case, tokens: float) -> float:
+    """FLOPs of a step with LoRA, less those of one that trains all kernels: without their gradients,
+    and with the products of the updates.
+    """
+    config = SHAPES[case.model].config
+    shapes = paths(Model(Encoder(encoder_config(case)), SHAPES[case.model].head).shapes())
+    updates = sum(math.prod(leaf.shape) for path, leaf in shapes.items() if "/lora/" in path)
+    kernels = config.layers * flops.block_flops(config, tokens, 0)
+    return 3 * 2.0 * tokens * updates - kernels
 
 
 def compile_case(case: Case, topology: Topology) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Well-known encoders by their shapes alone, with the batch that one accelerator takes of each."""
+"""Well-known encoders, decoders among them, by their shapes alone, with the batch that one accelerator takes of each."""
 
 import dataclasses
 
@@ -19,7 +19,8 @@ def bert(layers: int, width: int, heads: int, examples: int = 32) -> Shape:
     return Shape(config, Classifier(2, "mean", dropout=0.1), examples)
 
 
-# Devlin et al. 2019 (tiny: Turc et al. 2019; MiniLM: Wang et al. 2020, of six blocks), Dosovitskiy et al. 2021, Radford et al. 2019.
+# Devlin et al. 2019 (tiny: Turc et al. 2019; MiniLM: Wang et al. 2020, of six blocks), Dosovitskiy
+# et al. 2021, Radford et al. 2019; Qwen3-8B by its config.json.
 SHAPES = {
     "bert-tiny": bert(2, 128, 2, 2),
     "minilm": bert(6, 384, 12, 64),
@@ -58,6 +59,35 @@ SHAPES = {
             norm_epsilon=1e-5,
         ),
         Classifier(2, "mean", dropout=0.1),
+        8,
+    ),
+    "qwen3-8b": Shape(
+        EncoderConfig(
+            "qwen3",
+            36,
+            4096,
+            32,
+            12288,
+            40960,
+            vocabulary=151936,
+            causal=True,
+            pre_norm=True,
+            activation="silu",
+            norm_epsilon=1e-6,
+            norm_kind="rms",
+            qk_norm=True,
+            kv_heads=8,
+            head_width=128,
+            position_kind="rotary",
+            rotary_base=1e6,
+            gated_mlp=True,
+            qkv_bias=False,
+            output_bias=False,
+            mlp_bias=False,
+            dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        Classifier(2, "last", bias=False),
         8,
     ),
 }
