@@ -51,6 +51,9 @@ def read(model_type: str, **entries: Any) -> EncoderConfig:
         ("qwen3", {"layer_types": ["full_attention"] * 3}, "layer_types"),
         ("qwen3", {"layer_types": ["chunked_attention"] * 4}, "layer_types"),
         ("qwen3", {"layer_types": ["sliding_attention"] * 4}, "sliding_window is None"),
+        ("mistral", {"is_causal": False}, "is_causal is false"),
+        ("gemma3_text", {"is_causal": False}, "is_causal is false"),
+        ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
         (
@@ -68,6 +71,7 @@ def test_what_would_be_computed_otherwise_is_refused_by_name(model_type, entries
 def test_what_config_json_does_not_say_is_as_in_the_original_library():
     llama = read("llama")
     assert (llama.kv_heads, llama.width_of_head, llama.rotary_base) == (4, 4, 10000.0)
+    assert llama.causal and not read("llama", is_causal=False).causal
     mistral = read("mistral", num_attention_heads=8)
     assert mistral.kv_heads == 8 and mistral.window == 4095
     assert mistral.local_layers == (0, 1, 2, 3)

@@ -67,11 +67,12 @@ def decoder_fields(
     check_count(fields["heads"], "num_attention_heads")
     end = fields["end_token"] if fields["end_token"] is not None else 0
     pad = fields["pad_token"] if fields["pad_token"] is not None else end
-    always = {"causal": True, "pre_norm": True, "norm_kind": "rms", "gated_mlp": True}
+    always = {"pre_norm": True, "norm_kind": "rms", "gated_mlp": True}
     without = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "dropout": 0.0}
     heads = {
         "kv_heads": hf.get("num_key_value_heads", kv_heads) or fields["heads"],
         "head_width": hf.get("head_dim", head_width) or 0,
+        "causal": hf.get("is_causal") is not False,  # some embedding models read both ways
     }
     return fields | always | without | heads | {"end_token": end, "pad_token": pad}
 
@@ -81,6 +82,8 @@ def decoder_entries(config: EncoderConfig) -> Fields:
     entries = {"num_key_value_heads": config.kv_heads}
     if config.head_width:
         entries["head_dim"] = config.head_width
+    if not config.causal:
+        entries["is_causal"] = False
     return entries
 
 
@@ -101,6 +104,10 @@ def layer_types(hf: Mapping[str, Any], fields: Fields, is_local: Callable[[int],
         raise CheckpointError(
             f"layer_types is {kinds} in config.json: give {LOCAL} or {GLOBAL} for each of {layers} "
             "layers"
+        )
+    if LOCAL in kinds and hf.get("is_causal") is False:
+        raise CheckpointError(
+            "is_causal is false in config.json, and layers are local: only one of both is read"
         )
     return kinds
 

@@ -47,7 +47,7 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     own = decoder_fields(hf, fields, 4, 256) | biases(hf) | rotary(hf) | ALWAYS
     own |= window_fields(kinds, hf.get("sliding_window", 4096), both_ways)
     scales = {"attention_scale": scalar**-0.5, "embedding_scale": fields["width"] ** 0.5}
-    return own | scales | {"causal": not both_ways}
+    return own | scales | {"causal": own["causal"] and not both_ways}
 
 
 def rotary(hf: Mapping[str, Any]) -> Fields:
@@ -67,6 +67,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     own = {
         "attention_bias": config.output_bias,
         "query_pre_attn_scalar": round(config.attention_scale**-2),
+        "is_causal": True,
         "use_bidirectional_attention": not config.causal,
         "rope_theta": config.rotary_base,
         "rope_local_base_freq": config.local_rotary_base,
