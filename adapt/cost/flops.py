@@ -18,9 +18,11 @@ def block_flops(config: EncoderConfig, tokens: float, span: float) -> float:
 
 
 def embedding_flops(config: EncoderConfig, tokens: float) -> float:
-    """FLOPs of the patch projection of an image encoder; looking up a text's tokens takes none."""
+    """FLOPs of the patch projection of an image encoder, or of the one that follows a narrow
+    embedding; looking up a text's tokens takes none.
+    """
     if not config.is_image:
-        return 0.0
+        return 2.0 * tokens * config.embedding_width * config.width
     patches = tokens * config.patches / config.positions  # the others are no patches
     return 2.0 * patches * config.patch_size**2 * config.channels * config.width
 

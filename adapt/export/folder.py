@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.models import CausalLM, Classifier, MaskedLM, Span
+from adapt.models import CausalLM, Classifier, MaskedLM, ReplacedTokens, Span
 from adapt.pretrained import families, hub
 from adapt.pretrained.families import get_family
 from adapt.tasks import TASKS
@@ -41,6 +41,8 @@ def kind_in_words(run: hub.Pretrained) -> str:
         return classifier_kind(head)
     if isinstance(head, MaskedLM):
         own = get_family(config.family).language_model(config, head.tied)
+        if not isinstance(own, MaskedLM):
+            return "a masked LM"
         if (head.activation, head.norm_epsilon) != (own.activation, own.norm_epsilon):
             return "a masked LM of another activation or epsilon than the family's"
     return families.head_kind(head)
@@ -69,7 +71,7 @@ def model_entries(run: hub.Pretrained, architecture: str) -> dict[str, Any]:
     config: dict[str, Any] = {"architectures": [architecture], "dtype": "float32"}
     if isinstance(run.head, MaskedLM | CausalLM):
         return config | {"tie_word_embeddings": run.head.tied}
-    if makes_embeddings(run) or isinstance(run.head, Span):
+    if makes_embeddings(run) or isinstance(run.head, Span | ReplacedTokens):
         return config
     names = class_names(run)
     config["num_labels"] = len(names)

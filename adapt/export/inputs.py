@@ -60,7 +60,14 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
             # adding it did.
             backend = copy_backend(backend)
             notes = [card.ADDED_PADDING.format(pad=PAD)]
-        run = with_padding(run, padding_id(backend))
+        pad = padding_id(backend)
+        if run.config.position_offset and pad != run.config.position_offset - 1:
+            raise ExportError(
+                f"the padding token of {run.source} has the id {pad}, and the first row of its table "
+                f"of positions is that of {run.config.position_offset - 1}: other libraries count "
+                "positions by it"
+            )
+        run = with_padding(run, pad)
     special = special_tokens(backend)
     settings = tokenizer_settings(run, tokenizer)
     files = {

@@ -49,6 +49,8 @@ class EncoderConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     init_range: float = 0.02  # standard deviation of fresh weights
+    embedding_width: int = 0  # of tables that a dense layer brings to the width; 0: no such layer
+    position_offset: int = 0  # the row of a text's first token in the table of positions (RoBERTa)
     pad_token: int = 0
     end_token: int = 0  # of decoders: the end of a text
 

@@ -27,7 +27,8 @@ KEPT_IN_TRAINING = 1 - 0.15 * 0.8
 
 
 class TextEmbedding(nn.Module):
-    """The sum of token, position and type embeddings, [R, C, D]; BERT normalises it.
+    """The sum of token, position and type embeddings, [R, C, D]; BERT normalises it. ELECTRA's and
+    ALBERT's tables are narrower, and a dense layer follows.
 
     Positions of another kind than "learned" are none of its.
     """
@@ -38,13 +39,17 @@ class TextEmbedding(nn.Module):
     def setup(self) -> None:
         c = self.config
         normal = nn.initializers.normal(c.init_range)
-        self.token = self.param("token", normal, (c.vocabulary, c.width))
+        width = c.embedding_width or c.width
+        self.token = self.param("token", normal, (c.vocabulary, width))
         if c.position_kind == "learned":
-            self.position = self.param("position", normal, (c.positions, c.width))
+            rows = c.position_offset + c.positions
+            self.position = self.param("position", normal, (rows, width))
         if c.types:
-            self.type = self.param("type", normal, (c.types, c.width))
+            self.type = self.param("type", normal, (c.types, width))
         if self.has_norm:
             self.norm = norm_of(c, self.dtype)
+        if c.embedding_width:
+            self.projection = Dense(width, c.width, True, c.init_range, self.dtype)
         self.dropout = Dropout(c.dropout)
 
     @property
@@ -59,13 +64,14 @@ class TextEmbedding(nn.Module):
         if self.config.token_dropout:
             x_RCD = x_RCD * mask_factors(batch, self.config.mask_token)[..., None]
         if self.config.position_kind == "learned":
-            x_RCD = x_RCD + rows_of(self.position, batch["positions"])
+            x_RCD = x_RCD + rows_of(self.position, self.config.position_offset + batch["positions"])
         if self.config.types:
             # With one type both texts of a pair are of it.
             types_RC = batch.get("types", 0) if self.config.types > 1 else 0
             x_RCD = x_RCD + rows_of(self.type, types_RC)
         x_RCD = self.norm(x_RCD) if self.has_norm else x_RCD.astype(self.dtype)
-        return self.dropout(x_RCD, deterministic)
+        x_RCD = self.dropout(x_RCD, deterministic)
+        return self.projection(x_RCD) if self.config.embedding_width else x_RCD
 
 
 def mask_factors(batch: Batch, mask_token: int) -> jax.Array:

@@ -442,7 +442,8 @@ class MaskedLM(nn.Module):
     the vocabulary product: logits [M, V]. Otherwise all do: [R, C, V]. A tied decoder multiplies by
     the token embedding table, which belongs to the encoder: dropping the head can't take it along.
     With ``next_sentence`` the head also holds the weights of next-sentence prediction, for export;
-    with ``pooler`` those of BERT's pooler alone, which another head may go on with.
+    with ``pooler`` those of BERT's pooler alone, which another head may go on with. ``width`` is what
+    the transform makes, that of a narrow embedding; 0: the encoder's.
     """
 
     vocabulary: int
@@ -455,6 +456,7 @@ class MaskedLM(nn.Module):
     transform_bias: bool = True
     norm_bias: bool = True
     decoder_bias: bool = True
+    width: int = 0
 
     @nn.compact
     def __call__(
@@ -462,7 +464,9 @@ class MaskedLM(nn.Module):
     ) -> jax.Array:
         width = x_RCD.shape[-1]
         x = at_targets(x_RCD, batch)
-        x = Dense(width, width, self.transform_bias, dtype=self.dtype, name="transform")(x)
+        x = Dense(
+            width, self.width or width, self.transform_bias, dtype=self.dtype, name="transform"
+        )(x)
         x = ACTIVATIONS[self.activation](x)
         x = Norm(self.norm_epsilon, self.dtype, self.norm_bias, name="norm")(x)
         if self.next_sentence and self.is_initializing():
@@ -481,6 +485,25 @@ class MaskedLM(nn.Module):
         x = cls(x_RCD.reshape(-1, width), batch)
         x = jnp.tanh(Dense(width, width, dtype=self.dtype, name="pooler")(x))
         return Dense(width, 2, dtype=self.dtype, name="next_sentence")(x).astype(jnp.float32)
+
+
+class ReplacedTokens(nn.Module):
+    """ELECTRA's discriminator (Clark et al. 2020, 3): a float32 logit a token, [R * C, 1], or [M, 1] at
+    the batch's ``targets``. It is positive where the token was replaced by a generator.
+    """
+
+    activation: str = "gelu"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
+        width = x_RCD.shape[-1]
+        x = at_targets(x_RCD, batch).reshape(-1, width)
+        x = Dense(width, width, dtype=self.dtype, name="hidden")(x)
+        x = ACTIVATIONS[self.activation](x)
+        return Dense(width, 1, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
 
 
 class CausalLM(nn.Module):
@@ -532,5 +555,6 @@ class Decoder(nn.Module):
 
 
 HEADS: dict[str, type[nn.Module]] = {
-    head.__name__: head for head in (Classifier, Distilled, Tagger, Span, MaskedLM, CausalLM)
+    head.__name__: head
+    for head in (Classifier, Distilled, Tagger, Span, MaskedLM, CausalLM, ReplacedTokens)
 }

@@ -111,7 +111,7 @@ class Model:
         """Fresh float32 parameters of the head alone; ``{}`` for a head without weights."""
         config = self.encoder.config
         batch = example_batch(config)
-        table = np.zeros((config.vocabulary, config.width), np.float32)
+        table = np.zeros((config.vocabulary, config.embedding_width or config.width), np.float32)
         x = np.zeros((*batch["segments"].shape, self.input_width), np.float32)
         return dict(jitted_init(self.head)(key, x, batch, table).get("params", {}))
 

@@ -38,7 +38,7 @@ RULES: Rules = (
         ("tensor",),
     ),
     (r"encoder/block_\d+/(attention/output|mlp/down)/kernel", ("tensor", "fsdp")),
-    (r"encoder/embedding/(token|position|type|patch/kernel)", (None, "fsdp")),
+    (r"encoder/embedding/(token|position|type|(patch|projection)/kernel)", (None, "fsdp")),
     (r"head/(transform|decoder)/kernel", ("fsdp",)),
     (".*", ()),
 )

@@ -37,6 +37,7 @@ SAME_CLASSES: dict[str, str] = dict.fromkeys(
 OF_FILES = {"vocab.txt": "BertTokenizer", "vocab.json": "GPT2Tokenizer"}
 MODELS_OF_FILES = {"vocab.txt": ("WordPiece", "WordLevel"), "vocab.json": ("BPE",)}
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
 NO_LENGTH = 10**15  # from here on model_max_length stands for none
 
 Settings = Mapping[str, Any]
@@ -83,6 +84,7 @@ def read_tokenizer(
     """
     file = vocabulary_file(folder)
     if file is None:
+        check_no_sentencepiece(folder)
         return None
     settings = read_settings(folder / "tokenizer_config.json") | dict(more or {})
     said = settings.get("tokenizer_class") or hf.get("tokenizer_class")
@@ -119,6 +121,17 @@ def read_tokenizer(
     if isinstance(length, int | float) and length >= NO_LENGTH:
         length = None
     return TokenizerFiles(backend, length, notes)
+
+
+def check_no_sentencepiece(folder: Path) -> None:
+    """Raise :class:`CheckpointError` where the only file of a tokenizer is SentencePiece's."""
+    for name in SENTENCEPIECE:
+        if (folder / name).exists():
+            raise CheckpointError(
+                f"{folder / name} is a model of SentencePiece, which is not read: save its "
+                "tokenizer.json beside it with transformers (AutoTokenizer.from_pretrained(folder)"
+                ".save_pretrained(folder))"
+            )
 
 
 def check_is_fetched(file: Path) -> None:
@@ -380,6 +393,25 @@ def gpt2_backend(
     return backend
 
 
+def with_roberta_ends(
+    backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
+) -> processors.RobertaProcessing:
+    """RoBERTa's <s> text </s>, and <s> text </s></s> text </s> of pairs."""
+    ends = []
+    for name in ("sep_token", "cls_token"):
+        token = special[name]
+        number = None if token is None else backend.token_to_id(token.content)
+        if token is None or number is None:
+            raise ValueError(f"there is no {token.content if token else name} in it")
+        ends.append((token.content, number))
+    return processors.RobertaProcessing(
+        ends[0],
+        ends[1],
+        trim_offsets=settings.get("trim_offsets", True),
+        add_prefix_space=settings.get("add_prefix_space", False),
+    )
+
+
 def esm_backend(
     file: Path, content: Settings, settings: Settings, special: Mapping[str, AddedToken | None]
 ) -> tokenizers.Tokenizer:
@@ -544,6 +576,21 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         defaults=dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
         make=gpt2_backend,
         ends=None,
+        says=gpt2_space,
+    ),
+    "RobertaTokenizer": TokenizerClass(
+        model="BPE",
+        defaults={
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "sep_token": "</s>",
+            "pad_token": "<pad>",
+            "cls_token": "<s>",
+            "mask_token": "<mask>",
+        },
+        make=gpt2_backend,
+        ends=with_roberta_ends,
         says=gpt2_space,
     ),
 }

@@ -42,6 +42,7 @@ from adapt.models import (
     EncoderConfig,
     MaskedLM,
     Model,
+    ReplacedTokens,
     Span,
     Tagger,
 )
@@ -235,6 +236,11 @@ class Family:
 # which is imported when it is needed.
 FAMILIES: dict[str, Family | str] = {
     "bert": "adapt.pretrained.families.bert",
+    "roberta": "adapt.pretrained.families.roberta",
+    "xlm-roberta": "adapt.pretrained.families.roberta:XLM_ROBERTA",
+    "camembert": "adapt.pretrained.families.roberta:CAMEMBERT",
+    "distilbert": "adapt.pretrained.families.distilbert",
+    "electra": "adapt.pretrained.families.electra",
     "esm": "adapt.pretrained.families.esm",
     "gpt2": "adapt.pretrained.families.gpt2",
     "llama": "adapt.pretrained.families.llama",
@@ -304,6 +310,8 @@ def head_kind(head: Any) -> str:
         return "masked LM and next sentence" if head.next_sentence else "masked LM"
     if isinstance(head, CausalLM):
         return "causal LM"
+    if isinstance(head, ReplacedTokens):
+        return "replaced tokens"
     return f"the head {type(head).__name__}"
 
 

@@ -29,7 +29,7 @@ CONFIG = [
     ("init_range", "initializer_range", 0.02),
     ("pad_token", "pad_token_id", 0),
 ]
-TABLE = [
+ENCODER = [
     Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
     Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
     Row("embeddings.token_type_embeddings.weight", ("encoder/embedding/type",)),
@@ -42,6 +42,9 @@ TABLE = [
     *dense("encoder.layer.#.intermediate.dense", "encoder/block_#/mlp/up"),
     *dense("encoder.layer.#.output.dense", "encoder/block_#/mlp/down"),
     *norm("encoder.layer.#.output.LayerNorm", "encoder/block_#/mlp_norm"),
+]
+TABLE = [
+    *ENCODER,
     *dense("cls.predictions.transform.dense", "head/transform"),
     *norm("cls.predictions.transform.LayerNorm", "head/norm"),
     Row("cls.predictions.bias", ("head/decoder/bias",)),
@@ -123,8 +126,10 @@ def extra_tensors(
     """
     if "cls.predictions.decoder.weight" in tensors:
         return {"cls.predictions.decoder.bias": tensors["cls.predictions.bias"].copy()}
-    if architecture != "BertModel":
-        return {}
+    return pooler_of_zeros(config) if architecture == "BertModel" else {}
+
+
+def pooler_of_zeros(config: EncoderConfig) -> dict[str, np.ndarray]:
     width = config.width
     return {
         "pooler.dense.weight": np.zeros((width, width), np.float32),
