@@ -58,9 +58,10 @@ def resolve_strategy(model: str, spec: str) -> str:
         blocks = max(1, round(layers * int(percent[1]) / 100))
         spec = f"top:{blocks}"
     strategy = strategies.strategy(spec, layers)
-    if len(strategy.phases) > 1:
+    if any(not field.startswith("lora_") for field in strategy.peft):
         raise StrategyError(
-            f"`strategy` {spec} has several phases: give full, top:K, lora:R, frozen or the like"
+            f"`strategy` {spec} adds what is not counted here: give full, top:K, lora:R, frozen or "
+            "the like"
         )
     return spec
 
