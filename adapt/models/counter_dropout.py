@@ -22,6 +22,17 @@ def mix(x: Any) -> Any:
     return x ^ (x >> np.uint32(16))
 
 
+def bits_of(counter: Any, first: Any, second: Any) -> Any:
+    """uint32 bits of a uint32 counter and the two words of a key.
+
+    They are the murmur3 finaliser (Appleby) of the counter; the key goes in between its rounds.
+    """
+    x = counter ^ first
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B) + second
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
 def head_words(seed: tuple[Any, Any], row: Any, head: Any) -> tuple[Any, Any]:
     """The two words, uint32, of a row's head, from those of a step's seed."""
     first, second = seed

@@ -17,7 +17,7 @@ from flax import linen as nn
 from adapt.models.attention import Attention
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
-from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, norm_of
+from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, Norm, norm_of
 from adapt.models.patch_places import PatchBias, rotation_of_patches
 from adapt.models.relative import RelativeBias, RelativeStates
 from adapt.models.rotary import NO_STRETCH, Rotation, Stretch, rotation_at
@@ -199,7 +199,10 @@ class Block(nn.Module):
             y = Adapter(c, self.dtype, name=f"{name}_adapter")(y)
         if c.branch_norms:
             y = norm_of(c, self.dtype, name=f"{name}_branch_norm")(y)
-        x = x + Dropout(c.dropout)(y, deterministic)
+        dropout = Dropout(c.dropout)
+        if isinstance(norm, Norm) and not c.pre_norm:
+            return norm.of_sum(x, y, None if deterministic or not c.dropout else dropout)
+        x = x + dropout(y, deterministic)
         return x if c.pre_norm else norm(x)
 
 

@@ -13,10 +13,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from adapt.models.accelerated import has_own_gradients
+from adapt.models.accelerated import (
+    device_of_program,
+    has_own_gradients,
+    nvidia_capability,
+    packed_kernel,
+)
 from adapt.models.config import EncoderConfig
+from adapt.models.counter_dropout import bits_of
 
 Batch = Mapping[str, Any]
+WIDEST_NORM = 4096  # whose rows stay in the registers of a GPU's processor
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -80,18 +87,15 @@ activate_from_input.defvjp(activate_forward, activate_backward)
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32 bits of ``shape`` for dropout masks.
+    """uint32 bits of ``shape`` for dropout masks, those of :func:`bits_of` for each place.
 
-    They are the murmur3 finaliser (Appleby) of a counter; the key goes in between its rounds. The
-    bits are good enough for dropout, and neither for cryptography nor for sampling at large. An
+    They are good enough for dropout, and neither for cryptography nor for sampling at large. An
     element costs two multiplications in the fusion that uses it, against some twenty rounds of
     threefry: on the CPU threefry took a fifth to a half of a training step.
     """
     words = jax.random.key_data(key).reshape(-1)
-    x = jax.lax.iota(jnp.uint32, math.prod(shape)) ^ words[0]
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B) + words[1]
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return (x ^ (x >> 16)).reshape(shape)
+    counter = jax.lax.iota(jnp.uint32, math.prod(shape))
+    return bits_of(counter, words[0], words[1]).reshape(shape)
 
 
 class Dropout(nn.Module):
@@ -177,12 +181,50 @@ class LowRank(nn.Module):
         return x @ a.astype(self.dtype) @ b.astype(self.dtype) * (self.alpha / self.rank)
 
 
+def has_norm_kernel(x: jax.Array) -> bool:
+    """Whether :mod:`adapt.models.norm_kernels` may be used here and take rows such as those of x.
+
+    On a mesh XLA divides what is computed, for which a kernel has no rule.
+    """
+    allowed = packed_kernel.get()
+    if allowed is None or allowed.mesh or x.shape[-1] > WIDEST_NORM:
+        return False
+    return nvidia_capability(device_of_program()) >= 8
+
+
 class Norm(nn.Module):
     """Layer normalisation (Ba et al. 2016), computed in float32 whatever the compute dtype."""
 
     epsilon: float
     dtype: Any = jnp.float32
     bias: bool = True
+
+    def of_sum(self, x: jax.Array, y: jax.Array, dropout: Dropout | None) -> jax.Array:
+        """The norm of x + dropout(y), which a GPU computes by a kernel where a program allows it.
+
+        None is no dropout. The bits are those of :class:`Dropout`.
+        """
+        if not (self.bias and has_norm_kernel(x)):
+            y = y if dropout is None else dropout(y, deterministic=False)
+            return self(x + y)
+        from adapt.models import norm_kernels
+
+        scale, bias = self.parameters(x.shape[-1])
+        return norm_kernels.normalised_sum(
+            x.astype(self.dtype),
+            y,
+            scale,
+            bias,
+            dropout.seed_words() if dropout else None,
+            epsilon=self.epsilon,
+            rate=dropout.rate if dropout else 0.0,
+        )
+
+    @nn.compact
+    def parameters(self, width: int) -> tuple[jax.Array, jax.Array]:
+        """Scale and bias, [width] each."""
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        return scale, self.param("bias", nn.initializers.zeros, (width,))
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

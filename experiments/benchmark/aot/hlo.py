@@ -42,6 +42,7 @@ CALLS = re.compile(rf"(?:{WORDS})=(\{{[^}}]*\}}|%[\w.-]+)")
 # and how many of them another kernel has had before.
 ATTENTION = re.compile(r"packed_attention_(forward|dq|dkv|dbias)")
 ATTENTION_PRODUCTS = {"forward": (2, 0), "dq": (3, 1), "dkv": (4, 2), "dbias": (2, 2)}
+NORM = re.compile(r"norm_of_sum_(forward|backward)")  # kernels of adapt.models.norm_kernels
 PALLAS_TARGETS = ("__gpu$xla.gpu.triton", "tpu_custom_call")
 SEEN_THROUGH = ("copy", "copy-start", "copy-done", "bitcast", "convert", "optimization-barrier")
 
@@ -272,6 +273,12 @@ def attention_kernel(instruction: Instruction) -> str | None:
     return named[1] if named else None
 
 
+def is_norm_kernel(instruction: Instruction) -> bool:
+    """Whether an instruction calls a kernel of :data:`NORM`, which multiplies no matrices."""
+    is_kernel = called_library(instruction) in PALLAS_TARGETS
+    return is_kernel and NORM.search(instruction.text) is not None
+
+
 def attention_sizes(instruction: Instruction, where: Computation) -> tuple[int, int]:
     """(how many scores a kernel of attention computes if it skips none, the width of a head)."""
     # dkv reads the gradient of the outputs between the queries and the keys.
@@ -311,7 +318,8 @@ def product_flops(instruction: Instruction, where: Computation) -> int:
     is_attention = library.startswith("__cudnn$fmha")
     is_product = instruction.operation in ("dot", "convolution")
     if not is_product and not is_cublas and not is_attention:
-        refuse_unknown_product(instruction, library)
+        if not is_norm_kernel(instruction):
+            refuse_unknown_product(instruction, library)
         return 0
     left, right = (where.instructions[name].sizes for name in instruction.operands[:2])
     if is_attention:

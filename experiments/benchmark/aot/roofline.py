@@ -69,6 +69,9 @@ DEAR = {
 # exponential, sums, dropout; and the integer operations of comparing segments and hashing.
 OF_A_SCORE = 8 + DEAR["exponential"]
 BITS_OF_A_SCORE = 14
+# The same of an element of what adapt.models.norm_kernels reads first.
+OF_A_NORM = 16
+BITS_OF_A_NORM = 14
 SLICES = ("dynamic-slice", "gather", "slice")
 IN_PLACE = {"dynamic-update-slice": 1, "scatter": -1}  # which operand is the update
 WORKSPACE = "s8"  # what a library call has for itself
@@ -154,6 +157,10 @@ def read_kernel(
                 scores, _ = hlo.attention_sizes(part, computation)
                 float_ops += OF_A_SCORE * scores
                 integer_ops += BITS_OF_A_SCORE * scores
+            if hlo.is_norm_kernel(part):
+                elements = math.prod(computation.instructions[part.operands[0]].sizes)
+                float_ops += OF_A_NORM * elements
+                integer_ops += BITS_OF_A_NORM * elements
             continue
         count = operations(part, computation)
         if part.shapes and is_float(part.shapes[0][0]):
