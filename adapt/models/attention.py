@@ -84,12 +84,15 @@ class Attention(nn.Module):
                 ("value", c.key_width, c.qkv_bias),
             )
         ]
+        joint_RC3HK = None
         if c.query_width == c.key_width:
             kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
             lora_updates = [layer.low_rank(x_RCD) for layer in layers]
-            q, k, v = project(x_RCD, kernels, biases, lora_updates, c.heads)
+            joint_RC3HK = project(x_RCD, kernels, biases, lora_updates, c.heads)
+            q, k, v = joint_RC3HK.transpose(2, 0, 3, 1, 4)
         else:
             q, k, v = (split_heads(layer(x_RCD), c.width_of_head) for layer in layers)
+        projected = (q, k, v)
         if c.qk_norm:
             q = RMSNorm(c.norm_epsilon, self.dtype, c.norm_offset, name="query_norm")(q)
             k = RMSNorm(c.norm_epsilon, self.dtype, c.norm_offset, name="key_norm")(k)
@@ -112,13 +115,16 @@ class Attention(nn.Module):
         # From here on all heads have keys and values, and scores the scale that kernels know.
         k, v = (repeat_heads(states, c.heads) for states in (k, v))
         q = prescale(q, c.attention_scale)
+        are_projected = all(a is b for a, b in zip((q, k, v), projected, strict=True))
+        if not are_projected:
+            joint_RC3HK = None
 
         dropout = None
         if not deterministic and c.attention_dropout:
             dropout = Dropout(c.attention_dropout)
         if self.is_mutable_collection("intermediates"):  # asked for: Model.attention_maps
             self.sow("intermediates", "weights", attention_weights(q, k, pattern))
-        mixed_RHCK = attend(q, k, v, pattern, dropout)
+        mixed_RHCK = attend(q, k, v, pattern, dropout, joint_RC3HK)
         mixed = mixed_RHCK.transpose(0, 2, 1, 3).reshape(*x_RCD.shape[:2], c.query_width)
         output = Dense(
             c.query_width, width, c.output_bias, c.init_range, self.dtype, c, name="output"
@@ -177,7 +183,7 @@ def project(
     lora_updates: Sequence[jax.Array | None],
     heads: int,
 ) -> jax.Array:
-    """Query, key and value, [3, R, H, C, K], by one matrix product of their three kernels [D, H * K].
+    """Query, key and value, [R, C, 3, H, K], by one matrix product of their three kernels [D, H * K].
 
     ``lora_updates`` [R, C, H * K] are added to each of them; None adds nothing.
     """
@@ -190,8 +196,7 @@ def project(
     for index, update in enumerate(lora_updates):
         if update is not None:
             x = x.at[:, :, index].add(update)
-    x_RC3HK = x.reshape(rows, tokens, 3, heads, width // heads)
-    return x_RC3HK.transpose(2, 0, 3, 1, 4)
+    return x.reshape(rows, tokens, 3, heads, width // heads)
 
 
 def zeros_for_none(bias_D: jax.Array | None, width: int, dtype: Any) -> jax.Array:
@@ -232,10 +237,12 @@ def attend(
     v_RHTK: jax.Array,
     pattern: AttentionPattern,
     dropout: Dropout | None,
+    joint_RC3HK: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(K)) v of each head (Vaswani et al. 2017, eq. 1): [R, H, C, K].
 
     ``pattern`` says who attends to whom. ``dropout`` is that of the weights, or None.
+    ``joint_RC3HK`` are q, k and v once more, as they lie in memory where one product wrote them.
 
     A GPU or TPU computes by a kernel where a program allows it (see
     :meth:`adapt.models.Model.allow_fused_attention`): cuDNN's where there is no dropout and it
@@ -258,6 +265,8 @@ def attend(
     rate = dropout.rate if dropout else 0.0
     words = dropout.seed_words() if dropout else jnp.zeros(2, jnp.uint32)
     if can_use_packed_kernel(device, q_RHCK, k_RHTK, pattern):
+        if joint_RC3HK is not None and can_use_joint_kernel(device):
+            return by_joint_kernel(joint_RC3HK, pattern, rate, words)
         return by_packed_kernel(q_RHCK, k_RHTK, v_RHTK, pattern, rate, words, device.platform)
     mask = pattern.mask(queries, keys)
     if dropout:
@@ -342,6 +351,24 @@ def can_use_packed_kernel(
     # Both arrays, each twice: one is read while the other is used; and 128 numbers side by side.
     width = -(-q_RHCK.shape[3] // 128) * 128
     return 4 * tokens * width * q_RHCK.dtype.itemsize <= BYTES_ON_A_TPU
+
+
+def can_use_joint_kernel(device: Any) -> bool:
+    """Whether :func:`adapt.models.packed_attention.joint_attention` may be used where the packed
+    kernel may: on a GPU, off a mesh.
+    """
+    allowed = packed_kernel.get()
+    return device.platform == "gpu" and allowed is not None and allowed.mesh is None
+
+
+def by_joint_kernel(
+    joint_RC3HK: jax.Array, pattern: AttentionPattern, rate: float, words: jax.Array
+) -> jax.Array:
+    """What :func:`attend` computes, by the kernel that reads q, k and v from one array."""
+    from adapt.models import packed_attention
+
+    mixed_RCHK = packed_attention.joint_attention(joint_RC3HK, pattern, rate, words)
+    return mixed_RCHK.transpose(0, 2, 1, 3)
 
 
 def by_packed_kernel(

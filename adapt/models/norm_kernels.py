@@ -76,7 +76,8 @@ def normalised_sum(
     y_ND = y.reshape(-1, width).astype(x.dtype)
     scale_D = scale_D.astype(jnp.float32)
     bias_D = bias_D.astype(jnp.float32)
-    return norm_of_sum(plan, x_ND, y_ND, scale_D, bias_D, numbers).reshape(x.shape)
+    out_ND: Any = norm_of_sum(plan, x_ND, y_ND, scale_D, bias_D, numbers)
+    return out_ND.reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -55,17 +55,63 @@ def packed_attention(
     """
     rows, heads, queries, width = q_RHCK.shape
     keys = k_RHTK.shape[2]
+    plan = make_plan(pattern, (rows, heads, queries, keys, width), rate, platform, interpret)
+    bias, segments = padded_pattern(plan, pattern)
+    q = laid_out(plan, q_RHCK, plan.queries)
+    k = laid_out(plan, k_RHTK, plan.keys)
+    v = laid_out(plan, v_RHTK, plan.keys)
+    needed = needed_blocks(plan, pattern, queries)
+    out: Any = attend(plan, q, k, v, bias, segments, needed, seed_numbers(words, first_head))
+    out_RHCK = out.transpose(0, 2, 1, 3) if platform == "gpu" else out
+    return out_RHCK[:, :, :queries]
+
+
+def joint_attention(
+    qkv_RC3HK: jax.Array,
+    pattern: AttentionPattern,
+    rate: float = 0.0,
+    words: jax.Array | None = None,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """:func:`packed_attention` of queries, keys and values in one array, for GPUs: [R, C, H, K].
+
+    It is read as a product by their three kernels writes it, and its gradient is written so that
+    the products of the backward pass read it: neither is taken apart. A prefix is not for it.
+    """
+    rows, tokens, _, heads, width = qkv_RC3HK.shape
+    sizes = (rows, heads, tokens, tokens, width)
+    plan = make_plan(pattern, sizes, rate, "gpu", interpret)
+    plan = dataclasses.replace(plan, joint=True)
+    padded = max(plan.queries, plan.keys)
+    plan = dataclasses.replace(plan, queries=padded, keys=padded)
+    bias, segments = padded_pattern(plan, pattern)
+    qkv = qkv_RC3HK.reshape(rows, tokens, 3 * heads, width)
+    if padded > tokens:
+        qkv = jnp.pad(qkv, [(0, 0), (0, padded - tokens), (0, 0), (0, 0)])
+    needed = needed_blocks(plan, pattern, tokens)
+    out_RCHK: Any = attend_jointly(plan, qkv, bias, segments, needed, seed_numbers(words, 0))
+    return out_RCHK[:, :tokens]
+
+
+def make_plan(
+    pattern: AttentionPattern,
+    sizes: tuple[int, int, int, int, int],
+    rate: float,
+    platform: str,
+    interpret: bool,
+) -> Plan:
+    """What is fixed for arrays of these rows, heads, queries, keys and width of a head."""
+    rows, heads, queries, keys, width = sizes
     forward, backward = BLOCKS[platform](queries, keys, width)
-    padded_queries = round_up(queries, max(forward.queries, backward.queries))
-    padded_keys = round_up(keys, max(forward.keys, backward.keys))
-    plan = Plan(
+    return Plan(
         platform=platform,
         interpret=interpret,
         rule=dataclasses.replace(pattern, segments=None, bias=None),
         rows=rows,
         heads=heads,
-        queries=padded_queries,
-        keys=padded_keys,
+        queries=round_up(queries, max(forward.queries, backward.queries)),
+        keys=round_up(keys, max(forward.keys, backward.keys)),
         width=width,
         real_keys=keys,
         rate=rate,
@@ -73,19 +119,19 @@ def packed_attention(
         backward=backward,
     )
 
+
+def padded_pattern(
+    plan: Plan, pattern: AttentionPattern
+) -> tuple[jax.Array | None, tuple[jax.Array, jax.Array] | None]:
+    """The bias and the segments of padded queries and keys, each None without."""
     segments = None
     if pattern.segments is not None:
-        segments = padded_segments(pattern, padded_queries, padded_keys)
+        segments = padded_segments(pattern, plan.queries, plan.keys)
     bias = pattern.bias
     if bias is not None:
-        bias = jnp.pad(bias, [(0, 0), (0, padded_queries - queries), (0, padded_keys - keys)])
-    q = laid_out(plan, q_RHCK, padded_queries)
-    k = laid_out(plan, k_RHTK, padded_keys)
-    v = laid_out(plan, v_RHTK, padded_keys)
-    needed = needed_blocks(plan, pattern, queries)
-    out: Any = attend(plan, q, k, v, bias, segments, needed, seed_numbers(words, first_head))
-    out_RHCK = out.transpose(0, 2, 1, 3) if platform == "gpu" else out
-    return out_RHCK[:, :, :queries]
+        _, queries, keys = bias.shape
+        bias = jnp.pad(bias, [(0, 0), (0, plan.queries - queries), (0, plan.keys - keys)])
+    return bias, segments
 
 
 def round_up(count: int, multiple: int) -> int:
@@ -183,20 +229,61 @@ def attend_forward(
 def attend_backward(plan: Plan, residuals: Any, upstream: jax.Array) -> tuple[Any, ...]:
     """The gradients of q, k, v and the bias."""
     arrays, needed, out, total = residuals
-    inner = jnp.sum(upstream.astype(jnp.float32) * out.astype(jnp.float32), -1)
-    if plan.platform == "gpu":
-        inner = inner.transpose(0, 2, 1)
+    q_gradient, inner = packed_kernels.queries_gradient(
+        plan, arrays, needed.queries, upstream, out, total
+    )
     of_queries = (upstream, total, inner)
-    q_gradient = packed_kernels.queries_gradient(plan, arrays, needed.queries, *of_queries)
     k_gradient, v_gradient = packed_kernels.keys_gradient(plan, arrays, needed.keys, *of_queries)
-    bias_gradient = None
-    if arrays.bias is not None:
-        bias_gradient = packed_kernels.bias_gradient(plan, arrays, *of_queries)
-        bias_gradient = bias_gradient.astype(arrays.bias.dtype)
+    bias_gradient = gradient_of_bias(plan, arrays, *of_queries)
     return q_gradient, k_gradient, v_gradient, bias_gradient, None, None, None
 
 
+def gradient_of_bias(
+    plan: Plan, arrays: Arrays, upstream: Any, total: Any, inner: Any
+) -> jax.Array | None:
+    """The gradient of the bias, None without one."""
+    if arrays.bias is None:
+        return None
+    gradient = packed_kernels.bias_gradient(plan, arrays, upstream, total, inner)
+    return gradient.astype(arrays.bias.dtype)
+
+
 attend.defvjp(attend_forward, attend_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend_jointly(
+    plan: Plan,
+    qkv: jax.Array,
+    bias: jax.Array | None,
+    segments: tuple[jax.Array, jax.Array] | None,
+    needed: "Needed",
+    numbers: jax.Array,
+) -> jax.Array:
+    """The outputs [R, C, H, K] of queries, keys and values in one array [R, C, 3 H, K]."""
+    out, _ = attend_forward(plan, qkv, qkv, qkv, bias, segments, needed, numbers)
+    return out
+
+
+def attend_jointly_forward(
+    plan: Plan, qkv: Any, bias: Any, segments: Any, needed: "Needed", numbers: Any
+) -> tuple[jax.Array, Any]:
+    """The outputs, and what the backward pass needs."""
+    return attend_forward(plan, qkv, qkv, qkv, bias, segments, needed, numbers)
+
+
+def attend_jointly_backward(plan: Plan, residuals: Any, upstream: jax.Array) -> tuple[Any, ...]:
+    """The gradients of the array and the bias."""
+    arrays, needed, out, total = residuals
+    gradient, inner = packed_kernels.queries_gradient(
+        plan, arrays, needed.queries, upstream, out, total
+    )
+    of_queries = (upstream, total, inner)
+    gradient = packed_kernels.joint_gradient(plan, arrays, needed.keys, *of_queries, gradient)
+    return gradient, gradient_of_bias(plan, arrays, *of_queries), None, None, None
+
+
+attend_jointly.defvjp(attend_jointly_forward, attend_jointly_backward)
 
 
 # Which blocks are needed

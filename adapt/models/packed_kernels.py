@@ -52,6 +52,7 @@ class Plan:
     rate: float  # of dropout
     forward: Blocks
     backward: Blocks
+    joint: bool = False  # q, k and v are the heads of one array [R, C, 3 H, K], one after the other
 
     @property
     def scale(self) -> float:
@@ -91,11 +92,16 @@ class Grid:
         row = jax.lax.div(head_of_row, heads)
         return row, jax.lax.rem(head_of_row, heads), jax.lax.rem(program, blocks)
 
-    def states(self, size: int, whole: bool = False) -> pl.BlockSpec:
-        """Token states of one head: ``size`` tokens of the program's block, or from the first on."""
+    def states(self, size: int, whole: bool = False, part: int = 0) -> pl.BlockSpec:
+        """Token states of one head: ``size`` tokens of the program's block, or from the first on.
+
+        ``part`` is 0, 1 or 2 for queries, keys and values where these lie in one array.
+        """
+        first_head = np.int32(part * self.plan.heads if self.plan.joint else 0)
 
         def index(program: Any) -> tuple[Any, ...]:
             row, head, block = self.place(program)
+            head = head + first_head
             block = 0 if whole else block
             return (row, block, head, 0) if self.plan.platform == "gpu" else (row, head, block, 0)
 
@@ -103,6 +109,15 @@ class Grid:
         if self.plan.platform == "gpu":
             shape = (None, size, None, self.plan.stored_width)
         return pl.BlockSpec(shape, index)
+
+    def three_states(self, size: int) -> pl.BlockSpec:
+        """The block's tokens of one head of queries, keys and values, from [R, C, 3, H, K]."""
+
+        def index(program: Any) -> tuple[Any, ...]:
+            row, head, block = self.place(program)
+            return row, block, 0, head, 0
+
+        return pl.BlockSpec((None, size, 3, None, self.plan.stored_width), index)
 
     def column(self, size: int) -> pl.BlockSpec:
         """Numbers of the block's tokens of one head, from [R, H, C, 1]."""
@@ -177,12 +192,16 @@ class BiasGrid:
         head = jax.lax.div(blocks_of_head, query_blocks)
         return head, query_block, jax.lax.rem(program, key_blocks)
 
-    def states(self, size: int, of: str) -> pl.BlockSpec:
-        """Token states of one head in all rows, of a block of ``queries`` or of ``keys``."""
+    def states(self, size: int, of: str, part: int = 0) -> pl.BlockSpec:
+        """Token states of one head in all rows, of a block of ``queries`` or of ``keys``; ``part``
+        is that of :meth:`Grid.states`.
+        """
         rows, width = self.plan.rows, self.plan.stored_width
+        first_head = np.int32(part * self.plan.heads if self.plan.joint else 0)
 
         def index(program: Any) -> tuple[Any, ...]:
             head, query_block, key_block = self.place(program)
+            head = head + first_head
             block = query_block if of == "queries" else key_block
             return (0, block, head, 0) if self.plan.platform == "gpu" else (0, head, block, 0)
 
@@ -225,9 +244,14 @@ def call(
     inputs: dict[str, tuple[Any, pl.BlockSpec]],
     outputs: list[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
     warps: int,
+    aliases: dict[str, int] | None = None,
 ) -> Any:
-    """Run a kernel over a grid: it gets the blocks of ``inputs`` by name, then the ``outputs``."""
+    """Run a kernel over a grid: it gets the blocks of ``inputs`` by name, then the ``outputs``.
+
+    ``aliases`` are inputs in whose memory an output is written, with its number.
+    """
     plan = grid.plan
+    name = f"{name}_joint" if plan.joint else name
     if plan.platform == "gpu":
         params: Any = plgpu.CompilerParams(num_warps=warps, num_stages=2)
     else:
@@ -246,6 +270,7 @@ def call(
         out_shape=[shape for shape, _ in outputs],
         compiler_params=params,
         cost_estimate=plan.products(products),
+        input_output_aliases={names.index(name): at for name, at in (aliases or {}).items()},
         interpret=plan.interpret,
         name=name,
     )
@@ -424,15 +449,18 @@ def score_gradient(
     return dropped(plan, words, weights, *places_of), weights * (of_weights - inner)
 
 
-def queries_kernel(refs: Refs, gradient_ref: Any, *, grid: Grid) -> None:
-    """The gradient of a block of queries."""
+def queries_kernel(refs: Refs, gradient_ref: Any, inner_ref: Any, *, grid: Grid) -> None:
+    """The gradient of a block of queries, and their ``inner``."""
     plan = grid.plan
     blocks = plan.backward
     row, head, block = grid.place(pl.program_id(0))
     q = load_states(plan, refs["q"], slice(None))
     upstream = load_states(plan, refs["upstream"], slice(None))
     total = refs["total"][...]
-    inner = refs["inner"][...]
+    out = load_states(plan, refs["out"], slice(None))
+    inner = upstream.astype(jnp.float32) * out.astype(jnp.float32)
+    inner = jnp.sum(inner, 1, keepdims=True)
+    inner_ref[...] = inner
     queries = places(block * blocks.queries, blocks.queries, 0)
     words = words_of(plan, refs, row, head)
 
@@ -454,9 +482,13 @@ def queries_kernel(refs: Refs, gradient_ref: Any, *, grid: Grid) -> None:
     store_states(plan, gradient_ref, gradient * np.float32(plan.scale))
 
 
-def keys_kernel(refs: Refs, k_gradient_ref: Any, v_gradient_ref: Any, *, grid: Grid) -> None:
+def keys_kernel(refs: Refs, *gradient_refs: Any, grid: Grid) -> None:
     """The gradients of a block of keys and of their values. Scores stand on their side, [B, Q]."""
     plan = grid.plan
+    if plan.joint:
+        (gradient_ref,) = gradient_refs
+        gradient_refs = tuple(gradient_ref.at[:, np.int32(part)] for part in (1, 2))
+    k_gradient_ref, v_gradient_ref = gradient_refs
     blocks = plan.backward
     row, head, block = grid.place(pl.program_id(0))
     k = load_states(plan, refs["k"], slice(None))
@@ -581,8 +613,8 @@ def of_queries(
     keys = grid.plan.keys
     inputs = {
         "q": (arrays.q, grid.states(blocks.queries)),
-        "k": (arrays.k, grid.states(keys, whole=True)),
-        "v": (arrays.v, grid.states(keys, whole=True)),
+        "k": (arrays.k, grid.states(keys, whole=True, part=1)),
+        "v": (arrays.v, grid.states(keys, whole=True, part=2)),
         "numbers": (arrays.numbers, grid.numbers(arrays.numbers.size)),
         "bounds": (bounds.reshape(-1), grid.numbers(bounds.size)),
     }
@@ -600,21 +632,26 @@ def of_queries(
 
 
 def queries_gradient(
-    plan: Plan, arrays: Arrays, bounds: jax.Array, upstream: Any, total: Any, inner: Any
-) -> jax.Array:
-    """The gradient of q. ``total`` and ``inner`` are float32 [R, H, C]."""
+    plan: Plan, arrays: Arrays, bounds: jax.Array, upstream: Any, out: Any, total: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The gradient of q, and ``inner``. ``total`` and ``inner`` are float32 [R, H, C].
+
+    Where q, k and v lie in one array so do their gradients, and those of k and v are not written.
+    """
     blocks = plan.backward
     grid = Grid(plan, plan.queries // blocks.queries)
     inputs = of_queries(grid, blocks, arrays, bounds) | {
         "upstream": (upstream, grid.states(blocks.queries)),
+        "out": (out, grid.states(blocks.queries)),
         "total": (total[..., None], grid.column(blocks.queries)),
-        "inner": (inner[..., None], grid.column(blocks.queries)),
     }
-    outputs = [(states_like(plan, plan.queries, arrays.q.dtype), grid.states(blocks.queries))]
-    (gradient,) = call(
+    like = jax.ShapeDtypeStruct(arrays.q.shape, arrays.q.dtype)
+    totals = jax.ShapeDtypeStruct((*total.shape, 1), jnp.float32)
+    outputs = [(like, grid.states(blocks.queries)), (totals, grid.column(blocks.queries))]
+    gradient, inner = call(
         queries_kernel, grid, "packed_attention_dq", 3, inputs, outputs, blocks.warps
     )
-    return gradient
+    return gradient, inner[..., 0]
 
 
 def keys_gradient(
@@ -623,12 +660,55 @@ def keys_gradient(
     """The gradients of k and v. ``bounds`` are the blocks of queries that those of keys need."""
     blocks = plan.backward
     grid = Grid(plan, plan.keys // blocks.keys)
-    queries = plan.queries
+    inputs = of_keys(grid, blocks, arrays, bounds, upstream, total, inner)
+    like = jax.ShapeDtypeStruct(arrays.k.shape, arrays.k.dtype)
+    outputs = [(like, grid.states(blocks.keys)), (like, grid.states(blocks.keys))]
+    k_gradient, v_gradient = call(
+        keys_kernel, grid, "packed_attention_dkv", 4, inputs, outputs, blocks.warps
+    )
+    return k_gradient, v_gradient
+
+
+def joint_gradient(
+    plan: Plan,
+    arrays: Arrays,
+    bounds: jax.Array,
+    upstream: Any,
+    total: Any,
+    inner: Any,
+    gradient: jax.Array,
+) -> jax.Array:
+    """``gradient``, which has that of the queries, with those of keys and values beside it."""
+    blocks = plan.backward
+    grid = Grid(plan, plan.keys // blocks.keys)
+    shape = (plan.rows, plan.keys, 3, plan.heads, plan.width)
+    block = grid.three_states(blocks.keys)
+    inputs = of_keys(grid, blocks, arrays, bounds, upstream, total, inner)
+    inputs["gradient"] = (gradient.reshape(shape), block)
+    outputs = [(jax.ShapeDtypeStruct(shape, gradient.dtype), block)]
+    aliases = {"gradient": 0}
+    (whole,) = call(
+        keys_kernel, grid, "packed_attention_dkv", 4, inputs, outputs, blocks.warps, aliases
+    )
+    return whole.reshape(gradient.shape)
+
+
+def of_keys(
+    grid: Grid,
+    blocks: Blocks,
+    arrays: Arrays,
+    bounds: jax.Array,
+    upstream: Any,
+    total: Any,
+    inner: Any,
+) -> dict[str, tuple[Any, pl.BlockSpec]]:
+    """What a kernel whose programs have a block of keys reads."""
+    queries = grid.plan.queries
     inputs = {
         "q": (arrays.q, grid.states(queries, whole=True)),
         "upstream": (upstream, grid.states(queries, whole=True)),
-        "k": (arrays.k, grid.states(blocks.keys)),
-        "v": (arrays.v, grid.states(blocks.keys)),
+        "k": (arrays.k, grid.states(blocks.keys, part=1)),
+        "v": (arrays.v, grid.states(blocks.keys, part=2)),
         "total": (total[:, :, None], grid.lane(queries)),
         "inner": (inner[:, :, None], grid.lane(queries)),
         "numbers": (arrays.numbers, grid.numbers(arrays.numbers.size)),
@@ -642,12 +722,7 @@ def keys_gradient(
     if arrays.bias is not None:
         transposed = arrays.bias.transpose(0, 2, 1)
         inputs["bias"] = (transposed, grid.bias(blocks.keys, queries))
-    like = states_like(plan, plan.keys, arrays.k.dtype)
-    outputs = [(like, grid.states(blocks.keys)), (like, grid.states(blocks.keys))]
-    k_gradient, v_gradient = call(
-        keys_kernel, grid, "packed_attention_dkv", 4, inputs, outputs, blocks.warps
-    )
-    return k_gradient, v_gradient
+    return inputs
 
 
 def bias_gradient(plan: Plan, arrays: Arrays, upstream: Any, total: Any, inner: Any) -> jax.Array:
@@ -658,8 +733,8 @@ def bias_gradient(plan: Plan, arrays: Arrays, upstream: Any, total: Any, inner: 
     inputs = {
         "q": (arrays.q, grid.states(blocks.queries, "queries")),
         "upstream": (upstream, grid.states(blocks.queries, "queries")),
-        "k": (arrays.k, grid.states(blocks.keys, "keys")),
-        "v": (arrays.v, grid.states(blocks.keys, "keys")),
+        "k": (arrays.k, grid.states(blocks.keys, "keys", part=1)),
+        "v": (arrays.v, grid.states(blocks.keys, "keys", part=2)),
         "total": (total[..., None], grid.column(blocks.queries)),
         "inner": (inner[..., None], grid.column(blocks.queries)),
         "numbers": (arrays.numbers, Grid(plan, 1).numbers(arrays.numbers.size)),

@@ -15,6 +15,7 @@ from adapt.models import (
     Encoder,
     Model,
     attention,
+    norm_kernels,
     packed_attention,
     set_contextvar,
     target_device,
@@ -40,14 +41,20 @@ def implementations(monkeypatch) -> list[str | None]:
     library, and this project's kernel, which is interpreted.
     """
     dot_product_attention = jax.nn.dot_product_attention
-    by_kernel = packed_attention.packed_attention
     asked = []
 
-    def interpreted(*arrays, **options):
-        asked.append("packed")
-        return by_kernel(*arrays, **options, interpret=True)
+    def interpret(module, name, said):
+        by_kernel = getattr(module, name)
 
-    monkeypatch.setattr(packed_attention, "packed_attention", interpreted)
+        def interpreted(*arrays, **options):
+            asked.extend(said)
+            return by_kernel(*arrays, **options, interpret=True)
+
+        monkeypatch.setattr(module, name, interpreted)
+
+    interpret(packed_attention, "packed_attention", ["packed"])
+    interpret(packed_attention, "joint_attention", ["joint"])
+    interpret(norm_kernels, "normalised_sum", [])
 
     def recorded(*arrays, implementation=None, **options):
         asked.append(implementation)
@@ -61,7 +68,7 @@ DEVICES = [
     (TPU, "bfloat16", "packed"),
     (TURING, "bfloat16", None),
     (AMD, "bfloat16", None),
-    (BLACKWELL, "float32", "packed"),
+    (BLACKWELL, "float32", "joint"),
     (BLACKWELL, "bfloat16", "cudnn"),
 ]
 
@@ -71,7 +78,8 @@ DEVICES = [
     [
         *((family, *case) for case in DEVICES for family in ("bert", "gpt2", "vit")),
         # Rotated before the kernel, which gets the windows of local blocks.
-        *(("rotary", *case) for case in DEVICES[3:]),
+        ("rotary", BLACKWELL, "float32", "packed"),
+        ("rotary", BLACKWELL, "bfloat16", "cudnn"),
     ],
 )
 def test_attention_computes_the_same_on_every_accelerator(
@@ -138,15 +146,17 @@ def value_and_gradient(model, inputs, key):
     return jax.jit(model.allow_fused_attention(jax.value_and_grad(loss)))(params(model))
 
 
-@pytest.mark.parametrize(("family", "device"), [("bert", BLACKWELL), ("gpt2", TPU)])
+@pytest.mark.parametrize(
+    ("family", "device", "kernel"), [("bert", BLACKWELL, "joint"), ("gpt2", TPU, "packed")]
+)
 def test_dropout_is_the_kernels_and_has_the_bits_of_the_reference(
-    implementations, monkeypatch, family, device
+    implementations, monkeypatch, family, device, kernel
 ):
     model = classifier(family)
     inputs = batch(family)
     with set_contextvar(target_device, device):
         computed = value_and_gradient(model, inputs, jax.random.key(1))
-        assert implementations.count("packed") == model.encoder.config.layers
+        assert implementations.count(kernel) == model.encoder.config.layers
         monkeypatch.setattr(attention, "can_use_packed_kernel", lambda *arrays: False)
         expected = value_and_gradient(model, inputs, jax.random.key(1))
         other = value_and_gradient(model, inputs, jax.random.key(2))

@@ -73,14 +73,13 @@ def compiled(attend):
     return jax.jit(functools.partial(values_and_gradients, attend), static_argnums=5)
 
 
-def check(pattern, rate=0.0, platform="gpu", tolerance=2e-5, **sizes):
+def check(pattern, rate=0.0, platform="gpu", tolerance=2e-5, joint=False, **sizes):
     q, k, v, upstream = arrays(**sizes)
+    by = jointly if joint else functools.partial(by_kernel, platform=platform)
     expected = jax.jit(lambda *a: values_and_gradients(reference, *a, rate))(
         q, k, v, upstream, pattern
     )
-    computed = jax.jit(lambda *a: values_and_gradients(by_kernel, *a, rate, platform))(
-        q, k, v, upstream, pattern
-    )
+    computed = jax.jit(lambda *a: values_and_gradients(by, *a, rate))(q, k, v, upstream, pattern)
 
     def close(a, b):
         assert a.shape == b.shape and a.dtype == b.dtype
@@ -88,6 +87,13 @@ def check(pattern, rate=0.0, platform="gpu", tolerance=2e-5, **sizes):
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
     jax.tree.map(close, computed, expected)
+
+
+def jointly(q, k, v, pattern, rate=0.0):
+    """The kernel of one array, which is made of the three here."""
+    qkv_RC3HK = jnp.stack([q, k, v]).transpose(1, 3, 0, 2, 4)
+    out_RCHK = packed_attention.joint_attention(qkv_RC3HK, pattern, rate, WORDS, interpret=True)
+    return out_RCHK.transpose(0, 2, 1, 3)
 
 
 BIAS = jax.random.normal(jax.random.key(5), (HEADS, 40, 40))
@@ -106,6 +112,13 @@ PATTERNS = {
 @pytest.mark.parametrize("name", PATTERNS)
 def test_values_and_gradients_are_those_of_the_reference(name, rate, platform):
     check(PATTERNS[name], rate, platform)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "width"), [("segments", 40, 16), ("all", 40, 16), ("causal", 37, 24)]
+)
+def test_queries_keys_and_values_in_one_array_are_attended_alike(name, tokens, width):
+    check(PATTERNS[name], 0.3, joint=True, tokens=tokens, width=width)
 
 
 @pytest.mark.parametrize("width", [32, 64, 80, 96, 128])

@@ -42,6 +42,7 @@ CALLS = re.compile(rf"(?:{WORDS})=(\{{[^}}]*\}}|%[\w.-]+)")
 # and how many of them another kernel has had before.
 ATTENTION = re.compile(r"packed_attention_(forward|dq|dkv|dbias)")
 ATTENTION_PRODUCTS = {"forward": (2, 0), "dq": (3, 1), "dkv": (4, 2), "dbias": (2, 2)}
+JOINT = re.compile(r"packed_attention_\w+_joint")
 NORM = re.compile(r"norm_of_sum_(forward|backward)")  # kernels of adapt.models.norm_kernels
 PALLAS_TARGETS = ("__gpu$xla.gpu.triton", "tpu_custom_call")
 SEEN_THROUGH = ("copy", "copy-start", "copy-done", "bitcast", "convert", "optimization-barrier")
@@ -287,7 +288,9 @@ def attention_sizes(instruction: Instruction, where: Computation) -> tuple[int, 
     is_gpu = called_library(instruction) == PALLAS_TARGETS[0]
     tokens_at = -3 if is_gpu else -2  # [R, C, H, K], or [R, H, C, K]
     width = queries[-1]
-    return math.prod(queries) // width * keys[tokens_at], width
+    # Queries, keys and values may lie in one array, [R, C, 3 H, K].
+    arrays = 3 if JOINT.search(instruction.text) else 1
+    return math.prod(queries) // (arrays * width) * keys[tokens_at], width
 
 
 def attention_flops_again(program: Program) -> int:

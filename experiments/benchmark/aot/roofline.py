@@ -225,7 +225,8 @@ def moved_bytes(program: Program, where: Computation, instruction: Instruction) 
         return float(hlo.nbytes([arriving]))
     if instruction.operation in SLICES:
         return 2 * outside_bytes(instruction)
-    operands = [where.instructions[name] for name in instruction.operands]
+    # An array that is given twice is read once: attention's kernels read a third of it each time.
+    operands = [where.instructions[name] for name in dict.fromkeys(instruction.operands)]
     return outside_bytes(instruction) + sum(outside_bytes(operand) for operand in operands)
 
 
