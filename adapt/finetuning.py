@@ -126,6 +126,7 @@ def finetune(
     dropout: float | None = None,
     attention_dropout: float | None = None,
     max_length: int | None = None,
+    image_size: int | None = None,
     long: Long | None = None,
     dtype: DType = "auto",
     remat: Remat = "none",
@@ -196,6 +197,7 @@ def finetune(
         dropout=dropout,
         attention_dropout=attention_dropout,
         max_length=max_length,
+        image_size=image_size,
         long=long,
         dtype=dtype,
         remat=remat,
@@ -367,6 +369,10 @@ class Prepared(PreparedRun):
         save = self.options.save
         if not self.can_refer and save == "auto":
             save = "full"
+        if self.options.image_size is not None and save == "delta":
+            raise StrategyError(
+                "`save` delta: with `image_size` there is no encoder to refer to: give `save` full"
+            )
         plan = self.plan
         return encoder_reference(
             plan.pretrained.source,
@@ -434,7 +440,8 @@ def prepare(
     keep_programs()
     sharding.check_batch(layout, options.batch_size, options.accumulate)
     held_out, validation = share_or_data(validation)
-    can_refer = not isinstance(pretrained, Pretrained)
+    # An encoder for another size of pictures is not the one that a name stands for.
+    can_refer = not isinstance(pretrained, Pretrained) and options.image_size is None
     pretrained = hub.loaded(pretrained)
     pretrained = hub.with_options(pretrained, options, seed)
     # A wrong strategy is refused before the data are read.

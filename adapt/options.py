@@ -75,6 +75,8 @@ class TextEncoderOptions(LongOptions, EncoderOptions):
 
     # tokens of an example; default: the checkpoint's own
     max_length: int | None = None
+    # pixels a side of a picture, for which positions are interpolated; default: the checkpoint's own
+    image_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -225,6 +225,7 @@ def plan(
     pooling: str | None = None,
     cache_dtype: CacheDType | None = None,
     max_length: int | None = None,
+    image_size: int | None = None,
     long: Long | None = None,
     dtype: DType = "auto",
     on_progress: OnProgress | None = None,
@@ -248,6 +249,7 @@ def plan(
     options = FinetuningOptions(
         checkpoint=hub.source_of(pretrained),
         max_length=max_length,
+        image_size=image_size,
         long=long,
         dtype=dtype,
         task=task,

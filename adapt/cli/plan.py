@@ -167,6 +167,7 @@ def finetune_config(config: Config) -> finetune.Config:
     return finetune.Config(
         checkpoint=config.checkpoint,
         max_length=config.max_length,
+        image_size=config.image_size,
         long=config.long,
         dtype=config.dtype,
         train=config.data,

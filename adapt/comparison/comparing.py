@@ -39,6 +39,7 @@ from adapt.training.events import OnProgress, counting_from
 OF_FITS = (
     "checkpoint",
     "max_length",
+    "image_size",
     "long",
     "dtype",
     "task",
@@ -168,6 +169,7 @@ def compare(
     stride: int | None = None,
     dtype: DType = "auto",
     max_length: int | None = None,
+    image_size: int | None = None,
     long: Long | None = None,
 ) -> Comparison:
     """Which strategy is best on these data, which is as good for less, and with which rates?
@@ -201,6 +203,7 @@ def compare(
     options = FinetuningOptions(
         checkpoint=hub.source_of(pretrained),
         max_length=max_length,
+        image_size=image_size,
         long=long,
         dtype=dtype,
         task=task,

@@ -29,8 +29,8 @@ from adapt.models import (
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS, pooling_names
 from adapt.options import Long, ModelOptions, is_of, wanted
 from adapt.parallel import sharding
-from adapt.pretrained import assets, families, sentence_files
-from adapt.pretrained.images import ImageSettings, read_image_settings
+from adapt.pretrained import assets, families, image_sizes, sentence_files
+from adapt.pretrained.images import LARGEST, ImageSettings, read_image_settings
 from adapt.pretrained.sentence_files import Embedding
 from adapt.pretrained.tokenizer import Tokenizer, check_long_rule
 from adapt.pretrained.tokenizer_files import (
@@ -344,7 +344,7 @@ def with_attention_dropout(pretrained: Pretrained, rate: float | None) -> Pretra
 
 def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -> Pretrained:
     """The checkpoint with the dropout of the options, their length of a text and what is read of
-    longer ones, or new weights.
+    longer ones, their size of pictures, or new weights.
 
     Raises :class:`StrategyError` for a ``max_length`` that the encoder does not have, and as
     :func:`with_long` does.
@@ -365,10 +365,48 @@ def with_options(pretrained: Pretrained, options: ModelOptions, seed: int = 0) -
         tokenizer = pretrained.tokenizer.cut_to(options.max_length)
         pretrained = dataclasses.replace(pretrained, tokenizer=tokenizer)
     pretrained = with_long(pretrained, options.long)
+    pretrained = with_image_size(pretrained, options.image_size)
     if options.random_weights:
         fresh = jax.device_get(pretrained.model.init(jax.random.key(seed + 1)))
         pretrained = dataclasses.replace(pretrained, params=fresh)
     return pretrained
+
+
+def with_image_size(pretrained: Pretrained, size: int | None) -> Pretrained:
+    """The checkpoint for pictures of ``size`` pixels a side, with interpolated positions, which a
+    warning says; None: its own size.
+
+    Raises :class:`StrategyError` for an encoder of texts, and for what is no multiple of a patch.
+    """
+    settings = pretrained.image_settings
+    if size is None or (settings is not None and size == settings.size):
+        return pretrained
+    if settings is None:
+        raise StrategyError(
+            f"`image_size` {size} is of pictures, and {pretrained.source} is a text encoder: leave "
+            "it out"
+        )
+    patch = pretrained.config.patch_size
+    if not 0 < size <= LARGEST or size % patch:
+        raise StrategyError(
+            f"`image_size` {size} is no multiple of {patch}, the side of a patch: give "
+            f"{max(round(size / patch), 1) * patch}"
+        )
+    changed, note = for_image_size(pretrained, size)
+    logger.warning(note)
+    return dataclasses.replace(changed, image_settings=settings.scaled_to(size))
+
+
+def for_image_size(pretrained: Pretrained, size: int) -> tuple[Pretrained, str]:
+    """(the checkpoint with an encoder for pictures of this size, a note that says so)."""
+    config = pretrained.config
+    smooth = families.get_family(config.family).smooth_positions
+    changed, params = image_sizes.with_image_size(config, pretrained.params, size, smooth)
+    old, new = (side // config.patch_size for side in (config.image_size, size))
+    note = (
+        f"{pretrained.source}: positions of {old} x {old} patches are interpolated to {new} x {new}"
+    )
+    return dataclasses.replace(pretrained, config=changed, params=params), note
 
 
 def with_long(pretrained: Pretrained, long: Long | None) -> Pretrained:
@@ -427,8 +465,13 @@ def with_inputs(model: Pretrained, folder: Path, hf: Mapping[str, Any]) -> Pretr
     config = model.config
     inner = sentence_files.transformer_folder(folder)
     if config.is_image:
-        processor = families.get_family(config.family).processor
-        settings = read_image_settings(inner, config.image_size, config.channels, processor)
+        family = families.get_family(config.family)
+        settings = read_image_settings(
+            inner, config.image_size, config.channels, family.processor, family.any_size
+        )
+        if settings.size != config.image_size:
+            model, note = for_image_size(model, settings.size)
+            model = dataclasses.replace(model, notes=(*model.notes, note))
         return dataclasses.replace(model, image_settings=settings)
     embedding = sentence_files.read_embedding(folder, config.width)
     model = dataclasses.replace(model, embedding=embedding)

@@ -73,13 +73,20 @@ class ImageSettings:
     crop: bool = False
     rounds: bool = True
 
+    def scaled_to(self, size: int) -> "ImageSettings":
+        """The settings that make pictures of another size, cut out of as much of them."""
+        resize = self.resize
+        if resize:
+            resize = tuple(round(side * size / self.size) for side in resize)
+        return dataclasses.replace(self, size=size, resize=resize)
+
 
 def read_image_settings(
-    folder: Path, size: int, channels: int, processor: str = VIT
+    folder: Path, size: int, channels: int, processor: str = VIT, any_size: bool = False
 ) -> ImageSettings:
     """The settings in preprocessor_config.json, or those of a picture in processor_config.json;
     what it does not say is as in the processor that it names, or else in ``processor``: in ViT's
-    bilinear, mean and std one half.
+    bilinear, mean and std one half. With ``any_size`` the size is the file's, not the encoder's.
 
     Raises :class:`CheckpointError` for a file that is no JSON object, for what does not fit the
     encoder, and for what is not done here.
@@ -124,6 +131,8 @@ def read_image_settings(
         raise CheckpointError(
             f"{file} says 0 for image_std, which pixels are divided by: give another number"
         )
+    if any_size:
+        settings = dataclasses.replace(settings, size=made_size(file, content) or size)
     return with_sizes(settings, file, content, processor in BY_SHORTER_SIDE)
 
 
@@ -173,6 +182,17 @@ def per_channel(value: Any) -> tuple[Any, ...]:
     if isinstance(value, list):
         return tuple(value)
     return () if value is None else (value,)
+
+
+def made_size(file: Path, content: Mapping[str, Any]) -> int | None:
+    """The side of the squares that a file makes of pictures; None where it does not say."""
+    entry = "size" if content.get("do_resize", True) else ""
+    if content.get("do_center_crop"):
+        entry = "crop_size"
+    if entry not in content:
+        return None
+    made = sides(file, entry, content[entry])
+    return made[0] if len(set(made)) == 1 and len(made) == 2 else None
 
 
 def with_sizes(

@@ -193,6 +193,40 @@ def draw_inputs(case: Case, rng: Any) -> dict[str, Any]:
     return {"pixel_values": rng.uniform(-1, 1, shape).astype("float32")}
 
 
+# Recorded on pictures of another size, too.
+OTHER_SIZES = (
+    "dino_v1",
+    "deit_classifier",
+    "clip_vision_projection",
+    "siglip_vision",
+    "dinov2_bare",
+    "dinov2_registers",
+    "beit_classifier",
+    "beit_positions",
+    "dinov3",
+)
+
+
+@torch.no_grad()
+def record_other_sizes() -> None:
+    """The last states of pictures of 20 pixels, [T, D], for which transformers interpolates positions; and of 8
+    where that averages them."""
+    rng = record.np.random.default_rng(0)
+    arrays = {"pixel_values": rng.uniform(-1, 1, (1, 3, 20, 20)).astype("float32")}
+    for name in OTHER_SIZES:
+        model = CASES[name].model.from_pretrained(record.HERE / name).eval()
+        encoder = tower(model)
+        by_itself = name.startswith("dinov")
+        asked = {} if by_itself else {"interpolate_pos_encoding": True}
+        for size in (20, 4):
+            pixels = torch.from_numpy(arrays["pixel_values"][:, :, :size, :size].copy())
+            last = encoder(pixel_values=pixels, **asked).last_hidden_state
+            if hasattr(encoder, "pre_layrnorm"):
+                last = encoder.post_layernorm(last)
+            arrays[f"{name}|{size}"] = last[0].numpy()
+    record.np.savez_compressed(record.HERE / "image_sizes.npz", **arrays)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     hf.logging.set_verbosity_error()
@@ -201,6 +235,7 @@ def main() -> None:
     record.draw_inputs = draw_inputs
     for name in sys.argv[1:] or CASES:
         record.record_case(name, CASES[name])
+    record_other_sizes()
 
 
 if __name__ == "__main__":

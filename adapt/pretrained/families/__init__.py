@@ -209,6 +209,9 @@ class Family:
       :data:`adapt.pretrained.tokenizer_files.TOKENIZERS`; "": tokenizer.json is taken as it is.
     * ``processor``: the class that makes pixels of its images, a name of
       :data:`adapt.pretrained.images.PROCESSORS`, where the folder names none.
+    * ``any_size``: whether the original library makes the encoder fit pictures of any size, so that
+      their size is that of preprocessor_config.json; ``smooth_positions``: whether it interpolates
+      positions with anti-aliasing.
     """
 
     config: Sequence[tuple[Any, ...]]
@@ -230,6 +233,8 @@ class Family:
     tokenizer: str = ""
     settings: Callable[[Mapping[str, Any]], Mapping[str, Any]] = as_it_is
     processor: str = "ViTImageProcessor"
+    any_size: bool = False
+    smooth_positions: bool = False
 
 
 # The model_type of config.json -> the family, or "module:NAME" (NAME is FAMILY if it is not said),

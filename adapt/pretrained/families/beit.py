@@ -89,4 +89,5 @@ FAMILY = dataclasses.replace(
     sequence_heads=[Classifier(0, "patch_norm"), Classifier(0, "cls")],
     base_class="BeitModel",
     processor="BeitImageProcessor",
+    any_size=True,
 )

@@ -98,6 +98,7 @@ FAMILY = Family(
     sequence_heads=[Classifier(0, "cls+patches")],
     base_class="Dinov2Model",
     processor="BitImageProcessor",
+    any_size=True,
 )
 OWN_CONFIG = [("registers", "num_register_tokens", 4), ("patch_size", "patch_size", 16)]
 WITH_REGISTERS = dataclasses.replace(
@@ -106,4 +107,5 @@ WITH_REGISTERS = dataclasses.replace(
     prefix="dinov2_with_registers.",
     classes={"classes": "Dinov2WithRegistersForImageClassification"},
     base_class="Dinov2WithRegistersModel",
+    smooth_positions=True,
 )

@@ -84,4 +84,5 @@ FAMILY = Family(
     },
     base_class="DINOv3ViTModel",
     processor="DINOv3ViTImageProcessor",
+    any_size=True,
 )
