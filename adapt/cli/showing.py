@@ -14,6 +14,7 @@ from adapt.data.examples import Examples
 from adapt.data.labels import class_line
 from adapt.devices import compute_dtype, this_device
 from adapt.finetuning import Prepared
+from adapt.models import EncoderConfig
 from adapt.options import DType
 from adapt.pretrained.hub import Pretrained, describe
 from adapt.tasks import Task
@@ -22,8 +23,16 @@ from adapt.tasks import Task
 def show_loaded(pretrained: Pretrained) -> None:
     """Which encoder is used as it is."""
     config = pretrained.config
-    size = f"{config.layers} blocks of width {config.width}"
-    console.say(f"loaded    {pretrained.source}: {config.family}, {size}; its head is discarded")
+    console.say(
+        f"loaded    {pretrained.source}: {config.family}, {size_of(config)}; its head is discarded"
+    )
+
+
+def size_of(config: EncoderConfig) -> str:
+    """The blocks of an encoder, in words."""
+    if config.shared_blocks:
+        return f"one block of width {config.width}, used {config.layers} times"
+    return f"{config.layers} blocks of width {config.width}"
 
 
 def dtype_line(asked: DType) -> str:
@@ -49,7 +58,7 @@ def show_start(prepared: Prepared) -> None:
     pretrained = plan.pretrained
     config = pretrained.config
     parameters = tree.count(plan.params["encoder"])
-    size = f"{config.layers} blocks of width {config.width}, {parameters:,} parameters"
+    size = f"{size_of(config)}, {parameters:,} parameters"
     console.say(f"loaded    {pretrained.source}: {config.family}, {size}")
     if options.random_weights:
         console.say("weights   random, in the checkpoint's shapes: its own are not used")

@@ -119,11 +119,13 @@ def shape_rule(config: EncoderConfig, device: Device | None = None) -> ShapeRule
 
 def token_bytes(config: EncoderConfig) -> int:
     """Bytes that a token of a forward pass takes at once, at most: what a block computes of it in
-    float32, and its weights of attention where these are written to memory.
+    float32, and its weights of attention where these are written to memory; DeBERTa's terms have
+    twice as many scores, for differences, and are added up before.
     """
     of_attention = 2 * (config.query_width + config.key_width)
     states = 2 * config.width + of_attention + config.mlp_kernels * config.mlp_width
-    weights = 2 * config.heads * config.positions
+    arrays = 2 + 3 * len(config.relative_terms)
+    weights = arrays * config.heads * config.positions
     return 4 * (states + weights)
 
 

@@ -111,4 +111,4 @@ def last_norm(run: hub.Pretrained) -> tree.Tree:
     encoder = run.params["encoder"]
     if run.config.pre_norm:
         return encoder["final_norm"]
-    return encoder[f"block_{run.config.layers - 1:02d}"]["mlp_norm"]
+    return encoder[run.config.block_names[-1]]["mlp_norm"]

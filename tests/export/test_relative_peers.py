@@ -29,7 +29,7 @@ def test_transformers_computes_the_recorded_outputs_from_an_export(tmp_path, cas
     tensors = layout.to_tensors(run.config, run.params, run.head)
     if kind != "features":
         tensors = layout.with_prefix(run.config, tensors)
-    tensors |= family.extra_tensors(run.config, architecture, tensors)
+    tensors = family.extra_tensors(run.config, architecture, tensors) | tensors
     config = layout.write_config(run.config, run.head) | model_entries(run, architecture)
     layout.write_folder(tmp_path, config, tensors, {})
 

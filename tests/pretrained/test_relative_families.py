@@ -27,6 +27,10 @@ def test_the_decoder_of_t5_is_left_out_and_said():
     [
         ("t5_encoder", "is_decoder", True),
         ("t5_encoder", "feed_forward_proj", "gated-mish"),
+        ("mpnet_bare", "relative_attention_num_buckets", 64),
+        ("mpnet_bare", "pad_token_id", 0),
+        ("albert_classifier", "num_hidden_groups", 2),
+        ("albert_classifier", "inner_group_num", 2),
         ("deberta_v3", "conv_kernel_size", 3),
         ("deberta_v3", "embedding_size", 8),
         ("deberta_v3", "attention_head_size", 2),

@@ -23,6 +23,10 @@ def mpnet(**changes) -> hf.MPNetConfig:
     return hf.MPNetConfig(**SIZES | changes)
 
 
+def albert(**changes) -> hf.AlbertConfig:
+    return hf.AlbertConfig(**SIZES | {"embedding_size": 6, "num_hidden_layers": 3} | changes)
+
+
 def deberta(**changes) -> hf.DebertaV2Config:
     return hf.DebertaV2Config(**SIZES | {"relative_attention": True} | changes)
 
@@ -48,6 +52,15 @@ CASES = {
         ),
     ),
     "umt5_encoder": Case(hf.UMT5EncoderModel, t5(hf.UMT5Config)),
+    "albert_pretraining": Case(hf.AlbertForPreTraining, albert(hidden_act="gelu")),
+    "albert_mlm_untied": Case(
+        hf.AlbertForMaskedLM,
+        albert(tie_word_embeddings=False, embedding_size=16, layer_norm_eps=1e-2),
+    ),
+    "albert_classifier": Case(
+        hf.AlbertForSequenceClassification,
+        albert(num_attention_heads=2, type_vocab_size=1, hidden_act="relu", num_labels=3),
+    ),
     "deberta_v3": Case(
         hf.DebertaV2Model,
         deberta(
@@ -85,6 +98,7 @@ CASES = {
     "mpnet_bare": Case(hf.MPNetModel, mpnet(num_attention_heads=2, hidden_act="gelu_new")),
 }
 WITH_ATTENTIONS = (
+    "albert_classifier",
     "deberta_v3",
     "t5_encoder",
     "mpnet_bare",
@@ -107,8 +121,13 @@ def draw_inputs(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def outputs_of(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Those of the encoder, where there is a decoder."""
-    return record_outputs(model.get_encoder() if hasattr(model, "decoder") else model, inputs)
+    """Those of the encoder, where there is a decoder; ALBERT's order of sentences, too."""
+    found = record_outputs(model.get_encoder() if hasattr(model, "decoder") else model, inputs)
+    if hasattr(model, "sop_classifier"):
+        pooled = torch.from_numpy(found["pooler_output"])
+        with torch.no_grad():
+            found["seq_relationship_logits"] = model.sop_classifier(pooled).numpy()
+    return found
 
 
 def record_buckets() -> None:

@@ -258,6 +258,8 @@ FAMILIES: dict[str, Family | str] = {
     "modernbert": "adapt.pretrained.families.modernbert",
     "nomic_bert": "adapt.pretrained.families.nomic:NOMIC",
     "vit": "adapt.pretrained.families.vit",
+    "albert": "adapt.pretrained.families.albert",
+    "mpnet": "adapt.pretrained.families.mpnet",
     "deberta-v2": "adapt.pretrained.families.deberta_v2",
     "t5": "adapt.pretrained.families.t5",
     "mt5": "adapt.pretrained.families.t5:MT5",

@@ -1,0 +1,58 @@
+"""MPNet (Song et al. 2020): BERT's blocks with a bias for distances, RoBERTa's positions and heads."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from adapt.errors import CheckpointError
+from adapt.pretrained.families import Fields, Row, dense, norm, roberta
+
+BUCKETS = 32  # the original library computes by these, whatever the size of the table
+ATTENTION = "encoder.layer.#.attention"
+TABLE = [
+    Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
+    Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
+    *norm("embeddings.LayerNorm", "encoder/embedding/norm"),
+    Row("encoder.relative_attention_bias.weight", ("encoder/relative/table",)),
+    *dense(f"{ATTENTION}.attn.q", "encoder/block_#/attention/query"),
+    *dense(f"{ATTENTION}.attn.k", "encoder/block_#/attention/key"),
+    *dense(f"{ATTENTION}.attn.v", "encoder/block_#/attention/value"),
+    *dense(f"{ATTENTION}.attn.o", "encoder/block_#/attention/output"),
+    *norm(f"{ATTENTION}.LayerNorm", "encoder/block_#/attention_norm"),
+    *dense("encoder.layer.#.intermediate.dense", "encoder/block_#/mlp/up"),
+    *dense("encoder.layer.#.output.dense", "encoder/block_#/mlp/down"),
+    *norm("encoder.layer.#.output.LayerNorm", "encoder/block_#/mlp_norm"),
+    *[row for row in roberta.TABLE if row.paths[0].startswith("head/")],
+]
+
+
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+    """Positions count from the padding token's id on, which is 1 whatever config.json says."""
+    buckets = hf.get("relative_attention_num_buckets", BUCKETS)
+    if buckets != BUCKETS:
+        raise CheckpointError(
+            f"relative_attention_num_buckets is {buckets!r} in config.json: only {BUCKETS} is read"
+        )
+    pad = hf.get("pad_token_id", 1)
+    if pad not in (1, None):
+        raise CheckpointError(f"pad_token_id is {pad!r} in config.json: only 1 is read")
+    fields = roberta.complete({**hf, "pad_token_id": 1}, fields)
+    return fields | {"relative_buckets": BUCKETS, "relative_distance": 128}
+
+
+def entries(config: Any, head: Any) -> Fields:
+    return roberta.entries(config, head) | {"relative_attention_num_buckets": BUCKETS}
+
+
+FAMILY = dataclasses.replace(
+    roberta.FAMILY,
+    config=[row for row in roberta.CONFIG if row[0] != "types"],
+    table=TABLE,
+    complete=complete,
+    entries=entries,
+    prefix="mpnet.",
+    buffers=r"embeddings\.position_ids",
+    classes=roberta.classes("MPNet"),
+    base_class="MPNetModel",
+    tokenizer="",
+)
