@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from adapt.pretrained.families import FAMILIES
+
 TESTS = Path(__file__).parent
 MODULES = sorted(TESTS.rglob("*.py"))
 ROOMS = {
@@ -47,3 +49,23 @@ def test_adapt_holds_nothing_but_its_source():
     source = {path for path in files if path.suffix in (".py", ".pyi") or path.name == "py.typed"}
     others = {path for path in files if path.parent.name != "__pycache__"} - source
     assert source and not others
+
+
+def strings_of(path: Path) -> set[str]:
+    """The strings of a module's code, without its docstrings."""
+    module = ast.parse(path.read_text("utf-8"))
+    told = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            told.add(node.value)
+    constants = [node for node in ast.walk(module) if isinstance(node, ast.Constant)]
+    return {node.value for node in constants if isinstance(node.value, str) and node not in told}
+
+
+def test_no_module_names_a_family_but_its_own_file():
+    room = TESTS.parent / "adapt"
+    families = room / "pretrained" / "families"
+    for path in room.rglob("*.py"):
+        if path.parent != families:
+            named = strings_of(path) & FAMILIES.keys()
+            assert not named, f"{path} names {named}: a field of Family says it"

@@ -50,7 +50,7 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     backend = copy_backend(tokenizer.backend)
     backend.no_truncation()
     backend.no_padding()
-    if run.config.types == 1:
+    if run.config.types == 1 and any(backend.encode("a", "a").type_ids):
         backend.post_processor = with_one_type(backend)
     notes = []
     if not isinstance(run.head, MaskedLM | CausalLM):

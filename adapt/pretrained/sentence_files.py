@@ -18,9 +18,14 @@ from adapt.pretrained.json_files import read_list, read_settings
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 # Names that the settings of the transformer have had, by the model it was.
-TRANSFORMER_FILES = tuple(
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+TRANSFORMER_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
 )
 # sentence-transformers' name of a pooling -> ours
 POOLINGS = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last"}

@@ -32,6 +32,10 @@ from tests.helpers.exports import (
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries' own warnings are theirs
 
 
+BERT_LIKE = [
+    ("electra_generator", "ElectraForMaskedLM"),
+    ("electra_discriminator", "ElectraForPreTraining"),
+]
 DECODERS = [
     ("llama_lm_untied", "LlamaForCausalLM"),
     ("llama_lm_tied_linear", "LlamaForCausalLM"),
@@ -95,6 +99,11 @@ def assert_close(outputs: np.ndarray, expected: np.ndarray) -> None:
         ("gpt2_lm_tied", "last", "classification", 3),
         ("gpt2_hub_layout", "last", "classification", 2),
         ("modernbert_mlm_tied", "mean", "classification", 3),
+        ("roberta_bare", "pooler", "classification", 3),
+        ("roberta_mlm", "cls", "classification", 3),
+        ("xlm_roberta_tags", "cls", "regression", 1),
+        ("distilbert_mlm", "cls", "classification", 3),
+        ("electra_discriminator", "cls", "multilabel", 2),
         ("modernbert_classifier", "cls", "regression", 1),
         ("esm_tokens", "cls", "multilabel", 2),
         ("nomic_bare", "pooler", "classification", 3),
@@ -191,7 +200,7 @@ def test_sentence_transformers_encodes_to_the_logits(
     assert_close(np.stack([model.encode(text) for text in TEXTS]), expected)
 
 
-@pytest.mark.parametrize(("case", "architecture"), [*LANGUAGE_MODELS, *DECODERS])
+@pytest.mark.parametrize(("case", "architecture"), [*LANGUAGE_MODELS, *BERT_LIKE, *DECODERS])
 def test_transformers_gives_the_recorded_logits_of_language_models(
     tmp_path, torch, transformers, case, architecture
 ):
@@ -220,6 +229,10 @@ def test_transformers_gives_the_recorded_logits_of_language_models(
         "esm_mlm_old",
         "nomic_bare",
         "gte_bare_no_types",
+        "roberta_bare",
+        "xlm_roberta_tags",
+        "distilbert_mlm",
+        "electra_discriminator",
     ],
 )
 @pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
@@ -253,6 +266,10 @@ def test_sentence_transformers_encodes_to_the_vectors(
         "esm_tokens",
         "nomic_bare",
         "gte_bare_no_types",
+        "roberta_bare",
+        "xlm_roberta_tags",
+        "distilbert_mlm",
+        "electra_discriminator",
     ],
 )
 def test_transformers_gives_the_same_logits_of_words(
@@ -276,7 +293,10 @@ def test_transformers_gives_the_same_logits_of_words(
     assert names["model"].config.id2label[2] == "ja 好"
 
 
-@pytest.mark.parametrize("case", ["bert_bare_pooler", "gpt2_bare", "modernbert_mlm_tied"])
+@pytest.mark.parametrize(
+    "case",
+    ["bert_bare_pooler", "gpt2_bare", "modernbert_mlm_tied", "distilbert_mlm", "xlm_roberta_tags"],
+)
 def test_transformers_gives_the_same_logits_of_spans(
     tmp_path, transformers, torch, monkeypatch, case
 ):

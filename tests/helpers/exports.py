@@ -16,7 +16,7 @@ from adapt.pretrained.families import get_family
 from adapt.run import Run
 from adapt.training.loop import evaluate
 from adapt.training.step import make_eval
-from tests.helpers import rotary_files
+from tests.helpers import bert_like_files, rotary_files
 from tests.helpers.decoder_files import DECODERS, write_tokenizer
 
 REFERENCES = Path(__file__).parents[1] / "references"
@@ -33,6 +33,7 @@ TRANSFORMERS = [
     ("gpt2_bare", "last", "transformers"),
     ("vit_classifier", "cls", "transformers"),
     ("vit_gray_no_qkv_bias", "cls", "transformers"),
+    ("roberta_bare", "cls", "transformers"),
 ]
 SENTENCE_TRANSFORMERS = [
     (case, pooling, "sentence-transformers")
@@ -51,6 +52,9 @@ LANGUAGE_MODELS = [
     ("esm_mlm_old", "EsmForMaskedLM"),
     ("nomic_mlm", "NomicBertForMaskedLM"),
     ("gte_mlm_untied", "GteForMaskedLM"),
+    ("roberta_mlm", "RobertaForMaskedLM"),
+    ("distilbert_mlm", "DistilBertForMaskedLM"),
+    ("electra_generator_untied", "ElectraForMaskedLM"),
 ]
 
 
@@ -80,6 +84,8 @@ def pretrained(folder: Path, case: str, gap: bool = True) -> Path:
         )
     elif case.startswith(DECODERS):
         write_tokenizer(folder, words, before=["<s>"])
+    elif case.startswith(bert_like_files.BERT_LIKE):
+        bert_like_files.write_tokenizer(folder, case, words)
     elif case.startswith(rotary_files.ROTARY):
         rotary_files.write_tokenizer(folder, case, words)
     return folder
