@@ -31,7 +31,7 @@ TABLE = [
 
 
 def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    fields = bert.complete(hf, fields | {"pad_token": hf.get("pad_token_id", 1)})
+    fields = bert.complete(hf, fields) | {"pad_token": hf.get("pad_token_id", 1)}
     if type(fields["pad_token"]) is not int or type(fields["positions"]) is not int:
         raise CheckpointError(
             f"pad_token_id {fields['pad_token']!r} and max_position_embeddings "
