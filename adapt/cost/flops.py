@@ -31,8 +31,10 @@ def prefix_flops(config: EncoderConfig, depth: int, tokens: float, span: float) 
     """FLOPs of the first ``depth`` stages, forward: the embedding, then the blocks."""
     if depth == 0:
         return 0.0
-    blocks = min(depth - 1, config.layers)
-    return embedding_flops(config, tokens) + blocks * block_flops(config, tokens, span)
+    flops = embedding_flops(config, tokens)
+    for block in range(min(depth - 1, config.layers)):
+        flops += block_flops(config, tokens, config.span_of(block, span))
+    return flops
 
 
 def step_flops(config: EncoderConfig, depth: int, tokens: float, span: float) -> float:

@@ -26,6 +26,7 @@ from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout, RMSNorm
+from adapt.models.long_attention import attend_in_parts, is_long
 from adapt.models.patch_places import PatchBias
 from adapt.models.relative import RelativeBias, disentangled_bias
 from adapt.models.rotary import Rotation
@@ -252,6 +253,8 @@ def attend(
     device = device_of_program()
     queries, keys = q_RHCK.shape[2], k_RHTK.shape[2]
     if device.platform not in ("gpu", "tpu"):
+        if dropout is None and is_long(q_RHCK, pattern):
+            return attend_in_parts(plain_attention, q_RHCK, k_RHTK, v_RHTK, pattern)
         drop = functools.partial(dropout, deterministic=False) if dropout else None
         mask = pattern.mask(queries, keys)
         return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, drop, pattern.bias)
@@ -277,6 +280,13 @@ def attend(
         bias = bias[None]
     mixed_RCHK = jax.nn.dot_product_attention(q_RCHK, k_RTHK, v_RTHK, bias=bias, mask=mask)
     return mixed_RCHK.transpose(0, 2, 1, 3)
+
+
+def plain_attention(
+    q_RHCK: jax.Array, k_RHTK: jax.Array, v_RHTK: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """:func:`reference_attention` without dropout and bias."""
+    return reference_attention(q_RHCK, k_RHTK, v_RHTK, mask, None)
 
 
 def reference_attention(

@@ -149,6 +149,11 @@ class EncoderConfig:
         """How many places ahead and back a token of this block attends; None: to all."""
         return self.window if block in self.local_layers else None
 
+    def span_of(self, block: int, span: float) -> float:
+        """How many tokens each token of this block attends to, where there are ``span``."""
+        window = self.window_of(block)
+        return span if window is None else min(span, 2 * window + 1)
+
     def is_rotated(self, block: int) -> bool:
         """Whether this block has rotary positions."""
         return self.position_kind == "rotary" and block not in self.unrotated_layers

@@ -134,6 +134,14 @@ def test_scores_of_differences_are_counted():
     assert counted == dot_flops(read(program.as_text()))
 
 
+def test_a_local_block_attends_within_its_window():
+    config = dataclasses.replace(CONFIG, layers=3, local_layers=(1,), window=10)
+    whole = block_flops(config, every, 80)
+    assert prefix_flops(config, 2, every, 80) == whole
+    assert prefix_flops(config, 4, every, 80) == 2 * whole + block_flops(config, every, 21)
+    assert prefix_flops(config, 4, every, 15) == 3 * block_flops(config, every, 15)
+
+
 def test_a_full_step_costs_three_forward_passes():
     forward = prefix_flops(CONFIG, LAYERS + 1, 960, 80)
     assert step_flops(CONFIG, 0, 960, 80) == 3 * forward

@@ -116,7 +116,8 @@ def layout_of(spec, rules=sharding.RULES):
 
 def test_the_rules_divide_every_parameter_of_an_encoder():
     layout = layout_of("fsdp=4,tensor=2")
-    layout.check(small.classifier("bert").shapes())
+    for family in ("bert", "rotary"):
+        layout.check(small.classifier(family).shapes())
     expected = {
         ("encoder/block_00/mlp/up/kernel", (16, 32)): PartitionSpec("fsdp", "tensor"),
         ("encoder/block_00/mlp/up/bias", (32,)): PartitionSpec("tensor"),
