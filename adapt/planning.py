@@ -29,10 +29,12 @@ import optax
 
 from adapt import tree
 from adapt.cost import clock, flops
+from adapt.cost.memory import MemoryFit, fit_memory
 from adapt.data import packing
 from adapt.data.examples import Examples
 from adapt.data.inputs import Columns, as_list, make_parts
-from adapt.devices import compute_dtype
+from adapt.data.shapes import busy_tokens
+from adapt.devices import compute_dtype, this_device
 from adapt.errors import StrategyError
 from adapt.finetuning import with_head
 from adapt.models import EncoderConfig, Model, peft
@@ -58,10 +60,14 @@ from adapt.tasks import TASKS, get_task, metrics
 from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
 from adapt.training.events import OnProgress
 from adapt.training.losses import Loss
-from adapt.training.step import State, Step, init_state, make_step
+from adapt.training.step import State, Step, cast_kernels, init_state, make_step
 
 TOP = re.compile(r"top:\d+")
 ALSO = ("bitfit", "lora:8", "adapters:16")  # planned for besides full, top:K and frozen
+FIT = "full"  # the strategy whose steps are fitted to the memory
+# Of the device's memory that a step may take: batches that wait lie there, too, what is copied for
+# a checkpoint, and gaps between arrays.
+MEMORY_SHARE = 0.9
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
 
 
@@ -164,11 +170,14 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class PlanReport:
-    """What every strategy costs on some data, and what was timed for it."""
+    """What every strategy costs on some data, what was timed for it, and how a step fits the memory
+    of the device, if that is known.
+    """
 
     estimates: Sequence[Estimate]
     timings: Timings
     overhead: Overhead
+    fit: MemoryFit | None = None
 
     def __repr__(self) -> str:
         least = min(self.estimates, key=lambda estimate: estimate.best)
@@ -228,6 +237,8 @@ def plan(
     image_size: int | None = None,
     long: Long | None = None,
     dtype: DType = "auto",
+    memory: float | None = None,
+    fit: str = FIT,
     on_progress: OnProgress | None = None,
 ) -> PlanReport:
     """What each strategy would cost on these data, before any of them runs.
@@ -240,6 +251,11 @@ def plan(
     ``full``, every ``top:K`` and ``frozen``. ``steps`` are timed, of each program;
     ``on_progress(done, total)`` counts programs. It takes some seconds to a minute, and the seconds
     that it predicts leave out compiling, and a plot.
+
+    ``fit`` is the strategy whose steps are fitted to ``memory``, in GiB: by default what the device
+    has, less a tenth. Where it does not say, as a CPU does not, nothing is fitted. What came of it
+    is ``report.fit``, whose ``options`` are arguments of :func:`adapt.finetune`. It compiles three
+    to six programs, for the device that is there.
 
     Raises :class:`DataError` for data that are not exactly understood, :class:`StrategyError` for
     arguments that contradict each other; both are :class:`AdaptError`.
@@ -282,8 +298,9 @@ def plan(
     set_up = time.perf_counter() - started - compiling
     with tempfile.TemporaryDirectory() as folder:
         overhead = measure_overhead(Path(folder), workload, set_up)
+    fitted = fit_to_memory(workload, fit, memory)
     estimates, timings = estimate_strategies(workload, also, overhead, on_progress or ignore)
-    return PlanReport(estimates, timings, overhead)
+    return PlanReport(estimates, timings, overhead, fitted)
 
 
 def prepare_workload(
@@ -483,6 +500,82 @@ def compiled_cost(
         peaks["suffix"] += tree.nbytes(prefix_params)
     suffix_flops = programs["suffix"].cost_analysis()["flops"]
     return max(peaks.values()), suffix_flops / len(batch["label"])
+
+
+def fit_to_memory(workload: Workload, name: str, memory: float | None = None) -> MemoryFit | None:
+    """How steps of a strategy fit ``memory`` GiB, by default nine tenths of what the device has; None
+    where it does not say how much that is.
+
+    Raises :class:`StrategyError` for what is no strategy of one phase or no memory, and where not
+    even one example fits.
+    """
+    if memory is not None and not (is_of(memory, float) and memory > 0):
+        raise StrategyError(f"`memory` is {memory!r}: {wanted(float)} of GiB, more than 0")
+    check_planned(name, workload.model.encoder.config, workload.epochs)
+    nbytes = this_device().memory
+    limit = None if nbytes is None else int(MEMORY_SHARE * nbytes)
+    if memory is not None:
+        limit = int(memory * 2**30)
+    if limit is None:
+        return None
+
+    def tokens_of(micro_batch: int) -> int:
+        batch = largest_batch_of(workload, micro_batch, workload.batch_size // micro_batch)
+        return batch["segments"].size // max(workload.batch_size // micro_batch, 1)
+
+    def measure(remat: str, micro_batch: int, accumulate: int) -> float:
+        return step_bytes(workload, name, remat, micro_batch, accumulate)
+
+    return fit_memory(
+        measure,
+        limit,
+        workload.batch_size,
+        strategy=name,
+        tokens_of=tokens_of,
+        busy_tokens=busy_tokens(workload.model.encoder.config),
+        most_examples=len(workload.sets["train"]),
+    )
+
+
+def step_bytes(
+    workload: Workload, name: str, remat: str, micro_batch: int, accumulate: int
+) -> float:
+    """Bytes that a step of a strategy needs at once on the device that is there, in its largest
+    batch; infinite where the compiler refuses it for its memory.
+    """
+    prepared = prepare(name, workload.model, workload.params)
+    model = dataclasses.replace(prepared.model, remat=remat)
+    step = make_step(model, workload.loss, prepared.tx, prepared.depth)
+    trainable = optim.trainable(prepared.params, prepared.labels)
+    frozen = optim.frozen(prepared.params, prepared.labels)
+    if this_device().is_accelerator:
+        frozen = jax.eval_shape(lambda params: cast_kernels(params, model.encoder.dtype), frozen)
+    state = jax.eval_shape(
+        lambda params: State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=prepared.tx.init(params),
+            key=jax.random.key(0),
+            halted=jnp.zeros((), bool),
+        ),
+        trainable,
+    )
+    batch = largest_batch_of(workload, micro_batch, accumulate)
+    try:
+        needed, _ = compiled_cost(step, frozen, state, batch)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return float("inf")
+    return needed
+
+
+def largest_batch_of(workload: Workload, micro_batch: int, accumulate: int) -> packing.Arrays:
+    """A training batch of the largest shape that batches of so many examples have."""
+    train = workload.sets["train"]
+    shapes = train.batch_shapes(micro_batch, workload.seed, workload.epochs, accumulate)
+    shapes = dataclasses.replace(shapes, rows=shapes.rows[-1:])
+    return next(train.batches(shapes, workload.seed, 0, accumulate=accumulate))
 
 
 def measure_overhead(

@@ -3,12 +3,13 @@
 import dataclasses
 import inspect
 
+import jax
 import numpy as np
 import pandas
 import pytest
 
 import adapt
-from adapt import planning, tree
+from adapt import devices, planning, tree
 from adapt.cli import plan as command
 from adapt.data.examples import Examples
 from adapt.data.inputs import Columns
@@ -17,6 +18,7 @@ from adapt.errors import AdaptError, StrategyError
 from adapt.options import FinetuningOptions
 from adapt.planning import MeasuredStep, Overhead, Timings, Workload
 from adapt.training.losses import cross_entropy
+from adapt.training.step import init_state, make_step
 from tests.helpers import small, tiny
 
 OVERHEAD = Overhead(set_up=1.0, score=0.0, plot=0.0, first_save=0.0, byte_saved=0.0)
@@ -72,6 +74,40 @@ def test_parameters_and_moments_are_counted(workload):
     head = tree.count(workload.params["head"])
     assert frozen.parameters_trained == head and frozen.cut == 3
     assert 8 * head <= frozen.optimizer_bytes <= 8 * head + 64
+
+
+def test_a_step_is_fitted_to_the_memory_of_the_device(workload):
+    """By what its compiled program needs, which is that of a step that a run would take."""
+    assert planning.fit_to_memory(workload, "full") is None  # a CPU says nothing of its memory
+
+    few = workload.sets["train"].take(np.arange(2))
+    workload = dataclasses.replace(workload, batch_size=2, sets=workload.sets | {"train": few})
+    prepared = planning.prepare("full", workload.model, workload.params)
+    step = make_step(workload.model, workload.loss, prepared.tx)
+    frozen, state = init_state(prepared.params, prepared.labels, prepared.tx, jax.random.key(0))
+    batch = planning.largest_batch_of(workload, 2, 1)
+    whole, _ = planning.compiled_cost(step, frozen, state, batch)
+
+    memory = -(-whole // planning.MEMORY_SHARE)
+    with devices.pretend(devices.Device("cpu", memory=int(memory))):
+        fit = planning.fit_to_memory(workload, "full")
+    assert fit is not None and fit.nbytes == whole <= fit.memory
+    assert fit.options == {"batch_size": 2, "accumulate": 1, "remat": "none"}
+    assert (fit.tokens, fit.largest) == (batch["segments"].size, 2)
+    FinetuningOptions(**fit.options).check()
+    assert 0 < planning.step_bytes(workload, "full", "block", 1, 2) < np.inf
+
+
+@pytest.mark.parametrize(
+    ("memory", "name"),
+    [(0, "full"), (-1.0, "full"), ("8", "full"), (1.0, "gradual"), (1e-6, "full")],
+)
+def test_no_memory_no_strategy_and_nothing_that_fits_are_errors(
+    workload, memory, name, monkeypatch
+):
+    monkeypatch.setattr(planning, "step_bytes", lambda *arguments: 2**20)
+    with pytest.raises(StrategyError):
+        planning.fit_to_memory(workload, name, memory)
 
 
 def test_what_saves_little_is_not_worth_it(workload):

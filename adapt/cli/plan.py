@@ -25,6 +25,7 @@ from adapt.cli import console, finetune, plots, showing
 from adapt.cli.flags import changed_flags
 from adapt.cli.run_folder import open_run
 from adapt.cost.clock import Compiling, Laps
+from adapt.cost.memory import MemoryFit, gib
 from adapt.data.inputs import Columns
 from adapt.devices import compute_dtype
 from adapt.errors import StrategyError
@@ -38,7 +39,7 @@ from adapt.options import (
     OutputOptions,
     TextEncoderOptions,
 )
-from adapt.planning import ALSO, Estimate, PlanReport
+from adapt.planning import ALSO, FIT, Estimate, PlanReport
 from adapt.pretrained import hub
 from adapt.run_folder import check_out, write_json
 from adapt.training import strategies
@@ -83,6 +84,10 @@ class StrategiesOptions:
     steps: int = 10
     # of the states that are kept; default: that of the computation
     cache_dtype: CacheDType | None = None
+    # GiB that a step may take; default: nine tenths of the device's, and none where it has no figure
+    memory: float | None = None
+    # the strategy whose micro-batches and remat are fitted to the memory
+    fit: str = FIT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,11 +148,14 @@ def main(config: Config) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=folder.path) as name:
             plot_seconds = time_plot(Path(name))
             overhead = planning.measure_overhead(Path(name), workload, set_up, plot_seconds)
+        fit = planning.fit_to_memory(workload, config.fit, config.memory)
+        if fit is not None:
+            show_fit(fit)
         with console.progress("timing", 0) as bar:
             estimates, timings = planning.estimate_strategies(
                 workload, config.also, overhead, on_progress=bar.show
             )
-        show(config, PlanReport(estimates, timings, overhead))
+        show(config, PlanReport(estimates, timings, overhead, fit))
         measured = {name: run_strategy(folder.path, run, name) for name in config.measure}
         show_measured(estimates, measured)
         finish = dataclasses.asdict(overhead)
@@ -157,6 +165,7 @@ def main(config: Config) -> dict[str, Any]:
             "strategies": [dataclasses.asdict(estimate) for estimate in estimates],
             "measured": measured,
             "dtype": compute_dtype(config.dtype),
+            "fit": None if fit is None else fit.to_json(),
         }
         write_json(folder.path / "plan.json", result)
     return result
@@ -223,6 +232,20 @@ def show(config: Config, report: PlanReport) -> None:
     console.say(
         "MFLOP: matrix products a training example. Seconds: a whole run here, compiling left "
         "out. What is worth it by its accuracy, only a run can say."
+    )
+
+
+def show_fit(fit: MemoryFit) -> None:
+    """Print what fits the memory, as flags."""
+    parts = "at once" if fit.accumulate == 1 else f"{fit.micro_batch} at once"
+    console.say(
+        f"memory    {fit.strategy}: {fit.batch_size} examples, {parts} ({fit.tokens:,} tokens), "
+        f"take {gib(fit.nbytes)} of {gib(fit.memory)} GiB"
+    )
+    if fit.largest > fit.batch_size:
+        console.say(f"          {fit.largest} examples at once would fit")
+    console.say(
+        f"flags     --batch-size {fit.batch_size} --accumulate {fit.accumulate} --remat {fit.remat}"
     )
 
 

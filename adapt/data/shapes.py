@@ -117,6 +117,12 @@ def shape_rule(config: EncoderConfig, device: Device | None = None) -> ShapeRule
     return ShapeRule(tokens, COMPILE_SECONDS * RATE / step_flops(config))
 
 
+def busy_tokens(config: EncoderConfig, device: Device | None = None) -> float:
+    """How many tokens of a batch keep a device busy, by default that of this process."""
+    device = this_device() if device is None else device
+    return ELEMENTS / config.width if device.is_accelerator else BUDGET
+
+
 def token_bytes(config: EncoderConfig) -> int:
     """Bytes that a token of a forward pass takes at once, at most: what a block computes of it in
     float32, and its weights of attention where these are written to memory; DeBERTa's terms have

@@ -16,7 +16,8 @@ from tests.helpers import tiny
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
+def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(planning, "step_bytes", lambda *step: 2**20)  # tested with planning
     table = str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(40)))
     flags = {
         "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
@@ -25,8 +26,9 @@ def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
         "steps": 2,
         "epochs": 1,
     }
-    flags |= {"also": ("bitfit", "lora:2")}
+    flags |= {"also": ("bitfit", "lora:2"), "memory": 1.0}
     result = plan.main(plan.Config(**flags, measure=("frozen",), test=table, out=tmp_path / "plan"))
+    assert result["fit"]["accumulate"] == 1 and result["fit"]["remat"] == "none"
     rows = {row["strategy"]: row for row in result["strategies"]}
     source = hub.load(flags["checkpoint"])
     layers, width = source.config.layers, source.config.width
@@ -62,6 +64,7 @@ def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, capsys):
     assert rows["frozen"]["flops_per_example_cached"] == 0
 
     said = capsys.readouterr().out
+    assert "flags     --batch-size 4 --accumulate 1 --remat none" in said
     assert "costs the most" in said and "predicted" in said
     run = json.loads((tmp_path / "plan/frozen/result.json").read_text())
     assert result["measured"]["frozen"] == run["seconds"]

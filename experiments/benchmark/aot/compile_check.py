@@ -27,11 +27,14 @@ import jax
 from adapt.cli import console
 from adapt.cli.flags import first_nondefault_flag
 from adapt.cli.launch import launch
+from adapt.cost.memory import fit_memory, gib
+from adapt.data.shapes import ELEMENTS
 from adapt.errors import MeshError, StrategyError
 from adapt.files import write_text
 from adapt.markdown import markdown_table
 from adapt.options import Remat
 from adapt.parallel import sharding
+from adapt.planning import MEMORY_SHARE
 from adapt.run_folder import write_json
 from experiments.benchmark import sides
 from experiments.benchmark.aot.chips import Topology, topology
@@ -118,6 +121,8 @@ class MoreOptions:
     next_batch: bool = False
     # the kernels of the step that take longest, by a roofline
     kernels: bool = False
+    # micro-batches and remat that fit the chip's memory, as flags of finetune; of one chip
+    fit: bool = False
     # every model, strategy and slice in place of one step; what was compiled before is kept
     table: bool = False
 
@@ -149,6 +154,7 @@ NOT_OF_TABLE = (
     "compare_unrolled",
     "next_batch",
     "kernels",
+    "fit",
 )
 
 
@@ -166,10 +172,14 @@ def main(config: Config) -> Any:
         )
     case = make_case(config)
     slice = topology(config.topology)
+    if config.fit and slice.chips > 1:
+        raise StrategyError("--fit is of one chip: give a topology such as h100:1 or v5e:1x1")
     found = compile_case(case, slice)
     show(found, slice)
     if config.kernels and "longest" in found:
         console.say(kernels_table(found))
+    if config.fit:
+        console.say(fit_flags(case, found, slice))
     if config.next_batch:
         larger = dataclasses.replace(case, batch_size=2 * case.batch_size)
         said = fit_text(compile_case(larger, slice))
@@ -263,6 +273,29 @@ def show_work(found: Mapping[str, Any], slice: Topology) -> None:
     least = f", at least {found['least']:.1%}" if slice.chip.dimensions > 1 else ""
     console.say(
         f"on paper         {computing}, {sending}: {found['share']:.1%} is computing{least}"
+    )
+
+
+def fit_flags(case: Case, found: Mapping[str, Any], slice: Topology) -> str:
+    """What to type for the batch of a case, and the most examples that would fit at once."""
+
+    def measure(remat: str, micro_batch: int, accumulate: int) -> float:
+        part = dataclasses.replace(case, remat=remat, batch_size=micro_batch, accumulate=accumulate)
+        return found["used"] if part == case else compile_case(part, slice)["used"]
+
+    width = SHAPES[case.model].config.width
+    fit = fit_memory(
+        measure,
+        int(MEMORY_SHARE * slice.chip.memory),
+        case.batch_size,
+        strategy=case.strategy,
+        tokens_of=lambda examples: examples * case.tokens,
+        busy_tokens=ELEMENTS / width,
+    )
+    flags = f"--batch-size {fit.batch_size} --accumulate {fit.accumulate} --remat {fit.remat}"
+    return (
+        f"flags            {flags}: {gib(fit.nbytes)} of {gib(fit.memory)} GiB; at once would fit "
+        f"{fit.largest} examples"
     )
 
 

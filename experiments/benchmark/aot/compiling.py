@@ -44,6 +44,7 @@ class Case:
     remat: str
     scan: bool = True
     frozen_dtype: str = "float32"  # of frozen kernels
+    accumulate: int = 1  # micro-batches of a step, of ``batch_size`` examples each
 
 
 def resolve_strategy(model: str, spec: str) -> str:
@@ -176,6 +177,8 @@ def batch_shapes(case: Case, layout: sharding.Layout | None) -> dict[str, jax.Sh
         rows = (layout.groups, case.batch_size // layout.groups)
     else:
         rows = (case.batch_size,)
+    if case.accumulate > 1:
+        rows = (case.accumulate, *rows)
     batch = {"segments": array_like((*rows, case.tokens), jnp.int32)}
     if config.is_image:
         pixels = (*rows, config.image_size, config.image_size, config.channels)
