@@ -3,18 +3,21 @@
 ADAPT_TPU_PYTHON names a Python with libtpu, which is best in an environment of its own: `make tpu`.
 """
 
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from adapt.cli import launch
 from adapt.models import Classifier
-from experiments.benchmark.aot import chips, compile_check, compiling
-from experiments.benchmark.aot.shapes import SHAPES
+from experiments.benchmark.aot import chips, compile_check, compiling, hlo
+from experiments.benchmark.aot.shapes import SHAPES, Shape
+from tests.helpers.small import GROUPED
 from tests.helpers.tiny import ROOT, TPU_PYTHON, with_gpu_compiler, with_libtpu
 
 PLUGIN = re.compile("All log messages before absl|Could not find cuda drivers")
@@ -339,13 +342,30 @@ with set_contextvar(target_device, devices[0]):
     ]  # one a block, none where a head would be divided
 
 
+def test_a_step_with_lora_multiplies_what_is_counted(monkeypatch):
+    """On the CPU: of a frozen kernel there is the gradient of its input alone."""
+    config = dataclasses.replace(
+        GROUPED, layers=2, width=64, mlp_width=160, dropout=0.0, attention_dropout=0.0
+    )
+    monkeypatch.setitem(SHAPES, "tiny", Shape(config, Classifier(2, "last", bias=False), 4))
+    case = compiling.Case("tiny", "lora:4", "h100:1", "data=1", 4, 24, "none", scan=False)
+    step, *arguments = compiling.abstract_inputs(case, jax.devices()[:1])
+    programs = step.programs(*arguments).values()
+    multiplied = sum(hlo.dot_flops(hlo.read(program.as_text())) for program in programs)
+    assert multiplied == pytest.approx(compiling.model_flops(case, 1), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("bert-base", 109), ("bert-large", 334), ("vit-l16", 304), ("gpt2-xl", 1558)],
+    [
+        ("bert-base", 109),
+        ("bert-large", 334),
+        ("vit-l16", 304),
+        ("gpt2-xl", 1558),
+        ("qwen3-8b", 7568),  # without its LM head
+    ],
 )
 def test_the_shapes_are_those_of_the_published_models(name, millions):
-    import jax
-
     from adapt import tree
     from adapt.models import Encoder, Model
 
