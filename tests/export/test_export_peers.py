@@ -227,6 +227,7 @@ def test_transformers_gives_the_recorded_logits_of_language_models(
         "gemma3_text_both_ways",
         "modernbert_mlm_tied",
         "esm_mlm_old",
+        "esm_absolute",
         "nomic_bare",
         "gte_bare_no_types",
         "roberta_bare",

@@ -145,6 +145,9 @@ CASES = {
     "esm_tokens": Case(
         hf.EsmForTokenClassification, esm(rope_theta=300.0, num_attention_heads=2, **LABELS)
     ),
+    "esm_absolute": Case(
+        hf.EsmModel, esm(position_embedding_type="absolute", emb_layer_norm_before=True)
+    ),
     "nomic_mlm": Case(hf.NomicBertForMaskedLM, rotary_bert(hf.NomicBertConfig, 30.0)),
     "nomic_bare": Case(
         hf.NomicBertModel,

@@ -70,9 +70,9 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
         if hf.get(name, value) not in (value, None):
             raise CheckpointError(f"{name} is {hf[name]!r} in config.json: only {value!r} is read")
     kind = hf.get("position_embedding_type", "absolute")
-    if kind != "rotary":
+    if kind not in ("absolute", "rotary"):
         raise CheckpointError(
-            f"position_embedding_type {kind!r} in config.json: only rotary is read"
+            f"position_embedding_type {kind!r} in config.json: absolute and rotary are read"
         )
     if fields["token_dropout"] and type(fields["mask_token"]) is not int:
         raise CheckpointError("token_dropout in config.json wants a mask_token_id")
@@ -82,11 +82,24 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
         "token_dropout": bool(fields["token_dropout"]),
         "mask_token": fields["mask_token"] or 0,
     }
-    return fields | said | {"position_kind": "rotary"}
+    if kind == "rotary":
+        return fields | said | {"position_kind": "rotary"}
+    pad = fields["pad_token"]
+    positions = fields["positions"]
+    if type(pad) is not int or type(positions) is not int:
+        raise CheckpointError(
+            f"pad_token_id {pad!r} and max_position_embeddings {positions!r} in config.json: "
+            "positions count by them, give two numbers"
+        )
+    return fields | said | {"position_offset": pad + 1, "positions": positions - pad - 1}
 
 
 def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
-    return {"position_embedding_type": config.position_kind}
+    is_rotary = config.position_kind == "rotary"
+    return {
+        "position_embedding_type": "rotary" if is_rotary else "absolute",
+        "max_position_embeddings": config.positions + config.position_offset,
+    }
 
 
 def settle(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> EncoderConfig:
