@@ -36,7 +36,8 @@ def test_transformers_computes_the_recorded_outputs_from_an_export(tmp_path, cas
     model_class = getattr(transformers, architecture)
     model, report = model_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
-    recorded = np.load(REFERENCES / case / "outputs.npz")
+    with np.load(REFERENCES / case / "outputs.npz") as file:
+        recorded = dict(file)
     names = ("input_ids", "attention_mask", "token_type_ids")
     inputs = {name: torch.tensor(recorded[name]).long() for name in names if name in recorded}
     real = recorded["attention_mask"].astype(bool)
@@ -44,10 +45,10 @@ def test_transformers_computes_the_recorded_outputs_from_an_export(tmp_path, cas
         states = model.base_model(**inputs).last_hidden_state.numpy()
         outputs = model(**inputs)
     np.testing.assert_allclose(states[real], recorded["last_hidden_state"][real], atol=1e-4)
-    for name in ("logits", "pooler_output"):
-        if name in recorded:
-            found = outputs.get(name, outputs.get("prediction_logits")).numpy()
-            expected = recorded[name]
-            if expected.ndim == 3:
-                found, expected = found[real], expected[real]
-            np.testing.assert_allclose(found, expected, atol=1e-4)
+    name = "logits" if "logits" in recorded else "pooler_output"
+    if name in recorded:
+        found = outputs.get(name, outputs.get("prediction_logits")).numpy()
+        expected = recorded[name]
+        if expected.ndim == 3:
+            found, expected = found[real], expected[real]
+        np.testing.assert_allclose(found, expected, atol=1e-4)

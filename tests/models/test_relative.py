@@ -15,7 +15,8 @@ from adapt.models.attention_pattern import AttentionPattern
 from adapt.training import frozen_prefix, strategies
 from adapt.training.optim import FROZEN
 
-BUCKETS = np.load(Path(__file__).parents[1] / "references" / "relative_buckets.npz")
+with np.load(Path(__file__).parents[1] / "references" / "relative_buckets.npz") as file:
+    BUCKETS = dict(file)
 PLAIN = EncoderConfig(
     "bert", 2, 8, 2, 12, 16, vocabulary=20, dropout=0.0, attention_dropout=0.0, init_range=0.5
 )
