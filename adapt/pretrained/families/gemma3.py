@@ -44,10 +44,14 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     both_ways = bool(hf.get("use_bidirectional_attention"))
     every = hf.get("sliding_window_pattern", 6)
     kinds = layer_types(hf, fields, lambda index: (index + 1) % every)
-    own = decoder_fields(hf, fields, 4, 256) | biases(hf) | rotary(hf) | ALWAYS
+    own = decoder_fields(hf, fields, kv_heads=4, head_width=256)
+    own |= biases(hf)
+    own |= rotary(hf)
     own |= window_fields(kinds, hf.get("sliding_window", 4096), both_ways)
-    scales = {"attention_scale": scalar**-0.5, "embedding_scale": fields["width"] ** 0.5}
-    return own | scales | {"causal": own["causal"] and not both_ways}
+    own["causal"] = own["causal"] and not both_ways
+    own["attention_scale"] = scalar**-0.5
+    own["embedding_scale"] = fields["width"] ** 0.5
+    return own | ALWAYS
 
 
 def rotary(hf: Mapping[str, Any]) -> Fields:
