@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from adapt.cli import launch
+from adapt.errors import StrategyError
 from adapt.models import Classifier
 from experiments.benchmark.aot import chips, compile_check, compiling, hlo
 from experiments.benchmark.aot.shapes import SHAPES, Shape
@@ -216,6 +217,28 @@ def invented(case, topology, fits=True):
     seconds = {"compile_seconds": 40.0 if case.scan else 100.0}
     found = {"case": compiling.dataclasses.asdict(case), "compiler": topology.compiler}
     return found | sizes | seconds | (paper if fits else {})
+
+
+def test_what_fits_a_chip_is_said_as_flags(monkeypatch, capsys):
+    compiled = []
+
+    def measured(case, topology):
+        compiled.append(case)
+        of_example = {"none": 4, "dots": 2, "block": 1}[case.remat] * 2**30
+        found = invented(case, topology)
+        return found | {"used": 2**30 + case.batch_size * of_example}
+
+    monkeypatch.setattr(compile_check, "compile_case", measured)
+    monkeypatch.setattr(chips.metadata, "version", lambda package: "1")
+    flags = {"model": "bert-base", "batch_size": 64, "remat": "none", "fit": True}
+    compile_check.main(compile_check.Config(topology="h100:1", **flags))
+    out = capsys.readouterr().out
+    # 53.4 GiB hold 13 examples without rematerialisation, 26 with dots, 52 with blocks; those of the
+    # first two are fewer tokens than keep the chip busy.
+    assert "flags            --batch-size 64 --accumulate 2 --remat block: 33 of 53.4 GiB" in out
+    assert compiled[0].accumulate == 1 and compiled[-1].remat == "block"
+    with pytest.raises(StrategyError, match="one chip"):
+        compile_check.main(compile_check.Config(topology="h100:8", **flags))
 
 
 def test_twice_the_batch_and_the_unrolled_twin_are_compiled_when_asked_for(monkeypatch, capsys):

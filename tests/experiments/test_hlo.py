@@ -2,6 +2,8 @@
 and collectives once a channel.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -216,6 +218,16 @@ def test_products_of_the_project_s_own_kernels_are_counted():
     assert dot_flops(read(tpu)) == dot_flops(read(PACKED))
     with pytest.raises(ValueError, match="a matrix product in a library call"):
         dot_flops(read(PACKED.replace("packed_attention", "another")))
+    norms = re.sub(r"packed_attention_\w+", "norm_of_sum_backward", PACKED)
+    assert dot_flops(read(norms)) == 0  # a kernel that multiplies no matrices
+
+
+def test_queries_keys_and_values_of_one_array_are_counted_once():
+    alone = PACKED.replace("4,640,12,64", "4,512,12,64")
+    joint = alone.replace("%k", "%q").replace("4,512,12,64", "4,512,36,64")
+    for kernel in ("forward", "dq", "dkv"):
+        joint = joint.replace(f"packed_attention_{kernel}", f"packed_attention_{kernel}_joint")
+    assert dot_flops(read(joint)) == dot_flops(read(alone))
 
 
 def test_a_product_of_a_library_that_can_not_be_read_is_refused():

@@ -228,12 +228,13 @@ def test_blocks_of_tokens_that_share_no_segment_are_skipped():
 # Transformations
 
 
-def test_it_is_mapped_over_fits_and_over_rates():
+@pytest.mark.parametrize("by", [by_kernel, jointly])
+def test_it_is_mapped_over_fits_and_over_rates(by):
     q, k, v, upstream = arrays()
     pattern = PATTERNS["segments"]
     stacked = [jnp.stack([x, 2 * x]) for x in (q, k, v, upstream)]
     of_fits = [jnp.stack([x, -x, x + 1]) for x in stacked]
-    run = functools.partial(values_and_gradients, by_kernel)
+    run = functools.partial(values_and_gradients, by)
 
     def one(q, k, v, upstream):
         return run(q, k, v, upstream, pattern, 0.2)

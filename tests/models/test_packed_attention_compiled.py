@@ -15,6 +15,7 @@ ROWS, HEADS = 3, 2
 # power of two.
 CASES = [
     {"chip": "h100:1", "dtype": "bfloat16", "tokens": 300, "width": 64, "pattern": "segments"},
+    {"chip": "h100:1", "dtype": "bfloat16", "tokens": 700, "width": 80, "pattern": "joint"},
     {"chip": "a100:1", "dtype": "float32", "tokens": 333, "width": 80, "pattern": "causal"},
     {"chip": "v5e:1x1", "dtype": "bfloat16", "tokens": 300, "width": 64, "pattern": "segments"},
     {"chip": "v5e:1x1", "dtype": "float32", "tokens": 333, "width": 80, "pattern": "causal"},
@@ -23,7 +24,7 @@ PROGRAM = """
 import json, math, re, sys
 import jax, jax.numpy as jnp
 from adapt.models.attention_pattern import AttentionPattern
-from adapt.models.packed_attention import packed_attention
+from adapt.models.packed_attention import joint_attention, packed_attention
 from experiments.benchmark.aot import chips, hlo
 
 case = json.loads(sys.argv[1])
@@ -37,7 +38,11 @@ def like(shape, dtype):
 
 def loss(q, k, v, segments, words, upstream):
     pattern = AttentionPattern(segments, causal=case["pattern"] == "causal")
-    out = packed_attention(q, k, v, pattern, 0.1, words, platform=platform)
+    if case["pattern"] == "joint":
+        qkv = jnp.stack([q, k, v]).transpose(1, 3, 0, 2, 4)
+        out = joint_attention(qkv, pattern, 0.1, words).transpose(0, 2, 1, 3)
+    else:
+        out = packed_attention(q, k, v, pattern, 0.1, words, platform=platform)
     return (out * upstream).astype(jnp.float32).sum()
 
 states = like((rows, heads, tokens, width), case["dtype"])
@@ -58,7 +63,9 @@ print(json.dumps({"kernels": sorted(kernels), "largest": largest}))
 
 @with_gpu_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['chip']}-{case['dtype']}")
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: "-".join([case["chip"], case["dtype"], case["pattern"]])
+)
 def test_no_buffer_of_a_compiled_program_holds_tokens_by_tokens(case):
     shape = [ROWS, HEADS, case["tokens"], case["width"]]
     command = [str(TPU_PYTHON), "-c", PROGRAM, json.dumps(case | {"shape": shape})]
