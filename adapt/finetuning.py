@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import extensions, run_folder, tree
+from adapt.data.augmentation import parse
 from adapt.data.inputs import Columns, Part, check_given, check_same_order, make_parts
 from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
@@ -136,6 +137,7 @@ def finetune(
     save: Literal["auto", "delta", "full"] = "auto",
     save_every: int = 0,
     stop_after: int | None = None,
+    augment: tuple[str, ...] = (),
     mesh: str = "",
 ) -> Run:
     """Adapt a pre-trained encoder to labelled data; returns the run with its best parameters.
@@ -227,6 +229,7 @@ def finetune(
         save=save,
         save_every=save_every,
         stop_after=stop_after,
+        augment=augment,
     )
     columns = Columns(
         text=text_column,
@@ -436,6 +439,7 @@ def prepare(
     options.check()
     metrics = check_own(metrics)
     check_loss(loss, options)
+    check_augment(loss, options)
     check_seeds(seed=seed, split_seed=split_seed)
     keep_programs()
     sharding.check_batch(layout, options.batch_size, options.accumulate)
@@ -515,6 +519,25 @@ def check_loss(loss: Any, options: FinetuningOptions) -> None:
         raise StrategyError(
             f"`class_weights` {options.class_weights} weighs the task's own loss: with `loss` give "
             "`weights`"
+        )
+
+
+def check_augment(loss: Any, options: FinetuningOptions) -> None:
+    """Raise :class:`StrategyError` for an augmentation that there is not, or that does not go with
+    the cache or the loss.
+    """
+    augmentation = parse(options.augment)
+    if augmentation is None:
+        return
+    if options.cache == "on":
+        raise StrategyError(
+            f"`augment` {' '.join(options.augment)} makes other pictures in every epoch, and `cache` "
+            "on keeps what the frozen blocks make of them: leave one of them out"
+        )
+    if augmentation.mixes and isinstance(loss, ContextLoss):
+        raise StrategyError(
+            "`augment` mixup and cutmix mix the labels of a loss of outputs and labels, and `loss` "
+            "is one of a context: leave one of them out"
         )
 
 

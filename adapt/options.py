@@ -372,8 +372,25 @@ class DeviceOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentationOptions:
+    """What is done to pictures in training."""
+
+    title: ClassVar[str] = "training"
+
+    # of pictures, in training alone: crop, flip, mixup or cutmix, also with a number: crop=0.3 is
+    # the least share of the area, mixup=0.2 the alpha of shares
+    augment: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuningOptions(
-    ModelOptions, TaskOptions, StrategyOptions, OptimizerOptions, ScoreOptions, TrainingOptions
+    ModelOptions,
+    TaskOptions,
+    StrategyOptions,
+    OptimizerOptions,
+    ScoreOptions,
+    TrainingOptions,
+    AugmentationOptions,
 ):
     """All options of a fine-tuning run but those of its data, its folder and its devices."""
 

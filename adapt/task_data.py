@@ -17,12 +17,13 @@ import numpy as np
 from adapt import tree
 from adapt.cost import clock
 from adapt.data import packing
+from adapt.data.augmentation import parse
 from adapt.data.examples import Examples
 from adapt.data.inputs import Part
 from adapt.data.labels import label_type, log_classes, stratified_split
 from adapt.data.repeated import count_repeated
 from adapt.data.weights import read_extras, read_weights, scaled
-from adapt.errors import DataError
+from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Scores
 from adapt.options import HELD_OUT, FinetuningOptions, StrategyOptions
 from adapt.parallel import sharding
@@ -140,6 +141,8 @@ class TaskData:
         self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
     ) -> policy.CacheDecision:
         cut = phase.step.prefix
+        if self.sets["train"].augmentation is not None:
+            return policy.CacheDecision({}, "pictures are augmented, so no two epochs are the same")
         rate = None if cut is None or self.caching.cache == "off" else clock.matmul_rate()
         return policy.choose(
             cut,
@@ -220,6 +223,7 @@ def read_data(
         sets[name] = dataclasses.replace(paired, layout=layout)
     check_scored(task, sets, parts)
     sets["train"] = task.training_examples(sets["train"])
+    sets["train"] = with_augmentation(sets["train"], options, pretrained)
     if not len(sets["train"]):
         raise DataError(
             f"{train.table.name}: what every row is to learn lies beyond the tokens of an example: "
@@ -249,6 +253,24 @@ def check_scored(task: Task, sets: Mapping[str, Examples], parts: Mapping[str, P
         if name in parts:
             where = parts[name].table.name
         task.check_scored(sets[name], where, needs_loss=name == "validation")
+
+
+def with_augmentation(
+    training: Examples, options: FinetuningOptions, pretrained: Pretrained
+) -> Examples:
+    """The same examples with the augmentation of the options.
+
+    Raises :class:`StrategyError` for an encoder of texts.
+    """
+    augmentation = parse(options.augment)
+    if augmentation is None:
+        return training
+    if not pretrained.config.is_image:
+        raise StrategyError(
+            f"`augment` {' '.join(options.augment)} is of pictures, and {pretrained.source} is a "
+            "text encoder: leave it out"
+        )
+    return dataclasses.replace(training, augmentation=augmentation)
 
 
 def with_scaled_weights(training: Examples) -> Examples:

@@ -12,6 +12,7 @@ import numpy as np
 
 from adapt import tree
 from adapt.data import packing
+from adapt.data.augmentation import MIXING, VIEWS, Augmentation, generators, mixed_arrays
 from adapt.data.packing import Arrays, BatchShapes, Windows
 from adapt.data.shapes import shape_rule
 from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
@@ -51,6 +52,7 @@ class Examples:
     of tokens or pixels. ``long`` counts the texts that were longer than the tokenizer's
     ``max_length``. ``weights`` float32 [N] say how much each example counts in training batches;
     None: each 1. ``extras`` are arrays [N, ...] by name that training batches bring along.
+    ``augmentation`` is what training batches do to pictures.
     """
 
     file_sequences: FileSource
@@ -62,6 +64,7 @@ class Examples:
     weights: np.ndarray | None = None
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     windows: TextWindows | None = None
+    augmentation: Augmentation | None = None  # of pictures in training batches
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -209,12 +212,38 @@ class Examples:
                     first = number * num_parts
                     places = [packed.placement(first + i) for i in range(num_parts)]
                 parts.append(packing.StepParts(rows, places))
-            inputs_of_steps = inputs_of.pack_steps(parts, local, sequences)
+            if self.augmentation is None:
+                inputs_of_steps = inputs_of.pack_steps(parts, local, sequences)
+            else:
+                ((_, step),) = together
+                indices = [step[i] for i in local]
+                inputs_of_steps = [self.augmented_batches(indices, sequences, seed, epoch)]
             for (_, step), inputs in zip(together, inputs_of_steps, strict=True):
                 batches = []
                 for i, of_part in zip(local, inputs, strict=True):
                     batches.append(of_part | self.training_arrays(step[i], of_part, shapes))
                 yield packing.stack_groups(batches, self.layout, accumulate)
+
+    def augmented_batches(
+        self, indices: Sequence[np.ndarray], shapes: BatchShapes, seed: int, epoch: int
+    ) -> list[Arrays]:
+        """The inputs of micro-batches of pictures that are augmented, with what mixing adds."""
+        assert isinstance(self.file_sequences, ImageSource) and self.augmentation is not None
+        batches = []
+        for index in indices:
+            rows = self.sequences_of(index)
+            views = generators(seed, epoch, rows, VIEWS)
+            pixels = self.file_sequences.load_views(rows, self.augmentation, views)
+            of_mixing: Arrays = {}
+            if self.augmentation.mixes and len(index):
+                rngs = generators(seed, epoch, rows, MIXING)
+                pixels, shares = self.augmentation.mix(pixels, rngs)
+                others = self.labels[np.roll(index, -1)]
+                targets = packing.make_targets(others, {}, shapes.examples, None)
+                of_mixing = mixed_arrays(targets, shares, shapes.examples)
+            batch = packing.image_batch(pixels, shapes.width, shapes.examples)
+            batches.append(batch | of_mixing)
+        return batches
 
     def training_arrays(self, index: np.ndarray, inputs: Arrays, shapes: BatchShapes) -> Arrays:
         """What a training batch of some examples has beside its inputs."""
@@ -350,9 +379,19 @@ def from_images(
     """
     settings = image_settings_of(pretrained)
     load = lambda rows: to_pixels(take(rows), settings)
+    whole = dataclasses.replace(settings, resize=None, crop=False)
+
+    def load_views(
+        rows: np.ndarray, augmentation: Augmentation, rngs: Sequence[np.random.Generator]
+    ) -> np.ndarray:
+        images = [augmentation.view(*pair) for pair in zip(take(rows), rngs, strict=True)]
+        return to_pixels(images, whole if augmentation.crop else settings)
+
     digest = tree.digest({repr(settings): {"0": sums}})
     config = pretrained.config
-    file_sequences = ImageSource(load, len(sums), config.positions, digest, shape_rule(config))
+    file_sequences = ImageSource(
+        load, len(sums), config.positions, digest, shape_rule(config), load_views
+    )
     return Examples(file_sequences, np.arange(len(sums)), labels)
 
 

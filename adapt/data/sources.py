@@ -164,11 +164,17 @@ class OneARow(Source):
         yield Windows(members, lambda part: self.batch(rows[part], shapes))
 
 
+def no_views(*_: Any) -> np.ndarray:
+    """``load_views`` of pictures that are not trained on."""
+    raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSource(OneARow, FileSource):
     """Images of ``max_length`` tokens each, decoded when they are needed.
 
-    ``load`` takes indices [n] and gives pixels, float32 [n, S, S, channels].
+    ``load`` takes indices [n] and gives pixels, float32 [n, S, S, channels]; ``load_views`` takes an
+    augmentation and the random numbers of each example, too, and gives pixels of other views.
     """
 
     load: Callable[[np.ndarray], np.ndarray]
@@ -176,6 +182,7 @@ class ImageSource(OneARow, FileSource):
     max_length: int
     digest: str = ""
     rule: ShapeRule = CPU_SHAPES  # of the shapes of batches
+    load_views: Callable[..., np.ndarray] = no_views
 
     @property
     def eval_batch_size(self) -> int:

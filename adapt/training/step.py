@@ -429,6 +429,8 @@ def make_update(
             dropout_key = key if dropout else None
             outputs = model.suffix(params, batch.get("hidden"), batch, cut, dropout_key)
             losses = loss(outputs, label)
+            if "own_share" in batch:
+                losses = of_both_labels(losses, loss, outputs, batch, layout is not None)
         check_losses(losses, weight)
         return (losses * weight).sum(), weight.sum()
 
@@ -468,6 +470,20 @@ def make_update(
         return new_state, metrics
 
     return update
+
+
+def of_both_labels(
+    losses: jax.Array, loss: Loss, outputs: jax.Array, batch: Batch, in_groups: bool
+) -> jax.Array:
+    """The losses [N] of examples that were mixed with others: by their share the own ``losses``, for
+    the rest that of the others' labels. Of cross-entropy it is that of soft labels.
+    """
+    other = batch["other_label"]
+    share = batch["own_share"]
+    if in_groups:
+        other = flatten_groups(other)
+        share = flatten_groups(share)
+    return share * losses + (1 - share) * loss(outputs, other)
 
 
 def check_losses(losses: jax.Array, weight: jax.Array) -> None:

@@ -813,8 +813,8 @@ refused(
     "no model_type",
     "bert_bare_pooler",
     "config.json: model_type",
-    "unknown architecture 't5'",
-    model_type="t5",
+    "unknown architecture 'mamba'",
+    model_type="mamba",
 )
 refused(
     "quantised",
