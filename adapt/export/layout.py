@@ -15,7 +15,7 @@ from adapt import tree
 from adapt.errors import ExportError
 from adapt.models import EncoderConfig
 from adapt.pretrained import families
-from adapt.pretrained.images import ImageSettings
+from adapt.pretrained.images import UNROUNDED, VIT, ImageSettings
 
 # Heads that the original library counts to the encoder.
 OF_ENCODER = ("head/pooler/", "head/map/", "head/patch_norm/")
@@ -42,7 +42,7 @@ def write_folder(
 
 
 def preprocessor(settings: ImageSettings) -> dict[str, Any]:
-    """preprocessor_config.json of a ViTImageProcessor that does the same.
+    """preprocessor_config.json of a processor that does the same.
 
     :func:`adapt.pretrained.images.read_image_settings` reads it back.
     """
@@ -57,7 +57,7 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
     elif settings.resize:
         size = {"shortest_edge": settings.resize[0]}
     return {
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": VIT if settings.rounds else UNROUNDED,
         "do_convert_rgb": settings.channels == 3,
         "do_resize": settings.resize != (),
         "size": size,

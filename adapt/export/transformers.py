@@ -23,9 +23,11 @@ from adapt.pretrained.tokenizer_files import is_byte_level
 
 def class_of(run: hub.Pretrained) -> str | None:
     """transformers' class for the run, encoder and head together; None if none can express it."""
-    if makes_embeddings(run):
-        return None
     family = get_family(run.config.family)
+    if makes_embeddings(run):
+        # sentence-transformers has no encoders of pictures alone.
+        kind = families.head_kind(run.head)
+        return family.classes.get(kind) if run.config.is_image else None
     kind = kind_in_words(run)
     if isinstance(run.head, Classifier):
         if heads.target_of(run.head, family) is None:
@@ -38,6 +40,8 @@ def auto_class(name: str) -> str:
     """The Auto class that finds a class of transformers: ``AutoModelForMaskedLM``."""
     if name.endswith("LMHeadModel"):
         return "AutoModelForCausalLM"
+    if "For" not in name:
+        return "AutoModel" if name.endswith("Model") else name
     return f"AutoModelFor{name.rpartition('For')[2]}"
 
 
@@ -67,7 +71,7 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     architecture = class_of(run)
     assert architecture is not None
     notes = []
-    if isinstance(run.head, Classifier):
+    if isinstance(run.head, Classifier) and run.head.classes:
         target = heads.target_of(run.head, family)
         assert target is not None
         run, notes = heads.fit(run, target)

@@ -85,9 +85,8 @@ FAMILY = dataclasses.replace(
         "layernorm.": "norm of the masked-image head",
         "pooler.": "norm of the mean of patches",
     },
-    classes={"classes": "BeitForImageClassification"},
+    classes={"classes": "BeitForImageClassification", "features": "BeitModel"},
     sequence_heads=[Classifier(0, "patch_norm"), Classifier(0, "cls")],
-    base_class="BeitModel",
     processor="BeitImageProcessor",
     any_size=True,
 )

@@ -130,9 +130,12 @@ FAMILY = Family(
     prefix="vision_model.",
     buffers=r"embeddings\.position_ids",
     parts=PARTS,
-    classes={"classes": CLASSIFIER, "projection": "CLIPVisionModelWithProjection"},
+    classes={
+        "classes": CLASSIFIER,
+        "projection": "CLIPVisionModelWithProjection",
+        "features": "CLIPVisionModel",
+    },
     sequence_heads=[Classifier(0, "patches")],
-    base_class="CLIPVisionModel",
     extra_tensors=extra_tensors,
     processor="CLIPImageProcessor",
 )

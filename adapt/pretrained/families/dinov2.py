@@ -3,8 +3,10 @@ the giant one has a gated MLP.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
@@ -85,6 +87,15 @@ def recognise(
     return Classifier(0, "cls"), tensors
 
 
+def mask_token(prefix: str) -> Callable[[EncoderConfig, str, Tensors], Tensors]:
+    """``extra_tensors`` with the token of masked patches, which nothing reads."""
+
+    def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
+        return {f"{prefix}embeddings.mask_token": np.zeros((1, config.width), np.float32)}
+
+    return extra_tensors
+
+
 FAMILY = Family(
     CONFIG,
     TABLE,
@@ -94,9 +105,9 @@ FAMILY = Family(
     pooling="cls",
     prefix="dinov2.",
     parts={"embeddings.mask_token": "token of masked patches"},
-    classes={"classes": "Dinov2ForImageClassification"},
+    classes={"classes": "Dinov2ForImageClassification", "features": "Dinov2Model"},
+    extra_tensors=mask_token("dinov2."),
     sequence_heads=[Classifier(0, "cls+patches")],
-    base_class="Dinov2Model",
     processor="BitImageProcessor",
     any_size=True,
 )
@@ -105,7 +116,10 @@ WITH_REGISTERS = dataclasses.replace(
     FAMILY,
     config=[*OWN_CONFIG, *CONFIG],
     prefix="dinov2_with_registers.",
-    classes={"classes": "Dinov2WithRegistersForImageClassification"},
-    base_class="Dinov2WithRegistersModel",
+    classes={
+        "classes": "Dinov2WithRegistersForImageClassification",
+        "features": "Dinov2WithRegistersModel",
+    },
+    extra_tensors=mask_token("dinov2_with_registers."),
     smooth_positions=True,
 )

@@ -5,6 +5,8 @@ bias.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm
@@ -72,17 +74,26 @@ def recognise(
     return Classifier(0, "cls"), tensors
 
 
+def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
+    """The token of masked patches, which nothing reads, and registers where there are none."""
+    extra = {"embeddings.mask_token": np.zeros((1, 1, config.width), np.float32)}
+    if not config.registers:
+        extra["embeddings.register_tokens"] = np.zeros((1, 0, config.width), np.float32)
+    return extra
+
+
 FAMILY = Family(
     CONFIG,
     TABLE,
     recognise,
     complete,
     pooling="cls",
+    classes={"features": "DINOv3ViTModel"},
+    extra_tensors=extra_tensors,
     parts={
         "embeddings.mask_token": "token of masked patches",
         "embeddings.register_tokens": "no registers",
     },
-    base_class="DINOv3ViTModel",
     processor="DINOv3ViTImageProcessor",
     any_size=True,
 )

@@ -92,9 +92,8 @@ FAMILY = dataclasses.replace(
         "logit_": "temperature and bias of the loss",
         "head.": "attention pooling",
     },
-    classes={"classes": "SiglipForImageClassification"},
+    classes={"classes": "SiglipForImageClassification", "features": "SiglipVisionModel"},
     sequence_heads=[Classifier(0, "mean")],
-    base_class="SiglipVisionModel",
     extra_tensors=no_tensors,
     processor="SiglipImageProcessor",
 )
