@@ -32,13 +32,14 @@ TABLE = [
 
 def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     fields = bert.complete(hf, fields) | {"pad_token": hf.get("pad_token_id", 1)}
-    if type(fields["pad_token"]) is not int or type(fields["positions"]) is not int:
+    pad = fields["pad_token"]
+    positions = fields["positions"]
+    if type(pad) is not int or type(positions) is not int or not 0 <= pad < positions - 1:
         raise CheckpointError(
-            f"pad_token_id {fields['pad_token']!r} and max_position_embeddings "
-            f"{fields['positions']!r} in config.json: positions count by them, give two numbers"
+            f"pad_token_id is {pad!r} and max_position_embeddings {positions!r} in config.json: the "
+            "first token has the row after the padding token's in the table of positions"
         )
-    offset = fields["pad_token"] + 1
-    return fields | {"position_offset": offset, "positions": fields["positions"] - offset}
+    return fields | {"position_offset": pad + 1, "positions": positions - pad - 1}
 
 
 def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
