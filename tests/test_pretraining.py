@@ -16,7 +16,7 @@ from tests.helpers import tiny
 
 @pytest.fixture(scope="module")
 def bert(inputs):
-    return hub.load(inputs.checkpoint("bert_mlm_tied"))
+    return hub.load(inputs.checkpoint("bert_mlm_tied", 1))
 
 
 def test_eighty_ten_ten_and_new_in_every_epoch(bert):

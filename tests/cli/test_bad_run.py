@@ -57,7 +57,7 @@ def fill(folder: Path) -> Path:
 
 def test_a_disk_that_is_full_at_the_start(inputs, disk, command, tmp_path):
     small = disk(8)
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts}
+    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied", 1), **inputs.texts}
     with pytest.raises(OutputError, match="make room"):
         finetune.main(finetune.Config(**flags, **FAST, out=small / "run"))
     (tmp_path / "text.txt").write_text("the film\nthe plot\n" * 9)
@@ -92,7 +92,7 @@ def test_a_disk_that_is_too_small_for_the_features(inputs, disk, tmp_path):
     with pytest.raises(OutputError, match="no room for 1 MB of features: No space left on device"):
         extract.main(
             extract.Config(
-                checkpoint=inputs.checkpoint("bert_mlm_tied"),
+                checkpoint=inputs.checkpoint("bert_mlm_tied", 1),
                 data=str(tmp_path / "many.csv"),
                 out=small / "out",
             )
@@ -133,7 +133,11 @@ def test_a_disk_that_fills_up_in_mid_run(inputs, disk, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_for_the_predictions(inputs, disk, tmp_path):
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), **inputs.texts, "strategy": "frozen"}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
+        **inputs.texts,
+        "strategy": "frozen",
+    }
     finetune.main(finetune.Config(**flags, **FAST, out=tmp_path / "run"))
     small = disk(1)
     fill(small)
@@ -161,7 +165,7 @@ def rated(tmp_path):
 def test_a_loss_that_is_not_finite_stops_at_its_step(inputs, rated, tmp_path):
     good = rated()
     flags = {
-        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
         "task": "regression",
         "test": good,
         "validation": good,
@@ -203,7 +207,7 @@ def test_a_rate_that_is_much_too_high(inputs, tmp_path, command):
     done = command(
         "finetune",
         "--checkpoint",
-        inputs.checkpoint("bert_mlm_tied"),
+        inputs.checkpoint("bert_mlm_tied", 1),
         *flags,
         "--learning-rate",
         1e30,
@@ -212,13 +216,13 @@ def test_a_rate_that_is_much_too_high(inputs, tmp_path, command):
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: the loss is not finite at step 2: training stopped")
-    source, kept = hub.load(inputs.checkpoint("bert_mlm_tied")), hub.load(tmp_path / "run")
+    source, kept = hub.load(inputs.checkpoint("bert_mlm_tied", 1)), hub.load(tmp_path / "run")
     assert tree.digest(kept.params["encoder"]) == tree.digest(source.params["encoder"])
 
 
 def test_a_validation_loss_that_is_not_finite(inputs, rated, tmp_path):
     flags = {
-        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
         "task": "regression",
         "batch_size": 4,
     }
@@ -236,7 +240,7 @@ def test_pre_training_that_diverges(inputs, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(text for text, _ in tiny.sentences(30)))
     flags = {
         "text": str(tmp_path / "text.txt"),
-        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
         "steps": 9,
     }
     with pytest.raises(TrainingError, match="not finite"):
@@ -250,7 +254,7 @@ def test_pre_training_that_diverges(inputs, tmp_path):
 def test_long_texts_are_counted_and_reported(inputs, tmp_path, capsys):
     rows = [*tiny.sentences(20), ("good " * 30, "positive"), ("bad " * 19, "negative")]
     table = str(tiny.write_table(tmp_path / "long.csv", rows))
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "strategy": "frozen", **FAST}
+    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied", 1), "strategy": "frozen", **FAST}
     finetune.main(finetune.Config(**flags, train=table, test=inputs.test, out=tmp_path / "run"))
     assert (
         capsys.readouterr().err.splitlines()[0]
@@ -265,7 +269,11 @@ def test_long_texts_are_counted_and_reported(inputs, tmp_path, capsys):
 
 
 def test_a_batch_larger_than_the_data(inputs, tmp_path):
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "strategy": "frozen", **inputs.texts}
+    flags = {
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
+        "strategy": "frozen",
+        **inputs.texts,
+    }
     result = finetune.main(finetune.Config(**flags, epochs=2, batch_size=500, out=tmp_path / "run"))
     assert result["steps"] == 2
     # Every step is in its own shape's first, so nothing but compilation could be timed in the first epoch.
@@ -274,7 +282,7 @@ def test_a_batch_larger_than_the_data(inputs, tmp_path):
 
 def test_one_row_of_training_and_a_validation_file(inputs, tmp_path):
     one = str(tiny.write_table(tmp_path / "one.csv", [("a good film", 2.5)]))
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "task": "regression", "epochs": 1}
+    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied", 1), "task": "regression", "epochs": 1}
     result = finetune.main(
         finetune.Config(**flags, train=one, validation=one, test=one, out=tmp_path / "run")
     )
@@ -302,7 +310,7 @@ def test_ctrl_c(inputs, tmp_path, scratch_cache):
     run = tmp_path / "run"
     words = (
         "--checkpoint",
-        inputs.checkpoint("bert_mlm_tied"),
+        inputs.checkpoint("bert_mlm_tied", 1),
         "--train",
         inputs.train,
         "--test",

@@ -26,7 +26,7 @@ OUT = to_path("gs://bucket/run")
 def flags(bucket) -> dict:
     """4 steps an epoch; the checkpoint and the data are in the bucket."""
     bucket.mkdir(parents=True)
-    tiny.checkpoint(bucket / "base", "bert_mlm_tied")
+    tiny.checkpoint(bucket / "base", "bert_mlm_tied", 1)
     tiny.write_table(bucket / "train.csv", tiny.sentences(32))
     tiny.write_table(bucket / "test.csv", tiny.sentences(14, seed=1))
     return {
@@ -61,9 +61,11 @@ def test_a_run_in_a_bucket_stopped_and_resumed_is_that_on_a_disk(flags, bucket, 
 
 
 def test_what_a_run_in_a_bucket_predicts_extracts_and_exports(flags, bucket, tmp_path):
-    finetune.main(finetune.Config(**flags, strategy="top:1", pooling="cls", out=OUT))
+    tiny.checkpoint(bucket / "two", "bert_mlm_tied")  # of which the first block is not kept again
+    flags |= {"checkpoint": "gs://bucket/two", "strategy": "top:1", "pooling": "cls"}
+    finetune.main(finetune.Config(**flags, out=OUT))
     base = json.loads((bucket / "run/model.json").read_text())["base"]
-    assert base["source"] == "gs://bucket/base"
+    assert base["source"] == "gs://bucket/two"
     disk = tmp_path / "disk"
     disk.mkdir()
     shutil.copytree(bucket / "run", disk / "run")

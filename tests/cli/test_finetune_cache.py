@@ -45,11 +45,18 @@ def run(inputs, tmp_path):
             "log_every": 1,
             "strategy": "top:1",
             "overwrite": "resume" not in flags,
-            "checkpoint": inputs.checkpoint(case),
+            "checkpoint": inputs.checkpoint(case, blocks=1),
         }
         return finetune.main(finetune.Config(**(defaults | data | flags), out=tmp_path / name))
 
     return finetuned
+
+
+@pytest.fixture
+def run_two(run, inputs):
+    """The same with two blocks, of which one is frozen: without it nothing is saved."""
+    two_blocks = inputs.checkpoint(BERT)
+    return lambda name="run", **flags: run(BERT, name, checkpoint=two_blocks, **flags)
 
 
 @pytest.fixture
@@ -128,8 +135,8 @@ def predictions(folder: Path, data: dict[str, str]) -> tuple[list[str], np.ndarr
 )
 def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, strategy):
     flags = {"strategy": strategy, "epochs": 1}
-    if strategy != "top:2":
-        flags["checkpoint"] = inputs.checkpoint(case, blocks=1)
+    if strategy == "top:2":
+        flags["checkpoint"] = inputs.checkpoint(case)
     if case == VIT:
         # Batches of the shape in which the cache was computed: 32 pictures.
         flags |= {"batch_size": 32, "epochs": 3, "patience": 0}
@@ -166,9 +173,8 @@ def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, st
 @pytest.mark.parametrize(("case", "strategy"), [(BERT, "top:1"), (BERT, "frozen"), (VIT, "top:1")])
 def test_accumulated_micro_batches_agree(run, inputs, tmp_path, case, strategy):
     """The last step has one that is not full, or empty."""
-    flags = {"checkpoint": inputs.checkpoint(case, blocks=1), "strategy": strategy}
     for name in ("off", "on"):
-        run(case, name, cache=name, batch_size=8, accumulate=2, **flags)
+        run(case, name, cache=name, batch_size=8, accumulate=2, strategy=strategy)
     np.testing.assert_allclose(losses(tmp_path / "on"), losses(tmp_path / "off"), rtol=1e-5)
 
 
@@ -215,7 +221,7 @@ def test_a_second_run_with_another_head_seed_and_rates_computes_no_prefix(
     run, tmp_path, prefixes, three_classes
 ):
     first = run(BERT, "first", cache="on")
-    assert set(prefixes) == {2}
+    assert set(prefixes) == {1}
     prefixes.clear()
     test = [(text, "a") for text, _ in tiny.sentences(14, seed=1)]
     second = run(
@@ -240,7 +246,7 @@ def test_off_computes_the_prefix_though_its_states_are_there(run, prefixes):
     run(BERT, "on", cache="on")
     prefixes.clear()
     run(BERT, "off", cache="off")
-    assert set(prefixes) == {2}
+    assert set(prefixes) == {1}
 
 
 def test_pooled_vectors_serve_one_pooling_and_any_head(run, prefixes, three_classes):
@@ -248,7 +254,7 @@ def test_pooled_vectors_serve_one_pooling_and_any_head(run, prefixes, three_clas
     for pooling in ("mean", "cls"):
         result = run(BERT, pooling, cache="on", strategy="frozen", pooling=pooling)
         folders[pooling] = set(result["cache"]["folders"])
-        assert set(prefixes) == {3}
+        assert set(prefixes) == {2}
         prefixes.clear()
     assert folders["mean"].isdisjoint(folders["cls"])
     data = {"train": three_classes, "test": three_classes}
@@ -270,16 +276,16 @@ def test_auto_is_off_where_nothing_is_frozen(run):
     assert run(BERT, cache="auto", strategy="full")["cache"] is None
 
 
-def test_auto_is_on_where_it_pays(run, home, prefixes, set_speed):
+def test_auto_is_on_where_it_pays(run_two, home, prefixes, set_speed):
     set_speed(SLOW)
-    assert run(BERT, batch_size=32, epochs=1)["cache"] is None
+    assert run_two(batch_size=32, epochs=1)["cache"] is None
     assert not (home / "prefix").exists()
-    three_epochs = run(BERT, batch_size=32, epochs=3)["cache"]
+    three_epochs = run_two(batch_size=32, epochs=3)["cache"]
     assert three_epochs["bytes"] > 0
     assert (home / "prefix").exists()
     # What is there serves one epoch too.
     prefixes.clear()
-    assert run(BERT, batch_size=32, epochs=1)["cache"] == three_epochs
+    assert run_two(batch_size=32, epochs=1)["cache"] == three_epochs
     assert prefixes == []
 
 
@@ -298,10 +304,10 @@ def test_room_for_one_of_two_files_is_refused_before_the_run_starts(run, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_auto_goes_without_where_the_disk_is_too_small(run, limit_disk, set_speed, caplog):
+def test_auto_goes_without_where_the_disk_is_too_small(run_two, limit_disk, set_speed, caplog):
     set_speed(SLOW)
     limit_disk(1)
-    assert run(BERT, cache="auto", epochs=3, batch_size=32)["cache"] is None
+    assert run_two(cache="auto", epochs=3, batch_size=32)["cache"] is None
     assert "no cache: the disk of" in caplog.text
 
 
@@ -312,11 +318,11 @@ def test_on_is_refused_where_the_cache_can_not_be_written(run, home):
         run(BERT, cache="on")
 
 
-def test_auto_goes_without_where_the_cache_can_not_be_written(run, home, set_speed):
+def test_auto_goes_without_where_the_cache_can_not_be_written(run_two, home, set_speed):
     set_speed(SLOW)
     home.mkdir()
     (home / "prefix").write_text("a file where the folder should be")
-    assert run(BERT, cache="auto", epochs=3, batch_size=32)["cache"] is None
+    assert run_two(cache="auto", epochs=3, batch_size=32)["cache"] is None
 
 
 def test_auto_goes_on_without_a_cache_that_can_not_be_written_in_the_end(
@@ -353,8 +359,8 @@ def test_a_half_filled_cache_needs_no_second_room(run, home, monkeypatch):
     assert max(sizes) <= 100
 
 
-def test_gradual_reports_the_cache_of_its_earlier_phases(run):
-    assert run(BERT, cache="on", strategy="gradual", epochs=3)["cache"]["bytes"] > 0
+def test_gradual_reports_the_cache_of_its_earlier_phases(run_two):
+    assert run_two(cache="on", strategy="gradual", epochs=3)["cache"]["bytes"] > 0
 
 
 # Stopped and resumed
@@ -367,7 +373,7 @@ def test_stopped_and_resumed_with_the_cache_is_the_same_run(
     run, inputs, home, tmp_path, strategy, is_lost
 ):
     flags = {"cache": "on", "strategy": strategy, "epochs": 2, "patience": 0, "seed": 1}
-    flags |= {"save_every": 2, "checkpoint": inputs.checkpoint(BERT, blocks=1)}
+    flags |= {"save_every": 2}
     run(BERT, "whole", **flags)
     assert run(BERT, "parts", **flags, stop_after=2) == {}
     if is_lost:
@@ -376,15 +382,15 @@ def test_stopped_and_resumed_with_the_cache_is_the_same_run(
     runs.assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_resumed_run_does_as_it_did_before_whatever_pays_now(run, set_speed):
+def test_a_resumed_run_does_as_it_did_before_whatever_pays_now(run_two, set_speed):
     flags = {"cache": "auto", "epochs": 3, "batch_size": 32, "patience": 0}
     set_speed(SLOW)
-    run(BERT, "on", **flags, stop_after=1)
+    run_two("on", **flags, stop_after=1)
     set_speed(FAST)
-    run(BERT, "off", **flags, stop_after=1)
-    assert run(BERT, "on", **flags, resume=True)["cache"]
+    run_two("off", **flags, stop_after=1)
+    assert run_two("on", **flags, resume=True)["cache"]
     set_speed(SLOW)
-    assert run(BERT, "off", **flags, resume=True)["cache"] is None
+    assert run_two("off", **flags, resume=True)["cache"] is None
 
 
 def test_a_run_without_its_lineage_is_not_resumed(run, tmp_path):

@@ -98,7 +98,7 @@ def run(inputs, tmp_path):
         task: str,
         case: str = "bert_mlm_tied",
         name: str = "run",
-        blocks: int | None = None,
+        blocks: int | None = 1,
         **flags,
     ) -> dict:
         rows, header = rows_of(task)
@@ -259,6 +259,7 @@ def test_setfit_separates_classes(run):
 def test_layers_of_the_encoder_are_read_side_by_side_or_mixed(run, tmp_path, mix, strategy):
     result = run(
         "classification",
+        blocks=None,
         layers=(0, 2),
         mix=mix,
         strategy=strategy,
@@ -275,6 +276,7 @@ def test_layers_of_the_encoder_are_read_side_by_side_or_mixed(run, tmp_path, mix
     if strategy == "frozen":  # what the cache keeps is pooled, and gives the same
         kept = run(
             "classification",
+            blocks=None,
             layers=(0, 2),
             mix=mix,
             strategy=strategy,
@@ -416,7 +418,7 @@ def test_flags_that_contradict_each_other_are_refused_in_one_line(
     run, tmp_path, task, flags, words
 ):
     with pytest.raises(StrategyError) as fault:
-        run(task, **flags)
+        run(task, blocks=None, **flags)
     assert words in str(fault.value) and "\n" not in str(fault.value)
     assert not (tmp_path / "run").exists()
 

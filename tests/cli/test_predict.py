@@ -37,7 +37,7 @@ def finetuned(inputs, tmp_path_factory, scratch_cache):
             "batch_size": 4,
             "head_learning_rate": 0.05,
         } | flags
-        data = {"checkpoint": inputs.checkpoint(case), "train": train, "test": test}
+        data = {"checkpoint": inputs.checkpoint(case, 1), "train": train, "test": test}
         config = finetune.Config(task=task, out=out, **data, **flags)
         return out, finetune.main(config)
 

@@ -36,7 +36,7 @@ def scalars(folder) -> dict[tuple[str, int], float]:
 def test_tensorboard_has_every_number(inputs, tmp_path):
     pytest.importorskip("tensorboardX")
     out = tmp_path / "run"
-    checkpoint = inputs.checkpoint("bert_mlm_tied")
+    checkpoint = inputs.checkpoint("bert_mlm_tied", 1)
     adapt.finetune(
         checkpoint, TEXTS, LABELS, out=out, callbacks=[trackers.tensorboard(out / "tb")], **FAST
     )
@@ -55,7 +55,7 @@ def test_the_flag_of_the_command(inputs, tmp_path):
     pytest.importorskip("tensorboardX")
     from adapt.cli import finetune
 
-    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied"), "train": inputs.train}
+    flags = {"checkpoint": inputs.checkpoint("bert_mlm_tied", 1), "train": inputs.train}
     config = finetune.Config(**flags, **FAST, track=("tensorboard",), out=tmp_path / "run")
     finetune.main(config)
     assert ("train/loss", 1) in scalars(tmp_path / "run/tensorboard")
@@ -64,7 +64,9 @@ def test_the_flag_of_the_command(inputs, tmp_path):
 def test_weights_and_biases_offline(inputs, tmp_path):
     pytest.importorskip("wandb")
     tracker = trackers.wandb({"epochs": 2}, project="films", mode="offline", dir=str(tmp_path))
-    adapt.finetune(inputs.checkpoint("bert_mlm_tied"), TEXTS, LABELS, callbacks=[tracker], **FAST)
+    adapt.finetune(
+        inputs.checkpoint("bert_mlm_tied", 1), TEXTS, LABELS, callbacks=[tracker], **FAST
+    )
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     deadline = time.monotonic() + 30
     while b"validation/accuracy" not in log.read_bytes() and time.monotonic() < deadline:
