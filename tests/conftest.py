@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 from adapt.__main__ import main
+from adapt.cli import plots
 from adapt.cli.launch import wide_vectors
 from adapt.errors import AssetError
 from adapt.pretrained import assets
@@ -81,6 +83,8 @@ SLOW_FILES = (
     "training/test_trackers.py",
 )
 
+DRAW = plots.save
+
 settings.register_profile("adapt", deadline=None)  # a first call compiles, or imports
 settings.load_profile("adapt")
 
@@ -133,6 +137,26 @@ def compiled_in_processes(compiled, monkeypatch) -> Path:
     return compiled
 
 
+@pytest.fixture(scope="session", autouse=True)
+def blank_plots() -> Iterator[pytest.MonkeyPatch]:
+    """A plot takes a fifth of a second, and each run has one: it is drawn for tests that use `drawn`, and in processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save", blank)
+        yield patch
+
+
+def blank(drawn: Any, path: Path) -> Path:
+    """A PNG file of one point in place of a figure."""
+    Image.new("L", (1, 1)).save(path)
+    return path
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> None:
+    """Figures are drawn in this test."""
+    monkeypatch.setattr(plots, "save", DRAW)
+
+
 @pytest.fixture(scope="session")
 def scratch_cache(tmp_path_factory, compiled) -> Path:
     """An ADAPT_CACHE of the session, for tests that need no asset."""
@@ -149,9 +173,9 @@ def shared_folder(tmp_path_factory, worker_id) -> Path:
 
 
 @pytest.fixture(scope="session")
-def on_one_device(shared_folder) -> dict[str, Any]:
+def on_one_device(shared_folder, forks) -> dict[str, Any]:
     """Steps on one device, with which those on several are compared."""
-    return meshes.run_once(shared_folder / "on_one_device.json", meshes.PLAIN, DEVICES="1")
+    return meshes.run_once(forks, shared_folder / "on_one_device.json", meshes.PLAIN, DEVICES="1")
 
 
 @pytest.fixture
@@ -230,12 +254,7 @@ def command(scratch_cache, forks) -> Callable[..., subprocess.CompletedProcess[s
         name: str, *flags: object, cwd: Path | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
         words = [*tiny.module(name), *map(str, flags)]
-        home = tiny.environment(scratch_cache, **env)
-        if not forks.can_start(home):
-            return typed(words, home, cwd)
-        process = forks.start(words, home, cwd)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(words, process.wait(), out, err)
+        return forks.run(words, tiny.environment(scratch_cache, **env), cwd)
 
     return run
 
@@ -246,17 +265,9 @@ def typed_command(scratch_cache) -> Callable[..., subprocess.CompletedProcess[st
 
     def run(name: str, *flags: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         words = [*tiny.module(name), *map(str, flags)]
-        return typed(words, tiny.environment(scratch_cache), cwd)
+        return forking.run_anew(words, tiny.environment(scratch_cache), cwd)
 
     return run
-
-
-def typed(
-    words: list[str], env: dict[str, str], cwd: Path | None
-) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS`."""
-    line = [sys.executable, "-m", *words]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import dataclasses
 import functools
 import importlib
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,13 +17,14 @@ from adapt.__main__ import COMMANDS, main
 from adapt.cli.flags import flag, read_flags
 from adapt.markdown import markdown_table
 from adapt.models import heads
+from adapt.pretrained.assets import cache_folder
 from adapt.pretrained.families import FAMILIES, Family
 from adapt.training import strategies
 from adapt.training.optim import FROZEN
 from adapt.tree import paths
 from experiments.benchmark import growth, host, speed_report, tuning, whole_runs_report
 from experiments.benchmark.aot import compile_check
-from tests.helpers import pages, small
+from tests.helpers import pages, small, tiny
 from tests.helpers.pages import PAGES, README
 from tests.helpers.robustness import report
 from tests.helpers.tiny import ROOT
@@ -79,7 +78,7 @@ def config_of(command: str) -> type:
 
 
 @pytest.fixture
-def shell(asset, compiled_in_processes, monkeypatch):
+def shell(asset, compiled_in_processes, forks, monkeypatch):
     """Runs `adapt ...` in the current folder.
 
     In this process, as importing and compiling anew is most of what a process does; but with
@@ -92,9 +91,7 @@ def shell(asset, compiled_in_processes, monkeypatch):
             monkeypatch.setattr(sys, "argv", ["adapt", *words])
             main()
             return
-        env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-        line = [sys.executable, "-m", "adapt", *words]
-        done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
+        done = forks.run(["adapt", *words], tiny.environment(cache_folder()))
         assert done.returncode == 0, f"adapt {' '.join(words)}\n{done.stderr}"
 
     return run

@@ -36,14 +36,14 @@ def address() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
-def test_two_processes_of_four_devices_train_as_one_device_does(on_one_device):
+def test_two_processes_of_four_devices_train_as_one_device_does(on_one_device, forks):
     where = address()
     env = lambda number: {
         "ADAPT_COORDINATOR": where,
         "ADAPT_PROCESS_ID": str(number),
         "DEVICES": "4",
     }
-    pair = [start_cases(CASES, **env(number)) for number in range(2)]
+    pair = [start_cases(forks, CASES, **env(number)) for number in range(2)]
     outputs = [process.communicate(timeout=600) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
     for number, case in enumerate(CASES):

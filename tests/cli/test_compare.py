@@ -14,9 +14,10 @@ from adapt.options import FinetuningOptions
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_short_comparison_ends_in_a_page_and_resumes(inputs, tmp_path, capsys):
     flags = {
-        "checkpoint": inputs.checkpoint("bert_mlm_tied"),
+        "checkpoint": inputs.checkpoint("bert_mlm_tied", 1),
         "train": inputs.train,
         "test": inputs.test,
         "strategies": ("probe", "lora:2"),
@@ -68,7 +69,7 @@ def test_numbers_are_shown_with_6_digits():
 
 def test_the_command_that_trains_the_best_is_the_run_of_its_cell(inputs, tmp_path):
     config = compare.Config(
-        checkpoint=inputs.checkpoint("bert_mlm_tied"),
+        checkpoint=inputs.checkpoint("bert_mlm_tied", 1),
         train=inputs.train,
         test=inputs.test,
         strategies=("bitfit",),
@@ -110,7 +111,7 @@ def prepare_and_run(config: compare.Config):
 def test_the_flag_of_budgets_is_labels(command, inputs, tmp_path):
     done = command(
         "compare",
-        *("--checkpoint", inputs.checkpoint("bert_mlm_tied"), "--train", inputs.train),
+        *("--checkpoint", inputs.checkpoint("bert_mlm_tied", 1), "--train", inputs.train),
         *("--labels", "9999", "--out", str(tmp_path / "out")),
     )
     assert done.returncode == 2
@@ -121,7 +122,7 @@ def test_the_flag_of_budgets_is_labels(command, inputs, tmp_path):
 
 def test_the_table_says_how_many_fits_trained_together(inputs, tmp_path, capsys):
     config = compare.Config(
-        checkpoint=inputs.checkpoint("bert_mlm_tied"),
+        checkpoint=inputs.checkpoint("bert_mlm_tied", 1),
         train=inputs.train,
         test=inputs.test,
         strategies=("frozen", "centroid"),

@@ -194,6 +194,7 @@ def test_a_terminal_shows_what_a_run_does(terminal):
     assert "epoch 1, step 3   validation loss 0.4000   accuracy 0.7500" in said
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_history_needs_no_score(tmp_path):
     records = [{"step": 1, "loss": 1.0}, {"step": 1, "validation_loss": 1.0, "validation_x": None}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))

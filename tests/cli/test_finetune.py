@@ -144,6 +144,7 @@ def test_a_run_keeps_what_is_frozen_and_trains_the_rest(
     assert ("pooler" in after.params["head"]) == (pooling == "pooler")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_runs_folder(run, inputs, tmp_path):
     result, folder = run("bert_mlm_tied", epochs=2), tmp_path / "run"
     assert set(result) == PROMISED | SCORES["classification"] | ALSO

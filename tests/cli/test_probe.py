@@ -26,6 +26,7 @@ def run(inputs, tmp_path, own_cache):
     return probed
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_leaves_a_table_a_curve_and_its_result(run, tmp_path, capsys):
     result = run(method=("logistic", "ridge", "knn", "centroid"), pooling=("mean", "cls"))
     assert json.loads((tmp_path / "out/result.json").read_text()) == json.loads(json.dumps(result))

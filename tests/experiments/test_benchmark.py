@@ -20,6 +20,7 @@ def bare(tmp_path) -> Path:
 
 
 @pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("drawn")
 def test_without_peers_it_measures_itself_and_says_what_it_skips(
     bare, inputs, tmp_path, capsys, monkeypatch
 ):

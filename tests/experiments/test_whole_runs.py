@@ -25,6 +25,7 @@ def flags(tmp_path, own_cache, inputs) -> dict:
     }
 
 
+@pytest.mark.usefixtures("drawn")
 def test_whole_runs_of_what_is_installed(flags, bare, capsys, monkeypatch):
     monkeypatch.setattr(sides, "SIZES", [128, 256])
     command = with_test(finetune_runs.command, flags["data"])

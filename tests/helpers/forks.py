@@ -5,7 +5,7 @@
 Importing JAX and what a command needs takes two to four seconds of a core, which most of the
 processes of tests would spend anew. One process imports it all and forks for each command, before
 JAX looks for devices: threads that run then would be missing in a fork. What a process reads while
-it imports it has from the environment of the first one, see `reads_alike`.
+it imports it has from the environment of the first one, see `Server.can_start`.
 """
 
 import dataclasses
@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import jax
+
 ROOT = Path(__file__).parents[2]
 # What commands import when they need it.
 IMPORTED_LATE = (
@@ -36,8 +38,14 @@ IMPORTED_LATE = (
     "scipy.stats",
     "sklearn.metrics",
 )
+NUMBER = 8  # bytes of a process's number, and of its status
 # Beginnings of the variables that are read while something is imported.
 READ_BY_IMPORTS = ("JAX_", "PYTHON", "HF_", "TF_", "MPL", "LD_", "TZ", "LANG", "LC_", "HOME")
+# Those of them that a fork can read anew, and what they are.
+READ_ANEW = {
+    "JAX_COMPILATION_CACHE_DIR": str,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": float,
+}
 
 
 def import_all() -> None:
@@ -67,8 +75,22 @@ class Server:
 
     def can_start(self, env: Mapping[str, str]) -> bool:
         """Whether a process with that environment would import what this one has imported."""
-        names = [name for name in env.keys() | self.env.keys() if name.startswith(READ_BY_IMPORTS)]
-        return all(env.get(name) == self.env.get(name) for name in names)
+        names = (env.keys() | self.env.keys()) - READ_ANEW.keys()
+        read = [name for name in names if name.startswith(READ_BY_IMPORTS)]
+        return all(env.get(name) == self.env.get(name) for name in read)
+
+    def run(
+        self, words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m WORDS` to its end, in a new Python where its environment needs that."""
+        if not self.can_start(env):
+            return run_anew(words, env, cwd)
+        process = self.start(words, env, cwd)
+        try:
+            out, err = process.communicate(timeout=300)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(words, process.wait(), out, err)
 
     def start(
         self, words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None
@@ -92,27 +114,39 @@ class Server:
         self.process.wait()
 
 
+def run_anew(
+    words: Sequence[str], env: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` to its end, in a Python that imports for itself."""
+    line = [sys.executable, "-m", *words]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=300)
+
+
 class Forked:
     """A process as `subprocess.Popen` has it, as far as tests ask."""
 
     def __init__(self, args: Sequence[str], reply: socket.socket, out: IO[str], err: IO[str]):
         self.args = args
-        self.replies = reply.makefile()
         self.out = out
         self.err = err
         self.reply = reply
-        self.pid = int(self.replies.readline())
+        self.pid = self.next_number()
         self.returncode: int | None = None
+
+    def next_number(self) -> int:
+        said = self.reply.recv(NUMBER, socket.MSG_WAITALL)
+        if len(said) < NUMBER:
+            raise RuntimeError("the process that forks has ended")
+        return int.from_bytes(said, signed=True)
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status; minus its number where a signal ended the process."""
         if self.returncode is None:
             self.reply.settimeout(timeout)
             try:
-                self.returncode = int(self.replies.readline())
+                self.returncode = self.next_number()
             except TimeoutError:
                 raise subprocess.TimeoutExpired(list(self.args), timeout or 0) from None
-            self.replies.close()
             self.reply.close()
         return self.returncode
 
@@ -148,6 +182,8 @@ class Request:
         os.chdir(self.cwd)
         os.environ.clear()
         os.environ.update(self.env)
+        for name in READ_ANEW.keys() & self.env.keys():
+            jax.config.update(name.lower(), READ_ANEW[name](self.env[name]))
         sys.path[0] = self.cwd
         sys.orig_argv[1:] = ["-m", *self.words]
         sys.argv[1:] = self.words[1:]
@@ -173,9 +209,9 @@ def begin(request: int, reply: int, out: int, err: int) -> Request:
     """The request in a fork of this process, which waits for it and says how it ended."""
     pid = os.fork()
     if pid:
-        os.write(reply, f"{pid}\n".encode())
+        os.write(reply, pid.to_bytes(NUMBER, signed=True))
         _, status = os.waitpid(pid, 0)
-        os.write(reply, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os.write(reply, os.waitstatus_to_exitcode(status).to_bytes(NUMBER, signed=True))
         os._exit(0)
     os.dup2(out, 1)
     os.dup2(err, 2)

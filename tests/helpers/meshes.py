@@ -1,16 +1,13 @@
 """Runs of the program tests/helpers/sharded.py, which has devices of its own, and what it says of each case."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
 
-from tests.helpers.tiny import ROOT
+from tests.helpers.forks import Forked, Server
 
 # What runs on several devices is compared with these.
 PLAIN = [
@@ -26,29 +23,26 @@ def case_key(case: dict[str, Any]) -> str:
     return json.dumps({"mesh": None} | case, sort_keys=True)
 
 
-def start_cases(cases: list[dict[str, Any]], **env: str) -> subprocess.Popen[str]:
+def start_cases(server: Server, cases: list[dict[str, Any]], **env: str) -> Forked:
     """The program, begun."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | env
-    command = [sys.executable, "-m", "tests.helpers.sharded", json.dumps(cases)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-    )
+    words = ["tests.helpers.sharded", json.dumps(cases)]
+    return server.start(words, {**server.env, **env})
 
 
-def run_cases(cases: list[dict[str, Any]], **env: str) -> dict[str, Any]:
+def run_cases(server: Server, cases: list[dict[str, Any]], **env: str) -> dict[str, Any]:
     """{key of a case: what the program says of it}."""
-    running = start_cases(cases, **env)
+    running = start_cases(server, cases, **env)
     out, words = running.communicate(timeout=900)
     assert running.returncode == 0, words[-2000:]
     reports = [json.loads(line) for line in out.splitlines()]
     return {case_key(case): report for case, report in zip(cases, reports, strict=True)}
 
 
-def run_once(path: Path, cases: list[dict[str, Any]], **env: str) -> dict[str, Any]:
+def run_once(server: Server, path: Path, cases: list[dict[str, Any]], **env: str) -> dict[str, Any]:
     """What :func:`run_cases` gives, from a file that the first process to come here writes."""
     with filelock.FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            path.write_text(json.dumps(run_cases(cases, **env)))
+            path.write_text(json.dumps(run_cases(server, cases, **env)))
     return json.loads(path.read_text())
 
 

@@ -34,10 +34,10 @@ VARIANTS = [
 
 
 @pytest.fixture(scope="module")
-def reports(shared_folder, on_one_device):
+def reports(shared_folder, on_one_device, forks):
     """What tests/helpers/sharded.py reports of every case, run once for all workers of a session."""
     cases = [*ON_MESHES, TWO_BLOCKS, TWO_BLOCKS | {"strategy": "top:1"}, DECODER, *VARIANTS]
-    return on_one_device | run_once(shared_folder / "sharded.json", cases)
+    return on_one_device | run_once(forks, shared_folder / "sharded.json", cases)
 
 
 @pytest.mark.parametrize("case", ON_MESHES, ids=case_key)
