@@ -76,6 +76,8 @@ UNNAMED_SETTINGS = {
     "offsets": "characters",
     "quoting": None,
     "stride": None,
+    "image_size": None,
+    "augment": [],
 }
 
 

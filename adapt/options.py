@@ -206,8 +206,8 @@ class HeadOptions:
 
     # classification, multilabel, regression, multitask, tags, span, choice, contrastive or setfit
     task: str = "classification"
-    # of the tokens' states: mean, cls, max, last, pooler or attention; default: the checkpoint's
-    # own, or else mean; last for GPT-2; cls for ViT
+    # of the tokens' states: mean, cls, max, last, pooler or attention; of pictures also patches,
+    # cls+patches, patch_norm, projection or map; default: the checkpoint's own, or its family's
     pooling: str | None = None
 
 

@@ -53,7 +53,7 @@ OF_FITS = (
 )
 
 # What a config.json without these settings means: it is of an earlier version.
-UNNAMED_SETTINGS = {"together": "auto", "offsets": "characters"}
+UNNAMED_SETTINGS = {"together": "auto", "offsets": "characters", "image_size": None}
 
 
 @dataclasses.dataclass(frozen=True)
