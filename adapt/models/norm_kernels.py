@@ -22,6 +22,7 @@ from jax.experimental.pallas import triton as plgpu
 from adapt.models.counter_dropout import bits_of
 
 ROWS = 4  # tokens that a program holds at once, at most
+ELEMENTS = 4096  # and numbers of each array: 32 in a thread, so that all stay in registers
 STEPS = 8  # times that, one after the other, in a program of the gradient, at most
 
 
@@ -43,7 +44,7 @@ class Plan:
     @property
     def rows(self) -> int:
         """The tokens of a block."""
-        return math.gcd(self.tokens, ROWS)
+        return math.gcd(self.tokens, min(ROWS, max(ELEMENTS // self.stored_width, 1)))
 
     @property
     def steps(self) -> int:
