@@ -13,7 +13,7 @@ from adapt.models import Encoder, EncoderConfig, MaskedLM, Model
 from adapt.models.rotary import frequencies
 from adapt.pretrained import hub
 from adapt.pretrained.families import get_family, read_config
-from tests.helpers.tiny import REFERENCES
+from tests.helpers.tiny import REFERENCES, checkpoint
 
 MODERNBERT = "modernbert_mlm_tied"
 
@@ -79,7 +79,16 @@ REFUSED = {
         "'ntk'",
     ),
     "heads rotated in part": ("nomic_mlm", {"partial_rotary_factor": 0.5}, "partial_rotary"),
-    "heads of another width": ("nomic_mlm", {"head_dim": 8}, "head_dim"),
+    "heads of an odd width": ("nomic_mlm", {"head_dim": 5}, "odd width"),
+    "heads of a width that is none": ("nomic_mlm", {"head_dim": "wide"}, "'wide'"),
+    "a window that is none": (MODERNBERT, {"local_attention": "wide"}, "local_attention"),
+    "layers that are none": (
+        MODERNBERT,
+        {"num_hidden_layers": "four", "layer_types": None},
+        "'four'",
+    ),
+    "positions that are no object": (MODERNBERT, {"rope_parameters": [1]}, "rope_parameters"),
+    "the same of GTE": ("gte_classifier", {"rope_scaling": "linear"}, "rope_scaling"),
     "a base below 1": ("esm_mlm_old", {"rope_theta": 0.0}, "rotary_base"),
     "relative positions": (
         "esm_mlm_old",
@@ -114,6 +123,17 @@ def test_frequencies_of_a_file_are_used_as_it_has_them():
     for other in (2 * exact, exact[:1]):
         with pytest.raises(CheckpointError, match="rope_theta"):
             settle(config, {name: other})
+
+
+def test_what_config_json_says_of_the_head_counts(tmp_path: Path):
+    """A bias that it denies is left out and said, and an activation that is not known is no head."""
+    denied = hub.load(checkpoint(tmp_path / "denied", MODERNBERT, decoder_bias=False))
+    assert isinstance(denied.head, MaskedLM)
+    assert "bias" not in denied.params["head"].get("decoder", {})
+    assert set(denied.unread["unknown head"]) == {"decoder.bias"}
+    unknown = hub.load(checkpoint(tmp_path / "other", MODERNBERT, classifier_activation="maxout"))
+    assert not isinstance(unknown.head, MaskedLM)
+    assert "head.dense.weight" in unknown.unread["unknown head"]
 
 
 def test_what_of_esm_is_of_no_use_is_left_out_and_said():

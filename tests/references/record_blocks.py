@@ -151,7 +151,9 @@ CASES = {
     "nomic_mlm": Case(hf.NomicBertForMaskedLM, rotary_bert(hf.NomicBertConfig, 30.0)),
     "nomic_bare": Case(
         hf.NomicBertModel,
-        rotary_bert(hf.NomicBertConfig, 200.0, num_attention_heads=2, layer_norm_eps=1e-2),
+        rotary_bert(
+            hf.NomicBertConfig, 200.0, num_attention_heads=2, head_dim=8, layer_norm_eps=1e-2
+        ),
     ),
     "nomic_classifier": Case(
         hf.NomicBertForSequenceClassification,

@@ -19,7 +19,7 @@ from adapt.pretrained.families import (
     tie,
     under,
 )
-from adapt.pretrained.families.rope import scaling_entry, scaling_fields
+from adapt.pretrained.families.rope import entries_of, scaling_entry, scaling_fields
 
 KINDS = {"full_attention": False, "sliding_attention": True}  # of blocks: whether they are local
 CONFIG = [
@@ -65,14 +65,18 @@ TABLE = [
 
 
 def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    layers = fields["layers"]
+    # What is no number is refused when all fields are there.
+    layers = fields["layers"] if type(fields["layers"]) is int else 0
+    width = hf.get("local_attention", 128)
+    if type(width) is not int:
+        raise CheckpointError(f"local_attention is {width!r} in config.json: it must be a number")
     types = hf.get("layer_types")
     if types is None:
         every = hf.get("global_attn_every_n_layers", 3)
         if type(every) is not int or every < 1:
             raise CheckpointError(f"global_attn_every_n_layers is {every!r} in config.json")
         types = ["sliding_attention" if n % every else "full_attention" for n in range(layers)]
-    if not isinstance(types, list) or len(types) != layers or not set(types) <= KINDS.keys():
+    if not isinstance(types, list) or len(types) != layers or not all(t in KINDS for t in types):
         raise CheckpointError(
             f"layer_types in config.json is {types!r}: each of {layers} layers has to be one of "
             f"{', '.join(KINDS)}"
@@ -84,13 +88,13 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
         "first_norm": False,
         **rotary_fields(hf),
         "local_layers": tuple(n for n, kind in enumerate(types) if KINDS[kind]),
-        "window": hf.get("local_attention", 128) // 2,
+        "window": width // 2,
     }
 
 
 def rotary_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of global layers, which may be stretched, and the base of local ones."""
-    parameters = hf.get("rope_parameters") or {kind: {} for kind in KINDS}
+    parameters = entries_of(hf, "rope_parameters") or {kind: {} for kind in KINDS}
     if not parameters.keys() & KINDS.keys():
         raise CheckpointError(
             f"rope_parameters in config.json is for all layers: only those of {' and '.join(KINDS)} "
@@ -98,9 +102,9 @@ def rotary_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
         )
     everywhere = {"rope_theta": hf.get("global_rope_theta", 160_000.0)}
     local = {"rope_theta": hf.get("local_rope_theta", 10_000.0)}
-    everywhere |= parameters.get("full_attention") or {}
-    local |= parameters.get("sliding_attention") or {}
-    local |= hf.get("rope_scaling") or {}  # of both kinds
+    everywhere |= entries_of(parameters, "full_attention")
+    local |= entries_of(parameters, "sliding_attention")
+    local |= entries_of(hf, "rope_scaling")  # of both kinds
     if scaling_fields(local).get("rotary_factor", 1) != 1:
         raise CheckpointError(
             "the positions of sliding_attention in config.json are scaled: only those of "
@@ -156,7 +160,7 @@ def recognise(
     if "head.dense.weight" not in tensors or name not in ACTIVATIONS:
         return Classifier(0), tensors
     activation = ACTIVATIONS[name]
-    bias = "head.dense.bias" in tensors
+    bias = bool(hf.get("classifier_bias", False))
     if "classifier.weight" not in tensors:
         tied, tensors = tie(hf, tensors, "decoder.weight", "embeddings.tok_embeddings.weight")
         head = MaskedLM(
@@ -166,7 +170,7 @@ def recognise(
             norm_epsilon=config.norm_epsilon,
             transform_bias=bias,
             norm_bias=config.norm_bias,
-            decoder_bias="decoder.bias" in tensors,
+            decoder_bias=bool(hf.get("decoder_bias", True)),
         )
         return head, tensors
     hidden = head_layer(config) | {"hidden": activation, "hidden_bias": bias}
@@ -176,7 +180,10 @@ def recognise(
     classes = len(tensors["classifier.weight"])
     if name.endswith("ForTokenClassification"):
         return Tagger(classes, **hidden), tensors
-    return Classifier(classes, hf.get("classifier_pooling", "cls"), **hidden), tensors
+    pooling = hf.get("classifier_pooling", "cls")
+    if pooling not in ("cls", "mean"):
+        return Classifier(0), tensors
+    return Classifier(classes, pooling, **hidden), tensors
 
 
 def language_model(config: EncoderConfig, tied: bool = True) -> MaskedLM:

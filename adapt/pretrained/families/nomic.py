@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM, Tagger
 from adapt.pretrained.families import Family, Row, dense, norm, tie
 from adapt.pretrained.families.rope import rope_fields, scaling_entry
@@ -69,9 +68,6 @@ GTE_TABLE = [
 
 
 def complete_nomic(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    width = hf.get("head_dim")
-    if width not in (None, fields["width"] // fields["heads"]):
-        raise CheckpointError(f"head_dim is {width!r} in config.json: only width / heads is read")
     biases = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
     return rotary(hf, fields, 1000.0) | biases
 
@@ -82,12 +78,15 @@ def complete_gte(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any
 
 def rotary(hf: Mapping[str, Any], fields: dict[str, Any], default: float) -> dict[str, Any]:
     """The fields with what both families have in common."""
-    return fields | {"gated_mlp": True} | rope_fields(hf, default)
+    own = {"gated_mlp": True, "head_width": hf.get("head_dim") or 0}
+    return fields | own | rope_fields(hf, default)
 
 
 def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
     scaling = scaling_entry(config) or {"rope_type": "default"}
-    return {"rope_parameters": {"rope_theta": config.rotary_base, **scaling}}
+    parameters = {"rope_theta": config.rotary_base, **scaling}
+    width = {"head_dim": config.head_width} if config.head_width else {}
+    return {"rope_parameters": parameters} | width
 
 
 def masked_lm(config: EncoderConfig, tied: bool = True) -> MaskedLM:

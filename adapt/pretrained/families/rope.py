@@ -29,13 +29,23 @@ def rope_fields(hf: Mapping[str, Any], base: float = 10000.0) -> dict[str, Any]:
 
     Raises :class:`CheckpointError` for a scaling that is not done here.
     """
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    rope = entries_of(hf, "rope_scaling") or entries_of(hf, "rope_parameters")
     defaults = {
         "rope_theta": hf.get("rope_theta", base),
         "partial_rotary_factor": hf.get("partial_rotary_factor", 1.0),
         "original_max_position_embeddings": hf.get("max_position_embeddings"),
     }
     return scaling_fields(defaults | rope)
+
+
+def entries_of(hf: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object ``name`` of config.json; {} where there is none."""
+    found = hf.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{name} is {found!r} in config.json: it must be an object")
+    return found
 
 
 def scaling_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
