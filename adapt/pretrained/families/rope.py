@@ -35,7 +35,7 @@ def rope_fields(hf: Mapping[str, Any], base: float = 10000.0) -> dict[str, Any]:
         "partial_rotary_factor": hf.get("partial_rotary_factor", 1.0),
         "original_max_position_embeddings": hf.get("max_position_embeddings"),
     }
-    return scaling_fields(defaults | rope)
+    return scaling_fields(defaults | dict(rope))
 
 
 def entries_of(hf: Mapping[str, Any], name: str) -> Mapping[str, Any]:
