@@ -24,6 +24,7 @@ from adapt import signatures
 from adapt.errors import CheckpointError, first_line
 from adapt.files import read_json
 from adapt.options import Long
+from adapt.pretrained import tokenizer_steps
 from adapt.pretrained.json_files import read_settings
 from adapt.pretrained.tokenizer import Tokenizer
 
@@ -194,7 +195,7 @@ def kind_of(said: str, own_class: str, file: Path, content: Settings) -> str:
     if said in AS_IT_IS and has_json:
         return ""
     said = SAME_CLASSES.get(said, said)
-    if said in TOKENIZERS:
+    if said in TOKENIZERS and (has_json or TOKENIZERS[said].model in MODELS_OF_FILES[file.name]):
         kind = said
     elif said and said not in AS_IT_IS:
         if not has_json:
@@ -393,6 +394,26 @@ def gpt2_backend(
     return backend
 
 
+def with_steps(
+    steps: Callable[[tokenizers.Tokenizer, Settings, Settings], None],
+) -> Callable[[Path, Settings, Settings, Mapping[str, AddedToken | None]], Any]:
+    """How a class makes its tokenizer that takes the model of a tokenizer.json and has ``steps`` of
+    its own before it; a byte-level one is made of vocab.json, too.
+    """
+
+    def make(
+        file: Path, content: Settings, settings: Settings, special: Mapping[str, AddedToken | None]
+    ) -> tokenizers.Tokenizer:
+        if content:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        else:
+            backend = gpt2_backend(file, content, settings, special)
+        steps(backend, content, settings)
+        return backend
+
+    return make
+
+
 def with_roberta_ends(
     backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
 ) -> processors.RobertaProcessing:
@@ -544,19 +565,52 @@ class TokenizerClass:
     says: Callable[[Settings], dict[str, Any]]
 
 
+BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+ROBERTA_TOKENS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+BERT_BOUNDS = {"bos_token": "[CLS]", "eos_token": "[SEP]"}
+XLM_ROBERTA = TokenizerClass(
+    model="Unigram",
+    defaults=ROBERTA_TOKENS,
+    make=with_steps(tokenizer_steps.as_xlm_roberta),
+    ends=tokenizer_steps.as_bos_and_eos,
+    says=tokenizer_steps.said_of_spaces,
+)
 TOKENIZERS: dict[str, TokenizerClass] = {
+    "AlbertTokenizer": TokenizerClass(
+        model="Unigram",
+        defaults=BERT_TOKENS | BERT_BOUNDS | {"unk_token": "<unk>", "pad_token": "<pad>"},
+        make=with_steps(tokenizer_steps.as_albert),
+        ends=with_ends,
+        says=tokenizer_steps.said_of_case,
+    ),
     "BertTokenizer": TokenizerClass(
         model="WordPiece",
-        defaults={
-            "unk_token": "[UNK]",
-            "sep_token": "[SEP]",
-            "pad_token": "[PAD]",
-            "cls_token": "[CLS]",
-            "mask_token": "[MASK]",
-        },
+        defaults=BERT_TOKENS,
         make=bert_backend,
         ends=with_ends,
         says=bert_case,
+    ),
+    "CamembertTokenizer": XLM_ROBERTA,
+    "DebertaV2Tokenizer": TokenizerClass(
+        model="Unigram",
+        defaults=BERT_TOKENS | BERT_BOUNDS,
+        make=with_steps(tokenizer_steps.as_deberta),
+        ends=with_ends,
+        says=tokenizer_steps.said_of_letters,
     ),
     "EsmTokenizer": TokenizerClass(
         model="WordLevel",
@@ -578,21 +632,35 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         ends=None,
         says=gpt2_space,
     ),
+    "MPNetTokenizer": TokenizerClass(
+        model="WordPiece",
+        defaults=ROBERTA_TOKENS | {"unk_token": "[UNK]"},
+        make=bert_backend,
+        ends=with_roberta_ends,
+        says=bert_case,
+    ),
+    "Qwen2Tokenizer": TokenizerClass(
+        model="BPE",
+        defaults=dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
+        make=with_steps(tokenizer_steps.as_qwen),
+        ends=None,
+        says=tokenizer_steps.said_of_spaces,
+    ),
     "RobertaTokenizer": TokenizerClass(
         model="BPE",
-        defaults={
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "sep_token": "</s>",
-            "pad_token": "<pad>",
-            "cls_token": "<s>",
-            "mask_token": "<mask>",
-        },
+        defaults=ROBERTA_TOKENS,
         make=gpt2_backend,
         ends=with_roberta_ends,
         says=gpt2_space,
     ),
+    "T5Tokenizer": TokenizerClass(
+        model="Unigram",
+        defaults={name: ROBERTA_TOKENS[name] for name in ("eos_token", "unk_token", "pad_token")},
+        make=with_steps(tokenizer_steps.as_t5),
+        ends=tokenizer_steps.as_eos,
+        says=tokenizer_steps.said_of_spaces,
+    ),
+    "XLMRobertaTokenizer": XLM_ROBERTA,
 }
 
 

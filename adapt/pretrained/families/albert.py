@@ -135,4 +135,5 @@ FAMILY = Family(
     base_class="AlbertModel",
     extra_tensors=extra_tensors,
     language_model=language_model,
+    tokenizer="AlbertTokenizer",
 )

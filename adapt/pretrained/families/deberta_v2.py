@@ -189,4 +189,5 @@ FAMILY = Family(
     sequence_heads=[Classifier(0, "cls", hidden=name) for name in ("gelu", "tanh", "relu")],
     base_class="DebertaV2Model",
     extra_tensors=bert.extra_tensors,
+    tokenizer="DebertaV2Tokenizer",
 )

@@ -161,6 +161,7 @@ def decoder(
     name: str,
     complete: Callable[[Mapping[str, Any], Fields], Fields],
     entries: Callable[[EncoderConfig, Any], Fields],
+    tokenizer: str = "",
 ) -> Family:
     """The family whose classes are called ``name``."""
     return Family(
@@ -180,4 +181,5 @@ def decoder(
         },
         sequence_heads=[Classifier(0, "last", bias=False)],
         base_class=f"{name}Model",
+        tokenizer=tokenizer,
     )

@@ -54,5 +54,5 @@ FAMILY = dataclasses.replace(
     buffers=r"embeddings\.position_ids",
     classes=roberta.classes("MPNet"),
     base_class="MPNetModel",
-    tokenizer="",
+    tokenizer="MPNetTokenizer",
 )

@@ -41,5 +41,6 @@ def entries_qwen3(config: EncoderConfig, head: Any) -> Fields:
     return entries(config, head) | {"attention_bias": config.output_bias}
 
 
-FAMILY = decoder("Qwen2", complete, entries)
-QWEN3 = decoder("Qwen3", complete_qwen3, entries_qwen3)
+TOKENIZER = "Qwen2Tokenizer"
+FAMILY = decoder("Qwen2", complete, entries, TOKENIZER)
+QWEN3 = decoder("Qwen3", complete_qwen3, entries_qwen3, TOKENIZER)

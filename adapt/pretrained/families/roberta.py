@@ -116,8 +116,14 @@ FAMILY = Family(
 )
 # Their tokenizers are SentencePiece's unigrams, which tokenizer.json has whole.
 XLM_ROBERTA = dataclasses.replace(
-    FAMILY, classes=classes("XLMRoberta"), base_class="XLMRobertaModel", tokenizer=""
+    FAMILY,
+    classes=classes("XLMRoberta"),
+    base_class="XLMRobertaModel",
+    tokenizer="XLMRobertaTokenizer",
 )
 CAMEMBERT = dataclasses.replace(
-    FAMILY, classes=classes("Camembert"), base_class="CamembertModel", tokenizer=""
+    FAMILY,
+    classes=classes("Camembert"),
+    base_class="CamembertModel",
+    tokenizer="CamembertTokenizer",
 )

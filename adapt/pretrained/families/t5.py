@@ -119,6 +119,7 @@ FAMILY = Family(
     prefix="transformer.",
     buffers=r"(encoder|decoder)\.embed_tokens\.weight",  # the shared table once more
     parts={"decoder.": "decoder", "lm_head.": "language-model head"},
+    tokenizer="T5Tokenizer",
     **of_library("T5"),
 )
 GATED_CONFIG = [row for row in CONFIG if row[0] != "activation"]
@@ -135,5 +136,6 @@ UMT5 = dataclasses.replace(
     MT5,
     table=[OWN_BIAS if row is SHARED_BIAS else row for row in TABLE],
     complete=with_own_bias,
+    tokenizer="",
     **of_library("UMT5"),
 )
