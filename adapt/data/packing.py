@@ -638,7 +638,7 @@ def pack_windows(
     rule: ShapeRule = CPU_SHAPES,
 ) -> Iterator[Windows]:
     """All sequences once, packed by length into batches of ``budget`` tokens R*C, by default those
-    of the ``rule``: at most three shapes in all, or two where it spares them.
+    of the ``rule``: a shape for each of its widths that some sequence needs.
 
     Raises :class:`ValueError` for a sequence longer than ``max_length``.
     """

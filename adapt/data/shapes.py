@@ -19,7 +19,7 @@ from adapt.devices import Device, this_device
 from adapt.models import EncoderConfig
 
 BUDGET = 1024  # tokens of a batch that is only computed forward, on a CPU
-SHORT = 128  # tokens of the rows of short texts, on an accelerator
+SHORT = 128  # tokens of the rows of short texts
 COMPILE_SECONDS = 20.0  # of a program on an accelerator; 18 for a step of MiniLM on an H100
 RATE = 50e12  # FLOP/s of an encoder on an accelerator: less than half of MiniLM's on an H100
 ELEMENTS = 32_768 * 384  # of a matrix of states that keeps an accelerator busy
@@ -55,8 +55,10 @@ class ShapeRule:
         takes less time than a program of their own.
         """
         longest = round_up(max_length, 8)
+        long = long_widths(longest)
         if not self.is_sparing:
-            return tuple(sorted({min(64, longest), min(128, longest), longest}))
+            return tuple(sorted({min(64, longest), min(128, longest), *long}))
+        longest = next(width for width in long if width >= lengths.max(initial=0))
         if longest <= SHORT:
             return (longest,)
         is_short = lengths <= SHORT
@@ -140,6 +142,18 @@ def step_flops(config: EncoderConfig) -> float:
     of_attention = 2 * (config.query_width + config.key_width)
     weights = config.width * (of_attention + config.mlp_kernels * config.mlp_width)
     return 6.0 * config.layers * weights
+
+
+def long_widths(longest: int) -> list[int]:
+    """The widths of rows for sequences of more than 128 tokens: 512, each double up to ``longest``,
+    and that. A row of 40,960 tokens for a text of 200 would be computed, and kept, in vain.
+    """
+    widths = []
+    width = 4 * SHORT
+    while width < longest:
+        widths.append(width)
+        width *= 2
+    return [*widths, longest]
 
 
 def least_padding(needed: np.ndarray, count: int = 3) -> tuple[tuple[int, ...], int]:

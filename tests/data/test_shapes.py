@@ -38,6 +38,17 @@ def test_a_cpu_has_the_shapes_that_it_had():
     assert rule.images(197) == 32
 
 
+def test_rows_are_no_wider_than_a_text_needs_where_positions_are_many():
+    lengths = np.array([3, 213])
+    for rule in (ShapeRule(), SPARING):
+        widths = rule.row_widths(lengths, 40_960)
+        assert min(width for width in widths if width >= 213) == 512
+    assert ShapeRule().row_widths(lengths, 3000) == (64, 128, 512, 1024, 2048, 3000)
+    assert SPARING.row_widths(np.array([2500]), 3000) == (3000,)
+    for batch in batches_of(texts([213, 3]), 40_960, ShapeRule(), few=True):
+        assert batch["segments"].shape[1] <= 512
+
+
 def test_a_batch_of_an_evaluation_is_as_large_as_model_and_memory_allow():
     assert SPARING.tokens == 32_768
     assert shape_rule(LARGE, H100).tokens == 8192
