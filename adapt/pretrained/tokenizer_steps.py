@@ -66,7 +66,7 @@ def as_t5(backend: Tokenizer, content: Settings, settings: Settings) -> None:
 
 def as_albert(backend: Tokenizer, content: Settings, settings: Settings) -> None:
     """ALBERT's: plain quotation marks, no accents and lower case unless they are to be kept."""
-    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     if not settings.get("keep_accents", False):
         steps += [normalizers.NFKD(), normalizers.StripAccents()]
     if settings.get("do_lower_case", True):
@@ -77,7 +77,7 @@ def as_albert(backend: Tokenizer, content: Settings, settings: Settings) -> None
 
 def as_deberta(backend: Tokenizer, content: Settings, settings: Settings) -> None:
     """DeBERTa-v2's and v3's: composed letters, one space for several, none at the end."""
-    steps = [normalizers.Lowercase()] if settings.get("do_lower_case", False) else []
+    steps: list[Any] = [normalizers.Lowercase()] if settings.get("do_lower_case", False) else []
     steps += [
         normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
         normalizers.NFC(),
