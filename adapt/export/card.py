@@ -86,7 +86,7 @@ This head was trained on the first token itself, where the class has a dense lay
 the identity with a bias so large that the activation lets everything through, and the classifier's bias takes it off again. Compute in
 float32. To train further, start from the run, not from here."""
 ADDED_PADDING = """\
-The tokenizer had no padding token: `{pad}` was added, with a row of zeros in the embedding. Pad on the right."""
+The tokenizer had no padding token of its own: `{pad}` was added, with a row of zeros in the embedding. Pad on the right."""
 RESIZING = """\
 Pictures were resized by Pillow. `backend="pil"` does the same; torchvision rounds some pixels to the next of 256 values."""
 GRAY = """\

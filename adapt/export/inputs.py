@@ -3,6 +3,7 @@ trained on.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,10 @@ SPECIAL = {
 def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], list[str]]:
     """(the run, the files, notes on them for the card).
 
-    All but language models need padding, by a token that no text holds: where the tokenizer has
-    none it gets one, and the embedding a row of zeros for it. (transformers takes for GPT-2's last
-    token the last that is not padding: with <|endoftext|> as padding, a text that ends in it would
-    be read wrong.)
+    All but language models need padding, by a token of its own: where the tokenizer has none it
+    gets one, and the embedding a row of zeros for it. (transformers takes for GPT-2's last token
+    the last that is not padding: with the end token as padding, a text that ends in it would be
+    read wrong.)
     """
     if run.image_settings:
         notes = [card.RESIZING]
@@ -53,14 +54,18 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
     if run.config.types == 1 and any(backend.encode("a", "a").type_ids):
         backend.post_processor = with_one_type(backend)
     notes = []
+    special = named_tokens(tokenizer, backend)
     if not isinstance(run.head, MaskedLM | CausalLM):
-        if "pad_token" not in special_tokens(backend):
-            backend.add_special_tokens([PAD])
+        token = padding_token(backend, special)
+        if token is None:
+            token = PAD
+            backend.add_special_tokens([token])
             # Read as it will be read: where ids have a gap, that gives the token another id than
             # adding it did.
             backend = copy_backend(backend)
             notes = [card.ADDED_PADDING.format(pad=PAD)]
-        pad = padding_id(backend)
+        special["pad_token"] = token
+        pad = padding_id(backend, token)
         if run.config.position_offset and pad != run.config.position_offset - 1:
             raise ExportError(
                 f"the padding token of {run.source} has the id {pad}, and the first row of its table "
@@ -68,11 +73,11 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
                 "positions by it"
             )
         run = with_padding(run, pad)
-    special = special_tokens(backend)
     settings = tokenizer_settings(run, tokenizer)
+    present = {name: token for name, token in special.items() if token is not None}
     files = {
         "tokenizer_config.json": json_text(settings | special),
-        "special_tokens_map.json": json_text(special),
+        "special_tokens_map.json": json_text(present),
         "tokenizer.json": backend.to_str(pretty=True),
     }
     return run, files, notes
@@ -99,9 +104,19 @@ def copy_backend(backend: Any) -> Any:
     return type(backend).from_str(backend.to_str())
 
 
-def padding_id(backend: Any) -> int:
+def padding_token(backend: Any, special: Mapping[str, str | None]) -> str | None:
+    """The padding token, which is no other named token and not put around texts; None for none."""
+    others = set(backend.encode("").tokens)
+    others |= {token for name, token in special.items() if name != "pad_token" and token}
+    for token in (special.get("pad_token"), special_tokens(backend).get("pad_token")):
+        if token and token not in others:
+            return token
+    return None
+
+
+def padding_id(backend: Any, token: str) -> int:
     """The id of the padding token. Raises :class:`ExportError` where another token has it, too."""
-    pad = backend.token_to_id(special_tokens(backend)["pad_token"])
+    pad = backend.token_to_id(token)
     ids = list(backend.get_vocab().values())
     if pad is None or ids.count(pad) > 1:
         raise ExportError(
@@ -111,9 +126,21 @@ def padding_id(backend: Any) -> int:
     return pad
 
 
+def named_tokens(tokenizer: Tokenizer, backend: Any) -> dict[str, str | None]:
+    """The special tokens by transformers' names: as the checkpoint names them, and by their
+    spelling those of which it says nothing. None where it says that there is none.
+    """
+    padding = tokenizer.named.get("pad_token")
+    special: dict[str, str | None] = {}
+    for name, token in special_tokens(backend).items():
+        if token != padding:
+            special[name] = token
+    return special | tokenizer.named
+
+
 def special_tokens(backend: Any) -> dict[str, str]:
-    """The special tokens by transformers' names. No others: naming one would change how texts are
-    split.
+    """The special tokens by how these families spell them. No others: naming one would change how
+    texts are split.
     """
     added = backend.get_added_tokens_decoder().values()
     special = {token.content for token in added if token.special}

@@ -34,6 +34,7 @@ from adapt.pretrained.images import LARGEST, ImageSettings, read_image_settings
 from adapt.pretrained.sentence_files import Embedding
 from adapt.pretrained.tokenizer import Tokenizer, check_long_rule
 from adapt.pretrained.tokenizer_files import (
+    NAMED,
     in_lower_case,
     load_tokenizer,
     read_tokenizer,
@@ -494,7 +495,8 @@ def with_inputs(model: Pretrained, folder: Path, hf: Mapping[str, Any]) -> Pretr
         max_length = min(length, config.positions)
         break
     model = dataclasses.replace(model, notes=(*model.notes, *found.notes))
-    return with_tokenizer(model, Tokenizer(found.backend, max_length), inner)
+    tokenizer = Tokenizer(found.backend, max_length, named=found.named)
+    return with_tokenizer(model, tokenizer, inner)
 
 
 def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pretrained:
@@ -721,6 +723,7 @@ def save_model(folder: Path, model: Pretrained, base: Mapping[str, str] | None =
         "max_length": model.tokenizer.max_length if model.tokenizer else None,
         "long": model.tokenizer.long if model.tokenizer else None,
         "stride": model.tokenizer.stride if model.tokenizer else None,
+        "special_tokens": model.tokenizer.named if model.tokenizer else None,
         "base": base,
         "images": dataclasses.asdict(model.image_settings) if model.image_settings else None,
         "imports": dict(model.imports),
@@ -793,6 +796,7 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
         long = content.get("long") or "head"  # older runs have none
         check_long_rule(long)
         stride = parse_stride(content)
+        named = parse_special_tokens(content)
     except (CheckpointError, ExtensionError):
         raise
     except (KeyError, TypeError, ValueError, StrategyError) as error:
@@ -808,7 +812,7 @@ def load_run_folder(folder: Path, source: str) -> Pretrained:
     tokenizer = load_tokenizer(folder, longest, long)
     if tokenizer is None:
         return run
-    return with_tokenizer(run, tokenizer.replaced(stride=stride), folder)
+    return with_tokenizer(run, tokenizer.replaced(stride=stride, named=named), folder)
 
 
 def parse_stride(content: Mapping[str, Any]) -> int | None:
@@ -817,6 +821,15 @@ def parse_stride(content: Mapping[str, Any]) -> int | None:
     if stride is not None and (type(stride) is not int or stride < 0):
         raise ValueError(f"stride {stride!r}")
     return stride
+
+
+def parse_special_tokens(content: Mapping[str, Any]) -> dict[str, str | None]:
+    """The special tokens by transformers' names, by model.json; older runs have none."""
+    named = dict(content.get("special_tokens") or {})
+    for name, token in named.items():
+        if name not in NAMED or not isinstance(token, str | None):
+            raise ValueError(f"special_tokens {name!r}: {token!r}")
+    return named
 
 
 def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrained:

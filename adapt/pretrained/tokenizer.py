@@ -129,6 +129,9 @@ class Tokenizer:
 
         tokens, truncated = tokenizer.encode(["a good film", "a dull one"])
         tokens[0]                       # int32 [n], the special tokens included
+
+    ``named`` are the special tokens by transformers' names (``pad_token``), None for one that the
+    checkpoint says it has not; what it does not say is not in it.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Tokenizer:
         long: Long = "head",
         side: str | None = None,
         stride: int | None = None,
+        named: Mapping[str, str | None] | None = None,
     ):
         backend.no_padding()
         # The side is the backend's own, which is right unless a checkpoint says otherwise.
@@ -152,6 +156,7 @@ class Tokenizer:
         self.long: Long = long
         self.stride = stride  # tokens between the windows that spans are read in; None: unsaid
         self.side = side.lower()
+        self.named = named_in(backend, named or {})
         self.by_rule: dict[str, Tokenizer] = {}
         self.unknown = UnknownTexts(
             unknown_token(backend), backend.num_special_tokens_to_add(is_pair=False)
@@ -164,6 +169,7 @@ class Tokenizer:
         max_length: int | None = None,
         long: Long | None = None,
         stride: int | None = None,
+        named: Mapping[str, str | None] | None = None,
     ) -> "Tokenizer":
         """The same tokenizer with other arguments; those that are None stay."""
         return Tokenizer(
@@ -172,6 +178,7 @@ class Tokenizer:
             self.long if long is None else long,
             self.side,
             self.stride if stride is None else stride,
+            self.named if named is None else named,
         )
 
     def cut_to(self, max_length: int) -> "Tokenizer":
@@ -363,6 +370,20 @@ def as_texts(texts: Any) -> list[Text]:
             raise DataError(f"`texts`[{row}] is another kind than `texts`[0]: give texts or pairs")
         checked.append(members if is_pair else str(text))
     return checked
+
+
+def named_in(
+    backend: tokenizers.Tokenizer, named: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """The named tokens without those that were left out of the tokenizer. One that is not an added
+    token is left out, too: naming it would change how texts are split.
+    """
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    kept = {}
+    for name, token in named.items():
+        if token is None or token in added:
+            kept[name] = token
+    return kept
 
 
 def copied(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

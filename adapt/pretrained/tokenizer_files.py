@@ -46,11 +46,14 @@ Settings = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """What a folder says of its tokenizer. ``max_length`` is None where it names no length."""
+    """What a folder says of its tokenizer. ``max_length`` is None where it names no length;
+    ``named`` is :class:`Tokenizer`'s.
+    """
 
     backend: tokenizers.Tokenizer
     max_length: Any
     notes: Sequence[str]
+    named: Mapping[str, str | None]
 
 
 def load_tokenizer(folder: Path, max_length: int, long: Long = "head") -> Tokenizer | None:
@@ -60,7 +63,9 @@ def load_tokenizer(folder: Path, max_length: int, long: Long = "head") -> Tokeni
     says, see :func:`read_tokenizer`.
     """
     files = read_tokenizer(folder, own_class=None, hf={})
-    return None if files is None else Tokenizer(files.backend, max_length, long)
+    if files is None:
+        return None
+    return Tokenizer(files.backend, max_length, long, named=files.named)
 
 
 def vocabulary_file(folder: Path) -> Path | None:
@@ -121,7 +126,12 @@ def read_tokenizer(
     length = settings.get("model_max_length", settings.get("max_len"))
     if isinstance(length, int | float) and length >= NO_LENGTH:
         length = None
-    return TokenizerFiles(backend, length, notes)
+    named: dict[str, str | None] = {}
+    for name in NAMED:
+        if name in special:
+            token = special[name]
+            named[name] = token.content if token else None
+    return TokenizerFiles(backend, length, notes, named)
 
 
 def check_no_sentencepiece(folder: Path) -> None:

@@ -21,6 +21,8 @@ from adapt.pretrained import hub
 from adapt.pretrained.images import read_image_settings
 from adapt.pretrained.sentence_files import Embedding
 from adapt.pretrained.tokenizer import Tokenizer
+from adapt.pretrained.tokenizer_files import NAMED
+from adapt.training.checkpoint import save_params
 from tests.helpers.exports import (
     LANGUAGE_MODELS,
     SENTENCE_TRANSFORMERS,
@@ -130,6 +132,73 @@ def test_a_tokenizer_without_padding_gets_a_token_and_the_embedding_a_row(tmp_pa
         dataclasses.replace(again, task=run.task, labels=run.labels), tmp_path / "second"
     )  # nothing is added now
     assert read(tmp_path / "second" / "config.json") == config
+
+
+def named_folder(tmp_path: Path, case: str, **named: str | None) -> Path:
+    """A checkpoint whose tokenizer_config.json names these tokens."""
+    folder = pretrained(tmp_path, case)
+    settings = read(folder / "tokenizer_config.json") | named
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def with_classes(model: hub.Pretrained) -> hub.Pretrained:
+    """The checkpoint with a classifier of the last token, of zeros."""
+    model = dataclasses.replace(model, head=Classifier(2, "last", bias=False), labels=("a", "b"))
+    head = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), model.model.shapes()["head"])
+    return dataclasses.replace(
+        model, task="classification", params={"encoder": model.params["encoder"], "head": head}
+    )
+
+
+def saved_and_loaded(folder: Path, run: hub.Pretrained) -> hub.Pretrained:
+    """A run as its folder keeps it."""
+    folder.mkdir()
+    hub.save_model(folder, run)
+    save_params(folder / "checkpoints", run.params)
+    return hub.load(folder)
+
+
+def exported_names(run: hub.Pretrained, out: Path) -> tuple[dict, dict]:
+    """(the named tokens of an export's tokenizer_config.json, those of special_tokens_map.json)."""
+    export(run, out)
+    settings = read(out / "tokenizer_config.json")
+    named = {name: settings[name] for name in NAMED if name in settings}
+    return named, read(out / "special_tokens_map.json")
+
+
+def test_the_special_tokens_that_a_folder_names_go_along_to_exports(tmp_path):
+    """As Qwen3's: <|endoftext|> is for padding, another token ends a text, and none begins one."""
+    named = {"pad_token": "<|endoftext|>", "eos_token": "</s>", "bos_token": None}
+    checkpoint = hub.load(named_folder(tmp_path, "qwen3_bare", **named))
+    run = saved_and_loaded(tmp_path / "run", with_classes(checkpoint))
+    told, present = exported_names(run, tmp_path / "of-run")
+    assert told.items() >= named.items()
+    assert present == {name: token for name, token in told.items() if token}
+    vocabulary = hub.load(tmp_path / "of-run").tokenizer.backend.get_vocab()
+    config = read(tmp_path / "of-run" / "config.json")
+    assert PAD not in vocabulary and config["pad_token_id"] == vocabulary["<|endoftext|>"]
+    assert exported_names(checkpoint, tmp_path / "plain") == (told, present)
+    again = hub.load(tmp_path / "plain")
+    assert exported_names(again, tmp_path / "second") == (told, present)
+
+
+@pytest.mark.parametrize("shared", [{"eos_token": "</s>"}, {}])
+def test_a_padding_token_that_texts_may_end_in_is_replaced_for_a_classifier(tmp_path, shared):
+    padding = "</s>" if shared else "<s>"  # <s> is before each text
+    folder = named_folder(tmp_path, "qwen3_bare", pad_token=padding, **shared)
+    told, _ = exported_names(with_classes(hub.load(folder)), tmp_path / "out")
+    assert told["pad_token"] == PAD and told.items() >= shared.items()
+
+
+def test_a_run_whose_folder_names_no_tokens_has_those_that_are_spelled_as_usual(tmp_path):
+    run = saved_and_loaded(tmp_path / "run", finished(tmp_path, "bert_bare_pooler", "cls"))
+    content = read(tmp_path / "run" / "model.json")
+    expected = exported_names(run, tmp_path / "new")
+    assert content.pop("special_tokens") == expected[0]
+    (tmp_path / "run" / "model.json").write_text(json.dumps(content))
+    assert exported_names(hub.load(tmp_path / "run"), tmp_path / "old") == expected
+    assert expected[1]["pad_token"] == "[PAD]" and expected[1]["mask_token"] == "[MASK]"
 
 
 def test_a_padding_token_never_takes_the_id_of_another(tmp_path):
