@@ -271,6 +271,33 @@ def test_a_causal_encoder_looks_at_nothing_that_is_ahead(case):
     assert not np.any(grad[0, 4:]) and not np.any(grad[1:])
 
 
+def aliases() -> list[tuple[str, str, str]]:
+    found = []
+    for model_type in families.FAMILIES:
+        pairs = families.get_family(model_type).aliases.items()
+        found += [(model_type, other, usual) for other, usual in pairs]
+    return found
+
+
+def test_the_families_with_aliases_are_those_of_the_original_library():
+    assert {row[0] for row in aliases()} == {"gpt2", "distilbert", "t5", "mt5", "umt5"}
+
+
+@pytest.mark.parametrize(("model_type", "other", "usual"), aliases())
+def test_an_entry_of_config_is_read_under_its_alias_and_a_contradiction_is_refused(
+    model_type, other, usual
+):
+    hf = next(says(name) for name in TEXT if says(name)["model_type"] == model_type)
+    config = families.read_config(hf, "memory")
+    value = hf[usual]
+    assert families.read_config(hf | {other: value}, "memory") == config
+    alone = {name: hf[name] for name in hf if name != usual} | {other: value}
+    assert families.read_config(alone, "memory") == config
+    contradiction = rf"^{other} is {2 * value} and {usual} is {value} in memory/config\.json"
+    with pytest.raises(CheckpointError, match=contradiction):
+        families.read_config(hf | {other: 2 * value}, "memory")
+
+
 def test_a_family_of_one_s_own_is_registered_under_the_model_type(tmp_path, monkeypatch):
     """A Family, or where it is: here BERT's under another name."""
     folder = tiny.checkpoint(tmp_path / "other", "bert_mlm_tied")

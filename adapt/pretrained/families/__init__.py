@@ -185,6 +185,8 @@ class Family:
     * ``complete(hf, fields) -> fields``: what the rows of ``config`` can't say. It raises
       :class:`CheckpointError` for what is not read.
     * ``settings(hf) -> hf``: the entries of the encoder, where config.json nests them in others.
+    * ``aliases``: another name of an entry in config.json -> the usual one, under which the rows and
+      ``complete`` read it: the ``attribute_map`` of transformers' configuration.
     * ``entries(config, head) -> entries of config.json``: the inverse of ``complete``. ``head`` is
       None for an encoder alone.
     * ``settle(config, tensors) -> config``: what the tensors of a file, by its own names, say of the
@@ -232,6 +234,7 @@ class Family:
     language_model: Callable[[EncoderConfig, bool], Any] = language_model
     tokenizer: str = ""
     settings: Callable[[Mapping[str, Any]], Mapping[str, Any]] = as_it_is
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     processor: str = "ViTImageProcessor"
     any_size: bool = False
     smooth_positions: bool = False
@@ -339,10 +342,25 @@ def tensor_rows(config: EncoderConfig, leaves: tree.Tree, head: Any = None) -> l
 
 
 def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
-    """config.json -> what fixes an encoder. Raises :class:`CheckpointError` where it does not."""
+    """config.json -> what fixes an encoder. Raises :class:`CheckpointError` where it does not.
+
+    ``where`` is the folder of the file. A family does not know it: its errors say "config.json",
+    which becomes the path here.
+    """
+    try:
+        return encoder_config(hf, where)
+    except CheckpointError as error:
+        said = str(error)
+        if where not in said:
+            said = said.replace("config.json", f"{where}/config.json", 1)
+        raise CheckpointError(said) from error
+
+
+def encoder_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
+    """What :func:`read_config` gives, by the rows of the family and its ``complete``."""
     model_type = hf["model_type"]
     family = get_family(model_type)
-    hf = family.settings(hf)
+    hf = usual_entries(family.settings(hf), family.aliases)
     fields: Fields = {"family": model_type}
     for ours, theirs, *default in reversed(family.config):
         if theirs not in hf and not default:
@@ -363,6 +381,25 @@ def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         # A padding token without a row. Padding is masked here, so that any token will do.
         config = dataclasses.replace(config, pad_token=0)
     return config
+
+
+def usual_entries(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
+    """The entries with those that have another name under the usual one, too.
+
+    Raises :class:`CheckpointError` where both are there and say different things: transformers takes
+    the other name then, which the original library may not know.
+    """
+    found = dict(hf)
+    for other, usual in aliases.items():
+        if other not in hf:
+            continue
+        if hf.get(usual, hf[other]) != hf[other]:
+            raise CheckpointError(
+                f"{other} is {hf[other]!r} and {usual} is {hf[usual]!r} in config.json: both are "
+                "names of one entry, remove the wrong one"
+            )
+        found[usual] = hf[other]
+    return found
 
 
 def config_entries(config: EncoderConfig) -> Fields:

@@ -52,6 +52,7 @@ PARTS = {
     "mask_predictions.": "replaced-token head",
     "lm_predictions.": "masked-LM head of the generator",
     "embeddings.position_embeddings.": "positions of no effect",
+    "encoder.LayerNorm.": "norm of relative positions of no effect",
     "pooler.": "pooler",
     "qa_outputs.bias": "span bias of no effect",
 }

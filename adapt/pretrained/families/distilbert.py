@@ -84,4 +84,9 @@ FAMILY = Family(
     sequence_heads=[Classifier(0, "cls", hidden="relu")],
     base_class="DistilBertModel",
     tokenizer="BertTokenizer",
+    aliases={
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+    },
 )

@@ -105,4 +105,10 @@ FAMILY = Family(
     sequence_heads=[Classifier(0, "last", bias=False)],
     base_class="GPT2Model",
     tokenizer="GPT2Tokenizer",
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
 )

@@ -62,6 +62,12 @@ TABLE = [
     *dense("classifier", "head/classifier"),
 ]
 GATED = "gated-"
+ALIASES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "head_dim": "d_kv",
+}
 ALWAYS = {
     "pre_norm": True,
     "norm_kind": "rms",
@@ -77,9 +83,12 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     if hf.get("is_decoder"):
         raise CheckpointError("is_decoder is true in config.json: only T5's encoder is read")
     name = str(fields["activation"])
-    fields |= {"gated_mlp": name.startswith(GATED), "activation": name.removeprefix(GATED)}
+    gated, activation = name.startswith(GATED), name.removeprefix(GATED)
     if name == "gated-gelu":  # the library's exception
-        fields["activation"] = "gelu_new"
+        activation = "gelu_new"
+    # Two more entries say the same, and transformers takes them over feed_forward_proj.
+    fields["gated_mlp"] = bool(hf.get("is_gated_act", gated))
+    fields["activation"] = hf.get("dense_act_fn", activation)
     return fields | ALWAYS | {"pad_token": fields["pad_token"] or 0}
 
 
@@ -120,6 +129,7 @@ FAMILY = Family(
     buffers=r"(encoder|decoder)\.embed_tokens\.weight",  # the shared table once more
     parts={"decoder.": "decoder", "lm_head.": "language-model head"},
     tokenizer="T5Tokenizer",
+    aliases=ALIASES,
     **of_library("T5"),
 )
 GATED_CONFIG = [row for row in CONFIG if row[0] != "activation"]
