@@ -58,6 +58,11 @@ def read(model_type: str, **entries: Any) -> EncoderConfig:
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
         (
             "gemma3_text",
+            {"rope_scaling": {"type": "linear", "factor": 3.0}},
+            "rope_scaling in memory/config.json has type 'linear' and no rope_type",
+        ),
+        (
+            "gemma3_text",
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}},
             "rope_type of sliding_attention",
         ),

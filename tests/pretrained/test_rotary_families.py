@@ -82,6 +82,13 @@ REFUSED = {
     "heads of an odd width": ("nomic_mlm", {"head_dim": 5}, "odd width"),
     "heads of a width that is none": ("nomic_mlm", {"head_dim": "wide"}, "'wide'"),
     "a window that is none": (MODERNBERT, {"local_attention": "wide"}, "local_attention"),
+    "half a window that is none": (MODERNBERT, {"sliding_window": "wide"}, "sliding_window"),
+    "half a window that is not half": (MODERNBERT, {"sliding_window": 99}, "sliding_window is 99"),
+    "scaled positions without rope_type": (
+        MODERNBERT,
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        "no rope_type",
+    ),
     "layers that are none": (
         MODERNBERT,
         {"num_hidden_layers": "four", "layer_types": None},
@@ -108,6 +115,15 @@ def test_what_is_not_computed_is_refused_by_name(name):
     case, changes, named = REFUSED[name]
     with pytest.raises(CheckpointError, match=named):
         config_of(case, **changes)
+
+
+def test_a_window_is_read_under_both_of_its_names():
+    config = config_of(MODERNBERT)
+    assert config_of(MODERNBERT, sliding_window=config.window) == config
+    hf = json.loads((REFERENCES / MODERNBERT / "config.json").read_text("utf-8"))
+    del hf["local_attention"]
+    assert read_config(hf, "memory").window == 64
+    assert read_config(hf | {"sliding_window": 3}, "memory").window == 3
 
 
 def test_frequencies_of_a_file_are_used_as_it_has_them():

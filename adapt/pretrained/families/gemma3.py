@@ -24,7 +24,7 @@ from adapt.pretrained.families.decoders import (
     window_entries,
     window_fields,
 )
-from adapt.pretrained.families.rope import scaling_entry, scaling_fields
+from adapt.pretrained.families.rope import scaling_entry, scaling_fields, scaling_of_kinds
 
 NORMS = {
     "input_layernorm": "attention_norm",
@@ -58,7 +58,7 @@ def rotary(hf: Mapping[str, Any]) -> Fields:
     """The positions of the global layers, which alone may be scaled, and of the local ones."""
     parameters = hf.get("rope_parameters") or {}
     everywhere = {"rope_theta": hf.get("rope_theta", 1e6)} | dict(parameters.get(GLOBAL) or {})
-    everywhere |= hf.get("rope_scaling") or {}
+    everywhere |= scaling_of_kinds(hf)
     local = {"rope_theta": hf.get("rope_local_base_freq", 1e4)} | dict(parameters.get(LOCAL) or {})
     if local.get("rope_type", "default") != "default":
         raise CheckpointError(

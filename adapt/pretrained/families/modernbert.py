@@ -19,7 +19,12 @@ from adapt.pretrained.families import (
     tie,
     under,
 )
-from adapt.pretrained.families.rope import entries_of, scaling_entry, scaling_fields
+from adapt.pretrained.families.rope import (
+    entries_of,
+    scaling_entry,
+    scaling_fields,
+    scaling_of_kinds,
+)
 
 KINDS = {"full_attention": False, "sliding_attention": True}  # of blocks: whether they are local
 CONFIG = [
@@ -67,9 +72,6 @@ TABLE = [
 def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     # What is no number is refused when all fields are there.
     layers = fields["layers"] if type(fields["layers"]) is int else 0
-    width = hf.get("local_attention", 128)
-    if type(width) is not int:
-        raise CheckpointError(f"local_attention is {width!r} in config.json: it must be a number")
     types = hf.get("layer_types")
     if types is None:
         every = hf.get("global_attn_every_n_layers", 3)
@@ -88,8 +90,30 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
         "first_norm": False,
         **rotary_fields(hf),
         "local_layers": tuple(n for n, kind in enumerate(types) if KINDS[kind]),
-        "window": width // 2,
+        "window": window(hf),
     }
+
+
+def window(hf: Mapping[str, Any]) -> int:
+    """How far a local block sees ahead and back: half of ``local_attention``, or ``sliding_window``,
+    by which transformers sets it, too.
+    """
+    said = {}
+    for entry, default in (("local_attention", 128), ("sliding_window", None)):
+        value = hf.get(entry, default)
+        if entry in hf and type(value) is not int:
+            raise CheckpointError(f"{entry} is {value!r} in config.json: it must be a number")
+        said[entry] = value
+    half = said["local_attention"] // 2
+    own = said["sliding_window"]
+    if own is None:
+        return half
+    if "local_attention" in hf and own != half:
+        raise CheckpointError(
+            f"sliding_window is {own} and local_attention {said['local_attention']} in config.json: "
+            "the first has to be half of the second, remove the wrong one"
+        )
+    return own
 
 
 def rotary_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +128,7 @@ def rotary_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
     local = {"rope_theta": hf.get("local_rope_theta", 10_000.0)}
     everywhere |= entries_of(parameters, "full_attention")
     local |= entries_of(parameters, "sliding_attention")
-    local |= entries_of(hf, "rope_scaling")  # of both kinds
+    local |= scaling_of_kinds(hf)  # of both kinds
     if scaling_fields(local).get("rotary_factor", 1) != 1:
         raise CheckpointError(
             "the positions of sliding_attention in config.json are scaled: only those of "

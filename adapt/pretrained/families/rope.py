@@ -48,6 +48,21 @@ def entries_of(hf: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
+def scaling_of_kinds(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The object ``rope_scaling`` of a family whose kinds of layers have positions of their own.
+
+    Raises :class:`CheckpointError` for one that says its kind by ``type``, the older name, alone:
+    transformers 4 scales by it, and transformers 5 does not.
+    """
+    found = entries_of(hf, "rope_scaling")
+    if "rope_type" not in found and found.get("type", "default") != "default":
+        raise CheckpointError(
+            f"rope_scaling in config.json has type {found['type']!r} and no rope_type, without which "
+            "transformers 5 does not scale: call it rope_type, or remove rope_scaling"
+        )
+    return found
+
+
 def scaling_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an object such as ``rope_parameters``."""
     kind = rope.get("rope_type", rope.get("type", "default"))
