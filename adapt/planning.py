@@ -65,8 +65,8 @@ from adapt.training.step import State, Step, cast_kernels, init_state, make_step
 TOP = re.compile(r"top:\d+")
 ALSO = ("bitfit", "lora:8", "adapters:16")  # planned for besides full, top:K and frozen
 FIT = "full"  # the strategy whose steps are fitted to the memory
-# Of the device's memory that a step may take: batches that wait lie there, too, what is copied for
-# a checkpoint, and gaps between arrays.
+# The share of the device's memory that a step may take. The rest is for batches that wait there, for
+# what is copied for a checkpoint, and for gaps between arrays.
 MEMORY_SHARE = 0.9
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
 

@@ -72,12 +72,14 @@ class Measured:
         self.found: dict[tuple[str, int, int], float] = {}
 
     def nbytes(self, remat: str, micro_batch: int, accumulate: int) -> float:
+        """The bytes that a step needs; infinite where the compiler refuses it."""
         key = (remat, micro_batch, accumulate)
         if key not in self.found:
             self.found[key] = self.measure(*key)
         return self.found[key]
 
     def fits(self, remat: str, micro_batch: int, accumulate: int) -> bool:
+        """Whether a step needs no more than the device's memory."""
         return self.nbytes(remat, micro_batch, accumulate) <= self.memory
 
 
@@ -147,10 +149,8 @@ def largest_part(steps: Measured, remat: str, batch_size: int) -> int | None:
     if steps.fits(remat, batch_size, 1):
         return batch_size
     parts = [size for size in range(1, batch_size) if batch_size % size == 0]
-    fitting, refused = (
-        -1,
-        len(parts),
-    )  # the largest that is known to fit, the smallest that does not
+    fitting = -1  # the index of the largest part that is known to fit
+    refused = len(parts)  # and of the smallest that is known not to
     points = {batch_size: steps.nbytes(remat, batch_size, 1)}
     while refused - fitting > 1:
         guess = guess_part(parts, points, steps.memory, fitting, refused)
@@ -166,8 +166,8 @@ def largest_part(steps: Measured, remat: str, batch_size: int) -> int | None:
 def guess_part(
     parts: list[int], points: Mapping[int, float], memory: float, fitting: int, refused: int
 ) -> int:
-    """Which part between two to compile next: the largest that a line says would fit; in the middle
-    where there is no line.
+    """The index of the part to compile next, between ``fitting`` and ``refused``: the largest that
+    should fit by :func:`line_at`; the middle one where there is no line.
     """
     examples = line_at(points, memory)
     if examples is None:
@@ -178,8 +178,8 @@ def guess_part(
 
 
 def line_at(points: Mapping[int, float], memory: float) -> float | None:
-    """How many examples the line through the measured bytes nearest to ``memory`` gives it; None
-    without two such points, or where bytes do not grow.
+    """How many examples should need ``memory``, by the line through the two measurements nearest to
+    it; None without two finite ones, or where the bytes do not grow with the examples.
     """
     finite = [(size, nbytes) for size, nbytes in points.items() if nbytes < float("inf")]
     nearest = sorted(finite, key=lambda point: abs(point[1] - memory))[:2]

@@ -86,13 +86,20 @@ class Augmentation:
         if not cuts:
             return np.float32(share) * own + np.float32(1 - share) * other, share
         size = len(own)
-        side = math.sqrt(1 - share) * size / 2
+        half = math.sqrt(1 - share) * size / 2
         middle_y, middle_x = rng.uniform(0, size, 2)
-        top, bottom = (int(np.clip(round(middle_y + sign * side), 0, size)) for sign in (-1, 1))
-        left, right = (int(np.clip(round(middle_x + sign * side), 0, size)) for sign in (-1, 1))
+        top, bottom = clipped_span(middle_y, half, size)
+        left, right = clipped_span(middle_x, half, size)
         mixed = own.copy()
         mixed[top:bottom, left:right] = other[top:bottom, left:right]
         return mixed, 1 - (bottom - top) * (right - left) / size**2
+
+
+def clipped_span(middle: float, half: float, size: int) -> tuple[int, int]:
+    """(first pixel, the one after the last) of a span around ``middle``, cut off at the borders."""
+    first = int(np.clip(round(middle - half), 0, size))
+    end = int(np.clip(round(middle + half), 0, size))
+    return first, end
 
 
 # The streams of random numbers of an example.
@@ -108,8 +115,10 @@ def generators(seed: int, epoch: int, rows: np.ndarray, stream: int) -> list[np.
 def crop_box(
     width: int, height: int, least: float, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a random part of a picture: of its area a share from ``least``
-    to 1, three to four or four to three at the most; the middle where none fits.
+    """(left, top, right, bottom) of a random part of a picture, in pixels.
+
+    It has a share of the area from ``least`` to 1, and an aspect within :data:`ASPECTS` (Szegedy et
+    al. 2015). Where none of :data:`TRIES` fits into the picture it is the middle.
     """
     for _ in range(TRIES):
         area = width * height * rng.uniform(least, 1)
@@ -157,8 +166,8 @@ def parse(names: Sequence[str]) -> Augmentation | None:
 
 
 def mixed_arrays(labels: Arrays, shares: np.ndarray, slots: int) -> Arrays:
-    """What a mixed batch has beside its own labels: the others' labels, and the own share [slots]
-    of each example. ``labels`` are the targets of the others.
+    """What a mixed batch has beside its own labels: ``other_label``, from the targets ``labels`` of
+    the pictures mixed in, and ``own_share``, float32 [slots], 1 for empty slots.
     """
     share = np.ones(slots, np.float32)
     share[: len(shares)] = shares

@@ -234,15 +234,15 @@ class Examples:
             rows = self.sequences_of(index)
             views = generators(seed, epoch, rows, VIEWS)
             pixels = self.file_sequences.load_views(rows, self.augmentation, views)
-            of_mixing: Arrays = {}
+            mixing: Arrays = {}
             if self.augmentation.mixes and len(index):
                 rngs = generators(seed, epoch, rows, MIXING)
                 pixels, shares = self.augmentation.mix(pixels, rngs)
                 others = self.labels[np.roll(index, -1)]
                 targets = packing.make_targets(others, {}, shapes.examples, None)
-                of_mixing = mixed_arrays(targets, shares, shapes.examples)
+                mixing = mixed_arrays(targets, shares, shapes.examples)
             batch = packing.image_batch(pixels, shapes.width, shapes.examples)
-            batches.append(batch | of_mixing)
+            batches.append(batch | mixing)
         return batches
 
     def training_arrays(self, index: np.ndarray, inputs: Arrays, shapes: BatchShapes) -> Arrays:

@@ -1,7 +1,7 @@
 """Heads of sequences as transformers' classes hold them.
 
-A class has one head: the first token through a dense layer and tanh, say, and a projection. A head
-of another make fits it where its weights can be written so that the class computes the same.
+A class has one head: the first token through a dense layer and tanh, say, and a projection. Another
+head fits it where weights can be written with which the class computes the same.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from adapt.models import Classifier
 from adapt.pretrained import hub
 from adapt.pretrained.families import Family
 
-# Hidden activations under which a head without a hidden layer can be written.
-STRAIGHT = ("tanh", "relu", "gelu")
-SCALE = np.float32(2.0**-16)  # exact
-FLAT = 8.0  # from here on gelu(x) is x in float32
+# Hidden activations through which a head without a hidden layer can be written.
+NEARLY_LINEAR = ("tanh", "relu", "gelu")
+TANH_SCALE = np.float32(2.0**-16)  # a power of two, so that scaling is exact
+GELU_LINEAR_FROM = 8.0  # from here on gelu(x) is x in float32
 
 
 def target_of(head: Classifier, family: Family) -> Classifier | None:
@@ -35,8 +35,8 @@ def holds(target: Classifier, head: Classifier) -> bool:
     pooling, hidden, has_norm = shape_of(target)
     if shape_of(head) == (pooling, hidden, has_norm) or is_half(target, head):
         return True
-    is_straight = hidden in STRAIGHT and not has_norm
-    return shape_of(head) == ("cls", "", False) and pooling == "cls" and is_straight
+    is_plain = shape_of(head) == ("cls", "", False)
+    return is_plain and pooling == "cls" and hidden in NEARLY_LINEAR and not has_norm
 
 
 def is_half(target: Classifier, head: Classifier) -> bool:
@@ -58,8 +58,9 @@ def with_other_half(leaves: tree.Tree, pooling: str) -> tree.Tree:
 
 
 def shape_of(head: Classifier) -> tuple[str, str, bool]:
-    """(pooling, activation of the hidden layer or "", whether a norm follows it). The pooler is a
-    hidden layer by another name.
+    """(pooling, activation of the hidden layer or "", whether a norm follows it).
+
+    The pooler is a hidden layer by another name.
     """
     if head.pooling == "pooler":
         return "cls", "tanh", False
@@ -78,10 +79,10 @@ def fit(run: hub.Pretrained, target: Classifier) -> tuple[hub.Pretrained, list[s
     elif is_half(target, run.head):
         leaves = with_other_half(leaves, run.head.pooling)
     elif shape_of(target)[1] == "tanh":
-        leaves = straight_tanh(leaves, layer, run.config.width)
+        leaves = through_tanh(leaves, layer, run.config.width)
         notes.append(card.STRAIGHT_POOLER)
     else:
-        leaves = straight_ramp(run, layer)
+        leaves = through_shifted_relu(run, layer)
         notes.append(card.SHIFTED)
     if target.bias and "bias" not in leaves["classifier"]:
         zeros = np.zeros(run.head.classes, np.float32)
@@ -92,30 +93,31 @@ def fit(run: hub.Pretrained, target: Classifier) -> tuple[hub.Pretrained, list[s
     return dataclasses.replace(run, head=head, params=run.params | {"head": leaves}), notes
 
 
-def straight_tanh(leaves: tree.Tree, layer: str, width: int) -> tree.Tree:
-    """A head on the first token as dense, tanh and classifier.
+def through_tanh(leaves: tree.Tree, layer: str, width: int) -> tree.Tree:
+    """The leaves of a head on the first token as dense, tanh and classifier.
 
-    tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16, which is exact, an x of 20 comes through to 3e-8
-    of itself.
+    tanh(y) = y (1 - y^2/3 + ...): scaled by 2^-16 before it and back after it, a feature of 20
+    comes through to 3e-8 of itself.
     """
     classifier = leaves["classifier"]
     identity = np.eye(width, dtype=np.float32)
     return {
-        layer: {"kernel": identity * SCALE, "bias": np.zeros(width, np.float32)},
-        "classifier": classifier | {"kernel": np.asarray(classifier["kernel"]) / SCALE},
+        layer: {"kernel": identity * TANH_SCALE, "bias": np.zeros(width, np.float32)},
+        "classifier": classifier | {"kernel": np.asarray(classifier["kernel"]) / TANH_SCALE},
     }
 
 
-def straight_ramp(run: hub.Pretrained, layer: str) -> tree.Tree:
-    """A head on the first token as dense, relu or gelu, and classifier.
+def through_shifted_relu(run: hub.Pretrained, layer: str) -> tree.Tree:
+    """The leaves of a head on the first token as dense, relu or gelu, and classifier.
 
-    The dense layer adds to each feature so much that it is never negative, and the classifier's bias
-    takes it off again. A feature after a layer normalisation is at most |bias| + |scale| sqrt(D).
+    The dense layer shifts each feature so far that it is never negative, and the classifier's bias
+    takes the shift off again. After a layer normalisation a feature is at most
+    |bias| + |scale| sqrt(D).
     """
     width = run.config.width
     norm = last_norm(run)
     largest = np.abs(norm["scale"]) * np.sqrt(width)
-    shift = (np.abs(norm.get("bias", 0.0)) + largest + FLAT).astype(np.float32)
+    shift = (np.abs(norm.get("bias", 0.0)) + largest + GELU_LINEAR_FROM).astype(np.float32)
     classifier = run.params["head"]["classifier"]
     kernel = np.asarray(classifier["kernel"])
     bias = np.asarray(classifier.get("bias", np.zeros(kernel.shape[1], np.float32)), np.float64)

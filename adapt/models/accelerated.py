@@ -20,8 +20,8 @@ target_device: contextvars.ContextVar[Any] = contextvars.ContextVar("target_devi
 
 @dataclasses.dataclass(frozen=True)
 class PackedKernel:
-    """That this project's kernels may be used, such as that of
-    :mod:`adapt.models.packed_attention`, and on what mesh.
+    """The permission to use this project's kernels, such as that of
+    :mod:`adapt.models.packed_attention`, and the mesh that they run on.
     """
 
     mesh: Mesh | None = None
@@ -44,7 +44,7 @@ def set_contextvar(variable: contextvars.ContextVar[Any], value: Any) -> Iterato
 
 
 def device_of_program() -> Any:
-    """The device that is compiled for."""
+    """The device that programs are compiled for: :data:`target_device`, or this process's first."""
     return target_device.get() or jax.local_devices()[0]
 
 

@@ -77,14 +77,7 @@ class Attention(nn.Module):
         width = x_RCD.shape[-1]
         x_RCD = x_RCD.astype(self.dtype)
 
-        layers = [
-            Dense(width, outputs, has_bias, c.init_range, self.dtype, c, name=name)
-            for name, outputs, has_bias in (
-                ("query", c.query_width, c.qkv_bias),
-                ("key", c.key_width, c.qkv_bias and c.key_bias),
-                ("value", c.key_width, c.qkv_bias),
-            )
-        ]
+        layers = self.projections(width)
         joint_RC3HK = None
         if c.query_width == c.key_width:
             kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
@@ -116,8 +109,8 @@ class Attention(nn.Module):
         # From here on all heads have keys and values, and scores the scale that kernels know.
         k, v = (repeat_heads(states, c.heads) for states in (k, v))
         q = prescale(q, c.attention_scale)
-        are_projected = all(a is b for a, b in zip((q, k, v), projected, strict=True))
-        if not are_projected:
+        are_as_projected = all(a is b for a, b in zip((q, k, v), projected, strict=True))
+        if not are_as_projected:
             joint_RC3HK = None
 
         dropout = None
@@ -131,6 +124,17 @@ class Attention(nn.Module):
             c.query_width, width, c.output_bias, c.init_range, self.dtype, c, name="output"
         )
         return output(mixed)
+
+    @nn.nowrap
+    def projections(self, width: int) -> list[Dense]:
+        """The dense layers of query, key and value."""
+        c = self.config
+        options = (c.init_range, self.dtype, c)
+        return [
+            Dense(width, c.query_width, c.qkv_bias, *options, name="query"),
+            Dense(width, c.key_width, c.qkv_bias and c.key_bias, *options, name="key"),
+            Dense(width, c.key_width, c.qkv_bias, *options, name="value"),
+        ]
 
     @nn.nowrap
     def relative_bias(
@@ -172,7 +176,9 @@ def repeat_heads(x_RGTK: jax.Array, heads: int) -> jax.Array:
 
 
 def prescale(q_RHCK: jax.Array, scale: float) -> jax.Array:
-    """Queries whose scores, divided by sqrt(K) as :func:`attend` does, have this scale; 0: that."""
+    """Queries whose scores have this scale after :func:`attend` divides them by sqrt(K). A scale of
+    0 is that division alone.
+    """
     width = q_RHCK.shape[-1]
     return q_RHCK if scale in (0, width**-0.5) else q_RHCK * (scale * width**0.5)
 

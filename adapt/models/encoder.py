@@ -30,7 +30,7 @@ class TextEmbedding(nn.Module):
     """The sum of token, position and type embeddings, [R, C, D]; BERT normalises it. ELECTRA's and
     ALBERT's tables are narrower, and a dense layer follows.
 
-    Positions of another kind than "learned" are none of its.
+    Only positions of the kind "learned" are added here; blocks compute the other kinds.
     """
 
     config: EncoderConfig
@@ -207,7 +207,7 @@ class Block(nn.Module):
 
 
 def identity(x: jax.Array) -> jax.Array:
-    """``x``: what a block does in place of a norm that it has not."""
+    """``x``, in place of a norm that a block does not have."""
     return x
 
 
@@ -254,9 +254,9 @@ class Encoder(nn.Module):
         return self.embedding(batch, deterministic)
 
     def relations(self, batch: Batch) -> dict[str, jax.Array]:
-        """What the attention of every block is told of distances: fields of its pattern.
+        """What the attention of all blocks reads of distances: fields of their patterns.
 
-        One for all blocks of a pass. {} for an encoder without such a table.
+        It is computed once a pass. {} for an encoder without a table that all blocks share.
         """
         c = self.config
         table: Any = getattr(self, "relative", None)

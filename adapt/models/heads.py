@@ -174,8 +174,7 @@ class Classifier(nn.Module):
       :class:`AttentionPooler`. ``"pooler"``, ``"attention"``, ``"patch_norm"``, ``"projection"``
       and ``"map"`` have weights, which are the head's own.
     * ``layers``: the layers that the head reads, 0 the embedding, k the k-th block; empty: the
-    last.
-      Several come side by side, [R, C, layers * D].
+      last. Several come side by side, [R, C, layers * D].
     * ``mix``: ``"concat"`` leaves them so (BERT's feature-based approach, Devlin et al. 2019, 5.3),
       ``"learned"`` mixes them to [N, D] (ELMo's scalar mix, Peters et al. 2018, eq. 1).
     * ``hidden``: the activation of a dense layer between what is pooled and the projection; "" for no
@@ -286,8 +285,9 @@ class Classifier(nn.Module):
 
 
 def hidden_layer(head: Any, x: jax.Array) -> jax.Array:
-    """What the layer before the projection of a ``head`` puts out, [..., D]: dense, activation and,
-    if it has one, a norm. They are parts of the head, in whose call this is called.
+    """The output of a head's hidden layer, [..., D]: dense, activation and, if it has one, a norm.
+
+    The layers become submodules of ``head``, so that only its compact call may call this.
     """
     width = x.shape[-1]
     x = Dense(width, width, head.hidden_bias, dtype=head.dtype, name="hidden")(x)

@@ -1,9 +1,10 @@
 """norm(x + dropout(y)) and its gradient, each as one kernel for GPUs.
 
-XLA makes six kernels of the two, which write the sum, its distance from the mean and the upstream
-gradient's in float32, and read them again. These read and write what has to be: forward x and y,
-the sum and its norm; backward the upstream gradient and the sum, the gradients of x and of y.
-Dropout's bits are those of :class:`adapt.models.layers.Dropout`, made again in the backward pass.
+XLA makes six kernels of the two, which write the sum, its distance from the mean and that of the
+upstream gradient in float32, and read them again. The two kernels here move no more than they must.
+The forward one reads x and y, and writes the sum and its norm. The backward one reads the upstream
+gradient and the sum, and writes the gradients of x and of y. Dropout's bits are those of
+:class:`adapt.models.layers.Dropout`, made again in the backward pass.
 
 Shapes in names: N tokens, D width, B tokens of a block.
 """
@@ -21,9 +22,9 @@ from jax.experimental.pallas import triton as plgpu
 
 from adapt.models.counter_dropout import bits_of
 
-ROWS = 4  # tokens that a program holds at once, at most
-ELEMENTS = 4096  # and numbers of each array: 32 in a thread, so that all stay in registers
-STEPS = 8  # times that, one after the other, in a program of the gradient, at most
+ROWS = 4  # tokens of a block, at most
+ELEMENTS = 4096  # numbers of a block, at most: 32 in a thread, so that all stay in registers
+STEPS = 8  # blocks that a program of the gradient takes one after the other, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,9 @@ def normalised_sum(
 ) -> jax.Array:
     """The layer norm (Ba et al. 2016) of x + dropout(y), [..., D], in the dtype of ``x``.
 
-    It is computed in float32; the sum that the backward pass reads is rounded to that dtype. ``words`` uint32 [2] are those of
-    dropout, None without. It has a gradient, a rule for :func:`jax.vmap`, and none for forward
-    differentiation.
+    It is computed in float32; the sum that the backward pass reads is rounded to the dtype of
+    ``x``. ``words`` uint32 [2] seed dropout; None is no dropout. The function has a gradient and a
+    rule for :func:`jax.vmap`, and none for forward differentiation.
     """
     width = x.shape[-1]
     plan = Plan(x.size // width, width, epsilon, rate if words is not None else 0.0, interpret)
@@ -130,9 +131,11 @@ def backward(plan: Plan, residuals: Any, upstream_ND: jax.Array) -> tuple[Any, .
         numbers,
         outputs,
     )
-    of_sum_ND, of_scale, of_bias, *dropped = gradients
-    of_y_ND = dropped[0] if dropped else of_sum_ND
-    return of_sum_ND, of_y_ND, of_scale.sum((0, 1)), of_bias.sum((0, 1)), None
+    sum_gradient_ND, scale_partials, bias_partials, *y_gradients = gradients
+    y_gradient_ND = y_gradients[0] if y_gradients else sum_gradient_ND
+    scale_gradient_D = scale_partials.sum((0, 1))
+    bias_gradient_D = bias_partials.sum((0, 1))
+    return sum_gradient_ND, y_gradient_ND, scale_gradient_D, bias_gradient_D, None
 
 
 norm_of_sum.defvjp(forward, backward)
@@ -192,13 +195,14 @@ def backward_kernel(
     sum_ref: Any,
     scale_ref: Any,
     numbers_ref: Any,
-    of_sum_ref: Any,
-    of_scale_ref: Any,
-    of_bias_ref: Any,
-    of_y_ref: Any = None,
+    sum_gradient_ref: Any,
+    scale_gradient_ref: Any,
+    bias_gradient_ref: Any,
+    y_gradient_ref: Any = None,
 ) -> None:
-    """The gradients of the sums of some blocks of tokens, and what these add to those of the
-    vectors. ``of_y_ref`` gets that of y where dropout makes it another.
+    """The gradients of the sums of some blocks of tokens, and what these tokens add to the
+    gradients of scale and bias. ``y_gradient_ref`` gets the gradient of y where dropout makes it
+    another.
     """
     columns = jax.lax.broadcasted_iota(jnp.int32, (1, plan.stored_width), 1)
     is_inside = columns < plan.width
@@ -206,29 +210,35 @@ def backward_kernel(
     first = pl.program_id(0) * np.int32(plan.rows * plan.steps)
 
     def step(index: Any, carry: Any) -> Any:
-        of_scale_D, of_bias_D = carry
+        scale_gradient_D, bias_gradient_D = carry
         start = pl.multiple_of(index * np.int32(plan.rows), plan.rows)
         span = (pl.ds(start, plan.rows), slice(None))
         upstream_BD = load(upstream_ref.at[span], is_inside)
         sum_BD = load(sum_ref.at[span], is_inside)
         normed_BD, inverse_B1 = normalised(plan, sum_BD, is_inside)
 
-        of_normed_BD = upstream_BD * scale_D
-        mean_B1 = jnp.sum(of_normed_BD, 1, keepdims=True) / plan.width
-        along_B1 = jnp.sum(of_normed_BD * normed_BD, 1, keepdims=True) / plan.width
-        of_sum_BD = inverse_B1 * (of_normed_BD - mean_B1 - normed_BD * along_B1)
-        plgpu.store(of_sum_ref.at[span], of_sum_BD.astype(of_sum_ref.dtype), mask=is_inside)
-        if of_y_ref is not None:
-            of_y_BD = dropped(plan, of_sum_BD, numbers_ref, first + start, columns)
-            plgpu.store(of_y_ref.at[span], of_y_BD.astype(of_y_ref.dtype), mask=is_inside)
-        of_scale_D = of_scale_D + jnp.sum(upstream_BD * normed_BD, 0, keepdims=True)
-        of_bias_D = of_bias_D + jnp.sum(upstream_BD, 0, keepdims=True)
-        return of_scale_D, of_bias_D
+        normed_gradient_BD = upstream_BD * scale_D
+        mean_B1 = jnp.sum(normed_gradient_BD, 1, keepdims=True) / plan.width
+        along_B1 = jnp.sum(normed_gradient_BD * normed_BD, 1, keepdims=True) / plan.width
+        sum_gradient_BD = inverse_B1 * (normed_gradient_BD - mean_B1 - normed_BD * along_B1)
+        plgpu.store(
+            sum_gradient_ref.at[span],
+            sum_gradient_BD.astype(sum_gradient_ref.dtype),
+            mask=is_inside,
+        )
+        if y_gradient_ref is not None:
+            y_gradient_BD = dropped(plan, sum_gradient_BD, numbers_ref, first + start, columns)
+            plgpu.store(
+                y_gradient_ref.at[span], y_gradient_BD.astype(y_gradient_ref.dtype), mask=is_inside
+            )
+        scale_gradient_D = scale_gradient_D + jnp.sum(upstream_BD * normed_BD, 0, keepdims=True)
+        bias_gradient_D = bias_gradient_D + jnp.sum(upstream_BD, 0, keepdims=True)
+        return scale_gradient_D, bias_gradient_D
 
     zeros = jnp.zeros((1, plan.stored_width), jnp.float32)
-    of_scale_D, of_bias_D = jax.lax.fori_loop(0, plan.steps, step, (zeros, zeros))
-    plgpu.store(of_scale_ref, of_scale_D, mask=is_inside)
-    plgpu.store(of_bias_ref, of_bias_D, mask=is_inside)
+    scale_gradient_D, bias_gradient_D = jax.lax.fori_loop(0, plan.steps, step, (zeros, zeros))
+    plgpu.store(scale_gradient_ref, scale_gradient_D, mask=is_inside)
+    plgpu.store(bias_gradient_ref, bias_gradient_D, mask=is_inside)
 
 
 def load(ref: Any, is_inside: Any) -> jax.Array:
@@ -237,7 +247,7 @@ def load(ref: Any, is_inside: Any) -> jax.Array:
 
 
 def normalised(plan: Plan, sum_BD: jax.Array, is_inside: Any) -> tuple[jax.Array, jax.Array]:
-    """(each row less its mean, over its standard deviation; one over that, [B, 1])."""
+    """(rows with mean 0 and deviation 1, [B, D]; one over the deviations they had, [B, 1])."""
     mean_B1 = jnp.sum(sum_BD, 1, keepdims=True) / plan.width
     centred_BD = jnp.where(is_inside, sum_BD - mean_B1, np.float32(0))
     variance_B1 = jnp.sum(centred_BD * centred_BD, 1, keepdims=True) / plan.width

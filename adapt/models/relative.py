@@ -1,7 +1,7 @@
 """What attention adds to a score for how far apart two tokens are.
 
-The examples of a packed row are each contiguous there, so that the difference of two places of a
-row is that of the positions, wherever an example starts: what is added depends on places alone.
+Each example of a packed row is contiguous. So the difference of two places in the row is the
+difference of their positions, wherever the example starts, and what is added needs places alone.
 
 Shapes in names: R rows, C tokens a row, D width, H heads, K width of a head, B buckets, U buckets
 in use, L differences of places.
@@ -41,8 +41,10 @@ class RelativeBias(nn.Module):
 
 
 class RelativeStates(nn.Module):
-    """A state for each bucket of differences, of which blocks make keys and queries (He et al.
-    2021, 3.1): ``tokens`` a row -> [U, D], those that such a row needs, see :func:`used_buckets`.
+    """A state for each bucket of differences, which blocks project to keys and queries (He et al.
+    2021, 3.1).
+
+    ``tokens`` a row -> [U, D], the states that such a row needs, see :func:`used_buckets`.
 
     The parameter ``table`` is [2 B, D].
     """
@@ -63,18 +65,18 @@ class RelativeStates(nn.Module):
 
 
 def differences(tokens: int) -> np.ndarray:
-    """By how many places a key may be ahead of a query, int [L]: from 1 - C on.
+    """By how many places a key may be ahead of a query, int [L]: from 1 - C to C.
 
-    The last of the 2 C is more than a row has: with it :func:`by_places` is one reshaping.
+    C itself, the last of the 2 C, is more than a row has: with it :func:`by_places` is one reshape.
     """
     return np.arange(1 - tokens, tokens + 1)
 
 
 def by_places(x_L: jax.Array) -> jax.Array:
-    """What queries have for differences, [..., C, L], as what they have for keys: [..., C, C].
+    """Values of queries and differences, [..., C, L], as those of queries and keys, [..., C, C].
 
-    x[i, j - i + C - 1] -> y[i, j]. A row of L that begins one place earlier for each query is a
-    slice of them all, one after the other; a gather would be slow, and its gradient slower.
+    y[i, j] = x[i, j - i + C - 1]: each query's slice begins one place before the last one's. In the
+    flattened array all slices are one slice. A gather would be slow, and its gradient slower.
     """
     *lead, tokens, count = x_L.shape
     flat = x_L.reshape(*lead, tokens * count)
@@ -149,7 +151,7 @@ def disentangled_bias(
         scores_RHCL = jnp.einsum("RHCK,HLK->RHCL", q_RHCK * scale, keys_HUK[:, place_L])
         bias_RHCC += by_places(scores_RHCL)
     if queries_HUK is not None:
-        # For keys the differences run the other way, and the last of them is any.
+        # Seen from keys the differences run the other way; the last of them is never read.
         mirrored_L = np.append(place_L[:-1][::-1], place_L[0])
         scores_RHCL = jnp.einsum("RHCK,HLK->RHCL", k_RHCK * scale, queries_HUK[:, mirrored_L])
         bias_RHCC += by_places(scores_RHCL).swapaxes(-1, -2)

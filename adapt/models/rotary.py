@@ -48,12 +48,14 @@ def frequencies(width: int, base: float, dtype: str = "float32") -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """How angles are made smaller, so that texts longer than those of pre-training can be read.
+    """How frequencies are lowered for texts longer than those of pre-training.
 
-    All are divided by ``factor``: position interpolation (Chen et al. 2023, eq. 4), "linear". With
-    a ``length`` this depends on how often an angle turns round within so many tokens: less often
-    than ``slow``, it is divided; more often than ``fast``, it stays; between them it is both in
-    part. That is what Llama 3.1 does, "llama3".
+    * ``factor``: what frequencies are divided by; 1 leaves them as they are. This alone is position
+      interpolation (Chen et al. 2023, eq. 4), "linear" in config.json.
+    * ``length``: the tokens of a text of pre-training; 0 divides all frequencies alike. Otherwise a
+      frequency that makes fewer than ``slow`` rotations within ``length`` tokens is divided, one
+      that makes more than ``fast`` is kept, and between them the two are mixed linearly. That is
+      Llama 3.1's rule, "llama3" in config.json.
     """
 
     factor: float = 1.0
@@ -61,14 +63,14 @@ class Stretch:
     slow: float = 1.0
     fast: float = 4.0
 
-    def of(self, frequencies_F: np.ndarray) -> np.ndarray:
-        """The frequencies after it."""
+    def apply(self, frequencies_F: np.ndarray) -> np.ndarray:
+        """The lowered frequencies, float32 [F]."""
         if self.factor == 1:
             return frequencies_F
         if not self.length:
             return frequencies_F / np.float32(self.factor)
-        turns_F = self.length * frequencies_F / (2 * math.pi)
-        kept_F = np.clip((turns_F - self.slow) / (self.fast - self.slow), 0, 1)
+        rotations_F = self.length * frequencies_F / (2 * math.pi)
+        kept_F = np.clip((rotations_F - self.slow) / (self.fast - self.slow), 0, 1)
         return (frequencies_F * (kept_F + (1 - kept_F) / self.factor)).astype(np.float32)
 
 
@@ -84,9 +86,9 @@ def rotation_at(
 ) -> Rotation:
     """The rotation of tokens at their positions: an angle is a position by a frequency.
 
-    ``width`` is that of a head. The frequencies are rounded to ``dtype``: where a model was
-    trained with rounded ones, far tokens are turned otherwise by exact ones.
+    ``width`` is that of a head. The frequencies are rounded to ``dtype``: a model that was trained
+    with rounded ones needs the same, for the error of an angle grows with the position.
     """
-    frequencies_F = stretch.of(frequencies(width, base, dtype))
+    frequencies_F = stretch.apply(frequencies(width, base, dtype))
     angles_RCF = positions_RC[..., None].astype(jnp.float32) * frequencies_F
     return Rotation(jnp.cos(angles_RCF), jnp.sin(angles_RCF))

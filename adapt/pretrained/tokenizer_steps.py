@@ -30,8 +30,8 @@ def inner_steps(step: Any) -> Iterator[Settings]:
     if inner is None:
         yield step
         return
-    for each in inner:
-        yield from inner_steps(each)
+    for inner_step in inner:
+        yield from inner_steps(inner_step)
 
 
 def character_map(content: Settings) -> list[Any]:
@@ -107,8 +107,9 @@ def as_qwen(backend: Tokenizer, content: Settings, settings: Settings) -> None:
 def ends_of(
     backend: Tokenizer, special: Special, names: Sequence[str]
 ) -> tuple[list[str], list[tuple[str, int]]]:
-    """The tokens of these names, and the same with their ids. Raises ValueError for one that is not
-    there.
+    """(the tokens of these names, {each of them once, with its id}, as pairs).
+
+    Raises ValueError for a name without a token, and for a token that the vocabulary does not have.
     """
     ends = []
     for name in names:
@@ -136,7 +137,7 @@ def as_eos(backend: Tokenizer, settings: Settings, special: Special) -> Any:
     return processors.TemplateProcessing(single=["$A", end], pair=pair, special_tokens=numbered)
 
 
-# What tokenizer.json says of it
+# Entries of tokenizer_config.json, by what tokenizer.json does
 
 
 def said_of_letters(content: Settings) -> dict[str, Any]:

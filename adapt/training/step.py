@@ -475,8 +475,10 @@ def make_update(
 def of_both_labels(
     losses: jax.Array, loss: Loss, outputs: jax.Array, batch: Batch, in_groups: bool
 ) -> jax.Array:
-    """The losses [N] of examples that were mixed with others: by their share the own ``losses``, for
-    the rest that of the others' labels. Of cross-entropy it is that of soft labels.
+    """The losses [N] of examples that were mixed with others: share * own + (1 - share) * other.
+
+    ``losses`` are those of the own labels. The sum of two cross-entropies is the cross-entropy of
+    the labels mixed likewise (Zhang et al. 2018, 2).
     """
     other = batch["other_label"]
     share = batch["own_share"]

@@ -4,8 +4,8 @@
 
 Importing JAX and what a command needs takes two to four seconds of a core, which most of the
 processes of tests would spend anew. One process imports it all and forks for each command, before
-JAX looks for devices: threads that run then would be missing in a fork. What a process reads while
-it imports it has from the environment of the first one, see `Server.can_start`.
+JAX looks for devices: threads that run then would be missing in a fork. Variables that are read at
+import have the values of the first process, see `Server.can_start`.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ READ_ANEW = {
 
 
 def import_all() -> None:
-    """Import what commands import, those of them that start none."""
+    """Import every command, and what commands import when they need it."""
     import adapt.cli
 
     for module in pkgutil.iter_modules(adapt.cli.__path__):
@@ -191,7 +191,10 @@ class Request:
 
 
 def serve(requests: socket.socket) -> Request | None:
-    """Fork for each request. It comes back in the forked processes, and at the end with None."""
+    """The request of a forked process, which this returns in; in the first process None at the end.
+
+    It forks for each request until the other side closes the socket.
+    """
     while True:
         message, descriptors, *_ = socket.recv_fds(requests, 1, 4)
         if not message:
@@ -206,7 +209,9 @@ def serve(requests: socket.socket) -> Request | None:
 
 
 def begin(request: int, reply: int, out: int, err: int) -> Request:
-    """The request in a fork of this process, which waits for it and says how it ended."""
+    """The request, in a second fork. The first one sends its pid, waits for it, sends its exit status
+    and ends.
+    """
     pid = os.fork()
     if pid:
         os.write(reply, pid.to_bytes(NUMBER, signed=True))
