@@ -445,6 +445,18 @@ def tie(
     }
 
 
+def with_decoder_bias(tensors: Tensors, tied: bool, decoder_bias: str, bias: str) -> Tensors:
+    """The tensors with one bias of a masked-LM head, under the name ``bias``.
+
+    An untied file may hold a second one, ``decoder_bias``, and then transformers computes with that.
+    """
+    kept = dict(tensors)
+    second = kept.pop(decoder_bias, None)
+    if second is not None and not tied:
+        kept[bias] = second
+    return kept
+
+
 def architecture(hf: Mapping[str, Any]) -> str:
     """The class that a checkpoint was saved from, by its config.json; "" where that does not say."""
     names = hf.get("architectures")

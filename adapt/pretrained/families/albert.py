@@ -15,6 +15,7 @@ from adapt.pretrained.families import (
     dense,
     norm,
     tie,
+    with_decoder_bias,
 )
 
 CONFIG = [row for row in bert.CONFIG if row[0] != "activation" and "dropout" not in row[0]]
@@ -86,9 +87,8 @@ def recognise(
     if "predictions.bias" in tensors:
         decoder = "predictions.decoder.weight"
         tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-        bias = tensors.pop("predictions.decoder.bias", None)
-        if bias is not None and not tied:  # of the two that an untied file holds, this one is used
-            tensors["predictions.bias"] = bias
+        biases = ("predictions.decoder.bias", "predictions.bias")
+        tensors = with_decoder_bias(tensors, tied, *biases)
         order = pooler and "sop_classifier.classifier.weight" in tensors
         return language_model(config, tied, order, pooler and not order), tensors
     if "qa_outputs.weight" in tensors:

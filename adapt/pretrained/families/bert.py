@@ -7,7 +7,17 @@ import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
-from adapt.pretrained.families import Family, Row, architecture, dense, norm, tie
+from adapt.pretrained.families import (
+    Family,
+    Fields,
+    Row,
+    Tensors,
+    architecture,
+    dense,
+    norm,
+    tie,
+    with_decoder_bias,
+)
 
 PARTS = {
     "pooler.": "pooler",
@@ -56,7 +66,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     positions = hf.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise CheckpointError(
@@ -68,8 +78,8 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """Masked LM, next sentence, or both; answers to questions; a classifier of sequences, of pairs
     of choices, or of tokens; the pooler alone, or nothing.
     """
@@ -92,17 +102,16 @@ def recognise(
 
 
 def masked_lm(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray], pooler: bool
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors, pooler: bool
+) -> tuple[Any, Tensors]:
     """The masked-LM head, with what of next-sentence prediction is there: transformers saved the
     pooler alone beside it until its version 3.
     """
     tied, tensors = tie(
         hf, tensors, "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
     )
-    bias = tensors.pop("cls.predictions.decoder.bias", None)
-    if bias is not None and not tied:  # of the two that an untied file holds, this one is used
-        tensors["cls.predictions.bias"] = bias
+    biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
+    tensors = with_decoder_bias(tensors, tied, *biases)
     next_sentence = pooler and "cls.seq_relationship.weight" in tensors
     head = MaskedLM(
         config.vocabulary,
@@ -115,9 +124,7 @@ def masked_lm(
     return head, tensors
 
 
-def extra_tensors(
-    config: EncoderConfig, architecture: str, tensors: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
     """A second bias beside an untied decoder, which is the one that the library uses; and for the
     encoder alone a pooler of zeros, which nothing reads.
 
@@ -129,7 +136,7 @@ def extra_tensors(
     return pooler_of_zeros(config) if architecture == "BertModel" else {}
 
 
-def pooler_of_zeros(config: EncoderConfig) -> dict[str, np.ndarray]:
+def pooler_of_zeros(config: EncoderConfig) -> Tensors:
     width = config.width
     return {
         "pooler.dense.weight": np.zeros((width, width), np.float32),

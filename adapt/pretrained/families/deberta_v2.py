@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
+from adapt.models import Classifier, EncoderConfig, Span, Tagger
 from adapt.pretrained.families import (
     ACTIVATIONS,
     Family,
@@ -16,8 +16,10 @@ from adapt.pretrained.families import (
     architecture,
     bert,
     dense,
+    language_model,
     norm,
     tie,
+    with_decoder_bias,
 )
 
 CONFIG = [row for row in bert.CONFIG if row[0] not in ("types", "norm_epsilon")]
@@ -147,13 +149,9 @@ def recognise(
     if "cls.predictions.bias" in tensors:
         decoder = "cls.predictions.decoder.weight"
         tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-        bias = tensors.pop("cls.predictions.decoder.bias", None)
-        if bias is not None and not tied:
-            tensors["cls.predictions.bias"] = bias
-        head = MaskedLM(
-            config.vocabulary, tied, activation=config.activation, norm_epsilon=config.norm_epsilon
-        )
-        return head, tensors
+        biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
+        tensors = with_decoder_bias(tensors, tied, *biases)
+        return language_model(config, tied), tensors
     if "qa_outputs.weight" in tensors:
         return Span(config.positions), tensors
     classes = len(tensors.get("classifier.weight", ()))

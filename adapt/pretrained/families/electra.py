@@ -5,10 +5,8 @@ may be narrower, without a pooler; its classifier has a hidden layer with gelu.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from adapt.models import Classifier, EncoderConfig, MaskedLM, ReplacedTokens, Span, Tagger
-from adapt.pretrained.families import Family, Row, bert, dense, norm, tie, under
+from adapt.pretrained.families import Family, Fields, Row, Tensors, bert, dense, norm, tie, under
 
 CONFIG = [*bert.CONFIG, ("embedding_width", "embedding_size", 128)]
 TABLE = [
@@ -30,14 +28,14 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     """An embedding as wide as the encoder has no dense layer after it."""
     is_narrow = fields["embedding_width"] != fields["width"]
     width = fields["embedding_width"] if is_narrow else 0
     return bert.complete(hf, fields) | {"embedding_width": width}
 
 
-def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
+def entries(config: EncoderConfig, head: Any) -> Fields:
     return {"embedding_size": config.embedding_width or config.width}
 
 
@@ -49,8 +47,8 @@ def language_model(config: EncoderConfig, tied: bool = True) -> MaskedLM:
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """The generator's masked LM; the discriminator of replaced tokens, a logit a token; answers to
     questions; a classifier of sequences or of tokens; or nothing.
     """

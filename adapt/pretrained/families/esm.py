@@ -11,7 +11,7 @@ import numpy as np
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM, Tagger
 from adapt.models.rotary import frequencies
-from adapt.pretrained.families import Family, Row, dense, norm, tie, under
+from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm, tie, under
 
 PARTS = {
     "pooler.": "pooler",
@@ -65,7 +65,7 @@ ONLY |= {"hidden_act": "gelu"}
 FREQUENCIES = "rotary_embeddings.inv_freq"
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     for name, value in ONLY.items():
         if hf.get(name, value) not in (value, None):
             raise CheckpointError(f"{name} is {hf[name]!r} in config.json: only {value!r} is read")
@@ -94,7 +94,7 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return fields | said | {"position_offset": pad + 1, "positions": positions - pad - 1}
 
 
-def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
+def entries(config: EncoderConfig, head: Any) -> Fields:
     is_rotary = config.position_kind == "rotary"
     return {
         "position_embedding_type": "rotary" if is_rotary else "absolute",
@@ -118,8 +118,8 @@ def settle(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> EncoderC
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """A masked LM; a classifier of sequences or of tokens; the pooler alone, or nothing."""
     if any(name.startswith("lm_head.") for name in tensors):
         embedding = "embeddings.word_embeddings.weight"
@@ -134,9 +134,7 @@ def recognise(
     return Classifier(0, "pooler" if "pooler.dense.weight" in tensors else "mean"), tensors
 
 
-def extra_tensors(
-    config: EncoderConfig, architecture: str, tensors: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
     """The frequencies, a contact head of zeros, and for the encoder alone such a pooler."""
     prefix = FAMILY.prefix
     extra = {}

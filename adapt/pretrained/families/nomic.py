@@ -6,10 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from adapt.models import Classifier, EncoderConfig, MaskedLM, Tagger
-from adapt.pretrained.families import Family, Row, dense, norm, tie
+from adapt.pretrained.families import (
+    Family,
+    Fields,
+    Row,
+    Tensors,
+    dense,
+    language_model,
+    norm,
+    tie,
+    with_decoder_bias,
+)
 from adapt.pretrained.families.rope import rope_fields, scaling_entry
 
 CONFIG = [
@@ -67,52 +75,44 @@ GTE_TABLE = [
 ]
 
 
-def complete_nomic(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete_nomic(hf: Mapping[str, Any], fields: Fields) -> Fields:
     biases = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
     return rotary(hf, fields, 1000.0) | biases
 
 
-def complete_gte(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete_gte(hf: Mapping[str, Any], fields: Fields) -> Fields:
     return rotary(hf, fields, 160_000.0) | {"mlp_bias": False, "down_bias": True}
 
 
-def rotary(hf: Mapping[str, Any], fields: dict[str, Any], default: float) -> dict[str, Any]:
+def rotary(hf: Mapping[str, Any], fields: Fields, default: float) -> Fields:
     """The fields with what both families have in common."""
     own = {"gated_mlp": True, "head_width": hf.get("head_dim") or 0}
     return fields | own | rope_fields(hf, default)
 
 
-def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
+def entries(config: EncoderConfig, head: Any) -> Fields:
     scaling = scaling_entry(config) or {"rope_type": "default"}
     parameters = {"rope_theta": config.rotary_base, **scaling}
     width = {"head_dim": config.head_width} if config.head_width else {}
     return {"rope_parameters": parameters} | width
 
 
-def masked_lm(config: EncoderConfig, tied: bool = True) -> MaskedLM:
-    return MaskedLM(
-        config.vocabulary, tied, activation=config.activation, norm_epsilon=config.norm_epsilon
-    )
-
-
 def gte_masked_lm(config: EncoderConfig, tied: bool = True) -> MaskedLM:
-    """That of GTE has GELU, whatever the encoder has."""
+    """GTE's head of pre-training: its activation is GELU, whatever the encoder's is."""
     return MaskedLM(config.vocabulary, tied, norm_epsilon=config.norm_epsilon)
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """A masked LM; a classifier of sequences or, without a pooler, of tokens; the pooler alone, or
     nothing.
     """
     for decoder, head in HEADS.items():
         if any(name.startswith(decoder.partition(".")[0] + ".") for name in tensors):
             tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-            bias = tensors.get("cls.predictions.decoder.bias")
-            if bias is not None and not tied:  # of the two that an untied file holds, this is used
-                tensors["cls.predictions.bias"] = bias
-            tensors.pop("cls.predictions.decoder.bias", None)
+            biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
+            tensors = with_decoder_bias(tensors, tied, *biases)
             return head(config, tied), tensors
     has_pooler = "pooler.dense.weight" in tensors
     classes = len(tensors.get("classifier.weight", ()))
@@ -121,9 +121,7 @@ def recognise(
     return Classifier(classes, "pooler" if has_pooler else "mean"), tensors
 
 
-def extra_tensors(
-    config: EncoderConfig, architecture: str, tensors: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
     """A second bias beside the decoder of NomicBERT, which is the one that the library uses where
     it is not tied.
     """
@@ -131,7 +129,7 @@ def extra_tensors(
     return {} if bias is None else {"cls.predictions.decoder.bias": bias.copy()}
 
 
-HEADS = {"cls.predictions.decoder.weight": masked_lm, "lm_head.decoder.weight": gte_masked_lm}
+HEADS = {"cls.predictions.decoder.weight": language_model, "lm_head.decoder.weight": gte_masked_lm}
 CLASSES = {
     "classes": "{}ForSequenceClassification",
     "token classes": "{}ForTokenClassification",
@@ -162,7 +160,6 @@ NOMIC = Family(
     sequence_heads=[Classifier(0, "pooler")],
     base_class="NomicBertModel",
     extra_tensors=extra_tensors,
-    language_model=masked_lm,
     tokenizer="BertTokenizer",
 )
 GTE = dataclasses.replace(

@@ -9,11 +9,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
-from adapt.pretrained.families import Family, Row, bert, dense, norm, tie, under
+from adapt.pretrained.families import (
+    Family,
+    Fields,
+    Row,
+    Tensors,
+    bert,
+    dense,
+    norm,
+    tie,
+    under,
+    with_decoder_bias,
+)
 
 CONFIG = [*bert.CONFIG[:-1], ("pad_token", "pad_token_id", 1)]
 TABLE = [
@@ -30,7 +39,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     fields = bert.complete(hf, fields) | {"pad_token": hf.get("pad_token_id", 1)}
     pad = fields["pad_token"]
     positions = fields["positions"]
@@ -42,7 +51,7 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"position_offset": pad + 1, "positions": positions - pad - 1}
 
 
-def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
+def entries(config: EncoderConfig, head: Any) -> Fields:
     return {
         "pad_token_id": config.position_offset - 1,
         "max_position_embeddings": config.positions + config.position_offset,
@@ -55,17 +64,15 @@ def language_model(config: EncoderConfig, tied: bool = True) -> MaskedLM:
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """Masked LM; answers to questions; a classifier of sequences or of tokens; the pooler alone, or
     nothing.
     """
     if "lm_head.dense.weight" in tensors:
         decoder = "lm_head.decoder.weight"
         tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-        bias = tensors.pop("lm_head.decoder.bias", None)
-        if bias is not None and not tied:  # of the two that an untied file holds, this one is used
-            tensors["lm_head.bias"] = bias
+        tensors = with_decoder_bias(tensors, tied, "lm_head.decoder.bias", "lm_head.bias")
         return language_model(config, tied), tensors
     if "qa_outputs.weight" in tensors:
         return Span(config.positions), tensors
@@ -79,9 +86,7 @@ def recognise(
     return Classifier(0, "cls"), tensors
 
 
-def extra_tensors(
-    config: EncoderConfig, architecture: str, tensors: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
     """As BERT's: the second bias of an untied decoder, and a pooler of zeros for an encoder alone."""
     if "lm_head.decoder.weight" in tensors:
         return {"lm_head.decoder.bias": tensors["lm_head.bias"].copy()}

@@ -5,11 +5,9 @@ classifier on top.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Family, Row, dense, norm
+from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm
 
 PARTS = {
     "decoder.": "masked-image head",
@@ -49,13 +47,13 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     if hf.get("pooler_act", "tanh") != "tanh":
         raise CheckpointError(f"pooler_act {hf['pooler_act']!r} in config.json: only tanh is read")
     return with_patches(fields, first_tokens=1) | {"pre_norm": True}
 
 
-def with_patches(fields: dict[str, Any], first_tokens: int) -> dict[str, Any]:
+def with_patches(fields: Fields, first_tokens: int) -> Fields:
     """The fields with sizes of one number and the positions of all tokens: ``first_tokens``, the
     registers and the patches. Raises :class:`CheckpointError` for other than square whole patches.
     """
@@ -81,8 +79,8 @@ def side(value: Any) -> int | None:
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """The image classifier of pre-training, a pooler alone, or nothing."""
     if "classifier.weight" in tensors:
         return Classifier(len(tensors["classifier.weight"]), "cls"), tensors
