@@ -54,12 +54,14 @@ def test_adapt_holds_nothing_but_its_source():
 def strings_of(path: Path) -> set[str]:
     """The strings of a module's code, without its docstrings."""
     module = ast.parse(path.read_text("utf-8"))
-    told = set()
+    docstrings = set()
     for node in ast.walk(module):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            told.add(node.value)
+            docstrings.add(node.value)
     constants = [node for node in ast.walk(module) if isinstance(node, ast.Constant)]
-    return {node.value for node in constants if isinstance(node.value, str) and node not in told}
+    return {
+        node.value for node in constants if isinstance(node.value, str) and node not in docstrings
+    }
 
 
 def test_no_module_names_a_family_but_its_own_file():

@@ -61,6 +61,9 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "swish": "silu",
 }
+# Back: of several names of a function the first.
+LIBRARY_ACTIVATIONS = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+# (tensor -> leaf, (leaf, side of a patch) -> tensor)
 LAYOUTS: dict[
     str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray, int], np.ndarray]]
 ] = {
@@ -84,11 +87,13 @@ LAYOUTS: dict[
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One tensor of a checkpoint and the leaf, or the leaves side by side along the last axis, that
-    it becomes. ``#`` in names stands for the number of a block.
+    """One tensor of a checkpoint and the leaf that it becomes, or several leaves side by side along
+    the last axis.
 
-    ``kinds`` are the kinds of heads under which the tensor has this name; empty: under all.
-    ``only`` is a field of the config and the value that it has where the tensor has this name.
+    ``name`` is the tensor's and ``paths`` are the leaves'; ``#`` in both stands for the number of a
+    block. ``layout`` is a name of :data:`LAYOUTS`. ``kinds`` are the kinds of heads under which the
+    tensor has this name; empty: under all. ``only`` is (a field of the config, its value where the
+    tensor has this name).
     """
 
     name: str
@@ -98,12 +103,16 @@ class Row:
     only: tuple[str, Any] | None = None
 
     def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
-        return np.split(LAYOUTS[self.layout][0](tensor), len(self.paths), -1)
+        """The leaves, in the order of ``paths``."""
+        read, _ = LAYOUTS[self.layout]
+        return np.split(read(tensor), len(self.paths), -1)
 
     def to_tensor(self, leaves: list[np.ndarray], patch_size: int) -> np.ndarray:
-        return LAYOUTS[self.layout][1](
-            leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1), patch_size
-        )
+        """The tensor, from leaves in the order of ``paths``."""
+        _, write = LAYOUTS[self.layout]
+        # One leaf is not concatenated, which would write out a zero without memory.
+        joined = leaves[0] if len(leaves) == 1 else np.concatenate(leaves, -1)
+        return write(joined, patch_size)
 
 
 def under(kinds: Sequence[str], rows: Sequence[Row]) -> list[Row]:
@@ -301,10 +310,10 @@ def get_family(name: Any) -> Family:
 
 
 def head_kind(head: Any) -> str:
-    """The kind of a head, by which tensors have names and transformers has classes.
+    """The kind of a head, which decides the names of its tensors and transformers' class.
 
-    "features" is a pooler or nothing, "projection" a dense layer that makes them; "classes" are those
-    of sequences and images.
+    "features" is a pooler or nothing, "projection" a dense layer that makes features, "classes" a
+    classifier of sequences or images.
     """
     if head is None:
         return "features"
@@ -404,8 +413,8 @@ def usual_entries(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[
 
 def config_entries(config: EncoderConfig) -> Fields:
     """What the rows of the family say of a config, by their entries in config.json."""
-    library_names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    fields = dataclasses.asdict(config) | {"activation": library_names[config.activation]}
+    fields = dataclasses.asdict(config)
+    fields["activation"] = LIBRARY_ACTIVATIONS[config.activation]
     return {theirs: fields[ours] for ours, theirs, *_ in get_family(config.family).config}
 
 
@@ -440,9 +449,10 @@ def tie(
     stored = tensors.get(decoder)
     same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
     tied = bool(hf.get("tie_word_embeddings", True)) and same
-    return tied, {
-        name: tensor for name, tensor in tensors.items() if not (tied and name == decoder)
-    }
+    kept = dict(tensors)
+    if tied:
+        kept.pop(decoder, None)
+    return tied, kept
 
 
 def with_decoder_bias(tensors: Tensors, tied: bool, decoder_bias: str, bias: str) -> Tensors:

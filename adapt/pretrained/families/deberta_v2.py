@@ -9,6 +9,7 @@ from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, Span, Tagger
 from adapt.pretrained.families import (
     ACTIVATIONS,
+    LIBRARY_ACTIVATIONS,
     Family,
     Fields,
     Row,
@@ -131,8 +132,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
             "share_att_key": not config.relative_kernels,
         }
     if getattr(head, "hidden", ""):
-        names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-        found["pooler_hidden_act"] = names.get(head.hidden, head.hidden)
+        found["pooler_hidden_act"] = LIBRARY_ACTIVATIONS.get(head.hidden, head.hidden)
     return found
 
 

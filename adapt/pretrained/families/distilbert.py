@@ -5,10 +5,8 @@ a hidden layer with relu.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from adapt.models import Classifier, EncoderConfig, Span, Tagger
-from adapt.pretrained.families import Family, Row, dense, language_model, norm, tie
+from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, language_model, norm, tie
 
 CONFIG = [
     ("layers", "n_layers"),
@@ -45,13 +43,13 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     return fields | {"pad_token": fields["pad_token"] or 0}
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """Masked LM; answers to questions; a classifier of sequences, of pairs of choices, or of tokens;
     or nothing.
     """

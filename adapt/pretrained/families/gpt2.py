@@ -5,11 +5,19 @@ embedding.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, EncoderConfig, Span, Tagger
-from adapt.pretrained.families import Family, Row, architecture, dense, norm, tie, under
+from adapt.pretrained.families import (
+    Family,
+    Fields,
+    Row,
+    Tensors,
+    architecture,
+    dense,
+    norm,
+    tie,
+    under,
+)
 
 PARTS = {
     "multiple_choice_head.": "multiple-choice head",
@@ -51,7 +59,7 @@ TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one 
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     for flag, default in (
         ("scale_attn_weights", True),
         ("scale_attn_by_inverse_layer_idx", False),
@@ -70,8 +78,8 @@ def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """LM head, tied or stored; a classifier of sequences (score) or of tokens (classifier); answers
     to questions; or nothing.
     """

@@ -11,8 +11,11 @@ from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
 from adapt.pretrained.families import (
     ACTIVATIONS,
+    LIBRARY_ACTIVATIONS,
     Family,
+    Fields,
     Row,
+    Tensors,
     architecture,
     dense,
     norm,
@@ -69,7 +72,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     # What is no number is refused when all fields are there.
     layers = fields["layers"] if type(fields["layers"]) is int else 0
     types = hf.get("layer_types")
@@ -116,7 +119,7 @@ def window(hf: Mapping[str, Any]) -> int:
     return own
 
 
-def rotary_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
+def rotary_fields(hf: Mapping[str, Any]) -> Fields:
     """The fields of global layers, which may be stretched, and the base of local ones."""
     parameters = entries_of(hf, "rope_parameters") or {kind: {} for kind in KINDS}
     if not parameters.keys() & KINDS.keys():
@@ -137,7 +140,7 @@ def rotary_fields(hf: Mapping[str, Any]) -> dict[str, Any]:
     return scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
 
 
-def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
+def entries(config: EncoderConfig, head: Any) -> Fields:
     types = ["full_attention"] * config.layers
     for layer in config.local_layers:
         types[layer] = "sliding_attention"
@@ -155,12 +158,11 @@ def entries(config: EncoderConfig, head: Any) -> dict[str, Any]:
     }
 
 
-def head_entries(head: Any) -> dict[str, Any]:
+def head_entries(head: Any) -> Fields:
     """What config.json says of the head."""
-    names = {activation: name for name, activation in reversed(ACTIVATIONS.items())}
     if isinstance(head, MaskedLM):
         return {
-            "classifier_activation": names[head.activation],
+            "classifier_activation": LIBRARY_ACTIVATIONS[head.activation],
             "classifier_bias": head.transform_bias,
             "decoder_bias": head.decoder_bias,
             "tie_word_embeddings": head.tied,
@@ -168,7 +170,7 @@ def head_entries(head: Any) -> dict[str, Any]:
     if not getattr(head, "hidden", ""):
         return {}
     said = {
-        "classifier_activation": names[head.hidden],
+        "classifier_activation": LIBRARY_ACTIVATIONS[head.hidden],
         "classifier_bias": head.hidden_bias,
     }
     if isinstance(head, Classifier):
@@ -177,8 +179,8 @@ def head_entries(head: Any) -> dict[str, Any]:
 
 
 def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: dict[str, np.ndarray]
-) -> tuple[Any, dict[str, np.ndarray]]:
+    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
+) -> tuple[Any, Tensors]:
     """A masked LM, or a dense layer and a norm before what classifies sequences, tokens or spans."""
     name = hf.get("classifier_activation", "gelu")
     if "head.dense.weight" not in tensors or name not in ACTIVATIONS:
@@ -220,7 +222,7 @@ def language_model(config: EncoderConfig, tied: bool = True) -> MaskedLM:
     )
 
 
-def head_layer(config: EncoderConfig) -> dict[str, Any]:
+def head_layer(config: EncoderConfig) -> Fields:
     """A dense layer, GELU and a norm, as a new head of transformers has them."""
     return {
         "hidden": "gelu",
@@ -231,9 +233,7 @@ def head_layer(config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def extra_tensors(
-    config: EncoderConfig, architecture: str, tensors: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
     """For spans a bias of zeros, which no softmax sees."""
     if not architecture.endswith("ForQuestionAnswering"):
         return {}

@@ -9,8 +9,9 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
+from adapt.pretrained.families import Fields
 
-# Of each kind the fields of EncoderConfig and their names.
+# The entries that each kind of scaling reads: field of EncoderConfig -> entry.
 FACTOR = {"rotary_factor": "factor"}
 SCALINGS = {
     "default": {},
@@ -24,7 +25,7 @@ SCALINGS = {
 }
 
 
-def rope_fields(hf: Mapping[str, Any], base: float = 10000.0) -> dict[str, Any]:
+def rope_fields(hf: Mapping[str, Any], base: float = 10000.0) -> Fields:
     """What config.json says of rotary positions; ``base`` is the model's where it does not say.
 
     Raises :class:`CheckpointError` for a scaling that is not done here.
@@ -63,7 +64,7 @@ def scaling_of_kinds(hf: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def scaling_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
+def scaling_fields(rope: Mapping[str, Any]) -> Fields:
     """The fields of an object such as ``rope_parameters``."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in SCALINGS:
@@ -82,12 +83,12 @@ def scaling_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def rope_entries(config: EncoderConfig) -> dict[str, Any]:
+def rope_entries(config: EncoderConfig) -> Fields:
     """The entries that :func:`rope_fields` reads."""
     return {"rope_theta": config.rotary_base, "rope_scaling": scaling_entry(config)}
 
 
-def scaling_entry(config: EncoderConfig) -> dict[str, Any] | None:
+def scaling_entry(config: EncoderConfig) -> Fields | None:
     """The entry ``rope_scaling``."""
     if config.rotary_factor == 1:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, Tagger
 from adapt.pretrained.families import (
-    ACTIVATIONS,
+    LIBRARY_ACTIVATIONS,
     Family,
     Fields,
     Row,
@@ -93,8 +93,7 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    name = names[config.activation]
+    name = LIBRARY_ACTIVATIONS[config.activation]
     if not config.gated_mlp:
         return {"feed_forward_proj": name}
     if name == "gelu":  # "gated-gelu" is another function
