@@ -73,7 +73,7 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
 
 
 def write_config(config: EncoderConfig, head: Any = None) -> dict[str, Any]:
-    """The entries of config.json: the inverse of :func:`adapt.pretrained.families.read_config`.
+    """The entries of config.json: the inverse of :func:`adapt.pretrained.config_file.read_config`.
 
     ``head`` is None for an encoder alone.
     """

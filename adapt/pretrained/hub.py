@@ -29,7 +29,14 @@ from adapt.models import (
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS, pooling_names
 from adapt.options import Long, ModelOptions, is_of, wanted
 from adapt.parallel import sharding
-from adapt.pretrained import assets, families, image_sizes, sentence_files
+from adapt.pretrained import (
+    assets,
+    config_file,
+    families,
+    image_sizes,
+    importing,
+    sentence_files,
+)
 from adapt.pretrained.images import LARGEST, ImageSettings, read_image_settings
 from adapt.pretrained.sentence_files import Embedding
 from adapt.pretrained.tokenizer import Tokenizer, check_long_rule
@@ -266,10 +273,10 @@ def load_folder(folder: Path, source: str) -> Pretrained:
     hf = read_json(inner, "config.json")
     check_model_type(hf, inner)
     check_no_adapter(inner)
-    config = families.read_config(hf, str(inner))
+    config = config_file.read_config(hf, str(inner))
     tensors = read_tensors(inner)
     config = families.get_family(config.family).settle(config, tensors)
-    imported = families.to_params(config, hf, tensors, str(inner))
+    imported = importing.to_params(config, hf, tensors, str(inner))
     task, labels = class_names(hf, imported.head)
     pretrained = Pretrained(
         source,
@@ -843,7 +850,7 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     check_imported(folder, imports, "family", config.family, families.FAMILIES)
     if config.activation not in families.ACTIVATIONS.values():
         raise ValueError(f"unknown activation {config.activation!r}")
-    families.check_config(config, str(folder / "model.json"))
+    config_file.check_config(config, str(folder / "model.json"))
     check_imported(folder, imports, "head", content["head"]["kind"], HEADS)
     head = make_head(content["head"])
     if type(head).__module__ == Classifier.__module__:  # others may be annotated in any way

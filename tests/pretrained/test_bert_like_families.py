@@ -12,7 +12,7 @@ from adapt.errors import CheckpointError, ExportError
 from adapt.export import heads
 from adapt.export.inputs import input_files
 from adapt.models import Classifier
-from adapt.pretrained import families, hub
+from adapt.pretrained import families, hub, importing
 from adapt.pretrained.tokenizer_files import read_tokenizer
 from tests.helpers.bert_like_files import write_tokenizer
 
@@ -132,6 +132,6 @@ def test_what_is_no_classifier_of_tokens_is_left_out(tmp_path):
     tensors = dict(hub.read_tensors(folder))
     tensors["classifier.weight"] = np.zeros((1, 16), np.float32)
     hf = hub.read_json(folder, "config.json")
-    imported = families.to_params(model.config, hf, tensors, "memory")
+    imported = importing.to_params(model.config, hf, tensors, "memory")
     assert imported.head == Classifier(0, "pooler")
     assert imported.unread == {"unknown head": {"classifier.weight": (1, 16)}}

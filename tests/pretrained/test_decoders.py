@@ -14,7 +14,7 @@ from adapt.errors import CheckpointError
 from adapt.features import encode
 from adapt.models import EncoderConfig
 from adapt.models.rotary import Stretch, frequencies
-from adapt.pretrained import families, hub
+from adapt.pretrained import config_file, hub
 from tests.helpers import tiny
 from tests.helpers.decoder_files import PROMPT, QUERIES, REFERENCES, embedding_folder
 
@@ -29,7 +29,7 @@ SIZES = {
 
 
 def read(model_type: str, **entries: Any) -> EncoderConfig:
-    return families.read_config({"model_type": model_type} | SIZES | entries, "memory")
+    return config_file.read_config({"model_type": model_type} | SIZES | entries, "memory")
 
 
 @pytest.mark.parametrize(

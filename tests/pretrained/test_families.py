@@ -16,7 +16,7 @@ from adapt import tree
 from adapt.errors import CheckpointError, ExportError
 from adapt.export import layout
 from adapt.models import Classifier, MaskedLM, Model, Span
-from adapt.pretrained import families, hub, tensor_names
+from adapt.pretrained import config_file, families, hub, importing, tensor_names
 from tests.helpers import tiny
 
 REFERENCES = Path(__file__).parents[1] / "references"
@@ -174,8 +174,8 @@ def test_the_table_writes_what_it_read(case):
         "architectures": hub.read_json(REFERENCES / case, "config.json")["architectures"]
     }
     tensors = layout.to_tensors(loaded.config, loaded.params, loaded.head)
-    config = families.read_config(hf, "memory")
-    imported = families.to_params(config, hf, tensors, "memory")
+    config = config_file.read_config(hf, "memory")
+    imported = importing.to_params(config, hf, tensors, "memory")
     assert (config, imported.head) == (loaded.config, loaded.head)
     assert not imported.unread and not imported.stripped
     tree.check_like(imported.params, loaded.params)
@@ -256,7 +256,7 @@ def gradient(model: Model, params: tree.Tree, batch: dict) -> jax.Array:
 def one_causal_case_a_family() -> list[str]:
     found = {}
     for case in TEXT:
-        config = families.read_config(says(case), case)
+        config = config_file.read_config(says(case), case)
         if config.causal:
             found.setdefault(config.family, case)
     return list(found.values())
@@ -288,14 +288,14 @@ def test_an_entry_of_config_is_read_under_its_alias_and_a_contradiction_is_refus
     model_type, other, usual
 ):
     hf = next(says(name) for name in TEXT if says(name)["model_type"] == model_type)
-    config = families.read_config(hf, "memory")
+    config = config_file.read_config(hf, "memory")
     value = hf[usual]
-    assert families.read_config(hf | {other: value}, "memory") == config
+    assert config_file.read_config(hf | {other: value}, "memory") == config
     alone = {name: hf[name] for name in hf if name != usual} | {other: value}
-    assert families.read_config(alone, "memory") == config
+    assert config_file.read_config(alone, "memory") == config
     contradiction = rf"^{other} is {2 * value} and {usual} is {value} in memory/config\.json"
     with pytest.raises(CheckpointError, match=contradiction):
-        families.read_config(hf | {other: 2 * value}, "memory")
+        config_file.read_config(hf | {other: 2 * value}, "memory")
 
 
 def test_a_family_of_one_s_own_is_registered_under_the_model_type(tmp_path, monkeypatch):

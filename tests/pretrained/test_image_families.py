@@ -7,7 +7,7 @@ import pytest
 from adapt.errors import CheckpointError, StrategyError
 from adapt.models import Classifier
 from adapt.options import TaskOptions
-from adapt.pretrained import families, hub
+from adapt.pretrained import config_file, hub
 from adapt.tasks.base import check_pooling, classifier
 from tests.helpers import tiny
 
@@ -28,15 +28,17 @@ from tests.helpers import tiny
 )
 def test_entries_that_would_change_the_outputs_are_refused_by_name(case, entries, named):
     hf = json.loads((tiny.REFERENCES / case / "config.json").read_text())
-    families.read_config(hf, "here")
+    config_file.read_config(hf, "here")
     with pytest.raises(CheckpointError, match=named):
-        families.read_config(hf | entries, "here")
+        config_file.read_config(hf | entries, "here")
 
 
 def test_two_equal_sides_are_one_number():
     hf = json.loads((tiny.REFERENCES / "dinov2_bare" / "config.json").read_text())
-    one = families.read_config(hf, "here")
-    assert families.read_config(hf | {"image_size": [12, 12], "patch_size": [4, 4]}, "here") == one
+    one = config_file.read_config(hf, "here")
+    assert (
+        config_file.read_config(hf | {"image_size": [12, 12], "patch_size": [4, 4]}, "here") == one
+    )
 
 
 def test_the_tower_of_texts_is_discarded_and_said():

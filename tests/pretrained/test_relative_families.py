@@ -10,7 +10,7 @@ import safetensors.numpy
 from adapt import tree
 from adapt.errors import CheckpointError
 from adapt.pretrained import hub
-from adapt.pretrained.families import read_config
+from adapt.pretrained.config_file import read_config
 from tests.helpers import tiny
 
 NORM = ("weight", "bias")

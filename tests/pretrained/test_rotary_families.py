@@ -12,7 +12,8 @@ from adapt.errors import CheckpointError
 from adapt.models import Encoder, EncoderConfig, MaskedLM, Model
 from adapt.models.rotary import frequencies
 from adapt.pretrained import hub
-from adapt.pretrained.families import get_family, read_config
+from adapt.pretrained.config_file import read_config
+from adapt.pretrained.families import get_family
 from tests.helpers.tiny import REFERENCES, checkpoint
 
 MODERNBERT = "modernbert_mlm_tied"

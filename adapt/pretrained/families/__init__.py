@@ -19,36 +19,29 @@ How the fields are used:
 * exports: ``classes`` has transformers' class by the kind of head, ``sequence_heads`` the heads that
   the class for sequences can hold, ``base_class`` the class without a head.
 
-``head_kind`` has the kinds of heads.
+``head_kind`` has the kinds of heads. :mod:`adapt.pretrained.config_file` and
+:mod:`adapt.pretrained.importing` read checkpoints by these objects, :mod:`adapt.export` writes them.
 """
 
 import dataclasses
 import importlib
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from adapt import tree
 from adapt.errors import CheckpointError
 from adapt.models import (
-    POSITION_KINDS,
     CausalLM,
     Classifier,
-    Encoder,
     EncoderConfig,
     MaskedLM,
-    Model,
     ReplacedTokens,
     Span,
     Tagger,
 )
-from adapt.pretrained import tensor_names
 
-LARGEST_WEIGHT = 1e18  # the square of a larger one is no number of float32
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -350,67 +343,6 @@ def tensor_rows(config: EncoderConfig, leaves: tree.Tree, head: Any = None) -> l
     return [row for row in rows if leaves.keys() >= set(row.paths)]
 
 
-def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
-    """config.json -> what fixes an encoder. Raises :class:`CheckpointError` where it does not.
-
-    ``where`` is the folder of the file. A family does not know it: its errors say "config.json",
-    which becomes the path here.
-    """
-    try:
-        return encoder_config(hf, where)
-    except CheckpointError as error:
-        said = str(error)
-        if where not in said:
-            said = said.replace("config.json", f"{where}/config.json", 1)
-        raise CheckpointError(said) from error
-
-
-def encoder_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
-    """What :func:`read_config` gives, by the rows of the family and its ``complete``."""
-    model_type = hf["model_type"]
-    family = get_family(model_type)
-    hf = usual_entries(family.settings(hf), family.aliases)
-    fields: Fields = {"family": model_type}
-    for ours, theirs, *default in reversed(family.config):
-        if theirs not in hf and not default:
-            raise CheckpointError(f"{where}/config.json has no entry {theirs!r}")
-        fields[ours] = hf.get(theirs, *default)
-    if "quantization_config" in hf:
-        raise CheckpointError(
-            f"quantization_config in {where}/config.json: only weights in floating point are read"
-        )
-    fields = family.complete(hf, fields)
-    fields["activation"] = activation(fields["activation"])
-    for name in ("pad_token", "end_token"):
-        if name in fields:
-            fields[name] = token_id(fields[name], name, where)
-    config = EncoderConfig(**fields)
-    check_config(config, f"config.json in {where}")
-    if not config.is_image and not 0 <= config.pad_token < config.vocabulary:
-        # A padding token without a row. Padding is masked here, so that any token will do.
-        config = dataclasses.replace(config, pad_token=0)
-    return config
-
-
-def usual_entries(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
-    """The entries with those that have another name under the usual one, too.
-
-    Raises :class:`CheckpointError` where both are there and say different things: transformers takes
-    the other name then, which the original library may not know.
-    """
-    found = dict(hf)
-    for other, usual in aliases.items():
-        if other not in hf:
-            continue
-        if hf.get(usual, hf[other]) != hf[other]:
-            raise CheckpointError(
-                f"{other} is {hf[other]!r} and {usual} is {hf[usual]!r} in config.json: both are "
-                "names of one entry, remove the wrong one"
-            )
-        found[usual] = hf[other]
-    return found
-
-
 def config_entries(config: EncoderConfig) -> Fields:
     """What the rows of the family say of a config, by their entries in config.json."""
     fields = dataclasses.asdict(config)
@@ -418,33 +350,11 @@ def config_entries(config: EncoderConfig) -> Fields:
     return {theirs: fields[ours] for ours, theirs, *_ in get_family(config.family).config}
 
 
-def activation(name: Any) -> str:
-    """Our name of an activation of config.json. Raises :class:`CheckpointError` for an unknown
-    one.
-    """
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise CheckpointError(
-            f"unknown activation {name!r} in config.json: adapt has {', '.join(ACTIVATIONS)}"
-        )
-    return ACTIVATIONS[name]
-
-
-def token_id(value: Any, name: str, where: str) -> int:
-    """The id of a token, or the first of several. Raises :class:`CheckpointError` for anything
-    else.
-    """
-    if isinstance(value, list) and value:
-        value = value[0]
-    if type(value) is not int:
-        raise CheckpointError(f"config.json in {where} says {value!r} for {name}: give its id")
-    return value
-
-
 def tie(
     hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], decoder: str, embedding: str
-) -> tuple[bool, dict[str, np.ndarray]]:
-    """Whether the decoder is the embedding, and the tensors without the copy of it that a file may
-    hold.
+) -> tuple[bool, Tensors]:
+    """(whether the decoder is the embedding, the tensors without the copy of it that a file may
+    hold).
     """
     stored = tensors.get(decoder)
     same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
@@ -471,247 +381,3 @@ def architecture(hf: Mapping[str, Any]) -> str:
     """The class that a checkpoint was saved from, by its config.json; "" where that does not say."""
     names = hf.get("architectures")
     return str(names[0]) if isinstance(names, list) and names else ""
-
-
-Shape = tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """The tensors of a checkpoint as a head and parameters, and what of them was left out.
-
-    ``unread`` are {what they are: {name in the file: shape}}, such as ``{"unknown head":
-    {"crf.transitions": (9, 9)}}``; ``stripped`` are the prefixes that names had.
-    """
-
-    head: Any
-    params: tree.Tree
-    unread: Mapping[str, Mapping[str, Shape]]
-    stripped: tuple[str, ...]
-
-
-def to_params(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str
-) -> Imported:
-    """Tensors of a checkpoint -> its head and parameters, strict about the encoder.
-
-    What is not the encoder's never stands in its way: a head that is not known, or does not fit, is
-    ``unread``. Raises :class:`CheckpointError` for an encoder that is not whole, with a diff in the
-    table's names: ``-`` missing, ``+`` not known, ``!`` misshapen.
-    """
-    family = get_family(config.family)
-    expected = expected_tensors(config, Classifier(0))
-    found = tensor_names.strip(tensors, expected.keys(), family.prefix, where)
-    originals = {}
-    named = {}
-    for original, name in found.names.items():
-        if not re.fullmatch(family.buffers, name):
-            originals[name] = original
-            named[name] = tensors[original]
-
-    roots = {name.split(".")[0] for name in expected}
-    encoder = {}
-    for name, tensor in named.items():
-        is_inside = originals[name] in found.of_encoder and name.split(".")[0] in roots
-        if name in expected or (is_inside and not part_of(family, name)):
-            encoder[name] = tensor
-    # Where none of the names is the encoder's, all of them show what the file has instead.
-    shown = encoder if expected.keys() & encoder.keys() else named
-    wrong = tree.differences(shown, expected)
-    if wrong:
-        raise CheckpointError(
-            f"the weights in {where} do not fit its config.json (- missing, + not known, ! "
-            f"misshapen):{wrong}"
-        )
-
-    head, used, left = fitting_head(config, hf, named, encoder)
-    flat = {}
-    for row in tensor_rows(config, tree.paths(Model(Encoder(config), head).shapes()), head):
-        tensor = to_float32(used[row.name], row.name, where)
-        flat |= zip(row.paths, row.to_leaves(tensor), strict=True)
-    params = tree.unflatten(dict(sorted(flat.items())))
-    params = {"encoder": params["encoder"], "head": params.get("head", {})}
-    unread: dict[str, dict[str, Shape]] = {}
-    for name in left:
-        what = part_of(family, name) or "unknown head"
-        unread.setdefault(what, {})[originals[name]] = tuple(named[name].shape)
-    return Imported(head, params, unread, found.removed)
-
-
-def expected_tensors(config: EncoderConfig, head: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """The tensors that a file has to have for the encoder under ``head``, by the table's names.
-
-    The model says which leaves there are and of which shapes. A zero without memory, laid out as
-    the file lays a tensor out, says which shape the file must have: so a diff is in the file's own
-    names and shapes.
-    """
-    leaves = tree.paths(Model(Encoder(config), head).shapes())
-    expected = {}
-    for row in tensor_rows(config, leaves, head):
-        zeros = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
-        tensor = row.to_tensor(zeros, config.patch_size)
-        expected[row.name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
-    return expected
-
-
-def part_of(family: Family, name: str) -> str:
-    """What a tensor is of that the family knows and has no use for, such as the decoder of
-    masked-image pre-training; "" for any other.
-    """
-    for beginning, what in family.parts.items():
-        if name.startswith(beginning):
-            return what
-    return ""
-
-
-def fitting_head(
-    config: EncoderConfig,
-    hf: Mapping[str, Any],
-    named: Mapping[str, np.ndarray],
-    encoder: Mapping[str, np.ndarray],
-) -> tuple[Any, dict[str, np.ndarray], list[str]]:
-    """(the head, its tensors and the encoder's, the names of those that are left).
-
-    The head is the one that the family recognises, if its tensors are there in their shapes, and
-    with nothing unknown beside them where it predicts: a classifier under a CRF would answer
-    otherwise than the model did. Else it is the pooler alone, and else none.
-    """
-    family = get_family(config.family)
-    of_pooler = {row.name for row in family.table if row.paths[0].startswith("head/pooler/")}
-    pooler = {name: tensor for name, tensor in named.items() if name in of_pooler}
-    for tensors in (named, {**encoder, **pooler}, encoder):
-        head, kept = family.recognise(config, hf, dict(tensors))
-        expected = expected_tensors(config, head)
-        used = {name: tensor for name, tensor in kept.items() if name in expected}
-        left = names_without(kept, expected)
-        if not tree.differences(used, expected) and not is_a_part(family, head, left):
-            return head, used, names_without(named, tensors) + left
-    return Classifier(0, family.pooling), dict(encoder), names_without(named, encoder)
-
-
-def is_a_part(family: Family, head: Any, left: Sequence[str]) -> bool:
-    """Whether a head that predicts is a part of what the model predicted by: of the tensors that
-    are ``left``, some are unknown.
-    """
-    predicts = isinstance(head, Span) or getattr(head, "classes", 0) > 0
-    return predicts and not all(part_of(family, name) for name in left)
-
-
-def names_without(named: Mapping[str, Any], taken: Mapping[str, Any]) -> list[str]:
-    """The names that are not taken."""
-    return [name for name in named if name not in taken]
-
-
-def to_float32(tensor: np.ndarray, name: str, where: str) -> np.ndarray:
-    """Raises :class:`CheckpointError` for integers (a quantised file), for what is not finite, and
-    for numbers that no training reaches: a flipped bit of an exponent makes them, and after a layer
-    normalisation the features would be finite, and all the same.
-    """
-    if tensor.dtype.kind in "biu":
-        raise CheckpointError(
-            f"{name} in {where} is of type {tensor.dtype}: adapt reads floating-point weights, "
-            "no others"
-        )
-    with np.errstate(over="ignore"):
-        tensor = tensor.astype(np.float32, copy=False)
-    largest = max(abs(tensor.min()), abs(tensor.max())) if tensor.size else 0.0  # or NaN
-    if not largest < LARGEST_WEIGHT:
-        what = f"as large as {largest:.0e}" if np.isfinite(largest) else "that are not finite"
-        raise CheckpointError(f"{name} in {where} holds values {what}: the checkpoint is damaged")
-    return tensor
-
-
-def check_config(config: EncoderConfig, file: str) -> None:
-    """Raise :class:`CheckpointError` for sizes that make no encoder; ``file`` says them."""
-    says = f"{file} says"
-    for name in (
-        "layers",
-        "width",
-        "heads",
-        "mlp_width",
-        "positions",
-        *([] if config.is_image else ["vocabulary"]),
-    ):
-        size = getattr(config, name)
-        if not isinstance(size, int) or size < 1:
-            raise CheckpointError(f"{says} {size!r} for {name}: it must be at least 1")
-        if size >= 2**31:
-            raise CheckpointError(f"{says} {size} for {name}: it must be below 2^31")
-    for name in ("norm_epsilon", "dropout", "attention_dropout", "init_range"):
-        value = getattr(config, name)
-        most = 1.0 if name.endswith("dropout") else 1e6
-        if type(value) not in (int, float) or not 0 <= value < most:
-            raise CheckpointError(
-                f"{says} {value!r} for {name}: it must be a number from 0 to {most}"
-            )
-    check_heads(config, says)
-    check_positions(config, says)
-
-
-def check_heads(config: EncoderConfig, says: str) -> None:
-    """Raise :class:`CheckpointError` for heads that do not share the width, or each other's keys."""
-    for name in ("head_width", "kv_heads"):
-        size = getattr(config, name)
-        if type(size) is not int or not 0 <= size < 2**31:
-            raise CheckpointError(
-                f"{says} {size!r} for {name}: it must be a whole number from 1 on"
-            )
-    if not config.head_width and config.width % config.heads:
-        raise CheckpointError(
-            f"{says} {config.heads} heads, which does not divide the width {config.width}"
-        )
-    if config.kv_heads and config.heads % config.kv_heads:
-        raise CheckpointError(
-            f"{says} {config.kv_heads} heads of keys and values, which does not divide "
-            f"{config.heads} heads"
-        )
-
-
-def check_positions(config: EncoderConfig, says: str) -> None:
-    """Raise :class:`CheckpointError` for places of tokens that can't be told to a block."""
-    if config.position_kind not in POSITION_KINDS:
-        kinds = ", ".join(POSITION_KINDS)
-        raise CheckpointError(
-            f"{says} {config.position_kind!r} for position_kind: adapt has {kinds}"
-        )
-    if any(block not in range(config.layers) for block in config.local_layers):
-        raise CheckpointError(
-            f"{says} {list(config.local_layers)} for local_layers: it has {config.layers} layers"
-        )
-    if type(config.window) is not int or not 0 <= config.window < 2**31:
-        raise CheckpointError(
-            f"{says} {config.window!r} for window: it must be a whole number from 0 to 2^31"
-        )
-    if config.position_kind != "rotary":
-        return
-    for name in ("rotary_base", "local_rotary_base"):
-        base = getattr(config, name)
-        least = 1.0 if name == "rotary_base" else 0.0
-        if type(base) not in (int, float) or not least <= base < math.inf:
-            raise CheckpointError(f"{says} {base!r} for {name}: it must be a number above {least}")
-    if config.rotary_dtype not in ("float32", "float16"):
-        raise CheckpointError(
-            f"{says} {config.rotary_dtype!r} for rotary_dtype: it must be float32 or float16"
-        )
-    for name in ("rotary_factor", "rotary_slow", "rotary_fast"):
-        value = getattr(config, name)
-        if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise CheckpointError(f"{says} {value!r} for {name}: it must be a number above 0")
-    if type(config.rotary_length) is not int or not 0 <= config.rotary_length < 2**31:
-        raise CheckpointError(
-            f"{says} {config.rotary_length!r} for rotary_length: it must be a whole number from 0 on"
-        )
-    if config.rotary_slow >= config.rotary_fast:
-        raise CheckpointError(
-            f"{says} {config.rotary_slow} for rotary_slow: it must be below rotary_fast, "
-            f"{config.rotary_fast}"
-        )
-    if config.width_of_head % 2:
-        raise CheckpointError(
-            f"{says} {config.heads} heads of an odd width, which rotary positions can't halve"
-        )
-    if config.is_image and config.width_of_head % 4:
-        raise CheckpointError(
-            f"{says} {config.heads} heads of width {config.width_of_head}: rotary positions of "
-            "patches want a multiple of 4"
-        )
