@@ -248,7 +248,7 @@ def call(
 ) -> Any:
     """Run a kernel over a grid: it gets the blocks of ``inputs`` by name, then the ``outputs``.
 
-    ``aliases`` are inputs in whose memory an output is written, with its number.
+    ``aliases`` are {name of an input: number of the output that is written into its memory}.
     """
     plan = grid.plan
     name = f"{name}_joint" if plan.joint else name
@@ -450,7 +450,7 @@ def score_gradient(
 
 
 def queries_kernel(refs: Refs, gradient_ref: Any, inner_ref: Any, *, grid: Grid) -> None:
-    """The gradient of a block of queries, and their ``inner``."""
+    """The gradient of a block of queries, and ``inner``: the sum of each query's upstream * out."""
     plan = grid.plan
     blocks = plan.backward
     row, head, block = grid.place(pl.program_id(0))
@@ -634,9 +634,11 @@ def of_queries(
 def queries_gradient(
     plan: Plan, arrays: Arrays, bounds: jax.Array, upstream: Any, out: Any, total: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradient of q, and ``inner``. ``total`` and ``inner`` are float32 [R, H, C].
+    """(the gradient of q, ``inner`` of :func:`queries_kernel`); ``total`` and ``inner`` are float32
+    [R, H, C].
 
-    Where q, k and v lie in one array so do their gradients, and those of k and v are not written.
+    Where q, k and v lie in one array, so do their gradients, and :func:`joint_gradient` has to
+    write those of k and v.
     """
     blocks = plan.backward
     grid = Grid(plan, plan.queries // blocks.queries)
@@ -678,7 +680,10 @@ def joint_gradient(
     inner: Any,
     gradient: jax.Array,
 ) -> jax.Array:
-    """``gradient``, which has that of the queries, with those of keys and values beside it."""
+    """The gradient of the one array of queries, keys and values, [R, T, 3 H, K].
+
+    ``gradient`` is that array with the queries' part written; it is overwritten.
+    """
     blocks = plan.backward
     grid = Grid(plan, plan.keys // blocks.keys)
     shape = (plan.rows, plan.keys, 3, plan.heads, plan.width)

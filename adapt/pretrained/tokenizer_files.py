@@ -428,16 +428,9 @@ def with_roberta_ends(
     backend: tokenizers.Tokenizer, settings: Settings, special: Mapping[str, AddedToken | None]
 ) -> processors.RobertaProcessing:
     """RoBERTa's <s> text </s>, and <s> text </s></s> text </s> of pairs."""
-    ends = []
-    for name in ("sep_token", "cls_token"):
-        token = special[name]
-        number = None if token is None else backend.token_to_id(token.content)
-        if token is None or number is None:
-            raise ValueError(f"there is no {token.content if token else name} in it")
-        ends.append((token.content, number))
     return processors.RobertaProcessing(
-        ends[0],
-        ends[1],
+        tokenizer_steps.token_and_id(backend, special, "sep_token"),
+        tokenizer_steps.token_and_id(backend, special, "cls_token"),
         trim_offsets=settings.get("trim_offsets", True),
         add_prefix_space=settings.get("add_prefix_space", False),
     )

@@ -111,14 +111,17 @@ def ends_of(
 
     Raises ValueError for a name without a token, and for a token that the vocabulary does not have.
     """
-    ends = []
-    for name in names:
-        token = special.get(name)
-        number = None if token is None else backend.token_to_id(token.content)
-        if token is None or number is None:
-            raise ValueError(f"there is no {token.content if token else name} in it")
-        ends.append((token.content, number))
+    ends = [token_and_id(backend, special, name) for name in names]
     return [token for token, _ in ends], list(dict(ends).items())
+
+
+def token_and_id(backend: Tokenizer, special: Special, name: str) -> tuple[str, int]:
+    """A special token and its id. Raises ValueError for one that the vocabulary does not have."""
+    token = special.get(name)
+    number = None if token is None else backend.token_to_id(token.content)
+    if token is None or number is None:
+        raise ValueError(f"there is no {token.content if token else name} in it")
+    return token.content, number
 
 
 def as_bos_and_eos(backend: Tokenizer, settings: Settings, special: Special) -> Any:
