@@ -108,7 +108,7 @@ def test_old_and_new_entries_of_rotary_positions_are_the_same():
 
 def test_llama_3_divides_the_angles_that_turn_seldom_and_keeps_those_that_turn_often():
     plain = frequencies(16, 500.0)
-    stretched = Stretch(factor=8.0, length=100, slow=1.0, fast=4.0).of(plain)
+    stretched = Stretch(factor=8.0, length=100, slow=1.0, fast=4.0).apply(plain)
     turns = 100 * plain / (2 * np.pi)
     often, seldom = turns > 4, turns < 1
     assert often.any() and seldom.any() and not np.all(often | seldom)
