@@ -146,7 +146,7 @@ def check_heads(config: EncoderConfig, says: str) -> None:
 
 
 def check_positions(config: EncoderConfig, says: str) -> None:
-    """Raise :class:`CheckpointError` for places of tokens that can't be told to a block."""
+    """Raise :class:`CheckpointError` for positions and local layers that no block has."""
     if config.position_kind not in POSITION_KINDS:
         kinds = ", ".join(POSITION_KINDS)
         raise CheckpointError(
@@ -160,8 +160,14 @@ def check_positions(config: EncoderConfig, says: str) -> None:
         raise CheckpointError(
             f"{says} {config.window!r} for window: it must be a whole number from 0 to 2^31"
         )
-    if config.position_kind != "rotary":
-        return
+    if config.position_kind == "rotary":
+        check_rotary(config, says)
+
+
+def check_rotary(config: EncoderConfig, says: str) -> None:
+    """Raise :class:`CheckpointError` for numbers that make no rotation, or for heads of a width that
+    can't be rotated.
+    """
     for name in ("rotary_base", "local_rotary_base"):
         base = getattr(config, name)
         least = 1.0 if name == "rotary_base" else 0.0

@@ -125,7 +125,9 @@ def module(name: str) -> list[str]:
 
 
 def environment(cache: Path, **more: str) -> dict[str, str]:
-    """Of a command started by a test: this code, that cache, and warnings shown, so that leaks are seen."""
+    """The environment of a command that a test starts: this code, that cache, and warnings shown, so
+    that leaks are seen.
+    """
     own = {
         "ADAPT_CACHE": str(cache),
         "PYTHONPATH": str(ROOT),

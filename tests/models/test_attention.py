@@ -138,7 +138,7 @@ def test_the_scale_of_scores_is_that_of_the_config():
 
 
 def value_and_gradient(model, inputs, key):
-    """Of a sum of outputs with dropout, by the parameters."""
+    """The sum of the outputs' sines, with dropout, and its gradient by the parameters."""
 
     def loss(tree):
         return jnp.sin(model.apply(tree, inputs, key)).sum()

@@ -241,7 +241,7 @@ def test_packed_rows_agree_with_one_example_a_row(case):
 
 @functools.partial(jax.jit, static_argnums=0)
 def gradient(model: Model, params: tree.Tree, batch: dict) -> jax.Array:
-    """Of the state of the first example's fourth token with respect to all embeddings."""
+    """The gradient of the state of the first example's fourth token by all embeddings."""
     encoder = model.encoder
     variables = {"params": params["encoder"]}
     x = encoder.apply(variables, batch, method="embed")

@@ -102,7 +102,7 @@ class Kernel:
         }
 
     def seconds(self, chip: Chip) -> float:
-        """Of all its runs."""
+        """The seconds of all its runs together."""
         return self.times * (chip.rates.start + max(self.parts(chip).values()))
 
     def limit(self, chip: Chip) -> str:

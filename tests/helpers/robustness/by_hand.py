@@ -69,8 +69,8 @@ def csv_rows(path: Path) -> list[dict[str, str]] | None:
 
 
 def json_rows(path: Path) -> list[Any] | None:
-    """The rows of a JSON file, lines or a list; None for what is neither. Of a name that is there
-    twice in an object the reading is an error, too: there is no telling which one was meant.
+    """The rows of a JSON file, lines or a list; None for what is neither, and for an object
+    that has a name twice: there is no telling which one was meant.
     """
     try:
         text = text_of(path)
