@@ -15,6 +15,7 @@ out compiling, within a fifth of the real ones on a machine as quiet as it was::
 import collections
 import dataclasses
 import itertools
+import logging
 import re
 import tempfile
 import time
@@ -63,6 +64,8 @@ from adapt.training.losses import Loss
 from adapt.training.step import State, Step, cast_kernels, init_state, make_step
 
 TOP = re.compile(r"top:\d+")
+logger = logging.getLogger(__name__)
+
 ALSO = ("bitfit", "lora:8", "adapters:16")  # planned for besides full, top:K and frozen
 FIT = "full"  # the strategy whose steps are fitted to the memory
 # The share of the device's memory that a step may take. The rest is for batches that wait there, for
@@ -392,9 +395,23 @@ def estimate_strategies(
     ``on_progress(done, total)`` counts programs. Raises :class:`StrategyError` for a strategy of
     several phases.
     """
+    also = those_that_train(also, workload.params)
     timings = time_programs(workload, also, on_progress)
     names = planned_strategies(workload.own_blocks, also)
     return [estimate(workload, timings, overhead, name) for name in names], timings
+
+
+def those_that_train(also: Sequence[str], params: tree.Tree) -> Sequence[str]:
+    """``also`` without ``bitfit`` where nobody named it and the encoder has no biases.
+
+    Raises :class:`StrategyError` where somebody did, before anything is timed.
+    """
+    if "bitfit" not in also or strategies.has_biases(params):
+        return also
+    if tuple(also) != ALSO:
+        raise StrategyError("`also` has bitfit, which trains biases, and this encoder has none")
+    logger.warning("bitfit is not planned, for this encoder has no biases")
+    return [name for name in also if name != "bitfit"]
 
 
 def planned_strategies(layers: int, also: Sequence[str]) -> list[str]:

@@ -198,3 +198,13 @@ def test_a_mistake_is_one_sentence_that_names_the_parameter(bert, mistake):
     with pytest.raises(AdaptError, match=named) as raised:
         adapt.plan(bert, *arguments, **options)
     assert "\n" not in str(raised.value)
+
+
+def test_bitfit_is_left_out_of_a_plan_where_there_are_no_biases(caplog):
+    none = {"encoder": {"kernel": np.ones(2)}, "head": {"bias": np.ones(2)}}
+    assert planning.those_that_train(planning.ALSO, none) == ["lora:8", "adapters:16"]
+    assert "bitfit is not planned" in caplog.text
+    with pytest.raises(StrategyError, match="`also` has bitfit"):
+        planning.those_that_train(["bitfit"], none)
+    some = {"encoder": {"norm": {"bias": np.ones(2)}}}
+    assert planning.those_that_train(planning.ALSO, some) == planning.ALSO

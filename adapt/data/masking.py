@@ -100,7 +100,8 @@ def mask_id(tokenizer: Tokenizer) -> int:
         if number is not None:
             return number
     raise CheckpointError(
-        "the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input"
+        "the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input: give a "
+        "checkpoint that was trained so (T5 was not)"
     )
 
 

@@ -130,6 +130,14 @@ def check_replaceable(out: Path) -> None:
         )
 
 
+# What stands in a config that no exported class has.
+TRAINED_WITH = {
+    "lora_rank": "lora",
+    "adapter_width": "adapters",
+    "prefix_tokens": "a prefix of keys and values",
+}
+
+
 def with_merged_lora(run: hub.Pretrained) -> hub.Pretrained:
     """The run with LoRA merged into its weights.
 
@@ -140,7 +148,8 @@ def with_merged_lora(run: hub.Pretrained) -> hub.Pretrained:
         value = getattr(config, name)
         if value:
             raise ExportError(
-                f"{run.source} has {name} {value}, which the torch world's classes lack"
+                f"{run.source} was trained with {TRAINED_WITH[name]}, which no class of transformers "
+                "has: train with lora, which is merged into the weights, or another strategy"
             )
     return dataclasses.replace(run, params=params, config=config)
 

@@ -7,6 +7,7 @@ import operator
 import os
 import typing
 from collections.abc import Container, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ from adapt.training import checkpoint
 from adapt.training.step import cast_kernels
 
 logger = logging.getLogger(__name__)
+
+# The folders of deltas that are being loaded, each for the one before it.
+referring: ContextVar[tuple[Path, ...]] = ContextVar("referring", default=())
 
 BUNDLED = [name for name, asset in assets.ASSETS.items() if "model.safetensors" in asset.files]
 # transformers' problem_type -> the task, and whether its outputs are classes, which have names
@@ -984,14 +988,18 @@ def base_encoder(folder: Path, base: Mapping[str, str]) -> tree.Tree:
     """
     source = base["source"]
     mend = f"put it back, or write its place into base.source of {folder / 'model.json'}"
+    here = folder.resolve()
+    if here in referring.get():
+        raise CheckpointError(f"{folder} refers to itself for its encoder, {mend}")
+    token = referring.set((*referring.get(), here))
     try:
         encoder = {"encoder": load_silently(source).params["encoder"]}
     except CheckpointError as error:
         raise CheckpointError(
             f"{folder} holds what trained on the encoder of {source}, {mend}: {error}"
         ) from None
-    except RecursionError:
-        raise CheckpointError(f"{folder} refers to itself for its encoder, {mend}") from None
+    finally:
+        referring.reset(token)
     digest = tree.digest(encoder["encoder"])
     if digest != base["digest"]:
         raise CheckpointError(

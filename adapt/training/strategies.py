@@ -342,9 +342,17 @@ def surgical(layers: int, epochs: int, blocks: str) -> Strategy:
     return single_phase((f"encoder/({block_pattern(band)})/.*", "encoder"), epochs=epochs)
 
 
+BIASES = "encoder/.*/bias"
+
+
 def bitfit(layers: int, epochs: int) -> Strategy:
     """The head and every bias (Ben Zaken et al. 2022)."""
-    return single_phase(("encoder/.*/bias", "bias"), epochs=epochs)
+    return single_phase((BIASES, "bias"), epochs=epochs)
+
+
+def has_biases(params: tree.Tree) -> bool:
+    """Whether an encoder has what :func:`bitfit` trains."""
+    return any(re.fullmatch(BIASES, path) for path in tree.paths(params))
 
 
 def lora(layers: int, epochs: int, rank: int, alpha: float, targets: str) -> Strategy:
@@ -639,8 +647,14 @@ def label_phase(phase: Phase, params: tree.Tree, layers: int) -> tuple[tree.Tree
     """The label tree of a phase, and the factor of each group's learning rate, ``{group: factor}``.
 
     With a ``layer_decay`` each stage is a group of its own, ``encoder_05``; :func:`base_group`
-    gives ``encoder`` back. Groups of which ``params`` has no leaf are left out.
+    gives ``encoder`` back. Groups of which ``params`` has no leaf are left out. Raises
+    :class:`StrategyError` for biases to train where there are none.
     """
+    if (BIASES, "bias") in phase.rules and not has_biases(params):
+        raise StrategyError(
+            "bitfit trains the biases of the encoder, and this one has none: give lora:8, or another "
+            "strategy"
+        )
     labels = tree.label(params, phase.rules)
     factors = dict.fromkeys(phase.groups, 1.0)
 

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -336,3 +337,10 @@ def test_a_module_adds_a_strategy_and_a_modifier(tmp_path, monkeypatch):
         strategy("every:two", 4)
     with pytest.raises(StrategyError, match=r"give one of .*every:K.*doubled"):
         strategy("evry:2", 4)
+
+
+def test_biases_of_an_encoder_without_any_are_refused_by_the_strategy_s_name():
+    params = {"encoder": {"block_00": {"kernel": np.ones(2)}}, "head": {"bias": np.ones(2)}}
+    (phase,) = strategies.strategy("bitfit", 1).phases
+    with pytest.raises(StrategyError, match=r"bitfit trains the biases .* has none"):
+        strategies.label_phase(phase, params, 1)
