@@ -216,6 +216,8 @@ def column_blocks(widths: Sequence[int], width: int) -> list[list[int]]:
 @contextlib.contextmanager
 def speaking(status: Callable[[], str]) -> Iterator[None]:
     """Inside, a log gets the line ``status()`` whenever it has been silent for a minute."""
+    global last_line
+    last_line = time.monotonic()  # what was before does not count: nothing ran
     done = threading.Event()
 
     def speak() -> None:

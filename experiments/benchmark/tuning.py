@@ -241,7 +241,12 @@ def replaced(module: Any, name: str, function: Callable[..., Any]) -> Callable[.
 
 
 def tokens_first(
-    q_RHCK: jax.Array, k_RHTK: jax.Array, v_RHTK: jax.Array, pattern: Any, dropout: Any
+    q_RHCK: jax.Array,
+    k_RHTK: jax.Array,
+    v_RHTK: jax.Array,
+    pattern: Any,
+    dropout: Any,
+    joint_RC3HK: Any = None,  # read by kernels alone
 ) -> jax.Array:
     """Attention with tokens before heads, [R, C, H, K], the layout of most implementations."""
     mask = pattern.mask(q_RHCK.shape[2], k_RHTK.shape[2])
@@ -257,13 +262,13 @@ def tokens_first(
 
 
 def three_products(x: jax.Array, kernels: Any, biases: Any, added: Any, heads: int) -> jax.Array:
-    """Query, key and value as three matrix products."""
+    """Query, key and value as three matrix products: [R, C, 3, H, K]."""
     rows, tokens, width = x.shape
     products = []
     for kernel, bias in zip(kernels, biases, strict=True):
-        product = (x @ kernel + bias).reshape(rows, tokens, heads, width // heads)
-        products.append(product.transpose(0, 2, 1, 3))
-    return jnp.stack(products)
+        product = x @ kernel + bias
+        products.append(product.reshape(rows, tokens, heads, width // heads))
+    return jnp.stack(products, 2)
 
 
 def threefry(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
