@@ -9,12 +9,15 @@ lines or makes rows of all, so that CSV is read by the standard library.
 """
 
 import json
+import numbers
 import reprlib
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from adapt.data import conll, squad
 from adapt.data.text_files import read_csv, text_lines
@@ -156,11 +159,23 @@ def type_with(known: "pa.DataType | None", values: list[Any]) -> "pa.DataType":
     """
     import pyarrow as pa
 
+    check_truth_values(values)
     found = pa.array(values).type
     if known is None:
         return found
     schemas = [pa.schema([("", known)]), pa.schema([("", found)])]
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def check_truth_values(values: Iterable[Any]) -> None:
+    """Raise one of NOT_OF_ONE_TYPE where truth values stand among numbers: Arrow would make numbers
+    of them wherever it meets a number first.
+    """
+    kinds = {type(value) for value in values}
+    truths = {kind for kind in kinds if issubclass(kind, bool | np.bool_)}
+    found_number = any(issubclass(kind, numbers.Number) for kind in kinds - truths)
+    if truths and found_number:
+        raise TypeError("truth values stand among numbers")
 
 
 def long_number(values: list[Any]) -> int | None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from adapt import buckets, signatures
 from adapt.data import bundled, conll, folders, misnamed
-from adapt.data.arrow import misfit, read_faults, read_notes, write_arrow
+from adapt.data.arrow import check_truth_values, misfit, read_faults, read_notes, write_arrow
 from adapt.data.decoding import decoded
 from adapt.data.formats import FORMATS, ending_of, format_of, is_compressed
 from adapt.data.text_files import QUOTING, repeated_names, text_lines
@@ -235,6 +235,8 @@ def from_columns(
     faults = {}
     for name, values in columns.items():
         try:
+            if name != image_column:
+                check_truth_values(values)
             feature = datasets.Image() if name == image_column else None
             part = datasets.Dataset.from_dict(
                 {name: list(values)}, datasets.Features({name: feature}) if feature else None
@@ -259,6 +261,7 @@ def with_column(table: Table, name: str, values: Sequence[Any]) -> Table:
     faults = {column: fault for column, fault in table.faults.items() if column != name}
     content = list(values)
     try:
+        check_truth_values(content)
         added = rows.add_column(name, content)  # pyright: ignore[reportCallIssue]
     except Exception as error:  # of Arrow, or of the library whose values these are
         faults[name] = misfit(name, content, error)

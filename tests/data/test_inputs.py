@@ -191,6 +191,8 @@ def test_a_column_of_several_types_is_in_nobodys_way():
     [
         ([1, "n", 1], r"row 2: .* 'n' is of type str, and row 1 has 1 of type int: make all"),
         ([None, 1, True], r"row 3: .* True is of type bool, and row 2 has 1 of type int: make all"),
+        ([None, 0.5, True], r"row 3: .* True is of type bool, and row 2 has 0.5 of type float"),
+        ([1, np.True_, 2], r"row 2: .* is of type bool_?, and row 1 has 1 of type int: make all"),
         ([1j, 1, 2], r"row 1: .* 1j is of type complex: give text or numbers"),
     ],
 )

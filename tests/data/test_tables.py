@@ -142,6 +142,13 @@ def test_json_of_mixed_types_is_refused(file, second):
         check_column(table, "text")
 
 
+def test_a_truth_value_is_not_made_a_number_by_those_before_it(file):
+    table = read(file("a.jsonl", '{"x": 0.5, "y": true}\n{"x": true, "y": false}'))
+    assert table.rows["y"][:] == [True, False]
+    with pytest.raises(DataError, match=r"row 2: column 'x' .*: True is of type bool"):
+        check_column(table, "x")
+
+
 def test_the_rows_that_mix_types_are_named(file):
     rows = [{"text": "a"}] * 2500
     rows[1700] = {"text": 5}
