@@ -131,11 +131,39 @@ def norm(name: str, path: str) -> list[Row]:
     return [Row(f"{name}.weight", (f"{path}/scale",)), Row(f"{name}.bias", (f"{path}/bias",))]
 
 
+def with_defaults(rows: Sequence[tuple[Any, ...]], **defaults: Any) -> list[tuple[Any, ...]]:
+    """Rows of a configuration with other defaults, each by its entry of config.json."""
+    changed = []
+    for ours, theirs, *default in rows:
+        default = [defaults[theirs]] if theirs in defaults else default
+        changed.append((ours, theirs, *default))
+    return changed
+
+
+def without(rows: Sequence[tuple[Any, ...]], *fields: str) -> list[tuple[Any, ...]]:
+    """Rows of a configuration without those of these fields."""
+    return [row for row in rows if row[0] not in fields]
+
+
+Entries = Mapping[str, Any]  # of config.json
 Fields = dict[str, Any]
 Tensors = dict[str, np.ndarray]
+Found = tuple[Any, Tensors]  # a head, and the tensors by the names of the table
+
+# The rows of a configuration that most text models have.
+SIZES = [
+    ("layers", "num_hidden_layers"),
+    ("width", "hidden_size"),
+    ("heads", "num_attention_heads"),
+    ("mlp_width", "intermediate_size"),
+    ("positions", "max_position_embeddings"),
+    ("vocabulary", "vocab_size"),
+]
+# One tensor of all three.
+QKV = tuple(f"encoder/block_#/attention/{name}" for name in ("query", "key", "value"))
 
 
-def as_they_are(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def as_they_are(hf: Entries, fields: Fields) -> Fields:
     """``complete`` of a family whose rows say all."""
     return fields
 
@@ -145,7 +173,7 @@ def as_said(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Encoder
     return config
 
 
-def as_it_is(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_it_is(hf: Entries) -> Entries:
     """``settings`` of a family whose config.json is the encoder's."""
     return hf
 
@@ -220,8 +248,8 @@ class Family:
 
     config: Sequence[tuple[Any, ...]]
     table: Sequence[Row]
-    recognise: Callable[[EncoderConfig, Mapping[str, Any], Tensors], tuple[Any, Tensors]]
-    complete: Callable[[Mapping[str, Any], Fields], Fields] = as_they_are
+    recognise: Callable[[EncoderConfig, Entries, Tensors], Found]
+    complete: Callable[[Entries, Fields], Fields] = as_they_are
     entries: Callable[[EncoderConfig, Any], Fields] = no_entries
     settle: Callable[[EncoderConfig, Mapping[str, np.ndarray]], EncoderConfig] = as_said
     pooling: str = "mean"
@@ -235,7 +263,7 @@ class Family:
     extra_tensors: Callable[[EncoderConfig, str, Tensors], Tensors] = no_tensors
     language_model: Callable[[EncoderConfig, bool], Any] = language_model
     tokenizer: str = ""
-    settings: Callable[[Mapping[str, Any]], Mapping[str, Any]] = as_it_is
+    settings: Callable[[Entries], Entries] = as_it_is
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     processor: str = "ViTImageProcessor"
     any_size: bool = False
@@ -245,39 +273,39 @@ class Family:
 # The model_type of config.json -> the family, or "module:NAME" (NAME is FAMILY if it is not said),
 # which is imported when it is needed.
 FAMILIES: dict[str, Family | str] = {
-    "bert": "adapt.pretrained.families.bert",
-    "roberta": "adapt.pretrained.families.roberta",
-    "xlm-roberta": "adapt.pretrained.families.roberta:XLM_ROBERTA",
-    "camembert": "adapt.pretrained.families.roberta:CAMEMBERT",
-    "distilbert": "adapt.pretrained.families.distilbert",
-    "electra": "adapt.pretrained.families.electra",
-    "esm": "adapt.pretrained.families.esm",
-    "gpt2": "adapt.pretrained.families.gpt2",
-    "llama": "adapt.pretrained.families.llama",
-    "smollm3": "adapt.pretrained.families.llama:SMOLLM3",
-    "mistral": "adapt.pretrained.families.mistral",
-    "qwen2": "adapt.pretrained.families.qwen",
-    "qwen3": "adapt.pretrained.families.qwen:QWEN3",
-    "gemma3_text": "adapt.pretrained.families.gemma3",
-    "gte": "adapt.pretrained.families.nomic:GTE",
-    "modernbert": "adapt.pretrained.families.modernbert",
-    "nomic_bert": "adapt.pretrained.families.nomic:NOMIC",
-    "vit": "adapt.pretrained.families.vit",
     "albert": "adapt.pretrained.families.albert",
-    "mpnet": "adapt.pretrained.families.mpnet",
-    "deberta-v2": "adapt.pretrained.families.deberta_v2",
-    "t5": "adapt.pretrained.families.t5",
-    "mt5": "adapt.pretrained.families.t5:MT5",
-    "umt5": "adapt.pretrained.families.t5:UMT5",
-    "deit": "adapt.pretrained.families.deit",
     "beit": "adapt.pretrained.families.beit",
+    "bert": "adapt.pretrained.families.bert",
+    "camembert": "adapt.pretrained.families.roberta:CAMEMBERT",
+    "clip": "adapt.pretrained.families.clip",
+    "clip_vision_model": "adapt.pretrained.families.clip",
+    "deberta-v2": "adapt.pretrained.families.deberta_v2",
+    "deit": "adapt.pretrained.families.deit",
     "dinov2": "adapt.pretrained.families.dinov2",
     "dinov2_with_registers": "adapt.pretrained.families.dinov2:WITH_REGISTERS",
     "dinov3_vit": "adapt.pretrained.families.dinov3",
-    "clip": "adapt.pretrained.families.clip",
-    "clip_vision_model": "adapt.pretrained.families.clip",
+    "distilbert": "adapt.pretrained.families.distilbert",
+    "electra": "adapt.pretrained.families.electra",
+    "esm": "adapt.pretrained.families.esm",
+    "gemma3_text": "adapt.pretrained.families.gemma3",
+    "gpt2": "adapt.pretrained.families.gpt2",
+    "gte": "adapt.pretrained.families.nomic:GTE",
+    "llama": "adapt.pretrained.families.llama",
+    "mistral": "adapt.pretrained.families.mistral",
+    "modernbert": "adapt.pretrained.families.modernbert",
+    "mpnet": "adapt.pretrained.families.mpnet",
+    "mt5": "adapt.pretrained.families.t5:MT5",
+    "nomic_bert": "adapt.pretrained.families.nomic:NOMIC",
+    "qwen2": "adapt.pretrained.families.qwen",
+    "qwen3": "adapt.pretrained.families.qwen:QWEN3",
+    "roberta": "adapt.pretrained.families.roberta",
     "siglip": "adapt.pretrained.families.siglip",
     "siglip_vision_model": "adapt.pretrained.families.siglip",
+    "smollm3": "adapt.pretrained.families.llama:SMOLLM3",
+    "t5": "adapt.pretrained.families.t5",
+    "umt5": "adapt.pretrained.families.t5:UMT5",
+    "vit": "adapt.pretrained.families.vit",
+    "xlm-roberta": "adapt.pretrained.families.roberta:XLM_ROBERTA",
 }
 
 
@@ -350,34 +378,7 @@ def config_entries(config: EncoderConfig) -> Fields:
     return {theirs: fields[ours] for ours, theirs, *_ in get_family(config.family).config}
 
 
-def tie(
-    hf: Mapping[str, Any], tensors: Mapping[str, np.ndarray], decoder: str, embedding: str
-) -> tuple[bool, Tensors]:
-    """(whether the decoder is the embedding, the tensors without the copy of it that a file may
-    hold).
-    """
-    stored = tensors.get(decoder)
-    same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
-    tied = bool(hf.get("tie_word_embeddings", True)) and same
-    kept = dict(tensors)
-    if tied:
-        kept.pop(decoder, None)
-    return tied, kept
-
-
-def with_decoder_bias(tensors: Tensors, tied: bool, decoder_bias: str, bias: str) -> Tensors:
-    """The tensors with one bias of a masked-LM head, under the name ``bias``.
-
-    An untied file may hold a second one, ``decoder_bias``, and then transformers computes with that.
-    """
-    kept = dict(tensors)
-    second = kept.pop(decoder_bias, None)
-    if second is not None and not tied:
-        kept[bias] = second
-    return kept
-
-
-def architecture(hf: Mapping[str, Any]) -> str:
+def architecture(hf: Entries) -> str:
     """The class that a checkpoint was saved from, by its config.json; "" where that does not say."""
     names = hf.get("architectures")
     return str(names[0]) if isinstance(names, list) and names else ""

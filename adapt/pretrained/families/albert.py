@@ -1,30 +1,30 @@
 """ALBERT (Lan et al. 2020): one block that is used again and again, after a narrow embedding."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
+from adapt.models import Classifier, EncoderConfig, MaskedLM
 from adapt.pretrained.families import (
+    Entries,
     Family,
     Fields,
-    Row,
+    Found,
     Tensors,
-    architecture,
     bert,
     dense,
+    heads,
     norm,
-    tie,
-    with_decoder_bias,
+    with_defaults,
 )
 
-CONFIG = [row for row in bert.CONFIG if row[0] != "activation" and "dropout" not in row[0]]
-CONFIG += [
+DEFAULTS = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0}
+DEFAULTS |= {"attention_probs_dropout_prob": 0.0}
+CONFIG = [
+    *with_defaults(bert.CONFIG, **DEFAULTS),
     ("embedding_width", "embedding_size", 128),
-    ("activation", "hidden_act", "gelu_new"),
-    ("dropout", "hidden_dropout_prob", 0.0),
-    ("attention_dropout", "attention_probs_dropout_prob", 0.0),
 ]
+BIAS = "predictions.bias"
+DECODER = "predictions.decoder.weight"
 BLOCK = "encoder.albert_layer_groups.0.albert_layers.0"
 TABLE = [
     *[row for row in bert.ENCODER if row.paths[0].startswith("encoder/embedding/")],
@@ -37,19 +37,16 @@ TABLE = [
     *dense(f"{BLOCK}.ffn", "encoder/block_00/mlp/up"),
     *dense(f"{BLOCK}.ffn_output", "encoder/block_00/mlp/down"),
     *norm(f"{BLOCK}.full_layer_layer_norm", "encoder/block_00/mlp_norm"),
-    *dense("predictions.dense", "head/transform"),
-    *norm("predictions.LayerNorm", "head/norm"),
-    Row("predictions.bias", ("head/decoder/bias",)),
-    Row("predictions.decoder.weight", ("head/decoder/kernel",), "transposed"),
+    *heads.masked_lm_rows("predictions.dense", "predictions.LayerNorm", BIAS, DECODER),
     *dense("sop_classifier.classifier", "head/next_sentence"),
     *dense("pooler", "head/pooler"),
     *dense("classifier", "head/classifier"),
-    Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
+    heads.SPAN,
 ]
 ONE = {"num_hidden_groups": 1, "inner_group_num": 1}
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     for entry, only in ONE.items():
         if hf.get(entry, only) != only:
             raise CheckpointError(
@@ -77,44 +74,26 @@ def language_model(
     )
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
-    """Masked LM, with the order of sentences or without; answers to questions; a classifier of
-    sequences or of tokens; the pooler alone, or nothing.
-    """
+def masked_lm(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """The masked-LM head, with the order of sentences where its classifier is there."""
+    if BIAS not in tensors:
+        return None
+    tied, tensors = heads.tie(hf, tensors, DECODER, bias=BIAS)
     pooler = "pooler.weight" in tensors
-    if "predictions.bias" in tensors:
-        decoder = "predictions.decoder.weight"
-        tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-        biases = ("predictions.decoder.bias", "predictions.bias")
-        tensors = with_decoder_bias(tensors, tied, *biases)
-        order = pooler and "sop_classifier.classifier.weight" in tensors
-        return language_model(config, tied, order, pooler and not order), tensors
-    if "qa_outputs.weight" in tensors:
-        return Span(config.positions), tensors
-    classes = len(tensors.get("classifier.weight", ()))
-    if classes and architecture(hf).endswith("ForTokenClassification"):
-        return Tagger(classes), tensors
-    if pooler:
-        return Classifier(classes, "pooler"), tensors
-    return Classifier(0, "cls"), tensors
-
-
-def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
-    """As BERT's: the second bias of an untied decoder, and a pooler of zeros for an encoder alone."""
-    if "predictions.decoder.weight" in tensors:
-        return {"predictions.decoder.bias": tensors["predictions.bias"].copy()}
-    if architecture != "AlbertModel" or "pooler.weight" in tensors:
-        return {}
-    zeros = bert.pooler_of_zeros(config)
-    return {name.replace("pooler.dense.", "pooler."): tensor for name, tensor in zeros.items()}
+    order = pooler and "sop_classifier.classifier.weight" in tensors
+    return language_model(config, tied, order, pooler and not order), tensors
 
 
 FAMILY = Family(
     CONFIG,
     TABLE,
-    recognise,
+    heads.first_of(
+        masked_lm,
+        heads.spans,
+        heads.token_classes_by_name,
+        heads.pooler("pooler.weight"),
+        pooling="cls",
+    ),
     complete,
     entries,
     prefix="albert.",
@@ -122,18 +101,12 @@ FAMILY = Family(
     parts={
         "pooler.": "pooler",
         "sop_classifier.": "sentence-order head",
-        "qa_outputs.bias": "span bias of no effect",
+        **heads.SPAN_BIAS,
     },
-    classes={
-        "classes": "AlbertForSequenceClassification",
-        "token classes": "AlbertForTokenClassification",
-        "spans": "AlbertForQuestionAnswering",
-        "masked LM": "AlbertForMaskedLM",
-        "masked LM and next sentence": "AlbertForPreTraining",
-    },
+    classes=heads.classes_of("Albert", *heads.TEXT_KINDS, "masked LM and next sentence"),
     sequence_heads=[Classifier(0, "pooler")],
     base_class="AlbertModel",
-    extra_tensors=extra_tensors,
+    extra_tensors=heads.second_bias_or_pooler(DECODER, BIAS, "pooler"),
     language_model=language_model,
     tokenizer="AlbertTokenizer",
 )

@@ -3,12 +3,11 @@ positions, no bias of the key, and the mean of the patches as a vector.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Fields, Row, Tensors, norm, vit
+from adapt.pretrained.families import Entries, Fields, Found, Row, Tensors, norm, vit, without
 
 BLOCK = "encoder/block_#"
 BIAS = "relative_position_bias.relative_position_bias_table"
@@ -20,10 +19,10 @@ TABLE = [
     Row("encoder.layer.#.lambda_2", (f"{BLOCK}/mlp_scale",)),
     *norm("pooler.layernorm", "head/patch_norm"),
 ]
-CONFIG = [row for row in vit.CONFIG if row[0] != "qkv_bias"]
+CONFIG = without(vit.CONFIG, "qkv_bias")
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     of_layer = hf.get("use_relative_position_bias")
     is_shared = hf.get("use_shared_relative_position_bias")
     if of_layer and is_shared:
@@ -54,9 +53,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     }
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """The image classifier of pre-training, on the normalised mean of the patches or on the class
     token; the norm alone, or nothing.
     """

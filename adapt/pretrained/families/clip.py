@@ -2,15 +2,16 @@
 the tower of texts is the head.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import (
+    Entries,
     Family,
     Fields,
+    Found,
     Row,
     Tensors,
     architecture,
@@ -69,7 +70,7 @@ PARTS = {
 CLASSIFIER = "CLIPForImageClassification"
 
 
-def of_vision(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+def of_vision(hf: Entries) -> Entries:
     """The entries of the tower of images, which config.json of both towers nests."""
     if "vision_config" not in hf:
         return hf
@@ -77,7 +78,7 @@ def of_vision(hf: Mapping[str, Any]) -> Mapping[str, Any]:
     return own | {"architectures": hf.get("architectures")}
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     """A classifier of CLIP reads the mean of the patches before the last norm."""
     return with_patches(fields, first_tokens=1) | {
         "family": "clip_vision_model",
@@ -96,9 +97,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return {"projection_dim": projection} if projection else {}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """The classifier, the projection, or nothing."""
     if not config.final_norm:
         classes = len(tensors.get("classifier.weight", ()))

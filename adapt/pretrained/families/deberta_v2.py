@@ -2,29 +2,27 @@
 positions apart.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig, Span, Tagger
+from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import (
     ACTIVATIONS,
     LIBRARY_ACTIVATIONS,
+    Entries,
     Family,
     Fields,
+    Found,
     Row,
     Tensors,
-    architecture,
     bert,
     dense,
-    language_model,
+    heads,
     norm,
-    tie,
-    with_decoder_bias,
+    with_defaults,
 )
 
-CONFIG = [row for row in bert.CONFIG if row[0] not in ("types", "norm_epsilon")]
-CONFIG += [("types", "type_vocab_size", 0), ("norm_epsilon", "layer_norm_eps", 1e-7)]
+CONFIG = with_defaults(bert.CONFIG, type_vocab_size=0, layer_norm_eps=1e-7)
 SELF = "encoder.layer.#.attention.self"
 TABLE = [
     Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
@@ -43,13 +41,10 @@ TABLE = [
     *dense("encoder.layer.#.intermediate.dense", "encoder/block_#/mlp/up"),
     *dense("encoder.layer.#.output.dense", "encoder/block_#/mlp/down"),
     *norm("encoder.layer.#.output.LayerNorm", "encoder/block_#/mlp_norm"),
-    *dense("cls.predictions.transform.dense", "head/transform"),
-    *norm("cls.predictions.transform.LayerNorm", "head/norm"),
-    Row("cls.predictions.bias", ("head/decoder/bias",)),
-    Row("cls.predictions.decoder.weight", ("head/decoder/kernel",), "transposed"),
+    *bert.MASKED_LM,
     *dense("pooler.dense", "head/hidden"),
     *dense("classifier", "head/classifier"),
-    Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
+    heads.SPAN,
 ]
 PARTS = {
     "mask_predictions.": "replaced-token head",
@@ -57,7 +52,7 @@ PARTS = {
     "embeddings.position_embeddings.": "positions of no effect",
     "encoder.LayerNorm.": "norm of relative positions of no effect",
     "pooler.": "pooler",
-    "qa_outputs.bias": "span bias of no effect",
+    **heads.SPAN_BIAS,
 }
 # What a masked-LM head is called by "legacy": false, and in this table.
 NEW_NAMES = {
@@ -68,7 +63,7 @@ NEW_NAMES = {
 TERMS = ("c2p", "p2c")
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     width = fields["width"]
     head_width = width // fields["heads"]
     for entry, only in (
@@ -96,7 +91,7 @@ def listed(value: str | list[str]) -> tuple[str, ...]:
     return tuple(sorted({word.strip() for word in words}))
 
 
-def relative_fields(hf: Mapping[str, Any], terms: tuple[str, ...], positions: int) -> Fields:
+def relative_fields(hf: Entries, terms: tuple[str, ...], positions: int) -> Fields:
     """The table of differences, and what becomes of it."""
     if not terms:
         raise CheckpointError(
@@ -136,31 +131,22 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return found
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
-    """Masked LM; answers to questions; a classifier of sequences or of tokens; or nothing.
-
-    Beside v3's head for replaced tokens a masked-LM head is the generator's, of another encoder.
-    """
+def masked_lm(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A masked LM. Beside v3's head for replaced tokens it is the generator's, of another encoder."""
     replaced = any(name.startswith("mask_predictions.") for name in tensors)
     if not replaced and "lm_predictions.lm_head.bias" in tensors:
         tensors = {renamed(name): tensor for name, tensor in tensors.items()}
-    if "cls.predictions.bias" in tensors:
-        decoder = "cls.predictions.decoder.weight"
-        tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-        biases = ("cls.predictions.decoder.bias", "cls.predictions.bias")
-        tensors = with_decoder_bias(tensors, tied, *biases)
-        return language_model(config, tied), tensors
-    if "qa_outputs.weight" in tensors:
-        return Span(config.positions), tensors
-    classes = len(tensors.get("classifier.weight", ()))
+    return heads.masked_lm(bert.BIAS, bert.DECODER, bert.BIAS)(config, hf, tensors)
+
+
+def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A classifier of texts by their first token, after a layer that is called a pooler."""
     hidden = ACTIVATIONS.get(hf.get("pooler_hidden_act", "gelu"))
-    if classes and hidden and "pooler.dense.weight" in tensors:
-        return Classifier(classes, "cls", hidden=hidden), tensors
-    if classes and architecture(hf).endswith("ForTokenClassification"):
-        return Tagger(classes), tensors
-    return Classifier(0, "cls"), tensors
+    if hidden is None:
+        return None
+    return heads.classes_after("pooler.dense.weight", hidden, "classifier.weight")(
+        config, hf, tensors
+    )
 
 
 def renamed(name: str) -> str:
@@ -173,20 +159,15 @@ def renamed(name: str) -> str:
 FAMILY = Family(
     CONFIG,
     TABLE,
-    recognise,
+    heads.first_of(masked_lm, heads.spans, classes, heads.token_classes_by_name, pooling="cls"),
     complete,
     entries,
     prefix="deberta.",
     buffers=r"embeddings\.position_ids",
     parts=PARTS,
-    classes={
-        "classes": "DebertaV2ForSequenceClassification",
-        "token classes": "DebertaV2ForTokenClassification",
-        "spans": "DebertaV2ForQuestionAnswering",
-        "masked LM": "DebertaV2ForMaskedLM",
-    },
+    classes=heads.classes_of("DebertaV2", *heads.TEXT_KINDS),
     sequence_heads=[Classifier(0, "cls", hidden=name) for name in ("gelu", "tanh", "relu")],
     base_class="DebertaV2Model",
-    extra_tensors=bert.extra_tensors,
+    extra_tensors=heads.second_bias_or_pooler(bert.DECODER, bert.BIAS, pooler=""),
     tokenizer="DebertaV2Tokenizer",
 )

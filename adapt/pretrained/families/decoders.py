@@ -6,25 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapt.errors import CheckpointError
-from adapt.models import CausalLM, Classifier, EncoderConfig, Span, Tagger
+from adapt.models import CausalLM, Classifier, EncoderConfig, Tagger
 from adapt.pretrained.families import (
+    SIZES,
+    Entries,
     Family,
     Fields,
+    Found,
     Row,
     Tensors,
     architecture,
     dense,
+    heads,
     norm,
-    tie,
 )
 
 CONFIG = [
-    ("layers", "num_hidden_layers"),
-    ("width", "hidden_size"),
-    ("heads", "num_attention_heads"),
-    ("mlp_width", "intermediate_size"),
-    ("positions", "max_position_embeddings"),
-    ("vocabulary", "vocab_size"),
+    *SIZES,
     ("activation", "hidden_act", "silu"),
     ("norm_epsilon", "rms_norm_eps", 1e-6),
     ("attention_dropout", "attention_dropout", 0.0),
@@ -53,13 +51,11 @@ def table(norms: Mapping[str, str] = NORMS) -> list[Row]:
     rows += norm("norm", "encoder/final_norm")
     rows.append(Row("lm_head.weight", ("head/decoder/kernel",), "transposed"))
     rows += dense("score", "head/classifier")
-    rows.append(Row("qa_outputs.weight", ("head/span/kernel",), "transposed"))
+    rows.append(heads.SPAN)
     return rows
 
 
-def decoder_fields(
-    hf: Mapping[str, Any], fields: Fields, kv_heads: int = 0, head_width: int = 0
-) -> Fields:
+def decoder_fields(hf: Entries, fields: Fields, kv_heads: int = 0, head_width: int = 0) -> Fields:
     """What every decoder has. ``kv_heads`` and ``head_width`` are the model's where its config.json
     does not say them; 0: as many as heads, and what the heads have of the width.
     """
@@ -93,7 +89,7 @@ def check_count(value: Any, entry: str) -> None:
         raise CheckpointError(f"{entry} is {value!r} in config.json: give a whole number from 1 on")
 
 
-def layer_types(hf: Mapping[str, Any], fields: Fields, is_local: Callable[[int], Any]) -> list[str]:
+def layer_types(hf: Entries, fields: Fields, is_local: Callable[[int], Any]) -> list[str]:
     """The kind of each layer: as config.json says, or by the number of a layer."""
     layers = fields["layers"]
     check_count(layers, "num_hidden_layers")
@@ -131,30 +127,27 @@ def window_entries(config: EncoderConfig) -> Fields:
     return {"layer_types": kinds, "sliding_window": window if config.local_layers else None}
 
 
-def biases(hf: Mapping[str, Any]) -> Fields:
+def biases(hf: Entries) -> Fields:
     """Attention's biases, which are four or none."""
     bias = bool(hf.get("attention_bias", False))
     return {"qkv_bias": bias, "output_bias": bias}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
-    """LM head, tied or stored; a classifier of sequences or, with a bias, of tokens; answers to
-    questions; or nothing.
-    """
+def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A classifier of sequences or, with a bias, of tokens."""
     classes = len(tensors.get("score.weight", ()))
-    if classes and "score.bias" in tensors:
-        return Tagger(classes), tensors
-    if classes:
-        return Classifier(classes, "last", bias=False), tensors
-    if "qa_outputs.weight" in tensors:
-        return Span(config.positions), tensors
-    tied, tensors = tie(hf, tensors, "lm_head.weight", "embed_tokens.weight")
-    is_language_model = architecture(hf).endswith("ForCausalLM")
-    if "lm_head.weight" in tensors or (tied and is_language_model):
+    if not classes:
+        return None
+    has_bias = "score.bias" in tensors
+    return (Tagger(classes) if has_bias else Classifier(classes, "last", bias=False)), tensors
+
+
+def language_model(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A language model's head, tied or stored."""
+    tied, tensors = heads.tie(hf, tensors, "lm_head.weight", "embed_tokens.weight")
+    if "lm_head.weight" in tensors or (tied and architecture(hf).endswith("ForCausalLM")):
         return CausalLM(config.vocabulary, tied), tensors
-    return Classifier(0, "last"), tensors
+    return None
 
 
 def decoder(
@@ -167,18 +160,14 @@ def decoder(
     return Family(
         CONFIG,
         table(),
-        recognise,
+        heads.first_of(classes, heads.spans, language_model, pooling="last"),
         complete,
         entries,
         pooling="last",
         prefix="model.",
         buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
-        parts={"qa_outputs.bias": "span bias of no effect"},
-        classes={
-            "classes": f"{name}ForSequenceClassification",
-            "token classes": f"{name}ForTokenClassification",
-            "causal LM": f"{name}ForCausalLM",
-        },
+        parts=heads.SPAN_BIAS,
+        classes=heads.classes_of(name, "classes", "token classes", "causal LM"),
         sequence_heads=[Classifier(0, "last", bias=False)],
         base_class=f"{name}Model",
         tokenizer=tokenizer,

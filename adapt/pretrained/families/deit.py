@@ -1,11 +1,9 @@
 """DeiT (Touvron et al. 2021): ViT with a distillation token after the class token."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from adapt.models import Classifier, Distilled, EncoderConfig
-from adapt.pretrained.families import Fields, Row, Tensors, dense, vit
+from adapt.pretrained.families import Entries, Fields, Found, Row, Tensors, dense, vit
 
 TABLE = [
     *vit.TABLE,
@@ -15,14 +13,12 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     fields = vit.complete(hf, fields)
     return fields | {"positions": fields["positions"] + 1, "distillation_token": True}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """The mean of two classifiers, each on one token; or as in ViT."""
     if "distillation_classifier.weight" in tensors:
         return Distilled(len(tensors["distillation_classifier.weight"])), tensors

@@ -3,14 +3,25 @@ the giant one has a gated MLP.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm, where
+from adapt.pretrained.families import (
+    Entries,
+    Family,
+    Fields,
+    Found,
+    Row,
+    Tensors,
+    dense,
+    norm,
+    where,
+    with_defaults,
+)
 from adapt.pretrained.families.vit import with_patches
 
 CONFIG = [
@@ -58,7 +69,7 @@ def mlp_width(width: int, ratio: float, gated: bool) -> int:
     return (int(whole * 2 / 3) + 7) // 8 * 8 if gated else whole
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     gated = fields["gated_mlp"]
     ratio = hf.get("mlp_ratio", 4)
     if not all(type(number) in (int, float) for number in (ratio, fields["width"])):
@@ -77,9 +88,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return {"mlp_ratio": ratios[widths.index(config.mlp_width)]}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """The image classifier, on the class token beside the mean of the patches; or nothing."""
     if "classifier.weight" in tensors:
         classes = len(tensors["classifier.weight"])
@@ -111,10 +120,9 @@ FAMILY = Family(
     processor="BitImageProcessor",
     any_size=True,
 )
-OWN_CONFIG = [("registers", "num_register_tokens", 4), ("patch_size", "patch_size", 16)]
 WITH_REGISTERS = dataclasses.replace(
     FAMILY,
-    config=[*OWN_CONFIG, *CONFIG],
+    config=[*with_defaults(CONFIG, patch_size=16), ("registers", "num_register_tokens", 4)],
     prefix="dinov2_with_registers.",
     classes={
         "classes": "Dinov2WithRegistersForImageClassification",

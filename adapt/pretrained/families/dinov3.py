@@ -2,14 +2,11 @@
 bias.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm
+from adapt.pretrained.families import Entries, Family, Fields, Found, Row, Tensors, dense, norm
 from adapt.pretrained.families.vit import with_patches
 
 CONFIG = [
@@ -54,7 +51,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     if hf.get("query_bias", True) != hf.get("value_bias", True):
         raise CheckpointError("query_bias and value_bias in config.json differ: only both are read")
     if fields["key_bias"] and not fields["qkv_bias"]:
@@ -67,9 +64,7 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     }
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """There is no head."""
     return Classifier(0, "cls"), tensors
 

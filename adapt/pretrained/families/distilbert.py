@@ -2,11 +2,8 @@
 a hidden layer with relu.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from adapt.models import Classifier, EncoderConfig, Span, Tagger
-from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, language_model, norm, tie
+from adapt.models import Classifier
+from adapt.pretrained.families import Entries, Family, Fields, Row, dense, heads, norm
 
 CONFIG = [
     ("layers", "n_layers"),
@@ -21,6 +18,7 @@ CONFIG = [
     ("init_range", "initializer_range", 0.02),
     ("pad_token", "pad_token_id", 0),
 ]  # the epsilon of norms is always 1e-12
+DECODER = "vocab_projector.weight"
 TABLE = [
     Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
     Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
@@ -33,52 +31,32 @@ TABLE = [
     *dense("transformer.layer.#.ffn.lin1", "encoder/block_#/mlp/up"),
     *dense("transformer.layer.#.ffn.lin2", "encoder/block_#/mlp/down"),
     *norm("transformer.layer.#.output_layer_norm", "encoder/block_#/mlp_norm"),
-    *dense("vocab_transform", "head/transform"),
-    *norm("vocab_layer_norm", "head/norm"),
-    Row("vocab_projector.bias", ("head/decoder/bias",)),
-    Row("vocab_projector.weight", ("head/decoder/kernel",), "transposed"),
+    *heads.masked_lm_rows("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", DECODER),
     *dense("pre_classifier", "head/hidden"),
     *dense("classifier", "head/classifier"),
-    Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
+    heads.SPAN,
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     return fields | {"pad_token": fields["pad_token"] or 0}
-
-
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
-    """Masked LM; answers to questions; a classifier of sequences, of pairs of choices, or of tokens;
-    or nothing.
-    """
-    if "vocab_transform.weight" in tensors:
-        decoder = "vocab_projector.weight"
-        tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-        return language_model(config, tied), tensors
-    if "qa_outputs.weight" in tensors:
-        return Span(config.positions), tensors
-    classes = len(tensors.get("classifier.weight", ()))
-    if classes and "pre_classifier.weight" in tensors:
-        return Classifier(classes, "cls", hidden="relu"), tensors
-    return (Tagger(classes) if classes else Classifier(0, "cls")), tensors
 
 
 FAMILY = Family(
     CONFIG,
     TABLE,
-    recognise,
+    heads.first_of(
+        heads.masked_lm("vocab_transform.weight", DECODER),
+        heads.spans,
+        heads.classes_after("pre_classifier.weight", "relu", "classifier.weight"),
+        heads.token_classes,
+        pooling="cls",
+    ),
     complete,
     prefix="distilbert.",
     buffers=r"embeddings\.position_ids",
-    parts={"qa_outputs.bias": "span bias of no effect"},
-    classes={
-        "classes": "DistilBertForSequenceClassification",
-        "token classes": "DistilBertForTokenClassification",
-        "spans": "DistilBertForQuestionAnswering",
-        "masked LM": "DistilBertForMaskedLM",
-    },
+    parts=heads.SPAN_BIAS,
+    classes=heads.classes_of("DistilBert", *heads.TEXT_KINDS),
     sequence_heads=[Classifier(0, "cls", hidden="relu")],
     base_class="DistilBertModel",
     tokenizer="BertTokenizer",

@@ -2,20 +2,32 @@
 may be narrower, without a pooler; its classifier has a hidden layer with gelu.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from adapt.models import Classifier, EncoderConfig, MaskedLM, ReplacedTokens, Span, Tagger
-from adapt.pretrained.families import Family, Fields, Row, Tensors, bert, dense, norm, tie, under
+from adapt.models import Classifier, EncoderConfig, MaskedLM, ReplacedTokens
+from adapt.pretrained.families import (
+    Entries,
+    Family,
+    Fields,
+    Found,
+    Tensors,
+    bert,
+    dense,
+    heads,
+    under,
+)
 
 CONFIG = [*bert.CONFIG, ("embedding_width", "embedding_size", 128)]
+DECODER = "generator_lm_head.weight"
 TABLE = [
     *bert.ENCODER,
     *dense("embeddings_project", "encoder/embedding/projection"),
-    *dense("generator_predictions.dense", "head/transform"),
-    *norm("generator_predictions.LayerNorm", "head/norm"),
-    Row("generator_lm_head.bias", ("head/decoder/bias",)),
-    Row("generator_lm_head.weight", ("head/decoder/kernel",), "transposed"),
+    *heads.masked_lm_rows(
+        "generator_predictions.dense",
+        "generator_predictions.LayerNorm",
+        "generator_lm_head.bias",
+        DECODER,
+    ),
     *under(["replaced tokens"], dense("discriminator_predictions.dense", "head/hidden")),
     *under(
         ["replaced tokens"],
@@ -24,11 +36,11 @@ TABLE = [
     *under(["classes"], dense("classifier.dense", "head/hidden")),
     *under(["classes"], dense("classifier.out_proj", "head/classifier")),
     *under(["token classes"], dense("classifier", "head/classifier")),
-    Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
+    heads.SPAN,
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     """An embedding as wide as the encoder has no dense layer after it."""
     is_narrow = fields["embedding_width"] != fields["width"]
     width = fields["embedding_width"] if is_narrow else 0
@@ -46,45 +58,37 @@ def language_model(config: EncoderConfig, tied: bool = True) -> MaskedLM:
     )
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
-    """The generator's masked LM; the discriminator of replaced tokens, a logit a token; answers to
-    questions; a classifier of sequences or of tokens; or nothing.
-    """
-    if "generator_predictions.dense.weight" in tensors:
-        decoder = "generator_lm_head.weight"
-        tied, tensors = tie(hf, tensors, decoder, "embeddings.word_embeddings.weight")
-        return language_model(config, tied), tensors
-    if "discriminator_predictions.dense.weight" in tensors:
-        return ReplacedTokens(config.activation), tensors
-    if "qa_outputs.weight" in tensors:
-        return Span(config.positions), tensors
-    if "classifier.out_proj.weight" in tensors:
-        classes = len(tensors["classifier.out_proj.weight"])
-        return Classifier(classes, "cls", hidden="gelu"), tensors
-    # Beside a summary it is a classifier of choices, which is not read.
-    if "classifier.weight" in tensors and "sequence_summary.summary.weight" not in tensors:
-        return Tagger(len(tensors["classifier.weight"])), tensors
-    return Classifier(0, "cls"), tensors
+def replaced_tokens(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """The discriminator of replaced tokens, a logit a token."""
+    if "discriminator_predictions.dense.weight" not in tensors:
+        return None
+    return ReplacedTokens(config.activation), tensors
+
+
+def token_classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A classifier of tokens. Beside a summary it is one of choices, which is not read."""
+    if "sequence_summary.summary.weight" in tensors:
+        return None
+    return heads.token_classes(config, hf, tensors)
 
 
 FAMILY = Family(
     CONFIG,
     TABLE,
-    recognise,
+    heads.first_of(
+        heads.masked_lm("generator_predictions.dense.weight", DECODER, head=language_model),
+        replaced_tokens,
+        heads.spans,
+        heads.classes_after("classifier.dense.weight", "gelu"),
+        token_classes,
+        pooling="cls",
+    ),
     complete,
     entries,
     prefix="electra.",
     buffers=r"embeddings\.(position_ids|token_type_ids)",
-    parts={"qa_outputs.bias": "span bias of no effect"},
-    classes={
-        "classes": "ElectraForSequenceClassification",
-        "token classes": "ElectraForTokenClassification",
-        "spans": "ElectraForQuestionAnswering",
-        "masked LM": "ElectraForMaskedLM",
-        "replaced tokens": "ElectraForPreTraining",
-    },
+    parts=heads.SPAN_BIAS,
+    classes=heads.classes_of("Electra", *heads.TEXT_KINDS, "replaced tokens"),
     sequence_heads=[Classifier(0, "cls", hidden="gelu")],
     base_class="ElectraModel",
     language_model=language_model,

@@ -9,9 +9,21 @@ from typing import Any
 import numpy as np
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig, MaskedLM, Tagger
+from adapt.models import Classifier, EncoderConfig, MaskedLM
 from adapt.models.rotary import frequencies
-from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm, tie, under
+from adapt.pretrained.families import (
+    SIZES,
+    Entries,
+    Family,
+    Fields,
+    Row,
+    Tensors,
+    dense,
+    heads,
+    norm,
+    under,
+    with_defaults,
+)
 
 PARTS = {
     "pooler.": "pooler",
@@ -19,12 +31,7 @@ PARTS = {
     "embeddings.position_embeddings.": "positions of no effect",
 }
 CONFIG = [
-    ("layers", "num_hidden_layers"),
-    ("width", "hidden_size"),
-    ("heads", "num_attention_heads"),
-    ("mlp_width", "intermediate_size"),
-    ("positions", "max_position_embeddings", 1026),
-    ("vocabulary", "vocab_size"),
+    *with_defaults(SIZES, max_position_embeddings=1026),
     ("activation", "hidden_act", "gelu"),
     ("norm_epsilon", "layer_norm_eps", 1e-12),
     ("dropout", "hidden_dropout_prob", 0.1),
@@ -38,6 +45,7 @@ CONFIG = [
     ("rotary_dtype", "rotary_dtype", "float32"),  # adapt's own: other programs read the tensor
 ]
 BLOCK = "encoder/block_#"
+DECODER = "lm_head.decoder.weight"
 TABLE = [
     Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
     Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
@@ -51,10 +59,7 @@ TABLE = [
     *dense("encoder.layer.#.intermediate.dense", f"{BLOCK}/mlp/up"),
     *dense("encoder.layer.#.output.dense", f"{BLOCK}/mlp/down"),
     *norm("encoder.emb_layer_norm_after", "encoder/final_norm"),
-    *dense("lm_head.dense", "head/transform"),
-    *norm("lm_head.layer_norm", "head/norm"),
-    Row("lm_head.bias", ("head/decoder/bias",)),
-    Row("lm_head.decoder.weight", ("head/decoder/kernel",), "transposed"),
+    *heads.masked_lm_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", DECODER),
     *dense("pooler.dense", "head/pooler"),
     *under(["classes"], dense("classifier.dense", "head/hidden")),
     *under(["classes"], dense("classifier.out_proj", "head/classifier")),
@@ -65,7 +70,7 @@ ONLY |= {"hidden_act": "gelu"}
 FREQUENCIES = "rotary_embeddings.inv_freq"
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     for name, value in ONLY.items():
         if hf.get(name, value) not in (value, None):
             raise CheckpointError(f"{name} is {hf[name]!r} in config.json: only {value!r} is read")
@@ -117,21 +122,9 @@ def settle(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> EncoderC
     )
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
-    """A masked LM; a classifier of sequences or of tokens; the pooler alone, or nothing."""
-    if any(name.startswith("lm_head.") for name in tensors):
-        embedding = "embeddings.word_embeddings.weight"
-        tied, tensors = tie(hf, tensors, "lm_head.decoder.weight", embedding)
-        head = MaskedLM(config.vocabulary, tied, norm_epsilon=config.norm_epsilon)
-        return head, tensors
-    if "classifier.out_proj.weight" in tensors:
-        classes = len(tensors["classifier.out_proj.weight"])
-        return Classifier(classes, "cls", hidden="tanh"), tensors
-    if "classifier.weight" in tensors:
-        return Tagger(len(tensors["classifier.weight"])), tensors
-    return Classifier(0, "pooler" if "pooler.dense.weight" in tensors else "mean"), tensors
+def masked_lm(config: EncoderConfig, tied: bool) -> MaskedLM:
+    """Its activation is gelu, as that of every encoder is."""
+    return MaskedLM(config.vocabulary, tied, norm_epsilon=config.norm_epsilon)
 
 
 def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
@@ -140,13 +133,10 @@ def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) ->
     extra = {}
     if architecture == FAMILY.base_class:
         prefix = ""
-        if "pooler.dense.weight" not in tensors:
-            extra["pooler.dense.weight"] = np.zeros((config.width, config.width), np.float32)
-            extra["pooler.dense.bias"] = np.zeros(config.width, np.float32)
-    extra[f"{prefix}contact_head.regression.weight"] = np.zeros(
-        (1, config.layers * config.heads), np.float32
-    )
-    extra[f"{prefix}contact_head.regression.bias"] = np.zeros(1, np.float32)
+        extra = heads.zeros_of_dense("pooler.dense", config.width)
+    contact = f"{prefix}contact_head.regression"
+    extra[f"{contact}.weight"] = np.zeros((1, config.layers * config.heads), np.float32)
+    extra[f"{contact}.bias"] = np.zeros(1, np.float32)
     if config.position_kind == "rotary":
         base = config.rotary_base
         of_file = frequencies(config.width_of_head, base, config.rotary_dtype)
@@ -157,17 +147,19 @@ def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) ->
 FAMILY = Family(
     CONFIG,
     TABLE,
-    recognise,
+    heads.first_of(
+        heads.masked_lm("lm_head.dense.weight", DECODER, head=masked_lm),
+        heads.classes_after("classifier.dense.weight", "tanh"),
+        heads.token_classes,
+        heads.pooler(),
+        pooling="mean",
+    ),
     complete,
     entries,
     prefix="esm.",
     buffers=rf"embeddings\.position_ids|(encoder\.layer\..*)?{FREQUENCIES}",
     parts=PARTS,
-    classes={
-        "classes": "EsmForSequenceClassification",
-        "token classes": "EsmForTokenClassification",
-        "masked LM": "EsmForMaskedLM",
-    },
+    classes=heads.classes_of("Esm", "classes", "token classes", "masked LM"),
     sequence_heads=[Classifier(0, "cls", hidden="tanh")],
     base_class="EsmModel",
     extra_tensors=extra_tensors,

@@ -4,12 +4,11 @@ own. EmbeddingGemma is one that attends both ways.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Fields
+from adapt.pretrained.families import Entries, Fields, without
 from adapt.pretrained.families.decoders import (
     CONFIG,
     GLOBAL,
@@ -32,10 +31,11 @@ NORMS = {
     "pre_feedforward_layernorm": "mlp_norm",
     "post_feedforward_layernorm": "mlp_branch_norm",
 }
+ACTIVATION = [("activation", "hidden_activation", "gelu_pytorch_tanh")]
 ALWAYS = {"norm_offset": True, "branch_norms": True, "qk_norm": True}
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     for entry in ("attn_logit_softcapping", "final_logit_softcapping"):
         if hf.get(entry) is not None:
             raise CheckpointError(f"{entry} is {hf[entry]} in config.json: only null is read")
@@ -54,7 +54,7 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     return own | ALWAYS
 
 
-def rotary(hf: Mapping[str, Any]) -> Fields:
+def rotary(hf: Entries) -> Fields:
     """The positions of the global layers, which alone may be scaled, and of the local ones."""
     parameters = hf.get("rope_parameters") or {}
     everywhere = {"rope_theta": hf.get("rope_theta", 1e6)} | dict(parameters.get(GLOBAL) or {})
@@ -82,10 +82,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
 
 FAMILY = dataclasses.replace(
     decoder("Gemma3Text", complete, entries),
-    config=[
-        ("activation", "hidden_activation", "gelu_pytorch_tanh"),
-        *[row for row in CONFIG if row[0] != "activation"],
-    ],
+    config=[*without(CONFIG, "activation"), *ACTIVATION],
     table=table(NORMS),
     classes={
         "classes": "Gemma3TextForSequenceClassification",

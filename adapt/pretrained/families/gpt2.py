@@ -2,27 +2,23 @@
 embedding.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from adapt.errors import CheckpointError
-from adapt.models import CausalLM, Classifier, EncoderConfig, Span, Tagger
+from adapt.models import CausalLM, Classifier, EncoderConfig
 from adapt.pretrained.families import (
+    QKV,
+    Entries,
     Family,
     Fields,
+    Found,
     Row,
     Tensors,
     architecture,
     dense,
+    heads,
     norm,
-    tie,
     under,
 )
 
-PARTS = {
-    "multiple_choice_head.": "multiple-choice head",
-    "qa_outputs.bias": "span bias of no effect",
-}
 CONFIG = [
     ("layers", "n_layer"),
     ("width", "n_embd"),
@@ -41,7 +37,6 @@ CONFIG = [
     ("end_token", "bos_token_id", None),
 ]
 LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2DoubleHeadsModel")  # of a tied head a file holds nothing
-QKV = [f"encoder/block_#/attention/{name}" for name in ("query", "key", "value")]
 TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one tensor of three
     Row("wte.weight", ("encoder/embedding/token",)),
     Row("wpe.weight", ("encoder/embedding/position",)),
@@ -55,11 +50,11 @@ TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one 
     Row("lm_head.weight", ("head/decoder/kernel",), "transposed"),
     *under(["classes"], dense("score", "head/classifier")),
     *under(["token classes"], dense("classifier", "head/classifier")),
-    Row("qa_outputs.weight", ("head/span/kernel",), "transposed"),
+    heads.SPAN,
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     for flag, default in (
         ("scale_attn_weights", True),
         ("scale_attn_by_inverse_layer_idx", False),
@@ -77,38 +72,32 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     )
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
-    """LM head, tied or stored; a classifier of sequences (score) or of tokens (classifier); answers
-    to questions; or nothing.
-    """
-    if "score.weight" in tensors:
-        return Classifier(len(tensors["score.weight"]), "last", bias=False), tensors
-    if "classifier.weight" in tensors:
-        return Tagger(len(tensors["classifier.weight"])), tensors
-    if "qa_outputs.weight" in tensors:
-        return Span(config.positions), tensors
-    tied, tensors = tie(hf, tensors, "lm_head.weight", "wte.weight")
+def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A classifier of sequences."""
+    classes = len(tensors.get("score.weight", ()))
+    return (Classifier(classes, "last", bias=False), tensors) if classes else None
+
+
+def language_model(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A language model's head, tied or stored."""
+    tied, tensors = heads.tie(hf, tensors, "lm_head.weight", "wte.weight")
     if "lm_head.weight" in tensors or (tied and architecture(hf) in LANGUAGE_MODELS):
         return CausalLM(config.vocabulary, tied), tensors
-    return Classifier(0, "last"), tensors
+    return None
 
 
 FAMILY = Family(
     CONFIG,
     TABLE,
-    recognise,
+    heads.first_of(classes, heads.token_classes, heads.spans, language_model, pooling="last"),
     complete,
     pooling="last",
     prefix="transformer.",
     buffers=r"h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, in old files
-    parts=PARTS,
+    parts={"multiple_choice_head.": "multiple-choice head", **heads.SPAN_BIAS},
     classes={
-        "classes": "GPT2ForSequenceClassification",
-        "token classes": "GPT2ForTokenClassification",
-        "spans": "GPT2ForQuestionAnswering",
-        "causal LM": "GPT2LMHeadModel",
+        **heads.classes_of("GPT2", "classes", "token classes", "spans"),
+        "causal LM": LANGUAGE_MODELS[0],
     },
     sequence_heads=[Classifier(0, "last", bias=False)],
     base_class="GPT2Model",

@@ -2,11 +2,10 @@
 positions in every fourth layer, which may be a local one.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Fields
+from adapt.pretrained.families import Entries, Fields
 from adapt.pretrained.families.decoders import (
     biases,
     decoder,
@@ -19,7 +18,7 @@ from adapt.pretrained.families.decoders import (
 from adapt.pretrained.families.rope import rope_entries, rope_fields
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     mlp_bias = {"mlp_bias": bool(hf.get("mlp_bias", False))}
     return decoder_fields(hf, fields) | biases(hf) | mlp_bias | rope_fields(hf)
 
@@ -29,7 +28,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return decoder_entries(config) | rope_entries(config) | own
 
 
-def complete_smollm3(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete_smollm3(hf: Entries, fields: Fields) -> Fields:
     hf = {"num_key_value_heads": 4, "rope_theta": 2e6} | dict(hf)
     every = hf.get("no_rope_layer_interval", 4)
     rotated = hf.get("no_rope_layers")  # 1: the layer has positions

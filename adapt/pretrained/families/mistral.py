@@ -1,11 +1,10 @@
 """Mistral (Jiang et al. 2023): Llama whose layers are all local, or none of them is."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Fields
+from adapt.pretrained.families import Entries, Fields
 from adapt.pretrained.families.decoders import (
     decoder,
     decoder_entries,
@@ -17,7 +16,7 @@ from adapt.pretrained.families.decoders import (
 from adapt.pretrained.families.rope import rope_entries, rope_fields
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     if "layer_types" in hf:  # MistralModel does not read it
         raise CheckpointError("layer_types in config.json: the layers of Mistral are all alike")
     window = hf.get("sliding_window", 4096)

@@ -2,7 +2,6 @@
 MLP, and few biases or none.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,18 @@ from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
 from adapt.pretrained.families import (
     ACTIVATIONS,
     LIBRARY_ACTIVATIONS,
+    QKV,
+    SIZES,
+    Entries,
     Family,
     Fields,
+    Found,
     Row,
     Tensors,
     architecture,
     dense,
+    heads,
     norm,
-    tie,
     under,
 )
 from adapt.pretrained.families.rope import (
@@ -31,12 +34,7 @@ from adapt.pretrained.families.rope import (
 
 KINDS = {"full_attention": False, "sliding_attention": True}  # of blocks: whether they are local
 CONFIG = [
-    ("layers", "num_hidden_layers"),
-    ("width", "hidden_size"),
-    ("heads", "num_attention_heads"),
-    ("mlp_width", "intermediate_size"),
-    ("positions", "max_position_embeddings"),
-    ("vocabulary", "vocab_size"),
+    *SIZES,
     ("activation", "hidden_activation", "gelu"),
     ("norm_epsilon", "norm_eps", 1e-5),
     ("norm_bias", "norm_bias", False),
@@ -50,7 +48,6 @@ CONFIG = [
     ("pad_token", "pad_token_id", 50283),
 ]
 BLOCK = "encoder/block_#"
-QKV = [f"{BLOCK}/attention/{name}" for name in ("query", "key", "value")]
 PREDICTING = ("classes", "token classes", "spans")
 TABLE = [
     Row("embeddings.tok_embeddings.weight", ("encoder/embedding/token",)),
@@ -72,7 +69,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     # What is no number is refused when all fields are there.
     layers = fields["layers"] if type(fields["layers"]) is int else 0
     types = hf.get("layer_types")
@@ -97,7 +94,7 @@ def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
     }
 
 
-def window(hf: Mapping[str, Any]) -> int:
+def window(hf: Entries) -> int:
     """How far a local block sees ahead and back: half of ``local_attention``, or ``sliding_window``,
     by which transformers sets it, too.
     """
@@ -119,7 +116,7 @@ def window(hf: Mapping[str, Any]) -> int:
     return own
 
 
-def rotary_fields(hf: Mapping[str, Any]) -> Fields:
+def rotary_fields(hf: Entries) -> Fields:
     """The fields of global layers, which may be stretched, and the base of local ones."""
     parameters = entries_of(hf, "rope_parameters") or {kind: {} for kind in KINDS}
     if not parameters.keys() & KINDS.keys():
@@ -178,9 +175,7 @@ def head_entries(head: Any) -> Fields:
     return said
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """A masked LM, or a dense layer and a norm before what classifies sequences, tokens or spans."""
     name = hf.get("classifier_activation", "gelu")
     if "head.dense.weight" not in tensors or name not in ACTIVATIONS:
@@ -188,7 +183,7 @@ def recognise(
     activation = ACTIVATIONS[name]
     bias = bool(hf.get("classifier_bias", False))
     if "classifier.weight" not in tensors:
-        tied, tensors = tie(hf, tensors, "decoder.weight", "embeddings.tok_embeddings.weight")
+        tied, tensors = heads.tie(hf, tensors, "decoder.weight", "embeddings.tok_embeddings.weight")
         head = MaskedLM(
             config.vocabulary,
             tied,
@@ -248,12 +243,7 @@ FAMILY = Family(
     entries,
     prefix="model.",
     buffers=r"rotary_emb\..*inv_freq",
-    classes={
-        "classes": "ModernBertForSequenceClassification",
-        "token classes": "ModernBertForTokenClassification",
-        "spans": "ModernBertForQuestionAnswering",
-        "masked LM": "ModernBertForMaskedLM",
-    },
+    classes=heads.classes_of("ModernBert", *heads.TEXT_KINDS),
     sequence_heads=[
         Classifier(0, pooling, hidden=activation, hidden_norm=True)
         for pooling in ("cls", "mean")

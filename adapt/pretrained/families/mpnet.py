@@ -1,11 +1,10 @@
 """MPNet (Song et al. 2020): BERT's blocks with a bias for distances, RoBERTa's positions and heads."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
-from adapt.pretrained.families import Fields, Row, dense, norm, roberta
+from adapt.pretrained.families import Entries, Fields, Row, dense, heads, norm, roberta, without
 
 BUCKETS = 32  # the original library computes by these, whatever the size of the table
 ATTENTION = "encoder.layer.#.attention"
@@ -26,7 +25,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     """Positions count from the padding token's id on, which is 1 whatever config.json says."""
     buckets = hf.get("relative_attention_num_buckets", BUCKETS)
     if buckets != BUCKETS:
@@ -46,13 +45,13 @@ def entries(config: Any, head: Any) -> Fields:
 
 FAMILY = dataclasses.replace(
     roberta.FAMILY,
-    config=[row for row in roberta.CONFIG if row[0] != "types"],
+    config=without(roberta.CONFIG, "types"),
     table=TABLE,
     complete=complete,
     entries=entries,
     prefix="mpnet.",
     buffers=r"embeddings\.position_ids",
-    classes=roberta.classes("MPNet"),
+    classes=heads.classes_of("MPNet", *heads.TEXT_KINDS),
     base_class="MPNetModel",
     tokenizer="MPNetTokenizer",
 )

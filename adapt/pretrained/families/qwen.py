@@ -3,11 +3,10 @@
 Qwen3-Embedding is of its base class.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Fields
+from adapt.pretrained.families import Entries, Fields
 from adapt.pretrained.families.decoders import (
     biases,
     decoder,
@@ -20,7 +19,7 @@ from adapt.pretrained.families.decoders import (
 from adapt.pretrained.families.rope import rope_entries, rope_fields
 
 
-def complete(hf: Mapping[str, Any], fields: Fields, head_width: int = 0) -> Fields:
+def complete(hf: Entries, fields: Fields, head_width: int = 0) -> Fields:
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
     first = hf.get("max_window_layers", 28)
     kinds = layer_types(hf, fields, lambda index: window is not None and index >= first)
@@ -33,7 +32,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return decoder_entries(config) | rope_entries(config) | window_entries(config) | own
 
 
-def complete_qwen3(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete_qwen3(hf: Entries, fields: Fields) -> Fields:
     return complete(hf, fields, 128) | biases(hf) | {"qk_norm": True}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Fields
+from adapt.pretrained.families import Entries, Fields
 
 # The entries that each kind of scaling reads: field of EncoderConfig -> entry.
 FACTOR = {"rotary_factor": "factor"}
@@ -25,7 +25,7 @@ SCALINGS = {
 }
 
 
-def rope_fields(hf: Mapping[str, Any], base: float = 10000.0) -> Fields:
+def rope_fields(hf: Entries, base: float = 10000.0) -> Fields:
     """What config.json says of rotary positions; ``base`` is the model's where it does not say.
 
     Raises :class:`CheckpointError` for a scaling that is not done here.
@@ -39,7 +39,7 @@ def rope_fields(hf: Mapping[str, Any], base: float = 10000.0) -> Fields:
     return scaling_fields(defaults | dict(rope))
 
 
-def entries_of(hf: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def entries_of(hf: Entries, name: str) -> Entries:
     """The object ``name`` of config.json; {} where there is none."""
     found = hf.get(name)
     if found is None:
@@ -49,7 +49,7 @@ def entries_of(hf: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-def scaling_of_kinds(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+def scaling_of_kinds(hf: Entries) -> Entries:
     """The object ``rope_scaling`` of a family whose kinds of layers have positions of their own.
 
     Raises :class:`CheckpointError` for one that says its kind by ``type``, the older name, alone:

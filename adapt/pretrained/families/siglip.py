@@ -3,12 +3,13 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import (
+    Entries,
     Fields,
+    Found,
     Row,
     Tensors,
     clip,
@@ -16,14 +17,11 @@ from adapt.pretrained.families import (
     dense,
     no_tensors,
     norm,
+    with_defaults,
 )
 from adapt.pretrained.families.vit import with_patches
 
-DEFAULTS = [
-    ("patch_size", "patch_size", 16),
-    ("activation", "hidden_act", "gelu_pytorch_tanh"),
-    ("norm_epsilon", "layer_norm_eps", 1e-6),
-]
+DEFAULTS = {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 IN_PROJECTION = ("head/map/query", "head/map/key", "head/map/value")
 TABLE = [
     *clip.PATCHES,
@@ -44,7 +42,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     return with_patches(fields, first_tokens=0) | {
         "family": "siglip_vision_model",
         "pre_norm": True,
@@ -60,9 +58,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return {"vision_use_head": getattr(head, "pooling", "") == "map"}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """The classifier on the mean of all patches, the attention pooling, or nothing."""
     if "classifier.weight" in tensors:
         return Classifier(len(tensors["classifier.weight"]), "mean"), tensors
@@ -81,7 +77,7 @@ def recognise(
 
 FAMILY = dataclasses.replace(
     clip.FAMILY,
-    config=[*DEFAULTS, *clip.CONFIG],
+    config=with_defaults(clip.CONFIG, **DEFAULTS),
     table=TABLE,
     recognise=recognise,
     complete=complete,

@@ -3,20 +3,22 @@ place of positions, scores that are not scaled, no biases. The decoder is left o
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, Tagger
 from adapt.pretrained.families import (
     LIBRARY_ACTIVATIONS,
+    Entries,
     Family,
     Fields,
+    Found,
     Row,
     Tensors,
     architecture,
     dense,
     norm,
+    with_defaults,
 )
 
 CONFIG = [
@@ -79,7 +81,7 @@ ALWAYS = {
 }
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     if hf.get("is_decoder"):
         raise CheckpointError("is_decoder is true in config.json: only T5's encoder is read")
     name = str(fields["activation"])
@@ -101,9 +103,7 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return {"feed_forward_proj": "gated-gelu" if name == "gelu_new" else GATED + name}
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """A classifier of tokens, or nothing: the others read the decoder."""
     if architecture(hf).endswith("ForTokenClassification") and "classifier.weight" in tensors:
         return Tagger(len(tensors["classifier.weight"])), tensors
@@ -131,12 +131,14 @@ FAMILY = Family(
     aliases=ALIASES,
     **of_library("T5"),
 )
-GATED_CONFIG = [row for row in CONFIG if row[0] != "activation"]
-GATED_CONFIG.append(("activation", "feed_forward_proj", "gated-gelu"))
-MT5 = dataclasses.replace(FAMILY, config=GATED_CONFIG, **of_library("MT5"))
+MT5 = dataclasses.replace(
+    FAMILY,
+    config=with_defaults(CONFIG, feed_forward_proj="gated-gelu"),
+    **of_library("MT5"),
+)
 
 
-def with_own_bias(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def with_own_bias(hf: Entries, fields: Fields) -> Fields:
     """umT5's blocks have each their own bias."""
     return complete(hf, fields) | {"relative_per_block": True}
 

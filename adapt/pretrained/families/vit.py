@@ -2,12 +2,11 @@
 classifier on top.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Family, Fields, Row, Tensors, dense, norm
+from adapt.pretrained.families import Entries, Family, Fields, Found, Row, Tensors, dense, norm
 
 PARTS = {
     "decoder.": "masked-image head",
@@ -47,7 +46,7 @@ TABLE = [
 ]
 
 
-def complete(hf: Mapping[str, Any], fields: Fields) -> Fields:
+def complete(hf: Entries, fields: Fields) -> Fields:
     if hf.get("pooler_act", "tanh") != "tanh":
         raise CheckpointError(f"pooler_act {hf['pooler_act']!r} in config.json: only tanh is read")
     return with_patches(fields, first_tokens=1) | {"pre_norm": True}
@@ -78,9 +77,7 @@ def side(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def recognise(
-    config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors
-) -> tuple[Any, Tensors]:
+def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """The image classifier of pre-training, a pooler alone, or nothing."""
     if "classifier.weight" in tensors:
         return Classifier(len(tensors["classifier.weight"]), "cls"), tensors
