@@ -538,14 +538,6 @@ def bert_case(content: Settings) -> dict[str, Any]:
     }
 
 
-def gpt2_space(content: Settings) -> dict[str, Any]:
-    """Whether a tokenizer.json puts a space before a text."""
-    before = content.get("pre_tokenizer") or {}
-    if before.get("type") != "ByteLevel":
-        return {}
-    return {"add_prefix_space": before.get("add_prefix_space")}
-
-
 def nothing_said(content: Settings) -> dict[str, Any]:
     """``says`` of a class that no entry changes."""
     return {}
@@ -633,7 +625,7 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         defaults=dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
         make=gpt2_backend,
         ends=None,
-        says=gpt2_space,
+        says=tokenizer_steps.said_of_spaces,
     ),
     "MPNetTokenizer": TokenizerClass(
         model="WordPiece",
@@ -654,7 +646,7 @@ TOKENIZERS: dict[str, TokenizerClass] = {
         defaults=ROBERTA_TOKENS,
         make=gpt2_backend,
         ends=with_roberta_ends,
-        says=gpt2_space,
+        says=tokenizer_steps.said_of_spaces,
     ),
     "T5Tokenizer": TokenizerClass(
         model="Unigram",

@@ -41,6 +41,7 @@ from adapt.models import (
     Span,
     Tagger,
 )
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -144,11 +145,6 @@ def without(rows: Sequence[tuple[Any, ...]], *fields: str) -> list[tuple[Any, ..
     """Rows of a configuration without those of these fields."""
     return [row for row in rows if row[0] not in fields]
 
-
-Entries = Mapping[str, Any]  # of config.json
-Fields = dict[str, Any]
-Tensors = dict[str, np.ndarray]
-Found = tuple[Any, Tensors]  # a head, and the tensors by the names of the table
 
 # The rows of a configuration that most text models have.
 SIZES = [

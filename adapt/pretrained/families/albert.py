@@ -4,18 +4,8 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM
-from adapt.pretrained.families import (
-    Entries,
-    Family,
-    Fields,
-    Found,
-    Tensors,
-    bert,
-    dense,
-    heads,
-    norm,
-    with_defaults,
-)
+from adapt.pretrained.families import Family, bert, dense, heads, norm, with_defaults
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 DEFAULTS = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0}
 DEFAULTS |= {"attention_probs_dropout_prob": 0.0}

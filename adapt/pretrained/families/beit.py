@@ -7,7 +7,8 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Entries, Fields, Found, Row, Tensors, norm, vit, without
+from adapt.pretrained.families import Row, norm, vit, without
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 BLOCK = "encoder/block_#"
 BIAS = "relative_position_bias.relative_position_bias_table"
@@ -19,7 +20,6 @@ TABLE = [
     Row("encoder.layer.#.lambda_2", (f"{BLOCK}/mlp_scale",)),
     *norm("pooler.layernorm", "head/patch_norm"),
 ]
-CONFIG = without(vit.CONFIG, "qkv_bias")
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
@@ -62,13 +62,13 @@ def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
         return Classifier(classes, "cls"), tensors
     if "pooler.layernorm.weight" not in tensors:
         return Classifier(0, "patches", leading=1), tensors
-    epsilon = config.norm_epsilon
-    return Classifier(classes, "patch_norm", leading=1, norm_epsilon=epsilon), tensors
+    head = Classifier(classes, "patch_norm", leading=1, norm_epsilon=config.norm_epsilon)
+    return head, tensors
 
 
 FAMILY = dataclasses.replace(
     vit.FAMILY,
-    config=CONFIG,
+    config=without(vit.CONFIG, "qkv_bias"),
     table=TABLE,
     recognise=recognise,
     complete=complete,

@@ -2,18 +2,8 @@
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM
-from adapt.pretrained.families import (
-    SIZES,
-    Entries,
-    Family,
-    Fields,
-    Found,
-    Row,
-    Tensors,
-    dense,
-    heads,
-    norm,
-)
+from adapt.pretrained.families import SIZES, Family, Row, dense, heads, norm
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
     *SIZES,

@@ -8,27 +8,23 @@ import numpy as np
 
 from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import (
-    Entries,
     Family,
-    Fields,
-    Found,
     Row,
-    Tensors,
     architecture,
     config_entries,
     dense,
     norm,
+    patches,
+    with_defaults,
 )
-from adapt.pretrained.families.vit import with_patches
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
     ("layers", "num_hidden_layers", 12),
     ("width", "hidden_size", 768),
     ("heads", "num_attention_heads", 12),
     ("mlp_width", "intermediate_size", 3072),
-    ("image_size", "image_size", 224),
-    ("patch_size", "patch_size", 32),
-    ("channels", "num_channels", 3),
+    *with_defaults(patches.SIZES, patch_size=32),
     ("activation", "hidden_act", "quick_gelu"),
     ("norm_epsilon", "layer_norm_eps", 1e-5),
     ("attention_dropout", "attention_dropout", 0.0),
@@ -48,7 +44,7 @@ BLOCKS = [
 ]
 PATCHES = [
     Row("embeddings.position_embedding.weight", ("encoder/embedding/position",)),
-    *dense("embeddings.patch_embedding", "encoder/embedding/patch", layout="patches"),
+    *patches.patch_rows("embeddings.patch_embedding"),
 ]
 TABLE = [
     Row("embeddings.class_embedding", ("encoder/embedding/class_token",)),
@@ -80,7 +76,7 @@ def of_vision(hf: Entries) -> Entries:
 
 def complete(hf: Entries, fields: Fields) -> Fields:
     """A classifier of CLIP reads the mean of the patches before the last norm."""
-    return with_patches(fields, first_tokens=1) | {
+    return patches.with_patches(fields, first_tokens=1) | {
         "family": "clip_vision_model",
         "pre_norm": True,
         "embedding_norm": True,

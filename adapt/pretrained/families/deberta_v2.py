@@ -9,18 +9,15 @@ from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import (
     ACTIVATIONS,
     LIBRARY_ACTIVATIONS,
-    Entries,
     Family,
-    Fields,
-    Found,
     Row,
-    Tensors,
     bert,
     dense,
     heads,
     norm,
     with_defaults,
 )
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = with_defaults(bert.CONFIG, type_vocab_size=0, layer_norm_eps=1e-7)
 SELF = "encoder.layer.#.attention.self"

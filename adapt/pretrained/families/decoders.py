@@ -2,24 +2,13 @@
 values, a gated MLP. Their families are files of their own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, EncoderConfig, Tagger
-from adapt.pretrained.families import (
-    SIZES,
-    Entries,
-    Family,
-    Fields,
-    Found,
-    Row,
-    Tensors,
-    architecture,
-    dense,
-    heads,
-    norm,
-)
+from adapt.pretrained.families import SIZES, Family, Row, architecture, dense, heads, norm
+from adapt.pretrained.families.local_layers import check_count
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
     *SIZES,
@@ -32,8 +21,6 @@ CONFIG = [
 ]
 # The norms of a block: their name and ours.
 NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
-LOCAL = "sliding_attention"
-GLOBAL = "full_attention"
 
 
 def table(norms: Mapping[str, str] = NORMS) -> list[Row]:
@@ -55,7 +42,7 @@ def table(norms: Mapping[str, str] = NORMS) -> list[Row]:
     return rows
 
 
-def decoder_fields(hf: Entries, fields: Fields, kv_heads: int = 0, head_width: int = 0) -> Fields:
+def common_fields(hf: Entries, fields: Fields, kv_heads: int = 0, head_width: int = 0) -> Fields:
     """What every decoder has. ``kv_heads`` and ``head_width`` are the model's where its config.json
     does not say them; 0: as many as heads, and what the heads have of the width.
     """
@@ -65,66 +52,22 @@ def decoder_fields(hf: Entries, fields: Fields, kv_heads: int = 0, head_width: i
     pad = fields["pad_token"] if fields["pad_token"] is not None else end
     always = {"pre_norm": True, "norm_kind": "rms", "gated_mlp": True}
     without = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "dropout": 0.0}
-    heads = {
+    attention = {
         "kv_heads": hf.get("num_key_value_heads", kv_heads) or fields["heads"],
         "head_width": hf.get("head_dim", head_width) or 0,
         "causal": hf.get("is_causal") is not False,  # some embedding models read both ways
     }
-    return fields | always | without | heads | {"end_token": end, "pad_token": pad}
+    return fields | always | without | attention | {"end_token": end, "pad_token": pad}
 
 
-def decoder_entries(config: EncoderConfig) -> Fields:
-    """The entries that :func:`decoder_fields` reads."""
+def common_entries(config: EncoderConfig) -> Fields:
+    """The entries that :func:`common_fields` reads."""
     entries = {"num_key_value_heads": config.kv_heads}
     if config.head_width:
         entries["head_dim"] = config.head_width
     if not config.causal:
         entries["is_causal"] = False
     return entries
-
-
-def check_count(value: Any, entry: str) -> None:
-    """Raise :class:`CheckpointError` for an entry of config.json that is no number of something."""
-    if type(value) is not int or value < 1:
-        raise CheckpointError(f"{entry} is {value!r} in config.json: give a whole number from 1 on")
-
-
-def layer_types(hf: Entries, fields: Fields, is_local: Callable[[int], Any]) -> list[str]:
-    """The kind of each layer: as config.json says, or by the number of a layer."""
-    layers = fields["layers"]
-    check_count(layers, "num_hidden_layers")
-    kinds = hf.get("layer_types") or [
-        LOCAL if is_local(index) else GLOBAL for index in range(layers)
-    ]
-    if len(kinds) != layers or set(kinds) - {LOCAL, GLOBAL}:
-        raise CheckpointError(
-            f"layer_types is {kinds} in config.json: give {LOCAL} or {GLOBAL} for each of {layers} "
-            "layers"
-        )
-    if LOCAL in kinds and hf.get("is_causal") is False:
-        raise CheckpointError(
-            "is_causal is false in config.json, and layers are local: only one of both is read"
-        )
-    return kinds
-
-
-def window_fields(kinds: Sequence[str], window: Any, both_ways: bool = False) -> Fields:
-    """The local layers. ``window`` is how many tokens one of theirs reads, itself among them; where
-    it reads ``both_ways``, half of them on each side.
-    """
-    local = tuple(index for index, kind in enumerate(kinds) if kind == LOCAL)
-    if not local:
-        return {}
-    if type(window) is not int or window < 2:
-        raise CheckpointError(f"sliding_window is {window!r} in config.json: give 2 or more")
-    return {"local_layers": local, "window": window // 2 if both_ways else window - 1}
-
-
-def window_entries(config: EncoderConfig) -> Fields:
-    """The entries ``layer_types`` and ``sliding_window``."""
-    kinds = [LOCAL if index in config.local_layers else GLOBAL for index in range(config.layers)]
-    window = config.window + 1 if config.causal else 2 * config.window
-    return {"layer_types": kinds, "sliding_window": window if config.local_layers else None}
 
 
 def biases(hf: Entries) -> Fields:
@@ -150,7 +93,7 @@ def language_model(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Foun
     return None
 
 
-def decoder(
+def family(
     name: str,
     complete: Callable[[Mapping[str, Any], Fields], Fields],
     entries: Callable[[EncoderConfig, Any], Fields],

@@ -3,7 +3,8 @@
 import dataclasses
 
 from adapt.models import Classifier, Distilled, EncoderConfig
-from adapt.pretrained.families import Entries, Fields, Found, Row, Tensors, dense, vit
+from adapt.pretrained.families import Row, dense, vit
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 TABLE = [
     *vit.TABLE,
@@ -22,7 +23,7 @@ def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
     """The mean of two classifiers, each on one token; or as in ViT."""
     if "distillation_classifier.weight" in tensors:
         return Distilled(len(tensors["distillation_classifier.weight"])), tensors
-    return vit.recognise(config, hf, tensors)
+    return vit.FAMILY.recognise(config, hf, tensors)
 
 
 FAMILY = dataclasses.replace(

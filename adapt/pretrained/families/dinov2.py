@@ -10,27 +10,14 @@ import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import (
-    Entries,
-    Family,
-    Fields,
-    Found,
-    Row,
-    Tensors,
-    dense,
-    norm,
-    where,
-    with_defaults,
-)
-from adapt.pretrained.families.vit import with_patches
+from adapt.pretrained.families import Family, Row, dense, norm, patches, where, with_defaults
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
     ("layers", "num_hidden_layers"),
     ("width", "hidden_size"),
     ("heads", "num_attention_heads"),
-    ("image_size", "image_size", 224),
-    ("patch_size", "patch_size", 14),
-    ("channels", "num_channels", 3),
+    *with_defaults(patches.SIZES, patch_size=14),
     ("activation", "hidden_act", "gelu"),
     ("norm_epsilon", "layer_norm_eps", 1e-6),
     ("qkv_bias", "qkv_bias", True),
@@ -42,10 +29,10 @@ CONFIG = [
 LAYER = "encoder.layer.#"
 BLOCK = "encoder/block_#"
 TABLE = [
-    Row("embeddings.cls_token", ("encoder/embedding/class_token",), "token"),
-    Row("embeddings.position_embeddings", ("encoder/embedding/position",), "token"),
-    Row("embeddings.register_tokens", ("encoder/embedding/registers",), "tokens"),
-    *dense("embeddings.patch_embeddings.projection", "encoder/embedding/patch", layout="patches"),
+    patches.FIRST_TOKEN,
+    patches.POSITIONS,
+    patches.REGISTERS,
+    *patches.patch_rows("embeddings.patch_embeddings.projection"),
     *norm(f"{LAYER}.norm1", f"{BLOCK}/attention_norm"),
     *dense(f"{LAYER}.attention.attention.query", f"{BLOCK}/attention/query"),
     *dense(f"{LAYER}.attention.attention.key", f"{BLOCK}/attention/key"),
@@ -74,7 +61,7 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     ratio = hf.get("mlp_ratio", 4)
     if not all(type(number) in (int, float) for number in (ratio, fields["width"])):
         raise CheckpointError(f"mlp_ratio in config.json is {ratio!r}: give a number")
-    fields = with_patches(fields, first_tokens=1)
+    fields = patches.with_patches(fields, first_tokens=1)
     width = mlp_width(fields["width"], ratio, gated)
     activation = "silu" if gated else fields["activation"]
     own = {"mlp_width": width, "activation": activation, "layer_scale": True, "pre_norm": True}
@@ -113,7 +100,7 @@ FAMILY = Family(
     entries,
     pooling="cls",
     prefix="dinov2.",
-    parts={"embeddings.mask_token": "token of masked patches"},
+    parts=patches.MASK_TOKEN,
     classes={"classes": "Dinov2ForImageClassification", "features": "Dinov2Model"},
     extra_tensors=mask_token("dinov2."),
     sequence_heads=[Classifier(0, "cls+patches")],

@@ -5,18 +5,16 @@ bias.
 import numpy as np
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Entries, Family, Fields, Found, Row, Tensors, dense, norm
-from adapt.pretrained.families.vit import with_patches
+from adapt.models import EncoderConfig
+from adapt.pretrained.families import Family, Row, dense, heads, norm, patches
+from adapt.pretrained.families.types import Entries, Fields, Tensors
 
 CONFIG = [
     ("layers", "num_hidden_layers", 12),
     ("width", "hidden_size", 384),
     ("heads", "num_attention_heads", 6),
     ("mlp_width", "intermediate_size", 1536),
-    ("image_size", "image_size", 224),
-    ("patch_size", "patch_size", 16),
-    ("channels", "num_channels", 3),
+    *patches.SIZES,
     ("registers", "num_register_tokens", 0),
     ("activation", "hidden_act", "gelu"),
     ("norm_epsilon", "layer_norm_eps", 1e-5),
@@ -33,9 +31,9 @@ CONFIG = [
 LAYER = "layer.#"
 BLOCK = "encoder/block_#"
 TABLE = [
-    Row("embeddings.cls_token", ("encoder/embedding/class_token",), "token"),
-    Row("embeddings.register_tokens", ("encoder/embedding/registers",), "tokens"),
-    *dense("embeddings.patch_embeddings", "encoder/embedding/patch", layout="patches"),
+    patches.FIRST_TOKEN,
+    patches.REGISTERS,
+    *patches.patch_rows("embeddings.patch_embeddings"),
     *norm(f"{LAYER}.norm1", f"{BLOCK}/attention_norm"),
     *dense(f"{LAYER}.attention.q_proj", f"{BLOCK}/attention/query"),
     *dense(f"{LAYER}.attention.k_proj", f"{BLOCK}/attention/key"),
@@ -56,17 +54,12 @@ def complete(hf: Entries, fields: Fields) -> Fields:
         raise CheckpointError("query_bias and value_bias in config.json differ: only both are read")
     if fields["key_bias"] and not fields["qkv_bias"]:
         raise CheckpointError("key_bias in config.json is read only beside query_bias")
-    return with_patches(fields, first_tokens=1) | {
+    return patches.with_patches(fields, first_tokens=1) | {
         "dropout": 0.0,
         "pre_norm": True,
         "layer_scale": True,
         "position_kind": "rotary",
     }
-
-
-def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
-    """There is no head."""
-    return Classifier(0, "cls"), tensors
 
 
 def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
@@ -80,15 +73,12 @@ def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) ->
 FAMILY = Family(
     CONFIG,
     TABLE,
-    recognise,
+    heads.first_of(pooling="cls"),  # there is none
     complete,
     pooling="cls",
     classes={"features": "DINOv3ViTModel"},
     extra_tensors=extra_tensors,
-    parts={
-        "embeddings.mask_token": "token of masked patches",
-        "embeddings.register_tokens": "no registers",
-    },
+    parts={**patches.MASK_TOKEN, "embeddings.register_tokens": "no registers"},
     processor="DINOv3ViTImageProcessor",
     any_size=True,
 )

@@ -3,7 +3,8 @@ a hidden layer with relu.
 """
 
 from adapt.models import Classifier
-from adapt.pretrained.families import Entries, Family, Fields, Row, dense, heads, norm
+from adapt.pretrained.families import Family, Row, dense, heads, norm
+from adapt.pretrained.families.types import Entries, Fields
 
 CONFIG = [
     ("layers", "n_layers"),

@@ -5,17 +5,8 @@ may be narrower, without a pooler; its classifier has a hidden layer with gelu.
 from typing import Any
 
 from adapt.models import Classifier, EncoderConfig, MaskedLM, ReplacedTokens
-from adapt.pretrained.families import (
-    Entries,
-    Family,
-    Fields,
-    Found,
-    Tensors,
-    bert,
-    dense,
-    heads,
-    under,
-)
+from adapt.pretrained.families import Family, bert, dense, heads, under
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [*bert.CONFIG, ("embedding_width", "embedding_size", 128)]
 DECODER = "generator_lm_head.weight"
@@ -33,9 +24,7 @@ TABLE = [
         ["replaced tokens"],
         dense("discriminator_predictions.dense_prediction", "head/classifier"),
     ),
-    *under(["classes"], dense("classifier.dense", "head/hidden")),
-    *under(["classes"], dense("classifier.out_proj", "head/classifier")),
-    *under(["token classes"], dense("classifier", "head/classifier")),
+    *heads.CLASSIFIERS,
     heads.SPAN,
 ]
 

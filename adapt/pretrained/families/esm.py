@@ -9,21 +9,11 @@ from typing import Any
 import numpy as np
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig, MaskedLM
+from adapt.models import Classifier, EncoderConfig
 from adapt.models.rotary import frequencies
-from adapt.pretrained.families import (
-    SIZES,
-    Entries,
-    Family,
-    Fields,
-    Row,
-    Tensors,
-    dense,
-    heads,
-    norm,
-    under,
-    with_defaults,
-)
+from adapt.pretrained.families import SIZES, Family, Row, dense, heads, norm, with_defaults
+from adapt.pretrained.families.learned_positions import entries_after_padding, fields_after_padding
+from adapt.pretrained.families.types import Entries, Fields, Tensors
 
 PARTS = {
     "pooler.": "pooler",
@@ -61,9 +51,7 @@ TABLE = [
     *norm("encoder.emb_layer_norm_after", "encoder/final_norm"),
     *heads.masked_lm_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", DECODER),
     *dense("pooler.dense", "head/pooler"),
-    *under(["classes"], dense("classifier.dense", "head/hidden")),
-    *under(["classes"], dense("classifier.out_proj", "head/classifier")),
-    *under(["token classes"], dense("classifier", "head/classifier")),
+    *heads.CLASSIFIERS,
 ]
 ONLY = {"is_decoder": False, "add_cross_attention": False, "is_folding_model": False}
 ONLY |= {"hidden_act": "gelu"}
@@ -89,22 +77,13 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     }
     if kind == "rotary":
         return fields | said | {"position_kind": "rotary"}
-    pad = fields["pad_token"]
-    positions = fields["positions"]
-    if type(pad) is not int or type(positions) is not int:
-        raise CheckpointError(
-            f"pad_token_id {pad!r} and max_position_embeddings {positions!r} in config.json: "
-            "positions count by them, give two numbers"
-        )
-    return fields | said | {"position_offset": pad + 1, "positions": positions - pad - 1}
+    return fields | said | fields_after_padding(fields["pad_token"], fields["positions"])
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
     is_rotary = config.position_kind == "rotary"
-    return {
-        "position_embedding_type": "rotary" if is_rotary else "absolute",
-        "max_position_embeddings": config.positions + config.position_offset,
-    }
+    kind = "rotary" if is_rotary else "absolute"
+    return {"position_embedding_type": kind} | entries_after_padding(config)
 
 
 def settle(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> EncoderConfig:
@@ -120,11 +99,6 @@ def settle(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> EncoderC
     raise CheckpointError(
         f"{names[0]} holds other frequencies than those of a rope_theta of {config.rotary_base}"
     )
-
-
-def masked_lm(config: EncoderConfig, tied: bool) -> MaskedLM:
-    """Its activation is gelu, as that of every encoder is."""
-    return MaskedLM(config.vocabulary, tied, norm_epsilon=config.norm_epsilon)
 
 
 def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
@@ -148,7 +122,7 @@ FAMILY = Family(
     CONFIG,
     TABLE,
     heads.first_of(
-        heads.masked_lm("lm_head.dense.weight", DECODER, head=masked_lm),
+        heads.masked_lm("lm_head.dense.weight", DECODER, head=heads.gelu_masked_lm),
         heads.classes_after("classifier.dense.weight", "tanh"),
         heads.token_classes,
         heads.pooler(),

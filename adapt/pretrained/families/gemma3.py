@@ -8,22 +8,15 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Entries, Fields, without
-from adapt.pretrained.families.decoders import (
-    CONFIG,
-    GLOBAL,
-    LOCAL,
-    biases,
-    check_count,
-    decoder,
-    decoder_entries,
-    decoder_fields,
-    layer_types,
-    table,
-    window_entries,
-    window_fields,
+from adapt.pretrained.families import decoders, local_layers, without
+from adapt.pretrained.families.local_layers import GLOBAL, LOCAL
+from adapt.pretrained.families.rope import (
+    rope_of_kind,
+    scaling_entry,
+    scaling_fields,
+    scaling_of_kinds,
 )
-from adapt.pretrained.families.rope import scaling_entry, scaling_fields, scaling_of_kinds
+from adapt.pretrained.families.types import Entries, Fields
 
 NORMS = {
     "input_layernorm": "attention_norm",
@@ -40,14 +33,14 @@ def complete(hf: Entries, fields: Fields) -> Fields:
         if hf.get(entry) is not None:
             raise CheckpointError(f"{entry} is {hf[entry]} in config.json: only null is read")
     scalar = hf.get("query_pre_attn_scalar", 256)
-    check_count(scalar, "query_pre_attn_scalar")
+    local_layers.check_count(scalar, "query_pre_attn_scalar")
     both_ways = bool(hf.get("use_bidirectional_attention"))
     every = hf.get("sliding_window_pattern", 6)
-    kinds = layer_types(hf, fields, lambda index: (index + 1) % every)
-    own = decoder_fields(hf, fields, kv_heads=4, head_width=256)
-    own |= biases(hf)
+    kinds = local_layers.layer_types(hf, fields, lambda index: (index + 1) % every)
+    own = decoders.common_fields(hf, fields, kv_heads=4, head_width=256)
+    own |= decoders.biases(hf)
     own |= rotary(hf)
-    own |= window_fields(kinds, hf.get("sliding_window", 4096), both_ways)
+    own |= local_layers.window_fields(kinds, hf.get("sliding_window", 4096), both_ways)
     own["causal"] = own["causal"] and not both_ways
     own["attention_scale"] = scalar**-0.5
     own["embedding_scale"] = fields["width"] ** 0.5
@@ -56,10 +49,9 @@ def complete(hf: Entries, fields: Fields) -> Fields:
 
 def rotary(hf: Entries) -> Fields:
     """The positions of the global layers, which alone may be scaled, and of the local ones."""
-    parameters = hf.get("rope_parameters") or {}
-    everywhere = {"rope_theta": hf.get("rope_theta", 1e6)} | dict(parameters.get(GLOBAL) or {})
+    everywhere = rope_of_kind(hf, GLOBAL, "rope_theta", 1e6)
     everywhere |= scaling_of_kinds(hf)
-    local = {"rope_theta": hf.get("rope_local_base_freq", 1e4)} | dict(parameters.get(LOCAL) or {})
+    local = rope_of_kind(hf, LOCAL, "rope_local_base_freq", 1e4)
     if local.get("rope_type", "default") != "default":
         raise CheckpointError(
             f"rope_type of {LOCAL} is {local['rope_type']!r} in config.json: only default is read"
@@ -77,15 +69,12 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
         "rope_local_base_freq": config.local_rotary_base,
         "rope_scaling": scaling_entry(config),
     }
-    return decoder_entries(config) | window_entries(config) | own
+    return decoders.common_entries(config) | local_layers.window_entries(config) | own
 
 
 FAMILY = dataclasses.replace(
-    decoder("Gemma3Text", complete, entries),
-    config=[*without(CONFIG, "activation"), *ACTIVATION],
-    table=table(NORMS),
-    classes={
-        "classes": "Gemma3TextForSequenceClassification",
-        "causal LM": "Gemma3ForCausalLM",
-    },
+    decoders.family("Gemma3Text", complete, entries),
+    config=[*without(decoders.CONFIG, "activation"), *ACTIVATION],
+    table=decoders.table(NORMS),
+    classes={"classes": "Gemma3TextForSequenceClassification", "causal LM": "Gemma3ForCausalLM"},
 )

@@ -4,20 +4,8 @@ embedding.
 
 from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, EncoderConfig
-from adapt.pretrained.families import (
-    QKV,
-    Entries,
-    Family,
-    Fields,
-    Found,
-    Row,
-    Tensors,
-    architecture,
-    dense,
-    heads,
-    norm,
-    under,
-)
+from adapt.pretrained.families import QKV, Family, Row, architecture, dense, heads, norm, under
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
     ("layers", "n_layer"),

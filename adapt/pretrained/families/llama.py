@@ -5,27 +5,19 @@ positions in every fourth layer, which may be a local one.
 from typing import Any
 
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Entries, Fields
-from adapt.pretrained.families.decoders import (
-    biases,
-    decoder,
-    decoder_entries,
-    decoder_fields,
-    layer_types,
-    window_entries,
-    window_fields,
-)
+from adapt.pretrained.families import decoders, local_layers
 from adapt.pretrained.families.rope import rope_entries, rope_fields
+from adapt.pretrained.families.types import Entries, Fields
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
     mlp_bias = {"mlp_bias": bool(hf.get("mlp_bias", False))}
-    return decoder_fields(hf, fields) | biases(hf) | mlp_bias | rope_fields(hf)
+    return decoders.common_fields(hf, fields) | decoders.biases(hf) | mlp_bias | rope_fields(hf)
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
     own = {"attention_bias": config.output_bias, "mlp_bias": config.mlp_bias}
-    return decoder_entries(config) | rope_entries(config) | own
+    return decoders.common_entries(config) | rope_entries(config) | own
 
 
 def complete_smollm3(hf: Entries, fields: Fields) -> Fields:
@@ -37,8 +29,8 @@ def complete_smollm3(hf: Entries, fields: Fields) -> Fields:
         return (index + 1) % every == 0 if rotated is None else not rotated[index]
 
     has_window = hf.get("use_sliding_window") and hf.get("sliding_window") is not None
-    kinds = layer_types(hf, fields, lambda index: has_window and is_unrotated(index))
-    window = window_fields(kinds, hf.get("sliding_window") if has_window else None)
+    kinds = local_layers.layer_types(hf, fields, lambda index: has_window and is_unrotated(index))
+    window = local_layers.window_fields(kinds, hf.get("sliding_window") if has_window else None)
     unrotated = tuple(filter(is_unrotated, range(fields["layers"])))
     return complete(hf, fields) | window | {"unrotated_layers": unrotated}
 
@@ -46,8 +38,8 @@ def complete_smollm3(hf: Entries, fields: Fields) -> Fields:
 def entries_smollm3(config: EncoderConfig, head: Any) -> Fields:
     rotated = [int(config.is_rotated(index)) for index in range(config.layers)]
     own = {"no_rope_layers": rotated, "use_sliding_window": bool(config.local_layers)}
-    return entries(config, head) | window_entries(config) | own
+    return entries(config, head) | local_layers.window_entries(config) | own
 
 
-FAMILY = decoder("Llama", complete, entries)
-SMOLLM3 = decoder("SmolLM3", complete_smollm3, entries_smollm3)
+FAMILY = decoders.family("Llama", complete, entries)
+SMOLLM3 = decoders.family("SmolLM3", complete_smollm3, entries_smollm3)

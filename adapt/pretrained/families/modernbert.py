@@ -13,26 +13,30 @@ from adapt.pretrained.families import (
     LIBRARY_ACTIVATIONS,
     QKV,
     SIZES,
-    Entries,
     Family,
-    Fields,
-    Found,
     Row,
-    Tensors,
     architecture,
     dense,
     heads,
     norm,
     under,
 )
+from adapt.pretrained.families.local_layers import (
+    GLOBAL,
+    LOCAL,
+    check_count,
+    layer_types,
+    layer_types_of,
+)
 from adapt.pretrained.families.rope import (
     entries_of,
+    rope_of_kind,
     scaling_entry,
     scaling_fields,
     scaling_of_kinds,
 )
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
-KINDS = {"full_attention": False, "sliding_attention": True}  # of blocks: whether they are local
 CONFIG = [
     *SIZES,
     ("activation", "hidden_activation", "gelu"),
@@ -70,26 +74,16 @@ TABLE = [
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    # What is no number is refused when all fields are there.
-    layers = fields["layers"] if type(fields["layers"]) is int else 0
-    types = hf.get("layer_types")
-    if types is None:
-        every = hf.get("global_attn_every_n_layers", 3)
-        if type(every) is not int or every < 1:
-            raise CheckpointError(f"global_attn_every_n_layers is {every!r} in config.json")
-        types = ["sliding_attention" if n % every else "full_attention" for n in range(layers)]
-    if not isinstance(types, list) or len(types) != layers or not all(t in KINDS for t in types):
-        raise CheckpointError(
-            f"layer_types in config.json is {types!r}: each of {layers} layers has to be one of "
-            f"{', '.join(KINDS)}"
-        )
+    every = hf.get("global_attn_every_n_layers", 3)
+    check_count(every, "global_attn_every_n_layers")
+    kinds = layer_types(hf, fields, lambda index: index % every)
     return fields | {
         "pre_norm": True,
         "gated_mlp": True,
         "embedding_norm": True,
         "first_norm": False,
         **rotary_fields(hf),
-        "local_layers": tuple(n for n, kind in enumerate(types) if KINDS[kind]),
+        "local_layers": tuple(index for index, kind in enumerate(kinds) if kind == LOCAL),
         "window": window(hf),
     }
 
@@ -118,38 +112,32 @@ def window(hf: Entries) -> int:
 
 def rotary_fields(hf: Entries) -> Fields:
     """The fields of global layers, which may be stretched, and the base of local ones."""
-    parameters = entries_of(hf, "rope_parameters") or {kind: {} for kind in KINDS}
-    if not parameters.keys() & KINDS.keys():
+    parameters = entries_of(hf, "rope_parameters")
+    if parameters and not parameters.keys() & {GLOBAL, LOCAL}:
         raise CheckpointError(
-            f"rope_parameters in config.json is for all layers: only those of {' and '.join(KINDS)} "
+            f"rope_parameters in config.json is for all layers: only those of {GLOBAL} and {LOCAL} "
             "are read"
         )
-    everywhere = {"rope_theta": hf.get("global_rope_theta", 160_000.0)}
-    local = {"rope_theta": hf.get("local_rope_theta", 10_000.0)}
-    everywhere |= entries_of(parameters, "full_attention")
-    local |= entries_of(parameters, "sliding_attention")
+    everywhere = rope_of_kind(hf, GLOBAL, "global_rope_theta", 160_000.0)
+    local = rope_of_kind(hf, LOCAL, "local_rope_theta", 10_000.0)
     local |= scaling_of_kinds(hf)  # of both kinds
     if scaling_fields(local).get("rotary_factor", 1) != 1:
         raise CheckpointError(
-            "the positions of sliding_attention in config.json are scaled: only those of "
-            "full_attention are read so"
+            f"the positions of {LOCAL} in config.json are scaled: only those of {GLOBAL} are read so"
         )
     return scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
-    types = ["full_attention"] * config.layers
-    for layer in config.local_layers:
-        types[layer] = "sliding_attention"
     local_base = config.local_rotary_base or config.rotary_base
     plain = {"rope_type": "default"}
     scaling = scaling_entry(config) or plain
     return {
-        "layer_types": types,
+        "layer_types": layer_types_of(config),
         "local_attention": 2 * config.window,
         "rope_parameters": {
-            "full_attention": {"rope_theta": config.rotary_base, **scaling},
-            "sliding_attention": {"rope_theta": local_base, **plain},
+            GLOBAL: {"rope_theta": config.rotary_base, **scaling},
+            LOCAL: {"rope_theta": local_base, **plain},
         },
         **head_entries(head),
     }

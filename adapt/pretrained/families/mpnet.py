@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from adapt.errors import CheckpointError
-from adapt.pretrained.families import Entries, Fields, Row, dense, heads, norm, roberta, without
+from adapt.pretrained.families import Row, dense, norm, roberta, without
+from adapt.pretrained.families.types import Entries, Fields
 
 BUCKETS = 32  # the original library computes by these, whatever the size of the table
 ATTENTION = "encoder.layer.#.attention"
@@ -44,14 +45,11 @@ def entries(config: Any, head: Any) -> Fields:
 
 
 FAMILY = dataclasses.replace(
-    roberta.FAMILY,
+    roberta.sibling("MPNet"),
     config=without(roberta.CONFIG, "types"),
     table=TABLE,
     complete=complete,
     entries=entries,
     prefix="mpnet.",
     buffers=r"embeddings\.position_ids",
-    classes=heads.classes_of("MPNet", *heads.TEXT_KINDS),
-    base_class="MPNetModel",
-    tokenizer="MPNetTokenizer",
 )

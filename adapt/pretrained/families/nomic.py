@@ -5,22 +5,10 @@ gated MLP.
 import dataclasses
 from typing import Any
 
-from adapt.models import Classifier, EncoderConfig, MaskedLM
-from adapt.pretrained.families import (
-    QKV,
-    Entries,
-    Family,
-    Fields,
-    Found,
-    Row,
-    Tensors,
-    bert,
-    dense,
-    heads,
-    norm,
-    with_defaults,
-)
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.families import QKV, Family, Row, bert, dense, heads, norm, with_defaults
 from adapt.pretrained.families.rope import rope_fields, scaling_entry
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 NOMIC_DEFAULTS = {"hidden_act": "silu", "hidden_dropout_prob": 0.0}
 NOMIC_DEFAULTS |= {"attention_probs_dropout_prob": 0.0}
@@ -83,11 +71,6 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return {"rope_parameters": parameters} | width
 
 
-def gte_masked_lm(config: EncoderConfig, tied: bool = True) -> MaskedLM:
-    """GTE's head of pre-training: its activation is GELU, whatever the encoder's is."""
-    return MaskedLM(config.vocabulary, tied, norm_epsilon=config.norm_epsilon)
-
-
 def token_classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
     """A classifier of tokens: one without a pooler."""
     return None if "pooler.dense.weight" in tensors else heads.token_classes(config, hf, tensors)
@@ -127,12 +110,12 @@ GTE = dataclasses.replace(
     config=with_defaults(bert.CONFIG, **GTE_DEFAULTS),
     table=GTE_TABLE,
     recognise=recognise(
-        heads.masked_lm("lm_head.dense.weight", "lm_head.decoder.weight", head=gte_masked_lm)
+        heads.masked_lm("lm_head.dense.weight", "lm_head.decoder.weight", head=heads.gelu_masked_lm)
     ),
     complete=complete_gte,
     prefix="gte.",
     classes=heads.classes_of("Gte", *KINDS),
     base_class="GteModel",
-    language_model=gte_masked_lm,
+    language_model=heads.gelu_masked_lm,
     tokenizer="",
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Entries, Fields
+from adapt.pretrained.families.types import Entries, Fields
 
 # The entries that each kind of scaling reads: field of EncoderConfig -> entry.
 FACTOR = {"rotary_factor": "factor"}
@@ -47,6 +47,14 @@ def entries_of(hf: Entries, name: str) -> Entries:
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{name} is {found!r} in config.json: it must be an object")
     return found
+
+
+def rope_of_kind(hf: Entries, kind: str, entry: str, base: float) -> Fields:
+    """What ``rope_parameters`` says of one kind of layers; the base is that of ``entry`` where it
+    does not say one.
+    """
+    of_kinds = entries_of(hf, "rope_parameters")
+    return {"rope_theta": hf.get(entry, base)} | dict(entries_of(of_kinds, kind))
 
 
 def scaling_of_kinds(hf: Entries) -> Entries:

@@ -7,19 +7,16 @@ from typing import Any
 
 from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import (
-    Entries,
-    Fields,
-    Found,
     Row,
-    Tensors,
     clip,
     config_entries,
     dense,
     no_tensors,
     norm,
+    patches,
     with_defaults,
 )
-from adapt.pretrained.families.vit import with_patches
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 DEFAULTS = {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 IN_PROJECTION = ("head/map/query", "head/map/key", "head/map/value")
@@ -43,7 +40,7 @@ TABLE = [
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    return with_patches(fields, first_tokens=0) | {
+    return patches.with_patches(fields, first_tokens=0) | {
         "family": "siglip_vision_model",
         "pre_norm": True,
         "class_token": False,

@@ -9,17 +9,14 @@ from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, Tagger
 from adapt.pretrained.families import (
     LIBRARY_ACTIVATIONS,
-    Entries,
     Family,
-    Fields,
-    Found,
     Row,
-    Tensors,
     architecture,
     dense,
     norm,
     with_defaults,
 )
+from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
     ("layers", "num_layers"),
