@@ -1,4 +1,5 @@
-"""Modules of one's own: strategies, poolings, heads, tasks and families that a program adds.
+"""Modules of one's own: strategies, poolings, heads, tasks, objectives and families that a program
+adds.
 
     import_modules(["my_module"])  # as the commands do with theirs
 
@@ -8,6 +9,7 @@ A module adds an entry to one of these dictionaries when it is imported::
     POOLINGS["ends"] = ends                # adapt.models
     HEADS["Cosine"] = Cosine               # adapt.models: under the name of the class
     TASKS["stars"] = Stars()               # adapt.tasks
+    OBJECTIVES["spans"] = Spans()          # adapt.objectives
     FAMILIES["mine"] = "my_module"         # adapt.pretrained.families: a Family, or where it is
 
 A run that uses one says in its model.json which module that is. The run's folder is data: nothing
@@ -25,6 +27,7 @@ from typing import Any
 
 from adapt.errors import ExtensionError
 from adapt.models import HEADS, POOLINGS, Classifier
+from adapt.objectives import OBJECTIVES
 from adapt.pretrained import hub
 from adapt.pretrained.families import FAMILIES, Family
 from adapt.pretrained.hub import Pretrained
@@ -39,6 +42,7 @@ REGISTRIES: dict[str, dict[str, Any]] = {
     "pooling": POOLINGS,
     "head": HEADS,
     "task": TASKS,
+    "objective": OBJECTIVES,
     "family": FAMILIES,
 }
 

@@ -229,6 +229,18 @@ class TaskOptions(HeadOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """What pre-training predicts."""
+
+    title: ClassVar[str] = "objective"
+
+    # masked or causal; default: what the checkpoint's own head was trained by
+    objective: str | None = None
+    # share of the tokens that are predicted; of objectives with masked tokens
+    mask_rate: float = 0.15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StrategyOptions:
     """What trains, and what is kept of the part that does not."""
 

@@ -1,4 +1,4 @@
-"""Pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2, by the loop of fine-tuning.
+"""Pre-training by an objective of :mod:`adapt.objectives`, and the loop of fine-tuning.
 
     run = pretrain("tiny-bert", "text.txt", steps=1000, out="runs/pretrain")
     run.scores                              # {"before": {...}, "validation": {...}}
@@ -6,8 +6,8 @@
 
 :func:`pretrain` is :func:`prepare` and :meth:`~adapt.prepared.PreparedRun.train`; the command is
 the same two calls. What :func:`adapt.fitting.fit` calls an epoch are the steps between two
-validations here; the corrupted stream of batches goes through the text as often as it takes. The
-last validation counts as the best.
+validations here; the corrupted stream of batches goes through the examples as often as it takes. The last
+validation counts as the best.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ import numpy as np
 
 from adapt import run_folder, tree
 from adapt.data import masking, packing, tables
-from adapt.data.examples import from_sequences
 from adapt.data.formats import format_of
 from adapt.data.inputs import Columns, make_table
-from adapt.data.shapes import CPU_SHAPES, ShapeRule, shape_rule
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
-from adapt.models import Encoder, MaskedLM, Model, flatten_groups
+from adapt.models import Model
+from adapt.objectives import Corpus, Objective, choose
 from adapt.options import (
     Decay,
     DType,
+    ObjectiveOptions,
     Remat,
     TrainingOptions,
     check_ranges,
@@ -45,30 +45,23 @@ from adapt.parallel import sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.prepared import PreparedRun, folder_of_run
 from adapt.pretrained import hub
-from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained
-from adapt.ragged import Ragged, ragged
 from adapt.run import Run
-from adapt.training import losses, optim
+from adapt.training import optim
+from adapt.training.context import make_context
 from adapt.training.events import Callback, Event, Stepped, Validated, as_callbacks
 from adapt.training.loop import pipelined
-from adapt.training.losses import Loss
 from adapt.training.metrics_log import Record, validation_record
 from adapt.training.phases import CompiledPhase, Group, computing_model, make_phase_step
 
 logger = logging.getLogger(__name__)
 
 GROUP = "all"  # everything trains at one rate
-# What a masked-LM loss never reaches.
-UNREACHED = r"head/(pooler|next_sentence)/.*"
-LINES = 4096  # tokenized together
-MIN_HELD_OUT = 1
-MAX_HELD_OUT = 2000
 LOG_EVERY = 20  # steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainingOptions:
+class PretrainingOptions(ObjectiveOptions):
     """What is trained on which text, and how long."""
 
     title: ClassVar[str] = "pretraining"
@@ -84,8 +77,6 @@ class PretrainingOptions:
     batch_size: int = 32
     # tokens of an example
     max_length: int = 128
-    # share of the tokens that are predicted; masked-LM only
-    mask_rate: float = 0.15
     learning_rate: float = 1e-4
     # share of all steps
     warmup: float = 0.1
@@ -129,6 +120,7 @@ def pretrain(
     pretrained: Pretrained | str | Path,
     texts: Any,
     *,
+    objective: str | None = None,
     steps: int = 1000,
     batch_size: int = 32,
     max_length: int = 128,
@@ -157,8 +149,9 @@ def pretrain(
         run = adapt.pretrain("tiny-bert", ["some text", ...], steps=500)
         adapt.finetune(run.pretrained, texts, labels)       # the head is discarded again
 
-    The objective is the encoder's: masked-LM for BERT, causal-LM for GPT-2; a checkpoint without
-    such a head gets a fresh one. ``texts`` are a list, an array, a Series, or a file with an
+    ``objective`` is a name of :data:`adapt.objectives.OBJECTIVES`, by default that of the
+    checkpoint's own head: masked-LM for BERT, causal-LM for GPT-2. A checkpoint without such a
+    head gets a fresh one. ``texts`` are a list, an array, a Series, or a file with an
     example a line; long ones become several examples, and 5% are held out. The other arguments are
     the flags of ``adapt pretrain``; ``out``, ``resume`` and ``callbacks`` are as in
     :func:`adapt.finetune`. Raises :class:`AdaptError` in one sentence for what can't be done.
@@ -166,6 +159,7 @@ def pretrain(
     options = PretrainingOptions(
         text=str(texts) if isinstance(texts, str | Path) else "",
         checkpoint=hub.source_of(pretrained),
+        objective=objective,
         random_weights=random_weights,
         steps=steps,
         batch_size=batch_size,
@@ -202,7 +196,7 @@ class Prepared(PreparedRun):
 
     validates_first = True
 
-    data: "TextData"
+    data: "PretrainingData"
     options: PretrainingOptions
 
     @property
@@ -214,7 +208,7 @@ class Prepared(PreparedRun):
             self.plan.pretrained,
             self.options.random_weights,
             text=self.options.text,
-            data_digest=tree.digest({"ids": self.data.tokens.values}),
+            data_digest=self.data.training.digest,
         )
 
     def digests(self) -> dict[str, str]:
@@ -237,7 +231,7 @@ class Prepared(PreparedRun):
         return {"dtype": self.plan.dtype}
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
-        return fitted.best_params(), result_of(self.plan, fitted)
+        return fitted.best_params(), result_of(self.plan, self.data.objective, fitted)
 
 
 def prepare(
@@ -253,10 +247,11 @@ def prepare(
     check_seeds(seed=seed)
     sharding.check_batch(layout, options.batch_size)
     pretrained = hub.loaded(pretrained)
+    objective = choose(pretrained, options)
     pretrained = with_max_length(pretrained, options.max_length)
     pretrained = hub.with_attention_dropout(pretrained, options.attention_dropout)
-    plan = build_plan(pretrained, options, seed, layout)
-    data = TextData.read(pretrained, text_table(texts), options, seed, layout)
+    plan = build_plan(pretrained, objective, options, seed, layout)
+    data = PretrainingData.read(pretrained, objective, text_table(texts), options, seed, layout)
     settings = {"experiment": "pretrain", **dataclasses.asdict(options), "seed": seed}
     return Prepared(plan=plan, data=data, settings=run_folder.as_json(settings), options=options)
 
@@ -283,14 +278,17 @@ def text_table(texts: Any) -> Table:
     return table
 
 
-def result_of(plan: Plan, fitted: Fitted) -> dict[str, Any]:
+def result_of(plan: Plan, objective: Objective, fitted: Fitted) -> dict[str, Any]:
     """What result.json says: of the last validation, and of the one before the first step."""
     progress = fitted.progress
     labels = plan.phases[0].labels
-    return {
-        "loss": progress.best_loss,
-        "accuracy": progress.best_score,
-        "perplexity": float(np.exp(min(progress.best_loss, 700.0))),
+    # A run that ended before all scores were kept has the first alone.
+    scores = progress.best_scores or {objective.primary_metric: progress.best_score}
+    result: dict[str, Any] = {"loss": progress.best_loss, **scores}
+    if objective.perplexity_of:
+        loss = result[objective.perplexity_of]
+        result["perplexity"] = float(np.exp(min(loss, 700.0)))
+    return result | {
         "loss_before": progress.first_loss,
         "targets_per_second": progress.examples_per_second,
         "steps": plan.steps,
@@ -299,26 +297,25 @@ def result_of(plan: Plan, fitted: Fitted) -> dict[str, Any]:
         "parameters_frozen": tree.count(optim.frozen(plan.params, labels)),
         "scores": {
             "before": {"loss": progress.first_loss},
-            "validation": {"accuracy": progress.best_score, "loss": progress.best_loss},
+            "validation": {**scores, "loss": progress.best_loss},
         },
     }
 
 
 @dataclasses.dataclass(frozen=True)
-class TextData:
-    """Token ids of training and held-out examples, in corrupted batches."""
+class PretrainingData:
+    """Training and held-out examples, in corrupted batches."""
 
-    tokens: Ragged
-    held_out: Ragged
+    training: Corpus
+    held_out: Corpus
+    objective: Objective
     corruption: masking.Corruption
     options: PretrainingOptions
     seed: int = 0
-    layout: sharding.Layout | None = None
-    rule: ShapeRule = CPU_SHAPES
 
     @property
     def primary_metric(self) -> str:
-        return "accuracy"
+        return self.objective.primary_metric
 
     @property
     def latest_is_best(self) -> bool:
@@ -328,44 +325,41 @@ class TextData:
     def read(
         cls,
         pretrained: Pretrained,
-        texts: Table,
+        objective: Objective,
+        table: Table,
         options: PretrainingOptions,
         seed: int = 0,
         layout: sharding.Layout | None = None,
-    ) -> "TextData":
-        """The column ``text`` of a table for a checkpoint; see :func:`read_tokens`."""
-        tokens, held_out = read_tokens(pretrained, texts, seed)
-        corruption = corruption_of(pretrained, options)
-        rule = shape_rule(pretrained.config)
-        return cls(tokens, held_out, corruption, options, seed, layout, rule)
+    ) -> "PretrainingData":
+        """The examples of a table for a checkpoint, as the objective reads them."""
+        training, held_out = objective.read(pretrained, table, options, seed)
+        corruption = objective.corruption(pretrained, options)
+        return cls(training.on(layout), held_out.on(layout), objective, corruption, options, seed)
 
     @property
     def digest(self) -> str:
-        """The digest of all token ids."""
-        arrays = {"ids": self.tokens.values, "lengths": self.tokens.lengths}
-        return tree.digest(arrays | {"held_out": self.held_out.values})
+        """The digest of all examples."""
+        return tree.digest({"training": self.training.digest, "held_out": self.held_out.digest})
 
     @property
     def passes(self) -> int:
-        """How often the run goes through the text, the last time perhaps not to its end."""
+        """How often the run goes through the examples, the last time perhaps not to their end."""
         return -(-self.options.steps // self.steps_per_pass)
 
     @property
     def steps_per_pass(self) -> int:
-        return -(-len(self.tokens) // self.options.batch_size)
+        return -(-len(self.training) // self.options.batch_size)
 
     @functools.cached_property
     def shapes(self) -> packing.BatchShapes:
-        return self.batch_shapes(self.tokens, self.passes)
+        return self.batch_shapes(self.training, self.passes)
 
     @functools.cached_property
     def held_out_shapes(self) -> packing.BatchShapes:
         return self.batch_shapes(self.held_out, 1)
 
-    def batch_shapes(self, tokens: Ragged, passes: int) -> packing.BatchShapes:
-        groups = self.layout.groups if self.layout else 1
-        size = self.options.batch_size // groups
-        return packing.batch_shapes(tokens.lengths, size, self.seed, passes, groups, rule=self.rule)
+    def batch_shapes(self, corpus: Corpus, passes: int) -> packing.BatchShapes:
+        return corpus.of_pass(0).batch_shapes(self.options.batch_size, self.seed, passes)
 
     def batches(self, epoch: int, skip: int) -> Iterator[packing.Arrays]:
         """The batches from one validation to the next, from batch ``skip`` on."""
@@ -373,34 +367,28 @@ class TextData:
         start = epoch * every + skip
         end = min((epoch + 1) * every, self.options.steps)
         stream = corrupted_batches(
-            self.tokens,
+            self.training,
             self.shapes,
             self.corruption,
             self.seed,
             *divmod(start, self.steps_per_pass),
-            layout=self.layout,
         )
         return itertools.islice(stream, end - start)
 
     def held_out_batches(self) -> Iterator[packing.Arrays]:
         """All held-out examples once, always corrupted in the same way."""
         return corrupted_batches(
-            self.held_out,
-            self.held_out_shapes,
-            self.corruption,
-            self.seed,
-            once=True,
-            layout=self.layout,
+            self.held_out, self.held_out_shapes, self.corruption, self.seed, once=True
         )
 
     def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
-        score = make_score(phase.model, losses.cross_entropy)
+        score = make_score(phase.model, self.objective)
 
         def evaluate(
             params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
         ) -> tuple[Scores, float]:
             means = mean_score(score, params, self.held_out_batches())
-            return {"accuracy": means["accuracy"]}, means["loss"]
+            return self.objective.scores(means), self.objective.total(means)
 
         return evaluate
 
@@ -413,78 +401,40 @@ class TextData:
 
     def with_states(
         self, phase: CompiledPhase, frozen: tree.Tree, decision: CacheDecision, emit: Callback
-    ) -> tuple["TextData", CacheDecision]:
+    ) -> tuple["PretrainingData", CacheDecision]:
         return self, decision
 
 
 def with_max_length(pretrained: Pretrained, max_length: int) -> Pretrained:
-    """The checkpoint with its tokenizer cut to ``max_length``, or to the encoder's positions.
-
-    Raises :class:`StrategyError` for anything but a text encoder with a tokenizer.
+    """The checkpoint with its tokenizer cut to ``max_length``, or to the encoder's positions; one
+    of pictures as it is.
     """
-    if pretrained.config.is_image or pretrained.tokenizer is None:
-        raise StrategyError(
-            f"{pretrained.source} is no text encoder with a tokenizer: masked-LM and causal-LM "
-            "training need one"
-        )
+    if pretrained.tokenizer is None:
+        return pretrained
     max_length = min(max_length, pretrained.config.positions)
     # Every line is read to its end, in pieces: no rule for long texts applies.
     tokenizer = pretrained.tokenizer.with_long("head").cut_to(max_length)
     return dataclasses.replace(pretrained, tokenizer=tokenizer)
 
 
-def corruption_of(pretrained: Pretrained, options: PretrainingOptions) -> masking.Corruption:
-    """What turns packed batches into inputs and targets of the encoder's objective."""
-    if pretrained.config.causal:
-        return masking.causal_lm
-    return masking.masked_lm(pretrained, options.mask_rate)
-
-
-def read_tokens(pretrained: Pretrained, texts: Table, seed: int) -> tuple[Ragged, Ragged]:
-    """(training, held-out) token ids of texts. 5% are held out, at most 2,000 examples.
-
-    Blank lines are skipped, long lines become several examples. Raises :class:`DataError` for a
-    text without two examples that teach anything.
-    """
-    assert pretrained.tokenizer is not None
-    pieces = []
-    for chunk in tables.chunks(texts, ["text"], LINES):
-        lines = [line for line in chunk["text"] if line.strip()]
-        pieces += masking.split_into_pieces(pretrained.tokenizer, lines)
-
-    # What can be a target: any token but the first (causal-LM), or any that is not special, as
-    # [UNK] is (masked-LM).
-    special: set[int] = set()
-    if not pretrained.config.causal:
-        special.update(masking.special_ids(pretrained.tokenizer).tolist())
-    pieces = [piece for piece in pieces if len(piece) > 1 and not special.issuperset(piece)]
-    if len(pieces) < 2:
-        raise DataError(
-            f"{texts.name} has {len(pieces)} lines with words that the tokenizer knows: "
-            "pre-training needs at least 2, one of them held out"
-        )
-    order = np.random.RandomState(seed).permutation(len(pieces))
-    held_out = max(MIN_HELD_OUT, min(len(pieces) // 20, MAX_HELD_OUT))
-    training = ragged([pieces[i] for i in order[held_out:]])
-    return training, ragged([pieces[i] for i in order[:held_out]])
-
-
 def build_plan(
     pretrained: Pretrained,
+    objective: Objective,
     options: PretrainingOptions,
     seed: int = 0,
     layout: sharding.Layout | None = None,
 ) -> Plan:
-    """The encoder under a language-model head, and one phase in which all of it trains."""
+    """The encoder under the objective's head, and one phase in which all of it trains."""
     key = jax.random.key(seed)
-    model, params = with_language_head(pretrained, jax.random.fold_in(key, 2))
+    model, params = objective.build(pretrained, options, jax.random.fold_in(key, 2))
     if options.random_weights:
         params = jax.device_get(model.init(jax.random.fold_in(key, 3)))
     computed = computing_model(model, options.dtype, options.remat, options.scan, layout)
 
     rules = [(".*", GROUP)]
-    if isinstance(model.head, MaskedLM) and (model.head.next_sentence or model.head.pooler):
-        rules.insert(0, (UNREACHED, optim.FROZEN))
+    unreached = objective.unreached(model.head)
+    if unreached:
+        rules.insert(0, (unreached, optim.FROZEN))
     labels = tree.label(params, rules)
     schedule = optim.schedule(options.learning_rate, options.steps, options.warmup, options.decay)
     optimizers = {GROUP: optim.adamw(schedule, options.weight_decay)}
@@ -497,16 +447,15 @@ def build_plan(
         groups={GROUP: Group(options.learning_rate, schedule, 0)},
         tx=tx,
         step=make_phase_step(
-            computed, losses.cross_entropy, labels, options.decay, options.clip_norm > 0
+            computed, objective.loss, labels, options.decay, options.clip_norm > 0
         ),
     )
-    objective = "clm" if pretrained.config.causal else "mlm"
     return Plan(
         pretrained=dataclasses.replace(
             pretrained,
             head=model.head,
             labels=(),
-            task=objective,
+            task=objective.task,
             unread={},
             stripped=(),
             notes=(),
@@ -522,41 +471,24 @@ def build_plan(
     )
 
 
-def with_language_head(pretrained: Pretrained, key: jax.Array) -> tuple[Model, tree.Tree]:
-    """(model, parameters) with the checkpoint's language-model head, or a fresh one.
-
-    A fresh head is tied to the embedding.
-    """
-    config = pretrained.config
-    head = get_family(config.family).language_model(config, True)
-    if isinstance(pretrained.head, type(head)):
-        return Model(Encoder(config), pretrained.head), pretrained.params
-    model = Model(Encoder(config), head)
-    logger.warning(
-        "%s has no language-model head: a fresh one is trained from the start", pretrained.source
-    )
-    encoder = tree.drop(pretrained.params, "head")
-    return model, tree.graft(encoder, "head", model.init_head(key))
-
-
 def corrupted_batches(
-    tokens: Ragged,
+    corpus: Corpus,
     shapes: packing.BatchShapes,
     corruption: masking.Corruption,
     seed: int,
     epoch: int = 0,
     skip: int = 0,
     once: bool = False,
-    layout: sharding.Layout | None = None,
 ) -> Iterator[packing.Arrays]:
     """Packed and corrupted batches from batch ``skip`` of ``epoch`` on, without end or ``once``.
 
     Pure in its arguments: the random numbers of a batch come from the seed, the epoch and the
-    batch's number. With a ``layout`` each of its groups is corrupted by itself.
+    batch's number. On a mesh each of its groups is corrupted by itself.
     """
-    unlabelled = dataclasses.replace(from_sequences(tokens), layout=layout)
     while True:
-        stream = unlabelled.batches(shapes, seed, epoch, skip)
+        examples = corpus.of_pass(epoch)
+        layout = examples.layout
+        stream = examples.batches(shapes, seed, epoch, skip)
         for number, batch in enumerate(stream, skip):
             entropy = [seed, epoch, number]
             if layout is None:
@@ -583,38 +515,40 @@ def corrupt_groups(
     return packing.stack(groups)
 
 
+# A sum of values and the sum of their weights, by the name of their mean.
+Sums = dict[str, tuple[Any, Any]]
+
+
 @functools.lru_cache(maxsize=32)
 def make_score(
-    model: Model, loss: Loss
-) -> Callable[[tree.Tree, Mapping[str, Any]], dict[str, jax.Array]]:
-    """``(params, batch) -> sums`` of losses, right answers and weights of a batch, jitted."""
+    model: Model, objective: Objective
+) -> Callable[[tree.Tree, Mapping[str, Any]], Sums]:
+    """``(params, batch) -> sums`` of the objective's measures of a batch, jitted."""
 
-    def score(params: tree.Tree, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        logits = model.apply(params, batch)
-        label = batch["label"]
-        weight = batch["weight"]
-        if model.layout:
-            label = flatten_groups(label)
-            weight = flatten_groups(weight)
-        right = (logits.argmax(-1) == label) * weight
-        return {
-            "loss": (loss(logits, label) * weight).sum(),
-            "accuracy": right.sum(),
-            "weight": weight.sum(),
-        }
+    def of_group(params: tree.Tree, _: None, batch: Mapping[str, Any], key: jax.Array) -> Any:
+        context = make_context(model, params, batch, 0, key, dropout=False)
+        return objective.measures(context)
+
+    def score(params: tree.Tree, batch: Mapping[str, Any]) -> Sums:
+        measured = model.by_group(of_group, params, None, batch, jax.random.key(0))
+        sums = {}
+        for name, (values, weights) in measured.items():
+            sums[name] = ((values * weights).sum(), weights.sum())
+        return sums
 
     return sharding.shard_inputs(jax.jit(model.allow_fused_attention(score)), model.layout)
 
 
 def mean_score(
-    score: Callable[[tree.Tree, Mapping[str, Any]], dict[str, jax.Array]],
+    score: Callable[[tree.Tree, Mapping[str, Any]], Sums],
     params: tree.Tree,
     batches: Iterable[Mapping[str, Any]],
 ) -> dict[str, float]:
-    """The weighted means of ``loss`` and ``accuracy`` over all batches."""
-    sums = {"loss": 0.0, "accuracy": 0.0, "weight": 0.0}
+    """The weighted mean of every measure over all batches."""
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for of_batch in pipelined(score(params, batch) for batch in batches):
-        for name, value in of_batch.items():
-            sums[name] += float(value)
-    weight = max(sums["weight"], 1e-9)
-    return {name: sums[name] / weight for name in ("loss", "accuracy")}
+        for name, (value, weight) in of_batch.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+            weights[name] = weights.get(name, 0.0) + float(weight)
+    return {name: value / max(weights[name], 1e-9) for name, value in sums.items()}

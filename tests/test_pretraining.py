@@ -6,9 +6,11 @@ import pytest
 import adapt
 from adapt import fitting, pretraining, tree
 from adapt.data import masking, packing
+from adapt.data.examples import from_sequences
 from adapt.errors import AdaptError, CheckpointError, DataError
+from adapt.objectives import OBJECTIVES, Corpus
 from adapt.pretrained import hub
-from adapt.pretraining import PretrainingOptions, TextData
+from adapt.pretraining import PretrainingData, PretrainingOptions
 from adapt.ragged import ragged
 from adapt.training import events, run_state
 from tests.helpers import tiny
@@ -22,10 +24,11 @@ def bert(inputs):
 def test_eighty_ten_ten_and_new_in_every_epoch(bert):
     mask, plan_tokens = 4, ragged([[2, *range(5, 23), 3]] * 400)
     shapes = packing.batch_shapes(plan_tokens.lengths, 8, 0, 2)
+    corpus = Corpus(from_sequences(plan_tokens))
     corruption = masking.masked_lm(bert, 0.15)
     kinds, masks = np.zeros(3), []
     for epoch in (0, 1):
-        stream = pretraining.corrupted_batches(plan_tokens, shapes, corruption, 0, epoch, once=True)
+        stream = pretraining.corrupted_batches(corpus, shapes, corruption, 0, epoch, once=True)
         places = []
         for batch in stream:
             count = int(batch["weight"].sum())
@@ -47,19 +50,22 @@ def test_eighty_ten_ten_and_new_in_every_epoch(bert):
         kinds / total, [0.8 + 0.1 / 25, 0.1 * 23 / 25, 0.1 + 0.1 / 25], atol=0.025
     )
     assert not np.array_equal(*masks)
-    again = pretraining.corrupted_batches(plan_tokens, shapes, corruption, 0, 1, once=True)
+    again = pretraining.corrupted_batches(corpus, shapes, corruption, 0, 1, once=True)
     np.testing.assert_array_equal(
         masks[1], np.concatenate([b["targets"][: int(b["weight"].sum())] for b in again])
     )
 
 
-def data_of(bert, count: int = 40, **changes) -> TextData:
+def data_of(bert, count: int = 40, **changes) -> PretrainingData:
     """Sentences of 20 tokens, 5 batches of 8 in a pass."""
     tokens = ragged([[2, *range(5, 23), 3]] * count)
     options = PretrainingOptions(
         text="", batch_size=8, **{"steps": 12, "validate_every": 5} | changes
     )
-    return TextData(tokens, tokens.take(np.arange(4)), masking.masked_lm(bert), options)
+    held_out = from_sequences(tokens.take(np.arange(4)))
+    objective = OBJECTIVES["masked"]
+    corpora = Corpus(from_sequences(tokens)), Corpus(held_out)
+    return PretrainingData(*corpora, objective, masking.masked_lm(bert), options)
 
 
 def labels_of(batches) -> list[bytes]:
@@ -68,7 +74,7 @@ def labels_of(batches) -> list[bytes]:
 
 def test_batches_between_validations_are_those_of_one_stream(bert):
     data = data_of(bert)
-    stream = pretraining.corrupted_batches(data.tokens, data.shapes, data.corruption, data.seed)
+    stream = pretraining.corrupted_batches(data.training, data.shapes, data.corruption, data.seed)
     whole = labels_of(batch for batch, _ in zip(stream, range(12), strict=False))
     assert labels_of(b for epoch in range(3) for b in data.batches(epoch, 0)) == whole
     assert len(set(whole)) == 12
@@ -91,11 +97,12 @@ def test_a_run_validates_first_and_then_at_every_interval_and_at_its_end(inputs,
     options = PretrainingOptions(text=str(path), steps=8, batch_size=4, validate_every=3)
     pretrained = hub.load(inputs.checkpoint("bert_pretraining"))
     pretrained = pretraining.with_max_length(pretrained, options.max_length)
-    plan = pretraining.build_plan(pretrained, options)
+    objective = OBJECTIVES["masked"]
+    plan = pretraining.build_plan(pretrained, objective, options)
     seen: list[events.Event] = []
     fitted = fitting.fit(
         plan,
-        TextData.read(pretrained, pretraining.text_table(path), options),
+        PretrainingData.read(pretrained, objective, pretraining.text_table(path), options),
         options.training,
         callbacks=[seen.append],
         validate_first=True,

@@ -42,7 +42,7 @@ def main(config: Config) -> dict[str, Any]:
             overwrite=config.overwrite,
             callbacks=[report, *trackers],
             command=launch.command_line(),
-            add_files=lambda folder: plots.plot_history(folder, "accuracy"),
+            add_files=lambda folder: plots.plot_history(folder, prepared.data.primary_metric),
         )
     if run.outcome == "stopped":
         return showing.show_stopped(run.steps, config.out)

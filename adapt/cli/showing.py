@@ -98,11 +98,14 @@ def show_text(prepared: pretraining.Prepared) -> None:
     size = f"{tree.count(plan.params):,} parameters, head {head}"
     console.say(f"loaded    {pretrained.source}: {pretrained.config.family}, {size}")
     console.say(f"computed  {dtype_line(prepared.options.dtype)}")
-    lengths = data.tokens.lengths
-    console.say(
-        f"text      {len(data.tokens):,} examples of {lengths.mean():.1f} tokens, "
-        f"{len(data.held_out):,} held out"
-    )
+    console.say(f"objective {data.objective.name}")
+    examples = f"{len(data.training):,} examples"
+    held_out = f"{len(data.held_out):,} held out"
+    if data.objective.takes_pictures:
+        console.say(f"pictures  {examples}, {held_out}")
+    else:
+        tokens = data.training.of_pass(0).tokens_per_sequence
+        console.say(f"text      {examples} of {tokens:.1f} tokens, {held_out}")
     console.say()
 
 
@@ -141,8 +144,11 @@ def show_end(out: Path, task: Task, result: Mapping[str, Any]) -> None:
 
 def show_text_end(out: Path, result: Mapping[str, Any]) -> None:
     """The last validation of a pre-training run."""
-    names = ("loss_before", "loss", "accuracy", "perplexity", "targets_per_second")
-    shown = {name: result[name] for name in names if result[name] is not None}
+    names = ["loss_before", "loss", *result["scores"]["validation"], "perplexity"]
+    shown = {}
+    for name in [*names, "targets_per_second"]:
+        if result.get(name) is not None:
+            shown[name] = result[name]
     console.table("held-out text", ("metric", "value"), list(shown.items()))
     print_result(shown, out)
 

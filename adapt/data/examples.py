@@ -14,7 +14,7 @@ from adapt import tree
 from adapt.data import packing
 from adapt.data.augmentation import MIXING, VIEWS, Augmentation, generators, mixed_arrays
 from adapt.data.packing import Arrays, BatchShapes, Windows
-from adapt.data.shapes import shape_rule
+from adapt.data.shapes import CPU_SHAPES, ShapeRule, shape_rule
 from adapt.data.sources import FileSource, ImageSource, Source, States, TokenSource
 from adapt.data.text_windows import TextWindows
 from adapt.parallel.sharding import Layout
@@ -395,7 +395,7 @@ def from_images(
     return Examples(file_sequences, np.arange(len(sums)), labels)
 
 
-def from_sequences(tokens: Ragged) -> Examples:
+def from_sequences(tokens: Ragged, rule: ShapeRule = CPU_SHAPES) -> Examples:
     """Examples without labels, for pre-training: one for each sequence of token ids."""
-    file_sequences = TokenSource(tokens, int(tokens.lengths.max(initial=0)))
+    file_sequences = TokenSource(tokens, int(tokens.lengths.max(initial=0)), rule=rule)
     return Examples(file_sequences, np.arange(len(tokens)), np.zeros(len(tokens), np.int32))

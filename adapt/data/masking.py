@@ -93,16 +93,24 @@ def pad_targets(chosen: np.ndarray, label: np.ndarray, capacity: int) -> Arrays:
     return {"targets": targets, "label": labels, "weight": weight}
 
 
-def mask_id(tokenizer: Tokenizer) -> int:
-    """The id of the mask token. Raises :class:`CheckpointError` if there is none."""
+def find_mask_id(tokenizer: Tokenizer) -> int | None:
+    """The id of the mask token; None where the tokenizer has none."""
     for token in MASK_TOKENS:
         number = tokenizer.backend.token_to_id(token)
         if number is not None:
             return number
-    raise CheckpointError(
-        "the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input: give a "
-        "checkpoint that was trained so (T5 was not)"
-    )
+    return None
+
+
+def mask_id(tokenizer: Tokenizer) -> int:
+    """The id of the mask token. Raises :class:`CheckpointError` if there is none."""
+    number = find_mask_id(tokenizer)
+    if number is None:
+        raise CheckpointError(
+            "the tokenizer has no [MASK] token, so masked-LM training cannot corrupt its input: give "
+            "a checkpoint that was trained so (T5 was not)"
+        )
+    return number
 
 
 def special_ids(tokenizer: Tokenizer) -> np.ndarray:

@@ -163,13 +163,14 @@ class Model:
 
     def by_group(
         self,
-        function: Callable[..., jax.Array],
+        function: Callable[..., Any],
         params: Tree,
         x: jax.Array | None,
         batch: Batch,
         key: jax.Array | None,
-    ) -> jax.Array:
-        """``function(params, x, batch, key)``; on a mesh that of every group, one after the other.
+    ) -> Any:
+        """``function(params, x, batch, key)``, an array or a pytree of them; on a mesh that of every
+        group, one after the other.
 
         There each group has a key of its own, and parameters that a function of a group can use.
         """
@@ -410,9 +411,9 @@ def structure(tree: Tree) -> str:
     return str(jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree))
 
 
-def flatten_groups(x: jax.Array) -> jax.Array:
-    """Groups [G, N, ...] one after the other, [G * N, ...]."""
-    return x.reshape(-1, *x.shape[2:])
+def flatten_groups(x: Any) -> Any:
+    """Groups [G, N, ...] one after the other, [G * N, ...]: an array, or each of a pytree."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x)
 
 
 def example_batch(config: EncoderConfig) -> dict[str, np.ndarray]:

@@ -41,10 +41,18 @@ class LossContext:
     model: Model
     params: Tree
     batch: Batch
-    outputs: jax.Array
-    hidden: jax.Array
     key: jax.Array
+    dropout_key: jax.Array | None = None  # of the one pass; None: without dropout
     depth: int = 0
+
+    @functools.cached_property
+    def hidden(self) -> jax.Array:
+        prefix = self.batch.get("hidden")
+        return self.model.head_input(self.params, prefix, self.batch, self.depth, self.dropout_key)
+
+    @functools.cached_property
+    def outputs(self) -> jax.Array:
+        return self.model.outputs_of(self.params, self.hidden, self.batch, self.dropout_key)
 
     @property
     def labels(self) -> jax.Array:
@@ -68,10 +76,12 @@ class LossContext:
 class ContextLoss:
     """A loss that is given a :class:`LossContext`; :func:`context_loss` makes one.
 
-    Only the same object is equal: see :func:`copy_of`.
+    One that ``differentiates_once``, as the step does and nothing within it, may be computed by
+    fused kernels. Only the same object is equal: see :func:`copy_of`.
     """
 
     function: Callable[[LossContext], jax.Array]
+    differentiates_once: bool = False
 
     def __call__(self, context: LossContext) -> jax.Array:
         return self.function(context)
@@ -100,9 +110,7 @@ def losses_with_context(
     key: jax.Array,
     dropout: bool,
 ) -> jax.Array:
-    """The losses of a batch, [N], by one forward pass and those of the loss itself; on a mesh those
-    of all groups. ``key`` is that of the step.
-    """
+    """The losses of a batch, [N]; on a mesh those of all groups. ``key`` is that of the step."""
 
     def of_group(params: Tree, _: None, batch: Batch, key: jax.Array) -> jax.Array:
         return loss(make_context(model, params, batch, depth, key, dropout))
@@ -118,16 +126,13 @@ def make_context(
     key: jax.Array,
     dropout: bool,
 ) -> LossContext:
-    """The context of a group of examples, after one forward pass."""
-    dropout_key = key if dropout else None
-    hidden = model.head_input(params, batch.get("hidden"), batch, depth, dropout_key)
+    """The context of a group of examples, which makes its forward pass where it is asked for it."""
     return LossContext(
         model=model,
         params=params,
         batch=batch,
-        outputs=model.outputs_of(params, hidden, batch, dropout_key),
-        hidden=hidden,
         key=jax.random.fold_in(key, CONTEXT_STREAM),
+        dropout_key=key if dropout else None,
         depth=depth,
     )
 
@@ -138,7 +143,7 @@ def copy_of(loss: Loss | ContextLoss) -> Loss | ContextLoss:
     What the function reads from outside is a constant of the program, and may be another by now.
     """
     if isinstance(loss, ContextLoss):
-        return ContextLoss(loss.function)
+        return ContextLoss(loss.function, loss.differentiates_once)
     return functools.partial(loss)
 
 

@@ -42,6 +42,7 @@ Update = Callable[[Tree, "State", Batch, jax.Array], tuple["State", Metrics]]
 # The sum of weighted losses, the sum of weights, and the gradient of the first by what trains.
 LossAndGrad = Callable[[Tree, Tree, Batch, jax.Array], tuple[tuple[jax.Array, jax.Array], Tree]]
 
+PARTS = 4  # of a loss, at the most
 MIXOUT_STREAM = 0xA11  # folded into the key of a step: mixout and dropout draw from different bits
 
 
@@ -325,7 +326,7 @@ def make_step(
     """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, the state donated.
 
     A batch holds the model's inputs, ``label`` [N, ...] and ``weight`` float32 [N], 0 for an empty
-    slot. If ``weight`` is [A, N], every array has a leading axis of A micro-batches, whose sums of
+    slot. With ``part`` int32 [N] (up to 3) the loss is the sum of the means of the parts. If ``weight`` is [A, N], every array has a leading axis of A micro-batches, whose sums of
     losses and of weights are accumulated before one division: the gradient of one large batch.
 
     ``loss`` maps (outputs, label) to one float32 number an example (:mod:`adapt.training.losses`),
@@ -365,9 +366,13 @@ def make_suffix(model: Model, loss: Loss | ContextLoss, update: Update) -> Any:
         key = jax.random.fold_in(state.key, state.step)
         return update(frozen, state, batch, key)
 
-    # A loss with a context may differentiate twice, for which the fused kernel has no rule.
-    program = step if isinstance(loss, ContextLoss) else model.allow_fused_attention(step)
+    program = model.allow_fused_attention(step) if may_fuse(loss) else step
     return jax.jit(program, donate_argnums=1)
+
+
+def may_fuse(loss: Loss | ContextLoss) -> bool:
+    """Whether attention may be a fused kernel, which has no rule for a second derivative."""
+    return not isinstance(loss, ContextLoss) or loss.differentiates_once
 
 
 def make_several(model: Model, loss: Loss | ContextLoss, update: Update) -> Any:
@@ -393,7 +398,7 @@ def make_several(model: Model, loss: Loss | ContextLoss, update: Update) -> Any:
         metrics = {name: jnp.zeros(most, value.dtype) for name, value in of_step.items()}
         return jax.lax.fori_loop(0, count, take, (state, metrics))
 
-    program = run if isinstance(loss, ContextLoss) else model.allow_fused_attention(run)
+    program = model.allow_fused_attention(run) if may_fuse(loss) else run
     return jax.jit(program, donate_argnums=1)
 
 
@@ -432,6 +437,8 @@ def make_update(
             if "own_share" in batch:
                 losses = of_both_labels(losses, loss, outputs, batch, layout is not None)
         check_losses(losses, weight)
+        if "part" in batch:
+            losses = losses * balance_of_parts(batch["part"].reshape(-1), weight)
         return (losses * weight).sum(), weight.sum()
 
     loss_and_grad = jax.value_and_grad(summed_loss, has_aux=True)
@@ -486,6 +493,17 @@ def of_both_labels(
         other = flatten_groups(other)
         share = flatten_groups(share)
     return share * losses + (1 - share) * loss(outputs, other)
+
+
+def balance_of_parts(part: jax.Array, weight: jax.Array) -> jax.Array:
+    """Factors [n] of losses of several parts, by which their mean becomes the sum of the means of
+    the parts. ``part`` int32 [n] has the number of each loss's part, and ``weight`` its weight.
+
+    A part whose weights are all 0 counts nothing.
+    """
+    total_P = jax.ops.segment_sum(weight, part, PARTS)
+    factor_P = weight.sum() / jnp.maximum(total_P, 1e-9)
+    return factor_P[part]
 
 
 def check_losses(losses: jax.Array, weight: jax.Array) -> None:

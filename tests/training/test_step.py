@@ -14,6 +14,7 @@ from adapt.data import packing
 from adapt.data.examples import from_sequences
 from adapt.errors import TrainingError
 from adapt.models import Model
+from adapt.objectives import OBJECTIVES
 from adapt.training import frozen_prefix, optim
 from adapt.training.loop import STEP_BY_STEP, Pace, evaluate, run_steps
 from adapt.training.losses import cross_entropy
@@ -550,7 +551,7 @@ def test_outputs_are_in_the_order_of_the_examples_for_any_packing():
 
 def test_the_score_of_batches_is_the_weighted_mean_over_all_of_them():
     model = classifier("small")
-    score = pretraining.make_score(model, cross_entropy)
+    score = pretraining.make_score(model, OBJECTIVES["masked"])
     batches = [batch(seed=seed, examples=n) for seed, n in enumerate([8, 3])]
     found = pretraining.mean_score(score, params(model), batches)
     forward = make_eval(model)
