@@ -113,7 +113,7 @@ def test_a_module_that_registers_nothing_is_a_warning(write, caplog):
     write("idle", "x = 1\n")
     extensions.import_modules(["idle"])
     assert caplog.messages == [
-        "`import` idle: it registers no strategy, modifier, pooling, head, task or family"
+        "`import` idle: it registers no strategy, modifier, pooling, head, task, objective or family"
     ]
 
 
