@@ -1,8 +1,9 @@
 """Dropout of attention's weights whose bits a kernel makes where it needs them.
 
-A weight is kept or not by a hash of where it stands: seed, row, head, query and key. So nothing is
-stored, and the backward pass finds the bits of the forward pass whatever the order of its blocks.
-The functions are plain arithmetic on uint32 that kernels call, too.
+A weight is kept or not by where it stands: seed, row, head, query and key. So nothing is stored,
+and the backward pass finds the bits of the forward pass whatever the order of its blocks. Each
+query and each key of a head has a word, and a weight's bits are the product of the two: one
+operation for each weight. The functions are plain arithmetic that kernels call, too.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-RANDOM_BITS = 24  # that decide over a weight: the upper ones, which are mixed best
+KEYS_ASIDE = (
+    0x9E3779B9  # from the second seed: alike seeds make no words of keys like those of queries
+)
 
 
 def mix(x: Any) -> Any:
@@ -33,25 +36,35 @@ def bits_of(counter: Any, first: Any, second: Any) -> Any:
     return x ^ (x >> np.uint32(16))
 
 
-def head_words(seed: tuple[Any, Any], row: Any, head: Any) -> tuple[Any, Any]:
-    """The two words, uint32, of a row's head, from those of a step's seed."""
-    first, second = seed
-    return mix(mix(first ^ row) ^ head), mix(mix(second ^ row) ^ head)
+def place_words(
+    seed: tuple[Any, Any], rows: int, heads: int, queries: int, keys: int, first_head: Any = 0
+) -> tuple[jax.Array, jax.Array]:
+    """The words of all queries, int32 [R, H, C], and of all keys, int32 [R, H, T]: odd numbers.
 
-
-def keep(words: tuple[Any, Any], query: Any, key: Any, rate: float) -> Any:
-    """bool: True at a share of 1 - ``rate``, for uint32 places that broadcast against each other.
-
-    The rounds of murmur3's finaliser, with the second word of the head between them, so that two
-    queries whose first words are alike still differ from head to head.
+    ``seed`` are the two words of a step, uint32; ``first_head`` is the place of head 0.
     """
-    first, second = words
-    x = mix(first ^ query) ^ key
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B) + second
-    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    # The last round changes the lower half alone, and TPUs compare signed numbers.
-    bits = (x >> np.uint32(32 - RANDOM_BITS)).astype(jnp.int32)
-    return bits >= np.int32(round(rate * 2**RANDOM_BITS))
+    first, second = seed
+    row = jnp.arange(rows, dtype=jnp.uint32)[:, None, None]
+    head = jnp.arange(heads, dtype=jnp.uint32)[:, None] + jnp.asarray(first_head, jnp.uint32)
+
+    def words(of_seed: Any, count: int) -> jax.Array:
+        of_head = mix(mix(of_seed ^ row) ^ head)
+        mixed = mix(of_head ^ jnp.arange(count, dtype=jnp.uint32)) | np.uint32(1)
+        return jax.lax.bitcast_convert_type(mixed, jnp.int32)
+
+    return words(first, queries), words(second ^ np.uint32(KEYS_ASIDE), keys)
+
+
+def keep(query_words: Any, key_words: Any, rate: float) -> Any:
+    """bool: True at a share of 1 - ``rate``, for words that broadcast against each other.
+
+    The product of two odd numbers modulo 2^32 is decided by its upper bits. For one of the words it
+    is a bijection of the other, so the bits of a query's weights are as independent as its keys'
+    words are. Two queries' bits depend on each other as far as small multiples of their words are
+    alike: among random words that is below what a step could tell.
+    """
+    product = query_words * key_words  # modulo 2^32; TPUs compare signed numbers
+    return product >= np.int32(round(rate * 2**32) - 2**31)
 
 
 def drop_weights(
@@ -63,17 +76,10 @@ def drop_weights(
     """
 
     def drop(weights_RHCT: jax.Array) -> jax.Array:
-        row, head, query, key = (
-            jax.lax.broadcasted_iota(jnp.uint32, axis_shape(weights_RHCT.shape, axis), axis)
-            for axis in range(4)
-        )
-        head = head + jnp.asarray(first_head, jnp.uint32)
-        kept = keep(head_words((words[0], words[1]), row, head), query, key, rate)
+        seed = (words[0], words[1])
+        rows, heads, queries, keys = weights_RHCT.shape
+        query_words, key_words = place_words(seed, rows, heads, queries, keys, first_head)
+        kept = keep(query_words[..., None], key_words[:, :, None], rate)
         return jnp.where(kept, weights_RHCT / (1 - rate), jnp.zeros((), weights_RHCT.dtype))
 
     return drop
-
-
-def axis_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """``shape`` with 1 for every other axis."""
-    return tuple(size if index == axis else 1 for index, size in enumerate(shape))

@@ -24,6 +24,7 @@ import numpy as np
 
 from adapt.models import packed_kernels
 from adapt.models.attention_pattern import AttentionPattern
+from adapt.models.counter_dropout import place_words
 from adapt.models.packed_kernels import Arrays, Blocks, Plan
 
 # Segments of padding, of queries and of keys: nobody's, and not each other's.
@@ -61,7 +62,8 @@ def packed_attention(
     k = laid_out(plan, k_RHTK, plan.keys)
     v = laid_out(plan, v_RHTK, plan.keys)
     needed = needed_blocks(plan, pattern, queries)
-    out: Any = attend(plan, q, k, v, bias, segments, needed, seed_numbers(words, first_head))
+    of_places = dropout_words(plan, words, first_head)
+    out: Any = attend(plan, q, k, v, bias, segments, needed, of_places)
     out_RHCK = out.transpose(0, 2, 1, 3) if platform == "gpu" else out
     return out_RHCK[:, :, :queries]
 
@@ -90,7 +92,7 @@ def joint_attention(
     if padded > tokens:
         qkv = jnp.pad(qkv, [(0, 0), (0, padded - tokens), (0, 0), (0, 0)])
     needed = needed_blocks(plan, pattern, tokens)
-    out_RCHK: Any = attend_jointly(plan, qkv, bias, segments, needed, seed_numbers(words, 0))
+    out_RCHK: Any = attend_jointly(plan, qkv, bias, segments, needed, dropout_words(plan, words))
     return out_RCHK[:, :tokens]
 
 
@@ -158,11 +160,16 @@ def laid_out(plan: Plan, x_RHCK: jax.Array, tokens: int) -> jax.Array:
     return x_RHCK.transpose(0, 2, 1, 3) if plan.platform == "gpu" else x_RHCK
 
 
-def seed_numbers(words: jax.Array | None, first_head: Any) -> jax.Array:
-    """What kernels read of dropout, int32 [4]: the words' bits, and the first head."""
-    words = jnp.zeros(2, jnp.uint32) if words is None else words
-    numbers = [words[0], words[1], jnp.asarray(first_head, jnp.uint32), jnp.uint32(0)]
-    return jax.lax.bitcast_convert_type(jnp.stack(numbers), jnp.int32)
+def dropout_words(
+    plan: Plan, words: jax.Array | None, first_head: Any = 0
+) -> tuple[jax.Array, jax.Array] | None:
+    """What kernels read of dropout, None without: the words of queries and of keys."""
+    if not plan.rate:
+        return None
+    if words is None:
+        words = jnp.zeros(2, jnp.uint32)
+    sizes = (plan.rows, plan.heads, plan.queries, plan.keys)
+    return place_words((words[0], words[1]), *sizes, first_head)
 
 
 # The sizes of blocks
@@ -209,19 +216,19 @@ def attend(
     bias: jax.Array | None,
     segments: tuple[jax.Array, jax.Array] | None,
     needed: "Needed",
-    numbers: jax.Array,
+    words: tuple[jax.Array, jax.Array] | None,
 ) -> jax.Array:
     """The outputs, laid out as ``q`` is."""
-    out, _ = attend_forward(plan, q, k, v, bias, segments, needed, numbers)
+    out, _ = attend_forward(plan, q, k, v, bias, segments, needed, words)
     return out
 
 
 def attend_forward(
-    plan: Plan, q: Any, k: Any, v: Any, bias: Any, segments: Any, needed: "Needed", numbers: Any
+    plan: Plan, q: Any, k: Any, v: Any, bias: Any, segments: Any, needed: "Needed", words: Any
 ) -> tuple[jax.Array, Any]:
     """The outputs, and what the backward pass needs."""
     query_segments, key_segments = segments or (None, None)
-    arrays = Arrays(q, k, v, bias, query_segments, key_segments, numbers)
+    arrays = Arrays(q, k, v, bias, query_segments, key_segments, words)
     out, total = packed_kernels.forward(plan, arrays, needed.forward)
     return out, (arrays, needed, out, total)
 
@@ -258,18 +265,18 @@ def attend_jointly(
     bias: jax.Array | None,
     segments: tuple[jax.Array, jax.Array] | None,
     needed: "Needed",
-    numbers: jax.Array,
+    words: tuple[jax.Array, jax.Array] | None,
 ) -> jax.Array:
     """The outputs [R, C, H, K] of queries, keys and values in one array [R, C, 3 H, K]."""
-    out, _ = attend_forward(plan, qkv, qkv, qkv, bias, segments, needed, numbers)
+    out, _ = attend_forward(plan, qkv, qkv, qkv, bias, segments, needed, words)
     return out
 
 
 def attend_jointly_forward(
-    plan: Plan, qkv: Any, bias: Any, segments: Any, needed: "Needed", numbers: Any
+    plan: Plan, qkv: Any, bias: Any, segments: Any, needed: "Needed", words: Any
 ) -> tuple[jax.Array, Any]:
     """The outputs, and what the backward pass needs."""
-    return attend_forward(plan, qkv, qkv, qkv, bias, segments, needed, numbers)
+    return attend_forward(plan, qkv, qkv, qkv, bias, segments, needed, words)
 
 
 def attend_jointly_backward(plan: Plan, residuals: Any, upstream: jax.Array) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ block, B keys of a block.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,9 +22,12 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 
 from adapt.models.attention_pattern import AttentionPattern
-from adapt.models.counter_dropout import head_words, keep
+from adapt.models.counter_dropout import keep
 
 LOWEST = np.float32(-1e30)  # a score that no token has; infinity would make 0 * inf of the sums
+# The highest score before any was seen: so far above LOWEST that the weight of a key that is not
+# seen is 0, also where a query sees none.
+LOW = np.float32(-1e29)
 Refs = Mapping[str, Any]
 
 
@@ -57,6 +61,20 @@ class Plan:
     @property
     def scale(self) -> float:
         return self.width**-0.5
+
+    @property
+    def unit(self) -> float:
+        """By what scores are multiplied for :meth:`power`: a GPU has an instruction for 2^x alone."""
+        return math.log2(math.e) if self.platform == "gpu" else 1.0
+
+    def power(self, scores: jax.Array) -> jax.Array:
+        """The exponentials of scores in :attr:`unit`."""
+        return jnp.exp2(scores) if self.platform == "gpu" else jnp.exp(scores)
+
+    @property
+    def kept(self) -> float:
+        """The share of weights that dropout keeps."""
+        return 1 - self.rate
 
     @property
     def stored_width(self) -> int:
@@ -218,6 +236,15 @@ class BiasGrid:
 
         return pl.BlockSpec((self.plan.rows, None, size, 1), index)
 
+    def lane(self, size: int) -> pl.BlockSpec:
+        """Numbers of a block of keys of one head in all rows, from [R, H, 1, T]."""
+
+        def index(program: Any) -> tuple[Any, ...]:
+            head, _, key_block = self.place(program)
+            return 0, head, 0, key_block
+
+        return pl.BlockSpec((self.plan.rows, None, 1, size), index)
+
     def segment_column(self, size: int) -> pl.BlockSpec:
         """Segments of a block of queries in all rows, from [R, C, 1]."""
         return pl.BlockSpec(
@@ -314,35 +341,40 @@ def hidden(seen: Any, x: jax.Array, value: Any) -> jax.Array:
 def scores_of(
     plan: Plan, a: Any, b: Any, bias: Any, segments: tuple[Any, Any], queries: Any, keys: Any
 ) -> tuple[jax.Array, Any]:
-    """a b^T / sqrt(K) + bias of a block, lowest where a key is not seen; and what is seen, or None.
+    """a b^T / sqrt(K) + bias of a block in the plan's unit, and what is seen of it, or None.
 
     a are the states of queries and b those of keys: scores [Q, B]. Or the other way: [B, Q].
     """
-    scores = product(a, b, transposed=True) * np.float32(plan.scale)
+    scores = product(a, b, transposed=True) * np.float32(plan.scale * plan.unit)
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
+        scores = scores + bias.astype(jnp.float32) * np.float32(plan.unit)
     seen = plan.rule.visible(*segments, queries, keys)
     if plan.keys > plan.real_keys:
         is_key = keys < plan.real_keys
         seen = is_key if seen is None else seen & is_key
-    return hidden(seen, scores, LOWEST), seen
+    return scores, seen
 
 
-def words_of(plan: Plan, refs: Refs, row: Any, head: Any) -> tuple[Any, Any] | None:
-    """The words of dropout of one head, None without dropout."""
-    if not plan.rate:
-        return None
-    numbers = refs["numbers"]
-    seed = (numbers[0].astype(jnp.uint32), numbers[1].astype(jnp.uint32))
-    return head_words(seed, row.astype(jnp.uint32), (head + numbers[2]).astype(jnp.uint32))
+Words = tuple[Any, Any] | None  # of dropout, of queries and of keys; None without dropout
 
 
-def dropped(plan: Plan, words: Any, x: jax.Array, queries: Any, keys: Any) -> jax.Array:
-    """``x`` / (1 - rate) where dropout keeps a weight, else 0."""
+def dropped(plan: Plan, words: Words, x: jax.Array) -> jax.Array:
+    """``x`` where dropout keeps a weight, else 0. Who uses it divides by the share that is kept."""
     if words is None:
         return x
-    kept = keep(words, queries.astype(jnp.uint32), keys.astype(jnp.uint32), plan.rate)
-    return jnp.where(kept, x * np.float32(1 / (1 - plan.rate)), np.float32(0))
+    return jnp.where(keep(*words, plan.rate), x, np.float32(0))
+
+
+def of_rows(plan: Plan, reduce: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+    """A number of each row of a block: a vector on a GPU, whose threads would each hold a column as
+    often as the block is wide, and a column on a TPU.
+    """
+    return reduce(x, 1, keepdims=plan.platform == "tpu")
+
+
+def as_column(plan: Plan, x: jax.Array) -> jax.Array:
+    """What :func:`of_rows` gave, [Q, 1]."""
+    return x if plan.platform == "tpu" else x[:, None]
 
 
 def places(start: Any, size: int, axis: int) -> jax.Array:
@@ -384,50 +416,72 @@ def forward_kernel(refs: Refs, out_ref: Any, total_ref: Any, *, grid: Grid) -> N
     """
     plan = grid.plan
     blocks = plan.forward
-    row, head, block = grid.place(pl.program_id(0))
+    row, _, block = grid.place(pl.program_id(0))
     q = load_states(plan, refs["q"], slice(None))
     queries = places(block * blocks.queries, blocks.queries, 0)
-    words = words_of(plan, refs, row, head)
+    of_block = QueryBlock.load(refs)
 
     def step(index: Any, carry: Any) -> Any:
         mixed, highest, total = carry
         span, keys = span_of(index, blocks.keys, 1)
         k = load_states(plan, refs["k"], span)
         v = load_states(plan, refs["v"], span)
-        bias, segments = block_of_keys(refs, span)
+        bias, segments, words = of_block.with_keys(refs, span)
         scores, seen = scores_of(plan, q, k, bias, segments, queries, keys)
+        scores = hidden(seen, scores, LOWEST)
 
-        new_highest = jnp.maximum(highest, jnp.max(scores, 1, keepdims=True))
-        weights = hidden(seen, jnp.exp(scores - new_highest), np.float32(0))
-        shrink = jnp.exp(highest - new_highest)
-        total = total * shrink + jnp.sum(weights, 1, keepdims=True)
-        weights = dropped(plan, words, weights, queries, keys)
-        mixed = mixed * shrink + product(weights.astype(v.dtype), v)
+        new_highest = jnp.maximum(highest, of_rows(plan, jnp.max, scores))
+        weights = plan.power(scores - as_column(plan, new_highest))
+        shrink = plan.power(highest - new_highest)
+        total = total * shrink + of_rows(plan, jnp.sum, weights)
+        weights = dropped(plan, words, weights)
+        mixed = mixed * as_column(plan, shrink) + product(weights.astype(v.dtype), v)
         return mixed, new_highest, total
 
+    rows = (blocks.queries, 1) if plan.platform == "tpu" else (blocks.queries,)
     carry = (
         jnp.zeros((blocks.queries, plan.stored_width), jnp.float32),
-        jnp.full((blocks.queries, 1), LOWEST, jnp.float32),
-        jnp.zeros((blocks.queries, 1), jnp.float32),
+        jnp.full(rows, LOW, jnp.float32),
+        jnp.zeros(rows, jnp.float32),
     )
     bounds = bounds_of(refs, grid, row, block)
     mixed, highest, total = over_keys(plan, blocks, bounds, step, carry)
     total = jnp.where(total == 0, np.float32(1), total)  # padding may see no key at all
-    store_states(plan, out_ref, mixed / total)
-    total_ref[...] = highest + jnp.log(total)
+    store_states(plan, out_ref, mixed / as_column(plan, total * np.float32(plan.kept)))
+    # jnp.log2 divides a logarithm, too, and Mosaic has none.
+    total_ref[...] = as_column(plan, highest + jnp.log(total) * np.float32(plan.unit))
 
 
-def block_of_keys(refs: Refs, span: Any) -> tuple[Any, tuple[Any, Any]]:
-    """Bias and segments of a block of queries by the keys of ``span``, each None without."""
-    bias = refs["bias"][:, span] if "bias" in refs else None
-    if "query_segments" not in refs:
-        return bias, (None, None)
-    return bias, (refs["query_segments"][...], refs["key_segments"][:, span])
+@dataclasses.dataclass(frozen=True)
+class QueryBlock:
+    """What there is of a block of queries beside their states, each None without: columns."""
+
+    segments: Any
+    words: Any  # of dropout
+
+    @classmethod
+    def load(cls, refs: Refs) -> "QueryBlock":
+        return cls(*(refs[name][...] if name in refs else None for name in QUERY_COLUMNS))
+
+    def with_keys(self, refs: Refs, span: Any) -> tuple[Any, tuple[Any, Any], Words]:
+        """Bias, segments and words of the queries by the keys of ``span``."""
+        bias = refs["bias"][:, span] if "bias" in refs else None
+        segments = (None, None)
+        if self.segments is not None:
+            segments = (self.segments, refs["key_segments"][:, span])
+        words = None
+        if self.words is not None:
+            words = (self.words, refs["key_words"][:, span])
+        return bias, segments, words
+
+
+QUERY_COLUMNS = ("query_segments", "query_words")
 
 
 # The gradient (Dao et al. 2022, algorithm 4; Dao 2023, algorithm 2): weights are computed again
 # from the scores and each query's logarithm of their sum, ``total``. ``inner`` is the product of
-# each query's output and its gradient, which is the sum of weights times their gradients.
+# each query's output and its gradient, which is the sum of weights times their gradients, times the
+# share that dropout keeps: the gradient of scores is divided by that share with its other factors.
 
 
 def score_gradient(
@@ -436,50 +490,48 @@ def score_gradient(
     total: Any,
     inner: Any,
     of_dropped: jax.Array,
-    words: Any,
-    places_of: tuple[Any, Any],
+    words: Words,
 ) -> tuple[jax.Array, jax.Array]:
-    """(the weights after dropout, the gradient of the scores) of a block.
+    """(the weights after dropout, the gradient of the scores) of a block, both times the share that
+    dropout keeps.
 
     ``of_dropped`` is the gradient of the weights after dropout.
     """
     scores, seen = scored
-    weights = hidden(seen, jnp.exp(scores - total), np.float32(0))
-    of_weights = dropped(plan, words, of_dropped, *places_of)
-    return dropped(plan, words, weights, *places_of), weights * (of_weights - inner)
+    weights = hidden(seen, plan.power(scores - total), np.float32(0))
+    of_weights = dropped(plan, words, of_dropped)
+    return dropped(plan, words, weights), weights * (of_weights - inner)
 
 
 def queries_kernel(refs: Refs, gradient_ref: Any, inner_ref: Any, *, grid: Grid) -> None:
     """The gradient of a block of queries, and ``inner``: the sum of each query's upstream * out."""
     plan = grid.plan
     blocks = plan.backward
-    row, head, block = grid.place(pl.program_id(0))
+    row, _, block = grid.place(pl.program_id(0))
     q = load_states(plan, refs["q"], slice(None))
     upstream = load_states(plan, refs["upstream"], slice(None))
     total = refs["total"][...]
     out = load_states(plan, refs["out"], slice(None))
     inner = upstream.astype(jnp.float32) * out.astype(jnp.float32)
-    inner = jnp.sum(inner, 1, keepdims=True)
+    inner = jnp.sum(inner, 1, keepdims=True) * np.float32(plan.kept)
     inner_ref[...] = inner
     queries = places(block * blocks.queries, blocks.queries, 0)
-    words = words_of(plan, refs, row, head)
+    of_block = QueryBlock.load(refs)
 
     def step(index: Any, gradient: Any) -> Any:
         span, keys = span_of(index, blocks.keys, 1)
         k = load_states(plan, refs["k"], span)
         v = load_states(plan, refs["v"], span)
-        bias, segments = block_of_keys(refs, span)
+        bias, segments, words = of_block.with_keys(refs, span)
         scored = scores_of(plan, q, k, bias, segments, queries, keys)
         of_dropped = product(upstream, v, transposed=True)
-        _, of_scores = score_gradient(
-            plan, scored, total, inner, of_dropped, words, (queries, keys)
-        )
+        _, of_scores = score_gradient(plan, scored, total, inner, of_dropped, words)
         return gradient + product(of_scores.astype(k.dtype), k)
 
     gradient = jnp.zeros((blocks.queries, plan.stored_width), jnp.float32)
     bounds = bounds_of(refs, grid, row, block)
     gradient = over_keys(plan, blocks, bounds, step, gradient)
-    store_states(plan, gradient_ref, gradient * np.float32(plan.scale))
+    store_states(plan, gradient_ref, gradient * np.float32(plan.scale / plan.kept))
 
 
 def keys_kernel(refs: Refs, *gradient_refs: Any, grid: Grid) -> None:
@@ -490,11 +542,12 @@ def keys_kernel(refs: Refs, *gradient_refs: Any, grid: Grid) -> None:
         gradient_refs = tuple(gradient_ref.at[:, np.int32(part)] for part in (1, 2))
     k_gradient_ref, v_gradient_ref = gradient_refs
     blocks = plan.backward
-    row, head, block = grid.place(pl.program_id(0))
+    row, _, block = grid.place(pl.program_id(0))
     k = load_states(plan, refs["k"], slice(None))
     v = load_states(plan, refs["v"], slice(None))
     keys = places(block * blocks.keys, blocks.keys, 0)
-    words = words_of(plan, refs, row, head)
+    key_segments = refs["key_segments"][...] if "key_segments" in refs else None
+    key_words = refs["key_words"][...] if plan.rate else None
 
     def step(index: Any, carry: Any) -> Any:
         k_gradient, v_gradient = carry
@@ -503,15 +556,14 @@ def keys_kernel(refs: Refs, *gradient_refs: Any, grid: Grid) -> None:
         upstream = load_states(plan, refs["upstream"], span)
         bias = refs["bias"][:, span] if "bias" in refs else None
         segments = (None, None)
-        if "query_segments" in refs:
-            segments = (refs["query_segments"][:, span], refs["key_segments"][...])
+        if key_segments is not None:
+            segments = (refs["query_segments"][:, span], key_segments)
+        words = (refs["query_words"][:, span], key_words) if plan.rate else None
         scored = scores_of(plan, k, q, bias, segments, queries, keys)
         total = refs["total"][:, span]
         inner = refs["inner"][:, span]
         of_dropped = product(v, upstream, transposed=True)
-        weights, of_scores = score_gradient(
-            plan, scored, total, inner, of_dropped, words, (queries, keys)
-        )
+        weights, of_scores = score_gradient(plan, scored, total, inner, of_dropped, words)
         v_gradient = v_gradient + product(weights.astype(upstream.dtype), upstream)
         k_gradient = k_gradient + product(of_scores.astype(q.dtype), q)
         return k_gradient, v_gradient
@@ -519,8 +571,8 @@ def keys_kernel(refs: Refs, *gradient_refs: Any, grid: Grid) -> None:
     zeros = jnp.zeros((blocks.keys, plan.stored_width), jnp.float32)
     first, last = bounds_of(refs, grid, row, block)
     k_gradient, v_gradient = jax.lax.fori_loop(first, last, step, (zeros, zeros))
-    store_states(plan, k_gradient_ref, k_gradient * np.float32(plan.scale))
-    store_states(plan, v_gradient_ref, v_gradient)
+    store_states(plan, k_gradient_ref, k_gradient * np.float32(plan.scale / plan.kept))
+    store_states(plan, v_gradient_ref, v_gradient * np.float32(1 / plan.kept))
 
 
 def bias_kernel(refs: Refs, gradient_ref: Any, *, grid: BiasGrid) -> None:
@@ -530,7 +582,7 @@ def bias_kernel(refs: Refs, gradient_ref: Any, *, grid: BiasGrid) -> None:
     """
     plan = grid.plan
     blocks = plan.backward
-    head, query_block, key_block = grid.place(pl.program_id(0))
+    _, query_block, key_block = grid.place(pl.program_id(0))
     queries = places(query_block * blocks.queries, blocks.queries, 0)
     keys = places(key_block * blocks.keys, blocks.keys, 1)
     bias = refs["bias"][...]
@@ -547,14 +599,13 @@ def bias_kernel(refs: Refs, gradient_ref: Any, *, grid: BiasGrid) -> None:
         total = refs["total"][row]
         inner = refs["inner"][row]
         of_dropped = product(upstream, v, transposed=True)
-        words = words_of(plan, refs, row, head)
-        _, of_scores = score_gradient(
-            plan, scored, total, inner, of_dropped, words, (queries, keys)
-        )
+        words = (refs["query_words"][row], refs["key_words"][row]) if plan.rate else None
+        _, of_scores = score_gradient(plan, scored, total, inner, of_dropped, words)
         return gradient + of_scores
 
     gradient = jnp.zeros((blocks.queries, blocks.keys), jnp.float32)
-    gradient_ref[...] = jax.lax.fori_loop(0, plan.rows, step, gradient)
+    gradient = jax.lax.fori_loop(0, plan.rows, step, gradient)
+    gradient_ref[...] = gradient * np.float32(1 / plan.kept)
 
 
 # What runs them. Queries, outputs and the like are [R, C, H, K] for a GPU and [R, H, C, K] for a
@@ -580,7 +631,7 @@ class Arrays:
     bias: jax.Array | None  # [H, C, T]
     query_segments: jax.Array | None  # int32 [R, C]
     key_segments: jax.Array | None  # int32 [R, T]
-    numbers: jax.Array  # int32 [4]: two words of the seed of dropout, the place of the first head
+    words: tuple[jax.Array, jax.Array] | None  # of dropout: int32 [R, H, C] and [R, H, T]
 
 
 def forward(plan: Plan, arrays: Arrays, bounds: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -615,7 +666,6 @@ def of_queries(
         "q": (arrays.q, grid.states(blocks.queries)),
         "k": (arrays.k, grid.states(keys, whole=True, part=1)),
         "v": (arrays.v, grid.states(keys, whole=True, part=2)),
-        "numbers": (arrays.numbers, grid.numbers(arrays.numbers.size)),
         "bounds": (bounds.reshape(-1), grid.numbers(bounds.size)),
     }
     if arrays.query_segments is not None and arrays.key_segments is not None:
@@ -625,6 +675,12 @@ def of_queries(
                 grid.segment_column(blocks.queries),
             ),
             "key_segments": (arrays.key_segments[:, None], grid.segment_lane(keys)),
+        }
+    if arrays.words is not None:
+        query_words, key_words = arrays.words
+        inputs |= {
+            "query_words": (query_words[..., None], grid.column(blocks.queries)),
+            "key_words": (key_words[:, :, None], grid.lane(keys)),
         }
     if arrays.bias is not None:
         inputs["bias"] = (arrays.bias, grid.bias(blocks.queries, keys))
@@ -716,13 +772,18 @@ def of_keys(
         "v": (arrays.v, grid.states(blocks.keys, part=2)),
         "total": (total[:, :, None], grid.lane(queries)),
         "inner": (inner[:, :, None], grid.lane(queries)),
-        "numbers": (arrays.numbers, grid.numbers(arrays.numbers.size)),
         "bounds": (bounds.reshape(-1), grid.numbers(bounds.size)),
     }
     if arrays.query_segments is not None and arrays.key_segments is not None:
         inputs |= {
             "query_segments": (arrays.query_segments[:, None], grid.segment_lane(queries)),
             "key_segments": (arrays.key_segments[:, :, None], grid.segment_column(blocks.keys)),
+        }
+    if arrays.words is not None:
+        query_words, key_words = arrays.words
+        inputs |= {
+            "query_words": (query_words[:, :, None], grid.lane(queries)),
+            "key_words": (key_words[..., None], grid.column(blocks.keys)),
         }
     if arrays.bias is not None:
         transposed = arrays.bias.transpose(0, 2, 1)
@@ -742,7 +803,6 @@ def bias_gradient(plan: Plan, arrays: Arrays, upstream: Any, total: Any, inner: 
         "v": (arrays.v, grid.states(blocks.keys, "keys", part=2)),
         "total": (total[..., None], grid.column(blocks.queries)),
         "inner": (inner[..., None], grid.column(blocks.queries)),
-        "numbers": (arrays.numbers, Grid(plan, 1).numbers(arrays.numbers.size)),
         "bias": (arrays.bias, grid.scores()),
     }
     if arrays.query_segments is not None and arrays.key_segments is not None:
@@ -752,6 +812,12 @@ def bias_gradient(plan: Plan, arrays: Arrays, upstream: Any, total: Any, inner: 
                 grid.segment_column(blocks.queries),
             ),
             "key_segments": (arrays.key_segments[:, None], grid.segment_lane(blocks.keys)),
+        }
+    if arrays.words is not None:
+        query_words, key_words = arrays.words
+        inputs |= {
+            "query_words": (query_words[..., None], grid.column(blocks.queries)),
+            "key_words": (key_words[:, :, None], grid.lane(blocks.keys)),
         }
     outputs = [(jax.ShapeDtypeStruct(arrays.bias.shape, jnp.float32), grid.scores())]
     (gradient,) = call(

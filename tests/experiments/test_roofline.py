@@ -95,6 +95,28 @@ def test_what_moves_is_what_is_touched():
     assert {name: kernel.nbytes for name, kernel in by_name().items()} == BYTES
 
 
+JOINT = """\
+HloModule it, is_scheduled=true
+
+ENTRY %main (qkv: bf16[2,8,12,16], upstream: bf16[2,8,4,16]) -> bf16[2,8,3,4,16] {
+  %qkv = bf16[2,8,12,16]{3,2,1,0} parameter(0)
+  %upstream = bf16[2,8,4,16]{3,2,1,0} parameter(1)
+  %first = bf16[2,8,12,16]{3,2,1,0} custom-call(%qkv, %qkv, %qkv, %upstream), custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="packed_attention_dq_joint"}
+  ROOT %whole = bf16[2,8,3,4,16]{4,3,2,1,0} custom-call(%qkv, %upstream, %qkv, %qkv, %first), custom_call_target="__gpu$xla.gpu.triton", metadata={op_name="packed_attention_dkv_joint"}
+}
+"""
+
+
+def test_gradients_that_two_kernels_write_into_one_array_are_moved_once():
+    found = {kernel.name: kernel for kernel in roofline.kernels(hlo.read(JOINT))}
+    third = 2 * 8 * 4 * 16 * 2
+    assert found["first"].nbytes == 3 * third + third + third
+    assert found["whole"].nbytes == 3 * third + third + 2 * third
+    scores = 2 * 4 * 8 * 8
+    assert found["first"].float_ops == scores * (7 + roofline.DEAR["exponential"])
+    assert found["whole"].integer_ops == scores * 5
+
+
 def test_products_and_operations_are_counted_apart():
     found = by_name()
     assert found["product"].products == 2 * 8 * 8 * 64

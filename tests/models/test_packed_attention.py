@@ -307,5 +307,30 @@ def test_rows_heads_queries_keys_and_steps_are_independent():
         assert abs(together - 0.01) < 4.5 * np.sqrt(0.01 * 0.99 / first.size)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_two_queries_and_two_keys_of_a_head_are_independent(rate):
+    """All pairs of them: their correlations vary as those of independent bits, and the product of
+    the four bits of two queries and two keys is 0 in the mean.
+    """
+    shape = (3, 4, 96, 96)
+    centred = (rate - ~kept((5, 9), rate, shape)) / np.sqrt(rate * (1 - rate))
+    above = np.triu_indices(96, 1)
+    for bits in (centred, centred.swapaxes(2, 3)):
+        products = bits @ bits.swapaxes(2, 3)
+        pairs = products[..., above[0], above[1]] / np.sqrt(96)
+        assert abs(pairs.mean()) < 4.5 / np.sqrt(pairs.size)
+        assert abs(pairs.std() - 1) < 0.02
+        # The squared sum over keys has each product of four once for each order of the two keys.
+        of_four = (pairs**2).mean() - (centred**2).mean() ** 2
+        assert abs(of_four) < 0.03
+
+
+def test_alike_seeds_make_no_mask_that_is_its_own_mirror():
+    bits = kept((6, 6))
+    off_diagonal = ~np.eye(96, dtype=bool)
+    mirrored = bits.transpose(0, 1, 3, 2)[..., off_diagonal]
+    assert abs(correlation(bits[..., off_diagonal], mirrored)) < 9 / np.sqrt(bits.size)
+
+
 def test_the_same_seed_gives_the_same_bits():
     assert np.array_equal(kept((3, 4)), kept((3, 4)))

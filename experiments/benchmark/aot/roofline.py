@@ -65,13 +65,16 @@ DEAR = {
     "sqrt": 4,
     "tanh": 16,
 }
-# What the kernels of adapt.models.packed_attention do with a score beside the products: scale, mask,
-# exponential, sums, dropout; and the integer operations of comparing segments and hashing.
-OF_A_SCORE = 8 + DEAR["exponential"]
-BITS_OF_A_SCORE = 14
-# The same of an element of what adapt.models.norm_kernels reads first.
+# What the kernels of adapt.models.packed_attention do with a score beside the products, as counted
+# in the PTX of an H100's: operations on floats without the exponential (scale, mask, sums, dropout,
+# conversions), and on integers (comparing segments and places, dropout's product).
+OF_A_SCORE = {"forward": (9, 4), "dq": (7, 4), "dkv": (9, 5), "dbias": (7, 4)}
+# What those of adapt.models.norm_kernels do with an element of what they read first.
 OF_A_NORM = 16
 BITS_OF_A_NORM = 14
+# How often the size of the array of gradients is counted and not touched: one and two thirds of it
+# not written, and the second kernel reads none of it.
+JOINT_UNTOUCHED = {"dq": 2 / 3, "dkv": 1 / 3 + 1}
 SLICES = ("dynamic-slice", "gather", "slice")
 IN_PLACE = {"dynamic-update-slice": 1, "scatter": -1}  # which operand is the update
 WORKSPACE = "s8"  # what a library call has for itself
@@ -153,10 +156,12 @@ def read_kernel(
     for part, computation in inside:
         if part.operation in PRODUCTS:
             products += hlo.product_flops(part, computation)
-            if hlo.attention_kernel(part):
+            kernel = hlo.attention_kernel(part)
+            if kernel:
                 scores, _ = hlo.attention_sizes(part, computation)
-                float_ops += OF_A_SCORE * scores
-                integer_ops += BITS_OF_A_SCORE * scores
+                floats, integers = OF_A_SCORE[kernel]
+                float_ops += (floats + DEAR["exponential"]) * scores
+                integer_ops += integers * scores
             if hlo.is_norm_kernel(part):
                 elements = math.prod(computation.instructions[part.operands[0]].sizes)
                 float_ops += OF_A_NORM * elements
@@ -227,7 +232,19 @@ def moved_bytes(program: Program, where: Computation, instruction: Instruction) 
         return 2 * outside_bytes(instruction)
     # An array that is given twice is read once: attention's kernels read a third of it each time.
     operands = [where.instructions[name] for name in dict.fromkeys(instruction.operands)]
-    return outside_bytes(instruction) + sum(outside_bytes(operand) for operand in operands)
+    moved = outside_bytes(instruction) + sum(outside_bytes(operand) for operand in operands)
+    return moved - untouched_bytes(instruction)
+
+
+def untouched_bytes(instruction: Instruction) -> float:
+    """Bytes of the results of a kernel of attention, and of what they overwrite, that it leaves as
+    they are: where queries, keys and values lie in one array, one kernel writes the first third of
+    its gradient, and another the rest into the same memory.
+    """
+    kernel = hlo.attention_kernel(instruction)
+    if kernel not in JOINT_UNTOUCHED or not hlo.JOINT.search(instruction.text):
+        return 0.0
+    return JOINT_UNTOUCHED[kernel] * hlo.nbytes(list(instruction.shapes[:1]))
 
 
 def is_on_chip(instruction: Instruction) -> bool:
