@@ -234,10 +234,12 @@ class ObjectiveOptions:
 
     title: ClassVar[str] = "objective"
 
-    # masked or causal; default: what the checkpoint's own head was trained by
+    # masked, causal or replaced; default: what the checkpoint's own head was trained by
     objective: str | None = None
     # share of the tokens that are predicted; of objectives with masked tokens
     mask_rate: float = 0.15
+    # of replaced: a folder with a masked LM; default: a new one of a quarter of the width
+    generator: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

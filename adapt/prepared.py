@@ -55,6 +55,14 @@ class PreparedRun(abc.ABC):
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, what result.json says) of a run that was not stopped."""
 
+    def params_of_model(self, params: tree.Tree) -> tree.Tree:
+        """The parameters of the model that a run makes, of all that it trains."""
+        return params
+
+    def write_more(self, folder: Path) -> None:
+        """Write what else belongs into the folder of a run that has ended."""
+        return
+
     def finished_model(self, fitted: Fitted) -> Pretrained:
         """The model that training made, still with the parameters that it began with."""
         return self.plan.pretrained
@@ -146,6 +154,7 @@ class PreparedRun(abc.ABC):
             if run.outcome != "stopped":
                 if run.pretrained.head != self.plan.pretrained.head and multihost.is_lead_process():
                     hub.save_head(folder.path, run.pretrained.head)
+                self.write_more(folder.path)
                 run_folder.write_json(folder.path / "result.json", run.result)
                 if add_files is not None:
                     add_files(folder.path)
@@ -178,7 +187,7 @@ class PreparedRun(abc.ABC):
     ) -> Run:
         """The run as it ended. One that was stopped has its last parameters, and no result."""
         if fitted.outcome == "stopped":
-            params, result = fitted.last_params(), {}
+            params, result = self.params_of_model(fitted.last_params()), {}
         else:
             params, result = self.finish(fitted)
             result |= self.facts() | {"command": command, "outcome": fitted.outcome}

@@ -27,6 +27,7 @@ from adapt.data.formats import format_of
 from adapt.data.inputs import Columns, make_table
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
+from adapt.export.exporting import export
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import Model
 from adapt.objectives import Corpus, Objective, choose
@@ -41,13 +42,13 @@ from adapt.options import (
     check_types,
 )
 from adapt.other_names import suggests
-from adapt.parallel import sharding
+from adapt.parallel import multihost, sharding
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.prepared import PreparedRun, folder_of_run
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.run import Run
-from adapt.training import optim
+from adapt.training import checkpoint, optim
 from adapt.training.context import make_context
 from adapt.training.events import Callback, Event, Stepped, Validated, as_callbacks
 from adapt.training.loop import pipelined
@@ -125,6 +126,7 @@ def pretrain(
     batch_size: int = 32,
     max_length: int = 128,
     mask_rate: float = 0.15,
+    generator: str | None = None,
     learning_rate: float = 1e-4,
     warmup: float = 0.1,
     decay: Decay = "linear",
@@ -165,6 +167,7 @@ def pretrain(
         batch_size=batch_size,
         max_length=max_length,
         mask_rate=mask_rate,
+        generator=generator,
         learning_rate=learning_rate,
         warmup=warmup,
         decay=decay,
@@ -231,7 +234,22 @@ class Prepared(PreparedRun):
         return {"dtype": self.plan.dtype}
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
-        return fitted.best_params(), result_of(self.plan, self.data.objective, fitted)
+        params = self.params_of_model(fitted.best_params())
+        return params, result_of(self.plan, self.data.objective, fitted)
+
+    def params_of_model(self, params: tree.Tree) -> tree.Tree:
+        return {name: part for name, part in params.items() if name != checkpoint.BESIDE}
+
+    def write_more(self, folder: Path) -> None:
+        """The checkpoints of what trained beside the model, as exports."""
+        if checkpoint.BESIDE not in self.plan.params:
+            return
+        model = self.plan.model
+        params = checkpoint.load_params(folder / "checkpoints", model.shapes())
+        trained = self.data.objective.beside(self.plan.pretrained, model, params)
+        if multihost.is_lead_process():
+            for name, pretrained in trained.items():
+                export(pretrained, folder / name, "transformers", overwrite=True)
 
 
 def prepare(

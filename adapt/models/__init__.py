@@ -7,6 +7,7 @@ from adapt.models.encoder import Encoder
 from adapt.models.heads import (
     HEADS,
     POOLINGS,
+    PRETRAINING_HEADS,
     CausalLM,
     Classifier,
     Distilled,
@@ -24,6 +25,7 @@ __all__ = [
     "HEADS",
     "POOLINGS",
     "POSITION_KINDS",
+    "PRETRAINING_HEADS",
     "REMAT",
     "CausalLM",
     "Classifier",

@@ -554,6 +554,9 @@ class Decoder(nn.Module):
         return logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,))
 
 
+# The heads of pre-training, which predict nothing that a task asks for.
+PRETRAINING_HEADS = (MaskedLM, CausalLM, ReplacedTokens)
+
 HEADS: dict[str, type[nn.Module]] = {
     head.__name__: head
     for head in (Classifier, Distilled, Tagger, Span, MaskedLM, CausalLM, ReplacedTokens)

@@ -1,6 +1,15 @@
 """What pre-training predicts: one file an objective, each an entry of ``OBJECTIVES``."""
 
-from adapt.objectives import causal, masked
+from adapt.objectives import causal, masked, replaced
 from adapt.objectives.base import OBJECTIVES, Corpus, Objective, choose, get_objective
 
-__all__ = ["OBJECTIVES", "Corpus", "Objective", "causal", "choose", "get_objective", "masked"]
+__all__ = [
+    "OBJECTIVES",
+    "Corpus",
+    "Objective",
+    "causal",
+    "choose",
+    "get_objective",
+    "masked",
+    "replaced",
+]

@@ -144,6 +144,14 @@ class Objective(abc.ABC):
         """A pattern of the parameters that the loss never reaches, which stay as they are."""
         return ""
 
+    def beside(
+        self, pretrained: Pretrained, model: Model, params: tree.Tree
+    ) -> Mapping[str, Pretrained]:
+        """What trained beside ``pretrained``, by the name of its folder in the run's: checkpoints of
+        their own. ``params`` are all that trained.
+        """
+        return {}
+
     # The data
 
     @abc.abstractmethod

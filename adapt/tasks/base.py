@@ -30,7 +30,7 @@ from adapt.data.labels import Labels
 from adapt.data.tables import Table
 from adapt.devices import on_host
 from adapt.errors import CheckpointError, StrategyError
-from adapt.models import POOLINGS, CausalLM, Classifier, MaskedLM, pooling_names
+from adapt.models import POOLINGS, PRETRAINING_HEADS, Classifier, pooling_names
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
@@ -465,7 +465,7 @@ def task_of(run: Pretrained) -> Task:
     if run.task in TASKS:
         return TASKS[run.task]
     hub.check_imported(run.source, run.imports, "task", run.task, TASKS)
-    if run.task and not isinstance(run.head, (MaskedLM, CausalLM)):
+    if run.task and not isinstance(run.head, PRETRAINING_HEADS):
         raise CheckpointError(
             f"{run.source} has the task {run.task!r}, which is not registered: import the module "
             "that has it first"

@@ -43,6 +43,8 @@ from adapt.tree import Tree, check_like, map_paths, merge, nbytes, paths, select
 
 INDEX = "index.json"
 CHECKSUMS = "SHA256SUMS"
+# What trained beside a model, and is no part of it: see adapt.objectives.replaced.
+BESIDE = "generator"
 FULL_DISK = ("No space left on device", "Disk quota exceeded")
 
 
@@ -126,7 +128,8 @@ def load_params(
     which: str = "best",
     layout: Layout | None = None,
 ) -> Tree:
-    """The parameters ``{"encoder", "head"}`` of a checkpoint, shaped as ``like``.
+    """The parameters ``{"encoder", "head"}`` of a checkpoint, shaped as ``like``, which may have
+    ``generator``, too.
 
     ``which`` is ``best``, or ``last``. ``base`` has what the checkpoint does not store. The leaves
     are numpy arrays; with a ``layout`` each is read straight to its place on the mesh.
@@ -145,6 +148,8 @@ def load_params(
     stored_paths = paths(stored)
     from_base = select(base or {}, lambda path: path not in stored_paths)
     params = merge({"encoder": {}, "head": {}}, stored, from_base)
+    if BESIDE not in like:
+        params.pop(BESIDE, None)
     try:
         check_like(params, like, f"the parameters in {folder}", dtypes=True)
     except TreeError as error:

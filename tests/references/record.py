@@ -202,7 +202,7 @@ def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
 
 def draw_inputs(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
     config = case.config
-    if config.model_type == "vit":
+    if config.model_type in ("vit", "deit"):
         shape = (2, config.num_channels, config.image_size, config.image_size)
         return {"pixel_values": rng.uniform(-1, 1, shape).astype(np.float32)}
     mask = np.arange(12) < np.array([[12], [7], [1]])
