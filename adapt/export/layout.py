@@ -17,9 +17,6 @@ from adapt.models import EncoderConfig
 from adapt.pretrained import families
 from adapt.pretrained.images import UNROUNDED, VIT, ImageSettings
 
-# Heads that the original library counts to the encoder.
-OF_ENCODER = ("head/pooler/", "head/map/", "head/patch_norm/")
-
 
 def write_folder(
     folder: Path,
@@ -107,7 +104,7 @@ def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dic
     family = families.get_family(config.family)
     of_head = set()
     for row in family.table:
-        if row.paths[0].startswith("head/") and not row.paths[0].startswith(OF_ENCODER):
+        if row.paths[0].startswith("head/") and not row.paths[0].startswith(families.OF_ENCODER):
             of_head.add(row.name)
     renamed = {}
     for name, tensor in tensors.items():

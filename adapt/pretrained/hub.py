@@ -36,6 +36,8 @@ from adapt.pretrained import (
     families,
     image_sizes,
     importing,
+    peft_entries,
+    peft_weights,
     sentence_files,
 )
 from adapt.pretrained.images import LARGEST, ImageSettings, read_image_settings
@@ -46,6 +48,7 @@ from adapt.pretrained.tokenizer_files import (
     in_lower_case,
     load_tokenizer,
     read_tokenizer,
+    vocabulary_file,
     without_rows,
 )
 from adapt.training import checkpoint
@@ -53,10 +56,17 @@ from adapt.training.step import cast_kernels
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS = "model.safetensors"
+# Files of PEFT.
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
 # The folders of deltas that are being loaded, each for the one before it.
 referring: ContextVar[tuple[Path, ...]] = ContextVar("referring", default=())
 
 BUNDLED = [name for name, asset in assets.ASSETS.items() if "model.safetensors" in asset.files]
+# The entries of config.json on labels.
+LABELS = ("id2label", "label2id", "problem_type")
 # transformers' problem_type -> the task, and whether its outputs are classes, which have names
 PROBLEM_TYPES = {
     "multi_label_classification": ("multilabel", True),
@@ -206,27 +216,30 @@ def source_of(pretrained: Pretrained | str | Path) -> str:
     return pretrained.source if isinstance(pretrained, Pretrained) else str(pretrained)
 
 
-def load(name: str | Path) -> Pretrained:
+def load(name: str | Path, base: str | Path | None = None) -> Pretrained:
     """Load from a folder in the Hugging Face layout, a finished run, a bundled asset's name, or a
     hub id. A folder may be in a bucket: ``gs://bucket/folder``.
+
+    A folder of PEFT is loaded with its base, and the adapter is merged into its weights. ``base``
+    names it where it is not what adapter_config.json says.
 
     The encoder is whole or there is an error. A head that is not known does not stand in its way:
     it is discarded, and a warning and ``unread`` say which tensors that were.
 
     Raises :class:`CheckpointError` with what is wrong, where, and the mend.
     """
-    pretrained = load_silently(name)
+    pretrained = load_silently(name, base)
     for note in notes_on(pretrained):
         logger.warning(note)
     return pretrained
 
 
-def load_silently(name: str | Path) -> Pretrained:
+def load_silently(name: str | Path, base: str | Path | None = None) -> Pretrained:
     """:func:`load` without its notes: what it left out is in ``unread`` and ``stripped``."""
     check_is_name(name)
     folder = resolve(str(name))
     with buckets.errors_name(name):
-        return load_folder(folder, str(name))
+        return load_folder(folder, str(name), base)
 
 
 def notes_on(pretrained: Pretrained) -> list[str]:
@@ -269,11 +282,15 @@ def check_is_name(name: Any) -> None:
     raise CheckpointError(f"what is of type {type(name).__name__} is no checkpoint: {mend}")
 
 
-def load_folder(folder: Path, source: str) -> Pretrained:
+def load_folder(folder: Path, source: str, base: str | Path | None = None) -> Pretrained:
     """The checkpoint in a local folder, which is or was copied from ``source``."""
     if (folder / "model.json").exists():
+        check_no_base(source, base)
         return load_run_folder(folder, source)
     inner = sentence_files.transformer_folder(folder)
+    if (inner / ADAPTER).exists() and not has_weights(inner):
+        return load_adapter(folder, source, base)
+    check_no_base(source, base)
     hf = read_json(inner, "config.json")
     check_model_type(hf, inner)
     check_no_adapter(inner)
@@ -296,16 +313,106 @@ def load_folder(folder: Path, source: str) -> Pretrained:
     return with_inputs(pretrained, folder, hf)
 
 
+def check_no_base(source: str, base: str | Path | None) -> None:
+    """Raise :class:`CheckpointError` for a base of what is no adapter."""
+    if base is not None:
+        raise CheckpointError(f"{source} is no adapter of PEFT: leave out the base {base}")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has a model's own weights."""
+    return any((folder / name).exists() for name in (WEIGHTS, f"{WEIGHTS}.index.json"))
+
+
 def check_no_adapter(folder: Path) -> None:
-    """Raise :class:`CheckpointError` for a folder with an adapter of PEFT, which other libraries
-    put on the weights beside it.
-    """
-    file = folder / "adapter_config.json"
+    """Raise :class:`CheckpointError` for a folder with an adapter of PEFT beside a model's weights."""
+    file = folder / ADAPTER
     if file.exists():
         raise CheckpointError(
-            f"{file} is of an adapter of PEFT, which is not applied: merge it into its base model "
-            "first (merge_and_unload), or remove the file"
+            f"{file} is of an adapter of PEFT, and {WEIGHTS} is beside it: remove the one that does "
+            "not count"
         )
+
+
+def load_adapter(folder: Path, source: str, base: str | Path | None = None) -> Pretrained:
+    """The base of a folder of PEFT with the adapter merged into its weights.
+
+    The tokenizer, and how vectors are made, are the base's unless the folder has its own. Raises
+    :class:`CheckpointError` for what is not obeyed, and where the base is missing or another one.
+    """
+    inner = sentence_files.transformer_folder(folder)
+    file = inner / ADAPTER
+    entries = peft_entries.parse(read_json(inner, ADAPTER), str(file))
+    base_folder = adapter_base(entries, file, base)
+    base_inner = sentence_files.transformer_folder(base_folder)
+    hf = read_json(base_inner, "config.json")
+    check_model_type(hf, base_inner)
+    check_no_adapter(base_inner)
+    config = config_file.read_config(hf, str(base_inner))
+    tensors = read_tensors(base_inner)
+    config = families.get_family(config.family).settle(config, tensors)
+    adapter = peft_weights.Adapter(
+        entries, read_tensors(inner, ADAPTER_WEIGHTS), str(inner / ADAPTER_WEIGHTS), str(base_inner)
+    )
+    hf, imported = peft_weights.merged(config, hf, tensors, adapter)
+    hf = with_labels(hf, inner, imported.head)
+    task, labels = class_names(hf, imported.head)
+    what = f"{source}: the adapter ({entries.peft_type}) is merged into {base_folder}"
+    pretrained = Pretrained(
+        source,
+        config,
+        imported.head,
+        imported.params,
+        task=task,
+        labels=labels,
+        unread=imported.unread,
+        stripped=imported.stripped,
+        notes=(what,),
+    )
+    pretrained = with_inputs(pretrained, base_folder, hf)
+    if vocabulary_file(inner) is not None:
+        own = with_inputs(dataclasses.replace(pretrained, tokenizer=None), folder, hf)
+        pretrained = dataclasses.replace(own, embedding=pretrained.embedding)
+    if (folder / sentence_files.MODULES).exists():
+        embedding = sentence_files.read_embedding(folder, config.width)
+        pretrained = dataclasses.replace(pretrained, embedding=embedding)
+    return pretrained
+
+
+def adapter_base(entries: peft_entries.Entries, file: Path, base: str | Path | None = None) -> Path:
+    """The folder of the base of an adapter. Raises :class:`CheckpointError` where there is none."""
+    name = base if base is not None else entries.base_model_name_or_path
+    mend = f"write its place into base_model_name_or_path of {file} (adapt.load takes it as base)"
+    if not name:
+        raise CheckpointError(f"{file} does not say which base the adapter is of: {mend}")
+    if entries.revision not in (None, "main") and not Path(name).expanduser().is_dir():
+        raise CheckpointError(
+            f"revision is {entries.revision!r} in {file}: fetch that of {name}, and {mend}"
+        )
+    try:
+        folder = resolve(str(name))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base of the adapter {file} is not there, {mend}: {error}"
+        ) from None
+    if (folder / "model.json").exists():
+        raise CheckpointError(
+            f"{name}, the base of the adapter {file}, is a run of adapt: export it, and {mend}"
+        )
+    return folder
+
+
+def with_labels(hf: Mapping[str, Any], folder: Path, head: Any) -> Mapping[str, Any]:
+    """The entries of a base's config.json with the labels of an adapter's head: those of a
+    config.json beside the adapter, or the base's where it has as many.
+    """
+    own = read_json(folder, "config.json") if (folder / "config.json").exists() else {}
+    classes = getattr(head, "classes", 0)
+    hf = {**hf, "num_labels": classes} | {name: own[name] for name in LABELS if name in own}
+    names = hf.get("id2label")
+    if not isinstance(names, dict) or len(names) != classes:
+        hf = {name: value for name, value in hf.items() if name not in ("id2label", "label2id")}
+    return hf
 
 
 def label_notes(hf: Mapping[str, Any], head: Any, folder: Path) -> tuple[str, ...]:
@@ -609,7 +716,6 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     try:
         content = files.read_json(path)
     except FileNotFoundError:
-        check_no_adapter(folder)
         raise CheckpointError(
             f"no {file} in {folder}: a checkpoint folder has config.json and model.safetensors"
         ) from None
@@ -620,18 +726,18 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
     return content
 
 
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of model.safetensors, or of the shards that model.safetensors.index.json names;
-    see :func:`map_tensors`.
+def read_tensors(folder: Path, file: str = WEIGHTS) -> dict[str, np.ndarray]:
+    """All tensors of a ``file``, or of the shards that an index beside it names; see
+    :func:`map_tensors`.
 
     Raises :class:`CheckpointError` for files that are missing, corrupt, or of another format.
     """
-    index = folder / "model.safetensors.index.json"
+    index = folder / f"{file}.index.json"
     weight_map: dict[str, str] = {}
-    names = ["model.safetensors"]
-    if not (folder / "model.safetensors").exists():
+    names = [file]
+    if not (folder / file).exists():
         if not index.exists():
-            raise CheckpointError(f"no model.safetensors in {folder}{other_format(folder)}")
+            raise CheckpointError(f"no {file} in {folder}{other_format(folder)}")
         weight_map = read_weight_map(index)
         names = sorted(set(weight_map.values()))
     tensors: dict[str, np.ndarray] = {}
@@ -674,8 +780,8 @@ OTHER_FORMATS = {
 }
 SAME_FORMATS = {".pth": ".pt", ".ckpt": ".pt"}
 OTHER_NAMES = {
-    "adapter_model.safetensors": "is an adapter of PEFT: merge it into its base model first",
-    "adapter_model.bin": "is an adapter of PEFT: merge it into its base model first",
+    "adapter_model.bin": "is a pickle, which is not opened: save the adapter by safetensors",
+    ADAPTER_WEIGHTS: f"is of an adapter of PEFT, whose {ADAPTER} is missing: put it there",
 }
 
 

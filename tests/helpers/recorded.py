@@ -1,6 +1,12 @@
-"""The inputs that tests/references recorded, as batches."""
+"""The inputs that tests/references recorded, as batches, and what a model computes of them."""
 
+import functools
+
+import jax
 import numpy as np
+
+from adapt import tree
+from adapt.models import MaskedLM, Model
 
 
 def unpacked(recorded) -> dict[str, np.ndarray]:
@@ -49,3 +55,17 @@ def packed(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             length = batch["length"][n]
             array.reshape(-1)[place : place + length] = batch[name][n, :length]
     return fresh | {"first": first, "length": batch["length"]}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def computed(model: Model, params: tree.Tree, batch: dict) -> dict:
+    """The state of every layer, what the head says of the last one, and of the next sentence."""
+    head = params["head"]
+    states = model.hidden_states(params, batch)
+    table = params["encoder"]["embedding"].get("token")
+    found = {"states": states, "output": model.apply_head(head, states[-1], batch, table)}
+    if isinstance(model.head, MaskedLM) and model.head.next_sentence:
+        found["next_sentence"] = model.head.apply(
+            {"params": head}, states[-1], batch, method="next_sentence_logits"
+        )
+    return found

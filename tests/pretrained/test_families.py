@@ -15,13 +15,13 @@ import pytest
 from adapt import tree
 from adapt.errors import CheckpointError, ExportError
 from adapt.export import layout
-from adapt.models import Classifier, MaskedLM, Model, Span
+from adapt.models import Classifier, Model, Span
 from adapt.pretrained import config_file, families, hub, importing, tensor_names
 from tests.helpers import tiny
-from tests.helpers.recorded import packed, unpacked
+from tests.helpers.recorded import computed, packed, unpacked
 
 REFERENCES = Path(__file__).parents[1] / "references"
-CASES = sorted(folder.name for folder in REFERENCES.iterdir() if folder.is_dir())
+CASES = sorted(folder.name for folder in REFERENCES.iterdir() if (folder / "config.json").exists())
 ATTENTIONS = "attentions.npz"
 
 
@@ -40,20 +40,6 @@ def load(case: str) -> hub.Pretrained:
 @functools.cache
 def reference(case: str) -> dict[str, np.ndarray]:
     return dict(np.load(REFERENCES / case / "outputs.npz"))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def computed(model: Model, params: tree.Tree, batch: dict) -> dict:
-    """The state of every layer, what the head says of the last one, and of the next sentence."""
-    head = params["head"]
-    states = model.hidden_states(params, batch)
-    table = params["encoder"]["embedding"].get("token")
-    found = {"states": states, "output": model.apply_head(head, states[-1], batch, table)}
-    if isinstance(model.head, MaskedLM) and model.head.next_sentence:
-        found["next_sentence"] = model.head.apply(
-            {"params": head}, states[-1], batch, method="next_sentence_logits"
-        )
-    return found
 
 
 @functools.cache

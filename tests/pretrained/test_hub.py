@@ -147,7 +147,7 @@ def test_a_folder_without_weights_is_refused_with_a_hint_where_there_are_others(
         ("training_args.bin", ""),
         ("pytorch_model.bin", "M.from_pretrained('.').save_pretrained"),
         ("model.ckpt", "write its state_dict by safetensors.torch"),
-        ("adapter_model.safetensors", "merge it into its base model"),
+        ("adapter_model.safetensors", "adapter_config.json is missing"),
         ("old.safetensors", "rename it if that is the model"),
     ):
         (folder / name).write_bytes(b"")

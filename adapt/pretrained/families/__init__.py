@@ -141,6 +141,28 @@ def with_defaults(rows: Sequence[tuple[Any, ...]], **defaults: Any) -> list[tupl
     return changed
 
 
+# The MLP of a block, by its names in transformers 5 and here.
+PLAIN_MLP = {"fc1": "up", "fc2": "down"}
+GATED_MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+
+
+def block_modules(layer: str, attention: str, mlp: Mapping[str, str]) -> list[Row]:
+    """The rows of a block's dense layers by the names that transformers 5 gives its modules.
+
+    ``layer`` and ``attention`` are what it calls a block and the attention in it.
+    """
+    rows = []
+    for theirs, ours in {"q": "query", "k": "key", "v": "value", "o": "output"}.items():
+        rows += dense(f"{layer}.{attention}.{theirs}_proj", f"encoder/block_#/attention/{ours}")
+    for theirs, ours in mlp.items():
+        rows += dense(f"{layer}.mlp.{theirs}", f"encoder/block_#/mlp/{ours}")
+    return rows
+
+
+# Heads that the original library counts to the encoder.
+OF_ENCODER = ("head/pooler/", "head/map/", "head/patch_norm/")
+
+
 def without(rows: Sequence[tuple[Any, ...]], *fields: str) -> list[tuple[Any, ...]]:
     """Rows of a configuration without those of these fields."""
     return [row for row in rows if row[0] not in fields]
@@ -205,6 +227,8 @@ class Family:
     * ``config``: rows (field of :class:`EncoderConfig`, its entry in config.json, default unless it
       is required); of a field's rows the first one is read and all are written.
     * ``table``: which tensor is which leaf.
+    * ``modules``: rows of dense layers by the names of transformers' modules, where these are others
+      than in a file: transformers 5 renames them as it loads one. Files of PEFT have these names.
     * ``recognise(config, hf, tensors) -> (head, tensors)``: the head whose weights are there, as a
       module, and the tensors by the names of ``table``. What it leaves among them that is in no row
       is left out, and said.
@@ -264,6 +288,7 @@ class Family:
     processor: str = "ViTImageProcessor"
     any_size: bool = False
     smooth_positions: bool = False
+    modules: Sequence[Row] = ()
 
 
 # The model_type of config.json -> the family, or "module:NAME" (NAME is FAMILY if it is not said),
@@ -353,9 +378,22 @@ def head_kind(head: Any) -> str:
 
 def tensor_rows(config: EncoderConfig, leaves: tree.Tree, head: Any = None) -> list[Row]:
     """The rows of the family's table that are of these leaves under this head, block by block."""
+    return rows_of(get_family(config.family).table, config, leaves, head)
+
+
+def module_rows(config: EncoderConfig, leaves: tree.Tree, head: Any = None) -> list[Row]:
+    """:func:`tensor_rows` by the names of transformers' modules: of each leaf one row."""
+    own = rows_of(get_family(config.family).modules, config, leaves, head)
+    renamed = {path for row in own for path in row.paths}
+    table = tensor_rows(config, leaves, head)
+    return [*own, *(row for row in table if not renamed.issuperset(row.paths))]
+
+
+def rows_of(table: Sequence[Row], config: EncoderConfig, leaves: tree.Tree, head: Any) -> list[Row]:
+    """The rows of a table that are of these leaves under this head, block by block."""
     kind = head_kind(head)
     rows = []
-    for row in get_family(config.family).table:
+    for row in table:
         if row.kinds and kind not in row.kinds:
             continue
         if row.only and getattr(config, row.only[0]) != row.only[1]:

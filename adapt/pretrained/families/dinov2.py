@@ -10,7 +10,18 @@ import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Family, Row, dense, norm, patches, where, with_defaults
+from adapt.pretrained.families import (
+    GATED_MLP,
+    PLAIN_MLP,
+    Family,
+    Row,
+    block_modules,
+    dense,
+    norm,
+    patches,
+    where,
+    with_defaults,
+)
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
@@ -105,6 +116,10 @@ FAMILY = Family(
     extra_tensors=mask_token("dinov2."),
     sequence_heads=[Classifier(0, "cls+patches")],
     processor="BitImageProcessor",
+    modules=[
+        *where("gated_mlp", False, block_modules(LAYER, "attention", PLAIN_MLP)),
+        *where("gated_mlp", True, block_modules(LAYER, "attention", GATED_MLP)),
+    ],
     any_size=True,
 )
 WITH_REGISTERS = dataclasses.replace(

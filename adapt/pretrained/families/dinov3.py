@@ -6,7 +6,16 @@ import numpy as np
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import Family, Row, dense, heads, norm, patches
+from adapt.pretrained.families import (
+    GATED_MLP,
+    Family,
+    Row,
+    block_modules,
+    dense,
+    heads,
+    norm,
+    patches,
+)
 from adapt.pretrained.families.types import Entries, Fields, Tensors
 
 CONFIG = [
@@ -80,5 +89,6 @@ FAMILY = Family(
     extra_tensors=extra_tensors,
     parts={**patches.MASK_TOKEN, "embeddings.register_tokens": "no registers"},
     processor="DINOv3ViTImageProcessor",
+    modules=block_modules(f"model.{LAYER}", "attention", GATED_MLP),
     any_size=True,
 )

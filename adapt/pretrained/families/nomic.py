@@ -6,7 +6,18 @@ import dataclasses
 from typing import Any
 
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import QKV, Family, Row, bert, dense, heads, norm, with_defaults
+from adapt.pretrained.families import (
+    GATED_MLP,
+    QKV,
+    Family,
+    Row,
+    bert,
+    block_modules,
+    dense,
+    heads,
+    norm,
+    with_defaults,
+)
 from adapt.pretrained.families.rope import rope_fields, scaling_entry
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
@@ -104,6 +115,7 @@ NOMIC = Family(
     base_class="NomicBertModel",
     extra_tensors=extra_tensors,
     tokenizer="BertTokenizer",
+    modules=block_modules("layers.#", "self_attn", GATED_MLP),
 )
 GTE = dataclasses.replace(
     NOMIC,

@@ -4,7 +4,7 @@ classifier on top.
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier
-from adapt.pretrained.families import Family, dense, heads, norm, patches
+from adapt.pretrained.families import PLAIN_MLP, Family, block_modules, dense, heads, norm, patches
 from adapt.pretrained.families.types import Entries, Fields
 
 CONFIG = [
@@ -58,4 +58,5 @@ FAMILY = Family(
     },
     classes={"classes": "ViTForImageClassification"},
     sequence_heads=[Classifier(0, "cls")],
+    modules=block_modules("layers.#", "attention", PLAIN_MLP),
 )
