@@ -55,6 +55,12 @@ def has_own_gradients() -> bool:
     return packed_kernel.get() is not None and device_of_program().platform in ("gpu", "tpu")
 
 
+def is_for_one_accelerator() -> bool:
+    """:func:`has_own_gradients`, off a mesh, where XLA need not divide what is computed."""
+    allowed = packed_kernel.get()
+    return has_own_gradients() and allowed is not None and allowed.mesh is None
+
+
 def nvidia_capability(device: Any) -> int:
     """The compute capability of an NVIDIA GPU, without what follows the point; 0 for others."""
     # The "compute capability" of an AMD GPU is a name, such as gfx90a.

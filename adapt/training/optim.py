@@ -7,7 +7,7 @@ optimizer's state. To a compiled step they are data: with others of them nothing
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jax.core import Tracer
 
 from adapt import tree
 from adapt.errors import RuleError, StrategyError
+from adapt.models.accelerated import is_for_one_accelerator
 
 #: The group of leaves that do not train. A string, never None: None is an empty pytree.
 FROZEN = "frozen"
@@ -83,7 +84,7 @@ def clip_by_norm(largest: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         limit = state.values["norm"]
-        norm = optax.tree.norm(updates)
+        norm = norm_of(updates)
         fits = norm < limit
 
         def scale(grad: jax.Array) -> jax.Array:
@@ -93,6 +94,47 @@ def clip_by_norm(largest: float) -> optax.GradientTransformation:
         return jax.tree.map(scale, updates), state
 
     return optax.GradientTransformation(init, update)
+
+
+def divide(grads: Any, weight: jax.Array) -> Any:
+    """Every gradient over ``weight``.
+
+    On an accelerator those of biases and scales go through one array: each of them alone takes a
+    kernel that costs more to start than to run.
+    """
+    leaves, form = jax.tree.flatten(grads)
+    divided = [leaf / weight for leaf in leaves]
+    vectors = vector_places(leaves)
+    if vectors:
+        # Without the barrier XLA divides each by itself.
+        together = jnp.concatenate([leaves[place] for place in vectors])
+        together = jax.lax.optimization_barrier(together) / weight
+        ends = np.cumsum([leaves[place].size for place in vectors])
+        for place, vector in zip(vectors, jnp.split(together, ends[:-1]), strict=True):
+            divided[place] = vector
+    return jax.tree.unflatten(form, divided)
+
+
+def norm_of(updates: Any) -> jax.Array:
+    """The norm of all leaves together, float32 []; on an accelerator vectors are summed as one."""
+    leaves = jax.tree.leaves(updates)
+    vectors = vector_places(leaves)
+    if vectors:
+        together = jnp.concatenate([leaves[place] for place in vectors])
+        others = [leaf for place, leaf in enumerate(leaves) if place not in vectors]
+        leaves = [*others, together]
+    return optax.tree.norm(leaves)
+
+
+def vector_places(leaves: Sequence[jax.Array]) -> list[int]:
+    """Which leaves :func:`divide` and :func:`norm_of` take as one: float32 vectors, in a program for
+    one accelerator; else none.
+    """
+    if not is_for_one_accelerator():
+        return []
+    return [
+        place for place, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype == jnp.float32
+    ]
 
 
 def rounded_away(params: Any, updates: Any) -> jax.Array:

@@ -454,10 +454,10 @@ def make_update(
 
         # Sums of losses over sums of weights, never a mean of means.
         weight = jnp.maximum(weight, 1e-9)
-        grads = jax.tree.map(lambda g: g / weight, grads)
+        grads = optim.divide(grads, weight)
         if regularizer and regularizer.l2sp:
             grads = regularizer.add_gradient(grads, state.params, frozen["anchor"])
-        grad_norm = optax.tree.norm(grads)
+        grad_norm = optim.norm_of(grads)
         mean_loss = loss_sum / weight
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

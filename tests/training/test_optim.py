@@ -3,6 +3,7 @@ decay by rule.
 """
 
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from adapt import tree
 from adapt.errors import RuleError, StrategyError
+from adapt.models import set_contextvar, target_device
+from adapt.models.accelerated import PackedKernel, packed_kernel
 from adapt.training import optim
 from adapt.training.optim import FROZEN, adamw, by_label, schedule
 
@@ -238,3 +241,23 @@ def test_a_decay_would_reach_0_one_step_after_the_last(decay):
 def test_an_unknown_decay_is_answered_with_the_known_ones():
     with pytest.raises(StrategyError, match="'square': give one of linear, cosine, constant"):
         schedule(1.0, 10, decay="square")
+
+
+def test_an_accelerator_divides_and_sums_vectors_as_one_and_gets_the_same():
+    grads = gradients(0)
+    weight = jnp.float32(3.0)
+
+    def divided_and_norm(grads):
+        divided = optim.divide(grads, weight)
+        return divided, optim.norm_of(divided)
+
+    plain = jax.jit(divided_and_norm)
+    assert "concatenate" not in plain.lower(grads).as_text()
+    expected, norm = plain(grads)
+    gpu = types.SimpleNamespace(platform="gpu", compute_capability="9.0")
+    with set_contextvar(target_device, gpu), set_contextvar(packed_kernel, PackedKernel()):
+        own = jax.jit(lambda grads: divided_and_norm(grads))
+        assert own.lower(grads).as_text().count("concatenate") == 2
+        divided, own_norm = own(grads)
+    jax.tree.map(np.testing.assert_array_equal, divided, expected)
+    np.testing.assert_allclose(own_norm, norm, rtol=1e-6)
