@@ -36,6 +36,7 @@ from adapt.options import (
     Decay,
     DType,
     FinetuningOptions,
+    FrozenDType,
     Long,
     Offsets,
     Quoting,
@@ -78,6 +79,7 @@ UNNAMED_SETTINGS = {
     "stride": None,
     "image_size": None,
     "augment": [],
+    "frozen_dtype": None,
 }
 
 
@@ -120,6 +122,7 @@ def finetune(
     stride: int | None = None,
     cache: Literal["auto", "on", "off"] = "auto",
     cache_dtype: CacheDType | None = None,
+    frozen_dtype: FrozenDType | None = None,
     accumulate: int = 1,
     warmup: float = 0.1,
     decay: Decay = "linear",
@@ -215,6 +218,7 @@ def finetune(
         strategy=strategy,
         cache=cache,
         cache_dtype=cache_dtype,
+        frozen_dtype=frozen_dtype,
         epochs=epochs,
         batch_size=batch_size,
         accumulate=accumulate,
@@ -488,6 +492,8 @@ def prepare(
         settings["loss"] = name_of(loss)
         loss = copy_of(loss)
     plan = build_plan(pretrained, data, options, seed, layout, loss)
+    spec = strategies.shown(options.strategy)
+    phases.check_frozen_dtype(options.frozen_dtype, spec, plan.phases)
     check_scores(plan, data)
     return Prepared(
         plan=plan,
@@ -667,7 +673,14 @@ def build_plan(
         loss = data.task.training_loss(options, data.sets["train"].targets, data.names)
     spec = strategies.shown(options.strategy)
     compiled = phases.build_phases(
-        strategy, spec, computed, params, loss, options, data.steps_per_epoch
+        strategy,
+        spec,
+        computed,
+        params,
+        loss,
+        options,
+        data.steps_per_epoch,
+        options.frozen_dtype,
     )
     check_groups(compiled)
     policy.check(options, [phase.step.prefix for phase in compiled])
@@ -783,6 +796,7 @@ def facts_of(
             "the frozen parameters moved: the digests before and after differ; please report this"
         )
     caches = [entry["cache"] for entry in progress.phases if entry.get("cache")]
+    stored = [entry["stored"] for entry in progress.phases if entry.get("stored")]
     summaries = []
     for one in plan.phases:
         counts = tree.summary(plan.params, one.labels)
@@ -790,6 +804,7 @@ def facts_of(
     return {
         "padding": 1 - progress.tokens / progress.slots if progress.slots else None,
         "cache": caches[-1] if caches else None,
+        "frozen_stored": stored[-1] if stored else None,
         "parameters_trained": tree.count(optim.trainable(params, phase.labels)),
         "parameters_frozen": tree.count(frozen),
         "phases": summaries,

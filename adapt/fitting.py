@@ -25,13 +25,13 @@ from adapt.options import TrainingOptions
 from adapt.parallel.sharding import Layout, shard_tree
 from adapt.prefix_cache.policy import CacheDecision
 from adapt.pretrained.hub import Pretrained
-from adapt.training import events, feeding, optim, phases
+from adapt.training import events, feeding, frozen_storage, optim, phases, run_state
 from adapt.training.events import Callback
 from adapt.training.loop import STEP_BY_STEP, Pace, run_steps
 from adapt.training.metrics_log import finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import Checkpoints, MemoryCheckpoints, Progress
-from adapt.training.step import State, advance, cast_kernels, init_state, init_trainable
+from adapt.training.step import State, advance, cast_kernel, init_state, init_trainable
 
 Scores = Mapping[str, float]  # by metric
 
@@ -141,21 +141,24 @@ class ActivePhase:
         """All parameters as an evaluation takes them, on the devices; ``params`` are those of a
         checkpoint.
         """
+        layout = self.phase.model.layout
         if self.phase.frozen_dtype is None:
-            return shard_tree(params, self.phase.model.layout)
+            return shard_tree(params, layout)
         trainable = optim.trainable(params, self.phase.labels)
-        return tree.merge(self.computed, shard_tree(trainable))
+        return tree.merge(self.computed, shard_tree(trainable, layout))
 
     def check_unmoved(self) -> None:
         """Raise :class:`TrainingError` unless ``computed`` is still what it was made from."""
         if self.phase.frozen_dtype is None:
             return
-        again = cast_kernels(self.frozen, self.phase.frozen_dtype)
-        if tree.digest(self.computed) != tree.digest(again):
-            raise TrainingError(
-                "the frozen parameters on the device moved: they are no longer those of the "
-                "checkpoint; please report this"
-            )
+        computed = tree.paths(self.computed)
+        for path, leaf in tree.paths(self.frozen).items():
+            for name, again in cast_kernel(path, leaf, self.phase.frozen_dtype).items():
+                if not run_state.has_same_bits(computed[name], again):
+                    raise TrainingError(
+                        f"the frozen parameters on the device moved: {name} is no longer that of "
+                        "the checkpoint; please report this"
+                    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +274,7 @@ class Session:
     resumes: bool
     compiled_before: float  # seconds of this process
     device: Device
+    is_watched: bool  # whether anybody gets the events
     first_step: int = 0
     # phases whose evaluations were compiled beside training
     compiled: set[int] = dataclasses.field(default_factory=set)
@@ -288,11 +292,13 @@ class Session:
         before = checkpoints.resume()
         progress = Progress() if before is None else before
         progress.total_steps = plan.steps
+        callbacks = tuple(callbacks)
         return cls(
             plan=plan,
             options=options,
             checkpoints=checkpoints,
             emit=events.broadcast(callbacks),
+            is_watched=bool(callbacks),
             laps=Laps() if laps is None else laps,
             progress=progress,
             resumes=before is not None,
@@ -311,10 +317,12 @@ class Session:
         if self.resumes:
             params = self.checkpoints.load_params(plan.model.shapes(), "last")
         key = jax.random.fold_in(plan.key, 1)
-        frozen = optim.frozen(params, phase.labels)
         if phase.frozen_dtype is None:
             frozen, state = init_state(params, phase.labels, phase.tx, key, plan.layout)
         else:
+            frozen = optim.frozen(params, phase.labels)
+            if self.resumes:  # a mesh reads a checkpoint straight to its devices
+                frozen = on_host(frozen)
             state = init_trainable(params, phase.labels, phase.tx, key, plan.layout)
         state = self.checkpoints.restore(state)
         self.first_step = int(state.step)
@@ -343,21 +351,27 @@ class Session:
         if state is not None:
             summary = phase.summary(self.plan.params)
             self.emit(events.PhaseStarted(summary, int(state.step)))
-        decision = data.choose_cache(phase, frozen, progress.was_cached(phase.number))
+        if computed is None:
+            computed = frozen
+            if phase.frozen_dtype is not None:
+                computed = phase.place_frozen(frozen)
+        # States of the checkpoint's own kernels serve whatever stores the same bits.
+        cached_from = computed if phase.rounds else frozen
+        decision = data.choose_cache(phase, cached_from, progress.was_cached(phase.number))
         is_cached = decision is not None and decision.enabled
         if decision is not None:
             self.emit(events.CacheChosen(phase.number, is_cached, decision.reason))
-        if state is not None and not progress.has_begun(phase.number):
+        is_new = state is not None and not progress.has_begun(phase.number)
+        if is_new:
             digest = tree.digest(frozen) if digest is None else digest
             progress.begin_phase(phase.number, digest, is_cached)
+        if state is not None and phase.rounds and self.is_watched:
+            self.tell_storage(phase, frozen, computed, data, state)
+        if state is not None and is_new:
             self.checkpoints.begin_phase(frozen, state, progress)
             self.emit(events.Saved(progress.step, is_best=False))
         self.laps.lap("set_up")
 
-        if computed is None:
-            computed = frozen
-            if phase.frozen_dtype is not None:
-                computed = dict(shard_tree(cast_kernels(frozen, phase.frozen_dtype)))
         if decision is not None:
             data, decision = data.with_states(phase, computed, decision, self.emit)
             cache = decision.summary()
@@ -367,6 +381,26 @@ class Session:
         self.laps.lap("encode")
         evaluate = self.announced(data.make_evaluate(phase))
         return ActivePhase(phase, frozen, computed, data, evaluate)
+
+    def tell_storage(
+        self,
+        phase: CompiledPhase,
+        frozen: tree.Tree,
+        computed: tree.Tree,
+        data: TrainingData,
+        state: State,
+    ) -> None:
+        """Tell what storing the frozen kernels as ``computed`` changes, measured before the first
+        step of the phase.
+        """
+        stored = self.progress.stored(phase.number)
+        if stored is None:
+            batch = next(iter(data.batches(phase.epochs.start, 0)))
+            event = frozen_storage.measure(phase, frozen, computed, state.params, batch)
+            self.progress.note_stored(phase.number, dataclasses.asdict(event))
+        else:
+            event = events.FrozenStored(**stored)
+        self.emit(event)
 
     def batches(self, active: ActivePhase, epoch: int, step: int) -> Iterable[packing.Arrays]:
         """The batches of an epoch after ``step`` steps of the run, up to where it is to stop."""
@@ -476,6 +510,16 @@ class Session:
         self.emit(events.Finished(step, self.progress.best_step, outcome))
         compile_seconds = clock.compiling().seconds - self.compiled_before
         return Fitted(outcome, step, compile_seconds, self, active)
+
+
+def on_host(params: tree.Tree) -> tree.Tree:
+    """The arrays as NumPy's, but those that lie on the devices of several processes."""
+
+    def fetched(_: str, leaf: Any) -> Any:
+        is_local = getattr(leaf, "is_fully_addressable", False)
+        return tree.to_numpy(leaf) if is_local else leaf
+
+    return tree.map_paths(fetched, params)
 
 
 # The work of a call that keeps an accelerator busy while the host prepares the next one; at the rate

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DType = Literal["auto", "float32", "bfloat16"]
 CacheDType = Literal["float32", "bfloat16", "float16"]
+FrozenDType = Literal["float32", "bfloat16", "int8"]
 Remat = Literal["none", "block", "dots"]
 Decay = Literal["linear", "cosine", "constant"]
 Tracker = Literal["tensorboard", "wandb"]
@@ -243,7 +244,18 @@ class ObjectiveOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StrategyOptions:
+class FrozenOptions:
+    """How what does not train is stored on the device."""
+
+    title: ClassVar[str] = "strategy"
+
+    # of the kernels of frozen layers while they train; int8: with a scale for each output; default:
+    # that of the computation
+    frozen_dtype: FrozenDType | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StrategyOptions(FrozenOptions):
     """What trains, and what is kept of the part that does not."""
 
     title: ClassVar[str] = "strategy"

@@ -43,6 +43,7 @@ from adapt.options import (
     CacheDType,
     DType,
     FinetuningOptions,
+    FrozenDType,
     Long,
     Quoting,
     check_seeds,
@@ -61,7 +62,15 @@ from adapt.tasks import TASKS, get_task, metrics
 from adapt.training import checkpoint, frozen_prefix, optim, phases, strategies
 from adapt.training.events import OnProgress
 from adapt.training.losses import Loss
-from adapt.training.step import State, Step, cast_kernels, init_state, make_step
+from adapt.training.step import (
+    State,
+    Step,
+    cast_kernels,
+    init_trainable,
+    is_kernel,
+    make_step,
+    place_kernels,
+)
 
 TOP = re.compile(r"top:\d+")
 logger = logging.getLogger(__name__)
@@ -92,6 +101,7 @@ class Workload:
     cache_dtype: str | None = None  # of the states that the cache keeps; None: that of the model
     repeats: int = 10  # steps that are timed, of each program
     names: Sequence[str] = ()  # of the labels
+    frozen_dtype: str | None = None  # of frozen kernels; None: that of the model
 
     @property
     def layers(self) -> int:
@@ -240,6 +250,7 @@ def plan(
     image_size: int | None = None,
     long: Long | None = None,
     dtype: DType = "auto",
+    frozen_dtype: FrozenDType | None = None,
     memory: float | None = None,
     fit: str = FIT,
     on_progress: OnProgress | None = None,
@@ -271,6 +282,7 @@ def plan(
         image_size=image_size,
         long=long,
         dtype=dtype,
+        frozen_dtype=frozen_dtype,
         task=task,
         pooling=pooling,
         cache_dtype=cache_dtype,
@@ -356,6 +368,7 @@ def prepare_workload(
         cache_dtype=options.cache_dtype,
         repeats=steps,
         names=data.names,
+        frozen_dtype=options.frozen_dtype,
     )
 
 
@@ -454,7 +467,10 @@ def time_programs(
     for number, name in enumerate(names, 1):
         prepared = prepare(name, workload.model, workload.params)
         step = make_step(prepared.model, workload.loss, prepared.tx, prepared.depth)
-        frozen, state = init_state(prepared.params, prepared.labels, prepared.tx, jax.random.key(0))
+        key = jax.random.key(0)
+        state = init_trainable(prepared.params, prepared.labels, prepared.tx, key)
+        frozen = optim.frozen(prepared.params, prepared.labels)
+        frozen = place_kernels(frozen, stored_in(workload))
         if name == "frozen":
             forward, prefix = time_encoder(workload, step, frozen, batches)
         steps[name] = time_step(step, frozen, state, batches[0], workload.repeats)
@@ -536,6 +552,9 @@ def fit_to_memory(workload: Workload, name: str, memory: float | None = None) ->
     if limit is None:
         return None
 
+    if workload.frozen_dtype is not None:
+        check_freezes(name, workload)
+
     def tokens_of(micro_batch: int) -> int:
         batch = largest_batch_of(workload, micro_batch, workload.batch_size // micro_batch)
         return batch["segments"].size // max(workload.batch_size // micro_batch, 1)
@@ -554,6 +573,16 @@ def fit_to_memory(workload: Workload, name: str, memory: float | None = None) ->
     )
 
 
+def check_freezes(name: str, workload: Workload) -> None:
+    """Raise :class:`StrategyError` where a strategy leaves no kernel frozen to be stored."""
+    labels = tree.paths(prepare(name, workload.model, workload.params).labels)
+    if not any(is_kernel(path) and labels[path] == optim.FROZEN for path in labels):
+        raise StrategyError(
+            f"`frozen_dtype` {workload.frozen_dtype}: `fit` {name} freezes no kernel of the "
+            "encoder: give a `fit` that does, such as lora:8"
+        )
+
+
 def step_bytes(
     workload: Workload, name: str, remat: str, micro_batch: int, accumulate: int
 ) -> float:
@@ -565,8 +594,9 @@ def step_bytes(
     step = make_step(model, workload.loss, prepared.tx, prepared.depth)
     trainable = optim.trainable(prepared.params, prepared.labels)
     frozen = optim.frozen(prepared.params, prepared.labels)
-    if this_device().is_accelerator:
-        frozen = jax.eval_shape(lambda params: cast_kernels(params, model.encoder.dtype), frozen)
+    dtype = stored_in(workload)
+    if dtype is not None:
+        frozen = jax.eval_shape(lambda params: cast_kernels(params, dtype), frozen)
     state = jax.eval_shape(
         lambda params: State(
             step=jnp.zeros((), jnp.int32),
@@ -675,12 +705,21 @@ def arrays_of(workload: Workload, prepared: Prepared) -> dict[str, CachedArray]:
     if not prepared.depth:
         return {}
     dtype = workload.cache_dtype or workload.model.encoder.dtype
+    params = prepared.params
+    if workload.frozen_dtype is not None:
+        params = cast_kernels(params, workload.frozen_dtype)
     arrays = {}
     for name, examples in workload.sets.items():
-        arrays[name] = states.cached_array(
-            prepared.params, prepared.model, prepared.depth, examples, dtype
-        )
+        arrays[name] = states.cached_array(params, prepared.model, prepared.depth, examples, dtype)
     return arrays
+
+
+def stored_in(workload: Workload) -> str | None:
+    """The dtype in which a run keeps its frozen kernels on the device; None: as they are."""
+    if workload.frozen_dtype is not None:
+        return workload.frozen_dtype
+    dtype = str(jnp.dtype(workload.model.encoder.dtype))
+    return None if dtype == "float32" else dtype
 
 
 def run_seconds(

@@ -122,6 +122,11 @@ def count(tree: Tree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in paths(tree).values())
 
 
+def cast_down(leaf: Any, dtype: Any) -> Any:
+    """A leaf in ``dtype``; one that is stored in as few bytes or fewer is left as it is."""
+    return leaf.astype(dtype) if leaf.dtype.itemsize > np.dtype(dtype).itemsize else leaf
+
+
 def nbytes(tree: Any) -> int:
     """The bytes of all array leaves of any pytree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -21,7 +21,7 @@ from adapt.errors import (
 )
 from adapt.finetuning import prepare
 from adapt.options import FinetuningOptions
-from adapt.training import events
+from adapt.training import events, phases
 from adapt.training.phases import CompiledPhase
 from adapt.training.step import cast_kernels
 from tests.helpers import tiny
@@ -107,13 +107,13 @@ def test_frozen_kernels_in_the_compute_dtype_give_the_same_bits(inputs, monkeypa
         "test": (NEW_TEXTS, NEW_LABELS),
     }
     stored = []
-    cast_kernels = fitting.cast_kernels
+    place_kernels = phases.place_kernels
 
-    def noted(params, dtype):
-        stored.append(cast_kernels(params, dtype))
+    def noted(params, dtype, layout):
+        stored.append(place_kernels(params, dtype, layout))
         return stored[-1]
 
-    monkeypatch.setattr(fitting, "cast_kernels", noted)
+    monkeypatch.setattr(phases, "place_kernels", noted)
     once = adapt.finetune(pretrained, TEXTS, LABELS, **FAST | options)
     kernels = [leaf for path, leaf in tree.paths(stored[0]).items() if path.endswith("kernel")]
     assert kernels and {str(leaf.dtype) for leaf in kernels} == {"bfloat16"}
@@ -138,6 +138,46 @@ def test_a_frozen_kernel_that_moved_on_the_device_is_reported(bert):
     kernel[0, 0] = 2
     with pytest.raises(TrainingError, match="moved"):
         active.check_unmoved()
+
+
+def test_an_int8_base_trains_is_told_and_is_not_what_the_run_keeps(finetune, bert, tmp_path):
+    """Stopped and resumed it is the same run, bit for bit."""
+    told = []
+    options = {"strategy": "lora:2", "frozen_dtype": "int8", "test": (NEW_TEXTS, NEW_LABELS)}
+    whole = finetune(out=tmp_path / "whole", callbacks=[told.append], **options)
+    finetune(out=tmp_path / "parts", stop_after=3, **options)
+    finetune(out=tmp_path / "parts", resume=True, **options)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+    (stored,) = [event for event in told if isinstance(event, events.FrozenStored)]
+    assert (stored.dtype, stored.kernels) == ("int8", 6)
+    assert stored.nbytes < 0.3 * stored.computed_bytes
+    assert 0 < stored.kernel_error < 0.01 and 0 < stored.output_error < 0.05
+    assert whole.result["frozen_stored"] == dataclasses.asdict(stored)
+
+    kept = tree.paths(whole.pretrained.params["encoder"])
+    for path, leaf in tree.paths(bert.params["encoder"]).items():
+        assert kept[path].dtype == leaf.dtype
+        np.testing.assert_array_equal(kept[path], leaf)
+    again = adapt.load(tmp_path / "whole")
+    assert tree.digest(again.params) == tree.digest(whole.pretrained.params)
+
+
+def test_cached_states_of_an_int8_prefix_are_not_those_of_a_float_one(finetune):
+    folders = []
+    for frozen_dtype in (None, "int8"):
+        options = {"strategy": "frozen", "learning_rate": None, "epochs": 1, "cache": "on"}
+        run = finetune(frozen_dtype=frozen_dtype, **options)
+        folders.append(run.result["cache"]["folders"])
+    assert len(folders[0]) == len(folders[1]) > 0
+    assert not set(folders[0]) & set(folders[1])
+
+
+def test_a_frozen_dtype_is_refused_where_no_kernel_is_frozen(finetune):
+    with pytest.raises(StrategyError, match="`frozen_dtype` int8: `strategy` full freezes no"):
+        finetune(frozen_dtype="int8")
+    with pytest.raises(StrategyError, match="`frozen_dtype` is 'int4': give one of float32"):
+        finetune(strategy="lora:2", frozen_dtype="int4")
 
 
 def test_auto_computes_in_what_the_device_has_and_says_so(finetune, tmp_path):

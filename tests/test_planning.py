@@ -18,7 +18,7 @@ from adapt.errors import AdaptError, StrategyError
 from adapt.options import FinetuningOptions
 from adapt.planning import MeasuredStep, Overhead, Timings, Workload
 from adapt.training.losses import cross_entropy
-from adapt.training.step import init_state, make_step
+from adapt.training.step import init_state, is_kernel, make_step
 from tests.helpers import small, tiny
 
 OVERHEAD = Overhead(set_up=1.0, score=0.0, plot=0.0, first_save=0.0, byte_saved=0.0)
@@ -96,6 +96,18 @@ def test_a_step_is_fitted_to_the_memory_of_the_device(workload):
     assert (fit.tokens, fit.largest) == (batch["segments"].size, 2)
     FinetuningOptions(**fit.options).check()
     assert 0 < planning.step_bytes(workload, "full", "block", 1, 2) < np.inf
+
+
+def test_int8_kernels_are_counted_and_are_refused_where_none_is_frozen(workload):
+    stored = dataclasses.replace(workload, frozen_dtype="int8")
+    exact, narrow = (
+        planning.step_bytes(each, "frozen", "none", 8, 1) for each in (workload, stored)
+    )
+    params = tree.paths(workload.params)
+    numbers = sum(leaf.size for path, leaf in params.items() if is_kernel(path))
+    assert exact - narrow > numbers  # three bytes each, and a CPU widens some at once
+    with pytest.raises(StrategyError, match="`frozen_dtype` int8: `fit` full freezes no kernel"):
+        planning.fit_to_memory(stored, "full", 1.0)
 
 
 @pytest.mark.parametrize(

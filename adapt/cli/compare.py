@@ -35,6 +35,7 @@ from adapt.options import (
     ConfigFileOptions,
     DataOptions,
     FinetuningOptions,
+    FrozenOptions,
     ImportOptions,
     OutputOptions,
     TaskOptions,
@@ -73,6 +74,7 @@ class Config(
     DataOptions,
     AlsoTestedOptions,
     TaskOptions,
+    FrozenOptions,
     BatchOptions,
     CompareRunOptions,
     ConfigFileOptions,
@@ -160,6 +162,8 @@ def training_command(config: Config, found: Comparison) -> str | None:
         return None
     of_finetune = [*dataclasses.fields(FinetuningOptions), *dataclasses.fields(DataOptions)]
     names = {field.name for field in of_finetune} | {"import_"}
+    if on_all[0].best not in found.freezing:
+        names -= {"frozen_dtype"}
     flags = changed_flags(
         dataclasses.replace(config, epochs=found.epochs),
         [field.name for field in dataclasses.fields(config) if field.name not in names],

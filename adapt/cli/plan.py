@@ -33,6 +33,7 @@ from adapt.models import EncoderConfig
 from adapt.options import (
     BatchOptions,
     CacheDType,
+    FrozenOptions,
     HeadOptions,
     ImportOptions,
     LabelledColumnOptions,
@@ -71,7 +72,7 @@ class PlanDataOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StrategiesOptions:
+class StrategiesOptions(FrozenOptions):
     """The strategies, and the cache of what is frozen."""
 
     title: ClassVar[str] = "strategy"
@@ -150,7 +151,7 @@ def main(config: Config) -> dict[str, Any]:
             overhead = planning.measure_overhead(Path(name), workload, set_up, plot_seconds)
         fit = planning.fit_to_memory(workload, config.fit, config.memory)
         if fit is not None:
-            show_fit(fit)
+            show_fit(fit, config.frozen_dtype)
         with console.progress("timing", 0) as bar:
             estimates, timings = planning.estimate_strategies(
                 workload, config.also, overhead, on_progress=bar.show
@@ -189,6 +190,7 @@ def finetune_config(config: Config) -> finetune.Config:
         task=config.task,
         pooling=config.pooling,
         cache_dtype=config.cache_dtype,
+        frozen_dtype=config.frozen_dtype,
         epochs=config.epochs,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -235,7 +237,7 @@ def show(config: Config, report: PlanReport) -> None:
     )
 
 
-def show_fit(fit: MemoryFit) -> None:
+def show_fit(fit: MemoryFit, frozen_dtype: str | None = None) -> None:
     """Print what fits the memory, as flags."""
     parts = "at once" if fit.accumulate == 1 else f"{fit.micro_batch} at once"
     console.say(
@@ -244,9 +246,10 @@ def show_fit(fit: MemoryFit) -> None:
     )
     if fit.largest > fit.batch_size:
         console.say(f"          {fit.largest} examples at once would fit")
-    console.say(
-        f"flags     --batch-size {fit.batch_size} --accumulate {fit.accumulate} --remat {fit.remat}"
-    )
+    flags = f"--batch-size {fit.batch_size} --accumulate {fit.accumulate} --remat {fit.remat}"
+    if frozen_dtype is not None:
+        flags += f" --frozen-dtype {frozen_dtype}"
+    console.say(f"flags     {flags}")
 
 
 def cells(estimate: Estimate) -> tuple[str, ...]:

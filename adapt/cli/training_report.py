@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from adapt.cli import console
+from adapt.cost.memory import gib
 from adapt.tasks.metrics import is_of_a_class
 from adapt.training import events
 
@@ -54,6 +55,8 @@ class TrainingReport:
                 self.start(event)
             case events.PhaseStarted() if self.phases > 1:
                 console.say(f"phase     {phase_line(event.phase, self.phases)}")
+            case events.FrozenStored():
+                console.say(f"frozen    {stored_line(event)}")
             case events.CacheChosen():
                 console.say(f"cache     {'on' if event.is_used else 'off'}: {event.reason}")
             case events.CacheWaiting():
@@ -115,6 +118,16 @@ def phase_line(phase: events.PhaseSummary, phases: int) -> str:
     """``2 of 3, epochs 2 to 4``, counted from 1."""
     epochs = f"{phase.epochs.start + 1} to {phase.epochs.stop}"
     return f"{phase.number + 1} of {phases}, epochs {epochs}"
+
+
+def stored_line(event: events.FrozenStored) -> str:
+    """``512 kernels in int8, 1.02 GiB in place of 4.1; they differ by 0.8% ...``."""
+    sizes = f"{gib(event.nbytes)} GiB in place of {gib(event.computed_bytes)}"
+    return (
+        f"{event.kernels} kernels in {event.dtype}, {sizes}; they differ by "
+        f"{event.kernel_error:.2%}, the encoder's outputs by {event.output_error:.2%} (root mean "
+        "square)"
+    )
 
 
 def values_of(record: Mapping[str, float]) -> dict[str, str]:

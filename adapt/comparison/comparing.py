@@ -25,7 +25,7 @@ from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
 from adapt.devices import compute_dtype
 from adapt.errors import OutputError, StrategyError
-from adapt.options import DType, FinetuningOptions, Long, Offsets, Quoting, is_of
+from adapt.options import DType, FinetuningOptions, FrozenDType, Long, Offsets, Quoting, is_of
 from adapt.other_names import suggests
 from adapt.prepared import folder_of_run
 from adapt.pretrained import hub
@@ -42,6 +42,7 @@ OF_FITS = (
     "image_size",
     "long",
     "dtype",
+    "frozen_dtype",
     "task",
     "pooling",
     "layers",
@@ -53,7 +54,12 @@ OF_FITS = (
 )
 
 # What a config.json without these settings means: it is of an earlier version.
-UNNAMED_SETTINGS = {"together": "auto", "offsets": "characters", "image_size": None}
+UNNAMED_SETTINGS = {
+    "together": "auto",
+    "offsets": "characters",
+    "image_size": None,
+    "frozen_dtype": None,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Comparison:
     tested: str  # on what, in words
     # of each set: how many texts were too long, the windows made of them, tokens left out
     long: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    freezing: Sequence[str] = ()  # the strategies that freeze kernels of the encoder
 
     def __repr__(self) -> str:
         options = self.options
@@ -168,6 +175,7 @@ def compare(
     class_weights: Literal["none", "balanced"] = "none",
     stride: int | None = None,
     dtype: DType = "auto",
+    frozen_dtype: FrozenDType | None = None,
     max_length: int | None = None,
     image_size: int | None = None,
     long: Long | None = None,
@@ -206,6 +214,7 @@ def compare(
         image_size=image_size,
         long=long,
         dtype=dtype,
+        frozen_dtype=frozen_dtype,
         task=task,
         pooling=pooling,
         layers=layers,
@@ -266,6 +275,7 @@ class PreparedComparison:
     options: FinetuningOptions
     compared: CompareOptions
     settings: Mapping[str, Any]  # config.json
+    freezing: Sequence[str] = ()  # the strategies that freeze kernels of the encoder
 
     @property
     def count(self) -> int:
@@ -329,6 +339,7 @@ class PreparedComparison:
             epochs=epochs_on_all(self.material, self.options, compared),
             tested=tested_on(self.material),
             long={name: part.long.counts for name, part in self.material.sets.items()},
+            freezing=self.freezing,
         )
 
 
@@ -407,11 +418,19 @@ def prepare(
     check_budgets(compared, material)
     for name, part in material.sets.items():
         warn_long(part.long, name)
+    freezing = []
     for strategy in compared.strategies:
         if strategy in CLOSED_FORM:
             closed_form.check(strategy, material, options)
-        else:
-            trainer_of(strategy, material, options, compared).check()
+            continue
+        plan = trainer_of(strategy, material, options, compared).check()
+        if any(phase.freezes_kernels for phase in plan.phases):
+            freezing.append(strategy)
+    if options.frozen_dtype is not None and not freezing:
+        raise StrategyError(
+            f"`frozen_dtype` {options.frozen_dtype}: none of `strategies` freezes a kernel of the "
+            "encoder and trains by steps: give one that does, such as lora:8"
+        )
     of_fits = {
         name: value for name, value in dataclasses.asdict(options).items() if name in OF_FITS
     }
@@ -421,7 +440,8 @@ def prepare(
         **of_fits,
         **{name: part.table.name for name, part in parts.items()},
     }
-    return PreparedComparison(material, options, compared, run_folder.as_json(settings))
+    settings = run_folder.as_json(settings)
+    return PreparedComparison(material, options, compared, settings, freezing)
 
 
 def read_further(

@@ -28,7 +28,6 @@ from adapt.errors import TrainingError
 from adapt.finetuning import build_plan, check_scores
 from adapt.fitting import Fitted, Plan, fit
 from adapt.options import FinetuningOptions
-from adapt.parallel import sharding
 from adapt.prefix_cache import policy
 from adapt.pretrained.hub import Pretrained
 from adapt.task_data import TaskData
@@ -36,7 +35,7 @@ from adapt.training import optim, phases
 from adapt.training.events import Callback
 from adapt.training.loop import evaluate
 from adapt.training.phases import CompiledPhase
-from adapt.training.step import init_state, make_eval
+from adapt.training.step import init_trainable, make_eval
 
 logger = logging.getLogger(__name__)
 
@@ -148,12 +147,16 @@ class Trainer:
         params = jax.device_put(pretrained.params, jax.local_devices()[0])
         return dataclasses.replace(pretrained, params=params)
 
-    def check(self) -> None:
-        """Raise :class:`AdaptError` for options that contradict each other, before any fit."""
+    def check(self) -> Plan:
+        """A plan of a fit. Raises :class:`AdaptError` for options that contradict each other,
+        before any fit.
+        """
         draw = draw_rows(self.material, self.compared.budgets[0], 0)
         options = self.options_for(draw, 1.0)
         data = self.data(draw, 0, options, BatchShapes(64, (1,), 1))
-        check_scores(build_plan(self.material.pretrained, data, options), data)
+        plan = build_plan(self.material.pretrained, data, options)
+        check_scores(plan, data)
+        return plan
 
     def options_for(self, draw: Draw, rate: float) -> FinetuningOptions:
         """The options of a fit: few examples are gone through more often."""
@@ -421,9 +424,8 @@ class Fit:
         data = self.data
         params = self.fitted.active.params(self.params)
         if self.phase is not self.fitted.active.phase:
-            params = sharding.shard_tree(self.params)
-            frozen = optim.frozen(self.params, self.phase.labels)
-            files = self.states.sets(self.phase, frozen)
+            params = self.phase.place(self.params)
+            files = self.states.sets(self.phase, optim.frozen(params, self.phase.labels))
             sets = cell_sets(data.material, files, data.draw, data.seed)
         else:
             sets = dict(data.sets)
@@ -439,7 +441,8 @@ class Fit:
 
 def step_cost(plan: Plan, data: CellData, phase: CompiledPhase) -> StepCost:
     """What one step of a phase takes on a batch of its first epoch, by the compiler."""
-    frozen, state = init_state(plan.params, phase.labels, phase.tx, plan.key)
+    frozen = phase.place_frozen(optim.frozen(plan.params, phase.labels))
+    state = init_trainable(plan.params, phase.labels, phase.tx, plan.key)
     files = data.states.sets(phase, frozen)
     sets = cell_sets(data.material, files, data.draw, data.seed)
     batch = next(iter(dataclasses.replace(data, sets=sets).batches(0, 0)))

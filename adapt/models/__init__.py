@@ -20,6 +20,7 @@ from adapt.models.heads import (
 )
 from adapt.models.layers import random_bits
 from adapt.models.model import REMAT, Model, example_batch, flatten_groups
+from adapt.models.quantised import SCALE, dequantise, quantise
 
 __all__ = [
     "HEADS",
@@ -27,6 +28,7 @@ __all__ = [
     "POSITION_KINDS",
     "PRETRAINING_HEADS",
     "REMAT",
+    "SCALE",
     "CausalLM",
     "Classifier",
     "Distilled",
@@ -39,9 +41,11 @@ __all__ = [
     "Tagger",
     "allow_packed_kernel",
     "cached_program",
+    "dequantise",
     "example_batch",
     "flatten_groups",
     "pooling_names",
+    "quantise",
     "random_bits",
     "set_contextvar",
     "target_device",

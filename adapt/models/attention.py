@@ -28,6 +28,7 @@ from adapt.models.counter_dropout import drop_weights
 from adapt.models.layers import Dense, Dropout, RMSNorm
 from adapt.models.long_attention import attend_in_parts, is_long
 from adapt.models.patch_places import PatchBias
+from adapt.models.quantised import Kernel, multiply
 from adapt.models.relative import RelativeBias, disentangled_bias
 from adapt.models.rotary import Rotation
 
@@ -185,7 +186,7 @@ def prescale(q_RHCK: jax.Array, scale: float) -> jax.Array:
 
 def project(
     x_RCD: jax.Array,
-    kernels: Sequence[jax.Array],
+    kernels: Sequence[Kernel],
     biases: Sequence[jax.Array | None],
     lora_updates: Sequence[jax.Array | None],
     heads: int,
@@ -195,8 +196,8 @@ def project(
     ``lora_updates`` [R, C, H * K] are added to each of them; None adds nothing.
     """
     rows, tokens, _ = x_RCD.shape
-    width = kernels[0].shape[1]
-    x = x_RCD @ jnp.concatenate(kernels, 1)
+    width = kernels[0].values.shape[1]
+    x = multiply(x_RCD, *kernels)
     if any(bias is not None for bias in biases):
         x = x + jnp.concatenate([zeros_for_none(bias, width, x.dtype) for bias in biases])
     x = x.reshape(rows, tokens, 3, width)

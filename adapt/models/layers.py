@@ -21,6 +21,7 @@ from adapt.models.accelerated import (
 )
 from adapt.models.config import EncoderConfig
 from adapt.models.counter_dropout import bits_of
+from adapt.models.quantised import SCALE, Kernel, multiply
 
 Batch = Mapping[str, Any]
 WIDEST_NORM = 4096  # whose rows stay in the registers of a GPU's processor
@@ -119,7 +120,8 @@ class Dropout(nn.Module):
 class Dense(nn.Module):
     """x [..., in] -> x @ kernel + bias [..., out], plus LoRA where it has this layer for a target.
 
-    The kernel [in, out] and the bias [out] are stored in float32 and cast to ``dtype``.
+    The kernel [in, out] and the bias [out] are stored in float32 and cast to ``dtype``. A frozen
+    kernel may be stored in bfloat16 or int8: see :mod:`adapt.models.quantised`.
     """
 
     inputs: int
@@ -130,14 +132,17 @@ class Dense(nn.Module):
     config: EncoderConfig | None = None  # None: LoRA can't target this layer
 
     @nn.compact
-    def weights(self) -> tuple[jax.Array, jax.Array | None]:
-        """Kernel and bias in compute dtype, for a caller that multiplies by several at once."""
+    def weights(self) -> tuple[Kernel, jax.Array | None]:
+        """The kernel as it is stored, and the bias in compute dtype, for a caller that multiplies
+        by several at once.
+        """
         shape = (self.inputs, self.outputs)
-        kernel = self.param("kernel", nn.initializers.normal(self.init_range), shape)
+        values = self.param("kernel", nn.initializers.normal(self.init_range), shape)
+        kernel = Kernel(values, self.get_variable("params", SCALE))
         if not self.bias:
-            return kernel.astype(self.dtype), None
+            return kernel, None
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+        return kernel, bias.astype(self.dtype)
 
     @nn.compact
     def low_rank(self, x: jax.Array) -> jax.Array | None:
@@ -154,7 +159,7 @@ class Dense(nn.Module):
         kernel, bias = self.weights()
         x = x.astype(self.dtype)
         update = self.low_rank(x)
-        y = x @ kernel
+        y = multiply(x, kernel)
         if bias is not None:
             y = y + bias
         if update is not None:

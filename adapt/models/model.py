@@ -20,7 +20,7 @@ from adapt.models.config import EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.layers import Batch
 from adapt.parallel.sharding import Layout
-from adapt.tree import Tree
+from adapt.tree import Tree, cast_down
 
 Keys = dict[str, jax.Array]  # {"dropout": key}, or {} where everything is deterministic
 
@@ -352,7 +352,7 @@ class Model:
         def stack(*leaves: jax.Array) -> jax.Array:
             # Matrices are cast before the loop; on a mesh they are cast where they are gathered.
             if leaves[0].ndim > 1 and not self.layout:
-                return jnp.stack([leaf.astype(self.encoder.dtype) for leaf in leaves])
+                return jnp.stack([cast_down(leaf, self.encoder.dtype) for leaf in leaves])
             return jnp.stack(leaves)
 
         def body(x: jax.Array, params_and_index: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from adapt.errors import MeshError
-from adapt.tree import Tree, first_match, map_paths, match, paths
+from adapt.tree import Tree, cast_down, first_match, map_paths, match, paths
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # divide a batch into groups
@@ -84,12 +84,16 @@ class Layout:
                 self.spec(path, leaf.shape, rules)
 
     def spec(self, path: str, shape: Sequence[int], rules: Rules | None = None) -> PartitionSpec:
-        """The axis that divides each dimension of a parameter.
+        """The axis that divides each dimension of a parameter. The scales of an int8 kernel are
+        divided as its columns are.
 
         Raises :class:`MeshError` for an axis that is unknown, or does not divide its dimension.
         """
-        rule = first_match(path, self.rules if rules is None else rules)
+        kernel_path = path.removesuffix("_scale") if path.endswith("/kernel_scale") else path
+        rule = first_match(kernel_path, self.rules if rules is None else rules)
         pattern, named = rule
+        if kernel_path != path:  # the scales of an int8 kernel: one for each column
+            named = named[1:2]
         if any(named[len(shape) :]):
             raise MeshError(f"rule {rule} names {len(named)} dimensions, {path} has {len(shape)}")
         axes = []
@@ -170,13 +174,13 @@ class Layout:
         """The parameters under the path ``at``, no longer divided by ``fsdp``, for their use.
 
         Their gradients come back divided. With a ``dtype`` matrices are cast to it before they
-        travel.
+        travel, unless they are stored in fewer bytes.
         """
 
         def gathered(path: str, leaf: jax.Array) -> jax.Array:
             spec = self.spec(f"{at}/{path}", leaf.shape)
             if dtype is not None and leaf.ndim > 1:
-                leaf = leaf.astype(dtype)
+                leaf = cast_down(leaf, dtype)
             if "fsdp" not in spec:
                 return leaf
             divided = NamedSharding(self.mesh, spec)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
@@ -803,8 +804,12 @@ def read_weight_map(index: Path) -> dict[str, str]:
     raise CheckpointError(f"{index} has no weight_map of tensors to files: fetch it again")
 
 
+# The types of tensors that are mapped, as safetensors calls them.
+MAPPED: dict[str, Any] = {"F32": "<f4", "F16": "<f2", "BF16": jnp.bfloat16}
+
+
 def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file. Those of float32 are mapped: a page is read where it is
+    """The tensors of a safetensors file. Floating-point ones are mapped: a page is read where it is
     used, and never held.
 
     The file is opened twice: by safetensors, which checks the header against the file and reads
@@ -817,11 +822,12 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         header = files.parse_json(content[8:start].tobytes().decode())
         for name in list(file.keys()):
-            if header[name]["dtype"] != "F32":
+            dtype = MAPPED.get(header[name]["dtype"])
+            if dtype is None:
                 tensors[name] = file.get_tensor(name)
                 continue
             first, last = header[name]["data_offsets"]
-            values = content[start + first : start + last].view("<f4")
+            values = content[start + first : start + last].view(dtype)
             tensors[name] = np.asarray(values.reshape(header[name]["shape"]))
     return tensors
 

@@ -56,6 +56,24 @@ class PhaseStarted:
 
 
 @dataclasses.dataclass(frozen=True)
+class FrozenStored:
+    """Frozen kernels are on the devices in fewer bytes than the computation takes.
+
+    ``kernels`` are ``nbytes`` there in place of ``computed_bytes`` in the dtype of the computation.
+    ``kernel_error`` is that of all kernels, ``output_error`` that of the encoder's states of a few
+    training examples, both root mean squares relative to what is exact.
+    """
+
+    phase: int
+    dtype: str
+    kernels: int
+    nbytes: int
+    computed_bytes: int
+    kernel_error: float
+    output_error: float
+
+
+@dataclasses.dataclass(frozen=True)
 class CacheChosen:
     """Whether outputs of the frozen prefix are computed once and kept, and why.
 
@@ -164,6 +182,7 @@ class Finished:
 Event = (
     Started
     | PhaseStarted
+    | FrozenStored
     | CacheChosen
     | CacheProgress
     | CacheWaiting

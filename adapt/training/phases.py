@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,13 +13,21 @@ from adapt import tree
 from adapt.devices import compute_dtype, this_device
 from adapt.errors import StrategyError
 from adapt.models import Model, cached_program, peft
-from adapt.options import DType, OptimizerOptions, Remat
+from adapt.options import DType, FrozenDType, OptimizerOptions, Remat
 from adapt.parallel import sharding
 from adapt.training import events, frozen_prefix, losses, optim, strategies
 from adapt.training.context import ContextLoss
 from adapt.training.optim import Schedule
 from adapt.training.regularizers import Regularizer
-from adapt.training.step import Step, Update, make_several, make_suffix, make_update
+from adapt.training.step import (
+    Step,
+    Update,
+    is_kernel,
+    make_several,
+    make_suffix,
+    make_update,
+    place_kernels,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +56,7 @@ class CompiledPhase:
     groups: dict[str, Group]
     tx: optax.GradientTransformation
     step: Step
+    stored_in: FrozenDType | None = None  # frozen kernels; None: in the dtype of the computation
 
     @property
     def dtype(self) -> str:
@@ -55,12 +65,35 @@ class CompiledPhase:
 
     @property
     def frozen_dtype(self) -> str | None:
-        """The dtype in which frozen kernels are kept on the device; None: as they are.
+        """The dtype in which frozen kernels are kept on the devices; None: as they are.
 
-        It is that of the computation, so that no step casts them. On a mesh they are cast where
-        they are gathered.
+        By default it is that of the computation, so that no step casts them.
         """
-        return None if self.model.layout or self.dtype == "float32" else self.dtype
+        dtype = self.stored_in or self.dtype
+        return None if dtype == "float32" else dtype
+
+    @property
+    def rounds(self) -> bool:
+        """Whether a step computes with other kernels than the checkpoint's, by how they are stored."""
+        return self.frozen_dtype not in (None, self.dtype) and self.freezes_kernels
+
+    @property
+    def freezes_kernels(self) -> bool:
+        """Whether a kernel of the encoder is frozen."""
+        return any(
+            is_kernel(path) and group == optim.FROZEN
+            for path, group in tree.paths(self.labels).items()
+        )
+
+    def place_frozen(self, frozen: tree.Tree) -> tree.Tree:
+        """Frozen parameters on the devices, as a step takes them."""
+        return place_kernels(frozen, self.frozen_dtype, self.model.layout)
+
+    def place(self, params: tree.Tree) -> tree.Tree:
+        """All parameters on the devices, as an evaluation takes them."""
+        frozen = self.place_frozen(optim.frozen(params, self.labels))
+        trainable = optim.trainable(params, self.labels)
+        return tree.merge(frozen, sharding.shard_tree(trainable, self.model.layout))
 
     def rates(self, step: int) -> dict[str, float]:
         """The learning rates by group of the step after ``step`` steps of the run."""
@@ -101,6 +134,7 @@ def build_phases(
     loss: losses.Loss | ContextLoss,
     options: OptimizerOptions,
     steps_per_epoch: int,
+    frozen_dtype: FrozenDType | None = None,
 ) -> list[CompiledPhase]:
     """Every phase of ``strategy``, for a ``model`` in the dtype of its computation.
 
@@ -147,9 +181,20 @@ def build_phases(
             model, loss, labels, options.decay, options.clip_norm > 0, regularizer
         )
         epochs = range(first_epoch, first_epoch + phase.epochs)
-        phases.append(CompiledPhase(number, epochs, model, labels, groups, tx, step))
+        phases.append(CompiledPhase(number, epochs, model, labels, groups, tx, step, frozen_dtype))
         first_epoch += phase.epochs
     return phases
+
+
+def check_frozen_dtype(
+    frozen_dtype: FrozenDType | None, spec: str, phases: Iterable[CompiledPhase]
+) -> None:
+    """Raise :class:`StrategyError` for a ``frozen_dtype`` where no phase has a frozen kernel."""
+    if frozen_dtype is not None and not any(phase.freezes_kernels for phase in phases):
+        raise StrategyError(
+            f"`frozen_dtype` {frozen_dtype}: `strategy` {spec} freezes no kernel of the encoder: "
+            "give frozen, top:K, bitfit or lora:8, or leave `frozen_dtype` out"
+        )
 
 
 def trained_paths(labels: tree.Tree) -> list[str]:

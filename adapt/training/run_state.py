@@ -36,7 +36,8 @@ class Progress:
     metrics_bytes: int = 0
     phase: int = 0
     best_phase: int = 0
-    # of every phase that began: the digest of what is frozen, whether it is cached, and how
+    # of every phase that began: the digest of what is frozen, how it is stored where that rounds
+    # it, whether it is cached, and how
     phases: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     first_loss: float | None = None  # of a validation before the first step, where there is one
     # of the best validation, by metric; empty in a run that began before they were kept
@@ -93,6 +94,13 @@ class Progress:
         self.seconds += record["seconds"]
         self.tokens += record["tokens"]
         self.slots += record["slots"]
+
+    def stored(self, phase: int) -> dict[str, Any] | None:
+        """What :meth:`note_stored` noted of a phase."""
+        return self.phases[phase].get("stored")
+
+    def note_stored(self, phase: int, summary: dict[str, Any]) -> None:
+        self.phases[phase] |= {"stored": summary}
 
     def note_cache(self, phase: int, summary: dict[str, Any] | None) -> None:
         self.phases[phase] |= {"cached": summary is not None, "cache": summary}
@@ -239,7 +247,9 @@ def changed(frozen: tree.Tree, base: tree.Tree) -> tree.Tree:
 
 
 def has_same_bits(one: Any, other: Any) -> bool:
-    return np.array_equal(tree.to_numpy(one).view(np.uint8), tree.to_numpy(other).view(np.uint8))
+    one = tree.to_numpy(one).reshape(-1)
+    other = tree.to_numpy(other).reshape(-1)
+    return np.array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
 def encoder_reference(

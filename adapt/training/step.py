@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from adapt.errors import RuleError, StrategyError, TrainingError
-from adapt.models import Model, cached_program, flatten_groups
+from adapt.models import SCALE, Model, cached_program, flatten_groups, quantise
 from adapt.parallel.sharding import Layout, shard_inputs, shard_tree
 from adapt.training import optim
 from adapt.training.context import ContextLoss, losses_with_context
@@ -31,7 +31,7 @@ from adapt.training.frozen_prefix import (
 )
 from adapt.training.losses import Loss
 from adapt.training.regularizers import Regularizer
-from adapt.tree import Tree, map_paths, merge, paths
+from adapt.tree import Tree, empties, map_paths, merge, paths, unflatten
 
 Batch = Mapping[str, Any]  # arrays by name
 Metrics = dict[str, jax.Array]  # float32 scalars by name
@@ -78,7 +78,8 @@ def init_state(
     its groups (:func:`adapt.training.optim.by_label`), ``key`` a typed key
     (:func:`jax.random.key`) for dropout. ``params`` and ``key`` stay usable: the step is donated
     copies. With a ``layout`` each array is made straight in its place on the mesh. Frozen matrices
-    are stored in ``frozen_dtype``, by default in their own dtype; vectors keep theirs.
+    are stored in ``frozen_dtype``, by default in their own dtype; vectors keep theirs. With int8
+    these are the kernels of the encoder's dense layers alone (:func:`cast_kernels`).
 
     Raises :class:`TrainingError` if nothing trains, :class:`RuleError` for a path without a label.
 
@@ -86,6 +87,8 @@ def init_state(
     """
     state = init_trainable(params, labels, tx, key, layout)
     frozen = optim.frozen(params, labels)
+    if frozen_dtype is not None and jnp.dtype(frozen_dtype) == jnp.int8:
+        return place_kernels(frozen, jnp.int8, layout), state
     if frozen_dtype is not None:
         frozen = cast_matrices(frozen, frozen_dtype)
     return place_frozen(frozen, layout), state
@@ -117,20 +120,50 @@ def init_trainable(
     return init_on_mesh(layout.shard(trainable), tx, key, layout)
 
 
-def cast_kernels(params: Tree, dtype: jax.typing.DTypeLike | None) -> Tree:
-    """The encoder's kernels in ``dtype``, the rest as it is.
+def is_kernel(path: str) -> bool:
+    """Whether a parameter is the matrix of a dense layer of the encoder."""
+    return path.startswith("encoder/") and path.endswith("/kernel")
+
+
+def cast_kernels(params: Tree, dtype: jax.typing.DTypeLike) -> Tree:
+    """The encoder's kernels in ``dtype``, the rest as it is; int8 ones with their scales beside them
+    (:func:`adapt.models.quantise`).
 
     A computation in ``dtype`` casts the kernels of dense layers before it uses them, so what it
     computes has the same bits. It sums the rows of embedding tables, and scales by norms, in
     float32: these stay.
     """
+    cast = dict.fromkeys(empties(params))
+    for path, leaf in paths(params).items():
+        cast |= cast_kernel(path, leaf, dtype)
+    return unflatten(cast)
 
-    def cast(path: str, leaf: Any) -> Any:
-        if path.startswith("encoder/") and path.endswith("/kernel"):
-            return leaf.astype(dtype)
-        return leaf
 
-    return map_paths(cast, params)
+def cast_kernel(path: str, leaf: Any, dtype: jax.typing.DTypeLike) -> dict[str, Any]:
+    """``{path: leaf}`` of :func:`cast_kernels` for one parameter: an int8 kernel becomes two."""
+    if not is_kernel(path):
+        return {path: leaf}
+    if jnp.dtype(dtype) != jnp.int8:
+        return {path: leaf.astype(dtype)}
+    values, scale = quantise(leaf)
+    return {path: values, path.removesuffix("kernel") + SCALE: scale}
+
+
+def place_kernels(
+    frozen: Tree, dtype: jax.typing.DTypeLike | None, layout: Layout | None = None
+) -> Tree:
+    """:func:`cast_kernels` where frozen parameters belong: on the mesh, or on the first device. None
+    leaves them in their dtype.
+
+    They are cast and sent one after the other, so that the host holds no second copy of them all.
+    """
+    if dtype is None:
+        return place_frozen(frozen, layout)
+    placed = dict.fromkeys(empties(frozen))
+    for path, leaf in paths(frozen).items():
+        cast = unflatten(cast_kernel(path, leaf, dtype))
+        placed |= paths(place_frozen(cast, layout))
+    return unflatten(placed)
 
 
 def cast_matrices(params: Tree, dtype: jax.typing.DTypeLike) -> Tree:

@@ -16,9 +16,10 @@ from adapt.comparison.comparing import compare
 from adapt.comparison.options import CompareOptions
 from adapt.comparison.summary import Row, find_answer
 from adapt.data.inputs import Columns, make_parts
-from adapt.errors import AdaptError, OutputError
+from adapt.errors import AdaptError, OutputError, StrategyError
 from adapt.options import FinetuningOptions
 from adapt.tasks import TASKS
+from adapt.training import phases
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -324,3 +325,21 @@ def test_tags_that_training_did_not_have_are_scored_as_wrong(bert):
     assert row.metrics["recall:LOC"] == 0 and row.metrics["support:LOC"] == 12
     assert row.metrics["accuracy"] <= 4 / 6
     assert row.interval[0] <= row.score <= row.interval[1]
+
+
+def test_int8_is_of_the_strategies_that_freeze_kernels_and_refused_without_one(bert, monkeypatch):
+    options = {"test": (NEW_TEXTS, NEW_LABELS), "frozen_dtype": "int8", **FAST}
+    with pytest.raises(StrategyError, match="none of `strategies` freezes a kernel"):
+        adapt.compare(bert, TEXTS, LABELS, strategies=("full",), **options)
+    stored = []
+    place_kernels = phases.place_kernels
+
+    def noted(params, dtype, layout):
+        stored.append(dtype)
+        return place_kernels(params, dtype, layout)
+
+    monkeypatch.setattr(phases, "place_kernels", noted)
+    options |= {"seeds": 1, "rates": (1,), "epochs": 1, "min_steps": 1}
+    found = adapt.compare(bert, TEXTS, LABELS, strategies=("frozen",), **options)
+    assert found.freezing == ["frozen"] and len(found.cells) == 1
+    assert set(stored) == {"int8"}

@@ -54,6 +54,7 @@ CASE = {
     "remat": "none",
     "dtype": None,
     "context": False,
+    "frozen_dtype": None,
 }
 
 
@@ -102,6 +103,7 @@ def report(
     remat: str,
     dtype: str | None,
     context: bool,
+    frozen_dtype: str | None,
 ):
     """What some steps give: losses, gradient norms and the outputs after them.
 
@@ -114,7 +116,9 @@ def report(
     if dtype:
         model = model.cast(dtype)
     labels, tx = small.setup(plain, strategy, rate=1e-3)
-    frozen, state = init_state(small.params(plain), labels, tx, jax.random.key(0), layout)
+    frozen, state = init_state(
+        small.params(plain), labels, tx, jax.random.key(0), layout, frozen_dtype
+    )
     depth = frozen_prefix.cut(labels, model.encoder.config.layers)
     step = make_step(model, with_a_context if context else cross_entropy, tx, depth)
 
@@ -146,7 +150,15 @@ def report(
         "outputs": np.asarray(outputs, np.float64).tolist(),
         "share": on_first_device / tree.nbytes(moments),
         "compiled": compiled,
+        "int8": share_of_int8(frozen),
     }
+
+
+def share_of_int8(frozen: tree.Tree) -> float:
+    """The part of the int8 kernels that the first device holds; 0 where there are none."""
+    kernels = [leaf for leaf in jax.tree.leaves(frozen) if leaf.dtype == np.int8]
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in kernels)
+    return held / max(tree.nbytes(kernels), 1)
 
 
 if __name__ == "__main__":

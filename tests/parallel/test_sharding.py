@@ -31,12 +31,16 @@ VARIANTS = [
     BERT | {"mesh": "fsdp=8", "strategy": "frozen", "context": True},
     DECODER | {"mesh": MIXED},
 ]
+# Biases and norms train above and below int8 kernels.
+INT8 = TWO_BLOCKS | {"strategy": "bitfit", "frozen_dtype": "int8"}
+INT8_ON_MESH = INT8 | {"mesh": MIXED, "scan": True, "remat": "block"}
 
 
 @pytest.fixture(scope="module")
 def reports(shared_folder, on_one_device, forks):
     """What tests/helpers/sharded.py reports of every case, run once for all workers of a session."""
     cases = [*ON_MESHES, TWO_BLOCKS, TWO_BLOCKS | {"strategy": "top:1"}, DECODER, *VARIANTS]
+    cases += [INT8, INT8_ON_MESH]
     return on_one_device | run_once(forks, shared_folder / "sharded.json", cases)
 
 
@@ -66,6 +70,14 @@ def test_a_device_holds_its_share_of_the_moments(reports):
     assert share("data=8") == 1
     assert share("fsdp=8") < 0.17
     assert share("data=2,fsdp=2,tensor=2") < 0.34
+
+
+def test_int8_kernels_are_divided_with_their_scales_and_change_nothing(reports):
+    one = reports[case_key(INT8)]
+    eight = reports[case_key(INT8_ON_MESH)]
+    assert (one["int8"], eight["int8"]) == (1, 0.25)
+    assert relative_error(eight["losses"], one["losses"]) < 1e-5
+    assert relative_error(eight["norms"], one["norms"]) < 1e-5
 
 
 def test_a_step_on_a_mesh_compiles_once(reports):

@@ -223,6 +223,8 @@ def test_half_precision_files_load_as_float32_with_the_values_they_hold(folder, 
     whole = hub.load(folder)
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     edit_tensors(folder, {name: tensor.astype(dtype) for name, tensor in tensors.items()})
+    mapped = hub.map_tensors(folder / "model.safetensors")
+    assert not any(tensor.flags.owndata or tensor.flags.writeable for tensor in mapped.values())
     half = hub.load(folder)
     assert {leaf.dtype for leaf in tree.paths(half.params).values()} == {np.dtype("float32")}
     rounded = tree.map_paths(lambda _, leaf: leaf.astype(dtype).astype(np.float32), whole.params)

@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 
@@ -32,7 +32,7 @@ from adapt.data.shapes import ELEMENTS
 from adapt.errors import MeshError, StrategyError
 from adapt.files import write_text
 from adapt.markdown import markdown_table
-from adapt.options import Remat
+from adapt.options import FrozenDType, Remat
 from adapt.parallel import sharding
 from adapt.planning import MEMORY_SHARE
 from adapt.run_folder import write_json
@@ -105,8 +105,8 @@ class CaseOptions:
     remat: Remat | None = None
     # unrolled blocks in place of a loop
     scan: bool = True
-    # of frozen kernels; a run of bfloat16 on one device keeps them so
-    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    # of frozen kernels; a run of bfloat16 keeps them in that by default
+    frozen_dtype: FrozenDType = "float32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

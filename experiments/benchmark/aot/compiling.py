@@ -19,8 +19,8 @@ from adapt.models.peft import with_peft
 from adapt.parallel import sharding
 from adapt.training import frozen_prefix, optim, strategies
 from adapt.training.losses import cross_entropy
-from adapt.training.step import State, Step, make_step
-from adapt.tree import Tree, label, map_paths, paths
+from adapt.training.step import State, Step, cast_kernels, make_step
+from adapt.tree import Tree, label, paths
 from experiments.benchmark.aot import hlo, roofline
 from experiments.benchmark.aot.chips import Chip, Topology
 from experiments.benchmark.aot.shapes import SHAPES
@@ -127,7 +127,9 @@ def abstract_inputs(case: Case, devices: list[Any]) -> tuple[Step, Tree, State, 
         key=jax.eval_shape(lambda: jax.random.key(0)),
         halted=array_like((), jnp.bool_),
     )
-    frozen = cast_kernel_shapes(optim.frozen(params, labels), case.frozen_dtype)
+    frozen = jax.eval_shape(
+        lambda frozen: cast_kernels(frozen, case.frozen_dtype), optim.frozen(params, labels)
+    )
     batch = batch_shapes(case, layout)
     if layout is None:
         one_device = jax.sharding.SingleDeviceSharding(devices[0])
@@ -136,16 +138,6 @@ def abstract_inputs(case: Case, devices: list[Any]) -> tuple[Step, Tree, State, 
     frozen = with_shardings(frozen, layout.shardings(frozen, layout.frozen_rules))
     state = with_shardings(state, layout.shardings(state, layout.rules))
     return step, frozen, state, batch
-
-
-def cast_kernel_shapes(frozen: Tree, dtype: str) -> Tree:
-    """What :func:`adapt.training.step.cast_kernels` makes of arrays, of their shapes."""
-
-    def cast(path: str, leaf: Any) -> Any:
-        is_kernel = path.startswith("encoder/") and path.endswith("/kernel")
-        return array_like(leaf.shape, dtype) if is_kernel else leaf
-
-    return map_paths(cast, frozen)
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:
