@@ -235,7 +235,7 @@ class ObjectiveOptions:
 
     title: ClassVar[str] = "objective"
 
-    # masked, causal or replaced; default: what the checkpoint's own head was trained by
+    # masked, causal, replaced, next-sentence or sentence-order; default: what the checkpoint's own head was trained by
     objective: str | None = None
     # share of the tokens that are predicted; of objectives with masked tokens
     mask_rate: float = 0.15

@@ -269,7 +269,9 @@ def prepare(
     pretrained = with_max_length(pretrained, options.max_length)
     pretrained = hub.with_attention_dropout(pretrained, options.attention_dropout)
     plan = build_plan(pretrained, objective, options, seed, layout)
-    data = PretrainingData.read(pretrained, objective, text_table(texts), options, seed, layout)
+    data = PretrainingData.read(
+        pretrained, objective, table_of(texts, objective), options, seed, layout
+    )
     settings = {"experiment": "pretrain", **dataclasses.asdict(options), "seed": seed}
     return Prepared(plan=plan, data=data, settings=run_folder.as_json(settings), options=options)
 
@@ -280,7 +282,12 @@ def is_empty_file(name: str | Path) -> bool:
     return path.is_file() and not path.stat().st_size
 
 
-def text_table(texts: Any) -> Table:
+def table_of(texts: Any, objective: Objective) -> Table:
+    """What the objective reads as a table."""
+    return text_table(texts, objective.reads_documents)
+
+
+def text_table(texts: Any, may_be_blank: bool = False) -> Table:
     """Texts as a table with the column ``text``: lines of a file, or what is in memory."""
     if isinstance(texts, str | Path):
         if format_of(Path(texts)) is not None and not is_empty_file(texts):
@@ -292,7 +299,7 @@ def text_table(texts: Any) -> Table:
     table, columns = make_table(texts, None, Columns(), name="the text", parameter="texts")
     if columns.text_pair:
         raise DataError("`texts` holds tuples of texts: pre-training takes one text an example")
-    tables.check_texts(table, "text")
+    tables.check_texts(table, "text", may_be_blank)
     return table
 
 

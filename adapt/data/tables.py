@@ -352,8 +352,10 @@ def numbered_values(table: Table, column: str) -> Iterator[tuple[int, Any]]:
     return enumerate(values, 1)
 
 
-def check_texts(table: Table, column: str) -> None:
-    """Raise :class:`DataError` where a row has no text: missing, empty, or white space alone."""
+def check_texts(table: Table, column: str, may_be_blank: bool = False) -> None:
+    """Raise :class:`DataError` where a row has no text: missing, empty, or white space alone, unless
+    it ``may_be_blank``.
+    """
     num_blank = 0
     first_blank = 0
     for row, text in numbered_values(table, column):
@@ -365,7 +367,7 @@ def check_texts(table: Table, column: str) -> None:
         if not text or not text.strip():
             num_blank += 1
             first_blank = first_blank or row
-    if num_blank:
+    if num_blank and not may_be_blank:
         more = f" (and {num_blank - 1} more)" if num_blank > 1 else ""
         raise DataError(f"{table.name}: row {first_blank}{more} has no text in column '{column}'")
 

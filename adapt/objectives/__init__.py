@@ -1,6 +1,6 @@
 """What pre-training predicts: one file an objective, each an entry of ``OBJECTIVES``."""
 
-from adapt.objectives import causal, masked, replaced
+from adapt.objectives import causal, masked, replaced, sentence_pairs
 from adapt.objectives.base import OBJECTIVES, Corpus, Objective, choose, get_objective
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "get_objective",
     "masked",
     "replaced",
+    "sentence_pairs",
 ]

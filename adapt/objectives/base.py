@@ -86,6 +86,8 @@ class Objective(abc.ABC):
     head_name: str
     # Whether pictures are trained on, not texts.
     takes_pictures: bool = False
+    # Whether a line is a sentence, and a blank one the end of a document.
+    reads_documents: bool = False
     # The options of :class:`ObjectiveOptions` that it reads.
     reads: Sequence[str] = ()
     # The metric that is shown first, and plotted: more is better, or "loss".

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adapt.models import Model
-from adapt.objectives import replaced
+from adapt.objectives import OBJECTIVES, base, replaced
 from adapt.pretrained import hub
 from adapt.training.context import LossContext
 from tests.helpers.recorded import packed, unpacked
@@ -49,3 +49,33 @@ def test_the_loss_of_replaced_tokens_is_that_of_the_original_class():
     assert mean(alone["replaced_loss"]) == pytest.approx(expected, abs=1e-5)
     for name, measure in together.items():
         assert mean(measure) == pytest.approx(mean(alone[name]), abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("case", "objective"),
+    [("bert_pretraining", "next-sentence"), ("albert_pretraining", "sentence-order")],
+)
+def test_the_loss_of_sentence_pairs_is_that_of_the_original_class(case, objective):
+    loaded = hub.load(REFERENCES / case)
+    following = RECORDED[f"{case}/next"]
+    rows = batch_of(case) | {"labels": RECORDED[f"{case}/labels"]}
+
+    @jax.jit
+    def measured(batch):
+        context = context_of(loaded.model, loaded.params, batch)
+        return OBJECTIVES[objective].measures(context)
+
+    def loss(rows) -> float:
+        labels = rows["labels"].reshape(-1)
+        is_text = rows["segments"].reshape(-1) < len(rows["first"])
+        (targets,) = np.nonzero((labels != -100) & is_text)
+        masked = {"label": labels[targets], "weight": np.ones(len(targets), np.float32)}
+        pairs = {"label": following, "weight": np.ones(len(following), np.float32)}
+        batch = {name: array for name, array in rows.items() if name != "labels"}
+        batch |= {"targets": targets.astype(np.int32), **base.join_parts(masked, pairs)}
+        means = {name: mean(measure) for name, measure in measured(batch).items()}
+        return OBJECTIVES[objective].total(means)
+
+    expected = float(RECORDED[f"{case}/loss"])
+    assert loss(rows) == pytest.approx(expected, abs=1e-5)
+    assert loss(packed(rows)) == pytest.approx(expected, abs=1e-5)

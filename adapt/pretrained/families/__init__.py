@@ -257,6 +257,8 @@ class Family:
     * ``extra_tensors(config, class, tensors) -> tensors``: what that class holds beside the table's,
       by full names.
     * ``language_model(config, tied) -> head``: the head of pre-training.
+    * ``pair_objective``: the objective of pre-training by which the second head beside its masked
+      LM was trained, where it has one: a name of :data:`adapt.objectives.OBJECTIVES`.
     * ``tokenizer``: the class of its tokenizer, a name of
       :data:`adapt.pretrained.tokenizer_files.TOKENIZERS`; "": tokenizer.json is taken as it is.
     * ``processor``: the class that makes pixels of its images, a name of
@@ -282,6 +284,7 @@ class Family:
     base_class: str = ""
     extra_tensors: Callable[[EncoderConfig, str, Tensors], Tensors] = no_tensors
     language_model: Callable[[EncoderConfig, bool], Any] = language_model
+    pair_objective: str = ""
     tokenizer: str = ""
     settings: Callable[[Entries], Entries] = as_it_is
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -98,5 +98,6 @@ FAMILY = Family(
     base_class="AlbertModel",
     extra_tensors=heads.second_bias_or_pooler(DECODER, BIAS, "pooler"),
     language_model=language_model,
+    pair_objective="sentence-order",
     tokenizer="AlbertTokenizer",
 )

@@ -103,5 +103,6 @@ FAMILY = Family(
     sequence_heads=[Classifier(0, "pooler")],
     base_class="BertModel",
     extra_tensors=heads.second_bias_or_pooler(DECODER, BIAS),
+    pair_objective="next-sentence",
     tokenizer="BertTokenizer",
 )
