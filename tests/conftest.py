@@ -249,6 +249,14 @@ def forks(scratch_cache) -> Iterator[forking.Server]:
     server.close()
 
 
+@pytest.fixture
+def forked_python(forks, monkeypatch) -> None:
+    """What is started by `sys.executable` is a fork where its environment allows that."""
+    monkeypatch.setattr(sys, "executable", forks.python)
+    for name in ("JAX_PLATFORMS", "PYTHONPATH", "PYTHONWARNINGS"):
+        monkeypatch.setenv(name, forks.env[name])
+
+
 @pytest.fixture(scope="session")
 def command(scratch_cache, forks) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`command("finetune", "--epochs", 0)` runs `adapt finetune --epochs 0` to its end."""

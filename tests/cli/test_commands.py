@@ -13,6 +13,7 @@ import pytest
 
 from adapt.cli import finetune
 from adapt.pretrained import hub
+from tests.helpers import forks as forking
 from tests.helpers import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -121,14 +122,13 @@ print(*(counts.get(f"/jax/compilation_cache/cache_{what}", 0) for what in ("hits
 
 
 @pytest.mark.parametrize("strategy", ["full", "top:1"])
-def test_a_second_start_compiles_nothing(inputs, tmp_path, strategy):
+def test_a_second_start_compiles_nothing(inputs, forks, tmp_path, strategy):
     """Every program of the first process is in the cache folder: the second, with other rates, takes
     them all from there.
     """
-    environment = os.environ | {"ADAPT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    environment = {
-        name: value for name, value in environment.items() if not name.startswith("JAX_")
-    }
+    environment = forks.env | {"ADAPT_CACHE": str(tmp_path / "cache")}
+    for name in forking.READ_ANEW:
+        environment.pop(name, None)
     found = []
     for number in range(2):
         words = [
@@ -141,7 +141,7 @@ def test_a_second_start_compiles_nothing(inputs, tmp_path, strategy):
             ("0", "0.1")[number],
         ]
         done = subprocess.run(
-            [sys.executable, "-c", COUNTING, *words],
+            [forks.python, "-c", COUNTING, *words],
             env=environment,
             capture_output=True,
             text=True,

@@ -16,7 +16,7 @@ def bare(tmp_path) -> Path:
 
 
 @pytest.fixture
-def flags(tmp_path, own_cache, inputs) -> dict:
+def flags(tmp_path, own_cache, inputs, forked_python) -> dict:
     data = str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(60)))
     return {
         "checkpoint": inputs.checkpoint("bert_mlm_tied", blocks=1),

@@ -12,7 +12,9 @@ import os
 import sys
 import types
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 os.environ.setdefault("NPROC", "64")  # threads enough for collectives that wait for each other
 
 import jax

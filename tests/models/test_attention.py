@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 import types
 
 import jax
@@ -22,7 +20,6 @@ from adapt.models import (
 )
 from adapt.tree import paths, unflatten
 from tests.helpers.small import GROUPED, batch, classifier, params
-from tests.helpers.tiny import ROOT
 
 
 def device(platform: str, compute_capability: str | None = None) -> types.SimpleNamespace:
@@ -164,10 +161,9 @@ def test_dropout_is_the_kernels_and_has_the_bits_of_the_reference(
     assert abs(other[0] - expected[0]) > 1e-3
 
 
-def test_each_device_of_a_mesh_computes_its_own_heads():
+def test_each_device_of_a_mesh_computes_its_own_heads(forks):
     meshes = ["data=2,tensor=2", "tensor=4"]
-    command = [sys.executable, "-m", "tests.helpers.mesh_attention", *meshes]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = forks.run(["tests.helpers.mesh_attention", *meshes], forks.env)
     assert done.returncode == 0, done.stderr[-2000:]
     whole, divided = map(json.loads, done.stdout.splitlines())
     assert whole["traced"] and not divided["traced"]  # there are two heads

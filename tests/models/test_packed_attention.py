@@ -76,9 +76,7 @@ def compiled(attend):
 def check(pattern, rate=0.0, platform="gpu", tolerance=2e-5, joint=False, **sizes):
     q, k, v, upstream = arrays(**sizes)
     by = jointly if joint else functools.partial(by_kernel, platform=platform)
-    expected = jax.jit(lambda *a: values_and_gradients(reference, *a, rate))(
-        q, k, v, upstream, pattern
-    )
+    expected = compiled(reference)(q, k, v, upstream, pattern, rate)
     computed = jax.jit(lambda *a: values_and_gradients(by, *a, rate))(q, k, v, upstream, pattern)
 
     def close(a, b):

@@ -5,6 +5,7 @@ package registry. Without a tokenizer a small one is trained on the texts.
 """
 
 import csv
+import dataclasses
 import itertools
 import json
 import shutil
@@ -23,7 +24,7 @@ from adapt.export import layout
 from adapt.models import Encoder, EncoderConfig, Model
 from adapt.pretrained import hub
 from experiments.benchmark.accelerator.rows import Row
-from experiments.benchmark.accelerator.settings import Settings
+from experiments.benchmark.accelerator.settings import Settings, Sizes
 from experiments.benchmark.aot.shapes import SHAPES
 
 PARTS = ("train", "test")
@@ -106,14 +107,19 @@ def measure(told: Settings) -> Iterator[Row]:
     tokenizer = "given"
     if not told.tokenizer.exists():
         tokenizer = "trained on the texts"
-        vocabulary = SHAPES[sizes.model].config.vocabulary
+        vocabulary = config_of(sizes.model, sizes).vocabulary
         train_tokenizer(texts, vocabulary).save(str(told.tokenizer))
-    write_checkpoint(told.checkpoint, SHAPES[sizes.model].config, told.tokenizer)
-    write_checkpoint(told.small_checkpoint, SHAPES[sizes.small].config, told.tokenizer)
+    write_checkpoint(told.checkpoint, config_of(sizes.model, sizes), told.tokenizer)
+    write_checkpoint(told.small_checkpoint, config_of(sizes.small, sizes), told.tokenizer)
     repeated = itertools.islice(itertools.cycle(texts), sizes.sentences)
     with told.sentences.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text",), *((text,) for text in repeated)])
     yield {"status": "measured", "examples": len(train), "texts": len(texts), "tokens": tokenizer}
+
+
+def config_of(model: str, sizes: Sizes) -> EncoderConfig:
+    """The shape of an encoder by its name in SHAPES."""
+    return dataclasses.replace(SHAPES[model].config, **sizes.changes)
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> tokenizers.Tokenizer:

@@ -15,6 +15,7 @@ class Sizes:
 
     model: str  # of whole runs and of extraction, by its name in SHAPES
     small: str  # of the checks that train
+    changes: dict[str, int]  # of both: fields that are not those of their shapes
     epochs: int
     batch_sizes: tuple[int, ...]
     strategies: tuple[str, ...]
@@ -37,6 +38,7 @@ class Sizes:
 FULL = Sizes(
     model="minilm",
     small="bert-tiny",
+    changes={},
     epochs=3,
     batch_sizes=(32, 256),
     strategies=("full", "top:1", "frozen"),
@@ -65,6 +67,7 @@ FULL = Sizes(
 TINY = Sizes(
     model="bert-tiny",
     small="bert-tiny",
+    changes={"vocabulary": 512, "layers": 1},
     epochs=1,
     batch_sizes=(8,),
     strategies=("full",),
