@@ -73,6 +73,8 @@ CASES = {
     "electra_generator_untied": Case(
         hf.ElectraForMaskedLM, electra(tie_word_embeddings=False, embedding_size=20, vocab_size=22)
     ),
+    "electra_choices": Case(hf.ElectraForMultipleChoice, electra(num_hidden_layers=3)),
+    "roberta_choices": Case(hf.RobertaForMultipleChoice, roberta(hidden_size=8)),
     "electra_classifier": Case(  # an embedding as wide as the encoder
         hf.ElectraForSequenceClassification,
         electra(
@@ -107,8 +109,22 @@ def randomise(model: torch.nn.Module, rng: np.random.Generator) -> None:
             parameter.data.add_(1)
 
 
+class OneChoice:
+    """A model of choices that gets one choice an example: `logits` [B, 1]."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = model
+        self.base_model = model.base_model
+        self.eval = model.eval
+
+    def __call__(self, **inputs: torch.Tensor):
+        return self.model(**{name: value[:, None] for name, value in inputs.items()})
+
+
 def outputs_of(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Those of record.py, and `span_logits` [B, 2, T] of starts and ends."""
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        return record_outputs(OneChoice(model), inputs)
     found = record_outputs(model, inputs)
     if hasattr(model, "qa_outputs"):
         long = {name: torch.from_numpy(value.astype(np.int64)) for name, value in inputs.items()}

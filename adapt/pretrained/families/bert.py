@@ -78,8 +78,7 @@ def next_sentence(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found
     """Next-sentence prediction, a classifier of pairs in all but its name."""
     if "cls.seq_relationship.weight" not in tensors:
         return None
-    names = {name: name.replace("cls.seq_relationship.", "classifier.") for name in tensors}
-    renamed = {names[name]: tensor for name, tensor in tensors.items()}
+    renamed = heads.with_names(tensors, {"cls.seq_relationship.": "classifier."})
     return heads.pooler()(config, hf, renamed)
 
 

@@ -132,7 +132,7 @@ def masked_lm(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | N
     """A masked LM. Beside v3's head for replaced tokens it is the generator's, of another encoder."""
     replaced = any(name.startswith("mask_predictions.") for name in tensors)
     if not replaced and "lm_predictions.lm_head.bias" in tensors:
-        tensors = {renamed(name): tensor for name, tensor in tensors.items()}
+        tensors = heads.with_names(tensors, NEW_NAMES)
     return heads.masked_lm(bert.BIAS, bert.DECODER, bert.BIAS)(config, hf, tensors)
 
 
@@ -144,13 +144,6 @@ def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | Non
     return heads.classes_after("pooler.dense.weight", hidden, "classifier.weight")(
         config, hf, tensors
     )
-
-
-def renamed(name: str) -> str:
-    for new, old in NEW_NAMES.items():
-        if name.startswith(new):
-            return name.replace(new, old)
-    return name
 
 
 FAMILY = Family(

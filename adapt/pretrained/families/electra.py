@@ -9,6 +9,7 @@ from adapt.pretrained.families import Family, bert, dense, heads, under
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [*bert.CONFIG, ("embedding_width", "embedding_size", 128)]
+SUMMARY = {"summary_type": "first", "summary_activation": "gelu", "summary_use_proj": True}
 DECODER = "generator_lm_head.weight"
 TABLE = [
     *bert.ENCODER,
@@ -54,11 +55,11 @@ def replaced_tokens(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Fou
     return ReplacedTokens(config.activation), tensors
 
 
-def token_classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
-    """A classifier of tokens. Beside a summary it is one of choices, which is not read."""
-    if "sequence_summary.summary.weight" in tensors:
-        return None
-    return heads.token_classes(config, hf, tensors)
+def choices(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A classifier of choices on a summary, which is that of the first token as a rule."""
+    is_usual = all(hf.get(name, usual) == usual for name, usual in SUMMARY.items())
+    read = heads.choices("sequence_summary.summary", "gelu")
+    return read(config, hf, tensors) if is_usual else None
 
 
 FAMILY = Family(
@@ -69,7 +70,8 @@ FAMILY = Family(
         replaced_tokens,
         heads.spans,
         heads.classes_after("classifier.dense.weight", "gelu"),
-        token_classes,
+        choices,
+        heads.token_classes,
         pooling="cls",
     ),
     complete,

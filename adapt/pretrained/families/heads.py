@@ -131,6 +131,34 @@ def classes_after(
     return read
 
 
+def choices(layer: str, hidden: str) -> Reader:
+    """A classifier of choices on a dense layer of another name: in all else one of texts as
+    :func:`classes_after` reads it, under whose names it is given.
+    """
+    names = {f"{layer}.": "classifier.dense.", "classifier.": "classifier.out_proj."}
+
+    def read(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+        if not architecture(hf).endswith("ForMultipleChoice"):
+            return None
+        return classes_after("classifier.dense.weight", hidden)(
+            config, hf, with_names(tensors, names)
+        )
+
+    return read
+
+
+def with_names(tensors: Tensors, names: Mapping[str, str]) -> Tensors:
+    """The tensors with other beginnings of names."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        for theirs, ours in names.items():
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+                break
+        renamed[name] = tensor
+    return renamed
+
+
 def pooler(name: str = "pooler.dense.weight") -> Reader:
     """A pooler, and the classifier of texts on it, if there is one."""
 

@@ -42,6 +42,7 @@ FAMILY = Family(
         heads.masked_lm("lm_head.dense.weight", DECODER, BIAS, heads.gelu_masked_lm),
         heads.spans,
         heads.classes_after("classifier.dense.weight", "tanh"),
+        heads.choices("pooler.dense", "tanh"),
         heads.pooler(),
         heads.token_classes,
         pooling="cls",
