@@ -41,6 +41,7 @@ from adapt.options import DType, Long, is_of
 from adapt.other_names import suggests
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
+from adapt.pretrained.dense_layers import DenseLayer, through
 from adapt.pretrained.hub import (
     Pretrained,
     check_inputs,
@@ -93,16 +94,22 @@ class Chunk(NamedTuple):
 class VectorSettings:
     """How one vector is made of an example.
 
-    ``prompt`` is put before every text, ``dimensions`` are how many numbers of a vector are kept.
+    ``prompt`` is put before every text, ``dense`` are layers after the pooling, ``dimensions`` are
+    how many numbers of a vector are kept.
     """
 
     pooling: str
     normalize: bool = False
     prompt: str = ""
     dimensions: int | None = None
+    dense: Sequence[DenseLayer] = ()
 
     def __str__(self) -> str:
-        return describe_vectors([self.pooling], self.normalize, self.prompt, self.dimensions)
+        pooling = self.pooling
+        if self.dense:
+            widths = " and ".join(str(layer.width) for layer in self.dense)
+            pooling += f" with dense layers of {widths}"
+        return describe_vectors([pooling], self.normalize, self.prompt, self.dimensions)
 
     def width(self, pretrained: Pretrained) -> int:
         """The numbers of a vector."""
@@ -111,6 +118,8 @@ class VectorSettings:
             width = getattr(pretrained.head, "projection", 0) or width
         if self.pooling == "cls+patches":
             width = 2 * width
+        if self.dense:
+            width = self.dense[-1].width
         return min(self.dimensions or width, width)
 
 
@@ -135,9 +144,10 @@ def vector_settings(
 ) -> VectorSettings:
     """What is asked for, and for the rest what the checkpoint's own folder says, or the run did.
 
-    Where neither says anything, it is the mean, not normalised. ``prompt`` is the name of one of
-    the folder's prompts, or what to put before a text; "" is none. Raises :class:`StrategyError`
-    where the folder asks for something that is not done here, such as a dense layer.
+    Where neither says anything, it is the mean, not normalised. With a ``pooling`` that is asked for
+    there are no dense layers. ``prompt`` is the name of one of the folder's prompts, or what to put
+    before a text; "" is none. Raises :class:`StrategyError` where the folder asks for something that
+    is not done here.
     """
     own = pretrained.embedding
     if normalize is not None and not is_of(normalize, bool):
@@ -147,6 +157,11 @@ def vector_settings(
     if pooling is None and own.refused:
         raise StrategyError(
             f"{own.refused}, which adapt does not do: give `pooling` for vectors without it"
+        )
+    if pooling is None and own.dense > len(pretrained.dense):
+        raise StrategyError(
+            f"{pretrained.source} began with a checkpoint that has dense layers after its pooling, "
+            "which a run does not hold: give `pooling` for vectors without them"
         )
     if prompt is None:
         prompt = own.default_prompt or ""
@@ -168,6 +183,7 @@ def vector_settings(
         normalize=normalize,
         prompt=text,
         dimensions=own.dimensions if pooling is None else None,
+        dense=pretrained.dense[: own.dense] if pooling is None else (),
     )
 
 
@@ -220,14 +236,26 @@ def encode(
     pretrained = loaded(pretrained)
     keep_programs()
     settings = vector_settings(pretrained, pooling, normalize, prompt)
+    check_layer(pretrained, settings, layer)
     forward, params = extractor(pretrained, settings.pooling, layer, compute_dtype(dtype))
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), settings.width(pretrained)), np.float32)
     reader = with_long(pretrained, long)
     batches = text_batches(reader, with_prompt(chunks, settings.prompt), few=True)
-    counts = fill(features, forward, params, batches, settings.normalize)
+    counts = fill(features, forward, params, batches, settings)
     warn_long(counts.long, "texts")
     return features
+
+
+def check_layer(pretrained: Pretrained, settings: VectorSettings, layer: int | None) -> None:
+    """Raise :class:`StrategyError` for the states of an inner layer where dense layers would read
+    them, which know those of the last one alone.
+    """
+    if settings.dense and layer not in (None, pretrained.config.layers):
+        raise StrategyError(
+            f"{pretrained.source} has dense layers after the last layer, and `layer` is {layer!r}: "
+            "give `pooling` for vectors without them"
+        )
 
 
 def warn_empty(texts: Sequence[str]) -> None:
@@ -312,6 +340,7 @@ def extract(
         table = table.select(shares[jax.process_index()])
         name = share_name(jax.process_index())
     settings = vector_settings(pretrained, pooling, normalize, prompt)
+    check_layer(pretrained, settings, layer)
     used = compute_dtype(dtype)
     forward, params = extractor(pretrained, settings.pooling, layer, used, layout)
     stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
@@ -322,7 +351,7 @@ def extract(
     folder.mkdir(parents=True, exist_ok=True)
     with files.atomic_path(path) as beside:
         features = mapped_features(beside, (len(table), width))
-        counts = fill(features, forward, params, stream, settings.normalize, on_progress)
+        counts = fill(features, forward, params, stream, settings, on_progress)
         features.flush()
     # Every process is done when it knows the sums of all.
     total = multihost.total_over_processes
@@ -595,11 +624,12 @@ def fill(
     forward: Forward,
     params: tree.Tree,
     stream: Stream,
-    normalize: bool = False,
+    settings: VectorSettings | None = None,
     on_progress: OnProgress | None = None,
 ) -> Counts:
     """Write the features of every batch to their rows of ``features`` [N, D], which may be mapped
-    from a file. Where it has fewer columns than a vector numbers, the first ones are kept.
+    from a file. ``settings`` say what is done to what ``forward`` pools; None: nothing. Where
+    ``features`` has fewer columns than a vector numbers, the first ones are kept.
 
     Raises :class:`CheckpointError` for features that are not finite.
     """
@@ -619,7 +649,9 @@ def fill(
         if streamed.windows is not None:
             windows = np.concatenate(streamed.windows)
             rows, vectors = open_texts.close(rows, vectors, windows)
-        if normalize:
+        if settings is not None:
+            vectors = through(settings.dense, vectors)
+        if settings is not None and settings.normalize:
             lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(lengths, 1e-12)
         check_computed(np.isfinite(vectors), "features")

@@ -50,10 +50,12 @@ class Encoder:
     ) -> None:
         pretrained = hub.loaded(pretrained)
         hub.check_inputs(pretrained, image_column=None)
-        pooling = vector_settings(pretrained, pooling, prompt="").pooling
-        extractor(pretrained, pooling)  # refuses what is not there
+        settings = vector_settings(pretrained, pooling, normalize, prompt="")
+        extractor(pretrained, settings.pooling)  # refuses what is not there
         self.pretrained = pretrained
-        self.pooling = pooling
+        self.asked = pooling
+        self.vectors = settings
+        self.pooling = settings.pooling
         self.normalize = normalize
         self.prompts = own_prompts(pretrained) if prompts is None else dict(prompts)
         if any(self.prompts.values()) and not pretrained.embedding.pools_prompt:
@@ -88,7 +90,7 @@ class Encoder:
             texts += [prompt + text for text in batch["text"]]
         # The prompt is there already: none of the folder's own comes before it.
         return encode(
-            self.pretrained, texts, pooling=self.pooling, normalize=self.normalize, prompt=""
+            self.pretrained, texts, pooling=self.asked, normalize=self.normalize, prompt=""
         )
 
     def prompt(self, task_metadata: Any, prompt_type: Any) -> str:
@@ -116,14 +118,13 @@ class Encoder:
         Raises :class:`StrategyError` where the package is not installed.
         """
         model_meta = imported("models.model_meta")
-        config = self.pretrained.config
         return model_meta.ModelMeta.create_empty(
             {
                 "name": f"adapt/{self.name}",
                 "revision": tree.digest(self.pretrained.params["encoder"])[:16],
                 "n_parameters": tree.count(self.pretrained.params["encoder"]),
                 "max_tokens": hub.tokenizer_of(self.pretrained).max_length,
-                "embed_dim": config.width,
+                "embed_dim": self.vectors.width(self.pretrained),
                 "framework": ["JAX"],
                 "similarity_fn_name": model_meta.ScoringFunction.COSINE,
                 "use_instructions": bool(self.prompts),

@@ -1,5 +1,6 @@
 """encode, extract and probe make vectors as the folder says, or as the run was trained."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import adapt
 from adapt import features
 from adapt.cli import extract, probe
 from adapt.errors import StrategyError
+from adapt.models import Classifier
 from adapt.pretrained import hub
 from adapt.pretrained.sentence_files import Embedding
 from tests.helpers import tiny
@@ -43,6 +45,31 @@ def test_a_plain_checkpoint_gives_the_mean_as_it_is(tmp_path):
     loaded = hub.load(tiny.checkpoint(tmp_path / "model", "bert_bare_pooler"))
     assert features.vector_settings(loaded) == features.VectorSettings("mean")
     assert loaded.embedding == Embedding()
+
+
+def test_a_folder_of_a_causal_language_model_alone_is_pooled_by_the_last_token(tmp_path):
+    """As sentence-transformers does without files of its own, and as a new head does."""
+    folder = tiny.checkpoint(tmp_path / "model", "qwen3_lm_untied")
+    assert features.vector_settings(hub.load(folder)) == features.VectorSettings("last")
+    assert hub.default_pooling(hub.load(folder)) == "last"
+
+
+def test_dense_layers_are_left_out_where_a_pooling_is_asked_for_or_a_run_trained(tmp_path):
+    FOLDERS.CASES["dense"].make(tmp_path / "model")
+    loaded = hub.load(tmp_path / "model")
+    vectors = features.encode(loaded, TEXTS)
+    pooled = features.encode(loaded, TEXTS, pooling="mean")
+    assert (vectors.shape, pooled.shape) == ((3, 20), (3, 36))
+    layer = loaded.dense[0]
+    np.testing.assert_allclose(vectors, np.tanh(pooled @ layer.kernel + layer.bias), atol=1e-6)
+    assert "dense layers of 20" in str(features.vector_settings(loaded))
+    with pytest.raises(StrategyError, match="`layer` is 1"):
+        features.encode(loaded, TEXTS, layer=1)
+    of_run = hub.embedding_of_run(loaded.embedding, Classifier(0, "mean"), embeds=True)
+    run = dataclasses.replace(loaded, embedding=of_run)
+    np.testing.assert_array_equal(features.encode(run, TEXTS), pooled)
+    with pytest.raises(StrategyError, match="a run does not hold"):
+        features.vector_settings(dataclasses.replace(loaded, dense=()))
 
 
 def test_a_run_gives_the_vectors_that_it_was_trained_with(folder, tmp_path):
@@ -123,7 +150,7 @@ def test_a_prompt_for_pictures_is_refused(tmp_path):
 
 
 def test_what_is_refused_names_the_way_around_it(tmp_path):
-    FOLDERS.sentence(tmp_path / "model", None, (("Dense", "2_Dense"),))
+    FOLDERS.sentence(tmp_path / "model", None, (("LSTM", "2_LSTM"),))
     loaded = hub.load(tmp_path / "model")
     with pytest.raises(StrategyError, match="give `pooling` for vectors without it"):
         features.encode(loaded, TEXTS)

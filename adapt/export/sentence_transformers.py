@@ -20,6 +20,7 @@ from adapt.export.folder import (
 )
 from adapt.export.inputs import input_files
 from adapt.pretrained import hub
+from adapt.pretrained.dense_layers import DenseLayer, settings_of, tensors_of
 from adapt.pretrained.families import get_family
 
 # Our pooling -> how 1_Pooling/config.json calls it.
@@ -64,10 +65,13 @@ def embedding_folders(run: hub.Pretrained) -> dict[str, Folder]:
             f"{run.source} keeps {embedding.dimensions} numbers of a vector, which no file of "
             "sentence-transformers says"
         )
+    dense = run.dense[: embedding.dense]
+    if len(dense) != embedding.dense:
+        raise ExportError(f"{run.source} does not hold the dense layers that its checkpoint has")
     kind = kind_in_words(run)
     architecture = get_family(run.config.family).base_class
     run, files, notes = input_files(run)
-    modules = ["Transformer", "Pooling"]
+    modules = ["Transformer", "Pooling", *["Dense"] * len(dense)]
     if embedding.normalize:
         modules.append("Normalize")
     settings = settings_files(run, modules, embedding_pooling(run))
@@ -81,7 +85,10 @@ def embedding_folders(run: hub.Pretrained) -> dict[str, Folder]:
     title = f"{architecture}: {kind} pooling"
     files["README.md"] = card.card(title, "sentence-transformers", card.EMBEDDINGS, "", [], notes)
     config = layout.write_config(run.config) | model_entries(run, architecture)
-    return {"": Folder(config, encoder_tensors(run), files)}
+    folders = {"": Folder(config, encoder_tensors(run), files)}
+    for number, layer in enumerate(dense, 2):
+        folders[f"{number}_Dense"] = Folder(settings_of(layer), tensors_of(layer), {})
+    return folders
 
 
 def predicting_folders(run: hub.Pretrained) -> dict[str, Folder]:
@@ -102,16 +109,12 @@ def predicting_folders(run: hub.Pretrained) -> dict[str, Folder]:
         [card.LOGITS, *notes],
     )
     config = layout.write_config(run.config) | model_entries(run, architecture)
-    dense = {
-        "in_features": run.config.width,
-        "out_features": run.head.classes,
-        "bias": run.head.bias,
-        "activation_function": "torch.nn.modules.linear.Identity",
+    bias = np.asarray(head["bias"]) if run.head.bias else None
+    layer = DenseLayer(np.asarray(head["kernel"]), bias, "Identity")
+    return {
+        "": Folder(config, encoder_tensors(run), files),
+        "2_Dense": Folder(settings_of(layer), tensors_of(layer), {}),
     }
-    weights = {"linear.weight": np.ascontiguousarray(np.asarray(head["kernel"]).T)}
-    if run.head.bias:
-        weights["linear.bias"] = np.asarray(head["bias"])
-    return {"": Folder(config, encoder_tensors(run), files), "2_Dense": Folder(dense, weights, {})}
 
 
 def encoder_tensors(run: hub.Pretrained) -> dict[str, np.ndarray]:

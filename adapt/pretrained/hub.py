@@ -41,6 +41,7 @@ from adapt.pretrained import (
     peft_weights,
     sentence_files,
 )
+from adapt.pretrained.dense_layers import DenseLayer, dense_layer
 from adapt.pretrained.images import LARGEST, ImageSettings, read_image_settings
 from adapt.pretrained.sentence_files import Embedding
 from adapt.pretrained.tokenizer import Tokenizer, check_long_rule
@@ -112,8 +113,10 @@ class Pretrained:
     # -> {name in the file: shape}; and the prefixes that its names had
     unread: Mapping[str, Mapping[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
     stripped: tuple[str, ...] = ()
-    # how a vector is made of a text where nobody asks for another way
+    # how a vector is made of a text where nobody asks for another way, and the dense layers that
+    # embedding.dense counts
     embedding: Embedding = dataclasses.field(default_factory=Embedding)
+    dense: tuple[DenseLayer, ...] = ()
     # what else is to be said of the folder's files
     notes: tuple[str, ...] = ()
     # what is on the device, of this object alone: see on_device
@@ -576,6 +579,32 @@ def class_names(hf: Mapping[str, Any], head: Any) -> tuple[str, tuple[str, ...]]
     return task, tuple(str(names[number]) for number in numbers)
 
 
+def is_causal_lm(hf: Mapping[str, Any]) -> bool:
+    """Whether config.json says a causal language model, whose vectors sentence-transformers pools
+    by the last token where its own files do not say how, as a new head does here.
+    """
+    return families.architecture(hf).endswith("ForCausalLM") and hf.get("is_causal") is not False
+
+
+def read_dense(folder: Path, embedding: Embedding, width: int) -> tuple[DenseLayer, ...]:
+    """The dense layers after the pooling of states of this width; none where the folder asks for
+    something that is not done.
+    """
+    layers: list[DenseLayer] = []
+    if embedding.refused:
+        return ()
+    for path in sentence_files.dense_folders(folder):
+        if not (path / "config.json").exists():
+            raise CheckpointError(
+                f"no config.json in {path}, which {sentence_files.MODULES} names: fetch the folder "
+                "again"
+            )
+        settings = read_json(path, "config.json")
+        layers.append(dense_layer(settings, read_tensors(path), width, path))
+        width = layers[-1].width
+    return tuple(layers)
+
+
 def with_inputs(model: Pretrained, folder: Path, hf: Mapping[str, Any]) -> Pretrained:
     """The checkpoint with what turns raw inputs into arrays, the tokenizer or the image settings,
     and how a vector is made of a text.
@@ -594,7 +623,10 @@ def with_inputs(model: Pretrained, folder: Path, hf: Mapping[str, Any]) -> Pretr
             model = dataclasses.replace(model, notes=(*model.notes, note))
         return dataclasses.replace(model, image_settings=settings)
     embedding = sentence_files.read_embedding(folder, config.width)
-    model = dataclasses.replace(model, embedding=embedding)
+    if embedding.pooling is None and not embedding.refused and is_causal_lm(hf):
+        embedding = dataclasses.replace(embedding, pooling="last")
+    dense = read_dense(folder, embedding, config.width)
+    model = dataclasses.replace(model, embedding=embedding, dense=dense)
     transformer = sentence_files.read_transformer(inner)
     own_class = families.get_family(config.family).tokenizer
     found = read_tokenizer(inner, own_class, hf, transformer.tokenizer_settings)
@@ -1039,7 +1071,13 @@ def embedding_of_run(base: Embedding, head: Any, embeds: bool) -> Embedding:
     if not embeds:
         return Embedding(pooling=pooling)
     return dataclasses.replace(
-        base, pooling=pooling, default_prompt=None, dimensions=None, pools_prompt=True, refused=""
+        base,
+        pooling=pooling,
+        default_prompt=None,
+        dimensions=None,
+        pools_prompt=True,
+        dense=0,
+        refused="",
     )
 
 

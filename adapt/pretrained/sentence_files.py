@@ -2,9 +2,9 @@
 
     read_embedding(folder, width)       # Embedding(pooling="cls", normalize=True, ...)
 
-modules.json lists the steps: the transformer, its pooling (1_Pooling/config.json), normalisation.
-Its config_sentence_transformers.json has prompts, which are put before a text. Without a
-modules.json sentence-transformers reads none of these, and neither is it done here.
+modules.json lists the steps: the transformer, its pooling (1_Pooling/config.json), dense layers
+(2_Dense), normalisation. Its config_sentence_transformers.json has prompts, which are put before a
+text. Without a modules.json sentence-transformers reads none of these, and neither is it done here.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adapt.errors import CheckpointError
+from adapt.pretrained import dense_layers
 from adapt.pretrained.json_files import read_list, read_settings
 
 MODULES = "modules.json"
@@ -62,6 +63,7 @@ class Embedding:
     * ``dimensions``: how many of a vector's numbers are kept, from the first on; None: all.
     * ``similarity``: by what vectors are to be compared: cosine, dot, euclidean or manhattan.
     * ``pools_prompt``: whether the tokens of a prompt count in the pooling.
+    * ``dense``: how many dense layers come after the pooling.
     * ``refused``: what else the folder asks for, which is not done here; "" if there is nothing.
     """
 
@@ -72,6 +74,7 @@ class Embedding:
     dimensions: int | None = None
     similarity: str | None = None
     pools_prompt: bool = True
+    dense: int = 0
     refused: str = ""
 
 
@@ -127,13 +130,13 @@ def read_transformer(folder: Path) -> Transformer:
             break
     else:
         return Transformer()
-    model = content.get("model_kwargs") or content.get("model_args") or {}
-    tokenizer = content.get("processor_kwargs") or content.get("tokenizer_args") or {}
+    model = inner_settings(content, folder / name, "model_kwargs", "model_args")
+    tokenizer = inner_settings(content, folder / name, "processor_kwargs", "tokenizer_args")
     refused = ""
     others = {entry: value for entry, value in model.items() if entry not in HARMLESS_MODEL_ARGS}
-    config = content.get("config_kwargs") or content.get("config_args") or {}
+    config = inner_settings(content, folder / name, "config_kwargs", "config_args")
     others |= {entry: value for entry, value in config.items() if entry not in HARMLESS_MODEL_ARGS}
-    processing = content.get("processing_kwargs") or {}
+    processing = inner_settings(content, folder / name, "processing_kwargs")
     others |= {entry: value for entry, value in processing.items() if value}
     task = content.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
@@ -146,6 +149,20 @@ def read_transformer(folder: Path) -> Transformer:
         tokenizer_settings={k: v for k, v in tokenizer.items() if k != "trust_remote_code"},
         refused=refused,
     )
+
+
+def inner_settings(content: Mapping[str, Any], file: Path, *entries: str) -> Mapping[str, Any]:
+    """The object under the first of the entries that is there; {} where none is.
+
+    Raises :class:`CheckpointError` for what is no object.
+    """
+    for entry in entries:
+        found = content.get(entry)
+        if found and not isinstance(found, Mapping):
+            raise CheckpointError(f"{file} says {found!r} for {entry}: it must be an object")
+        if found:
+            return found
+    return {}
 
 
 def read_embedding(folder: Path, width: int) -> Embedding:
@@ -166,6 +183,11 @@ def read_embedding(folder: Path, width: int) -> Embedding:
             embedding = read_pooling(path / "config.json", width, embedding)
         elif kind == "Normalize":
             embedding = dataclasses.replace(embedding, normalize=True)
+        elif kind == "Dense" and embedding.pooling and not embedding.normalize:
+            embedding = dataclasses.replace(embedding, dense=embedding.dense + 1)
+            reason = dense_layers.refusal(read_settings(path / "config.json"))
+            if reason:
+                refused = refused or f"{path / 'config.json'} says {reason}"
         elif kind == "Transformer":
             refused = refused or read_transformer(path).refused
         elif kind != "Dropout":  # which is off where nothing trains
@@ -174,6 +196,11 @@ def read_embedding(folder: Path, width: int) -> Embedding:
         refused = refused or f"{folder / MODULES} has no Pooling"
     refused = refused or embedding.refused
     return with_settings(dataclasses.replace(embedding, refused=refused), folder / SETTINGS)
+
+
+def dense_folders(folder: Path) -> list[Path]:
+    """The folders of the dense layers, in their order."""
+    return [inside(folder, step) for step in modules(folder) if module_class(step) == "Dense"]
 
 
 def read_pooling(file: Path, width: int, embedding: Embedding) -> Embedding:

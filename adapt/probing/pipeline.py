@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,6 +123,8 @@ def probe(
     return probe_features(features, data.labels, data.is_test, data.names, options, on_progress)
 
 
+logger = logging.getLogger(__name__)
+
 Options = TypeVar("Options", bound=ProbeOptions)
 
 
@@ -129,10 +132,17 @@ def with_own_vectors(options: Options, pretrained: Pretrained) -> Options:
     """The options with the checkpoint's own pooling, normalisation and prompt where none is asked
     for; see :func:`adapt.features.vector_settings`.
 
-    A pooling that has weights, as a run may, can't be probed: the mean takes its place.
+    A pooling that has weights, as a run may, can't be probed: the mean takes its place. Dense
+    layers after the pooling are left out, and a warning says so: a linear head on what they read
+    can do what they do, but for their activations.
     """
     asked = options.pooling[0] if options.pooling else None
     settings = vector_settings(pretrained, asked, options.normalize, options.prompt)
+    if settings.dense:
+        logger.warning(
+            f"{pretrained.source} has {len(settings.dense)} dense layers after its pooling: a probe "
+            "reads what comes before them"
+        )
     own = settings.pooling if settings.pooling in weightless_poolings() else "mean"
     return dataclasses.replace(
         options,

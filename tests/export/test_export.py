@@ -36,6 +36,7 @@ from tests.helpers.exports import (
     pretrained,
     tagger,
 )
+from tests.helpers.folders import FOLDERS
 
 
 def files_of(folder: Path) -> set[str]:
@@ -73,6 +74,22 @@ def test_a_whole_folder_is_written_and_nothing_beside_it(tmp_path, case, pooling
     assert (
         len({path.stat().st_mode for path in out.rglob("*") if path.is_file()}) == 1
     )  # all as readable as each other
+
+
+def test_an_exported_classifier_with_a_dense_layer_encodes_to_its_logits(tmp_path):
+    run = finished(tmp_path, "bert_bare_pooler", "mean")
+    export(run, tmp_path / "out", "sentence-transformers")
+    found = encode(hub.load(tmp_path / "out"), TEXTS)
+    np.testing.assert_allclose(found, logits_of(run, TEXTS), atol=1e-5, rtol=0)
+
+
+def test_dense_layers_of_a_checkpoint_are_exported_as_they_were(tmp_path):
+    FOLDERS.CASES["two dense layers"].make(tmp_path / "model")
+    run = hub.load(tmp_path / "model")
+    run = dataclasses.replace(run, embedding=dataclasses.replace(run.embedding, dimensions=None))
+    export(run, tmp_path / "out")
+    assert read(tmp_path / "out/modules.json")[3]["path"] == "3_Dense"
+    np.testing.assert_array_equal(encode(hub.load(tmp_path / "out"), TEXTS), encode(run, TEXTS))
 
 
 def test_auto_takes_transformers_where_it_can(tmp_path):
@@ -336,7 +353,7 @@ def test_how_vectors_are_made_is_exported(tmp_path):
     embedding = Embedding("cls", True, {"query": "so ", "other": "the "}, "query", similarity="dot")
     export(dataclasses.replace(run, embedding=embedding), tmp_path / "out")
     assert hub.load(tmp_path / "out").embedding == embedding
-    for refused in ({"dimensions": 3}, {"refused": "modules.json has Dense"}):
+    for refused in ({"dimensions": 3}, {"refused": "modules.json has LSTM"}):
         changed = dataclasses.replace(run, embedding=dataclasses.replace(embedding, **refused))
         assert str(next(iter(refused.values()))) in refuse(changed, tmp_path / "other", "auto")
 

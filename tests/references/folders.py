@@ -6,7 +6,9 @@ has a row for every entry that a case covers. Only the standard library is neede
 """
 
 import json
+import math
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -563,14 +565,81 @@ def _(folder: Path) -> None:
     write(folder, "2_Dropout/config.json", {"dropout": 0.2})
 
 
-@case(
-    "dense",
-    "modules.json: Dense and every other",
-    looks="vectors",
-    refuses="has Dense in '2_Dense'",
-)
+@case("another module", "modules.json: any other", looks="vectors", refuses="has LSTM in '2_LSTM'")
+def _(folder: Path) -> None:
+    sentence(folder, None, (("LSTM", "2_LSTM"),))
+
+
+def dense(folder: Path, shape: tuple[int, int], bias: bool = True, **settings: Any) -> None:
+    """A dense layer of vectors, from and to these widths, with weights that a sine draws."""
+    before, after = shape
+    entries = {"in_features": before, "out_features": after, "bias": bias}
+    write(folder, "config.json", entries | settings)
+    sizes = {"linear.weight": [after, before]} | ({"linear.bias": [after]} if bias else {})
+    header: dict[str, Any] = {}
+    values: list[float] = []
+    for name, size in sizes.items():
+        start = len(values)
+        values += [math.sin(1.7 * n * n + len(name)) / 3 for n in range(math.prod(size))]
+        offsets = [4 * start, 4 * len(values)]
+        header[name] = {"dtype": "F32", "shape": size, "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    content = struct.pack("<Q", len(text)) + text + struct.pack(f"<{len(values)}f", *values)
+    (folder / "model.safetensors").write_bytes(content)
+
+
+DENSE = "2_Dense/config.json: in_features, out_features, bias, activation_function"
+TORCH = "torch.nn.modules."
+
+
+@case("dense", "modules.json: Dense", DENSE, looks="vectors")
 def _(folder: Path) -> None:
     sentence(folder, None, (("Dense", "2_Dense"),))
+    dense(folder / "2_Dense", (36, 20))
+
+
+@case("two dense layers", "modules.json: Dense", DENSE, looks="vectors")
+def _(folder: Path) -> None:
+    steps = (("Dense", "2_Dense"), ("Dense", "3_Dense"), ("Normalize", "4_Normalize"))
+    sentence(folder, {"pooling_mode": "cls"}, steps, truncate_dim=16)
+    linear = {"activation_function": f"{TORCH}linear.Identity"}
+    dense(folder / "2_Dense", (36, 50), bias=False, **linear)
+    dense(folder / "3_Dense", (50, 24), bias=False, **linear)
+
+
+for activation in ("GELU", "ReLU", "SiLU", "Sigmoid"):
+
+    @case(f"dense with {activation}", DENSE, looks="vectors")
+    def _(folder: Path, activation: str = activation) -> None:
+        sentence(folder, None, (("Dense", "2_Dense"),))
+        dense(folder / "2_Dense", (36, 7), activation_function=f"{TORCH}activation.{activation}")
+
+
+@case("another activation of a dense layer", DENSE, looks="vectors", refuses="Softplus")
+def _(folder: Path) -> None:
+    sentence(folder, None, (("Dense", "2_Dense"),))
+    dense(folder / "2_Dense", (36, 7), activation_function=f"{TORCH}activation.Softplus")
+
+
+@case("a dense layer of another width", DENSE, refuses="vectors of 36: fetch")
+def _(folder: Path) -> None:
+    sentence(folder, None, (("Dense", "2_Dense"),))
+    dense(folder / "2_Dense", (20, 7))
+
+
+OTHERS = "2_Dense/config.json: use_residual, module_input_name, module_output_name"
+
+
+@case("a residual", OTHERS, looks="vectors", refuses="says use_residual")
+def _(folder: Path) -> None:
+    sentence(folder, None, (("Dense", "2_Dense"),))
+    dense(folder / "2_Dense", (36, 36), use_residual=True)
+
+
+@case("a dense layer of tokens", OTHERS, looks="vectors", refuses="token_embeddings")
+def _(folder: Path) -> None:
+    sentence(folder, None, (("Dense", "2_Dense"),))
+    dense(folder / "2_Dense", (36, 36), module_input_name="token_embeddings")
 
 
 for mode in ("cls", "max", "lasttoken"):
