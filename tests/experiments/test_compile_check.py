@@ -268,6 +268,7 @@ def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compile_check.table(config)
     assert asked[:2] == [("bert-large", "full", "v5e:4x4"), ("gpt2-xl", "full", "v5e:4x4")]
+    assert (tmp_path / "table.md").read_text().count("\n| ") == 1 + 2
     for name, damaged in (
         ("large-full-v5e4x4", ""),
         ("large-full-v5e16x16", "[]"),
@@ -277,14 +278,15 @@ def test_the_table_resumes_and_has_the_named_cells_first(monkeypatch, tmp_path):
             damaged
         )  # the first had been compiled
     compile_check.table(config)
-    assert len(asked) == 48 + 2 and len(set(asked)) == 48
+    assert len(asked) == 60 + 2 and len(set(asked)) == 60
     page = (tmp_path / "table.md").read_text()
-    assert page.count("\n| ") == 1 + 48 and "does not fit, by" in page and "90.0%" in page
+    assert page.count("\n| ") == 1 + 60 and "does not fit, by" in page and "90.0%" in page
+    assert "| 200 ms |" in page
     assert "compiled by      libtpu 1, jax " in page
     cells = [
         json.loads(path.read_text())["case"]["mesh"] for path in (tmp_path / "cells").iterdir()
     ]
-    assert len(cells) == 48 and {"fsdp=16", "data=16", "data=16,fsdp=16", "data=8,fsdp=64"} <= set(
+    assert len(cells) == 60 and {"fsdp=16", "data=16", "data=16,fsdp=16", "data=8,fsdp=64"} <= set(
         cells
     )
 
@@ -299,12 +301,12 @@ def test_another_compiler_compiles_again_and_a_topology_is_a_table_of_its_own(
         lambda case, topology: asked.append(case) or invented(case, topology),
     )
     config = compile_check.Config(table=True, topology="h100:8", out=tmp_path)
-    for version, cells in (("1", 12), ("1", 12), ("2", 24)):
+    for version, cells in (("1", 15), ("1", 15), ("2", 30)):
         monkeypatch.setattr(chips.metadata, "version", lambda package, version=version: version)
         compile_check.table(config)
         assert len(asked) == cells and {case.topology for case in asked} == {"h100:8"}
     page = (tmp_path / "table.md").read_text()
-    assert page.count("\n| ") == 1 + 12 and "compiled by      jax-cuda12-plugin 2, jax " in page
+    assert page.count("\n| ") == 1 + 15 and "compiled by      jax-cuda12-plugin 2, jax " in page
 
 
 @with_gpu_compiler

@@ -11,8 +11,8 @@ here, without one.
 The programs are those of ``training.make_step``: bfloat16 compute, AdamW, clipping, dropout.
 Printed for each chip: matrix products against the model's own count, memory against the chip's,
 collectives with what a chip sends, and how much of a step would be computing if nothing overlapped.
-Expect one or two minutes a program on two cores; the table has 48 of them, or with --topology the
-12 of that slice, and goes on where it stopped.
+Expect one or two minutes a program on two cores; the table has 60 of them, or with --topology the
+15 of that slice. It is written after each of them, and goes on where it stopped.
 """
 
 import dataclasses
@@ -68,6 +68,16 @@ FIRST = (  # the rows of the table that matter most
     ("bert-large", "full", "v5e:16x16"),
     ("bert-large", "frozen", "v5e:4x4"),
 )
+FIRST_OF_ONE = (  # the same of a table of one slice
+    ("minilm", "full"),
+    ("bert-base", "full"),
+    ("bert-base", "frozen"),
+    ("bert-base", "top:25%"),
+    ("vit-l16", "full"),
+    ("minilm", "frozen"),
+    ("minilm", "top:25%"),
+    ("vit-l16", "frozen"),
+)
 COLUMNS = (
     "model",
     "trains",
@@ -79,6 +89,7 @@ COLUMNS = (
     "products",
     "MiB sent",
     "computing",
+    "roofline",
     "compiled",
 )
 
@@ -364,16 +375,17 @@ Cell = tuple[str, str, str]  # of the table: model, strategy, topology
 
 def table(config: Config) -> list[dict[str, Any]]:
     """Compile every cell, those that matter most first; a file each, so that it goes on where it
-    stopped.
+    stopped. The table is written after each.
     """
     slices = list(SLICES)
+    first = list(FIRST)
     if first_nondefault_flag(config, ("topology",)):
         slices = [config.topology]
+        first = [(*row, config.topology) for row in FIRST_OF_ONE]
     cells: list[Cell] = []
     for name in slices:
         for strategy in STRATEGIES:
             cells += [(model, strategy, name) for model in MODELS]
-    first = [cell for cell in FIRST if cell in cells]
     cases = {}
     for cell in dict.fromkeys([*first, *cells]):
         model, strategy, name = cell
@@ -382,18 +394,24 @@ def table(config: Config) -> list[dict[str, Any]]:
 
     folder = config.out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
-    results = {}
+    results: dict[Cell, dict[str, Any]] = {}
     for cell, case in cases.items():
         results[cell] = compile_cell(folder, cell, case)
         console.say(f"{' '.join(cell)}: {fit_text(results[cell])}")
-    in_order = {cell: results[cell] for cell in cells}
-    page = results_page(in_order)
-    write_text(config.out / "table.md", page)
-    console.say(page)
+        results = {cell: results[cell] for cell in cells if cell in results}
+        write_pages(config, slices, results)
+    console.say(results_page(results))
+    return list(results.values())
+
+
+def write_pages(
+    config: Config, slices: list[str], results: Mapping[Cell, Mapping[str, Any]]
+) -> None:
+    """Write the table of what was compiled so far, and with --tables that of the pages."""
+    write_text(config.out / "table.md", results_page(results))
     if config.tables is not None:
         name = "aot" if slices == list(SLICES) else f"aot_{config.topology.replace(':', '_')}"
-        write_table(config.tables, name, aot_table(config, in_order))
-    return list(results.values())
+        write_table(config.tables, name, aot_table(config, results))
 
 
 def compile_cell(folder: Path, cell: Cell, case: Case) -> dict[str, Any]:
@@ -430,7 +448,7 @@ def results_page(results: Mapping[Cell, Mapping[str, Any]]) -> str:
         assumed.append(assumptions(slice))
         compiled.append(f"compiled by      {slice.compiler}")
     notes = dict.fromkeys([*assumed, *compiled])  # each once
-    lines = markdown_table(COLUMNS, table_rows(results), right=6)
+    lines = markdown_table(COLUMNS, table_rows(results), right=7)
     return "\n".join([*lines, "", *notes, ""])
 
 
@@ -442,7 +460,7 @@ def aot_table(config: Config, results: Mapping[Cell, Mapping[str, Any]]) -> str:
     compilers = dict.fromkeys(found["compiler"] for found in results.values())
     what = "bfloat16, blocks as a loop"
     source = source_line(command, what, machine_text(latest), ", ".join(compilers))
-    return table_text(source, COLUMNS, table_rows(results), right=6)
+    return table_text(source, COLUMNS, table_rows(results), right=7)
 
 
 def table_rows(results: Mapping[Cell, Mapping[str, Any]]) -> list[list[str]]:
@@ -456,11 +474,12 @@ def table_rows(results: Mapping[Cell, Mapping[str, Any]]) -> list[list[str]]:
         if not found["fits"]:
             missing = used - found["limit"] / GIB
             memory = f"does not fit, by {missing:.2f}"
-        work = ["", "", ""]
+        work = ["", "", "", ""]
         if "flops" in found:
             products = found["flops"] / found["flops_model"]
             sent = sum(row["sent"] for row in found["collectives"]) / MIB
-            work = [f"{products:.3f}", f"{sent:.4g}", f"{found['least']:.1%}"]
+            seconds = f"{found['kernel_seconds'] * 1e3:,.3g} ms"
+            work = [f"{products:.3f}", f"{sent:.4g}", f"{found['least']:.1%}", seconds]
         compiled = f"{found['compile_seconds']:.0f} s"
         rows.append([*cell, case["mesh"], case["remat"], size, memory, *work, compiled])
     return rows

@@ -92,5 +92,5 @@ SHAPES = {
     ),
 }
 
-MODELS = ("bert-base", "bert-large", "vit-l16", "gpt2-xl")  # of the tables
+MODELS = ("minilm", "bert-base", "bert-large", "vit-l16", "gpt2-xl")  # of the tables
 STRATEGIES = ("full", "top:25%", "frozen")
