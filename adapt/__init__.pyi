@@ -3,6 +3,9 @@
 from adapt.comparison.comparing import Comparison as Comparison
 from adapt.comparison.comparing import compare as compare
 from adapt.data.packing import batches_of_one as batches_of_one
+from adapt.diagnosing import Diagnosis as Diagnosis
+from adapt.diagnosing import diagnose as diagnose
+from adapt.doctor.findings import Finding as Finding
 from adapt.errors import AdaptError as AdaptError
 from adapt.features import encode as encode
 from adapt.finetuning import finetune as finetune

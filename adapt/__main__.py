@@ -20,6 +20,7 @@ COMMANDS = {
     "probe": "which layer holds what a task needs? heads on frozen features",
     "compare": "which strategy is best on my data? rates, seeds, intervals",
     "plan": "what would each strategy cost on these data?",
+    "doctor": "what is wrong with a checkpoint, data, a plan of flags, or a run?",
 }
 # What other tools call them.
 OTHER_NAMES = {
@@ -34,6 +35,8 @@ OTHER_NAMES = {
     "score": "evaluate",
     "infer": "predict",
     "classify": "predict",
+    "diagnose": "doctor",
+    "check": "doctor",
 }
 
 

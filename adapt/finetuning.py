@@ -10,6 +10,7 @@ the same two calls.
 """
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -23,8 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import extensions, run_folder, tree
+from adapt.cost.clock import Laps
 from adapt.data.augmentation import parse
 from adapt.data.inputs import Columns, Part, check_given, check_same_order, make_parts
+from adapt.doctor import beside_runs
+from adapt.doctor.checks import log_findings
+from adapt.doctor.findings import Finding
 from adapt.errors import RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
@@ -61,7 +66,7 @@ from adapt.training import optim, phases, strategies
 from adapt.training.context import ContextLoss, copy_of, name_of
 from adapt.training.events import Callback, as_callbacks
 from adapt.training.losses import Loss
-from adapt.training.metrics_log import finite
+from adapt.training.metrics_log import Record, finite
 from adapt.training.phases import CompiledPhase
 from adapt.training.run_state import UNDEFINED, FolderCheckpoints, encoder_reference
 from adapt.training.step import check_no_group_gains
@@ -289,6 +294,7 @@ class Prepared(PreparedRun):
     data: TaskData
     options: FinetuningOptions
     can_refer: bool  # whether checkpoints may refer to the pre-trained encoder by its name
+    own_pooling: str | None = None  # what the checkpoint says of itself
 
     @property
     def training(self) -> TrainingOptions:
@@ -392,6 +398,43 @@ class Prepared(PreparedRun):
             digest,
             self.options.random_weights,
         )
+
+    @functools.cached_property
+    def findings(self) -> list[Finding]:
+        """What is wrong before the first step."""
+        return beside_runs.before_training(
+            self.options, self.plan, self.data, self.settings, self.own_pooling
+        )
+
+    def fit(
+        self,
+        checkpoints: FolderCheckpoints | None,
+        callbacks: Iterable[Callback],
+        laps: Laps | None,
+    ) -> Fitted:
+        log_findings(self.findings)
+        return super().fit(checkpoints, callbacks, laps)
+
+    def make_run(
+        self,
+        fitted: Fitted,
+        settings: Mapping[str, Any],
+        origin: Mapping[str, Any],
+        history: list[Record],
+        command: str | None = None,
+    ) -> Run:
+        """The run, whose result has ``findings``: what is wrong with it, [] where all is well."""
+        run = super().make_run(fitted, settings, origin, history, command)
+        if run.outcome == "stopped":
+            return run
+        params = run.pretrained.params
+        found = beside_runs.after_training(
+            self.options, self.plan, self.data, params, history, run.result, self.settings
+        )
+        log_findings(found)
+        entries = [finding.to_json() for finding in [*self.findings, *found]]
+        result = {**run.result, **run_folder.as_json({"findings": entries})}
+        return dataclasses.replace(run, result=result)
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, result.json), tested where there is a test set."""
@@ -501,6 +544,7 @@ def prepare(
         settings=settings,
         options=options,
         can_refer=can_refer,
+        own_pooling=pretrained.embedding.pooling,
     )
 
 

@@ -58,6 +58,10 @@ class TaskData:
     repeated: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # training rows (or words) of every class before some are held out; {} where there are none
     class_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # those of the head for the test set, once it was scored
+    outputs: dict[str, np.ndarray] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def build(
@@ -119,6 +123,8 @@ class TaskData:
             if decisions is None:
                 decisions = made = self.task.decide(outputs, part.targets)
             outputs = self.task.apply_decisions(outputs, part.targets, decisions)
+            if name == "test":
+                self.outputs[name] = outputs
             return {**self.scores(outputs, part), **made}, loss
 
         return evaluate_set

@@ -64,6 +64,7 @@ SLOW_FILES = (
     "export/test_export_peers.py",
     "parallel/test_sharding.py",
     "pretrained/test_delta.py",
+    "test_diagnosing.py",
     "test_finetuning.py",
     "test_fitting.py",
     "test_init.py",

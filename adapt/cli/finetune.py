@@ -50,7 +50,7 @@ class Config(
 
 def main(config: Config) -> dict[str, Any]:
     laps = Laps()
-    check_held_out(config)
+    check_held_out(config.held_out, config.validation)
     check_run_out(config.out, config.resume, config.overwrite, config.checkpoint)
     prepared = prepare(
         config.checkpoint,
@@ -68,7 +68,6 @@ def main(config: Config) -> dict[str, Any]:
         prepared = prepared.resumed(config.out)
     trackers = make_trackers(config.track, config.out, prepared.settings)
     showing.show_start(prepared)
-    task = prepared.data.task
     title = f"strategy {strategies.shown(config.strategy)}"
     with training_report(title, deciding=prepared.data.primary_metric) as report:
         run = prepared.train(
@@ -84,16 +83,16 @@ def main(config: Config) -> dict[str, Any]:
         )
     if run.outcome == "stopped":
         return showing.show_stopped(run.steps, config.out)
-    showing.show_end(config.out, task, run.result)
+    showing.show_end(config.out, run.result)
     return dict(run.result)
 
 
-def check_held_out(config: Config) -> None:
+def check_held_out(held_out: float, validation: str | None) -> None:
     """Raise :class:`StrategyError` for a share that is none, or that nothing is held out by."""
-    if not 0 < config.held_out < 1:
-        raise StrategyError(f"`held_out` {config.held_out} must be between 0 and 1")
-    if config.validation is not None and config.held_out != HELD_OUT:
+    if not 0 < held_out < 1:
+        raise StrategyError(f"`held_out` {held_out} must be between 0 and 1")
+    if validation is not None and held_out != HELD_OUT:
         raise StrategyError(
-            f"`held_out` {config.held_out} is a share of the training set, and `validation` names "
+            f"`held_out` {held_out} is a share of the training set, and `validation` names "
             "other data: leave out one of them"
         )

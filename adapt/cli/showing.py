@@ -17,7 +17,6 @@ from adapt.finetuning import Prepared
 from adapt.models import EncoderConfig
 from adapt.options import DType
 from adapt.pretrained.hub import Pretrained, describe
-from adapt.tasks import Task
 
 
 def show_loaded(pretrained: Pretrained) -> None:
@@ -115,20 +114,12 @@ def show_stopped(step: int, out: Path) -> dict[str, Any]:
     return {}
 
 
-def show_end(out: Path, task: Task, result: Mapping[str, Any]) -> None:
+def show_end(out: Path, result: Mapping[str, Any]) -> None:
     """The test, or without one the best validation, and what is to be noted about it."""
     split = "test" if "test" in result["scores"] else "validation"
     scores = {**result["scores"][split], "examples_per_second": result["examples_per_second"]}
     shown = {name: value for name, value in scores.items() if value is not None}
     console.table(split, ("metric", "value"), list(shown.items()))
-    for baseline, (metric, sign) in task.beats.items():
-        low = result.get(baseline)
-        value = result.get(metric)
-        if low is not None and value is not None and sign * (value - low) <= 0:
-            console.warn(
-                f"{metric} {value:.4g} is no better than {baseline} {low:.4g}, "
-                "which looks at no input"
-            )
     num_phases = len(result["phases"])
     if result["best_phase"] < num_phases - 1:
         phase = f"phase {result['best_phase'] + 1} of {num_phases}"

@@ -499,9 +499,8 @@ def test_a_choice_that_is_no_number_of_one_is_called_so(run):
         run("choice", label_column="third")
 
 
-def test_a_test_below_its_floor_is_said(run, capsys):
+def test_a_test_below_its_floor_is_said(run, caplog):
     result = run("multitask", learning_rate=0.0, head_learning_rate=0.0)
-    said = capsys.readouterr().err
     assert (result["accuracy"] <= result["majority_accuracy"]) == (
-        "is no better than majority_accuracy" in said
+        "is no better than majority_accuracy" in caplog.text
     )

@@ -1,0 +1,147 @@
+"""What is wrong with a checkpoint, data, a plan of flags, or a run? Findings with evidence and a mend.
+
+    adapt doctor --checkpoint minilm                                 # weights and tokenizer
+    adapt doctor --checkpoint minilm --train mine.csv                # and the data
+    adapt doctor --train mine.csv --strategy frozen --head-learning-rate 2e-5     # and the plan
+    adapt doctor --run runs/finetune                                 # a run, by its log and result
+    adapt doctor --run runs/finetune --data new.csv                  # and by other labelled rows
+
+The flags of a plan are those of finetune, so a run is looked at before it trains by writing doctor
+in its place. Nothing trains. finetune makes the same checks by itself, and writes what they find
+into result.json under findings.
+"""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from adapt import diagnosing
+from adapt.cli import console
+from adapt.cli.finetune import check_held_out
+from adapt.cli.flags import changed_flags, flag, name_flags
+from adapt.data.inputs import Columns
+from adapt.diagnosing import Diagnosis
+from adapt.doctor.checks import check_names
+from adapt.doctor.findings import Finding
+from adapt.errors import StrategyError
+from adapt.options import DataOptions, FinetuningOptions, ImportOptions, SplitOptions
+from adapt.pretrained import hub
+from adapt.run import load_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """What is looked at, and by which checks."""
+
+    title: ClassVar[str] = "doctor"
+
+    # the folder of a run of finetune, in place of a checkpoint and a plan
+    run: Path | None = None
+    # labelled rows that the run predicts, to be judged by
+    data: str | None = None
+    # the names of checks; default: all that look at what is given
+    checks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(DoctorOptions, FinetuningOptions, DataOptions, SplitOptions, ImportOptions):
+    """The flags of the command."""
+
+    # the data of the plan; default: the checkpoint alone is looked at
+    train: str | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    # the seed of the plan
+    seed: int = 0
+
+
+# The flags that go with a run; any other is of a plan.
+OF_RUNS = {"run", "data", "checks", "import_", "text_column", "text_pair_column", "label_column"}
+OF_RUNS |= {"image_column"}
+# Those that go with a checkpoint alone.
+OF_CHECKPOINTS = {"checkpoint", "checks", "import_"}
+
+
+def main(config: Config) -> dict[str, Any]:
+    found = diagnosed(config)
+    show(found)
+    entries = [finding.to_json() for finding in found]
+    result = {"what": found.what, "findings": entries, "checks": len(found.checks)}
+    console.result(json.dumps(result, default=str))
+    return result
+
+
+def diagnosed(config: Config) -> Diagnosis:
+    """What the checks find in what the flags name."""
+    wanted = check_names(config.checks)
+    if config.run is not None:
+        check_flags(config, OF_RUNS, f"{flag('run')} is a run, which has its own settings")
+        run = load_run(config.run)
+        return diagnosing.of_run(run, config.data, None, Columns.of(config), wanted)
+    if config.data is not None:
+        raise StrategyError("`data` is what a `run` predicts: name the run, or give `train`")
+    if config.train is None:
+        check_flags(config, OF_CHECKPOINTS, "without `train` the checkpoint alone is looked at")
+        return diagnosing.of_checkpoint(hub.load(config.checkpoint), wanted)
+    check_held_out(config.held_out, config.validation)
+    return diagnosing.of_plan(
+        config.checkpoint,
+        config.train,
+        None,
+        config,
+        validation=config.held_out if config.validation is None else config.validation,
+        test=config.test,
+        columns=Columns.of(config),
+        seed=config.seed,
+        checks=wanted,
+    )
+
+
+def check_flags(config: Config, known: set[str], why: str) -> None:
+    """Raise :class:`StrategyError` for a flag that says nothing here."""
+    others = [field.name for field in dataclasses.fields(config) if field.name in known]
+    words = changed_flags(config, others)
+    if words:
+        raise StrategyError(f"{words[0]}: {why}: leave it out")
+
+
+def show(found: Diagnosis) -> None:
+    """Every finding: what was seen, its cause, the mend, and the command that shows it."""
+    console.say(f"looked at {found.what}, by {len(found.checks)} checks")
+    for finding in found:
+        console.say()
+        show_finding(finding)
+    console.say()
+    if not len(found):
+        console.say("well      nothing is wrong that these checks can see")
+    else:
+        counts = [f"{len(found)} finding" + ("" if len(found) == 1 else "s")]
+        console.say(f"found     {counts[0]}; docs/troubleshooting.md has each by its name")
+
+
+def show_finding(finding: Finding) -> None:
+    """A finding in some lines."""
+    sure = "" if finding.certainty == "certain" else f" ({finding.certainty})"
+    console.say(f"{finding.severity:9} {finding.check}")
+    console.say(f"seen      {plain(finding.seen)}")
+    console.say(f"cause     {plain(finding.cause)}{sure}")
+    console.say(f"mend      {plain(finding.mend)}")
+    if finding.shown_by is not None:
+        command = spelled(*finding.shown_by, finding.check)
+        console.say_unbroken(f"shown by  {command}")
+
+
+def plain(sentence: str) -> str:
+    """A clause with flags in place of parameters."""
+    return name_flags(sentence, Config)
+
+
+def spelled(command: str, options: Mapping[str, Any], check: str) -> str:
+    """A command as it is typed."""
+    words = ["adapt", command]
+    for name, value in options.items():
+        words += [flag(name), str(value)]
+    if command == "doctor":
+        words += [flag("checks"), check]
+    return shlex.join(words)

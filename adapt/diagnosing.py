@@ -1,0 +1,278 @@
+"""What is wrong with a checkpoint, with data, with a plan or with a run: findings, each with its
+evidence and a mend.
+
+    adapt.diagnose("minilm")                                    # the checkpoint
+    adapt.diagnose("minilm", texts, labels, strategy="frozen")  # and the data, and the plan
+    adapt.diagnose("runs/mine").findings                        # a run
+    adapt.diagnose("runs/mine", texts, labels)                  # and how it does on other rows
+    adapt.diagnose(records)                                     # the log of a loop of one's own
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt import files
+from adapt.data.inputs import Columns
+from adapt.doctor.cases import CheckpointCase, ResultCase, ScoredSet, TrainingCase
+from adapt.doctor.checks import CHECKS, check_names, run_checks
+from adapt.doctor.findings import Finding
+from adapt.errors import StrategyError
+from adapt.finetuning import prepare, spelled_schedule
+from adapt.options import HELD_OUT, FinetuningOptions
+from adapt.other_names import suggests
+from adapt.predicting import predict_table, score_table
+from adapt.pretrained import hub
+from adapt.pretrained.hub import Pretrained
+from adapt.run import Run, load_run
+from adapt.tasks.base import task_of
+from adapt.training.strategies import Phase, Strategy
+
+ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What was found, the worst first, and the names of the checks that were made.
+
+    ``for finding in diagnosis`` goes through the findings; ``len(diagnosis)`` is 0 where all is
+    well.
+    """
+
+    what: str
+    findings: tuple[Finding, ...]
+    checks: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __repr__(self) -> str:
+        lines = [f"Diagnosis of {self.what}: {len(self)} findings by {len(self.checks)} checks"]
+        lines += [f"  {finding.severity}: {finding.line}" for finding in self]
+        return "\n".join(lines)
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row a finding."""
+        import pandas
+
+        columns = [field.name for field in dataclasses.fields(Finding)]
+        rows = [{name: getattr(finding, name) for name in columns} for finding in self]
+        return pandas.DataFrame(rows, columns=columns)
+
+
+@suggests
+def diagnose(
+    pretrained: Pretrained | Run | str | Path | Sequence[Mapping[str, Any]],
+    inputs: Any = None,
+    labels: Any = None,
+    *,
+    checks: Sequence[str] = (),
+    validation: Any = HELD_OUT,
+    test: Any = None,
+    task: str = "classification",
+    strategy: str | Strategy | Sequence[Phase] = "full",
+    epochs: int = 3,
+    batch_size: int = 32,
+    learning_rate: float | None = None,
+    head_learning_rate: float | None = None,
+    rate_factor: float = 1.0,
+    seed: int = 0,
+    score: str | None = None,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    label_column: str = "label",
+    image_column: str | None = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    cache: str = "auto",
+) -> Diagnosis:
+    """What is wrong with a checkpoint, data, a plan or a run. Nothing trains, and no step compiles.
+
+        adapt.diagnose("minilm", texts, labels, strategy="frozen", head_learning_rate=2e-5)
+        adapt.diagnose(run)                       # what fine-tuning found, or its log tells
+        adapt.diagnose(run, more_texts, labels)   # are these labels those of the run?
+
+    ``pretrained`` is a checkpoint, a run of :func:`adapt.finetune` or its folder, or the records of
+    a loop of one's own (:func:`adapt.training.loop.run_steps`). With ``inputs``, as in
+    :func:`adapt.finetune`, a checkpoint is looked at with these data and the other arguments, which
+    are those of the run that is planned; and a run predicts them, and is judged by their labels.
+    ``checks`` names checks, default: all of what is given.
+
+    Raises :class:`StrategyError` for a check that there is not, and what :func:`adapt.finetune`
+    raises for data and arguments that it refuses.
+    """
+    wanted = check_names(checks)
+    columns = Columns(
+        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
+    )
+    if is_log(pretrained):
+        if inputs is not None:
+            raise StrategyError("records of a loop go without `inputs`: give a run or a checkpoint")
+        return of_log(pretrained, wanted)
+    run = as_run(pretrained)
+    if run is not None:
+        return of_run(run, inputs, labels, columns, wanted)
+    checkpoint: Any = pretrained
+    if inputs is None:
+        return of_checkpoint(hub.loaded(checkpoint), wanted)
+    strategy, epochs = spelled_schedule(strategy, epochs)
+    options = FinetuningOptions(
+        checkpoint=hub.source_of(checkpoint),
+        task=task,
+        strategy=strategy,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        rate_factor=rate_factor,
+        score=score,
+        pooling=pooling,
+        max_length=max_length,
+        cache=cache,  # pyright: ignore[reportArgumentType]
+    )
+    return of_plan(
+        checkpoint,
+        inputs,
+        labels,
+        options,
+        validation=validation,
+        test=test,
+        columns=columns,
+        seed=seed,
+        checks=wanted,
+    )
+
+
+def is_log(given: Any) -> bool:
+    """Whether what is given are the records of a loop."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return False
+    return all(isinstance(record, Mapping) for record in given)
+
+
+def as_run(given: Any) -> Run | None:
+    """A run, or that in a folder of one; None for any other checkpoint."""
+    if isinstance(given, Run):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        return None
+    folder = files.to_path(given)
+    if not (folder / "model.json").exists() or not (folder / "config.json").exists():
+        return None
+    settings = hub.read_json(folder, "config.json")
+    return load_run(folder) if settings.get("experiment") == "finetune" else None
+
+
+def chosen(subjects: Sequence[str], wanted: frozenset[str]) -> list[str]:
+    """The names of the checks of some subjects, of which some may be wanted.
+
+    Raises :class:`StrategyError` where none of those that are wanted is of a subject.
+    """
+    names = [check.__name__ for subject in subjects for check in CHECKS[subject]]
+    kept = [name for name in names if not wanted or name in wanted]
+    if not kept:
+        raise StrategyError(
+            f"`checks` {', '.join(sorted(wanted))} look at something else than what is given: "
+            f"give some of {', '.join(names)}"
+        )
+    return kept
+
+
+def diagnosis(what: str, findings: Sequence[Finding], names: Sequence[str]) -> Diagnosis:
+    """The findings of the named checks, the worst first."""
+    kept = [finding for finding in findings if finding.check in names]
+    kept.sort(key=lambda finding: ORDER[finding.severity])
+    return Diagnosis(what, tuple(kept), tuple(names))
+
+
+def of_log(records: Any, wanted: frozenset[str]) -> Diagnosis:
+    """What the records of a loop tell."""
+    names = chosen(["training"], wanted)
+    case = TrainingCase(history=list(records))
+    return diagnosis("a log", run_checks(CHECKS["training"], case), names)
+
+
+def of_checkpoint(pretrained: Pretrained, wanted: frozenset[str]) -> Diagnosis:
+    """What is wrong with a checkpoint."""
+    names = chosen(["checkpoint"], wanted)
+    command = ("doctor", {"checkpoint": pretrained.source})
+    case = CheckpointCase(pretrained=pretrained)
+    found = run_checks(CHECKS["checkpoint"], case, command)
+    return diagnosis(pretrained.source, found, names)
+
+
+def of_plan(
+    pretrained: Any,
+    inputs: Any,
+    labels: Any,
+    options: FinetuningOptions,
+    *,
+    validation: Any,
+    test: Any,
+    columns: Columns,
+    seed: int,
+    checks: frozenset[str],
+) -> Diagnosis:
+    """What is wrong with a checkpoint, the data and the options of a run that is planned."""
+    names = chosen(["checkpoint", "data", "settings"], checks)
+    prepared = prepare(
+        pretrained,
+        inputs,
+        labels,
+        options,
+        validation=validation,
+        test=test,
+        columns=columns,
+        seed=seed,
+    )
+    what = f"{options.checkpoint} on {prepared.settings['train']}"
+    return diagnosis(what, prepared.findings, names)
+
+
+def of_run(
+    run: Run, inputs: Any, labels: Any, columns: Columns, wanted: frozenset[str]
+) -> Diagnosis:
+    """What is wrong with a run: what was found when it trained, or what its log tells; and with its
+    predictions of other rows, where there are such.
+    """
+    what = str(run.folder or "the run")
+    command = ("doctor", {"run": what})
+    subjects = [*CHECKS] if "findings" in run.result else ["training"]
+    if inputs is not None:
+        subjects = ["result"]
+        found = run_checks(CHECKS["result"], scored_case(run, inputs, labels, columns), command)
+    elif "findings" in run.result:
+        found = [Finding.from_json(entry) for entry in run.result["findings"]]
+    else:
+        case = TrainingCase(history=[*map(dict, run.history)], outcome=run.outcome)
+        found = run_checks(CHECKS["training"], case, command)
+    found = [dataclasses.replace(one, shown_by=one.shown_by or command) for one in found]
+    return diagnosis(what, found, chosen(subjects, wanted))
+
+
+def scored_case(run: Run, inputs: Any, labels: Any, given: Columns) -> ResultCase:
+    """How a run does on labelled rows. Columns are those of training, unless others are given."""
+    task = task_of(run.pretrained)
+    columns = run.columns if given == Columns() else given
+    table, columns = run.make_labelled_table(inputs, labels, columns)
+    names = run.pretrained.labels
+    outputs = None
+    truth: Any = []
+    if task.probed_as == "classes":
+        truth = np.asarray(task.encode_labels(table, columns.label, names))
+        (predictions,) = predict_table([run.pretrained], table, columns.texts, columns.image)
+        outputs = predictions.outputs
+        scores = dict(task.metrics(outputs, truth, names))
+        baselines = {table.name: task.baseline(truth, truth)}
+    else:
+        scores = score_table(run.pretrained, table, columns)
+        baselines = {}
+    scored = ScoredSet(name=table.name, scores=scores, labels=truth, outputs=outputs)
+    return ResultCase(task=task, names=names, sets=[scored], baselines=baselines, result={})

@@ -1,0 +1,227 @@
+"""Checks on data: rows that leak or contradict each other, texts the encoder can't read, classes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from adapt.data.examples import Examples
+from adapt.data.labels import is_class_numbers
+from adapt.data.sources import TokenSource
+from adapt.doctor.cases import DataCase
+from adapt.doctor.findings import Finding
+
+SHOWN = 5  # rows of the evidence
+FEW = 20  # rows, of which shares say nothing
+# Rows that a short text repeats by chance ("ok") are few; the bundled sets have less than these.
+HELD_OUT_SHARE = 0.05
+CONTRADICTORY_SHARE = 0.02
+SAME_SHARE = 0.3
+UNKNOWN_SHARE = 0.1  # of all tokens
+TRUNCATED_SHARE = 0.25
+MAJORITY = 0.9  # the share of a class beyond which accuracy says little
+
+
+def repeated_rows(case: DataCase) -> Iterator[Finding]:
+    """Rows of another part whose inputs are in the training data, whatever their labels."""
+    for name, count in case.data.repeated.items():
+        size = len(case.data.sets[name])
+        if not count:
+            continue
+        yield Finding(
+            severity="error" if count > HELD_OUT_SHARE * size else "warning",
+            seen=f"{count:,} of {size:,} {name} rows are in the training data, too",
+            cause="the sets were split before copies were taken out, or overlap",
+            mend="take them out of one of the two",
+            evidence={"set": name, "rows": count, "of": size},
+            is_logged=True,
+        )
+
+
+def held_out_rows_in_training(case: DataCase) -> Iterator[Finding]:
+    """Copies in the training file, of which some were held out: their score says nothing."""
+    if not case.is_held_out:
+        return
+    train = fingerprints(case.data.sets["train"])
+    held_out = fingerprints(case.data.sets["validation"])
+    if train is None or held_out is None or len(held_out) < FEW:
+        return
+    count = int(np.isin(held_out, train).sum())
+    share = count / len(held_out)
+    if share <= HELD_OUT_SHARE:
+        return
+    yield Finding(
+        severity="warning",
+        seen=f"{count:,} of {len(held_out):,} rows that were held out for validation have a copy "
+        "among those that train",
+        cause="the training file has rows several times",
+        mend="take copies out of the file, or give `validation` data of their own",
+        evidence={"rows": count, "of": len(held_out), "share": share},
+    )
+
+
+def contradictory_labels(case: DataCase) -> Iterator[Finding]:
+    """Training rows of the same input with different labels: no model can have both right."""
+    train = case.data.sets["train"]
+    keys = fingerprints(train)
+    if keys is None or not is_class_numbers(train.labels):
+        return
+    _, group = np.unique(keys, return_inverse=True)
+    labels = np.asarray(train.labels)
+    low = np.full(group.max(initial=0) + 1, labels.max(initial=0))
+    high = np.zeros_like(low)
+    np.minimum.at(low, group, labels)
+    np.maximum.at(high, group, labels)
+    rows = np.flatnonzero((low != high)[group])
+    share = len(rows) / max(len(keys), 1)
+    if share <= CONTRADICTORY_SHARE or len(keys) < FEW:
+        return
+    yield Finding(
+        severity="warning",
+        seen=f"{len(rows):,} of {len(keys):,} training rows have the input of another row and not "
+        "its label",
+        cause="labels were shuffled or are noise, or another column belongs to the input",
+        mend="look at these rows, or name the second column as `text_pair_column`",
+        certainty="possible",
+        evidence={"rows": len(rows), "share": share, "first": (rows[:SHOWN] + 1).tolist()},
+    )
+
+
+def same_inputs(case: DataCase) -> Iterator[Finding]:
+    """A large share of training rows with one and the same input."""
+    keys = fingerprints(case.data.sets["train"])
+    if keys is None or len(keys) < FEW:
+        return
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    most = int(counts.max())
+    share = most / len(keys)
+    if share <= SAME_SHARE:
+        return
+    rows = np.flatnonzero(keys == keys[first[counts.argmax()]])
+    yield Finding(
+        severity="error",
+        seen=f"{most:,} of {len(keys):,} training rows have the same input",
+        cause="the text column is another one, or what tells rows apart is truncated or unknown to "
+        "the tokenizer",
+        mend="look at what `text_column` names, and at a row's tokens",
+        certainty="likely",
+        evidence={"rows": most, "share": share, "first": (rows[:SHOWN] + 1).tolist()},
+    )
+
+
+def unknown_tokens(case: DataCase) -> Iterator[Finding]:
+    """A large share of tokens that the vocabulary does not have."""
+    tokenizer = case.pretrained.tokenizer
+    if tokenizer is None or tokenizer.unknown.unknown is None:
+        return
+    number, spelling = tokenizer.unknown.unknown
+    files = []
+    for name, examples in case.data.sets.items():
+        source = examples.file_sequences
+        if not isinstance(source, TokenSource) or not len(source.tokens.values):
+            continue
+        if any(source is file for file in files):  # what is held out is of the training file
+            continue
+        files.append(source)
+        own = len(source.tokens.values) - tokenizer.unknown.num_special * len(source.tokens)
+        count = int((source.tokens.values == number).sum())
+        share = count / max(own, 1)
+        if share > UNKNOWN_SHARE:
+            yield Finding(
+                severity="warning",
+                seen=f"{name}: {share:.0%} of the tokens are {spelling}",
+                cause="the vocabulary is of another language, script or domain, or the tokenizer's "
+                "settings are another model's",
+                mend="take a checkpoint whose vocabulary has these texts",
+                certainty="likely",
+                evidence={"set": name, "tokens": own, "unknown": count},
+                is_logged=tokenizer.unknown.mostly_unknown > 0,
+            )
+
+
+def truncated_texts(case: DataCase) -> Iterator[Finding]:
+    """A large share of texts of which the encoder reads a part."""
+    for name, examples in case.data.sets.items():
+        long = examples.long
+        share = long.truncated / max(len(examples), 1)
+        if share <= TRUNCATED_SHARE or len(examples) < FEW:
+            continue
+        yield Finding(
+            severity="note",
+            seen=f"{name}: {long.truncated:,} of {len(examples):,} texts are longer than "
+            f"{long.max_length} tokens, and {long.tokens_left_out:,} tokens are left out",
+            cause="`max_length`, or what the checkpoint reads",
+            mend="give a larger `max_length` where the checkpoint has the positions, or `long` "
+            "head+tail or windows",
+            evidence={"set": name, "texts": long.truncated, "tokens": long.tokens_left_out},
+            is_logged=True,
+        )
+
+
+def imbalance(case: DataCase) -> Iterator[Finding]:
+    """A class so frequent that accuracy is high without a look at any input."""
+    counts = case.data.class_counts
+    total = sum(counts.values())
+    if (
+        not case.data.task.has_class_weights
+        or total < FEW
+        or case.data.primary_metric != "accuracy"
+    ):
+        return
+    name = max(counts, key=lambda one: counts[one])
+    share = counts[name] / total
+    if share <= MAJORITY:
+        return
+    yield Finding(
+        severity="warning",
+        seen=f"{share:.0%} of the training rows are '{name}', and accuracy decides",
+        cause="imbalance beyond the metric: who says it always has this accuracy",
+        mend="give `score` macro_f1, perhaps with `class_weights` balanced",
+        evidence={"class": name, "share": share, "rows": total},
+    )
+
+
+def absent_classes(case: DataCase) -> Iterator[Finding]:
+    """A validation or test set that has one class, where training has several."""
+    names = case.data.names
+    for name, examples in case.data.sets.items():
+        labels = examples.labels
+        if name == "train" or len(examples) < FEW or not is_class_numbers(labels):
+            continue
+        present = np.unique(np.asarray(labels))
+        if len(present) > 1 or len(names) < 2:
+            continue
+        only = names[int(present[0])]
+        yield Finding(
+            severity="error",
+            seen=f"all {len(examples):,} {name} rows are '{only}'",
+            cause="the file is sorted by class and was cut, or the labels are of another column",
+            mend="draw the rows at random, with some of every class",
+            certainty="likely",
+            evidence={"set": name, "class": only, "rows": len(examples)},
+        )
+
+
+def fingerprints(examples: Examples) -> np.ndarray | None:
+    """A number for the tokens of each example, uint64 [N]: equal for equal tokens, and else all but
+    never. None for pictures, and for examples of several sequences.
+    """
+    source = examples.file_sequences
+    if (
+        not isinstance(source, TokenSource)
+        or examples.rows.ndim > 1
+        or examples.windows is not None
+    ):
+        return None
+    tokens = source.tokens.take(examples.rows)
+    order = np.arange(len(tokens))
+    values = source.tokens.values[tokens.flat_indices(order)].astype(np.uint64)
+    ends = np.cumsum(tokens.lengths)
+    places = np.arange(len(values)) - np.repeat(ends - tokens.lengths, tokens.lengths)
+    factors = np.random.default_rng(0).integers(2**63, size=max(source.max_length, 1) + 1)
+    factors = factors.astype(np.uint64) | np.uint64(1)
+    mixed = (values + np.uint64(1)) * factors[np.minimum(places, len(factors) - 1)]
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
+    keys = sums[ends] - sums[ends - tokens.lengths]
+    if tokens.second_start is not None:
+        keys += tokens.second_start.astype(np.uint64) * factors[-1]
+    return keys

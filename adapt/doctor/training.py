@@ -1,0 +1,146 @@
+"""Checks on how a run trained: its losses, its rates, and what its weights did."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from adapt.doctor.cases import TrainingCase
+from adapt.doctor.findings import Finding
+from adapt.doctor.settings import LEAST_REACH
+
+FEW_STEPS = 30  # after which a loss says something
+LEARNED = 0.98  # of the loss of the prior: below it something was learned
+ABOVE = 1.1  # times the loss of the prior, or of the first epoch: above it training did harm
+ROUNDED = 0.5  # of the updates
+# What is left of a leaf besides decay, relative to it: steps round off 1e-7 each, and a rate of 1e-6
+# moves weights of 0.04 by 1e-3 in forty steps.
+STILL = 1e-5
+
+
+def diverged(case: TrainingCase) -> Iterator[Finding]:
+    """A loss that was not finite."""
+    if case.outcome != "diverged":
+        return
+    last = case.records[-1] if case.records else {}
+    rates = {name: value for name, value in last.items() if name.startswith("rate_")}
+    yield Finding(
+        severity="error",
+        seen=f"the loss was not finite after step {case.steps:,}",
+        cause="the rate is too high, or a row's label or input is no number",
+        mend="give a smaller `rate_factor` or `clip_norm`, and look at the data of that step",
+        certainty="likely",
+        evidence={"step": case.steps, "loss": last.get("loss"), **rates},
+    )
+
+
+def loss_above_prior(case: TrainingCase) -> Iterator[Finding]:
+    """A training loss that ends above that of an answer without any input, or of the first epoch."""
+    if case.steps < FEW_STEPS or not case.losses:
+        return
+    last = case.losses[-1]
+    floor = case.prior_loss
+    what = "that of the labels' shares alone"
+    if floor is None and len(case.losses) > 1:
+        floor = case.losses[0]
+        what = "that of the first epoch"
+    if floor is None or last <= ABOVE * floor:
+        return
+    yield Finding(
+        severity="error",
+        seen=f"the training loss of the last epoch is {last:.3g}, above {what}, {floor:.3g}",
+        cause="the rate is too high",
+        mend="give a smaller `learning_rate` or `rate_factor`: try a tenth",
+        certainty="likely",
+        evidence={"loss": last, "prior_loss": case.prior_loss, "losses": case.losses},
+    )
+
+
+def nothing_learned(case: TrainingCase) -> Iterator[Finding]:
+    """A training loss that stays at that of the labels' shares."""
+    prior = case.prior_loss
+    if prior is None or case.steps < FEW_STEPS or not case.losses:
+        return
+    last = case.losses[-1]
+    if not LEARNED * prior < last <= ABOVE * prior:
+        return
+    if min(case.validation_losses, default=last) < LEARNED * prior:
+        return
+    reach = case.reach("head")
+    evidence = {"loss": last, "prior_loss": prior, "steps": case.steps, "reach": reach}
+    seen = (
+        f"after {case.steps:,} steps the training loss is {last:.3g}, and {prior:.3g} is that of the "
+        "labels' shares alone"
+    )
+    if reach is not None and reach < LEAST_REACH:
+        yield Finding(
+            severity="error",
+            seen=seen,
+            cause=f"the rates of all steps move a weight of the head by {reach:.2g} at most",
+            mend="give larger rates or more `epochs`",
+            certainty="likely",
+            evidence=evidence,
+        )
+        return
+    moved = np.mean(list(changes(case).values())) if case.after else None
+    yield Finding(
+        severity="error",
+        seen=seen,
+        cause="the labels do not belong to the inputs (shuffled, or another column), the rate is too "
+        "high, or the frozen features do not have the answer",
+        mend="look at some rows; then try a tenth of the rate, and then a strategy that trains more",
+        certainty="possible",
+        evidence=evidence | {"update_to_weight": None if moved is None else float(moved)},
+    )
+
+
+def updates_rounded_away(case: TrainingCase) -> Iterator[Finding]:
+    """Updates below one unit in the last place of the weights' dtype, which change nothing."""
+    shares = [float(r["rounded_away"]) for r in case.records if "rounded_away" in r]
+    if not shares or np.mean(shares) <= ROUNDED:
+        return
+    share = float(np.mean(shares))
+    yield Finding(
+        severity="error",
+        seen=f"{share:.0%} of the updates are rounded away",
+        cause="weights that train are stored in bfloat16, whose numbers lie 0.4% apart",
+        mend="store what trains in float32, and compute in bfloat16 (`dtype`)",
+        evidence={"share": share, "records": len(shares)},
+    )
+
+
+def leaves_without_gradient(case: TrainingCase) -> Iterator[Finding]:
+    """Leaves that train and that no gradient reached: decay alone moved them, or nothing did."""
+    still = [path for path, change in changes(case).items() if change <= STILL]
+    if not still or case.steps < 2:
+        return
+    count = sum(case.after[path].size for path in still)
+    shown = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
+    is_all = len(still) == len(case.after)
+    yield Finding(
+        severity="error" if is_all else "warning",
+        seen=f"{len(still)} of {len(case.after)} leaves that train got no gradient: {shown}",
+        cause="a rate of 0, or a loss that does not depend on them"
+        if is_all
+        else "no output reads them: a head left in the tree, a second head, or blocks above the "
+        "highest layer that is read",
+        mend="freeze them or drop them from the tree, or have the head read them",
+        evidence={"leaves": still, "parameters": count},
+    )
+
+
+def changes(case: TrainingCase) -> dict[str, float]:
+    """How far each leaf that trained lies from where it began, decay left out, relative to its size
+    there: 0 where no gradient reached it.
+    """
+    return {path: change_of(case.before[path], leaf) for path, leaf in case.after.items()}
+
+
+def change_of(before: np.ndarray, after: np.ndarray) -> float:
+    """The distance of ``after`` from the nearest multiple of ``before``, relative to its size."""
+    one = np.asarray(before, np.float32).reshape(-1)
+    other = np.asarray(after, np.float32).reshape(-1)
+    size = float(np.linalg.norm(one))
+    if not size:
+        return float(np.linalg.norm(other))
+    factor = float(one @ other) / size**2
+    return float(np.linalg.norm(other - factor * one)) / size

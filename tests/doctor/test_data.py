@@ -1,0 +1,120 @@
+"""Faults of data are named, each planted in two ways."""
+
+import numpy as np
+import pytest
+
+import adapt
+from adapt.doctor.data import fingerprints
+from tests.helpers import healthy
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+TRAIN = healthy.sentences(240)
+TEST = healthy.sentences(60, seed=1)
+
+
+@pytest.fixture(scope="module")
+def bert(inputs):
+    return adapt.load(inputs.checkpoint("bert_mlm_tied", blocks=1))
+
+
+@pytest.fixture
+def found(bert):
+    def findings(train=TRAIN, **more):
+        prepared = healthy.plan(bert, train, **{"test": TEST} | more)
+        return {finding.check: finding for finding in prepared.findings}
+
+    return findings
+
+
+def test_different_rows_are_well(found):
+    assert not set(found()) - {"repeated_rows"}
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+def test_rows_of_another_part_that_are_trained_on(found, name):
+    copies = ([*TRAIN[0][:30], *TEST[0][:10]], [*TRAIN[1][:30], *TEST[1][:10]])
+    finding = found(**{name: copies})["repeated_rows"]
+    assert finding.evidence["set"] == name and finding.evidence["rows"] >= 30
+    assert finding.is_logged, "the library says it where it counts them"
+
+
+@pytest.mark.parametrize("planted", ["a file twice", "a row in many"])
+def test_copies_of_which_some_are_held_out(found, planted):
+    texts, labels = TRAIN
+    if planted == "a file twice":
+        train = (texts * 2, labels * 2)
+    else:
+        train = (texts + texts[:20] * 3, labels + labels[:20] * 3)
+    finding = found(train)["held_out_rows_in_training"]
+    assert finding.evidence["share"] > 0.05
+    assert "held_out_rows_in_training" not in found(train, validation=TEST)
+
+
+@pytest.mark.parametrize("planted", ["half shuffled", "flipped once more"])
+def test_rows_of_one_input_with_different_labels(found, planted):
+    texts, labels = TRAIN
+    other = [(label == "good" and "bad") or "good" for label in labels]
+    if planted == "half shuffled":
+        other = np.random.default_rng(0).permutation(labels).tolist()
+    finding = found((texts * 2, labels + other))["contradictory_labels"]
+    assert finding.evidence["share"] > 0.02
+    first = finding.evidence["first"]
+    assert len(first) == 5 and min(first) >= 1
+
+
+@pytest.mark.parametrize("planted", ["one text", "truncated to one"])
+def test_rows_with_one_and_the_same_input(found, planted):
+    texts, labels = TRAIN
+    if planted == "one text":
+        texts = [*texts[:100], *["the film"] * 140]
+        finding = found((texts, labels))["same_inputs"]
+    else:
+        texts = [f"the film was {text}" for text in texts]
+        finding = found((texts, labels), max_length=5)["same_inputs"]
+    assert finding.severity == "error" and finding.evidence["share"] > 0.3
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_words_that_the_vocabulary_does_not_have(found, share):
+    words = "ein Satz auf Deutsch"
+    count = int(share * len(TRAIN[0]))
+    texts = [f"{words} {number}" for number in range(count)] + TRAIN[0][count:]
+    finding = found((texts, TRAIN[1]))["unknown_tokens"]
+    assert finding.evidence["set"] == "train" and finding.is_logged
+
+
+@pytest.mark.parametrize("way", ["a short length", "long texts"])
+def test_texts_that_are_read_in_part(found, way):
+    if way == "a short length":
+        finding = found(max_length=5)["truncated_texts"]
+    else:
+        finding = found(([f"{text} " + "the " * 30 for text in TRAIN[0]], TRAIN[1]))[
+            "truncated_texts"
+        ]
+    assert finding.severity == "note" and finding.evidence["texts"] >= 60
+
+
+@pytest.mark.parametrize("rare", [4, 20])
+def test_a_class_so_frequent_that_accuracy_says_little(found, rare):
+    labels = ["ham"] * (240 - rare) + ["spam"] * rare
+    train = (TRAIN[0], labels)
+    test = (TEST[0], ["ham"] * 40 + ["spam"] * 20)
+    assert found(train, test=test)["imbalance"].evidence["class"] == "ham"
+    assert "imbalance" not in found(train, test=test, score="macro_f1")
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_set_with_one_class(found, name):
+    one = [text for text, label in zip(*TEST, strict=True) if label == "good"]
+    one = one or TEST[0][:25]
+    finding = found(**{name: (one[:25], [TRAIN[1][0]] * len(one[:25]))})["absent_classes"]
+    assert finding.evidence["set"] == name and finding.severity == "error"
+
+
+def test_fingerprints_are_equal_for_equal_tokens_alone(bert):
+    texts = ["the film", "film the", "the film", "the", "the the", "a film"]
+    labels = ["x", "y"] * 3
+    validation = (["the film", "a film"], ["x", "y"])
+    train = healthy.plan(bert, (texts, labels), validation=validation).data.sets["train"]
+    keys = fingerprints(train)
+    assert keys[0] == keys[2] and len(np.unique(keys)) == 5

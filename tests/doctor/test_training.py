@@ -1,0 +1,98 @@
+"""Faults of training are named by the log and the weights, each planted in two ways."""
+
+import numpy as np
+import pytest
+
+from adapt.doctor.cases import TrainingCase
+from adapt.doctor.checks import CHECKS, run_checks
+
+PRIOR = float(np.log(2))
+
+
+def log(losses, rate=1e-3, steps=20, **more):
+    """Records of an epoch each, with a validation after it."""
+    history = []
+    for epoch, loss in enumerate(losses):
+        step = (epoch + 1) * steps
+        record = {"epoch": epoch, "step": step, "loss": loss, "rate_head": rate, **more}
+        history += [record, {"epoch": epoch, "step": step, "validation_loss": loss}]
+    return history
+
+
+def found(history, prior=PRIOR, **more):
+    case = TrainingCase(history=history, prior_loss=prior, **more)
+    return {finding.check: finding for finding in run_checks(CHECKS["training"], case)}
+
+
+@pytest.mark.parametrize(
+    "losses", [[0.6, 0.4, 0.2], [0.70, 0.66], [0.69, 0.69, 0.5], [0.3, 0.2, 0.25]]
+)
+def test_a_loss_that_falls_is_well(losses):
+    assert found(log(losses)) == {}
+    assert found(log(losses), prior=None) == {}
+
+
+def test_a_short_run_says_nothing():
+    assert found(log([0.7], steps=4)) == {}
+
+
+@pytest.mark.parametrize("losses", [[0.9, 1.5, 2.0], [0.69, 0.8, 0.8]])
+def test_a_loss_above_that_of_the_labels_shares(losses):
+    finding = found(log(losses))["loss_above_prior"]
+    assert finding.evidence["losses"] == losses
+    assert finding.severity == "error"
+
+
+def test_a_loss_that_rises_where_its_prior_is_unknown():
+    assert "loss_above_prior" in found(log([1.0, 1.2]), prior=None)
+    assert "loss_above_prior" in found(log([0.2, 0.1, 0.5]), prior=None)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-4])
+def test_a_loss_that_stays_because_the_rate_is_too_low(rate):
+    finding = found(log([0.695, 0.693], rate=rate))["nothing_learned"]
+    assert finding.certainty == "likely"
+    assert finding.evidence["reach"] == pytest.approx(40 * rate)
+
+
+@pytest.mark.parametrize("losses", [[0.70, 0.69], [0.72, 0.70, 0.695]])
+def test_a_loss_that_stays_whatever_the_rate(losses):
+    """As with labels that were shuffled."""
+    finding = found(log(losses))["nothing_learned"]
+    assert finding.certainty == "possible" and "shuffled" in finding.cause
+
+
+@pytest.mark.parametrize("share", [0.6, 0.97])
+def test_updates_that_the_dtype_swallows(share):
+    assert found(log([0.6, 0.5], rounded_away=share))["updates_rounded_away"].evidence[
+        "share"
+    ] == pytest.approx(share)
+    assert found(log([0.6, 0.5], rounded_away=0.2)) == {}
+
+
+def leaves(seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = {"head/kernel": (4, 2), "head/bias": (2,), "encoder/block_00/kernel": (4, 4)}
+    return {path: rng.standard_normal(shape).astype(np.float32) for path, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_a_leaf_that_no_gradient_reached(decay):
+    """A second head that nothing reads: it stays, or only decays."""
+    before = leaves() | {"head/old/kernel": np.ones((4, 3), np.float32)}
+    after = {path: leaf + 0.01 * leaves(1).get(path, 0) for path, leaf in before.items()}
+    after["head/old/kernel"] = decay * before["head/old/kernel"]
+    finding = found(log([0.6, 0.5]), before=before, after=after)["leaves_without_gradient"]
+    assert finding.evidence == {"leaves": ["head/old/kernel"], "parameters": 12}
+    del before["head/old/kernel"], after["head/old/kernel"]
+    assert found(log([0.6, 0.5]), before=before, after=after) == {}
+
+
+def test_training_that_changes_nothing():
+    finding = found(log([0.6, 0.5]), before=leaves(), after=leaves())["leaves_without_gradient"]
+    assert finding.severity == "error"
+
+
+@pytest.mark.parametrize("history", [[], log([0.6, 3.0])])
+def test_a_run_that_diverged(history):
+    assert found(history, outcome="diverged")["diverged"].severity == "error"

@@ -1,0 +1,187 @@
+"""A diagnosis of a checkpoint, a plan, a run and a log, from Python and from the command line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import adapt
+from adapt.doctor.checks import CHECKS, check_names
+from adapt.doctor.findings import Finding
+from adapt.errors import StrategyError
+from tests.helpers import healthy
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+TRAIN = healthy.sentences(240)
+NEW = healthy.sentences(60, seed=1)
+FAST = {"epochs": 4, "batch_size": 16, "patience": 0}
+LEARNS = {"epochs": 8, "learning_rate": 3e-3, "head_learning_rate": 1e-2, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(inputs):
+    return inputs.checkpoint("bert_mlm_tied", blocks=1)
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint, scratch_cache, tmp_path_factory):
+    """One that has learned which words are good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPT_CACHE", str(scratch_cache))
+        out = tmp_path_factory.mktemp("runs") / "run"
+        return adapt.finetune(checkpoint, *TRAIN, out=out, **FAST | LEARNS)
+
+
+def names(diagnosis):
+    return {finding.check for finding in diagnosis}
+
+
+def test_every_check_says_what_it_names_and_has_a_name_of_its_own():
+    checks = [check for checks in CHECKS.values() for check in checks]
+    assert all(check.__doc__ and check.__doc__.strip().endswith(".") for check in checks)
+    assert len({check.__name__ for check in checks}) == len(checks)
+    with pytest.raises(StrategyError, match="unknown `checks` no_such"):
+        check_names(["no_such"])
+
+
+def test_a_checkpoint_that_is_well(checkpoint):
+    diagnosis = adapt.diagnose(checkpoint)
+    assert not len(diagnosis) and set(diagnosis.checks) == {
+        check.__name__ for check in CHECKS["checkpoint"]
+    }
+    assert diagnosis.to_pandas().empty
+
+
+def test_a_plan_is_looked_at_before_it_trains(checkpoint):
+    plan = {"strategy": "frozen", "head_learning_rate": 2e-5}
+    diagnosis = adapt.diagnose(checkpoint, *TRAIN, **plan)
+    assert names(diagnosis) == {"head_rate_too_low"}
+    (finding,) = diagnosis
+    assert finding.shown_by == (
+        "doctor",
+        {"checkpoint": checkpoint, "train": "the training data", **plan},
+    )
+    assert "head_rate_too_low" in repr(diagnosis)
+    assert list(diagnosis.to_pandas()["check"]) == ["head_rate_too_low"]
+
+
+def test_a_run_has_what_was_found_in_its_result(run, checkpoint):
+    assert run.result["findings"] == []
+    assert json.loads((run.folder / "result.json").read_text())["findings"] == []
+    low = adapt.finetune(
+        checkpoint, *TRAIN, test=NEW, **FAST | {"strategy": "frozen", "head_learning_rate": 1e-6}
+    )
+    found = names(adapt.diagnose(low))
+    assert {"head_rate_too_low", "nothing_learned"} <= found
+    assert found == {entry["check"] for entry in low.result["findings"]}
+    assert json.loads(json.dumps(low.result["findings"])) == low.result["findings"]
+
+
+def test_a_run_is_judged_by_other_rows(run):
+    assert not names(adapt.diagnose(run, *NEW))
+    flipped = [{"positive": "negative", "negative": "positive"}[label] for label in NEW[1]]
+    found = {finding.check: finding for finding in adapt.diagnose(run.folder, NEW[0], flipped)}
+    assert found["labels_in_another_order"].evidence["renamed"] > 0.8
+    assert found["labels_in_another_order"].shown_by == ("doctor", {"run": str(run.folder)})
+
+
+def test_a_folder_of_an_earlier_version_is_judged_by_its_log(run, tmp_path):
+    folder = tmp_path / "earlier"
+    shutil.copytree(run.folder, folder)
+    result = json.loads((folder / "result.json").read_text())
+    del result["findings"]
+    (folder / "result.json").write_text(json.dumps(result))
+    assert not len(adapt.diagnose(folder))
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        if "loss" in record:
+            record["rounded_away"] = 0.9
+    assert names(adapt.diagnose(records)) == {"updates_rounded_away"}
+
+
+def test_some_checks_alone(run, checkpoint):
+    diagnosis = adapt.diagnose(checkpoint, *TRAIN, checks=["imbalance"], head_learning_rate=1e-6)
+    assert diagnosis.checks == ("imbalance",) and not len(diagnosis)
+    with pytest.raises(StrategyError, match="look at something else"):
+        adapt.diagnose(checkpoint, checks=["padding"])
+    with pytest.raises(StrategyError, match="`inputs`"):
+        adapt.diagnose([{"loss": 1.0, "step": 1}], *TRAIN)
+
+
+def test_a_finding_is_read_back_from_json():
+    finding = Finding(
+        severity="note",
+        seen="x",
+        cause="y",
+        mend="z",
+        check="padding",
+        evidence={"share": 0.5},
+        shown_by=("doctor", {"run": "r"}),
+    )
+    assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
+
+
+def test_a_check_that_fails_does_not_end_a_run(checkpoint, monkeypatch, caplog):
+    def broken(case):
+        raise ZeroDivisionError("planted")
+        yield
+
+    monkeypatch.setitem(CHECKS, "data", (broken,))
+    assert not len(adapt.diagnose(checkpoint, *TRAIN))
+    assert "the check broken failed" in caplog.text
+
+
+# The command
+
+
+def test_the_command_shows_each_finding_and_what_shows_it(here, checkpoint, tmp_path):
+    from tests.helpers import tiny
+
+    tiny.write_table(tmp_path / "train.csv", list(zip(*TRAIN, strict=True)))
+    plan = ["--checkpoint", checkpoint, "--train", "train.csv", "--head-learning-rate", "1e-6"]
+    done = here("doctor", *plan, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "warning   head_rate_too_low" in done.stdout
+    assert "mend      give a larger --head-learning-rate" in done.stdout
+    assert "--head-learning-rate 1e-06 --checks head_rate_too_low" in done.stdout
+    (entry,) = json.loads(done.stdout.splitlines()[-1])["findings"]
+    assert entry["check"] == "head_rate_too_low"
+
+
+def test_the_command_says_that_all_is_well(here, run, checkpoint):
+    for flags in (["--run", run.folder], ["--checkpoint", checkpoint]):
+        done = here("doctor", *flags)
+        assert "nothing is wrong that these checks can see" in done.stdout
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--strategy", "frozen"], "--strategy: without --train the checkpoint alone"),
+        (["--data", "new.csv"], "--data is what a --run predicts"),
+        (["--checks", "foo"], "unknown --checks foo: give one of newly_initialised"),
+        (["--run", "nowhere"], "nowhere is not a run's folder"),
+        (["--run", "nowhere", "--epochs", "9"], "--epochs: --run is a run"),
+        (["--train", "reviews", "--held-out", "2"], "--held-out 2.0 must be between 0 and 1"),
+    ],
+)
+def test_flags_that_say_nothing_together_are_one_line(here, flags, said, tmp_path):
+    done = here("doctor", *flags, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_fine_tuning_says_what_it_finds_in_one_line_each(here, checkpoint, tmp_path):
+    from tests.helpers import tiny
+
+    tiny.write_table(tmp_path / "train.csv", list(zip(*TRAIN, strict=True)))
+    flags = ["--checkpoint", checkpoint, "--train", "train.csv", "--strategy", "frozen"]
+    done = here("finetune", *flags, "--head-learning-rate", "1e-6", "--epochs", 1, cwd=tmp_path)
+    notes = [line for line in done.stderr.splitlines() if "[head_rate_too_low]" in line]
+    assert len(notes) == 1 and notes[0].startswith("note: the head's rate 1e-06")
+    assert "give a larger --head-learning-rate" in notes[0]
+    result = json.loads((tmp_path / "runs/finetune/result.json").read_text())
+    assert "head_rate_too_low" in {entry["check"] for entry in result["findings"]}
+    assert np.isfinite(result["validation_score"])
