@@ -49,6 +49,7 @@ from adapt.pretrained.hub import (
     loaded,
     pooling_fields,
     tokenizer_of,
+    with_image_size,
     with_long,
 )
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, Text, warn_long
@@ -312,6 +313,7 @@ def extract(
     on_progress: OnProgress | None = None,
     long: Long | None = None,
     prompt: str | None = None,
+    image_size: int | None = None,
 ) -> Extraction:
     """Write the features of a table's rows to ``folder / "features.npy"``, float32 [N, D], in the
     order of rows.
@@ -320,11 +322,13 @@ def extract(
     is computed. Each of several processes writes the features of its own part of the rows,
     features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
     mesh of the process's own devices. files.csv names the file of each row of a folder of pictures.
-    For pooling, normalize, prompt, layer, long and dtype see :func:`encode`. Raises :class:`StrategyError`, :class:`DataError`,
-    :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
-    data.
+    For pooling, normalize, prompt, layer, long and dtype see :func:`encode`. ``image_size``
+    interpolates positions for pictures of so many pixels a side. Raises :class:`StrategyError`,
+    :class:`DataError`, :class:`OutputError` for a full disk, and :class:`MeshError` if the processes
+    read different data.
     """
     check_inputs(pretrained, image_column)
+    pretrained = with_image_size(pretrained, image_size)
     reader = with_long(pretrained, long)
     folder = files.local_path(folder, "folder")
     count = len(table)

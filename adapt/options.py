@@ -69,15 +69,23 @@ class LongOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextEncoderOptions(LongOptions, EncoderOptions):
+class ImageSizeOptions:
+    """How large pictures are."""
+
+    title: ClassVar[str] = "model"
+
+    # pixels a side of a picture, for which positions are interpolated; default: the checkpoint's own
+    image_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderOptions(ImageSizeOptions, LongOptions, EncoderOptions):
     """Which checkpoint, and how it is computed."""
 
     title: ClassVar[str] = "model"
 
     # tokens of an example; default: the checkpoint's own
     max_length: int | None = None
-    # pixels a side of a picture, for which positions are interpolated; default: the checkpoint's own
-    image_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from adapt.options import (
     ColumnOptions,
     DeviceOptions,
     EncoderOptions,
+    ImageSizeOptions,
     ImportOptions,
     LongOptions,
     OutputOptions,
@@ -59,6 +60,7 @@ class ExtractOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
     ExtractOptions,
+    ImageSizeOptions,
     LongOptions,
     EncoderOptions,
     ColumnOptions,
@@ -74,7 +76,7 @@ class Config(
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite, may_be_remote=True)
-    pretrained = hub.load(config.checkpoint)
+    pretrained = hub.with_image_size(hub.load(config.checkpoint), config.image_size)
     table = tables.read(config.data, quoting=config.quoting)
     layout = sharding.make_layout(config.mesh, jax.local_devices())
 

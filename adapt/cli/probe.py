@@ -29,6 +29,7 @@ from adapt.features import describe_vectors
 from adapt.options import (
     CheckpointOptions,
     DeviceOptions,
+    ImageSizeOptions,
     ImportOptions,
     LabelledColumnOptions,
     LongOptions,
@@ -74,6 +75,7 @@ class ProbeRunOptions(OutputOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(
+    ImageSizeOptions,
     LongOptions,
     CheckpointOptions,
     LabelledColumnOptions,
@@ -93,6 +95,7 @@ def main(config: Config) -> dict[str, Any]:
     check_speed(config)
     check_out(config.out, None, config.overwrite, may_be_remote=True)
     pretrained = hub.with_long(hub.load(config.checkpoint), config.long)
+    pretrained = hub.with_image_size(pretrained, config.image_size)
     config = with_own_vectors(config, pretrained)
     data = read_data(
         pretrained,

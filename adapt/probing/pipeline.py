@@ -75,6 +75,7 @@ def probe(
     normalize: bool | None = None,
     prompt: str | None = None,
     unscaled: bool = False,
+    image_size: int | None = None,
 ) -> ProbeReport:
     """Which layer holds what a task needs: heads on the frozen features of every layer, chosen by
     inner folds, tested once.
@@ -86,7 +87,8 @@ def probe(
     ``pretrained``, ``inputs``, ``labels`` and ``test`` are as in :func:`adapt.finetune`. Without a
     ``test`` every fold of the rows is the test once; a bundled set by its name has one. ``task`` is
     classification or regression. ``long`` says what is read of long texts, as in
-    :func:`adapt.encode`. ``limit`` draws so many examples of the data, and of the test. The
+    :func:`adapt.encode`; ``image_size`` interpolates positions for pictures of so many pixels a side.
+    ``limit`` draws so many examples of the data, and of the test. The
     other arguments are the options of :class:`~adapt.probing.report.ProbeOptions`, and the flags of
     ``adapt probe``. ``on_progress(done, total)`` counts heads, when all features are there.
 
@@ -114,7 +116,7 @@ def probe(
     check_probe(options, task, limit)
     layout = sharding.make_layout(mesh)
     pretrained = hub.loaded(pretrained)
-    pretrained = hub.with_long(pretrained, long)
+    pretrained = hub.with_image_size(hub.with_long(pretrained, long), image_size)
     options = with_own_vectors(options, pretrained)
     data = read_data(
         pretrained, inputs, labels, options, test=test, task=task, columns=columns, limit=limit

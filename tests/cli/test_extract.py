@@ -10,6 +10,7 @@ import pytest
 
 from adapt import features
 from adapt.cli import extract, finetune
+from adapt.data import tables
 from adapt.errors import DataError, OutputError, StrategyError
 from adapt.features import encode
 from adapt.pretrained import hub
@@ -128,6 +129,19 @@ def test_images(run, inputs):
         np.testing.assert_allclose(
             out[row], np.asarray(states(loaded.params, batch)[-1])[0, 0], atol=2e-5, rtol=0
         )
+
+
+def test_images_of_another_size(run, inputs, tmp_path):
+    """As an encoder whose positions are interpolated makes them."""
+    data = inputs.images["train"]
+    out = run("vit_classifier", data=data, image_column="image", pooling="cls", image_size=16)
+    loaded = hub.load(inputs.checkpoint("vit_classifier"))
+    assert loaded.config.image_size == 32
+    smaller = hub.with_image_size(loaded, 16)
+    extracted = features.extract(
+        smaller, tables.read(data), tmp_path / "mine", image_column="image", pooling="cls"
+    )
+    np.testing.assert_array_equal(np.load(extracted.path), out)
 
 
 def test_a_finished_run_is_a_checkpoint_without_its_classifier(run, inputs, tmp_path):

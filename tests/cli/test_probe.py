@@ -95,6 +95,7 @@ def test_mistakes_are_one_line_with_the_mend(run, inputs, tmp_path, command):
         ),
         ({"label_column": "class"}, DataError, "has no column 'class'"),
         ({"checkpoint": inputs.checkpoint("vit_classifier")}, StrategyError, "is an image encoder"),
+        ({"image_size": 32}, StrategyError, "`image_size` 32 is of pictures"),
         ({"task": "regression", "label_column": "label"}, DataError, "is not a finite number"),
     ):
         with pytest.raises(error, match=message) as caught:
