@@ -11,7 +11,7 @@ import adapt
 
 COMMANDS = {
     "finetune": "adapt a pre-trained encoder to labelled data: what trains is a strategy",
-    "pretrain": "go on with pre-training on plain text, or start it",
+    "pretrain": "go on with pre-training on texts or pictures, or start it",
     "extract": "the features of a frozen encoder, one row an example",
     "predict": "labels for new rows, by finished runs",
     "evaluate": "the scores of a finished run on new labelled rows",

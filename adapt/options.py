@@ -243,12 +243,16 @@ class ObjectiveOptions:
 
     title: ClassVar[str] = "objective"
 
-    # masked, causal, replaced, next-sentence or sentence-order; default: what the checkpoint's own head was trained by
+    # masked, causal, replaced, next-sentence, sentence-order or masked-image; default: what the checkpoint's own head was trained by
     objective: str | None = None
     # share of the tokens that are predicted; of objectives with masked tokens
     mask_rate: float = 0.15
     # of replaced: a folder with a masked LM; default: a new one of a quarter of the width
     generator: str | None = None
+    # share of the squares of a picture that are predicted; of masked-image
+    patch_rate: float = 0.6
+    # pixels a side of these squares; default: 32 where that fits, else a patch
+    mask_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from adapt.errors import DataError, StrategyError
 from adapt.export.exporting import export
 from adapt.fitting import Evaluate, Fitted, Plan, Scores
 from adapt.models import Model
-from adapt.objectives import Corpus, Objective, choose
+from adapt.objectives import Corpus, Objective, choose, masked_image
 from adapt.options import (
     Decay,
     DType,
@@ -67,8 +67,10 @@ class PretrainingOptions(ObjectiveOptions):
 
     title: ClassVar[str] = "pretraining"
 
-    # plain UTF-8 text, one example a line
-    text: str
+    # plain UTF-8 text, one example a line; of pairs a sentence a line, a blank line after a document
+    text: str = ""
+    # of masked-image: a folder of pictures, or a table with a column image
+    pictures: str = ""
     # a folder, a finished run, a bundled name (minilm, tiny-bert), or a hub id
     checkpoint: str = "tiny-bert"
     # start from fresh weights in the checkpoint's shapes
@@ -106,8 +108,9 @@ class PretrainingOptions(ObjectiveOptions):
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise StrategyError(f"`{name}` {getattr(self, name)} must be at least {bound}")
-        if not 0 < self.mask_rate < 1:
-            raise StrategyError(f"`mask_rate` {self.mask_rate} must be between 0 and 1")
+        for name in ("mask_rate", "patch_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise StrategyError(f"`{name}` {getattr(self, name)} must be between 0 and 1")
         check_ranges(self)
 
     @property
@@ -127,6 +130,8 @@ def pretrain(
     max_length: int = 128,
     mask_rate: float = 0.15,
     generator: str | None = None,
+    patch_rate: float = 0.6,
+    mask_size: int | None = None,
     learning_rate: float = 1e-4,
     warmup: float = 0.1,
     decay: Decay = "linear",
@@ -154,12 +159,15 @@ def pretrain(
     ``objective`` is a name of :data:`adapt.objectives.OBJECTIVES`, by default that of the
     checkpoint's own head: masked-LM for BERT, causal-LM for GPT-2. A checkpoint without such a
     head gets a fresh one. ``texts`` are a list, an array, a Series, or a file with an
-    example a line; long ones become several examples, and 5% are held out. The other arguments are
+    example a line; long ones become several examples, and 5% are held out. For objectives of pairs
+    a text is a sentence, and a blank one ends a document; for one of pictures ``texts`` are
+    pictures, a folder of them, or a table with a column ``image``. The other arguments are
     the flags of ``adapt pretrain``; ``out``, ``resume`` and ``callbacks`` are as in
     :func:`adapt.finetune`. Raises :class:`AdaptError` in one sentence for what can't be done.
     """
     options = PretrainingOptions(
-        text=str(texts) if isinstance(texts, str | Path) else "",
+        text="",
+        pictures="",
         checkpoint=hub.source_of(pretrained),
         objective=objective,
         random_weights=random_weights,
@@ -168,6 +176,8 @@ def pretrain(
         max_length=max_length,
         mask_rate=mask_rate,
         generator=generator,
+        patch_rate=patch_rate,
+        mask_size=mask_size,
         learning_rate=learning_rate,
         warmup=warmup,
         decay=decay,
@@ -210,9 +220,14 @@ class Prepared(PreparedRun):
         return run_folder.lineage(
             self.plan.pretrained,
             self.options.random_weights,
-            text=self.options.text,
+            **self.trained_on(),
             data_digest=self.data.training.digest,
         )
+
+    def trained_on(self) -> dict[str, str]:
+        """The file that was named, by its option."""
+        name = kind_of(self.data.objective)
+        return {name: getattr(self.options, name)}
 
     def digests(self) -> dict[str, str]:
         return {"the text": self.data.digest}
@@ -266,6 +281,9 @@ def prepare(
     sharding.check_batch(layout, options.batch_size)
     pretrained = hub.loaded(pretrained)
     objective = choose(pretrained, options)
+    check_kind(pretrained, objective, options, texts)
+    if isinstance(texts, str | Path):
+        options = dataclasses.replace(options, **{kind_of(objective): str(texts)})
     pretrained = with_max_length(pretrained, options.max_length)
     pretrained = hub.with_attention_dropout(pretrained, options.attention_dropout)
     plan = build_plan(pretrained, objective, options, seed, layout)
@@ -282,8 +300,34 @@ def is_empty_file(name: str | Path) -> bool:
     return path.is_file() and not path.stat().st_size
 
 
+def kind_of(objective: Objective) -> str:
+    """The option that names what the objective is trained on."""
+    return "pictures" if objective.takes_pictures else "text"
+
+
+def check_kind(
+    pretrained: Pretrained, objective: Objective, options: PretrainingOptions, texts: Any
+) -> None:
+    """Raise :class:`StrategyError` where there is nothing to be trained on, or where an option names
+    texts for an objective of pictures, or the other way round.
+    """
+    wanted = kind_of(objective)
+    if objective.takes_pictures and options.text:
+        raise StrategyError(
+            f"{pretrained.source} is no text encoder: `objective` {objective.name} takes `pictures`, "
+            "not `text`"
+        )
+    if not objective.takes_pictures and options.pictures:
+        raise StrategyError(f"`objective` {objective.name} takes `text`, not `pictures`")
+    if isinstance(texts, str) and not texts:
+        raise StrategyError(f"`{wanted}` is missing: name what is to be trained on")
+
+
 def table_of(texts: Any, objective: Objective) -> Table:
     """What the objective reads as a table."""
+    if objective.takes_pictures:
+        columns = Columns(image=masked_image.COLUMN)
+        return make_table(texts, None, columns, are_images=True, name="the pictures")[0]
     return text_table(texts, objective.reads_documents)
 
 
@@ -308,8 +352,10 @@ def result_of(plan: Plan, objective: Objective, fitted: Fitted) -> dict[str, Any
     progress = fitted.progress
     labels = plan.phases[0].labels
     # A run that ended before all scores were kept has the first alone.
-    scores = progress.best_scores or {objective.primary_metric: progress.best_score}
-    result: dict[str, Any] = {"loss": progress.best_loss, **scores}
+    scores = dict(progress.best_scores)
+    if not scores and objective.primary_metric != "loss":
+        scores[objective.primary_metric] = progress.best_score
+    result: dict[str, Any] = {**scores, "loss": progress.best_loss}
     if objective.perplexity_of:
         loss = result[objective.perplexity_of]
         result["perplexity"] = float(np.exp(min(loss, 700.0)))

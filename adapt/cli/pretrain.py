@@ -1,9 +1,10 @@
-"""Continue or start pre-training on plain text: masked-LM for BERT, causal-LM for GPT-2.
+"""Continue or start pre-training on plain text or pictures, by the objective of the checkpoint's
+own head or another that its family has.
 
     adapt pretrain --checkpoint tiny-bert --text FILE --steps 1000 --out runs/pretrain
     adapt finetune --checkpoint runs/pretrain --out runs/adapted    # discards the head trained here
 
-``{"encoder", "head"}`` goes in and comes out. A checkpoint without a language-model head gets a
+``{"encoder", "head"}`` goes in and comes out. A checkpoint without the head of the objective gets a
 fresh one. Every line of the text is an example; lines longer than --max-length become several. 5%
 of the examples are held out.
 """
@@ -30,7 +31,8 @@ class Config(PretrainingOptions, RunOptions, ConfigFileOptions, ImportOptions, D
 def main(config: Config) -> dict[str, Any]:
     check_run_out(config.out, config.resume, config.overwrite, config.checkpoint)
     layout = sharding.make_layout(config.mesh)
-    prepared = prepare(config.checkpoint, config.text, config, seed=config.seed, layout=layout)
+    named = config.text or config.pictures
+    prepared = prepare(config.checkpoint, named, config, seed=config.seed, layout=layout)
     trackers = make_trackers(config.track, config.out, prepared.settings)
     showing.show_text(prepared)
     with training_report("pre-training", shows_epochs=False) as report:

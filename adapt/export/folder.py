@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.models import CausalLM, Classifier, MaskedLM, ReplacedTokens, Span
+from adapt.models import CausalLM, Classifier, MaskedLM, MaskedPixels, ReplacedTokens, Span
 from adapt.pretrained import families, hub
 from adapt.pretrained.families import get_family
 from adapt.tasks import TASKS
@@ -71,7 +71,7 @@ def model_entries(run: hub.Pretrained, architecture: str) -> dict[str, Any]:
     config: dict[str, Any] = {"architectures": [architecture], "dtype": "float32"}
     if isinstance(run.head, MaskedLM | CausalLM):
         return config | {"tie_word_embeddings": run.head.tied}
-    if makes_embeddings(run) or isinstance(run.head, Span | ReplacedTokens):
+    if makes_embeddings(run) or isinstance(run.head, Span | ReplacedTokens | MaskedPixels):
         return config
     names = class_names(run)
     config["num_labels"] = len(names)

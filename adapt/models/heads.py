@@ -506,6 +506,29 @@ class ReplacedTokens(nn.Module):
         return Dense(width, 1, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
 
 
+class MaskedPixels(nn.Module):
+    """The pixels of a patch by a dense layer on one token (SimMIM, Xie et al. 2022, 3.3): float32 [M,
+    pixels] at the batch's ``targets``, or [R, C, pixels].
+
+    ``pixels`` are channels * P * P, in the order of :func:`adapt.objectives.masked_image.
+    pixels_of_patches`. The head has the token that stands in for a masked patch, ``mask_token`` [D],
+    which the embedding reads from its batch.
+    """
+
+    pixels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
+        width = x_RCD.shape[-1]
+        self.param("mask_token", nn.initializers.zeros, (width,))
+        x = at_targets(x_RCD, batch)
+        decoder = Dense(width, self.pixels, dtype=self.dtype, name="decoder")
+        return decoder(x).astype(jnp.float32)
+
+
 class CausalLM(nn.Module):
     """Next-token logits in float32: [R, C, V], or [M, V] at the batch's ``targets``.
 
@@ -555,9 +578,8 @@ class Decoder(nn.Module):
 
 
 # The heads of pre-training, which predict nothing that a task asks for.
-PRETRAINING_HEADS = (MaskedLM, CausalLM, ReplacedTokens)
+PRETRAINING_HEADS = (MaskedLM, CausalLM, ReplacedTokens, MaskedPixels)
 
 HEADS: dict[str, type[nn.Module]] = {
-    head.__name__: head
-    for head in (Classifier, Distilled, Tagger, Span, MaskedLM, CausalLM, ReplacedTokens)
+    head.__name__: head for head in (Classifier, Distilled, Tagger, Span, *PRETRAINING_HEADS)
 }

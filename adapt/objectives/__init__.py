@@ -1,6 +1,6 @@
 """What pre-training predicts: one file an objective, each an entry of ``OBJECTIVES``."""
 
-from adapt.objectives import causal, masked, replaced, sentence_pairs
+from adapt.objectives import causal, masked, masked_image, replaced, sentence_pairs
 from adapt.objectives.base import OBJECTIVES, Corpus, Objective, choose, get_objective
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "choose",
     "get_objective",
     "masked",
+    "masked_image",
     "replaced",
     "sentence_pairs",
 ]

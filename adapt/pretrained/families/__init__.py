@@ -37,6 +37,7 @@ from adapt.models import (
     Classifier,
     EncoderConfig,
     MaskedLM,
+    MaskedPixels,
     ReplacedTokens,
     Span,
     Tagger,
@@ -64,6 +65,8 @@ LAYOUTS: dict[
     "same": (lambda x: x, lambda x, _: x),
     # torch's [out, in]
     "transposed": (lambda x: x.T, lambda x, _: x.T),
+    # a convolution kernel [out, in, 1, 1]
+    "pointwise": (lambda x: x[:, :, 0, 0].T, lambda x, _: x.T[:, :, None, None]),
     # a convolution kernel [D, C, P, P] as [P*P*C, D]
     "patches": (
         lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
@@ -160,7 +163,7 @@ def block_modules(layer: str, attention: str, mlp: Mapping[str, str]) -> list[Ro
 
 
 # Heads that the original library counts to the encoder.
-OF_ENCODER = ("head/pooler/", "head/map/", "head/patch_norm/")
+OF_ENCODER = ("head/pooler/", "head/map/", "head/patch_norm/", "head/mask_token")
 
 
 def without(rows: Sequence[tuple[Any, ...]], *fields: str) -> list[tuple[Any, ...]]:
@@ -259,6 +262,8 @@ class Family:
     * ``language_model(config, tied) -> head``: the head of pre-training.
     * ``pair_objective``: the objective of pre-training by which the second head beside its masked
       LM was trained, where it has one: a name of :data:`adapt.objectives.OBJECTIVES`.
+    * ``masked_image(config) -> head``: the head that predicts the pixels of masked patches; None
+      where its classes have none.
     * ``tokenizer``: the class of its tokenizer, a name of
       :data:`adapt.pretrained.tokenizer_files.TOKENIZERS`; "": tokenizer.json is taken as it is.
     * ``processor``: the class that makes pixels of its images, a name of
@@ -285,6 +290,7 @@ class Family:
     extra_tensors: Callable[[EncoderConfig, str, Tensors], Tensors] = no_tensors
     language_model: Callable[[EncoderConfig, bool], Any] = language_model
     pair_objective: str = ""
+    masked_image: Callable[[EncoderConfig], Any] | None = None
     tokenizer: str = ""
     settings: Callable[[Entries], Entries] = as_it_is
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -376,6 +382,8 @@ def head_kind(head: Any) -> str:
         return "causal LM"
     if isinstance(head, ReplacedTokens):
         return "replaced tokens"
+    if isinstance(head, MaskedPixels):
+        return "masked image"
     return f"the head {type(head).__name__}"
 
 

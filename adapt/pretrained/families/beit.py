@@ -84,6 +84,7 @@ FAMILY = dataclasses.replace(
     },
     classes={"classes": "BeitForImageClassification", "features": "BeitModel"},
     sequence_heads=[Classifier(0, "patch_norm"), Classifier(0, "cls")],
+    masked_image=None,  # its own objective predicts tokens of a tokenizer of pictures
     processor="BeitImageProcessor",
     any_size=True,
 )

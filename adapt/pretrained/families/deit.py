@@ -34,6 +34,7 @@ FAMILY = dataclasses.replace(
     prefix="deit.",
     classes={
         "classes": "DeiTForImageClassification",
+        "masked image": "DeiTForMaskedImageModeling",
         "the head Distilled": "DeiTForImageClassificationWithTeacher",
     },
     sequence_heads=[Classifier(0, "cls")],

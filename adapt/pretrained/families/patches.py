@@ -3,8 +3,8 @@
 from typing import Any
 
 from adapt.errors import CheckpointError
-from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Row, dense
+from adapt.models import Classifier, EncoderConfig, MaskedPixels
+from adapt.pretrained.families import Row, dense, under
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 # Rows of a configuration.
@@ -20,6 +20,13 @@ REGISTERS = Row("embeddings.register_tokens", ("encoder/embedding/registers",), 
 MASK_TOKEN = {"embeddings.mask_token": "token of masked patches"}
 
 
+# A head that predicts the pixels of masked patches.
+MASKED_IMAGE = [
+    Row("embeddings.mask_token", ("head/mask_token",), "token", kinds=("masked image",)),
+    *under(["masked image"], dense("decoder.0", "head/decoder", layout="pointwise")),
+]
+
+
 def patch_rows(name: str) -> list[Row]:
     """The rows of the convolution that makes tokens of patches."""
     return dense(name, "encoder/embedding/patch", layout="patches")
@@ -29,6 +36,27 @@ def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | Non
     """A classifier of the class token."""
     classes = len(tensors.get("classifier.weight", ()))
     return (Classifier(classes, "cls"), tensors) if classes else None
+
+
+def masked_image(config: EncoderConfig) -> MaskedPixels:
+    """The head that predicts the pixels of masked patches."""
+    return MaskedPixels(config.channels * config.patch_size**2)
+
+
+def masked_pixels(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """The head that predicts the pixels of masked patches."""
+    head = masked_image(config)
+    decoder = tensors.get("decoder.0.weight")
+    if decoder is None or len(decoder) != head.pixels:
+        return None
+    return head, tensors
+
+
+def entries(config: EncoderConfig, head: Any) -> Fields:
+    """``entries`` of a family with this head, whose pixels are those of a patch."""
+    if isinstance(head, MaskedPixels):
+        return {"encoder_stride": config.patch_size}
+    return {}
 
 
 def with_patches(fields: Fields, first_tokens: int) -> Fields:

@@ -35,6 +35,7 @@ TABLE = [
     *norm("layernorm", "encoder/final_norm"),
     *dense("pooler.dense", "head/pooler"),
     *dense("classifier", "head/classifier"),
+    *patches.MASKED_IMAGE,
 ]
 
 
@@ -47,8 +48,9 @@ def complete(hf: Entries, fields: Fields) -> Fields:
 FAMILY = Family(
     CONFIG,
     TABLE,
-    heads.first_of(patches.classes, heads.pooler(), pooling="cls"),
+    heads.first_of(patches.masked_pixels, patches.classes, heads.pooler(), pooling="cls"),
     complete,
+    patches.entries,
     pooling="cls",
     prefix="vit.",
     parts={
@@ -56,7 +58,11 @@ FAMILY = Family(
         "embeddings.mask_token": "masked-image head",
         "pooler.": "pooler",
     },
-    classes={"classes": "ViTForImageClassification"},
+    classes={
+        "classes": "ViTForImageClassification",
+        "masked image": "ViTForMaskedImageModeling",
+    },
     sequence_heads=[Classifier(0, "cls")],
+    masked_image=patches.masked_image,
     modules=block_modules("layers.#", "attention", PLAIN_MLP),
 )
