@@ -16,7 +16,8 @@ import pytest
 from adapt import tree
 from adapt.errors import CheckpointError, ExportError
 from adapt.export import layout
-from adapt.models import Classifier, Model, Span
+from adapt.models import Classifier, MaskedPixels, Model, Span
+from adapt.objectives.masked_image import pixels_of_patches
 from adapt.pretrained import config_file, families, hub, importing, tensor_names
 from tests.helpers import tiny
 from tests.helpers.recorded import computed, packed, unpacked
@@ -60,6 +61,10 @@ def expected_output(case: str) -> np.ndarray | None:
         logits = recorded["span_logits"] - bias[:, None]
         real = np.arange(logits.shape[-1]) < recorded["attention_mask"].sum(1)[:, None]
         return np.where(real[:, None], logits, -np.inf)
+    if "reconstruction" in recorded:
+        pixels = recorded["reconstruction"].transpose(0, 2, 3, 1)
+        patches = pixels_of_patches(pixels, load(case).config.patch_size)
+        return np.asarray(patches).reshape(len(pixels), -1, patches.shape[-1])
     return recorded.get("logits", recorded.get("pooler_output"))
 
 
@@ -81,6 +86,8 @@ def test_hidden_states_and_head_agree_with_the_original_library(case):
         if theirs.shape[:2] == real.shape:  # of tokens
             ours = ours.reshape(theirs.shape)[real]
             theirs = theirs[real]
+        elif isinstance(loaded.head, MaskedPixels):
+            ours = ours[:, loaded.config.leading_tokens :]
         elif isinstance(loaded.head, Span):
             ours = ours[..., : theirs.shape[-1]]
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)

@@ -15,6 +15,7 @@ parameter is random, norms and biases too: ones and zeros would hide a wrong map
     pooler_output                               [B, D], after tanh, where the file has a pooler
     logits                                      [B, T, V] language model, [B, classes] classifier
     seq_relationship_logits                     [B, 2], next-sentence head
+    reconstruction                              [B, C, H, W], masked-image head, of a picture that is not masked
 
 One case of each family has attentions.npz, too: `attentions` [layers, B, heads, T, T], the weights after softmax, without
 meaning at padded positions.
@@ -228,6 +229,7 @@ def outputs_of(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[st
         "pooler_output": base.get("pooler_output"),
         "logits": head.get("logits", head.get("prediction_logits")),
         "seq_relationship_logits": head.get("seq_relationship_logits"),
+        "reconstruction": head.get("reconstruction"),
     }
     return {name: value.numpy() for name, value in found.items() if value is not None}
 
