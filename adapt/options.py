@@ -251,7 +251,7 @@ class ObjectiveOptions:
     generator: str | None = None
     # share of the squares of a picture that are predicted; of masked-image
     patch_rate: float = 0.6
-    # pixels a side of these squares; default: 32 where that fits, else a patch
+    # pixels a side of these squares; default: 32 in pictures of 128 or more, else a patch
     mask_size: int | None = None
 
 

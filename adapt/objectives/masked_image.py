@@ -22,7 +22,9 @@ from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained
 from adapt.training.context import LossContext
 
-SIDE = 32  # of a masked square, in pixels, where it fits (SimMIM, 4.1)
+# Of a masked square, in pixels, where a picture has enough of them (SimMIM, 4.1).
+SIDE = 32
+ENOUGH = 4  # squares a side
 COLUMN = "image"
 
 
@@ -76,6 +78,11 @@ class MaskedImage(Objective):
         grid = config.image_size // side
         repeats = side // config.patch_size
         count = math.ceil(options.patch_rate * grid**2)
+        if count == grid**2:
+            raise StrategyError(
+                f"`mask_size` {side} and `patch_rate` {options.patch_rate} mask whole pictures of "
+                f"{config.image_size} pixels a side: give less of one of them"
+            )
         leading = config.leading_tokens
 
         def corrupt(batch: Arrays, rng: np.random.Generator) -> Arrays:
@@ -123,7 +130,8 @@ def side_of_masks(config: EncoderConfig, side: int | None) -> int:
     patch = config.patch_size
     size = config.image_size
     if side is None:
-        return SIDE if SIDE % patch == 0 and size % SIDE == 0 else patch
+        fits = SIDE % patch == 0 and size % SIDE == 0
+        return SIDE if fits and size >= ENOUGH * SIDE else patch
     if side < 1 or side % patch or size % side:
         raise StrategyError(
             f"`mask_size` {side} must be a multiple of {patch}, the side of a patch, and divide "

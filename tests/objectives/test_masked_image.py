@@ -77,9 +77,11 @@ def test_squares_are_masked_whole_and_as_many_of_each_picture():
     assert (squares.any(-1).sum(1) == 2).all() and len(np.unique(squares, axis=0)) > 1
     assert len(batch["targets"]) == len(batch["weight"]) == 6 * 8
     assert batch["targets"][0] > 0  # no class token predicts
-    assert masked_image.side_of_masks(loaded.config, None) == 32
-    narrow = dataclasses.replace(loaded.config, image_size=24)
-    assert masked_image.side_of_masks(narrow, None) == 8
+    assert masked_image.side_of_masks(loaded.config, None) == 8
+    wide = dataclasses.replace(loaded.config, image_size=224)
+    assert masked_image.side_of_masks(wide, None) == 32
+    with pytest.raises(StrategyError, match="mask whole pictures"):
+        corrupted(loaded, 1, mask_size=32)
     with pytest.raises(StrategyError, match="`mask_size` 12 must be a multiple of 8"):
         corrupted(loaded, 1, mask_size=12)
 
