@@ -282,12 +282,16 @@ class Run:
         format: str = "auto",
         overwrite: bool = False,
         long: Literal["head"] | None = None,
+        base: str | Path | None = None,
     ) -> str:
-        """Write encoder and head for transformers or sentence-transformers; returns which.
+        """Write encoder and head for transformers or sentence-transformers, or what LoRA added for
+        PEFT; returns which.
 
         See :func:`adapt.export.exporting.export`.
         """
-        return exporting.export(self.pretrained, out, format, overwrite, long)
+        if format == exporting.PEFT and base is None:
+            base = self.settings.get("checkpoint")
+        return exporting.export(self.pretrained, out, format, overwrite, long, base)
 
     def make_labelled_table(
         self, inputs: Any, labels: Any = None, columns: Columns | None = None

@@ -2,6 +2,7 @@
 head together.
 
     adapt export --run runs/finetune --format auto --out exported
+    adapt export --run runs/lora --format peft --out adapter
 
 The folder's README.md says how to load it. `auto` takes transformers where it can express the
 model, else sentence-transformers. What pretrain wrote exports too, with its language-model head,
@@ -26,8 +27,10 @@ class ExportOptions:
 
     # the folder of a finished run, or any checkpoint
     run: str
-    # auto | transformers | sentence-transformers
+    # auto | transformers | sentence-transformers | peft (what LoRA added to its base)
     format: str = "auto"
+    # of peft: the checkpoint that the run began with, where it is not where the run says
+    base: str | None = None
     # of a run that reads more of long texts: head, to export it as one that reads their first tokens
     long: Literal["head"] | None = None
 
@@ -40,5 +43,5 @@ class Config(ExportOptions, OutputOptions, ImportOptions):
 def main(config: Config) -> None:
     with written_folder(config.out, last=("modules.json", "config.json")) as folder:
         run = hub.load(config.run)
-        used = export(run, folder, config.format, config.overwrite, config.long)
+        used = export(run, folder, config.format, config.overwrite, config.long, config.base)
     console.say(f"{config.out}: written for {used}; its README.md has the code that loads it")

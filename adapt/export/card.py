@@ -64,6 +64,26 @@ processor = AutoImageProcessor.from_pretrained(".", backend="pil")  # this folde
 model = {auto}.from_pretrained(".")
 outputs = model(**processor(images, return_tensors="pt"))
 """
+PEFT_TEXTS = """\
+from peft import PeftModel
+from transformers import {auto}, AutoConfig, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+config = AutoConfig.from_pretrained(".")  # this folder
+model = {auto}.from_pretrained("{base}", config=config)
+model = PeftModel.from_pretrained(model, ".").eval()
+outputs = model(**tokenizer(texts, truncation=True, padding={padding}, return_tensors="pt"))
+"""
+PEFT_IMAGES = """\
+from peft import PeftModel
+from transformers import {auto}, AutoConfig, AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained("{base}", backend="pil")
+config = AutoConfig.from_pretrained(".")  # this folder
+model = {auto}.from_pretrained("{base}", config=config)
+model = PeftModel.from_pretrained(model, ".").eval()
+outputs = model(**processor(images, return_tensors="pt"))
+"""
 EMBEDDINGS = """\
 from sentence_transformers import SentenceTransformer
 
@@ -91,6 +111,8 @@ RESIZING = """\
 Pictures were resized by Pillow. `backend="pil"` does the same; torchvision rounds some pixels to the next of 256 values."""
 GRAY = """\
 Pictures were converted to gray (`image.convert("L")`), which the processor does not do."""
+NO_HEAD = """\
+The head of the run ({head}) is not in this folder, for no class of transformers holds it: this is the encoder alone."""
 WINDOWS = """\
 Longer contexts were read in windows of {tokens} tokens, each with the question, whose texts begin {stride} tokens apart (at most half
 a window). This code reads the first one."""

@@ -18,6 +18,7 @@ from adapt import tree
 from adapt.errors import ExportError, OutputError
 from adapt.export import card, layout, sentence_transformers, transformers
 from adapt.export.folder import Folder, kind_in_words
+from adapt.export.peft import peft_folder
 from adapt.files import local_path, need_space, replace_folder
 from adapt.models import CausalLM, MaskedLM, peft
 from adapt.pretrained import hub
@@ -31,6 +32,7 @@ FORMATS = {
     "transformers": transformers.class_of,
     "sentence-transformers": sentence_transformers.class_of,
 }
+PEFT = "peft"  # which is chosen by its name alone
 
 
 def export(
@@ -39,24 +41,32 @@ def export(
     format: str = "auto",
     overwrite: bool = False,
     long: Literal["head"] | None = None,
+    base: str | Path | None = None,
 ) -> str:
     """Write ``run`` to the new folder ``out``, whole or not at all; returns the format used.
 
     ``format`` is "transformers", "sentence-transformers", or "auto": transformers where it can
-    express the model. ``long`` "head" exports a run that reads long texts in another way; what is
+    express the model; or "peft": what LoRA added to its base, with the head. ``base`` names that
+    base where it is not where the run says. ``long`` "head" exports a run that reads long texts in another way; what is
     written reads their first tokens, as these libraries do. Raises :class:`ExportError` for what a
     format can't express, naming what exports, and :class:`OutputError` for a folder that exists
     (without ``overwrite``), that holds the run itself, or that the disk has no room for.
     """
     out = local_path(out, "out").resolve()
     check_reads_head(run, long)
-    run = with_merged_lora(run)
-    if isinstance(run.head, MaskedLM | CausalLM):
-        run = without_language_model(run, format)
-    check_absent(out, run, overwrite)
-    format = choose_format(run, format)
+    if base is not None and format != PEFT:
+        raise ExportError(f"`base` {base} is of `format` {PEFT}: leave it out")
+    if format == PEFT:
+        check_absent(out, run, overwrite)
+        folders = {"": peft_folder(run, base_of(run, base))}
+    else:
+        run = with_merged_lora(run)
+        if isinstance(run.head, MaskedLM | CausalLM):
+            run = without_language_model(run, format)
+        check_absent(out, run, overwrite)
+        format = choose_format(run, format)
+        folders = make_folders(run, format)
     check_replaceable(out)
-    folders = make_folders(run, format)
     size = 0
     for folder in folders.values():
         size += sum(tensor.nbytes for tensor in folder.tensors.values())
@@ -64,13 +74,30 @@ def export(
     try:
         need_space(out.parent, size, "the export")
         for name, folder in folders.items():
-            layout.write_folder(beside / name, folder.config, folder.tensors, folder.files)
+            layout.write_folder(
+                beside / name, folder.config, folder.tensors, folder.files, folder.weights
+            )
         replace_folder(beside, out)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return format
+
+
+def base_of(run: hub.Pretrained, base: str | Path | None) -> str:
+    """The checkpoint that a run began with: ``base``, or what the folder of the run says.
+
+    Raises :class:`ExportError` where it says nothing.
+    """
+    if base is not None:
+        return str(base)
+    folder = Path(run.source).expanduser()
+    if (folder / "model.json").exists() and (folder / "config.json").exists():
+        checkpoint = hub.read_json(folder, "config.json").get("checkpoint")
+        if checkpoint:
+            return str(checkpoint)
+    raise ExportError(f"{run.source} does not say which checkpoint it began with: give `base`")
 
 
 def without_language_model(run: hub.Pretrained, format: str) -> hub.Pretrained:
@@ -161,7 +188,8 @@ def choose_format(run: hub.Pretrained, format: str) -> str:
     able = [name for name, class_of in FORMATS.items() if class_of(run)]
     if format not in ("auto", *FORMATS):
         raise ExportError(
-            f"unknown format {format!r}: give auto, {' or '.join(FORMATS)}; {what_exports(run)}"
+            f"unknown format {format!r}: give auto, {', '.join(FORMATS)} or {PEFT}; "
+            f"{what_exports(run)}"
         )
     if not able or format not in ("auto", *able):
         to = "" if format == "auto" else f" to {format}"

@@ -15,11 +15,14 @@ from adapt.tasks import TASKS
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What goes into one folder: config.json, model.safetensors, and other text files by name."""
+    """What goes into one folder: config.json, tensors in the file ``weights``, and other text files
+    by name.
+    """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, np.ndarray]
     files: Mapping[str, str]
+    weights: str = hub.WEIGHTS
 
 
 def makes_embeddings(run: hub.Pretrained) -> bool:

@@ -23,19 +23,20 @@ def write_folder(
     config: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
     files: Mapping[str, str],
+    weights: str = "model.safetensors",
 ) -> None:
-    """Write a folder in the Hugging Face layout: config.json, model.safetensors and other text
+    """Write a folder in the Hugging Face layout: config.json, the file ``weights`` and other text
     files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "model.safetensors"
-    safetensors.numpy.save_file(dict(tensors), weights, metadata={"format": "pt"})
+    file = folder / weights
+    safetensors.numpy.save_file(dict(tensors), file, metadata={"format": "pt"})
     texts = {"config.json": json.dumps(dict(config), indent=2), **files}
     for name, text in texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
-    shutil.copymode(folder / "config.json", weights)  # safetensors writes for the owner alone
+    shutil.copymode(folder / "config.json", file)  # safetensors writes for the owner alone
 
 
 def preprocessor(settings: ImageSettings) -> dict[str, Any]:

@@ -70,11 +70,7 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     kind = kind_in_words(run)
     architecture = class_of(run)
     assert architecture is not None
-    notes = []
-    if isinstance(run.head, Classifier) and run.head.classes:
-        target = heads.target_of(run.head, family)
-        assert target is not None
-        run, notes = heads.fit(run, target)
+    run, notes = fitted(run)
     if isinstance(run.head, Span):
         notes += answer_notes(run)
     run, files, input_notes = input_files(run)
@@ -93,6 +89,15 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     )
     config = layout.write_config(run.config, run.head) | model_entries(run, architecture)
     return {"": Folder(config, tensors, files)}
+
+
+def fitted(run: hub.Pretrained) -> tuple[hub.Pretrained, list[str]]:
+    """(the run with its classifier as transformers' class holds it, notes on it for the card)."""
+    if not isinstance(run.head, Classifier) or not run.head.classes:
+        return run, []
+    target = heads.target_of(run.head, get_family(run.config.family))
+    assert target is not None
+    return heads.fit(run, target)
 
 
 def answer_notes(run: hub.Pretrained) -> list[str]:

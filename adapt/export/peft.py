@@ -1,0 +1,331 @@
+"""A run of LoRA as a folder of PEFT: what was added to its base, and the head.
+
+A module that is several of our layers side by side, such as GPT-2's ``c_attn``, has one A for all of
+them there. Layers with an A of their own share a rank as large as all of theirs: the A's lie one below
+the other, and B is zero where a layer meets another's A.
+"""
+
+import collections
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapt import tree
+from adapt.errors import CheckpointError, ExportError
+from adapt.export import card, inputs, layout, transformers
+from adapt.export.folder import Folder, class_names, kind_in_words, makes_embeddings, model_entries
+from adapt.models import CausalLM, MaskedLM, peft
+from adapt.pretrained import families, hub
+from adapt.pretrained.families import Row, get_family
+from adapt.pretrained.peft_entries import TASK_TYPES
+from adapt.pretrained.peft_weights import BASE
+
+logger = logging.getLogger(__name__)
+
+TASKS_OF_KINDS = {kind: task for task, kind in TASK_TYPES.items()}
+Tensors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """What LoRA adds to one module: A [rank, in] and B [out, rank], times ``alpha`` / rank.
+
+    ``name`` is that of transformers' class, whose kernel is [in, out] where it is ``transposed``.
+    """
+
+    name: str
+    a: np.ndarray
+    b: np.ndarray
+    alpha: float
+    transposed: bool
+
+    @property
+    def rank(self) -> int:
+        """How many rows A has."""
+        return len(self.a)
+
+
+def peft_folder(run: hub.Pretrained, base: str) -> Folder:
+    """The folder of a run of LoRA, which began with the checkpoint ``base``.
+
+    A head that no class of transformers holds is left out. Raises :class:`ExportError` where more
+    of the encoder was trained than what LoRA adds.
+    """
+    check_lora(run)
+    original = load_base(base)
+    plain = without_lora(run)
+    check_rest(plain, original, base)
+    architecture, kind = class_of(plain)
+    notes = []
+    if kind == "features" and not makes_embeddings(run):
+        notes.append(card.NO_HEAD.format(head=kind_in_words(run)))
+        logger.warning(
+            f"{run.source}: the head ({kind_in_words(run)}) is not exported, for no class of "
+            "transformers holds it: the adapter is that of the encoder alone"
+        )
+    if kind == "classes":
+        plain, notes = transformers.fitted(plain)
+    modules = lora_modules(run, plain, has_prefix=kind != "features")
+    tensors = head_tensors(plain, original, has_prefix=kind != "features")
+    entries = {
+        "peft_type": "LORA",
+        **task_entries(run, kind, architecture),
+        "base_model_name_or_path": place_of(base),
+        "inference_mode": True,
+        **lora_entries(run, modules),
+        "modules_to_save": roots(tensors, get_family(run.config.family).prefix) or None,
+    }
+    for module in modules:
+        tensors[f"{module.name}.lora_A.weight"] = module.a
+        tensors[f"{module.name}.lora_B.weight"] = module.b
+    named = {f"{BASE}{name}": np.ascontiguousarray(t) for name, t in tensors.items()}
+    config = layout.write_config(plain.config, plain.head if kind != "features" else None)
+    config |= model_entries(plain, architecture)
+    files = {
+        hub.ADAPTER: json.dumps(entries, indent=2) + "\n",
+        "README.md": card.card(
+            f"LoRA for {architecture}",
+            "peft",
+            loading_code(run, architecture, place_of(base)),
+            run.task if kind != "features" else "",
+            class_names(run) if kind != "features" else [],
+            notes,
+        ),
+    }
+    return Folder(config, named, files, hub.ADAPTER_WEIGHTS)
+
+
+def check_lora(run: hub.Pretrained) -> None:
+    """Raise :class:`ExportError` for a run without LoRA, or with what no file of PEFT says."""
+    config = run.config
+    if not config.lora_rank:
+        raise ExportError(
+            f"{run.source} has no LoRA, which is what `format` peft writes: train with lora:8, or "
+            "give another `format`"
+        )
+    if config.adapter_width or config.prefix_tokens:
+        raise ExportError(
+            f"{run.source} was trained with adapters or a prefix beside LoRA, which no file of PEFT "
+            "says: train with lora alone"
+        )
+
+
+def load_base(base: str) -> hub.Pretrained:
+    """The checkpoint that a run began with. Raises :class:`ExportError` where PEFT can't load it."""
+    mend = "export it, and give that folder as `base`"
+    try:
+        original = hub.load_silently(base)
+    except CheckpointError as error:
+        raise ExportError(
+            f"the checkpoint {base} that the run began with is not there, give its place as `base`: "
+            f"{error}"
+        ) from None
+    folder = hub.resolve(base)
+    if (folder / "model.json").exists() or (folder / hub.ADAPTER).exists():
+        raise ExportError(
+            f"the run began with {base}, which is a run of adapt or an adapter: PEFT takes neither as "
+            f"a base, {mend}"
+        )
+    return original
+
+
+def place_of(base: str) -> str:
+    """How adapter_config.json names a base: a folder by its whole path, a hub id as it is."""
+    is_folder = Path(base).expanduser().is_dir() or base in hub.BUNDLED
+    return str(hub.resolve(base).resolve()) if is_folder else base
+
+
+def without_lora(run: hub.Pretrained) -> hub.Pretrained:
+    """The run with its weights as they are without LoRA."""
+    params = tree.select(run.params, lambda path: not peft.is_peft_param(path))
+    params = {"encoder": params["encoder"], "head": params.get("head", {})}
+    config = dataclasses.replace(run.config, lora_rank=0, lora_alpha=0.0, lora_targets="")
+    return dataclasses.replace(run, params=params, config=config)
+
+
+def check_rest(plain: hub.Pretrained, original: hub.Pretrained, base: str) -> None:
+    """Raise :class:`ExportError` where a weight of the encoder is another one than the base's."""
+    ours = tree.paths(plain.params["encoder"], "encoder/")
+    theirs = tree.paths(original.params["encoder"], "encoder/")
+    for path, leaf in ours.items():
+        if path not in theirs or not np.array_equal(leaf, theirs[path]):
+            raise ExportError(
+                f"{path} of {plain.source} is another than that of {base}: more than LoRA was "
+                "trained, or another `base` is meant; `format` transformers writes all weights"
+            )
+
+
+def class_of(plain: hub.Pretrained) -> tuple[str, str]:
+    """(transformers' class, the kind of head it has); of a head that no class holds that of the
+    encoder alone.
+    """
+    family = get_family(plain.config.family)
+    architecture = transformers.class_of(plain)
+    if architecture is not None:
+        return architecture, families.head_kind(plain.head)
+    return family.base_class or family.classes.get("features", "AutoModel"), "features"
+
+
+def task_entries(run: hub.Pretrained, kind: str, architecture: str) -> dict[str, Any]:
+    """``task_type`` where PEFT has one, which is of texts; else the class."""
+    task = None if run.config.is_image else TASKS_OF_KINDS.get(kind)
+    if task is not None:
+        return {"task_type": task, "auto_mapping": None}
+    mapping = {"base_model_class": architecture, "parent_library": "transformers"}
+    return {"task_type": None, "auto_mapping": mapping}
+
+
+def lora_modules(run: hub.Pretrained, plain: hub.Pretrained, has_prefix: bool) -> list[Module]:
+    """What LoRA adds, by the modules of transformers' class."""
+    leaves = {path: np.asarray(leaf) for path, leaf in tree.paths(run.params).items()}
+    modules = []
+    for row in module_rows(plain):
+        layers = [path.removesuffix("/kernel") for path in row.paths]
+        if not any(f"{layer}/lora/a" in leaves for layer in layers):
+            continue
+        a, b = side_by_side(layers, leaves)
+        name = row.name.removesuffix(".weight")
+        if has_prefix:
+            name = get_family(run.config.family).prefix + name
+        scale = run.config.lora_alpha / run.config.lora_rank
+        modules.append(Module(name, a, b, scale * len(a), row.layout == "same"))
+    return modules
+
+
+def module_rows(plain: hub.Pretrained) -> list[Row]:
+    """The rows of the encoder's dense layers, by the names of transformers' modules."""
+    rows = families.module_rows(plain.config, tree.paths(plain.params), plain.head)
+    return [row for row in rows if row.name.endswith(".weight") and row.paths[0][:8] == "encoder/"]
+
+
+def side_by_side(
+    layers: Sequence[str], leaves: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) of the module that is these layers side by side, in torch's [out, in]."""
+    distinct: list[np.ndarray] = []
+    places = {}
+    for layer in layers:
+        own = leaves.get(f"{layer}/lora/a")
+        if own is None:
+            continue
+        same = [place for place, a in enumerate(distinct) if np.array_equal(a, own)]
+        places[layer] = same[0] if same else len(distinct)
+        if not same:
+            distinct.append(own)
+    rank = distinct[0].shape[1]
+    rows = []
+    for layer in layers:
+        outputs = leaves[f"{layer}/kernel"].shape[1]
+        b = np.zeros((outputs, rank * len(distinct)), np.float32)
+        if layer in places:
+            start = places[layer] * rank
+            b[:, start : start + rank] = leaves[f"{layer}/lora/b"].T
+        rows.append(b)
+    return np.concatenate(distinct, 1).T, np.concatenate(rows)
+
+
+def lora_entries(run: hub.Pretrained, modules: Sequence[Module]) -> dict[str, Any]:
+    """The entries that say to which modules LoRA belongs, and of which rank and scale it is."""
+    ranks = collections.Counter(module.rank for module in modules)
+    rank = ranks.most_common(1)[0][0]
+    alpha = next(module.alpha for module in modules if module.rank == rank)
+    others = [module for module in modules if module.rank != rank]
+    return {
+        "r": rank,
+        "lora_alpha": whole(alpha),
+        "rank_pattern": {module.name: module.rank for module in others},
+        "alpha_pattern": {module.name: whole(module.alpha) for module in others},
+        "target_modules": target_names(run, [module.name for module in modules]),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": any(module.transposed for module in modules),
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+
+
+def whole(value: float) -> float | int:
+    """A number as a whole one, if it is one."""
+    return round(value) if math.isclose(value, round(value)) else value
+
+
+def target_names(run: hub.Pretrained, modules: Sequence[str]) -> list[str]:
+    """The last parts of the modules' names where no other module of the family ends so; else their
+    whole names.
+    """
+    family = get_family(run.config.family)
+    plain = without_lora(run)
+    names = {row.name.removesuffix(".weight") for row in module_rows(plain)}
+    names = {name for name in names if not any(module.endswith(name) for module in modules)}
+    of_heads = [row for row in family.table if not row.paths[0].startswith("encoder/")]
+    names |= {row.name.removesuffix(".weight") for row in of_heads}
+    last = {last_part(module) for module in modules}
+    return list(modules) if last & set(map(last_part, names)) else sorted(last)
+
+
+def last_part(name: str) -> str:
+    """What follows the last point of a module's name."""
+    return name.rpartition(".")[2]
+
+
+def head_tensors(plain: hub.Pretrained, original: hub.Pretrained, has_prefix: bool) -> Tensors:
+    """The tensors of the modules of a head that are others than the base's, by the names of the
+    class.
+
+    Raises :class:`ExportError` for a language model's head that was trained.
+    """
+    if "head" not in plain.params or not plain.params["head"]:
+        return {}
+    if not has_prefix and not set(plain.params["head"]) <= {"pooler"}:
+        return {}
+    ours = layout.to_tensors(plain.config, {"head": plain.params["head"]}, plain.head)
+    theirs = layout.to_tensors(original.config, {"head": original.params["head"]}, original.head)
+    changed = set()
+    for name, tensor in ours.items():
+        if name not in theirs or not np.array_equal(tensor, theirs[name]):
+            changed.add(name.split(".")[0])
+    if changed and isinstance(plain.head, MaskedLM | CausalLM):
+        raise ExportError(
+            f"the head of {plain.source} was trained beside LoRA, and PEFT does not keep a language "
+            "model's: give `format` transformers"
+        )
+    if has_prefix and not isinstance(plain.head, MaskedLM | CausalLM):
+        # PEFT wants the module that classifies in any case.
+        changed |= {name.split(".")[0] for name in ours if not is_counted(plain, name)}
+    kept = {name: tensor for name, tensor in ours.items() if name.split(".")[0] in changed}
+    if not has_prefix:
+        return kept
+    named = layout.with_prefix(plain.config, kept)
+    if "qa_outputs.weight" in named:  # a bias of zeros, which no softmax sees
+        named["qa_outputs.bias"] = np.zeros(2, np.float32)
+    return named
+
+
+def is_counted(plain: hub.Pretrained, name: str) -> bool:
+    """Whether the original library counts a tensor of the head to the encoder."""
+    rows = [row for row in get_family(plain.config.family).table if row.name == name]
+    return all(row.paths[0].startswith(families.OF_ENCODER) for row in rows)
+
+
+def roots(tensors: Mapping[str, np.ndarray], prefix: str) -> list[str]:
+    """The modules of a class that hold these tensors: ``["classifier", "pooler"]``."""
+    return sorted({name.removeprefix(prefix).split(".")[0] for name in tensors})
+
+
+def loading_code(run: hub.Pretrained, architecture: str, base: str) -> str:
+    """The code of the card."""
+    auto = transformers.auto_class(architecture)
+    if run.config.is_image:
+        return card.PEFT_IMAGES.format(auto=auto, base=base)
+    padding = False
+    if run.tokenizer is not None:
+        named = inputs.named_tokens(run.tokenizer, run.tokenizer.backend)
+        padding = inputs.padding_token(run.tokenizer.backend, named) is not None
+    return card.PEFT_TEXTS.format(auto=auto, base=base, padding=padding)
