@@ -55,7 +55,7 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
     elif settings.resize:
         size = {"shortest_edge": settings.resize[0]}
     return {
-        "image_processor_type": VIT if settings.rounds else UNROUNDED,
+        "image_processor_type": processor_class(settings),
         "do_convert_rgb": settings.channels == 3,
         "do_resize": settings.resize != (),
         "size": size,
@@ -68,6 +68,18 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
         "image_mean": per_channel(settings.mean),
         "image_std": per_channel(settings.std),
     }
+
+
+def processor_class(settings: ImageSettings) -> str:
+    """The class of transformers that does all of it: ViT's cuts nothing out of a picture in versions
+    before 5, and of those that do DeiT's takes no shorter side.
+    """
+    if not settings.rounds:
+        return UNROUNDED
+    if not settings.crop:
+        return VIT
+    has_two_sides = settings.resize is None or len(settings.resize) == 2
+    return "DeiTImageProcessor" if has_two_sides else "BitImageProcessor"
 
 
 def write_config(config: EncoderConfig, head: Any = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@ installed.
 """
 
 import dataclasses
+import json
 import math
 import re
 from pathlib import Path
@@ -11,9 +12,12 @@ import jax
 import numpy as np
 import pytest
 
+from adapt.export import layout
 from adapt.export.exporting import export
 from adapt.features import encode
 from adapt.pretrained import hub
+from adapt.pretrained.images import ImageSettings, to_pixels
+from tests.helpers import tiny
 from tests.helpers.exports import (
     LANGUAGE_MODELS,
     REFERENCES,
@@ -175,6 +179,21 @@ def test_transformers_gives_the_same_logits_on_images(
         outputs = run_readme(out, monkeypatch, images=images)["outputs"]
         assert_close(outputs.logits.numpy(), expected)
     assert model.config.id2label[2] == "ja 好"
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop"), [(None, False), ((36, 40), True), ((36,), True), ((), True)]
+)
+def test_transformers_makes_the_same_pixels_by_the_exported_processor(
+    tmp_path, transformers, resize, crop
+):
+    settings = ImageSettings(32, resample=3, mean=(0.4, 0.5, 0.6), resize=resize, crop=crop)
+    content = json.dumps(layout.preprocessor(settings))
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    pictures = [tiny.picture(1).resize((50, 41)), tiny.picture(2).resize((37, 60))]
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    pixels = processor(pictures, return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(pixels, to_pixels(pictures, settings), atol=1e-5)
 
 
 @pytest.mark.parametrize(("case", "pooling", "format"), SENTENCE_TRANSFORMERS)

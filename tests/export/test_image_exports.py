@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from adapt.export import layout
 from adapt.export.exporting import export
 from adapt.models import Classifier, Model
 from adapt.pretrained import hub
+from adapt.pretrained.images import ImageSettings, read_image_settings, to_pixels
 from tests.helpers import small, tiny
 
 apply = jax.jit(Model.apply, static_argnums=0)
@@ -58,6 +60,27 @@ def test_a_classifier_is_read_back(case, pooling, architecture, tmp_path):
     again = hub.load(tmp_path / "out")
     assert again.labels == run.labels
     np.testing.assert_allclose(outputs(again), outputs(run), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "processor"),
+    [
+        (None, False, "ViTImageProcessor"),
+        ((36, 40), True, "DeiTImageProcessor"),
+        ((36,), True, "BitImageProcessor"),
+        ((), True, "BitImageProcessor"),
+    ],
+)
+def test_an_exported_processor_is_read_back_with_the_same_pixels(resize, crop, processor, tmp_path):
+    settings = ImageSettings(32, resample=3, mean=(0.4, 0.5, 0.6), std=(0.2,), resize=resize)
+    settings = dataclasses.replace(settings, crop=crop)
+    content = layout.preprocessor(settings)
+    assert content["image_processor_type"] == processor
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    pictures = [tiny.picture(1).resize((50, 41)), tiny.picture(2).resize((37, 60))]
+    expected = to_pixels(pictures, settings)
+    again = read_image_settings(tmp_path, 32, 3)
+    np.testing.assert_allclose(to_pixels(pictures, again), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
