@@ -84,10 +84,25 @@ CASES = {
         hf.MistralForSequenceClassification,
         of(hf.MistralConfig, sliding_window=None, head_dim=8, hidden_act="gelu", **THREE_LABELS),
     ),
+    "mistral_tagger": Case(
+        hf.MistralForTokenClassification,
+        of(
+            hf.MistralConfig,
+            sliding_window=3,
+            num_key_value_heads=1,
+            num_hidden_layers=3,
+            rope={"rope_type": "linear", "factor": 2.0},
+            **THREE_LABELS,
+        ),
+    ),
     "qwen2_lm_tied": Case(hf.Qwen2ForCausalLM, of(hf.Qwen2Config, tie_word_embeddings=True)),
     "qwen2_tagger_windows": Case(
         hf.Qwen2ForTokenClassification,
         of(hf.Qwen2Config, **WINDOWS, max_window_layers=1, num_key_value_heads=4, **THREE_LABELS),
+    ),
+    "qwen2_classifier_llama3": Case(
+        hf.Qwen2ForSequenceClassification,
+        of(hf.Qwen2Config, rope=LLAMA3, rms_norm_eps=1e-2, hidden_act="relu", **THREE_LABELS),
     ),
     "qwen3_bare": Case(hf.Qwen3Model, of(hf.Qwen3Config, head_dim=8, rms_norm_eps=1e-2)),
     "qwen3_lm_untied": Case(
@@ -101,6 +116,18 @@ CASES = {
     "smollm3_tagger": Case(
         hf.SmolLM3ForTokenClassification,
         of(hf.SmolLM3Config, no_rope_layers=[0, 1], attention_bias=True, **THREE_LABELS),
+    ),
+    "smollm3_classifier_windows": Case(
+        hf.SmolLM3ForSequenceClassification,
+        of(
+            hf.SmolLM3Config,
+            **WINDOWS,
+            no_rope_layers=[1, 0, 1],
+            num_hidden_layers=3,
+            mlp_bias=True,
+            num_key_value_heads=4,
+            **THREE_LABELS,
+        ),
     ),
     "gemma3_text_lm_tied": Case(
         hf.Gemma3ForCausalLM,
@@ -150,16 +177,18 @@ def record_embedding() -> None:
     print("qwen3_embedding:", {name: array.shape for name, array in arrays.items()})
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     hf.logging.set_verbosity_error()
     hf.logging.disable_progress_bar()
-    for name, case in CASES.items():
-        record_case(name, case)
+    for name in names or CASES:
+        record_case(name, CASES[name])
+    if names:
+        return
     for name in ("qwen3_bare", "gemma3_text_both_ways"):
         record_attentions(name, CASES[name])
     record_embedding()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
