@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from adapt import files
-from adapt.data.inputs import Columns
-from adapt.doctor.cases import CheckpointCase, ResultCase, ScoredSet, TrainingCase
+from adapt.data.inputs import Columns, Part, make_parts
+from adapt.doctor import beside_runs
+from adapt.doctor.cases import CheckpointCase, DeepCase, ResultCase, ScoredSet, TrainingCase
 from adapt.doctor.checks import CHECKS, check_names, run_checks
+from adapt.doctor.deep import sample
 from adapt.doctor.findings import Finding
 from adapt.errors import StrategyError
-from adapt.finetuning import prepare, spelled_schedule
+from adapt.finetuning import Prepared, prepare, share_or_data, spelled_schedule
 from adapt.options import HELD_OUT, FinetuningOptions
 from adapt.other_names import suggests
 from adapt.predicting import predict_table, score_table
@@ -74,6 +76,7 @@ def diagnose(
     labels: Any = None,
     *,
     checks: Sequence[str] = (),
+    deep: bool = False,
     validation: Any = HELD_OUT,
     test: Any = None,
     task: str = "classification",
@@ -93,7 +96,7 @@ def diagnose(
     max_length: int | None = None,
     cache: str = "auto",
 ) -> Diagnosis:
-    """What is wrong with a checkpoint, data, a plan or a run. Nothing trains, and no step compiles.
+    """What is wrong with a checkpoint, data, a plan or a run. Nothing trains.
 
         adapt.diagnose("minilm", texts, labels, strategy="frozen", head_learning_rate=2e-5)
         adapt.diagnose(run)                       # what fine-tuning found, or its log tells
@@ -103,7 +106,9 @@ def diagnose(
     a loop of one's own (:func:`adapt.training.loop.run_steps`). With ``inputs``, as in
     :func:`adapt.finetune`, a checkpoint is looked at with these data and the other arguments, which
     are those of the run that is planned; and a run predicts them, and is judged by their labels.
-    ``checks`` names checks, default: all of what is given.
+    ``checks`` names checks, default: all of what is given. ``deep`` adds those that compute for
+    seconds to minutes, on texts with one class each: a control with random weights, a bag of words,
+    near copies, two runs from one seed.
 
     Raises :class:`StrategyError` for a check that there is not, and what :func:`adapt.finetune`
     raises for data and arguments that it refuses.
@@ -147,6 +152,7 @@ def diagnose(
         columns=columns,
         seed=seed,
         checks=wanted,
+        is_deep=deep,
     )
 
 
@@ -219,9 +225,15 @@ def of_plan(
     columns: Columns,
     seed: int,
     checks: frozenset[str],
+    is_deep: bool = False,
 ) -> Diagnosis:
     """What is wrong with a checkpoint, the data and the options of a run that is planned."""
-    names = chosen(["checkpoint", "data", "settings"], checks)
+    subjects = ["checkpoint", "data", "settings"]
+    of_deep = {check.__name__ for check in CHECKS["deep"]}
+    is_deep = is_deep or bool(checks & of_deep)
+    if is_deep:
+        subjects.append("deep")
+    names = chosen(subjects, checks)
     prepared = prepare(
         pretrained,
         inputs,
@@ -232,8 +244,68 @@ def of_plan(
         columns=columns,
         seed=seed,
     )
+    found = [*prepared.findings]
+    if is_deep:
+        _, validation = share_or_data(validation)
+        case = deep_case(prepared, pretrained, inputs, labels, columns, validation, test)
+        command = beside_runs.planning_command(options, prepared.settings)
+        wanted = [check for check in CHECKS["deep"] if check.__name__ in names]
+        found += run_checks(wanted, case, command)
     what = f"{options.checkpoint} on {prepared.settings['train']}"
-    return diagnosis(what, prepared.findings, names)
+    return diagnosis(what, found, names)
+
+
+def deep_case(
+    prepared: Prepared,
+    pretrained: Any,
+    inputs: Any,
+    labels: Any,
+    columns: Columns,
+    validation: Any,
+    test: Any,
+) -> DeepCase:
+    """A sample of the rows of a run that is planned.
+
+    Raises :class:`StrategyError` for what is no text with one class.
+    """
+    data = prepared.data
+    is_text = not prepared.plan.pretrained.config.is_image and columns.text_pair is None
+    if data.task.probed_as != "classes" or not is_text:
+        raise deep_refused()
+    parts = make_parts(inputs, labels, columns, validation=validation, test=test)
+    train = parts["train"]
+    if len(train.columns.texts) > 1:  # pairs in a list
+        raise deep_refused()
+    rows = sample(len(train.table))
+    texts = texts_of(prepared, train, rows)
+    classes = data.task.encode_labels(train.table, train.columns.label, data.names)
+    others = {}
+    for name, part in parts.items():
+        if part is not train:
+            others[name] = texts_of(prepared, part, sample(len(part.table)))
+    return DeepCase(
+        pretrained=hub.loaded(pretrained),
+        texts=texts,
+        labels=np.asarray(classes)[rows],
+        others=others,
+        plan=prepared.plan,
+        data=data,
+        has_random_weights=prepared.options.random_weights,
+    )
+
+
+def deep_refused() -> StrategyError:
+    return StrategyError(
+        "deep checks look at single texts with one class each (`task` classification): leave them out"
+    )
+
+
+def texts_of(prepared: Prepared, part: Part, rows: np.ndarray) -> list[Any]:
+    """The texts in some rows of a part."""
+    every: list[Any] = []
+    for chunk in prepared.data.task.sequence_chunks(part.table, part.columns.texts):
+        every += chunk
+    return [every[row] for row in rows]
 
 
 def of_run(

@@ -3,6 +3,7 @@
     adapt doctor --checkpoint minilm                                 # weights and tokenizer
     adapt doctor --checkpoint minilm --train mine.csv                # and the data
     adapt doctor --train mine.csv --strategy frozen --head-learning-rate 2e-5     # and the plan
+    adapt doctor --train mine.csv --deep                             # and controls, in minutes
     adapt doctor --run runs/finetune                                 # a run, by its log and result
     adapt doctor --run runs/finetune --data new.csv                  # and by other labelled rows
 
@@ -44,6 +45,8 @@ class DoctorOptions:
     data: str | None = None
     # the names of checks; default: all that look at what is given
     checks: tuple[str, ...] = ()
+    # the checks, too, that compute for seconds to minutes: random weights, a bag of words, copies
+    deep: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,7 @@ def diagnosed(config: Config) -> Diagnosis:
         columns=Columns.of(config),
         seed=config.seed,
         checks=wanted,
+        is_deep=config.deep,
     )
 
 

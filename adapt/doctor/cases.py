@@ -121,6 +121,24 @@ class ResultCase:
     result: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeepCase:
+    """A sample of the training rows of one class each, and the run that is planned on all of them.
+
+    ``texts`` are N texts, ``labels`` int [N] their classes; ``others`` are texts of the other parts,
+    by name. ``memo`` keeps what several checks compute.
+    """
+
+    pretrained: Pretrained
+    texts: Sequence[str]
+    labels: np.ndarray
+    others: Mapping[str, Sequence[str]]
+    plan: Plan
+    data: TaskData
+    has_random_weights: bool = False
+    memo: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
 def trained_leaves(params: tree.Tree, labels: Sequence[tree.Tree]) -> dict[str, np.ndarray]:
     """The leaves that train in any of the phases, by path."""
     trained = set()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from adapt.doctor import checkpoint, data, result, settings, training
+from adapt.doctor import checkpoint, data, deep, result, settings, training
 from adapt.doctor.findings import Finding
 from adapt.errors import StrategyError
 
@@ -47,6 +47,7 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         training.diverged,
         training.loss_above_prior,
         training.nothing_learned,
+        training.learned_by_heart,
         training.updates_rounded_away,
         training.leaves_without_gradient,
     ),
@@ -57,6 +58,14 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         result.sets_disagree,
         result.overconfident,
         result.padding,
+    ),
+    # They compute for seconds to minutes: where they are asked for.
+    "deep": (
+        deep.no_better_than_random_weights,
+        deep.no_better_than_bag_of_words,
+        deep.labels_not_learnable,
+        deep.near_copies,
+        deep.two_runs_differ,
     ),
 }
 

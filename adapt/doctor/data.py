@@ -161,11 +161,9 @@ def imbalance(case: DataCase) -> Iterator[Finding]:
     """A class so frequent that accuracy is high without a look at any input."""
     counts = case.data.class_counts
     total = sum(counts.values())
-    if (
-        not case.data.task.has_class_weights
-        or total < FEW
-        or case.data.primary_metric != "accuracy"
-    ):
+    if case.data.task.probed_as != "classes" or case.data.primary_metric != "accuracy":
+        return
+    if total < FEW:
         return
     name = max(counts, key=lambda one: counts[one])
     share = counts[name] / total

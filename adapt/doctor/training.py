@@ -10,6 +10,7 @@ from adapt.doctor.settings import LEAST_REACH
 
 FEW_STEPS = 30  # after which a loss says something
 LEARNED = 0.98  # of the loss of the prior: below it something was learned
+BY_HEART = 0.9  # of the loss of the prior: below it the training rows were learned
 ABOVE = 1.1  # times the loss of the prior, or of the first epoch: above it training did harm
 ROUNDED = 0.5  # of the updates
 # What is left of a leaf besides decay, relative to it: steps round off 1e-7 each, and a rate of 1e-6
@@ -56,14 +57,15 @@ def loss_above_prior(case: TrainingCase) -> Iterator[Finding]:
 
 
 def nothing_learned(case: TrainingCase) -> Iterator[Finding]:
-    """A training loss that stays at that of the labels' shares."""
+    """A loss that stays at that of the labels' shares, in training and in validation."""
     prior = case.prior_loss
     if prior is None or case.steps < FEW_STEPS or not case.losses:
         return
     last = case.losses[-1]
-    if not LEARNED * prior < last <= ABOVE * prior:
+    best = min(case.validation_losses, default=None)
+    if last > ABOVE * prior or (best is not None and best < LEARNED * prior):
         return
-    if min(case.validation_losses, default=last) < LEARNED * prior:
+    if last <= (LEARNED if best is None else BY_HEART) * prior:
         return
     reach = case.reach("head")
     evidence = {"loss": last, "prior_loss": prior, "steps": case.steps, "reach": reach}
@@ -90,6 +92,29 @@ def nothing_learned(case: TrainingCase) -> Iterator[Finding]:
         mend="look at some rows; then try a tenth of the rate, and then a strategy that trains more",
         certainty="possible",
         evidence=evidence | {"update_to_weight": None if moved is None else float(moved)},
+    )
+
+
+def learned_by_heart(case: TrainingCase) -> Iterator[Finding]:
+    """A training loss that falls, and a validation loss that never falls below that of the labels'
+    shares.
+    """
+    prior = case.prior_loss
+    if prior is None or case.steps < FEW_STEPS or not case.losses or not case.validation_losses:
+        return
+    last = case.losses[-1]
+    best = min(case.validation_losses)
+    if last > BY_HEART * prior or best < prior:
+        return
+    yield Finding(
+        severity="error",
+        seen=f"the training loss falls to {last:.3g} and the validation loss to {best:.3g} at best, "
+        f"where {prior:.3g} is that of the labels' shares alone",
+        cause="the training rows were learned by heart: labels that do not belong to the inputs "
+        "(shuffled, or another column), other rows in validation, or too few rows",
+        mend="look at some rows of both sets; then train less of the encoder",
+        certainty="possible",
+        evidence={"loss": last, "validation_loss": best, "prior_loss": prior},
     )
 
 

@@ -62,6 +62,17 @@ def test_a_loss_that_stays_whatever_the_rate(losses):
     assert finding.certainty == "possible" and "shuffled" in finding.cause
 
 
+@pytest.mark.parametrize("best", [0.70, 0.95])
+def test_rows_that_were_learned_by_heart(best):
+    """A training loss that falls, and a validation that is never better than no look at the input."""
+    history = log([0.68, 0.3, 0.1])
+    for record in history:
+        if "validation_loss" in record:
+            record["validation_loss"] = best
+    finding = found(history)["learned_by_heart"]
+    assert finding.evidence["validation_loss"] == best and finding.certainty == "possible"
+
+
 @pytest.mark.parametrize("share", [0.6, 0.97])
 def test_updates_that_the_dtype_swallows(share):
     assert found(log([0.6, 0.5], rounded_away=share))["updates_rounded_away"].evidence[
