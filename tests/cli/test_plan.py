@@ -15,7 +15,7 @@ from adapt.tasks.classification import Classification
 from tests.helpers import tiny
 
 
-@pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("own_cache", "forked_python")
 def test_the_plan_of_a_small_checkpoint(inputs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(planning, "step_bytes", lambda *step: 2**20)  # tested with planning
     table = str(tiny.write_table(tmp_path / "data.csv", tiny.sentences(40)))

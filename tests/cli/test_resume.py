@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -103,7 +101,7 @@ def results_of(monkeypatch, module, name: str) -> list:
     return results
 
 
-def test_killed_in_mid_run_and_resumed_is_the_same_run(flags, tmp_path, scratch_cache):
+def test_killed_in_mid_run_and_resumed_is_the_same_run(flags, tmp_path, scratch_cache, forks):
     flags |= {"epochs": 10, "save_every": 3}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finetune.main(finetune.Config(**flags, out=whole))
@@ -112,8 +110,8 @@ def test_killed_in_mid_run_and_resumed_is_the_same_run(flags, tmp_path, scratch_
         for name, value in flags.items()
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    argv = [sys.executable, "-m", "adapt", "finetune", *words, "--out", str(killed)]
-    process = subprocess.Popen(argv, env=tiny.environment(scratch_cache), stdout=subprocess.DEVNULL)
+    words = ["adapt", "finetune", *words, "--out", str(killed)]
+    process = forks.start(words, tiny.environment(scratch_cache))
     try:
         for _ in range(6000):
             index = killed / "checkpoints/index.json"
@@ -127,11 +125,11 @@ def test_killed_in_mid_run_and_resumed_is_the_same_run(flags, tmp_path, scratch_
                 and (killed / "metrics.jsonl").stat().st_size > saved["metrics_bytes"]
             ):
                 break
-            assert process.poll() is None
+            assert process.is_running()
             time.sleep(0.01)
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     assert (
         0
         < (killed / "metrics.jsonl").read_text().count("\n")
