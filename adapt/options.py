@@ -261,8 +261,8 @@ class FrozenOptions:
 
     title: ClassVar[str] = "strategy"
 
-    # of the kernels of frozen layers while they train; int8: with a scale for each output; default:
-    # that of the computation
+    # of frozen kernels on the device; int8: with a scale for each output; default: that of the
+    # computation
     frozen_dtype: FrozenDType | None = None
 
 

@@ -1,5 +1,8 @@
 """Int8 kernels with a scale for each output, and kernels in bfloat16: stored so, and multiplied exactly."""
 
+import json
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ from adapt.models.quantised import Kernel, multiply
 from adapt.training.losses import cross_entropy
 from adapt.training.step import cast_kernels
 from tests.helpers.small import SHALLOW, batch, classifier, params
+from tests.helpers.tiny import ROOT, TPU_PYTHON, with_gpu_compiler
 
 LORA = {"lora_rank": 2, "lora_alpha": 8.0, "lora_targets": ".*"}
 
@@ -119,3 +123,38 @@ def test_a_loop_over_int8_blocks_never_holds_them_in_float32():
     compiled = jax.jit(jax.grad(loss)).lower(*shapes).compile()
     of_all = 4 * layers * width**2
     assert compiled.memory_analysis().temp_size_in_bytes < of_all / 2
+
+
+LAYERS, WIDTH = 16, 1024
+UNROLLED = f"""
+import json
+import jax, jax.numpy as jnp
+from adapt.models.quantised import Kernel, multiply
+from experiments.benchmark.aot import chips
+
+device = jax.sharding.SingleDeviceSharding(chips.topology("h100:1").devices()[0])
+
+def like(shape, dtype):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+
+def loss(loras, kernels, x):
+    for a, kernel in zip(loras, kernels):
+        x = jnp.tanh(multiply(x, Kernel(*kernel)) + (x @ a) @ a.T)
+    return (x**2).sum()
+
+loras = [like(({WIDTH}, 4), jnp.bfloat16)] * {LAYERS}
+int8 = (like(({WIDTH}, {WIDTH}), jnp.int8), like(({WIDTH},), jnp.float32))
+x = like((64, {WIDTH}), jnp.bfloat16)
+compiled = jax.jit(jax.grad(loss)).lower(loras, [int8] * {LAYERS}, x).compile()
+print(json.dumps(compiled.memory_analysis().temp_size_in_bytes))
+"""
+
+
+@with_gpu_compiler
+@pytest.mark.slow
+def test_unrolled_int8_layers_on_a_gpu_never_hold_all_kernels_in_bfloat16():
+    command = [str(TPU_PYTHON), "-c", UNROLLED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    temporary = json.loads(done.stdout.splitlines()[-1])
+    assert temporary < LAYERS * WIDTH**2  # half of the kernels in bfloat16
