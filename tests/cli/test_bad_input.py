@@ -164,6 +164,7 @@ FLAGS = [
     ({"strategy": "top:3"}, "top:3 wants 3 blocks and the encoder has 2"),
     ({"strategy": "top:0"}, "top:0 wants 0 blocks"),
     ({"strategy": "frozen", "learning_rate": "1e-4"}, "--learning-rate is the encoder's"),
+    ({"frozen_dtype": "int8"}, "--frozen-dtype int8: --strategy full freezes no kernel"),
     ({"pooling": "pooler"}, "has no pooler to graft"),
     ({"epochs": 0}, "--epochs 0"),
     ({"epochs": -2}, "--epochs -2"),

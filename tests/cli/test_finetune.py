@@ -54,6 +54,7 @@ ALSO = {
     "seconds",
     "padding",
     "cache",
+    "frozen_stored",
     "scores",
     "checkpoint",
     "dtype",
