@@ -63,7 +63,7 @@ def show_start(prepared: Prepared) -> None:
         console.say("weights   random, in the checkpoint's shapes: its own are not used")
     gone = list(plan.discarded["shapes"])
     for what, tensors in plan.discarded.get("unread", {}).items():
-        gone += [f"{name} ({what})" for name in tensors]
+        gone.append(f"{what} ({len(tensors)} tensors)")  # whose names a warning has
     gone = ", ".join(gone) or "nothing: the checkpoint had no head"
     console.say(f"computed  {dtype_line(options.dtype)}")
     console.say(f"discarded {plan.discarded['parameters']:,} parameters: {gone}")

@@ -41,7 +41,7 @@ def test_positions_count_from_the_padding_token_on(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
+        ({"position_embedding_type": "relative_key"}, 'position_embedding_type is "relative_key"'),
         ({"is_decoder": True}, "is_decoder is true"),
         ({"pad_token_id": None}, "pad_token_id is None"),
         ({"pad_token_id": -1}, "pad_token_id is -1"),

@@ -111,7 +111,7 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones(folder):
         ({"num_hidden_layers": 0}, "says 0 for layers: it must be at least 1"),
         ({"vocab_size": "many"}, "says 'many' for vocabulary"),
         ({"hidden_act": "swish7"}, "unknown activation 'swish7' in "),
-        ({"position_embedding_type": "relative_key"}, "only absolute is read"),
+        ({"position_embedding_type": "relative_key"}, 'only "absolute" is read, choose'),
     ],
 )
 def test_a_config_that_makes_no_encoder_is_refused(folder, changes, why):

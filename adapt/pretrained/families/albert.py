@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM
 from adapt.pretrained.families import Family, bert, dense, heads, norm, with_defaults
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 DEFAULTS = {"hidden_act": "gelu_new", "hidden_dropout_prob": 0.0}
@@ -37,11 +37,7 @@ ONE = {"num_hidden_groups": 1, "inner_group_num": 1}
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    for entry, only in ONE.items():
-        if hf.get(entry, only) != only:
-            raise CheckpointError(
-                f"{entry} is {hf[entry]!r} in config.json: only one block for all layers is read"
-            )
+    check_usual(hf, **ONE)
     return bert.complete(hf, fields) | {"shared_blocks": True}
 
 

@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2019): post-norm blocks, learned positions, two segment types."""
 
-from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, MaskedLM
 from adapt.pretrained.families import SIZES, Family, Row, dense, heads, norm
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
@@ -44,13 +44,9 @@ TABLE = [
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    positions = hf.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise CheckpointError(
-            f"position_embedding_type {positions!r} in config.json: only absolute is read"
-        )
+    check_usual(hf, position_embedding_type="absolute")
     if hf.get("is_decoder"):
-        raise CheckpointError("is_decoder is true in config.json: only BERT encoders are read")
+        check_usual(hf, is_decoder=False)
     return fields | {"pad_token": fields["pad_token"] or 0}
 
 

@@ -17,6 +17,7 @@ from adapt.pretrained.families import (
     norm,
     with_defaults,
 )
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = with_defaults(bert.CONFIG, type_vocab_size=0, layer_norm_eps=1e-7)
@@ -63,16 +64,10 @@ TERMS = ("c2p", "p2c")
 def complete(hf: Entries, fields: Fields) -> Fields:
     width = fields["width"]
     head_width = width // fields["heads"]
-    for entry, only in (
-        ("conv_kernel_size", 0),
-        ("embedding_size", width),
-        ("attention_head_size", head_width),
-    ):
-        if hf.get(entry, only) != only:
-            raise CheckpointError(f"{entry} is {hf[entry]!r} in config.json: only {only} is read")
+    check_usual(hf, conv_kernel_size=0, embedding_size=width, attention_head_size=head_width)
     terms = listed(hf.get("pos_att_type") or [])
     if set(terms) - set(TERMS):
-        raise CheckpointError(f"pos_att_type is {terms} in config.json: only c2p and p2c are read")
+        raise CheckpointError(f"pos_att_type is {terms} in config.json: only c2p and p2c are known")
     fields["attention_scale"] = (head_width * (1 + len(terms))) ** -0.5
     if not hf.get("position_biased_input", True):
         fields["position_kind"] = "none"

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapt.models import CausalLM, Classifier, EncoderConfig, Tagger
 from adapt.pretrained.families import SIZES, Family, Row, architecture, dense, heads, norm
-from adapt.pretrained.families.local_layers import check_count
+from adapt.pretrained.families.checks import check_count
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [

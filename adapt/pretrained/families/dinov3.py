@@ -60,7 +60,9 @@ TABLE = [
 
 def complete(hf: Entries, fields: Fields) -> Fields:
     if hf.get("query_bias", True) != hf.get("value_bias", True):
-        raise CheckpointError("query_bias and value_bias in config.json differ: only both are read")
+        raise CheckpointError(
+            "query_bias and value_bias in config.json differ: only equal ones are read, choose a checkpoint that has them"
+        )
     if fields["key_bias"] and not fields["qkv_bias"]:
         raise CheckpointError("key_bias in config.json is read only beside query_bias")
     return patches.with_patches(fields, first_tokens=1) | {

@@ -12,6 +12,7 @@ from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
 from adapt.models.rotary import frequencies
 from adapt.pretrained.families import SIZES, Family, Row, dense, heads, norm, with_defaults
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.learned_positions import entries_after_padding, fields_after_padding
 from adapt.pretrained.families.types import Entries, Fields, Tensors
 
@@ -59,9 +60,7 @@ FREQUENCIES = "rotary_embeddings.inv_freq"
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    for name, value in ONLY.items():
-        if hf.get(name, value) not in (value, None):
-            raise CheckpointError(f"{name} is {hf[name]!r} in config.json: only {value!r} is read")
+    check_usual({name: value for name, value in hf.items() if value is not None}, **ONLY)
     kind = hf.get("position_embedding_type", "absolute")
     if kind not in ("absolute", "rotary"):
         raise CheckpointError(

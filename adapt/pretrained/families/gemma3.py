@@ -9,6 +9,7 @@ from typing import Any
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
 from adapt.pretrained.families import decoders, local_layers, without
+from adapt.pretrained.families.checks import check_count, check_usual
 from adapt.pretrained.families.local_layers import GLOBAL, LOCAL
 from adapt.pretrained.families.rope import (
     rope_of_kind,
@@ -29,11 +30,9 @@ ALWAYS = {"norm_offset": True, "branch_norms": True, "qk_norm": True}
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    for entry in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if hf.get(entry) is not None:
-            raise CheckpointError(f"{entry} is {hf[entry]} in config.json: only null is read")
+    check_usual(hf, attn_logit_softcapping=None, final_logit_softcapping=None)
     scalar = hf.get("query_pre_attn_scalar", 256)
-    local_layers.check_count(scalar, "query_pre_attn_scalar")
+    check_count(scalar, "query_pre_attn_scalar")
     both_ways = bool(hf.get("use_bidirectional_attention"))
     every = hf.get("sliding_window_pattern", 6)
     kinds = local_layers.layer_types(hf, fields, lambda index: (index + 1) % every)
@@ -54,7 +53,8 @@ def rotary(hf: Entries) -> Fields:
     local = rope_of_kind(hf, LOCAL, "rope_local_base_freq", 1e4)
     if local.get("rope_type", "default") != "default":
         raise CheckpointError(
-            f"rope_type of {LOCAL} is {local['rope_type']!r} in config.json: only default is read"
+            f"rope_type of {LOCAL} is {local['rope_type']!r} in config.json: only default is read, choose "
+            "a checkpoint that has it"
         )
     return scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
 

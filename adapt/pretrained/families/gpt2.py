@@ -2,9 +2,9 @@
 embedding.
 """
 
-from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, EncoderConfig
 from adapt.pretrained.families import QKV, Family, Row, architecture, dense, heads, norm, under
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
@@ -24,6 +24,8 @@ CONFIG = [
     ("end_token", "eos_token_id", None),
     ("end_token", "bos_token_id", None),
 ]
+USUAL = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+USUAL |= {"add_cross_attention": False}
 LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2DoubleHeadsModel")  # of a tied head a file holds nothing
 TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one tensor of three
     Row("wte.weight", ("encoder/embedding/token",)),
@@ -43,13 +45,7 @@ TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one 
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    for flag, default in (
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    ):
-        if hf.get(flag, default) != default:
-            raise CheckpointError(f"{flag} is {hf[flag]} in config.json: only {default} is read")
+    check_usual(hf, **USUAL)
     width = fields["mlp_width"] or 4 * fields["width"]
     end = fields["end_token"] or 0
     always = {"causal": True, "pre_norm": True}

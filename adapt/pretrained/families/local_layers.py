@@ -5,16 +5,11 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
+from adapt.pretrained.families.checks import check_count
 from adapt.pretrained.families.types import Entries, Fields
 
 LOCAL = "sliding_attention"
 GLOBAL = "full_attention"
-
-
-def check_count(value: Any, entry: str) -> None:
-    """Raise :class:`CheckpointError` for an entry of config.json that is no number of something."""
-    if type(value) is not int or value < 1:
-        raise CheckpointError(f"{entry} is {value!r} in config.json: give a whole number from 1 on")
 
 
 def layer_types(hf: Entries, fields: Fields, is_local: Callable[[int], Any]) -> list[str]:

@@ -21,10 +21,10 @@ from adapt.pretrained.families import (
     norm,
     under,
 )
+from adapt.pretrained.families.checks import check_count
 from adapt.pretrained.families.local_layers import (
     GLOBAL,
     LOCAL,
-    check_count,
     layer_types,
     layer_types_of,
 )

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from adapt.errors import CheckpointError
 from adapt.pretrained.families import Row, dense, norm, roberta, without
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields
 
 BUCKETS = 32  # the original library computes by these, whatever the size of the table
@@ -28,14 +28,9 @@ TABLE = [
 
 def complete(hf: Entries, fields: Fields) -> Fields:
     """Positions count from the padding token's id on, which is 1 whatever config.json says."""
-    buckets = hf.get("relative_attention_num_buckets", BUCKETS)
-    if buckets != BUCKETS:
-        raise CheckpointError(
-            f"relative_attention_num_buckets is {buckets!r} in config.json: only {BUCKETS} is read"
-        )
-    pad = hf.get("pad_token_id", 1)
-    if pad not in (1, None):
-        raise CheckpointError(f"pad_token_id is {pad!r} in config.json: only 1 is read")
+    check_usual(hf, relative_attention_num_buckets=BUCKETS)
+    if hf.get("pad_token_id") is not None:
+        check_usual(hf, pad_token_id=1)
     fields = roberta.complete({**hf, "pad_token_id": 1}, fields)
     return fields | {"relative_buckets": BUCKETS, "relative_distance": 128}
 

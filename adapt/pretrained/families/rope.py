@@ -9,6 +9,7 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields
 
 # The entries that each kind of scaling reads: field of EncoderConfig -> entry.
@@ -77,12 +78,10 @@ def scaling_fields(rope: Mapping[str, Any]) -> Fields:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in SCALINGS:
         raise CheckpointError(
-            f"rope_type {kind!r} in config.json: only {', '.join(SCALINGS)} are read"
+            f"rope_type {kind!r} in config.json: only {', '.join(SCALINGS)} are read, "
+            "choose a checkpoint that has one of them"
         )
-    if rope.get("partial_rotary_factor", 1.0) != 1:
-        raise CheckpointError(
-            f"partial_rotary_factor is {rope['partial_rotary_factor']} in config.json: only 1 is read"
-        )
+    check_usual(rope, partial_rotary_factor=1.0)
     fields = {"position_kind": "rotary", "rotary_base": rope["rope_theta"]}
     for field, entry in SCALINGS[kind].items():
         if entry not in rope:

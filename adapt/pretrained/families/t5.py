@@ -5,7 +5,6 @@ place of positions, scores that are not scaled, no biases. The decoder is left o
 import dataclasses
 from typing import Any
 
-from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig, Tagger
 from adapt.pretrained.families import (
     LIBRARY_ACTIVATIONS,
@@ -16,6 +15,7 @@ from adapt.pretrained.families import (
     norm,
     with_defaults,
 )
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
@@ -80,7 +80,7 @@ ALWAYS = {
 
 def complete(hf: Entries, fields: Fields) -> Fields:
     if hf.get("is_decoder"):
-        raise CheckpointError("is_decoder is true in config.json: only T5's encoder is read")
+        check_usual(hf, is_decoder=False)
     name = str(fields["activation"])
     gated, activation = name.startswith(GATED), name.removeprefix(GATED)
     if name == "gated-gelu":  # the library's exception

@@ -2,9 +2,9 @@
 classifier on top.
 """
 
-from adapt.errors import CheckpointError
 from adapt.models import Classifier
 from adapt.pretrained.families import PLAIN_MLP, Family, block_modules, dense, heads, norm, patches
+from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields
 
 CONFIG = [
@@ -40,8 +40,7 @@ TABLE = [
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    if hf.get("pooler_act", "tanh") != "tanh":
-        raise CheckpointError(f"pooler_act {hf['pooler_act']!r} in config.json: only tanh is read")
+    check_usual(hf, pooler_act="tanh")
     return patches.with_patches(fields, first_tokens=1) | {"pre_norm": True}
 
 
