@@ -110,7 +110,9 @@ class Objective(abc.ABC):
         """Why the objective does not go with this checkpoint; "" where it does."""
 
     def is_own(self, pretrained: Pretrained) -> bool:
-        """Whether it is what the checkpoint's head was trained by, as far as that can be seen."""
+        """Whether it is what the checkpoint's head was trained by, as far as that can be seen. One
+        of adapt's own objectives is.
+        """
         return False
 
     # The model
@@ -227,10 +229,11 @@ def choose(pretrained: Pretrained, options: ObjectiveOptions) -> Objective:
 
 
 def own_objective(pretrained: Pretrained) -> Objective:
-    """That of the checkpoint's own head; for another head that of its kind of encoder."""
-    owners = [objective for objective in OBJECTIVES.values() if objective.is_own(pretrained)]
-    # The last one is the most particular.
-    return owners[-1] if owners else next(iter(OBJECTIVES.values()))
+    """That of the checkpoint's own head; for another head that of its kind of encoder.
+
+    An objective that a module has added is never the one that nobody asked for.
+    """
+    return next(one for one in OBJECTIVES.values() if one.is_own(pretrained))
 
 
 def check_options(objective: Objective, options: ObjectiveOptions) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from adapt.data import masking
 from adapt.data.masking import Corruption
 from adapt.data.tables import Table
-from adapt.models import MaskedLM
+from adapt.models import MaskedLM, ReplacedTokens
 from adapt.objectives import texts
 from adapt.objectives.base import OBJECTIVES, Corpus
 from adapt.objectives.texts import LanguageModel
@@ -27,6 +27,8 @@ class Masked(LanguageModel):
         return no_masks(pretrained)
 
     def is_own(self, pretrained: Pretrained) -> bool:
+        if isinstance(pretrained.head, ReplacedTokens):
+            return False
         return not pretrained.config.is_image and not pretrained.config.causal
 
     def unreached(self, head: Any) -> str:

@@ -18,7 +18,7 @@ from adapt.objectives import OBJECTIVES
 from adapt.training import frozen_prefix, optim
 from adapt.training.loop import STEP_BY_STEP, Pace, evaluate, run_steps
 from adapt.training.losses import cross_entropy
-from adapt.training.step import init_state, make_eval, make_step
+from adapt.training.step import balance_of_parts, init_state, make_eval, make_step
 from adapt.training.strategies import strategy
 from experiments.benchmark.aot.hlo import dot_flops, read
 from tests.helpers.small import CLASSES, SHAPE, batch, bits, classifier, copy, params, setup, texts
@@ -531,6 +531,19 @@ def test_a_paced_loop_stops_with_the_number_of_the_step(pace, bad, log_every):
 def test_no_batch_is_no_record():
     frozen, state, step = start("frozen")
     assert list(run_steps(step, frozen, state, [], 2)) == []
+
+
+def test_a_loss_of_parts_is_the_sum_of_their_means():
+    part = np.array([0, 1, 0, 1, 1], np.int32)
+    weight = np.array([1.0, 1.0, 1.0, 0.0, 3.0], np.float32)
+    losses = np.array([2.0, 5.0, 4.0, 9.0, 1.0], np.float32)
+    factor = np.asarray(balance_of_parts(part, weight))
+    total = (losses * factor * weight).sum() / weight.sum()
+    assert total == pytest.approx(3.0 + (5.0 + 3.0) / 4)
+    # A part without weight counts nothing.
+    alone = weight * (part == 0)
+    factor = np.asarray(balance_of_parts(part, alone))
+    assert (losses * factor * alone).sum() / alone.sum() == pytest.approx(3.0)
 
 
 # Evaluation
