@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -615,11 +616,14 @@ def mean_score(
     params: tree.Tree,
     batches: Iterable[Mapping[str, Any]],
 ) -> dict[str, float]:
-    """The weighted mean of every measure over all batches."""
+    """The weighted mean of every measure over all batches; nan where no value of it counts."""
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     for of_batch in pipelined(score(params, batch) for batch in batches):
         for name, (value, weight) in of_batch.items():
             sums[name] = sums.get(name, 0.0) + float(value)
             weights[name] = weights.get(name, 0.0) + float(weight)
-    return {name: value / max(weights[name], 1e-9) for name, value in sums.items()}
+    means = {}
+    for name, value in sums.items():
+        means[name] = value / weights[name] if weights[name] else math.nan
+    return means
