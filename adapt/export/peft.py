@@ -34,7 +34,8 @@ Tensors = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """What LoRA adds to one module: A [rank, in] and B [out, rank], times ``alpha`` / rank.
+    """What LoRA adds to one module: A [rank, in] and B [out, rank], scaled by ``alpha`` and the
+    rank; and the lengths of the kernel [out] of DoRA, else None.
 
     ``name`` is that of transformers' class, whose kernel is [in, out] where it is ``transposed``.
     """
@@ -44,6 +45,7 @@ class Module:
     b: np.ndarray
     alpha: float
     transposed: bool
+    magnitude: np.ndarray | None
 
     @property
     def rank(self) -> int:
@@ -84,6 +86,8 @@ def peft_folder(run: hub.Pretrained, base: str) -> Folder:
     for module in modules:
         tensors[f"{module.name}.lora_A.weight"] = module.a
         tensors[f"{module.name}.lora_B.weight"] = module.b
+        if module.magnitude is not None:
+            tensors[f"{module.name}.lora_magnitude_vector"] = module.magnitude
     named = {f"{BASE}{name}": np.ascontiguousarray(t) for name, t in tensors.items()}
     config = layout.write_config(plain.config, plain.head if kind != "features" else None)
     config |= model_entries(plain, architecture)
@@ -145,8 +149,7 @@ def without_lora(run: hub.Pretrained) -> hub.Pretrained:
     """The run with its weights as they are without LoRA."""
     params = tree.select(run.params, lambda path: not peft.is_peft_param(path))
     params = {"encoder": params["encoder"], "head": params.get("head", {})}
-    config = dataclasses.replace(run.config, lora_rank=0, lora_alpha=0.0, lora_targets="")
-    return dataclasses.replace(run, params=params, config=config)
+    return dataclasses.replace(run, params=params, config=peft.without_lora(run.config))
 
 
 def check_rest(plain: hub.Pretrained, original: hub.Pretrained, base: str) -> None:
@@ -193,8 +196,10 @@ def lora_modules(run: hub.Pretrained, plain: hub.Pretrained, has_prefix: bool) -
         name = row.name.removesuffix(".weight")
         if has_prefix:
             name = get_family(run.config.family).prefix + name
-        scale = run.config.lora_alpha / run.config.lora_rank
-        modules.append(Module(name, a, b, scale * len(a), row.layout == "same"))
+        of_rank = len(a) ** 0.5 if run.config.lora_stabilised else len(a)
+        alpha = run.config.lora_scale * of_rank
+        magnitude = magnitudes(layers, leaves) if run.config.lora_magnitudes else None
+        modules.append(Module(name, a, b, alpha, row.layout == "same", magnitude))
     return modules
 
 
@@ -230,6 +235,15 @@ def side_by_side(
     return np.concatenate(distinct, 1).T, np.concatenate(rows)
 
 
+def magnitudes(layers: Sequence[str], leaves: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The lengths of DoRA of these layers side by side; of one without LoRA those that it has."""
+    found = []
+    for layer in layers:
+        own = np.linalg.norm(leaves[f"{layer}/kernel"], axis=0)
+        found.append(leaves.get(f"{layer}/lora/magnitude", own))
+    return np.concatenate(found)
+
+
 def lora_entries(run: hub.Pretrained, modules: Sequence[Module]) -> dict[str, Any]:
     """The entries that say to which modules LoRA belongs, and of which rank and scale it is."""
     ranks = collections.Counter(module.rank for module in modules)
@@ -246,8 +260,8 @@ def lora_entries(run: hub.Pretrained, modules: Sequence[Module]) -> dict[str, An
         "bias": "none",
         "fan_in_fan_out": any(module.transposed for module in modules),
         "init_lora_weights": True,
-        "use_rslora": False,
-        "use_dora": False,
+        "use_rslora": run.config.lora_stabilised,
+        "use_dora": run.config.lora_magnitudes,
     }
 
 

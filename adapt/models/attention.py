@@ -82,7 +82,8 @@ class Attention(nn.Module):
         joint_RC3HK = None
         if c.query_width == c.key_width:
             kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
-            lora_updates = [layer.low_rank(x_RCD) for layer in layers]
+            pairs = zip(layers, kernels, strict=True)
+            lora_updates = [layer.low_rank(x_RCD, kernel) for layer, kernel in pairs]
             joint_RC3HK = project(x_RCD, kernels, biases, lora_updates, c.heads)
             q, k, v = joint_RC3HK.transpose(2, 0, 3, 1, 4)
         else:

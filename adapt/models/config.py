@@ -1,6 +1,7 @@
 """The configuration of an encoder."""
 
 import dataclasses
+import math
 
 # What says where a token stands: rows of a table that are added to the embedding, rotations of
 # queries and keys, or nothing.
@@ -13,7 +14,7 @@ class EncoderConfig:
 
     The values are plain, so it is saved as JSON. One config describes BERT, GPT-2 and ViT: text
     encoders set ``vocabulary``, image encoders ``image_size``, ``patch_size`` and ``channels``. The
-    last five fields say what parameter-efficient methods add to the pre-trained layers; see
+    last seven fields say what parameter-efficient methods add to the pre-trained layers; see
     :mod:`adapt.models.peft`.
 
         >>> config = EncoderConfig("bert", 12, 768, 12, 3072, 512, vocabulary=30522, types=2)
@@ -97,6 +98,8 @@ class EncoderConfig:
     lora_rank: int = 0  # 0: no LoRA
     lora_alpha: float = 0.0
     lora_targets: str = ""  # a regular expression for the paths of dense layers
+    lora_stabilised: bool = False  # scaled by alpha / sqrt(rank), not alpha / rank (rsLoRA)
+    lora_magnitudes: bool = False  # each output's kernel has a length of its own (DoRA)
     adapter_width: int = 0  # 0: no adapters
     prefix_tokens: int = 0  # 0: no prefix
 
@@ -114,6 +117,13 @@ class EncoderConfig:
         """
         names = [f"block_{index:02d}" for index in range(self.layers)]
         return tuple(names[:1] * self.layers if self.shared_blocks else names)
+
+    @property
+    def lora_scale(self) -> float:
+        """By what A B of LoRA is multiplied."""
+        if self.lora_stabilised:
+            return self.lora_alpha / math.sqrt(self.lora_rank)
+        return self.lora_alpha / self.lora_rank
 
     @property
     def own_blocks(self) -> int:

@@ -145,20 +145,26 @@ class Dense(nn.Module):
         return kernel, bias.astype(self.dtype)
 
     @nn.compact
-    def low_rank(self, x: jax.Array) -> jax.Array | None:
+    def low_rank(self, x: jax.Array, kernel: Kernel) -> jax.Array | None:
         """What LoRA adds to the output, or None where this layer is no target."""
         c = self.config
         if c is None or not c.lora_rank or not re.fullmatch(c.lora_targets, "/".join(self.path)):
             return None
         lora = LowRank(
-            self.inputs, self.outputs, c.lora_rank, c.lora_alpha, self.dtype, name="lora"
+            self.inputs,
+            self.outputs,
+            c.lora_rank,
+            c.lora_scale,
+            c.lora_magnitudes,
+            self.dtype,
+            name="lora",
         )
-        return lora(x)
+        return lora(x, kernel)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.weights()
         x = x.astype(self.dtype)
-        update = self.low_rank(x)
+        update = self.low_rank(x, kernel)
         y = multiply(x, kernel)
         if bias is not None:
             y = y + bias
@@ -168,22 +174,34 @@ class Dense(nn.Module):
 
 
 class LowRank(nn.Module):
-    """alpha / r (x A) B (LoRA, Hu et al. 2021, eq. 3), [..., out]: zero at first, for B is.
+    """scale (x A) B (LoRA, Hu et al. 2021, eq. 3), [..., out]: zero at first, for B is.
 
-    A [in, r] is drawn from N(0, 1 / in), B [r, out] is zeros.
+    A [in, r] is drawn from N(0, 1 / in), B [r, out] is zeros. With ``magnitudes`` it is what makes
+    the kernel m (W + scale A B) / |W + scale A B|, each column by its length, of W (DoRA, Liu et al.
+    2024, eq. 5). The magnitude m [out] has to be the length of W at first, which
+    :func:`adapt.models.peft.init_peft` sees to.
     """
 
     inputs: int
     outputs: int
     rank: int
-    alpha: float
+    scale: float
+    magnitudes: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, kernel: Kernel) -> jax.Array:
         a = self.param("a", nn.initializers.normal(self.inputs**-0.5), (self.inputs, self.rank))
         b = self.param("b", nn.initializers.zeros, (self.rank, self.outputs))
-        return x @ a.astype(self.dtype) @ b.astype(self.dtype) * (self.alpha / self.rank)
+        update = x @ a.astype(self.dtype) @ b.astype(self.dtype) * self.scale
+        if not self.magnitudes:
+            return update
+        magnitude = self.param("magnitude", nn.initializers.ones, (self.outputs,))
+        # The length is a constant to the gradient (4.3 there), which takes less memory.
+        weight = kernel.in_dtype(jnp.float32) + self.scale * (a @ b)
+        factor = magnitude / jax.lax.stop_gradient(jnp.linalg.norm(weight, axis=0))
+        rest = multiply(x, kernel) * (factor - 1).astype(self.dtype)
+        return rest + factor.astype(self.dtype) * update
 
 
 def has_norm_kernel(x: jax.Array) -> bool:

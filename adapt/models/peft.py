@@ -24,7 +24,15 @@ from adapt.models.config import EncoderConfig
 from adapt.models.model import Model
 
 # The fields of an EncoderConfig that say what is added to the pre-trained layers.
-PEFT_FIELDS = ("lora_rank", "lora_alpha", "lora_targets", "adapter_width", "prefix_tokens")
+PEFT_FIELDS = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_targets",
+    "lora_stabilised",
+    "lora_magnitudes",
+    "adapter_width",
+    "prefix_tokens",
+)
 
 # What a message calls them.
 SPOKEN = {
@@ -56,7 +64,7 @@ def with_peft(config: EncoderConfig, fields: Mapping[str, Any]) -> EncoderConfig
             )
         if name == "lora_targets":
             check_pattern(value)
-        else:
+        elif not isinstance(value, bool):
             check_size(name, value, 1e6 if name == "lora_alpha" else config.mlp_width)
     return dataclasses.replace(config, **fields)
 
@@ -80,7 +88,8 @@ def check_size(name: str, value: float, limit: float) -> None:
 def init_peft(params: tree.Tree, model: Model, key: jax.Array) -> tree.Tree:
     """``params`` with fresh subtrees for what the model's config adds.
 
-    LoRA and adapters change no output at first; a prefix does. Raises :class:`StrategyError` where
+    LoRA and adapters change no output at first, but for the rounding of DoRA's lengths; a prefix
+    does. Raises :class:`StrategyError` where
     LoRA's targets match no dense layer.
     """
     config = model.encoder.config
@@ -92,7 +101,13 @@ def init_peft(params: tree.Tree, model: Model, key: jax.Array) -> tree.Tree:
             f"LoRA's targets {config.lora_targets!r} match no dense layer of the encoder: "
             f"it has {', '.join(layers)}"
         )
-    return tree.merge(params, jax.device_get(peft_init(model)(key)))
+    added = tree.paths(jax.device_get(peft_init(model)(key)))
+    kernels = tree.paths(params)
+    for path in added:
+        if path.endswith("/lora/magnitude"):
+            kernel = np.asarray(kernels[path.replace("/lora/magnitude", "/kernel")])
+            added[path] = np.linalg.norm(kernel, axis=0).astype(np.float32)
+    return tree.merge(params, tree.unflatten(added))
 
 
 @functools.lru_cache(maxsize=32)
@@ -102,7 +117,8 @@ def peft_init(model: Model) -> Any:
 
 
 def merge_lora(params: tree.Tree, config: EncoderConfig) -> tuple[tree.Tree, EncoderConfig]:
-    """LoRA added into the kernels that it belongs to, W + alpha / r A B, computed in float32.
+    """LoRA added into the kernels that it belongs to, W + scale A B, computed in float32; of DoRA
+    with the lengths of their columns.
 
     Returns the tree without LoRA, whose merged kernels are numpy arrays, and its config.
     """
@@ -111,12 +127,22 @@ def merge_lora(params: tree.Tree, config: EncoderConfig) -> tuple[tree.Tree, Enc
     for layer in layers:
         a = np.asarray(flat.pop(f"{layer}/lora/a"))
         b = np.asarray(flat.pop(f"{layer}/lora/b"))
-        scale = np.float32(config.lora_alpha / len(b))
         kernel = np.asarray(flat[f"{layer}/kernel"])
-        flat[f"{layer}/kernel"] = kernel + scale * (a @ b)
+        kernel = kernel + np.float32(config.lora_scale) * (a @ b)
+        if config.lora_magnitudes:
+            kernel *= np.asarray(flat.pop(f"{layer}/lora/magnitude")) / np.linalg.norm(
+                kernel, axis=0
+            )
+        flat[f"{layer}/kernel"] = kernel
     empty = dict.fromkeys(tree.empties(params))
-    config = dataclasses.replace(config, lora_rank=0, lora_alpha=0.0, lora_targets="")
-    return tree.unflatten(flat | empty), config
+    return tree.unflatten(flat | empty), without_lora(config)
+
+
+def without_lora(config: EncoderConfig) -> EncoderConfig:
+    """The config of the same encoder without LoRA."""
+    names = [name for name in PEFT_FIELDS if name.startswith("lora_")]
+    defaults = {field.name: field.default for field in dataclasses.fields(EncoderConfig)}
+    return dataclasses.replace(config, **{name: defaults[name] for name in names})
 
 
 def renew_blocks(params: tree.Tree, model: Model, count: int, key: jax.Array) -> tree.Tree:

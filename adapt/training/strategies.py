@@ -364,6 +364,20 @@ def lora(layers: int, epochs: int, rank: int, alpha: float, targets: str) -> Str
     return single_phase(("encoder/.*/lora/.*", "lora"), epochs=epochs, peft=peft)
 
 
+def rslora(layers: int, epochs: int, rank: int, alpha: float, targets: str) -> Strategy:
+    """LoRA scaled by alpha / sqrt(rank), whose learning does not slow down as the rank grows
+    (Kalajdzievski 2023).
+    """
+    plain = lora(layers, epochs, rank, alpha, targets)
+    return dataclasses.replace(plain, peft={**plain.peft, "lora_stabilised": True})
+
+
+def dora(layers: int, epochs: int, rank: int, alpha: float, targets: str) -> Strategy:
+    """LoRA that changes directions, and beside it the lengths of kernels (Liu et al. 2024)."""
+    plain = lora(layers, epochs, rank, alpha, targets)
+    return dataclasses.replace(plain, peft={**plain.peft, "lora_magnitudes": True})
+
+
 def adapters(layers: int, epochs: int, width: int) -> Strategy:
     """Bottlenecks after attention and MLP of every block, and norms (Houlsby et al. 2019)."""
     rule = ("encoder/block_.*/(attention|mlp)_(adapter|norm|branch_norm)/.*", "adapter")
@@ -470,6 +484,11 @@ def mixout(base: Strategy, layers: int, rate: float) -> Strategy:
     return dataclasses.replace(base, mixout=rate)
 
 
+LORA_ARGS = (
+    Arg("rank", int),
+    Arg("alpha", float, 16.0),
+    Arg("targets", str, ".*/(query|value)"),
+)
 STRATEGIES: dict[str, Method] = {
     "full": Method(full),
     "frozen": Method(frozen),
@@ -477,10 +496,9 @@ STRATEGIES: dict[str, Method] = {
     "bottom-frozen": Method(bottom_frozen, [Arg("k", int)]),
     "surgical": Method(surgical, [Arg("blocks", str)]),
     "bitfit": Method(bitfit),
-    "lora": Method(
-        lora,
-        [Arg("rank", int), Arg("alpha", float, 16.0), Arg("targets", str, ".*/(query|value)")],
-    ),
+    "lora": Method(lora, LORA_ARGS),
+    "rslora": Method(rslora, LORA_ARGS),
+    "dora": Method(dora, LORA_ARGS),
     "adapters": Method(adapters, [Arg("width", int)]),
     "prefix": Method(prefix, [Arg("tokens", int)]),
     "gradual": Method(gradual),

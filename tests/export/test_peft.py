@@ -52,6 +52,15 @@ def test_what_is_written_is_what_is_read(tmp_path, case, targets):
     same(hub.load_silently(tmp_path / "out"), run)
 
 
+@pytest.mark.parametrize("case", ["gpt2_bare", "modernbert_tokens"])
+def test_rslora_and_dora_are_read_as_they_were_written(tmp_path, case):
+    run = lora_run(case, ".*/(query|value|up)", lora_stabilised=True, lora_magnitudes=True)
+    export(run, tmp_path / "out", "peft", base=REFERENCES / case)
+    entries = entries_of(tmp_path / "out")
+    assert entries["use_rslora"] and entries["use_dora"]
+    same(hub.load_silently(tmp_path / "out"), run)
+
+
 def test_layers_side_by_side_have_a_rank_for_all_and_one_where_they_share_a(tmp_path):
     run = lora_run("gpt2_bare", ".*/(query|value)")
     export(run, tmp_path / "two", "peft", base=REFERENCES / "gpt2_bare")

@@ -33,12 +33,20 @@ def cases() -> list[str]:
     return list(found.values())
 
 
-@pytest.mark.parametrize("case", cases())
-def test_peft_computes_from_an_export_what_adapt_computes(tmp_path, case):
+VARIANTS = [
+    ("bert_classifier", {"lora_magnitudes": True}),
+    ("gpt2_bare", {"lora_magnitudes": True, "lora_stabilised": True}),
+    ("modernbert_classifier", {"lora_stabilised": True}),
+    ("gte_bare_no_types", {"lora_magnitudes": True}),
+]
+
+
+@pytest.mark.parametrize(("case", "fields"), [*((case, {}) for case in cases()), *VARIANTS])
+def test_peft_computes_from_an_export_what_adapt_computes(tmp_path, case, fields):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     peft = pytest.importorskip("peft")
-    run = lora_run(case)
+    run = lora_run(case, **fields)
     export(run, tmp_path / "adapter", "peft", base=REFERENCES / case)
     with np.load(REFERENCES / case / "outputs.npz") as file:
         recorded = dict(file)

@@ -22,7 +22,12 @@ def lora_run(case: str, targets: str = ".*", **fields: object) -> hub.Pretrained
     rng = np.random.default_rng(zlib.crc32(case.encode()))
     params = dict(tree.paths(base.params))
     for path, leaf in tree.paths(Model(Encoder(config), base.head).shapes()).items():
-        if peft.is_peft_param(path):
+        if path.endswith("/magnitude"):
+            kernel = params[path.replace("/lora/magnitude", "/kernel")]
+            lengths = np.linalg.norm(kernel, axis=0)
+            draw = lengths * (1 + rng.normal(size=leaf.shape, scale=0.2))
+            params[path] = draw.astype(np.float32)
+        elif peft.is_peft_param(path):
             params[path] = rng.normal(size=leaf.shape, scale=0.2).astype(np.float32)
         elif path.startswith("head/") and isinstance(base.head, Classifier | Tagger):
             params[path] = params[path] + rng.normal(size=leaf.shape, scale=0.2).astype(np.float32)

@@ -1,6 +1,7 @@
 """LoRA, adapters and prefixes: subtrees like any other, neutral at first and mergeable where they are linear."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from tests.helpers.small import CONFIGS, SHALLOW, batch, classifier, inputs, par
 
 FAMILIES = ["bert", "gpt2", "vit"]
 LORA = {"lora_rank": 2, "lora_alpha": 8.0, "lora_targets": ".*"}
+DORA = LORA | {"lora_magnitudes": True, "lora_stabilised": True}
 
 
 def with_peft(family: str, configs=CONFIGS, **fields) -> Model:
@@ -76,6 +78,28 @@ def test_lora_and_a_prefix_fit_keys_and_values_that_heads_share():
     assert kinds == {"query", "key", "value", "output", "gate", "up", "down"}
 
 
+def test_rslora_and_dora_begin_as_they_are_merged_and_are_what_their_papers_say():
+    """Of a layer: m (W + alpha / sqrt(r) A B) / |W + alpha / sqrt(r) A B|, by columns."""
+    plain = classifier()
+    model = with_peft("bert", **DORA)
+    fresh = peft.init_peft(params(plain), model, jax.random.key(0))
+    trained = params(model)  # A and B and the lengths are random
+    merged, config = peft.merge_lora(trained, model.encoder.config)
+    assert config == CONFIGS["bert"]
+    kernel, low_rank = (
+        tree.get(trained, f"encoder/block_00/mlp/up/{name}") for name in ("kernel", "lora")
+    )
+    directed = kernel + 8 / np.sqrt(2) * low_rank["a"] @ low_rank["b"]
+    expected = low_rank["magnitude"] * directed / np.linalg.norm(directed, axis=0)
+    found = tree.get(merged, "encoder/block_00/mlp/up/kernel")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    apply = jax.jit(type(model).apply, static_argnums=0)
+    of_plain = [apply(plain, tree, batch("bert")) for tree in (params(plain), merged)]
+    of_dora = [apply(model, tree, batch("bert")) for tree in (fresh, trained)]
+    np.testing.assert_allclose(of_dora, of_plain, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_example_attends_to_the_prefix(family):
     model = with_peft(family, prefix_tokens=3)
@@ -108,8 +132,12 @@ def only_first_example(packed):
     return alone
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["lora:2", "adapters:3", "prefix:2", "bitfit", "lora:2+bitfit"])
+ADDING = ["lora:2", "adapters:3", "prefix:2", "bitfit", "lora:2+bitfit"]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [*itertools.product(FAMILIES, ADDING), ("bert", "dora:2")]
+)
 def test_every_parameter_that_trains_moves_and_no_other(family, name):
     spec = strategy(name, 1)
     model = with_peft(family, SHALLOW, **spec.peft)

@@ -100,6 +100,8 @@ def test_top_takes_exactly_the_depths_that_exist(layers, k):
 TRAINED = {
     "bitfit": r".*/bias",
     "lora:2": r"block_\d\d/attention/(query|value)/lora/[ab]",
+    "rslora:2": r"block_\d\d/attention/(query|value)/lora/[ab]",
+    "dora:2": r"block_\d\d/attention/(query|value)/lora/(a|b|magnitude)",
     "lora:2,8,.*/mlp/.*": r"block_\d\d/mlp/(up|down)/lora/[ab]",
     "lora:2,8,block_0[01]{1,1}/.*(query|value){1,2}": r".*(query|value)/lora/[ab]",
     "lora:2,8,block_01/.*": r"block_01.*/lora/.*",
@@ -260,6 +262,7 @@ CONTRADICTIONS = {
     "full+bitfit": "full trains all that it is joined with",
     "bitfit+full": "full trains all that it is joined with",
     "frozen+lora:2": "frozen trains the head, and what it is joined with trains it too",
+    "lora:2+rslora:4": "lora:2 and rslora:4 both set lora_rank",
     "lora:2+lora:4": "lora:2 and lora:4 both set lora_rank",
     "bitfit+top:1+bitfit": "bitfit trains what bitfit trains already",
     "gradual+lora:2": "gradual has phases of its own",
