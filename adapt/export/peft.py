@@ -20,7 +20,7 @@ from adapt import tree
 from adapt.errors import CheckpointError, ExportError
 from adapt.export import card, inputs, layout, transformers
 from adapt.export.folder import Folder, class_names, kind_in_words, makes_embeddings, model_entries
-from adapt.models import CausalLM, MaskedLM, peft
+from adapt.models import Classifier, Distilled, Span, Tagger, peft
 from adapt.pretrained import families, hub
 from adapt.pretrained.families import Row, get_family
 from adapt.pretrained.peft_entries import TASK_TYPES
@@ -293,7 +293,7 @@ def head_tensors(plain: hub.Pretrained, original: hub.Pretrained, has_prefix: bo
     """The tensors of the modules of a head that are others than the base's, by the names of the
     class.
 
-    Raises :class:`ExportError` for a language model's head that was trained.
+    Raises :class:`ExportError` for a head of pre-training that was trained.
     """
     if "head" not in plain.params or not plain.params["head"]:
         return {}
@@ -305,12 +305,13 @@ def head_tensors(plain: hub.Pretrained, original: hub.Pretrained, has_prefix: bo
     for name, tensor in ours.items():
         if name not in theirs or not np.array_equal(tensor, theirs[name]):
             changed.add(name.split(".")[0])
-    if changed and isinstance(plain.head, MaskedLM | CausalLM):
+    predicts = isinstance(plain.head, Classifier | Tagger | Span | Distilled)
+    if changed and not predicts:
         raise ExportError(
-            f"the head of {plain.source} was trained beside LoRA, and PEFT does not keep a language "
-            "model's: give `format` transformers"
+            f"the head of {plain.source} was trained beside LoRA, and what pre-trains is not kept in "
+            "a file of PEFT: give `format` transformers"
         )
-    if has_prefix and not isinstance(plain.head, MaskedLM | CausalLM):
+    if has_prefix and predicts:
         # PEFT wants the module that classifies in any case.
         changed |= {name.split(".")[0] for name in ours if not is_counted(plain, name)}
     kept = {name: tensor for name, tensor in ours.items() if name.split(".")[0] in changed}
