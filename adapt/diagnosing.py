@@ -56,7 +56,8 @@ class Diagnosis:
         return len(self.findings)
 
     def __repr__(self) -> str:
-        lines = [f"Diagnosis of {self.what}: {len(self)} findings by {len(self.checks)} checks"]
+        count = "1 finding" if len(self) == 1 else f"{len(self)} findings"
+        lines = [f"Diagnosis of {self.what}: {count} by {len(self.checks)} checks"]
         lines += [f"  {finding.severity}: {finding.line}" for finding in self]
         return "\n".join(lines)
 
@@ -323,7 +324,7 @@ def of_run(
     elif "findings" in run.result:
         found = [Finding.from_json(entry) for entry in run.result["findings"]]
     else:
-        case = TrainingCase(history=[*map(dict, run.history)], outcome=run.outcome)
+        case = TrainingCase(history=[*map(dict, run.history)], outcome=run.outcome, taken=run.steps)
         found = run_checks(CHECKS["training"], case, command)
     found = [dataclasses.replace(one, shown_by=one.shown_by or command) for one in found]
     return diagnosis(what, found, chosen(subjects, wanted))

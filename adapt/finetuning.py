@@ -30,7 +30,7 @@ from adapt.data.inputs import Columns, Part, check_given, check_same_order, make
 from adapt.doctor import beside_runs
 from adapt.doctor.checks import log_findings
 from adapt.doctor.findings import Finding
-from adapt.errors import RuleError, StrategyError, TrainingError
+from adapt.errors import DivergedError, RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
 from adapt.models import Classifier, Encoder, Model, example_batch, peft
@@ -432,9 +432,12 @@ class Prepared(PreparedRun):
             self.options, self.plan, self.data, params, history, run.result, self.settings
         )
         log_findings(found)
-        entries = [finding.to_json() for finding in [*self.findings, *found]]
-        result = {**run.result, **run_folder.as_json({"findings": entries})}
+        result = {**run.result, **entries([*self.findings, *found])}
         return dataclasses.replace(run, result=result)
+
+    def diverged_result(self, error: DivergedError, history: list[Record]) -> dict[str, Any]:
+        found = beside_runs.after_divergence(history, error.steps)
+        return super().diverged_result(error, history) | entries([*self.findings, *found])
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, result.json), tested where there is a test set."""
@@ -460,6 +463,11 @@ class Prepared(PreparedRun):
         if tested.scores:
             scores["test"] = tested.scores
         return tested.params, result | {"scores": scores}
+
+
+def entries(findings: Iterable[Finding]) -> dict[str, Any]:
+    """The ``findings`` of result.json."""
+    return run_folder.as_json({"findings": [finding.to_json() for finding in findings]})
 
 
 def without_none(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -63,6 +63,10 @@ class PreparedRun(abc.ABC):
         """Write what else belongs into the folder of a run that has ended."""
         return
 
+    def diverged_result(self, error: DivergedError, history: list[Record]) -> dict[str, Any]:
+        """result.json of a run whose loss was not finite."""
+        return run_folder.diverged_result(error)
+
     def finished_model(self, fitted: Fitted) -> Pretrained:
         """The model that training made, still with the parameters that it began with."""
         return self.plan.pretrained
@@ -145,7 +149,7 @@ class PreparedRun(abc.ABC):
             try:
                 fitted = self.fit(checkpoints, [log, folder.keep_when_saved, *callbacks], laps)
             except DivergedError as error:
-                result = run_folder.diverged_result(error)
+                result = self.diverged_result(error, log.records())
                 run_folder.write_json(folder.path / "result.json", result)
                 folder.keep()
                 raise

@@ -78,6 +78,14 @@ def test_a_run_has_what_was_found_in_its_result(run, checkpoint):
     assert json.loads(json.dumps(low.result["findings"])) == low.result["findings"]
 
 
+def test_blocks_that_train_and_that_nothing_reads(checkpoint):
+    """The head reads the embedding: every block above it trains for nothing."""
+    low = adapt.finetune(checkpoint, *TRAIN, layers=(0,), **FAST | {"epochs": 1})
+    (finding,) = [one for one in adapt.diagnose(low) if one.check == "leaves_without_gradient"]
+    still = finding.evidence["leaves"]
+    assert still and all(path.startswith("encoder/block_00/") for path in still)
+
+
 def test_a_run_is_judged_by_other_rows(run):
     assert not names(adapt.diagnose(run, *NEW))
     flipped = [{"positive": "negative", "negative": "positive"}[label] for label in NEW[1]]

@@ -120,8 +120,8 @@ def show(found: Diagnosis) -> None:
     if not len(found):
         console.say("well      nothing is wrong that these checks can see")
     else:
-        counts = [f"{len(found)} finding" + ("" if len(found) == 1 else "s")]
-        console.say(f"found     {counts[0]}; docs/troubleshooting.md has each by its name")
+        count = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+        console.say(f"found     {count}; docs/troubleshooting.md has each by its name")
 
 
 def show_finding(finding: Finding) -> None:

@@ -98,6 +98,12 @@ def after_training(
     ]
 
 
+def after_divergence(history: Sequence[Record], steps: int) -> list[Finding]:
+    """Why the loss of a run was not finite after so many steps, by its log."""
+    case = TrainingCase(history=history, outcome="diverged", taken=steps)
+    return run_safely("training", case)
+
+
 def result_case(data: TaskData, result: Mapping[str, Any]) -> ResultCase:
     """The scores of a run beside those of answers that look at no input."""
     sets = []

@@ -58,6 +58,7 @@ class TrainingCase:
     before: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     after: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     outcome: str = "complete"
+    taken: int = 0  # steps, of which the last few may not be logged
 
     @functools.cached_property
     def records(self) -> list[Record]:
@@ -66,7 +67,7 @@ class TrainingCase:
 
     @functools.cached_property
     def steps(self) -> int:
-        return max((int(record["step"]) for record in self.records), default=0)
+        return max([self.taken, *(int(record["step"]) for record in self.records)])
 
     @functools.cached_property
     def losses(self) -> list[float]:

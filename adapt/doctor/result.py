@@ -19,8 +19,11 @@ FEW_STEPS = 20
 
 def no_better_than_baseline(case: ResultCase) -> Iterator[Finding]:
     """A score no better than that of an answer that looks at no input."""
+    renamed = renamed_sets(case)
     for scored in case.sets:
         for baseline, (metric, sign) in case.task.beats.items():
+            if scored.name in renamed:  # of which its own check says more
+                continue
             low = case.baselines.get(scored.name, {}).get(baseline)
             value = scored.scores.get(metric)
             if low is None or value is None or not np.isfinite(low) or sign * (value - low) > 0:
@@ -121,6 +124,15 @@ def best_order(
     return order, own, other
 
 
+def renamed_sets(case: ResultCase) -> set[str]:
+    """The names of the sets whose labels are in another order."""
+    renamed = set()
+    for scored, predicted, labels in decided(case):
+        if best_order(predicted, labels, len(case.names)) is not None:
+            renamed.add(scored.name)
+    return renamed
+
+
 def sets_disagree(case: ResultCase) -> Iterator[Finding]:
     """Validation and test accuracies that differ beyond chance."""
     by_name = {scored.name: scored for scored in case.sets}
@@ -132,9 +144,8 @@ def sets_disagree(case: ResultCase) -> Iterator[Finding]:
     other = test.scores.get("accuracy")
     if one is None or other is None or not is_class_numbers(test.labels):
         return
-    for _, predicted, labels in decided(case):  # which says more where it finds something
-        if best_order(predicted, labels, len(case.names)) is not None:
-            return
+    if renamed_sets(case):  # of which its own check says more
+        return
     sizes = [len(validation.labels), len(test.labels)]
     if min(sizes) < FEW:
         return
@@ -156,9 +167,15 @@ def sets_disagree(case: ResultCase) -> Iterator[Finding]:
 
 def overconfident(case: ResultCase) -> Iterator[Finding]:
     """Probabilities far from how often they are right."""
+    renamed = renamed_sets(case)
     for scored in case.sets:
         error = scored.scores.get("ece")
-        if error is None or len(scored.labels) < 10 * FEW or error <= MISCALIBRATED:
+        if (
+            error is None
+            or scored.name in renamed
+            or len(scored.labels) < 10 * FEW
+            or error <= MISCALIBRATED
+        ):
             continue
         yield Finding(
             severity="note",

@@ -135,12 +135,13 @@ def predicted(tmp_path, **flags) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("task", FLAGS)
-def test_a_run_of_every_task_scores_what_it_says_and_is_read_back(run, tmp_path, task):
+def test_a_run_of_every_task_scores_what_it_says_and_is_read_back(run, tmp_path, task, caplog):
     """On GPT-2, which has no types and no special tokens; the tests below are on BERT, which trains."""
     has_weights = task not in ("contrastive", "setfit")
     strategy = "frozen" if has_weights else "full"
     result = run(task, "gpt2_lm_tied", blocks=1, strategy=strategy)
     assert METRICS[task] <= set(result) and np.isfinite(result["loss"])
+    assert "please report this" not in caplog.text, "a check of the doctor failed"
     assert all(0 <= result[name] <= 1 for name in METRICS[task])
     after = hub.load(tmp_path / "run")
     assert after.task == task and isinstance(after.head, HEADS.get(task, Classifier))

@@ -1,7 +1,4 @@
-"""No false alarm: what the checks say of runs that are well, across tasks, strategies and families.
-
-Real runs on the bundled sets are made by hand; docs/troubleshooting.md has the list.
-"""
+"""No false alarm: what the checks say of runs that are well, across tasks, strategies and families."""
 
 import numpy as np
 import pytest
