@@ -6,6 +6,7 @@ import importlib
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from adapt import models
 from adapt.__main__ import COMMANDS, main
 from adapt.cli.flags import flag, read_flags
+from adapt.data import bundled
 from adapt.markdown import markdown_table
 from adapt.models import heads
 from adapt.pretrained import assets
@@ -126,6 +128,15 @@ def make_checkpoints(folder: Path) -> None:
     tiny.checkpoint(folder / "vit", "vit_masked_image", 1)
 
 
+def first_rows(read: Callable[..., dict[str, list]]) -> Callable[..., dict[str, list]]:
+    """`read` without the rows that a test of a page does not need."""
+
+    def read_less(name: str, part: str | None = None) -> dict[str, list]:
+        return {column: values[:400] for column, values in read(name, part).items()}
+
+    return read_less
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=name)
 def test_the_code_of_a_page_runs(page, asset, shell, own_families, tmp_path, monkeypatch):
@@ -135,6 +146,7 @@ def test_the_code_of_a_page_runs(page, asset, shell, own_families, tmp_path, mon
     by_name = {"minilm": asset("tiny-bert")}
     fetch = assets.fetch
     monkeypatch.setattr(assets, "fetch", lambda name: by_name.get(name) or fetch(name))
+    monkeypatch.setattr(bundled, "read", first_rows(bundled.read))
     monkeypatch.chdir(tmp_path)
     if page.name in ("pictures.md", "pretraining.md"):
         make_pictures(tmp_path)

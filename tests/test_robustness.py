@@ -1,9 +1,6 @@
 """A small form of `python -m tests.robustness`; and that it finds what it looks for."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,15 +11,10 @@ from tests.helpers.robustness import by_hand, doors, mutations
 
 
 @pytest.mark.slow
-def test_damaged_inputs_and_killed_processes_end_well(tmp_path, compiled):
+def test_damaged_inputs_and_killed_processes_end_well(tmp_path, compiled, forks):
     flags = ["--mutations", "24", "--kills", "1", "--disks", "0", "--out", str(tmp_path / "out")]
-    env = os.environ | {
-        "PYTHONPATH": str(tiny.ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-    }
-    words = [sys.executable, "-m", "tests.robustness", *flags]
-    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=900)
+    env = forks.env | {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
+    done = forks.run(["tests.robustness", *flags], env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     counts = {}
     for name in ("outcomes", "kills"):
