@@ -25,7 +25,7 @@ OPTIONS = {"batch_size": 8, "learning_rate": 0.003, "patience": 0, "dtype": "flo
 
 @pytest.fixture(scope="module")
 def bert(inputs):
-    return adapt.load(inputs.checkpoint("bert_mlm_tied"))
+    return adapt.load(inputs.checkpoint("bert_mlm_tied", blocks=1))
 
 
 class Programs(logging.Handler):
