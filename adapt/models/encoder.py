@@ -104,7 +104,7 @@ class PatchEmbedding(nn.Module):
     Dosovitskiy et al. 2021, eq. 1): [N, T, D].
 
     These are a class token, a distillation token (DeiT, Touvron et al. 2021, 4), and registers,
-    which have no position (Darcet et al. 2024). Where a batch has ``masked`` bool [N, patches], its
+    which have no position (Darcet et al. 2024). Where a batch has ``masked_patches`` bool [N, patches], its
     ``mask_token`` [D] stands in for these.
     """
 
@@ -123,9 +123,9 @@ class PatchEmbedding(nn.Module):
         x = x.transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(-1, side * side, inputs)
         x = Dense(inputs, c.width, c.patch_bias, c.init_range, self.dtype, name="patch")(x)
-        if "masked" in batch:
+        if "masked_patches" in batch:
             mask_token_D = batch["mask_token"].astype(self.dtype)
-            x = jnp.where(batch["masked"][..., None], mask_token_D, x)
+            x = jnp.where(batch["masked_patches"][..., None], mask_token_D, x)
 
         first = []
         if c.class_token:

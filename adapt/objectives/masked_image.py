@@ -70,7 +70,7 @@ class MaskedImage(Objective):
         return Corpus(examples.take(training)), Corpus(examples.take(held_out))
 
     def corruption(self, pretrained: Pretrained, options: ObjectiveOptions) -> Corruption:
-        """Masked squares of each picture, as many of each: the batch gets ``masked`` bool [N,
+        """Masked squares of each picture, as many of each: the batch gets ``masked_patches`` bool [N,
         patches]; ``targets``, the tokens that predict; and ``patches``, which they predict, [M].
         """
         config = pretrained.config
@@ -93,7 +93,7 @@ class MaskedImage(Objective):
             masked = squares.repeat(repeats, 1).repeat(repeats, 2).reshape(pictures, -1)
             picture, patch = np.nonzero(masked)
             return without_labels(batch) | {
-                "masked": masked,
+                "masked_patches": masked,
                 "targets": (batch["first"][picture] + leading + patch).astype(np.int32),
                 "patches": (picture * masked.shape[1] + patch).astype(np.int32),
                 "label": np.zeros(len(patch), np.int32),

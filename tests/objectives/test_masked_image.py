@@ -48,7 +48,7 @@ def test_the_loss_and_the_pixels_are_those_of_the_original_class(case):
     batch = unpacked(dict(np.load(REFERENCES / case / "outputs.npz")))
     picture, patch = np.nonzero(masked)
     batch |= {
-        "masked": masked,
+        "masked_patches": masked,
         "targets": batch["first"][picture] + loaded.config.leading_tokens + patch,
         "patches": picture * masked.shape[1] + patch,
         "weight": np.ones(len(patch), np.float32),
@@ -72,7 +72,9 @@ def test_the_loss_and_the_pixels_are_those_of_the_original_class(case):
 def test_squares_are_masked_whole_and_as_many_of_each_picture():
     loaded = hub.load(REFERENCES / "vit_masked_image")  # 4 x 4 patches of 8 pixels
     batch = corrupted(loaded, 6, patch_rate=0.5, mask_size=16)
-    squares = batch["masked"].reshape(6, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4).reshape(6, 4, 4)
+    squares = (
+        batch["masked_patches"].reshape(6, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4).reshape(6, 4, 4)
+    )
     assert (squares.all(-1) == squares.any(-1)).all()
     assert (squares.any(-1).sum(1) == 2).all() and len(np.unique(squares, axis=0)) > 1
     assert len(batch["targets"]) == len(batch["weight"]) == 6 * 8
