@@ -36,19 +36,24 @@ class Special(NamedTuple):
 
     def around(self, one: Ragged, two: Ragged) -> Ragged:
         """Pairs of texts with the special tokens."""
-        starts_in = len(self.before) + one.lengths + len(self.between)
-        lengths = starts_in + two.lengths + len(self.after)
+        # Where in a pair each part begins.
+        first = len(self.before)
+        between = first + one.lengths
+        second = between + len(self.between)
+        after = second + two.lengths
+
+        lengths = after + len(self.after)
         starts = np.cumsum(lengths) - lengths
         values = np.zeros(lengths.sum(), np.int32)
-        values[concat_ranges(starts + len(self.before), one.lengths)] = one.values
-        values[concat_ranges(starts + starts_in, two.lengths)] = two.values
-        for tokens, place in (
+        values[concat_ranges(starts + first, one.lengths)] = one.values
+        values[concat_ranges(starts + second, two.lengths)] = two.values
+        for tokens, begin in (
             (self.before, starts),
-            (self.between, starts + len(self.before) + one.lengths),
-            (self.after, starts + starts_in + two.lengths),
+            (self.between, starts + between),
+            (self.after, starts + after),
         ):
-            values[place[:, None] + np.arange(len(tokens))] = tokens
-        return Ragged(values, starts, lengths, second_start=starts_in)
+            values[begin[:, None] + np.arange(len(tokens))] = tokens
+        return Ragged(values, starts, lengths, second_start=second)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Special":

@@ -86,11 +86,12 @@ class MaskedImage(Objective):
         leading = config.leading_tokens
 
         def corrupt(batch: Arrays, rng: np.random.Generator) -> Arrays:
-            pictures = len(batch["first"])
-            ranks = np.tile(np.arange(grid**2), (pictures, 1))
+            num_pictures = len(batch["first"])
+            ranks = np.tile(np.arange(grid**2), (num_pictures, 1))
             squares = rng.permuted(ranks, axis=1) < count
-            squares = squares.reshape(pictures, grid, grid)
-            masked = squares.repeat(repeats, 1).repeat(repeats, 2).reshape(pictures, -1)
+            squares = squares.reshape(num_pictures, grid, grid)
+            masked = squares.repeat(repeats, 1).repeat(repeats, 2)
+            masked = masked.reshape(num_pictures, -1)
             picture, patch = np.nonzero(masked)
             return without_labels(batch) | {
                 "masked_patches": masked,
