@@ -121,13 +121,18 @@ def phase_line(phase: events.PhaseSummary, phases: int) -> str:
 
 
 def stored_line(event: events.FrozenStored) -> str:
-    """``512 kernels in int8, 1.02 GiB in place of 4.1; they differ by 0.8% ...``."""
-    sizes = f"{gib(event.nbytes)} GiB in place of {gib(event.computed_bytes)}"
+    """``512 kernels in int8, 1.02 GiB in place of 4.1 GiB; they differ by 0.8% ...``."""
+    sizes = f"{size_text(event.nbytes)} in place of {size_text(event.computed_bytes)}"
     return (
         f"{event.kernels} kernels in {event.dtype}, {sizes}; they differ by "
         f"{event.kernel_error:.2%}, the encoder's outputs by {event.output_error:.2%} (root mean "
         "square)"
     )
+
+
+def size_text(nbytes: int) -> str:
+    """``10.7 MB``, or from one GiB on ``1.02 GiB``."""
+    return f"{gib(nbytes)} GiB" if nbytes >= 2**30 else f"{nbytes / 1e6:.3g} MB"
 
 
 def values_of(record: Mapping[str, float]) -> dict[str, str]:

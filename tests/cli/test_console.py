@@ -136,7 +136,7 @@ RECORD = {"step": 3, "loss": 0.51234, "timed_examples": 80.0, "seconds": 0.1}
 RUN = (
     events.Started(PHASES, 9, 0),
     events.PhaseStarted(PHASES[0], 0),
-    events.FrozenStored(0, "int8", 252, 7 * 2**30, 14 * 2**30, 0.00812, 0.0129),
+    events.FrozenStored(0, "int8", 252, 10_699_776, 14 * 2**30, 0.00812, 0.0129),
     events.CacheChosen(0, False, "12 MB to write"),
     events.Compiling("step", (6, 64)),
     events.Stepped(0, RECORD, {"head": 0.01}),
@@ -158,7 +158,7 @@ def test_a_log_says_what_a_run_does(capsys):
     said = capsys.readouterr().out
     assert "strategy lp-ft, 1 of 2, epochs 1 to 1\n" in said
     assert "frozen           9         frozen\n" in said
-    assert "frozen    252 kernels in int8, 7 GiB in place of 14; they differ by 0.81%, " in said
+    assert "frozen    252 kernels in int8, 10.7 MB in place of 14 GiB; they differ by 0.81%" in said
     assert "cache     off: 12 MB to write\n" in said
     assert "compiling a step of shape 6 x 64\ncompiling the evaluation\n" in said
     assert "epoch 1, step 3   validation loss 0.4000   accuracy 0.7500\n" in said
