@@ -27,6 +27,7 @@ from adapt.pretrained.hub import load as load
 from adapt.pretraining import pretrain as pretrain
 from adapt.probing.pipeline import probe as probe
 from adapt.probing.report import ProbeReport as ProbeReport
+from adapt.prompting import zero_shot as zero_shot
 from adapt.run import Run as Run
 from adapt.run import load_run as load_run
 from adapt.run_table import RunTable as RunTable

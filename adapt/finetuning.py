@@ -33,7 +33,7 @@ from adapt.doctor.findings import Finding
 from adapt.errors import DivergedError, RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
-from adapt.models import Classifier, Encoder, Model, example_batch, peft
+from adapt.models import Classifier, Encoder, Model, example_batch, is_kept, peft
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import (
     HELD_OUT,
@@ -49,6 +49,7 @@ from adapt.options import (
     TrainingOptions,
     check_seeds,
     is_of,
+    spelled_verbalizer,
 )
 from adapt.other_names import suggests
 from adapt.parallel import sharding
@@ -74,6 +75,8 @@ from adapt.training.strategies import Phase, Strategy
 
 logger = logging.getLogger(__name__)
 
+# Parts of a language model's head that say no words.
+OTHER_OBJECTIVES = ("pooler", "next_sentence")
 # What a config.json without these settings means: it is of the command, or of an earlier version.
 UNNAMED_SETTINGS = {
     "held_out": HELD_OUT,
@@ -82,6 +85,8 @@ UNNAMED_SETTINGS = {
     "offsets": "characters",
     "quoting": None,
     "stride": None,
+    "template": None,
+    "verbalizer": None,
     "image_size": None,
     "augment": [],
     "frozen_dtype": None,
@@ -125,6 +130,8 @@ def finetune(
     mix: Literal["concat", "learned"] = "concat",
     class_weights: Literal["none", "balanced"] = "none",
     stride: int | None = None,
+    template: str | None = None,
+    verbalizer: str | Mapping[Any, str | Sequence[str]] | None = None,
     cache: Literal["auto", "on", "off"] = "auto",
     cache_dtype: CacheDType | None = None,
     frozen_dtype: FrozenDType | None = None,
@@ -184,6 +191,10 @@ def finetune(
     names the metric by which validation decides, more being better: one of the task's, one of
     ``metrics``, or ``"loss"``, of which less is better.
 
+    ``template`` and ``verbalizer`` are of the task ``cloze``, which keeps the head of pre-training:
+    ``"{text} It was [MASK]."``, and the words of each class, ``{"good": "great", "bad": ["poor",
+    "bad"]}``, or as the command has them.
+
     The other arguments are the options of :mod:`adapt.options`, and the flags of ``adapt
     finetune``.
 
@@ -220,6 +231,8 @@ def finetune(
         mix=mix,
         class_weights=class_weights,
         stride=stride,
+        template=template,
+        verbalizer=spelled_verbalizer(verbalizer),
         strategy=strategy,
         cache=cache,
         cache_dtype=cache_dtype,
@@ -508,7 +521,6 @@ def prepare(
     # A wrong strategy is refused before the data are read.
     strategies.strategy_for(pretrained.config, options.strategy, options.epochs)
     task = get_task(options.task)
-    pretrained = task.with_stride_of(pretrained, options)
     check_same_order(inputs=inputs, labels=labels, weights=weights, extras=extras)
     parts = make_parts(
         inputs,
@@ -519,6 +531,7 @@ def prepare(
         are_images=pretrained.config.is_image,
         are_words=task.takes_words,
     )
+    pretrained = task.with_options(pretrained, options, parts["train"].columns.texts)
     data = read_data(
         parts,
         task,
@@ -644,9 +657,9 @@ def check_scores(plan: Plan, data: TaskData) -> None:
 def random_outputs(plan: Plan, count: int) -> np.ndarray:
     """Outputs of the head's form, float32 [count, ...]: normal noise, and -inf where it has that."""
     config = plan.model.encoder.config
-    batch = example_batch(config)
+    batch = example_batch(config) | {"targets": np.zeros(1, np.int32)}
     x = jnp.zeros((*batch["segments"].shape, plan.model.input_width))
-    outputs = np.asarray(plan.model.apply_head(plan.params["head"], x, batch))
+    outputs = np.asarray(plan.model.outputs_of(plan.params, x, batch))
     noise = np.random.default_rng(0).standard_normal((count, *outputs.shape[1:]), np.float32)
     return outputs[:1] + noise
 
@@ -752,7 +765,7 @@ def build_plan(
     imports = extensions.used_by(adapted, options.strategy)
     return Plan(
         pretrained=dataclasses.replace(adapted, imports=imports),
-        discarded=tree.discarded(pretrained.params, "head") | hub.unread_record(pretrained),
+        discarded=discarded_of(pretrained, model, params),
         model=model,
         params=params,
         phases=compiled,
@@ -787,9 +800,12 @@ def check_groups(compiled: Sequence[CompiledPhase]) -> None:
 def with_head(pretrained: Pretrained, head: Any, key: jax.Array) -> tuple[Model, tree.Tree]:
     """(model, parameters) of the encoder under a new ``head``, a module of :mod:`adapt.models`.
 
-    A head that pools by weights of the checkpoint, such as its pooler, gets the pre-trained ones.
+    A head that pools by weights of the checkpoint, such as its pooler, gets the pre-trained ones,
+    and so does the checkpoint's own head that is kept.
     """
     model = Model(Encoder(pretrained.config), head)
+    if is_kept(head):
+        return model, with_kept_head(pretrained)
     fresh = model.init_head(key)
     pooling = getattr(head, "pooling", None)
     if pooling in POOLINGS_OF_CHECKPOINTS:
@@ -797,6 +813,25 @@ def with_head(pretrained: Pretrained, head: Any, key: jax.Array) -> tuple[Model,
         fresh = tree.graft(tree.drop(fresh, pooling), pooling, own)
     encoder = tree.drop(pretrained.params, "head")
     return model, tree.graft(encoder, "head", fresh)
+
+
+def with_kept_head(pretrained: Pretrained) -> tree.Tree:
+    """The parameters of a checkpoint without those of its head that serve other objectives than
+    words, as next-sentence prediction.
+    """
+    head = pretrained.params["head"]
+    kept = {name: leaves for name, leaves in head.items() if name not in OTHER_OBJECTIVES}
+    return pretrained.params | {"head": kept}
+
+
+def discarded_of(pretrained: Pretrained, model: Model, params: tree.Tree) -> dict[str, Any]:
+    """What of the checkpoint a run discards, as lineage.json has it: its head, or of one that is
+    kept what the run has not.
+    """
+    head = pretrained.params["head"]
+    if is_kept(model.head):
+        head = {name: leaves for name, leaves in head.items() if name not in params["head"]}
+    return tree.discarded({"head": head}, "head") | hub.unread_record(pretrained)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ has all their fields side by side, so that it can be given wherever one of its g
 """
 
 import dataclasses
+import json
 import math
 import numbers
 import os
@@ -213,7 +214,8 @@ class HeadOptions:
 
     title: ClassVar[str] = "task"
 
-    # classification, multilabel, regression, multitask, tags, span, choice, contrastive or setfit
+    # classification, multilabel, regression, multitask, tags, span, choice, contrastive, setfit or
+    # cloze, which keeps the head of pre-training
     task: str = "classification"
     # of the tokens' states: mean, cls, max, last, pooler or attention; of pictures also patches,
     # cls+patches, patch_norm, projection or map; default: the checkpoint's own, or its family's
@@ -232,6 +234,10 @@ class TaskOptions(HeadOptions):
     mix: Literal["concat", "learned"] = "concat"
     # balanced: rare classes count more, in training only
     class_weights: Literal["none", "balanced"] = "none"
+    # of cloze: the prompt, with {text}, or {text_a} and {text_b}, and one [MASK] that a word fills
+    template: str | None = None
+    # of cloze: the words that say each class, positive=great|good,negative=terrible
+    verbalizer: str | None = None
     # of spans: tokens from one window of a long text to the next, at most half a window; 0: long
     # texts are cut; default: the checkpoint's own, or 128
     stride: int | None = None
@@ -302,7 +308,8 @@ class OptimizerOptions(BatchOptions):
     accumulate: int = 1
     # of the encoder; default: 1e-4 (tiny encoders) or 5e-5
     learning_rate: float | None = None
-    # of the head; default: 1e-3, and 1e-2 where only the head trains
+    # of the head; default: 1e-3, and 1e-2 where only the head trains; of a head that is kept (cloze)
+    # that of the encoder, and 1e-3
     head_learning_rate: float | None = None
     # of all learning rates
     rate_factor: float = 1.0
@@ -448,6 +455,17 @@ class FinetuningOptions(
                 "of `batch_size`"
             )
         check_ranges(self)
+
+
+def spelled_verbalizer(verbalizer: Any) -> Any:
+    """A verbalizer as an option has it: a mapping becomes JSON, anything else stays as it is."""
+    if not isinstance(verbalizer, Mapping):
+        return verbalizer
+    words = {}
+    for name, of_class in verbalizer.items():
+        listed = [of_class] if isinstance(of_class, str) else list(of_class)
+        words[str(name)] = listed
+    return json.dumps(words, ensure_ascii=False)
 
 
 UNIONS = (types.UnionType, typing.Union)  # of ``int | None`` and of ``Optional[int]``

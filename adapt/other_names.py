@@ -49,6 +49,8 @@ NAMES = {
     "clip_norm": "max_grad_norm gradient_clip_val gradient_clip clip clip_grad_norm grad_clip",
     "max_length": "max_seq_length max_seq_len max_len max_sequence_length seq_length block_size",
     "stride": "doc_stride",
+    "template": "prompt pattern prompt_template",
+    "verbalizer": "verbalizers label_words",
     "seed": "random_state random_seed",
     "seeds": "num_seeds n_seeds seed",
     "dtype": "fp16 bf16 mixed_precision precision half amp torch_dtype",

@@ -343,7 +343,6 @@ def prepare_workload(
     for name in also:
         check_planned(name, pretrained.config, options.epochs)
     task = get_task(options.task)
-    pretrained = task.with_stride_of(pretrained, options)
     parts = make_parts(
         inputs,
         labels,
@@ -352,6 +351,7 @@ def prepare_workload(
         are_images=pretrained.config.is_image,
         are_words=task.takes_words,
     )
+    pretrained = task.with_options(pretrained, options, parts["train"].columns.texts)
     data = read_data(parts, task, options, pretrained, seed=seed)
     for name, examples in data.sets.items():
         warn_long(examples.long, name)

@@ -301,7 +301,8 @@ def outputs_of(models: tuple[Model, ...]) -> Forward:
         outputs = []
         for model, head in zip(models, params["heads"], strict=True):
             inputs = jnp.concatenate([states[layer] for layer in model.input_layers], -1)
-            outputs.append(model.apply_head(head, inputs, batch))
+            of_run = {"encoder": params["encoder"], "head": head}
+            outputs.append(model.outputs_of(of_run, inputs, batch))
         return jnp.concatenate(outputs, -1)
 
     return jax.jit(models[0].allow_fused_attention(forward))

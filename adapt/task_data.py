@@ -206,6 +206,7 @@ def read_data(
     task.check_head(options, pretrained)
     task.check_batches(options)
     names = task.label_names(train.table, train.columns.label, train.columns.texts)
+    names = task.all_names(pretrained, names, train.table, train.columns.label)
     weights = read_weights(train.table, weights, train.columns.weight)
     sets = {name: read_examples(part, task, names, pretrained) for name, part in parts.items()}
     sets["train"] = dataclasses.replace(

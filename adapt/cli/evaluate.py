@@ -2,6 +2,8 @@
 
     adapt evaluate --run runs/finetune --data new.csv
     adapt evaluate --run runs/finetune --data reviews --out scores.json
+    adapt evaluate --run tiny-bert --template "{text} It was [MASK]." \
+        --verbalizer "positive=great,negative=terrible" --data reviews
 
 The rows are read as those of training were, from the same columns unless a flag names another. A
 label that is unseen in training is an error, a tag of a word counts as wrong. The scores are a table on a terminal and one line of
@@ -16,9 +18,9 @@ from typing import Any, ClassVar
 
 from adapt import files
 from adapt.cli import console
+from adapt.cli.prompted import PromptOptions, open_run
 from adapt.options import ImportOptions, LabelledRunColumnOptions
 from adapt.predicting import score_table
-from adapt.run import load_run
 from adapt.staging import check_file_out, written_file
 from adapt.training.metrics_log import finite
 
@@ -42,14 +44,14 @@ class EvaluateOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(EvaluateOptions, LabelledRunColumnOptions, ImportOptions):
+class Config(EvaluateOptions, PromptOptions, LabelledRunColumnOptions, ImportOptions):
     """The flags of the command."""
 
 
 def main(config: Config) -> dict[str, Any]:
     if config.out is not None:
         check_file_out(config.out, config.overwrite)
-    run = load_run(config.run)
+    run = open_run(config.run, config, config)
     table, columns = run.make_labelled_table(config.data, columns=run.columns_by(config))
     with console.progress("scoring", len(table)) as bar:
         scores = score_table(run.pretrained, table, columns, bar.show)

@@ -4,6 +4,8 @@
     adapt predict --run runs/finetune --data new.csv --out predictions.csv
     adapt predict --run runs/finetune --data new.csv --keep-columns id text --out predictions.csv
     adapt predict --run runs/topic runs/tone --data new.csv --out predictions.csv
+    adapt predict --run tiny-bert --template "{text} It was [MASK]." \
+        --verbalizer "positive=great,negative=terrible" --data new.csv --out predictions.csv
 
 The rows are read as those of training were, from the same columns unless a flag names another. One
 row an input row, in the input's order, numbered from 1 without the header. Multi-label predictions
@@ -21,12 +23,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from adapt.cli import console
+from adapt.cli.prompted import PromptOptions, open_run
 from adapt.data import tables
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
 from adapt.options import ImportOptions, OutputOptions, RunColumnOptions
 from adapt.predicting import ROW, Predictions, check_predicts, predict_table, side_by_side
-from adapt.run import Run, check_pairs, load_run
+from adapt.run import Run, check_pairs
 from adapt.staging import check_file_out, written_file
 
 
@@ -46,7 +49,7 @@ class PredictOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(PredictOptions, RunColumnOptions, OutputOptions, ImportOptions):
+class Config(PredictOptions, PromptOptions, RunColumnOptions, OutputOptions, ImportOptions):
     """The flags of the command."""
 
     # the CSV file to write
@@ -55,7 +58,7 @@ class Config(PredictOptions, RunColumnOptions, OutputOptions, ImportOptions):
 
 def main(config: Config) -> None:
     check_file_out(config.out, config.overwrite)
-    runs = [load_run(path) for path in config.run]
+    runs = [open_run(path, config, config) for path in config.run]
     for run in runs:
         check_predicts(run.pretrained)
     columns = columns_of(config, runs)

@@ -14,7 +14,7 @@ from adapt.data.examples import Examples
 from adapt.data.labels import class_line
 from adapt.devices import compute_dtype, this_device
 from adapt.finetuning import Prepared
-from adapt.models import EncoderConfig
+from adapt.models import EncoderConfig, is_kept
 from adapt.options import DType
 from adapt.pretrained.hub import Pretrained, describe
 
@@ -64,10 +64,13 @@ def show_start(prepared: Prepared) -> None:
     gone = list(plan.discarded["shapes"])
     for what, tensors in plan.discarded.get("unread", {}).items():
         gone.append(f"{what} ({len(tensors)} tensors)")  # whose names a warning has
-    gone = ", ".join(gone) or "nothing: the checkpoint had no head"
+    why = "its head is kept" if is_kept(pretrained.head) else "the checkpoint had no head"
+    gone = ", ".join(gone) or f"nothing: {why}"
     console.say(f"computed  {dtype_line(options.dtype)}")
     console.say(f"discarded {plan.discarded['parameters']:,} parameters: {gone}")
     console.say(f"head      {describe(pretrained.head)}")
+    for what, note in data.task.head_notes(pretrained).items():
+        console.say(f"{what:<9} {note}")
     if getattr(pretrained.head, "pooling", None) == "pooler":
         console.say("grafted   head/pooler, pre-trained, back under the new head")
     prefixes = [phase.step.prefix for phase in plan.phases]

@@ -25,7 +25,16 @@ from adapt.comparison.trained import Trainer, num_epochs
 from adapt.data.inputs import Columns, Part, make_parts, make_table
 from adapt.devices import compute_dtype
 from adapt.errors import OutputError, StrategyError
-from adapt.options import DType, FinetuningOptions, FrozenDType, Long, Offsets, Quoting, is_of
+from adapt.options import (
+    DType,
+    FinetuningOptions,
+    FrozenDType,
+    Long,
+    Offsets,
+    Quoting,
+    is_of,
+    spelled_verbalizer,
+)
 from adapt.other_names import suggests
 from adapt.prepared import folder_of_run
 from adapt.pretrained import hub
@@ -49,6 +58,8 @@ OF_FITS = (
     "mix",
     "class_weights",
     "stride",
+    "template",
+    "verbalizer",
     "epochs",
     "batch_size",
 )
@@ -59,6 +70,8 @@ UNNAMED_SETTINGS = {
     "offsets": "characters",
     "image_size": None,
     "frozen_dtype": None,
+    "template": None,
+    "verbalizer": None,
 }
 
 
@@ -174,6 +187,8 @@ def compare(
     mix: Literal["concat", "learned"] = "concat",
     class_weights: Literal["none", "balanced"] = "none",
     stride: int | None = None,
+    template: str | None = None,
+    verbalizer: str | Mapping[Any, str | Sequence[str]] | None = None,
     dtype: DType = "auto",
     frozen_dtype: FrozenDType | None = None,
     max_length: int | None = None,
@@ -221,6 +236,8 @@ def compare(
         mix=mix,
         class_weights=class_weights,
         stride=stride,
+        template=template,
+        verbalizer=spelled_verbalizer(verbalizer),
         epochs=epochs,
         batch_size=batch_size,
     )
@@ -403,7 +420,6 @@ def prepare(
     pretrained = hub.with_options(pretrained, options, 0)
     compared.check(pretrained.config.own_blocks, options.epochs)
     task = get_task(options.task)
-    pretrained = task.with_stride_of(pretrained, options)
     parts = make_parts(
         inputs,
         labels,
@@ -413,6 +429,7 @@ def prepare(
         are_images=pretrained.config.is_image,
         are_words=task.takes_words,
     )
+    pretrained = task.with_options(pretrained, options, parts["train"].columns.texts)
     further = read_further(also_test or {}, parts, pretrained, task)
     material = read_material(parts, further, task, options, pretrained, compared)
     check_budgets(compared, material)

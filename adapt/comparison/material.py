@@ -107,6 +107,7 @@ def read_material(
         raise StrategyError("`weights`: a comparison weighs no examples; leave them out")
     task.check_head(options, pretrained)
     names = task.label_names(train.table, train.columns.label, train.columns.texts)
+    names = task.all_names(pretrained, names, train.table, train.columns.label)
     read = {}
     for name, part in {**parts, **also_test}.items():
         read[name] = read_examples(part, task, names, pretrained)

@@ -18,7 +18,8 @@ def card(
     front = f"---\nlibrary_name: {library}\n---\n"
     paragraphs = [f"{front}# {title}\n\n{MARK}\n\n```python\n{code}```", *notes]
     if task in TASKS:
-        paragraphs.append(TASKS[task].output_note(classes))
+        note = TASKS[task].output_note(classes)
+        paragraphs += [note] if note else []
     elif classes:
         paragraphs.append(class_list("Logits by class:", classes))
     return "\n\n".join(paragraphs) + "\n"
@@ -119,5 +120,10 @@ a window). This code reads the first one."""
 NO_ANSWER = """\
 A question has no answer where the sum of both logits of the first token is larger than that of the best span by more
 than {threshold:.6g}, which was chosen in validation."""
+PROMPT = """\
+Classes are said by words: each of `texts` is a prompt, a text in `{template}`. The score of a class is the mean of its words'
+`outputs.logits` {where}, and a softmax over classes gives probabilities. The words, and the ids of their tokens:
+
+{classes}"""
 LOGITS = """\
 `encode` returns logits, not embeddings: leave `normalize_embeddings` off, and do not compare them by cosine."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from adapt.data.masking import MASK_TOKENS, mask_id
 from adapt.export import card, heads, layout
 from adapt.export.folder import (
     Folder,
@@ -14,7 +15,7 @@ from adapt.export.folder import (
     model_entries,
 )
 from adapt.export.inputs import input_files
-from adapt.models import Classifier, EncoderConfig, Span, Tagger
+from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger, is_kept
 from adapt.models.heads import pooling_names
 from adapt.pretrained import families, hub
 from adapt.pretrained.families import get_family
@@ -73,6 +74,8 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
     run, notes = fitted(run)
     if isinstance(run.head, Span):
         notes += answer_notes(run)
+    if is_kept(run.head):
+        notes.append(prompt_note(run))
     run, files, input_notes = input_files(run)
     tensors = layout.to_tensors(run.config, run.params, run.head)
     tensors = layout.with_prefix(run.config, tensors)
@@ -98,6 +101,24 @@ def fitted(run: hub.Pretrained) -> tuple[hub.Pretrained, list[str]]:
     target = heads.target_of(run.head, get_family(run.config.family))
     assert target is not None
     return heads.fit(run, target)
+
+
+def prompt_note(run: hub.Pretrained) -> str:
+    """What the card of a run of prompts says of its template and its words."""
+    assert run.tokenizer is not None
+    template = run.head.template
+    where = "at the mask"
+    if isinstance(run.head, MaskedLM):
+        own = run.tokenizer.backend.id_to_token(mask_id(run.tokenizer))
+        template = template.replace(MASK_TOKENS[0], str(own))
+    else:
+        template = template.removesuffix(MASK_TOKENS[0]).rstrip(" ")
+        where = "of the last token"
+    lines = []
+    for name, words, tokens in zip(run.labels, run.head.words, run.head.word_tokens, strict=True):
+        spelled = [f"{word} ({token})" for word, token in zip(words, tokens, strict=True)]
+        lines.append(f"- {name}: {', '.join(spelled)}")
+    return card.PROMPT.format(template=template, where=where, classes="\n".join(lines))
 
 
 def answer_notes(run: hub.Pretrained) -> list[str]:

@@ -9,6 +9,7 @@ V vocabulary, S tokens of the longest example.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -435,7 +436,49 @@ class Span(nn.Module):
         return jnp.where(is_own_NS[:, None], logits_NS2.transpose(0, 2, 1), -jnp.inf)
 
 
-class MaskedLM(nn.Module):
+class LanguageModel(nn.Module, kw_only=True):
+    """What the heads of pre-training share that put out logits over the vocabulary.
+
+    A head that is kept says classes by words (Schick and Schütze 2021; Gao et al. 2021): with
+    ``word_tokens``, the ids of each class's ``words``, logits are [M, classes], each the mean over
+    the words of a class, and nothing else of the vocabulary is computed. ``template`` is the prompt
+    whose mask the words fill. Both are of :mod:`adapt.tasks.cloze`; without them they are empty.
+    """
+
+    template: str = ""
+    words: tuple[tuple[str, ...], ...] = ()
+    word_tokens: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a run goes on with the head of pre-training, and says classes by words."""
+        return bool(self.word_tokens)
+
+    @nn.nowrap
+    def whole(self) -> "LanguageModel":
+        """The head that puts out logits over the whole vocabulary."""
+        return self.clone(template="", words=(), word_tokens=())
+
+    @nn.nowrap
+    def decode(self, x: jax.Array, table: Any, bias: bool) -> jax.Array:
+        """x [..., D] -> float32 logits over the vocabulary [..., V], or by words [..., classes]."""
+        tokens = tuple(itertools.chain.from_iterable(self.word_tokens))
+        own: Any = self
+        decoder = Decoder(own.vocabulary, own.tied, bias, own.dtype, tokens, name="decoder")
+        logits = decoder(x, table)
+        if not self.is_kept:
+            return logits
+        counts = [len(ids) for ids in self.word_tokens]
+        by_class = jnp.split(logits, np.cumsum(counts)[:-1], -1)
+        return jnp.stack([of_words.mean(-1) for of_words in by_class], -1)
+
+
+def is_kept(head: Any) -> bool:
+    """Whether a head is that of pre-training, kept: see :class:`LanguageModel`."""
+    return isinstance(head, LanguageModel) and head.is_kept
+
+
+class MaskedLM(LanguageModel):
     """BERT's masked-LM head (Devlin et al. 2019, 3.1): float32 logits over the vocabulary.
 
     If the batch has ``targets`` (int32 [M], flat positions in R * C), only those tokens go through
@@ -475,8 +518,7 @@ class MaskedLM(nn.Module):
             Dense(width, width, dtype=self.dtype, name="pooler")(
                 cls(x_RCD.reshape(-1, width), batch)
             )
-        decoder = Decoder(self.vocabulary, self.tied, self.decoder_bias, self.dtype, name="decoder")
-        return decoder(x, table)
+        return self.decode(x, table, self.decoder_bias)
 
     @nn.compact
     def next_sentence_logits(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
@@ -529,7 +571,7 @@ class MaskedPixels(nn.Module):
         return decoder(x).astype(jnp.float32)
 
 
-class CausalLM(nn.Module):
+class CausalLM(LanguageModel):
     """Next-token logits in float32: [R, C, V], or [M, V] at the batch's ``targets``.
 
     Tied to the token embedding table, as in GPT-2, it has no weights of its own: ``{}``.
@@ -544,8 +586,7 @@ class CausalLM(nn.Module):
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
         x = at_targets(x_RCD, batch)
-        decoder = Decoder(self.vocabulary, self.tied, False, self.dtype, name="decoder")
-        return decoder(x, table)
+        return self.decode(x, table, False)
 
 
 def at_targets(x_RCD: jax.Array, batch: Batch) -> jax.Array:
@@ -556,25 +597,31 @@ def at_targets(x_RCD: jax.Array, batch: Batch) -> jax.Array:
 
 
 class Decoder(nn.Module):
-    """x [..., D] -> float32 logits [..., V], by the tied table [V, D] or its own kernel [D, V]."""
+    """x [..., D] -> float32 logits [..., V], by the tied table [V, D] or its own kernel [D, V].
+
+    With ``tokens`` they are the logits of these ids alone, [..., len(tokens)].
+    """
 
     vocabulary: int
     tied: bool
     bias: bool
     dtype: Any = jnp.float32
+    tokens: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, table: Any) -> jax.Array:
+        chosen = np.array(self.tokens) if self.tokens else slice(None)
         if self.tied:
-            logits = x @ table.astype(self.dtype).T
+            logits = x @ table[chosen].astype(self.dtype).T
         else:
             shape = (x.shape[-1], self.vocabulary)
             kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
-            logits = x @ kernel.astype(self.dtype)
+            logits = x @ kernel[:, chosen].astype(self.dtype)
         logits = logits.astype(jnp.float32)
         if not self.bias:
             return logits
-        return logits + self.param("bias", nn.initializers.zeros, (self.vocabulary,))
+        bias = self.param("bias", nn.initializers.zeros, (self.vocabulary,))
+        return logits + bias[chosen]
 
 
 # The heads of pre-training, which predict nothing that a task asks for.

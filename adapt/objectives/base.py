@@ -29,7 +29,7 @@ from adapt.data.masking import Corruption
 from adapt.data.sources import TokenSource
 from adapt.data.tables import Table
 from adapt.errors import StrategyError
-from adapt.models import Encoder, Model
+from adapt.models import Encoder, LanguageModel, Model
 from adapt.options import ObjectiveOptions
 from adapt.parallel.sharding import Layout
 from adapt.pretrained.families import get_family
@@ -131,7 +131,10 @@ class Objective(abc.ABC):
         """(model, parameters) with the checkpoint's own head, or a fresh one, which is said."""
         encoder = Encoder(pretrained.config)
         if self.takes_head(pretrained):
-            return Model(encoder, pretrained.head), pretrained.params
+            head = pretrained.head
+            if isinstance(head, LanguageModel):
+                head = head.whole()
+            return Model(encoder, head), pretrained.params
         model = Model(encoder, self.new_head(pretrained))
         logger.warning(
             "%s has no %s: a fresh one is trained from the start", pretrained.source, self.head_name

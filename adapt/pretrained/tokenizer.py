@@ -29,6 +29,7 @@ from adapt.ragged import Ragged, ragged
 logger = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]  # one, or a pair
+Encoding = tokenizers.Encoding  # the tokens of one of them, and where they are in it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from adapt.tasks import (
     choice,
     classification,
+    cloze,
     contrastive,
     multilabel,
     multitask,
@@ -18,6 +19,7 @@ __all__ = [
     "Task",
     "choice",
     "classification",
+    "cloze",
     "contrastive",
     "get_task",
     "multilabel",

@@ -42,6 +42,8 @@ from adapt.training.losses import Loss
 
 CHUNK = 4096  # rows that are tokenized together
 MANY = 1000  # text columns, more than anybody has
+# Options of one task, and what they are of.
+OWN_OPTIONS = {"stride": "spans", "template": "prompts", "verbalizer": "prompts"}
 
 Row = list[Any]
 
@@ -89,6 +91,8 @@ class Task(abc.ABC):
     loss: Loss
     # What labels are to a probe, which fits heads on features; None: it has no head for them.
     probed_as: Literal["classes", "values"] | None = None
+    # Options of TaskOptions that no other task reads; ``OWN_OPTIONS`` has them all.
+    own_options: tuple[str, ...] = ()
     # What config.json of an export says of the outputs, as transformers calls it.
     problem_type: str | None = None
 
@@ -168,16 +172,24 @@ class Task(abc.ABC):
                     f"`layers` {layer} is not there: the encoder has layers 0 (embedding) to {last}"
                 )
 
-    def with_stride_of(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
-        """The checkpoint with the ``stride`` of the options, where the task reads spans.
+    def with_options(
+        self, pretrained: Pretrained, options: TaskOptions, columns: Sequence[str]
+    ) -> Pretrained:
+        """The checkpoint with the options of this task alone, for texts in ``columns``.
 
-        Raises :class:`StrategyError` for a ``stride`` of a task without spans.
+        Raises :class:`StrategyError` as :meth:`check_own_options` does.
         """
-        if options.stride is not None:
-            raise StrategyError(
-                f"`stride` {options.stride} is of spans, and the task is {self.name}: leave it out"
-            )
+        self.check_own_options(options)
         return pretrained
+
+    def check_own_options(self, options: TaskOptions) -> None:
+        """Raise :class:`StrategyError` for an option that only another task reads."""
+        for option, what in OWN_OPTIONS.items():
+            value = getattr(options, option)
+            if value is not None and option not in self.own_options:
+                raise StrategyError(
+                    f"`{option}` {value} is of {what}, and the task is {self.name}: leave it out"
+                )
 
     def check_batches(self, options: OptimizerOptions) -> None:
         """Raise :class:`StrategyError` where the loss needs other batches than the options make."""
@@ -191,6 +203,14 @@ class Task(abc.ABC):
 
         ``column`` is the label column, ``columns`` are those of the texts. Raises DataError.
         """
+
+    def all_names(
+        self, pretrained: Pretrained, names: Sequence[str], table: Table, column: str
+    ) -> list[str]:
+        """The names of the labels: ``names``, those in the ``column`` of the training table, and
+        further ones that the checkpoint has by :meth:`with_options`.
+        """
+        return list(names)
 
     @abc.abstractmethod
     def encode_labels(self, table: Table, column: str, names: Sequence[str]) -> Labels:
@@ -313,6 +333,10 @@ class Task(abc.ABC):
     def init_head(self, params: tree.Tree, labels: Labels) -> tree.Tree:
         """The head's fresh parameters, with values that the training labels suggest."""
         return params
+
+    def head_notes(self, run: Pretrained) -> dict[str, str]:
+        """What else is to be said of a run's head, by what it is."""
+        return {}
 
     # The loss
 

@@ -50,6 +50,7 @@ class Span(Task):
     takes_images = False
     num_outputs = 2
     pools = False
+    own_options: ClassVar = ("stride",)
     loss = staticmethod(losses.span_cross_entropy)
 
     # What goes together
@@ -62,8 +63,11 @@ class Span(Task):
                 "long texts in windows that `stride` says: give `long` head"
             )
 
-    def with_stride_of(self, pretrained: Pretrained, options: TaskOptions) -> Pretrained:
+    def with_options(
+        self, pretrained: Pretrained, options: TaskOptions, columns: Sequence[str]
+    ) -> Pretrained:
         """The checkpoint with the ``stride`` of the options, of the run that it is, or the default."""
+        self.check_own_options(options)
         tokenizer = pretrained.tokenizer
         if tokenizer is None:
             return pretrained

@@ -12,7 +12,7 @@ import optax
 from adapt import tree
 from adapt.devices import compute_dtype, this_device
 from adapt.errors import StrategyError
-from adapt.models import Model, cached_program, peft
+from adapt.models import Model, cached_program, is_kept, peft
 from adapt.options import DType, FrozenDType, OptimizerOptions, Remat
 from adapt.parallel import sharding
 from adapt.training import events, frozen_prefix, losses, optim, strategies
@@ -142,7 +142,6 @@ def build_phases(
     phase would train nothing.
     """
     blocks = model.encoder.config.own_blocks
-    width = model.encoder.config.width
     total_steps = sum(phase.epochs for phase in strategy.phases) * steps_per_epoch
     regularizer = None
     if strategy.l2sp or strategy.mixout:
@@ -170,7 +169,7 @@ def build_phases(
         groups = {}
         optimizers = {}
         for name, factor in factors.items():
-            peak_rate = chosen_rate(options, name, is_probe, width) * factor * options.rate_factor
+            peak_rate = chosen_rate(options, name, is_probe, model) * factor * options.rate_factor
             schedule = optim.schedule(peak_rate, schedule_steps, options.warmup, options.decay)
             groups[name] = Group(peak_rate, schedule, schedule_start)
             own_schedule = schedule.after(started[name] - schedule_start)
@@ -261,11 +260,17 @@ def shared_suffix(
     return update, make_suffix(model, loss, update), make_several(model, loss, update)
 
 
-def chosen_rate(options: OptimizerOptions, group: str, is_probe: bool, width: int) -> float:
+def chosen_rate(options: OptimizerOptions, group: str, is_probe: bool, model: Model) -> float:
     """The rate of a group before its factor: the one of the options, or by default."""
     is_head = strategies.base_group(group) == "head"
     rate = options.head_learning_rate if is_head else options.learning_rate
-    return default_rate(group, is_probe, width) if rate is None else rate
+    if rate is not None:
+        return rate
+    width = model.encoder.config.width
+    if is_head and is_kept(model.head):
+        # It is pre-trained, too: a new head's rate would undo what it knows.
+        return 1e-3 if is_probe else default_rate("encoder", is_probe, width)
+    return default_rate(group, is_probe, width)
 
 
 def default_rate(group: str, is_probe: bool, width: int) -> float:

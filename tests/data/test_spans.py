@@ -129,9 +129,9 @@ def test_an_encoder_without_a_first_token_learns_no_questions_without_an_answer(
 
 
 def test_the_stride_is_of_spans_and_travels_with_the_tokenizer(encoder):
-    chosen = SPAN.with_stride_of(encoder, TaskOptions(stride=5))
+    chosen = SPAN.with_options(encoder, TaskOptions(stride=5), [])
     assert chosen.tokenizer.stride == 5 and encoder.tokenizer.stride is None
-    assert SPAN.with_stride_of(chosen, TaskOptions()).tokenizer.stride == 5
-    assert SPAN.with_stride_of(encoder, TaskOptions()).tokenizer.stride == 128
+    assert SPAN.with_options(chosen, TaskOptions(), []).tokenizer.stride == 5
+    assert SPAN.with_options(encoder, TaskOptions(), []).tokenizer.stride == 128
     with pytest.raises(StrategyError, match="stride"):
-        TASKS["classification"].with_stride_of(encoder, TaskOptions(stride=5))
+        TASKS["classification"].with_options(encoder, TaskOptions(stride=5), [])

@@ -119,6 +119,7 @@ def test_embeddings_of_zeros_have_a_finite_gradient(loss):
 
 OUTPUTS = {  # shapes of outputs and labels of five examples
     "classification": ((5, 3), (5,)),
+    "cloze": ((5, 3), (5,)),
     "multilabel": ((5, 3), (5, 3)),
     "regression": ((5, 1), (5,)),
     "multitask": ((5, 2, 3), (5, 2)),
