@@ -53,6 +53,7 @@ SOURCE = re.compile(
 )
 EXPERIMENTS = (
     "experiments.demo",
+    "experiments.prompting",
     "experiments.benchmark.benchmark",
     "experiments.benchmark.whole_runs",
     "experiments.benchmark.tuning",

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from adapt.cli import flags
+from experiments import prompting
 from experiments.benchmark import benchmark, tuning, whole_runs
 from experiments.benchmark.accelerator import command
 from experiments.benchmark.aot import compile_check
@@ -16,6 +17,7 @@ GROUPS = {
     whole_runs: ["rounds", "peers", "growth", "data", "training", "run"],
     tuning: ["tuning", "run"],
     command: ["accelerator", "run"],
+    prompting: ["study", "run"],
     compile_check: ["step", "more", "run"],
 }
 

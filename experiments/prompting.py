@@ -1,0 +1,333 @@
+"""What a prompt brings with few labels: the head of pre-training kept, or discarded.
+
+    python -m experiments.prompting --short
+    python -m experiments.prompting --data reviews --docs docs
+
+A cloze template with the masked-LM head (Schick and Schütze 2021; Gao et al. 2021)
+against a new head on the same encoder, by labels a class. Every side sees the same
+draws of examples, trains all of the encoder, and has the same rates to choose from
+by the labels it has; a probe, logistic regression on frozen features, stands beside.
+Without labels there is the prompt alone.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+import adapt
+from adapt.cli import console, plots
+from adapt.cli.launch import launch
+from adapt.comparison import intervals
+from adapt.comparison.cells import Cells
+from adapt.data import bundled
+from adapt.run_folder import check_out, versions, write_json
+from adapt.tasks import get_task
+from experiments.benchmark.sides import machine
+from experiments.benchmark.table_files import (
+    command_line,
+    machine_text,
+    source_line,
+    table_text,
+    versions_text,
+    write_table,
+)
+
+METRIC = "accuracy"
+COLUMNS = (
+    "data",
+    "labels a class",
+    "probe",
+    "new head",
+    "prompt",
+    "prompt - new head (95% interval)",
+)
+SHORT: dict[str, Any] = {
+    "data": ("reviews",),
+    "labels": (4,),
+    "seeds": 2,
+    "rates": (1.0,),
+    "test_rows": 100,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """How a set is asked: its template, and the words of its classes in the order of their names."""
+
+    template: str
+    words: Mapping[str, str]
+
+
+PROMPTS = {
+    "reviews": Prompt("{text} It was [MASK].", {"negative": "terrible", "positive": "great"}),
+    "trec": Prompt(
+        "{text} This asks for a [MASK].",
+        {
+            "ABBR": "abbreviation",
+            "DESC": "description",
+            "ENTY": "thing",
+            "HUM": "person",
+            "LOC": "place",
+            "NUM": "number",
+        },
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One way to adapt: a task and a strategy of :func:`adapt.compare`."""
+
+    task: str
+    strategy: str
+    colour: str
+
+
+SIDES = {
+    "probe": Side("classification", "probe", plots.GREY),
+    "new head": Side("classification", "full", plots.BLUE),
+    "prompt": Side("cloze", "full", plots.RED),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What is compared, and how often."""
+
+    title: ClassVar[str] = "study"
+
+    # a checkpoint with a masked-LM head
+    checkpoint: str = "tiny-bert"
+    # bundled sets that have a prompt: reviews, trec
+    data: tuple[str, ...] = tuple(PROMPTS)
+    # labels a class, a fifth of which choose the rate and the step
+    labels: tuple[int, ...] = (4, 8, 16, 32, 64)
+    # each draws other examples, another order, and of a new head other weights
+    seeds: int = 5
+    # factors of the learning rates, of which each side chooses one
+    rates: tuple[float, ...] = (0.3, 1.0, 3.0)
+    # rows of the test set
+    test_rows: int = 500
+    # 4 labels a class, 2 seeds, a rate: whether it runs, in a minute
+    short: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyRunOptions:
+    """Where results go."""
+
+    title: ClassVar[str] = "run"
+
+    # the folder to write
+    out: Path = Path("runs/prompting")
+    # replace what is there
+    overwrite: bool = True
+    # go on with what is in the folder; its cells are those of the same flags
+    resume: bool = False
+    # the documentation, whose table and figure are written, too; default: not
+    docs: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(StudyOptions, StudyRunOptions):
+    """The flags of the command."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The mean accuracy over seeds, and its bootstrap: resamples that pair with those of others."""
+
+    value: float
+    resamples: np.ndarray
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return intervals.interval(self.resamples)
+
+    def minus(self, other: "Score") -> "Score":
+        return Score(self.value - other.value, self.resamples - other.resamples)
+
+
+# The sides' scores by labels a class; 0 is the prompt without training.
+Scores = dict[int, dict[str, Score]]
+
+
+def main(config: Config) -> dict[str, Any]:
+    if config.short:
+        config = dataclasses.replace(config, **SHORT)
+    check_out(config.out, None, config.overwrite)
+    config.out.mkdir(parents=True, exist_ok=True)
+    pretrained = adapt.load(config.checkpoint)
+    scores = {name: study(pretrained, name, config) for name in config.data}
+    majority = {name: most_frequent(name, config) for name in config.data}
+    result = {name: plain(of_set) for name, of_set in scores.items()}
+    write_json(config.out / "prompting.json", result)
+    rows = table_rows(scores)
+    console.table("test accuracy", COLUMNS, rows)
+    for folder in (config.out, *([config.docs / "tables"] if config.docs else [])):
+        write_table(folder, "prompting", table(config, rows))
+    drawn = plot(scores, majority, config.checkpoint)
+    for folder in (config.out, *([config.docs / "img"] if config.docs else [])):
+        console.say(f"plot      {plots.save(drawn, folder / 'prompting.png')}")
+    console.result(json.dumps(result))
+    return result
+
+
+def test_set(name: str, config: Config) -> tuple[list[str], list[str]]:
+    """The first rows of the test part of a bundled set, which is in random order."""
+    rows = bundled.read(name, "test")
+    return list(rows["text"][: config.test_rows]), list(rows["label"][: config.test_rows])
+
+
+def most_frequent(name: str, config: Config) -> float:
+    """The accuracy of one answer to everything, the best one."""
+    labels = test_set(name, config)[1]
+    return max(labels.count(label) for label in set(labels)) / len(labels)
+
+
+def study(pretrained: adapt.Pretrained, name: str, config: Config) -> Scores:
+    """Every side at every budget, and the prompt without training."""
+    prompt = PROMPTS[name]
+    texts, labels = test_set(name, config)
+    classes = list(prompt.words)
+    targets = np.array([classes.index(label) for label in labels], np.int32)
+    scores: Scores = {}
+    console.say(f"{name}: without training")
+    run = adapt.zero_shot(pretrained, prompt.template, prompt.words)
+    outputs = run.predict(texts).outputs
+    scores[0] = {"prompt": score_of([outputs] * config.seeds, targets, classes)}
+
+    train = bundled.read(name, "train")
+    budgets = [str(count * len(classes)) for count in config.labels]
+    for side_name, side in SIDES.items():
+        console.say(f"{name}: {side_name}")
+        asked: dict[str, Any] = {}
+        if side.task == SIDES["prompt"].task:
+            asked = {"template": prompt.template, "verbalizer": prompt.words}
+        out = config.out / f"{name}-{side_name.replace(' ', '-')}"
+        resume = config.resume and (out / "config.json").exists()
+        adapt.compare(
+            pretrained,
+            list(train["text"]),
+            list(train["label"]),
+            test=(texts, labels),
+            task=side.task,
+            strategies=[side.strategy],
+            budgets=budgets,
+            rates=config.rates,
+            seeds=config.seeds,
+            batch_size=16,
+            out=out,
+            resume=resume,
+            overwrite=not resume,
+            **asked,
+        )
+        cells = Cells(out / "cells")
+        for count, budget in zip(config.labels, budgets, strict=True):
+            of_seeds = []
+            for seed in range(config.seeds):
+                of_seeds.append(cells.outputs_of((side.strategy, budget, seed))["test"])
+            scores.setdefault(count, {})[side_name] = score_of(of_seeds, targets, classes)
+    return scores
+
+
+def score_of(outputs: Sequence[np.ndarray], targets: np.ndarray, classes: Sequence[str]) -> Score:
+    """The score of outputs [N, C], one array a seed, on one test set."""
+    task = get_task(SIDES["new head"].task)
+    tests = [(of_seed, targets) for of_seed in outputs]
+    resamples = intervals.resampled(task, classes, METRIC, tests, is_one_test=True)
+    right = [(of_seed.argmax(-1) == targets).mean() for of_seed in outputs]
+    return Score(float(np.mean(right)), resamples)
+
+
+def difference(sides: Mapping[str, Score]) -> Score | None:
+    """By how much the prompt is better than a new head."""
+    if "new head" not in sides:
+        return None
+    return sides["prompt"].minus(sides["new head"])
+
+
+def plain(scores: Scores) -> dict[str, Any]:
+    """Scores as JSON has them."""
+    content = {}
+    for count, sides in scores.items():
+        named = dict(sides)
+        gain = difference(sides)
+        if gain is not None:
+            named["prompt - new head"] = gain
+        content[str(count)] = {
+            name: {"accuracy": score.value, "interval": list(score.interval)}
+            for name, score in named.items()
+        }
+    return content
+
+
+def table_rows(scores: Mapping[str, Scores]) -> list[tuple[str, ...]]:
+    """A row a set and budget, as :data:`COLUMNS` names its values."""
+    rows = []
+    for name, of_set in scores.items():
+        for count, sides in of_set.items():
+            cells = [f"{sides[side].value:.3f}" if side in sides else "" for side in SIDES]
+            gain = difference(sides)
+            said = ""
+            if gain is not None:
+                low, high = gain.interval
+                said = f"{gain.value:+.3f} ({low:+.3f} to {high:+.3f})"
+            rows.append((name, str(count), *cells, said))
+    return rows
+
+
+def table(config: Config, rows: Sequence[Sequence[str]]) -> str:
+    """The file of the table, which says how it was made."""
+    what = (
+        f"{config.checkpoint}, test accuracy on {config.test_rows:,} rows, mean of {config.seeds} "
+        f"seeds, the best of {len(config.rates)} rates by a fifth of the labels"
+    )
+    source = source_line(
+        command_line("experiments.prompting", config),
+        what,
+        machine_text(machine(2)),
+        versions_text([versions()]),
+    )
+    return table_text(source, COLUMNS, rows, right=5)
+
+
+def plot(scores: Mapping[str, Scores], majority: Mapping[str, float], checkpoint: str) -> Any:
+    """A panel a set: the accuracy of every side by labels a class, with intervals."""
+    drawn, axes = plots.figure(1, len(scores), size=(3.8 * len(scores) + 0.6, 3.6))
+    for axis, (name, of_set) in zip(axes[0], scores.items(), strict=True):
+        counts = sorted(of_set)
+        for number, (side_name, side) in enumerate(SIDES.items()):
+            places = [place for place, count in enumerate(counts) if side_name in of_set[count]]
+            of_side = [of_set[counts[place]][side_name] for place in places]
+            values = np.array([score.value for score in of_side])
+            low, high = np.transpose([score.interval for score in of_side])
+            axis.errorbar(
+                np.array(places) + 0.08 * (number - 1),
+                values,
+                np.maximum([values - low, high - values], 0),
+                fmt="o-",
+                color=side.colour,
+                ms=4,
+                lw=1.4,
+                capsize=2,
+                label=side_name,
+            )
+        axis.axhline(majority[name], color="black", ls=":", lw=1, label="most frequent class")
+        axis.set_xticks(range(len(counts)), [str(count) for count in counts])
+        axis.set_xlim(-0.4, len(counts) - 0.6)
+        axis.set_xlabel("labels a class (0: no training)")
+        axis.set_title(f"{name}, {len(PROMPTS[name].words)} classes", fontsize=10)
+        axis.grid(alpha=0.25)
+    axes[0, 0].set_ylabel("test accuracy")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    drawn.suptitle(f"{checkpoint}: head kept with a prompt, or discarded", fontsize=11)
+    return drawn
+
+
+if __name__ == "__main__":
+    launch(Config, main)
