@@ -98,11 +98,11 @@ model = SentenceTransformer(".")  # this folder
 logits = model.encode(texts)
 """
 
-STRAIGHT_POOLER = """\
+NEARLY_LINEAR_TANH = """\
 This head was trained on the first token itself, where the class has a pooler with a tanh. So the pooler is 2^-16 times
 the identity, where tanh is straight, and the classifier's weights are 2^16 times the trained ones. Compute in float32
 or bfloat16: such weights overflow in float16. To train further, start from the run, not from here."""
-SHIFTED = """\
+LINEAR_BY_SHIFT = """\
 This head was trained on the first token itself, where the class has a dense layer and an activation before the classifier. So that layer is
 the identity with a bias so large that the activation lets everything through, and the classifier's bias takes it off again. Compute in
 float32. To train further, start from the run, not from here."""

@@ -80,10 +80,10 @@ def fit(run: hub.Pretrained, target: Classifier) -> tuple[hub.Pretrained, list[s
         leaves = with_other_half(leaves, run.head.pooling)
     elif shape_of(target)[1] == "tanh":
         leaves = through_tanh(leaves, layer, run.config.width)
-        notes.append(card.STRAIGHT_POOLER)
+        notes.append(card.NEARLY_LINEAR_TANH)
     else:
         leaves = through_shifted_relu(run, layer)
-        notes.append(card.SHIFTED)
+        notes.append(card.LINEAR_BY_SHIFT)
     if target.bias and "bias" not in leaves["classifier"]:
         zeros = np.zeros(run.head.classes, np.float32)
         leaves["classifier"] = leaves["classifier"] | {"bias": zeros}

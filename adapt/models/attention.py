@@ -7,6 +7,7 @@ heads of keys and values, K width of a head.
 import contextvars
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,31 +80,15 @@ class Attention(nn.Module):
         x_RCD = x_RCD.astype(self.dtype)
 
         layers = self.projections(width)
-        joint_RC3HK = None
-        if c.query_width == c.key_width:
-            kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
-            pairs = zip(layers, kernels, strict=True)
-            lora_updates = [layer.low_rank(x_RCD, kernel) for layer, kernel in pairs]
-            joint_RC3HK = project(x_RCD, kernels, biases, lora_updates, c.heads)
-            q, k, v = joint_RC3HK.transpose(2, 0, 3, 1, 4)
-        else:
-            q, k, v = (split_heads(layer(x_RCD), c.width_of_head) for layer in layers)
-        projected = (q, k, v)
+        projected, joint_RC3HK = self.project(x_RCD, layers)
+        q, k, v = projected
         if c.qk_norm:
             q = RMSNorm(c.norm_epsilon, self.dtype, c.norm_offset, name="query_norm")(q)
             k = RMSNorm(c.norm_epsilon, self.dtype, c.norm_offset, name="key_norm")(k)
         if rotation is not None:
             q = rotation.rotate(q)
             k = rotation.rotate(k)
-        if c.relative_per_block:
-            bias = RelativeBias(c, name="relative")(x_RCD.shape[1])
-            pattern = dataclasses.replace(pattern, bias=bias)
-        if pattern.relative is not None:
-            bias = self.relative_bias(q, k, pattern.relative, layers, deterministic)
-            pattern = dataclasses.replace(pattern, bias=bias, relative=None)
-        if c.relative_patches == "layer":
-            bias_HTT = PatchBias(c, name="relative")()
-            pattern = dataclasses.replace(pattern, bias=bias_HTT)
+        pattern = self.with_own_bias(pattern, q, k, layers, deterministic)
         if c.prefix_tokens:
             # A prefix has no places, so that its keys are not rotated.
             k, v = Prefix(c, self.dtype, name="prefix")(k, v)
@@ -111,9 +96,8 @@ class Attention(nn.Module):
         # From here on all heads have keys and values, and scores the scale that kernels know.
         k, v = (repeat_heads(states, c.heads) for states in (k, v))
         q = prescale(q, c.attention_scale)
-        are_as_projected = all(a is b for a, b in zip((q, k, v), projected, strict=True))
-        if not are_as_projected:
-            joint_RC3HK = None
+        if not all(map(operator.is_, (q, k, v), projected)):
+            joint_RC3HK = None  # what it holds is not what attends
 
         dropout = None
         if not deterministic and c.attention_dropout:
@@ -137,6 +121,45 @@ class Attention(nn.Module):
             Dense(width, c.key_width, c.qkv_bias and c.key_bias, *options, name="key"),
             Dense(width, c.key_width, c.qkv_bias, *options, name="value"),
         ]
+
+    @nn.nowrap
+    def project(
+        self, x_RCD: jax.Array, layers: Sequence[Dense]
+    ) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
+        """(queries, keys and values [R, H, C, K], the same in one array [R, C, 3, H, K], where they
+        are as wide as each other).
+        """
+        c = self.config
+        if c.query_width != c.key_width:
+            return tuple(split_heads(layer(x_RCD), c.width_of_head) for layer in layers), None
+        kernels, biases = zip(*(layer.weights() for layer in layers), strict=True)
+        pairs = zip(layers, kernels, strict=True)
+        lora_updates = [layer.low_rank(x_RCD, kernel) for layer, kernel in pairs]
+        joint_RC3HK = project(x_RCD, kernels, biases, lora_updates, c.heads)
+        q, k, v = joint_RC3HK.transpose(2, 0, 3, 1, 4)
+        return (q, k, v), joint_RC3HK
+
+    @nn.nowrap
+    def with_own_bias(
+        self,
+        pattern: AttentionPattern,
+        q_RHCK: jax.Array,
+        k_RHCK: jax.Array,
+        layers: Sequence[Dense],
+        deterministic: bool,
+    ) -> AttentionPattern:
+        """The pattern with what this block itself adds to the scores by how far tokens lie apart."""
+        c = self.config
+        if c.relative_per_block:
+            bias = RelativeBias(c, name="relative")(q_RHCK.shape[2])
+            pattern = dataclasses.replace(pattern, bias=bias)
+        if pattern.relative is not None:
+            bias = self.relative_bias(q_RHCK, k_RHCK, pattern.relative, layers, deterministic)
+            pattern = dataclasses.replace(pattern, bias=bias, relative=None)
+        if c.relative_patches == "layer":
+            bias_HTT = PatchBias(c, name="relative")()
+            pattern = dataclasses.replace(pattern, bias=bias_HTT)
+        return pattern
 
     @nn.nowrap
     def relative_bias(

@@ -235,14 +235,22 @@ def attend_forward(
 
 def attend_backward(plan: Plan, residuals: Any, upstream: jax.Array) -> tuple[Any, ...]:
     """The gradients of q, k, v and the bias."""
-    arrays, needed, out, total = residuals
-    q_gradient, inner = packed_kernels.queries_gradient(
-        plan, arrays, needed.queries, upstream, out, total
-    )
-    of_queries = (upstream, total, inner)
+    arrays, needed, *_ = residuals
+    q_gradient, of_queries = queries_backward(plan, residuals, upstream)
     k_gradient, v_gradient = packed_kernels.keys_gradient(plan, arrays, needed.keys, *of_queries)
     bias_gradient = gradient_of_bias(plan, arrays, *of_queries)
     return q_gradient, k_gradient, v_gradient, bias_gradient, None, None, None
+
+
+def queries_backward(
+    plan: Plan, residuals: Any, upstream: jax.Array
+) -> tuple[jax.Array, tuple[Any, Any, Any]]:
+    """(the gradient of q, what the gradients of keys and of the bias read of queries)."""
+    arrays, needed, out, total = residuals
+    gradient, inner = packed_kernels.queries_gradient(
+        plan, arrays, needed.queries, upstream, out, total
+    )
+    return gradient, (upstream, total, inner)
 
 
 def gradient_of_bias(
@@ -281,11 +289,8 @@ def attend_jointly_forward(
 
 def attend_jointly_backward(plan: Plan, residuals: Any, upstream: jax.Array) -> tuple[Any, ...]:
     """The gradients of the array and the bias."""
-    arrays, needed, out, total = residuals
-    gradient, inner = packed_kernels.queries_gradient(
-        plan, arrays, needed.queries, upstream, out, total
-    )
-    of_queries = (upstream, total, inner)
+    arrays, needed, *_ = residuals
+    gradient, of_queries = queries_backward(plan, residuals, upstream)
     gradient = packed_kernels.joint_gradient(plan, arrays, needed.keys, *of_queries, gradient)
     return gradient, gradient_of_bias(plan, arrays, *of_queries), None, None, None
 
