@@ -11,7 +11,7 @@ import safetensors.numpy
 import adapt
 from adapt import tree
 from adapt.errors import CheckpointError
-from adapt.models import CausalLM, Classifier, MaskedLM, Span, Tagger
+from adapt.models import CausalLM, Classifier, MaskedLM, MaskedPixels, Span, Tagger
 from adapt.pretrained import hub
 from tests.helpers import tiny
 
@@ -160,9 +160,19 @@ def test_double_heads_are_a_language_model_and_a_choice_that_is_named(tmp_path):
     assert shapes(loaded) == {"multiple-choice head": named}
 
 
-def test_masked_image_pre_training_is_named(tmp_path):
-    extra = {"decoder.0.weight": weights(192, 24, 1, 1), "decoder.0.bias": weights(192)}
-    extra["embeddings.mask_token"] = weights(1, 1, 24)
+def masked_image_tensors(pixels: int) -> dict[str, np.ndarray]:
+    decoder = {"decoder.0.weight": weights(pixels, 24, 1, 1), "decoder.0.bias": weights(pixels)}
+    return decoder | {"embeddings.mask_token": weights(1, 1, 24)}
+
+
+def test_masked_image_pre_training_is_a_head_and_a_pooler_beside_it_named(tmp_path):
+    loaded = hub.load(saved(tmp_path / "a", "vit_bare_pooler", masked_image_tensors(192)))
+    assert isinstance(loaded.head, MaskedPixels)
+    assert list(shapes(loaded)) == ["pooler"]
+
+
+def test_masked_image_pre_training_of_other_pixels_is_named(tmp_path):
+    extra = masked_image_tensors(100)
     loaded = hub.load(saved(tmp_path / "a", "vit_bare_pooler", extra))
     named = {name: tensor.shape for name, tensor in extra.items()}
     assert shapes(loaded) == {"masked-image head": named}
