@@ -80,7 +80,7 @@ def test_a_run_has_what_was_found_in_its_result(run, checkpoint):
 
 def test_blocks_that_train_and_that_nothing_reads(checkpoint):
     """The head reads the embedding: every block above it trains for nothing."""
-    low = adapt.finetune(checkpoint, *TRAIN, layers=(0,), **FAST | {"epochs": 1})
+    low = adapt.finetune(checkpoint, *TRAIN, layers=(0,), **FAST | {"epochs": 2})
     (finding,) = [one for one in adapt.diagnose(low) if one.check == "leaves_without_gradient"]
     still = finding.evidence["leaves"]
     assert still and all(path.startswith("encoder/block_00/") for path in still)

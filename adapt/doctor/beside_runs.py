@@ -91,6 +91,7 @@ def after_training(
         before=trained_leaves(plan.params, labels),
         after=trained_leaves(params, labels),
         outcome=result.get("outcome", "complete"),
+        best_step=result["best_step"],
     )
     return [
         *run_safely("training", of_training),

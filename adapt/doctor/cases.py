@@ -58,6 +58,7 @@ class TrainingCase:
     before: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     after: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     outcome: str = "complete"
+    best_step: int = 0  # that of ``after``
     taken: int = 0  # steps, of which the last few may not be logged
 
     @functools.cached_property

@@ -9,13 +9,14 @@ from adapt.doctor.findings import Finding
 from adapt.doctor.settings import LEAST_REACH
 
 FEW_STEPS = 30  # after which a loss says something
+FEWEST_STEPS = 3  # after which a matrix has moved: one of LoRA's gets no gradient in the first
 LEARNED = 0.98  # of the loss of the prior: below it something was learned
 BY_HEART = 0.9  # of the loss of the prior: below it the training rows were learned
 ABOVE = 1.1  # times the loss of the prior, or of the first epoch: above it training did harm
 ROUNDED = 0.5  # of the updates
-# What is left of a leaf besides decay, relative to it: steps round off 1e-7 each, and a rate of 1e-6
-# moves weights of 0.04 by 1e-3 in forty steps.
-STILL = 1e-5
+# What is left of a leaf besides decay, relative to it, by the square root of the steps: each of them
+# rounds off 3e-8, and a rate of 1e-7 moves weights of 0.07 by 1e-6 and more.
+STILL = 2e-7
 
 
 def diverged(case: TrainingCase) -> Iterator[Finding]:
@@ -134,16 +135,23 @@ def updates_rounded_away(case: TrainingCase) -> Iterator[Finding]:
 
 
 def leaves_without_gradient(case: TrainingCase) -> Iterator[Finding]:
-    """Leaves that train and that no gradient reached: decay alone moved them, or nothing did."""
-    still = [path for path, change in changes(case).items() if change <= STILL]
-    if not still or case.steps < 2:
+    """Matrices that train and that no gradient reached: decay alone moved them, or nothing did.
+
+    Vectors are passed over: the bias of an attention's keys cancels in its softmax.
+    """
+    if case.best_step < FEWEST_STEPS:
+        return
+    most = STILL * np.sqrt(case.best_step)
+    matrices = {path: change for path, change in changes(case).items() if is_matrix(case, path)}
+    still = [path for path, change in matrices.items() if change <= most]
+    if not still:
         return
     count = sum(case.after[path].size for path in still)
     shown = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
-    is_all = len(still) == len(case.after)
+    is_all = len(still) == len(matrices)
     yield Finding(
         severity="error" if is_all else "warning",
-        seen=f"{len(still)} of {len(case.after)} leaves that train got no gradient: {shown}",
+        seen=f"{len(still)} of {len(matrices)} matrices that train got no gradient: {shown}",
         cause="a rate of 0, or a loss that does not depend on them"
         if is_all
         else "no output reads them: a head left in the tree, a second head, or blocks above the "
@@ -151,6 +159,10 @@ def leaves_without_gradient(case: TrainingCase) -> Iterator[Finding]:
         mend="freeze them or drop them from the tree, or have the head read them",
         evidence={"leaves": still, "parameters": count},
     )
+
+
+def is_matrix(case: TrainingCase, path: str) -> bool:
+    return case.after[path].ndim > 1
 
 
 def changes(case: TrainingCase) -> dict[str, float]:
