@@ -7,11 +7,12 @@ import numpy as np
 from adapt.data.labels import is_class_numbers
 from adapt.doctor.cases import ResultCase, ScoredSet
 from adapt.doctor.findings import Finding
+from adapt.tasks import metrics
 
 FEW = 20  # rows, of which shares say nothing
 SURE = 4.0  # standard errors: less than one in ten thousand by chance
 GAP = 0.05  # of accuracy, below which two sets agree whatever their sizes
-MISCALIBRATED = 0.2  # of the expected calibration error; fine-tuned encoders have up to 0.1
+MISCALIBRATED = 0.2  # of probability above accuracy; fine-tuned encoders have up to 0.1
 PADDING = 0.5
 MANY_CLASSES = 1000  # whose confusions are not matched
 FEW_STEPS = 20
@@ -166,25 +167,22 @@ def sets_disagree(case: ResultCase) -> Iterator[Finding]:
 
 
 def overconfident(case: ResultCase) -> Iterator[Finding]:
-    """Probabilities far from how often they are right."""
+    """Probabilities that are far above how often they are right."""
     renamed = renamed_sets(case)
-    for scored in case.sets:
-        error = scored.scores.get("ece")
-        if (
-            error is None
-            or scored.name in renamed
-            or len(scored.labels) < 10 * FEW
-            or error <= MISCALIBRATED
-        ):
+    for scored, predicted, labels in decided(case):
+        if scored.name in renamed or len(labels) < 10 * FEW or scored.outputs is None:
+            continue
+        sure = float(metrics.softmax(scored.outputs).max(-1).mean())
+        right = float((predicted == labels).mean())
+        if sure - right <= MISCALIBRATED:
             continue
         yield Finding(
             severity="note",
-            seen=f"{scored.name}: probabilities are {error:.2f} away from how often they are right "
-            "(ece)",
+            seen=f"{scored.name}: answers are {sure:.2f} sure in the mean, and {right:.2f} are right",
             cause="many epochs on few rows, or labels of other rows",
             mend="use the order of the probabilities, not their size, or train for fewer `epochs`",
             certainty="likely",
-            evidence={"set": scored.name, "ece": error, "rows": len(scored.labels)},
+            evidence={"set": scored.name, "sure": sure, "right": right, "rows": len(labels)},
         )
 
 

@@ -10,7 +10,7 @@ from adapt.doctor.settings import LEAST_REACH
 
 FEW_STEPS = 30  # after which a loss says something
 FEWEST_STEPS = 3  # after which a matrix has moved: one of LoRA's gets no gradient in the first
-LEARNED = 0.98  # of the loss of the prior: below it something was learned
+LEARNED = 0.99  # of the loss of the prior: below it something was learned
 BY_HEART = 0.9  # of the loss of the prior: below it the training rows were learned
 ABOVE = 1.1  # times the loss of the prior, or of the first epoch: above it training did harm
 ROUNDED = 0.5  # of the updates
@@ -66,7 +66,7 @@ def nothing_learned(case: TrainingCase) -> Iterator[Finding]:
     best = min(case.validation_losses, default=None)
     if last > ABOVE * prior or (best is not None and best < LEARNED * prior):
         return
-    if last <= (LEARNED if best is None else BY_HEART) * prior:
+    if last <= LEARNED * prior:
         return
     reach = case.reach("head")
     evidence = {"loss": last, "prior_loss": prior, "steps": case.steps, "reach": reach}

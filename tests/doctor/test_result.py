@@ -94,12 +94,13 @@ def test_sets_that_are_small_or_close_agree():
     assert "sets_disagree" not in found(HEALTHY, close)
 
 
-@pytest.mark.parametrize("scale", [20.0, 0.0001])
-def test_probabilities_far_from_how_often_they_are_right(scale):
-    """Too sure, and not sure enough."""
-    outputs = scale * outputs_for(LABELS, 0.6 if scale > 1 else 0.95)
+@pytest.mark.parametrize("scale", [3.0, 20.0])
+def test_probabilities_above_how_often_they_are_right(scale):
+    outputs = scale * outputs_for(LABELS, 0.5)
     assert found(scored("test", LABELS, outputs))["overconfident"].severity == "note"
-    assert "overconfident" not in found(HEALTHY)
+    for unsure in (0.0001, 1.0):
+        right = scored("test", LABELS, unsure * outputs_for(LABELS, 0.9))
+        assert "overconfident" not in found(right)
 
 
 @pytest.mark.parametrize("share", [0.6, 0.9])

@@ -25,7 +25,7 @@ def found(history, prior=PRIOR, **more):
 
 
 @pytest.mark.parametrize(
-    "losses", [[0.6, 0.4, 0.2], [0.70, 0.66], [0.69, 0.69, 0.5], [0.3, 0.2, 0.25]]
+    "losses", [[0.6, 0.4, 0.2], [0.70, 0.66], [0.70, 0.684], [0.69, 0.69, 0.5], [0.3, 0.2, 0.25]]
 )
 def test_a_loss_that_falls_is_well(losses):
     assert found(log(losses)) == {}
