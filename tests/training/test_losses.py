@@ -84,9 +84,8 @@ def test_the_loss_of_a_span_is_that_of_its_ends_and_nothing_where_it_was_cut_off
     logits[:, :, 4:] = -np.inf
     label = np.array([[0, 3], [1, 1], [-1, -1]], np.int32)
     ends = optax.softmax_cross_entropy_with_integer_labels(logits[:2, :, :4], label[:2])
-    found, gradient = jax.value_and_grad(lambda x: losses.span_cross_entropy(x, label).sum())(
-        jnp.asarray(logits)
-    )
+    loss = jax.jit(jax.value_and_grad(lambda x: losses.span_cross_entropy(x, label).sum()))
+    found, gradient = loss(logits)
     assert found == pytest.approx(float(ends.mean(1).sum()), rel=1e-6)
     assert np.isfinite(gradient).all() and not np.any(gradient[2]) and not np.any(gradient[..., 4])
 
@@ -135,5 +134,6 @@ OUTPUTS = {  # shapes of outputs and labels of five examples
 def test_losses_are_float32_and_one_an_example_whatever_the_compute_dtype(task):
     outputs, label = OUTPUTS[task]
     kind = np.float32 if task in ("multilabel", "regression") else np.int32
-    loss = TASKS[task].loss(jnp.ones(outputs, jnp.bfloat16), np.zeros(label, kind))
+    arrays = jax.ShapeDtypeStruct(outputs, jnp.bfloat16), jax.ShapeDtypeStruct(label, kind)
+    loss = jax.eval_shape(TASKS[task].loss, *arrays)
     assert loss.shape == (5,) and loss.dtype == jnp.float32
