@@ -69,9 +69,10 @@ PEFT_TEXTS = """\
 from peft import PeftModel
 from transformers import {auto}, AutoConfig, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{base}")
+base = "{base}"
+tokenizer = AutoTokenizer.from_pretrained(base)
 config = AutoConfig.from_pretrained(".")  # this folder
-model = {auto}.from_pretrained("{base}", config=config)
+model = {auto}.from_pretrained(base, config=config)
 model = PeftModel.from_pretrained(model, ".").eval()
 outputs = model(**tokenizer(texts, truncation=True, padding={padding}, return_tensors="pt"))
 """
@@ -79,9 +80,10 @@ PEFT_IMAGES = """\
 from peft import PeftModel
 from transformers import {auto}, AutoConfig, AutoImageProcessor
 
-processor = AutoImageProcessor.from_pretrained("{base}", backend="pil")
+base = "{base}"
+processor = AutoImageProcessor.from_pretrained(base, backend="pil")
 config = AutoConfig.from_pretrained(".")  # this folder
-model = {auto}.from_pretrained("{base}", config=config)
+model = {auto}.from_pretrained(base, config=config)
 model = PeftModel.from_pretrained(model, ".").eval()
 outputs = model(**processor(images, return_tensors="pt"))
 """
