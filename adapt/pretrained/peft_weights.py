@@ -40,6 +40,8 @@ ADDED = (
     "vera_lambda_b",
     "vera_lambda_d",
 )
+# Kinds of heads of which a base of another class has nothing.
+NEW_HEADS = ("features", "classes", "token classes", "spans")
 UNKNOWN_HEAD = "adapter of an unknown head"
 SHARED = ("base_model.vera_A", "base_model.vera_B")
 
@@ -102,7 +104,8 @@ def merged(
     in their weights).
 
     ``hf`` and ``tensors`` are the base's. The head is the adapter's: the base's own stays where both
-    are of the same class, or where the adapter does not say of which it is. Raises
+    are of the same class, where it is one of pre-training, and where the adapter does not say of
+    which it is. Raises
     :class:`CheckpointError` for an adapter of another base.
     """
     family = get_family(config.family)
@@ -113,8 +116,9 @@ def merged(
     class_name = class_of(family, adapter.entries)
     dropped: Tensors = {}
     if class_name not in (None, architecture(hf)):
-        dropped = of_other_head(family, named, expected)
         hf = {**hf, "architectures": [class_name]}
+        if kind_of(family, class_name) in NEW_HEADS:
+            dropped = of_other_head(family, named, expected)
     kept = {name: tensor for name, tensor in named.items() if name not in dropped}
 
     names = encoder_names(config)
