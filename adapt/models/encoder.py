@@ -153,6 +153,9 @@ def with_first_tokens(x_NTD: jax.Array, tokens_TD: Sequence[jax.Array]) -> jax.A
     return jnp.concatenate([*tokens_NTD, x_NTD], 1)
 
 
+Branch = Callable[[jax.Array], jax.Array]  # of a block: attention or the MLP
+
+
 class Block(nn.Module):
     """Attention and MLP, each with a residual: x [R, C, D] -> [R, C, D].
 
@@ -175,27 +178,44 @@ class Block(nn.Module):
         attend = functools.partial(
             attention, pattern=pattern, deterministic=deterministic, rotation=rotation
         )
-        x = self.residual(x, "attention", attend, deterministic)
         mlp = MLP(self.config, self.dtype, name="mlp")
-        return self.residual(x, "mlp", mlp, deterministic)
+        if self.config.pre_norm:
+            return self.pre_norm(x, attend, mlp, deterministic)
+        x = self.post_norm(x, "attention", attend, deterministic)
+        return self.post_norm(x, "mlp", mlp, deterministic)
 
     @nn.nowrap
-    def residual(
-        self,
-        x: jax.Array,
-        name: str,
-        branch: Callable[[jax.Array], jax.Array],
-        deterministic: bool,
-    ) -> jax.Array:
-        """x + branch(norm(x)) in a pre-norm encoder, norm(x + branch(x)) in a post-norm one.
+    def pre_norm(self, x: jax.Array, attend: Branch, mlp: Branch, deterministic: bool) -> jax.Array:
+        """x + branch(norm(x)) for each branch."""
+        c = self.config
+        normed = x
+        if self.attention_norm:
+            x, normed = norm_of(c, self.dtype, name="attention_norm").with_sum(x, None, None)
+        y = self.branch("attention", attend, normed)
+        dropout = Dropout(c.dropout)
+        norm = norm_of(c, self.dtype, name="mlp_norm")
+        x, normed = norm.with_sum(x, y, None if deterministic or not c.dropout else dropout)
+        y = self.branch("mlp", mlp, normed)
+        return x + Dropout(c.dropout)(y, deterministic)
 
-        With ``branch_norms`` what a branch puts out is normalised, too, before it is added.
+    @nn.nowrap
+    def post_norm(self, x: jax.Array, name: str, branch: Branch, deterministic: bool) -> jax.Array:
+        """norm(x + branch(x))."""
+        c = self.config
+        norm = norm_of(c, self.dtype, name=f"{name}_norm")
+        y = self.branch(name, branch, x)
+        dropout = Dropout(c.dropout)
+        if isinstance(norm, Norm):
+            return norm.of_sum(x, y, None if deterministic or not c.dropout else dropout)
+        return norm(x + dropout(y, deterministic))
+
+    @nn.nowrap
+    def branch(self, name: str, branch: Branch, x: jax.Array) -> jax.Array:
+        """What a branch puts out, before it is added: scaled, through an adapter, and normalised
+        where the encoder has ``branch_norms``.
         """
         c = self.config
-        norm: Callable[[jax.Array], jax.Array] = identity
-        if name == "mlp" or self.attention_norm:
-            norm = norm_of(c, self.dtype, name=f"{name}_norm")
-        y = branch(norm(x) if c.pre_norm else x)
+        y = branch(x)
         if c.layer_scale:
             scale_D = self.param(f"{name}_scale", nn.initializers.ones, (c.width,))
             y = y * scale_D.astype(y.dtype)
@@ -203,16 +223,7 @@ class Block(nn.Module):
             y = Adapter(c, self.dtype, name=f"{name}_adapter")(y)
         if c.branch_norms:
             y = norm_of(c, self.dtype, name=f"{name}_branch_norm")(y)
-        dropout = Dropout(c.dropout)
-        if isinstance(norm, Norm) and not c.pre_norm:
-            return norm.of_sum(x, y, None if deterministic or not c.dropout else dropout)
-        x = x + dropout(y, deterministic)
-        return x if c.pre_norm else norm(x)
-
-
-def identity(x: jax.Array) -> jax.Array:
-    """``x``, in place of a norm that a block does not have."""
-    return x
+        return y
 
 
 class Encoder(nn.Module):

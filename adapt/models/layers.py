@@ -243,10 +243,18 @@ class Norm(nn.Module):
             rate=dropout.rate if dropout else 0.0,
         )
 
+    def with_sum(
+        self, x: jax.Array, y: jax.Array | None, dropout: Dropout | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """(x + dropout(y), its norm), for a pre-norm block: see :func:`sum_and_norm`."""
+        return sum_and_norm(self, x, y, dropout)
+
     @nn.compact
-    def parameters(self, width: int) -> tuple[jax.Array, jax.Array]:
-        """Scale and bias, [width] each."""
+    def parameters(self, width: int) -> tuple[jax.Array, jax.Array | None]:
+        """Scale and bias, [width] each; None without a bias."""
         scale = self.param("scale", nn.initializers.ones, (width,))
+        if not self.bias:
+            return scale, None
         return scale, self.param("bias", nn.initializers.zeros, (width,))
 
     @nn.compact
@@ -272,6 +280,19 @@ class RMSNorm(nn.Module):
     dtype: Any = jnp.float32
     offset: bool = False
 
+    def with_sum(
+        self, x: jax.Array, y: jax.Array | None, dropout: Dropout | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """(x + dropout(y), its norm), for a pre-norm block: see :func:`sum_and_norm`."""
+        return sum_and_norm(self, x, y, dropout)
+
+    @nn.compact
+    def parameters(self, width: int) -> tuple[jax.Array, None]:
+        """By what a normalised row is multiplied, float32 [width], and no bias."""
+        init = nn.initializers.zeros if self.offset else nn.initializers.ones
+        scale = self.param("scale", init, (width,)).astype(jnp.float32)
+        return (1.0 + scale if self.offset else scale), None
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.zeros if self.offset else nn.initializers.ones
@@ -280,6 +301,33 @@ class RMSNorm(nn.Module):
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
         x = x * (1.0 + scale) if self.offset else x * scale
         return x.astype(self.dtype)
+
+
+def sum_and_norm(
+    norm: Norm | RMSNorm, x: jax.Array, y: jax.Array | None, dropout: Dropout | None
+) -> tuple[jax.Array, jax.Array]:
+    """(x + dropout(y), its norm), which a GPU computes by a kernel where a program allows it.
+
+    The gradients of both meet in the kernel of the backward pass. Without ``y`` the sum is ``x``;
+    None is no dropout. The bits are those of :class:`Dropout`.
+    """
+    if not has_norm_kernel(x):
+        if y is not None:
+            x = x + (y if dropout is None else dropout(y, deterministic=False))
+        return x, norm(x)
+    from adapt.models import norm_kernels
+
+    scale, bias = norm.parameters(x.shape[-1])
+    return norm_kernels.sum_and_norm(
+        x.astype(norm.dtype),
+        y,
+        scale,
+        bias,
+        dropout.seed_words() if dropout else None,
+        epsilon=norm.epsilon,
+        rate=dropout.rate if dropout else 0.0,
+        is_centred=isinstance(norm, Norm),
+    )
 
 
 def norm_of(config: EncoderConfig, dtype: Any, name: str | None = None) -> Norm | RMSNorm:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from adapt.models import layers, norm_kernels
 
@@ -107,6 +108,69 @@ def test_the_norm_of_a_sum_in_bfloat16_has_the_error_of_rounding_its_sum():
         # The gradient of the scale is of the rounded sum, which the plain one may not be.
         assert error <= 2 * plain_error
         assert error <= 2**-8 * np.abs(is_exact).mean()
+
+
+NORMS = {
+    "layer": layers.Norm(1e-5),
+    "no_bias": layers.Norm(1e-5, bias=False),
+    "rms": layers.RMSNorm(1e-5),
+    "offset": layers.RMSNorm(1e-5, offset=True),
+}
+
+
+class Pair(nn.Module):
+    """A sum and its norm, as a pre-norm block asks for them."""
+
+    norm: nn.Module
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, y):
+        dropout = layers.Dropout(self.rate) if self.rate else None
+        return self.norm.with_sum(x, y, dropout)
+
+
+def pair_and_gradients(pair, x, y, params, upstreams):
+    """The sum, the norm, and the gradients of x, y and the parameters for those of both."""
+
+    def both(x, y, params):
+        return pair.apply({"params": {"norm": params}}, x, y, rngs={"dropout": KEY})
+
+    outputs, pull_back = jax.vjp(both, x, y, params)
+    return outputs, pull_back(upstreams)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "has_y", "dtype"),
+    [
+        ("layer", 0.3, True, "float32"),
+        ("layer", 0.0, False, "bfloat16"),
+        ("no_bias", 0.0, True, "float32"),
+        ("rms", 0.3, True, "bfloat16"),
+        ("offset", 0.0, False, "float32"),
+    ],
+)
+def test_a_sum_and_its_norm_by_a_kernel_are_the_plain_ones(monkeypatch, name, rate, has_y, dtype):
+    x, y, scale, bias, upstream = norm_arrays(6, 24, dtype)
+    params = {"scale": scale} | ({"bias": bias} if name == "layer" else {})
+    arrays = (x, y if has_y else None, params, (upstream[::-1], upstream))
+    in_float32 = jax.tree.map(lambda array: array.astype(jnp.float32), arrays)
+    plain = Pair(NORMS[name], rate)
+    own = Pair(NORMS[name].clone(dtype=dtype), rate)
+    expected = jax.jit(functools.partial(pair_and_gradients, plain))(*in_float32)
+
+    interpreted = functools.partial(norm_kernels.sum_and_norm, interpret=True)
+    monkeypatch.setattr(norm_kernels, "sum_and_norm", interpreted)
+    monkeypatch.setattr(layers, "has_norm_kernel", lambda x: True)
+    computed = jax.jit(functools.partial(pair_and_gradients, own))(*arrays)
+    tolerance = 3e-5 if dtype == "float32" else 0.03
+
+    def close(own, exact):
+        assert own.shape == exact.shape
+        error = np.abs(own.astype(jnp.float32) - exact)
+        assert (error / (1 + np.abs(exact))).max() < tolerance
+
+    jax.tree.map(close, computed, expected)
 
 
 def test_the_norm_of_a_sum_is_mapped_over_fits():

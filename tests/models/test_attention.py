@@ -52,6 +52,7 @@ def implementations(monkeypatch) -> list[str | None]:
     interpret(packed_attention, "packed_attention", ["packed"])
     interpret(packed_attention, "joint_attention", ["joint"])
     interpret(norm_kernels, "normalised_sum", [])
+    interpret(norm_kernels, "sum_and_norm", [])
 
     def recorded(*arrays, implementation=None, **options):
         asked.append(implementation)
