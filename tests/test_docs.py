@@ -42,6 +42,7 @@ TABLES = {
     "tuning": tuning.COLUMNS,
     "host": host.COLUMNS,
     "aot": compile_check.COLUMNS,
+    "aot_v5e_1x1": compile_check.COLUMNS,
     "aot_h100_1": compile_check.COLUMNS,
     "aot_h100_8": compile_check.COLUMNS,
     "robustness": report.COLUMNS,
