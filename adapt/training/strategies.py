@@ -113,6 +113,11 @@ class Method:
     build: Callable[..., Strategy]
     args: Sequence[Arg] = ()
 
+    def shortest_spelling(self, name: str) -> str:
+        """``lora:RANK``: what has to be given."""
+        needed = [arg.name.upper() for arg in self.args if arg.default is None]
+        return f"{name}:{','.join(needed)}" if needed else name
+
     def spelling(self, name: str) -> str:
         """``lora:RANK[,ALPHA[,TARGETS]]``."""
         text = ""
@@ -177,7 +182,7 @@ def find_method(name: str, word: str) -> Method:
     """The entry ``name`` of either dictionary. ``word`` is what was typed, for the error."""
     entries = STRATEGIES | MODIFIERS
     if name not in entries:
-        spellings = [method.spelling(name) for name, method in entries.items()]
+        spellings = [method.shortest_spelling(name) for name, method in entries.items()]
         raise StrategyError(
             f"unknown strategy {word!r}: give one of {', '.join(spellings)}, or some joined by +"
         )
