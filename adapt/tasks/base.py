@@ -148,7 +148,7 @@ class Task(abc.ABC):
         if options.class_weights != "none" and not self.has_class_weights:
             weighted = [name for name, task in TASKS.items() if task.has_class_weights]
             raise StrategyError(
-                f"`class_weights` {options.class_weights} goes with {' and '.join(weighted)}, "
+                f"`class_weights` {options.class_weights} goes with {', '.join(weighted)}, "
                 f"not {self.name}"
             )
         if not self.pools and (options.pooling or options.layers):

@@ -45,6 +45,7 @@ SCORES = {
     "regression": {"mse", "mse_of_mean", "pearson", "spearman"},
 }
 ALSO = {
+    "findings",
     "steps",
     "best_step",
     "best_phase",

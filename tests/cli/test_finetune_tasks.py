@@ -400,7 +400,7 @@ WRONG = [
     (
         "multitask",
         {"class_weights": "balanced"},
-        "balanced goes with classification and tags, not multitask",
+        "balanced goes with classification, cloze, tags, not multitask",
     ),
     ("classification", {"mix": "learned"}, "`mix` learned mixes the layers that `layers` names"),
     ("classification", {"layers": (0, 3)}, "`layers` 3 is not there: the encoder has layers 0"),

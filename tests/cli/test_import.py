@@ -186,7 +186,7 @@ def test_names_that_nobody_registered_are_refused_with_those_that_are_there(with
     said = refused(without_import("finetune", "--pooling", "double", "--out", "none"))
     assert "unknown --pooling 'double': give one of mean, cls, max, last, pooler, attention" in said
     said = refused(without_import("finetune", "--task", "stars", "--out", "none"))
-    assert "unknown --task 'stars': give one of choice, classification, contrastive" in said
+    assert "unknown --task 'stars': give one of choice, classification, cloze, contrastive" in said
     said = refused(without_import("finetune", "--strategy", "norms", "--out", "none"))
     assert "unknown strategy 'norms'" in said
 
