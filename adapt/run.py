@@ -327,6 +327,11 @@ def load_run(folder: str | Path) -> Run:
     """
     hub.check_is_name(folder)
     path = files.to_path(folder)
+    if not buckets.exists(path / "model.json") and buckets.exists(path / hub.ADAPTER):
+        raise CheckpointError(
+            f"{path} is an adapter of PEFT, not a run's folder (no model.json): export it and "
+            "predict with transformers, or fine-tune from it and give that run"
+        )
     if not buckets.exists(path / "model.json"):
         raise CheckpointError(
             f"{path} is not a run's folder (no model.json): give what finetune wrote to `out`"

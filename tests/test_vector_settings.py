@@ -149,6 +149,23 @@ def test_a_prompt_for_pictures_is_refused(tmp_path):
         features.vector_settings(loaded, prompt="a picture of ")
 
 
+@pytest.mark.parametrize(
+    ("pooling", "more", "reason"),
+    [
+        ("cls mean", ("Dense",), r"1_Pooling/config\.json says cls and mean"),
+        ("mean", ("Normalize", "Dense"), r"modules\.json has Dense in '3_Dense' after Normalize"),
+        ("mean", ("LSTM", "Dense"), "has LSTM in '2_LSTM'"),
+    ],
+)
+def test_a_refusal_is_that_of_the_first_step_that_is_not_done(tmp_path, pooling, more, reason):
+    steps = tuple((kind, f"{place}_{kind}") for place, kind in enumerate(more, 2))
+    FOLDERS.sentence(tmp_path / "model", {"pooling_mode": pooling.split()}, steps)
+    loaded = hub.load(tmp_path / "model")
+    assert loaded.dense == ()
+    with pytest.raises(StrategyError, match=reason):
+        features.encode(loaded, TEXTS)
+
+
 def test_what_is_refused_names_the_way_around_it(tmp_path):
     FOLDERS.sentence(tmp_path / "model", None, (("LSTM", "2_LSTM"),))
     loaded = hub.load(tmp_path / "model")

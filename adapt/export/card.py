@@ -127,5 +127,7 @@ Classes are said by words: each of `texts` is a prompt, a text in `{template}`. 
 `outputs.logits` {where}, and a softmax over classes gives probabilities. The words, and the ids of their tokens:
 
 {classes}"""
+ZERO_POOLER = """\
+Vectors are made of the states of tokens. The pooler, which transformers' class has beside them, is zeros here, and so is its `pooler_output`."""
 LOGITS = """\
 `encode` returns logits, not embeddings: leave `normalize_embeddings` off, and do not compare them by cosine."""

@@ -88,11 +88,17 @@ def export(
 def base_of(run: hub.Pretrained, base: str | Path | None) -> str:
     """The checkpoint that a run began with: ``base``, or what the folder of the run says.
 
-    Raises :class:`ExportError` where it says nothing.
+    Raises :class:`ExportError` where it says nothing, and for a folder of PEFT, which is read with
+    its adapter merged.
     """
+    folder = Path(run.source).expanduser()
+    if not run.config.lora_rank and (folder / hub.ADAPTER).exists():
+        raise ExportError(
+            f"{run.source} is an adapter of PEFT already, and read it is merged into its base: use "
+            "the folder as it is, or give another `format`"
+        )
     if base is not None:
         return str(base)
-    folder = Path(run.source).expanduser()
     if (folder / "model.json").exists() and (folder / "config.json").exists():
         checkpoint = hub.read_json(folder, "config.json").get("checkpoint")
         if checkpoint:

@@ -82,10 +82,14 @@ def embedding_folders(run: hub.Pretrained) -> dict[str, Folder]:
     }
     for name, content in settings.items():
         files[name] = json_text(content)
+    tensors = encoder_tensors(run)
+    poolers = [tensor for name, tensor in tensors.items() if name.startswith("pooler.")]
+    if poolers and not any(map(np.any, poolers)):
+        notes = [*notes, card.ZERO_POOLER]
     title = f"{architecture}: {kind} pooling"
     files["README.md"] = card.card(title, "sentence-transformers", card.EMBEDDINGS, "", [], notes)
     config = layout.write_config(run.config) | model_entries(run, architecture)
-    folders = {"": Folder(config, encoder_tensors(run), files)}
+    folders = {"": Folder(config, tensors, files)}
     for number, layer in enumerate(dense, 2):
         folders[f"{number}_Dense"] = Folder(settings_of(layer), tensors_of(layer), {})
     return folders

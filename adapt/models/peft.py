@@ -98,8 +98,8 @@ def init_peft(params: tree.Tree, model: Model, key: jax.Array) -> tree.Tree:
         kernels = [path for path in encoder_paths if re.match("encoder/block_00/.*kernel", path)]
         layers = [path.removeprefix("encoder/").removesuffix("/kernel") for path in kernels]
         raise StrategyError(
-            f"LoRA's targets {config.lora_targets!r} match no dense layer of the encoder: "
-            f"it has {', '.join(layers)}"
+            f"LoRA's targets {config.lora_targets!r} match no dense layer of the encoder by its "
+            f"whole path, as .*/{layers[0].rpartition('/')[2]} does: it has {', '.join(layers)}"
         )
     added = tree.paths(jax.device_get(peft_init(model)(key)))
     kernels = tree.paths(params)

@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from adapt.objectives.base import Corpus, hold_out
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.ragged import Ragged, concat_ranges, ragged
+
+logger = logging.getLogger(__name__)
 
 LINES = 4096  # tokenized together
 # Random numbers of pairs are others than those of masks, which begin with the seed.
@@ -94,13 +97,19 @@ class Documents:
         """Where each sentence ends among all tokens."""
         return self.sentences.starts + self.sentences.lengths
 
+    @property
+    def is_one(self) -> bool:
+        """Whether all sentences are of one document."""
+        return bool(self.document[0] == self.document[-1])
+
     def chunks(self, room: int) -> np.ndarray:
         """Runs of two or more sentences of one document that have ``room`` tokens at the most, int64
         [N, 2]: their first sentence, and the one after their last.
 
-        Of no sentence more than one run has a part; one that is left alone is in none.
+        No sentence is in two of them. Where the last of a document would be left alone, the run
+        before it ends a sentence earlier, if it has three or more; else that one is in none.
         """
-        found = []
+        found: list[tuple[int, int]] = []
         first = 0
         tokens = 0
         lengths = self.sentences.lengths.tolist()
@@ -108,12 +117,37 @@ class Documents:
         for number, length in enumerate([*lengths, 0]):
             is_end = number == len(lengths) or documents[number] != documents[first]
             if is_end or tokens + length > room:
+                if number - first == 1:
+                    first = self.shorten(found, first, room)
                 if number - first > 1:
                     found.append((first, number))
                 first = number
                 tokens = 0
             tokens += length
         return np.array(found, np.int64).reshape(-1, 2)
+
+    def shorten(self, found: list[tuple[int, int]], alone: int, room: int) -> int:
+        """Where a run begins that the sentence ``alone`` ends: at the last sentence of the run
+        before it, which is taken from that, where it is of the same document and has three or more.
+        """
+        if not found or alone == 0:
+            return alone
+        first, last = found[-1]
+        is_next = last == alone and self.document[first] == self.document[alone]
+        has_room = self.sentences.lengths[alone - 1 : alone + 1].sum() <= room
+        if not is_next or not has_room or last - first < 3:
+            return alone
+        found[-1] = (first, last - 1)
+        return last - 1
+
+    def without(self, chunks: np.ndarray) -> tuple["Documents", np.ndarray]:
+        """(the documents without the sentences of these runs, the new number of every sentence)."""
+        is_kept = np.ones(len(self.document), bool)
+        is_kept[concat_ranges(chunks[:, 0], chunks[:, 1] - chunks[:, 0])] = False
+        (kept,) = np.nonzero(is_kept)
+        values = self.sentences.values[self.sentences.flat_indices(kept)]
+        sentences = ragged_of(values, self.sentences.lengths[kept])
+        return Documents(sentences, self.document[kept]), np.cumsum(is_kept) - is_kept
 
     def bounds(self, sentence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(the first sentence, the one after the last) of the document of each ``sentence``."""
@@ -175,6 +209,16 @@ class Pairs:
     def take(self, index: np.ndarray) -> "Pairs":
         return dataclasses.replace(self, chunks=self.chunks[index])
 
+    def without(self, others: np.ndarray) -> "Pairs":
+        """The same pairs in documents without the text of other chunks, so that no second half
+        comes from these.
+        """
+        documents, numbers = self.documents.without(others)
+        first, last = self.chunks.T
+        begin = numbers[first]
+        chunks = np.stack([begin, begin + last - first], 1)
+        return dataclasses.replace(self, documents=documents, chunks=chunks)
+
     def of_pass(self, number: int) -> tuple[Ragged, np.ndarray]:
         """(token ids with special tokens, labels int32 [N], 1 where a pair was changed)."""
         rng = np.random.default_rng([STREAM, self.seed, number])
@@ -224,10 +268,11 @@ def tokenized_lines(tokenizer: Tokenizer, table: Table) -> Iterator[tuple[int, l
 def read_pairs(
     pretrained: Pretrained, table: Table, seed: int, swaps: bool
 ) -> tuple[PairCorpus, PairCorpus]:
-    """(training, held-out) pairs of a table's column ``text``. 5% are held out, at most 2,000.
+    """(training, held-out) pairs of a table's column ``text``. 5% are held out, at most 2,000, of
+    whose text no training pair has any.
 
     Raises :class:`DataError` for a text without two chunks of two sentences, or where pairs are
-    changed by other documents, without two of these.
+    changed by other documents, without two of these to train on.
     """
     tokenizer = tokenizer_of(pretrained)
     special = Special.of(tokenizer)
@@ -244,14 +289,34 @@ def read_pairs(
             f"{table.name} has {len(chunks)} pairs of neighbouring sentences, and 2 are needed: give "
             "a sentence a line, and a blank line between documents"
         )
-    if not swaps and documents.document[0] == documents.document[-1]:
+    if not swaps and documents.is_one:
         raise DataError(
             f"{table.name} is one document, and a sentence that does not follow comes from another: "
             "put a blank line between documents"
         )
+    say_left_out(table, documents, chunks)
     pairs = Pairs(documents, chunks, special, swaps, seed)
-    training, held_out = hold_out(len(chunks), seed)
-    return corpus_of(pretrained, pairs.take(training)), corpus_of(pretrained, pairs.take(held_out))
+    of_training, of_held_out = hold_out(len(chunks), seed)
+    held_out = pairs.take(of_held_out)
+    training = pairs.take(of_training).without(held_out.chunks)
+    if not swaps and training.documents.is_one:
+        raise DataError(
+            f"{table.name} has one document beside what is held out, and a sentence that does not "
+            "follow comes from another: give more documents"
+        )
+    return corpus_of(pretrained, training), corpus_of(pretrained, held_out)
+
+
+def say_left_out(table: Table, documents: Documents, chunks: np.ndarray) -> None:
+    """Say how many sentences no pair begins with or goes on with."""
+    every = len(documents.document)
+    left = every - int((chunks[:, 1] - chunks[:, 0]).sum())
+    if left:
+        logger.warning(
+            f"{table.name}: {left:,} of {every:,} sentences make no pair: each is alone in its "
+            "document, or beside a pair that has no room for it; a larger `max_length` or longer "
+            "documents leave fewer"
+        )
 
 
 def corpus_of(pretrained: Pretrained, pairs: Pairs) -> PairCorpus:

@@ -40,9 +40,12 @@ ADDED = (
     "vera_lambda_b",
     "vera_lambda_d",
 )
+PREDICTING = ("classes", "token classes", "spans")
 # Kinds of heads of which a base of another class has nothing.
-NEW_HEADS = ("features", "classes", "token classes", "spans")
+NEW_HEADS = ("features", *PREDICTING)
 UNKNOWN_HEAD = "adapter of an unknown head"
+OF_BASE = "head of the base"
+EMBEDDING = "encoder/embedding/token"
 SHARED = ("base_model.vera_A", "base_model.vera_B")
 
 Tensors = Mapping[str, np.ndarray]
@@ -83,8 +86,12 @@ def parts_of(adapter: Adapter) -> Parts:
     replaced = {}
     shared = {}
     for name, tensor in adapter.tensors.items():
+        # With all biases PEFT also writes those of a module that another was trained in place of.
+        if ".original_module." in name:
+            continue
         values = to_float32(tensor, name, adapter.file)
         own = name.removeprefix(BASE).replace(".base_layer.", ".")
+        own = own.replace(".modules_to_save.", ".")
         found = re.fullmatch(rf"(.+)\.({'|'.join(ADDED)})(\.weight)?", own)
         if name in SHARED:
             shared[name] = values
@@ -105,8 +112,8 @@ def merged(
 
     ``hf`` and ``tensors`` are the base's. The head is the adapter's: the base's own stays where both
     are of the same class, where it is one of pre-training, and where the adapter does not say of
-    which it is. Raises
-    :class:`CheckpointError` for an adapter of another base.
+    which it is. Raises :class:`CheckpointError` for an adapter of another base, and where the task
+    type asks for a head that the two do not make.
     """
     family = get_family(config.family)
     parts = parts_of(adapter)
@@ -117,8 +124,9 @@ def merged(
     dropped: Tensors = {}
     if class_name not in (None, architecture(hf)):
         hf = {**hf, "architectures": [class_name]}
-        if kind_of(family, class_name) in NEW_HEADS:
-            dropped = of_other_head(family, named, expected)
+        kind = kind_of(family, class_name)
+        if kind in NEW_HEADS:
+            dropped = of_other_head(family, named, expected, kind)
     kept = {name: tensor for name, tensor in named.items() if name not in dropped}
 
     names = encoder_names(config)
@@ -139,8 +147,9 @@ def merged(
     if unread.get(UNKNOWN_HEAD):
         base.drop_head()
     if dropped:
-        unread["head of the base"] = {name: tuple(dropped[name].shape) for name in dropped}
+        unread[OF_BASE] = {name: tuple(dropped[name].shape) for name in dropped}
     unread = {**imported.unread, **unread}
+    check_predicts(base, adapter, unread)
     return hf, Imported(base.head, base.params(), unread, found.removed)
 
 
@@ -163,15 +172,37 @@ def kind_of(family: Family, class_name: str) -> str:
     return "features"
 
 
-def of_other_head(family: Family, named: Tensors, expected: Collection[str]) -> Tensors:
-    """The tensors of a base that are neither its encoder's nor counted to it."""
-    counted = {row.name for row in family.table if row.paths[0].startswith(OF_ENCODER)}
+def of_other_head(family: Family, named: Tensors, expected: Collection[str], kind: str) -> Tensors:
+    """The tensors of a base that are neither its encoder's nor counted to it, nor called as one that
+    only heads of this kind have: ModernBERT's classifier is on the dense layer of its masked LM.
+    """
+    counted = {
+        row.name for row in family.table if row.paths[0].startswith(OF_ENCODER) or kind in row.kinds
+    }
     others = {}
     for name, tensor in named.items():
         is_buffer = re.fullmatch(family.buffers, name) or part_of(family, name)
         if name not in expected and name not in counted and not is_buffer:
             others[name] = tensor
     return others
+
+
+def check_predicts(
+    base: "Base", adapter: Adapter, unread: Mapping[str, Mapping[str, Shape]]
+) -> None:
+    """Raise :class:`CheckpointError` where the task type asks for a head that predicts, and the
+    adapter and its base make none.
+    """
+    kind = adapter.entries.head_kind
+    if kind not in PREDICTING or head_kind(base.head) == kind:
+        return
+    own = [name for what, names in unread.items() if what != OF_BASE for name in names]
+    left = f" (left over: {', '.join(own)})" if own else ""
+    raise CheckpointError(
+        f"task_type is {adapter.entries.task_type} beside {adapter.file}, and with {base.name} it "
+        f"makes no such head{left}: merge the adapter into its base model first (merge_and_unload), "
+        "or write task_type FEATURE_EXTRACTION for its encoder alone"
+    )
 
 
 def encoder_names(config: EncoderConfig) -> frozenset[str]:
@@ -222,23 +253,25 @@ class Base:
         row = self.rows[name]
         return row.to_tensor([self.leaves[path] for path in row.paths], self.config.patch_size)
 
+    def untie(self) -> None:
+        """Give a decoder that is the embedding a kernel of its own."""
+        self.head = self.head.clone(tied=False)
+        self.leaves["head/decoder/kernel"] = np.asarray(self.leaves[EMBEDDING]).T
+
     def replace(self, name: str, tensor: np.ndarray, file: str) -> None:
-        """Put another tensor in the place of one. Raises :class:`CheckpointError` where it has
-        another shape, and for an embedding that is a decoder as well, which PEFT then leaves as it
-        was.
+        """Put another tensor in the place of one. A decoder that is the embedding stays as it was
+        where that one is changed, as in PEFT. Raises :class:`CheckpointError` where the tensor has
+        another shape.
         """
         row = self.rows[name]
-        if row.paths == ("encoder/embedding/token",) and getattr(self.head, "tied", False):
-            raise CheckpointError(
-                f"{file} changes {name}, which is the decoder of {self.name}, too: merge the adapter "
-                "into its base model first (merge_and_unload)"
-            )
         shape = self.tensor(name).shape
         if tensor.shape != shape:
             raise CheckpointError(
                 f"{name} is {list(tensor.shape)} in {file} and {list(shape)} in {self.name}: the "
                 "adapter is of another base, or its base was resized"
             )
+        if row.paths == (EMBEDDING,) and getattr(self.head, "tied", False):
+            self.untie()
         self.leaves |= zip(row.paths, row.to_leaves(tensor), strict=True)
 
 

@@ -181,21 +181,31 @@ def read_embedding(folder: Path, width: int) -> Embedding:
         path = inside(folder, step)
         if kind == "Pooling":
             embedding = read_pooling(path / "config.json", width, embedding)
+            refused = refused or embedding.refused
         elif kind == "Normalize":
             embedding = dataclasses.replace(embedding, normalize=True)
-        elif kind == "Dense" and embedding.pooling and not embedding.normalize:
+        elif kind == "Dense":
+            refused = refused or dense_refusal(folder, step, embedding)
             embedding = dataclasses.replace(embedding, dense=embedding.dense + 1)
-            reason = dense_layers.refusal(read_settings(path / "config.json"))
-            if reason:
-                refused = refused or f"{path / 'config.json'} says {reason}"
         elif kind == "Transformer":
             refused = refused or read_transformer(path).refused
         elif kind != "Dropout":  # which is off where nothing trains
             refused = refused or f"{folder / MODULES} has {kind} in {step.get('path', '')!r}"
-    if embedding.pooling is None and not embedding.refused:
+    if embedding.pooling is None:
         refused = refused or f"{folder / MODULES} has no Pooling"
-    refused = refused or embedding.refused
     return with_settings(dataclasses.replace(embedding, refused=refused), folder / SETTINGS)
+
+
+def dense_refusal(folder: Path, step: Mapping[str, Any], embedding: Embedding) -> str:
+    """What of a dense layer is not done here, after the steps of ``embedding``; "" for nothing."""
+    here = f"{folder / MODULES} has Dense in {step.get('path', '')!r}"
+    if embedding.pooling is None:
+        return f"{here} before a Pooling"
+    if embedding.normalize:
+        return f"{here} after Normalize"
+    file = inside(folder, step) / "config.json"
+    reason = dense_layers.refusal(read_settings(file))
+    return f"{file} says {reason}" if reason else ""
 
 
 def dense_folders(folder: Path) -> list[Path]:

@@ -222,6 +222,9 @@ def test_what_predict_refuses(binary, inputs, tmp_path):
         predict.main(predict.Config(run=(run,), data=inputs.test, out=out))
     with pytest.raises(CheckpointError, match="not a run's folder"):
         predict.main(predict.Config(run=(tmp_path,), data=inputs.test, out=tmp_path / "new.csv"))
+    (tmp_path / hub.ADAPTER).write_text("{}")
+    with pytest.raises(CheckpointError, match="is an adapter of PEFT, not a run's folder"):
+        predict.main(predict.Config(run=(tmp_path,), data=inputs.test, out=tmp_path / "new.csv"))
     with pytest.raises(DataError, match="no column 'words'; it has text, label"):
         predict.main(
             predict.Config(

@@ -343,6 +343,8 @@ def test_an_encoder_without_a_head_makes_vectors(tmp_path, case):
     """What it makes of a text is the same after the export, which says how."""
     run = hub.load(pretrained(tmp_path, case))
     assert export(run, tmp_path / "out") == "sentence-transformers"
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert ("pooler_output" in card) == (case == "bert_bare_pooler")
     again = hub.load(tmp_path / "out")
     assert again.embedding.pooling == "mean" and not again.embedding.normalize
     np.testing.assert_array_equal(encode(again, TEXTS), encode(run, TEXTS))

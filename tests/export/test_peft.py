@@ -151,6 +151,13 @@ def test_another_base_and_weights_that_were_trained_too_are_refused(tmp_path):
         export(run, tmp_path / "out", "peft", base=REFERENCES / "bert_bare_pooler")
 
 
+def test_an_adapter_is_not_written_as_one_again(tmp_path):
+    folder = REFERENCES / "adapters" / "bert_dora"
+    merged = hub.load(folder, base=REFERENCES / "bert_bare_pooler")
+    with pytest.raises(ExportError, match="is an adapter of PEFT already"):
+        export(merged, tmp_path / "out", "peft")
+
+
 def test_a_runs_folder_says_with_which_checkpoint_it_began(tmp_path):
     run = lora_run("vit_classifier", ".*/query")
     (tmp_path / "run").mkdir()

@@ -169,7 +169,7 @@ def test_renewed_blocks_are_fresh_and_all_else_is_as_it_was():
 
 def test_targets_that_match_nothing_are_answered_with_the_layers_there_are():
     model = with_peft("bert", **LORA | {"lora_targets": ".*/gate"})
-    message = r"match no dense layer .* block_00/attention/key, .*block_00/mlp/down"
+    message = r"by its whole path, as \.\*/key does: it has block_00/attention/key, .*/mlp/down"
     with pytest.raises(StrategyError, match=message):
         peft.init_peft(params(classifier()), model, jax.random.key(0))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,6 +57,51 @@ def test_pairs_are_whole_neighbours_or_a_part_from_elsewhere(lengths, swaps, num
             assert made.document[first] not in first_of[two]
 
 
+@given(texts, st.data())
+def test_no_text_of_what_is_held_out_is_in_a_training_pair(lengths, data):
+    made = numbered(lengths)
+    chunks = made.chunks(12)
+    size = {"min_size": len(chunks), "max_size": len(chunks)}
+    held_out = np.array(data.draw(st.lists(st.booleans(), **size)), bool)
+    pairs = Pairs(made, chunks[~held_out], SPECIAL, swaps=False, seed=1)
+    training = pairs.without(chunks[held_out])
+    hypothesis.assume(len(training.chunks) and not training.documents.is_one)
+    own = [np.arange(made.sentences.starts[a], made.ends[b - 1]) for a, b in chunks[held_out]]
+    for number in range(3):
+        tokens, labels = training.of_pass(number)
+        assert not np.isin(tokens.values, np.concatenate([[], *own])).any()
+        before, before_labels = pairs.of_pass(number)
+        np.testing.assert_array_equal(labels, before_labels)
+        for index in np.flatnonzero(labels == 0):
+            np.testing.assert_array_equal(tokens[index], before[index])
+
+
+@given(texts)
+def test_only_the_end_of_a_document_of_which_every_pair_is_full_is_left_out(lengths):
+    made = numbered(lengths)
+    chunks = made.chunks(12)
+    numbers = np.concatenate([[], *(np.arange(*chunk) for chunk in chunks)])
+    assert len(np.unique(numbers)) == len(numbers)
+    ends = np.flatnonzero(np.append(np.diff(made.document), 1))
+    for left in np.setdiff1d(np.arange(len(made.document)), numbers):
+        assert left in ends
+        before = chunks[chunks[:, 1] == left]
+        first, _ = made.bounds(left)
+        assert left == first or before[0, 1] - before[0, 0] == 2
+
+
+def test_the_last_sentence_is_joined_to_the_one_before_it():
+    assert numbered([[4, 4, 4, 6]]).chunks(12).tolist() == [[0, 2], [2, 4]]
+    assert numbered([[4, 4, 4, 4, 4, 6, 6]]).chunks(12).tolist() == [[0, 3], [3, 5], [5, 7]]
+    assert numbered([[6, 6, 6], [6, 6]]).chunks(12).tolist() == [[0, 2], [3, 5]]
+
+
+def test_what_is_left_out_is_counted(bert, caplog):
+    table = tables.from_columns({"text": ["a film", "the plot", "", "a film"] * 2}, "texts")
+    documents.read_pairs(bert, table, 0, swaps=True)
+    assert "texts: 1 of 6 sentences make no pair" in caplog.text
+
+
 def test_pairs_are_new_in_every_pass_and_half_of_them_are_changed():
     made = numbered([[2, 3, 2, 3]] * 100)
     pairs = Pairs(made, made.chunks(12), SPECIAL, swaps=True, seed=0)
@@ -91,6 +137,7 @@ def test_a_pair_reads_as_the_tokenizer_writes_it(bert):
     [
         (["the film", "", "a plot", ""], True, "0 pairs of neighbouring sentences"),
         (["the film"] * 30, False, "is one document"),
+        (["the film", "a plot", "", "was good", "a film"], False, "beside what is held out"),
     ],
 )
 def test_a_text_without_pairs_is_refused(bert, lines, swaps, named):

@@ -180,6 +180,40 @@ def test_targets_are_chosen_as_peft_chooses_them():
     assert is_target(target_modules=[module], layers_to_transform=[0])
 
 
+def test_all_biases_of_modules_that_were_trained_as_a_whole_are_read(folder):
+    """With bias "all" PEFT writes those modules' biases under two names more."""
+    before = hub.load(folder)
+
+    def with_all_biases(tensors):
+        more = dict(tensors)
+        for module in ("classifier", "bert.pooler"):
+            for name, tensor in tensors.items():
+                rest = name.removeprefix(f"base_model.model.{module}.")
+                if rest != name and rest.endswith("bias"):
+                    inside = f"base_model.model.{module}."
+                    more[f"{inside}modules_to_save.{rest}"] = tensor
+                    more[f"{inside}original_module.{rest}"] = np.zeros_like(tensor)
+        assert len(more) == len(tensors) + 4
+        return more
+
+    change_tensors(folder, with_all_biases)
+    change(folder, bias="all")
+    after = hub.load(folder)
+    assert after.labels == before.labels and after.task == "classification"
+    assert tree.digest(after.params) == tree.digest(before.params)
+
+
+def test_a_classifier_that_does_not_result_is_refused(folder):
+    def without_pooler(tensors):
+        return {name: tensor for name, tensor in tensors.items() if "pooler" not in name}
+
+    change_tensors(folder, without_pooler)
+    message = refusal(folder)
+    assert "task_type is SEQ_CLS" in message and "classifier.weight" in message
+    change(folder, task_type="FEATURE_EXTRACTION")
+    assert hub.load(folder).labels == ()
+
+
 # What is wrong with a folder
 
 
@@ -250,7 +284,7 @@ def test_a_base_that_is_missing_or_wrong_is_refused_with_the_mend(folder):
         hub.load(REFERENCES / "bert_mlm_tied", base=REFERENCES / "bert_mlm_tied")
 
 
-def test_an_embedding_that_is_the_decoder_too_is_not_changed(tmp_path):
+def test_a_decoder_that_is_the_embedding_stays_as_it_was_where_that_is_changed(tmp_path):
     shutil.copytree(ADAPTERS / "gpt2_embedding", tmp_path / "adapter")
     entries = {"auto_mapping": None, "target_modules": ["wte"], "r": 2, "rank_pattern": {}}
     change(tmp_path / "adapter", **entries)
@@ -258,5 +292,10 @@ def test_an_embedding_that_is_the_decoder_too_is_not_changed(tmp_path):
     name = "base_model.model.transformer.wte.lora_embedding_"
     tensors = {f"{name}A": rng.normal(size=(2, 100)), f"{name}B": rng.normal(size=(24, 2))}
     safetensors.numpy.save_file(tensors, tmp_path / "adapter" / hub.ADAPTER_WEIGHTS)
-    message = refusal(tmp_path / "adapter", base=REFERENCES / "gpt2_lm_tied")
-    assert "wte.weight, which is the decoder" in message
+    base = tree.paths(hub.load(REFERENCES / "gpt2_lm_tied").params)
+    table = np.asarray(base["encoder/embedding/token"])
+    loaded = hub.load(tmp_path / "adapter", base=REFERENCES / "gpt2_lm_tied")
+    found = tree.paths(loaded.params)
+    assert loaded.head.tied is False
+    np.testing.assert_array_equal(found["head/decoder/kernel"], table.T)
+    assert not np.allclose(found["encoder/embedding/token"], table, atol=0.1)

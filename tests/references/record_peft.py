@@ -76,6 +76,12 @@ CASES = {
         "gpt2_lm_tied", lora(["c_attn", "c_proj"], task_type="CAUSAL_LM", fan_in_fan_out=True)
     ),
     "gpt2_embedding": Case("gpt2_bare", lora(["c_attn", "wte"], use_rslora=True)),
+    "modernbert_new_classifier": Case(
+        "modernbert_mlm_tied",
+        lora(["Wqkv", "Wi"], task_type="SEQ_CLS"),
+        hf.ModernBertForSequenceClassification,
+        3,
+    ),
     "modernbert": Case("modernbert_classifier", lora(["Wqkv", "Wi", "Wo"], use_dora=True)),
     "qwen3_classifier": Case(
         "qwen3_bare",
