@@ -1,5 +1,5 @@
 """What is wrong with a checkpoint, with data, with a plan or with a run: findings, each with its
-evidence and a mend.
+evidence and a fix.
 
     adapt.diagnose("minilm")                                    # the checkpoint
     adapt.diagnose("minilm", texts, labels, strategy="frozen")  # and the data, and the plan
@@ -18,7 +18,7 @@ import numpy as np
 
 from adapt import files
 from adapt.data.inputs import Columns, Part, make_parts
-from adapt.doctor import beside_runs
+from adapt.doctor import automatic
 from adapt.doctor.cases import CheckpointCase, DeepCase, ResultCase, ScoredSet, TrainingCase
 from adapt.doctor.checks import CHECKS, check_names, run_checks
 from adapt.doctor.deep import sample
@@ -35,6 +35,7 @@ from adapt.tasks.base import task_of
 from adapt.training.strategies import Phase, Strategy
 
 ORDER = {"error": 0, "warning": 1, "note": 2}
+WITH_A_RUN = [subject for subject in CHECKS if subject != "deep"]  # every run is looked at by these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,10 @@ class Diagnosis:
         """A DataFrame with a row a finding."""
         import pandas
 
-        columns = [field.name for field in dataclasses.fields(Finding)]
-        rows = [{name: getattr(finding, name) for name in columns} for finding in self]
-        return pandas.DataFrame(rows, columns=columns)
+        columns = {}
+        for field in dataclasses.fields(Finding):
+            columns[field.name] = [getattr(finding, field.name) for finding in self]
+        return pandas.DataFrame(columns)
 
 
 @suggests
@@ -111,23 +113,30 @@ def diagnose(
     seconds to minutes, on texts with one class each: a control with random weights, a bag of words,
     near copies, two runs from one seed.
 
-    Raises :class:`StrategyError` for a check that there is not, and what :func:`adapt.finetune`
-    raises for data and arguments that it refuses.
+    Raises :class:`StrategyError` for a check that there is not, for ``labels`` without ``inputs``
+    and ``deep`` without a checkpoint and ``inputs``, and what :func:`adapt.finetune` raises for
+    data and arguments that it refuses.
     """
     wanted = check_names(checks)
     columns = Columns(
         text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
     )
+    if labels is not None and inputs is None:
+        raise StrategyError("`labels` are those of `inputs`: give both, or leave them out")
+    run = as_run(pretrained)
+    if deep and (inputs is None or run is not None):
+        raise StrategyError(
+            "`deep` checks look at a checkpoint with `inputs`: give both, or leave `deep` out"
+        )
     if is_log(pretrained):
         if inputs is not None:
             raise StrategyError("records of a loop go without `inputs`: give a run or a checkpoint")
-        return of_log(pretrained, wanted)
-    run = as_run(pretrained)
+        return diagnose_log(pretrained, wanted)
     if run is not None:
-        return of_run(run, inputs, labels, columns, wanted)
+        return diagnose_run(run, inputs, labels, columns, wanted)
     checkpoint: Any = pretrained
     if inputs is None:
-        return of_checkpoint(hub.loaded(checkpoint), wanted)
+        return diagnose_checkpoint(hub.loaded(checkpoint), wanted)
     strategy, epochs = spelled_schedule(strategy, epochs)
     options = FinetuningOptions(
         checkpoint=hub.source_of(checkpoint),
@@ -143,7 +152,7 @@ def diagnose(
         max_length=max_length,
         cache=cache,  # pyright: ignore[reportArgumentType]
     )
-    return of_plan(
+    return diagnose_plan(
         checkpoint,
         inputs,
         labels,
@@ -157,20 +166,20 @@ def diagnose(
     )
 
 
-def is_log(given: Any) -> bool:
-    """Whether what is given are the records of a loop."""
-    if not isinstance(given, Sequence) or isinstance(given, str):
+def is_log(value: Any) -> bool:
+    """Whether a value is the records of a loop."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
         return False
-    return all(isinstance(record, Mapping) for record in given)
+    return all(isinstance(record, Mapping) for record in value)
 
 
-def as_run(given: Any) -> Run | None:
+def as_run(value: Any) -> Run | None:
     """A run, or that in a folder of one; None for any other checkpoint."""
-    if isinstance(given, Run):
-        return given
-    if not isinstance(given, str | os.PathLike):
+    if isinstance(value, Run):
+        return value
+    if not isinstance(value, str | os.PathLike):
         return None
-    folder = files.to_path(given)
+    folder = files.to_path(value)
     if not (folder / "model.json").exists() or not (folder / "config.json").exists():
         return None
     settings = hub.read_json(folder, "config.json")
@@ -199,14 +208,14 @@ def diagnosis(what: str, findings: Sequence[Finding], names: Sequence[str]) -> D
     return Diagnosis(what, tuple(kept), tuple(names))
 
 
-def of_log(records: Any, wanted: frozenset[str]) -> Diagnosis:
+def diagnose_log(records: Any, wanted: frozenset[str]) -> Diagnosis:
     """What the records of a loop tell."""
     names = chosen(["training"], wanted)
     case = TrainingCase(history=list(records))
     return diagnosis("a log", run_checks(CHECKS["training"], case), names)
 
 
-def of_checkpoint(pretrained: Pretrained, wanted: frozenset[str]) -> Diagnosis:
+def diagnose_checkpoint(pretrained: Pretrained, wanted: frozenset[str]) -> Diagnosis:
     """What is wrong with a checkpoint."""
     names = chosen(["checkpoint"], wanted)
     command = ("doctor", {"checkpoint": pretrained.source})
@@ -215,7 +224,7 @@ def of_checkpoint(pretrained: Pretrained, wanted: frozenset[str]) -> Diagnosis:
     return diagnosis(pretrained.source, found, names)
 
 
-def of_plan(
+def diagnose_plan(
     pretrained: Any,
     inputs: Any,
     labels: Any,
@@ -230,8 +239,8 @@ def of_plan(
 ) -> Diagnosis:
     """What is wrong with a checkpoint, the data and the options of a run that is planned."""
     subjects = ["checkpoint", "data", "settings"]
-    of_deep = {check.__name__ for check in CHECKS["deep"]}
-    is_deep = is_deep or bool(checks & of_deep)
+    deep_names = {check.__name__ for check in CHECKS["deep"]}
+    is_deep = is_deep or bool(checks & deep_names)
     if is_deep:
         subjects.append("deep")
     names = chosen(subjects, checks)
@@ -249,7 +258,7 @@ def of_plan(
     if is_deep:
         _, validation = share_or_data(validation)
         case = deep_case(prepared, pretrained, inputs, labels, columns, validation, test)
-        command = beside_runs.planning_command(options, prepared.settings)
+        command = automatic.planning_command(options, prepared.settings)
         wanted = [check for check in CHECKS["deep"] if check.__name__ in names]
         found += run_checks(wanted, case, command)
     what = f"{options.checkpoint} on {prepared.settings['train']}"
@@ -281,14 +290,17 @@ def deep_case(
     texts = texts_of(prepared, train, rows)
     classes = data.task.encode_labels(train.table, train.columns.label, data.names)
     others = {}
+    other_rows = {}
     for name, part in parts.items():
         if part is not train:
-            others[name] = texts_of(prepared, part, sample(len(part.table)))
+            other_rows[name] = sample(len(part.table))
+            others[name] = texts_of(prepared, part, other_rows[name])
     return DeepCase(
         pretrained=hub.loaded(pretrained),
         texts=texts,
         labels=np.asarray(classes)[rows],
         others=others,
+        other_rows=other_rows,
         plan=prepared.plan,
         data=data,
         has_random_weights=prepared.options.random_weights,
@@ -309,7 +321,7 @@ def texts_of(prepared: Prepared, part: Part, rows: np.ndarray) -> list[Any]:
     return [every[row] for row in rows]
 
 
-def of_run(
+def diagnose_run(
     run: Run, inputs: Any, labels: Any, columns: Columns, wanted: frozenset[str]
 ) -> Diagnosis:
     """What is wrong with a run: what was found when it trained, or what its log tells; and with its
@@ -317,9 +329,11 @@ def of_run(
     """
     what = str(run.folder or "the run")
     command = ("doctor", {"run": what})
-    subjects = [*CHECKS] if "findings" in run.result else ["training"]
+    subjects = WITH_A_RUN if "findings" in run.result else ["training"]
     if inputs is not None:
         subjects = ["result"]
+    names = chosen(subjects, wanted)
+    if inputs is not None:
         found = run_checks(CHECKS["result"], scored_case(run, inputs, labels, columns), command)
     elif "findings" in run.result:
         found = [Finding.from_json(entry) for entry in run.result["findings"]]
@@ -327,18 +341,25 @@ def of_run(
         case = TrainingCase(history=[*map(dict, run.history)], outcome=run.outcome, taken=run.steps)
         found = run_checks(CHECKS["training"], case, command)
     found = [dataclasses.replace(one, shown_by=one.shown_by or command) for one in found]
-    return diagnosis(what, found, chosen(subjects, wanted))
+    return diagnosis(what, found, names)
 
 
-def scored_case(run: Run, inputs: Any, labels: Any, given: Columns) -> ResultCase:
-    """How a run does on labelled rows. Columns are those of training, unless others are given."""
+def scored_case(run: Run, inputs: Any, labels: Any, columns: Columns) -> ResultCase:
+    """How a run does on labelled rows. Each column is that of training, unless ``columns`` has
+    another than its default.
+    """
     task = task_of(run.pretrained)
-    columns = run.columns if given == Columns() else given
+    changed = {}
+    for field in dataclasses.fields(Columns):
+        value = getattr(columns, field.name)
+        if value != field.default:
+            changed[field.name] = value
+    columns = dataclasses.replace(run.columns, **changed)
     table, columns = run.make_labelled_table(inputs, labels, columns)
     names = run.pretrained.labels
     outputs = None
     truth: Any = []
-    if task.probed_as == "classes":
+    if task.label_kind == "classes":
         truth = np.asarray(task.encode_labels(table, columns.label, names))
         (predictions,) = predict_table([run.pretrained], table, columns.texts, columns.image)
         outputs = predictions.outputs

@@ -27,7 +27,7 @@ from adapt import extensions, run_folder, tree
 from adapt.cost.clock import Laps
 from adapt.data.augmentation import parse
 from adapt.data.inputs import Columns, Part, check_given, check_same_order, make_parts
-from adapt.doctor import beside_runs
+from adapt.doctor import automatic
 from adapt.doctor.checks import log_findings
 from adapt.doctor.findings import Finding
 from adapt.errors import DivergedError, RuleError, StrategyError, TrainingError
@@ -415,7 +415,7 @@ class Prepared(PreparedRun):
     @functools.cached_property
     def findings(self) -> list[Finding]:
         """What is wrong before the first step."""
-        return beside_runs.before_training(
+        return automatic.before_training(
             self.options, self.plan, self.data, self.settings, self.own_pooling
         )
 
@@ -441,7 +441,7 @@ class Prepared(PreparedRun):
         if run.outcome == "stopped":
             return run
         params = run.pretrained.params
-        found = beside_runs.after_training(
+        found = automatic.after_training(
             self.options, self.plan, self.data, params, history, run.result, self.settings
         )
         log_findings(found)
@@ -449,7 +449,7 @@ class Prepared(PreparedRun):
         return dataclasses.replace(run, result=result)
 
     def diverged_result(self, error: DivergedError, history: list[Record]) -> dict[str, Any]:
-        found = beside_runs.after_divergence(history, error.steps)
+        found = automatic.after_divergence(history, error.steps)
         return super().diverged_result(error, history) | entries([*self.findings, *found])
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:

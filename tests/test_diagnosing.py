@@ -1,12 +1,16 @@
 """A diagnosis of a checkpoint, a plan, a run and a log, from Python and from the command line."""
 
+import dataclasses
 import json
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 
 import adapt
+from adapt.cli.doctor import spelled
+from adapt.doctor import automatic
 from adapt.doctor.checks import CHECKS, check_names
 from adapt.doctor.findings import Finding
 from adapt.errors import StrategyError
@@ -15,6 +19,7 @@ from tests.helpers import healthy
 pytestmark = pytest.mark.usefixtures("own_cache")
 TRAIN = healthy.sentences(240)
 NEW = healthy.sentences(60, seed=1)
+FLIPPED = {"positive": "negative", "negative": "positive"}
 FAST = {"epochs": 4, "batch_size": 16, "patience": 0}
 LEARNS = {"epochs": 8, "learning_rate": 3e-3, "head_learning_rate": 1e-2, "dropout": 0.0}
 
@@ -82,16 +87,31 @@ def test_blocks_that_train_and_that_nothing_reads(checkpoint):
     """The head reads the embedding: every block above it trains for nothing."""
     low = adapt.finetune(checkpoint, *TRAIN, layers=(0,), **FAST | {"epochs": 2})
     (finding,) = [one for one in adapt.diagnose(low) if one.check == "leaves_without_gradient"]
-    still = finding.evidence["leaves"]
-    assert still and all(path.startswith("encoder/block_00/") for path in still)
+    unmoved = finding.evidence["leaves"]
+    assert unmoved and all(path.startswith("encoder/block_00/") for path in unmoved)
 
 
 def test_a_run_is_judged_by_other_rows(run):
     assert not names(adapt.diagnose(run, *NEW))
-    flipped = [{"positive": "negative", "negative": "positive"}[label] for label in NEW[1]]
+    flipped = [FLIPPED[label] for label in NEW[1]]
     found = {finding.check: finding for finding in adapt.diagnose(run.folder, NEW[0], flipped)}
     assert found["labels_in_another_order"].evidence["renamed"] > 0.8
     assert found["labels_in_another_order"].shown_by == ("doctor", {"run": str(run.folder)})
+
+
+def test_columns_of_other_rows_are_those_of_training_unless_one_is_named(run):
+    by_review = dataclasses.replace(run, settings={**run.settings, "text_column": "review"})
+    table = {"review": NEW[0], "tone": NEW[1]}
+    assert not names(adapt.diagnose(by_review, table, label_column="tone"))
+
+
+def test_a_prompt_is_judged_by_labelled_rows(checkpoint):
+    """All of its answers are wrong here."""
+    words = {"positive": "good", "negative": "bad"}
+    run = adapt.zero_shot(checkpoint, "was [MASK] and {text}", words)
+    answers = run.predict(NEW[0]).labels
+    found = names(adapt.diagnose(run, NEW[0], [FLIPPED[label] for label in answers]))
+    assert found & {"no_better_than_baseline", "labels_in_another_order", "one_class_for_all"}
 
 
 def test_a_folder_of_an_earlier_version_is_judged_by_its_log(run, tmp_path):
@@ -117,12 +137,28 @@ def test_some_checks_alone(run, checkpoint):
         adapt.diagnose([{"loss": 1.0, "step": 1}], *TRAIN)
 
 
+def test_checks_that_nobody_made_are_not_named(run):
+    assert not {check.__name__ for check in CHECKS["deep"]} & set(adapt.diagnose(run).checks)
+    with pytest.raises(StrategyError, match="look at something else"):
+        adapt.diagnose(run, checks=["near_copies"])
+
+
+def test_arguments_that_say_nothing_are_refused(run, checkpoint):
+    for subject in (run, checkpoint, [{"loss": 1.0, "step": 1}]):
+        with pytest.raises(StrategyError, match="`deep`"):
+            adapt.diagnose(subject, deep=True)
+        with pytest.raises(StrategyError, match="`labels`"):
+            adapt.diagnose(subject, labels=TRAIN[1])
+    with pytest.raises(StrategyError, match="`deep`"):
+        adapt.diagnose(run, *NEW, deep=True)
+
+
 def test_a_finding_is_read_back_from_json():
     finding = Finding(
         severity="note",
         seen="x",
         cause="y",
-        mend="z",
+        fix="z",
         check="padding",
         evidence={"share": 0.5},
         shown_by=("doctor", {"run": "r"}),
@@ -140,6 +176,16 @@ def test_a_check_that_fails_does_not_end_a_run(checkpoint, monkeypatch, caplog):
     assert "the check broken failed" in caplog.text
 
 
+def test_what_the_checks_would_look_at_does_not_end_a_run_either(checkpoint, caplog):
+    prepared = healthy.plan(adapt.load(checkpoint), TRAIN)
+    plan, data = prepared.plan, prepared.data
+    result = {}  # of which nothing can be made
+    options = prepared.options
+    assert automatic.after_training(options, plan, data, plan.params, [], result, {}) == []
+    assert "the checks of the training failed" in caplog.text
+    assert "the checks of the result failed" in caplog.text
+
+
 # The command
 
 
@@ -151,10 +197,34 @@ def test_the_command_shows_each_finding_and_what_shows_it(here, checkpoint, tmp_
     done = here("doctor", *plan, cwd=tmp_path)
     assert done.returncode == 0
     assert "warning   head_rate_too_low" in done.stdout
-    assert "mend      give a larger --head-learning-rate" in done.stdout
+    assert "fix       give a larger --head-learning-rate" in done.stdout
     assert "--head-learning-rate 1e-06 --checks head_rate_too_low" in done.stdout
     (entry,) = json.loads(done.stdout.splitlines()[-1])["findings"]
     assert entry["check"] == "head_rate_too_low"
+
+
+def test_the_command_that_is_shown_shows_it_again(here, checkpoint, tmp_path):
+    from tests.helpers import tiny
+
+    tiny.write_table(tmp_path / "train.csv", list(zip(*TRAIN, strict=True)))
+    tiny.write_table(tmp_path / "test.csv", [(text, "positive") for text in NEW[0]])
+    data = ["--checkpoint", checkpoint, "--train", "train.csv", "--test", "test.csv", "--seed", "3"]
+    plan = ["--strategy", "frozen", "--cache", "off", "--epochs", "5", "--layers", "0", "1"]
+    done = here("doctor", *data, *plan, "--max-length", "5", cwd=tmp_path)
+    shown = [line for line in done.stdout.splitlines() if line.startswith("shown by")]
+    checks = [entry["check"] for entry in json.loads(done.stdout.splitlines()[-1])["findings"]]
+    assert {"cache_off", "truncated_texts", "absent_classes"} <= set(checks)
+    for line, check in zip(shown, checks, strict=True):
+        again = here(*shlex.split(line)[3:], cwd=tmp_path)
+        assert json.loads(again.stdout.splitlines()[-1])["findings"][0]["check"] == check
+
+
+def test_a_command_has_flags_as_they_are_typed():
+    options = {"random_weights": True, "layers": [0, 1], "template": "it was [MASK]"}
+    typed = (
+        "adapt doctor --random-weights --layers 0 1 --template 'it was [MASK]' --checks cache_off"
+    )
+    assert spelled("doctor", options, "cache_off") == typed
 
 
 def test_the_command_says_that_all_is_well(here, run, checkpoint):

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint, data, a plan of flags, or a run? Findings with evidence and a mend.
+"""What is wrong with a checkpoint, data, a plan of flags, or a run? Findings with evidence and a fix.
 
     adapt doctor --checkpoint minilm                                 # weights and tokenizer
     adapt doctor --checkpoint minilm --train mine.csv                # and the data
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from adapt import diagnosing
 from adapt.cli import console
 from adapt.cli.finetune import check_held_out
-from adapt.cli.flags import changed_flags, flag, name_flags
+from adapt.cli.flags import changed_flags, flag, flag_words, name_flags
 from adapt.data.inputs import Columns
 from adapt.diagnosing import Diagnosis
 from adapt.doctor.checks import check_names
@@ -60,8 +60,16 @@ class Config(DoctorOptions, FinetuningOptions, DataOptions, SplitOptions, Import
 
 
 # The flags that go with a run; any other is of a plan.
-OF_RUNS = {"run", "data", "checks", "import_", "text_column", "text_pair_column", "label_column"}
-OF_RUNS |= {"image_column"}
+OF_RUNS = {
+    "run",
+    "data",
+    "checks",
+    "import_",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "image_column",
+}
 # Those that go with a checkpoint alone.
 OF_CHECKPOINTS = {"checkpoint", "checks", "import_"}
 
@@ -81,14 +89,14 @@ def diagnosed(config: Config) -> Diagnosis:
     if config.run is not None:
         check_flags(config, OF_RUNS, f"{flag('run')} is a run, which has its own settings")
         run = load_run(config.run)
-        return diagnosing.of_run(run, config.data, None, Columns.of(config), wanted)
+        return diagnosing.diagnose_run(run, config.data, None, Columns.of(config), wanted)
     if config.data is not None:
         raise StrategyError("`data` is what a `run` predicts: name the run, or give `train`")
     if config.train is None:
         check_flags(config, OF_CHECKPOINTS, "without `train` the checkpoint alone is looked at")
-        return diagnosing.of_checkpoint(hub.load(config.checkpoint), wanted)
+        return diagnosing.diagnose_checkpoint(hub.load(config.checkpoint), wanted)
     check_held_out(config.held_out, config.validation)
-    return diagnosing.of_plan(
+    return diagnosing.diagnose_plan(
         config.checkpoint,
         config.train,
         None,
@@ -111,14 +119,14 @@ def check_flags(config: Config, known: set[str], why: str) -> None:
 
 
 def show(found: Diagnosis) -> None:
-    """Every finding: what was seen, its cause, the mend, and the command that shows it."""
+    """Every finding: what was seen, its cause, the fix, and the command that shows it."""
     console.say(f"looked at {found.what}, by {len(found.checks)} checks")
     for finding in found:
         console.say()
         show_finding(finding)
     console.say()
     if not len(found):
-        console.say("well      nothing is wrong that these checks can see")
+        console.say("fine      nothing is wrong that these checks can see")
     else:
         count = "1 finding" if len(found) == 1 else f"{len(found)} findings"
         console.say(f"found     {count}; docs/troubleshooting.md has each by its name")
@@ -130,7 +138,7 @@ def show_finding(finding: Finding) -> None:
     console.say(f"{finding.severity:9} {finding.check}")
     console.say(f"seen      {plain(finding.seen)}")
     console.say(f"cause     {plain(finding.cause)}{sure}")
-    console.say(f"mend      {plain(finding.mend)}")
+    console.say(f"fix       {plain(finding.fix)}")
     if finding.shown_by is not None:
         command = spelled(*finding.shown_by, finding.check)
         console.say_unbroken(f"shown by  {command}")
@@ -143,9 +151,10 @@ def plain(sentence: str) -> str:
 
 def spelled(command: str, options: Mapping[str, Any], check: str) -> str:
     """A command as it is typed."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
     words = ["adapt", command]
     for name, value in options.items():
-        words += [flag(name), str(value)]
+        words += flag_words(name, value, defaults.get(name))
     if command == "doctor":
         words += [flag("checks"), check]
     return shlex.join(words)

@@ -99,17 +99,19 @@ def changed_flags(config: Options, unnamed: Iterable[str] = ()) -> list[str]:
     words = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default or field.name in unnamed:
-            continue
-        if isinstance(value, bool) and field.default is None:
-            words += [flag(field.name), "yes" if value else "no"]
-            continue
-        if isinstance(value, bool):
-            words.append(flag(field.name if value else f"no_{field.name}"))
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        words += [flag(field.name), *(str(value) for value in values)]
+        if value != field.default and field.name not in unnamed:
+            words += flag_words(field.name, value, field.default)
     return words
+
+
+def flag_words(name: str, value: Any, default: Any) -> list[str]:
+    """A flag with its value, as words of a command line; ``default`` is that of the field."""
+    if isinstance(value, bool) and default is None:
+        return [flag(name), "yes" if value else "no"]
+    if isinstance(value, bool):
+        return [flag(name if value else f"no_{name}")]
+    values = value if isinstance(value, tuple | list) else (value,)
+    return [flag(name), *(str(one) for one in values)]
 
 
 def read_flags(

@@ -16,6 +16,8 @@ from adapt.tasks import Task
 from adapt.training.metrics_log import Record
 from adapt.training.optim import FROZEN
 
+FEW = 20  # rows, of which shares say nothing
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointCase:
@@ -49,8 +51,9 @@ class TrainingCase:
     """A run after its last step, as its log tells it.
 
     ``prior_loss`` is the loss of the shares of the training labels, which look at no input; None
-    where it is not known. ``before`` and ``after`` are the parameters that train, by path: those it
-    began with, and the best. Both are empty where only the log is there.
+    where it is not known. With ``has_new_head`` the loss begins at about that; with the head of
+    pre-training it can begin far above. ``before`` and ``after`` are the parameters that train, by
+    path: those it began with, and the best. Both are empty where only the log is there.
     """
 
     history: Sequence[Record]
@@ -60,6 +63,7 @@ class TrainingCase:
     outcome: str = "complete"
     best_step: int = 0  # that of ``after``
     taken: int = 0  # steps, of which the last few may not be logged
+    has_new_head: bool = True
 
     @functools.cached_property
     def records(self) -> list[Record]:
@@ -127,14 +131,16 @@ class ResultCase:
 class DeepCase:
     """A sample of the training rows of one class each, and the run that is planned on all of them.
 
-    ``texts`` are N texts, ``labels`` int [N] their classes; ``others`` are texts of the other parts,
-    by name. ``memo`` keeps what several checks compute.
+    ``texts`` are N texts, ``labels`` int [N] their classes; ``others`` are texts of the other
+    parts, by name, and ``other_rows`` the rows of these parts that they are. ``memo`` keeps what
+    several checks compute.
     """
 
     pretrained: Pretrained
     texts: Sequence[str]
     labels: np.ndarray
     others: Mapping[str, Sequence[str]]
+    other_rows: Mapping[str, np.ndarray]
     plan: Plan
     data: TaskData
     has_random_weights: bool = False
@@ -153,10 +159,10 @@ def prior_loss(task: Task, labels: Any, names: Sequence[str]) -> float | None:
     """The mean loss of the best answer that looks at no input: the entropy of classes, the variance
     of values. None for labels that are neither.
     """
-    if task.probed_as == "classes":
+    if task.label_kind == "classes":
         shares = np.bincount(np.asarray(labels), minlength=len(names)) / len(labels)
         shares = shares[shares > 0]
         return float(-(shares * np.log(shares)).sum())
-    if task.probed_as == "values":
+    if task.label_kind == "values":
         return float(np.var(np.asarray(labels, np.float64)))
     return None

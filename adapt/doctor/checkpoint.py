@@ -8,14 +8,17 @@ import numpy as np
 from adapt import tree
 from adapt.doctor.cases import CheckpointCase
 from adapt.doctor.findings import Finding
+from adapt.pretrained.tokenizer import Tokenizer
 
 # Pairs of a word and its other form whose rows are compared; fewer say nothing.
 FEWEST_PAIRS = 200
+FEWEST_WORDS = 200  # of a vocabulary, from which a share of them says something
 # The mean cosine of such pairs, less that of pairs by chance, both without the mean row: 0.59 and
 # 0.47 in MiniLM and a tiny BERT, 0.00 with the tokens in another order.
-LEAST_KINSHIP = 0.05
+LEAST_SIMILARITY = 0.05
 MOST_PAIRS = 4000
 CASED_SHARE = 0.05  # of the words of a vocabulary; a lower-cased one has hardly any with a capital
+MARKS = "Ġ▁#"  # what tokens of words have at their beginning; the first is a capital letter
 SENTENCE = "The Quick Brown Fox Jumps Over The Lazy Dog"
 
 
@@ -28,14 +31,16 @@ def newly_initialised(case: CheckpointCase) -> Iterator[Finding]:
     if not names:
         return
     is_partly = len(names) < len(fresh)
-    what = "all blocks" if not is_partly else f"{len(names)} of {len(fresh)} blocks"
+    what = "all blocks"
+    cause = "the checkpoint was saved before it was trained"
+    if is_partly:
+        what = f"{len(names)} of {len(fresh)} blocks"
+        cause = "a part of the weights was newly initialised when the checkpoint was saved"
     yield Finding(
         severity="error",
         seen=f"{case.pretrained.source}: in {what} every norm is 1 and every bias 0",
-        cause="a part of the weights was newly initialised when the checkpoint was saved"
-        if is_partly
-        else "the checkpoint was saved before it was trained",
-        mend="get the pre-trained weights, or convert them again and look at what was not found",
+        cause=cause,
+        fix="get the pre-trained weights, or convert them again and look at what was not found",
         certainty="likely",
         evidence={"fresh": names, "blocks": len(fresh)},
     )
@@ -63,23 +68,23 @@ def tokenizer_of_another_model(case: CheckpointCase) -> Iterator[Finding]:
     table = token_table(case)
     if tokenizer is None or table is None or case.has_random_weights:
         return
-    pairs = kindred_pairs(tokenizer.backend.get_vocab())
+    pairs = related_pairs(tokenizer.backend.get_vocab())
     if len(pairs) < FEWEST_PAIRS:
         return
     rows = np.asarray(table[np.unique(pairs)], np.float32)
     centre = rows.mean(0)
     words = np.asarray(table[pairs[:, 0]], np.float32) - centre
-    kin = np.asarray(table[pairs[:, 1]], np.float32) - centre
-    alike = mean_cosine(words, kin)
-    by_chance = mean_cosine(words, np.roll(kin, len(kin) // 2, axis=0))
-    if alike - by_chance >= LEAST_KINSHIP:
+    related = np.asarray(table[pairs[:, 1]], np.float32) - centre
+    alike = mean_cosine(words, related)
+    by_chance = mean_cosine(words, np.roll(related, len(related) // 2, axis=0))
+    if alike - by_chance >= LEAST_SIMILARITY:
         return
     yield Finding(
         severity="error",
         seen=f"{case.pretrained.source}: the embeddings of words and their other forms (word, "
         f"words) are no more alike than any two, cosine {alike:.2f} against {by_chance:.2f}",
         cause="the tokenizer is of another model, or the embedding was never trained",
-        mend="get the tokenizer's files from where the weights are from",
+        fix="get the tokenizer's files from where the weights are from",
         certainty="likely",
         evidence={"pairs": len(pairs), "cosine": alike, "cosine_by_chance": by_chance},
     )
@@ -90,7 +95,7 @@ def token_table(case: CheckpointCase) -> Any:
     return tree.paths(case.pretrained.params["encoder"]).get("embedding/token")
 
 
-def kindred_pairs(vocabulary: dict[str, int]) -> np.ndarray:
+def related_pairs(vocabulary: dict[str, int]) -> np.ndarray:
     """Ids of tokens that are spelled alike, int64 [P, 2]: a word with its plural, with a capital, or
     as it stands inside a word and at its beginning.
     """
@@ -127,7 +132,7 @@ def special_tokens_missing(case: CheckpointCase) -> Iterator[Finding]:
         seen=f"{case.pretrained.source}: the tokenizer adds no special token, and its vocabulary has "
         f"{' and '.join(known)}",
         cause="tokenizer.json has lost its post_processor",
-        mend="get tokenizer.json from where the weights are from, or remove it where vocab.txt is "
+        fix="get tokenizer.json from where the weights are from, or remove it where vocab.txt is "
         "beside it",
         certainty="likely",
         evidence={"special_tokens": known},
@@ -142,24 +147,20 @@ def case_mismatch(case: CheckpointCase) -> Iterator[Finding]:
     if tokenizer is None:
         return
     vocabulary = tokenizer.backend.get_vocab()
-    words = [token.lstrip("Ġ▁#") for token in vocabulary]
+    words = [token.lstrip(MARKS) for token in vocabulary]
     words = [word for word in words if len(word) > 1 and word.isalpha() and word.isascii()]
-    if len(words) < FEWEST_PAIRS:
+    if len(words) < FEWEST_WORDS:
         return
     cased = sum(word != word.lower() for word in words) / len(words)
-    (tokens,) = tokenizer.tokenize([SENTENCE])
-    own = tokens.texts >= 0
-    read = "".join(token for token, is_own in zip(tokens.strings, own, strict=True) if is_own)
-    lowers = not any(letter.isupper() for letter in read.replace(unknown_spelling(case), ""))
-    unknown = read.count(unknown_spelling(case)) if unknown_spelling(case) else 0
-    evidence = {"cased_share": cased, "read": read}
-    if lowers and cased > CASED_SHARE and not unknown:
+    read, unknown = read_sentence(tokenizer)
+    evidence = {"cased_share": cased, "read": read, "unknown": unknown}
+    if read == read.lower() and cased > CASED_SHARE and not unknown:
         yield Finding(
             severity="warning",
             seen=f"{case.pretrained.source}: the tokenizer lowers every letter, and {cased:.0%} of "
             "the words in its vocabulary have capitals",
             cause="a cased model with the setting of an uncased one",
-            mend="set do_lower_case to false in tokenizer_config.json, or lowercase in "
+            fix="set do_lower_case to false in tokenizer_config.json, or lowercase in "
             "tokenizer.json",
             certainty="likely",
             evidence=evidence,
@@ -168,16 +169,23 @@ def case_mismatch(case: CheckpointCase) -> Iterator[Finding]:
         yield Finding(
             severity="error",
             seen=f"{case.pretrained.source}: words with a capital become "
-            f"{unknown_spelling(case)}, and the vocabulary has none",
+            f"{unknown_spelling(tokenizer)}, and the vocabulary has none",
             cause="an uncased model whose tokenizer keeps the case",
-            mend="set do_lower_case to true in tokenizer_config.json",
+            fix="set do_lower_case to true in tokenizer_config.json",
             certainty="likely",
             evidence=evidence,
         )
 
 
-def unknown_spelling(case: CheckpointCase) -> str:
+def read_sentence(tokenizer: Tokenizer) -> tuple[str, int]:
+    """(the letters that the tokenizer makes of SENTENCE, how many of its tokens are unknown)."""
+    (tokens,) = tokenizer.tokenize([SENTENCE])
+    own = [token for token, text in zip(tokens.strings, tokens.texts, strict=True) if text >= 0]
+    known = [token.lstrip(MARKS) for token in own if token != unknown_spelling(tokenizer)]
+    return "".join(known), len(own) - len(known)
+
+
+def unknown_spelling(tokenizer: Tokenizer) -> str:
     """How the tokenizer spells what its vocabulary does not have; "" where it has no such token."""
-    tokenizer = case.pretrained.tokenizer
-    unknown = tokenizer.unknown.unknown if tokenizer else None
+    unknown = tokenizer.unknown.unknown
     return unknown[1] if unknown else ""

@@ -47,7 +47,7 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         training.diverged,
         training.loss_above_prior,
         training.nothing_learned,
-        training.learned_by_heart,
+        training.memorised,
         training.updates_rounded_away,
         training.leaves_without_gradient,
     ),
@@ -97,9 +97,21 @@ def run_checks(
 
 
 def run_safely(
-    subject: str, case: Any, shown_by: tuple[str, Mapping[str, Any]] | None = None
+    subject: str,
+    make_case: Callable[[], Any],
+    shown_by: tuple[str, Mapping[str, Any]] | None = None,
 ) -> list[Finding]:
-    """All checks of a subject beside a run, which they must not end: one that fails is logged."""
+    """All checks of a subject beside a run, which they must not end: one that fails is logged, and
+    so is a case that can't be made.
+    """
+    try:
+        case = make_case()
+    except Exception as error:  # the run is worth more than the checks
+        logger.warning(
+            f"the checks of the {subject} failed ({type(error).__name__}: {error}): please report "
+            "this"
+        )
+        return []
     found = []
     for check in CHECKS[subject]:
         try:

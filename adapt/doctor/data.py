@@ -7,11 +7,10 @@ import numpy as np
 from adapt.data.examples import Examples
 from adapt.data.labels import is_class_numbers
 from adapt.data.sources import TokenSource
-from adapt.doctor.cases import DataCase
+from adapt.doctor.cases import FEW, DataCase
 from adapt.doctor.findings import Finding
 
 SHOWN = 5  # rows of the evidence
-FEW = 20  # rows, of which shares say nothing
 # Rows that a short text repeats by chance ("ok") are few; the bundled sets have less than these.
 HELD_OUT_SHARE = 0.05
 CONTRADICTORY_SHARE = 0.02
@@ -31,7 +30,7 @@ def repeated_rows(case: DataCase) -> Iterator[Finding]:
             severity="error" if count > HELD_OUT_SHARE * size else "warning",
             seen=f"{count:,} of {size:,} {name} rows are in the training data, too",
             cause="the sets were split before copies were taken out, or overlap",
-            mend="take them out of one of the two",
+            fix="take them out of one of the two",
             evidence={"set": name, "rows": count, "of": size},
             is_logged=True,
         )
@@ -54,7 +53,7 @@ def held_out_rows_in_training(case: DataCase) -> Iterator[Finding]:
         seen=f"{count:,} of {len(held_out):,} rows that were held out for validation have a copy "
         "among those that train",
         cause="the training file has rows several times",
-        mend="take copies out of the file, or give `validation` data of their own",
+        fix="take copies out of the file, or give `validation` data of their own",
         evidence={"rows": count, "of": len(held_out), "share": share},
     )
 
@@ -63,10 +62,10 @@ def contradictory_labels(case: DataCase) -> Iterator[Finding]:
     """Training rows of the same input with different labels: no model can have both right."""
     train = case.data.sets["train"]
     keys = fingerprints(train)
-    if keys is None or not is_class_numbers(train.labels):
+    labels = classes_of(case, train)
+    if keys is None or labels is None:
         return
     _, group = np.unique(keys, return_inverse=True)
-    labels = np.asarray(train.labels)
     low = np.full(group.max(initial=0) + 1, labels.max(initial=0))
     high = np.zeros_like(low)
     np.minimum.at(low, group, labels)
@@ -80,15 +79,16 @@ def contradictory_labels(case: DataCase) -> Iterator[Finding]:
         seen=f"{len(rows):,} of {len(keys):,} training rows have the input of another row and not "
         "its label",
         cause="labels were shuffled or are noise, or another column belongs to the input",
-        mend="look at these rows, or name the second column as `text_pair_column`",
+        fix="look at these rows, or name the second column as `text_pair_column`",
         certainty="possible",
-        evidence={"rows": len(rows), "share": share, "first": (rows[:SHOWN] + 1).tolist()},
+        evidence={"rows": len(rows), "share": share, "first": first_rows(train, rows)},
     )
 
 
 def same_inputs(case: DataCase) -> Iterator[Finding]:
     """A large share of training rows with one and the same input."""
-    keys = fingerprints(case.data.sets["train"])
+    train = case.data.sets["train"]
+    keys = fingerprints(train)
     if keys is None or len(keys) < FEW:
         return
     _, first, counts = np.unique(keys, return_index=True, return_counts=True)
@@ -102,10 +102,15 @@ def same_inputs(case: DataCase) -> Iterator[Finding]:
         seen=f"{most:,} of {len(keys):,} training rows have the same input",
         cause="the text column is another one, or what tells rows apart is truncated or unknown to "
         "the tokenizer",
-        mend="look at what `text_column` names, and at a row's tokens",
+        fix="look at what `text_column` names, and at a row's tokens",
         certainty="likely",
-        evidence={"rows": most, "share": share, "first": (rows[:SHOWN] + 1).tolist()},
+        evidence={"rows": most, "share": share, "first": first_rows(train, rows)},
     )
+
+
+def first_rows(examples: Examples, index: np.ndarray) -> list[int]:
+    """The rows of the file, counted from 1, that the first of some examples are."""
+    return (examples.rows[index[:SHOWN]] + 1).tolist()
 
 
 def unknown_tokens(case: DataCase) -> Iterator[Finding]:
@@ -131,7 +136,7 @@ def unknown_tokens(case: DataCase) -> Iterator[Finding]:
                 seen=f"{name}: {share:.0%} of the tokens are {spelling}",
                 cause="the vocabulary is of another language, script or domain, or the tokenizer's "
                 "settings are another model's",
-                mend="take a checkpoint whose vocabulary has these texts",
+                fix="take a checkpoint whose vocabulary has these texts",
                 certainty="likely",
                 evidence={"set": name, "tokens": own, "unknown": count},
                 is_logged=tokenizer.unknown.mostly_unknown > 0,
@@ -142,17 +147,25 @@ def truncated_texts(case: DataCase) -> Iterator[Finding]:
     """A large share of texts of which the encoder reads a part."""
     for name, examples in case.data.sets.items():
         long = examples.long
-        share = long.truncated / max(len(examples), 1)
-        if share <= TRUNCATED_SHARE or len(examples) < FEW:
+        total = len(examples)
+        if name == "train" and case.is_held_out:  # what was too long is counted for the whole file
+            total += len(case.data.sets["validation"])
+        share = long.truncated / max(total, 1)
+        if share <= TRUNCATED_SHARE or total < FEW:
             continue
         yield Finding(
             severity="note",
-            seen=f"{name}: {long.truncated:,} of {len(examples):,} texts are longer than "
+            seen=f"{name}: {long.truncated:,} of {total:,} texts are longer than "
             f"{long.max_length} tokens, and {long.tokens_left_out:,} tokens are left out",
             cause="`max_length`, or what the checkpoint reads",
-            mend="give a larger `max_length` where the checkpoint has the positions, or `long` "
+            fix="give a larger `max_length` where the checkpoint has the positions, or `long` "
             "head+tail or windows",
-            evidence={"set": name, "texts": long.truncated, "tokens": long.tokens_left_out},
+            evidence={
+                "set": name,
+                "texts": long.truncated,
+                "of": total,
+                "tokens": long.tokens_left_out,
+            },
             is_logged=True,
         )
 
@@ -161,7 +174,7 @@ def imbalance(case: DataCase) -> Iterator[Finding]:
     """A class so frequent that accuracy is high without a look at any input."""
     counts = case.data.class_counts
     total = sum(counts.values())
-    if case.data.task.probed_as != "classes" or case.data.primary_metric != "accuracy":
+    if case.data.task.label_kind != "classes" or case.data.primary_metric != "accuracy":
         return
     if total < FEW:
         return
@@ -172,8 +185,8 @@ def imbalance(case: DataCase) -> Iterator[Finding]:
     yield Finding(
         severity="warning",
         seen=f"{share:.0%} of the training rows are '{name}', and accuracy decides",
-        cause="imbalance beyond the metric: who says it always has this accuracy",
-        mend="give `score` macro_f1, perhaps with `class_weights` balanced",
+        cause="classes too uneven for accuracy: an answer of this class to everything has as much",
+        fix="give `score` macro_f1, perhaps with `class_weights` balanced",
         evidence={"class": name, "share": share, "rows": total},
     )
 
@@ -182,10 +195,10 @@ def absent_classes(case: DataCase) -> Iterator[Finding]:
     """A validation or test set that has one class, where training has several."""
     names = case.data.names
     for name, examples in case.data.sets.items():
-        labels = examples.labels
-        if name == "train" or len(examples) < FEW or not is_class_numbers(labels):
+        labels = classes_of(case, examples)
+        if name == "train" or len(examples) < FEW or labels is None:
             continue
-        present = np.unique(np.asarray(labels))
+        present = np.unique(labels)
         if len(present) > 1 or len(names) < 2:
             continue
         only = names[int(present[0])]
@@ -193,10 +206,18 @@ def absent_classes(case: DataCase) -> Iterator[Finding]:
             severity="error",
             seen=f"all {len(examples):,} {name} rows are '{only}'",
             cause="the file is sorted by class and was cut, or the labels are of another column",
-            mend="draw the rows at random, with some of every class",
+            fix="draw the rows at random, with some of every class",
             certainty="likely",
             evidence={"set": name, "class": only, "rows": len(examples)},
         )
+
+
+def classes_of(case: DataCase, examples: Examples) -> np.ndarray | None:
+    """The class of each example, int [N]; None where they have none, or several."""
+    # A class that a word says is the label of its token, and the target of its example.
+    has_classes = case.data.task.label_kind == "classes"
+    labels = examples.targets if has_classes else examples.labels
+    return labels if is_class_numbers(labels) else None
 
 
 def fingerprints(examples: Examples) -> np.ndarray | None:
@@ -214,10 +235,10 @@ def fingerprints(examples: Examples) -> np.ndarray | None:
     order = np.arange(len(tokens))
     values = source.tokens.values[tokens.flat_indices(order)].astype(np.uint64)
     ends = np.cumsum(tokens.lengths)
-    places = np.arange(len(values)) - np.repeat(ends - tokens.lengths, tokens.lengths)
+    positions = np.arange(len(values)) - np.repeat(ends - tokens.lengths, tokens.lengths)
     factors = np.random.default_rng(0).integers(2**63, size=max(source.max_length, 1) + 1)
     factors = factors.astype(np.uint64) | np.uint64(1)
-    mixed = (values + np.uint64(1)) * factors[np.minimum(places, len(factors) - 1)]
+    mixed = (values + np.uint64(1)) * factors[np.minimum(positions, len(factors) - 1)]
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
     keys = sums[ends] - sums[ends - tokens.lengths]
     if tokens.second_start is not None:

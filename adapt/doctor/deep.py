@@ -3,6 +3,7 @@
 They look at a sample of the training rows, by scikit-learn's classifiers on features and on words.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from adapt.doctor.findings import Finding
 from adapt.options import ModelOptions
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
-from adapt.training.step import init_state
+from adapt.training import optim, phases
+from adapt.training.step import init_trainable
 
 ROWS = 1000  # of the sample
 FOLDS = 5
@@ -31,37 +33,49 @@ def no_better_than_random_weights(case: DeepCase) -> Iterator[Finding]:
         return
     own = right_by_features(case, case.pretrained)
     random = right_by_features(case, with_random_weights(case.pretrained))
-    gain, error = paired(own, random)
-    if gain > SURE * error:
+    no_gain = compared(own, random, "random", "with random weights")
+    if no_gain is None:
         return
     yield Finding(
+        **no_gain,
         severity="warning",
-        seen=f"frozen features get {own.mean():.3f} of {len(own):,} rows right, and with random "
-        f"weights {random.mean():.3f} (difference {gain:+.3f}, standard error {error:.3f})",
         cause="the weights were not loaded as they were trained, the tokenizer is another model's, or "
         "words alone have the answer",
-        mend="look at the checkpoint's checks; where they find nothing, a smaller model may do",
+        fix="look at the checkpoint's checks; where they find nothing, a smaller model may do",
         certainty="possible",
-        evidence={"own": float(own.mean()), "random": float(random.mean()), "error": error},
     )
 
 
 def no_better_than_bag_of_words(case: DeepCase) -> Iterator[Finding]:
     """Features that classify no better than the words and pairs of words of the texts."""
     own = right_by_features(case, case.pretrained)
-    words = right_by_words(case)
-    gain, error = paired(own, words)
-    if gain > SURE * error:
+    no_gain = compared(own, right_by_words(case), "words", "words and pairs of words")
+    if no_gain is None:
         return
     yield Finding(
+        **no_gain,
         severity="note",
-        seen=f"frozen features get {own.mean():.3f} of {len(own):,} rows right, and words and pairs of "
-        f"words {words.mean():.3f} (difference {gain:+.3f}, standard error {error:.3f})",
         cause="single words have the answer, or the features do not suit the task",
-        mend="train more of the encoder, or take the words",
+        fix="train more of the encoder, or take the words",
         certainty="possible",
-        evidence={"own": float(own.mean()), "words": float(words.mean()), "error": error},
     )
+
+
+def compared(
+    own: np.ndarray, other: np.ndarray, name: str, description: str
+) -> dict[str, Any] | None:
+    """``seen`` and ``evidence`` where features have no more rows right than something else has;
+    None where they have.
+    """
+    gain, error = paired(own, other)
+    if gain > SURE * error:
+        return None
+    seen = (
+        f"frozen features get {own.mean():.3f} of {len(own):,} rows right, and {description} "
+        f"{other.mean():.3f} (difference {gain:+.3f}, standard error {error:.3f})"
+    )
+    evidence = {"own": float(own.mean()), name: float(other.mean()), "error": error}
+    return {"seen": seen, "evidence": evidence}
 
 
 def labels_not_learnable(case: DeepCase) -> Iterator[Finding]:
@@ -80,7 +94,7 @@ def labels_not_learnable(case: DeepCase) -> Iterator[Finding]:
         seen=f"{' and '.join(tried)} get at most {best:.3f} of {len(case.labels):,} rows right, and the "
         f"largest class has {majority:.3f}",
         cause="the labels do not belong to the texts: shuffled, or another column",
-        mend="look at some rows",
+        fix="look at some rows",
         certainty="likely",
         evidence={"majority": float(majority), **{name: float(x) for name, x in tried.items()}},
     )
@@ -95,14 +109,15 @@ def near_copies(case: DeepCase) -> Iterator[Finding]:
         share = len(rows) / max(len(texts), 1)
         if share <= NEAR_SHARE:
             continue
+        first = case.other_rows[name][rows[:5]] + 1
         yield Finding(
             severity="warning",
             seen=f"{len(rows):,} of {len(texts):,} {name} rows are all but a row of "
             f"{len(case.texts):,} training rows (cosine {NEAR} or more)",
             cause="copies with small changes, or an encoder for which all texts are alike",
-            mend="take such rows out of one of the sets",
+            fix="take such rows out of one of the sets",
             certainty="possible",
-            evidence={"set": name, "rows": len(rows), "share": share, "first": rows[:5].tolist()},
+            evidence={"set": name, "rows": len(rows), "share": share, "first": first.tolist()},
         )
 
 
@@ -116,7 +131,7 @@ def two_runs_differ(case: DeepCase) -> Iterator[Finding]:
         seen=f"{STEPS} steps from the same seed gave other parameters when they were taken again",
         cause="a loss, head or data of one's own that draw from another source, or kernels of the "
         "device that add in any order",
-        mend="draw from the key of the step; on a GPU XLA_FLAGS=xla_gpu_deterministic_ops",
+        fix="draw from the key of the step; on a GPU XLA_FLAGS=xla_gpu_deterministic_ops",
         evidence={"steps": STEPS},
     )
 
@@ -126,11 +141,11 @@ def first_steps(case: DeepCase) -> str:
     plan = case.plan
     phase = plan.phases[0]
     key = jax.random.fold_in(plan.key, 1)
-    frozen, state = init_state(plan.params, phase.labels, phase.tx, key, plan.layout)
-    for number, batch in enumerate(case.data.batches(0, 0)):
-        if number == STEPS:
-            break
-        state, _ = phase.step(frozen, state, batch)
+    state = init_trainable(plan.params, phase.labels, phase.tx, key, plan.layout)
+    frozen = phase.place_frozen(optim.frozen(plan.params, phase.labels))
+    inputs = phases.with_anchor(frozen, phase.step, phase.labels, plan.pretrained.params)
+    for batch in itertools.islice(case.data.batches(0, 0), STEPS):
+        state, _ = phase.step(inputs, state, batch)
     return tree.digest(jax.device_get(state.params))
 
 

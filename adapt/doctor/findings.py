@@ -15,7 +15,7 @@ class Finding:
     """Something that is wrong, or seems so.
 
     ``seen`` is one clause with its numbers, ``evidence`` the same numbers, and rows counted from 1,
-    for programs. ``cause`` and ``mend`` are clauses, too; parameters stand in backticks.
+    for programs. ``cause`` and ``fix`` are clauses, too; parameters stand in backticks.
     ``shown_by`` is a command that shows it again, by name and options. ``is_logged`` says that the
     library has warned of it where it was met.
     """
@@ -23,7 +23,7 @@ class Finding:
     severity: Severity
     seen: str
     cause: str
-    mend: str
+    fix: str
     certainty: Certainty = "certain"
     evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     check: str = ""  # the name of the check, which the runner fills in
@@ -32,9 +32,9 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """One sentence: what was seen, how sure the cause is, and the mend."""
+        """One sentence: what was seen, how sure the cause is, and the fix."""
         sure = "" if self.certainty == "certain" else f"{self.certainty} "
-        return f"{self.seen} ({sure}cause: {self.cause}): {self.mend} [{self.check}]"
+        return f"{self.seen} ({sure}cause: {self.cause}): {self.fix} [{self.check}]"
 
     def to_json(self) -> dict[str, Any]:
         """The entry of result.json."""

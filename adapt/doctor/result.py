@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from adapt.data.labels import is_class_numbers
-from adapt.doctor.cases import ResultCase, ScoredSet
+from adapt.doctor.cases import FEW, ResultCase, ScoredSet
 from adapt.doctor.findings import Finding
 from adapt.tasks import metrics
 
-FEW = 20  # rows, of which shares say nothing
 SURE = 4.0  # standard errors: less than one in ten thousand by chance
 GAP = 0.05  # of accuracy, below which two sets agree whatever their sizes
 MISCALIBRATED = 0.2  # of probability above accuracy; fine-tuned encoders have up to 0.1
@@ -22,9 +21,9 @@ def no_better_than_baseline(case: ResultCase) -> Iterator[Finding]:
     """A score no better than that of an answer that looks at no input."""
     renamed = renamed_sets(case)
     for scored in case.sets:
+        if scored.name in renamed:  # its own check says more
+            continue
         for baseline, (metric, sign) in case.task.beats.items():
-            if scored.name in renamed:  # of which its own check says more
-                continue
             low = case.baselines.get(scored.name, {}).get(baseline)
             value = scored.scores.get(metric)
             if low is None or value is None or not np.isfinite(low) or sign * (value - low) > 0:
@@ -37,7 +36,7 @@ def no_better_than_baseline(case: ResultCase) -> Iterator[Finding]:
                 "which looks at no input",
                 cause="nothing was learned that holds for new rows, or the classes are too uneven for "
                 "this metric",
-                mend="look at the rates, the labels and macro_f1",
+                fix="look at the rates, the labels and macro_f1",
                 certainty="possible",
                 evidence={"set": scored.name, metric: value, baseline: low},
             )
@@ -47,7 +46,8 @@ def one_class_for_all(case: ResultCase) -> Iterator[Finding]:
     """One class for every input."""
     for scored in case.sets:
         labels = scored.labels
-        if case.task.probed_as != "classes" or not is_class_numbers(labels) or len(labels) < FEW:
+        has_classes = case.task.label_kind == "classes" and is_class_numbers(labels)
+        if not has_classes or len(labels) < FEW:
             continue
         numbers = only_class(scored)
         if not len(numbers) or len(np.unique(labels)) < 2:
@@ -57,7 +57,7 @@ def one_class_for_all(case: ResultCase) -> Iterator[Finding]:
             severity="error",
             seen=f"all {len(labels):,} {scored.name} rows get '{name}'",
             cause="the rate is too high, the classes are too uneven, or nothing was learned",
-            mend="give a smaller `learning_rate`, or `class_weights` balanced",
+            fix="give a smaller `learning_rate`, or `class_weights` balanced",
             certainty="possible",
             evidence={"set": scored.name, "class": name, "rows": len(labels)},
         )
@@ -91,12 +91,12 @@ def labels_in_another_order(case: ResultCase) -> Iterator[Finding]:
             continue
         order, own, other = found
         pairs = {case.names[i]: case.names[j] for i, j in enumerate(order) if i != j}
-        said = ", ".join(f"'{one}' as '{name}'" for one, name in list(pairs.items())[:4])
+        shown = ", ".join(f"'{one}' as '{name}'" for one, name in list(pairs.items())[:4])
         yield Finding(
             severity="error",
-            seen=f"{scored.name}: accuracy {own:.3f}, and {other:.3f} with {said}",
+            seen=f"{scored.name}: accuracy {own:.3f}, and {other:.3f} with {shown}",
             cause="the labels of this set are flipped, or numbered in another order than the run's",
-            mend="give labels as names, or the numbers of the training data",
+            fix="give labels as names, or the numbers of the training data",
             certainty="likely",
             evidence={"set": scored.name, "accuracy": own, "renamed": other, "names": pairs},
         )
@@ -145,7 +145,7 @@ def sets_disagree(case: ResultCase) -> Iterator[Finding]:
     other = test.scores.get("accuracy")
     if one is None or other is None or not is_class_numbers(test.labels):
         return
-    if renamed_sets(case):  # of which its own check says more
+    if renamed_sets(case):  # its own check says more
         return
     sizes = [len(validation.labels), len(test.labels)]
     if min(sizes) < FEW:
@@ -160,7 +160,7 @@ def sets_disagree(case: ResultCase) -> Iterator[Finding]:
         "apart or more",
         cause="labels of one set are shuffled, its rows come from elsewhere, or copies of training "
         "rows are in one of them",
-        mend="look at rows of both; draw both sets from the same rows where they should agree",
+        fix="look at rows of both; draw both sets from the same rows where they should agree",
         certainty="possible",
         evidence={"validation": one, "test": other, "rows": sizes, "standard_error": float(error)},
     )
@@ -170,8 +170,9 @@ def overconfident(case: ResultCase) -> Iterator[Finding]:
     """Probabilities that are far above how often they are right."""
     renamed = renamed_sets(case)
     for scored, predicted, labels in decided(case):
-        if scored.name in renamed or len(labels) < 10 * FEW or scored.outputs is None:
+        if scored.name in renamed or len(labels) < 10 * FEW:
             continue
+        assert scored.outputs is not None, "they have decided"
         sure = float(metrics.softmax(scored.outputs).max(-1).mean())
         right = float((predicted == labels).mean())
         if sure - right <= MISCALIBRATED:
@@ -180,7 +181,7 @@ def overconfident(case: ResultCase) -> Iterator[Finding]:
             severity="note",
             seen=f"{scored.name}: answers are {sure:.2f} sure in the mean, and {right:.2f} are right",
             cause="many epochs on few rows, or labels of other rows",
-            mend="use the order of the probabilities, not their size, or train for fewer `epochs`",
+            fix="use the order of the probabilities, not their size, or train for fewer `epochs`",
             certainty="likely",
             evidence={"set": scored.name, "sure": sure, "right": right, "rows": len(labels)},
         )
@@ -195,7 +196,7 @@ def padding(case: ResultCase) -> Iterator[Finding]:
         severity="note",
         seen=f"{share:.0%} of the slots of training batches are padding",
         cause="batches too small to fill a row of tokens",
-        mend="give a larger `batch_size`, or several micro-batches fewer (`accumulate`)",
+        fix="give a larger `batch_size`, or a smaller `accumulate`",
         certainty="likely",
         evidence={"padding": share},
     )
@@ -205,7 +206,7 @@ def decided(case: ResultCase) -> Iterator[tuple[ScoredSet, np.ndarray, np.ndarra
     """(a set, the classes [N] that its outputs decide for, its labels [N]) of sets of one class an
     example whose outputs are known.
     """
-    if case.task.probed_as != "classes":
+    if case.task.label_kind != "classes":
         return
     for scored in case.sets:
         outputs = scored.outputs

@@ -7,6 +7,7 @@ import numpy as np
 from adapt import tree
 from adapt.doctor.cases import SettingsCase
 from adapt.doctor.findings import Finding
+from adapt.models import is_kept
 from adapt.training import optim
 from adapt.training.optim import FROZEN
 from adapt.training.phases import CompiledPhase, default_rate
@@ -14,7 +15,7 @@ from adapt.training.phases import CompiledPhase, default_rate
 # Adam moves a weight by about its rate in a step. A fresh head begins near 0 and has to reach weights
 # of about 0.1 before it says anything.
 LEAST_REACH = 0.01
-# Of a pre-trained group: the peak rate over the root mean square of its kernels. 1e-3 is usual; from
+# The peak rate of a pre-trained group over the root mean square of its kernels. 1e-3 is usual; from
 # a few hundredths on a few steps rewrite what was pre-trained.
 MOST_CHANGE = 0.03
 LARGEST_KERNEL = 65536  # numbers of a kernel whose root mean square is taken, from its beginning
@@ -22,6 +23,8 @@ LARGEST_KERNEL = 65536  # numbers of a kernel whose root mean square is taken, f
 
 def frozen_head(case: SettingsCase) -> Iterator[Finding]:
     """A new head that no phase trains: it stays as random as it began."""
+    if is_kept(case.plan.model.head):  # pre-trained, so not random
+        return
     trained = set()
     head = set()
     for phase in case.plan.phases:
@@ -37,13 +40,15 @@ def frozen_head(case: SettingsCase) -> Iterator[Finding]:
         severity="error",
         seen=f"the new head ({len(head)} leaves) is frozen in every phase",
         cause="a rule of `strategy` before the one that trains the head wins its leaves",
-        mend='put ("head/.*", "head") before the other rules',
+        fix='put ("head/.*", "head") before the other rules',
         evidence={"leaves": sorted(head), "phases": len(case.plan.phases)},
     )
 
 
 def head_rate_too_low(case: SettingsCase) -> Iterator[Finding]:
-    """A head whose rate times the steps can't move its weights: often the encoder's rate on it."""
+    """A new head whose rate times the steps can't move its weights: often the encoder's rate."""
+    if is_kept(case.plan.model.head):  # pre-trained, so not far from where it has to go
+        return
     reach = 0.0
     peak = 0.0
     for phase in case.plan.phases:
@@ -60,7 +65,7 @@ def head_rate_too_low(case: SettingsCase) -> Iterator[Finding]:
         seen=f"the head's rate {peak:.2g} moves a weight by at most {reach:.2g} in {case.plan.steps:,} "
         "steps",
         cause="the encoder's rate on a head that begins at random",
-        mend="give a larger `head_learning_rate` (1e-3, and 1e-2 where only the head trains) or more "
+        fix="give a larger `head_learning_rate` (1e-3, and 1e-2 where only the head trains) or more "
         "`epochs`",
         evidence={"rate": peak, "reach": reach, "steps": case.plan.steps},
     )
@@ -99,14 +104,14 @@ def rate_too_high(case: SettingsCase) -> Iterator[Finding]:
         seen=f"the peak rate {rate:.2g} of group {group} is {change:.1%} of its pre-trained kernels' "
         f"size ({size:.2g}, root mean square) in a single step",
         cause="a rate for weights that begin at random",
-        mend=f"give a smaller `learning_rate`: {MOST_CHANGE * size / 10:.0e} is usual for such weights",
+        fix=f"give a smaller `learning_rate`: {MOST_CHANGE * size / 10:.0e} is usual for such weights",
         certainty="likely",
         evidence={"group": group, "rate": rate, "update_to_weight": change, "size": size},
     )
 
 
 def root_mean_square(leaf: np.ndarray) -> float:
-    """Of the first numbers of a kernel."""
+    """The root mean square of a kernel's first 65,536 numbers."""
     values = np.asarray(leaf).reshape(-1)[:LARGEST_KERNEL].astype(np.float32)
     return float(np.sqrt(np.mean(values * values)))
 
@@ -127,7 +132,7 @@ def other_pooling(case: SettingsCase) -> Iterator[Finding]:
         seen=f"the frozen encoder is pooled by {pooling}, and {pretrained.source} was trained with "
         f"{own}",
         cause=f"`pooling` {asked}, which the checkpoint's own files contradict",
-        mend=f"leave `pooling` out, or give {own}",
+        fix=f"leave `pooling` out, or give {own}",
         certainty="likely",
         evidence={"pooling": pooling, "own": own},
     )
@@ -147,6 +152,6 @@ def cache_off(case: SettingsCase) -> Iterator[Finding]:
             seen=f"the whole encoder is frozen and computed again in each of {len(phase.epochs)} "
             "epochs",
             cause="`cache` off",
-            mend="leave `cache` out: its outputs are then computed once, where that pays",
+            fix="leave `cache` out: its outputs are then computed once, where that pays",
             evidence={"depth": depth, "epochs": len(phase.epochs)},
         )

@@ -11,12 +11,12 @@ from adapt.doctor.settings import LEAST_REACH
 FEW_STEPS = 30  # after which a loss says something
 FEWEST_STEPS = 3  # after which a matrix has moved: one of LoRA's gets no gradient in the first
 LEARNED = 0.99  # of the loss of the prior: below it something was learned
-BY_HEART = 0.9  # of the loss of the prior: below it the training rows were learned
+MEMORISED = 0.9  # of the loss of the prior: below it the training rows were learned
 ABOVE = 1.1  # times the loss of the prior, or of the first epoch: above it training did harm
 ROUNDED = 0.5  # of the updates
 # What is left of a leaf besides decay, relative to it, by the square root of the steps: each of them
 # rounds off 3e-8, and a rate of 1e-7 moves weights of 0.07 by 1e-6 and more.
-STILL = 2e-7
+UNMOVED = 2e-7
 
 
 def diverged(case: TrainingCase) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def diverged(case: TrainingCase) -> Iterator[Finding]:
         severity="error",
         seen=f"the loss was not finite after step {case.steps:,}",
         cause="the rate is too high, or a row's label or input is no number",
-        mend="give a smaller `rate_factor` or `clip_norm`, and look at the data of that step",
+        fix="give a smaller `rate_factor` or `clip_norm`, and look at the data of that step",
         certainty="likely",
         evidence={"step": case.steps, "loss": last.get("loss"), **rates},
     )
@@ -40,7 +40,7 @@ def loss_above_prior(case: TrainingCase) -> Iterator[Finding]:
     if case.steps < FEW_STEPS or not case.losses:
         return
     last = case.losses[-1]
-    floor = case.prior_loss
+    floor = case.prior_loss if case.has_new_head else None
     what = "that of the labels' shares alone"
     if floor is None and len(case.losses) > 1:
         floor = case.losses[0]
@@ -51,7 +51,7 @@ def loss_above_prior(case: TrainingCase) -> Iterator[Finding]:
         severity="error",
         seen=f"the training loss of the last epoch is {last:.3g}, above {what}, {floor:.3g}",
         cause="the rate is too high",
-        mend="give a smaller `learning_rate` or `rate_factor`: try a tenth",
+        fix="give a smaller `learning_rate` or `rate_factor`: try a tenth",
         certainty="likely",
         evidence={"loss": last, "prior_loss": case.prior_loss, "losses": case.losses},
     )
@@ -64,9 +64,8 @@ def nothing_learned(case: TrainingCase) -> Iterator[Finding]:
         return
     last = case.losses[-1]
     best = min(case.validation_losses, default=None)
-    if last > ABOVE * prior or (best is not None and best < LEARNED * prior):
-        return
-    if last <= LEARNED * prior:
+    has_learned = last <= LEARNED * prior or (best is not None and best < LEARNED * prior)
+    if has_learned or last > ABOVE * prior:  # the latter is what loss_above_prior names
         return
     reach = case.reach("head")
     evidence = {"loss": last, "prior_loss": prior, "steps": case.steps, "reach": reach}
@@ -74,29 +73,29 @@ def nothing_learned(case: TrainingCase) -> Iterator[Finding]:
         f"after {case.steps:,} steps the training loss is {last:.3g}, and {prior:.3g} is that of the "
         "labels' shares alone"
     )
-    if reach is not None and reach < LEAST_REACH:
+    if case.has_new_head and reach is not None and reach < LEAST_REACH:
         yield Finding(
             severity="error",
             seen=seen,
             cause=f"the rates of all steps move a weight of the head by {reach:.2g} at most",
-            mend="give larger rates or more `epochs`",
+            fix="give larger rates or more `epochs`",
             certainty="likely",
             evidence=evidence,
         )
         return
-    moved = np.mean(list(changes(case).values())) if case.after else None
+    moved = float(np.mean(list(changes(case).values()))) if case.after else None
     yield Finding(
         severity="error",
         seen=seen,
         cause="the labels do not belong to the inputs (shuffled, or another column), the rate is too "
         "high, or the frozen features do not have the answer",
-        mend="look at some rows; then try a tenth of the rate, and then a strategy that trains more",
+        fix="look at some rows; then try a tenth of the rate, and then a strategy that trains more",
         certainty="possible",
-        evidence=evidence | {"update_to_weight": None if moved is None else float(moved)},
+        evidence=evidence | {"update_to_weight": moved},
     )
 
 
-def learned_by_heart(case: TrainingCase) -> Iterator[Finding]:
+def memorised(case: TrainingCase) -> Iterator[Finding]:
     """A training loss that falls, and a validation loss that never falls below that of the labels'
     shares.
     """
@@ -105,7 +104,7 @@ def learned_by_heart(case: TrainingCase) -> Iterator[Finding]:
         return
     last = case.losses[-1]
     best = min(case.validation_losses)
-    if last > BY_HEART * prior or best < prior:
+    if last > MEMORISED * prior or best < prior:
         return
     yield Finding(
         severity="error",
@@ -113,7 +112,7 @@ def learned_by_heart(case: TrainingCase) -> Iterator[Finding]:
         f"where {prior:.3g} is that of the labels' shares alone",
         cause="the training rows were learned by heart: labels that do not belong to the inputs "
         "(shuffled, or another column), other rows in validation, or too few rows",
-        mend="look at some rows of both sets; then train less of the encoder",
+        fix="look at some rows of both sets; then train less of the encoder",
         certainty="possible",
         evidence={"loss": last, "validation_loss": best, "prior_loss": prior},
     )
@@ -129,7 +128,7 @@ def updates_rounded_away(case: TrainingCase) -> Iterator[Finding]:
         severity="error",
         seen=f"{share:.0%} of the updates are rounded away",
         cause="weights that train are stored in bfloat16, whose numbers lie 0.4% apart",
-        mend="store what trains in float32, and compute in bfloat16 (`dtype`)",
+        fix="store what trains in float32, and compute in bfloat16 (`dtype`)",
         evidence={"share": share, "records": len(shares)},
     )
 
@@ -141,23 +140,27 @@ def leaves_without_gradient(case: TrainingCase) -> Iterator[Finding]:
     """
     if case.best_step < FEWEST_STEPS:
         return
-    most = STILL * np.sqrt(case.best_step)
+    most = UNMOVED * np.sqrt(case.best_step)
     matrices = {path: change for path, change in changes(case).items() if is_matrix(case, path)}
-    still = [path for path, change in matrices.items() if change <= most]
-    if not still:
+    unmoved = [path for path, change in matrices.items() if change <= most]
+    if not unmoved:
         return
-    count = sum(case.after[path].size for path in still)
-    shown = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
-    is_all = len(still) == len(matrices)
+    count = sum(case.after[path].size for path in unmoved)
+    shown = ", ".join(unmoved[:3]) + (", ..." if len(unmoved) > 3 else "")
+    severity = "warning"
+    cause = (
+        "no output reads them: a head left in the tree, a second head, or blocks above the highest "
+        "layer that is read"
+    )
+    if len(unmoved) == len(matrices):
+        severity = "error"
+        cause = "a rate of 0, or a loss that does not depend on them"
     yield Finding(
-        severity="error" if is_all else "warning",
-        seen=f"{len(still)} of {len(matrices)} matrices that train got no gradient: {shown}",
-        cause="a rate of 0, or a loss that does not depend on them"
-        if is_all
-        else "no output reads them: a head left in the tree, a second head, or blocks above the "
-        "highest layer that is read",
-        mend="freeze them or drop them from the tree, or have the head read them",
-        evidence={"leaves": still, "parameters": count},
+        severity=severity,
+        seen=f"{len(unmoved)} of {len(matrices)} matrices that train got no gradient: {shown}",
+        cause=cause,
+        fix="freeze them or drop them from the tree, or have the head read them",
+        evidence={"leaves": unmoved, "parameters": count},
     )
 
 

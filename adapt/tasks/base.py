@@ -89,6 +89,8 @@ class Task(abc.ABC):
     has_row_per_example: bool = False
     # (outputs, labels) -> the loss of every example, float32 [N]; see :mod:`adapt.training.losses`.
     loss: Loss
+    # What the label of an example is; None: neither of these.
+    label_kind: Literal["classes", "values"] | None = None
     # What labels are to a probe, which fits heads on features; None: it has no head for them.
     probed_as: Literal["classes", "values"] | None = None
     # Options of TaskOptions that no other task reads; ``OWN_OPTIONS`` has them all.

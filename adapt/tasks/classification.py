@@ -20,6 +20,7 @@ class Classification(Task):
 
     has_class_weights = True
     has_row_per_example = True
+    label_kind = "classes"
     probed_as = "classes"
     problem_type = "single_label_classification"
     loss = staticmethod(losses.cross_entropy)

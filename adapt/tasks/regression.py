@@ -25,6 +25,7 @@ class Regression(Task):
     beats: ClassVar = {"mse_of_mean": ("mse", -1)}
     num_outputs = 1
     has_row_per_example = True
+    label_kind = "values"
     probed_as = "values"
     problem_type = "regression"
     loss = staticmethod(losses.squared_error)

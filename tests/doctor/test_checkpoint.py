@@ -8,7 +8,7 @@ import pytest
 import adapt
 from adapt import tree
 from adapt.doctor.cases import CheckpointCase
-from adapt.doctor.checkpoint import case_mismatch, special_tokens_missing
+from adapt.doctor.checkpoint import SENTENCE, case_mismatch, special_tokens_missing
 from adapt.doctor.checks import CHECKS, run_checks
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.pretrained.tokenizer_files import in_lower_case
@@ -92,15 +92,19 @@ def test_special_tokens_that_are_not_added(real, way):
     assert not list(special_tokens_missing(CheckpointCase(pretrained=real)))
 
 
-def cased(real, lowers):
-    """The checkpoint with words with capitals in its vocabulary."""
+def cased(real, lowers, mark=""):
+    """The checkpoint with words with capitals in its vocabulary, perhaps each after a mark."""
     import tokenizers
 
     words = [word for word in real.tokenizer.backend.get_vocab() if word.isalpha()][:400]
-    words += [word.capitalize() for word in words] + ["The", "Quick"]
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["[UNK]", *words]))}
+    words += [word.capitalize() for word in words]
+    words += SENTENCE.split() + SENTENCE.lower().split()
+    tokens = dict.fromkeys(["[UNK]", *(mark + word for word in words)])
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if mark:
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel()
     if lowers:
         in_lower_case(backend)
     return dataclasses.replace(real, tokenizer=Tokenizer(backend, 32))
@@ -118,4 +122,8 @@ def test_a_case_that_does_not_fit_the_vocabulary(real):
     keeps = dataclasses.replace(real, tokenizer=Tokenizer(backend, 32))
     assert found(keeps)["case_mismatch"].severity == "error"
 
-    assert not list(case_mismatch(CheckpointCase(pretrained=cased(real, lowers=False))))
+    for mark in ("", "Ġ"):
+        keeps = cased(real, lowers=False, mark=mark)
+        assert not list(case_mismatch(CheckpointCase(pretrained=keeps)))
+        (finding,) = case_mismatch(CheckpointCase(pretrained=cased(real, lowers=True, mark=mark)))
+        assert finding.severity == "warning"

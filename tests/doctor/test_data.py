@@ -10,6 +10,7 @@ from tests.helpers import healthy
 pytestmark = pytest.mark.usefixtures("own_cache")
 TRAIN = healthy.sentences(240)
 TEST = healthy.sentences(60, seed=1)
+FLIPPED = {"positive": "negative", "negative": "positive"}
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,23 @@ def test_copies_of_which_some_are_held_out(found, planted):
 @pytest.mark.parametrize("planted", ["half shuffled", "flipped once more"])
 def test_rows_of_one_input_with_different_labels(found, planted):
     texts, labels = TRAIN
-    other = [(label == "good" and "bad") or "good" for label in labels]
+    other = [FLIPPED[label] for label in labels]
     if planted == "half shuffled":
         other = np.random.default_rng(0).permutation(labels).tolist()
     finding = found((texts * 2, labels + other))["contradictory_labels"]
     assert finding.evidence["share"] > 0.02
-    first = finding.evidence["first"]
-    assert len(first) == 5 and min(first) >= 1
+
+
+def test_rows_of_the_evidence_are_those_of_the_file(found):
+    """Counted from 1, also where some of the file's rows are held out."""
+    texts, labels = TRAIN
+    other = [FLIPPED[label] for label in labels[-40:]]
+    finding = found((texts + texts[-40:], labels + other))["contradictory_labels"]
+    assert len(finding.evidence["first"]) == 5
+    assert all(200 < row <= 240 for row in finding.evidence["first"])
+    texts = [*texts[:100], *["the film"] * 140]
+    first = found((texts, labels))["same_inputs"].evidence["first"]
+    assert {texts[row - 1] for row in first} == {"the film"}
 
 
 @pytest.mark.parametrize("planted", ["one text", "truncated to one"])
@@ -94,6 +105,12 @@ def test_texts_that_are_read_in_part(found, way):
     assert finding.severity == "note" and finding.evidence["texts"] >= 60
 
 
+def test_texts_that_are_held_out_are_among_those_that_are_counted(bert):
+    findings = healthy.plan(bert, TRAIN, max_length=5).findings
+    (finding,) = [one for one in findings if one.check == "truncated_texts"]
+    assert finding.evidence["texts"] <= finding.evidence["of"] == 240
+
+
 @pytest.mark.parametrize("rare", [4, 20])
 def test_a_class_so_frequent_that_accuracy_says_little(found, rare):
     labels = ["ham"] * (240 - rare) + ["spam"] * rare
@@ -105,10 +122,25 @@ def test_a_class_so_frequent_that_accuracy_says_little(found, rare):
 
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_a_set_with_one_class(found, name):
-    one = [text for text, label in zip(*TEST, strict=True) if label == "good"]
-    one = one or TEST[0][:25]
-    finding = found(**{name: (one[:25], [TRAIN[1][0]] * len(one[:25]))})["absent_classes"]
+    one = [text for text, label in zip(*TEST, strict=True) if label == "positive"][:25]
+    finding = found(**{name: (one, ["positive"] * len(one))})["absent_classes"]
     assert finding.evidence["set"] == name and finding.severity == "error"
+
+
+def test_classes_that_words_say(found):
+    """The head of pre-training puts out one for the token that is masked."""
+    cloze = {
+        "task": "cloze",
+        "template": "was [MASK] and {text}",
+        "verbalizer": "positive=good,negative=bad",
+    }
+    texts, labels = TRAIN
+    other = [FLIPPED[label] for label in labels[-40:]]
+    train = (texts + texts[-40:], labels + other)
+    one = (TEST[0], ["positive"] * len(TEST[0]))
+    names = set(found(train, test=one, **cloze))
+    assert {"contradictory_labels", "absent_classes"} <= names
+    assert not set(found(**cloze)) & {"contradictory_labels", "absent_classes"}
 
 
 def test_fingerprints_are_equal_for_equal_tokens_alone(bert):

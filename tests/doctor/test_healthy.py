@@ -6,6 +6,7 @@ import pytest
 import adapt
 from adapt.doctor.cases import TrainingCase
 from adapt.doctor.checks import CHECKS, run_checks
+from adapt.training.strategies import as_text
 from tests.helpers import healthy, tiny
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -59,6 +60,7 @@ OPTIONS = (
     {"strategy": "frozen", "head_learning_rate": 1e-3},
     {"random_weights": True},
     {"dtype": "bfloat16"},
+    {"strategy": "frozen", "frozen_dtype": "int8"},
 )
 
 
@@ -88,6 +90,16 @@ def adapt_tasks():
 def test_strategies(load, strategy):
     epochs = 4 if strategy in ("gradual", "lp-ft") else 2
     assert alarms(load(BERT), (TEXTS, LABELS), strategy=strategy, epochs=epochs) == []
+
+
+@pytest.mark.parametrize("trains", ["all", "the head", "the encoder"])
+def test_a_head_that_is_kept(load, trains):
+    """It is pre-trained, so the rate of an encoder suits it, and it may be frozen."""
+    encoder = as_text([adapt.Phase([("head/.*", adapt.FROZEN), (".*", "encoder")], epochs=2)])
+    strategy = {"all": "full", "the head": "frozen", "the encoder": encoder}[trains]
+    cloze = {"template": "was [MASK] and {text}", "verbalizer": "positive=good,negative=bad"}
+    options = {"task": "cloze", "strategy": strategy, "epochs": 2}
+    assert alarms(load(BERT), (TEXTS, LABELS), **options, **cloze) == []
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adapt.doctor.cases import ResultCase, ScoredSet
+from adapt.doctor.cases import ResultCase, ScoredSet, prior_loss
 from adapt.doctor.checks import CHECKS, run_checks
 from adapt.tasks import get_task
 
@@ -30,10 +30,10 @@ def scored(name, labels, outputs, keeps_outputs=True):
     )
 
 
-def found(*sets, **result):
+def found(*sets, task=TASK, **result):
     baselines = {one.name: TASK.baseline(LABELS, one.labels) for one in sets}
     case = ResultCase(
-        task=TASK, names=["a", "b", "c"], sets=sets, baselines=baselines, result=result
+        task=task, names=["a", "b", "c"], sets=sets, baselines=baselines, result=result
     )
     return {finding.check: finding for finding in run_checks(CHECKS["result"], case)}
 
@@ -56,6 +56,15 @@ def test_a_score_no_better_than_without_a_look(planted):
         outputs = np.eye(3, dtype=np.float32)[np.full(len(LABELS), rarest)]
     finding = found(scored("test", LABELS, outputs))["no_better_than_baseline"]
     assert finding.evidence["set"] == "test" and finding.certainty == "possible"
+
+
+def test_classes_that_words_say_are_classes():
+    cloze = get_task("cloze")
+    flipped = scored("test", np.array([1, 0, 2])[LABELS], outputs_for(LABELS))
+    assert "labels_in_another_order" in found(HEALTHY, flipped, task=cloze)
+    first = scored("test", LABELS, np.eye(3, dtype=np.float32)[np.zeros(len(LABELS), int)])
+    assert "one_class_for_all" in found(first, task=cloze)
+    assert prior_loss(cloze, np.array([0, 1]), ["a", "b"]) == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize("keeps_outputs", [True, False])

@@ -43,6 +43,15 @@ def test_a_loss_above_that_of_the_labels_shares(losses):
     assert finding.severity == "error"
 
 
+def test_a_head_that_is_kept_may_begin_above_the_labels_shares():
+    """It falls from there, and a rate of the encoder's is no fault of it."""
+    kept = {"has_new_head": False}
+    assert found(log([1.5, 0.9]), **kept) == {}
+    assert "loss_above_prior" in found(log([0.9, 1.5]), **kept)
+    (finding,) = found(log([0.695, 0.693], rate=1e-4), **kept).values()
+    assert finding.check == "nothing_learned" and finding.certainty == "possible"
+
+
 def test_a_loss_that_rises_where_its_prior_is_unknown():
     assert "loss_above_prior" in found(log([1.0, 1.2]), prior=None)
     assert "loss_above_prior" in found(log([0.2, 0.1, 0.5]), prior=None)
@@ -63,13 +72,13 @@ def test_a_loss_that_stays_whatever_the_rate(losses):
 
 
 @pytest.mark.parametrize("best", [0.70, 0.95])
-def test_rows_that_were_learned_by_heart(best):
+def test_rows_that_were_memorised(best):
     """A training loss that falls, and a validation that is never better than no look at the input."""
     history = log([0.68, 0.3, 0.1])
     for record in history:
         if "validation_loss" in record:
             record["validation_loss"] = best
-    finding = found(history)["learned_by_heart"]
+    finding = found(history)["memorised"]
     assert finding.evidence["validation_loss"] == best and finding.certainty == "possible"
 
 
