@@ -76,6 +76,21 @@ def test_no_text_of_what_is_held_out_is_in_a_training_pair(lengths, data):
             np.testing.assert_array_equal(tokens[index], before[index])
 
 
+def test_second_halves_of_training_come_from_the_sentences_that_are_not_held_out(bert, monkeypatch):
+    drawn_from = []
+    elsewhere = Documents.elsewhere
+
+    def spied(self, *draws):
+        drawn_from.append(len(self.document))
+        return elsewhere(self, *draws)
+
+    monkeypatch.setattr(Documents, "elsewhere", spied)
+    table = tables.from_columns({"text": ["a film", "the plot", ""] * 20}, "texts")
+    training, held_out = documents.read_pairs(bert, table, 0, swaps=False)
+    assert (len(training), len(held_out)) == (19, 1)
+    assert drawn_from == [38, 40]
+
+
 @given(texts)
 def test_only_the_end_of_a_document_of_which_every_pair_is_full_is_left_out(lengths):
     made = numbered(lengths)
