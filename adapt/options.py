@@ -15,7 +15,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -249,7 +249,8 @@ class ObjectiveOptions:
 
     title: ClassVar[str] = "objective"
 
-    # masked, causal, replaced, next-sentence, sentence-order or masked-image; default: what the checkpoint's own head was trained by
+    # masked, causal, replaced, next-sentence, sentence-order or masked-image; default: what the
+    # checkpoint's own head was trained by
     objective: str | None = None
     # share of the tokens that are predicted; of objectives with masked tokens
     mask_rate: float = 0.15
@@ -308,8 +309,8 @@ class OptimizerOptions(BatchOptions):
     accumulate: int = 1
     # of the encoder; default: 1e-4 (tiny encoders) or 5e-5
     learning_rate: float | None = None
-    # of the head; default: 1e-3, and 1e-2 where only the head trains; of a head that is kept (cloze)
-    # that of the encoder, and 1e-3
+    # of the head; default: 1e-3, and 1e-2 where only the head trains; of one that is kept (cloze)
+    # the encoder's, and 1e-3 where only it trains
     head_learning_rate: float | None = None
     # of all learning rates
     rate_factor: float = 1.0
@@ -458,14 +459,25 @@ class FinetuningOptions(
 
 
 def spelled_verbalizer(verbalizer: Any) -> Any:
-    """A verbalizer as an option has it: a mapping becomes JSON, anything else stays as it is."""
+    """A verbalizer as an option has it: a mapping becomes JSON, anything else stays as it is.
+
+    Raises :class:`StrategyError` for a class whose words are none, or that is there twice.
+    """
     if not isinstance(verbalizer, Mapping):
         return verbalizer
-    words = {}
+    words: dict[str, list[str]] = {}
     for name, of_class in verbalizer.items():
-        listed = [of_class] if isinstance(of_class, str) else list(of_class)
-        words[str(name)] = listed
+        if not is_of(of_class, str | tuple[str, ...]):
+            raise StrategyError(f"`verbalizer`: {name} has {of_class!r}: give a word, or a list")
+        if str(name) in words:
+            raise StrategyError(f"`verbalizer` names the class '{name}' twice: give it once")
+        words[str(name)] = listed(of_class)
     return json.dumps(words, ensure_ascii=False)
+
+
+def listed(words: str | Sequence[str]) -> list[str]:
+    """One word or several as a list."""
+    return [words] if isinstance(words, str) else list(words)
 
 
 UNIONS = (types.UnionType, typing.Union)  # of ``int | None`` and of ``Optional[int]``

@@ -6,8 +6,8 @@
 
 :func:`pretrain` is :func:`prepare` and :meth:`~adapt.prepared.PreparedRun.train`; the command is
 the same two calls. What :func:`adapt.fitting.fit` calls an epoch are the steps between two
-validations here; the corrupted stream of batches goes through the examples as often as it takes. The last
-validation counts as the best.
+validations here; the corrupted stream of batches goes through the examples as often as it takes.
+The last validation counts as the best.
 """
 
 import dataclasses
@@ -60,6 +60,8 @@ logger = logging.getLogger(__name__)
 
 GROUP = "all"  # everything trains at one rate
 LOG_EVERY = 20  # steps
+# What a config.json without these settings means: it is of an earlier version.
+UNNAMED_SETTINGS = {"pictures": "", "patch_rate": 0.6}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,11 @@ class PretrainingOptions(ObjectiveOptions):
         for name in ("mask_rate", "patch_rate"):
             if not 0 < getattr(self, name) < 1:
                 raise StrategyError(f"`{name}` {getattr(self, name)} must be between 0 and 1")
+        if self.random_weights and self.generator is not None:
+            raise StrategyError(
+                f"`generator` {self.generator} brings weights, and `random_weights` draws all of "
+                "them: leave out one"
+            )
         check_ranges(self)
 
     @property
@@ -201,7 +208,13 @@ def pretrain(
     )
     layout = sharding.make_layout(mesh)
     prepared = prepare(pretrained, texts, options, seed=seed, layout=layout)
-    return prepared.train(folder, resume=resume, overwrite=overwrite, callbacks=callbacks)
+    return prepared.train(
+        folder,
+        defaults=UNNAMED_SETTINGS,
+        resume=resume,
+        overwrite=overwrite,
+        callbacks=callbacks,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,11 +240,11 @@ class Prepared(PreparedRun):
 
     def trained_on(self) -> dict[str, str]:
         """The file that was named, by its option."""
-        name = kind_of(self.data.objective)
+        name = option_of(self.data.objective)
         return {name: getattr(self.options, name)}
 
     def digests(self) -> dict[str, str]:
-        return {"the text": self.data.digest}
+        return {f"the {option_of(self.data.objective)}": self.data.digest}
 
     @property
     def may_grow(self) -> Sequence[str]:
@@ -284,7 +297,7 @@ def prepare(
     objective = choose(pretrained, options)
     check_kind(pretrained, objective, options, texts)
     if isinstance(texts, str | Path):
-        options = dataclasses.replace(options, **{kind_of(objective): str(texts)})
+        options = dataclasses.replace(options, **{option_of(objective): str(texts)})
     pretrained = with_max_length(pretrained, options.max_length)
     pretrained = hub.with_attention_dropout(pretrained, options.attention_dropout)
     plan = build_plan(pretrained, objective, options, seed, layout)
@@ -301,7 +314,7 @@ def is_empty_file(name: str | Path) -> bool:
     return path.is_file() and not path.stat().st_size
 
 
-def kind_of(objective: Objective) -> str:
+def option_of(objective: Objective) -> str:
     """The option that names what the objective is trained on."""
     return "pictures" if objective.takes_pictures else "text"
 
@@ -312,7 +325,7 @@ def check_kind(
     """Raise :class:`StrategyError` where there is nothing to be trained on, or where an option names
     texts for an objective of pictures, or the other way round.
     """
-    wanted = kind_of(objective)
+    wanted = option_of(objective)
     if objective.takes_pictures and options.text:
         raise StrategyError(
             f"{pretrained.source} is no text encoder: `objective` {objective.name} takes `pictures`, "
@@ -410,8 +423,12 @@ class PretrainingData:
 
     @property
     def digest(self) -> str:
-        """The digest of all examples."""
-        return tree.digest({"training": self.training.digest, "held_out": self.held_out.digest})
+        """The digest of all examples, and of where each of them ends: what processes compare."""
+        content = {}
+        for name, corpus in (("training", self.training), ("held_out", self.held_out)):
+            lengths = corpus.examples.file_sequences.lengths
+            content[name] = {"inputs": corpus.digest, "lengths": lengths}
+        return tree.digest(content)
 
     @property
     def passes(self) -> int:

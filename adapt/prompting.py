@@ -70,7 +70,7 @@ def zero_shot(
         head=head,
         params=params,
         task=options.task,
-        label_type=kind_of(verbalizer),
+        label_type=label_type_of(verbalizer),
         unread={},
         stripped=(),
         notes=(),
@@ -97,7 +97,7 @@ def zero_shot(
     )
 
 
-def kind_of(verbalizer: str | Mapping[Any, Any]) -> str:
+def label_type_of(verbalizer: str | Mapping[Any, Any]) -> str:
     """What the classes of a verbalizer are: "int", "float" or "bool" where all of them are, else
     "str".
     """

@@ -168,10 +168,15 @@ def main(config: Config) -> dict[str, Any]:
     write_json(config.out / "prompting.json", result)
     rows = table_rows(scores)
     console.table("test accuracy", COLUMNS, rows)
-    for folder in (config.out, *([config.docs / "tables"] if config.docs else [])):
+    table_folders = [config.out]
+    image_folders = [config.out]
+    if config.docs is not None:
+        table_folders.append(config.docs / "tables")
+        image_folders.append(config.docs / "img")
+    for folder in table_folders:
         write_table(folder, "prompting", table(config, rows))
     drawn = plot(scores, majority, config.checkpoint)
-    for folder in (config.out, *([config.docs / "img"] if config.docs else [])):
+    for folder in image_folders:
         console.say(f"plot      {plots.save(drawn, folder / 'prompting.png')}")
     console.result(json.dumps(result))
     return result
@@ -195,49 +200,65 @@ def study(pretrained: adapt.Pretrained, name: str, config: Config) -> Scores:
     texts, labels = test_set(name, config)
     classes = list(prompt.words)
     targets = np.array([classes.index(label) for label in labels], np.int32)
-    scores: Scores = {}
     console.say(f"{name}: without training")
     run = adapt.zero_shot(pretrained, prompt.template, prompt.words)
     outputs = run.predict(texts).outputs
-    scores[0] = {"prompt": score_of([outputs] * config.seeds, targets, classes)}
-
-    train = bundled.read(name, "train")
-    budgets = [str(count * len(classes)) for count in config.labels]
-    for side_name, side in SIDES.items():
+    scores: Scores = {0: {"prompt": score_of([outputs] * config.seeds, targets, classes)}}
+    for side_name in SIDES:
         console.say(f"{name}: {side_name}")
-        asked: dict[str, Any] = {}
-        if side.task == SIDES["prompt"].task:
-            asked = {"template": prompt.template, "verbalizer": prompt.words}
-        out = config.out / f"{name}-{side_name.replace(' ', '-')}"
-        resume = config.resume and (out / "config.json").exists()
-        adapt.compare(
-            pretrained,
-            list(train["text"]),
-            list(train["label"]),
-            test=(texts, labels),
-            task=side.task,
-            strategies=[side.strategy],
-            budgets=budgets,
-            rates=config.rates,
-            seeds=config.seeds,
-            batch_size=16,
-            out=out,
-            resume=resume,
-            overwrite=not resume,
-            **asked,
-        )
-        cells = Cells(out / "cells")
-        for count, budget in zip(config.labels, budgets, strict=True):
-            of_seeds = []
-            for seed in range(config.seeds):
-                of_seeds.append(cells.outputs_of((side.strategy, budget, seed))["test"])
+        cells = compare_side(pretrained, name, side_name, (texts, labels), config)
+        for count in config.labels:
+            of_seeds = outputs_of(cells, SIDES[side_name], count * len(classes), config.seeds)
             scores.setdefault(count, {})[side_name] = score_of(of_seeds, targets, classes)
     return scores
 
 
+def compare_side(
+    pretrained: adapt.Pretrained,
+    name: str,
+    side_name: str,
+    test: tuple[list[str], list[str]],
+    config: Config,
+) -> Cells:
+    """The fits of one side at every budget."""
+    side = SIDES[side_name]
+    prompt = PROMPTS[name]
+    asked: dict[str, Any] = {}
+    if side.task == "cloze":
+        asked = {"template": prompt.template, "verbalizer": prompt.words}
+    train = bundled.read(name, "train")
+    out = config.out / f"{name}-{side_name.replace(' ', '-')}"
+    resume = config.resume and (out / "config.json").exists()
+    adapt.compare(
+        pretrained,
+        list(train["text"]),
+        list(train["label"]),
+        test=test,
+        task=side.task,
+        strategies=[side.strategy],
+        budgets=[str(count * len(prompt.words)) for count in config.labels],
+        rates=config.rates,
+        seeds=config.seeds,
+        batch_size=16,
+        out=out,
+        resume=resume,
+        overwrite=not resume,
+        **asked,
+    )
+    return Cells(out / "cells")
+
+
+def outputs_of(cells: Cells, side: Side, budget: int, seeds: int) -> list[np.ndarray]:
+    """The outputs on the test set, [N, C], of each seed's fit."""
+    outputs = []
+    for seed in range(seeds):
+        outputs.append(cells.outputs_of((side.strategy, str(budget), seed))["test"])
+    return outputs
+
+
 def score_of(outputs: Sequence[np.ndarray], targets: np.ndarray, classes: Sequence[str]) -> Score:
     """The score of outputs [N, C], one array a seed, on one test set."""
-    task = get_task(SIDES["new head"].task)
+    task = get_task("classification")
     tests = [(of_seed, targets) for of_seed in outputs]
     resamples = intervals.resampled(task, classes, METRIC, tests, is_one_test=True)
     right = [(of_seed.argmax(-1) == targets).mean() for of_seed in outputs]
@@ -273,11 +294,11 @@ def table_rows(scores: Mapping[str, Scores]) -> list[tuple[str, ...]]:
         for count, sides in of_set.items():
             cells = [f"{sides[side].value:.3f}" if side in sides else "" for side in SIDES]
             gain = difference(sides)
-            said = ""
+            gain_text = ""
             if gain is not None:
                 low, high = gain.interval
-                said = f"{gain.value:+.3f} ({low:+.3f} to {high:+.3f})"
-            rows.append((name, str(count), *cells, said))
+                gain_text = f"{gain.value:+.3f} ({low:+.3f} to {high:+.3f})"
+            rows.append((name, str(count), *cells, gain_text))
     return rows
 
 
@@ -302,12 +323,12 @@ def plot(scores: Mapping[str, Scores], majority: Mapping[str, float], checkpoint
     for axis, (name, of_set) in zip(axes[0], scores.items(), strict=True):
         counts = sorted(of_set)
         for number, (side_name, side) in enumerate(SIDES.items()):
-            places = [place for place, count in enumerate(counts) if side_name in of_set[count]]
-            of_side = [of_set[counts[place]][side_name] for place in places]
+            positions = [x for x, count in enumerate(counts) if side_name in of_set[count]]
+            of_side = [of_set[counts[x]][side_name] for x in positions]
             values = np.array([score.value for score in of_side])
             low, high = np.transpose([score.interval for score in of_side])
             axis.errorbar(
-                np.array(places) + 0.08 * (number - 1),
+                np.array(positions) + 0.08 * (number - 1),
                 values,
                 np.maximum([values - low, high - values], 0),
                 fmt="o-",

@@ -1,5 +1,8 @@
 """Pre-training as a library: a stream of corrupted batches, one phase, and runs of earlier versions that go on."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from adapt.data import masking, packing
 from adapt.data.examples import from_sequences
 from adapt.errors import AdaptError, CheckpointError, DataError
 from adapt.objectives import OBJECTIVES, Corpus
+from adapt.options import ObjectiveOptions
 from adapt.pretrained import hub
 from adapt.pretraining import PretrainingData, PretrainingOptions
 from adapt.ragged import ragged
@@ -182,6 +186,33 @@ def test_a_run_that_has_ended_goes_on_with_more_steps(bert, tmp_path):
         adapt.pretrain(bert, TEXTS, steps=5, resume=True, **options)
 
 
+def test_a_run_that_began_before_there_were_objectives_goes_on(bert, tmp_path):
+    """Its config.json does not have what they read."""
+    options = {"steps": 2, "batch_size": 4, "validate_every": 1, "out": tmp_path / "run"}
+    adapt.pretrain(bert, TEXTS, stop_after=1, **options)
+    file = tmp_path / "run/config.json"
+    settings = json.loads(file.read_text())
+    for field in dataclasses.fields(ObjectiveOptions):
+        if field.name != "mask_rate":  # which is older
+            del settings[field.name]
+    del settings["pictures"]
+    file.write_text(json.dumps(settings))
+    assert adapt.pretrain(bert, TEXTS, resume=True, **options).steps == 2
+
+
+def test_the_digest_that_processes_compare_is_of_the_lines_too(bert):
+    """A causal tokenizer puts nothing between them."""
+    held_out = Corpus(from_sequences(ragged([[7, 8]])))
+    digests = set()
+    for lines in ([[1, 2], [3, 4]], [[1, 2, 3], [4]]):
+        training = Corpus(from_sequences(ragged(lines)))
+        corruption = masking.masked_lm(bert, 0.15)
+        options = PretrainingOptions()
+        data = PretrainingData(training, held_out, OBJECTIVES["causal"], corruption, options)
+        digests.add(data.digest)
+    assert len(digests) == 2
+
+
 @pytest.mark.parametrize(
     ("texts", "options", "named"),
     [
@@ -197,6 +228,7 @@ def test_a_run_that_has_ended_goes_on_with_more_steps(bert, tmp_path):
         ([(text, text) for text in TEXTS], {}, "tuples"),
         (TEXTS, {"seed": -1}, "seed"),
         (TEXTS, {"callbacks": print}, "callbacks"),
+        (TEXTS, {"random_weights": True, "generator": "folder"}, "`generator` folder brings"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_parameter(bert, texts, options, named):

@@ -5,8 +5,8 @@ own head or another that its family has.
     adapt finetune --checkpoint runs/pretrain --out runs/adapted    # discards the head trained here
 
 ``{"encoder", "head"}`` goes in and comes out. A checkpoint without the head of the objective gets a
-fresh one. Every line of the text is an example; lines longer than --max-length become several. 5%
-of the examples are held out.
+fresh one. Every line of the text is an example, and one longer than --max-length several; for pairs
+a line is a sentence, and a blank line ends a document. 5% of the examples are held out.
 """
 
 import dataclasses

@@ -47,10 +47,11 @@ def export(
 
     ``format`` is "transformers", "sentence-transformers", or "auto": transformers where it can
     express the model; or "peft": what LoRA added to its base, with the head. ``base`` names that
-    base where it is not where the run says. ``long`` "head" exports a run that reads long texts in another way; what is
-    written reads their first tokens, as these libraries do. Raises :class:`ExportError` for what a
-    format can't express, naming what exports, and :class:`OutputError` for a folder that exists
-    (without ``overwrite``), that holds the run itself, or that the disk has no room for.
+    base where it is not where the run says. ``long`` "head" exports a run that reads long texts in
+    another way; what is written reads their first tokens, as these libraries do. Raises
+    :class:`ExportError` for what a format can't express, naming what exports, and
+    :class:`OutputError` for a folder that exists (without ``overwrite``), that holds the run
+    itself, or that the disk has no room for.
     """
     out = local_path(out, "out").resolve()
     check_reads_head(run, long)

@@ -64,45 +64,59 @@ def peft_folder(run: hub.Pretrained, base: str) -> Folder:
     plain = without_lora(run)
     check_rest(plain, original, base)
     architecture, kind = class_of(plain)
-    notes = []
-    if kind == "features" and not makes_embeddings(run):
-        notes.append(card.NO_HEAD.format(head=kind_in_words(run)))
-        logger.warning(
-            f"{run.source}: the head ({kind_in_words(run)}) is not exported, for no class of "
-            "transformers holds it: the adapter is that of the encoder alone"
-        )
+    has_head = kind != "features"
+    notes = [] if has_head else head_notes(run)
     if kind == "classes":
         plain, notes = transformers.fitted(plain)
-    modules = lora_modules(run, plain, has_prefix=kind != "features")
-    tensors = head_tensors(plain, original, has_prefix=kind != "features")
+    modules = lora_modules(run, plain, has_prefix=has_head)
+    tensors = head_tensors(plain, original, has_prefix=has_head)
     entries = {
         "peft_type": "LORA",
         **task_entries(run, kind, architecture),
-        "base_model_name_or_path": place_of(base),
+        "base_model_name_or_path": base_entry(base),
         "inference_mode": True,
         **lora_entries(run, modules),
         "modules_to_save": roots(tensors, get_family(run.config.family).prefix) or None,
     }
-    for module in modules:
-        tensors[f"{module.name}.lora_A.weight"] = module.a
-        tensors[f"{module.name}.lora_B.weight"] = module.b
-        if module.magnitude is not None:
-            tensors[f"{module.name}.lora_magnitude_vector"] = module.magnitude
+    tensors |= lora_tensors(modules)
     named = {f"{BASE}{name}": np.ascontiguousarray(t) for name, t in tensors.items()}
-    config = layout.write_config(plain.config, plain.head if kind != "features" else None)
+    config = layout.write_config(plain.config, plain.head if has_head else None)
     config |= model_entries(plain, architecture)
     files = {
         hub.ADAPTER: json.dumps(entries, indent=2) + "\n",
         "README.md": card.card(
             f"LoRA for {architecture}",
             "peft",
-            loading_code(run, architecture, place_of(base)),
-            run.task if kind != "features" else "",
-            class_names(run) if kind != "features" else [],
+            loading_code(run, architecture, base_entry(base)),
+            run.task if has_head else "",
+            class_names(run) if has_head else [],
             notes,
         ),
     }
     return Folder(config, named, files, hub.ADAPTER_WEIGHTS)
+
+
+def head_notes(run: hub.Pretrained) -> list[str]:
+    """What the card says of a head that is not exported, which a warning says, too."""
+    if makes_embeddings(run):
+        return []
+    head = kind_in_words(run)
+    logger.warning(
+        f"{run.source}: the head ({head}) is not exported, for no class of transformers holds it: "
+        "the adapter is that of the encoder alone"
+    )
+    return [card.NO_HEAD.format(head=head)]
+
+
+def lora_tensors(modules: Sequence[Module]) -> Tensors:
+    """What LoRA adds to modules, by the names of their class."""
+    tensors = {}
+    for module in modules:
+        tensors[f"{module.name}.lora_A.weight"] = module.a
+        tensors[f"{module.name}.lora_B.weight"] = module.b
+        if module.magnitude is not None:
+            tensors[f"{module.name}.lora_magnitude_vector"] = module.magnitude
+    return tensors
 
 
 def check_lora(run: hub.Pretrained) -> None:
@@ -122,7 +136,6 @@ def check_lora(run: hub.Pretrained) -> None:
 
 def load_base(base: str) -> hub.Pretrained:
     """The checkpoint that a run began with. Raises :class:`ExportError` where PEFT can't load it."""
-    mend = "export it, and give that folder as `base`"
     try:
         original = hub.load_silently(base)
     except CheckpointError as error:
@@ -134,12 +147,12 @@ def load_base(base: str) -> hub.Pretrained:
     if (folder / "model.json").exists() or (folder / hub.ADAPTER).exists():
         raise ExportError(
             f"the run began with {base}, which is a run of adapt or an adapter: PEFT takes neither as "
-            f"a base, {mend}"
+            "a base, export it, and give that folder as `base`"
         )
     return original
 
 
-def place_of(base: str) -> str:
+def base_entry(base: str) -> str:
     """How adapter_config.json names a base: a folder by its whole path, a hub id as it is."""
     is_folder = Path(base).expanduser().is_dir() or base in hub.BUNDLED
     return str(hub.resolve(base).resolve()) if is_folder else base
@@ -196,8 +209,8 @@ def lora_modules(run: hub.Pretrained, plain: hub.Pretrained, has_prefix: bool) -
         name = row.name.removesuffix(".weight")
         if has_prefix:
             name = get_family(run.config.family).prefix + name
-        of_rank = len(a) ** 0.5 if run.config.lora_stabilised else len(a)
-        alpha = run.config.lora_scale * of_rank
+        divisor = math.sqrt(len(a)) if run.config.lora_stabilised else len(a)
+        alpha = run.config.lora_scale * divisor
         magnitude = magnitudes(layers, leaves) if run.config.lora_magnitudes else None
         modules.append(Module(name, a, b, alpha, row.layout == "same", magnitude))
     return modules
@@ -206,7 +219,11 @@ def lora_modules(run: hub.Pretrained, plain: hub.Pretrained, has_prefix: bool) -
 def module_rows(plain: hub.Pretrained) -> list[Row]:
     """The rows of the encoder's dense layers, by the names of transformers' modules."""
     rows = families.module_rows(plain.config, tree.paths(plain.params), plain.head)
-    return [row for row in rows if row.name.endswith(".weight") and row.paths[0][:8] == "encoder/"]
+    kernels = []
+    for row in rows:
+        if row.name.endswith(".weight") and row.paths[0].startswith("encoder/"):
+            kernels.append(row)
+    return kernels
 
 
 def side_by_side(
@@ -214,13 +231,13 @@ def side_by_side(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(A, B) of the module that is these layers side by side, in torch's [out, in]."""
     distinct: list[np.ndarray] = []
-    places = {}
+    index_of_a = {}
     for layer in layers:
         own = leaves.get(f"{layer}/lora/a")
         if own is None:
             continue
-        same = [place for place, a in enumerate(distinct) if np.array_equal(a, own)]
-        places[layer] = same[0] if same else len(distinct)
+        same = [index for index, a in enumerate(distinct) if np.array_equal(a, own)]
+        index_of_a[layer] = same[0] if same else len(distinct)
         if not same:
             distinct.append(own)
     rank = distinct[0].shape[1]
@@ -228,8 +245,8 @@ def side_by_side(
     for layer in layers:
         outputs = leaves[f"{layer}/kernel"].shape[1]
         b = np.zeros((outputs, rank * len(distinct)), np.float32)
-        if layer in places:
-            start = places[layer] * rank
+        if layer in index_of_a:
+            start = index_of_a[layer] * rank
             b[:, start : start + rank] = leaves[f"{layer}/lora/b"].T
         rows.append(b)
     return np.concatenate(distinct, 1).T, np.concatenate(rows)
@@ -275,13 +292,16 @@ def target_names(run: hub.Pretrained, modules: Sequence[str]) -> list[str]:
     whole names.
     """
     family = get_family(run.config.family)
-    plain = without_lora(run)
-    names = {row.name.removesuffix(".weight") for row in module_rows(plain)}
-    names = {name for name in names if not any(module.endswith(name) for module in modules)}
-    of_heads = [row for row in family.table if not row.paths[0].startswith("encoder/")]
-    names |= {row.name.removesuffix(".weight") for row in of_heads}
+    others = set()
+    for row in module_rows(without_lora(run)):
+        name = row.name.removesuffix(".weight")
+        if not any(module.endswith(name) for module in modules):
+            others.add(last_part(name))
+    for row in family.table:
+        if not row.paths[0].startswith("encoder/"):
+            others.add(last_part(row.name.removesuffix(".weight")))
     last = {last_part(module) for module in modules}
-    return list(modules) if last & set(map(last_part, names)) else sorted(last)
+    return list(modules) if last & others else sorted(last)
 
 
 def last_part(name: str) -> str:

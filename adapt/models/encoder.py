@@ -104,8 +104,8 @@ class PatchEmbedding(nn.Module):
     Dosovitskiy et al. 2021, eq. 1): [N, T, D].
 
     These are a class token, a distillation token (DeiT, Touvron et al. 2021, 4), and registers,
-    which have no position (Darcet et al. 2024). Where a batch has ``masked_patches`` bool [N, patches], its
-    ``mask_token`` [D] stands in for these.
+    which have no position (Darcet et al. 2024). Where a batch has ``masked_patches`` bool [N,
+    patches], its ``mask_token`` [D] stands in for these.
     """
 
     config: EncoderConfig

@@ -173,6 +173,10 @@ class Dense(nn.Module):
         return y
 
 
+# What DoRA divides by at least: a column of zeros, as pruning leaves it, stays one.
+LEAST_LENGTH = 1e-12
+
+
 class LowRank(nn.Module):
     """scale (x A) B (LoRA, Hu et al. 2021, eq. 3), [..., out]: zero at first, for B is.
 
@@ -199,7 +203,8 @@ class LowRank(nn.Module):
         magnitude = self.param("magnitude", nn.initializers.ones, (self.outputs,))
         # The length is a constant to the gradient (4.3 there), which takes less memory.
         weight = kernel.in_dtype(jnp.float32) + self.scale * (a @ b)
-        factor = magnitude / jax.lax.stop_gradient(jnp.linalg.norm(weight, axis=0))
+        length = jnp.maximum(jnp.linalg.norm(weight, axis=0), LEAST_LENGTH)
+        factor = magnitude / jax.lax.stop_gradient(length)
         rest = multiply(x, kernel) * (factor - 1).astype(self.dtype)
         return rest + factor.astype(self.dtype) * update
 

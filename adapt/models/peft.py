@@ -21,6 +21,7 @@ import numpy as np
 from adapt import tree
 from adapt.errors import StrategyError
 from adapt.models.config import EncoderConfig
+from adapt.models.layers import LEAST_LENGTH
 from adapt.models.model import Model
 
 # The fields of an EncoderConfig that say what is added to the pre-trained layers.
@@ -88,9 +89,8 @@ def check_size(name: str, value: float, limit: float) -> None:
 def init_peft(params: tree.Tree, model: Model, key: jax.Array) -> tree.Tree:
     """``params`` with fresh subtrees for what the model's config adds.
 
-    LoRA and adapters change no output at first, but for the rounding of DoRA's lengths; a prefix
-    does. Raises :class:`StrategyError` where
-    LoRA's targets match no dense layer.
+    LoRA and adapters change no output at first (DoRA by round-off); a prefix does. Raises
+    :class:`StrategyError` where LoRA's targets match no dense layer.
     """
     config = model.encoder.config
     encoder_paths = tree.paths(model.shapes()["encoder"], "encoder/")
@@ -130,9 +130,9 @@ def merge_lora(params: tree.Tree, config: EncoderConfig) -> tuple[tree.Tree, Enc
         kernel = np.asarray(flat[f"{layer}/kernel"])
         kernel = kernel + np.float32(config.lora_scale) * (a @ b)
         if config.lora_magnitudes:
-            kernel *= np.asarray(flat.pop(f"{layer}/lora/magnitude")) / np.linalg.norm(
-                kernel, axis=0
-            )
+            magnitude = np.asarray(flat.pop(f"{layer}/lora/magnitude"))
+            length = np.maximum(np.linalg.norm(kernel, axis=0), LEAST_LENGTH)
+            kernel *= magnitude / length
         flat[f"{layer}/kernel"] = kernel
     empty = dict.fromkeys(tree.empties(params))
     return tree.unflatten(flat | empty), without_lora(config)

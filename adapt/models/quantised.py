@@ -6,8 +6,8 @@ An int8 kernel has a float32 scale for each output, beside it in the parameters 
     {"kernel": values, "kernel_scale": scale, "bias": bias}
 
 A product widens a kernel where it is used, in the backward pass once more, so that a step never
-holds all of them in the dtype of the computation. Nothing here is differentiated by a kernel: such
-ones are frozen.
+holds all of them in the dtype of the computation. There is no gradient by these kernels: they are
+frozen.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def quantise(kernel: Any) -> tuple[Any, Any]:
     """(int8 values [in, out], float32 scale [out]) with the least largest error: the largest number
     of a column is 127 times its scale, zero is exact, and rounding is to the nearest even.
 
-    Of a NumPy array both are NumPy's, and no other array is as large as the kernel but one.
+    A NumPy array gives NumPy arrays, with one temporary of the kernel's size.
 
         >>> values, scale = quantise(np.array([[-2.0, 0.0], [1.0, 0.0]], np.float32))
         >>> values.tolist()

@@ -36,6 +36,7 @@ from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained
 from adapt.training.context import ContextLoss, LossContext
 from adapt.training.losses import Loss
+from adapt.training.step import PARTS
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +111,9 @@ class Objective(abc.ABC):
         """Why the objective does not go with this checkpoint; "" where it does."""
 
     def is_own(self, pretrained: Pretrained) -> bool:
-        """Whether it is what the checkpoint's head was trained by, as far as that can be seen. One
-        of adapt's own objectives is.
+        """Whether it is what the checkpoint's head was trained by, as far as that can be seen.
+
+        Exactly one of the objectives in this package is, for any checkpoint.
         """
         return False
 
@@ -265,7 +267,15 @@ def hold_out(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def join_parts(*parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The labels and weights of several losses one after the other, with ``part`` [n]."""
+    """The labels and weights of several losses one after the other, with ``part`` [n].
+
+    They have to be in the order of :attr:`Objective.terms`. Raises :class:`StrategyError` for more
+    than :data:`adapt.training.step.PARTS`, which a step would not count.
+    """
+    if len(parts) > PARTS:
+        raise StrategyError(
+            f"an objective has {len(parts)} losses, and a step balances {PARTS} at the most"
+        )
     numbers = [np.full(len(part["label"]), number) for number, part in enumerate(parts)]
     return {
         "label": np.concatenate([part["label"] for part in parts]),

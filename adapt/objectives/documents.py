@@ -15,13 +15,13 @@ from adapt.data.shapes import shape_rule
 from adapt.data.tables import Table
 from adapt.errors import DataError, StrategyError
 from adapt.objectives.base import Corpus, hold_out
+from adapt.objectives.texts import LINES
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.ragged import Ragged, concat_ranges, ragged
 
 logger = logging.getLogger(__name__)
 
-LINES = 4096  # tokenized together
 # Random numbers of pairs are others than those of masks, which begin with the seed.
 STREAM = 0x9A12
 
@@ -156,7 +156,7 @@ class Documents:
         return first, np.searchsorted(self.document, document, "right")
 
     def elsewhere(self, inside: np.ndarray, lengths: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Places of tokens of other documents than that of the sentences ``inside``, int64 [sum of
+        """Positions of tokens of other documents than that of the sentences ``inside``, int64 [sum of
         lengths]: ``lengths`` each, from the beginning of a random sentence on.
 
         They go on in the next document where one ends, and after the last in the first.
@@ -171,9 +171,10 @@ class Documents:
         # Counted without the own document.
         begin = start[sentence] - np.where(sentence >= last, own_tokens, 0)
         others = np.repeat(len(self.sentences.values) - own_tokens, lengths)
-        places = concat_ranges(begin, lengths) % others
+        positions = concat_ranges(begin, lengths) % others
         skipped = np.repeat(own_tokens, lengths)
-        return np.where(places < np.repeat(own_start, lengths), places, places + skipped)
+        is_before = positions < np.repeat(own_start, lengths)
+        return np.where(is_before, positions, positions + skipped)
 
 
 @dataclasses.dataclass(frozen=True)

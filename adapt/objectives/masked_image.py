@@ -77,7 +77,9 @@ class MaskedImage(Objective):
         side = side_of_masks(config, options.mask_size)
         grid = config.image_size // side
         repeats = side // config.patch_size
-        count = math.ceil(options.patch_rate * grid**2)
+        # Without round-off: 0.07 of 100 squares is 7.000000000000001.
+        share = round(options.patch_rate * grid**2, 6)
+        count = max(math.ceil(share), 1)
         if count == grid**2:
             raise StrategyError(
                 f"`mask_size` {side} and `patch_rate` {options.patch_rate} mask whole pictures of "

@@ -73,7 +73,7 @@ class DiscriminatorModel(Model):
         """The generator's own parameters."""
         if not self.shared:
             return generator
-        return tree.select(generator, lambda path: not SHARED.fullmatch(path))
+        return tree.select(generator, lambda path: not is_shared(path))
 
     def with_shared(self, params: tree.Tree) -> tree.Tree:
         """All parameters of the generator, from those of a run."""
@@ -118,14 +118,16 @@ class Replaced(Objective):
         """The discriminator as elsewhere, with the generator of the options' folder, or a new one."""
         model, params = super().build(pretrained, options, key)
         if options.generator is None:
-            generator, shared = new_generator(pretrained), True
-            of_generator = generator.init(jax.random.fold_in(key, 1))
+            generator = new_generator(pretrained)
+            generator_params = generator.init(jax.random.fold_in(key, 1))
+            shared = True
         else:
-            given = read_generator(pretrained, options.generator)
-            generator, shared = given.model, has_shared(given.params, params)
-            of_generator = given.params
+            loaded = read_generator(pretrained, options.generator)
+            generator = loaded.model
+            generator_params = loaded.params
+            shared = has_shared(loaded.params, params)
         both = DiscriminatorModel(model.encoder, model.head, generator=generator, shared=shared)
-        return both, params | {"generator": both.without_shared(of_generator)}
+        return both, params | {"generator": both.without_shared(generator_params)}
 
     def beside(self, pretrained: Pretrained, model: Model, params: tree.Tree) -> dict[str, Any]:
         """The generator, as a checkpoint of its own."""
@@ -207,8 +209,9 @@ def fill(batch: Batch, tokens_M: jax.Array) -> jax.Array:
     """The tokens of a batch, [R, C], with these ones at its targets."""
     tokens_RC = jnp.asarray(batch["tokens"])
     is_target = batch["weight"][: len(batch["targets"])] > 0
-    places = jnp.where(is_target, batch["targets"], tokens_RC.size)  # beyond the end: left out
-    filled = tokens_RC.reshape(-1).at[places].set(tokens_M.astype(tokens_RC.dtype), mode="drop")
+    flat_index = jnp.where(is_target, batch["targets"], tokens_RC.size)  # beyond the end: left out
+    tokens_M = tokens_M.astype(tokens_RC.dtype)
+    filled = tokens_RC.reshape(-1).at[flat_index].set(tokens_M, mode="drop")
     return filled.reshape(tokens_RC.shape)
 
 
@@ -224,13 +227,13 @@ def judged(
     hidden = model.head_input(context.params, None, inputs, 0, context.dropout_key)
     logits_T = model.outputs_of(context.params, hidden, inputs, context.dropout_key)[:, 0]
     truth_T = is_replaced_RC.reshape(-1)
-    said_T = logits_T > 0
+    predicted_T = logits_T > 0
     loss_T = optax.sigmoid_binary_cross_entropy(logits_T, truth_T.astype(jnp.float32))
     return {
         "replaced_loss": (loss_T, weight_T),
-        "replaced_accuracy": (said_T == truth_T, weight_T),
-        "replaced_precision": (truth_T, weight_T * said_T),
-        "replaced_recall": (said_T, weight_T * truth_T),
+        "replaced_accuracy": (predicted_T == truth_T, weight_T),
+        "replaced_precision": (truth_T, weight_T * predicted_T),
+        "replaced_recall": (predicted_T, weight_T * truth_T),
     }
 
 

@@ -89,10 +89,11 @@ class Layout:
 
         Raises :class:`MeshError` for an axis that is unknown, or does not divide its dimension.
         """
-        kernel_path = path.removesuffix("_scale") if path.endswith("/kernel_scale") else path
+        is_scale = path.endswith("/kernel_scale")
+        kernel_path = path.removesuffix("_scale") if is_scale else path
         rule = first_match(kernel_path, self.rules if rules is None else rules)
         pattern, named = rule
-        if kernel_path != path:  # the scales of an int8 kernel: one for each column
+        if is_scale:
             named = named[1:2]
         if any(named[len(shape) :]):
             raise MeshError(f"rule {rule} names {len(named)} dimensions, {path} has {len(shape)}")

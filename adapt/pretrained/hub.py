@@ -295,15 +295,32 @@ def load_folder(folder: Path, source: str, base: str | Path | None = None) -> Pr
     if (inner / ADAPTER).exists() and not has_weights(inner):
         return load_adapter(folder, source, base)
     check_no_base(source, base)
-    hf = read_json(inner, "config.json")
-    check_model_type(hf, inner)
-    check_no_adapter(inner)
-    config = config_file.read_config(hf, str(inner))
-    tensors = read_tensors(inner)
-    config = families.get_family(config.family).settle(config, tensors)
+    hf, config, tensors = read_model_files(inner)
     imported = importing.to_params(config, hf, tensors, str(inner))
+    notes = label_notes(hf, imported.head, inner)
+    return with_inputs(imported_model(source, config, hf, imported, notes), folder, hf)
+
+
+def read_model_files(folder: Path) -> tuple[dict[str, Any], EncoderConfig, dict[str, np.ndarray]]:
+    """(the entries of config.json, the encoder's configuration, the tensors) of a folder of weights."""
+    hf = read_json(folder, "config.json")
+    check_model_type(hf, folder)
+    check_no_adapter(folder)
+    config = config_file.read_config(hf, str(folder))
+    tensors = read_tensors(folder)
+    return hf, families.get_family(config.family).settle(config, tensors), tensors
+
+
+def imported_model(
+    source: str,
+    config: EncoderConfig,
+    hf: Mapping[str, Any],
+    imported: importing.Imported,
+    notes: tuple[str, ...],
+) -> Pretrained:
+    """A model of another library, without what makes its inputs."""
     task, labels = class_names(hf, imported.head)
-    pretrained = Pretrained(
+    return Pretrained(
         source,
         config,
         imported.head,
@@ -312,9 +329,8 @@ def load_folder(folder: Path, source: str, base: str | Path | None = None) -> Pr
         labels=labels,
         unread=imported.unread,
         stripped=imported.stripped,
-        notes=label_notes(hf, imported.head, inner),
+        notes=notes,
     )
-    return with_inputs(pretrained, folder, hf)
 
 
 def check_no_base(source: str, base: str | Path | None) -> None:
@@ -349,30 +365,14 @@ def load_adapter(folder: Path, source: str, base: str | Path | None = None) -> P
     entries = peft_entries.parse(read_json(inner, ADAPTER), str(file))
     base_folder = adapter_base(entries, file, base)
     base_inner = sentence_files.transformer_folder(base_folder)
-    hf = read_json(base_inner, "config.json")
-    check_model_type(hf, base_inner)
-    check_no_adapter(base_inner)
-    config = config_file.read_config(hf, str(base_inner))
-    tensors = read_tensors(base_inner)
-    config = families.get_family(config.family).settle(config, tensors)
+    hf, config, tensors = read_model_files(base_inner)
     adapter = peft_weights.Adapter(
         entries, read_tensors(inner, ADAPTER_WEIGHTS), str(inner / ADAPTER_WEIGHTS), str(base_inner)
     )
-    hf, imported = peft_weights.merged(config, hf, tensors, adapter)
+    hf, imported = peft_weights.merge_adapter(config, hf, tensors, adapter)
     hf = with_labels(hf, inner, imported.head)
-    task, labels = class_names(hf, imported.head)
-    what = f"{source}: the adapter ({entries.peft_type}) is merged into {base_folder}"
-    pretrained = Pretrained(
-        source,
-        config,
-        imported.head,
-        imported.params,
-        task=task,
-        labels=labels,
-        unread=imported.unread,
-        stripped=imported.stripped,
-        notes=(what,),
-    )
+    note = f"{source}: the adapter ({entries.peft_type}) is merged into {base_folder}"
+    pretrained = imported_model(source, config, hf, imported, (note,))
     pretrained = with_inputs(pretrained, base_folder, hf)
     if vocabulary_file(inner) is not None:
         own = with_inputs(dataclasses.replace(pretrained, tokenizer=None), folder, hf)
@@ -386,22 +386,22 @@ def load_adapter(folder: Path, source: str, base: str | Path | None = None) -> P
 def adapter_base(entries: peft_entries.Entries, file: Path, base: str | Path | None = None) -> Path:
     """The folder of the base of an adapter. Raises :class:`CheckpointError` where there is none."""
     name = base if base is not None else entries.base_model_name_or_path
-    mend = f"write its place into base_model_name_or_path of {file} (adapt.load takes it as base)"
+    remedy = f"write its place into base_model_name_or_path of {file} (adapt.load takes it as base)"
     if not name:
-        raise CheckpointError(f"{file} does not say which base the adapter is of: {mend}")
+        raise CheckpointError(f"{file} does not say which base the adapter is of: {remedy}")
     if entries.revision not in (None, "main") and not Path(name).expanduser().is_dir():
         raise CheckpointError(
-            f"revision is {entries.revision!r} in {file}: fetch that of {name}, and {mend}"
+            f"revision is {entries.revision!r} in {file}: fetch that of {name}, and {remedy}"
         )
     try:
         folder = resolve(str(name))
     except CheckpointError as error:
         raise CheckpointError(
-            f"the base of the adapter {file} is not there, {mend}: {error}"
+            f"the base of the adapter {file} is not there, {remedy}: {error}"
         ) from None
     if (folder / "model.json").exists():
         raise CheckpointError(
-            f"{name}, the base of the adapter {file}, is a run of adapt: export it, and {mend}"
+            f"{name}, the base of the adapter {file}, is a run of adapt: export it, and {remedy}"
         )
     return folder
 

@@ -116,6 +116,10 @@ class Entries:
         # A name that is there in full is not asked for its layer.
         return isinstance(targets, str) or module in targets or self.is_of_layers(module)
 
+    def is_feedforward(self, module: str) -> bool:
+        """Whether IA3 scales the inputs of a module, not its outputs."""
+        return bool(self.feedforward_modules) and matches(self.feedforward_modules, module)
+
     def is_of_layers(self, module: str) -> bool:
         """Whether a module is in one of ``layers_to_transform``, where these are named."""
         layers = self.layers_to_transform
@@ -207,7 +211,8 @@ def check(entries: Entries, file: str) -> None:
             f"save_projection is false in {file}: vera_A and vera_B are drawn by torch then, save "
             "the adapter with them"
         )
-    if min(entries.r, *(entries.rank_pattern or {}).values(), entries.r) < 1:
+    ranks = [entries.r, *(entries.rank_pattern or {}).values()]
+    if min(ranks) < 1:
         raise CheckpointError(f"r or a rank of rank_pattern in {file} is below 1")
     for name, pattern in patterns_of(entries):
         try:

@@ -15,6 +15,7 @@ import numpy as np
 from adapt import tree
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, Encoder, EncoderConfig, Model
+from adapt.models.layers import LEAST_LENGTH
 from adapt.pretrained import importing, tensor_names
 from adapt.pretrained.families import (
     OF_ENCODER,
@@ -26,7 +27,7 @@ from adapt.pretrained.families import (
     tensor_rows,
 )
 from adapt.pretrained.importing import Imported, Shape, part_of, to_float32
-from adapt.pretrained.peft_entries import ALL_LINEAR, Entries, matches
+from adapt.pretrained.peft_entries import ALL_LINEAR, Entries
 
 BASE = "base_model.model."
 # What a method adds to a module.
@@ -104,11 +105,11 @@ def parts_of(adapter: Adapter) -> Parts:
     return Parts(added, replaced, shared)
 
 
-def merged(
+def merge_adapter(
     config: EncoderConfig, hf: Mapping[str, Any], tensors: Tensors, adapter: Adapter
 ) -> tuple[Mapping[str, Any], Imported]:
-    """(the entries of config.json for the class of the adapter, head and parameters with the adapter
-    in their weights).
+    """The base with the adapter in its weights: (entries of config.json for the adapter's class,
+    head and parameters).
 
     ``hf`` and ``tensors`` are the base's. The head is the adapter's: the base's own stays where both
     are of the same class, where it is one of pre-training, and where the adapter does not say of
@@ -124,7 +125,7 @@ def merged(
     dropped: Tensors = {}
     if class_name not in (None, architecture(hf)):
         hf = {**hf, "architectures": [class_name]}
-        kind = kind_of(family, class_name)
+        kind = head_kind_of(family, class_name)
         if kind in NEW_HEADS:
             dropped = of_other_head(family, named, expected, kind)
     kept = {name: tensor for name, tensor in named.items() if name not in dropped}
@@ -135,7 +136,7 @@ def merged(
     for name in of_head:
         check_is_head(family, name, names, adapter)
     imported = importing.to_params(config, hf, kept | of_head, adapter.base)
-    if class_name and head_kind(imported.head) != kind_of(family, class_name):
+    if class_name and head_kind(imported.head) != head_kind_of(family, class_name):
         # The base's pooler, which a class for tokens does not have, stands in the way.
         alone = {name: tensor for name, tensor in kept.items() if name in expected}
         imported = importing.to_params(config, hf, alone | of_head, adapter.base)
@@ -164,7 +165,7 @@ def class_of(family: Family, entries: Entries) -> str | None:
     return family.classes.get(entries.head_kind or "")
 
 
-def kind_of(family: Family, class_name: str) -> str:
+def head_kind_of(family: Family, class_name: str) -> str:
     """The kind of head of one of transformers' classes."""
     for kind, name in family.classes.items():
         if name == class_name:
@@ -213,7 +214,9 @@ def encoder_names(config: EncoderConfig) -> frozenset[str]:
 
 
 def check_is_head(family: Family, name: str, in_encoder: Collection[str], adapter: Adapter) -> None:
-    """Raise :class:`CheckpointError` for a name that is below an encoder's, and none of it."""
+    """Raise :class:`CheckpointError` for a tensor under a module of the encoder that the encoder
+    does not have.
+    """
     roots = {known.split(".")[0] for known in in_encoder}
     if name.split(".")[0] in roots and not part_of(family, name):
         raise CheckpointError(
@@ -246,7 +249,7 @@ class Base:
     def drop_head(self) -> None:
         """Leave the encoder alone."""
         self.head = Classifier(0, get_family(self.config.family).pooling)
-        self.leaves = {path: leaf for path, leaf in self.leaves.items() if path.startswith("enc")}
+        self.leaves = {path: leaf for path, leaf in self.leaves.items() if path.startswith("encoder/")}
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor as its file has it."""
@@ -272,7 +275,7 @@ class Base:
             )
         if row.paths == (EMBEDDING,) and getattr(self.head, "tied", False):
             self.untie()
-        self.leaves |= zip(row.paths, row.to_leaves(tensor), strict=True)
+        self.leaves.update(zip(row.paths, row.to_leaves(tensor), strict=True))
 
 
 def add(
@@ -353,10 +356,11 @@ def add_to_module(
     elif entries.peft_type == "VERA":
         changed = with_vectors(weight, tensors, shared, where)
     else:
-        scale = scale_of_ia3(weight, tensors, entries, module, where)
+        is_feedforward = entries.is_feedforward(module)
+        scale = scale_of_ia3(weight, tensors, is_feedforward, where)
         changed = weight * scale
         bias = f"{name}.bias"
-        if len(scale) > 1 and bias in base.rows:
+        if not is_feedforward and bias in base.rows:
             base.replace(bias, base.tensor(bias) * scale[:, 0], adapter.file)
     changed = changed.T if is_transposed else changed.reshape(stored.shape)
     base.replace(row.name, changed.astype(np.float32), adapter.file)
@@ -399,7 +403,8 @@ def with_low_rank(
     if names[0] != "lora_A":
         raise CheckpointError(f"use_dora is true for the embedding {where}, which is not read")
     (magnitude,) = take(tensors, ["lora_magnitude_vector"], [(outputs,)], where)
-    return updated * (magnitude / np.linalg.norm(updated, axis=1))[:, None]
+    length = np.maximum(np.linalg.norm(updated, axis=1), LEAST_LENGTH)
+    return updated * (magnitude / length)[:, None]
 
 
 def with_vectors(weight: np.ndarray, tensors: Tensors, shared: Tensors, where: str) -> np.ndarray:
@@ -419,12 +424,12 @@ def with_vectors(weight: np.ndarray, tensors: Tensors, shared: Tensors, where: s
 
 
 def scale_of_ia3(
-    weight: np.ndarray, tensors: Tensors, entries: Entries, module: str, where: str
+    weight: np.ndarray, tensors: Tensors, is_feedforward: bool, where: str
 ) -> np.ndarray:
     """By what IA3 multiplies a weight (Liu et al. 2022, 3.3): [1, in] before a feed-forward module,
     [out, 1] after another.
     """
     outputs, inputs = weight.shape
-    is_before = bool(entries.feedforward_modules) and matches(entries.feedforward_modules, module)
-    (scale,) = take(tensors, ["ia3_l"], [(1, inputs) if is_before else (outputs, 1)], where)
+    shape = (1, inputs) if is_feedforward else (outputs, 1)
+    (scale,) = take(tensors, ["ia3_l"], [shape], where)
     return scale

@@ -15,7 +15,7 @@ from adapt.data.labels import Labels, label_type
 from adapt.data.tables import Table
 from adapt.errors import StrategyError
 from adapt.models import LanguageModel, MaskedLM
-from adapt.options import TaskOptions, is_of
+from adapt.options import TaskOptions, is_of, listed
 from adapt.pretrained.hub import LABEL_TYPES, Pretrained, describe, tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.ragged import Ragged
@@ -111,11 +111,11 @@ class Cloze(Classification):
 
     def head_notes(self, run: Pretrained) -> dict[str, str]:
         head = language_model(run)
-        said = []
+        words = []
         for name, ids in zip(run.labels, head.word_tokens, strict=True):
             strings = [repr(tokenizer_of(run).backend.id_to_token(number)) for number in ids]
-            said.append(f"{name} {' '.join(strings)}")
-        return {"prompt": repr(head.template), "words": ", ".join(said)}
+            words.append(f"{name} {' '.join(strings)}")
+        return {"prompt": repr(head.template), "words": ", ".join(words)}
 
     # Exports
 
@@ -208,10 +208,6 @@ def parse_json(text: str) -> dict[str, list[str]]:
             raise StrategyError(f"`verbalizer`: {name} has {of_class!r}: give a word, or a list")
         words[name] = listed(of_class)
     return words
-
-
-def listed(words: str | Sequence[str]) -> list[str]:
-    return [words] if isinstance(words, str) else list(words)
 
 
 def checked_words(verbalizer: Verbalizer) -> dict[str, tuple[str, ...]]:

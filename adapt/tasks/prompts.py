@@ -72,7 +72,7 @@ class Prompt:
             if name is None:
                 continue
             if name not in names or spec or conversion:
-                known = ", ".join(f"{{{known}}}" for known in names)
+                known = ", ".join(f"{{{own}}}" for own in names)
                 raise StrategyError(f"`template` has the placeholder {{{name}}}: give {known}")
             pieces.append(names[name])
         check_texts(template, pieces, columns)
@@ -81,9 +81,9 @@ class Prompt:
             pieces += ["" if template[-1:].isspace() else " ", None]
             masks = 1
         if masks != 1:
-            said = f"{masks} masks" if masks else "no mask"
+            masks_text = f"{masks} masks" if masks else "no mask"
             raise StrategyError(
-                f"`template` {template!r} has {said}: write [MASK] once, where the word is"
+                f"`template` {template!r} has {masks_text}: write [MASK] once, where the word is"
             )
         if causal and pieces[-1] is not None:
             raise StrategyError(
@@ -94,16 +94,16 @@ class Prompt:
 
     @property
     def template(self) -> str:
-        """The template with texts by their place: what reads any columns."""
-        said = []
+        """The template with texts by their number: what reads any columns."""
+        parts = []
         for piece in self.pieces:
             if piece is None:
-                said.append("[MASK]")
+                parts.append("[MASK]")
             elif isinstance(piece, int):
-                said.append(f"{{{place_name(piece, self.count)}}}")
+                parts.append(f"{{{placeholder(piece, self.count)}}}")
             else:
-                said.append(piece.replace("{", "{{").replace("}", "}}"))
-        return "".join(said)
+                parts.append(piece.replace("{", "{{").replace("}", "}}"))
+        return "".join(parts)
 
     def render(self, texts: Sequence[str], word: str | None = None) -> Rendered:
         """The prompt of a row, with its mask, or with a word in its place.
@@ -125,14 +125,16 @@ class Prompt:
             else:
                 text += piece
         if self.mask is None and word is None:
-            text = text[: max(len(text.rstrip(" ")), max(stop for _, stop in spans))]
+            # The space belongs to the next word's token; one that ends a text of the row stays.
+            end_of_texts = max(stop for _, stop in spans)
+            text = text[:end_of_texts] + text[end_of_texts:].rstrip(" ")
         return Rendered(text, spans, mask)
 
     def encode(
         self, tokenizer: Tokenizer, rows: Sequence[Sequence[str]]
     ) -> tuple[Encoded, np.ndarray]:
-        """(token ids of the prompt of every row, the place in each, int64 [N], whose output says the
-        word).
+        """(token ids of the prompt of every row, the position in each, int64 [N], whose output says
+        the word).
 
         A prompt that is too long loses tokens of its texts, the longest first, and none of its
         template: the last ones of a text, or the first where the checkpoint truncates on the left.
@@ -141,22 +143,22 @@ class Prompt:
         rendered = [self.render(row) for row in rows]
         encodings = tokenizer.uncut.encode_batch([prompt.text for prompt in rendered])
         sequences = []
-        places = np.zeros(len(rows), np.int64)
+        positions = np.zeros(len(rows), np.int64)
         long = LongTexts("head", tokenizer.max_length)
         for row, (encoding, prompt) in enumerate(zip(encodings, rendered, strict=True)):
             ids = np.array(encoding.ids, np.int32)
-            place = self.place(encoding, prompt)
-            kept = kept_places(encoding, prompt, tokenizer)
+            position = self.output_position(encoding, prompt)
+            kept = kept_positions(encoding, prompt, tokenizer)
             if len(kept) < len(ids):
                 left_out = len(ids) - len(kept)
                 long += LongTexts(long.rule, long.max_length, 1, tokens_left_out=left_out)
             sequences.append(ids[kept])
-            places[row] = np.searchsorted(kept, place)
+            positions[row] = np.searchsorted(kept, position)
         tokens = ragged(sequences)
         tokenizer.unknown.count(tokens, [prompt.text for prompt in rendered])
-        return Encoded(tokens, long), places
+        return Encoded(tokens, long), positions
 
-    def place(self, encoding: Encoding, prompt: Rendered) -> int:
+    def output_position(self, encoding: Encoding, prompt: Rendered) -> int:
         """The token whose output says the word: the mask, or the last one of a causal prompt."""
         own = texts_of(encoding) >= 0
         if self.mask is not None:
@@ -191,14 +193,15 @@ class Prompt:
         else:
             is_word = own & (offsets[:, 0] < stop) & (offsets[:, 1] > start)
             first = start
-        places = np.flatnonzero(is_word)
-        read = filled.text[offsets[places, 0].min(initial=stop) : offsets[places, 1].max(initial=0)]
+        positions = np.flatnonzero(is_word)
+        first_read = offsets[positions, 0].min(initial=stop)
+        read = filled.text[first_read : offsets[positions, 1].max(initial=0)]
         if read.strip() != filled.text[first:stop].strip():
             raise StrategyError(
                 f"`template`: with {word!r} in its mask the tokenizer reads {read!r} as one: put "
                 "spaces around [MASK]"
             )
-        ids = [encoding.ids[place] for place in places]
+        ids = [encoding.ids[position] for position in positions]
         return [Word(number, str(tokenizer.backend.id_to_token(number))) for number in ids]
 
 
@@ -213,14 +216,14 @@ def parsed(template: str) -> list[tuple[str, str | None, str | None, str | None]
 
 
 def names_of(columns: Sequence[str]) -> dict[str, int]:
-    """The number of each text by its names: its column's, and that of its place."""
+    """The number of each text by its names: its column's, and its placeholder's."""
     names = {}
     for number in range(len(columns)):
-        names[place_name(number, len(columns))] = number
+        names[placeholder(number, len(columns))] = number
     return names | {column: number for number, column in enumerate(columns)}
 
 
-def place_name(number: int, count: int) -> str:
+def placeholder(number: int, count: int) -> str:
     """``text``, or of several texts ``text_a``, ``text_b`` and so on; after 26 of them a number."""
     if count == 1:
         return "text"
@@ -230,8 +233,8 @@ def place_name(number: int, count: int) -> str:
 
 def split_at_masks(literal: str, mask_text: str) -> list[str | None]:
     """Literal text with None for each mask, spelled as [MASK], or as the tokenizer does."""
-    spelled = [*MASK_TOKENS[:1], *([mask_text] if mask_text else MASK_TOKENS[1:])]
-    for name in spelled:
+    spellings = [mask_text] if mask_text else MASK_TOKENS[1:]
+    for name in spellings:
         literal = literal.replace(name, MASK_TOKENS[0])
     pieces: list[str | None] = []
     for number, piece in enumerate(literal.split(MASK_TOKENS[0])):
@@ -248,21 +251,21 @@ def check_texts(template: str, pieces: Sequence[str | int | None], columns: Sequ
         count = pieces.count(number)
         if count == 1:
             continue
-        name = place_name(number, len(columns))
-        said = f"{count} times" if count else "nowhere"
+        name = placeholder(number, len(columns))
+        times = f"{count} times" if count else "nowhere"
         raise StrategyError(
-            f"`template` {template!r} has the text of column '{column}' {said}: write {{{name}}} once"
+            f"`template` {template!r} has the text of column '{column}' {times}: write {{{name}}} once"
         )
 
 
-def kept_places(encoding: Encoding, prompt: Rendered, tokenizer: Tokenizer) -> np.ndarray:
-    """The places of the tokens that are read of a prompt, int64 [n]."""
+def kept_positions(encoding: Encoding, prompt: Rendered, tokenizer: Tokenizer) -> np.ndarray:
+    """The positions of the tokens that are read of a prompt, int64 [n]."""
     length = len(encoding)
     excess = length - tokenizer.max_length
     if excess <= 0:
         return np.arange(length)
-    of_texts = [places_of(encoding, span) for span in prompt.spans]
-    counts = [len(places) for places in of_texts]
+    of_texts = [positions_of(encoding, span) for span in prompt.spans]
+    counts = [len(positions) for positions in of_texts]
     room = sum(counts) - excess
     if room < len(counts):
         raise StrategyError(
@@ -270,13 +273,15 @@ def kept_places(encoding: Encoding, prompt: Rendered, tokenizer: Tokenizer) -> n
             f"{length - sum(counts)} tokens of `template`: give a larger one"
         )
     dropped = np.zeros(length, bool)
-    for places, share in zip(of_texts, shares(counts, room), strict=True):
-        lost = places[: len(places) - share] if tokenizer.side == "left" else places[share:]
-        dropped[lost] = True
+    for positions, share in zip(of_texts, shares(counts, room), strict=True):
+        if tokenizer.side == "left":
+            dropped[positions[: len(positions) - share]] = True
+        else:
+            dropped[positions[share:]] = True
     return np.flatnonzero(~dropped)
 
 
-def places_of(encoding: Encoding, span: tuple[int, int]) -> np.ndarray:
+def positions_of(encoding: Encoding, span: tuple[int, int]) -> np.ndarray:
     """The tokens that end in these characters. One that also has characters after them is of what
     follows.
     """

@@ -359,8 +359,10 @@ def make_step(
     """The train step ``(frozen, state, batch) -> (state, metrics)``, jitted, the state donated.
 
     A batch holds the model's inputs, ``label`` [N, ...] and ``weight`` float32 [N], 0 for an empty
-    slot. With ``part`` int32 [N] (up to 3) the loss is the sum of the means of the parts. If ``weight`` is [A, N], every array has a leading axis of A micro-batches, whose sums of
+    slot. If ``weight`` is [A, N], every array has a leading axis of A micro-batches, whose sums of
     losses and of weights are accumulated before one division: the gradient of one large batch.
+    With ``part`` int32 [N], numbers below :data:`PARTS`, the loss is the sum of the means of the
+    parts, each within its micro-batch.
 
     ``loss`` maps (outputs, label) to one float32 number an example (:mod:`adapt.training.losses`),
     or is one of :func:`adapt.training.context.context_loss`, which sees more.

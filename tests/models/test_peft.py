@@ -10,6 +10,8 @@ import pytest
 from adapt import tree
 from adapt.errors import StrategyError
 from adapt.models import Encoder, EncoderConfig, Model, peft
+from adapt.models.layers import LowRank
+from adapt.models.quantised import Kernel
 from adapt.training import frozen_prefix, optim
 from adapt.training.losses import cross_entropy
 from adapt.training.step import init_state, make_step
@@ -98,6 +100,29 @@ def test_rslora_and_dora_begin_as_they_are_merged_and_are_what_their_papers_say(
     of_plain = [apply(plain, tree, batch("bert")) for tree in (params(plain), merged)]
     of_dora = [apply(model, tree, batch("bert")) for tree in (fresh, trained)]
     np.testing.assert_allclose(of_dora, of_plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_column_of_zeros_stays_one_by_dora_and_has_a_gradient():
+    """Pruning leaves such columns, whose length is 0."""
+    kernel = np.array([[3.0, 0.0], [4.0, 0.0]], np.float32)
+    low_rank = {
+        "a": np.ones((2, 1), np.float32),
+        "b": np.zeros((1, 2), np.float32),
+        "magnitude": np.array([10.0, 0.0], np.float32),
+    }
+    layer = LowRank(2, 2, 1, 1.0, magnitudes=True)
+    x = np.ones((1, 2), np.float32)
+
+    def added(params):
+        return layer.apply({"params": params}, x, Kernel(kernel, None))[0]
+
+    np.testing.assert_allclose(added(low_rank), [7.0, 0.0], rtol=1e-6)
+    gradient = jax.grad(lambda params: added(params).sum())(low_rank)
+    assert all(np.isfinite(leaf).all() for leaf in gradient.values())
+    config = peft.with_peft(CONFIGS["bert"], DORA)
+    params = {"encoder": {"dense": {"kernel": kernel, "lora": low_rank}}}
+    merged, _ = peft.merge_lora(params, config)
+    np.testing.assert_allclose(tree.get(merged, "encoder/dense/kernel"), 2 * kernel, rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from adapt.errors import StrategyError
 from adapt.models import Model
 from adapt.objectives import OBJECTIVES, base, replaced
 from adapt.pretrained import hub
 from adapt.training.context import LossContext
+from adapt.training.step import PARTS
 from tests.helpers.recorded import packed, unpacked
 
 REFERENCES = Path(__file__).parents[1] / "references"
@@ -30,6 +32,13 @@ def context_of(model: Model, params, batch) -> LossContext:
 def mean(measure) -> float:
     values, weights = measure
     return float((values * weights).sum() / weights.sum())
+
+
+def test_more_losses_than_a_step_counts_are_refused():
+    part = {"label": np.zeros(2, np.int32), "weight": np.ones(2, np.float32)}
+    assert base.join_parts(*[part] * PARTS)["part"].max() == PARTS - 1
+    with pytest.raises(StrategyError, match=f"{PARTS + 1} losses"):
+        base.join_parts(*[part] * (PARTS + 1))
 
 
 def test_the_loss_of_replaced_tokens_is_that_of_the_original_class():

@@ -88,6 +88,16 @@ def test_squares_are_masked_whole_and_as_many_of_each_picture():
         corrupted(loaded, 1, mask_size=12)
 
 
+@pytest.mark.parametrize(("rate", "count"), [(0.07, 7), (0.55, 55), (0.071, 8), (1e-9, 1)])
+def test_no_square_is_masked_by_round_off(rate, count):
+    """0.07 * 100 is 7.000000000000001."""
+    loaded = hub.load(REFERENCES / "vit_masked_image")
+    side = loaded.config.patch_size
+    wide = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, image_size=10 * side))
+    batch = corrupted(wide, 2, patch_rate=rate, mask_size=side)
+    np.testing.assert_array_equal(batch["masked_patches"].sum(1), [count, count])
+
+
 def test_a_run_goes_on_bit_for_bit_and_exports(inputs, tmp_path, caplog):
     loaded = hub.load(inputs.checkpoint("vit_classifier", 1))
     pictures = inputs.folder / "pictures"

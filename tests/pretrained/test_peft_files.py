@@ -13,7 +13,9 @@ import safetensors.numpy
 
 from adapt import tree
 from adapt.errors import CheckpointError
-from adapt.pretrained import hub, peft_entries
+from adapt.models import Classifier, Encoder, Model
+from adapt.pretrained import hub, peft_entries, peft_weights
+from adapt.pretrained.importing import Imported
 from tests.helpers.recorded import computed, unpacked
 from tests.helpers.tiny import REFERENCES, ROOT
 
@@ -103,6 +105,33 @@ def test_labels_tokenizer_and_vectors_are_those_of_files_beside_the_adapter(fold
     assert loaded.embedding.pooling == "max"
 
 
+def test_ia3_scales_the_bias_of_a_module_with_one_output():
+    """As of every module but a feed-forward one, whose inputs it scales."""
+    loaded = hub.load(REFERENCES / "bert_bare_pooler")
+    model = Model(Encoder(loaded.config), Classifier(1))
+    params = {"encoder": loaded.params["encoder"], "head": model.init_head(jax.random.key(0))}
+    base = peft_weights.Base(loaded.config, Imported(model.head, params, {}, ()), "base")
+    base.replace("classifier.bias", np.ones(1, np.float32), "file")
+    before = base.tensor("classifier.weight")
+    tensors = {"ia3_l": np.full((1, 1), 3.0, np.float32)}
+    adapter = peft_weights.Adapter(peft_entries.Entries("IA3"), {}, "file", "base")
+    peft_weights.add_to_module(base, "classifier", "classifier", tensors, {}, adapter)
+    np.testing.assert_array_equal(base.tensor("classifier.bias"), [3.0])
+    np.testing.assert_array_equal(base.tensor("classifier.weight"), 3 * before)
+
+
+def test_a_row_of_zeros_stays_one_by_dora():
+    entries = peft_entries.Entries("LORA", r=1, use_dora=True)
+    weight = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
+    tensors = {
+        "lora_A": np.ones((1, 2), np.float32),
+        "lora_B": np.zeros((2, 1), np.float32),
+        "lora_magnitude_vector": np.array([10.0, 0.0], np.float32),
+    }
+    merged = peft_weights.with_low_rank(weight, tensors, entries, "dense", "dense")
+    np.testing.assert_allclose(merged, 2 * weight)
+
+
 # Entries
 
 
@@ -157,7 +186,7 @@ def test_a_value_that_is_not_read_is_refused_with_its_entry(folder, entry, value
         change(folder, base_model_name_or_path="some/model")
     change(folder, **{entry: value})
     message = refusal(folder)
-    assert entry in message or entry == "base_model_name_or_path"
+    assert entry in message
     assert str(folder) in message
 
 
@@ -221,7 +250,6 @@ def test_an_adapter_of_another_base_is_refused_with_the_layer(folder):
     assert "base" in refusal(folder, base=REFERENCES / "gpt2_bare")
     message = refusal(folder, base=REFERENCES / "bert_bare_pooler")
     assert "another base" in message and "query" in message
-    other = hub.load_silently(folder)
 
     def deeper(tensors):
         return {name.replace("layer.1.", "layer.7."): tensor for name, tensor in tensors.items()}
@@ -229,7 +257,6 @@ def test_an_adapter_of_another_base_is_refused_with_the_layer(folder):
     change_tensors(folder, deeper)
     message = refusal(folder)
     assert "layer.7" in message and "no such layer" in message
-    assert other.config.layers == 2
 
 
 def test_a_target_that_is_nowhere_and_a_layer_that_is_no_target_are_refused(folder):
