@@ -322,7 +322,7 @@ class Session:
         else:
             frozen = optim.frozen(params, phase.labels)
             if self.resumes:  # a mesh reads a checkpoint straight to its devices
-                frozen = on_host(frozen)
+                frozen = fetched(frozen)
             state = init_trainable(params, phase.labels, phase.tx, key, plan.layout)
         state = self.checkpoints.restore(state)
         self.first_step = int(state.step)
@@ -356,7 +356,7 @@ class Session:
             if phase.frozen_dtype is not None:
                 computed = phase.place_frozen(frozen)
         # States of the checkpoint's own kernels serve whatever stores the same bits.
-        cached_from = computed if phase.rounds else frozen
+        cached_from = computed if phase.rounds_kernels else frozen
         decision = data.choose_cache(phase, cached_from, progress.was_cached(phase.number))
         is_cached = decision is not None and decision.enabled
         if decision is not None:
@@ -365,8 +365,8 @@ class Session:
         if is_new:
             digest = tree.digest(frozen) if digest is None else digest
             progress.begin_phase(phase.number, digest, is_cached)
-        if state is not None and phase.rounds and self.is_watched:
-            self.tell_storage(phase, frozen, computed, data, state)
+        if state is not None and phase.rounds_kernels and self.is_watched:
+            self.report_storage(phase, frozen, computed, data, state)
         if state is not None and is_new:
             self.checkpoints.begin_phase(frozen, state, progress)
             self.emit(events.Saved(progress.step, is_best=False))
@@ -382,7 +382,7 @@ class Session:
         evaluate = self.announced(data.make_evaluate(phase))
         return ActivePhase(phase, frozen, computed, data, evaluate)
 
-    def tell_storage(
+    def report_storage(
         self,
         phase: CompiledPhase,
         frozen: tree.Tree,
@@ -390,7 +390,7 @@ class Session:
         data: TrainingData,
         state: State,
     ) -> None:
-        """Tell what storing the frozen kernels as ``computed`` changes, measured before the first
+        """Report what storing the frozen kernels as ``computed`` changes, measured before the first
         step of the phase.
         """
         stored = self.progress.stored(phase.number)
@@ -512,14 +512,14 @@ class Session:
         return Fitted(outcome, step, compile_seconds, self, active)
 
 
-def on_host(params: tree.Tree) -> tree.Tree:
+def fetched(params: tree.Tree) -> tree.Tree:
     """The arrays as NumPy's, but those that lie on the devices of several processes."""
 
-    def fetched(_: str, leaf: Any) -> Any:
+    def fetch(_: str, leaf: Any) -> Any:
         is_local = getattr(leaf, "is_fully_addressable", False)
         return tree.to_numpy(leaf) if is_local else leaf
 
-    return tree.map_paths(fetched, params)
+    return tree.map_paths(fetch, params)
 
 
 # The work of a call that keeps an accelerator busy while the host prepares the next one; at the rate

@@ -59,8 +59,8 @@ class PreparedRun(abc.ABC):
         """The parameters of the model that a run makes, of all that it trains."""
         return params
 
-    def write_more(self, folder: Path) -> None:
-        """Write what else belongs into the folder of a run that has ended."""
+    def write_companions(self, folder: Path) -> None:
+        """Write what trained beside the model into the folder of a run that has ended."""
         return
 
     def diverged_result(self, error: DivergedError, history: list[Record]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class PreparedRun(abc.ABC):
             if run.outcome != "stopped":
                 if run.pretrained.head != self.plan.pretrained.head and multihost.is_lead_process():
                     hub.save_head(folder.path, run.pretrained.head)
-                self.write_more(folder.path)
+                self.write_companions(folder.path)
                 run_folder.write_json(folder.path / "result.json", run.result)
                 if add_files is not None:
                     add_files(folder.path)

@@ -267,15 +267,15 @@ class Prepared(PreparedRun):
         return params, result_of(self.plan, self.data.objective, fitted)
 
     def params_of_model(self, params: tree.Tree) -> tree.Tree:
-        return {name: part for name, part in params.items() if name != checkpoint.BESIDE}
+        return {name: part for name, part in params.items() if name != checkpoint.COMPANION}
 
-    def write_more(self, folder: Path) -> None:
+    def write_companions(self, folder: Path) -> None:
         """The checkpoints of what trained beside the model, as exports."""
-        if checkpoint.BESIDE not in self.plan.params:
+        if checkpoint.COMPANION not in self.plan.params:
             return
         model = self.plan.model
         params = checkpoint.load_params(folder / "checkpoints", model.shapes())
-        trained = self.data.objective.beside(self.plan.pretrained, model, params)
+        trained = self.data.objective.companions(self.plan.pretrained, model, params)
         if multihost.is_lead_process():
             for name, pretrained in trained.items():
                 export(pretrained, folder / name, "transformers", overwrite=True)
@@ -521,9 +521,9 @@ def build_plan(
     computed = computing_model(model, options.dtype, options.remat, options.scan, layout)
 
     rules = [(".*", GROUP)]
-    unreached = objective.unreached(model.head)
-    if unreached:
-        rules.insert(0, (unreached, optim.FROZEN))
+    untrained_pattern = objective.untrained_pattern(model.head)
+    if untrained_pattern:
+        rules.insert(0, (untrained_pattern, optim.FROZEN))
     labels = tree.label(params, rules)
     schedule = optim.schedule(options.learning_rate, options.steps, options.warmup, options.decay)
     optimizers = {GROUP: optim.adamw(schedule, options.weight_decay)}

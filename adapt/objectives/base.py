@@ -107,7 +107,7 @@ class Objective(abc.ABC):
     # What goes together
 
     @abc.abstractmethod
-    def hindrance(self, pretrained: Pretrained) -> str:
+    def refusal(self, pretrained: Pretrained) -> str:
         """Why the objective does not go with this checkpoint; "" where it does."""
 
     def is_own(self, pretrained: Pretrained) -> bool:
@@ -149,11 +149,11 @@ class Objective(abc.ABC):
         """The parameters of a fresh head."""
         return model.init_head(key)
 
-    def unreached(self, head: Any) -> str:
+    def untrained_pattern(self, head: Any) -> str:
         """A pattern of the parameters that the loss never reaches, which stay as they are."""
         return ""
 
-    def beside(
+    def companions(
         self, pretrained: Pretrained, model: Model, params: tree.Tree
     ) -> Mapping[str, Pretrained]:
         """What trained beside ``pretrained``, by the name of its folder in the run's: checkpoints of
@@ -219,12 +219,12 @@ def choose(pretrained: Pretrained, options: ObjectiveOptions) -> Objective:
     do, and for options of other objectives.
     """
     if options.objective is None:
-        objective = own_objective(pretrained)
+        objective = default_objective(pretrained)
     else:
         objective = get_objective(options.objective)
-    reason = objective.hindrance(pretrained)
+    reason = objective.refusal(pretrained)
     if reason:
-        possible = [name for name, other in OBJECTIVES.items() if not other.hindrance(pretrained)]
+        possible = [name for name, other in OBJECTIVES.items() if not other.refusal(pretrained)]
         raise StrategyError(
             f"`objective` {objective.name} does not go with {pretrained.source}: {reason}; "
             f"what goes with it: {', '.join(possible) or 'no objective'}"
@@ -233,7 +233,7 @@ def choose(pretrained: Pretrained, options: ObjectiveOptions) -> Objective:
     return objective
 
 
-def own_objective(pretrained: Pretrained) -> Objective:
+def default_objective(pretrained: Pretrained) -> Objective:
     """That of the checkpoint's own head; for another head that of its kind of encoder.
 
     An objective that a module has added is never the one that nobody asked for.

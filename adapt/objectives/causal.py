@@ -5,17 +5,17 @@ from adapt.data.masking import Corruption
 from adapt.data.tables import Table
 from adapt.objectives import texts
 from adapt.objectives.base import OBJECTIVES, Corpus
-from adapt.objectives.texts import LanguageModel
+from adapt.objectives.texts import TokenPrediction
 from adapt.options import ObjectiveOptions
 from adapt.pretrained.hub import Pretrained
 
 
-class Causal(LanguageModel):
+class Causal(TokenPrediction):
     """The loss is the mean over all tokens but the first of each example."""
 
     task = "clm"
 
-    def hindrance(self, pretrained: Pretrained) -> str:
+    def refusal(self, pretrained: Pretrained) -> str:
         reason = texts.without_tokenizer(pretrained)
         if not reason and not pretrained.config.causal:
             return "its tokens attend to those after them, and so to what is to be predicted"

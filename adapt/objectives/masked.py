@@ -8,22 +8,22 @@ from adapt.data.tables import Table
 from adapt.models import MaskedLM, ReplacedTokens
 from adapt.objectives import texts
 from adapt.objectives.base import OBJECTIVES, Corpus
-from adapt.objectives.texts import LanguageModel
+from adapt.objectives.texts import TokenPrediction
 from adapt.options import ObjectiveOptions
 from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 
 # What a masked-LM loss never reaches.
-UNREACHED = r"head/(pooler|next_sentence)/.*"
+UNTRAINED = r"head/(pooler|next_sentence)/.*"
 
 
-class Masked(LanguageModel):
+class Masked(TokenPrediction):
     """The loss is the mean over the chosen tokens."""
 
     task = "mlm"
     reads = ("mask_rate",)
 
-    def hindrance(self, pretrained: Pretrained) -> str:
+    def refusal(self, pretrained: Pretrained) -> str:
         return no_masks(pretrained)
 
     def is_own(self, pretrained: Pretrained) -> bool:
@@ -31,8 +31,8 @@ class Masked(LanguageModel):
             return False
         return not pretrained.config.is_image and not pretrained.config.causal
 
-    def unreached(self, head: Any) -> str:
-        return UNREACHED if head.next_sentence or head.pooler else ""
+    def untrained_pattern(self, head: Any) -> str:
+        return UNTRAINED if head.next_sentence or head.pooler else ""
 
     def read(
         self, pretrained: Pretrained, table: Table, options: ObjectiveOptions, seed: int

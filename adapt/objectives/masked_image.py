@@ -40,7 +40,7 @@ class MaskedImage(Objective):
     primary_metric = "loss"
     perplexity_of = ""
 
-    def hindrance(self, pretrained: Pretrained) -> str:
+    def refusal(self, pretrained: Pretrained) -> str:
         if not pretrained.config.is_image:
             return "it is no image encoder, and this is for pictures"
         if get_family(pretrained.config.family).masked_image is None:

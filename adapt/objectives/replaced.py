@@ -100,7 +100,7 @@ class Replaced(Objective):
     terms: ClassVar = {"masked_loss": 1.0, "replaced_loss": DISCRIMINATOR}
     perplexity_of = "masked_loss"
 
-    def hindrance(self, pretrained: Pretrained) -> str:
+    def refusal(self, pretrained: Pretrained) -> str:
         reason = no_masks(pretrained)
         if not reason and not is_exported(pretrained, "replaced tokens"):
             return "its family has no head of replaced tokens"
@@ -129,7 +129,7 @@ class Replaced(Objective):
         both = DiscriminatorModel(model.encoder, model.head, generator=generator, shared=shared)
         return both, params | {"generator": both.without_shared(generator_params)}
 
-    def beside(self, pretrained: Pretrained, model: Model, params: tree.Tree) -> dict[str, Any]:
+    def companions(self, pretrained: Pretrained, model: Model, params: tree.Tree) -> dict[str, Any]:
         """The generator, as a checkpoint of its own."""
         assert isinstance(model, DiscriminatorModel) and model.generator is not None
         generator = dataclasses.replace(

@@ -45,7 +45,7 @@ class SentencePairs(Objective):
     def primary_metric(self) -> str:
         return f"{self.metric}_accuracy"
 
-    def hindrance(self, pretrained: Pretrained) -> str:
+    def refusal(self, pretrained: Pretrained) -> str:
         reason = no_masks(pretrained)
         if not reason and get_family(pretrained.config.family).pair_objective != self.name:
             return f"its family has no {self.head_name}"

@@ -22,7 +22,7 @@ from adapt.training.losses import Loss
 LINES = 4096  # tokenized together
 
 
-class LanguageModel(Objective):
+class TokenPrediction(Objective):
     """An objective whose one loss is the mean over predicted tokens."""
 
     head_name = "language-model head"

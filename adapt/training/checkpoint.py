@@ -44,7 +44,7 @@ from adapt.tree import Tree, check_like, map_paths, merge, nbytes, paths, select
 INDEX = "index.json"
 CHECKSUMS = "SHA256SUMS"
 # What trained beside a model, and is no part of it: see adapt.objectives.replaced.
-BESIDE = "generator"
+COMPANION = "generator"
 FULL_DISK = ("No space left on device", "Disk quota exceeded")
 
 
@@ -148,8 +148,8 @@ def load_params(
     stored_paths = paths(stored)
     from_base = select(base or {}, lambda path: path not in stored_paths)
     params = merge({"encoder": {}, "head": {}}, stored, from_base)
-    if BESIDE not in like:
-        params.pop(BESIDE, None)
+    if COMPANION not in like:
+        params.pop(COMPANION, None)
     try:
         check_like(params, like, f"the parameters in {folder}", dtypes=True)
     except TreeError as error:

@@ -37,7 +37,7 @@ def measure(
     for path, leaf in kernels.items():
         stored = stored_kernel(computed, path)
         nbytes += sum(array.nbytes for array in stored)
-        of_kernels.add(tree.to_numpy(leaf), meant(*stored))
+        of_kernels.add(tree.to_numpy(leaf), dequantised(*stored))
 
     is_on_mesh = phase.model.layout is not None
     model = dataclasses.replace(phase.model, layout=None, remat="none", scan=False)
@@ -81,7 +81,7 @@ def stored_kernel(computed: tree.Tree, path: str) -> list[np.ndarray]:
     return [tree.to_numpy(layer[name]) for name in ("kernel", SCALE) if name in layer]
 
 
-def meant(values: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
+def dequantised(values: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
     """The float32 kernel that is stored."""
     return values.astype(np.float32) if scale is None else dequantise(values, scale)
 

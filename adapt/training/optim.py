@@ -104,36 +104,36 @@ def divide(grads: Any, weight: jax.Array) -> Any:
     """
     leaves, form = jax.tree.flatten(grads)
     divided = [leaf / weight for leaf in leaves]
-    vectors = vector_places(leaves)
+    vectors = vector_indices(leaves)
     if vectors:
         # Without the barrier XLA divides each by itself.
-        together = jnp.concatenate([leaves[place] for place in vectors])
+        together = jnp.concatenate([leaves[index] for index in vectors])
         together = jax.lax.optimization_barrier(together) / weight
-        ends = np.cumsum([leaves[place].size for place in vectors])
-        for place, vector in zip(vectors, jnp.split(together, ends[:-1]), strict=True):
-            divided[place] = vector
+        ends = np.cumsum([leaves[index].size for index in vectors])
+        for index, vector in zip(vectors, jnp.split(together, ends[:-1]), strict=True):
+            divided[index] = vector
     return jax.tree.unflatten(form, divided)
 
 
 def norm_of(updates: Any) -> jax.Array:
     """The norm of all leaves together, float32 []; on an accelerator vectors are summed as one."""
     leaves = jax.tree.leaves(updates)
-    vectors = vector_places(leaves)
+    vectors = vector_indices(leaves)
     if vectors:
-        together = jnp.concatenate([leaves[place] for place in vectors])
-        others = [leaf for place, leaf in enumerate(leaves) if place not in vectors]
+        together = jnp.concatenate([leaves[index] for index in vectors])
+        others = [leaf for index, leaf in enumerate(leaves) if index not in vectors]
         leaves = [*others, together]
     return optax.tree.norm(leaves)
 
 
-def vector_places(leaves: Sequence[jax.Array]) -> list[int]:
+def vector_indices(leaves: Sequence[jax.Array]) -> list[int]:
     """Which leaves :func:`divide` and :func:`norm_of` take as one: float32 vectors, in a program for
     one accelerator; else none.
     """
     if not is_for_one_accelerator():
         return []
     return [
-        place for place, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype == jnp.float32
+        index for index, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype == jnp.float32
     ]
 
 

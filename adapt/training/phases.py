@@ -73,7 +73,7 @@ class CompiledPhase:
         return None if dtype == "float32" else dtype
 
     @property
-    def rounds(self) -> bool:
+    def rounds_kernels(self) -> bool:
         """Whether a step computes with other kernels than the checkpoint's, by how they are stored."""
         return self.frozen_dtype not in (None, self.dtype) and self.freezes_kernels
 

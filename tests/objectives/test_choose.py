@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adapt.objectives import OBJECTIVES
-from adapt.objectives.base import own_objective
+from adapt.objectives.base import default_objective
 from adapt.objectives.masked import Masked
 from adapt.pretrained import hub
 
@@ -31,4 +31,4 @@ class Spans(Masked):
 )
 def test_the_default_is_that_of_the_head_or_of_the_encoder(monkeypatch, case, name):
     monkeypatch.setitem(OBJECTIVES, "spans", Spans())
-    assert own_objective(hub.load(REFERENCES / case)) is OBJECTIVES[name]
+    assert default_objective(hub.load(REFERENCES / case)) is OBJECTIVES[name]
