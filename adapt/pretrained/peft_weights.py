@@ -249,7 +249,9 @@ class Base:
     def drop_head(self) -> None:
         """Leave the encoder alone."""
         self.head = Classifier(0, get_family(self.config.family).pooling)
-        self.leaves = {path: leaf for path, leaf in self.leaves.items() if path.startswith("encoder/")}
+        self.leaves = {
+            path: leaf for path, leaf in self.leaves.items() if path.startswith("encoder/")
+        }
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor as its file has it."""

@@ -93,7 +93,9 @@ def test_no_square_is_masked_by_round_off(rate, count):
     """0.07 * 100 is 7.000000000000001."""
     loaded = hub.load(REFERENCES / "vit_masked_image")
     side = loaded.config.patch_size
-    wide = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, image_size=10 * side))
+    wide = dataclasses.replace(
+        loaded, config=dataclasses.replace(loaded.config, image_size=10 * side)
+    )
     batch = corrupted(wide, 2, patch_rate=rate, mask_size=side)
     np.testing.assert_array_equal(batch["masked_patches"].sum(1), [count, count])
 
