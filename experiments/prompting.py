@@ -224,7 +224,7 @@ def compare_side(
     side = SIDES[side_name]
     prompt = PROMPTS[name]
     asked: dict[str, Any] = {}
-    if side.task == "cloze":
+    if side_name == "prompt":
         asked = {"template": prompt.template, "verbalizer": prompt.words}
     train = bundled.read(name, "train")
     out = config.out / f"{name}-{side_name.replace(' ', '-')}"
