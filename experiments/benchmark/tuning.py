@@ -31,6 +31,7 @@ from adapt.data import packing, sources, tables
 from adapt.data.examples import Examples
 from adapt.errors import StrategyError
 from adapt.models import Classifier, Encoder, Model, attention, encoder, layers
+from adapt.models.quantised import multiply
 from adapt.pretrained.hub import Pretrained, load
 from adapt.run_folder import check_out, versions, write_json
 from adapt.tasks import TASKS
@@ -266,7 +267,7 @@ def three_products(x: jax.Array, kernels: Any, biases: Any, added: Any, heads: i
     rows, tokens, width = x.shape
     products = []
     for kernel, bias in zip(kernels, biases, strict=True):
-        product = x @ kernel + bias
+        product = multiply(x, kernel) + bias
         products.append(product.reshape(rows, tokens, heads, width // heads))
     return jnp.stack(products, 2)
 

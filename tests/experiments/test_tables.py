@@ -193,6 +193,7 @@ def test_compiled_steps():
         "flops_model": 3.0,
         "collectives": [{"sent": 500 * 2**20}, {"sent": 52.6 * 2**20}],
         "least": 0.916,
+        "kernel_seconds": 0.1234,
         "compile_seconds": 96.2,
     }
     refused = {name: found[name] for name in ("case", "compiler", "limit", "compile_seconds")}
@@ -207,10 +208,10 @@ def test_compiled_steps():
         "bfloat16, blocks as a loop. 2 cores of a CPU, 2026-11-25; libtpu 0.0.42.1, jax 0.10.2.\n"
         "\n"
         "| model | trains | slice | mesh | remat | examples | GiB a chip | products | MiB sent "
-        "| computing | compiled |\n"
-        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| computing | roofline | compiled |\n"
+        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| bert-base | full | v5e:2x2 | fsdp=4 | block | 128 x 512 | 2.07 | 1.333 | 552.6 "
-        "| 91.6% | 96 s |\n"
+        "| 91.6% | 123 ms | 96 s |\n"
         "| gpt2-xl | full | v5e:2x2 | fsdp=4 | block | 128 x 512 | does not fit, by 4.25 |  |  "
-        "|  | 96 s |\n"
+        "|  |  | 96 s |\n"
     )
