@@ -22,8 +22,12 @@ def stored_digest(run: Path, which: str = "last") -> str:
 
 
 def untimed_result(run: Path) -> dict:
-    """A run's result.json without what the clock decides."""
+    """A run's result.json without what the clock decides, and without the commands that show its
+    findings, which repeat the options that were typed.
+    """
     result = json.loads((run / "result.json").read_text())
+    for finding in result.get("findings", []):
+        del finding["shown_by"]
     return {name: value for name, value in result.items() if name not in TIMED}
 
 
