@@ -27,7 +27,7 @@ def untimed_result(run: Path) -> dict:
     """
     result = json.loads((run / "result.json").read_text())
     for finding in result.get("findings", []):
-        del finding["shown_by"]
+        finding.pop("shown_by", None)
     return {name: value for name, value in result.items() if name not in TIMED}
 
 
