@@ -1,6 +1,8 @@
 """PEFT computes from our folders what adapt computes, for every family; skipped where it is not installed.
 
-Run by hand: PYTHONPATH=$PWD:/tmp/peers/lib/python3.11/site-packages .venv/bin/python -m pytest tests/export/test_peft_peers.py
+By hand, PEERS being the folder where they are installed:
+
+    PYTHONPATH=$PWD:$PEERS python -m pytest tests/export/test_peft_peers.py
 """
 
 import json

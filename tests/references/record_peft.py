@@ -1,6 +1,6 @@
 """Record adapters of PEFT on the random checkpoints of this folder, and what it computes with them.
 
-Run as `/tmp/peers/bin/python tests/references/record_peft.py` with torch, transformers and peft, after
+Run as `python tests/references/record_peft.py` with torch, transformers and peft, after
 the other scripts. Each folder adapters/<case>/ is what `save_pretrained` writes, with outputs.npz beside
 it; `base_model_name_or_path` is the name of the base's folder here. Every tensor of an adapter is random:
 zeros would hide a wrong mapping. Arrays in outputs.npz are those of record.py.
