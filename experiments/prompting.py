@@ -21,22 +21,14 @@ import numpy as np
 import adapt
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
-from adapt.comparison import intervals
 from adapt.comparison.cells import Cells
 from adapt.data import bundled
-from adapt.run_folder import check_out, versions, write_json
-from adapt.tasks import get_task
-from experiments.benchmark.sides import machine
-from experiments.benchmark.table_files import (
-    command_line,
-    machine_text,
-    source_line,
-    table_text,
-    versions_text,
-    write_table,
-)
+from adapt.run_folder import check_out, write_json
+from experiments.study import draw
+from experiments.study.options import StudyRunOptions
+from experiments.study.page import Figure, Page, Table, source_of, write_page
+from experiments.study.scores import Score, accuracy_of, with_interval
 
-METRIC = "accuracy"
 COLUMNS = (
     "data",
     "labels a class",
@@ -44,6 +36,21 @@ COLUMNS = (
     "new head",
     "prompt",
     "prompt - new head (95% interval)",
+)
+QUESTION = (
+    "A cloze template with the masked-LM head, as in "
+    "[Schick and Schütze (2021)](https://aclanthology.org/2021.eacl-main.20) and "
+    "[Gao et al. (2021)](https://aclanthology.org/2021.acl-long.295), against a new head on the "
+    "same encoder: what does keeping the head bring when labels are few?"
+)
+CAPTION = (
+    "Test accuracy by labels a class; at 0 the prompt alone, without training. Bars are 95% "
+    "intervals over seeds and test examples."
+)
+METHOD = (
+    "Every side sees the same draws of examples, trains all of the encoder, and has the same rates "
+    "to choose from by the labels that it has. The probe is logistic regression on frozen "
+    "features. Differences are paired by seed and test example.",
 )
 SHORT: dict[str, Any] = {
     "data": ("reviews",),
@@ -117,39 +124,10 @@ class StudyOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyRunOptions:
-    """Where results go."""
-
-    title: ClassVar[str] = "run"
-
-    # the folder to write
-    out: Path = Path("runs/prompting")
-    # replace what is there
-    overwrite: bool = True
-    # go on with what is in the folder; its cells are those of the same flags
-    resume: bool = False
-    # the documentation, whose table and figure are written, too; default: not
-    docs: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(StudyOptions, StudyRunOptions):
     """The flags of the command."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """The mean accuracy over seeds, and its bootstrap: resamples that pair with those of others."""
-
-    value: float
-    resamples: np.ndarray
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return intervals.interval(self.resamples)
-
-    def minus(self, other: "Score") -> "Score":
-        return Score(self.value - other.value, self.resamples - other.resamples)
+    out: Path = Path("runs/prompting")
 
 
 # The sides' scores by labels a class; 0 is the prompt without training.
@@ -168,16 +146,8 @@ def main(config: Config) -> dict[str, Any]:
     write_json(config.out / "prompting.json", result)
     rows = table_rows(scores)
     console.table("test accuracy", COLUMNS, rows)
-    table_folders = [config.out]
-    image_folders = [config.out]
-    if config.docs is not None:
-        table_folders.append(config.docs / "tables")
-        image_folders.append(config.docs / "img")
-    for folder in table_folders:
-        write_table(folder, "prompting", table(config, rows))
     drawn = plot(scores, majority, config.checkpoint)
-    for folder in image_folders:
-        console.say(f"plot      {plots.save(drawn, folder / 'prompting.png')}")
+    write_page(page(config, rows, drawn), config.out, config.docs)
     console.result(json.dumps(result))
     return result
 
@@ -203,13 +173,13 @@ def study(pretrained: adapt.Pretrained, name: str, config: Config) -> Scores:
     console.say(f"{name}: without training")
     run = adapt.zero_shot(pretrained, prompt.template, prompt.words)
     outputs = run.predict(texts).outputs
-    scores: Scores = {0: {"prompt": score_of([outputs] * config.seeds, targets, classes)}}
+    scores: Scores = {0: {"prompt": accuracy_of([outputs] * config.seeds, targets)}}
     for side_name in SIDES:
         console.say(f"{name}: {side_name}")
         cells = compare_side(pretrained, name, side_name, (texts, labels), config)
         for count in config.labels:
             of_seeds = outputs_of(cells, SIDES[side_name], count * len(classes), config.seeds)
-            scores.setdefault(count, {})[side_name] = score_of(of_seeds, targets, classes)
+            scores.setdefault(count, {})[side_name] = accuracy_of(of_seeds, targets)
     return scores
 
 
@@ -256,20 +226,11 @@ def outputs_of(cells: Cells, side: Side, budget: int, seeds: int) -> list[np.nda
     return outputs
 
 
-def score_of(outputs: Sequence[np.ndarray], targets: np.ndarray, classes: Sequence[str]) -> Score:
-    """The score of outputs [N, C], one array a seed, on one test set."""
-    task = get_task("classification")
-    tests = [(of_seed, targets) for of_seed in outputs]
-    resamples = intervals.resampled(task, classes, METRIC, tests, is_one_test=True)
-    right = [(of_seed.argmax(-1) == targets).mean() for of_seed in outputs]
-    return Score(float(np.mean(right)), resamples)
-
-
 def difference(sides: Mapping[str, Score]) -> Score | None:
     """By how much the prompt is better than a new head."""
     if "new head" not in sides:
         return None
-    return sides["prompt"].minus(sides["new head"])
+    return sides["prompt"] - sides["new head"]
 
 
 def plain(scores: Scores) -> dict[str, Any]:
@@ -296,25 +257,27 @@ def table_rows(scores: Mapping[str, Scores]) -> list[tuple[str, ...]]:
             gain = difference(sides)
             gain_text = ""
             if gain is not None:
-                low, high = gain.interval
-                gain_text = f"{gain.value:+.3f} ({low:+.3f} to {high:+.3f})"
+                gain_text = with_interval(gain, sign=True)
             rows.append((name, str(count), *cells, gain_text))
     return rows
 
 
-def table(config: Config, rows: Sequence[Sequence[str]]) -> str:
-    """The file of the table, which says how it was made."""
-    what = (
-        f"{config.checkpoint}, test accuracy on {config.test_rows:,} rows, mean of {config.seeds} "
-        f"seeds, the best of {len(config.rates)} rates by a fifth of the labels"
+def page(config: Config, rows: Sequence[Sequence[str]], drawn: Any) -> Page:
+    """The page of the study."""
+    return Page(
+        name="prompting",
+        title="The head kept, with a prompt",
+        question=QUESTION,
+        figure=Figure(drawn, CAPTION),
+        tables=[Table(COLUMNS, rows, right=5)],
+        method=METHOD,
+        source=source_of(
+            "experiments.prompting",
+            config,
+            f"{config.checkpoint}, test accuracy on {config.test_rows:,} rows, mean of "
+            f"{config.seeds} seeds, the best of {len(config.rates)} rates by a fifth of the labels",
+        ),
     )
-    source = source_line(
-        command_line("experiments.prompting", config),
-        what,
-        machine_text(machine(2)),
-        versions_text([versions()]),
-    )
-    return table_text(source, COLUMNS, rows, right=5)
 
 
 def plot(scores: Mapping[str, Scores], majority: Mapping[str, float], checkpoint: str) -> Any:
@@ -325,19 +288,8 @@ def plot(scores: Mapping[str, Scores], majority: Mapping[str, float], checkpoint
         for number, (side_name, side) in enumerate(SIDES.items()):
             positions = [x for x, count in enumerate(counts) if side_name in of_set[count]]
             of_side = [of_set[counts[x]][side_name] for x in positions]
-            values = np.array([score.value for score in of_side])
-            low, high = np.transpose([score.interval for score in of_side])
-            axis.errorbar(
-                np.array(positions) + 0.08 * (number - 1),
-                values,
-                np.maximum([values - low, high - values], 0),
-                fmt="o-",
-                color=side.colour,
-                ms=4,
-                lw=1.4,
-                capsize=2,
-                label=side_name,
-            )
+            shifted = [x + 0.08 * (number - 1) for x in positions]
+            draw.points(axis, shifted, of_side, side.colour, side_name)
         axis.axhline(majority[name], color="black", ls=":", lw=1, label="most frequent class")
         axis.set_xticks(range(len(counts)), [str(count) for count in counts])
         axis.set_xlim(-0.4, len(counts) - 0.6)

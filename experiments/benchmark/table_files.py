@@ -15,7 +15,7 @@ from adapt.cli.flags import Options, changed_flags
 from adapt.markdown import markdown_table
 
 # Flags that say nothing about a figure, or name a path of the machine that measured it.
-UNNAMED = ("peers", "keras", "onnx", "openvino", "out", "overwrite", "resume", "tables")
+UNNAMED = ("peers", "keras", "onnx", "openvino", "out", "overwrite", "resume", "tables", "docs")
 # Packages whose versions a table says, in this order.
 PACKAGES = (
     "jax",

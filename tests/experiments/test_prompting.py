@@ -9,8 +9,8 @@ from adapt.markdown import markdown_table
 from adapt.pretrained import hub
 from adapt.tasks.cloze import with_prompt
 from experiments import prompting
+from experiments.study.scores import Score, accuracy_of
 
-CLASSES = ["negative", "positive"]
 TARGETS = np.array([0, 1] * 20)
 
 
@@ -20,8 +20,8 @@ def outputs(right: int) -> np.ndarray:
     return np.eye(2)[np.where(is_right, TARGETS, 1 - TARGETS)]
 
 
-def scored(right: int) -> prompting.Score:
-    return prompting.score_of([outputs(right), outputs(right - 2)], TARGETS, CLASSES)
+def scored(right: int) -> Score:
+    return accuracy_of([outputs(right), outputs(right - 2)], TARGETS)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,6 @@ def test_a_prompt_of_the_study_has_a_token_for_every_class(name, asset):
     assert list(model.labels) == sorted(prompt.words)
 
 
-def test_a_difference_is_paired_by_seed_and_example(scores):
-    gain = prompting.difference(scores[4])
-    assert gain is not None and gain.value == pytest.approx(6 / 40)
-    low, high = gain.interval
-    unpaired = scores[4]["prompt"].resamples - scores[4]["new head"].resamples[::-1]
-    widths = high - low, np.subtract(*np.quantile(unpaired, [0.975, 0.025]))
-    assert 0 < low < gain.value < high and widths[0] < widths[1]
-    same = scores[4]["prompt"].minus(scores[4]["prompt"])
-    assert same.interval == (0, 0)
-
-
 def test_the_table_and_the_figure_have_every_score(scores, tmp_path):
     rows = prompting.table_rows({"reviews": scores})
     assert [row[:5] for row in rows] == [
@@ -58,11 +47,10 @@ def test_the_table_and_the_figure_have_every_score(scores, tmp_path):
         ("reviews", "4", "0.475", "0.575", "0.725"),
     ]
     assert rows[0][5] == "" and rows[1][5].startswith("+0.150 (+0.")
-    text = prompting.table(prompting.Config(seeds=2), rows)
-    source, _, *lines = text.splitlines()
-    assert "`python -m experiments.prompting --seeds 2`" in source
-    assert lines == markdown_table(prompting.COLUMNS, rows, 5)
     drawn = prompting.plot({"reviews": scores}, {"reviews": 0.5}, "a model")
+    text = prompting.page(prompting.Config(seeds=2), rows, drawn).text("figure.png")
+    assert "`python -m experiments.prompting --seeds 2`" in text
+    assert "\n".join(markdown_table(prompting.COLUMNS, rows, 5)) in text
     ((axis,),) = [drawn.axes]
     assert axis.get_title().startswith("reviews") and len(axis.containers) == 3
     drawn.savefig(tmp_path / "plot.png")

@@ -1,0 +1,87 @@
+"""What studies share: paired scores, verdicts by intervals, pages."""
+
+import numpy as np
+import pytest
+
+from adapt.cli import plots
+from adapt.comparison import intervals
+from adapt.tasks import get_task
+from experiments.study import draw, page
+from experiments.study.scores import Score, accuracy_of, score_of, with_interval
+
+CLASSES = ["negative", "positive"]
+TARGETS = np.array([0, 1] * 20)
+
+
+def outputs(right: int) -> np.ndarray:
+    """Logits of 40 examples, the first of which are right."""
+    is_right = np.arange(len(TARGETS)) < right
+    return np.eye(2)[np.where(is_right, TARGETS, 1 - TARGETS)]
+
+
+def scored(right: int) -> Score:
+    return accuracy_of([outputs(right), outputs(right - 2)], TARGETS)
+
+
+def test_a_score_has_the_resamples_of_a_comparison():
+    tests = [(outputs(30), TARGETS), (outputs(28), TARGETS)]
+    task = get_task("classification")
+    resamples = intervals.resampled(task, CLASSES, "accuracy", tests, is_one_test=True)
+    score = scored(30)
+    np.testing.assert_allclose(score.resamples, resamples, rtol=1e-12)
+    assert score.value == pytest.approx(29 / 40)
+
+
+def test_a_difference_is_paired_by_seed_and_example():
+    more, less = scored(30), scored(24)
+    gain = more - less
+    low, high = gain.interval
+    assert gain.value == pytest.approx(6 / 40) and 0 < low < gain.value < high
+    unpaired = np.quantile(more.resamples - less.resamples[::-1], [0.025, 0.975])
+    assert high - low < unpaired[1] - unpaired[0]
+    assert (more - more).interval == (0, 0)
+    assert (0.5 * more + 0.5 * more).value == pytest.approx(more.value)
+
+
+def test_scores_of_other_examples_are_not_subtracted():
+    shorter = score_of(np.ones((2, 10)))
+    with pytest.raises(ValueError, match="not paired"):
+        scored(30) - shorter
+
+
+@pytest.mark.parametrize(
+    ("margin", "verdict"),
+    [
+        (scored(34) - scored(20), page.REPRODUCED),
+        (scored(20) - scored(34), page.NOT_REPRODUCED),
+        (scored(30) - scored(30), page.NOT_DECIDABLE),
+    ],
+)
+def test_a_claim_holds_where_its_interval_is_above_zero(margin, verdict):
+    assert page.Claim("more is better", "more - less", margin).verdict == verdict
+
+
+def test_a_page_says_claims_figures_and_how_and_is_written_twice(tmp_path, drawn):
+    figure, axes = plots.figure()
+    draw.points(axes[0, 0], [0, 1], [scored(30), scored(24)], plots.BLUE, "more")
+    gain = scored(34) - scored(20)
+    written = page.Page(
+        name="more",
+        title="More is better",
+        question="Is it?",
+        claims=[page.Claim("more is better", "more - less", gain)],
+        why=["Because there is more."],
+        figure=page.Figure(figure, "Accuracy of more."),
+        tables=[page.Table(("side", "score"), [("more", "0.7")], right=1)],
+        method=["Two seeds."],
+        differs=["The model is small."],
+        source="Source: by hand.",
+    )
+    page.write_page(written, tmp_path / "out", tmp_path / "docs")
+    text = (tmp_path / "docs" / "studies" / "more.md").read_text("utf-8")
+    assert f"| {with_interval(gain, sign=True)} | reproduced |" in text
+    assert "](../img/more.png)" in text
+    assert text.index("Because") < text.index("| more | 0.7 |") < text.index("* The model")
+    for image in ("out/more.png", "docs/img/more.png"):
+        assert (tmp_path / image).stat().st_size > 1000
+    assert "](more.png)" in (tmp_path / "out" / "more.md").read_text("utf-8")
