@@ -12,6 +12,7 @@ from typing import Any
 from adapt.errors import CheckpointError
 from adapt.models import POSITION_KINDS, EncoderConfig
 from adapt.pretrained.families import ACTIVATIONS, Fields, get_family
+from adapt.pretrained.families.checks import check_usual
 
 
 def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
@@ -45,7 +46,12 @@ def encoder_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         raise CheckpointError(
             f"quantization_config in {where}/config.json: only weights in floating point are read"
         )
-    fields = family.complete(hf, fields)
+    check_usual(hf, **family.usual)
+    fields = family.complete(hf, {**fields, **family.always})
+    if fields.get("end_token", 0) is None:
+        fields["end_token"] = 0
+    if fields.get("pad_token", 0) is None:  # padding is masked here, so that any token will do
+        fields["pad_token"] = fields.get("end_token", 0)
     fields["activation"] = activation(fields["activation"])
     for name in ("pad_token", "end_token"):
         if name in fields:
@@ -53,7 +59,7 @@ def encoder_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
     config = EncoderConfig(**fields)
     check_config(config, f"config.json in {where}")
     if not config.is_image and not 0 <= config.pad_token < config.vocabulary:
-        # A padding token without a row. Padding is masked here, so that any token will do.
+        # A padding token without a row.
         config = dataclasses.replace(config, pad_token=0)
     return config
 

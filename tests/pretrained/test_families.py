@@ -253,6 +253,28 @@ def test_an_entry_of_config_is_read_under_its_alias_and_a_contradiction_is_refus
         config_file.read_config(hf | {other: 2 * value}, "memory")
 
 
+def usual_entries() -> list[tuple[str, str]]:
+    """(a recorded case, an entry that its family reads with one value alone), of each family one."""
+    cases = {says(name)["model_type"]: name for name in CASES}
+    found = []
+    for model_type, case in cases.items():
+        found += [(case, entry) for entry in families.get_family(model_type).usual]
+    return found
+
+
+@pytest.mark.parametrize(("case", "entry"), usual_entries())
+def test_an_entry_that_is_read_with_one_value_alone_is_refused_by_name_and_written(case, entry):
+    hf = says(case)
+    config = config_file.read_config(hf, "memory")
+    usual = families.get_family(config.family).usual[entry]
+    assert layout.write_config(config)[entry] == usual
+    other = "another" if isinstance(usual, str) else 7
+    with pytest.raises(CheckpointError, match=rf"^{entry} is .* in memory/config\.json"):
+        config_file.read_config(hf | {entry: other}, "memory")
+    if usual is False:
+        assert config_file.read_config(hf | {entry: None}, "memory") == config
+
+
 def test_a_family_of_one_s_own_is_registered_under_the_model_type(tmp_path, monkeypatch):
     """A Family, or where it is: here BERT's under another name."""
     folder = tiny.checkpoint(tmp_path / "other", "bert_mlm_tied")

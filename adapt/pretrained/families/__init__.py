@@ -8,10 +8,10 @@ simple family does not need has a default there.
 
 How the fields are used:
 
-* config.json -> :class:`EncoderConfig`: the rows of ``config``, then ``complete``, which refuses by
-  name what changes the computation and is not done here. Back: the rows, then ``entries``, which
-  says what ``complete`` read and overrules the rows. Both have to make config.json again, so that
-  adapt and transformers read the same.
+* config.json -> :class:`EncoderConfig`: the rows of ``config``, then ``usual``, ``always`` and
+  ``complete``, which refuses by name what changes the computation and is not done here. Back: the
+  rows and ``usual``, then ``entries``, which says what ``complete`` read and overrules the rows.
+  Both have to make config.json again, so that adapt and transformers read the same.
 * tensors -> leaves, and back: ``table``. A row counts where the model has its leaves, and, where the
   row has ``kinds``, where the head is of one of them: so a leaf can have other names under another
   head.
@@ -145,8 +145,54 @@ def with_defaults(rows: Sequence[tuple[Any, ...]], **defaults: Any) -> list[tupl
 
 
 # The MLP of a block, by its names in transformers 5 and here.
-PLAIN_MLP = {"fc1": "up", "fc2": "down"}
-GATED_MLP = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
+PLAIN_MLP = {"mlp.fc1": "mlp/up", "mlp.fc2": "mlp/down"}
+GATED_MLP = {"mlp.gate_proj": "mlp/gate", "mlp.up_proj": "mlp/up", "mlp.down_proj": "mlp/down"}
+LEAVES_OF_ATTENTION = (
+    "attention/query",
+    "attention/key",
+    "attention/value",
+    "attention/output",
+)
+# One tensor of all three.
+QKV = LEAVES_OF_ATTENTION[:3]
+
+
+def projections(attention: str, *names: str) -> dict[str, str]:
+    """The names of attention's dense layers -> leaves, for :func:`block_rows`.
+
+    ``names`` are those of query, key, value and, unless it is elsewhere, output, after that of the
+    attention:
+
+        >>> projections("self_attn", "q_proj", "k_proj", "v_proj")["self_attn.k_proj"]
+        'attention/key'
+    """
+    leaves = LEAVES_OF_ATTENTION[: len(names)]
+    return {f"{attention}.{name}": leaf for name, leaf in zip(names, leaves, strict=True)}
+
+
+def block_rows(
+    layer: str,
+    names: Mapping[str, str | tuple[str, ...]],
+    block: str = "encoder/block_#",
+    layout: str = "transposed",
+) -> list[Row]:
+    """The rows of a block, by a table of {a name after ``layer``: a leaf after ``block``}.
+
+    A leaf that ends in "norm" is a layer normalisation, one that ends in "scale" a single tensor,
+    and any other a dense layer, whose kernel has this ``layout``; several leaves are dense layers
+    that are stored as one.
+    """
+    rows = []
+    for name, leaves in names.items():
+        leaves = (leaves,) if isinstance(leaves, str) else leaves
+        paths = [f"{block}/{leaf}" for leaf in leaves]
+        if paths[0].endswith("norm"):
+            rows += norm(f"{layer}.{name}", paths[0])
+        elif paths[0].endswith("scale"):
+            rows.append(Row(f"{layer}.{name}", tuple(paths)))
+        else:
+            rows += dense(f"{layer}.{name}", *paths, layout=layout)
+    return rows
 
 
 def block_modules(layer: str, attention: str, mlp: Mapping[str, str]) -> list[Row]:
@@ -154,12 +200,8 @@ def block_modules(layer: str, attention: str, mlp: Mapping[str, str]) -> list[Ro
 
     ``layer`` and ``attention`` are what it calls a block and the attention in it.
     """
-    rows = []
-    for theirs, ours in {"q": "query", "k": "key", "v": "value", "o": "output"}.items():
-        rows += dense(f"{layer}.{attention}.{theirs}_proj", f"encoder/block_#/attention/{ours}")
-    for theirs, ours in mlp.items():
-        rows += dense(f"{layer}.mlp.{theirs}", f"encoder/block_#/mlp/{ours}")
-    return rows
+    of_attention = projections(attention, "q_proj", "k_proj", "v_proj", "o_proj")
+    return block_rows(layer, {**of_attention, **mlp})
 
 
 # Heads that the original library counts to the encoder.
@@ -171,17 +213,26 @@ def without(rows: Sequence[tuple[Any, ...]], *fields: str) -> list[tuple[Any, ..
     return [row for row in rows if row[0] not in fields]
 
 
-# The rows of a configuration that most text models have.
-SIZES = [
+# Rows of a configuration: those that all blocks have, those that most text models have, and those
+# that models since BERT have beside their sizes.
+BLOCK_SIZES = [
     ("layers", "num_hidden_layers"),
     ("width", "hidden_size"),
     ("heads", "num_attention_heads"),
     ("mlp_width", "intermediate_size"),
+]
+SIZES = [
+    *BLOCK_SIZES,
     ("positions", "max_position_embeddings"),
     ("vocabulary", "vocab_size"),
 ]
-# One tensor of all three.
-QKV = tuple(f"encoder/block_#/attention/{name}" for name in ("query", "key", "value"))
+TRAINING = [
+    ("activation", "hidden_act", "gelu"),
+    ("norm_epsilon", "layer_norm_eps", 1e-12),
+    ("dropout", "hidden_dropout_prob", 0.1),
+    ("attention_dropout", "attention_probs_dropout_prob", 0.1),
+    ("init_range", "initializer_range", 0.02),
+]
 
 
 def as_they_are(hf: Entries, fields: Fields) -> Fields:
@@ -209,7 +260,11 @@ def language_model(config: EncoderConfig, tied: bool = True) -> Any:
     if config.causal:
         return CausalLM(config.vocabulary, tied)
     return MaskedLM(
-        config.vocabulary, tied, activation=config.activation, norm_epsilon=config.norm_epsilon
+        config.vocabulary,
+        tied,
+        activation=config.activation,
+        norm_epsilon=config.norm_epsilon,
+        width=config.embedding_width,
     )
 
 
@@ -235,7 +290,11 @@ class Family:
     * ``recognise(config, hf, tensors) -> (head, tensors)``: the head whose weights are there, as a
       module, and the tensors by the names of ``table``. What it leaves among them that is in no row
       is left out, and said.
-    * ``complete(hf, fields) -> fields``: what the rows of ``config`` can't say. It raises
+    * ``usual``: entries of config.json that change the computation, with the one value that is read;
+      any other is refused, and these are written. A null counts as false.
+    * ``always``: fields of :class:`EncoderConfig` that all its models have, whatever config.json
+      says.
+    * ``complete(hf, fields) -> fields``: what ``config`` and ``always`` can't say. It raises
       :class:`CheckpointError` for what is not read.
     * ``settings(hf) -> hf``: the entries of the encoder, where config.json nests them in others.
     * ``aliases``: another name of an entry in config.json -> the usual one, under which the rows and
@@ -298,6 +357,8 @@ class Family:
     any_size: bool = False
     smooth_positions: bool = False
     modules: Sequence[Row] = ()
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    always: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # The model_type of config.json -> the family, or "module:NAME" (NAME is FAMILY if it is not said),
@@ -417,10 +478,14 @@ def rows_of(table: Sequence[Row], config: EncoderConfig, leaves: tree.Tree, head
 
 
 def config_entries(config: EncoderConfig) -> Fields:
-    """What the rows of the family say of a config, by their entries in config.json."""
+    """What the rows of the family say of a config, by their entries in config.json, and what is
+    always the usual.
+    """
+    family = get_family(config.family)
     fields = dataclasses.asdict(config)
     fields["activation"] = LIBRARY_ACTIVATIONS[config.activation]
-    return {theirs: fields[ours] for ours, theirs, *_ in get_family(config.family).config}
+    rows = {theirs: fields[ours] for ours, theirs, *_ in family.config}
+    return {**family.usual, **rows}
 
 
 def architecture(hf: Entries) -> str:

@@ -7,17 +7,17 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
-from adapt.pretrained.families import Row, norm, vit, without
+from adapt.pretrained.families import Row, block_rows, norm, patches, vit, without
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
-BLOCK = "encoder/block_#"
 BIAS = "relative_position_bias.relative_position_bias_table"
 TABLE = [
     *vit.TABLE,
-    Row(f"encoder.layer.#.attention.attention.{BIAS}", (f"{BLOCK}/attention/relative/table",)),
+    Row(
+        f"encoder.layer.#.attention.attention.{BIAS}", ("encoder/block_#/attention/relative/table",)
+    ),
     Row(f"encoder.{BIAS}", ("encoder/relative/table",)),
-    Row("encoder.layer.#.lambda_1", (f"{BLOCK}/attention_scale",)),
-    Row("encoder.layer.#.lambda_2", (f"{BLOCK}/mlp_scale",)),
+    *block_rows("encoder.layer.#", {"lambda_1": "attention_scale", "lambda_2": "mlp_scale"}),
     *norm("pooler.layernorm", "head/patch_norm"),
 ]
 
@@ -34,8 +34,7 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     if of_layer or is_shared:
         relative = "layer" if of_layer else "shared"
     has_positions = hf.get("use_absolute_position_embeddings", False)
-    return vit.complete(hf, fields) | {
-        "key_bias": False,
+    return patches.complete(hf, fields) | {
         "position_kind": "learned" if has_positions else "none",
         "relative_patches": relative,
         "layer_scale": hf.get("layer_scale_init_value", 0.1) > 0,
@@ -71,6 +70,8 @@ FAMILY = dataclasses.replace(
     config=without(vit.CONFIG, "qkv_bias"),
     table=TABLE,
     recognise=recognise,
+    usual={},
+    always={"pre_norm": True, "key_bias": False},
     complete=complete,
     entries=entries,
     pooling="patch_norm",

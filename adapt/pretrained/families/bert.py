@@ -1,34 +1,35 @@
 """BERT (Devlin et al. 2019): post-norm blocks, learned positions, two segment types."""
 
-from adapt.models import Classifier, EncoderConfig, MaskedLM
-from adapt.pretrained.families import SIZES, Family, Row, dense, heads, norm
-from adapt.pretrained.families.checks import check_usual
-from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.families import (
+    SIZES,
+    TRAINING,
+    Family,
+    Row,
+    block_rows,
+    dense,
+    heads,
+    norm,
+    projections,
+)
+from adapt.pretrained.families.types import Entries, Found, Tensors
 
-CONFIG = [
-    *SIZES,
-    ("types", "type_vocab_size", 2),
-    ("activation", "hidden_act", "gelu"),
-    ("norm_epsilon", "layer_norm_eps", 1e-12),
-    ("dropout", "hidden_dropout_prob", 0.1),
-    ("attention_dropout", "attention_probs_dropout_prob", 0.1),
-    ("init_range", "initializer_range", 0.02),
-    ("pad_token", "pad_token_id", 0),
-]
-ENCODER = [
+CONFIG = [*SIZES, ("types", "type_vocab_size", 2), *TRAINING, ("pad_token", "pad_token_id", 0)]
+EMBEDDING = [
     Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
     Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
     Row("embeddings.token_type_embeddings.weight", ("encoder/embedding/type",)),
     *norm("embeddings.LayerNorm", "encoder/embedding/norm"),
-    *dense("encoder.layer.#.attention.self.query", "encoder/block_#/attention/query"),
-    *dense("encoder.layer.#.attention.self.key", "encoder/block_#/attention/key"),
-    *dense("encoder.layer.#.attention.self.value", "encoder/block_#/attention/value"),
-    *dense("encoder.layer.#.attention.output.dense", "encoder/block_#/attention/output"),
-    *norm("encoder.layer.#.attention.output.LayerNorm", "encoder/block_#/attention_norm"),
-    *dense("encoder.layer.#.intermediate.dense", "encoder/block_#/mlp/up"),
-    *dense("encoder.layer.#.output.dense", "encoder/block_#/mlp/down"),
-    *norm("encoder.layer.#.output.LayerNorm", "encoder/block_#/mlp_norm"),
 ]
+LAYER = "encoder.layer.#"
+MLP = {"intermediate.dense": "mlp/up", "output.dense": "mlp/down", "output.LayerNorm": "mlp_norm"}
+AFTER_HEADS = {
+    "attention.output.dense": "attention/output",
+    "attention.output.LayerNorm": "attention_norm",
+    **MLP,
+}
+BLOCK = projections("attention.self", "query", "key", "value") | AFTER_HEADS
+ENCODER = [*EMBEDDING, *block_rows(LAYER, BLOCK)]
 BIAS = "cls.predictions.bias"
 DECODER = "cls.predictions.decoder.weight"
 TRANSFORM = "cls.predictions.transform"
@@ -41,33 +42,6 @@ TABLE = [
     *dense("classifier", "head/classifier"),
     heads.SPAN,
 ]
-
-
-def complete(hf: Entries, fields: Fields) -> Fields:
-    check_usual(hf, position_embedding_type="absolute")
-    if hf.get("is_decoder"):
-        check_usual(hf, is_decoder=False)
-    return fields | {"pad_token": fields["pad_token"] or 0}
-
-
-def masked_lm(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
-    """The masked-LM head, with what of next-sentence prediction is there: transformers saved the
-    pooler alone beside it until its version 3.
-    """
-    if BIAS not in tensors:
-        return None
-    tied, tensors = heads.tie(hf, tensors, DECODER, bias=BIAS)
-    has_pooler = "pooler.dense.weight" in tensors
-    next_sentence = has_pooler and "cls.seq_relationship.weight" in tensors
-    head = MaskedLM(
-        config.vocabulary,
-        tied,
-        next_sentence,
-        config.activation,
-        config.norm_epsilon,
-        pooler=has_pooler and not next_sentence,
-    )
-    return head, tensors
 
 
 def next_sentence(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
@@ -83,14 +57,14 @@ FAMILY = Family(
     TABLE,
     # Without a pooler a classifier may be one of tokens or of the first of them.
     heads.first_of(
-        masked_lm,
+        heads.masked_lm_and_pairs(DECODER, BIAS, "pooler.dense", "cls.seq_relationship"),
         heads.spans,
         heads.token_classes_by_name,
         next_sentence,
         heads.pooler(),
         pooling="cls",
     ),
-    complete,
+    usual={"position_embedding_type": "absolute", "is_decoder": False},
     prefix="bert.",
     buffers=r"embeddings\.(position_ids|token_type_ids)",
     parts={"pooler.": "pooler", "cls.seq_relationship.": "next-sentence head", **heads.SPAN_BIAS},

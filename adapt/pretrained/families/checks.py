@@ -9,10 +9,13 @@ from adapt.pretrained.families.types import Entries
 
 def check_usual(hf: Entries, **usual: Any) -> None:
     """Raise :class:`CheckpointError` for an entry of config.json that has another value than the
-    one that is computed here.
+    one that is computed here. A null counts as false.
     """
     for entry, value in usual.items():
-        if hf.get(entry, value) != value:
+        found = hf.get(entry, value)
+        if found is None and value is False:
+            continue
+        if found != value:
             raise CheckpointError(
                 f"{entry} is {json.dumps(hf[entry])} in config.json: only {json.dumps(value)} is "
                 "read, choose a checkpoint that has it"

@@ -8,40 +8,41 @@ import numpy as np
 
 from adapt.models import Classifier, EncoderConfig
 from adapt.pretrained.families import (
+    BLOCK_SIZES,
+    PLAIN_MLP,
     Family,
     Row,
     architecture,
+    block_rows,
     config_entries,
     dense,
     norm,
     patches,
+    projections,
     with_defaults,
 )
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
-CONFIG = [
-    ("layers", "num_hidden_layers", 12),
-    ("width", "hidden_size", 768),
-    ("heads", "num_attention_heads", 12),
-    ("mlp_width", "intermediate_size", 3072),
-    *with_defaults(patches.SIZES, patch_size=32),
+BASE = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
+BASE |= {"intermediate_size": 3072}
+TRAINING = [
     ("activation", "hidden_act", "quick_gelu"),
     ("norm_epsilon", "layer_norm_eps", 1e-5),
     ("attention_dropout", "attention_dropout", 0.0),
     ("init_range", "initializer_range", 0.02),
 ]
-LAYER = "encoder.layers.#"
-BLOCK = "encoder/block_#"
-BLOCKS = [
-    *norm(f"{LAYER}.layer_norm1", f"{BLOCK}/attention_norm"),
-    *dense(f"{LAYER}.self_attn.q_proj", f"{BLOCK}/attention/query"),
-    *dense(f"{LAYER}.self_attn.k_proj", f"{BLOCK}/attention/key"),
-    *dense(f"{LAYER}.self_attn.v_proj", f"{BLOCK}/attention/value"),
-    *dense(f"{LAYER}.self_attn.out_proj", f"{BLOCK}/attention/output"),
-    *norm(f"{LAYER}.layer_norm2", f"{BLOCK}/mlp_norm"),
-    *dense(f"{LAYER}.mlp.fc1", f"{BLOCK}/mlp/up"),
-    *dense(f"{LAYER}.mlp.fc2", f"{BLOCK}/mlp/down"),
+CONFIG = [
+    *with_defaults(BLOCK_SIZES, **BASE),
+    *with_defaults(patches.SIZES, patch_size=32),
+    *TRAINING,
 ]
+BLOCK = {
+    "layer_norm1": "attention_norm",
+    **projections("self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
+    "layer_norm2": "mlp_norm",
+    **PLAIN_MLP,
+}
+BLOCKS = block_rows("encoder.layers.#", BLOCK)
 PATCHES = [
     Row("embeddings.position_embedding.weight", ("encoder/embedding/position",)),
     *patches.patch_rows("embeddings.patch_embedding"),
@@ -76,14 +77,7 @@ def of_vision(hf: Entries) -> Entries:
 
 def complete(hf: Entries, fields: Fields) -> Fields:
     """A classifier of CLIP reads the mean of the patches before the last norm."""
-    return patches.with_patches(fields, first_tokens=1) | {
-        "family": "clip_vision_model",
-        "pre_norm": True,
-        "embedding_norm": True,
-        "patch_bias": False,
-        "final_norm": architecture(hf) != CLASSIFIER,
-        "dropout": 0.0,
-    }
+    return patches.complete(hf, fields) | {"final_norm": architecture(hf) != CLASSIFIER}
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
@@ -120,6 +114,13 @@ FAMILY = Family(
     recognise,
     complete,
     entries,
+    always={
+        "family": "clip_vision_model",
+        "pre_norm": True,
+        "embedding_norm": True,
+        "patch_bias": False,
+        "dropout": 0.0,
+    },
     settings=of_vision,
     pooling="cls",
     prefix="vision_model.",

@@ -12,33 +12,28 @@ from adapt.pretrained.families import (
     Family,
     Row,
     bert,
+    block_rows,
     dense,
     heads,
     norm,
+    projections,
     with_defaults,
 )
 from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = with_defaults(bert.CONFIG, type_vocab_size=0, layer_norm_eps=1e-7)
-SELF = "encoder.layer.#.attention.self"
+BLOCK = {
+    **projections("attention.self", "query_proj", "key_proj", "value_proj"),
+    "attention.self.pos_key_proj": "attention/position_key",
+    "attention.self.pos_query_proj": "attention/position_query",
+    **bert.AFTER_HEADS,
+}
 TABLE = [
-    Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
-    Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
-    Row("embeddings.token_type_embeddings.weight", ("encoder/embedding/type",)),
-    *norm("embeddings.LayerNorm", "encoder/embedding/norm"),
+    *bert.EMBEDDING,
     Row("encoder.rel_embeddings.weight", ("encoder/relative/table",)),
     *norm("encoder.LayerNorm", "encoder/relative/norm"),
-    *dense(f"{SELF}.query_proj", "encoder/block_#/attention/query"),
-    *dense(f"{SELF}.key_proj", "encoder/block_#/attention/key"),
-    *dense(f"{SELF}.value_proj", "encoder/block_#/attention/value"),
-    *dense(f"{SELF}.pos_key_proj", "encoder/block_#/attention/position_key"),
-    *dense(f"{SELF}.pos_query_proj", "encoder/block_#/attention/position_query"),
-    *dense("encoder.layer.#.attention.output.dense", "encoder/block_#/attention/output"),
-    *norm("encoder.layer.#.attention.output.LayerNorm", "encoder/block_#/attention_norm"),
-    *dense("encoder.layer.#.intermediate.dense", "encoder/block_#/mlp/up"),
-    *dense("encoder.layer.#.output.dense", "encoder/block_#/mlp/down"),
-    *norm("encoder.layer.#.output.LayerNorm", "encoder/block_#/mlp_norm"),
+    *block_rows(bert.LAYER, BLOCK),
     *bert.MASKED_LM,
     *dense("pooler.dense", "head/hidden"),
     *dense("classifier", "head/classifier"),
@@ -64,14 +59,13 @@ TERMS = ("c2p", "p2c")
 def complete(hf: Entries, fields: Fields) -> Fields:
     width = fields["width"]
     head_width = width // fields["heads"]
-    check_usual(hf, conv_kernel_size=0, embedding_size=width, attention_head_size=head_width)
+    check_usual(hf, embedding_size=width, attention_head_size=head_width)
     terms = listed(hf.get("pos_att_type") or [])
     if set(terms) - set(TERMS):
         raise CheckpointError(f"pos_att_type is {terms} in config.json: only c2p and p2c are known")
     fields["attention_scale"] = (head_width * (1 + len(terms))) ** -0.5
     if not hf.get("position_biased_input", True):
         fields["position_kind"] = "none"
-    fields["pad_token"] = fields["pad_token"] or 0
     if hf.get("relative_attention", False):
         fields |= relative_fields(hf, terms, fields["positions"])
     return fields
@@ -147,6 +141,7 @@ FAMILY = Family(
     heads.first_of(masked_lm, heads.spans, classes, heads.token_classes_by_name, pooling="cls"),
     complete,
     entries,
+    usual={"conv_kernel_size": 0},
     prefix="deberta.",
     buffers=r"embeddings\.position_ids",
     parts=PARTS,

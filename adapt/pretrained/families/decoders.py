@@ -5,10 +5,20 @@ values, a gated MLP. Their families are files of their own.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from adapt.models import CausalLM, Classifier, EncoderConfig, Tagger
-from adapt.pretrained.families import SIZES, Family, Row, architecture, dense, heads, norm
+from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.families import (
+    GATED_MLP,
+    SIZES,
+    Family,
+    Row,
+    block_rows,
+    dense,
+    heads,
+    norm,
+    projections,
+)
 from adapt.pretrained.families.checks import check_count
-from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
+from adapt.pretrained.families.types import Entries, Fields
 
 CONFIG = [
     *SIZES,
@@ -19,27 +29,37 @@ CONFIG = [
     ("pad_token", "pad_token_id", None),
     ("end_token", "eos_token_id", None),
 ]
+# Biases, which most have none of, are those of their families.
+ALWAYS = {
+    "pre_norm": True,
+    "norm_kind": "rms",
+    "gated_mlp": True,
+    "qkv_bias": False,
+    "output_bias": False,
+    "mlp_bias": False,
+    "dropout": 0.0,
+}
 # The norms of a block: their name and ours.
 NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
 
 
 def table(norms: Mapping[str, str] = NORMS) -> list[Row]:
     """The rows of a decoder."""
-    attention = "encoder/block_#/attention"
-    rows = [Row("embed_tokens.weight", ("encoder/embedding/token",))]
-    for theirs, ours in norms.items():
-        rows += norm(f"layers.#.{theirs}", f"encoder/block_#/{ours}")
-    for theirs, ours in {"q": "query", "k": "key", "v": "value", "o": "output"}.items():
-        rows += dense(f"layers.#.self_attn.{theirs}_proj", f"{attention}/{ours}")
-    for theirs, ours in {"q": "query", "k": "key"}.items():
-        rows += norm(f"layers.#.self_attn.{theirs}_norm", f"{attention}/{ours}_norm")
-    for name in ("gate", "up", "down"):
-        rows += dense(f"layers.#.mlp.{name}_proj", f"encoder/block_#/mlp/{name}")
-    rows += norm("norm", "encoder/final_norm")
-    rows.append(Row("lm_head.weight", ("head/decoder/kernel",), "transposed"))
-    rows += dense("score", "head/classifier")
-    rows.append(heads.SPAN)
-    return rows
+    block = {
+        **norms,
+        **projections("self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
+        "self_attn.q_norm": "attention/query_norm",
+        "self_attn.k_norm": "attention/key_norm",
+        **GATED_MLP,
+    }
+    return [
+        Row("embed_tokens.weight", ("encoder/embedding/token",)),
+        *block_rows("layers.#", block),
+        *norm("norm", "encoder/final_norm"),
+        Row("lm_head.weight", ("head/decoder/kernel",), "transposed"),
+        *dense("score", "head/classifier"),
+        heads.SPAN,
+    ]
 
 
 def common_fields(hf: Entries, fields: Fields, kv_heads: int = 0, head_width: int = 0) -> Fields:
@@ -48,16 +68,12 @@ def common_fields(hf: Entries, fields: Fields, kv_heads: int = 0, head_width: in
     """
     check_count(fields["width"], "hidden_size")
     check_count(fields["heads"], "num_attention_heads")
-    end = fields["end_token"] if fields["end_token"] is not None else 0
-    pad = fields["pad_token"] if fields["pad_token"] is not None else end
-    always = {"pre_norm": True, "norm_kind": "rms", "gated_mlp": True}
-    without = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "dropout": 0.0}
     attention = {
         "kv_heads": hf.get("num_key_value_heads", kv_heads) or fields["heads"],
         "head_width": hf.get("head_dim", head_width) or 0,
         "causal": hf.get("is_causal") is not False,  # some embedding models read both ways
     }
-    return fields | always | without | attention | {"end_token": end, "pad_token": pad}
+    return fields | attention
 
 
 def common_entries(config: EncoderConfig) -> Fields:
@@ -76,23 +92,6 @@ def biases(hf: Entries) -> Fields:
     return {"qkv_bias": bias, "output_bias": bias}
 
 
-def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
-    """A classifier of sequences or, with a bias, of tokens."""
-    classes = len(tensors.get("score.weight", ()))
-    if not classes:
-        return None
-    has_bias = "score.bias" in tensors
-    return (Tagger(classes) if has_bias else Classifier(classes, "last", bias=False)), tensors
-
-
-def language_model(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
-    """A language model's head, tied or stored."""
-    tied, tensors = heads.tie(hf, tensors, "lm_head.weight", "embed_tokens.weight")
-    if "lm_head.weight" in tensors or (tied and architecture(hf).endswith("ForCausalLM")):
-        return CausalLM(config.vocabulary, tied), tensors
-    return None
-
-
 def family(
     name: str,
     complete: Callable[[Mapping[str, Any], Fields], Fields],
@@ -103,9 +102,15 @@ def family(
     return Family(
         CONFIG,
         table(),
-        heads.first_of(classes, heads.spans, language_model, pooling="last"),
+        heads.first_of(
+            heads.classes_of_last,
+            heads.spans,
+            heads.causal_lm("embed_tokens.weight", "ForCausalLM"),
+            pooling="last",
+        ),
         complete,
         entries,
+        always=ALWAYS,
         pooling="last",
         prefix="model.",
         buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",

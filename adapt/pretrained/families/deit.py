@@ -4,7 +4,7 @@ import dataclasses
 
 from adapt.models import Classifier, Distilled, EncoderConfig
 from adapt.pretrained.families import Row, dense, vit
-from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
+from adapt.pretrained.families.types import Entries, Found, Tensors
 
 TABLE = [
     *vit.TABLE,
@@ -12,11 +12,6 @@ TABLE = [
     *dense("cls_classifier", "head/cls_classifier"),
     *dense("distillation_classifier", "head/distillation_classifier"),
 ]
-
-
-def complete(hf: Entries, fields: Fields) -> Fields:
-    fields = vit.complete(hf, fields)
-    return fields | {"positions": fields["positions"] + 1, "distillation_token": True}
 
 
 def recognise(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found:
@@ -30,7 +25,7 @@ FAMILY = dataclasses.replace(
     vit.FAMILY,
     table=TABLE,
     recognise=recognise,
-    complete=complete,
+    always={"pre_norm": True, "distillation_token": True},
     prefix="deit.",
     classes={
         "classes": "DeiTForImageClassification",

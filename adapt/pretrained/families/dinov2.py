@@ -14,48 +14,33 @@ from adapt.pretrained.families import (
     GATED_MLP,
     PLAIN_MLP,
     Family,
-    Row,
     block_modules,
+    block_rows,
     dense,
     norm,
     patches,
+    vit,
     where,
     with_defaults,
+    without,
 )
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
-    ("layers", "num_hidden_layers"),
-    ("width", "hidden_size"),
-    ("heads", "num_attention_heads"),
-    *with_defaults(patches.SIZES, patch_size=14),
-    ("activation", "hidden_act", "gelu"),
-    ("norm_epsilon", "layer_norm_eps", 1e-6),
-    ("qkv_bias", "qkv_bias", True),
+    *with_defaults(without(vit.CONFIG, "mlp_width"), patch_size=14, layer_norm_eps=1e-6),
     ("gated_mlp", "use_swiglu_ffn", False),
-    ("dropout", "hidden_dropout_prob", 0.0),
-    ("attention_dropout", "attention_probs_dropout_prob", 0.0),
-    ("init_range", "initializer_range", 0.02),
 ]
 LAYER = "encoder.layer.#"
-BLOCK = "encoder/block_#"
+BLOCK = {"norm1": "attention_norm", **vit.ATTENTION, "norm2": "mlp_norm", **patches.SCALES}
+GATED = {"mlp.weights_in": ("mlp/gate", "mlp/up"), "mlp.weights_out": "mlp/down"}
 TABLE = [
     patches.FIRST_TOKEN,
     patches.POSITIONS,
     patches.REGISTERS,
     *patches.patch_rows("embeddings.patch_embeddings.projection"),
-    *norm(f"{LAYER}.norm1", f"{BLOCK}/attention_norm"),
-    *dense(f"{LAYER}.attention.attention.query", f"{BLOCK}/attention/query"),
-    *dense(f"{LAYER}.attention.attention.key", f"{BLOCK}/attention/key"),
-    *dense(f"{LAYER}.attention.attention.value", f"{BLOCK}/attention/value"),
-    *dense(f"{LAYER}.attention.output.dense", f"{BLOCK}/attention/output"),
-    Row(f"{LAYER}.layer_scale1.lambda1", (f"{BLOCK}/attention_scale",)),
-    *norm(f"{LAYER}.norm2", f"{BLOCK}/mlp_norm"),
-    *where("gated_mlp", False, dense(f"{LAYER}.mlp.fc1", f"{BLOCK}/mlp/up")),
-    *where("gated_mlp", False, dense(f"{LAYER}.mlp.fc2", f"{BLOCK}/mlp/down")),
-    *dense(f"{LAYER}.mlp.weights_in", f"{BLOCK}/mlp/gate", f"{BLOCK}/mlp/up"),
-    *where("gated_mlp", True, dense(f"{LAYER}.mlp.weights_out", f"{BLOCK}/mlp/down")),
-    Row(f"{LAYER}.layer_scale2.lambda1", (f"{BLOCK}/mlp_scale",)),
+    *block_rows(LAYER, BLOCK),
+    *where("gated_mlp", False, block_rows(LAYER, PLAIN_MLP)),
+    *where("gated_mlp", True, block_rows(LAYER, GATED)),
     *norm("layernorm", "encoder/final_norm"),
     *dense("classifier", "head/classifier"),
 ]
@@ -72,11 +57,9 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     ratio = hf.get("mlp_ratio", 4)
     if not all(type(number) in (int, float) for number in (ratio, fields["width"])):
         raise CheckpointError(f"mlp_ratio in config.json is {ratio!r}: give a number")
-    fields = patches.with_patches(fields, first_tokens=1)
     width = mlp_width(fields["width"], ratio, gated)
     activation = "silu" if gated else fields["activation"]
-    own = {"mlp_width": width, "activation": activation, "layer_scale": True, "pre_norm": True}
-    return fields | own
+    return patches.complete(hf, fields) | {"mlp_width": width, "activation": activation}
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
@@ -109,6 +92,7 @@ FAMILY = Family(
     recognise,
     complete,
     entries,
+    always={"pre_norm": True, "layer_scale": True},
     pooling="cls",
     prefix="dinov2.",
     parts=patches.MASK_TOKEN,

@@ -9,12 +9,12 @@ from adapt.models import EncoderConfig
 from adapt.pretrained.families import (
     GATED_MLP,
     Family,
-    Row,
     block_modules,
-    dense,
+    block_rows,
     heads,
     norm,
     patches,
+    projections,
 )
 from adapt.pretrained.families.types import Entries, Fields, Tensors
 
@@ -38,22 +38,18 @@ CONFIG = [
     ("init_range", "initializer_range", 0.02),
 ]
 LAYER = "layer.#"
-BLOCK = "encoder/block_#"
+BLOCK = {
+    "norm1": "attention_norm",
+    **projections("attention", "q_proj", "k_proj", "v_proj", "o_proj"),
+    "norm2": "mlp_norm",
+    **GATED_MLP,
+    **patches.SCALES,
+}
 TABLE = [
     patches.FIRST_TOKEN,
     patches.REGISTERS,
     *patches.patch_rows("embeddings.patch_embeddings"),
-    *norm(f"{LAYER}.norm1", f"{BLOCK}/attention_norm"),
-    *dense(f"{LAYER}.attention.q_proj", f"{BLOCK}/attention/query"),
-    *dense(f"{LAYER}.attention.k_proj", f"{BLOCK}/attention/key"),
-    *dense(f"{LAYER}.attention.v_proj", f"{BLOCK}/attention/value"),
-    *dense(f"{LAYER}.attention.o_proj", f"{BLOCK}/attention/output"),
-    Row(f"{LAYER}.layer_scale1.lambda1", (f"{BLOCK}/attention_scale",)),
-    *norm(f"{LAYER}.norm2", f"{BLOCK}/mlp_norm"),
-    *dense(f"{LAYER}.mlp.gate_proj", f"{BLOCK}/mlp/gate"),
-    *dense(f"{LAYER}.mlp.up_proj", f"{BLOCK}/mlp/up"),
-    *dense(f"{LAYER}.mlp.down_proj", f"{BLOCK}/mlp/down"),
-    Row(f"{LAYER}.layer_scale2.lambda1", (f"{BLOCK}/mlp_scale",)),
+    *block_rows(LAYER, BLOCK),
     *norm("norm", "encoder/final_norm"),
 ]
 
@@ -65,12 +61,7 @@ def complete(hf: Entries, fields: Fields) -> Fields:
         )
     if fields["key_bias"] and not fields["qkv_bias"]:
         raise CheckpointError("key_bias in config.json is read only beside query_bias")
-    return patches.with_patches(fields, first_tokens=1) | {
-        "dropout": 0.0,
-        "pre_norm": True,
-        "layer_scale": True,
-        "position_kind": "rotary",
-    }
+    return patches.complete(hf, fields)
 
 
 def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
@@ -86,6 +77,7 @@ FAMILY = Family(
     TABLE,
     heads.first_of(pooling="cls"),  # there is none
     complete,
+    always={"pre_norm": True, "layer_scale": True, "position_kind": "rotary", "dropout": 0.0},
     pooling="cls",
     classes={"features": "DINOv3ViTModel"},
     extra_tensors=extra_tensors,

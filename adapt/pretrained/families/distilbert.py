@@ -3,8 +3,7 @@ a hidden layer with relu.
 """
 
 from adapt.models import Classifier
-from adapt.pretrained.families import Family, Row, dense, heads, norm
-from adapt.pretrained.families.types import Entries, Fields
+from adapt.pretrained.families import Family, bert, block_rows, dense, heads, projections
 
 CONFIG = [
     ("layers", "n_layers"),
@@ -20,28 +19,21 @@ CONFIG = [
     ("pad_token", "pad_token_id", 0),
 ]  # the epsilon of norms is always 1e-12
 DECODER = "vocab_projector.weight"
+BLOCK = {
+    **projections("attention", "q_lin", "k_lin", "v_lin", "out_lin"),
+    "sa_layer_norm": "attention_norm",
+    "ffn.lin1": "mlp/up",
+    "ffn.lin2": "mlp/down",
+    "output_layer_norm": "mlp_norm",
+}
 TABLE = [
-    Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
-    Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
-    *norm("embeddings.LayerNorm", "encoder/embedding/norm"),
-    *dense("transformer.layer.#.attention.q_lin", "encoder/block_#/attention/query"),
-    *dense("transformer.layer.#.attention.k_lin", "encoder/block_#/attention/key"),
-    *dense("transformer.layer.#.attention.v_lin", "encoder/block_#/attention/value"),
-    *dense("transformer.layer.#.attention.out_lin", "encoder/block_#/attention/output"),
-    *norm("transformer.layer.#.sa_layer_norm", "encoder/block_#/attention_norm"),
-    *dense("transformer.layer.#.ffn.lin1", "encoder/block_#/mlp/up"),
-    *dense("transformer.layer.#.ffn.lin2", "encoder/block_#/mlp/down"),
-    *norm("transformer.layer.#.output_layer_norm", "encoder/block_#/mlp_norm"),
+    *bert.EMBEDDING,
+    *block_rows("transformer.layer.#", BLOCK),
     *heads.masked_lm_rows("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", DECODER),
     *dense("pre_classifier", "head/hidden"),
     *dense("classifier", "head/classifier"),
     heads.SPAN,
 ]
-
-
-def complete(hf: Entries, fields: Fields) -> Fields:
-    return fields | {"pad_token": fields["pad_token"] or 0}
-
 
 FAMILY = Family(
     CONFIG,
@@ -53,7 +45,6 @@ FAMILY = Family(
         heads.token_classes,
         pooling="cls",
     ),
-    complete,
     prefix="distilbert.",
     buffers=r"embeddings\.position_ids",
     parts=heads.SPAN_BIAS,

@@ -11,8 +11,18 @@ import numpy as np
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, EncoderConfig
 from adapt.models.rotary import frequencies
-from adapt.pretrained.families import SIZES, Family, Row, dense, heads, norm, with_defaults
-from adapt.pretrained.families.checks import check_usual
+from adapt.pretrained.families import (
+    SIZES,
+    TRAINING,
+    Family,
+    Row,
+    block_rows,
+    dense,
+    heads,
+    norm,
+    projections,
+    with_defaults,
+)
 from adapt.pretrained.families.learned_positions import entries_after_padding, fields_after_padding
 from adapt.pretrained.families.types import Entries, Fields, Tensors
 
@@ -23,11 +33,7 @@ PARTS = {
 }
 CONFIG = [
     *with_defaults(SIZES, max_position_embeddings=1026),
-    ("activation", "hidden_act", "gelu"),
-    ("norm_epsilon", "layer_norm_eps", 1e-12),
-    ("dropout", "hidden_dropout_prob", 0.1),
-    ("attention_dropout", "attention_probs_dropout_prob", 0.1),
-    ("init_range", "initializer_range", 0.02),
+    *TRAINING,
     ("pad_token", "pad_token_id"),
     ("embedding_norm", "emb_layer_norm_before", None),
     ("token_dropout", "token_dropout", False),
@@ -35,32 +41,35 @@ CONFIG = [
     ("rotary_base", "rope_theta", 10000.0),
     ("rotary_dtype", "rotary_dtype", "float32"),  # adapt's own: other programs read the tensor
 ]
-BLOCK = "encoder/block_#"
 DECODER = "lm_head.decoder.weight"
+BLOCK = {
+    "attention.LayerNorm": "attention_norm",
+    **projections("attention.self", "query", "key", "value"),
+    "attention.output.dense": "attention/output",
+    "LayerNorm": "mlp_norm",
+    "intermediate.dense": "mlp/up",
+    "output.dense": "mlp/down",
+}
 TABLE = [
     Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
     Row("embeddings.position_embeddings.weight", ("encoder/embedding/position",)),
     *norm("embeddings.layer_norm", "encoder/embedding/norm"),
-    *norm("encoder.layer.#.attention.LayerNorm", f"{BLOCK}/attention_norm"),
-    *dense("encoder.layer.#.attention.self.query", f"{BLOCK}/attention/query"),
-    *dense("encoder.layer.#.attention.self.key", f"{BLOCK}/attention/key"),
-    *dense("encoder.layer.#.attention.self.value", f"{BLOCK}/attention/value"),
-    *dense("encoder.layer.#.attention.output.dense", f"{BLOCK}/attention/output"),
-    *norm("encoder.layer.#.LayerNorm", f"{BLOCK}/mlp_norm"),
-    *dense("encoder.layer.#.intermediate.dense", f"{BLOCK}/mlp/up"),
-    *dense("encoder.layer.#.output.dense", f"{BLOCK}/mlp/down"),
+    *block_rows("encoder.layer.#", BLOCK),
     *norm("encoder.emb_layer_norm_after", "encoder/final_norm"),
     *heads.masked_lm_rows("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", DECODER),
     *dense("pooler.dense", "head/pooler"),
     *heads.CLASSIFIERS,
 ]
-ONLY = {"is_decoder": False, "add_cross_attention": False, "is_folding_model": False}
-ONLY |= {"hidden_act": "gelu"}
+USUAL = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "is_folding_model": False,
+    "hidden_act": "gelu",
+}
 FREQUENCIES = "rotary_embeddings.inv_freq"
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    check_usual({name: value for name, value in hf.items() if value is not None}, **ONLY)
     kind = hf.get("position_embedding_type", "absolute")
     if kind not in ("absolute", "rotary"):
         raise CheckpointError(
@@ -69,7 +78,6 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     if fields["token_dropout"] and type(fields["mask_token"]) is not int:
         raise CheckpointError("token_dropout in config.json wants a mask_token_id")
     said = {
-        "pre_norm": True,
         "embedding_norm": bool(fields["embedding_norm"]),
         "token_dropout": bool(fields["token_dropout"]),
         "mask_token": fields["mask_token"] or 0,
@@ -129,6 +137,8 @@ FAMILY = Family(
     ),
     complete,
     entries,
+    usual=USUAL,
+    always={"pre_norm": True},
     prefix="esm.",
     buffers=rf"embeddings\.position_ids|(encoder\.layer\..*)?{FREQUENCIES}",
     parts=PARTS,

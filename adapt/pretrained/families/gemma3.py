@@ -8,15 +8,9 @@ from typing import Any
 
 from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
-from adapt.pretrained.families import decoders, local_layers, without
-from adapt.pretrained.families.checks import check_count, check_usual
+from adapt.pretrained.families import decoders, local_layers, rope, without
+from adapt.pretrained.families.checks import check_count
 from adapt.pretrained.families.local_layers import GLOBAL, LOCAL
-from adapt.pretrained.families.rope import (
-    rope_of_kind,
-    scaling_entry,
-    scaling_fields,
-    scaling_of_kinds,
-)
 from adapt.pretrained.families.types import Entries, Fields
 
 NORMS = {
@@ -26,11 +20,11 @@ NORMS = {
     "post_feedforward_layernorm": "mlp_branch_norm",
 }
 ACTIVATION = [("activation", "hidden_activation", "gelu_pytorch_tanh")]
-ALWAYS = {"norm_offset": True, "branch_norms": True, "qk_norm": True}
+ALWAYS = {**decoders.ALWAYS, "norm_offset": True, "branch_norms": True, "qk_norm": True}
+USUAL = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    check_usual(hf, attn_logit_softcapping=None, final_logit_softcapping=None)
     scalar = hf.get("query_pre_attn_scalar", 256)
     check_count(scalar, "query_pre_attn_scalar")
     both_ways = bool(hf.get("use_bidirectional_attention"))
@@ -43,20 +37,20 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     own["causal"] = own["causal"] and not both_ways
     own["attention_scale"] = scalar**-0.5
     own["embedding_scale"] = fields["width"] ** 0.5
-    return own | ALWAYS
+    return own
 
 
 def rotary(hf: Entries) -> Fields:
     """The positions of the global layers, which alone may be scaled, and of the local ones."""
-    everywhere = rope_of_kind(hf, GLOBAL, "rope_theta", 1e6)
-    everywhere |= scaling_of_kinds(hf)
-    local = rope_of_kind(hf, LOCAL, "rope_local_base_freq", 1e4)
+    everywhere = rope.rope_of_kind(hf, GLOBAL, "rope_theta", 1e6)
+    everywhere |= rope.scaling_of_kinds(hf)
+    local = rope.rope_of_kind(hf, LOCAL, "rope_local_base_freq", 1e4)
     if local.get("rope_type", "default") != "default":
         raise CheckpointError(
             f"rope_type of {LOCAL} is {local['rope_type']!r} in config.json: only default is read, choose "
             "a checkpoint that has it"
         )
-    return scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
+    return rope.scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
@@ -67,13 +61,15 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
         "use_bidirectional_attention": not config.causal,
         "rope_theta": config.rotary_base,
         "rope_local_base_freq": config.local_rotary_base,
-        "rope_scaling": scaling_entry(config),
+        "rope_scaling": rope.scaling_entry(config),
     }
     return decoders.common_entries(config) | local_layers.window_entries(config) | own
 
 
 FAMILY = dataclasses.replace(
     decoders.family("Gemma3Text", complete, entries),
+    usual=USUAL,
+    always=ALWAYS,
     config=[*without(decoders.CONFIG, "activation"), *ACTIVATION],
     table=decoders.table(NORMS),
     classes={"classes": "Gemma3TextForSequenceClassification", "causal LM": "Gemma3ForCausalLM"},

@@ -2,10 +2,9 @@
 embedding.
 """
 
-from adapt.models import CausalLM, Classifier, EncoderConfig
-from adapt.pretrained.families import QKV, Family, Row, architecture, dense, heads, norm, under
-from adapt.pretrained.families.checks import check_usual
-from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
+from adapt.models import Classifier
+from adapt.pretrained.families import QKV, Family, Row, block_rows, dense, heads, norm, under
+from adapt.pretrained.families.types import Entries, Fields
 
 CONFIG = [
     ("layers", "n_layer"),
@@ -24,18 +23,25 @@ CONFIG = [
     ("end_token", "eos_token_id", None),
     ("end_token", "bos_token_id", None),
 ]
-USUAL = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-USUAL |= {"add_cross_attention": False}
-LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2DoubleHeadsModel")  # of a tied head a file holds nothing
-TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one tensor of three
+USUAL = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2DoubleHeadsModel")
+# Conv1D kernels are [in, out] already; query, key and value are one tensor of three.
+BLOCK = {
+    "ln_1": "attention_norm",
+    "attn.c_attn": QKV,
+    "attn.c_proj": "attention/output",
+    "ln_2": "mlp_norm",
+    "mlp.c_fc": "mlp/up",
+    "mlp.c_proj": "mlp/down",
+}
+TABLE = [
     Row("wte.weight", ("encoder/embedding/token",)),
     Row("wpe.weight", ("encoder/embedding/position",)),
-    *norm("h.#.ln_1", "encoder/block_#/attention_norm"),
-    *dense("h.#.attn.c_attn", *QKV, layout="same"),
-    *dense("h.#.attn.c_proj", "encoder/block_#/attention/output", layout="same"),
-    *norm("h.#.ln_2", "encoder/block_#/mlp_norm"),
-    *dense("h.#.mlp.c_fc", "encoder/block_#/mlp/up", layout="same"),
-    *dense("h.#.mlp.c_proj", "encoder/block_#/mlp/down", layout="same"),
+    *block_rows("h.#", BLOCK, layout="same"),
     *norm("ln_f", "encoder/final_norm"),
     Row("lm_head.weight", ("head/decoder/kernel",), "transposed"),
     *under(["classes"], dense("score", "head/classifier")),
@@ -45,36 +51,22 @@ TABLE = [  # Conv1D kernels are [in, out] already; query, key and value are one 
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    check_usual(hf, **USUAL)
-    width = fields["mlp_width"] or 4 * fields["width"]
-    end = fields["end_token"] or 0
-    always = {"causal": True, "pre_norm": True}
-    return (
-        fields
-        | always
-        | {"mlp_width": width, "end_token": end, "pad_token": fields["pad_token"] or end}
-    )
-
-
-def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
-    """A classifier of sequences."""
-    classes = len(tensors.get("score.weight", ()))
-    return (Classifier(classes, "last", bias=False), tensors) if classes else None
-
-
-def language_model(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
-    """A language model's head, tied or stored."""
-    tied, tensors = heads.tie(hf, tensors, "lm_head.weight", "wte.weight")
-    if "lm_head.weight" in tensors or (tied and architecture(hf) in LANGUAGE_MODELS):
-        return CausalLM(config.vocabulary, tied), tensors
-    return None
+    return fields | {"mlp_width": fields["mlp_width"] or 4 * fields["width"]}
 
 
 FAMILY = Family(
     CONFIG,
     TABLE,
-    heads.first_of(classes, heads.token_classes, heads.spans, language_model, pooling="last"),
+    heads.first_of(
+        heads.classes_of_last,
+        heads.token_classes,
+        heads.spans,
+        heads.causal_lm("wte.weight", *LANGUAGE_MODELS),
+        pooling="last",
+    ),
     complete,
+    usual=USUAL,
+    always={"causal": True, "pre_norm": True},
     pooling="last",
     prefix="transformer.",
     buffers=r"h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, in old files

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from adapt.models import Classifier, EncoderConfig, MaskedLM, Span, Tagger
+from adapt.models import CausalLM, Classifier, EncoderConfig, MaskedLM, Span, Tagger
 from adapt.pretrained.families import Row, architecture, dense, language_model, norm, under
 from adapt.pretrained.families.types import Entries, Found, Tensors
 
@@ -60,7 +60,9 @@ CLASSIFIERS = [
 
 def gelu_masked_lm(config: EncoderConfig, tied: bool = True) -> MaskedLM:
     """A masked-LM head whose activation is gelu, whatever that of the encoder is."""
-    return MaskedLM(config.vocabulary, tied, norm_epsilon=config.norm_epsilon)
+    return MaskedLM(
+        config.vocabulary, tied, norm_epsilon=config.norm_epsilon, width=config.embedding_width
+    )
 
 
 # recognise
@@ -97,6 +99,46 @@ def masked_lm(
         return head(config, tied), tensors
 
     return read
+
+
+def masked_lm_and_pairs(decoder: str, bias: str, pooler: str, pairs: str) -> Reader:
+    """A masked LM with what is there of a classifier of pairs of sentences, which reads the pooler:
+    transformers saved the pooler alone beside a masked LM until its version 3.
+    """
+
+    def read(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+        if bias not in tensors:
+            return None
+        tied, tensors = tie(hf, tensors, decoder, bias=bias)
+        has_pooler = f"{pooler}.weight" in tensors
+        has_pairs = has_pooler and f"{pairs}.weight" in tensors
+        head = language_model(config, tied)
+        return head.clone(next_sentence=has_pairs, pooler=has_pooler and not has_pairs), tensors
+
+    return read
+
+
+def causal_lm(embedding: str, *endings: str) -> Reader:
+    """A causal language model, stored or tied to the tensor ``embedding``. Of a tied one a file holds
+    nothing: then the class that it was saved from, which ends in one of ``endings``, says it.
+    """
+
+    def read(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+        tied, tensors = tie(hf, tensors, "lm_head.weight", embedding)
+        if "lm_head.weight" in tensors or (tied and architecture(hf).endswith(endings)):
+            return CausalLM(config.vocabulary, tied), tensors
+        return None
+
+    return read
+
+
+def classes_of_last(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
+    """A decoder's classifier of texts by their last token or, with a bias, of tokens."""
+    classes = len(tensors.get("score.weight", ()))
+    if not classes:
+        return None
+    has_bias = "score.bias" in tensors
+    return (Tagger(classes) if has_bias else Classifier(classes, "last", bias=False)), tensors
 
 
 def spans(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:

@@ -16,25 +16,15 @@ from adapt.pretrained.families import (
     Family,
     Row,
     architecture,
+    block_rows,
     dense,
     heads,
     norm,
+    rope,
     under,
 )
 from adapt.pretrained.families.checks import check_count
-from adapt.pretrained.families.local_layers import (
-    GLOBAL,
-    LOCAL,
-    layer_types,
-    layer_types_of,
-)
-from adapt.pretrained.families.rope import (
-    entries_of,
-    rope_of_kind,
-    scaling_entry,
-    scaling_fields,
-    scaling_of_kinds,
-)
+from adapt.pretrained.families.local_layers import GLOBAL, LOCAL, layer_types, layer_types_of
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
@@ -51,17 +41,19 @@ CONFIG = [
     ("init_range", "initializer_range", 0.02),
     ("pad_token", "pad_token_id", 50283),
 ]
-BLOCK = "encoder/block_#"
 PREDICTING = ("classes", "token classes", "spans")
+BLOCK = {
+    "attn_norm": "attention_norm",
+    "attn.Wqkv": QKV,
+    "attn.Wo": "attention/output",
+    "mlp_norm": "mlp_norm",
+    "mlp.Wi": ("mlp/gate", "mlp/up"),
+    "mlp.Wo": "mlp/down",
+}
 TABLE = [
     Row("embeddings.tok_embeddings.weight", ("encoder/embedding/token",)),
     *norm("embeddings.norm", "encoder/embedding/norm"),
-    *norm("layers.#.attn_norm", f"{BLOCK}/attention_norm"),
-    *dense("layers.#.attn.Wqkv", *QKV),
-    *dense("layers.#.attn.Wo", f"{BLOCK}/attention/output"),
-    *norm("layers.#.mlp_norm", f"{BLOCK}/mlp_norm"),
-    *dense("layers.#.mlp.Wi", f"{BLOCK}/mlp/gate", f"{BLOCK}/mlp/up"),
-    *dense("layers.#.mlp.Wo", f"{BLOCK}/mlp/down"),
+    *block_rows("layers.#", BLOCK),
     *norm("final_norm", "encoder/final_norm"),
     *under(["masked LM"], dense("head.dense", "head/transform")),
     *under(["masked LM"], norm("head.norm", "head/norm")),
@@ -78,10 +70,6 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     check_count(every, "global_attn_every_n_layers")
     kinds = layer_types(hf, fields, lambda index: index % every)
     return fields | {
-        "pre_norm": True,
-        "gated_mlp": True,
-        "embedding_norm": True,
-        "first_norm": False,
         **rotary_fields(hf),
         "local_layers": tuple(index for index, kind in enumerate(kinds) if kind == LOCAL),
         "window": window(hf),
@@ -112,26 +100,26 @@ def window(hf: Entries) -> int:
 
 def rotary_fields(hf: Entries) -> Fields:
     """The fields of global layers, which may be stretched, and the base of local ones."""
-    parameters = entries_of(hf, "rope_parameters")
+    parameters = rope.entries_of(hf, "rope_parameters")
     if parameters and not parameters.keys() & {GLOBAL, LOCAL}:
         raise CheckpointError(
             f"rope_parameters in config.json is for all layers: only those of {GLOBAL} and {LOCAL} "
             "are read"
         )
-    everywhere = rope_of_kind(hf, GLOBAL, "global_rope_theta", 160_000.0)
-    local = rope_of_kind(hf, LOCAL, "local_rope_theta", 10_000.0)
-    local |= scaling_of_kinds(hf)  # of both kinds
-    if scaling_fields(local).get("rotary_factor", 1) != 1:
+    everywhere = rope.rope_of_kind(hf, GLOBAL, "global_rope_theta", 160_000.0)
+    local = rope.rope_of_kind(hf, LOCAL, "local_rope_theta", 10_000.0)
+    local |= rope.scaling_of_kinds(hf)  # of both kinds
+    if rope.scaling_fields(local).get("rotary_factor", 1) != 1:
         raise CheckpointError(
             f"the positions of {LOCAL} in config.json are scaled: only those of {GLOBAL} are read so"
         )
-    return scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
+    return rope.scaling_fields(everywhere) | {"local_rotary_base": local["rope_theta"]}
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
     local_base = config.local_rotary_base or config.rotary_base
     plain = {"rope_type": "default"}
-    scaling = scaling_entry(config) or plain
+    scaling = rope.scaling_entry(config) or plain
     return {
         "layer_types": layer_types_of(config),
         "local_attention": 2 * config.window,
@@ -229,6 +217,7 @@ FAMILY = Family(
     recognise,
     complete,
     entries,
+    always={"pre_norm": True, "gated_mlp": True, "embedding_norm": True, "first_norm": False},
     prefix="model.",
     buffers=r"rotary_emb\..*inv_freq",
     classes=heads.classes_of("ModernBert", *heads.TEXT_KINDS),

@@ -3,6 +3,7 @@ gated MLP.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from adapt.models import Classifier, EncoderConfig
@@ -13,6 +14,7 @@ from adapt.pretrained.families import (
     Row,
     bert,
     block_modules,
+    block_rows,
     dense,
     heads,
     norm,
@@ -24,55 +26,54 @@ from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 NOMIC_DEFAULTS = {"hidden_act": "silu", "hidden_dropout_prob": 0.0}
 NOMIC_DEFAULTS |= {"attention_probs_dropout_prob": 0.0}
 GTE_DEFAULTS = {"type_vocab_size": 1, "attention_probs_dropout_prob": 0.0, "pad_token_id": 1}
-BLOCK = "encoder/block_#"
-SHARED = [
+EMBEDDING_AND_HEADS = [
     Row("embeddings.word_embeddings.weight", ("encoder/embedding/token",)),
     Row("embeddings.token_type_embeddings.weight", ("encoder/embedding/type",)),
     *dense("pooler.dense", "head/pooler"),
     *dense("classifier", "head/classifier"),
 ]
+BLOCK = {
+    "attn.Wqkv": QKV,
+    "attn.out_proj": "attention/output",
+    "norm1": "attention_norm",
+    "mlp.fc11": "mlp/up",
+    "mlp.fc12": "mlp/gate",
+    "mlp.fc2": "mlp/down",
+    "norm2": "mlp_norm",
+}
 TABLE = [
-    *SHARED,
+    *EMBEDDING_AND_HEADS,
     *norm("emb_ln", "encoder/embedding/norm"),
-    *dense("encoder.layers.#.attn.Wqkv", *QKV),
-    *dense("encoder.layers.#.attn.out_proj", f"{BLOCK}/attention/output"),
-    *norm("encoder.layers.#.norm1", f"{BLOCK}/attention_norm"),
-    *dense("encoder.layers.#.mlp.fc11", f"{BLOCK}/mlp/up"),
-    *dense("encoder.layers.#.mlp.fc12", f"{BLOCK}/mlp/gate"),
-    *dense("encoder.layers.#.mlp.fc2", f"{BLOCK}/mlp/down"),
-    *norm("encoder.layers.#.norm2", f"{BLOCK}/mlp_norm"),
+    *block_rows("encoder.layers.#", BLOCK),
     *heads.masked_lm_rows(
         f"{bert.TRANSFORM}.dense", f"{bert.TRANSFORM}.layer_norm", bert.BIAS, bert.DECODER
     ),
 ]
+GTE_BLOCK = {
+    "attention.qkv_proj": QKV,
+    "attention.o_proj": "attention/output",
+    "attn_ln": "attention_norm",
+    "mlp.up_gate_proj": ("mlp/up", "mlp/gate"),
+    "mlp.down_proj": "mlp/down",
+    "mlp_ln": "mlp_norm",
+}
 GTE_TABLE = [
-    *SHARED,
+    *EMBEDDING_AND_HEADS,
     *norm("embeddings.LayerNorm", "encoder/embedding/norm"),
-    *dense("encoder.layer.#.attention.qkv_proj", *QKV),
-    *dense("encoder.layer.#.attention.o_proj", f"{BLOCK}/attention/output"),
-    *norm("encoder.layer.#.attn_ln", f"{BLOCK}/attention_norm"),
-    *dense("encoder.layer.#.mlp.up_gate_proj", f"{BLOCK}/mlp/up", f"{BLOCK}/mlp/gate"),
-    *dense("encoder.layer.#.mlp.down_proj", f"{BLOCK}/mlp/down"),
-    *norm("encoder.layer.#.mlp_ln", f"{BLOCK}/mlp_norm"),
+    *block_rows("encoder.layer.#", GTE_BLOCK),
     *dense("lm_head.dense", "head/transform"),
     *norm("lm_head.norm", "head/norm"),
     *dense("lm_head.decoder", "head/decoder"),
 ]
 
 
-def complete_nomic(hf: Entries, fields: Fields) -> Fields:
-    biases = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
-    return rotary(hf, fields, 1000.0) | biases
+def rotary(base: float) -> Callable[[Entries, Fields], Fields]:
+    """``complete`` of a sibling whose positions have this base, unless config.json says another."""
 
+    def complete(hf: Entries, fields: Fields) -> Fields:
+        return fields | {"head_width": hf.get("head_dim") or 0} | rope_fields(hf, base)
 
-def complete_gte(hf: Entries, fields: Fields) -> Fields:
-    return rotary(hf, fields, 160_000.0) | {"mlp_bias": False, "down_bias": True}
-
-
-def rotary(hf: Entries, fields: Fields, default: float) -> Fields:
-    """The fields with what both families have in common."""
-    own = {"gated_mlp": True, "head_width": hf.get("head_dim") or 0}
-    return fields | own | rope_fields(hf, default)
+    return complete
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
@@ -105,8 +106,9 @@ NOMIC = Family(
     with_defaults(bert.CONFIG, **NOMIC_DEFAULTS),
     TABLE,
     recognise(heads.masked_lm(f"{bert.TRANSFORM}.dense.weight", bert.DECODER, bert.BIAS)),
-    complete_nomic,
+    rotary(1000.0),
     entries,
+    always={"gated_mlp": True, "qkv_bias": False, "output_bias": False, "mlp_bias": False},
     prefix="nomic_bert.",
     buffers=r"(rotary_emb|encoder\.layers\.\d+\.attn\.rotary_emb)\.(original_)?inv_freq",
     parts={"pooler.": "pooler"},
@@ -124,7 +126,8 @@ GTE = dataclasses.replace(
     recognise=recognise(
         heads.masked_lm("lm_head.dense.weight", "lm_head.decoder.weight", head=heads.gelu_masked_lm)
     ),
-    complete=complete_gte,
+    complete=rotary(160_000.0),
+    always={"gated_mlp": True, "mlp_bias": False, "down_bias": True},
     prefix="gte.",
     classes=heads.classes_of("Gte", *KINDS),
     base_class="GteModel",

@@ -18,6 +18,8 @@ FIRST_TOKEN = Row("embeddings.cls_token", ("encoder/embedding/class_token",), "t
 POSITIONS = Row("embeddings.position_embeddings", ("encoder/embedding/position",), "token")
 REGISTERS = Row("embeddings.register_tokens", ("encoder/embedding/registers",), "tokens")
 MASK_TOKEN = {"embeddings.mask_token": "token of masked patches"}
+# Of a block that scales what each branch adds.
+SCALES = {"layer_scale1.lambda1": "attention_scale", "layer_scale2.lambda1": "mlp_scale"}
 
 
 # A head that predicts the pixels of masked patches.
@@ -59,9 +61,11 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return {}
 
 
-def with_patches(fields: Fields, first_tokens: int) -> Fields:
-    """The fields with sizes of one number and the positions of all tokens: ``first_tokens``, the
-    registers and the patches. Raises :class:`CheckpointError` for other than square whole patches.
+def complete(hf: Entries, fields: Fields) -> Fields:
+    """The fields with sizes of one number and the positions of all tokens: those before the patches,
+    the registers among them, and the patches.
+
+    Raises :class:`CheckpointError` for other than square whole patches.
     """
     size = side(fields["image_size"])
     patch = side(fields["patch_size"])
@@ -73,6 +77,7 @@ def with_patches(fields: Fields, first_tokens: int) -> Fields:
     registers = fields.get("registers", 0)
     if type(registers) is not int or registers < 0:
         raise CheckpointError(f"config.json says {registers!r} for registers: give their number")
+    first_tokens = fields.get("class_token", True) + fields.get("distillation_token", False)
     positions = first_tokens + registers + (size // patch) ** 2
     return fields | {"image_size": size, "patch_size": patch, "positions": positions}
 

@@ -27,8 +27,7 @@ TABLE = [
 
 def complete(hf: Entries, fields: Fields) -> Fields:
     pad = hf.get("pad_token_id", 1)
-    fields = bert.complete(hf, fields) | {"pad_token": pad}
-    return fields | fields_after_padding(pad, fields["positions"])
+    return fields | {"pad_token": pad} | fields_after_padding(pad, fields["positions"])
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
@@ -49,6 +48,7 @@ FAMILY = Family(
     ),
     complete,
     entries,
+    usual=bert.FAMILY.usual,
     prefix="roberta.",
     buffers=r"embeddings\.(position_ids|token_type_ids)",
     parts={"pooler.": "pooler", **heads.SPAN_BIAS},

@@ -19,33 +19,21 @@ from adapt.pretrained.families import (
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 DEFAULTS = {"patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
-IN_PROJECTION = ("head/map/query", "head/map/key", "head/map/value")
+QKV = ("head/map/query", "head/map/key", "head/map/value")
+IN_PROJECTION = "head.attention.in_proj"
 TABLE = [
     *clip.PATCHES,
     *clip.BLOCKS,
     *norm("post_layernorm", "encoder/final_norm"),
     Row("head.probe", ("head/map/query_token",), "token"),
-    Row(
-        "head.attention.in_proj_weight",
-        tuple(f"{path}/kernel" for path in IN_PROJECTION),
-        "transposed",
-    ),
-    Row("head.attention.in_proj_bias", tuple(f"{path}/bias" for path in IN_PROJECTION)),
+    Row(f"{IN_PROJECTION}_weight", tuple(f"{path}/kernel" for path in QKV), "transposed"),
+    Row(f"{IN_PROJECTION}_bias", tuple(f"{path}/bias" for path in QKV)),
     *dense("head.attention.out_proj", "head/map/output"),
     *norm("head.layernorm", "head/map/norm"),
     *dense("head.mlp.fc1", "head/map/up"),
     *dense("head.mlp.fc2", "head/map/down"),
     *dense("classifier", "head/classifier"),
 ]
-
-
-def complete(hf: Entries, fields: Fields) -> Fields:
-    return patches.with_patches(fields, first_tokens=0) | {
-        "family": "siglip_vision_model",
-        "pre_norm": True,
-        "class_token": False,
-        "dropout": 0.0,
-    }
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
@@ -77,7 +65,13 @@ FAMILY = dataclasses.replace(
     config=with_defaults(clip.CONFIG, **DEFAULTS),
     table=TABLE,
     recognise=recognise,
-    complete=complete,
+    complete=patches.complete,
+    always={
+        "family": "siglip_vision_model",
+        "pre_norm": True,
+        "class_token": False,
+        "dropout": 0.0,
+    },
     entries=entries,
     pooling="mean",
     parts={

@@ -11,11 +11,13 @@ from adapt.pretrained.families import (
     Family,
     Row,
     architecture,
+    block_rows,
     dense,
     norm,
+    projections,
+    where,
     with_defaults,
 )
-from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = [
@@ -35,28 +37,27 @@ CONFIG = [
     ("pad_token", "pad_token_id", 0),
     ("end_token", "eos_token_id", 1),
 ]
-ATTENTION = "encoder.block.#.layer.0.SelfAttention"
-UP = "encoder/block_#/mlp/up/kernel"
-MLP = "encoder.block.#.layer.1.DenseReluDense"
-SHARED_BIAS = Row(
-    f"{ATTENTION}.relative_attention_bias.weight".replace("#", "0"), ("encoder/relative/table",)
-)
-OWN_BIAS = Row(
-    f"{ATTENTION}.relative_attention_bias.weight", ("encoder/block_#/attention/relative/table",)
-)
+# A block is a list of two layers.
+ATTENTION = "layer.0.SelfAttention"
+MLP = "layer.1.DenseReluDense"
+BLOCK = {
+    **projections(ATTENTION, "q", "k", "v", "o"),
+    "layer.0.layer_norm": "attention_norm",
+    f"{MLP}.wo": "mlp/down",
+    "layer.1.layer_norm": "mlp_norm",
+}
+PLAIN_MLP = {f"{MLP}.wi": "mlp/up"}
+GATED_MLP = {f"{MLP}.wi_0": "mlp/gate", f"{MLP}.wi_1": "mlp/up"}
+LAYER = "encoder.block.#"
+BIAS = f"{ATTENTION}.relative_attention_bias.weight"
+SHARED_BIAS = Row(f"encoder.block.0.{BIAS}", ("encoder/relative/table",))
+OWN_BIAS = Row(f"{LAYER}.{BIAS}", ("encoder/block_#/attention/relative/table",))
 TABLE = [
     Row("shared.weight", ("encoder/embedding/token",)),
     SHARED_BIAS,
-    *dense(f"{ATTENTION}.q", "encoder/block_#/attention/query"),
-    *dense(f"{ATTENTION}.k", "encoder/block_#/attention/key"),
-    *dense(f"{ATTENTION}.v", "encoder/block_#/attention/value"),
-    *dense(f"{ATTENTION}.o", "encoder/block_#/attention/output"),
-    *norm("encoder.block.#.layer.0.layer_norm", "encoder/block_#/attention_norm"),
-    Row(f"{MLP}.wi.weight", (UP,), "transposed", only=("gated_mlp", False)),
-    Row(f"{MLP}.wi_0.weight", ("encoder/block_#/mlp/gate/kernel",), "transposed"),
-    Row(f"{MLP}.wi_1.weight", (UP,), "transposed", only=("gated_mlp", True)),
-    *dense(f"{MLP}.wo", "encoder/block_#/mlp/down"),
-    *norm("encoder.block.#.layer.1.layer_norm", "encoder/block_#/mlp_norm"),
+    *block_rows(LAYER, BLOCK),
+    *where("gated_mlp", False, block_rows(LAYER, PLAIN_MLP)),
+    *where("gated_mlp", True, block_rows(LAYER, GATED_MLP)),
     *norm("encoder.final_layer_norm", "encoder/final_norm"),
     *dense("classifier", "head/classifier"),
 ]
@@ -79,8 +80,6 @@ ALWAYS = {
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    if hf.get("is_decoder"):
-        check_usual(hf, is_decoder=False)
     name = str(fields["activation"])
     gated, activation = name.startswith(GATED), name.removeprefix(GATED)
     if name == "gated-gelu":  # the library's exception
@@ -88,7 +87,7 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     # Two more entries say the same, and transformers takes them over feed_forward_proj.
     fields["gated_mlp"] = bool(hf.get("is_gated_act", gated))
     fields["activation"] = hf.get("dense_act_fn", activation)
-    return fields | ALWAYS | {"pad_token": fields["pad_token"] or 0}
+    return fields
 
 
 def entries(config: EncoderConfig, head: Any) -> Fields:
@@ -121,6 +120,8 @@ FAMILY = Family(
     recognise,
     complete,
     entries,
+    usual={"is_decoder": False},
+    always=ALWAYS,
     prefix="transformer.",
     buffers=r"(encoder|decoder)\.embed_tokens\.weight",  # the shared table once more
     parts={"decoder.": "decoder", "lm_head.": "language-model head"},
@@ -133,17 +134,10 @@ MT5 = dataclasses.replace(
     config=with_defaults(CONFIG, feed_forward_proj="gated-gelu"),
     **of_library("MT5"),
 )
-
-
-def with_own_bias(hf: Entries, fields: Fields) -> Fields:
-    """umT5's blocks have each their own bias."""
-    return complete(hf, fields) | {"relative_per_block": True}
-
-
 UMT5 = dataclasses.replace(
     MT5,
     table=[OWN_BIAS if row is SHARED_BIAS else row for row in TABLE],
-    complete=with_own_bias,
+    always={**ALWAYS, "relative_per_block": True},  # each block has its own bias
     tokenizer="",
     **of_library("UMT5"),
 )
