@@ -22,6 +22,7 @@ from adapt.models import Tagger as Tagger
 from adapt.planning import PlanReport as PlanReport
 from adapt.planning import plan as plan
 from adapt.predicting import Predictions as Predictions
+from adapt.pretrained.dropped_layers import drop_layers as drop_layers
 from adapt.pretrained.hub import Pretrained as Pretrained
 from adapt.pretrained.hub import load as load
 from adapt.pretraining import pretrain as pretrain

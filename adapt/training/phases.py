@@ -173,7 +173,9 @@ def build_phases(
             schedule = optim.schedule(peak_rate, schedule_steps, options.warmup, options.decay)
             groups[name] = Group(peak_rate, schedule, schedule_start)
             own_schedule = schedule.after(started[name] - schedule_start)
-            optimizers[name] = optim.adamw(own_schedule, options.weight_decay)
+            optimizers[name] = optim.adamw(
+                own_schedule, options.weight_decay, strategy.bias_correction
+            )
 
         tx = optim.by_label(optimizers, labels, options.clip_norm or None)
         step = make_phase_step(

@@ -79,7 +79,8 @@ class Strategy:
     (``lora_rank``, ``adapter_width``, ...). With ``shared_schedule`` one learning-rate schedule
     runs over all phases; else each phase warms up and decays by itself. ``reinit`` is the number of
     last blocks that begin with fresh weights. ``l2sp`` and ``mixout`` are the strengths of
-    :class:`adapt.training.regularizers.Regularizer`.
+    :class:`adapt.training.regularizers.Regularizer`. ``bias_correction`` is that of
+    :func:`adapt.training.optim.adamw`.
     """
 
     phases: tuple[Phase, ...]
@@ -88,6 +89,7 @@ class Strategy:
     reinit: int = 0
     l2sp: float = 0.0
     mixout: float = 0.0
+    bias_correction: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -489,6 +491,11 @@ def mixout(base: Strategy, layers: int, rate: float) -> Strategy:
     return dataclasses.replace(base, mixout=rate)
 
 
+def bertadam(base: Strategy, layers: int) -> Strategy:
+    """Leave Adam's averages uncorrected, as BERT's first optimizer did (Zhang et al. 2021)."""
+    return dataclasses.replace(base, bias_correction=False)
+
+
 LORA_ARGS = (
     Arg("rank", int),
     Arg("alpha", float, 16.0),
@@ -514,6 +521,7 @@ MODIFIERS: dict[str, Method] = {
     "reinit": Method(reinit, [Arg("k", int)]),
     "l2sp": Method(l2sp, [Arg("strength", float)]),
     "mixout": Method(mixout, [Arg("rate", float)]),
+    "bertadam": Method(bertadam),
 }
 
 
@@ -641,6 +649,8 @@ def check_fields(strategy: Strategy) -> None:
             raise StrategyError(f"`strategy`: {name} is {value!r}: give {wanted(hints[name])}")
     if not isinstance(strategy.shared_schedule, bool):
         raise StrategyError("`strategy`: shared_schedule must be True or False")
+    if not isinstance(strategy.bias_correction, bool):
+        raise StrategyError("`strategy`: bias_correction must be True or False")
     if not is_of(strategy.reinit, int) or strategy.reinit < 0:
         raise StrategyError(f"`strategy`: reinit {strategy.reinit!r} must be a number of blocks")
     if not is_of(strategy.l2sp, float) or strategy.l2sp < 0:

@@ -7,6 +7,7 @@ import pytest
 import adapt
 from adapt import models
 from adapt.cost.clock import COMPILE_EVENTS
+from adapt.errors import StrategyError
 from adapt.training import optim
 
 TEXTS = [f"{word} film number {number}" for number in range(12) for word in ("good", "bad")]
@@ -61,6 +62,45 @@ def test_a_rate_in_the_state_is_the_rate_of_the_step():
             expected, apart = tx.update(params, apart, params)
             np.testing.assert_allclose(updates["kernel"], expected["kernel"], rtol=1e-6)
     assert step._cache_size() == 2  # a schedule, and a number
+
+
+def test_without_bias_correction_the_averages_of_adam_are_taken_as_they_are():
+    weights = np.array([[0.5, -1.0]], np.float32)
+    params = {"kernel": weights}
+    tx = optim.adamw(0.1, weight_decay=0.3, bias_correction=False)
+    state = tx.init(params)
+    mean = np.zeros_like(weights)
+    square = np.zeros_like(weights)
+    for number in range(1, 6):
+        grad = np.float32([[number, -0.01 * number]])
+        mean = 0.9 * mean + 0.1 * grad
+        square = 0.999 * square + 0.001 * grad**2
+        expected = -0.1 * (mean / np.sqrt(square) + 0.3 * weights)
+        updates, state = tx.update({"kernel": grad}, state, params)
+        np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-4)
+    corrected = optim.adamw(0.1, weight_decay=0.0)
+    updates, _ = corrected.update({"kernel": grad}, corrected.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * np.sign(grad), rtol=1e-4)
+
+
+def test_a_rate_of_ones_own_has_bias_correction():
+    with pytest.raises(StrategyError, match="a number or a schedule"):
+        optim.adamw(lambda count: 0.1, bias_correction=False)
+
+
+def test_bertadam_takes_longer_first_steps_with_the_same_program(inputs, programs):
+    checkpoint = adapt.load(inputs.checkpoint("bert_mlm_tied"))
+
+    def moved(strategy):
+        run = adapt.finetune(checkpoint, TEXTS, LABELS, strategy=strategy, epochs=1, warmup=0.0)
+        after = run.pretrained.params["encoder"]["block_00"]["mlp"]["up"]["kernel"]
+        before = checkpoint.params["encoder"]["block_00"]["mlp"]["up"]["kernel"]
+        return np.abs(np.asarray(after) - before).mean()
+
+    plain = moved("full")
+    programs.clear()
+    assert 3 < moved("full+bertadam") / plain < 6.6
+    assert programs == []
 
 
 def test_a_pooling_that_is_registered_anew_is_the_new_one(inputs, monkeypatch):

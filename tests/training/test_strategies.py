@@ -162,7 +162,7 @@ def test_joined_methods_train_the_same_in_any_order(names):
 WORDS = [
     *("full", "frozen", "top:1", "top:2", "bottom-frozen:0", "bottom-frozen:1"),
     *("surgical:0", "surgical:0-1", "surgical:1", "bitfit", "lora:2", "adapters:3", "prefix:2"),
-    *("gradual", "lp-ft", "decay:0.9", "decay:0", "reinit:1", "l2sp:0.1", "mixout:0.5"),
+    *("gradual", "lp-ft", "decay:0.9", "decay:0", "reinit:1", "l2sp:0.1", "mixout:0.5", "bertadam"),
     *("top", "top:9", "best"),
 ]
 
