@@ -19,7 +19,8 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ FIT = "full"  # the strategy whose steps are fitted to the memory
 # The share of the device's memory that a step may take. The rest is for batches that wait there, for
 # what is copied for a checkpoint, and for gaps between arrays.
 MEMORY_SHARE = 0.9
+COMPILED_AT_ONCE = 4  # programs: most of a compilation runs on one core
 WORTH = 0.85  # of the seconds of full fine-tuning: what saves less is not worth training less
 
 
@@ -116,7 +118,7 @@ class Workload:
 class MeasuredStep:
     """What one step of a strategy takes after its frozen prefix."""
 
-    first_seconds: float  # the first step, which compiles
+    first_seconds: float  # the first step, which loads what was compiled
     seconds: float  # the median of the others
     peak_bytes: float
     flops_per_example: float  # as the compiler counts them
@@ -263,8 +265,9 @@ def plan(
     ``pretrained``, ``inputs``, ``labels`` and ``test`` are as in :func:`adapt.finetune`, and so are
     ``epochs``, ``batch_size`` and what else such a run has. ``also`` names strategies besides
     ``full``, every ``top:K`` and ``frozen``. ``steps`` are timed, of each program;
-    ``on_progress(done, total)`` counts programs. It takes some seconds to a minute, and the seconds
-    that it predicts leave out compiling, and a plot.
+    ``on_progress(done, total)`` counts strategies, once when compiled and once when timed. It takes
+    some seconds to a minute, most of it compiling; the seconds that it predicts leave that out, and
+    a plot.
 
     ``fit`` is the strategy whose steps are fitted to ``memory``, in GiB: by default what the device
     has, less a tenth. Where it does not say, as a CPU does not, nothing is fitted. What came of it
@@ -405,8 +408,8 @@ def estimate_strategies(
 ) -> tuple[list[Estimate], Timings]:
     """(the cost of ``full``, every ``top:K``, ``frozen`` and those of ``also``; what was timed).
 
-    ``on_progress(done, total)`` counts programs. Raises :class:`StrategyError` for a strategy of
-    several phases.
+    ``on_progress(done, total)`` is that of :func:`time_programs`. Raises :class:`StrategyError` for
+    a strategy of several phases.
     """
     also = those_that_train(also, workload.params)
     timings = time_programs(workload, also, on_progress)
@@ -456,27 +459,89 @@ def time_programs(
 ) -> Timings:
     """Time a step of ``frozen``, ``top:1``, ``top:L``, ``full`` and those of ``also``, and the
     encoder.
+
+    All of them are compiled first, some at a time; while a program is timed nothing else runs.
+    ``on_progress(done, total)`` counts strategies, once when compiled and once when timed.
     """
     names = ["frozen", "top:1", f"top:{workload.own_blocks}", "full", *also]
     names = list(dict.fromkeys(names))
+    total = 2 * len(names)
     batches = batches_of_one_shape(workload)
-    total = len(names) + 1
+    planned = {name: plan_step(workload, name) for name in names}
+    costs = compile_steps(workload, planned, batches[0], lambda done: on_progress(done, total))
+
     steps = {}
     forward = 0.0
     prefix = (0.0, 0.0)
-    for number, name in enumerate(names, 1):
-        prepared = prepare(name, workload.model, workload.params)
-        step = make_step(prepared.model, workload.loss, prepared.tx, prepared.depth)
+    for number, (name, (prepared, step)) in enumerate(planned.items(), 1):
         key = jax.random.key(0)
         state = init_trainable(prepared.params, prepared.labels, prepared.tx, key)
         frozen = optim.frozen(prepared.params, prepared.labels)
         frozen = place_kernels(frozen, stored_in(workload))
         if name == "frozen":
             forward, prefix = time_encoder(workload, step, frozen, batches)
-        steps[name] = time_step(step, frozen, state, batches[0], workload.repeats)
-        on_progress(number, total)
-    on_progress(total, total)
+        seconds = time_step(step, frozen, state, batches[0], workload.repeats)
+        steps[name] = MeasuredStep(*seconds, *costs[name])
+        on_progress(len(names) + number, total)
     return Timings(steps, prefix, forward)
+
+
+def plan_step(workload: Workload, name: str) -> tuple[Prepared, Step]:
+    """A strategy applied to the model of a workload, and its step."""
+    prepared = prepare(name, workload.model, workload.params)
+    return prepared, make_step(prepared.model, workload.loss, prepared.tx, prepared.depth)
+
+
+def compile_steps(
+    workload: Workload,
+    planned: Mapping[str, tuple[Prepared, Step]],
+    batch: packing.Arrays,
+    on_compiled: Callable[[int], None],
+) -> dict[str, tuple[int, float]]:
+    """:func:`compiled_cost` of every step, by strategy. ``on_compiled`` gets the number of those
+    that are done.
+
+    Some are compiled at a time. JAX keeps the programs, and a call with arrays such as these takes
+    them from there.
+    """
+
+    def compile_one(prepared: Prepared, step: Step) -> tuple[int, float]:
+        frozen, state = abstract_arguments(prepared, stored_in(workload))
+        return compiled_cost(step, frozen, state, batch)
+
+    costs = {}
+    with ThreadPoolExecutor(COMPILED_AT_ONCE) as pool:
+        futures = {name: pool.submit(compile_one, *step) for name, step in planned.items()}
+        for number, (name, future) in enumerate(futures.items(), 1):
+            costs[name] = future.result()
+            on_compiled(number)
+    return costs
+
+
+def abstract_arguments(prepared: Prepared, frozen_dtype: str | None) -> tuple[tree.Tree, Any]:
+    """The shapes and dtypes of the frozen parameters and of the :class:`State` of step 0, on the
+    first device, where a run has them.
+    """
+    frozen = optim.frozen(prepared.params, prepared.labels)
+    if frozen_dtype is not None:
+        frozen = jax.eval_shape(lambda params: cast_kernels(params, frozen_dtype), frozen)
+
+    def first_state(trainable: tree.Tree) -> State:
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=trainable,
+            opt_state=prepared.tx.init(trainable),
+            key=jax.random.key(0),
+            halted=jnp.zeros((), bool),
+        )
+
+    state = jax.eval_shape(first_state, optim.trainable(prepared.params, prepared.labels))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def on_device(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+
+    return jax.tree.map(on_device, frozen), jax.tree.map(on_device, state)
 
 
 def batches_of_one_shape(workload: Workload) -> list[packing.Arrays]:
@@ -507,26 +572,26 @@ def time_encoder(
 
 def time_step(
     step: Step, frozen: tree.Tree, state: State, batch: packing.Arrays, repeats: int
-) -> MeasuredStep:
-    """Time the steps after the frozen prefix, on one batch; ``state`` is donated."""
-    needed_bytes, flops_per_example = compiled_cost(step, frozen, state, batch)
+) -> tuple[float, float]:
+    """(seconds of the first step after the frozen prefix, the median of the others), on one batch;
+    ``state`` is donated.
+    """
     with_hidden = dict(batch)
     if step.prefix is not None:
         prefix_params, _ = step.prefix.split(frozen)
         with_hidden["hidden"] = np.asarray(step.prefix.run(prefix_params, batch))
-    seconds = clock.step_seconds(step, frozen, state, with_hidden, repeats)
-    return MeasuredStep(*seconds, needed_bytes, flops_per_example)
+    return clock.step_seconds(step, frozen, state, with_hidden, repeats)
 
 
 def compiled_cost(
-    step: Step, frozen: tree.Tree, state: State, batch: packing.Arrays
+    step: Step, frozen: tree.Tree, state: Any, batch: packing.Arrays
 ) -> tuple[int, float]:
-    """(bytes that a step needs at once, FLOPs of its suffix an example), as the compiler says."""
+    """(bytes that a step needs at once, FLOPs of its suffix an example), as the compiler says.
 
-    def abstract(arrays: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arrays)
-
-    programs = step.programs(abstract(frozen), state, abstract(batch))
+    ``frozen`` and ``state`` may be shapes, as :func:`abstract_arguments` makes them.
+    """
+    shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in batch.items()}
+    programs = step.programs(frozen, state, shapes)
     peaks = {name: clock.peak_bytes(program) for name, program in programs.items()}
     if step.prefix is not None:  # its parameters stay while the suffix runs
         prefix_params, _ = step.prefix.split(frozen)
@@ -592,21 +657,7 @@ def step_bytes(
     prepared = prepare(name, workload.model, workload.params)
     model = dataclasses.replace(prepared.model, remat=remat)
     step = make_step(model, workload.loss, prepared.tx, prepared.depth)
-    trainable = optim.trainable(prepared.params, prepared.labels)
-    frozen = optim.frozen(prepared.params, prepared.labels)
-    dtype = stored_in(workload)
-    if dtype is not None:
-        frozen = jax.eval_shape(lambda params: cast_kernels(params, dtype), frozen)
-    state = jax.eval_shape(
-        lambda params: State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=prepared.tx.init(params),
-            key=jax.random.key(0),
-            halted=jnp.zeros((), bool),
-        ),
-        trainable,
-    )
+    frozen, state = abstract_arguments(prepared, stored_in(workload))
     batch = largest_batch_of(workload, micro_batch, accumulate)
     try:
         needed, _ = compiled_cost(step, frozen, state, batch)

@@ -1,7 +1,10 @@
 """What strategies cost, as data: counts are exact, depths lie on a line, nothing pays that does not."""
 
+import collections
+import contextlib
 import dataclasses
 import inspect
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -37,6 +40,22 @@ def workload() -> Workload:
     texts = Examples(TokenSource(small.texts(50), 24), np.arange(50), np.zeros(50, np.int32))
     sets = {"train": texts.take(np.arange(40)), "validation": texts.take(np.arange(40, 50))}
     return Workload(model, small.params(model), sets, cross_entropy, epochs=3, batch_size=8)
+
+
+@contextlib.contextmanager
+def compiled_programs() -> Iterator[collections.Counter[str]]:
+    """Inside, how often each program is compiled is counted by its name."""
+    counts: collections.Counter[str] = collections.Counter()
+
+    def count(event: str, _: float, *, fun_name: str = "", **__: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            counts[fun_name] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        yield counts
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
 
 
 def timings(*names: str) -> Timings:
@@ -138,10 +157,12 @@ def test_programs_are_timed_and_the_command_s_record_has_them(workload):
     told = []
     model = small.classifier("small")
     workload = dataclasses.replace(workload, model=model, params=small.params(model), repeats=1)
-    estimates, timed = planning.estimate_strategies(
-        workload, ["bitfit"], OVERHEAD, on_progress=lambda *done: told.append(done)
-    )
-    assert told == [(number, 5) for number in range(1, 6)]
+    with compiled_programs() as programs:
+        estimates, timed = planning.estimate_strategies(
+            workload, ["bitfit"], OVERHEAD, on_progress=lambda *done: told.append(done)
+        )
+    assert told == [(number, 8) for number in range(1, 9)]
+    assert programs["jit(step)"] == 4, "a step was compiled again to be timed"
     assert [estimate.strategy for estimate in estimates][-1] == "bitfit"
     record = timed.to_json()
     assert set(record) == {"frozen", "top:1", "full", "bitfit", "prefix", "forward"}
