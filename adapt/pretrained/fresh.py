@@ -1,0 +1,112 @@
+"""Encoders that nobody has trained yet, of shapes of one's own: what pre-training starts from.
+
+    entries = {"model_type": "bert", "num_hidden_layers": 4, "hidden_size": 128, ...}
+    pretrained = fresh(entries, "tiny-bert")
+    adapt.pretrain(pretrained, "text.txt", objective="masked", out="runs/small")
+
+The table of 30,000 tokens is most of a small encoder, and most of what a step computes:
+:func:`cut_vocabulary` keeps those tokens that a text has.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tokenizers
+
+from adapt.errors import CheckpointError, StrategyError
+from adapt.models import Classifier, Encoder, Model
+from adapt.pretrained import hub
+from adapt.pretrained.config_file import read_config
+from adapt.pretrained.families import get_family
+from adapt.pretrained.hub import Pretrained, tokenizer_of
+from adapt.pretrained.tokenizer import Tokenizer
+
+CHUNK = 4096  # texts that are tokenized together
+
+
+def fresh(
+    entries: Mapping[str, Any], tokenizer: Tokenizer | Pretrained | str | Path, seed: int = 0
+) -> Pretrained:
+    """An encoder of texts with random weights and no head, in the shapes that ``entries`` say.
+
+    ``entries`` are those of a config.json in transformers' words, with ``model_type``; the
+    ``vocab_size`` is that of the tokenizer where they have none. ``tokenizer`` is one, or the
+    checkpoint that it is taken from, or its name. Raises :class:`CheckpointError` for entries that
+    are missing, wrong or of an encoder of pictures, and for more tokens than ``vocab_size``;
+    :class:`StrategyError` for a checkpoint without a tokenizer.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = tokenizer_of(hub.loaded(tokenizer))
+    if "model_type" not in entries:
+        raise CheckpointError("`entries` have no model_type: add one, such as 'bert'")
+    entries = {"vocab_size": tokenizer.size, **entries}
+    source = f"a fresh {entries['model_type']}"
+    config = read_config(entries, source)
+    if config.is_image:
+        raise CheckpointError(f"{source} is an encoder of pictures, which reads no tokens")
+    head = Classifier(0, get_family(config.family).pooling)
+    params = Model(Encoder(config), head).init(jax.random.key(seed))
+    length = min(tokenizer.max_length, config.positions)
+    model = Pretrained(source, config, head, jax.device_get(params))
+    return hub.with_tokenizer(model, tokenizer.cut_to(length), Path(source))
+
+
+def cut_vocabulary(
+    tokenizer: Tokenizer, texts: Sequence[str], size: int, words: Iterable[str] = ()
+) -> Tokenizer:
+    """A WordPiece tokenizer with ``size`` of its tokens, those most frequent in ``texts``.
+
+    Its special tokens stay, ASCII characters, so that any word in them can still be spelled, and
+    ``words``. A word whose token is left out becomes several; ids are new ones. Raises
+    :class:`StrategyError` for a tokenizer of another kind, for a word that is not one of its tokens,
+    and where ``size`` is too small for what stays.
+    """
+    content = json.loads(tokenizer.backend.to_str())
+    model = content["model"]
+    processor = content["post_processor"] or {}
+    if model["type"] != "WordPiece" or processor.get("type") != "TemplateProcessing":
+        raise StrategyError(
+            f"`tokenizer` is of the kind {model['type']}: the tokens of WordPiece alone can be left "
+            "out one by one"
+        )
+    vocabulary = model["vocab"]
+    added = [token["content"] for token in content["added_tokens"]]
+    kept = {model["unk_token"], *added, *words}
+    unknown = sorted(kept - vocabulary.keys())
+    if unknown:
+        raise StrategyError(f"`words` {', '.join(unknown)}: the tokenizer has no such tokens")
+    for token in vocabulary:
+        character = token.removeprefix(model["continuing_subword_prefix"])
+        if len(character) == 1 and character.isascii():
+            kept.add(token)
+    if size < len(kept):
+        raise StrategyError(f"`size` {size} must be at least {len(kept)}, those that stay")
+    counts = count_tokens(tokenizer, texts)
+    names = sorted(vocabulary, key=lambda token: (-counts[vocabulary[token]], vocabulary[token]))
+    for token in names:
+        if len(kept) == size:
+            break
+        kept.add(token)
+    in_order = sorted(kept, key=lambda token: vocabulary[token])
+    ids = {token: number for number, token in enumerate(in_order)}
+    model["vocab"] = ids
+    for token in content["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    for token in processor["special_tokens"].values():
+        token["ids"] = [ids[name] for name in token["tokens"]]
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+    return tokenizer.replaced(backend=backend)
+
+
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
+    """How often each token is in texts, int64 [vocabulary]."""
+    counts = np.zeros(tokenizer.size, np.int64)
+    for start in range(0, len(texts), CHUNK):
+        encodings = tokenizer.uncut.encode_batch_fast(list(texts[start : start + CHUNK]))
+        ids = [number for encoding in encodings for number in encoding.ids]
+        counts += np.bincount(ids, minlength=len(counts))
+    return counts

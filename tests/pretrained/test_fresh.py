@@ -1,0 +1,77 @@
+"""Fresh encoders have the shapes that are asked for; a cut vocabulary spells what it has left out."""
+
+import numpy as np
+import pytest
+
+import adapt
+from adapt.errors import CheckpointError, StrategyError
+from adapt.pretrained import hub
+from adapt.pretrained.fresh import cut_vocabulary, fresh
+from adapt.pretrained.hub import tokenizer_of
+
+BERT = {
+    "model_type": "bert",
+    "num_hidden_layers": 1,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 12,
+}
+GPT2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 2, "n_positions": 12}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(inputs):
+    return tokenizer_of(hub.load(inputs.checkpoint("bert_mlm_tied", 1)))
+
+
+@pytest.mark.parametrize("entries", [BERT, GPT2])
+def test_a_fresh_encoder_has_these_shapes_and_another_tokenizer_s_tokens(entries, tokenizer):
+    pretrained = fresh(entries, tokenizer)
+    config = pretrained.config
+    assert (config.layers, config.width, config.vocabulary) == (1, 8, tokenizer.size)
+    assert tokenizer_of(pretrained).max_length == 12
+    features = adapt.encode(pretrained, ["the film was good", "a dull plot"], pooling="mean")
+    assert features.shape == (2, 8) and np.isfinite(features).all()
+    other = fresh(entries, tokenizer, seed=1)
+    assert adapt.digest(other.params) != adapt.digest(pretrained.params)
+    assert adapt.digest(fresh(entries, tokenizer).params) == adapt.digest(pretrained.params)
+
+
+def test_entries_that_make_no_encoder_of_texts_are_refused(tokenizer):
+    with pytest.raises(CheckpointError, match="model_type"):
+        fresh({name: value for name, value in BERT.items() if name != "model_type"}, tokenizer)
+    with pytest.raises(CheckpointError, match="hidden_size"):
+        fresh({name: value for name, value in BERT.items() if name != "hidden_size"}, tokenizer)
+    with pytest.raises(CheckpointError, match="another checkpoint"):
+        fresh(BERT | {"vocab_size": tokenizer.size - 5}, tokenizer)
+
+
+def test_a_cut_vocabulary_keeps_what_is_frequent_and_spells_the_rest(asset):
+    asset("tiny-bert")
+    whole = tokenizer_of(hub.load("tiny-bert"))
+    texts = ["the film was remarkable"] * 3 + ["a terrible plot"] * 2 + ["seldom remarkable"]
+    fewest = (
+        5 + 2 * 68
+    )  # special tokens, and ASCII characters at the beginning and inside of a word
+    cut = cut_vocabulary(whole, texts, fewest + 5, words=["terrible"])
+    assert cut.size == fewest + 5
+    tokens, _ = cut.encode(["a remarkable film, terrible"])
+    names = [cut.backend.id_to_token(int(number)) for number in tokens[0]]
+    assert names[:4] == ["[CLS]", "a", "remarkable", "film"]
+    assert names[-2:] == ["terrible", "[SEP]"]
+    spelled, _ = cut.encode(["seldom"])
+    assert len(spelled[0]) == 2 + len("seldom")
+    assert whole.size == 30522
+
+
+def test_a_vocabulary_that_can_t_be_cut_is_refused(asset, inputs):
+    asset("tiny-bert")
+    whole = tokenizer_of(hub.load("tiny-bert"))
+    with pytest.raises(StrategyError, match="at least"):
+        cut_vocabulary(whole, ["a film"], 20)
+    with pytest.raises(StrategyError, match="no such tokens"):
+        cut_vocabulary(whole, ["a film"], 1000, words=["unheardofword"])
+    of_bytes = tokenizer_of(hub.load(inputs.checkpoint("gpt2_lm_tied", 1)))
+    with pytest.raises(StrategyError, match="of the kind BPE"):
+        cut_vocabulary(of_bytes, ["a film"], 1000)
