@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tokenizers
 
 from adapt.errors import CheckpointError, StrategyError
 from adapt.models import Classifier, Encoder, Model
@@ -23,7 +22,7 @@ from adapt.pretrained import hub
 from adapt.pretrained.config_file import read_config
 from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, tokenizer_of
-from adapt.pretrained.tokenizer import Tokenizer
+from adapt.pretrained.tokenizer import Tokenizer, backend_of
 
 CHUNK = 4096  # texts that are tokenized together
 
@@ -98,8 +97,7 @@ def cut_vocabulary(
         token["id"] = ids[token["content"]]
     for token in processor["special_tokens"].values():
         token["ids"] = [ids[name] for name in token["tokens"]]
-    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
-    return tokenizer.replaced(backend=backend)
+    return tokenizer.replaced(backend=backend_of(content))
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:

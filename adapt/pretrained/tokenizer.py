@@ -13,6 +13,7 @@ Special tokens are kept at their places, and every window has its own.
 
 import dataclasses
 import functools
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -390,6 +391,11 @@ def named_in(
 def copied(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """A copy, whose settings are its own."""
     return tokenizers.Tokenizer.from_str(backend.to_str())
+
+
+def backend_of(content: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The library's tokenizer, of the entries of a tokenizer.json."""
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def check_long_rule(long: Any) -> None:
