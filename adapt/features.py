@@ -33,11 +33,12 @@ from adapt.models import (
     Encoder,
     Model,
     cached_program,
+    example_batch,
     flatten_groups,
     pooling_names,
 )
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
-from adapt.options import DType, Long, is_of
+from adapt.options import DType, KeptHead, Long, is_of
 from adapt.other_names import suggests
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
@@ -52,6 +53,7 @@ from adapt.pretrained.hub import (
     with_image_size,
     with_long,
 )
+from adapt.pretrained.kept_head import on_head
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, Text, warn_long
 from adapt.program_cache import keep_programs
 from adapt.training import feeding
@@ -194,7 +196,7 @@ def encode(
     texts: Sequence[str],
     pooling: str | None = None,
     normalize: bool | None = None,
-    layer: int | None = None,
+    layer: int | KeptHead | None = None,
     long: Long | None = None,
     prompt: str | None = None,
     dtype: DType = "auto",
@@ -212,7 +214,9 @@ def encode(
     folder has, or the words themselves; "" is none. The default of these three is what the
     checkpoint's folder says (modules.json and the files it names), what a run was trained with, or
     else the mean as it is; see :func:`vector_settings`. ``layer`` counts from 0 (embedding) to L
-    (last block, the default).
+    (last block, the default). Behind it are those of the checkpoint's own head, which is otherwise
+    discarded: ``"transform"``, what its last layer reads, and ``"logits"``, what it puts out, of a
+    language model a number for each token of the vocabulary.
 
     ``long`` says what is read of a text that has more tokens than the tokenizer's ``max_length``; a
     warning counts such texts. ``"head"`` reads the first tokens, ``"head+tail"`` the first quarter
@@ -240,7 +244,7 @@ def encode(
     check_layer(pretrained, settings, layer)
     forward, params = extractor(pretrained, settings.pooling, layer, compute_dtype(dtype))
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
-    features = np.zeros((len(texts), settings.width(pretrained)), np.float32)
+    features = np.zeros((len(texts), width_at(pretrained, settings, layer)), np.float32)
     reader = with_long(pretrained, long)
     batches = text_batches(reader, with_prompt(chunks, settings.prompt), few=True)
     counts = fill(features, forward, params, batches, settings)
@@ -248,7 +252,9 @@ def encode(
     return features
 
 
-def check_layer(pretrained: Pretrained, settings: VectorSettings, layer: int | None) -> None:
+def check_layer(
+    pretrained: Pretrained, settings: VectorSettings, layer: int | KeptHead | None
+) -> None:
     """Raise :class:`StrategyError` for the states of an inner layer where dense layers would read
     them, which know those of the last one alone.
     """
@@ -257,6 +263,16 @@ def check_layer(pretrained: Pretrained, settings: VectorSettings, layer: int | N
             f"{pretrained.source} has dense layers after the last layer, and `layer` is {layer!r}: "
             "give `pooling` for vectors without them"
         )
+
+
+def width_at(pretrained: Pretrained, settings: VectorSettings, layer: int | KeptHead | None) -> int:
+    """The numbers of a vector at a layer, or a stage of the checkpoint's head."""
+    if not isinstance(layer, str):
+        return settings.width(pretrained)
+    model = Model(Encoder(pretrained.config), on_head(pretrained, layer, settings.pooling))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    batch = example_batch(pretrained.config)
+    return jax.eval_shape(model.apply, params, batch).shape[-1]
 
 
 def warn_empty(texts: Sequence[str]) -> None:
@@ -306,7 +322,7 @@ def extract(
     text_column: str = "text",
     image_column: str | None = None,
     pooling: str | None = None,
-    layer: int | None = None,
+    layer: int | KeptHead | None = None,
     normalize: bool | None = None,
     dtype: DType = "auto",
     layout: Layout | None = None,
@@ -348,7 +364,7 @@ def extract(
     used = compute_dtype(dtype)
     forward, params = extractor(pretrained, settings.pooling, layer, used, layout)
     stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
-    width = settings.width(pretrained)
+    width = width_at(pretrained, settings, layer)
 
     started = time.perf_counter()
     path = folder / name
@@ -507,18 +523,21 @@ def stream_batches(
 def extractor(
     pretrained: Pretrained,
     pooling: str = "mean",
-    layer: int | None = None,
+    layer: int | KeptHead | None = None,
     dtype: str = "float32",
     layout: Layout | None = None,
 ) -> tuple[Forward, tree.Tree]:
     """(a jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes,
     on the devices).
 
-    ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default);
-    ``dtype`` is that of the computation. The head is discarded, except the weights of a pooling: "pooler", or a run's "attention". Raises
-    :class:`StrategyError` for a layer or a pooling that is not there.
+    ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default), and
+    "transform" and "logits" are of the checkpoint's head, as in :func:`encode`. ``dtype`` is that of
+    the computation. The head is otherwise discarded, except the weights of a pooling: "pooler", or a
+    run's "attention". Raises :class:`StrategyError` for a layer or a pooling that is not there.
     """
     config = pretrained.config
+    if isinstance(layer, str):
+        return head_extractor(pretrained, pooling, layer, dtype, layout)
     layer = config.layers if layer is None else layer
     if not is_of(layer, int) or not 0 <= layer <= config.layers:
         raise StrategyError(
@@ -542,6 +561,27 @@ def extractor(
         return features_at(model, layer), {"encoder": there["encoder"], "head": head}
     params = tree.graft(tree.drop(pretrained.params, "head"), "head", head)
     return features_at(model, layer), layout.shard(params)
+
+
+def head_extractor(
+    pretrained: Pretrained, pooling: str, stage: KeptHead, dtype: str, layout: Layout | None
+) -> tuple[Forward, tree.Tree]:
+    """:func:`extractor` of what the checkpoint's own head makes at a ``stage``."""
+    head = on_head(pretrained, stage, pooling)
+    model = Model(Encoder(pretrained.config), head, layout)
+    if dtype != "float32":
+        model = model.cast(jnp.dtype(dtype))
+    params = pretrained.on_device(dtype) if layout is None else layout.shard(pretrained.params)
+    below = {"encoder": params["encoder"], "head": {"below": params["head"]}}
+    return features_of_head(model), below
+
+
+@cached_program
+def features_of_head(model: Model) -> Forward:
+    """A compiled function ``(params, batch) -> features`` of a head on that of the checkpoint."""
+    replicated = None if model.layout is None else model.layout.replicated
+    jitted = jax.jit(model.allow_fused_attention(model.apply), out_shardings=replicated)
+    return sharding.shard_inputs(jitted, model.layout)
 
 
 @cached_program

@@ -33,7 +33,7 @@ from adapt.doctor.findings import Finding
 from adapt.errors import DivergedError, RuleError, StrategyError, TrainingError
 from adapt.features import pooling_weights
 from adapt.fitting import Fitted, Plan
-from adapt.models import Classifier, Encoder, Model, example_batch, is_kept, peft
+from adapt.models import Classifier, Encoder, Model, OnHead, example_batch, is_kept, peft
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import (
     HELD_OUT,
@@ -42,6 +42,7 @@ from adapt.options import (
     DType,
     FinetuningOptions,
     FrozenDType,
+    KeptHead,
     Long,
     Offsets,
     Quoting,
@@ -57,6 +58,7 @@ from adapt.prefix_cache import policy
 from adapt.prepared import PreparedRun, folder_of_run
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained, check_head
+from adapt.pretrained.kept_head import weights_below
 from adapt.pretrained.tokenizer import warn_long
 from adapt.program_cache import keep_programs
 from adapt.run import Run
@@ -90,6 +92,7 @@ UNNAMED_SETTINGS = {
     "image_size": None,
     "augment": [],
     "frozen_dtype": None,
+    "keep_head": None,
 }
 
 
@@ -128,6 +131,7 @@ def finetune(
     pooling: str | None = None,
     layers: tuple[int, ...] = (),
     mix: Literal["concat", "learned"] = "concat",
+    keep_head: KeptHead | None = None,
     class_weights: Literal["none", "balanced"] = "none",
     stride: int | None = None,
     template: str | None = None,
@@ -191,6 +195,10 @@ def finetune(
     names the metric by which validation decides, more being better: one of the task's, one of
     ``metrics``, or ``"loss"``, of which less is better.
 
+    ``keep_head`` puts the new head on that of pre-training, which is otherwise discarded: on what
+    its ``"transform"`` makes, or on its ``"logits"``. It trains at the encoder's rate where blocks of
+    the encoder do, and is frozen where they are.
+
     ``template`` and ``verbalizer`` are of the task ``cloze``, which keeps the head of pre-training:
     ``"{text} It was [MASK]."``, and the words of each class, ``{"good": "great", "bad": ["poor",
     "bad"]}``, or as the command has them.
@@ -229,6 +237,7 @@ def finetune(
         pooling=pooling,
         layers=layers,
         mix=mix,
+        keep_head=keep_head,
         class_weights=class_weights,
         stride=stride,
         template=template,
@@ -730,6 +739,8 @@ def build_plan(
     check_reads_windows(head, pretrained)
     model, params = with_head(pretrained, head, jax.random.fold_in(key, 2))
     params |= {"head": data.task.init_head(params["head"], data.sets["train"].labels)}
+    if params["head"].get("below"):
+        strategy = strategies.with_head_below(strategy)
     params = phases.init_params(strategy, model, params, jax.random.fold_in(key, 3))
     strategies.check_rules(strategy, params)
 
@@ -801,12 +812,14 @@ def with_head(pretrained: Pretrained, head: Any, key: jax.Array) -> tuple[Model,
     """(model, parameters) of the encoder under a new ``head``, a module of :mod:`adapt.models`.
 
     A head that pools by weights of the checkpoint, such as its pooler, gets the pre-trained ones,
-    and so does the checkpoint's own head that is kept.
+    and so does the checkpoint's own head that is kept, or is below the new one.
     """
     model = Model(Encoder(pretrained.config), head)
     if is_kept(head):
         return model, with_kept_head(pretrained)
     fresh = model.init_head(key)
+    if isinstance(head, OnHead) and "below" in fresh:
+        fresh |= {"below": weights_below(pretrained, fresh)}
     pooling = getattr(head, "pooling", None)
     if pooling in POOLINGS_OF_CHECKPOINTS:
         own = pooling_weights(pretrained, pooling)[pooling]
@@ -829,8 +842,8 @@ def discarded_of(pretrained: Pretrained, model: Model, params: tree.Tree) -> dic
     kept what the run has not.
     """
     head = pretrained.params["head"]
-    if is_kept(model.head):
-        head = {name: leaves for name, leaves in head.items() if name not in params["head"]}
+    kept = params["head"] if is_kept(model.head) else params["head"].get("below", {})
+    head = {name: leaves for name, leaves in head.items() if name not in kept}
     return tree.discarded({"head": head}, "head") | hub.unread_record(pretrained)
 
 

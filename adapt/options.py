@@ -33,6 +33,7 @@ Tracker = Literal["tensorboard", "wandb"]
 Long = Literal["head", "head+tail", "windows"]
 Offsets = Literal["characters", "utf16", "bytes"]
 Quoting = Literal["csv", "none"]
+KeptHead = Literal["transform", "logits"]
 
 HELD_OUT = 0.1  # of the training rows, for validation, where no validation data are named
 
@@ -232,6 +233,9 @@ class TaskOptions(HeadOptions):
     layers: tuple[int, ...] = ()
     # of several layers: side by side, or a learned mean
     mix: Literal["concat", "learned"] = "concat"
+    # put the new head on that of pre-training, which is kept: on what its transform makes, or on its
+    # logits; default: it is discarded
+    keep_head: KeptHead | None = None
     # balanced: rare classes count more, in training only
     class_weights: Literal["none", "balanced"] = "none"
     # of cloze: the prompt, with {text}, or {text_a} and {text_b}, and one [MASK] that a word fills

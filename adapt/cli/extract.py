@@ -11,6 +11,7 @@ where.
 """
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ import jax
 from adapt.cli import console, showing
 from adapt.cli.run_folder import open_run
 from adapt.data import tables
+from adapt.errors import StrategyError
 from adapt.features import Extraction, extract, vector_settings
 from adapt.options import (
     ColumnOptions,
@@ -27,6 +29,7 @@ from adapt.options import (
     EncoderOptions,
     ImageSizeOptions,
     ImportOptions,
+    KeptHead,
     LongOptions,
     OutputOptions,
 )
@@ -49,8 +52,9 @@ class ExtractOptions:
     data: str = "reviews"
     # mean, cls, max, last, pooler or attention; default: the checkpoint's or run's own, else mean
     pooling: str | None = None
-    # 0 (embedding) to L (the last block, the default)
-    layer: int | None = None
+    # 0 (embedding) to L (the last block, the default); or of the checkpoint's own head: transform,
+    # what its last layer reads, or logits
+    layer: str | None = None
     # scale every feature vector to length 1, or not: no; default: what the checkpoint's folder says
     normalize: bool | None = None
     # what is put before a text, or its name in the checkpoint's folder; default: the folder's own
@@ -100,7 +104,7 @@ def main(config: Config) -> dict[str, Any]:
                 text_column=config.text_column,
                 image_column=config.image_column,
                 pooling=config.pooling,
-                layer=config.layer,
+                layer=as_layer(config.layer),
                 normalize=config.normalize,
                 dtype=config.dtype,
                 layout=layout,
@@ -126,6 +130,15 @@ def main(config: Config) -> dict[str, Any]:
     console.note_long(extraction.long, config.data)
     show(config, extraction, result)
     return result
+
+
+def as_layer(layer: str | None) -> int | KeptHead | None:
+    """The layer that a flag names: a number, or a part of the checkpoint's head."""
+    if layer is None or layer == "transform" or layer == "logits":
+        return layer
+    if not re.fullmatch("-?[0-9]+", str(layer)):
+        raise StrategyError(f"`layer` {layer!r} must be a number from 0 on, transform or logits")
+    return int(layer)
 
 
 def show(config: Config, extraction: Extraction, result: dict[str, Any]) -> None:

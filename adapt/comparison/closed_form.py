@@ -37,8 +37,10 @@ def check(strategy: str, material: Material, options: TaskOptions) -> None:
     """Raise :class:`StrategyError` where labels are no classes, for options of heads that train,
     and for a score that is not there.
     """
-    if options.layers or options.class_weights != "none":
+    if options.layers or options.keep_head or options.class_weights != "none":
         option = "layers" if options.layers else "class_weights"
+        if options.keep_head:
+            option = "keep_head"
         raise StrategyError(
             f"`{option}` is of heads that train, and `strategies` {strategy} is none: leave out one"
         )

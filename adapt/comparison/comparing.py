@@ -29,6 +29,7 @@ from adapt.options import (
     DType,
     FinetuningOptions,
     FrozenDType,
+    KeptHead,
     Long,
     Offsets,
     Quoting,
@@ -56,6 +57,7 @@ OF_FITS = (
     "pooling",
     "layers",
     "mix",
+    "keep_head",
     "class_weights",
     "stride",
     "template",
@@ -72,6 +74,7 @@ UNNAMED_SETTINGS = {
     "frozen_dtype": None,
     "template": None,
     "verbalizer": None,
+    "keep_head": None,
 }
 
 
@@ -185,6 +188,7 @@ def compare(
     pooling: str | None = None,
     layers: tuple[int, ...] = (),
     mix: Literal["concat", "learned"] = "concat",
+    keep_head: KeptHead | None = None,
     class_weights: Literal["none", "balanced"] = "none",
     stride: int | None = None,
     template: str | None = None,
@@ -234,6 +238,7 @@ def compare(
         pooling=pooling,
         layers=layers,
         mix=mix,
+        keep_head=keep_head,
         class_weights=class_weights,
         stride=stride,
         template=template,

@@ -8,6 +8,7 @@ Shapes in names: R rows, C tokens a row, T = R * C tokens, D width, N examples, 
 V vocabulary, S tokens of the longest example.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -255,6 +256,20 @@ class Classifier(nn.Module):
     def __call__(
         self, x: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
+        x = self.transformed(x, batch)
+        if not self.classes:
+            return x.astype(jnp.float32)
+
+        x = Dropout(self.dropout)(x, deterministic)
+        classifier = Dense(
+            x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier"
+        )
+        logits = classifier(x).astype(jnp.float32)
+        return split_columns(logits, self.columns) if self.columns else logits
+
+    @nn.compact
+    def transformed(self, x: jax.Array, batch: Batch) -> jax.Array:
+        """What is projected, [N, D]: pooled, and through the hidden layer where there is one."""
         if not self.pools:
             x = self.pool_by_weights(x, batch)
         elif x.ndim == 3:
@@ -263,17 +278,7 @@ class Classifier(nn.Module):
             x = self.mixed(x)
         x = self.after_pooling(x)
         x = mean_of_windows(x, batch)
-        if not self.classes:
-            return x.astype(jnp.float32)
-
-        if self.hidden:
-            x = hidden_layer(self, x)
-        x = Dropout(self.dropout)(x, deterministic)
-        classifier = Dense(
-            x.shape[-1], self.classes, self.bias, dtype=self.dtype, name="classifier"
-        )
-        logits = classifier(x).astype(jnp.float32)
-        return split_columns(logits, self.columns) if self.columns else logits
+        return hidden_layer(self, x) if self.classes and self.hidden else x
 
     @nn.nowrap
     def mixed(self, x: jax.Array) -> jax.Array:
@@ -505,20 +510,31 @@ class MaskedLM(LanguageModel):
     def __call__(
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
+        x = self.transformed(x_RCD, batch)
         width = x_RCD.shape[-1]
-        x = at_targets(x_RCD, batch)
-        x = Dense(
-            width, self.width or width, self.transform_bias, dtype=self.dtype, name="transform"
-        )(x)
-        x = ACTIVATIONS[self.activation](x)
-        x = Norm(self.norm_epsilon, self.dtype, self.norm_bias, name="norm")(x)
         if self.next_sentence and self.is_initializing():
             self.next_sentence_logits(x_RCD, batch)
         elif self.pooler and self.is_initializing():
             Dense(width, width, dtype=self.dtype, name="pooler")(
                 cls(x_RCD.reshape(-1, width), batch)
             )
+        return self.decoded(x, table)
+
+    @nn.compact
+    def decoded(self, x: jax.Array, table: Any) -> jax.Array:
+        """Float32 logits of what :meth:`transformed` gives, or of means of it."""
         return self.decode(x, table, self.decoder_bias)
+
+    @nn.compact
+    def transformed(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
+        """What the decoder reads, [..., D]: a dense layer, the activation and a norm."""
+        width = x_RCD.shape[-1]
+        x = at_targets(x_RCD, batch)
+        x = Dense(
+            width, self.width or width, self.transform_bias, dtype=self.dtype, name="transform"
+        )(x)
+        x = ACTIVATIONS[self.activation](x)
+        return Norm(self.norm_epsilon, self.dtype, self.norm_bias, name="norm")(x)
 
     @nn.compact
     def next_sentence_logits(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
@@ -541,11 +557,16 @@ class ReplacedTokens(nn.Module):
     def __call__(
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
+        x = self.transformed(x_RCD, batch)
+        return Dense(x.shape[-1], 1, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+
+    @nn.compact
+    def transformed(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
+        """What the classifier reads, [R * C, D]: a dense layer and the activation."""
         width = x_RCD.shape[-1]
         x = at_targets(x_RCD, batch).reshape(-1, width)
         x = Dense(width, width, dtype=self.dtype, name="hidden")(x)
-        x = ACTIVATIONS[self.activation](x)
-        return Dense(width, 1, dtype=self.dtype, name="classifier")(x).astype(jnp.float32)
+        return ACTIVATIONS[self.activation](x)
 
 
 class MaskedPixels(nn.Module):
@@ -585,8 +606,99 @@ class CausalLM(LanguageModel):
     def __call__(
         self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
     ) -> jax.Array:
-        x = at_targets(x_RCD, batch)
+        return self.decoded(self.transformed(x_RCD, batch), table)
+
+    @nn.compact
+    def decoded(self, x: jax.Array, table: Any) -> jax.Array:
+        """Float32 logits of what :meth:`transformed` gives, or of means of it."""
         return self.decode(x, table, False)
+
+    @nn.nowrap
+    def transformed(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
+        """What the decoder reads: the encoder's output as it is."""
+        return at_targets(x_RCD, batch)
+
+
+class OnHead(nn.Module):
+    """A new head on that of pre-training, which is kept below it: float32 logits [N, classes].
+
+    It stands for what this project advises against, so that both can be compared. It reads the
+    logits of the head below, or what its last layer reads, and pools them where they are of tokens.
+
+    * ``classes``: outputs an example; 0 for the pooled features.
+    * ``below``: the kind and the fields of the head below, as pairs; see :meth:`on`. Its weights
+      are ``head/below`` of the parameters.
+    * ``stage``: a name of ``STAGES``.
+    * ``pooling``: a name of ``POOLINGS`` for a head of tokens; "" for one that pools by itself.
+
+        head = OnHead.on(pretrained.head, "transform", "mean", classes=2)
+    """
+
+    classes: int
+    below: tuple[tuple[Any, ...], ...]
+    stage: str = "logits"
+    pooling: str = "mean"
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @classmethod
+    def on(
+        cls, below: Any, stage: str, pooling: str = "mean", classes: int = 0, dropout: float = 0.0
+    ) -> "OnHead":
+        """The head on ``below``, a head of this module."""
+        fields = [("kind", type(below).__name__)]
+        for field in dataclasses.fields(below):
+            if field.name not in ("dtype", "parent", "name"):
+                fields.append((field.name, getattr(below, field.name)))
+        if isinstance(below, Classifier):
+            pooling = ""
+        return cls(classes, tuple(fields), stage, pooling, dropout)
+
+    @nn.nowrap
+    def make_below(self, **fields: Any) -> Any:
+        """The head below, as a module."""
+        settings = dict(self.below) | fields
+        return HEADS[settings.pop("kind")](**settings)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head below multiplies by the token embedding table."""
+        return self.stage == "logits" and bool(dict(self.below).get("tied", False))
+
+    @nn.compact
+    def __call__(
+        self, x_RCD: jax.Array, batch: Batch, table: Any = None, deterministic: bool = True
+    ) -> jax.Array:
+        below = self.make_below(dtype=self.dtype, name="below")
+        # A decoder is affine: the mean of logits is the logits of the mean, which are far fewer.
+        is_mean_of_logits = isinstance(below, LanguageModel) and self.pooling == "mean"
+        if self.stage == "transform" or is_mean_of_logits:
+            x = below.transformed(x_RCD, batch)
+        else:
+            x = below(x_RCD, batch, table)
+        if self.pooling:
+            x = POOLINGS[self.pooling](x.reshape(-1, x.shape[-1]), batch)
+        if self.stage == "logits" and is_mean_of_logits:
+            x = below.decoded(x, table)
+        if not self.classes:
+            return x.astype(jnp.float32)
+        x = Dropout(self.dropout)(x.astype(self.dtype), deterministic)
+        return Dense(x.shape[-1], self.classes, dtype=self.dtype, name="classifier")(x).astype(
+            jnp.float32
+        )
+
+
+def stages_of(head: Any) -> tuple[str, ...]:
+    """The stages of a checkpoint's head that another one can be put on, in their order: those of
+    ``STAGES`` that it has; () for one that puts out nothing of its own, or no vectors.
+    """
+    if isinstance(head, Classifier):
+        if not head.classes or head.columns or head.layers:
+            return ()
+        return ("transform", "logits") if head.hidden else ("logits",)
+    if isinstance(head, MaskedLM | ReplacedTokens):
+        return ("transform", "logits")
+    return ("logits",) if isinstance(head, CausalLM | MaskedPixels) else ()
 
 
 def at_targets(x_RCD: jax.Array, batch: Batch) -> jax.Array:
@@ -624,9 +736,13 @@ class Decoder(nn.Module):
         return logits + bias[chosen]
 
 
+# How far a head that is kept is computed: to what its last layer reads, or to the end.
+STAGES = ("transform", "logits")
+
 # The heads of pre-training, which predict nothing that a task asks for.
 PRETRAINING_HEADS = (MaskedLM, CausalLM, ReplacedTokens, MaskedPixels)
 
 HEADS: dict[str, type[nn.Module]] = {
-    head.__name__: head for head in (Classifier, Distilled, Tagger, Span, *PRETRAINING_HEADS)
+    head.__name__: head
+    for head in (Classifier, Distilled, OnHead, Tagger, Span, *PRETRAINING_HEADS)
 }

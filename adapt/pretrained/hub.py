@@ -25,6 +25,7 @@ from adapt.models import (
     Encoder,
     EncoderConfig,
     Model,
+    OnHead,
     Span,
     Tagger,
 )
@@ -1003,6 +1004,8 @@ def parse_run(content: Mapping[str, Any], folder: Path, source: str) -> Pretrain
     head = make_head(content["head"])
     if type(head).__module__ == Classifier.__module__:  # others may be annotated in any way
         check_setting_types(head)
+    if isinstance(head, OnHead):
+        check_setting_types(head.make_below())
     if isinstance(head, Classifier):
         check_imported(folder, imports, "pooling", head.pooling, POOLINGS)
         if head.pooling not in pooling_names():

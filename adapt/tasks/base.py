@@ -30,12 +30,13 @@ from adapt.data.labels import Labels
 from adapt.data.tables import Table
 from adapt.devices import on_host
 from adapt.errors import CheckpointError, StrategyError
-from adapt.models import POOLINGS, PRETRAINING_HEADS, Classifier, pooling_names
+from adapt.models import POOLINGS, PRETRAINING_HEADS, Classifier, OnHead, pooling_names
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
 from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, default_pooling
+from adapt.pretrained.kept_head import on_head
 from adapt.pretrained.tokenizer import Text, no_windows_of_pairs
 from adapt.tasks.metrics import Scores
 from adapt.training.losses import Loss
@@ -158,6 +159,12 @@ class Task(abc.ABC):
             raise StrategyError(
                 f"`{option}` is for heads that pool, and `task` {self.name} reads the tokens of "
                 "the last layer"
+            )
+        if options.keep_head is not None and (not self.pools or options.layers):
+            other = "`layers`" if options.layers else f"`task` {self.name}"
+            raise StrategyError(
+                f"`keep_head` {options.keep_head} goes with one label a text, on the last layer, "
+                f"and not with {other}: leave one out"
             )
         if options.pooling is not None:
             check_pooling(options.pooling, pretrained)
@@ -519,11 +526,20 @@ def classifier(
     num_outputs: int,
     bias: bool = True,
     columns: tuple[int, ...] = (),
-) -> Classifier:
-    """A head that pools and projects, as the options say."""
+) -> Classifier | OnHead:
+    """A head that pools and projects, as the options say: on the encoder, or on the checkpoint's
+    own head.
+    """
     config = pretrained.config
     family = get_family(config.family)
     pooling = options.pooling or default_pooling(pretrained)
+    if options.keep_head is not None:
+        if columns:
+            raise StrategyError(
+                f"`keep_head` {options.keep_head} goes with one label column: leave it out"
+            )
+        pooling = options.pooling or (pooling if pooling in POOLINGS else "mean")
+        return on_head(pretrained, options.keep_head, pooling, num_outputs, config.dropout)
     if options.layers and pooling in POOLINGS_OF_CHECKPOINTS:  # which read the last layer alone
         pooling = family.pooling if family.pooling in POOLINGS else "mean"
     layer = {}

@@ -39,6 +39,7 @@ LR_MULTIPLIERS = {
     "prefix": 100.0,
 }
 HEAD_RULE = ("head/.*", "head")
+BELOW = "head/below/.*"
 ENCODER_RULE = ("encoder/.*", "encoder")
 FROZEN_ENCODER_RULE = ("encoder/.*", FROZEN)
 
@@ -666,6 +667,18 @@ def check_rules(strategy: Strategy, params: tree.Tree) -> None:
             tree.label(params, phase.rules)
         except RuleError as error:
             raise StrategyError(f"`strategy`, phase {number}: {error}") from None
+
+
+def with_head_below(strategy: Strategy) -> Strategy:
+    """The strategy for a head on that of pre-training, ``head/below``: this is a part of what was
+    pre-trained, so it trains as the encoder's blocks do, or is frozen as they are.
+    """
+    phases = []
+    for phase in strategy.phases:
+        group = "encoder" if "encoder" in phase.groups else FROZEN
+        rules = [(BELOW, group), *phase.rules]
+        phases.append(dataclasses.replace(phase, rules=rules))
+    return dataclasses.replace(strategy, phases=tuple(phases))
 
 
 # From rules to labels
