@@ -28,14 +28,12 @@ from adapt.data.text_windows import TextWindows
 from adapt.devices import compute_dtype
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import (
-    POOLINGS,
     Classifier,
     Encoder,
     Model,
     cached_program,
     example_batch,
     flatten_groups,
-    pooling_names,
 )
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import DType, KeptHead, Long, is_of
@@ -47,6 +45,7 @@ from adapt.pretrained.hub import (
     Pretrained,
     check_inputs,
     image_settings_of,
+    known_poolings,
     loaded,
     pooling_fields,
     tokenizer_of,
@@ -543,7 +542,7 @@ def extractor(
         raise StrategyError(
             f"layer {layer} is not there: the encoder has layers 0 (embedding) to {config.layers}"
         )
-    known = pooling_names() if config.is_image else (*POOLINGS, "attention")
+    known = known_poolings(pretrained)
     if pooling not in known:
         raise StrategyError(
             f"unknown pooling {pooling!r}: give one of {', '.join(known[:-1])} or {known[-1]}"

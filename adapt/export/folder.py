@@ -38,6 +38,8 @@ def kind_in_words(run: hub.Pretrained) -> str:
     """The kind of a head, and of a classifier how it pools, such as ``"cls pooling"``."""
     head = run.head
     config = run.config
+    if families.head_kind(head) == "projection":
+        return "a projection"
     if makes_embeddings(run):
         return f"embeddings by {embedding_pooling(run)}"
     if isinstance(head, Classifier):

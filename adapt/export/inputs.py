@@ -11,7 +11,7 @@ import numpy as np
 from adapt.errors import ExportError
 from adapt.export import card, layout
 from adapt.export.folder import json_text
-from adapt.models import CausalLM, MaskedLM
+from adapt.models import CausalLM, Classifier, MaskedLM
 from adapt.pretrained import hub
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.pretrained.tokenizer_files import with_one_type
@@ -32,10 +32,10 @@ SPECIAL = {
 def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], list[str]]:
     """(the run, the files, notes on them for the card).
 
-    All but language models need padding, by a token of its own: where the tokenizer has none it
-    gets one, and the embedding a row of zeros for it. (transformers takes for GPT-2's last token
-    the last that is not padding: with the end token as padding, a text that ends in it would be
-    read wrong.)
+    All but language models and a projection, which reads the first end token, need padding by a
+    token of its own: where the tokenizer has none it gets one, and the embedding a row of zeros for
+    it. (transformers takes for GPT-2's last token the last that is not padding: with the end token
+    as padding, a text that ends in it would be read wrong.)
     """
     if run.image_settings:
         notes = [card.RESIZING]
@@ -55,7 +55,7 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
         backend.post_processor = with_one_type(backend)
     notes = []
     special = named_tokens(tokenizer, backend)
-    if not isinstance(run.head, MaskedLM | CausalLM):
+    if needs_padding(run.head):
         token = padding_token(backend, special)
         if token is None:
             token = PAD
@@ -81,6 +81,12 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
         "tokenizer.json": backend.to_str(pretty=True),
     }
     return run, files, notes
+
+
+def needs_padding(head: Any) -> bool:
+    """Whether what transformers computes may depend on which tokens are padding."""
+    is_projection = isinstance(head, Classifier) and head.pooling == "projection"
+    return not is_projection and not isinstance(head, MaskedLM | CausalLM)
 
 
 def tokenizer_settings(run: hub.Pretrained, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -26,9 +26,10 @@ def class_of(run: hub.Pretrained) -> str | None:
     """transformers' class for the run, encoder and head together; None if none can express it."""
     family = get_family(run.config.family)
     if makes_embeddings(run):
-        # sentence-transformers has no encoders of pictures alone.
+        # sentence-transformers has no encoders of pictures alone, and no projections.
         kind = families.head_kind(run.head)
-        return family.classes.get(kind) if run.config.is_image else None
+        has_own_class = run.config.is_image or kind == "projection"
+        return family.classes.get(kind) if has_own_class else None
     kind = kind_in_words(run)
     if isinstance(run.head, Classifier):
         if heads.target_of(run.head, family) is None:

@@ -121,7 +121,7 @@ OWN_POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
     "patches": patches,
     "cls+patches": cls_and_patches,
     "patch_norm": patches,  # BEiT goes on with a norm
-    "projection": cls,  # CLIP goes on with a dense layer without bias
+    "projection": cls,  # or another; CLIP goes on with a dense layer without bias
 }
 # By weights, under "head/" and this name, that come with a checkpoint.
 POOLINGS_OF_CHECKPOINTS = ("pooler", "patch_norm", "projection", "map")
@@ -172,8 +172,8 @@ class Classifier(nn.Module):
     * ``classes``: outputs an example; 1 for regression, 0 for features without a projection.
     * ``pooling``: a name of ``POOLINGS``, or ``"attention"``; ``"patches"``, ``"cls+patches"`` and
       ``"patch_norm"``, the mean of an image's patches, as it is, beside the class token, or
-      normalised; ``"projection"``, the class token through a dense layer; ``"map"``, an
-      :class:`AttentionPooler`. ``"pooler"``, ``"attention"``, ``"patch_norm"``, ``"projection"``
+      normalised; ``"projection"``, the class token, or what ``projected`` pools, through a dense
+      layer; ``"map"``, an :class:`AttentionPooler`. ``"pooler"``, ``"attention"``, ``"patch_norm"``, ``"projection"``
       and ``"map"`` have weights, which are the head's own.
     * ``layers``: the layers that the head reads, 0 the embedding, k the k-th block; empty: the
       last. Several come side by side, [R, C, layers * D].
@@ -200,6 +200,7 @@ class Classifier(nn.Module):
     dtype: Any = jnp.float32
     leading: int = 0  # tokens of each example before its patches, for the mean of these
     projection: int = 0  # the width that "projection" projects to
+    projected: str = "cls"  # what it projects: a name of POOLINGS
     # of "map", and the last one of "patch_norm"
     heads: int = 1
     mlp_width: int = 0
@@ -219,6 +220,8 @@ class Classifier(nn.Module):
     def pool(self, x_RCD: jax.Array, batch: Batch) -> jax.Array:
         """The part of the head that has no weights: [R, C, D] -> [N, D]."""
         x_TD = x_RCD.reshape(-1, x_RCD.shape[-1])
+        if self.pooling == "projection":
+            return POOLINGS[self.projected](x_TD, batch)
         if self.pooling in OWN_POOLINGS:
             return OWN_POOLINGS[self.pooling](x_TD, {**batch, "leading": self.leading})
         return POOLINGS[self.pooling](x_TD, batch)

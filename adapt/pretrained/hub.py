@@ -1096,6 +1096,18 @@ def default_pooling(pretrained: Pretrained) -> str:
     return pooling
 
 
+def known_poolings(pretrained: Pretrained) -> list[str]:
+    """What a head on this encoder can pool by: images have poolings of their own, and a projection
+    is one of the texts whose checkpoint has it.
+    """
+    if pretrained.config.is_image:
+        return list(pooling_names())
+    known = [*POOLINGS, "attention"]
+    if "projection" in pretrained.params["head"]:
+        known.append("projection")
+    return known
+
+
 def pooling_fields(pretrained: Pretrained, pooling: str) -> dict[str, Any]:
     """What a :class:`Classifier` has to know of the encoder to pool in this way: as the checkpoint's
     own head does, where that pools so.
@@ -1105,7 +1117,15 @@ def pooling_fields(pretrained: Pretrained, pooling: str) -> dict[str, Any]:
     own = pretrained.head
     if not isinstance(own, Classifier) or own.pooling != pooling:
         return {"leading": pretrained.config.leading_tokens}
-    names = ("leading", "projection", "heads", "mlp_width", "activation", "norm_epsilon")
+    names = (
+        "leading",
+        "projection",
+        "projected",
+        "heads",
+        "mlp_width",
+        "activation",
+        "norm_epsilon",
+    )
     return {name: getattr(own, name) for name in names}
 
 

@@ -30,7 +30,7 @@ from adapt.data.labels import Labels
 from adapt.data.tables import Table
 from adapt.devices import on_host
 from adapt.errors import CheckpointError, StrategyError
-from adapt.models import POOLINGS, PRETRAINING_HEADS, Classifier, OnHead, pooling_names
+from adapt.models import POOLINGS, PRETRAINING_HEADS, Classifier, OnHead
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
@@ -510,12 +510,8 @@ def task_of(run: Pretrained) -> Task:
 
 
 def check_pooling(name: str, pretrained: Pretrained) -> None:
-    """Raise :class:`StrategyError` for a pooling that is not registered, and one of patches for an
-    encoder of texts.
-    """
-    known = [*POOLINGS, "attention"]
-    if pretrained.config.is_image:
-        known = list(pooling_names())
+    """Raise :class:`StrategyError` for a pooling that is not registered, or not of this encoder."""
+    known = hub.known_poolings(pretrained)
     if name not in known:
         raise StrategyError(f"unknown `pooling` {name!r}: give one of {', '.join(known)}")
 

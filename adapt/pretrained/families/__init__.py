@@ -369,6 +369,7 @@ FAMILIES: dict[str, Family | str] = {
     "bert": "adapt.pretrained.families.bert",
     "camembert": "adapt.pretrained.families.roberta:CAMEMBERT",
     "clip": "adapt.pretrained.families.clip",
+    "clip_text_model": "adapt.pretrained.families.clip_text",
     "clip_vision_model": "adapt.pretrained.families.clip",
     "deberta-v2": "adapt.pretrained.families.deberta_v2",
     "deit": "adapt.pretrained.families.deit",

@@ -2,6 +2,7 @@
 the tower of texts is the head.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,18 @@ PARTS = {
 CLASSIFIER = "CLIPForImageClassification"
 
 
-def of_vision(hf: Entries) -> Entries:
-    """The entries of the tower of images, which config.json of both towers nests."""
-    if "vision_config" not in hf:
-        return hf
-    own = {**(hf["vision_config"] or {}), **(hf.get("vision_config_dict") or {})}
-    return own | {"architectures": hf.get("architectures")}
+def of_tower(name: str) -> Callable[[Entries], Entries]:
+    """``settings``: the entries of one tower, which config.json of both towers nests under this
+    name.
+    """
+
+    def settings(hf: Entries) -> Entries:
+        if name not in hf:
+            return hf
+        own = {**(hf[name] or {}), **(hf.get(f"{name}_dict") or {})}
+        return own | {"architectures": hf.get("architectures")}
+
+    return settings
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
@@ -121,7 +128,7 @@ FAMILY = Family(
         "patch_bias": False,
         "dropout": 0.0,
     },
-    settings=of_vision,
+    settings=of_tower("vision_config"),
     pooling="cls",
     prefix="vision_model.",
     buffers=r"embeddings\.position_ids",

@@ -1,0 +1,74 @@
+"""CLIP's tower of texts: its vectors, in an export too, and out of a folder of both towers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+
+import adapt
+from adapt import tree
+from adapt.errors import StrategyError
+from adapt.export.exporting import export
+from adapt.models import Classifier
+from adapt.pretrained import hub
+from tests.helpers import tiny
+
+TEXTS = ["w1 w2 w3", "w4", " ".join(["w5"] * 40)]  # the last one is longer than 16 tokens
+ENDS = [("<|startoftext|>", 18), ("<|endoftext|>", 19)]
+
+
+def texts_tower(folder: Path, case: str) -> Path:
+    """A recorded tower of texts with a tokenizer that ends each of them."""
+    shutil.copytree(tiny.REFERENCES / case, folder)
+    words = ["<unk>", *(f"w{number}" for number in range(1, 18)), *(token for token, _ in ENDS)]
+    ids = {word: number for number, word in enumerate(words)}
+    backend = tokenizers.Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens([token for token, _ in ENDS])
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|>", special_tokens=ENDS
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_projection_is_exported_with_its_tower_and_makes_the_same_vectors(tmp_path):
+    loaded = hub.load(texts_tower(tmp_path / "clip", "clip_text_projection"))
+    assert export(loaded, tmp_path / "out") == "transformers"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["CLIPTextModelWithProjection"]
+    assert config["projection_dim"] == 12 and config["eos_token_id"] == 19
+    again = hub.load(tmp_path / "out")
+    assert again.head == loaded.head
+    assert tree.digest(again.params) == tree.digest(loaded.params)
+    vectors = adapt.encode(loaded, TEXTS, pooling="projection")
+    assert vectors.shape == (3, 12)
+    np.testing.assert_array_equal(adapt.encode(again, TEXTS, pooling="projection"), vectors)
+    kernel = loaded.params["head"]["projection"]["kernel"]
+    ends = adapt.encode(loaded, TEXTS, pooling="last")
+    np.testing.assert_allclose(ends @ np.asarray(kernel), vectors, atol=1e-5)
+
+
+def test_a_tower_without_a_projection_exports_to_sentence_transformers(tmp_path):
+    loaded = hub.load(texts_tower(tmp_path / "clip", "clip_text_bare"))
+    assert export(loaded, tmp_path / "out") == "sentence-transformers"
+    with pytest.raises(StrategyError, match="unknown pooling 'projection'"):
+        adapt.encode(loaded, TEXTS, pooling="projection")
+
+
+def test_the_texts_of_both_towers_are_read_where_config_json_says_so(tmp_path):
+    folder = tmp_path / "clip"
+    shutil.copytree(tiny.REFERENCES / "clip_towers", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "clip_text_model"
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = hub.load(folder)
+    assert not loaded.config.is_image and loaded.config.positions == 8
+    assert loaded.head == Classifier(0, "projection", projection=6, projected="last")
+    assert set(loaded.unread) == {"tower of images", "projection of images", "temperature"}
