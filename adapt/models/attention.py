@@ -117,9 +117,9 @@ class Attention(nn.Module):
         c = self.config
         options = (c.init_range, self.dtype, c)
         return [
-            Dense(width, c.query_width, c.qkv_bias, *options, name="query"),
+            Dense(width, c.query_width, c.qkv_bias and c.query_bias, *options, name="query"),
             Dense(width, c.key_width, c.qkv_bias and c.key_bias, *options, name="key"),
-            Dense(width, c.key_width, c.qkv_bias, *options, name="value"),
+            Dense(width, c.key_width, c.qkv_bias and c.value_bias, *options, name="value"),
         ]
 
     @nn.nowrap

@@ -41,7 +41,9 @@ class EncoderConfig:
     norm_offset: bool = False  # a norm's scale is stored as its distance from 1 (Gemma)
     branch_norms: bool = False  # of a pre-norm block: a norm after each branch, too (Gemma)
     qkv_bias: bool = True
-    key_bias: bool = True  # False: of the three, the key alone has none (BEiT, DINOv3)
+    query_bias: bool = True  # False: of the three, this one has none
+    key_bias: bool = True  # the same (BEiT, DINOv3)
+    value_bias: bool = True
     kv_heads: int = 0  # heads of keys and values, each read by several of queries; 0: as many
     head_width: int = 0  # 0: width / heads
     qk_norm: bool = False  # queries and keys of a head are normalised by RMS (Qwen3, Gemma 3)
@@ -63,6 +65,8 @@ class EncoderConfig:
     rotary_length: int = 0  # 0: all angles are divided; else which are: see models.rotary.Stretch
     rotary_slow: float = 1.0
     rotary_fast: float = 4.0
+    rotary_by_index: bool = False
+    rotary_scale: float = 1.0  # of rotated queries and keys, as rotary_factor not of local layers
     unrotated_layers: tuple[int, ...] = ()  # blocks, from 0, whose attention has no positions
     local_layers: tuple[int, ...] = ()  # blocks, from 0, that attend within the window alone
     window: int = 0  # places ahead and back to which a token of a local layer attends, at the most
@@ -93,6 +97,10 @@ class EncoderConfig:
     relative_terms: tuple[str, ...] = ()  # "c2p", "p2c": DeBERTa's, which has no number a bucket
     relative_norm: bool = False  # DeBERTa's states of buckets are normalised
     relative_kernels: bool = False  # and have a layer of their own, not that of the tokens
+    convolution: int = (
+        0  # tokens that the first block's convolution reads (DeBERTa); 0: it has none
+    )
+    convolution_activation: str = "gelu"
     shared_blocks: bool = False  # all blocks have the weights of the first (ALBERT)
 
     lora_rank: int = 0  # 0: no LoRA

@@ -17,7 +17,7 @@ from flax import linen as nn
 from adapt.models.attention import Attention
 from adapt.models.attention_pattern import AttentionPattern
 from adapt.models.config import EncoderConfig
-from adapt.models.layers import MLP, Adapter, Batch, Dense, Dropout, Norm, norm_of
+from adapt.models.layers import MLP, Adapter, Batch, Convolution, Dense, Dropout, Norm, norm_of
 from adapt.models.patch_places import PatchBias, rotation_of_patches
 from adapt.models.relative import RelativeBias, RelativeStates
 from adapt.models.rotary import NO_STRETCH, Rotation, Stretch, rotation_at
@@ -160,11 +160,13 @@ class Block(nn.Module):
     """Attention and MLP, each with a residual: x [R, C, D] -> [R, C, D].
 
     ``attention_norm`` is False for a pre-norm block whose attention reads its input as it is.
+    ``convolution`` is True for a post-norm one that has a convolution beside it.
     """
 
     config: EncoderConfig
     dtype: Any = jnp.float32
     attention_norm: bool = True
+    convolution: bool = False
 
     @nn.compact
     def __call__(
@@ -181,8 +183,13 @@ class Block(nn.Module):
         mlp = MLP(self.config, self.dtype, name="mlp")
         if self.config.pre_norm:
             return self.pre_norm(x, attend, mlp, deterministic)
-        x = self.post_norm(x, "attention", attend, deterministic)
-        return self.post_norm(x, "mlp", mlp, deterministic)
+        y = self.post_norm(x, "attention", attend, deterministic)
+        y = self.post_norm(y, "mlp", mlp, deterministic)
+        if not self.convolution:
+            return y
+        assert pattern.segments is not None
+        convolution = Convolution(self.config, self.dtype, name="convolution")
+        return convolution(x, y, pattern.segments, deterministic)
 
     @nn.nowrap
     def pre_norm(self, x: jax.Array, attend: Branch, mlp: Branch, deterministic: bool) -> jax.Array:
@@ -251,10 +258,13 @@ class Encoder(nn.Module):
         c = self.config
         embedding = PatchEmbedding if c.is_image else TextEmbedding
         self.embedding = embedding(c, self.dtype)
-        self.blocks = [
-            Block(c, self.dtype, index > 0 or c.first_norm, name=name)
-            for index, name in enumerate(dict.fromkeys(c.block_names))
-        ]
+        blocks = []
+        for index, name in enumerate(dict.fromkeys(c.block_names)):
+            is_first = index == 0
+            has_norm = c.first_norm or not is_first
+            has_convolution = is_first and c.convolution > 0
+            blocks.append(Block(c, self.dtype, has_norm, has_convolution, name=name))
+        self.blocks = blocks
         if c.relative_terms:
             self.relative = RelativeStates(c, self.dtype)
         elif c.relative_buckets and not c.relative_per_block:
@@ -332,7 +342,12 @@ def rotation_of(batch: Batch, config: EncoderConfig, block: int) -> Rotation | N
     if config.is_image:
         return rotation_of_patches(config)
     stretch = Stretch(
-        config.rotary_factor, config.rotary_length, config.rotary_slow, config.rotary_fast
+        config.rotary_factor,
+        config.rotary_length,
+        config.rotary_slow,
+        config.rotary_fast,
+        config.rotary_by_index,
+        config.rotary_scale,
     )
     if block in config.local_layers and config.local_rotary_base:
         stretch = NO_STRETCH

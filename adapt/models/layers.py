@@ -365,6 +365,40 @@ class MLP(nn.Module):
         return down(activation(gate(x)) * up(x))
 
 
+class Convolution(nn.Module):
+    """norm(x + activation(convolution)) [R, C, D], where x is a block's output and the convolution
+    reads each token of the block's input beside its neighbours (DeBERTa-v2; He et al. 2021).
+
+    It is a dense layer of the neighbours' states, from the first to the last, side by side. Where
+    there is none, or it is of another example, zeros stand for it.
+    """
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, inputs_RCD: jax.Array, x_RCD: jax.Array, segments_RC: jax.Array, deterministic: bool
+    ) -> jax.Array:
+        c = self.config
+        reach = c.convolution // 2
+        width = inputs_RCD.shape[1]
+        around_RCD = jnp.pad(inputs_RCD, ((0, 0), (reach, reach), (0, 0)))
+        segments_around_RC = jnp.pad(segments_RC, ((0, 0), (reach, reach)), constant_values=-1)
+        neighbours = []
+        for start in range(c.convolution):
+            is_own_RC = segments_around_RC[:, start : start + width] == segments_RC
+            states_RCD = around_RCD[:, start : start + width]
+            neighbours.append(jnp.where(is_own_RC[..., None], states_RCD, 0))
+        dense = Dense(
+            c.convolution * c.width, c.width, True, c.init_range, self.dtype, c, name="dense"
+        )
+        y_RCD = dense(jnp.concatenate(neighbours, -1))
+        y_RCD = Dropout(c.dropout)(y_RCD, deterministic)
+        y_RCD = ACTIVATIONS[c.convolution_activation](y_RCD)
+        return norm_of(c, self.dtype, name="norm")(x_RCD + y_RCD)
+
+
 class Adapter(nn.Module):
     """A bottleneck with a residual (Houlsby et al. 2019, 2.1).
 

@@ -183,7 +183,7 @@ def check_rotary(config: EncoderConfig, says: str) -> None:
         raise CheckpointError(
             f"{says} {config.rotary_dtype!r} for rotary_dtype: it must be float32 or float16"
         )
-    for name in ("rotary_factor", "rotary_slow", "rotary_fast"):
+    for name in ("rotary_factor", "rotary_slow", "rotary_fast", "rotary_scale"):
         value = getattr(config, name)
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise CheckpointError(f"{says} {value!r} for {name}: it must be a number above 0")

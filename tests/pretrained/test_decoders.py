@@ -26,6 +26,7 @@ SIZES = {
     "max_position_embeddings": 40,
     "vocab_size": 60,
 }
+YARN = {"rope_type": "yarn", "factor": 4.0}
 
 
 def read(model_type: str, **entries: Any) -> EncoderConfig:
@@ -35,7 +36,12 @@ def read(model_type: str, **entries: Any) -> EncoderConfig:
 @pytest.mark.parametrize(
     ("model_type", "entries", "named"),
     [
-        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type 'yarn'"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type 'yarn' .* no 'factor'"),
+        ("llama", {"rope_scaling": YARN | {"factor": "4"}}, "rope_type 'yarn' .* '4'"),
+        ("llama", {"rope_scaling": YARN | {"mscale": "1"}}, "rope_type 'yarn' .* '1'"),
+        ("llama", {"rope_scaling": YARN | {"truncate": False}}, "truncate is false"),
+        ("llama", {"rope_scaling": YARN | {"beta_fast": 1}}, "rotary_slow"),
+        ("llama", {"rope_scaling": {"rope_type": "longrope"}}, "rope_type 'longrope'"),
         ("llama", {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_type 'dynamic'"),
         ("qwen2", {"rope_scaling": {"type": "mrope"}}, "rope_type 'mrope'"),
         ("llama", {"rope_scaling": {"rope_type": "linear"}}, "no 'factor'"),
@@ -106,9 +112,21 @@ def test_old_and_new_entries_of_rotary_positions_are_the_same():
     assert gemma == read("gemma3_text", **old)
 
 
+def test_yarn_scales_queries_and_keys_by_the_factor_unless_config_json_says_otherwise():
+    """By 0.1 ln(factor) + 1, as transformers 5 does, or by the quotient of two of these (DeepSeek)."""
+    config = read("llama", rope_scaling=YARN)
+    assert config.rotary_scale == pytest.approx(0.1 * np.log(4) + 1)
+    assert (config.rotary_length, config.rotary_slow, config.rotary_fast) == (40, 1.0, 32.0)
+    assert read("llama", rope_scaling=YARN | {"factor": 0.5}).rotary_scale == 1
+    both = {"mscale": 2.0, "mscale_all_dim": 0.5}
+    of_both = (0.2 * np.log(4) + 1) / (0.05 * np.log(4) + 1)
+    assert read("llama", rope_scaling=YARN | both).rotary_scale == pytest.approx(of_both)
+    assert read("llama", rope_scaling=YARN | {"attention_factor": 0.8}).rotary_scale == 0.8
+
+
 def test_llama_3_divides_the_angles_that_turn_seldom_and_keeps_those_that_turn_often():
     plain = frequencies(16, 500.0)
-    stretched = Stretch(factor=8.0, length=100, slow=1.0, fast=4.0).apply(plain)
+    stretched = Stretch(factor=8.0, length=100, slow=1.0, fast=4.0).apply(plain, 500.0)
     turns = 100 * plain / (2 * np.pi)
     often, seldom = turns > 4, turns < 1
     assert often.any() and seldom.any() and not np.all(often | seldom)

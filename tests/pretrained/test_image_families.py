@@ -20,8 +20,6 @@ from tests.helpers import tiny
         ("deit_classifier", {"patch_size": 5}, "square"),
         ("dinov2_bare", {"mlp_ratio": "four"}, "mlp_ratio"),
         ("dinov2_registers", {"num_register_tokens": -1}, "registers"),
-        ("dinov3", {"value_bias": False}, "value_bias"),
-        ("dinov3", {"query_bias": False, "value_bias": False, "key_bias": True}, "key_bias"),
         ("dinov3", {"num_attention_heads": 8}, "multiple of 4"),
         ("beit_classifier", {"use_shared_relative_position_bias": True}, "both"),
     ],

@@ -42,7 +42,7 @@ def test_the_kinds_of_layers_are_read_as_both_versions_of_transformers_write_the
     assert (plain.rotary_base, plain.local_rotary_base) == (160_000.0, 10_000.0)
 
 
-SCALED = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+SCALED = {"rope_type": "longrope", "factor": 4.0, "rope_theta": 1e4}
 REFUSED = {
     "layer types that are too few": (
         MODERNBERT,
@@ -62,7 +62,7 @@ REFUSED = {
     "scaled positions of global layers": (
         MODERNBERT,
         {"rope_parameters": {"full_attention": SCALED, "sliding_attention": {}}},
-        "'yarn'",
+        "'longrope'",
     ),
     "scaled positions of local layers": (
         MODERNBERT,

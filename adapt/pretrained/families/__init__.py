@@ -72,6 +72,11 @@ LAYOUTS: dict[
         lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
         lambda x, patch: x.reshape(patch, patch, -1, x.shape[-1]).transpose(3, 2, 0, 1),
     ),
+    # a convolution kernel [D, D, K] as [K*D, D]
+    "neighbours": (
+        lambda x: x.transpose(2, 1, 0).reshape(-1, len(x)),
+        lambda x, _: x.reshape(-1, x.shape[-1], x.shape[-1]).transpose(2, 1, 0),
+    ),
     # a leading batch axis of 1, or two, taken off
     "token": (
         lambda x: x.reshape(x.shape[-2:] if x.shape[1] > 1 else x.shape[-1:]),

@@ -23,6 +23,8 @@ from adapt.pretrained.families.checks import check_usual
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 CONFIG = with_defaults(bert.CONFIG, type_vocab_size=0, layer_norm_eps=1e-7)
+WITH_TANH = {**ACTIVATIONS, "tanh": "tanh"}  # of layers beside the blocks
+CONVOLUTION = "encoder/block_00/convolution"
 BLOCK = {
     **projections("attention.self", "query_proj", "key_proj", "value_proj"),
     "attention.self.pos_key_proj": "attention/position_key",
@@ -34,6 +36,8 @@ TABLE = [
     Row("encoder.rel_embeddings.weight", ("encoder/relative/table",)),
     *norm("encoder.LayerNorm", "encoder/relative/norm"),
     *block_rows(bert.LAYER, BLOCK),
+    *dense("encoder.conv.conv", f"{CONVOLUTION}/dense", layout="neighbours"),
+    *norm("encoder.conv.LayerNorm", f"{CONVOLUTION}/norm"),
     *bert.MASKED_LM,
     *dense("pooler.dense", "head/hidden"),
     *dense("classifier", "head/classifier"),
@@ -66,6 +70,8 @@ def complete(hf: Entries, fields: Fields) -> Fields:
     fields["attention_scale"] = (head_width * (1 + len(terms))) ** -0.5
     if not hf.get("position_biased_input", True):
         fields["position_kind"] = "none"
+    if hf.get("conv_kernel_size"):
+        fields |= convolution_fields(hf)
     if hf.get("relative_attention", False):
         fields |= relative_fields(hf, terms, fields["positions"])
     return fields
@@ -96,6 +102,20 @@ def relative_fields(hf: Entries, terms: tuple[str, ...], positions: int) -> Fiel
     }
 
 
+def convolution_fields(hf: Entries) -> Fields:
+    """The convolution beside the first block."""
+    size = hf["conv_kernel_size"]
+    name = hf.get("conv_act", "tanh")
+    check_usual(hf, conv_groups=1)
+    if type(size) is not int or size < 1 or size % 2 == 0:
+        raise CheckpointError(f"conv_kernel_size is {size!r} in config.json: give an odd number")
+    if name not in WITH_TANH:
+        raise CheckpointError(
+            f"conv_act is {name!r} in config.json: adapt has {', '.join(WITH_TANH)}"
+        )
+    return {"convolution": size, "convolution_activation": WITH_TANH[name]}
+
+
 def entries(config: EncoderConfig, head: Any) -> Fields:
     width = config.width // config.heads
     terms = config.relative_terms or TERMS[: round(config.attention_scale**-2 / width) - 1]
@@ -104,7 +124,11 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
         "pos_att_type": list(terms),
         "position_biased_input": config.position_kind == "learned",
         "legacy": True,  # the names of a masked-LM head
+        "conv_kernel_size": config.convolution,
     }
+    if config.convolution:
+        activation = config.convolution_activation
+        found["conv_act"] = LIBRARY_ACTIVATIONS.get(activation, activation)
     if config.relative_terms:
         found |= {
             "position_buckets": config.relative_buckets if config.relative_distance else -1,
@@ -127,7 +151,7 @@ def masked_lm(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | N
 
 def classes(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
     """A classifier of texts by their first token, after a layer that is called a pooler."""
-    hidden = ACTIVATIONS.get(hf.get("pooler_hidden_act", "gelu"))
+    hidden = WITH_TANH.get(hf.get("pooler_hidden_act", "gelu"))
     if hidden is None:
         return None
     return heads.classes_after("pooler.dense.weight", hidden, "classifier.weight")(
@@ -141,7 +165,6 @@ FAMILY = Family(
     heads.first_of(masked_lm, heads.spans, classes, heads.token_classes_by_name, pooling="cls"),
     complete,
     entries,
-    usual={"conv_kernel_size": 0},
     prefix="deberta.",
     buffers=r"embeddings\.position_ids",
     parts=PARTS,

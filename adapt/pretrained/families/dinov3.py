@@ -4,7 +4,6 @@ bias.
 
 import numpy as np
 
-from adapt.errors import CheckpointError
 from adapt.models import EncoderConfig
 from adapt.pretrained.families import (
     GATED_MLP,
@@ -16,7 +15,7 @@ from adapt.pretrained.families import (
     patches,
     projections,
 )
-from adapt.pretrained.families.types import Entries, Fields, Tensors
+from adapt.pretrained.families.types import Tensors
 
 CONFIG = [
     ("layers", "num_hidden_layers", 12),
@@ -28,8 +27,8 @@ CONFIG = [
     ("activation", "hidden_act", "gelu"),
     ("norm_epsilon", "layer_norm_eps", 1e-5),
     ("rotary_base", "rope_theta", 100.0),
-    ("qkv_bias", "query_bias", True),
-    ("qkv_bias", "value_bias", True),
+    ("query_bias", "query_bias", True),
+    ("value_bias", "value_bias", True),
     ("key_bias", "key_bias", False),
     ("output_bias", "proj_bias", True),
     ("mlp_bias", "mlp_bias", True),
@@ -54,16 +53,6 @@ TABLE = [
 ]
 
 
-def complete(hf: Entries, fields: Fields) -> Fields:
-    if hf.get("query_bias", True) != hf.get("value_bias", True):
-        raise CheckpointError(
-            "query_bias and value_bias in config.json differ: only equal ones are read, choose a checkpoint that has them"
-        )
-    if fields["key_bias"] and not fields["qkv_bias"]:
-        raise CheckpointError("key_bias in config.json is read only beside query_bias")
-    return patches.complete(hf, fields)
-
-
 def extra_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Tensors:
     """The token of masked patches, which nothing reads, and registers where there are none."""
     extra = {"embeddings.mask_token": np.zeros((1, 1, config.width), np.float32)}
@@ -76,7 +65,7 @@ FAMILY = Family(
     CONFIG,
     TABLE,
     heads.first_of(pooling="cls"),  # there is none
-    complete,
+    patches.complete,
     always={"pre_norm": True, "layer_scale": True, "position_kind": "rotary", "dropout": 0.0},
     pooling="cls",
     classes={"features": "DINOv3ViTModel"},

@@ -4,6 +4,7 @@ transformers 5 writes ``rope_parameters``; before it there were ``rope_theta`` a
 which it reads, too, and which are written here.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,13 @@ SCALINGS = {
         "rotary_slow": "low_freq_factor",
         "rotary_fast": "high_freq_factor",
         "rotary_length": "original_max_position_embeddings",
+    },
+    "yarn": FACTOR
+    | {
+        "rotary_slow": "beta_slow",
+        "rotary_fast": "beta_fast",
+        "rotary_length": "original_max_position_embeddings",
+        "rotary_scale": "attention_factor",
     },
 }
 
@@ -83,11 +91,42 @@ def scaling_fields(rope: Mapping[str, Any]) -> Fields:
         )
     check_usual(rope, partial_rotary_factor=1.0)
     fields = {"position_kind": "rotary", "rotary_base": rope["rope_theta"]}
+    if kind == "yarn":
+        rope = yarn_entries(rope)
+        fields["rotary_by_index"] = True
     for field, entry in SCALINGS[kind].items():
         if entry not in rope:
             raise CheckpointError(f"rope_type {kind!r} in config.json has no {entry!r}")
         fields[field] = rope[entry]
     return fields
+
+
+def yarn_entries(rope: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entries of yarn with what transformers has for those that are missing."""
+    check_usual(rope, truncate=True)
+    found = dict(rope)
+    found["beta_slow"] = rope.get("beta_slow") or 1.0
+    found["beta_fast"] = rope.get("beta_fast") or 32.0
+    if rope.get("attention_factor") is not None:
+        return found
+    scale = rope.get("mscale")
+    scale_of_all = rope.get("mscale_all_dim")
+    for number in (rope.get("factor", 1.0), scale, scale_of_all):
+        if number is not None and type(number) not in (int, float):
+            raise CheckpointError(f"rope_type 'yarn' in config.json has {number!r}: give a number")
+    factor = rope.get("factor") or 1.0
+    found["attention_factor"] = yarn_scale(factor)
+    if scale and scale_of_all:
+        quotient = yarn_scale(factor, scale) / yarn_scale(factor, scale_of_all)
+        found["attention_factor"] = quotient
+    return found
+
+
+def yarn_scale(factor: float, scale: float = 1.0) -> float:
+    """By what rotated queries and keys are multiplied in texts ``factor`` times as long (Peng et al.
+    2023, eq. 22).
+    """
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def rope_entries(config: EncoderConfig) -> Fields:
@@ -97,9 +136,11 @@ def rope_entries(config: EncoderConfig) -> Fields:
 
 def scaling_entry(config: EncoderConfig) -> Fields | None:
     """The entry ``rope_scaling``."""
-    if config.rotary_factor == 1:
+    if config.rotary_factor == 1 and config.rotary_scale == 1:
         return None
     kind = "llama3" if config.rotary_length else "linear"
+    if config.rotary_by_index:
+        kind = "yarn"
     scaling = {"rope_type": kind}
     for field, entry in SCALINGS[kind].items():
         scaling[entry] = getattr(config, field)
