@@ -11,28 +11,32 @@ evidence and a fix.
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapt import files
 from adapt.data.inputs import Columns, Part, make_parts
-from adapt.doctor import automatic
 from adapt.doctor.cases import CheckpointCase, DeepCase, ResultCase, ScoredSet, TrainingCase
 from adapt.doctor.checks import CHECKS, check_names, run_checks
 from adapt.doctor.deep import sample
 from adapt.doctor.findings import Finding
 from adapt.errors import StrategyError
 from adapt.finetuning import Prepared, prepare, share_or_data, spelled_schedule
-from adapt.options import HELD_OUT, FinetuningOptions
-from adapt.other_names import suggests
+from adapt.options import (
+    HELD_OUT,
+    FinetuningOptions,
+    LabelledColumnOptions,
+    Offsets,
+    spelled_verbalizer,
+)
+from adapt.other_names import takes_keywords_of
+from adapt.parallel import sharding
 from adapt.predicting import predict_table, score_table
 from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.run import Run, load_run
 from adapt.tasks.base import task_of
-from adapt.training.strategies import Phase, Strategy
 
 ORDER = {"error": 0, "warning": 1, "note": 2}
 WITH_A_RUN = [subject for subject in CHECKS if subject != "deep"]  # every run is looked at by these
@@ -72,34 +76,74 @@ class Diagnosis:
         return pandas.DataFrame(columns)
 
 
-@suggests
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keywords(FinetuningOptions, LabelledColumnOptions):
+    """The keywords of :func:`adapt.finetune` that say what is trained on what, and how."""
+
+    strategy: Any = FinetuningOptions.strategy
+    verbalizer: Any = None
+    validation: Any = HELD_OUT
+    test: Any = None
+    seed: int = 0
+    split_seed: int | None = None
+    weights: Any = None
+    loss: Any = None
+    extras: Any = None
+    metrics: Any = None
+    offsets: Offsets = "characters"
+    mesh: str = ""
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(
+            text=self.text_column,
+            text_pair=self.text_pair_column,
+            label=self.label_column,
+            image=self.image_column,
+            weight=self.weights if isinstance(self.weights, str) else None,
+            offsets=self.offsets,
+            quoting=self.quoting,
+        )
+
+    def options_for(self, pretrained: Any) -> FinetuningOptions:
+        """The options of a run on a checkpoint."""
+        strategy, epochs = spelled_schedule(self.strategy, self.epochs)
+        names = [field.name for field in dataclasses.fields(FinetuningOptions)]
+        values = {name: getattr(self, name) for name in names}
+        values["checkpoint"] = hub.source_of(pretrained)
+        values["strategy"] = strategy
+        values["epochs"] = epochs
+        values["verbalizer"] = spelled_verbalizer(self.verbalizer)
+        return FinetuningOptions(**values)
+
+    @property
+    def of_prepare(self) -> dict[str, Any]:
+        """Further arguments of :func:`adapt.finetuning.prepare`."""
+        return {
+            "validation": self.validation,
+            "test": self.test,
+            "columns": self.columns,
+            "seed": self.seed,
+            "split_seed": self.split_seed,
+            "layout": sharding.make_layout(self.mesh),
+            "metrics": self.metrics,
+            "weights": None if isinstance(self.weights, str) else self.weights,
+            "loss": self.loss,
+            "extras": self.extras,
+        }
+
+
+@takes_keywords_of(Keywords, but=("checkpoint",))
 def diagnose(
-    pretrained: Pretrained | Run | str | Path | Sequence[Mapping[str, Any]],
+    pretrained: Any,
     inputs: Any = None,
     labels: Any = None,
     *,
     checks: Sequence[str] = (),
     deep: bool = False,
-    validation: Any = HELD_OUT,
-    test: Any = None,
-    task: str = "classification",
-    strategy: str | Strategy | Sequence[Phase] = "full",
-    epochs: int = 3,
-    batch_size: int = 32,
-    learning_rate: float | None = None,
-    head_learning_rate: float | None = None,
-    rate_factor: float = 1.0,
-    seed: int = 0,
-    score: str | None = None,
-    text_column: str = "text",
-    text_pair_column: str | None = None,
-    label_column: str = "label",
-    image_column: str | None = None,
-    pooling: str | None = None,
-    max_length: int | None = None,
-    cache: str = "auto",
+    **plan: Any,
 ) -> Diagnosis:
-    """What is wrong with a checkpoint, data, a plan or a run. Nothing trains.
+    """What is wrong with a checkpoint, data, a plan, a run or features. Nothing trains.
 
         adapt.diagnose("minilm", texts, labels, strategy="frozen", head_learning_rate=2e-5)
         adapt.diagnose(run)                       # what fine-tuning found, or its log tells
@@ -107,8 +151,10 @@ def diagnose(
 
     ``pretrained`` is a checkpoint, a run of :func:`adapt.finetune` or its folder, or the records of
     a loop of one's own (:func:`adapt.training.loop.run_steps`). With ``inputs``, as in
-    :func:`adapt.finetune`, a checkpoint is looked at with these data and the other arguments, which
-    are those of the run that is planned; and a run predicts them, and is judged by their labels.
+    :func:`adapt.finetune`, a checkpoint is looked at with these data and the ``plan``: the keywords
+    of :func:`adapt.finetune`, as the run that is planned has them. A run predicts the ``inputs``
+    and is judged by their labels, in the columns of its training or those that are named.
+
     ``checks`` names checks, default: all of what is given. ``deep`` adds those that compute for
     seconds to minutes, on texts with one class each: a control with random weights, a bag of words,
     near copies, two runs from one seed.
@@ -118,9 +164,7 @@ def diagnose(
     data and arguments that it refuses.
     """
     wanted = check_names(checks)
-    columns = Columns(
-        text=text_column, text_pair=text_pair_column, label=label_column, image=image_column
-    )
+    keywords = Keywords(**plan)
     if labels is not None and inputs is None:
         raise StrategyError("`labels` are those of `inputs`: give both, or leave them out")
     run = as_run(pretrained)
@@ -133,36 +177,12 @@ def diagnose(
             raise StrategyError("records of a loop go without `inputs`: give a run or a checkpoint")
         return diagnose_log(pretrained, wanted)
     if run is not None:
-        return diagnose_run(run, inputs, labels, columns, wanted)
-    checkpoint: Any = pretrained
+        return diagnose_run(run, inputs, labels, keywords.columns, wanted)
     if inputs is None:
-        return diagnose_checkpoint(hub.loaded(checkpoint), wanted)
-    strategy, epochs = spelled_schedule(strategy, epochs)
-    options = FinetuningOptions(
-        checkpoint=hub.source_of(checkpoint),
-        task=task,
-        strategy=strategy,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        head_learning_rate=head_learning_rate,
-        rate_factor=rate_factor,
-        score=score,
-        pooling=pooling,
-        max_length=max_length,
-        cache=cache,  # pyright: ignore[reportArgumentType]
-    )
+        return diagnose_checkpoint(hub.loaded(pretrained), wanted)
+    options = keywords.options_for(pretrained)
     return diagnose_plan(
-        checkpoint,
-        inputs,
-        labels,
-        options,
-        validation=validation,
-        test=test,
-        columns=columns,
-        seed=seed,
-        checks=wanted,
-        is_deep=deep,
+        pretrained, inputs, labels, options, checks=wanted, is_deep=deep, **keywords.of_prepare
     )
 
 
@@ -230,14 +250,17 @@ def diagnose_plan(
     labels: Any,
     options: FinetuningOptions,
     *,
-    validation: Any,
-    test: Any,
     columns: Columns,
-    seed: int,
     checks: frozenset[str],
     is_deep: bool = False,
+    validation: Any = HELD_OUT,
+    test: Any = None,
+    **more: Any,
 ) -> Diagnosis:
-    """What is wrong with a checkpoint, the data and the options of a run that is planned."""
+    """What is wrong with a checkpoint, the data and the options of a run that is planned.
+
+    ``more`` are further arguments of :func:`adapt.finetuning.prepare`.
+    """
     subjects = ["checkpoint", "data", "settings"]
     deep_names = {check.__name__ for check in CHECKS["deep"]}
     is_deep = is_deep or bool(checks & deep_names)
@@ -252,15 +275,14 @@ def diagnose_plan(
         validation=validation,
         test=test,
         columns=columns,
-        seed=seed,
+        **more,
     )
     found = [*prepared.findings]
     if is_deep:
         _, validation = share_or_data(validation)
         case = deep_case(prepared, pretrained, inputs, labels, columns, validation, test)
-        command = automatic.planning_command(options, prepared.settings)
         wanted = [check for check in CHECKS["deep"] if check.__name__ in names]
-        found += run_checks(wanted, case, command)
+        found += run_checks(wanted, case, prepared.planned.command)
     what = f"{options.checkpoint} on {prepared.settings['train']}"
     return diagnosis(what, found, names)
 
@@ -279,22 +301,23 @@ def deep_case(
     Raises :class:`StrategyError` for what is no text with one class.
     """
     data = prepared.data
-    is_text = not prepared.plan.pretrained.config.is_image and columns.text_pair is None
-    if data.task.probed_as != "classes" or not is_text:
-        raise deep_refused()
+    if prepared.plan.pretrained.config.is_image:
+        raise deep_refused("the encoder reads pictures")
+    if data.task.label_kind != "classes":
+        raise deep_refused(f"`task` {data.task.name} has others")
     parts = make_parts(inputs, labels, columns, validation=validation, test=test)
     train = parts["train"]
-    if len(train.columns.texts) > 1:  # pairs in a list
-        raise deep_refused()
+    if len(train.columns.texts) > 1:
+        raise deep_refused("an example has several texts")
     rows = sample(len(train.table))
-    texts = texts_of(prepared, train, rows)
+    texts = texts_of(train, rows)
     classes = data.task.encode_labels(train.table, train.columns.label, data.names)
     others = {}
     other_rows = {}
     for name, part in parts.items():
         if part is not train:
             other_rows[name] = sample(len(part.table))
-            others[name] = texts_of(prepared, part, other_rows[name])
+            others[name] = texts_of(part, other_rows[name])
     return DeepCase(
         pretrained=hub.loaded(pretrained),
         texts=texts,
@@ -307,18 +330,16 @@ def deep_case(
     )
 
 
-def deep_refused() -> StrategyError:
+def deep_refused(why: str) -> StrategyError:
+    """The error for data of which a logistic regression on texts can't say anything."""
     return StrategyError(
-        "deep checks look at single texts with one class each (`task` classification): leave them out"
+        f"deep checks look at single texts with one class each, and {why}: leave them out"
     )
 
 
-def texts_of(prepared: Prepared, part: Part, rows: np.ndarray) -> list[Any]:
+def texts_of(part: Part, rows: np.ndarray) -> list[str]:
     """The texts in some rows of a part."""
-    every: list[Any] = []
-    for chunk in prepared.data.task.sequence_chunks(part.table, part.columns.texts):
-        every += chunk
-    return [every[row] for row in rows]
+    return list(part.table.select(rows).rows[part.columns.texts[0]])
 
 
 def diagnose_run(

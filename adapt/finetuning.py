@@ -424,8 +424,17 @@ class Prepared(PreparedRun):
     @functools.cached_property
     def findings(self) -> list[Finding]:
         """What is wrong before the first step."""
-        return automatic.before_training(
-            self.options, self.plan, self.data, self.settings, self.own_pooling
+        return automatic.before_training(self.planned)
+
+    @property
+    def planned(self) -> automatic.Planned:
+        """What the checks look at before the first step."""
+        return automatic.Planned(
+            options=self.options,
+            plan=self.plan,
+            data=self.data,
+            settings=self.settings,
+            own_pooling=self.own_pooling,
         )
 
     def fit(
@@ -444,22 +453,30 @@ class Prepared(PreparedRun):
         origin: Mapping[str, Any],
         history: list[Record],
         command: str | None = None,
+        folder: Path | None = None,
     ) -> Run:
         """The run, whose result has ``findings``: what is wrong with it, [] where all is well."""
-        run = super().make_run(fitted, settings, origin, history, command)
+        run = super().make_run(fitted, settings, origin, history, command, folder)
         if run.outcome == "stopped":
             return run
-        params = run.pretrained.params
-        found = automatic.after_training(
-            self.options, self.plan, self.data, params, history, run.result, self.settings
+        trained = automatic.Trained(
+            planned=self.planned,
+            params=run.pretrained.params,
+            history=history,
+            result=run.result,
+            folder=folder,
         )
+        found = automatic.after_training(trained)
         log_findings(found)
         result = {**run.result, **entries([*self.findings, *found])}
         return dataclasses.replace(run, result=result)
 
-    def diverged_result(self, error: DivergedError, history: list[Record]) -> dict[str, Any]:
-        found = automatic.after_divergence(history, error.steps)
-        return super().diverged_result(error, history) | entries([*self.findings, *found])
+    def diverged_result(
+        self, error: DivergedError, history: list[Record], folder: Path
+    ) -> dict[str, Any]:
+        found = automatic.after_divergence(history, error.steps, folder)
+        result = super().diverged_result(error, history, folder)
+        return result | entries([*self.findings, *found])
 
     def finish(self, fitted: Fitted) -> tuple[tree.Tree, dict[str, Any]]:
         """(the best parameters, result.json), tested where there is a test set."""

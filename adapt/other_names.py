@@ -10,7 +10,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,6 +128,32 @@ def suggests(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def takes_keywords_of(
+    other: Callable[..., Any], *, but: Iterable[str] = ()
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator for a function with ``**keywords`` that are those of ``other``, without ``but``.
+
+    Its signature names them all; one that is not among them is refused as :func:`suggests` does.
+    An editor's completion finds them where the function calls ``other(**keywords)``.
+
+        @takes_keywords_of(Keywords)
+        def diagnose(pretrained, inputs, **plan):
+            keywords = Keywords(**plan)
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        own = inspect.signature(function)
+        parameters = list(own.parameters.values())[:-1]
+        known = {*own.parameters, *but}
+        for parameter in inspect.signature(other).parameters.values():
+            if parameter.name not in known:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        function.__signature__ = own.replace(parameters=parameters)  # pyright: ignore
+        return suggests(function)
+
+    return decorate
 
 
 def keyword_meant(name: str, known: Iterable[str]) -> str:

@@ -63,8 +63,10 @@ class PreparedRun(abc.ABC):
         """Write what trained beside the model into the folder of a run that has ended."""
         return
 
-    def diverged_result(self, error: DivergedError, history: list[Record]) -> dict[str, Any]:
-        """result.json of a run whose loss was not finite."""
+    def diverged_result(
+        self, error: DivergedError, history: list[Record], folder: Path
+    ) -> dict[str, Any]:
+        """result.json of a run in ``folder`` whose loss was not finite."""
         return run_folder.diverged_result(error)
 
     def finished_model(self, fitted: Fitted) -> Pretrained:
@@ -149,12 +151,11 @@ class PreparedRun(abc.ABC):
             try:
                 fitted = self.fit(checkpoints, [log, folder.keep_when_saved, *callbacks], laps)
             except DivergedError as error:
-                result = self.diverged_result(error, log.records())
+                result = self.diverged_result(error, log.records(), out)
                 run_folder.write_json(folder.path / "result.json", result)
                 folder.keep()
                 raise
-            run = self.make_run(fitted, settings, origin, log.records(), command)
-            run = dataclasses.replace(run, folder=out)
+            run = self.make_run(fitted, settings, origin, log.records(), command, out)
             if run.outcome != "stopped":
                 if run.pretrained.head != self.plan.pretrained.head and multihost.is_lead_process():
                     hub.save_head(folder.path, run.pretrained.head)
@@ -188,6 +189,7 @@ class PreparedRun(abc.ABC):
         origin: Mapping[str, Any],
         history: list[Record],
         command: str | None = None,
+        folder: Path | None = None,
     ) -> Run:
         """The run as it ended. One that was stopped has its last parameters, and no result."""
         if fitted.outcome == "stopped":
@@ -203,6 +205,7 @@ class PreparedRun(abc.ABC):
             history=history,
             steps=fitted.steps,
             outcome=fitted.outcome,
+            folder=folder,
             total_steps=self.plan.steps,
             validated=best_validation(dataclasses.asdict(fitted.progress)),
         )

@@ -1,6 +1,7 @@
 """A diagnosis of a checkpoint, a plan, a run and a log, from Python and from the command line."""
 
 import dataclasses
+import inspect
 import json
 import shlex
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import adapt
-from adapt.cli.doctor import spelled
+from adapt.cli.doctor import in_python, is_in_memory, spelled
 from adapt.doctor import automatic
 from adapt.doctor.checks import CHECKS, check_names
 from adapt.doctor.findings import Finding
@@ -58,6 +59,20 @@ def test_a_checkpoint_that_is_well(checkpoint):
     assert diagnosis.to_pandas().empty
 
 
+def test_the_plan_has_the_keywords_of_finetune():
+    """In its signature, for completion; and one that there is not is refused."""
+    planned = inspect.signature(adapt.diagnose).parameters
+    trained = inspect.signature(adapt.finetune).parameters
+    of_runs = {"out", "resume", "overwrite", "callbacks"}
+    assert trained.keys() - planned.keys() == of_runs
+    assert planned.keys() - trained.keys() == {"checks", "deep"}
+    keywords = [name for name, one in trained.items() if one.kind is one.KEYWORD_ONLY]
+    for name in set(keywords) - of_runs:
+        assert planned[name].default == trained[name].default, name
+    with pytest.raises(TypeError, match="did you mean 'learning_rate'"):
+        adapt.diagnose("tiny-bert", lr=1e-3)
+
+
 def test_a_plan_is_looked_at_before_it_trains(checkpoint):
     plan = {"strategy": "frozen", "head_learning_rate": 2e-5}
     diagnosis = adapt.diagnose(checkpoint, *TRAIN, **plan)
@@ -81,6 +96,26 @@ def test_a_run_has_what_was_found_in_its_result(run, checkpoint):
     assert {"head_rate_too_low", "nothing_learned"} <= found
     assert found == {entry["check"] for entry in low.result["findings"]}
     assert json.loads(json.dumps(low.result["findings"])) == low.result["findings"]
+
+
+def test_findings_of_a_run_say_what_shows_them(checkpoint, tmp_path, here):
+    """The command that looks at its folder; of data that were in memory lines of Python."""
+    plan = {"strategy": "frozen", "head_learning_rate": 1e-6}
+    folder = tmp_path / "low"
+    low = adapt.finetune(checkpoint, *TRAIN, test=NEW, out=folder, **FAST | plan)
+    commands = {entry["check"]: entry.get("shown_by") for entry in low.result["findings"]}
+    of_folder = {"command": "doctor", "options": {"run": str(folder)}}
+    assert commands["nothing_learned"] == of_folder
+    shown = here("doctor", "--run", folder).stdout.splitlines()
+    assert f"shown by  adapt doctor --run {folder} --checks nothing_learned" in shown
+    first = shown.index("shown by  import adapt")
+    assert shown[first + 1] == "          texts, labels, test = ...  # those of the run"
+    line = shown[first + 2].strip()
+    assert line.startswith("print(adapt.diagnose(") and "the training data" not in line
+    texts, labels = TRAIN
+    assert "head_rate_too_low" in repr(
+        eval(line[6:-1], {"adapt": adapt, "texts": texts, "labels": labels, "test": NEW})
+    )
 
 
 def test_blocks_that_train_and_that_nothing_reads(checkpoint):
@@ -178,10 +213,13 @@ def test_a_check_that_fails_does_not_end_a_run(checkpoint, monkeypatch, caplog):
 
 def test_what_the_checks_would_look_at_does_not_end_a_run_either(checkpoint, caplog):
     prepared = healthy.plan(adapt.load(checkpoint), TRAIN)
-    plan, data = prepared.plan, prepared.data
-    result = {}  # of which nothing can be made
-    options = prepared.options
-    assert automatic.after_training(options, plan, data, plan.params, [], result, {}) == []
+    trained = automatic.Trained(
+        planned=prepared.planned,
+        params=prepared.plan.params,
+        history=[],
+        result={},  # of which nothing can be made
+    )
+    assert automatic.after_training(trained) == []
     assert "the checks of the training failed" in caplog.text
     assert "the checks of the result failed" in caplog.text
 
@@ -217,6 +255,19 @@ def test_the_command_that_is_shown_shows_it_again(here, checkpoint, tmp_path):
     for line, check in zip(shown, checks, strict=True):
         again = here(*shlex.split(line)[3:], cwd=tmp_path)
         assert json.loads(again.stdout.splitlines()[-1])["findings"][0]["check"] == check
+
+
+def test_lines_of_python_for_data_in_memory():
+    options = {"checkpoint": "tiny-bert", "train": "train.csv", "held_out": 0.2, "seed": 3}
+    assert not is_in_memory(options)
+    options |= {"test": "the test data", "weight_column": "w", "layers": [0, 1]}
+    assert is_in_memory(options)
+    lines = in_python(options, "imbalance")
+    assert lines[1] == "test = ...  # those of the run"
+    assert lines[2] == (
+        "print(adapt.diagnose('tiny-bert', 'train.csv', test=test, seed=3, layers=[0, 1], "
+        "validation=0.2, weights='w', checks=['imbalance']))"
+    )
 
 
 def test_a_command_has_flags_as_they_are_typed():

@@ -23,7 +23,7 @@ from adapt import diagnosing
 from adapt.cli import console
 from adapt.cli.finetune import check_held_out
 from adapt.cli.flags import changed_flags, flag, flag_words, name_flags
-from adapt.data.inputs import Columns
+from adapt.data.inputs import IN_MEMORY, Columns
 from adapt.diagnosing import Diagnosis
 from adapt.doctor.checks import check_names
 from adapt.doctor.findings import Finding
@@ -105,6 +105,7 @@ def diagnosed(config: Config) -> Diagnosis:
         test=config.test,
         columns=Columns.of(config),
         seed=config.seed,
+        split_seed=config.split_seed,
         checks=wanted,
         is_deep=config.deep,
     )
@@ -139,14 +140,56 @@ def show_finding(finding: Finding) -> None:
     console.say(f"seen      {plain(finding.seen)}")
     console.say(f"cause     {plain(finding.cause)}{sure}")
     console.say(f"fix       {plain(finding.fix)}")
-    if finding.shown_by is not None:
-        command = spelled(*finding.shown_by, finding.check)
-        console.say_unbroken(f"shown by  {command}")
+    if finding.shown_by is None:
+        return
+    command, options = finding.shown_by
+    if is_in_memory(options):
+        lines = in_python(options, finding.check)
+        console.say_unbroken(f"shown by  {lines[0]}")
+        for line in lines[1:]:
+            console.say_unbroken(f"          {line}")
+        return
+    console.say_unbroken(f"shown by  {spelled(command, options, finding.check)}")
 
 
 def plain(sentence: str) -> str:
     """A clause with flags in place of parameters."""
     return name_flags(sentence, Config)
+
+
+def is_in_memory(options: Mapping[str, Any]) -> bool:
+    """Whether some of the data of a plan were in memory, where no command finds them."""
+    return any(options.get(name) == unnamed for name, unnamed in IN_MEMORY.items())
+
+
+def in_python(options: Mapping[str, Any], check: str) -> list[str]:
+    """The lines of Python that show a finding again whose data were in memory."""
+    options = dict(options)
+    first = [repr(options.pop("checkpoint"))]
+    given = []
+    train = options.pop("train")
+    if train == IN_MEMORY["train"]:
+        given.append("texts, labels")
+        first.append("texts, labels")
+    else:
+        first.append(repr(train))
+    keywords = []
+    for name in ("validation", "test"):
+        if options.get(name) == IN_MEMORY[name]:
+            del options[name]
+            given.append(name)
+            keywords.append(f"{name}={name}")
+    if "held_out" in options:  # a share of the training rows
+        options.setdefault("validation", options.pop("held_out"))
+    if "weight_column" in options:
+        options["weights"] = options.pop("weight_column")
+    options["checks"] = [check]
+    keywords += [f"{name}={value!r}" for name, value in options.items()]
+    return [
+        "import adapt",
+        f"{', '.join(given)} = ...  # those of the run",
+        f"print(adapt.diagnose({', '.join(first + keywords)}))",
+    ]
 
 
 def spelled(command: str, options: Mapping[str, Any], check: str) -> str:

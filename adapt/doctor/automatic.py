@@ -5,6 +5,7 @@ All of them look at what is there already: the parameters, the tokens, the log a
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from adapt import tree
@@ -19,7 +20,7 @@ from adapt.doctor.cases import (
     trained_leaves,
 )
 from adapt.doctor.checks import run_safely
-from adapt.doctor.findings import Finding
+from adapt.doctor.findings import Command, Finding
 from adapt.fitting import Plan
 from adapt.models import is_kept
 from adapt.options import HELD_OUT, FinetuningOptions, TrainingOptions
@@ -43,111 +44,124 @@ DATA_SETTINGS = {
 }
 
 
-def before_training(
-    options: FinetuningOptions,
-    plan: Plan,
-    data: TaskData,
-    settings: Mapping[str, Any],
-    own_pooling: str | None = None,
-) -> list[Finding]:
-    """What is wrong with the checkpoint, the data and the options of a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run before its first step: what it was prepared with.
 
     ``settings`` are its config.json, ``own_pooling`` is what the checkpoint says of itself.
     """
-    command = planning_command(options, settings)
+
+    options: FinetuningOptions
+    plan: Plan
+    data: TaskData
+    settings: Mapping[str, Any]
+    own_pooling: str | None = None
+
+    @property
+    def command(self) -> Command:
+        """The command that looks at the run before it trains.
+
+        It names what is not at its default, but for when the run logs, saves and stops.
+        """
+        named: dict[str, Any] = {
+            "checkpoint": self.options.checkpoint,
+            "train": self.settings.get("train"),
+        }
+        passed_over = {"checkpoint", *(field.name for field in dataclasses.fields(TrainingOptions))}
+        defaults = FinetuningOptions()
+        for field in dataclasses.fields(FinetuningOptions):
+            value = getattr(self.options, field.name)
+            if field.name not in passed_over and value != getattr(defaults, field.name):
+                named[field.name] = list(value) if isinstance(value, tuple) else value
+        for name, default in DATA_SETTINGS.items():
+            value = self.settings.get(name, default)
+            if value != default:
+                named[name] = value
+        return "doctor", named
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run after its last step: its best parameters, its log, result.json, and its folder, if it
+    has one.
+    """
+
+    planned: Planned
+    params: tree.Tree
+    history: Sequence[Record]
+    result: Mapping[str, Any]
+    folder: Path | None = None
+
+    @property
+    def command(self) -> Command | None:
+        """The command that looks at the run; None for one in memory."""
+        return None if self.folder is None else ("doctor", {"run": str(self.folder)})
+
+
+def before_training(planned: Planned) -> list[Finding]:
+    """What is wrong with the checkpoint, the data and the options of a run."""
+    options = planned.options
+    data = planned.data
+    pretrained = planned.plan.pretrained
     checkpoint_case = CheckpointCase(
-        pretrained=plan.pretrained, has_random_weights=options.random_weights
+        pretrained=pretrained, has_random_weights=options.random_weights
     )
     data_case = DataCase(
-        pretrained=plan.pretrained,
+        pretrained=pretrained,
         data=data,
-        is_held_out=settings.get("validation") is None,
+        is_held_out=planned.settings.get("validation") is None,
     )
-    settings_case = SettingsCase(options=options, plan=plan, data=data, own_pooling=own_pooling)
+    settings_case = SettingsCase(
+        options=options, plan=planned.plan, data=data, own_pooling=planned.own_pooling
+    )
     return [
-        *run_safely("checkpoint", lambda: checkpoint_case, command),
-        *run_safely("data", lambda: data_case, command),
-        *run_safely("settings", lambda: settings_case, command),
+        *run_safely("checkpoint", lambda: checkpoint_case, planned.command),
+        *run_safely("data", lambda: data_case, planned.command),
+        *run_safely("settings", lambda: settings_case, planned.command),
     ]
 
 
-def planning_command(
-    options: FinetuningOptions, settings: Mapping[str, Any]
-) -> tuple[str, Mapping[str, Any]]:
-    """The command that looks at a run of these options before it trains.
-
-    It names what is not at its default, but for when the run logs, saves and stops.
-    """
-    named: dict[str, Any] = {"checkpoint": options.checkpoint, "train": settings.get("train")}
-    passed_over = {"checkpoint", *(field.name for field in dataclasses.fields(TrainingOptions))}
-    defaults = FinetuningOptions()
-    for field in dataclasses.fields(FinetuningOptions):
-        value = getattr(options, field.name)
-        if field.name not in passed_over and value != getattr(defaults, field.name):
-            named[field.name] = list(value) if isinstance(value, tuple) else value
-    for name, default in DATA_SETTINGS.items():
-        value = settings.get(name, default)
-        if value != default:
-            named[name] = value
-    return "doctor", named
-
-
-def after_training(
-    options: FinetuningOptions,
-    plan: Plan,
-    data: TaskData,
-    params: tree.Tree,
-    history: Sequence[Record],
-    result: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> list[Finding]:
-    """What is wrong with how a run trained, and what it scores; ``params`` are its best."""
-
-    def make_training_case() -> TrainingCase:
-        return training_case(options, plan, data, params, history, result, settings)
-
+def after_training(trained: Trained) -> list[Finding]:
+    """What is wrong with how a run trained, and what it scores."""
     return [
-        *run_safely("training", make_training_case),
-        *run_safely("result", lambda: result_case(data, result)),
+        *run_safely("training", lambda: training_case(trained), trained.command),
+        *run_safely("result", lambda: result_case(trained), trained.command),
     ]
 
 
-def training_case(
-    options: FinetuningOptions,
-    plan: Plan,
-    data: TaskData,
-    params: tree.Tree,
-    history: Sequence[Record],
-    result: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> TrainingCase:
+def training_case(trained: Trained) -> TrainingCase:
     """The log of a run, and its parameters before the first step and after the best one."""
+    plan = trained.planned.plan
+    data = trained.planned.data
+    result = trained.result
     phases = plan.phases[: result["best_phase"] + 1]
     labels = [phase.labels for phase in phases]
     train = data.sets["train"]
-    is_plain = options.class_weights == "none" and train.weights is None
+    has_weights = trained.planned.options.class_weights != "none" or train.weights is not None
     prior = None
-    if is_plain and not settings.get("loss"):
+    if not has_weights and not trained.planned.settings.get("loss"):
         prior = prior_loss(data.task, train.targets, data.names)
     return TrainingCase(
-        history=history,
+        history=trained.history,
         prior_loss=prior,
         before=trained_leaves(plan.params, labels),
-        after=trained_leaves(params, labels),
+        after=trained_leaves(trained.params, labels),
         outcome=result.get("outcome", "complete"),
         best_step=result["best_step"],
         has_new_head=not is_kept(plan.model.head),
     )
 
 
-def after_divergence(history: Sequence[Record], steps: int) -> list[Finding]:
-    """Why the loss of a run was not finite after so many steps, by its log."""
+def after_divergence(history: Sequence[Record], steps: int, folder: Path) -> list[Finding]:
+    """Why the loss of the run in ``folder`` was not finite after so many steps, by its log."""
     case = TrainingCase(history=history, outcome="diverged", taken=steps)
-    return run_safely("training", lambda: case)
+    return run_safely("training", lambda: case, ("doctor", {"run": str(folder)}))
 
 
-def result_case(data: TaskData, result: Mapping[str, Any]) -> ResultCase:
+def result_case(trained: Trained) -> ResultCase:
     """The scores of a run beside those of answers that look at no input."""
+    data = trained.planned.data
+    result = trained.result
     sets = []
     baselines = {}
     truth = {name: data.task.truth(part) for name, part in data.sets.items()}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from adapt.doctor import checkpoint, data, deep, result, settings, training
-from adapt.doctor.findings import Finding
+from adapt.doctor.findings import Command, Finding
 from adapt.errors import StrategyError
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def check_names(names: Iterable[str]) -> frozenset[str]:
 def run_checks(
     checks: Iterable[Check],
     case: Any,
-    shown_by: tuple[str, Mapping[str, Any]] | None = None,
+    shown_by: Command | None = None,
 ) -> list[Finding]:
     """What the checks find. ``shown_by`` is the command that shows it, unless a check knows better."""
     found = []
@@ -99,7 +99,7 @@ def run_checks(
 def run_safely(
     subject: str,
     make_case: Callable[[], Any],
-    shown_by: tuple[str, Mapping[str, Any]] | None = None,
+    shown_by: Command | None = None,
 ) -> list[Finding]:
     """All checks of a subject beside a run, which they must not end: one that fails is logged, and
     so is a case that can't be made.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "note"]
 # certain: the evidence leaves nothing else; likely: other causes are rare; possible: one of several.
 Certainty = Literal["certain", "likely", "possible"]
+Command = tuple[str, Mapping[str, Any]]  # its name and its options, by their names in Python
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Finding:
     certainty: Certainty = "certain"
     evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     check: str = ""  # the name of the check, which the runner fills in
-    shown_by: tuple[str, Mapping[str, Any]] | None = None
+    shown_by: Command | None = None
     is_logged: bool = False
 
     @property

@@ -135,8 +135,20 @@ def test_deep_checks_are_asked_for(bert):
     assert [finding.check for finding in found] == ["near_copies"]
     assert found.findings[0].evidence["first"] == [1, 2, 3, 4, 5]
     numbers = [float(number) + 0.5 for number in range(80)]
-    with pytest.raises(StrategyError, match="one class each"):
+    with pytest.raises(StrategyError, match="one class each, and `task` regression has others"):
         adapt.diagnose(bert, texts, numbers, task="regression", deep=True)
+    pairs = list(zip(texts, texts, strict=True))
+    with pytest.raises(StrategyError, match="an example has several texts"):
+        adapt.diagnose(bert, pairs, labels, deep=True)
+
+
+def test_deep_checks_of_classes_that_words_say(bert):
+    texts, labels = healthy.sentences(80)
+    words = {"positive": "good", "negative": "bad"}
+    plan = {"task": "cloze", "template": "was [MASK] and {text}", "verbalizer": words}
+    copied = {"test": (texts, labels), "checks": ["near_copies", "two_runs_differ"]}
+    found = adapt.diagnose(bert, texts, labels, batch_size=8, **plan, **copied)
+    assert [finding.check for finding in found] == ["near_copies"]
 
 
 def test_real_labels_are_learnable_and_shuffled_ones_are_not(asset):
