@@ -5,7 +5,9 @@ evidence and a fix.
     adapt.diagnose("minilm", texts, labels, strategy="frozen")  # and the data, and the plan
     adapt.diagnose("runs/mine").findings                        # a run
     adapt.diagnose("runs/mine", texts, labels)                  # and how it does on other rows
+    adapt.diagnose([run, other, third])                         # runs, and what seeds make of them
     adapt.diagnose(records)                                     # the log of a loop of one's own
+    adapt.diagnose(features)                                    # float [N, D], for a head on them
 """
 
 import dataclasses
@@ -17,9 +19,20 @@ import numpy as np
 
 from adapt import files
 from adapt.data.inputs import Columns, Part, make_parts
-from adapt.doctor.cases import CheckpointCase, DeepCase, ResultCase, ScoredSet, TrainingCase
+from adapt.doctor.automatic import DATA_SETTINGS
+from adapt.doctor.cases import (
+    CheckpointCase,
+    DeepCase,
+    FeaturesCase,
+    ResultCase,
+    RunsCase,
+    ScoredRun,
+    ScoredSet,
+    TrainingCase,
+)
 from adapt.doctor.checks import CHECKS, check_names, run_checks
-from adapt.doctor.deep import sample
+from adapt.doctor.deep import features_of_sample, sample
+from adapt.doctor.feature_scales import features_not_standardised
 from adapt.doctor.findings import Finding
 from adapt.errors import StrategyError
 from adapt.finetuning import Prepared, prepare, share_or_data, spelled_schedule
@@ -37,9 +50,21 @@ from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.run import Run, load_run
 from adapt.tasks.base import task_of
+from adapt.tasks.metrics import more_is_better
 
 ORDER = {"error": 0, "warning": 1, "note": 2}
-WITH_A_RUN = [subject for subject in CHECKS if subject != "deep"]  # every run is looked at by these
+# Every run is looked at by these.
+WITH_A_RUN = ("checkpoint", "data", "settings", "training", "result")
+# The settings on which the score of a run may depend, without its seeds.
+COMPARED = [
+    *(field.name for field in dataclasses.fields(FinetuningOptions)),
+    *(name for name in DATA_SETTINGS if name not in ("seed", "split_seed")),
+    "train",
+    "loss",
+    "metrics",
+    "weights",
+    "extras",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +174,9 @@ def diagnose(
         adapt.diagnose(run)                       # what fine-tuning found, or its log tells
         adapt.diagnose(run, more_texts, labels)   # are these labels those of the run?
 
-    ``pretrained`` is a checkpoint, a run of :func:`adapt.finetune` or its folder, or the records of
-    a loop of one's own (:func:`adapt.training.loop.run_steps`). With ``inputs``, as in
+    ``pretrained`` is a checkpoint, a run of :func:`adapt.finetune` or its folder, a list of such
+    runs, the records of a loop of one's own (:func:`adapt.training.loop.run_steps`), or features, an
+    array [N, D] on which a head is to be trained. With ``inputs``, as in
     :func:`adapt.finetune`, a checkpoint is looked at with these data and the ``plan``: the keywords
     of :func:`adapt.finetune`, as the run that is planned has them. A run predicts the ``inputs``
     and is judged by their labels, in the columns of its training or those that are named.
@@ -160,7 +186,7 @@ def diagnose(
     near copies, two runs from one seed.
 
     Raises :class:`StrategyError` for a check that there is not, for ``labels`` without ``inputs``
-    and ``deep`` without a checkpoint and ``inputs``, and what :func:`adapt.finetune` raises for
+    and ``deep`` without a checkpoint and ``inputs``, for runs whose scores can't be compared, and what :func:`adapt.finetune` raises for
     data and arguments that it refuses.
     """
     wanted = check_names(checks)
@@ -172,10 +198,18 @@ def diagnose(
         raise StrategyError(
             "`deep` checks look at a checkpoint with `inputs`: give both, or leave `deep` out"
         )
+    is_alone = isinstance(pretrained, np.ndarray | list | tuple)
+    if is_alone and inputs is not None:
+        raise StrategyError(
+            "records of a loop, several runs and features go without `inputs`: give a run or a "
+            "checkpoint"
+        )
+    if isinstance(pretrained, np.ndarray):
+        return diagnose_features(pretrained, "the features", wanted)
     if is_log(pretrained):
-        if inputs is not None:
-            raise StrategyError("records of a loop go without `inputs`: give a run or a checkpoint")
         return diagnose_log(pretrained, wanted)
+    if is_alone:
+        return diagnose_runs([loaded_run(one) for one in pretrained], wanted)
     if run is not None:
         return diagnose_run(run, inputs, labels, keywords.columns, wanted)
     if inputs is None:
@@ -184,6 +218,14 @@ def diagnose(
     return diagnose_plan(
         pretrained, inputs, labels, options, checks=wanted, is_deep=deep, **keywords.of_prepare
     )
+
+
+def loaded_run(value: Any) -> Run:
+    """A run, or that in a folder. Raises :class:`StrategyError` for anything else in a list."""
+    run = as_run(value)
+    if run is None:
+        raise StrategyError(f"{value} is no run of finetune: a list has runs or their folders")
+    return run
 
 
 def is_log(value: Any) -> bool:
@@ -235,6 +277,59 @@ def diagnose_log(records: Any, wanted: frozenset[str]) -> Diagnosis:
     return diagnosis("a log", run_checks(CHECKS["training"], case), names)
 
 
+def diagnose_features(features: np.ndarray, name: str, wanted: frozenset[str]) -> Diagnosis:
+    """What is wrong with features on which a head is to be trained.
+
+    Raises :class:`StrategyError` for anything but numbers [N, D].
+    """
+    names = chosen(["features"], wanted)
+    if features.ndim != 2 or not np.issubdtype(features.dtype, np.number) or not features.size:
+        raise StrategyError(
+            f"{name} are {features.dtype} {list(features.shape)}: give numbers [N, D], a row an input"
+        )
+    case = FeaturesCase(features=features, name=name)
+    return diagnosis(name, run_checks(CHECKS["features"], case), names)
+
+
+def diagnose_runs(runs: Sequence[Run], wanted: frozenset[str]) -> Diagnosis:
+    """What is wrong with a comparison of runs by their test scores, or where one of them has none
+    by those of validation.
+
+    Raises :class:`StrategyError` for runs without scores, or with scores by several metrics.
+    """
+    names = chosen(["runs"], wanted)
+    metrics = {str(run.result.get("primary_metric")) for run in runs}
+    if len(metrics) != 1:
+        raise StrategyError(
+            f"the runs were decided by {', '.join(sorted(metrics))}: give runs with one metric"
+        )
+    (metric,) = metrics
+    split = "test" if all("test" in run.scores for run in runs) else "validation"
+    scored = []
+    for number, run in enumerate(runs, 1):
+        name = str(run.folder or f"run {number}")
+        score = run.scores.get(split, {}).get(metric)
+        if score is None:
+            raise StrategyError(f"{name} has no {metric} of {split}: leave it out")
+        settings = {one: run.settings.get(one) for one in COMPARED}
+        scored.append(
+            ScoredRun(
+                name=name,
+                settings=settings,
+                seeds=(run.settings.get("seed", 0), run.settings.get("split_seed")),
+                data_digest=run.lineage.get("data_digest"),
+                score=score,
+            )
+        )
+    case = RunsCase(
+        runs=scored, metric=f"{split} {metric}", sign=1 if more_is_better(metric) else -1
+    )
+    command = ("doctor", {"run": [one.name for one in scored]})
+    shown_by = command if all(run.folder for run in runs) else None
+    found = run_checks(CHECKS["runs"], case, shown_by)
+    return diagnosis(f"{len(runs)} runs", found, names)
+
+
 def diagnose_checkpoint(pretrained: Pretrained, wanted: frozenset[str]) -> Diagnosis:
     """What is wrong with a checkpoint."""
     names = chosen(["checkpoint"], wanted)
@@ -262,10 +357,11 @@ def diagnose_plan(
     ``more`` are further arguments of :func:`adapt.finetuning.prepare`.
     """
     subjects = ["checkpoint", "data", "settings"]
-    deep_names = {check.__name__ for check in CHECKS["deep"]}
+    deep_names = {check.__name__ for check in [*CHECKS["deep"], features_not_standardised]}
     is_deep = is_deep or bool(checks & deep_names)
     if is_deep:
         subjects.append("deep")
+        subjects.append("features")
     names = chosen(subjects, checks)
     prepared = prepare(
         pretrained,
@@ -283,8 +379,21 @@ def diagnose_plan(
         case = deep_case(prepared, pretrained, inputs, labels, columns, validation, test)
         wanted = [check for check in CHECKS["deep"] if check.__name__ in names]
         found += run_checks(wanted, case, prepared.planned.command)
+        if trains_head_alone(prepared) and features_not_standardised.__name__ in names:
+            of_sample = features_of_sample(case, case.pretrained)
+            features_case = FeaturesCase(features=of_sample, name=f"{len(of_sample):,} train rows")
+            found += run_checks(
+                [features_not_standardised], features_case, prepared.planned.command
+            )
     what = f"{options.checkpoint} on {prepared.settings['train']}"
     return diagnosis(what, found, names)
+
+
+def trains_head_alone(prepared: Prepared) -> bool:
+    """Whether a run trains a head on the features of a frozen encoder."""
+    plan = prepared.plan
+    depths = [phase.step.prefix.depth if phase.step.prefix else 0 for phase in plan.phases]
+    return min(depths) > plan.pretrained.config.layers
 
 
 def deep_case(

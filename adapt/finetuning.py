@@ -444,7 +444,7 @@ class Prepared(PreparedRun):
         laps: Laps | None,
     ) -> Fitted:
         log_findings(self.findings)
-        return super().fit(checkpoints, callbacks, laps)
+        return super().fit(checkpoints, [*callbacks, self.data.keep_best], laps)
 
     def make_run(
         self,

@@ -38,6 +38,8 @@ from adapt.training.loop import evaluate, shape_of
 from adapt.training.phases import CompiledPhase
 from adapt.training.step import compile_eval, make_eval
 
+LATEST = "latest"  # among the outputs: those of the last validation
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
@@ -58,7 +60,8 @@ class TaskData:
     repeated: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # training rows (or words) of every class before some are held out; {} where there are none
     class_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    # those of the head for the test set, once it was scored
+    # those of the head for the test set, once it was scored, and of the best validation, which
+    # keep_best makes of those of the "latest"
     outputs: dict[str, np.ndarray] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
@@ -123,11 +126,15 @@ class TaskData:
             if decisions is None:
                 decisions = made = self.task.decide(outputs, part.targets)
             outputs = self.task.apply_decisions(outputs, part.targets, decisions)
-            if name == "test":
-                self.outputs[name] = outputs
+            self.outputs["test" if name == "test" else LATEST] = outputs
             return {**self.scores(outputs, part), **made}, loss
 
         return evaluate_set
+
+    def keep_best(self, event: events.Event) -> None:
+        """A callback that keeps the outputs of the best validation."""
+        if isinstance(event, events.Validated) and event.is_best:
+            self.outputs["validation"] = self.outputs[LATEST]
 
     def evaluation_programs(
         self, phase: CompiledPhase, params: tree.Tree

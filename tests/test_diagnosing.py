@@ -126,6 +126,38 @@ def test_blocks_that_train_and_that_nothing_reads(checkpoint):
     assert unmoved and all(path.startswith("encoder/block_00/") for path in unmoved)
 
 
+def test_outputs_of_the_best_validation_are_kept_for_the_checks(checkpoint):
+    """Not those of the last one, nor of the test."""
+    options = {"epochs": 4, "batch_size": 16, "patience": 0, "learning_rate": 3e-3, "dropout": 0.5}
+    prepared = healthy.plan(
+        adapt.load(checkpoint), TRAIN, validation=NEW, test=TRAIN, strategy="top:1", **options
+    )
+    run = prepared.train()
+    data = prepared.data
+    scores = data.scores(data.outputs["validation"], data.sets["validation"])
+    assert scores["accuracy"] == run.result["validation_score"]
+    assert len(data.outputs["test"]) == len(TRAIN[0])
+
+
+def test_runs_are_compared_with_what_seeds_make(run, here, tmp_path):
+    """Of three folders: two seeds of one setting, and another setting."""
+    folders = []
+    for name, seed, epochs, score in (("a", 0, 8, 0.8), ("b", 1, 8, 0.7), ("c", 0, 4, 0.76)):
+        folder = tmp_path / name
+        shutil.copytree(run.folder, folder)
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(settings | {"seed": seed, "epochs": epochs}))
+        result = json.loads((folder / "result.json").read_text())
+        result["scores"] = {"validation": {"accuracy": score}}
+        (folder / "result.json").write_text(json.dumps(result))
+        folders.append(folder)
+    (finding,) = adapt.diagnose(folders)
+    assert finding.check == "difference_within_seeds" and "epochs 8" in finding.seen
+    done = here("doctor", "--run", *folders)
+    shown = shlex.join(["adapt", "doctor", "--run", *map(str, folders)])
+    assert f"shown by  {shown} --checks difference_within_seeds" in done.stdout
+
+
 def test_a_run_is_judged_by_other_rows(run):
     assert not names(adapt.diagnose(run, *NEW))
     flipped = [FLIPPED[label] for label in NEW[1]]

@@ -6,6 +6,8 @@
     adapt doctor --train mine.csv --deep                             # and controls, in minutes
     adapt doctor --run runs/finetune                                 # a run, by its log and result
     adapt doctor --run runs/finetune --data new.csv                  # and by other labelled rows
+    adapt doctor --run runs/a runs/b runs/c                          # is a difference one of seeds?
+    adapt doctor --features runs/extract                             # for a head of one's own
 
 The flags of a plan are those of finetune, so a run is looked at before it trains by writing doctor
 in its place. Nothing trains. finetune makes the same checks by itself, and writes what they find
@@ -19,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from adapt import diagnosing
 from adapt.cli import console
 from adapt.cli.finetune import check_held_out
@@ -27,7 +31,7 @@ from adapt.data.inputs import IN_MEMORY, Columns
 from adapt.diagnosing import Diagnosis
 from adapt.doctor.checks import check_names
 from adapt.doctor.findings import Finding
-from adapt.errors import StrategyError
+from adapt.errors import DataError, StrategyError
 from adapt.options import DataOptions, FinetuningOptions, ImportOptions, SplitOptions
 from adapt.pretrained import hub
 from adapt.run import load_run
@@ -39,8 +43,10 @@ class DoctorOptions:
 
     title: ClassVar[str] = "doctor"
 
-    # the folder of a run of finetune, in place of a checkpoint and a plan
-    run: Path | None = None
+    # the folder of a run of finetune, in place of a checkpoint and a plan; or of several
+    run: tuple[Path, ...] = ()
+    # features.npy, or the folder of extract: float [N, D]
+    features: Path | None = None
     # labelled rows that the run predicts, to be judged by
     data: str | None = None
     # the names of checks; default: all that look at what is given
@@ -70,7 +76,9 @@ OF_RUNS = {
     "label_column",
     "image_column",
 }
-# Those that go with a checkpoint alone.
+# Those that go with several runs, with features, and with a checkpoint alone.
+OF_SEVERAL_RUNS = {"run", "checks", "import_"}
+OF_FEATURES = {"features", "checks", "import_"}
 OF_CHECKPOINTS = {"checkpoint", "checks", "import_"}
 
 
@@ -86,9 +94,17 @@ def main(config: Config) -> dict[str, Any]:
 def diagnosed(config: Config) -> Diagnosis:
     """What the checks find in what the flags name."""
     wanted = check_names(config.checks)
-    if config.run is not None:
+    if config.features is not None:
+        check_flags(config, OF_FEATURES, f"{flag('features')} are looked at alone")
+        return diagnosing.diagnose_features(
+            read_features(config.features), str(config.features), wanted
+        )
+    if len(config.run) > 1:
+        check_flags(config, OF_SEVERAL_RUNS, "several runs are looked at by their scores alone")
+        return diagnosing.diagnose_runs([load_run(folder) for folder in config.run], wanted)
+    if config.run:
         check_flags(config, OF_RUNS, f"{flag('run')} is a run, which has its own settings")
-        run = load_run(config.run)
+        run = load_run(config.run[0])
         return diagnosing.diagnose_run(run, config.data, None, Columns.of(config), wanted)
     if config.data is not None:
         raise StrategyError("`data` is what a `run` predicts: name the run, or give `train`")
@@ -109,6 +125,20 @@ def diagnosed(config: Config) -> Diagnosis:
         checks=wanted,
         is_deep=config.deep,
     )
+
+
+def read_features(path: Path) -> np.ndarray:
+    """The array of a .npy file, or of features.npy in a folder. Raises :class:`DataError` where it
+    is not there or can't be read.
+    """
+    file = path / "features.npy" if path.is_dir() else path
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{file} can't be read as features ({error}): give what adapt extract wrote, or a .npy "
+            "file"
+        ) from None
 
 
 def check_flags(config: Config, known: set[str], why: str) -> None:
@@ -143,7 +173,7 @@ def show_finding(finding: Finding) -> None:
     if finding.shown_by is None:
         return
     command, options = finding.shown_by
-    if is_in_memory(options):
+    if is_in_memory(options) and "train" in options:
         lines = in_python(options, finding.check)
         console.say_unbroken(f"shown by  {lines[0]}")
         for line in lines[1:]:

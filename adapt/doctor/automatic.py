@@ -27,6 +27,7 @@ from adapt.options import HELD_OUT, FinetuningOptions, TrainingOptions
 from adapt.task_data import TaskData
 from adapt.training.metrics_log import Record
 
+SHAPES = 3  # that the batches of a phase have at most
 # The settings of a run that say what its data are, with their defaults as the command has them.
 DATA_SETTINGS = {
     "validation": None,
@@ -149,6 +150,7 @@ def training_case(trained: Trained) -> TrainingCase:
         outcome=result.get("outcome", "complete"),
         best_step=result["best_step"],
         has_new_head=not is_kept(plan.model.head),
+        programs=SHAPES * len(plan.phases),
     )
 
 

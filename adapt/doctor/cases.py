@@ -63,6 +63,7 @@ class TrainingCase:
     outcome: str = "complete"
     best_step: int = 0  # that of ``after``
     taken: int = 0  # steps, of which the last few may not be logged
+    programs: int | None = None  # that were planned: each is compiled once; None: not known
     has_new_head: bool = True
 
     @functools.cached_property
@@ -125,6 +126,36 @@ class ResultCase:
     sets: Sequence[ScoredSet]
     baselines: Mapping[str, Mapping[str, float]]
     result: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """One of several runs. ``settings`` are what its score may depend on, without its ``seeds``."""
+
+    name: str
+    settings: Mapping[str, Any]
+    seeds: tuple[int, int | None]  # seed, split_seed
+    data_digest: str | None
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunsCase:
+    """Several runs, with their scores by one metric; ``sign`` is 1 where more of it is better, and
+    -1 where less is.
+    """
+
+    runs: Sequence[ScoredRun]
+    metric: str  # with its set: test accuracy
+    sign: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeaturesCase:
+    """Features [N, D] on which a head is to be trained, and what they are called."""
+
+    features: np.ndarray
+    name: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,16 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from adapt.doctor import checkpoint, data, deep, result, settings, training
+from adapt.doctor import (
+    checkpoint,
+    data,
+    deep,
+    feature_scales,
+    result,
+    settings,
+    several_runs,
+    training,
+)
 from adapt.doctor.findings import Command, Finding
 from adapt.errors import StrategyError
 
@@ -33,12 +42,15 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         data.same_inputs,
         data.unknown_tokens,
         data.truncated_texts,
+        data.answers_cut_off,
         data.imbalance,
         data.absent_classes,
+        data.missing_classes,
     ),
     "settings": (
         settings.frozen_head,
         settings.head_rate_too_low,
+        settings.encoder_rate_too_low,
         settings.rate_too_high,
         settings.other_pooling,
         settings.cache_off,
@@ -50,6 +62,7 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         training.memorised,
         training.updates_rounded_away,
         training.leaves_without_gradient,
+        training.recompilation,
     ),
     "result": (
         result.no_better_than_baseline,
@@ -58,6 +71,15 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         result.sets_disagree,
         result.overconfident,
         result.padding,
+    ),
+    "runs": (
+        several_runs.same_run_differs,
+        several_runs.varies_by_seed,
+        several_runs.difference_within_seeds,
+    ),
+    "features": (
+        feature_scales.features_not_standardised,
+        feature_scales.constant_features,
     ),
     # They compute for seconds to minutes: where they are asked for.
     "deep": (

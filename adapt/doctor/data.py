@@ -7,6 +7,7 @@ import numpy as np
 from adapt.data.examples import Examples
 from adapt.data.labels import is_class_numbers
 from adapt.data.sources import TokenSource
+from adapt.data.spans import SpanWindows
 from adapt.doctor.cases import FEW, DataCase
 from adapt.doctor.findings import Finding
 
@@ -17,6 +18,10 @@ CONTRADICTORY_SHARE = 0.02
 SAME_SHARE = 0.3
 UNKNOWN_SHARE = 0.1  # of all tokens
 TRUNCATED_SHARE = 0.25
+LOST_SHARE = 0.02  # of the answers
+# Rows of a class that a set would have by the shares of training: to have none of ten by chance has
+# a probability of 5e-5.
+EXPECTED = 10.0
 MAJORITY = 0.9  # the share of a class beyond which accuracy says little
 
 
@@ -170,6 +175,40 @@ def truncated_texts(case: DataCase) -> Iterator[Finding]:
         )
 
 
+def answers_cut_off(case: DataCase) -> Iterator[Finding]:
+    """Answers that no example holds whole: they lie in what was cut off, or are too long."""
+    files = []
+    for name, examples in case.data.sets.items():
+        if not isinstance(examples.labels, SpanWindows):
+            continue
+        file = examples.labels.file
+        if any(file is other for other in files):  # what is held out is of the training file
+            continue
+        files.append(file)
+        has_answer = ~file.is_unanswerable
+        lost = np.flatnonzero(has_answer & ~file.is_found)
+        total = int(has_answer.sum())
+        share = len(lost) / max(total, 1)
+        if share <= LOST_SHARE:
+            continue
+        where = "are in what is cut off" if file.is_cut else "are whole in no window"
+        yield Finding(
+            severity="warning",
+            seen=f"{name}: {len(lost):,} of {total:,} answers {where}, with {examples.max_length} "
+            "tokens an example",
+            cause="`stride` 0, which cuts texts, or `max_length`",
+            fix="leave `stride` out, or give a larger `max_length` where the checkpoint has the "
+            "positions",
+            evidence={
+                "set": name,
+                "answers": len(lost),
+                "of": total,
+                "first": (lost[:SHOWN] + 1).tolist(),
+            },
+            is_logged=True,
+        )
+
+
 def imbalance(case: DataCase) -> Iterator[Finding]:
     """A class so frequent that accuracy is high without a look at any input."""
     counts = case.data.class_counts
@@ -209,6 +248,39 @@ def absent_classes(case: DataCase) -> Iterator[Finding]:
             fix="draw the rows at random, with some of every class",
             certainty="likely",
             evidence={"set": name, "class": only, "rows": len(examples)},
+        )
+
+
+def missing_classes(case: DataCase) -> Iterator[Finding]:
+    """A validation or test set without rows of a class that training has many of."""
+    train = classes_of(case, case.data.sets["train"])
+    if train is None:
+        return
+    names = case.data.names
+    shares = np.bincount(train, minlength=len(names)) / len(train)
+    for name, examples in case.data.sets.items():
+        labels = classes_of(case, examples)
+        if name == "train" or labels is None or len(np.unique(labels)) < 2:
+            continue
+        expected = shares * len(labels)
+        counts = np.bincount(labels, minlength=len(shares))
+        is_missing = (counts == 0) & (expected >= EXPECTED)
+        missing = np.flatnonzero(is_missing).tolist()
+        if not missing:
+            continue
+        shown = ", ".join(f"'{names[number]}'" for number in missing[:SHOWN])
+        yield Finding(
+            severity="warning",
+            seen=f"{name}: no row is {shown}, where {expected[is_missing].sum():.0f} of {len(labels):,} "
+            "would be by the shares of training",
+            cause="the set was drawn from other rows, or cut from a file that is sorted by class",
+            fix="draw the rows at random; until then its scores say nothing of these classes",
+            certainty="likely",
+            evidence={
+                "set": name,
+                "classes": [names[number] for number in missing],
+                "expected": float(expected[is_missing].sum()),
+            },
         )
 
 

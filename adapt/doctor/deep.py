@@ -102,7 +102,7 @@ def labels_not_learnable(case: DeepCase) -> Iterator[Finding]:
 
 def near_copies(case: DeepCase) -> Iterator[Finding]:
     """Rows of another part whose embedding is all but that of a training row."""
-    train = unit(features.encode(case.pretrained, case.texts))
+    train = unit(features_of_sample(case, case.pretrained))
     for name, texts in case.others.items():
         cosines = unit(features.encode(case.pretrained, texts)) @ train.T
         rows = np.flatnonzero(cosines.max(1) >= NEAR)
@@ -162,10 +162,19 @@ def right_by_features(case: DeepCase, pretrained: Pretrained) -> np.ndarray:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        x = features.encode(pretrained, case.texts)
+        x = features_of_sample(case, pretrained)
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
         case.memo[key] = right_out_of_fold(model, x, case.labels)
     return case.memo[key]
+
+
+def features_of_sample(case: DeepCase, pretrained: Pretrained) -> np.ndarray:
+    """The features of the texts, float32 [N, D]."""
+    if pretrained is not case.pretrained:
+        return features.encode(pretrained, case.texts)
+    if "encoded" not in case.memo:
+        case.memo["encoded"] = features.encode(pretrained, case.texts)
+    return case.memo["encoded"]
 
 
 def right_by_words(case: DeepCase) -> np.ndarray:

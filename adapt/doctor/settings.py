@@ -1,6 +1,7 @@
 """Checks on a plan: what its flags freeze, and whether its rates suit what trains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,10 @@ LEAST_REACH = 0.01
 # The peak rate of a pre-trained group over the root mean square of its kernels. 1e-3 is usual; from
 # a few hundredths on a few steps rewrite what was pre-trained.
 MOST_CHANGE = 0.03
+# The least that all steps together should be able to change of a pre-trained kernel, and how far
+# below the default a rate is that may be too low.
+LEAST_CHANGE = 1e-3
+LOW_RATE = 10.0
 LARGEST_KERNEL = 65536  # numbers of a kernel whose root mean square is taken, from its beginning
 
 
@@ -69,6 +74,45 @@ def head_rate_too_low(case: SettingsCase) -> Iterator[Finding]:
         "`epochs`",
         evidence={"rate": peak, "reach": reach, "steps": case.plan.steps},
     )
+
+
+def encoder_rate_too_low(case: SettingsCase) -> Iterator[Finding]:
+    """A rate that can't move the pre-trained kernels that train, in all steps together."""
+    kernels = {"encoder": case.plan.pretrained.params["encoder"]}
+    sizes = {path: leaf for path, leaf in tree.paths(kernels).items() if path.endswith("/kernel")}
+    width = case.plan.pretrained.config.width
+    most: tuple[float, float, float] | None = None  # of a group: change, reach, peak rate
+    for phase in case.plan.phases:
+        for group, size in smallest_kernels(phase, sizes).items():
+            peak = phase.groups[group].peak_rate
+            if peak >= default_rate(group, is_probe=False, width=width) / LOW_RATE:
+                return
+            reach = sum_of_rates(case, phase, group)
+            if most is None or reach / size > most[0]:
+                most = (reach / size, reach, peak)
+    if most is None or most[0] >= LEAST_CHANGE or case.options.random_weights:
+        return
+    change, reach, peak = most
+    yield Finding(
+        severity="warning",
+        seen=f"the encoder's rate {peak:.2g} moves a weight by at most {reach:.2g} in "
+        f"{case.plan.steps:,} steps, {change:.2%} of its kernels' size",
+        cause="a rate so small that the encoder stays as it was pre-trained, at the cost of training",
+        fix="give a larger `learning_rate`, or `strategy` frozen, which costs less",
+        certainty="likely",
+        evidence={"rate": peak, "reach": reach, "update_to_weight": change},
+    )
+
+
+def smallest_kernels(phase: CompiledPhase, kernels: Mapping[str, Any]) -> dict[str, float]:
+    """The smallest root mean square of the pre-trained kernels of each group that trains."""
+    smallest: dict[str, float] = {}
+    for path, group in tree.paths(phase.labels).items():
+        if group in phase.groups and path in kernels:
+            size = root_mean_square(kernels[path])
+            if size:
+                smallest[group] = min(size, smallest.get(group, size))
+    return smallest
 
 
 def sum_of_rates(case: SettingsCase, phase: CompiledPhase, group: str) -> float:

@@ -17,6 +17,9 @@ ROUNDED = 0.5  # of the updates
 # What is left of a leaf besides decay, relative to it, by the square root of the steps: each of them
 # rounds off 3e-8, and a rate of 1e-7 moves weights of 0.07 by 1e-6 and more.
 UNMOVED = 2e-7
+# Programs that a loop of one's own may have: batches of a few shapes, the last of an epoch among them.
+USUAL_PROGRAMS = 8
+COMPILING = 0.05  # of the time of training
 
 
 def diverged(case: TrainingCase) -> Iterator[Finding]:
@@ -161,6 +164,26 @@ def leaves_without_gradient(case: TrainingCase) -> Iterator[Finding]:
         cause=cause,
         fix="freeze them or drop them from the tree, or have the head read them",
         evidence={"leaves": unmoved, "parameters": count},
+    )
+
+
+def recompilation(case: TrainingCase) -> Iterator[Finding]:
+    """Steps that go on meeting new shapes, each of which compiles a program."""
+    times = [float(record.get("compile_seconds", 0.0)) for record in case.records]
+    compiled = sum(seconds > 0 for seconds in times)
+    usual = USUAL_PROGRAMS if case.programs is None else case.programs
+    total = sum(times) + sum(float(record.get("seconds", 0.0)) for record in case.records)
+    share = sum(times) / total if total else 0.0
+    if compiled <= usual or share <= COMPILING:
+        return
+    yield Finding(
+        severity="warning",
+        seen=f"{compiled} of {len(times)} records have a step of a new shape, where {usual} programs "
+        f"are enough, and compiling takes {share:.0%} of the time",
+        cause="batches of ever new shapes; or a run that was stopped and went on many times",
+        fix="pad or pack batches to a few shapes, as adapt does its own",
+        certainty="likely",
+        evidence={"records": compiled, "of": len(times), "programs": usual, "share": share},
     )
 
 

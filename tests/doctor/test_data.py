@@ -127,6 +127,32 @@ def test_a_set_with_one_class(found, name):
     assert finding.evidence["set"] == name and finding.severity == "error"
 
 
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_set_without_a_class_of_training(found, name):
+    """By chance a rare class may have no row; one of which ten are expected has some."""
+    texts, _ = TRAIN
+    labels = [f"class {number % 4}" for number in range(240)]
+    other = (TEST[0], [f"class {number % 3}" for number in range(60)])
+    finding = found((texts, labels), **{"test": None, name: other})["missing_classes"]
+    assert finding.evidence["classes"] == ["class 3"] and finding.evidence["expected"] > 10
+    rare = [*labels[:230], *["class 4"] * 10]
+    every = (TEST[0], [f"class {number % 4}" for number in range(60)])
+    assert "missing_classes" not in found((texts, rare), **{"test": None, name: every})
+
+
+@pytest.mark.parametrize("way", ["a text that is cut", "answers longer than a window"])
+def test_answers_that_no_example_holds(bert, way):
+    words = "the film was good and the plot was great but the cast was dull"
+    options = {"stride": 0} if way == "a text that is cut" else {}
+    answer = [words.index("dull"), len(words)] if options else [0, len(words)]
+    rows = ([(words, "what was it")] * 24, [answer] * 12 + [[0, 3]] * 12)
+    whole = ([(words, "what was it")] * 4, [[0, 3]] * 4)
+    prepared = healthy.plan(bert, rows, validation=whole, task="span", max_length=14, **options)
+    (finding,) = [one for one in prepared.findings if one.check == "answers_cut_off"]
+    assert finding.evidence["answers"] == 12 and finding.is_logged
+    assert finding.evidence["first"] == [1, 2, 3, 4, 5]
+
+
 def test_classes_that_words_say(found):
     """The head of pre-training puts out one for the token that is masked."""
     cloze = {

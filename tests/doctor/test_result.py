@@ -86,6 +86,12 @@ def test_labels_in_another_order(order):
     assert all("abc"[order["abc".index(one)]] == name for one, name in evidence["names"].items())
 
 
+@pytest.mark.parametrize("order", [[1, 0, 2], [2, 0, 1]])
+def test_validation_labels_in_another_order(order):
+    validation = scored("validation", np.array(order)[LABELS], outputs_for(LABELS))
+    assert set(found(validation)) == {"labels_in_another_order"}
+
+
 @pytest.mark.parametrize("planted", ["shuffled", "a harder set"])
 def test_validation_and_test_that_disagree(planted):
     if planted == "shuffled":
@@ -106,7 +112,8 @@ def test_sets_that_are_small_or_close_agree():
 @pytest.mark.parametrize("scale", [3.0, 20.0])
 def test_probabilities_above_how_often_they_are_right(scale):
     outputs = scale * outputs_for(LABELS, 0.5)
-    assert found(scored("test", LABELS, outputs))["overconfident"].severity == "note"
+    for name in ("validation", "test"):
+        assert found(scored(name, LABELS, outputs))["overconfident"].severity == "note"
     for unsure in (0.0001, 1.0):
         right = scored("test", LABELS, unsure * outputs_for(LABELS, 0.9))
         assert "overconfident" not in found(right)

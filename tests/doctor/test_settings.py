@@ -64,6 +64,16 @@ def test_the_encoders_rate_on_the_head(found, options):
 
 
 @pytest.mark.parametrize(
+    "options", [{"learning_rate": 1e-8}, {"strategy": "top:1", "learning_rate": 1e-7}]
+)
+def test_a_rate_that_leaves_the_encoder_as_it_was(found, options):
+    finding = found(**options)["encoder_rate_too_low"]
+    assert finding.evidence["update_to_weight"] < 1e-3
+    assert "encoder_rate_too_low" not in found(**options, random_weights=True)
+    assert "encoder_rate_too_low" not in found(**options | {"learning_rate": 2e-5})
+
+
+@pytest.mark.parametrize(
     "options", [{"learning_rate": 0.1}, {"strategy": "top:1", "rate_factor": 1000.0}]
 )
 def test_a_rate_that_rewrites_what_was_pre_trained(found, options):

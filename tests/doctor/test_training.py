@@ -1,8 +1,11 @@
 """Faults of training are named by the log and the weights, each planted in two ways."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+import adapt
 from adapt.doctor.cases import TrainingCase
 from adapt.doctor.checks import CHECKS, run_checks
 
@@ -121,3 +124,42 @@ def test_training_that_changes_nothing():
 @pytest.mark.parametrize("history", [[], log([0.6, 3.0])])
 def test_a_run_that_diverged(history):
     assert found(history, outcome="diverged")["diverged"].severity == "error"
+
+
+@pytest.mark.parametrize("planted", ["every record", "half of them"])
+def test_steps_that_go_on_compiling(planted):
+    history = []
+    for number in range(40):
+        compiles = planted == "every record" or number % 2
+        seconds = {"seconds": 1.0, "compile_seconds": 2.0 if compiles else 0.0}
+        history.append({"epoch": 0, "step": number + 1, "loss": 0.6, **seconds})
+    finding = found(history, prior=None)["recompilation"]
+    assert finding.evidence["records"] == (40 if planted == "every record" else 20)
+    assert found(history, prior=None, programs=3)["recompilation"].evidence["programs"] == 3
+    assert "recompilation" not in found(history[:9], programs=9)
+    quick = [record | {"compile_seconds": 0.001} for record in history]
+    assert "recompilation" not in found(quick)
+
+
+def test_a_loop_of_ones_own_with_ever_new_shapes():
+    import jax
+    import jax.numpy as jnp
+
+    from adapt.training.loop import run_steps
+
+    @dataclasses.dataclass
+    class State:
+        step: int
+        halted: bool = False
+
+    def step(frozen, state, batch):
+        loss = jax.jit(lambda x: jnp.tanh(x).mean())(batch["x"])
+        metrics = {"loss": loss, "grad_norm": loss, "weight": jnp.ones(())}
+        return State(state.step + 1), metrics
+
+    def records(lengths):
+        batches = [{"x": np.ones(length, np.float32)} for length in lengths]
+        return [record for _, record in run_steps(step, {}, State(0), batches, log_every=1)]
+
+    assert {one.check for one in adapt.diagnose(records(range(1, 25)))} == {"recompilation"}
+    assert not len(adapt.diagnose(records([4] * 24)))
