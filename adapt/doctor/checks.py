@@ -46,6 +46,7 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         data.imbalance,
         data.absent_classes,
         data.missing_classes,
+        data.constant_values,
     ),
     "settings": (
         settings.frozen_head,

@@ -251,6 +251,23 @@ def absent_classes(case: DataCase) -> Iterator[Finding]:
         )
 
 
+def constant_values(case: DataCase) -> Iterator[Finding]:
+    """A set in which every row has one and the same value to predict."""
+    if case.data.task.label_kind != "values":
+        return
+    for name, examples in case.data.sets.items():
+        values = np.asarray(examples.targets, np.float64)
+        if len(values) < FEW or np.ptp(values) > 0:
+            continue
+        yield Finding(
+            severity="error",
+            seen=f"all {len(values):,} {name} rows have the value {values[0]:g}",
+            cause="the labels are of another column, or the file was cut",
+            fix="look at what `label_column` names",
+            evidence={"set": name, "value": float(values[0]), "rows": len(values)},
+        )
+
+
 def missing_classes(case: DataCase) -> Iterator[Finding]:
     """A validation or test set without rows of a class that training has many of."""
     train = classes_of(case, case.data.sets["train"])

@@ -140,6 +140,16 @@ def test_a_set_without_a_class_of_training(found, name):
     assert "missing_classes" not in found((texts, rare), **{"test": None, name: every})
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_values_that_are_all_the_same(found, name):
+    values = [float(len(text)) + 0.5 for text in TRAIN[0]]
+    constant = (TEST[0], [1.5] * len(TEST[0]))
+    sets = {"train": (TRAIN[0], values), "test": None} | {name: constant}
+    finding = found(sets["train"], test=sets["test"], task="regression")["constant_values"]
+    assert finding.evidence["set"] == name and finding.evidence["value"] == 1.5
+    assert "constant_values" not in found((TRAIN[0], values), test=None, task="regression")
+
+
 @pytest.mark.parametrize("way", ["a text that is cut", "answers longer than a window"])
 def test_answers_that_no_example_holds(bert, way):
     words = "the film was good and the plot was great but the cast was dull"
