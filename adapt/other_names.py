@@ -61,7 +61,8 @@ NAMES = {
     "normalize": "normalize_embeddings",
     "strategy": """freeze freeze_encoder freeze_layers frozen frozen_layers peft lora lora_r lora_rank
         adapter unfreeze""",
-    "strategies": "strategy models methods",
+    "strategies": """strategy models methods freeze freeze_encoder freeze_layers frozen frozen_layers
+        peft lora lora_r lora_rank adapter unfreeze""",
     "class_weights": "class_weight pos_weight",
     "score": "metric_for_best_model monitor metric metrics eval_metric",
     "patience": "early_stopping_patience early_stopping",
@@ -77,13 +78,16 @@ NAMES = {
     "config": "config_file config_path yaml",
 }
 # The value that such a name stands for.
+STRATEGIES = {
+    "frozen": "freeze freeze_encoder frozen",
+    "lora:8": "lora lora_r lora_rank",
+}
 VALUES = {
     "dtype": {"bfloat16": "fp16 bf16 half amp"},
-    "strategy": {
-        "frozen": "freeze freeze_encoder frozen",
-        "lora:8": "lora lora_r lora_rank",
-    },
+    "strategy": STRATEGIES,
+    "strategies": STRATEGIES,
 }
+LISTS = ("strategies",)  # the options whose value is a list
 
 
 def near_name(name: str, known: Iterable[str]) -> str | None:
@@ -162,8 +166,10 @@ def keyword_meant(name: str, known: Iterable[str]) -> str:
     if near is None:
         return ""
     value = meant_value(near, name)
-    shown = repr(near) if value is None else f"{near}={value!r}"
-    return f": did you mean {shown}?"
+    if value is None:
+        return f": did you mean {near!r}?"
+    shown = [value] if near in LISTS else value
+    return f": did you mean {near}={shown!r}?"
 
 
 def missing_parameters(

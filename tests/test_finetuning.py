@@ -893,6 +893,13 @@ def test_a_word_a_row_with_blank_lines_between_sentences_is_refused(finetune, ca
     path.write_text(sentences)
     with pytest.raises(DataError, match=refused):
         run.predict(path)
+    # Of several files each is looked at, not the first alone.
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "train-00.tsv").write_text(header + sentence * 8)
+    (shards / "train-01.tsv").write_text(sentences)
+    with pytest.raises(DataError, match=r"single word, and train-01\.tsv has blank lines"):
+        finetune(shards / "train-*.tsv", None, task="tags")
 
 
 def test_tags_of_a_file_that_was_not_fetched_are_refused(finetune, tmp_path):

@@ -50,6 +50,7 @@ def test_every_name_leads_to_an_option_that_there_is():
         ("finetune", "--metric f1", "--score"),
         ("finetune", "-o x", "--out"),
         ("finetune", "--freeze", "--strategy frozen"),
+        ("compare", "--freeze", "--strategies frozen"),
         ("finetune", "--frozen", "--strategy frozen"),
         ("finetune", "--lora-r 8", "--strategy lora:8"),
         ("finetune", "--lora_rank 8", "--strategy lora:8"),

@@ -49,7 +49,7 @@ class Table:
     rows: "Dataset"
     name: str
     faults: Mapping[str, str] = field(default_factory=dict)  # why columns can't be read, by name
-    file: Path | None = None  # where rows come from, of several files the first
+    files: Sequence[Path] = ()  # where rows come from, in the order of the rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -194,7 +194,7 @@ def read_shards(where: Path, files: Sequence[Path], quoting: Quoting | None) -> 
         for name, fault in part.faults.items():
             faults.setdefault(name, f"{path.name}: {fault}")
     rows, misfits = folders.joined(where, files, [part.rows for part in parts], faults)
-    return Table(rows, str(where), misfits | faults, files[0])
+    return Table(rows, str(where), misfits | faults, files)
 
 
 def read_saved(path: Path, split: str | None) -> "Dataset":
@@ -325,8 +325,8 @@ def check_column(table: Table, column: str) -> None:
     if column not in table.columns:
         known = ", ".join(map(shown_name, table.columns))
         mend = mend_of_names(table.columns, column)
-        if not mend and table.file is not None:
-            mend = misnamed.mend(table.file, format_of(table.file))
+        if not mend and table.files:
+            mend = misnamed.mend(table.files[0], format_of(table.files[0]))
         raise DataError(f"{table.name} has no column '{column}'; it has {known}{mend}")
 
 
@@ -391,7 +391,7 @@ def read_file(path: Path, kind: str, split: str | None, quoting: Quoting | None 
     if kind == "parquet":
         return read_parquet(path)
     rows, faults = map_text_file(path, kind, quoting if kind in QUOTING else None)
-    return Table(rows, str(path), faults, path)
+    return Table(rows, str(path), faults, [path])
 
 
 def read_parquet(path: Path) -> Table:

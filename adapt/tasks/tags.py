@@ -202,15 +202,16 @@ class Tags(Task):
 
 
 def check_single_words(table: Table, column: str) -> None:
-    """Say that all rows of a table are single words. Raises DataError where its file has blank
-    lines between them, which divide sentences in a file with a word a line.
+    """Say that all rows of a table are single words. Raises DataError where one of its files has
+    blank lines between them, which divide sentences in a file with a word a line.
     """
     what = f"{table.name}: every row is a single word"
-    if table.file is not None and misnamed.is_word_a_row(table.file, column):
-        raise DataError(
-            f"{what}, and {table.file.name} has blank lines between rows, as between sentences: a "
-            "file with a word a line, without a header, is called .conll"
-        )
+    for file in table.files:
+        if misnamed.is_word_a_row(file, column):
+            raise DataError(
+                f"{what}, and {file.name} has blank lines between rows, as between sentences: a "
+                "file with a word a line, without a header, is called .conll"
+            )
     logger.warning(
         f"{what}, read without its sentence: a file with a word a line, without a header, is "
         "called .conll"
