@@ -19,8 +19,6 @@ def one_case_a_family() -> dict[str, str]:
 
 
 CASES = one_case_a_family()
-# The programs run once: 41 s of a core in all in place of 69.
-FAST_COMPILING = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def reports(shared_folder, forks):
     with filelock.FileLock(path.with_suffix(".lock")):
         if not path.exists():
             words = ["tests.helpers.sharded_families", json.dumps(names)]
-            running = forks.start(words, {**forks.env, "XLA_FLAGS": FAST_COMPILING})
+            running = forks.start(words, forks.env)
             out, errors = running.communicate(timeout=900)
             assert running.returncode == 0, errors[-2000:]
             path.write_text(json.dumps(dict(zip(names, out.splitlines(), strict=True))))
