@@ -103,6 +103,10 @@ class PreparedRun(abc.ABC):
         """The line of metrics.jsonl for an event, if it has one."""
         return metrics_log.record_of(event)
 
+    def announce(self) -> None:
+        """Say what a run that begins has to say, and one that goes on said before."""
+        return
+
     def train(
         self,
         out: Path | None = None,
@@ -126,6 +130,8 @@ class PreparedRun(abc.ABC):
         bucket is a local one until it is complete.
         """
         keep_programs()
+        if not resume:
+            self.announce()
         settings = dict(self.settings if settings is None else settings)
         if self.used():
             settings["used"] = self.used()

@@ -225,6 +225,11 @@ class Prepared(PreparedRun):
 
     data: "PretrainingData"
     options: PretrainingOptions
+    new_parts: Sequence[str] = ()  # of the model, a line for each
+
+    def announce(self) -> None:
+        for line in self.new_parts:
+            logger.warning(line)
 
     @property
     def training(self) -> TrainingOptions:
@@ -305,7 +310,13 @@ def prepare(
         pretrained, objective, table_of(texts, objective), options, seed, layout
     )
     settings = {"experiment": "pretrain", **dataclasses.asdict(options), "seed": seed}
-    return Prepared(plan=plan, data=data, settings=run_folder.as_json(settings), options=options)
+    return Prepared(
+        plan=plan,
+        data=data,
+        settings=run_folder.as_json(settings),
+        options=options,
+        new_parts=objective.new_parts(pretrained, options),
+    )
 
 
 def is_empty_file(name: str | Path) -> bool:

@@ -110,8 +110,10 @@ def to_tensors(config: EncoderConfig, params: tree.Tree, head: Any = None) -> di
     return tensors
 
 
-def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors by the names that the original library's classes with a head use. The pooler is the
+def with_prefix(
+    config: EncoderConfig, tensors: Mapping[str, np.ndarray], head: Any = None
+) -> dict[str, np.ndarray]:
+    """Tensors by the names that the original library's class with this head uses. The pooler is the
     encoder's there.
     """
     family = families.get_family(config.family)
@@ -121,5 +123,5 @@ def with_prefix(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> dic
             of_head.add(row.name)
     renamed = {}
     for name, tensor in tensors.items():
-        renamed[name if name in of_head else family.prefix + name] = tensor
+        renamed[name if name in of_head else family.prefix_of(head) + name] = tensor
     return renamed

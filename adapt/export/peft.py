@@ -76,7 +76,8 @@ def peft_folder(run: hub.Pretrained, base: str) -> Folder:
         "base_model_name_or_path": base_entry(base),
         "inference_mode": True,
         **lora_entries(run, modules),
-        "modules_to_save": roots(tensors, get_family(run.config.family).prefix) or None,
+        "modules_to_save": roots(tensors, get_family(run.config.family).prefix_of(plain.head))
+        or None,
     }
     tensors |= lora_tensors(modules)
     named = {f"{BASE}{name}": np.ascontiguousarray(t) for name, t in tensors.items()}
@@ -208,7 +209,7 @@ def lora_modules(run: hub.Pretrained, plain: hub.Pretrained, has_prefix: bool) -
         a, b = side_by_side(layers, leaves)
         name = row.name.removesuffix(".weight")
         if has_prefix:
-            name = get_family(run.config.family).prefix + name
+            name = get_family(run.config.family).prefix_of(plain.head) + name
         divisor = math.sqrt(len(a)) if run.config.lora_stabilised else len(a)
         alpha = run.config.lora_scale * divisor
         magnitude = magnitudes(layers, leaves) if run.config.lora_magnitudes else None
@@ -337,7 +338,7 @@ def head_tensors(plain: hub.Pretrained, original: hub.Pretrained, has_prefix: bo
     kept = {name: tensor for name, tensor in ours.items() if name.split(".")[0] in changed}
     if not has_prefix:
         return kept
-    named = layout.with_prefix(plain.config, kept)
+    named = layout.with_prefix(plain.config, kept, plain.head)
     if "qa_outputs.weight" in named:  # a bias of zeros, which no softmax sees
         named["qa_outputs.bias"] = np.zeros(2, np.float32)
     return named

@@ -79,7 +79,7 @@ def transformers_folders(run: hub.Pretrained) -> dict[str, Folder]:
         notes.append(prompt_note(run))
     run, files, input_notes = input_files(run)
     tensors = layout.to_tensors(run.config, run.params, run.head)
-    tensors = layout.with_prefix(run.config, tensors)
+    tensors = layout.with_prefix(run.config, tensors, run.head)
     tensors |= family.extra_tensors(run.config, architecture, tensors)
     if "qa_outputs.weight" in tensors:
         tensors["qa_outputs.bias"] = np.zeros(2, np.float32)

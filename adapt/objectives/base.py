@@ -15,7 +15,6 @@ A module of one's own adds one, and the commands take it when they import the mo
 import abc
 import dataclasses
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,8 +36,6 @@ from adapt.pretrained.hub import Pretrained
 from adapt.training.context import ContextLoss, LossContext
 from adapt.training.losses import Loss
 from adapt.training.step import PARTS
-
-logger = logging.getLogger(__name__)
 
 MIN_HELD_OUT = 1
 MAX_HELD_OUT = 2000
@@ -130,7 +127,7 @@ class Objective(abc.ABC):
     def build(
         self, pretrained: Pretrained, options: ObjectiveOptions, key: jax.Array
     ) -> tuple[Model, tree.Tree]:
-        """(model, parameters) with the checkpoint's own head, or a fresh one, which is said."""
+        """(model, parameters) with the checkpoint's own head, or a fresh one."""
         encoder = Encoder(pretrained.config)
         if self.takes_head(pretrained):
             head = pretrained.head
@@ -138,12 +135,17 @@ class Objective(abc.ABC):
                 head = head.whole()
             return Model(encoder, head), pretrained.params
         model = Model(encoder, self.new_head(pretrained))
-        logger.warning(
-            "%s has no %s: a fresh one is trained from the start", pretrained.source, self.head_name
-        )
         return model, tree.graft(
             tree.drop(pretrained.params, "head"), "head", self.init_head(pretrained, model, key)
         )
+
+    def new_parts(self, pretrained: Pretrained, options: ObjectiveOptions) -> list[str]:
+        """What of the model of :meth:`build` is new, a line for each part."""
+        if self.takes_head(pretrained):
+            return []
+        return [
+            f"{pretrained.source} has no {self.head_name}: a fresh one is trained from the start"
+        ]
 
     def init_head(self, pretrained: Pretrained, model: Model, key: jax.Array) -> tree.Tree:
         """The parameters of a fresh head."""

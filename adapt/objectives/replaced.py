@@ -6,7 +6,6 @@ embeddings (3.2): the generator has none of its own, unless a folder brings othe
 """
 
 import dataclasses
-import logging
 import re
 from typing import Any, ClassVar
 
@@ -39,8 +38,6 @@ from adapt.pretrained import hub
 from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, tokenizer_of
 from adapt.training.context import LossContext
-
-logger = logging.getLogger(__name__)
 
 # The weight of the discriminator's loss beside the generator's (Clark et al. 2020, 3.2).
 DISCRIMINATOR = 50.0
@@ -128,6 +125,13 @@ class Replaced(Objective):
             shared = has_shared(loaded.params, params)
         both = DiscriminatorModel(model.encoder, model.head, generator=generator, shared=shared)
         return both, params | {"generator": both.without_shared(generator_params)}
+
+    def new_parts(self, pretrained: Pretrained, options: ObjectiveOptions) -> list[str]:
+        lines = super().new_parts(pretrained, options)
+        if options.generator is None:
+            width = generator_config(pretrained.config).width
+            lines.append(f"a new generator of width {width} is trained beside {pretrained.source}")
+        return lines
 
     def companions(self, pretrained: Pretrained, model: Model, params: tree.Tree) -> dict[str, Any]:
         """The generator, as a checkpoint of its own."""
@@ -238,11 +242,8 @@ def judged(
 
 
 def new_generator(pretrained: Pretrained) -> Model:
-    """A generator of the discriminator's depth and a quarter of its width, which a warning says."""
+    """A generator of the discriminator's depth and a quarter of its width."""
     config = generator_config(pretrained.config)
-    logger.warning(
-        "a new generator of width %d is trained beside %s", config.width, pretrained.source
-    )
     return Model(Encoder(config), get_family(config.family).language_model(config, True))
 
 

@@ -20,6 +20,7 @@ from adapt.pretrained import importing, tensor_names
 from adapt.pretrained.families import (
     OF_ENCODER,
     Family,
+    Row,
     architecture,
     get_family,
     head_kind,
@@ -47,6 +48,7 @@ NEW_HEADS = ("features", *PREDICTING)
 UNKNOWN_HEAD = "adapter of an unknown head"
 OF_BASE = "head of the base"
 EMBEDDING = "encoder/embedding/token"
+DECODER = "head/decoder/kernel"
 SHARED = ("base_model.vera_A", "base_model.vera_B")
 
 Tensors = Mapping[str, np.ndarray]
@@ -131,7 +133,7 @@ def merge_adapter(
     kept = {name: tensor for name, tensor in named.items() if name not in dropped}
 
     names = encoder_names(config)
-    trained = {name.removeprefix(family.prefix): t for name, t in parts.replaced.items()}
+    trained = {without_prefix(family, name): t for name, t in parts.replaced.items()}
     of_head = {name: tensor for name, tensor in trained.items() if name not in names}
     for name in of_head:
         check_is_head(family, name, names, adapter)
@@ -152,6 +154,19 @@ def merge_adapter(
     unread = {**imported.unread, **unread}
     check_predicts(base, adapter, unread)
     return hf, Imported(base.head, base.params(), unread, found.removed)
+
+
+def prefixes_of(family: Family) -> list[str]:
+    """What the family's classes put before the names of their encoder's modules."""
+    return [prefix for prefix in (family.prefix, *family.prefixes.values()) if prefix]
+
+
+def without_prefix(family: Family, name: str) -> str:
+    """The name of a module without what the class puts before it."""
+    for prefix in prefixes_of(family):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
 def class_of(family: Family, entries: Entries) -> str | None:
@@ -235,11 +250,15 @@ class Base:
         self.name = name
         self.head = imported.head
         self.leaves = dict(tree.paths(imported.params))
+        self.rows = self.find_rows()
+
+    def find_rows(self) -> dict[str, Row]:
+        """The rows of the tensors that there are, by name."""
         rows = [
-            *tensor_rows(config, self.leaves, imported.head),
-            *module_rows(config, self.leaves, imported.head),
+            *tensor_rows(self.config, self.leaves, self.head),
+            *module_rows(self.config, self.leaves, self.head),
         ]
-        self.rows = {row.name: row for row in rows}
+        return {row.name: row for row in rows}
 
     def params(self) -> tree.Tree:
         """The leaves as a tree."""
@@ -261,7 +280,15 @@ class Base:
     def untie(self) -> None:
         """Give a decoder that is the embedding a kernel of its own."""
         self.head = self.head.clone(tied=False)
-        self.leaves["head/decoder/kernel"] = np.asarray(self.leaves[EMBEDDING]).T
+        self.leaves[DECODER] = np.asarray(self.leaves[EMBEDDING]).T
+        self.rows = self.find_rows()
+
+    def is_tied_decoder(self, name: str) -> bool:
+        """Whether a tensor is a decoder that is the embedding, which has no row of its own."""
+        if not getattr(self.head, "tied", False):
+            return False
+        table = get_family(self.config.family).table
+        return any(row.name == name and row.paths == (DECODER,) for row in table)
 
     def replace(self, name: str, tensor: np.ndarray, file: str) -> None:
         """Put another tensor in the place of one. A decoder that is the embedding stays as it was
@@ -293,12 +320,14 @@ def add(
     unread: dict[str, dict[str, Shape]] = {}
     done = set()
     for module, tensors in parts.added.items():
-        name = module.removeprefix(family.prefix)
+        name = without_prefix(family, module)
         if not adapter.entries.is_target(module):
             raise CheckpointError(
                 f"{adapter.file} has {', '.join(tensors)} of {module}, which target_modules of "
                 "adapter_config.json does not name"
             )
+        if base.is_tied_decoder(f"{name}.weight"):
+            base.untie()  # what PEFT adds to the decoder the embedding does not get
         if f"{name}.weight" in base.rows:
             add_to_module(base, name, module, tensors, parts.shared, adapter)
             done.add(f"{name}.weight")
@@ -323,8 +352,10 @@ def check_whole(base: Base, parts: Parts, done: set[str], adapter: Adapter) -> N
     if entries.target_modules is None or entries.target_modules == ALL_LINEAR:
         return
     family = get_family(base.config.family)
-    has_prefix = any(module.startswith(family.prefix) for module in parts.added)
-    prefix = family.prefix if has_prefix else ""
+    prefix = ""
+    for known in prefixes_of(family):
+        if any(module.startswith(known) for module in parts.added):
+            prefix = known
     leaves = base.leaves
     modules = module_rows(base.config, leaves)
     if not done & {row.name for row in modules}:

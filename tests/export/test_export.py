@@ -378,6 +378,31 @@ def test_tags_and_spans_are_read_back_as_they_were(tmp_path, case):
         np.testing.assert_allclose(predicted(again, raw), predicted(run, raw), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("case", "architecture", "prefix"),
+    [
+        ("qwen3_bare", "Qwen3ForQuestionAnswering", "transformer."),
+        ("mistral_lm_window", "MistralForQuestionAnswering", "model."),
+    ],
+)
+def test_spans_of_a_decoder_have_the_names_of_its_class(tmp_path, case, architecture, prefix):
+    run = answerer(tmp_path, case)
+    assert export(run, tmp_path / "out") == "transformers"
+    assert read(tmp_path / "out/config.json")["architectures"] == [architecture]
+    names = set(hub.read_tensors(tmp_path / "out"))
+    assert {name for name in names if not name.startswith(prefix)} == {
+        "qa_outputs.weight",
+        "qa_outputs.bias",
+    }
+    again = hub.load(tmp_path / "out")
+    assert again.head == run.head and tree.digest(again.params) == tree.digest(run.params)
+
+
+def test_spans_are_refused_where_transformers_has_no_class_for_them(tmp_path):
+    run = answerer(tmp_path, "gemma3_text_both_ways")
+    assert "spans" in refuse(run, tmp_path / "out", "auto")
+
+
 def test_a_text_model_without_a_tokenizer_is_refused(tmp_path):
     run = dataclasses.replace(finished(tmp_path, "bert_bare_pooler", "cls"), tokenizer=None)
     assert "no tokenizer" in refuse(run, tmp_path / "out", "auto")

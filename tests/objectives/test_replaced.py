@@ -75,12 +75,16 @@ def test_only_the_generator_s_own_loss_reaches_it_and_both_reach_the_shared_embe
     assert of_encoder < masked and all(map(replaced.is_shared, of_encoder))
 
 
-def test_a_run_trains_both_goes_on_bit_for_bit_and_leaves_two_checkpoints(discriminator, tmp_path):
+def test_a_run_trains_both_goes_on_bit_for_bit_and_leaves_two_checkpoints(
+    discriminator, tmp_path, caplog
+):
     whole = adapt.pretrain(discriminator, TEXTS, out=tmp_path / "whole", **OPTIONS)
     stopped = OPTIONS | {"out": tmp_path / "stopped"}
     half = adapt.pretrain(discriminator, TEXTS, stop_after=1, **stopped)
     assert set(half.pretrained.params) == {"encoder", "head"}
+    assert caplog.text.count("a new generator") == 2
     again = adapt.pretrain(discriminator, TEXTS, resume=True, **stopped)
+    assert caplog.text.count("a new generator") == 2  # what goes on has none
     assert tree.digest(again.pretrained.params) == tree.digest(whole.pretrained.params)
     names = {"masked_accuracy", "replaced_accuracy", "replaced_precision", "replaced_recall"}
     assert names <= whole.scores["validation"].keys() and again.scores == whole.scores

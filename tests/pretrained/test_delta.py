@@ -220,10 +220,14 @@ def test_deltas_in_a_circle_are_one_line(run):
         hub.load(first)
 
 
-@pytest.mark.parametrize("base", ["x", {"source": "y"}, {"source": 1, "digest": "2"}])
-def test_a_base_that_is_no_base_is_one_line(run, base):
+def test_an_entry_of_model_json_that_is_damaged_is_one_line(run):
+    """A base that is no base, and special tokens that are none."""
     folder, _ = run("a", strategy="frozen")
     content = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(content | {"base": base}))
-    with pytest.raises(CheckpointError, match="was not written by this version of adapt"):
-        hub.load(folder)
+    damaged = [{"base": base} for base in ("x", {"source": "y"}, {"source": 1, "digest": "2"})]
+    for named in (["[CLS]"], "[CLS]", {"cls_token": 101}, {"no_token": "[CLS]"}):
+        damaged.append({"special_tokens": named})
+    for entry in damaged:
+        (folder / "model.json").write_text(json.dumps(content | entry))
+        with pytest.raises(CheckpointError, match="was not written by this version of adapt"):
+            hub.load(folder)

@@ -326,3 +326,26 @@ def test_a_decoder_that_is_the_embedding_stays_as_it_was_where_that_is_changed(t
     assert loaded.head.tied is False
     np.testing.assert_array_equal(found["head/decoder/kernel"], table.T)
     assert not np.allclose(found["encoder/embedding/token"], table, atol=0.1)
+
+
+def test_what_is_added_to_a_decoder_that_is_the_embedding_leaves_that_as_it_was(tmp_path):
+    shutil.copytree(ADAPTERS / "gpt2_embedding", tmp_path / "adapter")
+    targets = ["c_attn", "lm_head"]
+    entries = {"auto_mapping": None, "target_modules": targets, "r": 2, "rank_pattern": {}}
+    change(tmp_path / "adapter", **entries, task_type="CAUSAL_LM", lora_alpha=4, use_rslora=False)
+    rng = np.random.default_rng(0)
+    modules = {"transformer.h.0.attn.c_attn": (24, 72), "transformer.h.1.attn.c_attn": (24, 72)}
+    modules["lm_head"] = (24, 100)
+    tensors = {}
+    for module, (inputs, outputs) in modules.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = rng.normal(size=(2, inputs))
+        tensors[f"base_model.model.{module}.lora_B.weight"] = rng.normal(size=(outputs, 2))
+    safetensors.numpy.save_file(tensors, tmp_path / "adapter" / hub.ADAPTER_WEIGHTS)
+    base = tree.paths(hub.load(REFERENCES / "gpt2_lm_tied").params)
+    table = np.asarray(base["encoder/embedding/token"])
+    loaded = hub.load(tmp_path / "adapter", base=REFERENCES / "gpt2_lm_tied")
+    found = tree.paths(loaded.params)
+    assert loaded.head.tied is False and not loaded.unread
+    np.testing.assert_array_equal(found["encoder/embedding/token"], table)
+    b, a = (tensors[f"base_model.model.lm_head.lora_{name}.weight"] for name in "BA")
+    np.testing.assert_allclose(found["head/decoder/kernel"], (table + 2 * b @ a).T, atol=1e-5)

@@ -311,6 +311,7 @@ class Family:
     * ``pooling``: what a new head pools by, unless another pooling is asked for.
     * ``prefix``: what the original library puts before the names of the encoder and of its pooler
       where a head is on it.
+    * ``prefixes``: kind of head -> another prefix, where transformers' class for it has another.
     * ``buffers``: a pattern of tensors to ignore, without the prefix.
     * ``parts``: how names of tensors begin that are known and of no use here -> what they are.
     * ``classes``: kind of head, see :func:`head_kind` -> transformers' class.
@@ -364,6 +365,11 @@ class Family:
     modules: Sequence[Row] = ()
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     always: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def prefix_of(self, head: Any) -> str:
+        """The prefix of transformers' class for this head."""
+        return self.prefixes.get(head_kind(head), self.prefix)
 
 
 # The model_type of config.json -> the family, or "module:NAME" (NAME is FAMILY if it is not said),

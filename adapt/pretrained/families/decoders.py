@@ -97,8 +97,9 @@ def family(
     complete: Callable[[Mapping[str, Any], Fields], Fields],
     entries: Callable[[EncoderConfig, Any], Fields],
     tokenizer: str = "",
+    span_prefix: str = "transformer.",
 ) -> Family:
-    """The family whose classes are called ``name``."""
+    """The family whose classes are called ``name``. That for spans has another prefix in most."""
     return Family(
         CONFIG,
         table(),
@@ -115,7 +116,8 @@ def family(
         prefix="model.",
         buffers=r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
         parts=heads.SPAN_BIAS,
-        classes=heads.classes_of(name, "classes", "token classes", "causal LM"),
+        prefixes={"spans": span_prefix},
+        classes=heads.classes_of(name, "classes", "token classes", "causal LM", "spans"),
         sequence_heads=[Classifier(0, "last", bias=False)],
         base_class=f"{name}Model",
         tokenizer=tokenizer,

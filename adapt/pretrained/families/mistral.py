@@ -26,4 +26,4 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
     return decoders.common_entries(config) | rope_entries(config) | window
 
 
-FAMILY = decoders.family("Mistral", complete, entries)
+FAMILY = decoders.family("Mistral", complete, entries, span_prefix="model.")
