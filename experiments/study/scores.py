@@ -54,14 +54,30 @@ def score_of(correct: np.ndarray) -> Score:
     The draws are those of :func:`adapt.comparison.intervals.resampled` for one test set: seeds
     with replacement, and one draw of examples for all of them.
     """
+    return Score(float(correct.mean()), resampled(correct).mean(1), correct.shape)
+
+
+def spread_of(correct: np.ndarray) -> Score:
+    """The standard deviation over seeds of their scores, of what each example counts, [seeds,
+    examples].
+
+    Its resamples are of the same draws as those of :func:`score_of`. Seeds that are drawn twice
+    make them smaller than the value, so an interval of few seeds lies low.
+    """
+    value = correct.mean(1).std(ddof=1)
+    return Score(float(value), resampled(correct).std(1, ddof=1), correct.shape)
+
+
+def resampled(correct: np.ndarray) -> np.ndarray:
+    """The scores of the seeds of every draw, float64 [draws, seeds]."""
     seeds, examples = correct.shape
     random = np.random.default_rng(intervals.SEED)
-    resamples = np.zeros(intervals.DRAWS)
+    scores = np.zeros((intervals.DRAWS, seeds))
     for draw in range(intervals.DRAWS):
         chosen = random.integers(seeds, size=seeds)
         rows = random.integers(examples, size=examples)
-        resamples[draw] = correct[:, rows].mean(1)[chosen].mean()
-    return Score(float(correct.mean()), resamples, (seeds, examples))
+        scores[draw] = correct[:, rows].mean(1)[chosen]
+    return scores
 
 
 def accuracy_of(outputs: Sequence[np.ndarray], targets: np.ndarray) -> Score:

@@ -7,7 +7,7 @@ from adapt.cli import plots
 from adapt.comparison import intervals
 from adapt.tasks import get_task
 from experiments.study import draw, page
-from experiments.study.scores import Score, accuracy_of, score_of, with_interval
+from experiments.study.scores import Score, accuracy_of, score_of, spread_of, with_interval
 
 CLASSES = ["negative", "positive"]
 TARGETS = np.array([0, 1] * 20)
@@ -85,3 +85,12 @@ def test_a_page_says_claims_figures_and_how_and_is_written_twice(tmp_path, drawn
     for image in ("out/more.png", "docs/img/more.png"):
         assert (tmp_path / image).stat().st_size > 1000
     assert "](more.png)" in (tmp_path / "out" / "more.md").read_text("utf-8")
+
+
+def test_the_spread_is_over_seeds_and_paired_with_other_scores():
+    correct = np.array([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], np.float64)
+    spread = spread_of(correct)
+    assert spread.value == pytest.approx(np.std([0.8, 0.2, 0.4], ddof=1))
+    assert (spread - spread).interval == (0, 0)
+    assert spread_of(np.tile(correct[:1], (3, 1))).resamples.max() < 1e-12
+    assert (spread + score_of(correct)).drawn_from == (3, 5)

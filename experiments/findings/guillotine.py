@@ -1,0 +1,465 @@
+"""Which layer is best for a task: probes on the output of every layer of an encoder.
+
+    python -m experiments.findings.guillotine --short
+    python -m experiments.findings.guillotine --docs docs
+
+Bordes, Balestriero, Garrido, Bardes and Vincent 2023: the best layer to keep changes with the task,
+and for tasks that differ from the pre-training objective it is not the last one. Here on tasks of
+meaning, near to what an encoder of sentences was trained for, and on tasks of form, far from it.
+Beside the probes, encoders that were cut and then fine-tuned.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+import adapt
+from adapt.cli import console, plots
+from adapt.cli.launch import launch
+from adapt.comparison.cells import Cells
+from adapt.comparison.material import draw_some
+from adapt.data import bundled
+from adapt.probing import linear
+from adapt.probing.logistic_regression import logistic
+from adapt.probing.pipeline import read_data
+from adapt.probing.report import ProbeOptions
+from adapt.run_folder import check_out, write_json
+from experiments.study import draw
+from experiments.study.options import StudyRunOptions
+from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
+from experiments.study.scores import Score, accuracy_of, score_of, with_interval
+
+MEANING = "meaning"
+FORM = "form"
+WORDS = 40  # of a text, the first ones
+PENALTIES = (1.0, 10.0, 100.0, 1000.0, 1e4)
+PAST = frozenset(("VBD", "BED", "BEDZ", "HVD", "DOD"))  # tags of the Brown corpus
+PRESENT = frozenset(("VBZ", "BEZ", "BER", "BEM", "HVZ", "DOZ"))
+LENGTHS = (8, 14, 20)  # the most words of all classes but the longest one
+NUM_FINE_TUNED = 60  # steps of a fit, at least
+
+COLUMNS = ("encoder", "task", "kind", "layer chosen", "its accuracy", "last layer", "gain")
+TUNED_COLUMNS = ("task", "layers kept", "test accuracy")
+TITLE = "Cutting deeper: which layer is best for a task"
+QUESTION = (
+    "[Bordes, Balestriero, Garrido, Bardes and Vincent (2023)](https://arxiv.org/abs/2206.13378), "
+    "*Guillotine Regularization*: networks trained by self-supervision serve better with their last "
+    "layers removed, and by their abstract the best layer to use changes with the training, the "
+    "data and the task; aligning the pre-training objective with the task reduces the need to cut. "
+    "Is it so for encoders of texts, on tasks near to their pre-training and far from it?"
+)
+CAPTION = (
+    "Test accuracy of a probe on each layer's output; layer 0 is the embedding. A ring marks the "
+    "layer that held-out rows chose. Bars are 95% intervals over seeds and test examples."
+)
+# What the figures say.
+WHY = (
+    "How many words a sentence has is best read off MiniLM's embedding, which adds the position of "
+    "every token, and worst off its last layer (.785 and .433). Tense is clearest in layers 2 to 4. "
+    "Whether two words were swapped is hard to tell at all, and a little easier in layers 2 and 3 "
+    "than in the embedding or the last layer.",
+    "Meaning comes with depth, and yet only the topics of news are best in the last layer: types of "
+    "questions and sentiment peak a layer before it. So a cut brings something near to "
+    "pre-training too, only less.",
+    "tiny-bert's two blocks lose what its embedding holds of form, and add nothing for sentiment or "
+    "topics. Word order can't be read off any of its layers.",
+)
+METHOD = (
+    "Tasks of meaning ask what a text is about: the type of a question (`trec`), the topic of news "
+    "(`bbc`), whether a review is positive (`reviews`). Tasks of form ask how a sentence of the "
+    "Brown corpus is written: how many words it has (four classes), whether two neighbouring words "
+    "were swapped, whether its verbs are in the past or in the present. MiniLM was trained so that "
+    "sentences which belong together lie together, which is near to meaning; tiny-bert by masked "
+    "words, and then for retrieval.",
+    "A probe is logistic regression on the mean of the tokens' states, standardised, with {labels} "
+    "labels that each seed draws out of {pool}. Another {choosing} rows choose its penalty, and the "
+    "layer, by the mean over seeds; so the gain over the last layer is not that of the best of "
+    "many on the test. The gain of a kind is the mean over its tasks, whose resamples draw the "
+    "same row numbers.",
+)
+TUNED_METHOD = (
+    "A cut encoder is `adapt.drop_layers` of the checkpoint, fine-tuned as a whole with a new head "
+    "by the library's own rate, with as many labels, a fifth of which choose the epoch.",
+)
+DIFFERS = (
+    "Texts and transformers in place of pictures and ResNets; what is cut are blocks of the encoder, "
+    "while the paper's largest gains come from cutting a projector, which neither checkpoint has.",
+    "Which tasks are near to pre-training is judged by what they ask, not measured.",
+    "A probe has a few hundred labels, and encoders are not trained here but taken as they are.",
+)
+SHORT: dict[str, Any] = {
+    "checkpoints": ("tiny-bert",),
+    "tasks": ("sentiment", "tense"),
+    "seeds": 2,
+    "test_rows": 100,
+    "kept": (),
+}
+
+Rows = tuple[list[str], list[str]]  # texts and their labels
+
+
+def first_words(name: str, part: str) -> Rows:
+    """Texts of a bundled set, each cut to its first words."""
+    rows = bundled.read(name, part)
+    texts = [" ".join(text.split()[:WORDS]) for text in rows["text"]]
+    return texts, list(rows["label"])
+
+
+def sentences(part: str) -> list[tuple[list[str], list[str]]]:
+    """(words, tags) of the Brown corpus's sentences of 5 to 30 words, in random order."""
+    rows = bundled.read("brown", part)
+    order = np.random.default_rng(0).permutation(len(rows["words"]))
+    pairs = [(rows["words"][row], rows["tags"][row]) for row in order]
+    return [(words, tags) for words, tags in pairs if 5 <= len(words) <= 30]
+
+
+def length(part: str) -> Rows:
+    """Sentences by how many words they have."""
+    texts = []
+    labels = []
+    for words, _ in sentences(part):
+        texts.append(" ".join(words))
+        labels.append(f"class {np.searchsorted(LENGTHS, len(words))}")
+    return texts, labels
+
+
+def word_order(part: str) -> Rows:
+    """Sentences of which every second one has two neighbouring words swapped, at random."""
+    random = np.random.default_rng(1)
+    texts = []
+    labels = []
+    for number, (words, _) in enumerate(sentences(part)):
+        swapped = number % 2 == 1
+        words = list(words)
+        if swapped:
+            place = int(random.integers(1, len(words) - 2))
+            words[place : place + 2] = words[place + 1], words[place]
+        texts.append(" ".join(words))
+        labels.append("swapped" if swapped else "as printed")
+    return texts, labels
+
+
+def tense(part: str) -> Rows:
+    """Sentences whose finite verbs are all in the past, or all in the present."""
+    texts = []
+    labels = []
+    for words, tags in sentences(part):
+        has_past = not PAST.isdisjoint(tags)
+        has_present = not PRESENT.isdisjoint(tags)
+        if has_past != has_present:
+            texts.append(" ".join(words))
+            labels.append("past" if has_past else "present")
+    return texts, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a probe learns: a kind, and the rows of a part, train or test."""
+
+    kind: str
+    read: Callable[[str], Rows]
+    colour: str
+
+
+TASKS = {
+    "question type": Task(MEANING, lambda part: first_words("trec", part), plots.BLUE),
+    "news topic": Task(MEANING, lambda part: first_words("bbc", part), plots.LIGHT_BLUE),
+    "sentiment": Task(MEANING, lambda part: first_words("reviews", part), plots.GREEN),
+    "length": Task(FORM, length, plots.RED),
+    "word order": Task(FORM, word_order, plots.YELLOW),
+    "tense": Task(FORM, tense, "#aa3377"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuillotineOptions:
+    """What is probed, and how often."""
+
+    title: ClassVar[str] = "finding"
+
+    # the encoders; cut ones of the first are fine-tuned
+    checkpoints: tuple[str, ...] = ("minilm", "tiny-bert")
+    # what they are probed for
+    tasks: tuple[str, ...] = tuple(TASKS)
+    # labels of a probe
+    labels: int = 200
+    # rows from which seeds draw these
+    pool: int = 600
+    # rows that choose the penalty and the layer
+    choosing: int = 300
+    # rows of the test
+    test_rows: int = 400
+    # each draws other labels
+    seeds: int = 5
+    # layers that are kept of cut encoders, which are fine-tuned as well: 3 6; takes minutes
+    kept: tuple[int, ...] = ()
+    # for which tasks
+    tuned: tuple[str, ...] = ("question type", "tense")
+    # tiny-bert, two tasks, 2 seeds: whether it runs
+    short: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(GuillotineOptions, StudyRunOptions):
+    """The flags of the command."""
+
+    out: Path = Path("runs/guillotine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The probes on every layer of an encoder, for one task."""
+
+    scores: Sequence[Score]  # test accuracy; the first is that of the embedding
+    held_out: Sequence[float]  # the mean accuracy on the rows that choose
+
+    @property
+    def chosen(self) -> int:
+        """The layer that is best on the rows that choose; the last one of equals."""
+        best = max(self.held_out)
+        return max(layer for layer, value in enumerate(self.held_out) if value == best)
+
+    @property
+    def gain(self) -> Score:
+        """What the chosen layer brings over the last one."""
+        return self.scores[self.chosen] - self.scores[-1]
+
+
+Probed = dict[str, dict[str, Layers]]  # by encoder and task
+Tuned = dict[str, dict[int, Score]]  # by task and layers kept
+
+
+def main(config: Config) -> dict[str, Any]:
+    if config.short:
+        config = dataclasses.replace(config, **SHORT)
+    check_out(config.out, None, config.overwrite or config.resume)
+    config.out.mkdir(parents=True, exist_ok=True)
+    probed: Probed = {}
+    for name in config.checkpoints:
+        probed[name] = {task: probe_task(name, task, config) for task in config.tasks}
+    tuned: Tuned = {}
+    for task in config.tuned if config.kept else ():
+        tuned[task] = {kept: fine_tune(task, kept, config) for kept in config.kept}
+    result = {name: as_plain(of_tasks) for name, of_tasks in probed.items()}
+    write_json(config.out / "guillotine.json", result)
+    console.table("probes", COLUMNS, table_rows(probed))
+    write_page(page(config, probed, tuned), config.out, config.docs)
+    console.result(json.dumps(result))
+    return result
+
+
+def read_task(task: str, config: Config) -> Rows:
+    """(texts, labels): those of the pool, those that choose, and those of the test."""
+    texts, labels = TASKS[task].read("train")
+    count = config.pool + config.choosing
+    test_texts, test_labels = TASKS[task].read("test")
+    texts = texts[:count] + test_texts[: config.test_rows]
+    return texts, labels[:count] + test_labels[: config.test_rows]
+
+
+def probe_task(name: str, task: str, config: Config) -> Layers:
+    """Probes on every layer of a checkpoint; what was computed before is read with ``resume``."""
+    path = config.out / f"{name}-{task.replace(' ', '-')}.npz"
+    if config.resume and path.exists():
+        kept = np.load(path)
+        right, held_out = kept["right"], kept["held_out"]
+    else:
+        console.say(f"{name}: {task}")
+        texts, labels = read_task(task, config)
+        data = read_data(adapt.load(name), texts, labels, ProbeOptions())
+        features = data.features(("mean",))[:, 0]
+        right, held_out = probe_layers(features, data.labels, len(data.names), config)
+        np.savez_compressed(path, right=right, held_out=held_out)
+    return Layers([score_of(of_layer) for of_layer in right], held_out.tolist())
+
+
+def probe_layers(
+    features: np.ndarray, labels: np.ndarray, classes: int, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """(which test rows each seed's probe gets right, float64 [layers + 1, seeds, test rows]; the
+    accuracy on the rows that choose, mean over seeds, float64 [layers + 1]).
+
+    ``features`` [layers + 1, N, D] and ``labels`` [N] are of the pool, the rows that choose, and
+    the test, one after the other.
+    """
+    train = np.zeros((config.seeds, len(labels)), bool)
+    for seed in range(config.seeds):
+        train[seed, draw_some(labels[: config.pool], config.labels, seed)] = True
+    held_out = np.tile(np.arange(config.pool, len(labels)), (config.seeds, 1))
+    right = []
+    chosen_by = []
+    for of_layer in features:
+        scaled = linear.standardize(of_layer, train)
+        heads = logistic(scaled, labels, train, PENALTIES, classes)
+        answers = np.asarray(linear.predict(heads, scaled.x, held_out, classes))  # [S, K, H]
+        is_right = answers == labels[held_out][:, None]
+        validation = is_right[..., : config.choosing].mean(-1)
+        best = validation.argmax(1)
+        seeds = np.arange(config.seeds)
+        right.append(is_right[seeds, best, config.choosing :])
+        chosen_by.append(validation[seeds, best].mean())
+    return np.array(right, np.float64), np.array(chosen_by)
+
+
+def fine_tune(task: str, kept: int, config: Config) -> Score:
+    """The test accuracy of an encoder of which some layers are kept, fine-tuned as a whole."""
+    name = config.checkpoints[0]
+    pretrained = adapt.load(name)
+    shorter = adapt.drop_layers(pretrained, pretrained.config.layers - kept)
+    texts, labels = read_task(task, config)
+    start = config.pool + config.choosing
+    out = config.out / f"{name}-{kept}-{task.replace(' ', '-')}"
+    resume = config.resume and (out / "config.json").exists()
+    console.say(f"{name}, {kept} layers: {task}, fine-tuned")
+    adapt.compare(
+        shorter,
+        texts[: config.pool],
+        labels[: config.pool],
+        test=(texts[start:], labels[start:]),
+        strategies=["full"],
+        budgets=[config.labels],
+        rates=[1.0],
+        seeds=config.seeds,
+        min_steps=NUM_FINE_TUNED,
+        batch_size=16,
+        max_length=64,
+        out=out,
+        resume=resume,
+        overwrite=not resume,
+    )
+    cells = Cells(out / "cells")
+    outputs = []
+    for seed in range(config.seeds):
+        outputs.append(cells.outputs_of(("full", str(config.labels), seed))["test"])
+    names = sorted(set(labels))
+    return accuracy_of(outputs, np.array([names.index(label) for label in labels[start:]]))
+
+
+def as_plain(of_tasks: Mapping[str, Layers]) -> dict[str, Any]:
+    """Scores as JSON has them."""
+    content = {}
+    for task, layers in of_tasks.items():
+        content[task] = {
+            "chosen": layers.chosen,
+            "accuracy": [score.value for score in layers.scores],
+            "held_out": list(layers.held_out),
+            "gain": [layers.gain.value, *layers.gain.interval],
+        }
+    return content
+
+
+def mean_gain(of_tasks: Mapping[str, Layers], kind: str) -> Score:
+    """The gain over the last layer, mean over the tasks of a kind."""
+    gains = [layers.gain for task, layers in of_tasks.items() if TASKS[task].kind == kind]
+    total = gains[0]
+    for gain in gains[1:]:
+        total = total + gain
+    return total * (1 / len(gains))
+
+
+def claims(probed: Probed) -> list[Claim]:
+    """What the abstract says, for every encoder."""
+    found = []
+    for name, of_tasks in probed.items():
+        form = mean_gain(of_tasks, FORM)
+        found.append(
+            Claim(
+                f"{name}: far from pre-training the best layer is not the last",
+                "chosen layer - last layer, mean over tasks of form",
+                form,
+            )
+        )
+        found.append(
+            Claim(
+                f"{name}: the nearer a task is to pre-training, the less cutting brings",
+                "gain on tasks of form - gain on tasks of meaning",
+                form - mean_gain(of_tasks, MEANING),
+            )
+        )
+    return found
+
+
+def table_rows(probed: Probed) -> list[tuple[str, ...]]:
+    """A row an encoder and task, as :data:`COLUMNS` names its values."""
+    rows = []
+    for name, of_tasks in probed.items():
+        for task, layers in of_tasks.items():
+            chosen = layers.scores[layers.chosen]
+            rows.append(
+                (
+                    name,
+                    task,
+                    TASKS[task].kind,
+                    f"{layers.chosen} of {len(layers.scores) - 1}",
+                    f"{chosen.value:.3f}",
+                    f"{layers.scores[-1].value:.3f}",
+                    with_interval(layers.gain, sign=True),
+                )
+            )
+    return rows
+
+
+def tuned_rows(tuned: Tuned) -> list[tuple[str, ...]]:
+    """A row a task and cut, as :data:`TUNED_COLUMNS` names its values."""
+    rows = []
+    for task, of_cuts in tuned.items():
+        for kept, score in of_cuts.items():
+            rows.append((task, str(kept), with_interval(score)))
+    return rows
+
+
+def page(config: Config, probed: Probed, tuned: Tuned) -> Page:
+    """The page of the finding."""
+    tables = [Table(COLUMNS, table_rows(probed), right=4, title="Probes")]
+    method = METHOD
+    if tuned:
+        method += TUNED_METHOD
+        title = f"{config.checkpoints[0]}, cut and fine-tuned, {config.labels} labels"
+        tables.append(Table(TUNED_COLUMNS, tuned_rows(tuned), right=2, title=title))
+    sizes = {"labels": config.labels, "pool": config.pool, "choosing": config.choosing}
+    return Page(
+        name="guillotine",
+        title=TITLE,
+        question=QUESTION,
+        claims=claims(probed),
+        why=WHY,
+        figure=Figure(plot(probed), CAPTION),
+        tables=tables,
+        method=[paragraph.format(**sizes) for paragraph in method],
+        differs=DIFFERS,
+        source=source_of(
+            "experiments.findings.guillotine",
+            config,
+            f"Test accuracy on {config.test_rows} rows, mean of {config.seeds} seeds",
+        ),
+    )
+
+
+def plot(probed: Probed) -> Any:
+    """A panel an encoder: the accuracy by layer, a line a task."""
+    drawn, axes = plots.figure(1, len(probed), size=(4.4 * len(probed) + 1, 4.2), sharey=True)
+    for axis, (name, of_tasks) in zip(axes[0], probed.items(), strict=True):
+        for task, layers in of_tasks.items():
+            kind = TASKS[task].kind
+            line = "-" if kind == MEANING else "--"
+            colour = TASKS[task].colour
+            depths = range(len(layers.scores))
+            draw.points(axis, depths, layers.scores, colour, f"{kind}: {task}", line)
+            chosen = layers.chosen
+            best = layers.scores[chosen].value
+            axis.plot([chosen], [best], "o", ms=11, mfc="none", mec=colour, mew=1.6)
+        axis.set_xticks(range(len(layers.scores)))
+        axis.set_xlabel("layer (0: the embedding)")
+        axis.set_title(name, fontsize=11)
+        axis.grid(alpha=0.25)
+    axes[0, 0].set_ylabel("test accuracy of a probe")
+    axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return drawn
+
+
+if __name__ == "__main__":
+    launch(Config, main)
