@@ -1,6 +1,7 @@
 """The cells of a comparison: one strategy, budget and seed each, and where they are kept."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from adapt import files
 from adapt.tasks.metrics import Scores
+from adapt.training.strategies import is_own
 
 Key = tuple[str, str, int]  # strategy, budget and seed of a cell
 Outputs = Mapping[str, np.ndarray]  # of the head on every test set, by name
@@ -134,8 +136,10 @@ def read_cell(path: Path) -> Cell:
 
 
 def file_name(key: Key) -> str:
-    """The name of a cell's files, without suffix."""
+    """The name of a cell's files, without suffix. Phases of one's own have a digest for a name."""
     strategy, budget, seed = key
+    if is_own(strategy):
+        strategy = f"phases-{hashlib.sha256(strategy.encode()).hexdigest()[:12]}"
     plain = "".join(sign if sign.isalnum() or sign in "+-." else "_" for sign in strategy)
     return f"{plain}-{budget}-{seed}"
 

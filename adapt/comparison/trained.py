@@ -52,11 +52,17 @@ class States:
 
     def __init__(self, material: Material):
         self.material = material
+        self.refrozen: set[int] = set()  # phases, by number, whose prefix an earlier phase trained
         self.by_depth: dict[int, dict[str, Examples]] = {}
         self.encoding_seconds: dict[int, float] = {}  # of a training example
 
     def sets(self, phase: CompiledPhase, frozen: tree.Tree) -> dict[str, Examples]:
-        """All files; computed at the first call for a phase."""
+        """All files; computed at the first call for a phase.
+
+        They have no states where those would be of one fit alone, whose earlier phase trained them.
+        """
+        if phase.number in self.refrozen:
+            return self.material.sets
         cut = phase.step.prefix
         depth = depth_of(phase)
         if depth not in self.by_depth:
@@ -93,6 +99,16 @@ class CellData(TaskData):
     ) -> tuple["CellData", policy.CacheDecision]:
         sets = cell_sets(self.material, self.states.sets(phase, frozen), self.draw, self.seed)
         return dataclasses.replace(self, sets=sets), decision
+
+
+def refrozen(phases: Sequence[CompiledPhase]) -> set[int]:
+    """The numbers of phases that freeze a stage which an earlier phase trained."""
+    numbers = set()
+    for phase in phases:
+        earlier = [depth_of(other) for other in phases if other.number < phase.number]
+        if earlier and min(earlier) < depth_of(phase):
+            numbers.add(phase.number)
+    return numbers
 
 
 def depth_of(phase: CompiledPhase) -> int:
@@ -248,7 +264,9 @@ class Trainer:
         """A fit before its first step."""
         options = self.options_for(draw, rate)
         data = self.data(draw, seed, options)
-        return Begun(rate, options, data, build_plan(self.pretrained, data, options, seed))
+        plan = build_plan(self.pretrained, data, options, seed)
+        self.states.refrozen = refrozen(plan.phases)
+        return Begun(rate, options, data, plan)
 
     def begin_first(self) -> "Begun":
         """The first fit of all: it stands for the others where a cost is measured."""
@@ -340,6 +358,8 @@ class Trainer:
         """What the states of the examples would have taken without the cache."""
         seconds = 0.0
         for phase in made.plan.phases:
+            if phase.number in self.states.refrozen:  # a step encodes
+                continue
             depth = depth_of(phase)
             seconds += self.states.encoding_seconds.get(depth, 0.0) * draw.labelled
         return seconds
@@ -351,7 +371,7 @@ class Trainer:
             steps = len(phase.epochs) * made.plan.steps_per_epoch
             total += steps * self.step_cost(made.plan, made.data, number).flops
             depth = depth_of(phase)
-            if depth >= DEPTH_TO_CACHE:
+            if depth >= DEPTH_TO_CACHE and phase.number not in self.states.refrozen:
                 total += draw.labelled * self.material.encoding_flops(depth)
         return total
 
