@@ -20,7 +20,6 @@ from adapt.errors import AdaptError, OutputError, StrategyError
 from adapt.options import FinetuningOptions
 from adapt.tasks import TASKS
 from adapt.training import phases
-from adapt.training.strategies import as_text
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -144,36 +143,6 @@ def test_a_cell_is_the_run_of_finetune(bert):
             assert value == pytest.approx(run.scores["test"][metric], abs=1e-5), metric
         assert cell.best.loss == pytest.approx(run.scores["validation"]["loss"], abs=1e-5)
         assert cell.parameters == run.result["parameters_trained"]
-
-
-def test_phases_that_freeze_what_they_trained_keep_no_states_of_another_fit(bert, tmp_path):
-    head = ("head/.*", "head")
-    schedule = [
-        adapt.Phase([head, (".*", "encoder")], epochs=1),
-        adapt.Phase([head, (".*", adapt.FROZEN)], epochs=1),
-    ]
-    found = compare(
-        bert,
-        TEXTS,
-        LABELS,
-        test=(NEW_TEXTS, NEW_LABELS),
-        strategies=[as_text(schedule)],
-        **FAST | {"rates": (1,)},
-        out=tmp_path / "out",
-    )
-    cell = found.cells[1]  # not the first fit
-    assert cell.best.best_step == cell.best.steps  # the phase that freezes is the one that counts
-    run = adapt.finetune(
-        bert,
-        TEXTS,
-        LABELS,
-        test=(NEW_TEXTS, NEW_LABELS),
-        strategy=schedule,
-        seed=cell.seed,
-        epochs=2,
-        batch_size=8,
-    )
-    assert cell.best.loss == pytest.approx(run.scores["validation"]["loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["full", "lp-ft", "top:1", "lora:2", "full+l2sp:0.1"])
