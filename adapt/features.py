@@ -7,6 +7,7 @@ extract(pretrained, table, "runs/features")              # a file, or one for ea
 import csv
 import dataclasses
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from adapt.models import (
     flatten_groups,
 )
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
-from adapt.options import DType, KeptHead, Long, is_of
+from adapt.options import DType, FrozenDType, KeptHead, Long, is_of
 from adapt.other_names import suggests
 from adapt.parallel import multihost, sharding
 from adapt.parallel.sharding import Layout
@@ -55,9 +56,10 @@ from adapt.pretrained.hub import (
 from adapt.pretrained.kept_head import on_head
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, Text, warn_long
 from adapt.program_cache import keep_programs
-from adapt.training import feeding
-from adapt.training.events import OnProgress
+from adapt.training import feeding, frozen_storage
+from adapt.training.events import FrozenStored, OnProgress
 from adapt.training.loop import Index, pipelined, scatter_outputs
+from adapt.training.step import place_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +201,7 @@ def encode(
     long: Long | None = None,
     prompt: str | None = None,
     dtype: DType = "auto",
+    frozen_dtype: FrozenDType | None = None,
 ) -> np.ndarray:
     """The features of texts, float32 [N, D], in their order.
 
@@ -224,7 +227,9 @@ def encode(
     The default is what the checkpoint was trained with, or ``"head"``.
 
     ``dtype`` is that of the computation: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 where
-    the device computes it natively (:func:`adapt.devices.compute_dtype`).
+    the device computes it natively (:func:`adapt.devices.compute_dtype`). ``frozen_dtype`` is that
+    of the kernels on the device, ``"bfloat16"`` or ``"int8"``; default: that of the computation.
+    :func:`extract` measures what it changes.
 
     Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a
     pooling, a layer or a rule that there is not, and for what the folder asks for and is not done
@@ -241,7 +246,9 @@ def encode(
     keep_programs()
     settings = vector_settings(pretrained, pooling, normalize, prompt)
     check_layer(pretrained, settings, layer)
-    forward, params = extractor(pretrained, settings.pooling, layer, compute_dtype(dtype))
+    forward, params = extractor(
+        pretrained, settings.pooling, layer, compute_dtype(dtype), frozen_dtype=frozen_dtype
+    )
     chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), width_at(pretrained, settings, layer)), np.float32)
     reader = with_long(pretrained, long)
@@ -303,6 +310,7 @@ class Extraction:
     long: LongTexts
     settings: VectorSettings
     dtype: str  # of the computation
+    stored: FrozenStored | None = None  # what ``frozen_dtype`` changes
 
     @property
     def truncated(self) -> int:
@@ -329,6 +337,7 @@ def extract(
     long: Long | None = None,
     prompt: str | None = None,
     image_size: int | None = None,
+    frozen_dtype: FrozenDType | None = None,
 ) -> Extraction:
     """Write the features of a table's rows to ``folder / "features.npy"``, float32 [N, D], in the
     order of rows.
@@ -337,8 +346,9 @@ def extract(
     is computed. Each of several processes writes the features of its own part of the rows,
     features_00000.npy or the like, and index.json says which rows are where; ``layout`` is then a
     mesh of the process's own devices. files.csv names the file of each row of a folder of pictures.
-    For pooling, normalize, prompt, layer, long and dtype see :func:`encode`. ``image_size``
-    interpolates positions for pictures of so many pixels a side. Raises :class:`StrategyError`,
+    For pooling, normalize, prompt, layer, long, dtype and frozen_dtype see :func:`encode`; what the
+    last changes is measured on the first batch. ``image_size`` interpolates positions for pictures
+    of so many pixels a side. Raises :class:`StrategyError`,
     :class:`DataError`, :class:`OutputError` for a full disk, and :class:`MeshError` if the processes
     read different data.
     """
@@ -361,8 +371,11 @@ def extract(
     settings = vector_settings(pretrained, pooling, normalize, prompt)
     check_layer(pretrained, settings, layer)
     used = compute_dtype(dtype)
-    forward, params = extractor(pretrained, settings.pooling, layer, used, layout)
+    forward, params = extractor(pretrained, settings.pooling, layer, used, layout, frozen_dtype)
     stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
+    stored = None
+    if frozen_dtype is not None:
+        stored, stream = measure_stored(pretrained, params, stream, used, frozen_dtype, layout)
     width = width_at(pretrained, settings, layer)
 
     started = time.perf_counter()
@@ -384,7 +397,32 @@ def extract(
     if multihost.is_multiprocess() and multihost.is_lead_process():
         write_index(folder, shares, width)
     padding = 1 - tokens / slots
-    return Extraction(path, count, width, seconds, padding, long_texts, settings, used)
+    return Extraction(path, count, width, seconds, padding, long_texts, settings, used, stored)
+
+
+def measure_stored(
+    pretrained: Pretrained,
+    params: tree.Tree,
+    stream: Stream,
+    dtype: str,
+    frozen_dtype: FrozenDType,
+    layout: Layout | None,
+) -> tuple[FrozenStored | None, Stream]:
+    """(what storing the encoder's kernels as ``params`` changes for the first batch, the stream from
+    its beginning). None for a stream without a batch.
+    """
+    batches = iter(stream)
+    first = next(batches, None)
+    if first is None:
+        return None, batches
+    model = Model(Encoder(pretrained.config), Classifier(0), layout).cast(jnp.dtype(dtype))
+    encoder = {"encoder": pretrained.params["encoder"]}
+    computed = {"encoder": params["encoder"]}
+    nothing: tree.Tree = {"head": {}}
+    stored = frozen_storage.measure(
+        model, dtype, frozen_dtype, encoder, computed, nothing, first.batch
+    )
+    return stored, itertools.chain([first], batches)
 
 
 def write_file_names(folder: Path, table: Table) -> None:
@@ -525,18 +563,20 @@ def extractor(
     layer: int | KeptHead | None = None,
     dtype: str = "float32",
     layout: Layout | None = None,
+    frozen_dtype: FrozenDType | None = None,
 ) -> tuple[Forward, tree.Tree]:
     """(a jitted ``(params, batch) -> features [slots, D]`` float32, the parameters that it takes,
     on the devices).
 
     ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default), and
     "transform" and "logits" are of the checkpoint's head, as in :func:`encode`. ``dtype`` is that of
-    the computation. The head is otherwise discarded, except the weights of a pooling: "pooler", or a
+    the computation, ``frozen_dtype`` that of the kernels on the devices, by default the same. The
+    head is otherwise discarded, except the weights of a pooling: "pooler", or a
     run's "attention". Raises :class:`StrategyError` for a layer or a pooling that is not there.
     """
     config = pretrained.config
     if isinstance(layer, str):
-        return head_extractor(pretrained, pooling, layer, dtype, layout)
+        return head_extractor(pretrained, pooling, layer, dtype, layout, frozen_dtype)
     layer = config.layers if layer is None else layer
     if not is_of(layer, int) or not 0 <= layer <= config.layers:
         raise StrategyError(
@@ -555,22 +595,37 @@ def extractor(
     if dtype != "float32":
         model = model.cast(jnp.dtype(dtype))
     if layout is None:
-        there = pretrained.on_device(dtype)
+        there = pretrained.on_device(frozen_dtype or dtype)
         head = {name: there["head"][name] for name in head}
         return features_at(model, layer), {"encoder": there["encoder"], "head": head}
     params = tree.graft(tree.drop(pretrained.params, "head"), "head", head)
-    return features_at(model, layer), layout.shard(params)
+    return features_at(model, layer), on_mesh(params, frozen_dtype, layout)
+
+
+def on_mesh(params: tree.Tree, frozen_dtype: FrozenDType | None, layout: Layout) -> tree.Tree:
+    """The parameters on the mesh, kernels in ``frozen_dtype``."""
+    if frozen_dtype is None:
+        return layout.shard(params)
+    return place_kernels(params, frozen_dtype, layout)
 
 
 def head_extractor(
-    pretrained: Pretrained, pooling: str, stage: KeptHead, dtype: str, layout: Layout | None
+    pretrained: Pretrained,
+    pooling: str,
+    stage: KeptHead,
+    dtype: str,
+    layout: Layout | None,
+    frozen_dtype: FrozenDType | None = None,
 ) -> tuple[Forward, tree.Tree]:
     """:func:`extractor` of what the checkpoint's own head makes at a ``stage``."""
     head = on_head(pretrained, stage, pooling)
     model = Model(Encoder(pretrained.config), head, layout)
     if dtype != "float32":
         model = model.cast(jnp.dtype(dtype))
-    params = pretrained.on_device(dtype) if layout is None else layout.shard(pretrained.params)
+    if layout is None:
+        params = pretrained.on_device(frozen_dtype or dtype)
+    else:
+        params = on_mesh(pretrained.params, frozen_dtype, layout)
     below = {"encoder": params["encoder"], "head": {"below": params["head"]}}
     return features_of_head(model), below
 

@@ -396,7 +396,16 @@ class Session:
         stored = self.progress.stored(phase.number)
         if stored is None:
             batch = next(iter(data.batches(phase.epochs.start, 0)))
-            event = frozen_storage.measure(phase, frozen, computed, state.params, batch)
+            event = frozen_storage.measure(
+                phase.model,
+                phase.dtype,
+                str(phase.frozen_dtype),
+                frozen,
+                computed,
+                state.params,
+                batch,
+                phase.number,
+            )
             self.progress.note_stored(phase.number, dataclasses.asdict(event))
         else:
             event = events.FrozenStored(**stored)

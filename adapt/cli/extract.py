@@ -20,6 +20,7 @@ import jax
 
 from adapt.cli import console, showing
 from adapt.cli.run_folder import open_run
+from adapt.cli.training_report import stored_line
 from adapt.data import tables
 from adapt.errors import StrategyError
 from adapt.features import Extraction, extract, vector_settings
@@ -27,6 +28,7 @@ from adapt.options import (
     ColumnOptions,
     DeviceOptions,
     EncoderOptions,
+    FrozenDType,
     ImageSizeOptions,
     ImportOptions,
     KeptHead,
@@ -57,6 +59,9 @@ class ExtractOptions:
     layer: str | None = None
     # scale every feature vector to length 1, or not: no; default: what the checkpoint's folder says
     normalize: bool | None = None
+    # of the kernels on the device; int8: with a scale for each output; default: that of the
+    # computation
+    frozen_dtype: FrozenDType | None = None
     # what is put before a text, or its name in the checkpoint's folder; default: the folder's own
     prompt: str | None = None
 
@@ -111,7 +116,10 @@ def main(config: Config) -> dict[str, Any]:
                 on_progress=show_progress,
                 long=config.long,
                 prompt=config.prompt,
+                frozen_dtype=config.frozen_dtype,
             )
+        if extraction.stored is not None:
+            console.say(f"frozen    {stored_line(extraction.stored)}")
         result = {
             "examples": extraction.examples,
             "width": extraction.width,
@@ -122,6 +130,7 @@ def main(config: Config) -> dict[str, Any]:
             "long": {"rule": extraction.long.rule, **extraction.long.counts},
             **{name: getattr(extraction.settings, name) for name in VECTORS},
             "dtype": extraction.dtype,
+            "frozen": storage_of(extraction),
             "encoder_digest": digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
@@ -130,6 +139,14 @@ def main(config: Config) -> dict[str, Any]:
     console.note_long(extraction.long, config.data)
     show(config, extraction, result)
     return result
+
+
+def storage_of(extraction: Extraction) -> dict[str, Any] | None:
+    """How the kernels were stored, and what that changed; None where as they are computed."""
+    if extraction.stored is None:
+        return None
+    stored = dataclasses.asdict(extraction.stored)
+    return {name: value for name, value in stored.items() if name != "phase"}
 
 
 def as_layer(layer: str | None) -> int | KeptHead | None:

@@ -31,7 +31,6 @@ from adapt.models import (
 )
 from adapt.models.heads import POOLINGS_OF_CHECKPOINTS, pooling_names
 from adapt.options import Long, ModelOptions, is_of, wanted
-from adapt.parallel import sharding
 from adapt.pretrained import (
     assets,
     config_file,
@@ -55,7 +54,7 @@ from adapt.pretrained.tokenizer_files import (
     without_rows,
 )
 from adapt.training import checkpoint
-from adapt.training.step import cast_kernels
+from adapt.training.step import place_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -143,12 +142,9 @@ class Pretrained:
         before = self.memo.get("leaves", [])
         is_same = len(leaves) == len(before) and all(map(operator.is_, leaves, before))
         if not is_same or self.memo["dtype"] != dtype:
-            params = self.params
-            if dtype != "float32":
-                params = cast_kernels(params, dtype)
             self.memo["leaves"] = leaves
             self.memo["dtype"] = dtype
-            self.memo["params"] = sharding.shard_tree(params)
+            self.memo["params"] = place_kernels(self.params, None if dtype == "float32" else dtype)
         return self.memo["params"]
 
     def __repr__(self) -> str:

@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
 from adapt.models import SCALE, Model, dequantise
 from adapt.training.events import FrozenStored
-from adapt.training.phases import CompiledPhase
 from adapt.training.step import is_kernel
 
 MOST_TOKENS = 1024  # that go through the encoder, padding among them; a row at least
@@ -20,16 +20,21 @@ BY_ROW = ("tokens", "positions", "types", "segments", "pixels")  # of a batch: [
 
 
 def measure(
-    phase: CompiledPhase,
+    model: Model,
+    dtype: str,
+    frozen_dtype: str,
     frozen: tree.Tree,
     computed: tree.Tree,
     trainable: tree.Tree,
     batch: Mapping[str, Any],
+    phase: int = 0,
 ) -> FrozenStored:
-    """What became of the kernels of ``frozen`` in ``computed``, which are on the devices.
+    """What became of the kernels of ``frozen`` in ``computed``, which are on the devices in
+    ``frozen_dtype``.
 
-    ``trainable`` and a training ``batch`` serve to compare outputs. They are computed operation by
-    operation, on one device, which needs no more of the exact kernels than one at a time.
+    ``model``, which computes in ``dtype``, ``trainable`` and a ``batch`` serve to compare outputs.
+    They are computed operation by operation, on one device, which needs no more of the exact
+    kernels than one at a time.
     """
     kernels = {path: leaf for path, leaf in tree.paths(frozen).items() if is_kernel(path)}
     nbytes = 0
@@ -39,8 +44,8 @@ def measure(
         nbytes += sum(array.nbytes for array in stored)
         of_kernels.add(tree.to_numpy(leaf), dequantised(*stored))
 
-    is_on_mesh = phase.model.layout is not None
-    model = dataclasses.replace(phase.model, layout=None, remat="none", scan=False)
+    is_on_mesh = model.layout is not None
+    model = dataclasses.replace(model, layout=None, remat="none", scan=False)
     batch = few_rows(batch)
     of_outputs = Errors()
     of_outputs.add(
@@ -48,11 +53,11 @@ def measure(
         encoded(model, tree.merge(computed, trainable), batch, is_on_mesh),
     )
     return FrozenStored(
-        phase=phase.number,
-        dtype=str(phase.frozen_dtype),
+        phase=phase,
+        dtype=frozen_dtype,
         kernels=len(kernels),
         nbytes=nbytes,
-        computed_bytes=tree.count(kernels) * np.dtype(phase.dtype).itemsize,
+        computed_bytes=tree.count(kernels) * jnp.dtype(dtype).itemsize,
         kernel_error=of_kernels.relative,
         output_error=of_outputs.relative,
     )
@@ -88,7 +93,7 @@ def dequantised(values: np.ndarray, scale: np.ndarray | None = None) -> np.ndarr
 
 def few_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The first rows of a batch, without the axes of micro-batches and groups before them."""
-    of_groups = batch["weight"].ndim - 1
+    of_groups = batch["length"].ndim - 1
     few = {name: np.asarray(array)[(0,) * of_groups] for name, array in batch.items()}
     rows = max(1, MOST_TOKENS // few["segments"].shape[-1])
     return {name: array[:rows] if name in BY_ROW else array for name, array in few.items()}

@@ -264,3 +264,21 @@ def test_memory_does_not_grow_with_the_number_of_examples(inputs, tmp_path, scra
     ]
     # 27,000 more rows of 24 floats alone would be 2.6 MB; their texts and tokens, some 10 MB more.
     assert kilobytes[2] - kilobytes[1] < 4000, kilobytes
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "int8"])
+def test_kernels_in_fewer_bytes_make_nearly_the_same_features_and_the_error_is_said(
+    run, inputs, tmp_path, capsys, stored
+):
+    exact = run("bert_mlm_tied")
+    capsys.readouterr()
+    found = run("bert_mlm_tied", frozen_dtype=stored)
+    assert f"kernels in {stored}" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    error = result["frozen"]["output_error"]
+    assert result["frozen"]["dtype"] == stored and 1e-4 < error < 0.1
+    difference = np.sqrt(np.square(found - exact).mean() / np.square(exact).mean())
+    assert 0.1 * error < difference < 10 * error
+    loaded = hub.load(inputs.checkpoint("bert_mlm_tied"))
+    again = encode(loaded, TEXTS, frozen_dtype=stored)
+    np.testing.assert_allclose(again, found, atol=1e-5)
