@@ -152,15 +152,18 @@ def table_lines(
     Where columns do not fit side by side their headers break between words, and so does the first
     column; those that still do not fit follow below, after the first column again.
     """
-    by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    widths = [max(map(len, (name, *cells))) for name, cells in zip(columns, by_column, strict=True)]
+    widths = []
+    broken_widths = []  # with headers broken between words
+    for number, name in enumerate(columns):
+        cells = [row[number] for row in rows]
+        widths.append(longest([name, *cells]))
+        broken_widths.append(longest([*name.split(), *cells]))
     blocks = [list(range(1, len(columns)))]
-    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
-        widths = [
-            max(map(len, (*name.split(), *cells)))
-            for name, cells in zip(columns, by_column, strict=True)
-        ]
-        widths[0] = min(widths[0], max(width - sum(widths[1:]) - 2 * (len(widths) - 1), width // 3))
+    gaps = 2 * (len(columns) - 1)
+    if width is not None and sum(widths) + gaps > width:
+        widths = broken_widths
+        left_for_first = width - sum(widths[1:]) - gaps
+        widths[0] = min(widths[0], max(left_for_first, width // 3))
         blocks = column_blocks(widths, width)
 
     lines = []
@@ -171,6 +174,11 @@ def table_lines(
             texts = [row[column] for column in chosen]
             lines += row_lines(texts, chosen_widths, is_header=number == 0)
     return lines
+
+
+def longest(texts: Sequence[str]) -> int:
+    """The number of characters of the longest text; 0 of none."""
+    return max((len(text) for text in texts), default=0)
 
 
 def row_lines(cells: Sequence[str], widths: Sequence[int], is_header: bool) -> list[str]:

@@ -80,19 +80,33 @@ class Augmentation:
         self, own: np.ndarray, other: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, float]:
         """(two pictures [S, S, C] mixed, the share of the first)."""
-        cuts = self.cutmix > 0 and (not self.mixup or rng.random() < 0.5)
+        cuts = self.cutmix > 0
+        if self.cutmix and self.mixup:
+            cuts = rng.random() < 0.5
         alpha = self.cutmix if cuts else self.mixup
         share = float(rng.beta(alpha, alpha))
-        if not cuts:
-            return np.float32(share) * own + np.float32(1 - share) * other, share
-        size = len(own)
-        half = math.sqrt(1 - share) * size / 2
-        middle_y, middle_x = rng.uniform(0, size, 2)
-        top, bottom = clipped_span(middle_y, half, size)
-        left, right = clipped_span(middle_x, half, size)
-        mixed = own.copy()
-        mixed[top:bottom, left:right] = other[top:bottom, left:right]
-        return mixed, 1 - (bottom - top) * (right - left) / size**2
+        if cuts:
+            return with_rectangle(own, other, share, rng)
+        mixed = np.float32(share) * own + np.float32(1 - share) * other
+        return mixed, share
+
+
+def with_rectangle(
+    own: np.ndarray, other: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """(``own`` [S, S, C] with a random square of ``other`` in it, the share that stays its own).
+
+    The square has 1 - ``share`` of the area, before it is cut off at the borders.
+    """
+    size = len(own)
+    half = math.sqrt(1 - share) * size / 2
+    middle_y, middle_x = rng.uniform(0, size, 2)
+    top, bottom = clipped_span(middle_y, half, size)
+    left, right = clipped_span(middle_x, half, size)
+    mixed = own.copy()
+    mixed[top:bottom, left:right] = other[top:bottom, left:right]
+    covered = (bottom - top) * (right - left)
+    return mixed, 1 - covered / size**2
 
 
 def clipped_span(middle: float, half: float, size: int) -> tuple[int, int]:
@@ -120,20 +134,24 @@ def crop_box(
     It has a share of the area from ``least`` to 1, and an aspect within :data:`ASPECTS` (Szegedy et
     al. 2015). Where none of :data:`TRIES` fits into the picture it is the middle.
     """
+    narrowest, widest = ASPECTS
     for _ in range(TRIES):
         area = width * height * rng.uniform(least, 1)
-        aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
-        wide = round(math.sqrt(area * aspect))
-        high = round(math.sqrt(area / aspect))
-        if 0 < wide <= width and 0 < high <= height:
-            left = int(rng.integers(0, width - wide + 1))
-            top = int(rng.integers(0, height - high + 1))
-            return left, top, left + wide, top + high
-    wide = min(width, max(round(height * ASPECTS[1]), 1))
-    high = min(height, max(round(width / ASPECTS[0]), 1))
-    left = (width - wide) // 2
-    top = (height - high) // 2
-    return left, top, left + wide, top + high
+        log_aspect = rng.uniform(math.log(narrowest), math.log(widest))
+        aspect = math.exp(log_aspect)
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(rng.integers(0, width - crop_width + 1))
+            top = int(rng.integers(0, height - crop_height + 1))
+            return left, top, left + crop_width, top + crop_height
+
+    # The largest part in the middle whose aspect is allowed.
+    crop_width = min(width, max(round(height * widest), 1))
+    crop_height = min(height, max(round(width / narrowest), 1))
+    left = (width - crop_width) // 2
+    top = (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
 
 
 def parse(names: Sequence[str]) -> Augmentation | None:

@@ -211,19 +211,25 @@ def fit_each_set(
     """See :func:`logistic`: the fits of each set on its own rows, which are filled up to one of a
     few counts, so that sets share programs.
     """
-    results = []
+    kernels = []
+    biases = []
+    gradients = []
+    are_converged = []
     for rows, mean, std in zip(train, scaled.mean, scaled.std, strict=True):
-        own = (scaled.x[rows] - mean) / std
-        coordinates, axes = principal_axes(own)
-        features, targets = filled_up(coordinates, one_hot_targets(labels[rows], classes))
-        arrays = on_device(features, targets, np.array(strengths))
-        found = minimise_alone(*arrays, tolerance, steps)
-        weights, gradient, converged = (np.asarray(array) for array in found)
+        standardized = (scaled.x[rows] - mean) / std
+        coordinates, axes = principal_axes(standardized)
+        targets = one_hot_targets(labels[rows], classes)
+        arrays = on_device(*filled_up(coordinates, targets), np.array(strengths))
+        weights, gradient, converged = minimise_alone(*arrays, tolerance, steps)
+        # Back from coordinates on the axes of the standardized features to features.
+        weights = np.asarray(weights)
         kernel = weights[..., : len(axes)] @ axes / std
         bias = weights[..., -1] - kernel @ mean
-        results.append((kernel, bias, gradient, converged))
-    kernel, bias, gradient, converged = (np.array(arrays) for arrays in zip(*results, strict=True))
-    return kernel, bias, gradient, converged
+        kernels.append(kernel)
+        biases.append(bias)
+        gradients.append(np.asarray(gradient))
+        are_converged.append(np.asarray(converged))
+    return np.array(kernels), np.array(biases), np.array(gradients), np.array(are_converged)
 
 
 def filled_up(coordinates: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -137,13 +137,14 @@ def entity_scores(scheme: Scheme, counts: Counts) -> Scores:
     As in seqeval, what would divide by 0 is 0; the scores of a type that is neither there nor
     predicted are nan.
     """
-    of_all = quotients(score_ratios(scheme, counts))
-    scores = {name: value for name, value in of_all.items() if not is_of_a_class(name)}
+    computed = quotients(score_ratios(scheme, counts))
+    scores = {name: value for name, value in computed.items() if not is_of_a_class(name)}
     for number, kind in enumerate(scheme.types):
         support = int(counts.true[:, number].sum())
         is_scored = support > 0 or counts.predicted[:, number].any()
-        for name in RATIOS:
-            scores[f"{name}:{kind}"] = of_all[f"{name}:{kind}"] if is_scored else NAN
+        for ratio in RATIOS:
+            name = f"{ratio}:{kind}"
+            scores[name] = computed[name] if is_scored else NAN
         scores[f"support:{kind}"] = float(support)
     return scores
 

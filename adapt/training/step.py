@@ -425,13 +425,15 @@ def make_several(model: Model, loss: Loss | ContextLoss, update: Update) -> Any:
             state, metrics = carried
             key = jax.random.fold_in(state.key, state.step)
             state, of_step = update(frozen, state, batch_at(index), key)
-            metrics = {name: metrics[name].at[index].set(value) for name, value in of_step.items()}
-            return state, metrics
+            written = {}
+            for name, value in of_step.items():
+                written[name] = metrics[name].at[index].set(value)
+            return state, written
 
-        _, of_step = jax.eval_shape(update, frozen, state, batch_at(0), state.key)
+        _, shapes = jax.eval_shape(update, frozen, state, batch_at(0), state.key)
         most = len(next(iter(batches.values())))
-        metrics = {name: jnp.zeros(most, value.dtype) for name, value in of_step.items()}
-        return jax.lax.fori_loop(0, count, take, (state, metrics))
+        zeros = {name: jnp.zeros(most, shape.dtype) for name, shape in shapes.items()}
+        return jax.lax.fori_loop(0, count, take, (state, zeros))
 
     program = model.allow_fused_attention(run) if may_fuse(loss) else run
     return jax.jit(program, donate_argnums=1)
@@ -560,12 +562,15 @@ def accumulate_gradients(
 
     def add(sums: Any, micro_batch: tuple[Batch, jax.Array]) -> tuple[Any, None]:
         arrays, index = micro_batch
-        result = loss_and_grad(params, frozen, arrays, jax.random.fold_in(key, index))
+        own_key = jax.random.fold_in(key, index)
+        result = loss_and_grad(params, frozen, arrays, own_key)
         return jax.tree.map(jnp.add, sums, result), None
 
-    zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, params))
-    micro_batches = (dict(batch), jnp.arange(len(batch["weight"])))
-    sums, _ = jax.lax.scan(add, zeros, micro_batches)
+    no_loss = jnp.zeros(())
+    no_weight = jnp.zeros(())
+    no_gradient = jax.tree.map(jnp.zeros_like, params)
+    numbers = jnp.arange(len(batch["weight"]))
+    sums, _ = jax.lax.scan(add, ((no_loss, no_weight), no_gradient), (dict(batch), numbers))
     return sums
 
 

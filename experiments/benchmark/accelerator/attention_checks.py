@@ -124,14 +124,22 @@ def packed_texts(
 ) -> tuple[packing.Arrays, np.ndarray]:
     """A batch of random texts of all lengths, several in a row, and the owners of its tokens."""
     width = config.positions
+    # One that fills a row, two that share one, and nine short ones.
     lengths = np.array([width, width // 2, width // 2 - 1, *rng.integers(2, width // 2, 9)])
-    tokens = ragged([rng.integers(1, config.vocabulary, length) for length in lengths])
+    count = len(lengths)
+    texts = [rng.integers(1, config.vocabulary, length) for length in lengths]
     placed = packing.pack(lengths, width)
-    shape = (placed.num_rows, width, len(lengths))
-    index = np.arange(len(lengths))
-    batch = packing.assemble(tokens, index, placed.rows, placed.starts, shape)
+    batch = packing.assemble(
+        ragged(texts),
+        np.arange(count),
+        placed.rows,
+        placed.starts,
+        (placed.num_rows, width, count),
+    )
     owners = np.full((placed.num_rows, width), -1)
-    for example, (row, start) in enumerate(zip(placed.rows, placed.starts, strict=True)):
+    for example in range(count):
+        row = placed.rows[example]
+        start = placed.starts[example]
         owners[row, start : start + lengths[example]] = example
     return batch, owners
 

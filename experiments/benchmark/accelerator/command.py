@@ -178,9 +178,16 @@ def do(part: Part, told: Settings, deadline: float) -> dict[str, Any]:
     row: dict[str, Any] = {"part": part.name, "row": "part", "seconds": 0.0}
     if part.of_peers and told.peers is None:
         return row | {"status": "skipped", "note": told.peers_lack}
-    limit = part.limit * TINY_FACTOR if told.tiny else part.limit
-    limit = min(limit, deadline - time.monotonic())
+    limit = part.limit
+    if told.tiny:
+        limit *= TINY_FACTOR
+    seconds_left = deadline - time.monotonic()
+    limit = min(limit, seconds_left)
     if limit < parts.LEAST:
         return row | {"status": "not started", "note": "the time was up"}
-    outcome = parts.run(part, told, told.logs / f"{part.name}.log", limit)
-    return row | {name: value for name, value in dataclasses.asdict(outcome).items() if value}
+    log = told.logs / f"{part.name}.log"
+    outcome = parts.run(part, told, log, limit)
+    for name, value in dataclasses.asdict(outcome).items():
+        if value:
+            row[name] = value
+    return row
