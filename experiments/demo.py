@@ -1,5 +1,5 @@
-"""Why keep a pre-trained encoder? One head on the frozen, the fine-tuned and a random encoder, on
-the same real data.
+"""Why keep a pre-trained encoder, and not its head? One new head on the frozen, the fine-tuned and a
+random encoder, and on the logits of the head of pre-training, on the same real data.
 
 make demo                                              # tiny-bert on 10,568 film-review sentences
 python -m experiments.demo --checkpoint minilm --train trec --out runs/demo-trec
@@ -12,14 +12,18 @@ from typing import Any, ClassVar
 
 from adapt.cli import console, finetune, plots
 from adapt.cli.launch import launch
+from adapt.models import stages_of
+from adapt.pretrained import hub
 from adapt.run_folder import check_out, write_json
 
 ARMS = {
     "random encoder, frozen": {"strategy": "frozen", "random_weights": True},
     "pre-trained encoder, frozen": {"strategy": "frozen"},
     "pre-trained encoder, fine-tuned": {"strategy": "full"},
+    # Beside them what is discarded: the head of pre-training, where the checkpoint has one.
+    "its pre-training head's logits, frozen": {"strategy": "frozen", "keep_head": "logits"},
 }
-COLOURS = (plots.GREY, plots.BLUE, plots.RED)
+COLOURS = (plots.GREY, plots.BLUE, plots.RED, plots.YELLOW)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +55,10 @@ def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite)
     epochs = 1 if config.short else config.epochs
     results = {}
-    for number, (name, flags) in enumerate(ARMS.items(), 1):
-        console.say(f"{number}/{len(ARMS)}  {name}")
+    has_head = stages_of(hub.load_silently(config.checkpoint).head)
+    arms = {name: flags for name, flags in ARMS.items() if has_head or "keep_head" not in flags}
+    for number, (name, flags) in enumerate(arms.items(), 1):
+        console.say(f"{number}/{len(arms)}  {name}")
         started = time.perf_counter()
         result = finetune.main(
             finetune.Config(
@@ -83,8 +89,7 @@ def show(config: Config, epochs: int, results: dict[str, Any], majority: float) 
         rows.append((name, *scores, result["parameters_trained"], seconds))
     plural = "s" if epochs > 1 else ""
     title = (
-        f"the same head on three encoders: {config.checkpoint} on {config.train}, "
-        f"{epochs} epoch{plural}"
+        f"the same new head on each: {config.checkpoint} on {config.train}, {epochs} epoch{plural}"
     )
     columns = ("encoder", "test accuracy", "macro F1", "trained parameters", "time")
     console.say()
@@ -96,7 +101,9 @@ def plot(config: Config, results: dict[str, Any], majority: float) -> Path:
     accuracy = {name: result["accuracy"] for name, result in results.items()}
     figure, axes = plots.figure(size=(7, 2.6))
     axis = axes[0, 0]
-    bars = axis.barh(list(accuracy), list(accuracy.values()), color=COLOURS, height=0.6)
+    bars = axis.barh(
+        list(accuracy), list(accuracy.values()), color=COLOURS[: len(accuracy)], height=0.6
+    )
     axis.bar_label(bars, fmt="%.3f", padding=4)
     axis.axvline(majority, color="black", ls="--", lw=1)
     axis.annotate(

@@ -1,0 +1,616 @@
+"""What the head of pre-training is worth: features and fine-tuning with it, without it, and below it.
+
+    python -m experiments.keep_the_head --short
+    python -m experiments.keep_the_head --docs docs --resume
+
+A probe on every layer of an encoder, after its head's transform, and on its head's logits; and the
+same encoder fine-tuned with its head kept below the new one, dropped, or cut deeper. Each head is
+also given a task near its own objective, where keeping it should help.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+import adapt
+from adapt import tree
+from adapt.cli import console, plots
+from adapt.cli.launch import launch
+from adapt.comparison.cells import Cells
+from adapt.cost.flops import prefix_flops
+from adapt.data import bundled
+from adapt.features import text_batches
+from adapt.models import stages_of
+from adapt.options import KeptHead
+from adapt.probing.layers import layer_features
+from adapt.run_folder import check_out, write_json
+from experiments.study import draw, dual_probe, near_tasks, small_encoders
+from experiments.study.near_tasks import Labelled
+from experiments.study.options import StudyRunOptions
+from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
+from experiments.study.scores import Score, accuracy_of, score_of, with_interval
+
+NEAR = "near"
+CLASSIFIER = "classifier"
+OF_CLASSIFIER = "trec"  # the set of whose fine classes the classifier's head is
+NEAR_SETS = ("reviews", "amazon")  # whose test texts the tasks near an objective are made of
+MAX_LENGTH = 64
+TIMED = 200  # texts whose features are timed
+KEPT: dict[str, KeptHead | None] = {"dropped": None, "transform": "transform", "logits": "logits"}
+CUT = "cut"  # a block deeper
+COLOURS = {
+    "tiny-bert": plots.BLUE,
+    "masked": plots.RED,
+    "causal": plots.GREEN,
+    "replaced": plots.YELLOW,
+    CLASSIFIER: plots.GREY,
+}
+NEAR_WORDS = {
+    "masked": "which of ten words was at the mask",
+    "causal": "which of ten words comes next",
+    "replaced": "whether a word was put in",
+    CLASSIFIER: "coarse classes of other questions",
+}
+SHORT: dict[str, Any] = {
+    "objectives": (),
+    "data": ("reviews",),
+    "labels": 60,
+    "pool": 100,
+    "seeds": 2,
+    "test_rows": 60,
+    "tuned": (),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Which encoders, which tasks, and how often."""
+
+    title: ClassVar[str] = "study"
+
+    # a checkpoint with a masked-LM head
+    checkpoint: str = "tiny-bert"
+    # of the small encoders that are pre-trained here: masked, causal, replaced
+    objectives: tuple[str, ...] = tuple(small_encoders.FAMILIES)
+    # steps of their pre-training
+    steps: int = 400
+    # bundled sets, far from every objective
+    data: tuple[str, ...] = ("reviews", "trec", "sms-spam")
+    # labelled examples
+    labels: int = 250
+    # rows that these are drawn from
+    pool: int = 800
+    # draws
+    seeds: int = 5
+    # rows of a test set
+    test_rows: int = 400
+    # sets on which the checkpoint is fine-tuned, too; near is the task near its objective
+    tuned: tuple[str, ...] = ("trec", NEAR)
+    # factors of the learning rates, of which each side chooses one
+    rates: tuple[float, ...] = (3.0,)
+    # draws of what is fine-tuned
+    tuned_seeds: int = 3
+    # one set and the checkpoint alone: whether it runs
+    short: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(StudyOptions, StudyRunOptions):
+    """The flags of the command."""
+
+    out: Path = Path("runs/keep_the_head")
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A pre-trained encoder under its head, and the kind of that."""
+
+    name: str
+    kind: str  # masked, causal, replaced or classifier
+    pretrained: adapt.Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A place where features are taken: how well they serve, and what they cost."""
+
+    score: Score
+    width: int
+    parameters: int  # that are computed with
+    flops: float  # of a text
+    seconds: float  # of the processor, for a thousand texts
+
+
+# The sides of a subject by task: the layers by their numbers, transform and logits.
+Sides = dict[str, dict[str, dict[str, Side]]]
+Tuned = dict[str, dict[str, Score]]  # by task and side
+
+
+def main(config: Config) -> dict[str, Any]:
+    if config.short:
+        config = dataclasses.replace(config, **SHORT)
+    check_out(config.out, None, config.overwrite)
+    config.out.mkdir(parents=True, exist_ok=True)
+    found: Sides = {}
+    subjects = read_subjects(config)
+    for subject in subjects:
+        found[subject.name] = {}
+        for task in tasks_of(config, subject):
+            found[subject.name][task] = frozen(subject, task, config)
+    tuned: Tuned = {task: fine_tuned(subjects[0], task, config) for task in config.tuned}
+    result = {"frozen": plain(found), "tuned": plain_tuned(tuned)}
+    write_json(config.out / "keep_the_head.json", result)
+    console.table("accuracy", COLUMNS, table_rows(found, subjects))
+    write_page(page(config, found, tuned, subjects), config.out, config.docs)
+    console.result(json.dumps(result["tuned"]))
+    return result
+
+
+# What is compared
+
+
+def read_subjects(config: Config) -> list[Subject]:
+    """The checkpoint, the encoders that are pre-trained here, and the checkpoint with a classifier."""
+    checkpoint = adapt.load(config.checkpoint)
+    subjects = [Subject(config.checkpoint, "masked", cut_to_length(checkpoint))]
+    texts = small_encoders.corpus() if config.objectives else []
+    for objective in config.objectives:
+        console.say(f"{objective}: pre-training")
+        folder = config.out / "encoders" / objective
+        pretrained = small_encoders.pretrained(objective, config.steps, folder, texts)
+        subjects.append(Subject(objective, objective, cut_to_length(pretrained)))
+    if OF_CLASSIFIER in config.data:
+        classifier = train_classifier(checkpoint, config)
+        subjects.append(Subject(CLASSIFIER, CLASSIFIER, cut_to_length(classifier)))
+    return subjects
+
+
+def cut_to_length(pretrained: adapt.Pretrained) -> adapt.Pretrained:
+    """The checkpoint with its tokenizer cut to the length that all texts are read to."""
+    assert pretrained.tokenizer is not None
+    length = min(MAX_LENGTH, pretrained.config.positions)
+    return dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.cut_to(length))
+
+
+def train_classifier(checkpoint: adapt.Pretrained, config: Config) -> adapt.Pretrained:
+    """The checkpoint fine-tuned on fine classes of the questions that no probe is drawn from."""
+    folder = config.out / "encoders" / CLASSIFIER
+    if not (folder / "result.json").exists():
+        rows = bundled.read(OF_CLASSIFIER, "train")
+        texts = rows["text"][config.pool :]
+        labels = rows["fine"][config.pool :]
+        adapt.finetune(checkpoint, texts, labels, epochs=3, out=folder, overwrite=True)
+    return adapt.load(folder)
+
+
+def tasks_of(config: Config, subject: Subject | None = None) -> tuple[str, ...]:
+    """The far sets and the near one; a classifier's own set is not far from it."""
+    far = config.data
+    if subject is not None and subject.kind == CLASSIFIER:
+        far = tuple(name for name in far if name != OF_CLASSIFIER)
+    return (*far, NEAR)
+
+
+def labelled(subject: Subject, task: str, config: Config) -> Labelled:
+    """The texts of a task: rows to draw from, and then those of the test."""
+    count = config.pool + config.test_rows
+    if task == NEAR and subject.kind != CLASSIFIER:
+        texts = [text for name in NEAR_SETS for text in bundled.read(name, "test")["text"]]
+        return near_tasks.TASKS[subject.kind](texts, count)
+    name = OF_CLASSIFIER if task == NEAR else task
+    train = bundled.read(name, "train")
+    test = bundled.read(name, "test")
+    texts = [*train["text"][: config.pool], *test["text"][: config.test_rows]]
+    labels = [*train["label"][: config.pool], *test["label"][: config.test_rows]]
+    return Labelled(texts, labels, ("mean",))
+
+
+# Frozen features
+
+
+def frozen(subject: Subject, task: str, config: Config) -> dict[str, Side]:
+    """Every side of a subject on a task; those that are there are read."""
+    path = config.out / "frozen" / f"{subject.name}-{task}.npz"
+    if not (config.resume and path.exists()):
+        console.say(f"{subject.name}: probes on {task}")
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, allow_pickle=False, **measure(subject, task, config))
+    sides = {}
+    for name, values in np.load(path).items():
+        width, parameters, flops, seconds = values[0, :4]
+        right = values[1:]
+        sides[name] = Side(score_of(right), int(width), int(parameters), flops, seconds)
+    return sides
+
+
+def measure(subject: Subject, task: str, config: Config) -> dict[str, np.ndarray]:
+    """Of every side what :class:`Side` has: a row that begins with the width, the parameters, the
+    FLOPs and the seconds, and then which test rows each draw gets right, float64 [1 + seeds, test].
+    """
+    data = labelled(subject, task, config)
+    if near_tasks.AT_MASK in data.poolings:
+        near_tasks.add_pooling_at_mask(subject.pretrained)
+    targets = np.unique(data.labels, return_inverse=True)[1]
+    test = len(targets) - config.pool
+    draws = []
+    for seed in range(config.seeds):
+        order = np.random.default_rng(seed).permutation(config.pool)
+        draws.append(order[: config.labels])
+    measured = {}
+    for name, candidates in features_of(subject, data).items():
+        right = dual_probe.right_answers(candidates, targets, np.stack(draws), test)
+        values = np.zeros((1 + config.seeds, test))
+        if task == config.data[0]:
+            values[0, :4] = cost_of(subject, name, candidates, data)
+        values[1:] = right
+        measured[name] = values
+    return measured
+
+
+def features_of(subject: Subject, data: Labelled) -> dict[str, list[np.ndarray]]:
+    """Features [N, D] by side, for each of the poolings; a head that pools by itself has one."""
+    pretrained = subject.pretrained
+    texts = data.texts
+    batches = ((of.index, of.batch) for of in text_batches(pretrained, [texts], few=True))
+    layers = layer_features(pretrained, batches, len(texts), data.poolings)
+    features = {str(number): list(layer) for number, layer in enumerate(layers)}
+    poolings = data.poolings[:1] if subject.kind == CLASSIFIER else data.poolings
+    for stage in stages_of(pretrained.head):
+        layer = layer_of(stage)
+        features[stage] = [
+            adapt.encode(pretrained, texts, pooling, layer=layer) for pooling in poolings
+        ]
+    return features
+
+
+def cost_of(
+    subject: Subject, side: str, candidates: Sequence[np.ndarray], data: Labelled
+) -> tuple[float, float, float, float]:
+    """(the width, the parameters that are computed with, the FLOPs of a text, the seconds of the
+    processor for a thousand texts) of one side.
+    """
+    pretrained = subject.pretrained
+    config = pretrained.config
+    assert pretrained.tokenizer is not None
+    tokens = float(pretrained.tokenizer.encode(data.texts)[0].lengths.mean())
+    depth = 1 + (int(side) if side.isdigit() else config.layers)
+    head = head_parameters(pretrained, side)
+    table = 0
+    if side == "logits" and getattr(pretrained.head, "tied", False):
+        table = config.vocabulary * config.width
+    flops = prefix_flops(config, depth, tokens, tokens) + 2 * tokens * (head + table)
+    if subject.kind == CLASSIFIER and not side.isdigit():
+        flops = prefix_flops(config, depth, tokens, tokens) + 2 * head  # once a text
+    blocks = config.block_names[: depth - 1]
+    encoder = pretrained.params["encoder"]
+    left_out = set(config.block_names) - set(blocks)
+    used = {name: leaves for name, leaves in encoder.items() if name not in left_out}
+    layer = layer_of(side)
+    texts = data.texts[:TIMED]
+    pooling = data.poolings[0]
+    adapt.encode(pretrained, texts, pooling, layer=layer)  # it compiles
+    started = time.process_time()
+    adapt.encode(pretrained, texts, pooling, layer=layer)
+    seconds = (time.process_time() - started) * 1000 / len(texts)
+    return candidates[0].shape[1], tree.count(used) + head, flops, seconds
+
+
+def layer_of(side: str) -> int | KeptHead:
+    """A side as :func:`adapt.encode` names it."""
+    if side.isdigit():
+        return int(side)
+    return "logits" if side == "logits" else "transform"
+
+
+def head_parameters(pretrained: adapt.Pretrained, side: str) -> int:
+    """The parameters of the head that a side computes with."""
+    head = pretrained.params["head"]
+    if side.isdigit():
+        return 0
+    if side == "logits":
+        return tree.count(head)
+    return tree.count({name: head[name] for name in head if name not in ("decoder", "classifier")})
+
+
+# Fine-tuning
+
+
+def tuned_sides(task: str) -> tuple[str, ...]:
+    """What is fine-tuned. At a mask, logits of the whole vocabulary would take too long here."""
+    return ("dropped", "transform") if task == NEAR else (CUT, *KEPT)
+
+
+def fine_tuned(subject: Subject, task: str, config: Config) -> dict[str, Score]:
+    """The test accuracy of each way to fine-tune the subject on a task."""
+    data = labelled(subject, task, config)
+    near_tasks.add_pooling_at_mask(subject.pretrained)
+    train = slice(config.pool)
+    test = slice(config.pool, None)
+    scores = {}
+    for side in tuned_sides(task):
+        pretrained = subject.pretrained
+        if side == CUT:
+            pretrained = adapt.drop_layers(pretrained, 1)
+        out = config.out / "tuned" / f"{task}-{side}"
+        resume = config.resume and (out / "config.json").exists()
+        console.say(f"{subject.name}: fine-tuned on {task}, {side}")
+        adapt.compare(
+            pretrained,
+            data.texts[train],
+            data.labels[train],
+            test=(data.texts[test], data.labels[test]),
+            strategies=("full",),
+            budgets=(config.labels,),
+            rates=config.rates,
+            seeds=config.tuned_seeds,
+            batch_size=16,
+            pooling=data.poolings[0],
+            keep_head=KEPT.get(side),
+            out=out,
+            resume=resume,
+            overwrite=not resume,
+        )
+        cells = Cells(out / "cells")
+        names = sorted(set(data.labels))
+        targets = np.array([names.index(label) for label in data.labels[test]], np.int32)
+        outputs = []
+        for seed in range(config.tuned_seeds):
+            outputs.append(cells.outputs_of(("full", str(config.labels), seed))["test"])
+        scores[side] = accuracy_of(outputs, targets)
+    return scores
+
+
+# What is shown
+
+COLUMNS = ("encoder", "task", "layers, from the embedding", "transform", "logits", "layer - logits")
+COST_COLUMNS = ("encoder", "features", "width", "parameters", "MFLOP a text", "s a 1,000 texts")
+TUNED_COLUMNS = ("task", "a block deeper", "dropped", "below: transform", "below: logits")
+QUESTION = (
+    "A model is pre-trained under a head, and this project discards it. What would keeping it be "
+    "worth? A head is the last of the layers that adapt to the objective, so "
+    "[Guillotine regularisation (Bordes et al. 2023)](https://arxiv.org/abs/2206.13378) expects less "
+    "of it the further the task is from that objective, and more of it where the task is near."
+)
+CAPTION = (
+    "Test accuracy of a probe on frozen features, from the embedding to the head's logits, on sets "
+    "that are far from the objectives and, last, on the task near each encoder's own. Bars are 95% "
+    "intervals over draws and test rows."
+)
+METHOD = (
+    "Encoders: a checkpoint with a masked-LM head; small ones (2 x 128, a vocabulary of 4,000) that "
+    "the command pre-trains on bundled text, with a head of masked LM, of causal LM and of replaced "
+    "tokens; and the checkpoint fine-tuned on the 50 fine classes of questions, none of which a "
+    "probe is drawn from. A tied causal LM has no transform.",
+    "Near tasks: "
+    + "; ".join(f"of {kind}, {words}" for kind, words in NEAR_WORDS.items())
+    + ". Features there are those at the mask, at the last token, or of the text.",
+    "Probes: ridge regression of the classes on standardised features, on four fifths of the labelled "
+    "rows; the other fifth chooses the strength of the penalty, and for replaced words between the "
+    "mean and the maximum over the tokens. Every side has the same draws and the same choices. A "
+    "vector is otherwise the mean over the tokens, of logits too, which are fitted in the dual form. "
+    "Fine-tuned sides train everything at one rate for all, the kept head at the encoder's. Seconds "
+    "are of the processor, on a busy machine.",
+)
+DIFFERS = (
+    "Bordes et al. cut projectors of self-supervised image encoders; these are small encoders of "
+    "texts, and no image head is among them: no pre-trained image encoder is at hand.",
+    "The checkpoint was tuned for sparse retrieval by its logits after its pre-training, so that its "
+    "head has learned more than masked LM.",
+    "The small encoders are pre-trained for minutes, where others are for days.",
+)
+WHY: tuple[str, ...] = ()
+
+
+def last_layer(sides: Mapping[str, Side]) -> str:
+    """The number of the encoder's last layer."""
+    return str(max(int(name) for name in sides if name.isdigit()))
+
+
+def mean_of(scores: Sequence[Score]) -> Score:
+    """The mean of scores of as many seeds and examples."""
+    total = scores[0]
+    for score in scores[1:]:
+        total = total + score
+    return total * (1 / len(scores))
+
+
+def margins(found: Sides, tasks: Sequence[str], first: str, second: str) -> list[Score]:
+    """By how much one side is better than another, for each encoder and task that has both. ``last``
+    is the encoder's last layer, ``before`` the one below it.
+    """
+    scores = []
+    for of_subject in found.values():
+        for task in tasks:
+            sides = of_subject.get(task, {})
+            if not sides:
+                continue
+            last = last_layer(sides)
+            names = {"last": last, "before": str(int(last) - 1)}
+            one = sides.get(names.get(first, first))
+            other = sides.get(names.get(second, second))
+            if one is not None and other is not None:
+                scores.append(one.score - other.score)
+    return scores
+
+
+def claims_of(found: Sides, tuned: Tuned, config: Config) -> list[Claim]:
+    far = config.data
+    claims = [
+        Claim(
+            "far from the objective the encoder's output is worth more than its head's logits",
+            "last layer - logits, mean over encoders and far sets",
+            mean_of(margins(found, far, "last", "logits")),
+        ),
+        Claim(
+            "and more than what the head's transform makes",
+            "last layer - transform, mean over encoders and far sets",
+            mean_of(margins(found, far, "last", "transform")),
+        ),
+        Claim(
+            "a cut one layer deeper is worth more still",
+            "layer before the last - last, mean over encoders and far sets",
+            mean_of(margins(found, far, "before", "last")),
+        ),
+        Claim(
+            "near the objective keeping the head helps",
+            "logits - last layer, mean over encoders on the task near each",
+            mean_of(margins(found, (NEAR,), "logits", "last")),
+        ),
+    ]
+    for task, sides in tuned.items():
+        claims.append(
+            Claim(
+                f"fine-tuned on {named(task)}, a new head does better without the old one below it",
+                "dropped - transform kept",
+                sides["dropped"] - sides["transform"],
+            )
+        )
+    return claims
+
+
+def named(task: str) -> str:
+    return "the task near the objective" if task == NEAR else task
+
+
+def table_rows(found: Sides, subjects: Sequence[Subject]) -> list[tuple[str, ...]]:
+    """A row an encoder and task, as :data:`COLUMNS` names its values."""
+    rows = []
+    for subject in subjects:
+        for task, sides in found[subject.name].items():
+            shown = f"near: {NEAR_WORDS[subject.kind]}" if task == NEAR else task
+            layers = " ".join(
+                f"{side.score.value:.3f}" for name, side in sides.items() if name.isdigit()
+            )
+            stages = [
+                f"{sides[name].score.value:.3f}" if name in sides else "" for name in KEPT_STAGES
+            ]
+            gap = sides[last_layer(sides)].score - sides["logits"].score
+            rows.append((subject.name, shown, layers, *stages, with_interval(gap, sign=True)))
+    return rows
+
+
+KEPT_STAGES = ("transform", "logits")
+
+
+def cost_rows(found: Sides) -> list[tuple[str, ...]]:
+    """What each side costs, on the first set."""
+    rows = []
+    for name, of_subject in found.items():
+        sides = next(iter(of_subject.values()))
+        for side_name, side in sides.items():
+            shown = f"layer {side_name}" if side_name.isdigit() else side_name
+            rows.append(
+                (
+                    name,
+                    shown,
+                    f"{side.width:,}",
+                    f"{side.parameters:,}",
+                    f"{side.flops / 1e6:,.1f}",
+                    f"{side.seconds:.1f}",
+                )
+            )
+    return rows
+
+
+def tuned_rows(tuned: Tuned) -> list[tuple[str, ...]]:
+    rows = []
+    for task, sides in tuned.items():
+        cells = [with_interval(sides[name]) if name in sides else "" for name in (CUT, *KEPT)]
+        rows.append((named(task), *cells))
+    return rows
+
+
+def plot(found: Sides, tasks: Sequence[str]) -> Any:
+    """A panel a task: the accuracy of every encoder from its embedding to its head's logits."""
+    drawn, axes = plots.figure(1, len(tasks), size=(3.3 * len(tasks) + 0.6, 3.7))
+    for axis, task in zip(axes[0], tasks, strict=True):
+        deepest = 0
+        for number, (name, of_subject) in enumerate(found.items()):
+            sides = of_subject.get(task)
+            if sides is None:
+                continue
+            deepest = max(deepest, int(last_layer(sides)))
+            places = {"transform": deepest + 1, "logits": deepest + 2}
+            positions = [
+                places.get(side, int(side) if side.isdigit() else 0) + 0.06 * (number - 2)
+                for side in sides
+            ]
+            scores = [side.score for side in sides.values()]
+            draw.points(axis, positions, scores, COLOURS.get(name, plots.BLUE), name)
+        layers = ["embedding", *(f"block {number}" for number in range(1, deepest + 1))]
+        ticks = [*layers, "transform", "logits"]
+        axis.set_xticks(range(len(ticks)), ticks, rotation=30, fontsize=8)
+        axis.axvline(deepest + 0.5, color="black", ls=":", lw=1)
+        title = "near each objective" if task == NEAR else f"{task}: far"
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.25)
+    axes[0, 0].set_ylabel("test accuracy of a probe")
+    axes[0, -1].legend(frameon=False, fontsize=8)
+    drawn.suptitle(
+        "The encoder | its head: the dotted line is where the head is cut off", fontsize=11
+    )
+    return drawn
+
+
+def page(config: Config, found: Sides, tuned: Tuned, subjects: Sequence[Subject]) -> Page:
+    tables = [
+        Table(COLUMNS, table_rows(found, subjects), right=4, title="Probes on frozen features"),
+        Table(
+            COST_COLUMNS,
+            cost_rows(found),
+            right=4,
+            title=f"What features cost, on {config.data[0]}",
+        ),
+    ]
+    if tuned:
+        title = f"{config.checkpoint} fine-tuned"
+        tables.insert(1, Table(TUNED_COLUMNS, tuned_rows(tuned), right=4, title=title))
+    return Page(
+        name="keep_the_head",
+        title="What keeping the head of pre-training is worth",
+        question=QUESTION,
+        claims=claims_of(found, tuned, config),
+        why=WHY,
+        figure=Figure(plot(found, tasks_of(config)), CAPTION),
+        tables=tables,
+        method=METHOD,
+        differs=DIFFERS,
+        source=source_of(
+            "experiments.keep_the_head",
+            config,
+            f"{config.labels} labelled rows of {config.pool:,}, {config.test_rows} test rows, "
+            f"{config.seeds} draws, {config.tuned_seeds} where everything is trained",
+        ),
+    )
+
+
+def plain(found: Sides) -> dict[str, Any]:
+    """Scores as JSON has them, by encoder, task and side."""
+    content: dict[str, Any] = {}
+    for name, of_subject in found.items():
+        content[name] = {}
+        for task, sides in of_subject.items():
+            content[name][task] = {
+                side: plain_score(of_side.score) for side, of_side in sides.items()
+            }
+    return content
+
+
+def plain_tuned(tuned: Tuned) -> dict[str, Any]:
+    content = {}
+    for task, sides in tuned.items():
+        content[task] = {side: plain_score(score) for side, score in sides.items()}
+    return content
+
+
+def plain_score(score: Score) -> dict[str, Any]:
+    return {"accuracy": score.value, "interval": list(score.interval)}
+
+
+if __name__ == "__main__":
+    launch(Config, main)

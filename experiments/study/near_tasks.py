@@ -1,0 +1,125 @@
+"""Tasks near an objective of pre-training, made from bundled text: where its head should help.
+
+* of masked LM: which of ten frequent words was at the mask;
+* of causal LM: which of them comes next;
+* of replaced tokens: whether a word of the text was put in from another text.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import adapt
+from adapt.data.masking import find_mask_id
+from adapt.models import POOLINGS
+from adapt.models.heads import zeros_where_empty
+from adapt.pretrained.hub import tokenizer_of
+
+WORDS = ("the", "of", "and", "to", "in", "is", "it", "that", "with", "for")
+LEAST_WORDS = 8  # of a text
+MOST_WORDS = 30  # of its beginning
+FIRST_PLACE = 3  # of a word that is asked for, so that something is before it
+AT_MASK = "at-mask"
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Texts with their labels, and the poolings that suit them."""
+
+    texts: list[str]
+    labels: list[str]
+    poolings: tuple[str, ...]
+
+
+def words_of(text: str) -> list[str]:
+    return text.lower().split()[:MOST_WORDS]
+
+
+def places(words: Sequence[str]) -> list[int]:
+    """Where one of :data:`WORDS` stands that can be asked for."""
+    found = []
+    for place, word in enumerate(words):
+        if place >= FIRST_PLACE and word in WORDS:
+            found.append(place)
+    return found
+
+
+def asked(
+    texts: Sequence[str], count: int, form: Callable[[list[str], int], str]
+) -> tuple[list[str], list[str]]:
+    """(``count`` texts as ``form`` makes them, the words that are asked for), as many of each word
+    as there are, by turns.
+    """
+    rng = np.random.default_rng(0)
+    by_word: dict[str, list[str]] = {word: [] for word in WORDS}
+    for text in texts:
+        words = words_of(text)
+        found = places(words)
+        if len(words) >= LEAST_WORDS and found:
+            place = int(rng.choice(found))
+            by_word[words[place]].append(form(words, place))
+    made: list[tuple[str, str]] = []
+    most = max(map(len, by_word.values()))
+    for turn in range(most):
+        for word, of_word in by_word.items():
+            if turn < len(of_word):
+                made.append((of_word[turn], word))
+    chosen = [made[number] for number in rng.permutation(min(count, len(made)))]
+    return [text for text, _ in chosen], [word for _, word in chosen]
+
+
+def with_mask(words: list[str], place: int) -> str:
+    return " ".join([*words[:place], "[MASK]", *words[place + 1 :]])
+
+
+def before(words: list[str], place: int) -> str:
+    return " ".join(words[:place])
+
+
+def masked(texts: Sequence[str], count: int) -> Labelled:
+    """Which word was at the mask; pooled there."""
+    return Labelled(*asked(texts, count, with_mask), (AT_MASK,))
+
+
+def causal(texts: Sequence[str], count: int) -> Labelled:
+    """Which word comes next; pooled at the last token."""
+    return Labelled(*asked(texts, count, before), ("last",))
+
+
+def replaced(texts: Sequence[str], count: int) -> Labelled:
+    """Whether a word was put in from another text, which is so for half of them."""
+    rng = np.random.default_rng(0)
+    long = [words for words in map(words_of, texts) if len(words) >= LEAST_WORDS][:count]
+    vocabulary = [word for words in long for word in words]
+    made = []
+    labels = []
+    for words in long:
+        is_changed = bool(rng.integers(2))
+        if is_changed:
+            words[int(rng.integers(len(words)))] = vocabulary[int(rng.integers(len(vocabulary)))]
+        made.append(" ".join(words))
+        labels.append("replaced" if is_changed else "original")
+    return Labelled(made, labels, ("mean", "max"))
+
+
+TASKS = {"masked": masked, "causal": causal, "replaced": replaced}
+
+
+def add_pooling_at_mask(pretrained: adapt.Pretrained) -> None:
+    """Register the pooling that takes the token of the mask, whose number is the checkpoint's."""
+    mask = find_mask_id(tokenizer_of(pretrained))
+
+    def at_mask(x_TD: jax.Array, batch: Any) -> jax.Array:
+        is_mask_T = batch["tokens"].reshape(-1) == mask
+        segments_T = batch["segments"].reshape(-1)
+        places_T = jnp.arange(len(x_TD))
+        place_N = jax.ops.segment_max(
+            jnp.where(is_mask_T, places_T, 0), segments_T, batch["length"].shape[0]
+        )
+        return zeros_where_empty(x_TD[jnp.clip(place_N, 0)], batch)
+
+    POOLINGS[AT_MASK] = at_mask

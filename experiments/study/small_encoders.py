@@ -1,0 +1,74 @@
+"""Small encoders that a study pre-trains itself, one for each kind of head of pre-training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import adapt
+from adapt.data import bundled
+from adapt.pretrained.fresh import cut_vocabulary, fresh
+from adapt.pretrained.hub import tokenizer_of
+
+FAMILIES = {"masked": "bert", "causal": "gpt2", "replaced": "electra"}
+TEXTS = ("reviews", "amazon", "nyt", "trec")  # bundled sets, of which the training parts
+TOKENIZER = "tiny-bert"
+VOCABULARY = 4000
+LAYERS = 2
+WIDTH = 128
+POSITIONS = 64
+TEXTS_OF_A_LINE = 50  # so that nearly all examples, which are pieces of a line, are full
+BATCH_SIZE = 16
+RATE = 1e-3
+
+
+def corpus() -> list[str]:
+    """The training texts of the bundled sets, many on a line."""
+    lines = []
+    for name in TEXTS:
+        texts = bundled.read(name, "train")["text"]
+        for start in range(0, len(texts), TEXTS_OF_A_LINE):
+            lines.append(" ".join(texts[start : start + TEXTS_OF_A_LINE]))
+    return lines
+
+
+def entries(objective: str) -> dict[str, Any]:
+    """The config.json of a small encoder of the family that has the objective's head."""
+    family = FAMILIES[objective]
+    if family == "gpt2":
+        return {
+            "model_type": family,
+            "n_layer": LAYERS,
+            "n_embd": WIDTH,
+            "n_head": 4,
+            "n_positions": POSITIONS,
+            "pad_token_id": 0,
+        }
+    return {
+        "model_type": family,
+        "num_hidden_layers": LAYERS,
+        "hidden_size": WIDTH,
+        "embedding_size": WIDTH,
+        "num_attention_heads": 4,
+        "intermediate_size": 4 * WIDTH,
+        "max_position_embeddings": POSITIONS,
+    }
+
+
+def pretrained(objective: str, steps: int, folder: Path, texts: Sequence[str]) -> adapt.Pretrained:
+    """The encoder and its head after so many steps on ``texts``, kept in ``folder``."""
+    if not (folder / "result.json").exists():
+        whole = tokenizer_of(adapt.load(TOKENIZER))
+        tokenizer = cut_vocabulary(whole, texts, VOCABULARY)
+        adapt.pretrain(
+            fresh(entries(objective), tokenizer),
+            texts,
+            objective=objective,
+            steps=steps,
+            batch_size=BATCH_SIZE,
+            max_length=POSITIONS,
+            learning_rate=RATE,
+            validate_every=steps,
+            out=folder,
+            overwrite=True,
+        )
+    return adapt.load(folder)

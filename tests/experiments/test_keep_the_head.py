@@ -1,0 +1,104 @@
+"""The study of the head that is kept: its tasks, its probe, and its page by planted scores."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import keep_the_head as study
+from experiments.study import dual_probe, near_tasks, page
+from experiments.study.scores import score_of
+
+TEXTS = [f"a film so long that it was {word} the end of it all" for word in near_tasks.WORDS] * 4
+RNG = np.random.default_rng(0)
+
+
+def side(accuracy: float, width: int = 128) -> study.Side:
+    right = (RNG.random((5, 200)) < accuracy).astype(np.float64)
+    return study.Side(score_of(right), width, 1000, 2e6, 0.5)
+
+
+def sides(*accuracies: float) -> dict[str, study.Side]:
+    names = ("0", "1", "2", "transform", "logits")
+    return dict(zip(names, map(side, accuracies), strict=True))
+
+
+@pytest.fixture(scope="module")
+def found() -> study.Sides:
+    far = {"reviews": sides(0.6, 0.9, 0.8, 0.7, 0.6)}
+    return {"tiny-bert": {**far, study.NEAR: sides(0.1, 0.2, 0.3, 0.4, 0.6)}}
+
+
+CONFIG = study.Config(data=("reviews",), tuned=("reviews",))
+SUBJECTS: Any = [SimpleNamespace(name="tiny-bert", kind="masked")]
+
+
+def test_what_is_planted_is_what_the_claims_say(found):
+    tuned = {"reviews": {name: side(0.8).score for name in (study.CUT, *study.KEPT)}}
+    tuned["reviews"]["transform"] = side(0.5).score
+    verdicts = [claim.verdict for claim in study.claims_of(found, tuned, CONFIG)]
+    assert verdicts == [page.REPRODUCED] * 5
+    worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: sides(0.1, 0.2, 0.6, 0.4, 0.3)}}
+    assert study.claims_of(worse, {}, CONFIG)[3].verdict == page.NOT_REPRODUCED
+
+
+def test_the_page_has_every_score(found, drawn):
+    text = study.page(CONFIG, found, {}, SUBJECTS).text("figure.png")
+    assert "python -m experiments.keep_the_head --data reviews --tuned reviews" in text
+    for task, of_task in found["tiny-bert"].items():
+        logits = of_task["logits"].score.value
+        assert f"| {logits:.3f} |" in text, task
+    assert "| layer 2 | 128 | 1,000 | 2.0 | 0.5 |" in text
+
+
+def test_what_is_short_is_a_part_of_what_is_whole():
+    whole = study.Config()
+    assert set(study.SHORT["data"]) < set(whole.data)
+    for name in ("labels", "pool", "seeds", "test_rows"):
+        assert study.SHORT[name] < getattr(whole, name), name
+    assert whole.labels < whole.pool and whole.seeds >= 5
+
+
+def test_a_classifiers_own_set_is_not_far_from_it():
+    classifier: Any = SimpleNamespace(kind=study.CLASSIFIER)
+    assert study.OF_CLASSIFIER not in study.tasks_of(study.Config(), classifier)
+    assert study.OF_CLASSIFIER in study.tasks_of(study.Config())
+
+
+def test_a_word_is_asked_for_where_it_stood():
+    masked = near_tasks.masked(TEXTS, 20)
+    following = near_tasks.causal(TEXTS, 20)
+    assert len(masked.texts) == len(following.texts) == 20
+    for text, word in zip(masked.texts, masked.labels, strict=True):
+        assert text.replace("[MASK]", word) in TEXTS
+    for text, word in zip(following.texts, following.labels, strict=True):
+        assert any(whole.startswith(f"{text} {word} ") for whole in TEXTS)
+
+
+def test_half_of_the_texts_have_a_word_of_another():
+    made = near_tasks.replaced(TEXTS, 40)
+    assert 10 < made.labels.count("replaced") < 30
+    for text, label in zip(made.texts, made.labels, strict=True):
+        if label == "original":
+            assert text in TEXTS
+
+
+def test_a_probe_in_coordinates_of_its_rows_answers_as_one_in_all_features():
+    x = RNG.normal(size=(60, 100))
+    x[:, 3] = 7.0  # constant
+    train, others = dual_probe.coordinates(x[:40], x[40:])
+    assert train.shape == (40, 39) and others.shape == (20, 39)
+    centred = (x - x[:40].mean(0)) / np.where(np.arange(100) == 3, np.inf, x[:40].std(0))
+    np.testing.assert_allclose(train @ train.T, centred[:40] @ centred[:40].T, atol=1e-8)
+    np.testing.assert_allclose(others @ train.T, centred[40:] @ centred[:40].T, atol=1e-8)
+
+
+def test_a_probe_finds_the_class_and_chooses_the_features_that_have_it():
+    targets = RNG.integers(0, 3, 300)
+    informed = np.eye(3)[targets] + 0.1 * RNG.normal(size=(300, 3))
+    noise = RNG.normal(size=(300, 50))
+    draws = np.stack([RNG.permutation(200)[:60] for _ in range(2)])
+    right = dual_probe.right_answers([noise, informed], targets, draws, 100)
+    assert right.shape == (2, 100) and right.mean() > 0.95
+    assert dual_probe.right_answers([noise], targets, draws, 100).mean() < 0.6
