@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +45,19 @@ def checkpoint(folder: Path, case: str, blocks: int | None = None, **changes: ob
     if blocks is not None:
         changes |= keep_blocks(folder, blocks)
     if changes:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | changes))
+        change_config(folder, changes)
     if case.startswith("bert"):
         (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *PLAIN, *GOOD, *BAD]))
     elif case.startswith("gpt2"):
         write_bpe(folder, [*PLAIN, *GOOD, *BAD])
     return folder
+
+
+def change_config(folder: Path, changes: Mapping[str, object]) -> None:
+    """Change entries of a checkpoint's config.json."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | changes))
 
 
 def keep_blocks(folder: Path, blocks: int) -> dict[str, int]:
