@@ -42,14 +42,16 @@ class Evaluate(Protocol):
     def __call__(
         self, params: tree.Tree, name: str, decisions: Mapping[str, float | None] | None = None
     ) -> tuple[Scores, float]:
-        """``decisions`` are those of an earlier validation, which has them among its scores: the
-        set is scored by them. None: the outputs of this set decide, and the scores say what.
+        """(the scores, the mean loss) of the set ``name``.
+
+        ``decisions``, such as a threshold, are those of an earlier validation, which has them among
+        its scores. None: they are chosen on this set, and are among the scores that are returned.
         """
         ...
 
 
 class TrainingData(Protocol):
-    """What :func:`fit` trains on and is judged by."""
+    """What :func:`fit` trains on, and scores what it has trained by."""
 
     @property
     def primary_metric(self) -> str:
@@ -66,21 +68,21 @@ class TrainingData(Protocol):
         ...
 
     def make_evaluate(self, phase: CompiledPhase) -> Evaluate:
-        """What scores a set with parameters, compiled once."""
+        """The function that scores a set; its programs are compiled once."""
         ...
 
     def evaluation_programs(
         self, phase: CompiledPhase, params: tree.Tree
     ) -> Iterable[Callable[[], object]]:
-        """What compiles the programs of all evaluations, each of them one; ``params`` are shapes."""
+        """Functions, each of which compiles one program of the evaluations; ``params`` are shapes."""
         ...
 
     def choose_cache(
         self, phase: CompiledPhase, frozen: tree.Tree, earlier: bool | None
     ) -> CacheDecision | None:
-        """Whether outputs of the frozen prefix are kept; None if there is no cache at all.
+        """Whether outputs of the frozen prefix are kept in the cache; None for data that have none.
 
-        ``earlier`` is what was chosen before a stop.
+        ``earlier`` is what a run that goes on had chosen before it stopped.
         """
         ...
 
