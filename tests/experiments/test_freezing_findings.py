@@ -1,9 +1,14 @@
 """The findings about freezing: their claims, tables and figures are of their scores."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from experiments.findings import last_quarter, lp_ft
+import adapt
+from adapt.models import EncoderConfig
+from experiments.findings import features_by_layer, freezing_saves, last_quarter, lp_ft
 from experiments.findings.cells import REVIEWS, FindingConfig
 from experiments.study.page import NOT_DECIDABLE, NOT_REPRODUCED, REPRODUCED
 from experiments.study.scores import Score, score_of
@@ -62,3 +67,55 @@ def test_a_share_of_the_gain_is_harder_to_reach_than_of_the_accuracy(tmp_path):
     assert rows[1][:2] == ("1", "top:1") and rows[1][3:5] == ("94%", "0%")
     assert "90% of what fine-tuning gains" in page.text("figure.png")
     last_quarter.plot(scores, "a model").savefig(tmp_path / "plot.png")
+
+
+def test_features_are_judged_against_fine_tuning_and_the_embedding(tmp_path):
+    rights = [50, 70, 78, 76, 77, 84, 84]
+    scores = dict(zip(features_by_layer.SIDES, map(scored, rights), strict=True))
+    found = verdicts(features_by_layer.claims(scores))
+    assert found == [REPRODUCED, NOT_DECIDABLE, *[REPRODUCED] * 4]
+    rows = features_by_layer.table_rows(scores)
+    assert rows[0][:2] == ("embedding", "0") and rows[-1][3] == ""
+    assert rows[5][1] == "3 4 5 6"
+    page = features_by_layer.page(FindingConfig(), features_by_layer.WORDS, scores)
+    assert "Each seed draws 320 of" in page.text("figure.png")
+    features_by_layer.plot(scores, "a model").savefig(tmp_path / "plot.png")
+
+
+def test_freezing_trains_all_blocks_first_and_the_last_two_after():
+    strategy = adapt.strategy(freezing_saves.freezing(), layers=6, epochs=3)
+    assert [phase.epochs for phase in strategy.phases] == [1, 2]
+    assert strategy.shared_schedule
+    assert strategy.phases[1].rules == adapt.strategy("top:2", 6, 2).phases[0].rules
+
+
+def test_the_cache_saves_what_is_frozen_alike_in_several_epochs():
+    config = EncoderConfig("bert", layers=6, width=8, heads=2, mlp_width=16, positions=32)
+    train = SimpleNamespace(tokens_per_example=10.0, tokens_per_sequence=10.0)
+    material: Any = SimpleNamespace(pretrained=SimpleNamespace(config=config), train=train)
+
+    def flops(name: str, cache: freezing_saves.Cache) -> float:
+        return freezing_saves.fit_flops(material, freezing_saves.SIDES[name], 4, cache)
+
+    assert flops("full", "on") == flops("full", "off")
+    assert flops("frozen", "on") == pytest.approx(flops("frozen", "off") / 3)
+    for name in ("freezing", "top:3", "top:1"):
+        assert flops("frozen", "on") < flops(name, "on") < flops(name, "off") < flops("full", "on")
+
+
+def test_a_saving_of_seconds_is_judged_over_rounds(tmp_path):
+    def side(right: int, seconds: list[float], cached: list[float]) -> freezing_saves.Side:
+        return freezing_saves.Side(scored(right), 3e12, 2e12, 1e12, seconds, cached)
+
+    slow = [9.0, 10.0, 11.0]
+    sides = {name: side(80, slow, [8.0, 9.0, 10.0]) for name in freezing_saves.SIDES}
+    sides["full"] = side(80, slow, [])
+    sides["freezing"] = side(80, [6.0, 7.0, 8.0], [5.0, 6.0, 9.0])
+    found = verdicts(freezing_saves.claims(sides))
+    assert found == [REPRODUCED, NOT_DECIDABLE, REPRODUCED, NOT_DECIDABLE]
+    rows = freezing_saves.table_rows(sides)
+    assert rows[1][0] == "freezing" and rows[1][5:] == ("7.0", "6.0", "1.7")
+    assert rows[0][3] == rows[0][6] == ""
+    text = freezing_saves.page(FindingConfig(), REVIEWS, sides).text("figure.png")
+    assert "3 rounds in turn" in text
+    freezing_saves.plot(sides, "a model").savefig(tmp_path / "plot.png")
