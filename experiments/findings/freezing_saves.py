@@ -68,7 +68,7 @@ CAPTION = (
 WHY: Sequence[str] = ()
 METHOD = (
     "`freezing` trains everything for one epoch, then the last two of six blocks and the head for "
-    "two; the other strategies are the same for all three epochs. Each seed draws {labels} of 2,000 "
+    "two; the other strategies are the same for all three epochs. Each seed draws {labels} of 1,500 "
     "film reviews, the same for every strategy; a fifth of them choose the best epoch. Batches have "
     "16 examples, the test {rows} reviews, and the rate is three times the usual.",
     "FLOPs are of the steps of one fit, counted by hand, without the head: the frozen stages once an "
@@ -314,7 +314,7 @@ def plot(sides: Mapping[str, Side], checkpoint: str) -> Any:
     axis.set_xlabel("TFLOP of a fit (open: what is frozen is computed in every step)")
     axis.set_ylabel("test accuracy")
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     axis.set_title(f"{checkpoint} on film reviews: what freezing saves", fontsize=11)
     return drawn
 

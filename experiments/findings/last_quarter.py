@@ -188,8 +188,7 @@ def plot(scores: Mapping[int, Score], checkpoint: str) -> Any:
     gain = (1 - SHARE) * frozen + SHARE * full
     axis.axhline(gain, color=plots.RED, ls="--", lw=1.2, label="90% of full's gain over frozen")
     axis.axhline(SHARE * full, color=plots.GREY, ls="--", lw=1.2, label="90% of full's accuracy")
-    axis.axvspan(1, 2, color=plots.YELLOW, alpha=0.2, lw=0)
-    axis.annotate("a quarter", (1.5, axis.get_ylim()[1]), ha="center", va="top", fontsize=8)
+    axis.axvspan(1, 2, color=plots.YELLOW, alpha=0.2, lw=0, label="a quarter lies between")
     labels = [f"{layers}\n{STRATEGIES[layers]}" for layers in scores]
     axis.set_xticks(list(scores), labels)
     axis.set_xlabel(f"last layers that train, of {LAYERS}")
