@@ -71,8 +71,8 @@ def preprocessor(settings: ImageSettings) -> dict[str, Any]:
 
 
 def processor_class(settings: ImageSettings) -> str:
-    """The class of transformers that does all of it: ViT's cuts nothing out of a picture in versions
-    before 5, and of those that do DeiT's takes no shorter side.
+    """The class of transformers that does all of it: ViT's cuts nothing out of a picture in
+    versions before 5, and of those that do DeiT's takes no shorter side.
     """
     if not settings.rounds:
         return UNROUNDED

@@ -1,8 +1,8 @@
 """A run of LoRA as a folder of PEFT: what was added to its base, and the head.
 
-A module that is several of our layers side by side, such as GPT-2's ``c_attn``, has one A for all of
-them there. Layers with an A of their own share a rank as large as all of theirs: the A's lie one below
-the other, and B is zero where a layer meets another's A.
+A module that is several of our layers side by side, such as GPT-2's ``c_attn``, has one A for all
+of them there. Layers with an A of their own share a rank as large as all of theirs: the A's lie one
+below the other, and B is zero where a layer meets another's A.
 """
 
 import collections

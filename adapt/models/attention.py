@@ -215,7 +215,8 @@ def project(
     lora_updates: Sequence[jax.Array | None],
     heads: int,
 ) -> jax.Array:
-    """Query, key and value, [R, C, 3, H, K], by one matrix product of their three kernels [D, H * K].
+    """Query, key and value, [R, C, 3, H, K], by one matrix product of their three kernels [D, H *
+    K].
 
     ``lora_updates`` [R, C, H * K] are added to each of them; None adds nothing.
     """

@@ -173,14 +173,14 @@ class Classifier(nn.Module):
     * ``pooling``: a name of ``POOLINGS``, or ``"attention"``; ``"patches"``, ``"cls+patches"`` and
       ``"patch_norm"``, the mean of an image's patches, as it is, beside the class token, or
       normalised; ``"projection"``, the class token, or what ``projected`` pools, through a dense
-      layer; ``"map"``, an :class:`AttentionPooler`. ``"pooler"``, ``"attention"``, ``"patch_norm"``, ``"projection"``
-      and ``"map"`` have weights, which are the head's own.
+      layer; ``"map"``, an :class:`AttentionPooler`. ``"pooler"``, ``"attention"``,
+      ``"patch_norm"``, ``"projection"`` and ``"map"`` have weights, which are the head's own.
     * ``layers``: the layers that the head reads, 0 the embedding, k the k-th block; empty: the
       last. Several come side by side, [R, C, layers * D].
     * ``mix``: ``"concat"`` leaves them so (BERT's feature-based approach, Devlin et al. 2019, 5.3),
       ``"learned"`` mixes them to [N, D] (ELMo's scalar mix, Peters et al. 2018, eq. 1).
-    * ``hidden``: the activation of a dense layer between what is pooled and the projection; "" for no
-      such layer. ``hidden_norm`` puts a norm after it (ModernBERT).
+    * ``hidden``: the activation of a dense layer between what is pooled and the projection; "" for
+      no such layer. ``hidden_norm`` puts a norm after it (ModernBERT).
     * ``columns``: the classes of each label column, where there are several. Logits are then
       [N, columns, most classes], -inf where a column has fewer.
 
@@ -493,8 +493,8 @@ class MaskedLM(LanguageModel):
     the vocabulary product: logits [M, V]. Otherwise all do: [R, C, V]. A tied decoder multiplies by
     the token embedding table, which belongs to the encoder: dropping the head can't take it along.
     With ``next_sentence`` the head also holds the weights of next-sentence prediction, for export;
-    with ``pooler`` those of BERT's pooler alone, which another head may go on with. ``width`` is what
-    the transform makes, that of a narrow embedding; 0: the encoder's.
+    with ``pooler`` those of BERT's pooler alone, which another head may go on with. ``width`` is
+    what the transform makes, that of a narrow embedding; 0: the encoder's.
     """
 
     vocabulary: int
@@ -549,8 +549,8 @@ class MaskedLM(LanguageModel):
 
 
 class ReplacedTokens(nn.Module):
-    """ELECTRA's discriminator (Clark et al. 2020, 3): a float32 logit a token, [R * C, 1], or [M, 1] at
-    the batch's ``targets``. It is positive where the token was replaced by a generator.
+    """ELECTRA's discriminator (Clark et al. 2020, 3): a float32 logit a token, [R * C, 1], or [M,
+    1] at the batch's ``targets``. It is positive where the token was replaced by a generator.
     """
 
     activation: str = "gelu"
@@ -573,12 +573,12 @@ class ReplacedTokens(nn.Module):
 
 
 class MaskedPixels(nn.Module):
-    """The pixels of a patch by a dense layer on one token (SimMIM, Xie et al. 2022, 3.3): float32 [M,
-    pixels] at the batch's ``targets``, or [R, C, pixels].
+    """The pixels of a patch by a dense layer on one token (SimMIM, Xie et al. 2022, 3.3): float32
+    [M, pixels] at the batch's ``targets``, or [R, C, pixels].
 
     ``pixels`` are channels * P * P, in the order of :func:`adapt.objectives.masked_image.
-    pixels_of_patches`. The head has the token that stands in for a masked patch, ``mask_token`` [D],
-    which the embedding reads from its batch.
+    pixels_of_patches`. The head has the token that stands in for a masked patch, ``mask_token``
+    [D], which the embedding reads from its batch.
     """
 
     pixels: int

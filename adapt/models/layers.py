@@ -181,8 +181,8 @@ class LowRank(nn.Module):
     """scale (x A) B (LoRA, Hu et al. 2021, eq. 3), [..., out]: zero at first, for B is.
 
     A [in, r] is drawn from N(0, 1 / in), B [r, out] is zeros. With ``magnitudes`` it is what makes
-    the kernel m (W + scale A B) / |W + scale A B|, each column by its length, of W (DoRA, Liu et al.
-    2024, eq. 5). The magnitude m [out] has to be the length of W at first, which
+    the kernel m (W + scale A B) / |W + scale A B|, each column by its length, of W (DoRA, Liu et
+    al. 2024, eq. 5). The magnitude m [out] has to be the length of W at first, which
     :func:`adapt.models.peft.init_peft` sees to.
     """
 

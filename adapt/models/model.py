@@ -169,8 +169,8 @@ class Model:
         batch: Batch,
         key: jax.Array | None,
     ) -> Any:
-        """``function(params, x, batch, key)``, an array or a pytree of them; on a mesh that of every
-        group, one after the other.
+        """``function(params, x, batch, key)``, an array or a pytree of them; on a mesh that of
+        every group, one after the other.
 
         There each group has a key of its own, and parameters that a function of a group can use.
         """

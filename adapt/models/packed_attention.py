@@ -376,8 +376,8 @@ def needed_blocks(plan: Plan, pattern: AttentionPattern, tokens: int) -> Needed:
 
 
 def block_bounds(first: jax.Array, last: jax.Array, size: int, other_size: int) -> jax.Array:
-    """int32 [R, blocks, 2]: the first block of others that a block of tokens needs, and the one after
-    the last, both 0 where it needs none.
+    """int32 [R, blocks, 2]: the first block of others that a block of tokens needs, and the one
+    after the last, both 0 where it needs none.
 
     ``first`` and ``last`` [R, C] are the others that each token needs; sizes are those of blocks.
     """

@@ -1,7 +1,7 @@
 """config.json of a checkpoint -> :class:`EncoderConfig`, by the rows of its family.
 
-The family says what entries mean. What makes an encoder at all is checked here, in one place for all
-families and for the configs that runs store.
+The family says what entries mean. What makes an encoder at all is checked here, in one place for
+all families and for the configs that runs store.
 """
 
 import dataclasses
@@ -67,8 +67,8 @@ def encoder_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
 def usual_entries(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
     """The entries with those that have another name under the usual one, too.
 
-    Raises :class:`CheckpointError` where both are there and say different things: transformers takes
-    the other name then, which the original library may not know.
+    Raises :class:`CheckpointError` where both are there and say different things: transformers
+    takes the other name then, which the original library may not know.
     """
     found = dict(hf)
     for other, usual in aliases.items():
@@ -171,8 +171,8 @@ def check_positions(config: EncoderConfig, says: str) -> None:
 
 
 def check_rotary(config: EncoderConfig, says: str) -> None:
-    """Raise :class:`CheckpointError` for numbers that make no rotation, or for heads of a width that
-    can't be rotated.
+    """Raise :class:`CheckpointError` for numbers that make no rotation, or for heads of a width
+    that can't be rotated.
     """
     for name in ("rotary_base", "local_rotary_base"):
         base = getattr(config, name)

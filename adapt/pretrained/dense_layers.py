@@ -1,6 +1,7 @@
 """The dense layers that a folder of sentence-transformers may have after its pooling (2_Dense).
 
-They make vectors of pooled states, so they are no part of the encoder, and nothing trains them here.
+They make vectors of pooled states, so they are no part of the encoder, and nothing trains them
+here.
 """
 
 import dataclasses

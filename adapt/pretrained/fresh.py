@@ -61,8 +61,8 @@ def cut_vocabulary(
 
     Its special tokens stay, ASCII characters, so that any word in them can still be spelled, and
     ``words``. A word whose token is left out becomes several; ids are new ones. Raises
-    :class:`StrategyError` for a tokenizer of another kind, for a word that is not one of its tokens,
-    and where ``size`` is too small for what stays.
+    :class:`StrategyError` for a tokenizer of another kind, for a word that is not one of its
+    tokens, and where ``size`` is too small for what stays.
     """
     content = json.loads(tokenizer.backend.to_str())
     model = content["model"]

@@ -299,7 +299,9 @@ def load_folder(folder: Path, source: str, base: str | Path | None = None) -> Pr
 
 
 def read_model_files(folder: Path) -> tuple[dict[str, Any], EncoderConfig, dict[str, np.ndarray]]:
-    """(the entries of config.json, the encoder's configuration, the tensors) of a folder of weights."""
+    """(the entries of config.json, the encoder's configuration, the tensors) of a folder of
+    weights.
+    """
     hf = read_json(folder, "config.json")
     check_model_type(hf, folder)
     check_no_adapter(folder)
@@ -1045,8 +1047,8 @@ def parse_embedding(content: Mapping[str, Any], head: Any) -> Embedding:
 
 
 def check_setting_types(settings: Any) -> None:
-    """Raise ValueError for a field of a dataclass that is not of the type that it is annotated with,
-    as JSON that was edited or damaged leaves it.
+    """Raise ValueError for a field of a dataclass that is not of the type that it is annotated
+    with, as JSON that was edited or damaged leaves it.
     """
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
@@ -1105,8 +1107,8 @@ def known_poolings(pretrained: Pretrained) -> list[str]:
 
 
 def pooling_fields(pretrained: Pretrained, pooling: str) -> dict[str, Any]:
-    """What a :class:`Classifier` has to know of the encoder to pool in this way: as the checkpoint's
-    own head does, where that pools so.
+    """What a :class:`Classifier` has to know of the encoder to pool in this way: as the
+    checkpoint's own head does, where that pools so.
     """
     if pooling in POOLINGS or pooling == "attention":
         return {}

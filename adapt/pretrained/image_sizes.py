@@ -41,7 +41,9 @@ def with_image_size(
 def resized_positions(
     table: np.ndarray, config: EncoderConfig, size: int, smooth: bool
 ) -> np.ndarray:
-    """Positions float32 [T, D] of the patches of another size; those of the tokens before them stay."""
+    """Positions float32 [T, D] of the patches of another size; those of the tokens before them
+    stay.
+    """
     first = len(table) - config.patches
     side = config.image_size // config.patch_size
     weights = smooth_weights if smooth else cubic_weights

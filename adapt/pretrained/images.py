@@ -137,8 +137,8 @@ def read_image_settings(
 
 
 def for_encoder(defaults: Mapping[str, Any], size: int, channels: int) -> dict[str, Any]:
-    """The defaults of a processor for an encoder of another size than 224, or of gray pictures: what
-    is done where a folder says nothing of its pictures.
+    """The defaults of a processor for an encoder of another size than 224, or of gray pictures:
+    what is done where a folder says nothing of its pictures.
     """
     scaled = dict(defaults)
     for entry in ("size", "crop_size"):

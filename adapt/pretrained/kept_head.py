@@ -1,4 +1,5 @@
-"""The head of pre-training where it is kept below what comes next: which there are, and their weights.
+"""The head of pre-training where it is kept below what comes next: which there are, and their
+weights.
 
 head = on_head(load("tiny-bert"), "transform", "mean", classes=2)
 """

@@ -1,4 +1,5 @@
-"""An adapter of PEFT put into the weights of its base: LoRA (Hu et al. 2021), rsLoRA, DoRA, IA3, VeRA.
+"""An adapter of PEFT put into the weights of its base: LoRA (Hu et al. 2021), rsLoRA, DoRA, IA3,
+VeRA.
 
 Which of our leaves a module of the original library is, and how its file lays it out, the table of
 the family says. A module that is several of our layers side by side, such as GPT-2's ``c_attn``, is
@@ -113,10 +114,10 @@ def merge_adapter(
     """The base with the adapter in its weights: (entries of config.json for the adapter's class,
     head and parameters).
 
-    ``hf`` and ``tensors`` are the base's. The head is the adapter's: the base's own stays where both
-    are of the same class, where it is one of pre-training, and where the adapter does not say of
-    which it is. Raises :class:`CheckpointError` for an adapter of another base, and where the task
-    type asks for a head that the two do not make.
+    ``hf`` and ``tensors`` are the base's. The head is the adapter's: the base's own stays where
+    both are of the same class, where it is one of pre-training, and where the adapter does not say
+    of which it is. Raises :class:`CheckpointError` for an adapter of another base, and where the
+    task type asks for a head that the two do not make.
     """
     family = get_family(config.family)
     parts = parts_of(adapter)
@@ -189,8 +190,9 @@ def head_kind_of(family: Family, class_name: str) -> str:
 
 
 def of_other_head(family: Family, named: Tensors, expected: Collection[str], kind: str) -> Tensors:
-    """The tensors of a base that are neither its encoder's nor counted to it, nor called as one that
-    only heads of this kind have: ModernBERT's classifier is on the dense layer of its masked LM.
+    """The tensors of a base that are neither its encoder's nor counted to it, nor called as one
+    that only heads of this kind have: ModernBERT's classifier is on the dense layer of its masked
+    LM.
     """
     counted = {
         row.name for row in family.table if row.paths[0].startswith(OF_ENCODER) or kind in row.kinds
@@ -345,8 +347,8 @@ def add(
 
 
 def check_whole(base: Base, parts: Parts, done: set[str], adapter: Adapter) -> None:
-    """Raise :class:`CheckpointError` where a dense layer of the encoder is a target and the file has
-    nothing of it.
+    """Raise :class:`CheckpointError` where a dense layer of the encoder is a target and the file
+    has nothing of it.
     """
     entries = adapter.entries
     if entries.target_modules is None or entries.target_modules == ALL_LINEAR:

@@ -85,8 +85,8 @@ def read_tokenizer(
 
     ``own_class`` is the class that the family's tokenizers have, "" for none, or None for a run,
     whose tokenizer.json is taken as it is. ``hf`` is its config.json; ``more`` overrules
-    tokenizer_config.json, as sentence_bert_config.json may. Raises :class:`CheckpointError` for files that can't be read, and
-    for a tokenizer that is not made here.
+    tokenizer_config.json, as sentence_bert_config.json may. Raises :class:`CheckpointError` for
+    files that can't be read, and for a tokenizer that is not made here.
     """
     file = vocabulary_file(folder)
     if file is None:
@@ -549,8 +549,8 @@ class TokenizerClass:
 
     ``model`` is the type of the model in a tokenizer.json, ``defaults`` are the special tokens that
     need not be said, ``make`` makes the tokenizer and ``ends`` what is put around texts (None: what
-    tokenizer.json says); ``says`` are the entries of tokenizer_config.json by which a tokenizer.json
-    may be compared with what was made.
+    tokenizer.json says); ``says`` are the entries of tokenizer_config.json by which a
+    tokenizer.json may be compared with what was made.
     """
 
     model: str

@@ -1,10 +1,10 @@
 """Families of checkpoints: one file each, which says all that adapt has to know of it.
 
-A file here ends in ``FAMILY = Family(...)``, and ``FAMILIES`` has it under the ``model_type`` of its
-config.json. Siblings share a file: ``"adapt.pretrained.families.roberta:CAMEMBERT"`` is the object
-``CAMEMBERT`` of that file, often ``dataclasses.replace(FAMILY, prefix="camembert.")``. No other file
-of adapt compares or names a family: what they need to know is a field of :class:`Family`, and what a
-simple family does not need has a default there.
+A file here ends in ``FAMILY = Family(...)``, and ``FAMILIES`` has it under the ``model_type`` of
+its config.json. Siblings share a file: ``"adapt.pretrained.families.roberta:CAMEMBERT"`` is the
+object ``CAMEMBERT`` of that file, often ``dataclasses.replace(FAMILY, prefix="camembert.")``. No
+other file of adapt compares or names a family: what they need to know is a field of
+:class:`Family`, and what a simple family does not need has a default there.
 
 How the fields are used:
 
@@ -12,15 +12,16 @@ How the fields are used:
   ``complete``, which refuses by name what changes the computation and is not done here. Back: the
   rows and ``usual``, then ``entries``, which says what ``complete`` read and overrules the rows.
   Both have to make config.json again, so that adapt and transformers read the same.
-* tensors -> leaves, and back: ``table``. A row counts where the model has its leaves, and, where the
-  row has ``kinds``, where the head is of one of them: so a leaf can have other names under another
-  head.
+* tensors -> leaves, and back: ``table``. A row counts where the model has its leaves, and, where
+  the row has ``kinds``, where the head is of one of them: so a leaf can have other names under
+  another head.
 * a file's head: ``recognise`` gets the tensors without ``prefix`` and without ``buffers``.
-* exports: ``classes`` has transformers' class by the kind of head, ``sequence_heads`` the heads that
-  the class for sequences can hold, ``base_class`` the class without a head.
+* exports: ``classes`` has transformers' class by the kind of head, ``sequence_heads`` the heads
+  that the class for sequences can hold, ``base_class`` the class without a head.
 
 ``head_kind`` has the kinds of heads. :mod:`adapt.pretrained.config_file` and
-:mod:`adapt.pretrained.importing` read checkpoints by these objects, :mod:`adapt.export` writes them.
+:mod:`adapt.pretrained.importing` read checkpoints by these objects, :mod:`adapt.export` writes
+them.
 """
 
 import dataclasses
@@ -290,24 +291,25 @@ class Family:
     * ``config``: rows (field of :class:`EncoderConfig`, its entry in config.json, default unless it
       is required); of a field's rows the first one is read and all are written.
     * ``table``: which tensor is which leaf.
-    * ``modules``: rows of dense layers by the names of transformers' modules, where these are others
-      than in a file: transformers 5 renames them as it loads one. Files of PEFT have these names.
+    * ``modules``: rows of dense layers by the names of transformers' modules, where these are
+      others than in a file: transformers 5 renames them as it loads one. Files of PEFT have these
+      names.
     * ``recognise(config, hf, tensors) -> (head, tensors)``: the head whose weights are there, as a
       module, and the tensors by the names of ``table``. What it leaves among them that is in no row
       is left out, and said.
-    * ``usual``: entries of config.json that change the computation, with the one value that is read;
-      any other is refused, and these are written. A null counts as false.
+    * ``usual``: entries of config.json that change the computation, with the one value that is
+      read; any other is refused, and these are written. A null counts as false.
     * ``always``: fields of :class:`EncoderConfig` that all its models have, whatever config.json
       says.
     * ``complete(hf, fields) -> fields``: what ``config`` and ``always`` can't say. It raises
       :class:`CheckpointError` for what is not read.
     * ``settings(hf) -> hf``: the entries of the encoder, where config.json nests them in others.
-    * ``aliases``: another name of an entry in config.json -> the usual one, under which the rows and
-      ``complete`` read it: the ``attribute_map`` of transformers' configuration.
+    * ``aliases``: another name of an entry in config.json -> the usual one, under which the rows
+      and ``complete`` read it: the ``attribute_map`` of transformers' configuration.
     * ``entries(config, head) -> entries of config.json``: the inverse of ``complete``. ``head`` is
       None for an encoder alone.
-    * ``settle(config, tensors) -> config``: what the tensors of a file, by its own names, say of the
-      encoder.
+    * ``settle(config, tensors) -> config``: what the tensors of a file, by its own names, say of
+      the encoder.
     * ``pooling``: what a new head pools by, unless another pooling is asked for.
     * ``prefix``: what the original library puts before the names of the encoder and of its pooler
       where a head is on it.
@@ -320,10 +322,10 @@ class Family:
       logits, too: see :mod:`adapt.export.heads`.
     * ``head_layer(config) -> fields``: of new heads for sequences, tokens and spans, the layer
       before the projection that transformers' classes have and no weights can undo.
-    * ``base_class``: transformers' class without a head, which sentence-transformers takes; "" where
-      it takes none.
-    * ``extra_tensors(config, class, tensors) -> tensors``: what that class holds beside the table's,
-      by full names.
+    * ``base_class``: transformers' class without a head, which sentence-transformers takes; ""
+      where it takes none.
+    * ``extra_tensors(config, class, tensors) -> tensors``: what that class holds beside the
+      table's, by full names.
     * ``language_model(config, tied) -> head``: the head of pre-training.
     * ``pair_objective``: the objective of pre-training by which the second head beside its masked
       LM was trained, where it has one: a name of :data:`adapt.objectives.OBJECTIVES`.

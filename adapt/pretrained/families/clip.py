@@ -1,5 +1,5 @@
-"""CLIP (Radford et al. 2021): its tower of images. The projection into the space that it shares with
-the tower of texts is the head.
+"""CLIP (Radford et al. 2021): its tower of images. The projection into the space that it shares
+with the tower of texts is the head.
 """
 
 from collections.abc import Callable

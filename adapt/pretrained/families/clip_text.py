@@ -1,6 +1,6 @@
-"""CLIP's tower of texts (Radford et al. 2021): causal and pre-norm. The vector of a text is the state of its last
-token, which the tokenizer puts there to say that the text ends. The projection into the space that
-it shares with the tower of images is the head.
+"""CLIP's tower of texts (Radford et al. 2021): causal and pre-norm. The vector of a text is the
+state of its last token, which the tokenizer puts there to say that the text ends. The projection
+into the space that it shares with the tower of images is the head.
 """
 
 from typing import Any

@@ -1,5 +1,5 @@
-"""What the decoders since Llama have in common: causal, RMS norms, rotary positions, shared keys and
-values, a gated MLP. Their families are files of their own.
+"""What the decoders since Llama have in common: causal, RMS norms, rotary positions, shared keys
+and values, a gated MLP. Their families are files of their own.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,5 +1,5 @@
-"""DINOv2 (Oquab et al. 2024) and DINOv2 with registers (Darcet et al. 2024): ViT with a layer scale;
-the giant one has a gated MLP.
+"""DINOv2 (Oquab et al. 2024) and DINOv2 with registers (Darcet et al. 2024): ViT with a layer
+scale; the giant one has a gated MLP.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""Gemma 3's text model (2025): a scaled embedding, norms before and after each branch whose scale is
-stored as its distance from 1, and local layers between global ones, with rotary positions of their
-own. EmbeddingGemma is one that attends both ways.
+"""Gemma 3's text model (2025): a scaled embedding, norms before and after each branch whose scale
+is stored as its distance from 1, and local layers between global ones, with rotary positions of
+their own. EmbeddingGemma is one that attends both ways.
 """
 
 import dataclasses

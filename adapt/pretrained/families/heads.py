@@ -119,8 +119,8 @@ def masked_lm_and_pairs(decoder: str, bias: str, pooler: str, pairs: str) -> Rea
 
 
 def causal_lm(embedding: str, *endings: str) -> Reader:
-    """A causal language model, stored or tied to the tensor ``embedding``. Of a tied one a file holds
-    nothing: then the class that it was saved from, which ends in one of ``endings``, says it.
+    """A causal language model, stored or tied to the tensor ``embedding``. Of a tied one a file
+    holds nothing: then the class that it was saved from, which ends in one of ``endings``, says it.
     """
 
     def read(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
@@ -222,8 +222,8 @@ def tie(
     """(whether the decoder is the embedding, the tensors without the copy of it that a file may
     hold).
 
-    With ``bias`` there is one bias under this name, too: an untied file may hold a second one beside
-    its decoder, and then transformers computes with that.
+    With ``bias`` there is one bias under this name, too: an untied file may hold a second one
+    beside its decoder, and then transformers computes with that.
     """
     stored = tensors.get(decoder)
     same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))

@@ -77,8 +77,8 @@ def complete(hf: Entries, fields: Fields) -> Fields:
 
 
 def window(hf: Entries) -> int:
-    """How far a local block sees ahead and back: half of ``local_attention``, or ``sliding_window``,
-    by which transformers sets it, too.
+    """How far a local block sees ahead and back: half of ``local_attention``, or
+    ``sliding_window``, by which transformers sets it, too.
     """
     said = {}
     for entry, default in (("local_attention", 128), ("sliding_window", None)):

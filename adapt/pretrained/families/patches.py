@@ -62,8 +62,8 @@ def entries(config: EncoderConfig, head: Any) -> Fields:
 
 
 def complete(hf: Entries, fields: Fields) -> Fields:
-    """The fields with sizes of one number and the positions of all tokens: those before the patches,
-    the registers among them, and the patches.
+    """The fields with sizes of one number and the positions of all tokens: those before the
+    patches, the registers among them, and the patches.
 
     Raises :class:`CheckpointError` for other than square whole patches.
     """

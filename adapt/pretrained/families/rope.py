@@ -123,8 +123,8 @@ def yarn_entries(rope: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def yarn_scale(factor: float, scale: float = 1.0) -> float:
-    """By what rotated queries and keys are multiplied in texts ``factor`` times as long (Peng et al.
-    2023, eq. 22).
+    """By what rotated queries and keys are multiplied in texts ``factor`` times as long (Peng et
+    al. 2023, eq. 22).
     """
     return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 

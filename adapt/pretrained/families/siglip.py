@@ -1,5 +1,5 @@
-"""SigLIP (Zhai et al. 2023): its tower of images, without a class token; the head pools by attention
-(Zhai et al. 2022).
+"""SigLIP (Zhai et al. 2023): its tower of images, without a class token; the head pools by
+attention (Zhai et al. 2022).
 """
 
 import dataclasses
