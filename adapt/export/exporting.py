@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -68,6 +69,14 @@ def export(
         format = choose_format(run, format)
         folders = make_folders(run, format)
     check_replaceable(out)
+    write(folders, out)
+    return format
+
+
+def write(folders: Mapping[str, Folder], out: Path) -> None:
+    """Write the folders, by their places under ``out``, whole or not at all. Raises
+    :class:`OutputError` for a disk without room.
+    """
     size = 0
     for folder in folders.values():
         size += sum(tensor.nbytes for tensor in folder.tensors.values())
@@ -83,7 +92,6 @@ def export(
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return format
 
 
 def base_of(run: hub.Pretrained, base: str | Path | None) -> str:

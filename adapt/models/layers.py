@@ -197,16 +197,20 @@ class LowRank(nn.Module):
     def __call__(self, x: jax.Array, kernel: Kernel) -> jax.Array:
         a = self.param("a", nn.initializers.normal(self.inputs**-0.5), (self.inputs, self.rank))
         b = self.param("b", nn.initializers.zeros, (self.rank, self.outputs))
-        update = x @ a.astype(self.dtype) @ b.astype(self.dtype) * self.scale
+        reduced = x @ a.astype(self.dtype)
+        update = reduced @ b.astype(self.dtype) * self.scale
         if not self.magnitudes:
             return update
         magnitude = self.param("magnitude", nn.initializers.ones, (self.outputs,))
+        updated_kernel = kernel.in_dtype(jnp.float32) + self.scale * (a @ b)
+        length = jnp.linalg.norm(updated_kernel, axis=0)
+        length = jnp.maximum(length, LEAST_LENGTH)
         # The length is a constant to the gradient (4.3 there), which takes less memory.
-        weight = kernel.in_dtype(jnp.float32) + self.scale * (a @ b)
-        length = jnp.maximum(jnp.linalg.norm(weight, axis=0), LEAST_LENGTH)
         factor = magnitude / jax.lax.stop_gradient(length)
-        rest = multiply(x, kernel) * (factor - 1).astype(self.dtype)
-        return rest + factor.astype(self.dtype) * update
+        # The layer adds this to x W, and the sum is to be factor * (x W + update).
+        of_kernel = multiply(x, kernel) * (factor - 1).astype(self.dtype)
+        of_update = factor.astype(self.dtype) * update
+        return of_kernel + of_update
 
 
 def has_norm_kernel(x: jax.Array) -> bool:

@@ -316,11 +316,14 @@ class Model:
         rngs: Keys,
     ) -> jax.Array:
         """Blocks ``first`` to ``last - 1``: unrolled, or as a loop."""
-        if first == last or not (self.layout or self.scan or self.remat != "none"):
+        are_plain = not self.layout and not self.scan and self.remat == "none"
+        if first == last or are_plain:
             return self._encode(encoder, "run", x, batch, first, last, deterministic, rngs=rngs)
-        blocks = [encoder[name] for name in self.encoder.config.block_names[first:last]]
+        names = self.encoder.config.block_names[first:last]
+        blocks = [encoder[name] for name in names]
         relations = self._encode(encoder, "relations", batch)
-        if self.scan and have_one_structure(blocks) and self._attend_alike(first, last):
+        are_alike = have_one_structure(blocks) and self._attend_alike(first, last)
+        if self.scan and are_alike:
             return self._scan_blocks(blocks, x, batch, relations, first, deterministic, rngs)
         for index, params in enumerate(blocks, first):
             x = self._block(batch, relations, index, deterministic)(x, params, rngs)

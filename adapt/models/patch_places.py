@@ -61,13 +61,18 @@ def rotation_of_patches(config: EncoderConfig) -> Rotation:
     A patch has the same angles at the edge of an image of any size.
     """
     side = config.image_size // config.patch_size
-    quarter = config.width_of_head // 4
-    frequencies = 2 * math.pi / config.rotary_base ** (np.arange(quarter) / quarter)
+    count = config.width_of_head // 4  # half of the pairs of features
+    exponents = np.arange(count) / count
+    frequencies = 2 * math.pi / config.rotary_base**exponents
     centres = 2 * (np.arange(side) + 0.5) / side - 1
-    angles = centres[:, None] * frequencies
-    by_height = np.broadcast_to(angles[:, None], (side, side, quarter))
-    by_width = np.broadcast_to(angles[None, :], (side, side, quarter))
-    of_patches_TF = np.concatenate([by_height, by_width], -1).reshape(side**2, -1)
-    angles_TF = np.pad(of_patches_TF, [(config.leading_tokens, 0), (0, 0)])
+    angles = centres[:, None] * frequencies  # [side, count], of the places along one side
+
+    grid = (side, side, count)
+    by_height = np.broadcast_to(angles[:, None], grid)
+    by_width = np.broadcast_to(angles[None, :], grid)
+    of_patches_TF = np.concatenate([by_height, by_width], -1).reshape(side**2, 2 * count)
+
+    of_leading_TF = np.zeros((config.leading_tokens, 2 * count))
+    angles_TF = np.concatenate([of_leading_TF, of_patches_TF])
     angles_1TF = jnp.asarray(angles_TF[None], jnp.float32)
     return Rotation(jnp.cos(angles_1TF), jnp.sin(angles_1TF))

@@ -109,14 +109,21 @@ def difference_buckets(behind: np.ndarray, buckets: int, distance: int) -> np.nd
     off at the ends of the table. In float32, as the original library computes.
     """
     if distance:
-        middle = buckets // 2
-        near = np.abs(behind) < middle
-        far = np.where(near, middle - 1, np.abs(behind)).astype(np.float32)
-        growth = np.log(np.float32((distance - 1) / middle))
-        steps = np.log(far / np.float32(middle)) / growth * np.float32(middle - 1)
-        large = (np.ceil(steps) + middle) * np.sign(behind)
-        behind = np.where(far <= middle, behind, large).astype(np.int64)
+        behind = with_shared_buckets(behind, buckets // 2, distance)
     return np.clip(behind + buckets, 0, 2 * buckets - 1)
+
+
+def with_shared_buckets(behind: np.ndarray, exact: int, distance: int) -> np.ndarray:
+    """Differences whose larger ones, those beyond ``exact``, are shared by their logarithm."""
+    far = np.abs(behind)
+    is_near = far < exact
+    # The logarithm of a near difference is not used: any number below the border will do.
+    far = np.where(is_near, exact - 1, far).astype(np.float32)
+    growth = np.log(np.float32((distance - 1) / exact))
+    logarithm = np.log(far / np.float32(exact))
+    steps = logarithm / growth * np.float32(exact - 1)
+    shared = (np.ceil(steps) + exact) * np.sign(behind)
+    return np.where(far <= exact, behind, shared).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=64)

@@ -124,16 +124,24 @@ def fitting_head(
     otherwise than the model did. Else it is the pooler alone, and else none.
     """
     family = get_family(config.family)
-    of_pooler = {row.name for row in family.table if row.paths[0].startswith("head/pooler/")}
-    pooler = {name: tensor for name, tensor in named.items() if name in of_pooler}
-    for tensors in (named, {**encoder, **pooler}, encoder):
+    with_pooler = {**encoder, **pooler_of(family, named)}
+    for tensors in (named, with_pooler, encoder):
         head, kept = family.recognise(config, hf, dict(tensors))
         expected = expected_tensors(config, head)
         used = {name: tensor for name, tensor in kept.items() if name in expected}
-        left = names_without(kept, expected)
-        if not tree.differences(used, expected) and not is_a_part(family, head, left):
-            return head, used, names_without(named, tensors) + left
-    return Classifier(0, family.pooling), dict(encoder), names_without(named, encoder)
+        unused = names_without(kept, expected)
+        fits = not tree.differences(used, expected)
+        if fits and not is_a_part(family, head, unused):
+            not_tried = names_without(named, tensors)
+            return head, used, not_tried + unused
+    no_head = Classifier(0, family.pooling)
+    return no_head, dict(encoder), names_without(named, encoder)
+
+
+def pooler_of(family: Family, named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of a pooler."""
+    names = {row.name for row in family.table if row.paths[0].startswith("head/pooler/")}
+    return {name: tensor for name, tensor in named.items() if name in names}
 
 
 def is_a_part(family: Family, head: Any, left: Sequence[str]) -> bool:

@@ -126,11 +126,9 @@ def merge_adapter(
     named = {found.names[original]: tensor for original, tensor in tensors.items()}
     class_name = class_of(family, adapter.entries)
     dropped: Tensors = {}
-    if class_name not in (None, architecture(hf)):
+    if class_name is not None and class_name != architecture(hf):
         hf = {**hf, "architectures": [class_name]}
-        kind = head_kind_of(family, class_name)
-        if kind in NEW_HEADS:
-            dropped = of_other_head(family, named, expected, kind)
+        dropped = replaced_head(family, named, expected, class_name)
     kept = {name: tensor for name, tensor in named.items() if name not in dropped}
 
     names = encoder_names(config)
@@ -139,7 +137,10 @@ def merge_adapter(
     for name in of_head:
         check_is_head(family, name, names, adapter)
     imported = importing.to_params(config, hf, kept | of_head, adapter.base)
-    if class_name and head_kind(imported.head) != head_kind_of(family, class_name):
+    has_other_head = class_name is not None and head_kind(imported.head) != head_kind_of(
+        family, class_name
+    )
+    if has_other_head:
         # The base's pooler, which a class for tokens does not have, stands in the way.
         alone = {name: tensor for name, tensor in kept.items() if name in expected}
         imported = importing.to_params(config, hf, alone | of_head, adapter.base)
@@ -187,6 +188,14 @@ def head_kind_of(family: Family, class_name: str) -> str:
         if name == class_name:
             return kind
     return "features"
+
+
+def replaced_head(
+    family: Family, named: Tensors, expected: Collection[str], class_name: str
+) -> Tensors:
+    """The tensors of a base's own head where a class of the adapter has a new one in its place."""
+    kind = head_kind_of(family, class_name)
+    return of_other_head(family, named, expected, kind) if kind in NEW_HEADS else {}
 
 
 def of_other_head(family: Family, named: Tensors, expected: Collection[str], kind: str) -> Tensors:
