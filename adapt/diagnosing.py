@@ -33,7 +33,7 @@ from adapt.doctor.cases import (
 from adapt.doctor.checks import CHECKS, check_names, run_checks
 from adapt.doctor.deep import features_of_sample, sample
 from adapt.doctor.feature_scales import features_not_standardised
-from adapt.doctor.findings import Finding
+from adapt.doctor.findings import Command, Finding
 from adapt.errors import StrategyError
 from adapt.finetuning import Prepared, prepare, share_or_data, spelled_schedule
 from adapt.options import (
@@ -277,7 +277,9 @@ def diagnose_log(records: Any, wanted: frozenset[str]) -> Diagnosis:
     return diagnosis("a log", run_checks(CHECKS["training"], case), names)
 
 
-def diagnose_features(features: np.ndarray, name: str, wanted: frozenset[str]) -> Diagnosis:
+def diagnose_features(
+    features: np.ndarray, name: str, wanted: frozenset[str], shown_by: Command | None = None
+) -> Diagnosis:
     """What is wrong with features on which a head is to be trained.
 
     Raises :class:`StrategyError` for anything but numbers [N, D].
@@ -288,7 +290,7 @@ def diagnose_features(features: np.ndarray, name: str, wanted: frozenset[str]) -
             f"{name} are {features.dtype} {list(features.shape)}: give numbers [N, D], a row an input"
         )
     case = FeaturesCase(features=features, name=name)
-    return diagnosis(name, run_checks(CHECKS["features"], case), names)
+    return diagnosis(name, run_checks(CHECKS["features"], case, shown_by), names)
 
 
 def diagnose_runs(runs: Sequence[Run], wanted: frozenset[str]) -> Diagnosis:

@@ -96,9 +96,9 @@ def diagnosed(config: Config) -> Diagnosis:
     wanted = check_names(config.checks)
     if config.features is not None:
         check_flags(config, OF_FEATURES, f"{flag('features')} are looked at alone")
-        return diagnosing.diagnose_features(
-            read_features(config.features), str(config.features), wanted
-        )
+        path = str(config.features)
+        features = read_features(config.features)
+        return diagnosing.diagnose_features(features, path, wanted, ("doctor", {"features": path}))
     if len(config.run) > 1:
         check_flags(config, OF_SEVERAL_RUNS, "several runs are looked at by their scores alone")
         return diagnosing.diagnose_runs([load_run(folder) for folder in config.run], wanted)

@@ -43,7 +43,7 @@ def features_not_standardised(case: FeaturesCase) -> Iterator[Finding]:
         seen=seen,
         cause="features that are not standardised: one learning rate or penalty can't suit them all",
         fix="subtract the mean and divide by the standard deviation of the training rows, as adapt "
-        "probe does unless it is told `unscaled`",
+        "probe does",
         certainty="likely",
         evidence={
             "features": len(spread),

@@ -68,7 +68,7 @@ def head_rate_too_low(case: SettingsCase) -> Iterator[Finding]:
     yield Finding(
         severity="warning",
         seen=f"the head's rate {peak:.2g} moves a weight by at most {reach:.2g} in {case.plan.steps:,} "
-        "steps",
+        f"steps, and a new head needs {LEAST_REACH:g} or more",
         cause="the encoder's rate on a head that begins at random",
         fix="give a larger `head_learning_rate` (1e-3, and 1e-2 where only the head trains) or more "
         "`epochs`",
@@ -96,7 +96,7 @@ def encoder_rate_too_low(case: SettingsCase) -> Iterator[Finding]:
     yield Finding(
         severity="warning",
         seen=f"the encoder's rate {peak:.2g} moves a weight by at most {reach:.2g} in "
-        f"{case.plan.steps:,} steps, {change:.2%} of its kernels' size",
+        f"{case.plan.steps:,} steps, {change:.2%} of the size of its weights",
         cause="a rate so small that the encoder stays as it was pre-trained, at the cost of training",
         fix="give a larger `learning_rate`, or `strategy` frozen, which costs less",
         certainty="likely",
@@ -145,8 +145,8 @@ def rate_too_high(case: SettingsCase) -> Iterator[Finding]:
     change, rate, size = changes[group]
     yield Finding(
         severity="warning",
-        seen=f"the peak rate {rate:.2g} of group {group} is {change:.1%} of its pre-trained kernels' "
-        f"size ({size:.2g}, root mean square) in a single step",
+        seen=f"a single step at the peak rate {rate:.2g} of group {group} changes its pre-trained "
+        f"weights by about {change:.0%} of their size ({size:.2g}, root mean square)",
         cause="a rate for weights that begin at random",
         fix=f"give a smaller `learning_rate`: {MOST_CHANGE * size / 10:.0e} is usual for such weights",
         certainty="likely",

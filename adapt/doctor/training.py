@@ -44,7 +44,7 @@ def loss_above_prior(case: TrainingCase) -> Iterator[Finding]:
         return
     last = case.losses[-1]
     floor = case.prior_loss if case.has_new_head else None
-    what = "that of the labels' shares alone"
+    what = "that of answering with the shares of the labels, whatever the input"
     if floor is None and len(case.losses) > 1:
         floor = case.losses[0]
         what = "that of the first epoch"
@@ -73,8 +73,8 @@ def nothing_learned(case: TrainingCase) -> Iterator[Finding]:
     reach = case.reach("head")
     evidence = {"loss": last, "prior_loss": prior, "steps": case.steps, "reach": reach}
     seen = (
-        f"after {case.steps:,} steps the training loss is {last:.3g}, and {prior:.3g} is that of the "
-        "labels' shares alone"
+        f"after {case.steps:,} steps the training loss is {last:.3g}, and answering with the shares "
+        f"of the labels, whatever the input, has {prior:.3g}"
     )
     if case.has_new_head and reach is not None and reach < LEAST_REACH:
         yield Finding(
@@ -112,7 +112,7 @@ def memorised(case: TrainingCase) -> Iterator[Finding]:
     yield Finding(
         severity="error",
         seen=f"the training loss falls to {last:.3g} and the validation loss to {best:.3g} at best, "
-        f"where {prior:.3g} is that of the labels' shares alone",
+        f"where answering with the shares of the labels, whatever the input, has {prior:.3g}",
         cause="the training rows were learned by heart: labels that do not belong to the inputs "
         "(shuffled, or another column), other rows in validation, or too few rows",
         fix="look at some rows of both sets; then train less of the encoder",

@@ -119,6 +119,34 @@ def test_pictures(inputs, load):
     assert alarms(pretrained, (pictures, labels)) == []
 
 
+# Most of a run's time is compiling, so that some of the plans above are trained, and not all: one of
+# each kind of labels, of strategies and of families.
+TRAINED = {
+    "ten classes": {"epochs": 4},
+    "regression": {"strategy": "frozen"},
+    "multilabel": {"strategy": "top:1"},
+    "tags": {"epochs": 12, "learning_rate": 3e-3, "head_learning_rate": 1e-2, "dropout": 0.0},
+    "gpt2_lm_tied": {"strategy": "bitfit"},
+    "vit_bare_pooler": {"strategy": "frozen"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_runs(load, name):
+    train = TASKS.get(name, (TEXTS, LABELS))
+    task = name if name in adapt_tasks() else "classification"
+    family = BERT if name in TASKS else name
+    if name == "vit_bare_pooler":
+        train = ([tiny.picture(number) for number in range(40)], ["cat", "dog"] * 20)
+        pretrained = adapt.load(str(tiny.REFERENCES / name))
+    else:
+        pretrained = load(family)
+    run = healthy.plan(pretrained, train, task=task, batch_size=16, **TRAINED[name]).train()
+    found = {entry["check"] for entry in run.result["findings"]}
+    assert found <= {"truncated_texts"}
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("final", [0.05, 0.3, 0.6])
 def test_logs_of_runs_that_learned(final, seed):
