@@ -64,12 +64,14 @@ class StagedFolder:
         changed = {file for file, state in states.items() if self.sent.get(file) != state}
         last = [file for file in self.last if file in changed]
         first = changed & {FIRST} - set(last)
+        between = changed - first - set(last)
+        gone = self.sent.keys() - states.keys()
         buckets.send(self.path, first, self.name)
         self.delete_previous()
-        buckets.send(self.path, sorted(changed - first - set(last)), self.name)
+        buckets.send(self.path, sorted(between), self.name)
         for file in last:
             buckets.send(self.path, [file], self.name)
-        buckets.remove(self.name, self.sent.keys() - states.keys())
+        buckets.remove(self.name, gone)
         self.sent = states
 
     def delete_previous(self) -> None:

@@ -85,13 +85,21 @@ def best_answers(logits: np.ndarray, labels: SpanWindows) -> Found:
             spans.append(labels.text(window, *tokens[window].tolist()))
         else:  # a text of which the tokenizer makes no token
             spans.append((0, 0, ""))
-    margins = np.full(len(best), -np.inf)
-    if labels.file.has_null:
-        least = np.full(len(best), np.inf)
-        np.minimum.at(least, labels.questions, logits[:, :, 0].sum(1, np.float64))
-        is_answer = np.isfinite(scores[best])
-        margins = np.where(is_answer, least - np.where(is_answer, scores[best], 0), least)
-    return Found(spans, margins)
+    return Found(spans, null_margins(logits, labels, scores[best]))
+
+
+def null_margins(logits: np.ndarray, labels: SpanWindows, best_scores: np.ndarray) -> np.ndarray:
+    """By how much no answer is better than the best one, float64 [Q]; -inf in a file in which every
+    question has an answer.
+
+    ``best_scores`` [Q] are those of the best answers, -inf where a text has no token.
+    """
+    if not labels.file.has_null:
+        return np.full(len(best_scores), -np.inf)
+    no_answer = np.full(len(best_scores), np.inf)
+    np.minimum.at(no_answer, labels.questions, logits[:, :, 0].sum(1, np.float64))
+    is_answer = np.isfinite(best_scores)
+    return np.where(is_answer, no_answer - np.where(is_answer, best_scores, 0), no_answer)
 
 
 def best_spans(logits: np.ndarray) -> np.ndarray:
