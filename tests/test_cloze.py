@@ -106,6 +106,7 @@ def test_what_a_head_has_for_another_objective_is_discarded(tmp_path):
     assert plan.params["head"].keys() == {"transform", "norm", "decoder"}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_prompt_and_predicts_evaluates_and_exports(bert, tmp_path):
     out = tmp_path / "run"
     run = adapt.finetune(

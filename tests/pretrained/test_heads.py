@@ -332,6 +332,7 @@ def test_what_was_discarded_comes_back_as_json(tmp_path):
     assert hub.unread_record(hub.load(tiny.REFERENCES / "gpt2_bare")) == {}
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_discarded_and_a_run_of_that_run_nothing(tmp_path):
     folder = saved(tmp_path / "a", "bert_bare_pooler", {"projection.weight": weights(5, 7)})
     rows = tiny.sentences(12)

