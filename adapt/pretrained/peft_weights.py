@@ -137,10 +137,8 @@ def merge_adapter(
     for name in of_head:
         check_is_head(family, name, names, adapter)
     imported = importing.to_params(config, hf, kept | of_head, adapter.base)
-    has_other_head = class_name is not None and head_kind(imported.head) != head_kind_of(
-        family, class_name
-    )
-    if has_other_head:
+    kind = head_kind_of(family, class_name) if class_name else ""
+    if kind and head_kind(imported.head) != kind:
         # The base's pooler, which a class for tokens does not have, stands in the way.
         alone = {name: tensor for name, tensor in kept.items() if name in expected}
         imported = importing.to_params(config, hf, alone | of_head, adapter.base)
