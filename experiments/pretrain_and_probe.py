@@ -101,7 +101,7 @@ class StudyOptions:
     # steps to the first checkpoint after the one of fresh weights
     first: int = 64
     # how often that number is doubled: each time a checkpoint, the last of them at the end
-    doublings: int = 4
+    doublings: int = 3
     # examples a step
     batch_size: int = 12
     # tokens of an example
@@ -112,9 +112,9 @@ class StudyOptions:
     # labelled examples of a probe
     labels: int = 200
     # draws of these
-    seeds: int = 5
+    seeds: int = 3
     # rows of the test set
-    test_rows: int = 500
+    test_rows: int = 300
     # one objective on reviews for 16 steps: whether it runs
     short: bool = False
 

@@ -196,7 +196,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def short_name(checkpoint: str) -> str:
-    """The last two parts of a folder: ``causal/step_01024``."""
+    """The last two parts of a folder: ``causal/step_00512``."""
     return "/".join(Path(checkpoint).parts[-2:])
 
 
