@@ -175,9 +175,12 @@ class Trainer:
         return plan
 
     def options_for(self, draw: Draw, rate: float) -> FinetuningOptions:
-        """The options of a fit: few examples are gone through more often."""
+        """The options of a fit: few examples are gone through more often, and to the end. An epoch
+        of a few steps is too short for patience to tell anything.
+        """
         epochs = num_epochs(len(draw.train), self.options, self.compared)
-        return dataclasses.replace(self.options, epochs=epochs, rate_factor=rate)
+        patience = self.options.patience if epochs == self.options.epochs else 0
+        return dataclasses.replace(self.options, epochs=epochs, patience=patience, rate_factor=rate)
 
     def data(
         self, draw: Draw, seed: int, options: FinetuningOptions, shapes: BatchShapes | None = None

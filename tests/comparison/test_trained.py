@@ -52,3 +52,25 @@ def test_phases_that_freeze_what_they_trained_keep_no_states_of_another_fit(inpu
         batch_size=8,
     )
     assert cell.best.loss == pytest.approx(run.scores["validation"]["loss"], abs=1e-5)
+
+
+def test_few_examples_are_gone_through_for_the_least_number_of_steps(inputs):
+    bert = adapt.load(inputs.checkpoint("bert_mlm_tied", 1))
+    texts, labels = columns(16, seed=0)
+    found = compare(
+        bert,
+        texts,
+        labels,
+        test=columns(8, seed=1),
+        strategies=["frozen"],
+        rates=(1, 30),
+        seeds=2,
+        epochs=1,
+        batch_size=8,
+        min_steps=24,
+    )
+    steps = [tried.steps for cell in found.cells for tried in cell.tries]
+    assert steps == [24] * 4
+    assert (
+        min(cell.best.best_step for cell in found.cells) < 24 - 3 * 2
+    )
