@@ -71,6 +71,4 @@ def test_few_examples_are_gone_through_for_the_least_number_of_steps(inputs):
     )
     steps = [tried.steps for cell in found.cells for tried in cell.tries]
     assert steps == [24] * 4
-    assert (
-        min(cell.best.best_step for cell in found.cells) < 24 - 3 * 2
-    )
+    assert min(cell.best.best_step for cell in found.cells) < 24 - 3 * 2
