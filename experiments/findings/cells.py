@@ -28,7 +28,6 @@ from adapt.options import FinetuningOptions
 from experiments.study.options import StudyRunOptions
 from experiments.study.scores import Score
 
-INPUTS = {"brown": ("words", "tags")}  # columns of sets that have others than text and label
 SEED = 0  # of the draw of rows, the same for every seed of fits
 
 
@@ -186,14 +185,13 @@ def fit(
     return Fits(strategy, setting.seeds, prepared.material, Cells(out / "cells"))
 
 
-def some_rows(name: str, part: str, count: int | None) -> tuple[list[Any], list[Any]]:
-    """(inputs, labels) of a part of a bundled set: ``count`` rows, drawn once and for all."""
+def some_rows(name: str, part: str, count: int | None) -> tuple[list[str], list[str]]:
+    """(texts, labels) of a part of a bundled set: ``count`` rows, drawn once and for all."""
     columns: Columns = bundled.read(name, part)
-    inputs, labels = INPUTS.get(name, ("text", "label"))
-    rows = np.arange(len(columns[inputs]))
+    rows = np.arange(len(columns["text"]))
     if count is not None:
         rows = np.random.default_rng(SEED).permutation(rows)[:count]
-    return [columns[inputs][row] for row in rows], [columns[labels][row] for row in rows]
+    return [columns["text"][row] for row in rows], [columns["label"][row] for row in rows]
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

@@ -77,7 +77,7 @@ def test_features_are_judged_against_fine_tuning_and_the_embedding(tmp_path):
     rows = features_by_layer.table_rows(scores)
     assert rows[0][:2] == ("embedding", "0") and rows[-1][3] == ""
     assert rows[5][1] == "3 4 5 6"
-    page = features_by_layer.page(FindingConfig(), features_by_layer.WORDS, scores)
+    page = features_by_layer.page(FindingConfig(), features_by_layer.QUESTIONS, scores)
     assert "Each seed draws 320 of" in page.text("figure.png")
     features_by_layer.plot(scores, "a model").savefig(tmp_path / "plot.png")
 
