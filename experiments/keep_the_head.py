@@ -382,20 +382,17 @@ CAPTION = (
     "intervals over draws and test rows."
 )
 METHOD = (
-    "Encoders: a checkpoint with a masked-LM head; small ones (2 x 128, a vocabulary of 4,000) that "
-    "the command pre-trains on bundled text, with a head of masked LM, of causal LM and of replaced "
-    "tokens; and the checkpoint fine-tuned on the 50 fine classes of questions, none of which a "
-    "probe is drawn from. A tied causal LM has no transform.",
-    "Near tasks: "
-    + "; ".join(f"of {kind}, {words}" for kind, words in NEAR_WORDS.items())
-    + ". Features there are those at the mask, at the last token, or of the text.",
     "Probes: ridge regression of the classes on standardised features, on four fifths of the labelled "
-    "rows; the other fifth chooses the strength of the penalty, and for replaced words between the "
-    "mean and the maximum over the tokens. Every side has the same draws and the same choices. A "
-    "vector is otherwise the mean over the tokens, of logits too, which are fitted in the dual form. "
-    "Fine-tuned sides train everything at one rate for all, the kept head at the encoder's. Seconds "
-    "are of the processor, on a busy machine.",
+    "rows; the other fifth chooses the strength of the penalty. Every side has the same draws and the "
+    "same choices. A vector is the mean over the tokens unless said otherwise, of logits too, which "
+    "are fitted in the dual form. Fine-tuned sides train everything, all at the same rates, the kept "
+    "head at the encoder's. Seconds are of the processor, on a busy machine.",
 )
+HEADS_HERE = {
+    "masked": "of masked LM",
+    "causal": "of causal LM, which has no transform",
+    "replaced": "of replaced tokens",
+}
 DIFFERS = (
     "Bordes et al. cut projectors of self-supervised image encoders; these are small encoders of "
     "texts, and no image head is among them: no pre-trained image encoder is at hand.",
@@ -404,6 +401,30 @@ DIFFERS = (
     "The small encoders are pre-trained for minutes, where others are for days.",
 )
 WHY: tuple[str, ...] = ()
+
+
+def method_of(config: Config) -> list[str]:
+    """What was compared, and how."""
+    encoders = [f"{config.checkpoint}, with a masked-LM head"]
+    kinds = ["masked"]
+    for objective in config.objectives:
+        encoders.append(
+            f"{objective}, 2 x 128 and a vocabulary of {small_encoders.VOCABULARY:,}, pre-trained here "
+            f"in {config.steps:,} steps on bundled text, with a head {HEADS_HERE[objective]}"
+        )
+        kinds.append(objective)
+    if OF_CLASSIFIER in config.data:
+        encoders.append(
+            f"{CLASSIFIER}, the checkpoint fine-tuned on the 50 fine classes of other questions"
+        )
+        kinds.append(CLASSIFIER)
+    near = "; ".join(f"of {kind}, {NEAR_WORDS[kind]}" for kind in dict.fromkeys(kinds))
+    return [
+        f"Encoders: {'; '.join(encoders)}.",
+        f"Near tasks: {near}. What is asked of a word is probed at the mask or at the last token, and "
+        "whether a word was put in by the mean or the maximum, which the held-out fifth chooses.",
+        *METHOD,
+    ]
 
 
 def last_layer(sides: Mapping[str, Side]) -> str:
@@ -578,7 +599,7 @@ def page(config: Config, found: Sides, tuned: Tuned, subjects: Sequence[Subject]
         why=WHY,
         figure=Figure(plot(found, tasks_of(config)), CAPTION),
         tables=tables,
-        method=METHOD,
+        method=method_of(config),
         differs=DIFFERS,
         source=source_of(
             "experiments.keep_the_head",
