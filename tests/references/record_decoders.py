@@ -43,6 +43,11 @@ LLAMA3 = {
 }
 
 
+# Of six frequencies the second and the third are between those that are kept and those that are
+# divided.
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 40}
+
+
 def of(config: type, theta: float = 100.0, **changes: Any) -> Any:
     """A config of the sizes above. The base of its rotary positions makes them turn in a few
     tokens.
@@ -78,6 +83,13 @@ CASES = {
             num_key_value_heads=1,
             tie_word_embeddings=True,
         ),
+    ),
+    "llama_lm_yarn": Case(
+        hf.LlamaForCausalLM, of(hf.LlamaConfig, rope=YARN, head_dim=12, num_hidden_layers=1)
+    ),
+    "qwen3_bare_yarn": Case(
+        hf.Qwen3Model,
+        of(hf.Qwen3Config, rope=YARN | {"attention_factor": 0.8, "beta_fast": 2.0}, head_dim=8),
     ),
     "mistral_lm_window": Case(hf.MistralForCausalLM, of(hf.MistralConfig, sliding_window=5)),
     "mistral_classifier": Case(

@@ -59,6 +59,11 @@ def clip_vision(**changes: Any) -> hf.CLIPVisionConfig:
     return hf.CLIPVisionConfig(**WIDE | {"projection_dim": 12} | changes)
 
 
+def clip_text(**changes: Any) -> hf.CLIPTextConfig:
+    sizes = TEXT | {"num_hidden_layers": 2, "intermediate_size": 24, "max_position_embeddings": 16}
+    return hf.CLIPTextConfig(**sizes | {"projection_dim": 12, "pad_token_id": 0} | changes)
+
+
 def siglip_vision(**changes: Any) -> hf.SiglipVisionConfig:
     return hf.SiglipVisionConfig(**WIDE | changes)
 
@@ -118,6 +123,10 @@ CASES = {
         hf.SiglipForImageClassification,
         towers(hf.SiglipConfig, siglip_vision(num_hidden_layers=1, image_size=8), num_labels=3),
     ),
+    "clip_text_projection": Case(hf.CLIPTextModelWithProjection, clip_text()),
+    "clip_text_bare": Case(
+        hf.CLIPTextModel, clip_text(hidden_act="gelu", layer_norm_eps=1e-3, eos_token_id=2)
+    ),
     "dino_v1": Case(hf.ViTModel, hf.ViTConfig(**WIDE | {"layer_norm_eps": 1e-6}), no_pooler=True),
     "beit_classifier": Case(
         hf.BeitForImageClassification, beit(use_relative_position_bias=True, num_labels=3)
@@ -135,6 +144,9 @@ CASES = {
         beit(use_absolute_position_embeddings=True, layer_norm_eps=1e-3, use_mask_token=True),
     ),
     "dinov3": Case(hf.DINOv3ViTModel, dinov3(num_register_tokens=2)),
+    "dinov3_value_bias": Case(
+        hf.DINOv3ViTModel, dinov3(query_bias=False, key_bias=True, num_hidden_layers=1)
+    ),
     "dinov3_gated": Case(
         hf.DINOv3ViTModel,
         dinov3(
@@ -154,7 +166,11 @@ CASES = {
 
 
 def tower(model: Any) -> Any:
-    """The encoder of images in a model of two towers, or under a classifier."""
+    """The encoder of images in a model of two towers, or under a classifier; the one of texts in a
+    model without images.
+    """
+    if "CLIPText" in type(model).__name__:
+        return getattr(model, "text_model", model)
     if "ImageClassification" in type(model).__name__:
         model = model.base_model
     return getattr(model, "vision_model", model)
@@ -164,9 +180,14 @@ def tower(model: Any) -> Any:
 def outputs_of(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """What record.outputs_of gives, of the image encoder alone."""
     model.eval()
+    inputs = {
+        name: value.astype("int64") if value.dtype == "int32" else value
+        for name, value in inputs.items()
+    }
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     if next(model.parameters()).dtype == torch.float64:
-        tensors = {name: value.double() for name, value in tensors.items()}
+        for name, value in tensors.items():
+            tensors[name] = value.double() if value.is_floating_point() else value
     encoder = tower(model)
     base = encoder(**tensors, output_hidden_states=True)
     last = base.last_hidden_state
@@ -174,6 +195,8 @@ def outputs_of(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     if hasattr(encoder, "pre_layrnorm") and not is_classifier:
         last = encoder.post_layernorm(last)
     pooled = base.get("pooler_output")
+    if hasattr(model, "text_projection") and not hasattr(model, "vision_model"):
+        pooled = model.text_projection(pooled)
     if hasattr(model, "visual_projection"):
         pooled = model.visual_projection(pooled)
     found = {
@@ -187,8 +210,21 @@ def outputs_of(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value.numpy() for name, value in found.items() if value is not None}
 
 
+def text_inputs(config: hf.CLIPTextConfig, rng: Any) -> dict[str, Any]:
+    """Texts that end in the token that says so, the one of the highest id, and then padding."""
+    lengths = record.np.array([[12], [7], [2]])
+    places = record.np.arange(12)
+    end = config.vocab_size - 1
+    ids = rng.integers(3, end, (3, 12)) * (places < lengths)
+    ids[places == lengths - 1] = end
+    mask = places < lengths
+    return {"input_ids": ids.astype("int32"), "attention_mask": mask.astype("int32")}
+
+
 def draw_inputs(case: Case, rng: Any) -> dict[str, Any]:
     config = getattr(case.config, "vision_config", case.config)
+    if isinstance(config, hf.CLIPTextConfig):
+        return text_inputs(config, rng)
     shape = (2, config.num_channels, config.image_size, config.image_size)
     return {"pixel_values": rng.uniform(-1, 1, shape).astype("float32")}
 

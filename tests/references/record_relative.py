@@ -71,6 +71,19 @@ CASES = {
             position_biased_input=False,
         ),
     ),
+    "deberta_v2_convolution": Case(
+        hf.DebertaV2Model,
+        deberta(
+            position_buckets=4,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            pos_att_type="p2c|c2p",
+            position_biased_input=False,
+            conv_kernel_size=3,
+            conv_act="gelu",
+            layer_norm_eps=1e-2,
+        ),
+    ),
     "deberta_v2_mlm": Case(
         hf.DebertaV2ForMaskedLM,
         deberta(
