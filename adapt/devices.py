@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from adapt.errors import StrategyError
-from adapt.options import DType, wanted
+from adapt.options import DType, FrozenDType, wanted
 
 BFLOAT16_CAPABILITY = (8, 0)  # of NVIDIA's GPUs: from Ampere on they multiply it natively
 
@@ -106,6 +106,14 @@ def compute_dtype(asked: str, device: Device | None = None) -> str:
         return asked
     device = this_device() if device is None else device
     return "bfloat16" if device.has_bfloat16 else "float32"
+
+
+def check_frozen_dtype(asked: str | None) -> None:
+    """Raise :class:`StrategyError` unless kernels can be stored in a dtype of this name; None: in
+    that of the computation.
+    """
+    if asked is not None and asked not in typing.get_args(FrozenDType):
+        raise StrategyError(f"`frozen_dtype` is {asked!r}: {wanted(FrozenDType)}")
 
 
 def on_host() -> contextlib.AbstractContextManager[Any]:

@@ -186,8 +186,8 @@ def diagnose(
     near copies, two runs from one seed.
 
     Raises :class:`StrategyError` for a check that there is not, for ``labels`` without ``inputs``
-    and ``deep`` without a checkpoint and ``inputs``, for runs whose scores can't be compared, and what :func:`adapt.finetune` raises for
-    data and arguments that it refuses.
+    and ``deep`` without a checkpoint and ``inputs``, for runs whose scores can't be compared, and
+    what :func:`adapt.finetune` raises for data and arguments that it refuses.
     """
     wanted = check_names(checks)
     keywords = Keywords(**plan)

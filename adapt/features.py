@@ -26,7 +26,7 @@ from adapt.data.shapes import shape_rule
 from adapt.data.sources import Source, TokenSource
 from adapt.data.tables import Table
 from adapt.data.text_windows import TextWindows
-from adapt.devices import compute_dtype
+from adapt.devices import check_frozen_dtype, compute_dtype
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.models import (
     Classifier,
@@ -53,7 +53,7 @@ from adapt.pretrained.hub import (
     with_image_size,
     with_long,
 )
-from adapt.pretrained.kept_head import on_head
+from adapt.pretrained.kept_head import on_head, pooling_on_head
 from adapt.pretrained.tokenizer import NO_LONG_TEXTS, LongTexts, Text, warn_long
 from adapt.program_cache import keep_programs
 from adapt.training import feeding, frozen_storage
@@ -228,12 +228,13 @@ def encode(
 
     ``dtype`` is that of the computation: ``"float32"``, ``"bfloat16"``, or ``"auto"``, bfloat16 where
     the device computes it natively (:func:`adapt.devices.compute_dtype`). ``frozen_dtype`` is that
-    of the kernels on the device, ``"bfloat16"`` or ``"int8"``; default: that of the computation.
+    of the encoder's kernels on the device, by the name that :func:`adapt.finetune` has for those that
+    it freezes: ``"float32"``, ``"bfloat16"`` or ``"int8"``; default: that of the computation.
     :func:`extract` measures what it changes.
 
     Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a
-    pooling, a layer or a rule that there is not, and for what the folder asks for and is not done
-    here.
+    pooling, a layer, a rule or a dtype that there is not, and for what the folder asks for and is
+    not done here.
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
@@ -245,7 +246,7 @@ def encode(
     pretrained = loaded(pretrained)
     keep_programs()
     settings = vector_settings(pretrained, pooling, normalize, prompt)
-    check_layer(pretrained, settings, layer)
+    settings = settings_at(pretrained, settings, layer, pooling)
     forward, params = extractor(
         pretrained, settings.pooling, layer, compute_dtype(dtype), frozen_dtype=frozen_dtype
     )
@@ -258,17 +259,28 @@ def encode(
     return features
 
 
-def check_layer(
-    pretrained: Pretrained, settings: VectorSettings, layer: int | KeptHead | None
-) -> None:
-    """Raise :class:`StrategyError` for the states of an inner layer where dense layers would read
-    them, which know those of the last one alone.
+def settings_at(
+    pretrained: Pretrained,
+    settings: VectorSettings,
+    layer: int | KeptHead | None,
+    pooling: str | None = None,
+) -> VectorSettings:
+    """The settings at a layer, or a stage of the checkpoint's head, where ``pooling`` is asked for.
+
+    What a head makes is whole: the folder's ``dimensions`` are those of the encoder's vectors, and
+    its pooling is what :func:`adapt.pretrained.kept_head.pooling_on_head` makes of it. Raises
+    :class:`StrategyError` for the states of an inner layer where dense layers would read them,
+    which know those of the last one alone.
     """
     if settings.dense and layer not in (None, pretrained.config.layers):
         raise StrategyError(
             f"{pretrained.source} has dense layers after the last layer, and `layer` is {layer!r}: "
             "give `pooling` for vectors without them"
         )
+    if not isinstance(layer, str):
+        return settings
+    pooling = pooling or pooling_on_head(pretrained, settings.pooling)
+    return dataclasses.replace(settings, pooling=pooling, dimensions=None)
 
 
 def width_at(pretrained: Pretrained, settings: VectorSettings, layer: int | KeptHead | None) -> int:
@@ -348,9 +360,9 @@ def extract(
     mesh of the process's own devices. files.csv names the file of each row of a folder of pictures.
     For pooling, normalize, prompt, layer, long, dtype and frozen_dtype see :func:`encode`; what the
     last changes is measured on the first batch. ``image_size`` interpolates positions for pictures
-    of so many pixels a side. Raises :class:`StrategyError`,
-    :class:`DataError`, :class:`OutputError` for a full disk, and :class:`MeshError` if the processes
-    read different data.
+    of so many pixels a side. Raises :class:`StrategyError`, :class:`DataError`,
+    :class:`OutputError` for a full disk, and :class:`MeshError` if the processes read different
+    data.
     """
     check_inputs(pretrained, image_column)
     pretrained = with_image_size(pretrained, image_size)
@@ -369,7 +381,7 @@ def extract(
         table = table.select(shares[jax.process_index()])
         name = share_name(jax.process_index())
     settings = vector_settings(pretrained, pooling, normalize, prompt)
-    check_layer(pretrained, settings, layer)
+    settings = settings_at(pretrained, settings, layer, pooling)
     used = compute_dtype(dtype)
     forward, params = extractor(pretrained, settings.pooling, layer, used, layout, frozen_dtype)
     stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
@@ -571,9 +583,10 @@ def extractor(
     ``layer`` counts from 0 (embedding) to L (last block, with the final norm; the default), and
     "transform" and "logits" are of the checkpoint's head, as in :func:`encode`. ``dtype`` is that of
     the computation, ``frozen_dtype`` that of the kernels on the devices, by default the same. The
-    head is otherwise discarded, except the weights of a pooling: "pooler", or a
-    run's "attention". Raises :class:`StrategyError` for a layer or a pooling that is not there.
+    head is otherwise discarded, except the weights of a pooling: "pooler", or a run's "attention".
+    Raises :class:`StrategyError` for a layer, a pooling or a ``frozen_dtype`` that is not there.
     """
+    check_frozen_dtype(frozen_dtype)
     config = pretrained.config
     if isinstance(layer, str):
         return head_extractor(pretrained, pooling, layer, dtype, layout, frozen_dtype)
@@ -599,14 +612,14 @@ def extractor(
         head = {name: there["head"][name] for name in head}
         return features_at(model, layer), {"encoder": there["encoder"], "head": head}
     params = tree.graft(tree.drop(pretrained.params, "head"), "head", head)
-    return features_at(model, layer), on_mesh(params, frozen_dtype, layout)
+    return features_at(model, layer), on_mesh(params, frozen_dtype or dtype, layout)
 
 
-def on_mesh(params: tree.Tree, frozen_dtype: FrozenDType | None, layout: Layout) -> tree.Tree:
-    """The parameters on the mesh, kernels in ``frozen_dtype``."""
-    if frozen_dtype is None:
+def on_mesh(params: tree.Tree, dtype: str, layout: Layout) -> tree.Tree:
+    """The parameters on the mesh, the encoder's kernels in ``dtype``."""
+    if dtype == "float32":
         return layout.shard(params)
-    return place_kernels(params, frozen_dtype, layout)
+    return place_kernels(params, dtype, layout)
 
 
 def head_extractor(
@@ -625,7 +638,7 @@ def head_extractor(
     if layout is None:
         params = pretrained.on_device(frozen_dtype or dtype)
     else:
-        params = on_mesh(pretrained.params, frozen_dtype, layout)
+        params = on_mesh(pretrained.params, frozen_dtype or dtype, layout)
     below = {"encoder": params["encoder"], "head": {"below": params["head"]}}
     return features_of_head(model), below
 

@@ -13,13 +13,15 @@ out compiling, within a fifth of the real ones on a machine as quiet as it was::
 """
 
 import collections
+import contextlib
+import contextvars
 import dataclasses
 import itertools
 import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -501,21 +503,60 @@ def compile_steps(
     """:func:`compiled_cost` of every step, by strategy. ``on_compiled`` gets the number of those
     that are done.
 
-    Some are compiled at a time. JAX keeps the programs, and a call with arrays such as these takes
-    them from there.
+    Some are compiled at a time, each in a thread with the settings of this one. JAX keeps the
+    programs, and a call with arrays such as these takes them from there. After an error no other
+    is begun.
     """
+    settings = JaxSettings.of_this_thread()
 
     def compile_one(prepared: Prepared, step: Step) -> tuple[int, float]:
-        frozen, state = abstract_arguments(prepared, stored_in(workload))
-        return compiled_cost(step, frozen, state, batch)
+        with settings.applied():
+            frozen, state = abstract_arguments(prepared, stored_in(workload))
+            return compiled_cost(step, frozen, state, batch)
 
     costs = {}
     with ThreadPoolExecutor(COMPILED_AT_ONCE) as pool:
-        futures = {name: pool.submit(compile_one, *step) for name, step in planned.items()}
-        for number, (name, future) in enumerate(futures.items(), 1):
-            costs[name] = future.result()
-            on_compiled(number)
+        futures = {}
+        for name, step in planned.items():
+            context = contextvars.copy_context()
+            futures[name] = pool.submit(context.run, compile_one, *step)
+        try:
+            for number, (name, future) in enumerate(futures.items(), 1):
+                costs[name] = future.result()
+                on_compiled(number)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return costs
+
+
+@dataclasses.dataclass(frozen=True)
+class JaxSettings:
+    """What JAX's context managers have set in a thread, which other threads do not see."""
+
+    precision: Any
+    device: Any
+    x64: bool
+
+    @classmethod
+    def of_this_thread(cls) -> "JaxSettings":
+        """What the thread that calls this has set."""
+        config = jax.config
+        precision = config.jax_default_matmul_precision
+        return cls(precision, config.jax_default_device, config.jax_enable_x64)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the thread that enters has these settings."""
+        now = JaxSettings.of_this_thread()
+        with contextlib.ExitStack() as entered:
+            if now.precision != self.precision:
+                entered.enter_context(jax.default_matmul_precision(self.precision))
+            if now.device != self.device:
+                entered.enter_context(jax.default_device(self.device))
+            if now.x64 != self.x64:
+                entered.enter_context(jax.enable_x64(self.x64))
+            yield
 
 
 def abstract_arguments(prepared: Prepared, frozen_dtype: str | None) -> tuple[tree.Tree, Any]:

@@ -214,6 +214,10 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
         (lambda: features.encode(bert, TEXTS, layer=-1), "layer -1 is not there"),
         (lambda: features.encode(bert, TEXTS, layer="last"), "layer last is not there"),
         (
+            lambda: features.encode(bert, TEXTS, frozen_dtype="int4"),  # pyright: ignore
+            "`frozen_dtype` is 'int4': give one of float32, bfloat16, int8",
+        ),
+        (
             lambda: features.encode(gpt2, TEXTS, "pooler"),
             r"gpt2_bare has no pooler to graft \(its head holds: nothing\)",
         ),

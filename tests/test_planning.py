@@ -18,6 +18,7 @@ from adapt.data.examples import Examples
 from adapt.data.inputs import Columns
 from adapt.data.sources import TokenSource
 from adapt.errors import AdaptError, StrategyError
+from adapt.models import accelerated
 from adapt.options import FinetuningOptions
 from adapt.planning import MeasuredStep, Overhead, Timings, Workload
 from adapt.training.losses import cross_entropy
@@ -241,3 +242,18 @@ def test_bitfit_is_left_out_of_a_plan_where_there_are_no_biases(caplog):
         planning.those_that_train(["bitfit"], none)
     some = {"encoder": {"norm": {"bias": np.ones(2)}}}
     assert planning.those_that_train(planning.ALSO, some) == planning.ALSO
+
+
+def test_programs_are_compiled_with_the_settings_of_the_caller(workload, monkeypatch):
+    def cost_in_thread(*_: object) -> tuple[object, object]:
+        return jax.config.jax_default_matmul_precision, accelerated.target_device.get()
+
+    monkeypatch.setattr(planning, "abstract_arguments", lambda *_: (None, None))
+    monkeypatch.setattr(planning, "compiled_cost", cost_in_thread)
+    planned = {"full": planning.plan_step(workload, "full")}
+    with (
+        jax.default_matmul_precision("float32"),
+        accelerated.set_contextvar(accelerated.target_device, "a device"),
+    ):
+        costs = planning.compile_steps(workload, planned, {}, lambda _: None)
+    assert costs == {"full": ("float32", "a device")}

@@ -11,10 +11,9 @@ where.
 """
 
 import dataclasses
-import re
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 
@@ -22,8 +21,7 @@ from adapt.cli import console, showing
 from adapt.cli.run_folder import open_run
 from adapt.cli.training_report import stored_line
 from adapt.data import tables
-from adapt.errors import StrategyError
-from adapt.features import Extraction, extract, vector_settings
+from adapt.features import Extraction, extract, settings_at, vector_settings
 from adapt.options import (
     ColumnOptions,
     DeviceOptions,
@@ -91,7 +89,9 @@ def main(config: Config) -> dict[str, Any]:
 
     with open_run(config.out, config) as folder:
         showing.show_loaded(pretrained)
+        layer = as_layer(config.layer)
         settings = vector_settings(pretrained, config.pooling, config.normalize, config.prompt)
+        settings = settings_at(pretrained, settings, layer, config.pooling)
         console.say(f"vectors   {settings}")
         console.say(f"computed  {showing.dtype_line(config.dtype)}")
         started = time.perf_counter()
@@ -109,7 +109,7 @@ def main(config: Config) -> dict[str, Any]:
                 text_column=config.text_column,
                 image_column=config.image_column,
                 pooling=config.pooling,
-                layer=as_layer(config.layer),
+                layer=layer,
                 normalize=config.normalize,
                 dtype=config.dtype,
                 layout=layout,
@@ -150,12 +150,12 @@ def storage_of(extraction: Extraction) -> dict[str, Any] | None:
 
 
 def as_layer(layer: str | None) -> int | KeptHead | None:
-    """The layer that a flag names: a number, or a part of the checkpoint's head."""
-    if layer is None or layer == "transform" or layer == "logits":
-        return layer
-    if not re.fullmatch("-?[0-9]+", str(layer)):
-        raise StrategyError(f"`layer` {layer!r} must be a number from 0 on, transform or logits")
-    return int(layer)
+    """The layer that a flag names: a number, or a stage of the checkpoint's head, which
+    :func:`extract` checks.
+    """
+    if layer is not None and layer.removeprefix("-").isdecimal():
+        return int(layer)
+    return cast(KeptHead | None, layer)
 
 
 def show(config: Config, extraction: Extraction, result: dict[str, Any]) -> None:

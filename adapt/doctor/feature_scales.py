@@ -84,7 +84,7 @@ def constant_features(case: FeaturesCase) -> Iterator[Finding]:
 
 def moments(case: FeaturesCase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(root mean square, standard deviation, whether it is constant) of each dimension, [D]."""
-    step = max(len(case.features) // MOST_ROWS, 1)
+    step = max(-(-len(case.features) // MOST_ROWS), 1)
     x = np.asarray(case.features[::step], np.float64)
     spread = x.std(0)
     size = np.sqrt((x * x).mean(0))

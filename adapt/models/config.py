@@ -97,9 +97,7 @@ class EncoderConfig:
     relative_terms: tuple[str, ...] = ()  # "c2p", "p2c": DeBERTa's, which has no number a bucket
     relative_norm: bool = False  # DeBERTa's states of buckets are normalised
     relative_kernels: bool = False  # and have a layer of their own, not that of the tokens
-    convolution: int = (
-        0  # tokens that the first block's convolution reads (DeBERTa); 0: it has none
-    )
+    convolution: int = 0  # tokens that the first block's convolution reads (DeBERTa); 0: none
     convolution_activation: str = "gelu"
     shared_blocks: bool = False  # all blocks have the weights of the first (ALBERT)
 

@@ -646,7 +646,7 @@ class OnHead(nn.Module):
 
     @classmethod
     def on(
-        cls, below: Any, stage: str, pooling: str = "mean", classes: int = 0, dropout: float = 0.0
+        kind, below: Any, stage: str, pooling: str = "mean", classes: int = 0, dropout: float = 0.0
     ) -> "OnHead":
         """The head on ``below``, a head of this module."""
         fields = [("kind", type(below).__name__)]
@@ -655,13 +655,22 @@ class OnHead(nn.Module):
                 fields.append((field.name, getattr(below, field.name)))
         if isinstance(below, Classifier):
             pooling = ""
-        return cls(classes, tuple(fields), stage, pooling, dropout)
+        return kind(classes, tuple(fields), stage, pooling, dropout)
 
     @nn.nowrap
     def make_below(self, **fields: Any) -> Any:
         """The head below, as a module."""
         settings = dict(self.below) | fields
         return HEADS[settings.pop("kind")](**settings)
+
+    @nn.nowrap
+    def pooled(self, x: jax.Array, batch: Batch) -> jax.Array:
+        """What the head below makes of tokens, [..., D], as a vector an example, [N, D]; what it has
+        pooled by itself as it is.
+        """
+        if not self.pooling:
+            return x
+        return POOLINGS[self.pooling](x.reshape(-1, x.shape[-1]), batch)
 
     @property
     def tied(self) -> bool:
@@ -675,14 +684,12 @@ class OnHead(nn.Module):
         below = self.make_below(dtype=self.dtype, name="below")
         # A decoder is affine: the mean of logits is the logits of the mean, which are far fewer.
         is_mean_of_logits = isinstance(below, LanguageModel) and self.pooling == "mean"
-        if self.stage == "transform" or is_mean_of_logits:
-            x = below.transformed(x_RCD, batch)
+        if self.stage == "transform":
+            x = self.pooled(below.transformed(x_RCD, batch), batch)
+        elif is_mean_of_logits:
+            x = below.decoded(self.pooled(below.transformed(x_RCD, batch), batch), table)
         else:
-            x = below(x_RCD, batch, table)
-        if self.pooling:
-            x = POOLINGS[self.pooling](x.reshape(-1, x.shape[-1]), batch)
-        if self.stage == "logits" and is_mean_of_logits:
-            x = below.decoded(x, table)
+            x = self.pooled(below(x_RCD, batch, table), batch)
         if not self.classes:
             return x.astype(jnp.float32)
         x = Dropout(self.dropout)(x.astype(self.dtype), deterministic)

@@ -386,13 +386,13 @@ class Convolution(nn.Module):
     ) -> jax.Array:
         c = self.config
         reach = c.convolution // 2
-        width = inputs_RCD.shape[1]
+        tokens = inputs_RCD.shape[1]
         around_RCD = jnp.pad(inputs_RCD, ((0, 0), (reach, reach), (0, 0)))
         segments_around_RC = jnp.pad(segments_RC, ((0, 0), (reach, reach)), constant_values=-1)
         neighbours = []
         for start in range(c.convolution):
-            is_own_RC = segments_around_RC[:, start : start + width] == segments_RC
-            states_RCD = around_RCD[:, start : start + width]
+            is_own_RC = segments_around_RC[:, start : start + tokens] == segments_RC
+            states_RCD = around_RCD[:, start : start + tokens]
             neighbours.append(jnp.where(is_own_RC[..., None], states_RCD, 0))
         dense = Dense(
             c.convolution * c.width, c.width, True, c.init_range, self.dtype, c, name="dense"

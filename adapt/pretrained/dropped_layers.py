@@ -38,8 +38,11 @@ def drop_layers(pretrained: Pretrained, count: int) -> Pretrained:
     for name in dropped:
         del encoder[name]
     pooling = default_pooling(pretrained)
+    embedding = dataclasses.replace(pretrained.embedding, dense=0)
     if pooling not in POOLINGS:  # it has weights, which read the last layer
         pooling = "mean"
+    if embedding.pooling and embedding.pooling not in POOLINGS:
+        embedding = dataclasses.replace(embedding, pooling=pooling)
     return dataclasses.replace(
         pretrained,
         source=f"{pretrained.source} ({left} of {layers} layers)",
@@ -48,6 +51,6 @@ def drop_layers(pretrained: Pretrained, count: int) -> Pretrained:
         params={"encoder": encoder, "head": {}},
         task="",
         labels=(),
-        embedding=dataclasses.replace(pretrained.embedding, dense=0),
+        embedding=embedding,
         dense=(),
     )

@@ -67,15 +67,27 @@ def cut_vocabulary(
     content = json.loads(tokenizer.backend.to_str())
     model = content["model"]
     processor = content["post_processor"] or {}
-    if model["type"] != "WordPiece" or processor.get("type") != "TemplateProcessing":
+    if model["type"] != "WordPiece":
         raise StrategyError(
             f"`tokenizer` is of the kind {model['type']}: the tokens of WordPiece alone can be left "
             "out one by one"
         )
+    if processor.get("type") != "TemplateProcessing":
+        raise StrategyError(
+            f"`tokenizer` has the post_processor {processor.get('type')}: give one with "
+            "TemplateProcessing, whose ids can be changed with those of the tokens"
+        )
     vocabulary = model["vocab"]
     added = [token["content"] for token in content["added_tokens"]]
-    kept = {model["unk_token"], *added, *words}
-    unknown = sorted(kept - vocabulary.keys())
+    beside = sorted(set(added) - vocabulary.keys())
+    if beside:
+        raise StrategyError(
+            f"`tokenizer` has added tokens beside its vocabulary ({', '.join(beside)}), which can't "
+            "be numbered anew: give one without them"
+        )
+    asked = set(words)
+    kept = {model["unk_token"], *added, *asked}
+    unknown = sorted(asked - vocabulary.keys())
     if unknown:
         raise StrategyError(f"`words` {', '.join(unknown)}: the tokenizer has no such tokens")
     for token in vocabulary:

@@ -36,7 +36,7 @@ from adapt.options import OptimizerOptions, TaskOptions
 from adapt.pretrained import hub
 from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, default_pooling
-from adapt.pretrained.kept_head import on_head
+from adapt.pretrained.kept_head import on_head, pooling_on_head
 from adapt.pretrained.tokenizer import Text, no_windows_of_pairs
 from adapt.tasks.metrics import Scores
 from adapt.training.losses import Loss
@@ -534,7 +534,7 @@ def classifier(
             raise StrategyError(
                 f"`keep_head` {options.keep_head} goes with one label column: leave it out"
             )
-        pooling = options.pooling or (pooling if pooling in POOLINGS else "mean")
+        pooling = options.pooling or pooling_on_head(pretrained, pooling)
         return on_head(pretrained, options.keep_head, pooling, num_outputs, config.dropout)
     if options.layers and pooling in POOLINGS_OF_CHECKPOINTS:  # which read the last layer alone
         pooling = family.pooling if family.pooling in POOLINGS else "mean"

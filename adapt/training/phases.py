@@ -300,16 +300,22 @@ def with_anchor(
 ) -> tree.Tree:
     """The frozen parameters as the step takes them.
 
-    A regularizer finds pre-trained values under ``anchor``.
+    A regularizer finds pre-trained values under ``anchor``: those of the encoder, and of a head of
+    pre-training that is kept below the new one.
     """
     if step.regularizer is None:
         return frozen
     group = tree.group_of(labels)
-    encoder = {"encoder": pretrained["encoder"]}
-    anchor = tree.select(encoder, lambda path: group(path) != optim.FROZEN)
+    values = {"encoder": pretrained["encoder"]}
+    below = labels["head"].get("below", {})
+    if below:
+        values["head"] = {"below": {name: pretrained["head"][name] for name in below}}
+    anchor = tree.select(values, lambda path: group(path) != optim.FROZEN)
     return frozen | {"anchor": sharding.shard_tree(anchor, step.layout)}
 
 
 def has_pretrained_value(path: str) -> bool:
     """Whether a leaf has a pre-trained value to which a regularizer can hold it."""
+    if path.startswith("head/below/"):
+        return True
     return path.startswith("encoder/") and not peft.is_peft_param(path)

@@ -144,6 +144,8 @@ def cast_kernel(path: str, leaf: Any, dtype: jax.typing.DTypeLike) -> dict[str, 
     if not is_kernel(path):
         return {path: leaf}
     if jnp.dtype(dtype) != jnp.int8:
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TrainingError(f"kernels can't be {jnp.dtype(dtype)}: int8 ones have a scale")
         return {path: leaf.astype(dtype)}
     values, scale = quantise(leaf)
     return {path: values, path.removesuffix("kernel") + SCALE: scale}

@@ -199,6 +199,10 @@ def test_flags_that_contradict_each_other(refused, data, inputs):
         in refused("extract", *extracting, "--layer", 3)[0]
     )
     assert "layer -1 is not there" in refused("extract", *extracting, "--layer", -1)[0]
+    assert (
+        "layer 1.5 is not there: give a number, or transform or logits"
+        in (refused("extract", *extracting, "--layer", 1.5)[0])
+    )
 
 
 def test_an_output_folder_that_exists(refused, data, tmp_path):

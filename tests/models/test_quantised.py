@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from adapt import tree
+from adapt.errors import TrainingError
 from adapt.models import Encoder, Model, dequantise, peft, quantise
 from adapt.models.quantised import Kernel, multiply
 from adapt.training.losses import cross_entropy
@@ -158,3 +159,9 @@ def test_unrolled_int8_layers_on_a_gpu_never_hold_all_kernels_in_bfloat16():
     assert done.returncode == 0, done.stderr[-2000:]
     temporary = json.loads(done.stdout.splitlines()[-1])
     assert temporary < LAYERS * WIDTH**2  # half of the kernels in bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["int4", "int16", "uint8"])
+def test_integers_without_a_scale_are_refused(dtype):
+    with pytest.raises(TrainingError, match="int8 ones have a scale"):
+        cast_kernels(params(classifier("bert")), jnp.dtype(dtype))

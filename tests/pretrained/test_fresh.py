@@ -1,5 +1,7 @@
 """Fresh encoders have the shapes that are asked for; a cut vocabulary spells what it has left out."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from adapt.errors import CheckpointError, StrategyError
 from adapt.pretrained import hub
 from adapt.pretrained.fresh import cut_vocabulary, fresh
 from adapt.pretrained.hub import tokenizer_of
+from adapt.pretrained.tokenizer import backend_of
 
 BERT = {
     "model_type": "bert",
@@ -75,3 +78,15 @@ def test_a_vocabulary_that_can_t_be_cut_is_refused(asset, inputs):
     of_bytes = tokenizer_of(hub.load(inputs.checkpoint("gpt2_lm_tied", 1)))
     with pytest.raises(StrategyError, match="of the kind BPE"):
         cut_vocabulary(of_bytes, ["a film"], 1000)
+
+
+def test_a_wordpiece_tokenizer_is_refused_for_what_it_is(tokenizer):
+    content = json.loads(tokenizer.backend.to_str())
+    processor = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+    old = tokenizer.replaced(backend=backend_of(content | {"post_processor": processor}))
+    with pytest.raises(StrategyError, match="has the post_processor BertProcessing"):
+        cut_vocabulary(old, ["a film"], 1000)
+    backend = backend_of(content)
+    backend.add_tokens(["beside"])
+    with pytest.raises(StrategyError, match=r"added tokens beside its vocabulary \(beside\)"):
+        cut_vocabulary(tokenizer.replaced(backend=backend), ["a film"], 1000)

@@ -11,6 +11,7 @@ import adapt
 from adapt import tree
 from adapt.data import packing
 from adapt.errors import StrategyError
+from adapt.features import settings_at, vector_settings
 from adapt.models import CausalLM, Classifier, MaskedLM, ReplacedTokens, Tagger, stages_of
 from adapt.pretrained import hub
 from tests.helpers import tiny
@@ -113,6 +114,41 @@ def test_a_kept_head_is_frozen_where_the_encoder_is(bert):
     below = run.pretrained.params["head"]["below"]
     own = {name: bert.params["head"][name] for name in below}
     assert tree.digest(below) == tree.digest(own)
+
+
+@pytest.mark.parametrize("strategy", ["full+l2sp:300", "full+mixout:0.9"])
+def test_a_kept_head_is_held_to_its_pretrained_values(bert, strategy):
+    fast = FAST | {"learning_rate": 1e-2}
+    plain = adapt.finetune(bert, TEXTS, LABELS, keep_head="transform", **fast)
+    held = adapt.finetune(bert, TEXTS, LABELS, keep_head="transform", strategy=strategy, **fast)
+
+    def moved(run: adapt.Run) -> float:
+        kernel = run.pretrained.params["head"]["below"]["transform"]["kernel"]
+        return np.abs(kernel - bert.params["head"]["transform"]["kernel"]).mean()
+
+    assert moved(held) < 0.8 * moved(plain)
+
+
+def test_a_head_that_pools_by_attention_goes_on_with_it(bert):
+    first = adapt.finetune(bert, TEXTS, LABELS, pooling="attention", **FAST)
+    logits = adapt.encode(first.pretrained, TEXTS, layer="logits")
+    np.testing.assert_allclose(logits, first.predict(TEXTS).outputs, atol=1e-5)
+    with pytest.raises(StrategyError, match="pools by itself, by attention: leave `pooling` out"):
+        adapt.encode(first.pretrained, TEXTS, "max", layer="logits")
+    shorter = adapt.drop_layers(first.pretrained, 0)  # the attention was the head's
+    means = adapt.encode(first.pretrained, TEXTS, "mean")
+    np.testing.assert_array_equal(adapt.encode(shorter, TEXTS), means)
+
+
+def test_the_dimensions_of_a_folder_are_those_of_the_encoder_s_vectors(bert):
+    embedding = dataclasses.replace(bert.embedding, dimensions=4)
+    cut = dataclasses.replace(bert, embedding=embedding)
+    settings = vector_settings(cut)
+    assert settings_at(cut, settings, 1).dimensions == 4
+    assert "dimensions" not in str(settings_at(cut, settings, "logits"))
+    np.testing.assert_array_equal(
+        adapt.encode(cut, TEXTS, layer="logits"), adapt.encode(bert, TEXTS, layer="logits")
+    )
 
 
 def test_a_classifier_is_kept_below_another(bert):
