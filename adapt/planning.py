@@ -541,7 +541,7 @@ class JaxSettings:
     @classmethod
     def of_this_thread(cls) -> "JaxSettings":
         """What the thread that calls this has set."""
-        config = jax.config
+        config: Any = jax.config
         precision = config.jax_default_matmul_precision
         return cls(precision, config.jax_default_device, config.jax_enable_x64)
 

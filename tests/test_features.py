@@ -14,9 +14,11 @@ from adapt.data import packing
 from adapt.data.shapes import ShapeRule
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.features import image_batches
+from adapt.parallel.sharding import AXES, Layout
 from adapt.pretrained import hub
 from adapt.pretrained.images import to_pixels
 from adapt.training.loop import evaluate
+from adapt.training.step import is_kernel
 from tests.helpers import tiny
 
 POOLED = ["mean", "cls", "max", "last", "pooler"]
@@ -233,6 +235,14 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
         assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="encode takes a list of texts"):
         features.encode(bert, "one text")  # pyright: ignore
+
+
+def test_kernels_on_a_mesh_are_in_the_dtype_of_the_computation(bert):
+    axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+    mesh = jax.make_mesh((1,) * len(AXES), AXES, axis_types=axis_types, devices=jax.devices()[:1])
+    _, params = features.extractor(bert, dtype="bfloat16", layout=Layout(mesh))
+    leaves = tree.paths(params)
+    assert {leaf.dtype.name for path, leaf in leaves.items() if is_kernel(path)} == {"bfloat16"}
 
 
 # MiniLM, against sentence-transformers

@@ -646,7 +646,7 @@ class OnHead(nn.Module):
 
     @classmethod
     def on(
-        kind, below: Any, stage: str, pooling: str = "mean", classes: int = 0, dropout: float = 0.0
+        cls, below: Any, stage: str, pooling: str = "mean", classes: int = 0, dropout: float = 0.0
     ) -> "OnHead":
         """The head on ``below``, a head of this module."""
         fields = [("kind", type(below).__name__)]
@@ -655,7 +655,7 @@ class OnHead(nn.Module):
                 fields.append((field.name, getattr(below, field.name)))
         if isinstance(below, Classifier):
             pooling = ""
-        return kind(classes, tuple(fields), stage, pooling, dropout)
+        return cls(classes, tuple(fields), stage, pooling, dropout)
 
     @nn.nowrap
     def make_below(self, **fields: Any) -> Any:
