@@ -55,7 +55,7 @@ class EncoderConfig:
     embedding_width: int = 0  # of tables that a dense layer brings to the width; 0: no such layer
     position_offset: int = 0  # the row of a text's first token in the table of positions (RoBERTa)
     pad_token: int = 0
-    end_token: int = 0  # of decoders: the end of a text
+    end_token: int | None = None  # of decoders: the end of a text; None: not known
 
     position_kind: str = "learned"  # one of POSITION_KINDS
     rotary_base: float = 10000.0

@@ -48,13 +48,12 @@ def encoder_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         )
     check_usual(hf, **family.usual)
     fields = family.complete(hf, {**fields, **family.always})
-    if fields.get("end_token", 0) is None:
-        fields["end_token"] = 0
     if fields.get("pad_token", 0) is None:  # padding is masked here, so that any token will do
-        fields["pad_token"] = fields.get("end_token", 0)
+        end = fields.get("end_token")
+        fields["pad_token"] = 0 if end is None else end
     fields["activation"] = activation(fields["activation"])
     for name in ("pad_token", "end_token"):
-        if name in fields:
+        if fields.get(name) is not None:
             fields[name] = token_id(fields[name], name, where)
     config = EncoderConfig(**fields)
     check_config(config, f"config.json in {where}")

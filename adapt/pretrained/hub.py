@@ -79,6 +79,8 @@ LABEL_TYPES = {"str": str, "int": int, "float": float, "bool": "True".__eq__}
 # Qwen's, of 152,000, by as many as 400.
 SPARE_ROWS = 127
 SPARE_SHARE = 1 / 256  # of its rows
+# What the first folders of CLIP have for the id of the end token, which is their highest.
+CLIP_WITHOUT_END = 2
 TENSORS_SHOWN = 6  # of those that are discarded
 PATTERNS = ["*.json", "*.safetensors", "*vocab.txt", "*merges.txt"]
 
@@ -675,7 +677,22 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
             f"{folder}: the tokenizer has {tokenizer.size:,} tokens and the embedding {rows:,} rows: "
             "is the end of its vocabulary missing?",
         )
+    if families.get_family(model.config.family).ends_texts:
+        check_ends_texts(model.config, tokenizer, folder)
     return dataclasses.replace(model, tokenizer=tokenizer, notes=notes)
+
+
+def check_ends_texts(config: EncoderConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    """Raise :class:`CheckpointError` for a tokenizer that puts no end token after a text."""
+    added = tokenizer.backend.encode("").ids
+    end = config.end_token
+    if end == CLIP_WITHOUT_END:
+        end = max(added, default=None)
+    if not added or added[-1] != end:
+        raise CheckpointError(
+            f"the tokenizer in {folder} puts no end token after a text, whose state is its vector: "
+            "its tokenizer.json needs a post_processor that does"
+        )
 
 
 def resolve(name: str) -> Path:

@@ -7,7 +7,9 @@ import pytest
 
 import adapt
 from adapt.errors import CheckpointError, StrategyError
+from adapt.export.layout import write_config
 from adapt.pretrained import hub
+from adapt.pretrained.config_file import read_config
 from adapt.pretrained.fresh import cut_vocabulary, fresh
 from adapt.pretrained.hub import tokenizer_of
 from adapt.pretrained.tokenizer import backend_of
@@ -39,6 +41,14 @@ def test_a_fresh_encoder_has_these_shapes_and_another_tokenizer_s_tokens(entries
     other = fresh(entries, tokenizer, seed=1)
     assert adapt.digest(other.params) != adapt.digest(pretrained.params)
     assert adapt.digest(fresh(entries, tokenizer).params) == adapt.digest(pretrained.params)
+
+
+def test_an_end_token_that_is_not_known_is_none_in_an_export(tokenizer):
+    config = fresh(GPT2, tokenizer).config
+    assert config.end_token is None and config.pad_token == 0
+    entries = write_config(config)
+    assert entries["eos_token_id"] is None and entries["bos_token_id"] is None
+    assert read_config({**entries, "model_type": "gpt2"}, "export") == config
 
 
 def test_entries_that_make_no_encoder_of_texts_are_refused(tokenizer):

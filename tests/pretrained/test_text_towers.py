@@ -11,7 +11,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 import adapt
 from adapt import tree
-from adapt.errors import StrategyError
+from adapt.errors import CheckpointError, StrategyError
 from adapt.export.exporting import export
 from adapt.models import Classifier
 from adapt.pretrained import hub
@@ -60,6 +60,15 @@ def test_a_tower_without_a_projection_exports_to_sentence_transformers(tmp_path)
     assert export(loaded, tmp_path / "out") == "sentence-transformers"
     with pytest.raises(StrategyError, match="unknown pooling 'projection'"):
         adapt.encode(loaded, TEXTS, pooling="projection")
+
+
+@pytest.mark.parametrize("case", ["clip_text_projection", "clip_text_bare"])
+def test_a_tokenizer_that_does_not_end_texts_is_refused(tmp_path, case):
+    folder = texts_tower(tmp_path / "clip", case)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    with pytest.raises(CheckpointError, match="puts no end token after a text"):
+        hub.load(folder)
 
 
 def test_the_texts_of_both_towers_are_read_where_config_json_says_so(tmp_path):

@@ -311,6 +311,8 @@ class Family:
     * ``settle(config, tensors) -> config``: what the tensors of a file, by its own names, say of
       the encoder.
     * ``pooling``: what a new head pools by, unless another pooling is asked for.
+    * ``ends_texts``: the vector of a text is the state of the end token that the tokenizer puts
+      after it, so that one which puts none there is refused.
     * ``prefix``: what the original library puts before the names of the encoder and of its pooler
       where a head is on it.
     * ``prefixes``: kind of head -> another prefix, where transformers' class for it has another.
@@ -347,6 +349,7 @@ class Family:
     entries: Callable[[EncoderConfig, Any], Fields] = no_entries
     settle: Callable[[EncoderConfig, Mapping[str, np.ndarray]], EncoderConfig] = as_said
     pooling: str = "mean"
+    ends_texts: bool = False
     prefix: str = ""
     buffers: str = ""
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -1,6 +1,8 @@
 """CLIP's tower of texts (Radford et al. 2021): causal and pre-norm. The vector of a text is the
-state of its last token, which the tokenizer puts there to say that the text ends. The projection
-into the space that it shares with the tower of images is the head.
+state of its last token, which the tokenizer puts there to say that the text ends: a tokenizer that
+does not is refused. transformers reads the first such token, which is another one where the words
+of a text spell it. The projection into the space that it shares with the tower of images is the
+head.
 """
 
 from typing import Any
@@ -53,6 +55,7 @@ FAMILY = Family(
     settings=clip.of_tower("text_config"),
     always={"causal": True, "pre_norm": True, "dropout": 0.0},
     pooling="last",
+    ends_texts=True,
     prefix="text_model.",
     buffers=r"embeddings\.position_ids",
     parts={
