@@ -12,15 +12,19 @@ evidence and a fix.
 
 import dataclasses
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from adapt import files
 from adapt.data.inputs import Columns, Part, make_parts
 from adapt.doctor.automatic import DATA_SETTINGS
 from adapt.doctor.cases import (
+    FEW,
     CheckpointCase,
     DeepCase,
     FeaturesCase,
@@ -32,7 +36,6 @@ from adapt.doctor.cases import (
 )
 from adapt.doctor.checks import CHECKS, check_names, run_checks
 from adapt.doctor.deep import features_of_sample, sample
-from adapt.doctor.feature_scales import features_not_standardised
 from adapt.doctor.findings import Command, Finding
 from adapt.errors import StrategyError
 from adapt.finetuning import Prepared, prepare, share_or_data, spelled_schedule
@@ -50,7 +53,7 @@ from adapt.pretrained import hub
 from adapt.pretrained.hub import Pretrained
 from adapt.run import Run, load_run
 from adapt.tasks.base import task_of
-from adapt.tasks.metrics import more_is_better
+from adapt.tasks.metrics import is_share, more_is_better
 
 ORDER = {"error": 0, "warning": 1, "note": 2}
 # Every run is looked at by these.
@@ -176,7 +179,7 @@ def diagnose(
 
     ``pretrained`` is a checkpoint, a run of :func:`adapt.finetune` or its folder, a list of such
     runs, the records of a loop of one's own (:func:`adapt.training.loop.run_steps`), or features, an
-    array [N, D] on which a head is to be trained. With ``inputs``, as in
+    array [N, D] of NumPy or JAX on which a head is to be trained, of 20 rows or more. With ``inputs``, as in
     :func:`adapt.finetune`, a checkpoint is looked at with these data and the ``plan``: the keywords
     of :func:`adapt.finetune`, as the run that is planned has them. A run predicts the ``inputs``
     and is judged by their labels, in the columns of its training or those that are named.
@@ -186,8 +189,9 @@ def diagnose(
     near copies, two runs from one seed.
 
     Raises :class:`StrategyError` for a check that there is not, for ``labels`` without ``inputs``
-    and ``deep`` without a checkpoint and ``inputs``, for runs whose scores can't be compared, and
-    what :func:`adapt.finetune` raises for data and arguments that it refuses.
+    and ``deep`` without a checkpoint and ``inputs``, for an empty list, for features that are no
+    real numbers [N, D], for runs whose scores can't be compared, and what :func:`adapt.finetune`
+    raises for data and arguments that it refuses.
     """
     wanted = check_names(checks)
     keywords = Keywords(**plan)
@@ -198,14 +202,16 @@ def diagnose(
         raise StrategyError(
             "`deep` checks look at a checkpoint with `inputs`: give both, or leave `deep` out"
         )
-    is_alone = isinstance(pretrained, np.ndarray | list | tuple)
+    is_array = isinstance(pretrained, np.ndarray | jax.Array)
+    is_alone = isinstance(pretrained, np.ndarray | jax.Array | list | tuple)
     if is_alone and inputs is not None:
         raise StrategyError(
             "records of a loop, several runs and features go without `inputs`: give a run or a "
             "checkpoint"
         )
-    if isinstance(pretrained, np.ndarray):
-        return diagnose_features(pretrained, "the features", wanted)
+    if is_array:
+        return diagnose_features(as_numpy(pretrained), "the features", wanted)
+    check_subject(pretrained)
     if is_log(pretrained):
         return diagnose_log(pretrained, wanted)
     if is_alone:
@@ -220,12 +226,36 @@ def diagnose(
     )
 
 
+def check_subject(value: Any) -> None:
+    """Raise :class:`StrategyError` for what is no checkpoint, run or list, or an empty list."""
+    if isinstance(value, list | tuple):
+        if not value:
+            raise StrategyError(
+                "an empty list has nothing to look at: give the records of a loop, or several runs"
+            )
+    elif not isinstance(value, Run | Pretrained | str | os.PathLike):
+        raise StrategyError(
+            f"what is of type {type(value).__name__} is no checkpoint, run or log: give one of "
+            "these, or features as an array [N, D] of NumPy or JAX"
+        )
+
+
 def loaded_run(value: Any) -> Run:
     """A run, or that in a folder. Raises :class:`StrategyError` for anything else in a list."""
     run = as_run(value)
     if run is None:
-        raise StrategyError(f"{value} is no run of finetune: a list has runs or their folders")
+        raise StrategyError(
+            f"{reprlib.repr(value)} is no run of finetune: a list has runs or their folders, and "
+            "features are an array [N, D] of NumPy or JAX"
+        )
     return run
+
+
+def as_numpy(array: np.ndarray | jax.Array) -> np.ndarray:
+    """The array on the host, bfloat16 and smaller floats as float32: NumPy has no such type."""
+    if jnp.issubdtype(array.dtype, jnp.floating) and not np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float32)
+    return np.asarray(array)
 
 
 def is_log(value: Any) -> bool:
@@ -282,12 +312,18 @@ def diagnose_features(
 ) -> Diagnosis:
     """What is wrong with features on which a head is to be trained.
 
-    Raises :class:`StrategyError` for anything but numbers [N, D].
+    Raises :class:`StrategyError` for anything but real numbers [N, D], and for fewer rows than tell
+    a scale.
     """
     names = chosen(["features"], wanted)
-    if features.ndim != 2 or not np.issubdtype(features.dtype, np.number) or not features.size:
+    is_real = any(np.issubdtype(features.dtype, kind) for kind in (np.integer, np.floating))
+    if features.ndim != 2 or not is_real or not features.size:
         raise StrategyError(
             f"{name} are {features.dtype} {list(features.shape)}: give numbers [N, D], a row an input"
+        )
+    if len(features) < FEW:
+        raise StrategyError(
+            f"{name} have {len(features)} rows, which tell no scale: give {FEW} rows or more"
         )
     case = FeaturesCase(features=features, name=name)
     return diagnosis(name, run_checks(CHECKS["features"], case, shown_by), names)
@@ -321,15 +357,31 @@ def diagnose_runs(runs: Sequence[Run], wanted: frozenset[str]) -> Diagnosis:
                 seeds=(run.settings.get("seed", 0), run.settings.get("split_seed")),
                 data_digest=run.lineage.get("data_digest"),
                 score=score,
+                data=data_of(run),
             )
         )
+    own = {name for run in runs for name in run.settings.get("metrics") or ()}
+    is_more_better = metric in own or (metric != "loss" and more_is_better(metric))
     case = RunsCase(
-        runs=scored, metric=f"{split} {metric}", sign=1 if more_is_better(metric) else -1
+        runs=scored,
+        metric=f"{split} {metric}",
+        sign=1 if is_more_better else -1,
+        is_share=metric not in own and is_share(metric),
     )
     command = ("doctor", {"run": [one.name for one in scored]})
     shown_by = command if all(run.folder for run in runs) else None
     found = run_checks(CHECKS["runs"], case, shown_by)
-    return diagnosis(f"{len(runs)} runs", found, names)
+    return diagnosis(f"{len(runs)} runs ({split} {metric})", found, names)
+
+
+def data_of(run: Run) -> dict[str, str | None]:
+    """The digests of a run's data before a seed held rows out; None where its folder has none."""
+    digests = run.lineage.get("file_digests", {})
+    return {
+        "training data": digests.get("train"),
+        "validation data": digests.get("validation"),
+        "test data": digests.get("test"),
+    }
 
 
 def diagnose_checkpoint(pretrained: Pretrained, wanted: frozenset[str]) -> Diagnosis:
@@ -359,12 +411,10 @@ def diagnose_plan(
     ``more`` are further arguments of :func:`adapt.finetuning.prepare`.
     """
     subjects = ["checkpoint", "data", "settings"]
-    deep_names = {check.__name__ for check in [*CHECKS["deep"], features_not_standardised]}
+    deep_names = {check.__name__ for check in [*CHECKS["deep"], *CHECKS["features"]]}
     is_deep = is_deep or bool(checks & deep_names)
     if is_deep:
         subjects.append("deep")
-        subjects.append("features")
-    names = chosen(subjects, checks)
     prepared = prepare(
         pretrained,
         inputs,
@@ -375,18 +425,20 @@ def diagnose_plan(
         columns=columns,
         **more,
     )
+    if is_deep and trains_head_alone(prepared):
+        subjects.append("features")
+    names = chosen(subjects, checks)
     found = [*prepared.findings]
     if is_deep:
         _, validation = share_or_data(validation)
         case = deep_case(prepared, pretrained, inputs, labels, columns, validation, test)
         wanted = [check for check in CHECKS["deep"] if check.__name__ in names]
         found += run_checks(wanted, case, prepared.planned.command)
-        if trains_head_alone(prepared) and features_not_standardised.__name__ in names:
+        wanted = [check for check in CHECKS["features"] if check.__name__ in names]
+        if wanted:
             of_sample = features_of_sample(case, case.pretrained)
             features_case = FeaturesCase(features=of_sample, name=f"{len(of_sample):,} train rows")
-            found += run_checks(
-                [features_not_standardised], features_case, prepared.planned.command
-            )
+            found += run_checks(wanted, features_case, prepared.planned.command)
     what = f"{options.checkpoint} on {prepared.settings['train']}"
     return diagnosis(what, found, names)
 

@@ -330,6 +330,7 @@ class Prepared(PreparedRun):
             test=self.settings["test"],
             data_digest=self.data.sets["train"].digest,
             digests=self.digests(),
+            file_digests=dict(self.data.file_digests),
             discarded=self.plan.discarded,
             primary_metric=self.data.primary_metric,
             weighted=self.data.sets["train"].weights is not None,

@@ -60,6 +60,8 @@ class TaskData:
     repeated: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # training rows (or words) of every class before some are held out; {} where there are none
     class_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # of every part as it was read, before a seed held rows out or paired them
+    file_digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # those of the head for the test set, once it was scored, and of the best validation, which
     # keep_best makes of those of the "latest"
     outputs: dict[str, np.ndarray] = dataclasses.field(
@@ -219,6 +221,7 @@ def read_data(
     sets["train"] = dataclasses.replace(
         sets["train"], weights=weights, extras=read_extras(extras, len(train.table))
     )
+    file_digests = {name: examples.digest for name, examples in sets.items()}
     class_counts = task.class_counts(sets["train"].targets, names)
     log_classes(train.table, class_counts)
     if "validation" not in sets:
@@ -255,7 +258,12 @@ def read_data(
         label_type(train.table, train.columns.label),
         metrics,
     )
-    return dataclasses.replace(data, repeated=count_repeated(parts), class_counts=class_counts)
+    return dataclasses.replace(
+        data,
+        repeated=count_repeated(parts),
+        class_counts=class_counts,
+        file_digests=file_digests,
+    )
 
 
 def check_scored(task: Task, sets: Mapping[str, Examples], parts: Mapping[str, Part]) -> None:

@@ -15,6 +15,8 @@ from adapt.doctor import automatic
 from adapt.doctor.checks import CHECKS, check_names
 from adapt.doctor.findings import Finding
 from adapt.errors import StrategyError
+from adapt.finetuning import prepare
+from adapt.options import FinetuningOptions
 from tests.helpers import healthy
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -208,6 +210,31 @@ def test_checks_that_nobody_made_are_not_named(run):
     assert not {check.__name__ for check in CHECKS["deep"]} & set(adapt.diagnose(run).checks)
     with pytest.raises(StrategyError, match="look at something else"):
         adapt.diagnose(run, checks=["near_copies"])
+
+
+def test_checks_of_features_are_made_where_the_head_alone_trains(checkpoint):
+    wanted = {"checks": ["constant_features", "not_finite"]}
+    with pytest.raises(StrategyError, match="look at something else"):
+        adapt.diagnose(checkpoint, *TRAIN, **wanted)
+    assert set(adapt.diagnose(checkpoint, *TRAIN, strategy="frozen", **wanted).checks) == {
+        "constant_features",
+        "not_finite",
+    }
+    rows = ["the film" for _ in TRAIN[0]]
+    alike = adapt.diagnose(checkpoint, rows, TRAIN[1], strategy="frozen", **wanted)
+    assert names(alike) == {"constant_features"}
+
+
+def test_runs_have_digests_of_their_data_that_no_seed_changes(checkpoint):
+    """Which rows are held out does; other labels of the same texts are other data."""
+    digests = []
+    for seed, labels in ((0, TRAIN[1]), (1, TRAIN[1]), (0, TRAIN[1][::-1])):
+        prepared = prepare(
+            checkpoint, TRAIN[0], labels, FinetuningOptions(checkpoint=checkpoint), seed=seed
+        )
+        digests.append((prepared.origin()["data_digest"], prepared.origin()["file_digests"]))
+    assert digests[0][0] != digests[1][0] and digests[0][1] == digests[1][1]
+    assert digests[2][1].keys() == {"train"} and digests[2][1] != digests[0][1]
 
 
 def test_arguments_that_say_nothing_are_refused(run, checkpoint):

@@ -130,24 +130,30 @@ class ResultCase:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoredRun:
-    """One of several runs. ``settings`` are what its score may depend on, without its ``seeds``."""
+    """One of several runs. ``settings`` are what its score may depend on, without its ``seeds``.
+
+    ``data`` are the digests of its data that no seed changes, by what they are of; ``data_digest``
+    is that of the rows that trained, without those that a seed held out. None is not known.
+    """
 
     name: str
     settings: Mapping[str, Any]
     seeds: tuple[int, int | None]  # seed, split_seed
     data_digest: str | None
     score: float
+    data: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunsCase:
     """Several runs, with their scores by one metric; ``sign`` is 1 where more of it is better, and
-    -1 where less is.
+    -1 where less is. ``is_share`` says that the metric lies between 0 and 1.
     """
 
     runs: Sequence[ScoredRun]
     metric: str  # with its set: test accuracy
     sign: int = 1
+    is_share: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,7 @@ CHECKS: Mapping[str, Sequence[Check]] = {
         several_runs.difference_within_seeds,
     ),
     "features": (
+        feature_scales.not_finite,
         feature_scales.features_not_standardised,
         feature_scales.constant_features,
     ),

@@ -1,6 +1,6 @@
 """Checks on data: rows that leak or contradict each other, texts the encoder can't read, classes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -124,14 +124,10 @@ def unknown_tokens(case: DataCase) -> Iterator[Finding]:
     if tokenizer is None or tokenizer.unknown.unknown is None:
         return
     number, spelling = tokenizer.unknown.unknown
-    files = []
-    for name, examples in case.data.sets.items():
+    for name, examples in distinct_files(case.data.sets).items():
         source = examples.file_sequences
         if not isinstance(source, TokenSource) or not len(source.tokens.values):
             continue
-        if any(source is file for file in files):  # what is held out is of the training file
-            continue
-        files.append(source)
         own = len(source.tokens.values) - tokenizer.unknown.num_special * len(source.tokens)
         count = int((source.tokens.values == number).sum())
         share = count / max(own, 1)
@@ -150,7 +146,7 @@ def unknown_tokens(case: DataCase) -> Iterator[Finding]:
 
 def truncated_texts(case: DataCase) -> Iterator[Finding]:
     """A large share of tokens that the encoder does not read, as their texts are too long."""
-    for name, examples in case.data.sets.items():
+    for name, examples in distinct_files(case.data.sets).items():
         long = examples.long
         source = examples.file_sequences
         if not isinstance(source, TokenSource):
@@ -181,14 +177,10 @@ def truncated_texts(case: DataCase) -> Iterator[Finding]:
 
 def answers_cut_off(case: DataCase) -> Iterator[Finding]:
     """Answers that no example holds whole: they lie in what was cut off, or are too long."""
-    files = []
-    for name, examples in case.data.sets.items():
+    for name, examples in distinct_files(case.data.sets).items():
         if not isinstance(examples.labels, SpanWindows):
             continue
         file = examples.labels.file
-        if any(file is other for other in files):  # what is held out is of the training file
-            continue
-        files.append(file)
         has_answer = ~file.is_unanswerable
         lost = np.flatnonzero(has_answer & ~file.is_found)
         total = int(has_answer.sum())
@@ -211,6 +203,16 @@ def answers_cut_off(case: DataCase) -> Iterator[Finding]:
             },
             is_logged=True,
         )
+
+
+def distinct_files(sets: Mapping[str, Examples]) -> dict[str, Examples]:
+    """The sets that are of a file of their own: without rows that were held out of another's."""
+    distinct: dict[str, Examples] = {}
+    for name, examples in sets.items():
+        source = examples.file_sequences
+        if all(source is not other.file_sequences for other in distinct.values()):
+            distinct[name] = examples
+    return distinct
 
 
 def imbalance(case: DataCase) -> Iterator[Finding]:

@@ -1,10 +1,10 @@
-"""Checks on features on which somebody trains a head: do their dimensions have sizes alike?"""
+"""Checks on features on which somebody trains a head: are they numbers, of sizes alike?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from adapt.doctor.cases import FeaturesCase
+from adapt.doctor.cases import FEW, FeaturesCase
 from adapt.doctor.findings import Finding
 
 # The standard deviation of the 95% quantile of dimensions over that of the 5% quantile: 1.3 in
@@ -14,13 +14,51 @@ MOST_UNEVEN = 30.0
 MOST_OFFSET = 10.0
 CONSTANT = 1e-6  # of a dimension's size; float32 leaves noise of about that
 MOST_ROWS = 10_000  # evenly from all
+SHOWN = 5  # rows and features of the evidence
+
+
+def not_finite(case: FeaturesCase) -> Iterator[Finding]:
+    """Features that are NaN or infinite: no head learns from them."""
+    rows = []
+    is_column = np.zeros(case.features.shape[1], bool)
+    for start in range(0, len(case.features), MOST_ROWS):
+        is_infinite = ~np.isfinite(case.features[start : start + MOST_ROWS])
+        rows += (start + 1 + np.flatnonzero(is_infinite.any(1))).tolist()
+        is_column |= is_infinite.any(0)
+    if not rows:
+        return
+    columns = np.flatnonzero(is_column).tolist()
+    yield Finding(
+        severity="error",
+        seen=f"{case.name}: {len(rows):,} of {len(case.features):,} rows (first {first(rows)}) are "
+        f"NaN or infinite in {len(columns):,} of {len(is_column):,} features (first "
+        f"{first(columns)})",
+        cause="a computation that overflowed, or inputs or weights that are not finite",
+        fix="compute these rows again in float32, and leave out those that stay as they are",
+        certainty="possible",
+        evidence={
+            "rows": len(rows),
+            "first": rows[:SHOWN],
+            "columns": len(columns),
+            "first_columns": columns[:SHOWN],
+        },
+    )
+
+
+def first(numbers: Sequence[int]) -> str:
+    """The first of some numbers: ``0, 1, 2, 3, 4, ...``."""
+    more = ", ..." if len(numbers) > SHOWN else ""
+    return ", ".join(str(number) for number in numbers[:SHOWN]) + more
 
 
 def features_not_standardised(case: FeaturesCase) -> Iterator[Finding]:
     """Dimensions whose scales differ by orders of magnitude, or that lie far from 0: a head on them
     as they are learns the large ones alone.
     """
-    size, spread, is_constant = moments(case)
+    found = moments(case)
+    if found is None:
+        return
+    size, spread, is_constant = found
     varying = spread[~is_constant]
     if not len(varying):
         return
@@ -59,17 +97,18 @@ def constant_features(case: FeaturesCase) -> Iterator[Finding]:
     """Dimensions that have one value for all inputs: dividing by their standard deviation makes
     numbers without meaning of them, or infinities.
     """
-    _, _, is_constant = moments(case)
-    numbers = np.flatnonzero(is_constant)
+    found = moments(case)
+    if found is None:
+        return
+    _, _, is_constant = found
+    numbers = np.flatnonzero(is_constant).tolist()
     if not len(numbers):
         return
-    shown = ", ".join(str(number) for number in numbers[:5])
-    more = ", ..." if len(numbers) > 5 else ""
     is_most = 2 * len(numbers) > len(is_constant)
     yield Finding(
         severity="error" if is_most else "note",
         seen=f"{case.name}: {len(numbers):,} of {len(is_constant):,} features are constant "
-        f"({shown}{more})",
+        f"({first(numbers)})",
         cause="the encoder gives every input nearly the same features: the inputs are alike, or the "
         "weights are not those that were trained"
         if is_most
@@ -78,14 +117,20 @@ def constant_features(case: FeaturesCase) -> Iterator[Finding]:
         if is_most
         else "leave them out before you divide by standard deviations, as adapt probe does",
         certainty="possible" if is_most else "certain",
-        evidence={"constant": numbers.tolist(), "features": len(is_constant)},
+        evidence={"constant": numbers, "features": len(is_constant)},
     )
 
 
-def moments(case: FeaturesCase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(root mean square, standard deviation, whether it is constant) of each dimension, [D]."""
-    step = max(-(-len(case.features) // MOST_ROWS), 1)
+def moments(case: FeaturesCase) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(root mean square, standard deviation, whether it is constant) of each dimension, [D]; None
+    where rows are too few to tell, or not finite.
+    """
+    step = -(-len(case.features) // MOST_ROWS)
+    if len(case.features) < FEW:
+        return None
     x = np.asarray(case.features[::step], np.float64)
+    if not np.isfinite(x).all():
+        return None
     spread = x.std(0)
     size = np.sqrt((x * x).mean(0))
     return size, spread, spread <= CONSTANT * np.maximum(size, size.max(initial=0) * CONSTANT)

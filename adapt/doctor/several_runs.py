@@ -17,26 +17,36 @@ FEWEST_SEEDS = 3  # from which a spread says something
 def same_run_differs(case: RunsCase) -> Iterator[Finding]:
     """Runs of the same settings, data and seed with other scores."""
     for group in groups_of(case).values():
-        for one, other in itertools.combinations(group, 2):
-            is_same = one.seeds == other.seeds and one.data_digest == other.data_digest
-            if not is_same or one.score == other.score:
-                continue
-            yield Finding(
-                severity="warning",
-                seen=f"{one.name} and {other.name} have the same settings, data and seed, and "
-                f"{case.metric} {one.score:.6g} and {other.score:.6g}",
-                cause="other versions or another device, kernels that add in any order, or a loss, "
-                "head or data of one's own that draw from another source",
-                fix="compare `versions` in lineage.json; on a GPU set "
-                "XLA_FLAGS=--xla_gpu_deterministic_ops=true; draw from the key of the step",
-                certainty="possible",
-                evidence={"runs": [one.name, other.name], "scores": [one.score, other.score]},
-            )
-            break
+        pair = first_pair_that_differs(group)
+        if pair is None:
+            continue
+        one, other = pair
+        yield Finding(
+            severity="warning",
+            seen=f"{one.name} and {other.name} have the same settings, data and seed, and "
+            f"{case.metric} {one.score:.6g} and {other.score:.6g}",
+            cause="other versions or another device, kernels that add in any order, or a loss, head "
+            "or data of one's own that draw from another source",
+            fix="compare `versions` in lineage.json; on a GPU set "
+            "XLA_FLAGS=--xla_gpu_deterministic_ops=true; draw from the key of the step",
+            certainty="possible",
+            evidence={"runs": [one.name, other.name], "scores": [one.score, other.score]},
+        )
+
+
+def first_pair_that_differs(group: Sequence[ScoredRun]) -> tuple[ScoredRun, ScoredRun] | None:
+    """Two runs with one seed, on data that are known to be the same, and with two scores."""
+    for one, other in itertools.combinations(group, 2):
+        is_same_data = one.data_digest is not None and one.data_digest == other.data_digest
+        if is_same_data and one.seeds == other.seeds and one.score != other.score:
+            return one, other
+    return None
 
 
 def varies_by_seed(case: RunsCase) -> Iterator[Finding]:
-    """Runs that differ by their seed alone, and by much in their score."""
+    """Runs that differ by their seed alone, and by much in a score between 0 and 1."""
+    if not case.is_share:
+        return
     for group in groups_of(case).values():
         by_seed = scores_by_seed(group)
         scores = list(by_seed.values())
@@ -122,10 +132,11 @@ def margin_of(one: Mapping[Any, float], other: Mapping[Any, float]) -> float | N
 
 
 def groups_of(case: RunsCase) -> dict[str, list[ScoredRun]]:
-    """The runs by their settings without the seeds."""
+    """The runs by their settings and data, without the seeds."""
     groups: dict[str, list[ScoredRun]] = {}
     for run in case.runs:
-        groups.setdefault(repr(sorted(run.settings.items())), []).append(run)
+        key = repr((sorted(run.settings.items()), sorted(run.data.items())))
+        groups.setdefault(key, []).append(run)
     return groups
 
 
@@ -140,7 +151,9 @@ def scores_by_seed(group: Sequence[ScoredRun]) -> dict[Any, float]:
 
 
 def named(groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, str]:
-    """What tells each group from the others: ``strategy frozen``."""
+    """What tells each group from the others: ``strategy frozen``, and the data where settings don't
+    tell: ``training data 1f0c2a9b``, the beginning of their digest.
+    """
     settings = {key: group[0].settings for key, group in groups.items()}
     first = next(iter(settings.values()))
     differing = []
@@ -151,6 +164,13 @@ def named(groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, str]:
     names = {}
     for key, own in settings.items():
         names[key] = ", ".join(f"{name} {own.get(name)}" for name in differing)
+    if len(set(names.values())) == len(names):
+        return names
+    for key, group in groups.items():
+        of_data = []
+        for what, digest in group[0].data.items():
+            of_data.append(f"{what} {digest[:8] if digest else 'unknown'}")
+        names[key] = ", ".join([names[key], *of_data] if names[key] else of_data)
     return names
 
 

@@ -16,6 +16,24 @@ Scores = dict[str, float]
 Metric = Callable[[np.ndarray, np.ndarray], float]
 NAN = float("nan")
 LESS_IS_BETTER = ("mse", "ece")
+# What lies between 0 and 1, or in the case of a correlation between -1 and 1.
+SHARES = (
+    "accuracy",
+    "macro_f1",
+    "rare_f1",
+    "f1",
+    "exact_match",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "auroc",
+    "average_precision",
+    "recall_at_1",
+    "mrr",
+    "ece",
+    "pearson",
+    "spearman",
+)
 COUNT = "support:"  # how the names of scores begin that count what there is
 TIED = 1e-6  # cosines that differ by less are the same, but for round-off
 
@@ -68,6 +86,14 @@ def more_is_better(name: str) -> bool:
     if name.startswith(COUNT):
         return False
     return not any(name == less or name.startswith(f"{less}_") for less in LESS_IS_BETTER)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric of a task lies between 0 and 1, or -1 and 1. ``accuracy_tone`` is that of one
+    label column, ``f1:PER`` that of one class.
+    """
+    name = name.partition(":")[0]
+    return any(name == share or name.startswith(f"{share}_") for share in SHARES)
 
 
 def mean_of_scored(values: np.ndarray) -> float:

@@ -12,21 +12,26 @@ from adapt.errors import StrategyError
 from adapt.run import Run
 
 
-def runs_of(scores, **settings):
-    """Runs with the seeds 0, 1, ... and these scores."""
+def runs_of(scores, data="d", **settings):
+    """Runs with the seeds 0, 1, ... and these scores, on data of one digest."""
     made = []
     for seed, score in enumerate(scores):
         name = f"{settings} {seed}"
         made.append(
             ScoredRun(
-                name=name, settings=settings, seeds=(seed, None), data_digest="d", score=score
+                name=name,
+                settings=settings,
+                seeds=(seed, None),
+                data_digest=data,
+                score=score,
+                data={"training data": data},
             )
         )
     return made
 
 
-def found(*groups, sign=1):
-    case = RunsCase(runs=[run for group in groups for run in group], metric="test x", sign=sign)
+def found(*groups, **options):
+    case = RunsCase(runs=[run for group in groups for run in group], metric="test x", **options)
     return {finding.check: finding for finding in run_checks(CHECKS["runs"], case)}
 
 
@@ -75,6 +80,27 @@ def test_scores_that_vary_wildly_by_seed(scores):
     assert list(finding.evidence["scores"].values()) == scores
 
 
+def test_runs_on_other_data_do_not_differ_by_their_seed_alone():
+    one = runs_of([0.9, 0.91, 0.9], strategy="full", data="a" * 64)
+    other = runs_of([0.5, 0.51, 0.5], strategy="full", data="b" * 64)
+    assert found(one, other) == {}
+    near = runs_of([0.9, 0.9, 0.91], strategy="full", data="b" * 64)
+    finding = found(one, near)["difference_within_seeds"]
+    assert "training data aaaaaaaa (3 seeds" in finding.seen and "data bbbbbbbb" in finding.seen
+
+
+def test_a_metric_of_another_range_does_not_vary_wildly():
+    """Euros, for one: they are not between 0 and 1."""
+    scores = runs_of([812.0, 790.0, 801.0], strategy="full")
+    assert found(scores, is_share=False) == {}
+    assert set(found(scores)) == {"varies_by_seed"}
+
+
+def test_data_that_nobody_knows_are_not_the_same():
+    one = runs_of([0.8], data=None, strategy="full")
+    assert found(one, runs_of([0.7], data=None, strategy="full")) == {}
+
+
 @pytest.mark.parametrize("others", [[0.79], [0.80, 0.81]])
 def test_the_same_run_with_another_score(others):
     again = [run for score in others for run in runs_of([score], strategy="full")]
@@ -98,6 +124,40 @@ def test_runs_are_compared_by_their_settings(monkeypatch):
         diagnose_runs([runs[0], run_with(0.8, metric="mse")], frozenset())
     with pytest.raises(StrategyError, match="no accuracy of test"):
         diagnose_runs([runs[0], run_with(None)], frozenset())
+
+
+@pytest.mark.parametrize(
+    ("metric", "own", "found"),
+    [
+        ("accuracy", [], {"varies_by_seed"}),
+        ("accuracy_tone", [], {"varies_by_seed"}),
+        ("rmse", ["rmse"], set()),
+        ("accuracy", ["accuracy"], set()),
+        ("loss", [], set()),
+    ],
+)
+def test_the_range_of_a_metric_is_known_where_a_task_has_it(monkeypatch, metric, own, found):
+    monkeypatch.setattr("adapt.diagnosing.as_run", lambda value: value)
+    runs = []
+    for seed, score in enumerate([0.9, 0.5, 0.7]):
+        runs.append(run_with(score, metric, seed=seed, metrics=own))
+    assert {finding.check for finding in adapt.diagnose(runs)} == found
+
+
+def test_less_of_the_loss_is_better(monkeypatch):
+    monkeypatch.setattr("adapt.diagnosing.as_run", lambda value: value)
+    (finding,) = adapt.diagnose([run_with(0.9, "loss", epochs=3), run_with(0.5, "loss", epochs=4)])
+    assert finding.seen.startswith("test loss is 0.500 with epochs 4")
+
+
+def test_a_diagnosis_says_which_scores_were_compared(monkeypatch):
+    monkeypatch.setattr("adapt.diagnosing.as_run", lambda value: value)
+    runs = [run_with(0.8, epochs=3), run_with(0.9, epochs=4)]
+    assert adapt.diagnose(runs).what == "2 runs (test accuracy)"
+    for run in runs:
+        run.result["scores"]["validation"] = {"accuracy": 0.5}
+    del runs[0].result["scores"]["test"]
+    assert adapt.diagnose(runs).what == "2 runs (validation accuracy)"
 
 
 def test_what_is_no_run_is_refused():

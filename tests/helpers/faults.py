@@ -76,8 +76,9 @@ FAULTS = {
         ),
     ),
     "features not standardised": Fault(
-        checks=("features_not_standardised", "constant_features"),
+        checks=("features_not_standardised", "constant_features", "not_finite"),
         planted=(
+            f"{FEATURES}::test_features_that_are_not_finite",
             f"{FEATURES}::test_scales_that_differ_by_orders_of_magnitude",
             f"{FEATURES}::test_dimensions_that_are_constant",
         ),
