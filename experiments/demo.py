@@ -21,7 +21,7 @@ ARMS = {
     "pre-trained encoder, frozen": {"strategy": "frozen"},
     "pre-trained encoder, fine-tuned": {"strategy": "full"},
     # Beside them what is discarded: the head of pre-training, where the checkpoint has one.
-    "its pre-training head's logits, frozen": {"strategy": "frozen", "keep_head": "logits"},
+    "logits of its pre-training head, frozen": {"strategy": "frozen", "keep_head": "logits"},
 }
 COLOURS = (plots.GREY, plots.BLUE, plots.RED, plots.YELLOW)
 

@@ -28,12 +28,12 @@ from adapt.features import text_batches
 from adapt.models import stages_of
 from adapt.options import KeptHead
 from adapt.probing.layers import layer_features
-from adapt.run_folder import check_out, write_json
+from adapt.run_folder import write_json
 from experiments.study import draw, dual_probe, near_tasks, small_encoders
 from experiments.study.near_tasks import Labelled
-from experiments.study.options import StudyRunOptions
+from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, accuracy_of, score_of, with_interval
+from experiments.study.scores import Score, accuracy_of, mean_of, score_of, with_interval
 
 NEAR = "near"
 CLASSIFIER = "classifier"
@@ -95,8 +95,6 @@ class StudyOptions:
     rates: tuple[float, ...] = (3.0,)
     # draws of what is fine-tuned
     tuned_seeds: int = 3
-    # one set and the checkpoint alone: whether it runs
-    short: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,8 +132,7 @@ Tuned = dict[str, dict[str, Score]]  # by task and side
 def main(config: Config) -> dict[str, Any]:
     if config.short:
         config = dataclasses.replace(config, **SHORT)
-    check_out(config.out, None, config.overwrite)
-    config.out.mkdir(parents=True, exist_ok=True)
+    open_study("experiments.keep_the_head", config, chosen=("objectives", "data", "tuned"))
     found: Sides = {}
     subjects = read_subjects(config)
     for subject in subjects:
@@ -144,9 +141,9 @@ def main(config: Config) -> dict[str, Any]:
             found[subject.name][task] = frozen(subject, task, config)
     tuned: Tuned = {task: fine_tuned(subjects[0], task, config) for task in config.tuned}
     result = {"frozen": plain(found), "tuned": plain_tuned(tuned)}
-    write_json(config.out / "keep_the_head.json", result)
+    write_json(config.folder / "keep_the_head.json", result)
     console.table("accuracy", COLUMNS, table_rows(found, subjects))
-    write_page(page(config, found, tuned, subjects), config.out, config.docs)
+    write_page(page(config, found, tuned, subjects), config.folder, config.docs)
     console.result(json.dumps(result["tuned"]))
     return result
 
@@ -161,7 +158,7 @@ def read_subjects(config: Config) -> list[Subject]:
     texts = small_encoders.corpus() if config.objectives else []
     for objective in config.objectives:
         console.say(f"{objective}: pre-training")
-        folder = config.out / "encoders" / objective
+        folder = config.folder / "encoders" / objective
         pretrained = small_encoders.pretrained(objective, config.steps, folder, texts)
         subjects.append(Subject(objective, objective, cut_to_length(pretrained)))
     if OF_CLASSIFIER in config.data:
@@ -179,7 +176,7 @@ def cut_to_length(pretrained: adapt.Pretrained) -> adapt.Pretrained:
 
 def train_classifier(checkpoint: adapt.Pretrained, config: Config) -> adapt.Pretrained:
     """The checkpoint fine-tuned on fine classes of the questions that no probe is drawn from."""
-    folder = config.out / "encoders" / CLASSIFIER
+    folder = config.folder / "encoders" / CLASSIFIER
     if not (folder / "result.json").exists():
         rows = bundled.read(OF_CLASSIFIER, "train")
         texts = rows["text"][config.pool :]
@@ -215,22 +212,23 @@ def labelled(subject: Subject, task: str, config: Config) -> Labelled:
 
 def frozen(subject: Subject, task: str, config: Config) -> dict[str, Side]:
     """Every side of a subject on a task; those that are there are read."""
-    path = config.out / "frozen" / f"{subject.name}-{task}.npz"
-    if not (config.resume and path.exists()):
+    path = config.folder / "frozen" / f"{subject.name}-{task}.npz"
+    if not path.exists():
         console.say(f"{subject.name}: probes on {task}")
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, allow_pickle=False, **measure(subject, task, config))
     sides = {}
-    for name, values in np.load(path).items():
-        width, parameters, flops, seconds = values[0, :4]
-        right = values[1:]
-        sides[name] = Side(score_of(right), int(width), int(parameters), flops, seconds)
+    kept = np.load(path)
+    for name in kept["sides"]:
+        width, parameters, flops, seconds = kept[f"{name} cost"]
+        right = kept[f"{name} right"].astype(np.float64)
+        sides[str(name)] = Side(score_of(right), int(width), int(parameters), flops, seconds)
     return sides
 
 
 def measure(subject: Subject, task: str, config: Config) -> dict[str, np.ndarray]:
-    """Of every side what :class:`Side` has: a row that begins with the width, the parameters, the
-    FLOPs and the seconds, and then which test rows each draw gets right, float64 [1 + seeds, test].
+    """The names of the ``sides``; and of every side, under its name, which test rows each draw gets
+    ``right``, bool [seeds, test], and its ``cost``, float64 [4], as :func:`cost_of` says it.
     """
     data = labelled(subject, task, config)
     if near_tasks.AT_MASK in data.poolings:
@@ -239,16 +237,14 @@ def measure(subject: Subject, task: str, config: Config) -> dict[str, np.ndarray
     test = len(targets) - config.pool
     draws = []
     for seed in range(config.seeds):
-        order = np.random.default_rng(seed).permutation(config.pool)
-        draws.append(order[: config.labels])
-    measured = {}
-    for name, candidates in features_of(subject, data).items():
-        right = dual_probe.right_answers(candidates, targets, np.stack(draws), test)
-        values = np.zeros((1 + config.seeds, test))
-        if task == config.data[0]:
-            values[0, :4] = cost_of(subject, name, candidates, data)
-        values[1:] = right
-        measured[name] = values
+        draws.append(dual_probe.drawn_rows(config.pool, config.labels, seed))
+    features = features_of(subject, data)
+    measured = {"sides": np.array(list(features))}
+    for name, candidates in features.items():
+        measured[f"{name} right"] = dual_probe.right_answers(
+            candidates, targets, np.stack(draws), test
+        )
+        measured[f"{name} cost"] = np.array(cost_of(subject, name, candidates, data))
     return measured
 
 
@@ -352,7 +348,7 @@ def fine_tuned(subject: Subject, task: str, config: Config) -> dict[str, Score]:
         pretrained = subject.pretrained
         if side == CUT:
             pretrained = adapt.drop_layers(pretrained, 1)
-        out = config.out / "tuned" / f"{task}-{side}"
+        out = config.folder / "tuned" / f"{task}-{side}"
         resume = config.resume and (out / "config.json").exists()
         console.say(f"{subject.name}: fine-tuned on {task}, {side}")
         adapt.compare(
@@ -461,14 +457,6 @@ def method_of(config: Config) -> list[str]:
 def last_layer(sides: Mapping[str, Side]) -> str:
     """The number of the encoder's last layer."""
     return str(max(int(name) for name in sides if name.isdigit()))
-
-
-def mean_of(scores: Sequence[Score]) -> Score:
-    """The mean of scores of as many seeds and examples."""
-    total = scores[0]
-    for score in scores[1:]:
-        total = total + score
-    return total * (1 / len(scores))
 
 
 def margins(found: Sides, tasks: Sequence[str], first: str, second: str) -> list[Score]:
@@ -647,21 +635,15 @@ def plain(found: Sides) -> dict[str, Any]:
     for name, of_subject in found.items():
         content[name] = {}
         for task, sides in of_subject.items():
-            content[name][task] = {
-                side: plain_score(of_side.score) for side, of_side in sides.items()
-            }
+            content[name][task] = {side: of_side.score.plain for side, of_side in sides.items()}
     return content
 
 
 def plain_tuned(tuned: Tuned) -> dict[str, Any]:
     content = {}
     for task, sides in tuned.items():
-        content[task] = {side: plain_score(score) for side, score in sides.items()}
+        content[task] = {side: score.plain for side, score in sides.items()}
     return content
-
-
-def plain_score(score: Score) -> dict[str, Any]:
-    return {"accuracy": score.value, "interval": list(score.interval)}
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
     python -m experiments.pretrain_and_probe --docs docs
 
 Masked LM, causal LM and replaced tokens from fresh weights on bundled text. At powers of two steps
-a checkpoint is kept, which every command takes, and logistic regression on its frozen features says
-how well each layer, the head's transform and its logits serve a task.
+a checkpoint is kept, which every command takes, and a probe on its frozen features says how well
+each layer, the head's transform and its logits serve a task.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ from adapt.pretrained.fresh import cut_vocabulary, fresh
 from adapt.pretrained.hub import tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.probing.layers import layer_features
-from adapt.run_folder import check_out, write_json
+from adapt.run_folder import write_json
 from adapt.training import events
 from adapt.training.metrics_log import read_records
 from experiments.prompting import PROMPTS
-from experiments.study import draw, probes
-from experiments.study.options import StudyRunOptions
+from experiments.study import draw, dual_probe
+from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
 from experiments.study.scores import Score, score_of
 
@@ -115,8 +115,6 @@ class StudyOptions:
     seeds: int = 3
     # rows of the test set
     test_rows: int = 300
-    # one objective on reviews for 16 steps: whether it runs
-    short: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,20 +149,29 @@ def main(config: Config) -> dict[str, Any]:
     if config.short:
         config = dataclasses.replace(config, **SHORT)
     config.check()
-    check_out(config.out, None, config.overwrite)
-    config.out.mkdir(parents=True, exist_ok=True)
+    open_study("experiments.pretrain_and_probe", config, chosen=("objectives", "data"))
     corpus = write_corpus(config)
     losses = {name: pretrain(name, corpus, config) for name in config.objectives}
     scores = {name: probe_checkpoints(name, config) for name in config.objectives}
     result = {"losses": losses, "accuracy": plain(scores)}
-    write_json(config.out / "pretrain_and_probe.json", result)
+    write_json(config.folder / "pretrain_and_probe.json", result)
     console.table("accuracy by step", columns(config), table_rows(scores, losses))
-    write_page(page(config, scores, losses), config.out, config.docs)
+    write_page(page(config, scores, losses), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
 
 # Pre-training
+
+
+def training_texts(name: str) -> list[str]:
+    """The texts of the training part of a bundled set, of both columns where it has pairs."""
+    rows = bundled.read(name, "train")
+    return [one_line(text) for column in ("text", "text_b") for text in rows.get(column, [])]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def write_corpus(config: Config) -> Path:
@@ -173,12 +180,10 @@ def write_corpus(config: Config) -> Path:
     """
     lines = []
     for name in config.text:
-        rows = bundled.read(name, "train")
-        for column in ("text", "text_b"):
-            texts = [" ".join(text.split()) for text in rows.get(column, [])]
-            for start in range(0, len(texts), TEXTS_OF_A_LINE):
-                lines.append(" ".join(texts[start : start + TEXTS_OF_A_LINE]))
-    path = config.out / "corpus.txt"
+        texts = training_texts(name)
+        for start in range(0, len(texts), TEXTS_OF_A_LINE):
+            lines.append(" ".join(texts[start : start + TEXTS_OF_A_LINE]))
+    path = config.folder / "corpus.txt"
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
 
@@ -219,15 +224,14 @@ def entries(objective: str, config: Config) -> dict[str, Any]:
 
 def folder_of(objective: str, step: int, config: Config) -> Path:
     """Where the checkpoint of a step is kept."""
-    return config.out / objective / f"step_{step:05d}"
+    return config.folder / objective / f"step_{step:05d}"
 
 
 def pretrain(objective: str, corpus: Path, config: Config) -> dict[str, float]:
     """Pre-train with a checkpoint at each stop; the validation loss by step."""
-    folder = config.out / objective / "run"
-    ended = config.resume and (folder / "result.json").exists()
-    if not ended:
-        resume = config.resume and (folder / "config.json").exists()
+    folder = config.folder / objective / "run"
+    if not (folder / "result.json").exists():
+        resume = (folder / "config.json").exists()
         console.say(f"{objective}: pre-training, {config.stops[-1]:,} steps")
         tokenizer = make_tokenizer(corpus, config)
         adapt.pretrain(
@@ -242,7 +246,6 @@ def pretrain(objective: str, corpus: Path, config: Config) -> dict[str, float]:
             scan=True,
             out=folder,
             resume=resume,
-            overwrite=not resume,
             callbacks=[keep_checkpoints(objective, config)],
         )
     name = OBJECTIVES[objective].loss
@@ -262,7 +265,7 @@ def keep_checkpoints(objective: str, config: Config) -> Callable[[events.Event],
         if isinstance(event, events.Validated):
             console.say(f"{objective}: step {event.step:,}, validation loss {event.loss:.3f}")
         if isinstance(event, events.Saved) and event.step in config.stops:
-            run = adapt.load_run(config.out / objective / "run")
+            run = adapt.load_run(config.folder / objective / "run")
             run.save(folder_of(objective, event.step, config), overwrite=True)
 
     return keep
@@ -279,7 +282,7 @@ def probe_checkpoints(objective: str, config: Config) -> Scores:
         pretrained = adapt.load(folder)
         for name in config.data:
             path = folder.with_name(f"{folder.name}-{name}.npz")
-            if config.resume and path.exists():
+            if path.exists():
                 right = dict(np.load(path))
             else:
                 console.say(f"{objective}: step {step:,}, probes on {name}")
@@ -298,7 +301,7 @@ def probe(pretrained: adapt.Pretrained, name: str, config: Config) -> dict[str, 
     train = bundled.read(name, "train")
     test = bundled.read(name, "test")
     count = len(train["text"])
-    drawn = [probes.drawn_rows(count, config.labels, seed) for seed in range(config.seeds)]
+    drawn = [dual_probe.drawn_rows(count, config.labels, seed) for seed in range(config.seeds)]
     pool, places = np.unique(np.stack(drawn), return_inverse=True)
     draws = places.reshape(len(drawn), -1)
     texts = [train["text"][row] for row in pool] + test["text"][: config.test_rows]
@@ -307,7 +310,7 @@ def probe(pretrained: adapt.Pretrained, name: str, config: Config) -> dict[str, 
     test_count = len(texts) - len(pool)
     right = {}
     for side, features in features_of(pretrained, texts).items():
-        right[side] = probes.probed(features, targets, draws, test_count)
+        right[side] = dual_probe.right_answers([features], targets, draws, test_count)
     return right
 
 
@@ -319,9 +322,7 @@ def features_of(pretrained: adapt.Pretrained, texts: Sequence[str]) -> dict[str,
     for stage in KEPT:
         if stage not in stages_of(pretrained.head):
             continue
-        of_stage = adapt.encode(pretrained, texts, "mean", layer=stage)
-        is_wide = of_stage.shape[1] > len(texts)
-        features[stage] = probes.reduced(of_stage) if is_wide else of_stage
+        features[stage] = adapt.encode(pretrained, texts, "mean", layer=stage)
     return features
 
 
@@ -330,9 +331,6 @@ def side_score(sides: Mapping[str, Score], side: str) -> Score | None:
     if side == ENCODER:
         return sides[str(max(int(name) for name in sides if name.isdigit()))]
     return sides.get(side)
-
-
-# The page
 
 
 # The page
@@ -359,9 +357,9 @@ METHOD = (
     "kept.",
     "Features of a checkpoint are means over a text's tokens: of every layer, of what the head's "
     "last layer reads (its transform), and of its logits. A head tied to the embedding, as that of "
-    "causal LM here, has no transform; the logits of replaced tokens are one number. Logistic "
-    "regression is fitted on a draw of labelled examples, a fifth of which choose its penalty. Every "
-    "side sees the same draws and the same test examples.",
+    "causal LM here, has no transform; the logits of replaced tokens are one number. Ridge "
+    "regression of the classes, on standardised features, is fitted on a draw of labelled examples, a "
+    "fifth of which choose its penalty. Every side sees the same draws and the same test examples.",
 )
 DIFFERS = (
     "Encoder, text and steps are some thousand times smaller than in the papers, and each objective "
@@ -451,8 +449,7 @@ def plain(scores: Mapping[str, Scores]) -> dict[str, Any]:
             content[objective][name] = {}
             for step, sides in of_data.items():
                 content[objective][name][str(step)] = {
-                    side: {"accuracy": score.value, "interval": list(score.interval)}
-                    for side, score in sides.items()
+                    side: score.plain for side, score in sides.items()
                 }
     return content
 

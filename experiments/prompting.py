@@ -23,17 +23,18 @@ import adapt
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
 from adapt.comparison.cells import Cells
+from adapt.comparison.material import FEW
 from adapt.data import bundled
-from adapt.run_folder import check_out, write_json
+from adapt.run_folder import write_json
 from experiments.study import draw
-from experiments.study.options import StudyRunOptions
+from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
 from experiments.study.scores import Score, accuracy_of, with_interval
 
 COLUMNS = (
     "checkpoint",
     "data",
-    "labels a class",
+    "labels a class (mean)",
     "probe",
     "new head",
     "prompt",
@@ -57,11 +58,12 @@ CAPTION = (
 METHOD = (
     "Every side sees the same draws of examples, trains all of the encoder, and has the same rates "
     "to choose from by the labels that it has. The probe is logistic regression on frozen "
-    "features. Differences are paired by seed and test example.",
+    "features. Differences are paired by seed and test example. A draw of up to {few} labels in all has as "
+    "many of each class; a larger one is by chance, and labels a class are its mean.",
     "An answered example of each class before the prompt, without training, is what Brown et al. "
     "([2020](https://arxiv.org/abs/2005.14165)) call in-context learning; each seed draws other "
     "examples. It needs more positions than the checkpoints of "
-    "[pretrain_and_probe](pretrain_and_probe.md) have. The prompt of a causal LM ends before its "
+    "`python -m experiments.pretrain_and_probe` have. The prompt of a causal LM ends before its "
     "answer.",
 )
 DIFFERS = (
@@ -155,8 +157,6 @@ class StudyOptions:
     rates: tuple[float, ...] = (0.3, 1.0, 3.0)
     # rows of the test set
     test_rows: int = 300
-    # 4 labels a class, 2 seeds, a rate: whether it runs, in a minute
-    short: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,8 +174,7 @@ ScoresOfSets = dict[str, Scores]
 def main(config: Config) -> dict[str, Any]:
     if config.short:
         config = dataclasses.replace(config, **SHORT)
-    check_out(config.out, None, config.overwrite)
-    config.out.mkdir(parents=True, exist_ok=True)
+    open_study("experiments.prompting", config, chosen=("checkpoints", "data"))
     scores: dict[str, ScoresOfSets] = {}
     for checkpoint in config.checkpoints:
         pretrained = adapt.load(checkpoint)
@@ -186,11 +185,11 @@ def main(config: Config) -> dict[str, Any]:
     result = {}
     for checkpoint, of_sets in scores.items():
         result[checkpoint] = {name: plain(of_set) for name, of_set in of_sets.items()}
-    write_json(config.out / "prompting.json", result)
+    write_json(config.folder / "prompting.json", result)
     rows = table_rows(scores)
     console.table("test accuracy", COLUMNS, rows)
     drawn = plot(scores, majority)
-    write_page(page(config, scores, drawn), config.out, config.docs)
+    write_page(page(config, scores, drawn), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
@@ -266,7 +265,7 @@ def compare_side(
         asked = {"template": prompt.asked_of(pretrained.config.causal), "verbalizer": prompt.words}
     train = bundled.read(name, "train")
     of_checkpoint = short_name(pretrained.source).replace("/", "-")
-    out = config.out / f"{of_checkpoint}-{name}-{side_name.replace(' ', '-')}"
+    out = config.folder / f"{of_checkpoint}-{name}-{side_name.replace(' ', '-')}"
     resume = config.resume and (out / "config.json").exists()
     adapt.compare(
         pretrained,
@@ -324,10 +323,7 @@ def plain(scores: Scores) -> dict[str, Any]:
         gain = difference(sides)
         if gain is not None:
             named["prompt - new head"] = gain
-        content[str(count)] = {
-            name: {"accuracy": score.value, "interval": list(score.interval)}
-            for name, score in named.items()
-        }
+        content[str(count)] = {name: score.plain for name, score in named.items()}
     return content
 
 
@@ -356,7 +352,7 @@ def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page
         why=WHY,
         figure=Figure(drawn, CAPTION),
         tables=[Table(COLUMNS, table_rows(scores), right=NUMBERS)],
-        method=METHOD,
+        method=[paragraph.format(few=FEW) for paragraph in METHOD],
         differs=DIFFERS,
         source=source_of(
             "experiments.prompting",

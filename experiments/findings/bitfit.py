@@ -10,11 +10,11 @@ fine-tuning everything or better, with much data it is worse.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
+from adapt.errors import StrategyError
 from adapt.run_folder import write_json
 from experiments.findings.cells import FindingRunOptions, Setting, fit, short
 from experiments.findings.questions import QUESTIONS, name_of
@@ -71,8 +71,6 @@ class BitFitOptions:
     checkpoints: tuple[str, ...] = tuple(SETTINGS)
     # each draws other examples, another head and another order
     seeds: int = 5
-    # tiny-bert, 2 seeds, a rate, 64 labels: whether it runs
-    short: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,13 +78,11 @@ class Config(BitFitOptions, FindingRunOptions):
     """The flags of the command."""
 
     @property
-    def cells(self) -> Path:
-        """The folder of the fits."""
-        return self.out / ("cells-short" if self.short else "cells")
-
-    @property
     def settings(self) -> dict[str, list[Setting]]:
-        """The settings of each encoder."""
+        """The settings of each encoder. Raises :class:`StrategyError` for one that has none."""
+        for name in self.checkpoints:
+            if name not in SETTINGS:
+                raise StrategyError(f"`checkpoints` {name}: give some of {', '.join(SETTINGS)}")
         if self.short:
             return {"tiny-bert": [short(QUESTIONS)]}
         found = {}
@@ -110,27 +106,26 @@ def main(config: Config) -> dict[str, Any]:
                     setting,
                     config.cells,
                     resume=config.resume,
+                    overwrite=config.overwrite,
                     name=name_of(name, side, setting),
                 )
                 for budget in setting.budgets:
                     scores[name][budget][side] = fits.score(budget)
     result = as_plain(scores)
-    write_json(config.out / "bitfit.json", result)
+    write_json(config.folder / "bitfit.json", result)
     console.table("test accuracy", COLUMNS, table_rows(scores))
-    write_page(page(config, scores), config.out, config.docs)
+    write_page(page(config, scores), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
 
 def as_plain(scores: Scores) -> dict[str, Any]:
-    """Scores as JSON has them: [value, low, high]."""
+    """Scores as JSON has them."""
     content: dict[str, Any] = {}
     for name, of_budgets in scores.items():
         content[name] = {}
         for budget, sides in of_budgets.items():
-            content[name][str(budget)] = {
-                side: [score.value, *score.interval] for side, score in sides.items()
-            }
+            content[name][str(budget)] = {side: score.plain for side, score in sides.items()}
     return content
 
 

@@ -1,6 +1,6 @@
 """The fits that findings share: strategies on a bundled set, by budgets and seeds.
 
-    fits = fit("minilm", "top:1", Setting(data="reviews", budgets=(500,)), folder, resume=True)
+    fits = fit("minilm", "top:1", Setting(data="reviews", budgets=(500,)), folder, resume=True, overwrite=False)
     fits.score(500)                  # the test accuracy
     fits.score(500, test="amazon")   # on another set, of ``also_test``
 
@@ -9,7 +9,7 @@ finding fitted is there for the next.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from adapt.comparison.material import Material, draw_rows, scored_names, targets
 from adapt.comparison.options import CompareOptions
 from adapt.data import bundled
 from adapt.data.bundled.columns import Columns
+from adapt.errors import StrategyError
 from adapt.options import FinetuningOptions
 from experiments.study.options import StudyRunOptions
 from experiments.study.scores import Score
@@ -59,13 +60,6 @@ class FindingOptions:
     checkpoint: str = "minilm"
     # each draws other examples, another head and another order
     seeds: int = 5
-    # 2 seeds, few labels and test rows: whether it runs
-    short: bool = False
-
-    def of(self, setting: Setting) -> Setting:
-        """The setting with these options."""
-        setting = dataclasses.replace(setting, seeds=self.seeds)
-        return short(setting) if self.short else setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,15 +69,29 @@ class FindingRunOptions(StudyRunOptions):
     # the folder to write, the same for all findings
     out: Path = Path("runs/findings")
 
+    @property
+    def cells(self) -> Path:
+        """The folder of the fits."""
+        return self.folder / "cells"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FindingConfig(FindingOptions, FindingRunOptions):
     """The flags of the command of a finding."""
 
-    @property
-    def cells(self) -> Path:
-        """The folder of the fits."""
-        return self.out / ("cells-short" if self.short else "cells")
+    def of(self, setting: Setting) -> Setting:
+        """The setting with these options."""
+        setting = dataclasses.replace(setting, seeds=self.seeds)
+        return short(setting) if self.short else setting
+
+    def check_layers(self, layers: int) -> None:
+        """Raise :class:`StrategyError` for an encoder of another depth than the finding's tables."""
+        found = adapt.load(self.checkpoint).config.layers
+        if found != layers:
+            raise StrategyError(
+                f"`checkpoint` {self.checkpoint} has {found} layers, and what this finding trains "
+                f"and shows is of {layers}: give another one"
+            )
 
 
 def short(setting: Setting) -> Setting:
@@ -148,13 +156,15 @@ def fit(
     folder: Path,
     *,
     resume: bool,
+    overwrite: bool,
     name: str | None = None,
 ) -> Fits:
     """The fits of a strategy at every budget of a setting, in a folder of ``folder``.
 
     ``name`` is of the fits, where other fits have the same data, budgets and strategy: of an
     encoder that was changed, or of other options. With ``resume`` what the folder has is used,
-    and fits of other settings are refused (:class:`adapt.AdaptError`).
+    and fits of other settings are refused; without it fits that are there are replaced with
+    ``overwrite``, and refused else (:class:`adapt.AdaptError`).
     """
     budgets = tuple(str(budget) for budget in setting.budgets)
     name = name or f"{setting.data}-{'-'.join(budgets)}-{strategy.replace(':', '')}"
@@ -181,7 +191,7 @@ def fit(
     for other in setting.also_test:
         also_test[other] = some_rows(other, "test", setting.test_rows)
     prepared = prepare(pretrained, *train, options, compared, test=test, also_test=also_test)
-    prepared.run(out, resume=resume, overwrite=not resume)
+    prepared.run(out, resume=resume, overwrite=overwrite)
     return Fits(strategy, setting.seeds, prepared.material, Cells(out / "cells"))
 
 
@@ -192,11 +202,3 @@ def some_rows(name: str, part: str, count: int | None) -> tuple[list[str], list[
     if count is not None:
         rows = np.random.default_rng(SEED).permutation(rows)[:count]
     return [columns["text"][row] for row in rows], [columns["label"][row] for row in rows]
-
-
-def mean_score(scores: Sequence[Score]) -> Score:
-    """The mean of scores, such as those on several test sets of one size."""
-    total = scores[0]
-    for score in scores[1:]:
-        total = total + score
-    return total * (1 / len(scores))

@@ -20,6 +20,7 @@ from experiments.study import draw
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
 from experiments.study.scores import Score, with_interval
 
+LAYERS = 6
 QUESTIONS = Setting(
     data="trec",
     budgets=(320,),
@@ -86,6 +87,7 @@ DIFFERS = (
 
 
 def main(config: FindingConfig) -> dict[str, Any]:
+    config.check_layers(LAYERS)
     setting = config.of(QUESTIONS)
     (budget,) = setting.budgets
     scores = {}
@@ -98,13 +100,14 @@ def main(config: FindingConfig) -> dict[str, Any]:
             of_side,
             config.cells,
             resume=config.resume,
+            overwrite=config.overwrite,
             name=f"{setting.data}-{budget}-{side.strategy}-{name.replace(' ', '-')}",
         )
         scores[name] = fits.score(budget)
-    result = {name: [score.value, *score.interval] for name, score in scores.items()}
-    write_json(config.out / "features_by_layer.json", result)
+    result = {name: score.plain for name, score in scores.items()}
+    write_json(config.folder / "features_by_layer.json", result)
     console.table("test accuracy", COLUMNS, table_rows(scores))
-    write_page(page(config, setting, scores), config.out, config.docs)
+    write_page(page(config, setting, scores), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 

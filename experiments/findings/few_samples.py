@@ -18,11 +18,11 @@ import numpy as np
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
 from adapt.run_folder import write_json
-from experiments.findings.cells import FindingConfig, Fits, Setting, fit, mean_score
+from experiments.findings.cells import FindingConfig, Fits, Setting, fit
 from experiments.findings.questions import QUESTIONS, name_of
 from experiments.study import draw
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, score_of, spread_of, with_interval
+from experiments.study.scores import Score, mean_of, score_of, spread_of, with_interval
 
 # A side, its strategy and its colour.
 SIDES = {
@@ -110,14 +110,15 @@ def main(config: Config) -> dict[str, Any]:
                 of_training,
                 config.cells,
                 resume=config.resume,
+                overwrite=config.overwrite,
                 name=name_of(config.checkpoint, strategy, of_training),
             )
             for budget in setting.budgets:
                 outcomes[training][budget][side] = outcome_of(right_answers(fits, budget))
     result = as_plain(outcomes)
-    write_json(config.out / "few_samples.json", result)
+    write_json(config.folder / "few_samples.json", result)
     console.table("test accuracy", COLUMNS, table_rows(outcomes))
-    write_page(page(config, setting, outcomes), config.out, config.docs)
+    write_page(page(config, setting, outcomes), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
@@ -136,15 +137,15 @@ def outcome_of(right: np.ndarray) -> Outcome:
 
 
 def as_plain(outcomes: Outcomes) -> dict[str, Any]:
-    """Outcomes as JSON has them: [value, low, high]."""
+    """Outcomes as JSON has them."""
     content: dict[str, Any] = {}
     for training, of_budgets in outcomes.items():
         content[training] = {}
         for budget, sides in of_budgets.items():
             content[training][str(budget)] = {
                 side: {
-                    "mean": [outcome.mean.value, *outcome.mean.interval],
-                    "spread": [outcome.spread.value, *outcome.spread.interval],
+                    "mean": outcome.mean.plain,
+                    "spread": outcome.spread.plain,
                 }
                 for side, outcome in sides.items()
             }
@@ -155,8 +156,8 @@ def over_budgets(outcomes: Outcomes, training: str, side: str) -> Outcome:
     """The mean of a side's means and spreads over the numbers of labels."""
     found = [sides[side] for sides in outcomes[training].values()]
     return Outcome(
-        mean_score([outcome.mean for outcome in found]),
-        mean_score([outcome.spread for outcome in found]),
+        mean_of([outcome.mean for outcome in found]),
+        mean_of([outcome.spread for outcome in found]),
     )
 
 

@@ -26,6 +26,7 @@ from adapt.cost import flops
 from adapt.run_folder import write_json
 from adapt.training.strategies import as_text
 from experiments.findings.cells import REVIEWS, FindingConfig, Setting, fit, some_rows
+from experiments.study.options import same_flags
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
 from experiments.study.scores import Score, score_of, with_interval
 
@@ -102,6 +103,7 @@ class Side:
 
 
 def main(config: FindingConfig) -> dict[str, Any]:
+    config.check_layers(LAYERS)
     setting = config.of(REVIEWS)
     (budget,) = setting.budgets
     seconds = timed(config)
@@ -113,6 +115,7 @@ def main(config: FindingConfig) -> dict[str, Any]:
             setting,
             config.cells,
             resume=config.resume,
+            overwrite=config.overwrite,
             name=f"{setting.data}-{budget}-{name.replace(':', '')}",
         )
         found = fits.of_budget(budget)
@@ -127,16 +130,16 @@ def main(config: FindingConfig) -> dict[str, Any]:
         )
     result = {
         name: {
-            "accuracy": [side.score.value, *side.score.interval],
+            "accuracy": side.score.plain,
             "flops": [side.flops, side.flops_cached, side.compiled],
             "seconds": list(side.seconds),
             "seconds_cached": list(side.seconds_cached),
         }
         for name, side in sides.items()
     }
-    write_json(config.out / "freezing_saves.json", result)
+    write_json(config.folder / "freezing_saves.json", result)
     console.table("what freezing saves", COLUMNS, table_rows(sides))
-    write_page(page(config, setting, sides), config.out, config.docs)
+    write_page(page(config, setting, sides), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
@@ -174,10 +177,14 @@ def fit_flops(material: Material, phases: Sequence[str], examples: int, cache: C
 
 def timed(config: FindingConfig) -> dict[str, list[float]]:
     """The seconds of a run in each round, by side and cache; with ``resume`` those that are there."""
-    path = config.cells / "freezing_seconds.json"
-    if config.resume and path.exists():
-        return json.loads(path.read_text("utf-8"))
     rows = 64 if config.short else TIMED_ROWS
+    folder = config.cells / "freezing_seconds"
+    flags = {"checkpoint": config.checkpoint, "rows": rows, "rounds": ROUNDS}
+    program = "experiments.findings.freezing_saves"
+    same_flags(folder, program, flags, resume=config.resume, overwrite=config.overwrite)
+    path = folder / "seconds.json"
+    if path.exists():
+        return json.loads(path.read_text("utf-8"))
     texts, labels = some_rows("reviews", "train", (ROUNDS + 1) * rows)
     spare = slice(ROUNDS * rows, None)
     seconds: dict[str, list[float]] = {}
@@ -190,7 +197,6 @@ def timed(config: FindingConfig) -> dict[str, list[float]]:
                     seconds_of(config.checkpoint, name, texts[spare], labels[spare], cache)
                 found = seconds_of(config.checkpoint, name, texts[part], labels[part], cache)
                 seconds.setdefault(f"{name} {cache}", []).append(found)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, seconds)
     return seconds
 

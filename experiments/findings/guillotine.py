@@ -27,11 +27,11 @@ from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from adapt.probing.pipeline import read_data
 from adapt.probing.report import ProbeOptions
-from adapt.run_folder import check_out, write_json
+from adapt.run_folder import write_json
 from experiments.study import draw
-from experiments.study.options import StudyRunOptions
+from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, accuracy_of, score_of, with_interval
+from experiments.study.scores import Score, accuracy_of, mean_of, score_of, with_interval
 
 MEANING = "meaning"
 FORM = "form"
@@ -199,8 +199,6 @@ class GuillotineOptions:
     kept: tuple[int, ...] = ()
     # for which tasks
     tuned: tuple[str, ...] = ("question type", "tense")
-    # tiny-bert, two tasks, 2 seeds: whether it runs
-    short: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,8 +234,8 @@ Tuned = dict[str, dict[int, Score]]  # by task and layers kept
 def main(config: Config) -> dict[str, Any]:
     if config.short:
         config = dataclasses.replace(config, **SHORT)
-    check_out(config.out, None, config.overwrite or config.resume)
-    config.out.mkdir(parents=True, exist_ok=True)
+    chosen = ("checkpoints", "tasks", "kept", "tuned")
+    open_study("experiments.findings.guillotine", config, chosen)
     probed: Probed = {}
     for name in config.checkpoints:
         probed[name] = {task: probe_task(name, task, config) for task in config.tasks}
@@ -245,9 +243,9 @@ def main(config: Config) -> dict[str, Any]:
     for task in config.tuned if config.kept else ():
         tuned[task] = {kept: fine_tune(task, kept, config) for kept in config.kept}
     result = {name: as_plain(of_tasks) for name, of_tasks in probed.items()}
-    write_json(config.out / "guillotine.json", result)
+    write_json(config.folder / "guillotine.json", result)
     console.table("probes", COLUMNS, table_rows(probed))
-    write_page(page(config, probed, tuned), config.out, config.docs)
+    write_page(page(config, probed, tuned), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
@@ -262,9 +260,9 @@ def read_task(task: str, config: Config) -> Rows:
 
 
 def probe_task(name: str, task: str, config: Config) -> Layers:
-    """Probes on every layer of a checkpoint; what was computed before is read with ``resume``."""
-    path = config.out / f"{name}-{task.replace(' ', '-')}.npz"
-    if config.resume and path.exists():
+    """Probes on every layer of a checkpoint; what was computed before is read."""
+    path = config.folder / f"{name}-{task.replace(' ', '-')}.npz"
+    if path.exists():
         kept = np.load(path)
         right, held_out = kept["right"], kept["held_out"]
     else:
@@ -312,7 +310,7 @@ def fine_tune(task: str, kept: int, config: Config) -> Score:
     shorter = adapt.drop_layers(pretrained, pretrained.config.layers - kept)
     texts, labels = read_task(task, config)
     start = config.pool + config.choosing
-    out = config.out / f"{name}-{kept}-{task.replace(' ', '-')}"
+    out = config.folder / f"{name}-{kept}-{task.replace(' ', '-')}"
     resume = config.resume and (out / "config.json").exists()
     console.say(f"{name}, {kept} layers: {task}, fine-tuned")
     adapt.compare(
@@ -347,7 +345,7 @@ def as_plain(of_tasks: Mapping[str, Layers]) -> dict[str, Any]:
             "chosen": layers.chosen,
             "accuracy": [score.value for score in layers.scores],
             "held_out": list(layers.held_out),
-            "gain": [layers.gain.value, *layers.gain.interval],
+            "gain": layers.gain.plain,
         }
     return content
 
@@ -355,10 +353,7 @@ def as_plain(of_tasks: Mapping[str, Layers]) -> dict[str, Any]:
 def mean_gain(of_tasks: Mapping[str, Layers], kind: str) -> Score:
     """The gain over the last layer, mean over the tasks of a kind."""
     gains = [layers.gain for task, layers in of_tasks.items() if TASKS[task].kind == kind]
-    total = gains[0]
-    for gain in gains[1:]:
-        total = total + gain
-    return total * (1 / len(gains))
+    return mean_of(gains)
 
 
 def claims(probed: Probed) -> list[Claim]:

@@ -73,22 +73,29 @@ class Depth:
 
 
 def main(config: FindingConfig) -> dict[str, Any]:
+    config.check_layers(LAYERS)
     setting = config.of(REVIEWS)
     depths = {}
     for layers, strategy in STRATEGIES.items():
-        fits = fit(config.checkpoint, strategy, setting, config.cells, resume=config.resume)
+        fits = fit(
+            config.checkpoint,
+            strategy,
+            setting,
+            config.cells,
+            resume=config.resume,
+            overwrite=config.overwrite,
+        )
         depths[layers] = depth_of(fits, setting)
     result = {}
     for layers, depth in depths.items():
-        score = depth.score
         result[STRATEGIES[layers]] = {
-            "accuracy": [score.value, *score.interval],
+            "accuracy": depth.score.plain,
             "parameters": depth.parameters,
             "flops": depth.flops,
         }
-    write_json(config.out / "last_quarter.json", result)
+    write_json(config.folder / "last_quarter.json", result)
     console.table("trained layers", COLUMNS, table_rows(depths))
-    write_page(page(config, setting, depths), config.out, config.docs)
+    write_page(page(config, setting, depths), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 

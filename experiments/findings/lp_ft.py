@@ -14,10 +14,10 @@ from typing import Any
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
 from adapt.run_folder import write_json
-from experiments.findings.cells import REVIEWS, FindingConfig, Fits, Setting, fit, mean_score
+from experiments.findings.cells import REVIEWS, FindingConfig, Fits, Setting, fit
 from experiments.study import draw
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, with_interval
+from experiments.study.scores import Score, mean_of, with_interval
 
 # A side, its strategy and its colour.
 SIDES = {
@@ -69,15 +69,22 @@ def main(config: FindingConfig) -> dict[str, Any]:
     setting = config.of(REVIEWS)
     scores: Scores = {}
     for side, (strategy, _) in SIDES.items():
-        fits = fit(config.checkpoint, strategy, setting, config.cells, resume=config.resume)
+        fits = fit(
+            config.checkpoint,
+            strategy,
+            setting,
+            config.cells,
+            resume=config.resume,
+            overwrite=config.overwrite,
+        )
         scores[side] = scores_of(fits, setting)
     result = {
-        side: {name: [score.value, *score.interval] for name, score in of_side.items()}
+        side: {name: score.plain for name, score in of_side.items()}
         for side, of_side in scores.items()
     }
-    write_json(config.out / "lp_ft.json", result)
+    write_json(config.folder / "lp_ft.json", result)
     console.table("test accuracy", COLUMNS, table_rows(scores))
-    write_page(page(config, setting, scores), config.out, config.docs)
+    write_page(page(config, setting, scores), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
@@ -86,7 +93,7 @@ def scores_of(fits: Fits, setting: Setting) -> dict[str, Score]:
     """The accuracy on every domain, and the mean of those that are not the training's."""
     (budget,) = setting.budgets
     elsewhere = {name: fits.score(budget, name) for name in setting.also_test}
-    mean = mean_score(list(elsewhere.values()))
+    mean = mean_of(list(elsewhere.values()))
     return {IN_DOMAIN: fits.score(budget), **elsewhere, ELSEWHERE: mean}
 
 

@@ -23,11 +23,11 @@ from adapt.comparison.material import draw_some
 from adapt.data import bundled
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
-from adapt.run_folder import check_out, write_json
+from adapt.run_folder import write_json
 from experiments.study import draw
-from experiments.study.options import StudyRunOptions
+from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, score_of, with_interval
+from experiments.study.scores import Score, mean_of, score_of, with_interval
 
 A_CLASS = 8  # labels
 WORDS = 40  # of a text, the first ones
@@ -90,8 +90,6 @@ class SetFitOptions:
     seeds: int = 5
     # rows of the test
     test_rows: int = 400
-    # tiny-bert on reviews, 2 seeds: whether it runs
-    short: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,8 +116,7 @@ class Draw:
 def main(config: Config) -> dict[str, Any]:
     if config.short:
         config = dataclasses.replace(config, **SHORT)
-    check_out(config.out, None, config.overwrite or config.resume)
-    config.out.mkdir(parents=True, exist_ok=True)
+    open_study("experiments.findings.setfit", config, chosen=("data",))
     pretrained = adapt.load(config.checkpoint)
     rights: Rights = {}
     for name in config.data:
@@ -128,9 +125,9 @@ def main(config: Config) -> dict[str, Any]:
         for side in COLOURS:
             rights[name][side] = np.stack([right[side] for right in of_seeds])
     result = as_plain(rights)
-    write_json(config.out / "setfit.json", result)
+    write_json(config.folder / "setfit.json", result)
     console.table("test accuracy", COLUMNS, table_rows(rights))
-    write_page(page(config, rights), config.out, config.docs)
+    write_page(page(config, rights), config.folder, config.docs)
     console.result(json.dumps(result))
     return result
 
@@ -158,11 +155,9 @@ def first_words(text: str) -> str:
 def fit_seed(
     pretrained: adapt.Pretrained, name: str, seed: int, config: Config
 ) -> Mapping[str, np.ndarray]:
-    """Which test rows every side gets right, float64 [test rows]; read with ``resume`` where they
-    are there.
-    """
-    path = config.out / f"{name}-{seed}.npz"
-    if config.resume and path.exists():
+    """Which test rows every side gets right, float64 [test rows]; read where they are there."""
+    path = config.folder / f"{name}-{seed}.npz"
+    if path.exists():
         return dict(zip(COLOURS, np.load(path)["right"], strict=True))
     console.say(f"{name}: seed {seed}")
     drawn = draw_texts(name, seed, config.test_rows)
@@ -233,18 +228,16 @@ def all_scores(rights: Rights) -> dict[str, dict[str, Score]]:
     if len(scores) > 1:
         scores[MEAN] = {}
         for side in COLOURS:
-            total, *others = [of_set[side] for name, of_set in scores.items() if name != MEAN]
-            for score in others:
-                total = total + score
-            scores[MEAN][side] = total * (1 / (1 + len(others)))
+            of_sets = [scores[name][side] for name in rights]
+            scores[MEAN][side] = mean_of(of_sets)
     return scores
 
 
 def as_plain(rights: Rights) -> dict[str, Any]:
-    """Scores as JSON has them: [value, low, high], and the accuracy of every seed."""
+    """Scores as JSON has them."""
     content: dict[str, Any] = {}
     for name, of_side in all_scores(rights).items():
-        content[name] = {side: [score.value, *score.interval] for side, score in of_side.items()}
+        content[name] = {side: score.plain for side, score in of_side.items()}
     return content
 
 

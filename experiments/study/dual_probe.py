@@ -15,6 +15,11 @@ STRENGTHS = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # of the penalty; the strongest w
 HELD_OUT = 0.2  # of the labelled rows, which choose
 
 
+def drawn_rows(count: int, labels: int, seed: int) -> np.ndarray:
+    """The rows of ``count`` that a seed draws, int64 [labels]."""
+    return np.random.default_rng(seed).permutation(count)[:labels]
+
+
 def right_answers(
     candidates: Sequence[np.ndarray], targets: np.ndarray, draws: np.ndarray, test: int
 ) -> np.ndarray:

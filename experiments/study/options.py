@@ -1,8 +1,14 @@
-"""The flags that every study has."""
+"""The flags that every study has, and the folder where its results are kept."""
 
 import dataclasses
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from adapt import files
+from adapt.errors import OutputError
+from adapt.run_folder import check_out, new_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -11,11 +17,59 @@ class StudyRunOptions:
 
     title: ClassVar[str] = "run"
 
+    # a small part of the study: whether it runs; its folder is that of `out` with -short
+    short: bool = False
     # the folder to write
     out: Path = Path("runs/study")
     # replace what is there
-    overwrite: bool = True
-    # go on with what is in the folder; its cells are those of the same flags
+    overwrite: bool = False
+    # go on with what is in the folder, if anything is; its results are of the same flags
     resume: bool = False
     # the documentation, whose page and figure are written, too; default: not
     docs: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where results are kept: of what is short beside those of what is whole."""
+        return self.out.with_name(f"{self.out.name}-short") if self.short else self.out
+
+
+def open_study(program: str, config: StudyRunOptions, chosen: Collection[str] = ()) -> None:
+    """Make the folder of a study, or go on in it.
+
+    Flags in ``chosen`` say which results are shown, each kept under their values: a study goes on
+    with other ones. All others have to be the same. Raises :class:`adapt.OutputError`.
+    """
+    of_run = {field.name for field in dataclasses.fields(StudyRunOptions)}
+    flags = {}
+    for field in dataclasses.fields(config):
+        if field.name not in of_run and field.name not in chosen:
+            flags[field.name] = getattr(config, field.name)
+    same_flags(config.folder, program, flags, resume=config.resume, overwrite=config.overwrite)
+
+
+def same_flags(
+    folder: Path, program: str, flags: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> None:
+    """Make the folder of ``program``'s results, whose flags lie beside them in config.json.
+
+    With ``resume`` what is there stays, and other flags are refused by name. Without it results
+    are made anew: a folder with something in it is refused, or replaced with ``overwrite``. Raises
+    :class:`adapt.OutputError`.
+    """
+    path = folder / "config.json"
+    content = json.loads(json.dumps({"experiment": program, **flags}))
+    is_there = path.exists()
+    check_out(folder, resume if is_there else None, overwrite)
+    if resume and is_there:
+        kept = files.read_json(path)
+        for name, value in content.items():
+            if kept.get(name) != value:
+                raise OutputError(
+                    f"`resume`: `{name}` was {kept.get(name)!r} in {folder} and is {value!r} now: "
+                    "give the same, or `overwrite` in place of `resume`"
+                )
+        return
+    with new_folder(folder, program, overwrite) as keep:
+        files.write_json(path, content)
+        keep()

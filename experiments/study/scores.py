@@ -6,6 +6,7 @@ so the interval of a difference is that of a paired bootstrap.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,20 @@ class Score:
         """The middle 95% of the resamples."""
         return intervals.interval(self.resamples)
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"value": self.value, "interval": list(self.interval)}
+
     def __add__(self, other: "Score") -> "Score":
         if self.drawn_from != other.drawn_from:
             raise ValueError(
                 f"scores of {self.drawn_from} and {other.drawn_from} seeds and examples "
+                "are not paired"
+            )
+        if len(self.resamples) != len(other.resamples):
+            raise ValueError(
+                f"scores of {len(self.resamples)} and {len(other.resamples)} resamples "
                 "are not paired"
             )
         return Score(self.value + other.value, self.resamples + other.resamples, self.drawn_from)
@@ -84,6 +95,14 @@ def accuracy_of(outputs: Sequence[np.ndarray], targets: np.ndarray) -> Score:
     """The accuracy of logits [examples, classes], one array a seed, on one test set."""
     right = [of_seed.argmax(-1) == targets for of_seed in outputs]
     return score_of(np.stack(right).astype(np.float64))
+
+
+def mean_of(scores: Sequence[Score]) -> Score:
+    """The mean of scores of as many seeds and examples."""
+    total = scores[0]
+    for score in scores[1:]:
+        total = total + score
+    return total * (1 / len(scores))
 
 
 def with_interval(score: Score, sign: bool = False) -> str:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from adapt.errors import StrategyError
 from experiments.findings import bitfit, few_samples, setfit
 from experiments.findings.questions import QUESTIONS, name_of
 from experiments.study.page import NOT_DECIDABLE, NOT_REPRODUCED, REPRODUCED
@@ -60,6 +61,11 @@ def test_fits_of_two_settings_have_two_names():
     assert len(names) == 2 * 3
     assert name_of("tiny-bert", "full", QUESTIONS) in names  # which few_samples has, too
     assert "full+reinit1" in name_of("tiny-bert", "full+reinit:1", QUESTIONS)
+
+
+def test_an_encoder_without_settings_is_refused():
+    with pytest.raises(StrategyError, match="`checkpoints` mine: give some of tiny-bert, minilm"):
+        bitfit.main(bitfit.Config(checkpoints=("mine",)))
 
 
 # Few examples

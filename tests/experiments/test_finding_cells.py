@@ -11,7 +11,7 @@ from adapt.data.inputs import Columns, make_parts
 from adapt.options import FinetuningOptions
 from adapt.tasks import get_task
 from experiments.findings import cells
-from experiments.study.scores import score_of
+from experiments.study.scores import mean_of, score_of
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -59,6 +59,6 @@ def test_a_score_is_the_mean_of_its_cells_and_paired_by_seed_and_example(data):
 
 def test_a_mean_of_scores_has_their_mean_and_resamples(data):
     first, second = planted(data, "full", 2).score(8), planted(data, "full", 6).score(8)
-    mean = cells.mean_score([first, second])
+    mean = mean_of([first, second])
     assert mean.value == pytest.approx((first.value + second.value) / 2)
     np.testing.assert_allclose(mean.resamples, (first.resamples + second.resamples) / 2)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import adapt
+from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
 from experiments.findings import features_by_layer, freezing_saves, last_quarter, lp_ft
 from experiments.findings.cells import REVIEWS, FindingConfig
@@ -34,6 +35,14 @@ def test_what_is_short_is_a_part_of_what_is_whole():
     part = short.of(REVIEWS)
     assert part.seeds < REVIEWS.seeds and part.test_rows < REVIEWS.test_rows
     assert part.rates == REVIEWS.rates and part.budgets < REVIEWS.budgets
+
+
+def test_an_encoder_of_another_depth_is_refused(monkeypatch):
+    of_two = SimpleNamespace(config=SimpleNamespace(layers=2))
+    monkeypatch.setattr(adapt, "load", lambda name: of_two)
+    for finding in (features_by_layer, freezing_saves, last_quarter):
+        with pytest.raises(StrategyError, match="`checkpoint` tiny-bert has 2 layers"):
+            finding.main(FindingConfig(checkpoint="tiny-bert"))
 
 
 @pytest.fixture

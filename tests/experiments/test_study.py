@@ -1,13 +1,17 @@
 """What studies share: paired scores, verdicts by intervals, pages."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from adapt.cli import plots
 from adapt.comparison import intervals
+from adapt.errors import OutputError
 from adapt.tasks import get_task
 from experiments.study import draw, page
-from experiments.study.scores import Score, accuracy_of, score_of, spread_of, with_interval
+from experiments.study.options import StudyRunOptions, open_study
+from experiments.study.scores import Score, accuracy_of, mean_of, score_of, spread_of, with_interval
 
 CLASSES = ["negative", "positive"]
 TARGETS = np.array([0, 1] * 20)
@@ -43,10 +47,66 @@ def test_a_difference_is_paired_by_seed_and_example():
     assert (0.5 * more + 0.5 * more).value == pytest.approx(more.value)
 
 
-def test_scores_of_other_examples_are_not_subtracted():
+def test_scores_of_other_examples_or_resamples_are_not_subtracted():
+    score = scored(30)
     shorter = score_of(np.ones((2, 10)))
-    with pytest.raises(ValueError, match="not paired"):
-        scored(30) - shorter
+    fewer = Score(score.value, score.resamples[:200], score.drawn_from)
+    for other in (shorter, fewer):
+        with pytest.raises(ValueError, match="not paired"):
+            score - other
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(StudyRunOptions):
+    labels: int = 10
+    data: tuple[str, ...] = ("reviews",)
+
+
+def opened(config: Config) -> None:
+    open_study("experiments.study", config, chosen=("data",))
+
+
+def test_a_study_goes_on_with_the_same_flags_alone(tmp_path):
+    out = tmp_path / "a study"
+    config = Config(out=out, resume=True)
+    opened(config)  # there is nothing yet
+    (out / "cell").write_text("done")
+    opened(dataclasses.replace(config, data=("trec", "reviews")))
+    with pytest.raises(OutputError, match=r"`labels` was 10 in .* and is 20 now"):
+        opened(dataclasses.replace(config, labels=20))
+    assert (out / "cell").exists()
+
+
+def test_results_are_made_anew_only_where_they_may_be_replaced(tmp_path):
+    out = tmp_path / "a study"
+    opened(Config(out=out))
+    (out / "cell").write_text("done")
+    with pytest.raises(OutputError, match="give `resume` to go on with it, `overwrite`"):
+        opened(Config(out=out, labels=20))
+    opened(Config(out=out, labels=20, overwrite=True))
+    assert not (out / "cell").exists()
+    opened(Config(out=out, labels=20, resume=True))
+    (out / "config.json").unlink()
+    (out / "notes").write_text("of somebody")
+    for flags in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(OutputError):
+            opened(Config(out=out, **flags))
+    assert (out / "notes").exists()
+
+
+def test_what_is_short_leaves_what_is_whole_alone(tmp_path):
+    out = tmp_path / "a study"
+    opened(Config(out=out))
+    (out / "cell").write_text("done")
+    opened(Config(out=out, short=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a study", "a study-short"]
+    assert (out / "cell").exists()
+
+
+def test_a_mean_of_scores_is_paired_too():
+    mean = mean_of([scored(30), scored(24)])
+    assert mean.value == pytest.approx((29 + 23) / 80)
+    np.testing.assert_allclose((mean - 0.5 * scored(30)).resamples, 0.5 * scored(24).resamples)
 
 
 @pytest.mark.parametrize(
