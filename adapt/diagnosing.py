@@ -14,7 +14,7 @@ import dataclasses
 import os
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +41,17 @@ from adapt.errors import StrategyError
 from adapt.finetuning import Prepared, prepare, share_or_data, spelled_schedule
 from adapt.options import (
     HELD_OUT,
+    CacheDType,
+    Decay,
+    DType,
     FinetuningOptions,
+    FrozenDType,
+    KeptHead,
     LabelledColumnOptions,
+    Long,
     Offsets,
+    Quoting,
+    Remat,
     spelled_verbalizer,
 )
 from adapt.other_names import takes_keywords_of
@@ -109,6 +117,8 @@ class Keywords(FinetuningOptions, LabelledColumnOptions):
     """The keywords of :func:`adapt.finetune` that say what is trained on what, and how."""
 
     strategy: Any = FinetuningOptions.strategy
+    layers: Any = FinetuningOptions.layers
+    augment: Any = FinetuningOptions.augment
     verbalizer: Any = None
     validation: Any = HELD_OUT
     test: Any = None
@@ -161,6 +171,65 @@ class Keywords(FinetuningOptions, LabelledColumnOptions):
         }
 
 
+class PlanKeywords(TypedDict, total=False):
+    """The keywords of :class:`Keywords` for type checkers, which read no signature that is made."""
+
+    accumulate: int
+    attention_dropout: float | None
+    augment: Sequence[str]
+    batch_size: int
+    cache: Literal["auto", "on", "off"]
+    cache_dtype: CacheDType | None
+    class_weights: Literal["none", "balanced"]
+    clip_norm: float
+    decay: Decay
+    dropout: float | None
+    dtype: DType
+    epochs: int
+    extras: Any
+    frozen_dtype: FrozenDType | None
+    head_learning_rate: float | None
+    image_column: str | None
+    image_size: int | None
+    keep_head: KeptHead | None
+    label_column: str
+    layers: Sequence[int]
+    learning_rate: float | None
+    log_every: int
+    long: Long | None
+    loss: Any
+    max_length: int | None
+    mesh: str
+    metrics: Any
+    mix: Literal["concat", "learned"]
+    offsets: Offsets
+    patience: int
+    pooling: str | None
+    quoting: Quoting | None
+    random_weights: bool
+    rate_factor: float
+    remat: Remat
+    save: Literal["auto", "delta", "full"]
+    save_every: int
+    scan: bool
+    score: str | None
+    seed: int
+    split_seed: int | None
+    stop_after: int | None
+    strategy: Any
+    stride: int | None
+    task: str
+    template: str | None
+    test: Any
+    text_column: str
+    text_pair_column: str | None
+    validation: Any
+    verbalizer: Any
+    warmup: float
+    weight_decay: float
+    weights: Any
+
+
 @takes_keywords_of(Keywords, but=("checkpoint",))
 def diagnose(
     pretrained: Any,
@@ -169,7 +238,7 @@ def diagnose(
     *,
     checks: Sequence[str] = (),
     deep: bool = False,
-    **plan: Any,
+    **plan: Unpack[PlanKeywords],
 ) -> Diagnosis:
     """What is wrong with a checkpoint, data, a plan, a run or features. Nothing trains.
 

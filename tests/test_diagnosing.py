@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import adapt
+from adapt import diagnosing
 from adapt.cli.doctor import in_python, is_in_memory, spelled
 from adapt.doctor import automatic
 from adapt.doctor.checks import CHECKS, check_names
@@ -71,6 +72,8 @@ def test_the_plan_has_the_keywords_of_finetune():
     keywords = [name for name, one in trained.items() if one.kind is one.KEYWORD_ONLY]
     for name in set(keywords) - of_runs:
         assert planned[name].default == trained[name].default, name
+    of_plan = {field.name for field in dataclasses.fields(diagnosing.Keywords)} - {"checkpoint"}
+    assert of_plan == diagnosing.PlanKeywords.__annotations__.keys(), "for type checkers"
     with pytest.raises(TypeError, match="did you mean 'learning_rate'"):
         adapt.diagnose("tiny-bert", lr=1e-3)
 

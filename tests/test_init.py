@@ -14,6 +14,8 @@ import adapt
 
 ROOT = Path(__file__).parents[1]
 EXCEPTIONS = ("AdaptError", "FROZEN")
+# What a type checker refuses: an argument of another type, and a keyword that there is not.
+WRONG = ("adapt.load(3)", 'adapt.diagnose("tiny-bert", learning_rat=1e-3)')
 FUNCTIONS = [name for name in adapt.__all__ if name not in EXCEPTIONS]
 
 
@@ -79,7 +81,7 @@ def test_completion_shows_the_signature(name):
 def test_a_type_checker_knows_every_name(tmp_path):
     """None of them is Any, and a wrong argument is an error."""
     lines = ["import adapt", *(f"reveal_type(adapt.{name})" for name in adapt.__all__)]
-    (tmp_path / "names.py").write_text("\n".join([*lines, "adapt.load(3)"]))
+    (tmp_path / "names.py").write_text("\n".join([*lines, *WRONG]))
     argv = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
     settings = {"include": ["names.py"], "extraPaths": [str(ROOT)], "typeCheckingMode": "basic"}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
@@ -92,4 +94,4 @@ def test_a_type_checker_knows_every_name(tmp_path):
     assert not [message for message in shown if "Any" in message.partition("(")[0]]
     assert not [message for message in shown if "Unknown" in message]
     errors = [entry for entry in found if entry["severity"] == "error"]
-    assert [entry["rule"] for entry in errors] == ["reportArgumentType"]
+    assert [entry["rule"] for entry in errors] == ["reportArgumentType", "reportCallIssue"]
