@@ -26,6 +26,7 @@ from adapt.data import bundled
 from adapt.data.bundled.columns import Columns
 from adapt.errors import StrategyError
 from adapt.options import FinetuningOptions
+from adapt.run_folder import check_out
 from experiments.study.options import StudyRunOptions
 from experiments.study.scores import Score
 
@@ -170,6 +171,7 @@ def fit(
     name = name or f"{setting.data}-{'-'.join(budgets)}-{strategy.replace(':', '')}"
     out = folder / name
     resume = resume and (out / "config.json").exists()
+    check_out(out, resume, overwrite)
     console.say(f"fits      {name}")
     options = FinetuningOptions(
         checkpoint=pretrained if isinstance(pretrained, str) else pretrained.source,
