@@ -40,7 +40,9 @@ def source_line(command: str, what: str, where: str, versions: str) -> str:
 
 def machine_text(machine: Mapping[str, Any]) -> str:
     """The processor and the day of a measurement."""
-    return f"{machine['cores']} cores of {machine['cpu']}, {machine['date'][:10]}"
+    count = machine["cores"]
+    cores = "1 core" if count == 1 else f"{count} cores"
+    return f"{cores} of {machine['cpu']}, {machine['date'][:10]}"
 
 
 def versions_text(libraries: Iterable[Mapping[str, str]]) -> str:

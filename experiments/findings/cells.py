@@ -138,7 +138,8 @@ class Fits:
         resamples = intervals.resampled(material.task, names, metric, tests, is_one_test=True)
         by_seed = [cell.scores[test][metric] for cell in self.of_budget(budget)]
         size = intervals.scorer(material.task, names, metric, *tests[0]).size
-        return Score(float(np.array(by_seed, np.float64).mean()), resamples, (self.seeds, size))
+        values = np.array(by_seed, np.float64)
+        return Score(float(values.mean()), resamples, values, (self.seeds, size))
 
     def outputs_and_targets(self, budget: int, seed: int, test: str) -> tuple[np.ndarray, Any]:
         """(what the head gave on a test set, what it is scored against)."""

@@ -230,7 +230,6 @@ def claims(sides: Mapping[str, Side]) -> list[Claim]:
     full = sides["full"]
     froze = sides[FREEZING]
     loss = froze.score - full.score
-    tolerance = Score(TOLERANCE, np.full_like(loss.resamples, TOLERANCE), loss.drawn_from)
     return [
         Claim(
             "freezing while training, with the cache, is quicker",
@@ -245,7 +244,7 @@ def claims(sides: Mapping[str, Side]) -> list[Claim]:
         Claim(
             "freezing while training loses no accuracy, or less than 2 points",
             "freezing - full + .02",
-            loss + tolerance,
+            loss.shifted(TOLERANCE),
         ),
         Claim(
             "freezing all but the last layer from the start loses accuracy",

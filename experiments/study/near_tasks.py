@@ -100,7 +100,11 @@ def replaced(texts: Sequence[str], count: int) -> Labelled:
     for words in long:
         is_changed = bool(rng.integers(2))
         if is_changed:
-            words[int(rng.integers(len(words)))] = vocabulary[int(rng.integers(len(vocabulary)))]
+            place = int(rng.integers(len(words)))
+            put_in = words[place]
+            while put_in == words[place]:  # "the" is often drawn for "the"
+                put_in = vocabulary[int(rng.integers(len(vocabulary)))]
+            words[place] = put_in
         made.append(" ".join(words))
         labels.append("replaced" if is_changed else "original")
     return Labelled(made, labels, ("mean", "max"))
@@ -109,17 +113,41 @@ def replaced(texts: Sequence[str], count: int) -> Labelled:
 TASKS = {"masked": masked, "causal": causal, "replaced": replaced}
 
 
-def add_pooling_at_mask(pretrained: adapt.Pretrained) -> None:
-    """Register the pooling that takes the token of the mask, whose number is the checkpoint's."""
-    mask = find_mask_id(tokenizer_of(pretrained))
+def with_pooling_at_mask(pretrained: adapt.Pretrained, data: Labelled) -> Labelled:
+    """The data with a pooling of the checkpoint's own in place of :data:`AT_MASK`, where it has that.
 
-    def at_mask(x_TD: jax.Array, batch: Any) -> jax.Array:
-        is_mask_T = batch["tokens"].reshape(-1) == mask
+    The pooling takes the token of the mask and is registered under a name with the mask's number.
+
+    Raises:
+        ValueError: a text has no mask among the tokens that are read, or the tokenizer has none.
+    """
+    if AT_MASK not in data.poolings:
+        return data
+    tokenizer = tokenizer_of(pretrained)
+    mask = find_mask_id(tokenizer)
+    if mask is None:
+        raise ValueError("the tokenizer has no mask token to pool at")
+    tokens = tokenizer.encode(data.texts)[0]
+    for number, count in enumerate(tokens.lengths):
+        if mask not in tokens[number]:
+            raise ValueError(f"text {number} has no mask among its first {count} tokens")
+    name = f"{AT_MASK}-{mask}"
+    POOLINGS[name] = pooling_at(mask)
+    poolings = [name if pooling == AT_MASK else pooling for pooling in data.poolings]
+    return dataclasses.replace(data, poolings=tuple(poolings))
+
+
+def pooling_at(token: int) -> Callable[[jax.Array, Any], jax.Array]:
+    """The pooling that takes the state of a token, 0 where a text is without it."""
+
+    def at_token(x_TD: jax.Array, batch: Any) -> jax.Array:
+        is_token_T = batch["tokens"].reshape(-1) == token
         segments_T = batch["segments"].reshape(-1)
         places_T = jnp.arange(len(x_TD))
         place_N = jax.ops.segment_max(
-            jnp.where(is_mask_T, places_T, 0), segments_T, batch["length"].shape[0]
+            jnp.where(is_token_T, places_T, -1), segments_T, batch["length"].shape[0]
         )
-        return zeros_where_empty(x_TD[jnp.clip(place_N, 0)], batch)
+        x_ND = jnp.where(place_N[:, None] < 0, 0, x_TD[jnp.clip(place_N, 0)])
+        return zeros_where_empty(x_ND, batch)
 
-    POOLINGS[AT_MASK] = at_mask
+    return at_token

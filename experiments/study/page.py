@@ -17,7 +17,7 @@ from experiments.benchmark.table_files import (
     source_line,
     versions_text,
 )
-from experiments.study.scores import Score, with_interval
+from experiments.study.scores import CONFIDENCE, Score
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
@@ -32,15 +32,27 @@ class Claim:
     measured: str  # what the margin is: "top half - 90% of full"
     margin: Score  # above 0 where the statement holds
 
-    @property
-    def verdict(self) -> str:
-        """Whether it holds: by the 95% interval of the margin, which may hold 0."""
-        low, high = self.margin.interval
+    def interval_among(self, claims: int) -> tuple[float, float]:
+        """The interval of the margin, so wide that those of so many claims all hold at 95%."""
+        return self.margin.interval_of(1 - (1 - CONFIDENCE) / claims)
+
+    def verdict_among(self, claims: int) -> str:
+        """Whether it holds, as one of so many claims: by its interval, which may hold 0."""
+        low, high = self.interval_among(claims)
         if low > 0:
             return REPRODUCED
         if high < 0:
             return NOT_REPRODUCED
         return NOT_DECIDABLE
+
+
+def verdicts(claims: Sequence[Claim]) -> list[str]:
+    """What came out of each of a page's claims.
+
+    One verdict that is false by chance is wrong for the page, so the claims share the 5%
+    (Bonferroni): of six each has an interval of 99.2%.
+    """
+    return [claim.verdict_among(len(claims)) for claim in claims]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +92,13 @@ class Page:
         """The Markdown; ``image`` is the way from it to the figure."""
         lines = [f"# {self.title}", "", self.question, ""]
         if self.claims:
-            rows = [
-                (claim.statement, claim.measured, with_interval(claim.margin, True), claim.verdict)
-                for claim in self.claims
-            ]
-            columns = ("claim", "measured as", "here (95% interval)", "verdict")
+            rows = []
+            for claim, verdict in zip(self.claims, verdicts(self.claims), strict=True):
+                low, high = claim.interval_among(len(self.claims))
+                margin = f"{claim.margin.value:+.3f} ({low:+.3f} to {high:+.3f})"
+                rows.append((claim.statement, claim.measured, margin, verdict))
+            together = " of all claims together" if len(rows) > 1 else ""
+            columns = ("claim", "measured as", f"here (95% interval{together})", "verdict")
             lines += [*markdown_table(columns, rows), ""]
         if self.figure is not None:
             lines += [f"![{self.figure.caption}]({image})", "", self.figure.caption, ""]
@@ -109,6 +123,11 @@ def source_of(program: str, config: Options, what: str) -> str:
     """The line that says how a page's figures were made: the command, the machine, the versions."""
     command = command_line(program, config)
     return source_line(command, what, machine_text(machine(2)), versions_text([versions()]))
+
+
+def has_flags_of(config: Options, published: Options) -> bool:
+    """Whether the flags are those whose figures a page's prose speaks of, but for where it goes."""
+    return command_line("", config) == command_line("", published)
 
 
 def write_page(page: Page, out: Path, docs: Path | None) -> None:

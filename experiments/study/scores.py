@@ -1,7 +1,7 @@
-"""A score with its uncertainty: the mean over seeds, and its bootstrap over seeds and examples.
+"""A score with its uncertainty: the mean over seeds, and what seeds and examples do to it.
 
-Scores of the same seeds on the same examples are paired: their resamples are of the same draws,
-so the interval of a difference is that of a paired bootstrap.
+Scores of the same seeds on the same examples are paired: their resamples are of the same draws and
+their seeds are compared one by one, so the interval of a difference is that of pairs.
 """
 
 import dataclasses
@@ -12,12 +12,15 @@ import numpy as np
 
 from adapt.comparison import intervals
 
+CONFIDENCE = 0.95
+NO_VARIANCE = 1e-24  # what rounding leaves of none
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A mean with its resamples, float64 [draws].
+    """A mean with its resamples, float64 [draws], and its values by seed, float64 [seeds].
 
-    Scores add, subtract and scale, and their resamples with them:
+    Scores add, subtract and scale, and their resamples and values by seed with them:
 
         (kept - dropped).interval
         (top_quarter - 0.9 * full).interval
@@ -25,12 +28,38 @@ class Score:
 
     value: float
     resamples: np.ndarray
+    by_seed: np.ndarray
     drawn_from: tuple[int, int]  # seeds and examples
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The middle 95% of the resamples."""
-        return intervals.interval(self.resamples)
+        """The interval of 95%."""
+        return self.interval_of(CONFIDENCE)
+
+    def interval_of(self, confidence: float) -> tuple[float, float]:
+        """The t interval of a confidence.
+
+        The variance of the resamples is that of a mean of drawn seeds, which is too small by
+        (n - 1) / n where there are n: for few seeds that matters. So their part is replaced by
+        s ** 2 / n, with s the standard deviation over seeds, and the degrees of freedom are those
+        of Welch and Satterthwaite, between the seeds' n - 1 and the examples'.
+        """
+        from scipy import stats
+
+        seeds, examples = self.drawn_from
+        of_seeds = self.by_seed.var(ddof=1) / seeds if seeds > 1 else 0.0
+        of_examples = max(np.nanvar(self.resamples) - of_seeds * (seeds - 1) / seeds, 0.0)
+        variance = of_seeds + of_examples
+        if not variance > NO_VARIANCE:
+            return self.value, self.value
+        below = of_seeds**2 / max(seeds - 1, 1) + of_examples**2 / max(examples - 1, 1)
+        freedom = variance**2 / below
+        half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
+        return self.value - half, self.value + half
+
+    def shifted(self, by: float) -> "Score":
+        """The score plus a number that is known, such as a tolerance."""
+        return Score(self.value + by, self.resamples + by, self.by_seed + by, self.drawn_from)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -38,20 +67,23 @@ class Score:
         return {"value": self.value, "interval": list(self.interval)}
 
     def __add__(self, other: "Score") -> "Score":
-        if self.drawn_from != other.drawn_from:
+        draws = len(self.resamples), len(other.resamples)
+        if self.drawn_from != other.drawn_from or draws[0] != draws[1]:
             raise ValueError(
-                f"scores of {self.drawn_from} and {other.drawn_from} seeds and examples "
-                "are not paired"
+                f"scores of {self.drawn_from} and {other.drawn_from} seeds and examples, in "
+                f"{draws[0]} and {draws[1]} draws, are not paired"
             )
-        if len(self.resamples) != len(other.resamples):
-            raise ValueError(
-                f"scores of {len(self.resamples)} and {len(other.resamples)} resamples "
-                "are not paired"
-            )
-        return Score(self.value + other.value, self.resamples + other.resamples, self.drawn_from)
+        return Score(
+            self.value + other.value,
+            self.resamples + other.resamples,
+            self.by_seed + other.by_seed,
+            self.drawn_from,
+        )
 
     def __mul__(self, factor: float) -> "Score":
-        return Score(self.value * factor, self.resamples * factor, self.drawn_from)
+        return Score(
+            self.value * factor, self.resamples * factor, self.by_seed * factor, self.drawn_from
+        )
 
     __rmul__ = __mul__
 
@@ -65,29 +97,18 @@ def score_of(correct: np.ndarray) -> Score:
     The draws are those of :func:`adapt.comparison.intervals.resampled` for one test set: seeds
     with replacement, and one draw of examples for all of them.
     """
-    return Score(float(correct.mean()), resampled(correct).mean(1), correct.shape)
-
-
-def spread_of(correct: np.ndarray) -> Score:
-    """The standard deviation over seeds of their scores, of what each example counts, [seeds,
-    examples].
-
-    Its resamples are of the same draws as those of :func:`score_of`. Seeds that are drawn twice
-    make them smaller than the value, so an interval of few seeds lies low.
-    """
-    value = correct.mean(1).std(ddof=1)
-    return Score(float(value), resampled(correct).std(1, ddof=1), correct.shape)
+    return Score(float(correct.mean()), resampled(correct), correct.mean(1), correct.shape)
 
 
 def resampled(correct: np.ndarray) -> np.ndarray:
-    """The scores of the seeds of every draw, float64 [draws, seeds]."""
+    """The mean score of every draw of seeds and examples, float64 [draws]."""
     seeds, examples = correct.shape
     random = np.random.default_rng(intervals.SEED)
-    scores = np.zeros((intervals.DRAWS, seeds))
+    scores = np.zeros(intervals.DRAWS)
     for draw in range(intervals.DRAWS):
         chosen = random.integers(seeds, size=seeds)
         rows = random.integers(examples, size=examples)
-        scores[draw] = correct[:, rows].mean(1)[chosen]
+        scores[draw] = correct[:, rows].mean(1)[chosen].mean()
     return scores
 
 

@@ -11,7 +11,7 @@ from adapt.errors import StrategyError
 from adapt.models import EncoderConfig
 from experiments.findings import features_by_layer, freezing_saves, last_quarter, lp_ft
 from experiments.findings.cells import REVIEWS, FindingConfig
-from experiments.study.page import NOT_DECIDABLE, NOT_REPRODUCED, REPRODUCED
+from experiments.study.page import NOT_DECIDABLE, NOT_REPRODUCED, REPRODUCED, verdicts
 from experiments.study.scores import Score, score_of
 
 PERCENT = np.arange(400) / 4
@@ -21,10 +21,6 @@ def scored(right: int) -> Score:
     """A score of 2 seeds on 400 examples, of which so many per cent are right, the first."""
     is_right = right > PERCENT
     return score_of(np.stack([is_right, is_right]).astype(np.float64))
-
-
-def verdicts(claims) -> list[str]:
-    return [claim.verdict for claim in claims]
 
 
 def test_what_is_short_is_a_part_of_what_is_whole():
@@ -119,11 +115,11 @@ def test_a_saving_of_seconds_is_judged_over_rounds(tmp_path):
     slow = [9.0, 10.0, 11.0]
     sides = {name: side(80, slow, [8.0, 9.0, 10.0]) for name in freezing_saves.SIDES}
     sides["full"] = side(80, slow, [])
-    sides["freezing"] = side(80, [6.0, 7.0, 8.0], [5.0, 6.0, 9.0])
+    sides["freezing"] = side(80, [6.0, 5.5, 6.0], [5.0, 5.6, 6.1])
     found = verdicts(freezing_saves.claims(sides))
     assert found == [REPRODUCED, NOT_DECIDABLE, REPRODUCED, NOT_DECIDABLE]
     rows = freezing_saves.table_rows(sides)
-    assert rows[1][0] == "freezing" and rows[1][5:] == ("7.0", "6.0", "1.7")
+    assert rows[1][0] == "freezing" and rows[1][5:] == ("6.0", "5.6", "1.8")
     assert rows[0][3] == rows[0][6] == ""
     text = freezing_saves.page(FindingConfig(), REVIEWS, sides).text("figure.png")
     assert "3 rounds in turn" in text

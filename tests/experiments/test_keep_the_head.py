@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from adapt.probing import linear
+from adapt.ragged import ragged
 from experiments import keep_the_head as study
 from experiments.study import dual_probe, near_tasks, page
 from experiments.study.scores import score_of
@@ -38,10 +39,10 @@ SUBJECTS: Any = [SimpleNamespace(name="tiny-bert", kind="masked")]
 def test_what_is_planted_is_what_the_claims_say(found):
     tuned = {"reviews": {name: side(0.8).score for name in (study.CUT, *study.KEPT)}}
     tuned["reviews"]["transform"] = side(0.5).score
-    verdicts = [claim.verdict for claim in study.claims_of(found, tuned, CONFIG)]
+    verdicts = page.verdicts(study.claims_of(found, tuned, CONFIG))
     assert verdicts == [page.REPRODUCED] * 5
     worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: sides(0.1, 0.2, 0.6, 0.4, 0.3)}}
-    assert study.claims_of(worse, {}, CONFIG)[3].verdict == page.NOT_REPRODUCED
+    assert page.verdicts(study.claims_of(worse, {}, CONFIG))[3] == page.NOT_REPRODUCED
 
 
 def test_the_page_has_every_score(found, drawn):
@@ -51,6 +52,14 @@ def test_the_page_has_every_score(found, drawn):
         logits = of_task["logits"].score.value
         assert f"| {logits:.3f} |" in text, task
     assert "| layer 2 | 128 | 1,000 | 2.0 | 0.5 |" in text
+
+
+def test_prose_on_figures_is_only_where_they_are_those_of_its_flags(found, drawn):
+    text = study.page(study.PUBLISHED, found, {}, SUBJECTS).text("figure.png")
+    assert study.WHY[0] in text and "Fine-tuned sides" not in text
+    assert "everything is trained" not in text
+    other = study.page(CONFIG, found, {}, SUBJECTS).text("figure.png")
+    assert study.WHY[0] not in other and "Fine-tuned sides" in other
 
 
 def test_what_is_short_is_a_part_of_what_is_whole():
@@ -77,12 +86,39 @@ def test_a_word_is_asked_for_where_it_stood():
         assert any(whole.startswith(f"{text} {word} ") for whole in TEXTS)
 
 
+def test_a_text_whose_mask_is_cut_is_refused(monkeypatch):
+    read = {"with": [5, 9, 6], "without": [5, 6, 6]}
+    tokenizer = SimpleNamespace(encode=lambda texts: (ragged([read[text] for text in texts]), None))
+    monkeypatch.setattr(near_tasks, "tokenizer_of", lambda pretrained: tokenizer)
+    monkeypatch.setattr(near_tasks, "find_mask_id", lambda tokenizer: 9)
+    monkeypatch.setattr(near_tasks, "POOLINGS", {})
+    pretrained: Any = None
+    data = near_tasks.Labelled(["with"], ["the"], (near_tasks.AT_MASK, "mean"))
+    pooled = near_tasks.with_pooling_at_mask(pretrained, data)
+    assert pooled.poolings == ("at-mask-9", "mean") and list(near_tasks.POOLINGS) == ["at-mask-9"]
+    cut = near_tasks.Labelled(["with", "without"], ["the", "of"], (near_tasks.AT_MASK,))
+    with pytest.raises(ValueError, match="text 1 has no mask among its first 3 tokens"):
+        near_tasks.with_pooling_at_mask(pretrained, cut)
+    other = near_tasks.Labelled(["without"], ["the"], ("mean",))
+    assert near_tasks.with_pooling_at_mask(pretrained, other) is other
+
+
+def test_a_text_is_pooled_at_its_own_mask_alone():
+    x = np.arange(12, dtype=np.float32).reshape(6, 2) + 1
+    batch = {
+        "tokens": np.array([[5, 9, 5, 5, 5, 9]]),
+        "segments": np.array([[0, 0, 1, 1, 2, 2]]),
+        "length": np.array([2, 2, 2]),
+    }
+    pooled = near_tasks.pooling_at(9)(x, batch)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(pooled, [[3, 4], [0, 0], [11, 12]])
+
+
 def test_half_of_the_texts_have_a_word_of_another():
     made = near_tasks.replaced(TEXTS, 40)
     assert 10 < made.labels.count("replaced") < 30
-    for text, label in zip(made.texts, made.labels, strict=True):
-        if label == "original":
-            assert text in TEXTS
+    for text, label, own in zip(made.texts, made.labels, TEXTS, strict=True):
+        assert (text == own) == (label == "original")
 
 
 def test_a_probe_in_coordinates_of_its_rows_answers_as_one_in_all_features():

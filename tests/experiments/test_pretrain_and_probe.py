@@ -10,7 +10,7 @@ from adapt.errors import StrategyError
 from adapt.objectives import OBJECTIVES
 from adapt.pretrained.families import get_family
 from experiments import pretrain_and_probe as study
-from experiments.study.page import NOT_DECIDABLE, REPRODUCED
+from experiments.study.page import NOT_DECIDABLE, REPRODUCED, verdicts
 from experiments.study.scores import Score, score_of
 
 CONFIG = study.Config(layers=1, first=8, doublings=1, seeds=2)
@@ -93,7 +93,9 @@ def test_the_corpus_has_the_texts_that_are_pre_trained_on(asset, tmp_path):
 
 
 def test_the_page_has_every_score_and_verdicts_by_the_last_checkpoint(scores, losses, tmp_path):
-    found = {claim.statement: claim.verdict for claim in study.claims(scores)}
+    claims = study.claims(scores)
+    statements = [claim.statement for claim in claims]
+    found = dict(zip(statements, verdicts(claims), strict=True))
     assert found["masked LM, reviews: the encoder serves better than the logits"] == REPRODUCED
     assert found["causal LM, reviews: pre-training makes the encoder better"] == REPRODUCED
     better = "reviews: replaced tokens give a better encoder than masked LM"

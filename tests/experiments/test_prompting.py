@@ -9,7 +9,7 @@ from adapt.markdown import markdown_table
 from adapt.pretrained import hub
 from adapt.tasks.cloze import with_prompt
 from experiments import prompting
-from experiments.study.page import REPRODUCED
+from experiments.study.page import REPRODUCED, verdicts
 from experiments.study.scores import Score, accuracy_of
 
 TARGETS = np.array([0, 1] * 20)
@@ -67,7 +67,7 @@ def test_the_page_has_every_score_and_says_whether_the_prompt_is_better(scores, 
     ]
     assert rows[0][7] == "" and rows[2][7].startswith("+0.150 (+0.")
     (claim,) = prompting.claims(of_all)
-    assert claim.verdict == REPRODUCED and "4 labels" in claim.statement
+    assert verdicts([claim]) == [REPRODUCED] and "4 labels" in claim.statement
     drawn = prompting.plot(of_all, {"reviews": 0.5})
     text = prompting.page(prompting.Config(seeds=2), of_all, drawn).text("figure.png")
     assert "`python -m experiments.prompting --seeds 2`" in text

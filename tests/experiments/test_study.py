@@ -11,7 +11,7 @@ from adapt.errors import OutputError
 from adapt.tasks import get_task
 from experiments.study import draw, page
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.scores import Score, accuracy_of, mean_of, score_of, spread_of, with_interval
+from experiments.study.scores import Score, accuracy_of, mean_of, score_of, with_interval
 
 CLASSES = ["negative", "positive"]
 TARGETS = np.array([0, 1] * 20)
@@ -41,7 +41,8 @@ def test_a_difference_is_paired_by_seed_and_example():
     gain = more - less
     low, high = gain.interval
     assert gain.value == pytest.approx(6 / 40) and 0 < low < gain.value < high
-    unpaired = np.quantile(more.resamples - less.resamples[::-1], [0.025, 0.975])
+    resamples = more.resamples - less.resamples[::-1]
+    unpaired = dataclasses.replace(gain, resamples=resamples).interval
     assert high - low < unpaired[1] - unpaired[0]
     assert (more - more).interval == (0, 0)
     assert (0.5 * more + 0.5 * more).value == pytest.approx(more.value)
@@ -50,7 +51,7 @@ def test_a_difference_is_paired_by_seed_and_example():
 def test_scores_of_other_examples_or_resamples_are_not_subtracted():
     score = scored(30)
     shorter = score_of(np.ones((2, 10)))
-    fewer = Score(score.value, score.resamples[:200], score.drawn_from)
+    fewer = dataclasses.replace(score, resamples=score.resamples[:200])
     for other in (shorter, fewer):
         with pytest.raises(ValueError, match="not paired"):
             score - other
@@ -118,7 +119,42 @@ def test_a_mean_of_scores_is_paired_too():
     ],
 )
 def test_a_claim_holds_where_its_interval_is_above_zero(margin, verdict):
-    assert page.Claim("more is better", "more - less", margin).verdict == verdict
+    assert page.verdicts([page.Claim("more is better", "more - less", margin)]) == [verdict]
+
+
+def test_claims_of_a_page_share_their_five_per_cent():
+    margin = Score(2.3, np.array([1.3, 3.3]), np.full(5, 2.3), (5, 400))  # 2.3 standard errors
+    claim = page.Claim("more is better", "more - less", margin)
+    assert page.verdicts([claim]) == [page.REPRODUCED]
+    assert page.verdicts([claim] * 8) == [page.NOT_DECIDABLE] * 8
+    low, high = claim.interval_among(8)
+    assert low < claim.margin.interval[0] and high > claim.margin.interval[1]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_holds_the_mean_of_all_seeds_as_often_as_it_says(seeds):
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(2000):
+        by_seed = random.normal(0, 1, seeds)
+        drawn = np.full(2, by_seed.mean())
+        drawn += by_seed.std() / np.sqrt(seeds) * np.array([-1, 1])  # what a bootstrap spreads
+        low, high = Score(by_seed.mean(), drawn, by_seed, (seeds, 100)).interval
+        held += low < 0 < high
+    assert 0.93 < held / 2000 < 0.97
+
+
+def test_where_seeds_agree_the_interval_is_that_of_the_examples():
+    right = np.tile((np.arange(400) < 280).astype(np.float64), (5, 1))
+    low, high = score_of(right).interval
+    assert (high - low) / 2 == pytest.approx(1.966 * np.sqrt(0.7 * 0.3 / 400), rel=0.06)
+
+
+def test_a_known_number_moves_a_score_and_its_interval():
+    low, high = scored(30).interval
+    moved = scored(30).shifted(0.02)
+    assert moved.value == pytest.approx(scored(30).value + 0.02)
+    assert moved.interval == pytest.approx((low + 0.02, high + 0.02))
 
 
 def test_a_page_says_claims_figures_and_how_and_is_written_twice(tmp_path, drawn):
@@ -140,17 +176,9 @@ def test_a_page_says_claims_figures_and_how_and_is_written_twice(tmp_path, drawn
     page.write_page(written, tmp_path / "out", tmp_path / "docs")
     text = (tmp_path / "docs" / "studies" / "more.md").read_text("utf-8")
     assert f"| {with_interval(gain, sign=True)} | reproduced |" in text
+    assert "here (95% interval) |" in text
     assert "](../img/more.png)" in text
     assert text.index("Because") < text.index("| more | 0.7 |") < text.index("* The model")
     for image in ("out/more.png", "docs/img/more.png"):
         assert (tmp_path / image).stat().st_size > 1000
     assert "](more.png)" in (tmp_path / "out" / "more.md").read_text("utf-8")
-
-
-def test_the_spread_is_over_seeds_and_paired_with_other_scores():
-    correct = np.array([[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], np.float64)
-    spread = spread_of(correct)
-    assert spread.value == pytest.approx(np.std([0.8, 0.2, 0.4], ddof=1))
-    assert (spread - spread).interval == (0, 0)
-    assert spread_of(np.tile(correct[:1], (3, 1))).resamples.max() < 1e-12
-    assert (spread + score_of(correct)).drawn_from == (3, 5)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,29 @@ def outcome(name: str) -> str:
     return rows[0].strip("|").split("|")[-1].strip()
 
 
-def verdicts(text: str) -> set[str]:
-    """The verdicts of a page's claims."""
-    return set(re.findall(rf"\| ({WORDS}) \|$", text, re.MULTILINE))
+def counted(text: str) -> Counter[str]:
+    """How often each verdict stands in the claims of a page."""
+    return Counter(re.findall(rf"\| ({WORDS}) \|$", text, re.MULTILINE))
+
+
+def said(outcome: str) -> Counter[str]:
+    """How many of each verdict the index says: 1 reproduced (longer training), 3 not reproduced."""
+    found: Counter[str] = Counter()
+    for number, verdict in re.findall(rf"(\d+) ({WORDS})", outcome):
+        found[verdict] += int(number)
+    return found
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_index_has_the_verdicts_of_a_page(name):
-    found = verdicts((STUDIES / f"{name}.md").read_text("utf-8"))
-    assert set(re.findall(WORDS, outcome(name))) == found
+def test_the_index_counts_the_verdicts_of_a_page(name):
+    found = counted((STUDIES / f"{name}.md").read_text("utf-8"))
+    assert found and said(outcome(name)) == found
+
+
+def test_a_wrong_number_of_verdicts_is_seen():
+    claims = "| a | +1 | reproduced |\n| b | 0 | not reproduced |\n| c | 0 | not reproduced |\n"
+    assert said("1 reproduced (a), 2 not reproduced") == counted(claims)
+    assert said("2 reproduced, 1 not reproduced") != counted(claims)
 
 
 @pytest.mark.parametrize("name", PAGES)

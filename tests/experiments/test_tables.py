@@ -12,6 +12,7 @@ from experiments.benchmark import (
     whole_runs_report,
 )
 from experiments.benchmark.aot import compile_check
+from experiments.benchmark.table_files import machine_text
 
 MACHINE = {"cpu": "a CPU", "cores": 2, "date": "2026-11-24T10:00:00Z"}
 LIBRARIES = {
@@ -215,3 +216,8 @@ def test_compiled_steps():
         "| gpt2-xl | full | v5e:2x2 | fsdp=4 | block | 128 x 512 | does not fit, by 4.25 |  |  "
         "|  |  | 96 s |\n"
     )
+
+
+def test_one_core_is_no_cores():
+    assert machine_text(MACHINE) == "2 cores of a CPU, 2026-11-24"
+    assert machine_text({**MACHINE, "cores": 1}) == "1 core of a CPU, 2026-11-24"
