@@ -58,7 +58,8 @@ def same_flags(
     :class:`adapt.OutputError`.
     """
     path = folder / "config.json"
-    content = json.loads(json.dumps({"experiment": program, **flags}))
+    command = program.rpartition(".")[2]  # the name by which --resume knows its own folder
+    content = json.loads(json.dumps({"experiment": command, **flags}))
     is_there = path.exists()
     check_out(folder, resume if is_there else None, overwrite)
     if resume and is_there:
