@@ -71,6 +71,6 @@ def same_flags(
                     "give the same, or `overwrite` in place of `resume`"
                 )
         return
-    with new_folder(folder, program, overwrite) as keep:
+    with new_folder(folder, command, overwrite) as keep:
         files.write_json(path, content)
         keep()
