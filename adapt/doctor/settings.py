@@ -146,7 +146,7 @@ def rate_too_high(case: SettingsCase) -> Iterator[Finding]:
     yield Finding(
         severity="warning",
         seen=f"a single step at the peak rate {rate:.2g} of group {group} changes its pre-trained "
-        f"weights by about {change:.0%} of their size ({size:.2g}, root mean square)",
+        f"weights by about {change:.2g} times their size ({size:.2g}, root mean square)",
         cause="a rate for weights that begin at random",
         fix=f"give a smaller `learning_rate`: {MOST_CHANGE * size / 10:.0e} is usual for such weights",
         certainty="likely",

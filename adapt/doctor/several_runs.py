@@ -27,8 +27,8 @@ def same_run_differs(case: RunsCase) -> Iterator[Finding]:
             f"{case.metric} {one.score:.6g} and {other.score:.6g}",
             cause="other versions or another device, kernels that add in any order, or a loss, head "
             "or data of one's own that draw from another source",
-            fix="compare `versions` in lineage.json; on a GPU set "
-            "XLA_FLAGS=--xla_gpu_deterministic_ops=true; draw from the key of the step",
+            fix="compare `versions` in lineage.json; on a GPU switch on "
+            "xla_gpu_deterministic_ops in XLA_FLAGS; draw from the key of the step",
             certainty="possible",
             evidence={"runs": [one.name, other.name], "scores": [one.score, other.score]},
         )
