@@ -466,6 +466,7 @@ class Prepared(PreparedRun):
             history=history,
             result=run.result,
             folder=folder,
+            first_step=fitted.session.first_step,
         )
         found = automatic.after_training(trained)
         log_findings(found)

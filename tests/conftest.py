@@ -24,10 +24,7 @@ from tests.helpers import forks as forking
 
 # Most of a test's time is compiling. What is checked does not depend on how well the machine code is
 # optimized; a flag in the environment wins, and the demo and the benchmarks run with XLA's own settings.
-QUICK = (
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-    " --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE"
-)
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 12):  # later ones end the process at a flag that they don't know
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()

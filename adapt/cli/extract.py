@@ -149,11 +149,11 @@ def storage_of(extraction: Extraction) -> dict[str, Any] | None:
     return {name: value for name, value in stored.items() if name != "phase"}
 
 
-def as_layer(layer: str | None) -> int | KeptHead | None:
-    """The layer that a flag names: a number, or a stage of the checkpoint's head, which
-    :func:`extract` checks.
+def as_layer(layer: str | int | None) -> int | KeptHead | None:
+    """The layer that a flag, or a number in a file of settings, names: a number, or a stage of the
+    checkpoint's head, which :func:`extract` checks.
     """
-    if layer is not None and layer.removeprefix("-").isdecimal():
+    if isinstance(layer, str) and layer.removeprefix("-").isdecimal():
         return int(layer)
     return cast(KeptHead | None, layer)
 

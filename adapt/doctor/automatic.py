@@ -92,6 +92,7 @@ class Trained:
     history: Sequence[Record]
     result: Mapping[str, Any]
     folder: Path | None = None
+    first_step: int = 0  # at which its last session went on
 
     @property
     def command(self) -> Command | None:
@@ -150,6 +151,7 @@ def training_case(trained: Trained) -> TrainingCase:
         outcome=result.get("outcome", "complete"),
         best_step=result["best_step"],
         has_new_head=not is_kept(plan.model.head),
+        first_step=trained.first_step,
         programs=SHAPES * len(plan.phases),
     )
 

@@ -63,6 +63,7 @@ class TrainingCase:
     outcome: str = "complete"
     best_step: int = 0  # that of ``after``
     taken: int = 0  # steps, of which the last few may not be logged
+    first_step: int = 0  # at which the last session went on
     programs: int | None = None  # that were planned: each is compiled once; None: not known
     has_new_head: bool = True
 

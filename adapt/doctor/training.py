@@ -168,11 +168,14 @@ def leaves_without_gradient(case: TrainingCase) -> Iterator[Finding]:
 
 
 def recompilation(case: TrainingCase) -> Iterator[Finding]:
-    """Steps that go on meeting new shapes, each of which compiles a program."""
-    times = [float(record.get("compile_seconds", 0.0)) for record in case.records]
+    """Steps that go on meeting new shapes, each of which compiles a program. A run that goes on
+    compiles anew, so the records are those of its last session.
+    """
+    records = [record for record in case.records if int(record["step"]) > case.first_step]
+    times = [float(record.get("compile_seconds", 0.0)) for record in records]
     compiled = sum(seconds > 0 for seconds in times)
     usual = USUAL_PROGRAMS if case.programs is None else case.programs
-    total = sum(times) + sum(float(record.get("seconds", 0.0)) for record in case.records)
+    total = sum(times) + sum(float(record.get("seconds", 0.0)) for record in records)
     share = sum(times) / total if total else 0.0
     if compiled <= usual or share <= COMPILING:
         return

@@ -58,7 +58,7 @@ METHOD = (
 DIFFERS = (
     "A sentence encoder of 6 layers and 384 features, in place of BERT and RoBERTa, base and large.",
     "Film reviews with few labels, in place of the tasks of GLUE with all of theirs.",
-    "No rate is tuned: three times the usual one is what short fits chose where both were offered.",
+    "No rate is tuned: every fit has one, three times the usual.",
     "Five seeds with intervals; the paper's abstract names none.",
 )
 

@@ -55,7 +55,7 @@ DIFFERS = (
     "Texts, and a sentence encoder of 6 layers, in place of pictures and ResNets or ViTs: the "
     "shift is one of domain, with the same two labels.",
     "The encoder was trained for embeddings, on a billion pairs of many domains.",
-    "No rate is tuned: three times the usual one is what short fits chose where both were offered.",
+    "No rate is tuned: every fit has one, three times the usual.",
     "The head of `lp-ft` comes from one epoch by steps, not from a probe that converged.",
     "All labels are a lexicon's ratings averaged over people, so no domain is labelled by others.",
 )

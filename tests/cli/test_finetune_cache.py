@@ -146,8 +146,10 @@ def test_the_same_run_with_the_cache_and_without(run, inputs, tmp_path, case, st
     on_losses = losses(tmp_path / "on")
     assert len(on_losses) == off["steps"] + flags["epochs"]
     np.testing.assert_allclose(on_losses, off_losses, rtol=1e-5)
-    if case == VIT:  # of one shape: bit for bit
-        assert on_losses == off_losses
+    if (
+        case == VIT
+    ):  # of one shape: steps bit for bit; an evaluation is one program without the cache
+        assert on_losses[::2] == off_losses[::2]
         assert runs.stored_digest(tmp_path / "on") == runs.stored_digest(tmp_path / "off")
 
     data = inputs.images if case == VIT else inputs.texts
