@@ -202,7 +202,7 @@ def test_temporary_memory_is_that_of_what_trains(name):
 def test_the_optimizer_has_no_byte_of_what_is_frozen(name):
     _, _, labels, tx, state = programs(name)
     moving = tree.nbytes(optim.trainable(MODEL.shapes(), labels))
-    scalars = (8 * 2 + 1) * 4  # counts and settings of two groups, the norm of clipping
+    scalars = (9 * 2 + 1) * 4  # counts and settings of two groups, the norm of clipping
     assert 2 * moving <= tree.nbytes(jax.eval_shape(tx.init, state.params)) <= 2 * moving + scalars
     assert (
         tree.nbytes(jax.eval_shape(tx.init, MODEL.shapes())) <= 2 * moving + scalars
