@@ -678,12 +678,14 @@ def with_tokenizer(model: Pretrained, tokenizer: Tokenizer, folder: Path) -> Pre
             "is the end of its vocabulary missing?",
         )
     if families.get_family(model.config.family).ends_texts:
-        check_ends_texts(model.config, tokenizer, folder)
+        tokenizer = tokenizer.replaced(end=end_of_texts(model.config, tokenizer, folder))
     return dataclasses.replace(model, tokenizer=tokenizer, notes=notes)
 
 
-def check_ends_texts(config: EncoderConfig, tokenizer: Tokenizer, folder: Path) -> None:
-    """Raise :class:`CheckpointError` for a tokenizer that puts no end token after a text."""
+def end_of_texts(config: EncoderConfig, tokenizer: Tokenizer, folder: Path) -> int:
+    """The id of the end token that the tokenizer puts after a text. Raises
+    :class:`CheckpointError` for one that puts none there.
+    """
     added = tokenizer.backend.encode("").ids
     end = config.end_token
     if end == CLIP_WITHOUT_END:
@@ -693,6 +695,7 @@ def check_ends_texts(config: EncoderConfig, tokenizer: Tokenizer, folder: Path) 
             f"the tokenizer in {folder} puts no end token after a text, whose state is its vector: "
             "its tokenizer.json needs a post_processor that does"
         )
+    return added[-1]
 
 
 def resolve(name: str) -> Path:

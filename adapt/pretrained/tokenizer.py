@@ -25,7 +25,7 @@ import tokenizers
 from adapt.errors import DataError, StrategyError
 from adapt.options import Long, is_of, wanted
 from adapt.pretrained.unknown_texts import UnknownTexts, unknown_token
-from adapt.ragged import Ragged, ragged
+from adapt.ragged import Ragged, concat_ranges, ragged
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,8 @@ class Tokenizer:
         tokens[0]                       # int32 [n], the special tokens included
 
     ``named`` are the special tokens by transformers' names (``pad_token``), None for one that the
-    checkpoint says it has not; what it does not say is not in it.
+    checkpoint says it has not; what it does not say is not in it. ``end`` is the id of the token
+    that ends a text, where it is put after each: a text that spells it is read as far as there.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Tokenizer:
         side: str | None = None,
         stride: int | None = None,
         named: Mapping[str, str | None] | None = None,
+        end: int | None = None,
     ):
         backend.no_padding()
         # The side is the backend's own, which is right unless a checkpoint says otherwise.
@@ -159,6 +161,7 @@ class Tokenizer:
         self.stride = stride  # tokens between the windows that spans are read in; None: unsaid
         self.side = side.lower()
         self.named = named_in(backend, named or {})
+        self.end = end
         self.by_rule: dict[str, Tokenizer] = {}
         self.unknown = UnknownTexts(
             unknown_token(backend), backend.num_special_tokens_to_add(is_pair=False)
@@ -172,6 +175,7 @@ class Tokenizer:
         long: Long | None = None,
         stride: int | None = None,
         named: Mapping[str, str | None] | None = None,
+        end: int | None = None,
     ) -> "Tokenizer":
         """The same tokenizer with other arguments; those that are None stay."""
         return Tokenizer(
@@ -181,6 +185,7 @@ class Tokenizer:
             self.side,
             self.stride if stride is None else stride,
             self.named if named is None else named,
+            self.end if end is None else end,
         )
 
     def cut_to(self, max_length: int) -> "Tokenizer":
@@ -218,6 +223,9 @@ class Tokenizer:
             encoded = gather(encodings, number, self.max_length)
         else:
             encoded = gather(encodings, left_out(encodings), self.max_length)
+        if self.end is not None and encoded.tokens.second_start is None:
+            ended = ended_at(encoded.tokens, self.end)
+            encoded = dataclasses.replace(encoded, tokens=ended)
         self.unknown.count(encoded.tokens, texts, encoded.windows)
         return encoded
 
@@ -322,6 +330,9 @@ class Tokenizer:
             if len(tokens) > self.max_length:
                 (places,) = self.kept(encoding)
                 tokens = tokens.take(places)
+            if self.end is not None and encoding.n_sequences == 1:
+                length = np.argmax(tokens.ids == self.end) + 1
+                tokens = tokens.take(np.arange(length))
             found.append(tokens)
         return found
 
@@ -386,6 +397,17 @@ def named_in(
         if token is None or token in added:
             kept[name] = token
     return kept
+
+
+def ended_at(tokens: Ragged, end: int) -> Ragged:
+    """The sequences as far as their first token ``end``, which each of them has."""
+    ends = np.flatnonzero(tokens.values == end)
+    if len(ends) == len(tokens):
+        return tokens
+    first_ends = ends[np.searchsorted(ends, tokens.starts)]
+    lengths = first_ends + 1 - tokens.starts
+    values = tokens.values[concat_ranges(tokens.starts, lengths)]
+    return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
 
 def copied(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -30,7 +30,9 @@ def texts_tower(folder: Path, case: str) -> Path:
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([token for token, _ in ENDS])
     backend.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>", special_tokens=ENDS
+        single="<|startoftext|> $A <|endoftext|>",
+        pair="<|startoftext|> $A <|endoftext|> $B:1 <|endoftext|>:1",
+        special_tokens=ENDS,
     )
     backend.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>"}
@@ -69,6 +71,26 @@ def test_a_tokenizer_that_does_not_end_texts_is_refused(tmp_path, case):
     (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
     with pytest.raises(CheckpointError, match="puts no end token after a text"):
         hub.load(folder)
+
+
+@pytest.mark.parametrize("case", ["clip_text_projection", "clip_text_bare"])
+@pytest.mark.parametrize("long", ["head", "head+tail"])
+def test_a_text_that_spells_the_end_token_is_read_as_far_as_there(tmp_path, case, long):
+    loaded = hub.load(texts_tower(tmp_path / "clip", case))
+    texts = ["w1 <|endoftext|> w2", "w3 w4", "<|endoftext|>" + " w5" * 40]
+    until_end = ["w1", "w3 w4", ""]
+    vectors = adapt.encode(loaded, texts, long=long)
+    np.testing.assert_array_equal(vectors, adapt.encode(loaded, until_end))
+    tokenizer = hub.tokenizer_of(loaded)
+    tokens = tokenizer.tokenize(texts)
+    assert [list(one.ids) for one in tokens] == [list(ids) for ids in tokenizer.encode(texts)[0]]
+    assert tokens[0].strings == ["<|startoftext|>", "w1", "<|endoftext|>"]
+
+
+def test_both_texts_of_a_pair_are_read_beyond_the_end_of_the_first(tmp_path):
+    tokenizer = hub.tokenizer_of(hub.load(texts_tower(tmp_path / "clip", "clip_text_bare")))
+    pairs, _ = tokenizer.encode([("w1", "w2 <|endoftext|> w3")])
+    assert 3 in pairs[0] and len(tokenizer.tokenize([("w1", "w2")])[0]) == 5
 
 
 def test_the_texts_of_both_towers_are_read_where_config_json_says_so(tmp_path):

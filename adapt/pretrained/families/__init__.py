@@ -312,7 +312,7 @@ class Family:
       the encoder.
     * ``pooling``: what a new head pools by, unless another pooling is asked for.
     * ``ends_texts``: the vector of a text is the state of the end token that the tokenizer puts
-      after it, so that one which puts none there is refused.
+      after it, so that one which puts none there is refused, and a text is read as far as its first.
     * ``prefix``: what the original library puts before the names of the encoder and of its pooler
       where a head is on it.
     * ``prefixes``: kind of head -> another prefix, where transformers' class for it has another.

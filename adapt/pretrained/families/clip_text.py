@@ -1,8 +1,7 @@
 """CLIP's tower of texts (Radford et al. 2021): causal and pre-norm. The vector of a text is the
-state of its last token, which the tokenizer puts there to say that the text ends: a tokenizer that
-does not is refused. transformers reads the first such token, which is another one where the words
-of a text spell it. The projection into the space that it shares with the tower of images is the
-head.
+state of its end token, which the tokenizer puts there: a tokenizer that does not is refused. A text
+that spells the end token is read as far as there, as transformers does. The projection into the
+space that it shares with the tower of images is the head.
 """
 
 from typing import Any
