@@ -9,7 +9,6 @@ also given a task near its own objective, where keeping it should help.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,12 +27,11 @@ from adapt.features import text_batches
 from adapt.models import stages_of
 from adapt.options import KeptHead
 from adapt.probing.layers import layer_features
-from adapt.run_folder import write_json
 from experiments.study import draw, dual_probe, near_tasks, small_encoders
 from experiments.study.near_tasks import Labelled
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, source_of, write_page
-from experiments.study.scores import Score, accuracy_of, mean_of, score_of, with_interval
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
+from experiments.study.scores import Score, accuracy_of, as_plain, mean_of, score_of, with_interval
 
 NEAR = "near"
 CLASSIFIER = "classifier"
@@ -126,6 +124,11 @@ class Side:
     flops: float  # of a text
     seconds: float  # of the processor, for a thousand texts
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self) | {"score": self.score.plain}
+
 
 # The sides of a subject by task: the layers by their numbers, transform and logits.
 Sides = dict[str, dict[str, dict[str, Side]]]
@@ -143,11 +146,8 @@ def main(config: Config) -> dict[str, Any]:
         for task in tasks_of(config, subject):
             found[subject.name][task] = frozen(subject, task, config)
     tuned: Tuned = {task: fine_tuned(subjects[0], task, config) for task in config.tuned}
-    result = {"frozen": plain(found), "tuned": plain_tuned(tuned)}
-    write_json(config.folder / "keep_the_head.json", result)
-    console.table("accuracy", COLUMNS, table_rows(found, subjects))
-    write_page(page(config, found, tuned, subjects), config.folder, config.docs)
-    console.result(json.dumps(result["tuned"]))
+    result = {"frozen": as_plain(found), "tuned": as_plain(tuned)}
+    publish(page(config, found, tuned, subjects), result, config)
     return result
 
 
@@ -634,23 +634,6 @@ def page(config: Config, found: Sides, tuned: Tuned, subjects: Sequence[Subject]
             f"{config.labels} labelled rows of {config.pool:,}, {config.test_rows} test rows, {draws}",
         ),
     )
-
-
-def plain(found: Sides) -> dict[str, Any]:
-    """Scores as JSON has them, by encoder, task and side."""
-    content: dict[str, Any] = {}
-    for name, of_subject in found.items():
-        content[name] = {}
-        for task, sides in of_subject.items():
-            content[name][task] = {side: of_side.score.plain for side, of_side in sides.items()}
-    return content
-
-
-def plain_tuned(tuned: Tuned) -> dict[str, Any]:
-    content = {}
-    for task, sides in tuned.items():
-        content[task] = {side: score.plain for side, score in sides.items()}
-    return content
 
 
 if __name__ == "__main__":

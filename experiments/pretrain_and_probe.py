@@ -9,7 +9,6 @@ each layer, the head's transform and its logits serve a task.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,14 +27,13 @@ from adapt.pretrained.fresh import cut_vocabulary, fresh
 from adapt.pretrained.hub import tokenizer_of
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.probing.layers import layer_features
-from adapt.run_folder import write_json
 from adapt.training import events
 from adapt.training.metrics_log import read_records
 from experiments.prompting import PROMPTS
 from experiments.study import draw, dual_probe
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, score_of
+from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.scores import Score, as_plain, score_of
 
 TEXTS_OF_A_LINE = 100
 HEAD_WIDTH = 32  # of attention
@@ -153,11 +151,8 @@ def main(config: Config) -> dict[str, Any]:
     corpus = write_corpus(config)
     losses = {name: pretrain(name, corpus, config) for name in config.objectives}
     scores = {name: probe_checkpoints(name, config) for name in config.objectives}
-    result = {"losses": losses, "accuracy": plain(scores)}
-    write_json(config.folder / "pretrain_and_probe.json", result)
-    console.table("accuracy by step", columns(config), table_rows(scores, losses))
-    write_page(page(config, scores, losses), config.folder, config.docs)
-    console.result(json.dumps(result))
+    result = {"losses": losses, "accuracy": as_plain(scores)}
+    publish(page(config, scores, losses), result, config)
     return result
 
 
@@ -440,20 +435,6 @@ def claims(scores: Mapping[str, Scores]) -> list[Claim]:
     return found
 
 
-def plain(scores: Mapping[str, Scores]) -> dict[str, Any]:
-    """Scores as JSON has them, by objective, set, step and side."""
-    content: dict[str, Any] = {}
-    for objective, of_objective in scores.items():
-        content[objective] = {}
-        for name, of_data in of_objective.items():
-            content[objective][name] = {}
-            for step, sides in of_data.items():
-                content[objective][name][str(step)] = {
-                    side: score.plain for side, score in sides.items()
-                }
-    return content
-
-
 def checkpoints_text(config: Config) -> str:
     """How the last checkpoint of the first objective goes on, as command lines."""
     prompt = PROMPTS["reviews"]
@@ -481,7 +462,12 @@ def page(
         why=WHY,
         figure=Figure(plot(scores, losses), CAPTION),
         tables=[
-            Table(names, table_rows(scores, losses), right=len(names) - 1),
+            Table(
+                names,
+                table_rows(scores, losses),
+                right=len(names) - 1,
+                title="Test accuracy by step",
+            ),
             Table(
                 ("objective", "data", *layer_names),
                 layer_rows(scores),

@@ -12,7 +12,6 @@ answered example of each class before it.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,10 +24,9 @@ from adapt.cli.launch import launch
 from adapt.comparison.cells import Cells
 from adapt.comparison.material import FEW
 from adapt.data import bundled
-from adapt.run_folder import write_json
 from experiments.study import draw
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
+from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
 from experiments.study.scores import Score, accuracy_of, with_interval
 
 COLUMNS = (
@@ -185,12 +183,8 @@ def main(config: Config) -> dict[str, Any]:
     result = {}
     for checkpoint, of_sets in scores.items():
         result[checkpoint] = {name: plain(of_set) for name, of_set in of_sets.items()}
-    write_json(config.folder / "prompting.json", result)
-    rows = table_rows(scores)
-    console.table("test accuracy", COLUMNS, rows)
     drawn = plot(scores, majority)
-    write_page(page(config, scores, drawn), config.folder, config.docs)
-    console.result(json.dumps(result))
+    publish(page(config, scores, drawn), result, config)
     return result
 
 
@@ -351,7 +345,7 @@ def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page
         claims=claims(scores),
         why=WHY,
         figure=Figure(drawn, CAPTION),
-        tables=[Table(COLUMNS, table_rows(scores), right=NUMBERS)],
+        tables=[Table(COLUMNS, table_rows(scores), right=NUMBERS, title="Test accuracy")],
         method=[paragraph.format(few=FEW) for paragraph in METHOD],
         differs=DIFFERS,
         source=source_of(

@@ -8,19 +8,17 @@ fine-tuning everything or better, with much data it is worse.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from adapt.cli import console, plots
+from adapt.cli import plots
 from adapt.cli.launch import launch
 from adapt.errors import StrategyError
-from adapt.run_folder import write_json
 from experiments.findings.cells import FindingRunOptions, Setting, fit, short
 from experiments.findings.questions import QUESTIONS, name_of
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, source_of, write_page
-from experiments.study.scores import Score, with_interval
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
+from experiments.study.scores import Score, as_plain, with_interval
 
 SIDES = {"bitfit": plots.RED, "full": plots.BLUE}
 # Of each encoder, from few labels to many; those of tiny-bert with few are of other findings, too.
@@ -118,21 +116,8 @@ def main(config: Config) -> dict[str, Any]:
                 for budget in setting.budgets:
                     scores[name][budget][side] = fits.score(budget)
     result = as_plain(scores)
-    write_json(config.folder / "bitfit.json", result)
-    console.table("test accuracy", COLUMNS, table_rows(scores))
-    write_page(page(config, scores), config.folder, config.docs)
-    console.result(json.dumps(result))
+    publish(page(config, scores), result, config)
     return result
-
-
-def as_plain(scores: Scores) -> dict[str, Any]:
-    """Scores as JSON has them."""
-    content: dict[str, Any] = {}
-    for name, of_budgets in scores.items():
-        content[name] = {}
-        for budget, sides in of_budgets.items():
-            content[name][str(budget)] = {side: score.plain for side, score in sides.items()}
-    return content
 
 
 def lead(sides: Mapping[str, Score]) -> Score:

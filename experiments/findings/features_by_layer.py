@@ -8,17 +8,15 @@ as features: the last four side by side come close to fine-tuning, the last alon
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapt.cli import console, plots
+from adapt.cli import plots
 from adapt.cli.launch import launch
-from adapt.run_folder import write_json
 from experiments.findings.cells import FindingConfig, Setting, fit
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, with_interval
+from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.scores import Score, as_plain, with_interval
 
 LAYERS = 6
 QUESTIONS = Setting(
@@ -104,11 +102,8 @@ def main(config: FindingConfig) -> dict[str, Any]:
             name=f"{setting.data}-{budget}-{side.strategy}-{name.replace(' ', '-')}",
         )
         scores[name] = fits.score(budget)
-    result = {name: score.plain for name, score in scores.items()}
-    write_json(config.folder / "features_by_layer.json", result)
-    console.table("test accuracy", COLUMNS, table_rows(scores))
-    write_page(page(config, setting, scores), config.folder, config.docs)
-    console.result(json.dumps(result))
+    result = as_plain(scores)
+    publish(page(config, setting, scores), result, config)
     return result
 
 
@@ -172,7 +167,7 @@ def page(config: FindingConfig, setting: Setting, scores: Mapping[str, Score]) -
         claims=claims(scores),
         why=WHY,
         figure=Figure(plot(scores, config.checkpoint), CAPTION),
-        tables=[Table(COLUMNS, table_rows(scores), right=2)],
+        tables=[Table(COLUMNS, table_rows(scores), right=2, title="Test accuracy")],
         method=[paragraph.format(**sizes) for paragraph in METHOD],
         differs=DIFFERS,
         source=source_of(

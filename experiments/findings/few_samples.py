@@ -9,20 +9,18 @@ three epochs are too few. Each is changed here, one at a time: the mean and the 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from adapt.cli import console, plots
+from adapt.cli import plots
 from adapt.cli.launch import launch
-from adapt.run_folder import write_json
 from experiments.findings.cells import FindingConfig, Fits, Setting, fit
 from experiments.findings.questions import QUESTIONS, name_of
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, source_of, write_page
-from experiments.study.scores import Score, mean_of, score_of, with_interval
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
+from experiments.study.scores import Score, as_plain, mean_of, score_of, with_interval
 
 # A side, its strategy and its colour.
 SIDES = {
@@ -84,6 +82,11 @@ class Outcome:
     mean: Score
     spread: float
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"mean": self.mean.plain, "spread": self.spread}
+
 
 # By training, number of labels and side.
 Outcomes = dict[str, dict[int, dict[str, Outcome]]]
@@ -115,10 +118,7 @@ def main(config: Config) -> dict[str, Any]:
             for budget in setting.budgets:
                 outcomes[training][budget][side] = outcome_of(right_answers(fits, budget))
     result = as_plain(outcomes)
-    write_json(config.folder / "few_samples.json", result)
-    console.table("test accuracy", COLUMNS, table_rows(outcomes))
-    write_page(page(config, setting, outcomes), config.folder, config.docs)
-    console.result(json.dumps(result))
+    publish(page(config, setting, outcomes), result, config)
     return result
 
 
@@ -133,22 +133,6 @@ def right_answers(fits: Fits, budget: int) -> np.ndarray:
 
 def outcome_of(right: np.ndarray) -> Outcome:
     return Outcome(score_of(right), float(right.mean(1).std(ddof=1)))
-
-
-def as_plain(outcomes: Outcomes) -> dict[str, Any]:
-    """Outcomes as JSON has them: the mean as [value, low, high], and the spread."""
-    content: dict[str, Any] = {}
-    for training, of_budgets in outcomes.items():
-        content[training] = {}
-        for budget, sides in of_budgets.items():
-            content[training][str(budget)] = {
-                side: {
-                    "mean": outcome.mean.plain,
-                    "spread": outcome.spread,
-                }
-                for side, outcome in sides.items()
-            }
-    return content
 
 
 def over_budgets(outcomes: Outcomes, training: str, side: str) -> Score:

@@ -27,8 +27,8 @@ from adapt.run_folder import write_json
 from adapt.training.strategies import as_text
 from experiments.findings.cells import REVIEWS, FindingConfig, Setting, fit, some_rows
 from experiments.study.options import same_flags
-from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, score_of, with_interval
+from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.scores import Score, as_plain, score_of, with_interval
 
 LAYERS = 6
 # The sides by what trains in each of three epochs.
@@ -101,6 +101,11 @@ class Side:
     seconds: Sequence[float]  # of a run in each round
     seconds_cached: Sequence[float]  # [] where nothing is frozen
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self) | {"score": self.score.plain}
+
 
 def main(config: FindingConfig) -> dict[str, Any]:
     config.check_layers(LAYERS)
@@ -128,19 +133,8 @@ def main(config: FindingConfig) -> dict[str, Any]:
             seconds=seconds[f"{name} off"],
             seconds_cached=seconds.get(f"{name} on", []),
         )
-    result = {
-        name: {
-            "accuracy": side.score.plain,
-            "flops": [side.flops, side.flops_cached, side.compiled],
-            "seconds": list(side.seconds),
-            "seconds_cached": list(side.seconds_cached),
-        }
-        for name, side in sides.items()
-    }
-    write_json(config.folder / "freezing_saves.json", result)
-    console.table("what freezing saves", COLUMNS, table_rows(sides))
-    write_page(page(config, setting, sides), config.folder, config.docs)
-    console.result(json.dumps(result))
+    result = as_plain(sides)
+    publish(page(config, setting, sides), result, config)
     return result
 
 
@@ -292,7 +286,7 @@ def page(config: FindingConfig, setting: Setting, sides: Mapping[str, Side]) -> 
         claims=claims(sides),
         why=WHY,
         figure=Figure(plot(sides, config.checkpoint), CAPTION),
-        tables=[Table(COLUMNS, table_rows(sides), right=7)],
+        tables=[Table(COLUMNS, table_rows(sides), right=7, title="What freezing gives and takes")],
         method=[paragraph.format(**sizes) for paragraph in METHOD],
         differs=DIFFERS,
         source=source_of(

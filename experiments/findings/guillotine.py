@@ -11,7 +11,6 @@ Beside the probes, encoders that were cut and then fine-tuned.
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,10 +28,9 @@ from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from adapt.probing.pipeline import read_data
 from adapt.probing.report import ProbeOptions
-from adapt.run_folder import write_json
 from experiments.study import draw
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, source_of, write_page
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, accuracy_of, mean_of, score_of, with_interval
 
 MEANING = "meaning"
@@ -281,10 +279,7 @@ def main(config: Config) -> dict[str, Any]:
     for task in config.tuned if config.kept else ():
         tuned[task] = {kept: fine_tune(task, kept, config) for kept in config.kept}
     result = {name: as_plain(of_tasks) for name, of_tasks in probed.items()}
-    write_json(config.folder / "guillotine.json", result)
-    console.table("probes", COLUMNS, table_rows(probed))
-    write_page(page(config, probed, tuned), config.folder, config.docs)
-    console.result(json.dumps(result))
+    publish(page(config, probed, tuned), result, config)
     return result
 
 

@@ -7,18 +7,16 @@ Lee, Tang and Lin 2019: a fourth of the layers, the last ones, gives 90% of the 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from adapt.cli import console, plots
+from adapt.cli import plots
 from adapt.cli.launch import launch
-from adapt.run_folder import write_json
 from experiments.findings.cells import REVIEWS, FindingConfig, Fits, Setting, fit
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
+from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
 from experiments.study.scores import Score, with_interval
 
 LAYERS = 6
@@ -71,6 +69,11 @@ class Depth:
     parameters: int  # that train
     flops: float  # of a fit
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dataclasses.asdict(self) | {"score": self.score.plain}
+
 
 def main(config: FindingConfig) -> dict[str, Any]:
     config.check_layers(LAYERS)
@@ -86,17 +89,8 @@ def main(config: FindingConfig) -> dict[str, Any]:
             overwrite=config.overwrite,
         )
         depths[layers] = depth_of(fits, setting)
-    result = {}
-    for layers, depth in depths.items():
-        result[STRATEGIES[layers]] = {
-            "accuracy": depth.score.plain,
-            "parameters": depth.parameters,
-            "flops": depth.flops,
-        }
-    write_json(config.folder / "last_quarter.json", result)
-    console.table("trained layers", COLUMNS, table_rows(depths))
-    write_page(page(config, setting, depths), config.folder, config.docs)
-    console.result(json.dumps(result))
+    result = {STRATEGIES[layers]: depth.plain for layers, depth in depths.items()}
+    publish(page(config, setting, depths), result, config)
     return result
 
 
@@ -174,7 +168,9 @@ def page(config: FindingConfig, setting: Setting, depths: Mapping[int, Depth]) -
         claims=claims(scores),
         why=WHY,
         figure=Figure(plot(scores, config.checkpoint), CAPTION),
-        tables=[Table(COLUMNS, table_rows(depths), right=5)],
+        tables=[
+            Table(COLUMNS, table_rows(depths), right=5, title="What training the last layers gives")
+        ],
         method=[paragraph.format(**sizes) for paragraph in METHOD],
         differs=DIFFERS,
         source=source_of(

@@ -7,17 +7,15 @@ Kumar, Raghunathan, Jones, Ma and Liang 2022: fine-tuning is better than a linea
 like the training data and worse on other data; fine-tuning from a probe's head is better on both.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapt.cli import console, plots
+from adapt.cli import plots
 from adapt.cli.launch import launch
-from adapt.run_folder import write_json
 from experiments.findings.cells import REVIEWS, FindingConfig, Fits, Setting, fit
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, mean_of, with_interval
+from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.scores import Score, as_plain, mean_of, with_interval
 
 # A side, its strategy and its colour.
 SIDES = {
@@ -78,14 +76,8 @@ def main(config: FindingConfig) -> dict[str, Any]:
             overwrite=config.overwrite,
         )
         scores[side] = scores_of(fits, setting)
-    result = {
-        side: {name: score.plain for name, score in of_side.items()}
-        for side, of_side in scores.items()
-    }
-    write_json(config.folder / "lp_ft.json", result)
-    console.table("test accuracy", COLUMNS, table_rows(scores))
-    write_page(page(config, setting, scores), config.folder, config.docs)
-    console.result(json.dumps(result))
+    result = as_plain(scores)
+    publish(page(config, setting, scores), result, config)
     return result
 
 

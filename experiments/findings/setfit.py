@@ -9,7 +9,6 @@ fine-tuning with a new head. Beside both, logistic regression on the embeddings 
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,11 +22,10 @@ from adapt.comparison.material import draw_some
 from adapt.data import bundled
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
-from adapt.run_folder import write_json
 from experiments.study import draw
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, source_of, write_page
-from experiments.study.scores import Score, mean_of, score_of, with_interval
+from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.scores import Score, as_plain, mean_of, score_of, with_interval
 
 A_CLASS = 8  # labels
 WORDS = 40  # of a text, the first ones
@@ -124,11 +122,8 @@ def main(config: Config) -> dict[str, Any]:
         rights[name] = {}
         for side in COLOURS:
             rights[name][side] = np.stack([right[side] for right in of_seeds])
-    result = as_plain(rights)
-    write_json(config.folder / "setfit.json", result)
-    console.table("test accuracy", COLUMNS, table_rows(rights))
-    write_page(page(config, rights), config.folder, config.docs)
-    console.result(json.dumps(result))
+    result = as_plain(all_scores(rights))
+    publish(page(config, rights), result, config)
     return result
 
 
@@ -231,14 +226,6 @@ def all_scores(rights: Rights) -> dict[str, dict[str, Score]]:
             of_sets = [scores[name][side] for name in rights]
             scores[MEAN][side] = mean_of(of_sets)
     return scores
-
-
-def as_plain(rights: Rights) -> dict[str, Any]:
-    """Scores as JSON has them."""
-    content: dict[str, Any] = {}
-    for name, of_side in all_scores(rights).items():
-        content[name] = {side: score.plain for side, score in of_side.items()}
-    return content
 
 
 def claims(rights: Rights) -> list[Claim]:

@@ -1,7 +1,8 @@
 """The page of a study: what was asked, what came out, how, and whether a published claim holds."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from adapt import files
 from adapt.cli import console, plots
 from adapt.cli.flags import Options
 from adapt.markdown import markdown_table
-from adapt.run_folder import versions
+from adapt.run_folder import versions, write_json
 from experiments.benchmark.sides import machine
 from experiments.benchmark.table_files import (
     command_line,
@@ -17,6 +18,7 @@ from experiments.benchmark.table_files import (
     source_line,
     versions_text,
 )
+from experiments.study.options import StudyRunOptions
 from experiments.study.scores import CONFIDENCE, Score
 
 REPRODUCED = "reproduced"
@@ -128,6 +130,18 @@ def source_of(program: str, config: Options, what: str) -> str:
 def has_flags_of(config: Options, published: Options) -> bool:
     """Whether the flags are those whose figures a page's prose speaks of, but for where it goes."""
     return command_line("", config) == command_line("", published)
+
+
+def publish(page: Page, result: Mapping[str, Any], config: StudyRunOptions) -> None:
+    """What a study ends with: its result and its page are written, its tables and result printed.
+
+    The result is NAME.json in the folder of the study, NAME that of the page.
+    """
+    write_json(config.folder / f"{page.name}.json", result)
+    for table in page.tables:
+        console.table(table.title, table.columns, table.rows)
+    write_page(page, config.folder, config.docs)
+    console.result(json.dumps(result))
 
 
 def write_page(page: Page, out: Path, docs: Path | None) -> None:

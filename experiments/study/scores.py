@@ -5,7 +5,7 @@ their seeds are compared one by one, so the interval of a difference is that of 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,13 @@ def mean_of(scores: Sequence[Score]) -> Score:
     for score in scores[1:]:
         total = total + score
     return total * (1 / len(scores))
+
+
+def as_plain(scores: Any) -> dict[str, Any]:
+    """Mappings to any depth of scores, or of else what has a ``plain`` form, as JSON has them."""
+    if isinstance(scores, Mapping):
+        return {str(key): as_plain(value) for key, value in scores.items()}
+    return scores.plain
 
 
 def with_interval(score: Score, sign: bool = False) -> str:

@@ -1,6 +1,7 @@
 """What studies share: paired scores, verdicts by intervals, pages."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from adapt.errors import OutputError
 from adapt.tasks import get_task
 from experiments.study import draw, page
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.scores import Score, accuracy_of, mean_of, score_of, with_interval
+from experiments.study.scores import Score, accuracy_of, as_plain, mean_of, score_of, with_interval
 
 CLASSES = ["negative", "positive"]
 TARGETS = np.array([0, 1] * 20)
@@ -182,3 +183,18 @@ def test_a_page_says_claims_figures_and_how_and_is_written_twice(tmp_path, drawn
     for image in ("out/more.png", "docs/img/more.png"):
         assert (tmp_path / image).stat().st_size > 1000
     assert "](more.png)" in (tmp_path / "out" / "more.md").read_text("utf-8")
+
+
+def test_a_study_ends_with_its_result_page_and_tables(tmp_path, capsys):
+    scores = {"reviews": {8: scored(30)}}
+    table = page.Table(("set", "accuracy"), [("reviews", ".725")], right=1, title="Test accuracy")
+    config = StudyRunOptions(out=tmp_path / "out", short=True)
+    config.folder.mkdir()
+    result = as_plain(scores)
+    short = page.Page(name="one", title="One", question="?", tables=[table], source="here")
+    page.publish(short, result, config)
+    said = capsys.readouterr().out
+    assert "Test accuracy" in said and ".725" in said and json.dumps(result) in said
+    assert json.loads((tmp_path / "out-short/one.json").read_text()) == result
+    assert result["reviews"]["8"] == scored(30).plain
+    assert (tmp_path / "out-short/one.md").exists()
