@@ -19,7 +19,7 @@ import jax
 
 from adapt.cli import console, showing
 from adapt.cli.run_folder import open_run
-from adapt.cli.training_report import stored_line
+from adapt.cli.training_report import stored_line, stored_record
 from adapt.data import tables
 from adapt.features import Extraction, extract, settings_at, vector_settings
 from adapt.options import (
@@ -130,7 +130,7 @@ def main(config: Config) -> dict[str, Any]:
             "long": {"rule": extraction.long.rule, **extraction.long.counts},
             **{name: getattr(extraction.settings, name) for name in VECTORS},
             "dtype": extraction.dtype,
-            "frozen": storage_of(extraction),
+            "frozen": stored_record(extraction.stored),
             "encoder_digest": digest(pretrained.params["encoder"]),
             "versions": versions(),
         }
@@ -139,14 +139,6 @@ def main(config: Config) -> dict[str, Any]:
     console.note_long(extraction.long, config.data)
     show(config, extraction, result)
     return result
-
-
-def storage_of(extraction: Extraction) -> dict[str, Any] | None:
-    """How the kernels were stored, and what that changed; None where as they are computed."""
-    if extraction.stored is None:
-        return None
-    stored = dataclasses.asdict(extraction.stored)
-    return {name: value for name, value in stored.items() if name != "phase"}
 
 
 def as_layer(layer: str | int | None) -> int | KeptHead | None:

@@ -22,6 +22,7 @@ import numpy as np
 from adapt import tree
 from adapt.cli import console, plots, showing
 from adapt.cli.run_folder import open_run
+from adapt.cli.training_report import stored_line, stored_record
 from adapt.cost.clock import Compiling, Laps
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
@@ -119,6 +120,9 @@ def main(config: Config) -> dict[str, Any]:
         with console.progress("extracting", len(test)) as bar:
             layout = sharding.make_layout(config.mesh)
             features = data.features(config.poolings, layout, bar.show)
+        stored = data.stored(layout)
+        if stored is not None:
+            console.say(f"frozen    {stored_line(stored)}")
         laps.lap("features")
         if config.speed:
             last_layer = np.ascontiguousarray(features[-1, 0][~test])
@@ -132,6 +136,7 @@ def main(config: Config) -> dict[str, Any]:
         result = dataclasses.asdict(report) | {
             "seconds": laps.seconds | {"compile": compiling.seconds, "total": laps.total},
             "long": {name: long.counts for name, long in data.long.items()},
+            "frozen": stored_record(stored),
             "encoder_digest": tree.digest(pretrained.params["encoder"]),
             "versions": versions(),
         }

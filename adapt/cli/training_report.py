@@ -7,7 +7,9 @@ A fit calls it with every event.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from adapt.cli import console
 from adapt.cost.memory import gib
@@ -128,6 +130,15 @@ def stored_line(event: events.FrozenStored) -> str:
         f"{event.kernel_error:.2%}, the encoder's outputs by {event.output_error:.2%} (root mean "
         "square)"
     )
+
+
+def stored_record(stored: events.FrozenStored | None) -> dict[str, Any] | None:
+    """What result.json says of kernels that no phase trains; None where they are stored as they are
+    computed.
+    """
+    if stored is None:
+        return None
+    return {name: value for name, value in dataclasses.asdict(stored).items() if name != "phase"}
 
 
 def size_text(nbytes: int) -> str:

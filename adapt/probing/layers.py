@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from adapt import tree
+from adapt.devices import check_frozen_dtype
 from adapt.errors import StrategyError
 from adapt.models import POOLINGS, Classifier, Encoder, Model, cached_program, flatten_groups
-from adapt.parallel.sharding import Layout, shard_inputs, shard_tree
+from adapt.options import FrozenDType
+from adapt.parallel.sharding import Layout, shard_inputs
 from adapt.pretrained.hub import Pretrained
 from adapt.training.loop import evaluate
+from adapt.training.step import place_kernels
 
 
 def layer_features(
@@ -22,15 +25,18 @@ def layer_features(
     count: int,
     poolings: Sequence[str],
     layout: Layout | None = None,
+    frozen_dtype: FrozenDType | None = None,
 ) -> np.ndarray:
     """Features float32 [layers + 1, poolings, N, D] of every layer, in memory.
 
     ``batches`` are (index, batch) pairs over ``count`` examples. Layer 0 is the embedding, the last
-    one has the final norm. Raises :class:`StrategyError` for a pooling with weights, which are
-    another head's.
+    one has the final norm. ``frozen_dtype`` is that of the kernels on the devices, by default
+    float32, in which all is computed. Raises :class:`StrategyError` for a pooling with weights,
+    which are another head's, and for a dtype that there is not.
     """
     check_poolings(poolings)
-    params = shard_tree(tree.drop(pretrained.params, "head"), layout)
+    check_frozen_dtype(frozen_dtype)
+    params = place_kernels(tree.drop(pretrained.params, "head"), frozen_dtype, layout)
     model = Model(Encoder(pretrained.config), Classifier(0), layout)
     forward = pooled_layers(model, tuple(poolings))
     return np.moveaxis(evaluate(forward, params, batches, count), 0, 2)

@@ -15,18 +15,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from adapt import tree
 from adapt.data import packing, tables
 from adapt.data.inputs import Columns, Part, as_list, make_parts
 from adapt.data.labels import log_classes
 from adapt.errors import DataError, StrategyError
 from adapt.features import (
     Stream,
+    measure_stored,
     table_batches,
     text_batches,
     vector_settings,
     with_prompt,
 )
-from adapt.options import Long, Quoting, is_of, wanted
+from adapt.options import FrozenDType, Long, Quoting, is_of, wanted
 from adapt.other_names import suggests
 from adapt.parallel import sharding
 from adapt.parallel.multihost import is_multiprocess
@@ -46,7 +48,8 @@ from adapt.probing.report import (
     probe_features,
 )
 from adapt.tasks import TASKS, Task, get_task
-from adapt.training.events import OnProgress
+from adapt.training.events import FrozenStored, OnProgress
+from adapt.training.step import place_kernels
 
 
 @suggests
@@ -76,6 +79,7 @@ def probe(
     prompt: str | None = None,
     unscaled: bool = False,
     image_size: int | None = None,
+    frozen_dtype: FrozenDType | None = None,
 ) -> ProbeReport:
     """Which layer holds what a task needs: heads on the frozen features of every layer, chosen by
     inner folds, tested once.
@@ -100,6 +104,7 @@ def probe(
         pooling=None if pooling is None else tuple(as_list(pooling, "pooling")),
         normalize=normalize,
         prompt=prompt,
+        frozen_dtype=frozen_dtype,
         unscaled=unscaled,
         strengths=tuple(as_list(strengths, "strengths")),
         neighbours=tuple(as_list(neighbours, "neighbours")),
@@ -168,6 +173,7 @@ class ProbeData:
     names: list[str]
     normalize: bool = False
     prompt: str = ""  # before every text
+    frozen_dtype: FrozenDType | None = None  # of the kernels on the devices; None: float32
     # of each part, once its features were computed: the texts that were too long
     long: dict[str, LongTexts] = dataclasses.field(default_factory=dict, init=False, compare=False)
 
@@ -205,7 +211,9 @@ class ProbeData:
                         on_progress(min(done, count), count)  # windows of a text come one by one
                 start += len(part.table)
 
-        features = layer_features(self.pretrained, batches(), count, poolings, layout)
+        features = layer_features(
+            self.pretrained, batches(), count, poolings, layout, self.frozen_dtype
+        )
         if self.normalize:
             lengths = np.linalg.norm(features, axis=-1, keepdims=True)
             features = features / np.maximum(lengths, 1e-12)
@@ -214,6 +222,17 @@ class ProbeData:
             warn_long(long[number], name)
             self.long["train" if number == 0 else "test"] = long[number]
         return features
+
+    def stored(self, layout: Layout | None = None) -> FrozenStored | None:
+        """What ``frozen_dtype`` changes, measured on the first batch; None where it is None."""
+        if self.frozen_dtype is None:
+            return None
+        params = place_kernels(tree.drop(self.pretrained.params, "head"), self.frozen_dtype, layout)
+        first = self.batches(self.parts[0], layout)
+        stored, _ = measure_stored(
+            self.pretrained, params, first, "float32", self.frozen_dtype, layout
+        )
+        return stored
 
     def batches(self, part: Part, layout: Layout | None) -> Stream:
         """The evaluation batches of the rows of one part: its pictures, or its texts or pairs."""
@@ -309,6 +328,7 @@ def read_data(
         names,
         bool(options.normalize),
         options.prompt or "",
+        options.frozen_dtype,
     )
     make_splits(data.labels, data.is_test, options, regression=not names)
     log_classes(train.table, data.class_counts)

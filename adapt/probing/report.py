@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from adapt.errors import StrategyError
-from adapt.options import check_types
+from adapt.options import FrozenDType, check_types
 from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from adapt.probing.selection import (
@@ -49,6 +49,9 @@ class ProbeOptions:
     normalize: bool | None = None
     # what is put before a text, or its name in the checkpoint's folder; default: the folder's own
     prompt: str | None = None
+    # of the encoder's kernels on the device; int8: with a scale for each output; default: float32,
+    # in which all is computed
+    frozen_dtype: FrozenDType | None = None
     # take features as they are; otherwise each is standardised on the rows that a head is fitted on
     unscaled: bool = False
     # of the L2 penalty: scikit-learn's 1 / C, or alpha

@@ -58,6 +58,12 @@ def test_without_a_test_each_fold_is_tested_in_its_turn(run, capsys):
     assert "each of 3 outer folds is looked at once" in capsys.readouterr().out
 
 
+def test_what_kernels_in_fewer_bytes_change_is_said(run, capsys):
+    result = run(frozen_dtype="int8", method=("centroid",))
+    assert "kernels in int8" in capsys.readouterr().out
+    assert result["frozen"]["dtype"] == "int8" and 1e-4 < result["frozen"]["output_error"] < 0.1
+
+
 def test_regression_and_a_limit(run, tmp_path):
     rows = [(text, len(text)) for text in TEXTS]
     result = run(
@@ -84,6 +90,7 @@ def test_mistakes_are_one_line_with_the_mend(run, inputs, tmp_path, command):
             StrategyError,
             "`pooling` mean mean: give at least one, and none twice",
         ),
+        ({"frozen_dtype": "int4"}, StrategyError, "`frozen_dtype` is 'int4': give one of float32"),
         ({"folds": 1}, StrategyError, "`folds` 1 must be at least 2"),
         ({"seeds": 0}, StrategyError, "`seeds` 0 must be at least 1"),
         ({"limit": 3}, StrategyError, "`limit` 3 must be at least 4"),

@@ -289,6 +289,19 @@ def test_every_layer_is_that_of_the_extractor(inputs, case):
         layers.layer_features(loaded, windows, len(TEXTS), ("pooler",))
 
 
+@pytest.mark.parametrize("stored", ["bfloat16", "int8"])
+def test_kernels_in_fewer_bytes_are_those_of_the_extractor(inputs, stored):
+    loaded = hub.load(inputs.checkpoint("bert_bare_pooler"))
+    (streamed,) = features.text_batches(loaded, [TEXTS[:5]])
+    windows = [(streamed.index, streamed.batch)]
+    exact = layers.layer_features(loaded, windows, 5, ("mean",))
+    got = layers.layer_features(loaded, windows, 5, ("mean",), frozen_dtype=stored)
+    for layer in range(loaded.config.layers + 1):
+        same = features.encode(loaded, TEXTS[:5], layer=layer, frozen_dtype=stored)
+        np.testing.assert_allclose(got[layer, 0], same, atol=1e-5)
+    assert np.abs(got[-1] - exact[-1]).max() > 1e-4
+
+
 def test_layers_of_pictures(inputs):
     loaded = hub.load(inputs.checkpoint("vit_classifier"))
     pictures = [tiny.picture(seed) for seed in range(5)]
