@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from adapt.pretrained import families, hub
 from adapt.pretrained.families import Row, get_family
 from adapt.pretrained.peft_entries import TASK_TYPES
 from adapt.pretrained.peft_weights import BASE
+from adapt.training.strategies import BIASES
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def peft_folder(run: hub.Pretrained, base: str) -> Folder:
     """The folder of a run of LoRA, which began with the checkpoint ``base``.
 
     A head that no class of transformers holds is left out. Raises :class:`ExportError` where more
-    of the encoder was trained than what LoRA adds.
+    of the encoder was trained than what LoRA adds, and its biases.
     """
     check_lora(run)
     original = load_base(base)
@@ -69,6 +71,7 @@ def peft_folder(run: hub.Pretrained, base: str) -> Folder:
     if kind == "classes":
         plain, notes = transformers.fitted(plain)
     modules = lora_modules(run, plain, has_prefix=has_head)
+    biases = bias_tensors(plain, original, modules, has_prefix=has_head)
     tensors = head_tensors(plain, original, has_prefix=has_head)
     entries = {
         "peft_type": "LORA",
@@ -76,10 +79,11 @@ def peft_folder(run: hub.Pretrained, base: str) -> Folder:
         "base_model_name_or_path": base_entry(base),
         "inference_mode": True,
         **lora_entries(run, modules),
+        "bias": "all" if biases else "none",
         "modules_to_save": roots(tensors, get_family(run.config.family).prefix_of(plain.head))
         or None,
     }
-    tensors |= lora_tensors(modules)
+    tensors |= lora_tensors(modules) | biases
     named = {f"{BASE}{name}": np.ascontiguousarray(t) for name, t in tensors.items()}
     config = layout.write_config(plain.config, plain.head if has_head else None)
     config |= model_entries(plain, architecture)
@@ -167,15 +171,48 @@ def without_lora(run: hub.Pretrained) -> hub.Pretrained:
 
 
 def check_rest(plain: hub.Pretrained, original: hub.Pretrained, base: str) -> None:
-    """Raise :class:`ExportError` where a weight of the encoder is another one than the base's."""
-    ours = tree.paths(plain.params["encoder"], "encoder/")
-    theirs = tree.paths(original.params["encoder"], "encoder/")
-    for path, leaf in ours.items():
-        if path not in theirs or not np.array_equal(leaf, theirs[path]):
+    """Raise :class:`ExportError` where a weight of the encoder is another one than the base's, and
+    is no bias that a file of PEFT can have.
+    """
+    family = get_family(plain.config.family)
+    for path in changed_paths(plain, original):
+        # Of families whose modules have other names than their files, those of norms are not known.
+        if family.modules or not re.fullmatch(BIASES, path):
             raise ExportError(
                 f"{path} of {plain.source} is another than that of {base}: more than LoRA was "
                 "trained, or another `base` is meant; `format` transformers writes all weights"
             )
+
+
+def changed_paths(plain: hub.Pretrained, original: hub.Pretrained) -> list[str]:
+    """The leaves of the encoder that are others than the base's."""
+    ours = tree.paths(plain.params["encoder"], "encoder/")
+    theirs = tree.paths(original.params["encoder"], "encoder/")
+    changed = []
+    for path, leaf in ours.items():
+        if path not in theirs or not np.array_equal(leaf, theirs[path]):
+            changed.append(path)
+    return changed
+
+
+def bias_tensors(
+    plain: hub.Pretrained, original: hub.Pretrained, modules: Sequence[Module], has_prefix: bool
+) -> Tensors:
+    """All biases of the encoder by the names of the class, where one was trained; else nothing."""
+    if not changed_paths(plain, original):
+        return {}
+    prefix = get_family(plain.config.family).prefix_of(plain.head) if has_prefix else ""
+    wrapped = {module.name for module in modules}
+    leaves = {path: np.asarray(leaf) for path, leaf in tree.paths(plain.params).items()}
+    tensors = {}
+    for row in families.tensor_rows(plain.config, leaves, plain.head):
+        if not all(re.fullmatch(BIASES, path) for path in row.paths):
+            continue
+        module = prefix + row.name.removesuffix(".bias")
+        inner = ".base_layer" if module in wrapped else ""
+        values = [leaves[path] for path in row.paths]
+        tensors[f"{module}{inner}.bias"] = row.to_tensor(values, plain.config.patch_size)
+    return tensors
 
 
 def class_of(plain: hub.Pretrained) -> tuple[str, str]:
@@ -275,7 +312,6 @@ def lora_entries(run: hub.Pretrained, modules: Sequence[Module]) -> dict[str, An
         "alpha_pattern": {module.name: whole(module.alpha) for module in others},
         "target_modules": target_names(run, [module.name for module in modules]),
         "lora_dropout": 0.0,
-        "bias": "none",
         "fan_in_fan_out": any(module.transposed for module in modules),
         "init_lora_weights": True,
         "use_rslora": run.config.lora_stabilised,

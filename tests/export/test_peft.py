@@ -14,7 +14,7 @@ from adapt.export.exporting import export
 from adapt.models import Classifier, peft
 from adapt.pretrained import hub
 from adapt.training import checkpoint
-from tests.helpers.adapters import lora_run
+from tests.helpers.adapters import lora_run, with_other_biases
 from tests.helpers.tiny import REFERENCES
 
 # Families with and without a fused projection, with a head of each kind, with other names of modules.
@@ -59,6 +59,20 @@ def test_rslora_and_dora_are_read_as_they_were_written(tmp_path, case):
     entries = entries_of(tmp_path / "out")
     assert entries["use_rslora"] and entries["use_dora"]
     same(hub.load_silently(tmp_path / "out"), run)
+
+
+@pytest.mark.parametrize("case", ["bert_classifier", "gpt2_bare"])
+def test_biases_that_were_trained_beside_are_written_and_read(tmp_path, case):
+    run = with_other_biases(lora_run(case, ".*/(query|value)"))
+    export(run, tmp_path / "out", "peft", base=REFERENCES / case)
+    assert entries_of(tmp_path / "out")["bias"] == "all"
+    same(hub.load_silently(tmp_path / "out"), run)
+
+
+def test_biases_of_a_family_whose_modules_have_other_names_are_refused(tmp_path):
+    run = with_other_biases(lora_run("vit_classifier", ".*/(query|value)"))
+    with pytest.raises(ExportError, match=r"bias of .* is another .* more than LoRA was trained"):
+        export(run, tmp_path / "out", "peft", base=REFERENCES / "vit_classifier")
 
 
 def test_layers_side_by_side_have_a_rank_for_all_and_one_where_they_share_a(tmp_path):

@@ -15,7 +15,7 @@ from adapt import tree
 from adapt.export.exporting import export
 from adapt.models import Span
 from adapt.pretrained import families, hub
-from tests.helpers.adapters import lora_run
+from tests.helpers.adapters import lora_run, with_other_biases
 from tests.helpers.recorded import computed, unpacked
 from tests.helpers.tiny import REFERENCES
 
@@ -41,14 +41,23 @@ VARIANTS = [
     ("modernbert_classifier", {"lora_stabilised": True}),
     ("gte_bare_no_types", {"lora_magnitudes": True}),
 ]
+WITH_BIASES = ("bert_classifier", "gpt2_bare", "roberta_spans", "deberta_v2_tokens")
 
 
 @pytest.mark.parametrize(("case", "fields"), [*((case, {}) for case in cases()), *VARIANTS])
 def test_peft_computes_from_an_export_what_adapt_computes(tmp_path, case, fields):
+    check_peft_computes(tmp_path, case, lora_run(case, **fields))
+
+
+@pytest.mark.parametrize("case", WITH_BIASES)
+def test_peft_computes_with_the_biases_that_were_trained_beside(tmp_path, case):
+    check_peft_computes(tmp_path, case, with_other_biases(lora_run(case, ".*/(query|value)")))
+
+
+def check_peft_computes(tmp_path, case, run):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     peft = pytest.importorskip("peft")
-    run = lora_run(case, **fields)
     export(run, tmp_path / "adapter", "peft", base=REFERENCES / case)
     with np.load(REFERENCES / case / "outputs.npz") as file:
         recorded = dict(file)

@@ -35,6 +35,18 @@ def lora_run(case: str, targets: str = ".*", **fields: object) -> hub.Pretrained
     return dataclasses.replace(base, config=config, params=params)
 
 
+def with_other_biases(run: hub.Pretrained) -> hub.Pretrained:
+    """The run with other biases in its encoder."""
+    rng = np.random.default_rng(0)
+
+    def change(path: str, leaf: np.ndarray) -> np.ndarray:
+        if not path.startswith("encoder/") or not path.endswith("/bias"):
+            return leaf
+        return leaf + rng.normal(size=leaf.shape, scale=0.2).astype(np.float32)
+
+    return dataclasses.replace(run, params=tree.map_paths(change, run.params))
+
+
 def base_of(case: str) -> Path:
     """The folder of the base of such a run."""
     return REFERENCES / case
