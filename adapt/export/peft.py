@@ -37,7 +37,8 @@ Tensors = dict[str, np.ndarray]
 @dataclasses.dataclass(frozen=True)
 class Module:
     """What LoRA adds to one module: A [rank, in] and B [out, rank], scaled by ``alpha`` and the
-    rank; and the lengths of the kernel [out] of DoRA, else None.
+    rank; and the lengths of the kernel [out] of DoRA, else None. Those of a convolution are
+    :func:`as_convolution`'s.
 
     ``name`` is that of transformers' class, whose kernel is [in, out] where it is ``transposed``.
     """
@@ -227,8 +228,11 @@ def class_of(plain: hub.Pretrained) -> tuple[str, str]:
 
 
 def task_entries(run: hub.Pretrained, kind: str, architecture: str) -> dict[str, Any]:
-    """``task_type`` where PEFT has one, which is of texts; else the class."""
-    task = None if run.config.is_image else TASKS_OF_KINDS.get(kind)
+    """``task_type`` where PEFT has one, which is of texts; else the class. Under FEATURE_EXTRACTION
+    PEFT gives a class ``inputs_embeds``, which those of towers of texts do not take.
+    """
+    is_tower = run.config.is_image or get_family(run.config.family).ends_texts
+    task = None if is_tower else TASKS_OF_KINDS.get(kind)
     if task is not None:
         return {"task_type": task, "auto_mapping": None}
     mapping = {"base_model_class": architecture, "parent_library": "transformers"}
@@ -250,8 +254,22 @@ def lora_modules(run: hub.Pretrained, plain: hub.Pretrained, has_prefix: bool) -
         divisor = math.sqrt(len(a)) if run.config.lora_stabilised else len(a)
         alpha = run.config.lora_scale * divisor
         magnitude = magnitudes(layers, leaves) if run.config.lora_magnitudes else None
+        if row.layout == "neighbours":
+            a, b, magnitude = as_convolution(a, b, magnitude)
         modules.append(Module(name, a, b, alpha, row.layout == "same", magnitude))
     return modules
+
+
+def as_convolution(
+    a: np.ndarray, b: np.ndarray, magnitude: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(A [rank, D, K], B [D, rank, 1], lengths [1, D, 1] or None) of torch's convolution over K
+    neighbours, from A [rank, K * D], B [D, rank] and lengths [D].
+    """
+    by_neighbour = a.reshape(len(a), -1, len(b))
+    if magnitude is not None:
+        magnitude = magnitude[None, :, None]
+    return by_neighbour.transpose(0, 2, 1), b[:, :, None], magnitude
 
 
 def module_rows(plain: hub.Pretrained) -> list[Row]:

@@ -28,6 +28,7 @@ CASES = (
     "qwen3_lm_untied",
     "vit_classifier",
     "dinov2_gated_no_qkv_bias",
+    "clip_text_bare",
 )
 
 
@@ -73,6 +74,14 @@ def test_biases_of_a_family_whose_modules_have_other_names_are_refused(tmp_path)
     run = with_other_biases(lora_run("vit_classifier", ".*/(query|value)"))
     with pytest.raises(ExportError, match=r"bias of .* is another .* more than LoRA was trained"):
         export(run, tmp_path / "out", "peft", base=REFERENCES / "vit_classifier")
+
+
+def test_a_convolution_is_written_as_torch_has_it(tmp_path):
+    run = lora_run("deberta_v2_convolution", lora_magnitudes=True)
+    export(run, tmp_path / "out", "peft", base=REFERENCES / "deberta_v2_convolution")
+    tensors = safetensors.numpy.load_file(tmp_path / "out" / hub.ADAPTER_WEIGHTS)
+    assert tensors["base_model.model.encoder.conv.conv.lora_A.weight"].shape == (2, 16, 3)
+    same(hub.load_silently(tmp_path / "out"), run)
 
 
 def test_layers_side_by_side_have_a_rank_for_all_and_one_where_they_share_a(tmp_path):

@@ -40,6 +40,7 @@ VARIANTS = [
     ("gpt2_bare", {"lora_magnitudes": True, "lora_stabilised": True}),
     ("modernbert_classifier", {"lora_stabilised": True}),
     ("gte_bare_no_types", {"lora_magnitudes": True}),
+    ("deberta_v2_convolution", {"lora_magnitudes": True}),
 ]
 WITH_BIASES = ("bert_classifier", "gpt2_bare", "roberta_spans", "deberta_v2_tokens")
 
@@ -76,7 +77,13 @@ def check_peft_computes(tmp_path, case, run):
         outputs = model(**inputs)
     expected = np.asarray(ours["output"])
     pools = getattr(run.head, "pooling", "") in ("pooler", "map", "patch_norm")
-    names = ["logits", "prediction_logits", "image_embeds", *["pooler_output"] * pools]
+    names = [
+        "logits",
+        "prediction_logits",
+        "image_embeds",
+        "text_embeds",
+        *["pooler_output"] * pools,
+    ]
     named = [name for name in names if outputs.get(name) is not None]
     if isinstance(run.head, Span):
         found = torch.stack([outputs["start_logits"], outputs["end_logits"]], 1).numpy()[0]
