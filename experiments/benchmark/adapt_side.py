@@ -150,16 +150,21 @@ class Adapt:
 
     def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
         """float32 matrix products: GFLOP/s of each repetition, by size."""
-        import jax
+        return {"rates": jax_rates(sizes, repeats)}
 
-        product = jax.jit(lambda a: a @ a)
-        rates = {}
-        for size in sizes:
-            matrix = jax.random.normal(jax.random.key(0), (size, size))
-            rates[str(size)] = peers.matmul_rates(
-                lambda a: product(a).block_until_ready(), matrix, repeats
-            )
-        return {"rates": rates}
+
+def jax_rates(sizes: list[int], repeats: int) -> dict[str, list[float]]:
+    """float32 matrix products by JAX: GFLOP/s of each repetition, by size."""
+    import jax
+
+    product = jax.jit(lambda a: a @ a)
+    rates = {}
+    for size in sizes:
+        matrix = jax.random.normal(jax.random.key(0), (size, size))
+        rates[str(size)] = peers.matmul_rates(
+            lambda a: product(a).block_until_ready(), matrix, repeats
+        )
+    return rates
 
 
 if __name__ == "__main__":

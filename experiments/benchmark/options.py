@@ -23,13 +23,21 @@ class SourceOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PeerOptions:
+class TorchOptions:
     """Python interpreters with what adapt is compared with."""
 
     title: ClassVar[str] = "peers"
 
     # one with torch, transformers and sentence-transformers; default: this one
     peers: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeerOptions(TorchOptions):
+    """Python interpreters with what adapt is compared with."""
+
+    title: ClassVar[str] = "peers"
+
     # one with keras-hub and jax; default: this one
     keras: Path | None = None
 

@@ -184,12 +184,17 @@ class Torch:
 
     def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
         """float32 matrix products: GFLOP/s of each repetition, by size."""
-        rates = {}
-        with self.torch.no_grad():
-            for size in sizes:
-                matrix = self.torch.randn(size, size)
-                rates[str(size)] = matmul_rates(lambda a: a @ a, matrix, repeats)
-        return {"rates": rates}
+        return {"rates": torch_rates(self.torch, sizes, repeats)}
+
+
+def torch_rates(torch: Any, sizes: list[int], repeats: int) -> dict[str, list[float]]:
+    """float32 matrix products by torch on the CPU: GFLOP/s of each repetition, by size."""
+    rates = {}
+    with torch.no_grad():
+        for size in sizes:
+            matrix = torch.randn(size, size)
+            rates[str(size)] = matmul_rates(lambda a: a @ a, matrix, repeats)
+    return rates
 
 
 def seeded_torch(cores: int, seed: int) -> Any:

@@ -385,6 +385,8 @@ def test_a_step_with_lora_multiplies_what_is_counted(monkeypatch):
     [
         ("bert-base", 109),
         ("bert-large", 334),
+        ("roberta-base", 124),
+        ("modernbert-base", 149),
         ("vit-l16", 304),
         ("gpt2-xl", 1558),
         ("qwen3-8b", 7568),  # without its LM head

@@ -8,13 +8,14 @@ import pytest
 
 from adapt.cli import flags
 from experiments import prompting
-from experiments.benchmark import benchmark, tuning, whole_runs
+from experiments.benchmark import benchmark, shape_steps, tuning, whole_runs
 from experiments.benchmark.accelerator import command
 from experiments.benchmark.aot import compile_check
 
 GROUPS = {
     benchmark: ["rounds", "peers", "extraction", "host", "data", "run"],
     whole_runs: ["rounds", "peers", "growth", "data", "training", "run"],
+    shape_steps: ["peers", "rounds", "steps", "run"],
     tuning: ["tuning", "run"],
     command: ["accelerator", "run"],
     prompting: ["study", "run"],

@@ -1,10 +1,11 @@
-"""adapt's steps on an accelerator, as a side that is driven by JSON lines."""
+"""adapt's steps with random weights, as a side that is driven by JSON lines."""
 
+import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmark import peers
-from experiments.benchmark.adapt_side import Training
+from experiments.benchmark.adapt_side import Training, jax_rates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +20,13 @@ class Steps:
         import jax
         import numpy as np
 
+        from adapt.cli.launch import prepare_cpu
         from adapt.program_cache import keep_programs
         from adapt.run_folder import versions
         from adapt.training.step import init_state
         from experiments.benchmark.aot.compiling import Case, make_training
 
+        prepare_cpu()
         keep_programs()
         self.case = Case(**case)
         rng = np.random.default_rng(seed)
@@ -59,9 +62,29 @@ class Steps:
         labels = rng.integers(0, shape.head.classes, num_examples).astype(np.int32)
         return batch | packing.pad_labels(labels, num_examples)
 
-    def train(self, steps: int) -> dict[str, float]:
-        """Whole steps, until the device has done them; the batches are sent in each."""
-        return self.training.take(itertools.islice(itertools.cycle(self.batches), steps), steps)
+    def train(self, steps: int, has_states: bool = False) -> dict[str, float]:
+        """Whole steps, until the device has done them; the batches are sent in each. With
+        ``has_states`` they bring what the frozen blocks make of them, as from the cache.
+        """
+        batches = self.batches_with_states if has_states else self.batches
+        return self.training.take(itertools.islice(itertools.cycle(batches), steps), steps)
+
+    @functools.cached_property
+    def batches_with_states(self) -> "list[Batch]":
+        """The same batches with the states of the frozen prefix, float32 [N, T, D]."""
+        import numpy as np
+
+        prefix = self.training.step.prefix
+        assert prefix is not None  # asked for where blocks are frozen
+        found = []
+        for batch in self.batches:
+            _, of_suffix = prefix(self.training.frozen, batch)
+            found.append({**batch, "hidden": np.asarray(of_suffix["hidden"])})
+        return found
+
+    def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
+        """float32 matrix products: GFLOP/s of each repetition, by size."""
+        return {"rates": jax_rates(sizes, repeats)}
 
     def peak(self) -> dict[str, int | None]:
         """The most bytes of the device in use at once since the start; None where it keeps no

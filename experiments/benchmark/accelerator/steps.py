@@ -113,21 +113,24 @@ def torch_rate(torch: Worker) -> Row:
 
 def torch_step(told: Settings, torch: Worker, case: Case) -> Row:
     """The figures of torch's step. Its memory is given back for the next measurement of adapt."""
-    shape = SHAPES[case.model]
-    started = torch.ask(
-        "start",
-        side="steps",
-        shape=write_config(shape.config),
-        pooling=shape.head.pooling,
-        classes=shape.head.classes,
-        batch_size=case.batch_size,
-        tokens=case.tokens,
-        num_frozen=num_frozen_stages(case),
-        cores=os.cpu_count(),
-        seed=0,
-        learning=LEARNING,
-    )
+    settings = torch_settings(case)
+    started = torch.ask("start", side="steps", cores=os.cpu_count(), seed=0, **settings)
     versions = started["versions"]
     found = trained(told, torch) | {"versions": versions, "platform": versions["device"]}
     torch.ask("start", side="nothing", cores=os.cpu_count())
     return found
+
+
+def torch_settings(case: Case) -> dict[str, Any]:
+    """What torch's side of a case is started with, but for the cores and the seed."""
+    shape = SHAPES[case.model]
+    return {
+        "shape": write_config(shape.config),
+        "pooling": shape.head.pooling,
+        "classes": shape.head.classes,
+        "batch_size": case.batch_size,
+        "tokens": case.tokens,
+        "num_frozen": num_frozen_stages(case),
+        "dtype": case.compute_dtype,
+        "learning": LEARNING,
+    }

@@ -21,6 +21,7 @@ from experiments.benchmark.peers import (
     rate_sizes,
     seeded_torch,
     serve,
+    torch_rates,
     update,
     versions,
 )
@@ -210,10 +211,10 @@ class Sentences:
 
 class Steps:
     """One step on the accelerator that torch finds: AutoModel of a shape, random weights, a linear
-    head, bfloat16 by autocast.
+    head.
 
     ``shape`` is a config.json. The first ``num_frozen`` stages, the embedding and then blocks, do
-    not train.
+    not train. ``dtype`` is float32, or bfloat16 by autocast.
     """
 
     def __init__(
@@ -224,6 +225,7 @@ class Steps:
         batch_size: int,
         tokens: int,
         num_frozen: int,
+        dtype: str,
         cores: int,
         seed: int,
         learning: dict[str, float],
@@ -234,6 +236,7 @@ class Steps:
         self.torch = torch
         self.pooling = pooling
         self.clip = learning["clip"]
+        self.is_mixed = dtype == "bfloat16"
         self.where = place(torch)
         if self.where == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -242,7 +245,7 @@ class Steps:
         kind = shape.pop("model_type")
         config = transformers.AutoConfig.for_model(kind, **shape)
         config.use_cache = False
-        options = {} if kind == "gpt2" else {"add_pooling_layer": False}
+        options = {} if kind in ("gpt2", "modernbert") else {"add_pooling_layer": False}
         encoder = transformers.AutoModel.from_config(config, attn_implementation="sdpa", **options)
         self.encoder = encoder.to(self.where)
         self.head = torch.nn.Linear(config.hidden_size, classes).to(self.where)
@@ -292,7 +295,7 @@ class Steps:
             for name, value in inputs.items():
                 on_device[name] = value.to(self.where, non_blocking=True)
             labels = labels.to(self.where, non_blocking=True)
-            with torch.autocast(self.where, torch.bfloat16):
+            with torch.autocast(self.where, torch.bfloat16, enabled=self.is_mixed):
                 hidden = self.encoder(**on_device).last_hidden_state
                 pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(1)
                 loss = cross_entropy(self.head(self.dropout(pooled)), labels)
@@ -304,6 +307,10 @@ class Steps:
     def peak(self) -> dict[str, int | None]:
         """The most bytes of the device in use at once since the start; None on a CPU."""
         return {"bytes": self.torch.cuda.max_memory_allocated() if self.where == "cuda" else None}
+
+    def rate(self, sizes: list[int], repeats: int) -> dict[str, dict[str, list[float]]]:
+        """float32 matrix products: GFLOP/s of each repetition, by size."""
+        return {"rates": torch_rates(self.torch, sizes, repeats)}
 
 
 class Rate:

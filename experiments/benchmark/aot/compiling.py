@@ -45,6 +45,7 @@ class Case:
     scan: bool = True
     frozen_dtype: str = "float32"  # of frozen kernels
     accumulate: int = 1  # micro-batches of a step, of ``batch_size`` examples each
+    compute_dtype: str = "bfloat16"
 
 
 def resolve_strategy(model: str, spec: str) -> str:
@@ -93,11 +94,12 @@ def tokens_per_example(model: str, batch_size: int, tokens: int | None) -> int:
 def make_training(
     case: Case, layout: sharding.Layout | None = None
 ) -> tuple[Model, Tree, Any, Step]:
-    """(model, labels, optimizer, step): AdamW, clipping, dropout, bfloat16 compute."""
+    """(model, labels, optimizer, step): AdamW, clipping, dropout."""
     shape = SHAPES[case.model]
     layers = shape.config.layers
     encoder = Encoder(encoder_config(case))
-    model = Model(encoder, shape.head, layout, case.remat, case.scan).cast(jnp.bfloat16)
+    model = Model(encoder, shape.head, layout, case.remat, case.scan)
+    model = model.cast(jnp.dtype(case.compute_dtype))
     phase = strategies.strategy(case.strategy, layers).phases[0]
     labels, factors = strategies.label_phase(phase, model.shapes(), layers)
     rate = optim.schedule(1e-4, 1000)

@@ -1,8 +1,10 @@
 """Well-known encoders, decoders among them, by their shapes alone, with the batch that one accelerator takes of each."""
 
 import dataclasses
+from typing import Any
 
 from adapt.models import Classifier, EncoderConfig
+from adapt.pretrained.config_file import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +21,60 @@ def bert(layers: int, width: int, heads: int, examples: int = 32) -> Shape:
     return Shape(config, Classifier(2, "mean", dropout=0.1), examples)
 
 
+def published(name: str, examples: int = 32, **entries: Any) -> Shape:
+    """The shape that the published config.json says, of which these are the ``entries``."""
+    return Shape(read_config(entries, name), Classifier(2, "mean", dropout=0.1), examples)
+
+
 # Devlin et al. 2019 (tiny: Turc et al. 2019; MiniLM: Wang et al. 2020, of six blocks), Dosovitskiy
-# et al. 2021, Radford et al. 2019; Qwen3-8B by its config.json.
+# et al. 2021, Radford et al. 2019; RoBERTa (Liu et al. 2019), ModernBERT (Warner et al. 2024) and
+# Qwen3-8B by their config.json.
 SHAPES = {
     "bert-tiny": bert(2, 128, 2, 2),
     "minilm": bert(6, 384, 12, 64),
     "bert-base": bert(12, 768, 12),
     "bert-large": bert(24, 1024, 16),
+    "roberta-base": published(
+        "roberta-base",
+        model_type="roberta",
+        num_hidden_layers=12,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=514,
+        vocab_size=50265,
+        type_vocab_size=1,
+        hidden_act="gelu",
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+        initializer_range=0.02,
+        pad_token_id=1,
+    ),
+    "modernbert-base": published(
+        "modernbert-base",
+        model_type="modernbert",
+        num_hidden_layers=22,
+        hidden_size=768,
+        num_attention_heads=12,
+        intermediate_size=1152,
+        max_position_embeddings=8192,
+        vocab_size=50368,
+        hidden_activation="gelu",
+        norm_eps=1e-5,
+        norm_bias=False,
+        mlp_bias=False,
+        attention_bias=False,
+        mlp_dropout=0.0,
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        global_attn_every_n_layers=3,
+        local_attention=128,
+        global_rope_theta=160000.0,
+        local_rope_theta=10000.0,
+        initializer_range=0.02,
+        pad_token_id=50283,
+    ),
     "vit-l16": Shape(
         EncoderConfig(
             "vit",
