@@ -16,6 +16,7 @@ A run that uses one says in its model.json which module that is. The run's folde
 in it is ever imported by itself.
 """
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -25,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapt.errors import ExtensionError
+from adapt.errors import AdaptError, ExtensionError
 from adapt.models import HEADS, POOLINGS, Classifier
 from adapt.objectives import OBJECTIVES
 from adapt.pretrained import hub
@@ -46,6 +47,7 @@ REGISTRIES: dict[str, dict[str, Any]] = {
     "family": FAMILIES,
 }
 
+OWN_FOLDER = Path(__file__).parent
 # (kind, name) of an entry -> the module that was imported for it
 _modules: dict[tuple[str, str], str] = {}
 
@@ -91,7 +93,7 @@ def import_module(name: str) -> None:
             f"`import` {name}: there is no module of this name in {folder}, nor is one installed"
         ) from None
     except Exception as error:  # whatever the module raises
-        what = f"{type(error).__name__}: {error}"
+        what = str(error) if isinstance(error, AdaptError) else f"{type(error).__name__}: {error}"
         raise ExtensionError(f"`import` {name}: {place_of(error)}{what}") from error
     finally:
         sys.path.remove(folder)
@@ -100,11 +102,24 @@ def import_module(name: str) -> None:
 
 
 def place_of(error: BaseException) -> str:
-    """The file and the line in which an error was raised. A syntax error says its own."""
+    """The file and the line in which an error was raised; of adapt's own errors those of the call.
+    A syntax error says its own.
+    """
     frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, AdaptError):
+        frames = [frame for frame in frames if not is_of_adapt(frame.filename)]
     if isinstance(error, SyntaxError) or not frames:
         return ""
     return f"{frames[-1].filename}, line {frames[-1].lineno}: "
+
+
+def is_of_adapt(file: str) -> bool:
+    """Whether a file of a traceback is adapt's, or of the dataclasses that it calls for."""
+    return (
+        OWN_FOLDER in Path(file).parents
+        or file == dataclasses.__file__
+        or file.startswith("<")  # code that has no file
+    )
 
 
 def entries() -> dict[tuple[str, str], Any]:
@@ -123,13 +138,26 @@ def module_of(kind: str, name: str, value: Any) -> str | None:
     if isinstance(value, Method):
         value = value.build
     if isinstance(value, Family):
-        value = value.recognise
+        return module_of_family(value)
     if isinstance(value, str):
         module = value.partition(":")[0]
     else:
         module = getattr(value, "__module__", None) or type(value).__module__
-    is_own = module == "__main__" or f"{module}.".startswith("adapt.")
-    return None if is_own else module
+    return None if is_own(module) else module
+
+
+def module_of_family(family: Family) -> str | None:
+    """The module that made a family: that of the first function in its fields which is not adapt's."""
+    for field in dataclasses.fields(family):
+        module = getattr(getattr(family, field.name), "__module__", "builtins")
+        if module != "builtins" and not is_own(module):
+            return module
+    return None
+
+
+def is_own(module: str) -> bool:
+    """Whether a module is adapt's, or the program's main module."""
+    return module == "__main__" or f"{module}.".startswith("adapt.")
 
 
 def modules_of(used: Iterable[tuple[str, str]]) -> dict[str, str]:

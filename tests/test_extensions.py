@@ -7,6 +7,7 @@ import pytest
 from adapt import extensions, files
 from adapt.errors import ExtensionError
 from adapt.models import POOLINGS
+from adapt.pretrained.families import FAMILIES
 
 MODULE = """
 from adapt.models import HEADS, POOLINGS, Classifier
@@ -69,6 +70,19 @@ def test_an_entry_of_a_program_is_known_by_the_module_that_defines_it(write, mon
     assert extensions.modules_of([("pooling", "squared")]) == {"pooling squared": "helper"}
 
 
+def test_a_family_of_a_program_is_known_by_the_module_of_any_of_its_functions(write, monkeypatch):
+    text = "import dataclasses\nfrom adapt.pretrained.families.bert import FAMILY\n\n\n"
+    text += "def complete(hf, fields):\n    return fields\n\n\n"
+    write("rocks", text + "FAMILY = dataclasses.replace(FAMILY, complete=complete)\n")
+    monkeypatch.syspath_prepend(".")
+    import rocks  # pyright: ignore
+
+    FAMILIES["rocks"] = rocks.FAMILY  # whose `recognise` is adapt's
+    assert extensions.modules_of([("family", "rocks")]) == {"family rocks": "rocks"}
+    FAMILIES["rocks"] = "rocks"
+    assert extensions.modules_of([("family", "rocks")]) == {"family rocks": "rocks"}
+
+
 def test_a_second_import_changes_nothing(write, caplog):
     write("twice", MODULE)
     extensions.import_modules(["twice", "twice"])
@@ -92,6 +106,11 @@ def test_the_current_folder_comes_first_and_afterwards_last(write, tmp_path):
         (
             "from adapt.tasks import TASKS\nTASKS['choice'] = TASKS['span']\n",
             "it replaces the task 'choice' of adapt: give it a name of its own",
+        ),
+        (
+            "import dataclasses\nfrom adapt.pretrained.families.bert import FAMILY\n"
+            "FAMILY = dataclasses.replace(FAMILY, pooling='meen')\n",
+            "broken.py, line 3: the family pools by 'meen', which there is not: choose mean",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from adapt.export import card, layout
 from adapt.export.folder import json_text
 from adapt.models import CausalLM, Classifier, MaskedLM
 from adapt.pretrained import hub
+from adapt.pretrained.families import get_family
 from adapt.pretrained.tokenizer import Tokenizer
 from adapt.pretrained.tokenizer_files import with_one_type
 
@@ -66,11 +67,11 @@ def input_files(run: hub.Pretrained) -> tuple[hub.Pretrained, dict[str, str], li
             notes = [card.ADDED_PADDING.format(pad=PAD)]
         special["pad_token"] = token
         pad = padding_id(backend, token)
-        if run.config.position_offset and pad != run.config.position_offset - 1:
+        offset = run.config.position_offset
+        if get_family(run.config.family).counts_after_padding and offset not in (0, pad + 1):
             raise ExportError(
                 f"the padding token of {run.source} has the id {pad}, and the first row of its table "
-                f"of positions is that of {run.config.position_offset - 1}: other libraries count "
-                "positions by it"
+                f"of positions is that of {offset - 1}: other libraries count positions by it"
             )
         run = with_padding(run, pad)
     settings = tokenizer_settings(run, tokenizer)

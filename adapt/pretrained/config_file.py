@@ -14,6 +14,9 @@ from adapt.models import POSITION_KINDS, EncoderConfig
 from adapt.pretrained.families import ACTIVATIONS, Fields, get_family
 from adapt.pretrained.families.checks import check_usual
 
+# Fields that every encoder says.
+REQUIRED = ("layers", "width", "heads", "mlp_width", "positions")
+
 
 def read_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
     """The config of the encoder that config.json describes; ``hf`` are its entries.
@@ -48,15 +51,25 @@ def encoder_config(hf: Mapping[str, Any], where: str) -> EncoderConfig:
         )
     check_usual(hf, **family.usual)
     fields = family.complete(hf, {**fields, **family.always})
+    missing = [name for name in REQUIRED if name not in fields]
+    if missing:
+        raise CheckpointError(
+            f"the family {model_type} has no row for {' and '.join(missing)}: add one to its config, "
+            "or say it in `always` or `complete`"
+        )
     if fields.get("pad_token", 0) is None:  # padding is masked here, so that any token will do
         end = fields.get("end_token")
         fields["pad_token"] = 0 if end is None else end
     fields["activation"] = activation(fields["activation"])
+    entries = {}
+    for ours, theirs, *_ in reversed(family.config):
+        if hf.get(theirs) == fields.get(ours):  # else `complete` made another value of it
+            entries[ours] = theirs
     for name in ("pad_token", "end_token"):
         if fields.get(name) is not None:
-            fields[name] = token_id(fields[name], name, where)
+            fields[name] = token_id(fields[name], entries.get(name, name), where)
     config = EncoderConfig(**fields)
-    check_config(config, f"config.json in {where}")
+    check_config(config, f"config.json in {where}", entries)
     if not config.is_image and not 0 <= config.pad_token < config.vocabulary:
         # A padding token without a row.
         config = dataclasses.replace(config, pad_token=0)
@@ -104,9 +117,14 @@ def token_id(value: Any, name: str, where: str) -> int:
     return value
 
 
-def check_config(config: EncoderConfig, file: str) -> None:
-    """Raise :class:`CheckpointError` for sizes that make no encoder; ``file`` says them."""
+def check_config(
+    config: EncoderConfig, file: str, entries: Mapping[str, str] | None = None
+) -> None:
+    """Raise :class:`CheckpointError` for sizes that make no encoder. ``file`` says them, under the
+    names of the fields or those that ``entries`` has for them.
+    """
     says = f"{file} says"
+    entries = entries or {}
     for name in (
         "layers",
         "width",
@@ -116,19 +134,21 @@ def check_config(config: EncoderConfig, file: str) -> None:
         *([] if config.is_image else ["vocabulary"]),
     ):
         size = getattr(config, name)
-        if not isinstance(size, int) or size < 1:
-            raise CheckpointError(f"{says} {size!r} for {name}: it must be at least 1")
+        said = f"{says} {size!r} for {entries.get(name, name)}"
+        if type(size) is not int or size < 1:
+            raise CheckpointError(f"{said}: it must be a whole number from 1 on")
         if size >= 2**31:
-            raise CheckpointError(f"{says} {size} for {name}: it must be below 2^31")
+            raise CheckpointError(f"{said}: it must be below 2^31")
     for name in ("norm_epsilon", "dropout", "attention_dropout", "init_range"):
         value = getattr(config, name)
         most = 1.0 if name.endswith("dropout") else 1e6
         if type(value) not in (int, float) or not 0 <= value < most:
             raise CheckpointError(
-                f"{says} {value!r} for {name}: it must be a number from 0 to {most}"
+                f"{says} {value!r} for {entries.get(name, name)}: it must be a number from 0 to "
+                f"{most}"
             )
     check_heads(config, says)
-    check_positions(config, says)
+    check_positions(config, says, entries)
 
 
 def check_heads(config: EncoderConfig, says: str) -> None:
@@ -150,12 +170,18 @@ def check_heads(config: EncoderConfig, says: str) -> None:
         )
 
 
-def check_positions(config: EncoderConfig, says: str) -> None:
+def check_positions(config: EncoderConfig, says: str, entries: Mapping[str, str]) -> None:
     """Raise :class:`CheckpointError` for positions and local layers that no block has."""
     if config.position_kind not in POSITION_KINDS:
         kinds = ", ".join(POSITION_KINDS)
         raise CheckpointError(
             f"{says} {config.position_kind!r} for position_kind: adapt has {kinds}"
+        )
+    offset = config.position_offset
+    if type(offset) is not int or not 0 <= offset < 2**31:
+        raise CheckpointError(
+            f"{says} {offset!r} for {entries.get('position_offset', 'position_offset')}: it must be "
+            "a whole number from 0 to 2^31"
         )
     if any(block not in range(config.layers) for block in config.local_layers):
         raise CheckpointError(

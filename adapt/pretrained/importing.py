@@ -5,7 +5,7 @@ The encoder has to be whole. A head that is not known, or does not fit, is left 
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from adapt import tree
 from adapt.errors import CheckpointError
 from adapt.models import Classifier, Encoder, EncoderConfig, Model, Span
 from adapt.pretrained import tensor_names
-from adapt.pretrained.families import Family, get_family, tensor_rows
+from adapt.pretrained.families import Family, Row, get_family, tensor_rows
 
 LARGEST_WEIGHT = 1e18  # the square of a larger one is no number of float32
 
@@ -93,12 +93,30 @@ def expected_tensors(config: EncoderConfig, head: Any) -> dict[str, jax.ShapeDty
     names and shapes.
     """
     leaves = tree.paths(Model(Encoder(config), head).shapes())
+    rows = tensor_rows(config, leaves, head)
+    check_all_leaves(config, leaves, rows)
     expected = {}
-    for row in tensor_rows(config, leaves, head):
+    for row in rows:
         zeros = [np.broadcast_to(np.float32(0), leaves[path].shape) for path in row.paths]
         tensor = row.to_tensor(zeros, config.patch_size)
         expected[row.name] = jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
     return expected
+
+
+def check_all_leaves(config: EncoderConfig, leaves: Iterable[str], rows: Sequence[Row]) -> None:
+    """Raise :class:`CheckpointError` for a leaf that the table of the family has no row for, as
+    where it spells the leaf's path otherwise.
+    """
+    without = set(leaves)
+    for row in rows:
+        without -= set(row.paths)
+    if without:
+        names = sorted(without)
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        raise CheckpointError(
+            f"the table of the family {config.family} has no row for {', '.join(names[:4])}{more}, "
+            "which the model has by its config.json: add one, or correct the path in a row's leaves"
+        )
 
 
 def part_of(family: Family, name: str) -> str:

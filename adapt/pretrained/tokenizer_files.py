@@ -199,8 +199,15 @@ def kind_of(said: str, own_class: str, file: Path, content: Settings) -> str:
     """The class that makes the tokenizer, a name of ``TOKENIZERS``, or "" for tokenizer.json as it
     is.
 
-    Raises :class:`CheckpointError` for another class without a tokenizer.json.
+    Raises :class:`CheckpointError` for another class without a tokenizer.json, and for a class of
+    the family that is not made here.
     """
+    own_class = SAME_CLASSES.get(own_class, own_class)
+    if own_class and own_class not in TOKENIZERS:
+        raise CheckpointError(
+            f"the family of {file.parent} has the tokenizer {own_class}, which is not made here: "
+            f"say one of {', '.join(TOKENIZERS)} in the Family, or none to take tokenizer.json"
+        )
     has_json = file.name == "tokenizer.json"
     if said in AS_IT_IS and has_json:
         return ""

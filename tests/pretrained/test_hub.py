@@ -108,8 +108,8 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones(folder):
     [
         ({"hidden_size": "absent"}, "config.json has no entry 'hidden_size'"),
         ({"num_attention_heads": 5}, "says 5 heads, which does not divide the width 24"),
-        ({"num_hidden_layers": 0}, "says 0 for layers: it must be at least 1"),
-        ({"vocab_size": "many"}, "says 'many' for vocabulary"),
+        ({"num_hidden_layers": 0}, "says 0 for num_hidden_layers: it must be a whole"),
+        ({"vocab_size": "many"}, "says 'many' for vocab_size"),
         ({"hidden_act": "swish7"}, "unknown activation 'swish7' in "),
         ({"position_embedding_type": "relative_key"}, 'only "absolute" is read, choose'),
     ],

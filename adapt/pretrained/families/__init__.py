@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from adapt import tree
-from adapt.errors import CheckpointError
+from adapt.errors import CheckpointError, ExtensionError
 from adapt.models import (
     CausalLM,
     Classifier,
@@ -43,6 +43,7 @@ from adapt.models import (
     Span,
     Tagger,
 )
+from adapt.pretrained.families import own_faults
 from adapt.pretrained.families.types import Entries, Fields, Found, Tensors
 
 ACTIVATIONS = {
@@ -96,7 +97,11 @@ class Row:
     ``name`` is the tensor's and ``paths`` are the leaves'; ``#`` in both stands for the number of a
     block. ``layout`` is a name of :data:`LAYOUTS`. ``kinds`` are the kinds of heads under which the
     tensor has this name; empty: under all. ``only`` is (a field of the config, its value where the
-    tensor has this name).
+    tensor has this name). Raises :class:`ExtensionError` for a layout that there is not, and for
+    paths that are no tuple.
+
+        >>> Row("tokens.weight", ("encoder/embedding/token",)).to_leaves(np.ones((5, 2)))[0].shape
+        (5, 2)
     """
 
     name: str
@@ -104,6 +109,17 @@ class Row:
     layout: str = "same"
     kinds: tuple[str, ...] = ()
     only: tuple[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.paths, tuple):
+            raise ExtensionError(
+                f"the row of {self.name!r} has {self.paths!r} for its leaves: give a tuple of paths"
+            )
+        if self.layout not in LAYOUTS:
+            raise ExtensionError(
+                f"the row of {self.name!r} has the layout {self.layout!r}: layouts are "
+                f"{', '.join(LAYOUTS)}"
+            )
 
     def to_leaves(self, tensor: np.ndarray) -> list[np.ndarray]:
         """The leaves, in the order of ``paths``."""
@@ -284,6 +300,21 @@ def no_tensors(config: EncoderConfig, architecture: str, tensors: Tensors) -> Te
     return {}
 
 
+# What :func:`head_kind` says of adapt's own heads.
+HEAD_KINDS = (
+    "features",
+    "projection",
+    "classes",
+    "token classes",
+    "spans",
+    "masked LM",
+    "masked LM and next sentence",
+    "causal LM",
+    "replaced tokens",
+    "masked image",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """What adapt has to know of a family of checkpoints.
@@ -337,9 +368,15 @@ class Family:
       :data:`adapt.pretrained.tokenizer_files.TOKENIZERS`; "": tokenizer.json is taken as it is.
     * ``processor``: the class that makes pixels of its images, a name of
       :data:`adapt.pretrained.images.PROCESSORS`, where the folder names none.
+    * ``counts_after_padding``: whether the original library counts the positions of a text by the
+      id of the padding token, from the one after it on. An export where the padding token has
+      another id is refused then.
     * ``any_size``: whether the original library makes the encoder fit pictures of any size, so that
       their size is that of preprocessor_config.json; ``smooth_positions``: whether it interpolates
       positions with anti-aliasing.
+
+    Raises :class:`ExtensionError` for a field of a config, a pooling or a kind of head that there
+    is not, where the family is made.
     """
 
     config: Sequence[tuple[Any, ...]]
@@ -371,6 +408,15 @@ class Family:
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     always: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    counts_after_padding: bool = False
+
+    def __post_init__(self) -> None:
+        own_faults.check_rows(self.config, self.always)
+        own_faults.check_pooling(self.pooling)
+        own_faults.check_kinds(HEAD_KINDS, classes=self.classes, prefixes=self.prefixes)
+        for row in self.table:
+            own_faults.check_kinds(HEAD_KINDS, **{f"the row of {row.name!r}": row.kinds})
+        own_faults.check_prefixes([self.prefix, *self.prefixes.values()])
 
     def prefix_of(self, head: Any) -> str:
         """The prefix of transformers' class for this head."""
@@ -423,13 +469,18 @@ def get_family(name: Any) -> Family:
     """
     if not isinstance(name, str) or name not in FAMILIES:
         raise CheckpointError(
-            f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}"
+            f"unknown architecture {name!r} in config.json: adapt reads {', '.join(FAMILIES)}; for "
+            "another `import` the module that adds it"
         )
     family = FAMILIES[name]
     if isinstance(family, Family):
         return family
-    module, _, attribute = family.partition(":")
-    found = getattr(importlib.import_module(module), attribute or "FAMILY", None)
+    module, _, attribute = str(family).partition(":")
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        raise CheckpointError(f"the family {name} is registered as {family}: {error}") from error
+    found = getattr(imported, attribute or "FAMILY", None)
     if not isinstance(found, Family):
         raise CheckpointError(
             f"the family {name} is registered as {family}: {attribute or 'FAMILY'} in {module} has "
@@ -439,7 +490,8 @@ def get_family(name: Any) -> Family:
 
 
 def head_kind(head: Any) -> str:
-    """The kind of a head, which decides the names of its tensors and transformers' class.
+    """The kind of a head, one of :data:`HEAD_KINDS`, which decides the names of its tensors and
+    transformers' class. A head of one's own has the kind "the head", a space and its class.
 
     "features" is a pooler or nothing, "projection" a dense layer that makes features, "classes" a
     classifier of sequences or images.

@@ -148,4 +148,5 @@ FAMILY = Family(
     extra_tensors=extra_tensors,
     settle=settle,
     tokenizer="EsmTokenizer",
+    counts_after_padding=True,
 )

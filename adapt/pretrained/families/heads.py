@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from adapt.errors import CheckpointError
 from adapt.models import CausalLM, Classifier, EncoderConfig, MaskedLM, Span, Tagger
 from adapt.pretrained.families import Row, architecture, dense, language_model, norm, under
 from adapt.pretrained.families.types import Entries, Found, Tensors
@@ -90,7 +91,10 @@ def masked_lm(
     head: Callable[[EncoderConfig, bool], Any] = language_model,
     embedding: str = TOKEN_TABLE,
 ) -> Reader:
-    """A masked LM whose dense layer and decoder are called so; the other names are of :func:`tie`."""
+    """A masked LM whose dense layer, decoder, the decoder's bias and token embedding are tensors of
+    these names. ``tie_word_embeddings`` of config.json, true unless it is said, ties the decoder to
+    the embedding unless the file holds another one; see :func:`tie`.
+    """
 
     def read(config: EncoderConfig, hf: Entries, tensors: Tensors) -> Found | None:
         if transform not in tensors:
@@ -222,11 +226,18 @@ def tie(
     """(whether the decoder is the embedding, the tensors without the copy of it that a file may
     hold).
 
+    Raises :class:`CheckpointError` where the file has a decoder and no tensor ``embedding``.
+
     With ``bias`` there is one bias under this name, too: an untied file may hold a second one
     beside its decoder, and then transformers computes with that.
     """
     stored = tensors.get(decoder)
-    same = stored is None or np.array_equal(stored, tensors.get(embedding, ()))
+    if stored is not None and embedding not in tensors:
+        raise CheckpointError(
+            f"{decoder} is compared with {embedding}, which the file has not: say in the family "
+            "what its token embedding is called (`embedding`)"
+        )
+    same = stored is None or np.array_equal(stored, tensors[embedding])
     tied = bool(hf.get("tie_word_embeddings", True)) and same
     kept = dict(tensors)
     if tied:

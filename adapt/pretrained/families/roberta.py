@@ -58,6 +58,7 @@ FAMILY = Family(
     extra_tensors=heads.second_bias_or_pooler(DECODER, BIAS),
     language_model=heads.gelu_masked_lm,
     tokenizer="RobertaTokenizer",
+    counts_after_padding=True,
 )
 
 
