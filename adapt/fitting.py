@@ -225,9 +225,7 @@ def fit(
         if validate_first and session.progress.best_score is None:
             session.validate(active, state, phase.epochs.start)
         # A regularizer finds the pre-trained values beside what is frozen.
-        inputs = phases.with_anchor(
-            active.computed, phase.step, phase.labels, plan.pretrained.params
-        )
+        inputs = phases.with_anchor(active.computed, phase, plan.pretrained.params)
         shapes: set[Any] = set()
         pace = STEP_BY_STEP
         for epoch in plan.epochs_left(phase, int(state.step)):

@@ -16,6 +16,7 @@ from adapt.errors import StrategyError
 from adapt.finetuning import prepare
 from adapt.models import CausalLM, MaskedLM
 from adapt.options import FinetuningOptions
+from adapt.training import phases
 from adapt.training.optim import FROZEN
 from tests.helpers import prompts, tiny
 
@@ -91,6 +92,24 @@ def test_a_strategy_goes_on_with_the_head_of_pre_training(bert, strategy, trains
     paths = [path for path, group in tree.paths(phase.labels).items() if group != FROZEN]
     assert trains <= {"/".join(path.split("/")[:2]) for path in paths}
     assert phase.groups["head"].peak_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("strategy", ["full+l2sp:0.1", "frozen+mixout:0.5"])
+def test_a_regularizer_holds_the_head_to_its_pretrained_values(bert, strategy):
+    options = FinetuningOptions(
+        checkpoint=bert,
+        task="cloze",
+        strategy=strategy,
+        template=TEMPLATE,
+        verbalizer="positive=good,negative=bad",
+    )
+    plan = prepare(bert, TEXTS, LABELS, options, columns=Columns()).plan
+    (phase,) = plan.phases
+    inputs = phases.with_anchor({}, phase, plan.pretrained.params)
+    anchor = tree.paths(inputs["anchor"])
+    assert anchor.keys() == set(phases.trained_paths(phase.labels))
+    before = tree.paths(adapt.load(bert).params)
+    np.testing.assert_array_equal(anchor["head/transform/kernel"], before["head/transform/kernel"])
 
 
 def test_what_a_head_has_for_another_objective_is_discarded(tmp_path):

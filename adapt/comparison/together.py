@@ -143,7 +143,7 @@ def fit_together(
     (phase,) = plans[0][0].phases
     group, frozen, states = open_group(plans, data, options)
     members = [member for row in group for member in row]
-    inputs = phases.with_anchor(frozen, phase.step, phase.labels, plans[0][0].pretrained.params)
+    inputs = phases.with_anchor(frozen, phase, plans[0][0].pretrained.params)
     take_step = joint_step(phase.step.update)
     count = 0
     for epoch in phase.epochs:

@@ -469,7 +469,7 @@ def step_cost(plan: Plan, data: CellData, phase: CompiledPhase) -> StepCost:
     files = data.states.sets(phase, frozen)
     sets = cell_sets(data.material, files, data.draw, data.seed)
     batch = next(iter(dataclasses.replace(data, sets=sets).batches(0, 0)))
-    inputs = phases.with_anchor(frozen, phase.step, phase.labels, plan.pretrained.params)
+    inputs = phases.with_anchor(frozen, phase, plan.pretrained.params)
     return together.step_cost(phase.step, inputs, state, batch)
 
 

@@ -143,7 +143,7 @@ def first_steps(case: DeepCase) -> str:
     key = jax.random.fold_in(plan.key, 1)
     state = init_trainable(plan.params, phase.labels, phase.tx, key, plan.layout)
     frozen = phase.place_frozen(optim.frozen(plan.params, phase.labels))
-    inputs = phases.with_anchor(frozen, phase.step, phase.labels, plan.pretrained.params)
+    inputs = phases.with_anchor(frozen, phase, plan.pretrained.params)
     for batch in itertools.islice(case.data.batches(0, 0), STEPS):
         state, _ = phase.step(inputs, state, batch)
     return tree.digest(jax.device_get(state.params))

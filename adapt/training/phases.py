@@ -13,6 +13,7 @@ from adapt import tree
 from adapt.devices import compute_dtype, this_device
 from adapt.errors import StrategyError
 from adapt.models import Model, cached_program, is_kept, peft
+from adapt.models.heads import POOLINGS_OF_CHECKPOINTS
 from adapt.options import DType, FrozenDType, OptimizerOptions, Remat
 from adapt.parallel import sharding
 from adapt.training import events, frozen_prefix, losses, optim, strategies
@@ -160,7 +161,7 @@ def build_phases(
         labels, factors = strategies.label_phase(phase, params, blocks)
         check_something_trains(labels, spec, number)
         if regularizer and phase is strategy.phases[-1]:
-            check_something_is_pretrained(labels, spec)
+            check_something_is_pretrained(labels, model.head, spec)
 
         # A group's optimizer counts from the phase in which the group began, so its schedule is
         # shifted by the steps that the schedule was on before that.
@@ -212,9 +213,9 @@ def check_something_trains(labels: tree.Tree, spec: str, number: int) -> None:
         )
 
 
-def check_something_is_pretrained(labels: tree.Tree, spec: str) -> None:
+def check_something_is_pretrained(labels: tree.Tree, head: Any, spec: str) -> None:
     """Raise :class:`StrategyError` if nothing that trains has a pre-trained value to be held to."""
-    if not any(has_pretrained_value(path) for path in trained_paths(labels)):
+    if not any(has_pretrained_value(path, head) for path in trained_paths(labels)):
         raise StrategyError(
             f"`strategy` {spec}: l2sp and mixout hold pre-trained weights, and none of them "
             "trains: leave them out"
@@ -295,27 +296,29 @@ def init_params(
     return params
 
 
-def with_anchor(
-    frozen: tree.Tree, step: Step, labels: tree.Tree, pretrained: tree.Tree
-) -> tree.Tree:
-    """The frozen parameters as the step takes them.
+def with_anchor(frozen: tree.Tree, phase: CompiledPhase, pretrained: tree.Tree) -> tree.Tree:
+    """The frozen parameters as the step of a phase takes them.
 
-    A regularizer finds pre-trained values under ``anchor``: those of the encoder, and of a head of
-    pre-training that is kept below the new one.
+    A regularizer finds the pre-trained values of what trains under ``anchor``; ``pretrained`` are
+    the checkpoint's parameters.
     """
-    if step.regularizer is None:
+    if phase.step.regularizer is None:
         return frozen
-    group = tree.group_of(labels)
-    values = {"encoder": pretrained["encoder"]}
-    below = labels["head"].get("below", {})
-    if below:
-        values["head"] = {"below": {name: pretrained["head"][name] for name in below}}
-    anchor = tree.select(values, lambda path: group(path) != optim.FROZEN)
-    return frozen | {"anchor": sharding.shard_tree(anchor, step.layout)}
+    values = tree.paths(pretrained)
+    anchor = {}
+    for path in trained_paths(phase.labels):
+        if has_pretrained_value(path, phase.model.head):
+            anchor[path] = values[path.replace("head/below/", "head/", 1)]
+    return frozen | {"anchor": sharding.shard_tree(tree.unflatten(anchor), phase.model.layout)}
 
 
-def has_pretrained_value(path: str) -> bool:
-    """Whether a leaf has a pre-trained value to which a regularizer can hold it."""
-    if path.startswith("head/below/"):
+def has_pretrained_value(path: str, head: Any) -> bool:
+    """Whether a leaf has a pre-trained value to which a regularizer can hold it: one of the encoder,
+    of a head of pre-training that is kept, or below the new one, and of a checkpoint's pooling.
+    """
+    if path.startswith("encoder/"):
+        return not peft.is_peft_param(path)
+    if is_kept(head) or path.startswith("head/below/"):
         return True
-    return path.startswith("encoder/") and not peft.is_peft_param(path)
+    pooling = getattr(head, "pooling", None)
+    return pooling in POOLINGS_OF_CHECKPOINTS and path.startswith(f"head/{pooling}/")

@@ -10,10 +10,14 @@ import pytest
 import adapt
 from adapt import tree
 from adapt.data import packing
+from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
 from adapt.features import settings_at, vector_settings
+from adapt.finetuning import prepare
 from adapt.models import CausalLM, Classifier, MaskedLM, ReplacedTokens, Tagger, stages_of
+from adapt.options import FinetuningOptions
 from adapt.pretrained import hub
+from adapt.training import phases
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -127,6 +131,16 @@ def test_a_kept_head_is_held_to_its_pretrained_values(bert, strategy):
         return np.abs(kernel - bert.params["head"]["transform"]["kernel"]).mean()
 
     assert moved(held) < 0.8 * moved(plain)
+
+
+def test_the_pooler_of_a_checkpoint_is_held_to_its_pretrained_values(inputs):
+    pretrained = adapt.load(inputs.checkpoint("bert_bare_pooler", blocks=1))
+    options = FinetuningOptions(pooling="pooler", strategy="full+l2sp:0.1")
+    plan = prepare(pretrained, TEXTS, LABELS, options, columns=Columns()).plan
+    (phase,) = plan.phases
+    anchor = phases.with_anchor({}, phase, plan.pretrained.params)["anchor"]
+    assert tree.digest(anchor["head"]) == tree.digest(pretrained.params["head"])
+    assert "classifier" not in anchor["head"] and "encoder" in anchor
 
 
 def test_a_head_that_pools_by_attention_goes_on_with_it(bert):
