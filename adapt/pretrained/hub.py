@@ -372,7 +372,10 @@ def load_adapter(folder: Path, source: str, base: str | Path | None = None) -> P
     )
     hf, imported = peft_weights.merge_adapter(config, hf, tensors, adapter)
     hf = with_labels(hf, inner, imported.head)
-    note = f"{source}: the adapter ({entries.peft_type}) is merged into {base_folder}"
+    note = (
+        f"{source}: the adapter ({entries.peft_type}) is merged into {base_folder}, so that a LoRA "
+        "trained on it is a new one"
+    )
     pretrained = imported_model(source, config, hf, imported, (note,))
     pretrained = with_inputs(pretrained, base_folder, hf)
     if vocabulary_file(inner) is not None:

@@ -79,7 +79,7 @@ def test_a_merged_adapter_computes_what_peft_recorded(case):
 def test_the_head_is_that_of_the_adapter_and_what_the_base_had_is_said():
     loaded = load("bert_classifier")
     assert loaded.task == "classification" and loaded.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
-    assert any("merged" in note for note in loaded.notes)
+    assert any("merged" in note and "is a new one" in note for note in loaded.notes)
     assert "cls.predictions.bias" in loaded.unread["head of the base"]
     assert load("roberta_tags").task == "tags"
 
