@@ -32,7 +32,7 @@ from adapt.training.metrics_log import read_records
 from experiments.prompting import PROMPTS
 from experiments.study import draw, dual_probe
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, as_plain, score_of
 
 TEXTS_OF_A_LINE = 100
@@ -48,7 +48,7 @@ SHORT: dict[str, Any] = {
     "objectives": ("masked",),
     "text": ("reviews",),
     "vocabulary": 1000,
-    "layers": 2,
+    "layers": 1,
     "width": 64,
     "first": 8,
     "doublings": 1,
@@ -91,28 +91,28 @@ class StudyOptions:
     # a checkpoint whose WordPiece tokenizer is taken
     tokenizer: str = "tiny-bert"
     # how many of its tokens, the most frequent ones
-    vocabulary: int = 8000
+    vocabulary: int = 4000
     # blocks of the encoder
-    layers: int = 4
+    layers: int = 2
     # of a token's state, a multiple of 32
     width: int = 128
     # steps to the first checkpoint after the one of fresh weights
-    first: int = 64
+    first: int = 128
     # how often that number is doubled: each time a checkpoint, the last of them at the end
-    doublings: int = 3
+    doublings: int = 4
     # examples a step
-    batch_size: int = 12
+    batch_size: int = 16
     # tokens of an example
     max_length: int = 64
     learning_rate: float = 1e-3
     # bundled sets that are probed
     data: tuple[str, ...] = ("reviews", "trec")
     # labelled examples of a probe
-    labels: int = 200
+    labels: int = 300
     # draws of these
-    seeds: int = 3
+    seeds: int = 5
     # rows of the test set
-    test_rows: int = 300
+    test_rows: int = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -459,7 +459,7 @@ def page(
         title="While pre-training goes on",
         question=QUESTION,
         claims=claims(scores),
-        why=WHY,
+        why=WHY if has_flags_of(config, Config()) else (),
         figure=Figure(plot(scores, losses), CAPTION),
         tables=[
             Table(

@@ -26,7 +26,7 @@ from adapt.comparison.material import FEW
 from adapt.data import bundled
 from experiments.study import draw
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, accuracy_of, with_interval
 
 COLUMNS = (
@@ -162,6 +162,9 @@ class Config(StudyOptions, StudyRunOptions):
     """The flags of the command."""
 
     out: Path = Path("runs/prompting")
+
+
+PUBLISHED = Config()  # the flags whose figures WHY speaks of
 
 
 # The sides' scores by labels a class, 0 and 1 without training; of a set, and of a checkpoint.
@@ -343,7 +346,7 @@ def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page
         title="The head kept, with a prompt",
         question=QUESTION,
         claims=claims(scores),
-        why=WHY,
+        why=WHY if has_flags_of(config, PUBLISHED) else (),
         figure=Figure(drawn, CAPTION),
         tables=[Table(COLUMNS, table_rows(scores), right=NUMBERS, title="Test accuracy")],
         method=[paragraph.format(few=FEW) for paragraph in METHOD],

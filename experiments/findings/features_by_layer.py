@@ -15,18 +15,18 @@ from adapt.cli import plots
 from adapt.cli.launch import launch
 from experiments.findings.cells import FindingConfig, Setting, fit
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, as_plain, with_interval
 
 LAYERS = 6
 QUESTIONS = Setting(
     data="trec",
-    budgets=(320,),
+    budgets=(160,),
     train_rows=1500,
     test_rows=500,
     options={"max_length": 64},
     rates=(3.0,),
-    min_steps=48,
+    min_steps=24,
 )
 
 
@@ -165,7 +165,7 @@ def page(config: FindingConfig, setting: Setting, scores: Mapping[str, Score]) -
         title=TITLE,
         question=QUESTION,
         claims=claims(scores),
-        why=WHY,
+        why=WHY if has_flags_of(config, FindingConfig()) else (),
         figure=Figure(plot(scores, config.checkpoint), CAPTION),
         tables=[Table(COLUMNS, table_rows(scores), right=2, title="Test accuracy")],
         method=[paragraph.format(**sizes) for paragraph in METHOD],

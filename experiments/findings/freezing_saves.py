@@ -27,7 +27,7 @@ from adapt.run_folder import write_json
 from adapt.training.strategies import as_text
 from experiments.findings.cells import REVIEWS, FindingConfig, Setting, fit, some_rows
 from experiments.study.options import same_flags
-from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, as_plain, score_of, with_interval
 
 LAYERS = 6
@@ -77,8 +77,9 @@ METHOD = (
     "`adapt.compare` trained it, which keeps states where they serve several fits: of the strategies "
     "that freeze from the start.",
     "Seconds are of `adapt.finetune` on {timed} reviews, from the data to the finished run, without "
-    "compiling: medians of {rounds} rounds in turn after one that is not timed, each with reviews of its own, so that no round "
-    "finds what another one kept. A saving's interval is over the rounds.",
+    "compiling: medians of {rounds} rounds after a run of each side that is not timed. Each round has "
+    "reviews of its own, so that none finds what another one kept, and begins with another side. A "
+    "saving's interval is over the rounds.",
 )
 DIFFERS = (
     "The time to freeze is fixed, after one epoch; AutoFreeze finds it by the gradients.",
@@ -88,6 +89,18 @@ DIFFERS = (
 )
 
 Cache = Literal["on", "off"]
+# The runs that are timed: a side, and whether it keeps what is frozen. `full` has nothing to keep.
+TIMED: tuple[tuple[str, Cache], ...] = (
+    ("full", "off"),
+    (FREEZING, "off"),
+    (FREEZING, "on"),
+    ("top:3", "off"),
+    ("top:3", "on"),
+    ("top:1", "off"),
+    ("top:1", "on"),
+    ("frozen", "off"),
+    ("frozen", "on"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,18 +194,26 @@ def timed(config: FindingConfig) -> dict[str, list[float]]:
         return json.loads(path.read_text("utf-8"))
     texts, labels = some_rows("reviews", "train", (ROUNDS + 1) * rows)
     spare = slice(ROUNDS * rows, None)
-    seconds: dict[str, list[float]] = {}
+    for name, cache in TIMED:  # the first run of a side traces its programs
+        console.say(f"seconds   not timed, {name}, cache {cache}")
+        seconds_of(config.checkpoint, name, texts[spare], labels[spare], cache)
+    seconds: dict[str, list[float]] = {f"{name} {cache}": [] for name, cache in TIMED}
     for number in range(1 if config.short else ROUNDS):
         part = slice(number * rows, (number + 1) * rows)
-        for name in SIDES:
-            for cache in ("off",) if name == "full" else ("off", "on"):
-                console.say(f"seconds   round {number + 1}, {name}, cache {cache}")
-                if number == 0:  # the first run of a side traces its programs: it is not timed
-                    seconds_of(config.checkpoint, name, texts[spare], labels[spare], cache)
-                found = seconds_of(config.checkpoint, name, texts[part], labels[part], cache)
-                seconds.setdefault(f"{name} {cache}", []).append(found)
+        for name, cache in turned(number):
+            console.say(f"seconds   round {number + 1}, {name}, cache {cache}")
+            found = seconds_of(config.checkpoint, name, texts[part], labels[part], cache)
+            seconds[f"{name} {cache}"].append(found)
     write_json(path, seconds)
     return seconds
+
+
+def turned(number: int) -> list[tuple[str, Cache]]:
+    """The runs of a round in its order: every round begins a third further on, so that no run is
+    early, or late, in all of them.
+    """
+    first = number * len(TIMED) // ROUNDS
+    return [*TIMED[first:], *TIMED[:first]]
 
 
 def seconds_of(
@@ -284,7 +305,7 @@ def page(config: FindingConfig, setting: Setting, sides: Mapping[str, Side]) -> 
         title=TITLE,
         question=QUESTION,
         claims=claims(sides),
-        why=WHY,
+        why=WHY if has_flags_of(config, FindingConfig()) else (),
         figure=Figure(plot(sides, config.checkpoint), CAPTION),
         tables=[Table(COLUMNS, table_rows(sides), right=7, title="What freezing gives and takes")],
         method=[paragraph.format(**sizes) for paragraph in METHOD],

@@ -16,7 +16,7 @@ from adapt.cli import plots
 from adapt.cli.launch import launch
 from experiments.findings.cells import REVIEWS, FindingConfig, Fits, Setting, fit
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, with_interval
 
 LAYERS = 6
@@ -166,7 +166,7 @@ def page(config: FindingConfig, setting: Setting, depths: Mapping[int, Depth]) -
         title=TITLE,
         question=QUESTION,
         claims=claims(scores),
-        why=WHY,
+        why=WHY if has_flags_of(config, FindingConfig()) else (),
         figure=Figure(plot(scores, config.checkpoint), CAPTION),
         tables=[
             Table(COLUMNS, table_rows(depths), right=5, title="What training the last layers gives")

@@ -14,7 +14,7 @@ from adapt.cli import plots
 from adapt.cli.launch import launch
 from experiments.findings.cells import REVIEWS, FindingConfig, Fits, Setting, fit
 from experiments.study import draw
-from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, as_plain, mean_of, with_interval
 
 # A side, its strategy and its colour.
@@ -137,7 +137,7 @@ def page(config: FindingConfig, setting: Setting, scores: Scores) -> Page:
         title=TITLE,
         question=QUESTION,
         claims=claims(scores),
-        why=WHY,
+        why=WHY if has_flags_of(config, FindingConfig()) else (),
         figure=Figure(plot(scores, config.checkpoint), CAPTION),
         tables=[Table(COLUMNS, table_rows(scores), right=5, title="Test accuracy")],
         method=[paragraph.format(**sizes) for paragraph in METHOD],

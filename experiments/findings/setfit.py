@@ -24,7 +24,7 @@ from adapt.probing import linear
 from adapt.probing.logistic_regression import logistic
 from experiments.study import draw
 from experiments.study.options import StudyRunOptions, open_study
-from experiments.study.page import Claim, Figure, Page, Table, publish, source_of
+from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, as_plain, mean_of, score_of, with_interval
 
 A_CLASS = 8  # labels
@@ -271,7 +271,7 @@ def page(config: Config, rights: Rights) -> Page:
         title=TITLE,
         question=QUESTION,
         claims=claims(rights),
-        why=WHY,
+        why=WHY if has_flags_of(config, Config()) else (),
         figure=Figure(plot(rights, config.checkpoint), CAPTION),
         tables=[Table(COLUMNS, table_rows(rights), right=4, title="Test accuracy")],
         method=[paragraph.format(**values) for paragraph in METHOD],

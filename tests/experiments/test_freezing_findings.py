@@ -56,7 +56,7 @@ def test_probing_first_is_judged_in_and_out_of_the_domain(of_domains, tmp_path):
     assert found == [REPRODUCED, REPRODUCED, NOT_DECIDABLE, REPRODUCED, REPRODUCED]
     page = lp_ft.page(FindingConfig(), REVIEWS, of_domains)
     text = page.text("figure.png")
-    assert "Each seed draws 320 of" in text and "arxiv.org" in text
+    assert "Each seed draws 160 of" in text and "arxiv.org" in text
     assert "| probe | 0.600 (" in text
     lp_ft.plot(of_domains, "a model").savefig(tmp_path / "plot.png")
 
@@ -83,7 +83,7 @@ def test_features_are_judged_against_fine_tuning_and_the_embedding(tmp_path):
     assert rows[0][:2] == ("embedding", "0") and rows[-1][3] == ""
     assert rows[5][1] == "3 4 5 6"
     page = features_by_layer.page(FindingConfig(), features_by_layer.QUESTIONS, scores)
-    assert "Each seed draws 320 of" in page.text("figure.png")
+    assert "Each seed draws 160 of" in page.text("figure.png")
     features_by_layer.plot(scores, "a model").savefig(tmp_path / "plot.png")
 
 
@@ -108,6 +108,14 @@ def test_the_cache_saves_what_is_frozen_alike_in_several_epochs():
         assert flops("frozen", "on") < flops(name, "on") < flops(name, "off") < flops("full", "on")
 
 
+def test_no_run_is_timed_at_the_same_place_of_two_rounds():
+    rounds = [freezing_saves.turned(number) for number in range(freezing_saves.ROUNDS)]
+    for run in freezing_saves.TIMED:
+        places = {of_round.index(run) for of_round in rounds}
+        assert len(places) == freezing_saves.ROUNDS
+    assert {name for name, _ in freezing_saves.TIMED} == set(freezing_saves.SIDES)
+
+
 def test_a_saving_of_seconds_is_judged_over_rounds(tmp_path):
     def side(right: int, seconds: list[float], cached: list[float]) -> freezing_saves.Side:
         return freezing_saves.Side(scored(right), 3e12, 2e12, 1e12, seconds, cached)
@@ -122,5 +130,5 @@ def test_a_saving_of_seconds_is_judged_over_rounds(tmp_path):
     assert rows[1][0] == "freezing" and rows[1][5:] == ("6.0", "5.6", "1.8")
     assert rows[0][3] == rows[0][6] == ""
     text = freezing_saves.page(FindingConfig(), REVIEWS, sides).text("figure.png")
-    assert "3 rounds in turn" in text
+    assert "3 rounds after" in text
     freezing_saves.plot(sides, "a model").savefig(tmp_path / "plot.png")

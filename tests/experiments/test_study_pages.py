@@ -1,6 +1,6 @@
 """The pages of studies: the index says what they say, and each names the command that wrote it."""
 
-import importlib.util
+import importlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -48,10 +48,13 @@ def test_a_wrong_number_of_verdicts_is_seen():
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_names_the_module_that_wrote_it_and_has_its_figure(name):
+def test_a_page_names_the_module_that_wrote_it_and_has_its_words_and_figure(name):
     text = (STUDIES / f"{name}.md").read_text("utf-8")
     modules = re.findall(r"`python -m (experiments\.[\w.]+)", text)
     assert len(modules) == 1 and modules[0].split(".")[-1] == name
-    assert importlib.util.find_spec(modules[0])
+    study = importlib.import_module(modules[0])
+    assert study.WHY, f"{modules[0]} says nothing of its figures"
+    for paragraph in study.WHY:
+        assert f"\n{paragraph}\n" in text, f"the page was written before WHY of {modules[0]}"
     assert f"(../img/{name}.png)" in text
     assert (STUDIES.parent / "img" / f"{name}.png").exists()
