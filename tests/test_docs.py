@@ -25,7 +25,14 @@ from adapt.pretrained.families import FAMILIES, Family
 from adapt.training import strategies
 from adapt.training.optim import FROZEN
 from adapt.tree import paths
-from experiments.benchmark import growth, host, speed_report, tuning, whole_runs_report
+from experiments.benchmark import (
+    growth,
+    host,
+    shape_steps,
+    speed_report,
+    tuning,
+    whole_runs_report,
+)
 from experiments.benchmark.aot import compile_check
 from tests.helpers import bert_like_files, pages, small, tiny
 from tests.helpers.pages import PAGES, README
@@ -36,6 +43,7 @@ DOCS = ROOT / "docs"
 # The columns of each measured table, as its command writes them.
 TABLES = {
     "steps": speed_report.COLUMNS,
+    "shape_steps": shape_steps.COLUMNS,
     "extraction": speed_report.EXTRACTION_COLUMNS,
     "whole_runs": whole_runs_report.columns(num_rounds=5),
     "growth": growth.COLUMNS,

@@ -204,7 +204,7 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(arena_max, 1)
         mallopt(mmap_max, 0)
-        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(trim_threshold, -1)  # never; a size would be an int's at the most, 2 GiB
         mallopt(top_pad, 512 << 20)
 
 

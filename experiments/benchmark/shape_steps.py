@@ -250,16 +250,16 @@ def figure_text(name: str, speed: float) -> str:
 
 def source_of(config: Config, result: Mapping[str, Any]) -> str:
     """The line above the table; it says where the machine was not left alone."""
-    where = machine_text(result["machine"])
-    if result["others"] > DISTURBED:
-        where += f", a busy machine: others used {result['others']:.0%} of the cores meanwhile"
     num_tokens = config.batch_size * config.tokens
     what = (
         f"Random weights, float32, batches of {config.batch_size} x {config.tokens} = "
         f"{num_tokens:,} tokens; medians of {config.rounds} rounds in turn (least to most), of "
         f"{config.steps} steps each"
     )
+    if result["others"] > DISTURBED:
+        what += f"; on a busy machine: others used {result['others']:.0%} of the cores meanwhile"
     command = command_line("experiments.benchmark.shape_steps", config)
+    where = machine_text(result["machine"])
     versions = versions_text(result["libraries"].values())
     return source_line(command, what, where, versions)
 
