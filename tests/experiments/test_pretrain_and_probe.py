@@ -112,6 +112,18 @@ def test_the_page_has_every_score_and_verdicts_by_the_last_checkpoint(scores, lo
     drawn.savefig(tmp_path / "plot.png")
 
 
+def test_a_page_speaks_of_the_objectives_that_it_has():
+    only = study.Config(objectives=("masked",))
+    for config, is_whole in ((study.Config(), True), (only, False)):
+        method = " ".join(study.method(config))
+        differs = " ".join(study.differs(config))
+        assert "BERT's family for masked LM" in method
+        assert ("ELECTRA's for replaced tokens" in method) == is_whole
+        assert ("tied to the embedding" in method) == is_whole
+        assert ("at equal compute" in differs) == is_whole
+        assert ("without causal LM and replaced tokens" in differs) != is_whole
+
+
 def test_what_is_short_is_a_part_of_what_is_whole():
     short = SimpleNamespace(**study.SHORT)
     whole = study.Config()
