@@ -19,7 +19,7 @@ from adapt.cli import plots
 from adapt.cli.launch import wide_vectors
 from adapt.errors import AssetError
 from adapt.pretrained import assets
-from tests.helpers import buckets, meshes, tiny
+from tests.helpers import buckets, meshes, quick_arrays, tiny
 from tests.helpers import forks as forking
 
 # Most of a test's time is compiling. What is checked does not depend on how well the machine code is
@@ -85,6 +85,18 @@ SLOW_FILES = (
     "training/test_rates.py",
     "training/test_regularizers.py",
     "training/test_trackers.py",
+)
+
+# Files whose checkpoints are Orbax's: what they say is of its files, or another process reads them.
+ORBAX_FILES = (
+    "cli/test_bad_run.py",
+    "cli/test_buckets.py",
+    "cli/test_cluster.py",
+    "cli/test_commands.py",
+    "cli/test_resume.py",
+    "parallel/test_sharding.py",
+    "test_robustness.py",
+    "training/test_checkpoint.py",
 )
 
 DRAW = plots.save
@@ -170,6 +182,15 @@ def drawn(monkeypatch) -> None:
     """Figures are drawn in this test."""
     monkeypatch.setattr(plots, "save", DRAW)
     monkeypatch.setattr(plots, "plot_history", DRAW_HISTORY)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_checkpoints(request) -> Iterator[None]:
+    """Checkpoints are one file of arrays, but for :data:`ORBAX_FILES` and in processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.path.as_posix().endswith(ORBAX_FILES):
+            quick_arrays.install(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -237,8 +237,6 @@ def write_tree(target: Path, tree: Tree) -> None:
 
     Raises :class:`OutputError` if they can't be written. What was there stays then.
     """
-    from orbax.checkpoint import v1 as orbax
-
     target = target.absolute()  # Orbax refuses relative paths
     staging = target.with_name(f".{target.name}.partial")  # Orbax's own leftovers lie in it, too
     written = staging / target.name
@@ -249,7 +247,7 @@ def write_tree(target: Path, tree: Tree) -> None:
             staging.mkdir(parents=True)
         barrier(f"{staging.name} is empty")
         with silence_orbax(), without_glob_characters(written) as path:
-            orbax.save(path, tree)
+            write_arrays(path, tree)
         if is_lead_process():
             sums = "".join(f"{digest}  {name}\n" for name, digest in checksums(written).items())
             write_text(written / CHECKSUMS, sums)
@@ -293,20 +291,18 @@ def read_tree(
     Raises :class:`CheckpointError` if a file is missing or damaged, or if the tree is not like
     that.
     """
-    from orbax.checkpoint import v1 as orbax
-
     source = source.absolute()
     check_checksums(source)
     try:
         with silence_orbax(), without_glob_characters(source) as path:
-            stored = orbax.metadata(path).metadata
+            stored = stored_arrays(path)
             if like is not None:
                 check_like(stored, like, f"the checkpoint {source}", dtypes=True)
             shardings = paths(layout.shardings(stored)) if layout else {}
 
             def requested(path: str, leaf: Any) -> Any:
                 if only and not path.startswith(f"{only}/"):
-                    return orbax.PLACEHOLDER
+                    return NOT_WANTED
                 if like is not None:
                     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
                 if layout is not None:
@@ -315,7 +311,7 @@ def read_tree(
                 # Asks for a numpy array. Its pages are never touched.
                 return np.empty(leaf.shape, leaf.dtype)
 
-            tree = orbax.load(path, map_paths(requested, stored if like is None else like))
+            tree = read_arrays(path, map_paths(requested, stored if like is None else like))
     except TreeError as error:
         raise CheckpointError(str(error)) from None
     except Exception as error:  # Orbax and tensorstore raise anything, bare Exception too
@@ -359,7 +355,32 @@ def check_checksums(folder: Path) -> None:
             )
 
 
-# Orbax's manners
+# Orbax
+
+NOT_WANTED = ...  # Orbax's sign for an array that is not read
+
+
+def write_arrays(path: str, tree: Tree) -> None:
+    """Write the arrays of a tree into a folder that is not there yet."""
+    from orbax.checkpoint import v1 as orbax
+
+    orbax.save(path, tree)
+
+
+def stored_arrays(path: str) -> Tree:
+    """The tree in a folder, with what has a ``shape`` and a ``dtype`` in place of each array."""
+    from orbax.checkpoint import v1 as orbax
+
+    return orbax.metadata(path).metadata
+
+
+def read_arrays(path: str, wanted: Tree) -> Tree:
+    """The tree in a folder: an array for each numpy array or ``ShapeDtypeStruct`` of ``wanted``, of
+    that kind and on its devices.
+    """
+    from orbax.checkpoint import v1 as orbax
+
+    return orbax.load(path, wanted)
 
 
 @contextlib.contextmanager
