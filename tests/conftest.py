@@ -66,6 +66,7 @@ SLOW_FILES = (
     "objectives/test_replaced.py",
     "objectives/test_sentence_pairs.py",
     "parallel/test_sharding.py",
+    "pretrained/test_hub.py",
     "pretrained/test_delta.py",
     "test_diagnosing.py",
     "test_finetuning.py",
@@ -95,6 +96,7 @@ ORBAX_FILES = (
     "cli/test_commands.py",
     "cli/test_resume.py",
     "parallel/test_sharding.py",
+    "pretrained/test_hub.py",
     "test_robustness.py",
     "training/test_checkpoint.py",
 )

@@ -136,8 +136,9 @@ class Attention(nn.Module):
         pairs = zip(layers, kernels, strict=True)
         lora_updates = [layer.low_rank(x_RCD, kernel) for layer, kernel in pairs]
         joint_RC3HK = project(x_RCD, kernels, biases, lora_updates, c.heads)
-        q, k, v = joint_RC3HK.transpose(2, 0, 3, 1, 4)
-        return (q, k, v), joint_RC3HK
+        # Each by itself: XLA transposes all three again for each that is cut out of them later.
+        of_parts = (joint_RC3HK[:, :, part] for part in range(3))
+        return tuple(part_RCHK.transpose(0, 2, 1, 3) for part_RCHK in of_parts), joint_RC3HK
 
     @nn.nowrap
     def with_own_bias(

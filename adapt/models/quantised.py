@@ -65,7 +65,17 @@ def dequantise(values: Any, scale: Any) -> Any:
 
 
 def multiply(x: jax.Array, *kernels: Kernel) -> jax.Array:
-    """x [..., in] by kernels side by side: [..., sum of out], in the dtype of ``x``."""
+    """x [..., in] by kernels side by side: [..., sum of out], in the dtype of ``x``.
+
+    The rows of ``x`` are laid out as one axis: with more of them XLA would, on a CPU, write all of
+    ``x`` anew, transposed, for the gradient of the kernel.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    return multiply_rows(rows, kernels).reshape(*x.shape[:-1], -1)
+
+
+def multiply_rows(x: jax.Array, kernels: Sequence[Kernel]) -> jax.Array:
+    """x [rows, in] by kernels side by side, [rows, sum of out]."""
     narrow = [kernel.is_narrow(x.dtype) for kernel in kernels]
     scaled = [kernel.scale is not None for kernel in kernels]
     if all(narrow) and len(set(scaled)) == 1:
