@@ -14,6 +14,7 @@ from adapt.cli import evaluate, predict
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
 from adapt.finetuning import prepare
+from adapt.fitting import Plan
 from adapt.models import CausalLM, MaskedLM
 from adapt.options import FinetuningOptions
 from adapt.training import phases
@@ -65,6 +66,18 @@ def test_the_logits_of_words_are_those_of_the_whole_vocabulary(head):
     assert kept.whole() == head
 
 
+def plan_of(bert: str, strategy: str) -> Plan:
+    """How a strategy trains a cloze."""
+    options = FinetuningOptions(
+        checkpoint=bert,
+        task="cloze",
+        strategy=strategy,
+        template=TEMPLATE,
+        verbalizer="positive=good,negative=bad",
+    )
+    return prepare(bert, TEXTS, LABELS, options, columns=Columns()).plan
+
+
 @pytest.mark.parametrize(
     ("strategy", "trains", "rate"),
     [
@@ -77,14 +90,7 @@ def test_the_logits_of_words_are_those_of_the_whole_vocabulary(head):
 )
 def test_a_strategy_goes_on_with_the_head_of_pre_training(bert, strategy, trains, rate):
     """Its weights are those of the checkpoint, and it trains at the rate of what is pre-trained."""
-    options = FinetuningOptions(
-        checkpoint=bert,
-        task="cloze",
-        strategy=strategy,
-        template=TEMPLATE,
-        verbalizer="positive=good,negative=bad",
-    )
-    plan = prepare(bert, TEXTS, LABELS, options, columns=Columns()).plan
+    plan = plan_of(bert, strategy)
     before = adapt.load(bert).params["head"]
     assert tree.digest(plan.params["head"]) == tree.digest(before)
     assert plan.discarded["parameters"] == 0
@@ -96,14 +102,7 @@ def test_a_strategy_goes_on_with_the_head_of_pre_training(bert, strategy, trains
 
 @pytest.mark.parametrize("strategy", ["full+l2sp:0.1", "frozen+mixout:0.5"])
 def test_a_regularizer_holds_the_head_to_its_pretrained_values(bert, strategy):
-    options = FinetuningOptions(
-        checkpoint=bert,
-        task="cloze",
-        strategy=strategy,
-        template=TEMPLATE,
-        verbalizer="positive=good,negative=bad",
-    )
-    plan = prepare(bert, TEXTS, LABELS, options, columns=Columns()).plan
+    plan = plan_of(bert, strategy)
     (phase,) = plan.phases
     inputs = phases.with_anchor({}, phase, plan.pretrained.params)
     anchor = tree.paths(inputs["anchor"])

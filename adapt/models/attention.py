@@ -137,8 +137,8 @@ class Attention(nn.Module):
         lora_updates = [layer.low_rank(x_RCD, kernel) for layer, kernel in pairs]
         joint_RC3HK = project(x_RCD, kernels, biases, lora_updates, c.heads)
         # Each by itself: XLA transposes all three again for each that is cut out of them later.
-        of_parts = (joint_RC3HK[:, :, part] for part in range(3))
-        return tuple(part_RCHK.transpose(0, 2, 1, 3) for part_RCHK in of_parts), joint_RC3HK
+        q, k, v = (joint_RC3HK[:, :, part].transpose(0, 2, 1, 3) for part in range(3))
+        return (q, k, v), joint_RC3HK
 
     @nn.nowrap
     def with_own_bias(

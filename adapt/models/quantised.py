@@ -70,8 +70,8 @@ def multiply(x: jax.Array, *kernels: Kernel) -> jax.Array:
     The rows of ``x`` are laid out as one axis: with more of them XLA would, on a CPU, write all of
     ``x`` anew, transposed, for the gradient of the kernel.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    return multiply_rows(rows, kernels).reshape(*x.shape[:-1], -1)
+    y = multiply_rows(x.reshape(-1, x.shape[-1]), kernels)
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def multiply_rows(x: jax.Array, kernels: Sequence[Kernel]) -> jax.Array:
