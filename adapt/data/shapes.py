@@ -4,9 +4,9 @@ two large ones where it takes long.
     shape_rule(config)                  # for this process's device
     shape_rule(config, Device("gpu"))   # for another one
 
-On a CPU a shape costs next to nothing and padding is computed, so there are up to three shapes of
-1,024 tokens. On an accelerator a program compiles for some 20 seconds, in which a step computes
-millions of tokens.
+On a CPU a forward pass compiles in a moment, so evaluation has up to three shapes of 1,024 tokens; a
+train step compiles for seconds, so a short run has one shape. On an accelerator every program
+compiles for some 20 seconds, in which a step computes millions of tokens.
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ BUDGET = 1024  # tokens of a batch that is only computed forward, on a CPU
 SHORT = 128  # tokens of the rows of short texts
 COMPILE_SECONDS = 20.0  # of a program on an accelerator; 18 for a step of MiniLM on an H100
 RATE = 50e12  # FLOP/s of an encoder on an accelerator: less than half of MiniLM's on an H100
+CPU_COMPILE_SECONDS = 3.0  # of a train step on a CPU; of MiniLM on two cores
+CPU_RATE = 100e9  # FLOP/s of an encoder on two cores
 ELEMENTS = 32_768 * 384  # of a matrix of states that keeps an accelerator busy
 MOST = 65_536  # tokens of an evaluation batch, however narrow the model
 MEMORY_SHARE = 1 / 8  # of the memory of an accelerator that an evaluation batch may take
@@ -34,19 +36,16 @@ LONG_ROWS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class ShapeRule:
-    """How batches are shaped; the default is that of a CPU.
+    """How batches are shaped; the default is that of a CPU, of an encoder that compiles in no time.
 
     ``tokens`` are those of an evaluation batch, R * C. ``compile_tokens`` are how many tokens a
-    train step computes in the time in which a program compiles: 0 where that is no time.
+    train step computes in the time in which a program compiles. ``is_sparing`` says whether a shape
+    more costs more than padding in evaluation, too.
     """
 
     tokens: int = BUDGET
     compile_tokens: float = 0.0
-
-    @property
-    def is_sparing(self) -> bool:
-        """Whether a shape more costs more than padding."""
-        return self.compile_tokens > 0
+    is_sparing: bool = False
 
     def row_widths(self, lengths: np.ndarray, max_length: int) -> tuple[int, ...]:
         """The widths of rows for sequences of ``lengths``, in growing order.
@@ -112,11 +111,11 @@ def shape_rule(config: EncoderConfig, device: Device | None = None) -> ShapeRule
     """How batches for an encoder are shaped on a device, by default on that of this process."""
     device = this_device() if device is None else device
     if not device.is_accelerator:
-        return ShapeRule()
+        return ShapeRule(compile_tokens=CPU_COMPILE_SECONDS * CPU_RATE / step_flops(config))
     memory = MEMORY_SHARE * (device.memory or MEMORY)
     most = min(MOST, ELEMENTS / config.width, memory / token_bytes(config))
     tokens = 1 << max(int(np.log2(most)), BUDGET.bit_length() - 1)
-    return ShapeRule(tokens, COMPILE_SECONDS * RATE / step_flops(config))
+    return ShapeRule(tokens, COMPILE_SECONDS * RATE / step_flops(config), is_sparing=True)
 
 
 def busy_tokens(config: EncoderConfig, device: Device | None = None) -> float:

@@ -1,4 +1,4 @@
-"""Few shapes where a program compiles slowly, and as many as before on a CPU."""
+"""Few shapes where a program compiles slowly, and on a CPU where a run is short."""
 
 import dataclasses
 
@@ -31,9 +31,9 @@ def batches_of(sequences: Ragged, max_length: int, rule: ShapeRule, few: bool) -
     return [batch for _, batch in made]
 
 
-def test_a_cpu_has_the_shapes_that_it_had():
+def test_a_cpu_has_several_shapes_in_evaluation():
     rule = shape_rule(MINILM, CPU)
-    assert rule == ShapeRule() and rule.tokens == BUDGET == 1024
+    assert rule.tokens == BUDGET == 1024 and not rule.is_sparing
     assert rule.row_widths(np.array([3]), 512) == (64, 128, 512)
     assert rule.images(197) == 32
 
@@ -81,6 +81,14 @@ def test_a_further_budget_has_to_save_more_than_its_program_costs():
     saved = 50 * 6 * 64  # tokens of rows that two budgets do not pad
     assert ShapeRule(compile_tokens=saved - 1).row_budgets(needed, 64) == (2, 8)
     assert ShapeRule(compile_tokens=saved + 1).row_budgets(needed, 64) == (8,)
+
+
+def test_a_short_run_on_a_cpu_has_one_program_and_a_long_one_several():
+    rule = shape_rule(MINILM, CPU)
+    epoch = np.array([2] * 10 + [3] * 10)
+    assert rule.row_budgets(epoch, 64) == (3,)
+    assert rule.row_budgets(np.tile(epoch, 50), 64) == (2, 3)
+    assert shape_rule(LARGE, CPU).compile_tokens < rule.compile_tokens
 
 
 def test_short_texts_share_the_rows_of_long_ones_where_that_costs_less_than_a_program():
