@@ -20,7 +20,7 @@ import numpy as np
 
 from adapt import files, tree
 from adapt.data import packing, sources, tables
-from adapt.data.inputs import as_list
+from adapt.data.inputs import as_list, as_pictures
 from adapt.data.packing import Arrays
 from adapt.data.shapes import shape_rule
 from adapt.data.sources import Source, TokenSource
@@ -194,7 +194,7 @@ def vector_settings(
 @suggests
 def encode(
     pretrained: Pretrained | str | Path,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     pooling: str | None = None,
     normalize: bool | None = None,
     layer: int | KeptHead | None = None,
@@ -202,14 +202,18 @@ def encode(
     prompt: str | None = None,
     dtype: DType = "auto",
     frozen_dtype: FrozenDType | None = None,
+    image_size: int | None = None,
 ) -> np.ndarray:
-    """The features of texts, float32 [N, D], in their order.
+    """The features of texts, or of pictures by an image encoder, float32 [N, D], in their order.
 
         adapt.encode("minilm", ["a good film", "a bad one"])       # [2, 384]
         adapt.encode("minilm", articles, long="windows")
         adapt.encode("path/of/e5", ["how do fish sleep"], prompt="query: ")
+        adapt.encode("path/of/dinov2", ["cat.png", "dog.png"], pooling="cls+patches")
 
     ``pretrained`` is what :func:`adapt.load` gives, or a name for it, which is then read anew.
+    Pictures are PIL's, paths, or arrays uint8 [H, W] or [H, W, C]; ``image_size`` interpolates the
+    encoder's positions for so many pixels a side.
     ``pooling`` makes one vector of the states of a text's tokens: mean, cls, max, last, or by
     weights of the checkpoint pooler or attention. ``normalize`` scales each vector to length 1, as
     sentence encoders are compared. ``prompt`` is put before each text: the name of one that the
@@ -232,31 +236,44 @@ def encode(
     it freezes: ``"float32"``, ``"bfloat16"`` or ``"int8"``; default: that of the computation.
     :func:`extract` measures what it changes.
 
-    Raises :class:`DataError` for a bare string or what is no text, :class:`StrategyError` for a
-    pooling, a layer, a rule or a dtype that there is not, and for what the folder asks for and is
-    not done here.
+    Raises :class:`DataError` for a bare string, or what is no text and no picture,
+    :class:`StrategyError` for a pooling, a layer, a rule or a dtype that there is not, and for what
+    the folder asks for and is not done here.
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list of texts: put the one text in [brackets]")
-    texts = as_list(texts, "texts")
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
-    warn_empty(texts)
-    pretrained = loaded(pretrained)
+    pretrained = with_image_size(loaded(pretrained), image_size)
+    if pretrained.config.is_image:
+        texts = as_pictures(texts, "texts")
+    else:
+        texts = checked_texts(texts)
     keep_programs()
     settings = vector_settings(pretrained, pooling, normalize, prompt)
     settings = settings_at(pretrained, settings, layer, pooling)
     forward, params = extractor(
         pretrained, settings.pooling, layer, compute_dtype(dtype), frozen_dtype=frozen_dtype
     )
-    chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
     features = np.zeros((len(texts), width_at(pretrained, settings, layer)), np.float32)
     reader = with_long(pretrained, long)
-    batches = text_batches(reader, with_prompt(chunks, settings.prompt), few=True)
+    if pretrained.config.is_image:
+        table = tables.from_columns({"image": texts}, "the pictures", "image")
+        batches = table_batches(reader, table, image_column="image")
+    else:
+        chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
+        batches = text_batches(reader, with_prompt(chunks, settings.prompt), few=True)
     counts = fill(features, forward, params, batches, settings)
     warn_long(counts.long, "texts")
     return features
+
+
+def checked_texts(texts: Sequence[Any]) -> list[str]:
+    """The texts as a list. Raises :class:`DataError` for what is none."""
+    texts = as_list(texts, "texts")
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"texts[{row}] is of type {type(text).__name__}, not text")
+    warn_empty(texts)
+    return texts
 
 
 def settings_at(

@@ -1,16 +1,19 @@
 """The encoder as it is: features of a text are its own, whatever its neighbours, its place or the number of texts."""
 
 import dataclasses
+import io
+from typing import Any
 
 import jax
 import numpy as np
 import pandas
+import PIL.Image
 import pytest
 
 import adapt
 from adapt import features, tree
 from adapt.cost.clock import Compiling
-from adapt.data import packing
+from adapt.data import packing, tables
 from adapt.data.shapes import ShapeRule
 from adapt.errors import CheckpointError, DataError, StrategyError
 from adapt.features import image_batches
@@ -203,6 +206,27 @@ def test_pictures_come_in_order_and_a_picture_is_its_own(vit):
     np.testing.assert_allclose(np.asarray(forward(params, alone))[0], got[36], atol=1e-5)
 
 
+def test_pictures_are_encoded_as_they_are_extracted(vit, tmp_path):
+    folder = tiny.image_folder(tmp_path / "pictures", 6)
+    table = tables.read(str(folder))
+    options: Any = {"pooling": "patches", "image_size": 56}
+    extraction = features.extract(vit, table, tmp_path / "out", image_column="image", **options)
+    files = [folder / name for name in table.rows[tables.FILE]]
+    arrays = [np.asarray(PIL.Image.open(io.BytesIO(file.read_bytes()))) for file in files]
+    for pictures in (files, arrays):
+        encoded = features.encode(vit, pictures, **options)
+        np.testing.assert_array_equal(encoded, np.load(extraction.path))
+    gray = np.zeros((2, 28, 28), np.uint8)
+    assert features.encode(vit, gray).shape == (2, vit.config.width)
+
+
+def test_what_is_no_picture_is_refused(vit):
+    with pytest.raises(DataError, match="No such file or directory: 'a good film'"):
+        features.encode(vit, ["a good film"])
+    with pytest.raises(DataError, match=r"`texts`\[0\] is an array of float64"):
+        features.encode(vit, np.zeros((2, 28, 28)))
+
+
 def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
     mistakes = [
         (
@@ -223,7 +247,10 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
             lambda: features.encode(gpt2, TEXTS, "pooler"),
             r"gpt2_bare has no pooler to graft \(its head holds: nothing\)",
         ),
-        (lambda: features.encode(vit, TEXTS), "vit_classifier has no tokenizer"),
+        (
+            lambda: features.encode(bert, TEXTS, image_size=32),
+            "`image_size` 32 is of pictures, and .*bert_bare_pooler is a text encoder",
+        ),
         (
             lambda: list(image_batches(bert, [[]])),
             "bert_bare_pooler is not an image encoder",

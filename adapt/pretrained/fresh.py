@@ -8,6 +8,7 @@ The table of 30,000 tokens is most of a small encoder, and most of what a step c
 :func:`cut_vocabulary` keeps those tokens that a text has.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,35 +23,45 @@ from adapt.pretrained import hub
 from adapt.pretrained.config_file import read_config
 from adapt.pretrained.families import get_family
 from adapt.pretrained.hub import Pretrained, tokenizer_of
+from adapt.pretrained.images import ImageSettings
 from adapt.pretrained.tokenizer import Tokenizer, backend_of
 
 CHUNK = 4096  # texts that are tokenized together
 
 
 def fresh(
-    entries: Mapping[str, Any], tokenizer: Tokenizer | Pretrained | str | Path, seed: int = 0
+    entries: Mapping[str, Any],
+    tokenizer: Tokenizer | Pretrained | str | Path | None = None,
+    seed: int = 0,
 ) -> Pretrained:
-    """An encoder of texts with random weights and no head, in the shapes that ``entries`` say.
+    """An encoder with random weights and no head, in the shapes that ``entries`` say.
 
     ``entries`` are those of a config.json in transformers' words, with ``model_type``; the
     ``vocab_size`` is that of the tokenizer where they have none. ``tokenizer`` is one, or the
-    checkpoint that it is taken from, or its name. Raises :class:`CheckpointError` for entries that
-    are missing, wrong or of an encoder of pictures, and for more tokens than ``vocab_size``;
-    :class:`StrategyError` for a checkpoint without a tokenizer.
+    checkpoint that it is taken from, or its name; an encoder of pictures has none, and reads
+    their pixels between -1 and 1. Raises :class:`CheckpointError` for entries that are missing or
+    wrong, and for more tokens than ``vocab_size``; :class:`StrategyError` for a checkpoint without
+    a tokenizer, and for a tokenizer that is missing or one too many.
     """
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = tokenizer_of(hub.loaded(tokenizer))
     if "model_type" not in entries:
         raise CheckpointError("`entries` have no model_type: add one, such as 'bert'")
-    entries = {"vocab_size": tokenizer.size, **entries}
     source = f"a fresh {entries['model_type']}"
+    if tokenizer is not None:
+        if not isinstance(tokenizer, Tokenizer):
+            tokenizer = tokenizer_of(hub.loaded(tokenizer))
+        entries = {"vocab_size": tokenizer.size, **entries}
     config = read_config(entries, source)
-    if config.is_image:
-        raise CheckpointError(f"{source} is an encoder of pictures, which reads no tokens")
+    if config.is_image and tokenizer is not None:
+        raise StrategyError(f"{source} is an encoder of pictures: leave `tokenizer` out")
     head = Classifier(0, get_family(config.family).pooling)
     params = Model(Encoder(config), head).init(jax.random.key(seed))
-    length = min(tokenizer.max_length, config.positions)
     model = Pretrained(source, config, head, jax.device_get(params))
+    if config.is_image:
+        settings = ImageSettings(config.image_size, config.channels)
+        return dataclasses.replace(model, image_settings=settings)
+    if tokenizer is None:
+        raise StrategyError(f"{source} is an encoder of texts: give `tokenizer`")
+    length = min(tokenizer.max_length, config.positions)
     return hub.with_tokenizer(model, tokenizer.cut_to(length), Path(source))
 
 

@@ -43,6 +43,27 @@ def test_a_fresh_encoder_has_these_shapes_and_another_tokenizer_s_tokens(entries
     assert adapt.digest(fresh(entries, tokenizer).params) == adapt.digest(pretrained.params)
 
 
+def test_a_fresh_encoder_of_pictures_has_no_tokenizer(tokenizer):
+    entries = {
+        "model_type": "vit",
+        "num_hidden_layers": 1,
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "image_size": 28,
+        "patch_size": 7,
+        "num_channels": 1,
+    }
+    pretrained = fresh(entries)
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 28, 28), np.uint8)
+    features = adapt.encode(pretrained, pictures)
+    assert features.shape == (3, 8) and np.isfinite(features).all()
+    with pytest.raises(StrategyError, match="leave `tokenizer` out"):
+        fresh(entries, tokenizer)
+    with pytest.raises(StrategyError, match="give `tokenizer`"):
+        fresh(BERT | {"vocab_size": 50})
+
+
 def test_an_end_token_that_is_not_known_is_none_in_an_export(tokenizer):
     config = fresh(GPT2, tokenizer).config
     assert config.end_token is None and config.pad_token == 0
