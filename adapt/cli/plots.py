@@ -12,6 +12,7 @@ BLUE = "#4477aa"
 RED = "#cc6677"
 GREEN = "#228833"
 YELLOW = "#ccbb44"
+PURPLE = "#aa3377"
 LIGHT_BLUE = "#88bbdd"
 GREY = "#bbbbbb"
 COLOURS = (BLUE, RED, GREEN, YELLOW)

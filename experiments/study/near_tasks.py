@@ -28,9 +28,9 @@ AT_MASK = "at-mask"
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Texts with their labels, and the poolings that suit them."""
+    """Texts or pictures with their labels, and the poolings that suit them."""
 
-    texts: list[str]
+    inputs: list[Any]
     labels: list[str]
     poolings: tuple[str, ...]
 
@@ -127,7 +127,7 @@ def with_pooling_at_mask(pretrained: adapt.Pretrained, data: Labelled) -> Labell
     mask = find_mask_id(tokenizer)
     if mask is None:
         raise ValueError("the tokenizer has no mask token to pool at")
-    tokens = tokenizer.encode(data.texts)[0]
+    tokens = tokenizer.encode(data.inputs)[0]
     for number, count in enumerate(tokens.lengths):
         if mask not in tokens[number]:
             raise ValueError(f"text {number} has no mask among its first {count} tokens")

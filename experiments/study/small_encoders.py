@@ -15,6 +15,7 @@ TOKENIZER = "tiny-bert"
 VOCABULARY = 4000
 LAYERS = 2
 WIDTH = 128
+HEAD_WIDTH = 32  # of attention
 POSITIONS = 64
 TEXTS_OF_A_LINE = 50  # so that nearly all examples, which are pieces of a line, are full
 BATCH_SIZE = 16
@@ -31,26 +32,29 @@ def corpus() -> list[str]:
     return lines
 
 
-def entries(objective: str) -> dict[str, Any]:
+def entries(
+    objective: str, layers: int = LAYERS, width: int = WIDTH, positions: int = POSITIONS
+) -> dict[str, Any]:
     """The config.json of a small encoder of the family that has the objective's head."""
     family = FAMILIES[objective]
+    heads = width // HEAD_WIDTH
     if family == "gpt2":
         return {
             "model_type": family,
-            "n_layer": LAYERS,
-            "n_embd": WIDTH,
-            "n_head": 4,
-            "n_positions": POSITIONS,
+            "n_layer": layers,
+            "n_embd": width,
+            "n_head": heads,
+            "n_positions": positions,
             "pad_token_id": 0,
         }
     return {
         "model_type": family,
-        "num_hidden_layers": LAYERS,
-        "hidden_size": WIDTH,
-        "embedding_size": WIDTH,
-        "num_attention_heads": 4,
-        "intermediate_size": 4 * WIDTH,
-        "max_position_embeddings": POSITIONS,
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "embedding_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": positions,
     }
 
 

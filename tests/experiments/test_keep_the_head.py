@@ -1,5 +1,6 @@
 """The study of the head that is kept: its tasks, its probe, and its page by planted scores."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from adapt.probing import linear
 from adapt.ragged import ragged
 from experiments import keep_the_head as study
-from experiments.study import dual_probe, near_tasks, page
+from experiments.study import dual_probe, near_tasks, page, subjects
 from experiments.study.scores import score_of
 
 TEXTS = [f"a film so long that it was {word} the end of it all" for word in near_tasks.WORDS] * 4
@@ -22,14 +23,15 @@ def side(accuracy: float, width: int = 128) -> study.Side:
 
 
 def sides(*accuracies: float) -> dict[str, study.Side]:
-    names = ("0", "1", "2", "transform", "logits")
-    return dict(zip(names, map(side, accuracies), strict=True))
+    """The last of six accuracies is the head's own answer, which a far task has not."""
+    names = ("0", "1", "2", "transform", "logits", study.OWN)
+    return dict(zip(names, map(side, accuracies), strict=False))
 
 
 @pytest.fixture(scope="module")
 def found() -> study.Sides:
     far = {"reviews": sides(0.6, 0.9, 0.8, 0.7, 0.6)}
-    return {"tiny-bert": {**far, study.NEAR: sides(0.1, 0.2, 0.3, 0.4, 0.6)}}
+    return {"tiny-bert": {**far, study.NEAR: sides(0.1, 0.2, 0.3, 0.4, 0.6, 0.7)}}
 
 
 CONFIG = study.Config(data=("reviews",), tuned=("reviews",))
@@ -40,9 +42,10 @@ def test_what_is_planted_is_what_the_claims_say(found):
     tuned = {"reviews": {name: side(0.8).score for name in (study.CUT, *study.KEPT)}}
     tuned["reviews"]["transform"] = side(0.5).score
     verdicts = page.verdicts(study.claims_of(found, tuned, CONFIG))
-    assert verdicts == [page.REPRODUCED] * 5
-    worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: sides(0.1, 0.2, 0.6, 0.4, 0.3)}}
-    assert page.verdicts(study.claims_of(worse, {}, CONFIG))[3] == page.NOT_REPRODUCED
+    assert verdicts == [page.REPRODUCED] * 6
+    worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: sides(0.1, 0.2, 0.6, 0.4, 0.3, 0.2)}}
+    of_worse = page.verdicts(study.claims_of(worse, {}, CONFIG))
+    assert of_worse[3:] == [page.NOT_REPRODUCED] * 2
 
 
 def test_the_page_has_every_score(found, drawn):
@@ -54,12 +57,15 @@ def test_the_page_has_every_score(found, drawn):
     assert "| layer 2 | 128 | 1,000 | 2.0 | 0.5 |" in text
 
 
-def test_prose_on_figures_is_only_where_they_are_those_of_its_flags(found, drawn):
-    text = study.page(study.PUBLISHED, found, {}, SUBJECTS).text("figure.png")
-    assert study.WHY[0] in text and "Fine-tuned sides" not in text
-    assert "everything is trained" not in text
-    other = study.page(CONFIG, found, {}, SUBJECTS).text("figure.png")
-    assert study.WHY[0] not in other and "Fine-tuned sides" in other
+def test_prose_on_figures_is_only_where_they_are_those_of_its_flags(found, drawn, monkeypatch):
+    monkeypatch.setattr(study, "WHY", ("What they say.",))
+    text = study.page(study.Config(), found, {}, SUBJECTS).text("figure.png")
+    assert "What they say." in text and "Fine-tuned sides" in text
+    other = study.page(dataclasses.replace(CONFIG, tuned=()), found, {}, SUBJECTS).text(
+        "figure.png"
+    )
+    assert "What they say." not in other and "Fine-tuned sides" not in other
+    assert "everything is trained" not in other
 
 
 def test_what_is_short_is_a_part_of_what_is_whole():
@@ -71,18 +77,37 @@ def test_what_is_short_is_a_part_of_what_is_whole():
 
 
 def test_a_classifiers_own_set_is_not_far_from_it():
-    classifier: Any = SimpleNamespace(kind=study.CLASSIFIER)
-    assert study.OF_CLASSIFIER not in study.tasks_of(study.Config(), classifier)
-    assert study.OF_CLASSIFIER in study.tasks_of(study.Config())
+    nothing: Any = None
+    sets = study.Config().data
+    own = subjects.TEXTS_WITH_CLASSES
+    assert own in subjects.Subject("m", "masked", nothing).far(sets)
+    assert own not in subjects.Subject("c", subjects.CLASSIFIER, nothing).far(sets)
+    assert subjects.Subject("p", subjects.PICTURES, nothing).far(sets) == (subjects.FAR_PICTURES,)
+
+
+def test_a_head_answers_with_its_likeliest_class():
+    pretrained: Any = SimpleNamespace(labels=("cat", "dog", "owl"))
+    subject = subjects.Subject("c", subjects.CLASSIFIER, pretrained)
+    logits = [np.array([[3.0, 1.0, 2.0], [0.0, 1.0, 9.0]])]
+    names = ["ant", "dog", "owl"]  # it has no ant, and nobody asks for its cat
+    assert subjects.own_answers(subject, logits, names).tolist() == [2, 2]
+
+
+def test_a_discriminator_answers_by_the_token_that_it_doubts_most():
+    pretrained: Any = None
+    subject = subjects.Subject("r", "replaced", pretrained)
+    mean, most = np.array([[-3.0], [-1.0]]), np.array([[-0.5], [2.0]])
+    answers = subjects.own_answers(subject, [mean, most], ["original", "replaced"])
+    assert answers.tolist() == [0, 1]
 
 
 def test_a_word_is_asked_for_where_it_stood():
     masked = near_tasks.masked(TEXTS, 20)
     following = near_tasks.causal(TEXTS, 20)
-    assert len(masked.texts) == len(following.texts) == 20
-    for text, word in zip(masked.texts, masked.labels, strict=True):
+    assert len(masked.inputs) == len(following.inputs) == 20
+    for text, word in zip(masked.inputs, masked.labels, strict=True):
         assert text.replace("[MASK]", word) in TEXTS
-    for text, word in zip(following.texts, following.labels, strict=True):
+    for text, word in zip(following.inputs, following.labels, strict=True):
         assert any(whole.startswith(f"{text} {word} ") for whole in TEXTS)
 
 
@@ -117,7 +142,7 @@ def test_a_text_is_pooled_at_its_own_mask_alone():
 def test_half_of_the_texts_have_a_word_of_another():
     made = near_tasks.replaced(TEXTS, 40)
     assert 10 < made.labels.count("replaced") < 30
-    for text, label, own in zip(made.texts, made.labels, TEXTS, strict=True):
+    for text, label, own in zip(made.inputs, made.labels, TEXTS, strict=True):
         assert (text == own) == (label == "original")
 
 
