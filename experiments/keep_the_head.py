@@ -227,11 +227,17 @@ def features_of(subject: Subject, data: Labelled) -> dict[str, list[np.ndarray]]
     layers = layer_features(pretrained, batches, len(inputs), data.poolings)
     features = {str(number): list(layer) for number, layer in enumerate(layers)}
     for stage in stages_of(pretrained.head):
-        layer = layer_of(stage)
-        features[stage] = [
-            adapt.encode(pretrained, inputs, pooling, layer=layer) for pooling in data.poolings
-        ]
+        features[stage] = []
+        for pooling in poolings_at(subject, stage, data):
+            features[stage].append(adapt.encode(pretrained, inputs, pooling, layer=layer_of(stage)))
     return features
+
+
+def poolings_at(subject: Subject, side: str, data: Labelled) -> Sequence[str | None]:
+    """The poolings of a side: None for a head of classes, which pools by itself."""
+    if subject.has_classes and not side.isdigit():
+        return (None,)
+    return data.poolings
 
 
 def cost_of(
@@ -254,7 +260,7 @@ def cost_of(
     used = {name: leaves for name, leaves in encoder.items() if name not in left_out}
     layer = layer_of(side)
     inputs = data.inputs[:TIMED]
-    pooling = data.poolings[0]
+    pooling = poolings_at(subject, side, data)[0]
     adapt.encode(pretrained, inputs, pooling, layer=layer)  # it compiles
     started = time.process_time()
     adapt.encode(pretrained, inputs, pooling, layer=layer)

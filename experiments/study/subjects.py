@@ -57,6 +57,11 @@ class Subject:
     kind: str
     pretrained: adapt.Pretrained
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether its head says one of some classes of a whole text or picture, and pools for that."""
+        return self.kind in (CLASSIFIER, PICTURES)
+
     def far(self, sets: Sequence[str]) -> tuple[str, ...]:
         """Those of the sets that are far from its objective; a classifier's own set is not."""
         if self.kind == PICTURES:
@@ -142,7 +147,8 @@ def labelled(subject: Subject, task: str, pool: int, test_rows: int) -> Labelled
         test = texts_of(task, "test")
     inputs = [*train[0][:pool], *test[0][:test_rows]]
     labels = [*train[1][:pool], *test[1][:test_rows]]
-    return Labelled(inputs, labels, ("mean",))
+    poolings = ("mean", "cls") if subject.kind == PICTURES else ("mean",)
+    return Labelled(inputs, labels, poolings)
 
 
 def texts_of(name: str, part: str, column: str = "label") -> tuple[list[str], list[str]]:
@@ -162,7 +168,7 @@ def own_answers(subject: Subject, logits: Sequence[np.ndarray], names: Sequence[
     if subject.kind == "replaced":
         is_put_in = logits[-1][:, 0] > 0  # of the maximum over tokens
         return np.where(is_put_in, names.index("replaced"), names.index("original"))
-    if subject.kind in (CLASSIFIER, PICTURES):
+    if subject.has_classes:
         columns = {label: column for column, label in enumerate(pretrained.labels)}
     else:
         columns = tokenizer_of(pretrained).backend.get_vocab()
