@@ -109,7 +109,7 @@ class StudyOptions:
     # steps to the first checkpoint after the one of fresh weights
     first: int = 128
     # how often that number is doubled: each time a checkpoint, the last of them at the end
-    doublings: int = 5
+    doublings: int = 4
     # examples a step
     batch_size: int = 16
     # tokens of an example

@@ -53,7 +53,7 @@ def losses() -> dict[str, dict[str, float]]:
 
 def test_checkpoints_double_from_the_fresh_weights_on():
     assert CONFIG.stops == STEPS
-    assert study.Config().stops == (0, 128, 256, 512, 1024, 2048, 4096)
+    assert study.Config().stops == (0, 128, 256, 512, 1024, 2048)
     assert study.folder_of("masked", 16, CONFIG).parts[-2:] == ("masked", "step_00016")
 
 
