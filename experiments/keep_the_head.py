@@ -38,6 +38,7 @@ from experiments.study.subjects import (
     CLASSIFIER,
     FAR_PICTURES,
     NEAR,
+    NEAR_FEW,
     NEAR_WORDS,
     PICTURES,
     Subject,
@@ -60,6 +61,7 @@ SHORT: dict[str, Any] = {
     "classifiers": (),
     "data": ("reviews",),
     "labels": 60,
+    "few_labels": 30,
     "pool": 100,
     "seeds": 2,
     "test_rows": 60,
@@ -85,6 +87,8 @@ class StudyOptions:
     data: tuple[str, ...] = ("reviews", "trec", "sms-spam")
     # labelled examples
     labels: int = 250
+    # the same where they are few, on the near tasks alone
+    few_labels: int = 50
     # rows that these are drawn from
     pool: int = 1500
     # draws
@@ -137,7 +141,7 @@ def main(config: Config) -> dict[str, Any]:
     subjects = read_subjects(config)
     for subject in subjects:
         found[subject.name] = {}
-        for task in (*subject.far(config.data), NEAR):
+        for task in (*subject.far(config.data), NEAR, NEAR_FEW):
             found[subject.name][task] = frozen(subject, task, config)
     tuned: Tuned = {task: fine_tuned(subjects[0], task, config) for task in config.tuned}
     result = {"frozen": as_plain(found), "tuned": as_plain(tuned)}
@@ -197,8 +201,9 @@ def measure(subject: Subject, task: str, config: Config) -> dict[str, np.ndarray
     names, targets = np.unique(data.labels, return_inverse=True)
     test = len(targets) - config.pool
     draws = []
+    labels = config.few_labels if task == NEAR_FEW else config.labels
     for seed in range(config.seeds):
-        draws.append(dual_probe.drawn_rows(config.pool, config.labels, seed))
+        draws.append(dual_probe.drawn_rows(config.pool, labels, seed))
     features = features_of(subject, data)
     measured = {"sides": np.array(list(features))}
     for name, candidates in features.items():
@@ -206,7 +211,7 @@ def measure(subject: Subject, task: str, config: Config) -> dict[str, np.ndarray
             candidates, targets, np.stack(draws), test
         )
         measured[f"{name} cost"] = np.array(cost_of(subject, name, candidates, data))
-    if task == NEAR:
+    if task in (NEAR, NEAR_FEW):
         answers = subjects_of.own_answers(subject, features["logits"], names.tolist())
         is_right = (answers == targets)[-test:]
         measured["sides"] = np.array([*features, OWN])
@@ -471,14 +476,19 @@ def claims_of(found: Sides, tuned: Tuned, config: Config) -> list[Claim]:
             mean_of(margins(found, far, "before", "last")),
         ),
         Claim(
-            "near the objective keeping the head helps: without a label it is ahead of a new probe",
+            "near the objective the head, without a label, is ahead of a probe with few",
+            f"own answer - last layer with {config.few_labels} labels, mean over encoders, near each",
+            mean_of(margins(found, (NEAR_FEW,), OWN, "last")),
+        ),
+        Claim(
+            "and of a probe with more",
             f"own answer - last layer with {config.labels} labels, mean over encoders, near each",
             mean_of(margins(found, (NEAR,), OWN, "last")),
         ),
         Claim(
-            "near the objective a new probe is better on the logits, too",
-            "logits - last layer, mean over encoders, near each",
-            mean_of(margins(found, (NEAR,), "logits", "last")),
+            "near the objective a probe with few labels is better on the logits",
+            f"logits - last layer with {config.few_labels} labels, mean over encoders, near each",
+            mean_of(margins(found, (NEAR_FEW,), "logits", "last")),
         ),
     ]
     for task, sides in tuned.items():
@@ -496,12 +506,19 @@ def named(task: str) -> str:
     return "the task near the objective" if task == NEAR else task
 
 
-def table_rows(found: Sides, subjects: Sequence[Subject]) -> list[tuple[str, ...]]:
+def shown_task(subject: Subject, task: str, config: Config) -> str:
+    """What a row of the table is of."""
+    if task == NEAR_FEW:
+        return f"the same with {config.few_labels} labels"
+    return f"near: {NEAR_WORDS[subject.kind]}" if task == NEAR else task
+
+
+def table_rows(found: Sides, subjects: Sequence[Subject], config: Config) -> list[tuple[str, ...]]:
     """A row an encoder and task, as :data:`COLUMNS` names its values."""
     rows = []
     for subject in subjects:
         for task, sides in found[subject.name].items():
-            shown = f"near: {NEAR_WORDS[subject.kind]}" if task == NEAR else task
+            shown = shown_task(subject, task, config)
             layers = " ".join(
                 f"{side.score.value:.3f}" for name, side in sides.items() if name.isdigit()
             )
@@ -516,6 +533,8 @@ def table_rows(found: Sides, subjects: Sequence[Subject]) -> list[tuple[str, ...
 
 
 KEPT_STAGES = ("transform", "logits")
+PANELS = {NEAR: "near each objective", NEAR_FEW: "near each objective, few labels"}
+PANELS_OF_A_ROW = 3
 
 
 def cost_rows(found: Sides) -> list[tuple[str, ...]]:
@@ -549,42 +568,50 @@ def tuned_rows(tuned: Tuned) -> list[tuple[str, ...]]:
 def plot(found: Sides) -> Any:
     """A panel a task: the accuracy of every encoder from its embedding to its head's logits."""
     every = dict.fromkeys(task for of_subject in found.values() for task in of_subject)
-    tasks = [*(task for task in every if task != NEAR), NEAR]
-    drawn, axes = plots.figure(1, len(tasks), size=(3.3 * len(tasks) + 0.6, 3.7))
-    for axis, task in zip(axes[0], tasks, strict=True):
-        deepest = 0
-        for number, (name, of_subject) in enumerate(found.items()):
-            sides = of_subject.get(task)
-            if sides is None:
-                continue
-            deepest = max(deepest, int(last_layer(sides)))
-            places = {"transform": deepest + 1, "logits": deepest + 2, OWN: deepest + 3}
-            positions = [
-                places.get(side, int(side) if side.isdigit() else 0) + 0.06 * (number - 2)
-                for side in sides
-            ]
-            scores = [side.score for side in sides.values()]
-            draw.points(axis, positions, scores, COLOURS.get(name, plots.BLUE), name)
-        layers = ["embedding", *(f"block {number}" for number in range(1, deepest + 1))]
-        ticks = [*layers, "transform", "logits"]
-        if task == NEAR:
-            ticks.append(OWN)
-        axis.set_xticks(range(len(ticks)), ticks, rotation=30, fontsize=8)
-        axis.axvline(deepest + 0.5, color="black", ls=":", lw=1)
-        title = "near each objective" if task == NEAR else f"{task}: far"
-        axis.set_title(title, fontsize=10)
-        axis.grid(alpha=0.25)
-    axes[0, 0].set_ylabel("test accuracy of a probe")
-    axes[0, -1].legend(frameon=False, fontsize=8)
+    tasks = [*(task for task in every if task not in PANELS), *PANELS]
+    rows = -(-len(tasks) // PANELS_OF_A_ROW)
+    size = (4.0 * PANELS_OF_A_ROW + 0.6, 3.2 * rows + 0.6)
+    drawn, axes = plots.figure(rows, PANELS_OF_A_ROW, size=size)
+    for axis in axes.flat[len(tasks) :]:
+        axis.axis("off")
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        of_task = {name: of_subject.get(task, {}) for name, of_subject in found.items()}
+        draw_task(axis, task, of_task)
+    for of_row in axes:
+        of_row[0].set_ylabel("test accuracy of a probe")
+    axes.flat[tasks.index(NEAR)].legend(frameon=False, fontsize=8, ncols=2)
     drawn.suptitle(
         "The encoder | its head: the dotted line is where the head is cut off", fontsize=11
     )
     return drawn
 
 
+def draw_task(axis: Any, task: str, of_task: Mapping[str, Mapping[str, Side]]) -> None:
+    """Every encoder on one task: its layers, and behind a line the stages of its head."""
+    deepest = max(int(last_layer(sides)) for sides in of_task.values() if sides)
+    places = {"transform": deepest + 1, "logits": deepest + 2, OWN: deepest + 3}
+    for layer in range(deepest + 1):
+        places[str(layer)] = layer
+    for number, (name, sides) in enumerate(of_task.items()):
+        if sides:
+            positions = [places[side] + 0.06 * (number - 2) for side in sides]
+            scores = [side.score for side in sides.values()]
+            draw.points(axis, positions, scores, COLOURS.get(name, plots.BLUE), name)
+    ticks = ["embedding", *(f"block {number}" for number in range(1, deepest + 1))]
+    ticks += ["transform", "logits"]
+    if task in PANELS:
+        ticks.append(OWN)
+    axis.set_xticks(range(len(ticks)), ticks, rotation=20, fontsize=8)
+    axis.axvline(deepest + 0.5, color="black", ls=":", lw=1)
+    axis.set_title(PANELS.get(task, f"{task}: far"), fontsize=10)
+    axis.grid(alpha=0.25)
+
+
 def page(config: Config, found: Sides, tuned: Tuned, subjects: Sequence[Subject]) -> Page:
     tables = [
-        Table(COLUMNS, table_rows(found, subjects), right=5, title="Probes on frozen features"),
+        Table(
+            COLUMNS, table_rows(found, subjects, config), right=5, title="Probes on frozen features"
+        ),
         Table(
             COST_COLUMNS,
             cost_rows(found),

@@ -19,6 +19,7 @@ from experiments.study import near_tasks, small_encoders
 from experiments.study.near_tasks import Labelled
 
 NEAR = "near"
+NEAR_FEW = "near, few labels"  # the same task
 FAR_PICTURES = "other clothes"
 CLASSIFIER = "classifier"
 PICTURES = "pictures"
@@ -133,13 +134,14 @@ def clothes(part: str, of_kinds: bool) -> tuple[list[Any], list[str]]:
 
 def labelled(subject: Subject, task: str, pool: int, test_rows: int) -> Labelled:
     """What a task asks of a subject: ``pool`` rows to draw from, and then those of the test."""
+    is_near = task in (NEAR, NEAR_FEW)
     if subject.kind == PICTURES:
-        train = clothes("train", of_kinds=task == NEAR)
-        test = clothes("test", of_kinds=task == NEAR)
-    elif task == NEAR and subject.kind in near_tasks.TASKS:
+        train = clothes("train", of_kinds=is_near)
+        test = clothes("test", of_kinds=is_near)
+    elif is_near and subject.kind in near_tasks.TASKS:
         texts = [text for name in NEAR_SETS for text in bundled.read(name, "test")["text"]]
         return near_tasks.TASKS[subject.kind](texts, pool + test_rows)
-    elif task == NEAR:
+    elif is_near:
         train = texts_of(TEXTS_WITH_CLASSES, "train", "fine")
         test = texts_of(TEXTS_WITH_CLASSES, "test", "fine")
     else:

@@ -31,7 +31,9 @@ def sides(*accuracies: float) -> dict[str, study.Side]:
 @pytest.fixture(scope="module")
 def found() -> study.Sides:
     far = {"reviews": sides(0.6, 0.9, 0.8, 0.7, 0.6)}
-    return {"tiny-bert": {**far, study.NEAR: sides(0.1, 0.2, 0.3, 0.4, 0.6, 0.7)}}
+    near = {study.NEAR: sides(0.1, 0.2, 0.3, 0.4, 0.6, 0.7)}
+    few = {study.NEAR_FEW: sides(0.1, 0.2, 0.2, 0.3, 0.5, 0.7)}
+    return {"tiny-bert": {**far, **near, **few}}
 
 
 CONFIG = study.Config(data=("reviews",), tuned=("reviews",))
@@ -42,10 +44,11 @@ def test_what_is_planted_is_what_the_claims_say(found):
     tuned = {"reviews": {name: side(0.8).score for name in (study.CUT, *study.KEPT)}}
     tuned["reviews"]["transform"] = side(0.5).score
     verdicts = page.verdicts(study.claims_of(found, tuned, CONFIG))
-    assert verdicts == [page.REPRODUCED] * 6
-    worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: sides(0.1, 0.2, 0.6, 0.4, 0.3, 0.2)}}
+    assert verdicts == [page.REPRODUCED] * 7
+    low = sides(0.1, 0.2, 0.6, 0.4, 0.3, 0.2)
+    worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: low, study.NEAR_FEW: low}}
     of_worse = page.verdicts(study.claims_of(worse, {}, CONFIG))
-    assert of_worse[3:] == [page.NOT_REPRODUCED] * 2
+    assert of_worse[3:] == [page.NOT_REPRODUCED] * 3
 
 
 def test_the_page_has_every_score(found, drawn):
@@ -71,7 +74,7 @@ def test_prose_on_figures_is_only_where_they_are_those_of_its_flags(found, drawn
 def test_what_is_short_is_a_part_of_what_is_whole():
     whole = study.Config()
     assert set(study.SHORT["data"]) < set(whole.data)
-    for name in ("labels", "pool", "seeds", "test_rows"):
+    for name in ("labels", "few_labels", "pool", "seeds", "test_rows"):
         assert study.SHORT[name] < getattr(whole, name), name
     assert whole.labels < whole.pool and whole.seeds >= 5
 
