@@ -43,8 +43,9 @@ SUBJECTS: Any = [SimpleNamespace(name="tiny-bert", kind="masked")]
 def test_what_is_planted_is_what_the_claims_say(found):
     tuned = {"reviews": {name: side(0.8).score for name in (study.CUT, *study.KEPT)}}
     tuned["reviews"]["transform"] = side(0.5).score
+    tuned["reviews"]["logits"] = side(0.4).score
     verdicts = page.verdicts(study.claims_of(found, tuned, CONFIG))
-    assert verdicts == [page.REPRODUCED] * 7
+    assert verdicts == [page.REPRODUCED] * 8
     low = sides(0.1, 0.2, 0.6, 0.4, 0.3, 0.2)
     worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: low, study.NEAR_FEW: low}}
     of_worse = page.verdicts(study.claims_of(worse, {}, CONFIG))
