@@ -177,9 +177,10 @@ def test_logits_of_many_tokens_are_answered_as_they_would_be_without_coordinates
 
 
 def test_a_probe_finds_the_class_and_chooses_the_features_that_have_it():
-    targets = RNG.integers(0, 3, 300)
-    informed = np.eye(3)[targets] + 0.1 * RNG.normal(size=(300, 3))
-    noise = RNG.normal(size=(300, 50))
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 300)
+    informed = np.eye(3)[targets] + 0.1 * rng.normal(size=(300, 3))
+    noise = rng.normal(size=(300, 50))
     draws = np.stack([dual_probe.drawn_rows(200, 60, seed) for seed in range(2)])
     assert not np.array_equal(*draws)
     right = dual_probe.right_answers([noise, informed], targets, draws, 100)
