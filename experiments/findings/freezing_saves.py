@@ -25,6 +25,7 @@ from adapt.comparison.trained import Seconds
 from adapt.cost import flops
 from adapt.run_folder import write_json
 from adapt.training.strategies import as_text
+from experiments.benchmark.finetune_runs import use_own_cache
 from experiments.findings.cells import REVIEWS, FindingConfig, Setting, fit, some_rows
 from experiments.study.options import same_flags
 from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
@@ -70,8 +71,8 @@ WHY: Sequence[str] = ()
 METHOD = (
     "`freezing` trains everything for one epoch, then the last two of six blocks and the head for "
     "two; the other strategies are the same for all three epochs. Each seed draws {labels} of 1,500 "
-    "film reviews, the same for every strategy; a fifth of them choose the best epoch. Batches have "
-    "16 examples, the test {rows} reviews, and the rate is three times the usual.",
+    "film reviews, the same for every strategy; a fifth of them choose the rate, the usual one or "
+    "three times that, and the best epoch. Batches have 16 examples, and the test {rows} reviews.",
     "FLOPs are of the steps of one fit, counted by hand, without the head: the frozen stages once an "
     "epoch, or with the cache once. Beside them is the compiler's count of the same fit as "
     "`adapt.compare` trained it, which keeps states where they serve several fits: of the strategies "
@@ -192,6 +193,7 @@ def timed(config: FindingConfig) -> dict[str, list[float]]:
     path = folder / "seconds.json"
     if path.exists():
         return json.loads(path.read_text("utf-8"))
+    use_own_cache(folder)  # where no earlier run has kept anything
     texts, labels = some_rows("reviews", "train", (ROUNDS + 1) * rows)
     spare = slice(ROUNDS * rows, None)
     for name, cache in TIMED:  # the first run of a side traces its programs

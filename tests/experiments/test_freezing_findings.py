@@ -54,7 +54,7 @@ def of_domains() -> lp_ft.Scores:
 def test_probing_first_is_judged_in_and_out_of_the_domain(of_domains, tmp_path):
     found = verdicts(lp_ft.claims(of_domains))
     assert found == [REPRODUCED, REPRODUCED, NOT_DECIDABLE, REPRODUCED, REPRODUCED]
-    page = lp_ft.page(FindingConfig(), REVIEWS, of_domains)
+    page = lp_ft.page(FindingConfig(), REVIEWS, of_domains, of_domains)
     text = page.text("figure.png")
     assert "Each seed draws 160 of" in text and "arxiv.org" in text
     assert "| probe | 0.600 (" in text
