@@ -164,7 +164,9 @@ class Config(StudyOptions, StudyRunOptions):
     out: Path = Path("runs/prompting")
 
 
-PUBLISHED = Config()  # the flags whose figures WHY speaks of
+CAUSAL = "runs/pretrain_and_probe/causal/step_02048"  # of the study of that name
+# The flags whose figures WHY speaks of.
+PUBLISHED = Config(checkpoints=("tiny-bert", CAUSAL), data=("reviews",))
 
 
 # The sides' scores by labels a class, 0 and 1 without training; of a set, and of a checkpoint.
@@ -374,21 +376,24 @@ def plot(scores: Mapping[str, ScoresOfSets], majority: Mapping[str, float]) -> A
         axes[row, 0].set_ylabel("test accuracy")
     for axis in axes[-1]:
         axis.set_xlabel("labels a class (0 and 1: no training)")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     return drawn
 
 
 def draw_set(axis: Any, of_set: Scores) -> None:
     """Every side of one checkpoint on one set, at the place of its budget."""
     counts = sorted(of_set)
-    colours = {name: side.colour for name, side in SIDES.items()} | {EXAMPLES: plots.GREEN}
+    colours = {name: side.colour for name, side in SIDES.items()}
+    colours[EXAMPLES] = plots.GREEN
     for number, (side, colour) in enumerate(colours.items()):
-        places = [place for place, count in enumerate(counts) if side in of_set[count]]
-        if not places:
-            continue
-        of_side = [of_set[counts[place]][side] for place in places]
-        shifted = [place + 0.08 * (number - 1) for place in places]
-        draw.points(axis, shifted, of_side, colour, side)
+        places = []
+        scores = []
+        for place, count in enumerate(counts):
+            if side in of_set[count]:
+                places.append(place + 0.08 * (number - 1))
+                scores.append(of_set[count][side])
+        if scores:
+            draw.points(axis, places, scores, colour, side)
     axis.set_xticks(range(len(counts)), [str(count) for count in counts])
     axis.set_xlim(-0.4, len(counts) - 0.6)
 

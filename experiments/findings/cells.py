@@ -131,15 +131,14 @@ class Fits:
 
     def score(self, budget: int, test: str = "test", metric: str | None = None) -> Score:
         """A metric on a test set, by default the task's own: scores of equal tests are paired."""
-        material = self.material
-        tests = [self.outputs_and_targets(budget, seed, test) for seed in range(self.seeds)]
-        names = scored_names(material, test)
-        metric = metric or material.metric
-        resamples = intervals.resampled(material.task, names, metric, tests, is_one_test=True)
+        metric = metric or self.material.metric
         by_seed = [cell.scores[test][metric] for cell in self.of_budget(budget)]
-        size = intervals.scorer(material.task, names, metric, *tests[0]).size
         values = np.array(by_seed, np.float64)
-        return Score(float(values.mean()), resamples, values, (self.seeds, size))
+        tests = [self.outputs_and_targets(budget, seed, test) for seed in range(self.seeds)]
+        scored_by = (self.material.task, scored_names(self.material, test), metric)
+        resamples = intervals.resampled(*scored_by, tests, is_one_test=True)
+        examples = intervals.scorer(*scored_by, *tests[0]).size
+        return Score(float(values.mean()), resamples, values, (self.seeds, examples))
 
     def outputs_and_targets(self, budget: int, seed: int, test: str) -> tuple[np.ndarray, Any]:
         """(what the head gave on a test set, what it is scored against)."""

@@ -40,7 +40,15 @@ CAPTION = (
     "Test accuracy on film reviews, as in training, and on three other domains with the same "
     "labels. Bars are 95% intervals over seeds and test examples."
 )
-WHY: Sequence[str] = ()
+WHY: Sequence[str] = (
+    "Nothing of the paper's order is seen here, and nothing is decided. Fine-tuning is ahead of the "
+    "probe in the domain, and by the means in each of the others, too; what probing first adds out "
+    "of the domain, .016, is less than seeds and rows leave uncertain.",
+    "Accuracy out of the domain hangs on where the threshold falls, which moves from seed to seed: on "
+    "tweets the probe is right for .64, uncertain by .17, while it orders the labels well (AUROC .82). "
+    "By AUROC fine-tuning is ahead of the probe by .07 on the other domains, and probing first is .01 "
+    "behind it.",
+)
 METHOD = (
     "Each seed draws {labels} of 1,500 film reviews, the same for every side; a fifth of them "
     "choose the rate, the usual one or three times that, and the best epoch; of the probe, the "
