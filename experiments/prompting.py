@@ -373,7 +373,7 @@ def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page
 def plot(scores: Mapping[str, ScoresOfSets], majority: Mapping[str, float]) -> Any:
     """A row a checkpoint, a panel a set: the accuracy of every side by labels a class."""
     sets = list(next(iter(scores.values())))
-    size = (3.8 * len(sets) + 0.6, 3.1 * len(scores) + 0.4)
+    size = (4.2 * len(sets) + 0.6, 2.9 * len(scores) + 1)
     drawn, axes = plots.figure(len(scores), len(sets), size=size, sharey="col")
     for row, (checkpoint, of_sets) in enumerate(scores.items()):
         for axis, (name, of_set) in zip(axes[row], of_sets.items(), strict=True):
@@ -384,7 +384,8 @@ def plot(scores: Mapping[str, ScoresOfSets], majority: Mapping[str, float]) -> A
         axes[row, 0].set_ylabel("test accuracy")
     for axis in axes[-1]:
         axis.set_xlabel("labels a class (0 and 1: no training)")
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    handles = axes[0, 0].get_legend_handles_labels()
+    drawn.legend(*handles, frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return drawn
 
 
