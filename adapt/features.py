@@ -241,7 +241,7 @@ def encode(
     the folder asks for and is not done here.
     """
     if isinstance(texts, str):
-        raise DataError("encode takes a list of texts: put the one text in [brackets]")
+        raise DataError("encode takes a list: put the one text, or picture, in [brackets]")
     pretrained = with_image_size(loaded(pretrained), image_size)
     if pretrained.config.is_image:
         texts = as_pictures(texts, "texts")

@@ -5,8 +5,7 @@
 
 A probe on every layer of an encoder, after its head's transform, and on its head's logits; and the
 same encoder fine-tuned with its head kept below the new one, dropped, or cut deeper. Each head is
-also given a task near its own objective, where keeping it should help: there it can answer without
-a label.
+also given a task near its own objective, where keeping it should help: there it can answer by itself.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from adapt.options import KeptHead
 from adapt.pretrained.hub import tokenizer_of
 from adapt.probing.layers import layer_features
 from experiments.study import draw, dual_probe, near_tasks, small_encoders
-from experiments.study import subjects as subjects_of
+from experiments.study import subjects as subject_tools
 from experiments.study.near_tasks import Labelled
 from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
@@ -45,7 +44,7 @@ from experiments.study.subjects import (
 )
 
 TIMED = 200  # inputs whose features are timed
-OWN = "own answer"  # what the head says without a label
+OWN = "own answer"  # what the head says by itself
 KEPT: dict[str, KeptHead | None] = {"dropped": None, "transform": "transform", "logits": "logits"}
 CUT = "cut"  # a block deeper
 COLOURS = {
@@ -155,23 +154,23 @@ def main(config: Config) -> dict[str, Any]:
 def read_subjects(config: Config) -> list[Subject]:
     """The encoders that are compared; those that are trained here are kept with the results."""
     folder = config.folder / "encoders"
-    subjects = [subjects_of.language_model(config.checkpoint, "masked", config.checkpoint)]
+    subjects = [subject_tools.language_model(config.checkpoint, "masked", config.checkpoint)]
     for objective in config.objectives:
         console.say(f"{objective}: pre-training")
-        subjects.append(subjects_of.pretrained_here(objective, config.steps, folder))
+        subjects.append(subject_tools.pretrained_here(objective, config.steps, folder))
     if CLASSIFIER in config.classifiers:
         console.say(f"{CLASSIFIER}: pre-training")
-        subjects.append(subjects_of.classifier_of_texts(config.checkpoint, config.pool, folder))
+        subjects.append(subject_tools.classifier_of_texts(config.checkpoint, config.pool, folder))
     if PICTURES in config.classifiers:
         console.say(f"{PICTURES}: pre-training")
-        subjects.append(subjects_of.classifier_of_pictures(config.pool, folder))
+        subjects.append(subject_tools.classifier_of_pictures(config.pool, folder))
     return subjects
 
 
 def labelled(subject: Subject, task: str, config: Config) -> Labelled:
     """The inputs of a task: rows to draw from, and then those of the test."""
-    data = subjects_of.labelled(subject, task, config.pool, config.test_rows)
-    return near_tasks.with_pooling_at_mask(subject.pretrained, data)
+    data = subject_tools.labelled(subject, task, config.pool, config.test_rows)
+    return near_tasks.with_own_poolings(subject.pretrained, data)
 
 
 # Frozen features
@@ -212,7 +211,7 @@ def measure(subject: Subject, task: str, config: Config) -> dict[str, np.ndarray
         )
         measured[f"{name} cost"] = np.array(cost_of(subject, name, candidates, data))
     if task in (NEAR, NEAR_FEW):
-        answers = subjects_of.own_answers(subject, features["logits"], names.tolist())
+        answers = subject_tools.own_answers(subject, features["logits"], names.tolist())
         is_right = (answers == targets)[-test:]
         measured["sides"] = np.array([*features, OWN])
         measured[f"{OWN} right"] = np.tile(is_right, (config.seeds, 1))
@@ -379,19 +378,20 @@ QUESTION = (
 )
 CAPTION = (
     "Test accuracy of a probe on frozen features, from the embedding to the head's logits, on tasks "
-    "that are far from the objectives and, last, on the task near each encoder's own; there beside it "
-    "what the head says without a label. Bars are 95% intervals over draws and test rows."
+    "that are far from the objectives and, in the last two panels, on the task near each encoder's own; "
+    "there beside it what the head says by itself. Bars are 95% intervals over draws and test rows."
 )
 METHOD = (
     "Probes: ridge regression of the classes on standardised features, on four fifths of the labelled "
     "rows; the other fifth chooses the strength of the penalty. Every side has the same draws and the "
     "same choices. A vector is the mean over the tokens unless said otherwise, of logits too, which "
     "are fitted in the dual form. Seconds are of the processor, on a busy machine.",
-    "On the near task the head itself answers, too, without a label: with the likeliest of the ten "
+    "On the near task the head itself answers, too, without a new label: with the likeliest of the ten "
     "words, the likeliest of its classes, or whether it finds any word that was put in.",
 )
 TUNED_METHOD = (
-    "Fine-tuned sides train everything, all at the same rates, the kept head at the encoder's."
+    "Fine-tuned sides train everything, the kept head at the encoder's rate; each side chooses one of "
+    "the same two rates by held-out labels."
 )
 HEADS_HERE = {
     "masked": "of masked LM",
@@ -405,20 +405,8 @@ DIFFERS = (
     "head has learned more than masked LM.",
     "The small encoders are pre-trained for minutes, where others are for days.",
 )
-# What the figures of the flags in PUBLISHED say.
-WHY: Sequence[str] = (
-    "Far from its objective an encoder's output is worth more than its head's logits, by .027 as the "
-    "mean over all of these tasks. It is most where the head is narrow: of other clothes the logits of "
-    "five classes know .580 and the layer below them .784, and on spam the one logit of replaced tokens "
-    "falls .054 behind. The logits of a vocabulary lose little, since they are a linear map of nearly "
-    "all that is below them; they are 30,522 numbers in place of 128.",
-    "Near its objective the head is worth keeping while labels are few. Without any it is ahead of a "
-    "probe with 50, by .053 as the mean, and by .134 and .138 where the classes are its own. With 250 "
-    "labels the probe has made up for that. What language models are asked near their objective they "
-    "hardly know here: ten words by chance are .1, two answers .5.",
-    "Fine-tuned on questions with the logits below a new head, the checkpoint comes to .497, and "
-    "without its head to .731.",
-)
+# What the figures say.
+WHY: Sequence[str] = ()
 
 
 def method_of(config: Config, subjects: Sequence[Subject]) -> list[str]:
@@ -450,20 +438,25 @@ def last_layer(sides: Mapping[str, Side]) -> str:
     return str(max(int(name) for name in sides if name.isdigit()))
 
 
-def margins(found: Sides, tasks: Sequence[str], first: str, second: str) -> list[Score]:
+def margins(
+    found: Sides, tasks: Sequence[str], first: str, second: str, encoders: Sequence[str] = ()
+) -> list[Score]:
     """By how much one side is better than another, for each encoder and task that has both. ``last``
-    is the encoder's last layer, ``before`` the one below it.
+    is the encoder's last layer, ``before`` the one below it. ``encoders`` are those that count; ()
+    is all.
     """
     scores = []
-    for of_subject in found.values():
+    for name, of_subject in found.items():
+        if encoders and name not in encoders:
+            continue
         for task in tasks:
             sides = of_subject.get(task, {})
             if not sides:
                 continue
             last = last_layer(sides)
-            names = {"last": last, "before": str(int(last) - 1)}
-            one = sides.get(names.get(first, first))
-            other = sides.get(names.get(second, second))
+            layers = {"last": last, "before": str(int(last) - 1)}
+            one = sides.get(layers.get(first, first))
+            other = sides.get(layers.get(second, second))
             if one is not None and other is not None:
                 scores.append(one.score - other.score)
     return scores
@@ -488,21 +481,12 @@ def claims_of(found: Sides, tuned: Tuned, config: Config) -> list[Claim]:
             mean_of(margins(found, far, "before", "last")),
         ),
         Claim(
-            "near the objective the head, without a label, is ahead of a probe with few",
-            f"own answer - last layer with {config.few_labels} labels, mean over encoders, near each",
-            mean_of(margins(found, (NEAR_FEW,), OWN, "last")),
-        ),
-        Claim(
-            "and of a probe with more",
-            f"own answer - last layer with {config.labels} labels, mean over encoders, near each",
-            mean_of(margins(found, (NEAR,), OWN, "last")),
-        ),
-        Claim(
             "near the objective a probe with few labels is better on the logits",
             f"logits - last layer with {config.few_labels} labels, mean over encoders, near each",
             mean_of(margins(found, (NEAR_FEW,), "logits", "last")),
         ),
     ]
+    claims += claims_of_own_answers(found, config)
     for task, sides in tuned.items():
         claims.append(
             Claim(
@@ -519,6 +503,31 @@ def claims_of(found: Sides, tuned: Tuned, config: Config) -> list[Claim]:
                     sides["dropped"] - sides["logits"],
                 )
             )
+    return claims
+
+
+def claims_of_own_answers(found: Sides, config: Config) -> list[Claim]:
+    """That near its objective a head by itself is ahead of a new probe: of language models, and of
+    heads of classes, which were trained on thousands of labels of that very task.
+    """
+    of_classes = [name for name in found if name in config.classifiers]
+    language_models = [name for name in found if name not in of_classes]
+    kinds = {
+        "a language model's head": language_models,
+        "a head of these classes": of_classes,
+    }
+    claims = []
+    for task, labels in ((NEAR_FEW, config.few_labels), (NEAR, config.labels)):
+        for words, encoders in kinds.items():
+            scores = margins(found, (task,), OWN, "last", encoders) if encoders else []
+            if scores:
+                claims.append(
+                    Claim(
+                        f"near its objective {words} is ahead of a probe with {labels} labels",
+                        "own answer - last layer, mean over such encoders",
+                        mean_of(scores),
+                    )
+                )
     return claims
 
 
@@ -552,7 +561,7 @@ def table_rows(found: Sides, subjects: Sequence[Subject], config: Config) -> lis
     return rows
 
 
-KEPT_STAGES = ("transform", "logits")
+KEPT_STAGES = tuple(stage for stage in KEPT.values() if stage)
 PANELS = {NEAR: "near each objective", NEAR_FEW: "near each objective, few labels"}
 PANELS_OF_A_ROW = 3
 
@@ -637,7 +646,7 @@ def page(config: Config, found: Sides, tuned: Tuned, subjects: Sequence[Subject]
             COST_COLUMNS,
             cost_rows(found),
             right=4,
-            title=f"What features cost, on {config.data[0]}",
+            title="What features cost, on the first task of each encoder",
         ),
     ]
     if tuned:

@@ -54,9 +54,9 @@ CAPTION = (
     "example of each class before it. Bars are 95% intervals over seeds and test examples."
 )
 METHOD = (
-    "Every side sees the same draws of examples, trains all of the encoder, and has the same rates "
-    "to choose from by the labels that it has. The probe is logistic regression on frozen "
-    "features. Differences are paired by seed and test example. A draw of up to {few} labels in all has as "
+    "Every side sees the same draws of examples. A new head and a prompt train all of the encoder, and "
+    "have the same rates to choose from by the labels that they have; the probe is logistic regression "
+    "on frozen features. Differences are paired by seed and test example. A draw of up to {few} labels in all has as "
     "many of each class; a larger one is by chance, and labels a class are its mean.",
     "An answered example of each class before the prompt, without training, is what Brown et al. "
     "([2020](https://arxiv.org/abs/2005.14165)) call in-context learning; each seed draws other "
@@ -73,12 +73,11 @@ DIFFERS = (
     "The rate is chosen by a fifth of the few labels, on every side alike.",
 )
 WHY: Sequence[str] = (
-    "With 4 labels a class the prompt of the masked LM is ahead of a new head by .089. The new head is "
-    "at chance there, while the words of the prompt begin at .533 without any label, and at .584 with "
-    "these. With 32 labels a class the new head has made up for that.",
-    "The small causal LM decides nothing: all of its sides are at chance, with every number of labels. "
-    "Two thousand steps of pre-training have taught it nothing that serves here, and its 64 positions "
-    "have no room for examples in a prompt.",
+    "With 4 labels a class the prompt of the masked LM is ahead of a new head by .089, just beyond the "
+    "interval. The words of the prompt give .533 without labels and .584 with 4 a class, where the new head "
+    "is at .495. With 32 labels a class the difference is .010, and not decided.",
+    "The small causal LM decides nothing: with every number of labels its sides are within .05 of the "
+    "chance of one half. Its 64 positions have no room for examples in a prompt.",
 )
 SHORT: dict[str, Any] = {
     "data": ("reviews",),

@@ -223,6 +223,8 @@ def test_pictures_are_encoded_as_they_are_extracted(vit, tmp_path):
 def test_what_is_no_picture_is_refused(vit):
     with pytest.raises(DataError, match="No such file or directory: 'a good film'"):
         features.encode(vit, ["a good film"])
+    with pytest.raises(DataError, match=r"shape \[28, 28, 3\], which is one picture"):
+        features.encode(vit, np.zeros((28, 28, 3), np.uint8))
     with pytest.raises(DataError, match=r"`texts`\[0\] is an array of float64"):
         features.encode(vit, np.zeros((2, 28, 28)))
 
@@ -260,7 +262,7 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
         with pytest.raises(StrategyError, match=message) as caught:
             function()
         assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="encode takes a list of texts"):
+    with pytest.raises(DataError, match="encode takes a list: put"):
         features.encode(bert, "one text")  # pyright: ignore
 
 

@@ -477,9 +477,16 @@ def as_words(value: Any) -> Any:
 def as_pictures(inputs: Any, name: str) -> list:
     """Pictures as ``datasets`` takes them: PIL's, paths, or arrays uint8 [H, W] or [H, W, C].
 
-    Raises DataError for pixels of another type: between 0 and 1, they would all be black.
+    Raises DataError for one picture alone, which would be read as many gray ones, and for pixels of
+    another type: between 0 and 1, they would all be black.
     """
-    is_array = hasattr(inputs, "dtype") and len(getattr(inputs, "shape", ())) in (3, 4)
+    shape = tuple(getattr(inputs, "shape", ())) if hasattr(inputs, "dtype") else ()
+    if len(shape) == 3 and shape[-1] in (3, 4):
+        raise DataError(
+            f"`{name}` is an array of shape {list(shape)}, which is one picture in colours: put it in "
+            "[brackets]"
+        )
+    is_array = len(shape) in (3, 4)
     values = list(np.asarray(inputs)) if is_array else as_list(inputs, name)
     pictures = []
     for row, value in enumerate(values):

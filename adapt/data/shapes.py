@@ -1,5 +1,5 @@
-"""Which shapes batches have on a device: many small ones where a program compiles at once, one or
-two large ones where it takes long.
+"""Which shapes batches have on a device: several where their programs compile at once, one or two
+where that takes long.
 
     shape_rule(config)                  # for this process's device
     shape_rule(config, Device("gpu"))   # for another one
@@ -36,11 +36,11 @@ LONG_ROWS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class ShapeRule:
-    """How batches are shaped; the default is that of a CPU, of an encoder that compiles in no time.
+    """How batches are shaped; the default is that of a CPU on which compiling costs nothing.
 
     ``tokens`` are those of an evaluation batch, R * C. ``compile_tokens`` are how many tokens a
-    train step computes in the time in which a program compiles. ``is_sparing`` says whether a shape
-    more costs more than padding in evaluation, too.
+    train step computes in the time in which its program compiles. With ``is_sparing`` evaluation,
+    too, pads rather than have another shape.
     """
 
     tokens: int = BUDGET

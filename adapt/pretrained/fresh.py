@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from adapt.errors import CheckpointError, StrategyError
-from adapt.models import Classifier, Encoder, Model
+from adapt.models import Classifier, Encoder, EncoderConfig, Model
 from adapt.pretrained import hub
 from adapt.pretrained.config_file import read_config
 from adapt.pretrained.families import get_family
@@ -27,6 +27,7 @@ from adapt.pretrained.images import ImageSettings
 from adapt.pretrained.tokenizer import Tokenizer, backend_of
 
 CHUNK = 4096  # texts that are tokenized together
+ANY_SIZE = 1 << 20  # of a vocabulary that is asked for where there is none
 
 
 def fresh(
@@ -46,23 +47,32 @@ def fresh(
     if "model_type" not in entries:
         raise CheckpointError("`entries` have no model_type: add one, such as 'bert'")
     source = f"a fresh {entries['model_type']}"
-    if tokenizer is not None:
-        if not isinstance(tokenizer, Tokenizer):
-            tokenizer = tokenizer_of(hub.loaded(tokenizer))
-        entries = {"vocab_size": tokenizer.size, **entries}
-    config = read_config(entries, source)
-    if config.is_image and tokenizer is not None:
+    if tokenizer is None:
+        return fresh_of_pictures(entries, source, seed)
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = tokenizer_of(hub.loaded(tokenizer))
+    config = read_config({"vocab_size": tokenizer.size, **entries}, source)
+    if config.is_image:
         raise StrategyError(f"{source} is an encoder of pictures: leave `tokenizer` out")
+    length = min(tokenizer.max_length, config.positions)
+    model = random_weights(source, config, seed)
+    return hub.with_tokenizer(model, tokenizer.cut_to(length), Path(source))
+
+
+def fresh_of_pictures(entries: Mapping[str, Any], source: str, seed: int) -> Pretrained:
+    """:func:`fresh` of an encoder of pictures. Raises :class:`StrategyError` for one of texts."""
+    config = read_config({"vocab_size": ANY_SIZE, **entries}, source)
+    if not config.is_image:
+        raise StrategyError(f"{source} is an encoder of texts: give `tokenizer`")
+    settings = ImageSettings(config.image_size, config.channels)
+    return dataclasses.replace(random_weights(source, config, seed), image_settings=settings)
+
+
+def random_weights(source: str, config: EncoderConfig, seed: int) -> Pretrained:
+    """An encoder of this config with random weights, and no head."""
     head = Classifier(0, get_family(config.family).pooling)
     params = Model(Encoder(config), head).init(jax.random.key(seed))
-    model = Pretrained(source, config, head, jax.device_get(params))
-    if config.is_image:
-        settings = ImageSettings(config.image_size, config.channels)
-        return dataclasses.replace(model, image_settings=settings)
-    if tokenizer is None:
-        raise StrategyError(f"{source} is an encoder of texts: give `tokenizer`")
-    length = min(tokenizer.max_length, config.positions)
-    return hub.with_tokenizer(model, tokenizer.cut_to(length), Path(source))
+    return Pretrained(source, config, head, jax.device_get(params))
 
 
 def cut_vocabulary(

@@ -68,13 +68,11 @@ CAPTION = (
     "encoder, and with everything trained. Bars are 95% intervals over seeds and test examples."
 )
 WHY: Sequence[str] = (
-    "Fine-tuning is ahead of every frozen layer, by .12 of the last four side by side and by .24 of "
-    "the embedding: this encoder was trained for the likeness of sentences, and most of what tells "
-    "six kinds of questions apart has to be learned in it. A head on frozen features takes as many "
-    "steps as fine-tuning does; one that had converged would be somewhat nearer.",
-    "Among frozen features the order is the paper's: the embedding is the worst, the last four side by "
-    "side the best. By how much they are better than the last layer alone, .03, is as large as what "
-    "320 labels, five seeds and 500 questions leave uncertain.",
+    "Fine-tuning is ahead of every frozen layer, by .12 of the last four side by side and by .24 of the "
+    "embedding. A head on frozen features takes as many steps here as fine-tuning does; whether one that "
+    "has converged would come nearer was not tried, and the first claim hangs on it.",
+    "Among frozen features it is decided that the embedding is the worst. The lead of the last four side "
+    "by side over the last layer, .03, is within its interval.",
 )
 METHOD = (
     "The questions of TREC, six classes. Each seed draws {labels} of 1,500 questions, the same for "

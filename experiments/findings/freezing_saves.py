@@ -8,11 +8,15 @@ and what they make of the data is kept: quicker, without loss of accuracy, where
 the last layer from the start loses some.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+import os
+import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -84,9 +88,9 @@ METHOD = (
     "film reviews, the same for every strategy; a fifth of them choose the rate, the usual one or "
     "three times that, and the best epoch. Batches have 16 examples, and the test {rows} reviews.",
     "FLOPs are of the steps of one fit, counted by hand, without the head: the frozen stages once an "
-    "epoch, or with the cache once. Beside them is the compiler's count of the same fit as "
-    "`adapt.compare` trained it, which keeps states where they serve several fits: of the strategies "
-    "that freeze from the start.",
+    "epoch, or with the cache once. Beside them is what `adapt.compare` counts of the same fit: its steps "
+    "by the compiler, and once the states of what is frozen from the start, of the fifth that chooses, "
+    "too.",
     "Seconds are of `adapt.finetune` on {timed} reviews, from the data to the finished run, without "
     "compiling: medians of {rounds} rounds after a run of each side that is not timed. Each round has "
     "reviews of its own, so that none finds what another one kept, and begins with another side. A "
@@ -203,20 +207,43 @@ def timed(config: FindingConfig) -> dict[str, list[float]]:
     path = folder / "seconds.json"
     if path.exists():
         return json.loads(path.read_text("utf-8"))
-    use_own_cache(folder)  # where no earlier run has kept anything
     texts, labels = some_rows("reviews", "train", (ROUNDS + 1) * rows)
+    rounds = 1 if config.short else ROUNDS
+    with empty_cache(folder):
+        seconds = timed_rounds(config.checkpoint, texts, labels, rows, rounds)
+    write_json(path, seconds)
+    return seconds
+
+
+@contextlib.contextmanager
+def empty_cache(folder: Path) -> Iterator[None]:
+    """ADAPT_CACHE is a folder in which no run has kept states of a prefix yet."""
+    before = os.environ.get("ADAPT_CACHE")
+    shutil.rmtree(folder / "cache", ignore_errors=True)  # of a run that was interrupted
+    use_own_cache(folder)
+    try:
+        yield
+    finally:
+        del os.environ["ADAPT_CACHE"]
+        if before is not None:
+            os.environ["ADAPT_CACHE"] = before
+
+
+def timed_rounds(
+    checkpoint: str, texts: Sequence[str], labels: Sequence[str], rows: int, rounds: int
+) -> dict[str, list[float]]:
+    """The seconds of a run in each of ``rounds``, by side and cache, on ``rows`` other texts each."""
     spare = slice(ROUNDS * rows, None)
     for name, cache in TIMED:  # the first run of a side traces its programs
         console.say(f"seconds   not timed, {name}, cache {cache}")
-        seconds_of(config.checkpoint, name, texts[spare], labels[spare], cache)
+        seconds_of(checkpoint, name, texts[spare], labels[spare], cache)
     seconds: dict[str, list[float]] = {f"{name} {cache}": [] for name, cache in TIMED}
-    for number in range(1 if config.short else ROUNDS):
+    for number in range(rounds):
         part = slice(number * rows, (number + 1) * rows)
         for name, cache in turned(number):
             console.say(f"seconds   round {number + 1}, {name}, cache {cache}")
-            found = seconds_of(config.checkpoint, name, texts[part], labels[part], cache)
+            found = seconds_of(checkpoint, name, texts[part], labels[part], cache)
             seconds[f"{name} {cache}"].append(found)
-    write_json(path, seconds)
     return seconds
 
 

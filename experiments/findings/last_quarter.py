@@ -48,8 +48,8 @@ WHY: Sequence[str] = (
     "depth lies above the grey line. Two blocks of six are above it by more than the interval, one is "
     "not quite.",
     "Of what fine-tuning gains over a frozen encoder, .048, one block gives 9%, two 39% and three 78%. "
-    "So by the means a quarter is not enough on the harder reading; but that gain is itself about as "
-    "large as the interval of a difference, and nothing is decided.",
+    "So by the means a quarter is not enough on the harder reading; but these shares are of a small gain, "
+    "and that reading is not decided.",
 )
 METHOD = (
     "Each seed draws {labels} of 1,500 film reviews, the same for every strategy; a fifth of them "

@@ -71,7 +71,13 @@ SHORT: dict[str, Any] = {
     "test_rows": 100,
 }
 # What the figures say.
-WHY: Sequence[str] = ()
+WHY: Sequence[str] = (
+    "Nothing is decided. SetFit is ahead of fine-tuning by .036 on film reviews and by .013 on products, and "
+    "of the embeddings as they were by .012; which sixteen texts a seed draws makes more of a difference, on "
+    "products .28 between the best draw and the worst.",
+    "The embeddings of this checkpoint were trained on pairs of sentences before, and logistic regression on "
+    "them as they are is not behind fine-tuning: .604 for .592, as the mean.",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

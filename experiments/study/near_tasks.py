@@ -24,6 +24,7 @@ LEAST_WORDS = 8  # of a text
 MOST_WORDS = 30  # of its beginning
 FIRST_PLACE = 3  # of a word that is asked for, so that something is before it
 AT_MASK = "at-mask"
+LAST_WORD = "last-word"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +87,8 @@ def masked(texts: Sequence[str], count: int) -> Labelled:
 
 
 def causal(texts: Sequence[str], count: int) -> Labelled:
-    """Which word comes next; pooled at the last token."""
-    return Labelled(*asked(texts, count, before), ("last",))
+    """Which word comes next; pooled at the last one that is there."""
+    return Labelled(*asked(texts, count, before), (LAST_WORD,))
 
 
 def replaced(texts: Sequence[str], count: int) -> Labelled:
@@ -113,39 +114,60 @@ def replaced(texts: Sequence[str], count: int) -> Labelled:
 TASKS = {"masked": masked, "causal": causal, "replaced": replaced}
 
 
-def with_pooling_at_mask(pretrained: adapt.Pretrained, data: Labelled) -> Labelled:
-    """The data with a pooling of the checkpoint's own in place of :data:`AT_MASK`, where it has that.
-
-    The pooling takes the token of the mask and is registered under a name with the mask's number.
+def with_own_poolings(pretrained: adapt.Pretrained, data: Labelled) -> Labelled:
+    """The data with poolings by the checkpoint's own tokens in place of :data:`AT_MASK` and
+    :data:`LAST_WORD`. They are registered under names with the number of the token.
 
     Raises:
         ValueError: a text has no mask among the tokens that are read, or the tokenizer has none.
     """
-    if AT_MASK not in data.poolings:
-        return data
+    poolings = []
+    for pooling in data.poolings:
+        if pooling == AT_MASK:
+            pooling = pooling_at_mask(pretrained, data.inputs)
+        elif pooling == LAST_WORD:
+            pooling = pooling_at_last_word(pretrained)
+        poolings.append(pooling)
+    return dataclasses.replace(data, poolings=tuple(poolings))
+
+
+def pooling_at_mask(pretrained: adapt.Pretrained, texts: Sequence[str]) -> str:
+    """The name of the pooling that takes the state of the mask."""
     tokenizer = tokenizer_of(pretrained)
     mask = find_mask_id(tokenizer)
     if mask is None:
         raise ValueError("the tokenizer has no mask token to pool at")
-    tokens = tokenizer.encode(data.inputs)[0]
+    tokens = tokenizer.encode(texts)[0]
     for number, count in enumerate(tokens.lengths):
         if mask not in tokens[number]:
             raise ValueError(f"text {number} has no mask among its first {count} tokens")
     name = f"{AT_MASK}-{mask}"
-    POOLINGS[name] = pooling_at(mask)
-    poolings = [name if pooling == AT_MASK else pooling for pooling in data.poolings]
-    return dataclasses.replace(data, poolings=tuple(poolings))
+    POOLINGS[name] = pooling_at(lambda tokens: tokens == mask)
+    return name
 
 
-def pooling_at(token: int) -> Callable[[jax.Array, Any], jax.Array]:
-    """The pooling that takes the state of a token, 0 where a text is without it."""
+def pooling_at_last_word(pretrained: adapt.Pretrained) -> str:
+    """The name of the pooling that takes the last token of a text, but for one that ends every text:
+    after that a language model has never had to say anything.
+    """
+    encoding = tokenizer_of(pretrained).uncut.encode("a")
+    if not encoding.special_tokens_mask[-1]:
+        return "last"
+    end = encoding.ids[-1]
+    name = f"{LAST_WORD}-{end}"
+    POOLINGS[name] = pooling_at(lambda tokens: tokens != end)
+    return name
+
+
+def pooling_at(is_asked: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, Any], jax.Array]:
+    """The pooling that takes the state of a text's last token that is asked for, 0 where it has none."""
 
     def at_token(x_TD: jax.Array, batch: Any) -> jax.Array:
-        is_token_T = batch["tokens"].reshape(-1) == token
+        is_asked_T = is_asked(batch["tokens"].reshape(-1))
         segments_T = batch["segments"].reshape(-1)
         places_T = jnp.arange(len(x_TD))
         place_N = jax.ops.segment_max(
-            jnp.where(is_token_T, places_T, -1), segments_T, batch["length"].shape[0]
+            jnp.where(is_asked_T, places_T, -1), segments_T, batch["length"].shape[0]
         )
         x_ND = jnp.where(place_N[:, None] < 0, 0, x_TD[jnp.clip(place_N, 0)])
         return zeros_where_empty(x_ND, batch)

@@ -20,7 +20,7 @@ from experiments.study.near_tasks import Labelled
 
 NEAR = "near"
 NEAR_FEW = "near, few labels"  # the same task
-FAR_PICTURES = "other clothes"
+FAR_PICTURES = "other kinds of clothes"
 CLASSIFIER = "classifier"
 PICTURES = "pictures"
 TEXTS_WITH_CLASSES = "trec"  # the set of whose fine classes the classifier's head is
@@ -45,8 +45,8 @@ NEAR_WORDS = {
     "masked": "which of ten words was at the mask",
     "causal": "which of ten words comes next",
     "replaced": "whether a word was put in",
-    CLASSIFIER: "the same 50 classes of other questions",
-    PICTURES: "the same 5 kinds of other clothes",
+    CLASSIFIER: "the same 50 classes of new questions",
+    PICTURES: "the same 5 kinds in new pictures",
 }
 
 
@@ -160,7 +160,7 @@ def texts_of(name: str, part: str, column: str = "label") -> tuple[list[str], li
 
 
 def own_answers(subject: Subject, logits: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """What the head itself says on its near task, without a label: int [N], numbers of ``names``.
+    """What the head itself says on its near task, without a new label: int [N], numbers of ``names``.
 
     ``logits`` are its outputs float32 [N, D] for each of the task's poolings. A language model says
     the likeliest of the words, a classifier the likeliest of its classes, and a discriminator
@@ -168,7 +168,8 @@ def own_answers(subject: Subject, logits: Sequence[np.ndarray], names: Sequence[
     """
     pretrained = subject.pretrained
     if subject.kind == "replaced":
-        is_put_in = logits[-1][:, 0] > 0  # of the maximum over tokens
+        _, of_maximum = logits  # the poolings are the mean and the maximum over tokens
+        is_put_in = of_maximum[:, 0] > 0
         return np.where(is_put_in, names.index("replaced"), names.index("original"))
     if subject.has_classes:
         columns = {label: column for column, label in enumerate(pretrained.labels)}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import adapt
 from adapt.probing import linear
 from adapt.ragged import ragged
 from experiments import keep_the_head as study
@@ -123,13 +124,13 @@ def test_a_text_whose_mask_is_cut_is_refused(monkeypatch):
     monkeypatch.setattr(near_tasks, "POOLINGS", {})
     pretrained: Any = None
     data = near_tasks.Labelled(["with"], ["the"], (near_tasks.AT_MASK, "mean"))
-    pooled = near_tasks.with_pooling_at_mask(pretrained, data)
+    pooled = near_tasks.with_own_poolings(pretrained, data)
     assert pooled.poolings == ("at-mask-9", "mean") and list(near_tasks.POOLINGS) == ["at-mask-9"]
     cut = near_tasks.Labelled(["with", "without"], ["the", "of"], (near_tasks.AT_MASK,))
     with pytest.raises(ValueError, match="text 1 has no mask among its first 3 tokens"):
-        near_tasks.with_pooling_at_mask(pretrained, cut)
+        near_tasks.with_own_poolings(pretrained, cut)
     other = near_tasks.Labelled(["without"], ["the"], ("mean",))
-    assert near_tasks.with_pooling_at_mask(pretrained, other) is other
+    assert near_tasks.with_own_poolings(pretrained, other) == other
 
 
 def test_a_text_is_pooled_at_its_own_mask_alone():
@@ -139,8 +140,25 @@ def test_a_text_is_pooled_at_its_own_mask_alone():
         "segments": np.array([[0, 0, 1, 1, 2, 2]]),
         "length": np.array([2, 2, 2]),
     }
-    pooled = near_tasks.pooling_at(9)(x, batch)  # pyright: ignore[reportArgumentType]
+    at_mask = near_tasks.pooling_at(lambda tokens: tokens == 9)
+    pooled = at_mask(x, batch)  # pyright: ignore[reportArgumentType]
     np.testing.assert_array_equal(pooled, [[3, 4], [0, 0], [11, 12]])
+    before_it = near_tasks.pooling_at(lambda tokens: tokens != 9)
+    pooled = before_it(x, batch)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(pooled, [[1, 2], [7, 8], [9, 10]])
+
+
+def test_what_comes_next_is_asked_at_the_last_word_and_not_at_the_token_that_ends_a_text(inputs):
+    """A causal LM has never been asked what follows the end."""
+    pretrained = adapt.load(inputs.checkpoint("bert_mlm_tied", 1))
+    data = near_tasks.Labelled(["the film was"], ["good"], (near_tasks.LAST_WORD,))
+    (pooling,) = near_tasks.with_own_poolings(pretrained, data).poolings
+    try:
+        whole = adapt.encode(pretrained, data.inputs, pooling)
+        states = adapt.hidden_states(pretrained, data.inputs)[0][-1]
+    finally:
+        near_tasks.POOLINGS.pop(pooling)
+    np.testing.assert_allclose(whole[0], states[-2], atol=1e-5)
 
 
 def test_half_of_the_texts_have_a_word_of_another():

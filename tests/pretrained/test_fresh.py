@@ -61,7 +61,7 @@ def test_a_fresh_encoder_of_pictures_has_no_tokenizer(tokenizer):
     with pytest.raises(StrategyError, match="leave `tokenizer` out"):
         fresh(entries, tokenizer)
     with pytest.raises(StrategyError, match="give `tokenizer`"):
-        fresh(BERT | {"vocab_size": 50})
+        fresh(BERT)
 
 
 def test_an_end_token_that_is_not_known_is_none_in_an_export(tokenizer):
