@@ -74,13 +74,10 @@ CAPTION = (
 WHY: Sequence[str] = (
     "Freezing after the first epoch saves two fifths of the seconds that training everything takes. "
     "What is kept of the frozen blocks is a part of that, .15 of freezing's seconds as the mean of "
-    "three rounds, which differ too much to decide it.",
+    "three rounds, too few to decide it.",
     "It loses .007 of accuracy, uncertain by .03. All but the last block frozen from the start loses "
-    ".043 and takes a quarter of the time. Three blocks frozen from the start are as good as freezing "
-    "on the way, and as quick: .767 in 13.0 seconds for .770 in 14.2.",
-    "In one of three rounds `frozen` found states that an earlier run of this command had kept, and "
-    "took 1.0 second; the median is of another round. The command now keeps them in a folder of its "
-    "own.",
+    ".043 and takes a quarter of the time. By the means three blocks frozen from the start are a little "
+    "quicker than freezing on the way and a little worse, which has no claim here.",
 )
 METHOD = (
     "`freezing` trains everything for one epoch, then the last two of six blocks and the head for "

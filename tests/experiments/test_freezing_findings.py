@@ -56,7 +56,7 @@ def test_probing_first_is_judged_in_and_out_of_the_domain(of_domains, tmp_path):
     assert found == [REPRODUCED, REPRODUCED, NOT_DECIDABLE, REPRODUCED, REPRODUCED]
     page = lp_ft.page(FindingConfig(), REVIEWS, of_domains, of_domains)
     text = page.text("figure.png")
-    assert "Each seed draws 160 of" in text and "arxiv.org" in text
+    assert "Each seed draws 320 of" in text and "arxiv.org" in text
     assert "| probe | 0.600 (" in text
     lp_ft.plot(of_domains, "a model").savefig(tmp_path / "plot.png")
 
@@ -83,7 +83,7 @@ def test_features_are_judged_against_fine_tuning_and_the_embedding(tmp_path):
     assert rows[0][:2] == ("embedding", "0") and rows[-1][3] == ""
     assert rows[5][1] == "3 4 5 6"
     page = features_by_layer.page(FindingConfig(), features_by_layer.QUESTIONS, scores)
-    assert "Each seed draws 160 of" in page.text("figure.png")
+    assert "Each seed draws 320 of" in page.text("figure.png")
     features_by_layer.plot(scores, "a model").savefig(tmp_path / "plot.png")
 
 

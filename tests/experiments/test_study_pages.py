@@ -50,7 +50,7 @@ def test_a_wrong_number_of_verdicts_is_seen():
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_names_the_module_that_wrote_it_and_has_its_words_and_figure(name):
     text = (STUDIES / f"{name}.md").read_text("utf-8")
-    modules = re.findall(r"`python -m (experiments\.[\w.]+)", text)
+    modules = re.findall(r"^Source: `python -m (experiments\.[\w.]+)", text, re.MULTILINE)
     assert len(modules) == 1 and modules[0].split(".")[-1] == name
     study = importlib.import_module(modules[0])
     assert study.WHY, f"{modules[0]} says nothing of its figures"
