@@ -137,10 +137,12 @@ def token_bytes(config: EncoderConfig) -> int:
 
 
 def step_flops(config: EncoderConfig) -> float:
-    """FLOPs of a train step a token, without attention and the head."""
+    """FLOPs of a train step a token, without attention and the head; where there are no blocks, of the
+    norm of the embedding.
+    """
     of_attention = 2 * (config.query_width + config.key_width)
     weights = config.width * (of_attention + config.mlp_kernels * config.mlp_width)
-    return 6.0 * config.layers * weights
+    return 6.0 * max(config.layers * weights, config.width)
 
 
 def long_widths(longest: int) -> list[int]:

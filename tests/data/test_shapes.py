@@ -89,6 +89,8 @@ def test_a_short_run_on_a_cpu_has_one_program_and_a_long_one_several():
     assert rule.row_budgets(epoch, 64) == (3,)
     assert rule.row_budgets(np.tile(epoch, 50), 64) == (2, 3)
     assert shape_rule(LARGE, CPU).compile_tokens < rule.compile_tokens
+    embedding = dataclasses.replace(MINILM, layers=0)
+    assert shape_rule(embedding, CPU).row_budgets(np.tile(epoch, 50), 64) == (3,)
 
 
 def test_short_texts_share_the_rows_of_long_ones_where_that_costs_less_than_a_program():
