@@ -249,7 +249,7 @@ def test_pictures_are_arrays_files_or_pil(tmp_path):
         assert np.array_equal(np.asarray(table.rows["image"][0]), pixels)
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 4, 4, 3)], ids=["gray", "in colour"])
+@pytest.mark.parametrize("shape", [(3, 6, 5), (3, 6, 5, 3)], ids=["gray", "in colour"])
 def test_an_array_of_pictures_is_a_list_of_them(shape):
     pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     table, _ = make_table(pictures, [1, 2, 3], Columns(), are_images=True)

@@ -13,6 +13,7 @@ STUDIES_OF_OBJECTIVES = {
     "experiments/pretrain_and_probe.py",
     "experiments/study/near_tasks.py",
     "experiments/study/small_encoders.py",
+    "experiments/study/subjects.py",
 }
 
 
