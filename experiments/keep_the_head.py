@@ -439,7 +439,7 @@ def method_of(config: Config, subjects: Sequence[Subject]) -> list[str]:
     near = "; ".join(f"of {kind}, {NEAR_WORDS[kind]}" for kind in kinds)
     return [
         f"Encoders: {encoders}.",
-        f"Near tasks: {near}. What is asked of a word is probed at the mask or at the last token, and "
+        f"Near tasks: {near}. What is asked of a word is probed at the mask or at the last word, and "
         "whether a word was put in by the mean or the maximum, which the held-out fifth chooses.",
         *METHOD,
         *([TUNED_METHOD] if config.tuned else []),
@@ -452,15 +452,19 @@ def last_layer(sides: Mapping[str, Side]) -> str:
 
 
 def margins(
-    found: Sides, tasks: Sequence[str], first: str, second: str, encoders: Sequence[str] = ()
+    found: Sides,
+    tasks: Sequence[str],
+    first: str,
+    second: str,
+    encoders: Sequence[str] | None = None,
 ) -> list[Score]:
     """By how much one side is better than another, for each encoder and task that has both. ``last``
-    is the encoder's last layer, ``before`` the one below it. ``encoders`` are those that count; ()
-    is all.
+    is the encoder's last layer, ``before`` the one below it. ``encoders`` are those that count; None:
+    all.
     """
     scores = []
     for name, of_subject in found.items():
-        if encoders and name not in encoders:
+        if encoders is not None and name not in encoders:
             continue
         for task in tasks:
             sides = of_subject.get(task, {})
@@ -532,7 +536,7 @@ def claims_of_own_answers(found: Sides, config: Config) -> list[Claim]:
     claims = []
     for task, labels in ((NEAR_FEW, config.few_labels), (NEAR, config.labels)):
         for words, encoders in kinds.items():
-            scores = margins(found, (task,), OWN, "last", encoders) if encoders else []
+            scores = margins(found, (task,), OWN, "last", encoders)
             if scores:
                 claims.append(
                     Claim(
