@@ -109,14 +109,18 @@ def best_order(
     names), where the latter is better beyond chance by more than the whole gap of agreement; None
     where the names are right.
     """
-    from scipy.optimize import linear_sum_assignment
-
     if classes > MANY_CLASSES or len(labels) < FEW:
         return None
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (predicted, labels), 1)
-    _, order = linear_sum_assignment(-confusion)
     own = float(np.trace(confusion)) / len(labels)
+    most = float(confusion.max(1).sum()) / len(labels)  # if several could have the same name
+    if most - own <= GAP:
+        return None
+    # Imported where it is needed: it takes half a second, which a run that is well does not have.
+    from scipy.optimize import linear_sum_assignment
+
+    _, order = linear_sum_assignment(-confusion)
     other = float(confusion[np.arange(classes), order].sum()) / len(labels)
     majority = np.bincount(labels).max() / len(labels)
     error = np.sqrt(2 * other * (1 - other) / len(labels)) + 1 / len(labels)

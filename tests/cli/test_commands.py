@@ -117,6 +117,7 @@ jax.numpy.ones(3) + 1  # a program of one's own, before adapt says where to keep
 checkpoint, train, test, out, strategy, rate, weight_decay = sys.argv[1:]
 rates = {"head_learning_rate": float(rate), "weight_decay": float(weight_decay)}
 adapt.finetune(checkpoint, train, test=test, strategy=strategy, epochs=1, batch_size=4, out=out, **rates)
+print(*{"scipy.optimize", "scipy.stats", "sklearn"} & sys.modules.keys(), "are imported")
 print(*(counts.get(f"/jax/compilation_cache/cache_{what}", 0) for what in ("hits", "misses")))
 """
 
@@ -124,7 +125,7 @@ print(*(counts.get(f"/jax/compilation_cache/cache_{what}", 0) for what in ("hits
 @pytest.mark.parametrize("strategy", ["full", "top:1"])
 def test_a_second_start_compiles_nothing(inputs, forks, tmp_path, strategy):
     """Every program of the first process is in the cache folder: the second, with other rates, takes
-    them all from there.
+    them all from there. Neither imports what takes a second and a run that is well does not need.
     """
     environment = forks.env | {"ADAPT_CACHE": str(tmp_path / "cache")}
     for name in forking.READ_ANEW:
@@ -147,7 +148,9 @@ def test_a_second_start_compiles_nothing(inputs, forks, tmp_path, strategy):
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        found.append([int(word) for word in done.stdout.split()[-2:]])
+        imported, counted = done.stdout.splitlines()[-2:]
+        assert imported == "are imported"
+        found.append([int(word) for word in counted.split()])
     (_, compiled), (taken, again) = found
     assert compiled > 0 and again == 0 and taken >= compiled
 

@@ -40,8 +40,6 @@ IMPORTED_LATE = (
     "orbax.checkpoint",
     "pandas",
     "pyarrow.parquet",
-    "scipy.stats",
-    "sklearn.metrics",
 )
 NUMBER = 8  # bytes of a process's number, and of its status
 FILES = (
