@@ -5,6 +5,7 @@ from adapt.models.attention import allow_packed_kernel
 from adapt.models.config import POSITION_KINDS, EncoderConfig
 from adapt.models.encoder import Encoder
 from adapt.models.heads import (
+    AVERAGES,
     HEADS,
     POOLINGS,
     PRETRAINING_HEADS,
@@ -29,6 +30,7 @@ from adapt.models.model import REMAT, Model, example_batch, flatten_groups
 from adapt.models.quantised import SCALE, dequantise, quantise
 
 __all__ = [
+    "AVERAGES",
     "HEADS",
     "POOLINGS",
     "POSITION_KINDS",

@@ -15,7 +15,7 @@ import numpy as np
 
 import adapt
 from adapt.data.masking import find_mask_id
-from adapt.models import POOLINGS
+from adapt.models import AVERAGES, POOLINGS
 from adapt.models.heads import zeros_where_empty
 from adapt.pretrained.hub import tokenizer_of
 
@@ -141,9 +141,7 @@ def pooling_at_mask(pretrained: adapt.Pretrained, texts: Sequence[str]) -> str:
     for number, count in enumerate(tokens.lengths):
         if mask not in tokens[number]:
             raise ValueError(f"text {number} has no mask among its first {count} tokens")
-    name = f"{AT_MASK}-{mask}"
-    POOLINGS[name] = pooling_at(lambda tokens: tokens == mask)
-    return name
+    return registered(f"{AT_MASK}-{mask}", lambda tokens: tokens == mask)
 
 
 def pooling_at_last_word(pretrained: adapt.Pretrained) -> str:
@@ -154,8 +152,13 @@ def pooling_at_last_word(pretrained: adapt.Pretrained) -> str:
     if not encoding.special_tokens_mask[-1]:
         return "last"
     end = encoding.ids[-1]
-    name = f"{LAST_WORD}-{end}"
-    POOLINGS[name] = pooling_at(lambda tokens: tokens != end)
+    return registered(f"{LAST_WORD}-{end}", lambda tokens: tokens != end)
+
+
+def registered(name: str, is_asked: Callable[[jax.Array], jax.Array]) -> str:
+    """The name, under which :func:`pooling_at` is registered: it takes one token of a text."""
+    POOLINGS[name] = pooling_at(is_asked)
+    AVERAGES.add(name)
     return name
 
 

@@ -14,7 +14,18 @@ from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
 from adapt.features import settings_at, vector_settings
 from adapt.finetuning import prepare
-from adapt.models import CausalLM, Classifier, MaskedLM, ReplacedTokens, Tagger, stages_of
+from adapt.models import (
+    CausalLM,
+    Classifier,
+    Encoder,
+    MaskedLM,
+    Model,
+    OnHead,
+    ReplacedTokens,
+    Tagger,
+    example_batch,
+    stages_of,
+)
 from adapt.options import FinetuningOptions
 from adapt.pretrained import hub
 from adapt.training import phases
@@ -42,12 +53,27 @@ def logits(bert) -> list[np.ndarray]:
     return [outputs[row, :count] for row, count in enumerate(tokens.lengths)]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "last"])
 def test_logits_are_pooled_over_the_tokens_of_a_text(bert, logits, pooling):
-    by_hand = {"mean": lambda x: x.mean(0), "max": lambda x: x.max(0), "last": lambda x: x[-1]}
+    by_hand = {
+        "mean": lambda x: x.mean(0),
+        "max": lambda x: x.max(0),
+        "cls": lambda x: x[0],
+        "last": lambda x: x[-1],
+    }
     expected = [by_hand[pooling](of_text) for of_text in logits]
     found = adapt.encode(bert, TEXTS, pooling, layer="logits")
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pooling", "of_tokens"), [("max", True), ("cls", False), ("mean", False)])
+def test_logits_of_an_average_are_not_computed_for_every_token(bert, pooling, of_tokens):
+    model = Model(Encoder(bert.config), OnHead.on(bert.head, "logits", pooling))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    program = str(jax.make_jaxpr(model.apply)(params, example_batch(bert.config)))
+    vocabulary = bert.head.vocabulary
+    assert f"f32[1,{vocabulary}]" in program  # of the batch's one example
+    assert (f"f32[1,2,{vocabulary}]" in program) == of_tokens  # of its two tokens
 
 
 def test_the_decoder_makes_the_logits_of_the_transform(bert):
@@ -174,3 +200,23 @@ def test_a_classifier_is_kept_below_another(bert):
     head = second.pretrained.params["head"]
     assert head["classifier"]["kernel"].shape == (2, 3)
     assert tree.digest(head["below"]) == tree.digest(first.params["head"])
+
+
+def test_the_head_of_an_image_classifier_is_kept_in_a_comparison(inputs):
+    pictures = [np.asarray(tiny.picture(number)) for number in range(24)]
+    vit = adapt.load(inputs.checkpoint("vit_classifier"))
+    found = adapt.compare(
+        vit,
+        pictures,
+        ["a", "b", "c"] * 8,
+        keep_head="logits",
+        strategies=("full",),
+        rates=(1.0,),
+        seeds=2,
+        epochs=1,
+        min_steps=1,
+        batch_size=8,
+    )
+    new = (vit.head.classes + 1) * 3
+    trained = {cell.parameters for cell in found.cells}
+    assert trained == {tree.count(vit.params) + new}
