@@ -35,7 +35,6 @@ from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
 from experiments.study.scores import Score, as_plain, score_of
 
-TEXTS_OF_A_LINE = 100
 ENCODER = "encoder"
 KEPT: tuple[KeptHead, ...] = ("transform", "logits")
 SIDES = {
@@ -170,26 +169,10 @@ def main(config: Config) -> dict[str, Any]:
 # Pre-training
 
 
-def training_texts(name: str) -> list[str]:
-    """The texts of the training part of a bundled set, of both columns where it has pairs."""
-    rows = bundled.read(name, "train")
-    return [one_line(text) for column in ("text", "text_b") for text in rows.get(column, [])]
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def write_corpus(config: Config) -> Path:
-    """The training texts of the bundled sets as a file, so many of a set on a line that nearly all
-    examples, which are pieces of a line, are of the full length.
-    """
-    lines = []
-    for name in config.text:
-        texts = training_texts(name)
-        for start in range(0, len(texts), TEXTS_OF_A_LINE):
-            lines.append(" ".join(texts[start : start + TEXTS_OF_A_LINE]))
+    """The training texts of the bundled sets as a file."""
     path = config.folder / "corpus.txt"
+    lines = small_encoders.corpus(config.text)
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
 

@@ -17,19 +17,29 @@ LAYERS = 2
 WIDTH = 128
 HEAD_WIDTH = 32  # of attention
 POSITIONS = 64
-TEXTS_OF_A_LINE = 50  # so that nearly all examples, which are pieces of a line, are full
+TEXTS_OF_A_LINE = 100  # so that nearly all examples, which are pieces of a line, are full
 BATCH_SIZE = 16
 RATE = 1e-3
 
 
-def corpus() -> list[str]:
-    """The training texts of the bundled sets, many on a line."""
+def corpus(names: Sequence[str] = TEXTS) -> list[str]:
+    """The training texts of bundled sets, many of a set on a line."""
     lines = []
-    for name in TEXTS:
-        texts = bundled.read(name, "train")["text"]
+    for name in names:
+        texts = training_texts(name)
         for start in range(0, len(texts), TEXTS_OF_A_LINE):
             lines.append(" ".join(texts[start : start + TEXTS_OF_A_LINE]))
     return lines
+
+
+def training_texts(name: str) -> list[str]:
+    """The texts of the training part of a bundled set, of both columns where it has pairs."""
+    rows = bundled.read(name, "train")
+    return [one_line(text) for column in ("text", "text_b") for text in rows.get(column, [])]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def entries(
@@ -58,9 +68,10 @@ def entries(
     }
 
 
-def pretrained(objective: str, steps: int, folder: Path, texts: Sequence[str]) -> adapt.Pretrained:
-    """The encoder and its head after so many steps on ``texts``, kept in ``folder``."""
+def pretrained(objective: str, steps: int, folder: Path) -> adapt.Pretrained:
+    """The encoder and its head after so many steps on :func:`corpus`, kept in ``folder``."""
     if not (folder / "result.json").exists():
+        texts = corpus()
         whole = tokenizer_of(adapt.load(TOKENIZER))
         tokenizer = cut_vocabulary(whole, texts, VOCABULARY)
         adapt.pretrain(

