@@ -188,12 +188,20 @@ def compiled(request) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def keeps_compiled(compiled) -> dict[str, str]:
+    """The variables of a process that keeps its programs there, too."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
 @pytest.fixture
-def compiled_in_processes(compiled, monkeypatch) -> Path:
+def compiled_in_processes(keeps_compiled, monkeypatch) -> None:
     """The same for processes that a test starts with the environment of its own."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(compiled))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    return compiled
+    for name, value in keeps_compiled.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -248,9 +256,10 @@ def shared_folder(tmp_path_factory, worker_id) -> Path:
 
 
 @pytest.fixture(scope="session")
-def on_one_device(shared_folder, forks) -> dict[str, Any]:
+def on_one_device(shared_folder, forks, keeps_compiled) -> dict[str, Any]:
     """Steps on one device, with which those on several are compared."""
-    return meshes.run_once(forks, shared_folder / "on_one_device.json", meshes.PLAIN, DEVICES="1")
+    path = shared_folder / "on_one_device.json"
+    return meshes.run_once(forks, path, meshes.PLAIN, DEVICES="1", **keeps_compiled)
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ CASES = one_case_a_family()
 
 
 @pytest.fixture(scope="module")
-def reports(shared_folder, forks):
+def reports(shared_folder, forks, keeps_compiled):
     """What tests/helpers/sharded_families.py says of all cases, run once for all workers."""
     path = shared_folder / "sharded_families.json"
     names = list(CASES.values())
     with filelock.FileLock(path.with_suffix(".lock")):
         if not path.exists():
             words = ["tests.helpers.sharded_families", json.dumps(names)]
-            running = forks.start(words, forks.env)
+            running = forks.start(words, forks.env | keeps_compiled)
             out, errors = running.communicate(timeout=900)
             assert running.returncode == 0, errors[-2000:]
             path.write_text(json.dumps(dict(zip(names, out.splitlines(), strict=True))))

@@ -37,11 +37,12 @@ INT8_ON_MESH = INT8 | {"mesh": MIXED, "scan": True, "remat": "block"}
 
 
 @pytest.fixture(scope="module")
-def reports(shared_folder, on_one_device, forks):
+def reports(shared_folder, on_one_device, forks, keeps_compiled):
     """What tests/helpers/sharded.py reports of every case, run once for all workers of a session."""
     cases = [*ON_MESHES, TWO_BLOCKS, TWO_BLOCKS | {"strategy": "top:1"}, DECODER, *VARIANTS]
     cases += [INT8, INT8_ON_MESH]
-    return on_one_device | run_once(forks, shared_folder / "sharded.json", cases)
+    path = shared_folder / "sharded.json"
+    return on_one_device | run_once(forks, path, cases, **keeps_compiled)
 
 
 @pytest.mark.parametrize("case", ON_MESHES, ids=case_key)
