@@ -242,7 +242,7 @@ def encode(
     """
     if isinstance(texts, str):
         raise DataError("encode takes a list: put the one text, or picture, in [brackets]")
-    pretrained = with_image_size(loaded(pretrained), image_size)
+    pretrained = with_image_size(with_long(loaded(pretrained), long), image_size)
     if pretrained.config.is_image:
         texts = as_pictures(texts, "texts")
     else:
@@ -254,13 +254,12 @@ def encode(
         pretrained, settings.pooling, layer, compute_dtype(dtype), frozen_dtype=frozen_dtype
     )
     features = np.zeros((len(texts), width_at(pretrained, settings, layer)), np.float32)
-    reader = with_long(pretrained, long)
     if pretrained.config.is_image:
         table = tables.from_columns({"image": texts}, "the pictures", "image")
-        batches = table_batches(reader, table, image_column="image")
+        batches = table_batches(pretrained, table, image_column="image")
     else:
         chunks = (texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW))
-        batches = text_batches(reader, with_prompt(chunks, settings.prompt), few=True)
+        batches = text_batches(pretrained, with_prompt(chunks, settings.prompt), few=True)
     counts = fill(features, forward, params, batches, settings)
     warn_long(counts.long, "texts")
     return features
@@ -382,8 +381,7 @@ def extract(
     data.
     """
     check_inputs(pretrained, image_column)
-    pretrained = with_image_size(pretrained, image_size)
-    reader = with_long(pretrained, long)
+    pretrained = with_image_size(with_long(pretrained, long), image_size)
     folder = files.local_path(folder, "folder")
     count = len(table)
     shares = multihost.even_shares(count)
@@ -401,7 +399,9 @@ def extract(
     settings = settings_at(pretrained, settings, layer, pooling)
     used = compute_dtype(dtype)
     forward, params = extractor(pretrained, settings.pooling, layer, used, layout, frozen_dtype)
-    stream = table_batches(reader, table, text_column, image_column, layout, prompt=settings.prompt)
+    stream = table_batches(
+        pretrained, table, text_column, image_column, layout, prompt=settings.prompt
+    )
     stored = None
     if frozen_dtype is not None:
         stored, stream = measure_stored(pretrained, params, stream, used, frozen_dtype, layout)
@@ -417,9 +417,9 @@ def extract(
     # Every process is done when it knows the sums of all.
     total = multihost.total_over_processes
     long_texts = counts.long
-    if reader.tokenizer:  # also of a process that had no rows
+    if pretrained.tokenizer:  # also of a process that had no rows
         totals = {name: total(value) for name, value in counts.long.counts.items()}
-        long_texts = LongTexts(reader.tokenizer.long, reader.tokenizer.max_length, **totals)
+        long_texts = LongTexts(pretrained.tokenizer.long, pretrained.tokenizer.max_length, **totals)
     tokens = total(counts.tokens)
     slots = total(counts.slots)
     seconds = time.perf_counter() - started

@@ -220,9 +220,19 @@ def test_pictures_are_encoded_as_they_are_extracted(vit, tmp_path):
     assert features.encode(vit, gray).shape == (2, vit.config.width)
 
 
-def test_what_is_no_picture_is_refused(vit):
-    with pytest.raises(DataError, match="No such file or directory: 'a good film'"):
+def test_what_is_no_picture_is_refused(vit, tmp_path):
+    with pytest.raises(
+        DataError, match=r"`texts`\[0\] is 'a good film', which is no file here, and a pic"
+    ):
         features.encode(vit, ["a good film"])
+    with pytest.raises(
+        DataError, match=r"`texts`\[0\] is '.*', which is a folder, and a picture is"
+    ):
+        features.encode(vit, [tmp_path])
+    page = tmp_path / "page.html"
+    page.write_text("no pixels")
+    with pytest.raises(DataError, match=r"page\.html is no picture that can be decoded"):
+        features.encode(vit, [page])
     with pytest.raises(DataError, match=r"shape \[28, 28, 3\], which is one picture"):
         features.encode(vit, np.zeros((28, 28, 3), np.uint8))
     with pytest.raises(DataError, match=r"`texts`\[0\] is an array of float64"):
@@ -264,6 +274,17 @@ def test_mistakes_are_one_line_with_the_mend(bert, gpt2, vit):
         assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="encode takes a list: put"):
         features.encode(bert, "one text")  # pyright: ignore
+
+
+def test_a_rule_of_long_texts_is_refused_before_a_picture_is_looked_at(vit, tmp_path):
+    of_texts = "`long` windows is of texts, and .* is an image encoder"
+    with pytest.raises(StrategyError, match=of_texts):
+        features.encode(vit, ["nowhere.png"], long="windows")
+    table = tables.read(str(tiny.image_folder(tmp_path / "pictures", 2)))
+    options: Any = {"image_column": "image", "image_size": 57, "long": "windows"}
+    with pytest.raises(StrategyError, match=of_texts):
+        features.extract(vit, table, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_kernels_on_a_mesh_are_in_the_dtype_of_the_computation(bert):

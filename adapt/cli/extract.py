@@ -83,7 +83,8 @@ class Config(
 
 def main(config: Config) -> dict[str, Any]:
     check_out(config.out, None, config.overwrite, may_be_remote=True)
-    pretrained = hub.with_image_size(hub.load(config.checkpoint), config.image_size)
+    pretrained = hub.with_long(hub.load(config.checkpoint), config.long)
+    pretrained = hub.with_image_size(pretrained, config.image_size)
     table = tables.read(config.data, quoting=config.quoting)
     layout = sharding.make_layout(config.mesh, jax.local_devices())
 

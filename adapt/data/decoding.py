@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapt import signatures
+from adapt.errors import first_line
 
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
@@ -21,13 +22,20 @@ def content_of(image: Mapping[str, Any]) -> bytes:
 def decoded(image: Mapping[str, Any] | None, feature: Any) -> Any:
     """The picture of an entry of a column, decoded as its ``feature`` does; None for none.
 
-    Raises whatever Pillow does.
+    Raises :class:`OSError` with the path of a file that can't be decoded, and whatever Pillow does
+    of a picture without one.
     """
     if image is None:
         return None
     content = content_of(image)
-    check_pixels(content)
-    return feature.decode_example({"path": image.get("path"), "bytes": content})
+    path = image.get("path")
+    try:
+        check_pixels(content)
+        return feature.decode_example({"path": path, "bytes": content})
+    except Exception as error:
+        if not path:
+            raise
+        raise OSError(f"{path} is no picture that can be decoded: {first_line(error)}") from error
 
 
 def check_pixels(content: bytes) -> None:

@@ -477,8 +477,8 @@ def as_words(value: Any) -> Any:
 def as_pictures(inputs: Any, name: str) -> list:
     """Pictures as ``datasets`` takes them: PIL's, paths, or arrays uint8 [H, W] or [H, W, C].
 
-    Raises DataError for one picture alone, which would be read as many gray ones, and for pixels of
-    another type: between 0 and 1, they would all be black.
+    Raises DataError for one picture alone, which would be read as many gray ones, for pixels of
+    another type, since those between 0 and 1 would all be black, and for a path that is no file.
     """
     shape = tuple(getattr(inputs, "shape", ())) if hasattr(inputs, "dtype") else ()
     if len(shape) == 3 and shape[-1] in (3, 4):
@@ -492,6 +492,8 @@ def as_pictures(inputs: Any, name: str) -> list:
     for row, value in enumerate(values):
         if isinstance(value, Path):
             value = str(value)
+        if isinstance(value, str):
+            check_picture_path(value, f"`{name}`[{row}]")
         elif isinstance(value, list) or hasattr(value, "dtype"):
             value = np.asarray(value)
             if value.dtype != np.uint8:
@@ -501,6 +503,16 @@ def as_pictures(inputs: Any, name: str) -> list:
                 )
         pictures.append(value)
     return pictures
+
+
+def check_picture_path(path: str, name: str) -> None:
+    """Raise DataError for a path that is no file; ``name`` is what messages call the value."""
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "is no file here"
+        raise DataError(
+            f"{name} is {path!r}, which {what}, and a picture is expected: give the "
+            "path of its file, an array uint8, or PIL's"
+        )
 
 
 def check_same_order(**given: Any) -> None:

@@ -290,3 +290,11 @@ def test_times_are_no_numbers(unit):
     days = np.array(["2020-01-01", "2020-01-02"], f"datetime64[{unit}]")
     for values in (days, days - days[0], list(days), pandas.Series(days)):
         assert not any(isinstance(value, int) for value in as_list(values, "labels"))
+
+
+def test_a_path_of_a_picture_that_is_no_file_is_refused_by_its_name(tmp_path):
+    for path, what in ((tmp_path / "none.png", "no file here"), (tmp_path, "a folder")):
+        with pytest.raises(
+            DataError, match=rf"`texts`\[0\] .*{path.name}', which is {what}, and a p"
+        ):
+            make_table([path], None, Columns(), are_images=True)
