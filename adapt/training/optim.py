@@ -77,7 +77,11 @@ def by_label(
 
 
 def clip_by_norm(largest: float) -> optax.GradientTransformation:
-    """``optax.clip_by_global_norm``, with the norm in its state."""
+    """``optax.clip_by_global_norm``, with the norm in its state, and one factor for all gradients.
+
+    XLA computes a product inside of what follows; where every gradient is divided by the norm, it
+    writes them all once more, and compiles a step for a CPU twice as long.
+    """
 
     def init(params: Any) -> Any:
         return Settings.of(norm=largest)
@@ -85,13 +89,8 @@ def clip_by_norm(largest: float) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         limit = state.values["norm"]
         norm = norm_of(updates)
-        fits = norm < limit
-
-        def scale(grad: jax.Array) -> jax.Array:
-            scaled = grad / norm.astype(grad.dtype) * limit.astype(grad.dtype)
-            return jnp.where(fits, grad, scaled)
-
-        return jax.tree.map(scale, updates), state
+        factor = jnp.where(norm < limit, 1.0, limit / norm)
+        return jax.tree.map(lambda grad: factor.astype(grad.dtype) * grad, updates), state
 
     return optax.GradientTransformation(init, update)
 
