@@ -8,77 +8,147 @@ import numpy as np
 import pytest
 
 import adapt
+from adapt.models import CausalLM, Classifier, MaskedLM
 from adapt.probing import linear
 from adapt.ragged import ragged
 from experiments import keep_the_head as study
 from experiments.study import dual_probe, near_tasks, page, subjects
-from experiments.study.scores import score_of
+from experiments.study.scores import Score, score_of, with_interval
 
 TEXTS = [f"a film so long that it was {word} the end of it all" for word in near_tasks.WORDS] * 4
 RNG = np.random.default_rng(0)
 
 
-def side(accuracy: float, width: int = 128) -> study.Side:
-    right = (RNG.random((5, 200)) < accuracy).astype(np.float64)
-    return study.Side(score_of(right), width, 1000, 2e6, 0.5)
+def scored(accuracy: float) -> Score:
+    return score_of((RNG.random((5, 200)) < accuracy).astype(np.float64))
 
 
-def sides(*accuracies: float) -> dict[str, study.Side]:
+def sides(*accuracies: float) -> dict[str, Score]:
     """The last of six accuracies is the head's own answer, which a far task has not."""
     names = ("0", "1", "2", "transform", "logits", study.OWN)
-    return dict(zip(names, map(side, accuracies), strict=False))
+    return dict(zip(names, map(scored, accuracies), strict=False))
+
+
+def tuned_sides(**accuracies: float) -> dict[str, Score]:
+    return {name: scored(accuracy) for name, accuracy in accuracies.items()}
 
 
 @pytest.fixture(scope="module")
-def found() -> study.Sides:
+def found() -> study.Scores:
     far = {"reviews": sides(0.6, 0.9, 0.8, 0.7, 0.6)}
     near = {study.NEAR: sides(0.1, 0.2, 0.3, 0.4, 0.6, 0.7)}
     few = {study.NEAR_FEW: sides(0.1, 0.2, 0.2, 0.3, 0.5, 0.7)}
     return {"tiny-bert": {**far, **near, **few}}
 
 
-CONFIG = study.Config(data=("reviews",), tuned=("reviews",))
+@pytest.fixture(scope="module")
+def tuned() -> study.Scores:
+    far = tuned_sides(dropped=0.7, cut=0.9, transform=0.5, logits=0.3)
+    near = tuned_sides(dropped=0.4, cut=0.2, transform=0.6, logits=0.8)
+    return {"tiny-bert": {"reviews": far, study.NEAR: near}}
+
+
+CONFIG = study.Config(data=("reviews",), tuned=("reviews", study.NEAR))
 SUBJECTS: Any = [SimpleNamespace(name="tiny-bert", kind="masked")]
+COSTS = {"tiny-bert": {"2": study.Cost(128, 1000, 2e6, 0.5)}}
+UNTUNED = {"tiny-bert": {}}
 
 
-def test_what_is_planted_is_what_the_claims_say(found):
-    tuned = {"reviews": {name: side(0.8).score for name in (study.CUT, *study.KEPT)}}
-    tuned["reviews"]["transform"] = side(0.5).score
-    tuned["reviews"]["logits"] = side(0.4).score
-    verdicts = page.verdicts(study.claims_of(found, tuned, CONFIG))
-    assert verdicts == [page.REPRODUCED] * 8
+def test_what_is_planted_is_what_the_claims_say(found, tuned):
+    assert page.verdicts(study.claims_of(found, tuned, CONFIG)) == [page.REPRODUCED] * 10
     low = sides(0.1, 0.2, 0.6, 0.4, 0.3, 0.2)
-    worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR: low, study.NEAR_FEW: low}}
-    of_worse = page.verdicts(study.claims_of(worse, {}, CONFIG))
-    assert of_worse[3:] == [page.NOT_REPRODUCED] * 3
+    worse = {"tiny-bert": {**found["tiny-bert"], study.NEAR_FEW: low}}
+    of_tiny = tuned["tiny-bert"]
+    turned = {"tiny-bert": {"reviews": of_tiny[study.NEAR], study.NEAR: of_tiny["reviews"]}}
+    of_worse = page.verdicts(study.claims_of(worse, turned, CONFIG))
+    assert of_worse[3:] == [page.NOT_REPRODUCED] * 7
+    assert len(study.claims_of(found, UNTUNED, CONFIG)) == 5
 
 
-def test_the_page_has_every_score(found, drawn):
-    text = study.page(CONFIG, found, {}, SUBJECTS).text("figure.png")
-    assert "python -m experiments.keep_the_head --data reviews --tuned reviews" in text
+def test_heads_of_classes_are_claimed_apart_from_language_models(found):
+    behind = {study.NEAR_FEW: sides(0.1, 0.2, 0.6, 0.4, 0.3, 0.2)}
+    both = {**found, subjects.CLASSIFIER: behind}
+    of_own = [claim for claim in study.claims_of(both, {}, CONFIG) if "ahead" in claim.statement]
+    assert [claim.margin.value > 0 for claim in of_own] == [True, False]
+
+
+def test_a_head_without_a_transform_counts_where_it_has_sides(found, tuned):
+    of_tiny = tuned["tiny-bert"]["reviews"]
+    causal = {side: of_tiny[side] for side in (study.DROPPED, study.CUT, "logits")}
+    both = {**tuned, "causal": {"reviews": causal}}
+    far = ("reviews", subjects.FAR_PICTURES)
+    assert len(study.margins(both, far, study.DROPPED, "logits")) == 2
+    assert len(study.margins(both, far, study.DROPPED, "transform")) == 1
+
+
+def test_the_page_has_every_score(found, tuned, drawn):
+    text = study.page(CONFIG, found, tuned, COSTS, SUBJECTS).text("figure.png")
+    assert "python -m experiments.keep_the_head --data reviews --tuned reviews near" in text
     for task, of_task in found["tiny-bert"].items():
-        logits = of_task["logits"].score.value
-        assert f"| {logits:.3f} |" in text, task
+        assert f"| {of_task['logits'].value:.3f} |" in text, task
+    for task, of_task in tuned["tiny-bert"].items():
+        dropped = of_task[study.DROPPED]
+        assert f"| {with_interval(dropped)} |" in text, task
+        for side in (study.CUT, "transform", "logits"):
+            assert f"| {with_interval(of_task[side] - dropped, sign=True)} |" in text, (task, side)
+    own = found["tiny-bert"][study.NEAR][study.OWN] - tuned["tiny-bert"][study.NEAR][study.DROPPED]
+    assert text.count(f"| {with_interval(own, sign=True)} |") == 1  # on the near task alone
     assert "| layer 2 | 128 | 1,000 | 2.0 | 0.5 |" in text
 
 
-def test_prose_on_figures_is_only_where_they_are_those_of_its_flags(found, drawn, monkeypatch):
+def test_prose_on_figures_is_only_where_they_are_those_of_its_flags(
+    found, tuned, drawn, monkeypatch
+):
     monkeypatch.setattr(study, "WHY", ("What they say.",))
-    text = study.page(study.Config(), found, {}, SUBJECTS).text("figure.png")
+    text = study.page(study.Config(), found, tuned, COSTS, SUBJECTS).text("figure.png")
     assert "What they say." in text and "Fine-tuned sides" in text
-    other = study.page(dataclasses.replace(CONFIG, tuned=()), found, {}, SUBJECTS).text(
-        "figure.png"
-    )
-    assert "What they say." not in other and "Fine-tuned sides" not in other
-    assert "everything is trained" not in other
+    untuned = dataclasses.replace(CONFIG, tuned=())
+    other = study.page(untuned, found, UNTUNED, COSTS, SUBJECTS).text("figure.png")
+    for words in ("What they say.", "Fine-tuned", "fine-tuned"):
+        assert words not in other, words
 
 
 def test_what_is_short_is_a_part_of_what_is_whole():
     whole = study.Config()
     assert set(study.SHORT["data"]) < set(whole.data)
+    for name in ("tuned", "beside", "rates"):
+        assert study.SHORT[name] and set(study.SHORT[name]) < set(getattr(whole, name)), name
     for name in ("labels", "few_labels", "pool", "seeds", "test_rows"):
         assert study.SHORT[name] < getattr(whole, name), name
     assert whole.labels < whole.pool and whole.seeds >= 5
+
+
+def subject(name: str, kind: str, head: Any = None) -> subjects.Subject:
+    pretrained: Any = SimpleNamespace(head=head)
+    return subjects.Subject(name, kind, pretrained)
+
+
+def test_every_encoder_is_fine_tuned_near_and_where_a_set_is_far():
+    config = study.Config(tuned=("trec", "reviews", study.NEAR))
+    near = study.NEAR
+    assert study.tuned_tasks(subject("c", "causal"), config) == ("trec", "reviews", near)
+    classifier = subject(subjects.CLASSIFIER, subjects.CLASSIFIER)
+    assert study.tuned_tasks(classifier, config) == ("reviews", near)
+    pictures = subject(subjects.PICTURES, subjects.PICTURES)
+    assert study.tuned_tasks(pictures, config) == (subjects.FAR_PICTURES, near)
+    only_near = dataclasses.replace(config, tuned=(near,))
+    assert study.tuned_tasks(pictures, only_near) == (near,)
+    assert study.tuned_tasks(pictures, dataclasses.replace(config, tuned=())) == ()
+
+
+def test_a_head_is_kept_where_it_has_a_transform_or_logits():
+    config = study.Config()
+    masked = subject("masked", "masked", MaskedLM(40))
+    assert study.tuned_sides(masked, config) == (study.DROPPED, study.CUT, "transform", "logits")
+    causal = subject("causal", "causal", CausalLM(40))
+    assert study.tuned_sides(causal, config) == (study.DROPPED, study.CUT, "logits")
+
+
+def test_a_head_of_classes_goes_on_as_it_pools():
+    data = near_tasks.Labelled([], [], ("mean", "max"))
+    by_class_token = subject("p", subjects.PICTURES, Classifier(5, "cls"))
+    assert study.tuned_pooling(by_class_token, data) == "cls"
+    assert study.tuned_pooling(subject("r", "replaced"), data) == "max"
 
 
 def test_a_classifiers_own_set_is_not_far_from_it():
@@ -92,17 +162,16 @@ def test_a_classifiers_own_set_is_not_far_from_it():
 
 def test_a_head_answers_with_its_likeliest_class():
     pretrained: Any = SimpleNamespace(labels=("cat", "dog", "owl"))
-    subject = subjects.Subject("c", subjects.CLASSIFIER, pretrained)
+    classifier = subjects.Subject("c", subjects.CLASSIFIER, pretrained)
     logits = [np.array([[3.0, 1.0, 2.0], [0.0, 1.0, 9.0]])]
     names = ["ant", "dog", "owl"]  # it has no ant, and nobody asks for its cat
-    assert subjects.own_answers(subject, logits, names).tolist() == [2, 2]
+    assert subjects.own_answers(classifier, logits, names).tolist() == [2, 2]
 
 
 def test_a_discriminator_answers_by_the_token_that_it_doubts_most():
-    pretrained: Any = None
-    subject = subjects.Subject("r", "replaced", pretrained)
+    discriminator = subject("r", "replaced")
     mean, most = np.array([[-3.0], [-1.0]]), np.array([[-0.5], [2.0]])
-    answers = subjects.own_answers(subject, [mean, most], ["original", "replaced"])
+    answers = subjects.own_answers(discriminator, [mean, most], ["original", "replaced"])
     assert answers.tolist() == [0, 1]
 
 
@@ -122,6 +191,7 @@ def test_a_text_whose_mask_is_cut_is_refused(monkeypatch):
     monkeypatch.setattr(near_tasks, "tokenizer_of", lambda pretrained: tokenizer)
     monkeypatch.setattr(near_tasks, "find_mask_id", lambda tokenizer: 9)
     monkeypatch.setattr(near_tasks, "POOLINGS", {})
+    monkeypatch.setattr(near_tasks, "AVERAGES", set())
     pretrained: Any = None
     data = near_tasks.Labelled(["with"], ["the"], (near_tasks.AT_MASK, "mean"))
     pooled = near_tasks.with_own_poolings(pretrained, data)
@@ -158,6 +228,7 @@ def test_what_comes_next_is_asked_at_the_last_word_and_not_at_the_token_that_end
         states = adapt.hidden_states(pretrained, data.inputs)[0][-1]
     finally:
         near_tasks.POOLINGS.pop(pooling)
+        near_tasks.AVERAGES.discard(pooling)
     np.testing.assert_allclose(whole[0], states[-2], atol=1e-5)
 
 
